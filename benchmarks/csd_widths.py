@@ -1,8 +1,8 @@
 """CSD at a quarter, half and three quarters of the width: `python -m benchmarks csd_widths --data BENCHMARKS`.
 
-Beside each student of CSD stand those of the same width that are solved for and trained with L1, and with logits. All
-have the same steps and, for one seed, the same batches. Size and speed are those of the width, whatever trained it.
-Every finished run is kept.
+Each student of CSD is compared with students of the same width that are solved for and trained with L1, and with
+logits. All have the same steps and, for one seed, the same batches. Size and speed depend only on the width. Every
+finished run is kept.
 """
 
 from __future__ import annotations

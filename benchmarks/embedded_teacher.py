@@ -1,9 +1,9 @@
 """Retrain the embedded teacher: `python -m benchmarks.embedded_teacher --photos PHOTOS --labels-by DCTLSA_x4.pt`.
 
 Five runs of `srkd compress --recipe scratch`, packed as fp16. The first learns from the photographs themselves. The
-others continue from it on images that a much stronger network has labelled: each photograph is made smaller by 3, 4,
-6 and 8, for the last run by 5 and 7 too, and what that network makes of the small image stands for its HR image. The
-last starts from the average of the two before it. `--pack RUN` packs a finished run.
+others continue from it with labels of a much stronger network: each photograph is downscaled by 3, 4, 6 and 8, for the
+last run also by 5 and 7, and that network's enlargement of the small image is the HR image. The last run starts from
+the average of the two before it. `--pack RUN` packs a finished run.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Other ways to solve for a student: `python -m benchmarks fit_variants --photos DIR --data DIR`.
 
-DIR of --photos holds images that patches are drawn from, DIR of --data a benchmark set. Teachers are the embedded one
-and those of --teacher FILE. A variant replaces constants and functions of `compressor/models/fitting` while it runs:
-the product has no switch for what does not help. Takes about half a minute a variant, student and seed; rows are kept
-in --rows. Seconds are those of the processor, on all threads together.
+DIR of --photos holds images from which patches are drawn, DIR of --data a benchmark set. Teachers are the embedded one
+and those of --teacher FILE. A variant replaces constants and functions of `compressor/models/fitting` while it runs, as
+srkd has no options for variants that do not help. Takes about half a minute per variant, student and seed; rows are
+cached in --rows. Seconds are processor seconds over all threads.
 """
 
 from __future__ import annotations

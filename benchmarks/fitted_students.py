@@ -2,13 +2,12 @@
 FILE_OR_RUN ...]`.
 
 Photos of --photos give the patches, images of --data (such as Set5) the figures. Teachers are the embedded one and
-those of --teacher; each gives a student of half its width. A file, other than a run, gives one of half its depth too
-or, where it has none, of three quarters of its width. A student is cut (slice), solved for (fit), solved for and
-polished (`--recipe fit`), and trained by plain logits for so many minutes from the fit and from random weights: as many
-steps as this machine makes in that time, timed first, on a cosine that ends there. A row computes on one thread; its
-seconds and minutes are those of the processor, so that other work on the machine does not count. A row takes a quarter
-of an hour. What is finished is kept in --out: the command can be stopped and repeated. With --jobs 2 two rows are
-measured at the same time.
+those of --teacher; each gives a student of half its width. A file, but not a run, also gives one of half its depth or,
+if it has no depth, of three quarters of its width. A student is cut (slice), solved for (fit), solved for and polished
+(`--recipe fit`), and trained by plain logits for --minutes from the fit and from random weights: as many steps as this
+machine takes in that time, by a pilot run, on a cosine that ends there. A row computes on one thread; its times are
+processor times, so that other programs do not count. A row takes a quarter of an hour. Finished measurements are cached
+in --out: the command can be stopped and repeated. With --jobs 2 two rows are measured at the same time.
 """
 
 from __future__ import annotations

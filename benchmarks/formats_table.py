@@ -1,9 +1,8 @@
 """Which network can be had in which format: `python -m benchmarks formats_table`.
 
-Each network is exported to each format that this machine has what it takes for, compared with the network as `srkd
-export` does it, opened and timed against torch, all in turns. A format that refuses a network at any size is tried at
-one size. Rows of formats that are not installed here stay as the last result has them. `--format NAME` measures these
-only.
+Each network is exported to each format that is installed, compared with the network as by `srkd export`, opened and
+timed against torch, all in turns. A format that refuses a network for any size is tried for one size. Rows of formats
+that are not installed are copied from the last result. `--format NAME` measures only these.
 """
 
 from __future__ import annotations

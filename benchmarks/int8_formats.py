@@ -1,8 +1,8 @@
 """Eight bits in each runtime that has such files: `python -m benchmarks int8_formats [--model FILE] [--format NAME]`.
 
-Each model is exported as `srkd export` does it, within the bound of a tenth of a decibel: what the file loses on the
-embedded validation photos, how near it is to the network's images, and its time beside the same in float in that
-runtime, in turns. Formats that are not installed here are left out.
+Each model is exported as by `srkd export`, within a loss of a tenth of a decibel. Rows have the loss on the embedded
+validation photos, the PSNR to the network's images, and the time against the same network in float in that runtime, in
+turns. Formats that are not installed are left out.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Which layers lose what in eight bits: `python -m benchmarks int8_layers --data SETS [--calibrate PHOTOS]`.
 
-For each layer with weights, and for all sums together: the noise in the image where it alone is in eight bits (its
-weights, what it reads and what it writes), as a share of the noise where everything is, and dB to the network's images
-where everything else is. Noises of different layers add up where they are independent. Images of Set5, ONNX Runtime.
+For each layer with weights, and for all sums together: the noise in the image if only it is in eight bits (its weights,
+inputs and outputs), as a share of the noise if everything is; and dB to the network's images if everything else is.
+Noises of different layers add up if they are independent. Images of Set5, ONNX Runtime.
 """
 
 from __future__ import annotations

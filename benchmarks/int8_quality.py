@@ -1,9 +1,9 @@
 """Loss and speed-up of eight bits: `python -m benchmarks int8_quality --data SETS [--calibrate PHOTOS] [--model FILE]`.
 
-For each model ONNX Runtime's own static quantisation (QDQ, min-max, one scale an output channel) on the same patches,
-and `--int8` and `--int8-trt` without a bound, so that all of it is in eight bits: drop of Y-PSNR on each set, PSNR to
-the network's images, and the ratio of CPU times to the float file, of one thread, in turns. The TensorRT file is not
-made for the runtime that this ratio is of.
+Each model is quantised by ONNX Runtime's own static quantisation (QDQ, min-max, one scale per output channel) on the
+same patches, and by `--int8` and `--int8-trt` without a bound, so that everything is in eight bits. Rows have the drop
+of Y-PSNR on each set, the PSNR to the network's images, and the ratio of CPU times to the float file on one thread, in
+turns. That ratio is of ONNX Runtime, for which the TensorRT file is not meant.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The cost of a step of each method over that of logits: `python -m benchmarks method_costs [--methods a,b]`.
 
 Time: steps of the method and of logits in turns, in one process. Multiply-accumulates: counted in one step, forward and
-backward, whatever runs. Memory: the most that a process of its own holds in two steps more than before them. A method
-whose time is over 1.3 times what its multiply-accumulates explain is marked.
+backward, of all networks. Memory: the peak of a separate process in two steps, less its memory before. A method whose
+time ratio is over 1.3 times its ratio of multiply-accumulates is marked.
 """
 
 from __future__ import annotations

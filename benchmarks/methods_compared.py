@@ -1,12 +1,12 @@
 """Every method from the same teacher at the same budget: `python -m benchmarks methods_compared --data BENCHMARKS`.
 
 BENCHMARKS holds Set5/, Set14/ and B100/ (HR/ and LRbicX4/ in each). The teacher is the embedded EDSR 16/48, the student
-EDSR 16/24. Each recipe starts as its preset says and has the preset's rate, which falls along a cosine; beside them
-stands the fitted student with L1 alone. All have the same patches and, for one seed, the same batches.
-Every finished run is kept: the command can be stopped and repeated, and `--methods` adds to what is there. Published
-deltas stand beside ours as context: other data, other networks, hundreds of times the budget.
+EDSR 16/24. Each recipe uses its preset's start and rate, which falls along a cosine; a further row is the fitted
+student with L1 alone. All have the same patches and, for one seed, the same batches.
+Every finished run is kept: the command can be stopped and repeated, and `--methods` can add rows. Published gains are
+shown for context: they are of other data, other networks, and hundreds of times the budget.
 
-`--preset FILE...` adds recipes of one's own, such as compositions of several methods, under their files' names.
+`--preset FILE...` adds the user's recipes, such as compositions of several methods, under their files' names.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Every method in the same time: `python -m benchmarks methods_equal_time --data BENCHMARKS [--train PHOTOS]`.
 
-As `methods_compared`, but each row has as many steps as take the time of --steps steps of logits. What a step costs is
-measured first, in turns, and kept in --out, as the steps of finished runs follow from it.
+As `methods_compared`, but each row has as many steps as take the time of --steps steps of logits. The time of a step is
+measured first, in turns, and cached in --out, because the steps of finished runs depend on it.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Plans, and their students measured again: `python -m benchmarks plans_measured [--only edsr-64]`.
 
-Five teachers × two runtimes × four frame rates. Each chosen student is written and timed anew in a fresh process. Rows
-are kept in --rows, and a row that is there is not planned again. The teachers are untrained: weights do not change the
-time. One thread, unless --threads says otherwise.
+Five teachers × two runtimes × four frame rates. Each chosen student is written and timed again in a fresh process. Rows
+are cached in --rows. The teachers are untrained, as weights do not change the time. One thread is used, unless
+--threads says otherwise.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """A student beside its teacher in every runtime and precision, by `srkd profile`: `python -m benchmarks
 profile_everywhere [--teacher SPEC] [--student SPEC]`.
 
-Random weights, as time does not depend on them. Every row of srkd's is a process of its own and all take turns. The
-student is timed in eight bits too, the teacher never: who compresses begins with a teacher in float. `eager torch` is
-the network as torch runs it, in its own layout, in turns with srkd's torch runtime. The column "over the eager teacher"
-is what these turns say times the paired ratio of the row to the teacher in that runtime.
+Weights are random, as time does not depend on them. Every row of srkd runs in its own process and all take turns. Only
+the student is also timed in eight bits, as teachers are in float. `eager torch` is the network in plain torch, in its
+default layout, in turns with srkd's torch runtime. The column "over the eager teacher" is the ratio of these two
+multiplied by the paired ratio of the row to the teacher in srkd's torch runtime.
 """
 
 from __future__ import annotations

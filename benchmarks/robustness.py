@@ -1,7 +1,7 @@
 """Kills and hostile files, counted: `python -m benchmarks robustness`.
 
-It runs the long tests, which kill runs at random moments and open thousands of mutated files, and counts what they
-report. A test that fails is a row that says so.
+It runs the long tests, which kill runs at random moments and open thousands of mutated files, and counts their cases. A
+test that fails is a row that says so.
 """
 
 from __future__ import annotations

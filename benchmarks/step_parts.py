@@ -1,8 +1,8 @@
 """Time of a training step by part: `python -m benchmarks step_parts [--methods fakd,csd]`.
 
-Milliseconds of the processor (all threads) in each part of a step of the embedded teacher and a student of half its
-width, bf16, φ = teacher; the median of steps. Each part is measured without the parts inside it: what a method adds to
-forwards and distances is in `terms`, and `rest` is the loop itself.
+Processor milliseconds (all threads) in each part of a step of the embedded teacher and a student of half its width,
+bf16, φ = teacher; the median of steps. Each part is measured without parts inside it: `terms` is the time of a method
+besides forwards and distances, and `rest` is the loop itself.
 """
 
 from __future__ import annotations

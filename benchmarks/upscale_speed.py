@@ -1,12 +1,12 @@
 """`srkd upscale` beside whole images: `python -m benchmarks upscale_speed [--data SETS] [--threads N]`.
 
 Speed and memory: a photo of 1920x1080 through the embedded student, whole through ONNX Runtime and eager torch in fp32,
-and as `srkd upscale` does it, with `--exact` and by default. Each run is a process of its own, whose peak memory counts
-all that it does, the image of 7680x4320 included; the rows take turns. The clock starts after a first small image and
-covers opening the model and rounding to 8 bit, not files.
+and by `srkd upscale`, with `--exact` and by default. Each run is a separate process, whose peak memory includes
+everything, also the image of 7680x4320; the rows take turns. The clock starts after a first small image and covers
+opening the model and rounding to 8 bit, not files.
 
 Agreement: bf16 against fp32, over every LR image of the sets in --data as a whole: the smallest PSNR and the largest
-difference in 8-bit steps, for each --model. The samples that decide are parts of what is compared here.
+difference in 8-bit steps, for each --model. The samples by which srkd chooses bf16 are parts of these images.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The model card beside exported files, `student.md` beside `student.onnx`, in the form that model hubs read.
 
-Its head is YAML: licence, base model, tags, and the scores with their protocol as a model index. A card that somebody
-else wrote is left alone.
+Its head is YAML: licence, base model, tags, and the scores with their protocol as a model index. A card that srkd did
+not write is never overwritten.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 IO = Literal["float", "uint8"]
 Size = tuple[int, int]
-"""Width and height."""
+"""Width and height in pixels."""
 
 Shuffle = Literal["crd", "dcr"]
 

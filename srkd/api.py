@@ -156,10 +156,10 @@ def inspect(
     check: bool = False,
     **arch_options: object,
 ) -> Inspection:
-    """Return what a checkpoint, a run folder, an exported or a foreign file holds, and what had to be assumed.
+    """Return the contents of a checkpoint, a run folder, an exported or a foreign file, and the assumptions about it.
 
-    `check` runs it on an embedded photo, as `compress` does with a teacher; `layers` adds the cost of each layer. An
-    open network is described, too: it has no path, and the hash is that of its weights.
+    `check` runs it on an embedded photo, as `compress` does with a teacher; `layers` adds the cost of each layer. For
+    an open network the path is None, and the hash is that of its weights.
 
         >>> print(srkd.inspect("edsr.pt").assumed)
     """
@@ -179,8 +179,8 @@ def inspect(
 def run_export(options: ExportOptions, context: Context) -> ExportReport:
     """Write a checkpoint or a run folder's student in other formats, each compared with the network before it is kept.
 
-    Sizes are (width, height) or "WxH". An exported file stands for the checkpoint it was made from, which must be
-    beside it; files of an open network are called by its architecture, and `out` is needed.
+    Sizes are (width, height) or "WxH". For an exported file its checkpoint is used, which must be in the same folder.
+    For an open network `out` is required, and the files are named after its architecture.
 
         >>> srkd.export("edsr.pt", formats="onnx", out="exported")
     """
@@ -243,10 +243,10 @@ export = public(ExportOptions, run_export, "export")
 
 
 def run_profile(options: ProfileOptions, context: Context) -> ProfileReport:
-    """Measure speed, memory, cost and Y-PSNR of models against a teacher, in turns, each in a process of its own.
+    """Measure speed, memory, cost and Y-PSNR of models against a teacher, in turns, each in a separate process.
 
-    A single run folder is compared with the teacher it was distilled from. Sizes are (width, height) or "WxH" of the LR
-    image; one size, or several. No models but a preset: the networks of a published table, beside its figures.
+    A single run folder is compared with the teacher it was distilled from. LR sizes are (width, height) or "WxH", one
+    or several. With a preset and no models, the networks of a published table are compared with its figures.
 
         >>> srkd.profile("edsr.pt", runtime="torch", lr_size="64x64", seconds=0.5)
     """
@@ -318,10 +318,10 @@ profile = public(ProfileOptions, run_profile, "profile")
 
 
 def run_evaluate(options: EvaluateOptions, context: Context) -> Evaluation:
-    """Score models side by side by Y-PSNR and SSIM. Bicubic is always the first; no data means the embedded photos.
+    """Score models by Y-PSNR and SSIM. Bicubic is always the first; without data the embedded photos are used.
 
-    `data` is a folder of HR images, a set holding `HR/` and perhaps `LR*X{scale}/`, or a folder of several sets. Ctrl-C
-    raises `EvaluationInterrupted`, a KeyboardInterrupt with the scores of the sets that are finished.
+    `data` is a folder of HR images, a set with `HR/` and optionally `LR*X{scale}/`, or a folder of several sets. Ctrl-C
+    raises `EvaluationInterrupted`, a KeyboardInterrupt with the scores of the finished sets.
 
         >>> print(srkd.evaluate("edsr.pt", data="photos").models["edsr"]["photos"].psnr_y)
     """
@@ -434,7 +434,7 @@ upscale = public(UpscaleOptions, run_upscale_any, "upscale")
 def run_convert(options: ConvertOptions, context: Context) -> Converted:
     """Write a network as a checkpoint of another code base: `to` is basicsr, edsr-pytorch, rcan, srkd and others.
 
-    What the file cannot hold is in `needs` of the result. An open network needs `out`, the file to write.
+    Facts that the file cannot hold are in `needs` of the result. For an open network `out`, the file, is required.
 
         >>> srkd.convert("edsr.pt", to="basicsr", out="basicsr.pth")
     """

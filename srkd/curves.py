@@ -78,7 +78,7 @@ class Metrics:
 def run_plot(options: PlotOptions, context: Context) -> PlotReport:
     """Draw the curves of a run, or of several over one another: quality, loss, learning rate.
 
-    A run that is still going on is drawn as far as it is. A plan of runs stands for its runs.
+    An unfinished run is drawn up to its last step. For a plan, all of its runs are drawn.
 
         >>> srkd.plot("runs/small", out="curves.png")
     """

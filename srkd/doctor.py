@@ -84,7 +84,7 @@ class Diagnosis:
 
 
 def diagnose() -> Diagnosis:
-    """Look for packages and devices. No large optional package is imported."""
+    """Return the diagnosis of packages and devices. No large optional package is imported."""
     providers = providers_here()
     return Diagnosis(
         core=tuple(Package(name, installed_version(name)) for name in CORE),

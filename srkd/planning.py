@@ -82,7 +82,7 @@ class PlanFiles:
 def run_plan(options: PlanOptions, context: Context) -> PlanReport | PlanFiles:
     """Find the largest student that meets all targets in a runtime on this machine; everything is measured.
 
-    `emit` writes shapes and a runner for another device instead, and `measured` plans from what it wrote there.
+    `emit` writes shapes and a runner for another device instead, and `measured` plans from the timings of that runner.
 
         >>> srkd.plan("edsr.pt", target_fps=5, lr_size="64x48", seconds=0.1).chosen.student
     """

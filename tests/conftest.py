@@ -95,11 +95,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """A folder of three small photos to train on."""
+    """Return a folder of three small photos to train on."""
     return save_photos(tmp_path / "photos")
 
 
 @pytest.fixture
 def teacher(tmp_path: Path) -> Path:
-    """The file of a small EDSR x2 with random weights."""
+    """Return the file of a small EDSR x2 with random weights."""
     return save_teacher(tmp_path / "teacher.safetensors")

@@ -73,7 +73,7 @@ class Contents:
     steps: int | None
     seconds: float | None
     unfinished: str | None
-    """What an unfinished run lacks, in a line; None for a finished run."""
+    """Line saying what an unfinished run lacks; None for a finished run."""
     scores: tuple[Score, ...]
     gains: tuple[str, ...]
     remarks: tuple[str, ...]

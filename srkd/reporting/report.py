@@ -43,10 +43,10 @@ class ReportFile:
 
 
 def run_report(options: ReportOptions, context: Context) -> ReportFile:
-    """Write one HTML file about a run, or several side by side: sizes, speed, quality, pictures, how to repeat it.
+    """Write one HTML file about one run or several: sizes, speed, quality, pictures, and how to repeat them.
 
-    The speed is that of profile.json, which `profile` leaves in a run folder, else it is measured for seconds. A run
-    that is not finished is shown as far as it is.
+    The speed is read from profile.json, which `profile` writes to a run folder, or else measured for a few seconds. An
+    unfinished run is shown up to its last step.
 
         >>> print(srkd.report("runs/small").path)
     """
