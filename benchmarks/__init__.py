@@ -1,1 +1,1 @@
-"""Long evidence: each file is a command that regenerates it."""
+"""Benchmarks: each file is a command that regenerates its results."""

@@ -37,7 +37,7 @@ FOLDERS = {
     "golden": "of reference outputs of the official code",
     "checkpoints": "of published checkpoints",
 }
-"""What `{name}` in arguments stands for."""
+"""Folders that replace `{name}` in the arguments of benchmarks, with their help."""
 
 
 def main(words: Sequence[str]) -> int:
@@ -95,15 +95,15 @@ def ask_all(words: Sequence[str]) -> int:
     parser.add_argument("--only", help="names separated by commas")
     parser.add_argument("--out", type=Path, help="folder of what was answered (default: runs/evidence, -small)")
     options = parser.parse_args(words)
-    known = benchmarks()
-    names = list(known) if options.only is None else options.only.split(",")
-    if unknown := [name for name in names if name not in known]:
-        parser.error(f"--only {unknown[0]}: the benchmarks are {', '.join(known)}")
+    all_benchmarks = benchmarks()
+    names = list(all_benchmarks) if options.only is None else options.only.split(",")
+    if unknown := [name for name in names if name not in all_benchmarks]:
+        parser.error(f"--only {unknown[0]}: the benchmarks are {', '.join(all_benchmarks)}")
     folders = {name: getattr(options, name) for name in FOLDERS}
     out = options.out or Path("runs", "evidence-small" if options.small else "evidence")
-    parts = [part_of(name, known[name], folders, small=options.small) for name in names]
-    asked = [part for part in parts if not part.needs]
-    print(f"{len(asked)} questions, about {duration(sum(part.minutes for part in asked))} on two threads", flush=True)
+    parts = [part_of(name, all_benchmarks[name], folders, small=options.small) for name in names]
+    ready = [part for part in parts if not part.needs]
+    print(f"{len(ready)} questions, about {duration(sum(part.minutes for part in ready))} on two threads", flush=True)
     return answer_all(parts, out, {FOLDER_VARIABLE: str((out / "results").resolve())} if options.small else {})
 
 
@@ -111,10 +111,10 @@ SMALL_MINUTES = 2.0
 
 
 def part_of(name: str, benchmark: Benchmark, folders: Mapping[str, Path | None], *, small: bool) -> Part:
-    """Return the command of a question with its folders; a folder that was not given is what it needs."""
+    """Return the command of a question with its folders; `needs` names missing folders."""
     arguments = benchmark.small if small else benchmark.arguments
-    wanted = [folder for word in arguments for folder in re.findall(r"{(\w+)}", word)]
-    missing = [f"--{folder}" for folder in wanted if folders[folder] is None]
+    names = [folder for word in arguments for folder in re.findall(r"{(\w+)}", word)]
+    missing = [f"--{folder}" for folder in names if folders[folder] is None]
     texts = {folder: "" if path is None else str(path.resolve()) for folder, path in folders.items()}
     command = ("benchmarks", name, *(word.format(**texts) for word in arguments))
     minutes = min(SMALL_MINUTES, benchmark.minutes) if small else benchmark.minutes

@@ -1,10 +1,9 @@
 """FAKD's affinities by the kernel, by rows and whole: `python -m benchmarks affinity_kernel [--device cuda]`.
 
-Value and gradient of one tap's unit columns, each way in turns: milliseconds (the median), the peak of memory beside
-the columns on a GPU, and the largest differences from fp64: of the value, and of the gradient as a share of its largest
-entry. The kernel stands there with products in fp32 ("ieee", what runs use) and by three products of tensor cores
-("tf32x3"); where it cannot run it is left out. `whole` keeps A of all samples, as FAKD's code does, and its gradient
-has the signs of rounding on the diagonal.
+For value and gradient of one tap's unit columns, with all ways in turns: median milliseconds, peak GPU memory without
+the columns, and the largest differences from fp64, for the gradient as a share of its largest entry. The kernel is
+measured with products in fp32 ("ieee", as in runs) and by three products of tensor cores ("tf32x3"), if it can run.
+`whole` stores A of all samples, as FAKD's code does; on the diagonal its gradient has the signs of rounding errors.
 """
 
 from __future__ import annotations
@@ -112,7 +111,7 @@ def ways_of(student: torch.Tensor, teacher: torch.Tensor) -> dict[str, Way]:
 
 
 def distances_whole(student: torch.Tensor, teacher: torch.Tensor) -> Result:
-    """Return values and gradients as autograd makes them of all of A."""
+    """Return values and gradients by autograd through the whole matrix A."""
     with torch.enable_grad():
         student = student.detach().requires_grad_()
         difference = student.transpose(1, 2) @ student - teacher.transpose(1, 2) @ teacher

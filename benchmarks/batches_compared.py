@@ -84,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def all_contenders(costs: Mapping[int, float], steps: int) -> list[Contender]:
-    """Return every batch at the rate of the recipe, and the larger ones at a higher rate too; all at equal time."""
+    """Return every batch at the recipe's rate, and larger ones also at a higher rate; all take equal time."""
     rate, contenders = load_preset(RECIPE).schedule.rate, []
     for batch, cost in costs.items():
         factors = {"": 1.0} if batch == SMALLEST else {"": 1.0, "-sqrt": math.sqrt(batch / SMALLEST)}
@@ -103,24 +103,24 @@ def all_contenders(costs: Mapping[int, float], steps: int) -> list[Contender]:
 
 
 def step_costs(batches: Sequence[int], file: Path) -> dict[int, float]:
-    """Return the processor time of a step of each batch over that of the smallest; what was measured once is kept.
+    """Return each batch's processor time per step divided by that of the smallest; results are cached in `file`.
 
-    With a cache a step of logits is one of the student alone, which is a step of `scratch`.
+    With a teacher cache a step of logits runs the student alone, like a step of `scratch`.
     """
-    kept: dict[int, float] = {}
+    costs: dict[int, float] = {}
     if file.is_file():
-        kept = {int(batch): float(cost) for batch, cost in json.loads(file.read_text(encoding="utf-8")).items()}
-    if missing := set(batches) - kept.keys():
-        # Finished runs have the steps that follow from what is kept.
-        kept = measured_costs(sorted(missing | {SMALLEST})) | kept
+        costs = {int(batch): float(cost) for batch, cost in json.loads(file.read_text(encoding="utf-8")).items()}
+    if missing := set(batches) - costs.keys():
+        # Stored costs take precedence, because the steps of finished runs were computed from them.
+        costs = measured_costs(sorted(missing | {SMALLEST})) | costs
         file.parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(file) as temporary:
-            temporary.write_text(json.dumps(kept), encoding="utf-8")
-    return {batch: kept[batch] for batch in batches}
+            temporary.write_text(json.dumps(costs), encoding="utf-8")
+    return {batch: costs[batch] for batch in batches}
 
 
 def measured_costs(batches: Sequence[int]) -> dict[int, float]:
-    """Return the median of turns."""
+    """Return the median ratio of each batch's time per step to that of the smallest, over some turns."""
     keep_freed_memory()
     with tempfile.TemporaryDirectory() as folder:
         loops = {
@@ -143,7 +143,7 @@ def measured_costs(batches: Sequence[int]) -> dict[int, float]:
 
 
 def processor_seconds(loop: OwnLoop) -> float:
-    """Of a step; other programs on the machine do not count."""
+    """Return the processor seconds of a step; other programs do not count."""
     start = time.process_time()
     loop.run(1)
     return time.process_time() - start

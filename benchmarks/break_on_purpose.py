@@ -415,7 +415,7 @@ def main() -> int:
 
 
 def noticed(one: Break, tree: Path) -> dict[str, Cell]:
-    """Return how many of the tests fail and pass in the copy with this break."""
+    """Return the outcome of the tests in the copy with this break."""
     path, source = tree / one.file, (ROOT / one.file).read_text(encoding="utf-8")
     if one.old not in source:
         raise SystemExit(f"{one.what}: {one.old!r} is not in {one.file} any more")
@@ -428,7 +428,7 @@ def noticed(one: Break, tree: Path) -> dict[str, Cell]:
 
 
 def outcome(code: int, output: str) -> dict[str, Cell]:
-    """Return what pytest says: how many tests fail and pass, and the first that fails."""
+    """Return pytest's results: how many tests fail and pass, and the first that fails."""
     failed = [line.split(" - ")[0] for line in output.splitlines() if line.startswith(("FAILED", "ERROR"))]
     if code and not failed:
         failed = [f"exit {code}"]
@@ -441,7 +441,7 @@ def outcome(code: int, output: str) -> dict[str, Cell]:
 
 
 def copy_project(tree: Path) -> None:
-    """Copy what the tests need into a folder."""
+    """Copy the files that the tests need into a folder."""
     for name in COPIED:
         source = ROOT / name
         if source.is_dir():
@@ -453,7 +453,7 @@ def copy_project(tree: Path) -> None:
 def run_tests(
     tree: Path, tests: Sequence[str], *words: str, seconds: float | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run tests in the tree itself, with its own packages first on the path; `words` are more of pytest's."""
+    """Run tests in the tree, with its own packages first on the path; `words` are further arguments of pytest."""
     environment = {**os.environ, "PYTHONPATH": str(tree)}
     shared = ROOT.parent / "shared"
     if shared.is_dir():

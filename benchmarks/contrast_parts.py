@@ -74,7 +74,7 @@ def main() -> int:
 
 
 def phi_rows(options: argparse.Namespace) -> list[Contender]:
-    """Return csd-lite through each φ; weight 0 is the same recipe without its contrast."""
+    """Return csd-lite with each φ; with weight 0 the recipe has no contrast."""
     weights = {"a VGG-19 with random weights": random_vgg(options.out / "random-vgg19.pth")}
     if options.phi_weights is not None:
         weights["VGG-19"] = options.phi_weights
@@ -90,7 +90,7 @@ def phi_rows(options: argparse.Namespace) -> list[Contender]:
 
 
 def random_vgg(file: Path) -> Path:
-    """Write a VGG-19 of random weights, always the same, where it is not there yet."""
+    """Write a VGG-19 with fixed random weights if the file does not exist; return the file."""
     if not file.is_file():
         file.parent.mkdir(parents=True, exist_ok=True)
         torch.manual_seed(0)
@@ -100,7 +100,7 @@ def random_vgg(file: Path) -> Path:
 
 
 def compared(rows: Sequence[Contender], options: argparse.Namespace, published: str = "") -> Table:
-    """Train what is not trained yet, and return the table."""
+    """Train the unfinished contenders, and return the table."""
     budget = budget_of(options, SETTINGS)
     scores = compare(rows, budget, options.data)
     first = options.out / f"{rows[0].name}-seed{FIRST_SEED}"

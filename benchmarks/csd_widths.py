@@ -1,8 +1,8 @@
 """CSD at a quarter, half and three quarters of the width: `python -m benchmarks csd_widths --data BENCHMARKS`.
 
-Beside each student of CSD stand those of the same width that are solved for and trained with L1, and with logits. All
-have the same steps and, for one seed, the same batches. Size and speed are those of the width, whatever trained it.
-Every finished run is kept.
+Each student of CSD is compared with students of the same width that are solved for and trained with L1, and with
+logits. All have the same steps and, for one seed, the same batches. Size and speed depend only on the width. Every
+finished run is kept.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ LR_SIZE = (128, 128)
 
 @dataclass(frozen=True)
 class Size:
-    """What a width costs, in fp32 in ONNX Runtime on one thread."""
+    """Parameters, GMAC and ms of a width's student, in fp32 in ONNX Runtime on one thread."""
 
     params: int
     gmacs: float
@@ -57,7 +57,7 @@ class Size:
 
 
 def contenders(width: float) -> list[Contender]:
-    """L1 and logits from a fit, and CSD, which trains slices of the turned teacher."""
+    """Return L1 and logits from a fit, and CSD, which trains slices of the turned teacher."""
     percent = round(100 * width)
     return [
         Contender(f"l1-{percent}", "scratch", "fit + L1", width=width, init="fit"),
@@ -87,7 +87,7 @@ def main() -> int:
 
 
 def size_of(run: Path) -> Size:
-    """Count the student of a run, and time it."""
+    """Return the cost of a run's student and its measured time."""
     spec = spec_from_dict(facts_of(run)["student"])
     counted = cost(spec, LR_SIZE)
     candidate = Candidate(spec.arch, 0, 0, counted.params, counted.macs, student_text(spec))
@@ -100,7 +100,7 @@ def size_of(run: Path) -> Size:
 def table(
     chosen: Mapping[float, Sequence[Contender]], scores: Scores, sizes: Mapping[float, Size], caption: str
 ) -> Table:
-    """A row a width and method: its scores, by seed too, what it gains over L1, and what the width costs."""
+    """Return a row per width and method: scores, also by seed, gain over L1, and the cost of the width."""
     columns = [
         Column("width", "width", "g"),
         Column("row", ""),

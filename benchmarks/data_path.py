@@ -40,7 +40,7 @@ BENCHMARK = Benchmark(
 BATCH, PATCH, SCALE = 16, 48, 4
 OURS = "srkd"
 AHEAD = 4
-"""Batches that two workers make before they are asked for (torch's default: two each)."""
+"""Batches that two workers prepare in advance (torch's default: two each)."""
 
 WIDTH, HEIGHT = 2040, 1356
 """The size of most pictures of DIV2K."""
@@ -61,13 +61,13 @@ class Way:
     ahead: int = 0
 
     def milliseconds(self, batches: int) -> float:
-        """One batch, once those made in advance are gone; returns when the workers rest again."""
+        """Return the time of a batch, after those prepared in advance are used up; wait until the workers are idle."""
         for _ in range(self.ahead):
             self.next_batch()
-        begun = time.perf_counter()
+        start = time.perf_counter()
         for _ in range(batches):
             self.next_batch()
-        each = (time.perf_counter() - begun) / batches
+        each = (time.perf_counter() - start) / batches
         time.sleep(each * (self.ahead + 1) if self.ahead else 0)
         return 1e3 * each
 
@@ -88,7 +88,7 @@ def main() -> int:
                 spent = way.milliseconds(options.batches if way.ahead else 50)
                 if turn:  # the first starts the workers
                     times[way.name].append(spent)
-        # Their iterators end the workers.
+        # Deleting the iterators ends the workers.
         del each
     caption = (
         f"Batches of {BATCH} patches, LR {PATCH}×{PATCH}, ×{SCALE}, as floats; {torch.get_num_threads()} thread(s), "
@@ -99,7 +99,7 @@ def main() -> int:
 
 
 def rows(times: Mapping[str, Sequence[float]]) -> list[Row]:
-    """Return a row a way, from its milliseconds turn by turn."""
+    """Return a row per way, from the milliseconds of its turns."""
     medians = {name: statistics.median(turns) for name, turns in times.items()}
     return [
         {
@@ -115,7 +115,7 @@ def rows(times: Mapping[str, Sequence[float]]) -> list[Row]:
 
 
 def photos(data: Path | None, work: Path) -> list[Path]:
-    """HR images: those given, or embedded photos mirrored to the size of what the field trains on."""
+    """Return HR images: those of `data`, or embedded photos extended by mirroring to the size of DIV2K's."""
     if data is not None:
         return list_images(data)
     (work / "mosaics").mkdir()
@@ -142,7 +142,7 @@ def ways(paths: list[Path], work: Path) -> list[Way]:
 
 
 def write_whole(paths: list[Path], folder: Path) -> Path:
-    """HR/ and LR/ as PNG files of whole pictures."""
+    """Write HR/ and LR/ as PNG files of whole pictures; return the folder."""
     for kind in ("HR", "LR"):
         (folder / kind).mkdir(parents=True)
     for path in paths:

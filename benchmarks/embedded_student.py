@@ -36,11 +36,11 @@ def main() -> int:
 
 
 def arguments(labelled: Path, steps: int, out: Path) -> list[str]:
-    """The command line of `srkd` that distils the student; no --teacher is the embedded teacher."""
+    """Return the arguments of `srkd` that distil the student; without --teacher the embedded one is used."""
     settings = [word for setting in SETTINGS for word in ("--set", f"schedule.{setting}")]
     pairs = ["--data", str(labelled / "HR"), "--lr-images", str(labelled / "LR")]
-    given = ["--recipe", "logits", "--width", "0.5", "--teacher-cache", *pairs, "--steps", str(steps), "--seed", "12"]
-    return ["compress", *given, *settings, "--out", str(out)]
+    options = ["--recipe", "logits", "--width", "0.5", "--teacher-cache", *pairs, "--steps", str(steps), "--seed", "12"]
+    return ["compress", *options, *settings, "--out", str(out)]
 
 
 if __name__ == "__main__":

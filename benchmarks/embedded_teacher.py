@@ -1,9 +1,9 @@
 """Retrain the embedded teacher: `python -m benchmarks.embedded_teacher --photos PHOTOS --labels-by DCTLSA_x4.pt`.
 
 Five runs of `srkd compress --recipe scratch`, packed as fp16. The first learns from the photographs themselves. The
-others continue from it on images that a much stronger network has labelled: each photograph is made smaller by 3, 4,
-6 and 8, for the last run by 5 and 7 too, and what that network makes of the small image stands for its HR image. The
-last starts from the average of the two before it. `--pack RUN` packs a finished run.
+others continue from it with labels of a much stronger network: each photograph is downscaled by 3, 4, 6 and 8, for the
+last run also by 5 and 7, and that network's enlargement of the small image is the HR image. The last run starts from
+the average of the two before it. `--pack RUN` packs a finished run.
 """
 
 from __future__ import annotations
@@ -66,15 +66,15 @@ def main() -> int:
 
 
 def compress(*arguments: object) -> None:
-    """`srkd compress` from scratch with the settings of both runs."""
+    """Run `srkd compress` from scratch with the common settings."""
     settings = [word for setting in SETTINGS for word in ("--set", f"schedule.{setting}")]
-    given = ["--recipe", "scratch", "--student", STUDENT, *(str(argument) for argument in arguments)]
-    subprocess.run([sys.executable, "-m", "srkd", "compress", *given, *settings], check=True)
+    options = ["--recipe", "scratch", "--student", STUDENT, *(str(argument) for argument in arguments)]
+    subprocess.run([sys.executable, "-m", "srkd", "compress", *options, *settings], check=True)
 
 
 @torch.no_grad()
 def label(photos: Path, network: Runtime, folder: Path, smaller: Sequence[int]) -> None:
-    """LR/ holds the photographs made smaller, HR/ what `network` makes of them; what is there already stays."""
+    """Write downscaled photographs to LR/ and their enlargements by `network` to HR/."""
     for name in ("LR", "HR"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     for path in list_images(photos):
@@ -87,7 +87,7 @@ def label(photos: Path, network: Runtime, folder: Path, smaller: Sequence[int]) 
 
 
 def average(runs: Sequence[Path], path: Path) -> None:
-    """The mean of the runs' weights, tensor by tensor."""
+    """Write the mean of the runs' weights, tensor by tensor."""
     networks = [load_checkpoint(run / "student.safetensors").network for run in runs]
     states = [network.state_dict() for network in networks]
     networks[0].load_state_dict({name: torch.stack([state[name] for state in states]).mean(0) for name in states[0]})
@@ -99,10 +99,10 @@ def _write(image_u8: torch.Tensor, path: Path) -> None:
 
 
 def pack(run: Path, target: Path) -> None:
-    """The run's averaged weights as fp16 safetensors, with the run's own scores in the header."""
+    """Write the run's averaged weights as fp16 safetensors, with the run's scores in the header."""
     loaded = load_checkpoint(run / "student.safetensors")
-    kept = ("srkd.recipe", "srkd.source_sha256", "srkd.protocol", "srkd.scores")
-    metadata = {name: loaded.header[name] for name in kept if name in loaded.header}
+    keys = ("srkd.recipe", "srkd.source_sha256", "srkd.protocol", "srkd.scores")
+    metadata = {key: loaded.header[key] for key in keys if key in loaded.header}
     save_network(loaded.network, target, metadata=metadata, dtype=torch.float16)
     facts = json.loads((run / "run.json").read_text(encoding="utf-8"))
     print(f"wrote {target}: {target.stat().st_size:,} bytes, {facts['preset']['schedule']['steps']:,} steps")

@@ -1,8 +1,8 @@
-"""Comparisons at equal budget: contenders, their runs, which are kept, and the table of their scores.
+"""Comparisons at equal budget: contenders, their cached runs, and the table of their scores.
 
 A contender is a recipe with a student and a teacher; all have the same schedule and, for one seed, the same batches.
-Every finished run stays in its folder with its scores, so that a command can be stopped and repeated, and more
-contenders can be added to what is there. A folder that was trained under another budget is refused.
+Every finished run stays in its folder with its scores, so that a command can be stopped and repeated, and contenders
+can be added later. A folder that was trained with another budget is refused.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ Start = Literal["fit", "inherit", "random"]
 
 @dataclass(frozen=True)
 class Contender:
-    """One row: `name` is its folder, a recipe or a preset file, and whose student it is.
+    """One row of a comparison: a recipe (or preset file) and a student; `name` begins the names of its run folders.
 
-    No teacher: the embedded. No `init`: the recipe's own. `steps` where they are not those of all.
+    Without `teacher` the embedded one is used, without `init` the recipe's own, without `steps` those of the budget.
     """
 
     name: str
@@ -58,7 +58,7 @@ class Contender:
 
 @dataclass(frozen=True)
 class Published:
-    """Gain over the table's own scratch row, ×4, in dB on Set5, Set14 and B100."""
+    """Published gains over the table's own scratch row, ×4, in dB on Set5, Set14 and B100."""
 
     gains: tuple[float, float, float]
     source: str = ""
@@ -80,7 +80,7 @@ class Budget:
 
 
 Scores = Mapping[str, Sequence[Mapping[str, float]]]
-"""By contender and seed, Y-PSNR by set."""
+"""Y-PSNR in dB by contender, seed and set."""
 
 
 def parser_of(words: str | None, *, out: str, steps: int = 240) -> argparse.ArgumentParser:
@@ -101,7 +101,7 @@ def budget_of(options: argparse.Namespace, settings: tuple[str, ...] = SETTINGS)
 
 
 def compare(contenders: Sequence[Contender], budget: Budget, data: Path) -> Scores:
-    """Seed by seed, so that a command that is stopped early has compared all."""
+    """Return the scores; runs are trained seed by seed, so that a command that is stopped early has compared all."""
     scores: dict[str, list[dict[str, float]]] = {one.name: [] for one in contenders}
     for seed in range(FIRST_SEED, FIRST_SEED + budget.seeds):
         for one in contenders:
@@ -110,13 +110,13 @@ def compare(contenders: Sequence[Contender], budget: Budget, data: Path) -> Scor
 
 
 def trained(one: Contender, seed: int, budget: Budget) -> Path:
-    """The run folder of a contender and seed, trained, taken up where it stopped, or kept."""
+    """Return the run folder of a contender and seed; train it, continue it or reuse a finished run."""
     folder = budget.out / f"{one.name}-seed{seed}"
     settings = (*(f"schedule.{setting}" for setting in budget.settings), *one.settings)
     if (folder / "run.json").is_file():
-        told = facts_of(folder)
-        _require_same(folder, told, one, budget, settings)
-        if "result" not in told:
+        facts = facts_of(folder)
+        _require_same(folder, facts, one, budget, settings)
+        if "result" not in facts:
             resume(folder, announce=say)
         return folder
     say(f"{one.label}, seed {seed}")
@@ -139,44 +139,44 @@ def trained(one: Contender, seed: int, budget: Budget) -> Path:
 
 
 def _require_same(
-    folder: Path, told: Mapping[str, Any], one: Contender, budget: Budget, settings: Sequence[str]
+    folder: Path, facts: Mapping[str, Any], one: Contender, budget: Budget, settings: Sequence[str]
 ) -> None:
-    """A kept run that is not what would be trained now would be compared with what it is not."""
+    """Refuse an existing run that was trained with other options than it would be now."""
     request = CompressOptions(recipe=one.recipe, settings=tuple(settings), steps=one.steps or budget.steps)
     preset = load_recipe(request).model_dump(mode="json")
     now = {key: preset[key] for key in ("methods", "weights", "schedule")}
-    kept = {key: told["preset"][key] for key in now}
-    asked = {
+    before = {key: facts["preset"][key] for key in now}
+    options = {
         "data": None if budget.train is None else str(budget.train.resolve()),
         **{key: getattr(one, key) for key in ("width", "student", "init")},
     }
-    now, kept = now | asked, kept | {key: told["request"][key] for key in asked}
-    if told["teacher"] is not None:
+    now, before = now | options, before | {key: facts["request"][key] for key in options}
+    if facts["teacher"] is not None:
         now["teacher"] = file_sha256(one.teacher or embedded_teacher())
-        kept["teacher"] = told["teacher"]["sha256"]
-    other = [key for key in now if now[key] != kept[key]]
-    if other:
-        key = other[0]
+        before["teacher"] = facts["teacher"]["sha256"]
+    changed = [key for key in now if now[key] != before[key]]
+    if changed:
+        key = changed[0]
         raise SystemExit(
-            f"{folder}: trained with {key}={json.dumps(kept[key])}, and now it would be {json.dumps(now[key])}: "
+            f"{folder}: trained with {key}={json.dumps(before[key])}, and now it would be {json.dumps(now[key])}: "
             "name another --out, or remove the folder"
         )
 
 
 def scored(folder: Path, data: Path) -> dict[str, float]:
-    """Y-PSNR by set, evaluated once."""
-    kept = folder / "benchmarks.json"
-    if kept.is_file():
-        found: dict[str, float] = json.loads(kept.read_text(encoding="utf-8"))
-        return found
+    """Return the Y-PSNR in dB of a run by set; it is evaluated once and stored in the folder."""
+    file = folder / "benchmarks.json"
+    if file.is_file():
+        scores: dict[str, float] = json.loads(file.read_text(encoding="utf-8"))
+        return scores
     psnr = {name: srkd.evaluate([folder], data=data / name).models[folder.name][name].psnr_y for name in SETS}
-    with atomic_path(kept) as temporary:
+    with atomic_path(file) as temporary:
         temporary.write_text(json.dumps(psnr), encoding="utf-8")
     return psnr
 
 
 def seconds_a_run(contenders: Sequence[Contender], budget: Budget) -> dict[str, float]:
-    """Return the seconds of training, the median of a contender's seeds; of a continued run, its last part."""
+    """Return each contender's median seconds of training over its seeds; a continued run counts its last part only."""
     folders = {
         one.name: [budget.out / f"{one.name}-seed{FIRST_SEED + seed}" for seed in range(budget.seeds)]
         for one in contenders
@@ -189,28 +189,28 @@ def seconds_a_run(contenders: Sequence[Contender], budget: Budget) -> dict[str, 
 
 def conditions(folder: Path, *, shared: str = "") -> str:
     """Describe the training in a line, from one of the runs that share it; `shared` replaces its steps and rate."""
-    told = facts_of(folder)
-    rule = told["preset"]["schedule"]
+    facts = facts_of(folder)
+    rule = facts["preset"]["schedule"]
     patches = f"{rule['batch']} patches of {rule['lr_patch']}×{rule['lr_patch']}"
     shared = shared or f"{rule['steps']:,} steps of {patches}, rate {rule['rate']:g} with cosine decay"
     return (
-        f"{shared.format(patches=patches)}, {rule['precision']}, trained on {told['data']['origin']}; "
-        f"{cpu_model()}, {told['machine']['torch_threads']} thread(s), torch {told['machine']['torch']}. "
+        f"{shared.format(patches=patches)}, {rule['precision']}, trained on {facts['data']['origin']}; "
+        f"{cpu_model()}, {facts['machine']['torch_threads']} thread(s), torch {facts['machine']['torch']}. "
         "Y-PSNR in dB, mean ± sd."
     )
 
 
 def schedule_line(folder: Path) -> str:
-    """Such as: fit, 300 steps at 0.0002."""
-    told = facts_of(folder)
-    rule, start = told["preset"]["schedule"], told["start"]
+    """Return start, steps and rate of a run, such as `fit, 300 at 0.0002`."""
+    facts = facts_of(folder)
+    rule, start = facts["preset"]["schedule"], facts["start"]
     chosen = start["init"] if start["select"] == "leading" else start["select"]
     rate = rule["rate"] if chosen in ("inherit", "random") else rule["fit_rate"] or rule["rate"]
     return f"{chosen}, {rule['steps']:,} at {rate:g}"
 
 
 def student_line(folder: Path) -> str:
-    """Such as: EDSR 16/24, ×4."""
+    """Return the shape of a run's student, such as `EDSR 16/24, ×4`."""
     spec = facts_of(folder)["student"]
     size = "/".join(str(spec[key]) for key in ("groups", "depth", "width") if key in spec)
     return f"{spec['arch'].upper()} {size}, ×{spec['scale']}"
@@ -227,9 +227,9 @@ def table(
     caption: str = "",
     conclusions: Sequence[str] = (),
 ) -> Table:
-    """A row a contender: our figures, our gain over the baseline, the published one, what a run took, its schedule.
+    """Return a row per contender: our scores, gain over the baseline, published gain, seconds per run, schedule.
 
-    The scores of each seed are in the rows, too. Without published gains there is no column for them.
+    The rows also hold the scores of each seed. Without published gains there is no column for them.
     """
     columns = [Column("row", ""), *(Column(name, name) for name in SETS), Column("gain", f"gain over {baseline}")]
     columns += [Column("published", "published")] if published else []
@@ -252,12 +252,12 @@ def table(
 
 
 def gain(scores: Scores, ours: str, theirs: str) -> str:
-    """Mean over the sets, by seed."""
+    """Return the gain of one contender over another as text, from means over the sets by seed."""
     return Gain.between(theirs, means(scores[ours]), means(scores[theirs])).line().split(": ", 1)[1]
 
 
 def leaders(contenders: Sequence[Contender], scores: Scores) -> list[str]:
-    """The best by its mean, and how surely it is better than each of those behind it."""
+    """Return a line with the best contender by its mean, and one on its gain over each of the others."""
     ordered = sorted(contenders, key=lambda one: -_mean(means(scores[one.name])))
     best = ordered[0]
     lines = [f"Best by mean over the sets: {best.label}."]
@@ -265,7 +265,7 @@ def leaders(contenders: Sequence[Contender], scores: Scores) -> list[str]:
 
 
 def means(runs: Sequence[Mapping[str, float]]) -> list[float]:
-    """Over the sets, seed by seed."""
+    """Return the mean over the sets for each seed."""
     return [_mean([run[name] for name in SETS]) for run in runs]
 
 
@@ -282,12 +282,12 @@ def seeds_of(budget: Budget) -> tuple[int, ...]:
 
 
 def facts_of(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    return found
+    facts: dict[str, Any] = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    return facts
 
 
 def preset_contender(file: Path, options: Mapping[str, Sequence[str]], *, width: float) -> Contender:
-    """A recipe of one's own, under its file's name; `options` are added to methods on which it is silent."""
+    """Return the contender of a preset file, named after it; `options` are added to methods that do not set them."""
     if not is_recipe_file(str(file)):
         raise SystemExit(f"--preset {file}: a preset is a YAML file")
     preset = load_preset(str(file))

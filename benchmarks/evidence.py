@@ -1,7 +1,7 @@
-"""Results that the docs show: measured rows become docs/results/NAME.json, and every table is rendered from that file.
+"""Results for the docs: measured rows are written to docs/results/NAME.json, from which every table is rendered.
 
-A page shows a table between `<!-- result: NAME -->` and `<!-- end of result -->`; of several tables in one file
-`NAME.TABLE` is one. docs/design/evidence.md says how the pieces hang together.
+A page shows a table between `<!-- result: NAME -->` and `<!-- end of result -->`; `NAME.TABLE` selects one of several
+tables in a file. docs/design/evidence.md describes the whole.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from compressor.base.machine import installed_version, machine_facts
 ROOT = Path(__file__).resolve().parents[1]
 SCHEMA = "srkd.result/1"
 FOLDER_VARIABLE = "SRKD_RESULTS"
-"""The environment variable that names another folder than docs/results, such as that of samples."""
+"""Environment variable for another folder than docs/results, such as that of samples."""
 
 Cell: TypeAlias = "str | int | float | bool | None"
 Row: TypeAlias = Mapping[str, Cell]
@@ -38,15 +38,15 @@ class Benchmark:
 
     question: str
     minutes: float
-    """On two threads of a CPU, in the full form."""
+    """Duration of the full form on two threads of a CPU."""
     arguments: tuple[str, ...] = ()
     small: tuple[str, ...] = ()
-    """The arguments of the small form, which shows in a minute or two that the command works."""
+    """Arguments of the small form, which tests the command in a minute or two."""
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column: the key in a row, its title, and how a number is written, such as `.2f`."""
+    """A column: its key in a row, its title, and the format of numbers, such as `.2f`."""
 
     key: str
     title: str
@@ -55,7 +55,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of JSON values under columns, a line or two that stand above, and lines that follow from the rows."""
+    """Rows of JSON values under columns, a caption above, and lines of conclusions below."""
 
     columns: Sequence[Column]
     rows: Sequence[Row]
@@ -83,7 +83,7 @@ def _written(value: Cell, form: str) -> str:
 
 @dataclass(frozen=True)
 class Result:
-    """The tables of a benchmark, with the time, the machine and the command that they come from."""
+    """The tables of a benchmark, with date, machine and command of their measurement."""
 
     benchmark: str
     question: str
@@ -121,7 +121,7 @@ class Result:
     def page(self) -> str:
         """Return the result as a page of Markdown."""
         machine = self.machine
-        threads = machine["torch_threads"]  # None: it was measured without torch
+        threads = machine["torch_threads"]  # None for a measurement without torch
         lines = [
             f"# {self.question}",
             "",
@@ -147,9 +147,9 @@ def results_folder() -> Path:
 
 
 def save(name: str, tables: Mapping[str, Table] | Table, *, seeds: Sequence[int] = (), variant: str = "") -> Path:
-    """Write what a benchmark found, and print it. Folders in its command appear by their last part.
+    """Write and print the result of a benchmark. Folders in its command are shortened to their last part.
 
-    A `variant` is the same question for other networks or devices, in a file of its own, NAME-VARIANT.
+    A `variant` is the same question for other networks or devices, in a separate file NAME-VARIANT.
     """
     facts, question = machine_facts(), benchmark_of(name)
     assert question is not None, f"benchmarks/{name}.py asks no question"
@@ -169,14 +169,14 @@ def save(name: str, tables: Mapping[str, Table] | Table, *, seeds: Sequence[int]
 
 
 class Rows:
-    """Rows that are kept in a file as they are measured, so that a command which is repeated goes on."""
+    """A cache of rows in a file, written as they are measured, so that a repeated command continues."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
         self.kept: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
     def get(self, key: str, measure: Callable[[], Any]) -> Any:
-        """Return the row of this key, measured if it is not there."""
+        """Return the row of this key; measure it if it is missing."""
         if key not in self.kept:
             self.kept[key] = measure()
             print(f"{key}: {json.dumps(self.kept[key])}", file=sys.stderr, flush=True)
@@ -186,19 +186,19 @@ class Rows:
 
 
 def module_names() -> list[str]:
-    """Return the names of the files of this folder."""
+    """Return the names of the modules in this folder."""
     modules = pkgutil.iter_modules([str(ROOT / "benchmarks")])
     return sorted(module.name for module in modules if module.name[0] != "_")
 
 
 def benchmark_of(name: str) -> Benchmark | None:
-    """Return the question of a file, if it asks one."""
+    """Return the benchmark of a module, or None."""
     question: Benchmark | None = getattr(importlib.import_module(f"benchmarks.{name}"), "BENCHMARK", None)
     return question
 
 
 def benchmarks() -> dict[str, Benchmark]:
-    """Return the files of this folder that ask a question, by name."""
+    """Return all benchmarks in this folder by module name."""
     questions = {name: benchmark_of(name) for name in module_names()}
     return {name: question for name, question in questions.items() if question is not None}
 
@@ -215,7 +215,7 @@ def pages() -> Iterator[Path]:
 
 
 def filled(text: str, folder: Path) -> str:
-    """Return a page with its tables as the results say."""
+    """Return a page with its tables filled in from the results."""
 
     def fill(match: re.Match[str]) -> str:
         start, name, table, end = match.groups()
@@ -233,7 +233,7 @@ def question_of(file: Path) -> str:
 
 
 def index(folder: Path) -> str:
-    """Return the page that lists every question, with its result where there is one."""
+    """Return the page that lists every question, with its result if there is one."""
     lines = [
         "# Results",
         "",

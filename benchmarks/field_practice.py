@@ -1,4 +1,4 @@
-"""Training loops as the field writes them, to compare with: nothing here is used by srkd itself.
+"""Training loops as they are common in the field, for comparison: srkd itself does not use them.
 
 Image folders read by a DataLoader of two workers with PIL, random crops and symmetries in numpy, tensors made by the
 worker, or the same crops of images in memory; eager fp32 networks in torch's default layout; `torch.optim.Adam` as it
@@ -32,11 +32,11 @@ from recipes.perceptual import LEVEL_WEIGHTS, VGG19_LAYERS, VGG19_TAPS
 Pixels: TypeAlias = "npt.NDArray[Any]"
 
 SUB_IMAGE = 480
-"""BasicSR trains on sub-images of this side, because whole 2K images take too long to decode."""
+"""Side of the sub-images on which BasicSR trains, because whole 2K images take too long to decode."""
 
 
 def write_pngs(folder: Path, *, scale: int, photos: list[Path] | None = None) -> Path:
-    """HR/ and LR/ as PNG sub-images, the way data sets are prepared for this loop."""
+    """Write HR/ and LR/ as PNG sub-images, as data sets are prepared for this loop; return the folder."""
     for name in ("HR", "LR"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     for path in photos or [pair.hr for pair in embedded_pairs("train")]:
@@ -52,17 +52,17 @@ def write_pngs(folder: Path, *, scale: int, photos: list[Path] | None = None) ->
 
 
 class PngPatches(Dataset[tuple[torch.Tensor, torch.Tensor]]):
-    """Every item decodes its two files, crops, turns, and becomes two float tensors."""
+    """A data set whose items decode two files, crop and flip them, and give two float tensors."""
 
     def __init__(self, folder: Path, *, scale: int, lr_patch: int, length: int) -> None:
         self.names = sorted((folder / "HR").iterdir())
         self.scale, self.lr_patch, self.length = scale, lr_patch, length
         self.decoded: dict[Path, tuple[Pixels, Pixels]] = {}
-        """Of the files in memory; empty: every item reads its own."""
+        """HR and LR images in memory, by file; empty: every item reads its files."""
 
     @staticmethod
     def decode(path: Path) -> tuple[Pixels, Pixels]:
-        """Return HR and LR."""
+        """Return HR and LR images of a pair of files."""
         hr = np.asarray(Image.open(path).convert("RGB"))
         return hr, np.asarray(Image.open(path.parent.parent / "LR" / path.name).convert("RGB"))
 
@@ -95,7 +95,7 @@ def field_loader(folder: Path, *, scale: int, lr_patch: int, batch: int, length:
 
 
 class InMemory:
-    """The same patches of images that were decoded before: batches without files and workers."""
+    """Batches of the same patches from images in memory, without files and workers."""
 
     def __init__(self, folder: Path, *, scale: int, lr_patch: int, batch: int) -> None:
         self.patches = PngPatches(folder, scale=scale, lr_patch=lr_patch, length=batch)
@@ -179,14 +179,14 @@ class FieldVGG(nn.Module):
 
 
 def affinity(features: torch.Tensor) -> torch.Tensor:
-    """FAKD, feature_transformation.py, spatial_similarity: every position with every other, kept whole."""
+    """Return the affinities of all pairs of positions (FAKD, feature_transformation.py, spatial_similarity)."""
     flat = features.flatten(2)
     flat = flat / (flat.pow(2).sum(1, keepdim=True).sqrt() + 1e-8)
     return flat.transpose(1, 2).bmm(flat)
 
 
 class FieldLoop:
-    """One step after the other, eager and in fp32, written after the method's official trainer.
+    """A training loop in eager fp32, written after the method's official trainer.
 
     - scratch: BasicSR, models/sr_model.py: L1 and an average of the weights, parameter by parameter
     - logits: FAKD's trainer (train.py, loss.py) without features: L1 to the original and to the teacher's image
@@ -233,8 +233,8 @@ class FieldLoop:
             loss.item()  # for the log
             if self.average is not None:
                 with torch.no_grad():
-                    for kept, now in zip(self.average.parameters(), self.network.parameters(), strict=True):
-                        kept.mul_(0.999).add_(now, alpha=0.001)
+                    for mean, weight in zip(self.average.parameters(), self.network.parameters(), strict=True):
+                        mean.mul_(0.999).add_(weight, alpha=0.001)
 
     def _scratch(self, lr: torch.Tensor, hr: torch.Tensor) -> torch.Tensor:
         return F.l1_loss(self.network(lr)[1], hr)

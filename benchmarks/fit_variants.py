@@ -1,9 +1,9 @@
 """Other ways to solve for a student: `python -m benchmarks fit_variants --photos DIR --data DIR`.
 
-DIR of --photos holds images that patches are drawn from, DIR of --data a benchmark set. Teachers are the embedded one
-and those of --teacher FILE. A variant replaces constants and functions of `compressor/models/fitting` while it runs:
-the product has no switch for what does not help. Takes about half a minute a variant, student and seed; rows are kept
-in --rows. Seconds are those of the processor, on all threads together.
+DIR of --photos holds images from which patches are drawn, DIR of --data a benchmark set. Teachers are the embedded one
+and those of --teacher FILE. A variant replaces constants and functions of `compressor/models/fitting` while it runs, as
+srkd has no options for variants that do not help. Takes about half a minute per variant, student and seed; rows are
+cached in --rows. Seconds are processor seconds over all threads.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def with_directions(directions: bases.Directions) -> Change:
 
 @contextmanager
 def centred() -> Iterator[None]:
-    """Linear spaces take the principal directions of the covariance."""
+    """Make linear spaces take the principal directions of the covariance."""
     measure = bases._moments
 
     def about_the_mean(*arguments: Any) -> dict[str, bases._Moments]:
@@ -93,7 +93,7 @@ def centred() -> Iterator[None]:
 
 
 def by_variance(covariance: torch.Tensor, use: torch.Tensor, groups: int = 1) -> torch.Tensor:
-    """Units by var·‖w‖², each for itself."""
+    """Return units in order of var·‖w‖², each by itself."""
     worth = (covariance.diagonal() * use.diagonal()).reshape(groups, -1)
     order = worth.argsort(dim=1, descending=True, stable=True)
     return order + torch.arange(groups, device=order.device)[:, None] * worth.shape[1]
@@ -101,7 +101,7 @@ def by_variance(covariance: torch.Tensor, use: torch.Tensor, groups: int = 1) ->
 
 @contextmanager
 def towards_zero() -> Iterator[None]:
-    """Every convolution starts from nothing: its ridge pulls to zero."""
+    """Make every convolution start from zero: its ridge pulls to zero."""
     prior = fit.Fitting._prior
 
     def nothing(self: fit.Fitting, layer: Any) -> tuple[torch.Tensor, torch.Tensor]:
@@ -130,24 +130,24 @@ def alike(height: int, width: int, *, scale: int, like: torch.Tensor) -> torch.T
 
 @contextmanager
 def decoded() -> Iterator[None]:
-    """Layers behind a choice of units start from what the kept ones say of the others, too."""
-    measure, columns, seen = bases._moments, bases.Basis.columns_of, {}
+    """Make layers after a choice of units start from a prediction of the dropped units by the kept ones, too."""
+    measure, columns, by_space = bases._moments, bases.Basis.columns_of, {}
 
-    def kept(*arguments: Any) -> dict[str, bases._Moments]:
-        seen.update(measure(*arguments))
-        return seen
+    def recorded(*arguments: Any) -> dict[str, bases._Moments]:
+        by_space.update(measure(*arguments))
+        return by_space
 
     def all_of(basis: bases.Basis, space: str) -> torch.Tensor:
-        known = seen[space].second
-        return bases._decoder(known, basis.rows_of(space)) if len(basis.sources) == 1 else columns(basis, space)
+        second = by_space[space].second
+        return bases._decoder(second, basis.rows_of(space)) if len(basis.sources) == 1 else columns(basis, space)
 
-    with patch.object(bases, "_moments", kept), patch.object(bases.Basis, "columns_of", all_of):
+    with patch.object(bases, "_moments", recorded), patch.object(bases.Basis, "columns_of", all_of):
         yield
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """How patches are drawn; without a count as many as --patches says."""
+    """Options for drawing patches; without a count --patches decides."""
 
     count: int | None = None
     side: int = patches.PATCH
@@ -165,7 +165,7 @@ Polish = Callable[[Network, Network, torch.Tensor], None]
 
 
 def polish_image(teacher: Network, student: Network, lr: torch.Tensor) -> None:
-    """Steps of logits on the image: L1 to the teacher's, 8 of the patches each, Adam 5e-4 with a cosine in time."""
+    """Train by L1 to the teacher's images, 8 patches per step, with Adam at 5e-4 and a cosine over time."""
     targets = _teacher_images(teacher, lr)
     order, start = torch.Generator().manual_seed(0), time.process_time()
     optimiser = torch.optim.Adam(student.parameters(), lr=5e-4)
@@ -179,7 +179,7 @@ def polish_image(teacher: Network, student: Network, lr: torch.Tensor) -> None:
 
 
 def polish_blocks(teacher: Network, student: Network, lr: torch.Tensor) -> None:
-    """Steps of each stage onto the teacher's features behind it, in the student's basis, each for its share of time."""
+    """Train each stage for its share of time towards the teacher's features after it, in the student's basis."""
     fitting = fit.Fitting(teacher, student.spec, lr)
     parts = [stage for stage in stages(fitting.short, fitting.places) if stage.kind == "body"]
     space = fitting.short.layers[0].output
@@ -206,7 +206,7 @@ def polish_blocks(teacher: Network, student: Network, lr: torch.Tensor) -> None:
 
 @dataclass(frozen=True)
 class Variant:
-    """What differs from the product, and the patches it has."""
+    """A change to the product, its patches, and training after the fit."""
 
     name: str
     change: Change = nullcontext
@@ -251,7 +251,7 @@ VARIANTS: Mapping[str, tuple[Variant, ...]] = {
         Variant("15 s of Adam on the image", polish=polish_image),
     ),
 }
-"""By the table that they stand in; the product is measured once, and stands in all."""
+"""Variants by table; the product ("as it is") is measured once and is in all tables."""
 COLUMNS = (
     Column("student", "student"),
     Column("variant", "variant"),
@@ -267,7 +267,7 @@ def _teacher_images(teacher: Network, lr: torch.Tensor) -> torch.Tensor:
 
 
 class Judge:
-    """Scores students of one teacher: on a benchmark set, and on patches that no fit has seen."""
+    """Scoring of one teacher's students, on a benchmark set and on patches that no fit uses."""
 
     def __init__(self, teacher: Network, store: ImageStore, data: Path) -> None:
         self.scale, self.pairs = teacher.spec.scale, []
@@ -280,20 +280,20 @@ class Judge:
         self.targets = _teacher_images(teacher, self.apart)
 
     def psnr(self, student: Network) -> float:
-        """Return the mean Y-PSNR to the originals."""
+        """Return the mean Y-PSNR to the originals in dB."""
         with torch.no_grad():
             scores = [psnr_y(to_u8(student(lr)).float() / 255, hr, border=self.scale).item() for lr, hr in self.pairs]
         return statistics.mean(scores)
 
     def error(self, student: Network) -> float:
-        """Return the PSNR of all colours to the teacher's images of the patches kept apart."""
+        """Return the PSNR in dB, over all colours, to the teacher's images of the held-out patches."""
         images = _teacher_images(student, self.apart)
         return -10 * (images - self.targets).square().mean().log10().item()
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A teacher, the images that patches are drawn from, and what scores its students."""
+    """A teacher, the images from which patches are drawn, and the judge of its students."""
 
     label: str
     teacher: Network
@@ -302,14 +302,14 @@ class Subject:
 
     @classmethod
     def open(cls, file: Path, photos: Path, data: Path, scale: int) -> Subject:
-        """Open a teacher; `scale` is that of multi-scale files."""
+        """Open a teacher; `scale` is for multi-scale files."""
         is_embedded = file == embedded_teacher()
         network = srkd.load(file, scale=None if is_embedded else scale).require_network("weights")
         store = prepare_data(DataChoice(photos), scale=network.spec.scale, lr_patch=patches.PATCH).train
         return cls("embedded teacher" if is_embedded else file.stem, network, store, Judge(network, store, data))
 
     def student(self, cut: Mapping[str, Any]) -> Spec | None:
-        """Return the shape of a student, if this network can have it: CARN has no depth."""
+        """Return the spec of a student, or None if it is impossible: CARN has no depth."""
         try:
             return build_student(self.teacher, **cut).spec
         except srkd.SrkdError:
@@ -317,7 +317,7 @@ class Subject:
 
 
 def measure(variant: Variant, subject: Subject, spec: Spec, count: int, seeds: int) -> dict[str, Cell]:
-    """Return the PSNR, also seed by seed, and the means of the PSNR to the teacher and of the seconds."""
+    """Return a row: the PSNR, also by seed, and the means of the PSNR to the teacher and of the seconds."""
     scores, errors, seconds = [], [], []
     for seed in range(seeds):
         lr = variant.drawn.draw(subject.store, seed, count)
@@ -368,13 +368,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         f"{options.patches} patches of {options.photos.name} where a row does not say how many; mean ± sd of "
         f"{options.seeds} seed(s) of patches; Y-PSNR on {options.data.name}, seconds of the processor."
     )
-    tables = {title: Table(COLUMNS, made, caption) for title, made in cells.items()}
+    tables = {title: Table(COLUMNS, of_table, caption) for title, of_table in cells.items()}
     save("fit_variants", tables, seeds=range(options.seeds))
     return 0
 
 
 def chosen(texts: Sequence[str] | None) -> Iterator[tuple[str, Variant]]:
-    """Yield tables and variants whose names hold one of the texts; none: all."""
+    """Yield tables and variants whose names contain one of the texts; without texts all."""
     for title, variants in VARIANTS.items():
         for variant in variants:
             if not texts or any(text in variant.name for text in texts):

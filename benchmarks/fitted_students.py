@@ -1,14 +1,13 @@
-"""What a student scores that is solved for: `python -m benchmarks fitted_students --photos DIR --data DIR [--teacher
+"""Scores of students that are solved for: `python -m benchmarks fitted_students --photos DIR --data DIR [--teacher
 FILE_OR_RUN ...]`.
 
 Photos of --photos give the patches, images of --data (such as Set5) the figures. Teachers are the embedded one and
-those of --teacher; each gives a student of half its width. A file, other than a run, gives one of half its depth too
-or, where it has none, of three quarters of its width. A student is cut (slice), solved for (fit), solved for and
-polished (`--recipe fit`), and trained by plain logits for so many minutes from the fit and from random weights: as many
-steps as this machine makes in that time, timed first, on a cosine that ends there. A row computes on one thread; its
-seconds and minutes are those of the processor, so that other work on the machine does not count. A row takes a quarter
-of an hour. What is finished is kept in --out: the command can be stopped and repeated. With --jobs 2 two rows are
-measured at the same time.
+those of --teacher; each gives a student of half its width. A file, but not a run, also gives one of half its depth or,
+if it has no depth, of three quarters of its width. A student is cut (slice), solved for (fit), solved for and polished
+(`--recipe fit`), and trained by plain logits for --minutes from the fit and from random weights: as many steps as this
+machine takes in that time, by a pilot run, on a cosine that ends there. A row computes on one thread; its times are
+processor times, so that other programs do not count. A row takes a quarter of an hour. Finished measurements are cached
+in --out: the command can be stopped and repeated. With --jobs 2 two rows are measured at the same time.
 """
 
 from __future__ import annotations
@@ -86,7 +85,7 @@ class Cut:
 
 @dataclass(frozen=True)
 class Conditions:
-    """What all rows share."""
+    """The settings that all rows share."""
 
     photos: Path
     data: Path
@@ -96,14 +95,14 @@ class Conditions:
 
 
 def calibration_patches(photos: Path, scale: int, seed: int = 0) -> torch.Tensor:
-    """Return patches as a run with these photos would draw them."""
+    """Return the patches that a run with these photos would draw."""
     return draw_calibration_patches(prepare_data(DataChoice(photos), scale=scale, lr_patch=PATCH).train, seed=seed)
 
 
 def scores(model: ImageModel | None, teacher: Network, data: Path) -> tuple[float, float]:
     """Return the mean Y-PSNR to the originals, and the PSNR of all colours to the teacher's images.
 
-    Without a model: those of bicubic.
+    Without a model the scores are those of bicubic.
     """
     to_original, to_teacher = [], []
     scale = teacher.spec.scale
@@ -120,10 +119,10 @@ def scores(model: ImageModel | None, teacher: Network, data: Path) -> tuple[floa
 
 
 class Subject:
-    """A teacher, and how its students are scored.
+    """A teacher, with the scoring of its students.
 
-    The figure is the Y-PSNR to the originals with the share that is kept of the teacher's gain over bicubic. A teacher
-    without such a gain has another aim: there it is the PSNR to its images, and how much nearer they are than bicubic.
+    The score is the Y-PSNR to the originals, with the student's share of the teacher's gain over bicubic. For a teacher
+    without such a gain it is the PSNR to the teacher's images, with the gain of that over bicubic's.
     """
 
     def __init__(self, file: Path, conditions: Conditions) -> None:
@@ -140,7 +139,7 @@ class Subject:
 
     @property
     def name(self) -> str:
-        """The file's name, or that of its run."""
+        """Return the file's name, or that of its run."""
         return self.file.parent.name if self.is_run else self.file.stem
 
     @property
@@ -167,13 +166,13 @@ class Subject:
 
     def cell(self, score: float) -> str:
         if self.gain > 0:
-            kept = (score - self.bicubic[0]) / self.gain
-            return f"{score:.2f} ({kept:.0%})" if kept > 0 else f"{score:.2f}"
+            share = (score - self.bicubic[0]) / self.gain
+            return f"{score:.2f} ({share:.0%})" if share > 0 else f"{score:.2f}"
         return f"{score:.2f} ({score - self.bicubic[1]:+.2f})"
 
 
 class Row:
-    """A student by a teacher and a cut. What is measured is kept in its folder, a JSON file for each figure."""
+    """A student by a teacher and a cut. Measurements are cached in its folder, in a JSON file each."""
 
     def __init__(self, subject: Subject, cut: Cut) -> None:
         self.subject, self.cut, self.conditions = subject, cut, subject.conditions
@@ -181,7 +180,7 @@ class Row:
         self.folder = self.conditions.out / f"{teacher}-{cut.axis}-{cut.share:g}"
 
     def cells(self) -> dict[str, Cell]:
-        """Measure what is not kept, and return the row of the table."""
+        """Return the row of the table; measure what is not cached."""
         minutes = f"{self.conditions.minutes:g}min"
         sliced = self._kept("slice", lambda: {"psnr": self.subject.score(self.cut.of(self.subject.network))})
         solved = self._kept("fit", self._fit)
@@ -207,8 +206,8 @@ class Row:
             figures = measure()
             with atomic_path(file) as temporary:
                 temporary.write_text(json.dumps(figures), encoding="utf-8")
-        kept: Figures = json.loads(file.read_text(encoding="utf-8"))
-        return kept
+        stored: Figures = json.loads(file.read_text(encoding="utf-8"))
+        return stored
 
     def _fit(self) -> Figures:
         lr = calibration_patches(self.conditions.photos, self.subject.network.spec.scale)
@@ -218,7 +217,7 @@ class Row:
         return {"psnr": self.subject.score(student), "seconds": seconds}
 
     def _pace(self) -> Figures:
-        """Time steps of logits, after some that warm up."""
+        """Return the seconds of a step of logits, after some warm-up steps."""
         teacher = load_teacher(self.subject.file, scale=self.subject.scale)
         with tempfile.TemporaryDirectory() as folder:
             loop = OwnLoop(
@@ -241,7 +240,7 @@ class Row:
         return self._compress(name, "logits", init, tuple(f"schedule.{one}" for one in settings))
 
     def _compress(self, name: str, recipe: str, init: Init | None = None, settings: Sequence[str] = ()) -> Figures:
-        """Return the score of a run and what it took altogether; a part of a run is made again."""
+        """Return the score of a run and its seconds; an unfinished run is restarted."""
         run = self.folder / name
         if run.exists():
             shutil.rmtree(run)
@@ -264,7 +263,7 @@ class Row:
 
 
 def measure_row(file: Path, cut: Cut, conditions: Conditions) -> dict[str, Cell]:
-    """Return a row of the table; a process of its own calls it."""
+    """Return a row of the table; runs in a separate process."""
     with torch_threads(1):
         return Row(Subject(file, conditions), cut).cells()
 

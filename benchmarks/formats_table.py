@@ -1,9 +1,8 @@
 """Which network can be had in which format: `python -m benchmarks formats_table`.
 
-Each network is exported to each format that this machine has what it takes for, compared with the network as `srkd
-export` does it, opened and timed against torch, all in turns. A format that refuses a network at any size is tried at
-one size. Rows of formats that are not installed here stay as the last result has them. `--format NAME` measures these
-only.
+Each network is exported to each format that is installed, compared with the network as by `srkd export`, opened and
+timed against torch, all in turns. A format that refuses a network for any size is tried for one size. Rows of formats
+that are not installed are copied from the last result. `--format NAME` measures only these.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ BENCHMARK = Benchmark(
 )
 
 SIDE = 64
-"""LR pixels a side: of the images that are timed, and of files that take one size."""
+"""Side in LR pixels of the timed images, and of files for one size."""
 
 SPECS: Mapping[str, Spec | None] = {
     "EDSR 16/24": None,
@@ -53,7 +52,7 @@ SPECS: Mapping[str, Spec | None] = {
     "Compact 8/32": CompactSpec(width=32, depth=8),
     "SwinIR 4/30": SwinIRSpec(width=30, depths=(2, 2), heads=(3, 3), features=32),
 }
-"""×4 networks of a student's size; the first is the embedded student, the others have random weights."""
+"""×4 networks of a student's size; None is the embedded student, the others have random weights."""
 
 COLUMNS = (
     Column("network", "network"),
@@ -76,15 +75,15 @@ def main() -> int:
     parser.add_argument("--network", action="append", choices=list(SPECS), help="measure these and keep the others")
     parser.add_argument("--seconds", type=float, default=2.0, help="of timing, for each file")
     options = parser.parse_args()
-    wanted = [name for name in options.format or FORMATS if FORMATS[name].missing_requirement() is None]
-    rows = kept()
+    formats = [name for name in options.format or FORMATS if FORMATS[name].missing_requirement() is None]
+    rows = last_rows()
     for name in options.network or SPECS:
-        rows |= {(name, str(row["format"])): row for row in measured(name, network_of(name), wanted, options.seconds)}
+        rows |= {(name, str(row["format"])): row for row in measured(name, network_of(name), formats, options.seconds)}
     save("formats_table", table(rows))
     return 0
 
 
-def kept() -> dict[tuple[str, str], Row]:
+def last_rows() -> dict[tuple[str, str], Row]:
     """Return the rows of the last result."""
     file = results_folder() / "formats_table.json"
     rows = Result.read(file).tables[""].rows if file.is_file() else ()
@@ -97,7 +96,7 @@ def network_of(name: str) -> Network:
 
 
 def measured(name: str, network: Network, formats: Sequence[str], seconds: float) -> list[Row]:
-    """All formats of one network: exported, then timed in turns with torch."""
+    """Return the rows of one network in all formats: exported, then timed in turns with torch."""
     lr = sample_photo(SIDE, SIDE, channels=network.descriptor.channels)
     torch_runtime = TorchRuntime(network, label=name)
     with tempfile.TemporaryDirectory(prefix="srkd-formats-") as folder:
@@ -121,7 +120,7 @@ def measured(name: str, network: Network, formats: Sequence[str], seconds: float
 
 
 def exported(network: Network, row: str, folder: Path) -> FileReport:
-    """At any size, or at one where that is refused."""
+    """Return the report of an export for any size, or for one size if that is refused."""
     (report,) = export_model(network, Source("model"), [row], folder).files
     if report.path is None and report.verdict == "unavailable":
         one_size = FileOptions(lr_size=(SIDE, SIDE))

@@ -33,7 +33,7 @@ BENCHMARK = Benchmark(
 )
 
 PILOT_STEPS = (50, 250)
-"""What the second takes more is the pace: a start costs the same for both."""
+"""Steps of two pilot runs; the difference of their times gives the pace, as both have the same start-up time."""
 SETTINGS = ("schedule.batch=4", "schedule.lr_patch=24", "schedule.decay=cosine")
 COLUMNS = (
     Column("what", ""),
@@ -100,7 +100,7 @@ def row_of(
 
 
 def distilled(plan: Mapping[str, Any], options: argparse.Namespace) -> Row:
-    """Return the row of the student after so many minutes of distillation, from a fit."""
+    """Return the row of the student after --minutes of distillation from a fit."""
 
     def run(name: str, steps: int) -> CompressReport:
         return srkd.compress(

@@ -1,4 +1,4 @@
-"""Our networks against the outputs of the official code; benchmarks/metrics_and_lr.py has them as a table.
+"""Comparison of our networks with outputs of the official code; benchmarks/metrics_and_lr.py makes the table.
 
 A folder holds `archs/<case>/` with `input.npz`, `output.npz`, `meta.json` and the official state. One row for each
 output: the largest absolute difference, on the scale where images lie in [0,1].
@@ -22,17 +22,17 @@ from compressor.models.students import build_student
 from compressor.models.taps import read_taps
 
 SKIPPED = ("pams_*", "edsr_chop_and_x8_x2")
-"""Quantised networks are another story; the weights of the second are not published."""
+"""Cases that are left out: quantised networks, which differ, and one whose weights are not published."""
 TOLERANCE = 1e-5
 ADDRESSES = {"head": "head", "group0": "body[0]", "body_before_long_skip": "body_end"}
-"""Feature maps of the golden files, which are in the network's own range, and our addresses of them."""
+"""Feature maps of the golden files, in the network's own range, with our tap addresses."""
 IMAGES = ("y*", "testscript_y_*", "student_out2")
-"""Outputs that are a whole network's image; HKDSR's other ones come from heads that only its training has."""
+"""Outputs that are images of a whole network; HKDSR's others come from heads that exist only in its training."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One comparison: network, case, the file and output of it, the largest difference, whether it is small enough."""
+    """One comparison: network, case, file, output and largest difference."""
 
     arch: str
     case: str
@@ -46,7 +46,7 @@ class Row:
 
 
 def rows(golden: Path, checkpoints: Path | None = None) -> Iterator[Row]:
-    """Every output of every case of the networks that are here; `checkpoints` holds the published carn_m.pth."""
+    """Yield a row for every output of every case; `checkpoints` holds the published carn_m.pth."""
     for case in sorted((golden / "archs").iterdir()):
         if _matches(case.name, SKIPPED):
             continue
@@ -66,9 +66,9 @@ def _rows_of_file(case: Path, file: Path) -> Iterator[Row]:
             continue
         scale = int(name[3:]) if name.startswith("y_s") else None
         network = load_checkpoint(file, scale=scale, arch_options=_options(meta["hyper"], name)).network
-        wanted = torch.from_numpy(outputs[name])
-        got = _output(network, torch.from_numpy(inputs[_input_of(name, inputs.files)]) / unit, name)
-        difference = got / unit - wanted / unit if name in ADDRESSES else got - wanted / unit
+        expected = torch.from_numpy(outputs[name])
+        actual = _output(network, torch.from_numpy(inputs[_input_of(name, inputs.files)]) / unit, name)
+        difference = actual / unit - expected / unit if name in ADDRESSES else actual - expected / unit
         yield Row(network.spec.arch, case.name, file.name, name, float(difference.abs().max()))
 
 
@@ -77,13 +77,13 @@ def _matches(name: str, patterns: Iterable[str]) -> bool:
 
 
 def _of_other_weights(name: str, file: Path) -> bool:
-    """BasicSR's files may hold averaged weights, which are preferred, and have an output of their own."""
+    """Return whether an output is of other weights: BasicSR's averaged weights, which we load, have a separate one."""
     averaged = file.stem in ("both", "params_ema")
     return (averaged and name == "y") or (not averaged and name == "y_ema")
 
 
 def _options(hyper: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """What no file holds. Only the official RCAN takes a res_scale and ignores it."""
+    """Return the options that no file holds. The official RCAN takes a res_scale but ignores it."""
     options: dict[str, Any] = {}
     if "res_scale" in hyper and "n_resgroups" not in hyper:
         options["res_scale"] = float(hyper["res_scale"])
@@ -95,13 +95,13 @@ def _options(hyper: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 def _input_of(name: str, inputs: Iterable[str]) -> str:
-    """`y_s2` was made from `x_s2`, `testscript_y_13x18` from `x_13x18`; others from the only `x`."""
+    """Return the input of an output: `x_s2` for `y_s2`, `x_13x18` for `testscript_y_13x18`, else `x`."""
     candidate = f"x_{name.rpartition('_')[2]}"
     return candidate if candidate in inputs else "x"
 
 
 def _output(network: Network, lr: torch.Tensor, name: str) -> torch.Tensor:
-    """The output that a golden file calls `name`: the image, one at a width, or a feature map."""
+    """Return our output for `name` in a golden file: the image, that of a narrower student, or a feature map."""
     if name.startswith("y_w"):
         network = build_student(network, width=float(name[3:]))
     with torch.no_grad(), read_taps(network, [ADDRESSES[name]] if name in ADDRESSES else []) as features:

@@ -1,9 +1,9 @@
 """All that only a GPU can show, in about 40 minutes: `python -m benchmarks.gpu_evidence [--only PART] [--data SETS]`.
 
-Each part is a command of its own; what it printed, its exit code, its time and the machine are written as one JSON file
-as soon as it ends, the most valuable part first. A part whose file is there and says that it succeeded is not repeated:
-the command can be stopped and started again. `--data` names a folder with Set5, Set14 and B100, without which the
-comparison of methods is left out, and --train one of photographs (the embedded ones, if it is not given).
+Each part is a separate command; its output, exit code, time and machine are written to one JSON file as soon as it
+ends, the most valuable part first. A part that succeeded, according to its file, is not repeated: the command can be
+stopped and restarted. `--data` names a folder with Set5, Set14 and B100, without which the comparison of methods is
+left out, and --train one of photographs (the embedded ones, if it is not given).
 
 `--tiny --device cpu` runs every part in a small form, to see that the commands work; its figures mean nothing.
 """
@@ -32,7 +32,7 @@ MIDDLE = ("--teacher", "edsr:width=64,depth=32,scale=4")
 TINY = ("--batch", "1", "--lr-patch", "16", "--rounds", "1", "--steps", "1")
 TINY_NETWORKS = ("--teacher", "edsr:width=16,depth=2,scale=4", "--student", "edsr:width=8,depth=2,scale=4")
 LEADING = "logits,fakd,hkdsr"
-"""The methods that lead after equal steps (docs/methods/results.md)."""
+"""The best methods after equal steps (docs/methods/results.md)."""
 
 
 def parts(device: str, *, tiny: bool, data: Path | None, train: Path | None, runs: Path) -> list[Part]:

@@ -1,8 +1,8 @@
 """Eight bits in each runtime that has such files: `python -m benchmarks int8_formats [--model FILE] [--format NAME]`.
 
-Each model is exported as `srkd export` does it, within the bound of a tenth of a decibel: what the file loses on the
-embedded validation photos, how near it is to the network's images, and its time beside the same in float in that
-runtime, in turns. Formats that are not installed here are left out.
+Each model is exported as by `srkd export`, within a loss of a tenth of a decibel. Rows have the loss on the embedded
+validation photos, the PSNR to the network's images, and the time against the same network in float in that runtime, in
+turns. Formats that are not installed are left out.
 """
 
 from __future__ import annotations
@@ -54,11 +54,11 @@ def main() -> int:
     parser.add_argument("--format", action="append", choices=FILES, help="measure these; none: all")
     parser.add_argument("--calibrate", type=Path, help="photos to calibrate on; none: the embedded ones")
     options = parser.parse_args()
-    wanted = [name for name in options.format or FILES if FORMATS[name].missing_requirement() is None]
-    rows: dict[str, list[Row]] = {name: [] for name in wanted}
+    formats = [name for name in options.format or FILES if FORMATS[name].missing_requirement() is None]
+    rows: dict[str, list[Row]] = {name: [] for name in formats}
     with torch_threads(1):
         for model in options.model:
-            for name in wanted:
+            for name in formats:
                 rows[name].append(row(model, exported(model, name, options.calibrate)))
                 print(rows[name][-1], file=sys.stderr, flush=True)
     width, height = SIZE
@@ -76,7 +76,7 @@ def exported(model: Path, name: str, photos: Path | None) -> FileReport:
 
 
 def row(model: Path, report: FileReport) -> Row:
-    """Return what a file loses and gains; of one that was refused, why."""
+    """Return the row of a file: its loss and speed-up, or the reason why it was refused."""
     cells: dict[str, Cell] = {"model": model.stem, "file": f"`--{report.format}`"}
     if report.path is None or report.quality is None:
         return {**cells, "note": f"no: {report.reason}".replace("|", "/")}
@@ -90,7 +90,7 @@ def row(model: Path, report: FileReport) -> Row:
 
 
 def parts(facts: Any) -> str | None:
-    """Return how many operations of a file are in eight bits, where the format counts them."""
+    """Return how many operations of a file are in eight bits; None if the format does not count them."""
     if "in_int8" in facts:
         return f"{facts['in_int8']} of {facts['operations']} operations"
     if "int8_operations" in facts:
@@ -100,7 +100,7 @@ def parts(facts: Any) -> str | None:
 
 
 def table(rows: Sequence[Row], caption: str) -> Table:
-    """Return the rows without the columns that are empty."""
+    """Return the table without empty columns."""
     return Table([column for column in COLUMNS if any(row.get(column.key) is not None for row in rows)], rows, caption)
 
 

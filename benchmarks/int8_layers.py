@@ -1,8 +1,8 @@
 """Which layers lose what in eight bits: `python -m benchmarks int8_layers --data SETS [--calibrate PHOTOS]`.
 
-For each layer with weights, and for all sums together: the noise in the image where it alone is in eight bits (its
-weights, what it reads and what it writes), as a share of the noise where everything is, and dB to the network's images
-where everything else is. Noises of different layers add up where they are independent. Images of Set5, ONNX Runtime.
+For each layer with weights, and for all sums together: the noise in the image if only it is in eight bits (its weights,
+inputs and outputs), as a share of the noise if everything is; and dB to the network's images if everything else is.
+Noises of different layers add up if they are independent. Images of Set5, ONNX Runtime.
 """
 
 from __future__ import annotations
@@ -75,16 +75,16 @@ def table(
     expected = [run(plain, lr) for lr in images]
     plan = make_plan(ends.graph, Scheme(CPU), ends.images)
     layers = [layer.name for layer in plan.layers.values()]
-    shown = layers[:most]
+    names = layers[:most]
 
     def noise(scheme: Scheme) -> float:
-        """Return the mean squared error to the network's images, in grey levels."""
+        """Return the mean squared error to the network's images, in squared grey levels."""
         model = quantise(make_plan(ends.graph, scheme, ends.images), patches)
         return squared_error(model, images, expected)
 
-    without: dict[str, Scheme] = {name: Scheme(CPU).keeping(name) for name in shown}
+    without: dict[str, Scheme] = {name: Scheme(CPU).keeping(name) for name in names}
     alone: dict[str, Scheme] = {
-        name: Scheme(CPU, float_sums=True).keeping(*(one for one in layers if one != name)) for name in shown
+        name: Scheme(CPU, float_sums=True).keeping(*(one for one in layers if one != name)) for name in names
     }
     if len(plan.integer) > len(plan.layers):
         without["all sums"], alone["all sums"] = Scheme(CPU, float_sums=True), Scheme(CPU).keeping(*layers)

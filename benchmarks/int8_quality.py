@@ -1,9 +1,9 @@
-"""What eight bits lose and gain: `python -m benchmarks int8_quality --data SETS [--calibrate PHOTOS] [--model FILE]`.
+"""Loss and speed-up of eight bits: `python -m benchmarks int8_quality --data SETS [--calibrate PHOTOS] [--model FILE]`.
 
-For each model ONNX Runtime's own static quantisation (QDQ, min-max, one scale an output channel) on the same patches,
-and `--int8` and `--int8-trt` without a bound, so that all of it is in eight bits: drop of Y-PSNR on each set, PSNR to
-the network's images, and the ratio of CPU times to the float file, of one thread, in turns. The TensorRT file is not
-made for the runtime that this ratio is of.
+Each model is quantised by ONNX Runtime's own static quantisation (QDQ, min-max, one scale per output channel) on the
+same patches, and by `--int8` and `--int8-trt` without a bound, so that everything is in eight bits. Rows have the drop
+of Y-PSNR on each set, the PSNR to the network's images, and the ratio of CPU times to the float file on one thread, in
+turns. That ratio is of ONNX Runtime, for which the TensorRT file is not meant.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def rows(network: Network, data: Path, names: list[str], patches: torch.Tensor) 
 
 
 def pairs(folder: Path, scale: int = SCALE) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Yield LR in [0,1] and HR in bytes; a set without LR images of this scale is made smaller bicubically."""
+    """Yield LR in [0,1] and HR in bytes; without LR images of this scale, HR images are downscaled bicubically."""
     (image_set,) = find_sets(folder, scale=scale)
     for pair in image_set.pairs:
         hr_u8 = mod_crop(read_rgb_u8(pair.hr), scale)
@@ -164,7 +164,7 @@ def by_onnx_runtime(network: Network, plain: onnx.ModelProto, patches: torch.Ten
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
-            self.left = iter(patches[:-1].numpy())  # without the flat colours, which it does not know
+            self.left = iter(patches[:-1].numpy())  # without the patch of flat colours, which only srkd uses
 
         def get_next(self) -> dict[str, Any] | None:
             patch = next(self.left, None)
@@ -202,7 +202,7 @@ BUILDS: dict[str, Build] = {
     "`--int8`, weights solved again": ours(Scheme(CPU, solved_weights=True)),
     "`--int8-trt`": ours(Scheme(TENSORRT)),
 }
-"""What is built of the network, its float graph and the patches."""
+"""Functions that build a quantised graph from the network, its float graph and the patches, by table row."""
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -57,7 +57,7 @@ SCHEMES: Mapping[str, Callable[[Ends], Scheme]] = {
 
 @dataclass(frozen=True)
 class Row:
-    """A precision of the student; None is what does not exist."""
+    """A precision of the student; None: not measured."""
 
     name: str
     psnr_y: Mapping[str, float]
@@ -126,7 +126,7 @@ class _Measure:
             for name, images in self.images.items()
         }
         size = path.stat().st_size / 1e6
-        if not timed:  # it is made for another runtime
+        if not timed:  # the file is for another runtime
             return Row(name, psnr, size)
         times = cpu_times(self.reference, session)
         ms = 1000 * statistics.median(one for _, one in times)

@@ -1,8 +1,8 @@
 """The cost of a step of each method over that of logits: `python -m benchmarks method_costs [--methods a,b]`.
 
 Time: steps of the method and of logits in turns, in one process. Multiply-accumulates: counted in one step, forward and
-backward, whatever runs. Memory: the most that a process of its own holds in two steps more than before them. A method
-whose time is over 1.3 times what its multiply-accumulates explain is marked.
+backward, of all networks. Memory: the peak of a separate process in two steps, less its memory before. A method whose
+time ratio is over 1.3 times its ratio of multiply-accumulates is marked.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def main() -> int:
 
 
 def loop_of(name: str, folder: Path, options: argparse.Namespace, precision: str = "fp32") -> OwnLoop:
-    """A run of the method on the embedded photos, its student cut from the embedded teacher."""
+    """Return a training loop of the method on the embedded photos, with a student cut from the embedded teacher."""
     teacher = load_teacher(embedded_teacher())
     network = teacher.require_network("weights")
     spec = network.spec.narrowed(options.width)
@@ -127,7 +127,7 @@ def cost_of(name: str, options: argparse.Namespace) -> Cost:
 
 
 def time_of(name: str, options: argparse.Namespace) -> float:
-    """Return the time of a step of a method over that of logits, in bf16, the median of turns."""
+    """Return the median ratio of a method's time per step to that of logits, in bf16, in turns."""
     with tempfile.TemporaryDirectory() as folder:
         pair = [loop_of(one, Path(folder) / one, options, "bf16") for one in (name, "logits")]
         for loop in pair:
@@ -136,7 +136,7 @@ def time_of(name: str, options: argparse.Namespace) -> float:
 
 
 def counted(loop: OwnLoop) -> float:
-    """Operations of one step, after one that warms up."""
+    """Return the operations of one step, after a warm-up step."""
     loop.run(1)
     with FlopCounterMode(display=False) as counter:
         loop.run(1)

@@ -1,12 +1,12 @@
 """Every method from the same teacher at the same budget: `python -m benchmarks methods_compared --data BENCHMARKS`.
 
 BENCHMARKS holds Set5/, Set14/ and B100/ (HR/ and LRbicX4/ in each). The teacher is the embedded EDSR 16/48, the student
-EDSR 16/24. Each recipe starts as its preset says and has the preset's rate, which falls along a cosine; beside them
-stands the fitted student with L1 alone. All have the same patches and, for one seed, the same batches.
-Every finished run is kept: the command can be stopped and repeated, and `--methods` adds to what is there. Published
-deltas stand beside ours as context: other data, other networks, hundreds of times the budget.
+EDSR 16/24. Each recipe uses its preset's start and rate, which falls along a cosine; a further row is the fitted
+student with L1 alone. All have the same patches and, for one seed, the same batches.
+Every finished run is kept: the command can be stopped and repeated, and `--methods` can add rows. Published gains are
+shown for context: they are of other data, other networks, and hundreds of times the budget.
 
-`--preset FILE...` adds recipes of one's own, such as compositions of several methods, under their files' names.
+`--preset FILE...` adds the user's recipes, such as compositions of several methods, under their files' names.
 """
 
 from __future__ import annotations
@@ -52,22 +52,22 @@ BENCHMARK = Benchmark(
 )
 
 WIDTH = 0.5
-"""Narrower and not shorter, because joint training takes no shorter student."""
+"""Width of the student, which is not shorter than the teacher because joint training takes no shorter student."""
 OPTIONS: Mapping[str, tuple[str, ...]] = {
     name: ("phi=teacher",) for name, entry in METHODS.items() if "phi" in options_model(entry).model_fields
 }
-"""Methods that compare images in features use the teacher's own: VGG-19 may not be available."""
+"""Settings of methods that compare features: they use the teacher's, as VGG-19 may not be available."""
 TITLES: Mapping[str, str] = {
     recipe.name: recipe.title.split(",")[0]
     for recipe in list_recipes().recipes
     if recipe.name in METHODS and recipe.title.split(",")[0].endswith("-style")
 }
-"""The names of methods whose sources leave choices to us: their results are not those of the papers' methods."""
+"""Titles of methods whose sources leave choices open: their results are not those of the papers' methods."""
 FIRST = ("scratch", "inherit", "logits")
 QUANTISING = {"pams", "pact"}
-"""They start from a student that was distilled: benchmarks/quantised_students.py."""
+"""Methods that start from a distilled student, which benchmarks/quantised_students.py measures."""
 SETTINGS = ("batch=4", "lr_patch=24", "decay=cosine", "precision=bf16", "validate_every=100000")
-"""Only the last step is validated: what is compared is measured afterwards."""
+"""Settings of all runs; only the last step is validated, as the scores are measured afterwards."""
 FIT_ALONE = Contender(
     "fit-l1",
     "scratch",
@@ -75,7 +75,7 @@ FIT_ALONE = Contender(
     width=WIDTH,
     init="fit",
 )
-"""What a fit gives without distillation."""
+"""The fitted student, trained with L1 and without distillation."""
 
 PUBLISHED: Mapping[str, Published] = {
     "logits": Published((0.01, 0.02, 0.00), "DUKD, table 2, EDSR 32/64"),
@@ -112,7 +112,7 @@ def contenders_of(options: argparse.Namespace) -> list[Contender]:
 
 
 def compared(contenders: Sequence[Contender], options: argparse.Namespace, shared: str) -> Table:
-    """Train what is not trained yet, and return the table of all; `shared` is the budget in words."""
+    """Train the unfinished contenders, and return the table of all; `shared` is the budget in words."""
     budget = budget_of(options, SETTINGS)
     scores, seconds = compare(contenders, budget, options.data), seconds_a_run(contenders, budget)
     folders = {one.name: options.out / f"{one.name}-seed{FIRST_SEED}" for one in contenders}
@@ -130,18 +130,18 @@ def compared(contenders: Sequence[Contender], options: argparse.Namespace, share
 
 
 def all_methods() -> tuple[str, ...]:
-    """Return the methods of srkd that distil, the baselines first; each has a recipe of its name."""
+    """Return the distilling methods of srkd, the baselines first; each has a recipe of the same name."""
     return (*FIRST, *sorted(METHODS.keys() - set(FIRST) - QUANTISING))
 
 
 def all_rows() -> tuple[str, ...]:
-    """Return the names of all rows that need no file."""
+    """Return the names of all rows without preset files."""
     return (*all_methods(), FIT_ALONE.name)
 
 
 def all_contenders(methods: Sequence[str], files: Sequence[Path]) -> list[Contender]:
-    """Recipes by name, and by file under the names of the files."""
-    known = [
+    """Return the contenders for recipes by name and for preset files, named after the files."""
+    contenders = [
         Contender(
             name,
             name,
@@ -152,29 +152,29 @@ def all_contenders(methods: Sequence[str], files: Sequence[Path]) -> list[Conten
         for name in methods
         if name != FIT_ALONE.name
     ]
-    known += [FIT_ALONE] if FIT_ALONE.name in methods else []
-    found = [*known, *(preset_contender(file, OPTIONS, width=WIDTH) for file in files)]
-    if not found:
+    contenders += [FIT_ALONE] if FIT_ALONE.name in methods else []
+    contenders += [preset_contender(file, OPTIONS, width=WIDTH) for file in files]
+    if not contenders:
         raise SystemExit("nothing to compare: give --methods or --preset")
-    names = [one.name for one in found]
+    names = [one.name for one in contenders]
     for name in names:
         if names.count(name) > 1 or (name in all_methods() and name not in methods):
             raise SystemExit(f"{name} is the name of two rows: name the file of --preset otherwise")
-    return found
+    return contenders
 
 
 def ranking(scores: Scores) -> list[str]:
-    """Pairs of methods whose published order is not ours."""
-    known, lines = [name for name in scores if name in PUBLISHED], []
-    for first, second in combinations(known, 2):
+    """Return lines on pairs of methods whose published order differs from ours."""
+    names, lines = [name for name in scores if name in PUBLISHED], []
+    for first, second in combinations(names, 2):
         better, worse = sorted((first, second), key=lambda name: -sum(PUBLISHED[name].gains))
         ours, theirs = means(scores[better]), means(scores[worse])
         if sum(ours) < sum(theirs):
-            # What is published is the authors' own, what is here is ours.
+            # A published result is of the authors' method, which our "-style" version is not.
             above, below = (f"{name.upper()}'s" if name in TITLES else name for name in (better, worse))
             gain = Gain.between(TITLES.get(better, better), theirs, ours).line()
             lines.append(f"- published {above} above {below}; here {TITLES.get(worse, worse)}: {gain}")
-    if len(known) < 2:
+    if len(names) < 2:
         return []
     return (
         ["Where our order is another than the published one:", *lines] if lines else ["Our order is the published one."]

@@ -1,7 +1,7 @@
 """Every method in the same time: `python -m benchmarks methods_equal_time --data BENCHMARKS [--train PHOTOS]`.
 
-As `methods_compared`, but each row has as many steps as take the time of --steps steps of logits. What a step costs is
-measured first, in turns, and kept in --out, as the steps of finished runs follow from it.
+As `methods_compared`, but each row has as many steps as take the time of --steps steps of logits. The time of a step is
+measured first, in turns, and cached in --out, because the steps of finished runs depend on it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ BENCHMARK = Benchmark(
 )
 
 ALIKE = {FIT_ALONE.name: "scratch"}
-"""Rows whose step is that of another."""
+"""Rows whose step costs the same as that of another row."""
 SHAPE = argparse.Namespace(batch=4, lr_patch=24, width=WIDTH)
 
 
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def at_equal_time(contenders: Sequence[Contender], costs: Mapping[str, float], steps: int) -> list[Contender]:
-    """Give each contender as many steps as take the time of so many of logits; `costs` are those of a step."""
+    """Return contenders with as many steps as take the time of `steps` of logits; `costs` are times per step."""
     return [replace(one, steps=max(1, round(steps / costs[ALIKE.get(one.name, one.name)]))) for one in contenders]
 
 

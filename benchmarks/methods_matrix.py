@@ -39,20 +39,20 @@ BENCHMARK = Benchmark(
 
 SCALES = (2, 3, 4)
 TEACHERS: Mapping[str, Spec] = {name: architecture(name).small.narrowed(0.4) for name in NETWORKS}
-"""Teachers; three blocks, so that taps by thirds have their places."""
+"""Teachers by network, with three blocks so that taps at thirds exist."""
 WIDTH, STEPS = 0.5, 3
 WORKS = "yes"
 
 Cells = Mapping[tuple[str, str, int], str]
-"""By method, network and scale: WORKS, or the line with which it is refused."""
+"""WORKS or the message of the refusal, by method, network and scale."""
 
 
 def methods() -> dict[str, Row]:
-    """Each method in the first form that the tests have of it."""
-    found: dict[str, Row] = {}
+    """Return the first row of each method in the tests' table."""
+    first: dict[str, Row] = {}
     for row in ROWS:
-        found.setdefault(row.of, row)
-    return found
+        first.setdefault(row.of, row)
+    return first
 
 
 def cell(method: str, arch: str, scale: int, *, export: bool = False) -> str:
@@ -76,14 +76,14 @@ def cell(method: str, arch: str, scale: int, *, export: bool = False) -> str:
             lr = torch.rand(1, 3, 13, 9, generator=torch.Generator().manual_seed(0))
             with torch.no_grad():
                 apart = float((OnnxRuntime(path).run(lr) - student(lr)).abs().max())
-        # A feature between two levels falls to one or the other by the order of a sum.
+        # The order of a sum decides to which of two levels a feature is rounded.
         bound = 1e-4 if student.quantisation is None else QUANTISED.max_abs
         assert apart <= bound, f"{method} on {arch} x{scale}: the exported student is {apart:g} from what was trained"
     return WORKS
 
 
 def table(cells: Cells) -> Table:
-    """Return a column a network; a refusal is a footnote, once."""
+    """Return a table with a column per network; each kind of refusal is one footnote."""
     archs = tuple(dict.fromkeys(arch for _, arch, _ in cells))
     reasons: list[str] = []
     rows = []
@@ -95,7 +95,7 @@ def table(cells: Cells) -> Table:
 
 
 def shown(outcomes: Iterable[str], reasons: list[str]) -> str:
-    """One network's three scales in one cell; new reasons are added to the footnotes."""
+    """Return the cell of one network's three scales; new reasons are added to the footnotes."""
     words: list[str] = []
     for scale, outcome in zip(SCALES, outcomes, strict=True):
         if outcome == WORKS:
@@ -110,27 +110,27 @@ def shown(outcomes: Iterable[str], reasons: list[str]) -> str:
 
 
 def documented() -> dict[tuple[str, str, int], str]:
-    """Return the cells of the last result, as `cell` returns them."""
+    """Return the cells of the last result, in the form of `cell`."""
     file = results_folder() / f"{NAME}.json"
     return cells_of(Result.read(file).tables[""]) if file.is_file() else {}
 
 
-def cells_of(made: Table) -> dict[tuple[str, str, int], str]:
-    """Return the cells of a table, as `cell` returns them."""
-    notes = [line.partition(". ")[2] for line in made.conclusions]
+def cells_of(rendered: Table) -> dict[tuple[str, str, int], str]:
+    """Return the cells of a table, in the form of `cell`."""
+    notes = [line.partition(". ")[2] for line in rendered.conclusions]
     return {
         (str(row["method"]).strip("`"), arch, scale): _outcome(str(words).split(", "), scale, notes)
-        for row in made.rows
+        for row in rendered.rows
         for arch, words in row.items()
         if arch != "method"
         for scale in SCALES
     }
 
 
-def _outcome(said: Sequence[str], scale: int, notes: Sequence[str]) -> str:
-    if said == ["yes"] or f"x{scale}" in said:
+def _outcome(words: Sequence[str], scale: int, notes: Sequence[str]) -> str:
+    if words == ["yes"] or f"x{scale}" in words:
         return WORKS
-    at = said[SCALES.index(scale)] if len(said) == len(SCALES) else said[-1]
+    at = words[SCALES.index(scale)] if len(words) == len(SCALES) else words[-1]
     return notes[int(at[4:-1]) - 1]
 
 
@@ -138,14 +138,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--method", choices=list(methods()), help="measure this one's row and keep the others")
     options = parser.parse_args()
-    kept = documented() if options.method else {}
+    last = documented() if options.method else {}
     cells: dict[tuple[str, str, int], str] = {}
     for method, arch, scale in itertools.product(methods(), NETWORKS, SCALES):
         if options.method in (None, method):
             cells[method, arch, scale] = cell(method, arch, scale)
             print(f"{method} {arch} x{scale}: {cells[method, arch, scale]}", file=sys.stderr)
-        elif (method, arch, scale) in kept:
-            cells[method, arch, scale] = kept[method, arch, scale]
+        elif (method, arch, scale) in last:
+            cells[method, arch, scale] = last[method, arch, scale]
     save(NAME, table(cells))
     return 0
 

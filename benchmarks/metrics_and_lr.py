@@ -37,7 +37,7 @@ BENCHMARK = Benchmark(
 SCALES = (2, 3, 4)
 DB, SSIM = 0.005, 0.0003
 LR_BORDER: dict[str, Border] = {"Set5": "mirror", "Set14": "mirror", "B100": "clamp", "Urban100-20": "clamp"}
-"""The border that made the stored LR images of each set."""
+"""Border by which the stored LR images of each set were made."""
 
 BICUBIC = {
     ("Set5", 2): (33.682, 0.9305),
@@ -50,18 +50,18 @@ BICUBIC = {
     ("B100", 3): (27.211, 0.7392),
     ("B100", 4): (25.963, 0.6682),
 }
-"""Bicubic on 8-bit RGB low-resolution images, all images as RGB, recomputed from the SelfExSR benchmark images."""
+"""PSNR and SSIM of bicubic on 8-bit RGB LR images, all images as RGB, recomputed from SelfExSR's benchmark images."""
 
 RCAN = {2: 38.27, 3: 34.74, 4: 32.63}
 """Zhang et al., 'Image super-resolution using very deep residual channel attention networks', 2018: Set5."""
 
 CARN_M = {("Set5", 2): 37.678, ("Set5", 3): 34.058, ("Set5", 4): 31.883, ("Set14", 4): 28.417, ("B100", 4): 27.453}
-"""The published CARN-M checkpoint by this protocol, on stored LR images."""
+"""PSNR of the published CARN-M checkpoint by this protocol, on stored LR images."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One figure beside the one it should be; without a tolerance it is there to compare with."""
+    """A measured figure with the expected one; without a tolerance it is only for comparison."""
 
     title: str
     measured: float
@@ -90,7 +90,7 @@ def _set(data: Path, name: str, scale: int) -> ImageSet | None:
 
 
 def lr_rows(data: Path) -> Iterator[Row]:
-    """Percentage of samples equal to the stored LR images, by both borders; only the set's own must be 100."""
+    """Yield the percentage of samples equal to the stored LR images, by both borders; the set's own must give 100."""
     for name, own in LR_BORDER.items():
         for scale in SCALES:
             images = _set(data, name, scale)
@@ -100,16 +100,16 @@ def lr_rows(data: Path) -> Iterator[Row]:
                 equal = total = 0
                 for pair in images.pairs:
                     assert pair.lr is not None
-                    made = downscale_u8(mod_crop(read_rgb_u8(pair.hr), scale), scale, border=border)
-                    equal += int((made == read_rgb_u8(pair.lr)).sum())
-                    total += made.numel()
+                    lr_u8 = downscale_u8(mod_crop(read_rgb_u8(pair.hr), scale), scale, border=border)
+                    equal += int((lr_u8 == read_rgb_u8(pair.lr)).sum())
+                    total += lr_u8.numel()
                 yield Row(
                     f"{name} x{scale} LR, border {border}", 100 * equal / total, 100, 0 if border == own else None
                 )
 
 
 def bicubic_rows(data: Path) -> Iterator[Row]:
-    """Stored LR images where there are any, otherwise made by both borders."""
+    """Yield the scores of bicubic, on stored LR images or else on images made by both borders."""
     for (name, scale), (psnr, ssim) in BICUBIC.items():
         images = _set(data, name, scale)
         if images is None:
@@ -124,7 +124,7 @@ def bicubic_rows(data: Path) -> Iterator[Row]:
 
 
 def rcan_rows(data: Path) -> Iterator[Row]:
-    """RCAN's own output images."""
+    """Yield the scores of RCAN's own output images."""
     for scale, published in RCAN.items():
         folder = data / "reference" / "RCAN-Set5-SR" / f"x{scale}"
         images = _set(data, "Set5", scale)
@@ -142,7 +142,7 @@ def rcan_rows(data: Path) -> Iterator[Row]:
 
 
 def carn_rows(data: Path) -> Iterator[Row]:
-    """The published CARN-M."""
+    """Yield the scores of the published CARN-M."""
     checkpoint = data / "checkpoints" / "carn_m.pth"
     if not checkpoint.is_file():
         return
@@ -156,15 +156,15 @@ def carn_rows(data: Path) -> Iterator[Row]:
 
 
 def golden_rows(golden: Path, data: Path) -> Iterator[Row]:
-    """Networks against the official code's outputs: largest absolute difference."""
+    """Yield the largest absolute difference between each network and the official code's outputs."""
     if (golden / "archs").is_dir():
         checkpoints = data / "checkpoints"
         for row in golden_networks.rows(golden, checkpoints if (checkpoints / "carn_m.pth").is_file() else None):
             yield Row(f"{row.case} {row.file} {row.output}", row.max_abs, 0, golden_networks.TOLERANCE)
 
 
-def said(rows: Iterator[Row]) -> Iterator[Row]:
-    """Show each figure as it is measured."""
+def printed(rows: Iterator[Row]) -> Iterator[Row]:
+    """Yield the rows and print each figure as it is measured."""
     for row in rows:
         print(f"{row.title}: {row.measured:g}", file=sys.stderr, flush=True)
         yield row
@@ -181,7 +181,7 @@ CAPTIONS = {
 
 
 def table(name: str, rows: Sequence[Row]) -> Table:
-    """Return the figures beside those that they should be, and how many are."""
+    """Return the table of measured and expected figures, with the number within tolerance."""
     form = FORMS[name]
     columns = [
         Column("figure", "figure"),
@@ -216,7 +216,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     }
     if unknown := [name for name in options.only.split(",") if name not in sources]:
         parser.error(f"--only {unknown[0]}: the tables are {', '.join(sources)}")
-    rows = {name: list(said(sources[name]())) for name in options.only.split(",")}
+    rows = {name: list(printed(sources[name]())) for name in options.only.split(",")}
     if not any(rows.values()):
         raise SystemExit(f"--data {data}, --golden {golden}: neither holds anything to compare with")
     save("metrics_and_lr", {name: table(name, of_table) for name, of_table in rows.items() if of_table})

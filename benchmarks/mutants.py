@@ -111,9 +111,9 @@ CORE: Mapping[str, tuple[str, ...]] = {
     ),
     "recipes/logits.py": ("recipes/test_terms_images.py", "recipes/test_methods.py"),
 }
-"""The files that compute, and the tests that should notice."""
+"""The files of the numeric core, and the tests that should notice changes in them."""
 SECONDS = 300
-"""A change that makes the tests take longer than that is noticed."""
+"""Time limit of the tests in seconds; a change that makes them slower counts as noticed."""
 
 SWAPS: Mapping[type[ast.AST], Any] = {
     ast.Add: ast.Sub,
@@ -136,7 +136,7 @@ SWAPS: Mapping[type[ast.AST], Any] = {
 
 @dataclass(frozen=True)
 class Mutant:
-    """The node with this number in the walk of a file, changed, and the words for it."""
+    """A change of a file: the number of the node in `ast.walk`, its line, and the change in words."""
 
     file: str
     node: int
@@ -173,7 +173,7 @@ def main() -> int:
 
 
 def mutants_of(file: str, source: str) -> Iterator[Mutant]:
-    """Yield every change of a file: operators and comparisons swapped, numbers raised by one, `not` left out."""
+    """Yield every change of a file: swapped operators and comparisons, numbers plus one, removed `not` and `-`."""
     tree, lines = ast.parse(source), source.splitlines()
     passive = {id(node) for node in _passive(tree)}
     for number, node in enumerate(ast.walk(tree)):
@@ -186,7 +186,7 @@ def mutants_of(file: str, source: str) -> Iterator[Mutant]:
 
 
 def _passive(tree: ast.AST) -> Iterator[ast.AST]:
-    """Yield the nodes whose change is no change of what is computed: annotations, and what raises or is shown."""
+    """Yield the nodes that do not affect results: annotations, decorators, raised errors and f-strings."""
     for node in ast.walk(tree):
         skipped: list[ast.AST | None] = []
         if isinstance(node, (ast.AnnAssign, ast.arg)):
@@ -201,7 +201,7 @@ def _passive(tree: ast.AST) -> Iterator[ast.AST]:
 
 
 def _described(node: ast.AST) -> str:
-    """Return what would be changed in a node, or nothing."""
+    """Return the change of a node in words; empty if it is not changed."""
     if isinstance(node, (ast.BinOp, ast.AugAssign, ast.BoolOp)) and type(node.op) in SWAPS:
         return f"{type(node.op).__name__} becomes {SWAPS[type(node.op)].__name__}"
     if isinstance(node, ast.Compare) and type(node.ops[0]) in SWAPS:
@@ -214,7 +214,7 @@ def _described(node: ast.AST) -> str:
 
 
 def mutated(source: str, mutant: Mutant) -> str:
-    """Return a file with one change."""
+    """Return the source of a file with one change."""
     tree = deepcopy(ast.parse(source))
     node: Any = next(node for number, node in enumerate(ast.walk(tree)) if number == mutant.node)
     kind = type(node)
@@ -230,14 +230,14 @@ def mutated(source: str, mutant: Mutant) -> str:
     return ast.unparse(ast.fix_missing_locations(tree))
 
 
-def _places(tree: ast.AST, wanted: ast.AST) -> Iterator[tuple[ast.AST, str, int | None]]:
-    """Yield where a node hangs: its parent, the field, and the index in a list."""
+def _places(tree: ast.AST, target: ast.AST) -> Iterator[tuple[ast.AST, str, int | None]]:
+    """Yield the place of a node: its parent, the field, and the index if the field is a list."""
     for parent in ast.walk(tree):
         for name, value in ast.iter_fields(parent):
-            if value is wanted:
+            if value is target:
                 yield parent, name, None
             elif isinstance(value, list):
-                yield from ((parent, name, index) for index, one in enumerate(value) if one is wanted)
+                yield from ((parent, name, index) for index, one in enumerate(value) if one is target)
 
 
 def _put(parent: ast.AST, name: str, place: int | None, node: ast.AST) -> None:
@@ -265,7 +265,7 @@ def tests_pass(file: str, copy: Path) -> bool:
 
 
 def tables(outcomes: Mapping[Mutant, bool], every: int) -> dict[str, Table]:
-    """Return how many were noticed, file by file, and those that were not."""
+    """Return a table of noticed changes by file, and one of the others."""
     noticed = sum(outcomes.values())
     columns = [Column("file", "file"), Column("changes", "changes"), Column("noticed", "noticed")]
     rows: list[Row] = []

@@ -1,4 +1,4 @@
-"""What holds for each network, measured: `python -m benchmarks networks_table --golden DIR`.
+"""Measured properties of each network: `python -m benchmarks networks_table --golden DIR`.
 
 DIR holds `archs/<case>/` with outputs of the official code, and published checkpoints lie in ../data/checkpoints of
 it, benchmark sets in ../data/benchmarks; without --golden that column is not measured. Takes about a minute.
@@ -45,7 +45,7 @@ COMPACT_FILE = "realesr-animevideov3_rezipped.pth"
 ODD_SIZES = ((1, 1), (2, 13), (7, 13), (17, 33), (11, 9))
 TILE = 24
 SMALL: dict[str, Spec] = {name: architecture(name).small for name in NETWORKS}
-"""A network of each kind that is measured in moments; its weights are random."""
+"""A small network of each kind with random weights, which is quick to measure."""
 
 COLUMNS = (
     Column("network", "network"),
@@ -59,8 +59,8 @@ COLUMNS = (
 
 
 def dialects(arch: str) -> str:
-    """Code bases whose files it reads: a small network written in their names comes back bit for bit."""
-    held = []
+    """Return the code bases whose files a network reads: a small one written in their names reads back bit for bit."""
+    names = []
     with tempfile.TemporaryDirectory() as folder:
         for dialect in architecture(arch).dialects:
             network = build(SMALL[arch], seed=0)
@@ -69,13 +69,13 @@ def dialects(arch: str) -> str:
             options = {"res_scale": 1.0} if "res_scale" in network.spec.to_dict() else {}
             back = load_checkpoint(path, arch_options=options)
             if back.dialect == dialect.name and back.network.fingerprint() == network.fingerprint():
-                held.append(dialect.name)
-    return ", ".join(held)
+                names.append(dialect.name)
+    return ", ".join(names)
 
 
 def counts(arch: str) -> str:
-    """Published parameters and MACs (rounded ones to their last digit), and how many of them are met."""
-    wanted = [
+    """Return how many published parameters and MACs (rounded ones to their last digit) a network matches."""
+    matches = [
         cost(published.at(scale)).params == params
         for published in PUBLISHED
         if published.spec.arch == arch
@@ -84,15 +84,15 @@ def counts(arch: str) -> str:
     for spec, params, macs, macs_720p in OFFICIAL:
         if spec.arch == arch:
             counted = cost(spec)
-            wanted += [counted.params == params, counted.macs == macs]
-            wanted.append(cost(spec, HR_720P[spec.scale]).macs == macs_720p)
+            matches += [counted.params == params, counted.macs == macs]
+            matches.append(cost(spec, HR_720P[spec.scale]).macs == macs_720p)
     if arch == "compact":
-        wanted.append(cost(CompactSpec(4, width=64, depth=16)).params == COMPACT_PARAMS)
-    return f"{sum(wanted)} of {len(wanted)}"
+        matches.append(cost(CompactSpec(4, width=64, depth=16)).params == COMPACT_PARAMS)
+    return f"{sum(matches)} of {len(matches)}"
 
 
 def slices(arch: str) -> str:
-    """The largest distance of a narrower student from its teacher with the dropped channels zeroed."""
+    """Return the largest difference between narrower students and the teacher with the dropped channels zeroed."""
     worst = 0.0
     for scale in SCALES:
         teacher = lively(replace(SMALL[arch], scale=scale))
@@ -103,7 +103,7 @@ def slices(arch: str) -> str:
 
 
 def onnx_parity(arch: str) -> str:
-    """The largest distance of ONNX Runtime from the network, at sizes that are no multiple of anything."""
+    """Return the largest difference between ONNX Runtime and the network, at odd sizes."""
     network, worst = lively(SMALL[arch]), 0.0
     with tempfile.TemporaryDirectory() as folder:
         convert(Conversion(network, Path(folder) / "network.onnx", {}))
@@ -116,7 +116,7 @@ def onnx_parity(arch: str) -> str:
 
 
 def tiles(arch: str) -> str:
-    """Exact where an output pixel depends on a bounded neighbourhood, else what is measured along the seams."""
+    """Return how exact tiling is; for networks without a receptive radius the difference along the seams."""
     network = build(SMALL[arch], seed=0)
     photo = read_rgb_u8(next(iter(embedded_photos("val").values())))[:, :64, :80].float().div(255)[None]
 
@@ -134,18 +134,18 @@ def tiles(arch: str) -> str:
 
 
 def golden(outputs: Sequence[Row], arch: str, shared: Path | None) -> str:
-    """How many outputs of the official code are met, and the largest distance."""
+    """Return how many outputs of the official code a network matches, and the largest difference."""
     if arch == "compact" and shared is not None:
         return published_compact(shared)
     own = [row for row in outputs if row.arch == arch]
     if not own:
         return "not measured"
-    held = sum(row.equal for row in own)
-    return f"{held} of {len(own)} within {TOLERANCE:g} (≤ {_rounded_up(max(row.max_abs for row in own))})"
+    equal = sum(row.equal for row in own)
+    return f"{equal} of {len(own)} within {TOLERANCE:g} (≤ {_rounded_up(max(row.max_abs for row in own))})"
 
 
 def published_compact(shared: Path) -> str:
-    """No outputs of its official code are published; the published weights and what they score are."""
+    """Return the score of the published weights, as no outputs of Compact's official code are published."""
     scored = evaluate(shared / "data" / "checkpoints" / COMPACT_FILE, data=shared / "data" / "benchmarks" / "Set5")
     (score,) = (score for name, sets in scored.models.items() if name != "bicubic" for score in sets.values())
     psnr = score.psnr_y
@@ -153,7 +153,7 @@ def published_compact(shared: Path) -> str:
 
 
 def _rounded_up(value: float) -> str:
-    """One digit, so that the last bit of a machine changes no page."""
+    """Return a bound of one digit, so that the rounding of a machine does not change the page."""
     for exponent in range(-8, 1):
         if value <= 10.0**exponent:
             return f"1e{exponent:+03d}"
@@ -161,8 +161,8 @@ def _rounded_up(value: float) -> str:
 
 
 def table(outputs: Sequence[Row], shared: Path | None) -> Table:
-    """Return a row a network."""
-    made = [
+    """Return the table, with a row per network."""
+    table_rows = [
         {
             "network": arch,
             "names": dialects(arch),
@@ -174,7 +174,7 @@ def table(outputs: Sequence[Row], shared: Path | None) -> Table:
         }
         for arch in NETWORKS
     ]
-    return Table(COLUMNS, made)
+    return Table(COLUMNS, table_rows)
 
 
 def main() -> int:

@@ -1,4 +1,4 @@
-"""The loop of `srkd compress` in steps that can be timed, and the parts of it that must be there in any loop."""
+"""The training loop of `srkd compress` for timing, and its parts that any loop must have."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from recipes.config.reading import load_preset
 from recipes.phi import PhiSource, bind_phi
 
 LONG = 1_000_000
-"""Steps of the run that is never finished: no validation falls into what is timed."""
+"""Steps of the run, more than are ever timed, so that no validation is timed."""
 
 
 class OwnLoop:
-    """A run as `srkd compress` sets it up, and the same step stripped of everything around it."""
+    """A run as `srkd compress` sets it up, and its bare step for comparison."""
 
     def __init__(
         self,
@@ -77,7 +77,7 @@ class OwnLoop:
         return self.mode.line(self.lr_patch)
 
     def run(self, steps: int) -> None:
-        """The loop itself, for so many steps more."""
+        """Train for a number of further steps."""
         until = replace(self.stage, schedule=replace(self.stage.schedule, steps=self.state.done + steps))
         Trainer([until], self.state, self.batches, self.teacher, self.events, seed=10).train(until)
 
@@ -86,7 +86,7 @@ class OwnLoop:
             self.batches.at(step)
 
     def bare(self, steps: int, *, updates: bool = False) -> None:
-        """Forward and backward on one batch that is there already; with `updates` Adam and the average too."""
+        """Run forward and backward on one fixed batch; with `updates` also Adam and the weight average."""
         networks = build_networks(self.stage, self.state, self.teacher, no_note, Processes())
         for number in range(steps):
             losses = compute_losses(self.stage, self.state, Step(number, 10, self.fixed, networks))

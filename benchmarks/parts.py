@@ -1,6 +1,6 @@
-"""Commands one after the other, each answered once: what one printed is kept as a JSON file as soon as it ends.
+"""Running of commands one after the other, each once: its output is written to a JSON file as soon as it ends.
 
-A command whose file says that it succeeded is not repeated, so that all of it can be stopped and started again.
+A command that succeeded, according to its file, is not repeated, so that the whole can be stopped and restarted.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from compressor.base.machine import machine_facts
 
 @dataclass(frozen=True)
 class Part:
-    """One question, about how many minutes its answer takes, and the command (of `python -m`) that finds it."""
+    """A question, its approximate duration in minutes, and the command (of `python -m`) that answers it."""
 
     name: str
     question: str
     minutes: float
     command: tuple[str, ...]
     needs: str = ""
-    """What it cannot be asked without, and was not given; empty: nothing."""
+    """Missing requirements, such as options that were not given; empty if there are none."""
 
     @property
     def line(self) -> str:
@@ -37,14 +37,14 @@ class Part:
 
 
 def answer_all(parts: Sequence[Part], out: Path, environment: Mapping[str, str]) -> int:
-    """Run the parts that were not answered before; return the exit code, 1 where one failed."""
+    """Run the parts without a successful result; return the exit code, 1 if one failed."""
     failed = [part.name for part in parts if not is_answered(part, out, environment)]
     print(f"not answered: {', '.join(failed)}" if failed else "all answered", f"({out})")
     return 1 if failed else 0
 
 
 def is_answered(part: Part, out: Path, environment: Mapping[str, str]) -> bool:
-    """Run a part, unless its file says that it succeeded before; return whether there is an answer."""
+    """Run a part, unless it succeeded before; return whether it succeeded or is left out."""
     file = out / f"{part.name}.json"
     if part.needs:
         print(f"{part.name}: left out, it needs {part.needs}", flush=True)
@@ -61,7 +61,7 @@ def is_answered(part: Part, out: Path, environment: Mapping[str, str]) -> bool:
 
 
 def ask(part: Part, environment: Mapping[str, str]) -> dict[str, Any]:
-    """Run the part's command; return what it said."""
+    """Run the part's command; return its output, exit code and duration."""
     started = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-m", *part.command],

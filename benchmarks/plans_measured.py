@@ -1,8 +1,8 @@
 """Plans, and their students measured again: `python -m benchmarks plans_measured [--only edsr-64]`.
 
-Five teachers × two runtimes × four frame rates. Each chosen student is written and timed anew in a fresh process. Rows
-are kept in --rows, and a row that is there is not planned again. The teachers are untrained: weights do not change the
-time. One thread, unless --threads says otherwise.
+Five teachers × two runtimes × four frame rates. Each chosen student is written and timed again in a fresh process. Rows
+are cached in --rows. The teachers are untrained, as weights do not change the time. One thread is used, unless
+--threads says otherwise.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ TEACHERS: Mapping[str, Spec] = {
 }
 RUNTIMES = ("onnxruntime", "torch")
 TARGETS = (2.0, 5.0, 12.0, 25.0)
-"""Frames a second, for LR images of 128x96 on one thread."""
+"""Target frames per second, for LR images of 128x96 on one thread."""
 SIZE = "128x96"
 WITHIN = 0.10
 
@@ -78,7 +78,7 @@ def main() -> int:
 
 
 def one(teacher: str, runtime: str, fps: float, threads: int, seconds: float) -> dict[str, Any]:
-    """Plan once in a process of its own, and measure the chosen student in another."""
+    """Run one plan, and measure the chosen student again in a fresh process."""
     import srkd
 
     began = time.monotonic()
@@ -115,7 +115,7 @@ def in_fresh_process(job: Mapping[str, Any]) -> dict[str, float]:
 
 
 def measure_again(job: Mapping[str, Any]) -> None:
-    """In the fresh process: write the student, with other weights than the plan's, and time it."""
+    """Write the student, with random weights, time it and print the result; runs in the fresh process."""
     import torch
 
     torch.set_num_threads(job["threads"])
@@ -131,7 +131,7 @@ def measure_again(job: Mapping[str, Any]) -> None:
 
 
 def is_near(row: Mapping[str, Any]) -> bool:
-    """Return whether the second time is within 10 % of the plan's, or inside its interval."""
+    """Return whether the second time is within 10 % of the plan's, or in its interval."""
     low, high = row["interval"]
     return bool(abs(row["again_ms"] / row["planned_ms"] - 1) <= WITHIN or low <= row["again_ms"] <= high)
 
@@ -149,17 +149,18 @@ COLUMNS = (
 
 
 def table(rows: Mapping[str, Mapping[str, Any]], threads: int) -> Table:
-    """Return the rows, and how many are near and how many miss their target."""
-    made = {key: row for key, row in rows.items() if "student" in row}
-    near, missed = sum(map(is_near, made.values())), sum(row["again_ms"] > row["target_ms"] for row in made.values())
+    """Return the table, with the numbers of plans that are near and that miss their target."""
+    plans = {key: row for key, row in rows.items() if "student" in row}
+    near = sum(map(is_near, plans.values()))
+    missed = sum(row["again_ms"] > row["target_ms"] for row in plans.values())
     caption = (
-        f"{threads} thread(s), LR {SIZE}, fp32. {len(made)} plans, {len(rows) - len(made)} out of reach: {near} within "
-        f"{WITHIN:.0%} or their interval, {missed} miss their target when measured again."
+        f"{threads} thread(s), LR {SIZE}, fp32. {len(plans)} plans, {len(rows) - len(plans)} out of reach: {near} "
+        f"within {WITHIN:.0%} or their interval, {missed} miss their target when measured again."
     )
     cells = [
         {"key": key, "student": row["student"], "near": is_near(row), "met": row["again_ms"] <= row["target_ms"]}
         | {name: row[name] for name in ("planned_ms", "again_ms", "target_ms", "seconds")}
-        for key, row in made.items()
+        for key, row in plans.items()
     ]
     cells += [{"key": key, "student": row["unreachable"]} for key, row in rows.items() if "unreachable" in row]
     return Table(COLUMNS, cells, caption)

@@ -1,8 +1,8 @@
 """How long each recipe takes: `python -m benchmarks preset_lengths`.
 
-Processor seconds (user and system) a step of each recipe without `-paper`, with its own batch and student of the
-embedded teacher, on the embedded photos, in bf16: the mean of the last two of three steps. Students start from slices
-where they would be solved for: what a step costs does not depend on the weights.
+Processor seconds (user and system) per step of each recipe without `-paper`, with its own batch and student of the
+embedded teacher, on the embedded photos, in bf16: the mean of the last two of three steps. Students that would be
+solved for start from slices, as the cost of a step does not depend on the weights.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def main() -> int:
 
 
 def seconds_a_step(name: str, preset: Preset, settings: list[str]) -> float:
-    """Train a few steps, and return the processor time of one."""
+    """Train a few steps, and return the processor seconds of one."""
     times: list[float] = []
     on_step = RunEvents.on_step
 

@@ -1,10 +1,10 @@
 """A student beside its teacher in every runtime and precision, by `srkd profile`: `python -m benchmarks
 profile_everywhere [--teacher SPEC] [--student SPEC]`.
 
-Random weights, as time does not depend on them. Every row of srkd's is a process of its own and all take turns. The
-student is timed in eight bits too, the teacher never: who compresses begins with a teacher in float. `eager torch` is
-the network as torch runs it, in its own layout, in turns with srkd's torch runtime. The column "over the eager teacher"
-is what these turns say times the paired ratio of the row to the teacher in that runtime.
+Weights are random, as time does not depend on them. Every row of srkd runs in its own process and all take turns. Only
+the student is also timed in eight bits, as teachers are in float. `eager torch` is the network in plain torch, in its
+default layout, in turns with srkd's torch runtime. The column "over the eager teacher" is the ratio of these two
+multiplied by the paired ratio of the row to the teacher in srkd's torch runtime.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def main() -> int:
 
 @torch.no_grad()
 def eager_row(files: Mapping[str, Path], size: tuple[int, int], threads: int, rounds: int) -> tuple[Row, float]:
-    """Return the row of eager torch, and how much slower the teacher is in it than in srkd's torch runtime."""
+    """Return the row of eager torch, and the ratio of the teacher's time there to that in srkd's torch runtime."""
     lr = torch.rand(1, 3, size[1], size[0], generator=torch.Generator().manual_seed(0))
     networks = {name: load_checkpoint(file).network.eval() for name, file in files.items()}
     runtime = open_model(files["teacher"], OpenOptions(threads=threads, trusted=True))
@@ -121,13 +121,13 @@ def eager_row(files: Mapping[str, Path], size: tuple[int, int], threads: int, ro
 
 
 def rows(report: ProfileReport, slower: float) -> list[Row]:
-    """Return a row for each runtime and precision of the student, its teacher's time beside it."""
+    """Return a row for each runtime and precision of the student, with the teacher's time."""
     by_key = {(row.model, row.runtime, row.precision): row for row in report.rows}
     table: list[Row] = []
     for (model, runtime, precision), row in by_key.items():
         if model != "student":
             continue
-        # In eight bits the student stands beside the teacher in float in the same runtime.
+        # A student in eight bits is compared with the teacher in float in the same runtime.
         teacher = by_key.get(("teacher", runtime, precision)) or by_key.get(("teacher", runtime, "fp32"))
         cells: dict[str, Cell] = {
             "runtime": runtime,

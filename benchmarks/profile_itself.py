@@ -47,7 +47,7 @@ VERDICTS = (
 
 @contextmanager
 def busy_machine(programs: int) -> Iterator[None]:
-    """Keep so many programs at work inside."""
+    """Keep this many busy programs running in the context."""
     running = [subprocess.Popen([sys.executable, "-c", BUSY]) for _ in range(programs)]
     try:
         yield
@@ -66,7 +66,7 @@ def profile_itself(model: Path, runtimes: tuple[str, ...], seconds: float, side:
 
 
 def verdicts(model: Path, runs: int, runtimes: tuple[str, ...], seconds: float, side: int) -> Iterator[dict[str, Cell]]:
-    """Yield what each run says of the model beside itself, in each runtime."""
+    """Yield the verdict of each run on the model against itself, in each runtime."""
     for _ in range(runs):
         for row in profile_itself(model, runtimes, seconds, side).rows:
             if row.verdict == "reference" or row.speedup_interval is None:

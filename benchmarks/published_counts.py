@@ -21,14 +21,14 @@ SCALES = (2, 3, 4)
 
 @dataclass(frozen=True)
 class Published:
-    """One network at ×2, ×3 and ×4; 10⁹ MACs, to two digits. None: nobody published it."""
+    """Counts of one network at ×2, ×3 and ×4; MACs in 10⁹, to two digits. None: not published."""
 
     name: str
     spec: Spec
     params: tuple[int, int, int]
     gmacs: tuple[float, float, float] | None = None
     gmacs_plus_x4: float | None = None
-    """MAC+ at ×4, as DUKD's table 1 prints it."""
+    """MAC+ at ×4 in 10⁹, from DUKD's table 1."""
 
     def at(self, scale: int) -> Spec:
         return replace(self.spec, scale=scale)
@@ -126,7 +126,7 @@ OFFICIAL: tuple[tuple[Spec, int, int, int], ...] = (
     (replace(CLASSICAL, scale=4), 11_900_199, 856_903_385_088, 769_874_135_040),
     (replace(DIRECT, scale=4), 929_628, 69_799_772_160, 62_710_732_800),
 )
-"""To the last digit: parameters, and MACs at 256×256 and at HR_720P, of the official classes without mean shift."""
+"""Exact parameters, and MACs at 256×256 and at HR_720P, of the official classes without mean shift."""
 
 COMPACT_PARAMS = 621_424
-"""Compact 16/64 ×4, the published realesr-animevideov3."""
+"""Parameters of Compact 16/64 ×4, the published realesr-animevideov3."""

@@ -84,7 +84,7 @@ def table(
     sizes: Mapping[str, int],
     caption: str,
 ) -> Table:
-    """A row a contender: its scores, by seed too, what it loses to the control, and its bytes at its bits."""
+    """Return a row per contender: scores, also by seed, gain over the control, and MB with weights at their bits."""
     columns = [
         Column("row", ""),
         *(Column(name, name) for name in SETS),

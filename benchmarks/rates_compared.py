@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def tables(methods: Sequence[Contender], rates: Sequence[str], scores: Scores, caption: str) -> dict[str, Table]:
-    """Return a table a set: a row a method, a column a rate, and the scores of each seed."""
+    """Return a table per set, with a row per method, a column per rate, and the scores of each seed."""
     columns = [Column("row", "method"), *(Column(rate, rate) for rate in rates)]
     return {
         name: Table(columns, [row(one, rates, scores, name) for one in methods], f"{name}. {caption}") for name in SETS

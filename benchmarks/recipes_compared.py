@@ -37,7 +37,7 @@ WIDTH = 0.5
 
 @dataclass(frozen=True)
 class Finished:
-    """One run's student on the benchmark sets: Y-PSNR in dB by set."""
+    """The scores of a run's student: Y-PSNR in dB by benchmark set."""
 
     variant: str
     seed: int
@@ -59,7 +59,7 @@ def main() -> int:
 
 
 def run(out: Path, train: Path | None, steps: int, seeds: int) -> None:
-    """Train whatever of the plan is not trained yet."""
+    """Train the unfinished runs of the plan."""
     if (out / "run.json").is_file():
         if "result" not in facts_of(out):
             resume(out, announce=say)
@@ -79,38 +79,38 @@ def run(out: Path, train: Path | None, steps: int, seeds: int) -> None:
 
 
 def compared(out: Path, data: Path) -> tuple[Table, Sequence[int]]:
-    """The table, with everything a figure needs beside it, and its seeds."""
-    told = facts_of(out)
-    runs = told["result"]["trials"]["runs"]
+    """Return the table with its caption and conclusions, and the seeds."""
+    facts = facts_of(out)
+    runs = facts["result"]["trials"]["runs"]
     sets = {name: srkd.evaluate([out / run["run"] for run in runs], data=data / name) for name in SETS}
     finished = [
         Finished(run["variant"], run["seed"], {name: _psnr(sets[name], run["run"], name) for name in SETS})
         for run in runs
     ]
-    teacher = {name: _psnr(srkd.evaluate(told["teacher"]["path"], data=data / name), "teacher", name) for name in SETS}
+    teacher = {name: _psnr(srkd.evaluate(facts["teacher"]["path"], data=data / name), "teacher", name) for name in SETS}
     bicubic = {name: _psnr(sets[name], "bicubic", name) for name in SETS}
     protocol = sets[SETS[0]].protocol
-    caption = _heading(told, str(protocol))
+    caption = _heading(facts, str(protocol))
     seeds = sorted({one.seed for one in finished})
     return replace(table(finished, bicubic, teacher), caption=caption, conclusions=gains(finished)), seeds
 
 
-def _heading(told: Mapping[str, Any], protocol: str) -> str:
-    rule, machine, trials = told["preset"]["schedule"], machine_facts(), told["result"]["trials"]
-    teacher, student = srkd.load(told["teacher"]["path"]).spec.to_dict(), told["student"]
+def _heading(facts: Mapping[str, Any], protocol: str) -> str:
+    rule, machine, trials = facts["preset"]["schedule"], machine_facts(), facts["result"]["trials"]
+    teacher, student = srkd.load(facts["teacher"]["path"]).spec.to_dict(), facts["student"]
     return (
         f"Teacher EDSR {teacher['depth']}/{teacher['width']} (the embedded one), student EDSR "
         f"{student['depth']}/{student['width']}, ×{student['scale']}; {rule['steps']:,} steps of {rule['batch']} "
         f"patches of {rule['lr_patch']}×{rule['lr_patch']} LR pixels, Adam, rate {rule['rate']:g} with cosine decay, "
-        f"{rule['precision']}, trained on {told['data']['origin']} ({told['data']['used']} images). "
+        f"{rule['precision']}, trained on {facts['data']['origin']} ({facts['data']['used']} images). "
         f"{len(trials['seeds'])} seeds, {len(trials['runs'])} runs on "
-        f"{told['machine']['cpu']}, {told['machine']['torch_threads']} thread(s), torch {machine['torch']}. "
+        f"{facts['machine']['cpu']}, {facts['machine']['torch_threads']} thread(s), torch {machine['torch']}. "
         f"Y-PSNR in dB, {protocol}, mean ± sd over seeds."
     )
 
 
 def table(finished: Sequence[Finished], bicubic: Mapping[str, float], teacher: Mapping[str, float]) -> Table:
-    """A row a variant, its scores by seed too, between bicubic and the teacher."""
+    """Return a row per variant, with scores also by seed, between the rows of bicubic and the teacher."""
     variants = dict[str, list[Finished]]()
     for one in finished:
         variants.setdefault(one.variant, []).append(one)
@@ -122,7 +122,7 @@ def table(finished: Sequence[Finished], bicubic: Mapping[str, float], teacher: M
 
 
 def gains(finished: Sequence[Finished]) -> list[str]:
-    """Logits over its baselines, and each of these over those with a worse start, by the rule of `srkd compress`."""
+    """Return lines on the gain of logits over each baseline, and of each baseline over those with worse starts."""
     lines = []
     for ours, theirs in combinations(("logits", "fit", "inherit", "scratch"), 2):
         for name in SETS:

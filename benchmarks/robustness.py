@@ -1,7 +1,7 @@
 """Kills and hostile files, counted: `python -m benchmarks robustness`.
 
-It runs the long tests, which kill runs at random moments and open thousands of mutated files, and counts what they
-report. A test that fails is a row that says so.
+It runs the long tests, which kill runs at random moments and open thousands of mutated files, and counts their cases. A
+test that fails is a row that says so.
 """
 
 from __future__ import annotations
@@ -43,17 +43,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--small", action="store_true", help="without the tests that take minutes")
     options = parser.parse_args()
-    wanted = ("-m", "not slow") if options.small else ()
-    tables = {"kills": table(run_tests(KILLS, wanted)), "files": table(run_tests(FILES, wanted))}
+    words = ("-m", "not slow") if options.small else ()
+    tables = {"kills": table(run_tests(KILLS, words)), "files": table(run_tests(FILES, words))}
     save("robustness", tables)
     return 0
 
 
-def run_tests(names: Sequence[str], wanted: Sequence[str]) -> ET.Element:
-    """Run tests in a process of their own, and return pytest's report."""
+def run_tests(names: Sequence[str], words: Sequence[str]) -> ET.Element:
+    """Run tests in a separate process with further arguments of pytest, and return its report."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder, "report.xml")
-        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", f"--junitxml={report}", *wanted, *names]
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", f"--junitxml={report}", *words, *names]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
         if not report.is_file():
             raise SystemExit(f"pytest did not run: {done.stdout[-500:]}{done.stderr[-500:]}")
@@ -61,7 +61,7 @@ def run_tests(names: Sequence[str], wanted: Sequence[str]) -> ET.Element:
 
 
 def table(report: ET.Element) -> Table:
-    """Return a row a test, all of its cases together; notes are what tests recorded."""
+    """Return a row per test with the sums over its cases; notes are those that tests recorded."""
     rows: dict[str, dict[str, int | float | str]] = {}
     for case in report.iter("testcase"):
         name = str(case.get("name")).partition("[")[0].removeprefix("test_").replace("_", " ")

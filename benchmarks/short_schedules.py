@@ -28,7 +28,7 @@ BENCHMARK = Benchmark(
 
 STEPS: Mapping[str, int] = {"logits": 200, "scratch": 200, "dukd": 100}
 STARTS: Mapping[str, Init] = {"scratch": "random"}
-"""Of the others: a slice of the teacher."""
+"""Starts of students by recipe; those of other recipes start from a slice of the teacher."""
 SHAPE = ("schedule.batch=4", "schedule.lr_patch=24", "schedule.precision=fp32")
 FIRST_SEED = 10
 COLUMNS = (
@@ -62,14 +62,14 @@ def main() -> int:
 
 
 def schedules(recipe: str, steps: int) -> dict[str, tuple[str, ...]]:
-    """Return the settings of the published schedule, rescaled, and of what takes its place in a short run."""
+    """Return the settings of the rescaled published schedule, and of the schedule that replaces it in a short run."""
     rescaled = load_preset(f"{recipe}-paper").with_steps(steps)
     return {"rescaled": _settings(rescaled), "short": _settings(rescaled.for_short_run())}
 
 
 def _settings(preset: Preset) -> tuple[str, ...]:
     rule = preset.schedule
-    # The number of steps is a setting too: --steps would rescale the milestones once more.
+    # The steps are a setting too, because --steps would rescale the milestones again.
     keys = {"steps": rule.steps, "rate": rule.rate, "decay": rule.decay, "milestones": list(rule.milestones)}
     return tuple(f"schedule.{key}={value}" for key, value in {**keys, "factor": rule.factor}.items())
 
@@ -88,7 +88,7 @@ def trained(recipe: str, schedule: tuple[str, ...], seed: int) -> CompressReport
 
 
 def row(recipe: str, steps: int, scores: Mapping[str, list[float]]) -> Row:
-    """Return the spread over the seeds of either schedule, and the scores of each seed."""
+    """Return the row of a recipe: the spread over seeds of both schedules, and the scores of each seed."""
     cells: dict[str, Cell] = {"recipe": recipe, "steps": steps}
     cells |= {name: str(Spread.of(values)) for name, values in scores.items()}
     cells["gain"] = Gain.between("rescaled", scores["short"], scores["rescaled"]).line().split(": ", 1)[1]

@@ -1,4 +1,4 @@
-"""What a slice must equal: the teacher with everything that was dropped set to zero."""
+"""The reference for slices: the teacher with all dropped weights set to zero."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.networks import zero_outside
 
 
 def lively(spec: Spec) -> Network:
-    """Random weights, none of them trivial, so that anything cut wrongly shows."""
+    """Return a network with random weights, none of them trivial, so that a wrong cut changes the output."""
     network = build(spec, seed=spec.scale)
     generator = torch.Generator().manual_seed(spec.scale)
     with torch.no_grad():
@@ -32,7 +32,7 @@ def lively(spec: Spec) -> Network:
 
 
 def run(network: Network, seed: int = 0, size: tuple[int, int] = (6, 7)) -> torch.Tensor:
-    """Its output for noise."""
+    """Return the network's output for noise."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         sr: torch.Tensor = network(torch.rand(1, network.descriptor.channels, *size, generator=generator))
@@ -40,30 +40,30 @@ def run(network: Network, seed: int = 0, size: tuple[int, int] = (6, 7)) -> torc
 
 
 def zero_masked(teacher: Network, student: Network) -> Network:
-    """The teacher with every weight that touches a dropped channel set to zero.
+    """Return the teacher with every weight of a dropped channel set to zero.
 
-    LayerNorm takes mean and variance over all channels, so that dropped ones count although they are zero. What is
-    equivalent is the masked teacher whose norms look at the kept channels only: that is what a narrower norm does.
+    LayerNorm takes mean and variance over all channels, so dropped ones would count although they are zero. Therefore
+    the norms of the masked teacher normalise the kept channels only, as those of a narrower network do.
     """
     cut = student_cuts(teacher.spec, student.spec)
     masked = build(teacher.spec)
     own = dict(teacher.named_parameters())
     masked.load_state_dict({name: zero_outside(cut[name], own[name].detach()) for name in own})
-    kept = int(student.spec.to_dict()["width"])
+    width = int(student.spec.to_dict()["width"])
     for module in masked.modules():
         if isinstance(module, nn.LayerNorm):
-            _narrow(module, kept)
+            _narrow(module, width)
     return masked
 
 
-def _narrow(norm: nn.LayerNorm, kept: int) -> None:
-    """Let `norm` normalise the leading channels alone; the others, which are zero, stay zero."""
+def _narrow(norm: nn.LayerNorm, width: int) -> None:
+    """Make `norm` normalise only the leading channels; the others stay zero."""
 
     def forward(x: torch.Tensor) -> torch.Tensor:
         channels_first = isinstance(norm, ChannelNorm)
         x = x.permute(0, 2, 3, 1) if channels_first else x
-        inside = F.layer_norm(x[..., :kept], (kept,), norm.weight[:kept], norm.bias[:kept], norm.eps)
-        x = F.pad(inside, (0, x.shape[-1] - kept))
+        inside = F.layer_norm(x[..., :width], (width,), norm.weight[:width], norm.bias[:width], norm.eps)
+        x = F.pad(inside, (0, x.shape[-1] - width))
         return x.permute(0, 3, 1, 2) if channels_first else x
 
     norm.forward = forward  # type: ignore[method-assign, assignment]

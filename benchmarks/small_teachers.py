@@ -4,8 +4,8 @@ DCTLSA_x4.pt --out DIR`.
 RCAN, SwinIR and CARN of the embedded teacher's size learn the images of a much stronger x4 network from random weights:
 `srkd compress --recipe logits` with `--teacher-cache`, which holds for all three. Each takes a quarter of an hour of a
 thread's time, half an hour on a busy machine, after five minutes for the labels. They are what
-`benchmarks fitted_students --teacher DIR/rcan` fits students to; the weights are not kept here.
-A run that is there already stays, or is continued: the command can be stopped and repeated.
+`benchmarks fitted_students --teacher DIR/rcan` fits students to; the repository does not contain the weights.
+An existing run is kept or continued: the command can be stopped and repeated.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ SETTINGS = ("batch=8", "lr_patch=32", "decay=cosine", "precision=bf16")
 
 @dataclass(frozen=True)
 class Training:
-    """A network, and the steps and rate that it is trained with."""
+    """A network, with the steps and rate of its training."""
 
     student: str
     steps: int
@@ -54,7 +54,7 @@ def main() -> int:
 
 
 def train(rule: Training, photos: Path, labels_by: Path, run: Path, threads: int) -> None:
-    """A finished run stays as it is, one that was stopped goes on."""
+    """Train a network; continue a stopped run, skip a finished one."""
     facts = run / "run.json"
     if not facts.is_file():
         settings = (*SETTINGS, f"steps={rule.steps}", f"rate={rule.rate}")

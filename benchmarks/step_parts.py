@@ -1,8 +1,8 @@
-"""Where a training step's time goes: `python -m benchmarks step_parts [--methods fakd,csd]`.
+"""Time of a training step by part: `python -m benchmarks step_parts [--methods fakd,csd]`.
 
-Milliseconds of the processor (all threads) in each part of a step of the embedded teacher and a student of half its
-width, bf16, φ = teacher; the median of steps. Each part is measured without the parts inside it: what a method adds to
-forwards and distances is in `terms`, and `rest` is the loop itself.
+Processor milliseconds (all threads) in each part of a step of the embedded teacher and a student of half its width,
+bf16, φ = teacher; the median of steps. Each part is measured without parts inside it: `terms` is the time of a method
+besides forwards and distances, and `rest` is the loop itself.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ COLUMNS = (
 
 
 class Clock:
-    """Processor time by part; of parts inside each other the inner one counts."""
+    """Processor seconds by part; time in nested parts counts for the inner one."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
@@ -77,7 +77,7 @@ class Clock:
         return run
 
     def take(self) -> dict[str, float]:
-        """Return the seconds since the last call, and start anew."""
+        """Return the seconds by part since the last call, and reset them."""
         self._change("rest")
         self._stack.pop()
         seconds, self.seconds = self.seconds, defaultdict(float)
@@ -86,14 +86,14 @@ class Clock:
 
 @contextmanager
 def parts_timed(clock: Clock, state: Any) -> Iterator[None]:
-    """Time the parts of every step that is taken inside."""
+    """Time the parts of every step in the context."""
     targets: list[tuple[Any, str, str | Callable[..., str]]] = [
         (Batches, "at", "data"),
         (Runner, "__call__", lambda runner, *_: "student" if runner.trains else "teacher"),
         (TeacherPhi, "forward", "φ"),
         (recipes.contrast, "sample_distances", "distances"),
         (recipes.fakd, "affinity_l1", "distances"),
-        (loop_module, "build_networks", "set-up"),  # once a run, and so in no column
+        (loop_module, "build_networks", "set-up"),  # runs once, so it has no column
         (loop_module, "compute_losses", "terms"),
         (torch.autograd, "backward", "backward"),
         (loop_module, "clip_gradients", "clip"),
@@ -107,7 +107,7 @@ def parts_timed(clock: Clock, state: Any) -> Iterator[None]:
 
 
 def parts_of(method: str, options: argparse.Namespace) -> dict[str, float]:
-    """Return the median milliseconds of each part that the step has."""
+    """Return the median milliseconds of each part of a method's step."""
     with tempfile.TemporaryDirectory() as folder:
         one = loop_of(method, Path(folder) / "run", options, "bf16")
         one.run(2)

@@ -1,4 +1,4 @@
-"""What half precision costs in quality: `python -m benchmarks step_precision --data BENCHMARKS [--train PHOTOS]`.
+"""Cost of half precision in quality: `python -m benchmarks step_precision --data BENCHMARKS [--train PHOTOS]`.
 
 First the teacher's images in bf16 beside those in fp32. Then students after equal steps, with the same batches: all in
 fp32, the student alone in bf16, and all in bf16 (teacher, φ and student), which is srkd's choice where the processor
@@ -68,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 settings=(*OPTIONS.get(recipe, ()), *settings),
             )
             for name, settings in PRECISIONS.items()
-            # The teacher of a joint run is trained: its precision is the student's.
+            # The teacher of a joint run is trained in the student's precision.
             if not (recipe == "csd" and name == "bf16 student")
         ]
         scores = compare(contenders, budget, options.data)
@@ -89,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 @torch.no_grad()
 def teacher_line(images: Path) -> str:
-    """Return how near the embedded teacher's images in bf16 are to those in fp32."""
+    """Return a line on the difference between the embedded teacher's images in bf16 and in fp32."""
     teacher, nearness, largest = load_checkpoint(embedded_teacher()).network.eval(), [], 0
     for pair in find_sets(images, scale=teacher.spec.scale)[0].pairs:
         assert pair.lr is not None

@@ -1,4 +1,4 @@
-"""What a teacher cache brings and what it costs: `python -m benchmarks teacher_cache`.
+"""Gain in speed and cost in quality of a teacher cache: `python -m benchmarks teacher_cache`.
 
 Speed: steps of EDSR 32/256 → 32/64 ×4 with random weights, with and without the cache, in turns in one process, beside
 the ratio that multiply-accumulates predict (three passes of the student a step, one of the teacher for each input that
@@ -58,7 +58,7 @@ QUALITY = ("schedule.batch=4", "schedule.lr_patch=24", "schedule.rate=5e-4", "sc
 
 @dataclass(frozen=True)
 class Upcycling:
-    """The inputs of DUKD: the LR patch, an HR crop of its size, the LR patch shrunk. For timing; not the method."""
+    """A method for timing with the inputs of DUKD: the LR patch, an HR crop of its size, the downscaled LR patch."""
 
     name: str = "upcycling"
     teacher_views: tuple[View, ...] = ("whole", "zoom-out")
@@ -79,7 +79,7 @@ class Upcycling:
 
 @dataclass(frozen=True)
 class Case:
-    """A method, the LR areas of what it shows the networks as fractions of a patch, and which the cache knows."""
+    """A method, the areas of its networks' inputs as fractions of an LR patch, and those that are cached."""
 
     title: str
     method: Logits | Upcycling
@@ -88,7 +88,7 @@ class Case:
 
     @property
     def predicted(self) -> float:
-        """The ratio of steps per second by multiply-accumulates."""
+        """Return the speed-up that multiply-accumulates predict."""
         teacher, student = (cost(spec, (64, 64)).macs for spec in (TEACHER, STUDENT))
         training = 3 * student * sum(self.areas)
         return (training + teacher * sum(self.areas)) / (training + teacher * (sum(self.areas) - sum(self.cached)))
@@ -101,7 +101,7 @@ CASES = (
 
 
 class Clock:
-    """Events that note when each step ended."""
+    """Events that record when each step ended."""
 
     def __init__(self, now: Callable[[], float]) -> None:
         self.now, self.times = now, [now()]
@@ -122,7 +122,7 @@ class Clock:
         pass
 
     def seconds(self) -> list[float]:
-        """Of every step but the first, which also looks for gradient paths."""
+        """Return the seconds of every step but the first, which also looks for gradient paths."""
         return [later - earlier for earlier, later in zip(self.times[1:], self.times[2:], strict=False)]
 
 
@@ -160,14 +160,14 @@ def speed(device: torch.device, batch: int, lr_patch: int, rounds: int, now: Cal
 
 
 def small_store(lr_patch: int) -> ImageStore:
-    """One embedded photo: what matters here is the time of a step."""
+    """Return a store of one embedded photo, which is enough to time a step."""
     return decode_all(embedded_pairs("train")[:1], scale=SCALE).select(lr_patch=lr_patch)
 
 
 def in_turns(
     method: Method, teacher: Teacher, sources: Sequence[Batches], rounds: int, now: Callable[[], float]
 ) -> tuple[float, float]:
-    """Steps per second of either source of batches, by the median step."""
+    """Return the steps per second of both sources of batches, by their median steps."""
     seconds: tuple[list[float], list[float]] = ([], [])
     stage = load_preset("logits", ["schedule.steps=3"]).stage([method])
     for _ in range(rounds):
@@ -195,11 +195,11 @@ def quality(steps: int, seeds: int, device: str) -> Table:
                     seed=seed,
                     settings=QUALITY,
                     device=device,
-                    teacher_cache=kept,
-                    out=Path(folder, str(kept)),
+                    teacher_cache=use_cache,
+                    out=Path(folder, str(use_cache)),
                     announce=lines.append,
                 )
-                for kept in (False, True)
+                for use_cache in (False, True)
             )
         bicubic = plain.bicubic.psnr_y
         before, after = plain.student.psnr_y, cached.student.psnr_y
@@ -216,7 +216,7 @@ def quality(steps: int, seeds: int, device: str) -> Table:
 
 
 def _nearness(lines: Sequence[str]) -> float | None:
-    """Return the PSNR of cached targets, as a run with a cache announces it."""
+    """Return the PSNR of cached targets in dB, from the note of a run with a cache."""
     announced = re.search(r"teacher cache: PSNR .*whole ([\d.]+) dB", "\n".join(lines))
     return None if announced is None else float(announced[1])
 

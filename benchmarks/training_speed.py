@@ -1,4 +1,4 @@
-"""What a training step costs beside the field's: `python -m benchmarks training_speed [--recipes scratch,csd]`.
+"""Time of a training step against the field's loops: `python -m benchmarks training_speed [--recipes scratch,csd]`.
 
 Ways to make the same step, a few of each in turns, so that ratios hold although the machine is shared:
 
@@ -60,7 +60,7 @@ RECIPES = ("scratch", "logits", "fakd", "csd")
 SOURCES: tuple[Literal["png", "memory"], ...] = ("png", "memory")
 ROUNDS = 7
 BATCHES = {"csd": (4, 32)}
-"""Smaller where φ keeps features of images in HR size."""
+"""Batch and LR patch by recipe, smaller if φ computes features of images in HR size."""
 
 
 def main() -> int:
@@ -133,7 +133,7 @@ def row(recipe: str, teacher: EDSRSpec, student: EDSRSpec, options: argparse.Nam
 
 
 def ratio(above: Sequence[float], below: Sequence[float], digits: int = 2) -> str:
-    """The median and the range of the rounds' ratios: a round's ways ran one after the other."""
+    """Return the median and range of the rounds' ratios; the ways of a round ran one after the other."""
     each = sorted(a / b for a, b in zip(above, below, strict=True))
     return f"{statistics.median(each):.{digits}f} ({each[0]:.{digits}f} to {each[-1]:.{digits}f})"
 
@@ -163,7 +163,7 @@ def own_loop(
 
 
 def in_turns(ways: Mapping[str, Callable[[int], None]], steps: int, rounds: int) -> dict[str, list[float]]:
-    """Seconds a step of each way and round; the first round warms up."""
+    """Return the seconds per step of each way and round, without the first round, which warms up."""
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(rounds + 1):
         for name, run in ways.items():

@@ -1,12 +1,12 @@
 """`srkd upscale` beside whole images: `python -m benchmarks upscale_speed [--data SETS] [--threads N]`.
 
 Speed and memory: a photo of 1920x1080 through the embedded student, whole through ONNX Runtime and eager torch in fp32,
-and as `srkd upscale` does it, with `--exact` and by default. Each run is a process of its own, whose peak memory counts
-all that it does, the image of 7680x4320 included; the rows take turns. The clock starts after a first small image and
-covers opening the model and rounding to 8 bit, not files.
+and by `srkd upscale`, with `--exact` and by default. Each run is a separate process, whose peak memory includes
+everything, also the image of 7680x4320; the rows take turns. The clock starts after a first small image and covers
+opening the model and rounding to 8 bit, not files.
 
 Agreement: bf16 against fp32, over every LR image of the sets in --data as a whole: the smallest PSNR and the largest
-difference in 8-bit steps, for each --model. The samples that decide are parts of what is compared here.
+difference in 8-bit steps, for each --model. The samples by which srkd chooses bf16 are parts of these images.
 """
 
 from __future__ import annotations
@@ -53,12 +53,12 @@ ROUNDS = 3
 
 
 def whole(runtime: str) -> Callable[[Path, Tensor], Tensor]:
-    """Run a whole image through a runtime."""
+    """Return a function that runs a whole image in a runtime."""
     return lambda model, lr: open_model(model, OpenOptions(runtime=runtime)).run(lr)
 
 
 def eager(model: Path, lr: Tensor) -> Tensor:
-    """Run a whole image as a script of the field does: the network of the file, called."""
+    """Run a whole image as common scripts do, by calling the network."""
     network = srkd.load(model).network
     assert network is not None
     with torch.no_grad():
@@ -67,7 +67,7 @@ def eager(model: Path, lr: Tensor) -> Tensor:
 
 
 def by_srkd(*, exact: bool) -> Callable[[Path, Tensor], Tensor]:
-    """Enlarge an image as `srkd upscale` does."""
+    """Return a function that enlarges an image as `srkd upscale` does."""
 
     def enlarge(model: Path, lr: Tensor) -> Tensor:
         keep_freed_memory()
@@ -114,7 +114,7 @@ def photo() -> Tensor:
 
 def run_row(name: str, model: Path) -> dict[str, float]:
     lr = photo()
-    ROWS[name](model, lr[..., :64, :64])  # the first call of a library costs what no later one does
+    ROWS[name](model, lr[..., :64, :64])  # the first call of a library is slower than all later ones
     start = time.perf_counter()
     to_u8(ROWS[name](model, lr))
     return {"seconds": time.perf_counter() - start, "bytes": peak_resident_bytes()}
@@ -153,7 +153,7 @@ def speed(threads: int, rounds: int) -> Table:
 
 
 def agreement(models: Sequence[Path], data: Path) -> Table:
-    """Compare whole images in bf16 and fp32, those of sizes too that stay in fp32 otherwise."""
+    """Compare whole images in bf16 and fp32, also small ones, which normally stay in fp32."""
     lower_precision.LEAST_LR_PIXELS = 0
     rows: list[Row] = []
     for model in models:

@@ -30,7 +30,7 @@ SPINS: Mapping[str, Mapping[str, str]] = {
     "1000": {"GOMP_SPINCOUNT": "1000"},
     "0": {"OMP_WAIT_POLICY": "PASSIVE"},
 }
-"""The environment of a process. Where it says nothing torch is imported before srkd, which then sets nothing."""
+"""Environment variables of a process. Torch is imported before srkd, which then does not set the spin count."""
 CHILD = "import sys, torch; from benchmarks.waiting_threads import measure; measure(*map(float, sys.argv[1:]))"
 SIDE = 64
 COLUMNS = (
@@ -66,7 +66,7 @@ def main() -> int:
 
 
 def in_child(variables: Mapping[str, str], threads: int, seconds: float) -> dict[str, float]:
-    """Measure in a process with these variables."""
+    """Return the measurement of a child process with these environment variables."""
     here = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
     done = subprocess.run(
         [sys.executable, "-c", CHILD, str(threads), str(seconds)],
@@ -81,7 +81,7 @@ def in_child(variables: Mapping[str, str], threads: int, seconds: float) -> dict
 
 
 def measure(threads: float, seconds: float) -> None:
-    """In the child: print the median milliseconds of each call; they take turns for so many seconds."""
+    """Print the median milliseconds of each call, which take turns for `seconds`; runs in the child process."""
     import torch
     from torch.nn import functional as F
 
@@ -117,12 +117,12 @@ def measure(threads: float, seconds: float) -> None:
             began = time.perf_counter()
             call()
             times[name].append(1e3 * (time.perf_counter() - began))
-    # The first turn warms up.
+    # The first turn warms up and does not count.
     print(json.dumps({name: statistics.median(each[1:]) for name, each in times.items()}))
 
 
 def row(programs: int, spins: str, runs: Sequence[Mapping[str, float]]) -> Row:
-    """Return the medians of the processes, the slowest of them, and the step's time in each."""
+    """Return the row: medians over the processes, the slowest step, and the step's time in each process."""
     cells: dict[str, Cell] = {"programs": programs, "spins": spins}
     cells |= {name: statistics.median(run[name] for run in runs) for name in runs[0]}
     cells["slowest"] = max(run["step"] for run in runs)

@@ -20,14 +20,14 @@ from compressor.models.networks.base import Descriptor
 COUNT = 32
 SIDE = 48
 PHOTOS = 64
-"""At most so many photos of a folder are read."""
+"""Largest number of photos that are read from a folder."""
 
 COLOURS = ((0, 0, 0), (1, 1, 1), (1, 0, 0), (0, 1, 0), (0, 0, 1), (0, 1, 1), (1, 0, 1), (1, 1, 0), (0.5, 0.5, 0.5))
 
 
 @dataclass(frozen=True)
 class CalibrationPatches:
-    """Low-resolution patches (N, C, side, side) in [0,1], and where they come from, for a file's metadata."""
+    """Low-resolution patches (N, C, side, side) in [0,1], and a line about their source for a file's metadata."""
 
     patches: torch.Tensor
     source: str
@@ -36,10 +36,10 @@ class CalibrationPatches:
 def calibration_patches(
     descriptor: Descriptor, folder: Path | None = None, *, count: int = COUNT
 ) -> CalibrationPatches:
-    """Return patches of photos shrunk by the scale, as many of each, and one of flat colours.
+    """Return patches of downscaled photos, equally many of each, and one patch of flat colours.
 
-    Without a folder they are the embedded training photos. Colours at the ends of the range are rare in photos, and a
-    range without them would shift them.
+    Without a folder they come from the embedded training photos. Colours at the ends of [0,1] are rare in photos; a
+    calibrated range that does not contain them would shift them.
     """
     photos = _photos(folder)
     side = descriptor.fixed_size or (_whole(SIDE, descriptor), _whole(SIDE, descriptor))
@@ -96,7 +96,7 @@ def _patches(path: Path, descriptor: Descriptor, size: tuple[int, int], count: i
 
 
 def _colour_patch(descriptor: Descriptor, size: tuple[int, int]) -> torch.Tensor:
-    """Return flat colours, three in a row, that run into one another: hard edges between them are in no photo."""
+    """Return a patch of nine flat colours, 3x3, with smooth transitions: no photo has hard edges between them."""
     grid = torch.tensor(COLOURS).float().reshape(3, 3, 3).permute(2, 0, 1)
     height, width = size[1], size[0]
     return F.interpolate(grid[None], size=(height, width), mode="bicubic").clamp(0, 1)[0, : descriptor.channels]

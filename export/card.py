@@ -1,7 +1,7 @@
 """The model card beside exported files, `student.md` beside `student.onnx`, in the form that model hubs read.
 
-Its head is YAML: licence, base model, tags, and the scores with their protocol as a model index. A card that somebody
-else wrote is left alone.
+Its head is YAML: licence, base model, tags, and the scores with their protocol as a model index. A card that srkd did
+not write is never overwritten.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MOST_BYTES = 10**6
 
 @dataclass(frozen=True)
 class CardFacts:
-    """What a card says that the network does not: its name, where it comes from, what it scored."""
+    """Facts of a model card that are not in the network: its name, origin, licence and scores."""
 
     name: str
     metadata: Mapping[str, str]
@@ -40,7 +40,7 @@ class CardFacts:
 
 
 def write_card(folder: Path, network: Network, facts: CardFacts) -> Path | None:
-    """Write the card of a network's files; None where a card that is not srkd's stands in its place."""
+    """Write the card of a network's files and return its path; None if a card that srkd did not write is there."""
     path = folder / f"{facts.name}.md"
     if path.exists() and not _is_own(path):
         return None
@@ -110,7 +110,7 @@ def _results(network: Network, facts: CardFacts) -> list[dict[str, Any]]:
 
 
 def _plain(text: str) -> str:
-    """Return text of a file as one that Markdown does not read as markup."""
+    """Return text from a file on one line, with Markdown's markup escaped."""
     return "".join("\\" + c if c in "\\`*_{}[]<>#|!&" else c for c in " ".join(text.split()))
 
 
@@ -124,10 +124,10 @@ def _body(folder: Path, network: Network, facts: CardFacts) -> list[str]:
         lines += [f"> **{_plain(warning[0].upper() + warning[1:])}.**", ""]
     teacher = "" if facts.teacher is None else f" of {_plain(facts.teacher)}"
     recipe = facts.metadata.get("srkd.recipe")
-    made = f" It is a student{teacher}, trained by srkd with recipe {_plain(recipe)}." if recipe else ""
+    training = f" It is a student{teacher}, trained by srkd with recipe {_plain(recipe)}." if recipe else ""
     lines += [
         f"A network that enlarges pictures {spec.scale} times: {', '.join([spec.arch, *sizes])}. {counts.params:,} "
-        f"parameters, {counts.macs / 1e9:.2f} GMAC for an LR image of {size}.{made}",
+        f"parameters, {counts.macs / 1e9:.2f} GMAC for an LR image of {size}.{training}",
         "",
         "RGB in [0,1], N,C,H,W, in and out.",
         "",
@@ -171,7 +171,7 @@ def _quality(facts: CardFacts) -> list[str]:
 
 
 def _files(folder: Path, facts: CardFacts) -> list[str]:
-    """Return the files of this checkpoint in the folder's record, each as its export found it."""
+    """Return a Markdown table of this checkpoint's files in the folder's record, with the results of their exports."""
     lines = [
         "| file | precision | MB | largest difference | change of Y-PSNR in int8 | verdict |",
         "|---|---|---|---|---|---|",

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 IO = Literal["float", "uint8"]
 Size = tuple[int, int]
-"""Width and height."""
+"""Width and height in pixels."""
 
 Shuffle = Literal["crd", "dcr"]
 
@@ -30,27 +30,27 @@ class Int8Options:
     """The options of formats in eight bits."""
 
     calibrate: Path | None = None
-    """`--calibrate DIR`: the photos that values are measured on; None: embedded ones."""
+    """`--calibrate DIR`: photos that the ranges are measured on; None: the embedded ones."""
     data: Path | None = None
-    """`--data DIR`: the photos that the loss is measured on; None: embedded ones, others than those above."""
+    """`--data DIR`: photos that the loss of quality is measured on; None: embedded ones, not those of `calibrate`."""
     max_drop: float | None = 0.1
-    """`--max-drop DB`: the most Y-PSNR that a file may lose on these photos. None: everything in eight bits, whatever
-    is lost, to time it."""
+    """`--max-drop DB`: the most Y-PSNR that a file may lose on these photos. None: quantise everything, whatever the
+    loss, to time the file."""
 
 
 @dataclass(frozen=True)
 class FileOptions:
-    """The options of an exported file. `Format.options` names those that a format has."""
+    """The options of an exported file. `Format.options` lists those that a format supports."""
 
     lr_size: Size | None = None
     """`--static WxH`: the only image size that the file takes, in a batch of one; None: any."""
     io: IO = "float"
     """float: N,C,H,W in [0,1], unclamped. uint8: N,H,W,C in 0..255, so that an app needs no image code."""
     shuffle: Shuffle = "crd"
-    """Order of channels at DepthToSpace; some accelerators know dcr only."""
+    """Channel order of DepthToSpace; some accelerators support dcr only."""
     sizes: tuple[Size, Size] | None = None
-    """`--sizes WxH,WxH`: the size that a file is tuned for, and the largest that it takes, in formats that are tuned;
-    the others take any size."""
+    """`--sizes WxH,WxH`: the size that a file is tuned for and the largest that it takes, for formats that are tuned
+    to a size; the others take any size."""
     int8: Int8Options = Int8Options()
 
     def __post_init__(self) -> None:
@@ -58,7 +58,7 @@ class FileOptions:
             raise UsageError("--static is for one size and --sizes for many: give one of them")
 
     def changed(self) -> dict[str, str]:
-        """Return the options that differ from the defaults and make another file, in the words of the command line."""
+        """Return the options that differ from their defaults and change the file, by their command-line names."""
         changes = {} if self.lr_size is None else {"static": "{}x{}".format(*self.lr_size)}
         if self.io != "float":
             changes["io"] = self.io
@@ -68,7 +68,7 @@ class FileOptions:
 
 
 def tuned_and_largest(sizes: Sequence[Size] | None) -> tuple[Size, Size] | None:
-    """Return one size or two as two: the size to tune for and the largest."""
+    """Return the size to tune for and the largest size; one given size is both."""
     if sizes is None:
         return None
     if not 1 <= len(sizes) <= 2:
@@ -93,9 +93,9 @@ class Conversion:
     precision: str = "fp32"
     """The precision of the format's row, for a converter of several formats."""
     inputs: Sequence[ProofInput] = ()
-    """The images that the file is compared on, for a converter that looks at the values between."""
+    """The images that the file is compared on, for a converter that measures intermediate values."""
     format: str = ""
-    """The name of the format's row, likewise."""
+    """The name of the format's row, for a converter of several formats."""
 
 
 class CannotConvert(SrkdError):
@@ -103,7 +103,7 @@ class CannotConvert(SrkdError):
 
 
 def example_size(network: Network, *, least: int = 20, wider: int = 4) -> Size:
-    """Return a size that the network takes, its sides different so that a converter does not take them for one."""
+    """Return a size that the network takes, with different sides so that a converter does not treat them as equal."""
     descriptor = network.descriptor
     step = descriptor.size_multiple
     side = -(-max(least, descriptor.min_size) // step) * step
@@ -111,13 +111,13 @@ def example_size(network: Network, *, least: int = 20, wider: int = 4) -> Size:
 
 
 def needs_fixed_size(network: Network) -> bool:
-    """Return whether a graph of the network is for one image size: then the network has another form for each size."""
+    """Return whether a graph of the network holds for one image size only, because its form depends on the size."""
     width, height = example_size(network)
     return network.for_size(height, width) is not network
 
 
 def require_size(job: Conversion, title: str) -> None:
-    """Refuse a conversion for any size of a network whose graph is for one."""
+    """Refuse a conversion without a fixed size if the network's graph holds for one size only."""
     if job.options.lr_size is None and needs_fixed_size(job.network):
         raise CannotConvert(
             f"{job.network.spec.arch} in {title} takes images of one size only, because of its windows: "
@@ -127,7 +127,7 @@ def require_size(job: Conversion, title: str) -> None:
 
 @contextmanager
 def silence() -> Iterator[None]:
-    """Keep what a converter prints, logs and warns from the console: it is for people who write converters."""
+    """Suppress a converter's prints, logs and warnings: they are for developers of converters."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:

@@ -1,7 +1,7 @@
-"""The first node of an ONNX file whose value is not the network's, found value by value against torch's program.
+"""The search for the first node of an ONNX file whose value differs from the network's.
 
-The exporter gives the values of a graph the names of torch's operations that compute them; each is computed by both, in
-the order of the file.
+The exporter names the values of a graph after the torch operations that compute them. ONNX Runtime and torch compute
+each value, and the values are compared in the order of the file.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from export.onnx_graph import INPUT, OUTPUT, trace
 from export.to_onnx import OPSET
 
 BATCH_OF_VALUES = 24
-"""Values that are held at the same time: features of a whole network would not fit."""
+"""Number of values held in memory at the same time: the features of a whole network would not fit."""
 
 NOISE = {"fp32": 1e-5, "fp16": 1e-2, "bf16": 8e-2}
-"""Relative error of a value, in the precision of most weights, that rounding alone explains."""
+"""Largest relative error of a value that rounding alone explains, by the precision of most weights."""
 
 JUMP = 10.0
-"""A node whose relative error is this many times the largest before it has added some of its own."""
+"""A node adds an error of its own if its relative error is this many times the largest error before it."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Divergence:
 def first_divergence(
     model: onnx.ModelProto, network: Network, lr: torch.Tensor, options: FileOptions, context: Context = QUIET
 ) -> Divergence | None:
-    """Return the first node that differs by more than rounding; None where none does, or none can be compared."""
+    """Return the first node that differs by more than rounding; None if no node does, or none can be compared."""
     precision = weight_precision(model)
     noise = NOISE.get(precision, NOISE["fp32"])
     if precision in ("fp16", "bf16"):
@@ -117,7 +117,7 @@ class _Recorder(torch.fx.Interpreter):
 
 
 def _use_float_images(model: onnx.ModelProto) -> None:
-    """Put images of floats in place of bytes, without the nodes that convert them."""
+    """Make the input and the output float images instead of bytes, and remove the nodes that convert them."""
     graph = model.graph
     nodes = [node for node in graph.node if not node.name.startswith("bytes/")]
     del graph.node[:]
@@ -128,7 +128,7 @@ def _use_float_images(model: onnx.ModelProto) -> None:
 
 
 def _comparable_values(model: onnx.ModelProto, names: Mapping[str, str]) -> list[_Value]:
-    """Return the values in the order of the file; a cast, as in rounding, belongs to the node whose result it casts."""
+    """Return the values in the order of the file. A cast's value is attributed to the node whose result it casts."""
     producers = {output: node for node in model.graph.node for output in node.output}
     values = []
     for node in model.graph.node:
@@ -144,7 +144,7 @@ def _comparable_values(model: onnx.ModelProto, names: Mapping[str, str]) -> list
 def _errors(
     model: onnx.ModelProto, program: _Program, values: Sequence[_Value], lr: torch.Tensor
 ) -> Iterator[tuple[_Value, float]]:
-    """Yield the relative error of each value that both have in the same form."""
+    """Yield each value that the file and the network have in the same shape, with its relative error."""
     of_file = _run(model, [value.name for value in values], lr)
     of_network = program.values({value.torch_name for value in values}, lr)
     for value in values:
@@ -155,14 +155,14 @@ def _errors(
 
 
 def _run(model: onnx.ModelProto, names: Sequence[str], lr: torch.Tensor) -> dict[str, NDArray[np.float32]]:
-    """Return the values of these names, outputs of the graph or not."""
+    """Return the values of these names, whether or not they are outputs of the graph."""
     extended = onnx.ModelProto()
     extended.CopyFrom(model)
     present = {value.name for value in model.graph.output}
     extended.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in present)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
-    # An optimised graph may have lost values.
+    # Optimisation may remove values.
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     with one_line("the file cannot be run value by value", first=True):
         session = onnxruntime.InferenceSession(

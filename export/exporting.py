@@ -1,4 +1,4 @@
-"""From a network to files: each is converted, opened, compared with the network, and only then gets its name."""
+"""Export of a network to files: each is converted, opened and compared with the network before it gets its name."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from export.speed import Speed, compare_speed
 from export.verify import Parity, Proof, require_finite_outputs, verify
 
 INHERITED_KEYS = ("srkd.recipe", "srkd.protocol", "srkd.scores")
-"""Metadata that stays true of the same weights in another file."""
+"""Metadata keys that are copied to exported files, as they describe the weights."""
 
 Verdict = Literal["passed", "unproved", "failed", "unavailable"]
 """unproved: written, but such a file cannot run on this machine, so nothing was compared."""
@@ -45,7 +45,7 @@ Verdict = Literal["passed", "unproved", "failed", "unavailable"]
 
 @dataclass(frozen=True)
 class Source:
-    """The exported checkpoint: the stem of its exports' names, its hash, the `srkd.*` keys of its header, its path."""
+    """The checkpoint to export: the stem of the exports' names, its hash, the `srkd.*` keys of its header, its path."""
 
     stem: str
     sha256: str = ""
@@ -54,13 +54,13 @@ class Source:
 
     @property
     def licence(self) -> str | None:
-        """Return the licence of the weights, where their file states one."""
+        """Return the licence of the weights if their file states one."""
         return read_licence(self.header) if self.path is None else licence_of(self.path)
 
 
 @dataclass(frozen=True)
 class FileReport:
-    """One format. `path` and `bytes` are None, and `reason` says why, where no file was written."""
+    """Result of one format. If no file was written, `path` and `bytes` are None and `reason` says why."""
 
     format: str
     path: Path | None
@@ -72,9 +72,9 @@ class FileReport:
     reason: str | None
     facts: Mapping[str, object] = field(default_factory=dict)
     quality: Quality | None = None
-    """What a file in eight bits loses on photos."""
+    """Loss of quality of a file in eight bits, measured on photos."""
     speed: Speed | None = None
-    """How much faster it is than the same in float, here."""
+    """Speed of a file in eight bits against the same network in float, on this machine."""
 
 
 @dataclass(frozen=True)
@@ -83,18 +83,18 @@ class ExportReport:
     compared_on: tuple[str, ...]
     """Names of the inputs that each file and the network were run on."""
     warning: str | None = None
-    """What a reader should know of the network itself: that a run found it worse than bicubic."""
+    """A warning about the network itself: its run measured it worse than bicubic."""
     licence: str | None = None
-    """Of the weights, where their file states one: the teacher's, for a student."""
+    """Licence of the weights if their file states one; for a student, the teacher's."""
 
     @property
     def ok(self) -> bool:
-        """True if every format was written, and compared if such files run here."""
+        """Return whether every format was written, and passed the comparison if such files run here."""
         return all(file.path is not None for file in self.files)
 
     @property
     def failed(self) -> tuple[FileReport, ...]:
-        """The files that differ from the network or could not be written, but for those that are unavailable here."""
+        """Return the files that differ from the network or could not be written, without those unavailable here."""
         return tuple(file for file in self.files if file.verdict == "failed")
 
 
@@ -108,10 +108,10 @@ def export_model(
     options: FileOptions | None = None,
     photos: Mapping[str, Path] | None = None,
 ) -> ExportReport:
-    """Write `<out_dir>/<source.stem><suffix>` for each format; none means ONNX.
+    """Write `<out_dir>/<source.stem><suffix>` for each format; without formats, ONNX.
 
-    One format that fails or is not installed does not stop the others: each has its verdict in the report. Photos None:
-    the embedded validation photos are compared on. A file for one size only has the size in its name.
+    A format that fails or is not installed does not stop the others: each has its verdict in the report. If `photos` is
+    None, files are compared on the embedded validation photos. A file for one size only has the size in its name.
     """
     _require_finite_weights(network)
     options = options or FileOptions()
@@ -140,13 +140,13 @@ def export_model(
             reason = "its images do not fit into memory: name a smaller size"
             files.append(job.report("failed", reason, time.monotonic()))
     context.progress("export", len(rows), len(rows))
-    written = {file.format: file.path for file in files if file.path is not None}
-    files = [_with_next_step(row, file, written, network, options) for row, file in zip(rows, files, strict=True)]
+    paths = {file.format: file.path for file in files if file.path is not None}
+    files = [_with_next_step(row, file, paths, network, options) for row, file in zip(rows, files, strict=True)]
     return ExportReport(tuple(files), tuple(sample.name for sample in inputs), _warning_about(source), source.licence)
 
 
 def _warning_about(source: Source) -> str | None:
-    """Return what the scores in the checkpoint's header say against exporting it; files of others have other scores."""
+    """Return a warning if the scores in the checkpoint's header are below bicubic; None without such scores."""
     try:
         scores = json.loads(source.header.get("srkd.scores", "{}"))
         return below_bicubic(source.stem, float(scores["validation_psnr_y"]), float(scores["bicubic_psnr_y"]))
@@ -155,7 +155,7 @@ def _warning_about(source: Source) -> str | None:
 
 
 def _require_finite_weights(network: Network) -> None:
-    """Refuse a network with a weight that is NaN or infinite: a ReLU may hide it from the comparison."""
+    """Refuse a network that has NaN or infinite weights: a ReLU may hide them from the comparison."""
     for name, tensor in network.state_dict().items():
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
             raise SrkdError(
@@ -165,9 +165,9 @@ def _require_finite_weights(network: Network) -> None:
 
 
 def _with_substitutes(rows: Sequence[Format], options: FileOptions) -> tuple[Format, ...]:
-    """Add companions, and substitutes of the formats that this machine cannot build.
+    """Return the rows with their companions, and with substitutes for the formats that this machine cannot build.
 
-    An unsupported option has no substitute.
+    A format that lacks an option gets no substitute.
     """
     names = [name for row in rows for name in (row.name, *row.companions)]
     for row in rows:
@@ -177,10 +177,10 @@ def _with_substitutes(rows: Sequence[Format], options: FileOptions) -> tuple[For
 
 
 def _with_next_step(
-    row: Format, file: FileReport, written: Mapping[str, Path], network: Network, options: FileOptions
+    row: Format, file: FileReport, paths: Mapping[str, Path], network: Network, options: FileOptions
 ) -> FileReport:
-    """Add to the reason what to do elsewhere, where substitutes were written."""
-    substitutes = {name: written[name] for name in row.substitutes if name in written}
+    """Return the report; if substitutes were written, its reason also says what to do with them on another machine."""
+    substitutes = {name: paths[name] for name in row.substitutes if name in paths}
     if not substitutes or file.reason is None or file.reason != row.missing_requirement():
         return file
     next_step = row.load_machine_module().describe_next_step(substitutes, network, options)
@@ -197,10 +197,10 @@ class _Job:
     out_dir: Path
     options: FileOptions
     reserved: dict[Path, str]
-    """Files that no other may replace, and what they are: the model, and the files written before."""
+    """Files that must not be overwritten (the model and the files written before), each with a description."""
 
     def final_names(self, path: Path) -> list[Path]:
-        """Return the final names of a file and its companions in their temporary folder; none may be reserved."""
+        """Return the final paths of a file in its temporary folder and of its companions; refuse reserved ones."""
         names = [(self.out_dir / part.name).resolve() for part in sorted(path.parent.iterdir())]
         for name in names:
             if name in self.reserved:
@@ -208,7 +208,7 @@ class _Job:
         return names
 
     def path(self) -> Path:
-        """Return the final path; options such as `-128x96`, `-uint8`, `-dcr` and a machine are part of the name."""
+        """Return the final path; the name includes changed options (`-128x96`, `-uint8`, `-dcr`) and the machine."""
         marks = "".join(f"-{value}" for value in self.options.changed().values())
         if self.row.machine_bound:
             marks += f".{self.row.precision}.{self.row.load_machine_module().machine_name()}"
@@ -267,7 +267,7 @@ def _export(job: _Job, inputs: Sequence[ProofInput], context: Context) -> FileRe
 
 
 def _unsuited(row: Format, network: Network) -> str | None:
-    """Return why a format is not for a network that was trained quantised: half precision has not its levels."""
+    """Return why a format does not suit a network that was trained quantised: half precision lacks its levels."""
     if network.quantisation is None or row.precision not in ("fp16", "bf16"):
         return None
     how = network.quantisation.line()
@@ -286,14 +286,14 @@ def convert_to(
     context: Context = QUIET,
     inputs: Sequence[ProofInput] = (),
 ) -> Mapping[str, object]:
-    """Write one format to `path` without comparing it. The network is copied: a converter may change it."""
+    """Write one format to `path` without comparing it; return its facts. The converter gets a copy of the network."""
     plain = copy.deepcopy(network).to("cpu", torch.float32).eval().requires_grad_(False)
-    if row.precision != "int8":  # which needs the weights' own grids
+    if row.precision != "int8":  # int8 formats need the weights' own grids
         bake_weights(plain)
     options, metadata = options or FileOptions(), export_metadata(network, source)
     job = Conversion(plain, path, metadata, options, context, row.precision, inputs, row.name)
     facts = row.load().convert(job)
-    # What a converter adds to the metadata: a file with a sidecar cannot hold it itself.
+    # A converter may add `srkd.*` keys to the metadata; a file with a sidecar cannot hold them itself.
     metadata |= {key: str(value) for key, value in facts.items() if key.startswith("srkd.")}
     facts = {key: value for key, value in facts.items() if key not in metadata}
     if row.sidecar:
@@ -328,8 +328,8 @@ def prove(
     options: FileOptions | None = None,
     context: Context = QUIET,
 ) -> Proof:
-    """Open a file as its users will, and compare it with the network; for ONNX find the node where a difference
-    begins, and for eight bits what is lost on photos and won in time."""
+    """Open a file as its users will, and compare it with the network. For ONNX, find the first node that differs; for
+    eight bits, measure the loss on photos and the speed."""
     options = options or FileOptions()
     # On a CPU ONNX Runtime computes fp16 in float32: an overflow on every GPU would pass the comparison.
     file = RUNTIMES[row.runtime].load().open_file(path, OpenOptions(emulate_half=True, trusted=True), context)
@@ -353,9 +353,9 @@ def prove(
 
 
 def _with_quality(
-    row: Format, proof: Proof, file: Runtime, written: Path, network: Network, options: FileOptions, context: Context
+    row: Format, proof: Proof, file: Runtime, file_path: Path, network: Network, options: FileOptions, context: Context
 ) -> Proof:
-    """Add what a file in eight bits loses on photos, and how fast it is against the same in float."""
+    """Return the proof with the loss of a file in eight bits on photos and its speed against the same in float."""
     if proof.reason is not None:
         return proof
     photos = QualityPhotos.of(network, options.int8.data, options.lr_size, file.descriptor.max_size)
@@ -373,12 +373,12 @@ def _with_quality(
         except CannotConvert:  # such as a network that leaves the range of fp16
             return proof
         reference = RUNTIMES[plain.runtime].load().open_file(path, OpenOptions(trusted=True), context)
-        nodes = _integer_nodes(file, written, context)
+        nodes = _integer_nodes(file, file_path, context)
         return replace(proof, speed=compare_speed(file, reference, options.lr_size, context, integer_nodes=nodes))
 
 
 def _integer_nodes(file: Runtime, path: Path, context: Context) -> IntegerNodes | None:
-    """Return what a file's runtime computes with integers. A good file is not refused because that is not shown."""
+    """Return which nodes a file's runtime computes with integers; None, with a note, if they cannot be read."""
     try:
         return count_integer_nodes(file, path)
     except SrkdError as error:

@@ -1,9 +1,9 @@
-"""What stays in float where a runtime's own tool quantises: nothing at first, then more and more of the network's ends,
-then its last layers, whose errors no layer averages any more.
+"""Search for the parts that stay in float when a runtime's own tool quantises: first none, then more and more of the
+network's ends, then its last layers, whose errors no later layer averages.
 
-Our own quantiser times every choice (`quantise/search.py`). Such tools take up to a minute for each, so that the order
-is fixed here: wider ranges cost no time, then cheap parts come first. A try must stay within the bound on photos, and
-pass the comparison that every file must pass, which holds flat colours to more.
+Our own quantiser times every choice (`quantise/search.py`). A runtime's tool takes up to a minute for each, so the
+order is fixed here: first wider ranges, which cost no time, then cheap parts. A try must stay within the bound on
+photos and pass the comparison of every file, which is stricter on flat colours.
 """
 
 from __future__ import annotations
@@ -28,49 +28,49 @@ class Layers:
 
     names: tuple[str, ...]
     before_shuffle: frozenset[str] = frozenset()
-    """Those whose results a pixel shuffle rearranges."""
+    """Layers whose results a pixel shuffle rearranges."""
 
     @property
     def upsampler(self) -> frozenset[str]:
-        """The layers from the first shuffle on, without the last layer."""
+        """Return the layers from the first shuffle on, without the last layer."""
         first = min((self.names.index(name) for name in self.before_shuffle), default=len(self.names))
         return frozenset(self.names[first:-1])
 
 
 @dataclass(frozen=True)
 class FloatParts:
-    """What stays in float: in words, the layers by name, and the sums and products of values."""
+    """Parts that stay in float: in words, the layers by name, and whether sums and products of values do."""
 
     words: str = "nothing"
     layers: frozenset[str] = frozenset()
     sums: bool = False
     whole_ranges: bool = False
-    """The range of a value holds all that was seen of it. One that leaves out a little is finer, but the borders of a
-    flat colour may lie outside."""
+    """True if a value's range holds everything measured in calibration. A range that leaves out outliers is finer, but
+    may leave out the borders of a flat colour."""
 
     def __str__(self) -> str:
         return f"{self.words}, whole ranges" if self.whole_ranges else self.words
 
 
 def ends_of(layers: Layers) -> Iterator[FloatParts]:
-    """Yield what is kept in float after nothing was, each time at more cost."""
+    """Yield the parts to leave in float if a file without any is not good enough, in order of their cost."""
     first, last = layers.names[:1], layers.names[-1:]
     yield FloatParts("last layer", frozenset(last))
-    kept = FloatParts("first layer, last layer", frozenset(first + last))
-    yield kept
+    ends = FloatParts("first layer, last layer", frozenset(first + last))
+    yield ends
     if layers.upsampler:
-        kept = FloatParts(f"{kept.words}, upsampler", kept.layers | layers.upsampler)
-        yield kept
-    yield FloatParts(f"{kept.words}, sums", kept.layers, sums=True)
+        ends = FloatParts(f"{ends.words}, upsampler", ends.layers | layers.upsampler)
+        yield ends
+    yield FloatParts(f"{ends.words}, sums", ends.layers, sums=True)
     for share in (4, 2):
         count = -(-len(layers.names) // share)
-        if not kept.layers >= (last_layers := frozenset(layers.names[-count:])):
+        if not ends.layers >= (last_layers := frozenset(layers.names[-count:])):
             yield FloatParts(f"last {count} of {len(layers.names)} layers", last_layers)
 
 
 @dataclass(frozen=True)
 class Tried(Generic[Made]):
-    """A file that was made with these parts in float, what it loses, and in one line why that is too much, or None."""
+    """A file with these parts in float, its loss of quality, and in one line why it is refused, or None."""
 
     made: Made
     parts: FloatParts
@@ -78,7 +78,7 @@ class Tried(Generic[Made]):
     reason: str | None
 
     def describe(self, flavour: str, calibration: str, weight_bits: int = 8) -> dict[str, object]:
-        """Return the facts of the file, for its metadata and the report, by the names that our own quantiser uses."""
+        """Return the file's facts for its metadata and the report, under the names that our own quantiser uses."""
         return {
             "precision": "int8",
             "flavour": flavour,
@@ -94,7 +94,7 @@ class Tried(Generic[Made]):
 
 @dataclass(frozen=True)
 class Search(Generic[Made]):
-    """The tries of one tool. `make` returns a file, and the same opened."""
+    """The search with one tool. `make` quantises with some parts in float; it returns the file and the opened file."""
 
     tool: str
     job: Conversion
@@ -110,8 +110,8 @@ class Search(Generic[Made]):
         whole = self.attempt(FloatParts(whole_ranges=True))
         tries = [narrow, whole]
         wide = _distance(whole) < _distance(narrow)
-        kept = ends_of(self.layers)
-        while tries[-1].reason is not None and (parts := next(kept, None)) is not None:
+        ends = ends_of(self.layers)
+        while tries[-1].reason is not None and (parts := next(ends, None)) is not None:
             tries.append(self.attempt(replace(parts, whole_ranges=wide)))
         if tries[-1].reason is None:
             return tries[-1]
@@ -121,7 +121,7 @@ class Search(Generic[Made]):
         )
 
     def attempt(self, parts: FloatParts) -> Tried[Made]:
-        made, file = self.make(parts)
+        product, file = self.make(parts)
         quality = self.photos.measure(file.run)
         reason = quality.reason(self.job.options.int8.max_drop)
         if reason is None and self.job.inputs:
@@ -129,10 +129,10 @@ class Search(Generic[Made]):
             reason = verify(file, network, self.job.inputs, INT8, io=self.job.options.io).reason
         refused = "" if reason is None else f"; refused, because it {reason}"
         self.job.context.note(f"{self.tool}, in float {parts}: {quality}{refused}")
-        return Tried(made, parts, quality, reason)
+        return Tried(product, parts, quality, reason)
 
 
-def _distance(tried: Tried[Made]) -> tuple[bool, float]:
-    """Return how far a file is from the bound: the dB that it loses; of equal losses, nearer images are better."""
-    to_source = 100.0 if tried.quality.psnr_to_source is None else tried.quality.psnr_to_source
-    return tried.reason is not None, tried.quality.drop - 1e-3 * to_source
+def _distance(result: Tried[Made]) -> tuple[bool, float]:
+    """Return a sorting key, best first: accepted files, then less loss in dB, then images nearer to the source's."""
+    to_source = 100.0 if result.quality.psnr_to_source is None else result.quality.psnr_to_source
+    return result.reason is not None, result.quality.drop - 1e-3 * to_source

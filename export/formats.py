@@ -1,4 +1,4 @@
-"""The table of formats: help, validation, documentation and export itself read it.
+"""The table of formats, read by help, validation, documentation and export itself.
 
 A format is a file with a converter and a row here; its runtime is a row of `compressor.runtimes.table`. Another package
 adds both by an entry point of the group `srkd.formats` that names a `FormatPackage`. Importing this imports no torch.
@@ -25,16 +25,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Bounds:
-    """The largest distance of an exported file from its network: on photos `max_abs`, or `min_psnr` in dB where it is
-    set; on other images `max_abs_elsewhere`, or the same as on photos."""
+    """Largest allowed difference between an exported file and its network: on photos `max_abs`, and `min_psnr` in dB if
+    it is set; on other images `max_abs_elsewhere`, or the same as on photos."""
 
     max_abs: float
     min_psnr: float | None = None
     max_abs_elsewhere: float | None = None
     max_abs_flat: float | None = None
-    """On flat colours, where it is set."""
+    """Largest difference on flat colours, if it is set."""
     as_images: bool = False
-    """Compared as images are seen: cut off at 0 and 1, and on photos by what people would lose (`quality.py`)."""
+    """True if images are compared as people see them: clipped to [0,1], and photos by lost quality (`quality.py`)."""
 
     def max_difference(self, *, photo: bool, flat: bool = False) -> float:
         if flat and self.max_abs_flat is not None:
@@ -44,20 +44,20 @@ class Bounds:
 
 FP32 = Bounds(max_abs=1e-4)
 HALF = Bounds(max_abs=0.1, min_psnr=60.0)
-"""fp16; on other images than photos a tenth of the range is allowed."""
+"""fp16: differences of up to a tenth of the range; on photos also at least 60 dB."""
 QUANTISED = Bounds(max_abs=0.04, min_psnr=45.0)
-"""A network that was trained quantised: a feature between two levels falls to one or the other by the order of a sum,
-and a level is a few grey levels of the image. In torch itself fp32 and fp64 differ by up to 0.024, at 47 dB, where
-every layer is quantised, and by 0.008, at 65 dB, in the blocks alone."""
+"""A network that was trained quantised: the order of a sum decides to which of two levels a feature is rounded, and one
+level is a few grey levels of the image. In torch itself fp32 and fp64 differ by up to 0.024, at 47 dB, if every layer
+is quantised, and by 0.008, at 65 dB, if only the blocks are."""
 BF16 = Bounds(max_abs=0.1, min_psnr=40.0)
 """Eight bits of mantissa: a network whose last layer adds the image in bf16 cannot be nearer than about 55 dB."""
 
 
 MIN_PSNR_TO_SOURCE = 40.0
-"""dB between the images of a file in eight bits and of its network, all channels, in bytes."""
+"""Least PSNR in dB between the images of a file in eight bits and those of its network, over all channels, in bytes."""
 
 INT8 = Bounds(max_abs=0.25, min_psnr=MIN_PSNR_TO_SOURCE, max_abs_elsewhere=1.0, max_abs_flat=0.125, as_images=True)
-"""Eight bits: stripes and dots of one pixel, which are in no photo, may saturate a layer; flat colours must stay."""
+"""Eight bits: one-pixel stripes and dots, which no photo has, may saturate a layer; flat colours must not change."""
 
 
 class FormatModule(Protocol):
@@ -72,11 +72,11 @@ class MachineModule(Protocol):
     """The further functions of a format whose files run on one machine only."""
 
     def machine_name(self) -> str:
-        """Return this machine as it is written in file names; SrkdError where the format cannot be built here."""
+        """Return this machine's name in file names; raise SrkdError if the format cannot be built here."""
         ...
 
     def describe_next_step(self, written: Mapping[str, Path], network: Network, options: FileOptions) -> str:
-        """Return in one line what to do elsewhere with the substitutes that were written, by their formats' names."""
+        """Return a line on what to do on another machine with the substitutes written, given by format name."""
         ...
 
 
@@ -89,28 +89,28 @@ class Format(Requirements):
     suffix: str
     precision: str
     module: str
-    """The `FormatModule`."""
+    """Import path of the `FormatModule`."""
     runtime: str
-    """The runtime that runs such a file (`RUNTIMES`)."""
+    """Name of the runtime that runs such a file (`RUNTIMES`)."""
     bounds: Bounds = FP32
     options: tuple[str, ...] = ()
-    """The options of `FileOptions` that it has: static, io, shuffle, sizes."""
+    """The options that the format supports: static, io, shuffle, sizes, int8."""
     sidecar: bool = False
-    """True if its `srkd.*` keys are in a JSON file beside it."""
+    """True if the `srkd.*` keys are in a JSON file beside the exported file."""
     tested: bool = True
     """True if we have run such files ourselves; help and documentation mark the other formats."""
     machine_bound: bool = False
     """True if a file runs only on the machine that built it, which is then part of its name (`MachineModule`)."""
     substitutes: tuple[str, ...] = ()
-    """Formats that are written where this one cannot be, for the machine that can build it."""
+    """Formats to write if this one cannot be built here, for a machine that can build it."""
     companions: tuple[str, ...] = ()
-    """Formats that are written with it: the same for other machines."""
+    """Formats that are always written with this one, for other machines."""
     float_format: str | None = None
-    """The format that a file in eight bits is timed against."""
+    """The float format that a file in eight bits is timed against."""
 
     @property
     def description(self) -> str:
-        """The row in a line of help."""
+        """Return the format's line of help."""
         return self.title if self.tested else f"{self.title}; not run by us"
 
     def unsupported_option(self, options: FileOptions) -> str | None:
@@ -119,7 +119,7 @@ class Format(Requirements):
         return f"{self.title.split(',')[0]} has no {foreign[0]}" if foreign else None
 
     def cannot_run_here(self) -> str | None:
-        """Return why such a file cannot run on this machine, so that it is not compared, or None."""
+        """Return why such a file cannot run, and so is not compared, on this machine; None if it can."""
         obstacle = RUNTIMES[self.runtime].obstacle()
         return None if obstacle is None else f"{obstacle}, so the file is not compared with the network"
 
@@ -132,7 +132,7 @@ class Format(Requirements):
 
 @dataclass(frozen=True)
 class FormatPackage:
-    """The formats and runtimes of another package, named by its entry point."""
+    """The formats and runtimes of another package, declared by its entry point."""
 
     formats: tuple[Format, ...] = ()
     runtimes: tuple[RuntimeEntry, ...] = ()
@@ -332,12 +332,12 @@ DEFAULT_FORMATS = ("onnx",)
 
 
 def find_formats(names: Iterable[str]) -> tuple[Format, ...]:
-    """Return the rows by name, each once, in the order of the names; the default where there are none."""
+    """Return the rows by name, each once, in the order of the names; without names the default formats."""
     return tuple(FORMATS.find(name) for name in tuple(dict.fromkeys(names)) or DEFAULT_FORMATS)
 
 
 def find_format(runtime: str, precision: str) -> Format:
-    """Return the first format of a runtime in a precision, which this installation can write."""
+    """Return the first format of a runtime in a precision; refuse one that this installation cannot write."""
     rows = [row for row in FORMATS.values() if row.runtime == runtime]
     row = next((row for row in rows if row.precision == precision), None)
     if row is None:

@@ -1,12 +1,12 @@
-"""The room that an fp16 file has below 65504: peaks of its values, and channels rescaled where a peak is too near.
+"""Headroom of an fp16 file below 65504: measured peaks of its values, and rescaling of channels with too high peaks.
 
-On a GPU a value beyond 65504 is infinite, and what follows is lost. ONNX Runtime on a CPU computes fp16 in float32, so
-that such a file passes there; and an image that drives a layer harder than all of ours is always possible. So every
-value is measured on every input of the proof, and must stay `HEADROOM` times below the end of the range.
+On a GPU a value above 65504 becomes infinite and ruins the result. ONNX Runtime on a CPU computes fp16 in float32, so
+such a file would pass there; and some image may give larger values than all of ours. Therefore every value is measured
+on every input of the proof, and must stay `HEADROOM` times below the end of the range.
 
-A convolution's output channel c may be divided by 2^k where only ReLU, LeakyReLU or PReLU and one more convolution
+A convolution's output channel c may be divided by 2^k if only ReLU, LeakyReLU or PReLU and one more convolution
 follow: f(x / 2^k) = f(x) / 2^k for each of them, and the next convolution's weights of channel c are multiplied by 2^k.
-Powers of two change no digit of a weight, so the network computes what it did.
+Powers of two change no digit of a weight, so the network's output stays the same.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from export.proof_inputs import ProofInput
 FP16_MAX = 65504.0
 
 HEADROOM = 4.0
-"""How many times larger than on our inputs a value may become on other images."""
+"""Factor by which a value may be larger on other images than on our inputs."""
 
 HOMOGENEOUS = ("Relu", "LeakyRelu", "PRelu", "Identity")
 """Operators with f(c x) = c f(x) for c > 0, channel by channel."""
@@ -58,7 +58,7 @@ class Measurement:
 
 
 def measure_graph(model: onnx.ModelProto, inputs: Sequence[ProofInput], context: Context = QUIET) -> Measurement:
-    """Run a float32 graph on all inputs."""
+    """Run a float32 graph on all inputs, and return the peaks of its values and its outputs."""
     session, names = _reducing_session(model)
     source, output = model.graph.input[0].name, model.graph.output[0].name
     producers = {name: node.name for node in model.graph.node for name in node.output}
@@ -72,21 +72,24 @@ def measure_graph(model: onnx.ModelProto, inputs: Sequence[ProofInput], context:
         for name, result in zip(names, results, strict=True):
             channels = np.asarray(result, np.float64).reshape(-1)
             channels = np.where(np.isnan(channels), math.inf, channels)
-            known = peaks.get(name)
-            if known is None:
+            previous = peaks.get(name)
+            if previous is None:
                 peaks[name] = Peak(producers[name], channels, sample.name)
                 continue
-            on = sample.name if channels.max(initial=0.0) > known.largest else known.on
-            # An operator may have another number of axes, or channels, for another size of image.
-            same = channels.shape == known.channels.shape
-            both = np.maximum(channels, known.channels) if same else np.array([max(channels.max(), known.largest)])
-            peaks[name] = Peak(known.node, both, on)
+            on = sample.name if channels.max(initial=0.0) > previous.largest else previous.on
+            # An operator's number of axes or channels may depend on the image size.
+            if channels.shape == previous.channels.shape:
+                both = np.maximum(channels, previous.channels)
+            else:
+                both = np.array([max(channels.max(), previous.largest)])
+            peaks[name] = Peak(previous.node, both, on)
     context.progress("measure", len(inputs), len(inputs))
     return Measurement(peaks, tuple(outputs))
 
 
 def _reducing_session(model: onnx.ModelProto) -> tuple[Any, list[str]]:
-    """Return a session of the graph that has the peaks as further outputs, so that no whole value leaves it."""
+    """Return a session of the graph with the peaks as further outputs, so that no whole value leaves it, and the names
+    of the measured values."""
     import onnxruntime
 
     inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
@@ -116,7 +119,7 @@ def _reducing_session(model: onnx.ModelProto) -> tuple[Any, list[str]]:
 
 
 def require_headroom(peaks: Mapping[str, Peak], in_half: Collection[str]) -> float:
-    """Return how many times the largest of the values `in_half` fits below 65504; refuse less than `HEADROOM`."""
+    """Return the ratio of 65504 to the largest of the values `in_half`; refuse a ratio below `HEADROOM`."""
     half = [peak for name, peak in peaks.items() if name in in_half]
     for peak in half:
         if not peak.largest * HEADROOM <= FP16_MAX:
@@ -129,9 +132,9 @@ def require_headroom(peaks: Mapping[str, Peak], in_half: Collection[str]) -> flo
 
 
 def rescale_channels(model: onnx.ModelProto, peaks: dict[str, Peak]) -> int:
-    """Rescale the channels that come too near to fp16's end, where it is exact; return how many.
+    """Rescale the channels that come too near to the end of fp16, if that is exact; return how many were rescaled.
 
-    Values between the two convolutions are no longer those of torch's program: they get other names, in `peaks` too.
+    Values between the two convolutions then differ from those of torch's program, so they are renamed, also in `peaks`.
     """
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
     count = 0
@@ -176,7 +179,7 @@ def homogeneous_chains(graph: onnx.GraphProto, weights: Mapping[str, onnx.Tensor
 def _stored_alone(
     conv: onnx.NodeProto, weights: Mapping[str, onnx.TensorProto], users: Mapping[str, Sequence[onnx.NodeProto]]
 ) -> bool:
-    """Return whether weight and bias are float32, stored in the file, and used here only."""
+    """Return whether weight and bias are float32, stored in the file, and used by this node only."""
     return all(
         name in weights and weights[name].data_type == TensorProto.FLOAT and len(users[name]) == 1
         for name in conv.input[1:]
@@ -184,7 +187,7 @@ def _stored_alone(
 
 
 def _exponents(chain: Chain, weights: Mapping[str, onnx.TensorProto], peaks: Mapping[str, Peak]) -> NDArray[np.int64]:
-    """Return for each channel the power of two to divide by: 0 where fp16 holds it with room to spare."""
+    """Return for each channel the exponent k of the 2^k to divide by; 0 if the channel has enough headroom in fp16."""
     weight = numpy_helper.to_array(weights[chain.first.input[1]])
     channels = len(weight)
     peak = np.zeros(channels)
@@ -197,7 +200,7 @@ def _exponents(chain: Chain, weights: Mapping[str, onnx.TensorProto], peaks: Map
         largest_weight = np.maximum(largest_weight, np.abs(numpy_helper.to_array(weights[chain.first.input[2]])))
     limit = FP16_MAX / HEADROOM
     high = (peak > limit) | (largest_weight > FP16_MAX)
-    # A channel that is too large goes to where its neighbours are, and never to the very edge of what is allowed.
+    # A channel that is too large is reduced to the median of the others, and stays clear of the limit.
     target = min(float(np.median(peak[~high])) if (~high).any() else limit, limit / HEADROOM) or 1.0
     excess = np.maximum(peak / target, largest_weight / (FP16_MAX / HEADROOM))
     exponents: NDArray[np.int64] = np.where(high, np.ceil(np.log2(np.maximum(excess, 1.0))), 0).astype(np.int64)
@@ -205,8 +208,8 @@ def _exponents(chain: Chain, weights: Mapping[str, onnx.TensorProto], peaks: Map
 
 
 def _rescale_weights(chain: Chain, weights: Mapping[str, onnx.TensorProto], exponents: NDArray[np.int64]) -> bool:
-    """Divide the rows of the first convolution and multiply the columns of the second; change nothing and return False
-    where a weight would lose digits."""
+    """Divide the rows of the first convolution and multiply the columns of the second; return True. If a weight would
+    lose digits, change nothing and return False."""
     changed: dict[str, NDArray[np.float32]] = {}
     for name in chain.first.input[1:]:
         old = numpy_helper.to_array(weights[name])

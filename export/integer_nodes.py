@@ -1,8 +1,8 @@
-"""Which nodes of a file in eight bits its runtime really computes with integers.
+"""Count of the nodes of a file in eight bits that its runtime really computes with integers.
 
-A file says where values may be bytes; what a runtime has no integer form of, it computes in float, with conversions
-before and after. So the graph is read that the runtime made of the file (`executed_nodes` of its module, where it shows
-one). Nodes that only move values compute nothing, and do not count.
+A file says where values may be bytes. If a runtime has no integer form of an operator, it computes in float, with
+conversions before and after. So this module reads the graph that the runtime made of the file (`executed_nodes` of the
+runtime's module, if it shows one). Nodes that only move values compute nothing and are not counted.
 """
 
 from __future__ import annotations
@@ -17,31 +17,31 @@ from compressor.runtimes.base import Runtime
 from compressor.runtimes.table import RUNTIMES, ExecutedNode
 
 MOST_NAMED = 5
-"""Kinds of nodes that a sentence names; the rest is in the facts."""
+"""Largest number of operators that a sentence names; the facts hold all of them."""
 
 
 @dataclass(frozen=True)
 class IntegerNodes:
-    """The nodes that compute, those of them that compute with bytes, and the others by their operator."""
+    """Numbers of nodes: all that compute, those that compute with bytes, and those in float by operator."""
 
     nodes: int
     nodes_in_int8: int
     in_float: Mapping[str, int]
     conversions: int
-    """Nodes that only turn floats into bytes or bytes into floats; `nodes` is without them."""
+    """Number of nodes that only convert between floats and bytes; `nodes` does not count them."""
 
     def __str__(self) -> str:
-        """Return it in a few words, such as `12 of 29 nodes compute in integers, PRelu 17 in float`."""
+        """Return a summary such as `12 of 29 nodes compute in integers, PRelu 17 in float`."""
         words = f"{self.nodes_in_int8} of {self.nodes} nodes compute in integers"
         if not self.in_float:
             return words
-        named = [f"{kind} {count}" for kind, count in list(self.in_float.items())[:MOST_NAMED]]
+        operators = [f"{kind} {count}" for kind, count in list(self.in_float.items())[:MOST_NAMED]]
         more = sum(list(self.in_float.values())[MOST_NAMED:])
-        return f"{words}, {', '.join(named)}{f' and {more} others' if more else ''} in float"
+        return f"{words}, {', '.join(operators)}{f' and {more} others' if more else ''} in float"
 
 
 def count_integer_nodes(file: Runtime, path: Path) -> IntegerNodes | None:
-    """Return what the runtime of an open file computes with integers; None where it does not show its graph."""
+    """Return which nodes the runtime of an open file computes with integers; None if it does not show its graph."""
     read = RUNTIMES[file.name].node_reader()
     if read is None or file.device != "cpu":
         return None
@@ -50,7 +50,7 @@ def count_integer_nodes(file: Runtime, path: Path) -> IntegerNodes | None:
 
 
 def _count(kinds: Iterator[ExecutedNode]) -> IntegerNodes:
-    """Count the nodes that a runtime executes."""
+    """Count the nodes that a runtime executes, by kind."""
     integers, conversions, floats = 0, 0, Counter[str]()
     for kind, operator in kinds:
         integers += kind == "int8"

@@ -1,15 +1,15 @@
-"""The ONNX graph of a network that was trained quantised, in QDQ form: its learnt ranges, its weights as integers.
+"""The ONNX graph in QDQ form of a network that was trained quantised, with its learnt ranges and integer weights.
 
     feature   QuantizeLinear → DequantizeLinear, scale α/m and zero point 128 (bytes), or zero point 0 (signed)
               PACT's unsigned form: scale α/n and zero point 0, or -128 (signed)
     weight    int8 levels → DequantizeLinear, scale M/m, of the tensor or of each output channel
 
-A byte has one level more below than PAMS's grid, which a Clip between the two nodes takes away (before them where
-features are signed), so that the numbers are those of the fake quantisation. Behind a ReLU nothing is below.
+A byte has one negative level more than PAMS's grid. A Clip between the two nodes (before them if features are signed)
+removes it, so that the numbers are those of the fake quantisation. After a ReLU there are no negative levels.
 
-A runtime computes a convolution in integers where a QuantizeLinear follows at once. What stands between and commutes
-with rounding, a ReLU or a pixel shuffle, is therefore moved behind: the features between are quantised twice on one
-grid, which gives the same numbers. ONNX Runtime knows such a ReLU in integers as a LeakyRelu of slope 0.
+A runtime computes a convolution in integers if a QuantizeLinear follows directly. An operator between them that
+commutes with rounding, a ReLU or a pixel shuffle, is therefore moved behind: the features between are quantised twice
+on one grid, which gives the same numbers. ONNX Runtime computes such a ReLU in integers as a LeakyRelu of slope 0.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ from compressor.models.quantisers import (
 from export.onnx_graph import Graph, build_graph
 
 BITS = 8
-"""Bits of the integers that an ONNX graph holds and runtimes compute with."""
+"""Bits of the integers in an ONNX graph, with which runtimes compute."""
 
 
 def build_learnt_graph(network: Network, lr_size: tuple[int, int] | None, opset: int, *, signed: bool = False) -> Graph:
-    """Return the QDQ graph of a network that was trained at 8 bits; for one size (width, height), or for any.
+    """Return the QDQ graph of a network that was trained at 8 bits, for one size (width, height) or for any.
 
-    Features are bytes from 0 to 255, as processors multiply them; `signed` ones have zero point 0 where the range is
-    symmetric, as TensorRT asks.
+    Features are bytes from 0 to 255, as processors multiply them; with `signed`, they are signed bytes, with zero point
+    0 if the range is symmetric, as TensorRT requires.
     """
     require_eight_bits(network)
     copied = copy.deepcopy(network).to("cpu", torch.float32).eval().requires_grad_(False)
@@ -75,7 +75,7 @@ def require_eight_bits(network: Network) -> None:
         )
 
 
-# The two operations, as torch runs them while the graph is made.
+# The two operations as torch runs them while the graph is built.
 
 
 @torch.library.custom_op("srkd::through_integers", mutates_args=())
@@ -100,7 +100,7 @@ def _(levels: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
 
 
 def _translations() -> Mapping[Callable[..., Any], Callable[..., Any]]:
-    """Return the ONNX operators of both, as torch's exporter asks for them."""
+    """Return the ONNX translations of both operations, in the form that torch's exporter takes."""
     from onnxscript import opset18
 
     op: Any = opset18
@@ -118,7 +118,7 @@ def _translations() -> Mapping[Callable[..., Any], Callable[..., Any]]:
     return {operators.through_integers.default: through_integers, operators.from_levels.default: from_levels}
 
 
-# What stands in the place of quantisers and layers.
+# The modules that replace quantisers and layers.
 
 
 class _Feature(nn.Module):
@@ -153,7 +153,7 @@ def _feature(quantiser: Quantiser, *, signed: bool) -> nn.Module:
 
 
 class _IntegerLayer(nn.Module):
-    """A layer whose weights are levels and a scale."""
+    """A layer whose weights are stored as integer levels and a scale."""
 
     levels: torch.Tensor
     scale: torch.Tensor
@@ -184,7 +184,7 @@ def _layer(layer: QuantisedLayer) -> nn.Module:
 
 
 def quantise_convolutions(graph: onnx.GraphProto, *, moves_relu: bool) -> None:
-    """Quantise the output of a convolution, where only a ReLU or a shuffle stands between it and a QuantizeLinear."""
+    """Quantise the output of each convolution that only a ReLU or a shuffle separates from a QuantizeLinear."""
     consumers: dict[str, list[onnx.NodeProto]] = {}
     for node in graph.node:
         for name in node.input:
@@ -196,7 +196,7 @@ def quantise_convolutions(graph: onnx.GraphProto, *, moves_relu: bool) -> None:
             if before.op_type != "DepthToSpace" and not (before.op_type == "Relu" and moves_relu):
                 break
             if before.op_type == "Relu" and _is_lowest(graph, pair.input[2]):
-                break  # the range begins at 0: runtimes leave this ReLU to the rounding
+                break  # the range begins at 0, so runtimes merge this ReLU into the rounding
             pair = _quantise_before(before, pair, nodes, by_output)
             consumers[pair.input[0]] = [pair]
             consumers[before.input[0]] = [before]
@@ -210,7 +210,7 @@ def quantise_convolutions(graph: onnx.GraphProto, *, moves_relu: bool) -> None:
 def _quantise_before(
     node: onnx.NodeProto, pair: onnx.NodeProto, nodes: list[onnx.NodeProto], by_output: dict[str, onnx.NodeProto]
 ) -> onnx.NodeProto:
-    """Put a pair with the scale of `pair` in front of `node`, and return its QuantizeLinear."""
+    """Insert a QuantizeLinear and a DequantizeLinear with `pair`'s scale before `node`; return the QuantizeLinear."""
     source, (scale, zero_point) = node.input[0], pair.input[1:]
     name = f"{node.output[0]}.before"
     integers, rounded = f"{name}.levels", f"{name}.rounded"
@@ -224,7 +224,7 @@ def _quantise_before(
 
 
 def leave_out_lowest(graph: onnx.GraphProto) -> None:
-    """Put a Clip where a symmetric range would have one level more below zero than above."""
+    """Insert a Clip at each symmetric range, whose bytes would have one level more below zero than above."""
     producers, nodes = _producers(graph), []
     for node in graph.node:
         source = producers.get(node.input[0]) if node.op_type == "QuantizeLinear" else None

@@ -1,4 +1,4 @@
-"""A .tflite as objects: read, changed and written."""
+"""Functions that read, change and write the objects of a .tflite file."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 
 def read_model(content: bytes) -> Any:
-    """Return the model of a file, its tensors' values inside it; larger ones may lie behind the tables of a file."""
+    """Return the model of a file with its tensors' values inside; in the file, large ones may lie behind the tables."""
     from ai_edge_litert import schema_py_generated as schema
 
     model = schema.ModelT.InitFromPackedBuf(content, 0)
@@ -21,7 +21,7 @@ def read_model(content: bytes) -> Any:
 
 
 def pack_model(model: Any) -> bytes:
-    """Return the content of a file."""
+    """Return the bytes of a model's file."""
     import flatbuffers
 
     builder = flatbuffers.Builder(65536)
@@ -30,7 +30,7 @@ def pack_model(model: Any) -> bytes:
 
 
 def set_metadata(model: Any, metadata: Mapping[str, str]) -> None:
-    """Write keys into the model, in the place of those of the same name."""
+    """Write metadata keys into the model; keys of the same names are replaced."""
     from ai_edge_litert import schema_py_generated as schema
 
     model.metadata = [entry for entry in model.metadata or [] if text_of(entry.name) not in metadata]
@@ -43,7 +43,7 @@ def set_metadata(model: Any, metadata: Mapping[str, str]) -> None:
 
 
 def declare_images(model: Any, *, free: bool) -> None:
-    """Name the images `lr` and `sr`, and declare that their sizes are free where they are."""
+    """Name the input `lr` and the output `sr`; if `free`, declare that they may have any size."""
     (graph,) = model.subgraphs
     for index, name in ((graph.inputs[0], "lr"), (graph.outputs[0], "sr")):
         tensor = graph.tensors[index]
@@ -59,7 +59,7 @@ def kind_of(model: Any, operator: Any) -> str:
 
 
 def set_kind(model: Any, operator: Any, kind: str) -> None:
-    """Make another operation of one; its options are the caller's."""
+    """Change an operator to another kind; the caller sets its options."""
     from ai_edge_litert import schema_py_generated as schema
 
     number = getattr(schema.BuiltinOperator, kind)
@@ -73,7 +73,7 @@ def set_kind(model: Any, operator: Any, kind: str) -> None:
 
 
 def text_of(name: str | bytes) -> str:
-    """Return a name as text: it is bytes in a model that was read, text in one that was written to."""
+    """Return a name as text: a model that was read from a file has bytes, names that were set since are text."""
     return name.decode() if isinstance(name, bytes) else name
 
 
@@ -84,7 +84,7 @@ def is_constant(model: Any, tensor: Any) -> bool:
 
 
 def _code_of(code: Any) -> int:
-    """Return the number of an operation; files from before there were 127 of them have it in the former field."""
+    """Return the number of an operation; files from before there were 127 of them store it in the deprecated field."""
     return max(int(code.builtinCode), int(code.deprecatedBuiltinCode))
 
 

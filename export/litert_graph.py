@@ -1,7 +1,7 @@
-"""A network in LiteRT's operations: one each for pixel shuffle, PReLU and nearest upscaling.
+"""Replacement of pixel shuffle, PReLU and nearest upscaling by LiteRT's own operations.
 
-The converter writes these as chains of reshapes over whole images, which are slow on a phone and hold one image
-size. As operations of LiteRT, on channels-last maps, no operation of a convolutional network holds a size.
+The converter writes these as chains of reshapes over whole images, which are slow on a phone and fix the image size.
+With LiteRT's operations, on channels-last maps, a convolutional network takes any size.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def _depth_to_space_shape(last: torch.Tensor, block: int) -> torch.Tensor:
 
 @torch.library.custom_op("srkd::prelu", mutates_args=())
 def prelu(last: torch.Tensor, slope: torch.Tensor) -> torch.Tensor:
-    """PReLU of N,H,W,C with a slope of shape 1,1,C."""
+    """Return the PReLU of N,H,W,C with a slope of shape 1,1,C."""
     return torch.where(last > 0, last, last * slope)
 
 
@@ -44,7 +44,7 @@ def _prelu_shape(last: torch.Tensor, slope: torch.Tensor) -> torch.Tensor:
 
 @torch.library.custom_op("srkd::take", mutates_args=())
 def take(last: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
-    """Put the channels of N,H,W,C in another order."""
+    """Return N,H,W,C with its channels in another order."""
     return last.index_select(3, order)
 
 
@@ -57,7 +57,7 @@ def trace_network(network: nn.Module, example: torch.Tensor) -> GraphModule:
     """Return the network's graph for images like `example`; its weights are copies."""
     module = torch.export.export(network, (example,)).module()
     assert isinstance(module, GraphModule)
-    # Parameters of a program are those of the network: what is reordered here must not be reordered there.
+    # The program shares its parameters with the network; copies keep the network's order.
     for name, parameter in list(module.named_parameters()):
         owner, _, leaf = name.rpartition(".")
         setattr(module.get_submodule(owner), leaf, nn.Parameter(parameter.detach().clone(), requires_grad=False))
@@ -65,7 +65,7 @@ def trace_network(network: nn.Module, example: torch.Tensor) -> GraphModule:
 
 
 def use_litert_operations(module: GraphModule) -> GraphModule:
-    """Replace the operations in place; the function stays the same."""
+    """Replace the operations in place; the module computes the same function."""
     for node in list(module.graph.nodes):
         if node.target == aten.pixel_shuffle.default:
             _replace_shuffle(module, node)
@@ -78,7 +78,8 @@ def use_litert_operations(module: GraphModule) -> GraphModule:
 
 
 def _replace_shuffle(module: GraphModule, node: Node) -> None:
-    """torch has a channel's pixels side by side, LiteRT a pixel's channels: the convolution before is reordered."""
+    """Replace a pixel shuffle. torch stores a channel's pixels side by side, LiteRT a pixel's channels, so the channels
+    of the convolution before are reordered."""
     image, block = node.args
     assert isinstance(image, Node) and isinstance(block, int)
     reordered = _reorder_convolution(module, image, block)
@@ -92,9 +93,9 @@ def _replace_shuffle(module: GraphModule, node: Node) -> None:
 
 
 def _reorder_convolution(module: GraphModule, image: Node, block: int) -> bool:
-    """Reorder the channels of the convolution that computes `image`, perhaps through a ReLU; return whether it can be.
+    """Reorder the channels of the convolution that computes `image`, also through a ReLU; return whether that worked.
 
-    It cannot where others use it, nor in groups, whose channels cannot be exchanged.
+    It is impossible if another node uses the convolution, or if it is grouped: channels cannot change groups.
     """
     while image.target == aten.relu.default and len(image.users) == 1:
         image = image.all_input_nodes[0]
@@ -114,7 +115,7 @@ def _reorder_convolution(module: GraphModule, image: Node, block: int) -> bool:
 
 
 def _replace_upsampling(module: GraphModule, node: Node) -> None:
-    """Nearest upscaling by an integer factor is a shuffle of as many copies."""
+    """Replace nearest upscaling by an integer factor with a shuffle of factor² copies."""
     image, factors = node.args[0], [float(str(factor)) for factor in node.args[2]]  # type: ignore[union-attr]
     block = int(factors[0])
     assert factors == [block, block], factors
@@ -144,6 +145,6 @@ def _call(module: GraphModule, operation: Any, *args: Any) -> Node:
 
 
 def _replace(module: GraphModule, node: Node, last: Node) -> None:
-    """Put channels first again; the converter drops pairs of such permutes."""
+    """Replace a node by channels-last values, permuted to channels first; the converter drops pairs of permutes."""
     node.replace_all_uses_with(_call(module, aten.permute.default, last, TO_FIRST))
     module.graph.erase_node(node)

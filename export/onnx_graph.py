@@ -1,8 +1,8 @@
-"""The network as an ONNX graph, made by torch's exporter: nodes named by module, nothing of this machine in it.
+"""Conversion of a network to an ONNX graph by torch's exporter; nodes are named by module, no local paths are kept.
 
-The graph may then take bytes, and have the pixel shuffle as some accelerators know it: DepthToSpace in mode DCR instead
-of torch's CRD. Where the convolution before it can take the new order, its weights and bias do, at no cost; where it
-cannot (grouped convolutions keep their channels apart), the channels are gathered.
+The graph can be changed to take bytes, and to use DepthToSpace in mode DCR, which some accelerators require, instead of
+torch's CRD. If possible, weights and bias of the convolution before it are reordered, at no cost; otherwise (for a
+grouped convolution) the channels are gathered.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from export.conversion import example_size, silence
 
 INPUT, OUTPUT = "lr", "sr"
 ORDER_PRESERVING = ("Relu", "LeakyRelu", "Sigmoid", "Tanh", "Clip", "Cast", "Identity")
-"""Operators that do the same to every channel, so that an order of channels passes through them."""
+"""Operators that treat every channel alike, so that they keep an order of channels."""
 
 NODE_SCOPES = "pkg.torch.onnx.name_scopes"
 """Node metadata of torch's exporter: the modules around an operation, then its name, as a Python list."""
@@ -34,7 +34,7 @@ NODE_SCOPES = "pkg.torch.onnx.name_scopes"
 
 @dataclass(frozen=True)
 class Graph:
-    """A float32 graph from `lr` to `sr`. Values have the names of torch's operations that compute them."""
+    """A float32 graph from `lr` to `sr`. Values are named after the torch operations that compute them."""
 
     model: onnx.ModelProto
     nodes_before_onnxsim: int
@@ -42,7 +42,7 @@ class Graph:
 
 
 Translations: TypeAlias = Mapping[Callable[..., Any], Callable[..., Any]]
-"""Operations of torch that its exporter does not know, with functions that write them in ONNX."""
+"""Torch operations that its exporter does not support, with functions that write them in ONNX."""
 
 
 def build_graph(
@@ -59,8 +59,8 @@ def build_graph(
 def trace(
     network: Network, lr_size: tuple[int, int] | None, opset: int, *, translations: Translations | None = None
 ) -> torch.onnx.ONNXProgram:
-    """Return torch's program, decomposed, and the ONNX graph made of it."""
-    # The exporter takes a batch of one, or equal sides, for constants, as they are in a graph for one size.
+    """Return torch's decomposed program with its ONNX graph."""
+    # The exporter would treat a batch of one, or equal sides, as constants, which is right only for a fixed size.
     width, height = lr_size or example_size(network)
     example = torch.rand(
         2 if lr_size is None else 1,
@@ -92,13 +92,13 @@ def trace(
 
 
 def _tidy(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Name nodes by module, and drop the exporter's notes beside them, which hold paths of this machine."""
+    """Name nodes by module, and remove the exporter's notes, which hold paths of this machine."""
     graph = model.graph
     names: Counter[str] = Counter()
     for node in graph.node:
         name = _node_name(node)
         names[name] += 1
-        # One operation of torch may become several nodes, and ONNX Runtime needs a name for each.
+        # One torch operation may become several nodes, and ONNX Runtime needs a different name for each.
         node.name = name if names[name] == 1 else f"{name}#{names[name]}"
         del node.metadata_props[:]
         node.doc_string = ""
@@ -119,7 +119,7 @@ def _node_name(node: onnx.NodeProto) -> str:
 
 
 def _simplified(model: onnx.ModelProto) -> onnx.ModelProto | None:
-    """Return onnxsim's version, or None where it fails or cannot confirm that it is equal."""
+    """Return onnxsim's version, or None if onnxsim fails or cannot confirm that both are equal."""
     import onnxsim
 
     try:
@@ -130,7 +130,7 @@ def _simplified(model: onnx.ModelProto) -> onnx.ModelProto | None:
 
 
 def _smaller(plain: onnx.ModelProto, simpler: onnx.ModelProto | None) -> tuple[onnx.ModelProto, bool]:
-    """Return the graph with fewer nodes, then fewer bytes: onnxsim can also make a graph larger."""
+    """Return the graph with fewer nodes, then fewer bytes, and whether it is onnxsim's, which can be larger."""
 
     def size(model: onnx.ModelProto) -> tuple[int, int]:
         return len(model.graph.node), model.ByteSize()
@@ -141,9 +141,9 @@ def _smaller(plain: onnx.ModelProto, simpler: onnx.ModelProto | None) -> tuple[o
 
 
 def convert_to_bytes(model: onnx.ModelProto, channels: int) -> None:
-    """Make input and output N,H,W,C in 0..255, as cameras and screens have them, so that an app needs no image code.
+    """Make input and output bytes, N,H,W,C in 0..255, as cameras and screens use, so that an app needs no image code.
 
-    Range, order of axes, clamp and rounding go into the graph; `lr` and `sr` stay the names outside.
+    Range, order of axes, clamp and rounding become part of the graph; its input and output keep the names `lr`, `sr`.
     """
     graph = model.graph
     inside, outside = f"{INPUT}.float", f"{OUTPUT}.float"
@@ -179,7 +179,7 @@ def _bytes_node(operator: str, source: str, output: str, *constants: str, **attr
 
 
 def use_depth_first(model: onnx.ModelProto) -> None:
-    """Turn every DepthToSpace in CRD into one in DCR with the same result."""
+    """Change every DepthToSpace from mode CRD to DCR with the same result."""
     graph = model.graph
     for node in list(graph.node):
         if node.op_type != "DepthToSpace" or _attribute(node, "mode", b"DCR") == b"DCR":
@@ -195,13 +195,13 @@ def use_depth_first(model: onnx.ModelProto) -> None:
 
 
 def new_order(channels: int, block: int) -> NDArray[np.int64]:
-    """Return the CRD channel for each DCR position: (offset, channel) holds what was at (channel, offset)."""
+    """Return the CRD channel for each DCR position: position (offset, channel) takes channel (channel, offset)."""
     order: NDArray[np.int64] = np.arange(channels, dtype=np.int64).reshape(-1, block**2).transpose()
     return order.flatten()
 
 
 def _source(graph: onnx.GraphProto, node: onnx.NodeProto) -> onnx.NodeProto | None:
-    """Return the convolution whose channels arrive at `node` unchanged, and only there; None where there is none."""
+    """Return the convolution whose channels reach `node` in order, and no other node; None if there is none."""
     by_output = {name: other for other in graph.node for name in other.output}
     name = node.input[0]
     while sum(name in other.input for other in graph.node) == 1:
@@ -215,7 +215,7 @@ def _source(graph: onnx.GraphProto, node: onnx.NodeProto) -> onnx.NodeProto | No
 
 
 def _output_channels(graph: onnx.GraphProto, conv: onnx.NodeProto) -> int | None:
-    """Return the output channels where weight and bias are stored and used by this convolution only, else None."""
+    """Return the number of output channels if only this convolution uses its weight and bias, and both are stored."""
     sizes = {tensor.name: tensor.dims for tensor in graph.initializer}
     unshared = all(sum(name in other.input for other in graph.node) == 1 for name in conv.input[1:])
     if not unshared or any(name not in sizes for name in conv.input[1:]):
@@ -227,7 +227,7 @@ def _permute(graph: onnx.GraphProto, conv: onnx.NodeProto, order: NDArray[np.int
     for tensor in graph.initializer:
         if tensor.name in conv.input[1:]:
             tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor)[order], tensor.name))
-    # Values between are no longer those of torch's program: they get other names.
+    # Intermediate values now differ from those of torch's program, so they are renamed.
     name = conv.output[0]
     while (follower := next((node for node in graph.node if name in node.input), None)) is not None:
         for node in graph.node:

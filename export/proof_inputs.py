@@ -1,7 +1,7 @@
 """The images that an exported file and its network are compared on: photos, flat colours, patterns, noise, odd sizes.
 
-Photos show what people will see. The rest is there to find the values at which arithmetic breaks: colours at the ends
-of the range, and stripes, checks and dots of one pixel, which drive a convolution harder than any photo does.
+Photos show what people will see. The other images find the values at which arithmetic breaks: colours at the ends
+of the range, and stripes, checks and dots of one pixel, which give larger features than any photo.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from compressor.images.sets import embedded_photos
 from compressor.models.networks.base import Descriptor
 
 PHOTO_LR = (96, 64)
-"""Width and height of the part of a photo that is compared, in low-resolution pixels."""
+"""Width and height in LR pixels of the part of a photo that is compared."""
 
 ODD_SIZES = ((1, 1, 1), (1, 7, 13), (1, 17, 5), (2, 11, 9))
-"""Batch, width and height: a graph with a constant in place of a size fails on some of them."""
+"""Batch, width and height of odd inputs: a graph with a constant instead of a size fails on some of them."""
 
 RGB = {
     "black": (0, 0, 0),
@@ -37,15 +37,15 @@ RGB = {
 """The colours whose channels are all 0 or 1."""
 
 CELL = 16
-"""Pixels of the side of one pattern; an image holds as many as fit."""
+"""Side of one pattern in pixels; an image holds as many as fit."""
 
 DOT_STEP = 4
-"""Pixels from one single pixel to the next."""
+"""Distance in pixels between dots of one pixel."""
 
 
 @dataclass(frozen=True)
 class ProofInput:
-    """A named input; only photos count for the PSNR. `flat`: one colour."""
+    """A named input; only photos count for the PSNR. `flat` inputs are of one colour."""
 
     __test__ = False  # not a test class, as pytest would conclude from the name
 
@@ -58,7 +58,7 @@ class ProofInput:
 def proof_inputs(descriptor: Descriptor, photos: Mapping[str, Path] | None = None) -> tuple[ProofInput, ...]:
     """Return photos (None: the embedded validation photos), flat colours, patterns, noise, odd sizes, a batch.
 
-    All have the fixed size where the descriptor names one, in a batch of one.
+    If the descriptor has a fixed size, all have that size, in a batch of one.
     """
     channels, step, fixed = descriptor.channels, descriptor.size_multiple, descriptor.fixed_size
     side = -(-max(24, descriptor.min_size) // step) * step
@@ -83,7 +83,7 @@ def proof_inputs(descriptor: Descriptor, photos: Mapping[str, Path] | None = Non
 
 
 def _colours(channels: int) -> dict[str, torch.Tensor]:
-    """Return the colours at the ends of the range, each (channels, 1, 1); black and white only, unless RGB."""
+    """Return the colours at the ends of the range, each (channels, 1, 1); only black and white without RGB."""
     if channels == 3:
         return {name: torch.tensor(rgb).float().view(3, 1, 1) for name, rgb in RGB.items()}
     return {"black": torch.zeros(channels, 1, 1), "white": torch.ones(channels, 1, 1)}
@@ -111,9 +111,9 @@ def _pattern_inputs(descriptor: Descriptor) -> list[ProofInput]:
 
 
 def _patterns(colours: Mapping[str, torch.Tensor], y: torch.Tensor, x: torch.Tensor) -> Iterator[torch.Tensor]:
-    """Yield each pattern over the whole image: columns, rows and checks of each two colours, and dots.
+    """Yield each pattern over the whole image: columns, rows and checks of every pair of colours, and dots.
 
-    Dots are single pixels of the colours with one channel lit, and white, on black; and of the others on white.
+    Dots are single pixels: of white and the colours with one channel set on black, of the others on white.
     """
     for one, other in combinations(colours.values(), 2):
         for odd in (x + 0 * y, y + 0 * x, x + y):
@@ -126,7 +126,7 @@ def _patterns(colours: Mapping[str, torch.Tensor], y: torch.Tensor, x: torch.Ten
 
 
 def _largest_size(descriptor: Descriptor) -> tuple[int, int]:
-    """Return the size of a photo's part: fixed, or that of `PHOTO_LR`, as the network takes it."""
+    """Return the size of a photo's part: the fixed size, or `PHOTO_LR` adapted to the network."""
     if descriptor.fixed_size is not None:
         return descriptor.fixed_size
     step = descriptor.size_multiple
@@ -135,15 +135,15 @@ def _largest_size(descriptor: Descriptor) -> tuple[int, int]:
 
 
 def _limit(size: tuple[int, int], descriptor: Descriptor) -> tuple[int, int]:
-    """Return width and height, no larger than the file takes."""
+    """Return width and height, limited to the largest size that the file takes."""
     if descriptor.max_size is None:
         return size
     return min(size[0], descriptor.max_size[0]), min(size[1], descriptor.max_size[1])
 
 
 def _photo_lr(path: Path, descriptor: Descriptor) -> torch.Tensor:
-    """Return the middle of a photo, shrunk by the network's scale as its low-resolution images are; where a fixed size
-    is larger than that, the photo is continued by its reflection."""
+    """Return the middle of a photo, downscaled by the network's scale; if a fixed size is larger, the photo is extended
+    by reflection."""
     hr = read_rgb_u8(path)
     scale, step = descriptor.scale, descriptor.size_multiple
     width, height = descriptor.fixed_size or _limit(PHOTO_LR, descriptor)

@@ -1,4 +1,4 @@
-"""What a file in eight bits loses: measured on photos that it was not calibrated on, as people will see it."""
+"""Loss of quality of a file in eight bits, measured on photos that it was not calibrated on."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from export.formats import MIN_PSNR_TO_SOURCE
 
 MAX_PHOTOS = 16
 LARGEST_SIDE = 192
-"""Of the middle part of a photo that is measured, in low-resolution pixels."""
+"""Largest side in LR pixels of the middle part of a photo that is measured."""
 
 Run = Callable[[torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True)
 class Quality:
-    """Mean Y-PSNR of the network and of the file, in dB, and the PSNR of one's images to the other's (None: equal)."""
+    """Mean Y-PSNR in dB of the network and of the file, and the PSNR between their images (None: they are equal)."""
 
     psnr_y_source: float
     psnr_y: float
@@ -39,7 +39,7 @@ class Quality:
         return self.psnr_y_source - self.psnr_y
 
     def reason(self, max_drop: float | None) -> str | None:
-        """Return in one line why this is too much, or None; without a bound nothing is."""
+        """Return in one line why the loss is too large; None if it is not, or without a bound."""
         if max_drop is None:
             return None
         if self.drop > max_drop:
@@ -49,7 +49,7 @@ class Quality:
         return None
 
     def facts(self) -> dict[str, object]:
-        """Return what a file says of its loss, in its metadata."""
+        """Return the facts of the loss for a file's metadata."""
         to_source = None if self.psnr_to_source is None else round(self.psnr_to_source, 2)
         return {"drop_db": round(self.drop, 4), "psnr_to_source_db": to_source, "photos": self.photos}
 
@@ -62,14 +62,14 @@ class Quality:
 
 @dataclass(frozen=True)
 class QualityPhotos:
-    """Photos, each shrunk, and the network's images of them."""
+    """Photos with their LR images and the network's results."""
 
     network: Network
     photos: Mapping[str, Path]
     size: tuple[int, int] | None = None
-    """Width and height of the only LR images that a file takes."""
+    """Width and height of the only LR size that a file takes; None: any."""
     largest: tuple[int, int] | None = None
-    """Width and height of the largest ones."""
+    """Width and height of the largest LR size that a file takes; None: any."""
 
     @classmethod
     def of(
@@ -79,7 +79,7 @@ class QualityPhotos:
         size: tuple[int, int] | None = None,
         largest: tuple[int, int] | None = None,
     ) -> QualityPhotos:
-        """Return the photos of a folder, evenly chosen where there are many; None: the embedded validation photos."""
+        """Return at most `MAX_PHOTOS` photos of a folder, evenly spaced; None: the embedded validation photos."""
         if folder is None:
             return cls(network, embedded_photos("val"), size, largest)
         if not folder.is_dir():
@@ -92,7 +92,7 @@ class QualityPhotos:
 
     @cached_property
     def images(self) -> tuple[tuple[torch.Tensor, torch.Tensor, torch.Tensor], ...]:
-        """LR in [0,1], HR and the network's image in bytes, each (1, C, H, W)."""
+        """Return for each photo LR in [0,1], and HR and the network's image in bytes, each (1, C, H, W)."""
         descriptor = self.network.descriptor
         images = []
         with torch.no_grad():
@@ -105,7 +105,7 @@ class QualityPhotos:
         return tuple(images)
 
     def measure(self, run: Run) -> Quality:
-        """Return the quality of what `run` makes of the photos."""
+        """Return the quality of the images that `run` returns for the photos."""
         scale = self.network.descriptor.scale
         source, file, squares, values = 0.0, 0.0, 0.0, 0
         for lr, hr, network_u8 in self.images:
@@ -128,7 +128,7 @@ def _psnr(sr_u8: torch.Tensor, hr_u8: torch.Tensor, border: int) -> torch.Tensor
 def _pair(
     path: Path, descriptor: Descriptor, size: tuple[int, int] | None, largest: tuple[int, int]
 ) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """Return the middle of a photo: LR in [0,1] and HR in bytes."""
+    """Return the middle of a photo as LR in [0,1] and HR in bytes; None if the photo is too small."""
     hr, scale, step = read_rgb_u8(path), descriptor.scale, descriptor.size_multiple
     height, width = (
         min(length // scale, LARGEST_SIDE, most) // step * step

@@ -1,7 +1,7 @@
-"""exports.json beside exported files: how far each was from its network, what eight bits lost, how fast it was here.
+"""exports.json beside exported files: each file's difference from its network, its loss in eight bits and its speed.
 
-A file's metadata says what it is made from. What the comparison found is known only to the export, so it is kept here,
-with the file's hash: an entry counts as long as the file is the one that was compared.
+A file's metadata states its source. The results of the comparison are stored here, with the file's hash: an entry is
+valid as long as the file is the one that was compared.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MOST_BYTES = 10**7
 
 
 def write_record(folder: Path, report: ExportReport, source_sha256: str) -> Path:
-    """Add the files of an export to the folder's record, in place of earlier ones of the same name."""
+    """Add the files of an export to the folder's record, replacing entries of the same name; return its path."""
     path = folder / RECORD
     entries = {**read_record(folder), **dict(_entries(report, source_sha256))}
     existing = {name: entry for name, entry in sorted(entries.items()) if (folder / name).exists()}
@@ -34,7 +34,7 @@ def write_record(folder: Path, report: ExportReport, source_sha256: str) -> Path
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """Return the entries of a folder's record by the names of the files; none where it is damaged or missing."""
+    """Return the entries of a folder's record by file name; empty if it is damaged or missing."""
     path = folder / RECORD
     try:
         content = json.loads(read_text(path, MOST_BYTES)) if path.is_file() else {}
@@ -75,7 +75,7 @@ def _entry(file: FileReport, report: ExportReport, source_sha256: str, machine: 
 
 
 def _speed(speed: Speed) -> dict[str, Any]:
-    """Return the time beside float, and the verdict in one sentence."""
+    """Return the times of the file and of float, and the verdict in one sentence."""
     return {
         "ms": speed.ms,
         "float_ms": speed.float_ms,

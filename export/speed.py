@@ -1,4 +1,4 @@
-"""How fast a file in eight bits is against the same network in float, in the same runtime on this machine, and why."""
+"""Speed of a file in eight bits against the same network in float, in the same runtime on this machine."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ WITHOUT_PRODUCTS = "this processor has neither VNNI nor dot products, which mult
 
 @dataclass(frozen=True)
 class Speed:
-    """Medians in ms of one image, and the ratio of the two with its interval."""
+    """Median times of one image in ms, in eight bits and in float, and their ratio with its interval."""
 
     ms: float
     float_ms: float
@@ -30,7 +30,7 @@ class Speed:
     lr_size: tuple[int, int]
     threads: int
     integer_nodes: IntegerNodes | None = None
-    """What the runtime computes with integers; None where it does not show that."""
+    """The nodes that the runtime computes with integers; None if it does not show them."""
     native_products: bool = True
     """True if the processor multiplies bytes natively."""
 
@@ -38,14 +38,14 @@ class Speed:
 
     @property
     def why(self) -> str | None:
-        """Say what is not in integers here, or None where nothing is known of it."""
+        """Return the reasons against a speed-up: what does not compute in integers here; None if unknown."""
         reasons = [] if self.native_products else [WITHOUT_PRODUCTS]
         if self.integer_nodes is not None:
             reasons.append(f"{self.integer_nodes}, with {self.integer_nodes.conversions} conversions between both")
         return "; ".join(reasons) or None
 
     def __str__(self) -> str:
-        """The verdict in one sentence."""
+        """Return the verdict in one sentence."""
         size = "LR {}x{}, {} threads".format(*self.lr_size, self.threads)
         plain = "float" if self.float_precision == "fp32" else self.float_precision
         times = f"{self.ms:.1f} ms, {self.float_ms:.1f} ms in {plain}"
@@ -66,7 +66,7 @@ def compare_speed(
     *,
     integer_nodes: IntegerNodes | None = None,
 ) -> Speed:
-    """Time both in turns on one image, smaller where one of them takes no larger."""
+    """Time both in turns on one image, of `SIZE` or the largest size that both take."""
     limits = [SIZE, *(runtime.descriptor.max_size or SIZE for runtime in (file, reference))]
     width, height = size = lr_size or (min(limit[0] for limit in limits), min(limit[1] for limit in limits))
     image = sample_photo(width, height, channels=file.descriptor.channels)

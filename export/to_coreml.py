@@ -1,8 +1,8 @@
 """Core ML, for macOS and iOS: an .mlpackage (a folder) with an ML program in float32.
 
-Such a program runs on macOS and iOS only. Elsewhere it is checked before it gets its name for its inputs and outputs,
-for tensors of more axes than Core ML takes, and for its weights, which are those of the network (or of its form for one
-size), bit for bit.
+Such a program runs on macOS and iOS only. Before it gets its name, the export checks its inputs and outputs, that no
+tensor has more axes than Core ML takes, and that its weights equal those of the network (or of its form for one size)
+bit for bit.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from export.conversion import CannotConvert, Conversion, require_size, silence
 
 INPUT, OUTPUT = "lr", "sr"
 MAX_SIDE = 2048
-"""Core ML needs a bound where sizes are free."""
+"""Largest side in pixels of a file for any size: Core ML needs a bound."""
 MAX_AXES = 5
 TARGETS = {"iOS15": "iOS 15, macOS 12", "iOS16": "iOS 16, macOS 13"}
 SKIPPED_PASSES = ("common::fuse_conv_scale", "common::fuse_conv_bias")
-"""Passes that multiply constants into weights: without them the weights are the network's, and can be compared."""
+"""Passes that multiply constants into weights; without them the weights can be compared with the network's."""
 LAYERS_WITH_WEIGHTS = (nn.Conv2d, nn.Linear, nn.LayerNorm)
 
 
@@ -39,7 +39,7 @@ def convert(job: Conversion) -> Mapping[str, object]:
     try:
         with silence():
             network = job.network if size is None else job.network.for_size(size[1], size[0])
-            # Windows are cut by pixel unshuffle, an operation since iOS 16.
+            # Windows are made by pixel unshuffle, which exists since iOS 16.
             target = "iOS15" if network is job.network else "iOS16"
             model = _convert_traced(network, size, target)
             model.user_defined_metadata.update(job.metadata)
@@ -97,7 +97,7 @@ def _describe(model: Any, network: Network) -> None:
 
 
 def _read_back(path: Path) -> tuple[Any, Any]:
-    """Read the program, with its weights, and the description from the package."""
+    """Return the program with its weights, and the description, from the package."""
     import coremltools as ct
     from coremltools.converters.mil.frontend.milproto.load import load
 
@@ -107,12 +107,12 @@ def _read_back(path: Path) -> tuple[Any, Any]:
 
 
 def _require_images(spec: Any, network: Network, size: tuple[int, int] | None) -> None:
-    """Refuse a package that does not take one image of these sizes, or does not return one."""
+    """Refuse a package that does not take and return one image of these sizes."""
     image = read_image_format(spec, "the package")
     scale, channels = network.descriptor.scale, network.descriptor.channels
     fixed = None if size is None else (1, channels, size[1] * scale, size[0] * scale)
     actual = tuple(spec.description.output[0].type.multiArrayType.shape)
-    # A size that depends on a free one is missing, or that of the example.
+    # An output size that depends on a free input size is missing, or that of the example.
     if (image.channels, image.fixed_size) != (channels, size) or (fixed is not None and actual != fixed):
         raise SrkdError(
             f"the package takes {image} and returns {actual}, the network takes {channels} channels, {size}"
@@ -120,7 +120,7 @@ def _require_images(spec: Any, network: Network, size: tuple[int, int] | None) -
 
 
 def _require_weights(program: Any, network: Network) -> int:
-    """Refuse a package that lacks a weight, to the bit; return the number of tensors compared."""
+    """Refuse a package that lacks a weight, compared bit for bit; return the number of tensors compared."""
     stored: Counter[tuple[int, bytes]] = Counter()
     for operation in program.functions["main"].operations:
         if operation.op_type == "const" and isinstance(operation.outputs[0].val, np.ndarray):

@@ -1,7 +1,7 @@
-"""ExecuTorch, for phones: a .pte file whose convolutions run in XNNPACK, float32, N,C,H,W in [0,1], one image a call.
+"""ExecuTorch, for phones: a .pte file whose convolutions run in XNNPACK, float32, N,C,H,W in [0,1], one image per call.
 
-The memory between XNNPACK's parts is planned for the largest image that the file takes, and allocated when it is
-opened: so a file for any size has a bound, which follows from the network's width.
+The memory between XNNPACK's parts is planned for the largest image of a file and allocated when it is opened. So a file
+for any size has a bound, which depends on the network's width.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from compressor.models.networks.base import Network
 from export.conversion import CannotConvert, Conversion, example_size, require_size, silence
 
 PLANNED_BYTES = 256 * 1024**2
-"""The limit of planned memory where a file takes any size."""
+"""Largest planned memory of a file for any size, in bytes."""
 SIDE_RANGE = (128, 512)
-"""Pixels a side: every file for any size takes the first, none more than the second."""
+"""Range of the largest side in pixels of a file for any size."""
 
 
 def convert(job: Conversion) -> Mapping[str, object]:
-    """Write the program. The facts that its runtime needs go into the sidecar: the file's hash, the largest size."""
+    """Write the program; return its facts. The runtime reads the file's hash and largest size from the sidecar."""
     require_size(job, "ExecuTorch")
     size = job.options.lr_size
     side = None if size is not None else max_side(job.network)
@@ -37,7 +37,7 @@ def convert(job: Conversion) -> Mapping[str, object]:
 
 @contextmanager
 def within_executorch(network: Network) -> Iterator[None]:
-    """Keep the converter's words from the console, and tell what it raises in one line."""
+    """Suppress the converter's output, and turn its errors into one line."""
     try:
         with silence():
             yield
@@ -49,14 +49,14 @@ def within_executorch(network: Network) -> Iterator[None]:
 
 
 def trace(network: Network, size: tuple[int, int] | None, side: int | None) -> Any:
-    """Return the exported program of a network for one size (width, height), or for sides up to a largest."""
+    """Return the exported program of a network for one size (width, height), or for sides up to `side`."""
     if size is not None:
         return retrace(network.for_size(size[1], size[0]), network, size, side)
     return retrace(network, network, size, side)
 
 
 def retrace(module: nn.Module, network: Network, size: tuple[int, int] | None, side: int | None) -> Any:
-    """Return the exported program of a module that takes the images of a network."""
+    """Return the exported program of a module for the images of a network."""
     with torch.no_grad():
         if size is not None:
             example = torch.zeros(1, network.descriptor.channels, size[1], size[0])
@@ -66,7 +66,7 @@ def retrace(module: nn.Module, network: Network, size: tuple[int, int] | None, s
 
 
 def lower(program: Any) -> Any:
-    """Return a program whose parts that XNNPACK can compute are given to it."""
+    """Return the lowered program; XNNPACK computes all parts that it supports."""
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.exir import to_edge_transform_and_lower
 

@@ -1,11 +1,10 @@
-"""ExecuTorch in eight bits, by torchao's quantisation of exported programs: what XNNPACK computes with integers.
+"""ExecuTorch in eight bits, by torchao's quantisation of exported programs, as XNNPACK computes with integers.
 
-Weights are signed bytes with a scale an output channel, values signed bytes with a zero point, biases and images
-float32. A pixel shuffle only moves values: it stays in float between two layers in bytes, and loses nothing. What stays
-in float by design is what our own quantiser keeps so, too (`quantise/plan.py`): gates of a pooled image, what is done
-to the image before the first layer, and sums that lead to no layer, whose result is the image itself. Choices are tried
-in torch, which computes what the program will, because lowering one to XNNPACK takes a minute; the program itself is
-measured before it is kept.
+Weights are signed bytes with a scale per output channel, values signed bytes with a zero point, biases and images
+float32. A pixel shuffle only moves values: it stays in float between two layers in bytes, without loss. The same parts
+stay in float as in our own quantiser (`quantise/plan.py`): gates of a pooled image, operations on the image before the
+first layer, and sums that lead to no layer, whose result is the image itself. Choices are tried in torch, which gives
+the same results as the program, because lowering to XNNPACK takes a minute; the final program is measured itself.
 """
 
 from __future__ import annotations
@@ -39,16 +38,16 @@ POOLS = (ATEN.adaptive_avg_pool2d.default, ATEN.mean.dim)
 ACTIVATIONS = (ATEN.relu.default, ATEN.prelu.default, ATEN.leaky_relu.default)
 
 SMALLEST_SCALE = 2.0**-24
-"""torchao's own is 2⁻¹²: all channels whose weights are below 0.03 would share it, and lose bits."""
+"""Smallest scale. With torchao's own, 2⁻¹², all channels with weights below 0.03 would share it and lose bits."""
 
 INTEGER = ("convolution", "linear", "add", "mul", "cat", "relu")
-"""What XNNPACK computes with integers where its values are bytes."""
+"""Operations that XNNPACK computes with integers if their values are bytes."""
 FUSED_BEFORE_RELU = ("convolution", "linear", "add", "mul")
 COUNTED = (*INTEGER, "sub", "prelu", "leaky_relu", "gelu", "softmax", "bmm", "native_layer_norm", "view_copy")
 
 
 def convert(job: Conversion) -> Mapping[str, object]:
-    """Quantise as far as the bound allows, lower, and count what computes in integers."""
+    """Quantise as far as the bound allows, lower and write the program; return its facts."""
     require_size(job, "ExecuTorch")
     network, options, size = job.network, job.options.int8, job.options.lr_size
     if network.quantisation is not None:
@@ -69,13 +68,13 @@ def convert(job: Conversion) -> Mapping[str, object]:
             quantised = _quantise(program.module(), calibration.patches, parts)
         return quantised, _InTorch(quantised, descriptor)
 
-    tried = Search(TOOL, job, photos, _layers(graph), make).run()
+    result = Search(TOOL, job, photos, _layers(graph), make).run()
     with within_executorch(network):
-        lowered = lower(retrace(tried.made, network, size, side))
+        lowered = lower(retrace(result.made, network, size, side))
         int8, other = _count(lowered.exported_program().graph_module)
         facts = write(job, lowered, side)
     job.context.note(f"{TOOL}: in eight bits {_words(int8)}; in float {_words(other)}")
-    quant = tried.describe("xnnpack", calibration.source)
+    quant = result.describe("xnnpack", calibration.source)
     return {
         **facts,
         "torchao": installed_version("torchao"),
@@ -87,7 +86,7 @@ def convert(job: Conversion) -> Mapping[str, object]:
 
 
 class _InTorch(FileRuntime):
-    """A quantised program before it is lowered, computed by torch one image at a time."""
+    """A quantised program before lowering, computed by torch one image at a time."""
 
     name = "executorch"
     precision = "int8"
@@ -102,7 +101,7 @@ class _InTorch(FileRuntime):
 
 
 def _quantise(module: nn.Module, patches: torch.Tensor, parts: FloatParts) -> nn.Module:
-    """Return the program with pairs of quantisation and dequantisation around what is computed with integers."""
+    """Return the program with quantisation and dequantisation around the operations computed with integers."""
     from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import XNNPACKQuantizer
     from torchao.quantization.pt2e import HistogramObserver, MinMaxObserver, PerChannelMinMaxObserver
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
@@ -139,10 +138,10 @@ def _quantise(module: nn.Module, patches: torch.Tensor, parts: FloatParts) -> nn
 
 
 def _separate_layers(module: nn.Module) -> None:
-    """Give each layer weights and biases of its own, where several share them as in CARN-M.
+    """Give each layer its own weights and biases if several layers share them, as in CARN-M.
 
-    torchao quantises a weight for the first of them only, and XNNPACK takes a bias, whose integers are on the grid of
-    what one layer reads, for all of them."""
+    torchao quantises a shared weight for the first layer only, and XNNPACK uses a shared bias, whose integers are on
+    the grid of one layer's input, for all of them."""
     graph: Any = module.graph
     for node in [node for node in graph.nodes if node.op == "get_attr"]:
         for index, user in enumerate([user for user in node.users if user.target in LAYERS][1:]):
@@ -157,7 +156,7 @@ def _separate_layers(module: nn.Module) -> None:
 
 
 def _in_float(graph: Any, parts: FloatParts) -> Iterator[Any]:
-    """Yield the nodes of a program that are not quantised, some of them twice."""
+    """Yield the nodes of a program that stay in float, some of them twice."""
     stored: set[Any] = set()
     pooled: set[Any] = set()
     images: set[Any] = set()
@@ -185,7 +184,7 @@ def _in_float(graph: Any, parts: FloatParts) -> Iterator[Any]:
 
 
 def _layers(graph: Any) -> Layers:
-    """Return the layers of a program; their names are those of the network's modules."""
+    """Return the layers of a program, named after the network's modules."""
     nodes = [node for node in graph.nodes if node.target in LAYERS and _is_stored(node)]
     shuffled = {_name(_source(node)) for node in graph.nodes if node.target == ATEN.pixel_shuffle.default}
     names = tuple(dict.fromkeys(map(_name, nodes)))
@@ -193,7 +192,7 @@ def _layers(graph: Any) -> Layers:
 
 
 def _is_stored(node: Any) -> bool:
-    """Return whether a layer's weight is a parameter: that of a mean shift, in some files, is none."""
+    """Return whether a layer's weight is a parameter; that of a mean shift is not in some files."""
     weight = node.args[1]
     return weight.op == "get_attr" and isinstance(_attribute(node.graph.owning_module, weight.target), nn.Parameter)
 
@@ -205,14 +204,14 @@ def _attribute(module: Any, target: str) -> object:
 
 
 def _name(node: Any) -> str:
-    """Return the name of a layer's module, and of any other node its own."""
+    """Return the name of a layer's module; for other nodes the node's name."""
     if node.target not in LAYERS:
         return str(node.name)
     return str(node.args[1].target).removesuffix(".weight")
 
 
 def _source(node: Any) -> Any:
-    """Return the node whose result, perhaps activated, is rearranged."""
+    """Return the node whose result is rearranged, before any activation."""
     before = node.args[0]
     while before.target in ACTIVATIONS:
         before = before.args[0]
@@ -238,7 +237,7 @@ def _kind(node: Any) -> str:
 
 
 def _in_integers(node: Any) -> bool:
-    """Return whether XNNPACK reads and writes bytes here: dequantised values come in, the result is quantised."""
+    """Return whether XNNPACK reads and writes bytes here: all inputs are dequantised and the result is quantised."""
     if _kind(node) not in INTEGER:
         return False
     if _kind(node) == "relu" and _kind(node.args[0]) in FUSED_BEFORE_RELU:

@@ -1,7 +1,7 @@
-"""ONNX with weights and arithmetic in fp16 or bf16; images stay float32, so that an app changes only the name.
+"""ONNX with weights and arithmetic in fp16 or bf16; images stay float32, so an app only changes the file's name.
 
-The graph of the float32 file is rewritten: values keep their names, and a Cast stands where a value is needed in the
-other type. fp16 ends at 65504: channels that come near it are rescaled, and a file without room to spare is refused.
+The graph of the float32 file is rewritten: values keep their names, and a Cast is inserted where a value is needed in
+the other type. fp16 ends at 65504: channels that come near it are rescaled, and a file without headroom is refused.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from export.to_onnx import write_graph
 from export.verify import NOT_FINITE, compare
 
 TYPES: Mapping[str, tuple[int, int]] = {"fp16": (TensorProto.FLOAT16, 18), "bf16": (TensorProto.BFLOAT16, 22)}
-"""Precision → ONNX's number of the type, and the opset: as for float32, and the first with bf16 in convolutions."""
+"""ONNX's type and opset by precision: for fp16 as for float32, for bf16 the first with its convolutions."""
 
 FLOAT_NODES = ("sub_mean/", "add_mean/")
-"""The mean shift at both ends stays in float32, as in autocast: there, rounding would cost half a grey level."""
+"""Nodes of the mean shift at both ends stay in float32, as in autocast: rounding would cost half a grey level."""
 
 TYPE_NAMES: dict[int, str] = {TensorProto.FLOAT16: "tensor(float16)", TensorProto.BFLOAT16: "tensor(bfloat16)"}
 
@@ -41,7 +41,7 @@ def convert(job: Conversion) -> Mapping[str, object]:
     _require_equal(job, graph.model, inputs, measured)
     if job.options.shuffle == "dcr":
         use_depth_first(graph.model)
-    if half_type == TensorProto.BFLOAT16:  # it ends where float32 does
+    if half_type == TensorProto.BFLOAT16:  # its range is that of float32
         to_half(graph.model, half_type)
         return write_graph(job, graph)
     rescaled = rescale_channels(graph.model, measured.peaks)
@@ -55,7 +55,7 @@ def _require_equal(
 ) -> None:
     """Refuse a graph that differs from the network before it is rounded.
 
-    The bounds of half precision are for rounding: a weight of a weak layer could be wrong by a fifth and pass them.
+    The bounds of half precision allow for rounding: a weight of a weak layer could be wrong by a fifth and pass.
     """
     for sample, output in zip(inputs, measured.outputs, strict=True):
         with torch.no_grad():
@@ -69,7 +69,7 @@ def _require_equal(
 
 
 def to_half(model: onnx.ModelProto, half_type: int) -> set[str]:
-    """Rewrite a model in place; return the names of the values that it now has in half precision.
+    """Rewrite a model in place; return the names of the values that are now in half precision.
 
     A weight beyond the range of the type is refused, never clamped.
     """
@@ -80,7 +80,7 @@ def to_half(model: onnx.ModelProto, half_type: int) -> set[str]:
 
 
 class _HalfPass:
-    """One walk over the nodes in order. `types` holds the type in which each float value is computed."""
+    """One pass over the nodes in order. `types` holds the type in which each float value is computed."""
 
     def __init__(self, model: onnx.ModelProto, half_type: int) -> None:
         self.graph, self.half_type = model.graph, half_type
@@ -97,8 +97,8 @@ class _HalfPass:
             half = self._supports_half(node)
             for index, name in enumerate(node.input):
                 if name in self.floats:
-                    needed = self.half_type if half and self._is_generic(node, index) else TensorProto.FLOAT
-                    node.input[index] = self._value_in(name, needed, node.name)
+                    required = self.half_type if half and self._is_generic(node, index) else TensorProto.FLOAT
+                    node.input[index] = self._value_in(name, required, node.name)
             self.nodes.append(node)
             if half:
                 _retype(node, self.half_type)
@@ -111,20 +111,20 @@ class _HalfPass:
                         self._cast(f"{name}.half", name, TensorProto.FLOAT)
         del self.graph.node[:]
         self.graph.node.extend(self.nodes)
-        # The float32 weights that no node needs any more are dropped.
+        # Remove the float32 weights that no node uses any more.
         used = {name for node in self.nodes for name in node.input}
         remaining = [tensor for tensor in self.graph.initializer if tensor.name in used]
         stored = [onnx.TensorProto.FromString(tensor.SerializeToString()) for tensor in remaining]
         del self.graph.initializer[:]
         self.graph.initializer.extend(stored)
-        # The types that were inferred for float32 would contradict.
+        # The types inferred for float32 are no longer valid.
         del self.graph.value_info[:]
         return {name for name, kind in self.types.items() if kind == self.half_type} | {
             name for name, kind in self.copies if kind == self.half_type
         }
 
     def _supports_half(self, node: onnx.NodeProto) -> bool:
-        """Return whether the operator has this precision, and is not one that stays in float32."""
+        """Return whether a node's operator supports this precision and is not to stay in float32."""
         if node.name.startswith(FLOAT_NODES) or node.domain not in ("", "ai.onnx"):
             return False
         schema = onnx.defs.get_schema(node.op_type, self.opset)
@@ -140,13 +140,13 @@ class _HalfPass:
         return bool(generic) and all(TYPE_NAMES[self.half_type] in variables[name] for name in generic)
 
     def _is_generic(self, node: onnx.NodeProto, index: int, *, output: bool = False) -> bool:
-        """Return whether the operator takes this argument in several types; scales of Resize are always float32."""
+        """Return whether the operator takes this argument in several types; the scales of Resize are always float32."""
         schema = onnx.defs.get_schema(node.op_type, self.opset)
         type_name = _parameter(schema.outputs if output else schema.inputs, index).type_str
         return type_name in {entry.type_param_str for entry in schema.type_constraints}
 
     def _value_in(self, name: str, kind: int, user: str) -> str:
-        """Return the name of a value in the type `kind`; it is cast, or stored, the first time."""
+        """Return the name of a value in the type `kind`; the first time, cast it or store the converted weight."""
         if kind == (TensorProto.FLOAT if name in self.weights else self.types[name]):
             return name
         if (name, kind) not in self.copies:
@@ -177,13 +177,13 @@ def _floats(graph: onnx.GraphProto) -> set[str]:
 def _parameter(
     parameters: Iterable[onnx.defs.OpSchema.FormalParameter], index: int
 ) -> onnx.defs.OpSchema.FormalParameter:
-    """Return the parameter of argument `index`; the last one of a variadic operator is that of all that follow."""
+    """Return the formal parameter of argument `index`; a variadic operator's last one covers all that follow."""
     listed = list(parameters)
     return listed[min(index, len(listed) - 1)]
 
 
 def _retype(node: onnx.NodeProto, kind: int) -> None:
-    """Change the attributes that name or hold float32."""
+    """Change the attributes that name float32 or hold float32 values to the type `kind`."""
     for attribute in node.attribute:
         if attribute.name == "to" and attribute.i == TensorProto.FLOAT:
             attribute.i = kind
@@ -192,7 +192,7 @@ def _retype(node: onnx.NodeProto, kind: int) -> None:
 
 
 def _round_tensor(tensor: onnx.TensorProto, name: str, kind: int, user: str) -> onnx.TensorProto:
-    """Return the tensor rounded to the type `kind`; a value beyond its range is refused."""
+    """Return the tensor rounded to the type `kind`; refuse a value beyond its range."""
     exact = numpy_helper.to_array(tensor)
     with np.errstate(over="ignore"):
         half = exact.astype(helper.tensor_dtype_to_np_dtype(kind))

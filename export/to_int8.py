@@ -1,11 +1,11 @@
-"""ONNX in eight bits: QuantizeLinear and DequantizeLinear around what runtimes then compute with integers.
+"""ONNX in eight bits: QuantizeLinear and DequantizeLinear around operations, which runtimes compute with integers.
 
-    int8       for CPUs: values in bytes with a zero point, weights signed, one scale a channel
+    int8       for CPUs: values in bytes with a zero point, weights signed, one scale per channel
     int8-trt   for TensorRT: all signed, no zero points, biases in float
 
 A float network is calibrated; one that was trained quantised at 8 bits brings its ranges (`learnt_graph.py`).
-Images stay float32, so that an app changes only the name of the file; what leaves [0,1] is cut off.
-docs/design/quantisation.md has the pieces.
+Images stay float32, so that an app changes only the file's name; outputs are clipped to [0,1].
+docs/design/quantisation.md describes the parts.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ from export.to_onnx import OPSET, write_graph
 LEARNT = "learnt in training"
 
 TIMED = (128, 128)
-"""LR size of the image that tries are timed on, where the file takes any."""
+"""LR size of the image on which tries are timed, if the file takes any size."""
 
 
 def convert(job: Conversion) -> Mapping[str, object]:
     flavour = TENSORRT if job.format == "int8-trt" else CPU if has_integer_products() else replace(CPU, weights=S7)
     graph, quant = _learnt(job, flavour) if job.network.quantisation is not None else _calibrated(job, flavour)
-    written = replace(job, metadata={**job.metadata, KEY: json.dumps(quant, sort_keys=True)})
-    return {**write_graph(written, graph), **quant}
+    described = replace(job, metadata={**job.metadata, KEY: json.dumps(quant, sort_keys=True)})
+    return {**write_graph(described, graph), **quant}
 
 
 def _learnt(job: Conversion, flavour: Flavour) -> tuple[Graph, dict[str, object]]:
-    """Return the graph of a network that was trained quantised, with the ranges that it learnt."""
+    """Return the graph of a network that was trained quantised, with its learnt ranges, and the facts of the file."""
     quantisation, lr_size = job.network.quantisation, job.options.lr_size
     assert quantisation is not None
     if job.options.shuffle == "dcr":
@@ -60,7 +60,7 @@ def _learnt(job: Conversion, flavour: Flavour) -> tuple[Graph, dict[str, object]
 
 
 def _calibrated(job: Conversion, flavour: Flavour) -> tuple[Graph, dict[str, object]]:
-    """Return the graph of a float network, quantised as far as the bound allows."""
+    """Return the graph of a float network, quantised as far as the bound allows, and the facts of the file."""
     options, lr_size = job.options.int8, job.options.lr_size
     calibration = calibration_patches(replace(job.network.descriptor, fixed_size=lr_size), options.calibrate)
     photos = QualityPhotos.of(job.network, options.data, lr_size)
@@ -68,9 +68,9 @@ def _calibrated(job: Conversion, flavour: Flavour) -> tuple[Graph, dict[str, obj
     if job.options.shuffle == "dcr":
         use_depth_first(graph.model)
     ends = equalise_channels(meet_image(graph.model), calibration.patches)
-    tried = search(ends, calibration.patches, photos, flavour, options.max_drop, job.context, size=lr_size or TIMED)
-    quantised = Graph(tried.model, graph.nodes_before_onnxsim, graph.simplified)
-    return quantised, describe(tried, calibration.source)
+    result = search(ends, calibration.patches, photos, flavour, options.max_drop, job.context, size=lr_size or TIMED)
+    quantised = Graph(result.model, graph.nodes_before_onnxsim, graph.simplified)
+    return quantised, describe(result, calibration.source)
 
 
 def describe(tried: Try, calibration: str) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""LiteRT's .tflite, as phones run it: N,H,W,C in and out, any size where the network's graph holds none."""
+"""LiteRT's .tflite for phones: N,H,W,C in and out; for any size if the network's graph does not fix one."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from export.litert_file import declare_images, pack_model, read_model, set_metad
 from export.litert_graph import trace_network, use_litert_operations
 
 FREE_EXAMPLE = (24, 20)
-"""Width and height that a graph for any size is traced at."""
+"""Width and height at which a graph for any size is traced."""
 
 
 def convert(job: Conversion) -> Mapping[str, object]:
-    """Convert in a child process: the converter prints, leaves JAX and settings of its own behind, and may crash."""
+    """Convert in a child process: the converter prints, loads JAX, changes global settings and may crash."""
     require_size(job, "LiteRT")
     with tempfile.TemporaryDirectory(prefix="srkd-") as folder:
         weights = Path(folder) / "weights.safetensors"
@@ -53,7 +53,7 @@ def convert_checkpoint(
     io: str,
     metadata: Mapping[str, str],
 ) -> dict[str, object]:
-    """In a child process: write the file, and return facts for the report."""
+    """Write the file and return its facts for the report; runs in a child process."""
     network = load_checkpoint(Path(weights)).network.eval()
     width, height = lr_size or FREE_EXAMPLE
     example = torch.rand(1, network.descriptor.channels, height, width, generator=torch.Generator().manual_seed(0))
@@ -69,7 +69,7 @@ def convert_checkpoint(
 
 
 class BytesModule(nn.Module):
-    """A network for images in 0..255, clamped and rounded inside."""
+    """A network for images in 0..255, with clamping and rounding inside."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -91,7 +91,7 @@ def _convert_module(module: nn.Module, example: torch.Tensor) -> bytes:
 
 
 def _register_operations() -> None:
-    """Register how the converter writes the operations of `litert_graph`."""
+    """Register the converter's lowerings of the operations of `litert_graph`."""
     from litert_converter.mlir import ir
     from litert_converter.mlir.dialects import stablehlo
     from litert_torch.backend.lowerings import lower, utils
@@ -122,7 +122,7 @@ def _register_operations() -> None:
 
 
 def _write_file(content: bytes, path: Path, metadata: Mapping[str, str], *, free: bool) -> dict[str, object]:
-    """Write the model with the `srkd.*` keys inside, and with free sizes declared where they are free."""
+    """Write the model with the `srkd.*` keys inside, declared for any size if `free`; return its facts."""
     model = read_model(content)
     set_metadata(model, metadata)
     declare_images(model, free=free)

@@ -1,9 +1,8 @@
-"""LiteRT's .tflite in eight bits, by Google's ai-edge-quantizer: weights and values of the turned network in bytes.
+"""LiteRT's .tflite in eight bits, by Google's ai-edge-quantizer, from the network with spread streams.
 
-Weights are signed, a scale an output channel; values signed with a zero point, as XNNPACK computes them. The tool's own
-ranges are running means of what it saw. Here they have the least squared error, as in our own files
-(`quantise/grids.py`), and an image has [0,1] exactly, so that one of bytes is not rounded. With `--io uint8` images are
-these bytes.
+Weights are signed with a scale per output channel, values signed with a zero point, as XNNPACK computes. The tool's own
+ranges are running means. Ours have the least squared error, as in our own files (`quantise/grids.py`), and an image has
+the range [0,1] exactly, so that images of bytes are not rounded. With `--io uint8` images are these bytes.
 """
 
 from __future__ import annotations
@@ -55,17 +54,17 @@ CONVERSIONS = ("QUANTIZE", "DEQUANTIZE")
 GATES = ("LOGISTIC", "TANH", "GELU", "MEAN", "SUM", "RSQRT", "SQRT", "DIV", "SQUARED_DIFFERENCE")
 """Operations of gates and norms, whose results need more than eight bits: they stay in float."""
 ATTENTION = "SOFTMAX"
-"""Where it is in the graph, layers alone are in eight bits: XNNPACK does not multiply two values in them, and what
-else is between layers is converted more often than computed (the file would take three times as long)."""
+"""In a graph with this operation only layers are in eight bits: XNNPACK does not multiply two values in eight bits, and
+operations between layers would be converted more often than computed (the file would take three times as long)."""
 MOVES = ("DEPTH_TO_SPACE", "RESHAPE", "TRANSPOSE")
-"""Operations whose result is on the grid of what they read."""
+"""Operations whose result is on the grid of their input."""
 SAMPLE = 8192
-"""So many numbers of each value are looked at in a patch."""
+"""Number of samples of each value per patch."""
 
 
 def convert(job: Conversion) -> Mapping[str, object]:
-    """Quantise in a child process, because the quantiser prints and may crash; each file is tried as people will run
-    it. A network that was trained quantised is calibrated anew."""
+    """Quantise in a child process, because the quantiser prints and may crash; measure each file in its runtime. A
+    network that was trained quantised is calibrated again."""
     require_size(job, "LiteRT")
     if job.network.quantisation is not None:
         require_eight_bits(job.network)
@@ -106,16 +105,16 @@ def convert(job: Conversion) -> Mapping[str, object]:
             )
             return path, LiteRtRuntime(path)
 
-        tried = Search(TOOL, job, photos, _layers(model), make).run()
+        result = Search(TOOL, job, photos, _layers(model), make).run()
         trained = {} if job.network.quantisation is None else asdict(job.network.quantisation)
-        quant = {**trained, **tried.describe("litert", calibration.source)}
-        written = read_model(tried.made.read_bytes())
-        set_metadata(written, {KEY: json.dumps(quant, sort_keys=True)})
-        job.path.write_bytes(pack_model(written))
+        quant = {**trained, **result.describe("litert", calibration.source)}
+        final = read_model(result.made.read_bytes())
+        set_metadata(final, {KEY: json.dumps(quant, sort_keys=True)})
+        job.path.write_bytes(pack_model(final))
     return {
         "litert_torch": versions["litert_torch"],
         "ai_edge_quantizer": installed_version("ai-edge-quantizer"),
-        **_count(written),
+        **_count(final),
         "layout": versions["layout"],
         "sizes": versions["sizes"],
         **quant,
@@ -123,7 +122,7 @@ def convert(job: Conversion) -> Mapping[str, object]:
 
 
 def _name_values(model: Any) -> None:
-    """Name each value after the operation that computes it and its place: the quantiser is told of operations so."""
+    """Name each value after its operation and index: the quantiser identifies operations by these names."""
     (graph,) = model.subgraphs
     ends = {*graph.inputs, *graph.outputs}
     for place, operator in enumerate(graph.operators):
@@ -134,7 +133,7 @@ def _name_values(model: Any) -> None:
 
 
 def _layers(model: Any) -> Layers:
-    """Return the layers with weights; that of the last one is the image's name."""
+    """Return the layers with weights; the last layer's name is that of the output image."""
     (graph,) = model.subgraphs
     makers = {int(output): operator for operator in graph.operators for output in operator.outputs}
     names = tuple(_name(graph, operator) for operator in graph.operators if kind_of(model, operator) in LAYERS)
@@ -149,7 +148,7 @@ def _layers(model: Any) -> Layers:
 
 
 def _sums(model: Any) -> Iterator[str]:
-    """Yield the names of sums and products of two values, not of a constant."""
+    """Yield the names of sums and products of two values, without those with a constant."""
     (graph,) = model.subgraphs
     for operator in graph.operators:
         values = [graph.tensors[index] for index in operator.inputs]
@@ -158,12 +157,12 @@ def _sums(model: Any) -> Iterator[str]:
 
 
 def _name(graph: Any, operator: Any) -> str:
-    """Return the name of an operation, which is that of its first result."""
+    """Return the name of an operation: that of its first result."""
     return text_of(graph.tensors[operator.outputs[0]].name)
 
 
 def _count(model: Any) -> dict[str, int]:
-    """Count the operations, those of them that read and write bytes only, and what converts between."""
+    """Return the numbers of operations, of those that read and write bytes only, and of conversions."""
     from ai_edge_litert import schema_py_generated as schema
 
     (graph,) = model.subgraphs
@@ -193,23 +192,23 @@ def quantise_file(
     metadata: Mapping[str, str],
     free: bool,
 ) -> None:
-    """In a child process: quantise a float model with ranges from patches, and write it."""
+    """Quantise a float model with ranges from patches, and write it; runs in a child process."""
     content = Path(model).read_bytes()
     with one_line(f"{TOOL} failed"):
         ranges = _ranges(content, np.load(patches), whole_ranges)
-        written = read_model(_quantise(content, ranges, in_float, bytes_at_ends=io == "uint8"))
-    set_metadata(written, metadata)
-    (graph,) = written.subgraphs
-    for tensor in graph.tensors:  # the image in bytes has the name that the image itself gets
+        quantised = read_model(_quantise(content, ranges, in_float, bytes_at_ends=io == "uint8"))
+    set_metadata(quantised, metadata)
+    (graph,) = quantised.subgraphs
+    for tensor in graph.tensors:  # rename the image in bytes: the output image gets the name "sr"
         if text_of(tensor.name) == "sr":
             tensor.name = "sr_int8"
-    declare_images(written, free=free)
-    Path(path).write_bytes(pack_model(written))
+    declare_images(quantised, free=free)
+    Path(path).write_bytes(pack_model(quantised))
 
 
 def _ranges(content: bytes, images: NDArray[np.float32], whole: bool) -> dict[str, dict[str, Any]]:
-    """Run the float model on patches (N, height, width, C), and return the range of each value, as the quantiser has
-    it: all that was seen, or the one of least squared error."""
+    """Run the float model on patches (N, height, width, C), and return the range of each value in the quantiser's form:
+    the whole range (`whole`), or the one of least squared error."""
     from ai_edge_litert.interpreter import Interpreter
 
     model = read_model(content)
@@ -220,14 +219,14 @@ def _ranges(content: bytes, images: NDArray[np.float32], whole: bool) -> dict[st
     interpreter.resize_tensor_input(graph.inputs[0], (1, *images.shape[1:]))
     interpreter.allocate_tensors()
     generator = np.random.default_rng(0)
-    seen: dict[str, list[NDArray[Any]]] = {name: [] for name in values.values()}
+    by_value: dict[str, list[NDArray[Any]]] = {name: [] for name in values.values()}
     for image in images:
         interpreter.set_tensor(graph.inputs[0], image[None])
         interpreter.invoke()
         for index, name in values.items():
             numbers = interpreter.get_tensor(index).ravel()
-            seen[name].append(_sample(numbers, generator))
-    ends = {name: _range(np.stack(samples), whole) for name, samples in seen.items()}
+            by_value[name].append(_sample(numbers, generator))
+    ends = {name: _range(np.stack(samples), whole) for name, samples in by_value.items()}
     ends |= dict.fromkeys(_images(model), (0.0, 1.0))
     return {
         name: {end: np.full((1,) * 4, number, np.float32) for end, number in zip(("min", "max"), pair, strict=True)}
@@ -236,7 +235,7 @@ def _ranges(content: bytes, images: NDArray[np.float32], whole: bool) -> dict[st
 
 
 def _images(model: Any) -> Iterator[str]:
-    """Yield the names of the image that is read, of the one that is written, and of what that is moved from."""
+    """Yield the names of the input image, the output image, and the values that are only moved into the output."""
     (graph,) = model.subgraphs
     makers = {int(output): operator for operator in graph.operators for output in operator.outputs}
     yield text_of(graph.tensors[graph.inputs[0]].name)
@@ -248,7 +247,7 @@ def _images(model: Any) -> Iterator[str]:
 
 
 def _sample(numbers: NDArray[Any], generator: np.random.Generator) -> NDArray[Any]:
-    """Return the least and the largest of a value's numbers, then some of them."""
+    """Return the least and the largest number of a value, followed by random samples."""
     some = numbers[generator.integers(0, len(numbers), SAMPLE)]
     return np.concatenate([[numbers.min(), numbers.max()], some])
 
@@ -263,7 +262,7 @@ def _range(samples: NDArray[Any], whole: bool) -> tuple[float, float]:
 def _quantise(
     content: bytes, ranges: Mapping[str, Mapping[str, Any]], in_float: Sequence[str], *, bytes_at_ends: bool
 ) -> bytes:
-    """Return the model as the quantiser makes it; images stay float, or become unsigned bytes."""
+    """Return the quantised model; images stay float or, with `bytes_at_ends`, become unsigned bytes."""
     from ai_edge_quantizer import qtyping, quantizer
 
     names = qtyping.TFLOperationName
@@ -308,8 +307,8 @@ def _unsigned_bytes() -> Any:
 
 
 def _hide_shuffles(model: Any) -> dict[str, Any]:
-    """The quantiser does not know DEPTH_TO_SPACE and would compute it in float: give it a RESHAPE in its place, which
-    moves values, too. Return the options of each by name."""
+    """Replace each DEPTH_TO_SPACE by a RESHAPE, and return the options of each by name. The quantiser does not support
+    DEPTH_TO_SPACE and would compute it in float."""
     from ai_edge_litert import schema_py_generated as schema
 
     (graph,) = model.subgraphs

@@ -1,6 +1,6 @@
-"""ncnn, through pnnx: a traced copy of the network becomes a text of layers (.param) and their weights (.bin).
+"""ncnn, by pnnx: a traced network is converted to a text of layers (.param) and their weights (.bin).
 
-Blobs are called `data` and `output`, as the common upscalers built on ncnn expect; images are float RGB in [0,1].
+Blobs are called `data` and `output`, as common upscalers based on ncnn expect; images are float RGB in [0,1].
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ PNNX_BLOBS = {"in0": INPUT, "out0": OUTPUT}
 
 
 def convert(job: Conversion) -> Mapping[str, object]:
-    """Write `path` and the weights beside it. A network for any size is traced at two sizes."""
+    """Write `path` and the weights beside it. For any size, the network is converted with two example sizes."""
     require_size(job, "ncnn")
     shapes = _shapes(job)
     network = job.network.for_size(*shapes[0][1:])
@@ -36,7 +36,7 @@ def convert(job: Conversion) -> Mapping[str, object]:
         folder = Path(temporary)
         example = torch.rand(1, *shapes[0], generator=torch.Generator().manual_seed(0))
         with warnings.catch_warnings(), torch.no_grad():
-            # About sizes that become constants: the second example shows whether they did.
+            # Warnings about sizes that become constants; the second example shows whether they did.
             warnings.simplefilter("ignore")
             traced = torch.jit.trace(network, example, check_trace=False)  # type: ignore[no-untyped-call]
             torch.jit.save(traced, str(folder / "traced.pt"))
@@ -56,7 +56,7 @@ def convert(job: Conversion) -> Mapping[str, object]:
 
 
 def try_run(path: Path, blobs: tuple[str, str], shapes: Sequence[Sequence[int]]) -> None:
-    """Run a network in a child process, from one blob to the other: ncnn may crash on what a converter wrote."""
+    """Run a network from one blob to the other in a child process: ncnn may crash on a converted file."""
     run_in_child(
         "export.to_ncnn:run_noise",
         {"path": str(path), "blobs": blobs, "shapes": shapes},
@@ -67,7 +67,7 @@ def try_run(path: Path, blobs: tuple[str, str], shapes: Sequence[Sequence[int]])
 
 
 def run_noise(progress: Progress, *, path: str, blobs: tuple[str, str], shapes: Sequence[Sequence[int]]) -> None:
-    """In the child process: load a network and run noise of each (C, H, W)."""
+    """Load a network and run it on noise of each (C, H, W); runs in the child process."""
     import ncnn
 
     net = ncnn.Net()
@@ -83,7 +83,7 @@ def run_noise(progress: Progress, *, path: str, blobs: tuple[str, str], shapes: 
 
 
 def _shapes(job: Conversion) -> list[tuple[int, int, int]]:
-    """Return (C, H, W) of the examples: one for a fixed size, two that differ in both sides for any size."""
+    """Return the examples' shapes (C, H, W): one for a fixed size, two that differ in both sides for any size."""
     descriptor = job.network.descriptor
     if job.options.lr_size is not None:
         width, height = job.options.lr_size
@@ -114,14 +114,14 @@ def _run_pnnx(folder: Path, shapes: list[tuple[int, int, int]], arch: str) -> No
         raise SrkdError(f"pnnx took over {TIMEOUT_SECONDS} s to convert {arch}") from error
     except OSError as error:
         raise SrkdError(f"pnnx cannot be started ({error}): pip install --force-reinstall pnnx") from error
-    written = (folder / "made.param").is_file() and (folder / "made.bin").is_file()
-    if done.returncode or not written:
+    has_files = (folder / "made.param").is_file() and (folder / "made.bin").is_file()
+    if done.returncode or not has_files:
         lines = [line.strip() for line in done.stderr.splitlines() if line.strip()] or [f"exit code {done.returncode}"]
         raise CannotConvert(f"pnnx cannot convert {arch}: {lines[-1].removeprefix('what():').strip()[:300]}")
 
 
 def _require_ncnn_layers(text: str, arch: str) -> None:
-    """Refuse operations for which pnnx has no ncnn layer: it writes them under torch's name, `Tensor.reshape`."""
+    """Refuse operations without an ncnn layer: pnnx writes them with torch's name, such as `Tensor.reshape`."""
     unknown = sorted({kind for kind in (line.split()[0] for line in _layers(text)) if not re.fullmatch(r"\w+", kind)})
     if unknown:
         raise CannotConvert(f"pnnx has no ncnn layer for {', '.join(unknown)} of {arch}")
@@ -132,8 +132,8 @@ def _layers(text: str) -> list[str]:
 
 
 def rename_blobs(text: str) -> str:
-    """Return the network with the names of its first and last blob that callers expect. A line holds type, name,
-    number of inputs and of outputs, their blobs, and parameters."""
+    """Return the network with its first and last blob renamed as callers expect. A line holds type, name, number of
+    inputs and of outputs, their blobs, and parameters."""
     lines = text.splitlines()[:2]
     for line in _layers(text):
         kind, name, inputs, outputs, *rest = line.split()

@@ -1,4 +1,4 @@
-"""ONNX by torch's exporter: input `lr`, output `sr`, float32 RGB in [0,1], batch, height and width free."""
+"""ONNX by torch's exporter: input `lr`, output `sr`, float32 RGB in [0,1], any batch, height and width."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from export.conversion import Conversion
 from export.onnx_graph import Graph, build_graph, convert_to_bytes, use_depth_first
 
 OPSET = 18
-"""The lowest that torch's exporter writes for every network here; runtimes of 2023 read it."""
+"""Lowest opset in which torch's exporter writes every network here; runtimes of 2023 read it."""
 
 MAX_WEIGHT_BYTES = 1_900_000_000
-"""One file holds less than 2 GiB; larger weights go into a second file."""
+"""Most bytes of weights inside the file, which holds less than 2 GiB; larger weights go into a second file."""
 
 
 def convert(job: Conversion) -> Mapping[str, object]:
@@ -26,7 +26,7 @@ def convert(job: Conversion) -> Mapping[str, object]:
 
 
 def write_graph(job: Conversion, graph: Graph) -> Mapping[str, object]:
-    """Add images of bytes and the metadata to a graph, write it, check it, and return the facts for the report."""
+    """Add the metadata, and the conversion of byte images if chosen, write and check the graph; return its facts."""
     model = graph.model
     if job.options.io == "uint8":
         convert_to_bytes(model, job.network.descriptor.channels)

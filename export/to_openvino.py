@@ -1,4 +1,4 @@
-"""OpenVINO's .xml and .bin, read from our ONNX by the library's own reader: sizes stay free, weights stay float32."""
+"""OpenVINO's .xml and .bin, converted from our ONNX by the library's own reader: any size, weights in float32."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from export.conversion import Conversion
 
 
 def convert(job: Conversion) -> Mapping[str, object]:
-    """Convert by way of ONNX: nodes keep the names of modules, and `read_model`, unlike `convert_model`, neither prints
-    nor reports to the vendor."""
+    """Convert via ONNX, so that nodes are named by module; `read_model`, unlike `convert_model`, neither prints nor
+    reports to the vendor."""
     import openvino
 
     with tempfile.TemporaryDirectory(prefix="srkd-") as folder:

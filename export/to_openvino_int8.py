@@ -1,8 +1,8 @@
-"""OpenVINO's .xml and .bin in eight bits, by NNCF: values and weights of the turned network, images as in float.
+"""OpenVINO's .xml and .bin in eight bits, by NNCF, from the network with spread streams; images as in float.
 
-Read by OpenVINO, our own ONNX in eight bits is as near to the network and a tenth slower: NNCF knows what this runtime
-computes in one operation. Its defaults lose more: the range of a value is that of all patches here, without the
-0.01 % at each end, and weights have eight bits in the first layer, too, where the processor can.
+Our own ONNX in eight bits, read by OpenVINO, is as accurate but a tenth slower: NNCF knows which operations this
+runtime fuses. NNCF's defaults lose more quality. So here a value's range covers all patches, without 0.01 % at each
+end, and weights of the first layer have eight bits, too, if the processor supports it.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ TOOL = "NNCF"
 LAYERS = ("Convolution", "GroupConvolution", "MatMul")
 SUMS = ("Add", "Subtract", "Multiply", "Concat")
 OUTSIDE = 1e-4
-"""The share of a value's numbers that may lie beyond each end of its range."""
+"""Share of a value's numbers that may lie beyond each end of its range."""
 WITHOUT_REPORTS = {"NNCF_CI": "1"}
-"""NNCF reports its use to the vendor unless it finds this in the environment."""
+"""Environment variable without which NNCF reports its use to the vendor."""
 
 
 def convert(job: Conversion) -> Mapping[str, object]:
-    """Quantise in a child process, because NNCF prints and changes what it is imported into; each file is tried as
-    people will run it."""
+    """Quantise in a child process, because NNCF prints and changes the process that imports it; measure each file in
+    its runtime."""
     import openvino
 
     options, lr_size = job.options.int8, job.options.lr_size
@@ -75,9 +75,9 @@ def convert(job: Conversion) -> Mapping[str, object]:
             )
             return path, OpenVinoRuntime(path)
 
-        tried = Search(TOOL, job, photos, _layers(graph), make).run()
-        quant = tried.describe("openvino", calibration.source, weight_bits)
-        model = openvino.Core().read_model(tried.made)
+        result = Search(TOOL, job, photos, _layers(graph), make).run()
+        quant = result.describe("openvino", calibration.source, weight_bits)
+        model = openvino.Core().read_model(result.made)
         model.set_friendly_name(job.path.stem)
         model.set_rt_info(json.dumps(quant, sort_keys=True), ["srkd.quant"])
         openvino.save_model(model, job.path, compress_to_fp16=False)
@@ -91,14 +91,14 @@ def convert(job: Conversion) -> Mapping[str, object]:
 
 
 def _as_images(patches: torch.Tensor, io: str) -> NDArray[Any]:
-    """Return patches as the file takes its images."""
+    """Return patches in the form of the file's images."""
     if io == "uint8":
         patches = patches.mul(255).round().to(torch.uint8).permute(0, 2, 3, 1)
     return patches.contiguous().numpy()
 
 
 def _layers(graph: Any) -> Layers:
-    """Return the layers of a model as OpenVINO read it."""
+    """Return the layers of an OpenVINO model."""
     nodes = [node for node in graph.get_ordered_ops() if _is_layer(node)]
     shuffled = {_source(node) for node in graph.get_ordered_ops() if node.get_type_name() == "DepthToSpace"}
     names = tuple(node.get_friendly_name() for node in nodes)
@@ -110,14 +110,14 @@ def _is_layer(node: Any) -> bool:
 
 
 def _is_stored(node: Any) -> bool:
-    """Return whether a value is a constant, perhaps in another shape or type."""
+    """Return whether a value is a constant, possibly reshaped or converted."""
     if node.get_type_name() in ("Convert", "Reshape"):
         return _is_stored(node.input_value(0).get_node())
     return bool(node.get_type_name() == "Constant")
 
 
 def _source(node: Any) -> str:
-    """Return the name of the layer whose result, perhaps activated, a node rearranges; else that of another node."""
+    """Return the name of the node whose result a node rearranges, before any bias and activation."""
     before = node.input_value(0).get_node()
     while before.get_type_name() in ("Add", "Relu", "PRelu") and all(
         _is_stored(value.get_node()) for value in before.input_values()[1:]
@@ -128,7 +128,7 @@ def _source(node: Any) -> str:
 
 
 def _sums(graph: Any) -> Iterator[str]:
-    """Yield the names of sums and products of two values, not of a bias."""
+    """Yield the names of sums and products of two values, without those with a constant such as a bias."""
     for node in graph.get_ordered_ops():
         values = [value.get_node() for value in node.input_values()]
         if node.get_type_name() in SUMS and not any(map(_is_stored, values)):
@@ -146,7 +146,7 @@ def quantise_file(
     weight_bits: int,
     metadata: Mapping[str, str],
 ) -> None:
-    """In a child process: quantise a model by NNCF on patches, and write it."""
+    """Quantise a model by NNCF on patches, and write it; runs in a child process."""
     import nncf
     import openvino
     from nncf.quantization import advanced_parameters, range_estimator

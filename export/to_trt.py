@@ -1,6 +1,6 @@
-"""TensorRT engines: an ONNX file in the engine's precision, and what TensorRT builds from it on this machine.
+"""TensorRT engines: an ONNX file in the engine's precision, and the engine that TensorRT builds from it here.
 
-The ONNX file stays beside the engine, so that another GPU, driver or version of TensorRT can have its own.
+The ONNX file stays beside the engine, so that an engine for another GPU, driver or version can be built from it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from export.formats import FORMATS
 from export.onnx_graph import INPUT
 
 SOURCES = {"fp32": "onnx", "tf32": "onnx", "fp16": "fp16", "bf16": "bf16", "int8": "int8-trt"}
-"""Precision of an engine → the format that it is built from."""
+"""Source format of an engine by its precision."""
 
 
 def convert(job: Conversion) -> Mapping[str, object]:
@@ -37,12 +37,12 @@ def convert(job: Conversion) -> Mapping[str, object]:
 
 
 def machine_name() -> str:
-    """Return this machine as it stands in file names: trt11.4.0.106-h200-sm90."""
+    """Return this machine's name in file names: trt11.4.0.106-h200-sm90."""
     return machine_tag(current_machine(import_tensorrt(), open_device()))
 
 
 def describe_next_step(written: Mapping[str, Path], network: Network, options: FileOptions) -> str:
-    """Return what was written for TensorRT, and the command that builds an engine from the smallest of it."""
+    """Return a line with the files written for TensorRT and the command that builds an engine from one of them."""
     names = ", ".join(str(path) for path in written.values())
     name = next(name for name in ("int8-trt", "fp16", "bf16", "onnx") if name in written)
     onnx, precision = written[name], FORMATS[name].precision

@@ -1,6 +1,6 @@
-"""A self-test of TensorRT on the user's GPU: a tiny network in each precision, built, run, compared, timed.
+"""Self-test of TensorRT on the user's GPU: a tiny network is built, run, compared and timed in each precision.
 
-TensorRT on a GPU cannot be tried where srkd is made; the report can be pasted into an issue.
+TensorRT on a GPU is not available where srkd is developed; users can paste the report into an issue.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ SIZES = ((96, 64), (192, 128))
 RUNS = 50
 
 BOUNDS: Mapping[str, Bounds] = {"fp32": FP32, "tf32": HALF, "fp16": HALF, "bf16": BF16, "int8": BF16}
-"""How far each precision may be from its reference: for int8 ONNX Runtime on the same quantised file, else torch."""
+"""Bounds of each precision against its reference: for int8 ONNX Runtime on the same quantised file, else torch."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One precision. `milliseconds` is the median of an image of 96x64 to 192x128, `graph` whether by a CUDA graph."""
+    """Result of one precision. `milliseconds` is the median time of an image; `graph`: a CUDA graph was used."""
 
     precision: str
     passed: bool
@@ -60,7 +60,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class TrtReport:
-    """The result of the self-test. `obstacle` is why nothing could be tried, in one line."""
+    """The result of the self-test. `obstacle` says in one line why nothing could be tested."""
 
     obstacle: str | None
     machine: Machine | None
@@ -69,12 +69,12 @@ class TrtReport:
 
     @property
     def ok(self) -> bool:
-        """Whether every precision passed."""
+        """Return whether every precision passed."""
         return self.obstacle is None and all(trial.passed for trial in self.trials)
 
 
 def self_test(progress: Progress = no_progress) -> TrtReport:
-    """Try each precision; one that fails does not stop the others."""
+    """Test each precision; one that fails does not stop the others."""
     obstacle = RUNTIMES["tensorrt"].missing_requirement()
     if obstacle is not None:
         return TrtReport(obstacle, None, None, ())
@@ -119,7 +119,7 @@ def _try_precision(precision: str, network: Network, folder: Path, machine: Mach
 
 
 def _reference(precision: str, network: Network, folder: Path) -> tuple[Path, Runtime]:
-    """Return the ONNX file in that precision, and what the engine is compared with."""
+    """Return the ONNX file for that precision, and the runtime with which the engine is compared."""
     source = FORMATS[SOURCES[precision]]
     onnx = folder / f"tiny{source.suffix}"
     metadata = export_metadata(network, Source("tiny"))

@@ -24,13 +24,13 @@ HALF_LEVEL = 0.5 / 255
 NOT_FINITE = "the network itself gives values that are not finite on {}"
 
 FLAT = 1e-7
-"""An output whose values span less than this is constant."""
+"""An output whose values span at most this is constant."""
 
 
 @dataclass(frozen=True)
 class Parity:
-    """The distance of a file from its network. `psnr` is over the photos with peak 1, None when they are equal; `at` is
-    N, C, y, x of the largest difference, which is on the input called `on`."""
+    """The difference between a file and its network. `psnr` is over the photos with peak 1, None if they are equal;
+    `at` is (N, C, y, x) of the largest difference, which is on the input called `on`."""
 
     max_abs: float
     psnr: float | None
@@ -40,8 +40,8 @@ class Parity:
 
 @dataclass(frozen=True)
 class Proof:
-    """The distance, and in one line the reason why it is too large, None where it is not. `on` is the input that shows
-    it, where file and network both ran on it. `quality` and `speed` are of a file in eight bits."""
+    """The difference, and in one line the reason why the file is refused, or None. `on` is the input that shows it, if
+    file and network both ran on it. `quality` and `speed` are those of a file in eight bits."""
 
     parity: Parity | None
     reason: str | None
@@ -59,7 +59,7 @@ def verify(
     *,
     io: IO = "float",
 ) -> Proof:
-    """Run both on every input. The first input out of bounds gives the reason; the parity is over all.
+    """Run both on every input. The first input out of bounds gives the reason; the parity covers all inputs.
 
     With uint8 images (`io`) the network gets the same bytes, and the error of rounding its output does not count.
     """
@@ -95,14 +95,14 @@ def verify(
         return Proof(
             parity, f"{psnr:.1f} dB from the network on photos; at least {bounds.min_psnr:g} dB needed", furthest
         )
-    # A file may keep something from other images: the first input must still give the same.
+    # A file may keep state between images: the first input must still give the same result.
     first = inputs[0]
     again = compare(first, file.run(first.lr), network.run(first.lr), bounds, io).reason
     return Proof(parity, None if again is None else f"the second time {again}")
 
 
 def require_finite_outputs(network: Network, inputs: Sequence[ProofInput]) -> None:
-    """Run the network alone, for a file that cannot run on this machine."""
+    """Refuse a network with non-finite outputs; used for a file that cannot run on this machine."""
     runtime = TorchRuntime(network, label="the network")
     for sample in inputs:
         if not runtime.run(sample.lr).isfinite().all():
@@ -111,7 +111,7 @@ def require_finite_outputs(network: Network, inputs: Sequence[ProofInput]) -> No
 
 @dataclass(frozen=True)
 class Comparison:
-    """The distance of the file from the network on one input, and the reason why it is too large, if it is."""
+    """The difference between file and network on one input, and the reason why it is too large, or None."""
 
     sample: ProofInput
     parity: Parity
@@ -123,14 +123,14 @@ class Comparison:
 def compare(
     sample: ProofInput, actual: torch.Tensor, expected: torch.Tensor, bounds: Bounds, io: IO = "float"
 ) -> Comparison:
-    """Return the distance of an output of the file from the network's."""
+    """Compare an output of the file with the network's."""
     if bounds.as_images:
         actual = actual.clamp(0, 1)
     if io == "uint8" or bounds.as_images:
         expected = expected.clamp(0, 1)
     rounded = _round_to_bytes(expected) if io == "uint8" else expected
     parity = _largest_difference(sample.name, actual, expected, allowed=HALF_LEVEL if io == "uint8" else 0.0)
-    # Rounding the network's own output has an error already: only the rest is the file's.
+    # Rounding the network's output to bytes has an error of its own, which does not count as the file's.
     squared_error = _squared_error(actual, expected) - _squared_error(rounded, expected)
     reason = _reason(parity, actual, rounded, bounds.max_difference(photo=sample.photo, flat=sample.flat))
     return Comparison(sample, parity, squared_error, actual.numel(), reason)
@@ -146,7 +146,7 @@ def _round_to_bytes(images: torch.Tensor) -> torch.Tensor:
 
 
 def _reason(parity: Parity, actual: torch.Tensor, expected: torch.Tensor, allowed: float) -> str | None:
-    """Return in one line why the output is refused; None: it is not."""
+    """Return in one line why the output is refused, or None."""
     pixel = "n={} c={} y={} x={}".format(*parity.at)
     if math.isinf(parity.max_abs):
         return f"gives {float(actual[parity.at])} on {parity.on} at {pixel}"
@@ -162,7 +162,7 @@ def _reason(parity: Parity, actual: torch.Tensor, expected: torch.Tensor, allowe
 
 
 def _largest_difference(name: str, actual: torch.Tensor, expected: torch.Tensor, *, allowed: float) -> Parity:
-    """Return the largest difference beyond `allowed`, and where it is; a value that is not finite is infinitely far."""
+    """Return the largest difference beyond `allowed` with its position; a non-finite value counts as infinite."""
     difference = (actual.double() - expected.double()).abs().nan_to_num(nan=math.inf).sub(allowed).clamp(min=0)
     flat = int(difference.argmax())
     at = tuple(int(index) for index in torch.unravel_index(torch.tensor(flat), difference.shape))

@@ -156,10 +156,10 @@ def inspect(
     check: bool = False,
     **arch_options: object,
 ) -> Inspection:
-    """Return what a checkpoint, a run folder, an exported or a foreign file holds, and what had to be assumed.
+    """Return the contents of a checkpoint, a run folder, an exported or a foreign file, and the assumptions about it.
 
-    `check` runs it on an embedded photo, as `compress` does with a teacher; `layers` adds the cost of each layer. An
-    open network is described, too: it has no path, and the hash is that of its weights.
+    `check` runs it on an embedded photo, as `compress` does with a teacher; `layers` adds the cost of each layer. For
+    an open network the path is None, and the hash is that of its weights.
 
         >>> print(srkd.inspect("edsr.pt").assumed)
     """
@@ -179,8 +179,8 @@ def inspect(
 def run_export(options: ExportOptions, context: Context) -> ExportReport:
     """Write a checkpoint or a run folder's student in other formats, each compared with the network before it is kept.
 
-    Sizes are (width, height) or "WxH". An exported file stands for the checkpoint it was made from, which must be
-    beside it; files of an open network are called by its architecture, and `out` is needed.
+    Sizes are (width, height) or "WxH". For an exported file its checkpoint is used, which must be in the same folder.
+    For an open network `out` is required, and the files are named after its architecture.
 
         >>> srkd.export("edsr.pt", formats="onnx", out="exported")
     """
@@ -214,7 +214,7 @@ def run_export(options: ExportOptions, context: Context) -> ExportReport:
 
 
 def _card_facts(source: Source) -> CardFacts:
-    """Return what a model card says: what the checkpoint's header holds, and the run that it lies in."""
+    """Return the facts of a model card, from the checkpoint's header and its run folder."""
     run = Facts() if source.path is None else read_run_facts(source.path.parent, source.sha256)
     teacher = run.text("teacher", "path")
     return CardFacts(
@@ -229,7 +229,7 @@ def _card_facts(source: Source) -> CardFacts:
 
 
 def _export_source(options: ExportOptions, context: Context) -> tuple[Network, Source]:
-    """Return the network that is exported, and what its files say about where it came from."""
+    """Return the network to export, and its origin for the metadata of its files."""
     if isinstance(options.model, ImageModel):
         refuse_file_options(options.scale, options.arch_options)
         network = options.model.require_network("weights")
@@ -243,10 +243,10 @@ export = public(ExportOptions, run_export, "export")
 
 
 def run_profile(options: ProfileOptions, context: Context) -> ProfileReport:
-    """Measure speed, memory, cost and Y-PSNR of models against a teacher, in turns, each in a process of its own.
+    """Measure speed, memory, cost and Y-PSNR of models against a teacher, in turns, each in a separate process.
 
-    A single run folder is compared with the teacher it was distilled from. Sizes are (width, height) or "WxH" of the LR
-    image; one size, or several. No models but a preset: the networks of a published table, beside its figures.
+    A single run folder is compared with the teacher it was distilled from. LR sizes are (width, height) or "WxH", one
+    or several. With a preset and no models, the networks of a published table are compared with its figures.
 
         >>> srkd.profile("edsr.pt", runtime="torch", lr_size="64x64", seconds=0.5)
     """
@@ -289,7 +289,7 @@ def run_profile(options: ProfileOptions, context: Context) -> ProfileReport:
         run_teacher = find_run_teacher(paths[0], context.note) if is_run else None
         if run_teacher is not None:
             teacher = ModelFile(run_teacher.path)
-            # The student's file holds all facts about it, so the options can only be about the teacher.
+            # The student's file states all its facts, so the options can only be for the teacher.
             settings = replace(
                 settings,
                 scale=run_teacher.scale if options.scale is None else options.scale,
@@ -318,10 +318,10 @@ profile = public(ProfileOptions, run_profile, "profile")
 
 
 def run_evaluate(options: EvaluateOptions, context: Context) -> Evaluation:
-    """Score models side by side by Y-PSNR and SSIM. Bicubic is always the first; no data means the embedded photos.
+    """Score models by Y-PSNR and SSIM. Bicubic is always the first; without data the embedded photos are used.
 
-    `data` is a folder of HR images, a set holding `HR/` and perhaps `LR*X{scale}/`, or a folder of several sets. Ctrl-C
-    raises `EvaluationInterrupted`, a KeyboardInterrupt with the scores of the sets that are finished.
+    `data` is a folder of HR images, a set with `HR/` and optionally `LR*X{scale}/`, or a folder of several sets. Ctrl-C
+    raises `EvaluationInterrupted`, a KeyboardInterrupt with the scores of the finished sets.
 
         >>> print(srkd.evaluate("edsr.pt", data="photos").models["edsr"]["photos"].psnr_y)
     """
@@ -334,7 +334,7 @@ evaluate = public(EvaluateOptions, run_evaluate, "evaluate")
 
 
 def run_explain(options: EvaluateOptions, context: Context) -> tuple[Evaluation, ...]:
-    """Score as `evaluate` does, then by the conventions that these figures are mistaken for."""
+    """Score as `evaluate` does, and also by the conventions with which these figures are often confused."""
     return _score(evaluation.explain, options, context)
 
 
@@ -355,7 +355,7 @@ def _score(score: Callable[..., R], options: EvaluateOptions, context: Context) 
 
 
 def _note_below_bicubic(result: Evaluation, options: EvaluateOptions, note: Note) -> None:
-    """Name the models below bicubic; where a teacher's file leaves open a setting that explains it, name the option."""
+    """Warn of models below bicubic, and name the option if a setting missing in a teacher's file explains it."""
     bicubic, *rows = result.models.items()
     for (label, scores), model in zip(rows, as_tuple(options.models), strict=True):
         below = [
@@ -434,7 +434,7 @@ upscale = public(UpscaleOptions, run_upscale_any, "upscale")
 def run_convert(options: ConvertOptions, context: Context) -> Converted:
     """Write a network as a checkpoint of another code base: `to` is basicsr, edsr-pytorch, rcan, srkd and others.
 
-    What the file cannot hold is in `needs` of the result. An open network needs `out`, the file to write.
+    Facts that the file cannot hold are in `needs` of the result. For an open network `out`, the file, is required.
 
         >>> srkd.convert("edsr.pt", to="basicsr", out="basicsr.pth")
     """
@@ -451,16 +451,16 @@ def run_convert(options: ConvertOptions, context: Context) -> Converted:
 convert = public(ConvertOptions, run_convert, "convert")
 
 
-# Models as a caller names them, the scale they share, and the teacher of a run folder.
+# Opening of models, their common scale, and the teacher of a run folder.
 
 
 def as_tuple(values: object) -> tuple[Any, ...]:
-    """Return one value or several as a tuple. A string is one value."""
+    """Return one value or a sequence of values as a tuple. A string is one value."""
     return tuple(values) if isinstance(values, Sequence) and not isinstance(values, str) else (values,)
 
 
 def open_runtime(model: Model, options: RuntimeOptions, context: Context) -> Runtime:
-    """Open one model. What takes minutes, such as an engine for another GPU, is announced first."""
+    """Open one model. A step of minutes, such as building an engine for another GPU, is announced first."""
     if isinstance(model, ImageModel):
         label = model.architecture
         if model.network is None:
@@ -495,7 +495,7 @@ def common_scale(runtimes: Sequence[Runtime], scale: int | None) -> int:
 
 @dataclass(frozen=True)
 class RunTeacher:
-    """The teacher of a run folder, the scale it was used at, and the options its file was read with."""
+    """The teacher of a run folder, its scale there, and the options with which its file was read."""
 
     path: Path
     scale: int | None

@@ -1,6 +1,6 @@
-"""A line for long runs without a teacher cache that would have been much shorter with one.
+"""Advice for long runs without a teacher cache that would be much shorter with one.
 
-It is advice and nothing more: the cache changes the targets a little (docs/teacher-cache.md), so that a clock must not
+It is only advice: the cache changes the targets a little (docs/teacher-cache.md), so a measured time must not
 switch it on.
 """
 
@@ -23,24 +23,24 @@ from compressor.teachers.teacher import Teacher
 from srkd.config import RunConfig, cache_precision, data_choice, views_to_cache
 
 LONG_SECONDS = 600.0
-"""A shorter run is not worth beginning anew."""
+"""Least duration of a run: a shorter one is not worth restarting."""
 
 WORTH = 1.25
-"""The line is printed if the run, making the cache included, would take less than 1/WORTH of its time."""
+"""The line is printed if the run, with the time to fill the cache, would take less than 1/WORTH of its time."""
 
 FORWARDS = 3
 
 
 @dataclass(frozen=True)
 class CacheCost:
-    """What the teacher costs in a step, and what a cache of its outputs would: seconds and bytes."""
+    """Seconds of the teacher in a step, and seconds to fill and bytes of a cache of its outputs."""
 
     step_seconds: float
     fill_seconds: float
     size: int
 
     def advice(self, seconds_per_step: float, steps: int, free: int) -> str | None:
-        """Return the line for a run with so many `steps` ahead, where the cache pays and has room."""
+        """Return the line for a run with `steps` left, if the cache saves enough time and fits; `free` is in bytes."""
         without = seconds_per_step * steps
         share = min(self.step_seconds / seconds_per_step, 1.0)
         cached = without * (1 - share) + self.fill_seconds
@@ -55,13 +55,13 @@ class CacheCost:
 
 
 def cache_advice(config: RunConfig, teacher: Teacher | None, seconds_per_step: float, steps: int) -> str | None:
-    """Return the line for a run without a cache: where its recipe could use one, the teacher is timed on a batch."""
+    """Return the line for a run without a cache; if its recipe could use one, the teacher is timed on a batch."""
     if teacher is None or config.cache is not None or seconds_per_step * steps < LONG_SECONDS:
         return None
     rule, images = config.preset.schedule, config.data.train.lr
     try:
         views = views_to_cache(config.recipe, config.methods, lr_only=config.data.train.hr is None)
-    except UsageError:  # the recipe has nothing to keep, or must not
+    except UsageError:  # the recipe has nothing to cache, or must not
         return None
     patch = torch.zeros(rule.batch, 3, rule.lr_patch, rule.lr_patch, device=config.device)
     in_step = _seconds(teacher, patch, config.mode.teacher_precision)
@@ -81,7 +81,7 @@ def cache_advice(config: RunConfig, teacher: Teacher | None, seconds_per_step: f
 
 
 def _seconds(teacher: Teacher, lr: torch.Tensor, precision: Precision) -> float:
-    """Return the median time of the teacher on a batch, after one that warms it up."""
+    """Return the teacher's median time on a batch in seconds, after one warm-up call."""
     times = []
     for _ in range(1 + FORWARDS):
         start = time.perf_counter()

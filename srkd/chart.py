@@ -1,4 +1,4 @@
-"""Charts of curves over steps, drawn with Pillow alone: one below the other, on one picture; and their `Pen`."""
+"""Charts of curves over steps, drawn with Pillow one below the other on one picture; and their `Pen`."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from PIL import Image, ImageDraw, ImageFont
 Point = tuple[float, float]
 
 WIDTH, HEIGHT = 1000, 340
-"""Pixels of one chart."""
+"""Size of one chart in pixels."""
 LEFT, RIGHT, BOTTOM = 84, 24, 34
-"""Margins around the curves: numbers at the left, steps below. Above are the title and lines of names."""
+"""Margins around the curves in pixels: numbers at the left, steps below. Above are the title and the names."""
 TITLE_HEIGHT, NAMES_HEIGHT = 36, 22
 FINER = 2
 """Charts are drawn this many times larger and then shrunk, which smooths their lines."""
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#5C4B8A", "#7A7A7A")
-"""Colours that colour-blind people tell apart (Okabe and Ito, 2008), and two more."""
+"""Colours that colour-blind people can distinguish (Okabe and Ito, 2008), and two more."""
 INK, GRID, MARK = "#222222", "#E3E3E3", "#C62828"
 LARGEST = 1e15
-"""Larger numbers, infinity and what is no number cannot be drawn beside others."""
+"""Largest number that is drawn; larger ones, infinity and NaN are left out."""
 LONGEST_TEXT = 100
-"""Characters of a name or title; more would not fit in the picture."""
+"""Largest number of characters of a name or title that fits in the picture."""
 MOST_POINTS = 800
-"""Of a curve with more points, the means of neighbours are drawn."""
+"""Largest number of points of a curve; of longer curves, means of neighbouring points are drawn."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class NothingToDraw(Exception):
 
 
 def draw_charts(charts: Sequence[Chart]) -> Image.Image:
-    """Return the charts that have something to show, one below the other over the same steps."""
+    """Return a picture of all charts with curves, one below the other over the same steps."""
     plots = [(chart, curves) for chart in charts if (curves := drawable(chart))]
     if not plots:
         raise NothingToDraw
@@ -97,7 +97,7 @@ def round_ticks(low: float, high: float, count: int = 5) -> list[float]:
 
 
 def format_tick(value: float) -> str:
-    """Return a number of an axis, without the digits that rounding left behind."""
+    """Return a number of an axis as text, without digits of rounding errors."""
     if value and not 1e-3 <= abs(value) < 1e5:
         mantissa, exponent = f"{value:.3e}".split("e")
         return f"{float(mantissa):g}e{int(exponent)}"
@@ -116,7 +116,7 @@ def logarithmic_ticks(low: float, high: float) -> list[float]:
 
 
 class Pen:
-    """Draws on a white picture of `width` × `height`, whose coordinates it takes; finer than these, which smooths."""
+    """A white picture of `width` × `height` to draw on, in its coordinates; drawn larger and shrunk to smooth lines."""
 
     def __init__(self, width: int, height: int) -> None:
         self.size = width, height
@@ -129,7 +129,7 @@ class Pen:
         return self.canvas.resize(self.size, Image.Resampling.LANCZOS)
 
     def width_of(self, words: str) -> float:
-        """Return how wide a text is."""
+        """Return the width of a text in pixels."""
         return self.plain.getlength(words) / FINER
 
     def text(self, place: Point, words: str, *, bold: bool = False) -> None:
@@ -157,7 +157,7 @@ def _around(place: Point, radius: float) -> tuple[float, float, float, float]:
 
 
 class _Plot:
-    """One chart at its place of the picture; coordinates are those of the finished picture."""
+    """One chart at its place in the picture; coordinates are those of the finished picture."""
 
     def __init__(self, pen: Pen, top: int, chart: Chart, curves: Sequence[Curve], steps: tuple[float, float]) -> None:
         self.chart, self.curves, self.steps = chart, curves, steps
@@ -168,7 +168,7 @@ class _Plot:
         self.above, self.below = self.names[-1][1] + NAMES_HEIGHT + 8, top + HEIGHT - BOTTOM
         self.scale: Callable[[float], float] = math.log10 if chart.logarithmic else float
         values = [self.scale(y) for curve in curves for _, y in curve.points]
-        # An axis of next to no length could not be numbered.
+        # An axis with almost no range could not be numbered.
         margin = max((max(values) - min(values)) * 0.06, max(map(abs, values)) * 1e-4) or 1.0
         self.low, self.high = min(values) - margin, max(values) + margin
 
@@ -180,7 +180,7 @@ class _Plot:
         self.draw_curves()
 
     def place_names(self) -> list[tuple[float, float]]:
-        """Return where each curve's name stands: side by side, in as many lines as they need."""
+        """Return the position of each curve's name: side by side, in as many lines as needed."""
         places: list[tuple[float, float]] = []
         x, y = float(self.left), float(self.top + TITLE_HEIGHT)
         for curve in self.curves:

@@ -1,4 +1,4 @@
-"""The command line: a group of verbs, each of which is imported when it is used."""
+"""The command line: a group of verbs that are imported when they are used."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ VERBS = {
     "demo": "Show MODELs in an app that runs them in the browser.",
     "doctor": "Show what is installed, and how to get what is missing.",
 }
-"""In the order a user needs them; `srkd/commands/VERB.py` holds each as `command`.
+"""The verbs in the order in which a user needs them, with help; `srkd/commands/VERB.py` holds each as `command`.
 
 The texts are the first lines of their help: `srkd --help` shows them without importing the verbs.
 """
@@ -117,7 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code."""
     for stream in (sys.stdout, sys.stderr):
-        # A terminal that lacks a character shows a question mark; the command does not fail.
+        # A terminal without a character shows a question mark instead of an error.
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
             reconfigure(errors="replace")
@@ -139,4 +139,4 @@ def run(arguments: Sequence[str] | None = None) -> int:
         Console().error(error.format_message())
         return error.exit_code
     except BrokenPipeError:
-        return 1  # The reader of the output is gone (`srkd ... | head`): nothing can be printed.
+        return 1  # the reader of the output has ended (`srkd ... | head`), so nothing can be printed

@@ -1,4 +1,4 @@
-"""`srkd compress`: a run or a plan of runs, begun or continued; each takes the same path from its config on."""
+"""`srkd compress`: start or continue a run or a plan of runs; from the config on, both take the same path."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def run_compress(options: CompressOptions, context: Context) -> CompressReport:
 def _teacher_file(options: CompressOptions, context: Context) -> Iterator[CompressOptions]:
     """Yield options whose teacher is a file: an open network is written beside the run folder.
 
-    Where no run comes about, the file is removed.
+    If no run is written, the file is removed.
     """
     teacher, run, group = options.teacher, options.run_folder.resolve(), context.processes
     if not isinstance(teacher, ImageModel):
@@ -112,7 +112,7 @@ def run_resume(run: Path, context: Context) -> CompressReport:
 
 
 def _resume(run: Path, context: Context) -> CompressReport:
-    read_unfinished(run, context.processes)  # what is no unfinished run is not locked
+    read_unfinished(run, context.processes)  # refuse other folders before they are locked
     with lock_run(run, context, "--resume"):
         facts = read_unfinished(run, context.processes)
         options = from_json(CompressOptions, facts.get("request"), f"--resume {run}", out=run, plan=facts.get("plan"))
@@ -122,9 +122,9 @@ def _resume(run: Path, context: Context) -> CompressReport:
 
 @contextmanager
 def _threads_of(facts: Mapping[str, Any], note: Note) -> Iterator[None]:
-    """Compute with the threads that a run began with: another number adds up in another order, and gives other bytes.
+    """Compute with the run's original number of threads: another number adds in another order and gives other bytes.
 
-    What cannot be put back, another processor, GPU or version of torch, is said.
+    A note names a changed processor, GPU or version of torch, which cannot be restored.
     """
     machine, now = facts.get("machine") or {}, machine_facts()
     before, threads = torch.get_num_threads(), machine.get("torch_threads")
@@ -152,7 +152,7 @@ def _count_threads(threads: int) -> str:
 
 
 def _run(options: CompressOptions, context: Context, facts: Mapping[str, Any] | None = None) -> CompressReport:
-    """Begin what the options ask for or, with the `facts` of its run.json, continue it."""
+    """Start the run of the options or, with the `facts` of its run.json, continue it."""
     if options.is_plan and not context.processes.is_single:
         raise UsageError("--with-baseline and --seeds run in one process: start them without torchrun")
     if options.then is not None and not context.processes.is_single:
@@ -167,7 +167,7 @@ def _run(options: CompressOptions, context: Context, facts: Mapping[str, Any] | 
 
 
 def _train(options: CompressOptions, context: Context, facts: Mapping[str, Any] | None) -> CompressReport:
-    """Run what is decided: one run, several, or two after one another."""
+    """Train one run, several, or two recipes one after the other."""
     if options.then is not None:
         return Then(options, context).run()
     config = RunConfig.decide(options, context, facts=facts)
@@ -177,7 +177,7 @@ def _train(options: CompressOptions, context: Context, facts: Mapping[str, Any] 
 
 
 def _with_target(report: CompressReport, options: CompressOptions, context: Context) -> CompressReport:
-    """Time the file of a finished student that a target decided, and keep the result in run.json."""
+    """Time the file of a finished student if a target decided it, and write the result to run.json."""
     if options.plan is None or not context.processes.is_leader:
         return report
     target = check_target(report.student_path, options, context)
@@ -188,13 +188,13 @@ def _with_target(report: CompressReport, options: CompressOptions, context: Cont
 
 @contextmanager
 def _all_processes(context: Context) -> Iterator[Context]:
-    """Join the processes that torchrun started; only the leading one reports."""
+    """Join the processes that torchrun started; only the leading one reports progress and notes."""
     with open_processes(Rank.from_environment(), Console().error) as group:
         yield dataclasses.replace(context, processes=group) if group.is_leader else Context(processes=group)
 
 
 def _holds_run_of(run: Path, options: CompressOptions) -> bool:
-    """True if the folder holds a run of these options."""
+    """Return whether the folder holds a run of these options."""
     try:
         return bool(read_facts(run)["request"] == to_json(options))
     except (OSError, SrkdError, KeyError):

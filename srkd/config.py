@@ -1,7 +1,7 @@
-"""Everything that is decided before the first step of a run: one frozen object, passed whole.
+"""All decisions before the first step of a run, as one frozen object.
 
-`RunNetworks` holds what follows from the options before an image is read (recipe, teacher, student); `RunConfig` adds
-the images and how the steps run. Every mistake in the options is reported here, before anything is written.
+`RunNetworks` holds the recipe, teacher and student, which need no images; `RunConfig` adds the images and the execution
+mode. Every mistake in the options is reported here, before anything is written.
 """
 
 from __future__ import annotations
@@ -59,26 +59,26 @@ EMBEDDED = "the embedded teacher"
 
 
 class UnknownCost(SrkdError):
-    """The methods cannot be run on shapes alone."""
+    """The methods cannot run on shapes alone, so the cost of a step is unknown."""
 
 
 @dataclass(frozen=True)
 class StudentInit:
-    """The student before its first step, and where its weights come from."""
+    """The student before its first step, and the origin of its weights."""
 
     network: Network
     init: Init
     select: Select
     init_from: InitReport | None = None
     plain_slice: Network | None = None
-    """The leading slice of the teacher, where the student starts from something better."""
+    """The leading slice of the teacher for comparison, if the student starts from a better one; else None."""
 
     def facts(self) -> dict[str, Any]:
         """Return the entry `start` of run.json."""
         init_from = None
         if self.init_from is not None:
             values = dict(vars(self.init_from))
-            # The keys of the file are older than the fields.
+            # The keys in the file are older than the names of the fields.
             values |= {"taken": values.pop("copied"), "unlike": values.pop("differences")}
             init_from = json_value(values)
         return {"init": self.init, "select": self.select, "init_from": init_from}
@@ -100,20 +100,20 @@ class RunNetworks:
 
     @property
     def recipe(self) -> str:
-        """The recipe's name, as the files of the run have it."""
+        """Return the recipe's name as it is written in the run's files."""
         return recipe_label(self.options.recipe)
 
     @property
     def phi(self) -> PhiSource | None:
-        """The network that contrastive methods compare features of."""
+        """Return the source of φ, the network whose features contrastive methods compare."""
         return phi_of(self.methods)
 
     def stages(self, mode: ExecutionMode | None = None) -> tuple[Stage, ...]:
-        """Return what the run trains, in order; the rate is that of the student's start."""
+        """Return the stages of the run in order; the learning rate depends on how the student starts."""
         return self.preset.stages(self.methods, mode, is_fitted=self.student_init.plain_slice is not None)
 
     def speed_options(self) -> SpeedOptions:
-        """Return the preset's; a teacher that is no network of srkd's computes in fp32, unless it is told otherwise."""
+        """Return the preset's speed options; a foreign teacher computes in fp32 unless the preset says otherwise."""
         options = self.preset.speed_options()
         is_foreign = self.teacher is not None and self.teacher.network is None
         if is_foreign and options.teacher_precision == "auto":
@@ -121,7 +121,7 @@ class RunNetworks:
         return options
 
     def step_footprint(self, *, batch: int | None = None, labels: bool = True) -> Footprint:
-        """Run a step of the student's own stage on shapes alone; `UnknownCost` where a method cannot be run so."""
+        """Return the cost of a step of the student's stage, run on shapes alone; raise `UnknownCost` if impossible."""
         rule = self.preset.schedule
         teacher = self.teacher if needs_teacher(self.methods, self.options) else None
         shape = BatchShape(batch or rule.batch, rule.lr_patch, labels=labels)
@@ -142,10 +142,10 @@ class RunNetworks:
         facts: Mapping[str, Any] | None = None,
         download: bool = True,
     ) -> RunNetworks:
-        """Read the recipe, load the teacher, build the student, and refuse what does not fit together.
+        """Read the recipe, load the teacher, build the student, and refuse combinations that do not fit.
 
-        `shared` is another run of the same plan, `facts` the run.json of a run that is continued: φ is then theirs.
-        Without `download` φ is named but not fetched.
+        `shared` is another run of the same plan, `facts` the run.json of a continued run; their φ is used again.
+        Without `download` φ is named but not downloaded.
         """
         processes = context.processes
         lines: list[str] = []
@@ -191,14 +191,14 @@ class RunNetworks:
 
 @dataclass(frozen=True)
 class RunConfig(RunNetworks):
-    """A run, decided: its networks, its images, and how its steps run."""
+    """All decisions of a run: its networks, images, device and execution mode."""
 
     data: Data
     device: torch.device
     cache: TeacherCache | None = None
     mode: ExecutionMode = PLAIN_MODE
     reference: Reference | None = None
-    """Bicubic's and the teacher's quality, where another run of the plan has measured them."""
+    """Quality of bicubic and the teacher, if another run of the plan has measured them."""
 
     @classmethod
     def decide(
@@ -211,8 +211,8 @@ class RunConfig(RunNetworks):
     ) -> RunConfig:
         """Decide the networks, read the images, choose the execution mode.
 
-        A run that is continued keeps the mode it began in (`facts` is its run.json). Another run of the same plan has
-        the teacher, images, φ and mode of `shared`.
+        A continued run keeps its mode (`facts` is its run.json). A further run of a plan uses the teacher, images, φ
+        and mode of `shared`.
         """
         processes = context.processes
         device = processes.run_on_all(lambda: open_device(process_device(options.device, processes.rank)))
@@ -246,7 +246,7 @@ class RunConfig(RunNetworks):
 
 
 def require_memory_for_step(networks: RunNetworks, device: torch.device, rank: Rank) -> None:
-    """Refuse a batch whose step needs over twice the memory of the device: the estimate is good to a factor of two."""
+    """Refuse a batch whose step needs over twice the device's memory: the estimate may be wrong by a factor of two."""
     rule = networks.preset.schedule
     if device.type not in ("cpu", "cuda"):
         return
@@ -265,7 +265,7 @@ def require_memory_for_step(networks: RunNetworks, device: torch.device, rank: R
 
 
 def read_execution_mode(facts: Mapping[str, Any]) -> ExecutionMode:
-    """Return the mode that a run began in: another one would not continue to the same bits."""
+    """Return the mode in which a run began: another one would not give the same bits."""
     try:
         return ExecutionMode(**facts["pace"])
     except (KeyError, TypeError) as error:
@@ -274,7 +274,7 @@ def read_execution_mode(facts: Mapping[str, Any]) -> ExecutionMode:
 
 def open_device(name: str) -> torch.device:
     """Return the device, or refuse one that cannot be used here."""
-    torch_device(name)  # whatever torch itself says of a device that is not there
+    torch_device(name)  # refuses unknown names with a clearer error than torch's
     try:
         device = torch.device(name)
         torch.empty(1, device=device)
@@ -289,15 +289,15 @@ def open_device(name: str) -> torch.device:
 
 
 RATE_SETTINGS = ("rate", "fit_rate", "decay", "milestones", "factor")
-"""Keys of a schedule: who sets one of them has decided how the rate changes."""
+"""Keys of a schedule that decide the learning rate; if the user sets one, srkd does not change the rate."""
 
 
 def load_recipe(options: CompressOptions, note: Note = no_note) -> Preset:
-    """Return the recipe's preset with `--set` and `--steps` applied; a recipe made short gets a rate that suits it."""
+    """Return the recipe's preset with `--set` and `--steps` applied; a shortened recipe gets a suitable rate."""
     preset = load_preset(options.recipe, options.recipe_settings)
     keys = schedule_settings(options)
     if "rate" in keys and "fit_rate" not in keys:
-        preset = preset.with_own_rate()  # who sets the rate has set it for this student
+        preset = preset.with_own_rate()  # the user's rate is for this student, also if it is fitted
     if options.steps is None:
         return preset
     scaled, before = preset.with_steps(options.steps), preset.schedule
@@ -319,19 +319,19 @@ def schedule_settings(options: CompressOptions) -> set[str]:
 
 
 def repeats_published(recipe: str) -> bool:
-    """Return whether a recipe, by its name, repeats a published run: nothing of it is replaced then."""
+    """Return whether a recipe, by its name, repeats a published run; such a recipe is not adapted."""
     return Path(recipe).stem.endswith("-paper")
 
 
 def needs_teacher(methods: Sequence[Method], options: CompressOptions) -> bool:
-    """Return True if a step runs the teacher. Without HR images it gives the labels, whatever the recipe."""
+    """Return whether a step runs the teacher. Without HR images its outputs are the labels in every recipe."""
     return any(teacher_needs(method) != "nothing" for method in methods) or options.lr_only is not None
 
 
 def choose_phi(
     preset: Preset, options: CompressOptions, context: Context, *, download: bool = True
 ) -> PhiSource | None:
-    """Find φ and announce it; None for a recipe without. The leading process finds (and downloads) it for all."""
+    """Return φ and announce it; None for a recipe without. The leading process finds or downloads it for all."""
     processes = context.processes
 
     def find() -> PhiSource | None:
@@ -345,17 +345,17 @@ def choose_phi(
         context.note(f"phi: {phi.how}")
         return phi
 
-    # A tuple, since None alone stands for a process that does not lead.
+    # A tuple, because None is the value of a process that does not lead.
     return processes.broadcast((processes.run_on_all(find),))[0]
 
 
 def phi_of(methods: Sequence[Method]) -> PhiSource | None:
-    """Return the φ that the methods were bound to."""
+    """Return the φ to which the methods are bound."""
     return next((method.phi_source for method in methods if isinstance(method, UsesPerceptualNet)), None)
 
 
 def read_phi(facts: Mapping[str, Any]) -> PhiSource | None:
-    """Return the φ that a run began with: continued, it uses the same, whatever has become of the cache since."""
+    """Return the φ with which a run began: it continues with the same, even if the cache has changed."""
     values = facts.get("phi")
     try:
         return None if values is None else PhiSource(**{**values, "path": values["path"] and Path(values["path"])})
@@ -364,7 +364,7 @@ def read_phi(facts: Mapping[str, Any]) -> PhiSource | None:
 
 
 def use_embedded_phi(methods: Sequence[Method], teacher: Teacher | None, note: Note) -> tuple[Method, ...]:
-    """Take the embedded teacher's blocks as φ where the run's own teacher gives outputs only."""
+    """Bind the embedded teacher's blocks as φ if the run's own teacher gives outputs only."""
     phi = phi_of(methods)
     if phi is None or phi.kind != "teacher" or teacher is None or teacher.network is not None:
         return tuple(methods)
@@ -376,7 +376,7 @@ def use_embedded_phi(methods: Sequence[Method], teacher: Teacher | None, note: N
 
 
 def load_run_teacher(options: CompressOptions, note: Note) -> Teacher:
-    """Load `--teacher`, or the embedded one, and announce what had to be assumed."""
+    """Load `--teacher`, or the embedded one, and announce the assumptions about it."""
     path = options.teacher_path
     if path is None:
         path = embedded_teacher()
@@ -391,7 +391,7 @@ def load_run_teacher(options: CompressOptions, note: Note) -> Teacher:
 
 
 def require_sound_teacher(teacher: Teacher, options: CompressOptions, note: Note) -> None:
-    """Check the teacher on a photo; refuse one that other settings improve, unless the user has chosen them."""
+    """Check the teacher on a photo; refuse it if other settings improve it and the user has not chosen them."""
     check = check_teacher(teacher)
     for line in check.lines():
         note(line)
@@ -404,7 +404,7 @@ def require_sound_teacher(teacher: Teacher, options: CompressOptions, note: Note
 
 
 def fit_sizes(methods: Sequence[Method], teacher: Teacher, lr_patch: int, note: Note) -> tuple[Method, ...]:
-    """Refuse a teacher of one size that patches do not have; fit the methods that give it images of other sizes."""
+    """Refuse a teacher whose fixed size is not that of patches; adapt methods that give it images of other sizes."""
     sizes = teacher.own_sizes
     if sizes.fixed_size not in (None, (lr_patch, lr_patch)):
         width, height = sizes.fixed_size
@@ -424,7 +424,7 @@ def fit_sizes(methods: Sequence[Method], teacher: Teacher, lr_patch: int, note: 
 
 
 def require_fit(teacher: Teacher, recipe: str, methods: Sequence[Method]) -> None:
-    """Refuse a teacher that cannot give what the recipe needs."""
+    """Refuse a teacher without the channels, weights or features that the recipe needs."""
     if teacher.descriptor.channels != 3:
         raise UsageError(
             "the teacher takes one channel, and compress trains on RGB images: use a teacher of 3 channels"
@@ -452,7 +452,7 @@ def recipes_for_outputs() -> tuple[str, ...]:
 
 
 def choose_student(teacher: Teacher | None, preset: Preset, options: CompressOptions, note: Note) -> StudentInit:
-    """Build the student, and note hints and what `--init-from` gave. The preset decides what the options leave open."""
+    """Build the student by the options, else the preset; note hints and the result of `--init-from`."""
     network_of_teacher = None if teacher is None else teacher.network
     init = options.init or _default_init(network_of_teacher, preset, options, note)
     select = _choose_select(init, network_of_teacher, preset, options, note)
@@ -485,9 +485,9 @@ def choose_student(teacher: Teacher | None, preset: Preset, options: CompressOpt
 
 
 def _default_init(teacher: Network | None, preset: Preset, options: CompressOptions, note: Note) -> Init:
-    """Return the recipe's start, or what is left of it where the student or its teacher does not allow it."""
+    """Return the recipe's start, or the nearest one that the student and its teacher allow."""
     init = preset.student.init
-    # A choice of what is inherited, or weights to start from, stands in the place of a fit.
+    # --select or --init-from replace a fit.
     is_replaced = options.select is not None or options.init_from is not None
     if options.student is None:
         if init == "fit" and is_replaced:
@@ -512,7 +512,7 @@ def _default_init(teacher: Network | None, preset: Preset, options: CompressOpti
 
 
 def _choose_select(init: Init, teacher: Network | None, preset: Preset, options: CompressOptions, note: Note) -> Select:
-    """Return what an inherited student keeps of its teacher."""
+    """Return which of the teacher's channels an inherited student keeps."""
     if options.select is not None and init != "inherit":
         remedy = "leave it out, as there is no teacher to inherit from" if teacher is None else "add --init inherit"
         raise UsageError(f"--select {options.select} chooses what is inherited: {remedy}")
@@ -539,7 +539,7 @@ def _cut_student(
         teacher.network,
         width=preset.student.width if options.width is None else options.width,
         depth=preset.student.depth if options.depth is None else options.depth,
-        init="inherit" if init == "fit" else init,  # the fit follows, on the run's own images
+        init="inherit" if init == "fit" else init,  # the fit follows later, on the run's own images
         seed=options.seed,
         select=select,
     )
@@ -548,7 +548,7 @@ def _cut_student(
 def _student_of_spec(
     text: str, init: Init, select: Select, options: CompressOptions, teacher: Teacher | None
 ) -> Network:
-    """Build the student of `--student`: with random weights, or those of a slice, which a fit replaces."""
+    """Build the student of `--student`, with random weights or with those of a slice, which a fit then replaces."""
     if options.width is not None or options.depth is not None:
         raise UsageError("--student gives the whole shape: leave out --width and --depth")
     scale = None if teacher is None else teacher.descriptor.scale
@@ -566,7 +566,7 @@ def _student_of_spec(
 
 
 def quantise_student(start: StudentInit, methods: Sequence[Method], teacher: Teacher | None) -> StudentInit:
-    """Quantise the student where a method trains a quantised one."""
+    """Return the start with a quantised student if a method trains one."""
     quantisation = quantisation_of(methods)
     if quantisation is None:
         return start
@@ -584,14 +584,14 @@ def quantise_student(start: StudentInit, methods: Sequence[Method], teacher: Tea
 
 
 def whole_teacher(teacher: Teacher, start: StudentInit) -> Teacher:
-    """Return the teacher that the student is trained inside: what the student keeps of it comes first."""
+    """Return the teacher inside which the student is trained, reordered so that the student's channels come first."""
     if teacher.network is None or start.select == "leading":
         return teacher
     return Teacher(reordered(teacher.network, start.network.spec, start.select), teacher.origin)
 
 
 def require_inside(student: StudentInit, method: str, *, has_labels: bool) -> None:
-    """Refuse options that mean nothing where the student is trained on slices of the teacher's own weights."""
+    """Refuse options that have no meaning for a student trained on slices of the teacher's own weights."""
     inside = f"{method} trains the student on slices of the teacher's own weights"
     if student.init != "inherit":
         others = "random" if student.init == "random" else "others"
@@ -606,7 +606,7 @@ def require_inside(student: StudentInit, method: str, *, has_labels: bool) -> No
 
 
 def data_choice(options: CompressOptions) -> DataChoice:
-    """Return the choice of images; options that contradict each other are refused."""
+    """Return the choice of images; refuse contradictory options."""
     return DataChoice(
         data=path_of(options.data),
         lr=path_of(options.lr_images),
@@ -620,7 +620,7 @@ def data_choice(options: CompressOptions) -> DataChoice:
 def _prepare_images(
     networks: RunNetworks, choice: DataChoice, context: Context, shared: RunConfig | None
 ) -> tuple[Data, TeacherCache | None]:
-    """Check the teacher on a photo, decode the images, and plan which of the teacher's outputs are kept."""
+    """Check the teacher on a photo, decode the images, and plan the teacher cache."""
     options, rule, teacher = networks.options, networks.preset.schedule, networks.teacher
     views: tuple[View, ...] = ()
     if options.teacher_cache:
@@ -640,15 +640,15 @@ def _prepare_images(
 
 
 def cache_precision(preset: Preset) -> Precision:
-    """Return the precision of the outputs that a teacher cache keeps.
+    """Return the precision in which the outputs of a teacher cache are computed.
 
-    They are made once for all steps, and perhaps for other runs: half the precision would gain little time there.
+    They are computed once for all steps, and perhaps for other runs: half precision would save little time.
     """
     return "bf16" if preset.schedule.teacher_precision == "bf16" else "fp32"
 
 
 def views_to_cache(recipe: str, methods: Sequence[Method], *, lr_only: bool) -> tuple[View, ...]:
-    """Return the views whose teacher outputs `--teacher-cache` can keep, or refuse a recipe that has none."""
+    """Return the views whose teacher outputs `--teacher-cache` stores; refuse a recipe without any."""
     if repeats_published(recipe):
         raise UsageError(
             f"--teacher-cache changes what the teacher sees, and {recipe} repeats a published run: "

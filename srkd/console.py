@@ -25,20 +25,20 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Records: TypeAlias = Sequence[Mapping[str, object]]
-"""Rows of a table as values with names, all of the same names."""
+"""Rows of a table as named values; all rows have the same names."""
 
 PROGRESS_AFTER_SECONDS = 1.0
-"""A job that is done sooner shows no progress bar."""
+"""A job that ends sooner shows no progress bar."""
 LINE_EVERY_SECONDS = 0.5
-"""A notebook's line of progress is not written more often."""
+"""Least time between two updates of a notebook's line of progress."""
 STATUS_SECONDS_FIRST, STATUS_SECONDS = 5.0, 60.0
-"""Without a terminal a line about the running step is printed after the first time, then after twice as long each
-time, up to the second; under -v the first always. A log of hours is then no longer than it has to be."""
+"""Without a terminal, a line about the running step is printed after the first time, then at intervals that double up
+to the second, which keeps long logs short; under -v always after the first time."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Console:
-    """The output of one command: results go to stdout, or to stderr where stdout is kept for JSON or CSV."""
+    """The output of one command: results go to stdout, or to stderr if stdout is for JSON or CSV."""
 
     verbose: bool = False
     quiet: bool = False
@@ -47,12 +47,12 @@ class Console:
 
     @property
     def wants_json(self) -> bool:
-        """True under --json: one JSON object instead of tables."""
+        """Return whether --json was given: one JSON object instead of tables."""
         return self.json_stream is not None
 
     @property
     def wants_csv(self) -> bool:
-        """True under --csv: the rows of the table as CSV."""
+        """Return whether --csv was given: the rows of the table as CSV."""
         return self.csv_stream is not None
 
     def say(self, text: str) -> None:
@@ -89,20 +89,20 @@ class Console:
 
     @property
     def width(self) -> int:
-        """Characters of a line: those of the terminal, or of COLUMNS; 80 in a file."""
+        """Return the characters per line: those of the terminal, or of COLUMNS; 80 in a file."""
         return shutil.get_terminal_size((80, 24)).columns
 
     @contextmanager
     def context(self) -> Iterator[Context]:
-        """Yield the context of a long operation: its notes are lines of this console, its progress is shown as bars."""
+        """Yield the context of a long operation: its notes become lines of this console, its progress bars."""
         if self.quiet:
             yield Context(no_progress, self.say)
         elif is_watched():
-            shown = _Bars() if sys.stderr.isatty() else _Line()
+            display = _Bars() if sys.stderr.isatty() else _Line()
             try:
-                yield Context(shown.update, self.say, shown.status)
+                yield Context(display.update, self.say, display.status)
             finally:
-                shown.close()
+                display.close()
         else:
             lines = _StatusLines(self.say, STATUS_SECONDS_FIRST if self.verbose else STATUS_SECONDS)
             yield Context(lines.update, self.say, lines.status)
@@ -139,8 +139,8 @@ class Console:
 
 
 def is_watched() -> bool:
-    """Return True where a person sees what is written to stderr as it comes: in a terminal or a notebook."""
-    # A notebook's shell has a kernel; IPython in a terminal, which is one anyway, has none.
+    """Return whether a person watches stderr: in a terminal or a notebook."""
+    # A notebook's shell has a kernel; IPython in a terminal has none.
     ipython = sys.modules.get("IPython")
     shell = None if ipython is None else ipython.get_ipython()
     return sys.stderr.isatty() or getattr(shell, "kernel", None) is not None
@@ -148,9 +148,9 @@ def is_watched() -> bool:
 
 @contextmanager
 def context_for_python(progress: Progress | Literal[False] | None, announce: Note | None) -> Iterator[Context]:
-    """Yield the context of a function that Python calls: the caller's callbacks, or bars and notes for who watches.
+    """Yield the context of a call from Python: the caller's callbacks, or bars and notes if a person watches.
 
-    All of it goes to stderr: stdout is the caller's own.
+    All output goes to stderr: stdout belongs to the caller.
     """
     if progress is None and is_watched():
         console = Console(json_stream=sys.stdout)
@@ -161,12 +161,12 @@ def context_for_python(progress: Progress | Literal[False] | None, announce: Not
 
 
 def cell(value: float | None, text: str) -> str:
-    """Return the cell of a table: `value` in the format `text`, such as "{:.1f} dB", or "-" where there is none."""
+    """Return the cell of a table: `value` in the format `text`, such as "{:.1f} dB", or "-" for None."""
     return "-" if value is None else text.format(value)
 
 
 def json_value(value: object) -> object:
-    """Return `value` as JSON can hold it: dataclasses become objects, paths text, infinity and NaN null."""
+    """Return `value` in types of JSON: dataclasses become objects, paths text, infinity and NaN null."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: json_value(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):
@@ -206,14 +206,14 @@ def _write(text: str, stream: TextIO) -> None:
     try:
         print(text, file=stream, flush=True)
     except OSError:
-        # The reader is gone or the disk is full. The rest of the buffer must not fail again when the program ends.
+        # The reader has ended or the disk is full. The rest of the buffer must not fail again at exit.
         with suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
         raise
 
 
 class _StatusLines:
-    """Where no terminal shows a bar: a line about the running step from time to time."""
+    """Lines about the running step from time to time, for output without a terminal."""
 
     def __init__(self, say: Callable[[str], None], most_seconds: float) -> None:
         self._say, self._most_seconds, self._last = say, most_seconds, time.monotonic()
@@ -240,7 +240,7 @@ class _Bars:
         self._status = ""
 
     def status(self, line: str, seconds_left: float) -> None:
-        """Show a line behind the bar, which has the time left, from its next update on."""
+        """Show a line behind the bar from its next update on; the bar itself shows the time left."""
         self._status = line
 
     def update(self, title: str, done: int, total: int) -> None:
@@ -286,7 +286,7 @@ class _Bars:
 
 
 class _Line:
-    """One line on stderr that is written over, for notebooks: a bar there needs a package of its own."""
+    """One line on stderr that is overwritten, for notebooks: a bar there would need another package."""
 
     def __init__(self) -> None:
         self._start = self._last = time.monotonic()

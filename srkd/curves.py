@@ -18,14 +18,14 @@ from srkd.verb_options import PlotOptions, path_of
 
 CURVES = "curves.png"
 SCORES = {"student_psnr_y": "student", "tuned_teacher_psnr_y": "teacher being tuned"}
-"""Key of a row of a validation → the name of its curve."""
+"""Names of the curves by their keys in the rows of validations."""
 QUALITY_TITLE = "Y-PSNR on the validation images in dB, over steps"
 LOSS_TITLE = "Loss, over steps"
 
 
 @dataclass(frozen=True)
 class PlotReport:
-    """The picture, the runs that are in it, and the last step of each by its name."""
+    """The path of the picture, the runs in it, and the last step of each run by name."""
 
     path: Path
     runs: tuple[Path, ...]
@@ -42,7 +42,7 @@ class Metrics:
 
     @classmethod
     def read(cls, run: Path) -> Metrics | None:
-        """Return the rows of a run folder; None where there are none yet."""
+        """Return the rows of a run folder; None if there are none yet."""
         rows = sorted((row for _, row in read_metrics(run)), key=lambda row: row["step"])
         return cls(run.resolve().name, run, tuple(rows)) if rows else None
 
@@ -52,7 +52,7 @@ class Metrics:
         return step
 
     def curve(self, kind: str, key: str, name: str) -> Curve:
-        """Return the numbers of one key in rows of a kind."""
+        """Return the curve of the numbers under one key, in rows of a kind."""
         points: list[Point] = []
         for row in self.rows:
             value = row.get(key)
@@ -61,13 +61,13 @@ class Metrics:
         return Curve(name, tuple(points))
 
     def level(self, key: str, name: str) -> Curve:
-        """Return a line from the first to the last step at a score that is the same in every validation."""
+        """Return a horizontal line from the first to the last step, at a score that all validations share."""
         score = self.curve("validation", key, name)
         ends = (self.rows[0]["step"], self.last_step)
         return Curve(name, tuple((step, value) for step in ends for _, value in score.points[-1:]), dashed=True)
 
     def keys(self, kind: str, start: str) -> list[str]:
-        """Return the keys of rows of a kind that begin with `start`, as they appear."""
+        """Return the keys that begin with `start` in rows of a kind, in order of appearance."""
         rows = (row for row in self.rows if row.get("kind") == kind)
         return list(dict.fromkeys(key for row in rows for key in row if key.startswith(start)))
 
@@ -78,7 +78,7 @@ class Metrics:
 def run_plot(options: PlotOptions, context: Context) -> PlotReport:
     """Draw the curves of a run, or of several over one another: quality, loss, learning rate.
 
-    A run that is still going on is drawn as far as it is. A plan of runs stands for its runs.
+    An unfinished run is drawn up to its last step. For a plan, all of its runs are drawn.
 
         >>> srkd.plot("runs/small", out="curves.png")
     """
@@ -106,7 +106,7 @@ plot = public(PlotOptions, run_plot, "plot")
 
 
 def _read_runs(folder: Path) -> list[Metrics]:
-    """Return the rows of a run, or those of each run of a plan that has begun."""
+    """Return the rows of a run, or of each started run of a plan."""
     if not folder.is_dir():
         raise SrkdError(f"{folder} is not a run folder: it {'is a file' if folder.exists() else 'does not exist'}")
     parts: Iterable[Path] = (folder,)
@@ -143,7 +143,7 @@ def _charts_of_one(run: Metrics) -> list[Chart]:
 
 
 def _levels(run: Metrics) -> list[Curve]:
-    """Return what the student is compared with."""
+    """Return the curves of the teacher and bicubic, with which the student is compared."""
     return [run.level(f"{name}_psnr_y", name) for name in ("teacher", "bicubic")]
 
 

@@ -1,4 +1,4 @@
-"""The models of `srkd demo`, as ONNX files: those that the user names, beside their teacher."""
+"""The models of `srkd demo` as ONNX files: those that the user names, and their teacher."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FORMATS: Mapping[Role, Sequence[str]] = {"student": ("onnx", "fp16"), "teacher":
 
 
 def demo_models(options: DemoOptions, context: Context) -> tuple[Model, ...]:
-    """Return every model as the bytes of an ONNX file, students first, the teacher last. Exports are verified."""
+    """Return all models with the bytes of their ONNX files, students first, the teacher last. Exports are verified."""
     paths = [Path(model) for model in as_tuple(options.models)]
     if not paths:
         context.note("no MODEL: showing the embedded student")
@@ -37,7 +37,7 @@ def demo_models(options: DemoOptions, context: Context) -> tuple[Model, ...]:
 
 
 def demo_files(app: Mapping[str, Asset], models: Sequence[Model]) -> dict[str, Asset]:
-    """Return the whole demo, by address: the built app, the models, and samples."""
+    """Return all files of the demo by address: the built app, the models, and samples."""
     return build_site(app, models, load_samples())
 
 
@@ -63,7 +63,7 @@ def _teacher_models(
 
 @dataclass(frozen=True)
 class _ModelReader:
-    """Reads paths as ONNX models; exports go to `folder`, which is deleted later."""
+    """Reader of paths as ONNX models; exports go to `folder`, which is deleted later."""
 
     folder: Path
     scale: int | None
@@ -72,7 +72,7 @@ class _ModelReader:
     context: Context
 
     def read(self, path: Path, role: Role, used_names: set[str]) -> list[Model]:
-        """Return the model of a path, in every format of its role; no two models have one name."""
+        """Return the model of a path in every format of its role, under unique names."""
         file = model_file(path)
         stem = file.stem if file == path else path.resolve().name
         is_checkpoint = runtime_of(file) == "torch"
@@ -86,7 +86,7 @@ class _ModelReader:
         return models
 
     def _read_exported(self, file: Path, stem: str, role: Role) -> list[Model]:
-        """Return an exported file, or an export of its checkpoint where browsers cannot run the file."""
+        """Return an exported file, or an export of its checkpoint if browsers cannot run the file."""
         try:
             return [read_model(file, stem, role, limits=self.limits)]
         except NotForBrowsers as refusal:
@@ -115,7 +115,7 @@ class _ModelReader:
 
 
 def _require_one_kind(models: Sequence[Model]) -> None:
-    """Pictures are laid over each other: all must be of one size."""
+    """Refuse models of different scales or channels: the demo overlays their pictures."""
     kinds = {model.name: f"x{model.descriptor.scale} with {model.descriptor.channels} channels" for model in models}
     if len(set(kinds.values())) > 1:
         text = ", ".join(f"{name} {kind}" for name, kind in kinds.items())

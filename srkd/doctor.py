@@ -1,4 +1,4 @@
-"""What this installation can do, what each missing piece would add, and the command that installs it."""
+"""Diagnosis of an installation: what it can do, what each missing piece would add, and how to install it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CORE = ("torch", "numpy", "pillow", "safetensors", "onnx", "onnxscript", "onnxru
 
 @dataclass(frozen=True)
 class Package:
-    """A package of every installation; `version` None: it is missing."""
+    """A required package; `version` is None if it is missing."""
 
     name: str
     version: str | None
@@ -29,7 +29,7 @@ class Package:
 
 @dataclass(frozen=True)
 class Piece:
-    """An optional part. `command` installs it where it is missing; `remark` is a limit that no package removes."""
+    """An optional part. `command` installs it if it is missing; `remark` is a limit that no package removes."""
 
     name: str
     adds: str
@@ -43,13 +43,13 @@ class Piece:
 
 @dataclass(frozen=True)
 class Int8Support:
-    """Whether int8 pays here: the processor's instructions for products of bytes, and the runtimes of int8 files."""
+    """Support for int8 here: the processor's instructions for products of bytes, and the runtimes of int8 files."""
 
     products: tuple[str, ...]
     runtimes: tuple[str, ...]
-    """Those that are installed."""
+    """Installed runtimes of int8 files."""
     missing_runtimes: tuple[str, ...]
-    """Those that srkd writes int8 files for, and that cannot run here."""
+    """Runtimes for which srkd writes int8 files but that cannot run here."""
 
     def lines(self) -> tuple[str, str]:
         """Return a line about the processor, and one about the runtimes."""
@@ -74,17 +74,17 @@ class Diagnosis:
     runtimes: tuple[Piece, ...]
     others: tuple[Piece, ...]
     notes: tuple[str, ...]
-    """A line for each installed package whose methods, networks, runtimes or formats cannot be used, or that has a
+    """A line for each installed package whose methods, networks, runtimes or formats cannot be used, or that uses a
     name of srkd's."""
 
     @property
     def missing_core(self) -> tuple[str, ...]:
-        """The packages of a plain installation that are missing."""
+        """Return the names of required packages that are missing."""
         return tuple(package.name for package in self.core if package.version is None)
 
 
 def diagnose() -> Diagnosis:
-    """Look for packages and devices. Of optional packages, nothing large is imported."""
+    """Return the diagnosis of packages and devices. No large optional package is imported."""
     providers = providers_here()
     return Diagnosis(
         core=tuple(Package(name, installed_version(name)) for name in CORE),
@@ -113,7 +113,7 @@ def diagnose() -> Diagnosis:
             _demo_app(),
             _piece("tensorboard", "`tensorboard --logdir RUN`, curves of runs", ("tensorboard",), "tensorboard"),
             _piece("wandb", "`srkd compress --track wandb`, curves at Weights & Biases", ("wandb",), "wandb"),
-            # ONNX Runtime's device words: each of its builds has some of them.
+            # Device names of ONNX Runtime: each of its builds supports some of them.
             *(
                 Piece(f"--device {name}", row.adds, name in providers, (), None if name in providers else row.command)
                 for name, row in PROVIDERS.items()
@@ -136,15 +136,15 @@ def _int8_support() -> Int8Support:
 
 
 def _demo_app() -> Piece:
-    """Return whether the page of `srkd demo` is built, from the sources of this installation."""
-    built = is_app_built()
-    outdated = built and is_app_outdated()
+    """Return the state of the app of `srkd demo`: whether it is built, and from its present sources."""
+    is_built = is_app_built()
+    outdated = is_built and is_app_outdated()
     return Piece(
         name="demo app",
         adds="the page that `srkd demo` shows and `srkd demo --build` writes",
-        ready=built,
-        missing=() if built else ("built app",),
-        command=app_command() if outdated or not built else None,
+        ready=is_built,
+        missing=() if is_built else ("built app",),
+        command=app_command() if outdated or not is_built else None,
         remark="it is older than its sources" if outdated else None,
     )
 
@@ -157,7 +157,7 @@ def _piece(
     obstacle: str | None = None,
     remark: str | None = None,
 ) -> Piece:
-    """Return what is there of `modules`. An `obstacle` (no device, another system) is not removed by any package."""
+    """Return the piece that needs `modules`. No package removes an `obstacle` (no device, another system)."""
     missing = missing_modules(modules)
     optional = next((module for module in modules if module not in CORE), None)
     version = installed_version(optional) if optional is not None and not missing else None

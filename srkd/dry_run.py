@@ -1,6 +1,6 @@
-"""`srkd compress --dry-run`: report what a run would be, and write nothing.
+"""`srkd compress --dry-run`: a report on a run that writes nothing.
 
-An estimate comes from shapes alone. A measurement prepares the data and takes the run's own steps, in memory.
+An estimate uses shapes alone. A measurement prepares the data and executes some of the run's steps in memory.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ WARM_UP_STEPS, TIMED_STEPS = 3, 20
 NEEDS_TEXT = {"fit": "solved for with them", "inherit": "cut from it"}
 INIT_TEXT = {"fit": "solved for", "inherit": "cut from the teacher", "random": "random weights"}
 SHAPE_FIELDS = ("scale", "width", "depth", "depths", "groups")
-"""The fields of a spec that a line shows; --json has all."""
+"""The fields of a spec that a line shows; --json shows all."""
 
 
 @dataclass(frozen=True)
 class NetworkSummary:
-    """A network of the run; `params` and `macs` (at 256x256) are None where a foreign file does not show them."""
+    """A network of the run; `params` and `macs` (at 256x256) are None if a foreign file does not show them."""
 
     architecture: str
     spec: Mapping[str, Any] | None
@@ -65,7 +65,7 @@ class NetworkSummary:
 
 @dataclass(frozen=True)
 class Measured:
-    """Timings of the run's own steps on this machine, after a few to warm up."""
+    """Timings of the run's own steps on this machine, after a few warm-up steps."""
 
     steps: int
     ms_per_step: float
@@ -75,10 +75,10 @@ class Measured:
     run_seconds: float
     """Seconds for all steps and validations."""
     peak_memory_mb: float
-    """The whole process; on a GPU the tensors there."""
+    """Peak memory in MB: of the whole process, or on a GPU of the tensors there."""
     pace: str
     where: str = ""
-    """What it was measured on."""
+    """Device of the measurement."""
 
     def rows(self, run_steps: int) -> list[tuple[str, str]]:
         spread = f"median {self.ms_median:.1f} ms of {self.steps}"
@@ -95,7 +95,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class DryRun:
-    """A run as it would be."""
+    """The report of a dry run."""
 
     dry_run: DryRunKind
     recipe: str
@@ -104,17 +104,17 @@ class DryRun:
     student: NetworkSummary
     init: str
     speedup_expected: float | None
-    """MACs of the teacher over MACs of the student: expected, not timed."""
+    """MACs of the teacher divided by those of the student: expected, not timed."""
     steps: int
     batch: int
     lr_patch: int
     data: ImageCounts
     needs: tuple[str, ...]
-    """Outputs, features or weights of the teacher."""
+    """Outputs, features or weights that the run needs of its teacher."""
     step: Footprint | None
     notes: tuple[str, ...]
     seconds: float | None = None
-    """The whole run's, by its multiply-accumulates and the speed of the student on one patch; without validations."""
+    """Estimated seconds of all steps, by their multiply-accumulates and the student's speed on one patch."""
     where: str = ""
     measured: Measured | None = None
 
@@ -154,7 +154,7 @@ class DryRun:
 
 
 def dry_run(options: CompressOptions, kind: DryRunKind = "estimate", context: Context = QUIET) -> DryRun:
-    """Decide everything that the run would decide; `measure` also takes a few steps of it."""
+    """Return the report of a run with these options; `measure` also times a few steps."""
     if options.then is not None:
         raise UsageError("--dry-run reports on one run: leave out --then, and start a second dry run for its recipe")
     if Rank.from_environment().world_size > 1:
@@ -169,7 +169,7 @@ def dry_run(options: CompressOptions, kind: DryRunKind = "estimate", context: Co
 
 
 def estimate_seconds(networks: RunNetworks, macs: Macs, device: torch.device) -> float:
-    """Return the seconds of all steps: the multiply-accumulates of one over the speed of the student on one patch."""
+    """Return the seconds of all steps: multiply-accumulates of a step divided by the student's speed on one patch."""
     rule = networks.preset.schedule
     options = dataclasses.replace(networks.speed_options(), compile="off")
     options = dataclasses.replace(options, precision="auto") if options.precision == "measure" else options
@@ -186,7 +186,7 @@ def estimate_seconds(networks: RunNetworks, macs: Macs, device: torch.device) ->
 
 
 def estimate(networks: RunNetworks) -> DryRun:
-    """Report from shapes, names of files and counts."""
+    """Return the report from shapes, file names and counts alone."""
     options, preset, teacher, rule = networks.options, networks.preset, networks.teacher, networks.preset.schedule
     images = count_images(data_choice(options), scale=networks.student.spec.scale)
     step, notes = None, []
@@ -222,7 +222,7 @@ def estimate(networks: RunNetworks) -> DryRun:
 
 
 def _needs(networks: RunNetworks, step: Footprint | None) -> tuple[str, ...]:
-    """The needs that the methods showed in a step; where they could not be run, those that they declare."""
+    """Return the needs that the methods showed in a step; if they could not run, those that they declare."""
     needs = []
     if step is not None:
         needs += ["outputs"] if step.teacher_forwards else []
@@ -245,7 +245,7 @@ def _describe(model: ImageModel, origin: Origin | None = None) -> NetworkSummary
 
 
 class _Clock:
-    """Events that only note when each step ended; the guard has fetched its loss, so the device is done."""
+    """Events that only record when each step ended; the guard has fetched the loss, so the device has finished."""
 
     def __init__(self, progress: Progress, steps: int) -> None:
         self.progress, self.steps = progress, steps
@@ -269,7 +269,7 @@ class _Clock:
 
 
 def measure(config: RunConfig, context: Context) -> Measured:
-    """Train for a few steps as the run would, and validate once."""
+    """Train for a few steps as the run would, validate once, and return the timings."""
     rule, seed, device = config.preset.schedule, config.options.seed, config.device
     stages, timed_steps = config.stages(config.mode), WARM_UP_STEPS + TIMED_STEPS
     stage, steps = stages[-1], sum(stage.schedule.steps for stage in stages)

@@ -1,6 +1,6 @@
-"""The contents of a model file: its network, how it was recognised, and what had to be assumed.
+"""The contents of a model file: its network, its recognised dialect, and the assumptions about it.
 
-A safetensors file of srkd's own is described by its header, without torch; any other is opened (network_inspection.py).
+srkd's own safetensors files are described by their headers, without torch; others are opened (network_inspection.py).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class QuantisedSize:
-    """What of a network is quantised, and the bytes it would take with its weights packed at their bits."""
+    """The quantisation of a network, and its size in bytes with weights packed at their bits."""
 
     method: str
     bits: int
@@ -35,15 +35,15 @@ class QuantisedSize:
     quantised_weights: int
     bytes_at_bits: int
     bytes_as_float: int
-    """The float network in fp32."""
+    """Bytes of the float network in fp32."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Inspection:
-    """The contents of one file or open network; None is what a foreign file does not say."""
+    """The contents of one file or open network; None: a foreign file does not state it."""
 
     path: Path | None
-    """None: an open network."""
+    """Path of the file; None for an open network."""
     architecture: str
     dialect: str
     scale: int
@@ -59,19 +59,19 @@ class Inspection:
     notes: tuple[str, ...] = ()
     metadata: Mapping[str, str]
     quantisation: QuantisedSize | None = None
-    """Of a quantised network, where its weights are known."""
+    """Quantisation of a quantised network whose weights are known."""
     int8: QuantisedFile | None = None
-    """Of an exported file in eight bits: its flavour, calibration and loss."""
+    """Flavour, calibration and loss of an exported file in eight bits."""
     layers: tuple[LayerCost, ...] | None = None
     """The cost of each layer, under --layers."""
     licence: str | None = None
-    """Of the weights, where the file states one."""
+    """Licence of the weights, if the file states one."""
     check: TeacherCheck | None = None
     """The result on an embedded photo, under --check."""
 
 
 def inspect_header(options: InspectOptions) -> Inspection | None:
-    """Describe a file of srkd's own that need not be opened for what is asked; else None."""
+    """Describe srkd's own file by its header; None if the file is foreign or the options require opening it."""
     if options.layers or options.check or options.arch_options or not isinstance(options.path, (str, os.PathLike)):
         return None
     file = model_file(Path(options.path))

@@ -1,4 +1,4 @@
-"""What a caller names as a model: an open network, a file or a run folder; each function takes any of them."""
+"""Conversion of a caller's model, which is an open network, a file or a run folder."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from srkd.verb_options import ModelOrPath
 
 @dataclass(frozen=True)
 class ModelFile:
-    """A file that holds a model, and the options that it is read with."""
+    """A file that holds a model, and the options for reading it."""
 
     path: Path
     options: Mapping[str, object] = field(default_factory=dict)
 
 
 def path_of_model(model: object) -> Path:
-    """Return the path that a caller gave; what is neither path nor network is refused."""
+    """Return a caller's model as a path; refuse anything that is not one."""
     if isinstance(model, (str, os.PathLike)):
         return Path(model)
     raise UsageError(f"{reprlib.repr(model)} is not {MODEL.what}")
@@ -37,9 +37,9 @@ def path_of_model(model: object) -> Path:
 def open_network(
     model: ModelOrPath, *, scale: int | None = None, arch_options: Mapping[str, object] | None = None
 ) -> ImageModel:
-    """Return a network as it is, or the one in a checkpoint or a run folder.
+    """Return an open network unchanged, or load the one in a checkpoint or a run folder.
 
-    `scale` and `arch_options` say how a file is read; an open network has been read.
+    `scale` and `arch_options` are for reading a file only.
     """
     if not isinstance(model, ImageModel):
         return load_teacher(path_of_model(model), scale=scale, arch_options=arch_options)
@@ -48,14 +48,14 @@ def open_network(
 
 
 def refuse_file_options(scale: int | None, arch_options: Mapping[str, object] | None) -> None:
-    """Refuse options that say how a file is read where the model is an open network."""
+    """Refuse options for reading a file if the model is an open network."""
     names = [*(["scale"] if scale is not None else []), *(arch_options or {})]
     if names:
         raise UsageError(f"{', '.join(names)}: for a file; the network is open already: set it in srkd.load")
 
 
 def spec_of(model: ModelOrPath | Spec) -> Spec:
-    """Return the spec of a network or of any file that states it; a foreign model has none."""
+    """Return the spec of a network or of any file that states it; refuse a foreign model, which has none."""
     if isinstance(model, Spec):
         return model
     if isinstance(model, ImageModel):
@@ -70,7 +70,7 @@ def spec_of(model: ModelOrPath | Spec) -> Spec:
 
 
 def file_of(model: ModelOrPath, path: Path) -> ModelFile:
-    """Return the file of a model; an open network is written to `path`, a foreign one has the file it came from."""
+    """Return the file of a model; an open network is written to `path`, a foreign one has its original file."""
     if not isinstance(model, ImageModel):
         return ModelFile(path_of_model(model))
     if model.network is not None:

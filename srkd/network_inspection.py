@@ -1,4 +1,4 @@
-"""The contents of a model that has to be opened to be described."""
+"""Inspection of models that must be opened."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def _inspect_checkpoint(file: Path, options: InspectOptions) -> Inspection:
 
 
 def _inspect_open(model: ImageModel, options: InspectOptions) -> Inspection:
-    """Describe a network that is no file, or a foreign model by the file it came from."""
+    """Describe an open network, or a foreign model by its file."""
     if model.network is None and isinstance(model, Teacher) and model.origin is not None:
         return _inspect_teacher(model, options)
     network = model.require_network("a spec")
@@ -119,7 +119,7 @@ def _inspect_teacher(teacher: Teacher, options: InspectOptions) -> Inspection:
 
 
 def _inspect_exported(file: Path, options: InspectOptions) -> Inspection:
-    """Read the metadata of an exported file, which need not run here; a foreign one is opened."""
+    """Describe an exported file by its metadata, as it may not run here; a foreign one is opened."""
     runtime = RUNTIMES[runtime_of(file)]
     if options.check and not runtime.opens_as_teacher:
         raise SrkdError(f"{file}: --check takes a teacher: a checkpoint or an ONNX file")
@@ -128,7 +128,7 @@ def _inspect_exported(file: Path, options: InspectOptions) -> Inspection:
         model = open_model(file, OpenOptions(limits=options.limits))
         spec, scale, metadata = model.spec, model.descriptor.scale, model.metadata
         dialect, wrapping = "onnx", f"ONNX, {model.precision}"
-        if spec is None or options.check:  # a stranger's file is a teacher: it gives outputs
+        if spec is None or options.check:  # a foreign file is opened as a teacher that gives outputs
             teacher = load_teacher(file, scale=options.scale, arch_options=options.arch_options, limits=options.limits)
     else:
         metadata = read_metadata(file)
@@ -147,7 +147,7 @@ def _inspect_exported(file: Path, options: InspectOptions) -> Inspection:
         lr_size=format_size(read_size(options.lr_size)),
         params=None if teacher is None else teacher.params,
         bytes=sum(part.stat().st_size for part in parts) if origin is None else origin.bytes,
-        # A folder has the hash of its files' hashes.
+        # The hash of a folder is that of its files' hashes.
         sha256=hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest(),
         wrapping=wrapping,
         assumed=() if origin is None or spec is not None else origin.assumed,

@@ -1,4 +1,4 @@
-"""How an option is declared, once: as a field of a frozen dataclass, from which everything else is made.
+"""Declaration of options: each is one field of a frozen dataclass, from which everything else is generated.
 
     @dataclass(frozen=True, kw_only=True)
     class UpscaleOptions(Options):
@@ -6,7 +6,7 @@
 
 Such a class gives the options of the command line (`command_line_options`), the keywords, signature and help of the
 Python function (`public`), the check of every value, and the object that run.json keeps (`to_json`, `from_json`).
-A field without `Option` is no word of the command line.
+A field without `Option` is not on the command line.
 """
 
 from __future__ import annotations
@@ -33,51 +33,51 @@ from srkd.console import context_for_python, json_value
 
 @dataclass(frozen=True)
 class Option:
-    """The part of an option that the field's name, type and default do not say."""
+    """The properties of an option beyond its field's name, type and default."""
 
     help: str
     flags: tuple[str, ...] = ()
-    """Such as ("-o", "--out"); none: the field's name with dashes."""
+    """Flags such as ("-o", "--out"); empty: the field's name with dashes."""
     metavar: str | None = None
     minimum: float | None = None
     maximum: float | None = None
     above_minimum: bool = False
-    """The minimum itself is not allowed."""
+    """True if the minimum itself is not allowed."""
     type: click.ParamType[Any] | None = None
-    """How a word becomes a value, where the field's type does not say it. With a sequence one word holds all values."""
+    """Click type of the value, if the field's type is not enough. For a sequence, one word then holds all values."""
     argument: bool = False
-    """A positional argument of the command line."""
+    """True for a positional argument of the command line."""
     flag_per_value: Mapping[str, str] | None = None
-    """A flag for each value, with its help; the field is the tuple of the chosen values."""
+    """Help of each value's flag, for a field that is the tuple of the chosen values."""
     in_json: bool = True
     unset: str = ""
-    """What holds where nothing is given (None), as the help shows it: `[default: the embedded photos]`."""
+    """Meaning of None, which the help shows as the default: `[default: the embedded photos]`."""
     group: str = ""
-    """The section of the help in which the option stands."""
+    """The option's section in the help."""
     aliases: tuple[str, ...] = ()
-    """Further flags, and keywords of the Python function, that the help does not show."""
+    """Further flags, and keywords of the Python function, that are not in the help."""
     by_set: bool = False
-    """Rare: the help names it beside `--set NAME=VALUE` alone. Its flag works, too."""
+    """True for a rare option: the help lists it only under `--set NAME=VALUE`. Its flag works, too."""
 
     @property
     def full_help(self) -> str:
-        """The help with what None stands for, where no command line shows it beside the option."""
+        """Return the help with the meaning of None, for places that do not show defaults."""
         return f"{self.help} None: {self.unset}." if self.unset else self.help
 
 
 class VerbOption(click.Option):
-    """A click option with what click does not have of `Option`."""
+    """A click option with the fields of `Option` that click lacks."""
 
     def __init__(self, *args: Any, group: str = "", unset: str = "", aliases: Sequence[str] = (), **rest: Any) -> None:
         super().__init__(*args, **rest)
         self.group, self.unset, self.aliases = group, unset, tuple(aliases)
 
     def get_help_spec(self, ctx: click.Context) -> str:
-        shown, self.opts = self.opts, [flag for flag in self.opts if flag not in self.aliases]
+        all_flags, self.opts = self.opts, [flag for flag in self.opts if flag not in self.aliases]
         try:
             return super().get_help_spec(ctx)
         finally:
-            self.opts = shown
+            self.opts = all_flags
 
     def get_help_extra(self, ctx: click.Context) -> Any:
         extra = super().get_help_extra(ctx)
@@ -88,7 +88,7 @@ class VerbOption(click.Option):
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """The options of one verb. A wrong value is a `UsageError` that names its flag, from Python as from a command."""
+    """The options of one verb. A wrong value raises a `UsageError` with its flag, from Python and the command line."""
 
     progress: Progress | Literal[False] | None = None
     announce: Note | None = None
@@ -108,7 +108,7 @@ CALLBACKS = {
     "progress": "Called as progress(title, done, total). None: bars in a terminal or a notebook; False: none at all.",
     "announce": "Receives one line for a person. None: printed where bars are.",
 }
-"""The keywords that every public function has in addition, with their help."""
+"""The further keywords of every public function, with their help."""
 
 VALUE_TYPES: tuple[tuple[type, tuple[type, ...], str], ...] = (
     (click.types.BoolParamType, (bool,), "True or False"),
@@ -117,12 +117,12 @@ VALUE_TYPES: tuple[tuple[type, tuple[type, ...], str], ...] = (
     (click.Path, (str, os.PathLike), "a path"),
     (click.ParamType, (str,), "text"),
 )
-"""The Python types that each click type takes, and the words for them in an error message."""
+"""The Python types that each click type takes, with their names in error messages."""
 
 
 @dataclass(frozen=True)
 class Declaration:
-    """One option: its name, its type without `Annotated`, its default (`dataclasses.MISSING`: none), its `Option`."""
+    """One option: name, type without `Annotated`, default (`dataclasses.MISSING`: none) and `Option`."""
 
     name: str
     annotation: Any
@@ -131,7 +131,7 @@ class Declaration:
 
     @property
     def flag(self) -> str:
-        """The word that names the option in an error message."""
+        """Return the option's name in error messages."""
         if self.option.argument:
             return self.option.metavar or self.name.upper()
         return self.option.flags[-1] if self.option.flags else "--" + self.name.replace("_", "-")
@@ -146,13 +146,13 @@ class Declaration:
 
     @property
     def is_multiple(self) -> bool:
-        """Several values, each a word of its own on the command line."""
+        """Return whether the option takes several values, each a separate word of the command line."""
         is_sequence = any(_is_generic(kind, Sequence) for kind in self.alternatives)
         return self.is_mapping or (is_sequence and (self.option.type is None or self.option.argument))
 
     @functools.cached_property
     def value_type(self) -> click.ParamType[Any]:
-        """The click type of one word."""
+        """Return the click type of one word."""
         option = self.option
         if option.type is not None:
             return option.type
@@ -178,7 +178,7 @@ class Declaration:
         return click.STRING
 
     def check(self, value: Any) -> Any:
-        """Return the value as the command line would read it; a wrong one is refused with the flag and the value."""
+        """Return the value as the command line would read it; refuse a wrong one, naming flag and value."""
         if self._stays(value):
             return value
         if self.is_mapping:
@@ -189,11 +189,11 @@ class Declaration:
         if self.is_multiple:
             is_alone = isinstance(value, str) or not isinstance(value, Sequence)
             return tuple(self._check_one(item) for item in ([value] if is_alone else value))
-        # A list where one word would hold all values, such as those of run.json.
+        # run.json has lists for options whose values are one word.
         return self._check_one(tuple(value) if isinstance(value, list) else value)
 
     def _stays(self, value: object) -> bool:
-        """Return whether a value is the default, or says that nothing is given where that may be."""
+        """Return whether a value is the default, or None where None is allowed."""
         return value is self.default or (value is None and type(None) in self.alternatives)
 
     def _check_one(self, value: Any) -> Any:
@@ -213,7 +213,7 @@ class Declaration:
         return converted
 
     def parameters(self) -> list[click.Parameter]:
-        """Return the option (or the flags) of the command line."""
+        """Return the click parameters of the option: one, or its flags."""
         option, is_required = self.option, self.default is dataclasses.MISSING
         if option.argument:
             count, kind = -1 if self.is_multiple else 1, self.value_type
@@ -234,7 +234,7 @@ class Declaration:
             if self.default is True:
                 words[0] = f"{words[0]}/--no-{words[0].removeprefix('--')}"
             return [VerbOption(words, is_flag=True, default=self.default, help=option.help, **ours)]
-        # The default as a user writes it, for the help.
+        # The help shows the default as a user would write it.
         show: Callable[[Any], str] = getattr(option.type, "show", str)
         has_text = self.default not in (None, dataclasses.MISSING) and not self.is_multiple
         return [
@@ -253,7 +253,7 @@ class Declaration:
 
     @property
     def number_metavar(self) -> str | None:
-        """Short words for numbers, where click writes INTEGER RANGE."""
+        """Return a short metavar for numbers, for which click writes INTEGER RANGE; None for other types."""
         kind = self.value_type
         return (
             "N"
@@ -275,7 +275,7 @@ def _is_generic(kind: Any, base: type) -> bool:
 
 
 def declarations(options: type[Options]) -> tuple[Declaration, ...]:
-    """Return what a class declares, in the order of its fields, those of its base classes last."""
+    """Return the declarations of a class in the order of its fields, those of its base classes last."""
     hints = _field_types(options)
     levels = [inspect.get_annotations(base) for base in options.__mro__]
     fields = dataclasses.fields(options)
@@ -290,12 +290,12 @@ def declarations(options: type[Options]) -> tuple[Declaration, ...]:
 
 
 def _field_types(options: type[Options], *, with_options: bool = True) -> dict[str, Any]:
-    """Return the type of each field. dataclasses.KW_ONLY, which stands between fields, is none to Python 3.10."""
+    """Return the type of each field. In Python 3.10 dataclasses.KW_ONLY between fields is not a type."""
     return get_type_hints(options, localns={"KW_ONLY": object}, include_extras=with_options)
 
 
 def take_settings(options: Options, settings: Sequence[str]) -> tuple[str, ...]:
-    """Give the rare options among `--set NAME=VALUE` to their fields, and return the settings that are none."""
+    """Assign the rare options among `--set NAME=VALUE` to their fields, and return the other settings."""
     rare = {row.name: row for row in declarations(type(options)) if row.option.by_set}
     others = []
     for setting in settings:
@@ -316,12 +316,12 @@ def take_settings(options: Options, settings: Sequence[str]) -> tuple[str, ...]:
 
 
 def command_line_options(options: type[Options]) -> list[click.Parameter]:
-    """Return the parameters of a click command."""
+    """Return the click parameters of all options of a class."""
     return [parameter for declaration in declarations(options) for parameter in declaration.parameters()]
 
 
 def from_command_line(options: type[OptionsT], values: dict[str, Any]) -> OptionsT:
-    """Take the fields of `options` out of a command's values; what the user did not write keeps its default."""
+    """Remove the fields of `options` from a command's values and return the options; absent ones keep defaults."""
     context = click.get_current_context()
     default = click.core.ParameterSource.DEFAULT
     changed: dict[str, Any] = {}
@@ -369,14 +369,14 @@ def public(options: Callable[P, OptionsT], run: Callable[[OptionsT, Context], R]
 
 
 def to_json(options: Options) -> dict[str, Any]:
-    """Return the options as run.json keeps them."""
+    """Return the options in the form of run.json."""
     return {
         row.name: json_value(getattr(options, row.name)) for row in declarations(type(options)) if row.option.in_json
     }
 
 
 def from_json(options: type[OptionsT], values: Any, where: str, **others: Any) -> OptionsT:
-    """Return the options that `to_json` wrote; `others` are fields that it leaves out."""
+    """Return options from the output of `to_json`; `others` are the fields that it leaves out."""
     expected = {row.name for row in declarations(options) if row.option.in_json}
     if not isinstance(values, Mapping):
         differences = ["it has no options"]

@@ -1,4 +1,4 @@
-"""The names that srkd's distribution takes at the top level, and what else on this machine has one of them."""
+"""The top-level names of srkd's distribution, and conflicts with other packages on this machine."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from importlib.util import find_spec
 from pathlib import Path
 
 PACKAGES = ("compressor", "recipes", "export", "demo", "srkd")
-"""docs/design/house.md says why they are not inside one package."""
+"""The top-level packages; docs/design/house.md says why they are not inside one package."""
 
 
 def hidden_package() -> str | None:
-    """Return a line about a file that Python finds in place of one of srkd's packages; None: it finds ours."""
+    """Return a line about a file that hides one of srkd's packages from Python; None if all are found."""
     root = Path(__file__).resolve().parent.parent
     for name in PACKAGES:
         spec = find_spec(name)
@@ -25,7 +25,7 @@ def hidden_package() -> str | None:
 
 
 def name_collisions() -> Iterator[str]:
-    """Yield a line for each of the names that another installed distribution takes too."""
+    """Yield a line for each name that another installed distribution also uses."""
     owners = metadata.packages_distributions()
     for name in PACKAGES:
         for other in sorted(set(owners.get(name, ())) - {"srkd"}):

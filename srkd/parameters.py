@@ -1,4 +1,4 @@
-"""Values of the command line that several verbs take: sizes, bytes, key=value pairs, devices, lists of names."""
+"""Types of command-line values for several verbs: sizes, bytes, key=value pairs, devices, lists of names."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ T = TypeVar("T")
 
 
 class Parsed(click.ParamType[T]):
-    """A click type made of a function that reads text, one that writes it, and one that reads values from Python.
+    """A click type from three functions: `parse` reads text, `show` writes it, `read` converts values from Python.
 
-    Without `read`, values that are no text pass.
+    Without `read`, values other than text pass unchanged.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Parsed(click.ParamType[T]):
 
 
 class PathOr(click.Path):
-    """The type of a path that may be an object, too, where Python calls: one that has one of the `attributes`."""
+    """The type of a path; from Python also of an object with one of the `attributes`."""
 
     def __init__(self, what: str, *attributes: str) -> None:
         super().__init__(path_type=Path)
@@ -89,7 +89,7 @@ def parse_sizes(text: str) -> tuple[tuple[int, int], ...]:
 
 
 def read_sizes(value: object) -> tuple[tuple[int, int], ...]:
-    """Read one size, or several, each as `read_size` takes it."""
+    """Read one size or several, each in a form of `read_size`."""
     if not isinstance(value, Sequence) or (value and isinstance(value[0], numbers.Integral)):
         return (read_size(value),)
     return tuple(read_size(part) for part in value)
@@ -99,7 +99,7 @@ MOST_BATCH = 10**6
 
 
 def parse_counts(text: str) -> tuple[int, ...]:
-    """Read `N[,N...]`, whole numbers of at least 1, each once."""
+    """Read `N[,N...]`, integers of at least 1, without duplicates."""
     counts = []
     for part in text.split(","):
         if not re.fullmatch(r"[0-9]{1,7}", part.strip()) or not 1 <= int(part) <= MOST_BATCH:
@@ -109,7 +109,7 @@ def parse_counts(text: str) -> tuple[int, ...]:
 
 
 def read_counts(value: object) -> tuple[int, ...]:
-    """Read one whole number, or several."""
+    """Read one integer or several, of at least 1."""
     values = value if isinstance(value, Sequence) else [value]
     if any(not isinstance(each, numbers.Integral) or isinstance(each, bool) for each in values) or not values:
         raise UsageError(f"{reprlib.repr(value)} is not a count, or several: give whole numbers such as (1, 4)")
@@ -131,7 +131,7 @@ def parse_setting(text: str) -> tuple[str, object]:
 
 
 def parse_scalar(text: str) -> object:
-    """Return `text` as a bool, an int or a float where it reads as one, else unchanged."""
+    """Return `text` as a bool, an int or a float if it is one, else unchanged."""
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
     for read in (parse_int, float):
@@ -143,7 +143,7 @@ def parse_scalar(text: str) -> object:
 
 
 def parse_device(text: str) -> str:
-    """Check a device word such as `cuda:1`. Whether the device exists shows when it is used."""
+    """Check the form of a device name such as `cuda:1`, not whether the device exists."""
     name, colon, part = text.partition(":")
     devices = device_patterns()
     if name not in devices or (colon and not (devices[name] and re.fullmatch(devices[name], part))):
@@ -162,7 +162,7 @@ PICTURE = PathOr("a picture: give a path, a PIL image, a NumPy array or a tensor
 
 
 def names_of(*choices: str) -> Parsed[tuple[str, ...]]:
-    """Return the type of a list `a,b` of `choices`, in which each counts once."""
+    """Return the type of a list `a,b` of `choices`; duplicates are removed."""
 
     def read(values: object) -> tuple[str, ...]:
         if not isinstance(values, Sequence):

@@ -1,4 +1,4 @@
-"""The picture of `srkd profile --pareto`: quality against speed, a point for each row."""
+"""The picture of `srkd profile --pareto`: quality against speed, with a point for each row."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from srkd.verb_options import ProfileOptions
 
 
 def check_pareto(options: ProfileOptions) -> Path | None:
-    """Return the file of the picture, before an hour is spent on what it shows; None where none is wanted."""
+    """Return the path of the picture, checked before the long measurement; None without one."""
     if options.pareto is None:
         return None
     path = Path(options.pareto)
@@ -39,7 +39,7 @@ def points_of(report: ProfileReport) -> list[ScatterPoint]:
 
 
 def write_pareto(report: ProfileReport, path: Path) -> None:
-    """Draw the picture."""
+    """Write the picture to `path`."""
     points, row = points_of(report), report.rows[0]
     if not points:
         raise SrkdError(f"{path} is not drawn: no model has both a time and a quality")

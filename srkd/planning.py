@@ -1,4 +1,4 @@
-"""`srkd plan`: the target decides the student. Options become targets, shapes and a clock; the search does the rest."""
+"""`srkd plan`: conversion of options to targets, shapes and a measurement for the search in `export.plan`."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ from srkd.verb_options import CompressOptions, ModelOrPath, PlanOptions, path_of
 __all__ = ["PlanFiles", "PlanReport", "plan", "run_plan"]
 
 LOOK_SECONDS = 90.0
-"""After so long no further shape is tried: what is left is to measure the finalists again and to fit them."""
+"""Time after which no further shape is tried; finalists are then measured again and fitted."""
 NOTABLE_DRIFT = 1.5
-"""A reference that was sometimes so many times slower than at other times is worth a line."""
+"""Factor of variation in the reference's speed from which a note warns."""
 MOST_OTHERS = 2
-"""Other runtimes that are named where a target cannot be reached."""
+"""Largest number of other runtimes that are suggested if a target cannot be reached."""
 
 
 @dataclass(frozen=True)
 class PlanReport:
-    """The chosen student, and every shape that was measured, the slowest first."""
+    """The chosen student, and all measured shapes, the slowest first."""
 
     teacher: str
     teacher_path: Path | None
@@ -68,7 +68,7 @@ class PlanReport:
 
 @dataclass(frozen=True)
 class PlanFiles:
-    """The files that `--emit` wrote, to be timed elsewhere."""
+    """The files that `--emit` wrote, to be timed on another device."""
 
     folder: Path
     id: str
@@ -82,7 +82,7 @@ class PlanFiles:
 def run_plan(options: PlanOptions, context: Context) -> PlanReport | PlanFiles:
     """Find the largest student that meets all targets in a runtime on this machine; everything is measured.
 
-    `emit` writes shapes and a runner for another device instead, and `measured` plans from what it wrote there.
+    `emit` writes shapes and a runner for another device instead, and `measured` plans from the timings of that runner.
 
         >>> srkd.plan("edsr.pt", target_fps=5, lr_size="64x48", seconds=0.1).chosen.student
     """
@@ -113,7 +113,7 @@ plan = public(PlanOptions, run_plan, "plan")
 
 
 def targets_of(options: PlanOptions | CompressOptions) -> Targets:
-    """Return the targets that options name; none at all is refused."""
+    """Return the targets of the options; refuse options without any."""
     return Targets(options.target_fps, options.target_ms, options.target_mb, options.target_macs)
 
 
@@ -138,7 +138,7 @@ def _shape_of(teacher: ImageModel) -> shapes.Teacher:
 
 
 def _identity(teacher: ImageModel) -> str:
-    """Return the hash by which plan.json knows its teacher."""
+    """Return the hash that identifies the teacher in plan.json."""
     if teacher.network is not None:
         return teacher.network.fingerprint()
     origin = teacher.origin if isinstance(teacher, Teacher) else None
@@ -161,7 +161,7 @@ def _plan_here(
     context: Context,
 ) -> PlanReport:
     require_threads(options.threads)
-    keep_freed_memory()  # as every command does: what is planned has to hold there
+    keep_freed_memory()  # as every command does, so that the plan's times hold there
     notes, others, began = [], Observation(), time.monotonic()
     context.note(f"{targets} at {place}: {len(candidates)} shapes to choose from")
     with tempfile.TemporaryDirectory(prefix="srkd-plan-") as folder:
@@ -217,7 +217,7 @@ def _search(
 
 
 def remedies(excess: float, targets: Targets, place: Place) -> list[str]:
-    """Return what would reach a target that the fastest shape exceeds by a factor, the surest first."""
+    """Return options that would reach a target that the fastest shape exceeds by a factor, the surest first."""
     if math.isinf(targets.most_ms):
         return []
     width, height = (max(8, int(side / math.sqrt(excess)) // 4 * 4) for side in place.lr_size)
@@ -271,7 +271,7 @@ def _report(
 
 
 def chart_of(result: Plan, place: Place) -> Scatter:
-    """Return speed against size: each measured shape a point, the target a line, the chosen one marked."""
+    """Return the chart of size against speed, with the chosen shape marked and a line at the target."""
     points = []
     for row in result.rows:
         if row.ms is not None:

@@ -1,4 +1,4 @@
-"""One training run, begun or continued: its run folder, the references, the loop, and the report."""
+"""One training run, started or continued: its run folder, the references, the loop, and the report."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ SAME = ("preset", "student", "teacher", "data", "teacher_cache", "phi")
 
 
 STOPPING = "stopping: this step is finished and saved first; a second Ctrl-C stops at once"
-"""Said at once where a signal asks a run to stop."""
+"""The note that is shown at once when a signal stops a run."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Quality:
 
 
 def read_quality(values: Mapping[str, Any] | None) -> Quality | None:
-    """Read what run.json has of a quality."""
+    """Return a `Quality` from its entry in run.json."""
     if values is None:
         return None
     cost: Mapping[str, Any] | None = values["cost"]
@@ -97,21 +97,21 @@ class CompressReport:
     teacher: Quality | None
     bicubic: Quality
     phi: str | None = None
-    """The network that a contrastive method compared features of."""
+    """The network whose features a contrastive method compared (φ)."""
     teacher_joint: Quality | None = None
     """The teacher that was trained with the student inside it."""
     untrained: Untrained | None = None
-    """Where the student started, if it was solved for or is a slice of a turned teacher."""
+    """Quality before the first step, if the student was solved for or is a slice of a turned teacher."""
     flags: tuple[str, ...] = ()
     """Remarks of the run that a reader of its result should know."""
     trials: TrialsReport | None = None
-    """A run with baselines or several seeds; the student is then the best of the recipe's by validation."""
+    """Results of a plan of runs with baselines or seeds; `student` is then the recipe's best by validation."""
     quantisation: str | None = None
-    """What of the student is quantised."""
+    """Quantisation of the student in a line; None for a float one."""
     float_student: Quality | None = None
-    """The student that was distilled, before it was quantised."""
+    """Quality of the distilled student before quantisation."""
     target: TargetReport | None = None
-    """Whether the file of a student that a target decided meets it."""
+    """Measurement of the student's file against the target that decided its shape."""
 
 
 def train_run(
@@ -122,9 +122,9 @@ def train_run(
     part_of: Path | None = None,
     runs_left: int = 1,
 ) -> CompressReport:
-    """Begin the run that `config` describes or, with the `facts` of its run.json, continue it.
+    """Start the run of `config` or, with the `facts` of its run.json, continue it.
 
-    `runs_left` counts it and those of its plan that follow.
+    `runs_left` counts this run and the following runs of its plan.
     """
     path, processes = config.options.run_folder, context.processes
     folder = processes.run_on_all(
@@ -147,7 +147,7 @@ def train_run(
 
 
 def read_unfinished(run: Path, processes: Processes) -> dict[str, Any]:
-    """Return run.json of a run that can be continued; only the leading process need have the folder."""
+    """Return run.json of a run that can be continued; only the leading process needs the folder."""
 
     def read() -> dict[str, Any] | None:
         if not processes.is_leader:
@@ -187,7 +187,7 @@ def place_teacher(config: RunConfig) -> Teacher | None:
 
 
 def build_batches(config: RunConfig, context: Context) -> Batches:
-    """Return this process's part of every batch, without kept outputs of the teacher."""
+    """Return this process's part of every batch, without outputs of the teacher cache."""
     rule = config.preset.schedule
     store = place_on_device(config.data.train, config.device, context.note)
     batches = Batches.for_store(
@@ -210,7 +210,7 @@ class TrainingRun:
     context: Context
     runs_left: int = 1
     untrained: Untrained | None = None
-    """Known where the run is continued."""
+    """Quality before the first step, from run.json if the run is continued."""
 
     def train(self) -> CompressReport:
         """Train, write the averaged student, and return the report."""
@@ -218,7 +218,7 @@ class TrainingRun:
         self._require_same_everywhere()
         if config.device.type == "cpu":
             keep_freed_memory()
-        # First of all: from here on a killed run can be continued.
+        # Written first, so that a run killed from here on can be continued.
         processes.run_on_all(lambda: self.folder.write_facts(self.facts()))
         processes.set_resume_hint(lambda: "before the first step", self.folder.resume_command)
         stages = config.stages(config.mode)
@@ -267,12 +267,12 @@ class TrainingRun:
         return processes.broadcast(report)
 
     def _psnr_y(self, network: ImageModel | None) -> float:
-        """Mean Y-PSNR on the validation images; None: bicubic."""
+        """Return the mean Y-PSNR in dB of a network on the validation images; None stands for bicubic."""
         images, scale = self.config.data.validation, self.config.student.spec.scale
         return mean_psnr_y(network, images, scale, self.context.processes)
 
     def _require_same_everywhere(self) -> None:
-        """Every process must have loaded and read the same, perhaps on another machine."""
+        """Refuse a process, perhaps on another machine, that has read other files."""
         facts = self.facts()
         for key in SAME:
             values = {name: value for name, value in (facts[key] or {}).items() if name != "path"}
@@ -282,7 +282,7 @@ class TrainingRun:
             )
 
     def _load_state(self, stages: Sequence[Stage], teacher: Network | None) -> tuple[State, bool]:
-        """Return a state, and True for a fresh one: the newest that was saved is loaded, and later metrics dropped."""
+        """Load the newest saved state and drop later metrics; return the state, and True if it is a fresh one."""
         state = self._fresh_state(stages, teacher)
         self.folder.states.remove_unfinished()
         path = self.folder.states.load_newest(lambda path: state.load(path, stages, teacher), self._note)
@@ -299,9 +299,9 @@ class TrainingRun:
         self.context.note(line)
 
     def _solve_or_turn(self, teacher: Network | None, reference: Reference) -> Untrained | None:
-        """Solve for the student's weights, if the run starts so: all processes together.
+        """Solve for the student's weights, on all processes together, if the run starts with a fit.
 
-        What the student scores before its first step is said, also where it is a slice of a turned teacher.
+        Return the scores before the first step, also for a slice of a turned teacher; None for other starts.
         """
         config, began = self.config, time.monotonic()
         plain_slice = config.student_init.plain_slice
@@ -325,7 +325,7 @@ class TrainingRun:
         return untrained
 
     def _label(self, batches: Batches, teacher: Teacher | None) -> Batches:
-        """Add the outputs of the teacher cache, if there is one: the leader fills it, then whoever has another disk."""
+        """Return batches with cached teacher outputs, if any; the leader fills the cache, then processes elsewhere."""
         cache, context, processes = self.config.cache, self.context, self.context.processes
         if cache is None or teacher is None:
             return batches
@@ -334,7 +334,7 @@ class TrainingRun:
         return cache.attach(labels, teacher, batches, context.note)
 
     def facts(self) -> dict[str, Any]:
-        """Return run.json: enough to know what this run was, and to repeat it."""
+        """Return the contents of run.json: all that is needed to identify and repeat this run."""
         config, data, teacher = self.config, self.config.data, self.config.teacher
         teacher_facts = None
         if teacher is not None and teacher.origin is not None:
@@ -419,7 +419,7 @@ class TrainingRun:
     def _write_networks(
         self, state: State, student: Network, psnr_y: float, bicubic: float, teacher: Teacher | None
     ) -> None:
-        """Write comparison.png, the student and, where it was trained too, the teacher."""
+        """Write comparison.png, the student and, if it was trained too, the teacher."""
         config = self.config
         image, scale = config.data.validation[0], config.student.spec.scale
         models: dict[str, ImageModel | None] = {"bicubic": None, "student": student}
@@ -442,7 +442,7 @@ class TrainingRun:
 
 
 def _finished(student: Network) -> Network:
-    """Return the trained student as its file will hold it."""
+    """Return the trained student in the form of its file: with rounded biases if it is quantised."""
     if student.quantisation is None:
         return student
     finished = copy.deepcopy(student)
@@ -451,22 +451,22 @@ def _finished(student: Network) -> Network:
 
 
 def quantisation_entry(student: Network) -> dict[str, Any]:
-    """Return the entry of run.json; none for a float student."""
+    """Return the entry `quantisation` of run.json; empty for a float student."""
     return {} if student.quantisation is None else {"quantisation": asdict(student.quantisation)}
 
 
 def plan_entry(options: CompressOptions) -> dict[str, Any]:
-    """Return the entry of run.json; none where no target decided the student."""
+    """Return the entry `plan` of run.json; empty if no target decided the student."""
     return {} if options.plan is None else {"plan": dict(options.plan)}
 
 
 def _entry(untrained: Untrained | None) -> dict[str, Any]:
-    """Return the entry of run.json."""
+    """Return the entry `untrained` of run.json; empty for None."""
     return {} if untrained is None else {"untrained": asdict(untrained)}
 
 
 _SOLVED: dict[tuple[object, ...], dict[str, torch.Tensor]] = {}
-"""The last student that was solved for: the runs of a plan with one seed, and comparisons, ask for the same again."""
+"""Cache of the last fitted student: the runs of a plan with one seed, and comparisons, need the same one again."""
 
 
 def solve(teacher: Network, spec: Spec, patches: torch.Tensor, context: Context) -> dict[str, torch.Tensor]:

@@ -1,6 +1,6 @@
-"""A picture of points with labels on two axes, the lower one logarithmic, drawn with Pillow alone.
+"""A picture of labelled points on two axes, the x axis logarithmic, drawn with Pillow alone.
 
-Both verbs that weigh what is gained against milliseconds draw it: `srkd profile --pareto` and `srkd plan --out`.
+`srkd profile --pareto` and `srkd plan --out` draw it.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ FRONT = "#7A7A7A"
 LONGEST_LABEL = 60
 LINE_HEIGHT = 16
 MOVES = (0, *(sign * step for step in range(4, 200, 4) for sign in (-1, 1)))
-"""Pixels by which a label is moved up or down, the least first."""
+"""Distances in pixels by which a label is moved up or down, the smallest first."""
 
 
 @dataclass(frozen=True)
 class ScatterPoint:
-    """A point; those of one `group` have one colour. A smaller `x` and a larger `y` are better."""
+    """A point; points of one `group` share a colour. A smaller `x` and a larger `y` are better."""
 
     label: str
     x: float
     y: float
     group: str = ""
     marked: bool = False
-    """It has a ring around it."""
+    """True draws a ring around the point."""
 
 
 @dataclass(frozen=True)
 class Scatter:
-    """Points and the words around them. `limit` is a value of x that gets a red line."""
+    """Points with title and axis labels. `limit` is a value of x at which a red line is drawn."""
 
     title: str
     x_label: str
@@ -61,7 +61,7 @@ PointT = TypeVar("PointT", bound=HasPlace)
 
 
 def pareto_front(points: Sequence[PointT]) -> list[PointT]:
-    """Return the points that no other is at least as good as in both, and better in one; the smallest `x` first."""
+    """Return the Pareto front, the smallest `x` first: points that no other beats in one and equals in the other."""
     front: list[PointT] = []
     for point in sorted(points, key=lambda point: (point.x, -point.y)):
         if not front or point.y > front[-1].y:
@@ -70,9 +70,9 @@ def pareto_front(points: Sequence[PointT]) -> list[PointT]:
 
 
 def draw_scatter(chart: Scatter) -> Image.Image:
-    """Return the picture: labelled points, their Pareto front as a line, milliseconds or the like on a log axis.
+    """Return the picture: labelled points, with their Pareto front as a line.
 
-    Points that are not finite, or not positive on a logarithmic axis, are left out; one must remain.
+    Points that are not finite, or not positive on a logarithmic axis, are left out; at least one must remain.
     """
     drawable = [
         point
@@ -92,7 +92,7 @@ def draw_scatter(chart: Scatter) -> Image.Image:
 
 
 class _Plot:
-    """The picture, larger than it will be; coordinates are those of the finished one."""
+    """The plot on its pen; coordinates are those of the finished picture."""
 
     def __init__(self, chart: Scatter, points: Sequence[ScatterPoint]) -> None:
         self.chart, self.points = chart, points
@@ -143,14 +143,14 @@ class _Plot:
         self.pen.line([self.place(point.x, point.y) for point in front], FRONT, 2)
 
     def draw_points(self) -> None:
-        """Draw each point with its label beside it, moved where it would cover a point or another label."""
+        """Draw each point with its label beside it; move labels that would cover a point or another label."""
         groups = list(dict.fromkeys(point.group for point in self.points))
         places = [self.place(point.x, point.y) for point in self.points]
-        taken = [(x - RADIUS, x + RADIUS, y) for x, y in places]
+        occupied = [(x - RADIUS, x + RADIUS, y) for x, y in places]
 
         def is_free(start: float, end: float, height: float) -> bool:
             return not any(
-                abs(height - other) < LINE_HEIGHT and start < right and left < end for left, right, other in taken
+                abs(height - other) < LINE_HEIGHT and start < right and left < end for left, right, other in occupied
             )
 
         for point in sorted(self.points, key=lambda point: (-point.y, point.x)):
@@ -163,7 +163,7 @@ class _Plot:
             height = next((y + move for move in MOVES if is_free(start, start + width, y + move)), y)
             if abs(height - y) > RADIUS:
                 self.pen.line([(x, y), (max(start, min(x, start + width)), height)], FRONT, 1)
-            taken.append((start, start + width, height))
+            occupied.append((start, start + width, height))
             self.pen.text((start, height - 9), label)
         for point, (x, y) in zip(self.points, places, strict=True):
             colour = COLOURS[groups.index(point.group) % len(COLOURS)]

@@ -1,6 +1,6 @@
-"""A table as lines of text: in columns where they fit, their texts wrapped at words; otherwise a card for each row.
+"""Tables as lines of text: columns with wrapped texts if they fit, otherwise a card for each row.
 
-No figure and no name is cut: a word that is longer than the lines stays whole.
+No number or name is cut: a word longer than a line stays whole.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 NARROWEST_TEXT = 16
-"""Characters: a column of text is not made narrower, because it would be hard to read."""
+"""Least width in characters to which a column of text is narrowed, for readability."""
 WIDE_GAP, NARROW_GAP = 3, 2
 INDENT = "  "
 
@@ -20,8 +20,8 @@ INDENT = "  "
 def table_lines(columns: Sequence[str], rows: Sequence[Sequence[str]], width: int, *, repeat: int = 0) -> list[str]:
     """Return the lines of a table that fits in `width` characters.
 
-    Where columns are alike (a model under each of many sets), `repeat` keeps a table that is too wide a table: it is
-    cut into several, each with the first `repeat` columns.
+    For similar columns (scores on many sets), `repeat` keeps a table that is too wide from becoming cards: it is
+    split into several tables, each with the first `repeat` columns.
     """
     cells = [_Column(name, [row[index] for row in rows]) for index, name in enumerate(columns)]
     lines = _fitting(cells, width)
@@ -63,7 +63,7 @@ class _Column:
 
     @property
     def is_numeric(self) -> bool:
-        """Numbers are aligned to the right and not wrapped."""
+        """Return whether the column holds numbers, which are right-aligned and not wrapped."""
         return any(map(_is_number, self.cells))
 
     @property
@@ -85,7 +85,7 @@ def _is_number(cell: str) -> bool:
 
 
 def _fitting(columns: Sequence[_Column], width: int) -> list[str] | None:
-    """Return the lines of a table in columns; None where they do not fit."""
+    """Return the lines of a table in columns; None if they do not fit."""
     widths = [column.natural_width for column in columns]
     if sum(widths) + WIDE_GAP * (len(widths) - 1) <= width:
         return _columns(columns, widths, WIDE_GAP)
@@ -94,7 +94,7 @@ def _fitting(columns: Sequence[_Column], width: int) -> list[str] | None:
 
 
 def _narrowed(columns: Sequence[_Column], width: int) -> list[int] | None:
-    """Return the widths of columns that share `width`, the widest narrowed first; None where they do not fit."""
+    """Return the widths of columns that share `width`, the widest narrowed first; None if they do not fit."""
     widths, narrowest = [column.natural_width for column in columns], [column.narrowest for column in columns]
     while sum(widths) > width:
         wide = [index for index, column_width in enumerate(widths) if column_width > narrowest[index]]
@@ -128,7 +128,7 @@ def _side_by_side(columns: Sequence[_Column], texts: Sequence[list[str]], widths
 
 
 def _cards(columns: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> list[str]:
-    """Return the first cell of each row as a heading, under it the others with their names."""
+    """Return each row as a card: its first cell as a heading, and below it the others with their column names."""
     lines = []
     for first, *others in rows:
         lines += _wrap(first, width, indent=INDENT)
@@ -157,7 +157,7 @@ def _wrap(text: str, width: int, *, indent: str = "") -> list[str]:
 
 
 def _width(text: str) -> int:
-    """Return the characters of a terminal that a text takes; East Asian ones take two."""
-    from rich.cells import cell_len  # rich is loaded when something is printed
+    """Return the width of a text in terminal cells; East Asian characters take two."""
+    from rich.cells import cell_len  # imported late, as rich is needed only to print
 
     return cell_len(text)

@@ -1,4 +1,4 @@
-"""`srkd compress --target-…`: the plan that decides the student, and the final file timed against the target."""
+"""`srkd compress --target-…`: planning of the student, and timing of its final file against the target."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from srkd.planning import PlanReport, run_plan, targets_of
 from srkd.verb_options import CompressOptions, PlanOptions
 
 PLAN_SECONDS, SECONDS = 0.5, 10.0
-"""Time for each measurement of a shape, and for the final one."""
+"""Seconds for each measurement of a shape, and for the final one."""
 
 
 @dataclass(frozen=True)
 class TargetReport:
-    """The finished student's own file, measured in the runtime of its target. `reason` says why there is no file."""
+    """The measurement of the finished student's file in the runtime of its target. `reason` says why it failed."""
 
     met: bool | None
     target: str
@@ -40,7 +40,7 @@ class TargetReport:
     reason: str | None = None
 
     def line(self) -> str:
-        """Return in one line whether the target is met."""
+        """Return the verdict and the measurement in one line."""
         if self.ms is None or self.ms_interval is None:
             return f"target {self.target} at {self.where}: not known, {self.reason}"
         verdict = "met" if self.met else "missed"
@@ -52,7 +52,7 @@ class TargetReport:
 
 
 def refuse_contradictions(options: CompressOptions) -> None:
-    """Refuse a shape beside a target, and the place of a target without one."""
+    """Refuse a shape together with a target, and options of a target's runtime without a target."""
     if not options.has_target:
         words = {"--runtime": options.runtime, "--precision": options.precision, "--lr-size": options.lr_size}
         for flag, value in words.items():
@@ -67,7 +67,7 @@ def refuse_contradictions(options: CompressOptions) -> None:
 
 
 def plan_student(options: CompressOptions, context: Context) -> CompressOptions:
-    """Plan, and return the options with the chosen student and the plan."""
+    """Run the plan, and return the options with the chosen student and the plan."""
     if not context.processes.is_single:
         raise UsageError("a plan runs in one process: run srkd plan first, and start torchrun with its --student")
     report = run_plan(
@@ -90,9 +90,9 @@ def plan_student(options: CompressOptions, context: Context) -> CompressOptions:
     assert isinstance(report, PlanReport)
     chosen = report.chosen
     context.note(f"plan: {chosen.name}, {chosen.params:,} parameters, {chosen.ms:.1f} ms; {chosen.why}")
-    kept = json_value(report)
-    assert isinstance(kept, dict)
-    return dataclasses.replace(options, student=chosen.student, plan=kept)
+    plan = json_value(report)
+    assert isinstance(plan, dict)
+    return dataclasses.replace(options, student=chosen.student, plan=plan)
 
 
 def _place_options(options: CompressOptions) -> dict[str, Any]:
@@ -101,7 +101,7 @@ def _place_options(options: CompressOptions) -> dict[str, Any]:
 
 
 def check_target(student: Path, options: CompressOptions, context: Context) -> TargetReport:
-    """Export a finished student for the runtime of its target, beside it, and time that file."""
+    """Export a finished student for the runtime of its target, into its folder, and time that file."""
     plan: Mapping[str, Any] = options.plan or {}
     width, height = map(int, plan["lr_size"].split("x"))
     place = Place(plan["runtime"], plan["precision"], (width, height), plan["device"], plan["threads"])
@@ -112,16 +112,16 @@ def check_target(student: Path, options: CompressOptions, context: Context) -> T
         file = student
         if row is not None:
             source = Source(student.stem, loaded.sha256, loaded.header, student)
-            (written,) = (
+            (exported,) = (
                 report
                 for report in export_model(
                     loaded.network, source, [row.name], student.parent, context, options=FileOptions()
                 ).files
                 if report.format == row.name
             )
-            if written.path is None:
-                return dataclasses.replace(nothing, reason=written.reason)
-            file = written.path
+            if exported.path is None:
+                return dataclasses.replace(nothing, reason=exported.reason)
+            file = exported.path
         figures = measure_file(file, place, seconds=SECONDS)
     except SrkdError as error:
         return dataclasses.replace(nothing, reason=str(error))

@@ -1,8 +1,8 @@
-"""`--recipe NAME --then QUANTISING`: distil a student, then train it quantised; two runs in one folder.
+"""`--recipe NAME --then QUANTISING`: two runs in one folder that distil a student, then train it quantised.
 
-The folder holds run.json, the folders of both runs (`1-logits`, `2-pams`) and, at the end, the quantised student and
-the float one beside it. Each run is one like any other: killed anywhere, the folder is continued by `--resume`. The
-second run's teacher is the student of the first.
+The folder holds run.json, the folders of both runs (`1-logits`, `2-pams`) and, at the end, the quantised and the float
+student. Both are ordinary runs: `--resume` continues the folder after any interruption. The second run's teacher is the
+student of the first.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from srkd.verb_options import CompressOptions
 
 @dataclass(frozen=True)
 class Then:
-    """Two runs: the distillation of `options`, and the quantisation that it names."""
+    """Two runs: the distillation of `options`, and the quantisation by its `then`."""
 
     options: CompressOptions
     context: Context
@@ -48,14 +48,14 @@ class Then:
 
     @cached_property
     def first(self) -> CompressOptions:
-        """The options of the distillation."""
+        """Return the options of the distillation."""
         options = self.options
         out = self.folder / f"1-{recipe_label(options.recipe)}"
         return dataclasses.replace(options, then=None, settings=options.own_settings, out=out)
 
     @cached_property
     def second(self) -> CompressOptions:
-        """The options of the quantisation."""
+        """Return the options of the quantisation."""
         options = self.options
         assert options.then is not None
         return dataclasses.replace(
@@ -66,7 +66,7 @@ class Then:
             teacher_cache=False,
             settings=options.then_settings,
             out=self.folder / f"2-{recipe_label(options.then)}",
-            # What says how the first student is made: the second is that student, at its own recipe's rate.
+            # These options shape the first student; the second starts as that student, at its own recipe's rate.
             scale=None,
             arch_options=None,
             width=None,
@@ -87,7 +87,7 @@ class Then:
         )
 
     def run(self) -> CompressReport:
-        """Run what is not finished; everything that can be refused is refused before the first step."""
+        """Run the unfinished parts; mistakes in the options are refused before the first step."""
         first = self._result(self.first)
         if first is None:
             networks = RunNetworks.choose(self.first, Context(), download=False)
@@ -104,18 +104,18 @@ class Then:
         return self._finish(first, second)
 
     def _result(self, options: CompressOptions) -> Mapping[str, Any] | None:
-        """Return run.json of a finished run."""
+        """Return run.json of a finished run; None for an unfinished one."""
         folder = options.run_folder
         facts = read_facts(folder) if (folder / FACTS).is_file() else {}
         return facts if "result" in facts else None
 
     def _complete(self, options: CompressOptions, title: str, *, runs_left: int) -> Mapping[str, Any]:
-        """Begin a run or continue it, and return its run.json."""
+        """Start or continue a run, and return its run.json."""
         folder, facts = options.run_folder, None
         if (folder / FACTS).is_file():
             facts = read_facts(folder)
         elif folder.is_dir():
-            # An earlier process died before it had begun.
+            # An earlier process died before it wrote run.json.
             shutil.rmtree(folder)
         self.context.note(f"{title}: {recipe_label(options.recipe)}")
 
@@ -132,7 +132,7 @@ class Then:
         return read_facts(folder)
 
     def _facts(self) -> dict[str, Any]:
-        """Return run.json of both: what `--resume` needs. `trials` names the runs, as a plan of runs does."""
+        """Return the common run.json for `--resume`. `trials` names the runs, as in a plan of runs."""
         return {
             "schema": "srkd.compress/1",
             "machine": machine_facts(),
@@ -142,7 +142,7 @@ class Then:
         }
 
     def _finish(self, first: Mapping[str, Any], second: Mapping[str, Any]) -> CompressReport:
-        """Put both students and the picture into the folder, and the facts of both runs into run.json."""
+        """Copy both students and the picture into the folder, write the facts of both runs, and return the report."""
         distilled, quantised = self.first.run_folder, self.second.run_folder
         copies = {STUDENT: quantised / STUDENT, FLOAT_STUDENT: distilled / STUDENT, SHEET: quantised / SHEET}
         for name, source in copies.items():
@@ -170,7 +170,7 @@ class Then:
 
 
 def require_quantising(options: CompressOptions, distillation: RunNetworks) -> None:
-    """Refuse a second recipe that does not quantise what the first distils, and a first that does."""
+    """Refuse a second recipe that does not quantise the first's student, and a first recipe that already does."""
     if quantisation_of(distillation.methods) is not None:
         raise UsageError(f"--then {options.recipe}: recipe {distillation.options.recipe} quantises the student already")
     try:

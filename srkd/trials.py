@@ -1,11 +1,10 @@
-"""A recipe and its baselines over several seeds: one plan of runs that can die anywhere and be continued.
+"""Plans of runs: a recipe and its baselines over several seeds, which can be continued after any interruption.
 
 The folder of a plan holds run.json, a run folder for each trial, and the recipe's best student by validation.
 
-A baseline is the same student without distillation, from random weights, from a slice of the teacher and, where the
-recipe starts from a fit, from the same fit. Its options are options like any others, so that its run folder is one like
-any other: the recipe's whole schedule, its student, seed, images and device, with L1 to the ground truth as the only
-loss.
+A baseline is the same student without distillation, from random weights, from a slice of the teacher and, if the recipe
+starts from a fit, from the same fit. It is an ordinary run with the recipe's whole schedule, its student, seed, images
+and device, with L1 to the ground truth as the only loss.
 """
 
 from __future__ import annotations
@@ -47,13 +46,13 @@ from srkd.trials_report import Outcome, SameBatches, TrialsReport
 from srkd.verb_options import CompressOptions
 
 TOP_FILES = (STUDENT, SHEET, JOINT_TEACHER)
-"""The files of the chosen trial that are copied to the top, where every verb that takes a run folder looks."""
+"""Files of the chosen trial that are copied to the plan's folder, so that verbs accept it as a run folder."""
 
 PIXEL_ONLY = frozenset({"scratch", "inherit"})
-"""Methods whose loss is L1 to the ground truth and nothing else: they differ in where the student starts."""
+"""Methods whose only loss is L1 to the ground truth; they differ in the student's start."""
 
 HASHES = ("batches", "first_pixels")
-"""Keys of a row of metrics.jsonl that hash the batches."""
+"""Keys of hashes of the batches in a row of metrics.jsonl."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +73,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Trials:
-    """The plan of runs that follows from a config; `config` is that of the recipe with the first seed."""
+    """A plan of runs; `config` is that of the recipe with the first seed."""
 
     config: RunConfig
     context: Context
@@ -85,7 +84,7 @@ class Trials:
 
     @cached_property
     def plan(self) -> tuple[Trial, ...]:
-        """Seed by seed, so that a plan that is stopped early has pairs to compare."""
+        """Return the trials seed by seed, so that a plan that is stopped early has pairs to compare."""
         options = self.config.options
         variants = {self.config.recipe: options}
         if options.with_baseline:
@@ -102,7 +101,7 @@ class Trials:
         )
 
     def run(self) -> CompressReport:
-        """Run the trials that are not finished; the report is made of the trials' run.json files."""
+        """Run the unfinished trials, and return the report from the run.json files of all trials."""
         plan = self.plan
         write_facts(self.folder, self._facts())
         results: list[dict[str, Any]] = []
@@ -119,14 +118,14 @@ class Trials:
         return self._finish(results, tuple(batches.values()))
 
     def _complete(self, trial: Trial, title: str, results: Sequence[Mapping[str, Any]], *, runs_left: int) -> None:
-        """Begin a trial, continue it, or leave it when it is finished."""
+        """Start or continue a trial; skip a finished one."""
         note, config = self.context.note, self.config
         line = f"{title}: {trial.variant}, seed {trial.options.seed}"
         facts = None
         if (trial.folder / FACTS).is_file():
             facts = read_facts(trial.folder)
         elif trial.folder.is_dir():
-            # An earlier process died before it had begun.
+            # An earlier process died before it wrote run.json.
             shutil.rmtree(trial.folder)
         if facts is not None and "result" in facts:
             self._require_same_inputs(facts, trial)
@@ -140,7 +139,7 @@ class Trials:
         if trial_config.student.spec != config.student.spec:
             raise SrkdError(f"{trial.variant} would not train the recipe's student: this is a fault of srkd")
         if results:
-            # The first trial has measured bicubic and the teacher: the same for all.
+            # The first trial has measured bicubic and the teacher, which are the same for all.
             first = results[0]["result"]
             teacher_psnr_y = None if first["teacher"] is None else first["teacher"]["psnr_y"]
             reference = Reference(first["bicubic"]["psnr_y"], teacher_psnr_y)
@@ -157,7 +156,7 @@ class Trials:
             raise Interrupted(f"{title}: {error}") from error
 
     def _require_same_inputs(self, facts: Mapping[str, Any], trial: Trial) -> None:
-        """A finished trial counts only beside others of the same images and teacher."""
+        """Refuse to continue a plan if a finished trial had other images or another teacher."""
         teacher = self.config.teacher
         origin = None if teacher is None else teacher.origin
         now = {"data": self.config.data.train.digest(), "teacher": None if origin is None else origin.sha256}
@@ -170,7 +169,7 @@ class Trials:
                 )
 
     def _facts(self) -> dict[str, Any]:
-        """Return run.json of the plan: what `--resume` needs."""
+        """Return run.json of the plan, with all that `--resume` needs."""
         options = self.config.options
         return {
             "schema": "srkd.compress/1",
@@ -187,7 +186,7 @@ class Trials:
         }
 
     def _finish(self, results: Sequence[Mapping[str, Any]], batches: Sequence[SameBatches]) -> CompressReport:
-        """Copy the chosen student to the top and its facts into run.json: the folder is then one like any other."""
+        """Copy the chosen student and its facts to the plan's folder, which is then like any run folder."""
         outcomes = []
         for trial, facts in zip(self.plan, results, strict=True):
             psnr_y, seconds = facts["result"]["student"]["psnr_y"], facts["result"]["seconds"]
@@ -219,7 +218,7 @@ class Trials:
 
 
 def baselines(config: RunConfig, note: Note) -> dict[str, CompressOptions]:
-    """Return the options of each baseline by its name; one that equals the recipe or cannot be made is left out."""
+    """Return the options of each baseline by its name, without those that equal the recipe or are impossible."""
     options = config.options
     if config.data.train.hr is None:
         raise UsageError(
@@ -255,7 +254,7 @@ def baselines(config: RunConfig, note: Note) -> dict[str, CompressOptions]:
 
 
 def _cutting_obstacle(config: RunConfig) -> str | None:
-    """Why no student of this shape can be cut from the teacher; None where it can."""
+    """Return why no student of this shape can be cut from the teacher; None if it can."""
     teacher = config.teacher
     if teacher is None:
         return "there is no teacher"
@@ -269,15 +268,15 @@ def _cutting_obstacle(config: RunConfig) -> str | None:
 
 
 def _baseline_options(start: str, config: RunConfig) -> CompressOptions:
-    """Return the recipe's options with other methods and other starting weights, and nothing else changed."""
+    """Return the recipe's options with only the methods and the starting weights changed."""
     options, teacher, student, rule = config.options, config.teacher, config.student_init, config.preset.student
     has_spec = options.student is not None
     inits: Mapping[str, Init] = {"scratch": "random", "inherit": "inherit", "fit": "fit", "init-from": student.init}
     init = inits[start]
-    # Every field is named, so that the preset of a baseline adds nothing of its own.
+    # Every field is set, so that the baseline's preset changes none of them.
     schedule = dict(sorted(config.preset.schedule.model_dump(mode="json").items()))
     if start == "fit" and not schedule_settings(options) & {"rate", "fit_rate"}:
-        # L1 alone wants a lower rate than most methods: at theirs it would end below what it can give.
+        # L1 alone needs a lower rate than most methods: with theirs it would end below its best quality.
         schedule["fit_rate"] = load_preset("scratch").schedule.fit_rate
     return dataclasses.replace(
         options,
@@ -299,13 +298,13 @@ def _baseline_options(start: str, config: RunConfig) -> CompressOptions:
     )
 
 
-# Evidence that runs of one seed were trained on the same batches: the hashes in their metrics, row by row.
+# Evidence that runs of one seed were trained on the same batches: hashes in the rows of their metrics.
 
 
 def compare_batches(seed: int, runs: Sequence[Path]) -> SameBatches:
-    """Compare the hashes that all runs have; a difference is an error, since a gain would mean nothing.
+    """Compare the hashes that all runs have; a difference is an error, as a gain would have no meaning.
 
-    A row that one run lacks, because a machine went down before it was on disk, is not compared.
+    A row that one run lacks, because a machine failed before it was on disk, is not compared.
     """
     hashes_of = {run.name: batch_hashes(run) for run in runs}
     (first, hashes), *others = hashes_of.items()

@@ -1,6 +1,6 @@
-"""The result of a plan of runs: a row a variant, the gains over the baselines, and the evidence beside them.
+"""The result of a plan of runs: a row per variant, the gains over the baselines, and evidence of equal batches.
 
-A gain is called one by a rule: paired differences over seeds against their own spread.
+The verdict on a gain compares the paired differences over seeds with their spread.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ Verdict = Literal["better", "worse", "no difference", "spread unknown"]
 DEVIATIONS = 2.0
 """A mean difference below this many standard deviations counts as no difference."""
 RESOLUTION = 0.0005
-"""dB: a difference that three digits do not show counts as none, whatever its spread."""
+"""Smallest difference in dB that counts; three digits do not show smaller ones."""
 
 
 @dataclass(frozen=True)
 class Spread:
-    """A mean, and the standard deviation over seeds (n-1) where there are at least two."""
+    """A mean, and the standard deviation over seeds (n-1) if there are at least two."""
 
     mean: float
     sd: float | None
@@ -40,7 +40,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class Gain:
-    """The gain of a recipe over a baseline, in dB: one difference a seed, both runs on the same batches."""
+    """The gain of a recipe over a baseline in dB: one difference per seed, from runs on the same batches."""
 
     over: str
     differences: tuple[float, ...]
@@ -61,7 +61,7 @@ class Gain:
         return cls(over, differences, spread.mean, spread.sd, verdict)
 
     def line(self) -> str:
-        """Return the gain as text, or that there is none."""
+        """Return a line on the gain, or that there is no difference."""
         name = f"gain over {self.over}"
         if self.sd is None:
             return f"{name}: {self.mean:+.3f} dB (one seed, spread unknown: --seeds 3)"
@@ -74,9 +74,9 @@ class Gain:
 
 @dataclass(frozen=True)
 class SameBatches:
-    """The evidence that the runs of one seed saw the same batches.
+    """Evidence that the runs of one seed used the same batches.
 
-    `digest` is over the hashes of `rows` rows of metrics, up to step `steps`.
+    `digest` is the hash of the hashes in `rows` rows of metrics, up to step `steps`.
     """
 
     seed: int
@@ -118,7 +118,7 @@ class Row:
 
 @dataclass(frozen=True)
 class TrialsReport:
-    """Rows (the recipe first), its gain over each baseline, and the evidence that the batches were the same."""
+    """Rows (the recipe first), the recipe's gain over each baseline, and evidence that the batches were the same."""
 
     seeds: tuple[int, ...]
     rows: tuple[Row, ...]
@@ -144,7 +144,7 @@ class TrialsReport:
         )
 
     def lines(self) -> tuple[str, ...]:
-        """Return the lines below the table: the gains, and which run student.safetensors is from."""
+        """Return the lines below the table: the gains, and the origin of student.safetensors."""
         gains = tuple(gain.line() for gain in self.gains)
         if len(self.seeds) == 1:
             return gains

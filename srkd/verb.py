@@ -1,4 +1,4 @@
-"""The frame of every verb: its options, -v, -q, --json, and errors as one line."""
+"""Common parts of all verbs: options, -v, -q, --json, and errors in one line."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ Body = Callable[..., None]
 
 
 class VerbCommand(click.Command):
-    """A click command, and the class of its options."""
+    """A click command with the class of its options."""
 
     options: type[Options] | None = None
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the options by their groups; a verb without groups has one section."""
+        """Write the options by group; a verb without groups has one section."""
         sections: dict[str, list[tuple[str, str]]] = {}
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx)
@@ -48,9 +48,9 @@ class VerbCommand(click.Command):
 def verb(
     name: str, options: type[Options] | None = None, *, examples: Sequence[str] = (), csv: bool = False
 ) -> Callable[[Body], click.Command]:
-    """Make a click command of a function that takes the console and an object of `options`.
+    """Return a decorator that makes a click command of a function of the console and an object of `options`.
 
-    Click options that the function has in addition, for the command line alone, are passed by name. With `csv` the
+    Further click options of the function, for the command line only, are passed by name. With `csv` the
     verb has --csv, and prints its table with `Console.write_csv`.
     """
 
@@ -86,7 +86,7 @@ def verb(
 
 
 def format_examples(*commands: str) -> str | None:
-    """Return the end of a help text: command lines, which click must not fill (`\\b`)."""
+    """Return the end of a help text: command lines, which click must not wrap (`\\b`)."""
     return "\n".join(["Examples:\n\n\b", *(f"  {line}" for line in commands)]) if commands else None
 
 
@@ -106,7 +106,7 @@ def run_or_exit(console: Console, body: Callable[[], None]) -> None:
 
 
 def _describe_error(error: Exception) -> str:
-    """Return the line of an error that is no `SrkdError`."""
+    """Return the line for an error other than `SrkdError`."""
     package = package_at_fault(error)
     if package is not None:
         return f"{package}; rerun with -v for the traceback"
@@ -120,7 +120,7 @@ def _describe_error(error: Exception) -> str:
 
 @contextmanager
 def _exit_on_sigterm() -> Iterator[None]:
-    """Let SIGTERM end a verb through its `finally` blocks, so that temporary files are removed; the exit code is 143.
+    """Make SIGTERM end a verb through its `finally` blocks, which remove temporary files; the exit code is 143.
 
     Code that handles the signal itself (training, the demo server) keeps its handler.
     """
@@ -142,7 +142,7 @@ def _exit_on_sigterm() -> Iterator[None]:
 
 @contextmanager
 def _quiet_libraries() -> Iterator[None]:
-    """Silence the warnings of libraries, which are for programmers; -v shows them."""
+    """Silence the warnings of libraries, which are for developers; -v shows them."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -162,7 +162,7 @@ def _fail(console: Console, message: str, exit_code: int) -> None:
 
 
 def console_options(*, json: bool, csv: bool = False) -> list[click.Parameter]:
-    """Return the options that decide what is printed; `json` adds --json, `csv` --csv."""
+    """Return the options that control printing; `json` adds --json, `csv` --csv."""
     options: list[click.Parameter] = [
         click.Option(["-v", "--verbose"], is_flag=True, help="Print more; show the traceback of an error."),
         click.Option(["-q", "--quiet"], is_flag=True, help="Print only results, warnings and errors."),

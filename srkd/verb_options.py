@@ -1,4 +1,4 @@
-"""The options of every verb: what the command line, the Python functions and run.json say. Imports no torch."""
+"""The options of every verb, for the command line, the Python functions and run.json. Imports no torch."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     Model: TypeAlias = ModelOrPath | Runtime
     PictureOrPath: TypeAlias = str | Path | ImageInMemory
 else:
-    # The types of networks, runtimes and images need torch.
+    # The real types of networks, runtimes and images need torch.
     ModelOrPath: TypeAlias = str | Path | object
     Model: TypeAlias = str | Path | object
     PictureOrPath: TypeAlias = str | Path | object
@@ -38,7 +38,7 @@ Size: TypeAlias = str | tuple[int, int]
 """An LR size as (width, height) or "WxH"; a checked option is always a tuple."""
 Sizes: TypeAlias = Size | Sequence[Size]
 
-# One declaration of what several verbs share.
+# Options that several verbs share.
 Device: TypeAlias = Annotated[
     str, Option(f"One of {', '.join(device_patterns())}; cuda:1 and openvino:GPU select one of several.", type=DEVICE)
 ]
@@ -76,14 +76,14 @@ TargetMacs: TypeAlias = Annotated[
 TargetPrecision: TypeAlias = Literal["fp32", "bf16", "fp16", "int8"]
 
 LR_ALIAS = ("--lr",)
-"""The older name of --lr-images, which reads as a learning rate."""
+"""The older name of --lr-images, which looks like a learning rate."""
 
 INPUT_PATHS = ("teacher", "data", "lr_images", "val", "lr_only", "init_from", "phi_weights")
 
 THEN = "then."
-"""Begins a setting of the second recipe."""
+"""Prefix of a setting of the second recipe."""
 SCHEDULE_SETTINGS = {"batch": "schedule.batch", "lr_patch": "schedule.lr_patch", "rate": "schedule.rate"}
-"""Options of compress that are settings of the recipe under a shorter name."""
+"""Options of compress that are shorter names of the recipe's settings."""
 
 
 @dataclass(frozen=True)
@@ -292,7 +292,7 @@ class CompressOptions(Options):
     device: Annotated[str, Option("cpu, cuda, cuda:N or mps.", type=DEVICE, group="run")] = "cpu"
     threads: Annotated[int | None, Option("CPU threads.", unset="as many as torch uses", minimum=1, group="run")] = None
     plan: Mapping[str, Any] | None = None
-    """The plan that chose the student, as run.json keeps it; no word of the command line."""
+    """The plan that chose the student, in the form of run.json; not an option of the command line."""
     track: Annotated[
         tuple[TrackerName, ...],
         Option(
@@ -303,7 +303,7 @@ class CompressOptions(Options):
     ] = DEFAULT_TRACKERS
 
     def __post_init__(self) -> None:
-        from recipes.config.reading import is_recipe_file  # it needs pydantic
+        from recipes.config.reading import is_recipe_file  # imports pydantic
 
         refuse_rate(self.lr_images)
         super().__post_init__()
@@ -311,7 +311,7 @@ class CompressOptions(Options):
         object.__setattr__(self, "arch_options", self.arch_options or {})
         for name in INPUT_PATHS:
             path = getattr(self, name)
-            # A network stays one until the run has its file.
+            # An open network stays as it is until the run writes its file.
             if isinstance(path, (str, os.PathLike)):
                 object.__setattr__(self, name, Path(path).resolve())
         for name in ("recipe", "then"):
@@ -325,31 +325,31 @@ class CompressOptions(Options):
 
     @property
     def teacher_path(self) -> Path | None:
-        """The teacher's file; None: the embedded one."""
+        """Return the path of the teacher's file; None stands for the embedded one."""
         if self.teacher is None or isinstance(self.teacher, (str, os.PathLike)):
             return path_of(self.teacher)
         raise TypeError("the teacher is a network that no file holds yet")
 
     @property
     def run_folder(self) -> Path:
-        """The folder that the run writes."""
+        """Return the folder that the run writes; refuse options without one."""
         if self.out is None:
             raise UsageError("missing option '--out': the run folder to write")
         return Path(self.out)
 
     @property
     def own_settings(self) -> tuple[str, ...]:
-        """The settings of `recipe`, as they were given."""
+        """Return the settings of `recipe` from `--set`."""
         return tuple(setting for setting in self.settings if not setting.startswith(THEN))
 
     @property
     def then_settings(self) -> tuple[str, ...]:
-        """The settings of `then`."""
+        """Return the settings of `then` from `--set`, without their prefix."""
         return tuple(setting.removeprefix(THEN) for setting in self.settings if setting.startswith(THEN))
 
     @property
     def recipe_settings(self) -> tuple[str, ...]:
-        """The settings of the recipe, also those that have an option of their own."""
+        """Return the settings of the recipe, also those that have their own option."""
         settings = self.own_settings
         keys = [setting.partition("=")[0].strip() for setting in settings]
         shorter = {key: getattr(self, name) for name, key in SCHEDULE_SETTINGS.items()}
@@ -361,13 +361,13 @@ class CompressOptions(Options):
 
     @property
     def has_target(self) -> bool:
-        """Whether a target is to decide the student."""
+        """Return whether a target decides the student."""
         targets = (self.target_fps, self.target_ms, self.target_mb, self.target_macs)
         return any(target is not None for target in targets)
 
     @property
     def is_plan(self) -> bool:
-        """Baselines or several seeds: more than one run."""
+        """Return whether the options require several runs: baselines or seeds."""
         return self.with_baseline or self.seeds > 1
 
 
@@ -388,7 +388,7 @@ def path_of(value: PathOption) -> Path | None:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointOptions(Options):
-    """How a checkpoint is read."""
+    """Options for reading a checkpoint."""
 
     scale: Annotated[int | None, Option("Scale to take from a multi-scale file.", minimum=1, maximum=8)] = None
     arch_options: Annotated[
@@ -399,14 +399,14 @@ class CheckpointOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class ProgramOptions(CheckpointOptions):
-    """How a checkpoint is read, and a foreign program tried."""
+    """Options for reading a checkpoint and for the first run of a foreign program."""
 
     limits: Annotated[float, LIMITS] = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class RuntimeOptions(ProgramOptions):
-    """How models are opened."""
+    """Options for opening models."""
 
     device: Device = "cpu"
     runtime: Annotated[
@@ -652,7 +652,7 @@ class UpscaleOptions(RuntimeOptions):
         inputs = self.inputs
         super().__post_init__()
         if not isinstance(inputs, (str, os.PathLike, Sequence)):
-            object.__setattr__(self, "inputs", inputs)  # one image, not a tuple of one: it comes back as one
+            object.__setattr__(self, "inputs", inputs)  # one image stays one image, so that one is returned
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What every test shares: few threads, so that two workers do not fight over two cores."""
+"""Fixtures for every test, with few threads, so that two workers do not compete for two cores."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 @pytest.fixture(autouse=True)
 def _no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Output looks the same whoever runs the tests, and wherever."""
+    """Make output independent of the terminal and environment of the tests."""
     for name in ("FORCE_COLOR", "COLUMNS", "_SRKD_COMPLETE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NO_COLOR", "1")
@@ -30,7 +30,7 @@ def _no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def _own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No test reads or fills the cache of whoever runs it."""
+    """Give each test its own cache instead of the user's."""
     monkeypatch.setenv("SRKD_CACHE", str(tmp_path / "srkd-cache"))
 
 
@@ -41,7 +41,7 @@ def tried_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def _files_are_tried_once(monkeypatch: pytest.MonkeyPatch, tried_folder: Path) -> None:
-    """A file that one test has opened need not be tried in a child process again for the next."""
+    """Share results of trials between tests: a file that one test has opened is not tried again for the next."""
     monkeypatch.setattr("compressor.runtimes.probing.tried_folder", lambda: tried_folder)
 
 
@@ -54,13 +54,13 @@ def warm_process() -> Iterator[WarmProcess]:
 
 @pytest.fixture(autouse=True)
 def _files_are_tried_in_forks(monkeypatch: pytest.MonkeyPatch, warm_process: WarmProcess) -> None:
-    """Files of strangers are tried under the same limits, but not in a new interpreter each: that takes seconds."""
+    """Try untrusted files in forks with the same limits, as a new interpreter for each takes seconds."""
     monkeypatch.setattr("compressor.runtimes.probing.run_in_child", warm_process.run)
 
 
 @pytest.fixture(autouse=True)
 def _profiled_models_stay_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The models of a profile are in this process: a new interpreter for each row takes seconds."""
+    """Profile models in this process, as a new interpreter for each row takes seconds."""
     monkeypatch.setattr("export.profile.process.Child", ChildHere)
 
 
@@ -68,25 +68,25 @@ def _profiled_models_stay_here(monkeypatch: pytest.MonkeyPatch) -> None:
 def real_children(
     monkeypatch: pytest.MonkeyPatch, _files_are_tried_in_forks: None, _profiled_models_stay_here: None
 ) -> None:
-    """Files of strangers are tried, and models profiled, as a user's are, each in a new interpreter."""
+    """Try untrusted files and profile models each in a new interpreter, as for a user."""
     monkeypatch.setattr("compressor.runtimes.probing.run_in_child", run_in_child)
     monkeypatch.setattr("export.profile.process.Child", Child)
 
 
 @pytest.fixture(autouse=True)
 def _few_calibration_patches(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs start from a fit: on 8 patches it takes half a second less, in hundreds of tests that are not about fits."""
+    """Fit on 8 patches, which saves half a second in hundreds of tests that are not about fits."""
     monkeypatch.setattr("srkd.run.draw_calibration_patches", partial(draw_calibration_patches, count=8))
 
 
 @pytest.fixture
 def usual_calibration_patches(monkeypatch: pytest.MonkeyPatch, _few_calibration_patches: None) -> None:
-    """Fits have as many patches as a user's."""
+    """Fit on the usual number of patches."""
     monkeypatch.setattr("srkd.run.draw_calibration_patches", draw_calibration_patches)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print the notes that tests have recorded, such as how many files were tried."""
+    """Print the notes that tests recorded, such as the number of tried files."""
     for report in terminalreporter.getreports("passed"):
         for name, value in report.user_properties:
             if name == "note":
@@ -95,11 +95,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """A folder of three small photos to train on."""
+    """Return a folder of three small photos to train on."""
     return save_photos(tmp_path / "photos")
 
 
 @pytest.fixture
 def teacher(tmp_path: Path) -> Path:
-    """The file of a small EDSR x2 with random weights."""
+    """Return the file of a small EDSR x2 with random weights."""
     return save_teacher(tmp_path / "teacher.safetensors")

@@ -1,1 +1,1 @@
-"""Plans: the largest student that meets a target, by measurement."""
+"""Plans: measured searches for the largest student that meets a target."""

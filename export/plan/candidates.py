@@ -1,4 +1,4 @@
-"""The shapes that a plan chooses from: width × depth of the teacher's kind, and of those that suit any teacher."""
+"""The shapes that a plan chooses from: width × depth of the teacher's network and of those that suit any teacher."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from compressor.models.students import student_text
 from export.plan.search import Candidate
 
 WIDTHS = (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256)
-"""Multiples of 8, as chips and their libraries work in such blocks; the steps grow with the width."""
+"""Widths in channels: multiples of 8, the block size of chips and their libraries; the steps grow with the width."""
 DEPTHS = (1, 2, 3, 4, 6, 8, 12, 16, 20, 24, 32)
 
 
 @dataclass(frozen=True)
 class Teacher:
-    """What the shapes depend on: its spec, or, of a foreign teacher, its scale and channels alone."""
+    """The facts of a teacher that decide the shapes: its spec, or for a foreign teacher only scale and channels."""
 
     scale: int
     channels: int
@@ -27,10 +27,10 @@ class Teacher:
 
 
 def list_candidates(teacher: Teacher, lr_size: tuple[int, int]) -> tuple[Candidate, ...]:
-    """Return every shape, each once, none with more parameters or MACs than the teacher.
+    """Return every shape once, without those that have more parameters or MACs than the teacher.
 
-    Those that suit any teacher come first: they are quick to export, and what they leave of the time of a search goes
-    to the teacher's kind, whose exports may each take a third of a minute.
+    Shapes that suit any teacher come first: they are quick to export. The rest of the search time goes to the teacher's
+    own network, whose exports may each take a third of a minute.
     """
     candidates: list[Candidate] = []
     for kind in architectures():
@@ -39,7 +39,7 @@ def list_candidates(teacher: Teacher, lr_size: tuple[int, int]) -> tuple[Candida
             continue
         try:
             candidates += _shapes(largest(teacher.scale, teacher.channels), lr_size, fits=False)
-        except SrkdError:  # it does not have every scale
+        except SrkdError:  # the network does not support this scale
             continue
     most: Cost | None = None
     if teacher.spec is not None:
@@ -50,7 +50,7 @@ def list_candidates(teacher: Teacher, lr_size: tuple[int, int]) -> tuple[Candida
 
 
 def _shapes(largest: Spec, lr_size: tuple[int, int], *, fits: bool) -> Iterator[Candidate]:
-    """Yield a spec at every width and depth."""
+    """Yield the candidates of a spec at every width and depth."""
     for narrow in _narrowed(largest):
         specs = list(_shortened(narrow))
         counts = _costs([spec for _, spec in specs], [depth for depth, _ in specs], lr_size)
@@ -60,7 +60,7 @@ def _shapes(largest: Spec, lr_size: tuple[int, int], *, fits: bool) -> Iterator[
 
 
 def _narrowed(largest: Spec) -> list[Spec]:
-    """Return the spec at each width that it can have, the narrowest first; the whole one last."""
+    """Return the spec at each possible width, the narrowest first and the full one last."""
     whole = _width(largest)
     specs: dict[int, Spec] = {}
     for width in WIDTHS:
@@ -70,12 +70,12 @@ def _narrowed(largest: Spec) -> list[Spec]:
             except SrkdError:  # such as a SwinIR whose groups differ in heads: by depth alone
                 continue
             specs.setdefault(_width(narrow), narrow)
-    # Units (heads, groups) may give other widths than those asked for.
+    # Units (heads, groups) may round to another width than the requested one.
     return [*specs.values(), largest]
 
 
 def _shortened(spec: Spec) -> Iterator[tuple[int, Spec]]:
-    """Yield the spec at each depth, the shallowest first; depth 1 where it has none."""
+    """Yield the spec at each depth, the shallowest first; only depth 1 if its depth cannot change."""
     whole = _depth(spec)
     if whole == 1:
         yield 1, spec
@@ -89,7 +89,7 @@ def _width(spec: Spec) -> int:
 
 
 def _depth(spec: Spec) -> int:
-    """Return how many of the blocks that `shortened` counts a spec has; 1 where depth means nothing."""
+    """Return the number of a spec's blocks that `shortened` can remove, kept ones included; 1 if it has no depth."""
     try:
         shortest = spec.shortened(1e-6)
     except SrkdError:
@@ -100,7 +100,7 @@ def _depth(spec: Spec) -> int:
 
 
 def _costs(specs: Sequence[Spec], depths: Sequence[int], lr_size: tuple[int, int]) -> list[Cost]:
-    """Return the cost of specs that differ in depth alone: two are counted, each further block costs the same."""
+    """Return the costs of specs that differ only in depth: two are counted, as each further block costs the same."""
     if len(specs) <= 2:
         return [cost(spec, lr_size) for spec in specs]
     first, second = (cost(spec, lr_size) for spec in specs[:2])

@@ -1,4 +1,4 @@
-"""A plan for a device that srkd does not run on: candidates as ONNX files with a runner, and its timings read back.
+"""Plans for a device that srkd does not run on: candidates as ONNX files with a runner, whose timings are read back.
 
 The folder holds the files, plan.json and run.py (`runner.py`), which needs onnxruntime and numpy alone and writes
 measured.json. The same search then reads these timings in place of a clock.
@@ -26,12 +26,12 @@ from export.plan.search import Candidate, Measured, Targets
 PLAN, RUN, PHOTO = "plan.json", "run.py", "photo.npy"
 SCHEMA, MEASURED_SCHEMA = "srkd.plan-emit/1", "srkd.plan-measured/1"
 PER_KIND = 10
-"""Files of each kind of network: the device has to run them all, as nobody can look there for the best."""
+"""Number of files of each kind of network: the device must run all of them, as no search runs there."""
 
 
 @dataclass(frozen=True)
 class Emitted:
-    """What was written, and for what: enough to plan from the device's timings."""
+    """The contents of an emitted folder: all that is needed to plan from the device's timings."""
 
     folder: Path
     id: str
@@ -40,7 +40,7 @@ class Emitted:
     place: Place
     targets: Targets
     candidates: Mapping[str, Candidate]
-    """By the names that measured.json has."""
+    """Candidates by their names in measured.json."""
     megabytes: Mapping[str, float]
     failed: Mapping[str, str]
     """Shapes that could not be written, and why."""
@@ -54,7 +54,7 @@ def spread_out(candidates: Sequence[Candidate], targets: Targets, per_kind: int 
         own = sorted((one for one in allowed if one.kind == kind), key=lambda one: one.macs)
         least, most = own[0].macs, own[-1].macs
         steps = [least * (most / least) ** (index / max(1, per_kind - 1)) for index in range(per_kind)]
-        # Of equally many MACs the deeper shape: narrow and deep ones are better students.
+        # Of shapes with the same MACs take the deeper: narrow and deep shapes are better students.
         nearest = (min(own, key=lambda one: (abs(one.macs / step - 1), -one.depth)) for step in steps)
         chosen += dict.fromkeys(nearest)
     return tuple(chosen)
@@ -103,7 +103,7 @@ def emit(
     name = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:16]
     with atomic_path(folder / PHOTO) as temporary, temporary.open("wb") as photo:
         np.save(photo, (255 * sample_photo(*place.lr_size, channels=channels)).round().byte().numpy())
-    # Not imported: it needs nothing of srkd, and runs elsewhere.
+    # Copied, not imported: it runs on a device without srkd.
     shutil.copyfile(Path(__file__).with_name("runner.py"), folder / RUN)
     with atomic_path(folder / PLAN) as temporary:
         temporary.write_text(json.dumps({"id": name, **body}, indent=2), encoding="utf-8")
@@ -132,14 +132,14 @@ def read_emitted(folder: Path) -> Emitted:
 
 @dataclass(frozen=True)
 class DeviceTimings:
-    """The timings of a device, as `measure` for the search."""
+    """The timings of a device; its `measure` serves the search."""
 
     emitted: Emitted
     rows: Mapping[str, Mapping[str, Any]]
     machine: str
 
     def measure(self, candidate: Candidate) -> Measured:
-        """Return what the device measured of a candidate, the same at each call."""
+        """Return the device's measurement of a candidate, the same at each call."""
         row = self.rows.get(candidate.name)
         if row is None:
             raise SrkdError("not among the timings")
@@ -151,7 +151,7 @@ class DeviceTimings:
 
 
 def read_measured(file: Path, folder: Path | None, teacher: str) -> DeviceTimings:
-    """Read timings of the files in `folder` (None: the folder of the timings); those of another emit are refused."""
+    """Read timings of the files in `folder` (None: the folder of the timings); refuse those of another emit."""
     measured = _read(file, MEASURED_SCHEMA)
     emitted = read_emitted(folder or file.parent)
     if measured.get("plan") != emitted.id:

@@ -1,6 +1,6 @@
-"""The real measurement of a plan: a shape, untrained, becomes a file of the runtime, and takes turns with a reference.
+"""The measurement of a plan: an untrained shape is exported to its runtime and timed in turns with a reference.
 
-Weights do not change the time, and neither does what a file in eight bits was calibrated on: one small photo does.
+Neither the weights nor the calibration data of a file in eight bits change its time: one small photo is enough.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ from export.profile.stopwatch import image_for
 from export.profile.timing import Timing, compare, no_garbage_collection, take_turns, time_calls
 
 ONCE = 4.0
-"""A shape that takes more than so many times the target is timed once: it is out anyway."""
+"""A shape that takes more than this many times the target time is timed once, as it cannot be chosen."""
 FILE_LOOKS = 8
-"""A finished file is timed so many times, with pauses between them."""
+"""Number of times that a finished file is measured, with pauses between."""
 MANY_LOOKS = 8
-"""Of so many looks or more, the fastest and the slowest do not count for the interval."""
+"""From this number of measurements on, the interval leaves out the fastest and the slowest."""
 CALIBRATION_SIDE = 48
-"""LR pixels of the side of the photo on which a file in eight bits is calibrated."""
+"""Side in LR pixels of the photo on which a file in eight bits is calibrated."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a student shall run: runtime, precision, LR size as (width, height), device and CPU threads."""
+    """The environment of a student: runtime, precision, LR size (width, height), device and CPU threads."""
 
     runtime: str = "onnxruntime"
     precision: str = "fp32"
@@ -54,7 +54,7 @@ class Place:
     threads: int | None = None
 
     def format(self) -> Format | None:
-        """Return the format of its files; None for a checkpoint, which torch runs. What cannot be had is refused."""
+        """Return the format of the files; None for a checkpoint, which torch runs. Refuse unavailable combinations."""
         entry = RUNTIMES.find(self.runtime)
         missing = entry.missing_requirement()
         if missing is not None:
@@ -76,7 +76,7 @@ class Place:
         return RUNTIMES[self.runtime].runs_checkpoints
 
     def open_options(self) -> OpenOptions:
-        """Return the options that open one of its files."""
+        """Return the options for opening a file in this place."""
         selects = RUNTIMES[self.runtime].selects_precision and self.precision != "int8"
         return OpenOptions(
             device=torch_device_for(self.device) if self.is_torch else self.device,
@@ -97,7 +97,7 @@ class Place:
 
 
 def write_untrained(candidate: Candidate, place: Place, folder: Path) -> Path:
-    """Write a candidate with random weights as the file that runs in that place, and return it."""
+    """Write a candidate with random weights as a file for that place, and return its path."""
     network, row = build(parse_student(candidate.student), seed=0), place.format()
     stem = f"{candidate.kind}-{candidate.width}x{candidate.depth}"
     if row is None:
@@ -115,7 +115,7 @@ def write_untrained(candidate: Candidate, place: Place, folder: Path) -> Path:
         except CannotConvert:
             if "static" not in row.options:
                 raise
-            # A network of windows, in a format that knows one size only.
+            # A network with windows, in a format that then takes one size only.
             convert_to(row, network, Source(stem), file, FileOptions(lr_size=place.lr_size, int8=options.int8))
     return file
 
@@ -136,11 +136,11 @@ def megabytes_of(file: Path) -> float:
 
 
 class Bench:
-    """Measures candidates in one place.
+    """Measurements of candidates in one place.
 
-    The first time is quick: turns with the first candidate of all, the reference, so that a second in which the machine
-    was slow slows both. Later ones time the candidate itself, again and again: seconds apart, they show how far the
-    machine goes up and down. `longest_ms` is the time beyond which a candidate is timed once.
+    The first measurement of a candidate is quick: it takes turns with the reference (the first of all candidates), so
+    that a slow second of the machine slows both. Later measurements time the candidate alone; as they are seconds
+    apart, they show how much the machine's speed varies. A candidate slower than `longest_ms` is timed once.
     """
 
     def __init__(
@@ -156,16 +156,16 @@ class Bench:
         self.context = context
         self.reference: tuple[Candidate, Callable[[], object]] | None = None
         self.reference_ms: list[float] = []
-        """Its median in each first measurement of a candidate."""
+        """Median of the reference in each first measurement of a candidate, in ms."""
         self.files: dict[Candidate, Path] = {}
         self.reasons: dict[Candidate, str] = {}
         self.looks: dict[Candidate, list[Timing]] = {}
-        """Of those that were measured before, what their later measurements gave."""
+        """Later measurements of each candidate; empty after its first one."""
         self.calls: dict[Candidate, Callable[[], object]] = {}
-        """Those that were measured again: they stay open."""
+        """Calls of the candidates that were measured again: their files stay open."""
 
     def measure(self, candidate: Candidate) -> Measured:
-        """Measure a candidate; its file is written once."""
+        """Measure a candidate; its file is written the first time."""
         if candidate in self.looks:
             return self.measure_again(candidate)
         call = self.place.call(self.open(candidate))
@@ -180,20 +180,20 @@ class Bench:
         return self.relative(reference, own, megabytes)
 
     def measure_again(self, candidate: Candidate) -> Measured:
-        """Take another look at a candidate; what all looks gave."""
+        """Measure a candidate again, and return the result of all its later measurements."""
         if candidate not in self.calls:
             self.calls[candidate] = self.place.call(self.open(candidate))
         self.looks[candidate].append(_look(self.calls[candidate], self.seconds))
         return _of_looks(self.looks[candidate], megabytes_of(self.files[candidate]))
 
     def relative(self, reference: Timing, own: Timing, megabytes: float) -> Measured:
-        """Return a time as the ratio to the reference times the median of what that has taken so far."""
+        """Return a time: the ratio to the reference, multiplied by the reference's median time so far."""
         self.reference_ms.append(reference.percentile(50))
         ratio, unit = compare(own, reference), float(np.median(self.reference_ms))
         return Measured(ratio.speedup * unit, ratio.low * unit, ratio.high * unit, megabytes)
 
     def open(self, candidate: Candidate) -> Runtime:
-        """Return a candidate in its runtime; what could not be written once is not tried again."""
+        """Return a candidate opened in its runtime; one that failed before fails again without a new attempt."""
         if candidate in self.reasons:
             raise SrkdError(self.reasons[candidate])
         try:
@@ -209,13 +209,13 @@ class Bench:
 
     @property
     def drift(self) -> float:
-        """How much slower the machine was at its slowest than at its fastest, by the reference."""
+        """Return the reference's 90th percentile of time divided by its 10th: how much the machine's speed varied."""
         low, high = np.percentile(self.reference_ms, (10, 90))
         return float(high / low)
 
 
 def _once(call: Callable[[], object]) -> float:
-    """Return the milliseconds of the second call: the first may still prepare things."""
+    """Return the milliseconds of the second call: the first may include preparation."""
     call()
     started = time.perf_counter()
     call()
@@ -223,7 +223,7 @@ def _once(call: Callable[[], object]) -> float:
 
 
 def _look(call: Callable[[], object], seconds: float) -> Timing:
-    """Time calls, twice at least, after one that warms the caches up."""
+    """Time at least two calls after one that warms up the caches."""
     times: list[float] = []
     with no_garbage_collection():
         call()
@@ -234,8 +234,9 @@ def _look(call: Callable[[], object], seconds: float) -> Timing:
 
 
 def _of_looks(looks: Sequence[Timing], megabytes: float) -> Measured:
-    """Return the median of all calls, and the fastest and slowest of the looks' medians; of many looks, one at each end
-    is left out: another program may have had the machine for that second.
+    """Return the median of all calls, with the fastest and slowest medians of single measurements as the interval.
+
+    Of many measurements the fastest and slowest are left out: another program may have disturbed them.
     """
     medians = sorted(look.percentile(50) for look in looks)
     if len(medians) >= MANY_LOOKS:
@@ -245,9 +246,9 @@ def _of_looks(looks: Sequence[Timing], megabytes: float) -> Measured:
 
 
 def measure_file(file: Path, place: Place, *, seconds: float) -> Measured:
-    """Time a finished file in a place, in several looks with pauses between them.
+    """Time a finished file in a place, several times with pauses between.
 
-    A machine that other programs share is faster in some seconds than in others, so that one look says little.
+    A machine that is shared with other programs changes its speed from second to second: one measurement says little.
     """
     call = place.call(open_model(file, place.open_options()))
     call()

@@ -1,4 +1,4 @@
-"""The quality of a shape before any training: the student that is solved for from the teacher, on a few patches."""
+"""The quality of a shape before any training: that of a student fitted to the teacher on a few patches."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from compressor.models.students import parse_student
 from export.plan.search import Candidate
 
 PATCHES, FEWEST = 16, 4
-"""At most a quarter of those of `--init fit`: shapes are told apart by them, in a quarter of the time. Fewer, but four,
-where the teacher would take more than WORK multiply-accumulates for them."""
+"""Most and fewest patches: at most a quarter of those of `--init fit`, which suffice to compare shapes in a quarter of
+the time; fewer if the teacher would need more than WORK multiply-accumulates for them."""
 WORK = 5e11
 SECONDS = 45.0
-"""No further shape is fitted after so long."""
+"""Time after which no further shape is fitted."""
 SIDE = 96
-"""LR pixels of the side of what is scored, the middle of each validation photo."""
+"""Side in LR pixels of the crop that is scored, the middle of each validation photo."""
 
 
 class FittedQuality:
-    """Answers with the mean Y-PSNR in dB of a candidate's fitted student, on the middles of the validation photos."""
+    """Mean Y-PSNR in dB of candidates' fitted students, on the middles of the validation photos."""
 
     def __init__(self, teacher: Network | None, *, most: int = 4, context: Context = QUIET) -> None:
         self.teacher, self.most, self.context = teacher, most, context
@@ -46,7 +46,7 @@ class FittedQuality:
             self.photos = [_middle(path, scale) for path in embedded_photos("val").values()]
 
     def __call__(self, candidate: Candidate) -> float | None:
-        """Return the score; None for a shape that cannot be solved for, and once `most` have been."""
+        """Return the score in dB; None for a shape that cannot be fitted, or after `most` shapes or SECONDS."""
         if self.teacher is None or not candidate.fits:
             return None
         if candidate.student not in self.scores:
@@ -67,7 +67,7 @@ class FittedQuality:
         return self.score(student)
 
     def score(self, network: Network) -> float:
-        """Return the mean Y-PSNR of a network on the same photos."""
+        """Return the mean Y-PSNR in dB of a network on the same photos."""
         border, total = network.descriptor.scale, 0.0
         with torch.no_grad():
             for lr, hr in self.photos:
@@ -77,7 +77,7 @@ class FittedQuality:
 
 
 def _middle(path: Path, scale: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return LR and HR in [0,1], (1, 3, H, W), of the middle of a photo."""
+    """Return the middle of a photo as LR and HR in [0,1], (1, 3, H, W)."""
     hr = read_rgb_u8(path)
     height, width = (min(length // scale, SIDE) * scale for length in hr.shape[-2:])
     top, left = (hr.shape[1] - height) // 2, (hr.shape[2] - width) // 2

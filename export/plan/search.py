@@ -1,7 +1,7 @@
-"""The largest shape that meets all targets: a pure search over what `measure` and `quality` say of a candidate.
+"""The search for the largest shape that meets all targets, by the results of `measure` and `quality`.
 
-A small model of time says where to look; only measurements decide, and of these only the later ones, as the first
-favour those whom noise favoured. docs/design/plan.md has the steps.
+A small model of time proposes shapes. Only measurements decide, and only repeated ones: a shape that looked fast in its
+first measurement may have been lucky. docs/design/plan.md has the steps.
 """
 
 from __future__ import annotations
@@ -16,28 +16,28 @@ from compressor.base.errors import SrkdError, UsageError
 from export.plan.time_model import TimeModel
 
 MARGIN = 0.10
-"""A shape meets a target if it would also do so this much slower."""
+"""A shape meets a time target if it would still meet it with its time increased by this share."""
 TIE = 0.75
-"""Shapes with at least this share of the largest one's parameters tie with it: quality decides."""
+"""Shapes with at least this share of the largest one's parameters tie with it: quality decides between them."""
 PER_KIND = 8
-"""The most shapes of a kind that are measured: each has to be exported."""
+"""Largest number of shapes of a kind that are measured, as each must be exported."""
 NEARLY, DOUBTFUL = 1.3, 1.15
-"""A shape that should miss its target by less than the first is measured if it is next to the best; by less than the
-second, wherever it is: the model is no better than that."""
+"""Factors of expected excess over a target up to which a shape is still measured: the first if the shape is next to the
+best, the second for any shape. The model of time is no more accurate."""
 FINALISTS = 4
 LOOKS = 12
-"""Finalists are measured so many times more, in turns; fewer where that takes long."""
+"""Number of further measurements of each finalist, in turns; fewer if they take long."""
 FINALISTS_SHARE = 1.6
-"""What `enough` is asked then: all measurements together may take so much of the time that the first ones may."""
+"""Share passed to `enough` for finalists: all measurements may take this many times the time of the first ones."""
 
 Verdict = Literal["chosen", "meets", "misses", "failed"]
 
 
 @dataclass(frozen=True)
 class Shape:
-    """A kind of network, its channels and repeated blocks, and what is counted without building it.
+    """A kind of network, its channels and repeated blocks, and its parameters and MACs, counted without building it.
 
-    `student` is the shape as `--student` takes it.
+    `student` is the shape in the form of `--student`.
     """
 
     kind: str
@@ -54,14 +54,14 @@ class Shape:
 
 @dataclass(frozen=True)
 class Candidate(Shape):
-    """A shape that may be chosen; `fits`: its quality can be known before any training."""
+    """A shape that may be chosen; `fits` says whether its quality can be known before training."""
 
     fits: bool = False
 
 
 @dataclass(frozen=True)
 class Measured:
-    """The time of one image, an interval for it, and the megabytes (10⁶ bytes) of the file."""
+    """The time of one image in ms, its interval, and the file's size in megabytes (10⁶ bytes)."""
 
     ms: float
     low: float
@@ -71,7 +71,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Targets:
-    """What a student must not exceed; None: no matter."""
+    """Limits that a student must meet; None: no limit."""
 
     fps: float | None = None
     ms: float | None = None
@@ -90,7 +90,7 @@ class Targets:
 
     @property
     def most_ms(self) -> float:
-        """The milliseconds that an image may take; infinite where no target is about time."""
+        """Return the longest time of an image in ms; infinite without a target of time."""
         times = [self.ms, None if self.fps is None else 1000 / self.fps]
         return min((time for time in times if time is not None), default=math.inf)
 
@@ -103,7 +103,7 @@ class Targets:
         return math.inf if self.macs is None else self.macs
 
     def excess(self, ms: float, megabytes: float, macs: float, margin: float) -> float:
-        """Return by what factor the worst figure exceeds its target, time with a margin; up to 1 all are met."""
+        """Return the largest ratio of a figure to its target, time with a margin; at most 1 if all targets are met."""
         return max(ms * (1 + margin) / self.most_ms, megabytes / self.most_megabytes, macs / self.most_macs)
 
     def __str__(self) -> str:
@@ -116,7 +116,7 @@ class Targets:
 
 @dataclass(frozen=True)
 class Row(Shape):
-    """One shape of the plan: what was counted, what was measured, and why it was chosen or not."""
+    """One shape of the plan: its counts, its measurements, and why it was chosen or not."""
 
     megabytes: float | None
     ms: float | None
@@ -129,20 +129,20 @@ class Row(Shape):
 
 @dataclass(frozen=True)
 class Plan:
-    """The chosen shape, and every shape that was measured, the slowest first."""
+    """The chosen shape, and all measured shapes, the slowest first."""
 
     targets: Targets
     margin: float
     chosen: Row
     rows: tuple[Row, ...]
     candidates: int
-    """How many shapes there were to choose from."""
+    """Number of shapes to choose from."""
     stopped: bool = False
-    """Time was up before all shapes that might be larger had been tried."""
+    """True if time ran out before all shapes that might be larger were tried."""
 
 
 class Unreachable(SrkdError):
-    """No candidate meets the targets; `rows` are those that were measured."""
+    """No candidate meets the targets; `rows` are the measured and the failed ones."""
 
     def __init__(self, message: str, rows: Sequence[Row] = ()) -> None:
         super().__init__(message)
@@ -150,14 +150,14 @@ class Unreachable(SrkdError):
 
 
 Measure: TypeAlias = Callable[[Candidate], Measured]
-"""Measures a candidate; an `SrkdError` says why it cannot be had. Its first call may be quick. What later calls return
-counts all of these, and their interval is as wide as they differ."""
+"""Function that measures a candidate or raises an `SrkdError`. The first call may be quick. Each later call returns the
+result of all later calls, with the range of their results as its interval."""
 KnownQuality: TypeAlias = Callable[[Candidate], "float | None"]
-"""Returns the Y-PSNR of a candidate before any training, or None."""
+"""Function that returns the Y-PSNR in dB of a candidate before any training, or None."""
 
 
 def unknown(candidate: Candidate) -> float | None:
-    """Know no quality."""
+    """Return None: no quality is known."""
     return None
 
 
@@ -173,9 +173,11 @@ def find_student(
     enough: Callable[[float], bool] = lambda share: False,
     context: Context = QUIET,
 ) -> Plan:
-    """Return the largest candidate that meets all targets. `remedies(excess)` says what else would reach a target that
-    the fastest exceeds by that factor; an `Unreachable` names it. `enough(share)` is asked before each further shape:
-    True where the share of the work that may be done by then has taken its time. Once is always measured.
+    """Return a plan with the largest candidate that meets all targets.
+
+    `remedies(excess)` lists other ways to reach a target that the fastest candidate exceeds by that factor; the
+    `Unreachable` names them. `enough(share)` is called before each further shape and returns True once that share of
+    the time is used up. Each candidate to be tried is measured at least once.
     """
     return _Search(candidates, targets, measure, quality, margin, per_kind, remedies, enough, context).run()
 
@@ -216,7 +218,7 @@ class _Search:
         return self.plan(chosen, tied)
 
     def try_one(self, candidate: Candidate) -> bool:
-        """Measure a candidate; False where it cannot be had."""
+        """Measure a candidate; return False if that fails."""
         try:
             self.measured[candidate] = self.measure(candidate)
         except SrkdError as error:
@@ -226,21 +228,21 @@ class _Search:
         return True
 
     def excess(self, candidate: Candidate) -> float:
-        """Return by what factor a measured candidate exceeds its worst target.
+        """Return the largest ratio of a measured candidate's figures to their targets.
 
-        Of the later measurements, which decide, the whole interval has to meet the target: on a noisy machine the
-        margin is no longer enough.
+        After repeated measurements, which decide, the whole interval must meet the target: on a noisy machine the
+        margin alone is not enough.
         """
         figures = self.measured[candidate]
         excess = self.targets.excess(figures.ms, figures.megabytes, candidate.macs, self.margin)
         return max(excess, figures.high / self.targets.most_ms) if candidate in self.again else excess
 
     def meeting(self) -> list[Candidate]:
-        """Return those that meet all targets by their last measurement, the largest first."""
+        """Return the candidates that meet all targets by their last measurement, the largest first."""
         return sorted((one for one in self.measured if self.excess(one) <= 1), key=_size, reverse=True)
 
     def decide(self, kinds: Sequence[_Kind]) -> tuple[Candidate | None, list[Candidate]]:
-        """Measure the finalists again until the largest that meets the targets has been; then let quality decide."""
+        """Measure finalists again until none is left; return the best by quality of those that tie, and these."""
         while finalists := [one for one in self.finalists() if one not in self.again]:
             met = {one for one in finalists if self.excess(one) <= 1}
             self.measure_again(finalists)
@@ -251,7 +253,7 @@ class _Search:
         if not meeting:
             return None, []
         tied = _tied(meeting)
-        # Those that can be known and meet the targets are shown in any case.
+        # The plan also shows the quality of the two largest fittable candidates that meet the targets.
         for candidate in dict.fromkeys((*tied, *[one for one in self.meeting() if one.fits][:2])):
             score = self.quality(candidate)
             if score is not None:
@@ -269,7 +271,7 @@ class _Search:
                     self.try_one(candidate)
 
     def finalists(self) -> list[Candidate]:
-        """Return the largest that meet the targets and tie, and those just above that nearly do."""
+        """Return the largest candidates that meet the targets and tie, and the nearest larger ones that almost do."""
         meeting = self.meeting()
         if not meeting:
             nearest = sorted(self.measured, key=self.excess)[:2]
@@ -286,14 +288,14 @@ class _Search:
         return Plan(self.targets, self.margin, row, rows, len(self.candidates), self.stopped)
 
     def rows(self, chosen: Candidate | None, tied: Sequence[Candidate]) -> Iterator[Row]:
-        """Yield the measured shapes, the slowest first, then those that could not be had."""
+        """Yield the measured shapes, the slowest first, then those that failed."""
         for candidate in sorted(self.measured, key=lambda one: -self.measured[one].ms):
             yield self.row(candidate, *self.verdict(candidate, chosen, tied))
         for candidate, reason in self.failed.items():
             yield self.row(candidate, "failed", reason)
 
     def verdict(self, candidate: Candidate, chosen: Candidate | None, tied: Sequence[Candidate]) -> tuple[Verdict, str]:
-        """Return what became of a measured candidate, and why in words."""
+        """Return the verdict on a measured candidate and its reason."""
         if self.excess(candidate) > 1:
             return "misses", self.why_not(candidate)
         if candidate is chosen:
@@ -308,7 +310,7 @@ class _Search:
         return "meets", "smaller than the chosen one"
 
     def why_not(self, candidate: Candidate) -> str:
-        """Return the first target that a candidate exceeds."""
+        """Return in words why a candidate misses a target."""
         figures, targets = self.measured[candidate], self.targets
         if figures.ms > targets.most_ms:
             return f"{figures.ms / targets.most_ms:.2f} times the time of the target"
@@ -341,7 +343,7 @@ class _Search:
         )
 
     def unreachable(self) -> Unreachable:
-        """Return the line that names the fastest, and what would reach the target."""
+        """Return an error that names the fastest shape and what would reach the target."""
         rows = list(self.rows(None, ()))
         if not self.measured:
             reason = next(iter(self.failed.values()), "none was left")
@@ -357,31 +359,31 @@ class _Search:
 
 
 def _size(candidate: Candidate) -> tuple[int, int]:
-    """Return what makes one candidate larger than another."""
+    """Return the key by which candidates are ordered in size."""
     return candidate.params, candidate.macs
 
 
 def _tied(meeting: Sequence[Candidate]) -> list[Candidate]:
-    """Return those that tie with the first, which is the largest."""
+    """Return the candidates that tie with the first, the largest."""
     return [one for one in meeting if one.params >= TIE * meeting[0].params][:FINALISTS]
 
 
 def _line_through(points: Sequence[tuple[float, float]]) -> Callable[[float], float]:
-    """Return the line from the leftmost to the rightmost point: a file has a fixed part, and some bytes a weight."""
+    """Return the line through the leftmost and rightmost points: a file has a fixed part and a few bytes per weight."""
     (left, low), (right, high) = min(points), max(points)
     slope = (high - low) / (right - left) if right > left else 0.0
     return lambda x: low + slope * (x - left)
 
 
 class _Kind:
-    """The shapes of one kind of network: which of them are worth a measurement."""
+    """The search among the shapes of one kind of network."""
 
     def __init__(self, search: _Search, shapes: Sequence[Candidate], done: int, total: int) -> None:
         self.search, self.shapes, self.done, self.total = search, shapes, done, total
         self.attempts: list[Candidate] = []
 
     def look(self, share: float) -> None:
-        """Measure anchors, then whatever should be the largest that meets the targets, then its neighbours."""
+        """Measure the anchors, then the shape that should be the largest to meet the targets, then its neighbours."""
         for candidate in self.anchors():
             self.try_one(candidate)
         while len(self.attempts) < self.search.per_kind:
@@ -394,9 +396,9 @@ class _Kind:
             self.try_one(following)
 
     def fill_gap(self, below: Candidate) -> None:
-        """Measure the largest shape that should meet the targets and is smaller than a finalist that no longer does.
+        """Measure the largest shape that should meet the targets and is smaller than a finalist that failed them.
 
-        Before, nobody asked what lies between that one and those that are known to meet them.
+        The shapes between that finalist and those known to meet the targets have not been tried yet.
         """
         measured = {one: self.search.measured[one] for one in self.attempts if one in self.search.measured}
         if not measured or self.search.enough(FINALISTS_SHARE):
@@ -415,7 +417,7 @@ class _Kind:
             self.search.try_one(candidate)
 
     def anchors(self) -> list[Candidate]:
-        """Return the least shape, a deeper one of its width, and a wider one: what the model of time needs at least."""
+        """Return the smallest shape, a deeper one of its width and a wider one: the least that the time model needs."""
         least = min(self.shapes, key=lambda one: (one.macs, one.params))
         deeper = [one for one in self.shapes if one.width == least.width and one.depth >= 4 * least.depth]
         wider = [one for one in self.shapes if one.width >= 2 * least.width]
@@ -423,7 +425,7 @@ class _Kind:
         return list(dict.fromkeys((least, min(deeper, key=lambda one: one.depth, default=least), nearest)))
 
     def next(self) -> Candidate | None:
-        """Return the shape to measure next, or None where none could be larger and still meet the targets."""
+        """Return the shape to measure next, or None if no larger one could meet the targets."""
         measured = {one: self.search.measured[one] for one in self.attempts if one in self.search.measured}
         if not measured:
             return self.nearest_to_least()
@@ -442,7 +444,7 @@ class _Kind:
         return min(doubtful, key=expected.__getitem__, default=None)
 
     def expected(self, measured: Mapping[Candidate, Measured]) -> dict[Candidate, float]:
-        """Return for each shape by what factor it should exceed its worst target."""
+        """Return for each shape the expected ratio to its worst target."""
         model = TimeModel.of([(one.width, one.depth, figures.ms) for one, figures in measured.items()])
         megabytes = _line_through([(one.params, figures.megabytes) for one, figures in measured.items()])
         targets, margin = self.search.targets, self.search.margin
@@ -452,7 +454,7 @@ class _Kind:
         }
 
     def nearest_to_least(self) -> Candidate | None:
-        """Return the least shape that was not tried, where all that were could not be had."""
+        """Return the smallest untried shape, or None. It is used as long as every tried shape has failed."""
         left = [one for one in self.shapes if one not in self.attempts]
         return min(left, key=lambda one: (one.macs, one.params), default=None)
 

@@ -1,4 +1,4 @@
-"""A model of time over width and depth, good enough to say where to look: t = a0 + a1·w + a2·w² + d·(b1·w + b2·w²)."""
+"""A model of time over width and depth, to propose shapes to measure: t = a0 + a1·w + a2·w² + d·(b1·w + b2·w²)."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ SWEEPS = 200
 
 @dataclass(frozen=True)
 class TimeModel:
-    """Factors of at least 0, and by how much each measured width differs from them (blocks of 8 or 16 channels)."""
+    """Factors of at least 0, and a correction for each measured width (chips compute in blocks of 8 or 16 channels)."""
 
     factors: NDArray[np.float64]
     by_width: dict[int, float] = field(default_factory=dict)
 
     @classmethod
     def of(cls, points: Sequence[tuple[int, int, float]]) -> TimeModel:
-        """Fit (width, depth, milliseconds): errors count as shares of the time, as the shapes differ a thousandfold."""
+        """Fit (width, depth, milliseconds) by relative errors, as the times differ a thousandfold."""
         features = np.array([_features(width, depth) for width, depth, _ in points])
         times = np.array([ms for *_, ms in points])
         model = cls(_at_least_zero(features / times[:, None], np.ones(len(points))))
@@ -30,7 +30,7 @@ class TimeModel:
         return cls(model.factors, {width: float(np.exp(np.mean(logs))) for width, logs in by_width.items()})
 
     def ms(self, width: int, depth: int) -> float:
-        """Return the milliseconds that a shape should take."""
+        """Return the expected milliseconds of a shape."""
         return max(float(_features(width, depth) @ self.factors), 1e-6) * self.by_width.get(width, 1.0)
 
 
@@ -41,7 +41,7 @@ def _features(width: int, depth: int) -> NDArray[np.float64]:
 def _at_least_zero(features: NDArray[np.float64], target: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the least squares solution whose factors are all at least 0, by coordinate descent.
 
-    A little of each factor is paid for (a ridge), so that few points do not put all time into one of them.
+    A small ridge penalty keeps few points from putting all time into one factor.
     """
     scale = np.linalg.norm(features, axis=0)
     unit = features / scale

@@ -1,4 +1,4 @@
-"""The conditions under which times were taken: the machine's settings, its versions, and what else it did meanwhile."""
+"""The conditions of a measurement: the machine's settings, library versions and the load of other programs."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ import psutil
 from compressor.base.machine import cpu_model, installed_version, usable_cores
 
 GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
-"""How Linux chooses the clock of the first core: "performance", "powersave", "schedutil"."""
+"""File with the clock policy of the first core on Linux: "performance", "powersave", "schedutil"."""
 
 NOTABLE_BUSY_CORES = 0.25
 
 
 @dataclass(frozen=True)
 class Conditions:
-    """`load_before` is the load average of the minute before the models were timed; `busy_cores` is how many cores
-    other programs kept busy while they were. None is what the system does not say."""
+    """The conditions of a measurement. `load_before` is the load average of the minute before; `busy_cores` is the mean
+    number of cores that other programs used during it. None: the system does not say."""
 
     date: str
     cpu: str
@@ -32,11 +32,11 @@ class Conditions:
     load_before: float | None
     busy_cores: float
     versions: Mapping[str, str]
-    """Of torch and of every runtime that was timed."""
+    """Versions of torch and of every runtime that was timed."""
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Return a line about other programs, where they kept the machine busy."""
+        """Return a line about other programs if they kept the machine busy."""
         if self.busy_cores < NOTABLE_BUSY_CORES:
             return ()
         return (
@@ -46,8 +46,8 @@ class Conditions:
 
 
 class Observation:
-    """What other programs do from now on. Times of the measured processes, which are children of this one, are its
-    own."""
+    """A measurement of other programs' CPU time, from its creation on. The measured processes are children of this one
+    and count as its own."""
 
     def __init__(self) -> None:
         self._date = datetime.now(timezone.utc).isoformat(timespec="seconds")
@@ -57,7 +57,7 @@ class Observation:
         self._start = _read_clocks()
 
     def conditions(self, distributions: Iterable[str]) -> Conditions:
-        """Return what was observed since, with the versions of the distributions that are installed."""
+        """Return the conditions since then, with the versions of those distributions that are installed."""
         wall, machine, own = (now - start for now, start in zip(_read_clocks(), self._start, strict=True))
         versions = {name: installed_version(name) for name in distributions}
         return Conditions(
@@ -79,11 +79,10 @@ def _read_governor() -> str | None:
 
 
 def _read_clocks() -> tuple[float, float, float]:
-    """Return the wall clock, the CPU time of the whole machine and that of this process with its children, in
-    seconds."""
+    """Return, in seconds, the wall clock, the CPU time of the whole machine, and that of this process with children."""
     machine = psutil.cpu_times()
     idle = machine.idle + getattr(machine, "iowait", 0.0)
-    # The time of guests is also part of user time.
+    # User time already contains the time of guests.
     guests = getattr(machine, "guest", 0.0) + getattr(machine, "guest_nice", 0.0)
     own = os.times()
     seconds = own.user + own.system + own.children_user + own.children_system

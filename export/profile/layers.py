@@ -1,4 +1,4 @@
-"""Where the time of a model goes, layer by layer: torch by hooks at its modules, ONNX Runtime by its own profile."""
+"""The time of a model by layer: in torch by hooks at its modules, in ONNX Runtime by its own profile."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ CALLS = 5
 
 @dataclass(frozen=True)
 class LayerTime:
-    """One layer: milliseconds a batch, without those of layers within it, and its multiply-accumulates for one image.
+    """One layer: milliseconds per batch without layers inside it, and its multiply-accumulates for one image.
 
-    Shares are of the whole model. MACs are None where a runtime has melted layers together. `method` says which clock.
+    Shares are fractions of the whole model. MACs are None if a runtime has fused layers. `method` names the clock.
     """
 
     layer: str
@@ -41,7 +41,7 @@ class LayerTime:
 
 
 def measure_layers(runtime: Runtime, path: Path, lr: torch.Tensor) -> tuple[LayerTime, ...] | None:
-    """Return the layers in their order; None where the runtime does not show them."""
+    """Return the layers in their order; None if the runtime does not show them."""
     if isinstance(runtime, TorchRuntime) and not isinstance(runtime, TorchCompiledRuntime):
         return _torch_layers(runtime, lr)
     if isinstance(runtime, OnnxRuntime):
@@ -50,8 +50,8 @@ def measure_layers(runtime: Runtime, path: Path, lr: torch.Tensor) -> tuple[Laye
 
 
 def _torch_layers(runtime: TorchRuntime, lr: torch.Tensor) -> tuple[LayerTime, ...]:
-    """Time every module by hooks. On a CPU the clock is the process' own time, of all its threads, which other programs
-    do not lengthen."""
+    """Time every module by hooks. On a CPU the clock is the CPU time of all threads of this process, which other
+    programs do not lengthen."""
     device = torch.device(runtime.device)
     clock, method = _clock(device)
     seconds: dict[str, float] = defaultdict(float)
@@ -114,7 +114,7 @@ def _clock(device: torch.device) -> tuple[Callable[[], float], str]:
 
 
 class _ProfiledSession(OnnxRuntime):
-    """The same file in another session, which writes ONNX Runtime's profile to a folder."""
+    """A second session of the same file, which writes ONNX Runtime's profile to a folder."""
 
     def __init__(self, runtime: OnnxRuntime, path: Path, folder: str) -> None:
         self._folder = folder
@@ -129,13 +129,13 @@ class _ProfiledSession(OnnxRuntime):
         return options
 
     def end(self) -> list[dict[str, Any]]:
-        """Return the events of all runs."""
+        """End profiling and return the events of all runs."""
         events: list[dict[str, Any]] = json.loads(Path(self._session.end_profiling()).read_text(encoding="utf-8"))
         return events
 
 
 def _onnx_layers(runtime: OnnxRuntime, path: Path, lr: torch.Tensor) -> tuple[LayerTime, ...]:
-    """Read ONNX Runtime's profile of the same file."""
+    """Return the layers by ONNX Runtime's profile of the same file."""
     kinds: dict[str, str] = {}
     microseconds: dict[str, float] = defaultdict(float)
     with tempfile.TemporaryDirectory(prefix="srkd-layers-") as folder:

@@ -1,8 +1,7 @@
-"""How fast a device multiplies: the rate that a network's multiply-accumulates are compared with.
+"""The multiply rate of a device, with which a network's multiply-accumulates are compared.
 
-A product of two square matrices and a 3x3 convolution of many channels are what libraries compute best; the faster of
-the two is the rate. A convolution may be computed with fewer products than it is counted for (Winograd), so that a
-network can exceed it.
+Libraries are most efficient at a product of two square matrices and a 3x3 convolution of many channels; the faster of
+the two is the rate. A network can exceed it, as a convolution may need fewer products than are counted (Winograd).
 """
 
 from __future__ import annotations
@@ -19,19 +18,19 @@ from compressor.base.precision import synchronise
 from compressor.runtimes.torch_runtime import PRECISIONS, tf32_off, torch_device
 
 SECONDS = 0.3
-"""Each of the two is repeated for so long; the fastest repetition counts, which other programs disturb least."""
+"""Time for which each of the two is repeated; the fastest repetition counts, as other programs disturb it least."""
 SIDE, CHANNELS, IMAGE_SIDE = 512, 64, 64
-"""A few milliseconds on a core, so that some repetitions pass without another program's turn."""
+"""Sizes that take a few milliseconds on a core, so that some repetitions run undisturbed."""
 FEW_THREADS = 4
 MANY_SIDE, MANY_CHANNELS, MANY_IMAGE_SIDE = 2048, 128, 128
-"""For more threads than that."""
+"""Sizes for more than FEW_THREADS threads."""
 GPU_SIDE, GPU_CHANNELS, GPU_IMAGE_SIDE = 8192, 256, 256
-"""For a GPU, which is full with larger ones only."""
+"""Sizes for a GPU, which smaller ones do not fill."""
 
 
 @dataclass(frozen=True)
 class MatrixRate:
-    """Giga multiply-accumulates a second, on a device with a number of threads (of its CPU)."""
+    """Giga multiply-accumulates per second of a device; `threads` are those of the CPU."""
 
     device: str
     precision: str
@@ -41,7 +40,7 @@ class MatrixRate:
 
 
 def matrix_rate(device: str, precision: str, *, seconds: float = SECONDS) -> MatrixRate | None:
-    """Measure the rate; None where torch has no such product on the device."""
+    """Measure the rate; return None if torch has no such product on the device."""
     place = torch_device(device)
     side, channels, image_side = SIDE, CHANNELS, IMAGE_SIDE
     if place.type != "cpu":
@@ -78,7 +77,7 @@ def matrix_rate(device: str, precision: str, *, seconds: float = SECONDS) -> Mat
 
 
 def _fastest_seconds(call: Callable[[], Tensor], device: torch.device, seconds: float) -> float:
-    """Return the shortest of many calls; the first ones warm up."""
+    """Return the shortest time of many calls in seconds; the first call warms up and does not count."""
     fastest, started = float("inf"), time.perf_counter()
     count = 0
     while count < 3 or time.perf_counter() - started < seconds:

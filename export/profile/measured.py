@@ -1,6 +1,6 @@
-"""A model in a process of its own, open and ready for its turns: what the child process of a row does.
+"""The code that runs in a row's child process: it opens a model and times it in turns.
 
-Everything here is called by name from `process.py`, with values of JSON.
+`process.py` calls everything here by name, with JSON values.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class MeasuredJob:
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What an open model says of itself; `numbers` is a line about one that is quantised."""
+    """Facts of an open model; `numbers` is a line about the quantisation of a quantised one."""
 
     runtime: str
     device: str
@@ -63,11 +63,11 @@ class ModelFacts:
     numbers: str | None = None
     integer_nodes: IntegerNodes | None = None
     integer_nodes_missing: str | None = None
-    """Why the runtime of a file in eight bits does not show them."""
+    """Reason why the runtime of a file in eight bits does not show its integer nodes."""
 
 
 class MeasuredModel:
-    """The model, and the images of each workload: width, height, images in a batch."""
+    """An open model, with the images of each workload (width, height, images per batch)."""
 
     def __init__(self, progress: Progress, *, path: str, options: Mapping[str, Any], libraries: Sequence[str]) -> None:
         for library in libraries:
@@ -80,12 +80,12 @@ class MeasuredModel:
             self._runtime = open_model(path, OpenOptions(**options))
         self._time = timer_for(self._runtime.device)
         self._images: dict[tuple[int, int, int], torch.Tensor] = {}
-        # Python's collector would slow a turn at random; what is here by now stays.
+        # Garbage collection would slow a turn at random; freeze what exists by now.
         gc.collect()
         gc.freeze()
 
     def facts(self) -> dict[str, Any]:
-        """Return `ModelFacts`."""
+        """Return the `ModelFacts` as a dict."""
         runtime = self._runtime
         nodes, missing = None, None
         if runtime.precision == "int8":
@@ -111,9 +111,9 @@ class MeasuredModel:
         )
 
     def prepare(self, *, workload: Sequence[int], memory: bool) -> dict[str, Any]:
-        """Run a workload for the first time, and again where its peak `memory` is wanted: megabytes, or why not.
+        """Run a workload and return the time of the first call, in which some runtimes compile.
 
-        Some runtimes compile in the first call.
+        With `memory`, run it again and also return the peak memory in megabytes, or why it is unknown.
         """
         call = self._call(workload)
         with _failures_in_one_line(_described(workload)):
@@ -128,33 +128,33 @@ class MeasuredModel:
                 return {"first_ms": first, "memory_mb": None, "memory_missing": str(error)}
 
     def keep_memory(self) -> None:
-        """Keep freed memory from now on, as every command of srkd does."""
+        """Do not return freed memory to the system from now on, as in every command of srkd."""
         keep_freed_memory()
 
     def turn(self, *, workload: Sequence[int], calls: int) -> dict[str, Any]:
-        """Return `TurnTimes` of so many calls."""
+        """Return the `TurnTimes` of that many calls."""
         gc.collect()
         gc.disable()
         try:
             with _failures_in_one_line(_described(workload)):
                 started = time.process_time()
                 milliseconds = self._time(self._call(workload), calls)
-                ran = calls + (calls > 1)  # of several the first is not timed
+                ran = calls + (calls > 1)  # with several calls an untimed one runs first
                 cpu_ms = 1000 * (time.process_time() - started) / ran
         finally:
             gc.enable()
-        # Several threads wait for each other at work, and that of a GPU is none of the CPU's.
+        # CPU time is meaningless for several threads, which spin while they wait, and for a GPU's work.
         is_alone = self._threads == 1 and self._runtime.device == "cpu"
         return asdict(TurnTimes(milliseconds, cpu_ms if is_alone else None))
 
     def layers(self, *, workload: Sequence[int]) -> list[dict[str, Any]] | None:
-        """Return where the time goes (`measure_layers`)."""
+        """Return the time of each layer (`measure_layers`)."""
         with _failures_in_one_line("timing its layers"):
             rows = measure_layers(self._runtime, self._path, self._image(workload))
         return None if rows is None else [asdict(row) for row in rows]
 
     def matrix_rate(self, *, precision: str) -> dict[str, Any] | None:
-        """Return how fast this device multiplies matrices (`matrix_rate`)."""
+        """Return the multiply rate of this device (`matrix_rate`)."""
         rate = matrix_rate(torch_device_for(self._runtime.device), precision)
         return None if rate is None else asdict(rate)
 
@@ -170,7 +170,7 @@ class MeasuredModel:
         return partial(self._runtime.run, self._image(workload))
 
     def _image(self, workload: Sequence[int]) -> torch.Tensor:
-        """Return the batch, which is already on the device where the runtime reads it."""
+        """Return the batch, already on the device from which the runtime reads it."""
         width, height, batch = workload
         if (width, height, batch) not in self._images:
             self._images[width, height, batch] = image_for(self._runtime, width, height, batch)
@@ -184,7 +184,7 @@ def _described(workload: Sequence[int]) -> str:
 
 @contextmanager
 def _failures_in_one_line(doing: str) -> Iterator[None]:
-    """Turn whatever fails into one line, memory that ran out too: the process is alive, and its other sizes go on."""
+    """Turn any failure, also out of memory, into a one-line error: the process stays alive for other workloads."""
     try:
         yield
     except SrkdError:

@@ -1,7 +1,7 @@
-"""Peak memory of a model, measured in the process that it alone is in: in a shared one, others have left their heap.
+"""Peak memory of a model, measured in a process of its own: a shared process holds the heap of other models.
 
 On a CPU: the peak of resident memory while the model runs, minus resident memory after all libraries are loaded and
-before the model is opened; so weights, features and the runtime's workspace. On CUDA: the peak of torch's allocator.
+before the model is opened: weights, features and the runtime's workspace. On CUDA: the peak of torch's allocator.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ MEMORY_METHOD = (
 
 
 class PeakMemory:
-    """The memory of a model that this process is about to open. Sizes are measured smallest first."""
+    """Memory of the model that this process opens next. Sizes must be measured smallest first."""
 
     def __init__(self) -> None:
-        # The first convolution loads code that belongs to no model.
+        # The first convolution loads code that must not count as the model's.
         torch.nn.functional.conv2d(torch.zeros(1, 8, 16, 16), torch.zeros(8, 8, 3, 3))
         self._before = psutil.Process().memory_info().rss
 
     def reset(self, runtime: Runtime) -> None:
-        """Forget the peak so far, that of opening the model too, if the system allows it (Linux, proc(5))."""
+        """Reset the peak, also that of opening the model, if the system allows it (Linux, proc(5))."""
         if runtime.device.startswith("cuda") and torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
         elif os.access("/proc/self/clear_refs", os.W_OK):
             Path("/proc/self/clear_refs").write_text("5")
 
     def megabytes(self, runtime: Runtime) -> float:
-        """Return the peak since the reset."""
+        """Return the peak since the reset, in MB."""
         if runtime.device.startswith("cuda") and runtime.name.startswith("torch"):
             return torch.cuda.max_memory_allocated() / 1e6
         if torch_device_for(runtime.device).startswith("cuda"):

@@ -1,6 +1,6 @@
 """The models of a profile: each model under each runtime and precision that can run it, opened in a process of its own.
 
-The processes start while the next file is still being exported, and are asked when all of that is done.
+A process starts while the next file is still being exported; its results are read when all exports are done.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ CostOfSize = Callable[[tuple[int, int]], Cost | None]
 
 @dataclass(frozen=True)
 class ProfiledModel:
-    """One model under one runtime in one precision. `unbounded`: it was written all in eight bits, without a bound for
-    what it loses."""
+    """One model under one runtime in one precision. `unbounded`: everything in its file is in eight bits, without a
+    bound on the loss."""
 
     label: str
     is_teacher: bool
@@ -45,27 +45,27 @@ class ProfiledModel:
 
     @property
     def name(self) -> str:
-        """How a line calls it."""
+        """Return the name of the model in messages."""
         return f"{self.label} under {self.facts.runtime}"
 
 
 @dataclass(frozen=True)
 class _Starting:
-    """A model whose process was started: `runtime` is the one that is meant to run it."""
+    """A model whose process was started; `runtime` is the name of the intended runtime."""
 
     label: str
     is_teacher: bool
     runtime: str
     process: ModelProcess
     cost: CostOfSize | None
-    """None: by the facts of the file."""
+    """None: the cost is computed from the facts of the file."""
     file: Path
     unbounded: bool = False
 
 
 @dataclass
 class OpenModels:
-    """Everything that is open; the notes name what is left out. Closing it ends the processes."""
+    """All open models, with notes about those left out. Leaving the context ends the processes."""
 
     models: list[ProfiledModel] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -88,9 +88,9 @@ class OpenModels:
         return process
 
     def collect(self, starting: Sequence[_Starting]) -> None:
-        """Wait for the processes; one whose model does not open becomes a note. Of models that turn out to be the same,
-        such as a file in eight bits that was opened in two precisions, the first is kept."""
-        seen = set[tuple[str, str, str]]()
+        """Wait for the processes; a model that does not open becomes a note. If models prove to be the same, such as a
+        file in eight bits that was opened in two precisions, only the first is kept."""
+        keys = set[tuple[str, str, str]]()
         for one in starting:
             try:
                 facts = one.process.facts()
@@ -98,10 +98,10 @@ class OpenModels:
                 self.notes.append(f"{one.label} is left out under {one.runtime}: {error}")
                 continue
             key = (one.label, facts.runtime, facts.precision)
-            if key in seen:
+            if key in keys:
                 one.process.close()
                 continue
-            seen.add(key)
+            keys.add(key)
             if facts.integer_nodes_missing is not None:
                 self.notes.append(facts.integer_nodes_missing)
             count = one.cost or _cost_of_file(one.file, facts)
@@ -112,7 +112,7 @@ class OpenModels:
 def open_models(
     models: Sequence[Path | str], teacher: Path | str | None, settings: Settings, folder: Path, context: Context
 ) -> OpenModels:
-    """Open everything. Temporary exports go to `folder`."""
+    """Open all models under all runtimes of the settings. Temporary exports go to `folder`."""
     files = [(Path(path), False) for path in models]
     if teacher is not None:
         files.insert(0, (Path(teacher), True))
@@ -142,7 +142,7 @@ def open_models(
 
 
 def _unique_label(label: str, labels: set[str]) -> str:
-    """Return the label, or label#2 for the second model of that name, and add it to the labels."""
+    """Return the label, or label#2 for a second model with that label, and add it to the labels."""
     unique, number = label, 2
     while unique in labels:
         unique, number = f"{label}#{number}", number + 1
@@ -159,7 +159,7 @@ def _start_checkpoint(
     opened: OpenModels,
     context: Context,
 ) -> list[_Starting]:
-    """Start a checkpoint in torch, and by a temporary export in every other runtime of the settings."""
+    """Start a checkpoint in torch, and a temporary export of it in every other runtime of the settings."""
     file = model_file(path)
 
     def in_torch(runtime: str, precision: str) -> OpenOptions:
@@ -170,8 +170,8 @@ def _start_checkpoint(
     if not isinstance(model, TorchRuntime):
         process = opened.start(file, in_torch("torch", first), "torch")
         return [_Starting(label, is_teacher, "torch", process, lambda size: None, file)]
-    settings.require_memory(model.descriptor)  # before an export takes its time
-    # Weights that lie channels last, as torch runs them, are more than some converters take.
+    settings.require_memory(model.descriptor)  # before the slow exports
+    # Some converters do not take channels-last weights, which torch uses.
     spec, network = model.spec, model.network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     starting = []
     source = Source(label, file_sha256(file))
@@ -207,7 +207,7 @@ def _count(spec: Spec) -> CostOfSize:
 
 
 def _cost_of_file(path: Path, facts: ModelFacts) -> CostOfSize:
-    """Return what counts the cost of an exported file: by its spec, or a foreign ONNX file's by its graph."""
+    """Return a function for the cost of an exported file: by its spec, or for a foreign ONNX file by its graph."""
     if facts.spec is not None:
         return _count(spec_from_dict(facts.spec))
     if facts.runtime != "onnxruntime":
@@ -228,7 +228,7 @@ class _Exports:
     _in_float: dict[str, Path] = field(default_factory=dict)
 
     def in_float(self, runtime: str) -> Path:
-        """Write a file for that runtime, compared with the network before it is timed."""
+        """Write a float file for a runtime, compare it with the network and return its path."""
         if runtime not in self._in_float:
             row = find_format(runtime, "fp32")
             file = self.folder / f"{self.source.stem}{row.suffix}"
@@ -240,8 +240,8 @@ class _Exports:
         return self._in_float[runtime]
 
     def in_int8(self, runtime: str) -> Path:
-        """Write a file all in eight bits. What it loses is told, and not bounded: the search for what must stay in
-        float, which `srkd export` makes, takes many times as long."""
+        """Write a file with everything in eight bits and return its path. Its loss is reported but not bounded: the
+        search of `srkd export` for the parts that must stay in float takes many times as long."""
         row = find_format(runtime, "int8")
         file = self.folder / f"{self.source.stem}{row.suffix}"
         convert_to(row, self.network, self.source, file, FileOptions(int8=Int8Options(max_drop=None)), self.context)
@@ -251,7 +251,7 @@ class _Exports:
 def _start_exported(
     path: Path, label: str, is_teacher: bool, settings: Settings, opened: OpenModels
 ) -> list[_Starting]:
-    """Start an exported file, which has one runtime; it is left out only where others were selected by name."""
+    """Start an exported file in its only runtime; leave it out only if other runtimes were selected by name."""
     name = runtime_of(path)
     if not settings.takes(name):
         opened.notes.append(f"{label} is left out: {path.name} runs under {name}, which is not among the runtimes")

@@ -14,10 +14,10 @@ Shape = tuple[int, ...]
 
 
 def onnx_cost(path: Path, lr_size: tuple[int, int]) -> Cost | None:
-    """Count, for one image of W × H, the weights of convolutions and matrix products, and their multiplications.
+    """Return the number of weights and multiplications of convolutions and matrix products, for one image of W × H.
 
-    Constants outside such nodes (a mean shift) are not parameters, as for our own networks. None where a shape is known
-    only when the graph runs.
+    Constants outside such nodes (a mean shift) are not parameters, as for our own networks. Return None if a shape is
+    known only when the graph runs.
     """
     model = onnx.load_model(str(path), load_external_data=False)
     weights = {tensor.name: math.prod(tensor.dims) for tensor in model.graph.initializer}
@@ -41,7 +41,7 @@ def _shapes(model: onnx.ModelProto, lr_size: tuple[int, int]) -> dict[str, Shape
     for dim, size in zip(sizes, (1, sizes[1].dim_value, lr_size[1], lr_size[0]), strict=True):
         dim.Clear()
         dim.dim_value = size
-    # Shapes written for free sizes would be taken over instead of inferred.
+    # Stored shapes, which are for free sizes, would be used instead of inferred ones.
     del model.graph.value_info[:]
     for output in model.graph.output:
         output.type.tensor_type.ClearField("shape")

@@ -1,4 +1,4 @@
-"""The process of a model that is profiled: started at once, asked later, started anew after a crash."""
+"""The child process of a profiled model: started at once, called later, restarted after a crash."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from export.profile.measured import MeasuredJob, ModelFacts
 from export.profile.timing import TurnTimes
 
 TIMEOUT_SECONDS = 900
-"""Of one answer; a model that takes so long for a turn is given up."""
+"""Time limit of one call in seconds; a model that takes longer for a turn loses its row."""
 
 Workload = tuple[int, int, int]
-"""Width and height of the LR images, and how many are in a batch."""
+"""Width and height of the LR images, and images per batch."""
 
 
 class ModelProcess:
-    """A `MeasuredModel` in a child process. A call that crashed raises `ChildFailed`; the next one starts the process
-    anew, so that a crash at one size does not end the others."""
+    """A `MeasuredModel` in a child process. A call that crashes raises `ChildFailed`; the next call restarts the
+    process, so that a crash at one size does not affect the others."""
 
     def __init__(self, job: MeasuredJob) -> None:
         self.job = job
@@ -31,7 +31,7 @@ class ModelProcess:
         self.start()
 
     def start(self) -> None:
-        """Begin to open the model, and do not wait for it."""
+        """Start opening the model without waiting for it."""
         if self._child is None:
             self._child = Child(
                 "export.profile.measured:MeasuredModel",

@@ -1,4 +1,4 @@
-"""A published table beside this machine: the networks of a preset, built untrained and profiled pair by pair."""
+"""Comparison of a published table with this machine: a preset's networks, untrained and profiled pair by pair."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def find_preset(name: str) -> PublishedTable:
 
 
 def profile_preset(table: PublishedTable, settings: Settings, context: Context = QUIET) -> ProfileReport:
-    """Profile each pair of the table by itself, and return all rows with the published figures.
+    """Profile each pair of the table separately, and return all rows with the published figures.
 
-    A pair that cannot be had is left out with its reason. Quality is not measured: the networks are not trained.
+    A pair that fails is left out with its reason. Quality is not measured: the networks are not trained.
     """
     settings = replace(settings, quality=False)
     reports, omitted = [], list(table.omitted)

@@ -1,4 +1,4 @@
-"""The report of `srkd profile`: models against their teacher, under every runtime, at every size, in turns."""
+"""The report of `srkd profile`: models timed in turns against their teacher, under every runtime, at every size."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ from export.profile.timing import Comparison, Timing, compare, measure_turns
 from export.speed import Speed
 
 WIDE_SPREAD_PERCENT = 20.0
-"""The middle half of the calls spread over more than this share of the median."""
+"""Spread of the middle half of the calls, in percent of the median, above which a note warns."""
 
 MEMORY_SHARE = 0.8
-"""Freed memory is kept where the peaks of all models together take no more of what is free."""
+"""Models keep freed memory if the sum of their peaks is at most this share of the free memory."""
 
 
 @dataclass(frozen=True)
 class Latency:
-    """Milliseconds a batch, until its output is synchronised."""
+    """Percentiles of the milliseconds per batch, until its output is synchronised."""
 
     p50: float
     p95: float
@@ -48,8 +48,8 @@ class Latency:
 @dataclass(frozen=True)
 class Row:
     """One model under one runtime in one precision at one size and batch. Speed-ups are medians of paired ratios, above
-    1 is faster; `speedup_interval` and `verdict` belong to `speedup_same_runtime`. In the first call at this size some
-    runtimes compile: it counts only for `first_call_ms`, and the calls of the warm-up for nothing."""
+    1 is faster; `speedup_interval` and `verdict` belong to `speedup_same_runtime`. Some runtimes compile in the first
+    call at a size: it counts only for `first_call_ms`. Calls of the warm-up do not count."""
 
     model: str
     runtime: str
@@ -65,46 +65,46 @@ class Row:
     first_call_ms: float
     warm_up_calls: int
     is_steady: bool
-    """False: the calls were still getting faster when the warm-up ended."""
+    """False if the calls were still getting faster when the warm-up ended."""
     spread_percent: float
     rounds: int
     fps: float
     megapixels_per_second: float
-    """Of the output."""
+    """Output megapixels per second."""
     gmacs_per_second: float | None
     matrix_rate_share: float | None
-    """`gmacs_per_second` as a share of the device's `matrix_rates` in this precision."""
+    """Ratio of `gmacs_per_second` to the device's rate in `matrix_rates` for this precision."""
     peak_memory_mb: float | None
     speedup_same_runtime: float | None
     speedup_interval: tuple[float, float] | None
     speedup_vs_teacher_eager: float | None
     verdict: str | None
     int8: EightBits | None = None
-    """Of a row in eight bits."""
+    """Facts of a file in eight bits; None for other rows."""
     published: Published | None = None
-    """Of a preset."""
+    """Published figures of a preset's network; None for other rows."""
 
     @property
     def arithmetic(self) -> str:
-        """The precision; of a file whose loss nobody bounded, with that word."""
+        """Return the precision, as "int8 unbounded" for a file in eight bits without a bound on its loss."""
         return "int8 unbounded" if self.int8 is not None and self.int8.bounded is False else self.precision
 
 
 @dataclass(frozen=True)
 class Published:
-    """What a paper states of a model; None where it does not."""
+    """Figures that a paper states for a model; None: not stated."""
 
     fps: float | None
     speedup: float | None
-    """Over the teacher of its pair."""
+    """Speed-up over the teacher of the pair."""
     macs: int | None = None
-    """At the size of its table."""
+    """Multiply-accumulates at the LR size of the table."""
     params_millions: float | None = None
 
 
 @dataclass(frozen=True)
 class LostRow:
-    """A row that could not be measured, and why; the others went on without it."""
+    """A row that could not be measured, with its reason."""
 
     model: str
     runtime: str
@@ -116,7 +116,7 @@ class LostRow:
 
 @dataclass(frozen=True)
 class Layers:
-    """Where the time of one row goes."""
+    """Times of the layers of one row."""
 
     model: str
     runtime: str
@@ -128,11 +128,11 @@ class Layers:
 
 @dataclass(frozen=True)
 class EightBits:
-    """What is known of a row in eight bits: what its file says of itself, and what its runtime computes with integers.
-    None is what they do not say."""
+    """Facts of a row in eight bits: those in its file, and how many nodes its runtime computes with integers. None:
+    unknown."""
 
     bounded: bool | None
-    """False: everything is in eight bits, whatever it loses, because the file was made to be timed."""
+    """False if everything is in eight bits, whatever the loss, because the file was made only to be timed."""
     flavour: str | None
     calibration: str | None
     in_float: str | None
@@ -140,12 +140,12 @@ class EightBits:
     nodes: int | None
     nodes_in_int8: int | None
     nodes_in_float: Mapping[str, int] | None
-    """By operator."""
+    """Number of nodes by operator."""
 
 
 @dataclass(frozen=True)
 class ModelCost:
-    """Parameters, and MACs at 256×256 LR pixels as in every table; None where a file does not show them."""
+    """Parameters, and MACs at 256×256 LR pixels as in every table; None if a file does not show them."""
 
     model: str
     params: int | None
@@ -154,15 +154,15 @@ class ModelCost:
 
 @dataclass(frozen=True)
 class Quality:
-    """Mean Y-PSNR on the embedded validation photos, of a model in a precision, under the first runtime that has it;
-    None where it is infinite. Files in eight bits differ, and each runtime's has its own."""
+    """Mean Y-PSNR in dB of a model in a precision on the embedded validation photos, under the first runtime that has
+    it; None if it is infinite. In eight bits each runtime's file has its own row, as the files differ."""
 
     model: str
     scale: int
     psnr_y: float | None
     over_bicubic: float | None
     runtime: str | None = None
-    """None: of bicubic."""
+    """Name of the runtime; None for bicubic."""
     precision: str | None = None
 
 
@@ -173,34 +173,34 @@ class Preset:
     name: str
     source: str
     device: str
-    """On which the published figures were measured."""
+    """The device on which the published figures were measured."""
     lr_size: str
     omitted: tuple[str, ...]
-    """What the table has and this report cannot, and why."""
+    """Parts of the table that this report lacks, with reasons."""
 
 
 @dataclass(frozen=True)
 class ProfileReport:
     teacher: str | None
-    """None without one, and in a preset of several."""
+    """Label of the teacher; None without one, and for a preset with several."""
     rows: tuple[Row, ...]
     costs: tuple[ModelCost, ...]
     quality: tuple[Quality, ...]
     protocol: str
     memory_method: str
     notes: tuple[str, ...]
-    """The models that were left out, and whatever disturbed the measurement."""
+    """Lines about models that were left out and about disturbances of the measurement."""
     about_int8: tuple[str, ...] = ()
-    """A line for each model in eight bits, and one for each that was timed beside itself in float."""
+    """A line for each model in eight bits, and one for each that was also timed in float."""
     lost: tuple[LostRow, ...] = ()
     matrix_rates: tuple[MatrixRate, ...] = ()
     conditions: tuple[Conditions, ...] = ()
-    """Of the measurement; a preset has one for each pair."""
+    """Conditions of the measurement; a preset has one for each pair."""
     layers: tuple[Layers, ...] = ()
     preset: Preset | None = None
 
     def quality_of(self, row: Row) -> Quality | None:
-        """Return the quality of a row: of its own file in eight bits, otherwise of its model in its precision."""
+        """Return the quality of a row: for int8 that of its own file, otherwise that of its model in its precision."""
         own = [item for item in self.quality if (item.model, item.precision) == (row.model, row.precision)]
         if row.precision == "int8":
             own = [item for item in own if item.runtime == row.runtime]
@@ -216,9 +216,9 @@ def profile_models(
 ) -> ProfileReport:
     """Time models (checkpoints, run folders, exported files) against a teacher and each other.
 
-    The teacher is always timed in torch too, because every row says how much faster it is than that. A checkpoint
-    under another runtime is exported once to a temporary file, which is compared with the network like any export.
-    Each row has a process of its own, and all take turns: one that crashes or runs out of memory loses its row alone.
+    The teacher is always timed in torch too, because every row states its speed-up over that. For another runtime a
+    checkpoint is exported once to a temporary file, which is compared with the network like any export.
+    Each row has a process of its own, and all take turns: if one crashes or runs out of memory, only its row is lost.
     """
     if not models:
         raise UsageError("nothing to profile: no model was given")
@@ -239,7 +239,7 @@ Key = tuple[int, Workload]
 
 @dataclass
 class _Measurement:
-    """Everything that is measured of open models, in the order of `report`."""
+    """The measurement of open models, in the order of `report`."""
 
     models: tuple[ProfiledModel, ...]
     settings: Settings
@@ -282,13 +282,13 @@ class _Measurement:
         )
 
     def lose(self, model: ProfiledModel, workload: Workload, error: SrkdError) -> None:
-        """Note a row that cannot be measured."""
+        """Record a row that cannot be measured."""
         width, height, batch = workload
         facts = model.facts
         self.lost.append(LostRow(model.label, facts.runtime, facts.precision, f"{width}x{height}", batch, str(error)))
 
     def prepare(self) -> None:
-        """Run every workload for the first time, small ones first, because memory is measured in this order."""
+        """Run every workload once, small ones first, because memory must be measured in this order."""
         workloads = sorted(self.settings.workloads, key=lambda workload: workload[0] * workload[1] * workload[2])
         total = len(workloads) * len(self.models)
         for index, model in enumerate(self.models):
@@ -311,14 +311,14 @@ class _Measurement:
                     self.notes.append(f"{model.name}: {error}")
 
     def has_memory_for_all(self) -> bool:
-        """Return whether all models may keep the memory that they free."""
+        """Return whether there is enough memory for all models to keep what they free."""
         peaks = dict[int, float]()
         for (index, _), first in self.first.items():
             peaks[index] = max(peaks.get(index, 0.0), first["memory_mb"] or 0.0)
         return sum(peaks.values()) * 1e6 <= MEMORY_SHARE * available_memory()
 
     def take_turns(self, workload: Workload) -> tuple[Timing | None, ...]:
-        """Time all models at one workload, in turns; None for those that are lost."""
+        """Time all models in turns at one workload; the timing of a failed model is None."""
         width, height, batch = workload
         text = f"{width}x{height}" + (f" batch {batch}" if batch > 1 else "")
         present = [index for index in range(len(self.models)) if (index, workload) in self.first]
@@ -332,7 +332,7 @@ class _Measurement:
         return tuple(by_index.get(index) for index in range(len(self.models)))
 
     def matrix_rates(self) -> dict[str, MatrixRate]:
-        """Measure how fast the device multiplies in each precision that a row has, in the first process that can."""
+        """Return the device's multiply rate in each precision of the rows, measured in the first process that can."""
         rates: dict[str, MatrixRate] = {}
         precisions = dict.fromkeys(model.facts.precision for model in self.models)
         self.context.progress("matrix rate", 0, len(precisions))
@@ -340,7 +340,7 @@ class _Measurement:
             for model in self.models:
                 try:
                     rate = model.process.matrix_rate(precision)
-                except SrkdError:  # its process has crashed before, and does again
+                except SrkdError:  # a process that crashed before crashes again
                     continue
                 if rate is not None:
                     rates[precision] = rate
@@ -361,7 +361,7 @@ class _Measurement:
         return rows
 
     def measure_layers(self) -> tuple[Layers, ...]:
-        """Return where the time goes at the first size and batch."""
+        """Return the times of each model's layers at the first size and batch."""
         workload = width, height, batch = self.settings.workloads[0]
         tables = []
         for done, model in enumerate(self.models):
@@ -380,7 +380,7 @@ class _Measurement:
         return tuple(tables)
 
     def measure_quality(self) -> tuple[Quality, ...]:
-        """Score each model once in each precision, each of its files in eight bits; bicubic first, for each scale."""
+        """Score each model once per precision and each file in eight bits; for each scale bicubic comes first."""
         chosen: dict[tuple[str, ...], ProfiledModel] = {}
         for model in self.models:
             own_file = (model.facts.runtime,) if model.facts.precision == "int8" else ()
@@ -402,7 +402,7 @@ class _Measurement:
         return tuple(row for of_scale in rows.values() for row in of_scale)
 
     def distributions(self) -> tuple[str, ...]:
-        """Return the names of torch and of what the runtimes of these models need."""
+        """Return the distribution names of torch, ONNX Runtime and the packages that these models' runtimes need."""
         needs = (RUNTIMES[model.facts.runtime].needs for model in self.models)
         names = ["torch", "onnxruntime", *(name.replace("_", "-") for group in needs for name in group)]
         return tuple(dict.fromkeys(names))
@@ -437,7 +437,7 @@ class _Measurement:
 
 
 class _References:
-    """The teacher's timings, which others are compared with."""
+    """The teacher's timings, with which the others are compared."""
 
     def __init__(self, models: Sequence[ProfiledModel], timings: Sequence[Timing | None]) -> None:
         self._timings = {
@@ -447,13 +447,13 @@ class _References:
         }
 
     def same_runtime(self, model: ProfiledModel) -> Timing | None:
-        """Return the teacher's in the same runtime: in the model's precision, or the first that it has there."""
+        """Return the teacher's timing in the same runtime, in the model's precision or else its first one there."""
         runtime = model.facts.runtime
         others = [timing for (name, _), timing in self._timings.items() if name == runtime]
         return self._timings.get((runtime, model.facts.precision)) or next(iter(others), None)
 
     def eager(self) -> Timing | None:
-        """Return the teacher's in torch, in fp32 or the only precision that it was timed in."""
+        """Return the teacher's timing in torch, in fp32 or else its first precision."""
         others = [timing for (name, _), timing in self._timings.items() if name == "torch"]
         return self._timings.get(("torch", "fp32")) or next(iter(others), None)
 
@@ -507,7 +507,7 @@ def _compare(reference: Timing | None, timing: Timing) -> Comparison | None:
 
 
 def _about_int8(model: ProfiledModel) -> str | None:
-    """Return a line about a model in eight bits, or None for another."""
+    """Return a line about a model in eight bits; None for other models."""
     if model.facts.precision != "int8":
         return None
     unbounded = "all in eight bits to be timed, its loss is not bounded (srkd export bounds it)"
@@ -534,7 +534,7 @@ def _eight_bits(model: ProfiledModel) -> EightBits | None:
 def _against_float(
     models: Sequence[ProfiledModel], timings: Sequence[Timing | None], workload: Workload, settings: Settings
 ) -> list[str]:
-    """Return a line for each model in eight bits that was timed beside itself in float, in the same runtime."""
+    """Return a line for each model in eight bits that was also timed in float in the same runtime."""
     width, height, _ = workload
     lines = []
     for model, timing in zip(models, timings, strict=True):
@@ -564,7 +564,7 @@ def _compared_cost(model: ProfiledModel) -> ModelCost:
 
 
 def _note_below_bicubic(quality: Sequence[Quality]) -> list[str]:
-    """Note the models that a bicubic enlargement beats."""
+    """Return a line for each model that scores below bicubic."""
     bicubic = {row.scale: row.psnr_y for row in quality if row.model == "bicubic"}
     scores = [(row.model, row.psnr_y, bicubic.get(row.scale)) for row in quality]
     lines = [below_bicubic(name, own, other) for name, own, other in scores if own is not None and other is not None]

@@ -1,4 +1,4 @@
-"""How models are profiled: where, at which sizes, for how long."""
+"""The settings of a profile: runtimes, device, sizes, duration."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ PRECISIONS = ("fp32", "bf16", "fp16", "int8")
 
 @dataclass(frozen=True)
 class Settings:
-    """How to measure. Sizes are (width, height); `threads` None means as many as torch uses; `seconds` is the time for
-    each row at each size; `scale` and `arch_options` are for checkpoints that leave them open, `teacher_options` for
-    the teacher's alone. `runtimes` ("all",) are those that work here. "int8" among the precisions: checkpoints are
-    written in eight bits for the runtimes that have such files; torch, and the teacher, compute in float."""
+    """The settings of a profile. Sizes are (width, height); `threads` None means as many as torch uses; `seconds` is
+    the time for each row at each size; `scale` and `arch_options` are for checkpoints that do not state them,
+    `teacher_options` for the teacher's only. `runtimes` ("all",) are those that work here. With "int8" among the
+    precisions, checkpoints are written in eight bits for runtimes of such files; torch and the teacher use float."""
 
     runtimes: tuple[str, ...] = DEFAULT_RUNTIMES
     device: str = "cpu"
@@ -42,7 +42,7 @@ class Settings:
     arch_options: Mapping[str, object] | None = None
     teacher_options: Mapping[str, object] | None = None
     limits: float = 1.0
-    """How many times the usual limits a program of strangers may use when it is first tried."""
+    """Factor on the usual limits of memory and time for the first run of an untrusted program."""
 
     def __post_init__(self) -> None:
         for name in self.runtimes:
@@ -62,7 +62,7 @@ class Settings:
 
     @cached_property
     def selected_runtimes(self) -> tuple[str, ...]:
-        """The runtimes by name; of "all" those that are installed here and run on the device."""
+        """Return the runtimes by name; for "all", those that are installed here and run on the device."""
         if ALL not in self.runtimes:
             return self.runtimes
         kind = self.device.partition(":")[0]
@@ -70,7 +70,7 @@ class Settings:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """A line about each runtime of "all" that is not installed here."""
+        """Return a line about each runtime of "all" that is not installed here."""
         if ALL not in self.runtimes:
             return ()
         kind = self.device.partition(":")[0]
@@ -79,7 +79,7 @@ class Settings:
 
     @property
     def workloads(self) -> tuple[Workload, ...]:
-        """Every size with every batch, in this order."""
+        """Return every size with every batch, in this order."""
         return tuple((width, height, batch) for (width, height), batch in product(self.lr_sizes, self.batches))
 
     def require_memory(self, model: Descriptor) -> None:
@@ -88,14 +88,14 @@ class Settings:
             require_memory_for((width, height), batch, model, "--lr-size")
 
     def takes(self, runtime: str) -> bool:
-        """Return whether exported files of this runtime take part: unless others were selected by name."""
+        """Return whether exported files of this runtime are profiled: always, unless other runtimes were selected."""
         return runtime in self.selected_runtimes or self.runtimes == DEFAULT_RUNTIMES
 
     def float_precisions(self, runtime: str, *, is_teacher: bool = False) -> tuple[str, ...]:
         """Return the precisions other than int8 in which a model is timed in `runtime`, each once.
 
-        A runtime whose files have a precision of their own computes in fp32. In place of int8 the teacher, and torch,
-        which has no such files, compute in fp32.
+        A runtime whose files fix the precision computes in fp32. The teacher, and torch, which has no int8 files,
+        compute in fp32 instead of int8.
         """
         selection = [
             "fp32" if precision == "int8" else precision
@@ -110,7 +110,7 @@ class Settings:
         return "int8" in self.precisions and not RUNTIMES[runtime].runs_checkpoints
 
     def for_checkpoint(self, runtime: str, precision: str, *, is_teacher: bool) -> OpenOptions:
-        """Return the options that open a checkpoint in `runtime`, torch or another way to run it."""
+        """Return the options for opening a checkpoint in `runtime`, torch or another that runs checkpoints."""
         return OpenOptions(
             scale=self.scale,
             arch_options={**(self.arch_options or {}), **((self.teacher_options or {}) if is_teacher else {})},
@@ -122,7 +122,7 @@ class Settings:
         )
 
     def for_file(self, runtime: str, precision: str, *, trusted: bool = False) -> OpenOptions:
-        """Return the options that open an exported file. One in eight bits has its precision, whatever was selected."""
+        """Return the options for opening an exported file. A file in eight bits keeps its own precision."""
         selected = RUNTIMES[runtime].selects_precision and precision not in ("fp32", "int8")
         return OpenOptions(
             device=self.device,

@@ -1,4 +1,4 @@
-"""One call of a model: its image, and its time by the wall clock or, on a CUDA device, by its own events."""
+"""Image and timer for calls of a model: by the wall clock or, on a CUDA device, by the device's events."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from compressor.runtimes.table import RUNTIMES
 from export.profile.timing import Call, time_calls
 
 CallTimer = Callable[[Call, int], tuple[float, ...]]
-"""Times so many calls: `time_calls`, or the same with a device's own clock."""
+"""Function that times a number of calls: `time_calls`, or the same with a device's own clock."""
 
 
 def image_for(runtime: Runtime, width: int, height: int, batch: int = 1) -> torch.Tensor:
-    """Return a batch of LR images, always of the same photo, already on the device where the runtime reads it."""
+    """Return a batch of LR images of one fixed photo, already on the device from which the runtime reads it."""
     lr = sample_photo(width, height, channels=runtime.descriptor.channels, batch=batch)
     device = torch_device_for(runtime.device)
     in_place = RUNTIMES[runtime.name].reads_torch_memory
@@ -26,16 +26,16 @@ def image_for(runtime: Runtime, width: int, height: int, batch: int = 1) -> torc
 
 
 def timer_for(device: str) -> CallTimer:
-    """Return what times calls that compute on this device."""
+    """Return the timer for calls that compute on this device."""
     if device.startswith("cuda") and torch.cuda.is_available():
         return lambda call, count: time_by_events(call, count, torch.cuda)
     return time_calls
 
 
 def time_by_events(call: Call, count: int, cuda: Any) -> tuple[float, ...]:
-    """Return the milliseconds between events on the device before and after each call, and wait for the last one.
+    """Return the milliseconds between device events before and after each call.
 
-    The device is idle at the first event, so that nothing of an earlier call counts. `cuda` is torch.cuda.
+    The device is idle before the first event, so that no earlier call counts. `cuda` is torch.cuda.
     """
     if count > 1:
         call()

@@ -1,8 +1,8 @@
-"""Latency that can be compared: everything warm, in turns, judged by paired ratios.
+"""Comparable latencies: warm models take turns and are judged by paired ratios.
 
-Two measurements one after the other differ by whatever else the machine did meanwhile. Here every model has a turn in
-each round, in alternating order, and only ratios within a round are compared: a slow second slows both. A turn is a
-function, so that the models may be in this process or each in one of its own: only one of them computes at a time.
+Two measurements one after the other differ by the load of the machine. Here every model has a turn in each round, in
+alternating order, and only ratios within a round are compared: a slow second slows both. A turn is a function, so the
+models may be in this process or each in a process of its own: only one of them computes at a time.
 """
 
 from __future__ import annotations
@@ -24,49 +24,49 @@ from compressor.base.errors import SrkdError, UsageError
 T = TypeVar("T")
 
 Call = Callable[[], object]
-"""Runs one batch and returns when its output is complete."""
+"""Function that runs one batch and returns when its output is complete."""
 
 
 @dataclass(frozen=True)
 class TurnTimes:
-    """Milliseconds of each call of a turn; `cpu_ms` is the CPU time of a call, the turn's mean, where one thread
-    computed it alone."""
+    """Milliseconds of each call of a turn; `cpu_ms` is the turn's mean CPU time per call, if a single thread computed
+    it."""
 
     ms: tuple[float, ...]
     cpu_ms: float | None = None
 
 
 Turn = Callable[[int], TurnTimes]
-"""Runs so many batches, one after the other."""
+"""Function that runs a number of batches one after the other."""
 
 Lost = Callable[[int, SrkdError], None]
-"""Called with the index of a turn that failed, and why: the others go on without it."""
+"""Function called with the index of a failed turn and its error; the others continue."""
 
 Verdict = Literal["faster", "slower", "no measurable difference"]
 
 MIN_ROUNDS = 8
-"""The fewest that give the interval below."""
+"""Fewest rounds that give an interval of the confidence below."""
 
 TARGET_ROUNDS = 20
 CONFIDENCE = 0.99
 NO_DIFFERENCE = 0.02
-"""A difference may be smaller than this as long as the interval reaches to here: where the memory of a process lies
-makes two processes of one model differ by that much."""
+"""The whole interval must exceed this share for a verdict: two processes of one model differ by that much, depending on
+where their memory lies."""
 
 STEADY = 0.05
-"""A model is warm when further calls bring none that is faster than the fastest before by more than this share."""
+"""A model is warm when no further call is faster than the fastest before by more than this share."""
 WARM_UP_SECONDS, MOST_WARM_UP_CALLS = 0.05, 20
-"""Each look at that takes so long, and so many calls at most."""
+"""Duration and largest number of calls of each check whether a model is warm."""
 
 
 @dataclass(frozen=True)
 class Timing:
     """Milliseconds of each call, by round; `warm_up_calls` ran before the first round, and `is_steady` says whether
-    they had stopped getting faster by then."""
+    they had stopped getting faster."""
 
     rounds: tuple[tuple[float, ...], ...]
     cpu_rounds: tuple[float, ...] | None = None
-    """CPU time of a call, by round, where one thread computed it alone."""
+    """CPU milliseconds of a call, by round, if a single thread computed it."""
     warm_up_calls: int = 0
     is_steady: bool = True
 
@@ -79,14 +79,14 @@ class Timing:
 
     @property
     def spread_percent(self) -> float:
-        """The distance between the quartiles in percent of the median."""
+        """Return the distance between the quartiles in percent of the median."""
         return 100 * (self.percentile(75) - self.percentile(25)) / self.percentile(50)
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """The speed-up over the reference: the median of the rounds' ratios, and an interval for it. `cpu` is the interval
-    of the CPU times, where both have them."""
+    """The speed-up over the reference: the median of the rounds' ratios, and its interval. `cpu` is the interval of the
+    CPU times, if both have them."""
 
     speedup: float
     low: float
@@ -95,9 +95,9 @@ class Comparison:
 
     @property
     def verdict(self) -> Verdict:
-        """ "faster" or "slower" where the whole interval says so, and more than nothing; that of the CPU times, too.
+        """Return "faster" or "slower" if all of the interval, and of that of CPU times, is beyond `NO_DIFFERENCE`.
 
-        Beside a busy program one of two processes may wait longer in every round, because of the core that it is on.
+        On a busy machine one of two processes may wait longer in every round, because of the core that it is on.
         """
         intervals = [(self.low, self.high), *([] if self.cpu is None else [self.cpu])]
         if all(low > 1 + NO_DIFFERENCE for low, _ in intervals):
@@ -108,7 +108,7 @@ class Comparison:
 
 
 def compare(reference: Timing, other: Timing) -> Comparison:
-    """Compare two timings, paired by round. The interval is of order statistics, which assume no distribution."""
+    """Compare two timings, paired by round. The interval is by order statistics, which assume no distribution."""
     if len(reference.rounds) != len(other.rounds):
         raise SrkdError(f"{len(reference.rounds)} rounds cannot be paired with {len(other.rounds)}")
     ratios = [np.median(a) / np.median(b) for a, b in zip(reference.rounds, other.rounds, strict=True)]
@@ -119,7 +119,7 @@ def compare(reference: Timing, other: Timing) -> Comparison:
 
 
 def _interval(ratios: Sequence[float]) -> tuple[float, float]:
-    """Return an interval that covers the median."""
+    """Return an interval for the median, with confidence `CONFIDENCE`."""
     ordered = sorted(map(float, ratios))
     excluded = _excluded_ranks(len(ordered))
     return ordered[excluded], ordered[-1 - excluded]
@@ -137,10 +137,10 @@ def take_turns(calls: Sequence[Call], *, seconds_each: float, progress: Progress
 def measure_turns(
     turns: Sequence[Turn], *, seconds_each: float, progress: Progress = no_progress, lost: Lost | None = None
 ) -> tuple[Timing | None, ...]:
-    """Warm all up, then give each a turn in every round, for about `seconds_each` times their number and at least
+    """Warm up all, then give each a turn in every round, for about `seconds_each` times their number and at least
     eight rounds.
 
-    Where one fails and there is a `lost` to tell, its timing is None and the others go on.
+    If one fails, `lost` is called, its timing is None and the others continue; without `lost` the error is raised.
     """
     if not seconds_each > 0:
         raise UsageError(f"seconds={seconds_each:g}: give a positive number")
@@ -183,7 +183,7 @@ def _timing(rounds: Sequence[TurnTimes], warm: WarmUp) -> Timing:
     cpu = [times.cpu_ms for times in rounds if times.cpu_ms is not None]
     return Timing(
         tuple(times.ms for times in rounds),
-        # None too where a turn was shorter than the clock of the CPU can tell
+        # also None if a turn was shorter than the resolution of the CPU clock
         tuple(cpu) if len(cpu) == len(rounds) and all(cpu) else None,
         warm.calls,
         warm.is_steady,
@@ -192,7 +192,7 @@ def _timing(rounds: Sequence[TurnTimes], warm: WarmUp) -> Timing:
 
 @dataclass(frozen=True)
 class WarmUp:
-    """What the calls before the measurement were like."""
+    """Result of the calls before the measurement."""
 
     calls: int
     fastest_ms: float
@@ -200,9 +200,9 @@ class WarmUp:
 
 
 def warm_up(turn: Turn, seconds: float) -> WarmUp:
-    """Call until that makes it no faster, for at most about `seconds`."""
+    """Call a turn until it gets no faster, for at most about `seconds`."""
     (fastest,) = turn(1).ms
-    started, calls = time.perf_counter(), 1  # the first call, in which some runtimes compile, has as long as it takes
+    started, calls = time.perf_counter(), 1  # after the first call, in which some runtimes compile: it does not count
     while True:
         count = max(1, min(MOST_WARM_UP_CALLS, round(1000 * WARM_UP_SECONDS / max(fastest, 1e-6))))
         newest = min(turn(count).ms)
@@ -219,7 +219,7 @@ def _turn_here(call: Call, count: int) -> TurnTimes:
 
 
 def time_calls(call: Call, count: int) -> tuple[float, ...]:
-    """Return the milliseconds of each call; of several short ones the first runs once untimed, because the caches hold
+    """Return the milliseconds of each call. With several calls, an untimed one runs before, because the caches hold
     another model."""
     if count > 1:
         call()
@@ -233,7 +233,7 @@ def _seconds(call: Call) -> float:
 
 
 def _excluded_ranks(count: int, confidence: float = CONFIDENCE) -> int:
-    """Return how many of `count` sorted values can be left out at each end so that the median stays inside.
+    """Return how many of `count` sorted values can be left out at each end, with the median still between the rest.
 
     The median lies between the (k+1)-th value from either end with probability 1 - 2·P(Bin(count, 1/2) <= k).
     """
@@ -247,7 +247,7 @@ def _excluded_ranks(count: int, confidence: float = CONFIDENCE) -> int:
 
 @contextmanager
 def no_garbage_collection() -> Iterator[None]:
-    """Turn Python's garbage collector off inside: it would slow a random model."""
+    """Turn Python's garbage collector off in the context: it would slow a random model."""
     gc.collect()
     enabled = gc.isenabled()
     gc.disable()

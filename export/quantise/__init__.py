@@ -1,1 +1,1 @@
-"""Graphs in eight bits: which values are rounded, on which grids, and what the layers behind them make good."""
+"""Graphs in eight bits: which values are rounded, on which grids, and how later layers compensate errors."""

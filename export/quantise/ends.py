@@ -1,10 +1,10 @@
-"""The ends of a graph, where images are: eight bits hold the bytes of an image exactly, but not the image minus a mean.
+"""Rewriting of a graph's ends: eight bits hold an image's bytes exactly, but not the image minus a mean.
 
     input    conv(a·x + c)  →  conv'(x),  W' = W·a, b' = b + ΣW·c      x on the grid of bytes: no error at all
     output   a·conv(x) + c  →  conv'(x),  W' = a·W, b' = a·b + c       rounded to bytes once, not twice
 
-a and c are stored, one for each channel or one for all. Where the convolution pads with zeros, the image is padded by
--c/a before it, so that borders stay as they are.
+a and c are constants, per channel or for all. If the convolution pads with zeros, the image is padded by
+-c/a before it, so that borders do not change.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ AFFINE = ("Add", "Sub", "Mul", "Div")
 
 @dataclass(frozen=True)
 class Ends:
-    """A graph whose first and last convolution meet the image itself, and the values that are images."""
+    """A graph whose first convolution reads and whose last writes the image, and the names of the image values."""
 
     graph: Graph
     images: frozenset[str]
 
 
 def meet_image(model: onnx.ModelProto) -> Ends:
-    """Return the graph rewritten; what is not of these forms stays as it is."""
+    """Return the rewritten graph; ends that do not have these forms stay unchanged."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     first = _rewrite_input(copy)
@@ -46,7 +46,7 @@ def meet_image(model: onnx.ModelProto) -> Ends:
 
 @dataclass(frozen=True)
 class _Steps:
-    """Nodes that scale and shift the channels of a value, one after the other, and the convolution beside them."""
+    """Successive nodes that scale and shift the channels of a value, and the convolution next to them."""
 
     graph: Graph
     value: str
@@ -65,7 +65,7 @@ class _Steps:
 
 
 def _rewrite_input(model: onnx.ModelProto) -> str | None:
-    """Let the first convolution read the image; return the name of what it reads."""
+    """Make the first convolution read the image; return the name of the value it reads, or None."""
     graph = Graph(model)
     name: str = model.graph.input[0].name
     for user in graph.users.get(name, ()):
@@ -76,7 +76,7 @@ def _rewrite_input(model: onnx.ModelProto) -> str | None:
 
 
 def _steps_behind(graph: Graph, name: str, user: int) -> _Steps | None:
-    """Return the steps from a value to a convolution that nobody else reads."""
+    """Return the steps from a value to a convolution, if no other node reads the values between."""
     nodes, value, following = [], name, user
     while _affine(graph, graph.nodes[following], value) is not None:
         nodes.append(graph.nodes[following])
@@ -120,7 +120,7 @@ def _pad(
     factor: NDArray[np.float64],
     offset: NDArray[np.float64],
 ) -> list[onnx.NodeProto]:
-    """Return nodes that pad with zeros behind the steps, and undo the steps: zeros there are -c/a before them."""
+    """Return nodes that pad with zeros after the steps and then undo the steps: a zero becomes -c/a."""
     top, left = padding
     _store(model, f"{image}.pads", np.array([0, 0, top, left, 0, 0, top, left], np.int64))
     _store(model, f"{image}.factor", factor.reshape(1, -1, 1, 1).astype(np.float32))
@@ -133,7 +133,7 @@ def _pad(
 
 
 def _rewrite_output(model: onnx.ModelProto) -> str | None:
-    """Let the last convolution write the image; return the name of what it writes."""
+    """Make the last convolution write the image; return the name of the value it writes, or None."""
     graph = Graph(model)
     output: str = model.graph.output[0].name
     steps, shuffled = _steps_before(graph, output)
@@ -147,15 +147,15 @@ def _rewrite_output(model: onnx.ModelProto) -> str | None:
         _store(model, layer.weight, (weight * factor.reshape(-1, 1, 1, 1)).astype(np.float32))
         _add_to_bias(model, graph, steps.conv, factor * bias + offset - bias)
         _drop(model, steps.nodes, steps.value)
-    written = Graph(model)
+    rewritten = Graph(model)
     name = output
-    while (index := written.producer[name]) not in written.layers:
-        name = next(one for one in written.nodes[index].input if one in written.floats)
+    while (index := rewritten.producer[name]) not in rewritten.layers:
+        name = next(one for one in rewritten.nodes[index].input if one in rewritten.floats)
     return name
 
 
 def _steps_before(graph: Graph, output: str) -> tuple[_Steps | None, int]:
-    """Return the steps from the last convolution to the output, and how many of its channels a shuffle makes one."""
+    """Return the steps from the last convolution to the output, and how many of its channels a shuffle merges."""
     nodes: list[onnx.NodeProto] = []
     name, value, shuffled = output, output, 1
     while (index := graph.producer.get(name)) is not None:
@@ -179,7 +179,7 @@ def _steps_before(graph: Graph, output: str) -> tuple[_Steps | None, int]:
 
 
 def _drop(model: onnx.ModelProto, steps: Sequence[onnx.NodeProto], value: str) -> None:
-    """Take steps out of the graph: who read the last one's result reads the value before the first."""
+    """Remove steps from the graph: nodes that read the last result then read the value before the first."""
     result = steps[-1].output[0]
     nodes = [node for node in model.graph.node if all(node.output != step.output for step in steps)]
     is_output = any(one.name == result for one in model.graph.output)
@@ -187,9 +187,9 @@ def _drop(model: onnx.ModelProto, steps: Sequence[onnx.NodeProto], value: str) -
         node.input[:] = [value if one == result else one for one in node.input]
         if is_output:
             node.output[:] = [result if one == value else one for one in node.output]
-    kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
     del model.graph.node[:]
-    model.graph.node.extend(kept)
+    model.graph.node.extend(copies)
 
 
 def _affine(graph: Graph, node: onnx.NodeProto, value: str) -> tuple[NDArray[Any], NDArray[Any]] | None:
@@ -235,7 +235,7 @@ def _add_to_bias(model: onnx.ModelProto, graph: Graph, index: int, change: NDArr
 
 
 def _store(model: onnx.ModelProto, name: str, values: NDArray[Any]) -> None:
-    """Store a constant, in the place of one of that name if there is one."""
+    """Store a constant; replace one with the same name."""
     tensor = numpy_helper.from_array(np.ascontiguousarray(values), name)
     for stored in model.graph.initializer:
         if stored.name == name:
@@ -245,15 +245,15 @@ def _store(model: onnx.ModelProto, name: str, values: NDArray[Any]) -> None:
 
 
 def _without_unused(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Drop nodes and constants that lead to no output."""
-    needed = {value.name for value in model.graph.output}
-    kept = []
+    """Remove nodes and constants that no output depends on."""
+    names = {value.name for value in model.graph.output}
+    nodes = []
     for node in reversed(model.graph.node):
-        if any(name in needed for name in node.output):
-            needed.update(node.input)
-            kept.append(onnx.NodeProto.FromString(node.SerializeToString()))
-    stored = [onnx.TensorProto.FromString(t.SerializeToString()) for t in model.graph.initializer if t.name in needed]
+        if any(name in names for name in node.output):
+            names.update(node.input)
+            nodes.append(onnx.NodeProto.FromString(node.SerializeToString()))
+    stored = [onnx.TensorProto.FromString(t.SerializeToString()) for t in model.graph.initializer if t.name in names]
     del model.graph.node[:], model.graph.initializer[:], model.graph.value_info[:]
-    model.graph.node.extend(reversed(kept))
+    model.graph.node.extend(reversed(nodes))
     model.graph.initializer.extend(stored)
     return model

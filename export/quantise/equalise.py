@@ -1,12 +1,12 @@
-"""Channels of like size, where a positive factor passes through what stands between layers: f(c·x) = c·f(x).
+"""Equalisation of channels where positive factors pass through the operators between layers: f(c·x) = c·f(x).
 
     producers   W ← W/s, b ← b/s      readers   W ← W·s      s = (peak of the channel / largest peak)^1/2
 
-ReLU, LeakyReLU and PReLU let it through, and so do sums, concatenations and shuffles: one factor for each channel of
-all values that are tied by these, such as a residual stream with its ReLUs, and for all layers that write or read them.
-The function stays. One scale for all channels of a value is made for the largest; after this the small ones have more
-of its levels (Nagel et al., Data-Free Quantization, ICCV 2019). Not more than the root: what a channel gains its
-readers' weights lose. Streams that nothing but sums touch have a basis instead (compressor/models/spread.py).
+ReLU, LeakyReLU and PReLU pass a factor on, and so do sums, concatenations and shuffles. Values that these connect, such
+as a residual stream with its ReLUs, share one factor per channel, which applies to all layers that write or read them.
+The function does not change. The grid of a value fits its largest channel; equalised, the small channels use more
+of its levels (Nagel et al., Data-Free Quantization, ICCV 2019). The factor is only the root, as the precision that a
+channel gains is lost in its readers' weights. Streams with sums only change their basis (compressor/models/spread.py).
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from export.quantise.ends import Ends
 from export.quantise.plan import Graph, Layer, make_plan
 
 SMALLEST = 1e-3
-"""Of a channel's peak, as a share of the largest: a weaker one is not raised further."""
+"""Smallest share of the largest peak that a channel's peak counts as: weaker channels are not raised further."""
 
 ACTIVATIONS = frozenset(HOMOGENEOUS) - {"Identity"}
 
 
 def equalise_channels(ends: Ends, patches: torch.Tensor) -> Ends:
-    """Return the graph with its channels equalised; peaks are those on the patches."""
+    """Return the graph with its channels equalised by their peaks on the patches."""
     plan = make_plan(ends.graph, images=ends.images)
     convolutions = {index: layer for index, layer in plan.layers.items() if layer.kind == "conv"}
     ties = _Ties(ends.graph, convolutions)
-    # One by one: a graph for one size of image takes one image.
+    # One by one: a graph for a fixed size takes a batch of one.
     inputs = [ProofInput(f"patch {n}", lr[None]) for n, lr in enumerate(patches)]
     peaks = measure_graph(ends.graph.model, inputs).peaks
     scales = ties.scales({name: peaks[name].channels for name in plan.grids if name in peaks})
@@ -62,14 +62,14 @@ def equalise_channels(ends: Ends, patches: torch.Tensor) -> Ends:
 
 
 class _Ties:
-    """The channels of a graph's values, in classes of one factor each; class 0 is not rescaled."""
+    """The channels of a graph's values, in classes that share a factor; class 0 is not rescaled."""
 
     def __init__(self, graph: Graph, convolutions: Mapping[int, Layer]) -> None:
         self.graph, self.convolutions = graph, convolutions
         self.parents = [0]
         self.channels = graph.channels
         self.of: dict[str, NDArray[np.int64]] = {}
-        """The class of each channel, by value."""
+        """Class of each channel, by the name of the value."""
         self.through_activations: list[NDArray[np.int64]] = []
         for value in graph.model.graph.input:
             self.of[value.name] = np.zeros(self.channels.get(value.name, 1), np.int64)
@@ -100,7 +100,7 @@ class _Ties:
                 self._fix(name)
 
     def _shuffled(self, before: NDArray[np.int64], node: onnx.NodeProto) -> NDArray[np.int64]:
-        """Tie the channels that a shuffle makes one of."""
+        """Tie the channels that a shuffle merges; return the classes of its result."""
         places = _attribute(node, "blocksize") ** 2
         in_rows = _attribute(node, "mode") == b"CRD"
         by_channel = before.reshape(-1, places) if in_rows else before.reshape(places, -1).T
@@ -110,7 +110,7 @@ class _Ties:
         return first
 
     def _tie_shared(self) -> None:
-        """Tie what layers of the same weights write and read; a bias that several weights share stays."""
+        """Tie the values of layers that share weights; do not rescale a bias that several weights share."""
         first: dict[tuple[str, str], str] = {}
         weights: dict[str, str] = {}
         for index, layer in self.convolutions.items():
@@ -153,7 +153,7 @@ class _Ties:
         return np.array([self._root(one) for one in classes.tolist()], np.int64)
 
     def scales(self, peaks: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64]:
-        """Return the factor s of every class, by the peaks of the channels of values."""
+        """Return the factor s of every class, by the values' peaks per channel."""
         shares = np.zeros(len(self.parents))
         for name, peak in peaks.items():
             if name in self.of and peak.shape == self.of[name].shape and np.isfinite(peak).all() and peak.max() > 0:

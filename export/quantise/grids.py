@@ -2,7 +2,7 @@
 
     q = clip(round(x / scale) + zero_point, low, high),   x ≈ scale·(q - zero_point)
 
-A value has one grid; a weight has one scale for each row, that is for each output channel, and no zero point.
+A value has one grid; a weight has one scale for each row (output channel) and no zero point.
 """
 
 from __future__ import annotations
@@ -12,21 +12,21 @@ from dataclasses import dataclass
 import torch
 
 BINS = 2048
-"""Of the histogram on which a range is chosen."""
+"""Number of bins of the histogram by which a range is chosen."""
 
 SHARES = tuple(1 - 0.5 * step / 24 for step in range(25))
-"""Of each end of a range, which are tried."""
+"""Shares of the full range that are tried for each end."""
 
 CLIPPING = 30.0
-"""How many times the squared error of a value beyond the grid counts."""
+"""Weight of the squared error of a clipped value, compared with a rounded one."""
 
 DAMPING = 1e-2
-"""Added to the diagonal of the inputs' covariance, as a share of its mean, before its inverse is used."""
+"""Share of the mean diagonal of the inputs' covariance that is added to the diagonal before inversion."""
 
 
 @dataclass(frozen=True)
 class Levels:
-    """The integers of a type: unsigned or signed, of eight bits or fewer; symmetric ones have zero point 0."""
+    """A range of integers, unsigned or signed, of at most eight bits; symmetric ones have zero point 0."""
 
     low: int
     high: int
@@ -40,33 +40,33 @@ class Levels:
 U8 = Levels(0, 255)
 S8 = Levels(-127, 127, symmetric=True)
 S7 = Levels(-63, 63, symmetric=True)
-"""Seven bits: where a processor adds two products of eight bits in sixteen, it overflows otherwise."""
+"""Seven bits, for processors that add two products in sixteen bits, where eight bits would overflow."""
 
 
 @dataclass(frozen=True)
 class Grid:
-    """The grid of a value."""
+    """The grid of a value: scale, zero point and integers."""
 
     scale: float
     zero_point: int
     levels: Levels
 
     def round(self, values: torch.Tensor) -> torch.Tensor:
-        """Return the nearest values on the grid, half to even as ONNX has it."""
+        """Return the nearest values on the grid; halves round to even, as in ONNX."""
         levels = (values / self.scale).round_().add_(self.zero_point).clamp_(self.levels.low, self.levels.high)
         return levels.sub_(self.zero_point).mul_(self.scale)
 
 
 def choose_grid(values: torch.Tensor, levels: Levels, clipping: float = CLIPPING) -> Grid:
-    """Return the grid of least error for these values: an end that is seldom reached may be cut off.
+    """Return the grid of least error for these values; rarely used ends of the range may be clipped.
 
-    What is cut off counts `clipping` times: rounding is noise that the next layer averages over all its inputs, what is
-    cut off is not.
+    A clipping error counts `clipping` times: rounding is noise that the next layer averages over its inputs, clipping
+    is not.
     """
     low, high = min(0.0, float(values.min())), max(0.0, float(values.max()))
     if not high - low > 0:
         return Grid(1.0, 0, levels)
-    # A subset says enough.
+    # A subset of the values is enough.
     flat = values.flatten()
     counts = torch.histc(flat[:: max(1, len(flat) // 2**20)].float(), BINS, low, high).double()
     centres = low + (high - low) / BINS * (torch.arange(BINS, dtype=torch.float64) + 0.5)
@@ -75,7 +75,7 @@ def choose_grid(values: torch.Tensor, levels: Levels, clipping: float = CLIPPING
         return _error(_grid(below, above, levels), centres, counts, clipping)
 
     below, above = low, high
-    for _ in range(2):  # one end after the other, twice
+    for _ in range(2):  # optimise one end after the other, twice
         below = min((low * share for share in SHARES), key=lambda end: error(end, above))
         above = min((high * share for share in SHARES), key=lambda end: error(below, end))
     return _grid(below, above, levels)
@@ -89,7 +89,7 @@ def _grid(low: float, high: float, levels: Levels) -> Grid:
 
 
 def _float32(scale: float) -> float:
-    """Return the scale as files store it."""
+    """Return the scale rounded to float32, as files store it."""
     return float(torch.tensor(scale, dtype=torch.float32))
 
 
@@ -119,10 +119,10 @@ def round_rows(weight: torch.Tensor, scales: torch.Tensor, levels: Levels) -> to
 def round_with_feedback(
     weight: torch.Tensor, scales: torch.Tensor, covariance: torch.Tensor, levels: Levels
 ) -> torch.Tensor:
-    """Return integers for (rows, columns), each column's error passed on to the columns that are not rounded yet.
+    """Return integers for (rows, columns); each column's rounding error is compensated in the columns not yet rounded.
 
-    Of all ways to round, this comes near to the one that changes the layer's output least: Σ‖(W - Q)·x‖² with Σ x·xᵀ =
-    `covariance` (Frantar et al., GPTQ, ICLR 2023; here without blocks, in float64).
+    This comes near to the rounding that changes the layer's output least: Σ‖(W - Q)·x‖² with Σ x·xᵀ = `covariance`
+    (Frantar et al., GPTQ, ICLR 2023; here without blocks, in float64).
     """
     mean = covariance.diagonal().mean()
     if not mean > 0:
@@ -130,7 +130,7 @@ def round_with_feedback(
     size = len(covariance)
     order = torch.argsort(covariance.diagonal(), descending=True)
     ordered, unit = covariance[order][:, order], mean * torch.eye(size, dtype=covariance.dtype)
-    # Of nearly constant inputs, rounding may leave a covariance with eigenvalues below zero: it takes more damping.
+    # With nearly constant inputs, floating-point rounding may give negative eigenvalues, which need more damping.
     for damping in (DAMPING * 10**power for power in range(5)):
         upper, failed = torch.linalg.cholesky_ex(torch.linalg.inv_ex(ordered + damping * unit).inverse, upper=True)
         if not failed:

@@ -1,11 +1,11 @@
-"""Which nodes of a graph compute in eight bits, and which values therefore lie on grids.
+"""The choice of a graph's nodes that compute in eight bits, and so of the values that lie on grids.
 
-A layer with stored weights computes in eight bits, and so do sums and products of values unless the scheme keeps them
-in float. What only moves values keeps their grid. An activation right behind a layer belongs to it: the value between
-them is never stored. Everything else (softmax, norms, GELU) is float, and so is:
+Layers with stored weights compute in eight bits, and so do sums and products of values unless the scheme keeps them in
+float. Operators that only move values keep their grid. An activation directly after a layer belongs to it: the value
+between them is never stored. Everything else (softmax, norms, GELU) is float, and so are:
 
-- a gate, from the pooling of a whole image to its sigmoid: one pixel an image costs nothing, and its error is in all
-- a sum whose result is the image itself: in the image an error is seen as it is
+- a gate, from the pooling of a whole image to its sigmoid: one pixel per image costs nothing, its error affects all
+- a sum whose result is the image itself: its error is directly visible
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ MOVES = frozenset(
         "Relu",
     }
 )
-"""Operators whose results are values of their first input, or zero."""
+"""Operators whose results are values of their first input, or zero (Relu)."""
 
 FUSED = frozenset({"Relu", "Clip"})
 """Activations that a runtime computes with the layer before them."""
@@ -48,16 +48,16 @@ POOLS = frozenset({"GlobalAveragePool", "ReduceMean"})
 
 @dataclass(frozen=True)
 class Flavour:
-    """The rules of a runtime."""
+    """The rules of a runtime for computing in eight bits."""
 
     name: str
     values: Levels
     weights: Levels
     integer_bias: bool
-    """True: the bias is an integer too, on the grid of the products. TensorRT takes it in float."""
+    """True if the bias is an integer too, on the grid of the products. TensorRT takes it in float."""
     image_bytes: bool
-    """True: the image itself lies on the grid of bytes, at both ends. Without a zero point it would have half of it, so
-    that the last layer gives floats instead."""
+    """True if the image itself is on the grid of bytes, at both ends. Without a zero point it could use only half of
+    the levels, so the last layer returns floats instead."""
 
 
 CPU = Flavour("cpu", U8, S8, integer_bias=True, image_bytes=True)
@@ -66,15 +66,15 @@ TENSORRT = Flavour("tensorrt", S8, S8, integer_bias=False, image_bytes=False)
 
 @dataclass(frozen=True)
 class Scheme:
-    """What a file is quantised with: its flavour, and what stays in float."""
+    """The scheme of quantisation of a file: its flavour, and the parts that stay in float."""
 
     flavour: Flavour = CPU
     float_layers: frozenset[str] = frozenset()
-    """Names of nodes."""
+    """Names of the layers' nodes that stay in float."""
     float_sums: bool = False
     solved_weights: bool = False
-    """Weights are solved for again before they are rounded. On photos unlike the patches that may lose more than it
-    gains, so that it is not done where the bound is met without."""
+    """True if weights are solved for again before they are rounded. On photos unlike the patches this may lose more
+    than it gains, so it is done only if the bound is not met without."""
 
     def keeping(self, *layers: str, sums: bool | None = None) -> Scheme:
         """Return the scheme with further layers, or the sums, in float."""
@@ -87,7 +87,7 @@ class Scheme:
 
 @dataclass(frozen=True)
 class Graph:
-    """A float graph with what is asked of it again and again. Nodes are known by their place."""
+    """A float graph with cached facts. Nodes are identified by their index."""
 
     model: onnx.ModelProto
 
@@ -97,7 +97,7 @@ class Graph:
 
     @cached_property
     def constants(self) -> Mapping[str, NDArray[Any]]:
-        """Stored values by name."""
+        """Return the stored values by name."""
         stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in self.model.graph.initializer}
         for node in self.nodes:
             if node.op_type == "Constant":
@@ -126,20 +126,20 @@ class Graph:
 
     @cached_property
     def types(self) -> Mapping[str, TypeProto.Tensor]:
-        """Type and shape of the values by name."""
+        """Return type and shape of the values by name."""
         inferred = onnx.shape_inference.infer_shapes(self.model, data_prop=True).graph
         values = (*inferred.input, *inferred.output, *inferred.value_info)
         return {value.name: value.type.tensor_type for value in values}
 
     @cached_property
     def channels(self) -> Mapping[str, int]:
-        """The channels of each value of (N, C, H, W)."""
+        """Return the number of channels of each value of shape (N, C, H, W)."""
         shapes = {name: kind.shape.dim for name, kind in self.types.items()}
         return {name: dims[1].dim_value for name, dims in shapes.items() if len(dims) == 4 and dims[1].dim_value}
 
     @cached_property
     def floats(self) -> frozenset[str]:
-        """Names of the values, not stored, that are float32."""
+        """Return the names of the float32 values that are not constants."""
         kinds = {name: kind.elem_type for name, kind in self.types.items()}
         return frozenset(
             name for name, kind in kinds.items() if kind == TensorProto.FLOAT and name not in self.constants
@@ -147,7 +147,7 @@ class Graph:
 
     @cached_property
     def layers(self) -> Mapping[int, Layer]:
-        """The nodes with stored weights that can be quantised."""
+        """Return the nodes with stored weights that can be quantised, by index."""
         return {index: layer for index, node in enumerate(self.nodes) if (layer := self._layer(index, node))}
 
     def _layer(self, index: int, node: onnx.NodeProto) -> Layer | None:
@@ -181,7 +181,7 @@ class Graph:
         return Layer(index, node.name, node.input[1], self._added(node, len(weight[0])), "columns")
 
     def _added(self, node: onnx.NodeProto, size: int) -> str | None:
-        """Return the stored vector that is added to a product, its bias, if there is one."""
+        """Return the name of the stored vector that is added to a product, its bias; None without one."""
         (name,) = node.output
         if len(self.users.get(name, ())) != 1 or name in self.outputs:
             return None
@@ -192,14 +192,14 @@ class Graph:
         return others[0] if self.constants[others[0]].shape == (size,) and len(self.users[others[0]]) == 1 else None
 
     def sole_user(self, name: str) -> int | None:
-        """Return the only node that reads a value, if the value goes nowhere else."""
+        """Return the only node that reads a value; None if there are others or the value is an output."""
         users = self.users.get(name, ())
         return users[0] if len(users) == 1 and name not in self.outputs else None
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A layer: its node, the names of its weight and bias, and how the weight is stored.
+    """A layer: its node, the names of its weight and bias, and the layout of the weight by `kind`.
 
     conv: (rows, columns of a group, h, w); rows: (rows, columns); columns: (columns, rows).
     """
@@ -215,11 +215,11 @@ class Layer:
 
 @dataclass(frozen=True)
 class Plan:
-    """What of a graph is quantised.
+    """The quantised parts of a graph.
 
-    `grids` names the values that lie on a grid, in the order of the graph, each with the value whose grid it shares, or
-    None where it has its own. `integer` are the nodes that read grids, `on_grid` those whose results exist on a grid
-    only.
+    `grids` maps the values that lie on a grid, in the order of the graph, to the value whose grid they share, or to
+    None if they have their own. `integer` are the nodes that read quantised values, `on_grid` those whose results exist
+    only in quantised form.
     """
 
     graph: Graph
@@ -231,20 +231,20 @@ class Plan:
     images: frozenset[str] = frozenset()
 
     def reads_grid(self, index: int, name: str) -> bool:
-        """Return whether a node reads a value on its grid: an integer node, or any where there is nothing else."""
+        """Return whether a node reads a quantised value: if it is an integer node, or if no float value exists."""
         if name not in self.grids:
             return False
         return index in self.integer or self.graph.producer.get(name) in self.on_grid
 
 
 def fused_activation(graph: Graph, index: int) -> int | None:
-    """Return the activation that belongs to a node."""
+    """Return the index of the activation that a runtime computes with a node, or None."""
     user = graph.sole_user(graph.nodes[index].output[0])
     return user if user is not None and graph.nodes[user].op_type in FUSED else None
 
 
 def make_plan(graph: Graph, scheme: Scheme = Scheme(), images: frozenset[str] = frozenset()) -> Plan:
-    """Return what a scheme quantises; `images` are the values that are images (`ends.py`)."""
+    """Return the plan of a scheme; `images` are the names of the image values (`ends.py`)."""
     unknown = scheme.float_layers - {layer.name for layer in graph.layers.values()}
     if unknown:
         raise SrkdError(f"the graph has no layer called {sorted(unknown)[0]!r}")
@@ -258,13 +258,13 @@ def make_plan(graph: Graph, scheme: Scheme = Scheme(), images: frozenset[str] = 
     integer = {*layers, *sums}
     grids: dict[str, str | None] = {}
     on_grid: set[int] = set()
-    needed = {name for index in integer for name in graph.nodes[index].input if name in graph.floats}
+    inputs = {name for index in integer for name in graph.nodes[index].input if name in graph.floats}
     for index, node in enumerate(graph.nodes):
         for name in node.input:
-            if name in needed:
+            if name in inputs:
                 grids.setdefault(name, None)
         if index in integer:
-            if node.op_type == "MatMul":  # runtimes give its products in float
+            if node.op_type == "MatMul":  # runtimes return its products in float
                 continue
             last = fused_activation(graph, index)
             (result,) = graph.nodes[index if last is None else last].output
@@ -280,7 +280,7 @@ def make_plan(graph: Graph, scheme: Scheme = Scheme(), images: frozenset[str] = 
 
 
 def _moves_grid(graph: Graph, index: int, grids: Container[str], on_grid: Container[int]) -> bool:
-    """Return whether a node moves values that exist on a grid only."""
+    """Return whether a node only moves values that exist only in quantised form."""
     node = graph.nodes[index]
     if node.op_type not in MOVES or index in on_grid:
         return False
@@ -288,7 +288,7 @@ def _moves_grid(graph: Graph, index: int, grids: Container[str], on_grid: Contai
 
 
 def _gates(graph: Graph) -> Iterator[int]:
-    """Yield the nodes that compute on what a whole image was pooled to."""
+    """Yield the nodes that compute on the pooled value of a whole image."""
     pooled: set[str] = set()
     for index, node in enumerate(graph.nodes):
         if node.op_type in POOLS and _is_whole_image(graph, node):
@@ -310,7 +310,7 @@ def _is_whole_image(graph: Graph, node: onnx.NodeProto) -> bool:
 
 
 def _sums(graph: Graph, gates: set[int]) -> Iterator[int]:
-    """Yield the sums and products of values that go on into a layer."""
+    """Yield the sums and products of values whose results lead to a layer."""
     leads_on: set[str] = set()
     for index in reversed(range(len(graph.nodes))):
         node = graph.nodes[index]

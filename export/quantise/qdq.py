@@ -1,4 +1,4 @@
-"""A planned and solved graph as an ONNX file: a pair of QuantizeLinear and DequantizeLinear at each value on a grid."""
+"""ONNX files of planned and solved graphs: QuantizeLinear and DequantizeLinear at each value on a grid."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ INT32 = 2**31 - 1
 
 
 def write_qdq(plan: Plan, solution: Solution) -> onnx.ModelProto:
-    """Return the quantised model; weights are stored as integers, the bias as the flavour has it."""
+    """Return the quantised model; weights are stored as integers, the bias as the flavour requires."""
     return _Writer(plan, solution).write()
 
 
@@ -49,12 +49,12 @@ class _Writer:
                 self._pair(name, renamed.get(name, name), last=name in renamed)
         nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in self.nodes]
         used = {name for node in nodes for name in node.input}
-        kept = [
+        weights = [
             onnx.TensorProto.FromString(t.SerializeToString()) for t in self.model.graph.initializer if t.name in used
         ]
         del self.model.graph.node[:], self.model.graph.initializer[:], self.model.graph.value_info[:]
         self.model.graph.node.extend(nodes)
-        self.model.graph.initializer.extend([*kept, *self.stored])
+        self.model.graph.initializer.extend([*weights, *self.stored])
         return self.model
 
     def _pair(self, name: str, computed: str, *, last: bool = False) -> None:
@@ -76,7 +76,7 @@ class _Writer:
         return f"{name}.scale", f"{name}.zero_point"
 
     def _layer(self, index: int, node: onnx.NodeProto, layer: QuantisedLayer) -> None:
-        """Put integers in the place of the weight and the bias."""
+        """Replace the weight and the bias by integers."""
         place = self.plan.layers[index]
         axis = 1 if place.kind == "columns" else 0
         name = node.name

@@ -1,8 +1,8 @@
-"""What stays in float: nothing at first, then what the bound demands, the cheapest first.
+"""Search for the parts that stay in float: first none, then as many as the bound requires, the cheapest first.
 
-Weights that are solved for again cost no time, and come before all choices that do: the sums, the last layer, the
-first, those of the upsampler. Where these are not enough, the layers follow whose rounding changes the image most.
-Each try quantises the whole graph anew, is measured on photos, and timed.
+Solving for the weights again costs no time at run time, so it comes before the choices that do: the sums, the last
+layer, the first, those of the upsampler. If these are not enough, the layers follow whose rounding changes the image
+most. Each try quantises the whole graph again, is measured on photos, and timed.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from export.quantise.qdq import write_qdq
 from export.quantise.walk import Walk
 
 ROUNDS = 7
-"""Of each graph, in turns, whose median is told."""
+"""Number of runs of each graph, in turns, whose median is reported."""
 
 TIE = 0.05
-"""Where times differ by less than this share, the better quality decides: a clock says no more."""
+"""Times that differ by less than this share count as equal, and quality decides."""
 
 SENSITIVE = (1, 2, 4, 8, 16)
-"""Layers that are kept in float one after the other, the most sensitive first."""
+"""Numbers of layers to keep in float one after the other, the most sensitive first."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Try:
 
     scheme: Scheme
     words: str
-    """What stays in float."""
+    """Names of the parts that stay in float."""
     model: onnx.ModelProto
     quality: Quality
     ms: float
@@ -49,7 +49,7 @@ class Try:
 
     @property
     def ms_of_float(self) -> float:
-        """Its time as a share of that of the float graph, with which it took turns."""
+        """Return the time as a share of that of the float graph, with which it took turns."""
         return self.ms / self.float_ms
 
 
@@ -63,7 +63,7 @@ def search(
     *,
     size: tuple[int, int] = (128, 128),
 ) -> Try:
-    """Return the first try within the bound; of choices that are equally many, the one that costs the least time."""
+    """Return the first try within the bound; of tries with equally many choices, the one that takes the least time."""
     return _Search(ends, patches, photos, flavour, max_drop, context, size).run()
 
 
@@ -83,24 +83,24 @@ class _Search:
             solved = self.attempt(replace(best.scheme, solved_weights=True), ())
             best = min(best, solved, key=lambda one: _distance(one.quality))
         choices = dict(self.choices())
-        kept: tuple[str, ...] = ()
+        names: tuple[str, ...] = ()
         while choices and best.quality.reason(self.max_drop) is not None:
-            attempts = {name: self.attempt(change(best.scheme), (*kept, name)) for name, change in choices.items()}
+            attempts = {name: self.attempt(change(best.scheme), (*names, name)) for name, change in choices.items()}
             name, best_next = self.cheapest(attempts, best)
             if best_next is None:
                 break
-            best, kept = best_next, (*kept, name)
+            best, names = best_next, (*names, name)
             choices.pop(name)
         if best.quality.reason(self.max_drop) is not None:
-            best = self.most_sensitive(best, kept)
+            best = self.most_sensitive(best, names)
         reason = best.quality.reason(self.max_drop)
         if reason is not None:
             raise CannotConvert(f"in eight bits it {reason}; tried with {best.words} in float, too")
         return best
 
     def cheapest(self, attempts: Mapping[str, Try], before: Try) -> tuple[str, Try | None]:
-        """Return the attempt within the bound that takes the least time, or of several the one with the best quality;
-        else the one that gains most."""
+        """Return the fastest attempt within the bound, of equally fast ones the one with the best quality; if none is
+        within the bound, the one that gains most, or None if none gains."""
         within = {name: one for name, one in attempts.items() if one.quality.reason(self.max_drop) is None}
         if within:
             least = min(one.ms_of_float for one in within.values())
@@ -124,19 +124,19 @@ class _Search:
             choices.append(("upsampler", lambda scheme: scheme.keeping(*upsampler)))
         return choices
 
-    def most_sensitive(self, best: Try, kept: tuple[str, ...]) -> Try:
-        """Keep more and more of the layers in float whose rounding alone changes the image most."""
+    def most_sensitive(self, best: Try, names: tuple[str, ...]) -> Try:
+        """Keep more and more layers in float, those first whose rounding changes the image most."""
         ranking = self.ranking(best.scheme)
         for count in SENSITIVE:
             if count > len(ranking):
                 break
-            best = self.attempt(best.scheme.keeping(*ranking[:count]), (*kept, f"{count} most sensitive layers"))
+            best = self.attempt(best.scheme.keeping(*ranking[:count]), (*names, f"{count} most sensitive layers"))
             if best.quality.reason(self.max_drop) is None:
                 break
         return best
 
     def ranking(self, scheme: Scheme) -> list[str]:
-        """Return the layers, the one first without which the image is nearest to the network's."""
+        """Return the layers by sensitivity: first the one that, kept in float, leaves the least error in the image."""
         plan = make_plan(self.ends.graph, scheme, self.ends.images)
         errors = {}
         few = self.patches[:: max(1, len(self.patches) // 8)]
@@ -146,7 +146,7 @@ class _Search:
             errors[layer.name] = walk.error()
         return sorted(errors, key=lambda name: errors[name])
 
-    def attempt(self, scheme: Scheme, kept: tuple[str, ...]) -> Try:
+    def attempt(self, scheme: Scheme, names: tuple[str, ...]) -> Try:
         plan = make_plan(self.ends.graph, scheme, self.ends.images)
         model = quantise(plan, self.patches, self.context)
         quality = measure_graph(model, self.photos)
@@ -154,12 +154,12 @@ class _Search:
         width, height = self.size
         image = sample_photo(width, height, channels=self.patches.shape[1])
         ms, float_ms = _take_turns(lambda: _run(session, image), lambda: _run(reference, image))
-        words = ", ".join(kept) or "nothing"
+        words = ", ".join(names) or "nothing"
         solved = ", weights solved again" if scheme.solved_weights else ""
-        tried = Try(scheme, words, model, quality, ms, float_ms)
+        result = Try(scheme, words, model, quality, ms, float_ms)
         timing = f"{ms:.1f} ms for {width}x{height} (float {float_ms:.1f} ms)"
         self.context.note(f"{self.flavour.name}, in float {words}{solved}: {quality}, {timing}")
-        return tried
+        return result
 
 
 def quantise(plan: Plan, patches: torch.Tensor, context: Context = QUIET) -> onnx.ModelProto:
@@ -168,13 +168,13 @@ def quantise(plan: Plan, patches: torch.Tensor, context: Context = QUIET) -> onn
 
 
 def measure_graph(model: onnx.ModelProto, photos: QualityPhotos) -> Quality:
-    """Return what a graph makes of the photos, in ONNX Runtime."""
+    """Return the quality of a graph's images of the photos, in ONNX Runtime."""
     session = _session(model)
     return photos.measure(lambda lr: _run(session, lr))
 
 
 def _distance(quality: Quality) -> float:
-    """Return how far a file is from its source: the drop, and what its images lack to those of the source."""
+    """Return a file's distance from its source: the drop in dB plus a term for the difference of their images."""
     to_source = 100.0 if quality.psnr_to_source is None else quality.psnr_to_source
     return max(quality.drop, 0.0) + 10 ** (-to_source / 10) * 1e3
 

@@ -1,10 +1,10 @@
-"""A graph is run once, node by node, its values in float and its quantised ones side by side.
+"""Quantisation in one pass over a graph, node by node, with float and quantised values side by side.
 
-A layer is solved again on the inputs that it really gets, towards what it has to give: for a layer whose result is
-added to something else, what is missing in the sum, so that the errors of the layers before are corrected and not added
-up. Its weight is rounded with feedback, each error made good by the weights that are still to be rounded, and its bias
-makes up for what is missing on average. A scheme may ask for more, weights solved for by ridge least squares before
-they are rounded (`compressor/models/fitting/least_squares.py`). Then the result is rounded to its grid.
+A layer is solved again on the inputs that it really gets, towards its target: its float result, or, if the result is
+added to another value, the rest that the sum needs, so that errors of earlier layers are corrected instead of
+accumulated. Its weight is rounded with feedback: weights that are not yet rounded compensate each error. Its bias
+compensates the mean error. A scheme may also solve for the weights by ridge least squares before they are rounded
+(`compressor/models/fitting/least_squares.py`). Then the result is rounded to its grid.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ from export.quantise.grids import Grid, choose_grid, round_rows, round_with_feed
 from export.quantise.plan import Layer, Plan
 
 APART = 4
-"""One patch of so many is kept apart to choose the ridge."""
+"""One of this many patches is held out to choose the ridge."""
 
 PIXELS_OF_A_PATCH = 1024
-"""At most so many pixels of a patch count in the sums of a layer: neighbours are alike."""
+"""Largest number of pixels per patch that count in the sums of a layer, as neighbours are alike."""
 
 FEEDBACK_COLUMNS = 4096
-"""A layer with more columns is rounded without feedback, whose cost grows with their cube."""
+"""Largest number of columns of a layer that is rounded with feedback, whose cost grows with their cube."""
 
 
 @dataclass(frozen=True)
 class QuantisedLayer:
-    """A layer's weight as integers in the shape in which it is stored, the scale of each row, and its bias."""
+    """A layer's weight as integers in its stored shape, the scale of each row, and its bias."""
 
     integers: NDArray[np.int8]
     scales: NDArray[np.float32]
@@ -49,7 +49,7 @@ class QuantisedLayer:
 
 @dataclass(frozen=True)
 class Solution:
-    """The grid of each value that has one, and the layers by their nodes' places."""
+    """The grids of values by name, and the quantised layers by their nodes' indices."""
 
     grids: Mapping[str, Grid]
     layers: Mapping[int, QuantisedLayer]
@@ -57,7 +57,7 @@ class Solution:
 
 @dataclass
 class _Value:
-    """A value of all patches: in the float graph; in the quantised one as it is computed, and on its grid."""
+    """A value for all patches: in the float graph, and in the quantised one before and after rounding to its grid."""
 
     exact: NDArray[Any]
     raw: NDArray[Any]
@@ -72,7 +72,7 @@ class Walk:
     images: NDArray[np.float32]
     context: Context = QUIET
     correct: bool = True
-    """Pass errors of rounding on, and solve for the bias again; else each weight is rounded for itself."""
+    """True: round with feedback and solve for the bias again; False: round each weight independently."""
     values: dict[str, _Value] = field(default_factory=dict)
     grids: dict[str, Grid] = field(default_factory=dict)
     layers: dict[int, QuantisedLayer] = field(default_factory=dict)
@@ -94,7 +94,7 @@ class Walk:
         return Solution(self.grids, self.layers)
 
     def error(self) -> float:
-        """Run, and return the mean squared difference of the two images."""
+        """Run the pass, and return the mean squared difference between the float and the quantised image."""
         (output,) = (value.name for value in self.plan.graph.model.graph.output)
         self.run()
         value = self.values[output]
@@ -137,7 +137,7 @@ class Walk:
         return BYTES if name in self.plan.images and flavour.image_bytes else choose_grid(values, flavour.values)
 
     def _solve(self, layer: Layer, inputs: NDArray[Any], exact: NDArray[Any], index: int) -> NDArray[Any]:
-        """Quantise a layer, and return what it gives before that is rounded."""
+        """Quantise a layer, and return its result before rounding."""
         graph, levels = self.plan.graph, self.plan.scheme.flavour.weights
         stored = torch.from_numpy(graph.constants[layer.weight].copy())
         own_bias = layer.bias is not None and graph.nodes[index].op_type != "MatMul"
@@ -163,7 +163,7 @@ class Walk:
                 if len(covariance) <= FEEDBACK_COLUMNS and self.correct and not shared
                 else round_rows(part, scale, levels)
             )
-            # What is missing on average is missing after rounding, too.
+            # The bias compensates the mean error that is left after rounding.
             change = rounded * scale[:, None] - matrix[rows].double()
             offset = (total.r - change @ total.x) / total.count if self.correct and free else torch.zeros(len(part))
             integers.append(rounded)
@@ -184,7 +184,7 @@ class Walk:
         return result
 
     def _target(self, index: int, exact: NDArray[Any]) -> torch.Tensor:
-        """Return what a layer has to give: its float result, or what is missing in the sum that this goes into."""
+        """Return a layer's target: its float result, or the rest that the sum it is added to needs."""
         graph = self.plan.graph
         (name,) = graph.nodes[index].output
         factor = np.float32(1)
@@ -222,7 +222,7 @@ def _apply(layer: Layer, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tens
 
 
 def _sums(layer: Layer, x: torch.Tensor, missing: torch.Tensor, group: int) -> tuple[Sums, Sums]:
-    """Return the sums of one group over the patches that are fitted, and over those kept apart."""
+    """Return the sums of one group over the patches to fit, and over the held-out ones."""
     if layer.kind != "conv":
         x, missing = x.flatten(1, -2).movedim(-1, 1)[..., None], missing.flatten(1, -2).movedim(-1, 1)[..., None]
         sides: tuple[int, int] = (1, 1)
@@ -247,13 +247,13 @@ def _sums(layer: Layer, x: torch.Tensor, missing: torch.Tensor, group: int) -> t
 
 
 def _sides(layer: Layer, x: torch.Tensor, missing: torch.Tensor) -> tuple[int, int]:
-    """Return height and width of a convolution's kernel, from what it makes of an image."""
+    """Return height and width of a convolution's kernel, by the sizes of its input and output."""
     height, width = (x.shape[axis] - missing.shape[axis] + 2 * layer.padding[axis - 2] + 1 for axis in (2, 3))
     return height, width
 
 
 def _compute(model: onnx.ModelProto, node: onnx.NodeProto, inputs: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
-    """Run one node by ONNX Runtime."""
+    """Run one node in ONNX Runtime and return its outputs."""
     import onnxruntime
 
     feeds = {name: value for name, value in zip(node.input, inputs, strict=True) if name}

@@ -1,1 +1,1 @@
-"""One file a verb. Each holds `command`, and imports whatever is heavy inside the function body."""
+"""One file per verb. Each holds `command`, and imports slow packages inside the function."""

@@ -56,7 +56,7 @@ def records(comparison: Comparison) -> Records:
 
 
 def show(console: Console, comparison: Comparison) -> None:
-    """Print the table, then the gains of the best."""
+    """Print the table, then the gains of the best method."""
     rows = [
         (
             method.name,

@@ -1,4 +1,4 @@
-"""`srkd compress`: train a small student of a good, slow network."""
+"""`srkd compress`: training of a small student from a slow teacher."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def command(console: Console, options: CompressOptions, *, resume: Path | None, 
 
 
 def _require_alone() -> None:
-    """Refuse every option beside --resume that would change the run."""
+    """Refuse all options that would change the run that --resume continues."""
     context = click.get_current_context()
     others = [
         parameter.opts[-1]
@@ -108,7 +108,7 @@ def _report_dry_run(console: Console, options: CompressOptions, kind: DryRunKind
 
 
 def scores(report: CompressReport) -> list[tuple[str, Cost | None, Spread]]:
-    """Return student or variants, where it started, teacher and bicubic, each with its cost and its PSNR in dB."""
+    """Return name, cost and PSNR in dB of the student or its variants, its start, the teacher and bicubic."""
     cost = report.student.cost
     if report.trials is None:
         name = "student" if report.quantisation is None else f"student, {report.quantisation}"
@@ -141,7 +141,7 @@ def records(report: CompressReport) -> Records:
 
 
 def ways_to_look(report: CompressReport) -> list[str]:
-    """Return how to look at the run: its picture, its curves, and the trackers that have them."""
+    """Return lines on how to view the run: its picture, its curves and its trackers."""
     from compressor.training.trackers import read_wandb_facts
 
     run = report.run

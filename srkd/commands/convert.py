@@ -1,4 +1,4 @@
-"""`srkd convert`: a network as a checkpoint of another code base."""
+"""`srkd convert`: writing a network as a checkpoint of another code base."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def command(console: Console, options: ConvertOptions) -> None:
 
 
 def show(console: Console, converted: Converted) -> None:
-    """Print the file, and what it cannot hold."""
+    """Print the path of the file, and the values that it cannot hold."""
     console.result(f"wrote {converted.path}, {converted.bytes / 1e6:.2f} MB, {converted.to} ({converted.wrapping})")
     for name, value in converted.needs.items():
         text = "/".join(f"{part:g}" for part in value) if isinstance(value, tuple) else value

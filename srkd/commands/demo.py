@@ -1,4 +1,4 @@
-"""`srkd demo`: models in a browser, on this machine or on a phone."""
+"""`srkd demo`: an app that runs models in a browser, on this machine or on a phone."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def command(console: Console, options: DemoOptions) -> None:
     from demo.addresses import bind_sockets, read_certificate
     from demo.files import app_command, is_app_outdated, read_app, require_replaceable, write_site
 
-    # The export takes a while: what is wrong and quick to check is reported before it.
+    # Quick checks come before the slow export.
     build = path_of(options.build)
     if build is None:
         require_server_modules()
@@ -107,7 +107,7 @@ def _show_models(console: Console, models: Sequence[Model]) -> None:
     rows = [
         (
             model.name,
-            # A file of another tool's is nobody's student: what it is called is its own affair.
+            # A file of another tool is not necessarily a student.
             "-" if model.architecture is None and model.role == "student" else model.role,
             model.architecture or model.producer or "-",
             model.precision,
@@ -121,7 +121,7 @@ def _show_models(console: Console, models: Sequence[Model]) -> None:
 
 
 def loss_of(model: Model) -> str:
-    """Return what a file in eight bits lost, as it says itself."""
+    """Return the loss in dB that a file in eight bits states, or "-"."""
     from compressor.models.quantised_file import read_quantised_file
 
     file = read_quantised_file(model.metadata)
@@ -149,7 +149,7 @@ def _show_addresses(console: Console, addresses: Sequence[Address]) -> None:
 
 
 def _phone_advice(addresses: Sequence[Address], phone: Address | None) -> list[str]:
-    """Return how a phone gets the whole app, where these addresses do not allow it."""
+    """Return lines on how a phone gets the whole app, if these addresses do not allow it."""
     if phone is not None and not phone.refuses:
         return []
     port = urlsplit(addresses[0].url).port

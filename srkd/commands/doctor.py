@@ -1,4 +1,4 @@
-"""`srkd doctor`: what is installed, what is missing, and how to get it."""
+"""`srkd doctor`: a list of installed and missing packages, with the commands that install them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def command(console: Console, options: DoctorOptions) -> None:
 
 
 def groups(diagnosis: Diagnosis) -> dict[str, tuple[Piece, ...]]:
-    """Return the tables by their titles."""
+    """Return the rows of each table by its title."""
     return {
         "formats of srkd export": diagnosis.formats,
         "runtimes of profile, evaluate and upscale": diagnosis.runtimes,
@@ -65,7 +65,7 @@ def records(diagnosis: Diagnosis) -> Records:
 
 
 def show(console: Console, diagnosis: Diagnosis) -> None:
-    """Print versions, then a row for each piece, and how to get what is missing."""
+    """Print versions, then a row for each piece, and how to install missing ones."""
     console.say(", ".join(f"{package.name} {package.version or 'MISSING'}" for package in diagnosis.core))
     console.say(f"GPU: {diagnosis.gpu['name'] if diagnosis.gpu else 'none that torch can use'}")
     console.say(f"ONNX Runtime runs on: {', '.join(diagnosis.onnxruntime_devices)}")
@@ -83,7 +83,7 @@ def show(console: Console, diagnosis: Diagnosis) -> None:
             remedy = "; ".join(line for line in (piece.command, piece.remark) if line)
             if remedy:
                 names_by_remedy.setdefault(remedy, []).append(piece.name)
-        # One line each, however long: a command is copied.
+        # One line each, even a long one: users copy the command.
         for remedy, names in names_by_remedy.items():
             console.result(f"{', '.join(names)}: {remedy}")
     for note in diagnosis.notes:
@@ -126,7 +126,7 @@ def trial_records(report: TrtReport) -> Records:
 
 
 def _show_trials(console: Console, report: TrtReport) -> None:
-    """Print what belongs into an issue: the machine, then a row for each precision."""
+    """Print the facts for an issue: the machine, then a row for each precision."""
     machine = report.machine
     assert machine is not None
     console.result(

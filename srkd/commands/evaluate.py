@@ -1,4 +1,4 @@
-"""`srkd evaluate`: PSNR and SSIM, with the protocol beside every number."""
+"""`srkd evaluate`: PSNR and SSIM of models, with the protocol in every table."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def command(console: Console, options: EvaluateOptions, *, explain: bool, per_im
 
 
 def show(console: Console, results: Sequence[Evaluation], *, per_image: bool, explain: bool) -> None:
-    """Print the table of all models and sets, then those that the options add."""
+    """Print the table of all models and sets, then the tables that the options add."""
     from compressor.inference.numbers import lines_about
 
     evaluation = results[0]
@@ -76,7 +76,7 @@ def show(console: Console, results: Sequence[Evaluation], *, per_image: bool, ex
 
 
 def records(results: Sequence[Evaluation], *, per_image: bool) -> Records:
-    """Return a row for each convention, model and set; `per_image` adds those of the images."""
+    """Return a row for each convention, model and set; `per_image` adds one for each image."""
     rows: list[dict[str, object]] = []
     for evaluation in results:
         for model, sets in evaluation.models.items():
@@ -100,7 +100,7 @@ def records(results: Sequence[Evaluation], *, per_image: bool) -> Records:
 
 
 def show_scores(console: Console, heading: str, rows: Mapping[str, Mapping[str, Score | SetScore]], title: str) -> None:
-    """Print a row for each name, two columns for each of its scores."""
+    """Print a row for each name, with two columns for each of its scores."""
     columns = [f"{name} {figure}" for name in next(iter(rows.values())) for figure in ("PSNR-Y", "SSIM-Y")]
     lines = []
     for name, scores in rows.items():

@@ -1,4 +1,4 @@
-"""`srkd export`: a student in the formats that other programs run."""
+"""`srkd export`: writing a network in the formats that other programs run."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def command(console: Console, options: ExportOptions, *, every_format: bool) -> 
         console.write_csv(records(report))
     else:
         show(console, report)
-    # --all skips what this machine cannot build; a format that is named must be written.
+    # --all skips formats that this machine cannot build; formats given by name must be written.
     for_exit_code = [
         file for file in report.files if not every_format or file.format in options.formats or file.verdict == "failed"
     ]
@@ -121,7 +121,7 @@ def show(console: Console, report: ExportReport) -> None:
 
 
 def integer_cells(nodes: IntegerNodes | None) -> dict[str, int | None]:
-    """Return how much of a file its runtime computes with integers, for a row of values."""
+    """Return the numbers of nodes and of nodes in int8, for a row of values."""
     return {
         "nodes": None if nodes is None else nodes.nodes,
         "nodes_in_int8": None if nodes is None else nodes.nodes_in_int8,
@@ -129,7 +129,7 @@ def integer_cells(nodes: IntegerNodes | None) -> dict[str, int | None]:
 
 
 def parity_cells(parity: Parity | None) -> tuple[str, str]:
-    """Return the largest difference and the PSNR to the network, for a row of a table."""
+    """Return the largest difference and the PSNR to the network as cells of a table."""
     if parity is None:
         return "-", "-"
     return f"{parity.max_abs:.1e}", "equal" if parity.psnr is None else f"{parity.psnr:.1f} dB"

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from srkd.inspection import Inspection
 
 OWN_KEYS = ("srkd.spec", "srkd.cost", LICENCE)
-"""Shown as the network's facts."""
+"""Metadata keys that are shown as facts of the network."""
 
 
 @verb(
@@ -42,7 +42,7 @@ def command(console: Console, options: InspectOptions) -> None:
         raise UsageError("--csv prints the table of layers: add --layers")
     inspection = inspect_header(options)
     if inspection is None:
-        from srkd.network_inspection import inspect_opened  # takes the second that torch does
+        from srkd.network_inspection import inspect_opened  # imports torch, which takes a second
 
         inspection = inspect_opened(options)
     console.report("inspect", inspection, show, records)
@@ -104,7 +104,7 @@ def show(console: Console, inspection: Inspection) -> None:
 
 
 def _quantised_rows(inspection: Inspection) -> list[tuple[str, str]]:
-    """Return what is quantised: of a file in eight bits, of one that rounds in float, of a network."""
+    """Return the rows on quantisation of a file in eight bits, of a file that rounds in float, or of a network."""
     if inspection.int8 is not None:
         return _int8_rows(inspection.int8)
     from compressor.models.quantised_file import read_training

@@ -1,4 +1,4 @@
-"""`srkd plan`: the largest student that meets a target."""
+"""`srkd plan`: search for the largest student that meets a target."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def show(console: Console, report: PlanReport) -> None:
 
 
 def show_files(console: Console, files: PlanFiles) -> None:
-    """Print what was written, and what to do with it."""
+    """Print the written files, and the next steps."""
     models = [name for name in files.files if name.endswith(".onnx")]
     console.result(f"wrote {len(models)} shapes, plan.json and run.py to {files.folder}")
     console.say(f"next: copy {files.folder} to the device, run python run.py there (onnxruntime and numpy), bring")

@@ -1,4 +1,4 @@
-"""`srkd plot`: the curves of a run as a picture."""
+"""`srkd plot`: a picture of a run's curves."""
 
 from __future__ import annotations
 
@@ -31,6 +31,6 @@ def command(console: Console, options: PlotOptions) -> None:
 
 
 def show(console: Console, report: PlotReport) -> None:
-    """Print where the picture is, and how far each run is."""
+    """Print the path of the picture, and the last step of each run."""
     steps = ", ".join(f"{name} to step {step:,}" for name, step in report.steps.items())
     console.result(f"wrote {report.path}: {steps}")

@@ -1,4 +1,4 @@
-"""`srkd profile`: how fast, how large, how good, against the teacher."""
+"""`srkd profile`: speed, size and quality of models, compared with the teacher."""
 
 from __future__ import annotations
 
@@ -121,8 +121,8 @@ def _show_models(console: Console, report: ProfileReport) -> None:
     lines = []
     for cost in report.costs:
         name = f"{cost.model} (teacher)" if cost.model == report.teacher else cost.model
-        known: list[Quality | None] = [item for item in report.quality if item.model == cost.model]
-        scores = known or [None]
+        qualities: list[Quality | None] = [item for item in report.quality if item.model == cost.model]
+        scores = qualities or [None]
         for place, score in enumerate(scores):
             of_file = "" if score is None or score.precision != "int8" else f", {score.runtime}"
             precision = "" if score is None or len(scores) == 1 else f" {score.precision}{of_file}"
@@ -142,7 +142,7 @@ def _show_models(console: Console, report: ProfileReport) -> None:
 
 
 def _runtime(row: Row, rows: list[Row]) -> str:
-    """Return the runtime, with the precision where the rows have several."""
+    """Return the runtime, with the precision if the rows have several."""
     return row.runtime if len({each.arithmetic for each in rows}) == 1 else f"{row.runtime} {row.arithmetic}"
 
 
@@ -167,7 +167,7 @@ def _show_speed(console: Console, rows: list[Row]) -> None:
 
 
 def _show_throughput(console: Console, rows: list[Row]) -> None:
-    """Print the slow calls, what comes out, and how much of the device is used."""
+    """Print the slow percentiles of latency, the throughput, and its share of the device's matrix rate."""
     lines = [
         [
             row.model,
@@ -202,7 +202,7 @@ def _show_published(console: Console, rows: list[Row], device: str) -> None:
 
 
 MOST_LAYERS = 12
-"""Lines of a table of layers; the others are summed up, and JSON has them all."""
+"""Number of layers in a table; the others are added up in one line, and JSON has all of them."""
 
 
 def _show_layers(console: Console, layers: Layers) -> None:

@@ -1,4 +1,4 @@
-"""`srkd report`: run folders as one HTML file."""
+"""`srkd report`: one HTML file about run folders."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def command(console: Console, options: ReportOptions) -> None:
 
 
 def show(console: Console, report: ReportFile) -> None:
-    """Print where the file is, and what it lacks."""
+    """Print the path of the file, and what is missing in it."""
     for line in report.missing:
         console.say(line)
     console.result(f"wrote {report.path}: {report.bytes / 1e6:.2f} MB, for any browser")

@@ -1,4 +1,4 @@
-"""`srkd upscale`: pictures in, larger pictures out."""
+"""`srkd upscale`: enlarging pictures."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def command(console: Console, options: UpscaleOptions) -> None:
 
 
 def show_skipped(console: Console, report: UpscaleReport) -> None:
-    """Name what was left out; pictures that were enlarged before are counted, and named under -v."""
+    """Name the skipped pictures; those enlarged before are only counted, and named under -v."""
     for skipped in report.skipped:
         line = f"skipped {skipped.source}: {skipped.reason}"
         if skipped.output_exists:

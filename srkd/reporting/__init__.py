@@ -1,5 +1,5 @@
-"""Reports of run folders: what was gained, for somebody who was not there.
+"""Reports of run folders for readers who did not see the run.
 
-`contents` reads a run folder, `speed` its measured speed, `pictures` makes crops, `charts` says what is drawn, `page`
+`contents` reads a run folder, `speed` its measured speed, `pictures` makes crops, `charts` the charts' data, `page`
 writes the HTML, `report` and `comparison` are the verbs.
 """

@@ -1,4 +1,4 @@
-"""What a report draws, as values: curves over steps, and quality against what it costs. The script draws them."""
+"""Data of a report's charts: curves over steps, and quality against cost. The page's script draws them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SCATTER_Y = "Y-PSNR in dB"
 
 @dataclass(frozen=True)
 class Point:
-    """A network in the picture of quality against cost."""
+    """A network in the chart of quality against cost."""
 
     name: str
     role: str
@@ -27,7 +27,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Scatter:
-    """Points, and lines across at what needs no network."""
+    """A chart of points, with horizontal lines at the scores of bicubic."""
 
     title: str
     x_label: str
@@ -36,12 +36,12 @@ class Scatter:
 
     @property
     def front(self) -> list[tuple[float, float]]:
-        """Return the points that no other beats in both, in order of their cost: the Pareto front."""
+        """Return the Pareto front, in order of cost: the points that no other beats in both quality and cost."""
         return [(point.x, point.y) for point in pareto_front(self.points)]
 
 
 def curves(metrics: Sequence[Metrics]) -> list[dict[str, Any]]:
-    """Return the charts of a run's curves that have something to show."""
+    """Return the charts of a run's curves, without empty ones."""
     if not metrics:
         return []
     charts = [(chart, drawable(chart)) for chart in charts_of(metrics)]
@@ -61,10 +61,10 @@ def _lines(chart: Chart, some: Sequence[Any]) -> dict[str, Any]:
 
 
 def scatter(chart: Scatter) -> dict[str, Any]:
-    """Return a chart of points as the page's script takes it."""
+    """Return a chart of points in the form of the page's script."""
     points = [{"name": point.name, "role": point.role, "x": point.x, "y": point.y} for point in chart.points]
     levels = [{"name": name, "y": y} for name, y in chart.levels]
-    # What is drawn last lies on top.
+    # Later points are drawn on top.
     points.sort(key=lambda point: ("baseline", "teacher", "student").index(str(point["role"])))
     return {
         "kind": "points",
@@ -78,7 +78,7 @@ def scatter(chart: Scatter) -> dict[str, Any]:
 
 
 def against_macs(scores: Sequence[Score]) -> Scatter | None:
-    """Return quality against multiply-accumulates; None where fewer than two networks have both."""
+    """Return the chart of quality against multiply-accumulates; None if fewer than two networks have both."""
     points = tuple(
         Point(score.name, score.role, score.macs / 1e9, score.psnr_y)
         for score in scores
@@ -89,7 +89,7 @@ def against_macs(scores: Sequence[Score]) -> Scatter | None:
 
 
 def against_time(contents: Contents, speed: Speed) -> Scatter | None:
-    """Return quality against measured time, at the first size of the profile."""
+    """Return the chart of quality against time at the first size of the profile; None with fewer than two points."""
     size = speed.timings[0].lr_size
     points = []
     for timing in speed.timings:

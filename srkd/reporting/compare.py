@@ -1,4 +1,4 @@
-"""`srkd compare`: methods of run folders side by side."""
+"""`srkd compare`: a comparison of the methods of run folders."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from srkd.verb_options import CompareOptions, path_of
 
 
 def run_compare(options: CompareOptions, context: Context) -> Comparison:
-    """Compare the methods of run folders: mean and spread of the Y-PSNR over seeds, from what the runs measured.
+    """Compare the methods of run folders: mean and spread of the runs' Y-PSNR over seeds.
 
-    A plan of runs stands for its runs. Runs of another scale, protocol or other images are refused.
+    For a plan, all of its runs are compared. Runs of another scale, protocol or other images are refused.
 
         >>> print(srkd.compare("runs/small").methods[0].name)
     """

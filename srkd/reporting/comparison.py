@@ -1,4 +1,4 @@
-"""Methods side by side, each over its seeds, from the run folders that they were trained in."""
+"""Comparison of methods, each over its seeds, by their run folders."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from srkd.reporting.untrusted import Facts
 from srkd.trials_report import Gain, Spread
 
 SAME_BICUBIC_DB = 0.002
-"""Bicubic scores of the same images differ by rounding alone, also between machines."""
+"""Largest difference in dB between bicubic scores of the same images, by rounding, also between machines."""
 SEED_MARK = "-seed"
 
 
@@ -29,7 +29,7 @@ class Trained:
     macs: int | None
     steps: int | None
     settings: str
-    """Everything else that decides the result, as text: only equal ones are seeds of one method."""
+    """All other settings that decide the result, as text: runs with equal settings are seeds of one method."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Method:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Methods, the best first, and what is the same for all of them."""
+    """Methods, the best first, and the facts that they share."""
 
     scale: int
     protocol: str
@@ -60,9 +60,9 @@ class Comparison:
     teacher: float | None
     methods: tuple[Method, ...]
     gains: tuple[Gain, ...]
-    """Of the best over each other that has its seeds."""
+    """Gains of the best method over each other that shares seeds with it."""
     left_out: tuple[str, ...]
-    """Runs that are not finished, and why they are not in the table."""
+    """Lines about unfinished runs, which are not in the table."""
 
     def lines(self) -> tuple[str, ...]:
         """Return the lines below the table."""
@@ -71,7 +71,7 @@ class Comparison:
 
 
 def compare_contents(runs: Sequence[Contents]) -> Comparison:
-    """Compare runs that can be compared; one line names what differs where they cannot."""
+    """Compare runs; refuse runs that are not comparable, naming the difference in one line."""
     paths = [run.path.resolve() for run in runs]
     twice = next((run.path for run, path in zip(runs, paths, strict=True) if paths.count(path) > 1), None)
     if twice is not None:
@@ -100,7 +100,7 @@ def _psnr(run: Contents, role: str) -> float | None:
 
 
 def _require_alike(runs: Sequence[Contents]) -> None:
-    """Refuse runs whose figures are not of the same task."""
+    """Refuse runs of different scales, protocols or images."""
     first = runs[0]
     for run in runs[1:]:
         facts = {
@@ -124,7 +124,7 @@ def _require_alike(runs: Sequence[Contents]) -> None:
 
 
 def _trained(run: Contents) -> list[Trained]:
-    """Return a run, or each finished run of a plan; two runs one after the other are one."""
+    """Return a run, or each finished run of a plan; the two runs of `--then` count as one."""
     facts = Facts.read(run.path / FACTS)
     parts = [] if facts.has("request", "then") else [run.path / name for name in part_names(facts)]
     if not parts:
@@ -160,10 +160,10 @@ def _read(run: str, method: str, facts: Facts) -> Trained | None:
 
 
 def _methods(trained: Sequence[Trained], bicubic: float, teacher: float | None) -> list[Method]:
-    """Group runs that differ in their seed alone; methods of one name are told apart by their runs' names."""
+    """Group runs that differ only in their seed; methods of the same name are distinguished by their runs' names."""
     groups: dict[tuple[str, int], list[Trained]] = {}
     for one in trained:
-        # The same seed twice is another run of the same: it is no further seed.
+        # A second run with the same seed does not count as another seed of the method.
         number = 0
         while any(one.seed == other.seed for other in groups.get((one.settings, number), [])):
             number += 1
@@ -192,7 +192,7 @@ def _methods(trained: Sequence[Trained], bicubic: float, teacher: float | None) 
 
 
 def _gain(best: Method, other: Method) -> Gain | None:
-    """Return the gain of the best over another, on the seeds that both have; None where they share none."""
+    """Return the gain of the best over another method on their shared seeds; None if they share none."""
     own, others = dict(zip(best.seeds, best.psnr_y, strict=True)), dict(zip(other.seeds, other.psnr_y, strict=True))
     shared = [seed for seed in own if seed in others]
     if not shared:

@@ -1,4 +1,4 @@
-"""A comparison of methods as HTML, from the same parts as a report."""
+"""HTML of a comparison of methods, from the same parts as a report."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def comparison_parts(comparison: Comparison, runs: Sequence[Contents], drawn: Dr
 
 
 def comparison_page(comparison: Comparison, runs: Sequence[Contents]) -> str:
-    """Return the text of a page of its own."""
+    """Return the HTML of a complete page."""
     drawn = Drawn()
     title = f"{len(comparison.methods)} methods at scale {comparison.scale}"
     parts = [element("h1", title), *comparison_parts(comparison, runs, drawn)]

@@ -1,4 +1,4 @@
-"""What a run folder says, as frozen facts. Nothing is computed or opened here; what a file lacks is None."""
+"""The facts of a run folder, read from its files. No model is opened; a missing fact is None."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Role = Literal["teacher", "student", "baseline", "start", "bicubic"]
 
 @dataclass(frozen=True)
 class Score:
-    """A row of the table: a network's cost, and its Y-PSNR on the validation images over so many seeds."""
+    """A row of the table: a network's cost, and its Y-PSNR in dB on the validation images over a number of seeds."""
 
     name: str
     role: Role
@@ -38,14 +38,14 @@ class Score:
 
 @dataclass(frozen=True)
 class ExportedFile:
-    """A file in another format, what its export found, and whether it is still the file that was compared."""
+    """An exported file, the results of its export, and whether it is still the file that was compared."""
 
     name: str
     format: str
     precision: str
     bytes: int | None
     state: str | None
-    """Why the findings no longer hold; None where they do."""
+    """Reason why the results are no longer valid; None if they are."""
     verdict: str | None
     reason: str | None
     largest_difference: float | None
@@ -53,13 +53,13 @@ class ExportedFile:
     drop_db: float | None
     photos: int | None
     speed: str | None
-    """How it compares with float, in a sentence; `processor` is where."""
+    """Comparison of its speed with float in a sentence, measured on `processor`."""
     processor: str | None
 
 
 @dataclass(frozen=True)
 class Contents:
-    """One run folder."""
+    """The contents of one run folder."""
 
     path: Path
     name: str
@@ -73,7 +73,7 @@ class Contents:
     steps: int | None
     seconds: float | None
     unfinished: str | None
-    """What is missing to a finished run, in a line; None for a finished one."""
+    """Line saying what an unfinished run lacks; None for a finished run."""
     scores: tuple[Score, ...]
     gains: tuple[str, ...]
     remarks: tuple[str, ...]
@@ -94,7 +94,7 @@ class Contents:
 
 
 def read_contents(run: Path) -> Contents:
-    """Return what a run folder says; a plan of runs is one folder too."""
+    """Return the contents of a run folder or of the folder of a plan of runs."""
     require_run_folder(run)
     facts = Facts.read(run / FACTS)
     if facts.value is None:
@@ -102,7 +102,7 @@ def read_contents(run: Path) -> Contents:
     if not isinstance(facts.value, dict) or facts.text("schema") != "srkd.compress/1":
         raise SrkdError(f"{run / FACTS} is not the file of a run: its schema is not srkd.compress/1")
     parts = [run / name for name in part_names(facts)]
-    # A plan that is not finished says little itself: its first run says the rest.
+    # The run.json of an unfinished plan has few facts: take the others from its first run.
     first = facts if facts.has("student") else next((Facts.read(part / FACTS) for part in parts), Facts())
     metrics = tuple(rows for part in (run, *parts) if (rows := _metrics(part)) is not None)
     student = run / STUDENT
@@ -133,7 +133,7 @@ def read_contents(run: Path) -> Contents:
 
 
 def require_run_folder(run: Path) -> None:
-    """Refuse what cannot be a run folder."""
+    """Refuse a path that is not a folder."""
     if not run.is_dir():
         raise SrkdError(f"{run} is not a run folder: it {'is a file' if run.exists() else 'does not exist'}")
 
@@ -157,20 +157,20 @@ def _network(facts: Facts) -> str | None:
 
 
 def _unfinished(run: Path, facts: Facts, first: Facts, metrics: Sequence[Metrics], parts: Sequence[Path]) -> str:
-    """Return how far a run is, and what continues it."""
+    """Return a line with the progress of an unfinished run and the command that continues it."""
     if facts.has("result", "student"):
         return f"The run is finished, but {STUDENT} is missing from its folder."
     done = max((rows.last_step for rows in metrics), default=0)
     steps = first.count("preset", "schedule", "steps")
     where = f"step {done:,}" + (f" of {steps:,}" if steps and not parts else "")
     if parts:
-        begun = sum((part / FACTS).is_file() for part in parts)
-        where = f"run {begun} of {len(parts)}"
+        started = sum((part / FACTS).is_file() for part in parts)
+        where = f"run {started} of {len(parts)}"
     return f"This run is not finished: it is at {where}. srkd compress --resume {run.resolve().name} continues it."
 
 
 def _finished_scores(facts: Facts) -> list[Score]:
-    """Return teacher, student, baselines, where the student began, and bicubic."""
+    """Return the scores of teacher, student, baselines, the student's start, and bicubic."""
     result = facts.at("result")
     params, macs = (result.count("student", "cost", key) for key in ("params", "macs"))
     rows = []
@@ -203,7 +203,7 @@ def _finished_scores(facts: Facts) -> list[Score]:
 
 
 def _scores_so_far(metrics: Sequence[Metrics]) -> list[Score]:
-    """Return the newest validation of the first run of an unfinished folder."""
+    """Return the scores of the newest validation in the first run of an unfinished folder."""
     if not metrics:
         return []
     rows = [row for row in metrics[0].rows if row.get("kind") == "validation"]
@@ -219,7 +219,7 @@ def _scores_so_far(metrics: Sequence[Metrics]) -> list[Score]:
 
 
 def _gains(facts: Facts) -> list[str]:
-    """Return the gain over each baseline in words, as the summary of the run has them."""
+    """Return a line on the gain over each baseline, from the summary of the run."""
     lines = []
     for gain in facts.items("result", "trials", "gains"):
         over, mean, sd = gain.text("over"), gain.number("mean"), gain.number("sd")
@@ -235,7 +235,7 @@ def _gains(facts: Facts) -> list[str]:
 
 
 def _exported_files(run: Path) -> list[ExportedFile]:
-    """Return the files that the record of the exports names."""
+    """Return the files in the record of the exports."""
     rows = []
     for name, entry in sorted(Facts.read(run / RECORD).entries("files").items()):
         if Path(name).name != name:
@@ -261,7 +261,7 @@ def _exported_files(run: Path) -> list[ExportedFile]:
 
 
 def _state(file: Path, entry: Facts) -> str | None:
-    """Return why the findings about a file no longer hold."""
+    """Return why the results of a file are no longer valid; None if they are."""
     if not file.exists():
         return "the file is gone"
     recorded = entry.text("sha256")

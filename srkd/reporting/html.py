@@ -1,4 +1,4 @@
-"""HTML made of elements: a text becomes HTML in one way only, escaped, so that no name of a file can be markup."""
+"""HTML from elements. Text becomes HTML only by escaping, so that no file name can be markup."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import html
 import json
 
 LONGEST_NUMBER = 24
-"""Characters of a cell that is not broken into lines."""
+"""Largest number of characters of a cell without line breaks."""
 VOID = frozenset({"img", "input", "meta", "br", "hr"})
 
 
 class Html(str):
-    """Text that is HTML already. Only this module makes it."""
+    """Text that is already HTML. Only this module creates it."""
 
     __slots__ = ()
 
@@ -33,13 +33,13 @@ def element(name: str, *children: str | None, **attributes: str | bool | int | N
 
 
 def join(*children: str | None) -> Html:
-    """Return children one after the other, escaped where they are text."""
+    """Return the children joined; those that are text are escaped."""
     escaped = (child if isinstance(child, Html) else html.escape(child) for child in children if child is not None)
     return Html("".join(escaped))
 
 
 def raw(name: str, text: str, **attributes: str) -> Html:
-    """Return a style or script of srkd's own, whose text must not be escaped, and must not end its element."""
+    """Return an element with srkd's own style or script, unescaped; refuse text that would end the element."""
     if f"</{name}" in text.lower():
         raise ValueError(f"the text of <{name}> would end it")
     start = element(name, **attributes).removesuffix(f"</{name}>")
@@ -47,7 +47,7 @@ def raw(name: str, text: str, **attributes: str) -> Html:
 
 
 def json_script(identifier: str, value: object) -> Html:
-    """Return values for a script; `<` is written so that no text in them can end the element."""
+    """Return values as JSON for a script; `<`, `>` and `&` are escaped so that no text can end the element."""
     text = json.dumps(value, allow_nan=False, ensure_ascii=True)
     for character in "<>&":
         text = text.replace(character, f"\\u{ord(character):04x}")
@@ -55,14 +55,14 @@ def json_script(identifier: str, value: object) -> Html:
 
 
 def data_address(content: bytes, kind: str) -> str:
-    """Return the address of a picture that the page itself holds."""
+    """Return the data URL of a picture that is embedded in the page."""
     return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
 
 
 def table(
     headings: list[str], rows: list[list[str | Html]], *, caption: str | None = None, kind: str | None = None
 ) -> Html:
-    """Return a table whose first cells name their rows; cells that begin with a number are set to the right."""
+    """Return a table whose first cells name their rows; cells that begin with a number are right-aligned."""
     head = element("tr", *(element("th", heading, scope="col") for heading in headings))
     body = [
         element(
@@ -73,7 +73,7 @@ def table(
         for row in rows
     ]
     title = None if caption is None else element("caption", caption)
-    # What is wider than a phone is scrolled by itself, by keyboard too.
+    # A table wider than the screen scrolls separately, also by keyboard.
     return element(
         "div",
         element("table", title, element("thead", head), element("tbody", *body), class_=kind),

@@ -19,12 +19,12 @@ from srkd.reporting.pictures import MAP_LEVELS, Crop
 from srkd.reporting.speed import Speed
 
 ORDER = ("teacher", "student", "bicubic", "original")
-"""The layers of the comparator, as its lists show them."""
+"""The layers of the comparator, in the order of its lists."""
 
 
 @dataclass(frozen=True)
 class Section:
-    """One run of a report: what its folder says, its speed, and its crops. The lines say why something is missing."""
+    """One run of a report: its contents, speed and crops, with a line for each missing part."""
 
     contents: Contents
     speed: Speed | None
@@ -33,10 +33,10 @@ class Section:
 
 
 def write_page(title: str, parts: Sequence[Html], drawn: Sequence[dict[str, Any]], *, about: str) -> str:
-    """Return the text of the file: the template with its style, scripts and charts inside."""
+    """Return the page: the template with style, scripts and charts inside."""
     scripts = [_asset("plot/plot.min.js"), _asset("report.js")]
     hashes = " ".join(f"'sha256-{_sha256(script)}'" for script in scripts)
-    # Nothing is fetched, and no script runs but these two: whatever a name holds, it stays text.
+    # The page fetches nothing and runs only these two scripts: a name can never become code.
     policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src {hashes}; base-uri 'none'"
     return Template(_asset("page.html")).substitute(
         title=join(title),
@@ -59,13 +59,13 @@ def _sha256(script: str) -> str:
 
 
 class Drawn:
-    """The charts of a page in the order of their places."""
+    """The charts of a page in order."""
 
     def __init__(self) -> None:
         self.charts: list[dict[str, Any]] = []
 
     def place(self, chart: dict[str, Any] | None) -> Html | None:
-        """Return the place where the page's script draws a chart; its figures stand below as a table."""
+        """Return the element in which the page's script draws a chart, with a table of its figures below."""
         if chart is None:
             return None
         number = len(self.charts)
@@ -79,7 +79,7 @@ class Drawn:
 
 
 def _figures(chart: dict[str, Any]) -> Html:
-    """Return the figures of a chart; of long curves the first, the last and some between."""
+    """Return a table of a chart's figures; of long curves the first, the last and some between."""
     if chart["kind"] == "points":
         rows = [
             [f"{point['role']}: {point['name']}", _number(point["x"]), f"{point['y']:.3f}"] for point in chart["points"]
@@ -99,11 +99,11 @@ def _number(value: float) -> str:
     return f"{value:,.3f}" if 0.01 <= abs(value) < 1e6 else f"{value:.3g}"
 
 
-# A run.
+# The parts of a run.
 
 
 def run_parts(section: Section, drawn: Drawn, *, number: int = 1, alone: bool = True) -> Html:
-    """Return everything about one run; beside others it has a heading of its own."""
+    """Return all parts of one run; `alone` is False if the page has several runs."""
     contents = section.contents
     what = contents.title or contents.recipe
     network = f"{what}: {contents.network or 'a student'}, {contents.steps or 0:,} steps"
@@ -151,7 +151,7 @@ def _tile(value: str, label: str, below: str) -> Html:
 
 
 def _headline(section: Section) -> Html:
-    """Return how much smaller and faster the student is, and what that costs."""
+    """Return tiles that show how much smaller and faster the student is, and its loss of quality."""
     contents = section.contents
     tiles = [_size_tile(contents), _speed_tile(section), _loss_tile(contents)]
     return element("ul", *tiles, class_="headline", aria_label="In short")
@@ -233,11 +233,11 @@ def score_table(scores: Sequence[Score], bicubic: float | None, caption: str) ->
 
 
 def _remarks(contents: Contents) -> Html | None:
-    # That one stands above already.
-    known = commercial_warning(contents.teacher_licence)
-    if not contents.remarks or contents.remarks == (known,):
+    # The page already shows this warning above.
+    warning = commercial_warning(contents.teacher_licence)
+    if not contents.remarks or contents.remarks == (warning,):
         return None
-    return element("ul", *(element("li", line) for line in contents.remarks if line != known))
+    return element("ul", *(element("li", line) for line in contents.remarks if line != warning))
 
 
 def _speed_part(section: Section, drawn: Drawn) -> Html:
@@ -307,7 +307,7 @@ def _comparator(section: Section, number: int) -> Html | None:
 
 
 def _stage(number: int, names: Sequence[str], crops: Sequence[Crop]) -> Html:
-    """Return the comparator: two layers and a slider over them. Only the script shows it."""
+    """Return the comparator: two layers with a slider over them. It is hidden without the script."""
     left, right = (names[0], names[1]) if len(names) > 1 else (names[0], names[0])
 
     def choice(side: str, chosen: str) -> Html:
@@ -358,7 +358,7 @@ def _caption(crop: Crop) -> str:
 
 
 def _crop(crop: Crop, index: int, names: Sequence[str], number: int) -> Html:
-    """Return one crop by every network, with its score, and the map."""
+    """Return one crop by every network with its score, and the map of differences."""
     figures = [
         element(
             "figure",
@@ -403,7 +403,7 @@ def _score(crop: Crop, name: str) -> str:
     return "" if score is None else f" {score:.2f} dB"
 
 
-# Files, and how to repeat the run.
+# Files and reproduction.
 
 
 def _files(contents: Contents) -> Html:

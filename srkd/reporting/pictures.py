@@ -1,4 +1,4 @@
-"""Crops of photos as student, teacher and bicubic enlarge them, chosen by number, and maps of where they differ."""
+"""Crops of photos enlarged by student, teacher and bicubic, chosen by their differences, and maps of these."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ from compressor.inference.super_resolve import Bicubic, super_resolve
 from compressor.runtimes.base import Runtime
 
 SIDE = 160
-"""Pixels of a crop, at the enlarged size."""
+"""Side of a crop in pixels of the enlarged image."""
 STEPS_A_SIDE = 4
-"""Windows begin at every so-manieth part of their side."""
+"""Number of windows that begin within one side: the stride is the side divided by this."""
 MOST_PHOTOS = 8
 LARGEST_SIDE = 256
-"""Of the middle part of a photo that is looked at, in LR pixels: a large teacher takes seconds for one."""
+"""Largest side in LR pixels of the middle part of a photo that is used: a large teacher takes seconds for one."""
 MAP_LEVELS = 32
-"""Grey levels of 255 at which a map of differences has its last colour."""
+"""Difference in grey levels of 255 at which a map reaches its last colour."""
 MAP_COLOURS = ("#000004", "#420a68", "#932667", "#dd513a", "#fca50a", "#fcffa4")
-"""From no difference to the largest: matplotlib's 'inferno', which is in order when printed grey, too."""
+"""Colours from no difference to the largest: matplotlib's 'inferno', which stays in order when printed in grey."""
 
 Choice = Literal["most", "least"]
 
 
 @dataclass(frozen=True)
 class Crop:
-    """A square of one photo by each network. `apart_db` is the Y-PSNR between `compared`, None where they are equal."""
+    """A square of one photo by each network. `apart_db` is the Y-PSNR between `compared`, None if they are equal."""
 
     photo: str
     choice: Choice
@@ -48,11 +48,11 @@ class Crop:
     compared: tuple[str, str]
     apart_db: float | None
     psnr_y: Mapping[str, float | None]
-    """Of each network's crop to the original."""
+    """Y-PSNR in dB between each network's crop and the original."""
     pictures: Mapping[str, bytes]
-    """Lossless WebP by name; the last is the original."""
+    """Lossless WebP pictures by name; the last is the original."""
     difference: bytes
-    """PNG of the map between `compared`."""
+    """PNG of the map of differences between `compared`."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def make_crops(
 ) -> tuple[Crop, ...]:
     """Return the crops in which student and teacher differ most and least; without a teacher, student and original.
 
-    The least is looked for among the windows with at least the median of detail: in an even sky all networks agree.
+    The least is searched among windows with at least the median detail: in an even sky all networks agree.
     """
     scale = student.descriptor.scale
     networks: dict[str, Runtime] = {"student": student, "bicubic": Bicubic(scale)}
@@ -107,7 +107,7 @@ def make_crops(
     compared = ("student", "teacher" if teacher is not None else "original")
     windows = [window for photo in photos for window in _windows(photo, compared)]
     detailed = sorted(windows, key=lambda window: window.detail)[len(windows) // 2 :]
-    # The foremost of both kinds have their places first: a few small photos hold few windows side by side.
+    # First choose the best window of both kinds: a few small photos have few windows that do not overlap.
     first = _apart(windows, 1, [], reverse=True)
     agreeing = _apart(detailed, least, first, reverse=False)
     differing = first + _apart(windows, most - 1, [*first, *agreeing], reverse=True)
@@ -116,7 +116,7 @@ def make_crops(
 
 
 def _enlarge(pair: ImagePair, networks: Mapping[str, Runtime], scale: int) -> _Photo | None:
-    """Return the middle of a photo by each network; None where it is too small."""
+    """Return the middle of a photo enlarged by each network; None if it is too small."""
     hr = read_rgb_u8(pair.hr)
     if pair.lr is None:
         height, width = (length // scale * scale for length in hr.shape[-2:])
@@ -143,7 +143,7 @@ def _enlarge(pair: ImagePair, networks: Mapping[str, Runtime], scale: int) -> _P
 
 
 def _luma(image_u8: torch.Tensor) -> torch.Tensor:
-    """Return Y on 0..255 of an image in bytes."""
+    """Return the luminance Y of an image in bytes, on 0..255."""
     return luma(image_u8.double() / 255)
 
 
@@ -166,11 +166,11 @@ def _windows(photo: _Photo, compared: tuple[str, str]) -> list[_Window]:
     ]
 
 
-def _apart(windows: Sequence[_Window], count: int, taken: Sequence[_Window], *, reverse: bool) -> list[_Window]:
-    """Return the first windows in the order of their difference that overlap neither each other nor those taken."""
+def _apart(windows: Sequence[_Window], count: int, others: Sequence[_Window], *, reverse: bool) -> list[_Window]:
+    """Return the first windows by difference that overlap neither each other nor `others`."""
     chosen: list[_Window] = []
     for window in sorted(windows, key=lambda window: window.difference, reverse=reverse):
-        if len(chosen) < count and not any(window.overlaps(other) for other in (*taken, *chosen)):
+        if len(chosen) < count and not any(window.overlaps(other) for other in (*others, *chosen)):
             chosen.append(window)
     return chosen
 
@@ -195,7 +195,7 @@ def _crop(window: _Window, choice: Choice, compared: tuple[str, str]) -> Crop:
 
 
 def _psnr(a: torch.Tensor, b: torch.Tensor) -> float | None:
-    """Return the Y-PSNR of a whole crop: it has no border that a network knows less of."""
+    """Return the Y-PSNR of a whole crop: a border need not be left out inside a photo. None: equal or not finite."""
     error = float((a - b).square().mean())
     return None if error == 0 else finite_or_none(10 * math.log10(255**2 / error))
 
@@ -207,7 +207,7 @@ def _webp(image_u8: torch.Tensor) -> bytes:
 
 
 def _map(difference: torch.Tensor) -> bytes:
-    """Return absolute differences as a picture of 256 colours."""
+    """Return absolute differences as a PNG of 256 colours."""
     levels = (difference / MAP_LEVELS).clamp(0, 1).mul(255).round().to(torch.uint8).numpy()
     picture, stream = Image.fromarray(levels, mode="P"), io.BytesIO()
     picture.putpalette(_palette())

@@ -1,4 +1,4 @@
-"""`srkd report`: run folders as one HTML file that anybody can open."""
+"""`srkd report`: one self-contained HTML file about run folders."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from srkd.version import __version__
 
 REPORT = "report.html"
 SECONDS = 0.7
-"""Of each row of a measurement that the report makes itself; `srkd profile` takes longer."""
+"""Seconds per row of a measurement by the report itself; `srkd profile` takes longer."""
 MOST_BYTES = 3_000_000
-"""Of a report: small enough to send by mail."""
+"""Largest size of a report in bytes, small enough for mail."""
 
 
 @dataclass(frozen=True)
 class ReportFile:
-    """The file, its size, the runs in it, and what it lacks and why."""
+    """The path of the report, its size, its runs, and a line for each missing part."""
 
     path: Path
     bytes: int
@@ -43,10 +43,10 @@ class ReportFile:
 
 
 def run_report(options: ReportOptions, context: Context) -> ReportFile:
-    """Write one HTML file about a run, or several side by side: sizes, speed, quality, pictures, how to repeat it.
+    """Write one HTML file about one run or several: sizes, speed, quality, pictures, and how to repeat them.
 
-    The speed is that of profile.json, which `profile` leaves in a run folder, else it is measured for seconds. A run
-    that is not finished is shown as far as it is.
+    The speed is read from profile.json, which `profile` writes to a run folder, or else measured for a few seconds. An
+    unfinished run is shown up to its last step.
 
         >>> print(srkd.report("runs/small").path)
     """
@@ -75,7 +75,7 @@ report = public(ReportOptions, run_report, "report")
 
 
 def _destination(folders: Sequence[Path], out: Path | None) -> Path:
-    """Return the file to write; what cannot be written is refused before anything is measured."""
+    """Return the path to write; refuse an unwritable one before anything is measured."""
     if out is None:
         if len(folders) != 1:
             raise UsageError(f"{len(folders)} runs make one report: name it with --out FILE.html")
@@ -101,7 +101,7 @@ def _lacking(section: Section) -> tuple[str, ...]:
 
 
 def _section(contents: Contents, options: ReportOptions, context: Context, *, crops: int) -> Section:
-    """Measure and draw what the folder does not hold."""
+    """Return the section of a run; measure speed and make crops where the folder has none."""
     missing: list[str] = []
     if not contents.metrics:
         missing.append("it has no curves: metrics.jsonl holds no row")
@@ -114,10 +114,10 @@ def _section(contents: Contents, options: ReportOptions, context: Context, *, cr
 
 
 def _speed(contents: Contents, options: ReportOptions, context: Context, missing: list[str]) -> Speed | None:
-    """Return the kept profile of this student, else measure it for seconds."""
-    kept = read_speed(contents.path, contents.student_sha256)
-    if kept is not None and options.threads in (None, kept.timings[0].threads):
-        return kept
+    """Return the stored profile of this student, or else measure it for a few seconds."""
+    stored = read_speed(contents.path, contents.student_sha256)
+    if stored is not None and options.threads in (None, stored.timings[0].threads):
+        return stored
     context.note(f"measuring the speed of {contents.path}; srkd profile measures longer, and --no-speed leaves it out")
     try:
         run_profile(
@@ -136,16 +136,17 @@ def _speed(contents: Contents, options: ReportOptions, context: Context, missing
 def _crops(
     contents: Contents, options: ReportOptions, context: Context, most: int, missing: list[str]
 ) -> tuple[Crop, ...]:
-    """Return the crops of the photos; without the teacher's file, student and original are compared."""
+    """Return crops of the photos; without the teacher's file they compare student and original."""
     student = open_model(contents.path / STUDENT, OpenOptions())
     scale = student.descriptor.scale
-    found = find_run_teacher(contents.path, context.note)
+    run_teacher = find_run_teacher(contents.path, context.note)
     teacher = None
-    if found is None:
+    if run_teacher is None:
         missing.append("the teacher's file is not at hand: the student's pictures are compared with the originals")
     else:
         try:
-            teacher = open_model(found.path, OpenOptions(scale=found.scale, arch_options=found.options or None))
+            teacher_options = OpenOptions(scale=run_teacher.scale, arch_options=run_teacher.options or None)
+            teacher = open_model(run_teacher.path, teacher_options)
         except SrkdError as error:
             missing.append(f"the teacher could not be opened: {error}")
     return make_crops(_pairs(path_of(options.data), scale), student, teacher, context, most=most)

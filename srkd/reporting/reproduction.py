@@ -1,4 +1,4 @@
-"""How a run is repeated: its command, versions, hashes and seeds. Folders of the machine are left out of it."""
+"""Facts for repeating a run: its command, versions, hashes and seeds, without folders of the machine."""
 
 from __future__ import annotations
 
@@ -17,33 +17,33 @@ VERSIONS = {"srkd_version": "srkd"}
 MACHINE = {"torch": "torch", "onnxruntime": "onnxruntime", "python": "Python", "os": "system", "cpu": "processor"}
 HASH_CHARACTERS = 64
 STATED = ("recipe", "seed")
-"""Options that stand in the command even where they are the default, which may change."""
+"""Options that the command always states, as their defaults may change."""
 
 
 @dataclass(frozen=True)
 class Reproduction:
-    """`command` is None where the file does not say it; `facts` are lines of a name and a value."""
+    """The facts for repeating a run. `command` is None if run.json does not state it; `facts` are names with values."""
 
     command: str | None
     facts: tuple[tuple[str, str], ...]
     shortened: bool
-    """True where a file or folder of the command is named without the folders that hold it."""
+    """True if the command names files or folders without their parent folders."""
 
     @classmethod
     def of(cls, run: Path, facts: Facts, first: Facts) -> Reproduction:
-        """Return it from run.json of a run; `first` is that of the first run of a plan."""
+        """Return the facts from a run.json; `first` is the run.json of the first run of a plan."""
         words, shortened = _words(run.resolve().name, facts.at("request"))
         return cls(None if words is None else shlex.join(words), tuple(_lines(run, facts, first)), shortened)
 
 
 def _words(run: str, request: Facts) -> tuple[list[str] | None, bool]:
-    """Return the command line with the options that are not the default."""
-    given = request.entries()
-    if not given:
+    """Return the command line with the options that differ from defaults, and whether paths were shortened."""
+    values = request.entries()
+    if not values:
         return None, False
     words, shortened = ["srkd", "compress"], False
     for row in declarations(CompressOptions):
-        value = given.get(row.name, Facts()).value
+        value = values.get(row.name, Facts()).value
         if not row.option.in_json or value is None or value in ([], {}, False):
             continue
         if value == row.default and row.name not in STATED:
@@ -69,7 +69,7 @@ def _option(row: Declaration, value: Any) -> list[str]:
 
 
 def _lines(run: Path, facts: Facts, first: Facts) -> list[tuple[str, str]]:
-    """Return what else decides the result."""
+    """Return the other facts that decide the result, as names with values."""
     lines: list[tuple[str, str]] = []
     for key, name in VERSIONS.items():
         if (version := facts.text(key) or first.text(key)) is not None:

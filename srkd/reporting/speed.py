@@ -1,6 +1,6 @@
-"""The measured speed of a run's student: profile.json in its folder, written by whoever profiled it last.
+"""The measured speed of a run's student: profile.json in its folder, from the last profile.
 
-The record counts for the very weights that were timed; with others the student is measured again.
+The record is valid for the weights that were timed; if they change, the student is measured again.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ STUDENT_SHA256 = "student_sha256"
 
 @dataclass(frozen=True)
 class Timing:
-    """One network in one runtime at one size, with all that its time depends on."""
+    """Time of one network in one runtime at one size, with its conditions."""
 
     model: str
     is_teacher: bool
@@ -38,23 +38,23 @@ class Timing:
     ms: float
     fps: float | None
     speedup: float | None
-    """Over the teacher in the same runtime."""
+    """Speed-up over the teacher in the same runtime."""
     verdict: str | None
     over_eager: float | None
-    """Over the teacher in torch."""
+    """Speed-up over the teacher in torch."""
     unbounded: bool = False
-    """In eight bits, and nobody bounded what that loses: not the student that was scored."""
+    """True for a file in eight bits without a bound on its loss: its quality is not that of the scored student."""
 
     @property
     def conditions(self) -> str:
-        """Return where it was measured, such as `torch fp32, cpu, 1 thread, LR 128x128, batch 1`."""
+        """Return the conditions of the measurement, such as `torch fp32, cpu, 1 thread, LR 128x128, batch 1`."""
         threads = f"{self.threads} thread{'s' * (self.threads != 1)}"
         return f"{self.runtime} {self.precision}, {self.device}, {threads}, LR {self.lr_size}, batch {self.batch}"
 
 
 @dataclass(frozen=True)
 class Speed:
-    """The rows of a profile, the processor they were measured on, and what disturbed it."""
+    """The rows of a profile, the processor of the measurement, and notes on disturbances."""
 
     timings: tuple[Timing, ...]
     processor: str | None
@@ -62,24 +62,24 @@ class Speed:
 
     @property
     def students(self) -> list[Timing]:
-        """Return the rows of the student as it was scored."""
+        """Return the rows of the student, without unbounded files in eight bits."""
         return [row for row in self.timings if not row.is_teacher and not row.unbounded]
 
     @property
     def main(self) -> Timing | None:
-        """Return the student beside its teacher in the same runtime: in torch, if it was timed there."""
+        """Return a row of the student with a speed-up over the teacher in the same runtime, preferably torch."""
         rows = [row for row in self.students if row.speedup is not None]
         return next((row for row in rows if row.runtime == "torch"), rows[0] if rows else None)
 
     @property
     def fastest(self) -> Timing | None:
-        """Return the student's row that is furthest ahead of the teacher in torch."""
+        """Return the student's row with the largest speed-up over the teacher in torch."""
         rows = [row for row in self.students if row.over_eager is not None]
         return max(rows, key=lambda row: row.over_eager or 0.0, default=None)
 
 
 def write_speed(run: Path, report: object, note: Note) -> None:
-    """Keep a profile of a run folder's student in the folder; one that cannot be written is noted."""
+    """Write a profile of a run folder's student to the folder; note if that is impossible."""
     path, student = run / RECORD, run / STUDENT
     body = json_value(report)
     assert isinstance(body, Mapping)
@@ -92,7 +92,7 @@ def write_speed(run: Path, report: object, note: Note) -> None:
 
 
 def read_speed(run: Path, student_sha256: str | None) -> Speed | None:
-    """Return the kept profile of these weights; None where there is none."""
+    """Return the stored profile of these weights; None without one."""
     record = Facts.read(run / RECORD)
     if student_sha256 is None or record.text(STUDENT_SHA256) != student_sha256:
         return None

@@ -1,4 +1,4 @@
-"""The values of a JSON file that anyone may have written: what is missing or of another kind reads as None."""
+"""Reading of untrusted JSON files: a value that is missing or of another type reads as None."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ LARGEST_NUMBER = 1e18
 
 @dataclass(frozen=True)
 class Facts:
-    """A value and what lies below it."""
+    """A JSON value, with access to the values below it."""
 
     value: Any = None
 
     @classmethod
     def read(cls, file: Path) -> Facts:
-        """Return the facts of a JSON file; none where there is no such file."""
+        """Return the facts of a JSON file; empty if there is no such file."""
         if not file.is_file():
             return cls()
         try:
@@ -34,7 +34,7 @@ class Facts:
             raise SrkdError(f"{file} is damaged: {error}") from error
 
     def at(self, *keys: str) -> Facts:
-        """Return what is found along the keys."""
+        """Return the value at the path of keys."""
         value = self.value
         for key in keys:
             value = value.get(key) if isinstance(value, Mapping) else None
@@ -44,19 +44,19 @@ class Facts:
         return self.at(*keys).value is not None
 
     def number(self, *keys: str) -> float | None:
-        """Return a finite number."""
+        """Return the finite number at the keys, or None."""
         value = self.at(*keys).value
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             return None
         return float(value) if math.isfinite(value) and abs(value) <= LARGEST_NUMBER else None
 
     def count(self, *keys: str) -> int | None:
-        """Return a whole number that is not negative."""
+        """Return the integer of at least 0 at the keys, or None."""
         value = self.at(*keys).value
         return value if type(value) is int and 0 <= value <= LARGEST_NUMBER else None
 
     def text(self, *keys: str) -> str | None:
-        """Return a text as one printable line."""
+        """Return the text at the keys as one printable line, or None."""
         value = self.at(*keys).value
         if not isinstance(value, str):
             return None
@@ -64,23 +64,23 @@ class Facts:
         return line or None
 
     def items(self, *keys: str) -> tuple[Facts, ...]:
-        """Return the items of a list."""
+        """Return the items of the list at the keys."""
         value = self.at(*keys).value
         is_list = isinstance(value, Sequence) and not isinstance(value, str)
         return tuple(map(Facts, value)) if is_list else ()
 
     def texts(self, *keys: str) -> tuple[str, ...]:
-        """Return the texts of a list."""
+        """Return the texts of the list at the keys."""
         return tuple(text for item in self.items(*keys) if (text := item.text()) is not None)
 
     def entries(self, *keys: str) -> dict[str, Facts]:
-        """Return the values of an object by their names."""
+        """Return the values of the object at the keys by their names."""
         value = self.at(*keys).value
         return {str(name): Facts(item) for name, item in value.items()} if isinstance(value, Mapping) else {}
 
 
 def read_run_facts(run: Path, student_sha256: str) -> Facts:
-    """Return run.json of the folder that a student lies in; none where that is no run, or the student another file."""
+    """Return run.json of a student's folder; empty if that is not a finished run of this very student."""
     student = run / "student.safetensors"
     facts = Facts.read(run / "run.json")
     is_its_own = student.is_file() and student_sha256 != "" and file_sha256(student) == student_sha256

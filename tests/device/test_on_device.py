@@ -1,6 +1,6 @@
-"""What has to hold on any device: SRKD_TEST_DEVICE, else the GPU where torch has one, else the CPU.
+"""Tests for any device: SRKD_TEST_DEVICE, else the GPU if torch has one, else the CPU.
 
-On a CPU these are the tests of their own code: `make evidence-gpu` runs them on a GPU.
+On a CPU they check only their own code: `make evidence-gpu` runs them on a GPU.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def test_the_kernel_of_affinities_gives_what_the_rows_give(
     assert actual[1] is not None and again[1] is not None and expected[1] is not None
     assert torch.equal(actual[0], again[0]) and torch.equal(actual[0], alone[0]) and torch.equal(actual[1], again[1])
     torch.testing.assert_close(actual[0].double(), expected[0], atol=1e-6, rtol=0)
-    # A difference below fp32's rounding may have either sign: of millions of pairs a few are so near to zero.
+    # A difference below fp32's rounding may have either sign, which happens for a few of millions of pairs.
     error, largest = (actual[1] - expected[1]).abs(), float(expected[1].abs().max())
     assert float((error > 1e-6 * largest).double().mean()) < 0.01 and float(error.max()) <= 8 / side**4
     same = kernel(student, student, True)
@@ -131,7 +131,7 @@ def test_the_kernel_of_affinities_gives_what_the_rows_give(
 
 @needs_cuda
 def test_the_kernel_of_affinities_needs_memory_for_its_columns_alone() -> None:
-    """A map of 96×96 has 324 MiB of A in one sample."""
+    """For a map of 96×96 the matrix A of one sample takes 324 MiB."""
     pytest.importorskip("triton")
     student = torch.randn(2, 64, 96, 96, device=DEVICE, requires_grad=True)
     teacher = torch.randn(2, 128, 96, 96, device=DEVICE)

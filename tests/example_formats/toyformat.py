@@ -1,4 +1,4 @@
-"""A format of another package with its runtime, in one file: the weights of a network as an .npz archive (.toy)."""
+"""Example of another package's format with its runtime, in one file: a network's weights as an .npz archive (.toy)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""PlainSR: convolutions and ReLU, then a pixel shuffle. A network of another package, in one file.
+"""PlainSR: convolutions and ReLU, then a pixel shuffle. Example of another package's network, in one file.
 
 Its entry point:
 

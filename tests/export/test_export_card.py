@@ -1,4 +1,4 @@
-"""The model card beside exports, the record of what was compared, and the teacher's licence, which stays with both."""
+"""The model card and the record of exports, and the teacher's licence in both."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ FORBIDS = "CC-BY-NC-4.0"
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run whose teacher's file states a licence that forbids commercial use, with an export."""
+    """Return a run with an export, whose teacher's file states a licence that forbids commercial use."""
     folder = tmp_path_factory.mktemp("card")
     teacher = licensed(save_teacher(folder / "big.safetensors"), FORBIDS)
     photos = save_photos(folder / "photos")
@@ -40,7 +40,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def licensed(path: Path, licence: str) -> Path:
-    """Write a safetensors file again with a licence in its header, as hubs do."""
+    """Rewrite a safetensors file with a licence in its header, as model hubs do."""
     with safe_open(path, "numpy") as file:
         metadata, tensors = dict(file.metadata()), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     save_file(tensors, path, metadata={**metadata, "license": licence})
@@ -70,7 +70,7 @@ def test_the_card_is_what_hubs_read(small: Path) -> None:
 
 
 def test_the_licence_goes_with_the_student(small: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    """It is in its files, and every verb that describes it says so."""
+    """The student's files state it, and so does every verb that describes the student."""
     warning = commercial_warning(FORBIDS)
     assert warning is not None
     assert licence_of(small / "student.safetensors") == FORBIDS
@@ -111,7 +111,7 @@ def test_without_a_stated_licence_none_is_claimed(tmp_path: Path) -> None:
 
 
 def test_names_cannot_become_yaml_or_markup(tmp_path: Path) -> None:
-    """A licence is what a stranger wrote into a file."""
+    """A licence is untrusted text from a file."""
     teacher = licensed(
         save_teacher(tmp_path / "evil.safetensors"), 'x\nlicense: mit\n---\n<script>alert(1)</script> | "'
     )

@@ -1,4 +1,4 @@
-"""Core ML: what can be known of a package where it cannot be run: its form, its weights, what it says of itself."""
+"""Core ML: checks of a package that cannot run here: its form, its weights and its metadata."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from export.exporting import FileReport, Source, export_model
 coremltools = pytest.importorskip("coremltools")
 pytestmark = [
     pytest.mark.extras,
-    pytest.mark.filterwarnings("ignore"),  # torch's tracer tells of sizes, which the fixed copies have as constants
+    pytest.mark.filterwarnings("ignore"),  # torch's tracer warns of sizes that are constants in the copies for one size
 ]
 
 SOURCE = Source("small", "ab" * 32, {"srkd.recipe": "logits"})
@@ -126,7 +126,7 @@ def test_where_it_cannot_be_run_one_line_says_so(good: Path) -> None:
 def test_the_runtime_asks_core_ml_as_it_is_to_be_asked(
     network: Network, good: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`predict` is played by the network; all else is coremltools' own."""
+    """The network stands in for `predict`; everything else is coremltools' own."""
     real = coremltools.models.MLModel
     opened: list[object] = []
 

@@ -1,4 +1,4 @@
-"""ExecuTorch: the file does what the network does up to the size it names, and a damaged one is told in one line."""
+"""ExecuTorch: files equal the network up to their largest size, and a damaged file gives a one-line error."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def good(network: Network, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def copied(good: Path, tmp_path: Path) -> Path:
-    """The program and its sidecar, to be damaged."""
+    """Return a copy of the program and its sidecar that a test may damage."""
     for part in good.parent.iterdir():
         (tmp_path / part.name).write_bytes(part.read_bytes())
     return tmp_path / good.name
@@ -106,9 +106,9 @@ def test_the_file_says_what_it_is_and_nothing_is_printed(
     with torch.no_grad():
         torch.testing.assert_close(runtime.run(lr), network(lr), atol=1e-5, rtol=0)
     first = runtime.run(lr[:1])
-    kept = first.clone()
+    stored = first.clone()
     runtime.run(lr[1:2])
-    assert torch.equal(first, kept), "an output is the caller's own"
+    assert torch.equal(first, stored), "an output is the caller's own"
     assert capfd.readouterr() == ("", "")
 
 

@@ -1,4 +1,4 @@
-"""ExecuTorch in eight bits: near the network at any size, integers inside, and refused where it loses too much."""
+"""ExecuTorch in eight bits: close to the network at any size, computed in integers, refused if it loses too much."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def sidecar(file: FileReport) -> Path:
 
 def test_what_is_computed_with_integers_is_counted(good: FileReport) -> None:
     assert good.facts["int8_operations"] == {"convolution": 6, "add": 2, "relu": 1}
-    # The mean of the image, at both ends, and what a pixel shuffle is outside of XNNPACK.
+    # The mean shift at both ends, and the operations of a pixel shuffle outside XNNPACK.
     assert good.facts["float_operations"] == {"sub": 1, "mul": 1, "add": 1, "view_copy": 2}
     assert "ExecuTorch: in eight bits 2 add, 6 convolution, 1 relu; in float 1 add, 1 mul, 1 sub, 2 view_copy" in NOTES
     assert good.bytes is not None and good.path is not None
@@ -161,8 +161,8 @@ def test_what_can_stay_in_float(spec: EDSRSpec, upsampler: set[str] | None, sums
     if sums is not None:
         assert len(kept(FloatParts(sums=True)) - kept(FloatParts())) == sums
     last = FloatParts(layers=frozenset(layers.names[-1:]))
-    held = {node.name for node in to_executorch_int8._in_float(graph, last)}
-    assert {to_executorch_int8._name(node) for node in graph.nodes if node.name in held} >= set(layers.names[-1:])
+    names = {node.name for node in to_executorch_int8._in_float(graph, last)}
+    assert {to_executorch_int8._name(node) for node in graph.nodes if node.name in names} >= set(layers.names[-1:])
 
 
 def test_layers_that_share_a_weight_are_all_in_integers() -> None:
@@ -173,7 +173,7 @@ def test_layers_that_share_a_weight_are_all_in_integers() -> None:
     weights = [str(node.args[1].target) for node in layers]
     assert len(weights) > len(list(network.parameters())) / 2, "blocks are run several times"
     assert all(weight.startswith("quantized_decomposed.dequantize_per_channel") for weight in weights)
-    # XNNPACK keeps a bias as integers on the grid of one layer: another that read the same would be wrong.
+    # XNNPACK stores a bias as integers on the grid of one layer: for another layer it would be wrong.
     biases = [node.args[2].target for node in layers]
     assert len(set(biases)) == len(layers)
     with torch.no_grad():
@@ -181,13 +181,13 @@ def test_layers_that_share_a_weight_are_all_in_integers() -> None:
 
 
 def test_gates_stay_in_float() -> None:
-    """What a whole image was pooled to is one pixel, and its error would be in all of them."""
+    """The pooled value of an image is one pixel, whose error would affect all pixels."""
     graph = trace(build(RCANSpec(width=8, hidden=2, groups=1, depth=1, scale=2), seed=0), None, 128).module().graph
-    held = {to_executorch_int8._name(node) for node in to_executorch_int8._in_float(graph, FloatParts())}
-    assert {name for name in to_executorch_int8._layers(graph).names if name in held} == {
+    names = {to_executorch_int8._name(node) for node in to_executorch_int8._in_float(graph, FloatParts())}
+    assert {name for name in to_executorch_int8._layers(graph).names if name in names} == {
         name for name in to_executorch_int8._layers(graph).names if name.endswith((".squeeze", ".expand"))
     }
-    assert any(name.endswith(".squeeze") for name in held)
+    assert any(name.endswith(".squeeze") for name in names)
 
 
 def test_small_weights_keep_their_bits(network: Network) -> None:

@@ -1,4 +1,4 @@
-"""No room, no permission, foreign and broken files: one line each, and nothing half-written."""
+"""Full disk, missing permission, foreign and broken files: a one-line error each, and no partial files."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ NOBODY = 65534
 PRELOADED = (
     "srkd.api, srkd.cli, srkd.commands.export, srkd.commands.upscale, compressor.teachers.teacher, rich.progress"
 )
-"""Somebody else may not read this Python's own files either."""
+"""Modules to import before the user changes: the other user may not read this Python's files."""
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def graph() -> Graph:
 
 @pytest.fixture
 def network(graph: Graph, monkeypatch: pytest.MonkeyPatch) -> Network:
-    """Its graph is traced once for all tests; what is tested here comes after."""
+    """Return a network whose graph is traced once for all tests, as these concern later steps."""
     monkeypatch.setattr("export.to_onnx.build_graph", lambda *_: Graph(_copied(graph.model), 0, False))
     return build(SPEC, seed=0)
 
@@ -53,7 +53,7 @@ def _copied(model: onnx.ModelProto) -> onnx.ModelProto:
 
 @contextmanager
 def no_more_than(size: int) -> Iterator[None]:
-    """A disk on which no file grows beyond `size` bytes; Python ignores the signal that comes with it."""
+    """Limit files to `size` bytes, like a full disk; Python ignores the signal of the limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
@@ -105,7 +105,7 @@ def test_a_folder_that_may_not_be_read(tmp_path: Path) -> None:
 
 
 def test_a_file_of_another_kind_is_one_line(tmp_path: Path, graph: Graph) -> None:
-    """Sequences, text and a graph that ends nowhere, all of them whole ONNX files."""
+    """Complete ONNX files with sequences, with text, and with a graph without outputs."""
     head, image = '<ir_version: 8, opset_import: ["" : 18]> g', "[n, 3, h, w]"
     text = onnx.parser.parse_model(f"{head} (string{image} x) => (string{image} y) {{ y = Identity(x) }}")
     two = onnx.parser.parse_model(
@@ -135,13 +135,13 @@ def test_an_export_that_is_ended_leaves_nothing_behind(tmp_path: Path) -> None:
         if code:
             assert code == 143 and list(out.iterdir()) == []
             return
-        # On a busy machine the signal may come when the file is there.
+        # On a busy machine the signal may come after the file is written.
         assert [path.name for path in out.iterdir()] == ["small.fp16.onnx"]
     raise AssertionError("no attempt was ended in time")
 
 
 def _export_until_something_is_written(model: Path, out: Path) -> tuple[int, str]:
-    """Return the exit code of an export that gets SIGTERM as soon as its folder holds something, and its stderr."""
+    """Send SIGTERM to an export as soon as its folder is not empty; return its exit code and stderr."""
     process = subprocess.Popen(
         [sys.executable, "-m", "srkd", "export", str(model), "-o", str(out), "--fp16"],
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},

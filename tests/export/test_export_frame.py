@@ -1,4 +1,4 @@
-"""What all formats share: options, companions, sidecars, files of one size, the table behind help."""
+"""The common parts of all formats: options, companions, sidecars, files for one size, the table behind help."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def network() -> Network:
 
 
 def new_format(monkeypatch: pytest.MonkeyPatch, convert: object, **changes: object) -> None:
-    """A row called `new`, whose converter is `convert`."""
+    """Add a format called `new` with the converter `convert`."""
     module = types.ModuleType("to_new")
     module.convert = convert  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "to_new", module)
@@ -73,7 +73,7 @@ def test_a_file_of_one_size_says_so_and_runs_any_picture(network: Network, tmp_p
     with torch.no_grad():
         torch.testing.assert_close(tiled.sr, network(lr), atol=1e-5, rtol=0)
         small = super_resolve(runtime, lr[:, :, :9, :17]).sr
-        # What the network does not see beyond the picture is exact; its border is continued, not padded with zeros.
+        # Pixels that do not depend on the padding are exact; the border is continued, not padded with zeros.
         torch.testing.assert_close(
             small[..., : (9 - radius) * 2, : (17 - radius) * 2],
             network(lr[:, :, :9, :17])[..., : (9 - radius) * 2, : (17 - radius) * 2],
@@ -226,7 +226,7 @@ def test_files_moved_together_keep_what_was_there_when_one_cannot_be(tmp_path: P
 def test_the_model_is_never_written_over(
     network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    """A checkpoint is known by its content, so it can be called as a companion of its own export is."""
+    """A checkpoint is recognised by its content, so it may have the name of a companion of its export."""
     (tmp_path / "SMALL").mkdir()
     save_network(network, tmp_path / "small.safetensors")
     (tmp_path / "small.safetensors").rename(tmp_path / "small.bin")

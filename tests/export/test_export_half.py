@@ -1,4 +1,4 @@
-"""Half precision and what else may be chosen for ONNX files: bytes, one size, the other shuffle."""
+"""Half precision and the other options of ONNX files: bytes, one size, DCR shuffle."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ def network() -> Network:
 
 @pytest.fixture(scope="module")
 def graphs(network: Network) -> Callable[[int], Graph]:
-    """The network's graph at an opset, traced once; a copy, to be changed."""
-    made = {opset: build_graph(copy.deepcopy(network), None, opset) for opset in (18, 22)}
-    return lambda opset: copy.deepcopy(made[opset])
+    """Return a function that copies the network's graph at an opset, which is traced once."""
+    originals = {opset: build_graph(copy.deepcopy(network), None, opset) for opset in (18, 22)}
+    return lambda opset: copy.deepcopy(originals[opset])
 
 
 def written(network: Network, graph: Graph, path: Path, options: FileOptions | None = None) -> Path:
@@ -192,7 +192,7 @@ def test_what_leaves_the_range_is_clamped_inside(network: Network, tmp_path: Pat
 def test_bytes_of_another_size_fail_the_proof(
     network: Network, graphs: Callable[[int], Graph], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A level too many is seen, although a file of bytes may round."""
+    """An error of one level is detected, although a file of bytes may round."""
 
     def convert(job: Conversion) -> dict[str, object]:
         graph = graphs(18)
@@ -208,7 +208,7 @@ def test_bytes_of_another_size_fail_the_proof(
 
 
 def test_the_distance_of_bytes_is_that_of_what_was_rounded(network: Network) -> None:
-    """Noise of a twelfth of a level: 70 dB, whether the file rounds or not."""
+    """Noise of a twelfth of a level gives 70 dB, whether the file rounds or not."""
 
     class Noisy:
         def __init__(self, io: str) -> None:

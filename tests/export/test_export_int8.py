@@ -1,4 +1,4 @@
-"""`srkd export --int8`: bounded on photos, timed against float, and refused in a line where it is not good enough."""
+"""`srkd export --int8`: loss bounded on photos, timed against float, and a one-line refusal of bad files."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ def student() -> Network:
 
 @pytest.fixture
 def _few_patches(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where quality does not matter a quarter of the patches will do."""
+    """Use few patches in tests where quality does not matter."""
     monkeypatch.setattr(to_int8, "calibration_patches", partial(calibration_patches, count=4))
 
 
 @pytest.fixture(scope="module")
 def exported(student: Network, tmp_path_factory: pytest.TempPathFactory) -> tuple[FileReport, ...]:
-    """Files of a student that was really trained: a random network has no quality to lose."""
+    """Return exported files of a trained student: a random network has no quality to lose."""
     source = Source("student", "0" * 64, {"srkd.recipe": "logits"})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(to_int8, "calibration_patches", partial(calibration_patches, count=12))
@@ -102,7 +102,7 @@ def test_flat_colours_keep_their_colour(exported: tuple[FileReport, ...], studen
 
 
 def test_dark_photos_keep_their_mean(exported: tuple[FileReport, ...], student: Network) -> None:
-    """Within half a grey level in each channel: int8 files that come out dark are what people complain about."""
+    """The mean changes by at most half a grey level per channel: users complain about int8 files with dark output."""
     assert exported[0].path is not None
     model = open_model(exported[0].path)
     for light in (0.05, 0.2):
@@ -115,7 +115,7 @@ def test_dark_photos_keep_their_mean(exported: tuple[FileReport, ...], student: 
 
 
 def test_greys_are_no_more_coloured_than_in_float(exported: tuple[FileReport, ...], student: Network) -> None:
-    """Of a ramp from black to white, within one grey level: the mean difference between any two channels."""
+    """On a ramp from black to white the mean difference between channels changes by at most one grey level."""
     assert exported[0].path is not None
     model = open_model(exported[0].path)
 
@@ -134,7 +134,7 @@ def test_the_speed_is_told_against_float_in_the_same_runtime(exported: tuple[Fil
     assert speed is not None
     assert speed.runtime == "onnxruntime"
     assert speed.ms > 0
-    assert exported[1].speed is None  # TensorRT's file is not made for this runtime
+    assert exported[1].speed is None  # TensorRT's file is not for this runtime
 
 
 @pytest.mark.parametrize(
@@ -189,23 +189,23 @@ def quality(drop: float) -> Quality:
 def searched(
     monkeypatch: pytest.MonkeyPatch, drop_of: Callable[[Scheme], float], ms_of: Callable[[Scheme], float]
 ) -> tuple[Try, list[Scheme]]:
-    """Search with qualities and times that are made up."""
+    """Run a search with fake qualities and times; return its result and all tried schemes."""
     network = build(EDSRSpec(width=4, depth=2, scale=2), seed=0)
     ends = meet_image(build_graph(network, None, 18).model)
-    tried: list[Scheme] = []
+    schemes: list[Scheme] = []
 
     def attempt(_self: object, scheme: Scheme, kept: tuple[str, ...]) -> Try:
-        tried.append(scheme)
+        schemes.append(scheme)
         return Try(scheme, ", ".join(kept) or "nothing", onnx.ModelProto(), quality(drop_of(scheme)), ms_of(scheme), 9)
 
     monkeypatch.setattr(search_module._Search, "attempt", attempt)
     photos = QualityPhotos(network, {})
-    return search(ends, torch.rand(8, 3, 12, 12), photos, CPU, 0.1), tried
+    return search(ends, torch.rand(8, 3, 12, 12), photos, CPU, 0.1), schemes
 
 
 def test_nothing_is_given_back_where_all_of_it_is_good_enough(monkeypatch: pytest.MonkeyPatch) -> None:
-    best, tried = searched(monkeypatch, lambda scheme: 0.05, lambda scheme: 1.0)
-    assert tried == [Scheme(CPU)]
+    best, schemes = searched(monkeypatch, lambda scheme: 0.05, lambda scheme: 1.0)
+    assert schemes == [Scheme(CPU)]
     assert best.words == "nothing"
 
 
@@ -237,14 +237,14 @@ def test_what_gains_most_is_kept_until_the_bound_is_met(monkeypatch: pytest.Monk
     def drop(scheme: Scheme) -> float:
         return 0.5 - 0.3 * scheme.float_sums - 0.15 * bool(scheme.float_layers)
 
-    best, tried = searched(monkeypatch, drop, lambda scheme: 1.0)
+    best, schemes = searched(monkeypatch, drop, lambda scheme: 1.0)
     assert best.scheme.float_sums
     assert best.scheme.float_layers
-    assert tried[1].solved_weights
+    assert schemes[1].solved_weights
 
 
 def test_the_one_layer_that_spoils_it_is_the_first_of_the_ranking() -> None:
-    """One weight of each row is so large that all others round to nothing; the unit that it reads is always zero."""
+    """One weight of each row is so large that all others round to zero; the unit that it reads is always zero."""
     network = build(EDSRSpec(width=8, depth=2, scale=2), seed=0)
     with torch.no_grad():
         network.get_parameter("blocks.0.conv1.weight")[0] = 0

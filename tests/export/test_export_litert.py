@@ -1,4 +1,4 @@
-"""LiteRT: the file does what the network does at any size, says what it is, and a damaged one is a line."""
+"""LiteRT: files equal the network at any size, describe themselves, and a damaged one gives a one-line error."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_the_file_says_what_it_is_and_takes_any_size(
 
 
 def test_an_app_sees_an_image_as_it_has_it(network: Network, good: Path) -> None:
-    """As an app uses it, without us: N,H,W,C, resized by the library's own call."""
+    """An app uses it without srkd: N,H,W,C, resized by the library's own call."""
     model = interpreter.Interpreter(str(good))
     (source,), (output,) = model.get_input_details(), model.get_output_details()
     assert (source["name"], output["name"]) == ("lr", "sr") and list(source["shape_signature"]) == [-1, -1, -1, 3]

@@ -1,4 +1,4 @@
-"""LiteRT in eight bits: near the network at any size, integers inside, and refused where it loses too much."""
+"""LiteRT in eight bits: close to the network at any size, computed in integers, refused if it loses too much."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_it_is_near_the_network_and_timed_against_float(good: FileReport) -> Non
 
 
 def test_all_of_edsr_is_in_integers(good: FileReport, network: Network) -> None:
-    """The mean, each layer, each sum and each shuffle; two more convert images."""
+    """The mean shift, each layer, sum and shuffle are in integers; two more operations convert images."""
     facts = good.facts
     assert (facts["operations"], facts["in_int8"], facts["conversions"], facts["sizes"]) == (12, 12, 2, "any")
     assert good.path is not None
@@ -97,7 +97,7 @@ def test_the_file_says_what_it_is(good: FileReport, network: Network) -> None:
 
 
 def test_an_app_gives_it_any_size(good: FileReport, network: Network) -> None:
-    """As an app uses it, without us: float images, resized by the library's own call."""
+    """An app uses it without srkd: float images, resized by the library's own call."""
     model = interpreter.Interpreter(str(good.path))
     (source,), (output,) = model.get_input_details(), model.get_output_details()
     assert (source["name"], output["name"]) == ("lr", "sr") and list(source["shape_signature"]) == [-1, -1, -1, 3]
@@ -182,7 +182,7 @@ def test_four_bits_are_no_integer_file(tmp_path: Path) -> None:
 
 
 def test_what_can_stay_in_float(tmp_path: Path) -> None:
-    """The layers of our networks are found in the graph, and the sums of values are no means: kept, they are float."""
+    """The layers and sums of our networks are found in the graph (mean shifts are no sums), and can stay in float."""
     for spec, upsampler, sums in (
         (EDSR, ["conv_2d_7", "conv_2d_9"], ["add_4", "add_6"]),
         (CompactSpec(width=8, depth=1, scale=4), [], ["concatenation_6", "sr"]),
@@ -199,10 +199,10 @@ def test_what_can_stay_in_float(tmp_path: Path) -> None:
         content, patches = pack_model(model), np.random.default_rng(0).random((2, 16, 16, 3), dtype=np.float32)
         ranges = to_litert_int8._ranges(content, patches, whole=False)
         path = tmp_path / f"{spec.arch}.tflite"
-        kept = [layers.names[0], *sums]
-        path.write_bytes(to_litert_int8._quantise(content, ranges, kept, bytes_at_ends=False))
+        in_float = [layers.names[0], *sums]
+        path.write_bytes(to_litert_int8._quantise(content, ranges, in_float, bytes_at_ends=False))
         by_name = dict(zip(_names(path), _operators(path), strict=True))
-        assert all(schema.TensorType.FLOAT32 in by_name[name][1] for name in kept)
+        assert all(schema.TensorType.FLOAT32 in by_name[name][1] for name in in_float)
         assert schema.TensorType.INT8 in by_name[layers.names[1]][1]
 
 
@@ -212,7 +212,7 @@ def _names(path: Path) -> list[str]:
 
 
 def test_ranges_leave_out_what_is_rare() -> None:
-    """One number of a patch far out is in whole ranges only: it is not among those that are looked at."""
+    """A single outlier in a patch is in whole ranges only, as it is not among the samples."""
     numbers = np.random.default_rng(0).normal(0, 1, 10**6).astype(np.float32)
     numbers[10], numbers[20] = -100, 100
     samples = np.stack([to_litert_int8._sample(numbers, np.random.default_rng(seed)) for seed in range(4)])

@@ -1,4 +1,4 @@
-"""Every network to ONNX at every scale, for any size and for one: proved, and what it says it is."""
+"""Every network to ONNX at every scale, for any size and for one: compared, with true metadata."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.networks import tiny
 
 SCALES = (2, 3, 4)
 IN_EVERY_RUN = {"edsr": 3, "carn": 2, "carn_m": 4, "rcan": 3, "swinir": 2, "compact": 4}
-"""The scale of each network that `make test` exports too; `make test-matrix` has them all."""
+"""The scale of each network that `make test` exports; `make test-matrix` exports all."""
 
 LATER = (pytest.mark.slow, pytest.mark.matrix)
 CELLS = [

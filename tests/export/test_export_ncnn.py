@@ -1,4 +1,4 @@
-"""ncnn files do what the network does, at any size, and one that is damaged is told before ncnn reads it."""
+"""ncnn files equal the network at any size, and a damaged one is reported before ncnn reads it."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_window_attention_at_one_size(spec: SwinIRSpec, tmp_path: Path) -> None:
 
 
 def test_fp32_stays_fp32(network: Network, good: Path) -> None:
-    """ncnn left alone computes in 16 bit where the processor can; a thousandth of the range would show it."""
+    """By default ncnn computes in 16 bit if the processor can, which gives errors of a thousandth of the range."""
     large = next(source.lr for source in proof_inputs(network.descriptor) if source.photo)
     runtime = open_model(good, OpenOptions(threads=1))
     with torch.no_grad():
@@ -119,7 +119,7 @@ def test_fp32_stays_fp32(network: Network, good: Path) -> None:
 
 
 def test_a_file_runs_without_ours_in_the_way(network: Network, good: Path) -> None:
-    """As the common upscalers do: blobs called data and output, pixels of 0..255 divided by 255."""
+    """Common upscalers use blobs called data and output, and divide pixels of 0..255 by 255."""
     net = ncnn.Net()
     net.opt.use_fp16_packed = net.opt.use_fp16_storage = net.opt.use_fp16_arithmetic = False
     assert net.load_param(str(good)) == 0 and net.load_model(str(good.with_suffix(".bin"))) == 0
@@ -213,7 +213,7 @@ def test_a_crash_of_ncnn_is_one_line(copy_of: Path, tmp_path: Path, monkeypatch:
 
 
 def test_waiting_threads_sleep_soon(good: Path) -> None:
-    """In a fresh process, where ncnn's OpenMP reads the variable once."""
+    """The test needs a fresh process, as ncnn's OpenMP reads the variable once."""
     message = "import compressor.runtimes.ncnn_runtime, ncnn"
     here = {key: value for key, value in os.environ.items() if key not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
     environment = {**here, "OMP_DISPLAY_ENV": "VERBOSE", "PYTHONPATH": str(Path(__file__).resolve().parents[2])}

@@ -1,4 +1,4 @@
-"""Where a wrong file begins to differ is told, and not knowing it changes no verdict."""
+"""The first differing node of a wrong file is named, and if it is unknown the verdict is the same."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support.onnx_files import scaled
 
 @pytest.fixture
 def louder(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Files whose last convolution is a fifth too strong."""
+    """Make the converter write files whose last convolution is a fifth too strong."""
     plain = to_onnx.convert
 
     def convert(job: Conversion) -> Mapping[str, object]:
@@ -60,7 +60,7 @@ def test_where_it_begins_may_be_unknown_and_the_proof_still_counts(
 
 @pytest.mark.parametrize("format", ["onnx", "fp16", "bf16"])
 def test_a_simplifier_that_damages_the_graph(format: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It says that its graph is equal, and its last convolution is a fifth too strong."""
+    """It claims that its graph is equal, but the last convolution is a fifth too strong."""
     import onnxsim
 
     simplify = onnxsim.simplify

@@ -1,4 +1,4 @@
-"""A file leaves `export` only when it does what the network does; everything else is one line and no file."""
+"""`export` keeps a file only if it equals the network; every failure is one line and leaves no file."""
 
 from __future__ import annotations
 
@@ -143,13 +143,13 @@ def _traced(spec: EDSRSpec, opset: int) -> torch.onnx.ONNXProgram:
 
 
 def traced(network: Network, lr_size: tuple[int, int] | None, opset: int) -> torch.onnx.ONNXProgram:
-    """Tracing takes seconds: once for all files that were changed."""
+    """Return the traced network, traced once for all changed files, as this takes seconds."""
     assert lr_size is None and network.spec == SPECS[0]
     return _traced(SPECS[0], opset)
 
 
 def corrupting(monkeypatch: pytest.MonkeyPatch, good: Path, change: Change) -> None:
-    """A format whose converter writes the good file with one thing changed; a new row in the table, as any would be."""
+    """Add a format whose converter writes the good file with one change."""
 
     def convert(job: Conversion) -> Mapping[str, object]:
         model = onnx.load_model(str(good))
@@ -293,7 +293,7 @@ def test_the_inputs_are_photos_flat_colours_noise_and_odd_sizes() -> None:
 
 
 class Doctored:
-    """The network with its output changed."""
+    """The network with a changed output."""
 
     def __init__(self, network: Network, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
         self.inner, self.change = TorchRuntime(network, label="doctored"), change

@@ -1,4 +1,4 @@
-"""OpenVINO: the file does what the network does, says what it is, and its precision is the one asked for."""
+"""OpenVINO: files equal the network, describe themselves, and have the chosen precision."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def good(network: Network, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def copied(good: Path, tmp_path: Path) -> Path:
-    """The model, to be damaged."""
+    """Return a copy of the model that a test may damage."""
     for part in good.parent.iterdir():
         (tmp_path / part.name).write_bytes(part.read_bytes())
     return tmp_path / good.name
@@ -92,7 +92,7 @@ def test_the_file_says_what_it_is(network: Network, good: Path) -> None:
     model = openvino.Core().read_model(good)
     assert (model.inputs[0].any_name, model.outputs[0].any_name) == ("lr", "sr")
     assert any("blocks.0.conv1" in operation.friendly_name for operation in model.get_ops())
-    # The weights are the network's, to the bit: nothing was halved on the way.
+    # The weights equal the network's bit for bit: nothing was converted to half precision.
     weight = network.state_dict()["blocks.0.conv1.weight"].numpy().tobytes()
     assert good.with_suffix(".bin").read_bytes().count(weight) == 1
     with pytest.raises(UsageError, match="is for scale 2, not 4"):
@@ -107,9 +107,9 @@ def test_precision_is_what_was_asked_for(network: Network, good: Path) -> None:
     with torch.no_grad():
         expected = network(lr)
     first = open_model(good)
-    kept = first.run(lr)
+    stored = first.run(lr)
     first.run(torch.zeros_like(lr))
-    assert float((kept - expected).abs().max()) < 1e-5, "an output changed with the next run"
+    assert float((stored - expected).abs().max()) < 1e-5, "an output changed with the next run"
     for precision, word in (("bf16", "BF16"), ("fp16", "FP16")):
         if word in able:
             half = open_model(good, OpenOptions(precision=precision, threads=1))

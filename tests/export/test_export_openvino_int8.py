@@ -1,4 +1,4 @@
-"""OpenVINO in eight bits: near the network at any size, integers inside, and refused where it loses too much."""
+"""OpenVINO in eight bits: close to the network at any size, computed in integers, refused if it loses too much."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_too_much_loss_is_refused_with_its_figures(
 
 
 def test_what_can_stay_in_float(tmp_path: Path) -> None:
-    """The layers of our networks are found in the graph, and the sums of values are no biases."""
+    """The layers and sums of our networks are found in the graph; biases are no sums."""
     for spec, upsampler, sums in (
         (EDSR, {"upsampler.convs.0", "upsampler.convs.1"}, 2),
         (CompactSpec(width=8, depth=2, scale=4), set(), 1),

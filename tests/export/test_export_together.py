@@ -1,4 +1,4 @@
-"""All formats in one folder: each file is still what was proved, and opens."""
+"""All formats in one folder: each file is still the compared one, and opens."""
 
 from __future__ import annotations
 

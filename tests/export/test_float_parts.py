@@ -1,4 +1,4 @@
-"""What stays in float where a runtime's own tool quantises: no more than the bound demands; every try is told."""
+"""Parts in float when a runtime's own tool quantises: no more than the bound requires, with a note on every try."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LAYERS = Layers(("head", "body", "up0", "up1", "tail"), frozenset({"up0", "up1"}
 
 
 class Noisy(TorchRuntime):
-    """The network, its images off by so much: one grid of noise for all images."""
+    """The network with a fixed pattern of noise added to its images."""
 
     def __init__(self, network: Network, noise: float, saturates: bool = False) -> None:
         super().__init__(network, label="noisy")
@@ -59,22 +59,22 @@ def search(
 
 
 def test_parts_grow_from_the_ends() -> None:
-    found = list(ends_of(LAYERS))
-    assert [parts.layers for parts in found] == [
+    steps = list(ends_of(LAYERS))
+    assert [parts.layers for parts in steps] == [
         {"tail"},
         {"head", "tail"},
         {"head", "tail", "up0", "up1"},
         {"head", "tail", "up0", "up1"},
     ]
-    assert [parts.sums for parts in found] == [False, False, False, True]
+    assert [parts.sums for parts in steps] == [False, False, False, True]
     assert LAYERS.upsampler == {"up0", "up1"}
     assert not Layers(("a", "b"), frozenset({"b"})).upsampler, "the last layer is no upsampler"
 
 
 def test_the_last_layers_follow_where_ends_are_not_enough() -> None:
     names = tuple(f"conv{index}" for index in range(10))
-    found = list(ends_of(Layers(names)))
-    assert [(parts.words, parts.layers) for parts in found[3:]] == [
+    steps = list(ends_of(Layers(names)))
+    assert [(parts.words, parts.layers) for parts in steps[3:]] == [
         ("last 3 of 10 layers", set(names[-3:])),
         ("last 5 of 10 layers", set(names[-5:])),
     ]
@@ -82,11 +82,11 @@ def test_the_last_layers_follow_where_ends_are_not_enough() -> None:
 
 def test_the_first_within_the_bound_is_taken(network: Network) -> None:
     notes: list[str] = []
-    tried = search(network, {"nothing": 1e-4}, notes).run()
-    assert (tried.made, len(notes)) == ("nothing", 1)
+    attempts = search(network, {"nothing": 1e-4}, notes).run()
+    assert (attempts.made, len(notes)) == ("nothing", 1)
     notes.clear()
-    tried = search(network, {"first layer, last layer": 1e-4}, notes).run()
-    assert tried.made == "first layer, last layer" and tried.parts.layers == {"head", "tail"}
+    attempts = search(network, {"first layer, last layer": 1e-4}, notes).run()
+    assert attempts.made == "first layer, last layer" and attempts.parts.layers == {"head", "tail"}
     assert [note.split(": ")[0] for note in notes] == [
         "the tool, in float nothing",
         "the tool, in float nothing, whole ranges",
@@ -94,7 +94,7 @@ def test_the_first_within_the_bound_is_taken(network: Network) -> None:
         "the tool, in float first layer, last layer",
     ]
     assert "refused, because it " in notes[0] and "refused" not in notes[-1]
-    facts = tried.describe("the flavour", "photos")
+    facts = attempts.describe("the flavour", "photos")
     assert (facts["in_float"], facts["photos"], facts["float_layers"]) == (
         "first layer, last layer",
         2,

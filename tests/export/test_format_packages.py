@@ -45,7 +45,7 @@ print(json.dumps({
 
 
 def install(site: Path, package: str = "lab", value: str = "toyformat:PACKAGE") -> Path:
-    """Lay out a package as pip does: a module, and metadata with its entry point."""
+    """Write a package as pip installs it: a module, and metadata with its entry point."""
     site.mkdir(exist_ok=True)
     (site / "toyformat.py").write_text(EXAMPLE.read_text())
     facts = site / f"{package}-1.0.dist-info"
@@ -78,7 +78,7 @@ def test_a_format_of_another_package_does_all_that_srkds_own_do(tmp_path: Path, 
 
 
 def runtimes(monkeypatch: pytest.MonkeyPatch, site: Path) -> Table[RuntimeEntry]:
-    """The table of runtimes as another process would load it."""
+    """Return the table of runtimes that another process would load."""
     monkeypatch.syspath_prepend(str(site))
     return Table("runtime", [RUNTIMES["torch"]], RUNTIMES.group, RUNTIMES.read)
 
@@ -118,7 +118,7 @@ def test_a_name_of_srkd_or_none_at_all_is_refused(name: str, reason: str) -> Non
 
 
 def test_a_format_inside_touches_its_files_and_the_tables() -> None:
-    """With its test and its rows in pyproject.toml and docs, that makes five files besides its two modules."""
+    """With its test and its rows in pyproject.toml and docs, it touches five files besides its two modules."""
     tables = {"compressor/runtimes/table.py", "export/formats.py"}
     for path in (
         file for package in ("compressor", "recipes", "export", "srkd") for file in (ROOT / package).rglob("*.py")

@@ -1,4 +1,4 @@
-"""Every format: its files do what the network does, describe themselves, and fail in one line."""
+"""Every format: its files equal the network, describe themselves, and fail in one line."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_options_that_a_file_does_not_have(case: FormatCase, good: FileReport) -
 
 
 def test_a_file_of_one_size(case: FormatCase, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """With windows, whose graph most converters know for one size only."""
+    """Networks with windows are included, for which most converters write files for one size only."""
     network = build(WINDOWS, seed=1)
     file = exported(case, network, tmp_path, FileOptions(lr_size=(18, 14)))
     assert file.verdict == "passed" and file.parity is not None and file.parity.max_abs < 2e-5, file.reason
@@ -179,7 +179,7 @@ def changed(network: Network, name: str, change: Callable[[torch.Tensor], torch.
 def test_a_weight_that_is_not_finite(
     case: FormatCase, network: Network, tmp_path: Path, name: str, value: float
 ) -> None:
-    """A ReLU hides a bias of -inf from every comparison, and some runtimes take NaN for 0."""
+    """A ReLU hides a bias of -inf from every comparison, and some runtimes treat NaN as 0."""
 
     def put(tensor: torch.Tensor) -> torch.Tensor:
         tensor.view(-1)[3] = value
@@ -207,7 +207,7 @@ def test_denormal_weights_are_no_obstacle(case: FormatCase, network: Network, tm
 def test_denormal_weights_that_count_are_not_lost_in_silence(
     case: FormatCase, network: Network, tmp_path: Path
 ) -> None:
-    """They carry the image here. ONNX Runtime computes with them; runtimes that take them for 0 fail their proof."""
+    """The image depends on them here. ONNX Runtime computes with them; runtimes that flush them to 0 fail."""
     first, second = "blocks.0.conv1.weight", "blocks.0.conv2.weight"
     tiny = changed(changed(network, first, lambda w: w * 2.0**119), second, lambda w: w * 2.0**-123)
     weight = tiny.state_dict()[second].abs()
@@ -227,7 +227,7 @@ def test_denormal_weights_that_count_are_not_lost_in_silence(
 def test_a_runtime_that_is_wrong_at_one_size(
     case: FormatCase, network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int, int]
 ) -> None:
-    """The last row of that size only; every other size is right."""
+    """Only the last row at that size is wrong."""
     module = RUNTIMES[FORMATS[case.name].runtime].load()
     plain = module.open_file
 

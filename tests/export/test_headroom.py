@@ -1,4 +1,4 @@
-"""Values that come near the end of fp16 are found, rescaled where that is exact, and refused where it is not."""
+"""Values near the end of fp16 are found, rescaled if that is exact, and otherwise refused."""
 
 from __future__ import annotations
 
@@ -53,10 +53,10 @@ def run(model: onnx.ModelProto, lr: torch.Tensor) -> np.ndarray:
 
 
 def stripes_only(state: dict[str, torch.Tensor]) -> None:
-    """Channel 0 of the first block sees a column of blue and white beside others, and nothing else of any size.
+    """Make channel 0 of the first block respond only to single columns of white among blue.
 
-    The head passes the image on; the kernel sums to 0 over a flat colour, and red and green count, not blue: columns of
-    white and blue give it 255 * 2 * 3 * gain, a photo's neighbours are nearly alike.
+    The head passes the image on. The kernel sums to 0 over a flat colour and uses red and green, not blue: columns of
+    white and blue give 255 * 2 * 3 * gain, whereas neighbours in photos are nearly equal.
     """
     for tensor in (state["head.weight"], state["head.bias"], state["blocks.0.conv1.weight"]):
         tensor.zero_()
@@ -69,7 +69,7 @@ def stripes_only(state: dict[str, torch.Tensor]) -> None:
 
 
 def test_stripes_of_one_pixel_overflow_where_photos_and_noise_do_not(network: Network) -> None:
-    """This file passed: nothing that it was compared on drove the channel beyond fp16."""
+    """Such a file once passed, as no input of the comparison drove the channel beyond fp16."""
     model = build_graph(changed(network, stripes_only), None, OPSET).model
     inputs = proof_inputs(network.descriptor)
 
@@ -102,7 +102,7 @@ def test_what_one_convolution_multiplies_and_the_next_divides(network: Network, 
 
 
 def test_a_stream_without_room_is_refused_and_the_layer_is_named(network: Network, tmp_path: Path) -> None:
-    """The stream of the residual blocks has more users than one, so no channel of it can be rescaled."""
+    """The stream of the residual blocks has several users, so none of its channels can be rescaled."""
 
     def louder(state: dict[str, torch.Tensor]) -> None:
         gain = 1024
@@ -126,7 +126,7 @@ def test_a_stream_without_room_is_refused_and_the_layer_is_named(network: Networ
     ids=lambda spec: spec.arch,
 )
 def test_rescaling_changes_no_bit_of_the_output(spec: Spec, monkeypatch: pytest.MonkeyPatch) -> None:
-    """ReLU, PReLU with a slope for each channel, and grouped convolutions; peaks that were moved are still right."""
+    """The cases are ReLU, PReLU with a slope per channel, and grouped convolutions; rescaled peaks stay correct."""
     monkeypatch.setattr(headroom, "HEADROOM", 2**19)  # nearly every channel counts as too near
     network = build(spec, seed=3)
     model = build_graph(network, None, OPSET).model
@@ -145,7 +145,7 @@ def test_rescaling_changes_no_bit_of_the_output(spec: Spec, monkeypatch: pytest.
 
 
 def test_a_weight_that_would_lose_digits_stays(network: Network) -> None:
-    """Divided by 2^k, a tiny weight in a large row becomes denormal: the row is left as it is."""
+    """Divided by 2^k, a tiny weight in a large row would become denormal, so the row is not changed."""
 
     def uneven(state: dict[str, torch.Tensor]) -> None:
         state["blocks.0.conv1.weight"] *= 3000

@@ -1,4 +1,4 @@
-"""What a runtime really computes with integers, read from the graph that it made of the file."""
+"""Count of the nodes that a runtime really computes with integers, from its own graph of the file."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_a_float_file_computes_nothing_in_integers(tmp_path: Path) -> None:
 
 
 def test_moving_bytes_and_sizes_is_no_computation(tmp_path: Path) -> None:
-    """Integers that are sizes are not counted, nor is what only moves values; a cast to bytes is a conversion."""
+    """Integer sizes and operators that only move values are not counted; a cast to bytes is a conversion."""
     nodes = [
         helper.make_node("Shape", ["lr"], ["shape"]),
         helper.make_node("Mul", ["shape", "factors"], ["size"]),

@@ -1,4 +1,4 @@
-"""The QDQ graph of a network that was trained quantised: integers inside, the numbers of the fake quantisation."""
+"""The QDQ graph of a network that was trained quantised: integers with the results of the fake quantisation."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def network_of(spec: Spec, method: Method, placement: Placement, bits: int = 8) 
         network(LR)
     with torch.no_grad():
         for alpha, value in followed.items():
-            # Some features lie outside: what is clipped must be the same too.
+            # Some features lie outside the range, so that clipping is compared, too.
             alpha.copy_(0.7 * value)
     return network.eval().requires_grad_(False)
 
@@ -59,7 +59,7 @@ def graph_of(case: tuple[Spec, Method, Placement, bool]) -> onnx.ModelProto:
 
 
 def run(model: onnx.ModelProto, lr: torch.Tensor, *, plain: bool = False) -> torch.Tensor:
-    """Run as users do, or node by node as the graph says."""
+    """Return the output of a graph, optimised as for users, or with `plain` without optimisation."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     if plain:
@@ -77,7 +77,7 @@ def test_it_gives_the_numbers_of_the_fake_quantisation(case: tuple[Spec, Method,
     difference = run(graph_of(case), LR, plain=plain) - expected
     assert float(difference.abs().max()) <= 2 / 255
     assert float(difference.square().mean()) <= 10**-4.5
-    # Which says something: the float network is elsewhere.
+    # The comparison is meaningful only if the float network gives another result.
     with torch.no_grad():
         plain_network = build(network.spec, seed=1)(LR)
     assert float((plain_network - expected).abs().max()) > 2 * float(difference.abs().max())
@@ -98,7 +98,7 @@ def test_weights_are_integers_and_features_go_through_them(case: tuple[Spec, Met
 
 @pytest.mark.parametrize("method", ["pams", "pact"])
 def test_onnx_runtime_computes_the_blocks_in_integers(method: Method, tmp_path: Path) -> None:
-    """Both convolutions of each block, the upsampler's, and the sums between blocks."""
+    """They are both convolutions of each block, the upsampler's, and the sums between blocks."""
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
     options.log_severity_level = 3
@@ -125,7 +125,7 @@ def test_rounded_biases_are_whole_numbers_of_the_steps_in_which_integers_add(
 
 
 def _biases_in_steps(model: onnx.ModelProto) -> dict[str, np.ndarray]:
-    """Return the bias of each convolution of integers in steps of its products."""
+    """Return the bias of each integer convolution in multiples of its products' scale."""
     values = {one.name: numpy_helper.to_array(one) for one in model.graph.initializer}
     values |= {
         n.output[0]: numpy_helper.to_array(n.attribute[0].t) for n in model.graph.node if n.op_type == "Constant"
@@ -177,11 +177,11 @@ def test_float_files_hold_the_fake_quantisation_and_half_ones_are_refused(tmp_pa
 
 @pytest.mark.parametrize("signed", [False, True])
 def test_what_lies_below_a_range_ends_on_its_lowest_level(signed: bool) -> None:
-    """A byte has a level more below zero than above: with narrow ranges it would show in almost every pixel."""
+    """A byte has one more level below zero than above; with narrow ranges an error affects almost every pixel."""
     network = copy.deepcopy(network_of(EDSR, "pams", "paper"))
     with torch.no_grad():
         for quantiser in quantisers_of(network).values():
             quantiser.alpha.mul_(0.1)
         expected = network(LR)
-    found = run(build_learnt_graph(network, None, 18, signed=signed).model, LR, plain=True)
-    assert float((found - expected).abs().gt(1e-5).float().mean()) < 0.05
+    actual = run(build_learnt_graph(network, None, 18, signed=signed).model, LR, plain=True)
+    assert float((actual - expected).abs().gt(1e-5).float().mean()) < 0.05

@@ -1,4 +1,4 @@
-"""A graph rewritten for LiteRT is the same function without the slow operations, and leaves the network alone."""
+"""A graph rewritten for LiteRT computes the same without slow operations; the network itself does not change."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_the_rewritten_graph_is_the_same_function(spec: Spec) -> None:
 
 def test_only_a_convolution_of_its_own_is_reordered() -> None:
     class Shared(torch.nn.Module):
-        """The convolution's output is used twice: its channels must stay as they are."""
+        """A convolution whose output is used twice, so that its channels must not be reordered."""
 
         def __init__(self) -> None:
             super().__init__()

@@ -1,4 +1,4 @@
-"""Shapes of a teacher, their real measurement, and the files for another device with the timings read back."""
+"""Shapes of a teacher, their measurement, and files for another device, whose timings are read back."""
 
 from __future__ import annotations
 
@@ -57,19 +57,19 @@ SMALL, LARGE = shape(CompactSpec(2, width=8, depth=1)), shape(CompactSpec(2, wid
     ids=lambda spec: spec.arch,
 )
 def test_shapes_are_those_of_the_teacher_and_of_compact_and_never_larger(spec: Spec) -> None:
-    found = list_candidates(Teacher(spec.scale, 3, spec), (32, 24))
+    rows = list_candidates(Teacher(spec.scale, 3, spec), (32, 24))
     whole = cost(spec, (32, 24))
-    assert {one.kind for one in found} == {spec.arch, "compact"}
-    assert found[0].kind == "compact", "what is quick to export comes first and leaves its time to the teacher's kind"
-    assert len({one.student for one in found}) == len(found)
-    assert all(one.params <= whole.params and one.macs <= whole.macs for one in found)
-    assert student_text(spec) in [one.student for one in found], "the teacher's own shape is the largest"
-    for one in found[:: max(1, len(found) // 7)]:
+    assert {one.kind for one in rows} == {spec.arch, "compact"}
+    assert rows[0].kind == "compact", "what is quick to export comes first and leaves its time to the teacher's kind"
+    assert len({one.student for one in rows}) == len(rows)
+    assert all(one.params <= whole.params and one.macs <= whole.macs for one in rows)
+    assert student_text(spec) in [one.student for one in rows], "the teacher's own shape is the largest"
+    for one in rows[:: max(1, len(rows) // 7)]:
         counted = cost(parse_student(one.student), (32, 24))
         assert (counted.params, counted.macs) == (one.params, one.macs), one.name
         assert parse_student(one.student).scale == spec.scale
     if not isinstance(spec, SwinIRSpec):
-        assert all(one.width % 8 == 0 for one in found)
+        assert all(one.width % 8 == 0 for one in rows)
 
 
 def test_a_foreign_teacher_has_compact_shapes_and_a_scale_without_them_none() -> None:
@@ -146,7 +146,7 @@ def cpu_seconds(call: Callable[[], object]) -> float:
 
 
 def trained_like(network: Network) -> Network:
-    """Other weights: larger, uneven from channel to channel, some channels nearly off."""
+    """Give a network weights like trained ones: larger, uneven over channels, some channels nearly zero."""
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
         for parameter in network.parameters():
@@ -158,7 +158,7 @@ def trained_like(network: Network) -> Network:
 
 @pytest.mark.parametrize("spec", [CompactSpec(2, width=32, depth=4), EDSRSpec(scale=2, width=24, depth=2)])
 def test_weights_do_not_change_the_time(spec: CompactSpec | EDSRSpec) -> None:
-    """By CPU time in turns; numbers below 1e-38 would, and the random weights do not give any."""
+    """Times are CPU times in turns. Denormal numbers would change them, but random weights give none."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     lr = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
@@ -239,9 +239,9 @@ def test_timings_that_are_not_those_of_the_files_are_refused(tmp_path: Path) -> 
 
 
 def test_shapes_for_another_device_cover_all_sizes_of_each_kind() -> None:
-    found = list_candidates(Teacher(2, 3, EDSRSpec(scale=2, width=32, depth=8)), SIZE)
-    some = spread_out(found, Targets(fps=30), per_kind=5)
+    candidates = list_candidates(Teacher(2, 3, EDSRSpec(scale=2, width=32, depth=8)), SIZE)
+    some = spread_out(candidates, Targets(fps=30), per_kind=5)
     assert {one.kind for one in some} == {"edsr", "compact"} and len(some) <= 10
     for kind in ("edsr", "compact"):
-        macs, all_macs = ([one.macs for one in of if one.kind == kind] for of in (some, found))
+        macs, all_macs = ([one.macs for one in of if one.kind == kind] for of in (some, candidates))
         assert min(macs) == min(all_macs) and max(macs) == max(all_macs)

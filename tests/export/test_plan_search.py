@@ -1,4 +1,4 @@
-"""The search of a plan with a fake clock: noise, steps of the vector width, nothing or everything in reach."""
+"""The search of a plan with a fake clock: noise, steps at the vector width, no shape or every shape in reach."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WIDTHS, DEPTHS = (8, 16, 24, 32, 40, 48, 64), (1, 2, 4, 8, 16)
 
 
 def shapes(kind: str = "edsr", *, fits: bool = True) -> list[Candidate]:
-    """A grid whose parameters and MACs are those of plain 3×3 convolutions."""
+    """Return a grid of candidates with the parameters and MACs of plain 3×3 convolutions."""
     return [
         Candidate(kind, w, d, 9 * w * w * (d + 1), 9 * w * w * (d + 1) * 57600, f"{kind}:width={w},depth={d}", fits)
         for w in WIDTHS
@@ -25,7 +25,7 @@ def shapes(kind: str = "edsr", *, fits: bool = True) -> list[Candidate]:
 
 
 class Clock:
-    """A machine: `ms` of a shape is its true time; measurements have noise and are counted."""
+    """A fake machine: `ms` gives a shape's true time; measurements have noise and are recorded."""
 
     def __init__(self, ms: Callable[[Candidate], float], noise: float = 0.0, seed: int = 0) -> None:
         self.ms, self.noise, self.random, self.asked = ms, noise, random.Random(seed), list[Candidate]()
@@ -41,13 +41,13 @@ def smooth(candidate: Candidate) -> float:
 
 
 def stepped(candidate: Candidate) -> float:
-    """Channels are computed in blocks of 16, and 24 and 40 take longer than the full block."""
+    """Return a time with steps: channels are computed in blocks of 16, and 24 and 40 take longer than a full block."""
     blocks = -(-candidate.width // 16) * 16
     return smooth(Candidate("", blocks, candidate.depth, 0, 0, "")) * (1.15 if candidate.width % 16 else 1.0)
 
 
 def largest(ms: Callable[[Candidate], float], most_ms: float) -> Candidate:
-    """The right answer, by trying all."""
+    """Return the right answer, by trying all shapes."""
     return max((one for one in shapes() if 1.1 * ms(one) <= most_ms), key=lambda one: one.params)
 
 
@@ -75,7 +75,7 @@ def test_with_noise_the_second_measurement_decides_and_the_truth_is_met() -> Non
 
 
 def test_on_a_noisy_machine_the_whole_interval_has_to_meet_the_target() -> None:
-    """A shape with a quarter of noise on each side needs more than the margin of a tenth."""
+    """A shape with noise of a quarter on each side needs more than the margin of a tenth."""
 
     def measure(candidate: Candidate) -> Measured:
         ms = smooth(candidate)
@@ -100,11 +100,11 @@ def test_finalists_are_measured_again_in_turns_and_once_where_time_is_up() -> No
 
 
 def test_a_shape_that_was_lucky_once_is_not_chosen() -> None:
-    unlucky, seen = largest(smooth, 40), set()
+    unlucky, calls = largest(smooth, 40), set()
 
     def measure(candidate: Candidate) -> Measured:
-        ms = smooth(candidate) * (1.5 if candidate == unlucky and candidate in seen else 1.0)
-        seen.add(candidate)
+        ms = smooth(candidate) * (1.5 if candidate == unlucky and candidate in calls else 1.0)
+        calls.add(candidate)
         return Measured(ms, ms, ms, 1.0)
 
     plan = find_student(shapes(), Targets(ms=40), measure)
@@ -113,14 +113,14 @@ def test_a_shape_that_was_lucky_once_is_not_chosen() -> None:
 
 
 def test_where_the_finalists_drop_out_what_lies_below_them_is_measured() -> None:
-    """All that met the target at first are noisy on the second look, except the small shapes the search began with."""
-    asked: list[Candidate] = []
+    """Shapes that met the target first are noisy when measured again, except the small ones that came first."""
+    calls: list[Candidate] = []
     noisy: set[Candidate] = set()
 
     def measure(candidate: Candidate) -> Measured:
-        if candidate in asked and not noisy:
-            noisy.update(one for one in asked if one.params > 20_000)
-        asked.append(candidate)
+        if candidate in calls and not noisy:
+            noisy.update(one for one in calls if one.params > 20_000)
+        calls.append(candidate)
         ms = smooth(candidate)
         return Measured(ms, ms, 100.0 if candidate in noisy else ms, 1.0)
 
@@ -151,8 +151,8 @@ def test_out_of_reach_names_the_fastest_and_what_would_reach_it() -> None:
 def test_no_further_shape_is_tried_when_time_is_up() -> None:
     clock = Clock(smooth)
     plan = find_student([*shapes(), *shapes("compact")], Targets(ms=40), clock, enough=lambda share: share > 0.5)
-    tried = {kind: {one for one in clock.asked if one.kind == kind} for kind in ("edsr", "compact")}
-    assert len(tried["compact"]) == 3 < len(tried["edsr"]) and plan.chosen.kind == "edsr"
+    candidates = {kind: {one for one in clock.asked if one.kind == kind} for kind in ("edsr", "compact")}
+    assert len(candidates["compact"]) == 3 < len(candidates["edsr"]) and plan.chosen.kind == "edsr"
     assert plan.stopped and not find_student(shapes(), Targets(ms=40), Clock(smooth)).stopped
 
 

@@ -1,4 +1,4 @@
-"""Latencies that can be believed: paired turns, a rule for 'no difference', and every figure with its conditions."""
+"""Reliable latencies: paired turns, a rule for 'no difference', and every figure with its conditions."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ QUICK = {"lr_sizes": ((32, 24),), "seconds": 0.15, "memory": False, "quality": F
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """small.safetensors, large.safetensors, small.onnx and foreign.onnx, which is large's without metadata."""
+    """Return a folder with small and large .safetensors, small.onnx and foreign.onnx (large without metadata)."""
     path = tmp_path_factory.mktemp("models")
     for name, spec in (("small", SMALL), ("large", LARGE)):
         save_network(build(spec, seed=0), path / f"{name}.safetensors")
@@ -45,7 +45,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def noisy(milliseconds: float, seed: int, rounds: int = 20, drift: float = 0.5) -> Timing:
-    """Calls that get slower together with the machine, each with noise of its own of 3 %."""
+    """Return calls that slow down with the machine, each with its own noise of 3 %."""
     rng, machine = np.random.default_rng(seed), np.random.default_rng(99)
     slowness = 1 + drift * np.abs(np.cumsum(machine.normal(0, 0.2, rounds)))
     return Timing(tuple(tuple(milliseconds * slow * rng.normal(1, 0.03, 5)) for slow in slowness))
@@ -88,7 +88,7 @@ def test_a_process_that_waits_longer_in_every_round_is_not_slower_unless_it_also
 
 
 def test_an_interval_that_reaches_to_a_tiny_difference_is_none() -> None:
-    """Two processes of one model may differ by a little, however many rounds they have."""
+    """Two processes of one model may differ slightly, even over many rounds."""
     reference, other = Timing(((10.0,),) * 8), Timing(tuple((ms,) for ms in (9.85, *[9.5] * 7)))
     assert compare(reference, other).low == pytest.approx(10 / 9.85)
     assert compare(reference, other).verdict == "no measurable difference"
@@ -104,7 +104,7 @@ def test_the_interval_covers_the_median_with_99_percent(rounds: int, outside: in
 
 
 class Clock:
-    """Time that passes only when somebody works."""
+    """A fake clock that advances only by work."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now, self.calls = 0.0, ""
@@ -124,7 +124,7 @@ def test_everyone_has_a_turn_in_each_round_and_warm_up_does_not_count(monkeypatc
     assert slow.samples == pytest.approx([500.0] * 8) and quick.samples == pytest.approx([10.0] * 40)
     assert len(slow.rounds) == len(quick.rounds) == MIN_ROUNDS
     assert {len(turn) for turn in slow.rounds} == {1} and {len(turn) for turn in quick.rounds} == {5}
-    # Warm-up until it gets no faster: s after its slow first call, q after one look of 0.05 s. Then turns in
+    # Warm-up until it gets no faster: s after its slow first call, q after one check of 0.05 s. Then turns in
     # alternating order; a short call runs once untimed before its turn.
     assert clock.calls == "sss" + "q" * 7 + ("s" + "q" * 6 + "q" * 6 + "s") * (MIN_ROUNDS // 2)
     assert (slow.warm_up_calls, quick.warm_up_calls) == (3, 6) and slow.is_steady and quick.is_steady
@@ -169,14 +169,14 @@ def test_one_that_fails_is_lost_alone_and_the_others_go_on() -> None:
 
 
 def test_the_budget_is_kept_and_progress_moves_forward(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock, seen = Clock(monkeypatch), list[tuple[str, int, int]]()
+    clock, counts = Clock(monkeypatch), list[tuple[str, int, int]]()
     timings = take_turns(
         [clock.work("a", 0.1, 0.1), clock.work("b", 0.1, 0.1)],
         seconds_each=10.0,
-        progress=lambda *event: seen.append(event),
+        progress=lambda *event: counts.append(event),
     )
     assert 15.0 <= sum(sum(timing.samples) for timing in timings) / 1000 <= 22.0
-    measured = [done for title, done, _ in seen if title == "measure"]
+    measured = [done for title, done, _ in counts if title == "measure"]
     assert measured == sorted(measured) and measured[-1] == 1000
     with pytest.raises(UsageError, match="seconds=0"):
         take_turns([lambda: None], seconds_each=0)
@@ -278,7 +278,7 @@ def test_a_model_does_not_differ_from_itself(folder: Path) -> None:
         assert [row.model for row in result.rows] == ["small", "small#2"]
         return by(result, "small#2", "torch").verdict
 
-    # On a busy machine about one run in fifty is wrong: two of three are not.
+    # On a busy machine about one verdict in fifty is wrong, so two of three must be right.
     assert sum(verdict() == "no measurable difference" for _ in range(3)) >= 2
 
 
@@ -347,13 +347,13 @@ def test_a_foreign_file_whose_shapes_are_unknown_has_no_cost(folder: Path, tmp_p
 
 
 def test_converters_get_weights_that_lie_as_in_the_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Torch runs them channels last; ExecuTorch's converter refuses such weights."""
-    seen: list[bool] = []
+    """Torch uses channels-last weights, which ExecuTorch's converter refuses."""
+    layouts: list[bool] = []
 
     def refuse(row: object, network: torch.nn.Module, *_: object) -> None:
-        seen.extend(parameter.is_contiguous() for parameter in network.parameters())
+        layouts.extend(parameter.is_contiguous() for parameter in network.parameters())
         raise SrkdError("not now")
 
     monkeypatch.setattr(export.profile.models, "convert_to", refuse)
     profile_models([folder / "large.safetensors"], settings=Settings(**QUICK))  # type: ignore[arg-type]
-    assert seen and all(seen)
+    assert layouts and all(layouts)

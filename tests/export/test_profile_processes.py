@@ -1,5 +1,5 @@
-"""The rows of a profile in processes of their own: they take turns, and one that dies or runs out of memory is lost
-alone."""
+"""The rows of a profile in separate processes: they take turns, and if one dies or runs out of memory, only its row is
+lost."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def process(folder: Path, real_children: None) -> Iterator[ModelProcess]:
 
 
 def test_a_process_that_is_killed_is_lost_and_starts_anew_for_the_next_size(process: ModelProcess) -> None:
-    """Memory is that of the model: the upsampler holds at least two maps of 32 channels at 512x512 at once."""
+    """Memory is that of the model, whose upsampler holds at least two maps of 32 channels at 512x512 at once."""
     facts = process.facts()
     assert (facts.runtime, facts.precision, facts.scale) == ("torch", "fp32", 4) and facts.spec is not None
     assert spec_from_dict(facts.spec) == LARGE
@@ -158,17 +158,17 @@ def test_layers_add_up_to_the_model(folder: Path) -> None:
 
 
 def test_cuda_events_are_recorded_around_each_call_on_an_idle_device() -> None:
-    said: list[str] = []
+    calls: list[str] = []
 
     class Event:
         def __init__(self, *, enable_timing: bool) -> None:
             assert enable_timing
 
         def record(self) -> None:
-            said.append("event")
+            calls.append("event")
 
         def synchronize(self) -> None:
-            said.append("wait")
+            calls.append("wait")
 
         def elapsed_time(self, end: Event) -> float:
             return 2.5
@@ -176,11 +176,11 @@ def test_cuda_events_are_recorded_around_each_call_on_an_idle_device() -> None:
     class Cuda:
         @staticmethod
         def synchronize() -> None:
-            said.append("idle")
+            calls.append("idle")
 
     Cuda.Event = Event  # type: ignore[attr-defined]
-    assert time_by_events(lambda: said.append("call"), 2, Cuda) == (2.5, 2.5)
-    assert said == ["call", "idle", *["event", "call", "event", "wait"] * 2]
+    assert time_by_events(lambda: calls.append("call"), 2, Cuda) == (2.5, 2.5)
+    assert calls == ["call", "idle", *["event", "call", "event", "wait"] * 2]
 
 
 def test_the_matrix_rate_names_how_it_was_measured() -> None:
@@ -249,7 +249,7 @@ def test_a_preset_shows_published_figures_beside_measured_ones() -> None:
 
 
 def test_the_presets_are_the_published_networks() -> None:
-    """Parameters and MACs of a table are those of srkd's networks, as far as it prints digits."""
+    """Parameters and MACs of a table equal those of srkd's networks to the printed digits."""
     compared = 0
     for table in PRESETS.values():
         for network in (network for pair in table.pairs for network in pair.networks):
@@ -276,7 +276,7 @@ def test_verdicts_are_counted_for_each_number_of_busy_programs() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("busy", [False, True])
 def test_a_model_does_not_differ_from_itself_ten_times_of_ten(real_children: None, busy: bool) -> None:
-    """Both in processes of their own, beside programs that keep every core busy, too."""
+    """Both rows have their own process; with `busy` other programs keep every core busy."""
     with busy_machine((usable_cores() or 1) if busy else 0):
-        said = [row["verdict"] for row in verdicts(embedded_student(), 10, ("torch",), 1.0, 48)]
-    assert said == [NONE] * 10
+        outcomes = [row["verdict"] for row in verdicts(embedded_student(), 10, ("torch",), 1.0, 48)]
+    assert outcomes == [NONE] * 10

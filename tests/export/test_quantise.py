@@ -38,7 +38,7 @@ SPECS: tuple[Spec, ...] = tuple(
 
 
 def photos_like(count: int = 4, side: int = 16, seed: int = 0) -> torch.Tensor:
-    """Smooth random images in bytes: neighbours are alike, as in photos."""
+    """Return smooth random images with levels of bytes, whose neighbours are alike as in photos."""
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.rand(count, 3, side // 4, side // 4, generator=generator)
     smooth = torch.nn.functional.interpolate(coarse, size=(side, side), mode="bicubic").clamp(0, 1)
@@ -46,7 +46,7 @@ def photos_like(count: int = 4, side: int = 16, seed: int = 0) -> torch.Tensor:
 
 
 def run(model: onnx.ModelProto, lr: torch.Tensor, *, exactly: bool = False) -> np.ndarray:
-    """Run a model; `exactly`: node by node as the file says, without what ONNX Runtime fuses."""
+    """Run a model; `exactly`: node by node, without ONNX Runtime's fusions."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     if exactly:
@@ -58,7 +58,7 @@ def run(model: onnx.ModelProto, lr: torch.Tensor, *, exactly: bool = False) -> n
 
 @functools.cache
 def graph_bytes(spec: Spec, size: tuple[int, int] | None) -> bytes:
-    """Tracing a network takes seconds, and many tests begin with the same."""
+    """Return the graph of a network, cached for the tests, as tracing takes seconds."""
     return bytes(build_graph(build(spec, seed=1), size, 18).model.SerializeToString())
 
 
@@ -73,7 +73,7 @@ def quantised(ends: Ends, scheme: Scheme, patches: torch.Tensor) -> tuple[Plan, 
 
 
 def size_for(spec: Spec) -> tuple[int, int] | None:
-    """Networks with windows have a graph for one size."""
+    """Return the fixed size of a network with windows; None for other networks."""
     return (16, 16) if spec.arch == "swinir" else None
 
 
@@ -104,7 +104,7 @@ def test_bytes_of_an_image_lie_on_their_grid_exactly() -> None:
 
 
 def test_an_end_is_cut_off_only_where_that_pays() -> None:
-    """One value far from all others would cost them their digits; of an even spread nothing is cut off."""
+    """An outlier would cost the other values their precision; an even distribution is not clipped."""
     generator = torch.Generator().manual_seed(0)
     normal = torch.randn(1_000_000, generator=generator)
     far = torch.cat([normal, torch.tensor([12.0])])
@@ -141,7 +141,7 @@ def test_feedback_changes_the_output_less_than_rounding_each_weight_for_itself()
     inputs = torch.randn(4000, 24, generator=generator, dtype=torch.float64)
     inputs = inputs @ torch.randn(24, 24, generator=generator, dtype=torch.float64)
     weight = torch.randn(8, 24, generator=generator, dtype=torch.float64)
-    levels = replace(S8, low=-7, high=7)  # coarse, so that it shows
+    levels = replace(S8, low=-7, high=7)  # coarse, so that the effect is visible
     scales, covariance = row_scales(weight, levels), inputs.T @ inputs
 
     def error(integers: torch.Tensor) -> float:
@@ -184,7 +184,7 @@ def test_turning_lowers_the_peaks_of_a_stream_with_one_strong_channel() -> None:
 
 
 def a_value(size: int, generator: torch.Generator) -> Value:
-    """A value with a few strong directions, others of which matter to the image."""
+    """Return a value whose strong directions are not those that matter to the image."""
     mixing, matters = (torch.randn(size, size, generator=generator) for _ in range(2))
     strengths = torch.logspace(0, -2, size)
     pixels = mixing @ (strengths[:, None] * torch.randn(size, 4000, generator=generator))
@@ -192,7 +192,7 @@ def a_value(size: int, generator: torch.Generator) -> Value:
 
 
 def test_the_noise_of_a_basis_is_that_of_rounding_in_it() -> None:
-    """Up to one factor for all bases: values are rounded to 255 levels over their range, and the error goes back."""
+    """Both agree up to one factor for all bases; values are rounded to 255 levels, and the error is turned back."""
     generator = torch.Generator().manual_seed(0)
     value = a_value(12, generator)
     ratios = []
@@ -225,7 +225,7 @@ def test_the_basis_is_the_same_every_time() -> None:
 @pytest.mark.parametrize("spec", SPECS, ids=lambda spec: str(spec.arch))
 @pytest.mark.parametrize("size", [(16, 16), (9, 21)])
 def test_the_image_itself_meets_the_first_layer_and_nothing_changes(spec: Spec, size: tuple[int, int]) -> None:
-    """Borders too: they are padded with the mean, as the network does behind its subtraction."""
+    """Borders do not change either: they are padded with the mean, which equals zeros after its subtraction."""
     network, ends = ends_of(spec, size if size_for(spec) else None)
     lr = torch.rand(1, 3, size[1], size[0], generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -266,7 +266,7 @@ def test_weak_units_come_nearer_to_the_strong_ones() -> None:
 
 
 def test_a_stream_with_activations_has_one_factor_a_channel_for_all_that_write_and_read_it() -> None:
-    """Two layers that write a stream, a ReLU on it, and two that read it; one channel is 30 times the others."""
+    """Two layers write a stream with a ReLU, and two read it; one channel is 30 times larger than the others."""
     generator = np.random.default_rng(0)
     weights = {name: generator.uniform(1, 2, (8, columns, 1, 1)) for name, columns in (("a", 3), ("b", 8), ("c", 8))}
     for name in ("a", "b"):
@@ -310,7 +310,7 @@ def test_a_stream_of_sums_alone_is_left_to_its_basis() -> None:
 @pytest.mark.parametrize("flavour", [CPU, TENSORRT], ids=lambda flavour: flavour.name)
 @pytest.mark.parametrize("float_sums", [False, True])
 def test_a_file_gives_what_the_walk_foresaw(spec: Spec, flavour: object, float_sums: bool) -> None:
-    """The walk decides on values that the file really computes: a wrong scale or zero point would shift all of them."""
+    """The walk uses values that the file really computes; a wrong scale or zero point would shift all of them."""
     _, ends = ends_of(spec, size_for(spec))
     patches = photos_like()[:1] if size_for(spec) else photos_like()
     plan = make_plan(ends.graph, Scheme(flavour, float_sums=float_sums), ends.images)  # type: ignore[arg-type]
@@ -320,7 +320,7 @@ def test_a_file_gives_what_the_walk_foresaw(spec: Spec, flavour: object, float_s
     foreseen = walk.values[ends.graph.model.graph.output[0].name]
     expected = foreseen.raw if foreseen.rounded is None else foreseen.rounded
     difference = np.abs(run(model, patches, exactly=True) - expected)
-    # Sums of floats in another order round a value to the neighbouring level here and there, and a level is 1/255.
+    # Another order of float sums may round a value to the neighbouring level; a level is 1/255.
     assert difference.max() < 2 / 255
     assert (difference > 1e-4).mean() < 0.3
 
@@ -348,7 +348,7 @@ def test_onnx_runtime_computes_layers_and_sums_of_the_cpu_flavour_with_integers(
 
 
 def test_the_tensorrt_flavour_has_no_zero_points_and_biases_in_float() -> None:
-    """The rules of NVIDIA's explicit quantisation, read from the graph."""
+    """These are the rules of NVIDIA's explicit quantisation, checked in the graph."""
     _, ends = ends_of(SMALL)
     _, _, model = quantised(ends, Scheme(TENSORRT), photos_like())
     stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
@@ -360,7 +360,7 @@ def test_the_tensorrt_flavour_has_no_zero_points_and_biases_in_float() -> None:
         assert not zero_point.any()
     convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
     assert all(stored[node.input[2]].dtype == np.float32 for node in convolutions)
-    # Symmetric bytes have half of an image's range: it leaves as it was computed.
+    # Symmetric bytes hold only half of an image's range, so the output is not quantised.
     assert model.graph.node[-1].op_type == "Conv"
 
 
@@ -384,7 +384,7 @@ def test_layers_and_sums_stay_in_float_where_a_scheme_says_so() -> None:
 
 
 def test_gates_of_a_pooled_image_stay_in_float() -> None:
-    """RCAN's attention computes on one pixel an image."""
+    """RCAN's attention computes on one pixel per image."""
     spec = RCANSpec(2, width=8, groups=1, depth=1, hidden=2)
     _, ends = ends_of(spec)
     kernels = {
@@ -400,7 +400,7 @@ def test_gates_of_a_pooled_image_stay_in_float() -> None:
 
 
 def test_a_weight_that_several_layers_share_is_rounded_alike() -> None:
-    """CARN-M may run one block several times: its weights stay one set of integers."""
+    """CARN-M may run one block several times, with one set of integer weights."""
     spec = next(spec for spec in SPECS if isinstance(spec, CARNMSpec))
     _, ends = ends_of(spec)
     _, solution, _ = quantised(ends, Scheme(), photos_like())
@@ -412,7 +412,7 @@ def test_a_weight_that_several_layers_share_is_rounded_alike() -> None:
 
 
 def test_the_bias_makes_up_for_what_rounding_shifts() -> None:
-    """Of weights rounded very coarsely the mean of each channel of the image stays."""
+    """With very coarsely rounded weights the mean of each channel of the image does not change."""
     _, ends = ends_of(CompactSpec(2, width=8, depth=2))
     coarse = replace(CPU, weights=replace(S8, low=-3, high=3))
     patches, shifts = photos_like(8), []

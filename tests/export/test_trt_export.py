@@ -1,4 +1,4 @@
-"""`srkd export --trt` on a machine that has a GPU (a double of one), and on one that has not."""
+"""`srkd export --trt` on a machine with a GPU (simulated by a double), and on one without."""
 
 from __future__ import annotations
 
@@ -39,16 +39,16 @@ def network() -> Network:
 
 @pytest.fixture(autouse=True)
 def _traced_once(network: Network, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """torch's exporter takes seconds and gives the same each time."""
+    """Trace each variant once, as torch's exporter takes seconds."""
 
     def convert(job: Conversion) -> Mapping[str, object]:
-        made = TRACED.get(job.options)
-        if made is None:
-            made = tmp_path_factory.mktemp("traced") / "small.onnx", dict(traced(job))
-            shutil.copy(job.path, made[0])
-            TRACED[job.options] = made
-        shutil.copy(made[0], job.path)
-        return made[1]
+        file = TRACED.get(job.options)
+        if file is None:
+            file = tmp_path_factory.mktemp("traced") / "small.onnx", dict(traced(job))
+            shutil.copy(job.path, file[0])
+            TRACED[job.options] = file
+        shutil.copy(file[0], job.path)
+        return file[1]
 
     traced = to_onnx.convert
     monkeypatch.setattr(to_onnx, "convert", convert)
@@ -93,8 +93,8 @@ def test_an_engine_is_proved_and_named_after_its_machine(
 
 @pytest.fixture
 def _few_patches(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Quality does not matter here, and a quarter of the patches takes a quarter of the time."""
-    monkeypatch.setattr(to_int8, "calibration_patches", lambda *given: calibration_patches(*given, count=8))
+    """Use a quarter of the patches, which takes a quarter of the time, as quality does not matter here."""
+    monkeypatch.setattr(to_int8, "calibration_patches", lambda *arguments: calibration_patches(*arguments, count=8))
 
 
 @needs_linux
@@ -185,7 +185,7 @@ def no_driver(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def trtexec(reason: str) -> dict[str, str]:
-    """The options of the command that a line ends with."""
+    """Return the options of the trtexec command at the end of a line."""
     command = shlex.split(reason[reason.index("trtexec ") :])
     return dict(word.removeprefix("--").partition("=")[::2] for word in command[1:])
 
@@ -222,7 +222,7 @@ def test_without_nvidia_the_file_in_eight_bits_and_its_command_are_given(
     assert (engine.verdict, onnx.format, onnx.verdict) == ("unavailable", "int8-trt", "passed")
     words = trtexec(str(engine.reason))
     assert (words["onnx"], words["saveEngine"]) == (f"{stem}.int8-trt.onnx", f"{stem}.int8.engine")
-    # Version 10 takes integers from the file only when it is told to; flags for float would fail beside this one.
+    # Version 10 uses the file's integers only with this flag, together with which flags for float would fail.
     assert "stronglyTyped" in words and not {"int8", "fp16", "best", "noTF32"} & set(words)
     assert ("optShapes" in words) == (options.lr_size is None)
 

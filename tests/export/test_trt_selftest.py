@@ -1,4 +1,4 @@
-"""`srkd doctor --trt`: the self-test, on a machine that has a GPU (a double of one) and on one that has not."""
+"""`srkd doctor --trt`: the self-test on a machine with a GPU (simulated by a double), and on one without."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows of benchmarks, from what they measured: medians, spreads, and a column for nothing that is not there."""
+"""Rows of benchmarks from their measurements: medians, spreads, and no columns for missing values."""
 
 from __future__ import annotations
 

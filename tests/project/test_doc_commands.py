@@ -1,4 +1,4 @@
-"""The commands of the documentation: each is read by the program that it names, and those that can run here run.
+"""The commands of the documentation: each is parsed by its program, and those that can run here are run.
 
 They run in order, in a folder with the files that a reader of the page would have, on tiny networks and photos.
 """
@@ -34,7 +34,7 @@ from srkd.verb import VerbCommand
 from tests.support.commands import ROOT
 
 PAGES = sorted([ROOT / "CONTRIBUTING.md", ROOT / "demo" / "README.md", *ROOT.glob("docs/**/*.md")])
-"""The README's own test runs its commands in processes of their own (test_readme.py)."""
+"""Pages with commands; test_readme.py runs those of the README in separate processes."""
 FENCE = re.compile(r"^ *```(\w*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 INDENTED = re.compile(r"(?:^ {4,}[^\n]*\n|^\n)+", re.MULTILINE)
 COMMAND = re.compile(r"^(?:srkd|make|torchrun|python -m benchmarks)\b(?! *[:/])")
@@ -53,7 +53,7 @@ ELSEWHERE = {
     r"--target.*int8": "writes many files in eight bits: tests/export/test_plan_measure.py",
     r"int8": "tests/export/test_export_int8.py",
 }
-"""Commands that are read, and do not run here, and why."""
+"""Patterns of commands that are parsed but not run here, with the reason."""
 
 SHORTER = {
     "compress": ["--steps", "2", "--seeds", "1", "--batch", "2", "--lr-patch", "8"],
@@ -61,7 +61,7 @@ SHORTER = {
     "profile": ["--seconds", "0.1", "--lr-size", "12x10", "--no-memory"],
     "report": ["--no-speed"],
 }
-"""Options that make a command end soon; of a repeated option the last counts."""
+"""Options that shorten commands; the last of a repeated option counts."""
 THROUGH_PHI = ("clsd", "csd", "csd-lite")
 NETWORKS: dict[str, tuple[str, Spec]] = {
     "edsr.pt": ("edsr-pytorch", EDSRSpec(scale=4, width=8, depth=2)),
@@ -79,7 +79,7 @@ class Line:
 
     @classmethod
     def of(cls, text: str) -> Line:
-        """Read a line of a page; what follows two spaces or a # is a comment, and > leads into a file."""
+        """Parse a line of a page; a comment follows two spaces or a #, and > redirects to a file."""
         return cls(tuple(shlex.split(re.split(r"\s{2,}|\s[#>]", text.strip())[0])))
 
     @property
@@ -91,7 +91,7 @@ class Line:
 
 
 def lines(page: Path) -> Iterator[Line]:
-    """Yield the commands in the code blocks of a page; outputs (`text`) and commands with gaps are none."""
+    """Yield the commands in the code blocks of a page, without outputs (`text`) and commands with gaps."""
     text = page.read_text(encoding="utf-8")
     blocks = [body for language, body in FENCE.findall(text) if language in ("", "sh")]
     blocks += INDENTED.findall(FENCE.sub("", text))
@@ -124,7 +124,7 @@ def test_the_command_line_reads_every_command(page: Path, tmp_path: Path, monkey
 
 
 def read(words: list[str]) -> None:
-    """Parse a command line and make its options, as before a run; click's errors name what is wrong."""
+    """Parse a command line and build its options, as before a run; click reports mistakes."""
     command: click.Command = cli
     with click.Context(cli, info_name="srkd") as context:
         while isinstance(command, click.Group):
@@ -161,7 +161,7 @@ def test_benchmarks_and_targets_of_make_exist(page: Path) -> None:
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Create what the pages name: teachers, photos, benchmark sets, a student, a finished run."""
+    """Create the files that the pages name: teachers, photos, benchmark sets, a student, a finished run."""
     folder = tmp_path_factory.mktemp("files")
     for name, (code_base, spec) in NETWORKS.items():
         srkd.convert(build(spec, seed=1), to=code_base, out=folder / name)
@@ -185,7 +185,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def save_photos(folder: Path) -> None:
-    """Three of 216×224, as large as the patches on which eight bits are calibrated."""
+    """Write three photos of 216×224, large enough for the patches of int8 calibration."""
     folder.mkdir(parents=True)
     rng = np.random.default_rng(0)
     for index in range(3):
@@ -223,7 +223,7 @@ def shortened(line: Line) -> list[str]:
 
 
 def prepare(desk: Path, page: Path, commands: list[Line]) -> None:
-    """Put the runs that commands read, and no command before them writes, into the folder of a page."""
+    """Prepare a page's folder with the runs that commands read and no earlier command writes."""
     if page.name == "data.md":
         (desk / "photos" / "HR").mkdir()
         for photo in (desk / "photos").glob("*.png"):
@@ -268,7 +268,7 @@ def test_the_messages_of_the_troubleshooting_page_are_those_of_the_program() -> 
 
 
 def strings_of(source: str) -> str:
-    """Return all texts of a file, a line each, with … for what is filled in."""
+    """Return all strings of a file, one per line, with … for inserted values."""
     texts = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Constant) and isinstance(node.value, str):

@@ -1,4 +1,4 @@
-"""The documentation: links lead somewhere, every page is in the index, and the tests that a page names exist."""
+"""The documentation: links are valid, every page is in the index, and the tests that a page names exist."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.support.commands import ROOT
 
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "demo" / "README.md", *ROOT.glob("docs/**/*.md")])
 INVENTED = {"test_echo.py"}
-"""The test of the example method in CONTRIBUTING.md."""
+"""Tests that do not exist: that of the example method in CONTRIBUTING.md."""
 
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
@@ -22,7 +22,7 @@ def links(page: Path) -> list[str]:
 
 
 def anchors(page: Path) -> set[str]:
-    """Return the anchors that a code host gives the headings of a page."""
+    """Return the anchors that code hosts generate for the headings of a page."""
     headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 

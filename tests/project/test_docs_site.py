@@ -33,11 +33,11 @@ def test_links_are_moved_to_the_pages_of_the_site() -> None:
 
 
 def test_everything_that_pages_link_to_is_on_the_site() -> None:
-    made = outside()
-    assert PurePosixPath("README.md") in made and PurePosixPath("export/formats.py") in made
-    for path, text in made.items():
+    pages = outside()
+    assert PurePosixPath("README.md") in pages and PurePosixPath("export/formats.py") in pages
+    for path, text in pages.items():
         for target in links_of(text, path.parent) if path.suffix == ".md" else ():
-            assert target in made or target.is_relative_to("docs") or not (ROOT / target).is_file(), (path, target)
+            assert target in pages or target.is_relative_to("docs") or not (ROOT / target).is_file(), (path, target)
     assert place_of(PurePosixPath("docs/methods/csd.md")) == PurePosixPath("methods/csd.md")
 
 

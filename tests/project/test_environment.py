@@ -14,13 +14,13 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def where(python: str = sys.executable, **environment: str) -> subprocess.CompletedProcess[str]:
-    kept = {name: value for name, value in os.environ.items() if name not in ("VIRTUAL_ENV", "CONDA_PREFIX")}
+    variables = {name: value for name, value in os.environ.items() if name not in ("VIRTUAL_ENV", "CONDA_PREFIX")}
     command = [python, str(ROOT / "scripts" / "environment.py"), "--where"]
-    return subprocess.run(command, env=kept | environment, capture_output=True, text=True, check=False)
+    return subprocess.run(command, env=variables | environment, capture_output=True, text=True, check=False)
 
 
 def fake_environment(folder: Path, *, torch: bool) -> Path:
-    """Create an environment whose Python answers that torch is installed, or not."""
+    """Create an environment whose fake Python reports that torch is installed, or not."""
     python = folder / "bin" / "python"
     python.parent.mkdir(parents=True)
     python.write_text(f"#!/bin/sh\nexit {0 if torch else 1}\n")

@@ -1,4 +1,4 @@
-"""The results that the docs show: written once, rendered from their JSON, and never behind it."""
+"""The results in the docs: written once, rendered from their JSON, and up to date."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ RENDERED = """Of two networks.
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Results go here, of a benchmark that is there for the test."""
+    """Return the results folder, with a benchmark that exists only in the test."""
     monkeypatch.setenv(evidence.FOLDER_VARIABLE, str(tmp_path))
     questions = {"tiny": Benchmark("Is two larger?", 1)}
     monkeypatch.setattr(evidence, "benchmark_of", questions.get)
@@ -112,7 +112,7 @@ def test_every_question_is_listed_with_its_command_and_duration(capsys: pytest.C
 
 
 MAKERS = {"embedded_student", "embedded_teacher", "gpu_evidence", "small_teachers"}
-"""Commands that ask nothing: they make files, or ask the questions of others."""
+"""Commands without a question: they make files, or run other benchmarks."""
 
 
 def test_every_command_asks_a_question() -> None:

@@ -1,4 +1,4 @@
-"""The evidence of a GPU: each question asked once, what failed asked again, and what cannot be asked named."""
+"""The evidence of a GPU: each part runs once, failed parts run again, and impossible parts are named."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.commands import ROOT
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of the parts that were run; `tests` fails the first time."""
+    """Return the list of parts that were run; `tests` fails the first time."""
     names: list[str] = []
 
     def ask(part: Part, environment: object) -> dict[str, Any]:

@@ -36,7 +36,7 @@ def test_nothing_outside_the_console_prints() -> None:
 
 
 def imports_of(path: Path) -> set[str]:
-    """Return the modules of this project that a file imports: at its top, inside functions, and for types only."""
+    """Return the modules of this project that a file imports anywhere, also in functions and for types."""
     modules = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module is not None:

@@ -1,4 +1,4 @@
-"""benchmarks/metrics_and_lr.py: figures beside those that they should be, and an exit code that says if they are."""
+"""benchmarks/metrics_and_lr.py: measured and expected figures, and an exit code that says whether they agree."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The random changes of benchmarks/mutants.py: each changes what a file computes, and nothing else."""
+"""The random changes of benchmarks/mutants.py: each changes only what a file computes."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ EXPECTED = {
 
 def test_each_change_is_one_of_what_is_computed() -> None:
     plain = ast.unparse(ast.parse(SOURCE))
-    seen: dict[str, set[str]] = {}
+    texts: dict[str, set[str]] = {}
     for mutant in mutants_of("f.py", SOURCE):
         text = mutated(SOURCE, mutant)
         assert text != plain and "The number 7." in text and "{x + 1}" in text
-        seen.setdefault(mutant.change, set()).add(text)
-    assert seen.keys() == EXPECTED.keys()
+        texts.setdefault(mutant.change, set()).add(text)
+    assert texts.keys() == EXPECTED.keys()
     for change, parts in EXPECTED.items():
-        assert all(any(part in text for text in seen[change]) for part in parts) and len(seen[change]) == len(parts)
+        assert all(any(part in text for text in texts[change]) for part in parts) and len(texts[change]) == len(parts)
 
 
 @pytest.mark.parametrize("file", CORE)

@@ -1,4 +1,4 @@
-"""The pictures in docs/images are what the scripts draw, and say what is true of srkd."""
+"""The pictures in docs/images are those that the scripts draw, and their statements about srkd are true."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ import srkd
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("compressor", "recipes", "export", "demo", "srkd")
 FROM_TORCH = ("triton",)
-"""What CUDA builds of torch bring along, and nothing imports before it has seen that it is there."""
+"""Packages that come with CUDA builds of torch, and are imported only if they are installed."""
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty environment with the wheel and, by path, the heavy packages that this one already has."""
+    """Return an empty environment with the wheel and, by path, the large packages of this environment."""
     environment = tmp_path_factory.mktemp("environment")
     venv.create(environment, with_pip=False, symlinks=True)
     python = environment / "bin" / "python"
@@ -47,7 +47,7 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     (site,) = environment.glob("lib/python*/site-packages")
-    # A .pth file inside a folder named by a .pth file is not read: an editable srkd of this environment stays out.
+    # .pth files in a folder named by a .pth file are not read, so an editable srkd of this environment is not found.
     (site / "heavy.pth").write_text(sysconfig.get_path("purelib") + "\n")
     return python
 

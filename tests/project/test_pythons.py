@@ -1,6 +1,6 @@
-"""Every file is of the oldest Python that pyproject.toml allows, and compiles in the other Pythons that are here.
+"""Every file is valid in the oldest Python that pyproject.toml allows, and compiles in other installed Pythons.
 
-`make types-all` checks what is used of the standard library, by the stubs of the oldest and the newest one.
+`make types-all` checks the use of the standard library, by the stubs of the oldest and the newest Python.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ SHORTER = {
 """Options that a test adds to a command so that it ends soon; click takes the last of a repeated option."""
 
 SHORTER_PYTHON = {"steps=1000": "steps=2", 'lr_size="64x64"': 'lr_size="12x10", seconds=0.1, memory=False'}
-"""The same for the lines of Python."""
+"""Replacements that shorten the lines of Python."""
 
 
 def blocks(language: str) -> list[str]:
@@ -65,7 +65,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def edsr_pytorch(spec: EDSRSpec) -> dict[str, torch.Tensor]:
-    """Return a state dict as EDSR-PyTorch saves it."""
+    """Return a state dict with the names of EDSR-PyTorch."""
     weights = build(spec, seed=3).state_dict()
     names = {"head": "head.0", "body_end": f"body.{spec.depth}", "upsampler.convs.0": "tail.0.0", "tail": "tail.1"}
     for block in range(spec.depth):
@@ -104,18 +104,18 @@ def test_the_readme_knows_every_verb() -> None:
 
 
 def test_every_file_named_exists() -> None:
-    named = re.findall(r"`([\w./-]+\.(?:md|txt|py|toml))`", README + (ROOT / "CONTRIBUTING.md").read_text())
+    names = re.findall(r"`([\w./-]+\.(?:md|txt|py|toml))`", README + (ROOT / "CONTRIBUTING.md").read_text())
     pages = ("README.md", "CONTRIBUTING.md")
     links = re.findall(r"\[`[\w.]+`\]\([^)]+\)", "".join((ROOT / page).read_text() for page in pages))  # test_docs.py
     linked = {link.split("`")[1] for link in links}
     is_example = re.compile(r"(^|/|_)(tiny|echo)[\w-]*\.").search  # a network, a method and a format that do not exist
-    assert [n for n in named if not (ROOT / n).exists() and n not in linked and not is_example(n)] == []
+    assert [n for n in names if not (ROOT / n).exists() and n not in linked and not is_example(n)] == []
 
 
 def test_every_srkd_command_runs(
     desk: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """In this process, which has imported torch already; the completion and the lines of Python have their own."""
+    """They run in this process, which has imported torch; completion and lines of Python have other tests."""
     monkeypatch.chdir(desk)
     lines = [line for line in commands() if line.startswith("srkd ")]
     assert len(lines) >= len(VERBS)
@@ -133,7 +133,7 @@ def test_the_completion_line_runs(desk: Path) -> None:
 
 
 def test_the_ten_python_lines_run(desk: Path) -> None:
-    """With fewer steps, and a profile of small images: nothing else differs."""
+    """They run with fewer steps and a profile of small images, otherwise unchanged."""
     (program,) = blocks("python")
     assert len([line for line in program.splitlines() if line]) == 10
     for full, short in SHORTER_PYTHON.items():

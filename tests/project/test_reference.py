@@ -1,4 +1,4 @@
-"""docs/reference.md is what scripts/write_reference.py writes, and has every option and every public function."""
+"""docs/reference.md is the output of scripts/write_reference.py, and has every option and public function."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a verb can know before it begins ends it at once with exit code 2: folder, device, sizes."""
+"""Mistakes that a verb can detect before its work (folder, device, sizes) end it at once with exit code 2."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from srkd.cli import run
 
 @pytest.fixture(autouse=True)
 def no_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No pixel of an image may be read: all that is checked here is known before."""
+    """Refuse to decode images: the checks here must come before."""
 
     def decoded(*_: object, **__: object) -> None:
         raise AssertionError("an image was decoded")

@@ -1,4 +1,4 @@
-"""A student that a bicubic enlargement beats is said to be one: after compress, by export and by profile."""
+"""Compress, export and profile warn of a student that scores below bicubic."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ WORDS = ["--recipe", "scratch", "--student", "edsr:width=4,depth=1,scale=2", "--
 
 @pytest.fixture
 def bad_run(photos, tmp_path):
-    """A student of one step, which is noise."""
+    """Return a run of one step, whose student gives noise."""
     out = tmp_path / "run"
     settings = [word for setting in SMALL for word in ("--set", setting)]
     assert run(["compress", *WORDS, "--data", str(photos), "--out", str(out), *settings]) == 0

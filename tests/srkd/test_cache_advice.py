@@ -1,4 +1,4 @@
-"""The line about --teacher-cache: where it would have shortened a long run, and nowhere else."""
+"""The line about --teacher-cache is printed only if the cache would have shortened a long run."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_the_line_has_the_times_and_the_size() -> None:
 @pytest.mark.parametrize(
     ("cost", "seconds", "steps", "free"),
     [
-        (HALF, 1.0, 599, PLENTY),  # ten minutes are not worth beginning anew
+        (HALF, 1.0, 599, PLENTY),  # ten minutes are not worth a restart
         (CacheCost(0.1, 0.0, 1), 1.0, 10_000, PLENTY),  # a tenth of a step
         (CacheCost(0.5, 400.0, 1), 1.0, 1000, PLENTY),  # the cache takes as long as it saves
         (HALF, 1.0, 10_000, HALF.size + SPARE_BYTES - 1),

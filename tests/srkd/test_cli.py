@@ -1,4 +1,4 @@
-"""The frame of the command line: speed, help, exit codes, errors, completion, JSON."""
+"""The common parts of the command line: speed, help, exit codes, errors, completion, JSON."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ HEAVY = ("torch", "numpy", "onnx", "onnxruntime", "rich", "pydantic", "PIL")
 
 
 def modules_after(*arguments: str) -> set[str]:
-    """Return the heavy modules that a command line leaves in sys.modules."""
+    """Return the large modules that a command line imports."""
     program = (
         "import sys\nfrom srkd.cli import run\n"
         f"code = run({list(arguments)!r})\n"
@@ -43,7 +43,7 @@ def test_help_is_fast_and_lists_the_verbs_in_order() -> None:
         start, used = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
         outcome = srkd("--help")
         elapsed, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
-        # On a busy machine the program waits for others: then its processor time counts.
+        # On a busy machine the program waits for others, so its processor time counts.
         seconds.append(min(elapsed, after.ru_utime + after.ru_stime - used.ru_utime - used.ru_stime))
     assert min(seconds) <= HELP_SECONDS
     positions = [outcome.out.index(f"\n  {verb} ") for verb in VERBS]
@@ -151,7 +151,7 @@ def test_errors_become_one_line(raised: Exception, code: int, line: str, capsys:
 def test_ctrl_c_is_exit_130() -> None:
     program = (
         "import signal, sys, time\n"
-        # A test run in the background of a shell inherits a SIGINT that is ignored.
+        # A test in the background of a shell inherits an ignored SIGINT.
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from srkd.console import Console\nfrom srkd.verb import verb\nfrom srkd import cli\n"
         "@verb('wait')\ndef wait(console):\n    'Wait.'\n    print('ready', flush=True)\n    time.sleep(60)\n"
@@ -176,7 +176,7 @@ def test_a_closed_pipe_is_not_an_error_message() -> None:
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
 @pytest.mark.parametrize("option", ["", "--json"])
 def test_a_full_disk_is_one_line(option: str) -> None:
-    """/dev/full is always full; nothing may be written again while the program ends."""
+    """/dev/full is always full; the program must not write again at exit."""
     program = (
         "from srkd.verb import verb\nfrom srkd import cli\n@verb('tell')\ndef tell(console):\n    'Tell.'\n"
         "    console.emit('tell', {}) if console.wants_json else console.result('x')\n"

@@ -64,7 +64,7 @@ def test_depth_width_init_and_spec_shape_the_student(teacher, photos, tmp_path):
 
 
 def test_inherited_students_start_as_the_teacher_and_random_ones_do_not(teacher, photos, tmp_path):
-    """At width 1 with a rate of almost zero, the inherited student is the teacher."""
+    """With width 1 and a rate of almost zero, the inherited student equals the teacher."""
     still = (*SMALL, "schedule.rate=1e-12")
     same = compress(teacher, data=photos, width=1.0, steps=1, out=tmp_path / "same", settings=still)
     assert same.student.psnr_y == pytest.approx(same.teacher.psnr_y, abs=1e-3)
@@ -163,8 +163,8 @@ def test_each_option_is_declared_once(teacher, photos, tmp_path):
 
 def test_help_has_a_line_for_every_option():
     lines = (compress.__doc__ or "").split("Args:\n")[1].splitlines()
-    shown = [line.split(":")[0].strip() for line in lines if not line.startswith(" " * 8)]
-    assert shown == list(inspect.signature(compress).parameters)
+    flags = [line.split(":")[0].strip() for line in lines if not line.startswith(" " * 8)]
+    assert flags == list(inspect.signature(compress).parameters)
     help_text = " ".join(CliRunner().invoke(command, ["--help"]).output.split())
     for declaration in declarations(CompressOptions):
         if not declaration.option.by_set:

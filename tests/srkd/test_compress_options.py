@@ -1,4 +1,4 @@
-"""The options of `srkd compress`: in groups, with their defaults; rare ones by --set; the names that hands expect."""
+"""The options of `srkd compress`: groups, defaults, rare ones by --set, and common alternative names."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ RARE = {"teacher_cache", "phi_weights", "select", "lr_border", "cache_size", "li
 
 
 def options_of(*words: str) -> CompressOptions:
-    """Return the options that a command line stands for."""
+    """Return the options of a command line."""
     context = command.make_context("compress", list(words))
     names = {row.name for row in declarations(CompressOptions)}
     values = {name: value for name, value in context.params.items() if name in names}
@@ -144,7 +144,7 @@ def test_lr_images_have_a_plain_name_and_lr_is_no_learning_rate(
         srkd.compress(lr=photos, out=tmp_path / "run")  # type: ignore[call-arg]
     with pytest.raises(UsageError, match="give --data beside --lr-images"):
         srkd.evaluate(lr=photos, scale=2)  # type: ignore[call-arg]
-    # A folder may be called so.
+    # A folder may be called 2.
     (tmp_path / "2").mkdir()
     monkeypatch.chdir(tmp_path)
     assert options_of("--lr", "2").lr_images == tmp_path / "2"

@@ -1,4 +1,4 @@
-"""The student that `compress` makes of --width, --depth, --student, --select and --init-from, and its notes."""
+"""The student of `compress` by --width, --depth, --student, --select and --init-from, and its notes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from srkd.config import StudentInit, choose_student
 from srkd.verb_options import CompressOptions
 
 STILL = ("schedule.batch=2", "schedule.lr_patch=8", "schedule.rate=1e-30")
-"""A rate that moves no weight: the student that is written is the one that was made."""
+"""Settings with a rate that changes no weight: the written student equals the initial one."""
 
 Choose = Callable[..., tuple[StudentInit, list[str]]]
 
@@ -129,7 +129,7 @@ def saved(spec: Spec, path: Path) -> Network:
 
 
 def test_a_run_tells_where_its_student_started(photos: Path, tmp_path: Path) -> None:
-    """A ×3 student from one of ×2: what was taken is in run.json, and in the weights."""
+    """A ×3 student starts from a ×2 one: run.json lists the copied tensors, which are in the weights."""
     saved(EDSRSpec(3, width=16, depth=2), tmp_path / "teacher.safetensors")
     earlier = saved(EDSRSpec(2, width=8, depth=2), tmp_path / "earlier.safetensors")
     notes: list[str] = []

@@ -49,7 +49,7 @@ def test_missing_modules_are_named_with_the_command(monkeypatch: pytest.MonkeyPa
 
 
 def test_the_demo_is_ready_only_with_its_built_app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The server's packages are one thing, the page that it serves is another."""
+    """The server's packages alone are not enough: the page must be built, too."""
 
     def demo_app() -> Piece:
         return next(piece for piece in diagnose().others if piece.name == "demo app")
@@ -81,7 +81,7 @@ def test_another_distribution_with_a_name_of_ours_is_named(tmp_path: Path, monke
 
 @pytest.mark.parametrize("name", ["export.py", "demo/__init__.py", "recipes/__init__.py"])
 def test_a_file_that_hides_a_package_is_one_line(tmp_path: Path, name: str) -> None:
-    """As in a project of one's own, whose folder `python -m` puts first on Python's path."""
+    """This happens in a user's project, whose folder `python -m` puts first on Python's path."""
     file = tmp_path / name
     file.parent.mkdir(exist_ok=True)
     file.touch()

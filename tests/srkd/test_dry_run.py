@@ -1,4 +1,4 @@
-"""`--dry-run`: what it says is what the run would do, it is quick, and it leaves nothing behind."""
+"""`--dry-run`: its report is true of the run, it is quick, and it writes nothing."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ SMALL: dict[str, Spec] = {name: tiny(name, scale) for name, scale in zip(NETWORK
 
 @dataclass(frozen=True)
 class Asking(PlainMethod):
-    """Asks the teacher for features and for a second input, and brings a module of its own."""
+    """A method that uses features and a second input of the teacher, and has its own module."""
 
     name: str = "asking"
     weights: Mapping[str, float] = field(default_factory=lambda: {"feature": 1.0, "small": 1.0})
@@ -105,7 +105,7 @@ def test_the_optimisers_share_is_what_adam_keeps():
     for parameter in state.student.parameters():
         parameter.grad = torch.zeros_like(parameter)
     state.optimiser.step()
-    tensors = [tensor for held in state.optimiser.state.values() for tensor in held.values() if tensor.dim() > 0]
+    tensors = [tensor for size in state.optimiser.state.values() for tensor in size.values() if tensor.dim() > 0]
     assert sum(tensor.nbytes for tensor in tensors) == of("scratch", SMALL["edsr"], None).memory.optimiser
 
 
@@ -166,7 +166,7 @@ def test_it_takes_a_second_beyond_importing_torch_and_writes_nothing(tmp_path):
     result = python("-c", QUICK, cwd=tmp_path, XDG_CACHE_HOME=str(tmp_path), OMP_NUM_THREADS="1")
     code, seconds, *compilers = result.out.strip().splitlines()[-1].split()
     assert code == "0" and compilers == ["False", "False"]
-    assert float(seconds) < 2.0  # half a second to a second; twice as much on a machine that is busy
+    assert float(seconds) < 2.0  # half a second to a second; twice as much on a busy machine
     assert list(tmp_path.iterdir()) == []
 
 
@@ -240,7 +240,7 @@ def test_durations_read_as_one_plans_with_them(seconds, result):
 
 
 def test_the_cost_of_a_step_is_counted_with_phi_and_backward():
-    """A step of L1: a forward pass and, but for the first layer's input, twice as much back."""
+    """A step of L1 costs a forward pass and, without the gradient of the first layer's input, twice that backward."""
     alone = of("scratch", SMALL["edsr"], None, BatchShape(2, 16))
     forward = 2 * count_operations(SMALL["edsr"], (16, 16)).macs[""]
     assert 2.9 * forward < alone.macs.total < 3.1 * forward
@@ -249,7 +249,7 @@ def test_the_cost_of_a_step_is_counted_with_phi_and_backward():
     assert logits.macs.frozen == forward and logits.macs.total == alone.macs.total + forward
     report = dry_run(CompressOptions(recipe="csd", settings=("phi=teacher", "schedule.batch=2")))
     assert report.step is not None and report.step.helper_forwards == 2
-    # Three images through phi, two of them together, and one, the student's, back.
+    # Three images pass through phi, two of them together; the student's also backward.
     assert report.step.macs.total > 4 / 3 * report.step.macs.helper_forwards > 0
     rows = dict(report.rows())
     assert "2 of phi" in rows["forwards"] and "phi's forwards" in rows["cost"]

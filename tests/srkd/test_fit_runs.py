@@ -35,9 +35,9 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def compress(ground: Path, out: Path, **options: object) -> list[str]:
     lines: list[str] = []
-    given = {"data": ground / "photos", "recipe": "fit", "steps": 2, "settings": SMALL, **options}
-    teacher = given.pop("teacher", ground / "teacher.safetensors")
-    srkd.compress(teacher, out=out, announce=lines.append, **given)  # type: ignore[arg-type]
+    keywords = {"data": ground / "photos", "recipe": "fit", "steps": 2, "settings": SMALL, **options}
+    teacher = keywords.pop("teacher", ground / "teacher.safetensors")
+    srkd.compress(teacher, out=out, announce=lines.append, **keywords)  # type: ignore[arg-type]
     return lines
 
 
@@ -68,7 +68,7 @@ def test_two_processes_start_from_the_fit_of_one(ground: Path, tmp_path: Path) -
 
 
 def test_the_start_is_the_fit_and_not_the_slice(ground: Path, tmp_path: Path) -> None:
-    """After one step at a rate of nearly nothing."""
+    """The test compares after one step at a rate of almost zero."""
     for init in ("fit", "inherit"):
         settings = (*SMALL, "schedule.ema=0")
         compress(ground, tmp_path / init, recipe="logits", init=init, steps=1, rate=1e-9, settings=settings)
@@ -103,7 +103,7 @@ def test_patches_are_the_most_textured_of_those_drawn(ground: Path) -> None:
 
 
 def test_csd_trains_its_student_inside_the_turned_teacher(ground: Path, tmp_path: Path) -> None:
-    """After one step at a rate of nearly nothing the student is the leading slice of an equal teacher."""
+    """After one step at a rate of almost zero the student is the leading slice of an equal teacher."""
     for select in ("principal", "leading"):
         settings = (*SMALL, "schedule.ema=0", "phi=teacher")
         compress(ground, tmp_path / select, recipe="csd", select=select, steps=1, rate=1e-9, settings=settings)
@@ -173,7 +173,7 @@ def test_a_stream_that_cannot_be_turned_is_cut_as_it_is(ground: Path, tmp_path: 
 
 
 def test_the_report_keeps_where_the_student_started(ground: Path, tmp_path: Path) -> None:
-    """Also of a run that was stopped and continued."""
+    """A run that was stopped and continued keeps it, too."""
 
     def stop(title: str, done: int, total: int) -> None:
         if title == "training" and done == 2:

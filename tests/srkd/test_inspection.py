@@ -1,4 +1,4 @@
-"""A file of srkd's own describes itself, without torch; only where that is all the truth."""
+"""srkd's own file is described by its header without torch, but only if the header is sufficient."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def own(tmp_path: Path) -> Path:
 
 
 def described(inspection: object) -> object:
-    """What a script reads, where lists and tuples are one."""
+    """Return an inspection as JSON values, in which tuples are lists."""
     return json.loads(json.dumps(vars(inspection), default=str))
 
 
 def rewrite(path: Path, change: Callable[[dict[str, object]], None]) -> None:
-    """Change the header of a file, and keep its values."""
+    """Change the header of a file, without its tensors."""
     content = path.read_bytes()
     end = 8 + int.from_bytes(content[:8], "little")
     header = json.loads(content[8:end])

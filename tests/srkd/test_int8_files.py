@@ -1,4 +1,4 @@
-"""Every verb that reads a model names a file in eight bits: its flavour, its calibration and what it lost."""
+"""Every verb that reads a model describes a file in eight bits: flavour, calibration and loss."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def _few_patches() -> Any:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A float network and one that was trained quantised (`rounded`), each with its files in float and int8."""
+    """Return a folder with a float network and one trained quantised (`rounded`), each with float and int8 files."""
     path = tmp_path_factory.mktemp("int8")
     for name, network in (
         ("small", build(SPEC, seed=1)),
@@ -152,7 +152,7 @@ def test_a_file_is_timed_where_its_graph_is_not_shown(
 
 
 def test_profile_writes_a_checkpoint_in_eight_bits(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Torch and the teacher stay in float; the row says that nobody bounded the loss."""
+    """Torch and the teacher stay in float; the row says that the loss is not bounded."""
     arguments = ("profile", folder / "small.safetensors", "--precision", "int8", "--no-quality", *PROFILE)
     rows = told(capsys, *arguments, "--teacher", folder / "small.safetensors")["rows"]
     assert [(row["runtime"], row["precision"]) for row in rows] == [
@@ -224,7 +224,7 @@ def test_the_demo_lists_the_loss(folder: Path, tmp_path: Path, capsys: pytest.Ca
 
 
 def test_the_file_for_profile_is_not_proved_like_an_export(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is opened and timed; the comparison of an export would refuse what an unbounded file may lose."""
+    """It is only opened and timed, as the comparison of an export would refuse the loss of an unbounded file."""
 
     def prove(*_: object) -> None:
         raise AssertionError("compared")

@@ -1,4 +1,4 @@
-"""The limits of a program of strangers that is tried: an option of every verb that opens one."""
+"""`limits` for the first run of an untrusted program: an option of every verb that opens one."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support.small_runs import TEACHER
 
 @pytest.fixture
 def tried_with(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Limits]:
-    """The limits of every trial, none of which is remembered from another test."""
+    """Return the limits of every trial; no result of another test is reused."""
     seen: list[Limits] = []
     try_file = probing.run_in_child
 
@@ -56,7 +56,7 @@ VERBS: dict[str, Callable[..., object]] = {
 def test_a_verb_passes_them_on(
     verb: str, teacher: Path, photos: Path, tried_with: list[Limits], tmp_path: Path
 ) -> None:
-    """To programs of both kinds, and beside a checkpoint, which needs none."""
+    """The limits apply to both kinds of programs; a checkpoint needs none."""
     assert TEACHER.scale == 2
     programs = [save_onnx(twin(), tmp_path / "one.onnx"), save_torchscript(twin(), tmp_path / "two.pt")]
     VERBS[verb]([*programs, teacher], photos, limits=3)
@@ -79,7 +79,7 @@ def test_compress_and_demo_have_them_and_verbs_that_open_no_program_have_not() -
 
 
 def test_a_foreign_program_is_never_run_by_export(tried_with: list[Limits], tmp_path: Path) -> None:
-    """So export needs no limits."""
+    """Therefore export has no limits."""
     for path in (save_onnx(twin(), tmp_path / "one.onnx"), save_torchscript(twin(), tmp_path / "two.pt")):
         with pytest.raises(SrkdError):
             srkd.export(path, out=tmp_path)

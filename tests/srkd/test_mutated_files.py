@@ -1,4 +1,4 @@
-"""Mutated files of every kind that strangers give: each opens or is one line, in bounded time and memory."""
+"""Mutated files of every untrusted kind: each opens or gives a one-line error, in bounded time and memory."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import pytest
 from tests.support.commands import ROOT, python
 
 MOST_SECONDS = 10
-"""Of processor time, for one file; the forks of `tests/support/fuzz.py` are ended earlier."""
+"""Most processor seconds for one file; the forks of `tests/support/fuzz.py` are ended earlier."""
 MOST_GROWTH_MB = 1000
 LONG_TIER = {"ONNX": 3000, "TorchScript": 2500, "torch.export": 2500, "recipe": 2000, "image": 2500}
 
 
 def attack(kinds: str, count: int, seed: int, folder: Path, timeout: float) -> dict[str, Any]:
-    """In a process of its own: most of these formats are read by native code, and a crash must be seen."""
+    """Open mutated files in a separate process: native code reads most formats, and a crash must fail the test."""
     outcome = python(
         *("-W", "ignore", "-m", "tests.support.fuzz", kinds, count, seed, folder),
         cwd=ROOT,

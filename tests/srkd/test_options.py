@@ -1,4 +1,4 @@
-"""One declaration an option: the command line, the Python function, the checks and run.json all follow from it."""
+"""One declaration per option gives the command line, the Python function, the checks and run.json."""
 
 from __future__ import annotations
 
@@ -156,9 +156,9 @@ def test_values_of_another_type_are_refused(value: dict[str, Any]) -> None:
 
 def test_json_reads_back_to_equal_options() -> None:
     options = paint("x.pt", layers=2, words=("a",), extras={"k": 1}, out="there")
-    kept = to_json(options)
-    assert not {"out", "sizes"} & set(kept) and "progress" not in kept
-    assert from_json(PaintOptions, kept, "--resume there", out="there") == options
-    for other in ({**kept, "new": 1}, {key: kept[key] for key in kept if key != "layers"}):
+    stored = to_json(options)
+    assert not {"out", "sizes"} & set(stored) and "progress" not in stored
+    assert from_json(PaintOptions, stored, "--resume there", out="there") == options
+    for other in ({**stored, "new": 1}, {key: stored[key] for key in stored if key != "layers"}):
         with pytest.raises(SrkdError, match=r"--resume there: .*another version of srkd.*(new|layers)"):
             from_json(PaintOptions, other, "--resume there")

@@ -28,13 +28,13 @@ from tests.support.small_runs import SMALL, TEACHER, save_photos, save_teacher
 
 
 class Died(Exception):
-    """Stands for a process that is killed."""
+    """Error in place of a killed process."""
 
 
 TINY = {"runtime": "torch", "lr_size": "16x12", "threads": 1}
 WORDS = ("--runtime", "torch", "--lr-size", "16x12", "--threads", "1")
 EASY = ("--target-fps", "0.2")
-"""A target that the busiest machine meets."""
+"""A target that even a busy machine meets."""
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +134,7 @@ def test_another_device_measures(teacher: Path, tmp_path: Path, monkeypatch: pyt
 
 @pytest.fixture
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Plan and check in moments."""
+    """Shorten the measurements of plan and check."""
     monkeypatch.setattr("srkd.targeted.PLAN_SECONDS", 0.02)
     monkeypatch.setattr("srkd.targeted.SECONDS", 0.1)
 

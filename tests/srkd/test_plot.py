@@ -1,4 +1,4 @@
-"""`srkd plot`: the curves of runs as a picture; what is no number, and what is no run, is no obstacle or one line."""
+"""`srkd plot`: a picture of runs' curves; values that are no numbers are left out, other folders are refused."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_several_runs_and_plans_are_drawn_over_one_another(tmp_path: Path) -> No
     names = ["logits-seed10", "scratch-seed10"]
     for index, name in enumerate(names):
         save_run(tmp_path / "plan" / name, rows_of(psnr=29 + index))
-    # The last trial has not begun, and a name must not lead out of the plan.
+    # The last trial has not started, and a name must not lead out of the plan's folder.
     trials = {"runs": [*names, "scratch-seed11", "../../other"]}
     save_run(tmp_path / "other", rows_of())
     (tmp_path / "plan" / "run.json").write_text(json.dumps({"trials": trials}))

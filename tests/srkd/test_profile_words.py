@@ -1,4 +1,4 @@
-"""`srkd profile` on the command line: its words, its picture, and one line for each mistake."""
+"""`srkd profile` on the command line: its output, its picture, and a one-line error for each mistake."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Python functions: each takes a network, a file or a run folder, one value where several may stand, and images."""
+"""The Python functions: models as networks, files or run folders, single values for sequences, and images."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ QUICK = {"seconds": 0.1, "lr_size": "8x8", "memory": False, "quality": False}
 
 @pytest.fixture(scope="module")
 def ground(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with teacher.safetensors, photos/ and runs/small, a run whose teacher was an open network."""
+    """Return a folder with teacher.safetensors, photos/ and runs/small, a run whose teacher was an open network."""
     folder = tmp_path_factory.mktemp("ground")
     network = srkd.load(save_teacher(folder / "teacher.safetensors"))
     photos = save_photos(folder / "photos")
@@ -44,7 +44,7 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(params=KINDS)
 def model(request: pytest.FixtureRequest, ground: Path) -> Any:
-    """The same teacher, or its student, as everything that a caller may call a model."""
+    """Return the teacher, or its student, in every form of a model."""
     file = ground / "teacher.safetensors"
     return {
         "network": lambda: srkd.load(file),
@@ -132,10 +132,10 @@ def test_foreign_models_stand_for_the_file_they_came_from(tmp_path: Path) -> Non
 
 def test_the_teacher_of_a_run_is_kept_beside_it(ground: Path) -> None:
     run = ground / "runs" / "small"
-    kept = ground / "runs" / "small-teacher.safetensors"
+    file = ground / "runs" / "small-teacher.safetensors"
     expected = srkd.load(ground / "teacher.safetensors")
-    assert srkd.load(kept).fingerprint() == expected.fingerprint()
-    assert json.loads((run / "run.json").read_text())["request"]["teacher"] == str(kept)
+    assert srkd.load(file).fingerprint() == expected.fingerprint()
+    assert json.loads((run / "run.json").read_text())["request"]["teacher"] == str(file)
     assert srkd.profile(run, runtime="torch", **QUICK).teacher == "small-teacher"
 
 
@@ -171,7 +171,7 @@ def test_a_place_that_cannot_be_written_is_one_line(where: str, is_open: bool, g
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-# One value where several may stand.
+# Single values in place of sequences.
 
 
 @pytest.mark.parametrize("size", ["64x48", (64, 48), [64, 48], (np.int64(64), 48)])
@@ -311,7 +311,7 @@ def test_help_leads_to_every_function() -> None:
 
 
 def test_every_example_of_the_help_runs(ground: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In one folder, in the order of the introduction; with few steps, and small pictures."""
+    """They run in one folder, in the order of the introduction, with few steps and small pictures."""
     srkd.convert(save_teacher(tmp_path / "srkd.safetensors"), to="edsr-pytorch", out=tmp_path / "edsr.pt")
     save_photos(tmp_path / "photos")
     monkeypatch.chdir(tmp_path)

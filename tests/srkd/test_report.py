@@ -1,4 +1,4 @@
-"""`srkd report` and `srkd compare`: run folders as a page, and methods side by side."""
+"""`srkd report` and `srkd compare`: pages about run folders, and comparisons of methods."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ EVIL = '<script>alert("1")</script>&amp;'
 
 @pytest.fixture(scope="module")
 def plan(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished plan of two seeds and their baselines, with its teacher and its exports."""
+    """Return the folder of a finished plan of two seeds and their baselines, with its teacher and exports."""
     folder = tmp_path_factory.mktemp("report")
     photos, teacher = save_photos(folder / "photos"), save_teacher(folder / "teacher.safetensors")
     srkd.compress(
@@ -53,12 +53,12 @@ def plan(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def copy(plan: Path, tmp_path: Path) -> Path:
-    """The plan's folder, to be changed."""
+    """Return a copy of the plan's folder that a test may change."""
     return Path(shutil.copytree(plan, tmp_path / "copy"))
 
 
 def change(folder: Path, **changes: Any) -> None:
-    """Change entries of run.json; a dotted name leads into objects, None removes."""
+    """Change entries of run.json; `__` in a name leads into objects, None removes an entry."""
     path = folder / "run.json"
     facts = json.loads(path.read_text())
     for name, value in changes.items():
@@ -118,7 +118,7 @@ def test_a_report_holds_everything_and_fetches_nothing(plan: Path, tmp_path: Pat
         assert words in page.text, words
     assert f"{student['cost']['params']:,}" in page.text
     assert "srkd compress" in page.text and "--seeds 2" in page.text and "--width 0.5" in page.text
-    # Folders of this machine are nobody else's business.
+    # The page must not name folders of this machine.
     assert str(plan.parent) not in out.read_text()
     assert hashlib.sha256((plan / "student.safetensors").read_bytes()).hexdigest() in page.text
     assert not list(tmp_path.glob(".page*"))
@@ -135,7 +135,7 @@ def test_the_policy_allows_the_two_scripts_and_no_other(plan: Path, tmp_path: Pa
 
 
 def test_names_in_a_run_folder_are_text(copy: Path, tmp_path: Path) -> None:
-    """What a stranger wrote into run.json, exports.json, metrics.jsonl and profile.json is never markup."""
+    """Text from run.json, exports.json, metrics.jsonl and profile.json never becomes markup."""
     change(copy, recipe=EVIL, preset__title=EVIL, data__validation=[EVIL], data__origin=EVIL, machine__cpu=EVIL)
     change(copy, result__flags=[EVIL], result__protocol=EVIL, result__recipe=EVIL, request__settings=[EVIL])
     facts = json.loads((copy / "run.json").read_text())
@@ -178,13 +178,13 @@ def test_speed_is_measured_once_and_kept(copy: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("srkd.reporting.report.run_profile", measure)
     report = srkd.report(copy, threads=1)
     assert report.path == copy / "report.html"
-    kept = json.loads((copy / "profile.json").read_text())
-    assert {row["runtime"] for row in kept["rows"]} == {"torch"}
+    stored = json.loads((copy / "profile.json").read_text())
+    assert {row["runtime"] for row in stored["rows"]} == {"torch"}
     text = page_of(report.path).text
     assert "torch fp32, cpu, 1 thread, LR 16x12, batch 1" in text
     monkeypatch.setattr("srkd.reporting.report.run_profile", lambda *_: pytest.fail("it was measured again"))
     srkd.report(copy)
-    # Other weights are not the ones that were timed.
+    # The profile is not valid for other weights.
     assert read_speed(copy, "0" * 64) is None
 
 
@@ -207,7 +207,7 @@ def test_the_headline_says_what_was_measured(
     (copy / "profile.json").write_text(json.dumps(record))
     text = page_of(srkd.report(copy, out=tmp_path / "p.html").path).text
     assert words in text
-    # Eight bits that nobody bounded are not the student that was scored.
+    # An unbounded file in eight bits does not count, as its quality is not that of the scored student.
     assert "99.00× over the teacher in torch at best" not in text
 
 
@@ -303,18 +303,18 @@ def test_a_run_without_metrics_is_reported(copy: Path, tmp_path: Path) -> None:
     assert "Curves" not in page_of(report.path).text
 
 
-# Methods side by side.
+# Comparison of methods.
 
 
 def test_compare_means_over_seeds(plan: Path) -> None:
     comparison = srkd.compare(plan)
     facts = json.loads((plan / "run.json").read_text())["result"]["trials"]["rows"]
     means = {row["name"]: (row["mean"], row["sd"]) for row in facts}
-    found = {method.name: (method.mean, method.sd) for method in comparison.methods}
-    assert found.keys() == means.keys() and len(found) == 2
+    spreads = {method.name: (method.mean, method.sd) for method in comparison.methods}
+    assert spreads.keys() == means.keys() and len(spreads) == 2
     for name, (mean, sd) in means.items():
-        assert found[name] == (pytest.approx(mean), pytest.approx(sd))
-    assert [method.mean for method in comparison.methods] == sorted((m for m, _ in found.values()), reverse=True)
+        assert spreads[name] == (pytest.approx(mean), pytest.approx(sd))
+    assert [method.mean for method in comparison.methods] == sorted((m for m, _ in spreads.values()), reverse=True)
     assert comparison.gains[0].differences and comparison.methods[0].seeds == (10, 11)
 
 

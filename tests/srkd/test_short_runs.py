@@ -1,4 +1,4 @@
-"""A recipe that `--steps` makes short gets a rate that suits it; whoever sets the rate keeps it."""
+"""A recipe shortened by `--steps` gets a suitable rate, unless the user sets the rate."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from srkd.verb_options import CompressOptions
 
 @pytest.fixture
 def recipe(tmp_path: Path) -> str:
-    """A recipe of one's own with milestones, long enough to be made short."""
+    """Return the file of a user's recipe with milestones, long enough to be shortened."""
     file = tmp_path / "own.yaml"
     text = "title: t\nsource: s\nmethods: [{name: logits}]\nschedule:\n"
     file.write_text(text + "  {steps: 20000, rate: 1e-4, decay: milestones, milestones: [8000, 16000]}\n")
@@ -51,14 +51,14 @@ def test_published_schedules_are_only_rescaled():
 @pytest.mark.parametrize("name", [name for name in RECIPES if not name.endswith("-paper")])
 def test_our_own_short_recipes_have_such_a_schedule_already(name):
     decay, rate, _, notes = schedule_of(name, 200)
-    # What is quantised has been trained before, at such a rate.
+    # A student to be quantised has been trained before, at such a rate.
     least = {"fit": 4e-4, "pams": 1e-4, "pact": 1e-4}.get(name, 8e-4)
     assert decay == "cosine" and rate >= least and notes == 0
 
 
 @pytest.mark.slow
 def test_a_student_of_200_steps_ends_above_where_milestones_left_it(tmp_path: Path):
-    """The embedded teacher on the embedded photos, small patches: minutes, and several dB."""
+    """The test uses the embedded teacher and photos and small patches; it takes minutes, the gain is several dB."""
 
     def score(name: str, *settings: str) -> tuple[float, float]:
         small = ("schedule.batch=4", "schedule.lr_patch=24", "schedule.precision=fp32")

@@ -1,4 +1,4 @@
-"""Tables fit the lines they are printed in, in columns or as cards, and nothing of them is cut."""
+"""Tables fit the width of a line, as columns or cards, and nothing is cut."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_a_table_is_no_wider_than_its_lines_unless_a_single_figure_is(rows: list
     text = " ".join(" ".join(lines).split())
     for row in cells:
         assert all(word in text for cell in row for word in cell.split())
-    # A card has a figure on each line at least; what is longer than a line is one word, or a name with its figure.
+    # A line of a card has at least one figure; a longer line is a single word, or a name with its figure.
     longest = max(len(word) for row in rows for cell in row for word in cell.split() or [""])
     assert max(map(len, lines)) <= max(40, longest + 4)
 
@@ -154,7 +154,7 @@ def test_macs_of_every_table_are_of_one_size(model: Path, capsys: pytest.Capture
 def test_tables_of_the_verbs_fit_80_columns(
     model: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Lines of texts and commands may be longer; a table may not."""
+    """Only texts and commands may have longer lines."""
     for arguments in (
         ["profile", str(model), "--teacher", str(model), *PROFILE],
         ["evaluate", str(model), str(model), "--data", str(photos), "--per-image", "--explain"],

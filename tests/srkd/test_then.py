@@ -1,4 +1,4 @@
-"""`--then`: a student is distilled and then trained quantised, in one folder that can be continued anywhere."""
+"""`--then`: a student is distilled, then trained quantised, in one folder that can be continued at any point."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SETTINGS = (*SMALL, "then.bits=4", "then.schedule.batch=2", "then.schedule.lr_pa
 
 @pytest.fixture(scope="module")
 def ground(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with teacher.safetensors and photos/."""
+    """Return a folder with teacher.safetensors and photos/."""
     folder = tmp_path_factory.mktemp("ground")
     save_teacher(folder / "teacher.safetensors")
     save_photos(folder / "photos")
@@ -47,8 +47,8 @@ def both(ground: Path, tmp_path_factory: pytest.TempPathFactory) -> CompressRepo
 
 
 def facts(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((folder / "run.json").read_text())
-    return found
+    contents: dict[str, Any] = json.loads((folder / "run.json").read_text())
+    return contents
 
 
 def test_both_students_lie_in_the_folder(both: CompressReport) -> None:
@@ -59,10 +59,10 @@ def test_both_students_lie_in_the_folder(both: CompressReport) -> None:
     for name, source in (("student", "2-pams"), ("student-float", "1-logits")):
         copied, original = both.run / f"{name}.safetensors", both.run / source / "student.safetensors"
         assert copied.read_bytes() == original.read_bytes()
-    # The quantised student began where the float one ended.
-    begun = facts(both.run / "2-pams")
-    assert begun["teacher"]["path"] == str((both.run / "1-logits" / "student.safetensors").resolve())
-    assert begun["quantisation"] == {"method": "pams", "bits": 4, "placement": "paper", "compat": ""}
+    # The quantised student started from the final float one.
+    second = facts(both.run / "2-pams")
+    assert second["teacher"]["path"] == str((both.run / "1-logits" / "student.safetensors").resolve())
+    assert second["quantisation"] == {"method": "pams", "bits": 4, "placement": "paper", "compat": ""}
     assert "quantisation" not in facts(both.run / "1-logits")
 
 
@@ -87,7 +87,7 @@ def test_every_verb_takes_the_folder(both: CompressReport, ground: Path) -> None
 
 
 class Died(Exception):
-    """Stands for a process that is killed."""
+    """Error in place of a killed process."""
 
 
 @pytest.mark.usefixtures("usual_calibration_patches")
@@ -95,7 +95,7 @@ class Died(Exception):
 def test_a_run_that_died_goes_on_to_the_same_bytes(
     ground: Path, both: CompressReport, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, saves: int
 ) -> None:
-    """After the end of the first run, in the second's calibration, or later: each is a place to die."""
+    """The process dies after the first run, in the second's calibration, or later."""
     out, save, left = tmp_path / "run", State.save, [saves]
 
     def mortal(self: State, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Baselines and seeds: the same batches, one plan that can die anywhere, and figures that are those of its runs."""
+"""Baselines and seeds: equal batches, a plan that can be continued at any point, and figures from its runs."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ SMALL = ("schedule.batch=2", "schedule.lr_patch=8", "schedule.validate_every=3",
 
 @pytest.fixture(scope="module")
 def ground(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with teacher.safetensors, other.safetensors (its student's shape) and photos/."""
+    """Return a folder with teacher.safetensors, other.safetensors (its student's shape) and photos/."""
     folder = tmp_path_factory.mktemp("ground")
     save_network(build(EDSRSpec(scale=2, width=8, depth=2), seed=0), folder / "teacher.safetensors", metadata={})
     save_network(build(EDSRSpec(scale=2, width=4, depth=2), seed=5), folder / "other.safetensors", metadata={})
@@ -61,7 +61,7 @@ def compressed(ground: Path, out: Path, *, steps: int = 4, **options: object) ->
 
 @pytest.fixture(scope="module")
 def plan(ground: Path, tmp_path_factory: pytest.TempPathFactory) -> CompressReport:
-    """Logits and its three baselines over two seeds."""
+    """Return the report of logits and its three baselines over two seeds."""
     return compressed(ground, tmp_path_factory.mktemp("plan") / "run", with_baseline=True, seeds=2)
 
 
@@ -96,7 +96,7 @@ def test_each_trial_is_a_run_folder_and_the_best_of_the_recipe_lies_on_top(plan)
 
 
 def test_figures_are_those_of_the_runs(plan) -> None:
-    """Mean, sd and gain from each run's own run.json, by another library's formulas."""
+    """Mean, sd and gain equal those of another library, computed from each run's run.json."""
     psnr_y = {name: facts(plan.run / name)["result"]["student"]["psnr_y"] for name in NAMES}
     rows = {row.name: row for row in plan.trials.rows}
     assert list(rows) == VARIANTS
@@ -153,7 +153,7 @@ def lines(plan: CompressReport, variant: str) -> list[dict]:
 
 @pytest.mark.usefixtures("usual_calibration_patches")
 def test_a_trial_equals_the_run_that_its_own_request_asks_for(ground, plan, tmp_path) -> None:
-    """The recipe's second seed and a baseline, run alone, end in the same bytes."""
+    """The recipe's second seed and a baseline give the same bytes when run alone."""
     alone = compressed(ground, tmp_path / "alone", seed=11)
     assert alone.student_path.read_bytes() == (plan.run / "logits-seed11" / "student.safetensors").read_bytes()
     request = facts(plan.run / "scratch-seed10")["request"]
@@ -169,13 +169,13 @@ def outcome(out: Path) -> dict[str, tuple[bytes, str]]:
 
 
 class Died(Exception):
-    """Stands for a process that is killed."""
+    """Error in place of a killed process."""
 
 
 @pytest.mark.usefixtures("usual_calibration_patches")
 @pytest.mark.parametrize("deaths", [(3,), (2, 7)])
 def test_a_plan_that_died_goes_on_to_the_same_bytes(ground, plan, tmp_path, monkeypatch, deaths) -> None:
-    """Each death comes right after so many saves, wherever in the plan that is."""
+    """The process dies right after a given number of saves, anywhere in the plan."""
     out, save, left = tmp_path / "run", State.save, [0]
 
     def mortal(self: State, path: Path) -> None:
@@ -233,7 +233,7 @@ def test_ctrl_c_at_the_last_step_of_a_run_stops_before_the_next(ground, tmp_path
 
 
 def test_ctrl_c_before_the_first_step_of_a_run_stops_at_it(ground, tmp_path) -> None:
-    """Hours of steps would follow, if the request were heard only by what prepares them."""
+    """Otherwise hours of steps would follow, if only the preparation noticed the request."""
     lines: list[str] = []
 
     def announce(line: str) -> None:
@@ -291,7 +291,7 @@ def test_baselines_that_the_recipe_itself_is_are_left_out(ground, tmp_path) -> N
 
     assert rows("inherit", recipe="inherit") == ["inherit", "scratch"]
     assert rows("scratch", recipe="scratch", width=0.5) == ["scratch", "inherit"]
-    # Called scratch, but cut from the teacher: what it is held against is the random one, under a name of its own.
+    # The recipe scratch is cut from the teacher here, so its baseline starts at random and has another name.
     assert rows("cut", recipe="scratch", width=0.5, init="inherit") == ["scratch", "scratch-baseline"]
     assert rows("file", init_from=ground / "other.safetensors") == ["logits", "scratch", "inherit", "init-from"]
 
@@ -321,7 +321,7 @@ def test_what_has_no_slice_has_one_baseline_and_says_why(ground, tmp_path) -> No
 
 
 def test_a_student_of_its_own_shape_has_baselines_of_that_shape(ground, tmp_path) -> None:
-    """`--init inherit` fills what is not named from the teacher, random weights from the network's defaults."""
+    """`--init inherit` takes unnamed fields from the teacher, random weights from the network's defaults."""
     out = tmp_path / "run"
     report = compressed(ground, out, student="edsr:width=4", init="inherit", steps=1, with_baseline=True)
     assert names(report) == ["logits", "scratch", "inherit"]
@@ -341,7 +341,7 @@ def test_other_batches_are_an_error(plan, tmp_path) -> None:
     (tmp_path / "b" / "metrics.jsonl").write_bytes((plan.run / "logits-seed11" / "metrics.jsonl").read_bytes())
     with pytest.raises(SrkdError, match=r"a and b .*step 1 \(batches \w{32} and \w{32}\)"):
         compare_batches(10, folders)
-    # A row that was never written is no difference; rows that both have must still agree.
+    # A missing row does not count as a difference; rows that both have must agree.
     (tmp_path / "b" / "metrics.jsonl").write_text("".join(text.splitlines(keepends=True)[1:]))
     assert compare_batches(10, folders).rows == 3
 
@@ -373,12 +373,12 @@ def test_every_column_of_a_draw_is_in_its_hash(ground) -> None:
         hashes.record(0, changed)  # type: ignore[arg-type]
         return hashes.take(0, 1)["batches"]
 
-    seen = {digest(draw)}
+    digests = {digest(draw)}
     for field in dataclasses.fields(draw):
         column = getattr(draw, field.name)
         other = ~column if column.dtype == torch.bool else column + 1
-        seen.add(digest(dataclasses.replace(draw, **{field.name: other})))
-    assert len(seen) == 1 + len(dataclasses.fields(draw))
+        digests.add(digest(dataclasses.replace(draw, **{field.name: other})))
+    assert len(digests) == 1 + len(dataclasses.fields(draw))
 
 
 def test_the_summary_has_rows_gains_and_one_json_object(ground, tmp_path, capfd) -> None:

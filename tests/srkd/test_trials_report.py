@@ -1,4 +1,4 @@
-"""The rule of 'no difference', on numbers worked out by hand."""
+"""The rule of 'no difference', on numbers computed by hand."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ FIGURES = st.lists(st.floats(20, 40), min_size=2, max_size=6)
 
 
 def test_mean_and_sd_are_those_of_a_sample() -> None:
-    """2, 4, 9: mean 5, squares 9 + 1 + 16 = 26, over n-1 = 2 is 13."""
+    """For 2, 4, 9: mean 5, sum of squares 9 + 1 + 16 = 26, divided by n-1 = 2 is 13."""
     spread = Spread.of([2.0, 4.0, 9.0])
     assert spread.mean == 5.0 and spread.sd == pytest.approx(13**0.5)
     assert Spread.of([31.5]) == Spread(31.5, None)
@@ -32,7 +32,7 @@ def test_mean_and_sd_are_those_of_a_sample() -> None:
         # The same run twice; and a constant shift, whose spread is zero.
         ([30.0, 31.0, 32.0], [30.0, 31.0, 32.0], 0.0, 0.0, "no difference"),
         ([30.25, 31.25], [30.0, 31.0], 0.25, 0.0, "better"),
-        # Less than three digits show, although it has no spread.
+        # The difference is below three digits, although it has no spread.
         ([30.0 + 2**-12, 31.0 + 2**-12], [30.0, 31.0], 2**-12, 0.0, "no difference"),
         ([30.5], [30.0], 0.5, None, "spread unknown"),
     ],
@@ -44,7 +44,7 @@ def test_a_gain_below_two_sd_of_the_paired_difference_is_none(recipe, baseline, 
 
 
 def test_pairs_count_not_the_spread_of_seeds() -> None:
-    """Seeds differ by whole dB, the recipe by 0.1 on each of them: that is a gain."""
+    """Seeds differ by whole dB, but the recipe gains 0.1 dB on each of them: that is a gain."""
     gain = Gain.between("scratch", [28.1, 30.11, 32.09], [28.0, 30.0, 32.0])
     assert gain.verdict == "better" and gain.sd == pytest.approx(0.01)
     assert [round(d, 6) for d in gain.differences] == [0.1, 0.11, 0.09]
@@ -78,7 +78,7 @@ def test_unequal_numbers_of_seeds_are_refused() -> None:
 
 
 def test_the_benchmark_prints_every_row_and_every_verdict() -> None:
-    """Logits 0.25 over scratch on Set5 and nothing over inherit and fit; the others equal everywhere."""
+    """Logits gains 0.25 over scratch on Set5 and nothing over inherit and fit; the others are equal."""
     runs = [
         Finished(name, seed, {**dict.fromkeys(SETS, 25.0 + seed), "Set5": 30.0 + seed + above})
         for seed in (0, 1, 2)

@@ -23,13 +23,13 @@ CALLBACKS = ["progress", "announce"]
 CONSOLE = {"as_json", "as_csv", "verbose", "quiet", "help"}
 
 KEPT_WITH = {"compress": {"plan"}}
-"""Fields that are no words of the command line: what a run has decided, beside its options."""
+"""Fields that are not on the command line: decisions of a run."""
 COMMAND_LINE_ONLY = {
     "compress": {"dry_run", "resume"},
     "export": {"every_format"},
     "evaluate": {"explain", "per_image"},
 }
-"""Verb → names of the options that the command line alone has."""
+"""Options that only the command line has, by verb."""
 
 VERBS_WITH_OPTIONS = [name for name in VERBS if name != "recipes"]
 VERBS_WITH_OPTIONS += [f"recipes {action}" for action in ("show", "cp", "validate")]
@@ -82,7 +82,7 @@ def test_the_python_function_has_the_declared_options_and_no_others(name: str) -
     options = options_of(name)
     parameters = inspect.signature(function).parameters
     assert list(parameters) == [*(declaration.name for declaration in declarations(options)), *CALLBACKS]
-    hints = get_type_hints(options, localns={"KW_ONLY": object})  # which Python 3.10 takes for no type
+    hints = get_type_hints(options, localns={"KW_ONLY": object})  # which is not a type in Python 3.10
     for declaration in declarations(options):
         parameter = parameters[declaration.name]
         assert parameter.annotation == hints[declaration.name]
@@ -106,7 +106,7 @@ def test_inspect_takes_arch_options_as_keywords_and_all_others_as_declared() -> 
 
 
 def test_a_misspelt_keyword_is_refused_when_called_and_when_type_checked() -> None:
-    # mypy fails where such a comment is not needed.
+    # mypy reports such a comment if it is not needed.
     with pytest.raises(TypeError, match="outt"):
         srkd.upscale("student.onnx", "photo.png", outt="enlarged")  # type: ignore[call-arg]
     with pytest.raises(TypeError, match="'model'"):
@@ -165,6 +165,6 @@ def test_help_reads_plainly(verb: str) -> None:
 
 
 def test_the_mark_between_positional_and_keyword_fields_is_not_read_as_a_type(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Python 3.10 takes no annotation for a type that cannot be called, and dataclasses.KW_ONLY cannot."""
+    """Python 3.10 refuses annotations that cannot be called, such as dataclasses.KW_ONLY."""
     monkeypatch.delattr(verb_options, "KW_ONLY")
     assert "recipe" in {row.name for row in declarations(verb_options.CompressOptions)}

@@ -62,7 +62,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def read_json(capsys: pytest.CaptureFixture[str]) -> ReadJson:
-    """Return a function that runs a command with --json, checks what every object holds, and returns the object."""
+    """Return a function that runs a command with --json, checks the common keys, and returns the object."""
 
     def read(*arguments: object, code: int = 0) -> dict[str, Any]:
         assert run([*map(str, arguments), "--json"]) == code
@@ -151,9 +151,9 @@ def test_ctrl_c_during_evaluate_prints_the_sets_that_are_finished(
     monkeypatch.setattr(evaluation, "_run_exactly", until_the_second)
     command = ["evaluate", str(model), "--data", str(tmp_path / "sets")]
     assert run(command) == 130
-    shown = capsys.readouterr()
-    assert "first PSNR-Y" in shown.out and "second PSNR-Y" not in shown.out
-    assert shown.err == "srkd: warning: not finished: second\n\nsrkd: interrupted\n"
+    output = capsys.readouterr()
+    assert "first PSNR-Y" in output.out and "second PSNR-Y" not in output.out
+    assert output.err == "srkd: warning: not finished: second\n\nsrkd: interrupted\n"
     assert run([*command, "--json"]) == 130
     value = json.loads(capsys.readouterr().out)
     assert value["unfinished"] == ["second"] and set(value["models"]["small"]["sets"]) == {"first"}

@@ -1,4 +1,4 @@
-"""Runs srkd as a user does: a process of its own."""
+"""Running of srkd in a separate process, as a user does."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ class Outcome:
 
     @property
     def json(self) -> dict[str, Any]:
-        """The one object on stdout; anything beside it makes this fail."""
+        """Return the JSON object on stdout; fail if there is anything else."""
         value = json.loads(self.out)
         assert isinstance(value, dict)
         return value
 
 
 def srkd(*arguments: object, cwd: Path | None = None, timeout: float = 240.0, **environment: str) -> Outcome:
-    """Run `srkd ARGUMENTS` and return what it said."""
+    """Run `srkd ARGUMENTS` and return its outcome."""
     return python("-m", "srkd", *arguments, cwd=cwd, timeout=timeout, **environment)
 
 
 def python(*arguments: object, cwd: Path | None = None, timeout: float = 240.0, **environment: str) -> Outcome:
-    """Run this Python with the repository importable."""
+    """Run this Python with the repository on its path and return the outcome."""
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
     done = subprocess.run(
         [sys.executable, *map(str, arguments)],
@@ -52,7 +52,7 @@ def python(*arguments: object, cwd: Path | None = None, timeout: float = 240.0, 
 
 
 def is_gone(process: int, seconds: float) -> bool:
-    """Return whether a process ends within so many seconds; one that nobody waited for counts as ended."""
+    """Return whether a process ends within `seconds`; a zombie counts as ended."""
     for _ in range(round(seconds * 20)):
         try:
             if psutil.Process(process).status() == psutil.STATUS_ZOMBIE:

@@ -1,7 +1,7 @@
-"""Compiles FAKD's kernel for NVIDIA GPUs, without one, and prints what came of it as JSON: `... FOLDER` is the cache.
+"""Compiles FAKD's kernel for NVIDIA GPUs, without one, and prints the result as JSON: `... FOLDER` is the cache.
 
-A process of its own, in which triton is the compiler, whatever runs beside it. The signatures are those that a launch
-makes: pointers are aligned, strides of one and everything else that is one become constants.
+It runs in a separate process, in which triton always compiles. The signatures are those of a launch:
+pointers are aligned; strides and other numbers that are one become constants.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ ALIGNED = [["tt.divisibility", 16]]
 
 @dataclass(frozen=True)
 class Case:
-    """A student's channels, and which of the numbers of a launch are one, by the end of their names."""
+    """A student's channels, and the endings of names of launch parameters that are one."""
 
     channels: int
     ones: tuple[str, ...]
@@ -48,7 +48,7 @@ CASES = {
 
 
 def source(case: Case) -> Any:
-    """Return the kernel with the types and constants of such a launch."""
+    """Return the kernel with the types and constants of a case's launch."""
     chosen = sizes_for(case.channels, with_gradient=case.with_gradient) | {"precision": case.precision}
     signature: dict[str, str] = {}
     constants: dict[tuple[int], object] = {}

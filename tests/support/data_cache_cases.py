@@ -32,7 +32,7 @@ def write_photos(folder: Path, count: int = 3, seed: int = 0) -> list[ImagePair]
 def read(
     pairs: list[ImagePair], cache: CacheFolder | None, notes: list[str] | None = None, scale: int = 4
 ) -> DecodedImages:
-    """Decode the photos; even small ones go into the cache."""
+    """Decode the photos; also cache small ones."""
     context = Context(note=(lambda line: None) if notes is None else notes.append)
     return decode_all(pairs, scale=scale, cache=cache, context=context, small_bytes=0)
 

@@ -1,4 +1,4 @@
-"""A demo server in a child process, seen from outside; run as a program, this file is that process."""
+"""A client of a demo server in a child process; run as a program, this file is that process."""
 
 from __future__ import annotations
 

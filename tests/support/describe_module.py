@@ -1,5 +1,5 @@
-"""python describe_module.py MODULE: its classes and functions as JSON, whether written in Python or by pybind11 or
-Cython, whose docstrings hold the signatures."""
+"""python describe_module.py MODULE prints a module's classes and functions as JSON, also those of pybind11 and Cython,
+whose docstrings hold the signatures."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from typing import Any
 
 
 def signatures(function: Any) -> list[list[str]]:
-    """Parameter names without self, those that may be left out with a trailing `=`; a list for each overload."""
-    told = (getattr(function, "__doc__", None) or "").splitlines()
+    """Return the parameter names of each overload, without self; optional ones have a trailing `=`."""
+    lines = (getattr(function, "__doc__", None) or "").splitlines()
     name = getattr(function, "__name__", "")
-    found = [line for line in told if re.match(rf"(\d+\. )?{re.escape(name)}\(", line)]
-    found = [line for line in found if "*args, **kwargs" not in line]
-    if found:
-        return [_names(line[line.index("(") + 1 :].rpartition(")")[0]) for line in found]
+    headers = [line for line in lines if re.match(rf"(\d+\. )?{re.escape(name)}\(", line)]
+    headers = [line for line in headers if "*args, **kwargs" not in line]
+    if headers:
+        return [_names(line[line.index("(") + 1 :].rpartition(")")[0]) for line in headers]
     try:
         parameters = inspect.signature(function).parameters.values()
     except (ValueError, TypeError):
@@ -27,7 +27,7 @@ def signatures(function: Any) -> list[list[str]]:
 
 
 def _names(text: str) -> list[str]:
-    """self: T, size_t count, kind: U, path: str = None → count, kind, path="""
+    """Return `count, kind, path=` for `self: T, size_t count, kind: U, path: str = None`, as a list."""
     parts = [part.strip() for part in re.split(r",(?![^\[<(]*[\]>)])", text) if part.strip()]
     names = []
     for part in parts:

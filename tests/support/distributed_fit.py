@@ -19,11 +19,11 @@ from compressor.training.distributed import open_processes
 
 NAMES = ("edsr", "rcan", "carn_m", "swinir")
 COUNTS = (13, 1)
-"""Patches: a number that processes cannot share evenly, and fewer than processes."""
+"""Numbers of patches: one that processes cannot share evenly, and one smaller than the number of processes."""
 
 
 def measure(processes: Processes) -> dict[str, Any]:
-    """Return by network and number of patches the image of the student, and the fingerprints that processes have."""
+    """Return the student's image and the processes' fingerprints, by network and number of patches."""
     results: dict[str, Any] = {}
     for name in NAMES:
         teacher = lively(architecture(name).small)
@@ -38,7 +38,7 @@ def measure(processes: Processes) -> dict[str, Any]:
 
 
 def refusal(processes: Processes) -> str:
-    """Return the line of a teacher that is not finite on the patches of the last process."""
+    """Return the error of a teacher that is not finite on the patches of the last process."""
     teacher, lr = lively(architecture("edsr").small), torch.rand(4, 3, 8, 8)
     lr[-1] = float("nan")
     try:

@@ -36,7 +36,7 @@ BATCH, STEPS = 4, 30
 
 @dataclass(frozen=True)
 class Contrast(PlainMethod):
-    """Every student sample is to resemble the teacher's of the same image more than those of all other samples."""
+    """A method by which a student sample should resemble the teacher's of the same image more than all others."""
 
     name: str = "contrast"
     weights: Mapping[str, float] = field(default_factory=lambda: {"contrast": 0.05})
@@ -51,7 +51,7 @@ class Contrast(PlainMethod):
 
 
 def train(photos: Path, processes: Processes) -> dict[str, Any]:
-    """Thirty steps of logits and a term that couples the batch, with the batches as all processes saw them."""
+    """Train thirty steps of logits with a term that couples the batch; return results and batches of all processes."""
     store = prepare_data(DataChoice(data=photos, cache_size=0), scale=2, lr_patch=8).train
     whole = Batches.for_store(store, batch=BATCH, lr_patch=8, seed=3)
     batches = replace(whole, samples=processes.rank.share(BATCH))
@@ -93,7 +93,7 @@ def gradients(processes: Processes) -> list[list[float] | None]:
 
 
 def refusals(processes: Processes) -> dict[str, str | None]:
-    """Return the messages where processes differ, or one of them alone fails."""
+    """Return the messages for processes that differ, or of which only one fails."""
 
     def message(work: Any) -> str | None:
         try:
@@ -115,7 +115,7 @@ def refusals(processes: Processes) -> dict[str, str | None]:
 
 
 def diverged(processes: Processes) -> None:
-    """Let different states become the leader's, then move one of them alone, which is refused."""
+    """Set different states to the leader's, then change one of them, which is refused."""
     stage = load_preset("scratch").stage([])
     state = State.fresh(build(EDSRSpec(scale=2, width=4, depth=1), seed=processes.rank.index), None, stage)
     follow_leader(state, processes)

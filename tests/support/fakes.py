@@ -1,4 +1,4 @@
-"""Models without files: what the tests of tiling, evaluation and upscaling run."""
+"""Models without files for the tests of tiling, evaluation and upscaling."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ class Fake:
 
 
 def nearest(scale: int) -> Callable[[Tensor], Tensor]:
-    """Each pixel repeated: the identity of super-resolution."""
+    """Return a function that repeats each pixel."""
     return lambda lr: lr.repeat_interleave(scale, -2).repeat_interleave(scale, -1)
 
 
 def convolutions(scale: int, layers: int = 3, channels: int = 3) -> nn.Module:
-    """A small network with zero padding and random weights; it sees `layers` pixels around each of its own."""
+    """Return a small network with zero padding, random weights and a receptive radius of `layers` pixels."""
     torch.manual_seed(layers)
     body: list[nn.Module] = [nn.Conv2d(channels, 8, 3, padding=1), nn.LeakyReLU(0.1)]
     for _ in range(layers - 2):

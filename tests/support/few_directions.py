@@ -1,4 +1,4 @@
-"""A teacher that a narrower student can reproduce whole."""
+"""A teacher that a narrower student can reproduce exactly."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from compressor.models.networks.edsr import EDSRSpec
 
 
 def in_few_directions(spec: EDSRSpec, rank: int) -> Network:
-    """A teacher whose stream and upsampler levels span `rank` dimensions, with as many live hidden units a block."""
+    """Return a teacher whose stream and upsampler span `rank` dimensions, with `rank` live hidden units per block."""
     network = lively(spec)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():

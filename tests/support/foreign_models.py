@@ -1,4 +1,4 @@
-"""Small foreign models: one convolution and a pixel shuffle, in every format that may hold a teacher."""
+"""Small foreign models: one convolution and a pixel shuffle, in every format of teachers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ KINDS = {"TorchScript": "twin.pt", "ONNX": "twin.onnx", "torch.export": "twin.pt
 
 
 def twin(scale: int = 2, seed: int = 0) -> nn.Sequential:
-    """The network of the files below, in torch."""
+    """Return the network of the files below in torch."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         conv = nn.Conv2d(3, 3 * scale**2, 3, padding=1)
@@ -22,7 +22,7 @@ def twin(scale: int = 2, seed: int = 0) -> nn.Sequential:
 
 
 class Rounding(nn.Module):
-    """A fair upscaler of images in 0..`top`, with 256 levels between: a wrong range leaves black and white."""
+    """An upscaler of images in 0..`top` with 256 levels; with a wrong range its images are black and white."""
 
     def __init__(self, scale: float, top: float) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class Rounding(nn.Module):
 
 
 class Particular(nn.Module):
-    """Sharper than bicubic for images of its own range and order of colours, repeats pixels for others."""
+    """A model that is sharper than bicubic for its own range and order of colours, and repeats pixels for others."""
 
     def __init__(self, kind: str) -> None:
         super().__init__()
@@ -57,7 +57,7 @@ class Particular(nn.Module):
 
 
 class MultiplesOf(nn.Module):
-    """A pixel shuffle that refuses images whose sides are no multiples."""
+    """A pixel shuffle that refuses images whose sides are not multiples of a number."""
 
     def __init__(self, multiple: int) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ class MultiplesOf(nn.Module):
 
 
 class AtLeast(nn.Module):
-    """A pixel shuffle that refuses images whose sides are smaller."""
+    """A pixel shuffle that refuses images with sides below a minimum."""
 
     def __init__(self, least: int) -> None:
         super().__init__()
@@ -91,7 +91,7 @@ def save_torchscript(module: nn.Module, path: Path) -> Path:
 def save_onnx(
     module: nn.Sequential, path: Path, *, size: tuple[int, int] | None = None, batch: int | None = None
 ) -> Path:
-    """The twin as ONNX; `size` is (width, height) of a file that takes no other."""
+    """Write the twin as ONNX; `size` (width, height) makes it the only size of the file. Return the path."""
     conv = module[0]
     assert isinstance(conv, nn.Conv2d) and conv.bias is not None
     scale = int((conv.out_channels // 3) ** 0.5)
@@ -114,7 +114,7 @@ def save_onnx(
 
 
 def save_export(module: nn.Module, path: Path, *, dynamic: bool = True) -> Path:
-    """A torch.export program."""
+    """Write a torch.export program and return its path."""
     sizes = {0: torch.export.Dim("n", max=64), 2: torch.export.Dim("h", max=2048), 3: torch.export.Dim("w", max=2048)}
     example = torch.rand(2 if dynamic else 1, 3, 9, 12)
     program = torch.export.export(module, (example,), dynamic_shapes=(sizes,) if dynamic else None)
@@ -123,7 +123,7 @@ def save_export(module: nn.Module, path: Path, *, dynamic: bool = True) -> Path:
 
 
 def save_all(folder: Path) -> dict[str, Path]:
-    """The twin in every format, by its kind."""
+    """Write the twin in every format; return the paths by kind."""
     return {
         "TorchScript": save_torchscript(twin(), folder / KINDS["TorchScript"]),
         "ONNX": save_onnx(twin(), folder / KINDS["ONNX"]),

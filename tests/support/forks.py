@@ -1,7 +1,7 @@
-"""`run_in_child` without the seconds that an interpreter and its imports take: in a fork, which is restricted alike.
+"""`run_in_child` in a fork with the same restrictions, which saves the seconds of a new interpreter and its imports.
 
-`run_in_fork` forks this process, which must have no threads. `WarmProcess` is another process, which has imported what
-opens the files of strangers and forks for each job: `python -m tests.support.forks`.
+`run_in_fork` forks this process, which must have no threads. `WarmProcess` is another process, which has imported all
+libraries that open untrusted files, and forks for each job: `python -m tests.support.forks`.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def run_in_fork(
 def _work(
     writer: int, function: str, job: Mapping[str, object], limits: Limits, environment: Mapping[str, str]
 ) -> NoReturn:
-    """Run the function in the fork, and end it."""
+    """Run the function in the fork, and end the fork."""
     code = 1
     try:
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
@@ -90,7 +90,7 @@ def _work(
 
 
 class WarmProcess:
-    """Another process that forks for each job, begun with the first one."""
+    """A process that forks for each job; it is started by the first one."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[str] | None = None
@@ -125,7 +125,7 @@ class WarmProcess:
                     break
                 progress(*event["progress"])
         finally:
-            if "progress" in event:  # interrupted: the next job must not read this one's answer
+            if "progress" in event:  # interrupted, so the next job must not read this one's answer
                 self.close()
         if "result" in event:
             return event["result"]
@@ -142,7 +142,7 @@ class WarmProcess:
 
 
 def main() -> None:
-    """Import the libraries, then run each job that a line of stdin describes."""
+    """Import the libraries, then run the job of each line of stdin."""
     for name in LIBRARIES:
         importlib.import_module(name)
 

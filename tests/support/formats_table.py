@@ -1,4 +1,4 @@
-"""A row for each format: what every format must pass, and where it differs from the others."""
+"""A table with a row for each format, for the tests that every format must pass."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from export.formats import FORMATS
 
 @dataclass(frozen=True)
 class FormatCase:
-    """A format's files beside each other, and the errors of a file that is cut in the middle and of a wrong device."""
+    """A format's files, and the errors of a truncated file and of a wrong device."""
 
     name: str
     files: tuple[str, ...]
     damaged: str
     wrong_device: str
     free_windows: bool = False
-    """True where a network of windows converts for any size."""
+    """True if a network with windows converts for any size."""
     selects_precision: bool = False
 
 

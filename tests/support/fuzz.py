@@ -1,9 +1,9 @@
-"""Opens mutated files: `python -m tests.support.fuzz KIND[,KIND] COUNT SEED FOLDER`.
+"""Opening of mutated files: `python -m tests.support.fuzz KIND[,KIND] COUNT SEED FOLDER`.
 
-In a process of its own, because most of these formats are read by native code: a crash must fail a test and not end it.
-What srkd runs in a new process, restricted, runs here in a fork of this one under the same kind of limits, which takes
-milliseconds. What happened to each kind is written as one JSON object; a file that gives anything but an open model or
-one line is kept in FOLDER and listed under `wrong`.
+It runs in a separate process, because native code reads most of these formats: a crash must fail a test and not end it.
+Jobs that srkd runs in a new, restricted process run here in a fork under similar limits, which takes milliseconds. The
+results of each kind are printed as one JSON object; a file that gives neither an open model nor a one-line error is
+kept in FOLDER and listed under `wrong`.
 """
 
 from __future__ import annotations
@@ -50,13 +50,13 @@ from tests.support.hostile_checkpoints import damaged, peak_mb
 from tests.support.hostile_files import zipped
 
 LIMITS = Limits(seconds=3, memory_mb=2000)
-"""Tighter than the usual ones: thousands of files are tried."""
+"""Limits of a fork, tighter than the usual ones because thousands of files are tried."""
 WILD_INTEGERS = (0, -1, 1, 2, 3, 7, 255, 2**16, 2**31 - 1, 2**31, 2**40, 2**62, 2**63 - 1, -(2**63))
 WILD_WORDS = ("", "0", "-1", "1e99", "99999999999999999999", "null", ".nan", "[", "{", '"', "é", "\u202e", "*a", "!!x")
 
 
 def mutated_zip(path: Path, rng: random.Random, change: Callable[[str, bytes, random.Random], bytes]) -> bytes:
-    """The file with some bytes damaged, or an archive in which one record is changed and its checksum right."""
+    """Return the file with damaged bytes, or an archive with one changed record and correct checksums."""
     if rng.random() < 0.3:
         return damaged(path.read_bytes(), rng)
     with zipfile.ZipFile(path) as archive:
@@ -92,7 +92,7 @@ def mutated_export(path: Path, rng: random.Random) -> bytes:
 
 
 def mutated_words(content: bytes, rng: random.Random) -> bytes:
-    """Numbers and names of a text replaced by others of the same text, or by wild ones."""
+    """Return a text with numbers and names replaced by others of the same text, or by extreme ones."""
     pieces = re.split(rb"(\w+)", content)
     for _ in range(rng.choice((1, 1, 2, 5))):
         numbers = [index for index, piece in enumerate(pieces) if piece.isdigit()]
@@ -103,7 +103,7 @@ def mutated_words(content: bytes, rng: random.Random) -> bytes:
 
 
 def mutated_json(content: bytes, rng: random.Random) -> bytes:
-    """One to three values anywhere in the tree replaced."""
+    """Return JSON with one to three values replaced anywhere in the tree."""
     tree = json.loads(content)
     for _ in range(rng.choice((1, 1, 3))):
         places: list[tuple[Any, Any]] = []
@@ -130,7 +130,7 @@ def mutated_json(content: bytes, rng: random.Random) -> bytes:
 
 
 def mutated_onnx(path: Path, rng: random.Random) -> bytes:
-    """Bytes damaged, or one to three fields anywhere in the graph changed."""
+    """Return the file with damaged bytes, or with one to three fields of the graph changed."""
     content = path.read_bytes()
     if rng.random() < 0.4:
         return damaged(content, rng)
@@ -141,13 +141,13 @@ def mutated_onnx(path: Path, rng: random.Random) -> bytes:
 
 
 def numbers_of(model: onnx.ModelProto) -> list[Any]:
-    """The tensors of whole numbers and the attributes of nodes: they say how much is computed."""
+    """Return the integer tensors and the attributes of nodes, which decide the amount of computation."""
     tensors = [tensor for tensor in model.graph.initializer if tensor.data_type == TensorProto.INT64]
     return [*tensors, *(attribute for node in model.graph.node for attribute in node.attribute)]
 
 
 def mutate_message(message: Any, rng: random.Random) -> None:
-    """Walk down a protobuf message by chance, and change the field where the walk ends."""
+    """Change a random field of a protobuf message, at any depth."""
     while True:
         fields = [field for field, _ in message.ListFields()]
         if not fields:
@@ -212,7 +212,7 @@ def mutated_recipe(path: Path, rng: random.Random) -> bytes:
 
 
 def mutated_image(path: Path, rng: random.Random) -> bytes:
-    """Bytes changed, half of them in the first ones, where the headers are."""
+    """Return the file with changed bytes, half of them near the start, where the headers are."""
     content = bytearray(path.read_bytes())
     if rng.random() < 0.3:
         return damaged(bytes(content), rng)
@@ -223,14 +223,14 @@ def mutated_image(path: Path, rng: random.Random) -> bytes:
 
 
 def onnx_seeds(folder: Path) -> list[Path]:
-    """Files of strangers, one of them with numbers that say how much is computed, and one that srkd exported."""
+    """Write two foreign files, one of which decides its amount of computation by numbers, and one of srkd's exports."""
     network = build(EDSRSpec(width=8, depth=1, scale=2), seed=0)
     convert(Conversion(network, folder / "own.onnx", metadata_of(network.spec)))
     return [save_onnx(twin(), folder / "twin.onnx"), save_busy_onnx(folder / "busy.onnx"), folder / "own.onnx"]
 
 
 def save_busy_onnx(path: Path) -> Path:
-    """Pads, crops, repeats, resizes, and adds in a loop."""
+    """Write a graph that pads, crops, repeats, resizes, and adds in a loop; return its path."""
     value, node = helper.make_tensor_value_info, helper.make_node
     body = helper.make_graph(
         [node("Identity", ["go"], ["go_on"]), node("Add", ["x", "x"], ["x_next"])],
@@ -263,7 +263,7 @@ def save_busy_onnx(path: Path) -> Path:
 
 
 class Busy(nn.Module):
-    """Repeats, pads, enlarges and adds in a loop, by numbers in its code."""
+    """A module that repeats, pads, enlarges and adds in a loop, by numbers in its code."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = nn.functional.pad(x.repeat(1, 1, 2, 2), [4, 4, 4, 4], "constant", 0.5)
@@ -273,7 +273,7 @@ class Busy(nn.Module):
 
 
 def image_seeds(folder: Path) -> list[Path]:
-    """Small pictures of every format, with the modes that it has, a profile and EXIF."""
+    """Write small pictures of every format, with all its modes, a colour profile and EXIF; return their paths."""
     noise = np.random.default_rng(0).integers(0, 256, (16, 16, 4), dtype=np.uint8)
     exif = Image.Exif()
     exif[0x0112], exif[0x010E] = 6, "a stranger's"
@@ -303,12 +303,12 @@ def image_seeds(folder: Path) -> list[Path]:
 
 
 NOT_FOR_SRKD = ("moves.webp", "F.tif")
-"""Pictures that are refused as they are: several frames, and real numbers."""
+"""Pictures that are refused without mutation: several frames, and floating-point pixels."""
 LR = torch.zeros(1, 3, 5, 4)
 
 
 def open_program(path: Path) -> None:
-    """As a teacher, and ONNX files as models too."""
+    """Open and run a program as a teacher, and some ONNX files as models."""
     if path.suffix == ".onnx" and path.stat().st_size % 2:
         runtime = open_model(path)
         size = max(runtime.descriptor.min_size, 8)
@@ -326,7 +326,7 @@ def open_image(path: Path) -> None:
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of file: good ones, how they are mutated, and what opens them."""
+    """A kind of file: functions that write good ones, mutate them and open them."""
 
     seeds: Callable[[Path], list[Path]]
     mutate: Callable[[Path, random.Random], bytes]
@@ -349,15 +349,15 @@ KINDS = {
 
 
 def verdict(kind: Kind, path: Path) -> str:
-    """`opened`, `refused`, or what went wrong."""
+    """Return `opened`, `refused`, or a description of the failure."""
     try:
         kind.open(path)
         return "opened"
     except SrkdError as error:
-        said = str(error)
+        message = str(error)
         # A recipe names up to twenty mistakes.
-        is_line = said.isprintable() and len(said) < 20 * (len(str(path)) + 250)
-        return "refused" if is_line else f"not one line: {said[:300]!r}"
+        is_line = message.isprintable() and len(message) < 20 * (len(str(path)) + 250)
+        return "refused" if is_line else f"not one line: {message[:300]!r}"
     except Exception as error:
         if is_out_of_memory(error):  # the command says so in one line
             return "refused"
@@ -365,13 +365,13 @@ def verdict(kind: Kind, path: Path) -> str:
 
 
 def used_seconds() -> float:
-    """Processor time of this process and of its forks: other programs on the machine do not count."""
+    """Return the processor seconds of this process and its forks; other programs do not count."""
     rows = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return sum(row.ru_utime + row.ru_stime for row in rows)
 
 
 ENDED = {"crashed": 0, "over their time": 0}
-"""Forks that did not end by themselves."""
+"""Numbers of forks that did not end by themselves."""
 
 
 def try_in_fork(*arguments: Any, limits: Limits, **keywords: Any) -> Any:
@@ -385,12 +385,12 @@ def try_in_fork(*arguments: Any, limits: Limits, **keywords: Any) -> Any:
 
 
 def attack(kind: Kind, count: int, seed: int, folder: Path) -> dict[str, Any]:
-    """Open so many mutated files; return what happened."""
+    """Open `count` mutated files; return the results."""
     folder.mkdir()
     rng, seeds = random.Random(seed), kind.seeds(folder)
     for path in seeds:
-        said = verdict(kind, path)
-        assert said == "opened" or path.name in NOT_FOR_SRKD, f"{path.name}, not mutated: {said}"
+        outcome = verdict(kind, path)
+        assert outcome == "opened" or path.name in NOT_FOR_SRKD, f"{path.name}, not mutated: {outcome}"
     start_mb, begin = peak_mb(reset=True), used_seconds()
     ENDED.update(dict.fromkeys(ENDED, 0))
     tally, wrong, slowest = {"opened": 0, "refused": 0}, [], (0.0, "")
@@ -401,12 +401,12 @@ def attack(kind: Kind, count: int, seed: int, folder: Path) -> dict[str, Any]:
         path.write_bytes(content)
         (folder.parent / "last").write_text(f"file {number} of seed {seed}: {source.name}")
         one = used_seconds()
-        said = verdict(kind, path)
+        outcome = verdict(kind, path)
         slowest = max(slowest, (round(used_seconds() - one, 2), f"file {number}: {source.name}"))
-        if said in tally:
-            tally[said] += 1
+        if outcome in tally:
+            tally[outcome] += 1
         else:
-            wrong.append(f"file {number}, {source.name}: {said}")
+            wrong.append(f"file {number}, {source.name}: {outcome}")
             (folder / f"wrong{len(wrong)}{source.suffix}").write_bytes(content)
     return {
         **tally,

@@ -1,6 +1,6 @@
-"""`Child` without its process: the object lives here, and what goes to it and comes back is JSON all the same.
+"""`Child` without a process: the object is in this process, but arguments and results still pass as JSON.
 
-For tests of what is done with the models of a profile; tests of the processes themselves ask for `real_children`.
+It is for tests that use the models of a profile; tests of the processes themselves use `real_children`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from compressor.base.errors import SrkdError
 
 
 class ChildHere:
-    """Do as `compressor.base.child.Child`."""
+    """A replacement of `compressor.base.child.Child` in this process."""
 
     def __init__(
         self, function: str, job: Mapping[str, object], *, what: str, environment: Mapping[str, str] | None = None

@@ -1,7 +1,7 @@
-"""Opens hostile and damaged checkpoints: `python -m tests.support.hostile_checkpoints COUNT SEED FOLDER`.
+"""Opening of hostile and damaged checkpoints: `python -m tests.support.hostile_checkpoints COUNT SEED FOLDER`.
 
-Every file is opened under a limit on memory. What happened is written as one JSON object; a file that gives anything
-but a network that runs or a one-line SrkdError is kept in FOLDER, and listed under `wrong`.
+Every file is opened under a memory limit. The results are printed as one JSON object; a file that gives neither a
+network that runs nor a one-line SrkdError is kept in FOLDER and listed under `wrong`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ HEADROOM_BYTES = 512 * 2**20
 
 
 def damaged(content: bytes, rng: random.Random) -> bytes:
-    """One to sixteen accidents: bits flipped, bytes lost, repeated, overwritten, or the end cut off."""
+    """Return bytes with one to sixteen faults: flipped bits, lost, repeated or overwritten bytes, or a missing end."""
     data = bytearray(content)
     for _ in range(rng.choice((1, 1, 2, 4, 16))):
         if not data:
@@ -46,14 +46,14 @@ def damaged(content: bytes, rng: random.Random) -> bytes:
 
 
 def damaged_pickle(archive: bytes, rng: random.Random) -> bytes:
-    """An archive whose pickle was damaged and whose checksums are right again."""
+    """Return an archive with a damaged pickle and correct checksums."""
     records = records_of(archive)
     name = next(name for name in records if name.endswith("data.pkl"))
     return zipped({**records, name: damaged(records[name], rng)})
 
 
 def damaged_json(content: bytes, rng: random.Random) -> bytes:
-    """Our own file with numbers and words of its header changed, its length right."""
+    """Return our own file with changed numbers and words in its header, of the right length."""
     length = int.from_bytes(content[:8], "little")
     text = content[8 : 8 + length].decode()
     for old in rng.sample(("0", "4", "F32", "edsr", "shape", "weight", "[", ":", "1.0", "blocks"), 2):
@@ -73,7 +73,7 @@ def by_chance(bases: Bases, seed: int) -> Iterator[Attack]:
         elif kind == 1:
             yield f"damage {number}: header", damaged_json(bases.own, rng)
         elif kind == 2:
-            # The first kilobytes of torch's older format are its pickles, where damage is worth most.
+            # The first kilobytes of torch's older format are its pickles, where damage has the most effect.
             base = rng.choice((bases.legacy, bases.carn))
             yield f"damage {number}: legacy", damaged(base[:2500], rng) + base[2500:]
         else:
@@ -81,29 +81,29 @@ def by_chance(bases: Bases, seed: int) -> Iterator[Attack]:
 
 
 def verdict(path: Path) -> str:
-    """`loaded`, `refused`, or what went wrong."""
+    """Return `loaded`, `refused`, or a description of the failure."""
     try:
         network = load_checkpoint(path, scale=2 if path.stat().st_size % 2 else None).network
         with torch.no_grad():
             sr = network(torch.zeros(1, 3, 2, 3))
         return "loaded" if sr.shape[-1] == 3 * network.spec.scale else f"an output of shape {tuple(sr.shape)}"
     except SrkdError as error:
-        said = str(error)
-        one_line = said.isprintable() and len(said) < 900 and str(path) in said
-        return "refused" if one_line else f"not one line that names the file: {said[:300]!r}"
+        message = str(error)
+        one_line = message.isprintable() and len(message) < 900 and str(path) in message
+        return "refused" if one_line else f"not one line that names the file: {message[:300]!r}"
     except BaseException:
         return traceback.format_exc(limit=-3)
 
 
 def limit_memory() -> None:
-    """No more address space than is used now and a fixed part: a bomb that goes off ends in MemoryError."""
+    """Limit the address space to the present use plus a fixed part, so that a bomb ends in MemoryError."""
     with open("/proc/self/statm") as statm:
         used = int(statm.read().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + HEADROOM_BYTES, used + HEADROOM_BYTES))
 
 
 def peak_mb(*, reset: bool = False) -> float:
-    """The most memory that was resident since the last reset."""
+    """Return the peak of resident memory in MB since the last reset."""
     if reset:
         Path("/proc/self/clear_refs").write_text("5")
     lines = Path("/proc/self/status").read_text().splitlines()
@@ -129,12 +129,12 @@ def main() -> int:
         name, content = attacks[number] if number < len(attacks) else next(chance)
         path.write_bytes(content)
         one = time.perf_counter()
-        said = verdict(path)
+        outcome = verdict(path)
         slowest = max(slowest, (round(time.perf_counter() - one, 2), name))
-        if said in tally and not sentinel.exists():
-            tally[said] += 1
+        if outcome in tally and not sentinel.exists():
+            tally[outcome] += 1
         else:
-            wrong.append({"name": name, "said": "code ran" if sentinel.exists() else said})
+            wrong.append({"name": name, "said": "code ran" if sentinel.exists() else outcome})
             (folder / f"wrong{len(wrong)}.pth").write_bytes(content)
     report = {
         **tally,

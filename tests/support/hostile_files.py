@@ -1,4 +1,4 @@
-"""Checkpoints that mean harm: code in pickles, lying tensors, bombs, impossible headers, odd contents and odd files."""
+"""Malicious checkpoints: code in pickles, false tensors, bombs, impossible headers, odd contents and odd files."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def zipped(records: dict[str, bytes], method: int = zipfile.ZIP_STORED) -> bytes
 
 
 class Bases:
-    """Good files to damage: torch's two formats, a deflated archive, a foreign and one of our own safetensors."""
+    """Good files to damage: torch's two formats, a deflated archive, a foreign safetensors file and our own."""
 
     def __init__(self, folder: Path) -> None:
         self.state = official.basicsr_edsr(2, 4, 1)
@@ -60,7 +60,7 @@ class Bases:
 
 
 class Runs:
-    """Pickles as a call of `function` with `arguments`."""
+    """An object whose pickle calls `function` with `arguments`."""
 
     def __init__(self, function: Callable[..., object], *arguments: object) -> None:
         self.call = (function, arguments)
@@ -70,7 +70,7 @@ class Runs:
 
 
 def code_runners(sentinel: Path) -> Iterator[tuple[str, object]]:
-    """Objects that create `sentinel` when an ordinary unpickler reads them."""
+    """Yield objects that create `sentinel` when an ordinary unpickler reads them."""
     import importlib
     import runpy
     import subprocess
@@ -125,7 +125,7 @@ def running_code(bases: Bases, sentinel: Path) -> Iterator[Attack]:
 
 
 def tensor_pickle(size: tuple[int, ...], stride: tuple[int, ...], offset: int, count: int, values: int = 9) -> bytes:
-    """An archive with one tensor `conv_first.weight` whose description says anything, over `values` stored floats."""
+    """Return an archive with one tensor `conv_first.weight` of any description over `values` stored floats."""
     records = records_of(torch_bytes({"conv_first.weight": torch.zeros(3, 3), "body.0.conv1.weight": torch.zeros(1)}))
     described = io.BytesIO()
 

@@ -1,6 +1,6 @@
-"""Runs FAKD's kernel in triton's interpreter, TRITON_INTERPRET=1, and prints how far it is from the formula, as JSON.
+"""Runs FAKD's kernel in triton's interpreter, TRITON_INTERPRET=1, and prints its errors against the formula as JSON.
 
-A process of its own: the interpreter takes the place of the compiler when triton is imported, and for good.
+It runs in a separate process, because the interpreter permanently replaces the compiler when triton is imported.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ SHAPES = {
     "several groups of channels": (1, 2 * GRADIENT_CHANNELS + 9, 20, 5, 14),
     "a wide teacher": (1, 20, 1024, 6, 6),
 }
-"""Samples, channels of the student and of the teacher, height and width."""
+"""Cases by name: samples, channels of the student and of the teacher, height and width."""
 
 
 def features(samples: int, student: int, teacher: int, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """Return features of both sides; where there is room, positions of each and the last of both are all zeros."""
+    """Return features of student and teacher; if there is room, one position of each and the last of both are zero."""
     pair = noise(samples, student, height, width), noise(samples, teacher, height, width, seed=1)
     if width > 1:
         pair[0][0, :, 0, 0] = pair[1][-1, :, 0, -1] = 0
@@ -40,7 +40,7 @@ def features(samples: int, student: int, teacher: int, height: int, width: int) 
 
 
 def amid_nan(columns: Tensor) -> Tensor:
-    """Return the same columns in a memory of NaN: whatever is read beside them shows in the results."""
+    """Return the same columns surrounded by NaN in memory, so that reading beyond them changes the results."""
     samples, channels, positions = columns.shape
     memory = torch.full((samples, channels + GRADIENT_CHANNELS, positions + POSITIONS), torch.nan)
     inner = memory[:, :channels, :positions]
@@ -48,7 +48,7 @@ def amid_nan(columns: Tensor) -> Tensor:
 
 
 def formula(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean |SᵀS - TᵀT| of each sample and its gradient, as they are written, in fp64."""
+    """Return mean |SᵀS - TᵀT| of each sample and its gradient, computed directly in fp64."""
     student, teacher = student.double(), teacher.double()
     difference = student.mT @ student - teacher.mT @ teacher
     signs = difference.sign()
@@ -62,7 +62,7 @@ def largest(actual: Tensor, expected: Tensor) -> float:
 
 
 def share(actual: Tensor, expected: Tensor) -> float:
-    """Return the largest difference as a share of the largest expected value, of gradients that N makes small."""
+    """Return the largest difference as a share of the largest expected value, for gradients, which N makes small."""
     return largest(actual, expected) / (float(expected.abs().max()) or 1.0)
 
 
@@ -84,7 +84,7 @@ def errors_of(shape: tuple[int, int, int, int, int]) -> dict[str, float]:
 
 
 def layouts() -> dict[str, float]:
-    """Return the errors of the whole term, from features of half precision in a layout that a run has."""
+    """Return the errors of the whole term, from half-precision features in the layout of a run."""
     student, teacher = (one.bfloat16().contiguous(memory_format=torch.channels_last) for one in features(3, 6, 9, 5, 7))
     assert unit_columns(student).stride(1) == 1
     upstream = torch.tensor([1.0, 3.0, -2.0])

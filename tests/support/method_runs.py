@@ -38,7 +38,7 @@ BATCH, LR_SIDE = 4, 12
 
 @dataclass(frozen=True)
 class Waves:
-    """Smooth images as a function of step and sample alone; with `still` they are the same in every step."""
+    """Smooth images that depend only on step and sample; with `still` only on the sample."""
 
     scale: int
     samples: Sequence[int] = range(BATCH)
@@ -62,7 +62,7 @@ class Curve(SavingRecorder):
 
 @dataclass(frozen=True)
 class Pair:
-    """A method with its stages, and teacher and student before the first step."""
+    """A method with its stages, and its teacher and student before the first step."""
 
     method: Method
     stages: tuple[Stage, ...]
@@ -93,7 +93,7 @@ class Pair:
 
     @property
     def steps(self) -> int:
-        """The number of steps of all stages."""
+        """Return the number of steps of all stages."""
         return sum(stage.schedule.steps for stage in self.stages)
 
     def train(
@@ -108,7 +108,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class StubMethod(PlainMethod):
-    """A method of a kind, for tests of what goes together; it has no terms."""
+    """A method of a given kind without terms, for tests of combinations."""
 
     name: str
     kind: Kind
@@ -119,7 +119,7 @@ class StubMethod(PlainMethod):
 
 
 def numbers(state: State) -> dict[str, torch.Tensor]:
-    """Return everything that a run changes: networks, modules, the average, Adam's moments."""
+    """Return all tensors that a run changes: networks, modules, the average, Adam's moments."""
     adam = state.optimiser.state_dict()["state"]
     return {
         **{f"{role}.{name}": value for role, one in state.networks.items() for name, value in one.state_dict().items()},

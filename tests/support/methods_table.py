@@ -1,6 +1,6 @@
-"""Every method of the catalogue, a row for each form of it. test_methods.py checks each row for what must hold for all.
+"""A table of every method of the catalogue, with a row for each form. test_methods.py tests all rows alike.
 
-A method that is added gets a row, or several where options make it another method.
+A new method needs a row, or several if options make it another method.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from compressor.models.networks.swinir import SwinIRSpec
 
 Learner = Literal["student", "modules", "joint"]
 AFTER_SKIP, BEFORE_SKIP = ("head", "body[0]", "pre_up"), ("head", "body[0]", "body_end")
-"""rel(1/3), rel(2/3) and the last, in a body of two blocks."""
+"""The taps rel(1/3), rel(2/3) and the last, in a body of two blocks."""
 TRANSFORMER = SwinIRSpec(scale=2, width=8, depths=(1, 1, 1), heads=(2, 2, 2), window=4)
 FACD: Mapping[str, Any] = {
     "taps": BEFORE_SKIP,
@@ -24,7 +24,7 @@ FACD: Mapping[str, Any] = {
 }
 STUDENT, TEACHER = EDSRSpec(scale=2, width=4, depth=2), EDSRSpec(scale=2, width=8, depth=2)
 DEEPER = EDSRSpec(scale=2, width=4, depth=3)
-"""For taps at a third and two thirds of the body."""
+"""A spec with taps at one and two thirds of the body."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Row:
     learners: tuple[Learner, ...] = ("student",)
     """The parts whose parameters all get gradients: the student, the modules, the joint copy."""
     spared: tuple[str, ...] = ()
-    """Prefixes of parameters that get no gradient all the same."""
+    """Prefixes of parameters that get no gradient nevertheless."""
     settled: Mapping[str, Any] = field(default_factory=dict)
     """Options beside `options` that give every weight a number (no calibration), for the tests that sum the terms."""
     rate: float = 2e-3

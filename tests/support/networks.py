@@ -1,4 +1,4 @@
-"""Networks for tests, read from each architecture: a network that is added takes part in every test of these."""
+"""Networks for tests, read from each architecture, so that a new network is in every test."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from compressor.models.networks.base import Network, Spec
 from compressor.models.networks.registry import NETWORKS, architecture, build
 
 SMALL: dict[str, Spec] = {name: architecture(name).small for name in NETWORKS}
-"""Three blocks, and enough channels to be cut at any width."""
+"""A spec of each network with three blocks, and enough channels for cuts at any width."""
 VARIANTS: list[Spec] = [spec for name in NETWORKS for spec in architecture(name).variants]
 """Scales 1 and 8, and the other forms of each network."""
 
@@ -28,11 +28,11 @@ FORMS: dict[str, Spec] = {
     "compact grey x1": replace(TEACHERS["compact"], scale=1, channels=1),
     "rcan x8": replace(TEACHERS["rcan"], scale=8),
 }
-"""Networks that are cut: other forms of those in TEACHERS."""
+"""Networks to be cut: those of TEACHERS and other forms."""
 
 
 def tiny(arch: str, scale: int) -> Spec:
-    """Return the smallest network of a kind that still has three blocks, and two heads where it has heads."""
+    """Return the smallest network of a kind with three blocks and, if it has heads, two heads."""
     return replace(SMALL[arch], scale=scale).narrowed(0.29)
 
 
@@ -62,7 +62,7 @@ def same_network(one: Network, other: Network) -> bool:
 
 
 def save_new(spec: Spec, folder: Path) -> Path:
-    """Save a network with random weights; a mean shift that lies in the file is moved a little."""
+    """Save a network with random weights; a mean shift that the file holds is changed a little."""
     path = folder / f"{spec.arch}.safetensors"
     network = build(spec, seed=3)
     if getattr(spec, "mean_shift", "") == "file":
@@ -79,11 +79,11 @@ def save_state(content: object, folder: Path, **options: object) -> Path:
 
 
 def zero_outside(cut: Cut, tensor: torch.Tensor) -> torch.Tensor:
-    """Return `tensor` with everything that a cut does not keep set to zero."""
-    kept = torch.ones_like(tensor, dtype=torch.bool)
+    """Return `tensor` with all values outside a cut set to zero."""
+    inside = torch.ones_like(tensor, dtype=torch.bool)
     for dim, runs in enumerate(cut.runs):
         along = torch.zeros(tensor.shape[dim], dtype=torch.bool, device=tensor.device)
         for start, length in runs:
             along[start : start + length] = True
-        kept &= along.reshape([-1 if d == dim else 1 for d in range(tensor.dim())])
-    return torch.where(kept, tensor, torch.zeros_like(tensor))
+        inside &= along.reshape([-1 if d == dim else 1 for d in range(tensor.dim())])
+    return torch.where(inside, tensor, torch.zeros_like(tensor))

@@ -1,4 +1,4 @@
-"""A machine with an NVIDIA GPU, as far as srkd can tell: doubles of TensorRT, of torch's CUDA and of pycuda."""
+"""A simulated machine with an NVIDIA GPU: doubles of TensorRT, of torch's CUDA and of pycuda."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="the doubles st
 
 
 class Nvidia:
-    """Sets what the doubles do, and reads the calls that they noted."""
+    """Controls the doubles, and reads the calls that they recorded."""
 
     def __init__(self, patch: pytest.MonkeyPatch, folder: Path) -> None:
         self._patch, self._log = patch, folder / "calls.jsonl"
         patch.setenv("SRKD_DOUBLE_LOG", str(self._log))
 
     def is_(self, **facts: str) -> None:
-        """Version (trt), gpu, driver, fault, gpus: from the next import or call on."""
+        """Set version (trt), gpu, driver, fault or gpus, from the next import or call on."""
         for name, value in facts.items():
             self._patch.setenv(f"SRKD_DOUBLE_{name.upper()}", value)
         if "trt" in facts:
             forget("tensorrt")
 
     def calls(self, *names: str) -> list[list[object]]:
-        """The calls of these names, or all, in order."""
+        """Return the calls with these names, or all calls, in order."""
         lines = self._log.read_text().splitlines() if self._log.exists() else []
         calls: list[list[object]] = [json.loads(line) for line in lines]
         return [call for call in calls if not names or call[0] in names]
@@ -50,7 +50,7 @@ class Nvidia:
 
 
 def forget(*modules: str) -> None:
-    """Have doubles imported anew; real ones too, should they be installed."""
+    """Make Python import these modules again, doubles and real ones."""
     for name in [name for name in sys.modules if name.partition(".")[0] in modules]:
         del sys.modules[name]
 
@@ -59,11 +59,11 @@ def forget(*modules: str) -> None:
 def nvidia(
     folder: Path, *, torch_cuda: bool = True, doubles: tuple[str, ...] = ("device", "pycuda", "tensorrt")
 ) -> Iterator[Nvidia]:
-    """Doubles in place of what is installed, here and in child processes.
+    """Replace installed modules by doubles, here and in child processes.
 
-    Here the GPU is reached by torch, or by pycuda where `torch_cuda` is False; in child processes always by pycuda.
+    Here the GPU is accessed by torch, or by pycuda if `torch_cuda` is False; in child processes always by pycuda.
     """
-    patch = pytest.MonkeyPatch()  # its own: a test's may be undone later than this
+    patch = pytest.MonkeyPatch()  # separate, as a test's may be undone later than this
     library = folder / "libcuda.so.1"
     library.symlink_to(_ctypes.__file__)
     forget(*DOUBLED)
@@ -86,23 +86,23 @@ def nvidia(
 
 
 def small_onnx(path: Path, *, fixed: tuple[int, int] | None = None, half: int | None = None) -> Path:
-    """Write a 3x3 convolution and a shuffle, for scale 2. `half`: the kind of 16-bit weights; float in and out."""
+    """Write a 3x3 convolution and a shuffle for scale 2. `half` is the type of 16-bit weights; images are float."""
     weights = np.random.default_rng(0).normal(0, 0.2, (12, 3, 3, 3)).astype(np.float32)
     height, width = (fixed[1], fixed[0]) if fixed else ("h", "w")
-    kept = numpy_helper.from_array(weights, "weights")
+    initialiser = numpy_helper.from_array(weights, "weights")
     nodes = [
         helper.make_node("Conv", ["lr", "weights"], ["wide"], "conv", pads=[1, 1, 1, 1]),
         helper.make_node("DepthToSpace", ["wide"], ["sr"], "shuffle", blocksize=2, mode="CRD"),
     ]
     if half is not None:
-        kept = helper.make_tensor("half", half, weights.shape, weights.flatten())
+        initialiser = helper.make_tensor("half", half, weights.shape, weights.flatten())
         nodes.insert(0, helper.make_node("Cast", ["half"], ["weights"], "cast", to=TensorProto.FLOAT))
     graph = helper.make_graph(
         nodes,
         "small",
         [helper.make_tensor_value_info("lr", TensorProto.FLOAT, [1 if fixed else "n", 3, height, width])],
         [helper.make_tensor_value_info("sr", TensorProto.FLOAT, None)],
-        [kept],
+        [initialiser],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
     onnx.save_model(model, str(path))
@@ -110,7 +110,7 @@ def small_onnx(path: Path, *, fixed: tuple[int, int] | None = None, half: int | 
 
 
 def quantized_onnx(path: Path, *, zero: int = 0, kind: int = TensorProto.INT8) -> Path:
-    """Write the same network between explicit quantization, as TensorRT takes it or not."""
+    """Write the same network with explicit quantization, in a form that TensorRT takes or refuses."""
     model = onnx.load_model(str(small_onnx(path)))
     scale, point = (
         helper.make_tensor("scale", TensorProto.FLOAT, [], [0.01]),

@@ -1,4 +1,4 @@
-"""Checkpoints as the official code would have saved them, made anew from the documented seeded initialisation.
+"""Checkpoints as the official code would have saved them, recreated from the documented seeded initialisation.
 
 Names and order of creation are written here a second time, from the official repositories and not from this one, so
 that the dialects are tested against something they did not make. tests/golden holds what the official code gave on
@@ -23,7 +23,7 @@ MEAN = (0.4488, 0.4371, 0.4040)
 
 @dataclass(frozen=True)
 class Conv:
-    """One convolution of the official code, in its order of creation."""
+    """One convolution of the official code; lists of them are in order of creation."""
 
     name: str
     inputs: int
@@ -34,7 +34,7 @@ class Conv:
 
 
 def edsr_pytorch(scale: int, width: int, depth: int, img_range: float = 255.0) -> State:
-    """sanghyun-son/EDSR-PyTorch, src/model/edsr.py: mean shifts first, then head, body, tail."""
+    """Return weights of sanghyun-son/EDSR-PyTorch, src/model/edsr.py: mean shifts first, then head, body, tail."""
     convs = [Conv("head.0", 3, width)]
     convs += [Conv(f"body.{i}.body.{j}", width, width) for i in range(depth) for j in (0, 2)]
     convs += [Conv(f"body.{depth}", width, width), *upsampler("tail.0.{}", 2, scale, width), Conv("tail.1", width, 3)]
@@ -42,7 +42,7 @@ def edsr_pytorch(scale: int, width: int, depth: int, img_range: float = 255.0) -
 
 
 def basicsr_edsr(scale: int, width: int, depth: int) -> State:
-    """XPixelGroup/BasicSR, basicsr/archs/edsr_arch.py: no mean shift in the file."""
+    """Return weights of XPixelGroup/BasicSR, basicsr/archs/edsr_arch.py, without a mean shift."""
     convs = [Conv("conv_first", 3, width)]
     convs += [Conv(f"body.{i}.conv{j}", width, width) for i in range(depth) for j in (1, 2)]
     convs += [Conv("conv_after_body", width, width), *upsampler("upsample.{}", 2, scale, width)]
@@ -50,7 +50,7 @@ def basicsr_edsr(scale: int, width: int, depth: int) -> State:
 
 
 def csd_edsr(scale: int, width: int, depth: int) -> State:
-    """Booooooooooo/CSD, PyTorch version/model/edsr.py."""
+    """Return weights of Booooooooooo/CSD, PyTorch version/model/edsr.py."""
     convs = [Conv("head", 3, width)]
     convs += [Conv(f"body.{i}.conv{j}", width, width) for i in range(depth) for j in (1, 2)]
     convs += [Conv("body_conv", width, width), *upsampler("upsampler.blocks.{}", 1, scale, width)]
@@ -58,7 +58,10 @@ def csd_edsr(scale: int, width: int, depth: int) -> State:
 
 
 def fakd_edsr(scale: int, width: int, depth: int) -> State:
-    """Vincent-Hoo/Knowledge-Distillation-for-Super-resolution, code/models/edsr.py: the body in three parts."""
+    """Return weights with the body in three parts.
+
+    Source: Vincent-Hoo/Knowledge-Distillation-for-Super-resolution, code/models/edsr.py.
+    """
     ends = (depth // 3, 2 * depth // 3, depth)
     convs = [Conv("head.0", 3, width)]
     for part, (start, end) in enumerate(zip((0, *ends), ends, strict=False)):
@@ -69,13 +72,13 @@ def fakd_edsr(scale: int, width: int, depth: int) -> State:
 
 
 def carn(scales: tuple[int, ...], width: int = 64) -> State:
-    """nmhkahn/CARN-pytorch, carn/model/carn.py; several scales make a multi-scale file."""
+    """Return weights of nmhkahn/CARN-pytorch, carn/model/carn.py; several scales give a multi-scale file."""
     block = [Conv(f"b{k}.body.{j}", width, width) for k in (1, 2, 3) for j in (0, 2)]
     return seeded(cascading(scales, width, block, groups=1), 2.0, ("sub_mean.shifter", "add_mean.shifter"), 1.0)
 
 
 def carn_m(scales: tuple[int, ...], width: int = 64, groups: int = 4) -> State:
-    """nmhkahn/CARN-pytorch, carn/model/carn_m.py: one block in each cascade, grouped."""
+    """Return weights of nmhkahn/CARN-pytorch, carn/model/carn_m.py: one block in each cascade, grouped."""
     block = [Conv(f"b1.body.{j}", width, width, 3, groups) for j in (0, 2)] + [Conv("b1.body.4", width, width, 1)]
     return seeded(cascading(scales, width, block, groups), 2.0, ("sub_mean.shifter", "add_mean.shifter"), 1.0)
 
@@ -108,9 +111,9 @@ def seeded(
     *,
     noise: Sequence[str] = (),
 ) -> State:
-    """The documented initialisation; mean shifts are created first and hold the constants.
+    """Return weights by the documented initialisation; mean shifts are created first and hold the constants.
 
-    Noise is added in the order of the state dict: `noise` names the layers where that is not the order of creation.
+    Noise is added in the order of the state dict: `noise` names the layers if that is not the order of creation.
     """
     state: State = {}
     with torch.random.fork_rng(devices=[]):
@@ -120,10 +123,10 @@ def seeded(
             state[f"{name}.weight"] = torch.eye(3).reshape(3, 3, 1, 1)
             state[f"{name}.bias"] = sign * img_range * torch.tensor(MEAN)
         for conv in convs:
-            made = nn.Conv2d(conv.inputs, conv.outputs, conv.kernel, groups=conv.groups)
-            assert made.bias is not None
-            state[f"{conv.name}.weight"] = made.weight.detach() * (conv.gain or gain)
-            state[f"{conv.name}.bias"] = made.bias.detach()
+            module = nn.Conv2d(conv.inputs, conv.outputs, conv.kernel, groups=conv.groups)
+            assert module.bias is not None
+            state[f"{conv.name}.weight"] = module.weight.detach() * (conv.gain or gain)
+            state[f"{conv.name}.bias"] = module.bias.detach()
     generator = torch.Generator().manual_seed(1)
     for name in [f"{layer}.bias" for layer in noise] or list(state):
         if name.endswith(".bias") and not name.startswith(shifts or ("-",)):
@@ -133,7 +136,7 @@ def seeded(
 
 @dataclass(frozen=True)
 class GoldenCase:
-    """Official weights (made anew), one input, and every second pixel of what the official code gave; in [0,1]."""
+    """Recreated official weights, one input, and every second pixel of the official code's output; in [0,1]."""
 
     state: State
     lr: torch.Tensor
@@ -141,7 +144,7 @@ class GoldenCase:
 
 
 def thinned(output: torch.Tensor) -> torch.Tensor:
-    """Return the part of an output that tests/golden keeps: each pixel whose row and column are even."""
+    """Return the part of an output that tests/golden stores: each pixel with even row and column."""
     return output[..., ::2, ::2]
 
 

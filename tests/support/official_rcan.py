@@ -1,6 +1,6 @@
-"""RCAN checkpoints as the official code bases would have saved them, made anew from the documented initialisation.
+"""RCAN checkpoints as the official code bases would have saved them, recreated from the documented initialisation.
 
-As tests/support/official.py; convolutions of the channel attention are scaled by 3, so that no gate is near one half.
+See tests/support/official.py; convolutions of the channel attention are scaled by 3, so that no gate is near one half.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ ATTENTION_GAIN = 3.0
 
 @dataclass(frozen=True)
 class Layout:
-    """Names of one code base; {g} is the group, {b} the block, {n} blocks a group, {G} groups."""
+    """Names of one code base; {g} is the group, {b} the block, {n} the blocks per group, {G} the number of groups."""
 
     head: str
     block: str
@@ -73,7 +73,7 @@ FAKD = Layout(
 
 
 def rcan(layout: Layout, scale: int, *, width: int = 16, groups: int = 2, depth: int = 2, hidden: int = 4) -> State:
-    """The state dict in one code base's names."""
+    """Return the state dict with one code base's names."""
     convs, registered = [Conv(layout.head, 3, width)], [layout.head]
     for g in range(groups):
         for b in range(depth):
@@ -97,7 +97,7 @@ def rcan(layout: Layout, scale: int, *, width: int = 16, groups: int = 2, depth:
 
 
 def drifted(state: State) -> State:
-    """The same with a mean shift that training has moved, as in a published file of RCAN it may have."""
+    """Return the same weights with a mean shift changed by training, as in a published file of RCAN."""
     generator = torch.Generator().manual_seed(5)
     moved = dict(state)
     for name in ("sub_mean.weight", "sub_mean.bias", "add_mean.weight", "add_mean.bias"):

@@ -1,4 +1,4 @@
-"""SwinIR checkpoints as the official code would have saved them, made anew from the documented initialisation.
+"""SwinIR checkpoints as the official code would have saved them, recreated from the documented initialisation.
 
 JingyunLiang/SwinIR, models/network_swinir.py: names, order of creation and of initialisation are written here from it.
 tests/golden holds what the official code gave on these very weights: torch.manual_seed(0); weights of linear layers
@@ -19,7 +19,7 @@ from tests.support.official import Conv, State, upsampler
 
 @dataclass(frozen=True)
 class Shape:
-    """Two groups of two layers, two heads, mlp ratio 2, as in every golden case."""
+    """A shape with two groups of two layers, two heads and mlp ratio 2, as in every golden case."""
 
     scale: int
     width: int = 12
@@ -32,7 +32,7 @@ class Shape:
 
     @property
     def shifted(self) -> bool:
-        """No layer is shifted when the training image is no larger than a window."""
+        """Return whether layers are shifted: only if the training image is larger than a window."""
         return self.image > self.window
 
 
@@ -47,7 +47,7 @@ CASES = {
 
 
 def swinir(shape: Shape) -> State:
-    """The state dict, with the buffers that depend on the training size."""
+    """Return the state dict, with the buffers that depend on the training size."""
     state: State = {}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -111,14 +111,14 @@ def _tail(shape: Shape) -> Iterator[Conv]:
 
 
 def _convolution(state: State, conv: Conv) -> None:
-    made = nn.Conv2d(conv.inputs, conv.outputs, conv.kernel)
-    assert made.bias is not None
-    state[f"{conv.name}.weight"], state[f"{conv.name}.bias"] = made.weight.detach(), made.bias.detach()
+    module = nn.Conv2d(conv.inputs, conv.outputs, conv.kernel)
+    assert module.bias is not None
+    state[f"{conv.name}.weight"], state[f"{conv.name}.bias"] = module.weight.detach(), module.bias.detach()
 
 
 def _linear(state: State, name: str, inputs: int, outputs: int) -> None:
-    made = nn.Linear(inputs, outputs)
-    state[f"{name}.weight"], state[f"{name}.bias"] = made.weight.detach(), made.bias.detach()
+    linear = nn.Linear(inputs, outputs)
+    state[f"{name}.weight"], state[f"{name}.bias"] = linear.weight.detach(), linear.bias.detach()
 
 
 def _norm(state: State, name: str, width: int) -> None:

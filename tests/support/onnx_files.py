@@ -1,4 +1,4 @@
-"""ONNX files that srkd did not write, and changes to those that it did."""
+"""Foreign ONNX files, and changes to srkd's own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One step of a method whose images lie in [0, top]: everything that makes or reads an image is converted.
+"""One step of a method with images in [0, top]: everything that writes or reads an image is converted.
 
 Methods work in [0,1]. Here the networks, auxiliary heads and gates of a run, φ, and the inverted colours of an
 augmentation are scaled to [0, top], so that only the arithmetic of a term can depend on the range.
@@ -28,7 +28,7 @@ from tests.support.methods_table import Row
 
 @dataclass(frozen=True)
 class ScaledStep:
-    """The result of a step: raw terms, the gradient of all trained parameters, and Adam's update of them."""
+    """The result of a step: raw terms, the gradient of all trained parameters, and Adam's update."""
 
     terms: dict[str, float]
     gradient: Tensor
@@ -71,7 +71,7 @@ def first_step(state: State, top: float) -> tuple[Tensor, Tensor]:
 
 
 def scale_networks(networks: StepNetworks, top: float) -> None:
-    """Scale the images of all networks to [0, top]; each network once, though it may have several roles."""
+    """Scale the images of all networks to [0, top]; a network with several roles is scaled once."""
     runners = [*networks.students, *([networks.teacher] if networks.teacher else [])]
     for network in {id(runner.network): runner.network for runner in runners}.values():
         scale_network(network, top)
@@ -84,7 +84,7 @@ def scale_networks(networks: StepNetworks, top: float) -> None:
 
 
 def scale_network(network: Network, top: float) -> None:
-    """Scale the images in and out, also those that its tail makes of intermediate features; features stay."""
+    """Scale input and output images, also those that the tail makes from intermediate features; features stay."""
     stem, finish = network.stem, network.finish
 
     def stem_of(lr: Tensor) -> Tensor:
@@ -93,12 +93,12 @@ def scale_network(network: Network, top: float) -> None:
     def finish_of(feature: Tensor, shallow: Tensor, lr: Tensor) -> Tensor:
         return top * finish(feature, shallow, lr / top)
 
-    # No wrapper: taps are read inside the network, and a student inside its teacher runs by the names of modules.
+    # A wrapper would break taps, which are read inside, and students inside teachers, which run by module names.
     network.stem, network.finish = stem_of, finish_of  # type: ignore[method-assign]
 
 
 def scale_module(module: nn.Module, top: float) -> None:
-    """Scale the image that a head makes of features, or that a gate makes of two images."""
+    """Scale the output image of a head, or the images of a gate."""
     if isinstance(module, FusionGate):
         module.register_forward_pre_hook(lambda _, images: tuple(image / top for image in images))
     module.register_forward_hook(lambda *arguments: top * arguments[-1])

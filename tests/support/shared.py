@@ -1,4 +1,4 @@
-"""The folder of published images and golden outputs, for the tests that need more than the repository holds."""
+"""The folder of published images and golden outputs, for tests that need files outside the repository."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ GOLDEN = ROOT / "tests" / "golden"
 
 
 def shared_dir() -> Path | None:
-    """$SRKD_SHARED, or the folder `shared` beside the checkout; None where there is neither."""
-    named = os.environ.get("SRKD_SHARED")
-    folder = Path(named) if named else ROOT.parent / "shared"
+    """Return $SRKD_SHARED, or the folder `shared` beside the checkout; None if there is neither."""
+    variable = os.environ.get("SRKD_SHARED")
+    folder = Path(variable) if variable else ROOT.parent / "shared"
     return folder if (folder / "data").is_dir() else None
 
 
@@ -25,7 +25,7 @@ needs_shared = pytest.mark.skipif(
 
 
 def benchmarks() -> Path:
-    """The benchmark sets; only for tests marked `needs_shared`."""
-    found = shared_dir()
-    assert found is not None
-    return found / "data" / "benchmarks"
+    """Return the folder of the benchmark sets; only for tests marked `needs_shared`."""
+    folder = shared_dir()
+    assert folder is not None
+    return folder / "data" / "benchmarks"

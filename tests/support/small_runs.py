@@ -1,4 +1,4 @@
-"""The smallest run of `srkd compress` that means something: three photos, a teacher of EDSR, patches of 8×8."""
+"""The smallest meaningful run of `srkd compress`: three photos, an EDSR teacher, patches of 8×8."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TEACHER = EDSRSpec(scale=2, width=8, depth=4)
 
 
 def save_photos(folder: Path) -> Path:
-    """Three smooth ones of 40×48."""
+    """Write three smooth photos of 40×48; return the folder."""
     folder.mkdir()
     for index in range(3):
         along = np.linspace(0, 255, 48)[:, None, None] * np.ones((1, 40, 3)) * [1, 0.5 + index / 6, 0.3]

@@ -42,7 +42,7 @@ def edsr(seed: int = 0, width: int = 6) -> Network:
 
 
 def symmetric() -> Network:
-    """The average of EDSR over the eight symmetries commutes with each of them."""
+    """Return the average of EDSR over the eight symmetries, which commutes with each of them."""
 
     class Symmetric(type(edsr())):  # type: ignore[misc]
         def forward(self, lr: torch.Tensor) -> torch.Tensor:
@@ -58,7 +58,7 @@ def symmetric() -> Network:
 
 
 def counting(teacher: Teacher) -> list[tuple[int, ...]]:
-    """The shapes of everything the teacher is fed from now on."""
+    """Return a list that records the shapes of the teacher's inputs from now on."""
     fed: list[tuple[int, ...]] = []
     assert teacher.network is not None
     teacher.network.register_forward_pre_hook(lambda _, inputs: fed.append(tuple(inputs[0].shape)))
@@ -74,7 +74,7 @@ def cached_batches(
 
 
 def upright(batches: Batches) -> Batches:
-    """The same patches without symmetries."""
+    """Return the same batches without symmetries."""
 
     @dataclass(frozen=True)
     class Upright(type(batches.sampler)):  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""Tensors, gradients, golden cases, formulas as they are written and peak memory, for tests of terms and methods."""
+"""Tensors, gradients, golden cases, literal formulas and peak memory, for tests of terms and methods."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ def gradient_of(loss: Callable[[Tensor], Tensor], at: Tensor) -> Tensor:
 
 
 def close(actual: Tensor, expected: Tensor, relative: float = 1e-5) -> bool:
-    """Return True where the largest difference is within a share of the largest expected value."""
+    """Return whether the largest difference is at most a share of the largest expected value."""
     return bool((actual - expected).abs().max() <= relative * expected.abs().max())
 
 
 class PeakMemory(TorchDispatchMode):
-    """The most bytes that tensors created inside the block held at one time."""
+    """Peak bytes of the tensors created inside the context."""
 
     def __init__(self, *existing: Tensor) -> None:
         super().__init__()
@@ -71,12 +71,12 @@ def peak_of(term: Callable[[Tensor, Tensor], Tensor], student: Tensor, teacher: 
 
 
 def affinity(feature: Tensor) -> Tensor:
-    """FAKD's A(F) whole, as the formula has it: for small maps."""
+    """Return FAKD's whole matrix A(F) by its formula, for small maps."""
     with full_precision(feature):
         unit = unit_columns(feature)
         return unit.transpose(1, 2) @ unit
 
 
 def contrast_ratio(anchors: Sequence[Tensor], positives: Sequence[Tensor], negatives: Sequence[Tensor]) -> Tensor:
-    """CSD's R of the features of S, P and N: a tensor per level, (B,C,h,w) for S and P, (K,C,h,w) for N."""
+    """Return CSD's R for the features of S, P and N: a tensor per level, (B,C,h,w) for S and P, (K,C,h,w) for N."""
     return ratio_of(sample_distances(anchors, positives, negatives))

@@ -17,7 +17,7 @@ TWO_PROCESSES = ("--standalone", "--nproc-per-node", "2")
 
 @contextmanager
 def torchrun(*arguments: str, machine: Sequence[str] = TWO_PROCESSES) -> Iterator[subprocess.Popen[str]]:
-    """Start processes on this machine; none of them outlives the block."""
+    """Start processes on this machine, and end them with the context."""
     command = [sys.executable, "-m", "torch.distributed.run", *machine]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(

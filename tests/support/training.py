@@ -24,7 +24,7 @@ from recipes.config.reading import load_preset
 
 
 class OnePatch:
-    """The same batch at every step."""
+    """A source of one batch, the same at every step."""
 
     def __init__(self, lr: torch.Tensor, hr: torch.Tensor) -> None:
         self.batch = Batch(lr, hr)
@@ -78,7 +78,7 @@ class Recorder:
 
 
 class SavingRecorder(Recorder):
-    """Saves the state once, after `at` steps, where there is a path."""
+    """A recorder that saves the state after `at` steps, if there is a path."""
 
     def __init__(self, path: Path | None = None, at: int = 0) -> None:
         super().__init__()
@@ -91,7 +91,7 @@ class SavingRecorder(Recorder):
 
 @dataclass(frozen=True)
 class Faulty(PlainMethod):
-    """Pixel loss times a factor at some steps."""
+    """A method with the pixel loss multiplied by a factor at some steps."""
 
     factors: Mapping[int, float]
     name: str = "faulty"
@@ -119,6 +119,6 @@ def all_numbers(state: State) -> list[torch.Tensor]:
 
 
 def is_same(a: State, b: State) -> bool:
-    """True where two states have the same numbers, to the bit."""
+    """Return whether two states have the same numbers bit for bit."""
     first, second = all_numbers(a), all_numbers(b)
     return len(first) == len(second) and all(torch.equal(x, y) for x, y in zip(first, second, strict=True))

@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 class _JumpingSelector(selectors.DefaultSelector):
-    """Adds the wait for the next timer to the clock instead of waiting. For loops without real sockets."""
+    """A selector that advances the clock to the next timer instead of waiting, for loops without real sockets."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -37,9 +37,9 @@ class _VirtualClockLoop(asyncio.SelectorEventLoop):
 
 
 def run_in_virtual_time(main: Coroutine[Any, Any, T]) -> T:
-    """Like asyncio.run, on a clock that starts at 0.
+    """Run a coroutine like asyncio.run, on a clock that starts at 0.
 
-    In a thread of its own: after tests with Playwright, whose own loop never ends, this thread has a running loop.
+    It runs in a separate thread: after tests with Playwright, whose loop never ends, this thread has a running loop.
     """
 
     def run() -> T:

@@ -1,4 +1,4 @@
-"""The presets of `srkd profile`: published tables whose networks it times. A preset is a file here and a row below.
+"""The presets of `srkd profile`: published tables whose networks it times. Each preset is a file here and a row below.
 
 Importing this imports no torch.
 """

@@ -1,4 +1,4 @@
-"""A published table of speeds: its networks, and the figures that its paper states for them."""
+"""Published tables of speeds: their networks, with the figures that the papers state."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class PublishedNetwork:
-    """`spec` as `spec_from_dict` reads it; MACs are at the size of the table. None is what the paper does not state."""
+    """A network of a table. `spec` is the input of `spec_from_dict`; MACs are at the table's size. None: not stated."""
 
     label: str
     spec: Mapping[str, object]
     fps: float | None = None
     speedup: float | None = None
-    """Over the teacher of its pair."""
+    """Speed-up over the teacher of the pair."""
     gmacs: float | None = None
     params_millions: float | None = None
 
@@ -38,10 +38,10 @@ class PublishedTable:
     name: str
     source: str
     device: str
-    """On which the figures were measured."""
+    """The device on which the figures were measured."""
     lr_size: tuple[int, int]
-    """Width and height of the images that the figures are for; where that is not stated, a size to begin with."""
+    """Width and height of the LR images of the figures; if the paper states none, a default size."""
     pairs: tuple[Pair, ...]
     states_size: bool = True
     omitted: tuple[str, ...] = ()
-    """What the table has and a profile cannot, and why."""
+    """Columns or rows of the table that a profile cannot give, with reasons."""

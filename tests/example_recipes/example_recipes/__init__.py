@@ -1,4 +1,4 @@
-"""Adds the method and the recipe `charbonnier` to srkd. Nothing here imports torch: `srkd recipes ls` stays quick."""
+"""Adds the method and the recipe `charbonnier` to srkd. It imports no torch, so that `srkd recipes ls` stays quick."""
 
 from srkd import Contribution, MethodEntry
 
