@@ -20,7 +20,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.equal_budget import (
-    FIRST_SEED,
     Contender,
     budget_of,
     compare,
@@ -61,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     costs = step_costs(batches, options.out / "costs.json")
     contenders, budget = all_contenders(costs, options.steps), budget_of(options, SETTINGS)
     scores = compare(contenders, budget, options.data)
-    folders = {one.name: options.out / f"{one.name}-seed{FIRST_SEED}" for one in contenders}
+    folders = {one.name: budget.folder(one.name) for one in contenders}
     first, schedules = contenders[0], {name: schedule_line(folder) for name, folder in folders.items()}
     shared = f"The time of {options.steps:,} steps of {{patches}} for each row, cosine decay, teacher cache"
     step = ", ".join(f"{batch} patches {cost:.2f}" for batch, cost in costs.items() if batch != SMALLEST)

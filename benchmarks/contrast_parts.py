@@ -10,24 +10,11 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
-from benchmarks.equal_budget import (
-    FIRST_SEED,
-    Contender,
-    budget_of,
-    compare,
-    conditions,
-    leaders,
-    parser_of,
-    seconds_a_run,
-    seeds_of,
-    student_line,
-    table,
-)
+from benchmarks.equal_budget import Contender, budget_of, compared, parser_of, seeds_of
 from benchmarks.evidence import Benchmark, Table, save
 from benchmarks.methods_compared import FIT_ALONE, SETTINGS, WIDTH
 from compressor.base.files import atomic_path
@@ -64,12 +51,13 @@ def main() -> int:
     parser.add_argument("--only", choices=("clsd", "phi"), help="one of the two tables; none: both")
     parser.add_argument("--phi-weights", type=Path, metavar="FILE", help="torchvision's vgg19-dcbb9e9d.pth")
     options = parser.parse_args()
-    tables = dict[str, Table]()
+    budget, tables = budget_of(options, SETTINGS), dict[str, Table]()
+    shared = f"{options.steps:,} steps of {{patches}}"
     if options.only != "phi":
-        tables["heads"] = compared(CLSD, options, PUBLISHED)
+        tables["heads"] = compared(CLSD, budget, options.data, shared=shared, remark=PUBLISHED)
     if options.only != "clsd":
-        tables["phi"] = compared(phi_rows(options), options)
-    save("contrast_parts", tables, seeds=seeds_of(budget_of(options)), variant=options.variant)
+        tables["phi"] = compared(phi_rows(options), budget, options.data, shared=shared)
+    save("contrast_parts", tables, seeds=seeds_of(budget), variant=options.variant)
     return 0
 
 
@@ -97,23 +85,6 @@ def random_vgg(file: Path) -> Path:
         with atomic_path(file) as temporary:
             torch.save(VGG19().state_dict(), temporary)
     return file
-
-
-def compared(rows: Sequence[Contender], options: argparse.Namespace, published: str = "") -> Table:
-    """Train the unfinished contenders, and return the table."""
-    budget = budget_of(options, SETTINGS)
-    scores = compare(rows, budget, options.data)
-    first = options.out / f"{rows[0].name}-seed{FIRST_SEED}"
-    shared = conditions(first, shared=f"{options.steps:,} steps of {{patches}}")
-    return table(
-        rows,
-        scores,
-        {},
-        seconds_a_run(rows, budget),
-        rows[0].name,
-        caption=f"Student {student_line(first)}; {shared} {published}".strip(),
-        conclusions=leaders(rows, scores),
-    )
 
 
 if __name__ == "__main__":

@@ -11,15 +11,11 @@ import sys
 from collections.abc import Sequence
 
 from benchmarks.equal_budget import (
-    FIRST_SEED,
     Contender,
     budget_of,
-    compare,
-    conditions,
+    compared,
     parser_of,
-    seconds_a_run,
     seeds_of,
-    table,
 )
 from benchmarks.evidence import Benchmark, Table, save
 from benchmarks.methods_compared import SETTINGS, WIDTH
@@ -52,10 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
             for count in map(int, options.candidates.split(","))
         ]
-        scores = compare(contenders, budget, options.data)
-        first = options.out / f"{contenders[0].name}-seed{FIRST_SEED}"
-        seconds = seconds_a_run(contenders, budget)
-        tables[recipe] = table(contenders, scores, {}, seconds, contenders[0].name, caption=conditions(first))
+        tables[recipe] = compared(contenders, budget, options.data)
     save("crops_compared", tables, seeds=seeds_of(budget), variant=options.variant)
     return 0
 

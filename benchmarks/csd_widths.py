@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.equal_budget import (
-    FIRST_SEED,
     SETS,
     Contender,
     Scores,
@@ -74,7 +73,7 @@ def main() -> int:
     widths = [float(text) for text in options.widths.split(",")]
     chosen = {width: contenders(width) for width in widths}
     scores = compare([one for rows in chosen.values() for one in rows], budget, options.data)
-    folders = {width: options.out / f"{rows[0].name}-seed{FIRST_SEED}" for width, rows in chosen.items()}
+    folders = {width: budget.folder(rows[0].name) for width, rows in chosen.items()}
     shared = f"{options.steps:,} steps of {{patches}}"
     caption = (
         f"Teacher: the embedded EDSR 16/48; {conditions(folders[widths[0]], shared=shared)} "

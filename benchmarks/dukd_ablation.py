@@ -8,27 +8,19 @@ the embedded EDSR teach the same EDSR student. Every finished run is kept: the c
 
 from __future__ import annotations
 
-import argparse
 import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.equal_budget import (
-    FIRST_SEED,
     Contender,
     Published,
-    Scores,
     Start,
     budget_of,
-    compare,
-    conditions,
-    leaders,
+    compared,
     parser_of,
-    seconds_a_run,
     seeds_of,
-    student_line,
-    table,
 )
 from benchmarks.evidence import Benchmark, Table, save
 
@@ -73,14 +65,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--hetero-teacher", type=Path, metavar="FILE", help="a teacher of another kind, for table 3")
     parser.add_argument("--hetero-student", metavar="SPEC", help=f"of table 3; none: {COMPACT}, with FILE {EDSR}")
     options = parser.parse_args(arguments)
-    tables = dict[str, Table]()
+    budget, tables = budget_of(options), dict[str, Table]()
     if options.only != "table3":
-        tables["table4"] = _compared(table4(options.width, options.init), TABLE_4, options)
+        tables["table4"] = compared(table4(options.width, options.init), budget, options.data, TABLE_4)
     if options.only != "table4":
         pairs = table3(options.hetero_teacher, options.hetero_student)
         published = {row.name: OTHER if row.teacher else EMBEDDED for row in pairs if row.recipe == "dukd"}
-        tables["table3"] = _compared(pairs, published, options)
-    save("dukd_ablation", tables, seeds=seeds_of(budget_of(options)), variant=options.variant)
+        tables["table3"] = compared(pairs, budget, options.data, published)
+    save("dukd_ablation", tables, seeds=seeds_of(budget), variant=options.variant)
     return 0
 
 
@@ -105,21 +97,6 @@ def table3(file: Path | None, student: str | None) -> list[Contender]:
         for recipe, title in (("logits", "Logits-KD"), ("dukd", "DUKD"))
     ]
     return rows
-
-
-def _compared(rows: Sequence[Contender], published: Mapping[str, Published], options: argparse.Namespace) -> Table:
-    budget = budget_of(options)
-    scores: Scores = compare(rows, budget, options.data)
-    first = options.out / f"{rows[0].name}-seed{FIRST_SEED}"
-    return table(
-        rows,
-        scores,
-        published,
-        seconds_a_run(rows, budget),
-        rows[0].name,
-        caption=f"Student {student_line(first)}; {conditions(first)}",
-        conclusions=leaders(rows, scores),
-    )
 
 
 if __name__ == "__main__":

@@ -78,6 +78,10 @@ class Budget:
     settings: tuple[str, ...] = SETTINGS
     device: str = "cpu"
 
+    def folder(self, name: str, seed: int = FIRST_SEED) -> Path:
+        """Return the run folder of a contender."""
+        return self.out / f"{name}-seed{seed}"
+
 
 Scores = Mapping[str, Sequence[Mapping[str, float]]]
 """Y-PSNR in dB by contender, seed and set."""
@@ -103,7 +107,7 @@ def budget_of(options: argparse.Namespace, settings: tuple[str, ...] = SETTINGS)
 def compare(contenders: Sequence[Contender], budget: Budget, data: Path) -> Scores:
     """Return the scores; runs are trained seed by seed, so that a command that is stopped early has compared all."""
     scores: dict[str, list[dict[str, float]]] = {one.name: [] for one in contenders}
-    for seed in range(FIRST_SEED, FIRST_SEED + budget.seeds):
+    for seed in seeds_of(budget):
         for one in contenders:
             scores[one.name].append(scored(trained(one, seed, budget), data))
     return scores
@@ -111,7 +115,7 @@ def compare(contenders: Sequence[Contender], budget: Budget, data: Path) -> Scor
 
 def trained(one: Contender, seed: int, budget: Budget) -> Path:
     """Return the run folder of a contender and seed; train it, continue it or reuse a finished run."""
-    folder = budget.out / f"{one.name}-seed{seed}"
+    folder = budget.folder(one.name, seed)
     settings = (*(f"schedule.{setting}" for setting in budget.settings), *one.settings)
     if (folder / "run.json").is_file():
         facts = facts_of(folder)
@@ -177,10 +181,7 @@ def scored(folder: Path, data: Path) -> dict[str, float]:
 
 def seconds_a_run(contenders: Sequence[Contender], budget: Budget) -> dict[str, float]:
     """Return each contender's median seconds of training over its seeds; a continued run counts its last part only."""
-    folders = {
-        one.name: [budget.out / f"{one.name}-seed{FIRST_SEED + seed}" for seed in range(budget.seeds)]
-        for one in contenders
-    }
+    folders = {one.name: [budget.folder(one.name, seed) for seed in seeds_of(budget)] for one in contenders}
     return {
         name: statistics.median(float(facts_of(run)["result"]["seconds"]) for run in runs)
         for name, runs in folders.items()
@@ -249,6 +250,29 @@ def table(
             }
         )
     return Table(columns, rows, caption, conclusions)
+
+
+def compared(
+    contenders: Sequence[Contender],
+    budget: Budget,
+    data: Path,
+    published: Mapping[str, Published] | None = None,
+    *,
+    shared: str = "",
+    remark: str = "",
+) -> Table:
+    """Train what is not trained yet, and return the table, with gains over the first contender."""
+    scores, first = compare(contenders, budget, data), contenders[0].name
+    folder = budget.folder(first)
+    return table(
+        contenders,
+        scores,
+        published or {},
+        seconds_a_run(contenders, budget),
+        first,
+        caption=f"Student {student_line(folder)}; {conditions(folder, shared=shared)} {remark}".strip(),
+        conclusions=leaders(contenders, scores),
+    )
 
 
 def gain(scores: Scores, ours: str, theirs: str) -> str:

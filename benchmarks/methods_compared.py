@@ -18,7 +18,6 @@ from itertools import combinations
 from pathlib import Path
 
 from benchmarks.equal_budget import (
-    FIRST_SEED,
     Contender,
     Published,
     Scores,
@@ -115,7 +114,7 @@ def compared(contenders: Sequence[Contender], options: argparse.Namespace, share
     """Train the unfinished contenders, and return the table of all; `shared` is the budget in words."""
     budget = budget_of(options, SETTINGS)
     scores, seconds = compare(contenders, budget, options.data), seconds_a_run(contenders, budget)
-    folders = {one.name: options.out / f"{one.name}-seed{FIRST_SEED}" for one in contenders}
+    folders = {one.name: budget.folder(one.name) for one in contenders}
     first, baseline = folders[contenders[0].name], FIT_ALONE.name if FIT_ALONE.name in scores else "scratch"
     return table(
         contenders,

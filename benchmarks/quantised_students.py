@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 
 import srkd
 from benchmarks.equal_budget import (
-    FIRST_SEED,
     SETS,
     Contender,
     Scores,
@@ -66,11 +65,8 @@ def main() -> int:
         name: srkd.evaluate([embedded_student()], data=options.data / name).models["student"][name].psnr_y
         for name in SETS
     }
-    sizes = {
-        one.name: quantised_bytes(load_checkpoint(budget.out / f"{one.name}-seed{FIRST_SEED}").network)
-        for one in chosen
-    }
-    folder = budget.out / f"{CONTROL}-seed{FIRST_SEED}"
+    sizes = {one.name: quantised_bytes(load_checkpoint(budget.folder(one.name)).network) for one in chosen}
+    folder = budget.folder(CONTROL)
     seeds = f"{budget.seeds} seeds" if budget.seeds > 1 else "1 seed"
     result = table(chosen, scores, start, sizes, f"{conditions(folder)} {seeds}.")
     save("quantised_students", result, seeds=seeds_of(budget), variant=options.variant)

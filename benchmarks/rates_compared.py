@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     methods = all_contenders(options.methods.split(","), [])
     contenders = [at_rate(one, rate) for one in methods for rate in rates]
     scores = compare(contenders, budget, options.data)
-    first = options.out / f"{contenders[0].name}-seed{FIRST_SEED}"
+    first = budget.folder(contenders[0].name)
     shared = f"{options.steps:,} steps of {{patches}}, cosine decay"
     caption = f"Student {student_line(first)}; {conditions(first, shared=shared)}"
     save("rates_compared", tables(methods, rates, scores, caption), seeds=seeds_of(budget), variant=options.variant)

@@ -14,7 +14,6 @@ from pathlib import Path
 import torch
 
 from benchmarks.equal_budget import (
-    FIRST_SEED,
     Contender,
     budget_of,
     compare,
@@ -73,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ]
         scores = compare(contenders, budget, options.data)
         exact, chosen = contenders[0].name, contenders[-1].name
-        first = options.out / f"{exact}-seed{FIRST_SEED}"
+        first = budget.folder(exact)
         tables[recipe] = table(
             contenders,
             scores,
