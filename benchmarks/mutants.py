@@ -29,6 +29,14 @@ BENCHMARK = Benchmark(
     small=("--count", "2", "--rows", "runs/mutants-small.json"),
 )
 
+NETWORK_TESTS = (
+    "models/test_networks.py",
+    "models/test_cost.py",
+    "models/test_students.py",
+    "models/test_checkpoints.py",
+    "models/test_convert.py",
+    "models/test_fit.py",
+)
 CORE: Mapping[str, tuple[str, ...]] = {
     "compressor/images/metrics.py": ("images/test_metrics.py",),
     "compressor/images/resize.py": ("images/test_resize.py",),
@@ -47,30 +55,9 @@ CORE: Mapping[str, tuple[str, ...]] = {
         "inference/test_teacher_check.py",
     ),
     "compressor/models/networks/windows.py": ("models/test_swinir.py", "models/test_networks.py"),
-    "compressor/models/networks/edsr.py": (
-        "models/test_networks.py",
-        "models/test_cost.py",
-        "models/test_students.py",
-        "models/test_checkpoints.py",
-        "models/test_convert.py",
-        "models/test_fit.py",
-    ),
-    "compressor/models/networks/rcan.py": (
-        "models/test_networks.py",
-        "models/test_cost.py",
-        "models/test_students.py",
-        "models/test_checkpoints.py",
-        "models/test_convert.py",
-        "models/test_fit.py",
-    ),
-    "compressor/models/networks/carn.py": (
-        "models/test_networks.py",
-        "models/test_cost.py",
-        "models/test_students.py",
-        "models/test_checkpoints.py",
-        "models/test_convert.py",
-        "models/test_fit.py",
-    ),
+    "compressor/models/networks/edsr.py": NETWORK_TESTS,
+    "compressor/models/networks/rcan.py": NETWORK_TESTS,
+    "compressor/models/networks/carn.py": NETWORK_TESTS,
     "compressor/models/principal.py": ("models/test_principal.py",),
     "compressor/models/students.py": ("models/test_students.py", "models/test_student_specs.py"),
     "compressor/training/losses.py": (
