@@ -60,9 +60,9 @@ class ResidualBlock(nn.Module):
         self.relu = nn.ReLU()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        read, kept = self.shortcut(x)
-        branch = self.conv2(self.hidden(F.relu(self.conv1(read))))
-        joined: torch.Tensor = self.relu(kept + self.branch(branch))
+        branch_input, skip = self.shortcut(x)
+        branch = self.conv2(self.hidden(F.relu(self.conv1(branch_input))))
+        joined: torch.Tensor = self.relu(skip + self.branch(branch))
         return joined
 
 

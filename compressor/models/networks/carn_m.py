@@ -63,9 +63,9 @@ class EfficientBlock(nn.Module):
         self.relu = nn.ReLU()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        read, kept = self.shortcut(x)
-        branch = self.conv2(self.hidden1(F.relu(self.conv1(read))))
-        joined: torch.Tensor = self.relu(kept + self.branch(self.pointwise(self.hidden2(F.relu(branch)))))
+        branch_input, skip = self.shortcut(x)
+        branch = self.conv2(self.hidden1(F.relu(self.conv1(branch_input))))
+        joined: torch.Tensor = self.relu(skip + self.branch(self.pointwise(self.hidden2(F.relu(branch)))))
         return joined
 
 
