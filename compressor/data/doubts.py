@@ -1,11 +1,11 @@
-"""Doubts about training images that a person should hear before hours are spent: too few, screenshots, enlarged ones.
+"""Doubts about training images, reported before hours are spent on them: too few, screenshots, enlarged ones.
 
-An image that was enlarged holds nothing in the upper half of its spectrum. On luma, in windows of up to 256 pixels a
-side, the mean power from 3/4 of the Nyquist frequency on is compared with that from 1/4 to 9/20 (by the larger of both
-axes). The bounds are [choice]: of 60 photos of BSDS, as they are and as JPEG of quality 60, none is called enlarged; of
-the same enlarged twice (bicubic, Lanczos) and four times, 179 of 180 are. JPEG compression after enlarging hides it.
-A screenshot has mostly equal neighbours: 92 to 99 of 100 in documentation, 70 where small text fills it, 35 at most
-in those photos (63 as JPEG).
+An enlarged image has no power in the upper half of its spectrum. On luma, in windows of up to 256 pixels a side, the
+mean power from 3/4 of the Nyquist frequency on is compared with that from 1/4 to 9/20 (by the larger of both axes). The
+bounds are [choice]: of 60 photos of BSDS, unchanged and as JPEG of quality 60, none is classified as enlarged; of the
+same photos enlarged twice (bicubic, Lanczos) and four times, 179 of 180 are. JPEG compression after enlarging hides it.
+Most neighbours in a screenshot are equal: 92 to 99 of 100 in documentation, 70 if small text fills it; at most 35 in
+those photos (63 as JPEG).
 """
 
 from __future__ import annotations

@@ -182,7 +182,7 @@ class MemoryBuffer:
 
 
 class FileBuffer:
-    """Pixels in a file that grows; they are never all in memory."""
+    """A pixel buffer in a growing file; the pixels are never all in memory."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self.file, self.used = file, 0
@@ -200,7 +200,7 @@ class FileBuffer:
 
 @contextmanager
 def create_pixel_files(folder: Path) -> Iterator[tuple[FileBuffer, FileBuffer]]:
-    """Open the LR and the HR file of a new entry."""
+    """Open the LR and HR pixel files of a new entry."""
     with open(folder / LR_FILE, "w+b") as lr, open(folder / HR_FILE, "w+b") as hr:
         yield FileBuffer(lr), FileBuffer(hr)
 
@@ -218,7 +218,7 @@ def write_index(folder: Path, images: DecodedImages) -> None:
 
 
 def read_entry(folder: Path) -> DecodedImages:
-    """Map an entry; FileNotFoundError where there is none, SrkdError where it is not what was written."""
+    """Return the memory-mapped entry; FileNotFoundError if there is none, SrkdError if it is damaged."""
     try:
         index = json.loads((folder / INDEX_FILE).read_text(encoding="utf-8"))
         images = tuple(_from_row(row) for row in index["images"])

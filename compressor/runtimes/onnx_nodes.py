@@ -44,21 +44,21 @@ def executed_nodes(path: Path) -> Iterator[ExecutedNode]:
     kinds = {tensor.name: tensor.data_type for tensor in graph.initializer}
     kinds |= {value.name: value.type.tensor_type.elem_type for value in graph.input}
     for node in graph.node:
-        inputs = [kinds[name] for name in node.input if name in kinds]
-        result = _result_kind(node, inputs, kinds)
+        kinds_in = [kinds[name] for name in node.input if name in kinds]
+        result = _result_kind(node, kinds_in, kinds)
         kinds |= dict.fromkeys(node.output, result)
-        changes = node.op_type == "Cast" and bool(BYTES & {result, *inputs}) and bool(FLOATS & {result, *inputs})
+        changes = node.op_type == "Cast" and bool(BYTES & {result, *kinds_in}) and bool(FLOATS & {result, *kinds_in})
         if node.op_type in CONVERSIONS or changes:
             yield "conversion", node.op_type
         elif node.op_type in MOVES or node.op_type in LISTED_KINDS or node.op_type in ("Cast", "Constant"):
             continue
-        elif BYTES & {result, *inputs}:
+        elif BYTES & {result, *kinds_in}:
             yield "int8", node.op_type
         elif result in FLOATS:
             yield "float", node.op_type.removeprefix("Fused")
 
 
-def _result_kind(node: onnx.NodeProto, inputs: list[int], kinds: Mapping[str, int]) -> int:
+def _result_kind(node: onnx.NodeProto, kinds_in: list[int], kinds: Mapping[str, int]) -> int:
     """Return the element type of a node's first output."""
     if node.op_type == "DequantizeLinear" or node.op_type.endswith("ToFloat"):
         return TensorProto.FLOAT
@@ -66,7 +66,7 @@ def _result_kind(node: onnx.NodeProto, inputs: list[int], kinds: Mapping[str, in
         return kinds.get(node.input[2], TensorProto.UINT8) if len(node.input) > 2 else TensorProto.UINT8
     if node.op_type.startswith("QLinear") or node.op_type == "QGemm":
         # The output has the type of the last zero point; only QGemm may omit it, and then returns floats.
-        return inputs[-1] if inputs[-1] in BYTES else TensorProto.FLOAT
+        return kinds_in[-1] if kinds_in[-1] in BYTES else TensorProto.FLOAT
     if node.op_type in ("MatMulInteger", "ConvInteger"):
         return TensorProto.INT32
     if node.op_type in LISTED_KINDS:
@@ -76,4 +76,4 @@ def _result_kind(node: onnx.NodeProto, inputs: list[int], kinds: Mapping[str, in
             return int(attribute.i)
         if node.op_type == "Constant" and attribute.name == "value":
             return int(attribute.t.data_type)
-    return inputs[0] if inputs else TensorProto.UNDEFINED
+    return kinds_in[0] if kinds_in else TensorProto.UNDEFINED

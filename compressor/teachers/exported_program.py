@@ -49,7 +49,7 @@ EXPORT_WORDS = re.compile(
     r"|StrictLessThan|LessThan|StrictGreaterThan|GreaterThan|BooleanTrue|BooleanFalse|Identity|positive|integer|real"
     r"|nonnegative|True|False|true|false|oo|int_oo|IntInfinity|NegativeIntInfinity|[suz]\d+"
 )
-"""Symbols in size expressions, and the functions of sympy and torch.utils._sympy in their arithmetic."""
+"""Names in size expressions: symbols, and functions of sympy and torch.utils._sympy."""
 
 
 def rebuild_archive(content: bytes, path: Path) -> bytes:
@@ -212,6 +212,6 @@ class ExportedProgram(ModuleProgram):
 
 def _callable(program: Any) -> nn.Module:
     """Return the program as a module, without the guards that newer versions store as Python text and would run."""
-    has_guards = "check_guards" in inspect.signature(program.module).parameters
-    module: nn.Module = program.module(check_guards=False) if has_guards else program.module()
+    checks = "check_guards" in inspect.signature(program.module).parameters
+    module: nn.Module = program.module(check_guards=False) if checks else program.module()
     return module
