@@ -67,8 +67,7 @@ def _refuse_password() -> str:
 
 
 def _inspect(context: ssl.SSLContext, certificate: Path) -> tuple[tuple[str, ...], str | None]:
-    """Return the names and a client's objection, from a handshake in memory, as Python's ssl cannot read a certificate.
-    """
+    """Return the names and a client's objection, from a handshake in memory, as Python's ssl cannot read a certificate."""
     client_context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     client_context.check_hostname = False
     client_context.verify_flags |= ssl.VerifyFlags.VERIFY_X509_PARTIAL_CHAIN
@@ -168,13 +167,13 @@ def _build_address(host: str, port: int, certificate: Certificate | None) -> Add
 
 def _host_names(host: str, certificate: Certificate | None) -> list[str]:
     """Return the names and addresses that reach a socket: all of the machine's if it listens on all of them."""
-    named = [name for name in certificate.names if _is_host_name(name)] if certificate else []
+    covered = [name for name in certificate.names if _is_host_name(name)] if certificate else []
     ip = ipaddress.ip_address(host.partition("%")[0])
     if ip.is_loopback:
-        return [*(name for name in named if is_loopback(name)), host] if certificate else ["localhost", host]
+        return [*(name for name in covered if is_loopback(name)), host] if certificate else ["localhost", host]
     if not ip.is_unspecified:
-        return [*named, host]
-    return ["localhost", *named, *machine_addresses(ip.version)]
+        return [*covered, host]
+    return ["localhost", *covered, *machine_addresses(ip.version)]
 
 
 def machine_addresses(version: int) -> list[str]:

@@ -26,7 +26,7 @@ ACF learns from Z_i, the mix that gate i makes of y and T = I_i^T; gates learn w
     q = softmax(sigmoid(V₂·ReLU(V₁·GAP(concat(y, T))))) ∈ R²,   Z = q₀·y + q₁·T,   V₁: 6 → 96, V₂: 96 → 2
 
 basic_loss.py (AdaptLoss_nochannel). Sigmoid before softmax keeps each share in [1/(1+e), e/(1+e)] = [0.269, 0.731]. The
-gate learns through Z, so its parameters belong into the optimiser. Its input is an image in [0,1]. The code's weights
+gate learns through Z, so its parameters belong in the optimiser. Its input is an image in [0,1]. The code's weights
 of ACF with SimLoss, 0.5 and 1 (×2: 0.02 and 0.4), are not taken: β_a is 0.2 with either form of FSM.
 
 - ω: the newest code adds up a running sum, which makes (4,3,2,1) of four outputs, with β_w = 0.025. Decided here: ω = 1
@@ -241,8 +241,7 @@ def band_l1(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
 
 
 def matrix_l1(student: torch.Tensor, teacher: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
-    """Return mean |M(S) - M(T)| of one band for each sample, (B,). M is linear in the image, so one product is enough.
-    """
+    """Return mean |M(S) - M(T)| of one band for each sample, (B,). M is linear in the image, so one product is enough."""
     with full_precision(student):
         difference = (widen(student) - widen(teacher)).flatten(2)
         product = difference.transpose(1, 2) @ widen(label).flatten(2)

@@ -104,8 +104,8 @@ def with_self_ensemble(run: Run) -> Run:
     def run_averaged(lr: Tensor) -> Tensor:
         total: Tensor | None = None
         for vflip, hflip, transpose in product((False, True), repeat=3):
-            turned = apply_symmetry(lr, vflip=vflip, hflip=hflip, transpose=transpose).contiguous()
-            sr = undo_symmetry(run(turned), vflip=vflip, hflip=hflip, transpose=transpose)
+            transformed = apply_symmetry(lr, vflip=vflip, hflip=hflip, transpose=transpose).contiguous()
+            sr = undo_symmetry(run(transformed), vflip=vflip, hflip=hflip, transpose=transpose)
             total = sr.clone() if total is None else total.add_(sr)
         assert total is not None
         return total.div_(8)

@@ -37,9 +37,9 @@ def check_torchscript(content: bytes, path: Path) -> None:
     with open_bounded(content, path) as archive:
         _check_storages(archive, path)
     unit: Any = torch._C.CompilationUnit()
-    read: Any = torch._C.import_ir_module_from_buffer
+    import_module: Any = torch._C.import_ir_module_from_buffer
     with one_line(f"{path} is not a TorchScript file that this torch {torch.__version__} can open"):
-        read(unit, content, torch.device("cpu"), {}, False)
+        import_module(unit, content, torch.device("cpu"), {}, False)
     for function in unit.get_functions():
         for node in _nodes(function.graph):
             if node.kind() not in OPERATORS:

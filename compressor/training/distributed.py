@@ -199,15 +199,14 @@ class Group(Processes):
             raise LostProcess(self._loss_line(network_error(error))) from error
 
     def _loss_line(self, reason: str) -> str:
-        noticed = f"rank {self.rank.index} of {self.rank.world_size} noticed: {reason}"
-        return f"another process was lost {self.position()} ({noticed}); {self.command}"
+        report = f"rank {self.rank.index} of {self.rank.world_size} noticed: {reason}"
+        return f"another process was lost {self.position()} ({report}); {self.command}"
 
     def set_resume_hint(self, position: Callable[[], str], command: str) -> None:
         self.position, self.command = position, f"continue with: {command}"
 
     def _end(self, reason: str) -> NoReturn:
-        """End the process from the heartbeat thread: the main one waits inside a library for a process that has ended.
-        """
+        """End the process from the heartbeat thread: the main one waits inside a library for a process that has ended."""
         self.print_error(self._loss_line(reason))
         os._exit(1)
 

@@ -1,5 +1,4 @@
-"""Trackers, which show the numbers of a run in addition to metrics.jsonl: TensorBoard's event files, Weights & Biases.
-"""
+"""Trackers, which show the numbers of a run in addition to metrics.jsonl: TensorBoard's event files, Weights & Biases."""
 
 from __future__ import annotations
 

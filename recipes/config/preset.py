@@ -121,8 +121,8 @@ class Preset(PresetPart):
         rule = self.schedule
         ratio = steps / rule.steps
         milestones = tuple(round(milestone * ratio) for milestone in rule.milestones)
-        changed = {"steps": steps, "milestones": milestones, "warmup": round(rule.warmup * ratio)}
-        return self.model_copy(update={"schedule": rule.model_copy(update=changed)})
+        changes = {"steps": steps, "milestones": milestones, "warmup": round(rule.warmup * ratio)}
+        return self.model_copy(update={"schedule": rule.model_copy(update=changes)})
 
     def for_short_run(self) -> Preset:
         """Return the preset with the rate of a short run: high, and falling along a cosine to zero.
@@ -131,8 +131,8 @@ class Preset(PresetPart):
         steps they would end the training too early.
         """
         rule = self.schedule
-        changed = {"decay": "cosine", "milestones": (), "rate": max(rule.rate, SHORT_RUN_RATE)}
-        return self.model_copy(update={"schedule": rule.model_copy(update=changed)})
+        changes = {"decay": "cosine", "milestones": (), "rate": max(rule.rate, SHORT_RUN_RATE)}
+        return self.model_copy(update={"schedule": rule.model_copy(update=changes)})
 
     def at_scale(self, scale: int) -> Preset:
         """Return the preset with `hr_patch`, if it has one, converted to `lr_patch` for a scale."""
@@ -144,8 +144,8 @@ class Preset(PresetPart):
                 f"schedule.hr_patch={rule.hr_patch} is not a multiple of the scale {scale}: "
                 f"--set schedule.hr_patch={max(1, rule.hr_patch // scale) * scale}"
             )
-        changed = {"lr_patch": rule.hr_patch // scale, "hr_patch": None}
-        return self.model_copy(update={"schedule": rule.model_copy(update=changed)})
+        changes = {"lr_patch": rule.hr_patch // scale, "hr_patch": None}
+        return self.model_copy(update={"schedule": rule.model_copy(update=changes)})
 
     def build_methods(self) -> tuple[Method, ...]:
         from recipes.config.options import make_method

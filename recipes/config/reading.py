@@ -195,8 +195,8 @@ def _target_paths(values: dict[str, Any], key: str) -> list[KeyPath]:
     if first in Preset.model_fields:
         return [(first, *(parse_int(piece) if piece.isdecimal() else piece for piece in rest))]
     rules = _method_rules(values)
-    if named := [index for index, rule in enumerate(rules) if rest and rule.get("name") == first]:
-        return [("methods", index, "options", *rest) for index in named]
+    if indices := [index for index, rule in enumerate(rules) if rest and rule.get("name") == first]:
+        return [("methods", index, "options", *rest) for index in indices]
     if holders := [index for index, rule in enumerate(rules) if first in _options_of(rule)]:
         return [("methods", index, "options", first, *rest) for index in holders]
     elsewhere = [name for name in sorted(METHODS) if first in _options_of({"name": name})]

@@ -67,8 +67,8 @@ def _method_rule(name: str, entry: MethodEntry) -> type[PresetPart]:
     options = create_model(f"options-{name}", __base__=options_model(entry))
     required = any(field.is_required() for field in options.model_fields.values())
     default = Field(description="options of the method") if required else Field(default_factory=options)
-    named: Any = (Literal[name], Field(description="name of the method"))
-    return create_model(f"method-{name}", __base__=PresetPart, name=named, options=(options, default))
+    name_field: Any = (Literal[name], Field(description="name of the method"))
+    return create_model(f"method-{name}", __base__=PresetPart, name=name_field, options=(options, default))
 
 
 def schema_text(methods: Mapping[str, MethodEntry]) -> str:

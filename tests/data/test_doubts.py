@@ -1,4 +1,4 @@
-"""Images that teach little are questioned before a run, good photos are not, and the validating images are named."""
+"""Poor training images are reported before a run, good photos are not, and the validation images are named."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Several processes solve for the student that one process solves for."""
+"""Several processes give the same fitted student as one."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_two_processes_have_the_student_of_one(found: dict[str, Any]) -> None:
         together = found["students"][name]
         images = [torch.tensor(result["image"]) for result in (expected, together)]
         assert float((images[0] - images[1]).abs().max()) <= 1e-5, name
-        # Both students of both processes: the same bytes.
+        # both students of both processes have the same bytes
         assert len({print for prints in together["prints"] for print in prints}) == 1, name
 
 

@@ -219,12 +219,12 @@ class _StorageFinder(_Machine):
         self.references.append(self.stack[-1])
 
     def name_global(self, module: Any, name: Any) -> None:
-        named = GlobalName(str(module), str(name))
-        if str(named).startswith("__torch__.torch.classes."):
-            raise SrkdError(f"it holds an object of torch's own C++ code ({str(named)[:80]!r}): refused")
-        if named.module == "torch._utils" and named.name.startswith("_rebuild_"):
-            _allowed(named)
-        self.stack.append(named)
+        symbol = GlobalName(str(module), str(name))
+        if str(symbol).startswith("__torch__.torch.classes."):
+            raise SrkdError(f"it holds an object of torch's own C++ code ({str(symbol)[:80]!r}): refused")
+        if symbol.module == "torch._utils" and symbol.name.startswith("_rebuild_"):
+            _allowed(symbol)
+        self.stack.append(symbol)
 
     def call(self) -> None:
         self.pop()
@@ -242,18 +242,18 @@ def _pairs(flat: list[Any]) -> dict[Any, Any]:
     }
 
 
-def _allowed(named: GlobalName) -> GlobalName:
-    pair = (named.module, named.name)
-    storage = named.module in ("torch", "torch.storage") and named.name in STORAGE_DTYPES
-    dtype = named.module == "torch" and named.name in DTYPES
+def _allowed(symbol: GlobalName) -> GlobalName:
+    pair = (symbol.module, symbol.name)
+    storage = symbol.module in ("torch", "torch.storage") and symbol.name in STORAGE_DTYPES
+    dtype = symbol.module == "torch" and symbol.name in DTYPES
     if pair in _REBUILD or pair in DICTIONARIES or pair in HARMLESS or storage or dtype:
-        return named
-    if named.module == "torch._utils" and named.name.startswith("_rebuild_"):
+        return symbol
+    if symbol.module == "torch._utils" and symbol.name.startswith("_rebuild_"):
         raise SrkdError(
-            f"it holds sparse, quantised or meta tensors ({named}), which are not weights: save dense floats"
+            f"it holds sparse, quantised or meta tensors ({symbol}), which are not weights: save dense floats"
         )
     raise SrkdError(
-        f"opening it would run {str(named)[:80]!r}: refused, nothing was run; it holds whole Python objects, where "
+        f"opening it would run {str(symbol)[:80]!r}: refused, nothing was run; it holds whole Python objects, where "
         "weights are enough: in the program that made it torch.save(model.state_dict(), path), or export the model "
         "to ONNX or TorchScript"
     )

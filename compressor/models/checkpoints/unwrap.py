@@ -109,10 +109,10 @@ def _holds_weights(value: object) -> bool:
 
 
 def _preferred(keys: list[str]) -> str:
-    known = [key for key in WRAPPERS if key in keys]
-    if not known and len(keys) > 1:
+    wrappers = [key for key in WRAPPERS if key in keys]
+    if not wrappers and len(keys) > 1:
         raise SrkdError(f"it holds several state dicts ({', '.join(keys)[:120]}): choose one with weights=NAME")
-    return known[0] if known else keys[0]
+    return wrappers[0] if wrappers else keys[0]
 
 
 def _named_tensors(content: object) -> dict[str, TensorRef]:

@@ -36,8 +36,7 @@ FLAT = 1e-6
 
 @dataclass(frozen=True)
 class Basis:
-    """The basis of a space: one column per unit of the student, in the units of the teacher's `sources`, concatenated.
-    """
+    """The basis of a space: one column per unit of the student, in the units of the teacher's `sources`, concatenated."""
 
     sources: tuple[str, ...]
     matrix: torch.Tensor
@@ -51,8 +50,7 @@ class Basis:
         return self.matrix.chunk(len(self.sources))[self.sources.index(space)]
 
     def columns_of(self, space: str) -> torch.Tensor:
-        """Return the decoder's rows for one of the teacher's spaces: they give that space's units from the student's.
-        """
+        """Return the decoder's rows for one of the teacher's spaces: they give that space's units from the student's."""
         return self.decoder.chunk(len(self.sources))[self.sources.index(space)]
 
     def project(self, feature: torch.Tensor, parts: int = 1) -> torch.Tensor:
@@ -176,8 +174,8 @@ def used_directions(second: torch.Tensor, use: torch.Tensor) -> torch.Tensor:
     mean = use.diagonal().mean().clamp_min(1e-30)
     values, vectors = torch.linalg.eigh(use + UNUSED * mean * torch.eye(len(use), dtype=use.dtype, device=use.device))
     root = vectors @ torch.diag(values.clamp_min(0).sqrt()) @ vectors.T
-    turned, signs = torch.linalg.qr(root @ leading_directions(root @ second @ root))
-    directions: torch.Tensor = turned * signs.diagonal().sign()
+    rotated, signs = torch.linalg.qr(root @ leading_directions(root @ second @ root))
+    directions: torch.Tensor = rotated * signs.diagonal().sign()
     return directions
 
 

@@ -131,13 +131,13 @@ class Fitting:
         """Run a stage of the teacher, and store the targets of the student's layers in it, in the student's units."""
         taps = {tap for layer in stage.layers for tap in (*self._targets(layer), *self._gate(layer))}
         for batch in self.patches.batches():
-            seen = self.walks[0].advance(stage, batch, taps)
+            features_by_tap = self.walks[0].advance(stage, batch, taps)
             for layer in stage.layers:
-                features = zip(*(seen[tap] for tap in self._targets(layer)), strict=True)
+                features = zip(*(features_by_tap[tap] for tap in self._targets(layer)), strict=True)
                 for call, parts in enumerate(features):
                     self.store[layer.name, call, batch.first] = self._in_units(layer, parts)
                 for tap in self._gate(layer):
-                    (value,) = seen[tap]
+                    (value,) = features_by_tap[tap]
                     gates = self.bases[layer.output].gates(value.double().sigmoid())
                     self.store[layer.name, "gates", batch.first] = gates
 
@@ -193,8 +193,8 @@ class Fitting:
         for batch in self.patches.batches():
             gates = None if layer.gate is None else self.store[layer.name, "gates", batch.first]
             with self._forced(layer.gate, gates):
-                seen = self._seen(stage, batch, inputs, target)
-            for call, (x, now) in enumerate(zip(seen[inputs], seen[target], strict=True)):
+                features_by_tap = self._seen(stage, batch, inputs, target)
+            for call, (x, now) in enumerate(zip(features_by_tap[inputs], features_by_tap[target], strict=True)):
                 value = self.store[layer.name, call, batch.first]
                 x, now = channels_first(x, module), channels_first(now, module)
                 energy += value.double().square().sum()

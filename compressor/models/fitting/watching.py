@@ -30,16 +30,16 @@ def features_at(network: Network, calls: Mapping[Tap, int], run: Callable[[], ob
 
     `run` runs the network, which is stopped once all features are available.
     """
-    seen: dict[Tap, list[torch.Tensor]] = {tap: [] for tap in calls}
+    features_by_tap: dict[Tap, list[torch.Tensor]] = {tap: [] for tap in calls}
 
     def keep(tap: Tap, feature: torch.Tensor) -> None:
-        seen[tap].append(feature)
-        if all(len(features) >= calls[one] for one, features in seen.items()):
+        features_by_tap[tap].append(feature)
+        if all(len(features) >= calls[one] for one, features in features_by_tap.items()):
             raise AllSeen
 
-    with watched(network, seen, keep), suppress(AllSeen):
+    with watched(network, features_by_tap, keep), suppress(AllSeen):
         run()
-    return seen
+    return features_by_tap
 
 
 def sizes_at(network: Network, taps: Iterable[Tap], patches: torch.Tensor) -> dict[Tap, list[torch.Size]]:
