@@ -77,8 +77,8 @@ BREAKS = (
     Break(
         "ReLU after CARN's residual sum",
         "compressor/models/networks/carn.py",
-        "joined: torch.Tensor = self.relu(kept + self.branch(branch))",
-        "joined: torch.Tensor = kept + self.branch(branch)",
+        "joined: torch.Tensor = self.relu(skip + self.branch(branch))",
+        "joined: torch.Tensor = skip + self.branch(branch)",
         ("models/test_networks.py",),
     ),
     Break(

@@ -11,7 +11,7 @@ SERVER_MODULES = ("uvicorn", "segno")
 
 
 def require_server_modules() -> None:
-    """Fail in one line where the extra `demo` is not installed, before anything costly has begun."""
+    """Raise a one-line error if the extra `demo` is not installed, before any expensive work."""
     missing = [name for name in SERVER_MODULES if importlib.util.find_spec(name) is None]
     if missing:
         raise MissingExtra(", ".join(missing), "demo")

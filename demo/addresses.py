@@ -1,6 +1,6 @@
-"""The addresses of the demo: its sockets and certificate, every URL, and what a browser will allow there.
+"""The addresses of the demo: sockets, certificate, URLs, and the features that a browser allows at each.
 
-Browsers give service workers, installing, the camera's stream, WebGPU and shared memory (which threads need) only to
+Browsers allow service workers, installation, the camera's stream, WebGPU and shared memory (which threads need) only in
 secure contexts: https, or the machine's own localhost.
 """
 
@@ -22,7 +22,7 @@ from compressor.base.errors import SrkdError, UsageError
 EVERYWHERE = ("photos from files, paste, drop and the camera app", "the models on one thread")
 SECURE_ONLY = ("several threads", "WebGPU", "camera stream", "offline use", "install")
 NEEDS_TRUST = ("offline use", "install")
-"""These need a service worker: a browser that ignores a bad certificate still refuses it."""
+"""Features that need a service worker, which a browser refuses even if the user ignores a bad certificate."""
 
 BIND_ERRORS = {
     errno.EADDRINUSE: "the port is taken; choose another --port, or --port 0 for a free one",
@@ -33,22 +33,22 @@ BIND_ERRORS = {
 
 @dataclass(frozen=True)
 class Certificate:
-    """A TLS certificate, ready to serve. `flaw` is what a browser will object to whatever the host name."""
+    """A loaded TLS certificate. `flaw` is a browser's objection to it, independent of the host name."""
 
     context: ssl.SSLContext
     names: tuple[str, ...]
-    """The host names and addresses that it covers."""
+    """Host names and addresses that it covers."""
     flaw: str | None
 
     def covers(self, host: str) -> bool:
-        """True for a host name or an address of `names`; `*.example.org` stands for one label."""
+        """Return True for a host name or an address in `names`; the * of `*.example.org` stands for one label."""
         return any(
             name == host or (name.startswith("*.") and name[1:] == f".{host.partition('.')[2]}") for name in self.names
         )
 
 
 def read_certificate(certificate: Path, key: Path) -> Certificate:
-    """Read a certificate (with its chain) and its key from PEM files."""
+    """Return a certificate (with its chain) and its key from PEM files."""
     for path in (certificate, key):
         if not path.is_file():
             raise SrkdError(f"{path}: no such file (--tls-cert and --tls-key name PEM files)")
@@ -67,7 +67,7 @@ def _refuse_password() -> str:
 
 
 def _inspect(context: ssl.SSLContext, certificate: Path) -> tuple[tuple[str, ...], str | None]:
-    """Return the names, and what a client objects to: a handshake in memory, since ssl reads no certificate itself."""
+    """Return the names and a client's objection, from a handshake in memory, as ssl cannot read a certificate."""
     client_context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     client_context.check_hostname = False
     client_context.verify_flags |= ssl.VerifyFlags.VERIFY_X509_PARTIAL_CHAIN
@@ -89,7 +89,7 @@ def _inspect(context: ssl.SSLContext, certificate: Path) -> tuple[tuple[str, ...
 
 
 def bind_sockets(host: str, port: int) -> list[socket.socket]:
-    """Bind a socket to every address that `host` means, all on one port, not yet listening; port 0 takes a free one."""
+    """Return sockets bound to every address of `host`, all on one port, not yet listening; port 0 means a free one."""
     try:
         results = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (socket.gaierror, UnicodeError) as error:
@@ -118,7 +118,7 @@ def bind_sockets(host: str, port: int) -> list[socket.socket]:
 
 @dataclass(frozen=True)
 class Address:
-    """One URL. `allows` and `refuses` are what the app can do there; `why` says what decides it."""
+    """One URL. `allows` and `refuses` are the app's features there; `why` is the reason."""
 
     url: str
     this_machine_only: bool
@@ -129,7 +129,7 @@ class Address:
 
 
 def list_addresses(sockets: Iterable[socket.socket], certificate: Certificate | None) -> tuple[Address, ...]:
-    """Return every URL under which the bound sockets can be reached, those of this machine only first."""
+    """Return every URL that reaches the bound sockets, those for this machine only first."""
     addresses: dict[str, Address] = {}
     for bound in sockets:
         host, port = bound.getsockname()[:2]
@@ -140,7 +140,9 @@ def list_addresses(sockets: Iterable[socket.socket], certificate: Certificate | 
 
 
 def phone_address(addresses: Sequence[Address]) -> Address | None:
-    """Return the address for the QR code: of those that other devices reach, the first that refuses the least."""
+    """Return the address for the QR code: of those reachable by other devices, the first with the fewest refused
+    features.
+    """
     reachable = [address for address in addresses if not address.this_machine_only]
     return min(reachable, key=lambda address: len(address.refuses), default=None)
 
@@ -164,18 +166,18 @@ def _build_address(host: str, port: int, certificate: Certificate | None) -> Add
 
 
 def _host_names(host: str, certificate: Certificate | None) -> list[str]:
-    """Return the names and addresses that lead to a socket: all of the machine's where it listens on all of them."""
-    named = [name for name in certificate.names if _is_host_name(name)] if certificate else []
+    """Return the names and addresses that reach a socket: all of the machine's if it listens on all of them."""
+    covered = [name for name in certificate.names if _is_host_name(name)] if certificate else []
     ip = ipaddress.ip_address(host.partition("%")[0])
     if ip.is_loopback:
-        return [*(name for name in named if is_loopback(name)), host] if certificate else ["localhost", host]
+        return [*(name for name in covered if is_loopback(name)), host] if certificate else ["localhost", host]
     if not ip.is_unspecified:
-        return [*named, host]
-    return ["localhost", *named, *machine_addresses(ip.version)]
+        return [*covered, host]
+    return ["localhost", *covered, *machine_addresses(ip.version)]
 
 
 def machine_addresses(version: int) -> list[str]:
-    """Return this machine's IPv4 or IPv6 addresses on its networks, that of the default route first."""
+    """Return this machine's IPv4 or IPv6 addresses on its networks, the address of the default route first."""
     import psutil
 
     family = socket.AF_INET if version == 4 else socket.AF_INET6
@@ -191,7 +193,7 @@ def machine_addresses(version: int) -> list[str]:
 
 
 def _outgoing_address(family: socket.AddressFamily) -> str:
-    """Return the address that packets to other networks would leave from. None is sent."""
+    """Return the source address of packets to other networks, without sending any."""
     target = "192.0.2.1" if family == socket.AF_INET else "2001:db8::1"  # reserved for documentation
     try:
         with socket.socket(family, socket.SOCK_DGRAM) as probe:
@@ -202,7 +204,7 @@ def _outgoing_address(family: socket.AddressFamily) -> str:
 
 
 def is_loopback(host: str) -> bool:
-    """True if a host name or an address means the device itself."""
+    """Return True if a host name or an address means the device itself."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -218,7 +220,7 @@ def _is_host_name(name: str) -> bool:
 
 
 def draw_qr_code(url: str, encoding: str | None) -> str:
-    """Draw the URL in half blocks for a phone's camera; return "" where the terminal's encoding has none."""
+    """Return the URL's QR code in half-block characters; "" if the terminal's encoding lacks these."""
     import segno
 
     text = io.StringIO()

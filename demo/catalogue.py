@@ -1,4 +1,4 @@
-"""The models and sample photos that the demo shows, and the catalogue of them that the app reads."""
+"""The demo's models and sample photos, and the catalogue of them that the app reads."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SCHEMA = "srkd.demo-models/1"
 SUFFIX = ".onnx"
 
 SAMPLES = Path(__file__).parent / "samples"
-"""The drawn samples; SAMPLES.md in it says how they were made."""
+"""Folder of the drawn samples; its SAMPLES.md describes how they were made."""
 
 DRAWN = "drawn for srkd, Apache-2.0"
 
@@ -37,12 +37,12 @@ Role = Literal["student", "teacher", "int8"]
 
 
 class NotForBrowsers(SrkdError):
-    """A model that runs elsewhere but not in a page; another file of the same network may."""
+    """A model that cannot run in a page; another file of the same network may."""
 
 
 @dataclass(frozen=True)
 class Model:
-    """An ONNX file that a browser will run. `role` and `precision` decide how the app labels it."""
+    """An ONNX file for the browser. `role` and `precision` determine its label in the app."""
 
     name: str
     role: Role
@@ -55,7 +55,7 @@ class Model:
     architecture: str | None
     metadata: Mapping[str, str]
     producer: str
-    """The program that wrote the file and its version, as the file has them; "": it has none."""
+    """The program that wrote the file, with its version, as stated in the file; "" if not stated."""
 
     @property
     def address(self) -> str:
@@ -86,7 +86,7 @@ class Model:
 
 
 def read_model(path: Path, name: str, role: Role, *, limits: float = 1.0) -> Model:
-    """Open a file in ONNX Runtime, as a browser will, and keep its bytes; refuse what a page cannot run."""
+    """Return the model in a file, opened in ONNX Runtime as in a browser; refuse a file that cannot run in a page."""
     if path.suffix.lower() != SUFFIX:
         raise NotForBrowsers(f"{path} is not an ONNX file, and browsers run only those")
     file = path.resolve()
@@ -125,7 +125,7 @@ def _read_proto(content: bytes, path: Path) -> onnx.ModelProto:
 
 @dataclass(frozen=True)
 class Sample:
-    """A photo as PNG, with its title and credit."""
+    """A sample photo as PNG, with its title and credit."""
 
     name: str
     title: str
@@ -134,7 +134,7 @@ class Sample:
     width: int
     height: int
     focus: tuple[float, float]
-    """Where a small screen looks first, as shares of width and height: there networks differ most."""
+    """The initial centre of view on a small screen, as shares of width and height, where networks differ most."""
 
     @property
     def address(self) -> str:
@@ -155,9 +155,9 @@ class Sample:
 
 
 def load_samples() -> tuple[Sample, ...]:
-    """Return what networks are compared on: text, hair, foliage, fur, and a photo that is enlarged to megapixels.
+    """Return the sample photos: text, hair, foliage, fur, and a photo that is enlarged to megapixels.
 
-    Downscaling makes them sharp to the pixel, as what networks see in training. The embedded ones saw none of them.
+    They are downscaled, so that they are as sharp as images in training. None was used to train the embedded networks.
     """
     photos = {**embedded_photos("val"), **embedded_photos("train")}
     astronaut, cat, coffee = (read_rgb_u8(photos[name]) for name in ("astronaut", "chelsea", "coffee"))
@@ -178,7 +178,7 @@ def _encode(name: str, title: str, credit: str, rgb_u8: torch.Tensor, focus: tup
 
 
 def build_site(app: Mapping[str, Asset], models: Sequence[Model], samples: Sequence[Sample]) -> dict[str, Asset]:
-    """Return the whole demo as a table of address → file: the app, the models, the samples and their catalogue."""
+    """Return the whole demo as a table of files by address: the app, the models, the samples and their catalogue."""
     catalogue = {
         "schema": SCHEMA,
         "models": [model.catalogue_entry() for model in models],

@@ -1,4 +1,4 @@
-"""The files that the demo serves, as a table in memory: read from a built app's folder, written as a static site."""
+"""The demo's files as a table in memory, read from a built app's folder, and written as a static site."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from compressor.base.errors import SrkdError, Unwritable, UsageError
 from compressor.base.files import require_writable_folder
 
 APP = Path(__file__).parent / "app" / "dist"
-"""The folder of the built app: in a wheel, and in a checkout after the build."""
+"""Folder of the built app: in a wheel, and in a checkout after the build."""
 
 CATALOGUE = "api/models.json"
-"""The address of the list of models and samples that the app reads first."""
+"""Address of the list of models and samples, which the app reads first."""
 
 MEDIA_TYPES: Mapping[str, str] = MappingProxyType(
     {
@@ -45,16 +45,18 @@ MEDIA_TYPES: Mapping[str, str] = MappingProxyType(
         ".woff2": "font/woff2",
     }
 )
-"""Not the machine's table: a wrong entry in /etc/mime.types would keep a browser from compiling the wasm."""
+"""Media types by suffix. The system's table is not used: a wrong entry in /etc/mime.types would prevent compiling wasm.
+"""
 
 ENCODINGS: Mapping[str, str] = MappingProxyType({".br": "br", ".gz": "gzip"})
-"""Suffix of a compressed file beside its original → its name in HTTP, the preferred one first."""
+"""Content encodings by the suffix of a compressed file beside its original, the preferred one first."""
 
 HASHED_NAME = re.compile(r"[.-][0-9a-f]{10,}\.")
-"""Names that change with their content, so that a browser may keep the file for good. No date is that long."""
+"""Pattern of names that contain a hash of the content, so that a browser may cache the file forever; no date is that
+long."""
 
 MAX_FILES, MAX_BYTES = 2000, 500_000_000
-"""The limits of a built app. A larger folder was named by mistake, and memory is not filled with it."""
+"""Limits of a built app: a larger folder was given by mistake, and must not fill the memory."""
 
 CONTENT_SECURITY_POLICY = "; ".join(
     (
@@ -72,11 +74,11 @@ CONTENT_SECURITY_POLICY = "; ".join(
         "frame-ancestors 'none'",
     )
 )
-"""WebAssembly is compiled, no script is evaluated; nothing is fetched from, or sent to, another host."""
+"""Policy: WebAssembly may be compiled, no script evaluated, and no other host contacted."""
 
 HEADERS: Mapping[str, str] = MappingProxyType(
     {
-        # These two give the page SharedArrayBuffer, and with it threads.
+        # These two enable SharedArrayBuffer, and with it threads.
         "Cross-Origin-Opener-Policy": "same-origin",
         "Cross-Origin-Embedder-Policy": "require-corp",
         "Cross-Origin-Resource-Policy": "same-origin",
@@ -86,31 +88,31 @@ HEADERS: Mapping[str, str] = MappingProxyType(
         "Permissions-Policy": "camera=(self), microphone=(), geolocation=(), payment=(), usb=()",
     }
 )
-"""The headers of every answer: what the app may do, and that no other page may use it."""
+"""Headers of every response: permissions of the app, and no use by other pages."""
 
 SECURE_ONLY_HEADERS = ("Cross-Origin-Opener-Policy",)
-"""A browser ignores these on a page that is not a secure context, and complains in the page's console."""
+"""Headers that a browser ignores in an insecure context, with a message in the console."""
 
 
 @dataclass(frozen=True)
 class Asset:
-    """One file as it was when the demo started."""
+    """One file as read when the demo started."""
 
     content: bytes
     media_type: str
     sha256: str
     immutable: bool
     encoded: Mapping[str, bytes] = field(default_factory=dict)
-    """Compressed forms by their name in HTTP."""
+    """Compressed forms by content encoding."""
 
     @property
     def cache_control(self) -> str:
-        """How long a browser may keep the file; `no-cache`: it asks every time, and 304 says that nothing changed."""
+        """The Cache-Control value; with `no-cache` the browser asks every time, and 304 means unchanged."""
         return "public, max-age=31536000, immutable" if self.immutable else "no-cache"
 
 
 def build_asset(address: str, content: bytes, encoded: Mapping[str, bytes] | None = None) -> Asset:
-    """Return an entry of the table. Its address decides its media type and whether it is immutable."""
+    """Return an entry of the table. Its address determines its media type and whether it is immutable."""
     return Asset(
         content,
         MEDIA_TYPES.get(Path(address).suffix.lower(), "application/octet-stream"),
@@ -121,25 +123,27 @@ def build_asset(address: str, content: bytes, encoded: Mapping[str, bytes] | Non
 
 
 def hashed_address(folder: str, stem: str, suffix: str, content: bytes) -> str:
-    """Return `folder/stem-HASH.suffix`: new content gets a new address, so that no browser shows an old file."""
+    """Return `folder/stem-HASH.suffix`: new content gets a new address, so that no browser uses an old file."""
     safe = re.sub(r"[^A-Za-z0-9_]+", "-", stem).strip("-") or "file"
     return f"{folder}/{safe}-{hashlib.sha256(content).hexdigest()[:12]}{suffix}"
 
 
 def is_app_built() -> bool:
-    """True if this installation has the app that `srkd demo` shows."""
+    """Return True if this installation contains the app that `srkd demo` shows."""
     return (APP / "index.html").is_file()
 
 
 def is_app_outdated() -> bool:
-    """True if a page, style or script of the built app differs from its source, as after an update of a checkout."""
+    """Return True if a page, style or script of the built app differs from its source, as after an update of a
+    checkout.
+    """
     sources = [path for pattern in ("*.html", "*.css", "sw.js", "src/*.js") for path in APP.parent.glob(pattern)]
     copies = [(path, APP / path.relative_to(APP.parent)) for path in sources]
     return any(not copy.is_file() or copy.read_bytes() != path.read_bytes() for path, copy in copies)
 
 
 def app_command() -> str:
-    """Return the one command that gives this installation the built app, wherever it is entered."""
+    """Return the command that builds or installs the app for this installation, valid in any folder."""
     script = APP.parents[2] / "scripts" / "build_demo.py"
     if script.is_file():
         return f"python {shlex.quote(str(script))} --get-node"
@@ -147,10 +151,10 @@ def app_command() -> str:
 
 
 def read_app(folder: Path | None = None) -> dict[str, Asset]:
-    """Read every file of a built app, by address; None: the app of this installation.
+    """Return every file of a built app by address; None: the app of this installation.
 
     Links are refused, because they could lead anywhere. A compressed file beside its original becomes a form of it
-    and has no address of its own.
+    without an address of its own.
     """
     if folder is None and not is_app_built():
         raise SrkdError(f"this installation has no built demo app: {app_command()}")
@@ -189,7 +193,9 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 
 def read_file(path: Path, limit_bytes: int = 2**31) -> bytes:
-    """Read a regular file. A device, a pipe or a link swapped in meanwhile is refused, not waited for."""
+    """Return the bytes of a regular file. A device, a pipe or a link is refused without blocking, even if swapped in
+    meanwhile.
+    """
     try:
         with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
             status = os.fstat(file.fileno())
@@ -204,9 +210,9 @@ def read_file(path: Path, limit_bytes: int = 2**31) -> bytes:
 
 
 def write_site(assets: Mapping[str, Asset], folder: Path) -> int:
-    """Write the table as a folder for any web host and return the bytes written.
+    """Write the table as a folder for any web host, and return the number of bytes.
 
-    The folder appears whole or not at all, and replaces an earlier site only.
+    The folder is written atomically, and only replaces an earlier site.
     """
     folder = folder.absolute()
     require_replaceable(folder)
@@ -228,7 +234,7 @@ def write_site(assets: Mapping[str, Asset], folder: Path) -> int:
 
 
 def require_replaceable(folder: Path) -> None:
-    """Refuse a path where anything but an earlier site lies, or where none can be made."""
+    """Refuse a path with anything but an earlier site, or one that cannot be written."""
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
         raise UsageError(f"--build {folder}: something else has that name; name a new or empty folder")
     if folder.is_dir() and any(folder.iterdir()) and not (folder / CATALOGUE).is_file():
@@ -244,11 +250,11 @@ def _write_files(assets: Mapping[str, Asset], folder: Path) -> None:
         for suffix, name in ENCODINGS.items():
             if name in asset.encoded:
                 path.with_name(path.name + suffix).write_bytes(asset.encoded[name])
-    # The notation of Netlify and Cloudflare Pages; on other hosts the service worker adds the headers it can.
+    # The format of Netlify and Cloudflare Pages; on other hosts the service worker adds the headers it can.
     lines = ["/*", *(f"  {name}: {value}" for name, value in HEADERS.items())]
     for address, asset in sorted(assets.items()):
         if asset.immutable:
             lines += [f"/{address}", f"  Cache-Control: {asset.cache_control}"]
     (folder / "_headers").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    # GitHub Pages passes over names that begin with _ unless this file is there.
+    # GitHub Pages ignores names that begin with _ unless this file exists.
     (folder / ".nojekyll").touch()

@@ -1,6 +1,6 @@
-"""The demo's web server: GET and HEAD of a fixed table of files, by uvicorn, with bounds on time, size and number.
+"""The demo's web server: GET and HEAD of a fixed table of files, by uvicorn, with limits on time, size and number.
 
-No address is ever joined to a folder: what is not a key of the table does not exist, however it is written.
+An address is never joined to a folder: anything that is not a key of the table does not exist, however it is written.
 """
 
 from __future__ import annotations
@@ -24,27 +24,29 @@ from demo.addresses import is_loopback
 from demo.files import ENCODINGS, HEADERS, SECURE_ONLY_HEADERS, Asset
 
 Message: TypeAlias = Mapping[str, Any]
-"""A scope or an event of ASGI."""
+"""An ASGI scope or event."""
 
 CHUNK_BYTES = 65_536
-"""Bytes passed to a connection at a time: two hundred slow readers of 27 MB must not become 5 GB of buffers."""
+"""Bytes written to a connection at a time: two hundred slow readers of 27 MB must not use 5 GB of buffers."""
 
 BACKLOG = 256
 SHUTDOWN_SECONDS = 3
-"""How long answers that are under way may still take after Ctrl-C."""
+"""Seconds that pending responses may still take after Ctrl-C."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Seconds and numbers; the defaults are generous for a phone and short for whoever only holds a connection."""
+    """Limits on time and number; the defaults are generous for a phone and short for clients that only hold a
+    connection.
+    """
 
     request_seconds: float = 10.0
-    """The time from the start of a connection, or the first byte of a later request, to the end of its headers."""
+    """Seconds from the start of a connection, or the first byte of a later request, to the end of its headers."""
     stalled_seconds: float = 30.0
-    """For a client to take what waits for it: some 100 kB, so that 4 kB/s are enough."""
+    """Seconds for a client to read the pending data, about 100 kB: 4 kB/s are enough."""
     idle_seconds: int = 5
     connections: int = 512
-    """In all; the oldest that waits for no answer is closed to admit a new one."""
+    """Total number of connections; the oldest idle one is closed to admit a new one."""
     header_bytes: int = 16_384
 
 
@@ -57,9 +59,9 @@ def serve(
     note: Note = no_note,
     limits: Limits = Limits(),
 ) -> None:
-    """Answer until SIGINT or SIGTERM, which are raised again when everything is closed.
+    """Serve until SIGINT or SIGTERM, which are raised again after everything is closed.
 
-    `on_ready` is called once connections are accepted; `note` receives a line for every request.
+    `on_ready` is called once connections are accepted; `note` receives one line per request.
     """
     for bound in sockets:
         bound.listen(BACKLOG)
@@ -82,7 +84,7 @@ def serve(
     )
     on_ready()
     try:
-        # Connections take no more than half of the files that this process may have open.
+        # Connections use at most half of the files that this process may open.
         max_files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         if max_files != resource.RLIM_INFINITY:
             limits = replace(limits, connections=min(limits.connections, max(8, max_files // 2)))
@@ -100,7 +102,7 @@ class Response:
 
 
 class FileApp:
-    """The ASGI application for a table of address → file."""
+    """The ASGI application for a table of files by address."""
 
     def __init__(self, assets: Mapping[str, Asset], header_bytes: int, note: Note = no_note) -> None:
         self.assets = {f"/{address}": asset for address, asset in assets.items()}
@@ -112,7 +114,7 @@ class FileApp:
         size = len(scope["raw_path"]) + len(scope["query_string"])
         size += sum(len(name) + len(value) for name, value in scope["headers"])
         response = self._respond(scope["method"], scope["path"], request, size)
-        # Asked for under its own machine's name, a page is a secure context without https.
+        # A page requested under its own machine's name is a secure context without https.
         secure = scope["scheme"] == "https" or _names_this_device(request.get("host", ""))
         isolation = {name: value for name, value in HEADERS.items() if secure or name not in SECURE_ONLY_HEADERS}
         headers = {**response.headers, **isolation}
@@ -131,7 +133,7 @@ class FileApp:
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     def _respond(self, method: str, path: str, request: Mapping[str, str], size: int) -> Response:
-        # A body beside the headers is not read: the connection ends with the answer.
+        # A request body is not read: the connection is closed after the response.
         if size > self.header_bytes:
             return _refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, {"Connection": "close"})
         if "transfer-encoding" in request or request.get("content-length", "0") != "0":
@@ -162,7 +164,7 @@ def _refuse(status: HTTPStatus, headers: Mapping[str, str] | None = None) -> Res
 
 
 def _choose_encoding(asset: Asset, accept_encoding: str) -> str:
-    """Return the best compressed form that the client accepts and the file has; "": the file as it is."""
+    """Return the best compressed form that the client accepts and the file has; "" for the uncompressed file."""
     accepted = {}
     for part in accept_encoding.lower().split(","):
         name, _, parameters = part.partition(";")
@@ -181,9 +183,9 @@ def _names_this_device(host_header: str) -> bool:
 
 
 class Connection(H11Protocol):
-    """One connection, with a deadline: uvicorn itself waits for ever for a request's rest and for a slow reader.
+    """One connection with a deadline: uvicorn itself waits forever for the rest of a request and for a slow reader.
 
-    No option of uvicorn bounds either, or closes an idle connection so that a new client is admitted.
+    No option of uvicorn limits either, or closes an idle connection to admit a new client.
     """
 
     def __init__(self, config: uvicorn.Config, server_state: ServerState, limits: Limits) -> None:
@@ -195,16 +197,16 @@ class Connection(H11Protocol):
 
     @property
     def is_answering(self) -> bool:
-        """True from the arrival of a request to the end of its answer."""
+        """True from the arrival of a request to the end of its response."""
         cycle: RequestResponseCycle | None = self.cycle
         return cycle is not None and not cycle.response_complete
 
     def _update_deadline(self) -> None:
-        """Set the deadline of the connection's present state; one that runs for the same reason is left alone."""
+        """Set the deadline of the connection's current state; a running one for the same reason is kept."""
         seconds, action = 0.0, None
-        if self.transport.is_closing() or self.flow.write_paused:  # A closing one still waits for its last bytes.
+        if self.transport.is_closing() or self.flow.write_paused:  # a closing connection still waits for its last bytes
             seconds, action = self.limits.stalled_seconds, self.transport.abort
-        elif not self.is_answering and self.timeout_keep_alive_task is None:  # uvicorn's own timer bounds idleness.
+        elif not self.is_answering and self.timeout_keep_alive_task is None:  # uvicorn's own timer limits idleness
             seconds, action = self.limits.request_seconds, self._refuse_slow_request
         if action == self._on_deadline:
             return
@@ -246,7 +248,7 @@ class Connection(H11Protocol):
         self._update_deadline()
 
     def _refuse_slow_request(self) -> None:
-        # A client that has sent nothing yet, as a browser's spare connection, gets the answer too and ignores it.
+        # A client that has sent nothing, such as a browser's spare connection, gets this response, too, and ignores it.
         self._close_with(HTTPStatus.REQUEST_TIMEOUT)
         self._update_deadline()
 
@@ -256,7 +258,9 @@ class Connection(H11Protocol):
         self.transport.close()
 
     def _close_oldest_idle(self) -> bool:
-        """Close the oldest connection that waits for no answer: holding many must not lock others out."""
+        """Close the oldest idle connection, so that clients with many connections do not lock out others; return True
+        if done.
+        """
         others = [other for other in self.connections if isinstance(other, Connection) and other is not self]
         idle = [other for other in others if not other.is_answering and not other.transport.is_closing()]
         oldest = min(idle, key=lambda other: other.opened, default=None)
@@ -266,7 +270,7 @@ class Connection(H11Protocol):
 
 
 class Server(uvicorn.Server):
-    """uvicorn on bound sockets; no option of uvicorn bounds the time of a TLS handshake."""
+    """uvicorn on bound sockets, with a limit on the time of a TLS handshake, which uvicorn has no option for."""
 
     def __init__(self, config: uvicorn.Config, limits: Limits, ssl_context: ssl.SSLContext | None) -> None:
         super().__init__(config)

@@ -1,4 +1,4 @@
-"""A comparison sheet: the same region by bicubic, student, teacher and the original, side by side."""
+"""Comparison sheets: the same region by bicubic, student, teacher and in the original, side by side."""
 
 from __future__ import annotations
 
@@ -18,14 +18,16 @@ GAP_PIXELS = 6
 
 @dataclass(frozen=True)
 class Panel:
-    """One picture of the sheet: an image (3,H,W) in [0,1] and the caption under it."""
+    """One panel of the sheet: an image (3,H,W) in [0,1] and its caption."""
 
     image_01: torch.Tensor
     caption: str
 
 
 def write_sheet(panels: Sequence[Panel], path: Path, *, side: int = 320, zoom: int = 2) -> None:
-    """Write the panels in a row: the last one's most detailed square of `side` / `zoom` pixels, enlarged unsmoothed."""
+    """Write the panels in a row: the most detailed square of the last one, `side` / `zoom` pixels, enlarged without
+    smoothing.
+    """
     crop = side // zoom
     top, left = most_detailed_square(panels[-1].image_01, crop)
     width = len(panels) * (side + GAP_PIXELS) - GAP_PIXELS
@@ -42,7 +44,9 @@ def write_sheet(panels: Sequence[Panel], path: Path, *, side: int = 320, zoom: i
 
 
 def most_detailed_square(image_01: torch.Tensor, side: int) -> tuple[int, int]:
-    """Return top and left of the square in which neighbouring pixels differ most: there networks differ too."""
+    """Return top and left of the square with the largest differences of neighbouring pixels, where networks differ,
+    too.
+    """
     luma = image_01.mean(0)
     detail = (luma[1:, 1:] - luma[:-1, 1:]).abs() + (luma[1:, 1:] - luma[1:, :-1]).abs()
     height, width = detail.shape

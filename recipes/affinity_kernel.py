@@ -1,22 +1,23 @@
 """FAKD's affinity distance and its gradient as one kernel for NVIDIA GPUs (fakd.py has the formula and the plain form).
 
-A program has one sample and a block of positions i. It goes through the blocks of positions j, makes the block
-D = SᵀS - TᵀT (j,i) from the columns, adds up |D|, and adds S_j·sign(D_ji) to the gradient of its own positions. Blocks
-of D live in registers: what is in global memory grows with N, not with N².
+A program handles one sample and a block of positions i. It iterates over blocks of positions j, computes the block
+D = SᵀS - TᵀT (j,i) from the columns, sums up |D|, and adds S_j·sign(D_ji) to the gradient of its own positions. Blocks
+of D are kept in registers: global memory grows with N, not with N².
 
     sums_i = Σ over the block's i of Σ_j |D_ji|      gradient_i = 2/N² · Σ_j S_j·sign(D_ji),   sign(D_ii) = 0
 
-Every program writes places of its own, and the order of its sums is fixed: equal inputs give equal bits. For the same
-reason no clock chooses the sizes of the blocks (triton.autotune does): they are the order of the sums. A program keeps
-the gradient of `GRADIENT_CHANNELS` channels in registers; wider students get a program for each group of channels,
-which makes D again. A symmetric half of D, which the plain form is content with, would need a second place to write to.
+Every program writes to its own memory, and the order of its sums is fixed: equal inputs give equal bits. For the same
+reason the block sizes, which set the order of the sums, are not chosen by timing (as triton.autotune does). A program
+keeps the gradient of `GRADIENT_CHANNELS` channels in registers; wider students get one program per group of channels,
+which computes D again. Computing only a symmetric half of D, as the plain form does, would need a second output place.
 
-`PRECISION` is that of the products. "tf32", triton's default, rounds the columns to 11 bits: entries of D are then off
-by up to 5e-4 and one sign in 2,000 is wrong (random columns, worked out in fp64), and more where the student is near to
-the teacher. "ieee" multiplies and adds in fp32, as torch's own products do by default. "tf32x3", three products of
-tensor cores, is as accurate on paper and should be faster; `python -m benchmarks affinity_kernel` measures both.
+`PRECISION` is the precision of the products. "tf32", triton's default, rounds the columns to 11 bits: entries of D are
+then off by up to 5e-4 and one sign in 2,000 is wrong (random columns, compared with fp64), and more if the student is
+close to the teacher. "ieee" multiplies and adds in fp32, as torch's own products do by default. "tf32x3", three
+tensor-core products, is as accurate in theory and should be faster; `python -m benchmarks affinity_kernel` measures
+both.
 
-Only where triton is installed this file can be imported: fakd.py does so when a tensor on such a GPU comes.
+This module can only be imported with triton: fakd.py imports it for the first tensor on such a GPU.
 """
 
 from __future__ import annotations
@@ -30,15 +31,16 @@ import triton.language as tl
 
 PRECISION = "ieee"
 POSITIONS = 64
-"""Positions i of a program."""
+"""Number of positions i per program."""
 OTHERS = 32
-"""Positions j at a time."""
+"""Number of positions j per iteration."""
 CHANNELS = 16
-"""Channels of a product at a time."""
+"""Number of channels per partial product."""
 GRADIENT_CHANNELS = 128
-"""Channels whose gradient a program keeps, at most."""
+"""The most channels whose gradient one program keeps."""
 LAUNCH: Mapping[str, Any] = {"num_warps": 8, "num_stages": 2, "enable_fp_fusion": True}
-"""With these sizes a program fits its registers, but for 24 bytes at most, from capability 8.0 to 12.0 (ptxas -v)."""
+"""Launch options. With these sizes a program fits into registers, except at most 24 bytes, from capability 8.0 to 12.0
+(ptxas -v)."""
 
 
 @triton.jit
@@ -53,7 +55,7 @@ def column_products(
     chunk: tl.constexpr,
     precision: tl.constexpr,
 ) -> tl.tensor:
-    """Return the products of the columns at positions `first` with those at `second`; none are outside the map."""
+    """Return the products of the columns at `first` with those at `second`; zero outside the map."""
     products = tl.zeros([first.shape[0], second.shape[0]], tl.float32)
     for start in range(0, channels, chunk):
         channel = start + tl.arange(0, chunk)
@@ -98,7 +100,7 @@ def affinity_kernel(
     precision: tl.constexpr,
 ) -> None:
     block, group = tl.program_id(0), tl.program_id(2)
-    # Offsets of whole samples may exceed 32 bits, those within a sample do not.
+    # Offsets of whole samples may exceed 32 bits, unlike those within a sample.
     sample = tl.program_id(1).to(tl.int64)
     student += sample * student_sample_stride
     teacher += sample * teacher_sample_stride
@@ -108,7 +110,7 @@ def affinity_kernel(
     own_gradient = tl.zeros([own_channels, own_positions], tl.float32)
     for start in range(0, positions, others):
         there = start + tl.arange(0, others)
-        # Two products and not one of both sides' channels: equal features then differ by nothing at all.
+        # Two products instead of one of both networks' channels: equal features then differ by exactly zero.
         difference = column_products(
             student,
             student_channel_stride,
@@ -132,7 +134,7 @@ def affinity_kernel(
         )
         total += tl.sum(tl.abs(difference), 0)
         if with_gradient:
-            # The last choice is 0, or NaN where the difference is.
+            # The last value is 0, or NaN if the difference is.
             signs = tl.where(difference > 0, 1.0, tl.where(difference < 0, -1.0, difference))
             signs = tl.where(there[:, None] == here[None, :], 0.0, signs)
             columns = tl.load(
@@ -153,7 +155,7 @@ def affinity_kernel(
 
 
 def sizes_for(student_channels: int, *, with_gradient: bool) -> dict[str, Any]:
-    """Return the constants that the kernel is compiled with."""
+    """Return the compile-time constants of the kernel."""
     widest = min(GRADIENT_CHANNELS, max(16, triton.next_power_of_2(student_channels)))
     return {
         "with_gradient": with_gradient,
@@ -167,15 +169,17 @@ def sizes_for(student_channels: int, *, with_gradient: bool) -> dict[str, Any]:
 def distances_by_kernel(
     student: torch.Tensor, teacher: torch.Tensor, with_gradient: bool, *, precision: str = PRECISION
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Return d of each sample, (B,), of unit columns (B,C,N) in fp32, and its gradient for the student's if wanted."""
+    """Return d of each sample, (B,), for unit columns (B,C,N) in fp32, and if requested its gradient for the student's
+    columns.
+    """
     samples, channels, positions = student.shape
     sizes = sizes_for(channels, with_gradient=with_gradient)
     blocks = triton.cdiv(positions, POSITIONS)
     groups = triton.cdiv(channels, sizes["own_channels"]) if with_gradient else 1
     sums = student.new_empty(samples, blocks)
     gradient = torch.empty_like(student) if with_gradient else student
-    launcher: Any = affinity_kernel  # what triton.jit made of the function
-    # A kernel starts on the current GPU, which may be another.
+    launcher: Any = affinity_kernel  # the function as compiled by triton.jit
+    # A kernel starts on the current GPU, which may be a different one.
     with torch.cuda.device_of(student):  # type: ignore[no-untyped-call]
         launcher[(blocks, samples, groups)](
             student,

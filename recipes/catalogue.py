@@ -1,7 +1,7 @@
-"""Methods and presets by name: srkd's own, and those of installed packages. Nothing here imports torch.
+"""Methods and presets by name: srkd's own, and those of installed packages. This module imports no torch.
 
-To add a method: one file, one line in BUILTIN, two presets. Another package adds methods by an entry point of the group
-`srkd.recipes` that names a `Contribution`.
+To add a method, add one file, one line in BUILTIN, and two presets. Another package adds methods by an entry point of
+the group `srkd.recipes` that names a `Contribution`.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
     from compressor.training.method import Method
 
 GROUP = "srkd.recipes"
-"""The entry point group by which a package adds methods and presets."""
+"""The entry point group for methods and presets of other packages."""
 
 TeacherNeeds = Literal["nothing", "outputs", "network"]
 """The teacher that a method needs: none, any model for its outputs, or one of srkd's networks."""
 TEACHER_NEEDS: tuple[TeacherNeeds, ...] = get_args(TeacherNeeds)
-"""From the least to the most."""
+"""All teacher needs, in ascending order."""
 
 
 @runtime_checkable
 class ChoosesTeacherNeeds(Protocol):
-    """A method whose options decide what it needs of the teacher; its entry in the catalogue says the most."""
+    """A method whose options decide its teacher needs; its catalogue entry states the largest."""
 
     @property
     def teacher_needs(self) -> TeacherNeeds: ...
@@ -38,12 +38,12 @@ class ChoosesTeacherNeeds(Protocol):
 
 @dataclass(frozen=True)
 class MethodEntry:
-    """A method as `module:Class`, imported on first use, and the most that it needs of a teacher."""
+    """A method as `module:Class`, imported on first use, and its largest teacher needs."""
 
     where: str
     needs: TeacherNeeds
     package: str = "srkd"
-    """The distribution that provides it; the table fills it in, as the name."""
+    """The distribution that provides it; the table sets this and the name."""
     name: str = ""
 
     def __post_init__(self) -> None:
@@ -53,7 +53,7 @@ class MethodEntry:
             raise SrkdError(f"method {self.where!r} does not have the form module:Class")
 
     def load(self) -> type[Any]:
-        """Import the class. A failure of the module becomes one line that names its package."""
+        """Return the imported class. A failure of the module becomes one line that names its package."""
         module, _, name = self.where.partition(":")
         try:
             method: type[Any] = getattr(importlib.import_module(module), name)
@@ -84,9 +84,9 @@ BUILTIN: Mapping[str, MethodEntry] = {
 
 @dataclass(frozen=True)
 class Contribution:
-    """The additions of another package: methods by name, and `presets`, a package that holds `presets/NAME.yaml`.
+    """The contribution of another package: methods by name, and `presets`, a package with files `presets/NAME.yaml`.
 
-    An entry point of the group `srkd.recipes` points at one.
+    An entry point of the group `srkd.recipes` points at it.
     """
 
     methods: Mapping[str, MethodEntry] = field(default_factory=dict)
@@ -95,7 +95,7 @@ class Contribution:
 
 @dataclass(frozen=True)
 class PresetFile:
-    """A preset as `presets/NAME.yaml` inside the module `module`, and the distribution that provides it."""
+    """A preset in `presets/NAME.yaml` inside the package `module`, and the distribution that provides it."""
 
     name: str
     package: str
@@ -138,12 +138,12 @@ RECIPES = Table("recipe", _preset_files("srkd", "recipes"), GROUP, _read_presets
 
 
 def notes() -> tuple[str, ...]:
-    """Return a line for each package, or name of a package, that was refused."""
+    """Return one line for each refused package, and for each refused name."""
     return tuple(dict.fromkeys((*METHODS.notes, *RECIPES.notes)))
 
 
 def teacher_needs(method: Method) -> TeacherNeeds:
-    """Return what the method needs of its teacher: as its options decide, or as its entry says."""
+    """Return the method's teacher needs, by its options if they decide, else by its entry."""
     if isinstance(method, ChoosesTeacherNeeds):
         return method.teacher_needs
     return METHODS.find(method.name).needs

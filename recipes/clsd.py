@@ -1,17 +1,17 @@
-"""CLSD-style: deep supervision whose heads are also pulled to the label and away from bicubic images, in features of φ.
+"""CLSD-style: deep supervision whose heads are also pulled to the label and pushed away from bicubic images, in φ.
 
     L = L1(S, y) + Σ_i [ w·L1(P_i, y) + λ·Σ_j v_j·D_j(P_i) ]
     D_j(P) = mean|φ_j(+) - φ_j(P)| / (mean Σ_k |φ_j(N_k) - φ_j(P)| + 1e-7),   + = y, or sg S
 
 [choice] A reconstruction. Of CLSD's paper ("contrastive learning based self-distillation") we have the abstract, tables
-and a few words: auxiliary task models of 5 residual blocks with 64 channels on intermediate features, no teacher,
-Adam 2e-4, batch 16, the rate halved at epoch 300 of 600. Its equations are lost, so everything else is ours: heads and
-taps as in ds.py, the ratio as in CSD (contrast.py), λ calibrated to a fifth of the pixel loss (our guess for a
-fixed one is CSD's 0.784). `pos="gt"` because the abstract speaks of a bias towards the task and no teacher exists;
+and a few details: auxiliary task models of 5 residual blocks with 64 channels on intermediate features, no teacher,
+Adam 2e-4, batch 16, the rate halved at epoch 300 of 600. Its equations are not available, so everything else is ours:
+heads and taps as in ds.py, the ratio as in CSD (contrast.py), λ calibrated to a fifth of the pixel loss (our guess for
+a fixed one is CSD's 0.784). `pos="gt"` because the abstract mentions a bias towards the task and there is no teacher;
 `pos="final"` distils the student's own image. At λ = 0 this is DS.
 
-φ = teacher is the first blocks of the teacher of the run or, without one, of the embedded teacher: CLSD's method wants
-no teacher otherwise.
+φ = teacher means the first blocks of the run's teacher or, without one, of the embedded teacher: CLSD's method needs no
+other teacher.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from recipes.ds import DeepSupervision
 
 @dataclass(frozen=True)
 class Clsd(DeepSupervision, ContrastsThroughPhi):
-    """Deep supervision whose heads are contrasted too."""
+    """Deep supervision with a contrastive loss on the heads."""
 
     pos: Annotated[Literal["gt", "final"], Field(description="the positive: the label, or the student's image")] = "gt"
     lam: Annotated[float | None, Field(ge=0, description="λ; none: calibrated to `rho`")] = None
@@ -57,7 +57,7 @@ class Clsd(DeepSupervision, ContrastsThroughPhi):
         return super().helpers(self.phi_network(teacher), student)
 
     def phi_network(self, teacher: Network | None) -> Network | None:
-        """Return the network whose first blocks are φ: the teacher, or the embedded one in its place."""
+        """Return the network whose first blocks are φ: the teacher or, without one, the embedded teacher."""
         return _embedded_network() if teacher is None and self.uses_teacher_blocks else teacher
 
     def terms(self, step: Step) -> dict[str, torch.Tensor]:
@@ -68,6 +68,6 @@ class Clsd(DeepSupervision, ContrastsThroughPhi):
 
 @cache
 def _embedded_network() -> Network:
-    """Load the embedded teacher onto the CPU, also in a dry run, which counts on shapes alone; φ is a copy of it."""
+    """Return the embedded teacher on the CPU, also in a dry run, which only uses shapes; φ is a copy of it."""
     with torch.device("cpu"):
         return load_checkpoint(embedded_teacher()).network

@@ -1,4 +1,4 @@
-"""Methods that cannot share a preset, as a table with the reasons, and weights on which they disagree.
+"""Methods that cannot be combined in a preset, as a table with reasons, and conflicting weights of terms.
 
 Allowed are the pixel loss with anything; outputs, one feature loss, upcycled data, contrast and heads with each other;
 joint training with upcycled data.
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from compressor.training.method import Calibrated, Method
 
 Kind = Literal["pixel", "output", "feature", "data", "contrast", "heads", "bands", "joint", "quantised"]
-"""The loss that a method adds to the pixel loss."""
+"""The kind of loss that a method adds to the pixel loss."""
 
 
 @runtime_checkable
 class AddsToPixelLoss(Protocol):
-    """A method that adds a loss to the pixel loss; one without `kind` adds none."""
+    """A method that adds a loss to the pixel loss; a method without `kind` adds none."""
 
     @property
     def kind(self) -> Kind: ...
@@ -30,11 +30,12 @@ def kind_of(method: Method) -> Kind:
 
 
 IMAGE_TERM, GATED_IMAGE_TERM = "logits", "gated_logits"
-"""The names of the L1 to the teacher's image: of all patches, and of those that a gate lets through."""
+"""Names of the L1 terms to the teacher's image: of all patches, and of those that pass a gate."""
 NO_FROZEN_TEACHER = "its teacher is trained with the student, so there is no frozen one to learn from"
 QUANTISATION_LAST = "quantisation is the last stage: distil first, then quantise (--recipe NAME --then pams)"
 DISTILS: tuple[Kind, ...] = ("feature", "data", "contrast", "heads", "bands")
-"""Kinds whose losses a quantised student does not have: beside the pixel loss it may have the teacher's image."""
+"""Kinds of losses that cannot be used with a quantised student; besides the pixel loss, it can use the teacher's image.
+"""
 REFUSED: Mapping[frozenset[Kind], str] = {
     frozenset({"feature"}): "one feature loss at a time: two pull the same features towards different targets",
     frozenset({"output"}): "the teacher's image would count twice: change its weight instead",
@@ -56,7 +57,7 @@ REFUSED: Mapping[frozenset[Kind], str] = {
 
 
 def refusals(methods: Sequence[Method]) -> list[str]:
-    """Return one line for each pair of methods that do not go together."""
+    """Return one line for each pair of incompatible methods."""
     lines = []
     for first, second in combinations(methods, 2):
         reason = REFUSED.get(frozenset({kind_of(first), kind_of(second)})) or _different_gates(first, second)
@@ -67,7 +68,9 @@ def refusals(methods: Sequence[Method]) -> list[str]:
 
 
 def _different_gates(first: Method, second: Method) -> str | None:
-    """Refuse two gates in one run: they would choose different patches of the same teacher, and be logged as one."""
+    """Return a reason against two different gates: they would select different patches of one teacher, and share a log
+    entry.
+    """
     gates = [getattr(one, "gate", "off") for one in (first, second)]
     if "off" in gates or gates[0] == gates[1]:
         return None
@@ -75,7 +78,9 @@ def _different_gates(first: Method, second: Method) -> str | None:
 
 
 def _teacher_image_twice(first: Method, second: Method) -> str | None:
-    """Refuse the teacher's image twice: two outputs are refused, and a gate on one of them does not change that."""
+    """Return a reason against using the teacher's image twice, whole and gated; two ungated outputs are refused by
+    their kind.
+    """
     for whole, gated in ((first, second), (second, first)):
         if whole.weights.get(IMAGE_TERM) and gated.weights.get(GATED_IMAGE_TERM):
             return (
@@ -95,7 +100,7 @@ def _different_updates(first: Method, second: Method) -> str | None:
 
 
 def disagreements(methods: Sequence[Method], weights: Mapping[str, float]) -> list[str]:
-    """Return one line for each term that methods weigh differently and that the preset gives no weight."""
+    """Return one line for each term to which methods give different weights and the preset none."""
     first_weights: dict[str, tuple[str, float | Calibrated]] = {}
     lines = []
     for method in methods:

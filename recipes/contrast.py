@@ -1,16 +1,16 @@
-"""CSD's contrastive ratio: near to the positive, far from bicubic images, in the space of a frozen network φ.
+"""CSD's contrastive ratio: close to the positive, far from bicubic images, in the feature space of a frozen network φ.
 
     R = Σ_j v_j · mean|φ_j(P) - φ_j(S)| / (mean_{b,c,h,w} Σ_k |φ_j(N_k) - φ_j(S)| + 1e-7),   v = 1/32, 1/16, 1/8, 1/4, 1
 
 Wang et al., CSD (IJCAI 2021); code followed: Booooooooooo/CSD, loss/contrast_loss.py, trainer/slim_contrast_trainer.py.
 
-- Both means run over the whole batch before dividing: a ratio of the batch, no mean of ratios. It is a sum over the K
-  negatives, not a mean: with half as many the term is twice as large.
+- Both means run over the whole batch before the division: a ratio of the batch, not a mean of ratios. The denominator
+  is a sum over the K negatives, not a mean: with half as many the term is twice as large.
 - Negatives are LR images of the same batch enlarged by torch's bicubic (a = -0.75), neither clamped nor given a
-  gradient; each serves against every student image, its own too.
-- The code draws a permutation of 0…K-1 and so always takes the first K of the batch, whose order means nothing in a
-  sum. We draw K of the batch without replacement; `compat="csd"` takes the first K. A smaller batch gives all it has.
-- The code detaches the positive only under a flag, which its README sets: whoever calls decides, by detaching.
+  gradient; each is compared with every student image, including its own.
+- The code draws a permutation of 0…K-1 and so always uses the first K of the batch, whose order has no effect on a sum.
+  We draw K of the batch without replacement; `compat="csd"` uses the first K. A smaller batch is used completely.
+- The code detaches the positive only under a flag, which its README sets: here the caller decides, by detaching.
 - The code's cosine variant runs along the batch axis, surely by mistake, and is left out.
 """
 
@@ -35,7 +35,7 @@ EPS = 1e-7
 NEGATIVES = 10
 
 Features: TypeAlias = Sequence[torch.Tensor]
-"""Of some images, level by level."""
+"""Features of some images, one tensor per level."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class ContrastsThroughPhi(UsesPerceptualNet):
         with step.precision():
             references = features_of(phi, positive, negatives)
             anchors = [phi(image) for image in images]
-        # Only the distances of each sample travel between processes, not the features.
+        # Only the distances of each sample are sent between processes, not the features.
         distances = [step.all_gather(sample_distances(one, *references)) for one in anchors]
         return torch.stack([ratio_of(one) for one in distances]).sum()
 
@@ -76,7 +76,7 @@ def features_of(phi: Phi, positive: torch.Tensor, negatives: torch.Tensor) -> tu
 
 
 def level_weights(levels: int) -> tuple[float, ...]:
-    """Return v for a φ of so many levels: the last entries."""
+    """Return the level weights v for a φ with this many levels: the last entries."""
     if not 1 <= levels <= len(LEVEL_WEIGHTS):
         raise UsageError(f"φ has {levels} levels: the ratio weighs 1 to {len(LEVEL_WEIGHTS)}")
     return LEVEL_WEIGHTS[-levels:]
@@ -87,7 +87,7 @@ def sample_distances(
 ) -> torch.Tensor:
     """Return mean |φ(P) - φ(S)| and Σ_k mean |φ(N_k) - φ(S)| of each sample at each level, (B, levels, 2).
 
-    The gradient reaches S, and P unless the caller detached it, never N.
+    The gradient reaches S, P unless the caller detached it, and never N.
     """
     levels = [
         torch.stack([sample_l1(anchor, positive), summed_l1(anchor, negative)], 1)
@@ -113,6 +113,8 @@ def negative_indices(
 
 
 def bicubic_negatives(lr: torch.Tensor, scale: int) -> torch.Tensor:
-    """Enlarge LR images by torch's bicubic (a = -0.75): no antialiasing, corners unaligned, unclamped, no gradient."""
+    """Return LR images enlarged by torch's bicubic (a = -0.75): no antialiasing, corners unaligned, unclamped, no
+    gradient.
+    """
     with full_precision(lr):
         return F.interpolate(widen(lr.detach()), scale_factor=float(scale), mode="bicubic", align_corners=False)

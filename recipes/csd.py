@@ -9,18 +9,18 @@ Super-Resolution via Contrastive Self-distillation (IJCAI 2021); code followed: 
 trainer/slim_contrast_trainer.py. λ_T = 1, K = 10. λ_C = 200 for images in [0,255] is 0.784314 here; VGG-19 is fed
 255·image all the same.
 
-- Means run over the whole batch, of all processes, before the division. K negatives are drawn of it; a smaller batch
-  gives all it has, and the term is larger by K/B, being a ratio to a sum over negatives.
-- T and S share memory: S runs on leading slices of T's parameters, and every gradient lands in T.
+- Means run over the whole batch, of all processes, before the division. K negatives are drawn from it; a smaller batch
+  is used completely, and the term is larger by K/B, being a ratio to a sum over negatives.
+- T and S share memory: S runs on leading slices of T's parameters, and all gradients go to T.
 - Whether the positive φ(T) is detached is a flag in the code, which its README sets: detached unless `detach: false`.
-- λ_T is switched off from an epoch that the README puts at the end of the run: it is never switched off here.
+- The code switches λ_T off from an epoch that the README sets to the end of the run: here it is never switched off.
 - `widths` trains further students in the same teacher (ours): their pixel losses are the term `widths_pixel`, and the
-  contrast is summed over all. Other methods of a recipe see the student that leaves the run alone.
-- `compat: csd` takes the first K images as negatives, and for CARN the leading columns of each fusion as a whole, which
-  at half the width read weights of the first map alone; ours reads the leading columns of every map.
-- φ = teacher is a copy of the blocks of the teacher as it was loaded, not as it moves.
+  contrast is summed over all. Other methods of a recipe only use the student that the run exports.
+- `compat: csd` uses the first K images as negatives, and for CARN the leading columns of each fusion as a whole, which
+  at half the width are weights of the first map only; ours uses the leading columns of every map.
+- φ = teacher is a copy of the blocks of the teacher as loaded, not as it is being trained.
 
-CSD-lite is ours: λ_T·L1(T, y) is dropped, as T does not learn. Any teacher that gives outputs will do, unless φ is made
+CSD-lite is ours: λ_T·L1(T, y) is dropped, as T is not trained. Any teacher with outputs can be used, unless φ consists
 of its first blocks.
 """
 
@@ -57,7 +57,7 @@ class CsdLite(ContrastsThroughPhi):
 
     @property
     def teacher_needs(self) -> TeacherNeeds:
-        """A φ made of the teacher's first blocks needs its network; VGG-19 needs its outputs only."""
+        """The largest teacher need: the network if φ consists of its first blocks; with VGG-19 only its outputs."""
         return "network" if self.uses_teacher_blocks else "outputs"
 
     @property
@@ -111,7 +111,7 @@ class Csd(CsdLite):
         students = [step.student(branch=branch).sr for branch in range(step.branches)]
         teacher = step.teacher().sr
         pixel, *further = [F.l1_loss(sr, step.hr) for sr in students]
-        # `widths` may repeat the student's own width, which is not trained twice.
+        # `widths` may include the student's own width, which is not trained twice.
         return {
             "pixel": pixel,
             **({"widths_pixel": torch.stack(further).sum()} if further else {}),

@@ -1,13 +1,13 @@
-"""Mean absolute distances in fp32: of each sample, and between every two samples without all their differences at once.
+"""Mean absolute distances in fp32: per sample, and between all pairs of samples without storing all differences.
 
-    d(a, b) = mean |a - b| over all that belongs to one sample
+    d(a, b) = mean |a - b| over all elements of a sample
 
-B anchors against K others would be a tensor of K·B features: 10·16 of 64×192×192 are 1.4 GiB a level, and autograd
-would keep it. Here one other is taken at a time, and on a CPU so few elements that their differences stay in its cache.
-Where a sum over the others is asked for, its gradient is made in the same pass: sums of signs, which half precision
-holds exactly.
+B anchors against K others would be a tensor of K·B features: 10·16 of 64×192×192 are 1.4 GiB per level, which autograd
+would keep. Here one other is handled at a time, and on a CPU so few elements that their differences stay in the cache.
+For a sum over the others, the gradient is computed in the same pass: sums of signs, which half precision represents
+exactly.
 
-Terms are computed in fp32 also inside a bf16 autocast: differences of features lose their digits first.
+Terms are computed in fp32 also inside a bf16 autocast, as differences of similar features lose precision.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from torch.autograd.function import once_differentiable
 
 
 def full_precision(like: torch.Tensor) -> AbstractContextManager[object]:
-    """Return a region without autocast on the device of `like`: matrix products keep the precision of their inputs.
+    """Return a context without autocast on the device of `like`: matrix products keep the precision of their inputs.
 
-    Tensors on the meta device are shapes alone and have no precision.
+    Tensors on the meta device have only shapes and no precision.
     """
     if like.device.type == "meta":
         return nullcontext()
@@ -30,12 +30,12 @@ def full_precision(like: torch.Tensor) -> AbstractContextManager[object]:
 
 
 def widen(tensor: torch.Tensor) -> torch.Tensor:
-    """Return the tensor in fp32, or in fp64 where it was."""
+    """Return the tensor in fp32; fp64 is kept."""
     return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
 CACHED_ELEMENTS = 2**17
-"""Of one sample, at a time on a CPU: half a MiB in fp32."""
+"""Number of elements of one sample handled at a time on a CPU: half a MiB in fp32."""
 
 
 def sample_l1(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
@@ -51,12 +51,12 @@ def summed_l1(anchors: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
 
 
 def in_rows(tensor: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """Return a sample a row, its elements in the order in which `like` has them in memory, if that is a usual one."""
+    """Return one row per sample, with its elements in the memory order of `like` (contiguous or channels last)."""
     return (tensor.permute(0, 2, 3, 1) if _has_channels_last(like) else tensor).reshape(len(tensor), -1)
 
 
 def from_rows(rows: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """Return what `in_rows` made rows of, in the shape of `like`."""
+    """Return the inverse of `in_rows`, in the shape of `like`."""
     if not _has_channels_last(like):
         return rows.reshape(like.shape)
     batch, channels, height, width = like.shape
@@ -75,18 +75,18 @@ def pairwise_l1(anchors: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
 
 
 def pairwise_bytes(anchor_elements: int) -> int:
-    """Return the memory that `pairwise_l1` needs at its peak beside inputs in fp32: one difference and the gradient."""
+    """Return the peak memory of `pairwise_l1` in bytes, excluding its fp32 inputs: one difference and the gradient."""
     return 4 * 2 * anchor_elements
 
 
 class _SummedL1(torch.autograd.Function):
-    """Sums of d over the other of the same place (`is_paired`), or over all others, which are then constants."""
+    """Sums of d over the other at the same index (`is_paired`), or over all others, which are then constants."""
 
     @staticmethod
     def forward(ctx: Any, anchors: torch.Tensor, others: torch.Tensor, is_paired: bool) -> torch.Tensor:
         dtype = torch.promote_types(torch.promote_types(anchors.dtype, others.dtype), torch.float32)
         rows, references = in_rows(anchors, anchors), in_rows(others, anchors)
-        # Sums of signs are whole numbers: exact in the features' own precision.
+        # Sums of signs are integers: exact in the features' own precision.
         signs = torch.empty_like(rows) if any(ctx.needs_input_grad) else None
         count, size = rows.shape
         chunk = max(1, CACHED_ELEMENTS // count) if rows.device.type == "cpu" else size

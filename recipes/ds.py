@@ -1,15 +1,15 @@
-"""Deep supervision (DS): auxiliary heads on intermediate features each make an image too, in training only.
+"""Deep supervision (DS): auxiliary heads on intermediate features also output an image, only in training.
 
     L = L1(S, y) + w·Σ_i L1(P_i(F_i, F_head), y),   taps rel(1/3) and rel(2/3), w = 1
     P(F) = mean + conv(up( conv(B₅(…B₁(F))) + F_head ))/range,   B: EDSR's residual block of 64 channels, res_scale 1
 
 CLSD's paper has DS rows (×2/×3/×4, EDSR 16/64) and says that auxiliary models ("PH") of 5 residual blocks with 64
-channels sit on intermediate features; positions, weights and the heads' tails are lost. [choice] Taps, w, and the tail
-(long skip, own upsampler, last convolution, mean), which is EDSR's. [choice] Where the student has not 64 channels, a
-1×1 convolution each brings F and F_head there: the heads of a slice are as strong as those of its teacher. Range and
-mean are the student's own, since its features live on that scale; a network without a mean gets DIV2K's. DS is read as
-CLSD's method without its contrast. No teacher. The heads are trained with the student and then forgotten: neither
-exported, nor averaged, nor counted.
+channels are attached to intermediate features; positions, weights and the heads' tails are unknown. [choice] Taps, w,
+and the tail (long skip, own upsampler, last convolution, mean), which is EDSR's. [choice] If the student does not have
+64 channels, a 1×1 convolution each converts F and F_head: the heads of a slice are as strong as those of its teacher.
+Range and mean are the student's own, since its features have that scale; a network without a mean gets DIV2K's. We
+interpret DS as CLSD's method without its contrast. No teacher. The heads are trained with the student and then
+discarded: neither exported, nor averaged, nor counted.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class DeepSupervision(PlainMethod):
         return self
 
     def feature_pairs(self, teacher: Network | None, student: Network) -> list[FeaturePair]:
-        """Return the feature that each head makes an image of, and the memory of a head with its weights."""
+        """Return the feature that each head uses, and the memory of a head with its weights."""
 
         def bytes_of(shape: Shape, teacher: Shape, processes: int) -> int:
             return peak_bytes(lambda *features: auxiliary_head(student, seed=0)(*features).mean(), shape, shape)
@@ -70,7 +70,7 @@ class DeepSupervision(PlainMethod):
         return self.supervised_losses(step, self.head_images(step))
 
     def head_images(self, step: Step) -> list[torch.Tensor]:
-        """Return P_i of the heads, one a tap."""
+        """Return the images P_i of the heads, one per tap."""
         features = step.student(taps=("head", *self.taps)).features
         heads = cast(nn.ModuleList, cast(nn.ModuleDict, step.modules[self.name])["heads"])
         with step.precision():
@@ -84,7 +84,7 @@ class DeepSupervision(PlainMethod):
 
 
 class AuxiliaryHead(nn.Module):
-    """P. Never exported and never counted: it lives with the method, not in the network."""
+    """The head P. It belongs to the method, not to the network, and is neither exported nor counted."""
 
     def __init__(self, channels: int, scale: int, *, img_range: float, mean: Sequence[float] = DIV2K_MEAN) -> None:
         super().__init__()
@@ -98,14 +98,14 @@ class AuxiliaryHead(nn.Module):
         self.add_mean = MeanShift(mean, img_range, leave=True, from_file=False)
 
     def forward(self, feature: torch.Tensor, shallow: torch.Tensor) -> torch.Tensor:
-        """Return the image in [0,1] of a tap's feature and the network's `head` feature."""
+        """Return the image in [0,1] for a tap's feature and the network's `head` feature."""
         deep = self.body_end(self.blocks(self.feature_entry(feature))) + self.shallow_entry(shallow)
         sr: torch.Tensor = self.add_mean(self.tail(self.upsampler(deep)))
         return sr
 
 
 def auxiliary_head(network: Network, *, seed: int) -> AuxiliaryHead:
-    """Build the head that fits a network's features: its width, scale, range and mean."""
+    """Return a head that fits a network's features: its width, scale, range and mean."""
     spec, channels = network.spec, network.descriptor.channels
     mean = getattr(spec, "mean", DIV2K_MEAN if channels == 3 else (0.0,))
     img_range = float(getattr(spec, "img_range", 1.0))

@@ -3,7 +3,7 @@
     L = c·L1(S(x), y) + L1(S(x), sg T(x)) + Σ_u L1(D⁻¹ S(D u), sg T(u)),   u ∈ {zoom-in of y, zoom-out of x}
 
     zoom-in    a crop of y as large as x          zoom-out    imresize(x, 1/s): float, neither rounded nor clipped
-    D          i: 1 - v, h: rows upside down, v: columns mirrored, t: transposed, in this order, each by a coin a sample
+    D          i: 1 - v, h: rows reversed, v: columns reversed, t: transposed, in this order, each drawn per sample
     D⁻¹        t, v, h, i
 
 Zhang et al., DUKD, equations 1-3 and 3.2-3.3; code: yun224/DUKD, models/dukd_model.py (noising, optimize_parameters)
@@ -11,9 +11,9 @@ and options/. Where paper and code differ:
 
 - Paper: weights 1, one update. Code: c = 5 (EDSR, SwinIR), 1 or 2 (RCAN), and two updates, the second on the new inputs
   with the first one's gradient still added; zoom-in of n cells of a grid; no D on zoom-out, and a pixel term there,
-  c·L1(S(zo), x), of which the paper knows nothing.
+  c·L1(S(zo), x), which is not in the paper.
 - Code: D is undone by a second call in the order i, h, v, t. That is wrong for t with exactly one of h and v (4 of 16
-  subsets, 12.6 % of the samples at p = 0.3: a rotation by 90° is undone by another one); never here, but by `bug`.
+  subsets, 12.6 % of the samples at p = 0.3: a rotation by 90° is undone by another one); here only with `bug`.
 - Code: its teacher is in train mode and keeps its graph; ours is frozen.
 - Paper: rotation by 90°; code: transpose. With the flips both give all eight symmetries; we transpose.
 - Paper: a random crop for zoom-in; code: n of the s·s cells of a grid, the same for the whole batch. We crop at random
@@ -94,7 +94,7 @@ class DUKD(PlainMethod):
             )
 
     def fit(self, teacher: Network | None, student: Network) -> DUKD:
-        """Switch zoom-out off with attention windows, or take the code's settings for this student."""
+        """Return the method with zoom-out off for attention windows, or with the code's settings for this student."""
         if self.variant != "code":
             windowed = any(network.descriptor.windowed for network in (teacher, student) if network is not None)
             return replace(self, zoom_out="off" if windowed else "on") if self.zoom_out == "auto" else self
@@ -116,7 +116,9 @@ class DUKD(PlainMethod):
         )
 
     def fit_sizes(self, teacher: Descriptor, lr_patch: int, scale: int) -> tuple[DUKD, str | None]:
-        """Switch zoom-out off for a teacher to which the shrunk patch would be padding for the most part, or refuse."""
+        """Return the method with zoom-out off (or refuse it) if the shrunk patch does not fit the teacher's input
+        sizes.
+        """
         smaller, least = -(-lr_patch // scale), teacher.min_size
         if not self.zooms_out or (smaller >= least and teacher.fixed_size in (None, (smaller, smaller))):
             return self, None
@@ -155,11 +157,11 @@ class DUKD(PlainMethod):
         return {name: weight for name, weight in weights.items() if weight is not None}
 
     def terms(self, step: Step) -> dict[str, torch.Tensor]:
-        """Return the terms of the current update: of the pair, of the new inputs, or both."""
+        """Return the terms of the current update: of the original pair, of the new inputs, or both."""
         terms = {}
         new = self._new_inputs(step) if step.part == self.updates - 1 else {}
         if step.part == 0:
-            # Crops of HR are as large as the patches: both run in one pass, which costs less.
+            # HR crops have the size of the LR patches: one pass for both costs less.
             crops = [new["zoom_in"]] if "zoom_in" in new else []
             step.run_together(
                 student=[step.lr, *(one.augmented for one in crops)],
@@ -206,7 +208,7 @@ class DUKD(PlainMethod):
         return NewInput(images, apply(images, operations), operations)
 
     def _consistency(self, step: Step, one: NewInput) -> torch.Tensor:
-        """Return the L1 of the student's image, of augmented input and then restored, to the teacher's."""
+        """Return the L1 between the student's output, restored after augmentation, and the teacher's."""
         target, sr = step.teacher(one.images).sr.detach(), step.student(one.augmented).sr
         restored = sr if one.operations is None else invert(sr, one.operations, bug=self.bug)
         return F.l1_loss(restored, target)
@@ -214,7 +216,7 @@ class DUKD(PlainMethod):
 
 @dataclass(frozen=True)
 class NewInput:
-    """Images for the teacher, and the same for the student, augmented by the operations if there are any."""
+    """Images for the teacher, and the same for the student, augmented by `operations` if that is set."""
 
     images: torch.Tensor
     augmented: torch.Tensor
@@ -223,7 +225,7 @@ class NewInput:
 
 @dataclass(frozen=True)
 class Operations:
-    """The samples that get each operation: boolean tensors of shape (B,), on the CPU."""
+    """Boolean tensors of shape (B,), on the CPU: True for the samples to which each operation applies."""
 
     inverted: torch.Tensor
     upended: torch.Tensor
@@ -234,14 +236,14 @@ class Operations:
 def draw_operations(
     probability: float, *, stream: str, seed: int, step: int, samples: Sequence[int], copies: int = 1
 ) -> Operations:
-    """Draw each operation for each sample with a probability; `copies` of the batch lie one after the other."""
+    """Return the operations, drawn with a probability for each sample; `copies` of the batch are concatenated."""
     coins = torch.from_numpy(uniforms(f"dukd-{stream}", seed, step, samples, 4 * copies) < probability)
     by_copy = coins.reshape(len(samples), copies, 4).transpose(0, 1).reshape(-1, 4)
     return Operations(*by_copy.unbind(1))
 
 
 def apply(images: torch.Tensor, operations: Operations) -> torch.Tensor:
-    """Apply i, h, v, t in this order; images are square unless nothing is transposed."""
+    """Return images after i, h, v, t in this order; images must be square if any is transposed."""
     images = _invert_colours(images, operations.inverted)
     images = _replace(operations.upended, images.flip(-2), images)
     images = _replace(operations.mirrored, images.flip(-1), images)
@@ -249,7 +251,7 @@ def apply(images: torch.Tensor, operations: Operations) -> torch.Tensor:
 
 
 def invert(images: torch.Tensor, operations: Operations, *, bug: bool = False) -> torch.Tensor:
-    """Undo `apply` on the input or on any image of the network: t, v, h, i. `bug` uses the official order."""
+    """Return images, of input or output size, with `apply` undone: t, v, h, i. `bug` uses the official order."""
     if bug:
         return apply(images, operations)
     images = _transpose(images, operations.transposed)
@@ -259,14 +261,14 @@ def invert(images: torch.Tensor, operations: Operations, *, bug: bool = False) -
 
 
 def zoom_in(hr: torch.Tensor, size: tuple[int, int], *, seed: int, step: int, samples: Sequence[int]) -> torch.Tensor:
-    """Crop each HR patch to (height, width) at a random place."""
+    """Return each HR patch cropped to (height, width) at a random position."""
     height, width = _require_size(hr, size)
     (corners,) = random_positions("dukd-crops", seed, step, samples, (hr.shape[-2] - height, hr.shape[-1] - width))
     return crop_each(hr, corners, height, width)
 
 
 def zoom_in_cells(hr: torch.Tensor, size: tuple[int, int], count: int, *, seed: int, step: int) -> torch.Tensor:
-    """Cut `count` cells of the grid of LR-sized tiles, the same for the whole batch: (count·B,…), cell by cell."""
+    """Return `count` cells of the grid of LR-sized tiles, the same for the whole batch: (count·B,…), cell by cell."""
     height, width = _require_size(hr, size)
     columns = hr.shape[-1] // width
     cells = hr.shape[-2] // height * columns
@@ -274,7 +276,7 @@ def zoom_in_cells(hr: torch.Tensor, size: tuple[int, int], count: int, *, seed: 
         raise UsageError(
             f"an HR patch has {cells} cells of the LR patch's size, fewer than the {count} asked for: use fewer cells"
         )
-    # One draw for the whole batch: that of sample 0, which every process can repeat.
+    # One draw for the whole batch, that of sample 0, which every process can repeat.
     order = uniforms("dukd-cells", seed, step, [0], cells)[0].argsort(kind="stable")
     corners = [(int(cell) // columns * height, int(cell) % columns * width) for cell in order[:count]]
     return torch.cat([hr[..., top : top + height, left : left + width] for top, left in corners])

@@ -1,17 +1,17 @@
-"""FACD-style: features near the teacher's of the same patch and far from those of others, where the teacher is better.
+"""FACD-style: features close to the teacher's of the same patch and far from other patches', if the teacher is better.
 
     L = L1(S, y) + 1/B Σ_i a_i·(κ·L1(S_i, sg T_i) + λ·ℓ_i),   a: gating.py
     ratio      ℓ_i = 1/J Σ_j d(u_ij, F_ij) / (Σ_{k≠i} d(u_ij, F_kj) + 1e-7),   d = mean |·|,   u = DR(F_S): conv 1×1
     infonce    ℓ_i = 1/J Σ_j -log( e^{s_ii/τ} / Σ_k e^{s_ik/τ} ),   s = cosine of u and F averaged over space, τ = 0.1
 
-[choice] FACD's abstract (Moon et al.) and one figure reached us: features contrasted at three taps, the third before
-the global skip; other patches as negatives; a block DR on the student's side; distillation chosen by the patch. The
-formula, λ, the number of negatives and the rule of the gate are ours, as three switches: `form`, `gate`, `lam`; call
-results FACD-style. Without `lam`, λ·ℓ before the gate begins as a fifth of the pixel loss; λ is about 0.06 in [0,1] for
-16 patches. κ = 1.
+[choice] Only FACD's abstract (Moon et al.) and one figure are available: features contrasted at three taps, the third
+before the global skip; other patches as negatives; a block DR on the student's side; distillation selected per patch.
+The formula, λ, the number of negatives and the rule of the gate are ours, as three switches: `form`, `gate`, `lam`;
+call results FACD-style. Without `lam`, λ·ℓ before the gate starts as a fifth of the pixel loss; λ is about 0.06 in
+[0,1] for 16 patches. κ = 1.
 
-Negatives are the other patches of the whole batch, over all processes. The gate's fraction is logged as
-`seen/gate_open`: where it is 0, the method is scratch.
+Negatives are the other patches of the whole batch, over all processes. The gate's open fraction is logged as
+`seen/gate_open`: if it is 0, the method is scratch.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class FACD(RegressedFeatureMethod):
 
     @property
     def weights(self) -> Mapping[str, float | Calibrated]:
-        # Before the gate: λ does not depend on how many patches it lets through in the first steps.
+        # Measured before the gate: λ does not depend on how many patches pass it in the first steps.
         lam = Calibrated(self.share, by="ungated_contrast") if self.lam is None else self.lam
         return {"pixel": 1.0, self.image_term: self.kappa, "patch_contrast": lam}
 
@@ -68,9 +68,9 @@ class FACD(RegressedFeatureMethod):
         }
 
     def bytes_of(self, student: Shape, teacher: Shape, processes: int) -> int:
-        """Return the memory of the regressed features, the teacher's of all processes, and what compares them.
+        """Return the memory of the regressed features, of the teacher's of all processes, and of the comparison.
 
-        That is their distances or, pooled, one gradient.
+        The comparison needs their distances or, for pooled features, one gradient.
         """
         elements = student[0] * teacher[1] * student[2] * student[3]
         gathered = 4 * elements * processes if processes > 1 else 0
@@ -81,7 +81,7 @@ class FACD(RegressedFeatureMethod):
 def contrast(
     student: Sequence[torch.Tensor], teacher: Sequence[torch.Tensor], form: Form = "ratio", *, first: int = 0
 ) -> torch.Tensor:
-    """Return ℓ of each of the student's samples, from its regressed features u and the teacher's, a tensor a tap.
+    """Return ℓ of each of the student's samples, from its regressed features u and the teacher's, one tensor per tap.
 
     The teacher's may have more rows, those of other processes: the student's sample i is the teacher's first + i.
     """

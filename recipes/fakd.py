@@ -15,10 +15,10 @@ after it: `taps=[rel(1/3), rel(2/3), body_end]` is the figure.
 
 - The epsilon is added to the norm, it does not stand inside the square root.
 - Official gradients are NaN where all channels of a position are zero; here the gradient of such a position is 0.
-- Paper and code keep A whole: 324 MiB a map for 16 patches of 48×48. Here a few rows of one sample's A exist at a time,
-  few enough for a core's cache, and of them only what lies on the diagonal and right of it: A is symmetric. On an
-  NVIDIA GPU with triton a kernel (affinity_kernel.py) makes blocks of A in registers, and none in memory. Either way
-  the gradient is made in the same pass as the value, so nothing is kept.
+- Paper and code store A completely: 324 MiB per map for 16 patches of 48×48. Here a few rows of one sample's A exist at
+  a time, few enough for a core's cache, and of them only the part on and right of the diagonal, as A is symmetric. On
+  an NVIDIA GPU with triton a kernel (affinity_kernel.py) computes blocks of A in registers, and none in memory. Either
+  way the gradient is computed in the same pass as the value, so nothing is stored.
 - DUKD's copy of this loss rebuilds it from numbers and so has no gradient at all; it is not followed.
 """
 
@@ -43,17 +43,18 @@ from recipes.distances import full_precision, widen
 from recipes.features import FeatureMethod, Shape
 
 CODE_TAPS: Mapping[tuple[str, int], tuple[str, str]] = {("rcan", 10): ("body[2]", "body[6]")}
-"""The first two taps of the networks whose taps the paper's code names by number, by network and number of blocks."""
+"""The first two taps of networks whose taps the paper's code numbers, by network and number of blocks."""
 EPS = 1e-8
 BLOCK_BYTES = 2**20
-"""Of the rows of one sample's A that exist at one time: they stay in the second-level cache of a core."""
+"""Bytes of the rows of one sample's A that exist at one time, which fit into a core's second-level cache."""
 BLOCKS_AT_ONCE = 2
-"""The differences, and their absolute values."""
+"""Number of such blocks at one time: the differences, and their absolute values."""
 KERNEL_CAPABILITY = (8, 0)
-"""Of the oldest GPUs for which the kernel was compiled and its shared memory looked at."""
+"""Lowest compute capability for which the kernel was compiled and its shared memory checked."""
 
 Distances: TypeAlias = Callable[[torch.Tensor, torch.Tensor, bool], tuple[torch.Tensor, torch.Tensor | None]]
-"""Takes f̂ of both sides and whether the gradient is wanted; returns d of each sample and its gradient for f̂_S."""
+"""Function of f̂ of both networks and of whether the gradient is needed; returns d of each sample and its gradient for
+f̂_S."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ class FAKD(FeatureMethod):
 
 
 def unit_columns(feature: torch.Tensor) -> torch.Tensor:
-    """Return f̂ of (B,C,h,w) as (B,C,N); a position whose channels are all zero stays zero and gets no gradient."""
+    """Return f̂ of (B,C,h,w) as (B,C,N); a position with only zero channels stays zero and gets no gradient."""
     flat = widen(feature).flatten(2)
     norm = torch.linalg.vector_norm(flat, dim=1, keepdim=True)
     return torch.where(norm > 0, flat / (norm + EPS), 0.0)
@@ -118,10 +119,10 @@ def rows_within(block_bytes: int, positions: int) -> int:
 def affinity_bytes(
     batch: int, positions: int, student_channels: int, teacher_channels: int, *, block_bytes: int = BLOCK_BYTES
 ) -> int:
-    """Return the most memory of one tap beside its features: f̂ of both sides, the student's gradient, rows of A.
+    """Return the peak memory of one tap besides its features: f̂ of both networks, the student's gradient, rows of A.
 
-    The fp32 copies of features of half precision are counted too. On a GPU the rows of all samples exist together, or
-    none where the kernel runs, which needs the less.
+    The fp32 copies of half-precision features are counted, too. On a GPU the rows of all samples exist together, or
+    none if the kernel runs, which needs less.
     """
     maps = batch * (3 * student_channels + 2 * teacher_channels) + 2 * (student_channels + teacher_channels)
     return 4 * positions * (maps + BLOCKS_AT_ONCE * rows_within(block_bytes, positions))
@@ -130,11 +131,13 @@ def affinity_bytes(
 def distances_by_rows(
     student: torch.Tensor, teacher: torch.Tensor, with_gradient: bool, *, rows: int
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Return d of each sample, (B,), of unit columns (B,C,N), rows of A at a time, and its gradient if wanted."""
+    """Return d of each sample, (B,), for unit columns (B,C,N), with `rows` rows of A at a time, and its gradient if
+    requested.
+    """
     positions = student.shape[2]
     gradient = torch.zeros_like(student) if with_gradient else None
     totals = []
-    # A GPU wants large products, a CPU blocks that stay in its cache.
+    # A GPU is efficient with large products, a CPU with blocks that stay in its cache.
     group = len(student) if student.is_cuda else 1
     for first in range(0, len(student), group):
         columns, target = student[first : first + group], teacher[first : first + group]
@@ -145,7 +148,7 @@ def distances_by_rows(
             part, after = slice(start, start + rows), slice(start + rows, None)
             difference = left[:, part] @ right[:, :, start:]
             square, beside = difference[..., :rows], difference[..., rows:]
-            # What lies right of the square stands for what lies below it, too.
+            # The part right of the square also represents the part below it.
             total += 2 * difference.abs().sum((1, 2)) - square.abs().sum((1, 2))
             if gradient is not None:
                 square.diagonal(dim1=1, dim2=2).zero_()
@@ -160,15 +163,15 @@ def distances_by_rows(
 
 
 def kernel_for(columns: torch.Tensor) -> Distances | None:
-    """Return the kernel where it can compute such columns: fp32, on a GPU on which it was tried."""
+    """Return the kernel if it supports these columns: fp32, on a GPU on which its trial succeeded."""
     return try_kernel(columns.device) if columns.is_cuda and columns.dtype == torch.float32 else None
 
 
 @cache
 def try_kernel(device: torch.device) -> Distances | None:
-    """Return the kernel if it gives on this GPU what the rows give; a warning says why where it does not.
+    """Return the kernel if its results on this GPU equal those of the rows; otherwise a warning gives the reason.
 
-    Without triton, which CUDA builds of torch bring along, and on older or other GPUs there is nothing to try.
+    Without triton, which comes with CUDA builds of torch, and on older or other GPUs there is no trial.
     """
     if torch.version.cuda is None or find_spec("triton") is None:
         return None
@@ -180,11 +183,11 @@ def try_kernel(device: torch.device) -> Distances | None:
         from recipes.affinity_kernel import distances_by_kernel
 
         actual = distances_by_kernel(student, teacher, True)
-        # In fp64: whoever allows torch to multiply in TF32 does not get the kernel refused for it.
+        # In fp64: the kernel must not be refused because torch may multiply in TF32.
         expected = distances_by_rows(student.double(), teacher.double(), True, rows=77)
         for one, other in zip(actual, expected, strict=True):
             torch.testing.assert_close(one, other, check_dtype=False, rtol=1e-5, atol=1e-7)
-    except Exception as error:  # noqa: BLE001 - a compiler raises what its back ends raise; plain products always work
+    except Exception as error:  # noqa: BLE001 - a compiler may raise any error of its back ends; plain products always work
         reason = reason_of(error, first=True)
         warnings.warn(f"no kernel for affinities on {device}, plain products take its place: {reason}", stacklevel=2)
         return None
@@ -192,9 +195,10 @@ def try_kernel(device: torch.device) -> Distances | None:
 
 
 class _AffinityL1(torch.autograd.Function):
-    """The mean |SᵀS - TᵀT| of each sample; d/dS = 2·S·sign(SᵀS - TᵀT) / N², made with the value.
+    """The mean |SᵀS - TᵀT| of each sample; d/dS = 2·S·sign(SᵀS - TᵀT) / N², computed with the value.
 
-    A position's product with itself is 1, whatever S is: the difference of two of them is rounding and has no gradient.
+    A position's product with itself is 1 for any S: the difference of two such products is rounding and has no
+    gradient.
     """
 
     @staticmethod

@@ -1,7 +1,7 @@
-"""Features that methods compare: taps checked before training, their pairs and memory, 1×1 regressors between them.
+"""Features that methods compare: taps validated before training, their pairs and memory, 1×1 regressors between them.
 
-Every tap is a map of the LR image's own size (methods that compare positions need that), so that any two of srkd's
-networks can be paired: EDSR with RCAN, CARN with SwinIR, and channels may differ.
+Every tap is a map of the LR image's size (methods that compare positions need that), so any two of srkd's networks can
+be paired: EDSR with RCAN, CARN with SwinIR, and channels may differ.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ Shape: TypeAlias = Sequence[int]
 
 @dataclass(frozen=True)
 class FeaturePair:
-    """A pair of features that a term compares, by their taps; the student's alone where the term needs no other.
+    """A pair of features that a term compares, by their taps; `teacher` is None if the term only uses the student's.
 
-    `bytes_of(student, teacher, processes)` is the memory of the term at its peak beside them, from their shapes.
+    `bytes_of(student, teacher, processes)` returns the term's peak memory besides the features, from their shapes.
     """
 
     term: str
@@ -47,7 +47,7 @@ class FeaturePair:
 
 @runtime_checkable
 class ComparesFeatures(Protocol):
-    """A method whose terms build on features: the pairs are checked and reported before training."""
+    """A method whose terms use features: the pairs are validated and reported before training."""
 
     def feature_pairs(self, teacher: Network | None, student: Network) -> Sequence[FeaturePair]: ...
 
@@ -69,10 +69,10 @@ def describe_taps(
     lr_patch: int,
     processes: int = 1,
 ) -> list[str]:
-    """Describe each pair of features that the methods compare in a line; `batch` is that of one process."""
+    """Return one line for each pair of features that the methods compare; `batch` is that of one process."""
 
     def shapes(network: Network, taps: Sequence[str]) -> dict[str, tuple[int, ...]]:
-        """The shapes in the run's own batches: a tap is a map of the LR image's size."""
+        """Return the shapes in the run's own batches: a tap is a map of the LR image's size."""
         return {tap: (batch, shape[1], lr_patch, lr_patch) for tap, shape in tap_shapes(network, taps).items()}
 
     lines = []
@@ -93,7 +93,7 @@ def describe_taps(
 
 @dataclass(frozen=True)
 class PairedForward:
-    """The images of both networks, and their features tap by tap, the student's first."""
+    """The images of both networks, and their features by tap, the student's first."""
 
     student: torch.Tensor
     teacher: torch.Tensor
@@ -102,7 +102,7 @@ class PairedForward:
 
 @dataclass(frozen=True)
 class FeatureMethod(Gated):
-    """A method that compares features; `term` is the name of the term that does."""
+    """A method that compares features in the term called `term`."""
 
     taps: Annotated[tuple[str, ...], TAPS] = ()
     teacher_taps: Annotated[tuple[str, ...], TEACHER_TAPS] = ()
@@ -112,7 +112,9 @@ class FeatureMethod(Gated):
     last: ClassVar[str] = "pre_up"
 
     def usual_taps(self, network: Network) -> tuple[str, ...]:
-        """Return two taps by thirds of the body, and the last one; in a short body `head`, as in FAKD's code."""
+        """Return the default taps: one and two thirds into the body (`head` in a short body, as in FAKD's code), and
+        the last one.
+        """
         blocks = sum(name.startswith("body[") for name in network.taps)
         return (*(f"rel({thirds}/3)" if thirds * blocks >= 3 else "head" for thirds in (1, 2)), self.last)
 
@@ -130,10 +132,10 @@ class FeatureMethod(Gated):
         return list(zip(student_names, resolve_taps(self.name, "teacher", teacher, teacher_taps), strict=True))
 
     def run_networks(self, step: Step) -> PairedForward:
-        """Run both networks on the batch with their features."""
+        """Return the outputs and features of both networks on the batch."""
         student, teacher = step.networks
         pairs = self.tap_pairs(teacher, student)
-        # The teacher first: where it gives the labels too, it then runs once.
+        # Run the teacher first: if it also gives the labels, it then runs once.
         target = step.teacher(taps=[tap for _, tap in pairs])
         output = step.student(taps=[tap for tap, _ in pairs])
         features = [(output.features[tap], target.features[teacher_tap]) for tap, teacher_tap in pairs]
@@ -143,13 +145,13 @@ class FeatureMethod(Gated):
         return [FeaturePair(self.term, *taps, self.bytes_of) for taps in self.tap_pairs(teacher, student)]
 
     def bytes_of(self, student: Shape, teacher: Shape, processes: int) -> int:
-        """Return the memory of the term at its peak beside a pair of features of these shapes."""
+        """Return the term's peak memory besides a pair of features of these shapes."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True)
 class RegressedFeatureMethod(FeatureMethod):
-    """A method on features that first brings the student's to the teacher's channels, by a 1×1 convolution a tap."""
+    """A feature method that first converts the student's to the teacher's channels, by one 1×1 convolution per tap."""
 
     def modules(self, teacher: Network | None, student: Network) -> nn.ModuleDict:
         pairs, teacher = self.tap_pairs(teacher, student), require_network(teacher)
@@ -164,9 +166,9 @@ class RegressedFeatureMethod(FeatureMethod):
         return nn.ModuleDict({"regressors": regressors, **super().modules(teacher, student)})
 
     def regress(self, step: Step, forward: PairedForward) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """Return u, the student's features through the regressors as the run has trained them, with the teacher's."""
+        """Return the regressed features u of the student, each with the teacher's feature."""
         regressors = cast(nn.ModuleList, cast(nn.ModuleDict, step.modules[self.name])["regressors"])
-        # The features may be of half precision, the weights of a regressor are not.
+        # The features may have half precision; the weights of a regressor are fp32.
         return [
             (regressor(widen(feature)), target)
             for regressor, (feature, target) in zip(regressors, forward.features, strict=True)
@@ -174,13 +176,13 @@ class RegressedFeatureMethod(FeatureMethod):
 
 
 def build_regressor(student_channels: int, teacher_channels: int, *, seed: int) -> nn.Conv2d:
-    """Build a 1×1 convolution with bias, trained with the student and never exported."""
+    """Return a 1×1 convolution with bias, which is trained with the student and never exported."""
     with torch_seed(seed):
         return nn.Conv2d(student_channels, teacher_channels, 1)
 
 
 def require_network(teacher: Network | None) -> Network:
-    """Return the teacher's network, or refuse a teacher that gives outputs only."""
+    """Return the teacher's network; refuse a teacher that only gives outputs."""
     if teacher is None:
         raise SrkdError("features of the teacher are needed: it must be one of srkd's networks")
     return teacher

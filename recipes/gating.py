@@ -1,15 +1,15 @@
-"""FACD-style's gate for losses that have a value for each sample: learn from the teacher where it is the better one.
+"""FACD-style's gate for losses with a value per sample: learn from the teacher only on patches where it is better.
 
     1/B Σ_i a_i·ℓ_i
     hard  a_i = 1[L1(T_i, y_i) < L1(S_i, y_i)],   soft  sigmoid((L1(S_i, y_i) - L1(T_i, y_i)) / τ_g),   off  1
 
-[choice] FACD's abstract says that distillation acts by the patch; which losses it may choose among is ours: the
-teacher's image, FAKD's affinities and LFD-style's features have a value a sample. CSD's contrast has not (one ratio for
-the whole batch), and the heads of DS and CLSD-style learn from labels alone.
+[choice] FACD's abstract says that distillation is selected per patch; the losses that can be gated are our choice: the
+teacher's image, FAKD's affinities and LFD-style's features have a value per sample. CSD's contrast has none (one ratio
+for the whole batch), and the heads of DS and CLSD-style learn only from labels.
 
-τ_g is the standard deviation of the gap between the errors over the run. Mean and mean square count all samples of the
-steps so far and, from HORIZON steps on, are exponential ones of that length. [choice] A step's own samples count in it,
-so that the first step has one too.
+τ_g is the standard deviation of the gap between the errors over the run. Mean and mean square include all samples of
+the steps so far and, from HORIZON steps on, are exponential averages of that length. [choice] A step's own samples are
+included, so that τ_g is defined in the first step.
 """
 
 from __future__ import annotations
@@ -39,21 +39,21 @@ GATE = Field(
 
 @dataclass(frozen=True)
 class Gated(PlainMethod):
-    """A method that may leave out patches; the share of patches that pass is logged as `seen/gate_open`."""
+    """A method that may exclude patches; the share of patches that pass is logged as `seen/gate_open`."""
 
     gate: Annotated[Gate, GATE] = field(default="off", kw_only=True)
 
     @property
     def image_term(self) -> str:
-        """The name of the L1 to the teacher's image: gated it is another quantity, and no method shares it."""
+        """The name of the L1 to the teacher's image. With a gate it is another quantity, shared by no other method."""
         return IMAGE_TERM if self.gate == "off" else GATED_IMAGE_TERM
 
     def modules(self, teacher: Network | None, student: Network) -> nn.ModuleDict:
-        """Return the memory of the soft gate."""
+        """Return the running statistics of the soft gate."""
         return nn.ModuleDict({"spread": RunningSpread()} if self.gate == "soft" else {})
 
     def gate_values(self, step: Step, student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
-        """Return a of each patch, from both images."""
+        """Return the gate a of each patch, from both images."""
         if self.gate == "off":
             return student.new_ones(len(student))
         gap, spread = error_gap(student, teacher, step.hr), None
@@ -67,17 +67,17 @@ class Gated(PlainMethod):
         return values
 
     def image_loss(self, gate: torch.Tensor, student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
-        """Return the L1 to the teacher's image where the gate is open."""
+        """Return the gated L1 to the teacher's image."""
         return F.l1_loss(student, teacher) if self.gate == "off" else (gate * sample_l1(student, teacher)).mean()
 
 
 def error_gap(student_sr: torch.Tensor, teacher_sr: torch.Tensor, hr: torch.Tensor) -> torch.Tensor:
-    """Return L1(S_i, y_i) - L1(T_i, y_i), (B,), without gradient: above 0 where the teacher is better."""
+    """Return L1(S_i, y_i) - L1(T_i, y_i), (B,), without gradient: above 0 if the teacher is better."""
     return (sample_l1(student_sr, hr) - sample_l1(teacher_sr, hr)).detach()
 
 
 def gate_of(kind: Gate, gap: torch.Tensor, spread: float | torch.Tensor | None = None) -> torch.Tensor:
-    """Return a, (B,), from the gap; `spread` is τ_g of the soft gate."""
+    """Return the gate a, (B,), from the gap; `spread` is τ_g of the soft gate."""
     gap = gap.detach()
     if kind == "off":
         return torch.ones_like(gap)
@@ -90,9 +90,9 @@ def gate_of(kind: Gate, gap: torch.Tensor, spread: float | torch.Tensor | None =
 
 
 class RunningSpread(nn.Module):
-    """The running deviation of a number of each sample.
+    """The running standard deviation of a per-sample number.
 
-    Its moments are a buffer: saved with a method's modules, and so the same in a resumed run.
+    Its moments are a buffer, saved with a method's modules, so that a resumed run has the same.
     """
 
     moments: torch.Tensor

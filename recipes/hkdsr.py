@@ -1,6 +1,6 @@
 """HKDSR: the teacher's intermediate images teach the student's, by high bands and by a learned mix with the label.
 
-    I_g   = tail(body_end(f_g) + f_head), the network's own parts behind tap g; the last of the outputs is S or T itself
+    I_g   = tail(body_end(f_g) + f_head), the network's own parts after tap g; the last output is S or T itself
     stage 1, a copy of the teacher   L = Σ_i L1(I_i, y)
     stage 2, the student             L = L1(S, y) + β_w·Σ_i ω_i·FSM(I_i^S, I_i^T) + β_a·Σ_i L1(I_i^S, Z_i)
 
@@ -26,7 +26,7 @@ ACF learns from Z_i, the mix that gate i makes of y and T = I_i^T; gates learn w
     q = softmax(sigmoid(V₂·ReLU(V₁·GAP(concat(y, T))))) ∈ R²,   Z = q₀·y + q₁·T,   V₁: 6 → 96, V₂: 96 → 2
 
 basic_loss.py (AdaptLoss_nochannel). Sigmoid before softmax keeps each share in [1/(1+e), e/(1+e)] = [0.269, 0.731]. The
-gate learns through Z, so its parameters belong into the optimiser. Its input is an image in [0,1]. The code's weights
+gate learns through Z, so its parameters belong in the optimiser. Its input is an image in [0,1]. The code's weights
 of ACF with SimLoss, 0.5 and 1 (×2: 0.02 and 0.4), are not taken: β_a is 0.2 with either form of FSM.
 
 - ω: the newest code adds up a running sum, which makes (4,3,2,1) of four outputs, with β_w = 0.025. Decided here: ω = 1
@@ -64,14 +64,14 @@ from recipes.features import FeaturePair, Shape, require_network, resolve_taps
 WINDOW = 24
 TUNING_RATE = 1e-5
 OLDER_WEIGHTS = {2: (0.0005, 0.0025)}
-"""The weights of SimLoss at an intermediate image and at the last, by scale; at other scales (0.8, 3.2)."""
+"""Weights of SimLoss at an intermediate image and at the last, by scale; (0.8, 3.2) at other scales."""
 
 Taps = Annotated[tuple[str, ...], Field(min_length=1, description="blocks whose features become images")]
 
 
 @dataclass(frozen=True)
 class Tuning(PlainMethod):
-    """Stage 1: every output learns the label. The student of this stage is the teacher's copy."""
+    """Stage 1: every output is trained on the label. The student of this stage is the copy of the teacher."""
 
     taps: tuple[str, ...]
     name: str = "hkdsr-tuning"
@@ -121,7 +121,7 @@ class Hkdsr(PlainMethod):
         return (EarlierStage("tune the teacher", tuning, self.tuning, TUNING_RATE, tunes_teacher=True),)
 
     def fit(self, teacher: Network | None, student: Network) -> Hkdsr:
-        """Refuse networks that cannot make an image of an intermediate feature, and taps that are not blocks."""
+        """Refuse networks that cannot compute an image from an intermediate feature, and taps that are not blocks."""
         if teacher is not None:
             self._require_blocks("teacher", teacher, self.teacher_taps)
         self._require_blocks("student", student, self.student_taps)
@@ -152,7 +152,9 @@ class Hkdsr(PlainMethod):
         ]
 
     def _bytes_of(self, network: Network, last: bool, student: Shape, teacher: Shape, processes: int) -> int:
-        """Return the memory to build and compare an image, with its backward pass; the last image exists already."""
+        """Return the memory for computing and comparing an image, with the backward pass; the last image exists
+        already.
+        """
         batch, _, height, width = student
         channels, scale = network.descriptor.channels, network.descriptor.scale
 
@@ -180,7 +182,7 @@ class Hkdsr(PlainMethod):
         gates = cast(nn.ModuleList, cast(nn.ModuleDict, step.modules[self.name])["gates"])
         shares = self.shares(len(images), step.scale)
         draw = (step.hr, step.seed, step.number, step.samples)
-        # All bands before all fused labels: the order of the terms is the order in which their gradients are added.
+        # Compute all bands before all fused labels: the order of the terms is the order of adding their gradients.
         bands = [
             share * self.fsm_loss(image, target, *draw)
             for share, image, target in zip(shares, images, targets, strict=True)
@@ -195,7 +197,7 @@ class Hkdsr(PlainMethod):
         }
 
     def shares(self, count: int, scale: int) -> tuple[float, ...]:
-        """Return ω of so many outputs, the final one last."""
+        """Return the weights ω of `count` outputs, the final one last."""
         if self.fsm == "matrix":
             intermediate, last = OLDER_WEIGHTS.get(scale, (0.8, 3.2))
             return (*[intermediate] * (count - 1), last)
@@ -216,14 +218,14 @@ def all_outputs(forward: Forward, taps: Sequence[str]) -> list[torch.Tensor]:
 
 
 class Bands(NamedTuple):
-    """The low band, and the three high ones in the order of the code: rows, columns, diagonals."""
+    """The low band, and the three high bands in the code's order: rows, columns, diagonals."""
 
     low: torch.Tensor
     high: tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 def haar(images: torch.Tensor) -> Bands:
-    """Transform one level; (B,C,⌈h/2⌉,⌈w/2⌉) a band, odd sizes padded with zeros at the end."""
+    """Return one level of the transform, (B,C,⌈h/2⌉,⌈w/2⌉) per band; odd sizes are padded with zeros at the end."""
     x = widen(images)
     x = F.pad(x, (0, x.shape[-1] % 2, 0, x.shape[-2] % 2))
     a, b = x[..., 0::2, 0::2], x[..., 0::2, 1::2]
@@ -233,13 +235,13 @@ def haar(images: torch.Tensor) -> Bands:
 
 
 def band_l1(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
-    """Return Σ over the three high bands of L1, for each sample, (B,)."""
+    """Return the sum of L1 over the three high bands for each sample, (B,)."""
     pairs = zip(haar(student).high, haar(teacher).high, strict=True)
     return torch.stack([sample_l1(*pair) for pair in pairs]).sum(0)
 
 
 def matrix_l1(student: torch.Tensor, teacher: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
-    """Return mean |M(S) - M(T)| of one band, for each sample, (B,). M is linear in the image: one product is enough."""
+    """Return mean |M(S) - M(T)| of a band for each sample, (B,). M is linear in the image, so one product is enough."""
     with full_precision(student):
         difference = (widen(student) - widen(teacher)).flatten(2)
         product = difference.transpose(1, 2) @ widen(label).flatten(2)
@@ -256,9 +258,9 @@ def windowed_matrix_l1(
     samples: Sequence[int],
     window: int = WINDOW,
 ) -> torch.Tensor:
-    """Return Σ over the three high bands of the matrix form on a random window of each, (B,).
+    """Return the sum of the matrix form over the three high bands, on a random window of each, (B,).
 
-    The window is the same for S, T and y, another one for each sample and band; small bands are taken whole.
+    The window is the same for S, T and y, and differs between samples and bands; small bands are used completely.
     """
     transformed = [haar(images).high for images in (student, teacher, label)]
     height, width = transformed[0][0].shape[-2:]
@@ -269,7 +271,7 @@ def windowed_matrix_l1(
 
 
 class FusionGate(nn.Module):
-    """V₁ and V₂; one gate for each output of the network."""
+    """A gate with V₁ and V₂, for one output of the network."""
 
     def __init__(self, channels: int = 3) -> None:
         super().__init__()
@@ -277,13 +279,13 @@ class FusionGate(nn.Module):
         self.choose = nn.Conv2d(32 * channels, 2, 1)
 
     def shares(self, hr: torch.Tensor, teacher_sr: torch.Tensor) -> torch.Tensor:
-        """Return q, (B,2,1,1): the share of the ground truth, then the teacher's."""
+        """Return q, (B,2,1,1): the shares of the ground truth and of the teacher."""
         with full_precision(hr):
             pooled = torch.cat((widen(hr), widen(teacher_sr)), 1).mean((2, 3), keepdim=True)
             return torch.softmax(torch.sigmoid(self.choose(torch.relu(self.squeeze(pooled)))), 1)
 
     def forward(self, hr: torch.Tensor, teacher_sr: torch.Tensor) -> torch.Tensor:
-        """Return Z; its gradient reaches the gate alone, as ground truth and teacher have none."""
+        """Return Z; its gradient only reaches the gate, as ground truth and teacher have none."""
         shares = self.shares(hr, teacher_sr)
         return shares[:, :1] * hr + shares[:, 1:] * teacher_sr
 

@@ -1,4 +1,4 @@
-"""LFD-style: features regressed by 1×1 convolutions, with more weight where the student is farther off.
+"""LFD-style: features regressed by 1×1 convolutions, with more weight at positions with a larger error.
 
     L = L1(S, y) + κ·L1(S, sg T) + λ·Σ_l d_l
     g = |r(F_S) - sg F_T|,   a = mean_c g,   m = sg(a / mean_hw a) of each sample,   n = sg mean|F_T|
@@ -43,7 +43,7 @@ class LFD(RegressedFeatureMethod):
     @property
     def weights(self) -> Mapping[str, float | Calibrated]:
         image = {self.image_term: self.kappa} if self.kappa else {}
-        # Before the gate: λ does not depend on how many patches it lets through in the first steps.
+        # Measured before the gate: λ does not depend on how many patches pass it in the first steps.
         calibrated = Calibrated(self.share, by=None if self.gate == "off" else "ungated_matching")
         return {"pixel": 1.0, **image, "matching": calibrated if self.lam is None else self.lam}
 
@@ -60,13 +60,15 @@ class LFD(RegressedFeatureMethod):
         return {"pixel": F.l1_loss(forward.student, step.hr), **image, "matching": (gate * distances).mean()}
 
     def bytes_of(self, student: Shape, teacher: Shape, processes: int) -> int:
-        """Return the memory of the regressed features and their distance; the student's may be widened to it once."""
+        """Return the memory of the regressed features and their distance; the student's may be widened once."""
         elements = student[0] * teacher[1] * student[2] * student[3]
         return 4 * elements + attended_bytes(elements)
 
 
 def attention(error: torch.Tensor) -> torch.Tensor:
-    """Return m, (B,1,h,w): the error of each position over the sample's mean error; mean 1 a sample, no gradient."""
+    """Return m, (B,1,h,w): the error of each position over the sample's mean error; its mean per sample is 1, no
+    gradient.
+    """
     by_position = error.detach().mean(1, keepdim=True)
     mean = by_position.mean((2, 3), keepdim=True)
     return by_position / mean.clamp_min(torch.finfo(mean.dtype).tiny)
@@ -75,9 +77,9 @@ def attention(error: torch.Tensor) -> torch.Tensor:
 def attended_distance(
     regressed: torch.Tensor, teacher: torch.Tensor, level: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Return d of each sample, (B,); n is the whole batch's, so that the mean over samples is the batch's d.
+    """Return d of each sample, (B,); n is that of the whole batch, so that the mean over samples is the batch's d.
 
-    `level` is n where the batch is larger than these samples.
+    `level` is n if the batch is larger than these samples.
     """
     target = widen(teacher.detach())
     error = (widen(regressed) - target).abs()
@@ -86,5 +88,7 @@ def attended_distance(
 
 
 def attended_bytes(elements: int) -> int:
-    """Return the peak memory of `attended_distance` beside maps of so many elements: four fp32 tensors of that size."""
+    """Return the peak memory of `attended_distance` besides its inputs of `elements` values: four fp32 tensors of that
+    size.
+    """
     return 4 * 4 * elements

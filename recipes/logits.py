@@ -3,9 +3,9 @@
     form A   L = L1(S, y) + κ·L1(S, sg T)              DUKD, equations 1-2; κ = 1; the code's weights are 1 and 1
     form B   L = (1 - α)·L1(S, y) + α·L1(S, sg T)      FAKD, loss.py; α = 0.5
 
-A with κ = 1 is twice B with α = 0.5: the same under Adam. The teacher sees the same augmented patch and is not
-clipped. Known weakness: where S lies between y and T the two gradients cancel; `gate` (gating.py) leaves out the
-patches where the teacher is no better than the student.
+A with κ = 1 is twice B with α = 0.5: the same under Adam. The teacher gets the same augmented patch and its output is
+not clipped. Known weakness: where S is between y and T the two gradients cancel; `gate` (gating.py) excludes the
+patches on which the teacher is not better than the student.
 """
 
 from __future__ import annotations

@@ -1,13 +1,14 @@
-"""PACT: activations clipped at a learnt level and quantised, beside quantised weights; the pixel loss alone.
+"""PACT: activations clipped at a learnt level and quantised, with quantised weights; only the pixel loss.
 
-    behind a ReLU      Q(v) = round(clip(v, 0, α)·n/α)·α/n,   n = 2^k - 1,   dQ/dα = 1[v ≥ α]
+    after a ReLU       Q(v) = round(clip(v, 0, α)·n/α)·α/n,   n = 2^k - 1,   dQ/dα = 1[v ≥ α]
     signed features    PAMS's symmetric form
 
-Our sources have the name only: what is done here is our reading of the method, and its places, weights and stages are
-those of PAMS (quantised.py). α starts at 10 and has a weight decay of 1e-4, which the weights have not.
+Our sources only mention the name: this is our interpretation of the method, with places, weights and stages of PAMS
+(quantised.py). α starts at 10 and has a weight decay of 1e-4; the weights have none.
 
-α = 10 is for activations of a few units. In a network that works in 0..255 features are ten times larger, and a trained
-one is destroyed by it; `alpha=None` finds α in a calibration stage instead, as PAMS does. The preset `pact` does so.
+α = 10 suits activations of a few units. In a network that works in 0..255 features are ten times larger, and α = 10
+would destroy a trained one; `alpha=None` finds α in a calibration stage instead, as PAMS does. The preset `pact` does
+so.
 """
 
 from __future__ import annotations

@@ -6,14 +6,14 @@ Code followed: colorjam/PAMS, main.py, utils/common.py; γ = 1000 there, for ima
 Quantisers: compressor/models/quantisers.py; the two stages: quantised.py.
 
 A block: the skip adds Q1(x); conv1 → ReLU → Q2 → conv2 → ·res_scale → Q3; weights Q(W). Head, body_end, upsampler and
-tail stay in full.
+tail stay in float.
 
-- The code's conv1 reads x in full, so that its block is no k-bit one. Decided here: it reads Q1(x); `compat="pams"` is
-  the code's, with its α of the last batch after calibration and its half gradients at ±α.
-- The code loads the trained file into the teacher only, and the quantised student starts from random weights. Decided
-  here: it starts from the float weights; `--init random` is the code's.
+- The code's conv1 reads the float x, so that its block is not a k-bit one. Our decision: it reads Q1(x);
+  `compat="pams"` follows the code, with its α of the last batch after calibration and its half gradients at ±α.
+- The code loads the trained file only into the teacher, and the quantised student starts from random weights. Our
+  decision: it starts from the float weights; `--init random` follows the code.
 
-The maps have no channels, so that the teacher may be wider than the student, or of another kind.
+The maps have no channels, so the teacher may be wider than the student, or another kind of network.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Pams(QuantisedMethod):
 
 
 def attention_map(feature: torch.Tensor) -> torch.Tensor:
-    """Return â of each sample, (B, h·w)."""
+    """Return the attention map â of each sample, (B, h·w)."""
     return F.normalize(widen(feature).square().mean(1).flatten(1))
 
 
@@ -76,6 +76,6 @@ def attention_distance(student: torch.Tensor, teacher: torch.Tensor) -> torch.Te
 
 
 def _bytes_of(student: Shape, teacher: Shape, processes: int) -> int:
-    """Return the memory of the term at its peak: the squares of both features, and the maps."""
+    """Return the term's peak memory: the squares of both features, and the maps."""
     positions = student[0] * student[2] * student[3]
     return 4 * positions * (2 * student[1] + teacher[1] + 6)

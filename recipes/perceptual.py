@@ -1,14 +1,14 @@
-"""φ, the frozen network in whose features images are compared: VGG-19, or the teacher's first blocks.
+"""φ, the frozen network whose features are used to compare images: VGG-19, or the teacher's first blocks.
 
     VGG-19     ReLU 1_1, 2_1, 3_1, 4_1, 5_1: outputs of the layers 1, 6, 11, 20, 29, fed 255·image without ImageNet's
                mean and deviation (CSD, loss/contrast_loss.py; Simonyan and Zisserman, 2015, configuration E)
-    teacher    a copy of the teacher's stem and first blocks, a level after each block: at least one, at most five, as
+    teacher    a copy of the teacher's stem and first blocks, one level after each block: at least one, at most five, as
                many as cost no more than VGG-19 on the same image ([choice]: for machines without VGG-19)
 
-VGG-19 is written here without torchvision; names and shapes are those of its file (`features.N.weight`), so that
-vgg19-dcbb9e9d.pth loads as it is. Its ImageNet weights were not available where this was written: names, shapes, taps
-and cost are tested against the published layer list, the loader with files of random weights. No figure here was
-obtained with the real ones.
+VGG-19 is defined here without torchvision; names and shapes are those of its file (`features.N.weight`), so that
+vgg19-dcbb9e9d.pth can be loaded directly. Its ImageNet weights were not available during development: names, shapes,
+taps and cost are tested against the published layer list, the loader with files of random weights. No figure here was
+obtained with the real weights.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ from compressor.models.networks.registry import build
 from compressor.models.taps import read_taps
 
 VGG19_LAYERS = (64, 64, "pool", 128, 128, "pool", 256, 256, 256, 256, "pool", 512, 512, 512, 512, "pool", 512)
-"""Configuration E up to conv5_1: a number is a 3×3 convolution to so many channels and a ReLU."""
+"""The layers of configuration E up to conv5_1: a number is a 3×3 convolution to that many channels and a ReLU."""
 VGG19_TAPS = (1, 6, 11, 20, 29)
 LEVEL_WEIGHTS = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1.0)
-"""CSD's weights of the levels, v (contrast.py): as many levels as φ may have."""
+"""CSD's level weights v (contrast.py); their number limits the levels of φ."""
 COMPARED_AT = (192, 192)
-"""The image size at which the cost of φ is counted: an HR patch of the published runs."""
+"""Image size at which the cost of φ is counted: an HR patch of the published runs."""
 
 
 class Phi(nn.Module, ABC):
-    """A network from images in [0,1] to one feature map a level.
+    """A network from images in [0,1] to one feature map per level.
 
     It is always frozen and in eval mode; gradients pass through it to the images.
     """
@@ -49,7 +49,7 @@ class Phi(nn.Module, ABC):
     levels: int
 
     def freeze(self) -> None:
-        """Exclude all parameters from training, and drop the gradients that a copied network brought with it."""
+        """Freeze all parameters, and drop the gradients that a copied network may have."""
         self.zero_grad(set_to_none=True)
         self.requires_grad_(False)
         self.eval()
@@ -72,13 +72,13 @@ class VGG19(Phi):
             if isinstance(layer, str):
                 self.features.append(nn.MaxPool2d(2))
                 continue
-            # Not in place: a level is still read when the next layer runs.
+            # Not in place: a level is still used after the next layer has run.
             self.features.append(nn.Conv2d(inputs, layer, 3, padding=1)).append(nn.ReLU())
             inputs = layer
         self.freeze()
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Return the features of each level; a grey image counts as three equal channels."""
+        """Return the features of each level; a grey image is expanded to three equal channels."""
         x = 255 * images.expand(-1, 3, -1, -1)
         levels = []
         for index, layer in enumerate(self.features):
@@ -89,11 +89,11 @@ class VGG19(Phi):
 
 
 def load_vgg19(path: Path, *, sha256: str = "") -> VGG19:
-    """Load torchvision's file of the whole VGG-19, or of its features; later layers and the classifier are left out.
+    """Load torchvision's file of the whole VGG-19, or of its features; later layers and the classifier are ignored.
 
-    No code in the file runs. Its SHA-256 must begin with `sha256`.
+    No code in the file is run. Its SHA-256 must begin with `sha256`.
     """
-    # On meta, initialising the weights that the file replaces takes nothing from torch's global generator.
+    # On the meta device, initialising weights that the file replaces does not use torch's global generator.
     with torch.device("meta"):
         vgg = VGG19()
     try:
@@ -121,7 +121,7 @@ class _LastLevelReached(Exception):
 
 
 class TeacherPhi(Phi):
-    """A copy of the teacher's stem and first blocks, without the layers behind them."""
+    """A copy of the teacher's stem and first blocks, without the later layers."""
 
     def __init__(self, teacher: Network) -> None:
         super().__init__()
@@ -130,7 +130,7 @@ class TeacherPhi(Phi):
         self.taps = tuple(f"body[{k}]" for k in range(self.levels))
         paths = [name.split(".") for name in plan.modules]
         used = {"", *(".".join(path[:end]) for path in paths for end in range(1, len(path) + 1))}
-        # deepcopy uses an object's entry in the memo instead of copying the object.
+        # deepcopy uses an object's memo entry instead of copying the object.
         memo: dict[int, Any] = {
             id(module): nn.Identity() for name, module in teacher.named_modules() if name not in used
         }
@@ -140,7 +140,7 @@ class TeacherPhi(Phi):
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
         last = self.network.get_submodule(self.network.taps[self.taps[-1]].module)
         with read_taps(self.network, self.taps) as features:
-            # Registered after the tap's own hook, so the last level is there when this one ends the pass.
+            # Registered after the tap's own hook, so the last level is available when this one ends the pass.
             handle = last.register_forward_hook(_stop_here)
             try:
                 self.network(images)
@@ -157,7 +157,7 @@ def _stop_here(module: nn.Module, inputs: Any, output: Any) -> None:
 
 @dataclass(frozen=True)
 class TeacherPhiPlan:
-    """The MACs of φ = teacher up to each of its levels, and the modules that run until the last."""
+    """The MACs of φ = teacher up to each of its levels, and the modules that run up to the last."""
 
     macs: tuple[int, ...]
     modules: frozenset[str]
@@ -165,9 +165,10 @@ class TeacherPhiPlan:
 
 @lru_cache(maxsize=64)
 def plan_teacher_phi(spec: Spec) -> TeacherPhiPlan:
-    """Choose the levels of φ = teacher by their MACs, without mean shift.
+    """Return the levels of φ = teacher, selected by their MACs, without mean shift.
 
-    Counted on the meta device, as compressor.models.cost does: convolutions, linear layers and attention products.
+    They are counted on the meta device, as in compressor.models.cost: convolutions, linear layers and attention
+    products.
     """
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -196,7 +197,7 @@ def plan_teacher_phi(spec: Spec) -> TeacherPhiPlan:
 
 @lru_cache(maxsize=1)
 def vgg19_macs() -> int:
-    """Count the MACs of VGG-19 at 192×192: 13.31 G."""
+    """Return the MACs of VGG-19 at 192×192: 13.31 G."""
     from torch.utils.flop_counter import FlopCounterMode
 
     with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:

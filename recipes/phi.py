@@ -1,8 +1,9 @@
-"""φ, the frozen network in whose features contrastive methods compare images: one a run, chosen before training.
+"""The selection of φ, the frozen network whose features contrastive methods compare: one per run, selected before
+training.
 
 VGG-19 from the file of `--phi-weights`, from torch.hub's cache, or downloaded into it, in this order; else the
-teacher's own first blocks. A download that does not start within 5 s, that breaks off, or whose checksum is wrong
-counts as unavailable. With `phi=vgg19` (what a paper's preset insists on) there is no `else`.
+teacher's own first blocks. A download that does not start within 5 s, breaks off, or has a wrong checksum counts as
+unavailable. With `phi=vgg19` (required by a paper's preset) there is no fallback.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from recipes.perceptual import VGG19, Phi, TeacherPhi, load_vgg19, plan_teacher_
 FILE = "vgg19-dcbb9e9d.pth"
 URL = f"https://download.pytorch.org/models/{FILE}"
 SHA256 = "dcbb9e9d"
-"""The first digits of the file's SHA-256, which torchvision puts into its name."""
+"""The first digits of the file's SHA-256, which torchvision puts in its name."""
 START_WITHIN_S = 5.0
 STALLS_AFTER_S = 30.0
 CHUNK_BYTES = 2**20
@@ -50,7 +51,7 @@ class UsesPerceptualNet(PlainMethod):
         PhiChoice, Field(description="VGG-19 or the teacher's first blocks; auto: VGG-19 where it is available")
     ] = "auto"
     phi_source: PhiSource | None = None
-    """The φ of the run; `bind_phi` sets it."""
+    """The φ of the run, set by `bind_phi`."""
     name: str = ""
 
     @property
@@ -59,12 +60,12 @@ class UsesPerceptualNet(PlainMethod):
 
     def fit(self, teacher: Network | None, student: Network) -> Method:
         if self.uses_teacher_blocks and teacher is not None:
-            # The plan is cached: a dry run that counts afterwards does not count the planning of φ too.
+            # The plan is cached here, so that a later dry run does not count the planning of φ.
             plan_teacher_phi(teacher.spec)
         return cast(Method, self)
 
     def helpers(self, teacher: Network | None, student: Network) -> nn.ModuleDict:
-        """Build φ; `teacher` is the one that was loaded, also where a copy of it is trained."""
+        """Return φ as a helper; `teacher` is the loaded teacher, even if a copy of it is trained."""
         if self.phi_source is None and self.phi != "teacher":
             raise SrkdError(f"phi={self.phi} of {self.name} has not been resolved: pass the method through `bind_phi`")
         return nn.ModuleDict({"phi": (self.phi_source or resolve_phi("teacher")).build(teacher)})
@@ -73,7 +74,7 @@ class UsesPerceptualNet(PlainMethod):
 def find_phi(
     methods: Sequence[Method], weights: Path | None, *, download: bool = True, progress: Progress = no_progress
 ) -> PhiSource | None:
-    """Return the one φ of these methods, or None where none uses it; `weights` is the file of `--phi-weights`."""
+    """Return the φ of these methods, or None if none uses it; `weights` is the file of `--phi-weights`."""
     users = [method for method in methods if isinstance(method, UsesPerceptualNet)]
     if not users:
         if weights is not None:
@@ -106,11 +107,11 @@ class PhiSource:
     sha256: str = ""
 
     def with_owner(self, owner: str) -> PhiSource:
-        """Return the same φ with `owner` as the model whose first blocks it is, in place of the teacher."""
+        """Return the same φ, described as the first blocks of `owner` instead of the teacher."""
         return dataclasses.replace(self, how=self.how.replace(TEACHER_BLOCKS, f"{owner}'s own first blocks"))
 
     def build(self, teacher: Network | None) -> Phi:
-        """Build φ on the CPU, or shapes alone where no file was fetched; φ = teacher copies the blocks of `teacher`."""
+        """Return φ on the CPU, or only its shapes without a file; φ = teacher copies the blocks of `teacher`."""
         if self.kind == "vgg19":
             if self.path is not None:
                 return load_vgg19(self.path, sha256=self.sha256)
@@ -133,9 +134,9 @@ class _Response:
 def resolve_phi(
     choice: PhiChoice = "auto", weights: Path | None = None, *, download: bool = True, progress: Progress = no_progress
 ) -> PhiSource:
-    """Choose φ; one process of a run calls this and shares the result.
+    """Return the selected φ; one process of a run calls this and shares the result.
 
-    Without `download` nothing is fetched: the result names what would be, for runs that only count.
+    Without `download` nothing is fetched: the result describes what would be used, for runs that only count.
     """
     if weights is not None:
         if choice == "teacher":
@@ -171,7 +172,7 @@ def hub_cache() -> Path:
 
 
 def fetch(url: str, path: Path, sha256: str, *, progress: Progress = no_progress) -> None:
-    """Fetch `url` to `path`; the file appears whole and with the expected checksum, or not at all."""
+    """Fetch `url` to `path` atomically, with the expected checksum."""
     response = _start(url, START_WITHIN_S)
     digest, done, chunk = hashlib.sha256(), 0, response.first
     with response.rest, atomic_path(path) as temporary:
@@ -184,7 +185,7 @@ def fetch(url: str, path: Path, sha256: str, *, progress: Progress = no_progress
                 try:
                     chunk = response.rest.read(CHUNK_BYTES)
                 except (OSError, http.client.HTTPException) as error:
-                    # Reported as an error of the download here, before it looks like one of the disk.
+                    # Report a download error here, before it looks like a disk error.
                     raise SrkdError(f"its download broke off after {done:,} bytes: {error}") from error
         if response.total and done != response.total:
             raise SrkdError(f"its download broke off after {done:,} of {response.total:,} bytes")
@@ -193,14 +194,16 @@ def fetch(url: str, path: Path, sha256: str, *, progress: Progress = no_progress
 
 
 def connect(url: str) -> _Response:
-    """Return the response of a server once its first bytes have arrived."""
+    """Return a server's response once its first bytes have arrived."""
     response = urllib.request.urlopen(url, timeout=STALLS_AFTER_S)  # noqa: S310 - the caller's URL is a constant
     total = response.headers.get("Content-Length") or "0"
     return _Response(response.read1(CHUNK_BYTES), response, int(total) if total.isdigit() else 0)
 
 
 def _start(url: str, seconds: float) -> _Response:
-    """Connect within some seconds. On a thread, because no time limit of a socket covers the look-up of a name."""
+    """Return the response if it starts within `seconds`. A thread is used because socket timeouts do not cover DNS
+    look-ups.
+    """
     results: queue.SimpleQueue[_Response | Exception] = queue.SimpleQueue()
 
     def attempt() -> None:

@@ -1,17 +1,18 @@
-"""What PAMS and PACT share: a quantised student, its ranges found in a first stage and then learnt at their own rate.
+"""The common part of PAMS and PACT: a quantised student whose ranges are calibrated, then learnt at their own rate.
 
     stage 1, calibration   nothing is clipped; α_t = the bias-corrected average of the batches' a_1 … a_t, d = 0.9997
                            a = mean over samples of max|v|
                            α_t = α_(t-1) + (1 - d)/(1 - d^t)·(a_t - α_(t-1))
-    stage 2                α is learnt, by Adam at 1e-2, and kept above 0
+    stage 2                α is trained, by Adam at 1e-2, and kept above 0
 
-Where every layer is quantised (`placement="all"`), what those outside the blocks read at 8 bits or more has a range of
-all that was seen, the largest feature of any sample: a mean clips the image itself, white first, which cost 0.3 dB.
+If every layer is quantised (`placement="all"`), layers outside the blocks with inputs of 8 bits or more use the largest
+feature of any sample as range: a mean would clip the image itself, white first, which cost 0.3 dB.
 
-Code followed: colorjam/PAMS, model/quant_ops.py. There the average begins with the second epoch, and with its default
-of one epoch of calibration α is the last batch's a; decided here: the average over at most 1000 steps. In both stages
-the weights are trained. α's rate is given for networks that work in 0..255, as PAMS's does, and scaled to the range of
-others: Adam's steps do not depend on the size of a gradient, and for a network in [0,1] 1e-2 is a hundredth of all.
+Code followed: colorjam/PAMS, model/quant_ops.py. There the average starts with the second epoch, and with its default
+of one calibration epoch α is the last batch's a; our decision is the average over at most 1000 steps. The weights are
+trained in both stages. α's rate is given for networks that work in 0..255, as PAMS's does, and scaled to the range of
+others: Adam's steps do not depend on the size of a gradient, and for a network in [0,1] 1e-2 is a hundredth of the
+range.
 """
 
 from __future__ import annotations
@@ -35,10 +36,10 @@ from recipes.composition import Kind
 
 AVERAGE_DECAY = 0.9997
 CALIBRATION_SHARE = 1 / 30
-"""PAMS calibrates in one of its 30 epochs."""
+"""Share of the steps for calibration: PAMS uses one of its 30 epochs."""
 MOST_CALIBRATION_STEPS = 1000
 USUAL_RANGE = 255.0
-"""The range of the network for which α's rate is published."""
+"""Value range of the network for which α's rate is published."""
 
 Bits = Annotated[int, Field(ge=FEWEST_BITS, le=MOST_BITS, description="bits of weights and features")]
 WhatIsQuantised = Annotated[
@@ -49,7 +50,7 @@ AlphaRate = Annotated[float, Field(gt=0, description="learning rate of α, for a
 
 
 class CalibrationSteps(nn.Module):
-    """Counts the steps of the calibration that moved the weights."""
+    """A counter of the calibration steps that updated the weights."""
 
     done: torch.Tensor
 
@@ -69,7 +70,7 @@ class QuantisedMethod(PlainMethod):
     kind: Kind = "quantised"
 
     def __post_init__(self) -> None:
-        # What the type of an option does not check.
+        # Validate what an option's type does not.
         _ = self.quantisation
 
     @property
@@ -78,12 +79,12 @@ class QuantisedMethod(PlainMethod):
 
     @property
     def quantisation(self) -> Quantisation:
-        """Return what of the student is quantised."""
+        """The quantisation of the student."""
         return Quantisation(cast(QuantisationMethod, self.name), self.bits, self.placement, self.code)
 
     @property
     def code(self) -> Literal["", "pams"]:
-        """The code that is followed where it differs from what was decided."""
+        """The published code to follow where it differs from our decisions."""
         return ""
 
     @property
@@ -101,7 +102,7 @@ class QuantisedMethod(PlainMethod):
         return (OwnRate(alphas, self.alpha_rate * working_range / USUAL_RANGE, self.alpha_decay),)
 
     def fit(self, teacher: Network | None, student: Network) -> QuantisedMethod:
-        """Refuse a student that nothing quantises."""
+        """Refuse a student that is not quantised."""
         if student.quantisation is None or not quantisers_of(student):
             raise UsageError(f"{self.name} trains a quantised student, and this {student.spec.arch} is a float network")
         return self
@@ -111,7 +112,7 @@ class QuantisedMethod(PlainMethod):
         return self.losses(step)
 
     def losses(self, step: Step) -> dict[str, torch.Tensor]:
-        """Return the terms of either stage."""
+        """Return the terms, which are the same in both stages."""
         raise NotImplementedError
 
 
@@ -164,6 +165,6 @@ def average_share(count: int) -> float:
 
 @torch.no_grad()
 def keep_positive(student: Network) -> None:
-    """Keep every range above 0."""
+    """Clamp every range to above 0."""
     for quantiser in quantisers_of(student).values():
         quantiser.alpha.clamp_(min=SMALLEST_ALPHA)

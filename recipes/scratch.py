@@ -1,12 +1,12 @@
-"""Scratch and inherit: the student alone, pixel loss; the reference lines of every table.
+"""Scratch and inherit: the student alone with the pixel loss; the reference rows of every table.
 
     scratch   L = L1(S(x), y), from random weights
     inherit   S ← slice(T, width, depth), a detached copy of the trained teacher's weights; then the same loss
 
 Source: every table of the field (e.g. DUKD, table 2, rows 'Scratch'). L1 is the mean over all elements.
 
-Inherit isolates what initialisation gives from what distillation adds: in a user's run of CSD's code (CSD issue #9) it
-explains 0.23 of the 0.27 dB that CSD gains on Urban100. Before training the slice is no working network (about 14 dB
+Inherit separates the gain of initialisation from that of distillation: in a user's run of CSD's code (CSD issue #9) it
+explains 0.23 of the 0.27 dB that CSD gains on Urban100. Before training the slice is not a working network (about 14 dB
 on Set5 at width 0.25), so a first loss above that of a random student is normal.
 """
 
@@ -35,6 +35,6 @@ class Scratch(PlainMethod):
 
 @dataclass(frozen=True)
 class Inherit(Scratch):
-    """The loss of scratch; that the student is a slice of the teacher is the recipe's student rule."""
+    """The loss of scratch; the recipe's student rule makes the student a slice of the teacher."""
 
     name: str = "inherit"

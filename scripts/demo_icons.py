@@ -1,4 +1,4 @@
-"""Draw the app's icons: a disc that is coarse on the left and fine on the right. Needs Pillow; run it by hand."""
+"""Drawing of the app's icons: a disc that is coarse on the left and fine on the right. Needs Pillow; run manually."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ ICONS = {
     "icon-maskable-512.png": (512, 0.30),
     "icon-180.png": (180, 0.36),
 }
-"""File → side in pixels, and the disc's radius as a share of it; a launcher may cut the edge off a maskable icon."""
+"""Side in pixels and radius of the disc as a share of it, by file; a launcher may crop a maskable icon."""
 
 
 def is_covered(row: int, column: int, radius: float) -> bool:
-    """True if a cell of the coarse half has its middle in the disc."""
+    """Return True if the centre of a cell of the coarse half is in the disc."""
     x, y = (column + 0.5) / CELLS - 0.5, (row + 0.5) / CELLS - 0.5
     return x * x + y * y <= (radius * 1.04) ** 2
 

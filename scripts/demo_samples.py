@@ -1,6 +1,6 @@
-"""Draw the demo's samples of text and of leaves, which the embedded photographs lack. Run it by hand.
+"""Drawing of the demo's samples of text and leaves, which the embedded photographs lack. Run it manually.
 
-Each is drawn four times as wide and high and downscaled by the bicubic of this toolkit, as networks see in training.
+Each is drawn at four times the size and downscaled by srkd's bicubic, like images in training.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ SMALL_PRINT = (
 
 
 def draw_text() -> Image.Image:
-    """Return a timetable: letters from large to so small that only sharp edges keep them readable."""
-    # Turned a little, as in a photo; what the turn would leave empty at the edges is cut off.
+    """Return a timetable with letters from large to so small that only sharp edges keep them readable."""
+    # Rotated slightly, as in a photo; the empty edges are cropped.
     width, height = WIDTH * SHRINK + 2 * CUT, HEIGHT * SHRINK + 2 * CUT
     sheet = Image.new("RGB", (width, height), PAPER)
     canvas = ImageDraw.Draw(sheet)
@@ -67,7 +67,7 @@ def draw_text() -> Image.Image:
 
 
 def draw_leaves() -> Image.Image:
-    """Return foliage: some thousand leaves with veins in layers, the nearer the lighter and larger, and some twigs."""
+    """Return foliage: about a thousand leaves with veins, in layers, nearer ones lighter and larger, and some twigs."""
     chance = random.Random(SEED)
     width, height = WIDTH * SHRINK, HEIGHT * SHRINK
     picture = Image.new("RGB", (width, height), "#0d1710")
@@ -99,7 +99,7 @@ def _draw_twig(canvas: ImageDraw.ImageDraw, chance: random.Random, width: int, h
 
 
 def _draw_leaf(canvas: ImageDraw.ImageDraw, chance: random.Random, at: tuple[float, float], near: float) -> None:
-    """Draw one pointed leaf: its blade in two halves of different light, a midrib and side veins."""
+    """Draw one pointed leaf: its blade in two halves of different brightness, a midrib and side veins."""
     length = chance.uniform(46, 84) * (0.7 + 0.9 * near)
     breadth = length * chance.uniform(0.16, 0.24)
     angle = chance.uniform(0, math.tau)
@@ -136,7 +136,7 @@ def _green(light: float, hue: float) -> tuple[int, int, int]:
 
 
 def shrink(drawing: Image.Image) -> Image.Image:
-    """Return the drawing as a sample, a quarter as wide and high."""
+    """Return the drawing as a sample, at a quarter of the size."""
     pixels = torch.from_numpy(np.array(drawing)).permute(2, 0, 1).contiguous()
     small = downscale_u8(pixels, SHRINK)
     return Image.fromarray(small.reshape(small.shape[-3:]).permute(1, 2, 0).contiguous().numpy())

@@ -1,7 +1,7 @@
-"""The hook of mkdocs.yml: the menu is docs/README.md, and what pages link to outside docs/ becomes pages, too.
+"""The hook of mkdocs.yml: it builds the menu from docs/README.md, and pages from linked files outside docs/.
 
-Links stay as they are on a code host: relative paths to files of the repository. A Markdown file outside docs/ becomes
-a page under `project/`, a source file one that shows its text.
+Links remain as on a code host: relative paths to files of the repository. A Markdown file outside docs/ becomes a page
+under `project/`, a source file a page with its text.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ CODE = re.compile(r"^```.*?^```$|`[^`\n]*`|^ {4}[^\n]*$", re.MULTILINE | re.DOTA
 
 
 def anchor_of(heading: str, separator: str = "-") -> str:
-    """Return the anchor that code hosts give a heading."""
+    """Return the anchor that code hosts generate for a heading."""
     return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", separator)
 
 
 def menu(index: str) -> list[dict[str, Any]]:
-    """Return the menu: each heading of the index with the pages that the tables under it link to first."""
+    """Return the menu: each heading of the index with the pages linked in the first column of its tables."""
     entries: list[dict[str, Any]] = [{"Overview": "README.md"}]
     for section in re.split(r"^## ", index, flags=re.MULTILINE)[1:]:
         title, _, body = section.partition("\n")
@@ -39,12 +39,12 @@ def menu(index: str) -> list[dict[str, Any]]:
 
 
 def repository_path(folder: PurePosixPath, link: str) -> PurePosixPath:
-    """Return where a link of a file in this folder leads, from the root of the repository."""
+    """Return the target of a link in a file of this folder, relative to the root of the repository."""
     return PurePosixPath(posixpath.normpath(folder / link))
 
 
 def place_of(path: PurePosixPath) -> PurePosixPath:
-    """Return where the site has the page of a file."""
+    """Return the site's path of a file's page."""
     if path.is_relative_to(DOCS):
         return path.relative_to(DOCS)
     page = PROJECT / path
@@ -52,7 +52,7 @@ def place_of(path: PurePosixPath) -> PurePosixPath:
 
 
 def origin_of(place: PurePosixPath) -> PurePosixPath:
-    """Return the file that a page of the site was made of, if it is a Markdown file."""
+    """Return the source file of a page, if it is a Markdown file."""
     return place.relative_to(PROJECT) if place.is_relative_to(PROJECT) else DOCS / place
 
 
@@ -64,28 +64,28 @@ def links_of(text: str, folder: PurePosixPath) -> Iterator[PurePosixPath]:
 
 
 def outside() -> dict[PurePosixPath, str]:
-    """Return the pages that are made of files outside docs/: those that are linked to, from there on."""
-    made: dict[PurePosixPath, str] = {}
-    left = [PurePosixPath(path.relative_to(ROOT).as_posix()) for path in sorted((ROOT / "docs").rglob("*.md"))]
-    while left:
-        path = left.pop()
+    """Return the pages of files outside docs/ that are linked, directly or through each other."""
+    pages: dict[PurePosixPath, str] = {}
+    pending = [PurePosixPath(path.relative_to(ROOT).as_posix()) for path in sorted((ROOT / "docs").rglob("*.md"))]
+    while pending:
+        path = pending.pop()
         text = (ROOT / path).read_text(encoding="utf-8")
         if not path.is_relative_to(DOCS):
-            made[path] = text
+            pages[path] = text
         if path.suffix != ".md":
             language = {".py": "python", ".toml": "toml", ".yaml": "yaml"}.get(path.suffix, "text")
-            made[path] = f"# {path}\n\n~~~~{language}\n{text}~~~~\n"
+            pages[path] = f"# {path}\n\n~~~~{language}\n{text}~~~~\n"
             continue
-        left += [
+        pending += [
             target
             for target in links_of(text, path.parent)
-            if not target.is_relative_to(DOCS) and target not in made and (ROOT / target).is_file()
+            if not target.is_relative_to(DOCS) and target not in pages and (ROOT / target).is_file()
         ]
-    return made
+    return pages
 
 
 def moved(text: str, place: PurePosixPath) -> str:
-    """Return a page of the site whose links lead to the site's pages."""
+    """Return a page of the site with its links changed to the site's pages."""
     origin = origin_of(place)
 
     def move(match: re.Match[str]) -> str:

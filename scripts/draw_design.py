@@ -1,6 +1,6 @@
-"""Draw the pictures of the design notes from the code: run it after changing what a package imports or a method has.
+"""Drawing of the design notes' pictures from the code; run it after changing a package's imports or a method's members.
 
-`docs/images/house.svg` shows which package imports which, `docs/images/methods.svg` what each method asks of the loop.
+`docs/images/house.svg` shows the imports between packages, `docs/images/methods.svg` the capabilities of each method.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ ASKS: Mapping[str, str] = {
     "teacher_views": "a teacher cache may answer",
     "smallest_batch": "needs a batch",
 }
-"""Optional members of a method (docs/design/methods.md), in words."""
+"""Descriptions of the optional members of a method (docs/design/methods.md)."""
 
 
 @dataclass(frozen=True)
 class Matrix:
-    """Names of rows and columns, and where a dot stands."""
+    """A matrix: the names of rows and columns, and the positions of dots."""
 
     label: str
     rows: Sequence[str]
@@ -76,7 +76,7 @@ def _text(x: float, y: float, content: str, anchor: str, more: str = "") -> str:
 
 
 def floors() -> list[str]:
-    """Return the packages from the top down, as the rules of import-linter order them."""
+    """Return the packages from the top layer down, by the rules of import-linter."""
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     names: list[str] = []
     for contract in settings["tool"]["importlinter"]["contracts"]:
@@ -86,7 +86,7 @@ def floors() -> list[str]:
 
 
 def imports() -> Matrix:
-    """Return which package imports which, lazily or for types too."""
+    """Return the matrix of imports between packages, including lazy and type-only ones."""
     names = floors()
     dots = set()
     for name in names:
@@ -112,7 +112,7 @@ def _imported(path: Path) -> Iterable[str]:
 
 
 def methods() -> Matrix:
-    """Return which optional members each method has, and what it needs of a teacher."""
+    """Return the matrix of each method's optional members and teacher needs."""
     needs = {"outputs": "the teacher's images", "network": "the teacher's network"}
     columns = [*needs.values(), *ASKS.values()]
     dots = set()
@@ -123,7 +123,7 @@ def methods() -> Matrix:
 
 
 def _has(method: type[object], member: str) -> bool:
-    """Return whether a method's class has a member of its own; every method has `modules`, mostly an empty one."""
+    """Return True if a method's class defines a member itself; every method inherits `modules`, mostly empty."""
     if member != "modules":
         return hasattr(method, member)
     return any(member in vars(base) for base in method.__mro__ if base.__name__ != "PlainMethod")

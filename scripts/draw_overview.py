@@ -1,6 +1,6 @@
-"""Draw docs/images/overview.svg, the README's picture of what srkd does: teacher, student, formats, measurements.
+"""Drawing of docs/images/overview.svg, the README's overview of srkd: teacher, student, formats, measurements.
 
-Run it after changing it. Needs only Python's standard library.
+Run it after a change. Needs only Python's standard library.
 """
 
 from __future__ import annotations

@@ -38,13 +38,13 @@ def active_with_torch() -> Path | None:
 
 
 def is_from_this_python(environment: Path) -> bool:
-    """False if another version of Python created the environment; it is then created anew."""
+    """Return False if another version of Python created the environment, which is then created anew."""
     config = environment / "pyvenv.cfg"
     return config.exists() and f"version = {sys.version.split()[0]}" in config.read_text()
 
 
 def fingerprint() -> str:
-    """Return a hash that changes when the environment has to be updated."""
+    """Return a hash that changes when the environment must be updated."""
     parts = [str(ROOT), sys.version]
     parts += [(ROOT / name).read_text() for name in ("pyproject.toml", "constraints.txt", "scripts/environment.py")]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
@@ -54,7 +54,7 @@ def pip(python: Path, *arguments: str, quiet_failure: bool = False) -> bool:
     """Run pip install in the environment; return True if it succeeded."""
     command = [str(python), "-m", "pip", "install", "-qq", "--disable-pip-version-check", *arguments]
     stderr = subprocess.DEVNULL if quiet_failure else None
-    # An editable install takes the demo's app from the working tree, where `make app` builds it.
+    # An editable install uses the demo's app in the working tree, where `make app` builds it.
     variables = {**os.environ, "SRKD_WITHOUT_APP": "1"}
     return subprocess.run(command, cwd=ROOT, check=False, stderr=stderr, env=variables).returncode == 0
 
@@ -65,7 +65,7 @@ def pinned_torch() -> str:
 
 
 def install_torch(python: Path) -> None:
-    """Install the CPU build of torch from TORCH_INDEX or the package index; else the build that the index has."""
+    """Install the CPU build of torch from TORCH_INDEX or the package index, else the default build of the index."""
     torch, index = pinned_torch(), os.environ.get("TORCH_INDEX", "")
     attempts = [[f"{torch}+cpu"], [torch]] if sys.platform == "linux" else [[torch]]
     if index:
@@ -92,13 +92,13 @@ def install(environment: Path, *, is_active: bool) -> None:
                 stop(f"cannot create {environment}: {error} (on Debian and Ubuntu: apt install python3-venv)")
         install_torch(python)
         pinned = ["-c", str(CONSTRAINTS)]
-        done = pip(python, *pinned, "hatchling") and pip(python, *pinned, "--no-build-isolation", "-e", ".[dev]")
+        success = pip(python, *pinned, "hatchling") and pip(python, *pinned, "--no-build-isolation", "-e", ".[dev]")
     else:
         version = "import importlib.metadata as m; print(m.version('torch'))"
         torch = subprocess.run([str(python), "-c", version], check=True, capture_output=True, text=True).stdout.strip()
         say(f"using the active environment {environment} and its torch {torch}")
-        done = pip(python, f"torch=={torch}", "-e", ".[dev]")
-    if not done:
+        success = pip(python, f"torch=={torch}", "-e", ".[dev]")
+    if not success:
         stop("pip could not install srkd: see its message above (`make clean` starts over)")
 
 

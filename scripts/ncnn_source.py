@@ -1,8 +1,8 @@
-"""Download ncnn's sources, in the installed version, from the package index to `build/ncnn-VERSION`, for demo/ncnn.
+"""Download of ncnn's sources, in the installed version, from the package index to `build/ncnn-VERSION`, for demo/ncnn.
 
-ncnn's Python package contains only the finished library. A C++ program needs headers and a library to link, which are
-built from the sources. The source package dates its version by the day of the build, so pip's usual check of versions
-refuses it: the older resolver, which does not check, is used.
+ncnn's Python package only contains the built library. A C++ program needs headers and a library to link, which are
+built from the sources. The source package's version contains the build date, so pip's version check refuses it: the
+older resolver, which does not check, is used.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ TESTS = (
     "tests/export/test_export_onnx.py",
     "tests/srkd",
 )
-"""What touches the dependencies; the rest is the same code."""
+"""Default tests: those of the dependencies; other tests do not depend on these."""
 TOOLS = ("hypothesis", "pytest", "pytest-xdist")
 MARKS = "not slow and not matrix and not extras and not browser"
 TORCH = "torch"
@@ -35,7 +35,7 @@ TORCH = "torch"
 
 @dataclass(frozen=True)
 class Environment:
-    """A folder of build/, the interpreter it is made with, and what pip installs there."""
+    """An environment: its folder in build/, its interpreter, and the requirements that pip installs."""
 
     name: str
     interpreter: str
@@ -54,7 +54,7 @@ def lowest(pyproject: str) -> dict[str, str]:
 
 
 def pins(pyproject: str, constraints: str) -> tuple[str, ...]:
-    """Return requirements: the lowest versions, and the torch of constraints.txt."""
+    """Return the requirements: the lowest versions, and the torch of constraints.txt."""
     torch = re.search(r"^torch==\S+", constraints, re.MULTILINE)
     assert torch is not None
     return (torch.group(), *(f"{name}=={version}" for name, version in lowest(pyproject).items() if name != TORCH))
@@ -66,14 +66,14 @@ def with_lowest_versions() -> Environment:
 
 
 def with_python(version: str) -> Environment:
-    """Return the environment of a Python of this machine, such as 3.13; exit where it is not there."""
+    """Return the environment for a Python on this machine, such as 3.13; exit if it is missing."""
     names = lowest((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     constraints = ("-c", str(ROOT / "constraints.txt"))
     return Environment(f"python-{version}", interpreter(version), (*constraints, *names))
 
 
 def interpreter(version: str) -> str:
-    """Return a Python that says it is of this version: a shim of pyenv may be there without one behind it."""
+    """Return a Python that reports this version: a pyenv shim may exist without an interpreter."""
     here = shutil.which(f"python{version}")
     for place in filter(None, (here, *map(str, Path.home().glob(f".pyenv/versions/{version}.*/bin/python")))):
         answer = subprocess.run([place, "--version"], capture_output=True, text=True, check=False)
@@ -93,8 +93,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     python = str(environment.python)
     if not environment.python.exists():
         subprocess.run([environment.interpreter, "-m", "venv", str(environment.python.parents[1])], check=True)
-    for wanted in ((*environment.requirements, *TOOLS), ("--no-deps", "-e", ".")):
-        if subprocess.run([python, "-m", "pip", "install", "-q", *wanted], cwd=ROOT, check=False).returncode:
+    for requirements in ((*environment.requirements, *TOOLS), ("--no-deps", "-e", ".")):
+        if subprocess.run([python, "-m", "pip", "install", "-q", *requirements], cwd=ROOT, check=False).returncode:
             return 1
     subprocess.run([python, "-m", "pip", "list"], cwd=ROOT, check=True)
     command = [python, "-m", "pytest", "-q", "-n", "2", "--dist", "loadfile", "-m", MARKS, *options.tests]

@@ -1,7 +1,7 @@
-"""Write srkd/reporting/assets/plot anew: Observable Plot with what it needs of d3, as one minified script.
+"""Generation of srkd/reporting/assets/plot: Observable Plot with its parts of d3, as one minified script.
 
-Needs npm and the registry; nothing else in srkd does for reports. The versions are pinned here, and VENDORED.md says
-what was taken and the hash of the result.
+It needs npm and the registry; nothing else for srkd's reports does. The versions are pinned here, and VENDORED.md lists
+the packages and the hash of the result.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ sha256 of `plot.min.js`: `{sha256}`, {bytes:,} bytes
 
 def npm(folder: Path, *arguments: str) -> str:
     command = [*build_demo.npm_command(), *arguments]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
+    result = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    if result.returncode != 0:
         raise build_demo.BuildError(
-            f"npm {arguments[0]} failed: {(done.stderr or done.stdout).strip().splitlines()[-1]}"
+            f"npm {arguments[0]} failed: {(result.stderr or result.stdout).strip().splitlines()[-1]}"
         )
-    return done.stdout
+    return result.stdout
 
 
 def main() -> None:
@@ -62,18 +62,18 @@ def main() -> None:
             f"--metafile={folder / 'meta.json'}",
             f"--outfile={bundle}",
         )
-        used = packages_of(folder, json.loads((folder / "meta.json").read_text()))
+        packages = packages_of(folder, json.loads((folder / "meta.json").read_text()))
         FOLDER.mkdir(parents=True, exist_ok=True)
-        licences = licences_of(folder, used)
-        # The licences ask for their notice in every copy, and each report is one.
+        licences = licences_of(folder, packages)
+        # The licences require their notice in every copy, and each report is one.
         script = f"/*!\n{licences}*/\n{bundle.read_text(encoding='utf-8')}".encode()
         (FOLDER / "plot.min.js").write_bytes(script)
         (FOLDER / "LICENSE.txt").write_text(licences, encoding="utf-8")
-        rows = "\n".join(row_of(folder, name) for name in used)
+        rows = "\n".join(row_of(folder, name) for name in packages)
         sha256 = hashlib.sha256(script).hexdigest()
         text = NOTE.format(esbuild=PINS["esbuild"], sha256=sha256, bytes=len(script), rows=rows)
         (FOLDER / "VENDORED.md").write_text(text)
-    print(f"{FOLDER}: {len(used)} packages, sha256 {sha256}")
+    print(f"{FOLDER}: {len(packages)} packages, sha256 {sha256}")
 
 
 def packages_of(folder: Path, meta: dict[str, dict[str, dict[str, object]]]) -> list[str]:
@@ -97,7 +97,7 @@ def row_of(folder: Path, name: str) -> str:
 
 
 def licences_of(folder: Path, names: list[str]) -> str:
-    """Return the licence texts, each once, under the packages that have it."""
+    """Return the licence texts, each once, below the names of its packages."""
     owners: dict[str, list[str]] = {}
     for name in names:
         files = sorted((folder / "node_modules" / name).glob("LICEN[CS]E*"))

@@ -1,4 +1,4 @@
-"""A build hook that puts the built app into the wheel, so that its users need no Node, nor does who builds it."""
+"""A build hook that puts the built app into the wheel, so that neither users nor builders of the wheel need Node."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class AppHook(BuildHookInterface):  # type: ignore[type-arg]
     """Build the app and add it to wheels and source archives; an editable install uses the app in the working tree."""
 
     def dependencies(self) -> list[str]:
-        """Return Node's package from PyPI if the app has yet to be built on a machine that has no npm."""
+        """Return Node's PyPI package if the app must still be built and the machine has no npm."""
         if os.environ.get(WITHOUT) or build_demo.has_npm() or build_demo.is_built():
             return []
         return [build_demo.pinned_node()]

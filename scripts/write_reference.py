@@ -1,4 +1,4 @@
-"""Write docs/reference.md, every option of the command line and every Python function, from their declarations.
+"""Generation of docs/reference.md, with every command-line option and Python function, from their declarations.
 
 Run it after changing an option, a help text or the docstring of a public function.
 """
@@ -105,7 +105,7 @@ def _common_options() -> str:
 
 
 def _examples(docstring: str | None) -> str:
-    """Return the lines of Python in a docstring; tests/srkd/test_python_api.py runs them."""
+    """Return the Python lines in a docstring; tests/srkd/test_python_api.py runs them."""
     lines = re.findall(r"^ *>>> (.*)$", docstring or "", flags=re.MULTILINE)
     return "```python\n" + "\n".join(lines) + "\n```\n"
 

@@ -8,7 +8,7 @@ from compressor.base.errors import SrkdError
 
 FOLDER = Path(__file__).parent
 LICENCE = "Apache-2.0"
-"""Of both networks, as their cards say."""
+"""The licence of both networks, as in their model cards."""
 
 
 def embedded_teacher() -> Path:

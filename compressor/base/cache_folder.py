@@ -1,9 +1,9 @@
 """A folder of expensive results: entries by key, complete or absent, shared by processes, bounded in bytes.
 
 An entry is a folder of files. It is written under a temporary name and then renamed; a second process that needs the
-same entry meanwhile waits for it. A mapped file (`map_file`) carries a shared lock, so that a run which needs space
-removes the entries used longest ago, and never one that is in use. An entry may also grow in place (`growing_entry`),
-if its writer can tell complete data from data that a crash cut short.
+same entry meanwhile waits for it. A mapped file (`map_file`) carries a shared lock: a run that needs space removes the
+least recently used entries, and never one that is in use. An entry may also grow in place (`growing_entry`), if its
+writer can tell complete data from data that a crash cut short.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from compressor.base.files import flush_file
 T = TypeVar("T")
 
 DEFAULT_LIMIT = 20_000_000_000
-"""Bytes."""
+"""Default size limit of the cache, in bytes."""
 
 SPARE_BYTES = 500_000_000
-"""Bytes of a disk that are left free."""
+"""Free space left on the disk, in bytes."""
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
@@ -73,7 +73,7 @@ class CacheFolder:
     limit: int = DEFAULT_LIMIT
 
     def find(self, key: str, read: Callable[[Path], T], note: Note) -> T | None:
-        """Return what `read` makes of the entry; None where there is no entry, or a damaged one.
+        """Return `read(entry)`; None if the entry is missing or damaged.
 
         `read` receives the entry's folder, maps its files, and raises SrkdError on damage.
         """
@@ -87,7 +87,7 @@ class CacheFolder:
         except (SrkdError, OSError) as error:
             note(f"{entry} is damaged ({error}): making it again")
             return None
-        # Another user's cache can be read and not marked.
+        # Another user's cache can be readable but not writable.
         with suppress(OSError):
             os.utime(entry)
             self.free_space(0)
@@ -96,9 +96,9 @@ class CacheFolder:
     def make(
         self, key: str, read: Callable[[Path], T], write: Callable[[Path], None], size: int, note: Note
     ) -> T | None:
-        """Have `write` make the entry, here or in another process, and return what `read` makes of it.
+        """Create the entry with `write`, here or in another process, and return `read(entry)`.
 
-        `size` is what `write` will need at most, in bytes. None where the entry cannot be kept.
+        `size` is the most that `write` will need, in bytes. Return None if the entry cannot be stored.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -113,7 +113,7 @@ class CacheFolder:
     def growing_entry(self, key: str, note: Note) -> Iterator[Path]:
         """Yield the folder of an entry that grows in place, to one process at a time; it may be new, or damaged.
 
-        The writer maps a file of it first, so that it counts as in use.
+        The writer first maps a file of the entry, so that the entry counts as in use.
         """
         entry = self.path / key
         with report_unwritable(f"the cache folder {self.path}"):
@@ -137,7 +137,7 @@ class CacheFolder:
             )
 
     def free_space(self, size: int) -> bool:
-        """Remove entries used longest ago until `size` more bytes fit; False, and nothing removed, where they can't."""
+        """Remove the least recently used entries until `size` more bytes fit; if they cannot, remove none: False."""
         self._remove_abandoned()
         entries = sorted(self._entries(), key=lambda entry: entry.stat().st_mtime_ns)
         excess = sum(_entry_bytes(entry) for entry in entries) + size - self.limit
@@ -183,7 +183,7 @@ class CacheFolder:
         return [path for path in self.path.iterdir() if path.is_dir() and "." not in path.name]
 
     def _remove_abandoned(self) -> None:
-        """Remove what a killed process left half made."""
+        """Remove unfinished entries of killed processes."""
         for folder in [path for path in self.path.glob("*.*-*") if path.is_dir()]:
             if _is_unlocked(self.path / f"{folder.name.partition('.')[0]}.lock"):
                 shutil.rmtree(folder, ignore_errors=True)
@@ -197,7 +197,7 @@ class CacheFolder:
             if not _lock(handle.fileno(), shared=False, wait=False):
                 note("another process is making the same entry of the cache: waiting for it")
                 _lock(handle.fileno(), shared=False, wait=True)
-            # Its holder removed the file when it was done: whoever waited holds a lock on nothing.
+            # The previous holder removed the file at its end: then this lock is on a deleted file, so try again.
             if path.exists() and os.path.samestat(path.stat(), os.fstat(handle.fileno())):
                 break
             handle.close()
@@ -211,18 +211,18 @@ class CacheFolder:
 def map_file(file: IO[bytes]) -> mmap.mmap:
     """Return a file's bytes, read on demand; the file counts as in use until the mapping is gone.
 
-    The mapping is private: what is written there never reaches the file. Torch takes it without a copy.
+    The mapping is private: writes to it never reach the file. Torch uses it without a copy.
     """
     # The mapping keeps a duplicate of the descriptor, and the lock with it.
     _lock(file.fileno(), shared=True, wait=True)
     size = os.fstat(file.fileno()).st_size
-    # Without NORESERVE a system can refuse to map privately more than it has memory.
+    # Without NORESERVE a system can refuse a private mapping larger than its memory.
     flags = mmap.MAP_PRIVATE | getattr(mmap, "MAP_NORESERVE", 0)
     return mmap.mmap(file.fileno(), size, flags=flags, prot=mmap.PROT_READ | mmap.PROT_WRITE)
 
 
 def _lock(descriptor: int, *, shared: bool, wait: bool, unsupported: bool = True) -> bool:
-    """Try to lock, and return whether this process has the lock now; `unsupported` where a file system has no locks."""
+    """Try to lock, and return True if this process has the lock; `unsupported` if the file system has no locks."""
     try:
         fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:
@@ -254,7 +254,7 @@ def _is_in_use(entry: Path) -> bool:
 
 
 def _remove(entry: Path) -> None:
-    """Rename the entry, which is atomic, then delete it; a process that still maps it keeps what is mapped."""
+    """Rename the entry, which is atomic, then delete it; existing mappings stay valid."""
     trash = Path(tempfile.mkdtemp(prefix=f"{entry.name}.removing-", dir=entry.parent))
     with suppress(FileNotFoundError):
         entry.rename(trash / entry.name)

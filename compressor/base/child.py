@@ -6,12 +6,12 @@
         facts = child.result()
         milliseconds = child.call("turn", calls=5)
 
-The child reads the job as a line of JSON from stdin and writes events to its stdout, one a line: {"progress": [title,
-done, total]} while it works, then {"result": ...} or {"error": "one line"}. What the function returns is the result;
-where that is an object with methods to `call`, the child keeps it, the first result is None, and each further line is
-a call: {"call": name, "arguments": {...}}. Whatever native code prints goes to stderr.
+The child reads the job as a line of JSON from stdin and writes events to its stdout, one per line: {"progress": [title,
+done, total]} while it works, then {"result": ...} or {"error": "one line"}. The result is the function's return value.
+If the function is a class, the child keeps the instance, the first result is None, and each further line calls one of
+its methods: {"call": name, "arguments": {...}}. Output of native code goes to stderr.
 
-With `limits` the child is also shut in (`isolation.py`) before it imports the function: for files of strangers.
+With `limits` the child is also sandboxed (`isolation.py`) before it imports the function: for untrusted files.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ from compressor.base.isolation import MB, Limits, end_with_parent, restrict_proc
 ROOT = Path(__file__).resolve().parents[2]
 
 Job: TypeAlias = Callable[..., Any]
-"""Called as function(progress, **job); what it returns must be JSON. Of a class the methods return that."""
+"""A function or class called as function(progress, **job). It, or each method of the class, returns JSON values."""
 
 
 class ChildFailed(SrkdError):
-    """The child process ended without a result. `reason` says how, without what it was doing."""
+    """The child process ended without a result. `reason` says how it ended, without naming its job."""
 
     def __init__(self, what: str, reason: str, *, crashed: bool = False) -> None:
         super().__init__(f"{what}: {reason}")
@@ -50,8 +50,8 @@ class ChildFailed(SrkdError):
 
 
 class Child:
-    """A child process that works on a job as soon as it is created, and on further calls where the job's function is a
-    class. One that ended stays ended: every question about it raises `ChildFailed`, whose line begins with `what`.
+    """A child process that starts its job when it is created, and answers further calls if the job's function is a
+    class. It is never restarted: after its end every call raises `ChildFailed`, whose message begins with `what`.
     """
 
     def __init__(
@@ -96,13 +96,13 @@ class Child:
         return self._process.pid
 
     def call(self, name: str, *, timeout_seconds: float | None = None, **arguments: object) -> Any:
-        """Return the result of a method of the object that the child keeps."""
+        """Call a method of the object that the child keeps, and return its result."""
         self._send({"call": name, "arguments": arguments})
         return self.result(timeout_seconds)
 
     def result(self, timeout_seconds: float | None = None) -> Any:
-        """Wait for the answer to the job or to the last call. An SrkdError that was raised there is raised here; a
-        crash, an exit or a timeout becomes `ChildFailed`.
+        """Wait for the answer to the job or to the last call. An SrkdError raised in the child is raised here; a crash,
+        an exit or a timeout becomes `ChildFailed`.
         """
         timed_out = threading.Event()
 
@@ -111,7 +111,7 @@ class Child:
             self._process.kill()
 
         timer = threading.Timer(timeout_seconds or 0, end)
-        timer.daemon = True  # SIGTERM may come at any line: srkd must not wait for the end of the time then
+        timer.daemon = True  # on SIGTERM srkd must exit without waiting for the timer
         try:
             if timeout_seconds is not None:
                 timer.start()
@@ -134,7 +134,7 @@ class Child:
         raise ChildFailed(self._what, reason, crashed=code < 0)
 
     def close(self) -> None:
-        """End the child, which has answered or need not any more."""
+        """End the child, even if it has not answered yet."""
         if self._process.poll() is None:
             self._process.kill()
             self._process.wait()
@@ -151,9 +151,9 @@ class Child:
             self._process.stdin.flush()
 
     def _answer(self) -> dict[str, Any]:
-        """Report the progress, and return the next result or error; empty where the child died before one.
+        """Report the progress, and return the next result or error; an empty dict if the child died before one.
 
-        A child that says more than it may is not listened to any further.
+        A child that writes more than `limits.output_mb` is killed.
         """
         assert self._process.stdout is not None
         while line := self._process.stdout.readline(-1 if self._most is None else self._most + 1):
@@ -201,7 +201,7 @@ def _describe_exit(code: int) -> str:
 
 
 def main() -> None:
-    """Read the job, run the function, write the events, and answer calls until there are no more: the child's part."""
+    """Run the child: read the job, run the function, write the events, and answer calls until stdin ends."""
     end_with_parent()
     # What native code prints must not get between the events.
     events = os.fdopen(os.dup(1), "w", encoding="utf-8")
@@ -215,14 +215,14 @@ def main() -> None:
     function: Job = getattr(importlib.import_module(module), name)
     is_kept = isinstance(function, type)
     work = partial(function, lambda title, done, total: _write(events, {"progress": [title, done, total]}), **job)
-    made = _answer(events, work, is_kept=is_kept)
-    for line in sys.stdin if is_kept and made is not None else ():
+    instance = _answer(events, work, is_kept=is_kept)
+    for line in sys.stdin if is_kept and instance is not None else ():
         call = json.loads(line)
-        _answer(events, partial(getattr(made, call["call"]), **call["arguments"]))
+        _answer(events, partial(getattr(instance, call["call"]), **call["arguments"]))
 
 
 def _answer(events: IO[str], work: Callable[[], Any], *, is_kept: bool = False) -> Any:
-    """Do the work, write its result or its error, and return the result; one that is kept is not written."""
+    """Do the work, write its result or its error, and return the result; None is written for a kept object."""
     try:
         result = work()
     except SrkdError as error:
@@ -244,6 +244,6 @@ if __name__ == "__main__":
         sys.excepthook(type(error), error, error.__traceback__)
         sys.stderr.flush()
         os._exit(1)
-    # Native libraries may crash while Python takes itself down, after all was well.
+    # Native libraries may crash while Python shuts down, although the work succeeded.
     sys.stderr.flush()
     os._exit(0)

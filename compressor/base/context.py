@@ -15,7 +15,7 @@ Note: TypeAlias = Callable[[str], None]
 """Receives one line for a person."""
 
 Status: TypeAlias = Callable[[str, float], None]
-"""Called as status(line, seconds_left); each line stands in place of the one before."""
+"""Called as status(line, seconds_left); each line replaces the previous one."""
 
 
 def no_progress(title: str, done: int, total: int) -> None:
@@ -28,14 +28,14 @@ def no_note(line: str) -> None:
 
 @dataclass(frozen=True)
 class Context:
-    """`progress` and `note` are called in the leading process only; the others report nothing."""
+    """The callbacks and processes of an operation. Only the leading process calls `progress` and `note`."""
 
     progress: Progress = no_progress
     note: Note = no_note
     status: Status | None = None
-    """Receives loss and speed of the running step; None: nobody reads them."""
+    """Receives loss and speed of the running step; None: they are not reported."""
     processes: Processes = field(default_factory=Processes)
 
 
 QUIET = Context()
-"""One process that reports nothing; only for operations that are not interrupted."""
+"""The context of one process that reports nothing; only for operations that need no interruption."""

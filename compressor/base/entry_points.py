@@ -1,6 +1,6 @@
-"""Tables of rows by name: the rows of srkd itself, and those that installed packages add by an entry point.
+"""Tables of rows by name: srkd's own rows, and those that installed packages add by an entry point.
 
-What such a package raises names it, and its file and line: `describe_failure`, `package_at_fault`.
+An error raised by such a package is reported with its name, file and line: `describe_failure`, `package_at_fault`.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ Row = TypeVar("Row", bound=Named)
 
 
 class Table(Mapping[str, Row]):
-    """Rows by name. Installed packages are read at the first look-up, not when the table is made.
+    """Rows by name. Installed packages are read at the first look-up, not when the table is created.
 
-    `read` returns the rows of a package's entry point in `group`; it may load it. A package that cannot be used becomes
-    a line in `notes`, and nothing else suffers; a name that two packages bring belongs to neither.
+    `read` returns the rows of a package's entry point in `group`; it may load the entry point. A package that cannot be
+    used adds a line to `notes` and is otherwise ignored; a name that two packages define is refused for both.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class Table(Mapping[str, Row]):
 
     @property
     def rows(self) -> dict[str, Row]:
-        """The rows by name, as they are kept."""
+        """The table's own dict of rows by name."""
         if self._all is None:
             self._all = dict(self._builtin)  # set first: a package may look into the table while it is imported
             self._add(metadata.entry_points(group=self.group))
@@ -49,11 +49,11 @@ class Table(Mapping[str, Row]):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """A line for each package, or name of a package, that was refused."""
+        """One line for each refused package, and for each refused row name."""
         return tuple(self._notes) if self.rows else ()
 
     def find(self, name: str) -> Row:
-        """Return the row called `name`; a usage error with the nearest names and the notes where there is none."""
+        """Return the row called `name`; if there is none, raise UsageError with the nearest names and the notes."""
         if name not in self.rows:
             unknown = f"no {self.kind} is called {shorten(name)!r}; {nearest(name, self.rows)}"
             raise UsageError("; ".join([unknown, *self.notes]))
@@ -96,12 +96,12 @@ def package_of(point: metadata.EntryPoint) -> str:
 
 
 def top_module(where: str) -> str:
-    """Return the first name of "package.module:object"."""
+    """Return the top-level module of "package.module:object"."""
     return re.split(r"[.:]", where, maxsplit=1)[0]
 
 
 def describe_failure(error: BaseException, module: str) -> str:
-    """Return in one line what a package raised, and the last line of its `module` that the error came through."""
+    """Return one line with the error, and the file and line of its innermost frame in `module`."""
     if isinstance(error, SyntaxError) and error.filename is not None:
         place: str | None = f"{error.filename}:{error.lineno}"
     else:
@@ -115,9 +115,9 @@ def describe_failure(error: BaseException, module: str) -> str:
 
 
 def package_at_fault(error: BaseException) -> str | None:
-    """Return in one line which installed package raised an error, and where; None where srkd's own code did.
+    """Return one line that names the installed package that raised an error, and where; None if srkd's own code did.
 
-    An error of a library counts for whoever called the library.
+    An error raised in a library is attributed to the library's caller.
     """
     groups = [group for group in metadata.entry_points().groups if group.startswith("srkd.")]
     points = [point for group in groups for point in metadata.entry_points(group=group)]
@@ -132,7 +132,7 @@ OWN_MODULES = ("compressor", "recipes", "export", "demo", "srkd")
 
 
 def _last_line(modules: Collection[str], error: BaseException) -> tuple[str, str | None]:
-    """Return the innermost of these modules that an error came through, and the file and line there."""
+    """Return the module of the innermost frame that belongs to one of `modules`, and its file and line."""
     module, place = "", None
     for frame, line in traceback.walk_tb(error.__traceback__):
         name = top_module(str(frame.f_globals.get("__name__", "")))

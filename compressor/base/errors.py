@@ -1,4 +1,4 @@
-"""Errors that a user can cause: one line with what is wrong, where, the value, and what to do."""
+"""Errors that a user can cause. Each is one line: what is wrong, where, the value, and what to do."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 
 class SrkdError(Exception):
-    """A failure that the user reads as one line; the command ends with `exit_code`."""
+    """A failure that is shown to the user as one line; the command ends with `exit_code`."""
 
     exit_code = 1
 
@@ -18,27 +18,27 @@ class SrkdError(Exception):
 
 
 def _printable(text: str) -> str:
-    """Return `text` with control characters escaped: names from a file must not reach a terminal as commands."""
+    """Return `text` with control characters escaped: a name from a file must not send commands to the terminal."""
     return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
 
 
 MOST_DIGITS = 100
-"""Longer numbers are no sizes, rates or seeds; Python itself reads no whole number of over 4,300 digits."""
+"""The most digits of a number: sizes, rates and seeds need fewer. Python refuses integers of over 4,300 digits."""
 
 
 def shorten_numbers(text: str) -> str:
-    """Return `text` with the first digits of every number that is too long, and their count."""
+    """Return `text` with every number that is too long cut to its first 20 digits, followed by its number of digits."""
     return re.sub(rf"\d{{{MOST_DIGITS + 1},}}", lambda match: f"{match[0][:20]}... ({len(match[0]):,} digits)", text)
 
 
 class UsageError(SrkdError):
-    """The command line or a setting is wrong; nothing was tried."""
+    """An error in the command line or in a setting, found before any work was done."""
 
     exit_code = 2
 
 
 def parse_int(text: str) -> int:
-    """Read a whole number; a ValueError where it is none, a `UsageError` where it is too long."""
+    """Return an integer; raise ValueError if `text` is not one, `UsageError` if it has too many digits."""
     if sum(character.isdigit() for character in text) > MOST_DIGITS:
         raise UsageError(f"the number {text} is too long: at most {MOST_DIGITS} digits are read")
     return int(text)
@@ -52,7 +52,7 @@ class MissingExtra(SrkdError):
 
     @staticmethod
     def command(extra: str) -> str:
-        """Return the command that installs it."""
+        """Return the pip command that installs `extra`."""
         return f"pip install 'srkd[{extra}]'"
 
 
@@ -64,14 +64,14 @@ class Unwritable(SrkdError):
 
 
 def describe_os_error(error: OSError) -> str:
-    """Return the file and the reason of an error of the file system in one line."""
+    """Return one line with the file and the reason of a file system error."""
     where = f"{error.filename}: " if error.filename else ""
     return f"{where}{error.strerror or error}"
 
 
 @contextmanager
 def report_unwritable(path: object) -> Iterator[None]:
-    """Turn an error of the file system within the block into `Unwritable`."""
+    """Turn a file system error within the block into `Unwritable`."""
     try:
         yield
     except OSError as error:
@@ -79,7 +79,7 @@ def report_unwritable(path: object) -> Iterator[None]:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return True if memory ran out: torch, ONNX Runtime and Python each report it in another way."""
+    """Return True if memory ran out: torch, ONNX Runtime and Python each report this differently."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     return any(words in str(error).lower() for words in _OUT_OF_MEMORY)
@@ -90,9 +90,9 @@ _OUT_OF_MEMORY = ("out of memory", "allocate memory", "not enough memory", "bad_
 
 @contextmanager
 def one_line(what: str, *, first: bool = False) -> Iterator[None]:
-    """Turn whatever a library raises into one line: `what`, then the last line of its message, or the `first`.
+    """Turn any error of a library into one line: `what`, then the last line of its message (the first if `first`).
 
-    Interpreters put the cause into the last line. Out of memory passes unchanged: tiling answers it with smaller tiles.
+    Interpreters put the cause into the last line. Out of memory passes unchanged: tiling retries with smaller tiles.
     """
     try:
         yield
@@ -105,18 +105,18 @@ def one_line(what: str, *, first: bool = False) -> Iterator[None]:
 
 
 def reason_of(error: BaseException, *, first: bool = False) -> str:
-    """Return the last (or first) line of an error's message; its type where it has none."""
+    """Return the last (or first) line of an error's message, or the name of its type if the message is empty."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     return lines[0 if first else -1][:300]
 
 
 def shorten(text: str, most: int = 60) -> str:
-    """Return the beginning of a text that somebody else wrote, with dots where there is more."""
+    """Return `text` cut to `most` characters, with "..." at the end if it was longer."""
     return text if len(text) <= most else text[: most - 3] + "..."
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
-    """Return the end of an error message about an unknown name: the closest one, and all of them."""
+    """Return the end of an error message about an unknown name: the closest name, and all names."""
     names = list(names)
     matches = difflib.get_close_matches(name, names, n=1)
     hint = f"did you mean {matches[0]!r}? " if matches else ""

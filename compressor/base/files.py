@@ -1,4 +1,4 @@
-"""Write files atomically, and hash them. A file that cannot be written becomes one line."""
+"""Atomic writing and hashing of files. A file that cannot be written is reported in one line."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from compressor.base.errors import SrkdError, UsageError, report_unwritable
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it over `path` when the block ends without an error.
 
-    The suffix is kept, because writers choose a format by it. On any error the temporary file is removed
-    and what was at `path` before stays. After the block the file is on the disk, name and content.
+    The suffix is kept, because writers choose a format by it. On any error the temporary file is removed and the
+    previous file at `path` stays. After the block, name and content of the file are flushed to the disk.
     """
     with report_unwritable(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -40,60 +40,60 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_files(path: Path) -> Iterator[Path]:
-    """Yield `path`'s name in an empty temporary folder; at the end, move everything there to where `path` is.
+    """Yield `path`'s name in an empty temporary folder; at the end, move everything in it to `path`'s folder.
 
-    For a file with companions, and for folders that count as a file. Each is replaced as a whole, `path` itself last;
-    on any error nothing is moved, and what was there before stays.
+    For a file with companions, and for formats that are a folder. Each is replaced as a whole, `path` itself last;
+    on any error nothing is moved, and the previous files stay.
     """
     with report_unwritable(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=f".{path.stem}.", dir=path.parent))
         try:
             yield folder / path.name
-            for written in sorted(folder.iterdir(), key=lambda item: item.name == path.name):
-                _replace(written, path.parent / written.name)
+            for source in sorted(folder.iterdir(), key=lambda item: item.name == path.name):
+                _replace(source, path.parent / source.name)
             _flush_folder(path.parent)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
 
 def temporary_files(folder: Path, names: Iterable[str]) -> list[Path]:
-    """Return the temporary files in which `names` were being written when their process was killed."""
+    """Return the temporary files that a killed process left while it was writing `names`."""
     paths = map(Path, names)
     return [file for path in paths for file in folder.glob(f".{path.stem}.????????{path.suffix}") if file.is_file()]
 
 
-def _replace(written: Path, final: Path) -> None:
-    """Move a file or a folder, flushed to the disk, over what has its name now."""
-    for file in written.rglob("*") if written.is_dir() else (written,):
+def _replace(source: Path, final: Path) -> None:
+    """Flush a file or a folder to the disk and move it to `final`, replacing what is there."""
+    for file in source.rglob("*") if source.is_dir() else (source,):
         if file.is_file():
             flush_file(file)
-    os.chmod(written, (0o777 if written.is_dir() else 0o666) & ~_umask())
+    os.chmod(source, (0o777 if source.is_dir() else 0o666) & ~_umask())
     if final.is_dir() and not final.is_symlink():
-        older = written.parent / f"{final.name}.older"
+        older = source.parent / f"{final.name}.older"
         os.replace(final, older)
-    os.replace(written, final)
+    os.replace(source, final)
 
 
 def append(path: Path, content: bytes) -> None:
-    """Add to the end of a file; what does not fit is an error here, not when the file is closed."""
+    """Append to a file; a full disk raises the error here, not when the file is closed."""
     with report_unwritable(path), open(path, "ab", buffering=0) as file:
-        written = file.write(content)
-        while written < len(content):
-            written += file.write(content[written:])
+        count = file.write(content)
+        while count < len(content):
+            count += file.write(content[count:])
 
 
 def flush_file(path: Path) -> None:
-    """Flush a file to the disk, so that it outlives a power cut."""
-    with open(path, "rb") as written:
-        os.fsync(written.fileno())
+    """Flush a file to the disk, so that it survives a power cut."""
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
 
 
 def _flush_folder(folder: Path) -> None:
-    """Flush the new name too: a power cut undoes a rename that is not on the disk."""
+    """Flush a folder's file names: a power cut undoes a rename that is not on the disk."""
     try:
         handle = os.open(folder, os.O_RDONLY)
-    except PermissionError:  # the folder may be written and not read
+    except PermissionError:  # the folder is writable but not readable
         return
     try:
         os.fsync(handle)
@@ -108,14 +108,14 @@ SPECIAL_FILES = {stat.S_IFIFO: "a pipe", stat.S_IFCHR: "a device", stat.S_IFBLK:
 
 
 KERNEL_FOLDERS = ("/proc", "/sys", "/sys/kernel/debug", "/sys/kernel/tracing")
-"""Folders whose files the kernel writes while they are read: they count as regular, and some never end."""
+"""Folders whose files the kernel generates while they are read: they count as regular files, and some never end."""
 
 
 def require_regular(path: Path) -> None:
-    """Refuse a pipe, a device and a socket, or a link to one: reading it may wait for ever, or never end."""
+    """Refuse a pipe, device, socket or kernel file, or a link to one: reading it may block or never end."""
     try:
         status = path.stat()
-    except OSError:  # whoever opens it says what is wrong
+    except OSError:  # opening the file reports what is wrong
         return
     kind = SPECIAL_FILES.get(stat.S_IFMT(status.st_mode))
     if kind is None and stat.S_ISREG(status.st_mode) and status.st_dev in _kernel_devices():
@@ -125,7 +125,7 @@ def require_regular(path: Path) -> None:
 
 
 def _kernel_devices() -> set[int]:
-    """Return the device numbers of what is mounted on `KERNEL_FOLDERS`."""
+    """Return the device numbers of the file systems mounted on `KERNEL_FOLDERS`."""
     devices = set()
     for folder in KERNEL_FOLDERS:
         with suppress(OSError):
@@ -135,10 +135,10 @@ def _kernel_devices() -> set[int]:
 
 
 def read_bytes(path: Path, most_bytes: int) -> bytes:
-    """Return the bytes of a regular file, of which there are at most so many."""
+    """Return the bytes of a regular file; refuse one of over `most_bytes`."""
     require_regular(path)
     with open(path, "rb") as file:
-        # The size is looked at first: a sparse file takes no room on the disk, and all of its bytes in memory.
+        # Check the size first: a sparse file takes no space on the disk, but all of its bytes in memory.
         too_large = os.fstat(file.fileno()).st_size > most_bytes
         content = b"" if too_large else file.read(most_bytes + 1)
     if too_large or len(content) > most_bytes:
@@ -147,12 +147,12 @@ def read_bytes(path: Path, most_bytes: int) -> bytes:
 
 
 def read_text(path: Path, most_bytes: int) -> str:
-    """Return a text file of at most so many bytes."""
+    """Return the text of a UTF-8 file; refuse one of over `most_bytes`."""
     return read_bytes(path, most_bytes).decode("utf-8")
 
 
 def require_writable_folder(folder: Path, option: str) -> None:
-    """Refuse a folder that cannot be written or made, before the work whose result it is for; it is not made here."""
+    """Refuse a folder that cannot be created or written, before the work starts; the folder is not created here."""
     place = folder
     try:
         while not place.exists() and place != place.parent:
@@ -164,7 +164,7 @@ def require_writable_folder(folder: Path, option: str) -> None:
 
 
 def unwritable_folder(folder: Path, option: str, error: OSError) -> UsageError:
-    """Return the error for a folder that an option named and that cannot be written."""
+    """Return the error for an option's folder that cannot be written."""
     return UsageError(f"{option} {folder} cannot be written: {error.strerror or error}; choose another folder")
 
 
@@ -175,7 +175,7 @@ def _umask() -> int:
 
 
 def file_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes: the `srkd.source_sha256` of whatever is made from it."""
+    """Return the SHA-256 of a file's bytes: the `srkd.source_sha256` of files derived from it."""
     try:
         with open(path, "rb") as handle:
             return sha256_of(handle)
@@ -184,7 +184,7 @@ def file_sha256(path: Path) -> str:
 
 
 def sha256_of(handle: IO[bytes]) -> str:
-    """Return the SHA-256 of the rest of an open file, read in pieces."""
+    """Return the SHA-256 of the rest of an open file, read in chunks."""
     digest = hashlib.sha256()
     while chunk := handle.read(2**20):
         digest.update(chunk)

@@ -1,6 +1,6 @@
-"""Ctrl-C and SIGTERM that lose nothing: the current step is finished and saved; a second signal stops at once.
+"""Ctrl-C and SIGTERM without loss: the current step is finished and saved; a second signal stops at once.
 
-SIGTERM is what a cluster sends before it takes the machine away (Slurm's preemption and time limit, Kubernetes).
+A cluster sends SIGTERM before it takes the machine away (Slurm's preemption and time limit, Kubernetes).
 """
 
 from __future__ import annotations
@@ -20,30 +20,30 @@ DEFAULT_HANDLERS: Mapping[signal.Signals, Callable[[int, FrameType | None], Any]
     signal.SIGINT: signal.default_int_handler,
     signal.SIGTERM: signal.SIG_DFL,
 }
-"""The signals that ask a run to stop, and what a second one does."""
+"""The signals that ask a run to stop, and the handler of a second one."""
 
 
 _listener: StopRequest | None = None
-"""The request that signals go to, while one is listened for."""
+"""The stop request that receives signals; None outside `catch_signals`."""
 
 GRACE_SECONDS = 10.0
-"""Time for Python to handle SIGTERM: native code that does not return leaves it no turn."""
+"""Time for Python to handle SIGTERM, which it cannot do while native code does not return."""
 _handled = threading.Event()
 
 
 def note_signal() -> None:
-    """Say that a signal was handled: for every handler of SIGTERM."""
+    """Record that a signal was handled; every handler of SIGTERM calls this."""
     _handled.set()
 
 
 @contextmanager
 def end_despite_native_code() -> Iterator[None]:
-    """End the process by SIGTERM within the block even while native code runs that never returns to Python.
+    """Let SIGTERM end the process within the block even while native code runs that never returns to Python.
 
-    In the same way a request to stop is acknowledged at once, and not when a step in native code has ended.
+    In the same way a stop request is acknowledged at once, and not only when a step in native code has ended.
 
-    Python handles a signal between two of its own instructions only. Its C code writes the signal's number into a pipe
-    at once; a thread that reads it ends the process, with exit code 143, where no handler had a turn in time.
+    Python handles a signal only between two of its own instructions. Its C code writes the signal's number into a pipe
+    at once; a thread reads it and ends the process with exit code 143 if no handler ran in time.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -72,24 +72,24 @@ def end_despite_native_code() -> Iterator[None]:
 
 
 class Interrupted(SrkdError):
-    """The user stopped a run; its state is saved."""
+    """The user stopped a run, and its state was saved."""
 
     exit_code = 130
 
 
 @dataclass
 class StopRequest:
-    """A request of the user to stop: `received` by this process, and `agreed` by all of them since the last step.
+    """A stop request of the user: `received` by this process, and `agreed` by all processes since the last step.
 
     Several processes must stop at the same step: one that went on would wait for the others. A process `launched` by
-    another program may hear a signal twice, as that passes on what went to all of them: then a second one does nothing.
+    another program may receive a signal twice, as that program forwards signals: there a second one does nothing.
     """
 
     received: bool = False
     agreed: bool | None = None
     launched: bool = False
     acknowledge: Callable[[], None] | None = None
-    """Says that the signal was heard: called once, from a thread of its own."""
+    """Reports that the signal was received: called once, from a thread of its own."""
     _is_acknowledged: threading.Event = field(default_factory=threading.Event)
 
     @property
@@ -97,10 +97,10 @@ class StopRequest:
         return self.received if self.agreed is None else self.agreed
 
     def receive(self, number: int, frame: FrameType | None) -> None:
-        """Handle the first signal; the next one meets the default handler."""
+        """Handle the first signal and restore the default handlers for the next one (unless `launched`)."""
         note_signal()
         self.received = True
-        # A handler interrupts anything, also a line that is being printed: the line about it waits on a thread.
+        # A handler may interrupt the printing of another line: a thread prints the line about the signal.
         threading.Thread(target=self.acknowledge_once, daemon=True).start()
         if not self.launched:
             for each, handler in DEFAULT_HANDLERS.items():
@@ -120,10 +120,10 @@ _acknowledging = threading.Lock()
 
 @contextmanager
 def catch_signals(request: StopRequest | None = None) -> Iterator[StopRequest]:
-    """Turn a first SIGINT or SIGTERM into a stop request within the block; a second one does what it does by default.
+    """Turn the first SIGINT or SIGTERM within the block into a stop request; a second one has its default effect.
 
-    A block within a block shares the outer one's request, so that a plan of runs stops with the run that was asked to.
-    Outside the main thread, where signals cannot be handled, nothing changes.
+    A nested block shares the outer one's request, so that a plan of several runs stops together with the current run.
+    Outside the main thread, where signals cannot be handled, this has no effect.
     """
     request = request or StopRequest()
     if threading.current_thread() is not threading.main_thread():
@@ -131,7 +131,7 @@ def catch_signals(request: StopRequest | None = None) -> Iterator[StopRequest]:
         return
     global _listener
     if _listener is not None:
-        # Also where the outer one was received already, and its handlers are gone: this block is to stop, too.
+        # Also if the outer request has already been received and its handlers are gone: this block must stop, too.
         _listener.acknowledge = _listener.acknowledge or request.acknowledge
         yield _listener
         return
@@ -144,5 +144,5 @@ def catch_signals(request: StopRequest | None = None) -> Iterator[StopRequest]:
     finally:
         _listener = None
         for number, handler in before.items():
-            # None: a handler that was not set from Python, and that Python cannot put back.
+            # None: a handler that was not set from Python, so Python cannot restore it.
             signal.signal(number, DEFAULT_HANDLERS[number] if handler is None else handler)

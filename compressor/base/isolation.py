@@ -1,7 +1,7 @@
-"""Limits on what a process may use and change, which it sets for itself before it opens a stranger's file.
+"""Limits that a process sets for itself before it opens an untrusted file: on resources, files and network.
 
-Time, memory and the size of files are limits of POSIX. On Linux from 5.13 on Landlock adds that no file is written,
-made, removed or executed, and from 6.7 on that no TCP connection is made or taken. None of it needs privileges.
+Time, memory and file size are POSIX limits. From Linux 5.13 on, Landlock forbids writing, creating, removing and
+executing files, and from 6.7 on, opening and accepting TCP connections. None of it needs privileges.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ MB = 10**6
 
 @dataclass(frozen=True)
 class Limits:
-    """The most that a process may use."""
+    """Upper limits on the resources of a process."""
 
     seconds: float = 60.0
     memory_mb: int = 4000
-    """Private memory; files that are mapped, libraries among them, do not count."""
+    """Private memory; mapped files, such as libraries, do not count."""
     output_mb: int = 64
-    """Each file that it writes, and its answer."""
+    """Size of each file that the process writes, and of its answer."""
 
     def scaled(self, factor: float) -> Limits:
-        """Return limits that are `factor` times as wide."""
+        """Return the limits multiplied by `factor`."""
         if not 1 <= factor <= MOST_LIMITS:
             raise UsageError(f"limits={factor!r} is not a factor from 1 to {MOST_LIMITS}")
         return Limits(self.seconds * factor, round(self.memory_mb * factor), round(self.output_mb * factor))
@@ -43,14 +43,13 @@ USUAL_LIMITS = Limits()
 
 
 def restrict_process(limits: Limits, writable: Sequence[str] = (os.devnull,)) -> tuple[str, ...]:
-    """Set the limits for this process and for good; where the kernel can tell, only `writable` files and what lies in
-    `writable` folders can be written.
+    """Set the limits for this process, irrevocably; with Landlock only the `writable` files and folders can be written.
 
-    Return what now holds, of "memory", "time", "output", "files" and "network".
+    Return the names of the limits in force, out of "memory", "time", "output", "files" and "network".
     """
-    # On Linux DATA is private memory; AS would count the address space too that libraries reserve and never touch.
+    # On Linux DATA is private memory; AS would also count address space that libraries reserve and never touch.
     memory_kind = resource.RLIMIT_DATA if sys.platform == "linux" else resource.RLIMIT_AS
-    # The whole process' time on all cores; whoever started it also looks at the clock.
+    # CPU time of the process on all cores; the parent also limits the elapsed time.
     cpu_seconds = int(limits.seconds * (os.cpu_count() or 1)) + 1
     rows = (
         ("memory", memory_kind, limits.memory_mb * MB),
@@ -58,23 +57,23 @@ def restrict_process(limits: Limits, writable: Sequence[str] = (os.devnull,)) ->
         ("output", resource.RLIMIT_FSIZE, limits.output_mb * MB),
         ("core", resource.RLIMIT_CORE, 0),
     )
-    held = []
+    names = []
     for name, kind, most in rows:
         try:
             resource.setrlimit(kind, (most, most))
-        except (ValueError, OSError):  # macOS refuses some, and a lower limit may be set already
+        except (ValueError, OSError):  # macOS refuses some limits, and a lower one may already be set
             continue
-        held += [] if name == "core" else [name]
-    return (*held, *_forbid_changes(writable))
+        names += [] if name == "core" else [name]
+    return (*names, *_forbid_changes(writable))
 
 
 def end_with_parent() -> None:
-    """Let the kernel end this process when the one that started it is gone, even if that was killed (Linux)."""
+    """Let the kernel end this process when its parent ends, even if the parent was killed (Linux)."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
-# Landlock by its system calls, as no library here wraps them (linux/landlock.h; `man 7 landlock`).
+# Landlock's system calls, which no library here wraps (linux/landlock.h; `man 7 landlock`).
 CREATE_RULESET, ADD_RULE, RESTRICT_SELF = 444, 445, 446
 ASK_VERSION = 1
 RULE_PATH_BENEATH = 1
@@ -96,7 +95,7 @@ class _PathRule(ctypes.Structure):
 
 
 def _forbid_changes(writable: Sequence[str]) -> tuple[str, ...]:
-    """Apply Landlock as far as this kernel has it; return what it now holds."""
+    """Apply Landlock as far as this kernel supports it; return the restrictions in force: "files", "network"."""
     if sys.platform != "linux":
         return ()
     system: Any = ctypes.CDLL(None, use_errno=True)

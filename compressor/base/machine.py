@@ -1,4 +1,4 @@
-"""Facts about the machine, which stand beside every figure that was measured on it; silence for native libraries."""
+"""Facts about the machine, reported with every figure measured on it; muting of native libraries."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from compressor.base.errors import UsageError
 def machine_facts() -> dict[str, object]:
     """Return the machine as JSON values: the `"machine"` of every JSON object.
 
-    A command that did without torch has not used its threads or a GPU: both are None then, and torch is not imported to
-    learn them.
+    A command that has not imported torch has used neither its threads nor a GPU: both are None then, and torch is not
+    imported to find them out.
     """
     import psutil
 
@@ -53,13 +53,13 @@ INTEGER_PRODUCTS = {
     "amx_int8": "AMX",
     "asimddp": "dot products",
 }
-"""The kernel's words for instructions that add products of bytes in 32 bits, and their names."""
+"""Names of the instructions that add 8-bit products in 32 bits, by their flag in /proc/cpuinfo."""
 
 
 def integer_products() -> tuple[str, ...]:
-    """Return the names of the processor's instructions that add products of bytes in 32 bits.
+    """Return the names of the processor's instructions that add 8-bit products in 32 bits.
 
-    Every 64 bit Apple processor has dot products.
+    Every 64-bit Apple processor has dot products.
     """
     listing = Path("/proc/cpuinfo")
     if not listing.exists():
@@ -69,12 +69,12 @@ def integer_products() -> tuple[str, ...]:
 
 
 def has_integer_products() -> bool:
-    """Return whether the processor adds products of bytes in 32 bits in one instruction; older ones overflow 16."""
+    """Return True if one instruction adds 8-bit products in 32 bits; older processors use 16 bits and overflow."""
     return bool(integer_products())
 
 
 def usable_cores() -> int | None:
-    """Return how many logical cores this process may use: fewer than the machine's in a container or under taskset."""
+    """Return the number of logical cores that this process may use: fewer than all in a container or under taskset."""
     import psutil
 
     process = psutil.Process()
@@ -82,7 +82,7 @@ def usable_cores() -> int | None:
 
 
 def require_threads(threads: int | None) -> None:
-    """Refuse more threads than cores: 99 on two took minutes of a loaded machine, and every time was wrong."""
+    """Refuse more threads than cores: 99 threads on two cores took minutes, and every measured time was wrong."""
     cores = usable_cores()
     if cores is not None and threads is not None and threads > cores:
         raise UsageError(
@@ -93,7 +93,7 @@ def require_threads(threads: int | None) -> None:
 
 @contextmanager
 def torch_threads(threads: int | None) -> Iterator[int]:
-    """Set torch's number of threads, which is one for the whole process, and restore it afterwards; None: as it is."""
+    """Set torch's number of threads, a process-wide setting, and restore it afterwards; None leaves it unchanged."""
     import torch
 
     before = torch.get_num_threads()
@@ -106,7 +106,7 @@ def torch_threads(threads: int | None) -> Iterator[int]:
 
 
 def available_memory(control_group: Path = Path("/sys/fs/cgroup")) -> int:
-    """Return the bytes that are free: of the machine, and of the container where one is limited (cgroup v2)."""
+    """Return the free memory in bytes: the machine's, or less if the container is limited (cgroup v2)."""
     import psutil
 
     available = int(psutil.virtual_memory().available)
@@ -119,14 +119,14 @@ def available_memory(control_group: Path = Path("/sys/fs/cgroup")) -> int:
 
 
 def total_memory() -> int:
-    """Return the bytes of memory that the machine has."""
+    """Return the machine's memory in bytes."""
     import psutil
 
     return int(psutil.virtual_memory().total)
 
 
 def gpu_facts() -> dict[str, object] | None:
-    """Return the first accelerator that torch can use, or None."""
+    """Return facts about the first accelerator that torch can use, or None."""
     import torch
 
     if torch.cuda.is_available():
@@ -144,7 +144,7 @@ def gpu_facts() -> dict[str, object] | None:
 
 
 def installed_version(distribution: str) -> str | None:
-    """Return the version of an installed distribution, without importing it; None where it is missing."""
+    """Return the version of an installed distribution, without importing it; None if it is missing."""
     try:
         return metadata.version(distribution)
     except metadata.PackageNotFoundError:
@@ -152,7 +152,7 @@ def installed_version(distribution: str) -> str | None:
 
 
 def peak_resident_bytes() -> int:
-    """Return the most memory that this process has had."""
+    """Return the peak resident memory of this process, in bytes."""
     status = Path("/proc/self/status")
     if status.exists():
         # not ru_maxrss: on Linux a process inherits that of its parent
@@ -165,7 +165,7 @@ def peak_resident_bytes() -> int:
 
 @contextmanager
 def native_silence() -> Iterator[None]:
-    """Drop whatever is written to standard error in the block, by native code too; errors come as exceptions."""
+    """Drop all output to standard error within the block, also of native code; errors still arrive as exceptions."""
     sys.stderr.flush()
     stderr, devnull = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:

@@ -1,4 +1,4 @@
-"""Number formats and memory layouts: which of them a device computes natively, and how they are selected."""
+"""Number formats and memory layouts: native support by devices, and selection in torch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Layout = Literal["channels_last", "contiguous"]
 
 
 def computes_bf16(device: torch.device) -> bool:
-    """True where the device multiplies bf16 natively; emulated bf16 is slower than fp32."""
+    """Return True if the device multiplies bf16 natively; emulated bf16 is slower than fp32."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     if device.type == "cpu":
@@ -27,7 +27,7 @@ def autocast(precision: Precision, device: torch.device) -> AbstractContextManag
 
 
 def memory_format(layout: Layout) -> torch.memory_format:
-    """Return torch's memory format of a layout."""
+    """Return torch's memory format for a layout."""
     return torch.channels_last if layout == "channels_last" else torch.contiguous_format
 
 

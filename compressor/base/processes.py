@@ -1,6 +1,6 @@
-"""The processes of a run: the rank of this one, and what they do together. One process alone is the plain case.
+"""The processes of a run: the rank of this one, and their collective operations, here for a single process.
 
-`compressor/training/distributed.py` has the case of several, which torchrun starts. No torch is imported here.
+`compressor/training/distributed.py` has the case of several, started by torchrun. This module imports no torch.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ T = TypeVar("T")
 
 
 class LostProcess(SrkdError):
-    """Another process of the run has ended: nothing can go on without it."""
+    """Another process of the run has ended: the run cannot continue without it."""
 
 
 class SharedFailure(SrkdError):
-    """A failure that every process meets at the same step: only the leader reports it."""
+    """A failure that occurs in every process at the same step: only the leader reports it."""
 
 
 class ReportedElsewhere(SrkdError):
-    """A failure that the leader reports: this process ends with the same exit code and no line."""
+    """A failure that the leader reports: this process ends with the same exit code and prints nothing."""
 
     def __init__(self, exit_code: int) -> None:
         super().__init__("")
@@ -39,7 +39,9 @@ class ReportedElsewhere(SrkdError):
 
 @dataclass(frozen=True)
 class Rank:
-    """One process of `world_size`; `local_rank` counts those of this machine, `restarts` torchrun's new attempts."""
+    """The rank of one process out of `world_size`; `local_rank` is its rank on this machine, `restarts` the number of
+    times torchrun has restarted the run.
+    """
 
     index: int = 0
     world_size: int = 1
@@ -48,7 +50,7 @@ class Rank:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Rank:
-        """Read the variables that torchrun sets; without them the process is alone."""
+        """Return the rank from the variables that torchrun sets; without them, that of a single process."""
         if "RANK" not in environment or "WORLD_SIZE" not in environment:
             return cls()
         names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "TORCHELASTIC_RESTART_COUNT")
@@ -65,7 +67,7 @@ class Rank:
 
     @property
     def is_leader(self) -> bool:
-        """Only the leader prints and writes the run folder."""
+        """True for rank 0, the only one that prints and writes the run folder."""
         return self.index == 0
 
     def share(self, batch: int) -> range:
@@ -82,7 +84,7 @@ class Rank:
 
 
 class Processes:
-    """One process. `Group` in training/distributed.py overrides everything here that needs another one."""
+    """A run of one process. `Group` in training/distributed.py overrides every method that needs other processes."""
 
     def __init__(self, rank: Rank | None = None) -> None:
         self.rank = rank or Rank()
@@ -116,11 +118,11 @@ class Processes:
         return [value]
 
     def run_on_all(self, work: Callable[[], T]) -> T:
-        """Run `work` on every process. An error of any ends all of them, and the leader reports it."""
+        """Run `work` on every process. An error in any of them ends all, and the leader reports it."""
         return work()
 
     def require_equal(self, value: str, message: str) -> None:
-        """Refuse to go on where a value differs between processes: `message` says which value it is."""
+        """Raise an error if `value` differs between processes; `message` says which value it is."""
         values = self.gather_objects((value, platform.node()))
         others = [(index, host) for index, (other, host) in enumerate(values) if other != values[0][0]]
         if others:
@@ -128,14 +130,14 @@ class Processes:
             raise SharedFailure(f"rank {index} of {self.rank.world_size}, on {host}, {message}")
 
     def set_resume_hint(self, position: Callable[[], str], command: str) -> None:
-        """Set where the run stands and how to continue it, for the line that reports a lost process."""
+        """Set the run's position and the command that resumes it, for the message about a lost process."""
 
 
 def exit_process(code: int) -> NoReturn:
-    """End one of several processes with `code`, its output flushed, without taking Python down.
+    """Flush the output and end one of several processes with `code`, without Python's own shutdown.
 
-    Threads of torch's process groups may still be inside a library then, and the C++ runtime ends such a process with
-    an abort: a run that went well would be reported as failed.
+    During that, threads of torch's process groups may still be inside a library, and the C++ runtime would abort the
+    process: a successful run would be reported as failed.
     """
     for stream in (sys.stdout, sys.stderr):
         stream.flush()

@@ -1,7 +1,7 @@
 """Random numbers that are a pure function of (stream name, seed, step, global sample index).
 
-No global state, and the same numbers whatever the number of processes: a rank draws the numbers of its samples by their
-global index. Positions of crops are drawn on the CPU, so nothing waits for a device.
+There is no global state, and the numbers do not depend on the number of processes: a rank draws those of its samples by
+their global index. Crop positions are drawn on the CPU, so nothing waits for a device.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 
 
 def uniforms(stream: str, seed: int, step: int, samples: Sequence[int], count: int) -> npt.NDArray[np.float64]:
-    """Return `count` numbers in [0,1) for each sample, (len(samples), count). Philox, one counter block a sample."""
+    """Return `count` numbers in [0,1) per sample, (len(samples), count): Philox, one counter block per sample."""
     key = int.from_bytes(hashlib.blake2b(f"{stream}:{seed}".encode(), digest_size=16).digest(), "little")
     philox = np.random.Philox(key=key)
     generator, state = np.random.Generator(philox), philox.state
@@ -24,7 +24,7 @@ def uniforms(stream: str, seed: int, step: int, samples: Sequence[int], count: i
     numbers = np.empty((len(samples), count))
     for row, sample in zip(numbers, samples, strict=True):
         counter[:] = 0, sample, step, 0
-        # Setting the state takes a quarter of the time of making a generator.
+        # Setting the state takes a quarter of the time of creating a generator.
         philox.state = state
         generator.random(out=row)
     return numbers
@@ -32,7 +32,7 @@ def uniforms(stream: str, seed: int, step: int, samples: Sequence[int], count: i
 
 @contextmanager
 def torch_seed(seed: int) -> Iterator[None]:
-    """Seed torch's CPU generator inside the block, for layers that initialise themselves, and restore it afterwards."""
+    """Seed torch's CPU generator within the block, for layers that initialise themselves, and restore it afterwards."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield
@@ -54,7 +54,7 @@ def next_torch_seed() -> int:
 def random_positions(
     stream: str, seed: int, step: int, samples: Sequence[int], largest: tuple[int, int], *, draws: int = 1
 ) -> list[list[tuple[int, int]]]:
-    """Return for each of `draws` one (top, left) a sample, uniform from (0, 0) to `largest`."""
+    """Return `draws` lists of one (top, left) per sample, uniform from (0, 0) to `largest`, inclusive."""
     numbers = uniforms(stream, seed, step, samples, 2 * draws)
     return [
         [(int(row[2 * draw] * (largest[0] + 1)), int(row[2 * draw + 1] * (largest[1] + 1))) for row in numbers]

@@ -1,8 +1,8 @@
-"""The patches that each sample of each step sees, and the batches of them.
+"""Sampling of the patches of each step, and the batches of them.
 
 A draw is a pure function of (seed, step, global sample index). A run records hashes of its draws: two runs with the
-same hashes saw the same batches. LR and HR patches are cropped and turned in one gather on the device, together with
-a teacher's outputs.
+same hashes had the same batches. LR and HR patches are cropped and flipped in one gather on the device, together with a
+teacher's outputs.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from compressor.data.store import ImageStore, Plane
 from compressor.models.fitting.patches import texture_of
 
 View = Literal["whole", "zoom-out"]
-"""The input of a teacher: the LR image, or that image shrunk once more by the scale."""
+"""The input of a teacher: the LR image, or that image downscaled once more by the scale."""
 
 DIGEST_BYTES = 8
-"""The bytes of one step's hash; steps are hashed together into 16 bytes a row of metrics."""
+"""Bytes of one step's hash; the hashes of several steps are hashed into 16 bytes per row of metrics."""
 
 
 @dataclass(frozen=True)
 class Draw:
-    """One step's patches: for each sample its image, top-left corner in LR pixels, and three symmetry switches."""
+    """One step's patches: for each sample its image, top-left corner in LR pixels, and three symmetry flags."""
 
     images: torch.Tensor
     tops: torch.Tensor
@@ -40,17 +40,18 @@ class Draw:
     transpose: torch.Tensor
 
     def downscaled(self, factor: int) -> Draw:
-        """Return the same patches in images `factor` times smaller, where positions are multiples of it."""
+        """Return the same patches in images `factor` times smaller; positions must be multiples of it."""
         return replace(self, tops=self.tops // factor, lefts=self.lefts // factor)
 
 
 @dataclass(frozen=True)
 class Sampler:
-    """Draws images uniformly, valid positions uniformly, hflip, vflip and transpose each with probability 1/2
-    (EDSR's code and those that follow it; BasicSR).
+    """A sampler that draws images uniformly, valid positions uniformly, and hflip, vflip and transpose each with
+    probability 1/2 (EDSR's code and its successors; BasicSR).
 
     Positions are multiples of `align`, so that a patch also has a position in an image that many times smaller. With
-    `candidates` over 1, so many positions are drawn in each image, and the most textured LR patch is taken (ours).
+    `candidates` over 1, that many positions are drawn in each image, and the most textured LR patch is used (srkd's own
+    method).
     """
 
     heights: torch.Tensor
@@ -60,7 +61,7 @@ class Sampler:
     align: int = 1
     candidates: int = 1
     lr: Plane | None = None
-    """The LR images, where candidates are compared; else None: a mapped file is in use while something refers to it."""
+    """The LR images if candidates are compared; else None, as a reference keeps a mapped file in use."""
 
     @classmethod
     def for_store(cls, store: ImageStore, *, lr_patch: int, seed: int, candidates: int = 1) -> Sampler:
@@ -69,7 +70,7 @@ class Sampler:
         return cls(heights, widths, lr_patch, seed, candidates=candidates, lr=lr)
 
     def draw(self, step: int, samples: Sequence[int]) -> Draw:
-        """Return the patches of some samples of a step."""
+        """Return the patches of these samples in a step."""
         u = torch.from_numpy(uniforms("patches", self.seed, step, samples, 6))
         images = (u[:, 0] * len(self.heights)).long()
         tops, lefts = self._positions(images, u[:, 1], u[:, 2])
@@ -77,7 +78,7 @@ class Sampler:
         return draw if self.lr is None else self._most_textured(self.lr, draw, step, samples)
 
     def _most_textured(self, lr: Plane, draw: Draw, step: int, samples: Sequence[int]) -> Draw:
-        """Return the draw at the most textured of its own position and the other candidates."""
+        """Return the draw with the most textured of its own position and the other candidates."""
         others = self.candidates - 1
         u = torch.from_numpy(uniforms("candidates", self.seed, step, samples, 2 * others))
         repeated = draw.images[:, None].expand(-1, others)
@@ -85,12 +86,12 @@ class Sampler:
         tops, lefts = torch.cat([draw.tops[:, None], tops], 1), torch.cat([draw.lefts[:, None], lefts], 1)
         images, upright = draw.images.repeat_interleave(self.candidates), torch.zeros(tops.numel(), dtype=torch.bool)
         every = Draw(images, tops.flatten(), lefts.flatten(), upright, upright, upright)
-        # Sums of whole numbers, compared on the CPU: the same patch on every device.
+        # Integer sums, compared on the CPU: every device selects the same patch.
         best = texture_of(gather(lr, every, self.lr_patch, 1)).cpu().view(tops.shape).argmax(1, keepdim=True)
         return replace(draw, tops=tops.gather(1, best)[:, 0], lefts=lefts.gather(1, best)[:, 0])
 
     def _positions(self, images: torch.Tensor, u: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return tops and lefts for uniform numbers in [0,1)."""
+        """Return tops and lefts from uniform numbers in [0,1)."""
         tops = (u * self._position_count(self.heights[images])).long() * self.align
         return tops, (v * self._position_count(self.widths[images])).long() * self.align
 
@@ -100,10 +101,10 @@ class Sampler:
 
 
 class BatchHashes:
-    """The hash of each step's draw, kept until it is written into a row of metrics.
+    """The hashes of the steps' draws, kept until they are written into a row of metrics.
 
-    The draw is hashed where the batch is made, a few hundred bytes a step; `redraw` repeats the draw of a step that a
-    resumed run has not made itself because it was trained before the run died.
+    The draw is hashed where the batch is created, a few hundred bytes per step; `redraw` repeats the draw of a step
+    that a resumed run trained before it was interrupted.
     """
 
     def __init__(self, redraw: Callable[[int], Draw]) -> None:
@@ -112,15 +113,17 @@ class BatchHashes:
         self._pixels: str | None = None
 
     def record(self, step: int, draw: Draw) -> None:
-        """Keep the hash of a step's draw."""
+        """Store the hash of a step's draw."""
         self._hashes[step] = hash_draw(step, draw)
 
     def record_pixels(self, digest: str) -> None:
-        """Keep the hash of the first batch's pixels: the same draw from other images is another batch."""
+        """Store the hash of the first batch's pixels: the same draw from other images is another batch."""
         self._pixels = digest
 
     def take(self, since: int, until: int) -> dict[str, str]:
-        """Return one hash of the batches from step `since` to before `until`, and once that of the first pixels."""
+        """Return one hash of the batches from step `since` to before `until`; the first time also that of the first
+        pixels.
+        """
         digest = hashlib.blake2b(digest_size=16)
         for step in range(since, until):
             digest.update(self._hashes.pop(step) if step in self._hashes else hash_draw(step, self._redraw(step)))
@@ -140,7 +143,7 @@ def hash_draw(step: int, draw: Draw) -> bytes:
 
 @dataclass(frozen=True)
 class LabelPatches:
-    """Patches of a teacher's inputs, and of its outputs for the whole images."""
+    """Patches of a teacher's inputs, and of its outputs computed on the whole images."""
 
     lr: torch.Tensor
     sr: torch.Tensor
@@ -156,7 +159,7 @@ class Labels:
     shrink: int = 1
 
     def crop(self, draw: Draw, lr: torch.Tensor) -> LabelPatches:
-        """Return the patches at the positions of the batch `lr`, under its symmetries."""
+        """Return the patches at the positions of the batch `lr`, with its symmetries."""
         small, patch = draw.downscaled(self.shrink), lr.shape[-1] // self.shrink
         if self.inputs is not None:
             lr = move_patches(gather(self.inputs, small, patch, 1), lr.device).float()
@@ -170,15 +173,15 @@ class Labels:
 
 @dataclass(frozen=True)
 class Batch:
-    """LR and HR patches in [0,1], NCHW, and the labels of a teacher cache."""
+    """LR and HR patches in [0,1], NCHW, and the labels from a teacher cache."""
 
     lr: torch.Tensor
     hr: torch.Tensor | None
-    """None where there are LR images only: the teacher gives the labels."""
+    """None if there are only LR images: then the teacher's outputs are the labels."""
     labels: Mapping[View, LabelPatches] = field(default_factory=dict)
 
     def digest(self) -> str:
-        """Return a hash of the pixels, to show that two runs saw the same batches."""
+        """Return a hash of the pixels, to show that two runs had the same batches."""
         images = [patches for patches in (self.lr, self.hr) if patches is not None]
         bytes_u8 = [(patches * 255).round().to(torch.uint8).cpu().numpy().tobytes() for patches in images]
         return hashlib.blake2b(b"".join(bytes_u8), digest_size=16).hexdigest()
@@ -186,16 +189,16 @@ class Batch:
 
 @dataclass(frozen=True)
 class Batches:
-    """Every batch of a run by its step; `samples` are this process's global sample indices."""
+    """The batches of a run by step; `samples` are this process's global sample indices."""
 
     store: ImageStore
     sampler: Sampler
     samples: Sequence[int]
     labels: Mapping[View, Labels] = field(default_factory=dict)
     device: torch.device | None = None
-    """The device of the batches; None: that of the store."""
+    """The device of the batches; None: the store's."""
     all_samples: Sequence[int] | None = None
-    """The samples of all processes, where `samples` are a part of them."""
+    """The samples of all processes, if `samples` are only a part of them."""
 
     @classmethod
     def for_store(
@@ -212,18 +215,18 @@ class Batches:
         return cls(store, sampler, range(batch), device=device)
 
     def for_samples(self, samples: Sequence[int]) -> Batches:
-        """Return one process's part of every batch; the hashes are still those of whole batches."""
+        """Return one process's share of every batch; the hashes are still those of whole batches."""
         return replace(self, samples=samples, all_samples=self.samples)
 
     def with_labels(self, labels: Mapping[View, Labels]) -> Batches:
-        """Return the same batches with a teacher's outputs; positions are aligned to the smallest of its inputs."""
+        """Return the same batches with a teacher's outputs; positions are aligned to its smallest inputs."""
         align = max((one.shrink for one in labels.values()), default=1)
         return replace(self, labels=labels, sampler=replace(self.sampler, align=align))
 
     @cached_property
     def hashes(self) -> BatchHashes:
         """The hashes of the draws so far."""
-        # Without a reference to self, which would be a cycle: files stay in use until the last reference is gone.
+        # No reference to self, which would be a cycle: files stay in use until the last reference is gone.
         sampler, samples = self.sampler, self.all_samples or self.samples
         return BatchHashes(lambda step: sampler.draw(step, samples))
 
@@ -246,18 +249,18 @@ class Batches:
         return batch
 
     def _to_unit_range(self, patches_u8: torch.Tensor) -> torch.Tensor:
-        """Return float patches in [0,1]; bytes are copied to the device, which is a quarter of the traffic."""
+        """Return float patches in [0,1]; they are copied to the device as bytes, a quarter of the traffic."""
         patches = patches_u8 if self.device is None else move_patches(patches_u8, self.device)
         return patches.float().div_(255)
 
 
 def gather(plane: Plane, draw: Draw, patch: int, scale: int) -> torch.Tensor:
-    """Return patches (N,3,patch,patch) in the plane's number format and device. Order: hflip, vflip, then transpose."""
+    """Return patches (N,3,patch,patch) with the plane's dtype and device. Order: hflip, vflip, then transpose."""
     return (_gather_by_slices if plane.flat.device.type == "cpu" else _gather_by_addresses)(plane, draw, patch, scale)
 
 
 def _gather_by_slices(plane: Plane, draw: Draw, patch: int, scale: int) -> torch.Tensor:
-    """Copy crop by crop: nine times as fast on a CPU as addresses, which take eight bytes for every byte of pixels."""
+    """Return patches copied one by one: on a CPU nine times as fast as addresses, of eight bytes per byte of pixels."""
     flat = plane.flat.numpy()
     patches = np.empty((len(draw.images), 3, patch, patch), flat.dtype)
     columns = (plane.offsets[draw.images], plane.heights[draw.images], plane.widths[draw.images])
@@ -265,7 +268,7 @@ def _gather_by_slices(plane: Plane, draw: Draw, patch: int, scale: int) -> torch
     rows = zip(*(c.tolist() for c in (*columns, draw.tops * scale, draw.lefts * scale, *switches)), strict=True)
     for target, (start, height, width, top, left, hflip, vflip, transpose) in zip(patches, rows, strict=True):
         image = flat[start : start + 3 * height * width].reshape(3, height, width)
-        # Copied before it is turned: rows are read from memory in their order, and turned within the cache.
+        # Copy before flipping: rows are read from memory in order, and flipped within the cache.
         crop = np.ascontiguousarray(image[:, top : top + patch, left : left + patch])
         crop = crop[:, :, ::-1] if hflip else crop
         crop = crop[:, ::-1] if vflip else crop
@@ -274,10 +277,10 @@ def _gather_by_slices(plane: Plane, draw: Draw, patch: int, scale: int) -> torch
 
 
 def _gather_by_addresses(plane: Plane, draw: Draw, patch: int, scale: int) -> torch.Tensor:
-    """Copy all patches in one gather, without a loop that a GPU would wait for.
+    """Return all patches from one gather, without a loop that a GPU would wait for.
 
-    A crop under one of the eight symmetries is affine in its own row i and column j: the address of a pixel is
-    corner + i·row_step + j·column_step, with steps ±width and ±1, swapped under transposition.
+    A crop under one of the eight symmetries is affine in its own row i and column j: the address of a pixel is corner +
+    i·row_step + j·column_step, with steps ±width and ±1, swapped under transposition.
     """
     device = plane.flat.device
     images = draw.images.to(device)

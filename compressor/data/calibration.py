@@ -1,4 +1,4 @@
-"""Patches that a student's weights are solved for on, drawn from the images that it is trained on."""
+"""Calibration patches for fitting a student's weights, drawn from its training images."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from compressor.models.fitting.patches import CANDIDATES, COUNT, PATCH, most_tex
 
 
 def draw_calibration_patches(store: ImageStore, *, seed: int, count: int = COUNT, side: int = PATCH) -> torch.Tensor:
-    """Return low-resolution patches (count, 3, side, side) in [0,1]: of each CANDIDATES drawn, the most textured one.
+    """Return low-resolution patches (count, 3, side, side) in [0,1]: the most textured of every CANDIDATES drawn.
 
-    Where an image is smaller, all patches are as small.
+    If an image is smaller, all patches are reduced to its size.
     """
     side = min(side, int(store.lr.heights.min()), int(store.lr.widths.min()))
     batches = Batches.for_store(store, batch=CANDIDATES, lr_patch=side, seed=seed, device=torch.device("cpu"))

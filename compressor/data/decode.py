@@ -1,4 +1,4 @@
-"""Decode image files once: from the cache folder, or into it, into memory, or into a file that the run deletes."""
+"""Decoding of image files: from or into the cache folder, into memory, or into a temporary file of the run."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ Source: TypeAlias = ImagePair | LrImage
 MAX_WORKERS = 8
 
 SMALL_BYTES = 32_000_000
-"""Up to this size images stay in memory and off the disk: decoding them again takes no noticeable time."""
+"""Images up to this size in bytes are not cached on disk: decoding them again takes no noticeable time."""
 
 MEMORY_SHARE = 0.6
-"""The share of the free memory that images may take."""
+"""Share of the free memory that images may use."""
 
 
 def decode_all(
@@ -58,7 +58,7 @@ def decode_all(
     context: Context = QUIET,
     small_bytes: int = SMALL_BYTES,
 ) -> DecodedImages:
-    """Return the images, from the cache where no file has changed since, and keep them there where that is allowed."""
+    """Return the decoded images, from the cache if no file has changed, and store them there if allowed."""
     note = context.note
     job = DecodeJob(tuple(sources), scale, border, context.progress)
     if cache is None or cache.limit == 0:
@@ -81,7 +81,7 @@ def decode_all(
 
 
 def _estimate_bytes(sources: Sequence[Source], scale: int) -> tuple[int, int]:
-    """Return the bytes that LR and HR pixels take at most, by the files' headers."""
+    """Return upper limits of the bytes of LR and HR pixels, from the files' headers."""
 
     def source_bytes(source: Source) -> tuple[int, int]:
         try:
@@ -99,7 +99,7 @@ def _estimate_bytes(sources: Sequence[Source], scale: int) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class DecodeJob:
-    """The files to decode, and how."""
+    """The files to decode, and the decoding parameters."""
 
     sources: tuple[Source, ...]
     scale: int
@@ -107,7 +107,7 @@ class DecodeJob:
     progress: Progress
 
     def cache_key(self) -> str:
-        """Return a hash of everything the pixels depend on: names, sizes and times of all files, and the decoding."""
+        """Return a hash of all that the pixels depend on: names, sizes and times of all files, and the decoding."""
         digest = hashlib.blake2b(
             repr((LAYOUT_VERSION, PIL.__version__, self.scale, self.border)).encode(), digest_size=16
         )
@@ -117,12 +117,12 @@ class DecodeJob:
         return f"images-{digest.hexdigest()}"
 
     def write_entry(self, folder: Path) -> None:
-        """Write an entry of the cache."""
+        """Write the decoded images into a cache entry."""
         with create_pixel_files(folder) as (lr, hr):
             write_index(folder, self.decode_into(lr, hr))
 
     def decode_uncached(self, pixel_bytes: tuple[int, int], note: Note) -> DecodedImages:
-        """Decode into memory where it fits, otherwise into a nameless file in the folder for temporary files."""
+        """Decode into memory if the images fit, else into an unnamed file in the temporary folder."""
         available, size = int(available_memory() * MEMORY_SHARE), sum(pixel_bytes)
         if size <= available:
             return self.decode_into(*map(MemoryBuffer, pixel_bytes))
@@ -139,7 +139,7 @@ class DecodeJob:
             return self.decode_into(FileBuffer(lr), FileBuffer(hr))
 
     def decode_into(self, lr: PixelBuffer, hr: PixelBuffer) -> DecodedImages:
-        """Decode everything into two buffers."""
+        """Decode all sources into two buffers."""
         images: list[ImageRecord | SkippedImage] = []
         for image in decode_in_order(self.sources, scale=self.scale, border=self.border):
             if isinstance(image, SkippedImage):
@@ -153,7 +153,9 @@ class DecodeJob:
 
 
 def _file_identity(path: Path | None) -> tuple[object, ...]:
-    """Return what changes when a file does: its inode's time (ctime) too, because a copy can keep the file's own."""
+    """Return values that change when a file does, including its inode's time (ctime), as a copy can keep the
+    modification time.
+    """
     if path is None:
         return ()
     try:
@@ -165,7 +167,7 @@ def _file_identity(path: Path | None) -> tuple[object, ...]:
 
 @dataclass(frozen=True)
 class DecodedImage:
-    """One image as it will be stored: (3,H,W) uint8, contiguous."""
+    """One decoded image: (3,H,W) uint8, contiguous."""
 
     name: str
     path: Path
@@ -177,7 +179,9 @@ class DecodedImage:
 def decode_in_order(
     sources: Sequence[Source], *, scale: int, border: Border, workers: int | None = None
 ) -> Iterator[DecodedImage | SkippedImage]:
-    """Yield every source in order, with few in memory. Threads: decoders and arithmetic release Python's lock."""
+    """Yield every source in order, with few in memory. It uses threads, as decoders and arithmetic release Python's
+    lock.
+    """
     count = workers or _worker_count()
     pending: deque[Future[DecodedImage | SkippedImage]] = deque()
     with _one_torch_thread(count), ThreadPoolExecutor(count) as pool:
@@ -193,7 +197,7 @@ def decode_in_order(
 
 
 def decode_image(source: Source, scale: int, border: Border) -> DecodedImage | SkippedImage:
-    """Return an HR image cropped to the scale, with its own LR image or a bicubic one; or a lone LR image."""
+    """Return an HR image cropped to the scale, with its stored LR image or a bicubic one; or an LR image alone."""
     path = source.lr if isinstance(source, LrImage) else source.hr
     try:
         if isinstance(source, LrImage):
@@ -210,7 +214,7 @@ def decode_image(source: Source, scale: int, border: Border) -> DecodedImage | S
     except SrkdError as error:
         return SkippedImage(path, str(error))
     except Exception as error:  # noqa: BLE001
-        # One odd file must not end the reading of thousands; what went wrong stands in run.json.
+        # One bad file must not end the reading of thousands; run.json lists the errors.
         return SkippedImage(path, f"{path} cannot be read: {type(error).__name__}: {error}")
 
 
@@ -229,7 +233,7 @@ def _worker_count() -> int:
 
 @contextmanager
 def _one_torch_thread(workers: int) -> Iterator[None]:
-    """Set torch's threads to one, which new threads inherit: else each worker starts as many as there are cores."""
+    """Set torch's threads to one, which new threads inherit: otherwise each worker starts one thread per core."""
     before = torch.get_num_threads()
     if workers > 1:
         torch.set_num_threads(1)

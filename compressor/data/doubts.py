@@ -1,11 +1,11 @@
-"""Doubts about training images that a person should hear before hours are spent: too few, screenshots, enlarged ones.
+"""Doubts about training images, reported before hours are spent on them: too few, screenshots, enlarged ones.
 
-An image that was enlarged holds nothing in the upper half of its spectrum. On luma, in windows of up to 256 pixels a
-side, the mean power from 3/4 of the Nyquist frequency on is compared with that from 1/4 to 9/20 (by the larger of both
-axes). The bounds are [choice]: of 60 photos of BSDS, as they are and as JPEG of quality 60, none is called enlarged; of
-the same enlarged twice (bicubic, Lanczos) and four times, 179 of 180 are. JPEG compression after enlarging hides it.
-A screenshot has mostly equal neighbours: 92 to 99 of 100 in documentation, 70 where small text fills it, 35 at most
-in those photos (63 as JPEG).
+An enlarged image has no power in the upper half of its spectrum. On luma, in windows of up to 256 pixels a side, the
+mean power from 3/4 of the Nyquist frequency on is compared with that from 1/4 to 9/20 (by the larger of both axes). The
+bounds are [choice]: of 60 photos of BSDS, unchanged and as JPEG of quality 60, none is classified as enlarged; of the
+same photos enlarged twice (bicubic, Lanczos) and four times, 179 of 180 are. JPEG compression after enlarging hides it.
+Most neighbours in a screenshot are equal: 92 to 99 of 100 in documentation, 70 if small text fills it; at most 35 in
+those photos (63 as JPEG).
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from compressor.images.metrics import luma
 
 FEW_IMAGES = 20
 EXAMINED = 12
-"""So many images of a set are looked at."""
+"""Number of images of a set that are examined."""
 SHARE = 0.3
-"""A doubt about fewer of them is not worth a line."""
+"""Share of the examined images from which on a doubt is reported."""
 
 WINDOW = 256
 SMALLEST_WINDOW = 32
 ENLARGED_RATIO = 0.004
 MOST_POWER = 1.5
-"""Above this there are fine details, in squared steps of 8-bit luma."""
+"""Mean power above which an image has fine details, in squared steps of 8-bit luma."""
 ROUNDING_POWER = 0.05
-"""What rounding to 8 bit leaves in every frequency."""
+"""Power at every frequency due to rounding to 8 bit."""
 LEAST_TEXTURE = 1.0
-"""Below this the middle of the spectrum is empty too: a smooth image says nothing."""
+"""Mean power below which the middle of the spectrum is empty, too: a smooth image decides nothing."""
 EQUAL_NEIGHBOURS = 0.66
 
 
 def doubts(store: ImageStore) -> tuple[str, ...]:
-    """Return a line for each doubt."""
+    """Return one line per doubt."""
     count = len(store)
     lines = []
     if count == 1:
@@ -68,12 +68,12 @@ def _some_of(names: Sequence[str], count: int) -> str:
 
 
 def is_screenshot(image_u8: torch.Tensor) -> bool:
-    """Return whether most horizontal neighbours in a (3,H,W) image are equal."""
+    """Return True if most horizontal neighbours in a (3,H,W) image are equal."""
     return float((image_u8[:, :, 1:] == image_u8[:, :, :-1]).all(0).float().mean()) > EQUAL_NEIGHBOURS
 
 
 def is_enlarged(image_u8: torch.Tensor) -> bool:
-    """Return whether a (3,H,W) image has texture, and nothing in the finest details."""
+    """Return True if a (3,H,W) image has texture, but no finest details."""
     y = luma(image_u8.float().div(255))[0]
     side = min(WINDOW, *y.shape)
     if side < SMALLEST_WINDOW:
@@ -85,12 +85,12 @@ def is_enlarged(image_u8: torch.Tensor) -> bool:
 
 
 def _offsets(length: int, side: int) -> list[int]:
-    """Return where windows begin: at both ends and in the middle."""
+    """Return the offsets of windows: at both ends and in the middle."""
     return sorted({0, (length - side) // 2, length - side})
 
 
 def _powers(y: torch.Tensor) -> tuple[float, float]:
-    """Return the mean power of a square window in its finest details and in its middle ones."""
+    """Return the mean power of a square window at the highest and at the middle frequencies."""
     fade = torch.hann_window(len(y), periodic=False, dtype=y.dtype)
     weights = fade[:, None] * fade
     power = torch.fft.fft2((y - y.mean()) * weights).abs().square() / weights.square().sum()

@@ -1,4 +1,4 @@
-"""Put the images on the GPU where they fit; otherwise they stay in the host's memory and patches are copied."""
+"""Placement of the images: on the GPU if they fit; otherwise in host memory, from which patches are copied."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from compressor.base.context import Note
 from compressor.data.store import ImageStore, Plane
 
 MEMORY_SHARE = 0.5
-"""The share of a device's free memory that images may take: activations and gradients need the rest."""
+"""Share of a device's free memory that images may use; activations and gradients need the rest."""
 
 
 def free_memory(device: torch.device) -> int | None:
-    """Return the bytes that are free on a device with its own memory; None where it shares the host's."""
+    """Return the free bytes of a device with its own memory; None if it shares the host's."""
     return int(torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else None
 
 
@@ -25,7 +25,7 @@ def place_on_device(
     note: Note,
     free: Callable[[torch.device], int | None] = free_memory,
 ) -> ImageStore:
-    """Return the store on the device where it fits; for a CPU unchanged: the system keeps its file in memory."""
+    """Return the store on the device if it fits. For a CPU it is unchanged: the system keeps its file in memory."""
     if device.type == "cpu":
         return store
     return store.to(device) if fits_on_device(store.bytes, "the images", device, note, free) else store
@@ -38,7 +38,7 @@ def fits_on_device(
     note: Note,
     free: Callable[[torch.device], int | None] = free_memory,
 ) -> bool:
-    """Return True if so many bytes may be put on the device; a note reports the answer."""
+    """Return True if `size` bytes may be put on the device; a note reports the answer."""
     free_bytes = free(device)
     if free_bytes is None or size <= MEMORY_SHARE * free_bytes:
         note(f"{what} ({format_bytes(size)}) are on {device}")
@@ -51,7 +51,7 @@ def fits_on_device(
 
 
 def pack(plane: Plane, device: torch.device) -> Plane:
-    """Return the plane's own images on `device`, without the rest of its file, and without a whole copy on the way."""
+    """Return the plane's own images on `device`, without the rest of its file and without an intermediate copy."""
     sizes = 3 * plane.heights * plane.widths
     offsets = torch.cumsum(sizes, 0) - sizes
     flat = torch.empty(int(sizes.sum()), dtype=plane.flat.dtype, device=device)
@@ -61,7 +61,7 @@ def pack(plane: Plane, device: torch.device) -> Plane:
 
 
 def move_patches(patches: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Return patches on `device`. To CUDA from page-locked memory, so that the copy runs while the GPU computes."""
+    """Return patches on `device`; to CUDA from page-locked memory, so that the copy overlaps with computation."""
     if patches.device == device:
         return patches
     if device.type == "cuda" and patches.device.type == "cpu":

@@ -1,4 +1,4 @@
-"""Prepare the training images and the validation images of a run, from the options about data."""
+"""Preparation of a run's training and validation images, from the options about data."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from compressor.images.files import image_size
 from compressor.images.sets import ImagePair, embedded_pairs, find_lr_images, find_sets
 
 MAX_HR_SIDE = 480
-"""Validation looks at the centre of an image, at most this many HR pixels a side, to stay quick."""
+"""Largest side in HR pixels of the image centre that is validated, to keep validation fast."""
 
 VALIDATION_PATCH = 4
 
 MIN_IMAGES_TO_HOLD_OUT = 20
-"""From this number on a twentieth of the images (ten at most) is held out for validation; with fewer, embedded photos
-are used."""
+"""Number of images from which on a twentieth (ten at most) is held out for validation; with fewer, embedded photos are
+used."""
 
 
 @dataclass(frozen=True)
 class ValidationImage:
-    """Centre crops in [0,1], 1,3,H,W."""
+    """The centre crops of an image in [0,1], 1,3,H,W."""
 
     name: str
     lr: torch.Tensor
@@ -40,7 +40,7 @@ class ValidationImage:
 
 
 def validation_images(store: ImageStore) -> tuple[ValidationImage, ...]:
-    """Return the centre of each image of the store; LR is the same region of the stored LR image."""
+    """Return the centre of each image of the store, and the same region of its LR image."""
     if store.hr is None:
         raise SrkdError("validation needs images with their HR originals: give some with --val")
     lr_side = MAX_HR_SIDE // store.scale
@@ -79,7 +79,7 @@ class DataChoice:
 
 @dataclass(frozen=True)
 class Data:
-    """Training images, validation images, and where they came from."""
+    """Training images, validation images, and the name of their source."""
 
     train: ImageStore
     validation: tuple[ValidationImage, ...]
@@ -87,9 +87,9 @@ class Data:
 
 
 def prepare_data(choice: DataChoice, *, scale: int, lr_patch: int, context: Context = QUIET) -> Data:
-    """Decode the training images and the validation images; a note reports images that were left out."""
+    """Return the decoded training and validation images; a note reports skipped images."""
     decode = partial(decode_all, scale=scale, border=choice.lr_border, cache=choice.cache(), context=context)
-    # The embedded photos take no noticeable time, so they are not cached.
+    # The embedded photos are not cached, as decoding them takes no noticeable time.
     decode_embedded = partial(decode_all, scale=scale, border=choice.lr_border)
     held_out = range(0)
     _require_patches(choice, scale, lr_patch)
@@ -136,7 +136,7 @@ def _list_names(images: Sequence[ValidationImage], most: int = 5) -> str:
 
 
 def _require_patches(choice: DataChoice, scale: int, lr_patch: int) -> None:
-    """Refuse a patch that no image has room for, by the files' headers: decoding thousands may take an hour."""
+    """Refuse a patch larger than every image, by the files' headers: decoding thousands may take an hour."""
     if choice.lr_only is not None:
         files, side = [image.lr for image in find_lr_images(choice.lr_only)], lr_patch
     else:
@@ -144,7 +144,7 @@ def _require_patches(choice: DataChoice, scale: int, lr_patch: int) -> None:
         files, side = [pair.hr for pair in pairs], lr_patch * scale
     largest = (0, 0)
     for file in files:
-        with suppress(SrkdError):  # a file that cannot be read is left out later, with its reason
+        with suppress(SrkdError):  # an unreadable file is skipped later, with the reason
             largest = max(largest, image_size(file), key=min)
         if min(largest) >= side:
             return
@@ -158,7 +158,7 @@ def _require_patches(choice: DataChoice, scale: int, lr_patch: int) -> None:
 
 @dataclass(frozen=True)
 class ImageCounts:
-    """The images of a run by the names of their files; none has been decoded yet."""
+    """The numbers of a run's images, from their file names, before any is decoded."""
 
     origin: str
     training: int
@@ -167,7 +167,7 @@ class ImageCounts:
 
 
 def count_images(choice: DataChoice, *, scale: int) -> ImageCounts:
-    """Count the images of a run without reading one."""
+    """Return the numbers of a run's images without reading one."""
     val = embedded_pairs("val") if choice.val is None else _pairs(choice.val, scale, None)
     if choice.lr_only is not None:
         return ImageCounts(choice.lr_only.resolve().name, len(find_lr_images(choice.lr_only)), len(val), "teacher")
@@ -183,7 +183,7 @@ def _pairs(folder: Path, scale: int, lr: Path | None) -> tuple[ImagePair, ...]:
 
 
 def _held_out(images: int) -> range:
-    """Return every k-th position, or none where there are few images."""
+    """Return every k-th position, or none if there are few images."""
     if images < MIN_IMAGES_TO_HOLD_OUT:
         return range(0)
     stride = max(20, -(-images // 10))

@@ -1,6 +1,6 @@
-"""Decoded images in flat uint8 memory, HR beside LR, ready for batched gathers; and the same as files of a cache entry.
+"""Decoded images in flat uint8 memory, HR and LR, ready for batched gathers; and the same in files of a cache entry.
 
-In an entry, lr.u8 and hr.u8 hold pixels without gaps, and index.json holds the names, sizes and positions.
+In an entry, lr.u8 and hr.u8 hold pixels without gaps, and index.json holds names, sizes and positions.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from compressor.base.cache_folder import map_file
 from compressor.base.errors import SrkdError
 
 LAYOUT_VERSION = 1
-"""Part of every key: a new layout, or a new way to decode, makes every entry again."""
+"""Part of every cache key: a new layout or decoding invalidates all entries."""
 
 INDEX_FILE, LR_FILE, HR_FILE = "index.json", "lr.u8", "hr.u8"
 
 
 @dataclass(frozen=True)
 class SkippedImage:
-    """An image that was left out, and the reason."""
+    """An image that was skipped, and the reason."""
 
     path: Path
     reason: str
@@ -36,7 +36,7 @@ class SkippedImage:
 
 @dataclass(frozen=True)
 class Plane:
-    """The images of one resolution in flat memory, C,H,W each, one after the other."""
+    """The images of one resolution in flat memory, concatenated as C,H,W."""
 
     flat: torch.Tensor
     offsets: torch.Tensor
@@ -54,7 +54,7 @@ class Plane:
 
 @dataclass(frozen=True)
 class ImageStore:
-    """HR images, cropped to multiples of the scale, and their LR images of 1/scale the size; or LR images alone."""
+    """HR images cropped to multiples of the scale, and their LR images of 1/scale the size; or only LR images."""
 
     scale: int
     names: tuple[str, ...]
@@ -62,7 +62,7 @@ class ImageStore:
     lr: Plane
     skipped: tuple[SkippedImage, ...]
     digests: tuple[str, ...]
-    """One hash an image, of all its pixels, LR and HR."""
+    """One hash per image, of all its LR and HR pixels."""
 
     def __len__(self) -> int:
         return len(self.names)
@@ -118,7 +118,9 @@ class DecodedImages:
         return self.lr.numel() + (0 if self.hr is None else self.hr.numel())
 
     def select(self, positions: Sequence[int] | None = None, *, lr_patch: int) -> ImageStore:
-        """Return some of the images, or all. One smaller than a patch is skipped; an error where no image is left."""
+        """Return some of the images, or all. Images smaller than a patch are skipped; an error is raised if none is
+        left.
+        """
         positions = range(len(self.images)) if positions is None else positions
         records: list[ImageRecord] = []
         skipped: list[SkippedImage] = []
@@ -151,7 +153,7 @@ def _plane(flat: torch.Tensor, extents: Sequence[Extent]) -> Plane:
 
 
 class PixelBuffer(Protocol):
-    """A place where the pixels of image after image are put."""
+    """A buffer for the pixels of consecutive images."""
 
     def append(self, image: torch.Tensor) -> Extent: ...
 
@@ -161,7 +163,7 @@ class PixelBuffer(Protocol):
 
 
 class MemoryBuffer:
-    """Pixels in memory, allocated at once so that the end needs no second copy; untouched pages cost nothing."""
+    """A pixel buffer in memory, allocated at once to avoid a second copy; untouched pages cost nothing."""
 
     def __init__(self, size: int) -> None:
         self.pixels = np.empty(size, np.uint8)
@@ -180,7 +182,7 @@ class MemoryBuffer:
 
 
 class FileBuffer:
-    """Pixels in a file that grows; they are never all in memory."""
+    """A pixel buffer in a growing file; the pixels are never all in memory."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self.file, self.used = file, 0
@@ -198,7 +200,7 @@ class FileBuffer:
 
 @contextmanager
 def create_pixel_files(folder: Path) -> Iterator[tuple[FileBuffer, FileBuffer]]:
-    """Open the LR and the HR file of a new entry."""
+    """Open the LR and HR pixel files of a new entry."""
     with open(folder / LR_FILE, "w+b") as lr, open(folder / HR_FILE, "w+b") as hr:
         yield FileBuffer(lr), FileBuffer(hr)
 
@@ -216,7 +218,7 @@ def write_index(folder: Path, images: DecodedImages) -> None:
 
 
 def read_entry(folder: Path) -> DecodedImages:
-    """Map an entry; FileNotFoundError where there is none, SrkdError where it is not what was written."""
+    """Return the memory-mapped entry; FileNotFoundError if there is none, SrkdError if it is damaged."""
     try:
         index = json.loads((folder / INDEX_FILE).read_text(encoding="utf-8"))
         images = tuple(_from_row(row) for row in index["images"])

@@ -1,9 +1,9 @@
-"""A teacher's outputs for whole images, kept on disk and cropped by the sampler of the training images.
+"""A teacher's outputs for whole images, stored on disk and cropped by the sampler of the training images.
 
-Two approximations make it an option and not the default: an output of the whole image has no patch borders, which the
-teacher of a patch sees, and the output of a mirrored patch is taken to be the mirrored output; `measure_difference`
-measures both. Values are unclamped, in half precision. Views: `whole` is the LR image; `zoom-out` is that image shrunk
-once more by the scale, for methods that need labels for images without HR originals (DUKD).
+Two approximations make this an option and not the default: an output of a whole image has no patch borders, which the
+teacher of a patch sees, and the output of a mirrored patch is assumed to be the mirrored output; `measure_difference`
+measures both. Values are unclamped, in half precision. Views: `whole` is the LR image; `zoom-out` is that image
+downscaled once more by the scale, for methods that need labels for images without HR originals (DUKD).
 """
 
 from __future__ import annotations
@@ -34,26 +34,26 @@ from compressor.runtimes.torch_runtime import tf32_off
 from compressor.teachers.teacher import Teacher
 
 FORMAT = 1
-"""Part of every key: outputs made in another way have another number."""
+"""Part of every key: it changes with the way in which outputs are computed."""
 
 FP16_BYTES = 2
 FP16_MAX = torch.finfo(torch.float16).max
 MEASURED_PATCHES = 4
 
 HEADER = b"srkd: outputs of a teacher, fp16".ljust(64)
-"""With it a new file can be mapped too, and by that counts as in use."""
+"""File header: with it even a new file can be mapped, and so counts as in use."""
 
 
 @runtime_checkable
 class HasTeacherViews(Protocol):
-    """A method with inputs for which it needs the teacher's output alone, so that a cache may provide it."""
+    """A method that needs only the teacher's output for some inputs, so that a cache may provide it."""
 
     @property
     def teacher_views(self) -> Sequence[View]: ...
 
 
 def teacher_views(methods: Iterable[object]) -> tuple[View, ...]:
-    """Return the views that the methods need outputs of, each once."""
+    """Return the views of which the methods need outputs, each once."""
     views: list[View] = [
         view for method in methods if isinstance(method, HasTeacherViews) for view in method.teacher_views
     ]
@@ -62,7 +62,7 @@ def teacher_views(methods: Iterable[object]) -> tuple[View, ...]:
 
 @dataclass(frozen=True)
 class OutputRecord:
-    """The position of one output, counted in values, and its size (three channels)."""
+    """The position of one output, in values, and its size (three channels)."""
 
     key: str
     offset: int
@@ -77,11 +77,11 @@ class OutputRecord:
 
 @dataclass(frozen=True)
 class OutputFile:
-    """Images in half precision in a growing entry of the cache folder, found by the key of what each was made from.
+    """Images in half precision in a growing entry of the cache folder, by the key of their inputs.
 
-    outputs.fp16 holds the values, image after image; outputs.jsonl has a line for each, written after its values: key,
-    position, size and checksum. So a process that dies leaves whole images behind, and at worst some bytes that no line
-    names. An image whose checksum is wrong counts as absent and is made again. One process writes at a time.
+    outputs.fp16 holds the values, image after image; outputs.jsonl has one line per image, written after its values:
+    key, position, size and checksum. So a process that dies leaves whole images behind, and at worst some bytes without
+    a line. An image with a wrong checksum counts as absent and is computed again. Only one process writes at a time.
     """
 
     folder: CacheFolder
@@ -97,7 +97,7 @@ class OutputFile:
 
     @contextmanager
     def lock(self, note: Note) -> Iterator[None]:
-        """Keep other processes from writing the entry, after waiting for one that does, and from removing it."""
+        """Prevent other processes from writing the entry (after waiting for a current writer) and from removing it."""
         with self.folder.growing_entry(self.name, note):
             with report_unwritable(f"the teacher cache {self.data}"), open(self.data, "a+b") as file:
                 if not file.seek(0, 2):
@@ -110,7 +110,7 @@ class OutputFile:
                 mapping.close()
 
     def check(self, keys: Sequence[str], progress: Progress) -> dict[str, OutputRecord]:
-        """Return the records of `keys` whose values have the right checksum."""
+        """Return the records of `keys` whose values match their checksum."""
         records = self._read_index()
         present = [records[key] for key in dict.fromkeys(keys) if key in records]
         if not present:
@@ -124,7 +124,7 @@ class OutputFile:
         return intact
 
     def append(self, key: str, image: torch.Tensor) -> OutputRecord:
-        """Append (3,H,W) in half precision: first the values, then their line."""
+        """Append a (3,H,W) image in half precision: first the values, then their line."""
         values = image.to(torch.float16).contiguous().cpu().numpy().data
         _, height, width = image.shape
         with (
@@ -144,13 +144,13 @@ class OutputFile:
             line = json.dumps(asdict(record)).encode() + b"\n"
             if index.seek(0, 2):
                 index.seek(-1, 2)
-                # A line that a crash cut short ends here.
+                # End a line that a crash cut short.
                 line = line if index.read(1) == b"\n" else b"\n" + line
             index.write(line)
         return record
 
     def plane(self, records: Mapping[str, OutputRecord], keys: Sequence[str]) -> Plane:
-        """Return the images of `keys`, in their order, in the memory-mapped file."""
+        """Return the images of `keys`, in order, in the memory-mapped file."""
         ordered = [records[key] for key in keys]
         return Plane(
             self._values(),
@@ -166,7 +166,7 @@ class OutputFile:
         return torch.frombuffer(content, dtype=torch.float16, count=len(content) // FP16_BYTES)
 
     def _read_index(self) -> dict[str, OutputRecord]:
-        """Return the records that the file is long enough for; a line that a crash cut short is skipped."""
+        """Return the records within the length of the file; a line that a crash cut short is skipped."""
         size = self.data.stat().st_size // FP16_BYTES if self.data.is_file() else 0
         records: dict[str, OutputRecord] = {}
         for line in self.index.read_bytes().splitlines() if self.index.is_file() else []:
@@ -182,7 +182,7 @@ class OutputFile:
 
 @dataclass(frozen=True)
 class CachedView:
-    """One view of every image of a store: the teacher's inputs, and the file and the keys of its outputs."""
+    """One view of every image of a store: the teacher's inputs, and file and keys of its outputs."""
 
     view: View
     inputs: Plane
@@ -190,12 +190,12 @@ class CachedView:
     file: OutputFile
     keys: tuple[str, ...]
     output_bytes: tuple[int, ...]
-    """The size of each output."""
+    """Size of each output in bytes."""
 
 
 @dataclass(frozen=True)
 class TeacherCache:
-    """The files and keys of a cache, decided before the teacher runs."""
+    """The files and keys of a cache, determined before the teacher runs."""
 
     names: tuple[str, ...]
     scale: int
@@ -213,7 +213,7 @@ class TeacherCache:
         lr_patch: int,
         precision: Precision = "fp32",
     ) -> TeacherCache:
-        """Name the file and the keys of every view; nothing runs and nothing is written."""
+        """Return a cache with the file and the keys of every view; nothing is run or written."""
         scale = store.scale
         if "zoom-out" in views and lr_patch % scale:
             raise UsageError(
@@ -233,7 +233,7 @@ class TeacherCache:
         return cls(store.names, scale, precision, tuple(cached_views))
 
     def facts(self) -> dict[str, Any]:
-        """Return the facts for run.json, which a resumed run must have too."""
+        """Return the facts for run.json, which must be the same in a resumed run."""
         return {
             "precision": self.precision,
             "storage": "fp16, unclamped",
@@ -248,11 +248,11 @@ class TeacherCache:
         }
 
     def fill(self, teacher: Teacher, context: Context = QUIET) -> dict[View, Labels]:
-        """Run the teacher on images without an intact output, and map all outputs."""
+        """Run the teacher on images without an intact output, and return all outputs, memory-mapped."""
         return {view.view: self._fill_view(view, teacher, context) for view in self.views}
 
     def attach(self, labels: Mapping[View, Labels], teacher: Teacher, batches: Batches, note: Note) -> Batches:
-        """Return the batches with the labels; a note says how far those are from the teacher's direct outputs."""
+        """Return the batches with the labels; a note reports their PSNR to the teacher's direct outputs."""
         device = batches.device or torch.device("cpu")
         size = sum(sum(view.output_bytes) for view in self.views)
         if device.type != "cpu" and fits_on_device(size, "the teacher's outputs", device, note):
@@ -288,12 +288,12 @@ class TeacherCache:
         return Labels(outputs, self.scale, None if view.shrink == 1 else view.inputs, view.shrink)
 
     def _output(self, teacher: Teacher, view: CachedView, index: int) -> tuple[torch.Tensor, float]:
-        """Return the unclamped output for one image in half precision, and the seam where tiles are not exact."""
+        """Return the unclamped output for one image in half precision, and the seam if tiles are not exact."""
         with _arithmetic(teacher.device, self.precision):
             tiled = run_tiled(
                 lambda lr: teacher(lr).float(),
                 _to_unit_range(view.inputs.image(index))[None].to(teacher.device),
-                # A teacher of one size refuses the others itself, with what to do.
+                # A fixed-size teacher refuses other sizes itself, with advice.
                 replace(teacher.descriptor, fixed_size=None, max_size=None),
                 pixel_bytes=None if teacher.network is None else pixel_bytes(teacher.network.spec),
             )
@@ -318,7 +318,7 @@ def image_key(image: torch.Tensor) -> str:
 
 
 def zoom_out(plane: Plane, scale: int) -> Plane:
-    """Return every image shrunk by the scale, neither rounded to 8 bit nor clipped, in half precision."""
+    """Return every image downscaled by the scale, neither rounded to 8 bit nor clipped, in half precision."""
     images = [imresize(_to_unit_range(plane.image(index)), 1 / scale).half() for index in range(len(plane.offsets))]
     sizes = torch.tensor([image.numel() for image in images])
     return Plane(

@@ -1,7 +1,8 @@
-"""Picture files in and out: grey stays grey, 16 bit stays 16 bit, alpha, ICC profile and EXIF survive.
+"""Reading and writing of picture files: grey, 16 bit, alpha, ICC profile and EXIF are preserved.
 
-A `Picture` is the meaning of a file (upright RGB in [0,1], and what must be written back), a `Raster` its samples.
-EXIF: the orientation is applied and removed, sizes are kept true, and tags of the old file's layout are dropped.
+A `Picture` is a file's content as upright RGB in [0,1] and the metadata to write back; a `Raster` is its samples as
+decoded. EXIF: the orientation is applied and removed, sizes are updated, and tags about the old file's layout are
+dropped.
 """
 
 from __future__ import annotations
@@ -34,12 +35,13 @@ FORMAT_OF_SUFFIX = {
 }
 IMAGE_SUFFIXES: frozenset[str] = frozenset(FORMAT_OF_SUFFIX)
 OTHER_PICTURE_SUFFIXES = frozenset((".gif", ".apng", ".avif", ".heic", ".heif", ".jxl", ".jp2", ".psd", ".dng"))
-"""Kinds of pictures that are not read: a list of files that leaves them out says so."""
+"""Suffixes of pictures that srkd cannot read; a file list that omits such a file reports it."""
 MAX_PIXELS = 178_956_970
-"""Larger pictures (this is Pillow's own limit for decompression bombs) are refused before a pixel is decoded."""
+"""The most pixels of a picture (Pillow's own limit for decompression bombs); larger ones are refused before decoding.
+"""
 
 LOSSY_TIFF = ("jpeg", "tiff_jpeg", "webp")
-"""Compressions of TIFF, in Pillow's words, that change pixels."""
+"""TIFF compressions, by Pillow's names, that change pixels."""
 LONGEST_SIDE = {"JPEG": 65_500, "WEBP": 16_383}
 GREY_WEIGHTS = (0.299, 0.587, 0.114)
 _MODE_8BIT = {"1": "L", "L": "L", "LA": "LA", "La": "LA", "P": "RGB", "PA": "RGBA", "RGB": "RGB", "RGBX": "RGB"}
@@ -51,7 +53,7 @@ _ENCODER_OPTIONS: dict[str, dict[str, Any]] = {
     "BMP": {},
 }
 _LOSSLESS_WEBP_OPTIONS: dict[str, Any] = {"lossless": True, "exact": True, "method": 4}
-"""`exact` keeps the colours under full transparency too."""
+"""`exact` also keeps the colours of fully transparent pixels."""
 ORIENTATION, EXIF_IFD, GPS_IFD = 0x0112, 0x8769, 0x8825
 PIXEL_WIDTH, PIXEL_HEIGHT = 0xA002, 0xA003
 DESCRIPTIVE = frozenset({270, 271, 272, 282, 283, 296, 305, 306, 315, 316, 33432, EXIF_IFD, GPS_IFD})
@@ -61,7 +63,7 @@ unit, software, date, artist, host, copyright, camera and GPS blocks."""
 
 @dataclass(frozen=True)
 class Picture:
-    """One picture: rgb (3,H,W) and alpha (1,H,W) float32 in [0,1], upright, and how its file stored it."""
+    """One picture: rgb (3,H,W) and alpha (1,H,W), upright float32 in [0,1], and how the file stored it."""
 
     rgb: Tensor
     alpha: Tensor | None = None
@@ -71,12 +73,12 @@ class Picture:
     exif: bytes | None = None
     format: str = "PNG"
     lossless: bool = False
-    """The file holds its pixels as they were; WebP, which can do both, then does too."""
+    """True if the file's compression is lossless; a WebP output, which can be either, then is lossless too."""
 
 
 @dataclass(frozen=True)
 class Raster:
-    """Samples as decoded, upright: (H,W,C) of uint8 or uint16, C of grey, grey+alpha, RGB or RGB+alpha."""
+    """Decoded samples, upright: (H,W,C) uint8 or uint16, with C for grey, grey+alpha, RGB or RGB+alpha."""
 
     samples: Samples
     icc: bytes | None
@@ -95,7 +97,7 @@ class Raster:
 
 
 def read_picture(path: Path) -> Picture:
-    """Read a PNG, JPEG, WebP, TIFF or BMP file; anything that cannot be read is a one-line SrkdError."""
+    """Read a PNG, JPEG, WebP, TIFF or BMP file; a file that cannot be read is a one-line SrkdError."""
     raster = _decode(Path(path))
     grey = raster.colours.shape[2] == 1
     colours = to_01(raster.colours)
@@ -112,12 +114,12 @@ def read_picture(path: Path) -> Picture:
 
 
 def read_rgb_u8(path: Path) -> Tensor:
-    """Read (3,H,W) uint8 for training and scoring: grey replicated, alpha dropped, 16 bit rounded to 8, upright."""
+    """Read (3,H,W) uint8 for training and scoring: upright, grey replicated, alpha dropped, 16 bit rounded to 8."""
     return read_rgb_u8_and_grey(path)[0]
 
 
 def read_rgb_u8_and_grey(path: Path) -> tuple[Tensor, bool]:
-    """Read as `read_rgb_u8`, and return whether the file stores one channel."""
+    """Read as `read_rgb_u8` does, and also return True if the file stores one colour channel."""
     colours = _decode(Path(path)).colours
     if colours.dtype == np.uint16:
         colours = ((colours.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
@@ -127,16 +129,16 @@ def read_rgb_u8_and_grey(path: Path) -> tuple[Tensor, bool]:
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """Return the upright width and height, from the header, without decoding the pixels."""
+    """Return the upright width and height from the header, without decoding the pixels."""
     with _opened(Path(path)) as image:
         width, height = image.size
-        # Pillow turns TIFF files itself, and reads a PNG file to its end to look for EXIF behind the pixels.
+        # Pillow rotates TIFF files itself, and would read a PNG file to its end to look for EXIF after the pixels.
         may_turn = image.format != "TIFF" and (image.format != "PNG" or "exif" in image.info)
         return (height, width) if may_turn and split_orientation(image)[1] >= 5 else (width, height)
 
 
 def write_picture(picture: Picture, path: Path) -> None:
-    """Write by the suffix of `path`, whole or not at all; JPEG, WebP and BMP hold 8 bit, BMP no profile and no EXIF."""
+    """Write atomically, in the format of `path`'s suffix; JPEG, WebP and BMP store 8 bit, BMP no profile or EXIF."""
     path = Path(path)
     height, width = picture.rgb.shape[-2:]
     kind = require_writable(path, (width, height), alpha=picture.alpha is not None)
@@ -158,7 +160,7 @@ def write_picture(picture: Picture, path: Path) -> None:
 
 
 def require_writable(path: Path, size: tuple[int, int], *, alpha: bool) -> str:
-    """Return the format of `path`; refuse, before work is spent, one that cannot hold a picture of (width, height)."""
+    """Return the format of `path`; refuse one that cannot store a picture of (width, height), before any work."""
     suffix = path.suffix.lower()
     if suffix not in FORMAT_OF_SUFFIX:
         raise SrkdError(f"{path}: pictures end in {' '.join(sorted(IMAGE_SUFFIXES))}, not in {suffix or 'nothing'!r}")
@@ -172,7 +174,7 @@ def require_writable(path: Path, size: tuple[int, int], *, alpha: bool) -> str:
 
 
 def grey_of(rgb_01: Tensor) -> Tensor:
-    """Return the grey of (3,H,W): 0.299 R + 0.587 G + 0.114 B (ITU-R BT.601), (1,H,W)."""
+    """Return the grey (1,H,W) of (3,H,W): 0.299 R + 0.587 G + 0.114 B (ITU-R BT.601)."""
     weights = torch.tensor(GREY_WEIGHTS, dtype=rgb_01.dtype, device=rgb_01.device)
     return (rgb_01 * weights[:, None, None]).sum(dim=0, keepdim=True)
 
@@ -188,7 +190,8 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     except SrkdError:
         raise
     except Exception as error:
-        # Pillow's decoders fail with almost any class on damaged files (struct.error, KeyError, SyntaxError, ...).
+        # Pillow's decoders raise almost any exception class on damaged files (struct.error, KeyError, SyntaxError,
+        # ...).
         raise _unreadable(path, error) from error
 
 
@@ -218,9 +221,9 @@ def _unreadable(path: Path, error: Exception) -> SrkdError:
 def _decode(path: Path) -> Raster:
     with _opened(path) as image:
         kind = "JPEG" if image.format == "MPO" else str(image.format)
-        # A CMYK profile says nothing about the RGB pixels that leave.
+        # A CMYK profile does not describe the RGB pixels of the output.
         icc = None if image.mode == "CMYK" else image.info.get("icc_profile") or None
-        # The pixels come before EXIF: looking for EXIF can decode them, to 8 bit, and decoding can turn them upright.
+        # Decode the pixels before EXIF: reading EXIF can decode them to 8 bit, and decoding can rotate them upright.
         samples: Samples | None = read_samples_16bit(image, path)
         if samples is None:
             samples = samples_8bit(image, path)
@@ -231,13 +234,13 @@ def _decode(path: Path) -> Raster:
 
 
 def _is_lossless_webp(path: Path) -> bool:
-    """Return True if the first picture of a WebP file is a VP8L chunk (RFC 9649, 2.6): Pillow does not say it."""
+    """Return True if the first picture of a WebP file is a VP8L chunk (RFC 9649, 2.6), which Pillow does not report."""
     with open(path, "rb") as file:
         file.seek(12)  # RIFF, size, WEBP
         while len(header := file.read(8)) == 8:
             if header[:4] in (b"VP8L", b"VP8 "):
                 return header[:4] == b"VP8L"
-            # A frame of an animation holds 16 bytes of its own before its chunks; sizes are padded to even numbers.
+            # An animation frame starts with 16 bytes of its own before its chunks; sizes are padded to even numbers.
             size = int.from_bytes(header[4:], "little")
             file.seek(16 if header[:4] == b"ANMF" else size + size % 2, 1)
     return False
@@ -254,7 +257,7 @@ def samples_8bit(image: Image.Image, name: object) -> npt.NDArray[np.uint8]:
 
 
 def _cmyk_to_srgb(image: Image.Image) -> Image.Image:
-    """Convert by the profile of the inks where the file holds a usable one, otherwise by plain complements."""
+    """Convert with the file's ink profile if it is usable, otherwise with plain complements."""
     profile = image.info.get("icc_profile")
     if not profile:
         return image.convert("RGB")
@@ -273,7 +276,7 @@ def to_01(samples: Samples) -> Tensor:
 
 
 def quantised(planes_01: Tensor, bits: int) -> Samples:
-    """Turn (C,H,W) floats into (H,W,C) integers: half rounded up, clipped; one channel at a time, to spare memory."""
+    """Return (H,W,C) integers of (C,H,W) floats: half rounded up, clipped, one channel at a time to save memory."""
     largest = 2**bits - 1
     channels, height, width = planes_01.shape
     shape = (height, width, channels)
@@ -309,13 +312,13 @@ def split_orientation(image: Image.Image) -> tuple[bytes | None, int]:
                 del exif[tag]
         block = exif.tobytes() if len(exif) else None
     except Exception:  # noqa: BLE001
-        # Damaged EXIF is no reason to refuse a sound picture, and its parser fails with any class of exception.
+        # Damaged EXIF is no reason to refuse an intact picture, and its parser raises any class of exception.
         return None, 1
     return block, (orientation if orientation in range(1, 9) else 1)
 
 
 def _with_size(exif_block: bytes | None, width: int, height: int) -> bytes | None:
-    """Return the block with its pixel sizes, where it states any, set to the new ones."""
+    """Return the EXIF block with its pixel size tags, if it has any, set to the new size."""
     if exif_block is None:
         return None
     exif = Image.Exif()
@@ -327,7 +330,7 @@ def _with_size(exif_block: bytes | None, width: int, height: int) -> bytes | Non
 
 
 def _turn_upright(samples: Samples, orientation: int) -> Samples:
-    """Turn (H,W,C) samples as the orientation tag says (EXIF 2.3, 4.6.4 A: row 0 and column 0 of the picture)."""
+    """Apply an orientation tag to (H,W,C) samples (EXIF 2.3, 4.6.4 A: row 0 and column 0 of the picture)."""
     if orientation >= 5:
         samples = samples.transpose(1, 0, 2)
     if orientation in (3, 4, 7, 8):

@@ -1,6 +1,6 @@
-"""Images that a program holds: PIL images, NumPy arrays and tensors, in and out in the same kind.
+"""Images in memory: PIL images, NumPy arrays and tensors; results have the kind of their input.
 
-Values are those of files: 0..255 as integers, [0,1] as floats, RGB.
+Value ranges are those of files: 0..255 for integers, [0,1] for floats, RGB.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from compressor.images.files import grey_of, quantised, samples_8bit, to_01
 ImageInMemory: TypeAlias = "Image.Image | npt.NDArray[Any] | Tensor"
 
 LOWEST, HIGHEST = -0.5, 1.5
-"""Floats beyond these are not of [0,1]: filters overshoot by less, and 0..255 or -1..1 by more."""
+"""Bounds on floats meant to be in [0,1]: filters overshoot by less, values in 0..255 or -1..1 exceed them."""
 KEPT_FACTS = ("icc_profile", "exif", "dpi")
-"""What a PIL image keeps beside its pixels. The orientation is among it: pixels are not turned."""
+"""The metadata of a PIL image that its result keeps. EXIF includes the orientation, as pixels are not rotated."""
 
 
 @dataclass(frozen=True)
 class Planes:
-    """The pixels of an image: rgb (N,3,H,W) and alpha (1,1,H,W), float32 in [0,1]; `bits` is 32 of floats."""
+    """The pixels of an image: rgb (N,3,H,W) and alpha (1,1,H,W), float32 in [0,1]; `bits` is 32 for floats."""
 
     rgb: Tensor
     alpha: Tensor | None = None
@@ -40,7 +40,7 @@ def is_in_memory(value: object) -> bool:
 
 
 def read_planes(image: ImageInMemory) -> Planes:
-    """Return the pixels; what is no RGB image, or holds other values, is refused in one line."""
+    """Return the pixels of an image; anything else than RGB in the expected range is refused in one line."""
     if isinstance(image, Image.Image):
         return _planes_of_pil(image)
     if isinstance(image, np.ndarray):
@@ -57,7 +57,7 @@ def read_planes(image: ImageInMemory) -> Planes:
 
 
 def like(image: ImageInMemory, planes: Planes) -> ImageInMemory:
-    """Return pixels as an image of the same kind and type of numbers; floats are clamped to [0,1]."""
+    """Return the pixels as an image of the same kind and dtype as `image`; floats are clamped to [0,1]."""
     if isinstance(image, Image.Image):
         return _pil_of_planes(image, planes)
     if isinstance(image, np.ndarray):
@@ -84,7 +84,7 @@ def _channels_first(array: npt.NDArray[Any]) -> Tensor:
 
 
 def _float_planes(planes: Tensor, kind: str, shape: tuple[int, ...], dtype: str) -> Tensor:
-    """Return float32 in [0,1]; refuse floats of another range."""
+    """Return float32 planes in [0,1]; refuse floats of another range."""
     if planes.dtype == torch.uint8:
         return planes.float().div_(255)
     if not planes.is_floating_point():

@@ -1,8 +1,8 @@
-"""PSNR and SSIM as in super-resolution papers, and the protocol that they belong to, as a value.
+"""PSNR and SSIM as in super-resolution papers, and the evaluation protocol as a value.
 
 Y-PSNR as in RCAN's MATLAB evaluation and BasicSR: outputs rounded to 8 bit, Y of BT.601 in studio range and not
-rounded, `border` pixels cropped on each side, peak 255, averaged per image and not over the mean squared error.
-SSIM: Wang et al., 'Image quality assessment: from error visibility to structural similarity', 2004.
+rounded, `border` pixels cropped on each side, peak 255, PSNR averaged over images (not taken of a mean squared error
+over all). SSIM: Wang et al., 'Image quality assessment: from error visibility to structural similarity', 2004.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ SSIM_SIGMA = 1.5
 
 @dataclass(frozen=True)
 class Protocol:
-    """The conditions of a PSNR. `border` None crops as many pixels as the scale; `bicubic` made the LR images."""
+    """The conditions of a PSNR figure. A `border` of None crops `scale` pixels; `bicubic` names the filter that made
+    the LR images.
+    """
 
     channel: Literal["y", "rgb"] = "y"
     border: int | None = None
@@ -50,7 +52,7 @@ class Protocol:
 
 
 def below_bicubic(name: str, psnr_y: float, bicubic_psnr_y: float) -> str | None:
-    """Return a warning about a network whose images are worse than a bicubic enlargement; None about a good one."""
+    """Return a warning if a network's images are worse than a bicubic enlargement, else None."""
     if not psnr_y < bicubic_psnr_y:
         return None
     return (
@@ -61,7 +63,7 @@ def below_bicubic(name: str, psnr_y: float, bicubic_psnr_y: float) -> str | None
 
 
 def to_u8(images_01: Tensor) -> Tensor:
-    """Turn [0,1] floats into 8 bit: times 255, half rounded up as in MATLAB, clipped."""
+    """Return 8-bit values of [0,1] floats: times 255, half rounded up as in MATLAB, clipped."""
     return images_01.float().mul(255).add(0.5).floor().clamp(0, 255).to(torch.uint8)
 
 
@@ -75,7 +77,7 @@ def luma(rgb_01: Tensor) -> Tensor:
 
 
 def psnr(images_255: Tensor, reference_255: Tensor, *, border: int = 0) -> Tensor:
-    """Return 10 log10(255^2 / MSE) for each image of (N, C, H, W) on 0..255, infinite for equal ones: (N,) float64."""
+    """Return 10 log10(255^2 / MSE) in dB for each image of (N, C, H, W) on 0..255: (N,) float64, infinite if equal."""
     images, reference = _crop(images_255, reference_255, border)
     mse = (images - reference).square().mean(dim=(-3, -2, -1))
     return 10 * torch.log10(PEAK**2 / mse)
@@ -115,7 +117,7 @@ def ssim_y(sr: Tensor, hr: Tensor, *, border: int) -> Tensor:
 
 
 def finite_or_none(figure: float) -> float | None:
-    """Return a figure for JSON, which has no infinity: infinite PSNR is null."""
+    """Return a figure for JSON, which has no infinity: None (null) for an infinite PSNR."""
     return figure if math.isfinite(figure) else None
 
 

@@ -4,7 +4,7 @@ Published low-resolution benchmark images were made by MATLAB's `imresize(image,
 with a = -0.5, stretched by the scale when shrinking (antialiasing), rows before columns, indices reflected at the
 border, and on 8-bit images rounded to 8 bit after each of the two passes (BasicSR, basicsr/utils/matlab_functions.py,
 has the same filter without the rounding between the passes).
-torch's own `bicubic` has a = -0.75 and is another filter: the two are never interchangeable.
+torch's own `bicubic` has a = -0.75: a different filter, never interchangeable with this one.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _LARGEST_EXACT_FLOAT32 = 2**24
 
 
 def imresize(images: Tensor, scale: float, *, border: Border = "mirror", antialias: bool = True) -> Tensor:
-    """Resize (..., H, W) floats of any range to (..., ceil(H*scale), ceil(W*scale)); no rounding, no clamping.
+    """Return (..., H, W) floats of any range resized to (..., ceil(H*scale), ceil(W*scale)); no rounding, no clamping.
 
     Per axis, with output index i = 1..n', u = i/r + (1 - 1/r)/2, taps j around u, weights k(u - j) normalised to sum
     one, k(t) = r*cubic(r*t) when shrinking with antialiasing and cubic(t) otherwise.
@@ -37,15 +37,18 @@ def imresize(images: Tensor, scale: float, *, border: Border = "mirror", antiali
 
 
 def upscale_bicubic(lr: Tensor, scale: int) -> Tensor:
-    """Upscale by the bicubic reference: float between the passes, mirrored border, neither rounded nor clamped."""
+    """Return images upscaled by the reference bicubic: float between the passes, mirrored border, neither rounded nor
+    clamped.
+    """
     return imresize(lr, float(scale))
 
 
 def downscale_u8(hr_u8: Tensor, scale: int, *, border: Border = "mirror") -> Tensor:
-    """Downscale by MATLAB's bicubic on 8 bit: (..., H, W) uint8 to (..., ceil(H/scale), ceil(W/scale)) uint8.
+    """Return 8-bit images downscaled by MATLAB's bicubic: (..., H, W) uint8 to (..., ceil(H/scale), ceil(W/scale))
+    uint8.
 
-    Half is rounded up, and values clipped, after the vertical pass and again after the horizontal one. The weights
-    are integers over a common denominator, so every sum is exact on every device and in every order.
+    Half is rounded up, and values clipped, after the vertical pass and again after the horizontal one. The weights are
+    integers over a common denominator, so every sum is exact on every device and in every order.
     """
     if hr_u8.dtype != torch.uint8:
         raise SrkdError(f"downscale_u8 takes uint8 images, got {hr_u8.dtype}")
@@ -61,7 +64,7 @@ def downscale_u8(hr_u8: Tensor, scale: int, *, border: Border = "mirror") -> Ten
 
 
 def mod_crop(images: Tensor, scale: int) -> Tensor:
-    """Crop bottom and right so that height and width are multiples of the scale."""
+    """Return images cropped at the bottom and right to multiples of the scale."""
     height, width = images.shape[-2] // scale * scale, images.shape[-1] // scale * scale
     if not height or not width:
         raise SrkdError(f"an image of {images.shape[-1]}x{images.shape[-2]} is smaller than the scale {scale}")
@@ -69,12 +72,12 @@ def mod_crop(images: Tensor, scale: int) -> Tensor:
 
 
 def reflected_indices(positions: Tensor, size: int, *, repeat_edge: bool = True) -> Tensor:
-    """Return a triangle wave over 0..size-1 for any distance and size, which may be free in a traced graph.
+    """Return the index in 0..size-1 of each position, mirrored at both ends; `size` may be dynamic in a traced graph.
 
-    With `repeat_edge` the wave is …2 1 0 0 1 2… (MATLAB, SwinIR's test script), without it …2 1 0 1 2… (torch's
+    With `repeat_edge` the order is …2 1 0 0 1 2… (MATLAB, SwinIR's test script), without it …2 1 0 1 2… (torch's
     'reflect').
     """
-    two = torch.full_like(positions, 2)  # a tensor: torch's ONNX exporter has no remainder by a free size
+    two = torch.full_like(positions, 2)  # a tensor: torch's ONNX exporter has no remainder by a dynamic size
     if repeat_edge:
         folded = positions % (two * size)
         return torch.where(folded < size, folded, 2 * size - 1 - folded)
@@ -84,7 +87,9 @@ def reflected_indices(positions: Tensor, size: int, *, repeat_edge: bool = True)
 
 
 def pad_to(images: Tensor, size_multiple: int, min_size: int = 1, *, repeat_edge: bool = True) -> Tensor:
-    """Reflect at the right and lower edge until both sides are multiples, and at least the smallest size."""
+    """Return images padded by reflection at the right and lower edge, to multiples of `size_multiple` and at least
+    `min_size`.
+    """
     for axis in (-2, -1):
         size = images.shape[axis]
         target = -(-max(size, min_size) // size_multiple) * size_multiple
@@ -113,10 +118,10 @@ def _border_indices(positions: Tensor, size: int, border: Border) -> Tensor:
 
 @lru_cache(maxsize=64)
 def _axis_taps(size: int, scale: float, border: Border, antialias: bool) -> tuple[Tensor, Tensor]:
-    """Return source indices (taps, n') and float64 weights (taps, n') of one axis."""
+    """Return source indices (taps, n') and float64 weights (taps, n') for one axis."""
     stretch = min(scale, 1.0) if antialias else 1.0
     support = 4.0 / stretch
-    # The small term undoes the noise of sizes such as 33 * (1/3), which must not gain a pixel.
+    # The small term absorbs the rounding error of sizes such as 33 * (1/3), which must not gain a pixel.
     out_size = max(1, math.ceil(size * scale - 1e-9))
     centre = torch.arange(1, out_size + 1, dtype=torch.float64) / scale + 0.5 * (1 - 1 / scale)
     first = (centre - support / 2).floor()
@@ -142,11 +147,12 @@ def _resize_axis(images: Tensor, axis: int, scale: float, border: Border, antial
 
 @lru_cache(maxsize=16)
 def _integer_taps(scale: int) -> tuple[int, tuple[int, ...]]:
-    """Return the first source position of output pixel 0 of an integer downscale, and integer weights from there on.
+    """Return the first source position of output pixel 0 of an integer downscale, and the integer weights from there
+    on.
 
-    Output 0 lies at (s-1)/2. Source p is |t| = m/(2s) away in units of the stretched kernel, with the integer
-    m = |2p - (s-1)|; times 16 s^3 the cubic is 3m^3 - 10sm^2 + 16s^3 up to m = 2s, and
-    -m^3 + 10sm^2 - 32s^2m + 32s^3 up to m = 4s.
+    Output 0 lies at (s-1)/2. Source p is |t| = m/(2s) away in units of the stretched kernel, with the integer m = |2p -
+    (s-1)|; times 16 s^3 the cubic is 3m^3 - 10sm^2 + 16s^3 up to m = 2s, and -m^3 + 10sm^2 - 32s^2m + 32s^3 up to m =
+    4s.
     """
     s = scale
     weights = {}
@@ -161,7 +167,9 @@ def _integer_taps(scale: int) -> tuple[int, tuple[int, ...]]:
 
 
 def _shrink_rows_u8(images_u8: Tensor, scale: int, border: Border) -> Tensor:
-    """Run one 8-bit pass along H: floor((sum of weight*pixel + D/2) / D), D the sum of the integer weights."""
+    """Return the rows of one 8-bit pass along H: floor((sum of weight*pixel + D/2) / D), D the sum of the integer
+    weights.
+    """
     first, weights = _integer_taps(scale)
     denominator = sum(weights)
     height = images_u8.shape[-2]
@@ -172,7 +180,7 @@ def _shrink_rows_u8(images_u8: Tensor, scale: int, border: Border) -> Tensor:
     largest = 255 * sum(map(abs, weights)) + denominator
     exact = padded.to(torch.float32 if 8 * largest < _LARGEST_EXACT_FLOAT32 else torch.float64)
     shape = (*images_u8.shape[:-2], out_height, images_u8.shape[-1])
-    # Sums of weight*pixel are whole numbers. A quarter more keeps the quotient away from whole numbers on both sides,
+    # Sums of weight*pixel are whole numbers. Adding a quarter keeps the quotient away from whole numbers on both sides,
     # so that floor is right even where a GPU divides by multiplying with the rounded reciprocal.
     total = torch.full(shape, denominator / 2 + 0.25, dtype=exact.dtype, device=exact.device)
     last = (out_height - 1) * scale + 1

@@ -1,7 +1,7 @@
 """A photograph of any size, for timing networks.
 
-Noise takes longer than a photo where a runtime takes a branch for each value: PReLU in ONNX Runtime, 2.6 ms on smooth
-maps and 16 on noise, so that a student is up to half as fast again on what it is made for.
+Noise is slower than a photo where a runtime branches on each value: PReLU in ONNX Runtime takes 2.6 ms on smooth maps
+and 16 ms on noise, so a student is up to half as fast again on photos.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from compressor.images.resize import downscale_u8, reflected_indices
 from compressor.images.sets import embedded_photos
 
 SCALE = 2
-"""The photo is made this much smaller, so that it is as sharp as LR images are."""
+"""Factor by which the photo is reduced, so that it is as sharp as LR images are."""
 
 
 def sample_photo(width: int, height: int, *, channels: int = 3, batch: int = 1) -> Tensor:
-    """Return a batch of an embedded photo in [0,1], mirrored at its borders until it has the size."""
+    """Return a batch of an embedded photo in [0,1], mirrored at its borders up to the requested size."""
     photo = _photo()
     rows, columns = (
-        reflected_indices(torch.arange(wanted), size)
-        for wanted, size in zip((height, width), photo.shape[1:], strict=True)
+        reflected_indices(torch.arange(target), size)
+        for target, size in zip((height, width), photo.shape[1:], strict=True)
     )
     planes = photo[:, rows][:, :, columns]
     if channels == 1:

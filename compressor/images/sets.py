@@ -1,5 +1,5 @@
-"""Image sets: the one rule for a data folder (images, a set with HR/ and LR folders, or a folder of several of those),
-and the photographs that come with srkd, for a run without `--data`.
+"""Image sets: the rule for a data folder (images, a set with HR/ and LR folders, or a folder of several of those), and
+the photographs embedded in srkd, for a run without `--data`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from compressor.images.files import IMAGE_SUFFIXES
 
 @dataclass(frozen=True)
 class ImagePair:
-    """A high-resolution image and, where one is stored, its low-resolution partner."""
+    """A high-resolution image and its low-resolution partner, if one is stored."""
 
     stem: str
     hr: Path
@@ -38,10 +38,10 @@ class ImageSet:
 
 
 def find_sets(data: Path, *, scale: int, lr: Path | None = None) -> tuple[ImageSet, ...]:
-    """Find the sets under `data`, each with its low-resolution images for `scale` where it has them.
+    """Return the sets under `data`, each with its stored low-resolution images for `scale`, if any.
 
-    `data` is a folder of images, or a set holding `HR/` and perhaps `LR*X{scale}/` (stems equal, or with an
-    `x{scale}` suffix), or a folder of several of these. `lr` names the low-resolution folder of a single set.
+    `data` is a folder of images, or a set with `HR/` and optionally `LR*X{scale}/` (stems equal, or with an `x{scale}`
+    suffix), or a folder of several of these. `lr` names the low-resolution folder of a single set.
     """
     data = Path(data)
     if not data.is_dir():
@@ -58,7 +58,7 @@ def find_sets(data: Path, *, scale: int, lr: Path | None = None) -> tuple[ImageS
 
 
 def find_lr_images(folder: Path) -> tuple[LrImage, ...]:
-    """Find the images of a folder, or of its subfolders where it holds none, as LR images without HR partners."""
+    """Return the images of a folder, or of its subfolders if it has none, as LR images without HR partners."""
     if not folder.is_dir():
         what = "is a file: give the folder that holds it" if folder.exists() else "does not exist"
         raise SrkdError(f"LR folder {folder} {what}")
@@ -72,13 +72,13 @@ def find_lr_images(folder: Path) -> tuple[LrImage, ...]:
 
 
 def list_images(folder: Path) -> list[Path]:
-    """List the image files directly in a folder, in natural order (img2 before img10), hidden ones left out."""
+    """Return the image files directly in a folder, in natural order (img2 before img10), without hidden ones."""
     images = [path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()]
     return sorted((path for path in images if not path.name.startswith(".")), key=natural_key)
 
 
 def natural_key(path: Path) -> tuple[tuple[int, int, str], ...]:
-    """Return a sort key by which digits compare as numbers; the name itself decides between equals (1 and 01)."""
+    """Return a sort key that compares digits as numbers; the name itself breaks ties (1 and 01)."""
     pieces = re.split(r"(\d+)", path.name.lower())
     key = tuple((0, int(piece), "") if piece.isdecimal() else (1, 0, piece) for piece in pieces)
     return (*key, (2, 0, path.name))
@@ -108,36 +108,36 @@ def _read_set(folder: Path, scale: int, lr: Path | None) -> ImageSet:
 
 
 def _stored_lr(folder: Path, scale: int) -> Path | None:
-    """Return `LR*X{scale}` of a set; of several the bicubic one, because published numbers are of that one."""
+    """Return the `LR*X{scale}` folder of a set; of several, the bicubic one, which published figures are based on."""
     pattern = re.compile(rf"LR.*X{scale}", re.IGNORECASE)
     matching = [path for path in _subfolders(folder) if pattern.fullmatch(path.name)]
     bicubic = [path for path in matching if path.name.lower().startswith(("lrbic", "lr_bic"))]
-    chosen = matching if len(matching) == 1 else bicubic
-    if len(matching) > 1 and len(chosen) != 1:
+    selection = matching if len(matching) == 1 else bicubic
+    if len(matching) > 1 and len(selection) != 1:
         names = ", ".join(path.name for path in matching)
         raise SrkdError(
             f"{folder} has {len(matching)} LR folders for scale {scale} ({names}): choose one with --lr-images"
         )
-    return chosen[0] if chosen else None
+    return selection[0] if selection else None
 
 
 def _partners(images: list[Path], lr_folder: Path, scale: int) -> dict[Path, Path | None]:
     if not lr_folder.is_dir():
         raise SrkdError(f"LR folder {lr_folder} does not exist")
-    stored = {path.stem: path for path in reversed(list_images(lr_folder))}  # of equal stems the first
+    stored = {path.stem: path for path in reversed(list_images(lr_folder))}  # the first of equal stems wins
     partners = {image: stored.get(f"{image.stem}x{scale}") or stored.get(image.stem) for image in images}
     missing = [image.stem for image, partner in partners.items() if partner is None]
     if missing:
-        shown = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
+        listing = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
         raise SrkdError(
-            f"{lr_folder} lacks the LR image of {len(missing)} of {len(images)} HR images ({shown}): "
+            f"{lr_folder} lacks the LR image of {len(missing)} of {len(images)} HR images ({listing}): "
             f"add them as STEM.png or STEMx{scale}.png"
         )
     return partners
 
 
 FOLDER = Path(__file__).parent / "embedded"
-"""Photographs in the public domain or CC0; PHOTOS.md in it names each photographer and source."""
+"""Photographs in the public domain or CC0; PHOTOS.md in this folder names each photographer and source."""
 Part = Literal["train", "val", "calibration"]
 
 
@@ -147,5 +147,5 @@ def embedded_photos(part: Part) -> dict[str, Path]:
 
 
 def embedded_pairs(part: Part) -> tuple[ImagePair, ...]:
-    """Return the embedded photos of one part as HR images whose LR images are still to be made."""
+    """Return the embedded photos of one part as HR images without stored LR images."""
     return tuple(ImagePair(stem, path, None) for stem, path in embedded_photos(part).items())

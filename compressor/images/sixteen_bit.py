@@ -1,9 +1,9 @@
-"""16 bit a sample, which Pillow holds for one channel only: read through its decoders, written here.
+"""16-bit samples, which Pillow supports for one channel only: read through its decoders, written here.
 
-Reading: of a 16-bit sample in a colour picture Pillow keeps one of the two bytes, and the byte order that it is told
-decides which one. Decoding once with each order gives both bytes, exactly, for every compression that Pillow knows.
-Writing: PNG (ISO/IEC 15948, filter Sub) and TIFF 6.0 (Deflate with horizontal differences) are short; Pillow writes
-neither with 16-bit colours.
+Reading: Pillow keeps one of the two bytes of a 16-bit sample in a colour picture, chosen by the byte order in the raw
+mode. Decoding once with each order gives both bytes, exactly, for every compression that Pillow supports. Writing: PNG
+(ISO/IEC 15948, filter Sub) and TIFF 6.0 (Deflate with horizontal differences) are short; Pillow writes neither with
+16-bit colours.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2
 from compressor.base.errors import SrkdError
 
 Samples: TypeAlias = "npt.NDArray[np.uint8] | npt.NDArray[np.uint16]"
-"""(H,W,C) as stored: grey, grey and alpha, RGB, or RGB and alpha."""
+"""Samples (H,W,C) as stored: grey, grey and alpha, RGB, or RGB and alpha."""
 
 _STRIP_BYTES = 1 << 20
 
 
 def read_samples_16bit(image: Image.Image, path: Path) -> npt.NDArray[np.uint16] | None:
-    """Return (H,W,C) samples of an opened 16-bit picture, or None where it holds 8 bit a sample or less."""
+    """Return the (H,W,C) samples of an opened 16-bit picture, or None if it has at most 8 bit per sample."""
     # Pillow before 11 opens 16-bit grey PNG files in mode I.
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
         grey = np.asarray(image).astype(np.uint16)[..., None]
@@ -40,7 +40,7 @@ def read_samples_16bit(image: Image.Image, path: Path) -> npt.NDArray[np.uint16]
     if not separator:
         return None
     if layout == "LA":
-        # Four bytes a pixel: as they are, they are the high and low bytes of grey and alpha.
+        # The four bytes of a pixel are the high and low bytes of grey and alpha.
         parts = _decode_as(image, "RGBA")
         return _join_bytes(parts[..., 0::2], parts[..., 1::2])
     if layout not in ("RGB", "RGBA", "RGBX") or order not in ("L", "B", "N"):
@@ -74,7 +74,7 @@ def encode_png_16bit(samples: npt.NDArray[np.uint16], icc: bytes | None, exif: b
 def encode_tiff(samples: Samples, icc: bytes | None, exif_tags: Mapping[int, Any]) -> bytes:
     """Return a little-endian TIFF file of (H,W,C) samples of 8 or 16 bit: Deflate, horizontal differences, 1 MB strips.
 
-    Grey with alpha of 16 bit is stored as RGB with alpha, because common readers, Pillow among them, refuse it.
+    16-bit grey with alpha is stored as RGB with alpha, because common readers, including Pillow, refuse it.
     """
     if samples.shape[2] == 2 and samples.dtype == np.uint16:
         samples = samples[..., [0, 0, 0, 1]]
@@ -93,7 +93,7 @@ def encode_tiff(samples: Samples, icc: bytes | None, exif_tags: Mapping[int, Any
         277: channels,
         278: rows,
         279: tuple(map(len, strips)),
-        284: 1,  # planar configuration: samples of a pixel together
+        284: 1,  # planar configuration: the samples of a pixel are together
         317: 2,  # predictor: horizontal differences
     }
     if channels in (2, 4):
@@ -121,7 +121,7 @@ def _rawmode(image: Image.Image) -> str:
 
 
 def _decode_as(image: Image.Image, rawmode: str) -> npt.NDArray[np.uint8]:
-    """Return the 8-bit samples that Pillow reads when it is told that they are laid out as `rawmode`."""
+    """Return the 8-bit samples that Pillow reads with the layout `rawmode`."""
     if not isinstance(image, ImageFile):
         raise SrkdError(f"a decoded picture of {image.size} has no stored samples left")
     image.tile = [
@@ -132,7 +132,7 @@ def _decode_as(image: Image.Image, rawmode: str) -> npt.NDArray[np.uint8]:
 
 
 def _with_key_colour(colours: npt.NDArray[np.uint16], key: object) -> npt.NDArray[np.uint16]:
-    """Add the alpha of a PNG that names one colour as transparent."""
+    """Return the colours with an alpha channel, if a PNG declares one colour transparent."""
     if not isinstance(key, (int, tuple)) or colours.shape[2] not in (1, 3):
         return colours
     clear = (colours == np.asarray(key)).all(axis=2, keepdims=True)
@@ -144,7 +144,7 @@ def _png_chunk(kind: bytes, body: bytes) -> bytes:
 
 
 def _sub_filtered(rows: npt.NDArray[np.uint16]) -> bytes:
-    """Encode rows as PNG stores them with filter Sub: each byte minus the byte one pixel to its left, modulo 256."""
+    """Return rows encoded with PNG's filter Sub: each byte minus the byte one pixel to its left, modulo 256."""
     height, width, channels = rows.shape
     stored = np.ascontiguousarray(rows.astype(">u2")).view(np.uint8).reshape(height, width, 2 * channels)
     differences = stored.copy()

@@ -1,1 +1,1 @@
-"""Open any model file, upscale images in exact tiles, and score models on image sets."""
+"""Opening of model files, exact tiled upscaling of images, and scoring of models on image sets."""

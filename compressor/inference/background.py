@@ -1,4 +1,4 @@
-"""Threads beside the network: the next picture is read ahead, and the last one's result is finished one behind."""
+"""Background threads: one reads the next picture ahead, another finishes the previous result."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def _always(item: object) -> bool:
 def read_ahead(
     items: Sequence[Item], read: Callable[[Item], Result], may_wait: Callable[[Item], bool] = _always
 ) -> Iterator[Iterator[tuple[Item, Future[Result]]]]:
-    """Give an iterator over the items with their results; while one is in use, the next one is being read.
+    """Yield an iterator over the items with their results; it reads the next item while the current one is in use.
 
-    An item that may not wait in memory is read only when it is due. The thread ends with the block.
+    An item for which `may_wait` is False is read only when it is due. The thread ends with the block.
     """
     with ThreadPoolExecutor(max_workers=1) as reader:
 
@@ -42,7 +42,7 @@ def read_ahead(
 
 
 class OneBehind:
-    """A thread that runs tasks in order, at most one at a time and none waiting. Every task ends within the block."""
+    """A thread that runs one task at a time, in order, without a queue. All tasks end within the block."""
 
     def __init__(self) -> None:
         self._worker = ThreadPoolExecutor(max_workers=1)
@@ -52,13 +52,13 @@ class OneBehind:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        """An error of the last task precedes what failed after it, but not a Ctrl-C."""
+        """Wait for the last task and raise its error, in preference to a later Exception but not to a Ctrl-C."""
         self._worker.shutdown(wait=True)
         if error is None or isinstance(error, Exception):
             self.finish()
 
     def submit(self, task: Callable[[], Result]) -> Future[Result]:
-        """Start a task, after the one before it; an error of that one is raised here."""
+        """Wait for the previous task, raising its error if it failed, then start this one."""
         self.finish()
         self._last = future = self._worker.submit(task)
         return future

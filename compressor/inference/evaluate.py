@@ -1,4 +1,4 @@
-"""Score models on benchmark sets: each image decoded once, each model run once, bicubic always beside them."""
+"""Scores of models on benchmark sets. Each image is decoded once and run once per model; bicubic is always included."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from compressor.inference.super_resolve import Bicubic, super_resolve
 from compressor.runtimes.base import Runtime
 
 OVERLAPPED_PIXELS = 2**23
-"""HR images up to this size (one of 3840x2160) are read and scored while the network runs, in about 1 GB; larger ones
-wait for it."""
+"""HR images up to this size (3840x2160) are read and scored while the network runs, in about 1 GB; larger ones are
+processed alone."""
 
 
 @dataclass(frozen=True)
 class EvaluationSettings:
-    """The settings that all models share. A `tile` of None cuts only where that changes no figure."""
+    """The settings that all models share. A `tile` of None tiles only where that changes no figure."""
 
     scale: int
     protocol: Protocol = field(default_factory=Protocol)
@@ -55,13 +55,13 @@ class Score:
 
 @dataclass(frozen=True)
 class SetScore:
-    """Means over the images of one set, and the images."""
+    """The mean scores of one set, and those of each image."""
 
     name: str
     psnr_y: float
     ssim_y: float
     lr: str
-    """"stored" or "made": the origin of the low-resolution images."""
+    """The origin of the low-resolution images: "stored" or "made"."""
     images: Mapping[str, Score]
 
     def to_dict(self) -> dict[str, Any]:
@@ -72,17 +72,19 @@ class SetScore:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Scores by model and set, all by one protocol. Under a protocol of another channel they are that channel's."""
+    """Scores by model and set, all by one protocol; with channel "rgb" the psnr_y and ssim_y fields are of that
+    channel.
+    """
 
     protocol: Protocol
     scale: int
     self_ensemble: bool
     models: Mapping[str, Mapping[str, SetScore]]
     numbers: Mapping[str, Numbers] = field(default_factory=dict)
-    """What each model computes with."""
+    """The precision and quantisation of each model, by label."""
 
     def __str__(self) -> str:
-        """One line for the protocol, and one for each model; the images have theirs in `models`."""
+        """Return one line for the protocol, and one per model with its means over each set."""
         sets = (
             (model, "".join(f", {name} {score.psnr_y:.3f} dB {score.ssim_y:.4f}" for name, score in scores.items()))
             for model, scores in self.models.items()
@@ -106,7 +108,7 @@ class Evaluation:
 
 
 class EvaluationInterrupted(KeyboardInterrupt):
-    """Ctrl-C during an evaluation of several sets: `evaluations` have those that were finished."""
+    """Ctrl-C during an evaluation of several sets: `evaluations` holds the finished ones."""
 
     def __init__(self, evaluations: tuple[Evaluation, ...], unfinished: tuple[str, ...]) -> None:
         super().__init__(f"interrupted before {', '.join(unfinished)}")
@@ -120,10 +122,11 @@ def evaluate(
     progress: Progress = no_progress,
     note: Note = no_note,
 ) -> Evaluation:
-    """Score models on sets by the protocol of the settings. Stored LR images are used where a set has them, otherwise
-    they are made; the model `bicubic` is always the first row, without the ensemble. Of several sets each is noted when
-    it is finished, and Ctrl-C raises `EvaluationInterrupted` with those that are. While a network runs, the next image
-    is read and the last output scored."""
+    """Return the scores of models on sets by the protocol of the settings. Stored LR images are used where a set has
+    them, otherwise they are made. The model `bicubic` is always the first row, without the self-ensemble. With several
+    sets each is noted when it is finished, and Ctrl-C raises `EvaluationInterrupted` with the finished ones. While a
+    network runs, the next image is read and the last output is scored.
+    """
     return _evaluate(models, sets, settings, [settings.protocol], progress, note)[0]
 
 
@@ -134,8 +137,10 @@ def explain(
     progress: Progress = no_progress,
     note: Note = no_note,
 ) -> tuple[Evaluation, ...]:
-    """Return `evaluate`, then the conventions that people mistake it for: PSNR over RGB, no border cropped, LR made by
-    Pillow's bicubic, grey files on their raw values. Each differs from the first in one field of its protocol."""
+    """Return the result of `evaluate`, then those of protocols it is often confused with: PSNR over RGB, no border
+    cropped, LR made by Pillow's bicubic, grey files scored on their raw values. Each differs from the first in one
+    field.
+    """
     base = settings.protocol.at(settings.scale)
     variants = [
         replace(base, channel="rgb" if base.channel == "y" else "y"),
@@ -147,7 +152,7 @@ def explain(
 
 
 def make_lr(hr_u8: Tensor, scale: int, protocol: Protocol) -> Tensor:
-    """Return the low-resolution image of a cropped (3,H,W) one by the protocol's bicubic."""
+    """Return the low-resolution image of a cropped (3,H,W) image, by the protocol's bicubic."""
     if protocol.bicubic == "matlab":
         return downscale_u8(hr_u8, scale, border=protocol.lr_border)
     height, width = hr_u8.shape[-2] // scale, hr_u8.shape[-1] // scale
@@ -195,7 +200,9 @@ def _evaluate(
 
 @dataclass(frozen=True)
 class _Picture:
-    """An HR image (3,H,W) cropped to the scale, and each LR image (1,3,h,w) with the protocols that share it."""
+    """An HR image (3,H,W) cropped to a multiple of the scale, and each LR image (1,3,h,w) with the protocols that use
+    it.
+    """
 
     hr_u8: Tensor
     grey_file: bool
@@ -214,14 +221,14 @@ class _Table:
     def run_models(
         self, image_set: str, pair: ImagePair, picture: _Picture, scorer: OneBehind, *, overlapped: bool
     ) -> None:
-        """Run every model, and have each output scored: beside the next run, or before it."""
+        """Run every model and score its outputs: during the next run if `overlapped`, else before it."""
         for lr, same_lr in picture.inputs:
             for label, model in self.rows.items():
                 ensemble = self.settings.self_ensemble and label != "bicubic"
                 sr = _run_exactly(model, lr, self.settings.tile, ensemble, pair.hr)
                 keys = [(protocol, label, image_set) for protocol in same_lr]
                 scorer.submit(partial(self._score, keys, pair.stem, sr, picture))
-                del sr  # large, and the next one comes
+                del sr  # free this large tensor before the next one is computed
                 if not overlapped:
                     scorer.finish()
 
@@ -233,7 +240,7 @@ class _Table:
             self.scores[key][stem] = Score(float(psnr(ours, hr, border=border)), float(ssim(ours, hr, border=border)))
 
     def evaluations(self, finished: Sequence[ImageSet]) -> tuple[Evaluation, ...]:
-        """Return the scores of the sets that are finished, one evaluation for each protocol."""
+        """Return the scores of the finished sets, one evaluation per protocol."""
 
         def of_sets(protocol: Protocol, label: str) -> dict[str, SetScore]:
             return {s.name: _set_score(s, protocol, self.scores[protocol, label, s.name]) for s in finished}
@@ -247,7 +254,7 @@ class _Table:
 
 
 def _set_line(evaluation: Evaluation, name: str) -> str:
-    """Return the line about one finished set."""
+    """Return the line that reports one finished set."""
     figures = (f"{label} {scores[name].psnr_y:.3f}" for label, scores in evaluation.models.items())
     return f"{name}: {', '.join(figures)} dB"
 
@@ -264,7 +271,7 @@ def _set_score(image_set: ImageSet, protocol: Protocol, images: Mapping[str, Sco
 
 
 def _by_label(models: Sequence[Runtime], scale: int) -> dict[str, Runtime]:
-    """Return the models by distinct labels; equal ones are numbered."""
+    """Return the models by label; duplicate labels are numbered."""
     rows: dict[str, Runtime] = {}
     for model in models:
         if model.descriptor.scale != scale:
@@ -277,8 +284,9 @@ def _by_label(models: Sequence[Runtime], scale: int) -> dict[str, Runtime]:
 
 
 def _check_sets(sets: Sequence[ImageSet], scale: int, protocols: Sequence[Protocol]) -> dict[Path, int]:
-    """Return the pixels of each HR image. Images too small for their figures, and sets of one name, are refused before
-    an hour is spent."""
+    """Return the number of pixels of each HR image. Images too small to score and duplicate set names are refused
+    before an hour is spent.
+    """
     if not sets:
         raise UsageError("nothing to evaluate on: no image sets were given")
     names = [image_set.name for image_set in sets]
@@ -299,7 +307,7 @@ def _check_sets(sets: Sequence[ImageSet], scale: int, protocols: Sequence[Protoc
 
 
 def _read_picture(pair: ImagePair, scale: int, protocols: Sequence[Protocol]) -> _Picture:
-    """Read the images of a pair; protocols with the same LR image share the models' outputs."""
+    """Return the images of a pair; protocols with the same LR image share the models' outputs."""
     hr_u8, grey_file = read_rgb_u8_and_grey(pair.hr)
     hr_u8 = mod_crop(hr_u8, scale)
     by_lr: dict[tuple[str, str], list[Protocol]] = defaultdict(list)
@@ -314,12 +322,12 @@ def _read_picture(pair: ImagePair, scale: int, protocols: Sequence[Protocol]) ->
 
 
 def _run_exactly(model: Runtime, lr: Tensor, tile: int | None, ensemble: bool, path: Path) -> Tensor:
-    """Return the output; without a bounded receptive field tiles change the figures, and are used only on request."""
+    """Return the output; for an unbounded receptive field, tiles change the figures and are used only on request."""
     is_exact = model.descriptor.receptive_radius is not None
-    tiled = super_resolve(model, lr, tile=tile if is_exact or tile is not None else 0, self_ensemble=ensemble)
-    if tiled.seam is not None and tile is None:
+    result = super_resolve(model, lr, tile=tile if is_exact or tile is not None else 0, self_ensemble=ensemble)
+    if result.seam is not None and tile is None:
         raise SrkdError(f"{model.label} needs more memory than there is for {path} at once: give a tile size (--tile)")
-    return tiled.sr
+    return result.sr
 
 
 def _read_stored_lr(path: Path, hr_u8: Tensor, scale: int) -> Tensor:
@@ -333,7 +341,7 @@ def _read_stored_lr(path: Path, hr_u8: Tensor, scale: int) -> Tensor:
 
 
 def _planes(image_u8: Tensor, protocol: Protocol, grey_file: bool) -> Tensor:
-    """Return the values that are compared, on 0..255."""
+    """Return the channel that is compared, on 0..255."""
     if grey_file and protocol.grey == "raw":
         return grey_of(image_u8[0].double())[None]
     return luma(image_u8.double() / PEAK) if protocol.channel == "y" else image_u8.double()

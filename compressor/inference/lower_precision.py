@@ -1,9 +1,8 @@
-"""bf16 in place of fp32, picture by picture: where the device multiplies it natively and samples of the picture agree.
+"""bf16 instead of fp32, per picture: if the device multiplies it natively and samples of the picture agree.
 
-A checkpoint that was opened without a precision is fp32. On devices with bf16 its convolutions are 1.3 to 3 times as
-fast in it, and its image differs by less than the rounding to 8 bit does. That is a fact of each network and picture,
-so it is looked up in samples of every picture, and never guessed from a stopwatch: the same picture, model and machine
-give the same file.
+A checkpoint opened without a precision is fp32. On devices with native bf16 its convolutions run 1.3 to 3 times as fast
+in bf16, usually with a smaller difference than the rounding to 8 bit. As that depends on network and picture, it is
+tested on samples of every picture; timings play no part, so the same picture, model and machine give the same file.
 """
 
 from __future__ import annotations
@@ -20,13 +19,13 @@ from compressor.runtimes.base import Runtime
 from compressor.runtimes.torch_runtime import TorchRuntime
 
 MIN_PSNR_DB = 50.0
-"""The least PSNR over RGB, after rounding to 8 bit, of the samples in bf16 to those in fp32."""
+"""The least PSNR in dB over RGB, after rounding to 8 bit, of the bf16 samples to the fp32 samples."""
 
 MAX_SAMPLE_LEVELS = 2
-"""The largest difference of a sample's values, in steps of 8 bit.
+"""The largest difference of a sample's values, in 8-bit steps.
 
-Two less than what the whole picture may have: it has more values than its samples. Of 139 whole pictures of the
-benchmarks one, through CARN-M, was 5 off all the same (`python -m benchmarks upscale_speed --data`).
+It is two less than the whole picture may differ, as that has more values than its samples. All the same, of 139 whole
+benchmark pictures one, through CARN-M, was 5 off (`python -m benchmarks upscale_speed --data`).
 """
 
 SAMPLE = 64
@@ -34,19 +33,19 @@ SAMPLE = 64
 
 SAMPLES = 4
 LEAST_LR_PIXELS = 16 * SAMPLES * SAMPLE**2
-"""Smaller pictures stay in fp32: the samples are enlarged twice, and must cost little beside the picture."""
+"""Smaller pictures stay in fp32: the samples are run twice, which must cost little compared with the picture."""
 
 
 @dataclass(frozen=True)
 class Selected:
-    """The runtime for one picture; in bf16 with the PSNR (dB) of its worst sample to the exact one."""
+    """The runtime for one picture; for bf16 also the PSNR in dB of its worst sample to the exact one."""
 
     runtime: Runtime
     psnr_to_exact: float | None = None
 
 
 class PrecisionChoice:
-    """Selects the runtime of each picture; with `exact` always the model as it was opened."""
+    """Selection of the runtime for each picture; with `exact` always the model as opened."""
 
     def __init__(self, runtime: Runtime, *, exact: bool = False) -> None:
         self._runtime = runtime
@@ -55,7 +54,9 @@ class PrecisionChoice:
             self._lower = runtime.in_bf16() if computes_bf16(torch.device(runtime.device)) else None
 
     def select(self, lr: Tensor, *, bits: int = 8) -> Selected:
-        """Return the runtime for a picture (N,3,h,w): the one in bf16 if it has 8 bit and samples pass both bounds."""
+        """Return the runtime for a picture (N,3,h,w): bf16 if the picture has 8 bit and its samples are within both
+        bounds.
+        """
         if self._lower is None or bits > 8 or lr[:, 0].numel() < LEAST_LR_PIXELS:
             return Selected(self._runtime)
         samples = sample_patches(lr)
@@ -67,7 +68,7 @@ class PrecisionChoice:
 
 
 def sample_patches(lr: Tensor) -> Tensor:
-    """Return patches of (N,C,h,w) as (SAMPLES,C,SAMPLE,SAMPLE): from the flattest of a grid to the most textured."""
+    """Return patches of (N,C,h,w) as (SAMPLES,C,SAMPLE,SAMPLE), from the flattest to the most textured of a grid."""
     cells = lr.unfold(-2, SAMPLE, SAMPLE).unfold(-2, SAMPLE, SAMPLE)
     patches = cells.permute(0, 2, 3, 1, 4, 5).flatten(0, 2)
     order = patches.std(dim=(1, 2, 3)).argsort(stable=True)

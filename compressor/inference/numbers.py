@@ -1,4 +1,4 @@
-"""The numbers that an open model computes with: its precision, and how it was quantised."""
+"""The number format of an open model: its precision, and how it was quantised."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from compressor.runtimes.torch_runtime import TorchRuntime
 
 @dataclass(frozen=True)
 class Numbers:
-    """`quantised`: of a file in eight bits what it says of itself; of a network that was trained quantised and computes
-    in float, how it was trained."""
+    """The number format of a model. `quantised` is an 8-bit file's own description, or how a float network was trained
+    if that was with quantisation.
+    """
 
     precision: str
     quantised: QuantisedFile | Quantisation | None = None
 
     def line(self) -> str | None:
-        """Return in a line what a reader of scores and times should know; None for a float network."""
+        """Return one line on quantisation for a reader of scores and times; None for a float network."""
         if isinstance(self.quantised, Quantisation):
             return f"trained quantised ({self.quantised.line()}), rounded in {self.precision}"
         if self.quantised is None and self.precision == "int8":
@@ -29,17 +30,17 @@ class Numbers:
         return None if self.quantised is None else self.quantised.line()
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it for JSON."""
+        """Return the fields for JSON."""
         return {"precision": self.precision, "quantised": None if self.quantised is None else asdict(self.quantised)}
 
 
 def numbers_of(model: Runtime) -> Numbers:
-    """Return the numbers of an open model."""
+    """Return the number format of an open model."""
     if isinstance(model, TorchRuntime):
         return Numbers(model.precision, model.network.quantisation)
     return Numbers(model.precision, read_quantised_file(model.metadata) or read_training(model.metadata))
 
 
 def lines_about(numbers: Mapping[str, Numbers]) -> list[str]:
-    """Return a line for each model that is quantised, by label."""
+    """Return one line per quantised model, by label."""
     return [f"{label}: {line}" for label, one in numbers.items() if (line := one.line()) is not None]

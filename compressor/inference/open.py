@@ -1,6 +1,6 @@
-"""Open any model file in its runtime, which is found in the table; find the checkpoint that a file was exported from.
+"""Opening of model files in their runtimes, by the runtime table; the source checkpoint of an exported file.
 
-Importing this imports no torch.
+Importing this module imports no torch.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ CHECKPOINTS = frozenset({".safetensors", ".pt", ".pth", ".ckpt"})
 
 
 def open_model(path: Path | str, options: OpenOptions | None = None, context: Context = QUIET) -> Runtime:
-    """Open a checkpoint, a run folder (its student) or an exported file, in the runtime of the options or of the file.
+    """Open a checkpoint, a run folder (its student) or an exported file, in the selected runtime or in the file's own.
 
-    `threads` is the session's own in ONNX Runtime; torch has one number for the whole process, and it is set.
+    In ONNX Runtime `threads` applies to the session; in torch it sets the thread count of the whole process.
     """
     path, options = Path(path), options or OpenOptions()
     file = model_file(path)
@@ -56,7 +56,7 @@ def open_model(path: Path | str, options: OpenOptions | None = None, context: Co
 
 
 def read_metadata(path: Path) -> Mapping[str, str]:
-    """Return the `srkd.*` keys of a file, without running it where it need not run."""
+    """Return the `srkd.*` keys of a file, without running it unless its format requires that."""
     entry = RUNTIMES[runtime_of(path)]
     try:
         return entry.load().read_metadata(path)
@@ -77,7 +77,9 @@ def model_file(path: Path) -> Path:
 
 
 def find_source_checkpoint(path: Path) -> Path:
-    """Return the checkpoint that `path` was exported from, in its folder or the one above; one line where it is not."""
+    """Return the checkpoint that `path` was exported from, in its folder or the parent folder; one line if there is
+    none.
+    """
     source = read_metadata(path).get(SOURCE, "")
     if not source:
         raise SrkdError(f"{path} does not say what it was made from")
@@ -89,7 +91,7 @@ def find_source_checkpoint(path: Path) -> Path:
 
 
 def resolve_checkpoint(model: str | Path, note: Note = no_note) -> Path:
-    """Return a checkpoint or run folder itself; for an exported file the checkpoint it was made from."""
+    """Return `model` itself if it is a checkpoint or run folder; for an exported file, its source checkpoint."""
     path = Path(model)
     if runtime_of(path) == "torch":
         return path

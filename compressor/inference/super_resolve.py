@@ -1,4 +1,6 @@
-"""One picture through one model: tiles, the self-ensemble, and networks of the luminance channel only."""
+"""Super-resolution of one picture with one model: tiles, the self-ensemble, and networks for the luminance channel
+only.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,7 @@ _YCBCR_OFFSET = (16.0, 128.0, 128.0)
 
 
 class Bicubic:
-    """The reference row of every table as a model: MATLAB's bicubic in float, rounded once when it is written."""
+    """The reference row of every table, as a model: MATLAB's bicubic in float, rounded only when written."""
 
     name = "torch"
     label = "bicubic"
@@ -50,7 +52,7 @@ def super_resolve(
 ) -> Tiled:
     """Enlarge RGB (N,3,h,w) in [0,1] to RGB (N,3,s*h,s*w), unclamped; `tile` and `overlap` as in `run_tiled`.
 
-    A one-channel network gets Y of BT.601 in studio range divided by 255, as such networks are trained; Cb and Cr are
+    A one-channel network receives Y of BT.601 in studio range divided by 255, as in its training; Cb and Cr are
     enlarged bicubically.
     """
     model = runtime.descriptor
@@ -75,7 +77,7 @@ def super_resolve(
 
 
 def apply_symmetry(images: Tensor, *, vflip: bool, hflip: bool, transpose: bool) -> Tensor:
-    """Return t(h(v(x))): rows reversed, then columns, then both exchanged."""
+    """Return t(h(v(x))): rows reversed, then columns reversed, then rows and columns exchanged, each if requested."""
     if vflip:
         images = images.flip(-2)
     if hflip:
@@ -84,7 +86,7 @@ def apply_symmetry(images: Tensor, *, vflip: bool, hflip: bool, transpose: bool)
 
 
 def undo_symmetry(images: Tensor, *, vflip: bool, hflip: bool, transpose: bool) -> Tensor:
-    """Invert `apply_symmetry`: each step undone, the last one first, because transpose and flips do not commute."""
+    """Invert `apply_symmetry`: undo its steps in reverse order, as transpose and flips do not commute."""
     if transpose:
         images = images.transpose(-1, -2)
     if hflip:
@@ -95,15 +97,15 @@ def undo_symmetry(images: Tensor, *, vflip: bool, hflip: bool, transpose: bool) 
 def with_self_ensemble(run: Run) -> Run:
     """Return `run` averaged over the eight symmetries of the square ('+' in tables), before any rounding.
 
-    Eight times the work, the memory of one more output. Figures with it are never to be compared with figures without.
+    It takes eight times the work and the memory of one more output. Never compare figures with it to figures without.
     Timofte et al., 'Seven ways to improve example-based single image super resolution', 2016.
     """
 
     def run_averaged(lr: Tensor) -> Tensor:
         total: Tensor | None = None
         for vflip, hflip, transpose in product((False, True), repeat=3):
-            turned = apply_symmetry(lr, vflip=vflip, hflip=hflip, transpose=transpose).contiguous()
-            sr = undo_symmetry(run(turned), vflip=vflip, hflip=hflip, transpose=transpose)
+            transformed = apply_symmetry(lr, vflip=vflip, hflip=hflip, transpose=transpose).contiguous()
+            sr = undo_symmetry(run(transformed), vflip=vflip, hflip=hflip, transpose=transpose)
             total = sr.clone() if total is None else total.add_(sr)
         assert total is not None
         return total.div_(8)
@@ -112,14 +114,14 @@ def with_self_ensemble(run: Run) -> Run:
 
 
 def rgb_to_ycbcr(rgb_01: Tensor) -> Tensor:
-    """Convert to BT.601 studio range over 255: Y in 16/255..235/255, Cb and Cr around 128/255."""
+    """Return BT.601 studio range divided by 255: Y in 16/255..235/255, Cb and Cr around 128/255."""
     matrix = torch.tensor(_TO_YCBCR, dtype=torch.float64) / 255
     offset = torch.tensor(_YCBCR_OFFSET, dtype=torch.float64) / 255
     return _mix_channels(rgb_01, matrix, offset)
 
 
 def ycbcr_to_rgb(ycbcr_01: Tensor) -> Tensor:
-    """Convert back: the exact inverse of `rgb_to_ycbcr`."""
+    """Return RGB: the exact inverse of `rgb_to_ycbcr`."""
     inverse = torch.linalg.inv(torch.tensor(_TO_YCBCR, dtype=torch.float64) / 255)
     offset = torch.tensor(_YCBCR_OFFSET, dtype=torch.float64) / 255
     return _mix_channels(ycbcr_01, inverse, -inverse @ offset)

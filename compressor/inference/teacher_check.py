@@ -1,8 +1,8 @@
-"""Check a teacher on an embedded photograph, before anything is trained towards its outputs.
+"""Check of a teacher on an embedded photograph, before a student is trained on its outputs.
 
-A wrong value range, residual scale, mean or order of colours raises no error. The teacher may give noise; or, where its
-skip connection hides the fault, a fair image that is no better than bicubic. So it is judged against the original: a
-teacher that does not reach bicubic is run under other settings, and those that lift it above bicubic are named.
+A wrong value range, residual scale, mean or colour order raises no error. The teacher may output noise; or, if its skip
+connection hides the fault, a fair image that is no better than bicubic. So it is compared with the original: a teacher
+that does not reach bicubic is run with other settings, and those that lift it above bicubic are reported.
 """
 
 from __future__ import annotations
@@ -25,25 +25,28 @@ from compressor.models.networks.base import ImageModel
 PHOTO = "chelsea"
 LR_SIDE = 64
 EXPECTED_DB = 30.0
-"""To bicubic on this smooth photograph: CARN-M has 36, DCTLSA 36, a GAN for animation 31."""
+"""Typical PSNR in dB of a teacher to bicubic on this smooth photograph: CARN-M 36, DCTLSA 36, a GAN for animation 31.
+"""
 FAR_DB = 25.0
-"""Below this a teacher is suspect even where nothing explains it; networks for perceptual quality have 28 to 31."""
+"""Below this PSNR in dB to bicubic a teacher is suspect even without an explanation; perceptual networks have 28 to 31.
+"""
 ABOVE_DB = 0.25
-"""A teacher is better than bicubic from this on: a skip connection alone gives bicubic itself, and that of torch, which
-is sharper, has 0.11 to 0.15 dB more on this photograph at scales 2 to 8."""
+"""Least gain in dB that makes a teacher better than bicubic: a skip connection alone equals bicubic, and torch's
+bicubic, which is sharper, is 0.11 to 0.15 dB better on this photograph at scales 2 to 8."""
 NEARER_DB = 3.0
-"""Settings under which the teacher stays below bicubic are suggested where they gain this much."""
+"""Settings with which the teacher stays below bicubic are suggested if they gain at least this much."""
 PLAUSIBLE_DB = 20.0
-"""An output below this is noise under any setting, and the better of two kinds of noise is not a suggestion."""
+"""An output below this PSNR in dB is noise; the better of two kinds of noise is not suggested."""
 FEWER_CHANGES_DB = 0.5
 LEAST_GAIN_DB = 0.2
-"""The least that a suggestion gains: of two settings that are nearly equal, neither is wrong."""
+"""The least gain in dB of a suggestion: of two nearly equal settings, neither is wrong."""
 
 
 @dataclass(frozen=True)
 class TeacherCheck:
-    """PSNR in dB over RGB on one photograph; `suggestion` holds options that make the teacher far more plausible, and
-    `with_suggestion` is its PSNR to the original with them."""
+    """A teacher's PSNR in dB over RGB on one photograph. `suggestion` holds options that make the teacher far more
+    plausible, and `with_suggestion` is its PSNR to the original with them.
+    """
 
     photo: str
     to_bicubic: float
@@ -58,12 +61,12 @@ class TeacherCheck:
 
     @property
     def options(self) -> str:
-        """The suggestion as options of the command line."""
+        """The suggestion as command-line options."""
         return format_options(self.suggestion)
 
     @property
     def advice(self) -> str | None:
-        """The suggestion in one line, None where there is none."""
+        """The suggestion in one line, or None."""
         if not self.suggestion:
             return None
         return (
@@ -72,7 +75,7 @@ class TeacherCheck:
         )
 
     def lines(self) -> tuple[str, ...]:
-        """Return notes: one line for the figures, and one where the teacher is no better than bicubic."""
+        """Return notes: one line with the figures, and a warning if the teacher is no better than bicubic."""
         lines = [
             f"teacher check on the photo {self.photo!r}: {self.to_original:.2f} dB to the original, bicubic "
             f"{self.bicubic_to_original:.2f}; to bicubic {self.to_bicubic:.1f} (most teachers have {EXPECTED_DB:.0f})"
@@ -98,7 +101,7 @@ class TeacherCheck:
 
 
 def check_teacher(teacher: ImageModel) -> TeacherCheck:
-    """Run a teacher on the photograph; where it is no better than bicubic, try other settings."""
+    """Return the check of a teacher on the photograph; if it is no better than bicubic, other settings are tried."""
     scale = teacher.descriptor.scale
     hr, lr = _photo(scale, teacher.descriptor.fixed_size or (LR_SIDE, LR_SIDE))
     bicubic = upscale_bicubic(lr, scale)
@@ -112,7 +115,7 @@ def check_teacher(teacher: ImageModel) -> TeacherCheck:
 
 @cache
 def _photo(scale: int, lr_size: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the photograph's middle in [0,1], reflected where it is too small, and its LR image of (width, height)."""
+    """Return the photograph's centre in [0,1], mirrored if it is too small, and its LR image of (width, height)."""
     hr = read_rgb_u8(embedded_photos("val")[PHOTO])
     for axis, side in ((-1, lr_size[0] * scale), (-2, lr_size[1] * scale)):
         first = max(0, (hr.shape[axis] - side) // 2)
@@ -122,7 +125,7 @@ def _photo(scale: int, lr_size: tuple[int, int]) -> tuple[torch.Tensor, torch.Te
 
 @torch.no_grad()
 def _outputs(teacher: ImageModel, lr: torch.Tensor) -> torch.Tensor:
-    """Return the RGB output; a one-channel teacher gets Y, as it does everywhere."""
+    """Return the RGB output; a one-channel teacher receives Y, as everywhere."""
     if teacher.descriptor.channels == 1:
         ycbcr = rgb_to_ycbcr(lr)
         colour = upscale_bicubic(ycbcr[:, 1:], teacher.descriptor.scale)
@@ -135,7 +138,7 @@ def _outputs(teacher: ImageModel, lr: torch.Tensor) -> torch.Tensor:
 
 
 def _psnr(one: torch.Tensor, other: torch.Tensor) -> float:
-    """Return the PSNR over RGB, both rounded to 8 bit; two equal images count as 99 dB."""
+    """Return the PSNR in dB over RGB of two images rounded to 8 bit; 99 dB if they are equal."""
     error = (to_u8(one).float() - to_u8(other).float()).square().mean()
     return float(10 * torch.log10(255**2 / error)) if error > 0 else 99.0
 
@@ -143,7 +146,7 @@ def _psnr(one: torch.Tensor, other: torch.Tensor) -> float:
 def _best_alternative(
     teacher: ImageModel, lr: torch.Tensor, hr: torch.Tensor, check: TeacherCheck
 ) -> tuple[Mapping[str, Any], float | None]:
-    """Return the likeliest settings that lift the teacher above bicubic, or gain 3 dB, and its PSNR with them."""
+    """Return the likeliest settings that lift the teacher above bicubic, or gain 3 dB, and the PSNR with them."""
     best: tuple[Mapping[str, Any], float | None] = {}, None
     above = check.bicubic_to_original + ABOVE_DB
     needed = max(PLAUSIBLE_DB, check.to_original + LEAST_GAIN_DB, min(above, check.to_original + NEARER_DB))
@@ -163,7 +166,7 @@ def _best_alternative(
 
 
 def format_options(settings: Mapping[str, Any]) -> str:
-    """Return settings as options of the command line."""
+    """Return settings as command-line options."""
     return " ".join(f"--arch-option {name}={_format_value(value)}" for name, value in settings.items())
 
 

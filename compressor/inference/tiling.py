@@ -1,11 +1,11 @@
-"""Pictures of any size through a network, window by window, with the result of the whole picture at once.
+"""Tiled inference for pictures of any size, with the same result as the whole picture at once.
 
-A window is a tile (what it contributes) and its surroundings as far as the network sees (`receptive_radius`, in
-low-resolution pixels). All windows of a picture have one size: at the edges they are moved inwards, not cut, so that
-runtimes prepare for one shape and a network's own border padding acts at the true border only. The result is then
-exact. A network that sees everything (global pooling, shifted windows) gets an overlap instead, and the largest
-difference between neighbouring windows along their seams is measured and returned. The same is done for a file that
-takes one size only, where that size is too small for all that the network sees.
+A window is a tile (its contribution to the output) plus its surroundings within the network's `receptive_radius`, in
+low-resolution pixels. All windows of a picture have one size: at the edges they are moved inwards, not cut, so that
+runtimes prepare for one shape and a network's own border padding acts only at the true border. The result is then
+exact. A network with an unbounded receptive field (global pooling, shifted windows) gets an overlap instead, and the
+largest difference between neighbouring windows along their seams is measured and returned. The same applies to a
+fixed-size file whose size is too small for its receptive field.
 """
 
 from __future__ import annotations
@@ -23,34 +23,35 @@ from compressor.images.resize import pad_to, reflected_indices
 from compressor.models.networks.base import Descriptor
 
 Run: TypeAlias = Callable[[Tensor], Tensor]
-"""From (N,C,h,w) to (N,C,s*h,s*w)."""
+"""A model's forward pass, from (N,C,h,w) to (N,C,s*h,s*w)."""
 
 WindowProgress: TypeAlias = Callable[[int, int], None]
 """Called as progress(done, total), in windows."""
 
 AUTO_MEMORY_BYTES = 4 * 1024**3
-"""The bound that selects a tile size when no tile is set."""
+"""Upper memory bound for the automatic tile size."""
 
 USUAL_MEMORY_BYTES = 1024**3
-"""Enough where a tile is then many times as large as its surroundings: to touch fresh memory takes time too."""
+"""Memory bound tried first; enough if the tile is then many times its margin, as touching fresh memory takes time."""
 
 MANY_MARGINS = 8
-"""Tiles of so many margins a side compute at most 1.56 times what the whole picture would."""
+"""Tile size in margins from which the lower bound is enough: such tiles compute at most 1.56 times the whole picture.
+"""
 
 ASSUMED_CHANNELS = 256
-"""The width of networks that are not known: three feature maps at LR size and two at output size, in float32."""
+"""Assumed width of unknown networks: three feature maps at LR size and two at output size, in float32."""
 
 MIN_TILE = 16
 UNBOUNDED_OVERLAP = 16
-"""LR pixels around a tile of a network whose receptive field has no bound."""
+"""Overlap in LR pixels around a tile of a network with an unbounded receptive field."""
 
 
 @dataclass(frozen=True)
 class Tiled:
-    """The output, the tile size it was made with (None: the whole picture at once), and the seam figure.
+    """The output, its tile size (None: the whole picture at once), and the seam figure.
 
     `seam` is the largest difference in [0,1] between two neighbouring windows' outputs beside their common seam; None
-    where the tiling is exact or there was one window.
+    if the tiling is exact or there was one window.
     """
 
     sr: Tensor
@@ -81,13 +82,12 @@ def run_tiled(
     progress: WindowProgress | None = None,
     pixel_bytes: int | None = None,
 ) -> Tiled:
-    """Run (N,C,h,w) through `run` in tiles of at most `tile` LR pixels a side (None: selected by memory; 0: never cut).
+    """Run (N,C,h,w) through `run` in tiles of at most `tile` LR pixels a side (None: selected by memory; 0: no tiling).
 
-    `pixel_bytes` is the memory that the model needs for a pixel of (1,C,h,w); None: that of a wide network.
-    A model without a bounded receptive field gets `overlap`. A picture of a size that it cannot take is reflected at
-    its right and lower edge. Where memory does not suffice the tile is halved, down to 16 pixels. If a model takes
-    one size only, all windows have it, whatever `tile` is. Pictures beyond the model's `max_size` are cut, even
-    with a `tile` of 0.
+    `pixel_bytes` is the memory that the model needs per pixel of (1,C,h,w); None assumes a wide network. A model
+    without a bounded receptive field gets `overlap`. A picture of an unsupported size is mirrored at its right and
+    lower edge. If memory runs out, the tile is halved, down to 16 pixels. For a model with a fixed size all windows
+    have that size, whatever `tile` is. Pictures larger than the model's `max_size` are tiled, even with a `tile` of 0.
     """
     radius, scale = model.receptive_radius, model.scale
     if tile is not None and tile < 0:
@@ -121,7 +121,7 @@ def run_tiled(
 
 
 def _run_fixed(run: Run, lr: Tensor, model: Descriptor, overlap: int, progress: WindowProgress | None) -> Tiled:
-    """Run windows of the model's only size, image by image; a smaller picture is reflected up to it."""
+    """Run windows of the model's fixed size, image by image; a smaller picture is mirrored to fill it."""
     assert model.fixed_size is not None
     height, width = lr.shape[-2:]
     radius, scale = model.receptive_radius, model.scale
@@ -140,9 +140,9 @@ def _run_fixed(run: Run, lr: Tensor, model: Descriptor, overlap: int, progress: 
 
 
 def fixed_spans(size: int, length: int, margin: int) -> tuple[Span, ...]:
-    """Cut one axis for windows of exactly `length`, at most `size`.
+    """Return the spans of one axis for windows of exactly `length`, which is at most `size`.
 
-    They reach `margin` beyond their tiles, or a quarter of their length where that is less.
+    They reach `margin` beyond their tiles, or a quarter of their length if that is less.
     """
     if size == length:
         return (Span(0, size, 0, size),)
@@ -155,10 +155,10 @@ def fixed_spans(size: int, length: int, margin: int) -> tuple[Span, ...]:
 
 
 def spans(size: int, tile: int, margin: int, size_multiple: int = 1, min_size: int = 1) -> tuple[Span, ...]:
-    """Cut one axis into tiles of about equal length, at most `tile` rounded up to the multiple.
+    """Return the spans of one axis: tiles of about equal length, at most `tile` rounded up to the multiple.
 
     Every window has the same length, at least `min_size`, stays within the picture, and reaches `margin` beyond its
-    tile wherever the picture does. One span where a window would cover the axis anyway.
+    tile within the picture. There is one span if a window would cover the axis anyway.
     """
     tile, min_length = _round_up(tile, size_multiple), _round_up(min_size, size_multiple)
     if max(tile + 2 * margin, min_length) >= size:
@@ -191,7 +191,7 @@ def _first_tile(padded: Tensor, tile: int | None, margin: int, pixel_bytes: int)
 
 
 def _largest_tile(max_size: tuple[int, int], margin: int, size_multiple: int) -> int:
-    """Return the largest tile that fits, with its surroundings, into the largest size of a model."""
+    """Return the largest tile that fits, with its margins, into a model's largest input size."""
     tile = (min(max_size) - 2 * margin) // size_multiple * size_multiple
     if tile < 1:
         raise UsageError(
@@ -213,7 +213,7 @@ def _half_tile(tile: int, padded: Tensor, error: Exception) -> int:
 def _run_windows(
     run: Run, padded: Tensor, windows: list[Window], scale: int, progress: WindowProgress | None, *, measure: bool
 ) -> tuple[Tensor, float | None]:
-    """Return the picture put together, and, with `measure`, its largest seam."""
+    """Return the assembled picture and, with `measure`, its largest seam."""
     if len(windows) == 1:
         return _run_checked(run, padded, scale).to(padded.device), None
     images, channels, height, width = padded.shape
@@ -241,13 +241,13 @@ def _hr_slice(start: int, stop: int, scale: int) -> slice:
 
 
 def _region(part: Tensor, row: Span, column: Span, rows: slice, columns: slice, scale: int) -> Tensor:
-    """Return the region of a window's output that has these coordinates in the picture."""
+    """Return the part of a window's output at these coordinates of the whole output."""
     top, left = row.begin * scale, column.begin * scale
     return part[..., rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
 
 
 def _run_checked(run: Run, lr: Tensor, scale: int) -> Tensor:
-    """Run, and refuse an output of a size other than the scale's."""
+    """Return the output of `run`; refuse one whose size does not match the scale."""
     sr = run(lr)
     expected = (*lr.shape[:-2], lr.shape[-2] * scale, lr.shape[-1] * scale)
     if sr.shape != expected:

@@ -1,6 +1,7 @@
-"""Enlarge files, folders and globs (one bad file never stops the rest, no input is overwritten), or images in memory.
+"""Upscaling of files, folders and globs (one bad file never stops the rest, no input is overwritten) and of images in
+memory.
 
-Whatever looks like a picture and is not enlarged is in the report, with the reason.
+The report lists every apparent picture that was not enlarged, with the reason.
 """
 
 from __future__ import annotations
@@ -39,21 +40,21 @@ from compressor.inference.tiling import UNBOUNDED_OVERLAP, Tiled, WindowProgress
 from compressor.runtimes.base import Runtime
 
 MAX_OUTPUT_PIXELS = 2**29
-"""Outputs are held whole, as floats: this bound is 6.4 GB."""
+"""The most output pixels of a picture: outputs are kept whole in memory as floats, here 6.4 GB."""
 
 OVERLAPPED_OUTPUT_PIXELS = 2**27
-"""Up to this size (1.6 GB) an output is written while the next picture is enlarged; larger ones wait."""
+"""Outputs up to this size (1.6 GB) are written while the next picture is enlarged; larger ones are written first."""
 
 FAILURES = (SrkdError, RuntimeError, OSError, MemoryError)
-"""What one picture can fail with; the others go on."""
+"""Exceptions that fail one picture while the others continue."""
 
 
 @dataclass(frozen=True)
 class Upscaled:
     """A picture that was written; sizes are (width, height), `tile` and `seam` as in `tiling.Tiled`.
 
-    `precision` is the one it was computed in. Where that is lower than the model's own, `psnr_to_exact` (dB) is that of
-    its worst sample to the same in the model's own.
+    `precision` is the one used for this picture. If it is lower than the model's own, `psnr_to_exact` is the PSNR in dB
+    of its worst sample to that sample in the model's own precision.
     """
 
     source: Path
@@ -82,7 +83,7 @@ class Skipped:
     source: Path
     reason: str
     output_exists: bool = False
-    """It was enlarged before, and `skip_existing` leaves it alone."""
+    """True if the output exists already, and `skip_existing` keeps it."""
 
 
 @dataclass(frozen=True)
@@ -93,17 +94,17 @@ class UpscaleReport:
     failed: tuple[Failed, ...]
     skipped: tuple[Skipped, ...]
     numbers: Numbers
-    """What the model computes with; a picture may have been computed in a lower precision."""
+    """The model's precision and quantisation; single pictures may have used a lower precision."""
 
 
 @dataclass(frozen=True)
 class UpscaleSettings:
     """Settings of the outputs and of the tiles. `output` is a folder, or a file for one picture.
 
-    Names get `suffix` (None: `_x4` at scale 4) and keep their extension unless `extension` gives another. An existing
-    file is an error, unless `overwrite` replaces it or `skip_existing` leaves it alone. `recursive` takes the folders
-    inside folders too, and repeats them in the output folder. `exact` keeps to the precision that the model was opened
-    in; otherwise pictures of 8 bit may be computed in bf16, as `lower_precision.PrecisionChoice` says.
+    Names get `suffix` (None: `_x4` at scale 4) and keep their extension unless `extension` replaces it. An existing
+    file is an error, unless `overwrite` replaces it or `skip_existing` keeps it. `recursive` includes nested folders
+    and repeats them in the output folder. `exact` keeps the precision in which the model was opened; otherwise 8-bit
+    pictures may be computed in bf16 (`lower_precision.PrecisionChoice`).
     """
 
     output: str | Path | None = None
@@ -127,7 +128,7 @@ class UpscaleSettings:
 
     @property
     def output_file(self) -> Path | None:
-        """The one file to write, None where the output is a folder."""
+        """The single output file, or None if the output is a folder."""
         path = None if self.output is None else Path(self.output)
         if path is None or path.is_dir():
             return None
@@ -143,7 +144,7 @@ class UpscaleSettings:
 
 @dataclass(frozen=True)
 class Job:
-    """A picture, and the file to write."""
+    """A picture and its output file."""
 
     source: Path
     output: Path
@@ -151,18 +152,18 @@ class Job:
 
 @dataclass
 class Inputs:
-    """The pictures to enlarge, each file once, by its identity."""
+    """The pictures to enlarge, each file once, keyed by `_identity`."""
 
     named: dict[str, Path] = field(default_factory=dict)
-    """Pictures that were named one by one."""
+    """Pictures that were named individually."""
     listed: dict[str, tuple[Path, Path]] = field(default_factory=dict)
-    """Pictures of folders and globs, each with its folder inside the one that was searched."""
+    """Pictures from folders and globs, each with its folder relative to the searched one."""
     failed: list[Failed] = field(default_factory=list)
-    """Inputs that name no picture."""
+    """Inputs without any picture."""
     skipped: list[Skipped] = field(default_factory=list)
 
     def pictures(self) -> list[tuple[Path, Path, bool]]:
-        """Return every picture with its inner folder, and whether it was named."""
+        """Return every picture with its relative folder, and whether it was named individually."""
         return [
             *((path, Path(), True) for path in self.named.values()),
             *((path, inner, False) for key, (path, inner) in self.listed.items() if key not in self.named),
@@ -177,8 +178,8 @@ def upscale(
 ) -> UpscaleReport:
     """Enlarge pictures and write them beside their sources, or to the output of the settings.
 
-    Alpha, grey, 16 bit, ICC profile and EXIF are kept where the format holds them. While one picture is enlarged, the
-    next one is read and the one before it written.
+    Alpha, grey, 16 bit, ICC profile and EXIF are kept if the format supports them. While one picture is enlarged, the
+    next one is read and the previous one written.
     """
     settings = settings or UpscaleSettings()
     if settings.suffix is None:
@@ -207,9 +208,9 @@ def upscale(
                 failed.append(_failure(job, error))
             finally:
                 progress(title, 1, 1)
-    written = [writing.result() for writing in writes]
-    failed += [result for result in written if isinstance(result, Failed)]
-    done = tuple(result for result in written if isinstance(result, Upscaled))
+    results = [writing.result() for writing in writes]
+    failed += [result for result in results if isinstance(result, Failed)]
+    done = tuple(result for result in results if isinstance(result, Upscaled))
     return UpscaleReport(done, tuple(failed), tuple(skipped), numbers_of(runtime))
 
 
@@ -218,7 +219,7 @@ def _failure(job: Job, error: BaseException) -> Failed:
 
 
 def _reader(jobs: Sequence[Job], scale: int, settings: UpscaleSettings) -> Callable[[Job], Picture | None]:
-    """Return what reads the picture of a job, or returns None where its output exists and stays."""
+    """Return a function that reads the picture of a job, or returns None if its output exists and is kept."""
     sources = {_identity(job.source) for job in jobs}
 
     def read(job: Job) -> Picture | None:
@@ -234,7 +235,7 @@ def _reader(jobs: Sequence[Job], scale: int, settings: UpscaleSettings) -> Calla
 
 
 def _has_output(job: Job, settings: UpscaleSettings, sources: set[str]) -> bool:
-    """Return True if the output is there and stays; what the user must decide is an error."""
+    """Return True if the output exists and is kept; raise an error if the user must decide."""
     if _identity(job.output) in sources:
         raise SrkdError(f"{job.output} is one of the inputs: choose another suffix or output folder")
     if settings.overwrite or not job.output.exists():
@@ -248,7 +249,7 @@ def _has_output(job: Job, settings: UpscaleSettings, sources: set[str]) -> bool:
 
 
 def _plan_jobs(inputs: Sequence[str | Path], settings: UpscaleSettings) -> tuple[list[Job], Inputs]:
-    """Return the picture and the output of every job, each output once; and what was read of the inputs."""
+    """Return the jobs, each with a distinct output, and the inputs they come from."""
     folder, file = None if settings.output is None else Path(settings.output), settings.output_file
     if folder is not None:
         require_writable_folder(folder if file is None else file.parent, "--out")
@@ -258,7 +259,7 @@ def _plan_jobs(inputs: Sequence[str | Path], settings: UpscaleSettings) -> tuple
         if len(pictures) != 1:
             raise UsageError(f"output {file} is one file, but the inputs are {len(pictures)} pictures")
         return [Job(pictures[0][0], file)], contents
-    # A second run over a folder must not enlarge what the first run put there.
+    # A second run over a folder must not enlarge the outputs of the first.
     outputs = {}
     for source, inner, _ in pictures:
         extension = settings.extension or (source.suffix if source.suffix.lower() in IMAGE_SUFFIXES else ".png")
@@ -280,7 +281,9 @@ def _plan_jobs(inputs: Sequence[str | Path], settings: UpscaleSettings) -> tuple
 
 
 def _collect(inputs: Sequence[str | Path], *, recursive: bool, output: Path | None) -> Inputs:
-    """Sort the inputs into pictures that are named, those of folders and globs, and those that are not enlarged."""
+    """Return the inputs sorted into pictures named individually, those from folders and globs, failures and skipped
+    files.
+    """
     contents = Inputs()
     for text in inputs:
         path = Path(text)
@@ -290,7 +293,7 @@ def _collect(inputs: Sequence[str | Path], *, recursive: bool, output: Path | No
         if path.is_dir():
             pictures, reason = _search_folder(path, contents, recursive=recursive, output=output)
         else:
-            # Path.glob takes no absolute patterns.
+            # Path.glob does not accept absolute patterns.
             matches = sorted(map(Path, glob.glob(str(text), recursive=True)), key=natural_key)  # noqa: PTH207
             files = [match for match in matches if match.is_file()]
             pictures = [(match, Path()) for match in files if match.suffix.lower() in IMAGE_SUFFIXES]
@@ -306,16 +309,16 @@ def _collect(inputs: Sequence[str | Path], *, recursive: bool, output: Path | No
 def _search_folder(
     folder: Path, contents: Inputs, *, recursive: bool, output: Path | None
 ) -> tuple[list[tuple[Path, Path]], str]:
-    """Return the pictures of a folder, each with its inner folder, and what to say if there are none.
+    """Return the pictures of a folder, each with its relative folder, and the error message if there are none.
 
-    The folders inside are searched with `recursive`; otherwise the report names those that hold pictures.
+    Nested folders are searched with `recursive`; otherwise the report names those with pictures.
     """
     pictures: list[tuple[Path, Path]] = []
     nested: dict[Path, int] = {}
     where_outputs_go = None if output is None else _identity(output)
     for place, inside, _ in os.walk(folder):
         here = Path(place)
-        # Hidden folders are left out as hidden files are, and so is what an earlier run wrote.
+        # Leave out hidden folders, as hidden files are, and the outputs of an earlier run.
         inside[:] = sorted(
             name for name in inside if not name.startswith(".") and _identity(here / name) != where_outputs_go
         )
@@ -352,7 +355,7 @@ def count_pictures(count: int) -> str:
 
 
 def _identity(path: Path) -> str:
-    """Return one spelling for each file, also on disks that ignore upper and lower case."""
+    """Return one key per file, also on disks that ignore upper and lower case."""
     return str(path.resolve()).lower()
 
 
@@ -386,7 +389,7 @@ def _require_size(name: object, width: int, height: int, scale: int) -> None:
 
 
 def _enlarged_alpha(alpha: Tensor | None, scale: int) -> Tensor | None:
-    """Enlarge transparency bicubically: networks are trained on colours."""
+    """Return the alpha channel enlarged bicubically, as networks are trained on colours only."""
     return None if alpha is None else upscale_bicubic(alpha, scale).clamp(0, 1)
 
 
@@ -417,7 +420,7 @@ def _enlarge(
 
 
 def _write(job: Job, picture: Picture, enlarged: _Enlarged, seconds: float) -> Upscaled | Failed:
-    """Write the output; `seconds` is what it took until here. Waiting for the writes of others does not count."""
+    """Write the output; `seconds` is the time spent so far. Waiting for other pictures' writes does not count."""
     start, tiled = time.perf_counter(), enlarged.tiled
     try:
         write_picture(replace(picture, rgb=tiled.sr[0], alpha=enlarged.alpha), job.output)

@@ -1,1 +1,1 @@
-"""Networks, their checkpoints, students made of them, their cost, and access to their features."""
+"""Networks, checkpoints, students derived from networks, computational cost, and access to features."""

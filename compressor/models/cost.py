@@ -1,8 +1,8 @@
-"""Parameters and multiply-accumulates, counted on the meta device: no memory, no time, any size.
+"""Parameters and multiply-accumulates (MACs), counted on the meta device: no memory, no time, any size.
 
-MACs are those of convolutions, linear layers and attention products, without mean shift; what papers on
-super-resolution call FLOPs are these. MAC+ adds one operation for each element that global pooling reads and five for
-each element of a LayerNorm, as the counter behind DUKD's table 1 does.
+MACs are those of convolutions, linear layers and attention products, without mean shift; super-resolution papers call
+them FLOPs. MAC+ adds one operation per element that global pooling reads and five per element of a LayerNorm, as the
+counter behind DUKD's table 1 does.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from compressor.models.networks.layers import MeanShift
 from compressor.models.networks.registry import build
 
 EXTRA_OPERATIONS: dict[type[nn.Module], int] = {nn.AdaptiveAvgPool2d: 1, nn.LayerNorm: 5}
-"""The operations that MAC+ counts for each element that such a module reads."""
+"""Operations that MAC+ counts per input element of such a module."""
 LARGEST_SIDE = 65536
 MEASURED_SIDE = 64
 COMPARED_SIZE = (256, 256)
-"""Width and height of the LR image that every table counts MACs for, so that its figures compare with any other's."""
+"""Width and height of the LR image for which every table counts MACs, so that all figures are comparable."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Numbers for one image; `lr_size` is (width, height)."""
+    """The cost of one image; `lr_size` is (width, height)."""
 
     params: int
     macs: int
@@ -45,7 +45,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class LayerCost:
-    """One module that has parameters or multiplies of its own; a shared one is listed once, with all its passes."""
+    """One module with parameters or MACs of its own; a shared module is listed once, with the MACs of all passes."""
 
     name: str
     kind: str
@@ -54,7 +54,7 @@ class LayerCost:
 
 
 def cost(network: ImageModel | Spec, lr_size: tuple[int, int] = COMPARED_SIZE) -> Cost:
-    """Count parameters and MACs of a network, or of a spec before anything is built; `lr_size` is W × H LR pixels."""
+    """Return the parameters and MACs of a network, or of a spec without building it; `lr_size` is W × H LR pixels."""
     spec = network if isinstance(network, Spec) else network.require_network("a spec").spec
     if not all(1 <= side <= LARGEST_SIDE for side in lr_size):
         raise UsageError(f"lr_size={lr_size} is not a width and a height from 1 to {LARGEST_SIDE}")
@@ -70,7 +70,7 @@ def _count(spec: Spec, lr_size: tuple[int, int]) -> Cost:
 
 
 def layer_costs(network: ImageModel | Spec, lr_size: tuple[int, int] = (256, 256)) -> tuple[LayerCost, ...]:
-    """Count by layer, in the order of the network; the rows add up to its parameters and MACs."""
+    """Return the cost of each layer, in the order of the network; the rows add up to its parameters and MACs."""
     counts = count_operations(network if isinstance(network, Spec) else network.require_network("a spec").spec, lr_size)
     rows = []
     for name, module in counts.network.named_modules():
@@ -83,7 +83,7 @@ def layer_costs(network: ImageModel | Spec, lr_size: tuple[int, int] = (256, 256
 
 @lru_cache(maxsize=64)
 def pixel_bytes(spec: Spec) -> int:
-    """Return the most memory that a pixel of the LR image takes in fp32 without gradients, weights apart."""
+    """Return the peak memory in bytes per LR pixel in fp32 without gradients, excluding the weights."""
     with torch.device("meta"), torch.no_grad(), LiveBytes() as live:
         network = build(spec).eval()
         model = network.descriptor
@@ -96,12 +96,12 @@ def pixel_bytes(spec: Spec) -> int:
 
 @dataclass(frozen=True)
 class OperationCounts:
-    """One image through the network on the meta device: MACs by module ("" is the whole), and what MAC+ adds."""
+    """The operations of one image: MACs by module ("" is the whole network), and the additional ones of MAC+."""
 
     network: Network
     macs: dict[str, int]
     macs_alone: dict[str, int]
-    """The same without those of a module's submodules."""
+    """MACs by module, without those of its submodules."""
     extra: int
 
 
@@ -115,7 +115,7 @@ def count_operations(spec: Spec, lr_size: tuple[int, int]) -> OperationCounts:
 
 
 class _Counter(MetaDevice):  # type: ignore[no-untyped-call]
-    """Adds up multiply-accumulates for each module that an operation runs within, and for "", the whole."""
+    """A counter of MACs for each module that is running during an operation, and for "", the whole network."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -149,7 +149,7 @@ class _Counter(MetaDevice):  # type: ignore[no-untyped-call]
 
 @contextmanager
 def extra_operations(network: nn.Module) -> Iterator[list[int]]:
-    """Collect what MAC+ adds, one entry for each pass through a counted module."""
+    """Yield a list of the operations that MAC+ adds, one entry per pass through a counted module."""
     extra: list[int] = []
 
     def each(operations: int) -> Callable[[nn.Module, tuple[Any, ...]], None]:

@@ -1,7 +1,8 @@
-"""A student that starts from another file's weights: of another scale, or an earlier student of another shape.
+"""Initialisation of a student from another file's weights: of another scale, or of another shape.
 
-Not strict: what has the same name and shape is copied, the rest stays as it was built, and both are reported. So DUKD
-starts its ×4 students from those of ×2 (options/EDSR: the body and the first convolution of the upsampler are reused).
+Tensors of equal name and shape are copied, the others keep their initial values, and both are reported. DUKD
+initialises its ×4 students from those of ×2 like this (options/EDSR: the body and the first convolution of the
+upsampler are reused).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from compressor.models.networks.base import Network
 
 @dataclass(frozen=True)
 class InitReport:
-    """The outcome of starting from a file: parameters of the student by name."""
+    """The report on an initialisation, with the student's parameters by name."""
 
     path: Path
     sha256: str
@@ -26,16 +27,16 @@ class InitReport:
     scale: int
     copied: tuple[str, ...]
     missing: tuple[str, ...]
-    """Not in the file."""
+    """Parameters that are not in the file."""
     misshaped: tuple[str, ...]
-    """In the file, with another shape."""
+    """Parameters that have another shape in the file."""
     unused: tuple[str, ...]
     """Parameters of the file that the student does not have."""
     differences: tuple[str, ...] = ()
-    """Lines about fields of the spec that differ though weights rely on them."""
+    """Lines about spec fields that differ although the weights depend on them."""
 
     def lines(self) -> tuple[str, ...]:
-        """Return lines for a person: how much was copied, and what was not."""
+        """Return lines for the user: what was copied, and what was not."""
         total = len(self.copied) + len(self.missing) + len(self.misshaped)
         lines = [
             f"init-from {self.path} ({self.architecture} x{self.scale}): took {len(self.copied)} of {total} tensors"
@@ -49,8 +50,8 @@ class InitReport:
 
 
 def initialise_from(student: Network, path: str | Path) -> InitReport:
-    """Copy into `student` every parameter of the file's network that has its name and shape."""
-    try:  # of the student's scale where the file holds several, else of whatever scale it is
+    """Copy into `student` every parameter of the file's network with the same name and shape."""
+    try:  # the student's scale if the file holds several, else the file's only one
         loaded = load_checkpoint(path, scale=student.spec.scale)
     except SrkdError:
         loaded = load_checkpoint(path)

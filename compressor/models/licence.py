@@ -1,4 +1,4 @@
-"""The licence of a network's weights, where a file says one, and whether it forbids commercial use."""
+"""The licence of a network's weights, if a file states one, and whether it forbids commercial use."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import re
 from collections.abc import Mapping
 
 KEY = "srkd.license"
-"""The metadata key in every file of srkd; the value is the teacher's own words."""
+"""The metadata key in every file of srkd; its value is the licence in the teacher's own words."""
 FOREIGN_KEYS = (KEY, "license", "licence", "modelspec.license", "general.license")
-"""Keys under which files of others have it, in safetensors headers and in ONNX metadata."""
+"""Metadata keys of a licence in foreign safetensors and ONNX files."""
 LONGEST = 200
 HUB_LICENCES = frozenset(
     [
@@ -54,7 +54,7 @@ HUB_LICENCES = frozenset(
         "wtfpl",
     ]
 )
-"""Identifiers that model hubs know; others are written as `other`, in their own words."""
+"""Licence identifiers of model hubs; any other licence is written as `other`, with its own name."""
 
 _WORDS = re.compile(
     r"(?<![a-z])nc(?![a-z])|non[ -]?commercial|not for commercial|no commercial|research[ -](use[ -])?only"
@@ -64,7 +64,7 @@ _WORDS = re.compile(
 
 
 def read_licence(metadata: Mapping[str, str] | None) -> str | None:
-    """Return the licence that a file's metadata states, as one printable line; None where it states none."""
+    """Return the licence in a file's metadata as one printable line, or None."""
     entries = {str(key).lower(): value for key, value in (metadata or {}).items()}
     for key in FOREIGN_KEYS:
         value = entries.get(key)
@@ -76,19 +76,19 @@ def read_licence(metadata: Mapping[str, str] | None) -> str | None:
 
 
 def forbids_commercial_use(licence: str | None) -> bool:
-    """True for licences such as CC-BY-NC-4.0 that allow no commercial use."""
+    """Return True for licences that allow no commercial use, such as CC-BY-NC-4.0."""
     return licence is not None and _WORDS.search(licence) is not None
 
 
 def commercial_warning(licence: str | None) -> str | None:
-    """Return a line to say wherever the weights are described; None where nothing is known to forbid their use."""
+    """Return a warning to show with a description of the weights, or None."""
     return (
         f"the licence of these weights ({licence}) forbids commercial use" if forbids_commercial_use(licence) else None
     )
 
 
 def hub_licence(licence: str | None) -> dict[str, str]:
-    """Return a licence as the head of a model card has it: an identifier of the hubs, or `other` with its own words."""
+    """Return the licence fields of a model card: an identifier of the hubs, or `other` with the licence's own name."""
     if licence is None:
         return {}
     identifier = licence.lower().replace(" ", "-")

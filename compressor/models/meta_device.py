@@ -1,8 +1,8 @@
-"""The meta device without torch's Python kernels: shapes of the operations that networks here are made of.
+"""The meta device without torch's Python kernels: shape rules for the operations of the networks here.
 
 The first such kernel imports torch's compiler with sympy. Counting a small EDSR, RCAN or Compact takes 0.02 to 0.3 s of
-CPU time with the shapes below and 0.8 to 1.7 s without, which `srkd inspect` and a dry run would spend for a few
-numbers. What is not listed here goes to torch's own kernel, which gives the same.
+CPU time with the rules below and 0.8 to 1.7 s without, which `srkd inspect` and a dry run would spend on a few numbers.
+Other operations use torch's own kernel, which gives the same shapes.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ POINTWISE = frozenset(
         *(aten.clone.default, aten.empty_like.default, aten.zeros_like.default, aten.ones_like.default),
     }
 )
-"""Operations that give the broadcast shape of their tensors, where all of these have one floating type."""
+"""Operations whose output has the broadcast shape of their tensors, if these all have the same floating type."""
 
 
 class MetaDevice(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Within the block, operations on meta tensors cost next to nothing the first time too."""
+    """A mode in which operations on meta tensors are cheap, including the first one."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -53,11 +53,11 @@ class MetaDevice(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return result
 
     def after(self, function: Any, arguments: tuple[Any, ...], options: Mapping[str, Any], result: Any) -> None:
-        """Called after each operation, for subclasses that count or weigh them."""
+        """Handle the result of an operation, in subclasses that count operations or memory."""
 
 
 class LiveBytes(MetaDevice):  # type: ignore[no-untyped-call]
-    """The bytes of the tensors that were made within the block and are alive, and their peak."""
+    """The bytes of live tensors that were created within the block, and their peak."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -82,7 +82,7 @@ class LiveBytes(MetaDevice):  # type: ignore[no-untyped-call]
 
 
 def _keeps_type(options: Mapping[str, Any], arguments: tuple[Any, ...]) -> bool:
-    """Return whether the options ask for the first tensor's own type and device; layouts do not matter here."""
+    """Return True if the options ask for the first tensor's own dtype and device; layouts do not matter here."""
     like = arguments[0] if arguments and isinstance(arguments[0], torch.Tensor) else None
     same = {"dtype": getattr(like, "dtype", None), "device": getattr(like, "device", None)}
     rest = {name: value for name, value in options.items() if name not in ("memory_format", "layout", "pin_memory")}
@@ -90,7 +90,7 @@ def _keeps_type(options: Mapping[str, Any], arguments: tuple[Any, ...]) -> bool:
 
 
 def infer_shape(function: Any, arguments: tuple[Any, ...]) -> Any:
-    """Return what `function` gives on meta tensors, or None where torch has to be asked."""
+    """Return the result of `function` on meta tensors, or None if torch's own kernel is needed."""
     flat = arguments[0] if arguments and isinstance(arguments[0], (list, tuple)) else arguments
     tensors = [argument for argument in flat if isinstance(argument, torch.Tensor)]
     dtypes = {tensor.dtype for tensor in tensors}

@@ -1,11 +1,11 @@
-"""Strongest directions first: the same function in another basis, so that leading slices keep most of its features.
+"""Ordering by principal directions: the same function in another basis, whose leading slices keep most of its features.
 
-Where nothing but convolutions and sums touch a feature, any orthogonal change of its basis may be folded into them:
+If only convolutions and sums use a feature, any orthogonal change of its basis can be folded into them:
 
     producer   W ← PᵀW, b ← Pᵀb      consumer   W ← W·P      P: the principal directions (`fitting/bases.py`)
 
-Between two convolutions with an activation only the order of the units is free: the most valuable come first. SliceGPT
-(Ashkboos et al., 2024) rotates transformers in this way.
+Between two convolutions with an activation only the order of the units is free: the most valuable ones come first.
+SliceGPT (Ashkboos et al., 2024) rotates transformers in this way.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from compressor.models.networks.registry import architecture, build
 
 
 def can_be_turned(spec: Spec) -> bool:
-    """Return True if a network's basis can be changed without changing what it computes."""
+    """Return True if a network's basis can be changed without changing its function."""
     linear = architecture(spec.arch).linear
     return linear is not None and linear(spec).is_exact
 
 
 def order_by_principal_directions(teacher: Network, student: Spec, patches: torch.Tensor) -> Network:
-    """Return a copy of the teacher that computes the same, the strongest directions and units first.
+    """Return a copy of the teacher with the same function, the strongest directions and units first.
 
     `patches` are low-resolution images, (N, C, H, W) in [0,1], on which directions and units are measured.
     """
@@ -41,7 +41,7 @@ def order_by_principal_directions(teacher: Network, student: Spec, patches: torc
             "has some on it: take --select l1, which only reorders channels"
         )
     plan = family.linear(teacher.spec)
-    # Blocks are dropped by the slice itself: here each has its own order.
+    # Keep the depth: blocks are dropped by the slice itself, and here each has an order of its own.
     narrow = teacher.spec.with_options({"width": family.axes(student).axes["width"].size})
     places = Correspondence.between(family.axes(teacher.spec), family.axes(narrow))
     rotated = copy.deepcopy(teacher).eval()
@@ -49,7 +49,8 @@ def order_by_principal_directions(teacher: Network, student: Spec, patches: torc
         small = build(narrow)
     with torch.no_grad():
         share = Share(patches, teacher.device)
-        # A slice is solved for by nothing: it keeps the strongest directions, not those that say most of the others.
+        # A slice is not solved for afterwards: it keeps the strongest directions, not those that best predict the
+        # others.
         bases = choose_bases(teacher, plan, small, family.linear(narrow), places, share, principal_directions)
         for layer in plan.layers:
             module = linear_layer(rotated, layer)

@@ -1,6 +1,6 @@
-"""What of a network is quantised, in words that a file can hold: the key `srkd.quant` of its header.
+"""The description of a network's quantisation, as in files: the key `srkd.quant` of the header.
 
-Imports no torch.
+This module imports no torch.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ EDGE_BITS = 8
 
 @dataclass(frozen=True)
 class Quantisation:
-    """How a network is quantised.
+    """The quantisation of a network.
 
-    `placement="paper"`: the layers inside the residual blocks, one scale a tensor. `"all"`: every convolution and
-    linear layer, one scale an output channel, and what it reads. `compat="pams"`: a block's first convolution reads
-    the block's input in full, and a value at ±α gives half of its gradient to each, as in PAMS's code.
+    `placement="paper"`: the layers inside the residual blocks, one scale per tensor. `"all"`: every convolution and
+    linear layer with its input, one weight scale per output channel. `compat="pams"`: a block's first convolution reads
+    the block's input in float, and a value at ±α gives half of its gradient to each, as in PAMS's code.
     """
 
     method: QuantisationMethod
@@ -55,20 +55,20 @@ class Quantisation:
 
     @property
     def edge_bits(self) -> int:
-        """The bits of the first and the last layer, where all layers are quantised."""
+        """The bits of the first and the last layer if all layers are quantised."""
         return max(self.bits, EDGE_BITS)
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), sort_keys=True)
 
     def line(self) -> str:
-        """Return it in a few words, such as `pams, 8 bits, placement paper`."""
+        """Return a short description, such as `pams, 8 bits, placement paper`."""
         compat = f", compat {self.compat}" if self.compat else ""
         return f"{self.method}, {self.bits} bits, placement {self.placement}{compat}"
 
     @classmethod
     def from_json(cls, text: str) -> Quantisation:
-        """Read the value of `srkd.quant`; anything else than what `to_json` writes is refused."""
+        """Return the quantisation in a value of `srkd.quant`; anything but the output of `to_json` is refused."""
         try:
             values: Any = json.loads(text)
         except (ValueError, RecursionError) as error:
@@ -80,6 +80,6 @@ class Quantisation:
 
 
 def read_quantisation(metadata: Mapping[str, str]) -> Quantisation | None:
-    """Return what a file's metadata says of its quantisation; None for a float network."""
+    """Return the quantisation in a file's metadata; None for a float network."""
     text = metadata.get(KEY)
     return None if text is None else Quantisation.from_json(text)

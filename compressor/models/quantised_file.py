@@ -1,7 +1,7 @@
-"""What an exported file in eight bits says of itself: its flavour, its calibration and what it loses, in `srkd.quant`.
+"""Facts about an exported 8-bit file: its flavour, its calibration and its loss, stored in `srkd.quant`.
 
-`srkd export` writes these facts, and every verb reads them here. Files of strangers may have anything under that key:
-what is not understood is left out. Imports no torch.
+`srkd export` writes these facts, and all commands read them here. Foreign files may have any content under that key:
+unknown values are ignored. This module imports no torch.
 """
 
 from __future__ import annotations
@@ -21,45 +21,45 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class QuantisedFile:
-    """A file whose layers compute with bytes; None is what it does not say."""
+    """A file whose layers compute in 8 bit; None is a fact that the file does not state."""
 
     precision: str = "int8"
     flavour: str
-    """What it is made for: cpu, tensorrt, openvino ..."""
+    """The target of the file: cpu, tensorrt, openvino ..."""
     calibration: str | None = None
-    """Where the ranges of its values come from."""
+    """The source of its value ranges."""
     method: str | None = None
-    """The recipe that learnt them in training; None: they were measured afterwards."""
+    """The recipe that learnt the ranges in training; None: they were measured afterwards."""
     weight_bits: int | None = None
     in_float: str | None = None
-    """What was left in float, in words."""
+    """Description of the parts left in float."""
     drop_db: float | None = None
-    """The Y-PSNR that it loses on photos."""
+    """Loss of Y-PSNR on photos, in dB."""
     psnr_to_source_db: float | None = None
-    """How near its images are to those of the network that it was made from."""
+    """PSNR in dB of its images to those of the source network."""
     photos: int | None = None
-    """How many photos these two were measured on."""
+    """Number of photos on which these two figures were measured."""
 
     def line(self) -> str:
-        """Return it in a line, such as `int8 for cpu, -0.032 dB of Y-PSNR on 2 photos, calibrated on 32 patches`."""
+        """Return one line, such as `int8 for cpu, -0.032 dB of Y-PSNR on 2 photos, calibrated on 32 patches`."""
         return ", ".join(part for part in (f"{self.precision} for {self.flavour}", self.loss(), self.source()) if part)
 
     def loss(self) -> str | None:
-        """Return what it loses in words, or None."""
+        """Return the loss in words, or None."""
         if self.drop_db is None:
             return None
         on = "" if self.photos is None else f" on {self.photos} photo{'s' * (self.photos != 1)}"
         return f"{-self.drop_db:+.3f} dB of Y-PSNR{on}"
 
     def source(self) -> str | None:
-        """Return where its ranges come from in words, or None."""
+        """Return the source of the ranges in words, or None."""
         if self.calibration is None:
             return None
         return f"calibrated on {self.calibration}" if self.method is None else f"{self.calibration} by {self.method}"
 
 
 def read_quantised_file(metadata: Mapping[str, str]) -> QuantisedFile | None:
-    """Return what a file's `srkd.*` keys say of its eight bits; None for any other file."""
+    """Return the facts in an 8-bit file's `srkd.*` keys; None for any other file."""
     values = _read_object(metadata.get(KEY, ""))
     flavour = _text(values.get("flavour"))
     if flavour is None:
@@ -77,11 +77,11 @@ def read_quantised_file(metadata: Mapping[str, str]) -> QuantisedFile | None:
 
 
 def read_training(metadata: Mapping[str, str]) -> Quantisation | None:
-    """Return how the network of a file was trained quantised, where the file itself computes in float."""
+    """Return the quantisation that a network was trained with, if its file computes in float."""
     try:
         return read_quantisation(metadata)
     except UsageError:
-        return None  # a file in eight bits, or a stranger's
+        return None  # an 8-bit file, or a foreign one
 
 
 def _read_object(text: str) -> dict[str, Any]:
@@ -101,7 +101,7 @@ def _text(value: object) -> str | None:
 
 
 def _number(value: object) -> float | None:
-    """Return a finite number; JSON as Python reads it has others."""
+    """Return a number of limited size; Python's JSON parser also accepts infinity and NaN."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
     return float(value) if abs(value) < MOST_DB else None

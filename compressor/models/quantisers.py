@@ -2,21 +2,21 @@
 
     m = 2^(k-1) - 1
     weights       Q(W) = round(W·m/M)·M/m,   M = max|W| + 1e-8            no gradient through M, dQ/dW = 1
-    symmetric     Q(v) = round(clip(v, -α, α)·m/α)·α/m                    α is learnt
+    symmetric     Q(v) = round(clip(v, -α, α)·m/α)·α/m                    α is trained
                   dQ/dv = 1[|v| ≤ α],   dQ/dα = (Q(v) - clip(v, -α, α))/α + sign(v)·1[|v| > α]
-    unsigned      Q(v) = round(clip(v, 0, α)·n/α)·α/n,   n = 2^k - 1      PACT, for what cannot be negative
+    unsigned      Q(v) = round(clip(v, 0, α)·n/α)·α/n,   n = 2^k - 1      PACT, for non-negative values
                   dQ/dv = 1[0 ≤ v < α],   dQ/dα = 1[v ≥ α]
 
 The symmetric form is PAMS's (colorjam/PAMS, model/quant_ops.py; the gradient by α follows from it), rounding half to
 even. In that code a value equal to ±α gives half of its gradient to v and half to α: `tie=0.5`.
 
 The arithmetic is in the precision of α, fp32, also inside a bf16 autocast: near the end of an 8-bit grid bf16 cannot
-tell a level from the next, and the gradient by α adds up rounding errors, which bf16 would replace by its own. The
-convolution behind computes in bf16 all the same.
+distinguish adjacent levels, and the gradient of α sums up rounding errors, which bf16 would replace by its own. The
+next convolution still computes in bf16.
 
-A network declares the places (`Place`, `Shortcut`) at which its features are quantised; in a float network they do
-nothing. A quantised one is built from its spec and a `Quantisation` (networks/registry.py): the tensors of the float
-network keep their names, and each quantiser adds an `alpha`.
+A network declares the places (`Place`, `Shortcut`) at which its features can be quantised; in a float network they do
+nothing. A quantised network is built from its spec and a `Quantisation` (networks/registry.py): the tensors of the
+float network keep their names, and each quantiser adds an `alpha`.
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ from compressor.base.errors import UsageError
 from compressor.models.quantisation import EDGE_BITS, Quantisation
 
 INITIAL_ALPHA = 10.0
-"""PAMS, model/quant_ops.py; calibration replaces it."""
+"""Initial α, from PAMS, model/quant_ops.py; calibration replaces it."""
 SMALLEST_ALPHA = 1e-3
 WEIGHT_EPS = 1e-8
 FLOAT_BYTES = 4
 
 
 def symmetric_levels(bits: int) -> int:
-    """Return m, the levels on each side of zero."""
+    """Return m, the number of levels on each side of zero."""
     return int(2 ** (bits - 1) - 1)
 
 
 def unsigned_levels(bits: int) -> int:
-    """Return the levels above zero of values that cannot be negative."""
+    """Return the number of levels above zero for non-negative values."""
     return int(2**bits - 1)
 
 
@@ -55,20 +55,20 @@ def unsigned_levels(bits: int) -> int:
 
 
 def weight_limits(weight: torch.Tensor, *, per_channel: bool) -> torch.Tensor:
-    """Return M, of the tensor or of each output channel (then of the weight's own number of axes), without gradient."""
+    """Return M for the tensor, or for each output channel (with the weight's number of axes), without gradient."""
     magnitude = weight.detach().abs()
     largest = magnitude.amax(tuple(range(1, weight.dim())), keepdim=True) if per_channel else magnitude.amax()
     return largest + WEIGHT_EPS
 
 
 def weight_levels(weight: torch.Tensor, bits: int, *, per_channel: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the weights as whole numbers, and the step M/m between two of them."""
+    """Return the weights as integers, and the step M/m between two of them."""
     m, limits = symmetric_levels(bits), weight_limits(weight, per_channel=per_channel)
     return torch.round(weight.detach() * m / limits), limits / m
 
 
 def quantise_weight(weight: torch.Tensor, bits: int, *, per_channel: bool = False) -> torch.Tensor:
-    """Return Q(W)."""
+    """Return the quantised weights Q(W)."""
     quantised: torch.Tensor = _RoundedWeight.apply(weight, bits, per_channel)  # type: ignore[no-untyped-call]
     return quantised
 
@@ -76,7 +76,7 @@ def quantise_weight(weight: torch.Tensor, bits: int, *, per_channel: bool = Fals
 def quantise_symmetric(
     values: torch.Tensor, alpha: torch.Tensor, bits: int, *, tie: float = 1.0, clips: bool = True
 ) -> torch.Tensor:
-    """Return Q(v) of values of either sign; without `clips` the grid goes on beyond ±α."""
+    """Return Q(v) for signed values; without `clips` the grid continues beyond ±α."""
     if not torch.is_grad_enabled():
         return _on_symmetric_grid(values, alpha, bits, clips)[0]
     quantised: torch.Tensor = _Symmetric.apply(values, alpha, bits, tie, clips)  # type: ignore[no-untyped-call]
@@ -84,7 +84,7 @@ def quantise_symmetric(
 
 
 def quantise_unsigned(values: torch.Tensor, alpha: torch.Tensor, bits: int, *, clips: bool = True) -> torch.Tensor:
-    """Return Q(v) of values that are not negative, or count as zero; without `clips` the grid goes on beyond α."""
+    """Return Q(v) for non-negative values (negative ones count as 0); without `clips` the grid continues beyond α."""
     if not torch.is_grad_enabled():
         return _on_unsigned_grid(values, alpha, bits, clips)
     quantised: torch.Tensor = _Unsigned.apply(values, alpha, bits, clips)  # type: ignore[no-untyped-call]
@@ -94,7 +94,7 @@ def quantise_unsigned(values: torch.Tensor, alpha: torch.Tensor, bits: int, *, c
 def _on_symmetric_grid(
     values: torch.Tensor, alpha: torch.Tensor, bits: int, clips: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return Q(v), and v clipped."""
+    """Return Q(v) and the clipped v."""
     m = symmetric_levels(bits)
     clipped = torch.minimum(torch.maximum(values, -alpha), alpha) if clips else values
     return torch.round(clipped * m / alpha) * alpha / m, clipped
@@ -159,14 +159,14 @@ class _Unsigned(torch.autograd.Function):
         return upstream * (1 - above - below), (upstream * above).sum(), None, None
 
 
-# Places of a network, and what stands there in a quantised one.
+# Places of a network, and their quantisers in a quantised network.
 
 
 class Place(nn.Module):
-    """A place at which a quantised network quantises a feature; here it changes nothing.
+    """A place at which a quantised network quantises a feature; this class changes nothing.
 
-    A module that has places has one in front of each of its own convolutions or linear layers, and where papers
-    quantise what is added to a skip. `signed=False`: the feature comes from a ReLU.
+    A module with places has one before each of its own convolutions or linear layers, and one where papers quantise the
+    branch that is added to a skip. `signed=False`: the feature comes from a ReLU.
     """
 
     def __init__(self, *, signed: bool = True) -> None:
@@ -178,7 +178,7 @@ class Place(nn.Module):
 
 
 class Shortcut(nn.Module):
-    """The place at which a residual block's input parts: gives what its branch reads and what its skip adds."""
+    """The place at which a residual block's input splits; returns the inputs of branch and skip."""
 
     signed = True
 
@@ -187,30 +187,30 @@ class Shortcut(nn.Module):
 
 
 Follow: TypeAlias = Callable[["Quantiser", torch.Tensor], torch.Tensor]
-"""Gives the α of a step in which α follows the features: of the quantiser, and max|v| of each sample."""
+"""Function that returns α from the quantiser and max|v| of each sample, while α follows the features."""
 
 
 class Quantiser(nn.Module):
-    """Quantises a feature to the range of its α, which is learnt."""
+    """A module that quantises a feature within its trained range α."""
 
     def __init__(self, bits: int, *, signed: bool, tie: float = 1.0, keeps_peaks: bool = False) -> None:
         super().__init__()
         self.bits, self.signed, self.tie = bits, signed, tie
         self.keeps_peaks = keeps_peaks
-        """Calibration finds the largest feature of all, not that of a usual sample."""
+        """True if calibration uses the largest feature of all samples, not that of a typical sample."""
         self.alpha = nn.Parameter(torch.tensor(INITIAL_ALPHA))
         self.follow: Follow | None = None
-        """While it is set nothing is clipped, and α has the value that it gives."""
+        """If set, nothing is clipped, and α has the value that this function returns."""
         self.followed: torch.Tensor | None = None
-        """The value that α had in the last such step."""
+        """The value of α in the last such step."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x, alpha = x.to(self.alpha.dtype), cast(torch.Tensor, self.alpha)
         if self.follow is not None:
             followed = self.follow(self, x.detach().abs().flatten(1).amax(1))
-            # A module that runs several times (CARN-M's shared block) has one range for all of its inputs.
+            # A module that runs several times (CARN-M's shared block) has one range for all its inputs.
             self.followed = followed if self.followed is None else torch.maximum(followed, self.followed)
-            # The value is that of `followed`, the gradient goes to α.
+            # The value is `followed`; the gradient goes to α.
             alpha = self.followed + (alpha - alpha.detach())
         clips = self.follow is None
         if self.signed:
@@ -222,7 +222,7 @@ class Quantiser(nn.Module):
 
 
 class ShortcutQuantiser(Quantiser):
-    """Quantises what a residual block's skip adds, and what its branch reads unless `plain_branch` (PAMS's code)."""
+    """A quantiser of a residual block's skip, and of its branch input unless `plain_branch` (PAMS's code)."""
 
     def __init__(self, bits: int, *, signed: bool, tie: float = 1.0, plain_branch: bool = False) -> None:
         super().__init__(bits, signed=signed, tie=tie)
@@ -234,13 +234,13 @@ class ShortcutQuantiser(Quantiser):
 
 
 class QuantisedConv2d(nn.Conv2d):
-    """A convolution of quantised weights, which are kept in full; `input` quantises what it reads."""
+    """A convolution with quantised weights, stored in float; `input` quantises its input."""
 
     bits: int
     per_channel: bool
     input: Quantiser | None
     is_baked: bool = False
-    """The weights are the quantised ones themselves."""
+    """True if `weight` holds the quantised weights."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         x = input if self.input is None else self.input(input)
@@ -249,13 +249,13 @@ class QuantisedConv2d(nn.Conv2d):
 
 
 class QuantisedLinear(nn.Linear):
-    """A linear layer of quantised weights, which are kept in full; `input` quantises what it reads."""
+    """A linear layer with quantised weights, stored in float; `input` quantises its input."""
 
     bits: int
     per_channel: bool
     input: Quantiser | None
     is_baked: bool = False
-    """The weights are the quantised ones themselves."""
+    """True if `weight` holds the quantised weights."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         x = input if self.input is None else self.input(input)
@@ -266,14 +266,14 @@ QuantisedLayer: TypeAlias = QuantisedConv2d | QuantisedLinear
 
 
 def weight_of(layer: QuantisedLayer) -> torch.Tensor:
-    """Return the weights that the layer multiplies with."""
+    """Return the weights used in the layer's products."""
     if layer.is_baked:
         return layer.weight
     return quantise_weight(layer.weight, layer.bits, per_channel=layer.per_channel)
 
 
 def bake_weights(network: nn.Module) -> None:
-    """Put the quantised weights in the place of those that are trained: for converters, which need constants."""
+    """Replace the weights by the quantised ones, for converters, which need constants."""
     with torch.no_grad():
         for layer in quantised_layers(network).values():
             layer.weight.copy_(weight_of(layer))
@@ -282,21 +282,21 @@ def bake_weights(network: nn.Module) -> None:
 
 @torch.no_grad()
 def round_biases(network: nn.Module, lr: torch.Tensor) -> None:
-    """Round the bias of each quantised layer to the step of its products, M/m·α/m: integers are added in these steps.
+    """Round the bias of each quantised layer to the step of its integer products, M/m·α/m.
 
-    A file of integers has such biases, and the network then has its numbers. Which features a layer reads is seen from
-    a pass of `lr`; a layer that reads features in full (PAMS's conv1) keeps its bias.
+    An integer file has such biases, and the network then computes the same values. A pass of `lr` finds the features
+    that each layer reads; a layer that reads float features (PAMS's conv1) keeps its bias.
     """
-    read: dict[QuantisedLayer, Quantiser] = {}
-    quantised: list[tuple[Quantiser, torch.Tensor]] = []
+    quantiser_before: dict[QuantisedLayer, Quantiser] = {}
+    outputs: list[tuple[Quantiser, torch.Tensor]] = []
 
     def note_output(module: nn.Module, inputs: Any, output: torch.Tensor | tuple[torch.Tensor, ...]) -> None:
-        quantised.extend((cast(Quantiser, module), one) for one in (output if isinstance(output, tuple) else (output,)))
+        outputs.extend((cast(Quantiser, module), one) for one in (output if isinstance(output, tuple) else (output,)))
 
     def note_input(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-        before = next((quantiser for quantiser, output in quantised if output is inputs[0]), None)
+        before = next((quantiser for quantiser, output in outputs if output is inputs[0]), None)
         if before is not None and not (isinstance(before, ShortcutQuantiser) and before.plain_branch):
-            read[cast(QuantisedLayer, module)] = before
+            quantiser_before[cast(QuantisedLayer, module)] = before
 
     with ExitStack() as stack:
         for quantiser in quantisers_of(network).values():
@@ -305,7 +305,7 @@ def round_biases(network: nn.Module, lr: torch.Tensor) -> None:
             stack.callback(layer.register_forward_pre_hook(note_input).remove)
         network(lr)
     for layer in quantised_layers(network).values():
-        before = layer.input or read.get(layer)
+        before = layer.input or quantiser_before.get(layer)
         if layer.bias is None or before is None:
             continue
         _, steps = weight_levels(layer.weight, layer.bits, per_channel=layer.per_channel)
@@ -315,7 +315,7 @@ def round_biases(network: nn.Module, lr: torch.Tensor) -> None:
 
 
 def add_quantisers(network: nn.Module, quantisation: Quantisation, papers_layers: Sequence[str], *, arch: str) -> None:
-    """Put quantisers into a network that has none.
+    """Add quantisers to a network without any.
 
     `papers_layers` are patterns of the layers that the papers quantise, such as `blocks.*.conv1`.
     """
@@ -323,23 +323,24 @@ def add_quantisers(network: nn.Module, quantisation: Quantisation, papers_layers
     whole = quantisation.placement == "all"
     edges = frozenset((next(iter(layers)), next(reversed(layers))))
     if whole:
-        chosen = list(layers)
+        selection = list(layers)
     else:
         if not papers_layers:
             raise UsageError(f"placement=paper: no residual blocks are declared for a {arch}: use placement=all")
         patterns = [re.compile(re.escape(one).replace(r"\*", r"\d+")) for one in papers_layers]
-        chosen = [name for name in layers if any(pattern.fullmatch(name) for pattern in patterns)]
-    parents = {name.rpartition(".")[0] for name in chosen}
+        selection = [name for name in layers if any(pattern.fullmatch(name) for pattern in patterns)]
+    parents = {name.rpartition(".")[0] for name in selection}
     places = {name: module for name, module in network.named_modules() if isinstance(module, (Place, Shortcut))}
     with_places = {name.rpartition(".")[0] for name in places}
     for name, place in places.items():
         if name.rpartition(".")[0] in parents:
             network.set_submodule(name, _quantiser(place, quantisation))
-    for name in chosen:
+    for name in selection:
         bits = quantisation.edge_bits if whole and name in edges else quantisation.bits
         layer = _quantised_layer(layers[name], bits, per_channel=whole)
         own = name.rpartition(".")[0] not in with_places
-        # White must stay white, where there are levels enough: with few of them a range of peaks rounds all the rest.
+        # With enough levels, peaks are kept so that white stays white; with few levels such a range would round off
+        # everything else.
         keeps_peaks = bits >= EDGE_BITS
         layer.input = Quantiser(bits, signed=True, tie=_tie(quantisation), keeps_peaks=keeps_peaks) if own else None
         network.set_submodule(name, layer)
@@ -350,7 +351,7 @@ def _quantiser(place: nn.Module, quantisation: Quantisation) -> Quantiser:
     if isinstance(place, Shortcut):
         return ShortcutQuantiser(bits, signed=True, tie=tie, plain_branch=quantisation.compat == "pams")
     assert isinstance(place, Place)
-    # PAMS has one form; PACT's own is for what comes from a ReLU.
+    # PAMS always uses the symmetric form; PACT uses the unsigned one after a ReLU.
     return Quantiser(bits, signed=place.signed or quantisation.method == "pams", tie=tie)
 
 
@@ -359,7 +360,7 @@ def _tie(quantisation: Quantisation) -> float:
 
 
 def _quantised_layer(layer: nn.Conv2d | nn.Linear, bits: int, *, per_channel: bool) -> QuantisedLayer:
-    """Return a layer on the same tensors."""
+    """Return a quantised layer that shares the tensors of `layer`."""
     new: QuantisedLayer
     if isinstance(layer, nn.Conv2d):
         if layer.padding_mode != "zeros":
@@ -383,16 +384,16 @@ def _quantised_layer(layer: nn.Conv2d | nn.Linear, bits: int, *, per_channel: bo
     return new.train(layer.training)
 
 
-# What a quantised network is made of.
+# Parts of a quantised network.
 
 
 def quantisers_of(network: nn.Module) -> dict[str, Quantiser]:
-    """Return the quantisers of features by name."""
+    """Return the feature quantisers by name."""
     return {name: module for name, module in network.named_modules() if isinstance(module, Quantiser)}
 
 
 def quantised_layers(network: nn.Module) -> dict[str, QuantisedLayer]:
-    """Return the layers of quantised weights by name."""
+    """Return the layers with quantised weights by name."""
     return {
         name: module
         for name, module in network.named_modules()
@@ -401,9 +402,9 @@ def quantised_layers(network: nn.Module) -> dict[str, QuantisedLayer]:
 
 
 def quantised_bytes(network: nn.Module) -> int:
-    """Return the bytes of the network with its quantised weights packed at their bits.
+    """Return the size in bytes of the network with its quantised weights packed at their bit widths.
 
-    Beside these count the scales of the weights, every α, and all other tensors, four bytes each.
+    The scales of the weights, every α, and all other tensors count four bytes each.
     """
     bits, packed, scales = 0, 0, 0
     for layer in quantised_layers(network).values():
@@ -416,9 +417,9 @@ def quantised_bytes(network: nn.Module) -> int:
 
 @contextmanager
 def following(network: nn.Module, follow: Follow) -> Iterator[dict[nn.Parameter, torch.Tensor]]:
-    """Within the block nothing is clipped, and every α has the value that `follow` gives.
+    """Disable clipping within the block, and set every α to the value that `follow` returns.
 
-    The dictionary holds these values after a forward pass; the parameters themselves stay as they were.
+    The yielded dictionary holds these values after the block; the parameters themselves are not changed.
     """
     quantisers = list(quantisers_of(network).values())
     followed: dict[nn.Parameter, torch.Tensor] = {}

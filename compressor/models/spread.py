@@ -1,19 +1,19 @@
-"""The same function, the basis of each linear stream chosen for eight bits: rounding it disturbs the image least.
+"""Change of basis of each linear stream for 8 bit: the same function, with the least error in the image from rounding.
 
-Where nothing but sums stands between layers (`SpaceKind` linear), any basis A may be folded into them exactly:
+If only sums are between layers (`SpaceKind` linear), any basis A can be folded into them exactly:
 
     producer   W ← A·W, b ← A·b      consumer   W ← W·A⁻¹
 
-One scale for all channels of a value is made for the largest of them, and rounding adds noise of the same strength to
-each. Over the values x_k that are rounded, with the image's Jacobian J_k, A minimises
+The scale of a value is set by its largest channel, and rounding adds noise of the same strength to every channel. Over
+the rounded values x_k, with the image's Jacobian J_k, A minimises
 
     Σ_k tr(A⁻ᵀ·M_k·A⁻¹) · ‖A·x_k‖₈²      M_k = J_kᵀ·(l·lᵀ + I/100)·J_k, ‖·‖₈ the mean of eighth powers
 
-The second factor stands for the square of the scale: higher powers are nearer to the peak of these pixels and further
-from that of others (twelfth ones gained 3 dB on the patches and nothing on other photos). The first is the noise that
-is seen: in the luma l above all, a little in each channel. An orthogonal start with even entries mixes all channels, so
-that none is much larger than another, as QuaRot (Ashkboos et al., 2024) does for language models; from there A is
-improved by gradient descent.
+The second factor approximates the square of the scale: higher powers fit the peak of these pixels better and that of
+others worse (twelfth powers gained 3 dB on the patches and nothing on other photos). The first factor is the visible
+noise: mostly in the luma l, a little in each channel. The initial A is orthogonal with entries of equal magnitude, so
+that it mixes all channels and none is much larger than another, as QuaRot (Ashkboos et al., 2024) does for language
+models; gradient descent then improves A.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ from compressor.models.networks.linear_plan import LinearPlan
 from compressor.models.networks.registry import architecture
 
 CANDIDATES = 16
-"""Starts that differ in signs, of which the best is taken."""
+"""Number of initial bases with different signs, of which the best is used."""
 
 STEPS = 200
 LEARNING_RATE = 0.05
-"""Of an entry of A, as a share of 1/√n."""
+"""Learning rate of the entries of A, in units of 1/√n."""
 
 PRODUCTS_A_STEP = 2e9
-"""Multiplications of a step of the descent: they bound the pixels that are looked at."""
+"""Multiplications per step of the descent: they limit the number of pixels."""
 MAX_PIXELS = 2048
 MAX_VALUES = 48
 
@@ -47,19 +47,20 @@ MIRRORED = ((-1,), (-2,), (-1, -2))
 
 LUMA = (0.299, 0.587, 0.114)
 CHANNEL_NOISE = 0.1
-"""Of white noise in each channel, beside that in the luma: in Y-PSNR it does not count, but colours must not suffer."""
+"""Weight of white noise in each channel, relative to noise in the luma: Y-PSNR ignores it, but colours must not suffer.
+"""
 
 
 @dataclass(frozen=True)
 class Value:
-    """A value that is rounded: some of its pixels as (n, pixels), the largest among them, and its M, (n, n)."""
+    """A rounded value: some of its pixels as (n, pixels), including the largest, and its M, (n, n)."""
 
     pixels: torch.Tensor
     sensitivity: torch.Tensor
 
 
 def spread_streams(network: Network, patches: torch.Tensor) -> Network:
-    """Return a copy that computes the same, each linear stream in its basis; the network itself where it has none.
+    """Return a copy with the same function and the best basis of each linear stream; the network itself if it has none.
 
     `patches` are low-resolution images, (N, C, H, W) in [0,1], on which values and sensitivities are measured.
     """
@@ -92,9 +93,10 @@ def _identity(size: int) -> torch.Tensor:
 def _measure(
     network: Network, plan: LinearPlan, spaces: Sequence[str], patches: torch.Tensor
 ) -> Mapping[str, Sequence[Value]]:
-    """Return the values of each space: what its layers give, and what they read.
+    """Return the values of each space: its layers' outputs and inputs.
 
-    M = E[g·gᵀ], g the gradient of the image times noise. Each patch is looked at mirrored, too: it has other features.
+    M = E[g·gᵀ], with g the gradient of the image times noise. Each patch is also run mirrored, which gives other
+    features.
     """
     probed = copy.deepcopy(network).eval().requires_grad_(False)
     taps = {tap: (space, units_of(network, plan, space)) for space in spaces for tap in _evenly(_taps(plan, space))}
@@ -123,7 +125,7 @@ def _measure(
     for tap, (space, _) in taps.items():
         if pixels[tap]:
             some = torch.cat(pixels[tap], 1)
-            largest = some.abs().max().clamp_min(1e-12)  # eighth powers of it may be beyond float32
+            largest = some.abs().max().clamp_min(1e-12)  # its eighth power may exceed float32
             values[space].append(Value(some / largest, sensitivity[tap] * largest**2))
     return {space: _bounded(some, generator) for space, some in values.items() if some}
 
@@ -138,7 +140,7 @@ def _noise(shape: torch.Size, generator: torch.Generator) -> torch.Tensor:
 
 
 def _taps(plan: LinearPlan, space: str) -> list[Tap]:
-    # A reader of several spaces reads them one after the other: its input has other channels.
+    # A layer that reads several spaces has them concatenated in its input, with other channels.
     readers = [Tap(layer.name, "input") for layer, _ in plan.consumers[space] if len(layer.inputs) == 1]
     return list(dict.fromkeys([*(Tap(layer.name, "output") for layer in plan.producers[space]), *readers]))
 
@@ -148,7 +150,7 @@ def _evenly(taps: list[Tap]) -> list[Tap]:
 
 
 def _some(pixels: torch.Tensor, passes: int, generator: torch.Generator) -> torch.Tensor:
-    """Return the share of one pass of the pixels: a quarter of them the largest, the others at random."""
+    """Return some pixels of one pass, its share of MAX_PIXELS: a quarter the largest, the others random."""
     count = max(4, MAX_PIXELS // passes)
     largest = pixels.norm(dim=0).topk(min(count // 4, pixels.shape[1])).indices
     others = torch.randperm(pixels.shape[1], generator=generator)[: count - count // 4]
@@ -156,7 +158,7 @@ def _some(pixels: torch.Tensor, passes: int, generator: torch.Generator) -> torc
 
 
 def _bounded(values: Sequence[Value], generator: torch.Generator) -> Sequence[Value]:
-    """Return the values with as many pixels as a step of the descent can afford."""
+    """Return the values with as many pixels as a step of the descent allows."""
     size = len(values[0].sensitivity)
     count = max(size, int(PRODUCTS_A_STEP / (size**2 * len(values))))
     return [
@@ -166,7 +168,7 @@ def _bounded(values: Sequence[Value], generator: torch.Generator) -> Sequence[Va
 
 
 def best_basis(values: Sequence[Value]) -> torch.Tensor:
-    """Return A in float64, scaled to a determinant of one."""
+    """Return the basis A in float64, scaled to a determinant of one."""
     size = len(values[0].sensitivity)
     even, generator = mixing_matrix(size).float(), torch.Generator().manual_seed(0)
     starts = [even.T * (torch.randint(0, 2, (1, size), generator=generator) * 2 - 1) for _ in range(CANDIDATES)]
@@ -192,7 +194,7 @@ def best_basis(values: Sequence[Value]) -> torch.Tensor:
 
 
 def rounding_noise(basis: torch.Tensor, values: Sequence[Value]) -> torch.Tensor:
-    """Return the noise in the image from rounding all values in this basis, up to a factor."""
+    """Return the noise in the image from rounding all values in this basis, up to a constant factor."""
     inverse = torch.linalg.inv(basis)
     gram = inverse @ inverse.T
     noise = []
@@ -203,7 +205,9 @@ def rounding_noise(basis: torch.Tensor, values: Sequence[Value]) -> torch.Tensor
 
 
 def mixing_matrix(size: int) -> torch.Tensor:
-    """Return an orthogonal matrix with entries as equal as possible: Hadamard's where one is known, else a cosine's."""
+    """Return an orthogonal matrix with entries of similar magnitude: a Hadamard matrix if one is known, else a Hartley
+    transform.
+    """
     return hadamard(size) if _is_known(size) else _cosines(size)
 
 
@@ -212,7 +216,7 @@ def _is_known(size: int) -> bool:
 
 
 def _is_paley(size: int) -> bool:
-    """Return whether size - 1 is a prime of the form 4k + 3."""
+    """Return True if size - 1 is a prime of the form 4k + 3."""
     prime = size - 1
     return prime % 4 == 3 and all(prime % divisor for divisor in range(2, math.isqrt(prime) + 1))
 
@@ -234,6 +238,6 @@ def hadamard(size: int) -> torch.Tensor:
 
 
 def _cosines(size: int) -> torch.Tensor:
-    """Return the discrete Hartley transform, which is orthogonal for every size, its entries at most √(2/size)."""
+    """Return the discrete Hartley transform, which is orthogonal for every size, with entries of at most √(2/size)."""
     angles = 2 * math.pi / size * torch.outer(torch.arange(size), torch.arange(size)).double()
     return (angles.cos() + angles.sin()) / math.sqrt(size)

@@ -1,9 +1,9 @@
 """Students: networks cut from a teacher by width and depth, random ones, and students that run inside their teacher.
 
 Width keeps leading channels (CSD, model/common.py), per segment of a concatenation and per group of a grouped
-convolution; depth keeps blocks ⌊(j + 0.5)·n/n'⌋. To keep others than the leading ones, the teacher's units are put
-in another order first, which changes nothing of what it computes. The axis plan stands beside each network; nothing
-here asks which network it is.
+convolution; depth keeps blocks ⌊(j + 0.5)·n/n'⌋. To keep other channels than the leading ones, the teacher's units are
+reordered first, which does not change its function. The axis plan is declared beside each network; nothing here depends
+on which network it is.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ def build_student(
     segments: Segments = "each",
     select: Select = "leading",
 ) -> Network:
-    """Build a smaller network of the teacher's kind: `width` of its channels, `depth` of its innermost repeat.
+    """Return a smaller network of the teacher's kind: `width` of its channels, `depth` of its innermost repeat.
 
     `select="l1"` keeps the strongest channels instead of the leading ones, `select="principal"` the principal
-    directions of the features, measured on the embedded photos, where the stream is linear. `segments="contiguous"`
-    reads the fusions of CARN as CSD's code does: the leading columns of the concatenation.
+    directions of the features, measured on the embedded photos, if the stream is linear. `segments="contiguous"` cuts
+    the fusions of CARN as CSD's code does: the leading columns of the concatenation.
     """
     network = teacher.require_network("weights")
-    # A network without the axis is asked only when the axis is to be reduced.
+    # Call these only if the axis is to be reduced: a network may lack it.
     spec = network.spec if width == 1.0 else network.spec.narrowed(width)
     spec = spec if depth == 1.0 else spec.shortened(depth)
     return student_of_spec(network, spec, init=init, seed=seed, segments=segments, select=select)
@@ -55,10 +55,10 @@ def student_of_spec(
     segments: Segments = "each",
     select: Select = "leading",
 ) -> Network:
-    """Build a student of a spec, on the teacher's device: solved for, cut from the teacher, or random by `seed`.
+    """Return a student of a spec, on the teacher's device: fitted, cut from the teacher, or random by `seed`.
 
-    A random student need not resemble the teacher; the others must be the same network, cut. Weights are solved for on
-    the embedded photos.
+    A random student need not resemble the teacher; the others must be the same network, cut. The fit uses the embedded
+    photos.
     """
     if init not in get_args(Init):
         raise UsageError(f"init={init!r} is not one of {', '.join(get_args(Init))}")
@@ -72,7 +72,7 @@ def student_of_spec(
     student = build(spec, seed=seed)
     if init == "inherit":
         source = reordered(teacher, spec, select)
-        # load_state_dict copies: nothing of the student lies in the teacher's memory.
+        # load_state_dict copies: the student shares no memory with the teacher.
         student.load_state_dict(view_parameters(source, spec, segments) | buffers_of(teacher), strict=True)
     elif spec.arch == teacher.spec.arch:
         student.load_state_dict(buffers_of(teacher), strict=False)
@@ -81,7 +81,7 @@ def student_of_spec(
 
 
 def reordered(teacher: Network, spec: Spec, select: Select) -> Network:
-    """Return a network that computes what the teacher does, and whose leading slices `select` asks for."""
+    """Return a network with the teacher's function, whose leading slices are those that `select` asks for."""
     if select == "leading":
         return teacher
     if select == "l1":
@@ -92,7 +92,7 @@ def reordered(teacher: Network, spec: Spec, select: Select) -> Network:
 
 
 def strongest_first(teacher: Network, spec: Spec) -> Network:
-    """Return a copy of the teacher that computes the same, with the strongest units first on every axis that is cut."""
+    """Return a copy of the teacher with the same function, the strongest units first on every axis that is cut."""
     long, short = _plans(teacher.spec, spec)
     sizes = {name: axis.size for name, axis in long.axes.items() if axis.follows is None}
     narrower = frozenset(name for name, axis in short.axes.items() if axis.size < sizes.get(name, 0))
@@ -100,10 +100,10 @@ def strongest_first(teacher: Network, spec: Spec) -> Network:
 
 
 def view_parameters(teacher: Network, spec: Spec, segments: Segments = "each") -> dict[str, torch.Tensor]:
-    """Return the student's parameters inside the teacher: views where an axis is cut in one run, gathers elsewhere.
+    """Return the student's parameters inside the teacher: views if an axis is cut in one run, else gathers.
 
     For torch.func.functional_call(skeleton, view_parameters(teacher, skeleton.spec), lr): the same output as the
-    extracted student's, and gradients that reach the kept slices of the teacher.
+    extracted student, with gradients that reach the kept slices of the teacher.
     """
     parameters = dict(teacher.named_parameters())
     return {name: cut.take(parameters[cut.source]) for name, cut in student_cuts(teacher.spec, spec, segments).items()}
@@ -118,7 +118,7 @@ def student_cuts(teacher: Spec, student: Spec, segments: Segments = "each") -> d
 
 
 def require_slice(teacher: Spec, student: Spec) -> None:
-    """Refuse a student that is not the same network at the same depth with fewer channels."""
+    """Refuse a student that is not the same network with the same depth and fewer channels."""
     student_cuts(teacher, student)
     long, short = (plan.repeats for plan in _plans(teacher, student))
     for whole, part in zip(long, short, strict=True):
@@ -132,7 +132,7 @@ def require_slice(teacher: Spec, student: Spec) -> None:
 
 
 def _plans(teacher: Spec, student: Spec) -> tuple[AxisPlan, AxisPlan]:
-    """Return the axis plans of both, which must be one network at one scale."""
+    """Return the axis plans of both specs, which must be of one network and one scale."""
     if teacher.arch != student.arch:
         raise UsageError(f"a {student.arch} cannot inherit from a {teacher.arch}: use init='random'")
     if teacher.scale != student.scale:
@@ -142,16 +142,17 @@ def _plans(teacher: Spec, student: Spec) -> tuple[AxisPlan, AxisPlan]:
 
 
 def buffers_of(teacher: Network) -> dict[str, torch.Tensor]:
-    """Return the buffers that the teacher's file brought (a mean shift that moved): a student has no others."""
+    """Return the teacher's persistent buffers (a mean shift from its file), which a student shares."""
     parameters = dict(teacher.named_parameters())
     return {name: tensor for name, tensor in teacher.state_dict().items() if name not in parameters}
 
 
 def parse_student(text: str, like: Spec | None = None, *, scale: int | None = None) -> Spec:
-    """Read `edsr:width=48,depth=16,scale=4` as a spec; numbers of a tuple stand between slashes (mean=0.4/0.4/0.4).
+    """Return the spec in `edsr:width=48,depth=16,scale=4`; numbers of a tuple are separated by slashes
+    (mean=0.4/0.4/0.4).
 
-    With `like`, a spec of the same network, fields that are not named are taken from it; otherwise they have the
-    network's defaults, and `scale` unless that is None.
+    With `like`, a spec of the same network, missing fields are copied from it; otherwise they have the network's
+    defaults, and `scale` unless that is None.
     """
     name, _, listing = text.strip().partition(":")
     family = architecture(name.strip())
@@ -170,7 +171,7 @@ def parse_student(text: str, like: Spec | None = None, *, scale: int | None = No
 
 
 def student_text(spec: Spec) -> str:
-    """Return the spec as `parse_student` reads it, every field named."""
+    """Return the spec in the form that `parse_student` reads, with every field."""
     fields = {name: value for name, value in spec.to_dict().items() if name != "arch" and value is not None}
     options = (
         f"{name}={'/'.join(map(str, value)) if isinstance(value, tuple) else value}" for name, value in fields.items()
@@ -179,7 +180,9 @@ def student_text(spec: Spec) -> str:
 
 
 def width_hint(spec: Spec) -> str | None:
-    """Return a hint where the channels are not a multiple of 8: chips and their libraries work in such blocks."""
+    """Return a hint if the number of channels is not a multiple of 8, the block size of chips and their libraries; else
+    None.
+    """
     channels = architecture(spec.arch).axes(spec).axes["width"].size
     if channels % 8 == 0:
         return None
@@ -189,9 +192,9 @@ def width_hint(spec: Spec) -> str | None:
 
 
 class StudentView:
-    """The forward of a student of `spec` inside `whole`; every gradient lands in `whole` (CSD, model/edsr.py).
+    """The forward pass of a student of `spec` inside `whole`; all gradients go to `whole` (CSD, model/edsr.py).
 
-    `skeleton` is the student's own module: its features are read there. Its weights are never used.
+    `skeleton` is the student's own module, from which its features are read; its weights are never used.
     """
 
     def __init__(self, whole: Network, spec: Spec, segments: Segments = "each") -> None:

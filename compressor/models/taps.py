@@ -19,11 +19,11 @@ from compressor.base.errors import UsageError, nearest
 from compressor.models.networks.base import Network, Tap
 
 PROBE_SIDE = 8
-"""LR pixels: the largest teacher runs on them in a moment."""
+"""Side of the probe image in LR pixels, small enough for the largest teacher to run at once."""
 
 
 def resolve_tap(network: Network, address: str) -> str:
-    """Return the network's own name of an address: rel(p) becomes a body[k], the others must exist."""
+    """Return the network's own address: rel(p) becomes a body[k], the others must exist."""
     taps = network.taps
     relative = re.fullmatch(r"rel\(\s*(.+?)\s*\)", address)
     if relative is None:
@@ -39,7 +39,7 @@ def resolve_tap(network: Network, address: str) -> str:
 
 
 def watch(network: Network, tap: Tap, watcher: Callable[[torch.Tensor], None]) -> RemovableHandle:
-    """Give the feature to a watcher each time that its module runs."""
+    """Call the watcher with the feature each time that its module runs."""
     module = network.get_submodule(tap.module)
 
     def give_output(_module: nn.Module, _inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
@@ -52,11 +52,12 @@ def watch(network: Network, tap: Tap, watcher: Callable[[torch.Tensor], None]) -
 
 @contextmanager
 def read_taps(network: Network, addresses: Iterable[str], *, padded: bool = False) -> Iterator[dict[str, torch.Tensor]]:
-    """Within the block, each forward pass of `network` puts its features into the dictionary, by address.
+    """Yield a dictionary of features by address that each forward pass of `network` within the block updates.
 
-    `padded` keeps what a network adds to its input before windows: its own parts go on from such a feature only.
-    The tensors are copies that gradients pass through: what the network does in place later does not change them.
-    The hooks are gone when the block ends, however it ends; blocks may nest.
+    `padded` keeps the padding that a network adds to its input for windows, which its own later parts need.
+
+    The tensors are copies that gradients pass through: later in-place changes by the network do not affect them. The
+    hooks are removed when the block ends, however it ends; blocks may nest.
     """
     features: dict[str, torch.Tensor] = {}
     sizes: list[torch.Size] = []
@@ -79,7 +80,7 @@ def read_taps(network: Network, addresses: Iterable[str], *, padded: bool = Fals
 
 
 def tap_shapes(network: Network, addresses: Iterable[str]) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of features for one image of PROBE_SIDE, found by running it."""
+    """Return the shapes of features for one image of PROBE_SIDE, by running it."""
     like = next(network.parameters())
     image = torch.zeros(1, network.descriptor.channels, PROBE_SIDE, PROBE_SIDE, dtype=like.dtype, device=like.device)
     with torch.no_grad(), read_taps(network, addresses) as features:

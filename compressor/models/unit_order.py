@@ -1,11 +1,11 @@
-"""Channels in order of strength: the same function with its strongest units first, so that leading slices keep them.
+"""Ordering of channels by strength: the same function with its strongest units first, so that leading slices keep them.
 
-Along the residual stream every layer meets the same units, so one order for a whole axis, applied wherever the axis
-plan names it, changes nothing but the names. Units of a grouped convolution stay in their group, the channels of an
-attention head stay together, and hidden units that only one module knows have an order of their own there.
+Along the residual stream every layer uses the same units, so one order for a whole axis, applied wherever the axis plan
+names it, does not change the function. Units of a grouped convolution stay in their group, the channels of an attention
+head stay together, and hidden units of one module have a separate order.
 
-The strength of a unit is the sum of the L1 norms of the weights that touch it, as producer or as consumer (filter
-norms: Li et al., 2017, "Pruning filters for efficient ConvNets").
+The strength of a unit is the sum of the L1 norms of the weights that produce or consume it (filter norms: Li et al.,
+2017, "Pruning filters for efficient ConvNets").
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from compressor.models.networks.axes import Axis, AxisPlan, Term
 from compressor.models.networks.base import Network
 
 Key = tuple[str, str]
-"""An axis and, where it is local, the module that it belongs to (else ""): units that share one order."""
+"""An axis and, if it is local, its module (else ""): units that share one order."""
 
 
 def order_by_strength(network: Network, plan: AxisPlan, axes: frozenset[str]) -> Network:
-    """Return a copy that computes the same, with the units of `axes` in falling order of strength."""
+    """Return a copy with the same function, with the units of `axes` in descending order of strength."""
     parameters = dict(network.named_parameters())
     by_key = strengths(plan, parameters, axes)
     orders = {key: _order(plan.axes[key[0]], strength) for key, strength in by_key.items()}
@@ -35,7 +35,7 @@ def order_by_strength(network: Network, plan: AxisPlan, axes: frozenset[str]) ->
 
 
 def strengths(plan: AxisPlan, parameters: Mapping[str, torch.Tensor], axes: frozenset[str]) -> dict[Key, torch.Tensor]:
-    """Return the L1 norm of the weights that touch each position of each axis."""
+    """Return the L1 norm of the weights that use each position of each axis."""
     sums: dict[Key, torch.Tensor] = {}
     for name, parameter in parameters.items():
         if parameter.dim() < 2:
@@ -53,15 +53,17 @@ def strengths(plan: AxisPlan, parameters: Mapping[str, torch.Tensor], axes: froz
 
 
 def _key(plan: AxisPlan, axis: str, parameter: str) -> Key:
-    """Return the key of an axis at a parameter: that of the axis it follows, of its own module where that is local."""
+    """Return the key of an axis at a parameter: the axis that it follows, or itself, with the module if that axis is
+    local.
+    """
     leader = plan.axes[axis].follows or axis
     return leader, parameter.rsplit(".", 2)[0] if plan.axes[leader].local else ""
 
 
 def _sum_per_position(part: torch.Tensor, dim: int, term: Term, axis: Axis) -> torch.Tensor:
-    """Sum the magnitudes at each position of the axis, in the order of the network."""
+    """Return the sum of magnitudes at each position of the axis, in the order of the network."""
     if term.operator == "/":
-        # Rows of one group after the other; each group's columns are its own positions.
+        # Rows are ordered by group; each group's columns have positions of their own.
         rows = part.reshape(axis.groups, part.shape[0] // axis.groups, part.shape[1], -1)
         return rows.sum((1, 3)).flatten()
     along = part.movedim(dim, 0).flatten(1).sum(1)
@@ -69,7 +71,7 @@ def _sum_per_position(part: torch.Tensor, dim: int, term: Term, axis: Axis) -> t
 
 
 def _order(axis: Axis, strength: torch.Tensor) -> torch.Tensor:
-    """Return old positions in their new order: units by falling strength within each group, ties as they were."""
+    """Return old positions in their new order: units by descending strength within each group, ties as before."""
     units = strength.reshape(axis.groups, -1, axis.unit)
     ranking = units.sum(2).argsort(dim=1, descending=True, stable=True)
     positions = torch.arange(strength.numel()).reshape(units.shape)
@@ -89,7 +91,7 @@ def _permuted(tensor: torch.Tensor, name: str, plan: AxisPlan, orders: Mapping[K
 
 
 def _permuted_within_groups(tensor: torch.Tensor, order: torch.Tensor, columns: int) -> torch.Tensor:
-    """Permute the input side of a grouped convolution: each group of rows has its own order of columns."""
+    """Return the permuted input side of a grouped convolution: each group of rows has its own order of columns."""
     groups = order.numel() // columns
     blocks = tensor.chunk(groups, 0)
     orders = order.reshape(groups, columns) - torch.arange(groups)[:, None] * columns

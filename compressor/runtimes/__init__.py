@@ -1,1 +1,1 @@
-"""One file a runtime: each runs a kind of model file behind the `Runtime` protocol."""
+"""Runtimes, one per file: each runs one kind of model file behind the `Runtime` protocol."""

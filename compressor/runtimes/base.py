@@ -1,4 +1,4 @@
-"""The protocol of everything that runs a super-resolution model, whatever file it came from."""
+"""The protocol of all runtimes of super-resolution models, independent of the file format."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from compressor.models.networks.base import Descriptor, Spec
 
 
 class Runtime(Protocol):
-    """A model that is open and ready: `run` takes and returns float32 NCHW in [0,1]."""
+    """An open model: `run` takes and returns float32 NCHW in [0,1]."""
 
     @property
     def name(self) -> str:
@@ -23,7 +23,7 @@ class Runtime(Protocol):
 
     @property
     def label(self) -> str:
-        """How tables call the model: the stem of its file, unless it was opened under another name."""
+        """The name of the model in tables: the stem of its file, unless it was opened under another name."""
         ...
 
     @property
@@ -33,12 +33,12 @@ class Runtime(Protocol):
 
     @property
     def precision(self) -> str:
-        """The number format of the arithmetic: "fp32", "bf16", "fp16"; "int8" for files from elsewhere."""
+        """The number format of the arithmetic: "fp32", "bf16", "fp16"; "int8" for exported 8-bit files."""
         ...
 
     @property
     def layout(self) -> str:
-        """The memory layout of features where srkd selects it ("channels_last"), else "runtime"."""
+        """The memory layout of features if srkd selects it ("channels_last"), else "runtime"."""
         ...
 
     @property
@@ -51,16 +51,18 @@ class Runtime(Protocol):
 
     @property
     def spec(self) -> Spec | None:
-        """The network's spec; None where the file does not hold it."""
+        """The network's spec; None if the file does not hold it."""
         ...
 
     def run(self, lr: torch.Tensor) -> torch.Tensor:
-        """(N, C, h, w) → (N, C, h·scale, w·scale) on the device of `lr`: unclamped, synchronised, without grad."""
+        """Return (N, C, h·scale, w·scale) for (N, C, h, w), on the device of `lr`: unclamped, synchronised, without
+        grad.
+        """
         ...
 
 
 def require_input(lr: torch.Tensor, descriptor: Descriptor, label: str) -> None:
-    """Refuse a tensor that the model was not made for, before a library does in words of its own."""
+    """Refuse a tensor that does not fit the model, before a library does with its own message."""
     if lr.dim() != 4 or lr.shape[1] != descriptor.channels or not lr.is_floating_point() or not lr.numel():
         raise UsageError(
             f"{label} takes float images of shape (N, {descriptor.channels}, H, W), "
@@ -72,7 +74,9 @@ def require_input(lr: torch.Tensor, descriptor: Descriptor, label: str) -> None:
 
 
 def require_memory_for(size: tuple[int, int], batch: int, descriptor: Descriptor, option: str) -> None:
-    """Refuse images that this machine cannot even hold, before a library tries: `size` is (width, height) of LR."""
+    """Refuse images too large for this machine's memory, before a library tries: `size` is (width, height) in LR
+    pixels.
+    """
     values = batch * descriptor.channels * size[0] * size[1] * (1 + descriptor.scale**2)
     memory = total_memory()
     if 4 * values > memory:
@@ -84,7 +88,7 @@ def require_memory_for(size: tuple[int, int], batch: int, descriptor: Descriptor
 
 
 def require_output(lr: torch.Tensor, sr: torch.Tensor, descriptor: Descriptor, label: str) -> None:
-    """Refuse the output of a model that does not enlarge by its stated scale: nothing else of it can be trusted."""
+    """Refuse the output of a model that does not enlarge by its stated scale: it cannot be trusted."""
     expected = (lr.shape[0], descriptor.channels, lr.shape[2] * descriptor.scale, lr.shape[3] * descriptor.scale)
     if tuple(sr.shape) != expected:
         raise SrkdError(
@@ -94,7 +98,7 @@ def require_output(lr: torch.Tensor, sr: torch.Tensor, descriptor: Descriptor, l
 
 
 def read_header(path: Path, length: int) -> bytes:
-    """Read the first bytes of a file; one line where it is missing or cannot be read."""
+    """Return the first bytes of a file; one line if it is missing or cannot be read."""
     if not path.is_file():
         raise SrkdError(f"{path}: no such file")
     try:

@@ -1,4 +1,4 @@
-"""Core ML's packages (.mlpackage), which run on macOS only. Not tested by us: no macOS was at hand."""
+"""A runtime for Core ML packages (.mlpackage), which run on macOS only. It has not been tested, for lack of macOS."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from compressor.runtimes.table import DEFAULTS, OpenOptions
 UNITS: Mapping[str, str] = MappingProxyType(
     {"cpu": "CPU_ONLY", "coreml": "ALL", "coreml:gpu": "CPU_AND_GPU", "coreml:ane": "CPU_AND_NE"}
 )
-"""Device → compute units of Core ML; the neural engine computes in fp16, and leaves float32 programs alone."""
+"""Core ML's compute units by device; the neural engine computes in fp16 and does not run float32 programs."""
 
 
 def read_metadata(path: Path) -> Mapping[str, str]:
@@ -31,7 +31,7 @@ def read_metadata(path: Path) -> Mapping[str, str]:
 
 
 class CoreMLRuntime(FileRuntime):
-    """A package that is loaded once, an image at a time. Core ML selects the number of threads itself."""
+    """A package that is loaded once and runs image by image. Core ML selects the number of threads itself."""
 
     name = "coreml"
 
@@ -64,7 +64,7 @@ open_file = CoreMLRuntime
 
 
 def read_image_format(spec: Any, label: str) -> ImageFormat:
-    """Return the images that a package takes, from its description."""
+    """Return the image format of a package, from its description."""
     if len(spec.description.input) != 1 or len(spec.description.output) != 1:
         raise SrkdError(f"{label}: a super-resolution model has one input and one output")
     kind = spec.description.input[0].type
@@ -77,7 +77,7 @@ def read_image_format(spec: Any, label: str) -> ImageFormat:
 
 
 def read_max_size(spec: Any) -> tuple[int, int] | None:
-    """Return width and height of the largest image where sizes are free; None where there is one size only."""
+    """Return width and height of the largest image if sizes are flexible; None if there is only one size."""
     ranges = spec.description.input[0].type.multiArrayType.shapeRange.sizeRanges
     if len(ranges) != 4 or all(size.lowerBound == size.upperBound for size in ranges):
         return None

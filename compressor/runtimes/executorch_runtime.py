@@ -1,4 +1,4 @@
-"""ExecuTorch's files (.pte) on the CPU; the sidecar beside them describes them."""
+"""A runtime for ExecuTorch programs (.pte) on the CPU, each described by the sidecar beside it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from compressor.runtimes.table import DEFAULTS, OpenOptions
 
 METHOD = "forward"
 FORMATS = ("executorch", "executorch-int8")
-"""The formats of `export` that are such programs."""
+"""The formats of `export` that are ExecuTorch programs."""
 
 
 def read_metadata(path: Path) -> Mapping[str, str]:
@@ -26,9 +26,9 @@ def read_metadata(path: Path) -> Mapping[str, str]:
 
 
 class ExecuTorchRuntime(FileRuntime):
-    """A program that is loaded once. ExecuTorch has one number of threads for the process.
+    """A program that is loaded once. ExecuTorch has one thread count for the whole process.
 
-    A file that differs from its sidecar never reaches ExecuTorch, which a damaged one could crash.
+    A file that does not match its sidecar is never passed to ExecuTorch, which a damaged file could crash.
     """
 
     name = "executorch"
@@ -55,12 +55,12 @@ class ExecuTorchRuntime(FileRuntime):
     def _run(self, lr: torch.Tensor) -> torch.Tensor:
         images = lr.detach().to("cpu", torch.float32)
         with one_line(f"{self.label}: ExecuTorch failed on {tuple(lr.shape)}"):
-            # Copies: the memory of an output belongs to the program.
+            # Clone: the memory of an output belongs to the program.
             outputs = [self._method([image[None].contiguous()])[0].clone() for image in images]
         return torch.cat(outputs).to(lr.device)
 
     def _load(self) -> tuple[Any, Any]:
-        # The package around this module imports the compiler too, which takes seconds and is not needed here.
+        # The enclosing package also imports the compiler, which takes seconds and is not needed here.
         from executorch.extension.pybindings import _C as native
 
         if native._threadpool_get_thread_count() != self.threads:

@@ -1,4 +1,4 @@
-"""The base of the runtimes that run exported files: images in the form a file takes, and a file's descriptor."""
+"""The base of the runtimes for exported files: conversion of images to a file's input format, and file descriptors."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ Array: TypeAlias = "np.ndarray[Any, Any]"
 RunBatch: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
 
 PROBE_SIDES = (64, 8)
-"""Pixels a side of the images that show the scale of a foreign file: some models crash on small ones."""
+"""Sides in pixels of the images that reveal the scale of a foreign file; some models crash on small ones."""
 
 
 class FileRuntime(ABC):
-    """An exported file that is open. A subclass sets the attributes and computes; shapes are checked here."""
+    """An open exported file. A subclass sets the attributes and computes; shapes are checked here."""
 
     name: str
     label: str
-    """The label of the options, else the stem of the file."""
+    """The label in the options, else the stem of the file."""
     threads: int
-    """CPU threads: as many as torch uses, so that both are compared alike, unless the options say otherwise."""
+    """CPU threads: by default as many as torch uses, so that comparisons with torch are fair."""
     descriptor: Descriptor
     device: str = "cpu"
     precision: str = "fp32"
     layout: str = "runtime"
     emulated: bool = False
-    """True if the precision is computed in float32 and each result rounded: exact, and of no use for timing."""
+    """True if the precision is emulated in float32 with each result rounded: exact, but useless for timing."""
     metadata: Mapping[str, str] = {}
     spec: Spec | None = None
 
@@ -54,7 +54,7 @@ class FileRuntime(ABC):
         return sr
 
     def _require_size(self, width: int, height: int) -> None:
-        """Refuse an image that is larger than the file takes."""
+        """Refuse an image that is too large for the file."""
         largest = self.descriptor.max_size
         if largest is not None and (width > largest[0] or height > largest[1]):
             raise UsageError(
@@ -64,13 +64,14 @@ class FileRuntime(ABC):
 
     @abstractmethod
     def _run(self, lr: torch.Tensor) -> torch.Tensor:
-        """Enlarge (N, C, h, w) in [0,1]; the result is on the device of `lr`."""
+        """Return the enlarged (N, C, h, w) images in [0,1], on the device of `lr`."""
 
 
 @dataclass(frozen=True)
 class ImageFormat:
-    """The images that a file takes. Batch, height and width are None where they are free. uint8 images are in 0..255,
-    all others in [0,1]; `channels_last` is N,H,W,C."""
+    """The input and output images of a file. Batch, height and width are None if they are dynamic. uint8 images are in
+    0..255, all others in [0,1]; `channels_last` is N,H,W,C.
+    """
 
     channels: int
     height: int | None = None
@@ -84,7 +85,7 @@ class ImageFormat:
         return None if self.height is None or self.width is None else (self.width, self.height)
 
     def encode(self, lr: torch.Tensor) -> torch.Tensor:
-        """Return N,C,H,W in [0,1] as the file takes it."""
+        """Return N,C,H,W images in [0,1] in the file's format."""
         images = lr.detach()
         if self.dtype == torch.uint8:
             images = images.float().clamp(0, 1).mul(255).round()
@@ -92,19 +93,21 @@ class ImageFormat:
         return (images.permute(0, 2, 3, 1) if self.channels_last else images).contiguous()
 
     def decode(self, sr: torch.Tensor) -> torch.Tensor:
-        """Return the file's output as float32 N,C,H,W. An output that is not an image keeps its shape, for errors."""
+        """Return the file's output as float32 N,C,H,W. An output that is not an image keeps its shape, for error
+        messages.
+        """
         if self.channels_last and sr.dim() == 4:
             sr = sr.permute(0, 3, 1, 2).contiguous()
         return sr.float().div(255) if self.dtype == torch.uint8 else sr.float()
 
     def run(self, lr: torch.Tensor, run_batch: RunBatch) -> torch.Tensor:
-        """Encode, run and decode; image by image where the file's batch is one."""
+        """Return the decoded output of the encoded images; image by image if the file's batch is one."""
         batches = torch.split(lr, 1) if self.batch == 1 and len(lr) > 1 else [lr]
         outputs = [self.decode(run_batch(self.encode(batch))) for batch in batches]
         return (outputs[0] if len(outputs) == 1 else torch.cat(outputs)).to(lr.device)
 
     def run_arrays(self, lr: torch.Tensor, run_batch: Callable[[Array], Array]) -> torch.Tensor:
-        """Do as `run`, for a library that works on numpy arrays."""
+        """Do the same as `run`, for a library that works on numpy arrays."""
         return self.run(lr, lambda images: torch.from_numpy(run_batch(images.cpu().numpy())))
 
 
@@ -115,7 +118,7 @@ def require_cpu(device: str, runtime: str) -> None:
 
 
 def require_one_image(label: str, inputs: int, outputs: int) -> None:
-    """Refuse a model of several inputs or outputs."""
+    """Refuse a model with several inputs or outputs."""
     if inputs != 1 or outputs != 1:
         raise SrkdError(f"{label} has {inputs} inputs and {outputs} outputs: a super-resolution model has one each")
 
@@ -123,7 +126,7 @@ def require_one_image(label: str, inputs: int, outputs: int) -> None:
 def image_format(
     label: str, sizes: Sequence[int | None], dtype: torch.dtype, *, channels_last: bool, shape: object = None
 ) -> ImageFormat:
-    """Return the format of images of these sizes (None: free); `shape` is how the library prints them."""
+    """Return the format of images of these sizes (None: dynamic); `shape` is the library's description of them."""
     axis = 3 if channels_last else 1
     if len(sizes) != 4 or sizes[axis] not in (1, 3):
         expected = "(N, H, W, 3) or (N, H, W, 1)" if channels_last else "(N, 3, H, W) or (N, 1, H, W)"
@@ -145,7 +148,7 @@ def read_spec(metadata: Mapping[str, str], label: str) -> Spec | None:
 
 
 def build_descriptor(spec: Spec, fixed_size: tuple[int, int] | None) -> Descriptor:
-    """Return the descriptor of a spec's network, for a file that may take one size only."""
+    """Return the descriptor of a spec's network, for a file that may support only one size."""
     with torch.device("meta"):
         return replace(build(spec).descriptor, fixed_size=fixed_size)
 
@@ -167,7 +170,7 @@ def describe(spec: Spec | None, image: ImageFormat, label: str, run: RunBatch) -
 
 
 def _run_probe(image: ImageFormat, run: RunBatch) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return a grey image that the model takes, and its output."""
+    """Return a grey image that the model accepts, and its output."""
     *usual, last = (
         torch.full((image.batch or 1, image.channels, image.height or side, image.width or side), 0.5)
         for side in PROBE_SIDES

@@ -1,4 +1,4 @@
-"""LiteRT's files (.tflite, also TensorFlow Lite's), our own and foreign ones, on the CPU."""
+"""A runtime for LiteRT files (.tflite, also TensorFlow Lite's), srkd's own and foreign ones, on the CPU."""
 
 from __future__ import annotations
 
@@ -36,8 +36,9 @@ def read_metadata(path: Path) -> Mapping[str, str]:
 
 
 class LiteRtRuntime(FileRuntime):
-    """An interpreter with XNNPACK. A file of free sizes is prepared again whenever the size changes; one with a fixed
-    batch, which is one, takes several images one after the other."""
+    """An interpreter with XNNPACK. A file with dynamic sizes is prepared again whenever the size changes; one with a
+    fixed batch of one runs several images in sequence.
+    """
 
     name = "litert"
 
@@ -48,7 +49,7 @@ class LiteRtRuntime(FileRuntime):
         super().__init__(path, options)
         _require_model(path)
         with one_line(f"{path} is not a model LiteRT can open"), native_silence():
-            # LiteRT checks the whole file first: what is read below is sound.
+            # LiteRT checks the whole file first, so the reading below is safe.
             self._interpreter = Interpreter(str(path), num_threads=self.threads)
             self._interpreter.allocate_tensors()
         self.metadata, self.precision = _read_facts(path)
@@ -65,7 +66,7 @@ class LiteRtRuntime(FileRuntime):
 
     def _run_array(self, images: Array) -> Array:
         if images.shape != self._shape:
-            self._shape = ()  # unknown until the tensors are allocated: a failure must not pass for this size
+            self._shape = ()  # unset until the tensors are allocated: after a failure this size must be set up again
             self._interpreter.resize_tensor_input(self._input, images.shape)
             self._interpreter.allocate_tensors()
             self._shape = images.shape
@@ -84,7 +85,7 @@ def _require_model(path: Path) -> None:
 
 
 def _read_facts(path: Path) -> tuple[dict[str, str], str]:
-    """Read the `srkd.*` keys in the file, and the number format of most of its weights."""
+    """Return the `srkd.*` keys in the file, and the number format of most of its weights."""
     from ai_edge_litert import schema_py_generated as schema
 
     names = {schema.TensorType.FLOAT16: "fp16", schema.TensorType.INT8: "int8", schema.TensorType.UINT8: "int8"}
@@ -102,22 +103,22 @@ def _read_facts(path: Path) -> tuple[dict[str, str], str]:
 
 
 def _read_by_layers(model: Any, graph: Any) -> set[int]:
-    """Return the tensors that layers read, or what makes floats of halves for them: masks of windows are no weights."""
+    """Return the tensors that layers read, directly or through a dequantisation; window masks are not weights."""
     from ai_edge_litert import schema_py_generated as schema
 
     kinds = schema.BuiltinOperator
     layers = {kinds.CONV_2D, kinds.DEPTHWISE_CONV_2D, kinds.FULLY_CONNECTED, kinds.TRANSPOSE_CONV, kinds.DEQUANTIZE}
     operators = (graph.Operators(index) for index in range(graph.OperatorsLength()))
-    read = [
+    input_indices = [
         operator.InputsAsNumpy()
         for operator in operators
         if _number(model.OperatorCodes(operator.OpcodeIndex())) in layers
     ]
-    return {int(index) for inputs in read for index in inputs if index >= 0}
+    return {int(index) for inputs in input_indices for index in inputs if index >= 0}
 
 
 def _number(code: Any) -> int:
-    """Return the number of an operation, which files from before there were 127 of them have in another field."""
+    """Return the number of an operation; files written before there were 127 operations have it in another field."""
     return max(int(code.BuiltinCode()), int(code.DeprecatedBuiltinCode()))
 
 
@@ -134,6 +135,6 @@ def _image_format(interpreter: Any, label: str) -> ImageFormat:
 
 
 def _means_itself(detail: Any) -> bool:
-    """Return whether quantised numbers are the bytes of an image, 0 for black and 255 for 1."""
+    """Return True if quantised values are the bytes of an image, 0 for black and 255 for 1."""
     scale, zero_point = detail["quantization"]
     return np.dtype(detail["dtype"]).name == "uint8" and zero_point == 0 and bool(np.isclose(scale * 255, 1, rtol=1e-5))

@@ -1,4 +1,4 @@
-"""ncnn networks (.param with .bin and .param.json beside it), in fp32 on the CPU, a batch image by image."""
+"""A runtime for ncnn networks (.param with .bin and .param.json beside it), in fp32 on the CPU, image by image."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from compressor.runtimes.sidecar import read_sidecar
 from compressor.runtimes.table import DEFAULTS, OpenOptions
 
 INPUT, OUTPUT = "data", "output"
-"""Names of blobs that the common upscalers built on ncnn look for."""
+"""Blob names that the common upscalers based on ncnn expect."""
 
 LOWER_PRECISION = (
     "use_fp16_packed",
@@ -27,7 +27,7 @@ LOWER_PRECISION = (
     "use_bf16_storage",
     "use_int8_inference",
 )
-"""ncnn selects a precision where it runs, not in the file: the options that would make it select less than fp32."""
+"""Options that make ncnn compute below fp32: it selects the precision at run time, not in the file."""
 
 
 def read_metadata(path: Path) -> Mapping[str, str]:
@@ -56,7 +56,7 @@ class NcnnRuntime(FileRuntime):
         import ncnn
 
         extractor = self._net.create_extractor()
-        # A copy that ncnn owns: layers that work in place would write into numpy's memory, or after its end.
+        # A copy that ncnn owns: layers that work in place would write into numpy's memory, perhaps after it is freed.
         extractor.input(INPUT, ncnn.Mat(image).clone())
         code, out = extractor.extract(OUTPUT)
         if code:
@@ -83,12 +83,12 @@ open_file = NcnnRuntime
 
 
 def checksum(path: Path) -> str:
-    """Return the CRC-32 of a network and its weights, in eight hexadecimal digits."""
+    """Return the CRC-32 of a network and its weights, as eight hexadecimal digits."""
     return f"{zlib.crc32(path.with_suffix('.bin').read_bytes(), zlib.crc32(path.read_bytes())):08x}"
 
 
 def _require_checksum(path: Path, expected: object) -> None:
-    """Refuse damaged files: ncnn takes any bytes for weights, and may crash on a damaged network."""
+    """Refuse damaged files: ncnn accepts any bytes as weights, and may crash on a damaged network."""
     weights = path.with_suffix(".bin")
     if not weights.is_file():
         raise SrkdError(f"{path}: its weights, {weights.name}, are not beside it")

@@ -1,7 +1,7 @@
 """ONNX files before they run: precision, metadata and completeness, and half precision emulated in float32.
 
-ONNX Runtime on a CPU computes an fp16 file in float32 from end to end: what overflows on every GPU passes there. bf16
-it does not compute at all. `emulate_half` rounds each result, as hardware does: true results, slowly.
+On a CPU ONNX Runtime computes an fp16 file in float32 throughout: values that overflow on every GPU do not overflow
+there. It does not compute bf16 at all. `emulate_half` rounds each result, as hardware does: accurate results, but slow.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from onnx import TensorProto, numpy_helper
 from compressor.base.errors import SrkdError, one_line
 
 MOST_BYTES = 2**31 - 1
-"""A model in memory: protobuf holds no more."""
+"""The most bytes of a model in memory, protobuf's limit."""
 
 
 def read_facts(path: Path) -> tuple[str, dict[str, str]]:
-    """Return what a session does not show: the number format of most weights, and the `srkd.*` keys.
+    """Return facts that a session does not show: the number format of most weights, and the `srkd.*` keys.
 
-    External weights are not read, only looked for.
+    External weights are not read; only their presence is checked.
     """
     model = load_onnx(path, external_weights=False)
     for tensor in _external_tensors(model):
@@ -33,13 +33,13 @@ def read_facts(path: Path) -> tuple[str, dict[str, str]]:
 
 
 def external_files(path: Path) -> list[Path]:
-    """Return the files beside a model that hold weights of it; one line where they are not all there."""
+    """Return the files beside a model that hold its weights; one line if any is missing."""
     model = load_onnx(path, external_weights=False)
     return sorted({_external_part(tensor, path)[0] for tensor in _external_tensors(model)})
 
 
 def model_facts(model: onnx.ModelProto, path: Path) -> tuple[str, dict[str, str]]:
-    """Return the same facts of a model that was read from `path`."""
+    """Return the same facts as `read_facts` for a model that was read from `path`."""
     with one_line(f"{path} is not an ONNX file", first=True):
         facts = weight_precision(model), read_srkd_keys(model)
     if not model.graph.node:
@@ -61,7 +61,7 @@ def read_srkd_keys(model: onnx.ModelProto) -> dict[str, str]:
 
 
 def read_whole(path: Path) -> bytes:
-    """Return the bytes of a model; weights in files beside it are put in, so that it depends on no file any more."""
+    """Return the bytes of a model, with the weights of files beside it embedded, independent of any other file."""
     if not path.is_file():
         raise SrkdError(f"{path}: no such file")
     content = _read_part(path, 0, path.stat().st_size)
@@ -82,7 +82,7 @@ def read_whole(path: Path) -> bytes:
 
 
 def parse_onnx(content: bytes, path: Path) -> onnx.ModelProto:
-    """Return the model that the bytes of `path` hold; external weights are left where they are."""
+    """Return the model in the bytes of `path`; external weights are not loaded."""
     with one_line(f"{path} is not an ONNX file", first=True):
         return onnx.load_model_from_string(content)
 
@@ -99,7 +99,7 @@ def _read_part(file: Path, offset: int, length: int) -> bytes:
 
 
 def _external_tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
-    """Yield the tensors whose values are in other files, those of nodes and of graphs within nodes included."""
+    """Yield the tensors whose values are in other files, including those of nodes and of graphs within nodes."""
     graphs, nodes = [model.graph], [node for function in model.functions for node in function.node]
     while graphs or nodes:
         tensors: list[onnx.TensorProto] = []
@@ -118,7 +118,7 @@ def _external_tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
 
 
 def _external_part(tensor: onnx.TensorProto, path: Path) -> tuple[Path, int, int]:
-    """Return the file, the offset and the length of a tensor's values; one line where they are not beside the model."""
+    """Return the file, the offset and the length of a tensor's values; one line if they are not beside the model."""
     entries = {entry.key: entry.value for entry in tensor.external_data}
     name = entries.get("location", "")
     location = PurePosixPath(name)
@@ -139,7 +139,7 @@ def _external_part(tensor: onnx.TensorProto, path: Path) -> tuple[Path, int, int
 
 
 def _bytes_of(tensor: onnx.TensorProto) -> int:
-    """Return the bytes that the values of a tensor take."""
+    """Return the number of bytes of a tensor's values."""
     return int(math.prod(tensor.dims) * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
 
 
@@ -167,7 +167,7 @@ EXACT = frozenset(
 
 
 def emulate_half(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a copy in float32, inputs and outputs too, with each half result rounded. Names of values stay."""
+    """Return a copy in float32, including inputs and outputs, with each half result rounded. Value names are kept."""
     attributes = [attribute for node in model.graph.node for attribute in node.attribute]
     has_graphs = any(attribute.HasField("g") or attribute.graphs for attribute in attributes)
     if has_graphs or any(node.domain not in ("", "ai.onnx") for node in model.graph.node):
@@ -194,7 +194,7 @@ def emulate_half(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _emulated_nodes(node: onnx.NodeProto, halves: dict[str, int]) -> list[onnx.NodeProto]:
-    """Return the node in float32, and a rounding for each of its half outputs."""
+    """Return the node in float32, followed by a rounding of each of its half outputs."""
     for attribute in node.attribute:
         if attribute.t.data_type in HALVES:
             attribute.t.CopyFrom(_to_float(attribute.t))

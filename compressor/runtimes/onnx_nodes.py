@@ -1,4 +1,4 @@
-"""The nodes that ONNX Runtime executes for a file: it writes the graph that it optimised for this processor."""
+"""The nodes that ONNX Runtime executes for a file, from the graph that it optimises for this processor."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ MOVES = frozenset(
         *("Unsqueeze", "Where"),
     }
 )
-"""ONNX operators whose results are values of their inputs, in another place."""
+"""ONNX operators that only move values of their inputs."""
 
 LISTED_KINDS = frozenset({"Shape", "Size", "NonZero", "ArgMax", "ArgMin"})
-"""Operators whose results are places or sizes."""
+"""Operators whose results are indices or sizes."""
 
 
 def executed_nodes(path: Path) -> Iterator[ExecutedNode]:
-    """Yield the nodes that compute, and conversions."""
+    """Yield the nodes that compute, and the conversions."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -40,33 +40,33 @@ def executed_nodes(path: Path) -> Iterator[ExecutedNode]:
         options.optimized_model_filepath = str(optimised)
         onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         graph = onnx.load_model(str(optimised)).graph
-    # ONNX Runtime's own operators are unknown to ONNX's shape inference, and what the file says of values is stale.
+    # ONNX's shape inference does not know ONNX Runtime's own operators, and the value types in the file are outdated.
     kinds = {tensor.name: tensor.data_type for tensor in graph.initializer}
     kinds |= {value.name: value.type.tensor_type.elem_type for value in graph.input}
     for node in graph.node:
-        given = [kinds[name] for name in node.input if name in kinds]
-        result = _result_kind(node, given, kinds)
+        kinds_in = [kinds[name] for name in node.input if name in kinds]
+        result = _result_kind(node, kinds_in, kinds)
         kinds |= dict.fromkeys(node.output, result)
-        changes = node.op_type == "Cast" and bool(BYTES & {result, *given}) and bool(FLOATS & {result, *given})
+        changes = node.op_type == "Cast" and bool(BYTES & {result, *kinds_in}) and bool(FLOATS & {result, *kinds_in})
         if node.op_type in CONVERSIONS or changes:
             yield "conversion", node.op_type
         elif node.op_type in MOVES or node.op_type in LISTED_KINDS or node.op_type in ("Cast", "Constant"):
             continue
-        elif BYTES & {result, *given}:
+        elif BYTES & {result, *kinds_in}:
             yield "int8", node.op_type
         elif result in FLOATS:
             yield "float", node.op_type.removeprefix("Fused")
 
 
-def _result_kind(node: onnx.NodeProto, given: list[int], kinds: Mapping[str, int]) -> int:
+def _result_kind(node: onnx.NodeProto, kinds_in: list[int], kinds: Mapping[str, int]) -> int:
     """Return the element type of a node's first output."""
     if node.op_type == "DequantizeLinear" or node.op_type.endswith("ToFloat"):
         return TensorProto.FLOAT
     if node.op_type in ("QuantizeLinear", "DynamicQuantizeLinear"):
         return kinds.get(node.input[2], TensorProto.UINT8) if len(node.input) > 2 else TensorProto.UINT8
     if node.op_type.startswith("QLinear") or node.op_type == "QGemm":
-        # What comes out has the type of the last zero point; only QGemm may leave it out, and gives floats then.
-        return given[-1] if given[-1] in BYTES else TensorProto.FLOAT
+        # The output has the type of the last zero point; only QGemm may omit it, and then returns floats.
+        return kinds_in[-1] if kinds_in[-1] in BYTES else TensorProto.FLOAT
     if node.op_type in ("MatMulInteger", "ConvInteger"):
         return TensorProto.INT32
     if node.op_type in LISTED_KINDS:
@@ -76,4 +76,4 @@ def _result_kind(node: onnx.NodeProto, given: list[int], kinds: Mapping[str, int
             return int(attribute.i)
         if node.op_type == "Constant" and attribute.name == "value":
             return int(attribute.t.data_type)
-    return given[0] if given else TensorProto.UNDEFINED
+    return kinds_in[0] if kinds_in else TensorProto.UNDEFINED

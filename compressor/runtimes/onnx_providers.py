@@ -1,4 +1,4 @@
-"""The execution providers of ONNX Runtime: a device name, its provider, and the options of both."""
+"""ONNX Runtime's execution providers: device names, providers, and their options."""
 
 from __future__ import annotations
 
@@ -17,41 +17,43 @@ CPU = "CPUExecutionProvider"
 
 @dataclass(frozen=True)
 class Target:
-    """A device, what runs on it, and the ONNX Runtime that runs it. `part` is what follows the colon of the device."""
+    """The target of a session: device, precision, threads and version. `part` is the text after the colon of the
+    device.
+    """
 
     part: str
     precision: str
     threads: int
     version: tuple[int, ...]
-    """The version of ONNX Runtime: names of options change."""
+    """The version of ONNX Runtime, as option names change."""
 
 
 @dataclass(frozen=True)
 class Provider:
-    """A row of the table."""
+    """An execution provider, a row of PROVIDERS."""
 
     name: str
     distribution: str
-    """The distribution that `pip install` takes for it, in place of the plain onnxruntime."""
+    """The distribution to install for it, instead of the plain onnxruntime."""
     part: str
-    """A regular expression for what may follow the colon."""
+    """A regular expression for the text after the colon of the device."""
     default_part: str
     adds: str
     options: Callable[[Target], dict[str, str]]
     fallbacks: tuple[str, ...] = ()
-    """Providers for operators that it leaves out, in this order; the CPU comes after all."""
+    """Providers for operators that it does not support, in this order; the CPU is always last."""
     memory: Literal["cpu", "cuda"] = "cpu"
-    """The memory in which its images lie."""
+    """The memory that holds its images."""
 
     @property
     def command(self) -> str:
-        """The command that installs it: the distributions are builds of the same package, and only one can be there."""
+        """The command that installs it. Distributions are builds of the same package: only one can be installed."""
         return f"pip uninstall -y onnxruntime && pip install {self.distribution}"
 
 
 @dataclass(frozen=True)
 class SelectedProviders:
-    """The names and options of providers, as a session takes them; `device` is the full name: "cuda:0"."""
+    """The names and options of providers for a session; `device` is the full name: "cuda:0"."""
 
     names: tuple[str, ...]
     options: tuple[Mapping[str, str], ...]
@@ -60,12 +62,12 @@ class SelectedProviders:
 
 
 def _cuda(target: Target) -> dict[str, str]:
-    # fp32 means fp32: TF32 is this provider's default.
+    # fp32 means fp32: TF32 is on by default in this provider.
     return {"device_id": target.part, "use_tf32": "0"}
 
 
 def _tensorrt(target: Target) -> dict[str, str]:
-    """Engines and timings are kept: building one takes minutes."""
+    """Return TensorRT's options. Engines and timings are cached: building an engine takes minutes."""
     from compressor.base.cache_folder import default_folder
 
     folder = str(default_folder() / "onnxruntime-tensorrt")
@@ -77,7 +79,9 @@ def _tensorrt(target: Target) -> dict[str, str]:
 
 
 def _openvino(target: Target) -> dict[str, str]:
-    """OpenVINO selects a lower precision by itself where the processor has one; a hint prevents that."""
+    """Return OpenVINO's options. A hint prevents a lower precision, which OpenVINO otherwise selects if the processor
+    has one.
+    """
     hint = {"fp16": "f16", "bf16": "bf16"}.get(target.precision, "f32")
     if target.version >= (1, 24):
         kind = target.part.partition(".")[0]
@@ -118,7 +122,7 @@ PROVIDERS: Mapping[str, Provider] = MappingProxyType(
 
 
 def providers_here() -> dict[str, str]:
-    """Return device → provider for the providers that this installation of ONNX Runtime has."""
+    """Return the providers of this installation of ONNX Runtime, by device."""
     import onnxruntime
 
     available = onnxruntime.get_available_providers()
@@ -134,7 +138,7 @@ def select_providers(device: str, precision: str, threads: int) -> SelectedProvi
     if kind not in providers_here():
         raise UsageError(f"device {device!r}: this ONNX Runtime has no {row.name}: {row.command}; or use --device cpu")
     if precision == "fp32" and kind == "tensorrt":
-        # The TensorRT provider has no option against TF32; NVIDIA's libraries read this when they are loaded.
+        # The TensorRT provider has no option against TF32; NVIDIA's libraries read this variable when they are loaded.
         os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")
     target = Target(part or row.default_part, precision, threads, _version())
     names = [row.name, *(name for name in row.fallbacks if name in providers_here().values())]

@@ -1,4 +1,4 @@
-"""ONNX files in ONNX Runtime, our own and foreign ones: one image input, one image output."""
+"""A runtime for ONNX files in ONNX Runtime, srkd's own and foreign ones: one image input, one image output."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ NUMPY_TYPES: dict[torch.dtype, Any] = {torch.float32: np.float32, torch.float16:
 DTYPES: Mapping[str, torch.dtype] = MappingProxyType(
     {"tensor(float)": torch.float32, "tensor(float16)": torch.float16, "tensor(uint8)": torch.uint8}
 )
-"""Element types of images; uint8 are N,H,W,C in 0..255, the others N,C,H,W in [0,1]."""
+"""Element types of images; uint8 images are N,H,W,C in 0..255, the others N,C,H,W in [0,1]."""
 
 
 def read_metadata(path: Path) -> Mapping[str, str]:
@@ -53,10 +53,10 @@ def executed_nodes(path: Path) -> Iterator[ExecutedNode]:
 
 
 class OnnxRuntime(FileRuntime):
-    """A session that is opened once, from the bytes of its file: `content`, or what is at `path` now.
+    """A session that is opened once, from the bytes of its file: `content`, or the current bytes at `path`.
 
-    `OpenOptions.emulate_half` is for comparisons: on a CPU ONNX Runtime otherwise computes fp16 files in float32 from
-    end to end. bf16, which it does not compute at all there, is always emulated.
+    `OpenOptions.emulate_half` is for comparisons: otherwise ONNX Runtime on a CPU computes fp16 files in float32
+    throughout. bf16, which it cannot compute there, is always emulated.
     """
 
     name = "onnxruntime"
@@ -74,7 +74,7 @@ class OnnxRuntime(FileRuntime):
         self.precision, self.metadata = model_facts(parse_onnx(content, path), path)
         self._providers = select_providers(options.device, self.precision, self.threads)
         self.device = self._providers.device
-        self._gpu: torch.device | None = None  # the session's, where torch sees it: images need not travel then
+        self._gpu: torch.device | None = None  # the session's device if torch supports it: then images stay on the GPU
         if self._providers.memory == "cuda" and torch.cuda.is_available():
             self._gpu = torch.device("cuda", int(self.device.rpartition(":")[2]))
         on_cpu = self._providers.names[0] == CPU
@@ -82,7 +82,7 @@ class OnnxRuntime(FileRuntime):
         self._session = self._open(content, path)
         self._input, self._output, self._image, self._output_dtype = _read_images(self._session, self.label)
         self.spec = read_spec(self.metadata, self.label)
-        self._scale: int | None = None  # until it is known, the shape of an output is not
+        self._scale: int | None = None  # while it is None, the output's shape is unknown
         if probed:
             least, multiple = int(probed["min_size"]), int(probed["size_multiple"])
             scale, channels = int(probed["scale"]), self._image.channels
@@ -108,11 +108,11 @@ class OnnxRuntime(FileRuntime):
     def _session_options(self) -> Any:
         import onnxruntime
 
-        onnxruntime.set_default_logger_severity(4)  # a provider that does not start would write to the terminal
+        onnxruntime.set_default_logger_severity(4)  # a provider that fails to start would print to the terminal
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
         options.intra_op_num_threads = self.threads
-        # Threads that keep spinning after a run would take the cores of whoever runs next, and spoil their timing.
+        # Threads that keep spinning after a run would occupy cores and spoil the timing of the next program.
         options.add_session_config_entry("session.force_spinning_stop", "1")
         return options
 
@@ -126,7 +126,7 @@ class OnnxRuntime(FileRuntime):
                 options,
                 providers=list(self._providers.names),
                 provider_options=[dict(options) for options in self._providers.options],
-                enable_fallback=0,  # it prints, and tries the same again
+                enable_fallback=0,  # it prints messages, and repeats the same attempt
             )
         if session.get_providers()[0] != self._providers.names[0]:
             raise SrkdError(f"{path}: {self._providers.names[0]} did not start on this machine; use --device cpu")
@@ -134,7 +134,7 @@ class OnnxRuntime(FileRuntime):
 
 
 def open_file(path: Path, options: OpenOptions = DEFAULTS, context: Context = QUIET) -> OnnxRuntime:
-    """Open a file of anybody, once its bytes were tried in a restricted child process."""
+    """Open any file, after a trial of its bytes in a restricted child process."""
     content = read_whole(path)
     if not options.trusted:
         probed = try_content(content, path, USUAL_LIMITS.scaled(options.limits))
@@ -145,19 +145,21 @@ def open_file(path: Path, options: OpenOptions = DEFAULTS, context: Context = QU
 
 
 def try_content(content: bytes, path: Path, limits: Limits = USUAL_LIMITS) -> Mapping[str, Any]:
-    """Open and run the bytes of `path` in a child process, unless they were before; return what a foreign one takes."""
+    """Return the probed facts of the bytes of `path`, from running them in a child process, unless that was done
+    before.
+    """
     return run_experiments(
         f"{__name__}:try_in_child", {"shown": str(path)}, content, what=str(path), key=trial_key(content), limits=limits
     )
 
 
 def trial_key(content: bytes) -> str:
-    """Return the hash of a whole file and of the version that runs it."""
+    """Return a hash of a whole file and of ONNX Runtime's version."""
     return hashlib.sha256(f"onnx {installed_version('onnxruntime')}".encode() + content).hexdigest()
 
 
 def try_in_child(progress: Progress, *, path: str, shown: str, crashed: list[str]) -> dict[str, Any]:
-    """In the child process: open a file and run it; learn multiple and smallest size of a foreign one."""
+    """Open and run a file, in the child process; return scale, size multiple and smallest size of a foreign one."""
     with one_line(f"{shown} is not a model ONNX Runtime can open", first=True):
         return _try(Path(path).read_bytes(), Path(shown), Attempts.in_child(progress, crashed))
 
@@ -180,10 +182,10 @@ def _try(content: bytes, path: Path, attempts: Attempts) -> dict[str, Any]:
 def run_bound(
     session: Any, source: str, images: torch.Tensor, output: str, shape: tuple[int, ...], dtype: torch.dtype
 ) -> torch.Tensor:
-    """Run a session on a tensor where it lies, without a copy to the host and back; `source` and `output` are the
-    names of input and output, and the output has this shape and type.
+    """Run a session on a tensor in its device's memory, without a copy through the host. `source` and `output` are the
+    names of input and output; the output has this shape and type.
 
-    ONNX Runtime works on a stream of its own: torch's is waited for before, ONNX Runtime's after.
+    ONNX Runtime uses a stream of its own, so torch's stream is synchronised before the run and ONNX Runtime's after it.
     """
     images = images.detach().contiguous()
     out = torch.empty(shape, dtype=dtype, device=images.device)
@@ -199,7 +201,7 @@ def run_bound(
 
 
 def _read_images(session: Any, label: str) -> tuple[str, str, ImageFormat, torch.dtype]:
-    """Return the names of input and output, the images that go in, and the element type of those that come out."""
+    """Return the names of input and output, the format of the input images, and the element type of the output."""
     inputs, outputs = session.get_inputs(), session.get_outputs()
     require_one_image(label, len(inputs), len(outputs))
     source, output = inputs[0], outputs[0]

@@ -1,4 +1,4 @@
-"""OpenVINO's files (an .xml, and its weights in a .bin beside it), our own and foreign ones."""
+"""A runtime for OpenVINO models (an .xml, with its weights in a .bin beside it), srkd's own and foreign ones."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from compressor.runtimes.table import DEFAULTS, ExecutedNode, OpenOptions
 PRECISIONS: Mapping[str, tuple[str, str]] = MappingProxyType(
     {"fp32": ("f32", "FP32"), "bf16": ("bf16", "BF16"), "fp16": ("f16", "FP16")}
 )
-"""Precision → OpenVINO's words for a hint, and for a capability of a device."""
+"""OpenVINO's name of a precision as a hint, and as a device capability."""
 
 CONVERSIONS = frozenset({"FakeQuantize", "Convert", "Quantize"})
 MOVES = frozenset(
@@ -39,7 +39,7 @@ MOVES = frozenset(
 """Operators of an executed graph that only move values."""
 
 NOT_NAMED = CONVERSIONS | {"Constant"}
-"""What the executed graph lists first among the operators that a node stands for, though another one is computed."""
+"""Operators that do not name an executed node: the graph lists them first, but the node computes another one."""
 
 HEAD_BYTES = 4096
 DTYPES = {"f32": torch.float32, "u8": torch.uint8}
@@ -52,7 +52,7 @@ def read_metadata(path: Path) -> Mapping[str, str]:
 
 
 def executed_nodes(path: Path) -> Iterator[ExecutedNode]:
-    """Yield the nodes that compute, and conversions, of the graph that OpenVINO executes on this processor."""
+    """Yield the nodes that compute, and the conversions, of the graph that OpenVINO executes on this processor."""
     import openvino
 
     core = openvino.Core()
@@ -65,16 +65,16 @@ def executed_nodes(path: Path) -> Iterator[ExecutedNode]:
         if facts["layerType"] in CONVERSIONS:
             yield "conversion", facts["layerType"]
         elif facts["layerType"] not in MOVES:
-            known = (operators[name] for name in names if operators.get(name, "Constant") not in NOT_NAMED)
+            operator_names = (operators[name] for name in names if operators.get(name, "Constant") not in NOT_NAMED)
             integer = facts["runtimePrecision"] in ("i8", "u8")
-            yield "int8" if integer else "float", next(known, facts["layerType"])
+            yield "int8" if integer else "float", next(operator_names, facts["layerType"])
 
 
 class OpenVinoRuntime(FileRuntime):
-    """A model compiled once, for latency.
+    """A model that is compiled once, for latency.
 
-    By default OpenVINO computes in bf16 wherever the processor can: here fp32 is fp32, and half precision is explicit.
-    A file with quantised values computes in int8, and the rest of it in fp32.
+    By default OpenVINO computes in bf16 if the processor can: here fp32 is fp32, and half precision is explicit. A
+    quantised file computes in int8, and its other parts in fp32.
     """
 
     name = "openvino"
@@ -112,7 +112,7 @@ class OpenVinoRuntime(FileRuntime):
             "PERFORMANCE_HINT": "LATENCY",
         }
         if target == "CPU":
-            # Threads tied to cores would share them with those of any other process that ties its own.
+            # Pinned threads would share their cores with those of any other process that pins its own.
             settings |= {"INFERENCE_NUM_THREADS": self.threads, "NUM_STREAMS": 1, "ENABLE_CPU_PINNING": False}
         return settings
 
@@ -121,7 +121,7 @@ open_file = OpenVinoRuntime
 
 
 def _read_model(core: Any, path: Path) -> Any:
-    """Read a model; one line for any other file, on which OpenVINO would try all its readers, and they print."""
+    """Return a model; one line for any other file, on which OpenVINO would try all its readers, which print."""
     if b"<net" not in read_header(path, HEAD_BYTES):
         raise SrkdError(f"{path} is not an OpenVINO model: no <net> at its beginning")
     weights = path.with_suffix(".bin")
@@ -146,7 +146,7 @@ def _require_precision(core: Any, target: str, precision: str) -> None:
     if precision not in PRECISIONS:
         raise UsageError(f"precision {precision!r} is not one of {', '.join(PRECISIONS)} (runtime openvino)")
     capabilities = core.get_property(target, "OPTIMIZATION_CAPABILITIES")
-    # A processor silently computes in fp32 where it does not have the precision of the hint.
+    # A processor without the precision of the hint silently computes in fp32.
     if precision != "fp32" and PRECISIONS[precision][1] not in capabilities:
         available = ", ".join(n for n, (_, word) in PRECISIONS.items() if n == "fp32" or word in capabilities)
         raise UsageError(f"precision {precision}: OpenVINO has {available} on this {target}")

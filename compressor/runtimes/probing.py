@@ -1,7 +1,7 @@
-"""What a stranger's model takes, learnt by experiments: scale, channels, size multiple, smallest size.
+"""Experiments that find the requirements of a foreign model: scale, channels, size multiple, smallest size.
 
-An experiment may end the process, hang it or take all its memory, so experiments run in a restricted child process
-(`isolation.py`), and once for each file: the outcome is kept under the hash of its bytes.
+An experiment may crash, hang or use all memory, so experiments run in a restricted child process (`isolation.py`), once
+per file: the results are stored under the hash of its bytes.
 """
 
 from __future__ import annotations
@@ -25,19 +25,21 @@ from compressor.base.isolation import Limits
 from compressor.models.networks.base import Descriptor
 
 PROBE_SIDES = (64, 61, 96)
-"""Pixels: a multiple of every window in use, an odd number, and a larger one for models that refuse small images."""
+"""Sides in pixels: a multiple of every common window, an odd number, and a larger one for models that refuse small
+images."""
 MULTIPLES = (1, 2, 4, 8, 16, 32, 64)
 SIDES = (48, 40, 32, 28, 24, 20, *range(16, 0, -1))
 MOST_CRASHES = 12
 Run = Callable[[torch.Tensor], torch.Tensor]
-"""A program on images in its own value range."""
+"""A program that runs on images in its own value range."""
 
 
 @dataclass(frozen=True)
 class Attempts:
-    """The experiments on a program in a child process: each is announced, as it may end the process.
+    """The experiments on a program in a child process; each is announced first, as it may crash the process.
 
-    One that did is in `crashed` when another process goes on, and counts as an image that the program does not take.
+    After a crash another process continues; the experiment is in `crashed` and counts as an image that the program
+    refuses.
     """
 
     announce: Callable[[str], None] = lambda name: None
@@ -45,11 +47,11 @@ class Attempts:
 
     @classmethod
     def in_child(cls, progress: Progress, crashed: Iterable[str]) -> Attempts:
-        """Return the attempts of a child process, whose parent follows its progress."""
+        """Return the attempts in a child process, whose parent watches its progress."""
         return cls(lambda name: progress(name, 0, 1), frozenset(crashed))
 
     def works(self, name: str, run: Run, shape: tuple[int, int, int, int], scale: int) -> bool:
-        """Return whether the program enlarges images of this shape by `scale`."""
+        """Return True if the program enlarges images of this shape by `scale`."""
         if name in self.crashed:
             return False
         self.announce(name)
@@ -60,7 +62,7 @@ class Attempts:
 
 
 def probe(run: Run, channels: int | None, label: str, attempts: Attempts | None = None) -> Descriptor:
-    """Find scale, channels, size multiple and smallest size, each by the smallest experiment that shows it."""
+    """Return scale, channels, size multiple and smallest size, each found by the smallest sufficient experiment."""
     reason, attempts = "", attempts or Attempts()
     for count in (3, 1) if channels is None else (channels,):
         for side in PROBE_SIDES:
@@ -84,7 +86,7 @@ def probe(run: Run, channels: int | None, label: str, attempts: Attempts | None 
 
 
 def find_scale(run: Run, shape: tuple[int, int, int, int]) -> int:
-    """Return the scale that smooth images of a shape show; a ValueError where the output is not an enlarged image."""
+    """Return the scale of the output for a smooth image of this shape; ValueError if it is not an enlarged image."""
     batch, channels, height, width = shape
     output = run(torch.linspace(0, 1, width).expand(shape).contiguous())
     scale = output.shape[-1] // width if output.dim() == 4 else 0
@@ -94,7 +96,7 @@ def find_scale(run: Run, shape: tuple[int, int, int, int]) -> int:
 
 
 def smallest_multiple(run: Run, channels: int, scale: int, attempts: Attempts | None = None) -> int:
-    """Return the smallest number that sides must be multiples of: an odd multiple of it, near a usual size, works."""
+    """Return the smallest number of which sides must be multiples: an odd multiple of it, near a usual size, works."""
     attempts = attempts or Attempts()
     for multiple in MULTIPLES:
         height, width = (multiple * (max(1, side // multiple) | 1) for side in (57, 64))
@@ -104,9 +106,9 @@ def smallest_multiple(run: Run, channels: int, scale: int, attempts: Attempts | 
 
 
 def smallest_side(run: Run, channels: int, scale: int, multiple: int, works: int, attempts: Attempts) -> int:
-    """Return the smallest side that the program takes, from one that works down to the first that does not.
+    """Return the smallest side that the program accepts, searching down from one that works to the first failure.
 
-    Smaller images are padded to it: a pooling block may need more pixels than there are, and some then end the process.
+    Smaller images are padded to it: a pooling block may need more pixels than the image has, and may crash the process.
     """
     smallest = -(-works // multiple) * multiple
     for side in dict.fromkeys(-(-side // multiple) * multiple for side in SIDES):
@@ -117,22 +119,22 @@ def smallest_side(run: Run, channels: int, scale: int, multiple: int, works: int
 
 
 def tried_folder() -> Path:
-    """Return the folder of what is known of files that were tried."""
+    """Return the folder of stored trial results."""
     return default_folder() / "tried"
 
 
 def run_experiments(
     function: str, job: Mapping[str, object], content: bytes, *, what: str, key: str, limits: Limits
 ) -> dict[str, Any]:
-    """Return what `function` learns of a file's bytes in a child process, or learnt before of those with this `key`.
+    """Return the result of `function` on a file's bytes in a child process, or the stored result under `key`.
 
-    `function` gets a copy of the bytes as `path`, as the file itself may change meanwhile. After an experiment that
-    ended the process another one goes on without it; `function` gets their names as `crashed`.
+    `function` gets a copy of the bytes as `path`, as the file itself may change meanwhile. After a crash it runs again
+    without that experiment; it gets the names of such experiments as `crashed`.
     """
     record = tried_folder() / f"{key}.json"
     with suppress(OSError, ValueError):
-        kept: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))
-        return kept
+        results: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))
+        return results
     with tempfile.TemporaryDirectory(prefix="srkd-") as folder:
         copy = Path(folder) / "program"
         with report_unwritable(copy):
@@ -172,6 +174,6 @@ def _experiment(function: str, job: Mapping[str, object], what: str, limits: Lim
 
 
 def keep_result(key: str, values: Mapping[str, Any]) -> None:
-    """Remember what is known of a file, so that it is not tried again."""
+    """Store the trial result of a file, so that it is not tried again."""
     with suppress(SrkdError, OSError), atomic_path(tried_folder() / f"{key}.json") as temporary:
         temporary.write_text(json.dumps(values), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The JSON file beside an exported file, for formats that have no metadata of their own."""
+"""Sidecars: the JSON file beside an exported file, for formats without metadata of their own."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ MAX_BYTES = 1_000_000
 
 @dataclass(frozen=True)
 class Sidecar:
-    """`lr_size` is the only image size (width, height) that the file takes, None for any; `facts` are the
-    converter's, of which `max_size` is the largest image."""
+    """The content of a sidecar. `lr_size` is the file's only image size (width, height), None for any; `facts` are the
+    converter's, and may hold the largest image as `max_size`.
+    """
 
     format: str
     precision: str
@@ -46,7 +47,7 @@ def format_sidecar(
     metadata: Mapping[str, str],
     facts: Mapping[str, object],
 ) -> str:
-    """Return the text of a sidecar; the same file always has the same text."""
+    """Return the text of a sidecar; equal contents always give the same text."""
     content = {
         "schema": SCHEMA,
         "format": format,
@@ -60,7 +61,7 @@ def format_sidecar(
 
 
 def read_sidecar(path: Path) -> Sidecar:
-    """Read the sidecar of an exported file; one line where it is missing or damaged."""
+    """Return the sidecar of an exported file; one line if it is missing or damaged."""
     file = sidecar_path(path)
     if not file.is_file():
         raise SrkdError(
@@ -94,7 +95,7 @@ def read_sidecar(path: Path) -> Sidecar:
 
 
 def parse_size(key: str, text: str) -> tuple[int, int]:
-    """Return the width and height of `WxH`; ValueError where it is not a size."""
+    """Return the width and height of `WxH`; ValueError if it is not a size."""
     width, _, height = str(text).partition("x")
     if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
         raise ValueError(f"{key} {text!r} is not a size")

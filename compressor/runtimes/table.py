@@ -1,4 +1,4 @@
-"""The table of runtimes: which module opens a kind of file, and what it needs. Importing it imports no torch."""
+"""The table of runtimes: their modules, files and requirements. Importing this module imports no torch."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
     from compressor.runtimes.base import Runtime
 
 GROUP = "srkd.formats"
-"""The entry point group by which a package adds runtimes (`runtimes`) and formats (`formats`)."""
+"""The entry point group for runtimes (`runtimes`) and formats (`formats`) of other packages."""
 
 
 @dataclass(frozen=True)
 class OpenOptions:
-    """How a model file is opened. None leaves a choice to the file."""
+    """Options for opening a model file. None leaves a choice to the file."""
 
     label: str = ""
-    """How tables call the model; empty: the stem of its file."""
+    """The name of the model in tables; empty: the stem of its file."""
     scale: int | None = None
     arch_options: Mapping[str, object] | None = None
     """Facts that a checkpoint does not hold, such as res_scale."""
@@ -38,11 +38,11 @@ class OpenOptions:
     threads: int | None = None
     """The number of CPU threads; None: as many as torch uses."""
     limits: float = 1.0
-    """How many times the usual limits a program of strangers may use when it is first tried."""
+    """Factor on the usual limits of the trial of a foreign program."""
     trusted: bool = False
-    """True for a file that this process has just made: it is not tried in a child process first."""
+    """True for a file that this process has just written: it needs no trial in a child process."""
     emulate_half: bool = False
-    """True rounds half precision as hardware does, in a runtime that would compute it in float32."""
+    """True to round half precision as hardware does, in a runtime that would compute it in float32."""
 
 
 DEFAULTS = OpenOptions()
@@ -56,36 +56,36 @@ class RuntimeModule(Protocol):
         ...
 
     def read_metadata(self, path: Path) -> Mapping[str, str]:
-        """Read the `srkd.*` keys of a file, which need not be able to run here."""
+        """Return the `srkd.*` keys of a file, even if it cannot run here."""
         ...
 
 
 ExecutedNode = tuple[Literal["int8", "float", "conversion"], str]
-"""How a node computes, and its operator. A conversion only turns floats into bytes or bytes into floats."""
+"""The arithmetic of a node, and its operator. A conversion only turns floats into bytes or bytes into floats."""
 
 NodeReader = Callable[[Path], Iterator[ExecutedNode]]
 
 
 def no_obstacle() -> str | None:
-    """Name no obstacle: the runtime works on every machine."""
+    """Return None: the runtime works on every machine."""
     return None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Requirements:
-    """The needs of a runtime or a format."""
+    """The requirements of a runtime or a format."""
 
     needs: tuple[str, ...] = ()
     """Modules that must be importable."""
     extra: str | None = None
-    """The optional dependency group of srkd that installs them; None where the plain installation does."""
+    """The optional dependency group of srkd that installs them; None if the plain installation does."""
     obstacle: Callable[[], str | None] = no_obstacle
-    """Returns in one line what this machine lacks that no package installs, or None."""
+    """Function that returns one line about a lack of this machine that no package fixes, or None."""
     distribution: str = "srkd"
-    """The distribution that the row belongs to."""
+    """The distribution that defines the row."""
 
     def missing_requirement(self) -> str | None:
-        """Return in one line what must be there before such a file can be opened or written, or None."""
+        """Return one line about a missing requirement for such a file, or None."""
         obstacle = self.obstacle()
         if obstacle is not None:
             return obstacle
@@ -99,42 +99,42 @@ class Requirements:
 
 @dataclass(frozen=True, kw_only=True)
 class RuntimeEntry(Requirements):
-    """A row of the table."""
+    """A runtime, a row of RUNTIMES."""
 
     name: str
     files: str
-    """The files that it runs, in words."""
+    """Description of the files that it runs."""
     module: str
-    """The `RuntimeModule`."""
+    """Import path of the `RuntimeModule`."""
     suffixes: tuple[str, ...] = ()
-    """Suffixes of its files; empty: every file that no other runtime has."""
+    """Suffixes of its files; empty: every file without another runtime."""
     alternative_to: str | None = None
     """The runtime whose files it runs in another way: it has no suffixes, and is selected by name."""
     devices: Mapping[str, str] = field(default_factory=lambda: {"cpu": ""})
-    """Device → regular expression of what may follow its colon."""
+    """Regular expressions for the text after the colon of a device, by device."""
     selects_precision: bool = False
     """True if the precision is selected when a file is opened; otherwise the file has one."""
     reads_torch_memory: bool = False
     """True if it reads a tensor on its device without a copy through the host."""
     opens_as_teacher: bool = False
-    """True if its files can be foreign teachers, so that `OpenOptions.arch_options` mean something."""
+    """True if its files can be foreign teachers, so that `OpenOptions.arch_options` apply."""
 
     @property
     def runs_checkpoints(self) -> bool:
-        """True of torch and every other way to run its files."""
+        """True for torch and every other runtime of its files."""
         return "torch" in (self.name, self.alternative_to)
 
     def load(self) -> RuntimeModule:
         return cast(RuntimeModule, importlib.import_module(self.module))
 
     def node_reader(self) -> NodeReader | None:
-        """Return `executed_nodes` of its module, or None where the runtime does not show its graph."""
+        """Return `executed_nodes` of its module, or None if the runtime does not expose its graph."""
         reader: NodeReader | None = getattr(self.load(), "executed_nodes", None)
         return reader
 
 
 def missing_modules(modules: Iterable[str]) -> tuple[str, ...]:
-    """The modules that are not installed; none is imported."""
+    """Return the modules that are not installed, without importing any."""
     return tuple(name for name in modules if importlib.util.find_spec(name) is None)
 
 
@@ -237,5 +237,5 @@ def runtime_of(file: Path) -> str:
 
 
 def device_patterns() -> dict[str, str]:
-    """Return the devices of all runtimes: name → regular expression of what may follow its colon."""
+    """Return the devices of all runtimes: a regular expression for the text after the colon, by device."""
     return {name: part for row in RUNTIMES.values() for name, part in row.devices.items()}

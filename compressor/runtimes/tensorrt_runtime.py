@@ -1,4 +1,4 @@
-"""TensorRT engines, srkd's and trtexec's: float32 images in and out, on an NVIDIA GPU."""
+"""A runtime for TensorRT engines, srkd's and trtexec's: float32 images in and out, on an NVIDIA GPU."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def read_metadata(path: Path) -> Mapping[str, str]:
 
 
 class TensorRTRuntime(FileRuntime):
-    """An open engine. One that was built for another machine is rebuilt from the ONNX file beside it."""
+    """An open engine. An engine for another machine is rebuilt from the ONNX file beside it."""
 
     name = "tensorrt"
 
@@ -62,7 +62,7 @@ class TensorRTRuntime(FileRuntime):
     def _run(self, lr: torch.Tensor) -> torch.Tensor:
         batches = torch.split(lr.detach().to(torch.float32), self.session.profile.largest[0])
         if str(lr.device) == self.device:
-            torch.cuda.current_stream(lr.device).synchronize()  # what is to be read may still be on its way
+            torch.cuda.current_stream(lr.device).synchronize()  # the input may still be being computed
             parts = [self.session.run_in_place(batch) for batch in batches]
         else:
             parts = [self.session.run(batch.cpu()).to(lr.device) for batch in batches]
@@ -72,9 +72,9 @@ class TensorRTRuntime(FileRuntime):
         self.session.close()
 
     def _describe(self) -> Descriptor:
-        """Return the spec's descriptor; without a spec, the scale is that of the smallest image."""
+        """Return the spec's descriptor; without a spec, the scale is found by running the smallest image."""
         profile = self.session.profile
-        # For tiling; what takes one size is cut to that anyway.
+        # Used for tiling; with one size only, tiles have that size anyway.
         largest = None if profile.fixed_size else size_of(profile.largest)
         if self.spec is not None:
             return replace(build_descriptor(self.spec, profile.fixed_size), max_size=largest)

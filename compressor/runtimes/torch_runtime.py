@@ -1,4 +1,4 @@
-"""PyTorch, one operation after the other, or compiled: then the first image of each kind of shape takes long."""
+"""Runtimes for checkpoints in PyTorch: eager, or compiled (then the first image of each kind of shape is slow)."""
 
 from __future__ import annotations
 
@@ -23,9 +23,11 @@ class TorchRuntime:
 
     Half precisions are autocast: convolutions run in 16 bit, the mean shift at both ends stays in fp32, because eight
     bits of mantissa at a range of 255 would cost half a grey level. On a CPU, and on a GPU in half precision, features
-    lie channels last: 1.05 to 1.8 times faster on every network tried, the result differing by less than 1e-6.
-    fp32 means fp32: TF32, which torch allows for convolutions by default, is off while this runs.
-    no_grad rather than inference_mode: as fast for convolutions, and callers may clamp the output in place.
+    are channels last: 1.05 to 1.8 times faster on every network tried, with results that differ by less than 1e-6.
+
+    fp32 means fp32: TF32, which torch allows for convolutions by default, is off during a run.
+
+    no_grad rather than inference_mode: it is as fast for convolutions, and callers may clamp the output in place.
     """
 
     name = "torch"
@@ -69,7 +71,7 @@ class TorchRuntime:
         return type(self)(self.network, label=self.label, device=self.device, precision="bf16", metadata=self.metadata)
 
     def _build_forward(self) -> Callable[[torch.Tensor], torch.Tensor]:
-        """Return the function that runs: the network itself."""
+        """Return the forward function: the network itself."""
         return self.network
 
     def _channels_last(self) -> bool:
@@ -83,7 +85,7 @@ class TorchRuntime:
 
 @contextmanager
 def tf32_off() -> Iterator[None]:
-    """Turn TF32 off inside: fp32 means fp32."""
+    """Turn TF32 off within the block."""
     convolutions, products = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     try:
@@ -93,7 +95,7 @@ def tf32_off() -> Iterator[None]:
 
 
 def torch_device(name: str) -> torch.device:
-    """Return the device called `name`, with its index; one line if there is none here."""
+    """Return the torch device called `name`, with its index; one line if it does not exist."""
     try:
         device = torch.device(name)
     except RuntimeError as error:
@@ -112,7 +114,7 @@ def torch_device(name: str) -> torch.device:
 
 
 class TorchCompiledRuntime(TorchRuntime):
-    """`TorchRuntime` with the network compiled. The first size is compiled for itself, the next ones for any size."""
+    """`TorchRuntime` with the network compiled. The first size is compiled statically, the next ones for any size."""
 
     name = "torch-compiled"
 
@@ -121,7 +123,7 @@ class TorchCompiledRuntime(TorchRuntime):
         return compiled
 
     def run(self, lr: torch.Tensor) -> torch.Tensor:
-        import torch._dynamo.exc  # here, because it takes a second and loads sympy
+        import torch._dynamo.exc  # imported here because it takes a second and loads sympy
 
         try:
             return super().run(lr)

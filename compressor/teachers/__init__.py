@@ -1,1 +1,1 @@
-"""Any model as a teacher: our networks with features, foreign models with outputs only."""
+"""Teachers of any kind: srkd's networks with features, foreign models with outputs only."""

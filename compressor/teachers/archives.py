@@ -1,4 +1,4 @@
-"""Zip archives of strangers, opened in memory once they are known to fit and to mean the same to every reader."""
+"""Untrusted zip archives, opened in memory after checks of their size and of ambiguous names."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ DAMAGE = (
     *(zipfile.BadZipFile, zlib.error, struct.error, OSError, EOFError),
     *(ValueError, OverflowError, NotImplementedError),
 )
-"""The errors of zipfile on archives that are none, or whose numbers are impossible."""
+"""Errors that zipfile raises on files that are no archives or have impossible values."""
 ENCRYPTED = 1
-"""The bit of a zip record's flags that says so."""
+"""The flag bit of an encrypted zip record."""
 
 
 def archive_kind(path: Path) -> str | None:
-    """Return "torchscript", "export" or "export-old"; None for anything else, such as an ordinary checkpoint."""
+    """Return "torchscript", "export" or "export-old"; None for anything else, such as a plain checkpoint."""
     try:
         with open(path, "rb") as handle:
             if handle.read(4) != b"PK\x03\x04":
@@ -43,8 +43,8 @@ def archive_kind(path: Path) -> str | None:
 def open_bounded(content: bytes, path: Path) -> Iterator[zipfile.ZipFile]:
     """Open the archive; damage within the block becomes one line.
 
-    Its records together are a small multiple of the file, and no two names differ in case alone: torch looks for some
-    records without regard to case, and would read another one than was checked.
+    The size of its records is bounded by a small multiple of the file, and no two names differ in case alone: torch
+    finds some records regardless of case, and would read another record than the checked one.
     """
     try:
         with zipfile.ZipFile(BytesIO(content)) as archive:
@@ -71,7 +71,7 @@ def open_bounded(content: bytes, path: Path) -> Iterator[zipfile.ZipFile]:
 
 
 def _is_whole(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bool:
-    """True if the record holds as many bytes as the directory says; wrong bytes are an error of zipfile."""
+    """Return True if the record has as many bytes as the directory says; zipfile itself checks the bytes."""
     with archive.open(member) as record:
         length = 0
         while piece := record.read(2**20):

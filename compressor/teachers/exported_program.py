@@ -1,9 +1,9 @@
-"""torch.export programs (.pt2): rebuilt from the parts that are data, and only then given to torch.
+"""torch.export programs (.pt2): rebuilt from their pure data, and only then passed to torch.
 
-`torch.export.load` unpickles records without restriction where the archive's configuration says so, and example inputs
-always; it evaluates expressions of sizes and looks up operators by name (torch/export/pt2_archive/_package.py,
-torch/_export/serde/serialize.py). So a new archive is made of an allow-list of records: raw tensors that the
-configuration describes, and a program whose operators and expressions are torch's own. Nothing in it is a pickle.
+`torch.export.load` unpickles records without restriction if the archive's configuration says so, and example inputs
+always; it evaluates size expressions and looks up operators by name (torch/export/pt2_archive/_package.py,
+torch/_export/serde/serialize.py). So a new archive is written from an allow-list of records: raw tensors described by
+the configuration, and a program whose operators and expressions are torch's own. It contains no pickle.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from compressor.teachers.foreign import ForeignFacts, ModuleProgram, run_module
 from compressor.teachers.operators import COMPUTING_EXPORTED
 
 MARKS = ("archive_format", "archive_version", "byteorder", ".data/version", "version", ".format_version")
-"""Records that say how the archive was written."""
+"""Records that describe the archive format."""
 LEFT_OUT = re.compile(r"extra/.*|data/sample_inputs/[\w.-]+\.pt|\.data/[\w-]+|\.storage_alignment")
-"""Records that a program need not have: what else was packed, and example inputs, which torch would unpickle."""
+"""Records that are left out: other packed files, and example inputs, which torch would unpickle."""
 TENSOR_FILES = {"weights": re.compile(r"weight_\d+"), "constants": re.compile(r"tensor_\d+")}
 HIGHER_ORDER = ("cond", "while_loop", "wrap_with_autocast", "wrap_with_set_grad_enabled")
 """Operators that run a graph of the same file."""
@@ -38,22 +38,22 @@ NUMBERS = re.compile(
     r"_operator\.(eq|ne|le|ge|lt|gt|neg|pos|mul|add|sub|floordiv|mod|pow|truediv|and_|or_|lshift|rshift|getitem)"
     r"|math\.(trunc|ceil|floor|sqrt)|torch\.(sym_\w+|_sym_sqrt|_check\w*)"
 )
-"""Functions of sizes."""
+"""Functions that compute sizes."""
 TREE_TYPES = (None, "builtins.tuple", "builtins.list", "builtins.dict")
-"""Of what inputs and outputs may be made: torch would import the classes of others."""
+"""Container types of inputs and outputs; torch would import any other class."""
 EXPORT_VALUE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 2, 7: 4, 8: 8, 9: 4, 10: 8, 11: 16, 12: 1, 13: 2}
-"""Bytes of a value by the number of its type in torch/_export/serde/schema.py, ScalarType."""
+"""Bytes per value by the number of its type in torch/_export/serde/schema.py, ScalarType."""
 EXPORT_WORDS = re.compile(
     r"Symbol|Integer|Rational|Float|Mul|Add|Pow|Max|Min|Mod|PythonMod|FloorDiv|CleanDiv|CeilDiv|CeilToInt|FloorToInt"
     r"|ModularIndexing|ToFloat|IntTrueDiv|FloatTrueDiv|TruncToInt|Where|Eq|Ne|Lt|Le|Gt|Ge|And|Or|Not|Equality|Unequality"
     r"|StrictLessThan|LessThan|StrictGreaterThan|GreaterThan|BooleanTrue|BooleanFalse|Identity|positive|integer|real"
     r"|nonnegative|True|False|true|false|oo|int_oo|IntInfinity|NegativeIntInfinity|[suz]\d+"
 )
-"""Symbols of sizes, and the functions of sympy and torch.utils._sympy that their arithmetic uses."""
+"""Names in size expressions: symbols, and functions of sympy and torch.utils._sympy."""
 
 
 def rebuild_archive(content: bytes, path: Path) -> bytes:
-    """Return the program as a new archive that holds no pickle; one line for a file with anything else in it."""
+    """Return the program as a new archive without a pickle; one line for a file with anything else in it."""
     with open_bounded(content, path) as archive:
         members = {member.filename.partition("/")[2]: member for member in archive.infolist()}
         root = archive.namelist()[0].partition("/")[0]
@@ -77,13 +77,13 @@ def rebuild_archive(content: bytes, path: Path) -> bytes:
     rebuilt = BytesIO()
     with zipfile.ZipFile(rebuilt, "w") as target:
         for name, record in {**records, f"data/sample_inputs/{model}.pt": b""}.items():
-            # Without the time of day: the same program gives the same bytes, which are tried once.
+            # Without a timestamp: the same program gives the same bytes, which are tried only once.
             target.writestr(zipfile.ZipInfo(f"{root}/{name}"), record)
     return rebuilt.getvalue()
 
 
 def _tensor_files(text: str, kind: str, sizes: dict[str, int], path: Path) -> set[str]:
-    """Return the records of the tensors that a configuration describes: raw values, and as many as each needs."""
+    """Return the records of the tensors in a configuration: raw values, with enough bytes for each tensor."""
     files = set()
     try:
         for name, entry in json.loads(text)["config"].items():
@@ -106,7 +106,7 @@ def _tensor_files(text: str, kind: str, sizes: dict[str, int], path: Path) -> se
 
 
 def _check_program(text: str, path: Path) -> None:
-    """Allow operators from torch's own list, and expressions of symbols and arithmetic; no guards written as Python."""
+    """Refuse a program with operators not in torch's list, non-arithmetic expressions, or foreign container classes."""
     try:
         program = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -130,7 +130,7 @@ def _check_program(text: str, path: Path) -> None:
 
 
 def _computes(target: str) -> bool:
-    """True for an operator that computes on tensors or sizes and does nothing else."""
+    """Return True for an operator that only computes on tensors or sizes."""
     match = re.fullmatch(r"torch\.ops\.(aten|higher_order)\.(\w+)(\.\w+)?", target)
     if match is None:
         return NUMBERS.fullmatch(target) is not None
@@ -138,7 +138,7 @@ def _computes(target: str) -> bool:
 
 
 def _is_plain_tree(text: str) -> bool:
-    """True for a description of nested tuples, lists and dictionaries with names of text."""
+    """Return True for a description of nested tuples, lists and dictionaries with text keys."""
     version, *queue = json.loads(text)
     while queue:
         node = queue.pop()
@@ -169,15 +169,15 @@ def load_program(content: bytes, path: Path) -> Any:
 
 
 def describe_program(program: Any, label: str, attempts: Attempts) -> ForeignFacts:
-    """Return the facts of a program of one image input and one image output."""
+    """Return the facts of a program with one image input and one image output."""
     inputs = program.graph_signature.user_inputs
     nodes = [node for node in program.graph.nodes if node.op == "placeholder" and node.name in inputs]
     shapes: list[tuple[object, ...]] = [tuple(getattr(node.meta.get("val"), "shape", ())) for node in nodes]
     if len(shapes) != 1 or len(shapes[0]) != 4 or shapes[0][1] not in (1, 3):
         raise SrkdError(f"{label} takes {[tuple(map(str, shape)) for shape in shapes]}: expected one (N, 3, H, W)")
-    # None where a size may vary.
+    # None: a size that may vary.
     batch, channels, height, width = (size if isinstance(size, int) else None for size in shapes[0])
-    assert channels is not None  # an int, as it is 1 or 3
+    assert channels is not None  # an int: it is 1 or 3
     module = _callable(program)
 
     def run(images: torch.Tensor) -> torch.Tensor:
@@ -194,7 +194,7 @@ def describe_program(program: Any, label: str, attempts: Attempts) -> ForeignFac
 
 
 class ExportedProgram(ModuleProgram):
-    """A torch.export program. Devices are written into its graph, so a pass over the graph moves it."""
+    """A torch.export program. Its graph contains devices, so a pass over the graph moves it."""
 
     def __init__(self, program: Any, facts: ForeignFacts, label: str) -> None:
         super().__init__(_callable(program), facts, label)
@@ -210,7 +210,7 @@ class ExportedProgram(ModuleProgram):
 
 
 def _callable(program: Any) -> nn.Module:
-    """Return the program as a module, without the guards that newer versions keep as Python text and would run."""
-    guarded = "check_guards" in inspect.signature(program.module).parameters
-    module: nn.Module = program.module(check_guards=False) if guarded else program.module()
+    """Return the program as a module, without the guards that newer versions store as Python text and would run."""
+    checks = "check_guards" in inspect.signature(program.module).parameters
+    module: nn.Module = program.module(check_guards=False) if checks else program.module()
     return module

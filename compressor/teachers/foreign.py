@@ -1,6 +1,6 @@
-"""Foreign models: networks that srkd does not know, run by the library of their file.
+"""Foreign models: networks unknown to srkd, run by the library of their file format.
 
-Where a file does not state the scale and the sizes of its model, they are measured on small images.
+If a file does not state the scale and the sizes of its model, they are measured on small images.
 """
 
 from __future__ import annotations
@@ -20,22 +20,24 @@ from compressor.images.resize import pad_to
 from compressor.models.networks.base import Descriptor, ImageModel, tensor_bytes
 
 RANGES: Mapping[str, tuple[float, float]] = {"1": (0.0, 1.0), "255": (0.0, 255.0), "-1..1": (-1.0, 1.0)}
-"""Black and white of the images that foreign models are trained on, by the names that options have."""
+"""Values of black and white for foreign models, by the option's name for the range."""
 
 
 @dataclass(frozen=True)
 class ForeignSettings:
-    """The images of a foreign model, as its file does not state them."""
+    """Properties of a foreign model's images that its file does not state."""
 
     input_range: str = "1"
-    """A name of `RANGES`."""
+    """A key of `RANGES`."""
     output_range: str = "1"
     bgr: bool = False
-    """True: blue comes first on both sides, as OpenCV reads images."""
+    """True if input and output are BGR, as OpenCV reads images."""
 
     @classmethod
     def from_options(cls, options: Mapping[str, object]) -> ForeignSettings:
-        """Read a user's options: `img_range` for both sides, `input_range`, `output_range`, `bgr`."""
+        """Return settings from a user's options: `img_range` for input and output, `input_range`, `output_range`,
+        `bgr`.
+        """
         names = ("img_range", "input_range", "output_range", "bgr")
         unknown = next((name for name in options if name not in names), None)
         if unknown is not None:
@@ -51,7 +53,7 @@ class ForeignSettings:
         )
 
     def to_options(self) -> dict[str, Any]:
-        """Return the fewest options that `from_options` reads as these settings."""
+        """Return the shortest options for which `from_options` returns these settings."""
         options: dict[str, Any] = {}
         if self.input_range != self.output_range:
             options = {"input_range": self.input_range, "output_range": self.output_range}
@@ -60,7 +62,9 @@ class ForeignSettings:
         return {**options, "bgr": 1} if self.bgr else options
 
     def others(self, *, colours: bool) -> list[list[ForeignSettings]]:
-        """Return rounds of other settings, the likeliest first: another range; one for each side; the other order."""
+        """Return lists of other settings, the likeliest first: another range; different ranges for input and output;
+        the other colour order.
+        """
         both = [replace(self, input_range=name, output_range=name) for name in RANGES]
         each = [
             replace(self, input_range=one, output_range=other)
@@ -81,10 +85,10 @@ def _range_name(option: str, value: object) -> str:
 
 @dataclass(frozen=True)
 class ForeignFacts:
-    """The facts of a foreign model; its descriptor states the sizes that it takes itself."""
+    """The facts of a foreign model; its descriptor states the sizes that the model itself accepts."""
 
     backend: str
-    """The code that runs it: "TorchScript", "ONNX", "torch.export" or "spandrel"."""
+    """The library that runs it: "TorchScript", "ONNX", "torch.export" or "spandrel"."""
     architecture: str
     descriptor: Descriptor
     params: int | None
@@ -92,30 +96,30 @@ class ForeignFacts:
 
 
 class Program(Protocol):
-    """An open foreign file: images in the value range of the file, NCHW, on the device that it was moved to."""
+    """An open foreign file; its images are NCHW in the file's value range, on the device it was moved to."""
 
     @property
     def facts(self) -> ForeignFacts: ...
 
     def run(self, images: torch.Tensor) -> torch.Tensor:
-        """Run without gradients; a failure of the library becomes one line."""
+        """Return the output without gradients; a failure of the library becomes one line."""
         ...
 
     def move_to(self, device: torch.device) -> torch.device:
-        """Move to a device where the library can; return the device on which it now runs."""
+        """Move to a device if the library can; return the device on which the program now runs."""
         ...
 
     def tensors(self) -> Iterable[tuple[str, torch.Tensor]]:
-        """Yield the weights by name, where the library shows them."""
+        """Yield the weights by name, if the library exposes them."""
         ...
 
     def companions(self) -> Iterable[Path]:
-        """Return the files beside it that hold weights of it."""
+        """Return the files beside it that hold its weights."""
         ...
 
 
 class ForeignModel(ImageModel):
-    """A program as a model of images in [0,1] of any size: it gives outputs only."""
+    """A program as a model of images in [0,1] of any size; it only gives outputs."""
 
     def __init__(self, program: Program, settings: ForeignSettings = ForeignSettings()) -> None:
         super().__init__()
@@ -143,7 +147,7 @@ class ForeignModel(ImageModel):
 
     @property
     def descriptor(self) -> Descriptor:
-        """Sizes that the program does not take are padded here, so that callers may give any."""
+        """The descriptor for any size: sizes that the program does not accept are padded."""
         return replace(self.facts.descriptor, size_multiple=1, min_size=1)
 
     @property
@@ -175,7 +179,7 @@ class ForeignModel(ImageModel):
         return digest.hexdigest()
 
     def forward(self, lr: torch.Tensor) -> torch.Tensor:
-        """Pad to a size that the program takes, run it in its own range, and crop."""
+        """Return the output: images are padded to an accepted size, run in the program's own range, and cropped."""
         program = self.facts.descriptor
         height, width = lr.shape[-2:]
         if lr.dim() != 4 or lr.shape[1] != program.channels:
@@ -186,7 +190,7 @@ class ForeignModel(ImageModel):
                 f"this {self.backend} model takes images of {fixed} only, not {width}x{height}: "
                 "export it with dynamic height and width"
             )
-        # Reflected without the edge, as spandrel and the networks' own test scripts do.
+        # Reflect without repeating the edge, as spandrel and the networks' own test scripts do.
         lr_on_device = lr.to(self.device, torch.float32)
         padded = pad_to(lr_on_device, program.size_multiple, program.min_size, repeat_edge=False)
         (black_in, white_in), (black_out, white_out) = (
@@ -202,7 +206,7 @@ class ForeignModel(ImageModel):
         return images.flip(1) if self.image_settings.bgr else images
 
     def _run_batch(self, images: torch.Tensor, batch: int) -> torch.Tensor:
-        """Run up to `batch` images; a fixed batch is filled up by repeating the last image."""
+        """Return the outputs of up to `batch` images; a fixed batch is filled by repeating the last image."""
         missing = batch - len(images)
         inputs = images if missing == 0 else torch.cat([images, images[-1:].expand(missing, -1, -1, -1)])
         outputs = self.program.run(inputs)
@@ -214,7 +218,7 @@ class ForeignModel(ImageModel):
 
 
 class ModuleProgram:
-    """A program that is a torch module."""
+    """A program that consists of a torch module."""
 
     def __init__(self, module: nn.Module, facts: ForeignFacts, label: str) -> None:
         self.module, self.facts, self.label = module, facts, label
@@ -235,10 +239,10 @@ class ModuleProgram:
 
 
 def run_module(module: Callable[[torch.Tensor], object], images: torch.Tensor, label: str) -> torch.Tensor:
-    """Run without gradients and return the only image of the output; a failure becomes one line."""
+    """Return the only image of a module's output, without gradients; a failure becomes one line."""
     with torch.no_grad(), one_line(f"{label} failed on an image of shape {tuple(images.shape)}"):
         output = module(images)
-        # Which of several outputs is the image, only the model's own code tells.
+        # Only the model's own code knows which of several outputs is the image.
         if isinstance(output, (tuple, list)) and len(output) == 1:
             output = output[0]
         if not isinstance(output, torch.Tensor):

@@ -1,4 +1,4 @@
-"""The licence that a model's file states, in safetensors headers and ONNX metadata; that of srkd's own is known."""
+"""The licence stated in a model's file (safetensors headers and ONNX metadata), or known for srkd's own files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from compressor.runtimes.onnx_file import MOST_BYTES, load_onnx
 
 
 def licence_of(path: Path) -> str | None:
-    """Return the licence of the weights in a file; None where the file does not say it."""
+    """Return the licence of the weights in a file, or None if the file does not state it."""
     stated = read_licence(_metadata(path))
     if stated is None and path.suffix == ".safetensors" and _is_embedded(path):
         return LICENCE
@@ -29,7 +29,7 @@ def _metadata(path: Path) -> Mapping[str, str]:
             handle.seek(0)
             try:
                 return read_header(handle, size).metadata
-            except SrkdError:  # whoever opens the weights says what is wrong with them
+            except SrkdError:  # opening the weights reports the error
                 return {}
     if kind == ".onnx" and path.stat().st_size < MOST_BYTES:
         try:
@@ -41,6 +41,6 @@ def _metadata(path: Path) -> Mapping[str, str]:
 
 
 def _is_embedded(path: Path) -> bool:
-    """True for the bytes of a network that comes with srkd, wherever they lie."""
+    """Return True for a file with the bytes of an embedded network, anywhere on disk."""
     own = [file for file in FOLDER.glob("*.safetensors") if file.stat().st_size == path.stat().st_size]
     return any(file_sha256(file) == file_sha256(path) for file in own)

@@ -17,7 +17,7 @@ from compressor.teachers.foreign import ForeignFacts
 
 
 class OnnxProgram:
-    """A session; its floating-point weights are read beside it, so that a NaN among them can be named."""
+    """A session; its floating-point weights are read separately, so that a NaN can be reported by name."""
 
     def __init__(self, path: Path, limits: Limits) -> None:
         import numpy as np
@@ -44,7 +44,7 @@ class OnnxProgram:
         return self.runtime.run(images)
 
     def move_to(self, device: torch.device) -> torch.device:
-        """Move to CUDA where this ONNX Runtime has it; else stay on the CPU, and images travel."""
+        """Move to CUDA if this ONNX Runtime supports it; else stay on the CPU, and copy images."""
         if device.type == "cuda" and "cuda" in providers_here():
             self.runtime = OnnxRuntime(
                 self.path, OpenOptions(device=str(device)), probed=self._probed, content=self._content

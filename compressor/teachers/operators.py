@@ -1,7 +1,7 @@
-"""Operators of torch (aten) that image networks use: all that a program of a stranger may call.
+"""Operators of torch (aten) that image networks use: the only ones that an untrusted program may call.
 
 They compute on tensors and numbers, or build values. None reads or writes a file, prints, starts a thread or calls
-another library; none gives a tensor other memory (set_, resize_, as_strided).
+another library; none changes a tensor's memory (set_, resize_, as_strided).
 """
 
 from __future__ import annotations
@@ -51,6 +51,6 @@ scatter_reduce select_scatter sinh slice_scatter sym_constrain_range sym_constra
 sym_numel sym_size sym_storage_offset sym_stride tan
 """
 COMPUTING = frozenset((*ATEN.split(), *IN_PLACE_TOO.split(), *(f"{name}_" for name in IN_PLACE_TOO.split())))
-"""Names without overloads: "add", "add_", "conv2d"."""
+"""Operator names without overloads: "add", "add_", "conv2d"."""
 COMPUTING_EXPORTED = COMPUTING | frozenset(EXPORTED.split())
-"""With those that torch.export puts in their place."""
+"""The same with the operators that torch.export substitutes."""

@@ -1,7 +1,7 @@
-"""Programs that torch saves, TorchScript and torch.export (.pt2), as teachers.
+"""Programs saved by torch, TorchScript and torch.export (.pt2), as teachers.
 
-A file of a stranger is first opened and run in a child process that can change nothing (`isolation.py`): there its
-operators are checked and the sizes that it takes are learnt. This process then opens the very bytes that were checked.
+An untrusted file is first opened and run in a child process without rights to change anything (`isolation.py`), which
+checks its operators and probes its sizes. This process then opens exactly the bytes that were checked.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from compressor.teachers.foreign import ForeignFacts, ModuleProgram, count_param
 from compressor.teachers.torchscript import check_torchscript, load_torchscript
 
 MOST_BYTES = 2**31 - 1
-"""No program that enlarges images is larger: an ONNX file cannot be, either."""
+"""The most bytes of a program, ONNX's limit; super-resolution models are smaller."""
 CHECKS = 2
-"""The number of the present checks: a file that passed earlier ones only is tried again."""
+"""Version of the checks: a file that passed only earlier ones is tried again."""
 LABELS = {"torchscript": "TorchScript", "export": "torch.export program"}
 
 
 def open_program(kind: str, path: Path, limits: Limits) -> ModuleProgram:
-    """Open a file of a kind that `archive_kind` names, on the CPU."""
+    """Open a file of a kind returned by `archive_kind`, on the CPU."""
     try:
         content = read_bytes(path, MOST_BYTES)
     except OSError as error:
@@ -46,7 +46,7 @@ def open_program(kind: str, path: Path, limits: Limits) -> ModuleProgram:
 
 
 def examine(kind: str, content: bytes, path: Path, limits: Limits) -> ForeignFacts:
-    """Check a program in a child process and return what it takes."""
+    """Return the facts of a program, checked in a child process."""
     key = hashlib.sha256(f"{kind} {torch.__version__} {CHECKS} ".encode() + content).hexdigest()
     job = {"kind": kind, "shown": str(path)}
     values = run_experiments(f"{__name__}:examine_in_child", job, content, what=str(path), key=key, limits=limits)
@@ -57,7 +57,7 @@ def examine(kind: str, content: bytes, path: Path, limits: Limits) -> ForeignFac
 
 
 def examine_in_child(progress: Progress, *, kind: str, path: str, shown: str, crashed: list[str]) -> dict[str, Any]:
-    """In the child process: open the program, run small images, and return its facts."""
+    """Return the facts of a program from running it on small images, in the child process."""
     attempts = Attempts.in_child(progress, crashed)
     with one_line(f"{shown} is not a {LABELS[kind]} that this torch {torch.__version__} can open"):
         return asdict(_examine(kind, Path(path).read_bytes(), Path(shown), attempts))
@@ -75,7 +75,7 @@ def _examine(kind: str, content: bytes, name: Path, attempts: Attempts) -> Forei
 
 
 def _read_facts(values: Mapping[str, Any]) -> ForeignFacts:
-    """Return the facts; a child that a stranger's file has run in is not believed more than it must be."""
+    """Return the facts after validation: a child that ran an untrusted file is not trusted."""
     entry = values["descriptor"]
     scale, channels, multiple, least = (int(entry[name]) for name in ("scale", "channels", "size_multiple", "min_size"))
     if min(scale, channels, multiple, least) < 1:

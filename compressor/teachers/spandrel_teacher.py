@@ -1,6 +1,6 @@
-"""State dicts of the networks that spandrel knows (https://github.com/chaiNNer-org/spandrel), without torchvision.
+"""State dicts of networks supported by spandrel (https://github.com/chaiNNer-org/spandrel), without torchvision.
 
-The file is read by our own reader, which runs no code; spandrel only sees tensors.
+srkd's own reader, which runs no code, reads the file; spandrel only receives tensors.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from compressor.teachers.foreign import ForeignFacts, ModuleProgram, count_param
 
 
 class NotKnown(SrkdError):
-    """spandrel recognises no network in these tensors."""
+    """Raised if spandrel recognises no network in these tensors."""
 
 
 def is_spandrel_installed() -> bool:
@@ -29,7 +29,7 @@ def is_spandrel_installed() -> bool:
 
 
 def open_spandrel(state: Mapping[str, torch.Tensor], label: str) -> ModuleProgram:
-    """Open the network that spandrel finds in a state dict, as a model of [0,1] images."""
+    """Return the network that spandrel recognises in a state dict, as a model of images in [0,1]."""
     spandrel = import_spandrel()
     try:
         model = spandrel.ModelLoader(device="cpu").load_from_state_dict(dict(state))
@@ -48,7 +48,9 @@ def open_spandrel(state: Mapping[str, torch.Tensor], label: str) -> ModuleProgra
 
 
 class SpandrelProgram(ModuleProgram):
-    """spandrel's own call clamps to [0,1] and gives tensors that no loss may keep; here its network is called."""
+    """A network of spandrel, called directly: spandrel's own call clamps to [0,1] and returns tensors unusable in a
+    loss.
+    """
 
     def __init__(self, model: Any, facts: ForeignFacts, label: str) -> None:
         super().__init__(model.model, facts, label)
@@ -61,7 +63,7 @@ class SpandrelProgram(ModuleProgram):
 
 
 def import_spandrel() -> Any:
-    """Import the package; two of its 42 architectures want three names of torchvision at import."""
+    """Return the package spandrel; two of its 42 architectures import three names of torchvision."""
     if not is_spandrel_installed():
         raise MissingExtra("spandrel", "spandrel")
     with torchvision_stand_in(), one_line("spandrel is installed but cannot be imported"):
@@ -70,10 +72,10 @@ def import_spandrel() -> Any:
 
 @contextmanager
 def torchvision_stand_in() -> Iterator[None]:
-    """Within the block, `torchvision.transforms.functional` has the names that LaMa and RestoreFormer import.
+    """Provide within the block the names in `torchvision.transforms.functional` that LaMa and RestoreFormer import.
 
-    Where torchvision is installed it is left alone. The stand-ins are gone afterwards, so nobody takes them for
-    torchvision; a call of one of them raises an error that says what is missing.
+    An installed torchvision is used as it is. The stand-ins are removed afterwards, so that no other code mistakes them
+    for torchvision; calling one raises an error about the missing package.
     """
     if "torchvision" in sys.modules or importlib.util.find_spec("torchvision") is not None:
         yield

@@ -1,6 +1,6 @@
-"""A teacher: a frozen model that gives good images, and the file it came from.
+"""Teachers: frozen models with good outputs, and the files they come from.
 
-One of srkd's networks gives features and weights too; a foreign model gives outputs only.
+srkd's networks also give features and weights; a foreign model only gives outputs.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from compressor.teachers.programs import open_program
 
 @dataclass(frozen=True)
 class Origin:
-    """The file that a teacher came from, and what was assumed about it."""
+    """The file of a teacher, and the assumptions about it."""
 
     path: Path
     sha256: str
@@ -41,9 +41,9 @@ class Origin:
 
 
 class Teacher(ImageModel):
-    """A model in eval mode that gets no gradients, and its origin.
+    """A model in eval mode without gradients, and its origin.
 
-    `network` is set where srkd knows the architecture: features, weights and parts are asked of it.
+    `network` is set if srkd knows the architecture, and gives features, weights and parts.
     """
 
     def __init__(self, model: ImageModel, origin: Origin | None = None) -> None:
@@ -91,7 +91,7 @@ class Teacher(ImageModel):
         return self.model.settings()
 
     def alternatives(self) -> list[list[Mapping[str, Any]]]:
-        """Return none for srkd's own files, which state every setting."""
+        """Return no alternatives for srkd's own files, which state every setting."""
         is_stated = self.origin is not None and "srkd.spec" in (self.origin.header or {})
         return [] if is_stated else self.model.alternatives()
 
@@ -115,11 +115,11 @@ def load_teacher(
     arch_options: Mapping[str, object] | None = None,
     limits: float = 1.0,
 ) -> Teacher:
-    """Open any model file: a checkpoint or run folder of srkd or a known code base, TorchScript, ONNX, torch.export,
-    or a state dict that spandrel knows.
+    """Return the teacher in any model file: a checkpoint or run folder of srkd or a known code base, TorchScript, ONNX,
+    torch.export, or a state dict that spandrel supports.
 
-    For foreign files `arch_options` holds what `ForeignSettings.from_options` reads, and `weights`. A program may use
-    `limits` times the usual time, memory and output when it is first tried.
+    For foreign files `arch_options` holds the options of `ForeignSettings.from_options`, and `weights`. The trial of a
+    program may use `limits` times the usual time, memory and output.
     """
     path, options = weights_file(Path(path)), dict(arch_options or {})
     require_regular(path)
@@ -150,7 +150,9 @@ def _open_program(kind: str, path: Path, limits: Limits) -> Program:
 def _open_with_spandrel(
     path: Path, scale: int | None, options: dict[str, object], first: UnknownNetwork | DoesNotFit
 ) -> Teacher:
-    """Open tensors that fit no dialect of srkd whole; if spandrel does not know them either, the first error stands."""
+    """Open tensors that do not fully fit any dialect of srkd with spandrel; if it does not know them either, raise the
+    first error.
+    """
     from compressor.teachers.spandrel_teacher import NotKnown, is_spandrel_installed, open_spandrel
 
     if not is_spandrel_installed():

@@ -1,8 +1,8 @@
-"""TorchScript files: the operators that their programs may use, and how they are opened.
+"""TorchScript files: the operators that their programs may use, and their loading.
 
-TorchScript is a language of its own, with operators that write files (aten::save) and map them (aten::from_file), and
-loading a file runs the `__setstate__` of its classes. So what torch has compiled of a file, every function of every
-class, is compared with a list of operators, not the text it came from; that happens in a restricted child process.
+TorchScript is a programming language with operators that write files (aten::save) and map them (aten::from_file), and
+loading a file runs the `__setstate__` of its classes. So not its text but the code that torch compiled from it, every
+function of every class, is compared with a list of operators, in a restricted child process.
 """
 
 from __future__ import annotations
@@ -31,13 +31,15 @@ OPERATORS = frozenset({f"aten::{name}" for name in COMPUTING} | {f"prim::{name}"
 
 
 def check_torchscript(content: bytes, path: Path) -> None:
-    """Refuse a program with other operators than `OPERATORS`. For a restricted child: torch runs parts of the file."""
+    """Refuse a program with other operators than `OPERATORS`. Call it in a restricted child: torch runs parts of the
+    file.
+    """
     with open_bounded(content, path) as archive:
         _check_storages(archive, path)
     unit: Any = torch._C.CompilationUnit()
-    read: Any = torch._C.import_ir_module_from_buffer
+    import_module: Any = torch._C.import_ir_module_from_buffer
     with one_line(f"{path} is not a TorchScript file that this torch {torch.__version__} can open"):
-        read(unit, content, torch.device("cpu"), {}, False)
+        import_module(unit, content, torch.device("cpu"), {}, False)
     for function in unit.get_functions():
         for node in _nodes(function.graph):
             if node.kind() not in OPERATORS:
@@ -55,9 +57,9 @@ def _nodes(block: Any) -> Iterator[Any]:
 
 
 def _check_storages(archive: zipfile.ZipFile, path: Path) -> None:
-    """Refuse records shorter than their pickle says: torch would read beyond their end."""
+    """Refuse records shorter than their pickle declares: torch would read beyond their end."""
     sizes = {member.filename: member.file_size for member in archive.infolist()}
-    # A trace's examples (traced_inputs.pkl) are described and not stored, and not read either.
+    # A trace's examples (traced_inputs.pkl) are described, but neither stored nor read.
     for pickled in [name for name in sizes if name.endswith(("/data.pkl", "/constants.pkl")) and "/code/" not in name]:
         folder = pickled.removesuffix(".pkl")
         try:
@@ -74,7 +76,7 @@ def _check_storages(archive: zipfile.ZipFile, path: Path) -> None:
 
 
 def load_torchscript(content: bytes, path: Path) -> nn.Module:
-    """Return the module in eval mode, on the CPU."""
+    """Return the TorchScript module in eval mode, on the CPU."""
     with one_line(f"{path} is not a TorchScript file that this torch {torch.__version__} can open"):
         module: nn.Module = torch.jit.load(BytesIO(content), map_location="cpu")  # type: ignore[no-untyped-call]
     return module.eval()

@@ -1,1 +1,1 @@
-"""The training loop, what a distillation method is to it, and the run folder it writes."""
+"""The training loop, the protocols of distillation methods, and the run folder."""

@@ -1,7 +1,7 @@
-"""Several processes, started by torchrun: gloo between CPUs, NCCL between GPUs, and one line when one is lost.
+"""Several processes, started by torchrun: gloo between CPUs, NCCL between GPUs, and one line when a process is lost.
 
-A thread in each process sends heartbeats and watches the next process round the ring, so that one that is killed, hung
-or cut off is noticed, whatever the others wait for.
+A thread in each process sends heartbeats and watches the next process in the ring, so that a killed, hung or
+disconnected process is noticed, whatever the others wait for.
 """
 
 from __future__ import annotations
@@ -28,27 +28,26 @@ T = TypeVar("T")
 
 HEARTBEAT_SECONDS = 2.0
 MAX_MISSED_HEARTBEATS = 8
-"""The neighbour counts as lost after more heartbeats of this process without one of it; a clock would not do, because a
-process that was suspended itself must not blame the others."""
+"""Heartbeats of this process without one of its neighbour after which the neighbour counts as lost. A clock would not
+do: a process that was itself suspended must not blame the others."""
 
 MEETING_TIMEOUT = timedelta(minutes=10)
-"""The time in which every process has to appear: machines differ in how long they take to import torch."""
+"""Time within which every process has to start: machines differ in how long they take to import torch."""
 
 STORE_TIMEOUT = timedelta(seconds=15)
 JOIN_SECONDS = 60.0
-"""The time for the heartbeat thread to end: the store's answer, and a machine so busy that it takes four times as
-long."""
+"""Time for the heartbeat thread to end: the store's answer, on a machine so busy that it takes four times as long."""
 
 COLLECTIVE_TIMEOUT = timedelta(hours=12)
-"""How long a collective waits for a process that lives: decoding a large set takes what it takes."""
+"""Time limit of a collective while all processes are alive, as decoding a large set may take long."""
 
 
 class Heartbeat(threading.Thread):
-    """Sends heartbeats into the store, watches the next process round the ring, and reads what others noticed.
+    """A thread that sends heartbeats to the store, watches the next process in the ring, and reads the others' reports.
 
-    A collective's own time limit cannot do this: it would have to outlast the slowest validation, decoding or save, and
-    NCCL's ends in an abort without a line. The thread costs three small requests every other second, whatever the
-    number of processes. `on_loss` is called with the reason when a process is lost.
+    A collective's own time limit cannot replace it: that would have to exceed the slowest validation, decoding or save,
+    and NCCL's limit aborts without a line. The thread costs three small requests every two seconds, whatever the number
+    of processes. `on_loss` is called with the reason when a process is lost.
     """
 
     def __init__(self, host: str, port: int, rank: Rank, on_loss: Callable[[str], None]) -> None:
@@ -61,7 +60,7 @@ class Heartbeat(threading.Thread):
         try:
             reason = self._watch()
         except RuntimeError as error:
-            # When all part, the process that holds the store may be the first to go.
+            # At the end of the run, the process with the store may be the first to leave.
             host, port = self.address
             reason = f"{host}:{port}, where the processes meet, does not answer: {network_error(error)}"
             if self.parting.is_set():
@@ -70,12 +69,12 @@ class Heartbeat(threading.Thread):
             self.on_loss(reason)
 
     def stop(self) -> None:
-        """Stop, and wait for the end: a thread inside a library when Python ends brings the whole process down."""
+        """Stop, and wait for the end: a thread that is inside a library when Python exits crashes the process."""
         self.stopped.set()
         self.join(JOIN_SECONDS)
 
     def _watch(self) -> str | None:
-        """Send heartbeats until stopped, or return which process was lost."""
+        """Send heartbeats until stopped, or return a line about the lost process."""
         client = TCPStore(*self.address, is_master=False, wait_for_workers=False, timeout=MEETING_TIMEOUT)
         client.set_timeout(STORE_TIMEOUT)
         store = PrefixStore(self.prefix, client)
@@ -94,13 +93,13 @@ class Heartbeat(threading.Thread):
 
 
 def network_error(error: BaseException) -> str:
-    """Return an error of the network without the line of a library's source, advice to programmers and a stack."""
+    """Return a network error without source lines, advice to programmers and a stack trace."""
     lines = str(error).strip().splitlines()
     return lines[0].rpartition("] ")[2].partition(". ")[0][:160] if lines else type(error).__name__
 
 
 class Group(Processes):
-    """One of several processes. `print_error` prints the line of a process that cannot raise an error any more."""
+    """One of several processes. `print_error` prints the error line when no exception can be raised any more."""
 
     def __init__(self, rank: Rank, print_error: Callable[[str], None]) -> None:
         super().__init__(rank)
@@ -112,7 +111,7 @@ class Group(Processes):
         except (KeyError, ValueError) as error:
             raise UsageError("RANK is set and MASTER_ADDR:MASTER_PORT is not: start with torchrun") from error
         self.heartbeat = Heartbeat(host, port, rank, self._end)
-        # NCCL begins with the first tensor that lies on a GPU; what lies on the CPU (objects, checks) goes by gloo.
+        # NCCL is used for tensors on a GPU; gloo for those on the CPU (objects, checks).
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
         self.heartbeat.start()
         try:
@@ -180,44 +179,45 @@ class Group(Processes):
         raise (UsageError if code == UsageError.exit_code else SrkdError)(f"{prefix}{line}")
 
     def close(self, *, success: bool) -> None:
-        """Leave together after a success, at once after a failure."""
+        """Wait for the other processes after a success; leave at once after a failure."""
         try:
             if success:
                 self.heartbeat.parting.set()
                 self.gather_objects(None)
         finally:
             self.heartbeat.stop()
-            # NCCL waits for the others when it is taken down, and after a failure they may have ended.
+            # NCCL's shutdown waits for the others, which may have ended after a failure.
             if success or dist.get_backend() == "gloo":
                 dist.destroy_process_group()
 
     @contextmanager
     def _collective(self) -> Iterator[None]:
-        """Turn an error of the network into one line."""
+        """Turn a network error within the block into one line."""
         try:
             yield
         except RuntimeError as error:
             raise LostProcess(self._loss_line(network_error(error))) from error
 
     def _loss_line(self, reason: str) -> str:
-        noticed = f"rank {self.rank.index} of {self.rank.world_size} noticed: {reason}"
-        return f"another process was lost {self.position()} ({noticed}); {self.command}"
+        report = f"rank {self.rank.index} of {self.rank.world_size} noticed: {reason}"
+        return f"another process was lost {self.position()} ({report}); {self.command}"
 
     def set_resume_hint(self, position: Callable[[], str], command: str) -> None:
         self.position, self.command = position, f"continue with: {command}"
 
     def _end(self, reason: str) -> NoReturn:
-        """End from the heartbeat thread: the main one waits inside a library for a process that has ended."""
+        """End the process from the heartbeat thread: the main one waits in a library for an ended process."""
         self.print_error(self._loss_line(reason))
         os._exit(1)
 
 
 class _AllGather(torch.autograd.Function):
-    """Rows of all processes forward; backward every process gets the gradients that all of them have for its rows.
+    """Gather the rows of all processes; in the backward pass every process gets all processes' gradients for its rows.
 
-    Process r computes L_r from G = (x_1 … x_w); the global term is the mean L = 1/w · Σ_r L_r (where every process
-    computes the same, L = L_r). Handing x_s the gradient Σ_r ∂L_r/∂x_s = w · ∂L/∂x_s, and averaging over processes what
-    it becomes in the weights, gives 1/w · Σ_s w · ∂L/∂x_s · ∂x_s/∂θ = ∂L/∂θ: the gradient of one process with all rows.
+    Process r computes L_r from G = (x_1 … x_w); the global term is the mean L = 1/w · Σ_r L_r (if every process
+    computes the same, L = L_r). With the gradient Σ_r ∂L_r/∂x_s = w · ∂L/∂x_s for x_s, the average over processes of
+    the resulting weight gradients is 1/w · Σ_s w · ∂L/∂x_s · ∂x_s/∂θ = ∂L/∂θ: the gradient of a single process with all
+    rows.
     """
 
     @staticmethod
@@ -235,7 +235,7 @@ class _AllGather(torch.autograd.Function):
 
 @contextmanager
 def open_processes(rank: Rank, print_error: Callable[[str], None]) -> Iterator[Processes]:
-    """The processes of this run, for as long as it lasts."""
+    """Yield the processes of this run."""
     if rank.world_size == 1:
         yield Processes(rank)
         return
@@ -249,10 +249,10 @@ def open_processes(rank: Rank, print_error: Callable[[str], None]) -> Iterator[P
                 raise
             raise ReportedElsewhere(error.exit_code) from error
         except BaseException as error:
-            # torchrun ends the others as soon as one has ended: not before the line that says why.
+            # torchrun ends the other processes as soon as one has ended: print the line about the reason first.
             if threading.current_thread() is threading.main_thread():
                 signal.signal(signal.SIGTERM, signal.SIG_IGN)
-                note_signal()  # also one that came just before, which nothing handles now
+                note_signal()  # also for a signal just before, which no handler sees now
             group.close(success=False)
             silent = rank.is_leader or isinstance(error, (LostProcess, ReportedElsewhere))
             if isinstance(error, SrkdError) and not silent:
@@ -262,7 +262,7 @@ def open_processes(rank: Rank, print_error: Callable[[str], None]) -> Iterator[P
 
 
 def process_device(name: str, rank: Rank) -> str:
-    """Return the device of this process: `cuda` is each process's own GPU; a numbered one would be shared by all."""
+    """Return the device of this process: `cuda` means a GPU per process; a numbered one would be shared by all."""
     if rank.world_size == 1 or name == "cpu":
         return name
     if name != "cuda":
@@ -274,10 +274,9 @@ def process_device(name: str, rank: Rank) -> str:
 
 
 def _open_store(rank: Rank) -> Store:
-    """Open the store in which the processes exchange their addresses, under names of this attempt.
+    """Open the store in which the processes exchange their addresses, under the names of this attempt.
 
-    torchrun keeps the store when it begins anew, and a process that is early would find the address of one that has
-    ended.
+    torchrun keeps the store after a restart, and an early process would find the address of one that has ended.
     """
     store, _, _ = next(rendezvous("env://", rank.index, rank.world_size, timeout=COLLECTIVE_TIMEOUT))
     return PrefixStore(f"srkd-attempt-{rank.restarts}", store)
@@ -292,7 +291,7 @@ def _describe(failure: Exception) -> tuple[str, int]:
 
 @contextmanager
 def _report_sigterm() -> Iterator[None]:
-    """Outside of training, where it asks to stop, SIGTERM ends a process with a line."""
+    """Let SIGTERM end the process with a line within the block (training handles SIGTERM as a stop request)."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

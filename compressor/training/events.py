@@ -1,6 +1,6 @@
 """The events of a run: metrics, progress, validation, checkpoints.
 
-Student, teacher and bicubic are scored side by side on the same few images, by the protocol of every other number here.
+Student, teacher and bicubic are scored on the same few images, by the same protocol as all other scores.
 """
 
 from __future__ import annotations
@@ -30,17 +30,18 @@ from compressor.training.stage import Stage
 from compressor.training.state import State, require_equal_weights
 
 STATUS_SECONDS = 0.5
-"""The loss is shown so often at most."""
+"""Minimum interval of the status line, in seconds."""
 SAVE_SECONDS = 60.0
-"""The most work, in seconds, that a crash can cost beside the current step."""
+"""Interval of saved states in seconds, the most work that a crash can cost besides the current step."""
 
 Advise: TypeAlias = Callable[[float, int], str | None]
-"""Called as advise(seconds per step, steps ahead) as soon as a long run's speed is known: a line for its user."""
+"""Called as advise(seconds per step, steps left) once a long run's speed is known; returns a line for the user, or
+None."""
 
 
 @dataclass(frozen=True)
 class Reference:
-    """The scores that the student is compared with, in dB on the validation images."""
+    """Reference scores for the student, in dB on the validation images."""
 
     bicubic: float
     teacher: float | None
@@ -51,7 +52,9 @@ class Reference:
 
 
 class RunEvents:
-    """Writes metrics.jsonl and log.txt, feeds the trackers, validates, keeps the last state and the best student."""
+    """The listener that writes metrics.jsonl and log.txt, feeds the trackers, validates, and saves states and the best
+    student.
+    """
 
     def __init__(
         self,
@@ -87,13 +90,13 @@ class RunEvents:
         self.folder.metrics("train", done, {**numbers, "rate": rate}, hashes)
         stage_began = max(end for end in (0, *self.ends) if end < done)
         message = self.balance.add(done - stage_began, numbers)
-        if message is not None and not self.flagged:  # Once a run.
+        if message is not None and not self.flagged:  # once per run
             self.flagged = True
             self.folder.flag(done, message)
             self.context.note(f"step {done}/{self.steps}: {message}")
 
     def _report_pace(self, done: int, losses: Losses) -> None:
-        """Report loss, speed and time left, and once how long the run will take."""
+        """Report loss, speed and remaining time, and once the expected duration of the run."""
         pace, status = self.pace, self.context.status
         if pace is None:
             return
@@ -107,7 +110,7 @@ class RunEvents:
                 self.note(advice)
         now = time.monotonic()
         if status is not None and now - self.status_at > STATUS_SECONDS:
-            # The loss is fetched from the device only for a line that somebody reads.
+            # Copy the loss from the device only for a status line.
             status(pace.line(float(losses.total.detach())), pace.seconds_left)
             self.status_at = now
 
@@ -124,7 +127,9 @@ class RunEvents:
         self.context.note(line)
 
     def how_to_continue(self) -> str:
-        """Resuming repeats the same steps: it helps only where the fault was outside the run."""
+        """Return advice after a failure. Resuming repeats the same steps, so it helps only if the cause was outside the
+        run.
+        """
         best = self.folder.best
         start = f" --init-from {best}" if best.is_file() else ""
         return (
@@ -146,7 +151,7 @@ class RunEvents:
             )
 
     def validate(self, done: int, state: State) -> None:
-        """Score the averaged student; keep it beside the last state when it is the best so far."""
+        """Score the averaged student; save it if it is the best so far."""
         processes = self.context.processes
         require_equal_weights(state, processes)
         averaged, reference = state.averaged_network(), self.reference
@@ -167,7 +172,7 @@ class RunEvents:
 
 @torch.no_grad()
 def sr_8bit(model: ImageModel | None, lr: torch.Tensor, scale: int) -> torch.Tensor:
-    """Return the model's output in fp32, or the bicubic upscale without a model; rounded to 8 bit, on the CPU."""
+    """Return the model's output in fp32, or the bicubic enlargement without a model; rounded to 8 bit, on the CPU."""
     sr = upscale_bicubic(lr, scale) if model is None else model(lr.to(model.device))
     return to_u8(sr.float()).cpu().float() / 255
 
@@ -175,7 +180,7 @@ def sr_8bit(model: ImageModel | None, lr: torch.Tensor, scale: int) -> torch.Ten
 def mean_psnr_y(
     model: ImageModel | None, images: Sequence[ValidationImage], scale: int, processes: Processes | None = None
 ) -> float:
-    """Return the mean Y-PSNR in dB, border = scale; bicubic's without a model. Processes share the images in turn."""
+    """Return the mean Y-PSNR in dB, border = scale; bicubic's without a model. Processes divide the images."""
     processes = processes or Processes()
     figures = torch.zeros(len(images))
     for index in range(processes.rank.index, len(images), processes.rank.world_size):

@@ -1,7 +1,8 @@
-"""The cost of one training step, without data and at once: the methods run once on the meta device.
+"""The cost of one training step, computed without data: the methods run once on the meta device.
 
-It counts the networks' forwards, the features that are read of the teacher, multiply-accumulates, and every tensor from
-its creation to its end, through the backward pass; the optimiser's and the average's share follow from the parameters.
+It counts the networks' forward passes, the teacher's features that are read, multiply-accumulates, and every tensor
+from its creation to its end, including the backward pass; the memory of optimiser and average follows from the
+parameters.
 """
 
 from __future__ import annotations
@@ -32,15 +33,15 @@ from compressor.training.state import State
 from compressor.training.step import Step
 
 ADAM_TENSORS = 2
-"""Tensors that Adam keeps for each parameter; its fused update needs no more."""
+"""Tensors that Adam keeps per parameter; its fused update needs no more."""
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes in fp32, without those of torch and its libraries, the images, and a foreign teacher.
+    """The memory of a step: bytes in fp32, without torch and its libraries, the images, and a foreign teacher.
 
-    `trained` are the weights that learn, `frozen` those of the teacher and of helpers; `activations` lives between the
-    forward and the backward pass beside these; `peak` is the most that lives at once.
+    `trained` are the weights being trained, `frozen` those of the teacher and of helpers; `activations` exist between
+    forward and backward pass; `peak` is the maximum of everything that exists at once.
     """
 
     trained: int
@@ -65,10 +66,10 @@ class Memory:
 
 @dataclass(frozen=True)
 class Macs:
-    """Multiply-accumulates of a step, all updates together.
+    """The multiply-accumulates of a step, over all its updates.
 
-    `frozen` are those of the frozen teacher's forwards, `helper_forwards` those of the forwards through helpers (φ);
-    `total` has these and everything else, backward passes (through helpers too) included.
+    `frozen` are those of the frozen teacher's forward passes, `helper_forwards` those of the forward passes through
+    helpers (φ); `total` includes these and everything else, also backward passes (also through helpers).
     """
 
     total: int
@@ -78,7 +79,7 @@ class Macs:
 
 @dataclass(frozen=True)
 class Footprint:
-    """One step; `taps` are the features that are read of the teacher, `helper_forwards` passes through φ."""
+    """The footprint of one step; `taps` are the teacher's features in use, `helper_forwards` passes through φ."""
 
     student_forwards: int
     teacher_forwards: int
@@ -90,7 +91,7 @@ class Footprint:
 
 @dataclass(frozen=True)
 class BatchShape:
-    """The shape of a step's batch; without `labels` the teacher gives them."""
+    """The shape of a step's batch; without `labels` the teacher's outputs are the labels."""
 
     batch: int
     lr_patch: int
@@ -105,7 +106,9 @@ def footprint(
     *,
     quantisation: Quantisation | None = None,
 ) -> Footprint:
-    """Run one step of `stage` on shapes alone, in fp32 and not compiled; `quantisation` is the student's."""
+    """Return the cost of one step of `stage`, run on shapes alone, in fp32 and not compiled; `quantisation` is the
+    student's.
+    """
     stage = replace(stage, mode=PLAIN_MODE)
     with torch.device("meta"), _Meter() as live:
         frozen = None if teacher is None else _on_meta(teacher)
@@ -150,7 +153,7 @@ def footprint(
 
 
 def peak_bytes(loss: Callable[..., torch.Tensor], *shapes: Sequence[int]) -> int:
-    """Return the peak bytes of a loss of tensors of these shapes beside them, its backward pass included."""
+    """Return the peak bytes of a loss of tensors of these shapes, with its backward pass, without the tensors."""
     with torch.device("meta"), _Meter() as live:
         inputs = [torch.empty(tuple(shape), requires_grad=True) for shape in shapes]
         before = live.bytes
@@ -160,7 +163,7 @@ def peak_bytes(loss: Callable[..., torch.Tensor], *shapes: Sequence[int]) -> int
 
 
 def _begin_state(stage: Stage, student: Network, teacher: ImageModel | None) -> State:
-    """Return the state at the start of a stage, without optimiser and average: they have no part in either pass."""
+    """Return the state at the start of a stage, without optimiser and average, which neither pass uses."""
     networks: dict[Role, Network] = {"student": student}
     network = None if teacher is None else teacher.network
     if stage.role != "student":
@@ -175,14 +178,16 @@ def _begin_state(stage: Stage, student: Network, teacher: ImageModel | None) -> 
 
 @dataclass
 class _Part:
-    """Forward passes through some modules, and their multiply-accumulates."""
+    """The number of forward passes through some modules, and their multiply-accumulates."""
 
     forwards: int = 0
     macs: int = 0
 
 
 class _Meter(LiveBytes):  # type: ignore[no-untyped-call]
-    """The bytes of the tensors that are alive, and their peak; multiply-accumulates, also those within some modules."""
+    """A meter of the bytes of live tensors with their peak, and of multiply-accumulates, in total and within some
+    modules.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -191,7 +196,7 @@ class _Meter(LiveBytes):  # type: ignore[no-untyped-call]
         self._within: list[_Part] = []
 
     def follow(self, name: str, module: nn.Module) -> None:
-        """Count the passes through a module, which lives no longer than the meter, as those of a part."""
+        """Count the passes through a module (which must not outlive the meter) as those of a part."""
         part = self.parts[name]
 
         def enter(*_: object) -> None:
@@ -215,7 +220,7 @@ class _Meter(LiveBytes):  # type: ignore[no-untyped-call]
 
 
 def _on_meta(teacher: ImageModel) -> ImageModel:
-    """Return the teacher on the meta device; a foreign one gives images of the right size and computes nothing."""
+    """Return the teacher on the meta device; a foreign one returns images of the right size without computing."""
     if teacher.network is not None:
         network = teacher.network
         return build(network.spec, quantisation=network.quantisation).requires_grad_(False)
@@ -225,7 +230,7 @@ def _on_meta(teacher: ImageModel) -> ImageModel:
 
 @dataclass(frozen=True)
 class _ShapeOnly:
-    """A program that gives images of the right size and computes nothing."""
+    """A program that returns images of the right size without computing."""
 
     facts: ForeignFacts
 

@@ -1,14 +1,15 @@
-"""Checks of a run: bad steps are skipped, terms that outweigh the pixel loss are flagged, and each must teach.
+"""Checks of a run: bad steps are skipped, terms that outweigh the pixel loss are flagged, and every term must have a
+gradient.
 
 A step is skipped when
-
 - its loss or its gradient norm is not finite, or
-- its loss is over MAX_RATIO times the average of recent good steps, once MIN_GOOD_STEPS of them have been seen. The
-  average is the mean of the good steps so far and, from HORIZON on, an exponential one of that length; skipped steps
-  never enter it, so that an explosion cannot raise its own bound. Where the average is not positive this rule rests.
+- its loss is over MAX_RATIO times the average of recent good steps, after at least MIN_GOOD_STEPS good steps. The
+average is the mean of the good steps so far and, from HORIZON on, an exponential one of that length; skipped steps
+never enter it, so that an explosion cannot raise its own bound. The rule does not apply while the average is not
+positive.
 
-Skipped means: no update of weights, of Adam's moments, or of the average of the weights; the step's number goes on,
-so that the next step sees other images. After MAX_IN_A_ROW skipped steps the run ends.
+A skipped step does not update the weights, Adam's moments, or the average of the weights; the step's number still
+advances, so that the next step uses other images. After MAX_IN_A_ROW consecutive skipped steps the run ends.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ WEIGHTED = "weighted/"
 
 @dataclass(frozen=True)
 class Skipped:
-    """A step that changed nothing: the terms at fault, and why in words."""
+    """A skipped step: the terms at fault, and the reason."""
 
     terms: tuple[str, ...]
     why: str
@@ -45,7 +46,7 @@ class Skipped:
 
 @dataclass
 class Guard:
-    """Judges each step; part of the state, so that a resumed run skips the same steps."""
+    """The judge of each step; it is part of the state, so that a resumed run skips the same steps."""
 
     good: int = 0
     average: float = 0.0
@@ -53,7 +54,7 @@ class Guard:
     skipped: int = 0
 
     def judge(self, loss: float, norm: float, numbers: Callable[[], Mapping[str, float]]) -> Skipped | None:
-        """Return None for a good step, which then counts; `numbers` (Losses.numbers) is called for a bad one only."""
+        """Return None for a good step and count it; `numbers` (Losses.numbers) is called only for a bad one."""
         fault = self._fault(loss, norm, numbers)
         if fault is None:
             self.good += 1
@@ -84,7 +85,7 @@ class Guard:
 
 
 def non_finite_names(numbers: Mapping[str, float]) -> tuple[str, ...]:
-    """Return the names at fault: raw terms, else terms after their weight, else the sum."""
+    """Return the non-finite names: raw terms, else weighted terms, else the sum."""
     wrong = [name for name, value in numbers.items() if not math.isfinite(value)]
     for prefix in ("raw/", WEIGHTED, ""):
         names = tuple(name for name in wrong if name.startswith(prefix))
@@ -95,20 +96,20 @@ def non_finite_names(numbers: Mapping[str, float]) -> tuple[str, ...]:
 
 MAX_BALANCE = 3.0
 BALANCE_STEPS = 5000
-"""Steps of a stage: earlier, a recipe may still lean on its teacher."""
+"""Steps of a stage before the first check: earlier, a recipe may still depend on its teacher."""
 BALANCE_ROWS = 10
-"""Logged steps whose mean is judged, since one batch says little."""
+"""Number of logged steps that are averaged, as a single batch is noisy."""
 
 
 class Balance:
-    """The weight of the other terms against the pixel loss, from the numbers that are logged anyway."""
+    """A check of the other terms' weight relative to the pixel loss, from the logged numbers."""
 
     def __init__(self) -> None:
         self._rows: deque[dict[str, float]] = deque(maxlen=BALANCE_ROWS)
         self._last = 0
 
     def add(self, step: int, numbers: Mapping[str, float]) -> str | None:
-        """Add a row, `step` counted from the stage's beginning; return a warning where the other terms dominate."""
+        """Add a row, with `step` counted from the start of the stage; return a warning if the other terms dominate."""
         if step <= self._last:
             self._rows.clear()
         self._last = step
@@ -129,14 +130,15 @@ class Balance:
 
 
 def is_pixel(term: str) -> bool:
-    """True for `pixel`, and for the same loss of a further input or student, such as `widths_pixel`."""
+    """Return True for `pixel`, and for the same loss of a further input or student, such as `widths_pixel`."""
     return term == "pixel" or term.endswith("_pixel")
 
 
 def require_paths(terms: Mapping[str, torch.Tensor], student: nn.Module) -> None:
-    """Refuse the first term from which no gradient reaches a parameter of the student.
+    """Refuse the first term without a gradient to any parameter of the student.
 
-    Modules that a method trains beside the student do not count: a term that teaches only them teaches nothing.
+    Modules that a method trains beside the student do not count: a term that trains only them does not teach the
+    student.
     """
     parameters = [parameter for parameter in student.parameters() if parameter.requires_grad]
     for name, term in terms.items():
@@ -149,24 +151,26 @@ def require_paths(terms: Mapping[str, torch.Tensor], student: nn.Module) -> None
 
 
 def _graph_reaches(term: torch.Tensor, parameters: Collection[nn.Parameter]) -> bool:
-    """True where the recorded graph ends in one of the parameters; only the nodes at its ends hold a `variable`."""
+    """Return True if the autograd graph ends in one of the parameters; only its leaf nodes hold a `variable`."""
     ids = {id(parameter) for parameter in parameters}
     waiting: list[Any] = [term.grad_fn]
-    seen = {None}
+    visited = {None}
     while waiting:
         node = waiting.pop()
-        if node in seen:
+        if node in visited:
             continue
         if id(getattr(node, "variable", None)) in ids:
             return True
-        seen.add(node)
+        visited.add(node)
         waiting.extend(following for following, _ in node.next_functions)
     return False
 
 
 def _gradient_arrives(term: torch.Tensor, parameters: Collection[nn.Parameter]) -> bool:
-    """Go backward from this term alone and look. Reentrant checkpointing hides the parameters from the graph, and only
-    its backward brings them out; one more backward in the rare run that has it, or that is about to be refused."""
+    """Return True if a backward pass from this term alone reaches a parameter. Reentrant checkpointing hides the
+    parameters from the graph until its backward pass; this costs one more backward pass in the rare run that uses it or
+    is about to be refused.
+    """
     if not term.requires_grad:
         return False
     gradients = [parameter.grad for parameter in parameters]

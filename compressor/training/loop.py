@@ -25,38 +25,38 @@ from compressor.training.step import Step, StepNetworks
 
 
 class BatchSource(Protocol):
-    """The batches of a run by the step's number, so that a resumed run sees the same ones."""
+    """The batches of a run by step number, so that a resumed run uses the same ones."""
 
     def at(self, step: int) -> Batch: ...
 
 
 class Events(Protocol):
-    """The listener of a run: it logs, validates and saves."""
+    """The listener of a run, which logs, validates and saves."""
 
     def on_step(self, done: int, rate: float, losses: Losses) -> None: ...
 
     def on_skip(self, done: int, skipped: Skipped) -> None:
-        """Called in place of `on_step` for a step that changed nothing."""
+        """Handle a skipped step (instead of `on_step`)."""
         ...
 
     def after_step(self, done: int, state: State) -> None:
-        """Called after each step; validates and saves when it is time to."""
+        """Validate and save if it is due; called after each step."""
         ...
 
     def note(self, line: str) -> None:
-        """Report one line to a person and to the log."""
+        """Report one line to the user and to the log."""
         ...
 
     def how_to_continue(self) -> str:
-        """Return what is safe and how to go on, for the line that ends a run."""
+        """Return what is saved and how to continue, for the line that ends a run."""
         ...
 
 
 @dataclass(frozen=True)
 class Trainer:
-    """A run of stages, from wherever `state` stands: the middle of one, or the end of one.
+    """A run of stages, from the position of `state`: within a stage or at its end.
 
-    `teacher` is the model that was loaded; a stage may train a copy of it, never the model itself.
+    `teacher` is the loaded model; a stage may train a copy of it, never the model itself.
     """
 
     stages: Sequence[Stage]
@@ -68,7 +68,9 @@ class Trainer:
     context: Context = field(default_factory=Context)
 
     def run(self) -> None:
-        """Run the stages in order. The frozen teachers have the same weights before and after each, to the bit."""
+        """Run the stages in order. The weights of the frozen teachers must be bitwise equal before and after each
+        stage.
+        """
         for index in range(self.state.stage, len(self.stages)):
             stage = self.stages[index]
             if index > self.state.stage:
@@ -80,7 +82,7 @@ class Trainer:
                 raise SrkdError(f"the frozen teacher changed in stage {stage.name!r}: this is a fault of the recipe")
 
     def train(self, stage: Stage) -> None:
-        """Take the steps of `stage` that are still to be taken."""
+        """Run the remaining steps of `stage`."""
         state, events = self.state, self.events
         networks = build_networks(stage, state, self.teacher, events.note, self.context.processes)
         first, updates = state.done, stage.updates
@@ -108,7 +110,7 @@ class Trainer:
             events.after_step(state.done, state)
 
     def _update(self, stage: Stage, step: Step) -> tuple[Losses, Skipped | None]:
-        """Go forward and backward, and move the optimiser unless the guard objects."""
+        """Run the forward and backward pass, and update the weights unless the guard objects."""
         state, processes = self.state, self.context.processes
         if stage.mode.compiled:
             begin_compiled_step()
@@ -121,7 +123,7 @@ class Trainer:
         parameters = [parameter for group in state.optimiser.param_groups for parameter in group["params"]]
         losses = average_over_processes(losses, parameters, processes)
         norm = clip_gradients(parameters, stage.optimiser.clip)
-        # Loss and norm in one copy: on a GPU the guard costs this one synchronisation a step.
+        # Copy loss and norm together: on a GPU the guard costs only this synchronisation per step.
         loss_value, norm_value = torch.stack([losses.total.detach(), norm.to(losses.total.dtype)]).tolist()
         skipped = state.guard.judge(loss_value, norm_value, losses.numbers)
         if skipped is None:
@@ -131,10 +133,11 @@ class Trainer:
         return losses, skipped
 
     def _rehearse(self, stage: Stage, number: int, batch: Batch, networks: StepNetworks) -> None:
-        """Run every method once and drop the terms: from then on one forward gives all that is asked of an input.
+        """Run every method once and drop the terms, so that the runners know all requests: then one forward pass serves
+        them all.
 
-        Terms that methods share must be the same here. A resumed run rehearses too, so that its first step is made
-        like every other.
+        Terms shared by methods must be equal here. A resumed run rehearses, too, so that its first step is computed
+        like any other.
         """
         for part in range(stage.updates):
             step = Step(number, self.seed, batch, networks, part)
@@ -142,7 +145,7 @@ class Trainer:
             self.context.processes.run_on_all(functools.partial(require_same_terms, terms))
 
     def _calibrate(self, stage: Stage, losses: Losses) -> None:
-        """Let a good step count for the weights that are still to be calibrated."""
+        """Add a good step to the pending calibration of weights."""
         calibration, weights = self.state.calibration, stage.term_weights
         if not calibration.is_pending(weights):
             return
@@ -151,13 +154,13 @@ class Trainer:
             self.events.note(f"weight of {name}: {weight:.6g}, calibrated over {calibration.count} steps")
 
     def _teacher_fingerprints(self) -> list[str]:
-        """Hash the loaded teacher and, in a stage that freezes it, its tuned copy."""
+        """Return hashes of the loaded teacher and, in a stage that freezes it, of its tuned copy."""
         tuned = self.state.networks.get("teacher") if self.state.role == "student" else None
         return [model.fingerprint() for model in (self.teacher, tuned) if model is not None]
 
 
 def clip_gradients(parameters: Sequence[torch.nn.Parameter], clip: float | None) -> torch.Tensor:
-    """Clip all gradients together to the norm `clip`, and return their norm before that."""
+    """Clip all gradients together to the norm `clip`, and return their norm before clipping."""
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     norm = torch.nn.utils.get_total_norm(gradients)
     if clip is not None:
@@ -166,7 +169,7 @@ def clip_gradients(parameters: Sequence[torch.nn.Parameter], clip: float | None)
 
 
 def set_rate(optimiser: torch.optim.Optimizer, rate: float) -> float:
-    """Set the learning rate, and return it; a group with a rate of its own keeps its ratio to it."""
+    """Set and return the learning rate; a group with its own rate keeps its ratio to it."""
     for group in optimiser.param_groups:
         group["lr"] = rate * group.get(RATE_RATIO, 1.0)
     return rate

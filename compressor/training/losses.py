@@ -1,4 +1,4 @@
-"""The losses of a step: terms by name, raw and weighted, their sum, and their means over all processes."""
+"""The losses of a step: terms by name, raw and weighted, their sum, and means over all processes."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from compressor.training.state import State
 from compressor.training.step import Step
 
 SAME_TERM_TOLERANCE = 1e-4
-"""Relative, of one quantity that two methods compute each in its way."""
+"""Relative tolerance for one quantity that two methods compute differently."""
 
 
 class Losses:
-    """Raw terms by name, their weights, and the weighted sum; numbers are fetched only when they are logged."""
+    """Raw terms by name, their weights, and the weighted sum; numbers are copied from the device only for logging."""
 
     def __init__(
         self,
@@ -36,13 +36,15 @@ class Losses:
         return {**raw, **weighted, "loss": float(self.total.detach()), **observed}
 
     def merged(self, later: Losses) -> Losses:
-        """Return these losses and those of a later update of the same step."""
+        """Return these losses merged with those of a later update of the same step."""
         terms, observed = {**self.terms, **later.terms}, {**self.observed, **later.observed}
         return Losses(terms, later.weights, observed)
 
 
 def compute_losses(stage: Stage, state: State, step: Step) -> Losses:
-    """Run the methods. Two that name the same term share it: `require_same_terms` has checked that it is the same."""
+    """Return the losses of the methods. Methods share terms of the same name, whose equality `require_same_terms` has
+    checked.
+    """
     terms: dict[str, torch.Tensor] = {}
     for method in stage.methods:
         terms.update(method.terms(step))
@@ -54,7 +56,7 @@ def compute_losses(stage: Stage, state: State, step: Step) -> Losses:
 
 
 def require_same_terms(terms_by_method: Mapping[str, Mapping[str, torch.Tensor]]) -> None:
-    """Refuse two quantities of one name: one of them would be computed and dropped."""
+    """Refuse different quantities with one name, as one of them would be dropped."""
     first: dict[str, tuple[str, float]] = {}
     for method, terms in terms_by_method.items():
         for name, term in terms.items():
@@ -69,9 +71,9 @@ def require_same_terms(terms_by_method: Mapping[str, Mapping[str, torch.Tensor]]
 
 
 def average_over_processes(losses: Losses, parameters: Sequence[torch.nn.Parameter], processes: Processes) -> Losses:
-    """Average the gradients over all processes and, in the same message, the terms and the request to stop.
+    """Average the gradients over all processes and, in the same message, the terms and the stop request.
 
-    From here on every process has the same numbers, so that each decides alone, and all alike, what to skip.
+    From here on every process has the same numbers and decides in the same way which steps to skip.
     """
     if processes.is_single:
         return losses
@@ -89,11 +91,11 @@ def average_over_processes(losses: Losses, parameters: Sequence[torch.nn.Paramet
 def average_gradients(
     parameters: Sequence[torch.nn.Parameter], numbers: torch.Tensor, processes: Processes
 ) -> torch.Tensor:
-    """Replace every gradient by its mean over the processes and return the mean of `numbers`, a vector.
+    """Replace every gradient by its mean over the processes, and return the mean of `numbers`, a vector.
 
-    All travel in one flat buffer: one message a step, whatever a method's graph looks like. A parameter without a
-    gradient on any process keeps none, so that the optimiser passes it over as it does in one process; where another
-    process has one, a missing one counts as zeros.
+    Everything is sent in one flat buffer: one message per step, whatever a method's graph looks like. A parameter
+    without a gradient on any process keeps none, so that the optimiser skips it as in a single process; if another
+    process has a gradient, a missing one counts as zeros.
     """
     if processes.is_single:
         return numbers
@@ -112,7 +114,7 @@ def average_gradients(
     for mean, gradient in zip(means, gradients, strict=True):
         if gradient is not None:
             gradient.copy_(mean.view_as(gradient))
-    # Looked at only where something is missing: on a GPU looking costs a synchronisation.
+    # Read this only if a gradient is missing: on a GPU reading it costs a synchronisation.
     for index, elsewhere in zip(missing, anywhere[missing].tolist() if missing else [], strict=True):
         if elsewhere:
             parameters[index].grad = means[index].view_as(parameters[index]).clone()

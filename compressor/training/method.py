@@ -1,11 +1,11 @@
-"""A distillation method: a name, weighted terms, and modules that are trained with the student.
+"""The protocol of a distillation method: a name, weighted terms, and modules that are trained with the student.
 
-Everything else that a method may do is an optional capability: a small protocol, declared once beside the code that
-uses it. docs/design/methods.md lists them.
+Everything else that a method may do is an optional capability: a small protocol, declared beside the code that uses it.
+docs/design/methods.md lists them.
 
-Weights that nobody published are calibrated in the first steps of a run, and then frozen. During calibration the term
-has weight 0. Then λ = ρ·U/R, with U the mean pixel term and R the mean raw term of those steps, so that the term begins
-with the share ρ of the pixel loss.
+Weights without a published value are calibrated in the first steps of a run, and then frozen. During calibration the
+term has weight 0. Then λ = ρ·U/R, with U the mean pixel term and R the mean raw term of those steps, so that the term
+starts with the share ρ of the pixel loss.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from compressor.models.quantisation import Quantisation
 from compressor.training.step import Step
 
 MAX_CALIBRATION_STEPS = 100
-"""Shorter runs calibrate over a tenth of their steps."""
+"""The most steps of calibration; runs of under ten times as many steps use a tenth of theirs."""
 
 Terms: TypeAlias = Mapping[str, torch.Tensor]
 """Named, unweighted, differentiable losses."""
@@ -31,20 +31,20 @@ Terms: TypeAlias = Mapping[str, torch.Tensor]
 
 @dataclass(frozen=True)
 class Calibrated:
-    """In place of a number: the term's share of the term called `against` when calibration ends."""
+    """A calibrated weight: the term's share of the term `against` at the end of calibration."""
 
     share: float = 0.2
     against: str = "pixel"
     by: str | None = None
-    """The observed number that is measured in place of the term, as for a gated term before its gate."""
+    """The observed number used instead of the term, such as a gated term before its gate."""
 
 
 Weights: TypeAlias = Mapping[str, float | Calibrated]
-"""The weight of each term, by its name."""
+"""The weights of the terms by name."""
 
 
 class Method(Protocol):
-    """A method asks the step for outputs and features, and returns named terms; it never sees the loop."""
+    """A method: it requests outputs and features from the step and returns named terms, without access to the loop."""
 
     @property
     def name(self) -> str: ...
@@ -55,7 +55,7 @@ class Method(Protocol):
     def modules(self, teacher: Network | None, student: Network) -> nn.ModuleDict:
         """Return projectors, heads, gates: trained with the student, never exported, never averaged.
 
-        A step has them as `step.modules[name]`.
+        They are available as `step.modules[name]`.
         """
         ...
 
@@ -63,7 +63,7 @@ class Method(Protocol):
 
 
 class PlainMethod:
-    """A base for methods that train no modules beside the student."""
+    """A base class for methods without modules of their own."""
 
     def modules(self, teacher: Network | None, student: Network) -> nn.ModuleDict:
         return nn.ModuleDict()
@@ -71,12 +71,12 @@ class PlainMethod:
 
 @runtime_checkable
 class FitsNetworks(Protocol):
-    """A method that checks the networks it is to work with, or leaves options for them to decide."""
+    """A method that checks the networks it works with, or has options that depend on them."""
 
     def fit(self, teacher: Network | None, student: Network) -> Method:
-        """Return the method with every option decided; refuse, in one line, networks that it cannot work with.
+        """Return the method with every option decided; refuse unsuitable networks in one line.
 
-        Called before anything is written. `teacher` is None where there is none, or where it gives outputs only.
+        This is called before anything is written. `teacher` is None if there is none, or if it only gives outputs.
         """
         ...
 
@@ -90,7 +90,7 @@ class QuantisesStudent(Protocol):
 
 
 def quantisation_of(methods: Sequence[Method]) -> Quantisation | None:
-    """Return what of the student the methods quantise; None: nothing."""
+    """Return the student's quantisation by the methods, or None."""
     return next((method.quantisation for method in methods if isinstance(method, QuantisesStudent)), None)
 
 
@@ -101,18 +101,18 @@ def fit_methods(methods: Sequence[Method], teacher: Network | None, student: Net
 
 @runtime_checkable
 class FeedsOtherSizes(Protocol):
-    """A method whose teacher is asked for images of other sizes than the batch has."""
+    """A method that runs the teacher on images of other sizes than the batch's."""
 
     def fit_sizes(self, teacher: Descriptor, lr_patch: int, scale: int) -> tuple[Method, str | None]:
-        """Return the method for a teacher that itself takes these sizes, and a note about what was switched off.
+        """Return the method for a teacher that accepts these sizes, and a note about anything switched off.
 
-        Called before the first image is read; what was asked for explicitly is refused where the teacher cannot.
+        This is called before the first image is read; an explicit option that the teacher cannot serve is refused.
         """
         ...
 
 
 def calibration_steps(steps: int) -> int:
-    """Return how many steps of a stage of `steps` are used for calibration."""
+    """Return the number of calibration steps for a stage of `steps`."""
     return max(1, min(MAX_CALIBRATION_STEPS, steps // 10))
 
 
@@ -125,7 +125,7 @@ class Calibration:
     count: int = 0
 
     def resolve(self, weights: Weights) -> dict[str, float]:
-        """Return a number for every term: 0 for one that is still being calibrated."""
+        """Return a number for every term: 0 for one whose calibration is not finished."""
         return {
             name: self.weights.get(name, 0.0) if isinstance(weight, Calibrated) else weight
             for name, weight in weights.items()
@@ -162,7 +162,7 @@ class Calibration:
         return weight.share * reference / total
 
     def state_dict(self) -> dict[str, Any]:
-        # The keys are those of saved states.
+        # These keys are part of the format of saved states.
         return {"found": dict(self.weights), "sums": dict(self.sums), "seen": self.count}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

@@ -19,7 +19,7 @@ from compressor.training.step import Runner, StepNetworks
 
 @runtime_checkable
 class HasHelpers(Protocol):
-    """A method whose terms look through frozen networks: `step.helpers[name]`; neither trained nor saved."""
+    """A method whose terms use frozen networks, `step.helpers[name]`, which are neither trained nor saved."""
 
     def helpers(self, teacher: Network | None, student: Network) -> nn.ModuleDict: ...
 
@@ -27,7 +27,7 @@ class HasHelpers(Protocol):
 def build_networks(
     stage: Stage, state: State, teacher: ImageModel | None, note: Note, processes: Processes
 ) -> StepNetworks:
-    """Build students and teacher, each in its precision and compiled where the mode says so; modules and helpers."""
+    """Return students, teacher, modules and helpers, each in its precision and compiled if the mode says so."""
     device, mode = next(state.trained_network.parameters()).device, stage.mode
 
     def runner(model: ImageModel, precision: Precision, trains: bool) -> Runner:

@@ -1,4 +1,4 @@
-"""How fast a run goes, by its own steps, and how long it will take."""
+"""The speed of a run, measured on its own steps, and its expected duration."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import torch
 from compressor.base.durations import describe_duration, format_duration
 
 WARM_UP_STEPS = 1
-"""The first step also allocates, compiles and reads files for the first time."""
+"""Number of first steps that are not timed: they also allocate, compile and read files."""
 ESTIMATE_STEPS, ESTIMATE_SECONDS = 20, 3.0
-"""A run's length is estimated after so many steps, or after so many seconds and at least two steps."""
+"""A run's duration is estimated after this many steps, or after this many seconds and at least two steps."""
 WORTH_SAYING_SECONDS = 20.0
-"""A shorter run is over before its estimate is read."""
+"""Duration below which no estimate is reported."""
 WINDOW_SECONDS = 30.0
-"""Steps a second are those of this last time."""
+"""Time window of the current speed, in seconds."""
 
 
 def describe_device(device: torch.device, processes: int = 1) -> str:
-    """Return what the run computes on, as a person calls it."""
+    """Return a description of the device for the user."""
     threads = torch.get_num_threads()
     if device.type != "cpu":
         where = str(device) if processes == 1 else device.type
@@ -32,9 +32,9 @@ def describe_device(device: torch.device, processes: int = 1) -> str:
 
 
 class Pace:
-    """The speed of the steps from `done` to `steps`, `where` they are computed.
+    """The speed of the steps from `done` to `steps`, on the device described by `where`.
 
-    `runs` like this are still to be made, this one included.
+    `runs` is the number of such runs still to be done, including this one.
     """
 
     def __init__(self, done: int, steps: int, *, where: str, runs: int = 1) -> None:
@@ -45,7 +45,7 @@ class Pace:
         self._has_estimated = False
 
     def step(self, done: int) -> None:
-        """Note that a step has ended."""
+        """Record the end of a step."""
         now, self.done = time.monotonic(), done
         if self._warm is None and done - self.first >= WARM_UP_STEPS:
             self._warm = now, done
@@ -55,13 +55,13 @@ class Pace:
 
     @property
     def steps_per_second(self) -> float:
-        """Steps a second of the last half minute; 0 before the first."""
+        """Steps per second in the last half minute; 0 before the first step."""
         (start, before), (now, done) = self._times[0], self._times[-1]
         return (done - before) / max(now - start, 1e-9)
 
     @property
     def seconds_left(self) -> float:
-        """Seconds to the last step at the mean speed so far, validations included."""
+        """Seconds until the last step at the mean speed so far, including validations."""
         start, before = self._warm or (self.began, self.first)
         if self.done <= before:
             start, before = self.began, self.first
@@ -69,11 +69,11 @@ class Pace:
         return seconds * (self.steps - self.done)
 
     def line(self, loss: float) -> str:
-        """Return loss and speed."""
+        """Return a line with loss and speed."""
         return f"loss {loss:.4f}, {self.steps_per_second:.2f} steps/s"
 
     def estimate(self) -> str | None:
-        """Return the line about the length of the run, once, as soon as enough steps were timed; else None."""
+        """Return the line about the duration of the run, once, as soon as enough steps were timed; else None."""
         if self._has_estimated or self._warm is None:
             return None
         start, before = self._warm
@@ -81,11 +81,11 @@ class Pace:
         if count < ESTIMATE_STEPS and not (count >= 2 and seconds >= ESTIMATE_SECONDS):
             return None
         self._has_estimated = True
-        left = self.steps - before
-        total = seconds / count * left
+        steps = self.steps - before
+        total = seconds / count * steps
         if total < WORTH_SAYING_SECONDS:
             return None
-        line = f"time: {describe_duration(total, left, self.where)}"
+        line = f"time: {describe_duration(total, steps, self.where)}"
         line += f" ({count / seconds:.2f} steps/s, validations apart)"
         more = f"; this run and the {self.runs - 1} after it about {format_duration(total * self.runs)}"
         return line + (more if self.runs > 1 else "")

@@ -25,19 +25,19 @@ KEPT_STATES = 3
 FACTS, METRICS, LOG, LOCK = "run.json", "metrics.jsonl", "log.txt", ".lock"
 STUDENT, SHEET = "student.safetensors", "comparison.png"
 FLOAT_STUDENT = "student-float.safetensors"
-"""The student that was distilled, beside the one that was quantised."""
+"""The distilled float student, kept beside the quantised one."""
 JOINT_TEACHER = "teacher_joint.safetensors"
-"""The teacher that was trained with the student inside it: students of other widths can be cut from it."""
+"""The teacher that was trained jointly with the student inside it; students of other widths can be cut from it."""
 REPLACED_FILES = (FACTS, METRICS, STUDENT, SHEET, JOINT_TEACHER, FLOAT_STUDENT)
 """Files that are written under a temporary name first."""
 MOST_FACTS_BYTES = 64 * 10**6
 
 
 class RunFolder:
-    """Everything that a run writes. An existing run is never written over, only continued.
+    """The folder of everything that a run writes. An existing run is never overwritten, only continued.
 
-    `part_of` is the folder of the plan that the run belongs to; `trackers` show its numbers elsewhere. Without `writes`
-    nothing is written or read: only the leading process has a folder, perhaps on another machine, and every process
+    `part_of` is the folder of the plan that the run belongs to; `trackers` also receive its numbers. Without `writes`
+    nothing is written or read: only the leading process has a folder, perhaps on another machine, while every process
     runs the same code.
     """
 
@@ -67,7 +67,7 @@ class RunFolder:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
 
     def write_facts(self, facts: Mapping[str, Any]) -> None:
-        """Write run.json: the request, everything decided from it, and at the end the result."""
+        """Write run.json: the request, all decisions derived from it, and at the end the result."""
         if self.writes:
             write_facts(self.path, facts)
         for tracker in self._trackers:
@@ -75,7 +75,7 @@ class RunFolder:
 
     @contextmanager
     def tracking(self) -> Iterator[None]:
-        """Let the trackers know at the end of the block whether the run is finished."""
+        """Tell the trackers at the end of the block whether the run is finished."""
         finished = False
         try:
             yield
@@ -88,12 +88,12 @@ class RunFolder:
                     self.log(str(error))
 
     def save_best(self, network: Network) -> None:
-        """Keep the best student so far."""
+        """Save the best student so far."""
         if self.writes:
             save_network(network, self.best, metadata={})
 
     def save(self, state: State) -> None:
-        """Save a state; the lines about its steps are on the disk before it."""
+        """Save a state, after flushing the log lines of its steps to the disk."""
         if not self.writes:
             return
         for name in (METRICS, LOG):
@@ -103,18 +103,18 @@ class RunFolder:
         self.states.save(state)
 
     def describe_safe_state(self) -> str:
-        """Return what is not lost, for the line that ends a run."""
+        """Return which state is saved, for the line that ends a run."""
         newest = self.states.newest()
         return "no state was saved yet" if newest is None else f"the last good state is {newest}"
 
     @property
     def resume_command(self) -> str:
-        """The command that continues this run, or the plan that it is part of."""
+        """The command that resumes this run, or the plan that it is part of."""
         return f"{self.program} compress --resume {self._plan}"
 
     @contextmanager
     def report_unwritable(self) -> Iterator[None]:
-        """Turn a file that cannot be written into a line that says what is safe and how to go on."""
+        """Turn a write error within the block into a line about what is saved and how to continue."""
         try:
             yield
         except Unwritable as error:
@@ -124,17 +124,17 @@ class RunFolder:
             raise SrkdError(f"{error}; {advice}") from error
 
     def drop_metrics_after(self, done: int) -> None:
-        """Drop metrics of steps that will be run again, and a line that a crash cut short."""
+        """Remove metrics of steps that will be repeated, and a line that a crash cut short."""
         if not self.writes:
             return
-        kept = [line for line, row in read_metrics(self.path) if row["step"] <= done]
+        lines = [line for line, row in read_metrics(self.path) if row["step"] <= done]
         with atomic_path(self.path / METRICS) as temporary:
-            temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+            temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
     def metrics(
         self, kind: str, done: int, numbers: Mapping[str, float], words: Mapping[str, str] | None = None
     ) -> None:
-        """Add a row to metrics.jsonl, and show its numbers in the trackers."""
+        """Append a row to metrics.jsonl, and send its numbers to the trackers."""
         self._append(METRICS, json.dumps({"kind": kind, "step": done, **numbers, **(words or {})}))
         for tracker in tuple(self._trackers):
             try:
@@ -144,19 +144,19 @@ class RunFolder:
                 self.log(f"step {done}: {error}")
 
     def log_skip(self, done: int, skipped: Skipped) -> None:
-        """Record a step that changed nothing, in metrics.jsonl and log.txt."""
+        """Record a skipped step in metrics.jsonl and log.txt."""
         loss = skipped.loss if math.isfinite(skipped.loss) else None
         facts = {"terms": skipped.terms, "why": skipped.why, "loss": loss, "in_a_row": skipped.in_a_row}
         self._append(METRICS, json.dumps({"kind": "skipped", "step": done, **facts}))
         self.log(f"step {done} skipped: {skipped.why}")
 
     def flag(self, done: int, why: str) -> None:
-        """Record what a reader of the run's result should know, in metrics.jsonl and log.txt."""
+        """Record a warning about the run's result in metrics.jsonl and log.txt."""
         self._append(METRICS, json.dumps({"kind": "flag", "step": done, "why": why}))
         self.log(f"step {done}: {why}")
 
     def flags(self) -> tuple[str, ...]:
-        """Return what was flagged so far, also before the run was continued."""
+        """Return all warnings so far, also those from before the run was resumed."""
         rows = [row for _, row in read_metrics(self.path)] if self.writes else []
         return tuple(f"step {row['step']}: {row.get('why')}" for row in rows if row.get("kind") == "flag")
 
@@ -170,7 +170,7 @@ class RunFolder:
 
 @dataclass(frozen=True)
 class SavedStates:
-    """The last few states of a run, checkpoints/state-00001000.pt and its like; the folder alone is the record."""
+    """The last few states of a run, checkpoints/state-00001000.pt and so on; the folder is the only record of them."""
 
     folder: Path
 
@@ -184,7 +184,7 @@ class SavedStates:
         return next(reversed(self.paths()), None)
 
     def save(self, state: State) -> Path:
-        """Save, and only then remove the oldest."""
+        """Save a state, and only then remove the oldest."""
         path = self.folder / f"state-{state.done:08d}.pt"
         state.save(path)
         for old in self.paths()[:-KEPT_STATES]:
@@ -195,7 +195,7 @@ class SavedStates:
         return path
 
     def load_newest(self, load: Callable[[Path], None], note: Note) -> Path | None:
-        """Load the newest state that can be read; None where none was ever saved. Damaged ones are set aside."""
+        """Load the newest readable state; None if none was ever saved. Damaged states are set aside."""
         damaged: dict[Path, DamagedState] = {}
         for path in reversed(self.paths()):
             try:
@@ -204,7 +204,7 @@ class SavedStates:
                 damaged[path] = error
                 continue
             for bad, why in damaged.items():
-                # Under its own name it would count as one of the last few, and push a good one out.
+                # Under its own name it would count as one of the last few and displace a good one.
                 bad.replace(bad.with_suffix(".damaged"))
                 note(f"{why}; it is set aside, and {path.name} is used instead")
             return path
@@ -216,13 +216,15 @@ class SavedStates:
         return None
 
     def remove_unfinished(self) -> None:
-        """Remove what a save left behind when the process was killed in the middle of it."""
+        """Remove the partial files of a save that was killed."""
         for half in self.folder.glob(".*.*"):
             half.unlink(missing_ok=True)
 
 
 class NoStates(SavedStates):
-    """No states: on a disk that machines share there may be some, for the leader alone to read and remove."""
+    """An empty set of states, for processes other than the leader: on a shared disk only the leader reads and removes
+    states.
+    """
 
     def paths(self) -> list[Path]:
         return []
@@ -232,20 +234,20 @@ class NoStates(SavedStates):
 
 
 def require_new(path: Path) -> None:
-    """Refuse a folder that holds something; what a start leaves that was killed before run.json does not count."""
+    """Refuse a non-empty folder; leftovers of a start that was killed before run.json do not count."""
     if path.exists() and (not path.is_dir() or any(not _is_leftover(item) for item in path.iterdir())):
         raise UsageError(f"--out {path} exists and is not empty: choose another folder or remove it")
 
 
 def _is_leftover(item: Path) -> bool:
-    """True for the lock, temporary files and the empty folder of states."""
+    """Return True for the lock, temporary files and the empty folder of states."""
     if item.name == "checkpoints" and item.is_dir():
         return not any(item.iterdir())
     return item.name == LOCK or item in temporary_files(item.parent, REPLACED_FILES)
 
 
 def remove_leftovers(run: Path) -> None:
-    """Remove the temporary files of a process that was killed; only for the process that has the folder's lock."""
+    """Remove the temporary files of a killed process; only the process with the folder's lock may call this."""
     for file in temporary_files(run, REPLACED_FILES):
         file.unlink(missing_ok=True)
 
@@ -257,11 +259,11 @@ def require_run(path: Path) -> None:
 
 
 MOST_ROW_CHARACTERS = 10**6
-"""A longer line of metrics.jsonl is read in parts, none of which is a row."""
+"""The longest line of metrics.jsonl; a longer one is read in parts, none of which is a row."""
 
 
 def read_metrics(run: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the rows of metrics.jsonl, as text and as values; what is no row (a crash cut it short) is passed over."""
+    """Yield the rows of metrics.jsonl, as text and as values; other lines (cut short by a crash) are skipped."""
     path = run / METRICS
     require_regular(path)
     if not path.is_file():
@@ -275,13 +277,13 @@ def read_metrics(run: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def write_facts(run: Path, facts: Mapping[str, Any]) -> None:
-    """Write run.json of a folder, whole or not at all."""
+    """Write run.json of a folder atomically."""
     with atomic_path(run / FACTS) as temporary:
         temporary.write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def read_facts(run: Path) -> dict[str, Any]:
-    """Read run.json of a folder."""
+    """Return the content of run.json of a folder."""
     try:
         facts = json.loads(read_text(run / FACTS, MOST_FACTS_BYTES))
     except (ValueError, RecursionError) as error:

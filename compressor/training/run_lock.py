@@ -1,6 +1,6 @@
-"""The lock on a run folder: one run writes into it at a time.
+"""The lock on a run folder: only one run writes to it at a time.
 
-It is a lock of the kernel (flock) on a file in the folder, so that nothing of it is left when its process is killed.
+It is a kernel lock (flock) on a file in the folder, so that it ends with its process, even if that is killed.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from compressor.base.files import unwritable_folder
 from compressor.training.run_folder import LOCK, remove_leftovers
 
 WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EINVAL)
-"""What a file system answers that has no locks."""
+"""Errors of file systems without locks."""
 
 
 @contextmanager
 def lock_run(run: Path, context: Context, option: str = "--out") -> Iterator[None]:
-    """Hold the lock on a run folder within the block; the folder is made, and removed again if nothing is put there.
+    """Hold the lock on a run folder within the block; the folder is created, and removed again if it stays empty.
 
-    The leading process takes it for all processes of its run. `option` named the folder: a folder that cannot be
-    written is a wrong value of it.
+    The leading process takes the lock for all processes of its run. `option` is the option that named the folder, for
+    the error if it cannot be written.
     """
     processes = context.processes
 
@@ -47,7 +47,7 @@ def lock_run(run: Path, context: Context, option: str = "--out") -> Iterator[Non
 
 
 class _Lock:
-    """An open lock file; `folders` were made for it, the outermost first."""
+    """An open lock file; `folders` were created for it, the outermost first."""
 
     def __init__(self, path: Path, descriptor: int, folders: list[Path], *, is_held: bool) -> None:
         self.path, self.descriptor, self.folders, self.is_held = path, descriptor, folders, is_held
@@ -66,7 +66,7 @@ class _Lock:
 
     @classmethod
     def _open(cls, path: Path, folders: list[Path], run: Path) -> _Lock | None:
-        """Return the lock; None where its file was removed by the process that held it before."""
+        """Return the lock; None if its file was removed by the previous holder."""
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             is_held = True
@@ -92,8 +92,8 @@ class _Lock:
         return cls(path, descriptor, folders, is_held=is_held)
 
     def release(self) -> None:
-        """Remove the lock file while it is still locked, and folders in which nothing else is."""
-        with suppress(OSError):  # a folder that can no longer be written: the lock ends with the descriptor
+        """Remove the lock file while it is still locked, and the created folders if they are empty."""
+        with suppress(OSError):  # if the folder is no longer writable, the lock still ends with the descriptor
             self.path.unlink(missing_ok=True)
             for folder in reversed(self.folders):
                 folder.rmdir()
@@ -101,7 +101,7 @@ class _Lock:
 
 
 def _is_file_of(descriptor: int, path: Path) -> bool:
-    """True if the open file is still the one at `path`."""
+    """Return True if the open file is still the one at `path`."""
     try:
         return os.path.samestat(os.fstat(descriptor), path.stat())
     except FileNotFoundError:

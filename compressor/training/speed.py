@@ -1,16 +1,16 @@
-"""How a student is trained on this machine: precision, memory layout and compilation.
+"""The execution mode of training on this machine: precision, memory layout and compilation.
 
-What decides are facts, never a clock, so that the same seed gives the same run on the same machine however busy it is:
-bf16 autocast where the processor computes bf16 natively and the run is not a short one, else fp32; channels last. A
-frozen teacher computes in the student's precision, if it is one of srkd's networks.
+It is decided by facts, never by timing, so that the same seed gives the same run on the same machine, however busy it
+is: bf16 autocast if the processor computes bf16 natively and the run is not short, else fp32; channels last. A frozen
+teacher computes in the student's precision, if it is one of srkd's networks.
 
-Only where the preset asks for it (`precision: measure`) a measurement decides. Candidates are then fp32 and, where it
-is native, bf16, each with channels last or first. In this order each has to be a tenth faster than the best before it,
-so that noise does not choose.
+Only if the preset asks for it (`precision: measure`), a measurement decides. The candidates are then fp32 and, if
+native, bf16, each with channels last or first. In this order each must be a tenth faster than the best before it, so
+that noise does not decide.
 
-On CUDA long runs compile the networks. The mode is `reduce-overhead`: kernels are fused and each forward and backward
-is recorded once as a CUDA graph and replayed, so that small convolutions no longer wait for Python. On CPU compilation
-adds nothing to a training step of these networks (measured: 1.0 times), so there it happens only when asked for.
+On CUDA long runs compile the networks. The mode is `reduce-overhead`: kernels are fused, and each forward and backward
+pass is recorded once as a CUDA graph and replayed, so that small convolutions no longer wait for Python. On a CPU
+compilation does not speed up a training step of these networks (measured: 1.0 times), so it is done only on request.
 """
 
 from __future__ import annotations
@@ -39,22 +39,22 @@ TeacherPrecisionOption = Literal["auto", "fp32", "bf16"]
 CompileOption = Literal["auto", "on", "off"]
 
 SHORT_RUN_MACS = 1.5e12
-"""A run whose student takes fewer multiply-accumulates, forward and backward, trains in fp32: half a minute on two
-threads of a processor of 2020 to 2024, which nobody needs to shorten."""
+"""Multiply-accumulates of the student, forward and backward, below which a run trains in fp32: half a minute on two
+threads of a processor of 2020 to 2024, too short to be worth accelerating."""
 PASSES_OF_A_STEP = 3
-"""A backward pass costs about two forward passes."""
+"""Forward passes per training step: a backward pass costs about two."""
 STEP_SECONDS = 0.25
-"""About how long one measured step lasts in fp32; it takes as many patches as fit."""
+"""Approximate duration of a measured step in fp32, in seconds; the number of patches is chosen for it."""
 ROUNDS = 3
 MARGIN = 1.1
-"""A candidate must be so many times faster than the best before it."""
+"""A candidate must be faster than the best before it by this factor."""
 MIN_COMPILED_STEPS = 2000
-"""Compilation takes about a minute: shorter runs are over sooner without."""
+"""Fewest steps for compilation, which takes about a minute: shorter runs end sooner without it."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A precision and a layout that training may use."""
+    """A candidate precision and memory layout of training."""
 
     precision: Precision
     layout: Layout
@@ -68,11 +68,11 @@ PLAIN = Candidate("fp32", "channels_last")
 
 @dataclass(frozen=True)
 class SpeedOptions:
-    """The choices of a preset; the facts of machine and run decide those that it leaves open."""
+    """The choices of a preset; "auto" leaves a choice to the facts of machine and run."""
 
     precision: PrecisionOption = "auto"
     teacher_precision: TeacherPrecisionOption = "auto"
-    """auto: that of the student."""
+    """The teacher's precision; auto: the student's."""
     compile: CompileOption = "auto"
 
     def of_teacher(self, student: Precision) -> Precision:
@@ -81,9 +81,9 @@ class SpeedOptions:
 
 @dataclass(frozen=True)
 class ExecutionMode:
-    """The choice and its reason; where it was measured, the milliseconds a step (forward and backward of the student).
+    """The chosen mode and its reason; if measured, the milliseconds per step (forward and backward of the student).
 
-    run.json keeps its fields, so that a resumed run trains in the same mode.
+    run.json stores its fields, so that a resumed run trains in the same mode.
     """
 
     precision: Precision
@@ -95,18 +95,18 @@ class ExecutionMode:
     reason: str = ""
 
     def lay_out(self, module: M) -> M:
-        """Give a module's tensors the mode's memory layout, in place."""
+        """Return a module with its tensors converted in place to the mode's memory layout."""
         return module.to(memory_format=memory_format(self.layout))  # type: ignore[call-overload, no-any-return]
 
     def line(self, lr_patch: int) -> str:
-        """Describe the choice in one line."""
-        chosen = f"{self.precision}, {self.layout.replace('_', ' ')}" + (", compiled" if self.compiled else "")
+        """Return the choice as one line."""
+        mode = f"{self.precision}, {self.layout.replace('_', ' ')}" + (", compiled" if self.compiled else "")
         if not self.step_ms:
-            return f"training in {chosen}" + (f": {self.reason}" if self.reason else "")
+            return f"training in {mode}" + (f": {self.reason}" if self.reason else "")
         ratio = self.step_ms[str(PLAIN)] / self.step_ms[str(Candidate(self.precision, self.layout))]
         times = ", ".join(f"{name} {ms:.1f} ms" for name, ms in self.step_ms.items())
         return (
-            f"training in {chosen}: {ratio:.2f} times fp32 channels last here "
+            f"training in {mode}: {ratio:.2f} times fp32 channels last here "
             f"({times}; {self.patches} patches of {lr_patch}x{lr_patch}, {torch.get_num_threads()} threads)"
         )
 
@@ -115,7 +115,7 @@ PLAIN_MODE = ExecutionMode(PLAIN.precision, PLAIN.layout)
 
 
 def plain_mode(options: SpeedOptions) -> ExecutionMode:
-    """Return the mode without a machine: what the options leave open is fp32 and not compiled."""
+    """Return the mode independently of a machine: open options become fp32 and not compiled."""
     precision: Precision = "bf16" if options.precision == "bf16" else "fp32"
     return ExecutionMode(precision, PLAIN.layout, options.of_teacher(precision), options.compile == "on")
 
@@ -129,7 +129,7 @@ def choose_execution_mode(
     device: torch.device,
     options: SpeedOptions = SpeedOptions(),
 ) -> ExecutionMode:
-    """Return how to train `student` on `device`; `batch` is that of all processes. The student is left as it is."""
+    """Return the mode to train `student` on `device`; `batch` is that of all processes. The student is not changed."""
     compiled = should_compile(options.compile, device=device, steps=steps)
     if options.precision == "measure":
         return _measured_mode(student, batch, lr_patch, device, options, compiled)
@@ -140,7 +140,7 @@ def choose_execution_mode(
 def _precision_by_facts(
     student: Network, patches: int, lr_patch: int, device: torch.device, option: Literal["auto", "fp32", "bf16"]
 ) -> tuple[Precision, str]:
-    """Return the precision for so many patches in all, and why."""
+    """Return the precision for this total number of patches, and the reason."""
     if option != "auto":
         return option, "the recipe or --set names it"
     if not computes_bf16(device):
@@ -172,7 +172,9 @@ def _measured_mode(
 
 
 def measure_macs_per_second(student: Network, lr_patch: int, device: torch.device, precision: Precision) -> float:
-    """Return multiply-accumulates a second of forward and backward of one patch: within a tenth of a second or two."""
+    """Return the multiply-accumulates per second of forward and backward of one patch, measured in a tenth of a second
+    or two.
+    """
     trial = _Trial(student, Candidate(precision, PLAIN.layout), 1, lr_patch, device)
     trial.run()
     times = [trial.seconds()]
@@ -182,7 +184,7 @@ def measure_macs_per_second(student: Network, lr_patch: int, device: torch.devic
 
 
 class _Trial:
-    """Forward and backward of a copy of the student on random patches."""
+    """A timed forward and backward pass of a copy of the student on random patches."""
 
     def __init__(
         self, student: Network, candidate: Candidate, patches: int, lr_patch: int, device: torch.device
@@ -201,7 +203,7 @@ class _Trial:
         torch.autograd.backward(F.l1_loss(sr.float(), torch.zeros_like(sr, dtype=torch.float32)))
 
     def seconds(self) -> float:
-        """Return the seconds of one run."""
+        """Return the duration of one run in seconds."""
         synchronise(self.device)
         began = time.perf_counter()
         self.run()
@@ -210,7 +212,7 @@ class _Trial:
 
 
 def _measure(trials: Sequence[_Trial]) -> dict[str, float]:
-    """Return milliseconds by name: the median of a few rounds taken in turns, after one that warms up."""
+    """Return milliseconds by name: the median of a few interleaved rounds after a warm-up."""
     for trial in trials:
         trial.run()
     times: dict[str, list[float]] = {trial.name: [] for trial in trials}
@@ -227,7 +229,7 @@ def should_compile(option: CompileOption, *, device: torch.device, steps: int) -
 
 
 class CompiledForward:
-    """A network's forward, compiled at the first call; eager for good, and one line says so, where that fails."""
+    """A network's forward pass, compiled at the first call; if that fails, it stays eager and one line reports it."""
 
     def __init__(self, network: Network, *, trains: bool, note: Note) -> None:
         self.network, self.trains, self.note = network, trains, note
@@ -239,7 +241,9 @@ class CompiledForward:
         return self._forward(lr)
 
     def _compile(self, lr: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
-        """Compile, and try it forward and backward in the caller's precision: backward is compiled on its own."""
+        """Return the compiled forward pass, tried forward and backward in the caller's precision: backward is compiled
+        separately.
+        """
         mode = "reduce-overhead" if lr.device.type == "cuda" else "default"
         forward = cast(Callable[[torch.Tensor], torch.Tensor], torch.compile(self.network, mode=mode, dynamic=False))
         try:
@@ -247,7 +251,7 @@ class CompiledForward:
             if self.trains:
                 torch.autograd.backward(sr.float().mean())
                 self.network.zero_grad(set_to_none=True)
-        except Exception as error:  # noqa: BLE001 - a compiler raises what its back ends raise; eager always works
+        except Exception as error:  # noqa: BLE001 - a compiler may raise any error of its back ends; eager always works
             self.note(f"torch.compile failed, so training goes on without it: {reason_of(error, first=True)[:160]}")
             torch.compiler.reset()
             return self.network
@@ -255,5 +259,5 @@ class CompiledForward:
 
 
 def begin_compiled_step() -> None:
-    """Tell CUDA graphs that outputs of the last step may be overwritten."""
+    """Tell CUDA graphs that the outputs of the last step may be overwritten."""
     torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""One stage of a run: what it trains, with which terms, schedule and optimiser."""
+"""A stage of a run: the network it trains, its terms, schedule and optimiser."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ from compressor.training.method import Calibrated, Method
 from compressor.training.speed import PLAIN_MODE, ExecutionMode
 
 Role = Literal["student", "teacher", "joint"]
-"""The network that a stage trains: the student; a copy of the teacher, which teaches the later stages; or a copy of the
-teacher with the students inside it."""
+"""The network that a stage trains: the student; a copy of the teacher for the later stages; or a copy of the teacher
+with the students inside it."""
 
 
 @runtime_checkable
 class TrainsJointly(Protocol):
-    """A method that trains a copy of the teacher, with the students inside it on slices of its weights."""
+    """A method that trains a copy of the teacher with the students inside it, on slices of its weights."""
 
     @property
     def segments(self) -> Segments:
-        """How a student inside the teacher reads the concatenations of its fusions."""
+        """The cut of fusions' concatenations for a student inside the teacher."""
         ...
 
     def branches(self, teacher: Spec) -> Sequence[Spec]:
-        """Return further students that are trained beside the student: step.student(branch=1) and so on."""
+        """Return further students that are trained with the student: step.student(branch=1) and so on."""
         ...
 
 
 @runtime_checkable
 class SeveralUpdates(Protocol):
-    """A method whose step has several updates: the optimiser moves after each, and the networks run anew for each.
+    """A method with several updates per step: the optimiser moves after each, and the networks run anew for each.
 
-    Gradients are cleared before the first only. `step.part` counts the updates.
+    Gradients are cleared only before the first. `step.part` is the index of the update.
     """
 
     @property
@@ -53,10 +53,10 @@ class HasEarlierStages(Protocol):
 
 @dataclass(frozen=True)
 class EarlierStage:
-    """A stage before the main one: `share` of its steps, `most` at the most, at a constant rate, validated at its end.
+    """A stage before the main one: `share` of its steps, at most `most`, at a constant rate, validated at its end.
 
-    Without a rate of its own it has the main stage's. With `tunes_teacher` it trains a copy of the teacher, which
-    teaches the later stages.
+    Without a rate of its own it uses the main stage's. With `tunes_teacher` it trains a copy of the teacher for the
+    later stages.
     """
 
     name: str
@@ -71,7 +71,7 @@ class EarlierStage:
 class OwnRate:
     """Parameters of the trained network with a learning rate and a weight decay of their own.
 
-    The rate follows the stage's schedule: where that falls to a half, so does this.
+    The rate is scaled with the stage's schedule: it halves when that halves.
     """
 
     parameters: Sequence[nn.Parameter]
@@ -90,7 +90,7 @@ class SetsOwnRates(Protocol):
 class Schedule:
     """The learning rate as a function of the step alone.
 
-    `milestones` multiplies by `factor` at each; `cosine` falls to zero at the end; both after a linear warm-up.
+    `milestones` multiplies by `factor` at each; `cosine` falls to zero at the end; each follows a linear warm-up.
     """
 
     steps: int
@@ -101,7 +101,7 @@ class Schedule:
     warmup: int = 0
 
     def at(self, step: int) -> float:
-        """Return the rate of the update made at `step`, counted from 0."""
+        """Return the rate of the update at `step`, counted from 0."""
         if step < self.warmup:
             return self.rate * (step + 1) / self.warmup
         if self.decay == "milestones":
@@ -130,7 +130,7 @@ class Average:
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage is data: the loop runs one. `weights` of terms by name win over the methods' own."""
+    """A stage, which the loop runs. `weights` of terms by name override the methods' own."""
 
     name: str
     methods: Sequence[Method]
@@ -151,7 +151,7 @@ class Stage:
 
     @property
     def segments(self) -> Segments:
-        """How a student inside the teacher reads concatenations."""
+        """The cut of concatenations for a student inside the teacher."""
         for method in self.methods:
             if isinstance(method, TrainsJointly):
                 return method.segments
@@ -159,7 +159,7 @@ class Stage:
 
     @property
     def term_weights(self) -> dict[str, float | Calibrated]:
-        """The weight of each term, some of them still to be calibrated."""
+        """The weight of each term; some are still to be calibrated."""
         weights = {name: weight for method in self.methods for name, weight in method.weights.items()}
         return {**weights, **{name: weight for name, weight in self.weights.items() if name in weights}}
 
@@ -170,7 +170,7 @@ class Stage:
 
 
 def updates_of(method: Method) -> int:
-    """Return how often the optimiser moves in a step of the method."""
+    """Return the number of optimiser updates in a step of the method."""
     return method.updates if isinstance(method, SeveralUpdates) else 1
 
 

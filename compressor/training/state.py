@@ -1,6 +1,6 @@
-"""Everything that must survive a run's death, and nothing else: networks, modules, optimiser, average, guard, progress.
+"""The complete state of a run, needed to resume it: networks, modules, optimiser, average, guard, progress.
 
-Every process trains a copy of the same state: they begin alike, and are checked to stay so.
+Every process trains a copy of the same state: the copies start equal, and are checked to stay equal.
 """
 
 from __future__ import annotations
@@ -29,14 +29,16 @@ from compressor.training.method import Calibration
 from compressor.training.stage import Role, SetsOwnRates, Stage
 
 RATE_RATIO = "rate_ratio"
-"""Key of a group of the optimiser's parameters: its rate over the stage's."""
+"""Key in a group of the optimiser's parameters: the group's rate divided by the stage's."""
 MARK = b"srkd state blake2b "
 COMMENT = len(MARK) + 64
-"""Bytes of the comment: the mark and 32 bytes of hash in hexadecimal digits."""
+"""Bytes of the zip comment: the mark and 32 bytes of hash in hexadecimal digits."""
 
 
 class EMA:
-    """θ_ema ← d·θ_ema + (1 - d)·θ after each step, d = min(decay, (1 + n)/(10 + n)) with warm-up, else decay."""
+    """The average of the weights: θ_ema ← d·θ_ema + (1 - d)·θ after each step, with d = min(decay, (1 + n)/(10 + n))
+    during warm-up, else decay.
+    """
 
     def __init__(self, network: Network, *, decay: float, warmup: bool) -> None:
         self.network = copy.deepcopy(network).requires_grad_(False).eval()
@@ -60,10 +62,10 @@ class EMA:
 
 @dataclass
 class State:
-    """Networks by their role, the methods' modules, optimiser, average, guard, calibration, the steps done, and the
+    """Networks by role, the methods' modules, optimiser, average, guard, calibration, the number of steps done, and the
     best validation in dB.
 
-    `done` counts the steps of all stages; `stage` is the index of the current one, which began after `began` steps.
+    `done` counts the steps of all stages; `stage` is the index of the current one, which started after `began` steps.
     """
 
     networks: dict[Role, Network]
@@ -82,7 +84,7 @@ class State:
 
     @classmethod
     def fresh(cls, student: Network, teacher: Network | None, stage: Stage, seed: int = 0) -> State:
-        """Return a state before the first step; the methods' own modules are built here."""
+        """Return a state before the first step, with new modules of the methods."""
         networks: dict[Role, Network] = {"student": student}
         modules = nn.ModuleDict()
         optimiser, ema = _prepare(stage, networks, modules, teacher, seed)
@@ -90,34 +92,35 @@ class State:
 
     @property
     def student(self) -> Network:
-        """The student as a separate network: the one that is trained, unless it is trained inside the teacher."""
+        """The student as a separate network: the trained one, unless it is trained inside the teacher."""
         return self.networks["student"]
 
     @property
     def trained_network(self) -> Network:
-        """The network whose parameters the optimiser has."""
+        """The network whose parameters the optimiser updates."""
         return self.networks[self.role]
 
     def averaged_network(self) -> Network:
-        """Return the student of the averaged weights; in a stage that trains the teacher, the averaged teacher."""
+        """Return the student with averaged weights; in a stage that trains the teacher, the averaged teacher."""
         if self.role != "joint":
             return self.ema.network
         cut = student_of_spec(self.ema.network, self.student.spec, segments=self.segments)
         return cut.eval().requires_grad_(False)
 
     def choose_teacher(self, loaded: ImageModel | None) -> ImageModel | None:
-        """Return the teacher of this stage: the copy that an earlier stage tuned, or the loaded one.
+        """Return the teacher of this stage: the copy tuned by an earlier stage, or the loaded one.
 
-        A copy that is being tuned learns from the images; where they have no labels, the loaded teacher gives them.
+        A copy that is being tuned learns from the images; if they have no labels, the loaded teacher's outputs are the
+        labels.
         """
         if self.role == "student":
             return self.networks.get("teacher", loaded)
         return loaded if self.role == "teacher" else self.networks["joint"]
 
     def enter(self, stage: Stage, teacher: Network | None) -> None:
-        """Go on to the next stage: networks are kept; optimiser, average, guard and calibration begin anew.
+        """Enter the next stage: networks are kept; optimiser, average, guard and calibration are reset.
 
-        Modules of earlier stages are kept too, and trained where a method of this stage has their name.
+        Modules of earlier stages are kept, too, and trained if a method of this stage has their name.
         """
         self.trained_network.eval().requires_grad_(False)
         self.role, self.segments = stage.role, stage.segments
@@ -129,7 +132,7 @@ class State:
         write_state_file(path, self.state_dict())
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all of it, as plain values and tensors."""
+        """Return the state as plain values and tensors."""
         return {
             "networks": {role: network.state_dict() for role, network in self.networks.items()},
             "modules": self.modules.state_dict(),
@@ -144,7 +147,7 @@ class State:
         }
 
     def load(self, path: Path, stages: Sequence[Stage] = (), teacher: Network | None = None) -> None:
-        """Load a saved state. A fresh state enters `stages` up to the one that the file was saved in."""
+        """Load a saved state. A fresh state first enters `stages` up to the one of the file."""
         saved = read_state_file(path)
         try:
             self.load_state_dict(saved, stages, teacher)
@@ -169,7 +172,7 @@ class State:
 def _prepare(
     stage: Stage, networks: dict[Role, Network], modules: nn.ModuleDict, teacher: Network | None, seed: int
 ) -> tuple[torch.optim.Adam, EMA]:
-    """Add the network and the modules that `stage` needs and that are missing; return its optimiser and average."""
+    """Add the missing network and modules of `stage`; return its optimiser and average."""
     if stage.role not in networks:
         if teacher is None:
             raise SrkdError(f"stage {stage.name!r} trains a copy of the teacher, and there is none: add --teacher FILE")
@@ -186,16 +189,16 @@ def _prepare(
         lr=stage.schedule.rate,
         betas=stage.optimiser.betas,
         eps=stage.optimiser.eps,
-        # One kernel for all: a third of the time of foreach on CPU, and one launch on a GPU.
+        # One kernel for all parameters: a third of the time of foreach on CPU, and one launch on a GPU.
         fused=True,
     )
     return optimiser, EMA(network, decay=stage.average.decay, warmup=stage.average.warmup)
 
 
 def _parameter_groups(stage: Stage, network: Network, extra: Sequence[nn.Parameter]) -> list[dict[str, Any]]:
-    """Return all parameters at the stage's rate, then those that have rates of their own.
+    """Return all parameters at the stage's rate, then those with rates of their own.
 
-    `rate_ratio` is a group's rate over the stage's: the loop sets each rate by it.
+    `rate_ratio` is a group's rate over the stage's, by which the loop sets its rate.
     """
     own = [rate for method in stage.methods if isinstance(method, SetsOwnRates) for rate in method.own_rates(network)]
     apart = {id(parameter) for one in own for parameter in one.parameters}
@@ -210,9 +213,9 @@ def _parameter_groups(stage: Stage, network: Network, extra: Sequence[nn.Paramet
 def follow_leader(
     state: State, processes: Processes, stages: Sequence[Stage] = (), teacher: Network | None = None
 ) -> None:
-    """Load the leader's state: random weights are drawn once, and other machines need not see the run folder.
+    """Load the leader's state: random weights are drawn once, and other machines need no access to the run folder.
 
-    A fresh state enters `stages` up to the leader's.
+    A fresh state first enters `stages` up to the leader's.
     """
     if processes.is_single:
         return
@@ -222,7 +225,7 @@ def follow_leader(
 
 
 def require_equal_weights(state: State, processes: Processes) -> None:
-    """Refuse to go on when the trained parameters are no longer the same on every process."""
+    """Raise an error if the trained parameters are no longer equal on all processes."""
     if processes.is_single:
         return
     digest = hashlib.blake2b(digest_size=16)
@@ -234,11 +237,11 @@ def require_equal_weights(state: State, processes: Processes) -> None:
 
 
 class DamagedState(SrkdError):
-    """The file differs from what was written: cut short, empty, changed, or unreadable."""
+    """A state file that differs from what was written: cut short, empty, changed, or unreadable."""
 
 
 def write_state_file(path: Path, state: Mapping[str, Any]) -> None:
-    """Write whole or not at all. Through memory: torch reports a full disk in words that mean nothing to a user."""
+    """Write a state file atomically, through memory: torch reports a full disk in words that mean nothing to a user."""
     archive = memoryview(pack_state(state))
     if bytes(archive[-2:]) != b"\0\0":
         raise RuntimeError("torch.save wrote a zip that has a comment: there is no space for the hash")
@@ -263,7 +266,7 @@ def unpack_state(packed: bytes) -> dict[str, Any]:
 
 
 def read_state_file(path: Path) -> dict[str, Any]:
-    """Read and verify a state, or raise `DamagedState`."""
+    """Return a verified state, or raise `DamagedState`."""
     try:
         require_regular(path)
         content = path.read_bytes()

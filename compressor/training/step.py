@@ -1,4 +1,4 @@
-"""One training step as a method sees it: a batch, and networks that run when asked and at most once an input."""
+"""One training step as a method uses it: a batch, and networks that run on request and at most once per input."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Forward:
 
 
 class Runner:
-    """A model in a precision, trained or frozen, that keeps its outputs within a step."""
+    """A model in a precision, trained or frozen, that caches its outputs within a step."""
 
     def __init__(
         self,
@@ -49,40 +49,42 @@ class Runner:
         forward: ForwardFunction | None = None,
         compiled: ForwardFunction | None = None,
     ) -> None:
-        """`forward` runs the network on the weights of another; `compiled` runs where no features are asked for."""
+        """Create a runner. `forward` runs the network with the weights of another; `compiled` is used if no features
+        are requested.
+        """
         self.model, self.trains, self.autocast = model, trains, autocast
         self.forward: ForwardFunction = model if forward is None else forward
         self.compiled: ForwardFunction = self.forward if compiled is None else compiled
         self.outputs: dict[int, tuple[torch.Tensor, Forward]] = {}
-        """The outputs of this step, by the identity of their input, which is kept alive beside them."""
+        """The outputs of this step by the identity of their input, which is stored with them to keep it alive."""
         self.requests: list[tuple[set[str], set[str]]] = []
-        """Taps and images ever asked of the first input of a step, of the second, and so on."""
+        """Taps and images requested so far of the first input of a step, of the second, and so on."""
         self.forwards = 0
 
     @property
     def network(self) -> Network:
-        """The network, for its spec, taps and parts; a model that gives outputs only refuses."""
+        """The network, for its spec, taps and parts; an error for a model that only gives outputs."""
         return self.model.require_network("features")
 
     def __call__(self, lr: torch.Tensor, taps: Sequence[str], images: Sequence[str] = ()) -> Forward:
-        kept = self.outputs.get(id(lr))
-        if kept is not None and set(taps) <= kept[1].features.keys() and set(images) <= kept[1].images.keys():
-            return kept[1]
+        entry = self.outputs.get(id(lr))
+        if entry is not None and set(taps) <= entry[1].features.keys() and set(images) <= entry[1].images.keys():
+            return entry[1]
         forward = self._run(lr, *self._all_requests(lr, taps, images))
         self.outputs[id(lr)] = (lr, forward)
         return forward
 
     def run_together(self, inputs: Sequence[torch.Tensor]) -> None:
-        """Run inputs in one pass, which costs less than one each: the calls that follow find their outputs.
+        """Run several inputs in one pass, which is cheaper than one each; later calls use the cached outputs.
 
-        Left to those calls are inputs of several sizes, inputs of which features or images are asked, and a model that
-        is no network of ours.
+        Inputs of different sizes, inputs with requested features or images, and models that are no srkd network are
+        left to those calls.
         """
         fresh = [lr for lr in inputs if id(lr) not in self.outputs]
         first = len(self.outputs)
-        asked = self.requests[first : first + len(fresh)]
+        requests = self.requests[first : first + len(fresh)]
         sizes = {lr.shape[1:] for lr in fresh}
-        if len(fresh) < 2 or len(sizes) > 1 or any(map(any, asked)) or self.model.network is None:
+        if len(fresh) < 2 or len(sizes) > 1 or any(map(any, requests)) or self.model.network is None:
             return
         forward = self._run(torch.cat(fresh), (), ())
         self.forwards += len(fresh) - 1
@@ -105,7 +107,9 @@ class Runner:
     def _all_requests(
         self, lr: torch.Tensor, taps: Sequence[str], images: Sequence[str]
     ) -> tuple[Sequence[str], Sequence[str]]:
-        """Return all that methods ever asked of this input, by its order in the step: one forward serves them all."""
+        """Return all taps and images ever requested of this input, by its order in the step, so that one forward pass
+        serves all.
+        """
         order = list(self.outputs).index(id(lr)) if id(lr) in self.outputs else len(self.outputs)
         while len(self.requests) <= order:
             self.requests.append((set(), set()))
@@ -127,7 +131,7 @@ class Runner:
     def _finish(
         self, tap: str, tail_inputs: Mapping[str, torch.Tensor], lr: torch.Tensor, sr: torch.Tensor
     ) -> torch.Tensor:
-        """Return the image that the tail makes of a feature; that of the last block is the output itself."""
+        """Return the image that the tail computes from a feature; for the last block it is the output itself."""
         if resolve_tap(self.network, tap) == resolve_tap(self.network, "rel(1)"):
             return sr
         return self.network.finish(tail_inputs[tap], tail_inputs["head"], lr)
@@ -135,8 +139,9 @@ class Runner:
 
 @dataclass(frozen=True)
 class StepNetworks:
-    """The networks of a step: the students (the first is the one that is exported), the teacher, and the methods' own
-    modules and frozen helpers, by the method's name."""
+    """The networks of a step: the students (the first one is exported), the teacher, and the methods' own modules and
+    frozen helpers, by method name.
+    """
 
     students: Sequence[Runner]
     teacher: Runner | None = None
@@ -146,10 +151,10 @@ class StepNetworks:
 
 
 class Step:
-    """`step.student()` and `step.teacher()` run on the batch's LR image, or on another input."""
+    """A training step: `step.student()` and `step.teacher()` run on the batch's LR image, or on another input."""
 
     def __init__(self, number: int, seed: int, batch: Batch, networks: StepNetworks, part: int = 0) -> None:
-        """`part` counts the updates of a step; each sees the same batch and runs the networks anew."""
+        """Create a step. `part` is the index of the update; each has the same batch and runs the networks anew."""
         self.number, self.seed, self.part = number, seed, part
         self.lr, self._hr, self._step_networks = batch.lr, batch.hr, networks
         self.modules, self.helpers = networks.modules, networks.helpers
@@ -159,7 +164,7 @@ class Step:
         for runner in networks.students:
             runner.outputs.clear()
         if networks.teacher is not None:
-            # What a cache has of the teacher's outputs; features of the same input still run the network.
+            # Outputs from a teacher cache; features of the same input still run the network.
             labels = batch.labels.values()
             networks.teacher.outputs = {id(label.lr): (label.lr, Forward(label.sr)) for label in labels}
 
@@ -171,36 +176,38 @@ class Step:
     def student(
         self, lr: torch.Tensor | None = None, taps: Sequence[str] = (), branch: int = 0, *, images: Sequence[str] = ()
     ) -> Forward:
-        """Run the student; of several that are trained together, the one at `branch`.
+        """Return the student's output; with several jointly trained students, that of `branch`.
 
-        `images` are taps of the body whose features the network's own tail is to finish.
+        `images` are taps of the body whose features the network's own tail finishes.
         """
         return self._step_networks.students[branch](self.lr if lr is None else lr, taps, images)
 
     @property
     def branches(self) -> int:
-        """The number of students that are trained together."""
+        """The number of jointly trained students."""
         return len(self._step_networks.students)
 
     def precision(self) -> AbstractContextManager[object]:
-        """The student's precision, for a method's own modules: a feature may be bf16, and their weights are not."""
+        """Return the context of the student's precision, for a method's own modules: a feature may be bf16, but their
+        weights are not.
+        """
         return self._step_networks.students[0].autocast()
 
     def teacher(
         self, lr: torch.Tensor | None = None, taps: Sequence[str] = (), *, images: Sequence[str] = ()
     ) -> Forward:
-        """Run the teacher; unclipped, and without gradients unless it is trained with the student."""
+        """Return the teacher's output, unclipped, and without gradients unless it is trained with the student."""
         return self._teacher(self.lr if lr is None else lr, taps, images)
 
     def run_together(self, student: Sequence[torch.Tensor] = (), teacher: Sequence[torch.Tensor] = ()) -> None:
-        """Run a network's inputs in one pass where that is possible; `student(lr)` and `teacher(lr)` then find them."""
+        """Run a network's inputs in one pass if possible; `student(lr)` and `teacher(lr)` then use the outputs."""
         self._step_networks.students[0].run_together(student)
         if teacher:
             self._teacher.run_together(teacher)
 
     @property
     def student_network(self) -> Network:
-        """The student itself, for its modules; to run it use `student`."""
+        """The student network, for its modules; to run it use `student`."""
         return self._step_networks.students[0].network
 
     @property
@@ -215,22 +222,22 @@ class Step:
         return self._step_networks.teacher
 
     def observe(self, name: str, value: torch.Tensor) -> None:
-        """Log a mean over this process's samples that is not a loss, as `seen/NAME`."""
+        """Log a mean over this process's samples that is not a loss, under `seen/NAME`."""
         self.observed[name] = value.detach()
 
     def after_update(self, act: Callable[[], None]) -> None:
-        """Do `act` after the optimiser has moved, so that a skipped step leaves no trace in a method's modules."""
+        """Call `act` after the optimiser's update, so that a skipped step does not change a method's modules."""
         self._after_update.append(act)
 
     def finish_update(self) -> None:
-        """Call the functions that the methods registered with `after_update`."""
+        """Call the functions registered with `after_update`."""
         for act in self._after_update:
             act()
 
     def zoom_out(self) -> torch.Tensor:
-        """Return the LR batch shrunk once more by the scale, neither rounded nor clipped: an input without labels.
+        """Return the LR batch downscaled once more by the scale, neither rounded nor clipped: an input without labels.
 
-        From a teacher cache it is a crop of the shrunk image, so that it fits the cached output.
+        With a teacher cache it is a crop of the downscaled image, so that it matches the cached output.
         """
         if self._zoom_out is None:
             self._zoom_out = imresize(self.lr, 1 / self.scale)
@@ -242,12 +249,13 @@ class Step:
 
     @property
     def samples(self) -> range:
-        """The global indices of this process's samples: random numbers are keyed by them."""
+        """The global indices of this process's samples, which key the random numbers."""
         first = self._step_networks.processes.rank.index * len(self.lr)
         return range(first, first + len(self.lr))
 
     def all_gather(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Return a tensor with a row a sample for the whole global batch, in its order: for terms that compare samples.
+        """Return the rows of the whole global batch, in its order, for a tensor with one row per sample: for terms that
+        compare samples.
 
         Means over samples do not need it. It is differentiable, and every process must call it in the same order.
         """

@@ -1,4 +1,4 @@
-"""Where the numbers of a run can be watched beside metrics.jsonl: TensorBoard's event files, Weights & Biases."""
+"""Trackers of a run's numbers, in addition to metrics.jsonl: TensorBoard's event files, Weights & Biases."""
 
 from __future__ import annotations
 
@@ -21,27 +21,28 @@ from compressor.base.errors import MissingExtra, SrkdError, UsageError, nearest,
 from compressor.base.files import append, atomic_path, read_text
 
 WANDB_FILE = "wandb.json"
-"""In a run folder: the run's id and address at Weights & Biases; by the id a resumed run goes on with its curves."""
+"""File in a run folder with the run's id and address at Weights & Biases; with the id a resumed run continues its
+curves."""
 MOST_WANDB_BYTES = 10_000
 SHARED_FACTS = ("recipe", "preset", "seed", "device", "pace", "processes", "student")
-"""Keys of run.json that are sent to Weights & Biases; the others hold paths of this machine."""
+"""Keys of run.json that are sent to Weights & Biases; other keys hold paths of this machine."""
 
 
 class TrackerLost(SrkdError):
-    """A tracker cannot go on; the run can."""
+    """A tracker failed, but the run can continue."""
 
 
 class Tracker(Protocol):
-    """Shows the numbers of one run."""
+    """A tracker of one run's numbers."""
 
     def begin(self, facts: Mapping[str, Any]) -> None:
         """Begin or continue, with the content of run.json; called again when that changes."""
 
     def scalars(self, kind: str, step: int, numbers: Mapping[str, float]) -> None:
-        """Show the numbers of one step."""
+        """Record the numbers of one step."""
 
     def end(self, *, finished: bool) -> None:
-        """Called once, when the run is finished or stops."""
+        """Finish the tracking; called once, when the run is finished or stops."""
 
 
 def open_tracker(name: TrackerName, folder: Path) -> Tracker:
@@ -51,14 +52,15 @@ def open_tracker(name: TrackerName, folder: Path) -> Tracker:
 
 
 class Board:
-    """Scalars for TensorBoard in one event file, each written at once; a resumed run begins another file beside it.
+    """A tracker that writes scalars for TensorBoard in one event file, each at once; a resumed run starts another file
+    beside it.
 
-    tensorboardX's own writer has a thread and a queue of ten: when its disk is full the thread dies of a traceback, and
-    the run waits for ever on the queue. Here a failed write is an error at the line that wrote.
+    tensorboardX's own writer has a thread and a queue of ten: when its disk is full the thread dies with a traceback,
+    and the run waits for ever on the queue. Here a failed write is an error at the line that wrote.
     """
 
     def __init__(self, folder: Path) -> None:
-        # The process's number keeps a run that is resumed within the same second from appending to a cut record.
+        # The process id prevents a run resumed within the same second from appending to a cut record.
         self.path = folder / f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}.{os.getpid()}"
         self._begun = False
 
@@ -76,7 +78,7 @@ class Board:
         pass
 
     def _write(self, event: Event) -> None:
-        """Append a TFRecord: length, its checksum, the event, its checksum."""
+        """Append a TFRecord: the length, its checksum, the event, its checksum."""
         content = event.SerializeToString()
         length = struct.pack("<Q", len(content))
         sums = [struct.pack("<I", masked_crc32c(piece)) for piece in (length, content)]
@@ -84,10 +86,11 @@ class Board:
 
 
 class WeightsAndBiases:
-    """Sends the numbers, and what of run.json is no path, to wandb; project, entity and mode are its own settings.
+    """A tracker that sends the numbers, and the non-path facts of run.json, to wandb; project, entity and mode are
+    wandb's own settings.
 
-    Neither code, git state nor the terminal is sent. An error at the start is the user's to mend; later the run goes
-    on without wandb.
+    Neither code, git state nor the terminal is sent. An error at the start must be fixed by the user; after a later one
+    the run continues without wandb.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -110,9 +113,9 @@ class WeightsAndBiases:
                 config={key: facts[key] for key in SHARED_FACTS if key in facts},
                 settings=wandb.Settings(console="off", silent=True, disable_git=True, disable_code=True),
             )
-            # A resumed run repeats steps, which wandb's own count of steps does not allow.
+            # A resumed run repeats steps, which wandb's own step counter does not allow.
             self._run.define_metric("*", step_metric="step")
-            # An offline run has no address yet, and wandb warns where it is asked for one.
+            # An offline run has no address yet, and wandb warns when it is read.
             url = None if self._run.offline else self._run.url
         with atomic_path(self._folder / WANDB_FILE) as temporary:
             temporary.write_text(json.dumps({"id": identity, "url": url}) + "\n", encoding="utf-8")
@@ -123,7 +126,7 @@ class WeightsAndBiases:
         try:
             self._run.log({"step": step, **{f"{kind}/{name}": value for name, value in numbers.items()}})
         except Exception as error:
-            # Whatever happens to a service, the training is worth more.
+            # A failure of a service must not end the training.
             self._run = None
             raise TrackerLost(f"Weights & Biases takes no more numbers: {reason_of(error)}") from error
 
@@ -135,7 +138,7 @@ class WeightsAndBiases:
 
 
 def require_trackers(names: Sequence[str]) -> None:
-    """Refuse a tracker that there is not, or whose package is not installed, before anything else is done."""
+    """Refuse an unknown tracker, or one whose package is not installed, before any work is done."""
     for name in names:
         if name not in TRACKERS:
             raise UsageError(f"--track {name}: {nearest(name, TRACKERS)}")
@@ -144,7 +147,7 @@ def require_trackers(names: Sequence[str]) -> None:
 
 
 def import_wandb() -> Any:
-    """Return the package wandb, or say how to install it."""
+    """Return the package wandb, or raise an error with its install command."""
     try:
         import wandb
     except ImportError as error:
@@ -153,7 +156,7 @@ def import_wandb() -> Any:
 
 
 def read_wandb_facts(folder: Path) -> dict[str, Any]:
-    """Return the content of wandb.json; empty where there is none, or a damaged one."""
+    """Return the content of wandb.json; empty if it is missing or damaged."""
     path = folder / WANDB_FILE
     try:
         facts = json.loads(read_text(path, MOST_WANDB_BYTES)) if path.is_file() else {}

@@ -1,1 +1,1 @@
-"""Recipes as YAML files: their models, their reader with all mistakes at once, their JSON schema, their list."""
+"""Recipes as YAML files: their models, their reader (which reports all mistakes at once), JSON schema and list."""

@@ -1,4 +1,4 @@
-"""The mistakes of a recipe: each with file, line, key, value and what was expected, all reported at once."""
+"""Mistakes in a recipe: each with file, line, key, value and expected value, all reported at once."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ EXPECTED = {
     "too_long": "expected at most {max_length} entries, not {actual_length}",
     "literal_error": "expected {expected}",
 }
-"""Our wording by pydantic's name of a mistake; pydantic's own message serves for all others."""
+"""srkd's messages by pydantic's error type; all others use pydantic's own message."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One mistake. `setting` is the `--set` that made it; `line` is the one in the file."""
+    """One mistake. `setting` is the `--set` option that caused it; `line` is the line in the file."""
 
     file: str
     line: int | None
@@ -60,7 +60,7 @@ MOST_IN_A_LINE = 20
 
 
 class PresetError(UsageError):
-    """A recipe with mistakes. The message is one line of the first ones; `problems` lists all."""
+    """A recipe with mistakes. The message is one line about the first ones; `problems` holds all."""
 
     def __init__(self, problems: Sequence[Problem]) -> None:
         self.problems = tuple(problems)
@@ -69,20 +69,20 @@ class PresetError(UsageError):
 
 
 def file_error(file: str, expected: str, line: int | None = None) -> PresetError:
-    """A mistake of the file as a whole."""
+    """Return the error for a mistake in the file as a whole."""
     return PresetError([Problem(file, line, "", None, expected)])
 
 
 @dataclass(frozen=True)
 class Origin:
-    """The source of a recipe's values: its file, the line of each path, the setting that last wrote a path."""
+    """The source of a recipe's values: its file, the line of each path, and the setting that last changed each path."""
 
     file: str
     lines: Mapping[KeyPath, int]
     settings: Mapping[KeyPath, str]
 
     def problem(self, path: KeyPath, value: str | None, expected: str) -> Problem:
-        """The mistake at `path`, placed at the setting or line of it, or of the nearest value that contains it."""
+        """Return the mistake at `path`, with the setting or line of it, or of the nearest value that contains it."""
         parents = [path[:length] for length in range(len(path), -1, -1)]
         setting = next((self.settings[parent] for parent in parents if parent in self.settings), None)
         line = next((self.lines[parent] for parent in parents if parent in self.lines), None)
@@ -96,9 +96,10 @@ class Origin:
         prefix: KeyPath = (),
         other_paths: Iterable[str] = (),
     ) -> Problem:
-        """A mistake that pydantic reported.
+        """Return the mistake of a pydantic error.
 
-        An unknown key is compared with `siblings`, the keys valid beside it, and with `other_paths`, those elsewhere.
+        An unknown key is compared with `siblings`, the valid keys at its place, and with `other_paths`, those
+        elsewhere.
         """
         kind, path = error["type"], (*prefix, *error["loc"])
         if kind == "extra_forbidden":
@@ -122,7 +123,9 @@ class Origin:
 
 
 def suggest_key(name: str, siblings: Iterable[str], other_paths: Iterable[str] = ()) -> str:
-    """The nearest key to an unknown one: one valid beside it, or the path of one elsewhere in a recipe."""
+    """Return a suggestion for an unknown key: the nearest valid key at its place, or the path of one elsewhere in a
+    recipe.
+    """
     siblings = list(siblings)
     for candidates in ({key: key for key in siblings}, {path.rpartition(".")[2]: path for path in other_paths}):
         for match in difflib.get_close_matches(name, candidates, n=1):

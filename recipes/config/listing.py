@@ -1,4 +1,4 @@
-"""The recipes that can be used, without importing a method: for `srkd recipes`."""
+"""The list of available recipes, without importing a method: for `srkd recipes`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from recipes.config.yaml_text import parse_yaml
 
 @dataclass(frozen=True)
 class RecipeRow:
-    """A recipe in the table of recipes. `needs` is the most that one of its methods needs of a teacher."""
+    """A row of the table of recipes. `needs` is the largest teacher need of its methods."""
 
     name: str
     title: str
@@ -29,14 +29,14 @@ class RecipeRow:
 
 @dataclass(frozen=True)
 class RecipeTable:
-    """All recipes by name; `notes` are lines about installed packages and recipes that cannot be used."""
+    """All recipes by name; `notes` are lines about unusable packages and recipes."""
 
     recipes: tuple[RecipeRow, ...]
     notes: tuple[str, ...]
 
 
 def list_recipes() -> RecipeTable:
-    """Every recipe that can be read; one that cannot is a note."""
+    """Return all readable recipes; an unreadable one gives a note."""
     rows, remarks = [], list(notes())
     for name, file in sorted(RECIPES.items()):
         try:
@@ -52,7 +52,7 @@ def list_recipes() -> RecipeTable:
 
 
 def copy_recipe(name: str, target: Path) -> Path:
-    """Copy a recipe to a file, or into a folder, for the user to change. An existing file is never overwritten."""
+    """Copy a recipe to a file, or into a folder, for editing. An existing file is never overwritten."""
     text = RECIPES.find(name).text()
     path = target / f"{name}.yaml" if target.is_dir() else target
     if path.suffix not in (".yaml", ".yml"):
@@ -61,7 +61,7 @@ def copy_recipe(name: str, target: Path) -> Path:
         raise SrkdError(f"{path} exists and is left as it is: choose another name")
     require_writable_folder(path.parent, "the copy's folder")
     lines = [line for line in text.splitlines() if not line.startswith(COMMENT)]
-    # The file names srkd's schema by its full address, or none where that schema lacks one of its methods.
+    # The copy refers to srkd's schema by its absolute address, unless that schema lacks one of the recipe's methods.
     if all(rule.get("name") in BUILTIN for rule in parse_yaml(text, "recipe").values.get("methods", [])):
         lines.insert(0, COMMENT + schema_path().as_uri())
     with atomic_path(path) as temporary:
@@ -71,7 +71,7 @@ def copy_recipe(name: str, target: Path) -> Path:
 
 @dataclass(frozen=True)
 class Validation:
-    """A file and every mistake in it."""
+    """A recipe file and all mistakes in it."""
 
     file: str
     valid: bool
@@ -79,7 +79,7 @@ class Validation:
 
 
 def validate_recipe(recipe: str) -> Validation:
-    """Check a recipe by file or name, its methods and their options included."""
+    """Return all mistakes in a recipe, given by file or name, including those in the options of its methods."""
     try:
         load_preset(recipe if is_recipe_file(recipe) or not Path(recipe).exists() else str(Path(recipe).resolve()))
     except PresetError as error:

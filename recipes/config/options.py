@@ -1,4 +1,4 @@
-"""The options of a method: the fields of its dataclass, checked by their types like the keys of a recipe."""
+"""The options of a method: the fields of its dataclass, validated by type like the keys of a recipe."""
 
 from __future__ import annotations
 
@@ -18,12 +18,14 @@ if TYPE_CHECKING:
     from compressor.training.method import Method
 
 FIXED = {"name", "teacher_views", "weights", "kind", "updates", "smallest_batch", "segments", "phi_source"}
-"""Fields of a method that are facts about it, not options."""
+"""Fields of a method that are facts about it and not options."""
 
 
 @cache
 def options_model(entry: MethodEntry) -> type[BaseModel]:
-    """A model of the method's options; `Annotated[float, Field(ge=0, description=...)]` adds bounds and help."""
+    """Return a pydantic model of the method's options; `Annotated[float, Field(ge=0, description=...)]` adds bounds and
+    help.
+    """
     method = entry.load()
     if not dataclasses.is_dataclass(method):
         raise SrkdError(f"the method {entry.where} of {entry.package} is not a dataclass: its fields are its options")
@@ -46,7 +48,7 @@ def options_model(entry: MethodEntry) -> type[BaseModel]:
 def read_options(
     entry: MethodEntry, options: Any, path: KeyPath, origin: Origin
 ) -> tuple[dict[str, Any], list[Problem]]:
-    """The options as their types, and the mistakes in them."""
+    """Return the options with their types, and the mistakes in them."""
     model = options_model(entry)
     try:
         values = model.model_validate_json(json.dumps(options, default=str), strict=True)
@@ -56,7 +58,7 @@ def read_options(
 
 
 def make_method(name: str, options: Mapping[str, Any]) -> Method:
-    """Build a method with its options, or raise one line that names every mistake."""
+    """Return a method with its options, or raise one line with all mistakes."""
     entry = METHODS.find(name)
     values, problems = read_options(entry, dict(options), (), Origin(f"method {name}", {}, {}))
     if problems:

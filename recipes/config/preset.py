@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from compressor.training.stage import Stage
 
 MIN_VALIDATE_EVERY = 25
-"""The least number of steps between validations unless the preset sets it: a short run validates at its end only."""
+"""The fewest steps between validations unless the preset sets them: a short run is validated only at its end."""
 
 SHORT_RUN_STEPS = 5_000
-"""A recipe that is shortened to fewer steps by `--steps` has the rate of a short run."""
+"""A recipe shortened by `--steps` to fewer steps uses the rate of a short run."""
 SHORT_RUN_RATE = 8e-4
 """[choice] The highest rate at which joint training (CSD) was stable in runs of this length."""
 
@@ -121,21 +121,21 @@ class Preset(PresetPart):
         rule = self.schedule
         ratio = steps / rule.steps
         milestones = tuple(round(milestone * ratio) for milestone in rule.milestones)
-        changed = {"steps": steps, "milestones": milestones, "warmup": round(rule.warmup * ratio)}
-        return self.model_copy(update={"schedule": rule.model_copy(update=changed)})
+        changes = {"steps": steps, "milestones": milestones, "warmup": round(rule.warmup * ratio)}
+        return self.model_copy(update={"schedule": rule.model_copy(update=changes)})
 
     def for_short_run(self) -> Preset:
         """Return the preset with the rate of a short run: high, and falling along a cosine to zero.
 
-        Milestones are for runs in which the student has learnt most of what it can before the first of them. Rescaled
-        to a few hundred steps they end the learning before it has begun.
+        Milestones suit runs in which the student has almost converged before the first one. Rescaled to a few hundred
+        steps they would end the training too early.
         """
         rule = self.schedule
-        changed = {"decay": "cosine", "milestones": (), "rate": max(rule.rate, SHORT_RUN_RATE)}
-        return self.model_copy(update={"schedule": rule.model_copy(update=changed)})
+        changes = {"decay": "cosine", "milestones": (), "rate": max(rule.rate, SHORT_RUN_RATE)}
+        return self.model_copy(update={"schedule": rule.model_copy(update=changes)})
 
     def at_scale(self, scale: int) -> Preset:
-        """Return the preset with `hr_patch`, if it has one, turned into `lr_patch` for a scale."""
+        """Return the preset with `hr_patch`, if it has one, converted to `lr_patch` for a scale."""
         rule = self.schedule
         if rule.hr_patch is None:
             return self
@@ -144,8 +144,8 @@ class Preset(PresetPart):
                 f"schedule.hr_patch={rule.hr_patch} is not a multiple of the scale {scale}: "
                 f"--set schedule.hr_patch={max(1, rule.hr_patch // scale) * scale}"
             )
-        changed = {"lr_patch": rule.hr_patch // scale, "hr_patch": None}
-        return self.model_copy(update={"schedule": rule.model_copy(update=changed)})
+        changes = {"lr_patch": rule.hr_patch // scale, "hr_patch": None}
+        return self.model_copy(update={"schedule": rule.model_copy(update=changes)})
 
     def build_methods(self) -> tuple[Method, ...]:
         from recipes.config.options import make_method
@@ -153,28 +153,28 @@ class Preset(PresetPart):
         return tuple(make_method(rule.name, rule.options) for rule in self.methods)
 
     def speed_options(self) -> SpeedOptions:
-        """Return the preset's settings of speed; the machine decides what they leave open."""
+        """Return the preset's speed settings; the machine decides the open ones."""
         from compressor.training.speed import SpeedOptions
 
         rule = self.schedule
         return SpeedOptions(rule.precision, rule.teacher_precision, rule.compile)
 
     def with_own_rate(self) -> Preset:
-        """Return the preset with its `rate` for every student."""
+        """Return the preset with `rate` for every student, without `fit_rate`."""
         return self.model_copy(update={"schedule": self.schedule.model_copy(update={"fit_rate": None})})
 
     def stages(
         self, methods: Sequence[Method], mode: ExecutionMode | None = None, *, is_fitted: bool = False
     ) -> tuple[Stage, ...]:
-        """Return the stages that methods need before, then the student's own stage, which `steps` counts."""
+        """Return the stages that methods need first, then the student's own stage, whose length is `steps`."""
         from compressor.training.stage import with_earlier_stages
 
         return with_earlier_stages(self.stage(methods, mode, is_fitted=is_fitted))
 
     def stage(self, methods: Sequence[Method], mode: ExecutionMode | None = None, *, is_fitted: bool = False) -> Stage:
-        """Return the student's own stage, in the execution mode chosen for the machine; plain without one.
+        """Return the student's own stage, in the execution mode of the machine, or the plain mode.
 
-        A student that is fitted has the rate of such students.
+        A fitted student uses `fit_rate`, if that is set.
         """
         from compressor.training.speed import plain_mode
         from compressor.training.stage import Average, Optimiser, Schedule, Stage

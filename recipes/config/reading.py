@@ -1,4 +1,6 @@
-"""From a recipe's name or file, and `--set key=value` settings, to a valid preset, or all of its mistakes at once."""
+"""Reading of presets: from a recipe's name or file and `--set key=value` settings to a valid preset, or all its
+mistakes.
+"""
 
 from __future__ import annotations
 
@@ -27,15 +29,15 @@ MODELS: Mapping[tuple[str, ...], type[BaseModel]] = {
     ("schedule",): ScheduleRule,
     ("methods",): MethodRule,
 }
-"""The models by the keys that lead to them; the entries of a list share one."""
+"""The models by the keys that lead to them; all entries of a list have the same model."""
 
 
 MOST_BYTES = 10**6
-"""A recipe is a page of text."""
+"""The most bytes of a recipe, which is about a page of text."""
 
 
 def load_preset(recipe: str, settings: Sequence[str] = ()) -> Preset:
-    """The preset called `recipe`, or the one in a file such as ./my.yaml, with `key=value` settings on top."""
+    """Return the preset called `recipe`, or the one in a file such as ./my.yaml, with `key=value` settings applied."""
     if not is_recipe_file(recipe):
         return read_preset(RECIPES.find(recipe).text(), f"recipe {recipe}", settings)
     try:
@@ -48,17 +50,19 @@ def load_preset(recipe: str, settings: Sequence[str] = ()) -> Preset:
 
 
 def is_recipe_file(recipe: str) -> bool:
-    """Return whether a recipe is a file: names have neither dots nor slashes."""
+    """Return True if a recipe is given as a file: names have neither dots nor slashes."""
     return recipe.endswith((".yaml", ".yml")) or "/" in recipe or "\\" in recipe
 
 
 def recipe_label(recipe: str) -> str:
-    """The recipe in a run's files: its name, or its file's name without folder and ending."""
+    """Return the recipe's label in a run's files: its name, or its file's name without folder and suffix."""
     return Path(recipe).stem if is_recipe_file(recipe) else recipe
 
 
 def read_preset(text: str, file: str, settings: Sequence[str] = ()) -> Preset:
-    """The preset in a file's text, or a PresetError with every mistake in keys, values, methods and options."""
+    """Return the preset in a file's text, or raise a PresetError with all mistakes in keys, values, methods and
+    options.
+    """
     document = parse_yaml(text, file)
     values = document.values
     origin, problems = _apply(settings, values, Origin(file, document.lines, {}))
@@ -82,7 +86,7 @@ def read_preset(text: str, file: str, settings: Sequence[str] = ()) -> Preset:
 
 
 def _shape_problem(detail: Any, values: Mapping[str, Any], origin: Origin) -> Problem:
-    """A mistake in anything but the options of methods."""
+    """Return a mistake outside the options of methods."""
     keys = tuple(piece for piece in detail["loc"][:-1] if isinstance(piece, str))
     siblings = MODELS[keys].model_fields if keys in MODELS else ()
     elsewhere = [".".join((*path, name)) for path, part in MODELS.items() for name in part.model_fields if path != keys]
@@ -93,12 +97,12 @@ def _shape_problem(detail: Any, values: Mapping[str, Any], origin: Origin) -> Pr
 
 
 def _option_problems(values: Mapping[str, Any], origin: Origin) -> list[Problem]:
-    """Names that no method has, and options that a method does not take."""
+    """Return mistakes in methods: unknown names, and invalid options."""
     problems: list[Problem] = []
     for index, rule in enumerate(_method_rules(values)):
         name, options = rule.get("name"), rule.get("options", {})
         if not isinstance(name, str):
-            continue  # A mistake of the shape, reported as such.
+            continue  # a mistake in the shape, reported as such
         try:
             entry = METHODS.find(name)
         except UsageError as error:
@@ -111,14 +115,16 @@ def _option_problems(values: Mapping[str, Any], origin: Origin) -> list[Problem]
 
 @runtime_checkable
 class NeedsBatch(Protocol):
-    """A method whose terms compare the patches of a batch: with fewer, over all processes, they mean nothing."""
+    """A method whose terms compare the patches of a batch and need at least this many, over all processes."""
 
     @property
     def smallest_batch(self) -> int: ...
 
 
 def _composition_problems(preset: Preset, methods: Sequence[Method], origin: Origin) -> list[Problem]:
-    """Methods that do not go together, a batch or patch that they cannot use, and weights of unknown terms."""
+    """Return mistakes in the combination: incompatible methods, unsuitable batch or patch sizes, weights of unknown
+    terms.
+    """
     schedule = preset.schedule
     lines = dict.fromkeys([*refusals(methods), *disagreements(methods, preset.weights)])
     problems = [origin.problem(("methods",), None, line) for line in lines]
@@ -137,13 +143,13 @@ def _composition_problems(preset: Preset, methods: Sequence[Method], origin: Ori
 
 
 def _method_rules(values: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The entries of `methods`; {} for an entry that is not a mapping."""
+    """Return the entries of `methods`; {} for an entry that is not a mapping."""
     rules = values.get("methods")
     return [rule if isinstance(rule, dict) else {} for rule in rules] if isinstance(rules, list) else []
 
 
 def _options_of(rule: Mapping[str, Any]) -> tuple[str, ...]:
-    """The option names of the method that a rule names; none for an unknown method."""
+    """Return the option names of a rule's method; none for an unknown method."""
     try:
         return tuple(options_model(METHODS.find(str(rule.get("name")))).model_fields)
     except SrkdError:
@@ -154,12 +160,14 @@ def _options_of(rule: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _apply(settings: Sequence[str], values: dict[str, Any], origin: Origin) -> tuple[Origin, list[Problem]]:
-    """Change `values` in place; a later setting wins. The origin then names the setting of each path."""
+    """Apply the settings to `values` in place; a later setting wins. The returned origin names the setting of each
+    path.
+    """
     settings_by_path: dict[KeyPath, str] = {}
     problems = []
     schedule = values.get("schedule", {})
     if settings and isinstance(schedule, dict):
-        # The default lists that the file leaves out are written, so that a setting can reach one entry of a list.
+        # Insert the default lists that the file omits, so that a setting can change one entry of a list.
         lists = {name: value for name, value in ScheduleRule().model_dump(mode="json").items() if type(value) is list}
         values["schedule"] = {**lists, **schedule}
     for setting in settings:
@@ -171,7 +179,7 @@ def _apply(settings: Sequence[str], values: dict[str, Any], origin: Origin) -> t
                 value = parse_value(text)
                 _put(values, path, value)
                 if path in (("schedule", "lr_patch"), ("schedule", "hr_patch")) and value is not None:
-                    # The patch size is given in LR or in HR pixels: the setting replaces the file's.
+                    # The patch size is given in LR or in HR pixels: a setting of one replaces the other in the file.
                     values["schedule"].pop("hr_patch" if path[1] == "lr_patch" else "lr_patch", None)
                 settings_by_path[path] = setting
         except UsageError as error:
@@ -180,25 +188,27 @@ def _apply(settings: Sequence[str], values: dict[str, Any], origin: Origin) -> t
 
 
 def _target_paths(values: dict[str, Any], key: str) -> list[KeyPath]:
-    """The paths that a key sets: `schedule.rate`, `methods.0.options.kappa`, `logits.kappa`, `kappa` of all methods."""
+    """Return the paths that a key sets: `schedule.rate`, `methods.0.options.kappa`, `logits.kappa`, `kappa` of all
+    methods.
+    """
     first, *rest = key.split(".")
     if first in Preset.model_fields:
         return [(first, *(parse_int(piece) if piece.isdecimal() else piece for piece in rest))]
     rules = _method_rules(values)
-    if named := [index for index, rule in enumerate(rules) if rest and rule.get("name") == first]:
-        return [("methods", index, "options", *rest) for index in named]
+    if indices := [index for index, rule in enumerate(rules) if rest and rule.get("name") == first]:
+        return [("methods", index, "options", *rest) for index in indices]
     if holders := [index for index, rule in enumerate(rules) if first in _options_of(rule)]:
         return [("methods", index, "options", first, *rest) for index in holders]
     elsewhere = [name for name in sorted(METHODS) if first in _options_of({"name": name})]
     if elsewhere and rules:
         names = " nor ".join(str(rule.get("name")) for rule in rules)
         raise UsageError(f"{first} is an option of {', '.join(elsewhere)}, not of {names}")
-    # Unknown: the check of the whole preset suggests the nearest key.
+    # An unknown key: validation of the whole preset suggests the nearest one.
     return [(first, *rest)]
 
 
 def _put(values: Any, path: KeyPath, value: Any) -> None:
-    """Set the value at `path`. Missing keys on the way are added; list entries must exist."""
+    """Set the value at `path`. Missing keys on the path are added; list entries must exist."""
     *parents, last = path
     for depth, piece in enumerate(parents):
         key = _key_in(values, piece, path[:depth])
@@ -209,7 +219,7 @@ def _put(values: Any, path: KeyPath, value: Any) -> None:
 
 
 def _key_in(values: Any, key: int | str, path: Sequence[int | str]) -> int | str:
-    """Return the key as the list or mapping at `path` has it."""
+    """Return the key in the type used by the list or mapping at `path`."""
     where = ".".join(map(str, path))
     if isinstance(values, list):
         if not str(key).isdecimal() or parse_int(str(key)) >= len(values):

@@ -1,8 +1,8 @@
-"""The JSON schema of a recipe, for editors: from the models, one branch a method with the method's own options.
+"""The JSON schema of a recipe, for editors, generated from the models, with one branch per method and its options.
 
     python -m recipes.config.schema
 
-writes recipes/presets/schema.json again after a method or a key has changed.
+rewrites recipes/presets/schema.json after a change of a method or a key.
 """
 
 from __future__ import annotations
@@ -22,18 +22,20 @@ from recipes.config.options import options_model
 from recipes.config.preset import MethodRule, Preset, PresetPart
 
 COMMENT = "# yaml-language-server: $schema="
-"""The first line of a preset: the language server of YAML in VS Code, Vim, Emacs, JetBrains and others reads it."""
+"""Beginning of a preset's first line, read by the YAML language server in VS Code, Vim, Emacs, JetBrains and others."""
 
 
 class _Untitled(GenerateJsonSchema):
-    """A schema without the titles that repeat each key: editors show the descriptions."""
+    """A schema generator without titles that repeat each key: editors show the descriptions."""
 
     def field_title_should_be_set(self, schema: Any) -> bool:
         return False
 
 
 def preset_schema(methods: Mapping[str, MethodEntry]) -> dict[str, Any]:
-    """Build the schema in draft 7, which every editor reads, and closed: unknown keys, methods, options are marked."""
+    """Return the schema in draft 7, which every editor supports; it is closed, so that unknown keys, methods and
+    options are marked.
+    """
     whole = _schema_of(Preset)
     definitions: dict[str, Any] = whole.pop("definitions")
     definitions.pop(MethodRule.__name__)
@@ -50,7 +52,7 @@ def preset_schema(methods: Mapping[str, MethodEntry]) -> dict[str, Any]:
 
 def _schema_of(model: type[BaseModel]) -> dict[str, Any]:
     schema = model.model_json_schema(schema_generator=_Untitled, ref_template="#/definitions/{model}")
-    # Draft 7 has other names for what pydantic writes: the definitions, and the entries of a tuple.
+    # Draft 7 uses other names than pydantic for the definitions and the entries of a tuple.
     names = {"$defs": "definitions", "prefixItems": "items"}
     renamed: dict[str, Any] = json.loads(
         json.dumps(schema), object_hook=lambda part: {names.get(key, key): value for key, value in part.items()}
@@ -59,12 +61,14 @@ def _schema_of(model: type[BaseModel]) -> dict[str, Any]:
 
 
 def _method_rule(name: str, entry: MethodEntry) -> type[PresetPart]:
-    """A model of one method's `name` and `options`, both named after the method so that definitions never collide."""
+    """Return a model of one method's `name` and `options`, both named after the method so that definitions never
+    collide.
+    """
     options = create_model(f"options-{name}", __base__=options_model(entry))
     required = any(field.is_required() for field in options.model_fields.values())
     default = Field(description="options of the method") if required else Field(default_factory=options)
-    named: Any = (Literal[name], Field(description="name of the method"))
-    return create_model(f"method-{name}", __base__=PresetPart, name=named, options=(options, default))
+    name_field: Any = (Literal[name], Field(description="name of the method"))
+    return create_model(f"method-{name}", __base__=PresetPart, name=name_field, options=(options, default))
 
 
 def schema_text(methods: Mapping[str, MethodEntry]) -> str:
@@ -72,7 +76,7 @@ def schema_text(methods: Mapping[str, MethodEntry]) -> str:
 
 
 def schema_path() -> Path:
-    """The file of srkd's own schema, beside its presets."""
+    """Return the file of srkd's own schema, beside its presets."""
     return Path(str(resources.files("recipes"))) / "presets" / "schema.json"
 
 

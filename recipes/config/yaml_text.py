@@ -1,7 +1,8 @@
-"""YAML as recipes use it: the core values of YAML 1.2 (1e-4 is a number, `no` is text), with the line of each key.
+"""The YAML of recipes: the core types of YAML 1.2 (1e-4 is a number, `no` is text), with the line of each key.
 
-Anchors, tags and duplicate keys are refused: a recipe says each thing once, and reads the same in every editor. PyYAML
-composes the tree; ruamel.yaml reads YAML 1.2, but its values, tags, anchors and dates would need the same walk as here.
+Anchors, tags and duplicate keys are refused: a recipe states each value once, and every editor reads it in the same
+way. PyYAML composes the tree; ruamel.yaml supports YAML 1.2, but its values, tags, anchors and dates would need the
+same traversal as here.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ CORE = "tag:yaml.org,2002:"
 
 
 class _LongNumber(Exception):
-    """A whole number that is too long: the message in plain words, and the line."""
+    """An integer that is too long, with a plain message and the line."""
 
     def __init__(self, error: UsageError, line: int) -> None:
         super().__init__(str(error))
@@ -28,7 +29,7 @@ class _LongNumber(Exception):
 
 
 class _Loader(yaml.SafeLoader):
-    """Composes the tree only; `_value` makes the values."""
+    """A loader that only composes the tree; `_value` converts it to values."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
@@ -56,7 +57,7 @@ class Document:
 
 
 def parse_yaml(text: str, file: str) -> Document:
-    """Read the mapping in a file's text, or raise one line that names the `file`."""
+    """Return the mapping in a file's text, or raise one line that names `file`."""
     lines: dict[KeyPath, int] = {}
     try:
         tree = yaml.compose(text, _Loader)
@@ -75,7 +76,7 @@ def parse_yaml(text: str, file: str) -> Document:
 
 
 def parse_value(text: str) -> Any:
-    """Read the right side of `--set key=value`; text that is not YAML stays text."""
+    """Return the value on the right side of `--set key=value`; text that is not YAML stays text."""
     try:
         tree = yaml.compose(text, _Loader)
         return None if tree is None else _value(tree, (), {})
@@ -86,7 +87,7 @@ def parse_value(text: str) -> Any:
 
 
 def _value(node: yaml.Node, path: KeyPath, lines: dict[KeyPath, int]) -> Any:
-    """The value of a node; `lines` receives the line of every path below it."""
+    """Return the value of a node; `lines` receives the line of every path below it."""
     lines.setdefault(path, node.start_mark.line + 1)
     if isinstance(node, yaml.SequenceNode):
         return [_value(item, (*path, index), lines) for index, item in enumerate(node.value)]

@@ -1,4 +1,4 @@
-"""A function in a child process: its result, its progress, and every way to fail in one line."""
+"""Functions in a child process: result, progress, and every failure in one line."""
 
 from __future__ import annotations
 
@@ -169,7 +169,7 @@ def test_a_child_that_does_not_end_is_ended(module: str) -> None:
 
 
 def test_sigterm_at_the_moment_when_the_clock_starts_ends_srkd_at_once(module: str, tmp_path: Path) -> None:
-    """srkd waited for the end of the child's time, as the thread that watches it was left behind."""
+    """Previously srkd waited for the child's time limit, as the watching thread was left running."""
     program = f"""
 import os, signal, sys, threading
 from compressor.base.child import run_in_child

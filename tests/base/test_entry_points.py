@@ -1,4 +1,4 @@
-"""A package that srkd was told of by an entry point and that raises: one line with its name, its file and its line."""
+"""A package with an entry point that raises an error: one line with its name, file and line."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ LINE = 1 + METHOD[: METHOD.index("# the line")].count("\n")
 
 
 def lay_out(site: Path, program: str) -> Path:
-    """A package as pip lays it out: a module, and metadata with its entry point."""
+    """Write a package as pip installs it: a module, and metadata with its entry point."""
     facts = site / "lab-1.0.dist-info"
     facts.mkdir(parents=True)
     (site / "lab_broken.py").write_text(program)
@@ -73,7 +73,7 @@ def test_a_module_that_cannot_be_imported(
 
 
 def train(folder: Path, program: str) -> Outcome:
-    """srkd compress by the method of a package that holds this program."""
+    """Run srkd compress with the method of a package that contains this program."""
     site, recipe = lay_out(folder / "site", program), folder / "mine.yaml"
     recipe.write_text("title: t\nsource: s\nmethods:\n  - name: broken\nschedule:\n  batch: 1\n  lr_patch: 8\n")
     options = ("--student", "edsr:width=4,depth=1,scale=2", "--steps", "2", "--out", folder / "run")
@@ -89,6 +89,6 @@ def test_a_method_that_raises_in_training(tmp_path: Path) -> None:
 
 
 def test_a_mistake_of_srkd_is_not_put_on_a_package(tmp_path: Path) -> None:
-    """What srkd raises when a package calls it is srkd's own."""
+    """An error raised by srkd itself, when a package calls it, is attributed to srkd."""
     done = train(tmp_path, METHOD.replace("torch.zeros(2, 3) @ torch.zeros(2, 3)", "step.student(images=3)"))
     assert done.code == 1 and "srkd: internal error: TypeError" in done.err, done.err

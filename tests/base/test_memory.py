@@ -1,4 +1,4 @@
-"""Freed memory that is kept is not faulted in again."""
+"""Freed memory that is kept causes no further page faults."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 
 def faults(*arguments: str, **variables: str) -> tuple[str, int]:
-    """Return what the function says, and the page faults of a tensor of 32 MiB after one of 64."""
+    """Return the function's answer, and the page faults of a tensor of 32 MiB after one of 64."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")} | variables
     command = [sys.executable, "-c", PROGRAM, *arguments]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
@@ -32,8 +32,8 @@ def faults(*arguments: str, **variables: str) -> tuple[str, int]:
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another allocator than glibc's")
 def test_a_second_tensor_takes_the_pages_of_the_first() -> None:
-    answer, kept = faults("keep")
-    assert answer == "True" and kept < 100
+    answer, count = faults("keep")
+    assert answer == "True" and count < 100
     assert faults()[1] > 1_000
 
 

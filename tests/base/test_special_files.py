@@ -1,4 +1,4 @@
-"""Pipes and devices in place of files: one line, at once, whatever was to be read from them."""
+"""Pipes and devices instead of files: one line, at once, for every reader."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from recipes.config.reading import load_preset
 
 @pytest.fixture(autouse=True)
 def _no_waiting() -> Iterator[None]:
-    """A read that waits for ever ends the test."""
+    """Fail the test if a read blocks forever."""
 
     def give_up(*_: object) -> None:
         raise TimeoutError("it waits for the other end of the pipe")
@@ -46,7 +46,7 @@ def endless(path: Path) -> Path:
 
 
 def kernel_file(path: Path) -> Path:
-    path.symlink_to("/proc/self/pagemap")  # a regular file by its mode, of no size by its inode, and without end
+    path.symlink_to("/proc/self/pagemap")  # a regular file by its mode, of size 0 by its inode, but endless
     return path
 
 

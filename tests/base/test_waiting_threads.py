@@ -1,4 +1,4 @@
-"""Threads that wait for one another soon sleep, unless somebody has decided otherwise."""
+"""Waiting OpenMP threads soon sleep, unless the user has decided otherwise."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SHOW = "import os, sys; print(os.environ.get('GOMP_SPINCOUNT'), 'torch' in sys.m
         ("import compressor.base.errors; ", "1000 False"),
         ("import os; os.environ['OMP_WAIT_POLICY'] = 'ACTIVE'; import srkd; ", "None False"),
         ("import os; os.environ['GOMP_SPINCOUNT'] = '7'; import srkd; ", "7 False"),
-        # OpenMP has read the variable: to set it now would only mislead child processes and reports.
+        # OpenMP has already read the variable: setting it now would only mislead child processes and reports.
         ("import torch; import srkd; ", "None True"),
     ],
 )

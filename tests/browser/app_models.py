@@ -1,4 +1,4 @@
-"""ONNX files for the browser tests: the embedded networks, tiny ones, and those that must be refused."""
+"""ONNX files for the browser tests: the embedded networks, tiny ones, and ones that must be refused."""
 
 from __future__ import annotations
 
@@ -51,11 +51,11 @@ class Models:
 
     @cached_property
     def tiny(self) -> Model:
-        """EDSR ×2 of 2 blocks and 8 channels, with weights drawn."""
+        """EDSR ×2 of 2 blocks and 8 channels, with random weights."""
         return self.build(TINY, "tiny")
 
     def build(self, spec: Spec, name: str, options: FileOptions | None = None) -> Model:
-        """A drawn network of `spec` as ONNX."""
+        """Return a network of `spec` with random weights as ONNX."""
         return self._of(build(spec, seed=1), name, "student", options)
 
     @cached_property
@@ -116,7 +116,7 @@ class Models:
 
 
 def sample_rgb(name: str, side: int, shrink: int = 4) -> NDArray[np.uint8]:
-    """Return the middle of an embedded photo, downscaled by `shrink`, as (side,side,3)."""
+    """Return the centre of an embedded photo, downscaled by `shrink`, as (side,side,3)."""
     photos = {**embedded_photos("val"), **embedded_photos("train")}
     small = downscale_u8(read_rgb_u8(photos[name]), shrink)
     small = small.reshape(small.shape[-3:])
@@ -132,7 +132,7 @@ def png(pixels: NDArray[np.uint8]) -> bytes:
 
 
 def upscaled(model: Model, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Enlarge the same picture with onnxruntime in Python, untiled."""
+    """Return the same picture enlarged by onnxruntime in Python, untiled."""
     lr = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float() / 255
     runtime = OnnxRuntime(model.path, OpenOptions(threads=1))
     return np.asarray(to_u8(super_resolve(runtime, lr, tile=0).sr)[0].permute(1, 2, 0).numpy(), dtype=np.uint8)
@@ -202,4 +202,4 @@ FOREIGN: dict[str, tuple[Callable[[], onnx.ModelProto], str]] = {
     "unknown-operation": (_unknown_operation, "cannot be opened by ONNX Runtime"),
     "lying": (_lying, "says that it enlarges 4 times"),
 }
-"""Name → the model and what the page says of it."""
+"""Models to be refused, by name, with the page's message."""

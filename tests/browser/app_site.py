@@ -32,7 +32,7 @@ TYPES = {
 
 @dataclass
 class Site:
-    """Address → bytes or file. `headers` go with every answer; `sent` counts the bytes of each address."""
+    """Bytes or file by address. `headers` are sent with every answer; `sent` counts the bytes of each address."""
 
     files: dict[str, bytes | Path]
     headers: Mapping[str, str] = field(default_factory=lambda: dict(ISOLATION))
@@ -81,7 +81,7 @@ class Handler(SimpleHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, *_: object) -> None:
-        """A test's output is the test's."""
+        """Log nothing, to keep the test's output clean."""
 
 
 @dataclass(frozen=True)
@@ -124,11 +124,11 @@ def site_of(app: Path, models: Sequence[Model], samples: Mapping[str, bytes], pr
         url = f"models/{model.path.name}"
         files[prefix + url] = model.path
         rows.append(model.row(url))
-    shown = []
+    sample_entries = []
     for name, content in samples.items():
         files[f"{prefix}samples/{name}"] = content
-        shown.append({"name": Path(name).stem, "url": f"samples/{name}"})
-    files[f"{prefix}api/models.json"] = json.dumps({"models": rows, "samples": shown}).encode()
+        sample_entries.append({"name": Path(name).stem, "url": f"samples/{name}"})
+    files[f"{prefix}api/models.json"] = json.dumps({"models": rows, "samples": sample_entries}).encode()
     if prefix:
         files[prefix] = files[f"{prefix}index.html"]
     return Site(files)
@@ -138,7 +138,7 @@ class Server(ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, *_: object) -> None:
-        """A browser that goes away while it is answered is no error here."""
+        """Ignore a browser that disconnects during an answer."""
 
 
 @contextmanager
@@ -157,7 +157,7 @@ def served(site: Site) -> Iterator[Site]:
 
 
 def rebuild(site: Site, *, whole: bool) -> None:
-    """Change the style and list it with its new hash; `whole` False: a half upload, where only the list is new."""
+    """Change the style and list it with its new hash; `whole` False: an incomplete upload, of the list only."""
     style = (site.content("style.css") or b"") + b"\nbody { --build: 2; }\n"
     listed = (site.content("precache.js") or b"").decode()
     precache = json.loads(listed.removeprefix("self.PRECACHE = ").rstrip().rstrip(";"))

@@ -1,4 +1,4 @@
-"""A real browser (Debian's Chromium, driven by Playwright), the built app, and models small and embedded."""
+"""Fixtures: a real browser (Debian's Chromium, driven by Playwright), the built app, small and embedded models."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The live camera: it runs the chosen model, at the sizes that the network takes, and leaves no stream running."""
+"""The live camera: it runs the chosen model, at the network's sizes, and leaves no stream running."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_a_camera_runs_live(filming: Browser, app_folder: Path, models: Models, 
         visit.page.click("#live")
         visit.page.wait_for_selector("body[data-mode=empty]")
         assert visit.text("live") == "Live"
-        # A picture, the camera over it, and the picture again; then a photo chosen while it runs.
+        # A picture, the camera over it, and the picture again; then a photo chosen while the camera runs.
         visit.choose()
         visit.done()
         shot(visit)
@@ -91,7 +91,7 @@ def test_a_camera_runs_live(filming: Browser, app_folder: Path, models: Models, 
 def test_a_camera_that_starts_too_late_is_stopped(
     filming: Browser, app_folder: Path, models: Models, serve: Callable[[Site], Site], button: str
 ) -> None:
-    """A second tap while the camera has not answered cancels it; so does Cancel. Then it starts as usual, once."""
+    """A second tap before the camera has answered cancels it; so does Cancel. Afterwards it starts as usual, once."""
     with with_models(filming, app_folder, serve, [models.tiny]) as visit:
         visit.page.evaluate(SLOW, "")
         visit.page.click("#live")

@@ -44,7 +44,7 @@ SHARING = """() => {
 
 @pytest.fixture(scope="module")
 def wide(models: Models) -> Model:
-    """Return a teacher that takes some seconds where the student takes none."""
+    """Return a teacher that takes seconds where the student takes almost no time."""
     return replace(models.build(EDSRSpec(2, width=32, depth=4), "wide"), role="teacher")
 
 
@@ -63,7 +63,7 @@ def canvases(visit: Visit) -> dict[str, list[int]]:
 
 
 def test_figures_and_model_are_those_of_the_right_side(browser: Browser, pair: Site, wide: Model) -> None:
-    """Whatever model the left side opens. No model is opened twice."""
+    """This holds for any model of the left side. No model is opened twice."""
     with visiting(browser, pair, **DESKTOP) as visit:
         visit.ready().choose()
         visit.done()
@@ -79,22 +79,22 @@ def test_figures_and_model_are_those_of_the_right_side(browser: Browser, pair: S
         assert visit.text("card-title") == "wide"
         assert f"{wide.path.stat().st_size / 1e6:.2f} MB" in visit.text("card-figures")
         assert visit.text("figure-ms") != before["figure-ms"]
-        # One result for both sides: it is seen on both.
+        # Both sides show the same result.
         assert canvases(visit) == {"left": [96, 96], "right": [96, 96]}
         visit.page.select_option("#right", label="Ordinary")
         visit.until(RESTED)
         assert visit.text("model-name") == "Large network"
         visit.page.select_option("#left", label="Ordinary")
         visit.until(RESTED)
-        shown = [visit.text(name) for name in ("model-name", "card-title", "figure-ms")]
-        assert shown == ["", "No network", "–"]
+        texts = [visit.text(name) for name in ("model-name", "card-title", "figure-ms")]
+        assert texts == ["", "No network", "–"]
         assert visit.page.is_hidden("#card-figures")
 
 
 def test_each_side_has_its_own_scale(
     browser: Browser, app_folder: Path, models: Models, serve: Callable[[Site], Site], tmp_path: Path
 ) -> None:
-    """A student ×2 on the left and a user's model ×4 on the right: each is shown and saved at its own scale."""
+    """With a student ×2 on the left and a user's model ×4 on the right, each is shown and saved at its own scale."""
     four = models.build(EDSRSpec(4, width=8, depth=1), "four")
     sample = sample_rgb("chelsea", 48)
     site = serve(site_of(app_folder, [models.tiny], {"cat.png": png(sample)}))
@@ -129,7 +129,7 @@ def test_save_and_share_wait_for_a_result(
         title, size = visit.page.evaluate("window.shared[0]")
         assert title == "cats-sharpened-x2.png"
         assert size > 1000
-        # The teacher runs: there is nothing of it to save or share, neither now nor when it was cancelled.
+        # While the teacher runs, and after it was cancelled, it has nothing to save or share.
         visit.page.select_option("#right", label="Large network")
         assert visit.page.is_disabled("#save") and visit.page.is_disabled("#share")
         visit.page.click("#cancel")
@@ -168,7 +168,7 @@ def test_large_bicubic_is_saved_whole_and_equals_matlab(
 
 
 def without_streams(site: Site) -> Site:
-    """Change the site as if the browser were older: a test cannot inject a script into a worker."""
+    """Change the site to simulate an older browser: a test cannot inject a script into a worker."""
     asks = b'typeof CompressionStream === "function"'
     module = site.content("src/png.js") or b""
     assert asks in module
@@ -197,7 +197,7 @@ def test_without_a_streaming_compressor_the_file_has_the_size_in_its_name(
             assert saved.name == f"cats-sharpened-{size[0]}x{size[1]}.png"
             assert size[0] < side
             assert "in the size that is shown" in visit.text("trouble")
-        # The service worker refuses a file that is not the one of the build.
+        # The service worker refuses a file that is not from the build.
         assert all("integrity" in complaint or "hash" in complaint for complaint in visit.complaints)
         visit.complaints.clear()
 

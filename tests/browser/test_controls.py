@@ -41,7 +41,7 @@ def site(app_folder: Path, models: Models, serve: Callable[[Site], Site]) -> Sit
 
 
 def put(visit: Visit, kind: str, content: bytes) -> None:
-    """Paste or drop a file, with the events of a browser."""
+    """Paste or drop a file, with a browser's events."""
     visit.page.evaluate(
         """([kind, text]) => {
             const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
@@ -212,7 +212,7 @@ ARROW_PIXELS = 16
 
 
 def cut_choices(visit: Visit) -> list[str]:
-    """Return the choices above the picture whose text is wider than its place and is shown with an ellipsis."""
+    """Return the choices above the picture whose text is too wide and shown with an ellipsis."""
     script = """(all, arrow) => all.filter((select) => {
         const style = getComputedStyle(select);
         const measured = Object.assign(document.createElement("canvas").getContext("2d"), { font: style.font });
@@ -231,7 +231,7 @@ IN_VIEW = """(selector) => [...document.querySelectorAll(selector)].map((each) =
 
 @pytest.mark.parametrize("size", [(844, 390), (932, 430), (667, 375), (568, 320)])
 def test_a_phone_on_its_side_keeps_the_buttons_in_view(browser: Browser, site: Site, size: tuple[int, int]) -> None:
-    """Beside the picture, before and after there is one, and however far what lies below them is scrolled."""
+    """The buttons are beside the picture, with and without a result, at any scroll position of the area below."""
     profile = {**PHONE, "viewport": {"width": size[0], "height": size[1]}}
     with visiting(browser, site, **profile) as visit:
         visit.ready()
@@ -253,7 +253,7 @@ def test_a_phone_on_its_side_keeps_the_buttons_in_view(browser: Browser, site: S
 def test_a_result_is_told_in_plain_words_and_its_figures_wait_behind_details(
     browser: Browser, app_folder: Path, models: Models, serve: Callable[[Site], Site], width: int
 ) -> None:
-    """Nothing is cut off or wider than the screen, and no word is one that only who trains networks knows."""
+    """Nothing is cut off or wider than the screen, and no word is jargon of training networks."""
     teacher = replace(models.tiny, role="teacher")
     site = serve(site_of(app_folder, [models.tiny, teacher], {"cat.png": png(sample_rgb("chelsea", 48))}))
     with visiting(browser, site, viewport={"width": width, "height": 700}) as visit:
@@ -263,11 +263,11 @@ def test_a_result_is_told_in_plain_words_and_its_figures_wait_behind_details(
         assert page.inner_text("#result") == (
             "Twice as wide and as high. 96\u00a0×\u00a096 pixels instead of 48\u00a0×\u00a048."
         )
-        chosen = page.eval_on_selector_all("#left, #right", "all => all.map((each) => each.selectedOptions[0].text)")
-        assert chosen == ["Ordinary", "Sharpened"]
+        labels = page.eval_on_selector_all("#left, #right", "all => all.map((each) => each.selectedOptions[0].text)")
+        assert labels == ["Ordinary", "Sharpened"]
         assert [page.is_visible(each) for each in ("#figure-ms", "#engine", "#measure")] == [False] * 3
-        shown = page.inner_text("body").lower()
-        assert not [word for word in ("bicubic", "student", "teacher", "tile", "wasm", "thread") if word in shown]
+        text = page.inner_text("body").lower()
+        assert not [word for word in ("bicubic", "student", "teacher", "tile", "wasm", "thread") if word in text]
         assert cut_choices(visit) == []
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
         visit.open_details()
@@ -291,7 +291,7 @@ def test_a_samples_licence_is_stated_beside_it(browser: Browser, site: Site, mod
 
 
 def test_a_sample_is_shown_large_enough_to_see_the_difference(browser: Browser, site: Site) -> None:
-    """On a small screen it begins at the place that the list names, and Fit shows all of it."""
+    """On a small screen the view starts at the place in the list, and Fit shows the whole picture."""
     listed = json.loads(site.content("api/models.json") or b"")
     listed["samples"][0]["focus"] = [0.55, 0.25]
     site.files["api/models.json"] = json.dumps(listed).encode()
@@ -311,7 +311,7 @@ def test_a_sample_is_shown_large_enough_to_see_the_difference(browser: Browser, 
 
 
 def test_another_tools_model_is_described_in_its_own_terms(browser: Browser, site: Site, tmp_path: Path) -> None:
-    """By its producer, graph, ports and keys: none of srkd's words stand for what it does not have."""
+    """It is described by its producer, graph, ports and keys; missing facts are not replaced by srkd's terms."""
     path = enlarger(tmp_path / "their-net.onnx", scale=3)
     model = onnx.load(path)
     model.producer_name, model.producer_version = "their exporter", "4.2"
@@ -360,7 +360,7 @@ def test_the_card_describes_the_embedded_pair(
 def test_how_it_looks(
     browser: Browser, app_folder: Path, models: Models, serve: Callable[[Site], Site], tmp_path: Path
 ) -> None:
-    """Take the picture of the README: a phone, light and dark, side by side, with the embedded student's results.
+    """Take the README's picture: a phone, light and dark, side by side, with the embedded student's results.
 
     DEMO_PICTURE=1 writes it to docs/images; otherwise it goes to a temporary folder.
     """

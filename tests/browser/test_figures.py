@@ -1,4 +1,4 @@
-"""The size of the first visit and the speed of the embedded networks. The figures are stored, with wide bounds."""
+"""The size of the first visit and the speed of the embedded networks, stored with wide bounds."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.browser
 
 THROTTLE = 4
 FIRST_LOAD_BYTES = 6_000_000
-"""Gzipped, with the embedded student and two samples."""
+"""Upper bound of the first load: gzipped, with the embedded student and two samples."""
 
 
 def test_the_first_visit_on_a_slow_phone(
@@ -72,5 +72,5 @@ def test_a_tile_of_64(browser: Browser, app_folder: Path, models: Models, serve:
                     "least": round(measured["least"]),
                 }
         note("ms_a_64x64_tile", figures)
-        # The least: what other work on the machine spoils least.
+        # The minimum is disturbed least by other work on the machine.
         assert figures["student, 1 thread"]["least"] < figures["teacher, 1 thread"]["least"]

@@ -1,4 +1,4 @@
-"""Networks in eight bits: the list says so and what they lost, and a phone compares their speed with that of float."""
+"""8-bit networks: the list shows them and their loss, and a phone compares their speed with float."""
 
 from __future__ import annotations
 
@@ -76,16 +76,16 @@ def test_the_speed_of_two_networks_stands_side_by_side_with_its_ratio(browser: B
         assert visit.text("measure") == "Compare the speed of both sides"
         visit.page.evaluate("document.querySelector('#measured').textContent = ''")
         words = measured(visit)
-        found = re.fullmatch(f"Sharpened, int8 {NUMBER} ms, Sharpened {NUMBER} ms for 64 × 64: (.*)", words)
-        assert found, words
-        int8, plain = float(found[1]), float(found[2])
+        match = re.fullmatch(f"Sharpened, int8 {NUMBER} ms, Sharpened {NUMBER} ms for 64 × 64: (.*)", words)
+        assert match, words
+        int8, plain = float(match[1]), float(match[2])
         ratio = max(int8, plain) / min(int8, plain)
-        if found[3] == "equally fast":
+        if match[3] == "equally fast":
             assert ratio < 1.1
         else:
-            faster, times = re.fullmatch(f"(.*) is {NUMBER} times as fast", found[3]).groups()  # type: ignore[union-attr]
+            faster, times = re.fullmatch(f"(.*) is {NUMBER} times as fast", match[3]).groups()  # type: ignore[union-attr]
             assert faster == ("Sharpened, int8" if int8 < plain else "Sharpened")
             assert float(times) == pytest.approx(ratio, rel=0.05)
-        # The picture and the figures of the right side are there again.
+        # The picture and the figures of the right side are shown again.
         visit.done()
         assert visit.text("model-name") == "Sharpened, int8"

@@ -1,4 +1,4 @@
-"""Twelve megapixels in a browser: bounded memory, strips where no canvas holds the result, cancel."""
+"""Twelve megapixels in a browser: bounded memory, strips if no canvas can hold the result, cancellation."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ pytestmark = pytest.mark.browser
 
 PHOTO = (4000, 3000)
 BOUND_MB = 600
-"""Of all processes of the browser together, beyond an idle page, memory that several share counted once (PSS): 48 MB
-for the decoded photo (twice while it is decoded), at most 192 MB of feature maps by our count and what the arena makes
-of it, a strip of output, two canvases of at most 4 megapixels (a browser without a graphics processor holds each up to
-six times while it changes), and the finished file, here 97 MB, which a private window keeps in memory."""
+"""Memory bound in MB for all processes of the browser together, above an idle page, with shared memory counted once
+(PSS): 48 MB for the decoded photo (twice during decoding), at most 192 MB of feature maps by our count plus the arena's
+overhead, a strip of output, two canvases of at most 4 megapixels (a browser without a graphics processor keeps each up
+to six times while it changes), and the finished file, here 97 MB, which a private window keeps in memory."""
 
 OWN_TILES = 4
-"""Of the plan that the app itself makes for the embedded student: 227 pixels and 36 on each side, 414 tiles of a second
-and more. What they hold they hold from the first on; fifty would take one to several minutes, so the fifty are small
-ones, on the same way through strips and canvas."""
+"""Tiles of the app's own plan for the embedded student that are run: 227 pixels and 36 on each side, 414 tiles of a
+second or more. Memory is constant from the first tile on; as fifty would take one to several minutes, the test with
+fifty uses small ones, on the same path through strips and canvas."""
 
 
 @pytest.fixture(scope="module")
 def photo() -> bytes:
-    """Return an embedded photo, repeated to 4000x3000 with a slow change of brightness."""
+    """Return an embedded photo, tiled to 4000x3000 with a slow change of brightness."""
     tile = sample_rgb("coffee", 96)
     width, height = PHOTO
     wide = np.tile(tile, (-(-height // 96), -(-width // 96), 1))[:height, :width].astype(np.float32)
@@ -52,7 +52,7 @@ def photo() -> bytes:
 
 @pytest.fixture
 def site(app_folder: Path, models: Models, serve: Callable[[Site], Site], photo: bytes) -> Site:
-    """Return a site without the photo: as a sample its thumbnail would be decoded, and the idle page would be large."""
+    """Return a site without the photo: as a sample its thumbnail would be decoded and enlarge the idle page."""
     site = serve(site_of(app_folder, [models.tiny], {}))
     site.files["models/student.onnx"] = models.student.path
     site.files["photo.jpg"] = photo
@@ -67,20 +67,20 @@ def file(photo: bytes, tmp_path: Path) -> Path:
 
 
 class Peak:
-    """The peak memory in megabytes of this process's Chromium children; `start` is that at the start."""
+    """The peak memory in MB of this process's Chromium children; `start` is the value at the start."""
 
     def __init__(self) -> None:
         self.start = self.most = self.look()
 
     def look(self) -> float:
-        held = 0
+        total = 0
         for child in psutil.Process().children(recursive=True):
             try:
                 if "chrom" in Path(child.cmdline()[0]).name:
-                    held += child.memory_full_info().pss
+                    total += child.memory_full_info().pss
             except (psutil.Error, IndexError):
                 continue
-        return held / 1e6
+        return total / 1e6
 
     @property
     def above(self) -> int:
@@ -107,7 +107,7 @@ def watched() -> Iterator[Peak]:
 
 
 def decoded(visit: Visit, left: int, top: int, width: int, height: int) -> NDArray[np.uint8]:
-    """Return a part of the photo as this browser decodes it: another decoder may differ by one level."""
+    """Return a part of the photo as decoded by this browser: another decoder may differ by one level."""
     script = """async (part) => {
         const bitmap = await createImageBitmap(await (await fetch("photo.jpg")).blob(), ...part);
         const canvas = new OffscreenCanvas(bitmap.width, bitmap.height);
@@ -123,7 +123,7 @@ def decoded(visit: Visit, left: int, top: int, width: int, height: int) -> NDArr
 def test_twelve_megapixels_become_forty_eight_in_strips(
     browser: Browser, site: Site, models: Models, file: Path, tmp_path: Path
 ) -> None:
-    """By the buttons: the page asks first, then writes a PNG larger than the canvas, correct at every checked place."""
+    """With the buttons: the page asks first, then writes a PNG larger than the canvas, right at every checked place."""
     radius = models.tiny.receptive_radius
     assert radius is not None
     boxes = ((0, 0), (PHOTO[0] - 300, PHOTO[1] - 60), (1830, 1470), (40, 2300))
@@ -148,13 +148,13 @@ def test_twelve_megapixels_become_forty_eight_in_strips(
         result = np.asarray(opened.convert("RGB"))
     for (left, top), part in parts.items():
         expected = upscaled(models.tiny, part).astype(int)
-        # What the network sees beyond the part is missing in the part alone, but not at the photo's own edges.
+        # A separate part lacks the network's surroundings, except at the photo's own edges.
         inner = [
             slice(0 if at == 0 else 2 * radius, 2 * size - (0 if at + size == whole else 2 * radius))
             for at, size, whole in ((top, 60, PHOTO[1]), (left, 300, PHOTO[0]))
         ]
-        shown = result[2 * top : 2 * top + 120, 2 * left : 2 * left + 600]
-        assert np.abs(shown[tuple(inner)] - expected[tuple(inner)]).max() <= 1, (left, top)
+        patch = result[2 * top : 2 * top + 120, 2 * left : 2 * left + 600]
+        assert np.abs(patch[tuple(inner)] - expected[tuple(inner)]).max() <= 1, (left, top)
 
 
 RUN_AND_CANCEL = """

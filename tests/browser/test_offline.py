@@ -37,7 +37,7 @@ def addresses(visit: Visit) -> list[str]:
 def test_a_file_that_cannot_be_stored_is_named(
     browser: Browser, app_folder: Path, models: Models, serve: Callable[[Site], Site]
 ) -> None:
-    """The host does not have a listed model; later it does."""
+    """The host lacks a listed model at first, and has it later."""
     teacher = replace(models.half, role="teacher", precision="fp32")
     site = site_of(app_folder, [models.tiny, teacher], {"cat.png": png(sample_rgb("chelsea", 48))})
     there = site.files.pop("models/half.onnx")
@@ -53,7 +53,7 @@ def test_a_file_that_cannot_be_stored_is_named(
 
 
 def test_a_file_with_another_hash_is_not_stored(browser: Browser, site: Site, serve: Callable[[Site], Site]) -> None:
-    """Otherwise it would stay in the cache and be refused for ever."""
+    """Otherwise it would stay in the cache and be refused forever."""
     good = site.files["models/tiny.onnx"]
     site.files["models/tiny.onnx"] = b"half uploaded"
     with visiting(browser, serve(site), **PHONE) as visit:
@@ -69,7 +69,7 @@ def test_a_file_with_another_hash_is_not_stored(browser: Browser, site: Site, se
 def test_webgpus_files_are_stored_on_a_device_that_uses_it(
     launch: Callable[[Sequence[str]], Browser], site: Site
 ) -> None:
-    """Also those of the first visit, which no service worker sees: the server is stopped after it."""
+    """This includes the files of the first visit, which no service worker handles: the server is stopped after it."""
     browser = launch(WEBGPU_FLAGS)
     context = browser.new_context(**DESKTOP)
     page = context.new_page()
@@ -138,7 +138,7 @@ def test_an_app_that_cannot_be_stored_says_so(browser: Browser, site: Site, serv
 
 
 def test_one_thread_is_explained(browser: Browser, site: Site, serve: Callable[[Site], Site]) -> None:
-    """The host sends no headers, and the service worker that would add them is refused."""
+    """The host sends no headers, and the service worker that would add them is blocked."""
     site.headers = {}
     serve(site)
     context = browser.new_context(**PHONE)
@@ -169,7 +169,7 @@ def test_one_thread_is_explained(browser: Browser, site: Site, serve: Callable[[
 def test_the_number_of_threads_has_its_reason(
     browser: Browser, site: Site, serve: Callable[[Site], Site], cores: int, threads: str, engine: str, reason: str
 ) -> None:
-    """`choose` runs in the page here, because a test cannot set a worker's number of cores."""
+    """`choose` runs in the page here, because a test cannot set a worker's core count."""
     with visiting(browser, serve(site), **DESKTOP) as visit:
         result = visit.ready().page.evaluate(
             """async ([cores, threads]) => {

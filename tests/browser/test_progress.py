@@ -28,7 +28,7 @@ TITLES = "all => all.map((each) => each.text)"
 
 @pytest.fixture(scope="module")
 def wide(models: Models) -> Model:
-    """Return a teacher that takes some seconds a tile."""
+    """Return a teacher that takes seconds per tile."""
     return replace(models.build(EDSRSpec(2, width=48, depth=8), "wide-48"), role="teacher")
 
 
@@ -57,7 +57,7 @@ def drop(visit: Visit, *files: tuple[str, bytes]) -> None:
 def test_work_is_visible_from_the_start_and_cancelled_at_once(
     browser: Browser, app_folder: Path, models: Models, wide: Model, serve: Callable[[Site], Site]
 ) -> None:
-    """A first tile that takes seconds is announced before it is done, and Cancel does not wait for it."""
+    """A slow first tile is announced before it is finished, and Cancel does not wait for it."""
     cats = png(np.tile(sample_rgb("chelsea", 72), (6, 6, 1)))
     with visiting(browser, serve(site_of(app_folder, [models.tiny, wide], {"cats.png": cats})), **DESKTOP) as visit:
         visit.ready().choose()
@@ -93,7 +93,7 @@ def test_loading_a_model_is_visible_and_can_be_cancelled(browser: Browser, site:
     with visiting(browser, site, **PHONE) as visit:
         visit.ready().choose()
         visit.done()
-        # The page's own request: its service worker would have the file already.
+        # The page's own request: its service worker already has the file.
         visit.page.evaluate(
             """() => { const ask = window.fetch;
                 const never = ({ signal }) => new Promise((_, reject) =>
@@ -106,7 +106,7 @@ def test_loading_a_model_is_visible_and_can_be_cancelled(browser: Browser, site:
         visit.page.click("#cancel")
         visit.until(RESTED, seconds=2)
         assert visit.text("ask-words") == "Cancelled before the first part."
-        # Waiting for one model does not keep from another.
+        # Loading one model does not block another.
         visit.page.select_option("#right", label="Sharpened")
         visit.done()
         visit.page.select_option("#right", label="Large network")
@@ -136,7 +136,7 @@ def test_a_sample_that_comes_late_does_not_replace_a_later_one(browser: Browser,
 
 
 def test_a_drop_opens_all_its_models_and_one_photo(browser: Browser, site: Site, models: Models) -> None:
-    """In one drop and in several; each model has its own entry in the list."""
+    """In one drop or in several; each model has its own entry in the list."""
     content = models.tiny.path.read_bytes()
     with visiting(browser, site, **DESKTOP) as visit:
         visit.ready()
@@ -170,7 +170,7 @@ def test_a_failure_beside_a_good_model_is_reported(browser: Browser, site: Site,
 def test_a_photo_survives_a_change_of_engine_and_the_figures_are_the_new_ones(browser: Browser, site: Site) -> None:
     with visiting(browser, site, **DESKTOP) as visit:
         visit.ready()
-        # In one go: the photo is not decoded yet when the engine starts anew.
+        # At once: the photo is not decoded yet when the engine restarts.
         visit.page.evaluate(
             """() => { document.querySelector("#samples button").click();
                 const threads = document.querySelector("#threads-wanted");

@@ -1,4 +1,4 @@
-"""`srkd report` in Chromium: the comparator by mouse, touch and keyboard, both schemes, a phone, paper, axe."""
+"""`srkd report` in Chromium: the comparator by mouse, touch and keyboard, both colour schemes, a phone, paper, axe."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ AT = "document.querySelector('.stage').style.getPropertyValue('--at')"
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The report of a small run, with a profile such as srkd profile leaves."""
+    """The report of a small run, with a profile like that of srkd profile."""
     folder = tmp_path_factory.mktemp("report")
     photos, teacher = save_photos(folder / "photos"), save_teacher(folder / "teacher.safetensors")
     run = folder / "small"
@@ -48,7 +48,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @contextmanager
 def opened(browser: Browser, report: Path, **profile: object) -> Iterator[Page]:
-    """Open the file itself; anything that the console says, and anything that is fetched, fails the test at the end."""
+    """Open the file itself; any console message, and any request, fails the test at the end."""
     context = browser.new_context(**profile)  # type: ignore[arg-type]
     page, complaints = context.new_page(), []
     listen(page, complaints)
@@ -74,7 +74,7 @@ def test_the_slider_by_mouse(browser: Browser, report: Path) -> None:
         page.mouse.move(box["x"] + box["width"] * 0.25, middle, steps=5)
         page.mouse.up()
         assert 20 <= float(page.evaluate(AT).rstrip("%")) <= 30
-        # The left layer is cut where the divider stands.
+        # The left layer is clipped at the divider.
         at = float(page.evaluate(AT).rstrip("%"))
         clip = page.evaluate("getComputedStyle(document.querySelector('.stage .over')).clipPath")
         assert f"{100 - at:g}%" in clip, clip
@@ -147,7 +147,7 @@ def test_axe_finds_nothing(browser: Browser, report: Path, scheme: str, profile:
 
 
 def test_dark_and_paper(browser: Browser, report: Path) -> None:
-    """The page is dark where the reader's is; paper is white, and has every crop side by side without the slider."""
+    """The page is dark if the reader's scheme is; paper is white, with every crop side by side without the slider."""
     ground = "getComputedStyle(document.body).backgroundColor"
     with opened(browser, report, color_scheme="dark", **DESKTOP) as page:
         assert page.evaluate(ground) == "rgb(21, 23, 26)"
@@ -158,7 +158,7 @@ def test_dark_and_paper(browser: Browser, report: Path) -> None:
 
 
 def test_how_it_looks(browser: Browser, report: Path, tmp_path: Path) -> None:
-    """Take pictures for a person to look at: REPORT_PICTURES names their folder."""
+    """Take pictures for manual inspection: REPORT_PICTURES names their folder."""
     folder = Path(os.environ.get("REPORT_PICTURES", tmp_path))
     for name, profile in (("desktop", DESKTOP), ("phone", PHONE)):
         with opened(browser, report, **profile) as page:

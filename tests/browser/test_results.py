@@ -1,4 +1,4 @@
-"""The page computes what onnxruntime computes in Python, for any picture, tiles and model."""
+"""The page's results equal onnxruntime's in Python, for any picture, tiles and model."""
 
 from __future__ import annotations
 
@@ -74,9 +74,10 @@ def computed(visit: Visit, model: Model, **args: object) -> tuple[NDArray[np.uin
 
 
 INT8_MOST, INT8_MEAN = 12, 0.1
-"""Of 255. On most processors the two agree in every pixel. onnxruntime's 8-bit kernels are not the same everywhere,
-though: on x86 without VNNI pairs of products are added in 16 bits and saturate, in Python and not in the browser. That
-is rare and not small, hence a wide maximum and a narrow mean: quantisation itself costs 0.25 in the mean here."""
+"""Tolerances of 8-bit results, in levels of 255. On most processors the two agree in every pixel, but onnxruntime's
+8-bit kernels differ between processors: on x86 without VNNI, pairs of products are added in 16 bits and saturate, in
+Python but not in the browser. This is rare but large, hence a wide maximum and a narrow mean: quantisation itself costs
+0.25 in the mean here."""
 
 
 def mean_error(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> float:
@@ -91,7 +92,7 @@ def farthest(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> int:
 def test_the_embedded_student_equals_python(
     browser: Browser, app_folder: Path, models: Models, serve: Callable[[Site], Site], tmp_path: Path
 ) -> None:
-    """By the buttons, on a phone: a sample, the student, Save."""
+    """Using the buttons, on a phone: a sample, the student, Save."""
     sample = sample_rgb("astronaut", 96)
     site = serve(site_of(app_folder, [models.student], {"astronaut.png": png(sample)}))
     with visiting(browser, site, **PHONE) as visit:
@@ -135,7 +136,7 @@ def test_tiled_equals_untiled(visit: Visit, models: Models, tile: int) -> None:
 
 
 def test_too_small_a_radius_is_visible(visit: Visit, models: Models) -> None:
-    """The test above can fail: with half the margin the tiles do not match."""
+    """The test above can fail: with half the margin the tiles differ."""
     whole, _ = computed(visit, models.tiny)
     tiled, _ = computed(visit, models.tiny, tile=17, entry={"receptive_radius": 2})
     assert farthest(tiled, whole) > 1
@@ -157,7 +158,7 @@ def test_other_kinds_of_models_equal_python(visit: Visit, models: Models) -> Non
             assert output.shape == (144, 144, 3)
             continue
         expected = upscaled(model if model is not models.half else models.tiny, sample)
-        # 16-bit weights are rounded again where the engine computes in 32 bits.
+        # 16-bit weights are rounded again if the engine computes in 32 bits.
         assert farthest(output, expected) <= {"int8": INT8_MOST, "half": 2}.get(model.name, 1), model.name
         if model.name == "int8":
             assert mean_error(output, expected) < INT8_MEAN
@@ -172,7 +173,7 @@ def test_a_model_of_one_size_is_tiled_exactly(visit: Visit, models: Models) -> N
 
 
 def test_the_radius_read_from_a_graph_is_the_networks(visit: Visit, models: Models) -> None:
-    """The page knows no network by name: too small a margin is visible, too large a one costs time."""
+    """The page does not depend on a network's name: too small a margin is visible, too large a one costs time."""
     from tests.support.networks import tiny
 
     for name in ("carn", "rcan", "compact"):

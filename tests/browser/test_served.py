@@ -27,7 +27,7 @@ ELSEWHERE = "demo.example"
 
 @pytest.fixture(scope="module")
 def address(app_folder: Path, models: Models) -> Iterator[str]:
-    """Start the demo of a small model as a user does, and return its address."""
+    """Start the demo of a small model like a user, and return its address."""
     model = str(models.tiny.path)
     process = subprocess.Popen(
         [sys.executable, "-m", "srkd", "demo", model, "--teacher", model, "--port", "0", "--json"],

@@ -1,4 +1,4 @@
-"""The app loads, installs, works offline, updates, and says what an address does not allow."""
+"""The app loads, installs, works offline, updates, and reports the limits of an address."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_nothing_prevents_installing(
         visit.ready().until(OFFLINE)
         errors = context.new_cdp_session(visit.page).send("Page.getInstallabilityErrors")
         assert errors == {"installabilityErrors": []}
-        # The test can fail: a page without a manifest has something to say.
+        # The test can fail: a page without a manifest gives a message.
         visit.page.goto(f"{site.origin}/icons/icon.svg")
         errors = context.new_cdp_session(visit.page).send("Page.getInstallabilityErrors")
         assert errors["installabilityErrors"] != []
@@ -88,7 +88,7 @@ def test_it_works_offline_after_the_first_visit(browser: Browser, site: Site) ->
         visit.choose(sample=1)
         visit.done()
         assert visit.text("figure-size") == "0.01 MP"
-        # That the list could not be fetched anew is the browser's own remark, and true.
+        # The browser itself reports that the list could not be fetched again.
         assert [complaint for complaint in complaints if "ERR_CONNECTION_REFUSED" not in complaint] == []
     finally:
         context.close()
@@ -145,7 +145,7 @@ def test_a_half_uploaded_build_changes_nothing(browser: Browser, site: Site, ser
         assert visit.page.is_hidden("#update")
         visit.choose()
         visit.done()
-        # The browser says itself that a file was not what its hash said.
+        # The browser itself reports that a file did not match its hash.
         assert all("integrity" in complaint or "hash" in complaint for complaint in visit.complaints)
         visit.complaints.clear()
 
@@ -153,7 +153,7 @@ def test_a_half_uploaded_build_changes_nothing(browser: Browser, site: Site, ser
 def test_plain_http_says_what_is_missing_and_works(
     launch: Callable[[Sequence[str]], Browser], site: Site, serve: Callable[[Site], Site], tmp_path: Path
 ) -> None:
-    """As on a phone that opens this machine's address in the local network."""
+    """Like a phone that opens this machine's address in the local network."""
     serve(site)
     browser = launch((*FLAGS, "--host-resolver-rules=MAP phone.test 127.0.0.1"))
     with visiting(browser, site, address=f"http://phone.test:{site.port}/", **PHONE) as visit:

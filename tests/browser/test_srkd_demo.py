@@ -93,7 +93,7 @@ def test_a_fresh_page_from_srkd_demo(browser: Browser, app_folder: Path, models:
 def test_https_after_a_dismissed_warning(
     browser: Browser, app_folder: Path, models: Models, self_signed_certificate: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    """It has threads and the rest of a secure address, but nothing offline: browsers refuse the service worker."""
+    """It has threads and other secure features, but not offline use: browsers refuse the service worker."""
     pytest.importorskip("uvicorn")
     pytest.importorskip("segno")
     certificate, key = self_signed_certificate
@@ -107,5 +107,5 @@ def test_https_after_a_dismissed_warning(
             visit.done()
             visit.until("document.querySelector('#offline').textContent.startsWith('Not kept for offline use:')")
             assert "certificate" in visit.text("offline")
-            # The browser says it in its own words too.
+            # The browser reports it itself, too.
             visit.complaints[:] = [complaint for complaint in visit.complaints if "certificate" not in complaint]

@@ -56,7 +56,7 @@ def test_a_wheel_contains_the_built_app(wheel: Path, app_folder: Path) -> None:
 
 
 def test_a_source_archive_makes_a_wheel_without_node(app_folder: Path, tmp_path: Path) -> None:
-    """It carries the built app too, so that whoever builds from it needs no Node and no registry."""
+    """It contains the built app, too, so that building from it needs no Node and no registry."""
     pytest.importorskip("build")
     build = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(tmp_path)]
     subprocess.run([*build, "--sdist", str(ROOT)], capture_output=True, text=True, check=True)
@@ -87,7 +87,7 @@ def test_its_build_folder_runs_on_a_static_host(
     }
     files["sr/"] = files["sr/index.html"]
     with visiting(browser, serve(Site(files, headers={})), address="sr/", **PHONE) as visit:
-        # No headers from the host: the service worker adds them, and the page loads itself anew.
+        # The host sends no headers: the service worker adds them, and the page reloads.
         visit.until("crossOriginIsolated")
         visit.ready().until(OFFLINE)
         assert visit.text("offline") == "Works offline from now on."

@@ -1,4 +1,4 @@
-"""A page of the app in a browser, with the actions of a user."""
+"""A page of the app in a browser, with a user's actions."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ OFFLINE = "document.querySelector('#offline').textContent.startsWith('Works offl
 
 @dataclass
 class Visit:
-    """A page of the app. `complaints` are its console's errors and warnings; at the end a test requires none."""
+    """A page of the app. `complaints` are the errors and warnings in its console; a test requires none at the end."""
 
     page: Page
     site: Site
@@ -56,7 +56,7 @@ class Visit:
         return self
 
     def engine(self, script: str, args: object = None) -> Any:
-        """Run `script` (the body of a function of `engine` and `args`) with its own worker."""
+        """Run `script` (the body of a function of `engine` and `args`) with a separate worker."""
         return self.page.evaluate(
             f"""async (args) => {{
                 const {{ Engine }} = await import(new URL("src/engine.js", document.baseURI).href);
@@ -67,7 +67,7 @@ class Visit:
         )
 
     def until(self, expression: str, *, seconds: float = PATIENCE_MS / 1000) -> None:
-        """Wait until `expression` is true; it is evaluated from outside, as the page's policy evaluates no text."""
+        """Wait until `expression` is true; it is evaluated from outside, as the page's policy forbids eval."""
         end = time.monotonic() + seconds
         while not self._holds(expression):
             assert time.monotonic() < end, f"not within {seconds:g} s: {expression}"
@@ -79,13 +79,13 @@ class Visit:
         try:
             return bool(self.page.evaluate(expression))
         except Error as error:
-            # A page that is reloading answers nothing; any other error is one.
+            # A reloading page does not answer; any other error is real.
             if "context was destroyed" not in str(error):
                 raise
             return False
 
     def text(self, element: str) -> str:
-        """Return an element's text, also of one behind the closed details."""
+        """Return an element's text, also if it is inside the closed details."""
         return (self.page.text_content(f"#{element}") or "").strip()
 
     def open_details(self) -> Visit:

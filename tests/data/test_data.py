@@ -1,4 +1,4 @@
-"""The store, the sampler and the batches: what a step sees is exactly what the seed says."""
+"""The store, the sampler and the batches: the seed determines the content of every step."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_gather_is_crop_then_hflip_vflip_transpose(store, gather, hflip, vflip, 
 
 
 def test_lr_and_hr_patches_stay_aligned(tmp_path):
-    """HR made of constant 4×4 cells: every LR patch, whatever its symmetry, must equal its HR patch's cells."""
+    """With HR of constant 4×4 cells, every LR patch must equal its HR patch's cells, for every symmetry."""
     cells = noise(10, 12, 3)
     hr = cells.repeat(4, 0).repeat(4, 1)
     write(tmp_path / "hr.png", hr)
@@ -144,19 +144,19 @@ def test_a_rank_takes_its_slice_of_the_global_batch(store):
 
 def test_of_several_positions_the_most_textured_is_taken(store):
     plain = Batches.for_store(store, batch=6, lr_patch=6, seed=1)
-    chosen = Batches.for_store(store, batch=6, lr_patch=6, seed=1, candidates=8)
+    batches = Batches.for_store(store, batch=6, lr_patch=6, seed=1, candidates=8)
     gains = 0
     for step in range(20):
-        one, best = plain.sampler.draw(step, range(6)), chosen.sampler.draw(step, range(6))
+        one, best = plain.sampler.draw(step, range(6)), batches.sampler.draw(step, range(6))
         for column in ("images", "hflip", "vflip", "transpose"):
             assert torch.equal(getattr(one, column), getattr(best, column))
         textures = [texture_of(gather(store.lr, draw, 6, 1)) for draw in (one, best)]
         assert (textures[1] >= textures[0]).all()
         gains += int((textures[1] > textures[0]).sum())
-    assert gains > 60  # of 120: seven times in eight another position is better
-    assert torch.equal(chosen.at(3).lr, Batches.for_store(store, batch=6, lr_patch=6, seed=1, candidates=8).at(3).lr)
-    part = chosen.for_samples(range(2, 4)).at(3)
-    assert torch.equal(part.lr, chosen.at(3).lr[2:4]) and torch.equal(part.hr, chosen.at(3).hr[2:4])
+    assert gains > 60  # of 120: in seven of eight cases another position is better
+    assert torch.equal(batches.at(3).lr, Batches.for_store(store, batch=6, lr_patch=6, seed=1, candidates=8).at(3).lr)
+    part = batches.for_samples(range(2, 4)).at(3)
+    assert torch.equal(part.lr, batches.at(3).lr[2:4]) and torch.equal(part.hr, batches.at(3).hr[2:4])
 
 
 def test_no_candidate_is_better_than_the_one_that_is_taken(store):

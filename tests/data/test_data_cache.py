@@ -1,4 +1,4 @@
-"""DecodedImages images on disk: reused while the files are what they were, shared by processes, bounded, checked."""
+"""Decoded images on disk: reused while the files are unchanged, shared by processes, bounded, checked."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ def test_batches_are_the_same_from_memory_a_new_entry_a_reused_one_and_a_tempora
     stores.append(read(photos, None, notes))
     assert "temporary file" in notes[2]
     for step in range(3):
-        seen = [batches(decoded).at(step) for decoded in stores]
-        for other in seen[1:]:
-            assert torch.equal(other.lr, seen[0].lr) and torch.equal(other.hr, seen[0].hr)
+        results = [batches(decoded).at(step) for decoded in stores]
+        for other in results[1:]:
+            assert torch.equal(other.lr, results[0].lr) and torch.equal(other.hr, results[0].hr)
     digests = {decoded.select(range(3), lr_patch=6).digest() for decoded in stores}
     assert len(digests) == 1
 
@@ -74,7 +74,7 @@ def test_whatever_changes_the_pixels_makes_a_new_entry(change, photos, cache, tm
     elif change == "border":
         border = "clamp"
     else:
-        # Other pixels in as many bytes, and the time set back, as some tools that copy do.
+        # Other pixels in the same number of bytes, and the time set back, as some copying tools do.
         Image.fromarray(noise(44, 48, 99)).save(path, compress_level=0)
         os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
         assert path.stat().st_size == before.st_size and path.stat().st_mtime_ns == before.st_mtime_ns

@@ -1,4 +1,4 @@
-"""How much the cache of decoded images may hold, and what happens where there is no room for it."""
+"""The size limit of the cache of decoded images, and the fallback if it is too small."""
 
 from __future__ import annotations
 
@@ -71,14 +71,14 @@ def test_being_used_again_keeps_an_entry(tmp_path, cache):
 
 
 def test_an_entry_is_free_once_its_batches_are_gone(photos, cache):
-    made = batches(read(photos, cache))
-    made.at(0)
+    first_batches = batches(read(photos, cache))
+    first_batches.at(0)
     (entry,) = entries(cache)
     tight = CacheFolder(cache.path, 1000)
     assert not tight.free_space(900) and entry.exists()
     gc.disable()
     try:
-        del made
+        del first_batches
         assert tight.free_space(900) and not entry.exists()
     finally:
         gc.enable()

@@ -1,4 +1,4 @@
-"""A folder of everything people have, read into one store: the pixels are those of the pictures."""
+"""A folder with every kind of picture file, read into one store with the correct pixels."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ Pixels = np.ndarray
 
 
 def photo() -> Pixels:
-    """Smooth, so that lossy formats stay close, and different in each corner and channel."""
+    """Return a smooth photo, so that lossy formats stay close, different in each corner and channel."""
     rows, columns = np.mgrid[0:HEIGHT, 0:WIDTH]
     return np.stack([rows * 7, columns * 5, 255 - 2 * rows - 3 * columns], axis=-1).astype(np.uint8)
 
 
 def turned(path: Path, orientation: int, **options: object) -> Pixels:
-    """A photo stored on its side with the tag that says so; what must be read is the upright one."""
+    """Return a photo stored on its side with its orientation tag, and the upright one that must be read."""
     upright = photo()
     stored = {3: upright[::-1, ::-1], 6: np.rot90(upright, 1), 8: np.rot90(upright, -1)}[orientation]
     exif = Image.Exif()
@@ -39,7 +39,7 @@ def turned(path: Path, orientation: int, **options: object) -> Pixels:
 
 
 def write_all(folder: Path) -> dict[str, tuple[Pixels, int]]:
-    """Files of every kind; for each name the pixels it means and by how much a lossy file may differ."""
+    """Write files of every kind; return for each name its pixels and the tolerance of a lossy file."""
     folder.mkdir()
     rgb = photo()
     grey = rgb[..., 0]
@@ -92,9 +92,9 @@ def test_every_format_and_kind_of_pixel_in_one_folder(tmp_path):
     assert store.hr is not None
     for index, name in enumerate(store.names):
         pixels, within = expected[name]
-        read = store.hr.image(index).permute(1, 2, 0).numpy().astype(int)
-        assert read.shape == pixels.shape, name
-        assert np.abs(read - pixels).max() <= within, (name, np.abs(read - pixels).max())
+        actual = store.hr.image(index).permute(1, 2, 0).numpy().astype(int)
+        assert actual.shape == pixels.shape, name
+        assert np.abs(actual - pixels).max() <= within, (name, np.abs(actual - pixels).max())
     batch = Batches.for_store(store, batch=64, lr_patch=8, seed=0).at(0)
     assert batch.hr is not None and tuple(batch.hr.shape) == (64, 3, 16, 16)
 
@@ -104,14 +104,14 @@ def test_the_same_folder_from_the_cache(tmp_path):
     (tmp_path / "mixed" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n and then nothing")
     (image_set,) = find_sets(tmp_path / "mixed", scale=2)
     cache = CacheFolder(tmp_path / "cache")
-    made, reused = (decode_all(image_set.pairs, scale=2, cache=cache, small_bytes=0) for _ in range(2))
-    assert made.images == reused.images and torch.equal(made.lr, reused.lr)
+    new, reused = (decode_all(image_set.pairs, scale=2, cache=cache, small_bytes=0) for _ in range(2))
+    assert new.images == reused.images and torch.equal(new.lr, reused.lr)
     left_out = [image for image in reused.images if isinstance(image, SkippedImage)]
     assert [image.path.name for image in left_out] == ["broken.png"]
 
 
 def own_pairs(folder: Path, size: tuple[int, int] = (24, 16)) -> None:
-    """HR, and LR that no bicubic made: noise."""
+    """Write HR images, and LR images of noise, which no bicubic makes."""
     rng = np.random.default_rng(3)
     for part, (width, height) in (("HR", (48, 32)), ("LR", size)):
         (folder / part).mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""benchmarks.data_path: what is compared is the same work."""
+"""benchmarks.data_path compares equal work."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where images lie on a machine with a GPU: decided by its free memory. A fake stands for the GPU."""
+"""Placement of images on a machine with a GPU by its free memory, with a fake GPU."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from compressor.data.store import ImageStore
 from compressor.images.sets import embedded_pairs
 
 ELSEWHERE = torch.device("meta")
-"""A device without pixels: enough to see what goes where."""
+"""A device without storage, which is enough to check placement."""
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def test_on_a_cpu_nothing_moves_and_nothing_is_said(store):
 
 
 class Recorded:
-    """Bytes on the host that tell what was done with them."""
+    """Host memory that records the operations on it."""
 
     device = torch.device("cpu")
 

@@ -1,4 +1,4 @@
-"""The teacher cache gives what the teacher gives, runs it once, and is found again only by what it was made from."""
+"""The teacher cache equals the teacher, runs it once, and is keyed by everything its outputs depend on."""
 
 from __future__ import annotations
 
@@ -110,10 +110,10 @@ def test_packed_outputs_give_the_same_patches_and_hold_nothing_else(store, tmp_p
     larger = decode_all(images(tmp_path / "photos", (3, 0, 1, 2)), scale=SCALE).select(lr_patch=PATCH)
     cached_batches(teacher, larger, tmp_path / "cache", ("whole", "zoom-out"))
     mapped = cached_batches(teacher, store, tmp_path / "cache", ("whole", "zoom-out"))
-    moved = replace(mapped, labels={view: one.to(torch.device("cpu")) for view, one in mapped.labels.items()})
+    packed = replace(mapped, labels={view: one.to(torch.device("cpu")) for view, one in mapped.labels.items()})
     for view in ("whole", "zoom-out"):
-        assert torch.equal(mapped.at(2).labels[view].sr, moved.at(2).labels[view].sr)
-    plane = moved.labels["whole"].outputs
+        assert torch.equal(mapped.at(2).labels[view].sr, packed.at(2).labels[view].sr)
+    plane = packed.labels["whole"].outputs
     assert (
         plane.flat.numel()
         == int((3 * plane.heights * plane.widths).sum())
@@ -213,10 +213,10 @@ def test_the_key_is_teacher_image_view_and_precision(store, tmp_path):
     }
     assert len(others) == 4
     image = store.lr.image(0)
-    touched = image.clone()
-    touched[2, -1, -1] ^= 1
+    copy = image.clone()
+    copy[2, -1, -1] ^= 1
     reshaped = image.reshape(3, image.shape[2], image.shape[1])
-    assert len({image_key(image), image_key(touched), image_key(reshaped)}) == 3
+    assert len({image_key(image), image_key(copy), image_key(reshaped)}) == 3
 
 
 def test_foreign_files_differ_by_their_bytes_and_their_range_and_are_served(store, tmp_path):

@@ -1,4 +1,4 @@
-"""Training with a teacher cache: inputs shrunk once more, steps that never run the teacher, runs that resume."""
+"""Training with a teacher cache: downscaled inputs, steps without the teacher, resumed runs."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def store(tmp_path: Path) -> ImageStore:
 
 @dataclass(frozen=True)
 class Upcycled(PlainMethod):
-    """A method that wants the teacher's output for the batch shrunk once more."""
+    """A method that uses the teacher's output for the batch downscaled once more."""
 
     name: str = "upcycled"
     teacher_views: tuple[View, ...] = ("zoom-out",)
@@ -86,7 +86,7 @@ def test_zoomed_out_without_a_cache_is_the_batch_shrunk_and_the_teacher_runs():
 
 
 def test_zoomed_out_patches_lie_where_the_batch_lies(tmp_path):
-    """LR images of constant cells, as large as the scale and blurred by nothing: shrinking gives the cells again."""
+    """With LR images of constant cells of the scale's size, downscaling gives the cells."""
     scale, patch = 3, 12
     cells = noise(30, 34, 7)
     Image.fromarray(cells.repeat(9, 0).repeat(9, 1)).save(tmp_path / "hr.png")
@@ -153,7 +153,7 @@ def test_a_term_that_wants_features_makes_the_teacher_run(store, tmp_path):
 
 @pytest.fixture
 def options(tmp_path, monkeypatch) -> dict[str, object]:
-    """A teacher's file, photos, and a cache folder of the test's direct."""
+    """Return options with a teacher's file, photos, and a cache folder of the test."""
     monkeypatch.setenv("SRKD_CACHE", str(tmp_path / "cache"))
     save_network(edsr(3, width=8), tmp_path / "teacher.safetensors", metadata={})
     images(tmp_path / "photos")
@@ -164,9 +164,9 @@ def test_a_run_records_its_cache_and_resumes_to_the_same_bytes(options, tmp_path
     lines: list[str] = []
     straight = compress(**options, steps=6, teacher_cache=True, out=tmp_path / "straight", announce=lines.append)
     facts = json.loads((tmp_path / "straight/run.json").read_text())
-    kept = facts["teacher_cache"]
-    assert facts["request"]["teacher_cache"] is True and kept["precision"] == "fp32"
-    whole = kept["views"]["whole"]
+    record = facts["teacher_cache"]
+    assert facts["request"]["teacher_cache"] is True and record["precision"] == "fp32"
+    whole = record["views"]["whole"]
     assert (tmp_path / "cache" / whole["entry"] / "outputs.fp16").stat().st_size == whole["bytes"] + len(HEADER)
     assert any("PSNR between cached and direct targets on 4 patches: whole" in line for line in lines)
     stopped = tmp_path / "stopped"
@@ -194,7 +194,7 @@ def test_without_hr_images_the_cache_gives_the_labels_of_every_recipe(options, t
         settings=SETTINGS,
     )
     assert report.images_used == 3
-    # Those of the estimate of memory ran on shapes alone.
+    # Those of the memory estimate ran only on shapes.
     teachers = [runner for runner in fed if not runner.trains and runner.model.device.type != "meta"]
     assert len(teachers) == 2 and all(runner.forwards == 0 for runner in teachers)
 

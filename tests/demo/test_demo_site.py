@@ -80,7 +80,7 @@ def test_a_file_that_no_browser_runs_is_refused_in_one_line(tmp_path: Path, chec
 
 
 def test_the_name_of_a_file_stays_out_of_addresses(tmp_path: Path) -> None:
-    """Only letters, digits and - remain, so that no address needs an escape or leads to another folder."""
+    """Only letters, digits and - remain, so that no address needs escaping or leads to another folder."""
     model = read_model(enlarger(tmp_path / "x.onnx"), "../ä b?#%2e/", "student")
     assert model.address.startswith("models/b-2e-") and ".." not in model.address
 
@@ -89,25 +89,25 @@ def test_a_checkpoint_becomes_onnx_files_beside_its_teacher(checkpoint: Path, tm
     int8 = enlarger(tmp_path / "small.int8.onnx", int8=True)
     teacher = enlarger(tmp_path / "teacher.onnx")
     notes: list[str] = []
-    shown = demo_models(DemoOptions([checkpoint, int8, int8], teacher=teacher), Context(note=notes.append))
-    students = [model.precision for model in shown if model.role == "student"]
+    models = demo_models(DemoOptions([checkpoint, int8, int8], teacher=teacher), Context(note=notes.append))
+    students = [model.precision for model in models if model.role == "student"]
     assert students[0] == "fp32" and set(students) <= {"fp32", "fp16"}
-    assert [model.name for model in shown][-3:] == ["small.int8", "small.int8-2", "teacher"]
-    assert [model.role for model in shown][-3:] == ["int8", "int8", "teacher"]
-    first = shown[0]
+    assert [model.name for model in models][-3:] == ["small.int8", "small.int8-2", "teacher"]
+    assert [model.role for model in models][-3:] == ["int8", "int8", "teacher"]
+    first = models[0]
     assert first.name == "small" and first.metadata["srkd.recipe"] == "logits"
     assert json.loads(first.metadata["srkd.spec"])["width"] == 8
     descriptor = build(SMALL).descriptor
     assert first.descriptor.receptive_radius == descriptor.receptive_radius and first.descriptor.scale == 4
-    assert len({model.address for model in shown}) == len(shown)
+    assert len({model.address for model in models}) == len(models)
 
 
 def test_without_arguments_the_embedded_pair_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(srkd.demonstration, "embedded_student", lambda: enlarger(tmp_path / "small.onnx"))
     monkeypatch.setattr(srkd.demonstration, "embedded_teacher", lambda: enlarger(tmp_path / "teacher.onnx"))
     notes: list[str] = []
-    shown = demo_models(DemoOptions(), Context(note=notes.append))
-    assert [shown[0].name, shown[-1].name] == ["small", "teacher"]
+    models = demo_models(DemoOptions(), Context(note=notes.append))
+    assert [models[0].name, models[-1].name] == ["small", "teacher"]
     assert notes[0] == "no MODEL: showing the embedded student" and "embedded teacher" in notes[-1]
 
 
@@ -121,8 +121,8 @@ def test_the_teacher_of_a_run_and_models_that_differ(checkpoint: Path, tmp_path:
         "student": {"scale": 4},
     }
     (run / "run.json").write_text(json.dumps(facts))
-    shown = demo_models(DemoOptions([run]), QUIET)
-    assert (shown[0].name, shown[-1].name, shown[-1].role) == ("run", "own", "teacher")
+    models = demo_models(DemoOptions([run]), QUIET)
+    assert (models[0].name, models[-1].name, models[-1].role) == ("run", "own", "teacher")
     other = enlarger(tmp_path / "other.onnx", scale=2)
     with pytest.raises(UsageError, match=r"the models differ \(.*x4.*other x2"):
         demo_models(DemoOptions([teacher, other]), QUIET)
@@ -156,7 +156,9 @@ def test_the_catalogue_matches_the_files(files: dict[str, Any]) -> None:
 
 
 def test_samples_show_what_networks_are_compared_on() -> None:
-    """Text, hair, foliage and fur: large, free, and on each the embedded student differs visibly from bicubic."""
+    """Samples of text, hair, foliage and fur are large and free, and the embedded student visibly differs from bicubic
+    on each.
+    """
     network = load_checkpoint(embedded_student()).network.eval()
     samples = {sample.title: sample for sample in load_samples()}
     assert list(samples) == ["Text", "Hair", "Leaves", "Fur", "Coffee"]
@@ -251,7 +253,7 @@ def test_a_folder_appears_whole_and_only_over_an_earlier_one(files: dict[str, An
 
 
 def test_the_one_command_of_a_checkout_builds_the_app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It names the script, so that it works from any folder, and quotes it for a shell."""
+    """It names the script, so that it works from any folder, and quotes it for the shell."""
     script = tmp_path / "my srkd" / "scripts" / "build_demo.py"
     script.parent.mkdir(parents=True)
     script.touch()

@@ -1,4 +1,4 @@
-"""`srkd demo` as a user runs it: the addresses, TLS, Ctrl-C, and mistakes in one line."""
+"""`srkd demo` run like a user: the addresses, TLS, Ctrl-C, and mistakes in one line."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 def create_certificate(folder: Path, stem: str, names: str, days: int = 2) -> tuple[Path, Path]:
-    """Create a certificate as a user does."""
+    """Create a certificate with openssl, like a user."""
     if shutil.which("openssl") is None:
         pytest.skip("openssl is not installed")
     key, certificate = folder / f"{stem}.key", folder / f"{stem}.pem"
@@ -71,7 +71,7 @@ def create_certificate(folder: Path, stem: str, names: str, days: int = 2) -> tu
 
 @contextlib.contextmanager
 def running(desk: Path, *arguments: object) -> Iterator[subprocess.Popen[str]]:
-    """Run the command in a process that receives Ctrl-C, also if the tests run in the background of a shell."""
+    """Run the command in a process that receives Ctrl-C, even if the tests run in the background of a shell."""
     program = (
         "import signal, sys\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from srkd.cli import main\nmain(sys.argv[1:])\n"
@@ -124,11 +124,11 @@ def test_it_serves_until_ctrl_c(desk: Path) -> None:
         for url in urls:
             with urllib.request.urlopen(f"{url}{report['models'][0]['url']}", timeout=20) as answer:
                 assert answer.read() == (desk / "student.onnx").read_bytes()
-        # A connection that stays open and one that does not read its answer do not delay the end.
+        # An open connection and one that does not read its answer do not delay the exit.
         with socket.create_connection(("127.0.0.1", port)), socket.create_connection(("127.0.0.1", port)) as stalled:
             stalled.sendall(b"GET /ort.wasm HTTP/1.1\r\nHost: x\r\n\r\n")
             stalled.recv(1)
-            code, err = interrupt(process, seconds=29)  # A reader that stalls is dropped after 30 s anyway.
+            code, err = interrupt(process, seconds=29)  # A stalled reader is dropped after 30 s anyway.
         assert (code, err.splitlines()[-1]) == (130, "srkd: interrupted")
         assert "Traceback" not in err
         with pytest.raises(ConnectionRefusedError):
@@ -205,10 +205,10 @@ def test_plain_http_is_secure_on_this_machine_only() -> None:
 
 @pytest.mark.usefixtures("two_networks")
 def test_https_allows_everything_where_the_certificate_is_valid(certificate: tuple[Path, Path]) -> None:
-    read = read_certificate(*certificate)
-    assert read.flaw is None and {"localhost", "demo.example", "*.lan.example", "127.0.0.1"} <= set(read.names)
-    assert read.covers("phone.lan.example") and not read.covers("a.b.lan.example") and not read.covers("lan.example")
-    by_url = addresses_of("0.0.0.0", read)
+    cert = read_certificate(*certificate)
+    assert cert.flaw is None and {"localhost", "demo.example", "*.lan.example", "127.0.0.1"} <= set(cert.names)
+    assert cert.covers("phone.lan.example") and not cert.covers("a.b.lan.example") and not cert.covers("lan.example")
+    by_url = addresses_of("0.0.0.0", cert)
     assert set(by_url) == {
         f"https://{host}:PORT/" for host in ("localhost", "demo.example", "192.0.2.9", "198.51.100.4")
     }
@@ -251,21 +251,21 @@ def test_an_expired_certificate_is_reported(tmp_path: Path) -> None:
     sign += ["-startdate", "20200101000000Z", "-enddate", "20200102000000Z", "-out", "late.pem", "-notext"]
     for command in (request, sign):
         subprocess.run(command, check=True, capture_output=True, cwd=tmp_path)
-    read = read_certificate(tmp_path / "late.pem", key)
-    assert read.flaw == "certificate has expired"
-    first = next(iter(addresses_of("127.0.0.1", read).values()))
+    cert = read_certificate(tmp_path / "late.pem", key)
+    assert cert.flaw == "certificate has expired"
+    first = next(iter(addresses_of("127.0.0.1", cert).values()))
     assert set(first.refuses) == {"offline use", "install"} and "certificate has expired" in first.why
 
 
 def test_the_qr_code_reads_as_the_address() -> None:
     url = "http://192.0.2.9:8000/"
-    drawn = draw_qr_code(url, "utf-8")
+    code = draw_qr_code(url, "utf-8")
     import segno
 
     matrix = [list(row) for row in segno.make(url, error="l", micro=False).matrix_iter(border=2)]
     dark = {" ": (1, 1), "▀": (0, 1), "▄": (1, 0), "█": (0, 0)}
     rows: list[list[int]] = []
-    for line in drawn.splitlines():
+    for line in code.splitlines():
         cells = [dark[character] for character in line]
         rows += [[top for top, _ in cells], [bottom for _, bottom in cells]]
     assert rows[: len(matrix)] == matrix
@@ -273,7 +273,7 @@ def test_the_qr_code_reads_as_the_address() -> None:
 
 
 def blocked(modules: Sequence[str]) -> str:
-    """Return a program that runs srkd as if some modules were not installed."""
+    """Return a program that runs srkd as if certain modules were not installed."""
     return (
         "import importlib.util as u, sys\nfind = u.find_spec\n"
         f"u.find_spec = lambda name, *rest: None if name.split('.')[0] in {list(modules)} else find(name, *rest)\n"
@@ -300,9 +300,9 @@ def test_building_reports_what_was_written(
     folder = tmp_path / "site"
     assert run(["demo", *PAIR, "--app", "app", "--build", str(folder), "--json"]) == 0
     report: dict[str, Any] = json.loads(capfd.readouterr().out)
-    written = [path for path in folder.rglob("*") if path.is_file()]
+    files = [path for path in folder.rglob("*") if path.is_file()]
     assert report["folder"] == str(folder) and report["bytes"] > 20_000_000
-    assert {path.name for path in written} >= {"index.html", "models.json", "_headers", ".nojekyll"}
+    assert {path.name for path in files} >= {"index.html", "models.json", "_headers", ".nojekyll"}
     assert report["models"] == json.loads((folder / "api" / "models.json").read_text())["models"]
 
 

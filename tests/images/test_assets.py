@@ -1,4 +1,4 @@
-"""The embedded teacher and student: small enough to ship, and better than bicubic by what their cards say."""
+"""The embedded teacher and student: small enough to ship, and as much better than bicubic as their cards state."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Picture files come back as they were, and each fault of a file becomes one line."""
+"""Picture files are preserved by reading and writing, and each fault in a file becomes one line."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def pixels(*shape: int, bits: int = 8, seed: int = 0) -> torch.Tensor:
 
 @cache
 def icc_profile() -> bytes:
-    """One for all tests, because a fresh one holds the time of day."""
+    """Return one profile for all tests, because a new one contains the time of day."""
     return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
 
@@ -71,7 +71,7 @@ def test_lossless_formats_give_back_everything(
     assert torch.equal(result.rgb, rgb)
     assert (result.alpha is None) == (clear is None)
     assert clear is None or (result.alpha is not None and torch.equal(result.alpha, clear))
-    # 16-bit grey with alpha is stored as RGB with alpha in TIFF files: few programs read it otherwise.
+    # 16-bit grey with alpha is stored as RGB with alpha in TIFF files: few programs can read it otherwise.
     assert result.grey == (grey and not (alpha and bits == 16 and suffix == ".tif"))
     assert (result.bits, result.icc) == (bits, icc_profile())
     assert result.exif is not None
@@ -109,7 +109,7 @@ def test_transparency_of_webp(tmp_path: Path) -> None:
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("suffix", [".jpg", ".tif", ".png"])
 def test_orientation_is_applied_and_taken_out(tmp_path: Path, orientation: int, suffix: str) -> None:
-    """Against Pillow's own idea of upright, and idempotent after one way out."""
+    """Compared with Pillow's upright image, and idempotent after one write."""
     path = tmp_path / f"turned{suffix}"
     stored = gradient()
     stored.save(path, exif=exif_block(orientation=orientation))
@@ -182,7 +182,7 @@ def test_16_bit_png_with_a_transparent_colour(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("profile", [None, b"no profile", icc_profile()])
 def test_cmyk_becomes_rgb_and_loses_its_profile(tmp_path: Path, profile: bytes | None) -> None:
-    """A damaged profile, or one of another colour space, is as good as none."""
+    """A damaged profile, or one of another colour space, counts as none."""
     gradient().convert("CMYK").save(tmp_path / "a.tif", icc_profile=profile)
     result = read_picture(tmp_path / "a.tif")
     assert result.icc is None
@@ -254,27 +254,27 @@ def test_writing_refuses_what_a_format_cannot_hold(tmp_path: Path) -> None:
 
 def small_files(folder: Path) -> list[Path]:
     rgb, clear = pixels(3, 16, 16), pixels(1, 16, 16, seed=1)
-    made = []
+    contents = []
     for bits in (8, 16):
         for suffix in (".png", ".tif", ".jpg", ".webp", ".bmp"):
             path = folder / f"seed{bits}{suffix}"
             alpha = None if suffix in (".jpg", ".bmp") else clear
             write_picture(Picture(rgb, alpha, False, 16 if bits == 16 else 8, icc_profile(), exif_block()), path)
-            made.append(path)
-    return made
+            contents.append(path)
+    return contents
 
 
 @pytest.mark.parametrize("count", [20, pytest.param(200, marks=pytest.mark.slow)])
 @pytest.mark.filterwarnings("ignore")
 def test_mutated_files_are_read_or_refused_in_one_line(tmp_path: Path, count: int) -> None:
-    """Bytes changed, cut out or repeated in files of every format and depth."""
+    """Bytes are changed, removed or repeated in files of every format and depth."""
     chance = random.Random(count)
     for path in small_files(tmp_path):
         sound = path.read_bytes()
         for _ in range(count):
             damaged = bytearray(sound)
             for _ in range(chance.choice([1, 1, 3, 30])):
-                # Half of the damage goes to the first bytes, where the headers are.
+                # Half of the damage is in the first bytes, where the headers are.
                 damaged[chance.randrange(min(len(damaged), chance.choice([80, len(damaged)])))] = chance.randrange(256)
             if chance.random() < 0.2:
                 del damaged[chance.randrange(len(damaged)) :]

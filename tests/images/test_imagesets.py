@@ -1,4 +1,4 @@
-"""One rule for a data folder, everywhere."""
+"""The rule for data folders, used everywhere."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def test_a_set_pairs_by_equal_or_suffixed_stems(tmp_path: Path) -> None:
     assert [pair.lr and pair.lr.name for pair in result.pairs] == ["ax4.png", "b.jpg"]
     (other,) = find_sets(folder, scale=2)
     assert [pair.lr and pair.lr.parent.name for pair in other.pairs] == ["LRbicX2", "LRbicX2"]
-    (made,) = find_sets(folder, scale=3)
-    assert all(pair.lr is None for pair in made.pairs)
+    (image_set,) = find_sets(folder, scale=3)
+    assert all(pair.lr is None for pair in image_set.pairs)
 
 
 def test_a_folder_of_several_sets(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Images of a program: the kind that goes in comes out, with the values that the same picture has as a file."""
+"""Images in memory: the result has the kind of the input, and the values of the same picture from a file."""
 
 from __future__ import annotations
 

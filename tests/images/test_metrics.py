@@ -1,4 +1,4 @@
-"""PSNR and SSIM: by hand, by brute force, and against published figures of published images."""
+"""PSNR and SSIM: computed by hand, by brute force, and compared with published figures of published images."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def random_u8(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 def ssim_brute_force(a: torch.Tensor, b: torch.Tensor) -> float:
-    """Wang's formula window by window, with the Gaussian as a 2-D table."""
+    """Return SSIM by Wang's formula window by window, with the Gaussian as a 2-D table."""
     offsets = torch.arange(-5, 6, dtype=torch.float64)
     gaussian = torch.exp(-(offsets[:, None] ** 2 + offsets[None] ** 2) / (2 * 1.5**2))
     gaussian /= gaussian.sum()

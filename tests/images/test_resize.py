@@ -1,4 +1,4 @@
-"""The resizer against BasicSR's outputs, a pixel-by-pixel reference in whole numbers, and published LR images."""
+"""The resizer compared with BasicSR's outputs, an integer pixel-by-pixel reference, and published LR images."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SIZES = st.integers(1, 19)
 
 
 def keys(t: Fraction) -> Fraction:
-    """Keys' kernel written again, in exact fractions."""
+    """Return Keys' kernel, implemented again in exact fractions."""
     t = abs(t)
     half = Fraction(1, 2)
     if t <= 1:
@@ -39,7 +39,7 @@ def source_pixel(position: int, size: int, border: Border) -> int:
 
 
 def shrunk_line(line: list[int], scale: int, border: Border) -> list[int]:
-    """One 8-bit pass as MATLAB does it: exact sums, half up, clipped."""
+    """Return one 8-bit pass as in MATLAB: exact sums, half rounded up, clipped."""
     result = []
     for index in range(math.ceil(len(line) / scale)):
         centre = Fraction(2 * index * scale + scale - 1, 2)
@@ -79,7 +79,7 @@ def test_8_bit_downscale_is_exact_for_every_size(h: int, w: int, scale: int, bor
 
 
 def test_half_is_rounded_up_between_and_after_the_passes() -> None:
-    # The third output lies in the middle of an edge between 0 and 1: exactly one half.
+    # The third output is in the middle of an edge between 0 and 1: exactly one half.
     image = torch.tensor([[0, 0, 0, 0, 0, 1, 1, 1, 1, 1]], dtype=torch.uint8).T.expand(10, 10)
     assert downscale_u8(image.contiguous(), 2)[:, 0].tolist() == [0, 0, 1, 1, 1]
 
@@ -183,5 +183,5 @@ def test_published_lr_images_pixel_for_pixel(name: str, scale: int, border: Bord
     assert len(image_set.pairs) >= count
     for pair in image_set.pairs[:count]:
         assert pair.lr is not None
-        made = downscale_u8(mod_crop(read_rgb_u8(pair.hr), scale), scale, border=border)
-        assert torch.equal(made, read_rgb_u8(pair.lr)), pair.stem
+        computed = downscale_u8(mod_crop(read_rgb_u8(pair.hr), scale), scale, border=border)
+        assert torch.equal(computed, read_rgb_u8(pair.lr)), pair.stem

@@ -16,9 +16,9 @@ EIGHT = [dict(zip(("vflip", "hflip", "transpose"), flags, strict=True)) for flag
 @pytest.mark.parametrize("flags", EIGHT)
 def test_every_symmetry_is_undone(flags: dict[str, bool]) -> None:
     images = torch.arange(2 * 3 * 4 * 5).reshape(2, 3, 4, 5)
-    turned = apply_symmetry(images, **flags)
-    assert turned.shape[-2:] == ((5, 4) if flags["transpose"] else (4, 5))
-    assert torch.equal(undo_symmetry(turned, **flags), images)
+    transformed = apply_symmetry(images, **flags)
+    assert transformed.shape[-2:] == ((5, 4) if flags["transpose"] else (4, 5))
+    assert torch.equal(undo_symmetry(transformed, **flags), images)
 
 
 def test_the_eight_are_different() -> None:
@@ -49,5 +49,5 @@ def test_the_ensemble_commutes_with_every_symmetry() -> None:
     with torch.no_grad():
         plain = with_self_ensemble(network)(lr)
         for flags in EIGHT:
-            turned = with_self_ensemble(network)(apply_symmetry(lr, **flags).contiguous())
-            assert torch.allclose(undo_symmetry(turned, **flags), plain, atol=1e-5)
+            transformed = with_self_ensemble(network)(apply_symmetry(lr, **flags).contiguous())
+            assert torch.allclose(undo_symmetry(transformed, **flags), plain, atol=1e-5)

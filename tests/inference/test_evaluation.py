@@ -1,4 +1,4 @@
-"""Models side by side: the table, its protocol, its neighbours, and the bicubic rows of published tables."""
+"""Evaluation of models: the table, its protocol, related protocols, and the bicubic rows of published tables."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ AT_X2 = EvaluationSettings(2)
 
 
 def smooth(height: int, width: int, seed: int = 0) -> torch.Tensor:
-    """A picture with some structure, (3,H,W) in [0,1]."""
+    """Return a picture with some structure, (3,H,W) in [0,1]."""
     small = torch.rand(1, 3, -(-height // 8), -(-width // 8), generator=torch.Generator().manual_seed(seed))
     return upscale_bicubic(small, 8)[0, :, :height, :width].clamp(0, 1)
 
@@ -67,7 +67,7 @@ def test_the_table(data: Path) -> None:
 
 
 def test_a_printed_evaluation_is_a_line_for_each_model(data: Path) -> None:
-    """Not its images: a folder of a hundred would fill the screen."""
+    """It omits the images: a folder of a hundred would fill the screen."""
     evaluation = evaluate([nearest_model(2)], find_sets(data / "plain", scale=2), AT_X2)
     head, first, second = str(evaluation).splitlines()
     scores = evaluation.models["bicubic"]["plain"]
@@ -136,7 +136,7 @@ def test_the_next_image_is_read_and_the_last_output_scored_meanwhile(
         read[path].set()
         return read_file(path)
 
-    # What each waits for would never come if reading, running and scoring took turns.
+    # If reading, running and scoring took turns, these waits would never end.
     def scoring(*planes: torch.Tensor, border: int) -> torch.Tensor:
         assert running.wait(timeout=30)
         scored.set()
@@ -153,7 +153,7 @@ def test_the_next_image_is_read_and_the_last_output_scored_meanwhile(
 
 
 def test_large_images_are_read_and_scored_one_at_a_time(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A step at a time, which is what bounds the memory."""
+    """They are processed one step at a time, which bounds the memory."""
     monkeypatch.setattr(evaluation, "OVERLAPPED_PIXELS", 1)
     sets, events = find_sets(data / "plain", scale=2), []
 
@@ -222,7 +222,7 @@ def test_the_neighbouring_conventions(data: Path) -> None:
     assert len(set(figures)) == 5
     before, after = (evaluation.models["nearest"]["plain"].images for evaluation in (base, raw))
     assert after["colour"] == before["colour"]
-    # Y contracts 0..255 to 16..235.
+    # Y maps 0..255 to 16..235.
     assert before["grey"].psnr_y - after["grey"].psnr_y == pytest.approx(20 * math.log10(255 / 219), abs=1e-6)
 
 

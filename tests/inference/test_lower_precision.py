@@ -1,4 +1,4 @@
-"""bf16 for a picture: only with its samples' consent, and never where exact figures are asked for."""
+"""bf16 for a picture: only if its samples agree, and never if exact figures are requested."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ def student() -> TorchRuntime:
 
 
 def photo(size: int = 128) -> Tensor:
-    """Waves of all lengths up to two pixels, and a flat sky."""
+    """Return a photo of waves of all lengths up to two pixels, and a flat sky."""
     y, x = torch.meshgrid(torch.arange(size) / size, torch.arange(size) / size, indexing="ij")
     waves = torch.sin(200 * x * y) * y.clamp(max=0.5)
     return torch.stack([0.5 + 0.4 * waves, 0.3 + 0.5 * y * (1 + waves) / 2, 0.6 - 0.2 * x])[None]
 
 
 def amplified(runtime: TorchRuntime, spread: float) -> TorchRuntime:
-    """A student whose weights cancel: what bf16 rounds off is `spread` times as large beside what is left."""
+    """Return a student whose weights cancel: bf16's rounding is `spread` times as large relative to the rest."""
     network = runtime.in_bf16().network
     weight = network.get_parameter("head.weight")
     with torch.no_grad():
@@ -145,7 +145,7 @@ def test_the_next_picture_is_read_and_the_last_one_written_meanwhile(
 
     monkeypatch.setattr(upscaling, "read_picture", reading)
     monkeypatch.setattr(upscaling, "write_picture", writing)
-    # What each run waits for would never come if reading, running and writing took turns.
+    # If reading, running and writing took turns, these waits would never end.
     awaited = iter([[read["b"]], [read["c"], written["a"]], [written["b"]]])
     model = nearest_model(2)
     enlarge = model.function

@@ -1,4 +1,4 @@
-"""From an exported file to the checkpoint that it was made from, without the library that would run it."""
+"""From an exported file to its source checkpoint, without the library that would run it."""
 
 from __future__ import annotations
 
@@ -73,8 +73,8 @@ def test_the_demo_shows_the_network_of_a_file_that_no_browser_runs(checkpoint: P
     phone = sidecar_file(tmp_path / "phone.param", source_metadata(checkpoint))
     (of_bytes,) = srkd.export(checkpoint, io="uint8").files
     notes: list[str] = []
-    shown = demo_models(DemoOptions([phone, str(of_bytes.path)], teacher=teacher), Context(note=notes.append))
-    full = [model for model in shown if model.precision == "fp32"]
+    models = demo_models(DemoOptions([phone, str(of_bytes.path)], teacher=teacher), Context(note=notes.append))
+    full = [model for model in models if model.precision == "fp32"]
     assert [model.name for model in full] == ["phone", Path(str(of_bytes.path)).stem, "teacher"]
     assert full[0].content == full[1].content
     assert full[0].metadata["srkd.source_sha256"] == file_sha256(checkpoint)
@@ -95,11 +95,11 @@ def test_any_exported_file_is_inspected_and_leads_to_an_export(checkpoint: Path,
             srkd.inspect(file, check=True)
     elsewhere = tmp_path / "exported"
     elsewhere.mkdir()
-    moved = sidecar_file(elsewhere / "phone.param", source_metadata(checkpoint))
+    copy = sidecar_file(elsewhere / "phone.param", source_metadata(checkpoint))
     notes: list[str] = []
-    (made,) = srkd.export(moved, out=tmp_path / "out", announce=notes.append).files
-    assert made.verdict == "passed" and made.path == tmp_path / "out" / "small.onnx"
-    assert notes == [f"{moved} is an exported file: starting from {checkpoint}, which it was made from"]
+    (exported,) = srkd.export(copy, out=tmp_path / "out", announce=notes.append).files
+    assert exported.verdict == "passed" and exported.path == tmp_path / "out" / "small.onnx"
+    assert notes == [f"{copy} is an exported file: starting from {checkpoint}, which it was made from"]
     checkpoint.unlink()
     with pytest.raises(SrkdError, match="not beside it: an export starts from a checkpoint, name that"):
         srkd.export(phone)

@@ -1,4 +1,4 @@
-"""A teacher proves itself: good ones pass, wrong settings are named, noise is explained by none, nothing is changed."""
+"""The teacher check: good ones pass, wrong settings are named, noise is not explained, nothing is changed."""
 
 from __future__ import annotations
 
@@ -29,7 +29,9 @@ from tests.support.shared import needs_shared, shared_dir
 
 
 def fitted(spec: Spec, bend: float = 0.05, offset: float = 0.0) -> Network:
-    """A network that repeats pixels, made by hand; its residual branches, times `bend`, are random and add `offset`."""
+    """Return a network that repeats pixels, made by hand; its residual branches, times `bend`, are random and add
+    `offset`.
+    """
     network = build(spec, seed=0)
     with torch.no_grad():
         for name, parameter in network.named_parameters():
@@ -77,7 +79,7 @@ def test_a_teacher_that_only_repeats_pixels_is_said_to(tmp_path: Path) -> None:
 def test_a_wrong_setting_is_named_with_the_option(
     make: Callable[[], Network], wrong: dict[str, Any], option: str
 ) -> None:
-    """These teachers never reach bicubic, but the right setting gains far more than 3 dB."""
+    """These teachers do not reach bicubic, but the right setting gains far more than 3 dB."""
     network = make()
     assert check_teacher(network).to_bicubic > EXPECTED_DB
     other = build(replace(network.spec, **wrong))
@@ -99,7 +101,7 @@ RIGHT_OPTIONS = {
 
 @pytest.mark.parametrize("kind", RIGHT_OPTIONS)
 def test_the_images_of_a_foreign_teacher_become_known_from_the_original(kind: str, tmp_path: Path) -> None:
-    """Without its option such a teacher looks fair, and its student would learn to repeat pixels."""
+    """Without its option such a teacher gives fair images, and its student would learn to repeat pixels."""
     options, text = RIGHT_OPTIONS[kind]
     path = save_torchscript(Particular(kind), tmp_path / "foreign.pt")
     check = check_teacher(load_teacher(path))
@@ -108,13 +110,13 @@ def test_the_images_of_a_foreign_teacher_become_known_from_the_original(kind: st
     assert check.with_suggestion is not None and check.with_suggestion > check.bicubic_to_original
     right = check_teacher(load_teacher(path, arch_options=options))
     assert right.beats_bicubic and right.suggestion == {} and right.to_original == check.with_suggestion
-    # Every setting leads back: a wrong one that was given is not built upon.
+    # Every setting leads to the right one: alternatives do not build on a given wrong one.
     wrong = load_teacher(path, arch_options={"input_range": "-1..1", "output_range": "255", "bgr": 1})
     assert {**check_teacher(wrong).suggestion, "bgr": 0} == {**options, "bgr": 0} or kind == "bgr"
 
 
 class NearlyBicubic(nn.Module):
-    """The skip connection of many networks, torch's own bicubic, and another value range makes it a hair sharper."""
+    """A network with torch's own bicubic as skip connection; another value range makes it slightly sharper."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         blurred = nn.functional.avg_pool2d(nn.functional.pad(x, (1, 1, 1, 1), mode="replicate"), 3, 1)
@@ -131,7 +133,7 @@ def test_a_hair_is_no_reason_to_stop(tmp_path: Path) -> None:
 
 
 class OwnSkip(nn.Module):
-    """Sharpens images of 0..255; of others its skip connection alone is left, which torch's bicubic is."""
+    """A network that sharpens images of 0..255; for others only its skip connection, torch's bicubic, is left."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         larger = nn.functional.interpolate(x, scale_factor=2.0, mode="bicubic", align_corners=False)
@@ -157,7 +159,7 @@ def test_a_mean_of_reversed_colours_is_tried() -> None:
 def test_compress_stops_at_a_teacher_that_an_option_improves(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The same run goes on with the option, or with the present one named: then somebody has decided."""
+    """The same run continues with the option, or with the current one given: then the user has decided."""
     path = save_torchscript(Particular("255"), tmp_path / "foreign.pt")
     line = ["compress", "--teacher", str(path), "--recipe", "logits", "--student", "compact:width=4,depth=1"]
     line += ["--steps", "1", "--set", "schedule.batch=1"]
@@ -186,12 +188,12 @@ def test_untrained_networks_are_not_explained_away(name: str) -> None:
         spec = CompactSpec(2)
     check = check_teacher(build(spec, seed=1))
     assert dict(check.suggestion) == {}
-    if name != "compact":  # it adds to the nearest upscale, which is a fair teacher
+    if name != "compact":  # it adds to the nearest enlargement, which is a fair teacher
         assert not check.beats_bicubic and "no other value range" in check.lines()[1]
 
 
 def test_of_two_kinds_of_noise_neither_is_named() -> None:
-    """White all over, and far too bright with another residual scale: nearer by much, and no teacher."""
+    """One is white everywhere, the other far too bright with another residual scale: much closer, but no teacher."""
     check = check_teacher(fitted(EDSRSpec(2, 8, 2), offset=600.0))
     scaled = check_teacher(fitted(EDSRSpec(2, 8, 2, res_scale=0.1), offset=600.0))
     assert check.to_bicubic + NEARER_DB < scaled.to_bicubic < PLAUSIBLE_DB
@@ -206,7 +208,7 @@ def test_every_scale_and_grey_networks(scale: int) -> None:
         with torch.no_grad():
             network.tail.weight.zero_()  # type: ignore[union-attr, operator]
             network.tail.bias.zero_()  # type: ignore[union-attr, operator]
-        check = check_teacher(network)  # the nearest upscale remains
+        check = check_teacher(network)  # the nearest enlargement remains
         assert check.to_bicubic > 26
         assert check.bicubic_to_original > 24
 

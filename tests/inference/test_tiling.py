@@ -1,4 +1,4 @@
-"""Tiles are exact where the network's receptive field is finite, and honest where it is not."""
+"""Tiles are exact for a finite receptive field, and the seam is reported otherwise."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def run_on(
     progress: WindowProgress | None = None,
     **limits: Any,
 ) -> Tiled:
-    """`run_tiled` with a model of that scale and radius."""
+    """Return the output of `run_tiled` with a model of that scale and radius."""
     model = Descriptor(scale=scale, receptive_radius=radius, **limits)
     return run_tiled(run, lr, model, tile=tile, overlap=overlap, progress=progress)
 
@@ -52,25 +52,25 @@ def run_on(
 def test_the_identity_reproduces_every_picture(
     h: int, w: int, tile: int, radius: int, scale: int, size_multiple: int, min_size: int, images: int
 ) -> None:
-    """All sizes, tiles, overlaps, borders, multiples; and no window that the network could not take."""
-    seen = set()
+    """All sizes, tiles, overlaps, borders, multiples; and no window of an unsupported size."""
+    shapes = set()
 
     def run(lr: torch.Tensor) -> torch.Tensor:
-        seen.add(tuple(lr.shape[-2:]))
+        shapes.add(tuple(lr.shape[-2:]))
         return nearest(scale)(lr)
 
     lr = noise(images, 3, h, w)
     tiled = run_on(run, lr, scale=scale, radius=radius, tile=tile, size_multiple=size_multiple, min_size=min_size)
     assert torch.equal(tiled.sr, nearest(scale)(lr))
     assert tiled.seam is None
-    assert len(seen) == 1, "all windows of a picture have one size"
-    assert all(side % size_multiple == 0 and side >= min_size for side in seen.pop())
+    assert len(shapes) == 1, "all windows of a picture have one size"
+    assert all(side % size_multiple == 0 and side >= min_size for side in shapes.pop())
 
 
 @settings(max_examples=60, deadline=None)
 @given(h=st.integers(1, 50), w=st.integers(1, 50), tile=st.integers(1, 20), layers=st.integers(2, 5))
 def test_convolutions_in_tiles_are_the_same_convolutions(h: int, w: int, tile: int, layers: int) -> None:
-    """With zero padding: it must act at the picture's border, and nowhere else."""
+    """With zero padding, which must act only at the picture's border."""
     network = convolutions(2, layers)
     lr = noise(1, 3, h, w)
     with torch.no_grad():
@@ -209,7 +209,7 @@ def test_a_narrow_network_gets_larger_tiles(monkeypatch: pytest.MonkeyPatch) -> 
     lr, model = noise(1, 3, 300, 300), Descriptor(scale=2, receptive_radius=4)
     monkeypatch.setattr(tiling, "USUAL_MEMORY_BYTES", 2**20)
     tiles = [run_tiled(nearest(2), lr, model, pixel_bytes=pixel).tile for pixel in (400, 4_000, None)]
-    # A quarter of the memory where that leaves a tile of 8 margins.
+    # A quarter of the memory, if that leaves a tile of 8 margins.
     assert tiles == [math.isqrt(2**20 // 400) - 8, math.isqrt(4 * 2**20 // 4_000) - 8, tiling.MIN_TILE]
 
 
@@ -221,17 +221,17 @@ def test_progress_counts_windows() -> None:
 
 @pytest.mark.parametrize(("radius", "multiple"), [(2, 1), (3, 4), (None, 1)])
 def test_pictures_beyond_the_largest_size_are_cut(radius: int | None, multiple: int) -> None:
-    seen: list[tuple[int, ...]] = []
+    sizes: list[tuple[int, ...]] = []
 
     def run(lr: torch.Tensor) -> torch.Tensor:
-        seen.append(tuple(lr.shape[-2:]))
+        sizes.append(tuple(lr.shape[-2:]))
         return lr
 
     lr = torch.rand(1, 3, 20, 70)
     for tile in (None, 0, 50):
         tiled = run_on(run, lr, scale=1, radius=radius, tile=tile, overlap=4, size_multiple=multiple, max_size=(60, 32))
         assert torch.equal(tiled.sr, lr) and tiled.tile is not None
-    assert all(height <= 32 and width <= 60 for height, width in seen)
-    seen.clear()
+    assert all(height <= 32 and width <= 60 for height, width in sizes)
+    sizes.clear()
     assert run_on(run, lr[..., :56], scale=1, radius=radius, max_size=(60, 32)).tile is None
-    assert len(seen) == 1
+    assert len(sizes) == 1

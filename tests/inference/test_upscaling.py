@@ -59,9 +59,9 @@ def test_a_second_run_does_not_enlarge_the_first_ones_outputs(tmp_path: Path) ->
     again = upscale([tmp_path], nearest_model(2), UpscaleSettings(overwrite=True))
     assert [done.source.name for done in again.done] == ["a.png"]
     assert names(tmp_path) == ["a.png", "a_x2.png"]
-    kept = upscale([tmp_path], nearest_model(2))
-    assert kept.done == ()
-    assert "exists" in kept.failed[0].reason
+    third = upscale([tmp_path], nearest_model(2))
+    assert third.done == ()
+    assert "exists" in third.failed[0].reason
     named = upscale([tmp_path / "a_x2.png"], nearest_model(2))
     assert [done.output.name for done in named.done] == ["a_x2_x2.png"]
 
@@ -128,7 +128,7 @@ def test_a_failing_model_leaves_nothing_behind(tmp_path: Path) -> None:
 
 
 def test_depth_alpha_grey_and_profiles_are_kept(tmp_path: Path) -> None:
-    """16 bit out of the float output: between two 8-bit steps too."""
+    """16-bit outputs come from the float output, with values between two 8-bit levels."""
     deep = torch.linspace(0, 1, 48).reshape(1, 6, 8).expand(3, -1, -1)
     clear = torch.rand(1, 6, 8, generator=torch.Generator().manual_seed(1))
     write_picture(Picture(deep, clear, grey=True, bits=16, icc=b"profile"), tmp_path / "a.png")
@@ -195,7 +195,7 @@ def test_pictures_too_large_are_told_before_work(tmp_path: Path, monkeypatch: py
 
 @pytest.mark.parametrize("alpha", [None, torch.linspace(0, 1, 48).reshape(1, 6, 8)])
 def test_lossless_webp_stays_lossless(alpha: torch.Tensor | None, tmp_path: Path) -> None:
-    """The colours of the output are those of the network, also where nothing of them is seen."""
+    """The output has the network's colours, even where they are fully transparent."""
     rgb = (np.random.default_rng(1).random((6, 8, 3)) * 255).astype(np.uint8)
     planes = rgb if alpha is None else np.concatenate([rgb, (alpha[0].numpy() * 255).astype(np.uint8)[..., None]], 2)
     Image.fromarray(planes).save(tmp_path / "sharp.webp", lossless=True, exact=True, exif=Image.Exif())
@@ -219,12 +219,12 @@ def test_lossless_webp_stays_lossless(alpha: torch.Tensor | None, tmp_path: Path
 def test_webp_is_lossless_where_its_source_is(
     name: str, options: dict[str, Any], lossless: bool, tmp_path: Path
 ) -> None:
-    """Nobody who asks for another format asks for a loss, and what a JPEG has lost needs no exact copy."""
+    """Another format must not add a loss, and the losses of a JPEG need no exact copy."""
     Image.fromarray(np.random.default_rng(1).integers(0, 256, (6, 8, 3), np.uint8)).save(tmp_path / name, **options)
     assert upscale([tmp_path / name], nearest_model(2), UpscaleSettings(extension=".webp")).failed == ()
-    written = read_picture(tmp_path / "a_x2.webp")
-    assert written.lossless == lossless
-    assert torch.equal(written.rgb, nearest(2)(read_picture(tmp_path / name).rgb[None])[0]) == lossless
+    picture = read_picture(tmp_path / "a_x2.webp")
+    assert picture.lossless == lossless
+    assert torch.equal(picture.rgb, nearest(2)(read_picture(tmp_path / name).rgb[None])[0]) == lossless
 
 
 def test_what_is_no_picture_to_enlarge_is_named(tmp_path: Path) -> None:

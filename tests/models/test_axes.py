@@ -14,8 +14,8 @@ from tests.support.networks import VARIANTS, label, tiny_networks, zero_outside
 
 
 def plan(width: int, groups: int = 1, depth: int = 1, **parameters: tuple[str, ...]) -> AxisPlan:
-    named = {name.replace("_", "."): axes for name, axes in parameters.items()}
-    return AxisPlan({"width": Axis(width, groups), "rgb": Axis(3)}, named, (Repeat("blocks", depth),))
+    parameters_by_name = {name.replace("_", "."): axes for name, axes in parameters.items()}
+    return AxisPlan({"width": Axis(width, groups), "rgb": Axis(3)}, parameters_by_name, (Repeat("blocks", depth),))
 
 
 @pytest.mark.parametrize(
@@ -26,7 +26,7 @@ def plan(width: int, groups: int = 1, depth: int = 1, **parameters: tuple[str, .
         ("width | width", 1, ((0, 3), (8, 3))),
         ("width | width | width", 1, ((0, 3), (8, 3), (16, 3))),
         ("rgb", 1, ((0, 3),)),
-        ("rgb | width", 1, ((0, 6),)),  # neighbours are one run, which is a view
+        ("rgb | width", 1, ((0, 6),)),  # adjacent runs are one run, which is a view
     ],
 )
 def test_kept_runs_of_8_units_cut_to_3(expression: str, groups: int, runs: tuple[tuple[int, int], ...]) -> None:
@@ -58,8 +58,8 @@ def test_contiguous_segments_are_the_leading_columns() -> None:
 def test_a_single_run_is_a_view_and_several_are_not() -> None:
     teacher, student = plan(8, w=("width", "width | width")), plan(3, w=("width", "width | width"))
     tensor = torch.arange(8.0 * 16).reshape(8, 16)
-    kept = cuts(teacher, student, ["w"])["w"].take(tensor)
-    assert kept.tolist() == [[row * 16.0 + column for column in (0, 1, 2, 8, 9, 10)] for row in range(3)]
+    part = cuts(teacher, student, ["w"])["w"].take(tensor)
+    assert part.tolist() == [[row * 16.0 + column for column in (0, 1, 2, 8, 9, 10)] for row in range(3)]
     plain = cuts(plan(8, v=("width",)), plan(3, v=("width",)), ["v"])["v"].take(tensor)
     assert plain.untyped_storage().data_ptr() == tensor.untyped_storage().data_ptr()
 
@@ -98,17 +98,17 @@ def test_the_plan_declares_every_axis_of_every_parameter(spec: Spec) -> None:
     network = build(spec)
     whole = cuts(declared, declared, [name for name, _ in network.named_parameters()])
     for name, parameter in network.named_parameters():
-        # A convolution's kernel axes are never cut and need no word; everything else must add up.
+        # A convolution's kernel axes are never cut and are not declared; all others must add up.
         planned = [sum(length for _, length in runs) for runs in whole[name].runs]
         assert planned == list(parameter.shape[:2]), name
 
 
 def test_a_pattern_may_name_one_number_and_leave_another_open() -> None:
-    named = AxisPlan({"width": Axis(2), "rgb": Axis(3)}, {"a.*.b.0.w": ("width",), "a.*.b.2.w": ("rgb",)})
-    assert named.expressions("a.17.b.0.w") == ("width",)
-    assert named.expressions("a.1.b.2.w") == ("rgb",)
+    axis_plan = AxisPlan({"width": Axis(2), "rgb": Axis(3)}, {"a.*.b.0.w": ("width",), "a.*.b.2.w": ("rgb",)})
+    assert axis_plan.expressions("a.17.b.0.w") == ("width",)
+    assert axis_plan.expressions("a.1.b.2.w") == ("rgb",)
     with pytest.raises(SrkdError, match=r"a\.1\.b\.1\.w"):
-        named.expressions("a.1.b.1.w")
+        axis_plan.expressions("a.1.b.1.w")
 
 
 def test_refusals_name_what_does_not_fit() -> None:

@@ -1,4 +1,4 @@
-"""Every dialect and wrapper loads and reports its assumptions; what does not fit is named."""
+"""Every dialect and wrapper loads and reports its assumptions; misfits are named."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def weights_of(loaded: Loaded) -> dict[str, torch.Tensor]:
 
 @pytest.fixture(name="plain")
 def _plain(tmp_path: Path) -> tuple[State, Network]:
-    """A small BasicSR EDSR, and the network it is when saved in the plainest way."""
+    """Return a small BasicSR EDSR, and the network it is when saved in the plainest way."""
     state = official.basicsr_edsr(2, 8, 2)
     return state, load_checkpoint(save_state(state, tmp_path)).network
 
@@ -57,12 +57,12 @@ def _plain(tmp_path: Path) -> tuple[State, Network]:
 def test_hyper_parameters_are_inferred(
     dialect: str, state: Callable[[], State], scale: int | None, spec: Spec, tmp_path: Path
 ) -> None:
-    made = state()
-    loaded = load_checkpoint(save_state(made, tmp_path), scale=scale)
+    tensors = state()
+    loaded = load_checkpoint(save_state(tensors, tmp_path), scale=scale)
     assert (loaded.dialect, loaded.network.spec) == (dialect, spec)
     assert not loaded.network.training
     values = {tensor.double().sum().item() for tensor in weights_of(loaded).values()}
-    assert values <= {tensor.double().sum().item() for tensor in made.values()}
+    assert values <= {tensor.double().sum().item() for tensor in tensors.values()}
     with torch.no_grad():
         assert loaded.network(torch.rand(1, 3, 4, 5)).shape == (1, 3, 4 * spec.scale, 5 * spec.scale)
 
@@ -163,9 +163,9 @@ def test_averaged_weights_are_preferred_and_said(plain: tuple[State, Network], t
     message = loaded.assumed[0]
     assert (message.field, message.value) == ("weights", "params_ema")
     assert "params" in message.why
-    chosen = load_checkpoint(path, arch_options={"weights": "params"})
-    assert not same_network(chosen.network, network)
-    assert "weights" not in {one.field for one in chosen.assumed}
+    selected = load_checkpoint(path, arch_options={"weights": "params"})
+    assert not same_network(selected.network, network)
+    assert "weights" not in {one.field for one in selected.assumed}
 
 
 def test_a_file_of_several_scales_asks_which(tmp_path: Path) -> None:
@@ -234,7 +234,7 @@ def test_published_files() -> None:
 
 
 def test_a_header_of_any_length_is_no_pickle(tmp_path: Path) -> None:
-    """The eight bytes of its length come first, and one in 32 begins with 0x80, as pickles do."""
+    """The header starts with the eight bytes of its length, and one in 32 begins with 0x80, as pickles do."""
     network = build(EDSRSpec(2, 4, 1), seed=0)
     begins = set()
     for extra in range(0, 256, 8):
@@ -246,7 +246,7 @@ def test_a_header_of_any_length_is_no_pickle(tmp_path: Path) -> None:
 
 
 def test_a_range_of_its_own_is_read_off_the_mean_shift(tmp_path: Path) -> None:
-    """EDSR-PyTorch's --rgb_range takes any number; the file shows it as add_mean.bias / mean."""
+    """EDSR-PyTorch's --rgb_range accepts any number; the file contains it as add_mean.bias / mean."""
     state = dict(official.edsr_pytorch(2, 8, 1))
     for side in ("sub_mean", "add_mean"):
         state[f"{side}.bias"] = state[f"{side}.bias"] * (1023 / 255)

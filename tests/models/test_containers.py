@@ -1,4 +1,4 @@
-"""torch's two formats, deflated archives and safetensors hold what torch reads from them."""
+"""torch's two formats, deflated archives and safetensors give the same tensors as torch's own readers."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ State = official.State
 
 @pytest.fixture(name="plain")
 def _plain(tmp_path: Path) -> tuple[State, Network]:
-    """A small BasicSR EDSR, and the network it is when saved in the plainest way."""
+    """Return a small BasicSR EDSR, and the network it is when saved in the plainest way."""
     state = official.basicsr_edsr(2, 8, 2)
     return state, load_checkpoint(save_state(state, tmp_path)).network
 
@@ -119,7 +119,7 @@ def test_foreign_safetensors(plain: tuple[State, Network], tmp_path: Path) -> No
 
 @needs_shared
 def test_every_published_file_holds_what_torch_reads() -> None:
-    """Other networks, deflated and old archives included: tensor for tensor."""
+    """This covers other networks, deflated and old archives, tensor by tensor."""
     shared = shared_dir()
     assert shared is not None
     files = [*(shared / "data" / "checkpoints").glob("*.pt*"), *(shared / "golden" / "archs").glob("*/*.pth")]
@@ -130,13 +130,13 @@ def test_every_published_file_holds_what_torch_reads() -> None:
             refs = tensors(container.content)
             assert refs.keys() == reference.keys(), file
             for name, ref in refs.items():
-                read = container.tensor(ref)
-                assert read.dtype == reference[name].dtype
-                assert torch.equal(read, reference[name]), (file, name)
+                actual = container.tensor(ref)
+                assert actual.dtype == reference[name].dtype
+                assert torch.equal(actual, reference[name]), (file, name)
 
 
 def tensors(content: Any, prefix: str = "") -> dict[str, Any]:
-    """What is tensor in nested dictionaries, by path."""
+    """Return the tensors in nested dictionaries, by path."""
     result: dict[str, Any] = {}
     for name, value in content.items():
         if isinstance(value, dict):

@@ -1,4 +1,6 @@
-"""Each network is written for each code base that has it, bit for bit; what no file can hold is reported or refused."""
+"""Each network is converted bitwise to each code base that has it; settings that no file can hold are reported or
+refused.
+"""
 
 from __future__ import annotations
 
@@ -44,29 +46,29 @@ def test_every_network_has_a_way_home() -> None:
 
 @pytest.mark.parametrize("to", code_bases())
 def test_the_way_home_and_back_changes_no_bit(to: str, tmp_path: Path) -> None:
-    tried = refused = 0
+    attempts = refused = 0
     for number, spec in enumerate(spec for spec, target in PAIRS if target == to):
         folder = tmp_path / str(number)
         folder.mkdir()
         path = save_new(spec, folder)
         try:
-            written = convert_file(path, to)
+            converted = convert_file(path, to)
         except SrkdError as error:
             assert any(why in str(error) for why in ("mean_shift=file", "res_scale=0.1", "cannot hold scale=8")), error
             assert [one.name for one in folder.iterdir()] == [path.name]
             refused += 1
             continue
-        assert written.path == folder / f"{spec.arch}_{to}.pth"
+        assert converted.path == folder / f"{spec.arch}_{to}.pth"
         unused = {"features": spec.features} if isinstance(spec, SwinIRSpec) else {}
-        again = load_checkpoint(written.path, arch_options={**written.needs, **unused})
-        assert (again.dialect, again.network.spec, again.wrapping) == (written.dialect, spec, written.wrapping)
+        again = load_checkpoint(converted.path, arch_options={**converted.needs, **unused})
+        assert (again.dialect, again.network.spec, again.wrapping) == (converted.dialect, spec, converted.wrapping)
         assert again.network.fingerprint() == load_checkpoint(path).network.fingerprint()
-        assert (again.sha256, again.bytes) == (written.sha256, written.bytes)
-        first = written.path.read_bytes()
+        assert (again.sha256, again.bytes) == (converted.sha256, converted.bytes)
+        first = converted.path.read_bytes()
         assert convert_file(path, to, folder / "other name.pt").sha256 == again.sha256
-        assert written.path.read_bytes() == first
-        tried += 1
-    assert tried >= 3 and refused <= 2
+        assert converted.path.read_bytes() == first
+        attempts += 1
+    assert attempts >= 3 and refused <= 2
 
 
 def test_what_a_file_cannot_hold_is_said(tmp_path: Path) -> None:
@@ -121,8 +123,8 @@ def test_names_of_outputs(tmp_path: Path) -> None:
 def test_to_srkd_keeps_what_the_header_says(tmp_path: Path) -> None:
     path = tmp_path / "student.safetensors"
     save_network(build(EDSRSpec(2, 8, 1, 0.1), seed=0), path, metadata={"srkd.recipe": "csd", "srkd.scores": "{}"})
-    written = convert_file(path, "srkd", tmp_path / "again.safetensors")
-    header = load_checkpoint(written.path).header
+    copy = convert_file(path, "srkd", tmp_path / "again.safetensors")
+    header = load_checkpoint(copy.path).header
     assert (header["srkd.recipe"], json.loads(header["srkd.spec"])["res_scale"]) == ("csd", 0.1)
     state = official.carn((2, 3), 8)
     torch.save(state, tmp_path / "carn.pth")
@@ -147,7 +149,7 @@ def test_to_srkd_keeps_what_the_header_says(tmp_path: Path) -> None:
     ],
 )
 def test_official_files_come_home_as_they_left(state: official.State, to: str, tmp_path: Path) -> None:
-    """Names, shapes and every bit, mean shifts among them, as the official code would have saved them."""
+    """Names, shapes and every bit, including mean shifts, as the official code would save them."""
     torch.save(state, tmp_path / "official.pth")
     home = stored(convert_file(tmp_path / "official.pth", to).path)
     assert home.keys() == state.keys()
@@ -162,7 +164,7 @@ def test_golden_states_come_home_as_they_left() -> None:
     for case in sorted((shared / "golden" / "archs").glob("*/state.pth")):
         name = case.parent.name
         if name.startswith(("pams", "carn_multi", "hkdsr", "csd")):
-            continue  # other scales, heads and wrappings; their round trip is above
+            continue  # other scales, heads and wrappings; their round trip is tested above
         loaded = load_checkpoint(case)
         dialect = next(one for one in architecture(loaded.network.spec.arch).dialects if one.name == loaded.dialect)
         raw = torch.load(case, weights_only=True)

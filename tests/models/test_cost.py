@@ -1,4 +1,4 @@
-"""Parameters and MACs are the published ones, to the last digit, in no time and no memory."""
+"""Parameters and MACs equal the published ones to the last digit, without time and memory."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_the_official_classes_at_720p(official: tuple[Spec, int, int, int]) -> N
 
 
 def extra(spec: Spec, pixels: int) -> int:
-    """One operation for each element that the attention pools, five for each element of a LayerNorm."""
+    """Return one operation per element that the attention pools, five per element of a LayerNorm."""
     if isinstance(spec, RCANSpec):
         return spec.groups * spec.depth * spec.width * pixels
     if isinstance(spec, SwinIRSpec):
@@ -88,7 +88,7 @@ def test_rcan_and_swinir_as_dukds_counter_has_them() -> None:
 
 
 def test_padding_is_counted() -> None:
-    """SwinIR works on the next multiple of its window, whatever the image: only its tail's crop is free."""
+    """SwinIR pads to the next multiple of its window; only the crop at its tail costs nothing."""
     assert cost(DIRECT, (25, 33)).macs == cost(DIRECT, (32, 40)).macs > cost(DIRECT, (24, 32)).macs
 
 
@@ -107,7 +107,7 @@ def test_compact_by_hand() -> None:
 
 
 def conv_macs(spec: EDSRSpec, width: int, height: int) -> int:
-    """EDSR's MACs by hand: inputs · outputs · 9 for each pixel of each convolution."""
+    """Return EDSR's MACs by hand: inputs · outputs · 9 for each pixel of each convolution."""
     c, pixels = spec.width, width * height
     head_and_body = 3 * c + (2 * spec.depth + 1) * c * c
     up = {2: [(4, 1)], 3: [(9, 1)], 4: [(4, 1), (4, 4)]}[spec.scale]
@@ -133,7 +133,7 @@ def test_a_network_costs_what_its_spec_costs() -> None:
 
 
 class OnlyMeta(TorchDispatchMode):
-    """Notes every tensor that has memory of its own."""
+    """A mode that records the largest tensor with memory of its own."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -158,15 +158,15 @@ class OnlyMeta(TorchDispatchMode):
 )
 def test_large_networks_take_no_time_and_no_memory(spec: Spec, params: int) -> None:
     for arch in (EDSRSpec(2, 4, 1), RCANSpec(2, 4, 1, 1, 1), SwinIRSpec(2, 4, (1,), (1,), 2)):
-        cost(arch, (5, 5))  # what torch imports on the first call is not the count
+        cost(arch, (5, 5))  # exclude torch's imports on the first call
     rng, seconds = torch.random.get_rng_state(), []
-    for size in ((3840, 2160), (3838, 2158)):  # the quicker of two: a busy machine slows processor time, too
+    for size in ((3840, 2160), (3838, 2158)):  # the faster of two: a busy machine slows processor time, too
         before = time.process_time()
-        with OnlyMeta() as seen:
+        with OnlyMeta() as mode:
             assert cost(spec, size).params == params
         seconds.append(time.process_time() - before)
     assert min(seconds) < 1.5
-    assert seen.largest < 100_000
+    assert mode.largest < 100_000
     assert torch.equal(rng, torch.random.get_rng_state())
 
 
@@ -195,7 +195,7 @@ def test_a_layers_cost_by_hand() -> None:
 
 
 def test_what_mac_plus_adds() -> None:
-    """One operation an element of pooling, five of LayerNorm (DUKD's table 1: RCAN 1044.03, SwinIR 861.27)."""
+    """One operation per element of pooling, five of LayerNorm (DUKD's table 1: RCAN 1044.03, SwinIR 861.27)."""
     network = nn.Sequential(nn.LayerNorm(6), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     with extra_operations(network) as extra:
         network(torch.rand(1, 4, 5, 6))

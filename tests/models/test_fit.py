@@ -1,4 +1,4 @@
-"""Students that are solved for: nothing is lost where nothing is cut, and little where something is."""
+"""Fitted students: nothing is lost if nothing is cut, and little if something is."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ FITTED = ("edsr", "rcan", "carn", "carn_m", "compact", "swinir")
 
 
 def patches(count: int = 8, side: int = 20, seed: int = 4) -> torch.Tensor:
-    """Smooth noise: neighbouring pixels are alike, as in photos."""
+    """Return smooth noise: neighbouring pixels are alike, as in photos."""
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.rand(count, 3, side // 4 + 2, side // 4 + 2, generator=generator)
     fine = torch.rand(count, 3, side, side, generator=generator)
@@ -86,7 +86,7 @@ def test_what_lies_in_few_directions_is_reproduced() -> None:
 
 @pytest.mark.parametrize(("axes", "share"), [({"width": 0.5}, 0.75), ({"depth": 0.5}, 0.75), ({"width": 0.25}, 0.2)])
 def test_the_embedded_teacher(axes: dict[str, Any], share: float) -> None:
-    """Of its gain over bicubic this much is kept on photos that were not used, without a gradient."""
+    """Its student keeps this much of its gain over bicubic, on photos that were not used, without a gradient."""
     from compressor.images.files import read_rgb_u8
     from compressor.images.resize import downscale_u8, upscale_bicubic
     from compressor.images.sets import embedded_photos
@@ -107,7 +107,7 @@ def test_the_embedded_teacher(axes: dict[str, Any], share: float) -> None:
 
 @pytest.mark.parametrize("name", FITTED)
 def test_the_order_of_the_teachers_units_does_not_matter(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """At one ridge: another order rounds otherwise, and where two ridges do alike that may decide for the other."""
+    """The ridge is fixed: another order rounds differently, which may decide between two equally good ridges."""
     monkeypatch.setattr(least_squares, "RIDGES", (1e-3,))
     family = architecture(name)
     teacher = lively(family.small)
@@ -186,7 +186,7 @@ def test_a_fit_says_how_far_it_is_and_how_long_it_takes() -> None:
 
 
 def broken(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """Break one thing that a student depends on."""
+    """Break one input of a student's fit."""
     from compressor.models.fitting import bases
     from compressor.models.fitting import fit as fitting
     from compressor.models.networks import linear_plan
@@ -197,11 +197,11 @@ def broken(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
 
     def transposed(basis: bases.Basis, feature: torch.Tensor, parts: int = 1) -> torch.Tensor:
         square = basis.whole if basis.whole.shape[0] == basis.whole.shape[1] else basis.matrix
-        kept = square.T[:, : basis.matrix.shape[1]] if square.shape[0] == square.shape[1] else basis.matrix
-        return project(replace(basis, matrix=kept), feature)
+        columns = square.T[:, : basis.matrix.shape[1]] if square.shape[0] == square.shape[1] else basis.matrix
+        return project(replace(basis, matrix=columns), feature)
 
     def uncorrected(self: Any, stage: Any) -> None:
-        """The student goes on from the teacher's features."""
+        """Let the student continue from the teacher's features."""
         leave(self, stage)
         for batch in self.patches.batches() if stage.kind == "body" else ():
             feature = self.store["teacher", "feature", batch.first]

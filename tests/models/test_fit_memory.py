@@ -1,4 +1,4 @@
-"""A fit needs no more memory for more patches: what does not fit lies in a file, and changes nothing."""
+"""A fit needs no more memory for more patches: the rest goes to a file, with the same result."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def patches(count: int) -> torch.Tensor:
 
 
 def growth(bound: int) -> int:
-    """Return by how many bytes the peak of a process grows from 16 patches to 64."""
+    """Return the growth of a process's peak memory in bytes from 16 patches to 64."""
     code = GROWTH.format(bound=bound)
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     return int(done.stdout)
@@ -49,7 +49,7 @@ def growth(bound: int) -> int:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc says how much memory a process needed at most")
 def test_four_times_the_patches_need_little_more_memory() -> None:
-    """The features of 48 patches more are 65 MB and more; the patches are 1 MB, and allocators keep some."""
+    """The features of 48 more patches are at least 65 MB; the patches are 1 MB, and allocators keep some."""
     assert growth(1 << 20) < 30_000_000 < growth(1 << 40)
 
 

@@ -1,4 +1,4 @@
-"""What a stage's finished modules gave is given again: the same student, and time that grows with the layers only."""
+"""Cached outputs of final modules: the same student, and time that only grows with the number of layers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_a_student_is_the_same_without(name: str, monkeypatch: pytest.MonkeyPatc
     expected = fit(teacher, spec, patches(9))
     monkeypatch.setattr(Replay, "_forward", lambda _self, _name, forward, *inputs: forward(*inputs))
     assert fit(teacher, spec, patches(9)).fingerprint() == expected.fingerprint()
-    # Nothing of the wrapping is left.
+    # The wrapping leaves no trace.
     assert not any("forward" in vars(module) for module in expected.modules())
 
 
@@ -62,12 +62,12 @@ def test_only_what_is_final_is_given_again() -> None:
             layer.weight.fill_(2.0)
         replay.begin(["0.1"])
         assert run() == 8
-        assert len(replay.kept) == 1  # the first layer: the second is not solved, and what is behind it may change
+        assert len(replay.kept) == 1  # the first layer: the second one is unsolved, so later outputs may change
         second.weight.fill_(3.0)
         third.weight.fill_(5.0)
         assert run() == 30
         replay.unsolved.clear()
-        assert run() == 30 and len(replay.kept) == 2  # the block, without what is in it, and the third layer
+        assert run() == 30 and len(replay.kept) == 2  # the block, without its parts, and the third layer
         first.weight.fill_(7.0)
         assert run() == 30
         replay.begin([])

@@ -21,7 +21,7 @@ MOST_GROWTH_MB = 300
 
 
 def try_hostile_files(count: int, seed: int, folder: Path) -> None:
-    """In a process of its own, so that a crash is a failed test and a limit on memory harms nobody."""
+    """Try the files in a separate process, so that a crash fails the test and the memory limit is harmless."""
     command = [
         sys.executable,
         "-W",
@@ -57,7 +57,7 @@ def test_thousands_of_hostile_files(seed: int, tmp_path: Path) -> None:
 
 
 def test_the_code_runners_do_run_in_an_ordinary_unpickler(tmp_path: Path) -> None:
-    """Otherwise that no code ran would prove nothing."""
+    """Otherwise the absence of code execution would prove nothing."""
     import pickle
 
     from tests.support.hostile_files import code_runners

@@ -1,4 +1,4 @@
-"""Every dialect of every network, damaged by chance: a network that runs, or one line that names the file."""
+"""Every dialect of every network, randomly damaged: a network that runs, or one line that names the file."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ PREFIXES = ("module.", "model.", "net_g.", "model.net.", "ema_model.", "a.", "")
 
 
 def dialects() -> dict[str, State]:
-    """One good state dict in the names of every dialect."""
+    """Return one valid state dict in every dialect's names."""
     states: dict[str, State] = {}
     for spec in SPECS:
         network = build(spec, seed=0)
@@ -49,7 +49,7 @@ def dialects() -> dict[str, State]:
 
 
 def mutated(state: State, rng: random.Random) -> State:
-    """One to three accidents among names, shapes, types and values."""
+    """Return a state dict with one to three random changes of names, shapes, types and values."""
     state = dict(state)
     for _ in range(rng.choice((1, 1, 2, 3))):
         name = rng.choice(list(state))
@@ -89,7 +89,7 @@ def mutated(state: State, rng: random.Random) -> State:
 
 
 def attacked(states: dict[str, State], rng: random.Random) -> tuple[str, bytes]:
-    """A dialect by chance, damaged in its tensors, its wrapping or its bytes."""
+    """Return a random dialect, damaged in its tensors, its wrapping or its bytes."""
     dialect = rng.choice(list(states))
     state = mutated(states[dialect], rng) if rng.random() < 0.7 else dict(states[dialect])
     state = {rng.choice(PREFIXES) + name if rng.random() < 0.02 else name: value for name, value in state.items()}
@@ -106,7 +106,7 @@ def attacked(states: dict[str, State], rng: random.Random) -> tuple[str, bytes]:
 
 
 def verdict(path: Path) -> str:
-    """`loaded`, `refused`, or what went wrong."""
+    """Return `loaded`, `refused`, or a description of the failure."""
     try:
         loaded = load_checkpoint(path)
     except SrkdError as error:

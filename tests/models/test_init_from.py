@@ -1,4 +1,4 @@
-"""Starting from another file copies what agrees in name and shape, and reports the rest."""
+"""Initialisation from another file copies tensors of equal name and shape, and reports the rest."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ print(json.dumps({
 
 
 def install(site: Path, source: str, entry_points: str, package: str = "lab") -> Path:
-    """Lay out a package as pip does: a module, and metadata with its entry points."""
+    """Write a package as pip installs it: a module, and metadata with its entry points."""
     site.mkdir(exist_ok=True)
     (site / "plainsr.py").write_text(source)
     facts = site / f"{package}-1.0.dist-info"
@@ -84,7 +84,7 @@ def test_a_network_of_another_package_does_all_that_srkds_own_do(tmp_path: Path,
 
 @pytest.fixture
 def fresh_registry(monkeypatch: pytest.MonkeyPatch):
-    """A table that has not looked for packages yet; what it finds is forgotten afterwards."""
+    """Return a table that has not searched for packages yet; its results are discarded afterwards."""
     table = Table(NETWORKS.kind, [*NETWORKS.values()], NETWORKS.group, NETWORKS.read)
     monkeypatch.setattr(registry, "NETWORKS", table)
     registry.architecture.cache_clear()
@@ -134,7 +134,7 @@ PUBLISHED_SETTINGS = {
     "export/profile/presets/csd_speed.py": "the networks of CSD's figure of speed",
     "export/profile/presets/dukd_table1.py": "the networks of DUKD's table 1",
 }
-"""Files that name the networks of a paper."""
+"""Files that may name the networks of a paper."""
 
 
 def names_in(path: Path) -> tuple[set[str], set[str]]:
@@ -145,10 +145,10 @@ def names_in(path: Path) -> tuple[set[str], set[str]]:
 
 
 def test_a_network_inside_touches_its_file_and_the_registry() -> None:
-    """With its test, its row in docs/networks.md and perhaps golden outputs, that makes at most five files."""
+    """With its test, its row in docs/networks.md and possibly golden outputs, this is at most five files."""
     registered = architecture.__module__.replace(".", "/") + ".py"
     parts = {"compressor.models.networks.edsr": {"export/trt_selftest.py", "recipes/ds.py"}}
-    """Files that build a small network, or use its residual block."""
+    """Files that may build a small network, or use its residual block."""
     for path in (file for package in PACKAGES for file in sorted((ROOT / package).rglob("*.py"))):
         texts, imports = names_in(path)
         place = path.relative_to(ROOT).as_posix()
@@ -157,7 +157,7 @@ def test_a_network_inside_touches_its_file_and_the_registry() -> None:
         for name, entry in NETWORKS.items():
             module = entry.where.partition(":")[0]
             if place.startswith("compressor/models/networks/") or place in parts.get(module, ()):
-                continue  # CARN-M builds on CARN, and files of EDSR may have the names of RCAN's code base
+                continue  # CARN-M is based on CARN, and files in EDSR's dialects may use names of RCAN's code base
             assert name not in texts, f"{place} names the network {name}: let its file say what is needed"
             assert module not in imports, f"{place} imports the network {name}: let its file say what is needed"
 

@@ -56,7 +56,7 @@ def test_outputs_equal_the_official_code(
     if "imgsize8" in name:
         assert "no layer is shifted" in loaded.notes[0]
     else:
-        assert loaded.notes == ()  # the mean shift of the file is the constant, to the last digit
+        assert loaded.notes == ()  # the file's mean shift equals the constant, to the last digit
     assert loaded.network.spec.to_dict().get("mean_shift", "constant") == "constant"
     with torch.no_grad():
         sr = loaded.network(case.lr)
@@ -122,7 +122,7 @@ def test_the_published_compact_file() -> None:
 
 @pytest.mark.parametrize("scale", [1, 2, 3, 4, 8])
 def test_compact_is_its_definition(scale: int, tmp_path: Path) -> None:
-    """conv, PReLU, n times; conv, shuffle, plus the nearest upscale: written a second time, from BasicSR's names."""
+    """Compact: conv, PReLU, n times; conv, shuffle, plus the nearest upscale: written again, from BasicSR's names."""
     torch.manual_seed(scale)
     layers: list[nn.Module] = [nn.Conv2d(3, 6, 3, padding=1), nn.PReLU(6)]
     for _ in range(3):
@@ -155,14 +155,14 @@ def test_any_size_works(spec: Spec, height: int, width: int) -> None:
 
 
 def has_mean(spec: Spec) -> bool:
-    """Return whether the network subtracts the mean of DIV2K."""
+    """Return True if the network subtracts the mean of DIV2K."""
     with torch.device("meta"):
         return hasattr(build(spec), "sub_mean")
 
 
 @pytest.mark.parametrize("spec", [spec for spec in tiny_networks() if has_mean(spec)], ids=label)
 def test_a_grey_image_of_the_mean_comes_out_as_the_mean(spec: Spec) -> None:
-    """With zero biases and the mean subtracted there is nothing left to convolve, whatever the weights."""
+    """With zero biases and the mean subtracted, all features are zero, whatever the weights."""
     network = build(spec, seed=0)
     mean = torch.tensor([0.4488, 0.4371, 0.4040]).reshape(1, 3, 1, 1)
     with torch.no_grad():
@@ -187,17 +187,17 @@ def test_the_parts_make_the_whole(spec: Spec) -> None:
 
 
 def reach(network: Network, size: int) -> int:
-    """LR pixels, from the centre, that the SR pixels of the central LR pixel depend on."""
+    """Return the distance in LR pixels, from the centre, on which the SR pixels of the central LR pixel depend."""
     with torch.no_grad():
         for parameter in network.parameters():
-            parameter.abs_().add_(0.01)  # every ReLU lets everything through, no two paths cancel
+            parameter.abs_().add_(0.01)  # every ReLU passes everything, no two paths cancel
     lr = noise(network.spec, size, size).double().requires_grad_(True)
     centre, scale = size // 2, network.spec.scale
     sr = network.double()(lr)
     sr[..., centre * scale : (centre + 1) * scale, centre * scale : (centre + 1) * scale].sum().backward()
     assert lr.grad is not None
-    touched = lr.grad.abs().sum(dim=(0, 1)).nonzero()
-    return int((touched - centre).abs().max())
+    positions = lr.grad.abs().sum(dim=(0, 1)).nonzero()
+    return int((positions - centre).abs().max())
 
 
 @pytest.mark.parametrize("spec", [spec for spec in (*tiny_networks(), *VARIANTS) if is_bounded(spec)], ids=label)
@@ -242,14 +242,14 @@ def test_the_scale_is_read_off_the_upsampler(rows: tuple[int, ...], width: int, 
 
 @pytest.mark.parametrize(("arch", "convolutions"), [("rcan", 20), ("swinir", 10)])
 def test_networks_without_a_radius_see_further_than_their_convolutions(arch: str, convolutions: int) -> None:
-    """RCAN pools over the whole image; a shifted window hands on what it saw to the next."""
+    """RCAN pools over the whole image; shifted windows pass information to the next one."""
     network = build(tiny(arch, 2), seed=0)
     assert network.descriptor.receptive_radius is None
     lr = torch.rand(1, 3, 61, 61, requires_grad=True)
     network(lr)[..., 60:62, 60:62].sum().backward()
     assert lr.grad is not None
-    touched = lr.grad.abs().sum(dim=(0, 1)).nonzero()
-    assert int((touched - 30).abs().max()) > convolutions
+    positions = lr.grad.abs().sum(dim=(0, 1)).nonzero()
+    assert int((positions - 30).abs().max()) > convolutions
 
 
 def test_a_mean_shift_that_moved_is_kept(tmp_path: Path) -> None:
@@ -262,9 +262,9 @@ def test_a_mean_shift_that_moved_is_kept(tmp_path: Path) -> None:
     lr = torch.rand(1, 3, 6, 7)
     with torch.no_grad():
         expected = constant.network(lr - torch.tensor([0.1, -0.2, 0.05]).reshape(1, 3, 1, 1))
-        got = moved.network(lr)
-        assert not torch.allclose(got, constant.network(lr), atol=1e-2)
-    assert torch.allclose(got, expected, atol=1e-5)
+        actual = moved.network(lr)
+        assert not torch.allclose(actual, constant.network(lr), atol=1e-2)
+    assert torch.allclose(actual, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("spec", [*tiny_networks(), *VARIANTS], ids=label)

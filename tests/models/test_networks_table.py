@@ -1,4 +1,4 @@
-"""The table of networks names every network, and holds today's measurements."""
+"""The table of networks lists every network, with today's measurements."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from compressor.models.networks.registry import NETWORKS
 
 
 def table() -> dict[str, Row]:
-    """The rows of the last result, by network."""
+    """Return the rows of the last result, by network."""
     rows = Result.read(results_folder() / "networks_table.json").tables[""].rows
     return {str(row["network"]): row for row in rows}
 

@@ -1,4 +1,4 @@
-"""Principal directions first: the same function, and leading slices that keep far more of it."""
+"""Principal directions first: the same function, with leading slices that keep far more of it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_the_rotated_teacher_computes_the_same(scale: int, res_scale: float) -> 
 
 
 def test_what_lies_in_few_directions_is_kept_whole() -> None:
-    """A plain slice of the same teacher loses it."""
+    """A plain slice of the same teacher loses them."""
     teacher = in_few_directions(EDSRSpec(4, width=12, depth=3), rank=5)
     spec = replace(teacher.spec, width=5)
     rotated = order_by_principal_directions(teacher, spec, PATCHES)
@@ -47,16 +47,16 @@ def test_what_lies_in_few_directions_is_kept_whole() -> None:
 
 
 def test_the_leading_half_of_the_embedded_teacher() -> None:
-    """28.10, 29.98 and 30.93 dB at ¼, ½ and ¾ on Set5 in the trial that the method comes from; a slice has 12.8."""
+    """In the method's original trial: 28.10, 29.98 and 30.93 dB at ¼, ½ and ¾ on Set5; a plain slice has 12.8."""
     teacher = load_checkpoint(embedded_teacher()).network
     lr = embedded_patches(4)[::4, :, :32, :32]
     with torch.no_grad():
         expected = teacher(lr).clamp(0, 1) * 255
-        plain, turned = (
+        plain, rotated = (
             build_student(teacher, width=0.5, select=select)(lr).clamp(0, 1) * 255
             for select in ("leading", "principal")
         )
-    assert float(psnr(plain, expected).mean()) < 20 < 30 < float(psnr(turned, expected).mean())
+    assert float(psnr(plain, expected).mean()) < 20 < 30 < float(psnr(rotated, expected).mean())
 
 
 @pytest.mark.parametrize("name", [name for name in TEACHERS if name != "edsr"])

@@ -1,4 +1,4 @@
-"""What a file in eight bits says of itself, read from files of srkd's and of anybody."""
+"""Facts in 8-bit files, written by srkd or by others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A quantised network leaves as its spec, its weights, its ranges and the key `srkd.quant`, and comes back."""
+"""A quantised network is saved as its spec, weights, ranges and the key `srkd.quant`, and loaded from them."""
 
 from __future__ import annotations
 
@@ -77,16 +77,16 @@ def test_every_way_to_open_it_runs_the_quantised_network(tmp_path: Path) -> None
     assert torch.allclose(runtime.run(LR), expected, atol=1e-6)
     opened = srkd.load(path).require_network("a test")
     assert opened.quantisation == network.quantisation
-    # Copied as a runtime copies it, and moved to another memory layout.
+    # Copied like in a runtime, and moved to another memory layout.
     assert json.loads(runtime.metadata["srkd.quant"])["bits"] == 3
 
 
 def test_inspect_counts_bytes_at_the_bits(tmp_path: Path) -> None:
-    found = srkd.inspect(saved(tmp_path / "student.safetensors", quantised(bits=4)))
-    size = found.quantisation
+    facts = srkd.inspect(saved(tmp_path / "student.safetensors", quantised(bits=4)))
+    size = facts.quantisation
     assert size is not None and (size.method, size.bits, size.placement) == ("pact", 4, "paper")
-    assert size.bytes_as_float == 4 * (found.params or 0)
-    # Eight weights take four bytes where they took 32; nothing else becomes smaller, ranges and scales are added.
+    assert size.bytes_as_float == 4 * (facts.params or 0)
+    # Eight weights need four bytes instead of 32; nothing else becomes smaller, and ranges and scales are added.
     assert size.bytes_as_float - size.quantised_weights * 7 // 2 < size.bytes_at_bits < size.bytes_as_float
     assert srkd.inspect(saved(tmp_path / "float.safetensors", build(SMALL["edsr"], seed=1))).quantisation is None
     assert srkd.inspect(quantised(bits=4)).quantisation == size

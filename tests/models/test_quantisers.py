@@ -39,7 +39,7 @@ every_placement = pytest.mark.parametrize("placement", ["paper", "all"])
 
 
 def find_ranges(network: Network, lr: torch.Tensor, margin: float = 1.0) -> Network:
-    """Set every range to the largest feature of these images."""
+    """Set every range to the largest feature for these images."""
     with torch.no_grad(), following(network, lambda _, peaks: peaks.mean()) as followed:
         network(lr)
     with torch.no_grad():
@@ -83,12 +83,12 @@ def test_weights_have_no_more_values_than_their_bits(bits: int, per_channel: boo
     levels, step = weight_levels(weight, bits, per_channel=per_channel)
     assert torch.equal(levels, levels.round()) and int(levels.abs().max()) == symmetric_levels(bits)
     assert float((levels * step - quantised).abs().max()) < 1e-6
-    # A channel of small weights keeps its digits only where it has a scale of its own.
+    # A channel of small weights keeps its precision only with a scale of its own.
     assert bool(quantised[3].ne(0).any()) == (per_channel or bits == 8)
 
 
 def surrogate(values: torch.Tensor, alpha: float, fixed: float, bits: int) -> torch.Tensor:
-    """Q(v) as the straight-through estimator sees it: level and side of each value are those at α = `fixed`."""
+    """Return Q(v) as the straight-through estimator sees it: level and side of each value are those at α = `fixed`."""
     m = symmetric_levels(bits)
     inside = values.abs() <= fixed
     rounding = (values * m / fixed).round() - values * m / fixed
@@ -129,7 +129,7 @@ def test_gradients_pass_inside_the_range_alone() -> None:
     [(4, 2.0, 1.0005), (8, 2.0, None)],
 )
 def test_numbers_of_pamss_code(bits: int, alpha: float, expected: float | None) -> None:
-    """Copied from what colorjam/PAMS gave: values at, beside and beyond α = 2, and the gradient of α at 4 bits."""
+    """Copied from the output of colorjam/PAMS: values at, beside and beyond α = 2, and the gradient of α at 4 bits."""
     values = torch.tensor([2.0, -2.0, 1.999, 2.001, 0.0, -5.0, 5.0], requires_grad=True)
     limit = torch.tensor(alpha, requires_grad=True)
     quantised = quantise_symmetric(values, limit, bits, tie=0.5)
@@ -142,36 +142,36 @@ def test_numbers_of_pamss_code(bits: int, alpha: float, expected: float | None) 
 
 @needs_shared
 def test_outputs_and_gradients_of_pamss_code() -> None:
-    given, expected = golden("losses/pams_quant")
+    inputs, expected = golden("losses/pams_quant")
     for bits in (4, 8):
         for name, alpha, clips in (("eval_alpha3", 3.0, True), ("train_epoch2_alpha10", 10.0, True)):
-            compare_with_golden(given, expected, f"act_k{bits}_{name}", bits, alpha, clips)
-        largest = float(given["x"].abs().flatten(1).amax(1).mean())
+            compare_with_golden(inputs, expected, f"act_k{bits}_{name}", bits, alpha, clips)
+        largest = float(inputs["x"].abs().flatten(1).amax(1).mean())
         name = f"act_k{bits}_train_epoch1_alpha10"
         assert float(expected[f"{name}_alpha_after"]) == pytest.approx(largest)
-        compare_with_golden(given, expected, name, bits, largest, clips=False)
-        weight = given["w"].clone().requires_grad_()
+        compare_with_golden(inputs, expected, name, bits, largest, clips=False)
+        weight = inputs["w"].clone().requires_grad_()
         quantised = quantise_weight(weight, bits)
-        quantised.backward(given["upstream_w"])
+        quantised.backward(inputs["upstream_w"])
         assert torch.equal(quantised.detach(), expected[f"weight_k{bits}_q"])
         assert weight.grad is not None and torch.allclose(weight.grad, expected[f"weight_k{bits}_g"], atol=1e-6)
-    assert torch.equal(quantise_weight(given["w_half"], 4), expected["weight_k4_half"])
+    assert torch.equal(quantise_weight(inputs["w_half"], 4), expected["weight_k4_half"])
 
 
 def golden(name: str) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     folder = shared_dir()
     assert folder is not None
     files = (np.load(folder / "golden" / name / f"{part}.npz") for part in ("input", "output"))
-    given, expected = ({key: torch.from_numpy(value) for key, value in file.items()} for file in files)
-    return given, expected
+    inputs, expected = ({key: torch.from_numpy(value) for key, value in file.items()} for file in files)
+    return inputs, expected
 
 
 def compare_with_golden(
-    given: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], name: str, bits: int, alpha: float, clips: bool
+    inputs: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], name: str, bits: int, alpha: float, clips: bool
 ) -> None:
-    values, limit = given["x"].clone().requires_grad_(), torch.tensor(alpha, requires_grad=True)
+    values, limit = inputs["x"].clone().requires_grad_(), torch.tensor(alpha, requires_grad=True)
     quantised = quantise_symmetric(values, limit, bits, tie=0.5, clips=clips)
-    quantised.backward(given["upstream"])
+    quantised.backward(inputs["upstream"])
     assert torch.allclose(quantised.detach(), expected[f"{name}_y"], atol=1e-6), name
     assert values.grad is not None and torch.allclose(values.grad, expected[f"{name}_gx"], atol=1e-6), name
     assert limit.grad is not None and float(limit.grad) == pytest.approx(float(expected[f"{name}_galpha"]), abs=5e-6)
@@ -179,13 +179,13 @@ def compare_with_golden(
 
 @needs_shared
 def test_a_network_of_pamss_code(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """EDSR of its code at 8 bits: calibrating and calibrated, with gradients; images and network in [0,255]."""
-    given, expected = golden("archs/pams_edsr_x2_k8")
+    """EDSR of PAMS's code at 8 bits, calibrating and calibrated, with gradients; images and network in [0,255]."""
+    inputs, expected = golden("archs/pams_edsr_x2_k8")
     folder = shared_dir()
     assert folder is not None
     state = torch.load(folder / "golden" / "archs" / "pams_edsr_x2_k8" / "state.pth", weights_only=True)
     weights = {
-        # Its second convolution stands behind the quantiser, which has a number too.
+        # Its second convolution comes after the quantiser, which has a number, too.
         name.replace(".body.3.", ".body.2."): tensor
         for name, tensor in state.items()
         if not name.endswith((".alpha", ".max_val"))
@@ -194,7 +194,7 @@ def test_a_network_of_pamss_code(tmp_path_factory: pytest.TempPathFactory) -> No
     torch.save(weights, path)
     network = quantise(load_checkpoint(path).network, Quantisation("pams", 8, compat="pams"))
     with following(network, lambda _, peaks: peaks.mean()) as followed:
-        sr = network(given["x"] / 255) * 255
+        sr = network(inputs["x"] / 255) * 255
     assert torch.allclose(sr.detach(), expected["y_train_epoch1"], atol=2e-3)
     sr.square().mean().backward()
     places = {"quant_act1": "shortcut", "quant_act2": "hidden", "quant_act3": "branch"}
@@ -203,14 +203,14 @@ def test_a_network_of_pamss_code(tmp_path_factory: pytest.TempPathFactory) -> No
         for there, here in places.items():
             alpha = parameters[f"blocks.{block}.{here}.alpha"]
             assert float(followed[alpha]) == pytest.approx(float(state[f"body.{block}.{there}.alpha"]), rel=1e-5)
-            wanted = float(expected[f"grad.body.{block}.{there}.alpha"])
-            assert float(alpha.grad) == pytest.approx(wanted, abs=2e-5)
+            expected_gradient = float(expected[f"grad.body.{block}.{there}.alpha"])
+            assert float(alpha.grad) == pytest.approx(expected_gradient, abs=2e-5)
             with torch.no_grad():
                 alpha.copy_(followed[alpha])
     gradient = parameters["blocks.0.conv1.weight"].grad
     assert torch.allclose(gradient, expected["grad.body.0.body.0.weight"], atol=2e-3)
     with torch.no_grad():
-        assert torch.allclose(network(given["x_eval"] / 255) * 255, expected["y_eval"], atol=2e-3)
+        assert torch.allclose(network(inputs["x_eval"] / 255) * 255, expected["y_eval"], atol=2e-3)
 
 
 # Networks.
@@ -270,13 +270,13 @@ def test_every_layer_or_those_of_the_blocks(arch: str) -> None:
 
 @every_network
 def test_in_every_layer_everything_that_is_read_is_quantised(arch: str) -> None:
-    """Each layer's input has at most as many values as its bits allow."""
+    """Each layer's input has at most as many distinct values as its bits allow."""
     network = build(SMALL[arch], seed=1)
     quantised = find_ranges(quantise(network, Quantisation("pams", 3, "all")), images()[:1])
-    seen: dict[str, int] = {}
+    counts: dict[str, int] = {}
 
     def count(name: str, x: torch.Tensor) -> None:
-        seen[name] = max(seen.get(name, 0), len(x.unique()))
+        counts[name] = max(counts.get(name, 0), len(x.unique()))
 
     for name, layer in quantised_layers(quantised).items():
         place: nn.Module = layer if layer.input is None else layer.input
@@ -287,7 +287,7 @@ def test_in_every_layer_everything_that_is_read_is_quantised(arch: str) -> None:
     with torch.no_grad():
         quantised(images()[:1])
     for name, layer in quantised_layers(quantised).items():
-        assert 1 < seen[name] <= 2**layer.bits, name
+        assert 1 < counts[name] <= 2**layer.bits, name
 
 
 def test_conv1_reads_what_the_skip_adds_unless_it_is_pamss_code() -> None:
@@ -295,23 +295,23 @@ def test_conv1_reads_what_the_skip_adds_unless_it_is_pamss_code() -> None:
     for compat, is_quantised in (("", True), ("pams", False)):
         quantisation = Quantisation("pams", 3, compat=compat)  # type: ignore[arg-type]
         quantised = find_ranges(quantise(network, quantisation), images())
-        read: list[torch.Tensor] = []
+        conv_inputs: list[torch.Tensor] = []
         conv = quantised.get_submodule("blocks.0.conv1")
-        conv.register_forward_pre_hook(lambda _, inputs, kept=read: kept.extend(inputs))
+        conv.register_forward_pre_hook(lambda _, inputs, kept=conv_inputs: kept.extend(inputs))
         with torch.no_grad():
             quantised(images())
-        assert (len(read[0].unique()) <= 7) == is_quantised
+        assert (len(conv_inputs[0].unique()) <= 7) == is_quantised
 
 
 def test_quantisation_computes_in_fp32_inside_bf16() -> None:
     network = find_ranges(quantise(build(SMALL_EDSR, seed=1), Quantisation("pams", 8)), images())
-    seen: list[torch.Tensor] = []
-    network.get_submodule("blocks.1.hidden").register_forward_hook(lambda _, __, output: seen.append(output))
+    features: list[torch.Tensor] = []
+    network.get_submodule("blocks.1.hidden").register_forward_hook(lambda _, __, output: features.append(output))
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         network(images())
     hidden = dict(network.named_parameters())["blocks.1.hidden.alpha"]
-    steps = seen[0].double() * 127 / hidden.detach().double()
-    assert seen[0].dtype == torch.float32 and float((steps - steps.round()).abs().max()) < 1e-4
+    steps = features[0].double() * 127 / hidden.detach().double()
+    assert features[0].dtype == torch.float32 and float((steps - steps.round()).abs().max()) < 1e-4
 
 
 def test_following_changes_nothing_that_stays() -> None:
@@ -337,7 +337,7 @@ def test_a_shared_block_has_one_range_for_all_its_inputs() -> None:
 
 
 def test_bytes_at_the_given_bits() -> None:
-    """Counted by hand: two blocks of two 8×8×3×3 convolutions."""
+    """Counted by hand for two blocks of two 8×8×3×3 convolutions."""
     network = build(SMALL_EDSR, seed=1)
     params, packed = cost(SMALL_EDSR).params, 2 * 2 * 8 * 8 * 9
     for bits in (8, 4):

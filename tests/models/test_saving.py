@@ -1,4 +1,4 @@
-"""Saved networks come back bit for bit, have the same bytes every time, and other readers open them."""
+"""Saved networks are loaded bitwise, have the same bytes every time, and are readable by other programs."""
 
 from __future__ import annotations
 

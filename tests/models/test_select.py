@@ -43,7 +43,7 @@ def test_what_is_not_cut_is_not_permuted(name: str) -> None:
 
 
 def touching(network: Network, channel: int) -> float:
-    """EDSR by hand: every weight that writes to a channel of the stream, or reads it."""
+    """Return, for EDSR by hand, the L1 norm of every weight that writes to a channel of the stream or reads it."""
     up = 4 if network.spec.scale in (2, 4) else 9
     total = 0.0
     for name, parameter in network.named_parameters():
@@ -80,21 +80,21 @@ def test_the_student_keeps_the_strongest(spec: Spec) -> None:
     teacher = lively(spec)
     strengthen(teacher, [6, 3])
     student = build_student(teacher, width=0.25, select="l1")
-    first, kept = next(teacher.parameters()), next(student.parameters())
-    assert sorted(map(tuple, kept.flatten(1).tolist())) == sorted(map(tuple, first[[3, 6]].flatten(1).tolist()))
-    assert not torch.equal(kept, next(build_student(teacher, width=0.25).parameters()))
+    first, weight = next(teacher.parameters()), next(student.parameters())
+    assert sorted(map(tuple, weight.flatten(1).tolist())) == sorted(map(tuple, first[[3, 6]].flatten(1).tolist()))
+    assert not torch.equal(weight, next(build_student(teacher, width=0.25).parameters()))
 
 
 def test_each_group_of_carn_m_keeps_its_own_strongest() -> None:
     teacher = lively(CARNMSpec(2, width=12, groups=4))
     strengthen(teacher, [2, 4, 7, 9])  # one in each group of three
     student = build_student(teacher, width=0.34, select="l1")
-    first, kept = next(teacher.parameters()), next(student.parameters())
-    assert torch.equal(kept, first[[2, 4, 7, 9]])
+    first, weight = next(teacher.parameters()), next(student.parameters())
+    assert torch.equal(weight, first[[2, 4, 7, 9]])
     everywhere = lively(CARNMSpec(2, width=12, groups=4))
-    strengthen(everywhere, [0, 1, 2])  # all in the first group: the others still keep one each
-    kept = next(build_student(everywhere, width=0.34, select="l1").parameters())
-    from_each = [any(torch.equal(row, other) for row in kept) for other in next(everywhere.parameters())]
+    strengthen(everywhere, [0, 1, 2])  # all in the first group: each other group still keeps one
+    weight = next(build_student(everywhere, width=0.34, select="l1").parameters())
+    from_each = [any(torch.equal(row, other) for row in weight) for other in next(everywhere.parameters())]
     assert [sum(from_each[group * 3 : group * 3 + 3]) for group in range(4)] == [1, 1, 1, 1]
 
 
@@ -102,16 +102,16 @@ def test_swinirs_heads_move_whole_with_their_tables() -> None:
     teacher = lively(SwinIRSpec(2, width=12, depths=(2,), heads=(4,), window=4, features=6))
     strengthen(teacher, [6, 7, 8])
     student = build_student(teacher, width=0.25, select="l1")
-    source, kept = dict(teacher.named_parameters()), dict(student.named_parameters())
+    source, target = dict(teacher.named_parameters()), dict(student.named_parameters())
     layer = "groups.0.layers.1.attention"
-    assert torch.equal(kept["head.weight"], source["head.weight"][6:9])
-    assert torch.equal(kept[f"{layer}.bias_table"], source[f"{layer}.bias_table"][:, 2:3])
+    assert torch.equal(target["head.weight"], source["head.weight"][6:9])
+    assert torch.equal(target[f"{layer}.bias_table"], source[f"{layer}.bias_table"][:, 2:3])
     rows = [6, 7, 8, 18, 19, 20, 30, 31, 32]
-    assert torch.equal(kept[f"{layer}.qkv.weight"], source[f"{layer}.qkv.weight"][rows][:, 6:9])
+    assert torch.equal(target[f"{layer}.qkv.weight"], source[f"{layer}.qkv.weight"][rows][:, 6:9])
 
 
 def test_hidden_units_are_ordered_where_they_live() -> None:
-    """The attention of each of RCAN's blocks has hidden units of its own: each keeps its strongest."""
+    """The attention of each of RCAN's blocks has its own hidden units, of which it keeps the strongest."""
     teacher = lively(RCANSpec(2, width=8, groups=1, depth=2, hidden=4))
     parameters = dict(teacher.named_parameters())
     with torch.no_grad():

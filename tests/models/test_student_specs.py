@@ -1,4 +1,4 @@
-"""The syntax of --student, widths that are refused or hinted at, random students, and students that cannot inherit."""
+"""The syntax of --student, refused or unfavourable widths, random students, and students that cannot inherit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Students have the papers' numbers, and equal their teacher with the dropped channels set to zero."""
+"""Students have the papers' sizes, and equal their teacher with the dropped channels set to zero."""
 
 from __future__ import annotations
 
@@ -64,22 +64,22 @@ def test_a_plain_zero_mask_is_another_network_where_norms_count_every_channel() 
 
 
 def test_swinir_is_cut_by_whole_heads() -> None:
-    """Rows and columns written out by hand: seven heads of three channels, four kept."""
+    """Rows and columns are written out by hand: four of seven heads of three channels are kept."""
     teacher = teacher_of("swinir", 3)
     student = build_student(teacher, width=0.7)
     assert student.spec == replace(TEACHERS["swinir"], scale=3, width=12, heads=(4, 4, 4))
-    source, kept = dict(teacher.named_parameters()), dict(student.named_parameters())
+    source, target = dict(teacher.named_parameters()), dict(student.named_parameters())
     rows = [*range(12), *range(21, 33), *range(42, 54)]  # q, k and v have a segment each
     layer = "groups.1.layers.0"
-    assert torch.equal(kept[f"{layer}.attention.qkv.weight"], source[f"{layer}.attention.qkv.weight"][rows, :12])
-    assert torch.equal(kept[f"{layer}.attention.qkv.bias"], source[f"{layer}.attention.qkv.bias"][rows])
-    assert torch.equal(kept[f"{layer}.attention.proj.weight"], source[f"{layer}.attention.proj.weight"][:12, :12])
-    assert torch.equal(kept[f"{layer}.attention.bias_table"], source[f"{layer}.attention.bias_table"][:, :4])
-    assert torch.equal(kept[f"{layer}.fc1.weight"], source[f"{layer}.fc1.weight"][:24, :12])
-    assert torch.equal(kept[f"{layer}.fc2.weight"], source[f"{layer}.fc2.weight"][:12, :24])
-    assert torch.equal(kept[f"{layer}.norm2.weight"], source[f"{layer}.norm2.weight"][:12])
-    assert torch.equal(kept["before_upsampler.weight"], source["before_upsampler.weight"][:, :12])
-    assert torch.equal(kept["upsampler.convs.0.weight"], source["upsampler.convs.0.weight"])
+    assert torch.equal(target[f"{layer}.attention.qkv.weight"], source[f"{layer}.attention.qkv.weight"][rows, :12])
+    assert torch.equal(target[f"{layer}.attention.qkv.bias"], source[f"{layer}.attention.qkv.bias"][rows])
+    assert torch.equal(target[f"{layer}.attention.proj.weight"], source[f"{layer}.attention.proj.weight"][:12, :12])
+    assert torch.equal(target[f"{layer}.attention.bias_table"], source[f"{layer}.attention.bias_table"][:, :4])
+    assert torch.equal(target[f"{layer}.fc1.weight"], source[f"{layer}.fc1.weight"][:24, :12])
+    assert torch.equal(target[f"{layer}.fc2.weight"], source[f"{layer}.fc2.weight"][:12, :24])
+    assert torch.equal(target[f"{layer}.norm2.weight"], source[f"{layer}.norm2.weight"][:12])
+    assert torch.equal(target["before_upsampler.weight"], source["before_upsampler.weight"][:, :12])
+    assert torch.equal(target["upsampler.convs.0.weight"], source["upsampler.convs.0.weight"])
 
 
 @pytest.mark.parametrize(
@@ -96,10 +96,10 @@ def test_swinir_with_unequal_heads_is_cut_in_depth_only() -> None:
     teacher = lively(spec)
     student = build_student(teacher, depth=0.5)
     assert student.spec == replace(spec, depths=(2, 1), heads=(4, 6))
-    source, kept = dict(teacher.named_parameters()), dict(student.named_parameters())
+    source, target = dict(teacher.named_parameters()), dict(student.named_parameters())
     for j, k in ((0, 1), (1, 3)):
         name = "layers.0.attention.bias_table"
-        assert torch.equal(kept[f"groups.{j}.{name}"], source[f"groups.{k}.{name}"])
+        assert torch.equal(target[f"groups.{j}.{name}"], source[f"groups.{k}.{name}"])
     assert run(student).shape == run(teacher).shape
     with pytest.raises(UsageError, match=r"heads=\(6, 4, 4, 6\).*depth"):
         build_student(teacher, width=0.5)
@@ -193,44 +193,44 @@ def test_width_is_not_rounded_down_by_a_floats_last_bit(width: float, channels: 
 def test_depth_keeps_the_published_blocks() -> None:
     teacher = build(EDSRSpec(2, 4, 20), seed=0)
     student = build_student(teacher, depth=0.3)
-    source, kept = dict(teacher.named_parameters()), dict(student.named_parameters())
+    source, target = dict(teacher.named_parameters()), dict(student.named_parameters())
     for j, k in enumerate([1, 5, 8, 11, 15, 18]):
-        assert torch.equal(kept[f"blocks.{j}.conv2.weight"], source[f"blocks.{k}.conv2.weight"])
-    assert "blocks.6.conv1.weight" not in kept
-    assert torch.equal(kept["body_end.weight"], source["body_end.weight"])
+        assert torch.equal(target[f"blocks.{j}.conv2.weight"], source[f"blocks.{k}.conv2.weight"])
+    assert "blocks.6.conv1.weight" not in target
+    assert torch.equal(target["body_end.weight"], source["body_end.weight"])
 
 
 def test_depth_of_rcan_is_inside_its_groups() -> None:
     teacher = lively(RCANSpec(2, 4, groups=3, depth=5, hidden=1))
     student = build_student(teacher, depth=0.4)
     assert student.spec == replace(teacher.spec, depth=2)
-    source, kept = dict(teacher.named_parameters()), dict(student.named_parameters())
+    source, target = dict(teacher.named_parameters()), dict(student.named_parameters())
     for g in range(3):
-        assert torch.equal(kept[f"groups.{g}.conv.weight"], source[f"groups.{g}.conv.weight"])
+        assert torch.equal(target[f"groups.{g}.conv.weight"], source[f"groups.{g}.conv.weight"])
         for j, k in ((0, 1), (1, 3)):
             for part in ("conv1.weight", "attention.expand.bias"):
-                assert torch.equal(kept[f"groups.{g}.blocks.{j}.{part}"], source[f"groups.{g}.blocks.{k}.{part}"])
+                assert torch.equal(target[f"groups.{g}.blocks.{j}.{part}"], source[f"groups.{g}.blocks.{k}.{part}"])
 
 
 def test_fewer_groups_of_rcan_and_fewer_blocks_in_them_nest() -> None:
     teacher = lively(RCANSpec(2, 4, groups=4, depth=6, hidden=2))
     student = student_of_spec(teacher, replace(teacher.spec, groups=2, depth=3, width=2, hidden=1))
-    source, kept = dict(teacher.named_parameters()), dict(student.named_parameters())
+    source, target = dict(teacher.named_parameters()), dict(student.named_parameters())
     for g, their_group in ((0, 1), (1, 3)):
-        cut, original = kept[f"groups.{g}.conv.weight"], source[f"groups.{their_group}.conv.weight"]
+        cut, original = target[f"groups.{g}.conv.weight"], source[f"groups.{their_group}.conv.weight"]
         assert torch.equal(cut, original[:2, :2])
         for b, their_block in ((0, 1), (1, 3), (2, 5)):
-            cut = kept[f"groups.{g}.blocks.{b}.conv2.weight"]
+            cut = target[f"groups.{g}.blocks.{b}.conv2.weight"]
             assert torch.equal(cut, source[f"groups.{their_group}.blocks.{their_block}.conv2.weight"][:2, :2])
 
 
 def test_depth_of_compact_counts_its_inner_convolutions() -> None:
     teacher = lively(CompactSpec(2, 4, depth=6))
     student = build_student(teacher, depth=0.5)
-    source, kept = dict(teacher.named_parameters()), dict(student.named_parameters())
+    source, target = dict(teacher.named_parameters()), dict(student.named_parameters())
     assert student.spec == CompactSpec(2, 4, depth=3)
     for j, k in ((0, 1), (1, 3), (2, 5)):
-        assert torch.equal(kept[f"layers.{j}.slope.weight"], source[f"layers.{k}.slope.weight"])
+        assert torch.equal(target[f"layers.{j}.slope.weight"], source[f"layers.{k}.slope.weight"])
 
 
 def test_width_and_depth_together() -> None:

@@ -1,4 +1,4 @@
-"""SwinIR: easy mistakes show, and its padding options are the official ones."""
+"""SwinIR: common mistakes are detected, and its padding options are the official ones."""
 
 from __future__ import annotations
 
@@ -118,12 +118,12 @@ def test_the_test_script_pads_what_is_a_multiple_already(tmp_path: Path) -> None
 
 
 def test_files_are_equal_whatever_image_size_they_were_trained_on(tmp_path: Path) -> None:
-    """attn_mask and relative_position_index are rebuilt: only a file without any mask means something else."""
+    """attn_mask and relative_position_index are rebuilt: only the lack of any mask has a meaning."""
     case, network = load(DIRECT, tmp_path)
-    kept = {name: value for name, value in case.state.items() if not name.endswith("attn_mask")}
-    torch.save({"params": kept}, tmp_path / "no_mask.pth")
+    state = {name: value for name, value in case.state.items() if not name.endswith("attn_mask")}
+    torch.save({"params": state}, tmp_path / "no_mask.pth")
     unshifted = load_checkpoint(tmp_path / "no_mask.pth").network
-    bare = {name: value for name, value in kept.items() if not name.endswith("relative_position_index")}
+    bare = {name: value for name, value in state.items() if not name.endswith("relative_position_index")}
     torch.save({"params": bare}, tmp_path / "bare.pth")
     plain = load_checkpoint(tmp_path / "bare.pth").network
     with torch.no_grad():
@@ -149,13 +149,13 @@ def test_windows_come_back() -> None:
 
 
 def test_the_mask_separates_what_only_the_shift_made_neighbours() -> None:
-    """Positions of a shifted window may see each other where they were neighbours before the shift, too."""
+    """Positions of a shifted window may attend to each other only if they were neighbours before the shift."""
     window, height, width = 4, 8, 12
     mask = shift_mask(height, width, window, torch.device("cpu"))
     place = torch.stack(torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij"), -1)
     rolled = torch.roll(place, (-2, -2), (0, 1))[None].float()
-    seen = to_windows(rolled, window)[0]
-    apart = (seen[:, :, None] - seen[:, None]).abs().amax(-1)
+    windows = to_windows(rolled, window)[0]
+    apart = (windows[:, :, None] - windows[:, None]).abs().amax(-1)
     assert torch.equal(mask == 0, apart < window)
     assert set(mask.unique().tolist()) == {0.0, -100.0}
 
@@ -199,4 +199,4 @@ def test_one_size_is_the_same_function_in_other_operations(spec: SwinIRSpec, siz
     with torch.no_grad():
         torch.testing.assert_close(fixed(lr), network(lr), atol=5e-6, rtol=0)
     widest = max(value.dim() for value in fixed.buffers())
-    assert widest == 5  # four beside the batch
+    assert widest == 5  # four besides the batch

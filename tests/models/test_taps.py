@@ -1,4 +1,4 @@
-"""Taps read the features they name, and leave the network as it was."""
+"""Taps read the features they name, and leave the network unchanged."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def test_swinirs_taps_are_maps_cropped_to_the_input() -> None:
         ("rel(1)", 20, "body[19]"),
         ("rel( 1/3 )", 3, "body[0]"),
         ("rel(0.1)", 10, "body[0]"),
-        ("rel(0.29)", 100, "body[28]"),  # a float would say 27: 0.29 · 100 is 28.999…
+        ("rel(0.29)", 100, "body[28]"),  # a float would give 27: 0.29 · 100 is 28.999…
         ("body[0]", 2, "body[0]"),
     ],
 )
@@ -176,10 +176,10 @@ def test_no_trace_is_left() -> None:
     assert torch.equal(plain, watched)
     assert hooks(network) == 0
     assert (set(vars(network)), set(network.state_dict())) == before
-    kept = features["head"].clone()
+    copy = features["head"].clone()
     with torch.no_grad():
         network(torch.zeros(1, 3, 4, 4))
-    assert torch.equal(features["head"], kept)
+    assert torch.equal(features["head"], copy)
 
 
 def test_no_trace_is_left_after_an_exception() -> None:
@@ -194,15 +194,15 @@ def test_contexts_nest() -> None:
     bright, dark = torch.ones(1, 3, 4, 4), torch.zeros(1, 3, 4, 4)
     with torch.no_grad(), read_taps(network, ["head"]) as outer:
         network(bright)
-        seen = outer["head"].clone()
+        copy = outer["head"].clone()
         with read_taps(network, ["head", "body[0]"]) as inner:
             network(dark)
         assert set(outer) == {"head"}
         assert torch.equal(outer["head"], inner["head"])
-        assert not torch.equal(outer["head"], seen)
+        assert not torch.equal(outer["head"], copy)
         network(bright)
-        assert torch.equal(outer["head"], seen)
-        assert not torch.equal(inner["head"], seen)
+        assert torch.equal(outer["head"], copy)
+        assert not torch.equal(inner["head"], copy)
 
 
 def test_features_do_not_change_with_what_is_done_in_place_later() -> None:

@@ -1,4 +1,4 @@
-"""Networks suit compilers: one strict graph for all sizes, any memory format, and ONNX with the same outputs."""
+"""Networks work with compilers: one strict graph for all sizes, any memory format, and ONNX with the same outputs."""
 
 from __future__ import annotations
 
@@ -26,17 +26,20 @@ USUAL = [
 ]
 OTHERS = [replace(DIRECT, upsampler="pixelshuffle", features=6), tiny("swinir", 3), *VARIANTS]
 SPECS = [*USUAL, *(pytest.param(spec, marks=pytest.mark.slow) for spec in OTHERS)]
-"""A graph takes seconds: the usual forms by default, scale 8 and the rarer ones in the long run."""
+"""Specs to trace. A graph takes seconds: the usual forms by default, scale 8 and the rarer ones only in the long run.
+"""
 TOLERANCE = 1e-5
 
 
 def _exported_elsewhere(spec: object) -> bool:
-    """test_export_onnx.py proves the plain convolutional networks, the last test here SwinIR's lighter tail."""
+    """Return True if other tests cover it: test_export_onnx.py the convolutional networks, the last test here SwinIR's
+    lighter tail.
+    """
     return isinstance(spec, (EDSRSpec, CARNSpec)) or spec is DIRECT
 
 
 def lively(spec: Spec) -> Network:
-    """Weights that make attention far from uniform, and no activation idle."""
+    """Return a network with attention far from uniform, and no inactive activation."""
     network = build(spec, seed=1)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
@@ -56,7 +59,7 @@ def test_one_strict_graph_serves_every_size(spec: Spec) -> None:
     network = lively(spec)
     dynamic = ({0: torch.export.Dim.AUTO, 2: torch.export.Dim.AUTO, 3: torch.export.Dim.AUTO},)
     program = torch.export.export(network, (noise(spec, 20, 24, batch=2),), dynamic_shapes=dynamic, strict=True)
-    # SwinIR's graph refuses pictures of a single window: torch never leaves it open whether a size is 1.
+    # SwinIR's graph refuses pictures of a single window: torch always treats a size of 1 as static.
     for batch, height, width in ((2, 20, 24), (1, 11, 17), (3, 16, 8)):
         assert same(program.module(), network, noise(spec, height, width, batch)), (batch, height, width)
 
@@ -68,20 +71,20 @@ def test_channels_last_changes_nothing_but_the_memory(spec: Spec) -> None:
     with torch.no_grad():
         expected = network(lr)
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        got = network(lr.to(memory_format=torch.channels_last))
-    assert torch.allclose(got, expected, atol=TOLERANCE)
+        actual = network(lr.to(memory_format=torch.channels_last))
+    assert torch.allclose(actual, expected, atol=TOLERANCE)
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=label)
 def test_compiling_needs_no_break_and_trains_alike(spec: Spec) -> None:
-    """aot_eager captures forward and backward as inductor does, without its minutes of code generation."""
+    """aot_eager captures forward and backward like inductor, without its minutes of code generation."""
     network = lively(spec)
     lr = noise(spec, 9, 10)
     torch._dynamo.reset()
     compiled = torch.compile(network, backend="aot_eager", fullgraph=True)
     plain, traced = (gradients(run, network, lr) for run in (network, compiled))
-    for (name, expected), (_, got) in zip(plain, traced, strict=True):
-        assert torch.allclose(expected, got, rtol=1e-4, atol=1e-4 * float(expected.abs().max()) + 1e-7), name
+    for (name, expected), (_, actual) in zip(plain, traced, strict=True):
+        assert torch.allclose(expected, actual, rtol=1e-4, atol=1e-4 * float(expected.abs().max()) + 1e-7), name
 
 
 def gradients(

@@ -1,4 +1,4 @@
-"""Files of training scripts: networks inside larger modules, averaged weights, other precisions, broken ones."""
+"""Files of training scripts: networks inside larger modules, averaged weights, other precisions, damaged files."""
 
 from __future__ import annotations
 
@@ -87,8 +87,8 @@ def test_averaged_weights_come_first_and_are_said(averaged: str, state: State, e
     message = loaded.assumed[0]
     assert (message.field, message.value) == ("weights", averaged)
     assert "params" in message.why and "averaged weights (EMA) come first" in message.why
-    chosen = load_checkpoint(path, arch_options={"weights": "params"})
-    assert chosen.network.fingerprint() != expected and "weights" not in {one.field for one in chosen.assumed}
+    selected = load_checkpoint(path, arch_options={"weights": "params"})
+    assert selected.network.fingerprint() != expected and "weights" not in {one.field for one in selected.assumed}
 
 
 def test_averaged_weights_inside_one_module(state: State, expected: str, tmp_path: Path) -> None:
@@ -99,14 +99,14 @@ def test_averaged_weights_inside_one_module(state: State, expected: str, tmp_pat
     assert loaded.network.fingerprint() == expected
     assert (loaded.assumed[0].field, loaded.assumed[0].value) == ("weights", "ema_model.")
     assert "the file holds model. too; averaged weights (EMA) come first" in loaded.assumed[0].why
-    chosen = load_checkpoint(path, arch_options={"weights": "model."})
-    assert torch.equal(chosen.network.head.weight.detach(), other["conv_first.weight"])  # type: ignore[union-attr, operator]
+    selected = load_checkpoint(path, arch_options={"weights": "model."})
+    assert torch.equal(selected.network.head.weight.detach(), other["conv_first.weight"])  # type: ignore[union-attr, operator]
     with pytest.raises(UsageError, match=r"no tensor's name begins with weights='modle\.'; did you mean 'model\.'"):
         load_checkpoint(path, arch_options={"weights": "modle."})
 
 
 def test_a_prefix_is_only_taken_off_where_the_names_as_they_stand_are_unknown(tmp_path: Path) -> None:
-    """Old ESRGAN files begin with `model.`; other readers must see them so."""
+    """Names in old ESRGAN files begin with `model.`; other readers must get them unchanged."""
     path = save_state(
         {"model.0.weight": torch.rand(4, 3, 3, 3), "model.1.sub.0.weight": torch.rand(4, 4, 3, 3)}, tmp_path
     )

@@ -1,4 +1,4 @@
-"""FAKD's kernel for GPUs, without one: in triton's interpreter, through its compiler, and when it is chosen at all."""
+"""FAKD's kernel for GPUs, tested without one: in triton's interpreter, through its compiler, and its selection."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.commands import python
 from tests.support.tensors import gradient_of, noise
 
 SHARED_BYTES = 48 * 1024
-"""Of a block of threads, what every NVIDIA GPU has without being asked for more."""
+"""Shared memory in bytes per thread block that every NVIDIA GPU provides without a request for more."""
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def test_the_kernel_compiles_for_gpus(tmp_path: Path) -> None:
 
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Distances | None]]:
-    """Try a kernel on a machine that seems to have CUDA, triton and such a GPU; its tensors are on the CPU."""
+    """Try a kernel on a fake machine with CUDA, triton and such a GPU; its tensors are on the CPU."""
 
     def try_it(kernel: Any, *, capability: tuple[int, int] = (9, 0), triton: bool = True) -> Distances | None:
         monkeypatch.setattr(torch.version, "cuda", "13.0")
@@ -84,7 +84,7 @@ def right(student: Tensor, teacher: Tensor, with_gradient: bool) -> tuple[Tensor
 
 
 def wrong(student: Tensor, teacher: Tensor, with_gradient: bool) -> tuple[Tensor, Tensor | None]:
-    """As TF32 would have it: products of columns that are rounded to 11 bits."""
+    """Return results like TF32's: products of columns rounded to 11 bits."""
     return right((student * 1024).round() / 1024, teacher, with_gradient)
 
 
@@ -119,10 +119,10 @@ def test_the_kernel_is_for_fp32_on_a_gpu() -> None:
 
 
 def test_the_term_takes_the_kernels_value_and_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
-    wanted = []
+    requests = []
 
     def kernel(student: Tensor, teacher: Tensor, with_gradient: bool) -> tuple[Tensor, Tensor | None]:
-        wanted.append(with_gradient)
+        requests.append(with_gradient)
         value, gradient = right(student, teacher, with_gradient)
         return 2 * value, None if gradient is None else 3 * gradient
 
@@ -132,4 +132,4 @@ def test_the_term_takes_the_kernels_value_and_gradient(monkeypatch: pytest.Monke
     monkeypatch.setattr("recipes.fakd.kernel_for", lambda columns: kernel)
     torch.testing.assert_close(affinity_l1(student, teacher), 2 * value)
     torch.testing.assert_close(gradient_of(lambda s: affinity_l1(s, teacher), student), 3 * gradient)
-    assert wanted == [False, True]
+    assert requests == [False, True]

@@ -1,4 +1,4 @@
-"""CLSD-style: the heads of DS, and a contrast of their images through φ."""
+"""CLSD-style: the heads of DS, with a contrast of their images through φ."""
 
 from __future__ import annotations
 
@@ -91,8 +91,8 @@ def test_the_contrast_is_the_formula(pos: str) -> None:
 def test_without_contrast_it_is_ds_to_the_bit_and_with_it_it_is_not() -> None:
     state = State.fresh(student(), None, stage([DeepSupervision()], steps=3), seed=5)
     start = state.modules["ds"]
-    ds, still, moved = (trained(method, start) for method in (DeepSupervision(), clsd(lam=0.0), clsd(lam=0.5)))
-    assert ds.student.fingerprint() == still.student.fingerprint() != moved.student.fingerprint()
+    ds, still, contrasted = (trained(method, start) for method in (DeepSupervision(), clsd(lam=0.0), clsd(lam=0.5)))
+    assert ds.student.fingerprint() == still.student.fingerprint() != contrasted.student.fingerprint()
 
 
 def test_without_any_weight_it_is_scratch_to_the_bit() -> None:
@@ -104,8 +104,8 @@ def test_without_any_weight_it_is_scratch_to_the_bit() -> None:
 def test_the_first_head_sends_no_gradient_behind_its_tap(term: str) -> None:
     method, one = clsd(taps=("rel(1/3)",)), student()
     method.terms(step_of(method, one, network(5), batch()))[term].backward()
-    reached = {name.rsplit(".", 1)[0] for name, p in one.named_parameters() if p.grad is not None}
-    assert reached == {"head", "blocks.0.conv1", "blocks.0.conv2"}
+    names = {name.rsplit(".", 1)[0] for name, p in one.named_parameters() if p.grad is not None}
+    assert names == {"head", "blocks.0.conv1", "blocks.0.conv2"}
 
 
 @pytest.mark.parametrize("pos", ["gt", "final"])
@@ -114,8 +114,8 @@ def test_the_contrast_teaches_heads_and_what_they_stand_on_but_not_the_positive_
     method = clsd(pos=pos)
     step = step_of(method, one, teacher, batch())
     method.terms(step)["heads_contrast"].backward()
-    reached = {name.split(".")[0] + name.split(".")[1] for name, p in one.named_parameters() if p.grad is not None}
-    assert reached == {"headweight", "headbias", "blocks0", "blocks1"}
+    names = {name.split(".")[0] + name.split(".")[1] for name, p in one.named_parameters() if p.grad is not None}
+    assert names == {"headweight", "headbias", "blocks0", "blocks1"}
     assert all(p.grad is not None for p in step.modules.parameters())
     assert all(p.grad is None for helper in step.helpers.values() for p in helper.parameters())
 
@@ -144,7 +144,7 @@ def test_without_a_teacher_phi_is_made_of_the_embedded_ones_blocks() -> None:
     assert all(p.device.type == "cpu" and not p.requires_grad for p in phi.parameters())
     embedded = network(5)
     assert method.helpers(embedded, one)["phi"].network.spec == embedded.spec
-    # A dry run, on shapes alone, with and without a teacher.
+    # a dry run, on shapes only, with and without a teacher
     main = replace(stage([method], steps=2))
     for teacher in (None, Teacher(embedded)):
         assert footprint(main, one.spec, teacher, BatchShape(2, 8)).memory.peak > 0
@@ -194,12 +194,12 @@ def test_the_first_line_says_whose_blocks_it_looks_through(tmp_path: Path) -> No
     shape, teacher_file = "edsr:width=4,depth=3,scale=2", tmp_path / "teacher.safetensors"
     save_network(build(EDSRSpec(scale=2, width=8, depth=2), seed=0), teacher_file)
     foreign = save_onnx(twin(), tmp_path / "teacher.onnx")
-    said = {
+    texts = {
         None: "the embedded teacher's own first blocks (phi=teacher)",
         teacher_file: "the teacher's own first blocks (phi=teacher)",
         foreign: "the embedded teacher's own first blocks (phi=teacher)",
     }
-    for number, (teacher, how) in enumerate(said.items()):
+    for number, (teacher, how) in enumerate(texts.items()):
         out, notes = tmp_path / f"run{number}", list[str]()
         compress(teacher, recipe="clsd", student=shape, steps=1, out=out, settings=settings, announce=notes.append)
         lines = [line for line in notes if line.startswith("phi: ")]

@@ -1,4 +1,4 @@
-"""Several methods in one preset: what goes together, what is refused with its reason, whose weight counts."""
+"""Several methods in one preset: allowed combinations, refusals with reasons, and conflicting weights."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ ALLOWED: tuple[tuple[Kind, Kind], ...] = (
     ("heads", "feature"),
     ("heads", "data"),
 )
-"""The pairs that the compatibility table of the specification allows."""
+"""The pairs that the specification's compatibility table allows."""
 
 EXCLUSIVE: tuple[tuple[Kind, Kind], ...] = (
     ("feature", "feature"),
@@ -83,12 +83,12 @@ def test_shared_terms_must_agree_or_be_given_a_weight() -> None:
 
 
 WHOLE, HALF = EDSRSpec(scale=2, width=8, depth=3), EDSRSpec(scale=2, width=4, depth=3)
-"""A teacher and a slice of it, with taps by thirds: every method can have them."""
+"""A teacher and a slice of it, with taps by thirds, suitable for every method."""
 
 
 @pytest.mark.parametrize("first", ROWS, ids=lambda row: row.name)
 def test_terms_that_methods_share_are_one_quantity_and_their_order_is_none(first: Row) -> None:
-    """Each form of a method with every other that it goes with."""
+    """Each form of a method is combined with every compatible other."""
     for second in ROWS[ROWS.index(first) + 1 :]:
         one, other = (make_method(row.of, {**row.options, **row.settled}) for row in (first, second))
         if one.name == other.name or refusals([one, other]):
@@ -162,7 +162,7 @@ def test_the_presets_weight_wins() -> None:
 
 
 def test_methods_that_want_different_features_share_one_forward_a_step(tmp_path: Path) -> None:
-    """Also after a resume, whose steps must be made like those of a run that was never stopped."""
+    """This includes resumed runs, whose steps must equal those of an uninterrupted run."""
     preset = read_preset(TWO.format(first="logits", second="lfd", weights="{pixel: 1}"), "mine", ("lam=0.01",))
     methods = preset.build_methods()
     one = replace(stage(list(methods), steps=4, rate=1e-3), weights=preset.weights)

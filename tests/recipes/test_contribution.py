@@ -1,4 +1,4 @@
-"""A method inside srkd touches five places: its file, the catalogue, its presets, a row of the tests, its page."""
+"""A method inside srkd changes five places: its file, the catalogue, its presets, a row of the tests, its page."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.commands import ROOT
 
 PACKAGES = ("compressor", "recipes", "export", "demo", "srkd")
 WORDS = {"scratch", "inherit", "logits"}
-"""Names that mean something else too: a student's first weights, a term, the default recipe."""
+"""Method names with another meaning, too: a student's initial weights, a term, the default recipe."""
 OTHER_MEANINGS = {
     "compressor/models/networks/edsr.py": {"csd", "fakd"},
     "compressor/models/networks/rcan.py": {"csd", "fakd"},
@@ -26,8 +26,7 @@ OTHER_MEANINGS = {
     "compressor/models/quantisers.py": {"pams"},
     "recipes/quantised.py": {"pams"},
 }
-"""Code bases by the names of their papers: their checkpoints, options that follow their code, and forms of quantisers,
-which files name."""
+"""Code bases named like papers: checkpoints, options that follow their code, and quantiser forms mentioned in files."""
 
 
 def text_literals(path: Path) -> set[str]:
@@ -36,7 +35,7 @@ def text_literals(path: Path) -> set[str]:
 
 
 def test_no_code_but_its_file_and_the_catalogue_names_a_method() -> None:
-    named = {}
+    mentions = {}
     for path in (file for package in PACKAGES for file in sorted((ROOT / package).rglob("*.py"))):
         place = path.relative_to(ROOT).as_posix()
         methods = {
@@ -44,8 +43,8 @@ def test_no_code_but_its_file_and_the_catalogue_names_a_method() -> None:
         }
         methods_named = text_literals(path) & METHODS.keys() - WORDS - methods - OTHER_MEANINGS.get(place, set())
         if methods_named and place != "recipes/catalogue.py":
-            named[place] = methods_named
-    assert named == {}, "let the method, its options or its preset say what is needed"
+            mentions[place] = methods_named
+    assert mentions == {}, "let the method, its options or its preset say what is needed"
 
 
 PAGE = """# Charbonnier
@@ -70,7 +69,9 @@ None yet ([results](results.md)).
 
 @pytest.fixture(scope="module")
 def contributed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the tree with the method of tests/example_recipes added in five places, and the schema generated."""
+    """Return a copy of the tree with the method of tests/example_recipes added in five places, and the schema
+    generated.
+    """
     tree = tmp_path_factory.mktemp("contributed")
     left_out = shutil.ignore_patterns("__pycache__", "node_modules", ".*")
     for name in (*PACKAGES, "tests", "benchmarks", "docs"):
@@ -97,7 +98,7 @@ def contributed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     for name in ("charbonnier", "charbonnier-paper"):
         write(f"recipes/presets/{name}.yaml", "# yaml-language-server: $schema=./schema.json\n" + preset)
-    # A tiny ε: one of the image range would not scale with it, and a test of every method notices that.
+    # A tiny ε: a larger one would not scale with the image range, which a test of every method detects.
     row = '    Row("charbonnier", options={"eps": 1e-9}, teacher=None),\n'
     insert("tests/support/methods_table.py", '    Row("scratch",', row)
     write("docs/methods/charbonnier.md", PAGE)
@@ -118,7 +119,7 @@ def test_five_places_are_enough_for_every_test_of_methods(contributed: Path) -> 
     listed = run(contributed, "-m", "srkd", "recipes", "ls")
     assert "charbonnier-paper" in listed
     files = [f"tests/recipes/test_{name}.py" for name in ("methods", "presets", "recipes", "method_pages")]
-    chosen = "charbonnier or schema_on_file or every_method_has_a_row or explained"
-    report = run(contributed, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", chosen, "-rN", *files)
+    selection = "charbonnier or schema_on_file or every_method_has_a_row or explained"
+    report = run(contributed, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", selection, "-rN", *files)
     passed = int(report.split(" passed")[0].split()[-1])
     assert passed >= 20, report

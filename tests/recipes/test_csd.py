@@ -1,4 +1,4 @@
-"""CSD and CSD-lite: the contrast as a term, the student inside its teacher, and what both refuse."""
+"""CSD and CSD-lite: the contrast as a term, the student inside its teacher, and refusals of both."""
 
 from __future__ import annotations
 
@@ -141,9 +141,9 @@ def test_phi_is_the_teacher_as_it_came_not_as_it_moves() -> None:
     Trainer([one], state, Still(), teacher, Recorder(), seed=0).run()
     networks = build_networks(one, state, teacher, lambda line: None, Processes())
     phi, images = networks.helpers["csd"]["phi"], torch.rand(1, 3, 8, 8)
-    came, moved = (one.mode.lay_out(TeacherPhi(network)) for network in (teacher, state.trained_network))
-    assert all(torch.equal(a, b) for a, b in zip(phi(images), came(images), strict=True))
-    assert not torch.equal(phi(images)[0], moved(images)[0])
+    loaded_phi, trained_phi = (one.mode.lay_out(TeacherPhi(network)) for network in (teacher, state.trained_network))
+    assert all(torch.equal(a, b) for a, b in zip(phi(images), loaded_phi(images), strict=True))
+    assert not torch.equal(phi(images)[0], trained_phi(images)[0])
     assert not any("phi" in name for name in state.state_dict()["modules"])
 
 
@@ -242,13 +242,13 @@ def test_a_run_with_baselines_looks_through_one_phi_and_resumes_with_it(
         "csd-seed10": "teacher", "inherit-seed10": None, "scratch-seed10": None,
     }  # fmt: skip
     one = compress(edsr, out=tmp_path / "one", **options)  # type: ignore[arg-type]
-    wanted = one.student_path.read_bytes()
+    expected = one.student_path.read_bytes()
     facts = json.loads((one.run / "run.json").read_text())
     del facts["result"]
     facts["preset"]["methods"][0]["options"] = {}
     (one.run / "run.json").write_text(json.dumps({**facts, "request": {**facts["request"], "settings": SMALL}}))
     monkeypatch.setattr(recipes.phi, "resolve_phi", lambda *_, **__: pytest.fail("resolved anew"))
-    assert resume(one.run).student_path.read_bytes() == wanted
+    assert resume(one.run).student_path.read_bytes() == expected
 
 
 @pytest.mark.usefixtures("offline")

@@ -1,4 +1,4 @@
-"""Deep supervision: heads that teach through intermediate features, and leave no trace in the student."""
+"""Deep supervision: heads that supervise intermediate features, and leave no trace in the student."""
 
 from __future__ import annotations
 
@@ -78,11 +78,11 @@ def test_removing_the_heads_leaves_the_student_to_the_bit() -> None:
 
 
 def test_without_weight_it_is_scratch_to_the_bit_and_with_it_it_is_not() -> None:
-    scratch, still, moved = (
+    scratch, still, supervised = (
         run(stage([method], steps=3, rate=1e-3))
         for method in (Scratch(), DeepSupervision(head_weight=0.0), DeepSupervision())
     )
-    assert still.student.fingerprint() == scratch.student.fingerprint() != moved.student.fingerprint()
+    assert still.student.fingerprint() == scratch.student.fingerprint() != supervised.student.fingerprint()
 
 
 @pytest.mark.parametrize(("tap", "block"), [("rel(1/3)", 0), ("rel(2/3)", 1)])
@@ -90,8 +90,8 @@ def test_a_head_sends_no_gradient_behind_its_tap(tap: str, block: int) -> None:
     one, method = student(), DeepSupervision(taps=(tap,))
     step = step_of(one, nn.ModuleDict({"ds": method.modules(None, one)}))
     method.terms(step)["heads"].backward()
-    reached = {name.rsplit(".", 1)[0] for name, p in one.named_parameters() if p.grad is not None}
-    assert reached == {"head"} | {f"blocks.{k}.conv{c}" for k in range(block + 1) for c in (1, 2)}
+    names = {name.rsplit(".", 1)[0] for name, p in one.named_parameters() if p.grad is not None}
+    assert names == {"head"} | {f"blocks.{k}.conv{c}" for k in range(block + 1) for c in (1, 2)}
     assert all(p.grad is not None for p in step.modules.parameters())
 
 

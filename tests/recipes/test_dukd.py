@@ -1,4 +1,4 @@
-"""DUKD: its sum, its inputs, its variants, and the teachers and students it takes."""
+"""DUKD: its sum, its inputs, its variants, and supported teachers and students."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ SWINIR = SwinIRSpec(2, width=8, depths=(2,), heads=(2,), window=4, features=6)
 
 
 class Upscaler(nn.Module):
-    """Each pixel repeated, times a weight; it remembers what it was given."""
+    """A network that repeats each pixel, times a weight, and records its inputs."""
 
     network = None
 
@@ -57,7 +57,7 @@ class Upscaler(nn.Module):
 def played(
     method: DUKD, student: Upscaler, teacher: Upscaler, *, number: int = 0, trains: bool = False, side: int = 12
 ) -> dict[str, torch.Tensor]:
-    """The terms of all updates of one step."""
+    """Return the terms of all updates of one step."""
     scale = student.descriptor.scale
     networks = StepNetworks([Runner(student, trains=True)], Runner(teacher, trains=trains))
     batch = Waves(scale, range(8), side=side).at(number)
@@ -68,7 +68,7 @@ def played(
 
 
 def test_the_sum_is_the_papers():
-    """Written anew from the equations, with the inputs that were drawn."""
+    """The expected sum is computed again from the equations, with the drawn inputs."""
     student, teacher = build(STUDENT, seed=0), build(TEACHER, seed=1)
     networks = StepNetworks([Runner(student, trains=True)], Runner(teacher, trains=False))
     batch = Waves(2).at(4)
@@ -111,8 +111,8 @@ def test_the_teacher_sees_crops_of_the_hr_patch_as_they_are_and_the_student_chan
     for crop, hr in zip(plain, batch.hr, strict=True):
         windows = hr.unfold(1, 12, 1).unfold(2, 12, 1)
         assert (windows == crop[:, None, None]).all(-1).all(-1).all(0).any(), "a crop of y"
-    changed = [not torch.equal(a, b) for a, b in zip(plain, augmented, strict=True)]
-    assert any(changed) and not all(changed), "by a coin a sample"
+    differences = [not torch.equal(a, b) for a, b in zip(plain, augmented, strict=True)]
+    assert any(differences) and not all(differences), "by a coin a sample"
     assert torch.allclose(teacher.inputs[2], imresize(batch.lr, 0.5)), "zoom-out, as it is"
 
 
@@ -205,8 +205,8 @@ def test_two_updates_of_which_the_second_keeps_the_gradient_of_the_first():
 def test_the_codes_settings_are_those_of_the_network_and_scale(spec: Spec, expected: tuple[object, ...]):
     fitted = DUKD(variant="code").fit(None, build(spec))
     assert (fitted.pixel_weight, fitted.probability, fitted.zoom_out, fitted.cells) == expected
-    changed = DUKD(variant="code", pixel_weight=3.0, zoom_out="on").fit(None, build(spec))
-    assert (changed.pixel_weight, changed.zoom_out, changed.cells) == (3.0, "on", expected[3])
+    custom = DUKD(variant="code", pixel_weight=3.0, zoom_out="on").fit(None, build(spec))
+    assert (custom.pixel_weight, custom.zoom_out, custom.cells) == (3.0, "on", expected[3])
 
 
 def test_the_code_has_no_settings_for_other_networks():
@@ -233,7 +233,7 @@ def test_methods_of_one_update_cannot_join_it():
     assert len(read_preset(text.format("paper+", "logits"), "mine").build_methods()) == 2
 
 
-# Teachers and students of any kind
+# Teachers and students of any kind.
 
 
 @pytest.mark.parametrize(("student", "teacher"), [(SWINIR, TEACHER), (STUDENT, SWINIR), (SWINIR, SWINIR)])
@@ -241,8 +241,8 @@ def test_swinir_sees_no_zoom_out_unless_asked(student: Spec, teacher: Spec):
     pair = Pair.build(DUKD(), student, teacher, steps=2)
     assert pair.method.teacher_views == ("whole",) and "zoom_out" not in pair.method.weights
     assert len(pair.train(pair.fresh())) == 2
-    asked = Pair.build(DUKD(zoom_out="on"), student, teacher)
-    assert "zoom_out" in asked.method.weights and asked.method.teacher_views == ("whole", "zoom-out")
+    explicit = Pair.build(DUKD(zoom_out="on"), student, teacher)
+    assert "zoom_out" in explicit.method.weights and explicit.method.teacher_views == ("whole", "zoom-out")
     assert Pair.build(DUKD(), STUDENT, TEACHER).method.teacher_views == ("whole", "zoom-out")
 
 
@@ -278,7 +278,7 @@ def test_patches_and_crops_in_one_pass_give_the_gradients_of_two(
 
     def pair() -> tuple[Network, Network]:
         networks = build(STUDENT, seed=0), build(TEACHER, seed=1).requires_grad_(False)
-        networks[0].register_forward_pre_hook(lambda _, given: passes.append(tuple(given[0].shape)))
+        networks[0].register_forward_pre_hook(lambda _, inputs: passes.append(tuple(inputs[0].shape)))
         return networks
 
     together = gradients(*pair())
@@ -361,7 +361,7 @@ def test_zoom_out_asks_the_teacher_for_its_sizes(least: int, fixed: tuple[int, i
 def test_a_teacher_of_few_sizes_is_known_before_the_first_image(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """No image is read and no folder made; the dry run says the same."""
+    """No image is read and no folder created; the dry run reports the same."""
     line = ["compress", "--recipe", "dukd", "--student", "compact:width=4,depth=1", "--steps", "1"]
     line += ["--set", "schedule.lr_patch=24", "--data", str(tmp_path / "nowhere"), "--out", str(tmp_path / "run")]
     large = str(save_torchscript(AtLeast(16), tmp_path / "large.pt"))

@@ -1,4 +1,4 @@
-"""Comparisons at equal budget: kept runs, rows from preset files, and tables worked out by hand."""
+"""Comparisons at equal budget: stored runs, rows from preset files, and tables computed by hand."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def test_larger_batches_have_fewer_steps_of_the_same_time_and_two_rates() -> Non
 
 
 def test_costs_of_a_step_are_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The steps of a row follow from them, and kept runs must stay what they were."""
+    """The steps of a row depend on them, and stored runs must not change."""
     file = tmp_path / "costs.json"
     file.write_text('{"4": 1.0, "8": 1.5, "16": 3.0}', encoding="utf-8")
     monkeypatch.setattr(batches_compared, "measured_costs", lambda batches: {batch: 0.3 * batch for batch in batches})
@@ -160,8 +160,8 @@ def test_a_composition_is_a_row_under_its_files_name(tmp_path: Path) -> None:
     assert contender.settings == ("csd-lite.phi=teacher",)
     rules = load_preset(contender.recipe, contender.settings).methods
     assert [rule.name for rule in rules] == ["dukd", "csd-lite"] and rules[1].options == {"phi": "teacher"}
-    said = text.replace("{name: csd-lite}", "{name: csd-lite, options: {phi: vgg19}}")
-    file.write_text(said, encoding="utf-8")
+    changed_text = text.replace("{name: csd-lite}", "{name: csd-lite, options: {phi: vgg19}}")
+    file.write_text(changed_text, encoding="utf-8")
     assert preset_contender(file, methods_compared.OPTIONS, width=0.5).settings == ()
     names = [one.name for one in methods_compared.all_contenders(["scratch", "dukd"], [file])]
     assert names == ["scratch", "dukd", "both"]

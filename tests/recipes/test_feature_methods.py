@@ -1,4 +1,4 @@
-"""FAKD, LFD-style and FACD-style: the taps they compare, their sums, the gate, and what is reported before training."""
+"""FAKD, LFD-style and FACD-style: their taps, their sums, the gate, and the report before training."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def test_wrong_taps_are_reported_with_their_side_and_the_nearest_name(method: Fe
 @named
 @pytest.mark.parametrize("place", range(len(NETWORKS)), ids=list(NETWORKS))
 def test_networks_of_different_kinds_can_be_paired(method: Feature, place: int) -> None:
-    """Each kind learns from the next one: a finite gradient reaches its first weights, and none the teacher."""
+    """Each kind learns from the next one: a finite gradient reaches its first weights, and none reaches the teacher."""
     kinds = list(NETWORKS)
     student, teacher = (net(tiny(kinds[at % len(kinds)], 2), seed=at) for at in (place, place + 1))
     step = step_of(method, student, teacher, Waves(2, range(2), side=7).at(0))
@@ -126,7 +126,7 @@ def test_networks_of_different_kinds_can_be_paired(method: Feature, place: int) 
     assert all(parameter.grad is None for parameter in teacher.parameters())
 
 
-# what is told before training
+# the report before training
 
 
 @named
@@ -152,7 +152,7 @@ def test_the_memory_of_a_contrast_grows_with_the_processes() -> None:
     ids=["fakd", "lfd", "facd", "facd-infonce"],
 )
 def test_a_pair_takes_the_memory_that_is_reported(method: Feature, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Measured beside the networks' own: the feature is a leaf. Images are small beside it."""
+    """The memory is measured besides the networks' own: the feature is a leaf, and images are small."""
     step = step_of(method, net(EDSRSpec(scale=2, width=32, depth=1)), net(EDSRSpec(scale=2, width=48, depth=1)), WIDE)
     forward = method.run_networks(step)
     feature, target = forward.features[0][0].detach().requires_grad_(), forward.features[0][1]
@@ -210,7 +210,7 @@ def test_regressors_depend_on_the_runs_seed_alone() -> None:
 def test_a_teacher_that_is_worse_everywhere_leaves_scratch() -> None:
     teacher, batch = net(TEACHER, 1), Waves(2).at(0)
     step = of_waves(FACD(lam=3.0), teacher, batch)
-    worse = Batch(batch.lr, step.student().sr.detach())  # nobody is nearer to the student's own image than it
+    worse = Batch(batch.lr, step.student().sr.detach())  # no other image is closer to the student's own image
     step = of_waves(FACD(lam=3.0), teacher, worse)
     assert weighed(FACD(lam=3.0), step).item() == F.l1_loss(step.student().sr, step.hr).item()
     assert step.observed["gate_open"].item() == 0

@@ -1,4 +1,4 @@
-"""DS, CLSD-style and HKDSR report the features they build on before training, with the memory that they take."""
+"""DS, CLSD-style and HKDSR report the features that they use before training, with the memory needed."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_blocks_whose_images_are_compared_are_reported_in_pairs() -> None:
     sides = [line.split(", about")[0] for line in described]
     pairs = [("body[0]", "body[1]"), ("body[1]", "body[3]"), ("body[2]", "body[5]")]
     assert sides == [f"hkdsr: bands of student {a} 16x4x48x48 with teacher {b} 16x8x48x48" for a, b in pairs]
-    # The image of the last block is there already.
+    # The image of the last block exists already.
     assert megabytes(described[0]) == megabytes(described[1]) > megabytes(described[2]) > 0
 
 
@@ -62,11 +62,11 @@ def test_blocks_whose_images_are_compared_are_reported_in_pairs() -> None:
 def test_wrong_taps_are_reported_with_their_side_before_anything_is_written(
     method: str, options: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
-    chosen = make_method(method, options)
+    instance = make_method(method, options)
     with pytest.raises(UsageError, match=message):
-        chosen.fit(build(LARGER), build(DEEPER))
+        instance.fit(build(LARGER), build(DEEPER))
     with pytest.raises(UsageError, match=message):
-        chosen.feature_pairs(build(LARGER), build(DEEPER))
+        instance.feature_pairs(build(LARGER), build(DEEPER))
 
 
 def test_a_run_says_them_and_a_wrong_one_leaves_no_folder(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""FACD's gate on other losses: which patches count, what it leaves alone, and what it does not go with."""
+"""FACD's gate on other losses: the patches that count, what is not gated, and incompatible methods."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ named = pytest.mark.parametrize("name", GATED)
 
 
 def step_of(method: Any, better: str) -> Step:
-    """`better`: S or T for each patch, by the label that it gets: nobody is nearer to his own image than he is."""
+    """Return a step whose label of each patch is the image of the better network, S or T, as listed in `better`."""
     student, teacher = build(STUDENT, seed=0).eval(), build(TEACHER, seed=1).eval()
     lr = Waves(2, range(len(better))).at(0).lr
     with torch.no_grad():

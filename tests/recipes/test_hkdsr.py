@@ -70,7 +70,7 @@ def gates_of(method: Hkdsr, student: Network, teacher: Network | None = None) ->
 
 @pytest.mark.parametrize(("whole", "first"), PAIRS, ids=PAIR_NAMES)
 def test_an_intermediate_image_is_what_a_network_without_the_later_blocks_gives(whole: Spec, first: Spec) -> None:
-    """On a size that is no multiple of a window too."""
+    """The size is no multiple of a window."""
     network = build(whole, seed=0)
     short = build(first, seed=1)
     short.load_state_dict({name: network.state_dict()[name] for name in short.state_dict()})
@@ -98,9 +98,9 @@ def test_intermediate_images_cost_one_forward_and_have_the_gradients_they_should
     forward = runner(lr, ("head",), ("body[0]",))
     assert runner(lr, (), ("body[0]",)) is forward and runner(lr, ("head",)) is forward and runner.forwards == 1
     forward.images["body[0]"].mean().backward()
-    reached = {name for name, parameter in network.named_parameters() if parameter.grad is not None}
-    assert {"head.weight", "blocks.0.conv1.weight", "body_end.weight", "tail.weight"} <= reached
-    assert not any(name.startswith(("blocks.1", "blocks.2")) for name in reached)
+    names = {name for name, parameter in network.named_parameters() if parameter.grad is not None}
+    assert {"head.weight", "blocks.0.conv1.weight", "body_end.weight", "tail.weight"} <= names
+    assert not any(name.startswith(("blocks.1", "blocks.2")) for name in names)
     frozen = Runner(network, trains=False)(lr, (), ("body[0]",))
     assert not frozen.images["body[0]"].requires_grad
 
@@ -112,7 +112,7 @@ def test_a_student_inside_the_teacher_has_no_intermediate_images() -> None:
 
 
 class Echo(Network):
-    """Every output of it, intermediate or not, is the parameter it was given."""
+    """A network whose every output, intermediate or not, is the given parameter."""
 
     def __init__(self, image: torch.Tensor) -> None:
         super().__init__()
@@ -143,7 +143,7 @@ def test_nothing_is_lost_where_student_teacher_and_label_agree(fsm: str) -> None
 
 
 def test_the_terms_are_the_formula() -> None:
-    """Written out once more, with the Haar bands as differences of 2×2 pixels."""
+    """The formula is computed again, with the Haar bands as differences of 2×2 pixels."""
     student, teacher, batch = build(EDSR, seed=0), build(replace(EDSR, width=12), seed=1), patch()
     method = Hkdsr(teacher_taps=("body[0]", "body[2]"), student_taps=("body[1]", "body[2]"))
     modules = gates_of(method, student)
@@ -247,7 +247,7 @@ def test_the_teachers_copy_is_tuned_first_and_teaches_then() -> None:
     assert set(recorder.losses[2]) == {f"{kind}/{term}" for kind in ("raw", "weighted") for term in Hkdsr().weights} | {
         "loss"
     }
-    # The first step of the second stage saw the tuned copy.
+    # The first step of the second stage used the tuned copy.
     student = build(replace(EDSR, width=6), seed=0)
     step = step_of(student, state.networks["teacher"], smooth_patch().at(0), gates_of(Hkdsr(), student))
     expected = float(Hkdsr().terms(step)["bands"].detach())

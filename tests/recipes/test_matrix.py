@@ -1,5 +1,6 @@
-"""All methods on all networks at all scales, as the last result says: `make test-matrix`. One of each kind in
-`make test`: every method on EDSR, every network with one method."""
+"""All methods on all networks at all scales, in the last result of `make test-matrix`. `make test` has one of each
+kind: every method on EDSR, every network with one method.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""docs/methods has a page a method: what it is, when to use it, its cost, every option with its default, our result."""
+"""docs/methods has a page per method: what it is, when to use it, its cost, options with defaults, our result."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from recipes.config.reading import load_preset
 
 PAGES = Path(__file__).resolve().parents[2] / "docs" / "methods"
 TITLES = {"lfd": "LFD-style", "facd": "FACD-style", "clsd": "CLSD-style"}
-"""The names of methods whose sources leave choices to us, wherever a user meets them."""
+"""Names of methods whose sources leave choices to us, for use everywhere that a user sees them."""
 every_method = pytest.mark.parametrize("method", sorted(METHODS))
 
 
@@ -29,7 +29,7 @@ def read(name: str) -> str:
 
 
 def table_rows(page: str, first: str) -> list[list[str]]:
-    """The cells of the rows under each table heading whose first column is `first`."""
+    """Return the cells of the rows under each table heading whose first column is `first`."""
     rows, inside = [], False
     for line in page.splitlines():
         cells = [cell.strip() for cell in line.strip("|").split("|")]
@@ -71,7 +71,9 @@ def test_scores_on_a_page_are_those_of_the_results_of_three_seeds(method: str) -
     title, results = TITLES.get(method, method), read("results")
     measured = [row for row in table_rows(results, "") if row[0] == title]
     assert method == "scratch" or all("3 seeds)" in row[4] for row in measured[:1])
-    typed = GENERATED_TABLE.sub("", read(method))  # tables of measured results are generated: test_evidence.py
+    typed = GENERATED_TABLE.sub(
+        "", read(method)
+    )  # tables of measured results are generated and tested by test_evidence.py
     assert [score for score in re.findall(r"\d\d\.\d{3} ± \d\.\d{3}", typed) if score not in results] == []
 
 
@@ -82,13 +84,13 @@ def test_a_reconstructed_method_is_called_so(method: str) -> None:
 
 
 CODE = re.compile(r"`[^`]*`|\]\([^)]*\)|^ {4,}.*$|^--.*$", re.MULTILINE)
-"""Code, addresses of links and commands, where a method goes by its recipe's name."""
+"""Code, link addresses and commands, in which a method has its recipe's name."""
 
 
 def bare_names(text: str) -> list[str]:
-    """The places where a reconstructed method has its paper's name alone.
+    """Return the places where a reconstructed method has only its paper's name.
 
-    A possessive is the authors' own work (CLSD's table, FACD's abstract), a name in quotation marks one of their rows.
+    A possessive refers to the authors' own work (CLSD's table, FACD's abstract), a quoted name to one of their rows.
     """
     return re.findall(r"(?<![\w\"'-])(?:CLSD|FACD|LFD|clsd|facd|lfd)(?!-style|'s|[\w\"'])", CODE.sub(" ", text))
 
@@ -126,11 +128,11 @@ def test_benchmarks_print_the_same_names() -> None:
 
 
 LONGEST_HOURS = {"srkd-best": 8.0}
-"""Hours of one core, where a recipe may take more than the two that the page promises."""
+"""Hours of one core for recipes that may take more than the two promised on the page."""
 
 
 def test_a_preset_is_as_long_as_its_measured_steps_allow() -> None:
-    """Whoever changes the steps or the batch of a preset has to measure them anew."""
+    """A change of a preset's steps or batch requires a new measurement."""
     table = Result.read(results_folder() / "preset_lengths.json").tables[""]
     rows = {str(row["recipe"]).strip("`"): row for row in table.rows}
     assert sorted(rows) == sorted(all_recipes())

@@ -30,7 +30,7 @@ from tests.support.scaled_images import ScaledStep
 from tests.support.torchrun import run_torchrun
 
 TEACHERLESS = {name for name, entry in METHODS.items() if entry.needs == "nothing"} | {"inherit", "pact"}
-"""Methods that run no teacher, though one may be there for its weights or for φ."""
+"""Methods that do not run a teacher, though one may be used for its weights or for φ."""
 every = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 
 
@@ -46,7 +46,7 @@ def networks_of(pair: Pair, state: State) -> StepNetworks:
 
 
 def terms_of(pair: Pair, networks: StepNetworks, batch: Batch) -> Iterator[tuple[Step, dict[str, Tensor]]]:
-    """The terms of each update of a step."""
+    """Return the terms of each update of a step."""
     for part in range(pair.stages[-1].updates):
         step = Step(0, 3, batch, networks, part)
         yield step, dict(pair.method.terms(step))
@@ -90,11 +90,13 @@ def test_gradients_reach_the_learners_alone(row: Row):
 
 
 def all_moved(module: nn.Module, spared: tuple[str, ...]) -> bool:
-    """Return whether a gradient that is not zero reached every parameter but the spared ones."""
+    """Return True if a non-zero gradient reached exactly the parameters that are not `spared`; else raise
+    AssertionError.
+    """
     for name, parameter in module.named_parameters():
-        reached = parameter.grad is not None and bool(parameter.grad.ne(0).any())
-        if reached == name.startswith(spared or ("\0",)):
-            raise AssertionError(f"{name} {'got a gradient' if reached else 'got no gradient'}")
+        has_gradient = parameter.grad is not None and bool(parameter.grad.ne(0).any())
+        if has_gradient == name.startswith(spared or ("\0",)):
+            raise AssertionError(f"{name} {'got a gradient' if has_gradient else 'got no gradient'}")
     return True
 
 
@@ -102,7 +104,7 @@ def all_moved(module: nn.Module, spared: tuple[str, ...]) -> bool:
 def test_the_teacher_stays_to_the_bit_and_a_resumed_run_too(row: Row, tmp_path: Path):
     pair = Pair.from_row(row, steps=10)
     before = None if pair.teacher is None else pair.teacher.fingerprint()
-    # In the middle of the last stage, whatever comes before.
+    # In the middle of the last stage, after any earlier stages.
     straight, curve = pair.fresh(), Curve(tmp_path / "state.pt", at=pair.steps - 3)
     losses = pair.train(straight, curve=curve)
     assert before == (None if pair.teacher is None else pair.teacher.fingerprint())
@@ -122,15 +124,15 @@ def test_only_the_students_tensors_leave_the_run(row: Row, tmp_path: Path):
     student, path = state.averaged_network(), tmp_path / "student.safetensors"
     fresh = build(row.student, quantisation=pair.student.quantisation)
     save_network(student, path)
-    # What is counted is what is there: numbers in the file, and multiplications that the network makes when it runs.
+    # The counts equal the numbers in the file, and the multiplications of a real run.
     with safe_open(path, framework="pt") as file:
         sizes = {name: file.get_tensor(name).numel() for name in file.keys()}  # noqa: SIM118
     assert sizes == {name: value.numel() for name, value in fresh.state_dict().items()}
     learnt = {name for name, _ in fresh.named_parameters() if not name.endswith(".alpha")}
     assert sum(sizes[name] for name in learnt) == cost(row.student).params
     back, lr = load_checkpoint(path).network, first_batch(row).lr
-    made = [multiplications(network, lr) for network in (student, back, fresh)]
-    assert made[0] == made[1] == made[2] > 0
+    counts = [multiplications(network, lr) for network in (student, back, fresh)]
+    assert counts[0] == counts[1] == counts[2] > 0
     with torch.no_grad():
         assert torch.equal(back(lr), student(lr))
 
@@ -143,7 +145,7 @@ def multiplications(network: nn.Module, lr: Tensor) -> int:
 
 @every
 def test_bf16_runs_in_bf16_and_stays_finite(row: Row):
-    """Every convolution of the student computes in it, in each update, and of the teacher."""
+    """Every convolution of the student computes in bf16, in each update, and so does the teacher."""
     pair = Pair.from_row(row, settings=("schedule.precision=bf16",), steps=3)
     for losses in pair.train(pair.fresh()):
         assert all(value == value and abs(value) < 1e6 for value in losses.values())
@@ -162,7 +164,7 @@ def test_bf16_runs_in_bf16_and_stays_finite(row: Row):
 
 
 def precisions(network: nn.Module) -> dict[str, set[torch.dtype]]:
-    """By convolution, the types of what it gave; filled while the network runs."""
+    """Return the output types of each convolution; filled while the network runs."""
     dtypes: dict[str, set[torch.dtype]] = {}
     for name, part in network.named_modules():
         if isinstance(part, nn.Conv2d):
@@ -183,11 +185,12 @@ def test_thirty_steps_lower_the_loss(row: Row):
 
 @every
 def test_images_in_0_255_give_the_same_direction(row: Row, monkeypatch: pytest.MonkeyPatch):
-    """One step with images and networks in [0,1] or in [0,255], the weights converted: a term of degree d in the image
-    range grows by 255^d, and weights are given for [0,1].
+    """One step is run with images and networks in [0,1] and in [0,255], with the weights converted: a term of degree d
+    in the image range grows by 255^d, and weights are given for [0,1].
 
-    The direction is that of Adam's first step, as the acceptance list has it. Before Adam the gradients are compared
-    too: the first step sees little more than their signs, and would not notice one term that weighs a little wrongly.
+    The compared direction is that of Adam's first step, as in the acceptance list. The gradients before Adam are
+    compared, too: the first step mostly depends on their signs, and would not reveal a slightly wrong weight of one
+    term.
     """
     small, large = (ScaledStep.run(row, top, monkeypatch) for top in (1.0, 255.0))
     for name, term in small.terms.items():

@@ -1,4 +1,4 @@
-"""Which network φ is, for a run: a file, torch.hub's cache, a download that may fail, or the teacher's own blocks."""
+"""The selection of φ for a run: a file, torch.hub's cache, a download that may fail, or the teacher's own blocks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.networks import tiny
 
 
 class Server:
-    """Stands for the network: what `connect` gives, and how often it was asked."""
+    """A fake server: the response of `connect`, and the number of requests."""
 
     def __init__(self, content: bytes, *, length: int | None = None) -> None:
         self.content, self.length, self.requests = content, length, 0
@@ -32,7 +32,7 @@ class Server:
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """An empty cache, and no network."""
+    """Provide an empty cache and no network connection."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
 
     def offline(url: str) -> recipes.phi._Response:
@@ -44,7 +44,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> bytes:
-    """A VGG-19 of random weights whose checksum is the expected one."""
+    """Write a VGG-19 with random weights whose checksum is the expected one."""
     torch.manual_seed(0)
     torch.save(VGG19().state_dict(), tmp_path / "random.pth")
     content = (tmp_path / "random.pth").read_bytes()

@@ -1,4 +1,4 @@
-"""Presets as files: every mistake at once, settings, the schema that editors read."""
+"""Presets as files: all mistakes at once, settings, the schema for editors."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_wrong_settings_say_which(settings, message):
 
 
 def test_a_file_of_hundreds_of_mistakes_is_one_line_that_can_be_read():
-    """A line that was pasted 300 times: a method does not go with each of the others."""
+    """One line is pasted 300 times: a method is incompatible with each of the others."""
     text = "title: t\nsource: s\nmethods:\n" + "  - name: logits\n" * 300
     assert len(problems(text)) == 1
     text = GOOD_TEXT + "".join(f"wrong{number}: 1\n" for number in range(300))
@@ -122,14 +122,14 @@ TOO_LONG = "the number 99999999999999999999... (5,000 digits) is too long: at mo
 
 
 def test_a_number_of_five_thousand_digits_is_said_in_plain_words():
-    """Python refuses to read one, and a terminal need not show it."""
+    """Python refuses to read such a number, and a terminal need not show it."""
     text = f"title: t\nsource: s\nmethods:\n  - name: logits\nschedule:\n  batch: {LONG}\n"
     assert [str(problem) for problem in problems(text)] == [f"my.yaml:6: {TOO_LONG}"]
     for setting in (f"schedule.batch={LONG}", f"schedule.betas.{LONG}=1"):
         with pytest.raises(PresetError) as caught:
             load_preset("logits", [setting])
-        shown = setting.replace(LONG, "99999999999999999999... (5,000 digits)")
-        assert str(caught.value) == f"--set {shown}: {TOO_LONG}"
+        short = setting.replace(LONG, "99999999999999999999... (5,000 digits)")
+        assert str(caught.value) == f"--set {short}: {TOO_LONG}"
 
 
 def test_mistakes_of_settings_and_of_the_file_come_together():
@@ -201,8 +201,8 @@ def test_files_that_cannot_be_read_are_one_line(tmp_path):
     ],
 )
 def test_values_are_those_of_yaml_1_2(text, value):
-    read = parse_value(text)
-    assert read == value and type(read) is type(value)
+    parsed = parse_value(text)
+    assert parsed == value and type(parsed) is type(value)
 
 
 def test_lines_are_those_of_the_file():
@@ -225,7 +225,7 @@ def test_a_method_whose_entry_promises_less_than_it_needs_is_refused(monkeypatch
 
 @pytest.mark.parametrize("name", METHODS)
 def test_entries_say_what_the_methods_need(name):
-    # The most that it may need: a φ of the teacher's blocks wants more of the teacher than VGG-19.
+    # The largest possible need: a φ of the teacher's blocks needs more of the teacher than VGG-19 does.
     most = {"phi": "teacher"} if "phi" in options_model(METHODS[name]).model_fields else {}
     method = make_method(name, most)
     assert METHODS[name].needs == teacher_needs(method)
@@ -298,14 +298,16 @@ def test_every_key_of_the_schema_is_explained():
 
 
 def fits(value: Any, schema: dict[str, Any], whole: dict[str, Any] | None = None) -> bool:
-    """The words of JSON schema, draft 7, that our schema uses; an unknown word is an error."""
+    """Return True if a value fits the schema, for the keywords of JSON schema, draft 7, that it uses; an unknown one is
+    an error.
+    """
     whole = whole or schema
     if "$ref" in schema:
         return fits(value, whole["definitions"][schema["$ref"].rpartition("/")[2]], whole)
     checks = {
         "type": lambda kind: _is(value, kind),
-        "const": lambda wanted: value == wanted,
-        "enum": lambda wanted: value in wanted,
+        "const": lambda expected: value == expected,
+        "enum": lambda expected: value in expected,
         "minimum": lambda bound: value >= bound,
         "maximum": lambda bound: value <= bound,
         "exclusiveMinimum": lambda bound: value > bound,
@@ -324,7 +326,7 @@ def fits(value: Any, schema: dict[str, Any], whole: dict[str, Any] | None = None
         ),
     }
     words = [word for word in schema if word not in ("$schema", "title", "description", "default", "definitions")]
-    # The type first: the other words mean something for it alone.
+    # Check the type first: the other keywords only apply to it.
     return all(checks[word](schema[word]) for word in sorted(words, key=lambda word: word != "type"))
 
 

@@ -1,4 +1,4 @@
-"""PAMS and PACT: attention, calibration, the rates of the ranges, and what they go together with."""
+"""PAMS and PACT: attention, calibration, the rates of the ranges, and compatible methods."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def alphas(network: Network) -> list[float]:
 
 
 def test_attention_by_hand() -> None:
-    """Two channels, two positions: mean squares (5, 10) and (2.5, 0), over their norms."""
+    """For two channels and two positions: mean squares (5, 10) and (2.5, 0), over their norms."""
     student = torch.tensor([[[[1.0, 2.0]], [[3.0, 4.0]]]])
     teacher = torch.tensor([[[[2.0, 0.0]], [[1.0, 0.0]]]])
     assert attention_map(student).tolist() == [pytest.approx([5 / math.sqrt(125), 10 / math.sqrt(125)])]
@@ -73,7 +73,7 @@ def test_the_published_weight_for_images_in_0_1() -> None:
 
 
 def test_the_average_is_that_of_all_batches_without_bias() -> None:
-    """Equal to the exponential average that starts at 0, over the sum of its weights."""
+    """It equals the exponential average that starts at 0, over the sum of its weights."""
     values, average, plain = [3.0, 5.0, 4.0, 10.0], 0.0, 0.0
     for count, value in enumerate(values, 1):
         average += average_share(count) * (value - average)
@@ -91,7 +91,7 @@ def test_the_steps_of_calibration_follow_those_of_the_run(steps: int, expected: 
 
 
 def test_alpha_is_the_average_of_the_largest_features() -> None:
-    """One step of calibration on one batch: the mean over samples of max |v|, read at the places themselves."""
+    """After one calibration step on one batch: the mean over samples of max |v|, read at the places themselves."""
     pair = Pair.build(Pams(), STUDENT, TEACHER, steps=30)
     state, largest = pair.fresh(), dict[str, float]()
     for name, quantiser in quantisers_of(state.student).items():
@@ -102,12 +102,12 @@ def test_alpha_is_the_average_of_the_largest_features() -> None:
         quantiser.register_forward_pre_hook(note)
     pair = replace(pair, stages=pair.stages[:1])
     pair.train(state)
-    found = {name: float(quantiser.alpha.detach()) for name, quantiser in quantisers_of(state.student).items()}
-    assert found == pytest.approx(largest, rel=1e-5)
+    alphas = {name: float(quantiser.alpha.detach()) for name, quantiser in quantisers_of(state.student).items()}
+    assert alphas == pytest.approx(largest, rel=1e-5)
 
 
 def test_outside_the_blocks_nothing_that_was_seen_is_clipped() -> None:
-    """With every layer quantised: the largest feature of all samples and steps, whatever came later."""
+    """With every layer quantised, α is the largest feature of all samples and steps, regardless of later ones."""
     pair = Pair.build(Pams(placement="all"), STUDENT, TEACHER, steps=120)
     state, largest = pair.fresh(), dict[str, float]()
     for name, quantiser in quantisers_of(state.student).items():
@@ -158,7 +158,7 @@ def test_ranges_have_their_own_rate_and_only_pacts_decay() -> None:
 
 
 def test_the_rate_of_ranges_is_that_of_the_networks_own_range() -> None:
-    """Adam moves by the rate whatever the gradient: 1e-2 of 255 is 1e-2/255 of 1."""
+    """Adam's steps equal the rate, whatever the gradient: 1e-2 of 255 corresponds to 1e-2/255 of 1."""
     for spec, expected in (
         (EDSRSpec(2, width=4, depth=1), 1e-2),
         (EDSRSpec(2, width=4, depth=1, img_range=1.0), 1e-2 / 255),
@@ -186,8 +186,8 @@ def test_at_eight_bits_a_trained_student_is_as_good_as_the_float_one(method: str
     """Within 0.1 dB, from the same weights and on the same batches."""
     errors = {}
     for bits in (8, 32):
-        made = make_method(method, {"bits": bits, **({"alpha": None} if method == "pact" else {})})
-        pair = Pair.build(made, STUDENT, TEACHER, steps=30)
+        instance = make_method(method, {"bits": bits, **({"alpha": None} if method == "pact" else {})})
+        pair = Pair.build(instance, STUDENT, TEACHER, steps=30)
         errors[bits] = sum(row["raw/pixel"] for row in pair.train(pair.fresh(), still=True)[-5:])
     assert abs(20 * math.log10(errors[8] / errors[32])) < 0.1
 
@@ -207,7 +207,7 @@ def test_the_cost_of_a_step_is_that_of_the_quantised_student() -> None:
     assert quantised.memory.activations > plain.memory.activations
 
 
-# What they go together with.
+# Compatible methods.
 
 
 def test_quantisation_takes_the_teachers_image_and_nothing_else() -> None:

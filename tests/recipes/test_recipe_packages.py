@@ -1,4 +1,4 @@
-"""Recipes of other packages: found, used, and harmless when they are broken. And the verb that shows them."""
+"""Recipes of other packages: listed, used, and harmless when they are broken; and the command that shows them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ EXAMPLE = Path(__file__).resolve().parents[1] / "example_recipes"
 
 @pytest.fixture
 def point(monkeypatch: pytest.MonkeyPatch) -> Iterator[object]:
-    """Makes an entry point of a package that is not installed."""
+    """A factory of entry points of a package that is not installed."""
 
     def make(package: str, value: object) -> metadata.EntryPoint:
         module = types.ModuleType(f"stranger_{package}")
@@ -45,7 +45,7 @@ def of(**methods: str) -> Contribution:
 
 @pytest.fixture
 def installed_points(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Table[MethodEntry], Table[PresetFile]]]:
-    """Makes the tables of methods and recipes where these entry points are installed."""
+    """A factory of the tables of methods and recipes with these entry points installed."""
 
     def install(*points: metadata.EntryPoint) -> tuple[Table[MethodEntry], Table[PresetFile]]:
         monkeypatch.setattr(metadata, "entry_points", lambda *, group: points if group == catalogue.GROUP else ())
@@ -116,7 +116,7 @@ def test_an_entry_is_checked_where_it_is_made(where, needs):
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The example package, built and installed by pip into a folder of its own."""
+    """Install the example package with pip into a separate folder."""
     folder = tmp_path_factory.mktemp("installed")
     source = shutil.copytree(EXAMPLE, folder / "source")
     options = ["--quiet", "--no-deps", "--no-index", "--no-build-isolation", "--target", str(folder / "site")]
@@ -128,7 +128,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def beside(site: Path, *arguments: object) -> Outcome:
-    """srkd where the example package is installed."""
+    """Run srkd with the example package installed."""
     return srkd(*arguments, PYTHONPATH=os.pathsep.join([str(site), str(ROOT)]))
 
 
@@ -145,7 +145,7 @@ def test_an_installed_package_is_listed_trained_and_checked(installed, tmp_path)
     facts = json.loads((tmp_path / "run" / "run.json").read_text())
     assert facts["preset"]["methods"] == [{"name": "charbonnier", "options": {"eps": 0.5}}]
     first = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[0])
-    assert first["raw/charbonnier"] >= 0.5  # ε bounds it from below: the option reached the method.
+    assert first["raw/charbonnier"] >= 0.5  # ε is a lower bound of it, so the option reached the method.
 
 
 def test_its_mistakes_are_reported_like_srkds(installed, tmp_path):

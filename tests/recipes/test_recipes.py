@@ -21,7 +21,7 @@ from recipes.config.reading import load_preset, read_preset
 
 
 class Constant(nn.Module):
-    """A 'network' that returns its one parameter, whatever it is given."""
+    """A 'network' that returns its one parameter for any input."""
 
     network = None
 
@@ -78,7 +78,7 @@ def test_logits_leaves_the_teacher_without_gradient_and_runs_each_network_once()
 
 
 def test_logits_has_its_dead_zone_between_target_and_teacher():
-    """The known weakness: with y and t on both sides of s the two sign gradients cancel."""
+    """A known weakness: with y and t on both sides of s the two sign gradients cancel."""
     step, student, _ = step_of(torch.tensor([0.5]), torch.tensor([0.2]), torch.tensor([0.9]))
     total("logits", step).backward()
     assert student.value.grad is not None and student.value.grad.item() == 0.0
@@ -129,7 +129,7 @@ def test_paper_presets_hold_the_published_schedules():
 
 @pytest.mark.parametrize("name", [name for name in sorted(RECIPES) if name.endswith("-paper")])
 def test_patches_of_the_papers_are_those_of_the_scale(name: str):
-    """CSD's patches have 192 HR pixels at every scale, everybody else's 48 LR pixels."""
+    """CSD's patches have 192 HR pixels at every scale, those of other methods 48 LR pixels."""
     hr = name.removesuffix("-paper") in ("csd", "csd-lite", "inherit")
     patches = [load_preset(name).at_scale(scale).schedule.lr_patch for scale in (2, 3, 4)]
     assert patches == ([96, 64, 48] if hr else [48, 48, 48])
@@ -159,7 +159,7 @@ def test_steps_rescale_the_shape():
 
 
 def test_a_short_run_keeps_its_rate_up_until_it_falls_along_a_cosine():
-    """At 200 steps the rescaled milestones had a tenth of the rate from step 80 on."""
+    """At 200 steps the rescaled milestones reduced the rate to a tenth from step 80 on."""
     short = load_preset("logits-paper").with_steps(200).for_short_run().stage([]).schedule
     rates = [short.at(step) for step in range(200)]
     assert rates[0] == pytest.approx(8e-4) and rates[80] > 5e-4 and rates[199] < 1e-6
@@ -187,7 +187,7 @@ def test_runner_reads_taps_and_answers_the_same_input_once():
 
 
 def test_inputs_of_one_size_run_in_one_pass():
-    """Each of them is answered, and counted, as if it had run alone; the gradient is the sum of theirs."""
+    """Each output, and each count, is the same as if the input had run alone; the gradient is the sum of theirs."""
     network = build(EDSRSpec(scale=2, width=4, depth=2), seed=0)
     inputs = [torch.rand(count, 3, 5, 5) for count in (1, 2)]
     apart = [network(lr) for lr in inputs]
@@ -213,7 +213,7 @@ def test_inputs_that_cannot_run_in_one_pass_run_when_they_are_called():
         runner.run_together(inputs)
         assert runner.forwards == 0
     runner(lr, ("head",))
-    # From here on every step's first input is one of which a feature is asked.
+    # From here on a feature of every step's first input is requested.
     runner.outputs.clear()
     runner.run_together([lr, other])
     assert runner.outputs == {} and "head" in runner(lr, ("head",)).features

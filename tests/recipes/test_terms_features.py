@@ -89,7 +89,7 @@ def test_affinity_sees_directions_only() -> None:
 
 
 def test_epsilon_is_added_to_the_norm() -> None:
-    """At ‖f‖ = 1e-8 the column is halved; inside the square root it would all but vanish."""
+    """At ‖f‖ = 1e-8 the column is halved; inside the square root the epsilon would make it almost vanish."""
     column = torch.tensor([6e-9, 8e-9], dtype=torch.float64).reshape(1, 2, 1, 1)
     assert torch.allclose(unit_columns(column).flatten(), torch.tensor([0.3, 0.4], dtype=torch.float64))
 
@@ -105,7 +105,7 @@ def test_affinity_teaches_the_student_and_not_the_teacher() -> None:
 
 
 def test_affinity_memory_is_bounded() -> None:
-    """A map of 48×48: its A whole would be 20 MiB, of 16 of them 324 MiB."""
+    """For a map of 48×48 the whole A would be 20 MiB, for 16 of them 324 MiB."""
     rows = rows_within(2**20, 48 * 48)
     assert 4 * rows * 2304 <= 2**20 < 4 * (rows + 1) * 2304
     assert rows_within(1, 2304) == 1
@@ -157,7 +157,7 @@ def test_matching_weighs_positions_by_their_share_of_the_error() -> None:
     by_hand = (weights * error).mean() / target.abs().mean()
     assert attended_distance(regressed, target).mean().item() == pytest.approx(by_hand.item(), rel=1e-6)
     assert not weights.requires_grad
-    # The weights are constants: the gradient is that of an L1 weighted by them.
+    # The attention weights are constants: the gradient is that of an L1 weighted by them.
     gradient = gradient_of(lambda r: attended_distance(r, target).mean(), regressed)
     expected = weights * (regressed - target).sign() / (error.numel() * target.abs().mean())
     assert close(gradient, expected, 1e-6)
@@ -223,7 +223,7 @@ def test_contrast_of_a_student_that_is_right_and_of_a_batch_of_one_patch() -> No
     one = noise(1, 3, 2, 2, seed=1).expand(4, -1, -1, -1)
     same_student = noise(1, 3, 2, 2, seed=2).expand(4, -1, -1, -1)
     assert torch.allclose(contrast([same_student], [one]), torch.full((4,), 1 / 3), rtol=1e-5)
-    # Whatever each patch's own feature is.
+    # This holds for any feature of each patch.
     assert torch.allclose(contrast([noise(4, 3, 2, 2, seed=3)], [one]), torch.full((4,), 1 / 3), rtol=1e-5)
     assert torch.allclose(contrast([same_student], [one], "infonce"), torch.full((4,), math.log(4)), rtol=1e-5)
     assert (

@@ -1,4 +1,4 @@
-"""The auxiliary heads of DS and CLSD-style: an image from any network's feature, around the student's own range."""
+"""The auxiliary heads of DS and CLSD-style: an image from any network's feature, in the student's own range."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_a_head_makes_an_image_and_leaves_the_student_alone(spec: Spec) -> None:
     assert sr.shape == after.shape
     sr.mean().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in head.parameters())
-    # Blocks behind the tap learn nothing from it, those before it do.
+    # Blocks after the tap get no gradient from it, those before it do.
     behind = student.get_submodule(student.taps["body[1]"].module)
     assert all(p.grad is None for p in behind.parameters())
     first = student.get_submodule(student.taps["head"].module)

@@ -30,7 +30,7 @@ from tests.support.tensors import close, golden, gradient_of, noise
 
 
 def haar_levels(images: Tensor, levels: int) -> list[Tensor]:
-    """The coarsest low band, then the three high bands of each level, the finest first."""
+    """Return the coarsest low band, then the three high bands of each level, the finest first."""
     low, high = images, list[Tensor]()
     for _ in range(levels):
         bands = haar(low)
@@ -114,7 +114,7 @@ def test_windows_of_the_matrix_form() -> None:
     assert torch.equal(loss(), loss())
     for other in (loss(seed=2), loss(step=3), loss(window=5)):
         assert not torch.allclose(other, loss())
-    # A rank that holds the last two samples makes of them what one process makes.
+    # A rank with the last two samples computes the same for them as a single process.
     half = windowed_matrix_l1(student[2:], teacher[2:], label[2:], seed=1, step=2, samples=(9, 10), window=6)
     assert torch.equal(half, loss()[2:])
     assert windowed_matrix_l1(teacher, teacher, label, seed=1, step=2, samples=range(4)).eq(0).all()
@@ -176,7 +176,7 @@ def test_shares_of_the_fusion() -> None:
 
 
 def all_subsets() -> Operations:
-    """Sample b has i, h, v, t where its bits 0, 1, 2, 3 are set, as in the golden case."""
+    """Return operations for which sample b has i, h, v, t according to its bits 0, 1, 2, 3, as in the golden case."""
     bits = torch.tensor([[b >> k & 1 for k in range(4)] for b in range(16)], dtype=torch.bool)
     return Operations(*bits.unbind(1))
 
@@ -201,7 +201,7 @@ def test_the_inverse_restores_every_subset_and_the_official_order_fails_for_four
 
 
 def test_the_inverse_undoes_what_a_network_made_of_the_input() -> None:
-    """Nearest upscaling commutes with every operation: the zoom-in term of such a network is zero."""
+    """Nearest upscaling commutes with every operation, so the zoom-in term of such a network is zero."""
     images, operations = torch.rand(16, 3, 5, 5), all_subsets()
     student = F.interpolate(apply(images, operations), scale_factor=3.0)
     assert (invert(student, operations) - F.interpolate(images, scale_factor=3.0)).abs().max() < 1e-6
@@ -235,7 +235,7 @@ def test_operations_are_coins_of_their_own() -> None:
         assert sure.mirrored.shape == (18,)
         assert sure.mirrored.all() == (probability == 1.0)
         assert sure.mirrored.any() == (probability == 1.0)
-    # A sample's copies have operations of their own, and lie where its copies of the batch lie.
+    # A sample's copies have different operations, at the positions of its copies of the batch.
     copies = draw_operations(0.5, stream="x", seed=1, step=5, samples=range(64), copies=2)
     assert not torch.equal(copies.inverted[:64], copies.inverted[64:])
     last = draw_operations(0.5, stream="x", seed=1, step=5, samples=range(32, 64), copies=2)

@@ -1,4 +1,4 @@
-"""CSD's ratio and the networks φ it looks through: VGG-19 or the teacher's first blocks, and which a run gets."""
+"""CSD's ratio and its networks φ: VGG-19 or the teacher's first blocks, and the selection for a run."""
 
 from __future__ import annotations
 
@@ -118,10 +118,10 @@ def test_negatives_are_drawn_without_replacement_and_evenly() -> None:
     samples = list(range(100, 116))
     counted: Counter[int] = Counter()
     for step in range(400):
-        chosen = negative_indices(samples, 10, seed=3, step=step)
-        assert len(set(chosen)) == 10
-        assert set(chosen) <= set(range(16))
-        counted.update(chosen)
+        indices = negative_indices(samples, 10, seed=3, step=step)
+        assert len(set(indices)) == 10
+        assert set(indices) <= set(range(16))
+        counted.update(indices)
     assert len(counted) == 16
     assert all(abs(times - 250) < 60 for times in counted.values())
     assert negative_indices(samples, 10, seed=3, step=7) == negative_indices(samples, 10, seed=3, step=7)
@@ -146,7 +146,7 @@ PUBLISHED = {
     0: (64, 3), 2: (64, 64), 5: (128, 64), 7: (128, 128), 10: (256, 128), 12: (256, 256), 14: (256, 256),
     16: (256, 256), 19: (512, 256), 21: (512, 512), 23: (512, 512), 25: (512, 512), 28: (512, 512),
 }  # fmt: skip
-"""Configuration E of Simonyan and Zisserman in torchvision's numbering: layer → (outputs, inputs), up to conv5_1."""
+"""Configuration E of Simonyan and Zisserman in torchvision's numbering: (outputs, inputs) by layer, up to conv5_1."""
 
 
 @pytest.fixture(scope="module")
@@ -234,9 +234,9 @@ def test_teacher_phi_is_the_first_blocks_and_nothing_else(spec: Spec) -> None:
     levels = phi(images)
     assert len(levels) == phi.levels
     assert all(torch.equal(actual, features[tap]) for actual, tap in zip(levels, features, strict=True))
-    kept = {name.removeprefix("network.") for name, _ in phi.named_parameters()}
-    assert kept < {name for name, _ in teacher.named_parameters()}
-    assert not any(name.startswith(("tail", "upsampler", "exit", "body_end")) for name in kept)
+    names = {name.removeprefix("network.") for name, _ in phi.named_parameters()}
+    assert names < {name for name, _ in teacher.named_parameters()}
+    assert not any(name.startswith(("tail", "upsampler", "exit", "body_end")) for name in names)
     looked = images.clone().requires_grad_()
     sum(level.float().square().mean() for level in phi(looked)).backward()
     assert looked.grad is not None
@@ -262,7 +262,7 @@ def test_teacher_phi_is_a_frozen_copy() -> None:
 
 
 def test_teacher_phi_costs_no_more_than_vgg19() -> None:
-    """EDSR 16/64: four blocks of 2.72 G cost 10.93 G with the head, a fifth would be above 13.31 G."""
+    """For EDSR 16/64 four blocks of 2.72 G cost 10.93 G with the head; a fifth would exceed 13.31 G."""
     block = 2 * 9 * 64 * 64 * 192 * 192
     head = 9 * 3 * 64 * 192 * 192
     plan = plan_teacher_phi(spec_from_dict({"arch": "edsr", "scale": 4, "width": 64, "depth": 16}))
@@ -278,8 +278,8 @@ def test_teacher_phi_costs_no_more_than_vgg19() -> None:
 def test_teacher_phi_is_counted_as_cost_counts() -> None:
     spec = tiny("swinir", 2)
     plan = plan_teacher_phi(spec)
-    kept = sum(row.macs for row in layer_costs(spec, (192, 192)) if row.name == "head" or row.name.startswith("groups"))
-    assert plan.macs[-1] == kept < cost(spec, (192, 192)).macs
+    macs = sum(row.macs for row in layer_costs(spec, (192, 192)) if row.name == "head" or row.name.startswith("groups"))
+    assert plan.macs[-1] == macs < cost(spec, (192, 192)).macs
 
 
 def test_ratio_through_the_teachers_blocks_is_zero_at_the_teacher() -> None:

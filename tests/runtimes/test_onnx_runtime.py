@@ -1,4 +1,4 @@
-"""ONNX Runtime by device words, on tensors where they lie, with results rounded, and with weights in a second file."""
+"""ONNX Runtime: device names, tensors in device memory, rounded results, and weights in a second file."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def exported(network: Network, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 def offering(monkeypatch: pytest.MonkeyPatch, names: list[str], version: str = "1.24.1") -> None:
-    """An ONNX Runtime that was built with other providers."""
+    """Simulate an ONNX Runtime built with other providers."""
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: names)
     monkeypatch.setattr(onnxruntime, "__version__", version)
 
@@ -114,7 +114,7 @@ def test_an_older_onnx_runtime_has_other_names_for_openvinos_options(monkeypatch
 
 
 class Session:
-    """A session of an ONNX Runtime with other providers; it computes on the CPU."""
+    """A session of a simulated ONNX Runtime with other providers; it computes on the CPU."""
 
     real = onnxruntime.InferenceSession
 
@@ -157,7 +157,7 @@ def test_a_provider_that_does_not_start_is_one_line(monkeypatch: pytest.MonkeyPa
 
 
 def test_bound_tensors_give_the_same(exported: Path, network: Network) -> None:
-    """On the CPU, by the calls that serve a GPU."""
+    """Tested on the CPU, with the calls used for a GPU."""
     runtime = OnnxRuntime(exported)
     plain = runtime.run(LR)
     runtime._gpu = torch.device("cpu")
@@ -219,7 +219,7 @@ def test_openvino_computes_fp32(exported: Path, network: Network) -> None:
 def image_model(
     path: Path, nodes: list[onnx.NodeProto], weights: dict[str, np.ndarray[Any, Any]], kind: int, shape: list[object]
 ) -> Path:
-    """A file that takes and gives images `x` and `y` of an element type and shape."""
+    """Write a model with input `x` and output `y`, images of an element type and shape."""
     values = [helper.make_tensor_value_info(name, kind, shape) for name in "xy"]
     stored = [numpy_helper.from_array(value, name) for name, value in weights.items()]
     graph = helper.make_graph(nodes, "g", values[:1], values[1:], stored)
@@ -230,7 +230,9 @@ def image_model(
 
 
 def two_convolutions(path: Path, gain: float, kind: int) -> Path:
-    """Times `gain`, then back: the sum of the channels over three; in half precision, float32 outside."""
+    """Write a model that multiplies by `gain` and back: the sum of the channels over three; half precision inside,
+    float32 outside.
+    """
     dtype = helper.tensor_dtype_to_np_dtype(kind)
     weights = {
         "up": np.full((3, 3, 1, 1), gain, np.float32).astype(dtype),
@@ -254,7 +256,7 @@ def test_an_overflow_of_fp16_is_seen_where_results_are_rounded(tmp_path: Path) -
     difference = (rounded.run(lr) - expected).abs().max()
     assert 1e-5 < difference < 2e-3
     far = two_convolutions(tmp_path / "far.onnx", 60_000.0, TensorProto.FLOAT16)
-    # ONNX Runtime's own way on a CPU never leaves float32: 60,000 times 1.5 is no overflow there.
+    # ONNX Runtime on a CPU stays in float32, where 60,000 times 1.5 does not overflow.
     assert OnnxRuntime(far).run(lr).isfinite().all()
     assert OnnxRuntime(far, OpenOptions(emulate_half=True)).run(lr).isinf().all()
 

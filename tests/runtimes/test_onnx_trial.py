@@ -1,4 +1,4 @@
-"""ONNX files of strangers that never end or crash: tried in a child process, reported as one line."""
+"""Untrusted ONNX files that never end or crash: tried in a child process, reported as one line."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_a_block_size_that_ends_the_process_is_one_line(tmp_path: Path, real_chi
 
 
 def test_a_pooling_block_that_ends_the_process_on_small_images_is_padded(tmp_path: Path) -> None:
-    """As in BSRN and RLFN: ONNX Runtime divides by zero where the pooled map is smaller than the window."""
+    """As in BSRN and RLFN: ONNX Runtime divides by zero if the pooled map is smaller than the window."""
     weights: Weights = {}
     nodes = [
         *enlarge(weights),
@@ -97,7 +97,7 @@ def test_a_pooling_block_that_ends_the_process_on_small_images_is_padded(tmp_pat
 
 
 def plain(weight: float, path: Path, scale: int = 2) -> Path:
-    """A model whose every output pixel is the sum of three inputs times `weight`."""
+    """Write a model whose every output pixel is the sum of three inputs times `weight`."""
     weights: Weights = {"w": np.full((3 * scale**2, 3, 1, 1), weight, dtype=np.float32)}
     nodes = [
         helper.make_node("Conv", ["lr", "w"], ["features"]),
@@ -118,7 +118,7 @@ def split(path: Path) -> Path:
 def test_the_bytes_that_were_tried_are_the_ones_that_run(
     open_file: Callable[[Path], Any], place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A stranger who can write the folder swaps the files while the child process tries them."""
+    """An attacker with write access to the folder swaps the files while the child process tries them."""
     tmp_path = tmp_path / "own"  # not srkd's cache
     tmp_path.mkdir()
     path = plain(0.25, tmp_path / "good.onnx")
@@ -146,7 +146,7 @@ def test_the_bytes_that_were_tried_are_the_ones_that_run(
 
 
 def test_weights_within_nodes_are_looked_for_beside_the_model_too(tmp_path: Path) -> None:
-    """ONNX Runtime reads them as it does those of the graph: from wherever the file says."""
+    """ONNX Runtime reads them like those of the graph: from any place given in the file."""
     path = plain(0.25, tmp_path / "inner.onnx")
     model = onnx.load_model(str(path))
     tensor = model.graph.initializer[0]
@@ -180,7 +180,7 @@ def test_sparse_weights_within_nodes_are_looked_for_too(tmp_path: Path) -> None:
 
 
 def test_names_that_are_no_text_are_one_line(tmp_path: Path) -> None:
-    """ONNX Runtime opens the file, and its Python names fail."""
+    """ONNX Runtime opens the file, but its Python names fail."""
     path = plain(0.25, tmp_path / "names.onnx")
     path.write_bytes(path.read_bytes().replace(b"lr", b"l\xee"))
     with pytest.raises(SrkdError, match=r"names\.onnx is not a") as caught:

@@ -1,4 +1,4 @@
-"""Any model file opens, runs as its network does, and is refused in one line where it cannot."""
+"""Any model file opens, runs like its network, and is otherwise refused in one line."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ def test_what_is_no_onnx(exported: Path, tmp_path: Path, content: bytes | str) -
 
 
 def one_node(path: Path, op: str, inputs: dict[str, tuple[int, list[object]]], out: tuple[int, list[object]]) -> Path:
-    """A file with one node and inputs of given element types and shapes."""
+    """Write a file with one node and inputs of given element types and shapes."""
     values = [helper.make_tensor_value_info(name, kind, shape) for name, (kind, shape) in inputs.items()]
     graph = helper.make_graph(
         [helper.make_node(op, list(inputs), ["out"])], "g", values, [helper.make_tensor_value_info("out", *out)]

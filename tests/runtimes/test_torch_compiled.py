@@ -1,4 +1,4 @@
-"""torch.compile as a runtime: asked for by name, takes checkpoints, tells what its first call took."""
+"""torch.compile as a runtime: selected by name, for checkpoints, with the time of its first call reported."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def checkpoint(network: Network, tmp_path: Path) -> Path:
 
 
 def compiler(monkeypatch: pytest.MonkeyPatch, seconds: float = 0.0, error: Exception | None = None) -> list[int]:
-    """A stand-in that takes its time at each new shape, or fails; gives the shapes it compiled for."""
+    """Replace torch.compile by a stand-in, slow at each new shape or failing; return the list of compiled shapes."""
     shapes: list[int] = []
 
     def compile(network: Forward) -> Forward:

@@ -1,4 +1,4 @@
-"""Calls of TensorRT's builder, 10.x and 11.x, noted by a double."""
+"""Calls of TensorRT's builder, 10.x and 11.x, recorded by a double."""
 
 from __future__ import annotations
 
@@ -129,15 +129,15 @@ def test_what_was_timed_is_kept_for_the_next_build(gpu: Nvidia, tmp_path: Path) 
         assert build_plan(trt, job(tmp_path), no_progress)["timing_cache"] == "new"
         assert cache.read_bytes() == b"timings of 11.4.0.106"
     cache.unlink()
-    cache.mkdir()  # A cache that cannot be written is no reason to lose an engine.
+    cache.mkdir()  # An unwritable cache is no reason to lose an engine.
     assert build_plan(trt, job(tmp_path), no_progress)["timing_cache"] == "new"
     assert cache.is_dir()
 
 
 def test_progress_is_that_of_the_outermost_phase(gpu: Nvidia, tmp_path: Path) -> None:
-    seen: list[tuple[str, int, int]] = []
-    build_plan(import_tensorrt(), job(tmp_path), lambda *event: seen.append(event))
-    assert seen == [("Building Engine", done, 2) for done in (0, 1, 2)]
+    reports: list[tuple[str, int, int]] = []
+    build_plan(import_tensorrt(), job(tmp_path), lambda *event: reports.append(event))
+    assert reports == [("Building Engine", done, 2) for done in (0, 1, 2)]
 
 
 @pytest.mark.parametrize(

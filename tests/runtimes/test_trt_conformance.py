@@ -1,7 +1,7 @@
-"""The doubles of TensorRT and of torch's CUDA hold no more than the real ones: NVIDIA's bindings, and torch as it is.
+"""The doubles of TensorRT and of torch's CUDA have no more members than the real ones: NVIDIA's bindings, and torch.
 
-The bindings are wheels; the libraries they want are not to be had everywhere. Libraries that define their entry points
-and nothing else are enough to import them, and to read every class, flag, method and signature that srkd uses.
+The bindings are wheels; the libraries they need are not available everywhere. Stub libraries that only define the entry
+points are enough to import them, and to read every class, flag, method and signature that srkd uses.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ pytestmark = [pytest.mark.extras, needs_linux]
 
 ROOT = Path(__file__).resolve().parents[2]
 BINDINGS = Path(sys.prefix) / "share"
-"""Where `make extras` puts each version of the bindings, in a folder of its own: they are all called the same."""
+"""Folder in which `make extras` installs each version of the bindings separately, as all have the same name."""
 
 ENTRY_POINTS = (
     "createInferBuilder_INTERNAL",
@@ -54,14 +54,14 @@ class Real:
     def __init__(self, version: str, folder: Path) -> None:
         self.version, self.folder = version, folder
         self.paths = [str(INSTALLED[version]), str(folder / "shim")]
-        # What NVIDIA's own package `tensorrt` is: another name for its bindings.
+        # NVIDIA's own package `tensorrt` is another name for its bindings.
         (folder / "shim" / "tensorrt").mkdir(parents=True)
         shim = "from tensorrt_bindings import *\nfrom tensorrt_bindings import __version__\n"
         (folder / "shim" / "tensorrt" / "__init__.py").write_text(shim)
         self.stub("return 0;")
 
     def stub(self, body: str) -> None:
-        """Libraries of this version's names whose every function does this."""
+        """Build libraries of this version's names whose every function does this."""
         source = self.folder / "stub.c"
         source.write_text("".join(f"void *{name}(void) {{ {body} }}\n" for name in ENTRY_POINTS))
         major = self.version.partition(".")[0]
@@ -99,7 +99,7 @@ def doubled(module: str, **more: str) -> dict[str, Any]:
 
 
 def objections(double: dict[str, Any], real: dict[str, Any], constructed: set[str]) -> Iterator[str]:
-    """Yield what the double has and the real one lacks, or has in another form."""
+    """Yield members of the double that the real one lacks, or has in another form."""
     for name, double_part in double.items():
         actual = real.get(name)
         if actual is None:
@@ -132,7 +132,7 @@ def class_objections(
 
 
 def disagreement(name: str, double_part: list[list[str]], actual: list[list[str]]) -> Iterator[str]:
-    """Complain unless a real overload takes what the double takes, by the same names, and needs nothing else."""
+    """Yield a complaint unless a real overload has the double's parameters, by name, and requires no others."""
     plain = [parameter.rstrip("=") for parameter in double_part[0]] if double_part else []
     for overload in actual:
         names = [parameter.rstrip("=") for parameter in overload]
@@ -143,7 +143,7 @@ def disagreement(name: str, double_part: list[list[str]], actual: list[list[str]
 
 def used_of_trt() -> set[str]:
     """Return `BuilderFlag.TF32` for each trt.BuilderFlag.TF32 in the code."""
-    used = set()
+    attributes = set()
     for path in (ROOT / "compressor" / "runtimes" / "tensorrt").glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             names: list[str] = []
@@ -154,12 +154,12 @@ def used_of_trt() -> set[str]:
             if names[:1] == ["_trt"] and isinstance(node, ast.Name) and node.id == "self":
                 names, is_module = names[1:], True
             if is_module and names and not names[0].startswith("__"):
-                used.add(".".join(names))
-    return used
+                attributes.add(".".join(names))
+    return attributes
 
 
 def constructed_of_trt() -> set[str]:
-    """Return the classes that the code makes objects of, or derives from."""
+    """Return the classes that the code instantiates, or derives from."""
     classes = {"ILogger", "IProgressMonitor"}
     for path in (ROOT / "compressor" / "runtimes" / "tensorrt").glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
@@ -183,9 +183,9 @@ def test_tensorrt_has_all_that_the_double_has(real: Real) -> None:
 
 def test_what_the_code_names_is_there(real: Real) -> None:
     actual = described("tensorrt_bindings", real.environment())
-    used = used_of_trt()
-    assert {"BuilderFlag.TF32", "TensorIOMode", "ILogger.Severity", "DataType.FLOAT"} <= used
-    for path in used:
+    attributes = used_of_trt()
+    assert {"BuilderFlag.TF32", "TensorIOMode", "ILogger.Severity", "DataType.FLOAT"} <= attributes
+    for path in attributes:
         name, _, rest = path.partition(".")
         assert name in actual, path
         here = actual[name]
@@ -193,7 +193,7 @@ def test_what_the_code_names_is_there(real: Real) -> None:
 
 
 def test_an_objection_is_found() -> None:
-    """The comparison itself: a double that has more, or takes something else, is reported."""
+    """The comparison itself detects a double with additional members or parameters."""
     real = {"A": described_class(run=[["size", "path="]], count=None), "f": function(["a"])}
     for double, message in (
         ({"B": described_class()}, "B is not there"),
@@ -278,7 +278,7 @@ def test_a_crash_of_real_native_code_is_one_line(real: Real, tmp_path: Path, bod
 
 
 def test_torch_has_all_that_the_double_has() -> None:
-    """Names of torch.cuda, and parameters of what is called on them."""
+    """This covers names of torch.cuda, and parameters of its called functions."""
     double = doubled("double_torch")
     for name, kind in {name: value for name, value in double.items() if name in ("Stream", "CUDAGraph")}.items():
         actual = getattr(torch.cuda, name)

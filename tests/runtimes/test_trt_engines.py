@@ -1,4 +1,4 @@
-"""Engine files: their header, what is damaged, and what was built for another machine."""
+"""Engine files: their header, damaged files, and engines built for another machine."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_a_header_says_what_it_was_given(tmp_path: Path) -> None:
     write_engine(path, HEADER, b"plan of TensorRT")
     file = read_engine(path)
     assert (file.header, file.plan) == (HEADER, b"plan of TensorRT")
-    # What TensorRT wrote can be had back without srkd: docs/tensorrt.md tells how.
+    # The plan can be extracted without srkd: docs/tensorrt.md describes how.
     assert path.read_bytes()[ALIGNMENT:] == b"plan of TensorRT"
     long = dataclasses.replace(HEADER, metadata={"srkd.scores": "x" * 9000})
     write_engine(path, long, b"plan")
@@ -95,7 +95,7 @@ def built_engine(folder: Path) -> Path:
 
 
 def used(path: Path) -> tuple[Path, list[str]]:
-    """Return the engine that is run for this one, and the notes to the user."""
+    """Return the engine that is actually run for this one, and the notes to the user."""
     notes: list[str] = []
     file = usable_engine(path, import_tensorrt(), open_device(), Context(note=notes.append))
     return file.path, notes
@@ -117,7 +117,8 @@ def test_an_engine_of_another_machine_is_built_anew(gpu: Nvidia, tmp_path: Path,
     gpu.is_(**other)
     rebuilt, notes = used(path)
     assert len(notes) == 1 and "was built for another machine" in notes[0] and f"building {rebuilt}" in notes[0]
-    # The driver is not in the name: the same GPU and library make the same name, and the engine of before is of no use.
+    # The driver is not part of the name: with the same GPU and library the name is the same, but the earlier engine is
+    # unusable.
     assert (rebuilt == path) == ("driver" in other) and (path.read_bytes() == before) == (rebuilt != path)
     header = read_engine(rebuilt).header
     assert header is not None and header.machine == current_machine(import_tensorrt(), open_device())

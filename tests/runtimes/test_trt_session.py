@@ -43,13 +43,13 @@ def module_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def tried(module_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An engine that one test has opened is not tried in a child process again by the next."""
+    """Share a cache within the module, so that an engine tried by one test is not tried in a child process again."""
     monkeypatch.setenv("SRKD_CACHE", str(module_cache))
 
 
 @pytest.fixture
 def untried(tried: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every engine is tried in a child process when it is opened first."""
+    """Let every engine be tried in a child process at its first opening."""
     monkeypatch.setenv("SRKD_CACHE", str(tmp_path / "cache"))
 
 
@@ -66,7 +66,7 @@ def one(tmp_path: Path, tried: None) -> Iterator[Nvidia]:
 
 
 def engine(folder: Path, profile: OptimizationProfile = SIZES, **kind: tuple[int, int]) -> Path:
-    """Build once in a child process, as always, then copy."""
+    """Build an engine once in a child process, as always, then copy it."""
     path, key = folder / "small.engine", (profile, *kind.values())
     small_onnx(folder / "small.onnx", **kind)
     trt, device = import_tensorrt(), open_device()
@@ -84,7 +84,7 @@ def test_an_engine_enlarges_what_it_is_given(gpu: Nvidia, tmp_path: Path) -> Non
     assert (runtime.name, runtime.device, runtime.precision) == ("tensorrt", "cuda:0", "fp32")
     assert (runtime.descriptor.scale, runtime.descriptor.max_size) == (2, (24, 20))
     generator = torch.Generator().manual_seed(1)
-    # Larger and smaller again, several at once, the same size four times with other pixels.
+    # Larger and smaller again, several at once, the same size four times with different pixels.
     shapes = [(1, 5, 7), (1, 20, 24), (1, 2, 2), (3, 9, 8), *[(1, 10, 10)] * 4]
     for batch, height, width in shapes:
         lr = torch.rand(batch, 3, height, width, generator=generator)
@@ -94,10 +94,10 @@ def test_an_engine_enlarges_what_it_is_given(gpu: Nvidia, tmp_path: Path) -> Non
 def test_results_are_the_callers_own(one: Nvidia, tmp_path: Path) -> None:
     runtime = open_model(engine(tmp_path))
     first, second = torch.rand(1, 3, 6, 6), torch.rand(1, 3, 6, 6)
-    kept = runtime.run(first)
-    before = kept.clone()
+    result = runtime.run(first)
+    before = result.clone()
     runtime.run(second)
-    assert torch.equal(kept, before)
+    assert torch.equal(result, before)
 
 
 def test_a_size_that_comes_again_is_replayed_as_a_graph(one: Nvidia, tmp_path: Path) -> None:
@@ -112,7 +112,7 @@ def test_a_size_that_comes_again_is_replayed_as_a_graph(one: Nvidia, tmp_path: P
             runtime.run(lr * run), expected(tmp_path / "small.onnx", lr * run), atol=1e-5, rtol=0
         )
         assert runtime.session.uses_graph is (run > 0)
-    # Once as it is, once to be recorded; then TensorRT is not called any more.
+    # Once directly, once to be recorded; then TensorRT is not called any more.
     assert len(one.calls("execute_async_v3")) == 2 and device.counts == {"captures": 1, "replays": 3}
     assert len(device.graphs) == 1
     runtime.run(lr[..., :5])
@@ -198,7 +198,7 @@ def test_what_goes_wrong_is_one_line(gpu: Nvidia, untried: None, tmp_path: Path,
 
 
 def test_an_engine_is_tried_once_in_a_child_process(one: Nvidia, untried: None, tmp_path: Path) -> None:
-    """One that did well there is not tried again on the same machine."""
+    """A successfully tried engine is not tried again on the same machine."""
     path = engine(tmp_path)
     processes = []
     for _ in range(2):
@@ -254,14 +254,14 @@ def test_precision_and_scale_are_what_the_file_says(one: Nvidia, tmp_path: Path)
 
 
 def test_images_on_the_device_are_run_where_they_lie(one: Nvidia, tmp_path: Path) -> None:
-    """The double's device memory is the host's, so a tensor's own address will do."""
+    """The double's device memory is the host's, so a tensor's own address can be used."""
     session = Session(import_tensorrt(), open_device(), read_engine(engine(tmp_path)).plan, "small")
     device = sys.modules["double_device"]
     lr = torch.rand(1, 3, 8, 8)
     sr = session.run_in_place(lr)
     torch.testing.assert_close(sr, expected(tmp_path / "small.onnx", lr), atol=1e-5, rtol=0)
     assert len(device.memory) == 0
-    # Its own buffers and the caller's do not get mixed up, nor does a graph of before run on.
+    # Its own buffers and the caller's are not confused, and an earlier graph is not replayed.
     for _ in range(3):
         torch.testing.assert_close(session.run(lr * 2), expected(tmp_path / "small.onnx", lr * 2), atol=1e-5, rtol=0)
     before = sr.clone()

@@ -1,4 +1,4 @@
-"""A DUKD student of another architecture learns from a teacher that gives outputs only, whatever its file."""
+"""A DUKD student of another architecture learns from a teacher that only gives outputs, in any file format."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from srkd.compression import compress
 from tests.support.foreign_models import save_onnx, twin
 from tests.support.method_runs import Waves
 
-# No pixel loss: these teachers have random weights, and what the student learns it has from them.
+# No pixel loss: these teachers have random weights, and the student learns only from them.
 SETTINGS = ("schedule.batch=4", "schedule.lr_patch=8", "schedule.rate=1e-2", "pixel_weight=0", "augment=false")
 
 
@@ -26,7 +26,7 @@ def onnx(folder: Path) -> Path:
 
 
 def rrdb(folder: Path) -> Path:
-    """A small network that spandrel knows and srkd does not."""
+    """Return a small network that spandrel knows and srkd does not."""
     if not is_spandrel_installed():
         pytest.skip("spandrel is not installed: pip install --no-deps spandrel einops")
     import_spandrel()

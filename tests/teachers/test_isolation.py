@@ -1,4 +1,4 @@
-"""Programs of strangers that write files, never end, take all memory or crash: each becomes one line."""
+"""Untrusted programs that write files, never end, use all memory or crash: each becomes one line."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from tests.support.foreign_models import save_export, save_torchscript, twin
 
 TIGHT = Limits(seconds=8, memory_mb=1500)
 TIGHT_IN_A_FORK = Limits(seconds=3, memory_mb=1500)
-"""Without the seconds in which a new process imports torch."""
+"""Limits for a forked process, which need not import torch first."""
 
 
 class Twice(nn.Module):
-    """Enlarges twice; subclasses do something else besides."""
+    """A model that enlarges twice; subclasses additionally do something else."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return torch.nn.functional.interpolate(x, scale_factor=2.0)
 
 
 def replaced(path: Path, old: str, new: str) -> Path:
-    """Change the code of a TorchScript file as an attacker would: by hand."""
+    """Change the code of a TorchScript file manually, like an attacker."""
     with zipfile.ZipFile(path) as archive:
         records = {name: archive.read(name) for name in archive.namelist()}
     with zipfile.ZipFile(path, "w") as archive:
@@ -143,7 +143,7 @@ def test_sigterm_ends_srkd_while_a_program_runs_for_ever(tmp_path: Path) -> None
     child = int(children.read_text().split()[0])
     process.send_signal(signal.SIGTERM)
     assert process.wait(30) == 143
-    # A child that had no job yet, as the signal came while it was started, finds that there is none and ends.
+    # If the signal comes before the child has its job, the child finds none and ends.
     assert is_gone(child, seconds=30)
 
 
@@ -162,7 +162,7 @@ def test_sizes_that_take_for_ever_to_compute_are_one_line(tmp_path: Path) -> Non
 
 
 class Pools(Twice):
-    """Ends the process on images below 11 pixels, as ONNX Runtime does for some pooling blocks."""
+    """A model that ends the process on images below 11 pixels, as ONNX Runtime does for some pooling blocks."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = torch.nn.functional.interpolate(x, scale_factor=2.0)

@@ -176,7 +176,7 @@ def test_what_enlarges_no_image_is_no_teacher(module: nn.Module, message: str, t
 
 
 def benchmarks_like(folder: Path) -> Path:
-    """A set of one small image."""
+    """Write an image set of one small image."""
     from PIL import Image
 
     (folder / "set").mkdir()

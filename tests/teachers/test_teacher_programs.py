@@ -1,4 +1,4 @@
-"""Foreign files that hold code, are damaged or lie about their size: refused before torch reads them."""
+"""Foreign files that contain code, are damaged or state a wrong size: refused before torch reads them."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_programs_that_hold_code_are_refused_before_torch_reads_them(files: dict
         return lambda name, content: content.replace(old, new) if "/models/" in name else content
 
     def config(change: Callable[[dict[str, Any]], object], kind: str = "weights") -> Callable[[str, bytes], bytes]:
-        """Change the first entry of the archive's list of weights, or put it, changed, into that of constants."""
+        """Change the first entry of the archive's list of weights, or put it, changed, into the list of constants."""
 
         def changed(name: str, content: bytes) -> bytes:
             if name.endswith(f"_{kind}_config.json"):
@@ -120,7 +120,7 @@ def test_damaged_and_inflated_archives(kind: str, files: dict[str, Path], tmp_pa
 
 
 def nested(tree: Any) -> Iterator[dict[str, Any]]:
-    """Yield every object of a tree of JSON."""
+    """Yield every object in a tree of JSON."""
     if isinstance(tree, dict):
         yield tree
     for item in tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else ():
@@ -128,7 +128,7 @@ def nested(tree: Any) -> Iterator[dict[str, Any]]:
 
 
 class Branching(torch.nn.Module):
-    """Has a branch that no image of a trial takes."""
+    """A program with a branch that no trial image takes."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         def bright(y: torch.Tensor) -> torch.Tensor:
@@ -139,7 +139,7 @@ class Branching(torch.nn.Module):
 
 
 def test_a_branch_that_no_trial_takes_writes_no_file_either(tmp_path: Path) -> None:
-    """Its process may write no file while it is tried, but srkd's own may, for as long as the training takes."""
+    """Its process may write no file during the trial, but srkd's own may, for as long as the training takes."""
     good, target = save_export(Branching(), tmp_path / "good.pt2"), tmp_path / "WRITTEN"
     assert load_teacher(good)(torch.rand(1, 3, 8, 8)).shape == (1, 3, 16, 16)
     calls = {
@@ -171,7 +171,7 @@ def test_a_branch_that_no_trial_takes_writes_no_file_either(tmp_path: Path) -> N
 
 
 def test_classes_of_inputs_are_not_imported(files: dict[str, Path], tmp_path: Path) -> None:
-    """torch imports the module that an enum names: from the folder where srkd was started, too."""
+    """torch imports the module that an enum names, even from the folder in which srkd was started."""
     enum = json.dumps([{"__enum__": True, "fqn": "module_of_a_stranger:x", "name": "y"}])
     for kind, context in (("builtins.dict", enum), ("collections.namedtuple", '"x"')):
         tree = json.dumps([1, {"type": kind, "context": context, "children_spec": []}])
@@ -201,7 +201,7 @@ def test_a_sparse_file_is_not_read_into_memory(kind: str, files: dict[str, Path]
     path = tmp_path / files[kind].name
     with open(path, "wb") as file:
         file.write(files[kind].read_bytes()[:1000])
-        file.seek(2**36)  # zip directories stand at the end, and count from there
+        file.seek(2**36)  # zip directories are at the end, with offsets from there
         file.write(files[kind].read_bytes())
     with pytest.raises(SrkdError, match=r"twin\.pt2? has over 2,147,483,647 bytes"):
         load_teacher(path)
@@ -211,7 +211,7 @@ def test_a_sparse_file_is_not_read_into_memory(kind: str, files: dict[str, Path]
 def test_a_record_whose_length_in_the_directory_is_a_lie_is_refused(
     kind: str, files: dict[str, Path], tmp_path: Path
 ) -> None:
-    """zipfile's own test of archives compares the bytes that are there, however few."""
+    """zipfile's own test of archives only compares the bytes that are present."""
     record = "data/0" if kind == "TorchScript" else "weight_0"
     with zipfile.ZipFile(files[kind]) as archive:
         full = next(member for member in archive.infolist() if member.filename.endswith(record))
@@ -219,7 +219,7 @@ def test_a_record_whose_length_in_the_directory_is_a_lie_is_refused(
         files[kind], tmp_path / "bad", lambda name, content: content[:4] if name == full.filename else content, {}
     )
     content = bytearray(path.read_bytes())
-    entry = content.rindex(full.filename.encode()) - 46  # in the directory, which comes last
+    entry = content.rindex(full.filename.encode()) - 46  # in the directory, which is at the end
     assert content[entry : entry + 4] == b"PK\x01\x02"
     content[entry + 24 : entry + 28] = full.file_size.to_bytes(4, "little")
     path.write_bytes(content)
@@ -253,7 +253,7 @@ def test_a_record_named_twice_is_as_long_as_the_longer_of_its_tensors(tmp_path: 
     ("old", "new", "message"),
     [
         (
-            # torch numbers the classes of one name in a process.
+            # torch numbers classes of the same name within a process.
             rb"c__torch__\.torch\.nn\.modules\.container(\.___torch_mangle_\d+)?\nSequential\n",
             b"c__torch__.torch.classes.quantized\nX\n",
             "C\\+\\+ code",
@@ -293,7 +293,7 @@ def test_an_encrypted_record_is_one_line(kind: str, files: dict[str, Path], tmp_
 
 @pytest.mark.parametrize("kind", ["TorchScript", "torch.export"])
 def test_a_record_beyond_any_file_is_one_line(kind: str, files: dict[str, Path], tmp_path: Path) -> None:
-    """The directory of a large archive has offsets of 64 bits."""
+    """The directory of a large archive has 64-bit offsets."""
     path = tmp_path / files[kind].name
     path.write_bytes(files[kind].read_bytes())
     with zipfile.ZipFile(path, "a") as archive:
@@ -306,7 +306,7 @@ def test_a_record_beyond_any_file_is_one_line(kind: str, files: dict[str, Path],
 def test_a_program_is_rebuilt_to_the_same_bytes_at_any_time(
     files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Otherwise what is known of a file would not be found again by its hash."""
+    """Otherwise the stored result of a file would not be found again by its hash."""
     path = files["torch.export"]
     first = rebuild_archive(path.read_bytes(), path)
     monkeypatch.setattr(time, "time", lambda: 2e9)
@@ -314,17 +314,17 @@ def test_a_program_is_rebuilt_to_the_same_bytes_at_any_time(
 
 
 def test_a_record_shorter_than_its_tensor_is_refused(files: dict[str, Path], tmp_path: Path) -> None:
-    """torch itself reads beyond the record's end, and crashes or shows what lies in memory."""
+    """torch itself reads beyond the record's end, and crashes or returns other memory."""
     short = rewritten(
         files["TorchScript"], tmp_path / "short.pt", lambda name, old: old[:8] if name.endswith("data/1") else old, {}
     )
     with pytest.raises(SrkdError, match=r"record data/1 is shorter than the \d+ bytes of its tensor"):
         load_teacher(short)
-    for kept in (0, 8):
+    for length in (0, 8):
         short = rewritten(
             files["torch.export"],
             tmp_path / "short.pt2",
-            lambda name, old, kept=kept: old[:kept] if name.endswith("weight_0") else old,  # type: ignore[misc]
+            lambda name, old, length=length: old[:length] if name.endswith("weight_0") else old,  # type: ignore[misc]
             {},
         )
         with pytest.raises(SrkdError, match=r"the values of 0\.weight are not all there"):

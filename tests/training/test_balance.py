@@ -1,4 +1,4 @@
-"""A recipe whose other terms outweigh the pixel loss is flagged: once, late enough, and for the record."""
+"""A recipe whose other terms outweigh the pixel loss is flagged: once, not too early, and permanently."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.training import smooth_patch, stage
 
 
 def losses(pixel: float, logits: float, contrast: float = 0.0) -> Losses:
-    """Raw terms, of which the contrast weighs a tenth."""
+    """Return losses of raw terms; the contrast has a weight of a tenth."""
     terms = {"pixel": torch.tensor(pixel), "logits": torch.tensor(logits), "contrast": torch.tensor(contrast)}
     return Losses(terms, {"pixel": 1.0, "logits": 1.0, "contrast": 0.1})
 

@@ -1,4 +1,4 @@
-"""A method needs four members; every other is an optional capability, declared where docs/design/methods.md says."""
+"""A method needs four members; every other is an optional capability, declared as in docs/design/methods.md."""
 
 from __future__ import annotations
 

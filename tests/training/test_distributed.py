@@ -1,4 +1,4 @@
-"""Several processes train as one does: the same losses, one run folder, and a lost process loses nothing."""
+"""Several processes train like one: the same losses, one run folder, and a lost process loses no data."""
 
 from __future__ import annotations
 
@@ -36,7 +36,8 @@ from tests.support.distributed_run import measure
 from tests.support.torchrun import TWO_PROCESSES, run_torchrun, torchrun, workers
 
 TOLERANCE = 1e-4
-"""Relative, of every loss over thirty steps: float sums of half batches round differently. Found: below 1e-6."""
+"""Relative tolerance of every loss over thirty steps: float sums of half batches round differently. Measured: below
+1e-6."""
 
 WORDS = ("kind", "batches", "first_pixels")
 SETTINGS = (
@@ -45,12 +46,12 @@ SETTINGS = (
 )
 STEPS = 60
 LOST = 60
-"""Seconds in which the others must have ended."""
+"""Seconds within which the others must have ended."""
 
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a teacher and photos."""
+    """Return a folder with a teacher and photos."""
     folder = tmp_path_factory.mktemp("inputs")
     save_network(build(EDSRSpec(scale=2, width=8, depth=2), seed=0), folder / "teacher.safetensors", metadata={})
     (folder / "photos").mkdir()
@@ -73,7 +74,7 @@ def new_run(inputs: Path, run: Path, steps: int = STEPS) -> list[str]:
 
 
 def in_training(process: subprocess.Popen[str], run: Path, act: Callable[[], object]) -> float:
-    """Do something when a state has been saved and the steps go on; when it was done."""
+    """Call `act` after some steps of training, and return the time after it."""
     deadline = time.monotonic() + 120
     while process.poll() is None and time.monotonic() < deadline:
         if (run / "metrics.jsonl").is_file() and (run / "metrics.jsonl").read_bytes().count(b"\n") >= 15:
@@ -84,7 +85,7 @@ def in_training(process: subprocess.Popen[str], run: Path, act: Callable[[], obj
 
 
 def error_line(err: str) -> str:
-    """Return srkd's only line of an error; a warning of torch's C++, written in pieces, may share it."""
+    """Return srkd's only error line; a warning of torch's C++, written in pieces, may share it."""
     lines = [line for line in err.splitlines() if "srkd: " in line]
     assert len(lines) == 1, err
     return lines[0]
@@ -95,7 +96,7 @@ def curve(run: Path) -> list[dict[str, Any]]:
 
 
 def outcome(run: Path) -> tuple[bytes, bytes, list[dict[str, Any]]]:
-    """Return the results that must not depend on how often a process was lost."""
+    """Return the results that must not depend on the number of lost processes."""
     return (run / "student.safetensors").read_bytes(), (run / "checkpoints/best.safetensors").read_bytes(), curve(run)
 
 
@@ -216,7 +217,7 @@ def test_torchrun_that_begins_anew_continues_the_run(inputs, undisturbed, tmp_pa
 @pytest.mark.slow
 @pytest.mark.parametrize("gone", [0, 1])
 def test_two_machines_of_which_one_goes_down(inputs, undisturbed, tmp_path, gone):
-    """Two torchruns that meet over TCP; everything on one of them is killed at once."""
+    """Two torchruns communicate over TCP; all processes on one of them are killed at once."""
     run = tmp_path / "run"
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -262,7 +263,7 @@ def test_the_rank_comes_from_torchruns_environment():
 
 
 def test_only_the_leader_writes(tmp_path):
-    """The folder of another process writes nothing, whichever method is called."""
+    """The folder object of another process writes nothing, whichever method is called."""
     network = build(EDSRSpec(scale=2, width=4, depth=1))
     state = State.fresh(network, None, load_preset("scratch").stage([Scratch()]))
     arguments = {

@@ -1,4 +1,4 @@
-"""The commands of docs/many-gpus.md are read by torchrun's own parser and by srkd's; the scripts run with stand-ins."""
+"""The commands of docs/many-gpus.md are valid for torchrun's parser and for srkd's; the scripts run with stand-ins."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ def scripts(language: str) -> list[str]:
 
 @pytest.fixture
 def desk(tmp_path: Path) -> Path:
-    """A folder of stand-ins: a torchrun that records its arguments, an ssh that runs here, and commands of Slurm."""
+    """Return a folder of stand-ins: a torchrun that records its arguments, an ssh that runs locally, and commands of
+    Slurm.
+    """
     programs = {
         "torchrun": f'printf "%q " "$@" >> {tmp_path}/calls; echo >> {tmp_path}/calls',
         "ssh": 'shift; exec bash -c "$*"',

@@ -1,4 +1,4 @@
-"""A term from which no gradient reaches the student is refused at step 1, by its name."""
+"""A term without a gradient to the student is refused at step 1, by its name."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.training import Faulty, Recorder, network, smooth_patch, stag
 
 
 class Doubling(torch.autograd.Function):
-    """Written by hand, as methods do for straight-through estimators."""
+    """A hand-written autograd function, like those of straight-through estimators."""
 
     @staticmethod
     def forward(ctx, x):
@@ -30,7 +30,7 @@ class Doubling(torch.autograd.Function):
 
 
 class HasModule(Faulty):
-    """`still` is made by `make` of the student's image and a module of the method's own."""
+    """A method whose term `still` is computed by `make` from the student's image and a module of the method."""
 
     def __init__(self, make: Callable[[Step, nn.Module], torch.Tensor]) -> None:
         super().__init__({})
@@ -45,7 +45,7 @@ class HasModule(Faulty):
 
 
 def through_reentrant_checkpoint(step: Step, module: nn.Module) -> torch.Tensor:
-    """The student runs inside a checkpoint: its parameters are nowhere in the recorded graph."""
+    """Run the student inside a checkpoint, so that the recorded graph lacks its parameters."""
     entry = step.lr.clone().requires_grad_(True)
     inside = step._step_networks.students[0].network
     return checkpoint(lambda lr: inside(lr).mean(), entry, use_reentrant=True)

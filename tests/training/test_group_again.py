@@ -1,4 +1,4 @@
-"""Processes that torchrun started anew meet each other, and not the addresses of those before them."""
+"""Processes restarted by torchrun find each other, and not the addresses of earlier ones."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ group.close(success=True)
 
 
 def attempt(number: int, port: int, *, late: bool) -> list[tuple[int, str]]:
-    """Start both processes as torchrun's agent does, beside a store that outlives them; return codes and errors.
+    """Start both processes like torchrun's agent, with a store that outlives them; return exit codes and errors.
 
-    The first is `late`: the other then looks for it in what is left of the attempt before.
+    The first is `late`: the other then looks for it among the entries of the previous attempt.
     """
     shared = {
         **os.environ,

@@ -1,4 +1,4 @@
-"""A step that is not finite, or explodes, changes nothing and is reported; ten in a row end the run."""
+"""A non-finite or exploding step changes nothing and is reported; ten in a row end the run."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.support.training import Faulty, all_numbers, is_same, network, smooth
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_a_step_that_is_not_finite_leaves_no_trace(value: float):
-    """Steps 0 to 5 with 0, 2 and 3 broken are three good steps, to the bit."""
+    """Steps 0 to 5 with 0, 2 and 3 broken equal three good steps, bitwise."""
     broken, recorder = train_on_patch(stage([Faulty({0: value, 2: value, 3: value})], steps=6, rate=1e-3))
     whole, _ = train_on_patch(stage([Faulty({})], steps=3, rate=1e-3))
     assert is_same(broken, whole) and broken.done == 6 and whole.done == 3
@@ -33,7 +33,7 @@ def test_a_step_that_is_not_finite_leaves_no_trace(value: float):
 
 
 class Cliff(Faulty):
-    """A loss of zero with a gradient that is no number, at step 1."""
+    """A loss of zero with a NaN gradient, at step 1."""
 
     def terms(self, step: Step) -> dict[str, torch.Tensor]:
         terms = super().terms(step)

@@ -1,4 +1,4 @@
-"""A run says how long it will take, how fast it goes, and at once that it was asked to stop."""
+"""A run reports its expected duration, its speed, and immediately a request to stop."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.support.small_runs import SMALL
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The seconds that all clocks of a run and of the console show."""
+    """Provide a fake time for all clocks of a run and of the console."""
     seconds = [100.0]
     for module in (pace_module, console):
         monkeypatch.setattr(module.time, "monotonic", lambda: seconds[0])
@@ -33,7 +33,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 def advance(pace: Pace, clock: list[float], steps: int, each: float) -> list[str]:
-    """Take steps of `each` seconds, and return the estimates that were made."""
+    """Take steps of `each` seconds, and return the reported estimates."""
     lines = []
     for done in range(pace.done + 1, pace.done + 1 + steps):
         clock[0] += each
@@ -117,7 +117,7 @@ def test_a_resumed_run_shows_them_too(teacher, photos, tmp_path, monkeypatch, ca
 
 
 class Watched:
-    """Lines that a console of a process without a terminal prints."""
+    """The lines that a console prints in a process without a terminal."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.lines: list[str] = []
@@ -140,7 +140,7 @@ def test_without_a_terminal_a_line_comes_soon_and_then_from_time_to_time(monkeyp
 
 
 def test_a_request_to_stop_is_acknowledged_while_native_code_runs():
-    """Python has no turn in a step of a slow recipe, which is one call of the library for many seconds."""
+    """Python cannot run during a step of a slow recipe, which is one library call of many seconds."""
     heard: list[float] = []
     request = StopRequest(acknowledge=lambda: heard.append(time.monotonic()))
     with end_despite_native_code(), catch_signals(request):

@@ -1,4 +1,4 @@
-"""A run that dies loses nothing: killed, interrupted or refused, it continues to the same bytes."""
+"""An ended run loses nothing: killed, interrupted or refused, it continues to the same bytes."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ STEPS = 40
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """A teacher, photos, and the arguments of a short run without --out."""
+    """Return a teacher, photos, and the arguments of a short run without --out."""
     folder = tmp_path_factory.mktemp("inputs")
     save_network(build(EDSRSpec(scale=2, width=8, depth=2), seed=0), folder / "teacher.safetensors", metadata={})
     (folder / "photos").mkdir()
@@ -47,7 +47,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 
 def started(arguments: list[str], program: str = "", most_bytes: int | None = None) -> subprocess.Popen[str]:
-    """`srkd compress` in a new process, after `program`, and with no file longer than `most_bytes`."""
+    """Start `srkd compress` in a new process, after `program`, with files limited to `most_bytes`."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     limit = "" if most_bytes is None else f"import resource as r; r.setrlimit(r.RLIMIT_FSIZE, ({most_bytes},) * 2)\n"
     lines = f"{limit}{program}\nimport sys; from srkd.cli import main; main(['compress', *sys.argv[1:]])"
@@ -69,7 +69,7 @@ files.flush_file = dies
 
 
 def wait_for_lines(process: subprocess.Popen[str], run: Path, lines: int) -> None:
-    """Until metrics.jsonl has that many lines, or the process has ended."""
+    """Wait until metrics.jsonl has that many lines, or the process has ended."""
     metrics = run / "metrics.jsonl"
     deadline = time.monotonic() + 120
     while process.poll() is None and time.monotonic() < deadline:
@@ -79,13 +79,13 @@ def wait_for_lines(process: subprocess.Popen[str], run: Path, lines: int) -> Non
 
 
 def outcome(run: Path) -> tuple[bytes, bytes, list[str]]:
-    """Return the results that must not depend on how often the run died."""
+    """Return the results that must not depend on the number of interruptions."""
     lines = (run / "metrics.jsonl").read_text().splitlines()
     return (run / "student.safetensors").read_bytes(), (run / "checkpoints/best.safetensors").read_bytes(), lines
 
 
 def states(run: Path) -> list[Path]:
-    """The oldest first."""
+    """Return the saved states, the oldest first."""
     return SavedStates(run / "checkpoints").paths()
 
 
@@ -99,7 +99,7 @@ def undisturbed(inputs: list[str], tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 def killed_until_done(inputs: list[str], run: Path, kills: int, seed: int) -> int:
-    """Kill the run at `kills` random moments, then let it end; how many of them hit it alive."""
+    """Kill the run at `kills` random moments, then let it end; return how many kills hit a live process."""
     moments = random.Random(seed)
     hits = 0
     for attempt in range(kills + 1):
@@ -140,7 +140,7 @@ def test_stopped_by_ctrl_c_then_a_full_disk_then_killed_in_a_save(inputs, undist
     line = err.strip().splitlines()[-1]
     done = torch.load(states(run)[-1], weights_only=True)["done"]
     assert f"saved at step {done} of {STEPS}" in line and f"srkd compress --resume {run}" in line
-    kept = {path: path.read_bytes() for path in states(run)}
+    contents = {path: path.read_bytes() for path in states(run)}
     newest = states(run)[-1]
 
     process = started(["--resume", str(run)], most_bytes=newest.stat().st_size - 1)
@@ -149,12 +149,12 @@ def test_stopped_by_ctrl_c_then_a_full_disk_then_killed_in_a_save(inputs, undist
     line = err.strip().splitlines()[-1]
     assert "cannot write" in line and "File too large" in line
     assert f"the last good state is {newest}" in line and f"continue with: srkd compress --resume {run}" in line
-    assert {path: path.read_bytes() for path in states(run)} == kept
+    assert {path: path.read_bytes() for path in states(run)} == contents
 
     process = started(["--resume", str(run)], program=KILLED_IN_A_SAVE)
     process.communicate(timeout=120)
     assert process.returncode == -signal.SIGKILL
-    assert {path: path.read_bytes() for path in states(run)} == kept
+    assert {path: path.read_bytes() for path in states(run)} == contents
     assert list((run / "checkpoints").glob(".state-*.pt"))
 
     process = started(["--resume", str(run)])
@@ -183,7 +183,7 @@ def test_a_first_signal_is_noted_and_a_second_stops_at_once(first, second):
 
 @pytest.fixture
 def unfinished(inputs, tmp_path) -> Path:
-    """A run folder as a kill leaves it, with photos beside it."""
+    """Return a run folder as left by a kill, with photos beside it."""
     photos = tmp_path / "photos"
     photos.mkdir()
     for index in range(3):
@@ -198,7 +198,7 @@ def unfinished(inputs, tmp_path) -> Path:
 
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_in_the_middle_of_a_step_finishes_and_saves_it(stop, inputs, unfinished, tmp_path):
-    """A cluster sends SIGTERM before it takes the machine away; the run ends in the same bytes."""
+    """A cluster sends SIGTERM before it takes the machine away; the run ends with the same bytes."""
 
     def preempted(title: str, done: int, total: int) -> None:
         if title == "training" and done == 2:
@@ -238,7 +238,7 @@ def test_other_images_are_refused(unfinished, tmp_path):
 
 @contextmanager
 def file_size_limit(most_bytes: int) -> Iterator[None]:
-    """No file of this process may grow longer: what a full disk is to it."""
+    """Limit the file size of this process, which has the effect of a full disk."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, before[1]))
     try:
@@ -251,7 +251,7 @@ def file_size_limit(most_bytes: int) -> Iterator[None]:
     "unwritable", ["run.json", "log.txt", "metrics.jsonl", "comparison.png", "student.safetensors"]
 )
 def test_any_file_that_cannot_be_written_ends_in_one_line_and_costs_nothing(unwritable, unfinished):
-    target, kept = unfinished / "student.safetensors", states(unfinished)
+    target, states_before = unfinished / "student.safetensors", states(unfinished)
     student = target.read_bytes()
     limit = {"run.json": 100, "comparison.png": len(student)}.get(unwritable, 10**6)
     log, metrics = unfinished / "log.txt", unfinished / "metrics.jsonl"
@@ -267,12 +267,12 @@ def test_any_file_that_cannot_be_written_ends_in_one_line_and_costs_nothing(unwr
         resume(unfinished)
     line = str(caught.value)
     assert line.startswith(f"cannot write {unfinished / unwritable}: ") and "Error" not in line
-    assert f"the last good state is {kept[-1]}; once that is mended, continue with: srkd compress" in line
+    assert f"the last good state is {states_before[-1]}; once that is mended, continue with: srkd compress" in line
     if unwritable == "log.txt":
         log.unlink()
     if unwritable == "student.safetensors":
         target.rmdir()
-    assert states(unfinished) == kept
+    assert states(unfinished) == states_before
     assert resume(unfinished).student_path.read_bytes() == student
 
 

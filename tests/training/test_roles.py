@@ -84,15 +84,15 @@ def test_every_gradient_lands_in_the_teacher_and_the_cut_off_rows_get_none_from_
     Trainer([one], state, smooth_patch(), teacher, Recorder(), seed=0).run()
     before, after = teacher.state_dict(), state.networks["joint"].state_dict()
     weight = next(name for name in before if before[name].dim() == 4 and before[name].shape[:2] == (8, 8))
-    moved = (after[weight] != before[weight]).flatten(2).any(-1)
-    assert moved[:4, :4].any() and not moved[4:].any() and not moved[:, 4:].any()
+    changes = (after[weight] != before[weight]).flatten(2).any(-1)
+    assert changes[:4, :4].any() and not changes[4:].any() and not changes[:, 4:].any()
     assert state.student.fingerprint() == student_in(teacher).fingerprint(), (
         "the student has no second copy that trains"
     )
 
 
 def test_one_joint_step_is_the_step_of_a_slice_that_is_trained_alone():
-    """With the student's pixel loss alone, the kept slice moves as the extracted student would."""
+    """With only the student's pixel loss, the kept slice moves as the extracted student would."""
     teacher = network(1)
 
     class StudentOnly(Together):
@@ -177,7 +177,7 @@ class InParts(Scratch):
 
 
 def test_the_second_update_of_a_step_adds_to_the_first_ones_gradient():
-    """As in DUKD's code: the second update moves by g1(θ0) + g2(θ1). Seen through plain gradient descent."""
+    """As in DUKD's code, the second update moves by g1(θ0) + g2(θ1). Tested with plain gradient descent."""
     one = stage([InParts()], steps=1, rate=1e-2)
     state = State.fresh(network(0), None, one)
     parameters = list(state.trained_network.parameters())

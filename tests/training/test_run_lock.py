@@ -1,4 +1,4 @@
-"""One process writes a run folder; a killed one leaves no lock and no half files, and the threads stay its own."""
+"""Only one process writes a run folder; a killed one leaves no lock and no partial files; thread counts stay."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ with lock_run(Path(sys.argv[1]), QUIET):
 
 @pytest.fixture
 def unfinished(teacher, photos, tmp_path) -> Path:
-    """A run folder as a process leaves it that was killed at the end."""
+    """Return a run folder as left by a process that was killed at the end."""
     run = tmp_path / "run"
     compress(teacher, data=photos, steps=4, out=run, settings=(*SMALL, "schedule.validate_every=2"))
     change_facts(run)
@@ -87,7 +87,9 @@ def test_two_starts_with_one_out_are_one_run(teacher, photos, tmp_path):
 
 
 def test_a_lock_file_that_its_owner_removed_meanwhile_is_not_the_lock(tmp_path, monkeypatch):
-    """The first opens the file, the owner removes it and goes, and the first must not believe to be alone."""
+    """One process opens the file, then the owner removes it and exits: the first must not assume that it holds the
+    lock.
+    """
     from compressor.training import run_lock
 
     locked, flock = [], run_lock.fcntl.flock
@@ -178,7 +180,7 @@ def test_another_processor_or_torch_is_said_first(unfinished):
 
 @pytest.mark.slow
 def test_a_run_of_two_threads_resumed_where_one_is_the_default_ends_in_the_same_bytes(tmp_path):
-    """Batches large enough that the number of threads changes the bytes at all."""
+    """The batches are large enough for the number of threads to change the bytes."""
     settings = ("schedule.batch=16", "schedule.lr_patch=24", "schedule.validate_every=2", "schedule.precision=fp32")
     words = ["--recipe", "scratch", "--student", "edsr:width=16,depth=2,scale=2", "--steps", "6"]
     words += [word for setting in settings for word in ("--set", setting)]

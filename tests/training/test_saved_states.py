@@ -1,4 +1,4 @@
-"""The states of a run on the disk: the last three, each proving itself, written whole or not at all."""
+"""The states of a run on the disk: the last three, each with a checksum, written atomically."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def test_a_save_cut_short_leaves_the_state_before_it_and_is_swept_away(state: St
     saved(states, state, 1)
     with atomic_path(tmp_path / "state-00000002.pt") as half:
         half.write_bytes(b"half of a st")
-        # As a kill leaves it: neither renamed nor removed.
+        # as left by a kill: neither renamed nor removed
         os.link(half, tmp_path / ".state-00000002.killed.pt")
         half.write_bytes(b"whole")
     (tmp_path / "state-00000002.pt").unlink()

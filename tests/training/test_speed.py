@@ -1,4 +1,4 @@
-"""Facts choose the precision, a clock only on request; the choice is reported and kept; compilation may fail."""
+"""Facts decide the precision, measurements only on request; the choice is reported and stored; compilation may fail."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def chosen(options: SpeedOptions | None = None, steps: int = 10**8) -> Execution
 
 
 def slow_in(monkeypatch: pytest.MonkeyPatch, **milliseconds: float) -> None:
-    """Let a step take so long in each precision, whatever the machine."""
+    """Simulate the duration of a step in each precision, on any machine."""
 
     def measure(trial: speed._Trial) -> float:
         trial.run()
@@ -67,7 +67,7 @@ MEASURE = SpeedOptions(precision="measure")
 def test_what_the_clock_says_changes_nothing_unless_it_is_asked(
     monkeypatch: pytest.MonkeyPatch, native: bool, slow: str
 ) -> None:
-    """A busy machine may make either precision the slower one; the same seed must train in the same."""
+    """On a busy machine either precision may be slower; the same seed must train in the same one."""
     monkeypatch.setattr(speed, "computes_bf16", lambda device: native)
     slow_in(monkeypatch, **{"fp32": 1.0, "bf16": 1.0, slow: 1000.0})
     mode = chosen()

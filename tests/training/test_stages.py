@@ -1,4 +1,4 @@
-"""Stages run in order, resume in the middle of any, and leave the teacher they freeze alone."""
+"""Stages run in order, resume in the middle of any, and do not change a frozen teacher."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support.training import Recorder, SavingRecorder, is_same, network, s
 
 
 class Tinted(Scratch):
-    """Scratch through a module of its own."""
+    """Scratch with a module of its own."""
 
     def modules(self, teacher: Network | None, student: Network) -> nn.ModuleDict:
         torch.manual_seed(3)
@@ -54,7 +54,7 @@ def test_two_stages_resume_in_the_middle_of_either(at: int, tmp_path: Path):
 
 
 class Careless(Logits):
-    """Changes the teacher that it should only look at."""
+    """A method that wrongly changes the frozen teacher."""
 
     def terms(self, step: Step) -> dict[str, torch.Tensor]:
         with torch.no_grad():

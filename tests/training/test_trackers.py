@@ -1,4 +1,4 @@
-"""Trackers of a run: TensorBoard's files, and Weights & Biases with a double of wandb or, where installed, itself."""
+"""Trackers of a run: TensorBoard's files, and Weights & Biases with a double of wandb or the real one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.small_runs import SMALL
 
 
 class WandbRun:
-    """What a run of wandb is to srkd."""
+    """The interface of a wandb run that srkd uses."""
 
     def __init__(self, **settings: Any) -> None:
         self.settings, self.rows, self.exit_code = settings, [], None
@@ -43,7 +43,7 @@ class WandbRun:
 
 @pytest.fixture
 def wandb_runs(monkeypatch: pytest.MonkeyPatch) -> list[WandbRun]:
-    """Install a double of wandb, and return the list of the runs that begin."""
+    """Install a double of wandb, and return the list of started runs."""
     runs: list[WandbRun] = []
 
     def init(**settings: Any) -> WandbRun:
@@ -63,17 +63,19 @@ def test_a_run_sends_its_numbers_and_no_path(
     folder = tmp_path / "run"
     words = ["--teacher", str(teacher), "--data", str(photos), "--steps", "3", "--out", str(folder)]
     assert run(["compress", *words, "--track", "tensorboard,wandb", *(f"--set={text}" for text in SMALL)]) == 0
-    (sent,) = wandb_runs
+    (wandb_run,) = wandb_runs
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in sent.rows] == [row["step"] for row in rows]
-    assert sent.rows[0]["train/loss"] == rows[0]["loss"] and sent.step_metric == "step"
-    assert sent.rows[-1]["validation/student_psnr_y"] == rows[-1]["student_psnr_y"]
-    assert sent.exit_code == 0 and sent.settings["project"] == "srkd" and sent.settings["name"] == "run"
-    assert sent.settings["config"]["recipe"] == "logits" and str(tmp_path) not in json.dumps(sent.settings["config"])
-    settings = sent.settings["settings"]
+    assert [row["step"] for row in wandb_run.rows] == [row["step"] for row in rows]
+    assert wandb_run.rows[0]["train/loss"] == rows[0]["loss"] and wandb_run.step_metric == "step"
+    assert wandb_run.rows[-1]["validation/student_psnr_y"] == rows[-1]["student_psnr_y"]
+    assert wandb_run.exit_code == 0 and wandb_run.settings["project"] == "srkd" and wandb_run.settings["name"] == "run"
+    assert wandb_run.settings["config"]["recipe"] == "logits" and str(tmp_path) not in json.dumps(
+        wandb_run.settings["config"]
+    )
+    settings = wandb_run.settings["settings"]
     assert (settings.console, settings.disable_git, settings.disable_code) == ("off", True, True)
     lines = capsys.readouterr().out.splitlines()
-    for line in (f"curves: srkd plot {folder}", f"or: tensorboard --logdir {folder}", f"or: {sent.url}"):
+    for line in (f"curves: srkd plot {folder}", f"or: tensorboard --logdir {folder}", f"or: {wandb_run.url}"):
         assert line in lines[-6:]
 
 

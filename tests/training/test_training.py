@@ -1,4 +1,4 @@
-"""The loop: it learns, repeats itself to the bit, and leaves the teacher alone."""
+"""The training loop: it learns, is bitwise reproducible, and does not change the teacher."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_scratch_overfits_one_patch_of_a_photo():
 
 
 class Shades:
-    """Images of one colour each, and smooth ones, new in every step."""
+    """Batches of single-coloured and of smooth images, new in every step."""
 
     def at(self, step: int) -> Batch:
         torch.manual_seed(step)
@@ -56,9 +56,9 @@ class Shades:
 
 
 def test_a_constant_image_becomes_a_constant_one():
-    """By training: with random weights the pixels that a pixel shuffle sets beside each other differ.
+    """This is a result of training: with random weights, neighbouring pixels after a pixel shuffle differ.
 
-    So short a run has not learnt the border, behind which a network sees zeros.
+    Such a short run has not learnt the border, beyond which a network sees zeros.
     """
     one = stage([Scratch()], steps=300, rate=2e-3, decay="cosine")
     state = State.fresh(network(0), None, one)
@@ -76,7 +76,7 @@ def test_a_network_that_was_trained_for_long_does_so_up_to_the_border(shade: flo
 
 
 def constant_through(network: Network, shade: float, border: int = 0) -> tuple[float, float]:
-    """How far a constant image comes out from constant, and from what went in."""
+    """Return the variation of a constant image's output, and its distance from the input."""
     with torch.no_grad():
         sr = network(torch.full((1, 3, 32, 32), shade))
     inner = sr[..., border : sr.shape[-2] - border, border : sr.shape[-1] - border]

@@ -1,1 +1,1 @@
-"""Read and write checkpoint files of every code base, without running code from them."""
+"""Reading and writing of checkpoint files of every code base, without running code from them."""

@@ -1,6 +1,6 @@
-"""Write a network as a checkpoint of another code base, read back and compared before it is kept.
+"""Conversion of a network to a checkpoint of another code base, read back and compared before it is written.
 
-The names, the wrapping and whatever else such a file must hold stand in the dialects of each network's file.
+Names, wrapping and other required contents of such a file are in the dialects in each network's module.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ WRAPPERS: Mapping[Wrapping, Callable[[State], object]] = {
 
 @dataclass(frozen=True)
 class Converted:
-    """A written file. `needs` holds options that the file cannot hold: whoever loads it must set them."""
+    """A converted file. `needs` holds options that the file cannot store and that must be set when it is loaded."""
 
     path: Path
     to: str
@@ -46,12 +46,12 @@ class Converted:
 
 
 def code_bases() -> tuple[str, ...]:
-    """Return the names of all code bases that some network can be written for."""
+    """Return the names of all code bases that at least one network can be converted to."""
     return tuple(sorted({to for one in architectures() for dialect in one.dialects for to in dialect.code_bases}))
 
 
 def find_dialect(arch: str, to: str) -> Dialect | None:
-    """Return the names of a network in a code base, or None where that has no such network."""
+    """Return the dialect of a network in a code base, or None if the code base lacks that network."""
     return next((dialect for dialect in architecture(arch).dialects if to in dialect.code_bases), None)
 
 
@@ -71,12 +71,12 @@ def convert_file(
     path = Path(out) if out is not None else loaded.path.with_name(f"{loaded.path.stem}_{to}{suffix}")
     if path.exists() and path.resolve() == loaded.path.resolve():
         raise UsageError(f"{path} is the file that is converted: give another name with -o")
-    kept = {key: value for key, value in loaded.header.items() if key in METADATA_KEYS - {"srkd.spec"}}
-    return convert_network(loaded.network, to, path, metadata={"srkd.source_sha256": loaded.sha256, **kept})
+    entries = {key: value for key, value in loaded.header.items() if key in METADATA_KEYS - {"srkd.spec"}}
+    return convert_network(loaded.network, to, path, metadata={"srkd.source_sha256": loaded.sha256, **entries})
 
 
 def convert_network(network: Network, to: str, path: Path, *, metadata: Mapping[str, str] | None = None) -> Converted:
-    """Write a network in the names of another code base; the `metadata` goes into srkd's own files alone."""
+    """Write a network in the names of another code base; `metadata` goes only into srkd's own format."""
     suffix = _suffix_of(to)
     if path.suffix not in ({".safetensors"} if to == OWN_DIALECT else {".pth", ".pt"}):
         raise UsageError(f"{path}: {to} files end with {suffix}")
@@ -95,7 +95,7 @@ def convert_network(network: Network, to: str, path: Path, *, metadata: Mapping[
         )
     state, notes = state_in_dialect(network, dialect)
     needs = _read_back(network, dialect, state)
-    stream = io.BytesIO()  # by its file's name torch.save would make other bytes of the same weights
+    stream = io.BytesIO()  # torch.save puts a file's name into its bytes: equal weights would give different files
     torch.save(WRAPPERS[dialect.wrapping](state), stream)
     with atomic_path(path) as temporary:
         temporary.write_bytes(stream.getvalue())
@@ -104,16 +104,16 @@ def convert_network(network: Network, to: str, path: Path, *, metadata: Mapping[
 
 
 def _suffix_of(to: str) -> str:
-    """Return the end of the names of a code base's files; refuse one that nobody knows."""
+    """Return the file suffix of a code base; refuse an unknown code base."""
     if to != OWN_DIALECT and to not in code_bases():
         raise UsageError(f"no code base is called {to!r}; {nearest(to, [*code_bases(), OWN_DIALECT])}")
     return ".safetensors" if to == OWN_DIALECT else ".pth"
 
 
 def state_in_dialect(network: Network, dialect: Dialect) -> tuple[State, tuple[str, ...]]:
-    """Return the tensors by the code base's names, what it expects beside them included, and notes for its user.
+    """Return the tensors by the code base's names, with the extra tensors that it expects, and notes for the user.
 
-    A network with settings that the code base does not know is refused.
+    A network with settings that the code base does not support is refused.
     """
     fields = network.spec.to_dict()
     for name, value in dialect.fixed.items():
@@ -133,11 +133,11 @@ def state_in_dialect(network: Network, dialect: Dialect) -> tuple[State, tuple[s
 
 
 def _read_back(network: Network, dialect: Dialect, state: State) -> Mapping[str, Any]:
-    """Recognise the tensors as those of a foreign file; return the fields that only an option can hold."""
+    """Read the tensors back like a foreign file, and return the spec fields that must be given as options."""
     spec = network.spec
     reading = recognise(state, None, {})
-    read = reading.spec.to_dict()
-    needs = {name: value for name, value in spec.to_dict().items() if read.get(name) != value}
+    fields_back = reading.spec.to_dict()
+    needs = {name: value for name, value in spec.to_dict().items() if fields_back.get(name) != value}
     needs = {name: value for name, value in needs.items() if name not in spec.unused}
     if reading.dialect != dialect.name or not set(needs) <= set(spec.undetectable):
         lost = ", ".join(f"{name}={value}" for name, value in needs.items())

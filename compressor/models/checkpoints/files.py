@@ -1,9 +1,8 @@
-"""From bytes to tensors: a checkpoint file of any format, opened without running any code of it.
+"""Checkpoint files as tensors: a file of any format, opened without running any of its code.
 
-Three formats, each read into plain values with a `TensorRef` for every tensor, and a function that reads a storage.
-
-Memory is bounded by the file: a storage is read when a tensor of it is asked for, never past the size that the file
-holds for it, and all of them together never past a small multiple of the file (a deflated archive may be a bomb).
+Each of three formats is read into plain values, with a `TensorRef` for every tensor, and a function that reads a
+storage. Memory is bounded by the file: a storage is read when one of its tensors is requested, never past its size in
+the file, and all storages together never exceed a small multiple of the file (a deflated archive may be a bomb).
 """
 
 from __future__ import annotations
@@ -31,7 +30,8 @@ PICKLE_BYTES_LIMIT = 64 * 2**20
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 CHUNK_BYTES = 2**20
 LARGEST_INFLATION = 8
-"""Trained weights deflate by a tenth: values of more than this times the file are not weights."""
+"""Most bytes of values per byte of the file; trained weights deflate only by a tenth, so a larger ratio is not weights.
+"""
 INFLATED_ANYWAY_BYTES = 64 * 2**20
 SAVE_WEIGHTS = "save its weights with torch.save(model.state_dict(), path)"
 SAFETENSORS_DTYPES: Mapping[str, torch.dtype] = {
@@ -53,16 +53,16 @@ MAX_AXES = 8
 
 @dataclass
 class Container:
-    """An open checkpoint. `content` holds plain values, and a `TensorRef` wherever the file has a tensor.
+    """An open checkpoint. `content` holds plain values, and a `TensorRef` for each tensor of the file.
 
-    `read(storage, bytes)` gives exactly so many leading bytes of a storage, or fails.
+    `read(storage, bytes)` returns exactly that many leading bytes of a storage, or raises an error.
     """
 
     kind: str
     content: object
     read: Callable[[StorageRef, int], bytearray]
     budget_bytes: int
-    """What the storages together may still hold: records and tensors that overlap, or inflate, stop there."""
+    """Bytes that the storages may still occupy together; overlapping or inflated records and tensors exceed it."""
     header: Mapping[str, str] = field(default_factory=dict)
     sha256: str = field(init=False)
     size_bytes: int = field(init=False)
@@ -81,7 +81,7 @@ class Container:
                 f"a tensor of shape {str(ref.shape)[:60]} claims more than the {ref.storage.size:,} values of its "
                 "storage: save contiguous tensors"
             )
-        # The stride of an axis of one element means nothing, and need not even fit into 64 bits.
+        # The stride of an axis of one element has no meaning, and need not even fit into 64 bits.
         stride = [step if size > 1 else 1 for size, step in zip(ref.shape, ref.stride, strict=True)]
         return self._storage(ref.storage).as_strided(ref.shape, stride, ref.storage.start + ref.offset)
 
@@ -101,7 +101,7 @@ class Container:
 
 
 def open_zip(handle: IO[bytes], size_bytes: int) -> Container:
-    """Open what torch.save writes since 1.6: a zip of `<name>/data.pkl`, `<name>/data/<key>`, `<name>/byteorder`."""
+    """Open a file of torch.save since 1.6: a zip of `<name>/data.pkl`, `<name>/data/<key>`, `<name>/byteorder`."""
     with _zip_errors():
         archive = zipfile.ZipFile(handle)
     members = {info.filename: info for info in archive.infolist()}
@@ -129,7 +129,7 @@ def open_zip(handle: IO[bytes], size_bytes: int) -> Container:
 
 
 def _require_size(content: bytes | bytearray, ref: StorageRef, size_bytes: int) -> bytearray:
-    """Return the bytes of a storage if they are as many as it must have."""
+    """Return the bytes of a storage; refuse them if their number is wrong."""
     if len(content) != size_bytes:
         raise SrkdError(f"the values of storage {ref.key[:40]!r} ({size_bytes:,} bytes) are not all there: {AGAIN}")
     return bytearray(content)
@@ -140,13 +140,13 @@ def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, limit_bytes: int)
     if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) or member.flag_bits & 1:
         raise SrkdError(f"record {member.filename[:60]!r} is encrypted, or packed by other means than deflate")
     if member.CRC == 0 and hasattr(member, "CRC"):
-        # torch.serialization.set_crc32_options(False) writes zeros: there is nothing to compare with.
+        # torch.serialization.set_crc32_options(False) writes zeros: there is no checksum to compare.
         del member.CRC
     content = bytearray()
     with _zip_errors(), archive.open(member) as stream:
         while len(content) < limit_bytes and (chunk := stream.read(min(CHUNK_BYTES, limit_bytes - len(content)))):
             content += chunk
-        stream.read(1)  # zipfile compares the checksum when it comes to the end
+        stream.read(1)  # zipfile checks the checksum at the end of the record
     return content
 
 
@@ -170,7 +170,7 @@ class _Clamped:
 
 
 def open_legacy(handle: IO[bytes], size_bytes: int) -> Container:
-    """Open what torch.save wrote before 1.6: magic number, protocol, machine, object, the storages' keys and values."""
+    """Open a file of torch.save before 1.6: magic number, protocol, machine, object, the storages' keys and values."""
     stream = _Clamped(handle, size_bytes)
     if read_pickle(stream).value != LEGACY_MAGIC:
         raise SrkdError(f"a pickle that torch.save did not write: {SAVE_WEIGHTS}")
@@ -219,7 +219,7 @@ def open_safetensors(handle: IO[bytes], size_bytes: int) -> Container:
 
 @contextmanager
 def open_container(path: Path) -> Iterator[Container]:
-    """Open a checkpoint of any format. Errors do not name the path: the caller knows what the user called it."""
+    """Open a checkpoint of any format. Errors do not name the path: the caller adds the name that the user gave."""
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             raise SrkdError("not a file: give a checkpoint (.pt, .pth, .safetensors) or a run folder")
@@ -247,7 +247,7 @@ def _open(handle: IO[bytes], size_bytes: int) -> Container:
         raise SrkdError("the file is empty: download or save it again")
     if start.startswith(b"PK\x03\x04"):
         return open_zip(handle, size_bytes)
-    # Before the pickles: the length of a safetensors header may begin with their first byte.
+    # Test before the pickles: the length of a safetensors header may begin with the byte of a pickle.
     if start[8:9] == b"{" and (int.from_bytes(start[:8], "little") <= size_bytes or start[:1] != b"\x80"):
         return open_safetensors(handle, size_bytes)
     if start.startswith(b"\x80"):

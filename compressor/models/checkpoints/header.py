@@ -1,8 +1,8 @@
-"""What a checkpoint says before its tensors are read. Importing this imports no torch.
+"""Headers of checkpoints, read without their tensors. Importing this module imports no torch.
 
-A file of srkd's own holds, beside its spec, what the network costs (`srkd.cost`), with a hash of the spec and of the
-names, types and shapes of its tensors. Where that hash is right and every value is finite, the file is what `save`
-wrote, and describes itself: building a network to learn the same would take seconds.
+srkd's own files hold, besides the spec, the network's cost (`srkd.cost`), with a hash of the spec and of the names,
+types and shapes of its tensors. If that hash matches and every value is finite, the file is unchanged since `save` and
+its header can be trusted: building the network to find out the same would take seconds.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ AGAIN = "download or save the file again"
 
 @dataclass(frozen=True)
 class TensorEntry:
-    """One tensor of a safetensors header; `begin` and `end` count from the end of the header."""
+    """One tensor of a safetensors header; `begin` and `end` are byte offsets from the end of the header."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -48,7 +48,7 @@ class TensorEntry:
 
 @dataclass(frozen=True)
 class Header:
-    """A safetensors header: metadata, tensors, and where their values begin."""
+    """A safetensors header: metadata, tensors, and the byte offset of their values."""
 
     metadata: Mapping[str, str]
     tensors: Mapping[str, TensorEntry]
@@ -67,7 +67,7 @@ class StoredCost:
 
 @dataclass(frozen=True)
 class OwnFile:
-    """A safetensors file of srkd's own, whose header describes what is in it."""
+    """A safetensors file written by srkd, whose header describes its contents."""
 
     metadata: Mapping[str, str]
     spec: Mapping[str, object]
@@ -91,7 +91,7 @@ def weights_file(path: Path) -> Path:
 
 
 def read_header(handle: IO[bytes], size_bytes: int) -> Header:
-    """Read a safetensors header: length and JSON (huggingface/safetensors, README, 'Format')."""
+    """Return a safetensors header: length and JSON (huggingface/safetensors, README, 'Format')."""
     length = int.from_bytes(handle.read(8), "little")
     if length > min(HEADER_BYTES_LIMIT, size_bytes - 8):
         raise SrkdError(f"its header claims {length:,} bytes in a file of {size_bytes:,}: {AGAIN}")
@@ -121,15 +121,15 @@ def cost_entry(cost: StoredCost, spec: str, tensors: Mapping[str, TensorEntry]) 
 
 
 def _layout(spec: str, tensors: Mapping[str, TensorEntry]) -> str:
-    """Hash all that the cost depends on."""
+    """Return a hash of everything that the cost depends on."""
     entries = [[name, entry.dtype, list(entry.shape), entry.begin] for name, entry in sorted(tensors.items())]
     return hashlib.sha256(json.dumps([spec, entries]).encode()).hexdigest()
 
 
 def read_own_file(path: Path) -> OwnFile | None:
-    """Return what a file of srkd's own says of itself; None where it has to be opened, to know it or to refuse it.
+    """Return the contents of an srkd file by its header; None if the file must be opened, to be recognised or refused.
 
-    A quantised network is opened: its bytes at its bits are counted from its layers.
+    A quantised network must be opened: its size in bytes at its bit widths is counted from its layers.
     """
     with open(path, "rb") as handle:
         size_bytes = handle.seek(0, 2)
@@ -146,13 +146,15 @@ def read_own_file(path: Path) -> OwnFile | None:
             stored, fields = StoredCost(**cost), json.loads(spec)
         except (SrkdError, KeyError, TypeError, ValueError, AttributeError):
             return None
-        # Last of all: whoever opens the file instead hashes it too.
+        # Hash last: opening the file instead would hash it, too.
         handle.seek(0)
         return OwnFile(header.metadata, fields, stored, sha256_of(handle), size_bytes)
 
 
 def _all_finite(handle: IO[bytes], header: Header, size_bytes: int) -> bool:
-    """Return whether no value has an exponent of ones; only floats in one type, one after the other, are looked at."""
+    """Return True if no value has an exponent of all ones; False also unless all values are floats of one type without
+    gaps.
+    """
     import numpy as np
 
     dtypes = {entry.dtype for entry in header.tensors.values()}

@@ -1,7 +1,7 @@
-"""Checkpoints of any known code base, and srkd's own files, as networks.
+"""Loading of checkpoints of any known code base, and of srkd's own files, as networks.
 
-The steps: open the container, unwrap the state dict, find whose names these are, infer the spec from shapes, check
-every name and shape against it, and only then allocate the network and fill it.
+The steps: open the container, unwrap the state dict, recognise the dialect of its names, infer the spec from shapes,
+check every name and shape against it, and only then allocate the network and fill it.
 """
 
 from __future__ import annotations
@@ -27,26 +27,27 @@ from compressor.models.quantisers import quantisers_of
 
 OWN_DIALECT = "srkd"
 LARGEST_GROWTH = 8
-"""A network in fp32 takes twice its fp16 file; more than this means that tensors share a storage."""
+"""Most bytes of a network per byte of its file. An fp16 file doubles in fp32; a larger ratio means that tensors share a
+storage."""
 SMALL_BYTES = 64 * 2**20
 
 
 class UnknownNetwork(SrkdError):
-    """The tensors are in no known dialect: they may be those of a network that others know."""
+    """The tensors are in no known dialect; another library may know the network."""
 
 
 class DoesNotFit(SrkdError):
-    """The names are those of a known network, the tensors are not all there or not as they should be."""
+    """The names belong to a known network, but tensors are missing or have wrong shapes."""
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A network and the facts of its file."""
+    """A loaded network and the facts of its file."""
 
     network: Network
     dialect: str
     assumed: tuple[Assumption, ...]
-    """Values that the file does not hold, to be reported to the user."""
+    """Values that the file does not hold; they are reported to the user."""
     header: Mapping[str, str]
     """The metadata of a safetensors file; empty for others."""
     sha256: str
@@ -58,7 +59,7 @@ class Loaded:
 
 @dataclass(frozen=True)
 class Recognised:
-    """A spec, srkd's tensor names mapped to the file's, and a test for names of the file that may be left over."""
+    """A spec, the file's tensor names by srkd's names, and a test for names that may be left over in the file."""
 
     spec: Spec
     dialect: str
@@ -74,8 +75,8 @@ def load_checkpoint(
 ) -> Loaded:
     """Load a checkpoint (.pt, .pth, .safetensors) or a run folder's student, in eval mode, fp32, on the CPU.
 
-    `scale` chooses from a multi-scale file. `arch_options` replace fields of the inferred spec (`res_scale`,
-    `img_range`, `mean`, …); `weights` among them names the state dict of a file that holds several.
+    `scale` selects one scale of a multi-scale file. `arch_options` replace fields of the inferred spec (`res_scale`,
+    `img_range`, `mean`, …); the option `weights` names the state dict in a file with several.
     """
     path = weights_file(Path(path))
     options = dict(arch_options or {})
@@ -85,14 +86,16 @@ def load_checkpoint(
 
 
 def read_states(path: Path, weights: str | None = None) -> list[tuple[str, dict[str, torch.Tensor]]]:
-    """Read every state dict that the file may mean, with its wrapping: as it stands first, then without prefixes."""
+    """Return every possible state dict of the file with its wrapping: first with the names unchanged, then without
+    prefixes.
+    """
     with _open_weights(path, weights) as (container, unwrapped):
         return [(one.wrapping, _tensors(container, one)) for one in readings(unwrapped)]
 
 
 @contextmanager
 def _open_weights(path: Path, weights: str | None) -> Iterator[tuple[Container, Unwrapped]]:
-    """Open a file and find its state dict; errors within the block begin with the file."""
+    """Open a file and yield its container and state dict; errors within the block begin with the path."""
     try:
         with open_container(path) as container:
             yield container, unwrap(container.content, weights)
@@ -133,8 +136,9 @@ def _load(
 def _fit_any(
     container: Container, unwrapped: Unwrapped, scale: int | None, options: Mapping[str, object]
 ) -> tuple[Unwrapped, Recognised, Network]:
-    """Return the first reading of the names, and the first dialect, that the tensors fit whole; else raise the error of
-    the names as they stand."""
+    """Return the first reading of the names, and the first dialect, that all tensors fit; else raise the error of the
+    unchanged names.
+    """
     misfit: DoesNotFit | None = None
     unknown: UnknownNetwork | None = None
     for candidate in readings(unwrapped):
@@ -152,7 +156,7 @@ def _fit_any(
 
 
 def recognise(state: Mapping[str, torch.Tensor], scale: int | None, options: Mapping[str, object]) -> Recognised:
-    """Find the dialect of the tensors, and the spec that their shapes and the options give."""
+    """Return the dialect of the tensors, and the spec from their shapes and the options."""
     for family, dialect in _dialects():
         if dialect.recognises(state):
             return _read(family, dialect, state, scale, options)
@@ -166,7 +170,7 @@ def _read(
     scale: int | None,
     options: Mapping[str, object],
 ) -> Recognised:
-    """Read the spec of tensors that bear the names of a dialect."""
+    """Return the spec of tensors with the names of a dialect."""
     try:
         reading = dialect.read(state, scale)
     except UsageError:
@@ -180,7 +184,7 @@ def _read(
     try:
         spec = plain.with_options(options)
     except UsageError:
-        # The file may be for another reader, and so the options.
+        # Check the fit first: the file, and so the options, may belong to another reader.
         match = Recognised(plain, dialect.name, dialect.names(plain, set(state)), dialect.surplus)
         _require_fit(match, _skeleton(plain).state_dict(), state)
         raise
@@ -193,7 +197,7 @@ def _dialects() -> Iterator[tuple[Architecture, Dialect]]:
 
 
 def _read_own(spec_json: str, header: Mapping[str, str], options: Mapping[str, object]) -> Recognised:
-    """Read the header of a file written by save.py: it holds the spec, and the names are srkd's."""
+    """Return the spec of a file written by save.py from its header; its names are srkd's own."""
     try:
         spec = spec_from_dict(json.loads(spec_json))
     except (ValueError, RecursionError, UsageError) as error:
@@ -208,13 +212,13 @@ def _read_own(spec_json: str, header: Mapping[str, str], options: Mapping[str, o
 
 
 def _skeleton(spec: Spec, quantisation: Quantisation | None = None) -> Network:
-    """Build the network without memory: names and shapes only."""
+    """Return the network on the meta device: names and shapes without memory."""
     with torch.device("meta"):
         return build(spec, quantisation=quantisation)
 
 
 def _fill(match: Recognised, state: Mapping[str, torch.Tensor], file_bytes: int) -> Network:
-    """Build the network with the file's tensors, once every name and shape is right."""
+    """Return the network with the file's tensors, after checking every name and shape."""
     expected = _skeleton(match.spec, match.quantisation).state_dict()
     _require_fit(match, expected, state)
     for name in match.names.values():
@@ -243,9 +247,9 @@ def _require_fit(match: Recognised, expected: Mapping[str, torch.Tensor], state:
 
 
 def _misfit(match: Recognised, expected: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor]) -> str:
-    """Return a line about the tensors that keep a file from fitting its network, and its likely cause; empty if none.
+    """Return a line about the tensors that do not fit the network, and the likely cause; empty if all fit.
 
-    `missing` and `misshaped` map srkd's names to lines about the file's.
+    `missing` and `misshaped` map srkd's names to descriptions of the file's tensors.
     """
     present = {here: there for here, there in match.names.items() if there in state}
     missing = {here: there for here, there in match.names.items() if there not in state}
@@ -281,12 +285,12 @@ def _misfit(match: Recognised, expected: Mapping[str, torch.Tensor], state: Mapp
 
 
 def _first(items: Sequence[str], count: int = 3) -> str:
-    shown = ", ".join(item[:100] for item in items[:count])
-    return f"{shown}, …" if len(items) > count else shown
+    listing = ", ".join(item[:100] for item in items[:count])
+    return f"{listing}, …" if len(items) > count else listing
 
 
 def _describe_unknown(state: Mapping[str, torch.Tensor]) -> str:
-    """Return a line about a file of no known network: its first names, and the nearest dialect."""
+    """Return a line about an unknown network: its first names, and the nearest dialect."""
     patterns = _patterns(state)
     candidates = (
         (family, dialect, _patterns(dialect.names(family.spec(), set()).values())) for family, dialect in _dialects()

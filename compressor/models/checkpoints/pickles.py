@@ -1,8 +1,8 @@
-"""Pickles read as data: nothing that a file names is ever imported or called.
+"""Pickles read as data: no name in a file is ever imported or called.
 
-A checkpoint's pickle is a small program for a stack machine. Here that program is run by a machine which knows plain
-values, dictionaries and the few names by which `torch.save` describes tensors (torch/_utils.py, `_rebuild_*`); it
-gives back a `TensorRef` where torch would build a tensor. A name outside that list is an error that quotes it.
+A checkpoint's pickle is a small program for a stack machine. The machine here knows only plain values, dictionaries and
+the few names by which `torch.save` describes tensors (torch/_utils.py, `_rebuild_*`); it returns a `TensorRef` where
+torch would build a tensor. Any other name is an error that quotes it.
 """
 
 from __future__ import annotations
@@ -51,16 +51,16 @@ HARMLESS_NAMES: Mapping[str, tuple[str, ...]] = {
     "__builtin__": ("dict", "list"),
 }
 HARMLESS = frozenset((module, name) for module, names in HARMLESS_NAMES.items() for name in names)
-"""Names that training scripts leave beside the weights. They are passed over, not built."""
+"""Names that training scripts save beside the weights. They are skipped, not built."""
 
 
 MAX_OPERATIONS = 2_000_000
-"""A tensor takes about forty operations: a longer pickle is a bomb, or not a checkpoint."""
+"""The most operations of a pickle. A tensor takes about forty: a longer pickle is a bomb, or not a checkpoint."""
 
 
 @dataclass(frozen=True)
 class StorageRef:
-    """A storage by its key in the file, and its number of values from `start` on."""
+    """A storage by its key in the file, its first value `start`, and its number of values from there."""
 
     key: str
     dtype: torch.dtype | None
@@ -70,7 +70,7 @@ class StorageRef:
 
 @dataclass(frozen=True)
 class TensorRef:
-    """A tensor that has not been read yet: strides and offset count values, as in torch."""
+    """A tensor that is not read yet; strides and offset count values, as in torch."""
 
     storage: StorageRef
     offset: int
@@ -80,7 +80,7 @@ class TensorRef:
 
 @dataclass(frozen=True)
 class GlobalName:
-    """A global that the file names: never looked up."""
+    """A global name in the file, which is never looked up."""
 
     module: str
     name: str
@@ -91,13 +91,13 @@ class GlobalName:
 
 @dataclass(frozen=True, eq=False)
 class SkippedObject:
-    """An object that no network needs (an option, a date): its contents are dropped."""
+    """An object that no network needs (an option, a date); its contents are dropped."""
 
     what: str
 
 
 class Stream(Protocol):
-    """The source of a pickle; `read` must give fewer bytes than requested when fewer are left."""
+    """The source of a pickle; `read` must return fewer bytes than requested if fewer are left."""
 
     def read(self, count: int, /) -> bytes: ...
 
@@ -106,22 +106,22 @@ class Stream(Protocol):
 
 @dataclass(frozen=True)
 class Unpickled:
-    """A pickle's value, and every storage that it refers to."""
+    """A pickle's value, and every storage that it references."""
 
     value: object
     storages: Mapping[str, StorageRef]
 
 
 def read_pickle(stream: Stream) -> Unpickled:
-    """Read the pickle at the stream's position; the stream is left behind its end."""
+    """Return the pickle at the stream's position; the stream is then positioned after it."""
     machine = _Machine()
     return Unpickled(_run(machine, stream), machine.storages)
 
 
 def read_storages(stream: Stream) -> list[StorageRef]:
-    """Return every reference to a storage in a pickle of TorchScript classes, whose objects are passed over.
+    """Return every storage reference in a pickle of TorchScript classes, skipping the objects.
 
-    A storage may be named twice with different sizes. Tensors that are not dense are refused, and objects of C++.
+    A storage may be referenced twice with different sizes. Non-dense tensors and C++ objects are refused.
     """
     machine = _StorageFinder()
     _run(machine, stream)
@@ -141,7 +141,7 @@ def _run(machine: _Machine, stream: Stream) -> Any:
 
 
 class _Machine:
-    """The stack machine of `pickle`, without its calls."""
+    """The stack machine of `pickle`, without calls of arbitrary functions."""
 
     def __init__(self) -> None:
         self.stack: list[Any] = []
@@ -208,7 +208,7 @@ class _Machine:
 
 
 class _StorageFinder(_Machine):
-    """A machine that passes over names it does not know, as they are classes of the file's own program."""
+    """A machine that skips unknown names, which are classes of the file's own program."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -219,12 +219,12 @@ class _StorageFinder(_Machine):
         self.references.append(self.stack[-1])
 
     def name_global(self, module: Any, name: Any) -> None:
-        named = GlobalName(str(module), str(name))
-        if str(named).startswith("__torch__.torch.classes."):
-            raise SrkdError(f"it holds an object of torch's own C++ code ({str(named)[:80]!r}): refused")
-        if named.module == "torch._utils" and named.name.startswith("_rebuild_"):
-            _allowed(named)
-        self.stack.append(named)
+        symbol = GlobalName(str(module), str(name))
+        if str(symbol).startswith("__torch__.torch.classes."):
+            raise SrkdError(f"it holds an object of torch's own C++ code ({str(symbol)[:80]!r}): refused")
+        if symbol.module == "torch._utils" and symbol.name.startswith("_rebuild_"):
+            _allowed(symbol)
+        self.stack.append(symbol)
 
     def call(self) -> None:
         self.pop()
@@ -235,32 +235,32 @@ class _StorageFinder(_Machine):
 def _pairs(flat: list[Any]) -> dict[Any, Any]:
     if len(flat) % 2:
         raise ValueError("a key without a value")
-    # No containers as keys: hashing a deeply nested tuple overflows the C stack.
+    # Containers are no keys: hashing a deeply nested tuple overflows the C stack.
     return {
         key if isinstance(key, (str, int, float, bytes, type(None))) else SkippedObject("key"): value
         for key, value in zip(flat[::2], flat[1::2], strict=True)
     }
 
 
-def _allowed(named: GlobalName) -> GlobalName:
-    pair = (named.module, named.name)
-    storage = named.module in ("torch", "torch.storage") and named.name in STORAGE_DTYPES
-    dtype = named.module == "torch" and named.name in DTYPES
+def _allowed(symbol: GlobalName) -> GlobalName:
+    pair = (symbol.module, symbol.name)
+    storage = symbol.module in ("torch", "torch.storage") and symbol.name in STORAGE_DTYPES
+    dtype = symbol.module == "torch" and symbol.name in DTYPES
     if pair in _REBUILD or pair in DICTIONARIES or pair in HARMLESS or storage or dtype:
-        return named
-    if named.module == "torch._utils" and named.name.startswith("_rebuild_"):
+        return symbol
+    if symbol.module == "torch._utils" and symbol.name.startswith("_rebuild_"):
         raise SrkdError(
-            f"it holds sparse, quantised or meta tensors ({named}), which are not weights: save dense floats"
+            f"it holds sparse, quantised or meta tensors ({symbol}), which are not weights: save dense floats"
         )
     raise SrkdError(
-        f"opening it would run {str(named)[:80]!r}: refused, nothing was run; it holds whole Python objects, where "
+        f"opening it would run {str(symbol)[:80]!r}: refused, nothing was run; it holds whole Python objects, where "
         "weights are enough: in the program that made it torch.save(model.state_dict(), path), or export the model "
         "to ONNX or TorchScript"
     )
 
 
 def _rebuild(function: Any, arguments: Any) -> Any:
-    """Return the value that a call of an allowed name stands for."""
+    """Return the value of a call of an allowed name."""
     if not isinstance(function, GlobalName) or not isinstance(arguments, tuple):
         raise TypeError(f"call of {type(function).__name__}")
     pair = (function.module, function.name)
@@ -275,7 +275,9 @@ def _rebuild(function: Any, arguments: Any) -> Any:
 
 
 def _tensor(arguments: tuple[Any, ...]) -> TensorRef:
-    """_rebuild_tensor(storage, offset, size, stride) and _rebuild_tensor_v2(…, requires_grad, hooks)."""
+    """Return the tensor of _rebuild_tensor(storage, offset, size, stride) or _rebuild_tensor_v2(…, requires_grad,
+    hooks).
+    """
     storage, offset, shape, stride = arguments[:4]
     shape, stride = tuple(shape), tuple(stride)
     if not isinstance(storage, StorageRef) or storage.dtype is None or len(shape) != len(stride):
@@ -286,7 +288,10 @@ def _tensor(arguments: tuple[Any, ...]) -> TensorRef:
 
 
 def _tensor_with_dtype(arguments: tuple[Any, ...]) -> TensorRef:
-    """_rebuild_tensor_v3(storage, offset, size, stride, requires_grad, hooks, dtype): the storage counts bytes."""
+    """Return the tensor of _rebuild_tensor_v3(storage, offset, size, stride, requires_grad, hooks, dtype).
+
+    Its storage counts bytes.
+    """
     storage, dtype = arguments[0], arguments[6]
     if not isinstance(storage, StorageRef) or not isinstance(dtype, GlobalName) or dtype.name not in DTYPES:
         raise TypeError(f"a tensor of type {dtype}")
@@ -295,7 +300,7 @@ def _tensor_with_dtype(arguments: tuple[Any, ...]) -> TensorRef:
 
 
 def _storage(identity: Any) -> StorageRef:
-    """('storage', type, key, location, size[, view]) as torch/serialization.py writes it."""
+    """Return the storage of ('storage', type, key, location, size[, view]), as torch/serialization.py writes it."""
     if not isinstance(identity, tuple) or len(identity) < 5 or identity[0] != "storage":
         raise ValueError("a persistent id that names no storage")
     kind, key, size = identity[1], identity[2], identity[4]
@@ -314,7 +319,7 @@ _REBUILD: Mapping[tuple[str, str], Callable[[tuple[Any, ...]], Any]] = {
     ("torch._utils", "_rebuild_tensor_v3"): _tensor_with_dtype,
     ("torch._utils", "_rebuild_parameter"): lambda arguments: arguments[0],
     ("torch._utils", "_rebuild_parameter_with_state"): lambda arguments: arguments[0],
-    # (function, type, arguments, state): attributes of the tensor are dropped.
+    # (function, type, arguments, state): the tensor's attributes are dropped.
     ("torch._tensor", "_rebuild_from_type_v2"): lambda arguments: _rebuild(arguments[0], arguments[2]),
     ("torch", "Size"): lambda arguments: tuple(arguments[0]),
 }

@@ -1,4 +1,4 @@
-"""Networks as safetensors: the same network and metadata always give the same bytes, and the file appears whole."""
+"""Saving of networks as safetensors: equal networks and metadata give equal bytes, and files are written atomically."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ DTYPE_NAMES: Mapping[torch.dtype, str] = {torch.float32: "F32", torch.float16: "
 
 
 def metadata_of(spec: Spec, quantisation: Quantisation | None = None) -> dict[str, str]:
-    """Return the metadata that every file made from a network carries, in safetensors headers and elsewhere."""
+    """Return the metadata of every file derived from a network, in safetensors headers and elsewhere."""
     quant = {} if quantisation is None else {QUANT: quantisation.to_json()}
     return quant | {
         "srkd.format": FORMAT,
@@ -61,7 +61,8 @@ def save_network(
     tensors = {name: _converted(name, tensor, dtype) for name, tensor in sorted(network.state_dict().items())}
     entries = _entries(tensors)
     own = metadata_of(network.spec, network.quantisation)
-    # A file that needs another package's network is always opened: whoever lacks that package must learn it.
+    # A file that needs another package's network has no cost entry and is always opened, so that a missing package is
+    # reported.
     if NETWORKS.find(network.spec.arch).package == "srkd":
         counts = cost(network.spec)
         stored = StoredCost(counts.params, counts.macs, counts.macs_plus, "{}x{}".format(*counts.lr_size))
@@ -90,9 +91,9 @@ def _entries(tensors: Mapping[str, torch.Tensor]) -> dict[str, TensorEntry]:
 
 
 def _header(tensors: Mapping[str, TensorEntry], metadata: Mapping[str, str]) -> bytes:
-    """Build length and JSON, padded with spaces to a multiple of eight (huggingface/safetensors, README, 'Format').
+    """Return length and JSON, padded with spaces to a multiple of eight (huggingface/safetensors, README, 'Format').
 
-    Written here because the library's own writer orders the metadata by chance.
+    The library's own writer is not used because it orders the metadata randomly.
     """
     entries: dict[str, object] = {"__metadata__": dict(sorted(metadata.items()))}
     for name, entry in tensors.items():

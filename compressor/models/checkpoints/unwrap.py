@@ -1,4 +1,4 @@
-"""From what a file holds to one state dict: wrappers of training scripts, and prefixes of parallel training."""
+"""Extraction of one state dict from a file's content: wrappers of training scripts, prefixes of parallel training."""
 
 from __future__ import annotations
 
@@ -12,22 +12,23 @@ from compressor.models.networks.dialect import Assumption
 
 AVERAGED = ("params_ema", "model_ema", "ema_state_dict", "state_dict_ema", "net_g_ema", "g_ema", "ema", "ema_model")
 WRAPPERS = (*AVERAGED, "params", "model_state_dict", "state_dict", "model", "net_g", "generator", "netG", "net")
-"""In order of preference: averaged weights are what BasicSR's authors evaluate."""
+"""Keys of wrapped state dicts in order of preference; averaged weights come first, as BasicSR's authors evaluate them.
+"""
 PREFIXES = ("module.", "_orig_mod.")
-"""Put before every name by nn.DataParallel and torch.compile."""
+"""Prefixes that nn.DataParallel and torch.compile add to every name."""
 ATTRIBUTES = (
     "ema_model.", "model_ema.", "net_g_ema.", "netG_ema.", "g_ema.", "ema.",
     "net_g.", "netG.", "generator.", "model.", "net.", "network.",
 )  # fmt: skip
-"""Names that training modules give their network (Lightning saves the whole module); averaged weights first."""
+"""Attribute names of the network in training modules (Lightning saves the whole module); averaged weights first."""
 MAX_LEVELS = 3
 MAX_READINGS = 40
-"""Prefixes nest; a file made to have thousands of readings gets no more time than an honest one."""
+"""The most readings of a file: prefixes nest, and a file made to have thousands of readings must not take longer."""
 
 
 @dataclass(frozen=True)
 class Unwrapped:
-    """A state dict by name, and how the file wrapped it."""
+    """A state dict by name, and its wrapping in the file."""
 
     refs: Mapping[str, TensorRef]
     wrapping: str
@@ -36,24 +37,24 @@ class Unwrapped:
 
 
 def unwrap(content: object, weights: str | None = None) -> Unwrapped:
-    """Find the state dict. `weights` names one of several, or with a dot at its end the prefix of some names."""
+    """Return the state dict. `weights` is the name of one of several, or, ending with a dot, a prefix of some names."""
     if weights is not None and weights.endswith("."):
         return _only(unwrap(content), weights)
     path: list[str] = []
     assumed: list[Assumption] = []
     while len(path) < MAX_LEVELS and isinstance(content, dict):
-        keys = [key for key, value in content.items() if isinstance(key, str) and _holds_weights(value)]
+        keys = [name for name, value in content.items() if isinstance(name, str) and _holds_weights(value)]
         if weights is not None and not path and weights not in keys:
             raise UsageError(f"the file holds no weights called {weights!r}; {nearest(weights, keys)}")
         if not keys:
             break
-        chosen = weights if weights in keys else _preferred(keys)
-        if len(keys) > 1 and chosen != weights:
-            others = ", ".join(key[:40] for key in keys if key != chosen)
-            why = f"the file holds {others} too" + ("; averaged weights (EMA) come first" * (chosen in AVERAGED))
-            assumed.append(Assumption("weights", chosen, why))
-        path.append(chosen)
-        content = content[chosen]
+        key = weights if weights in keys else _preferred(keys)
+        if len(keys) > 1 and key != weights:
+            others = ", ".join(name[:40] for name in keys if name != key)
+            why = f"the file holds {others} too" + ("; averaged weights (EMA) come first" * (key in AVERAGED))
+            assumed.append(Assumption("weights", key, why))
+        path.append(key)
+        content = content[key]
     refs = _named_tensors(content)
     bare = _without_prefixes(refs)
     if len(next(iter(bare))) < len(next(iter(refs))):
@@ -62,10 +63,10 @@ def unwrap(content: object, weights: str | None = None) -> Unwrapped:
 
 
 def readings(outer: Unwrapped) -> Iterator[Unwrapped]:
-    """Yield the state dict as it stands, then each part of it that may be the network of a larger module.
+    """Yield the state dict unchanged, then each part that may be the network of a larger module.
 
-    An attribute's prefix may also be a network's own (old ESRGAN files begin with `model.`), so nothing is taken off
-    before the names as they stand were looked at.
+    An attribute's prefix may also belong to the network (old ESRGAN files begin with `model.`), so the unchanged names
+    come first.
     """
     return itertools.islice(_parts(outer, 0), MAX_READINGS)
 
@@ -80,7 +81,7 @@ def _parts(outer: Unwrapped, level: int) -> Iterator[Unwrapped]:
 
 
 def _only(outer: Unwrapped, prefix: str) -> Unwrapped:
-    """Return the tensors under a prefix; others become a note, or an assumption where they may be the network too."""
+    """Return the tensors under a prefix; others give a note, or an assumption if they may be the network, too."""
     part = {name.removeprefix(prefix): ref for name, ref in outer.refs.items() if name.startswith(prefix)}
     if not part:
         starts = sorted({name.partition(".")[0] + "." for name in outer.refs})
@@ -98,7 +99,7 @@ def _only(outer: Unwrapped, prefix: str) -> Unwrapped:
 
 
 def _holds_weights(value: object) -> bool:
-    """Return whether `value` is a state dict, or a wrapper of one."""
+    """Return True if `value` is a state dict, or a wrapper of one."""
     if not isinstance(value, dict):
         return False
     return any(
@@ -108,10 +109,10 @@ def _holds_weights(value: object) -> bool:
 
 
 def _preferred(keys: list[str]) -> str:
-    known = [key for key in WRAPPERS if key in keys]
-    if not known and len(keys) > 1:
+    wrappers = [key for key in WRAPPERS if key in keys]
+    if not wrappers and len(keys) > 1:
         raise SrkdError(f"it holds several state dicts ({', '.join(keys)[:120]}): choose one with weights=NAME")
-    return known[0] if known else keys[0]
+    return wrappers[0] if wrappers else keys[0]
 
 
 def _named_tensors(content: object) -> dict[str, TensorRef]:

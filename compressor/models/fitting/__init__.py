@@ -1,1 +1,1 @@
-"""Students whose weights are solved for: layer by layer, by least squares, without a gradient."""
+"""Students solved for layer by layer, by least squares, without a gradient."""

@@ -1,12 +1,12 @@
-"""What a student's units are made of: for each space a matrix with a column for each of them, in the teacher's units.
+"""Bases of a student's units: for each space a matrix in the teacher's units, with one column per unit of the student.
 
-Where a space is linear (`networks/linear_plan.py`) the columns are the directions from which a regression explains most
-of what the layers behind make of it, Σ‖W·f‖² (`used_directions`); where gates stand on it, its principal directions:
-eigenvectors of Σ f·fᵀ. Second moments are not centred: zero padding forbids moving a mean into biases. Where an
-activation stands on it they are a choice of units, taken one by one: the next is the one that, beside those before it,
-lets a regression explain most of what the layers behind make of the whole space, in the directions that they keep
-themselves (orthogonal least squares: Chen, Billings and Luo, 1989). Hidden units of a block that stands for several are
-chosen among all of theirs.
+In a linear space (`networks/linear_plan.py`) the columns are the directions from which a regression explains most of
+the next layers' outputs, Σ‖W·f‖² (`used_directions`). In a space that gates multiply they are its principal directions:
+eigenvectors of Σ f·fᵀ. Second moments are not centred: zero padding forbids moving a mean into biases. In a space with
+an activation, units are selected one by one: the next unit is the one that, together with those before it, lets a
+regression explain most of the next layers' outputs for the whole space, in the directions that these layers keep
+themselves (orthogonal least squares: Chen, Billings and Luo, 1989). Hidden units of a block that replaces several are
+selected among all of theirs.
 """
 
 from __future__ import annotations
@@ -25,36 +25,38 @@ from compressor.models.networks.base import Network, Tap
 from compressor.models.networks.linear_plan import Correspondence, LinearPlan
 
 Directions: TypeAlias = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-"""Makes directions, as columns, of Σ f·fᵀ and of Σ WᵀW of the layers behind."""
+"""Computes directions, as columns, from Σ f·fᵀ and from Σ WᵀW of the next layers."""
 
 UNUSED = 1e-3
-"""What no layer reads counts as if it were read by this share of the mean."""
+"""The use of directions that no layer reads, as a share of the mean use."""
 
 FLAT = 1e-6
-"""Directions that vary by less than this share of the mean say nothing of others."""
+"""Ridge of the decoder's regression, as a share of the mean variance: flatter directions predict nothing."""
 
 
 @dataclass(frozen=True)
 class Basis:
-    """A column for each of the student's units, in the units of these of the teacher's spaces, one after the other."""
+    """A space's basis: one column per unit of the student, in the units of the teacher's concatenated `sources`."""
 
     sources: tuple[str, ...]
     matrix: torch.Tensor
     whole: torch.Tensor
-    """The same with a column for each unit of the teacher, the kept ones first (in each group)."""
+    """The matrix with one column per unit of the teacher, the kept ones first (in each group)."""
     decoder: torch.Tensor
-    """D, with f ≈ D·Bᵀ·f: what a layer behind takes for the teacher's units."""
+    """The decoder D, with f ≈ D·Bᵀ·f: what the next layer reads in place of the teacher's units."""
 
     def rows_of(self, space: str) -> torch.Tensor:
-        """Return the rows that belong to one of the teacher's spaces; all of them have as many units."""
+        """Return the rows of one of the teacher's spaces; all of these have the same number of units."""
         return self.matrix.chunk(len(self.sources))[self.sources.index(space)]
 
     def columns_of(self, space: str) -> torch.Tensor:
-        """Return what a layer that reads one of the teacher's spaces takes for its units."""
+        """Return the decoder's rows for one of the teacher's spaces: they map the student's units to that space."""
         return self.decoder.chunk(len(self.sources))[self.sources.index(space)]
 
     def project(self, feature: torch.Tensor, parts: int = 1) -> torch.Tensor:
-        """Return a teacher's feature (N, C, H, W) in the student's units; C may be units times offsets, or parts."""
+        """Return a teacher's feature (N, C, H, W) in the student's units; C is units times offsets, or `parts` of
+        these.
+        """
         if parts > 1:
             return torch.cat([self.project(part) for part in feature.chunk(parts, 1)], 1)
         units, offsets = len(self.matrix), feature.shape[1] // len(self.matrix)
@@ -63,7 +65,7 @@ class Basis:
         return mixed.reshape(len(feature), -1, *feature.shape[2:])
 
     def gates(self, values: torch.Tensor) -> torch.Tensor:
-        """Return what multiplies the student's units where `values` (N, C, 1, 1) multiply the teacher's: diag(BᵀGB)."""
+        """Return the student's gates diag(BᵀGB), for `values` (N, C, 1, 1) that multiply the teacher's units."""
         return torch.einsum("nuhw,uv->nvhw", values, self.matrix.to(values.dtype).square())
 
 
@@ -78,7 +80,7 @@ def choose_bases(
 ) -> dict[str, Basis]:
     """Return the basis of each of the student's spaces, measured on low-resolution patches.
 
-    `directions_of` gives the directions of a linear space, of which the leading ones are kept.
+    `directions_of` computes the directions of a linear space, of which the leading ones are kept.
     """
     directions_of = directions_of or used_directions
     moments = _moments(teacher, plan, patches)
@@ -88,15 +90,15 @@ def choose_bases(
             source = places.last_of(space)
             size = units_of(student, short, space)
             identity = torch.eye(units_of(teacher, plan, source), dtype=torch.float64, device=teacher.device)
-            # Another basis of a mixed space is an approximation: not where nothing is cut.
+            # Another basis of a mixed space is an approximation: avoid it where nothing is cut.
             is_kept = kind == "fixed" or (kind == "mixed" and size == len(identity))
             second, directions = moments[source].second, identity
             if not is_kept:
                 choose = directions_of if kind == "linear" else principal_directions
                 directions = choose(second, _use(teacher, plan, source, {}))
-            kept = directions[:, :size]
-            bases[space] = Basis((source,), kept, directions, kept if is_kept else _decoder(second, kept))
-    # From the end: what a unit is worth depends on what the layers behind keep of it.
+            columns = directions[:, :size]
+            bases[space] = Basis((source,), columns, directions, columns if is_kept else _decoder(second, columns))
+    # From the last space back: a unit's value depends on what the next layers keep of it.
     for space in reversed([space for space, kind in short.spaces.items() if kind == "units"]):
         sources = tuple(places.all_of(space)) if short.is_hidden(space) else (places.last_of(space),)
         covariance = _block_diagonal([moments[source].covariance for source in sources])
@@ -105,9 +107,9 @@ def choose_bases(
         order = units_in_order(covariance, use, groups)
         if space in short.blocks:
             order = _whole_blocks(covariance, use, short.blocks[space])
-        kept = order[:, : units_of(student, short, space) // groups]
+        columns = order[:, : units_of(student, short, space) // groups]
         identity = torch.eye(len(use), dtype=torch.float64, device=teacher.device)
-        matrix = identity[:, kept.flatten()]
+        matrix = identity[:, columns.flatten()]
         bases[space] = Basis(sources, matrix, identity[:, order.flatten()], matrix)
     for basis in bases.values():
         patches.follow(basis.matrix, basis.whole, basis.decoder)
@@ -115,7 +117,7 @@ def choose_bases(
 
 
 class _Moments:
-    """Σ f·fᵀ and Σ f over `count` pixels of what the consumers of a space see."""
+    """The sums Σ f·fᵀ and Σ f over `count` pixels of a space, as its consumers read it."""
 
     def __init__(self, size: int, device: torch.device) -> None:
         self.second = torch.zeros(size, size, dtype=torch.float64, device=device)
@@ -163,21 +165,22 @@ def principal_directions(second: torch.Tensor, use: torch.Tensor) -> torch.Tenso
 
 
 def used_directions(second: torch.Tensor, use: torch.Tensor) -> torch.Tensor:
-    """Return directions p, orthonormal, from whose leading ones a regression explains most of Σ‖W·f‖²: M·U·M·p = λ·M·p.
+    """Return orthonormal directions p, such that a regression on the leading ones explains most of Σ‖W·f‖²: M·U·M·p =
+    λ·M·p.
 
-    M is `second`, U is `use`: Σ WᵀW over the layers behind. Directions that none of them reads come after the others,
-    the strongest first.
+    M is `second`, U is `use`: Σ WᵀW over the next layers. Directions that none of them reads come last, the strongest
+    first.
     """
     mean = use.diagonal().mean().clamp_min(1e-30)
     values, vectors = torch.linalg.eigh(use + UNUSED * mean * torch.eye(len(use), dtype=use.dtype, device=use.device))
     root = vectors @ torch.diag(values.clamp_min(0).sqrt()) @ vectors.T
-    turned, signs = torch.linalg.qr(root @ leading_directions(root @ second @ root))
-    directions: torch.Tensor = turned * signs.diagonal().sign()
+    rotated, signs = torch.linalg.qr(root @ leading_directions(root @ second @ root))
+    directions: torch.Tensor = rotated * signs.diagonal().sign()
     return directions
 
 
 def _decoder(second: torch.Tensor, basis: torch.Tensor) -> torch.Tensor:
-    """Return D = B + (I - B·Bᵀ)·M·B·(Bᵀ·M·B)⁻¹: a regression of f on Bᵀ·f; of principal directions B itself."""
+    """Return D = B + (I - B·Bᵀ)·M·B·(Bᵀ·M·B)⁻¹, a regression of f on Bᵀ·f; for principal directions it is B itself."""
     inner = basis.T @ second @ basis
     load = FLAT * inner.diagonal().mean().clamp_min(1e-30)
     loaded = inner + load * torch.eye(len(inner), dtype=inner.dtype, device=inner.device)
@@ -186,7 +189,7 @@ def _decoder(second: torch.Tensor, basis: torch.Tensor) -> torch.Tensor:
 
 
 def leading_directions(moments: torch.Tensor) -> torch.Tensor:
-    """Return eigenvectors as columns, the largest eigenvalue first; of each the largest component is positive."""
+    """Return eigenvectors as columns, the largest eigenvalue first; the largest component of each is positive."""
     vectors = torch.linalg.eigh(moments)[1].flip(1)
     largest = vectors.gather(0, vectors.abs().argmax(0, keepdim=True))
     signed: torch.Tensor = vectors * largest.sign()
@@ -202,51 +205,50 @@ def _block_diagonal(blocks: Sequence[torch.Tensor]) -> torch.Tensor:
 
 
 def _whole_blocks(covariance: torch.Tensor, use: torch.Tensor, size: int) -> torch.Tensor:
-    """Return positions (1, units): blocks by their share in what the layers behind make of the space."""
+    """Return positions (1, units): blocks ordered by their share of the next layers' outputs."""
     worth = (use * covariance).sum(1).reshape(-1, size).sum(1)
     order = worth.argsort(descending=True, stable=True)
     return (order[:, None] * size + torch.arange(size, device=order.device)).reshape(1, -1)
 
 
 def _use(teacher: Network, plan: LinearPlan, space: str, bases: Mapping[str, Basis]) -> torch.Tensor:
-    """Return Σ WᵀW over the layers that read the space, W in the directions that the student keeps."""
+    """Return Σ WᵀW over the layers that read the space, with W in the directions that the student keeps."""
     size = units_of(teacher, plan, space)
     use = torch.zeros(size, size, dtype=torch.float64, device=teacher.device)
     for layer, segment in plan.consumers[space]:
         weight = dense_weight(linear_layer(teacher, layer)).chunk(len(layer.inputs), 1)[segment]
-        kept = [basis.rows_of(layer.output) for basis in bases.values() if layer.output in basis.sources]
+        row_bases = [basis.rows_of(layer.output) for basis in bases.values() if layer.output in basis.sources]
         for part in weight.chunk(layer.parts):
-            for rows in [in_rows(part, one) for one in kept] or [part]:
+            for rows in [in_rows(part, one) for one in row_bases] or [part]:
                 use += torch.einsum("ochw,odhw->cd", rows, rows)
     return use
 
 
 def units_in_order(covariance: torch.Tensor, use: torch.Tensor, groups: int = 1) -> torch.Tensor:
-    """Return positions (groups, units of a group): each unit is the one that, beside those before it, explains most.
+    """Return positions (groups, units per group): each unit is the one that, with those before it, explains most.
 
-    What is explained is Σ‖W·f‖² for the layers behind, by regression from the units taken; `use` is Σ WᵀW. Groups take
-    turns.
+    The target is Σ‖W·f‖² of the next layers, by regression on the selected units; `use` is Σ WᵀW. Groups take turns.
     """
-    left, each = covariance.clone(), len(covariance) // groups
+    rest, each = covariance.clone(), len(covariance) // groups
     floor = 1e-9 * covariance.diagonal().max().clamp_min(1e-30)
-    taken = torch.zeros(len(left), dtype=torch.bool, device=left.device)
+    is_selected = torch.zeros(len(rest), dtype=torch.bool, device=rest.device)
     order: list[list[int]] = [[] for _ in range(groups)]
     for turn in range(each * groups):
         group = turn % groups
-        variance = left.diagonal()
-        gain = ((use @ left) * left).sum(0) / variance.clamp_min(floor)
-        # A unit that the others explain, or that never varies, comes after those that add something.
-        gain = torch.where(variance > floor, gain, torch.zeros_like(gain)).masked_fill(taken, -1.0)
+        variance = rest.diagonal()
+        gain = ((use @ rest) * rest).sum(0) / variance.clamp_min(floor)
+        # Units that the others explain, or that never vary, come last.
+        gain = torch.where(variance > floor, gain, torch.zeros_like(gain)).masked_fill(is_selected, -1.0)
         inside = gain[group * each : (group + 1) * each]
         best = group * each + int(inside.argmax())
         order[group].append(best)
-        taken[best] = True
+        is_selected[best] = True
         if variance[best] > floor:
-            left = left - torch.outer(left[:, best], left[best]) / variance[best]
+            rest = rest - torch.outer(rest[:, best], rest[best]) / variance[best]
     return torch.tensor(order, device=covariance.device)
 
 
 def _groups_of(network: Network, plan: LinearPlan, space: str) -> int:
-    """Return the groups that units must stay in: those of grouped layers that write or read them."""
+    """Return the number of groups that units must stay in: the most of any layer that writes or reads the space."""
     layers = [*plan.producers[space], *(layer for layer, _ in plan.consumers[space])]
     return max(groups_of(linear_layer(network, layer)) for layer in layers)

@@ -1,4 +1,4 @@
-"""Features of many batches: in memory as long as they fit, the others in a temporary file."""
+"""A store for features of many batches: in memory as long as they fit, the rest in a temporary file."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import torch
 from compressor.base.errors import SrkdError
 
 MEMORY_BYTES = 1 << 30
-"""What one store holds in memory; what comes later goes to the file."""
+"""Memory of one store in bytes; later tensors go to the file."""
 
 
 class _Place(NamedTuple):
-    """A tensor in the file: where its bytes are, and what they are."""
+    """The place of a tensor in the file: its byte offset, layout, dtype and device."""
 
     offset: int
     size: torch.Size
@@ -29,9 +29,9 @@ class _Place(NamedTuple):
 
 
 class FeatureStore:
-    """A dictionary of tensors that needs at most MEMORY_BYTES; each comes back as it was put, on its own device.
+    """A dictionary of tensors that needs at most MEMORY_BYTES; each tensor returns unchanged, on its own device.
 
-    The file has no name, or is removed by the system with the process: nothing is left on disk however a run ends.
+    The file is unnamed, or removed by the system with the process: nothing stays on disk, however a run ends.
     """
 
     def __init__(self) -> None:
@@ -40,7 +40,7 @@ class FeatureStore:
         self.memory_bytes = self.file_bytes = 0
         self._file: IO[bytes] | None = None
         self._gaps: dict[int, list[int]] = {}
-        """Offsets in the file that are free again, by their length."""
+        """Free offsets in the file, by the length of the gap."""
 
     def __enter__(self) -> FeatureStore:
         return self
@@ -55,7 +55,7 @@ class FeatureStore:
 
     def __setitem__(self, key: Hashable, feature: torch.Tensor) -> None:
         self.discard(key)
-        # Of a view a copy: it would keep alive what it is a part of.
+        # Copy a view: it would keep its whole base tensor alive.
         whole = feature if _is_whole(feature) else feature.clone(memory_format=torch.preserve_format)
         if self.memory_bytes + whole.nbytes <= MEMORY_BYTES:
             self.in_memory[key] = whole
@@ -79,11 +79,11 @@ class FeatureStore:
 
     @property
     def is_open(self) -> bool:
-        """True while there is a file."""
+        """True while the temporary file is open."""
         return self._file is not None and not self._file.closed
 
     def discard(self, key: Hashable) -> None:
-        """Forget a tensor, if there is one."""
+        """Remove a tensor, if it is present."""
         if key in self.in_memory:
             self.memory_bytes -= self.in_memory.pop(key).nbytes
         elif key in self.in_file:
@@ -110,11 +110,11 @@ class FeatureStore:
 
 
 def _is_whole(feature: torch.Tensor) -> bool:
-    """Return True for a tensor that uses all of its memory, in whatever order of dimensions."""
+    """Return True if a tensor uses all of its storage, in any order of dimensions."""
     return feature.untyped_storage().nbytes() == feature.nbytes
 
 
 def _bytes_of(feature: torch.Tensor) -> memoryview:
-    """Return the memory of a tensor without gaps."""
+    """Return the memory of a gapless tensor."""
     flat = feature.as_strided((feature.numel(),), (1,))
     return memoryview(flat.view(torch.uint8).numpy())  # type: ignore[arg-type]

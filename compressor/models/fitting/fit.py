@@ -1,14 +1,14 @@
-"""Fit a student to its teacher: layer by layer, by least squares on a few patches, without a gradient.
+"""Fitting of a student to its teacher: layer by layer, by least squares on a few patches, without a gradient.
 
-Each layer is solved in the order in which it runs, on what the student's own layers before it give, so that their
-errors are corrected, not added up. It starts from the teacher's weights written in the student's bases, Bₒᵀ·W·Bᵢ, and
-is corrected towards what the teacher computes, in these bases (`least_squares.py`, `bases.py`). Which layers there are,
-and what each has to reproduce, every network declares itself (`networks/linear_plan.py`).
+The layers are solved in the order in which they run, on the outputs of the student's own previous layers, so that
+errors are corrected and do not add up. A layer starts from the teacher's weights in the student's bases, Bₒᵀ·W·Bᵢ, and
+is corrected towards the teacher's values, in these bases (`least_squares.py`, `bases.py`). Every network declares its
+layers and their targets (`networks/linear_plan.py`).
 
-Patches are run stage by stage. What is kept for all of them is what the next stage starts from, and what the layers of
-one stage aim at; it lies in a store that goes to a file where it is too much for memory (`feature_store.py`). Several
-processes share the patches and add up their sums (`shares.py`). Prior work for classifiers: He et al., 2017,
-"Channel pruning"; Luo et al., 2017, ThiNet; SliceGPT, 2024.
+Patches are run stage by stage. Only the inputs of the next stage and the targets of one stage's layers are kept for all
+patches, in a store that goes to a file if memory is short (`feature_store.py`). Several processes share the patches and
+add up their sums (`shares.py`). Prior work for classifiers: He et al., 2017, "Channel pruning"; Luo et al., 2017,
+ThiNet; SliceGPT, 2024.
 """
 
 from __future__ import annotations
@@ -48,35 +48,35 @@ from compressor.models.networks.linear_plan import Correspondence, LinearLayer, 
 from compressor.models.networks.registry import architecture, build
 
 APART = 4
-"""One patch of so many is kept apart to choose the ridge."""
+"""One patch in APART is held out to choose the ridge."""
 
 ROUNDING = 1e-5
-"""What is missing by less, as a share of the values, is rounding: to correct it would fit noise."""
+"""Relative error below which a layer is not corrected: it is rounding, and a correction would fit noise."""
 
 BASES = 0.25
-"""What it takes to choose the bases, as a share of what all layers take."""
+"""Work of choosing the bases, as a share of the work on all layers."""
 
 SHUT = 0.01
-"""Gates whose squares are below this share of their mean hardly count."""
+"""Gates whose squares are below this share of their mean are almost ignored."""
 
 SATURATED = 8.0
-"""Beyond this logit a gate is open or shut: how far does not matter."""
+"""Logit at which a gate counts as fully open or shut; larger logits are clamped."""
 
 BORDER, IMAGE_SIDE = 8, 256
-"""Pixels nearer than BORDER to the edge of a patch weigh as they do in an image of IMAGE_SIDE pixels."""
+"""Pixels nearer than BORDER to the edge of a patch are weighted as in an image of IMAGE_SIDE pixels."""
 
 
 def fit(teacher: Network, spec: Spec, lr: torch.Tensor, *, context: Context = QUIET) -> Network:
     """Return a student of `spec` that reproduces the teacher as well as its size allows, on the teacher's device.
 
-    `lr` are low-resolution patches (N, C, H, W) in [0,1]: the same on all processes of the context, which must all call
-    this, and get the same student.
+    `lr` are low-resolution patches (N, C, H, W) in [0,1]. All processes of the context must call this with the same
+    patches, and get the same student.
     """
     return Fitting(teacher, spec, lr, context).run()
 
 
 def require_linear_plan(teacher: Spec, student: Spec) -> Callable[[Spec], LinearPlan]:
-    """Return what describes the linear layers of both, or refuse a student that cannot be solved for."""
+    """Return the function that declares the linear layers of both specs; refuse a student that cannot be solved for."""
     linear = architecture(teacher.arch).linear
     if student.arch != teacher.arch:
         raise UsageError(f"a {student.arch} cannot be solved for from a {teacher.arch}: take --init random")
@@ -86,7 +86,7 @@ def require_linear_plan(teacher: Spec, student: Spec) -> Callable[[Spec], Linear
 
 
 class Fitting:
-    """A student that is being solved for."""
+    """The state of solving for one student."""
 
     def __init__(self, teacher: Network, spec: Spec, lr: torch.Tensor, context: Context = QUIET) -> None:
         family = architecture(teacher.spec.arch)
@@ -128,21 +128,21 @@ class Fitting:
         return self.student
 
     def _aim(self, stage: Stage) -> None:
-        """Run a stage of the teacher, and keep what the student's layers in it aim at, in the student's units."""
+        """Run a stage of the teacher, and store the targets of the student's layers in it, in the student's units."""
         taps = {tap for layer in stage.layers for tap in (*self._targets(layer), *self._gate(layer))}
         for batch in self.patches.batches():
-            seen = self.walks[0].advance(stage, batch, taps)
+            features_by_tap = self.walks[0].advance(stage, batch, taps)
             for layer in stage.layers:
-                features = zip(*(seen[tap] for tap in self._targets(layer)), strict=True)
+                features = zip(*(features_by_tap[tap] for tap in self._targets(layer)), strict=True)
                 for call, parts in enumerate(features):
                     self.store[layer.name, call, batch.first] = self._in_units(layer, parts)
                 for tap in self._gate(layer):
-                    (value,) = seen[tap]
+                    (value,) = features_by_tap[tap]
                     gates = self.bases[layer.output].gates(value.double().sigmoid())
                     self.store[layer.name, "gates", batch.first] = gates
 
     def _leave(self, stage: Stage) -> None:
-        """Run a stage of the student as it was solved for; what its layers aimed at is needed no more."""
+        """Run a stage of the solved student; discard the targets of its layers."""
         for batch in self.patches.batches():
             for layer in stage.layers:
                 for key in (*range(self._calls(layer)), "gates"):
@@ -152,18 +152,18 @@ class Fitting:
                     self.walks[1].advance(stage, batch)
 
     def _targets(self, layer: LinearLayer) -> list[Tap]:
-        """Return where the teacher has what a layer aims at: in several blocks where its units are of several."""
+        """Return the teacher's taps of a layer's targets: in several blocks if its units come from several."""
         several = len(self.bases[layer.output].sources) > 1
         name, side = layer.target.module, layer.target.side
         names = self.places.all_of(name) if several else [self.places.last_of(name)]
         return [Tap(one, side) for one in names]
 
     def _gate(self, layer: LinearLayer) -> list[Tap]:
-        """Return where the teacher has the gates that multiply a layer's output, if there are any."""
+        """Return the teacher's tap of the gates that multiply a layer's output, or an empty list."""
         return [] if layer.gate is None else [Tap(self.places.last_of(layer.gate))]
 
     def _in_units(self, layer: LinearLayer, features: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Return the teacher's features, one for each source of the student's units, in these units."""
+        """Return the teacher's features, one for each source of the student's units, in the student's units."""
         basis, module = self.bases[layer.output], linear_layer(self.student, layer)
         chunks = [channels_first(feature, module).chunk(layer.parts, 1) for feature in features]
         value = torch.cat([part for parts in zip(*chunks, strict=True) for part in parts], 1)
@@ -172,18 +172,18 @@ class Fitting:
         return basis.project(value, layer.parts)
 
     def _calls(self, layer: LinearLayer) -> int:
-        """Return how often a layer runs in a pass."""
+        """Return the number of times that a layer runs in a forward pass."""
         return len(self.sizes[layer.target])
 
     def _work(self, layer: LinearLayer) -> float:
-        """Return about how many products a layer's sums are made of, for one patch."""
+        """Return the approximate number of products in a layer's sums, for one patch."""
         module = linear_layer(self.student, layer)
         columns, rows = inputs_of(module) // groups_of(module) * area_of(module), outputs_of(module)
         values = sum(size.numel() for size in self.sizes[layer.target])
         return float(values * columns * (1 + columns / rows))
 
     def _solve(self, layer: LinearLayer, stage: Stage) -> None:
-        """Correct a layer's weights towards the teacher's values; it computes with those that it starts from."""
+        """Correct a layer's weights towards the teacher's values; the error is measured with its initial weights."""
         module = linear_layer(self.student, layer)
         inputs, target = Tap(layer.name, "input"), layer.target
         groups = groups_of(module)
@@ -193,8 +193,8 @@ class Fitting:
         for batch in self.patches.batches():
             gates = None if layer.gate is None else self.store[layer.name, "gates", batch.first]
             with self._forced(layer.gate, gates):
-                seen = self._seen(stage, batch, inputs, target)
-            for call, (x, now) in enumerate(zip(seen[inputs], seen[target], strict=True)):
+                features_by_tap = self._seen(stage, batch, inputs, target)
+            for call, (x, now) in enumerate(zip(features_by_tap[inputs], features_by_tap[target], strict=True)):
                 value = self.store[layer.name, call, batch.first]
                 x, now = channels_first(x, module), channels_first(now, module)
                 energy += value.double().square().sum()
@@ -203,7 +203,7 @@ class Fitting:
                 difference += (value - now).double().square().sum()
                 missing, weights = (value - now) / layer.gain, torch.ones_like(value[:, 0, 0, 0])
                 if gates is not None:
-                    # Divided by the gate; what a gate that is nearly shut asks for is not asked for.
+                    # Divide by the gate; a nearly shut gate demands almost nothing.
                     power = gates.square()
                     mean = power.mean((1, 2, 3), keepdim=True)
                     missing = (missing * gates / (power + SHUT * mean)).float()
@@ -228,7 +228,7 @@ class Fitting:
             raise SharedFailure(message)
 
     def _solve_norm(self, layer: LinearLayer, stage: Stage) -> None:
-        """Solve for the factor and the shift of each unit of a LayerNorm: a regression for each unit."""
+        """Solve for the scale and shift of each unit of a LayerNorm: one regression per unit."""
         module, tap = linear_layer(self.student, layer), Tap(layer.name)
         assert module.bias is not None
         factor = module.weight.clone()
@@ -250,13 +250,13 @@ class Fitting:
         self.patches.follow(*module.parameters())
 
     def _seen(self, stage: Stage, batch: Batch, *taps: Tap) -> dict[Tap, list[torch.Tensor]]:
-        """Return the student's features within a stage."""
+        """Return the student's features at taps within a stage."""
         with self.replay.of(batch.first):
             return self.walks[1].features(stage, batch, {tap: len(self.sizes[tap]) for tap in taps})
 
     @contextmanager
     def _forced(self, gate: str | None, gates: torch.Tensor | None) -> Iterator[None]:
-        """Within the block the student's gates are these."""
+        """Replace the student's gates by `gates` within the block."""
         if gate is None or gates is None:
             yield
             return
@@ -275,7 +275,7 @@ class Fitting:
         weight: torch.Tensor,
         module: nn.Module,
     ) -> None:
-        """Add the pixels of one patch, which weighs `weight`, to the sums of each group."""
+        """Add the pixels of one patch, weighted by `weight`, to the sums of each group."""
         if not isinstance(module, nn.Conv2d):  # in windows, or tokens
             pixels = missing[0].flatten(1)
             sums[0].add(x[0].flatten(1), pixels, weight.expand(pixels.shape[1]))
@@ -294,7 +294,7 @@ class Fitting:
     def _prior(self, layer: LinearLayer) -> tuple[torch.Tensor, torch.Tensor]:
         """Return Bₒᵀ·W·Bᵢ and Bₒᵀ·b: the teacher's layer, or layers, in the student's bases.
 
-        Zero where the blocks that one of the student's stands for are not side by side: their product is no layer.
+        Zero if the student's block replaces blocks that are not side by side: the product of these is not a layer.
         """
         module = linear_layer(self.student, layer)
         sides = module.kernel_size if isinstance(module, nn.Conv2d) else (1, 1)
@@ -317,7 +317,7 @@ class Fitting:
         return weight, bias
 
     def _place(self, layer: LinearLayer, source: LinearLayer) -> tuple[torch.Tensor, list[torch.Tensor]] | None:
-        """Return the bases of a layer's rows and of its input's segments in the units of a layer of the teacher."""
+        """Return the bases of a layer's rows and of its input segments, for the units of a layer of the teacher."""
         mine, its = (layer.output, *layer.inputs), (source.output, *source.inputs)
         if any(theirs not in self.bases[space].sources for space, theirs in zip(mine, its, strict=True)):
             return None
@@ -332,7 +332,7 @@ class Fitting:
             module.bias.copy_(bias)
 
     def _copy_values(self, name: str, space: str) -> None:
-        """Give each of the student's units, or blocks of units, the teacher's value: a slope, say."""
+        """Copy the teacher's per-unit parameters, such as slopes, to the student's units, or blocks of units."""
         matrix, size = self.bases[space].matrix, self.short.blocks.get(space, 1)
         several = len(self.bases[space].sources) > 1
         names = self.places.all_of(name) if several else [self.places.last_of(name)]
@@ -345,16 +345,18 @@ def _logits(gates: torch.Tensor) -> torch.Tensor:
 
 
 def step_between(scale: int) -> int:
-    """Return how many pixels of an enlarged feature lie between two that count, along each side.
+    """Return the step between sampled pixels of an enlarged feature, along each side.
 
-    Neighbours are alike, and at four times the size there are sixteen times as many. The step has no divisor in common
-    with the scale, so that every place within a pixel of the patch is met.
+    Neighbours are alike, and at four times the size there are sixteen times as many pixels. The step is coprime with
+    the scale, so that every position within an LR pixel is sampled.
     """
     return max(step for step in range(1, scale + 1) if step == 1 or (step < scale and math.gcd(step, scale) == 1))
 
 
 def pixel_weights(height: int, width: int, *, scale: int, like: torch.Tensor) -> torch.Tensor:
-    """Return the weight of each pixel of a patch, (height·width,): borders as rare as in an image of IMAGE_SIDE."""
+    """Return the weight of each pixel of a patch, (height·width,): borders count as little as in an image of
+    IMAGE_SIDE.
+    """
 
     def along(length: int) -> torch.Tensor:
         position = torch.arange(length, device=like.device)

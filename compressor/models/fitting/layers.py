@@ -1,4 +1,4 @@
-"""Linear layers of any kind, read and written as dense matrices: convolutions, grouped or not, linear layers, norms."""
+"""Linear layers as dense matrices, read and written: convolutions (grouped or not), linear layers, norms."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def groups_of(module: nn.Module) -> int:
 
 
 def area_of(module: nn.Module) -> int:
-    """Return the number of pixels that a layer reads for one of its output."""
+    """Return the number of input pixels per output pixel of a layer."""
     return module.kernel_size[0] * module.kernel_size[1] if isinstance(module, nn.Conv2d) else 1
 
 
@@ -51,7 +51,7 @@ def units_of(network: Network, plan: LinearPlan, space: str) -> int:
 
 
 def channels_first(feature: torch.Tensor, module: nn.Module) -> torch.Tensor:
-    """Return a feature as (N, C, ., .); linear layers, and norms of tokens, have the channels last."""
+    """Return a feature as (N, C, ., .); linear layers, and norms of tokens, have channels last."""
     is_last = isinstance(module, nn.Linear) or type(module) is nn.LayerNorm
     return feature.movedim(-1, 1) if is_last else feature
 
@@ -70,7 +70,7 @@ def dense_weight(module: Linear) -> torch.Tensor:
 
 
 def write_dense(module: Linear, dense: torch.Tensor) -> None:
-    """Write what `dense_weight` reads; what stands between groups is dropped."""
+    """Write a dense weight to a layer, the inverse of `dense_weight`; values between groups are dropped."""
     if isinstance(module, nn.LayerNorm):
         module.weight.copy_(dense[:, :, 0, 0].diagonal())
     elif isinstance(module, nn.Linear):
@@ -87,13 +87,13 @@ def _groups(module: nn.Conv2d) -> list[tuple[slice, slice]]:
 
 
 def in_rows(weight: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-    """Return rowsᵀ·W for a weight (rows times offsets, columns, h, w): each unit has a row for each offset."""
+    """Return rowsᵀ·W for a weight (units times offsets, columns, h, w): each unit has one row per offset."""
     split = weight.double().reshape(len(rows), -1, *weight.shape[1:])
     return torch.einsum("uochw,uv->vochw", split, rows).flatten(0, 1)
 
 
 def in_bases(weight: torch.Tensor, rows: torch.Tensor, columns: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Return rowsᵀ·W·columns, with a matrix for each segment of the columns."""
+    """Return rowsᵀ·W·columns, with one matrix per segment of the columns."""
     segments = torch.split(in_rows(weight, rows), [len(matrix) for matrix in columns], 1)
     parts = [torch.einsum("rchw,cd->rdhw", part, one) for part, one in zip(segments, columns, strict=True)]
     return torch.cat(parts, 1)

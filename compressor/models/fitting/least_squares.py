@@ -1,12 +1,11 @@
-"""Ridge regression from sums that grow batch by batch; the ridge is chosen by the error on patches kept apart.
+"""Ridge regression from sums over batches; the ridge is chosen by the error on held-out patches.
 
-A layer's correction Δ, β to the weights W₀, b₀ that it starts from minimises, with x its inputs and r what is missing
-when it computes with W₀, b₀,
+With inputs x and the residual r of a layer with its initial weights W₀, b₀, the correction Δ, β minimises
 
     Σ w·‖r - Δ·x - β‖² + λ·d̄·‖Δ‖²
 
-w the weight of a pixel, d̄ the mean diagonal of the inputs' covariance. The ridge pulls towards W₀, so that nothing is
-lost where nothing is cut; β, the intercept, is free. Sums are kept in float64.
+where w is the weight of a pixel and d̄ the mean diagonal of the inputs' covariance. The ridge pulls towards W₀, so that
+nothing is lost where nothing is cut; the intercept β is free. Sums are in float64.
 """
 
 from __future__ import annotations
@@ -14,20 +13,20 @@ from __future__ import annotations
 import torch
 
 RIDGES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
-"""λ: each is tried; so is no correction at all."""
+"""Candidate values of λ; no correction at all is a candidate, too."""
 
 ROUNDED = 1e-9
-"""Errors are known to this share of what was missing."""
+"""Precision of the errors, as a share of the initial error."""
 
 AS_GOOD = 1.005
-"""The largest ridge is taken whose error is at most this many times the least: small ones amplify rounding."""
+"""The largest ridge is chosen whose error is at most this multiple of the least: small ridges amplify rounding."""
 
 BLOCKS = 3
-"""Σ w·x·xᵀ is symmetric: of so many blocks of rows only what is on and above the diagonal is multiplied."""
+"""Number of row blocks of Σ w·x·xᵀ, which is symmetric: only blocks on and above the diagonal are computed."""
 
 
 class Sums:
-    """Σ w, Σ w·x, Σ w·r, Σ w·x·xᵀ, Σ w·r·xᵀ and Σ w·‖r‖² over pixels: memory does not depend on their number."""
+    """Sums Σ w, Σ w·x, Σ w·r, Σ w·x·xᵀ, Σ w·r·xᵀ and Σ w·‖r‖² over pixels, in memory that does not grow with them."""
 
     def __init__(self, inputs: int, outputs: int, device: torch.device) -> None:
         self.count = torch.zeros((), dtype=torch.float64, device=device)
@@ -37,7 +36,7 @@ class Sums:
         self.rr = torch.zeros((), dtype=torch.float64, device=device)
 
     def add(self, x: torch.Tensor, r: torch.Tensor, weights: torch.Tensor) -> None:
-        """Add pixels: (inputs, n), (outputs, n) and (n,), float32; products of one call are summed in float32."""
+        """Add pixels: (inputs, n), (outputs, n) and (n,), float32; products within one call are summed in float32."""
         roots = weights.sqrt()
         x, r = x * roots, r * roots
         self.count += weights.double().sum()
@@ -51,16 +50,16 @@ class Sums:
         self.rr += r.double().square().sum()
 
     def error(self, slope: torch.Tensor, intercept: torch.Tensor) -> float:
-        """Return the mean squared error that a correction leaves on these pixels."""
+        """Return the mean squared error of a correction on these pixels."""
         inner = self.r - slope @ self.x
-        left = (
+        error = (
             self.rr
             - 2 * (slope * self.rx).sum()
             + ((slope @ self.xx) * slope).sum()
             - 2 * intercept @ inner
             + self.count * intercept @ intercept
         )
-        return float(left / self.count)
+        return float(error / self.count)
 
     @property
     def parts(self) -> tuple[torch.Tensor, ...]:
@@ -77,7 +76,7 @@ class Sums:
         return total
 
     def solve(self, ridge: float) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return slope and intercept at a ridge; constant inputs, and inputs that depend on others, are no obstacle."""
+        """Return slope and intercept for a ridge; constant or linearly dependent inputs are allowed."""
         covariance = self.xx - torch.outer(self.x, self.x) / self.count
         across = self.rx - torch.outer(self.r, self.x) / self.count
         mean = covariance.diagonal().mean()
@@ -90,13 +89,13 @@ class Sums:
 
 
 def best_correction(fitted: Sums, apart: Sums) -> tuple[torch.Tensor, torch.Tensor, float | None]:
-    """Return slope, intercept and ridge: a ridge that does best on the pixels kept apart, solved on all of them.
+    """Return slope, intercept and ridge: the best ridge on the held-out pixels, solved on all pixels.
 
-    The ridge is None where no correction does better than any.
+    The ridge is None, and the correction zero, if no correction improves the held-out pixels.
     """
     nothing = torch.zeros_like(fitted.rx), torch.zeros_like(fitted.r)
     errors = {ridge: apart.error(*fitted.solve(ridge)) for ridge in RIDGES}
-    # The sums are rounded: an error far below what was missing may come out negative.
+    # The sums are rounded: an error far below the initial one may come out negative.
     least = max(min(errors.values()), ROUNDED * float(apart.rr / apart.count))
     if not least < apart.error(*nothing):
         return (*nothing, None)

@@ -1,4 +1,4 @@
-"""Which share of a fit is done, and at this pace how long the rest takes."""
+"""Progress of a fit, and an estimate of the remaining time."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ import time
 from compressor.base.context import Context
 
 EARLY = 0.03
-"""Before this share is done the pace says nothing about the rest."""
+"""Share of the work before which no estimate is given."""
 
 
 class Pace:
-    """Reports as the work goes on; `total` is all of it, in whatever unit."""
+    """A progress reporter; `total` is the amount of all work, in any unit."""
 
     def __init__(self, context: Context, total: float) -> None:
         self.context, self.total, self.done, self.start = context, max(total, 1.0), 0.0, time.monotonic()
         self.context.progress("fit, percent", 0, 100)
 
     def add(self, work: float, what: str) -> None:
-        """Add what was done, and report it: `what` was in the works."""
+        """Add finished work and report the progress; `what` names that work."""
         self.done += work
         share = min(1.0, self.done / self.total)
         self.context.progress("fit, percent", round(100 * share), 100)

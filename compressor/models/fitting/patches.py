@@ -1,4 +1,4 @@
-"""Low-resolution patches that features are measured on."""
+"""Low-resolution patches on which features are measured."""
 
 from __future__ import annotations
 
@@ -9,30 +9,30 @@ from compressor.images.resize import downscale_u8
 from compressor.images.sets import embedded_photos
 
 PATCH = 48
-"""Pixels of the side of a low-resolution patch."""
+"""Side of a low-resolution patch, in pixels."""
 
 COUNT = 64
-"""Patches of a fit: twice as many gain about 0.01 dB."""
+"""Number of patches of a fit: twice as many gain about 0.01 dB."""
 
 CANDIDATES = 4
-"""Patches that each of them is chosen from, by texture: flat ones say little about a network."""
+"""Number of candidates per patch, of which the most textured is used: flat ones reveal little about a network."""
 
 
 def most_textured(candidates: torch.Tensor) -> torch.Tensor:
-    """Return of each CANDIDATES patches in a row of (N, C, H, W) the one with the largest differences of neighbours."""
+    """Return, from every CANDIDATES consecutive patches of (N, C, H, W), the one with the most texture."""
     texture = texture_of(candidates)
     rows = torch.split(torch.arange(len(candidates)), CANDIDATES)
     return candidates[[int(row[texture[row].argmax()]) for row in rows]]
 
 
 def texture_of(patches: torch.Tensor) -> torch.Tensor:
-    """Return for each patch of (N, C, H, W) the sum of the differences of neighbours; of bytes an exact one."""
+    """Return for each patch of (N, C, H, W) the sum of absolute differences of neighbours; for uint8 it is exact."""
     values = patches if patches.is_floating_point() else patches.int()
     return values.diff(dim=2).abs().sum((1, 2, 3)) + values.diff(dim=3).abs().sum((1, 2, 3))
 
 
 def embedded_patches(scale: int, channels: int = 3) -> torch.Tensor:
-    """Return patches of the embedded training photos, shrunk by the scale, side by side without overlap."""
+    """Return patches of the embedded training photos, downscaled by the scale, side by side without overlap."""
     patches = []
     for path in embedded_photos("train").values():
         hr = read_rgb_u8(path)

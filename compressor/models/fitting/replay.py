@@ -1,7 +1,7 @@
-"""What the finished parts of a stage gave is given again: a stage of many layers is run once for each of them.
+"""Caching of final module outputs: a stage with many layers is run once for each of them.
 
-A call of a module is final if it ends before the first layer that is not solved yet is called: nothing in it, and
-nothing before it, will change. Its output is kept; those of calls within it are not needed any more.
+The output of a module call is final if the call ends before the first unsolved layer runs: nothing before that will
+change. Such outputs are cached; those of nested calls are then no longer needed.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ from compressor.models.fitting.feature_store import FeatureStore
 from compressor.models.networks.base import Network
 
 Path: TypeAlias = tuple[object, ...]
-"""Of each module around a call, and of its own: the name, and how often it was called before by the one around it."""
+"""The path of a call: for each enclosing module and the module itself, its name and its index among the calls of that
+name within the enclosing call."""
 
 
 @dataclass
 class _Call:
-    """A call that runs, and the calls within it that were final."""
+    """A running call, and the final calls within it."""
 
     path: Path
     counts: Counter[str] = field(default_factory=Counter)
@@ -33,7 +34,7 @@ class _Call:
 
 
 class Replay:
-    """Keeps outputs of a network's modules in a store, as long as it is wrapped."""
+    """A cache of module outputs of a network in a store, active within its block."""
 
     def __init__(self, network: Network, store: FeatureStore) -> None:
         self.network, self.store = network, store
@@ -43,7 +44,7 @@ class Replay:
         self._is_final = False
 
     def __enter__(self) -> Replay:
-        """From here on modules with weights may give what they gave before."""
+        """Wrap the forward methods of modules with weights, so that they may return cached outputs."""
         for name, module in self.network.named_modules():
             if name and next(module.parameters(), None) is not None:
                 vars(module)["forward"] = partial(self._forward, name, module.forward)
@@ -56,7 +57,7 @@ class Replay:
             vars(module).pop("forward", None)
 
     def begin(self, layers: Iterable[str]) -> None:
-        """Begin a stage, of which these layers are to be solved."""
+        """Begin a stage in which `layers` are to be solved."""
         for path in self.kept:
             self.store.discard(path)
         self.kept.clear()
@@ -64,7 +65,7 @@ class Replay:
 
     @contextmanager
     def of(self, batch: object) -> Iterator[None]:
-        """Within the block the network runs once on a batch."""
+        """Cache within the block, in which the network runs once on a batch."""
         self._running, self._is_final = [_Call(("replay", batch))], True
         yield
         self._is_final = False
@@ -82,7 +83,7 @@ class Replay:
         self._running.append(call)
         output = forward(*inputs, **options)
         self._running.pop()
-        if isinstance(output, torch.Tensor) and self._is_final:  # it may have met an unsolved layer
+        if isinstance(output, torch.Tensor) and self._is_final:  # it may have run an unsolved layer
             self.store[call.path] = output
             self.kept.add(call.path)
             outer.final.append(call.path)

@@ -1,4 +1,4 @@
-"""Each process measures its own patches; sums are added over processes, and what is chosen is the leader's."""
+"""Sharing of patches between processes: each measures its own, sums are added up, and choices are the leader's."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ import torch
 from compressor.base.processes import Processes
 
 BATCH = 8
-"""Patches that are run at the same time: all that lies between two layers lies in memory for so many."""
+"""Number of patches run together: the features between two layers are in memory for all of them."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Patches that run together; `first` is the place of the first of them among those of all processes."""
+    """Patches that are run together; `first` is the index of the first one among those of all processes."""
 
     first: int
     lr: torch.Tensor
 
 
 class Share:
-    """This process's part of the patches `lr` (N, C, H, W), which every process has whole. It may be empty."""
+    """This process's share of the patches `lr` (N, C, H, W), which every process has in full. It may be empty."""
 
     def __init__(self, lr: torch.Tensor, device: torch.device, processes: Processes | None = None) -> None:
         self.lr, self.device, self.processes = lr, device, processes or Processes()
@@ -39,7 +39,7 @@ class Share:
             self.processes.sum_(one)
 
     def follow(self, *values: torch.Tensor) -> None:
-        """Replace each tensor by the leader's: another machine may round otherwise, and then choose otherwise."""
+        """Replace each tensor by the leader's: another machine may round, and therefore choose, differently."""
         if self.processes.is_single:
             return
         for value in values:

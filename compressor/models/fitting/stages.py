@@ -1,4 +1,4 @@
-"""Both networks are run stage by stage: between two stages only their features are kept, batch by batch."""
+"""Stage-by-stage execution of both networks: only the features between two stages are stored, batch by batch."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Role: TypeAlias = Literal["teacher", "student"]
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of both networks: the stem, modules that run in turn, or the end; and the student's layers in it."""
+    """A part of both networks (the stem, consecutive modules, or the end) and the student's layers in it."""
 
     kind: Literal["stem", "body", "end"]
     layers: tuple[LinearLayer, ...]
@@ -27,7 +27,7 @@ class Stage:
 
 
 def stages(plan: LinearPlan, places: Correspondence) -> Iterator[Stage]:
-    """Yield the stages of a student of this plan, in the order in which they run."""
+    """Yield the stages of a student with this plan, in the order of execution."""
     inside = {
         layer.name: stage for stage in plan.stages for layer in plan.layers if f"{layer.name}.".startswith(f"{stage}.")
     }
@@ -40,27 +40,27 @@ def stages(plan: LinearPlan, places: Correspondence) -> Iterator[Stage]:
 
 
 class Walk:
-    """A network on its way through the stages: the features that the next stage starts from lie in the store."""
+    """A network run stage by stage; the input features of the next stage are in the store."""
 
     def __init__(self, network: Network, role: Role, store: FeatureStore) -> None:
         self.role: Role = role
         self.network, self.store = network, store
 
     def features(self, stage: Stage, batch: Batch, calls: Mapping[Tap, int]) -> dict[Tap, list[torch.Tensor]]:
-        """Return features within a stage, as many for each tap as `calls` says, and stop there."""
+        """Return features within a stage, `calls` of each tap, and stop there."""
         return features_at(self.network, calls, lambda: self._run(stage, batch))
 
     def advance(self, stage: Stage, batch: Batch, taps: Iterable[Tap] = ()) -> dict[Tap, list[torch.Tensor]]:
-        """Run a stage to its end, go on from there, and return features within it."""
-        seen: dict[Tap, list[torch.Tensor]] = {tap: [] for tap in taps}
-        # Copies: the network may go on in place.
-        with watched(self.network, taps, lambda tap, feature: seen[tap].append(feature.clone())):
+        """Run a stage, store its output for the next one, and return features within it."""
+        features: dict[Tap, list[torch.Tensor]] = {tap: [] for tap in taps}
+        # Copy: the network may change them in place.
+        with watched(self.network, taps, lambda tap, feature: features[tap].append(feature.clone())):
             feature = self._run(stage, batch)
         if stage.kind == "stem":
             self.store[self.role, "shallow", batch.first] = feature
         if stage.kind != "end":
             self.store[self.role, "feature", batch.first] = feature
-        return seen
+        return features
 
     def _run(self, stage: Stage, batch: Batch) -> torch.Tensor:
         if stage.kind == "stem":

@@ -1,4 +1,4 @@
-"""Watch layers while a network runs, and stop it as soon as everything has been seen."""
+"""Observation of layers while a network runs; the pass stops as soon as all requested features are available."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from compressor.models.taps import watch
 
 
 class AllSeen(Exception):
-    """Ends a forward pass of which the rest is not needed."""
+    """Raised to end a forward pass whose rest is not needed."""
 
 
 @contextmanager
 def watched(network: Network, taps: Iterable[Tap], watcher: Callable[[Tap, torch.Tensor], None]) -> Iterator[None]:
-    """Within the block the watcher gets each tap's feature whenever its module runs."""
+    """Call the watcher with each tap's feature whenever its module runs within the block."""
     with ExitStack() as hooks:
         for tap in dict.fromkeys(taps):
             hooks.callback(watch(network, tap, partial(watcher, tap)).remove)
@@ -26,24 +26,24 @@ def watched(network: Network, taps: Iterable[Tap], watcher: Callable[[Tap, torch
 
 
 def features_at(network: Network, calls: Mapping[Tap, int], run: Callable[[], object]) -> dict[Tap, list[torch.Tensor]]:
-    """Return the features by tap, one for each time that the module runs in a pass; `calls` says how often.
+    """Return the features by tap, one for each call of its module in a pass; `calls` is the number of calls.
 
-    `run` runs the network, which ends once all of them are there.
+    `run` runs the network, which is stopped once all features are available.
     """
-    seen: dict[Tap, list[torch.Tensor]] = {tap: [] for tap in calls}
+    features_by_tap: dict[Tap, list[torch.Tensor]] = {tap: [] for tap in calls}
 
     def keep(tap: Tap, feature: torch.Tensor) -> None:
-        seen[tap].append(feature)
-        if all(len(features) >= calls[one] for one, features in seen.items()):
+        features_by_tap[tap].append(feature)
+        if all(len(features) >= calls[one] for one, features in features_by_tap.items()):
             raise AllSeen
 
-    with watched(network, seen, keep), suppress(AllSeen):
+    with watched(network, features_by_tap, keep), suppress(AllSeen):
         run()
-    return seen
+    return features_by_tap
 
 
 def sizes_at(network: Network, taps: Iterable[Tap], patches: torch.Tensor) -> dict[Tap, list[torch.Size]]:
-    """Return the size of each feature, one for each time that the module runs when the network does."""
+    """Return the sizes of the features by tap, one for each call of its module in a pass."""
     sizes: dict[Tap, list[torch.Size]] = {tap: [] for tap in taps}
     with watched(network, sizes, lambda tap, feature: sizes[tap].append(feature.size())), torch.no_grad():
         network(patches)

@@ -1,1 +1,1 @@
-"""One file a network: spec, module, axis plan, taps and the dialects of its checkpoints."""
+"""Networks, one per file: spec, module, axis plan, taps and the dialects of its checkpoints."""

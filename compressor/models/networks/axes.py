@@ -1,4 +1,4 @@
-"""The axis plan: the meaning of every axis of every parameter, declared once beside each network, and the one slicer.
+"""The axis plan: the meaning of every axis of every parameter, declared beside each network, and the slicing by it.
 
 An axis expression is
 
@@ -29,10 +29,10 @@ Segments = Literal["each", "contiguous"]
 
 @dataclass(frozen=True)
 class Axis:
-    """An axis that students may cut: how many positions it has, and in how many equal groups.
+    """An axis that students may cut: its number of positions, and of equal groups.
 
-    Positions move in units (SwinIR: the channels of a head). A local axis is known to one module only, so that each
-    place may order it alone; one that follows another has a position for each of its units.
+    Positions are kept or moved in units (SwinIR: the channels of a head). A local axis belongs to one module only, so
+    that each place may be ordered independently; an axis that `follows` another has one position per unit of that one.
     """
 
     size: int
@@ -44,7 +44,7 @@ class Axis:
 
 @dataclass(frozen=True)
 class Repeat:
-    """Blocks that differ only by their index: parameters `prefix.<i>.…`, i < count."""
+    """Blocks that differ only in their index: parameters `prefix.<i>.…`, i < count."""
 
     prefix: str
     count: int
@@ -52,7 +52,7 @@ class Repeat:
 
 @dataclass(frozen=True)
 class Term:
-    """One segment of an expression: `length` positions from `start` that belong to an axis of the plan.
+    """One segment of an expression: `length` positions from `start`, of one axis of the plan.
 
     With the operator * each unit has `number` positions; with / they are the units of one of `number` groups.
     """
@@ -66,7 +66,7 @@ class Term:
 
 @dataclass(frozen=True)
 class AxisPlan:
-    """Axes by name, the expressions of each parameter by pattern (`*` is a number), and what repeats."""
+    """Axes by name, the axis expressions of each parameter by pattern (`*` is a number), and the repeated blocks."""
 
     axes: Mapping[str, Axis]
     parameters: Mapping[str, tuple[str, ...]]
@@ -92,7 +92,9 @@ class AxisPlan:
         return terms
 
     def _by_pattern(self, name: str) -> tuple[str, ...] | None:
-        """Look for a pattern that leaves some numbers open and names others (`groups.*.conv.0.weight`)."""
+        """Return the expressions of a pattern with some fixed and some open numbers (`groups.*.conv.0.weight`), if one
+        matches.
+        """
         for pattern, expressions in self.parameters.items():
             if "*" in pattern and re.fullmatch(re.escape(pattern).replace(r"\*", r"\d+"), name):
                 return expressions
@@ -100,7 +102,7 @@ class AxisPlan:
 
 
 def layer_axes(weights: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
-    """Return the expressions of each layer's weight, as declared, and of its bias: the weight's first axis."""
+    """Return the expressions of each layer's weight, as declared, and of its bias, with the weight's first axis."""
     return {
         f"{layer}.{kind}": expressions if kind == "weight" else expressions[:1]
         for layer, expressions in weights.items()
@@ -110,13 +112,13 @@ def layer_axes(weights: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, .
 
 @dataclass(frozen=True)
 class Cut:
-    """The place of a student's parameter in the teacher: the parameter, and the kept runs of each declared axis."""
+    """The place of a student's parameter in the teacher: the source parameter, and the kept runs of each axis."""
 
     source: str
     runs: tuple[tuple[Run, ...], ...]
 
     def take(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Return the kept part: a view where every axis is one run, else a gather. Differentiable."""
+        """Return the kept part: a view if every axis has one run, else a gather. Differentiable."""
         for dim, runs in enumerate(self.runs):
             pieces = [tensor.narrow(dim, start, length) for start, length in runs]
             tensor = pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim)
@@ -140,12 +142,12 @@ def cuts(teacher: AxisPlan, student: AxisPlan, names: Iterable[str], *, segments
 
 
 def inherited_index(index: int, kept: int, total: int) -> int:
-    """Return the teacher's block that block `index` of a shorter student starts from: ⌊(j + 0.5)·n/n'⌋."""
+    """Return the teacher's block from which block `index` of a shorter student starts: ⌊(j + 0.5)·n/n'⌋."""
     return (2 * index + 1) * total // (2 * kept)
 
 
 def _source_name(name: str, teacher: AxisPlan, student: AxisPlan) -> str:
-    """Return the teacher's parameter that `name` starts from; repeats may nest (`groups`, then `groups.*.blocks`)."""
+    """Return the teacher's parameter from which `name` starts; repeats may nest (`groups`, then `groups.*.blocks`)."""
     for long, short in zip(teacher.repeats, student.repeats, strict=True):
         prefix = re.escape(long.prefix).replace(r"\*", r"\d+")
         match = re.match(rf"({prefix})\.(\d+)\.", name)
@@ -158,7 +160,7 @@ def _source_name(name: str, teacher: AxisPlan, student: AxisPlan) -> str:
 
 
 def _expression_runs(expression: str, teacher: AxisPlan, student: AxisPlan, segments: Segments) -> tuple[Run, ...]:
-    """Return the positions of an axis that the student keeps; adjacent runs are one."""
+    """Return the runs of positions that the student keeps, with adjacent runs merged."""
     runs = [
         (term.start + start, length)
         for term in teacher.terms(expression)
@@ -179,9 +181,9 @@ def _kept_runs(term: Term, long: Axis, short: Axis) -> list[Run]:
     """Return the runs of a term that the student keeps, counted from the start of the term."""
     if long.groups != short.groups:
         raise SrkdError(f"a student with {short.groups} groups cannot be cut from a teacher with {long.groups}")
-    per_group, kept = long.size // long.groups, short.size // short.groups
-    if kept > per_group:
+    per_group, student_per_group = long.size // long.groups, short.size // short.groups
+    if student_per_group > per_group:
         raise SrkdError(f"the student's {term.axis} of {short.size} is larger than the teacher's {long.size}")
     if term.operator == "/":
-        return [(0, kept)]
-    return [(group * per_group * term.number, kept * term.number) for group in range(long.groups)]
+        return [(0, student_per_group)]
+    return [(group * per_group * term.number, student_per_group * term.number) for group in range(long.groups)]

@@ -50,7 +50,7 @@ class CARNSpec(ShiftedSpec):
 
 
 class ResidualBlock(nn.Module):
-    """ReLU(x + conv(ReLU(conv(x))))."""
+    """A residual block: ReLU(x + conv(ReLU(conv(x))))."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -60,16 +60,16 @@ class ResidualBlock(nn.Module):
         self.relu = nn.ReLU()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        read, kept = self.shortcut(x)
-        branch = self.conv2(self.hidden(F.relu(self.conv1(read))))
-        joined: torch.Tensor = self.relu(kept + self.branch(branch))
+        branch_input, skip = self.shortcut(x)
+        branch = self.conv2(self.hidden(F.relu(self.conv1(branch_input))))
+        joined: torch.Tensor = self.relu(skip + self.branch(branch))
         return joined
 
 
 class Cascade(nn.Module):
-    """o_k = ReLU(fuse_k(concat(x, b_1 … b_k))), b_k = step_k(o_{k-1}), o_0 = x; gives o_3.
+    """A cascade: o_k = ReLU(fuse_k(concat(x, b_1 … b_k))), b_k = step_k(o_{k-1}), o_0 = x; returns o_3.
 
-    `steps` may hold one module three times: CARN-M shares its block.
+    `steps` may hold a single module that runs three times: CARN-M shares its block.
     """
 
     def __init__(self, width: int, steps: list[nn.Module]) -> None:
@@ -112,7 +112,7 @@ class CARN(Network):
         return deep
 
     def finish(self, feature: torch.Tensor, shallow: torch.Tensor, lr: torch.Tensor) -> torch.Tensor:
-        """CARN has no global skip: only the deep feature is used."""
+        """Return the image of the deep feature alone: CARN has no global skip."""
         sr: torch.Tensor = self.add_mean(self.exit(self.upsampler(feature)))
         return sr
 
@@ -128,7 +128,7 @@ class CARN(Network):
 
 
 def grouped_axes(spec: CARNSpec, block: Mapping[str, tuple[str, ...]], groups: int = 1) -> AxisPlan:
-    """Return the plan of CARN and CARN-M: `block` declares a residual block, `groups` are those of its convolutions."""
+    """Return the plan of CARN and CARN-M: `block` declares a residual block, `groups` is that of its convolutions."""
     weights = {
         "entry": ("width", "rgb"),
         "upsampler.convs.*": (
@@ -155,7 +155,7 @@ def linear(spec: CARNSpec) -> LinearPlan:
 
 
 def cascade_plan(spec: CARNSpec, block: tuple[str, ...], *, shared: bool) -> LinearPlan:
-    """ReLU stands on every map: units may be chosen, for each fusion's output anew.
+    """Return the linear plan of CARN and CARN-M. ReLU follows every map, so units are selected, anew for each fusion.
 
     A residual block adds to its input, so its output has the input's units. `shared`: one block runs three times, so
     its three inputs have the same units.
@@ -218,7 +218,7 @@ def _scale(state: State, scale: int | None) -> int:
 def official_layers(spec: CARNSpec, state_names: set[str], convs: dict[str, str]) -> list[tuple[str, str]]:
     """Return each layer by both names; `convs` maps a block's convolutions, {k} being the step.
 
-    A file of several scales has `up2`, `up3` and `up4`.
+    A file with several scales has `up2`, `up3` and `up4`.
     """
     up = f"up{spec.scale}" if f"upsample.up{spec.scale}.body.0.weight" in state_names else "up"
     layers = [("entry", "entry"), ("exit", "exit")]
@@ -241,7 +241,7 @@ def _companions(spec: CARNSpec) -> Companions:
 
 
 def _is_surplus(name: str) -> bool:
-    """Accept a mean shift that equals the constants, and the upsamplers of other scales."""
+    """Return True for a mean shift that equals the constants, and for the upsamplers of other scales."""
     return name.startswith(("sub_mean.", "add_mean.", "upsample.up2.", "upsample.up3.", "upsample.up4."))
 
 

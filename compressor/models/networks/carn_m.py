@@ -43,13 +43,15 @@ class CARNMSpec(CARNSpec):
             raise UsageError(f"carn_m: width={self.width} is not a multiple of groups={self.groups}")
 
     def narrowed(self, width: float) -> CARNMSpec:
-        """Rounded down to a multiple of the groups, at least one channel a group."""
-        kept = math.floor(require_fraction("width", width) * self.width + 1e-9)
-        return replace(self, width=max(1, kept // self.groups) * self.groups)
+        """Return the spec at a fraction of the width, rounded down to a multiple of the groups, at least one channel
+        per group.
+        """
+        channels = math.floor(require_fraction("width", width) * self.width + 1e-9)
+        return replace(self, width=max(1, channels // self.groups) * self.groups)
 
 
 class EfficientBlock(nn.Module):
-    """ReLU(x + pointwise(ReLU(grouped(ReLU(grouped(x))))))."""
+    """A residual block: ReLU(x + pointwise(ReLU(grouped(ReLU(grouped(x))))))."""
 
     def __init__(self, width: int, groups: int) -> None:
         super().__init__()
@@ -61,9 +63,9 @@ class EfficientBlock(nn.Module):
         self.relu = nn.ReLU()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        read, kept = self.shortcut(x)
-        branch = self.conv2(self.hidden1(F.relu(self.conv1(read))))
-        joined: torch.Tensor = self.relu(kept + self.branch(self.pointwise(self.hidden2(F.relu(branch)))))
+        branch_input, skip = self.shortcut(x)
+        branch = self.conv2(self.hidden1(F.relu(self.conv1(branch_input))))
+        joined: torch.Tensor = self.relu(skip + self.branch(self.pointwise(self.hidden2(F.relu(branch)))))
         return joined
 
 

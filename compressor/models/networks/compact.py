@@ -1,4 +1,4 @@
-"""Compact, also SRVGG (Real-ESRGAN, srvgg_arch.py): plain convolutions and PReLU, what phones run.
+"""Compact, also SRVGG (Real-ESRGAN, srvgg_arch.py): plain convolutions and PReLU, used on phones.
 
 Range [0,1], no mean. conv, PReLU, n × (conv, PReLU), conv to 3·s² channels, pixel shuffle, plus the nearest upscale
 of the input.
@@ -26,7 +26,7 @@ from compressor.models.quantisers import Place
 
 @dataclass(frozen=True)
 class CompactSpec(Spec):
-    """`depth` counts the convolutions between the first and the last."""
+    """The spec of Compact; `depth` is the number of convolutions between the first and the last."""
 
     arch: ClassVar[str] = "compact"
     width: int = 64
@@ -48,7 +48,7 @@ class CompactSpec(Spec):
 
 
 class Layer(nn.Module):
-    """PReLU(conv(x)), one slope a channel."""
+    """A layer: PReLU(conv(x)), one slope per channel."""
 
     def __init__(self, inputs: int, width: int) -> None:
         super().__init__()
@@ -102,7 +102,7 @@ def axes(spec: CompactSpec) -> AxisPlan:
 
 
 def linear(spec: CompactSpec) -> LinearPlan:
-    """PReLU stands behind every convolution but the last: units may be chosen, with their slopes."""
+    """Return the linear plan. PReLU follows every convolution but the last: units are selected, with their slopes."""
     names = ["head", *(f"layers.{index}" for index in range(spec.depth))]
     layers = [LinearLayer(f"{name}.conv", (before,), name) for before, name in pairwise(["lr", *names])]
     layers.append(LinearLayer("tail", (names[-1],), "sr"))

@@ -1,4 +1,4 @@
-"""A dialect: how one code base names a network's tensors, what their shapes say, and what its files hold besides."""
+"""Dialects: a code base's tensor names for a network, spec inference from shapes, and other contents of its files."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from compressor.models.networks.layers import DIV2K_MEAN, DIV_FLICKR_MEAN
 
 State = Mapping[str, torch.Tensor]
 Wrapping = Literal["bare", "params", "model_state_dict > module.*"]
-"""BasicSR and SwinIR wrap in `params` (basicsr/models/base_model.py); CSD saves `model_state_dict` of a DataParallel
-(PyTorch version/train.py); EDSR-PyTorch, RCAN, CARN and FAKD save the bare dictionary."""
+"""The wrapping of the state dict: BasicSR and SwinIR use `params` (basicsr/models/base_model.py), CSD the
+`model_state_dict` of a DataParallel (PyTorch version/train.py); EDSR-PyTorch, RCAN, CARN and FAKD save the bare
+dictionary."""
 
 
 @dataclass(frozen=True)
 class Assumption:
-    """A value that the file does not hold, and the reason why it was chosen."""
+    """A value that the file does not hold, and the reason for choosing it."""
 
     field: str
     value: Any
@@ -29,7 +30,7 @@ class Assumption:
 
 @dataclass(frozen=True)
 class Reading:
-    """The spec fields that a file shows, and those that had to be assumed."""
+    """The spec fields inferred from a file, and those that had to be assumed."""
 
     fields: Mapping[str, Any]
     assumed: tuple[Assumption, ...] = field(default=())
@@ -38,7 +39,7 @@ class Reading:
 
 @dataclass(frozen=True)
 class Companions:
-    """Tensors that a code base's strict loading expects beside the weights, and notes for whoever loads the file."""
+    """Extra tensors that a code base's strict loading expects, and notes for the user who loads the file."""
 
     tensors: State = field(default_factory=dict)
     notes: tuple[str, ...] = ()
@@ -46,31 +47,33 @@ class Companions:
 
 @dataclass(frozen=True)
 class Dialect:
-    """`read(state, scale)` infers a spec; `names(spec, in_file)` maps srkd's tensor names to the file's, one to one."""
+    """The dialect of a code base: `read(state, scale)` infers a spec; `names(spec, in_file)` maps srkd's tensor names
+    one to one to the file's.
+    """
 
     name: str
     recognises: Callable[[State], bool]
     read: Callable[[State, int | None], Reading]
     names: Callable[[Any, set[str]], dict[str, str]]
     surplus: Callable[[str], bool] = lambda name: False
-    """Accepts the names of tensors that a loader may leave out (buffers that are rebuilt, other scales)."""
+    """Returns True for names of tensors that may be ignored (buffers that are rebuilt, other scales)."""
     code_bases: tuple[str, ...] = ()
     """The code bases that load files of this dialect: the targets of `srkd convert`."""
     wrapping: Wrapping = "bare"
-    """The dictionary around the state dict in files that these code bases write."""
+    """The dictionary around the state dict in files of these code bases."""
     companions: Callable[[Any], Companions] = lambda spec: Companions()
-    """Gives what its files hold beside the weights of a network of that spec; without it, nothing."""
+    """Function that returns the extra contents of files for a spec; none by default."""
     fixed: Mapping[str, Any] = field(default_factory=dict)
-    """The fields of which the code base knows one value only."""
+    """Fields for which the code base supports only one value."""
 
 
 def has_tensors(*names: str) -> Callable[[State], bool]:
-    """Return a test for files that hold tensors of all these names."""
+    """Return a test for files that hold tensors of all `names`."""
     return lambda state: all(name in state for name in names)
 
 
 def rows(state: State, name: str) -> int:
-    """Return the output rows of a convolution's weight; a missing or misshaped one is refused by name."""
+    """Return the output rows of a convolution's weight; a missing or misshaped weight is refused by name."""
     return _shape(state, name)[0]
 
 
@@ -89,7 +92,7 @@ def _shape(state: State, name: str) -> torch.Size:
 
 
 def count(state: State, pattern: str) -> int:
-    """Return how many distinct numbers stand at the only group of `pattern`; they must be 0, 1, 2, …"""
+    """Return the number of distinct integers in the only group of `pattern`; they must be 0, 1, 2, …"""
     numbers = {int(match.group(1)) for name in state if (match := re.match(pattern, name))}
     if numbers != set(range(len(numbers))):
         missing = [str(i) for i in range(min(len(numbers), 10_000)) if i not in numbers]
@@ -103,9 +106,9 @@ def weight_and_bias(*layers: tuple[str, str]) -> dict[str, str]:
 
 
 def read_mean_shift(state: State, suffix: str = "") -> Reading:
-    """Read range and mean from `sub_mean`/`add_mean`: range = add_mean.bias / mean.
+    """Return range and mean from `sub_mean`/`add_mean`: range = add_mean.bias / mean.
 
-    Tensors that equal the constants to the bit become the constants; any others stay as the file has them.
+    Tensors that equal the constants exactly are replaced by these; any others are kept as in the file.
     """
     tensors = {
         (side, kind): state.get(f"{side}{suffix}.{kind}")

@@ -33,7 +33,9 @@ from compressor.models.quantisers import Place, Shortcut
 
 @dataclass(frozen=True)
 class EDSRSpec(ShiftedSpec):
-    """`res_scale` is in no state dict: 0.1 for 256 channels and for DUKD's and CSD's 32/64 students, else 1."""
+    """The spec of EDSR. No state dict holds `res_scale`: it is 0.1 for 256 channels and for DUKD's and CSD's 32/64
+    students, else 1.
+    """
 
     arch: ClassVar[str] = "edsr"
     width: int = 64
@@ -58,7 +60,7 @@ class EDSRSpec(ShiftedSpec):
 
 
 class ResidualBlock(nn.Module):
-    """x + res_scale · conv(ReLU(conv(x)))."""
+    """A residual block: x + res_scale · conv(ReLU(conv(x)))."""
 
     def __init__(self, width: int, res_scale: float) -> None:
         super().__init__()
@@ -68,9 +70,9 @@ class ResidualBlock(nn.Module):
         self.res_scale = res_scale
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        read, kept = self.shortcut(x)
-        branch: torch.Tensor = self.conv2(self.hidden(F.relu(self.conv1(read))))
-        joined: torch.Tensor = kept + self.branch(branch if self.res_scale == 1.0 else branch * self.res_scale)
+        branch_input, skip = self.shortcut(x)
+        branch: torch.Tensor = self.conv2(self.hidden(F.relu(self.conv1(branch_input))))
+        joined: torch.Tensor = skip + self.branch(branch if self.res_scale == 1.0 else branch * self.res_scale)
         return joined
 
 
@@ -115,7 +117,7 @@ def axes(spec: EDSRSpec) -> AxisPlan:
 
 
 def linear(spec: EDSRSpec) -> LinearPlan:
-    """The stream with its long skip is linear, and so is what each shuffle leaves."""
+    """Return the linear plan. The stream with its long skip is linear, and so is the output of each shuffle."""
     blocks = [f"blocks.{index}" for index in range(spec.depth)]
     layers = [LinearLayer("head", ("lr",), "stream")]
     kinds: dict[str, SpaceKind] = {"lr": "fixed", "stream": "linear", "sr": "fixed"}
@@ -131,7 +133,7 @@ def linear(spec: EDSRSpec) -> LinearPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class EDSRNaming(Naming):
-    """{n} is the number of blocks. FAKD (code/models/edsr.py) keeps its blocks in three parts {p}."""
+    """The naming of EDSR; {n} is the number of blocks. FAKD (code/models/edsr.py) keeps blocks in three parts {p}."""
 
     in_thirds: bool = False
     res_scale: Assumption | None = None
@@ -146,7 +148,7 @@ class EDSRNaming(Naming):
         return self.read_shared(state, {"depth": depth, "res_scale": res_scale.value}, res_scale)
 
     def names(self, spec: EDSRSpec, in_file: set[str]) -> dict[str, str]:
-        # The thirds end at ⌊n/3⌋, ⌊2n/3⌋ and n.
+        # The three parts end at ⌊n/3⌋, ⌊2n/3⌋ and n.
         ends = (0, spec.depth // 3, 2 * spec.depth // 3, spec.depth) if self.in_thirds else (0, spec.depth)
         body_end = self.body_end.format(n=ends[-1] - ends[-2])
         layers = [("head", self.head), ("body_end", body_end), ("tail", self.tail)]

@@ -1,4 +1,4 @@
-"""The parts that EDSR, RCAN and CARN share: a mean shift, a range of their own, and how files name their layers."""
+"""Parts shared by EDSR, RCAN and CARN: a mean shift, a value range of their own, and the naming of layers in files."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ from compressor.models.networks.linear_plan import LinearLayer, SpaceKind, Tap
 
 @dataclass(frozen=True)
 class ShiftedSpec(Spec):
-    """The spec of a network that subtracts a mean and works in a range of its own.
+    """The spec of a network that subtracts a mean and works in a value range of its own.
 
-    `mean_shift="file"`: the official 1×1 convolutions are kept as the checkpoint had them.
+    `mean_shift="file"`: the official 1×1 convolutions are kept as in the checkpoint.
     """
 
     mean: tuple[float, ...] = field(default=DIV2K_MEAN, kw_only=True)
@@ -58,21 +58,23 @@ class ShiftedSpec(Spec):
     @property
     def undetectable(self) -> Mapping[str, tuple[Any, ...]]:
         constant = self.mean_shift == "constant"
-        # The reversed mean is that of a code base which reads images with OpenCV and trains on them as RGB.
+        # The reversed mean belongs to a code base that reads images with OpenCV and trains on them as RGB.
         means = (DIV2K_MEAN, DIV_FLICKR_MEAN, DIV2K_MEAN[::-1], (0.0, 0.0, 0.0)) if constant else ()
         ranges = (1.0, 255.0) if constant else ()
         return {"img_range": ranges, "mean": means, "mean_shift": ()}
 
 
 def mean_shifts(spec: ShiftedSpec) -> tuple[MeanShift, MeanShift]:
-    """Return the layers that lead into the network's range, and back to [0,1]."""
+    """Return the layers that convert to the network's range, and back to [0,1]."""
     from_file = spec.mean_shift == "file"
     enter = MeanShift(spec.mean, spec.img_range, leave=False, from_file=from_file)
     return enter, MeanShift(spec.mean, spec.img_range, leave=True, from_file=from_file)
 
 
 class LongSkipNetwork(Network):
-    """EDSR and RCAN without their blocks: a head before these; convolution, long skip, upsampler and tail behind."""
+    """The common part of EDSR and RCAN: a head before the blocks; convolution, long skip, upsampler and tail after
+    them.
+    """
 
     sub_mean: MeanShift
     add_mean: MeanShift
@@ -91,7 +93,7 @@ class LongSkipNetwork(Network):
 
 
 def long_skip_end(scale: int) -> tuple[list[LinearLayer], dict[str, SpaceKind]]:
-    """Return the linear layers behind the blocks, and the spaces between them."""
+    """Return the linear layers after the blocks, and the spaces between them."""
     levels = ["stream", *(f"upsampler.level.{k}" for k in range(len(upsampler_factors(scale))))]
     layers = [LinearLayer("body_end", ("stream",), "stream", at=Tap("upsampler", "input"))]
     layers += [LinearLayer(f"upsampler.convs.{k}", (a,), b) for k, (a, b) in enumerate(pairwise(levels))]
@@ -100,12 +102,12 @@ def long_skip_end(scale: int) -> tuple[list[LinearLayer], dict[str, SpaceKind]]:
 
 
 def mean_shift_layers(spec: ShiftedSpec, suffix: str = "") -> list[tuple[str, str]]:
-    """Return the layers of a mean shift that the file brought, by both names."""
+    """Return the layers of a mean shift taken from the file, by both names."""
     return [(name, f"{name}{suffix}") for name in ("sub_mean", "add_mean")] if spec.mean_shift == "file" else []
 
 
 def constant_mean_shift(spec: ShiftedSpec, suffix: str = "") -> Companions:
-    """Return the mean-shift tensors that the official code makes of the constants; others are among the weights."""
+    """Return the mean-shift tensors that the official code derives from the constants; others are among the weights."""
     tensors: dict[str, torch.Tensor] = {}
     if spec.mean_shift == "constant":
         for name, leave in (("sub_mean", False), ("add_mean", True)):
@@ -126,9 +128,9 @@ BASICSR_RANGE = (
 
 @dataclass(frozen=True, kw_only=True)
 class Naming(ABC):
-    """The name of each layer of EDSR or RCAN in one code base; {b} is the block.
+    """The naming of EDSR's or RCAN's layers in one code base; {b} is the block.
 
-    The upsampler's convolutions are numbered in steps, where shuffles stand between them.
+    The upsampler's convolutions are numbered with a step, as shuffles are between them.
     """
 
     head: str
@@ -143,19 +145,21 @@ class Naming(ABC):
 
     @abstractmethod
     def read(self, state: State, scale: int | None) -> Reading:
-        """Infer the fields of a spec."""
+        """Return the fields of a spec, inferred from tensors."""
 
     @abstractmethod
     def names(self, spec: Any, in_file: set[str]) -> dict[str, str]:
-        """Map srkd's tensor names to the file's."""
+        """Return the file's tensor names by srkd's."""
 
     def count_blocks(self, state: State, **numbers: object) -> int:
-        """Count the blocks by their first convolutions; the one number that stays open is (\\d+)."""
+        """Return the number of blocks, by their first convolutions; the counted number is given as (\\d+)."""
         name = f"{self.block.format(**numbers)}.{self.conv1}.weight"
         return count(state, name.replace(".", r"\."))
 
     def read_shared(self, state: State, fields: Mapping[str, Any], *assumed: Assumption) -> Reading:
-        """Add width, scale, range and mean; the last two from mean-shift tensors, or as the defaults of BasicSR."""
+        """Return `fields` with width, scale, range and mean; the last two from mean-shift tensors, or BasicSR's
+        defaults.
+        """
         width = rows(state, f"{self.head}.weight")
         pattern = re.escape(self.upsampler) + r"\.([0-9]+)\.weight"
         numbers = sorted(int(match.group(1)) for name in state if (match := re.fullmatch(pattern, name)))
@@ -167,7 +171,7 @@ class Naming(ABC):
         return Reading({**fields, **shift.fields}, assumed, shift.notes)
 
     def tensor_names(self, spec: ShiftedSpec, layers: Iterable[tuple[str, str]]) -> dict[str, str]:
-        """Return the names of the layers' tensors, and of those of the upsampler and of a mean shift from a file."""
+        """Return the names of the tensors of `layers`, of the upsampler, and of a mean shift from a file."""
         steps = range(len(upsampler_factors(spec.scale)))
         upsampler = [(f"upsampler.convs.{k}", f"{self.upsampler}.{k * self.step}") for k in steps]
         return weight_and_bias(*layers, *upsampler, *mean_shift_layers(spec))
@@ -183,7 +187,7 @@ class Naming(ABC):
     ) -> Dialect:
         """Return the dialect of files that hold tensors named `marks`.
 
-        Files without a mean shift are of a code base that knows the constant one only.
+        Files without a mean shift belong to a code base that only supports the constant one.
         """
         dialect = Dialect(
             name, has_tensors(*marks), self.read, self.names, surplus, code_bases, wrapping, fixed=fixed or {}

@@ -17,10 +17,10 @@ DIV_FLICKR_MEAN = (0.4690, 0.4490, 0.4036)
 
 
 class MeanShift(nn.Module):
-    """Enter or leave the range in which a network works: x → (x - mean)·range, or y → y/range + mean.
+    """A layer that enters or leaves the range in which a network works: x → (x - mean)·range, or y → y/range + mean.
 
-    With `from_file` the official 1×1 convolution is kept as buffers, in the file's own range: in RCAN's code the
-    mean shift was trainable by accident, so a published file may hold values that moved.
+    With `from_file` the official 1×1 convolution is kept as buffers, in the file's own range: in RCAN's code the mean
+    shift was trainable by accident, so a published file may hold changed values.
     """
 
     mean: torch.Tensor
@@ -48,7 +48,7 @@ class MeanShift(nn.Module):
 
 
 class Upsampler(nn.Module):
-    """Convolution and pixel shuffle: once for ×2 and ×3, twice for ×4, three times for ×8.
+    """An upsampler: convolution and pixel shuffle, once for ×2 and ×3, twice for ×4, three times for ×8.
 
     EDSR and RCAN have no activation here; CARN has a ReLU before each shuffle (carn/model/ops.py).
     """
@@ -77,7 +77,7 @@ def upsampler_factors(scale: int) -> tuple[int, ...]:
 
 
 def upsampler_reach(scale: int) -> float:
-    """Return the receptive radius in LR pixels of the upsampler's 3×3 convolutions and the 3×3 one after them."""
+    """Return the receptive radius, in LR pixels, of the upsampler's 3×3 convolutions and the next 3×3 convolution."""
     reach, magnified = 0.0, 1
     for factor in upsampler_factors(scale):
         reach += 1 / magnified
@@ -86,7 +86,7 @@ def upsampler_reach(scale: int) -> float:
 
 
 def scale_from_upsampler(rows: Sequence[int], width: int) -> int:
-    """Read the scale off the output rows of the upsampler's convolutions: 9·C → 3; 4·C one to three times → 2, 4, 8."""
+    """Return the scale from the rows of an upsampler's convolutions: 9·C → 3; 4·C one to three times → 2, 4, 8."""
     ratios = tuple(row // max(1, width) for row in rows)
     scale = {(4,): 2, (9,): 3, (4, 4): 4, (4, 4, 4): 8}.get(ratios)
     if scale is None or width < 1 or any(row % width for row in rows):

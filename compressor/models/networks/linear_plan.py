@@ -1,11 +1,11 @@
-"""What a network's linear layers write and read: declared beside each network, for what turns or solves them.
+"""The spaces that a network's linear layers read and write, declared beside each network, to rotate or solve layers.
 
-A space is a set of units that several layers share. What happens between its producers and its consumers decides what
-may be done with it:
+A space is a set of units that several layers share. The operations between its producers and its consumers decide how
+it may be changed:
 
-    linear   nothing but sums: any orthogonal change of basis may be folded into the layers, exactly
-    mixed    gates or a normalisation: another basis is an approximation, which the layers behind can be solved for
-    units    an activation: only a choice of units
+    linear   only sums: any orthogonal change of basis can be folded into the layers, exactly
+    mixed    gates or a normalisation: another basis is an approximation, for which the next layers can be solved
+    units    an activation: units can only be selected
     fixed    the image: never changed
 """
 
@@ -33,13 +33,13 @@ SpaceKind: TypeAlias = Literal["linear", "mixed", "units", "fixed"]
 
 @dataclass(frozen=True)
 class LinearLayer:
-    """A linear layer: the spaces of its input's segments, that of its output, and what it has to reproduce.
+    """A linear layer: the spaces of its input segments, that of its output, and its target.
 
-    `at` is where its effect is compared with the teacher's, for a layer whose output is added to something else, and
-    `gain` what the output is multiplied by on the way there; without it the layer's own output is compared. Rows before
-    a pixel shuffle: each unit of the output has some, one for each offset. `gate` is the layer whose output, through a
-    sigmoid, multiplies this one's. `parts` says how often the output's units come one after the other: three times for
-    queries, keys and values. A LayerNorm counts as a layer that multiplies and shifts each unit for itself.
+    `at` is the tap where the layer is compared with the teacher, for a layer whose output is added to something else,
+    and `gain` the factor of the output on the way there; without `at` the layer's own output is compared. Before a
+    pixel shuffle each unit of the output has one row per offset. `gate` is the layer whose output, through a sigmoid,
+    multiplies this one's. `parts` is the number of times that the output's units are repeated: three for queries, keys
+    and values. A LayerNorm counts as a layer that scales and shifts each unit separately.
     """
 
     name: str
@@ -57,11 +57,11 @@ class LinearLayer:
 
 @dataclass(frozen=True)
 class LinearPlan:
-    """The layers in the order in which they run, the kind of each space, and the modules that the body runs in turn.
+    """The layers in the order of execution, the kind of each space, and the modules that the body runs in turn.
 
-    `sweeps` is how often all layers are solved: more than once where one layer is used several times. `values` are the
-    parameters that have one value for each unit of a space, such as slopes: a student takes those of its units. Units
-    of a space in `blocks` are kept in whole blocks of so many, the channels of an attention head; a value of such a
+    `sweeps` is the number of times that all layers are solved: more than one if a layer is used several times. `values`
+    are the parameters with one value per unit of a space, such as slopes: a student copies those of its units. Units of
+    a space in `blocks` are kept in whole blocks of that size, the channels of an attention head; a value of such a
     space belongs to a block.
     """
 
@@ -78,7 +78,7 @@ class LinearPlan:
 
     @cached_property
     def consumers(self) -> dict[str, tuple[tuple[LinearLayer, int], ...]]:
-        """The layers that read a space, and the segment of their input that it is."""
+        """The layers that read a space, each with the index of its input segment."""
         return {
             space: tuple(
                 (layer, index) for layer in self.layers for index, name in enumerate(layer.inputs) if name == space
@@ -97,12 +97,12 @@ class LinearPlan:
 
     @property
     def is_exact(self) -> bool:
-        """True if a change of basis keeps the function: spaces that are not linear are hidden within one module."""
+        """True if a change of basis preserves the function: non-linear spaces are hidden within one module."""
         kinds = {kind for space, kind in self.spaces.items() if not self.is_hidden(space)}
         return "linear" in kinds and kinds <= {"linear", "fixed"}
 
     def is_hidden(self, space: str) -> bool:
-        """True for the units between one layer and the next of the same module."""
+        """Return True for the units between two consecutive layers of the same module."""
         names = {layer.name for layer in self.producers[space]} | {layer.name for layer, _ in self.consumers[space]}
         return len(names) == 2 and len({name.rpartition(".")[0] for name in names}) == 1
 
@@ -112,7 +112,9 @@ class LinearPlan:
 
 @dataclass(frozen=True)
 class Correspondence:
-    """Where a student's parts stand in its teacher: block j of n' stands for blocks ⌊j·n/n'⌋ to ⌊(j+1)·n/n'⌋ - 1."""
+    """The correspondence of a student's parts to its teacher's: block j of n' replaces blocks ⌊j·n/n'⌋ to ⌊(j+1)·n/n'⌋
+    - 1.
+    """
 
     repeats: tuple[tuple[Repeat, Repeat], ...]
 
@@ -121,7 +123,7 @@ class Correspondence:
         return cls(tuple(zip(teacher.repeats, student.repeats, strict=True)))
 
     def all_of(self, name: str) -> list[str]:
-        """Return the teacher's names for a part of the student: one for each block that its own block stands for."""
+        """Return the teacher's names for a part of the student: one for each block that its block replaces."""
         names = [name]
         for long, short in self.repeats:
             if long.count == short.count:
@@ -131,7 +133,7 @@ class Correspondence:
         return names
 
     def last_of(self, name: str) -> str:
-        """Return the name in the last block that the student's block stands for: whose output it aims at."""
+        """Return the name in the last block that the student's block replaces; its output is the target."""
         return self.all_of(name)[-1]
 
 

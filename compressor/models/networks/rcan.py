@@ -33,7 +33,9 @@ from compressor.models.quantisers import Place, Shortcut
 
 @dataclass(frozen=True)
 class RCANSpec(ShiftedSpec):
-    """`groups` residual groups of `depth` blocks; `hidden` units inside the attention (64 channels / reduction 16)."""
+    """The spec of RCAN: `groups` residual groups of `depth` blocks, `hidden` units in the attention (64 channels /
+    reduction 16).
+    """
 
     arch: ClassVar[str] = "rcan"
     width: int = 64
@@ -52,18 +54,18 @@ class RCANSpec(ShiftedSpec):
         return {**super().undetectable, "res_scale": (1.0, 0.1)}
 
     def narrowed(self, width: float) -> RCANSpec:
-        """⌊w·C⌋ channels and ⌊w·C/r⌋ hidden units, at least one of each."""
+        """Return the spec with ⌊w·C⌋ channels and ⌊w·C/r⌋ hidden units, at least one of each."""
         return replace(
             self, width=scale_count("width", width, self.width), hidden=scale_count("width", width, self.hidden)
         )
 
     def shortened(self, depth: float) -> RCANSpec:
-        """Fewer blocks inside each group; `groups` is a field of its own."""
+        """Return the spec with fewer blocks in each group; `groups` is a separate field."""
         return replace(self, depth=scale_count("depth", depth, self.depth))
 
 
 class ChannelAttention(nn.Module):
-    """u · sigmoid(expand(ReLU(squeeze(mean of u over space))))."""
+    """Channel attention: u · sigmoid(expand(ReLU(squeeze(mean of u over space))))."""
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
@@ -77,7 +79,7 @@ class ChannelAttention(nn.Module):
 
 
 class AttentionBlock(nn.Module):
-    """x + res_scale · attention(conv(ReLU(conv(x))))."""
+    """A residual block: x + res_scale · attention(conv(ReLU(conv(x))))."""
 
     def __init__(self, width: int, hidden: int, res_scale: float) -> None:
         super().__init__()
@@ -88,14 +90,14 @@ class AttentionBlock(nn.Module):
         self.res_scale = res_scale
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        read, kept = self.shortcut(x)
-        branch: torch.Tensor = self.attention(self.conv2(self.hidden(F.relu(self.conv1(read)))))
-        joined: torch.Tensor = kept + self.branch(branch if self.res_scale == 1.0 else branch * self.res_scale)
+        branch_input, skip = self.shortcut(x)
+        branch: torch.Tensor = self.attention(self.conv2(self.hidden(F.relu(self.conv1(branch_input)))))
+        joined: torch.Tensor = skip + self.branch(branch if self.res_scale == 1.0 else branch * self.res_scale)
         return joined
 
 
 class ResidualGroup(nn.Module):
-    """x + conv(blocks(x))."""
+    """A residual group: x + conv(blocks(x))."""
 
     def __init__(self, spec: RCANSpec) -> None:
         super().__init__()
@@ -128,7 +130,7 @@ class RCAN(LongSkipNetwork):
 
     @property
     def descriptor(self) -> Descriptor:
-        """The attention pools over the whole image: no receptive radius bounds it."""
+        """The descriptor without a receptive radius: the attention pools over the whole image."""
         return Descriptor(scale=self.spec.scale, receptive_radius=None)
 
     @property
@@ -157,7 +159,9 @@ def axes(spec: RCANSpec) -> AxisPlan:
 
 
 def linear(spec: RCANSpec) -> LinearPlan:
-    """Gates multiply what the blocks add to the stream, so that another basis of it is an approximation."""
+    """Return the linear plan. Gates multiply the blocks' contributions to the stream, so another basis of it is an
+    approximation.
+    """
     layers = [LinearLayer("head", ("lr",), "stream")]
     kinds: dict[str, SpaceKind] = {"lr": "fixed", "stream": "mixed", "sr": "fixed"}
     for group in (f"groups.{g}" for g in range(spec.groups)):
@@ -178,7 +182,7 @@ def linear(spec: RCANSpec) -> LinearPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class RCANNaming(Naming):
-    """{g} is the group, {n} the number of its blocks, {G} that of the groups."""
+    """The naming of RCAN; {g} is the group, {n} the number of its blocks, {G} the number of groups."""
 
     squeeze: str
     expand: str
@@ -253,7 +257,9 @@ NO_RES_SCALE = {"res_scale": 1.0}
 
 
 def _is_surplus(name: str) -> bool:
-    """HKDSR's files hold heads for intermediate outputs beside an RCAN of the official names."""
+    """Return True for a mean shift and for the heads of intermediate outputs that HKDSR adds to an RCAN with the
+    official names.
+    """
     return name.startswith(("ft_upsampler.", "ft_pre_upsampler.")) or is_mean_shift(name)
 
 
@@ -262,7 +268,7 @@ ARCHITECTURE = Architecture(
     RCAN,
     axes,
     linear=linear,
-    # Attention sees one number a channel, and a group's last convolution stands where EDSR's body_end does.
+    # The attention gets one value per channel, and a group's last convolution corresponds to EDSR's body_end.
     quantised=("groups.*.blocks.*.conv1", "groups.*.blocks.*.conv2"),
     small=RCANSpec(width=20, groups=3, depth=2, hidden=5),
     variants=(

@@ -1,7 +1,7 @@
 """Networks by name: srkd's own, one line each, and those of installed packages.
 
-To add a network: one file, one line in NETWORKS. Another package adds one by an entry point of the group
-`srkd.networks`, named like the network, that points at its `Architecture`. Its file is the same as one here.
+To add a network, add one file and one line in NETWORKS. Another package adds one by an entry point of the group
+`srkd.networks`, with the network's name, that points at its `Architecture`. Its file looks like one here.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from compressor.models.quantisation import Quantisation
 from compressor.models.quantisers import add_quantisers
 
 GROUP = "srkd.networks"
-"""The entry point group by which a package adds networks."""
+"""The entry point group for networks of other packages."""
 
 
 @dataclass(frozen=True)
 class NetworkEntry:
-    """A network by name: its `Architecture` as module:object, imported on first use, and the package it belongs to."""
+    """A network by name: its `Architecture` as module:object, imported on first use, and its package."""
 
     name: str
     where: str
@@ -62,7 +62,7 @@ def architecture(name: str) -> Architecture:
 
 
 def architectures() -> Iterator[Architecture]:
-    """Yield all architectures, srkd's own first; a broken one of another package is left out."""
+    """Yield all architectures, srkd's own first; those of other packages that cannot be imported are skipped."""
     for name, entry in NETWORKS.items():
         try:
             yield architecture(name)
@@ -72,16 +72,16 @@ def architectures() -> Iterator[Architecture]:
 
 
 def spec_from_dict(fields: object) -> Spec:
-    """Return the spec of a JSON object, which names the architecture under `arch`."""
+    """Return the spec of a JSON object that names the architecture under `arch`."""
     if not isinstance(fields, Mapping) or not isinstance(fields.get("arch"), str):
         raise UsageError(f"a spec is an object that names its network under 'arch'; this one is {str(fields)[:80]}")
     return architecture(fields["arch"]).spec.from_dict(fields)
 
 
 def build(spec: Spec, *, seed: int | None = None, quantisation: Quantisation | None = None) -> Network:
-    """Build a network with random weights (torch's defaults), in eval mode; a quantised one has its quantisers.
+    """Return a network with random weights (torch's defaults) in eval mode; a quantised one has its quantisers.
 
-    With a seed the weights depend on it alone, and torch's global generator is left as it was.
+    With a seed the weights depend on it alone, and torch's global generator is not changed.
     """
     if seed is None:
         return _build(spec, quantisation)
@@ -100,7 +100,7 @@ def _build(spec: Spec, quantisation: Quantisation | None) -> Network:
 
 
 def quantise(network: Network, quantisation: Quantisation) -> Network:
-    """Return a quantised network with the weights of a float one, on its device; its ranges are still to be found."""
+    """Return a quantised network with the weights of a float one, on its device; its ranges are not calibrated yet."""
     if network.quantisation is not None:
         raise UsageError(f"the network is quantised already ({network.quantisation.line()}): give the float one")
     like = next(network.parameters())
@@ -112,7 +112,7 @@ def quantise(network: Network, quantisation: Quantisation) -> Network:
 
 
 def without_quantisers(network: Network) -> Network:
-    """Return the float network with the same weights; a float network itself."""
+    """Return the float network with the same weights; a float network is returned unchanged."""
     if network.quantisation is None:
         return network
     plain = build(network.spec).to(network.device)

@@ -1,6 +1,6 @@
 """SwinIR (Liang et al., 2021): residual groups of shifted-window transformer layers.
 
-Code followed: JingyunLiang/SwinIR, models/network_swinir.py. Stochastic depth of its training is left out: it draws
+Code followed: JingyunLiang/SwinIR, models/network_swinir.py. Its stochastic depth in training is left out: it draws
 from global state and has no effect on a trained network.
 
 In this file: spec and network, the axis plan, the same network for images of one size, and the names in files.
@@ -51,15 +51,15 @@ UPSAMPLERS = ("pixelshuffle", "pixelshuffledirect", "nearest+conv", "none")
 CONNECTIONS = ("1conv", "3conv")
 PADDINGS = ("network", "testscript")
 IMAGE_SIZES = (64, 126)
-"""Training sizes of the published files: 126 goes with windows of 7 (JPEG artefacts)."""
+"""Training sizes of the published files; 126 is for windows of 7 (JPEG artefacts)."""
 
 
 @dataclass(frozen=True)
 class SwinIRSpec(Spec):
-    """`depths` and `heads` for each residual group; `features` before the upsampler.
+    """The spec of SwinIR: `depths` and `heads` per residual group, `features` before the upsampler.
 
-    `shifted` is false for files trained on images no larger than a window; `padding="testscript"` pads as the
-    official test script does, always to the next multiple of the window, with the edge repeated.
+    `shifted` is False for files trained on images no larger than a window; `padding="testscript"` pads like the
+    official test script, always to the next multiple of the window, with the edge repeated.
     """
 
     arch: ClassVar[str] = "swinir"
@@ -111,7 +111,7 @@ class SwinIRSpec(Spec):
         return frozenset() if self.has_features else frozenset({"features"})
 
     def narrowed(self, width: float) -> SwinIRSpec:
-        """Keep whole heads, at least one; each keeps its channels."""
+        """Return the spec with fewer heads, at least one; each keeps its channels."""
         require_fraction("width", width)
         if len(set(self.heads)) != 1:
             raise UsageError(f"swinir: heads={self.heads} differ between groups: only depth can be reduced")
@@ -120,15 +120,15 @@ class SwinIRSpec(Spec):
         return replace(self, width=channels, heads=(heads,) * len(self.heads))
 
     def shortened(self, depth: float) -> SwinIRSpec:
-        """Keep fewer residual groups."""
+        """Return the spec with fewer residual groups."""
         total = len(self.depths)
         count = scale_count("depth", depth, total)
-        kept = [inherited_index(index, count, total) for index in range(count)]
-        return replace(self, depths=tuple(self.depths[k] for k in kept), heads=tuple(self.heads[k] for k in kept))
+        groups = [inherited_index(index, count, total) for index in range(count)]
+        return replace(self, depths=tuple(self.depths[k] for k in groups), heads=tuple(self.heads[k] for k in groups))
 
 
 def connection(spec: SwinIRSpec) -> nn.Module:
-    """Return the convolution that ends a group and the body: one, or three through a quarter of the channels."""
+    """Return the convolution at the end of a group or of the body: one, or three through a quarter of the channels."""
     if spec.connection == "1conv":
         return nn.Conv2d(spec.width, spec.width, 3, padding=1)
     quarter = spec.width // 4
@@ -142,7 +142,7 @@ def connection(spec: SwinIRSpec) -> nn.Module:
 
 
 class Group(nn.Module):
-    """x + conv(layers(x)); every second layer is shifted."""
+    """A residual group: x + conv(layers(x)); every second layer is shifted."""
 
     def __init__(self, spec: SwinIRSpec, depth: int, heads: int) -> None:
         super().__init__()
@@ -170,7 +170,7 @@ class ChannelNorm(nn.LayerNorm):
 
 
 class NearestUpsampler(nn.Module):
-    """×4: twice nearest ×2, convolution, LeakyReLU 0.2; then one more convolution."""
+    """An upsampler for ×4: twice nearest ×2, convolution, LeakyReLU 0.2; then one more convolution."""
 
     def __init__(self, features: int) -> None:
         super().__init__()
@@ -221,7 +221,7 @@ class SwinIR(Network):
         return self._cropped(self._upscaled(joined, lr), h, w)
 
     def _cropped(self, sr: torch.Tensor, height: int, width: int) -> torch.Tensor:
-        # Not a slice: a trace would decide once for all sizes whether the slice is the whole.
+        # Not a slice: a trace would decide once for all sizes whether the slice covers everything.
         rows, columns = (torch.arange(length, device=sr.device) for length in (height, width))
         return sr.index_select(-2, rows).index_select(-1, columns)
 
@@ -255,7 +255,9 @@ class SwinIR(Network):
 
     @property
     def descriptor(self) -> Descriptor:
-        """Any size is taken; windows start at the top left, so a tile sees other windows than the whole image."""
+        """The descriptor: any size is allowed. Windows start at the top left, so a tile has other windows than the
+        whole image.
+        """
         return Descriptor(scale=self.spec.scale, channels=self.spec.channels, receptive_radius=None, windowed=True)
 
     @property
@@ -293,14 +295,14 @@ def axes(spec: SwinIRSpec) -> AxisPlan:
     parameters = layer_axes(weights)
     for group, (depth, heads) in enumerate(zip(spec.depths, spec.heads, strict=True)):
         for index in range(depth):
-            # Where groups differ in heads only depth can be cut, and each number of heads is an axis of its own.
+            # If groups differ in heads, only depth can be cut, and each number of heads is a separate axis.
             table = f"groups.{group}.layers.{index}.attention.bias_table"
             parameters[table] = ("positions", f"heads_{heads}" if len(set(spec.heads)) > 1 else "heads")
     return AxisPlan(_axis_sizes(spec), parameters, (Repeat("groups", len(spec.depths)),))
 
 
 def linear(spec: SwinIRSpec) -> LinearPlan:
-    """Norms stand on the stream, so that its units can only be chosen; heads are kept whole."""
+    """Return the linear plan. Norms act on the stream, so its units can only be selected; heads are kept whole."""
     layers = [LinearLayer("head", ("lr",), "stream"), LinearLayer("embed_norm", ("stream",), "stream")]
     kinds: dict[str, SpaceKind] = {"lr": "fixed", "sr": "fixed", "features": "fixed", "stream": "units"}
     values: dict[str, str] = {}
@@ -314,7 +316,7 @@ def linear(spec: SwinIRSpec) -> LinearPlan:
             layers += [
                 LinearLayer(f"{layer}.norm1", ("stream",), "stream"),
                 LinearLayer(f"{layer}.attention.qkv", ("stream",), attended, parts=3),
-                # In windows, which are not where the sum is: the MLP corrects what is missing here too.
+                # The output is in windows, while the sum is not: the MLP also corrects the error of this layer.
                 LinearLayer(f"{layer}.attention.proj", (attended,), "stream"),
                 LinearLayer(f"{layer}.norm2", ("stream",), "stream"),
                 LinearLayer(f"{layer}.fc1", ("stream",), hidden),
@@ -336,7 +338,9 @@ def linear(spec: SwinIRSpec) -> LinearPlan:
 
 
 def _connection_layers(spec: SwinIRSpec, name: str, at: Tap, kinds: dict[str, SpaceKind]) -> list[LinearLayer]:
-    """Return the convolution that ends a group or the body, or its three; what is between these joins the kinds."""
+    """Return the convolution at the end of a group or of the body, or its three; the spaces between these are added to
+    `kinds`.
+    """
     if spec.connection == "1conv":
         return [LinearLayer(name, ("stream",), "stream", at=at)]
     spaces = ["stream", f"{name}.0.quarter", f"{name}.2.quarter", "stream"]
@@ -363,11 +367,11 @@ def _axis_sizes(spec: SwinIRSpec) -> dict[str, Axis]:
 
 
 class FixedSwinIR(SwinIR):
-    """`network` for a batch of one image of `height` × `width`, in operations that converters without free shapes know.
+    """A SwinIR for a batch of one image of `height` × `width`, with operations for converters without dynamic shapes.
 
-    The same function of the same weights. Features stay N,C,H,W: linear layers are 1×1 convolutions, windows are cut
-    by pixel unshuffle, which lays a window's positions side by side as channels, and joined by pixel shuffle. No tensor
-    has more than four axes beside the batch, which is all that ncnn knows.
+    It computes the same function with the same weights. Features stay N,C,H,W: linear layers are 1×1 convolutions,
+    windows are cut by pixel unshuffle, which puts a window's positions side by side as channels, and joined by pixel
+    shuffle. No tensor has more than four axes besides the batch, which is ncnn's limit.
     """
 
     def __init__(self, network: SwinIR, height: int, width: int) -> None:
@@ -387,21 +391,21 @@ class FixedSwinIR(SwinIR):
         return lr
 
     def _cropped(self, sr: torch.Tensor, height: int, width: int) -> torch.Tensor:
-        # Not the sizes of the caller, which a trace computes from the image: converters fail on that.
-        if sr.shape[-2:] == self.sr_size:  # a slice of all of it is a copy that ExecuTorch refuses
+        # Not the caller's sizes, which a trace computes from the image: converters fail on that.
+        if sr.shape[-2:] == self.sr_size:  # a slice of the whole is a copy, which ExecuTorch refuses
             return sr
         return sr[:, :, : self.sr_size[0], : self.sr_size[1]]
 
 
 def _runs(positions: torch.Tensor) -> list[tuple[int, int]]:
-    """Return the positions as pieces [start, stop) of consecutive ones."""
+    """Return the positions as runs [start, stop) of consecutive numbers."""
     values = positions.tolist()
     cuts = [0, *(k for k in range(1, len(values)) if values[k] != values[k - 1] + 1), len(values)]
     return [(values[begin], values[begin] + end - begin) for begin, end in pairwise(cuts)]
 
 
 class FixedGroup(nn.Module):
-    """x + conv(layers(x)) on (N,C,H,W)."""
+    """A residual group: x + conv(layers(x)) on (N,C,H,W)."""
 
     def __init__(self, group: Group, height: int, width: int) -> None:
         super().__init__()
@@ -416,7 +420,7 @@ class FixedGroup(nn.Module):
 
 
 class FixedLayer(nn.Module):
-    """x += attention(norm1(x)), its windows shifted or not; x += mlp(norm2(x))."""
+    """A transformer layer: x += attention(norm1(x)), in shifted windows or not; x += mlp(norm2(x))."""
 
     def __init__(self, layer: SwinLayer, mask: torch.Tensor, height: int, width: int) -> None:
         super().__init__()
@@ -438,7 +442,7 @@ class FixedLayer(nn.Module):
 
 
 class FixedAttention(nn.Module):
-    """softmax(q·kᵀ/√d + relative bias + mask)·v inside each window."""
+    """Window attention: softmax(q·kᵀ/√d + relative bias + mask)·v within each window."""
 
     bias: torch.Tensor
     mask: torch.Tensor | None
@@ -470,13 +474,13 @@ class FixedAttention(nn.Module):
         return projected
 
     def _windows(self, x: torch.Tensor) -> torch.Tensor:
-        """Turn (1,C,H,W) into (1, heads, channels of a head, positions, windows)."""
+        """Return (1,C,H,W) as (1, heads, channels per head, positions, windows)."""
         cut = F.pixel_unshuffle(x, self.window)
         return cut.reshape(1, self.heads, self.each, self.window**2, self.rows * self.columns)
 
 
 def _pointwise(weight: torch.Tensor, bias: torch.Tensor) -> nn.Conv2d:
-    """Return a linear layer as a convolution."""
+    """Return a linear layer as a 1×1 convolution."""
     conv = nn.Conv2d(weight.shape[1], weight.shape[0], 1)
     with torch.no_grad():
         conv.weight.copy_(weight[:, :, None, None])
@@ -492,7 +496,7 @@ def _channel_norm(norm: nn.LayerNorm) -> ChannelNorm:
 
 
 def _table(state: State, group: int) -> tuple[int, int]:
-    """Read window and heads of a group off its first bias table of (2·window - 1)² rows."""
+    """Return window and heads of a group from its first bias table of (2·window - 1)² rows."""
     name = f"layers.{group}.residual_group.blocks.0.attn.relative_position_bias_table"
     table = state.get(name)
     if table is None or table.dim() != 2:
@@ -504,7 +508,7 @@ def _table(state: State, group: int) -> tuple[int, int]:
 
 
 def _upsampler(state: State, width: int, channels: int) -> dict[str, Any]:
-    """Read the upsampler off the names of its layers, and the scale that it gives."""
+    """Return the upsampler, from the names of its layers, and its scale."""
     if "conv_up1.weight" in state:
         return {"upsampler": "nearest+conv", "scale": 4, "features": rows(state, "conv_before_upsample.0.weight")}
     if "conv_before_upsample.0.weight" in state:
@@ -584,7 +588,9 @@ def _tail(spec: SwinIRSpec) -> Iterator[tuple[str, str]]:
 
 
 def _window_buffers(spec: SwinIRSpec) -> Companions:
-    """Return relative_position_index of every layer and attn_mask of every shifted one, which strict loading wants."""
+    """Return the buffers that strict loading expects: relative_position_index of every layer, attn_mask of every
+    shifted one.
+    """
     sizes = [size for size in IMAGE_SIZES if size % spec.window == 0 and size > spec.window]
     image = (sizes[0] if sizes else 8 * spec.window) if spec.shifted else spec.window
     index = relative_index(spec.window)
@@ -605,7 +611,7 @@ OFFICIAL = Dialect(
     recognises=has_tensors("conv_first.weight", "layers.0.residual_group.blocks.0.attn.relative_position_bias_table"),
     read=_read,
     names=_names,
-    # Buffers that depend on the training size: srkd computes them for every input.
+    # Buffers that depend on the training size; srkd computes them for every input.
     surplus=lambda name: name.endswith((".relative_position_index", ".attn_mask")) or name == "attn_mask",
     code_bases=("swinir", "basicsr"),
     wrapping="params",
@@ -619,7 +625,7 @@ ARCHITECTURE = Architecture(
     SwinIR,
     axes,
     linear=linear,
-    # The four linear layers of a transformer layer and what they read; the sums between them stay in full.
+    # The four linear layers of a transformer layer and their inputs; the sums between them stay in float.
     quantised=tuple(f"groups.*.layers.*.{name}" for name in ("attention.qkv", "attention.proj", "fc1", "fc2")),
     small=SwinIRSpec(width=21, depths=(2, 2, 2), heads=(7, 7, 7), window=4, features=8),
     variants=(

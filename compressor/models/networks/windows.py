@@ -1,6 +1,7 @@
 """Window attention of Swin transformers on channels-last maps (N,H,W,C) whose sides are multiples of the window.
 
-Code followed: JingyunLiang/SwinIR, models/network_swinir.py. Sizes are read from tensors, so one trace serves all.
+Code followed: JingyunLiang/SwinIR, models/network_swinir.py. Sizes are read from tensors, so one trace serves all
+sizes.
 """
 
 from __future__ import annotations
@@ -12,27 +13,27 @@ from torch.nn import functional as F
 from compressor.models.quantisers import Place
 
 OTHER_REGION = -100.0
-"""Added to the attention between positions that only the cyclic shift made neighbours."""
+"""Added to the attention between positions that are neighbours only because of the cyclic shift."""
 INITIAL_DEVIATION = 0.02
-"""Standard deviation of new linear layers and bias tables."""
+"""Initial standard deviation of linear layers and bias tables."""
 
 
 def to_windows(x: torch.Tensor, window: int) -> torch.Tensor:
-    """Cut (N,H,W,C) into (N, windows, window², C)."""
+    """Return (N,H,W,C) as (N, windows, window², C)."""
     n, h, w, c = x.shape
     cut = x.reshape(n, h // window, window, w // window, window, c)
     return _swapped(cut).reshape(n, (h // window) * (w // window), window * window, c)
 
 
 def from_windows(windows: torch.Tensor, window: int, h: int, w: int) -> torch.Tensor:
-    """Join (N, windows, window², C) to (N,H,W,C)."""
+    """Return (N, windows, window², C) as (N,H,W,C)."""
     n, _, _, c = windows.shape
     tiles = windows.reshape(n, h // window, w // window, window, window, c)
     return _swapped(tiles).reshape(n, h, w, c)
 
 
 def _swapped(cut: torch.Tensor) -> torch.Tensor:
-    """Swap axes 2 and 3, in memory too: a traced graph cannot decide whether a reshape could be a view."""
+    """Return a copy with axes 2 and 3 swapped: a traced graph cannot decide whether a reshape could be a view."""
     return cut.permute(0, 1, 3, 2, 4, 5).clone(memory_format=torch.contiguous_format)
 
 
@@ -60,7 +61,7 @@ def relative_index(window: int) -> torch.Tensor:
 
 
 def _linear(inputs: int, outputs: int) -> nn.Linear:
-    """Build a linear layer, initialised as in the official code (network_swinir.py, _init_weights)."""
+    """Return a linear layer, initialised as in the official code (network_swinir.py, _init_weights)."""
     layer = nn.Linear(inputs, outputs)
     nn.init.trunc_normal_(layer.weight, std=INITIAL_DEVIATION)
     nn.init.zeros_(layer.bias)
@@ -68,7 +69,7 @@ def _linear(inputs: int, outputs: int) -> nn.Linear:
 
 
 class WindowAttention(nn.Module):
-    """softmax(q·kᵀ/√d + relative bias + mask)·v inside each window."""
+    """Window attention: softmax(q·kᵀ/√d + relative bias + mask)·v within each window."""
 
     index: torch.Tensor
 
@@ -85,7 +86,7 @@ class WindowAttention(nn.Module):
     def forward(self, windows: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         n, count, positions, width = windows.shape
         each = width // self.heads
-        # Five axes at most: more than that some of the formats of `srkd export` do not know.
+        # At most five axes: some formats of `srkd export` do not support more.
         q, k, v = (
             part.reshape(n, count, positions, self.heads, each).transpose(2, 3)
             for part in self.qkv(self.read(windows)).chunk(3, dim=-1)
@@ -100,7 +101,9 @@ class WindowAttention(nn.Module):
 
 
 class SwinLayer(nn.Module):
-    """x += attention(norm1(x)), in windows shifted cyclically where a mask is given; x += mlp(norm2(x)), exact GELU."""
+    """A transformer layer: x += attention(norm1(x)), in windows shifted cyclically if `shifted`; x += mlp(norm2(x)),
+    exact GELU.
+    """
 
     def __init__(self, width: int, heads: int, window: int, hidden: int, *, shifted: bool) -> None:
         super().__init__()

@@ -1,1 +1,1 @@
-"""TensorRT engines: build them from ONNX files, keep them in files, rebuild them for another machine, run them."""
+"""TensorRT engines: building from ONNX files, storing, rebuilding for another machine, and running."""

@@ -1,4 +1,4 @@
-"""Build what TensorRT runs (the plan) from an ONNX file, here or by NVIDIA's own command.
+"""Building of TensorRT's executable (the plan) from an ONNX file, here or with NVIDIA's own command.
 
 A build takes minutes and may crash: `engines.py` runs `build_plan` in a child process.
 """
@@ -28,17 +28,17 @@ FLAGS_10: dict[str, tuple[str, ...]] = {
     "bf16": ("BF16",),
     "int8": ("INT8",),
 }
-"""Precision → what a builder of TensorRT 10.x must be allowed. From 11.0 on the ONNX file alone decides."""
+"""Builder flags of TensorRT 10.x by precision. From 11.0 on the ONNX file alone decides."""
 
 ONNX_PRECISIONS = {"fp32": "fp32", "tf32": "fp32", "fp16": "fp16", "bf16": "bf16", "int8": "int8"}
-"""Precision → that of the ONNX file it is built from. TF32 is a way to multiply float32."""
+"""Precision of the source ONNX file by engine precision. TF32 is a way to multiply float32."""
 
 QUANTIZE_OPERATORS = ("QuantizeLinear", "DequantizeLinear")
 
 
 @dataclass(frozen=True)
 class OnnxInfo:
-    """The facts that a build depends on. `shape` is that of the only input, N,C,H,W, None where a side is free."""
+    """The facts that a build depends on. `shape` is that of the only input, N,C,H,W, with None for a dynamic side."""
 
     input: str
     shape: tuple[int | None, ...]
@@ -47,7 +47,7 @@ class OnnxInfo:
 
 
 def read_onnx_info(path: Path) -> OnnxInfo:
-    """Read an ONNX file without running it; one line where TensorRT could not use it."""
+    """Return the facts of an ONNX file without running it; one line if TensorRT cannot use it."""
     model = load_onnx(path)
     constants = {item.name for item in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in constants]
@@ -68,7 +68,7 @@ def read_onnx_info(path: Path) -> OnnxInfo:
 
 
 def _require_symmetric(model: onnx.ModelProto, path: Path) -> None:
-    """Refuse all but signed bytes around zero: TensorRT takes nothing else, and its message is late and unclear."""
+    """Refuse all but signed bytes around zero: TensorRT accepts nothing else, and its message is late and unclear."""
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     for node in model.graph.node:
         if node.op_type == "Constant" and node.attribute and node.attribute[0].name == "value":
@@ -86,7 +86,7 @@ def _require_symmetric(model: onnx.ModelProto, path: Path) -> None:
 
 @dataclass(frozen=True)
 class BuildJob:
-    """One build. `timing_cache` is read if it exists, and written: the next build skips what was measured already."""
+    """One build. `timing_cache` is read if it exists, and written, so that measurements need not be repeated."""
 
     onnx: Path
     plan: Path
@@ -101,7 +101,7 @@ def build_plan(trt: Any, job: BuildJob, progress: Progress) -> dict[str, object]
     if job.precision not in ONNX_PRECISIONS:
         raise UsageError(f"precision {job.precision!r} is not one of {', '.join(ONNX_PRECISIONS)}")
     expected = ONNX_PRECISIONS[job.precision]
-    if info.precision != expected:  # an engine must not be named after a precision that it does not have
+    if info.precision != expected:  # an engine's name must not state a precision that it does not have
         raise SrkdError(f"{job.onnx} holds {info.precision}: an engine in {job.precision} is built from {expected}")
     log = BuilderLog(trt)
     builder = trt.Builder(log.logger)
@@ -113,7 +113,7 @@ def build_plan(trt: Any, job: BuildJob, progress: Progress) -> dict[str, object]
     set_precision(trt, config, job.precision)
     _add_profile(builder, config, info, job.profile)
     is_cache_used = load_timing_cache(config, job.timing_cache)
-    monitor = progress_monitor(trt, progress)  # held here: the config holds no reference to it
+    monitor = progress_monitor(trt, progress)  # keep a reference: the config holds none
     config.progress_monitor = monitor
     plan = builder.build_serialized_network(network, config)
     if plan is None:
@@ -129,12 +129,12 @@ def build_plan(trt: Any, job: BuildJob, progress: Progress) -> dict[str, object]
 
 
 def network_flags(trt: Any) -> int:
-    """Return the flags of a network: strongly typed where the builder has no flags for precision."""
+    """Return the flags of a network: strongly typed if the builder has no precision flags."""
     return 0 if has_precision_flags(trt) else 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
 
 
 def set_precision(trt: Any, config: Any, precision: str) -> None:
-    """Set the builder's flags. TensorRT allows TF32 by default; fp32 means fp32, so it is cleared there."""
+    """Set the builder's flags. TensorRT allows TF32 by default; for fp32 it is cleared."""
     if precision == "fp32":
         config.clear_flag(trt.BuilderFlag.TF32)
     else:
@@ -162,7 +162,7 @@ def _add_profile(builder: Any, config: Any, info: OnnxInfo, profile: Optimizatio
 
 
 def load_timing_cache(config: Any, path: Path) -> bool:
-    """Attach what earlier builds measured; False where there was nothing usable, and the cache starts empty."""
+    """Attach the measurements of earlier builds; False if there are none usable, and the cache starts empty."""
     content = b""
     with suppress(OSError):
         content = path.read_bytes()
@@ -174,11 +174,11 @@ def load_timing_cache(config: Any, path: Path) -> bool:
 
 
 def save_timing_cache(config: Any, path: Path) -> None:
-    """Keep what this build measured, if it can be written."""
+    """Store the measurements of this build, if possible."""
     cache = config.get_timing_cache()
     if cache is None:
         return
-    # The engine is there; that the next build takes as long as this one is no reason to fail.
+    # The engine is complete; a next build that takes as long as this one is no reason to fail.
     with suppress(SrkdError), atomic_path(path) as temporary:
         temporary.write_bytes(bytes(cache.serialize()))
 
@@ -210,9 +210,9 @@ def progress_monitor(trt: Any, progress: Progress) -> Any:
 
 
 def trtexec_command(onnx: str, engine: str, input: str, profile: OptimizationProfile, precision: str) -> str:
-    """Return the same build as a line for the shell, for a machine that has TensorRT and not srkd.
+    """Return the same build as a shell command, for a machine with TensorRT and without srkd.
 
-    --stronglyTyped makes 10.x take the precision from the ONNX file; 11.x always does.
+    --stronglyTyped makes 10.x use the precision of the ONNX file; 11.x always does.
     """
     words = ["trtexec", f"--onnx={onnx}", "--stronglyTyped"]
     if precision == "fp32":

@@ -1,4 +1,4 @@
-"""The small part of CUDA that an engine needs, as one protocol: memory, copies, a stream, a recorded graph.
+"""The part of CUDA that an engine needs, as a protocol: memory, copies, a stream, a recorded graph.
 
 It is implemented with torch's own tensors, streams and CUDA graphs, and with pycuda for a torch that was built without
 CUDA.
@@ -21,7 +21,7 @@ from compressor.runtimes.tensorrt.installation import driver_missing
 
 @dataclass(frozen=True)
 class Gpu:
-    """A graphics processor as engine files name it."""
+    """A GPU as described in engine files."""
 
     index: int
     name: str
@@ -30,23 +30,24 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Buffer:
-    """The same number of float32 values twice: pinned on the host, so that copies run beside kernels, and on the GPU.
+    """Two buffers of the same number of float32 values: pinned on the host, so that copies overlap with kernels, and on
+    the GPU.
 
-    Both are freed when the last reference goes.
+    Both are freed with the last reference.
     """
 
     host: torch.Tensor
     address: int
     memory: Any
-    """The library's own object for the GPU's side."""
+    """The library's object for the GPU memory."""
 
 
 class Device(Protocol):
-    """One GPU and one stream of work on it. Calls fail with SrkdError."""
+    """One GPU and one stream on it. Calls fail with SrkdError."""
 
     @property
     def library(self) -> str:
-        """Name and version of what reaches CUDA: "torch 2.8.0+cu128"."""
+        """Name and version of the library that accesses CUDA: "torch 2.8.0+cu128"."""
         ...
 
     @property
@@ -62,11 +63,11 @@ class Device(Protocol):
         ...
 
     def copy_in(self, buffer: Buffer, count: int) -> None:
-        """Put a copy of the first `count` values from the host to the GPU on the stream."""
+        """Enqueue a copy of the first `count` values from the host to the GPU."""
         ...
 
     def copy_out(self, buffer: Buffer, count: int) -> None:
-        """Put a copy of the first `count` values from the GPU to the host on the stream."""
+        """Enqueue a copy of the first `count` values from the GPU to the host."""
         ...
 
     def synchronise(self) -> None:
@@ -74,12 +75,14 @@ class Device(Protocol):
         ...
 
     def capture(self, work: Callable[[], None]) -> Callable[[], None] | None:
-        """Record what `work` puts on the stream as a CUDA graph; return what replays it, None where that fails."""
+        """Record the work that `work` enqueues as a CUDA graph; return a function that replays it, or None if that
+        fails.
+        """
         ...
 
 
 def open_device(index: int = 0) -> Device:
-    """Open a GPU with torch, or with pycuda where torch was built without CUDA."""
+    """Open a GPU with torch, or with pycuda if torch was built without CUDA."""
     missing = driver_missing()
     if missing is not None:
         raise SrkdError(missing)
@@ -92,7 +95,7 @@ def open_device(index: int = 0) -> Device:
 
 
 class TorchDevice:
-    """The GPU of that number, which becomes torch's current one: TensorRT builds and opens engines on that."""
+    """The GPU with index `index`, made torch's current one, on which TensorRT builds and opens engines."""
 
     def __init__(self, index: int) -> None:
         with cuda_errors("initialization", RuntimeError):
@@ -106,7 +109,7 @@ class TorchDevice:
         self.stream = int(self._stream.cuda_stream)
 
     def allocate(self, count: int) -> Buffer:
-        # Within the stream, so that torch's allocator hands freed memory to nothing that would not wait for it.
+        # Allocate within the stream, so that torch's allocator reuses the memory only after the work on this stream.
         with cuda_errors(f"an allocation of {count * 4} bytes", RuntimeError), torch.cuda.stream(self._stream):
             host = torch.empty(count, dtype=torch.float32, pin_memory=True)
             memory = torch.empty(count, dtype=torch.float32, device=f"cuda:{self.gpu.index}")
@@ -128,11 +131,11 @@ class TorchDevice:
         graph = torch.cuda.CUDAGraph()
         try:
             with torch.cuda.stream(self._stream):
-                # Other threads may allocate meanwhile: their calls do not end this capture.
+                # Allocations of other threads do not end this capture.
                 graph.capture_begin(capture_error_mode="thread_local")
                 try:
                     work()
-                finally:  # a stream stays in capture until it is ended, whatever became of the work
+                finally:  # end the capture of the stream even if the work failed
                     graph.capture_end()
         except (SrkdError, RuntimeError):
             return None
@@ -145,7 +148,7 @@ class TorchDevice:
 
 
 class PyCudaDevice:
-    """The GPU of that number; ImportError where pycuda is not installed. It has no CUDA graphs."""
+    """The GPU with index `index`, without CUDA graphs; ImportError if pycuda is not installed."""
 
     def __init__(self, index: int) -> None:
         import pycuda
@@ -156,7 +159,7 @@ class PyCudaDevice:
             cuda.init()
             require_gpu(index, cuda.Device.count())
             device = cuda.Device(index)
-            # The context that TensorRT uses too; pycuda aborts at the end of the process unless it is popped.
+            # The context that TensorRT uses, too; pycuda aborts at exit unless it is popped.
             context = device.retain_primary_context()
             context.push()
             atexit.register(context.pop)
@@ -198,13 +201,15 @@ def cuda_errors(task: str, *kinds: type[Exception]) -> Iterator[None]:
 
 
 def require_gpu(index: int, count: int) -> None:
-    """Refuse the number of a GPU that is not there."""
+    """Refuse the index of a GPU that does not exist."""
     if index >= count:
         raise SrkdError(f"device cuda:{index}: there {'is' if count == 1 else 'are'} {count} NVIDIA GPU here")
 
 
 def device_index(device: str) -> int:
-    """Return the number of a CUDA device. Verbs say "cpu" by default; an engine runs on GPUs only: the first."""
+    """Return the index of a CUDA device. The default "cpu" of the commands means the first GPU, as an engine runs only
+    on GPUs.
+    """
     kind, _, index = device.partition(":")
     if kind not in ("cpu", "cuda") or (index and not index.isdigit()):
         raise UsageError(f"device {device!r}: an engine runs on an NVIDIA GPU; use --device cuda or cuda:1")

@@ -1,11 +1,10 @@
-"""Engine files: a header of ours, then what TensorRT wrote (the plan).
+"""Engine files: srkd's header, then TensorRT's executable (the plan).
 
-A plan cannot be read without TensorRT, and is good for one GPU, driver and version only; one that was built for another
-may crash. So the header names them, and the checksum of the plan. A file without the header (trtexec's) is opened as it
-is.
+A plan cannot be read without TensorRT, and is valid for only one GPU, driver and version; on another it may crash. So
+the header names them, and the checksum of the plan. A file without the header (trtexec's) is opened without checks.
 
     8 bytes  "srkd-trt"
-    8 bytes  little-endian: where the plan begins, a multiple of 4096
+    8 bytes  little-endian: offset of the plan, a multiple of 4096
     JSON, padded with spaces
 """
 
@@ -38,7 +37,7 @@ class Machine:
     driver: str
 
     def differences(self, other: Machine) -> list[str]:
-        """Return what is different in `other`, the machine in use, in words."""
+        """Return descriptions of the differences to `other`, the machine in use."""
         gpu, other_gpu = f"{self.gpu} ({self.capability})", f"{other.gpu} ({other.capability})"
         pairs = [
             ("TensorRT", self.tensorrt, other.tensorrt),
@@ -50,7 +49,7 @@ class Machine:
 
 @dataclass(frozen=True)
 class EngineHeader:
-    """The header of an engine file. `onnx` is the name of the file it was built from, which lies beside it."""
+    """The header of an engine file. `onnx` is the name of its source file, which is beside it."""
 
     machine: Machine
     precision: str
@@ -62,7 +61,7 @@ class EngineHeader:
 
 @dataclass(frozen=True)
 class EngineFile:
-    """An engine file in memory. `header` is None for a file that srkd did not write."""
+    """An engine file in memory. `header` is None for a file not written by srkd."""
 
     path: Path
     header: EngineHeader | None
@@ -91,7 +90,7 @@ def write_engine(path: Path, header: EngineHeader, plan: bytes) -> None:
 
 
 def read_engine(path: Path) -> EngineFile:
-    """Return the checked file; one line where it is cut off, changed or not an engine."""
+    """Return the checked file; one line if it is truncated, changed or not an engine."""
     try:
         content = path.read_bytes()
     except OSError as error:

@@ -1,6 +1,6 @@
-"""Engines for the machine in use: built from an ONNX file, and rebuilt where one was built for another machine.
+"""Engines for the machine in use: built from an ONNX file, and rebuilt if one was built for another machine.
 
-Native code that may crash runs in a child process: a build, and the first time that an engine is opened.
+Native code that may crash runs in a child process: a build, and the first opening of an engine.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from compressor.runtimes.tensorrt.session import Session
 
 
 def current_machine(trt: Any, device: Device) -> Machine:
-    """Return this machine as engine files name it."""
+    """Return this machine as described in engine files."""
     return Machine(str(trt.__version__), device.gpu.name, device.gpu.capability, driver_version())
 
 
 def machine_tag(machine: Machine) -> str:
-    """Return the machine as it stands in file names: trt11.4.0.106-h200-sm90."""
+    """Return the machine as a part of file names: trt11.4.0.106-h200-sm90."""
     gpu = re.sub(r"[^a-z0-9]+", "-", machine.gpu.lower()).strip("-").removeprefix("nvidia-")
     return f"trt{machine.tensorrt}-{gpu}-sm{machine.capability.replace('.', '')}"
 
@@ -46,7 +46,7 @@ def engine_name(onnx: str, precision: str, machine: Machine) -> str:
 
 
 def cache_folder() -> Path:
-    """The folder of timing caches, and of engines whose own folder cannot be written."""
+    """Return the folder of timing caches, and of engines whose own folder is not writable."""
     return default_folder() / "tensorrt"
 
 
@@ -88,14 +88,14 @@ def build_in_child(
     timing_cache: str,
     index: int,
 ) -> dict[str, object]:
-    """Build a plan. The builder measures on the current GPU, which opening one makes it."""
+    """Build a plan in the child process, on the GPU with this index."""
     trt, _device = import_tensorrt(), open_device(index)
     profile = OptimizationProfile.from_dict(shapes)
     return build_plan(trt, BuildJob(Path(onnx), Path(plan), precision, profile, Path(timing_cache)), progress)
 
 
 def usable_engine(path: Path, trt: Any, device: Device, context: Context = QUIET) -> EngineFile:
-    """Return the engine, or the same one rebuilt for this machine; either was first run in a child process."""
+    """Return the engine, or the same one rebuilt for this machine; either was first tried in a child process."""
     file = read_engine(path)
     machine = current_machine(trt, device)
     if file.header is not None and file.header.machine != machine:
@@ -119,10 +119,10 @@ def _rebuilt(
     folder = path.parent if os.access(path.parent, os.W_OK) else cache_folder()
     target = folder / engine_name(header.onnx, header.precision, machine)
     if target.is_file():
-        with suppress(SrkdError):  # damaged: it is built again
+        with suppress(SrkdError):  # a damaged one is built again
             earlier = read_engine(target)
-            made = earlier.header
-            if made is not None and (made.machine, made.onnx_sha256, made.precision, made.profile) == (
+            other = earlier.header
+            if other is not None and (other.machine, other.onnx_sha256, other.precision, other.profile) == (
                 machine,
                 header.onnx_sha256,
                 header.precision,
@@ -136,7 +136,7 @@ def _rebuilt(
 
 
 def _export_command(header: EngineHeader) -> str:
-    """Return the command that makes the same engine for this machine."""
+    """Return the command that builds the same engine for this machine."""
     flag = "--trt" if header.precision == "fp16" else f"--trt-{header.precision}"
     tuned, largest = ("{}x{}".format(*size_of(shape)) for shape in (header.profile.tuned, header.profile.largest))
     sizes = f"--static {largest}" if header.profile.fixed_size else f"--sizes {tuned},{largest}"
@@ -144,7 +144,7 @@ def _export_command(header: EngineHeader) -> str:
 
 
 def _try_once(file: EngineFile, machine: Machine, device: Device) -> None:
-    """Open and run the engine in a child process, once for each engine and machine."""
+    """Open and run the engine in a child process, once per engine and machine."""
     digest = hashlib.sha256(file.plan)
     digest.update(repr(machine).encode())
     mark = cache_folder() / "tried" / digest.hexdigest()[:32]
@@ -152,7 +152,7 @@ def _try_once(file: EngineFile, machine: Machine, device: Device) -> None:
         return
     job = {"path": str(file.path), "index": device.gpu.index, "label": file.path.stem}
     run_in_child(f"{__name__}:try_in_child", job, what=f"{file.path} could not be opened by TensorRT")
-    with suppress(OSError):  # without the mark it is tried again
+    with suppress(OSError):  # without the mark it is tried again next time
         mark.parent.mkdir(parents=True, exist_ok=True)
         mark.touch()
 

@@ -1,6 +1,6 @@
-"""TensorRT on this machine: NVIDIA's driver, the Python package, and the library's messages.
+"""TensorRT's installation on this machine: NVIDIA's driver, the Python package, and the library's messages.
 
-The driver is looked for before any native call: without one TensorRT does not fail, it crashes. Importing this file
+The driver is checked before any native call: without one TensorRT does not fail, it crashes. Importing this module
 imports neither torch nor TensorRT.
 """
 
@@ -19,7 +19,7 @@ OLDEST_MAJOR = 10
 
 
 def driver_missing() -> str | None:
-    """Return in one line why no NVIDIA software can run here; None where there is a driver."""
+    """Return one line if there is no NVIDIA driver; None if there is."""
     try:
         ctypes.CDLL(DRIVER)
     except OSError:
@@ -28,14 +28,16 @@ def driver_missing() -> str | None:
 
 
 def cuda_version() -> int:
-    """The newest CUDA that the driver supports: 13000 for 13.0."""
+    """Return the newest CUDA version that the driver supports: 13000 for 13.0."""
     version = ctypes.c_int()
     ctypes.CDLL(DRIVER).cuDriverGetVersion(ctypes.byref(version))
     return version.value
 
 
 def driver_version() -> str:
-    """The driver as engine files name it: its CUDA, and its own version where the system shows it: 13.0 (580.65.06)."""
+    """Return the driver as described in engine files: its CUDA version, and its own if the system shows it: 13.0
+    (580.65.06).
+    """
     number = cuda_version()
     version = f"{number // 1000}.{number % 1000 // 10}"
     try:
@@ -47,7 +49,7 @@ def driver_version() -> str:
 
 
 def import_tensorrt() -> Any:
-    """Return the module; one line where it is missing, too old, or cannot load its libraries."""
+    """Return the tensorrt module; one line if it is missing, too old, or cannot load its libraries."""
     try:
         import tensorrt
     except ModuleNotFoundError as error:
@@ -57,7 +59,7 @@ def import_tensorrt() -> Any:
     except (ImportError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise SrkdError(f"TensorRT is installed but cannot load its libraries ({reason}): reinstall it") from error
-    trt: Any = tensorrt  # type checkers may take the folder of this file for it
+    trt: Any = tensorrt  # type checkers may confuse it with this folder
     version = str(trt.__version__)
     if int(version.partition(".")[0]) < OLDEST_MAJOR:
         raise SrkdError(
@@ -67,14 +69,14 @@ def import_tensorrt() -> Any:
 
 
 def has_precision_flags(trt: Any) -> bool:
-    """Whether precision is a permission given to the builder (10.x), not what the network's own types say (11.x)."""
+    """Return True if builder flags permit precisions (10.x), False if the network's own types decide (11.x)."""
     return hasattr(trt.BuilderFlag, "FP16")
 
 
 class BuilderLog:
-    """The errors and warnings that TensorRT logged, for the one line of an error.
+    """The errors and warnings logged by TensorRT, for the one line of an error.
 
-    `logger` is TensorRT's side of it and must outlive whatever was made with it.
+    `logger` is the object for TensorRT; it must outlive everything created with it.
     """
 
     def __init__(self, trt: Any) -> None:
@@ -96,6 +98,6 @@ class BuilderLog:
         self.logger: Any = Logger()
 
     def reason(self) -> str:
-        """Return the first error: those that follow are its consequences."""
+        """Return the first error, of which the later ones are consequences."""
         messages = self.errors or self.warnings or ["TensorRT gave no reason"]
         return " ".join(messages[0].split())[:300]

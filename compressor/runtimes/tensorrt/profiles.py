@@ -1,4 +1,4 @@
-"""The image sizes that an engine takes: the smallest, the one it is tuned for, the largest."""
+"""The image sizes of an engine: the smallest, the one it is tuned for, the largest."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from dataclasses import dataclass
 from compressor.base.errors import SrkdError, UsageError
 
 Shape = tuple[int, int, int, int]
-"""N, C, H, W."""
+"""A shape as (N, C, H, W)."""
 
 Size = tuple[int, int]
-"""Width and height."""
+"""An image size as (width, height)."""
 
 TUNED_FOR = (256, 256)
 LARGEST = (512, 512)
-"""TensorRT keeps memory for the largest from the start; larger pictures are cut into tiles."""
+"""The default largest size. TensorRT reserves memory for it from the start; larger pictures are tiled."""
 
 
 def as_shape(sides: Sequence[int]) -> Shape:
-    """Return four sides as plain numbers; ValueError where there are not four."""
+    """Return four sides as integers; ValueError if there are not four."""
     batch, channels, height, width = (int(side) for side in sides)
     return batch, channels, height, width
 
 
 @dataclass(frozen=True)
 class OptimizationProfile:
-    """The shapes of the one input."""
+    """The range of shapes of an engine's only input."""
 
     smallest: Shape
     tuned: Shape
@@ -38,16 +38,16 @@ class OptimizationProfile:
                 raise UsageError(f"sizes {self}: each must be at least as large as the one before, in width and height")
 
     def __str__(self) -> str:
-        """16x16,256x256,512x512"""
+        """Return the sizes as text: 16x16,256x256,512x512."""
         return ",".join("{}x{}".format(*size_of(shape)) for shape in (self.smallest, self.tuned, self.largest))
 
     @property
     def fixed_size(self) -> Size | None:
-        """The only size that the engine takes; None where it takes several."""
+        """The only size of the engine; None if it supports several."""
         return size_of(self.largest) if self.smallest[2:] == self.largest[2:] else None
 
     def takes(self, height: int, width: int) -> bool:
-        """Whether an image of that size lies within the profile."""
+        """Return True if an image of that size is within the profile."""
         low, high = self.smallest, self.largest
         return low[2] <= height <= high[2] and low[3] <= width <= high[3]
 
@@ -57,17 +57,17 @@ class OptimizationProfile:
 
     @classmethod
     def from_dict(cls, shapes: Mapping[str, Sequence[int]]) -> OptimizationProfile:
-        """Read the shapes from JSON; ValueError, KeyError or TypeError where they are malformed."""
+        """Return the profile from JSON; ValueError, KeyError or TypeError if it is malformed."""
         return cls(*(as_shape(shapes[name]) for name in ("min", "opt", "max")))
 
 
 def size_of(shape: Shape) -> Size:
-    """Return width and height."""
+    """Return the (width, height) of a shape."""
     return shape[3], shape[2]
 
 
 def static_profile(channels: int, size: Size) -> OptimizationProfile:
-    """Return the profile of one image of one size."""
+    """Return the profile for one image of one size."""
     shape = (1, channels, size[1], size[0])
     return OptimizationProfile(shape, shape, shape)
 
@@ -75,7 +75,9 @@ def static_profile(channels: int, size: Size) -> OptimizationProfile:
 def dynamic_profile(
     channels: int, min_size: int, multiple: int, sizes: tuple[Size, Size] | None = None
 ) -> OptimizationProfile:
-    """Return the profile of one image from the network's smallest size up; `sizes` are the tuned and the largest."""
+    """Return the profile for one image, from the network's smallest size up; `sizes` are the tuned and the largest
+    size.
+    """
     least = -(-min_size // multiple) * multiple
     for width, height in sizes or ():
         if min(width, height) < least or width % multiple or height % multiple:

@@ -1,4 +1,4 @@
-"""An open engine: pinned buffers, a stream, and a CUDA graph from the second image of a size on."""
+"""An open engine: pinned buffers, a stream, and a CUDA graph from the second image of each size on."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from compressor.runtimes.tensorrt.profiles import OptimizationProfile, Shape, as
 
 
 class Session:
-    """An engine, ready to run. `profile` is its first. Not for several threads at once."""
+    """An open engine. `profile` is its first profile. Not thread-safe."""
 
     def __init__(self, trt: Any, device: Device, plan: bytes, label: str) -> None:
         self._device, self._label = device, label
@@ -31,24 +31,24 @@ class Session:
             raise SrkdError(f"{label}: not enough memory on {device.gpu.name} to run it: {self._log.reason()}")
         self._buffers: dict[str, Buffer] = {}
         self._shape: Shape | None = None
-        """The shape that the buffers are set to; None: they are not."""
+        """The shape for which the buffers are prepared, or None."""
         self._sr_shape: Shape = (0, 0, 0, 0)
         self._runs = 0
         self._replay: Callable[[], None] | None = None
 
     @property
     def uses_graph(self) -> bool:
-        """Whether the last run replayed a CUDA graph."""
+        """True if the last run replayed a CUDA graph."""
         return self._replay is not None
 
     def run(self, images: torch.Tensor) -> torch.Tensor:
-        """Return enlarged float32 images; both tensors lie on the host, and the result is a copy."""
+        """Return enlarged float32 images; input and result are on the host, and the result is a copy."""
         shape = as_shape(images.shape)
         if shape != self._shape:
             self._prepare(shape)
         self._buffers[self._input].host[: images.numel()].view(shape).copy_(images)
         if self._replay is None and self._runs == 1:
-            # The first run of a size prepares within TensorRT what must not be recorded.
+            # In the first run of a size TensorRT does preparations that must not be recorded.
             self._replay = self._device.capture(self._enqueue)
         (self._replay or self._enqueue)()
         self._device.synchronise()
@@ -56,7 +56,7 @@ class Session:
         return self._buffers[self._output].host[: math.prod(self._sr_shape)].view(self._sr_shape).clone()
 
     def run_in_place(self, images: torch.Tensor) -> torch.Tensor:
-        """Return enlarged float32 images, read and written where they lie: both tensors are on the session's GPU."""
+        """Return enlarged float32 images without copies: input and result are on the session's GPU."""
         images = images.contiguous()
         self._replay, self._shape = None, None
         sr = torch.empty(self._set_shape(as_shape(images.shape)), device=images.device)
@@ -67,13 +67,13 @@ class Session:
         return sr
 
     def close(self) -> None:
-        """Free the memory. Nothing can be run afterwards."""
+        """Free the memory. The session cannot run afterwards."""
         self._replay = None
         self._buffers.clear()
         self._context = self._engine = self._runtime = None
 
     def _enqueue(self) -> None:
-        """Put one image's copies and computation on the stream."""
+        """Enqueue one image's copies and computation."""
         assert self._shape is not None
         self._device.copy_in(self._buffers[self._input], math.prod(self._shape))
         self._execute(self._shape)
@@ -84,7 +84,7 @@ class Session:
             raise SrkdError(f"{self._label}: TensorRT failed on {tuple(shape)}: {self._log.reason()}")
 
     def _prepare(self, shape: Shape) -> None:
-        """Set shapes and addresses; a recorded graph holds the earlier ones and goes."""
+        """Set shapes and addresses; discard a recorded graph, which holds the earlier ones."""
         self._replay, self._runs, self._shape = None, 0, None
         self._sr_shape = self._set_shape(shape)
         for name, count in ((self._input, math.prod(shape)), (self._output, math.prod(self._sr_shape))):
@@ -95,7 +95,7 @@ class Session:
         self._shape = shape
 
     def _set_shape(self, shape: Shape) -> Shape:
-        """Return the shape of the result."""
+        """Set the input shape, and return the shape of the result."""
         if not self._context.set_input_shape(self._input, shape):
             raise SrkdError(f"{self._label} does not take {shape}: {self._log.reason()}")
         sr_shape = tuple(self._context.get_tensor_shape(self._output))
