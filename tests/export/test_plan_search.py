@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from compressor.base.errors import SrkdError, UsageError
-from export.plan.search import LOOKS, PER_KIND, Candidate, Measured, Targets, Unreachable, find_student
+from export.plan.search import LOOKS, PER_KIND, Candidate, Measured, Targets, Unreachable, _line_through, find_student
 from export.plan.time_model import TimeModel
 
 WIDTHS, DEPTHS = (8, 16, 24, 32, 40, 48, 64), (1, 2, 4, 8, 16)
@@ -199,6 +199,12 @@ def test_a_file_that_is_too_large_says_so() -> None:
     plan = find_student(shapes(), Targets(fps=0.5, megabytes=0.2), Clock(smooth))
     larger = [row for row in plan.rows if row.megabytes is not None and row.megabytes > 0.2]
     assert larger and all(row.why == f"{row.megabytes:.2f} MB, more than the target" for row in larger)
+
+
+def test_the_size_of_a_file_is_a_line_through_the_smallest_and_the_largest() -> None:
+    line = _line_through([(20.0, 7.0), (10.0, 5.0), (15.0, 99.0)])
+    assert [line(x) for x in (10, 20, 30)] == pytest.approx([5, 7, 9])
+    assert _line_through([(10.0, 5.0)])(99) == 5
 
 
 @pytest.mark.parametrize("fixed", [0.0, 0.05, 3.0])

@@ -146,6 +146,14 @@ def test_the_memory_of_a_contrast_grows_with_the_processes() -> None:
         assert FACD().bytes_of(student, teacher, processes) == alone + processes * 4 * 8 * 8 * 9 * 9
 
 
+@pytest.mark.parametrize("method", [FAKD(), LFD(), FACD()], ids=["fakd", "lfd", "facd"])
+def test_the_memory_is_that_of_height_times_width(method: Feature) -> None:
+    sizes = {
+        (h, w): method.bytes_of((4, 16, h, w), (4, 32, h, w), 1) for h, w in ((24, 6), (6, 24), (12, 12), (24, 24))
+    }
+    assert sizes[24, 6] == sizes[6, 24] == sizes[12, 12] < sizes[24, 24]
+
+
 @pytest.mark.parametrize(
     "method",
     [FAKD(("body[0]",)), LFD(("body[0]",)), FACD(("body[0]",)), FACD(("body[0]",), form="infonce")],
