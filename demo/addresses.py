@@ -67,7 +67,7 @@ def _refuse_password() -> str:
 
 
 def _inspect(context: ssl.SSLContext, certificate: Path) -> tuple[tuple[str, ...], str | None]:
-    """Return the names and a client's objection, from a handshake in memory, as Python's ssl cannot read a certificate."""
+    """Return the names and a client's objection, from a handshake in memory, as ssl cannot read a certificate."""
     client_context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     client_context.check_hostname = False
     client_context.verify_flags |= ssl.VerifyFlags.VERIFY_X509_PARTIAL_CHAIN

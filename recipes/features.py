@@ -151,7 +151,7 @@ class FeatureMethod(Gated):
 
 @dataclass(frozen=True)
 class RegressedFeatureMethod(FeatureMethod):
-    """A method on features that first converts the student's to the teacher's channels, by one 1×1 convolution per tap."""
+    """A feature method that first converts the student's to the teacher's channels, by one 1×1 convolution per tap."""
 
     def modules(self, teacher: Network | None, student: Network) -> nn.ModuleDict:
         pairs, teacher = self.tap_pairs(teacher, student), require_network(teacher)

@@ -45,7 +45,7 @@ class Gated(PlainMethod):
 
     @property
     def image_term(self) -> str:
-        """The name of the L1 to the teacher's image. With a gate it is another quantity, which no other method shares."""
+        """The name of the L1 to the teacher's image. With a gate it is another quantity, shared by no other method."""
         return IMAGE_TERM if self.gate == "off" else GATED_IMAGE_TERM
 
     def modules(self, teacher: Network | None, student: Network) -> nn.ModuleDict:

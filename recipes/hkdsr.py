@@ -241,7 +241,7 @@ def band_l1(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
 
 
 def matrix_l1(student: torch.Tensor, teacher: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
-    """Return mean |M(S) - M(T)| of one band for each sample, (B,). M is linear in the image, so one product is enough."""
+    """Return mean |M(S) - M(T)| of a band for each sample, (B,). M is linear in the image, so one product is enough."""
     with full_precision(student):
         difference = (widen(student) - widen(teacher)).flatten(2)
         product = difference.transpose(1, 2) @ widen(label).flatten(2)

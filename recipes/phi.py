@@ -111,7 +111,7 @@ class PhiSource:
         return dataclasses.replace(self, how=self.how.replace(TEACHER_BLOCKS, f"{owner}'s own first blocks"))
 
     def build(self, teacher: Network | None) -> Phi:
-        """Return φ on the CPU, or only its shapes if no file was fetched; φ = teacher copies the blocks of `teacher`."""
+        """Return φ on the CPU, or only its shapes without a file; φ = teacher copies the blocks of `teacher`."""
         if self.kind == "vgg19":
             if self.path is not None:
                 return load_vgg19(self.path, sha256=self.sha256)

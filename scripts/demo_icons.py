@@ -1,4 +1,4 @@
-"""Drawing of the app's icons: a disc that is coarse on the left and fine on the right. Needs Pillow; run it manually."""
+"""Drawing of the app's icons: a disc that is coarse on the left and fine on the right. Needs Pillow; run manually."""
 
 from __future__ import annotations
 

@@ -107,7 +107,7 @@ class DecodeJob:
     progress: Progress
 
     def cache_key(self) -> str:
-        """Return a hash of everything that the pixels depend on: names, sizes and times of all files, and the decoding."""
+        """Return a hash of all that the pixels depend on: names, sizes and times of all files, and the decoding."""
         digest = hashlib.blake2b(
             repr((LAYOUT_VERSION, PIL.__version__, self.scale, self.border)).encode(), digest_size=16
         )

@@ -51,7 +51,7 @@ def fits_on_device(
 
 
 def pack(plane: Plane, device: torch.device) -> Plane:
-    """Return the plane's own images on `device`, without the rest of its file and without an intermediate copy of it."""
+    """Return the plane's own images on `device`, without the rest of its file and without an intermediate copy."""
     sizes = 3 * plane.heights * plane.widths
     offsets = torch.cumsum(sizes, 0) - sizes
     flat = torch.empty(int(sizes.sum()), dtype=plane.flat.dtype, device=device)

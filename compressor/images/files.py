@@ -138,7 +138,7 @@ def image_size(path: Path) -> tuple[int, int]:
 
 
 def write_picture(picture: Picture, path: Path) -> None:
-    """Write atomically, in the format of `path`'s suffix; JPEG, WebP and BMP store 8 bit, BMP no profile and no EXIF."""
+    """Write atomically, in the format of `path`'s suffix; JPEG, WebP and BMP store 8 bit, BMP no profile or EXIF."""
     path = Path(path)
     height, width = picture.rgb.shape[-2:]
     kind = require_writable(path, (width, height), alpha=picture.alpha is not None)
@@ -160,7 +160,7 @@ def write_picture(picture: Picture, path: Path) -> None:
 
 
 def require_writable(path: Path, size: tuple[int, int], *, alpha: bool) -> str:
-    """Return the format of `path`; refuse one that cannot store a picture of (width, height), before any work is done."""
+    """Return the format of `path`; refuse one that cannot store a picture of (width, height), before any work."""
     suffix = path.suffix.lower()
     if suffix not in FORMAT_OF_SUFFIX:
         raise SrkdError(f"{path}: pictures end in {' '.join(sorted(IMAGE_SUFFIXES))}, not in {suffix or 'nothing'!r}")

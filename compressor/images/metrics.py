@@ -68,7 +68,7 @@ def to_u8(images_01: Tensor) -> Tensor:
 
 
 def luma(rgb_01: Tensor) -> Tensor:
-    """Return Y = 65.481 R + 128.553 G + 24.966 B + 16 of (..., 3, H, W) in [0,1] as (..., 1, H, W) float64 in 16..235."""
+    """Return Y = 65.481 R + 128.553 G + 24.966 B + 16 of (..., 3, H, W) in [0,1]: (..., 1, H, W), 16..235, float64."""
     if rgb_01.shape[-3] != 3:
         raise SrkdError(f"luma takes RGB images (..., 3, H, W), got {tuple(rgb_01.shape)}")
     red, green, blue = rgb_01.double().unbind(dim=-3)

@@ -43,7 +43,7 @@ def read_metadata(path: Path) -> Mapping[str, str]:
 
 
 class ForeignRuntime(FileRuntime):
-    """A runtime for a teacher that is not a network of srkd: fp32, on the requested device if its format supports it."""
+    """A runtime for a teacher that is not a network of srkd: fp32, on the requested device if its format allows."""
 
     name = "torch"
 

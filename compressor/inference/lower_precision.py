@@ -68,7 +68,7 @@ class PrecisionChoice:
 
 
 def sample_patches(lr: Tensor) -> Tensor:
-    """Return patches of (N,C,h,w) as (SAMPLES,C,SAMPLE,SAMPLE), evenly ranked from the flattest to the most textured."""
+    """Return patches of (N,C,h,w) as (SAMPLES,C,SAMPLE,SAMPLE), from the flattest to the most textured of a grid."""
     cells = lr.unfold(-2, SAMPLE, SAMPLE).unfold(-2, SAMPLE, SAMPLE)
     patches = cells.permute(0, 2, 3, 1, 4, 5).flatten(0, 2)
     order = patches.std(dim=(1, 2, 3)).argsort(stable=True)

@@ -45,7 +45,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class LayerCost:
-    """One module with parameters or MACs of its own; a shared module is listed once, with the MACs of all its passes."""
+    """One module with parameters or MACs of its own; a shared module is listed once, with the MACs of all passes."""
 
     name: str
     kind: str
@@ -54,7 +54,7 @@ class LayerCost:
 
 
 def cost(network: ImageModel | Spec, lr_size: tuple[int, int] = COMPARED_SIZE) -> Cost:
-    """Return the parameters and MACs of a network, or of a spec without building it; `lr_size` is W × H in LR pixels."""
+    """Return the parameters and MACs of a network, or of a spec without building it; `lr_size` is W × H LR pixels."""
     spec = network if isinstance(network, Spec) else network.require_network("a spec").spec
     if not all(1 <= side <= LARGEST_SIDE for side in lr_size):
         raise UsageError(f"lr_size={lr_size} is not a width and a height from 1 to {LARGEST_SIDE}")

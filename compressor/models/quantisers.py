@@ -84,7 +84,7 @@ def quantise_symmetric(
 
 
 def quantise_unsigned(values: torch.Tensor, alpha: torch.Tensor, bits: int, *, clips: bool = True) -> torch.Tensor:
-    """Return Q(v) for non-negative values (negative ones count as zero); without `clips` the grid continues beyond α."""
+    """Return Q(v) for non-negative values (negative ones count as 0); without `clips` the grid continues beyond α."""
     if not torch.is_grad_enabled():
         return _on_unsigned_grid(values, alpha, bits, clips)
     quantised: torch.Tensor = _Unsigned.apply(values, alpha, bits, clips)  # type: ignore[no-untyped-call]

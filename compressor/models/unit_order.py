@@ -71,7 +71,7 @@ def _sum_per_position(part: torch.Tensor, dim: int, term: Term, axis: Axis) -> t
 
 
 def _order(axis: Axis, strength: torch.Tensor) -> torch.Tensor:
-    """Return old positions in their new order: units by descending strength within each group, ties in their old order."""
+    """Return old positions in their new order: units by descending strength within each group, ties as before."""
     units = strength.reshape(axis.groups, -1, axis.unit)
     ranking = units.sum(2).argsort(dim=1, descending=True, stable=True)
     positions = torch.arange(strength.numel()).reshape(units.shape)

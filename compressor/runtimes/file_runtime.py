@@ -1,4 +1,4 @@
-"""The base of the runtimes for exported files: conversion of images to a file's input format, and a file's descriptor."""
+"""The base of the runtimes for exported files: conversion of images to a file's input format, and file descriptors."""
 
 from __future__ import annotations
 

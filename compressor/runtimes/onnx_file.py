@@ -61,7 +61,7 @@ def read_srkd_keys(model: onnx.ModelProto) -> dict[str, str]:
 
 
 def read_whole(path: Path) -> bytes:
-    """Return the bytes of a model, with the weights of files beside it embedded, so that it depends on no other file."""
+    """Return the bytes of a model, with the weights of files beside it embedded, independent of any other file."""
     if not path.is_file():
         raise SrkdError(f"{path}: no such file")
     content = _read_part(path, 0, path.stat().st_size)

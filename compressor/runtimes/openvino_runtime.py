@@ -121,7 +121,7 @@ open_file = OpenVinoRuntime
 
 
 def _read_model(core: Any, path: Path) -> Any:
-    """Return a model; one line for any other file, on which OpenVINO would try all its readers, which print messages."""
+    """Return a model; one line for any other file, on which OpenVINO would try all its readers, which print."""
     if b"<net" not in read_header(path, HEAD_BYTES):
         raise SrkdError(f"{path} is not an OpenVINO model: no <net> at its beginning")
     weights = path.with_suffix(".bin")

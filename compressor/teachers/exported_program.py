@@ -106,7 +106,7 @@ def _tensor_files(text: str, kind: str, sizes: dict[str, int], path: Path) -> se
 
 
 def _check_program(text: str, path: Path) -> None:
-    """Refuse a program with operators outside torch's list, non-arithmetic expressions, or foreign container classes."""
+    """Refuse a program with operators not in torch's list, non-arithmetic expressions, or foreign container classes."""
     try:
         program = json.loads(text)
     except (ValueError, RecursionError) as error:

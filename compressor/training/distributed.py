@@ -206,7 +206,7 @@ class Group(Processes):
         self.position, self.command = position, f"continue with: {command}"
 
     def _end(self, reason: str) -> NoReturn:
-        """End the process from the heartbeat thread: the main one waits inside a library for a process that has ended."""
+        """End the process from the heartbeat thread: the main one waits in a library for an ended process."""
         self.print_error(self._loss_line(reason))
         os._exit(1)
 

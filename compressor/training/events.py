@@ -180,7 +180,7 @@ def sr_8bit(model: ImageModel | None, lr: torch.Tensor, scale: int) -> torch.Ten
 def mean_psnr_y(
     model: ImageModel | None, images: Sequence[ValidationImage], scale: int, processes: Processes | None = None
 ) -> float:
-    """Return the mean Y-PSNR in dB, border = scale; bicubic's without a model. The images are divided among processes."""
+    """Return the mean Y-PSNR in dB, border = scale; bicubic's without a model. Processes divide the images."""
     processes = processes or Processes()
     figures = torch.zeros(len(images))
     for index in range(processes.rank.index, len(images), processes.rank.world_size):

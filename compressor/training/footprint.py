@@ -79,7 +79,7 @@ class Macs:
 
 @dataclass(frozen=True)
 class Footprint:
-    """The footprint of one step; `taps` are the teacher's features that are read, `helper_forwards` passes through φ."""
+    """The footprint of one step; `taps` are the teacher's features in use, `helper_forwards` passes through φ."""
 
     student_forwards: int
     teacher_forwards: int
@@ -153,7 +153,7 @@ def footprint(
 
 
 def peak_bytes(loss: Callable[..., torch.Tensor], *shapes: Sequence[int]) -> int:
-    """Return the peak bytes of a loss of tensors of these shapes, including its backward pass, excluding the tensors."""
+    """Return the peak bytes of a loss of tensors of these shapes, with its backward pass, without the tensors."""
     with torch.device("meta"), _Meter() as live:
         inputs = [torch.empty(tuple(shape), requires_grad=True) for shape in shapes]
         before = live.bytes

@@ -1,4 +1,4 @@
-"""The training loop: batch → terms → weighted sum → backward → clip → optimiser → average → events. It knows no method."""
+"""The loop: batch → terms → weighted sum → backward → clip → optimiser → average → events. It knows no method."""
 
 from __future__ import annotations
 

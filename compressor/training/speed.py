@@ -129,7 +129,7 @@ def choose_execution_mode(
     device: torch.device,
     options: SpeedOptions = SpeedOptions(),
 ) -> ExecutionMode:
-    """Return the mode for training `student` on `device`; `batch` is that of all processes. The student is not changed."""
+    """Return the mode to train `student` on `device`; `batch` is that of all processes. The student is not changed."""
     compiled = should_compile(options.compile, device=device, steps=steps)
     if options.precision == "measure":
         return _measured_mode(student, batch, lr_patch, device, options, compiled)

@@ -24,7 +24,7 @@ NO_TEACHER = "this recipe needs a teacher and there is none: add --teacher FILE"
 
 @dataclass(frozen=True)
 class Forward:
-    """A network's output for one input, its features, and the `images` that its own tail computes from some features."""
+    """A network's output for one input, its features, and the `images` that its own tail makes of some features."""
 
     sr: torch.Tensor
     features: dict[str, torch.Tensor] = field(default_factory=dict)
@@ -154,7 +154,7 @@ class Step:
     """A training step: `step.student()` and `step.teacher()` run on the batch's LR image, or on another input."""
 
     def __init__(self, number: int, seed: int, batch: Batch, networks: StepNetworks, part: int = 0) -> None:
-        """Create a step. `part` is the index of the update; each update has the same batch and runs the networks anew."""
+        """Create a step. `part` is the index of the update; each has the same batch and runs the networks anew."""
         self.number, self.seed, self.part = number, seed, part
         self.lr, self._hr, self._step_networks = batch.lr, batch.hr, networks
         self.modules, self.helpers = networks.modules, networks.helpers

@@ -1,4 +1,4 @@
-"""Trackers, which show the numbers of a run in addition to metrics.jsonl: TensorBoard's event files, Weights & Biases."""
+"""Trackers of a run's numbers, in addition to metrics.jsonl: TensorBoard's event files, Weights & Biases."""
 
 from __future__ import annotations
 

@@ -123,7 +123,7 @@ def decoded(visit: Visit, left: int, top: int, width: int, height: int) -> NDArr
 def test_twelve_megapixels_become_forty_eight_in_strips(
     browser: Browser, site: Site, models: Models, file: Path, tmp_path: Path
 ) -> None:
-    """Using the buttons: the page asks first, then writes a PNG larger than the canvas, correct at every checked place."""
+    """With the buttons: the page asks first, then writes a PNG larger than the canvas, right at every checked place."""
     radius = models.tiny.receptive_radius
     assert radius is not None
     boxes = ((0, 0), (PHOTO[0] - 300, PHOTO[1] - 60), (1830, 1470), (40, 2300))

@@ -67,7 +67,7 @@ class Visit:
         )
 
     def until(self, expression: str, *, seconds: float = PATIENCE_MS / 1000) -> None:
-        """Wait until `expression` is true; it is evaluated from outside, as the page's policy forbids evaluating text."""
+        """Wait until `expression` is true; it is evaluated from outside, as the page's policy forbids eval."""
         end = time.monotonic() + seconds
         while not self._holds(expression):
             assert time.monotonic() < end, f"not within {seconds:g} s: {expression}"

@@ -1,4 +1,4 @@
-"""Evaluation of several models: the table, its protocol, related protocols, and the bicubic rows of published tables."""
+"""Evaluation of models: the table, its protocol, related protocols, and the bicubic rows of published tables."""
 
 from __future__ import annotations
 

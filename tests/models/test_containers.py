@@ -136,7 +136,7 @@ def test_every_published_file_holds_what_torch_reads() -> None:
 
 
 def tensors(content: Any, prefix: str = "") -> dict[str, Any]:
-    """Yield the tensors in nested dictionaries, by path."""
+    """Return the tensors in nested dictionaries, by path."""
     result: dict[str, Any] = {}
     for name, value in content.items():
         if isinstance(value, dict):

@@ -72,7 +72,7 @@ def test_the_official_classes_at_720p(official: tuple[Spec, int, int, int]) -> N
 
 
 def extra(spec: Spec, pixels: int) -> int:
-    """One operation for each element that the attention pools, five for each element of a LayerNorm."""
+    """Return one operation per element that the attention pools, five per element of a LayerNorm."""
     if isinstance(spec, RCANSpec):
         return spec.groups * spec.depth * spec.width * pixels
     if isinstance(spec, SwinIRSpec):
@@ -133,7 +133,7 @@ def test_a_network_costs_what_its_spec_costs() -> None:
 
 
 class OnlyMeta(TorchDispatchMode):
-    """A mode that records every tensor with memory of its own."""
+    """A mode that records the largest tensor with memory of its own."""
 
     def __init__(self) -> None:
         super().__init__()

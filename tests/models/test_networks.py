@@ -121,7 +121,7 @@ def test_the_published_compact_file() -> None:
 
 @pytest.mark.parametrize("scale", [1, 2, 3, 4, 8])
 def test_compact_is_its_definition(scale: int, tmp_path: Path) -> None:
-    """Compact: conv, PReLU, n times; conv, shuffle, plus the nearest upscale: implemented again, from BasicSR's names."""
+    """Compact: conv, PReLU, n times; conv, shuffle, plus the nearest upscale: written again, from BasicSR's names."""
     torch.manual_seed(scale)
     layers: list[nn.Module] = [nn.Conv2d(3, 6, 3, padding=1), nn.PReLU(6)]
     for _ in range(3):

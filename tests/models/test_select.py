@@ -43,7 +43,7 @@ def test_what_is_not_cut_is_not_permuted(name: str) -> None:
 
 
 def touching(network: Network, channel: int) -> float:
-    """Return, for EDSR by hand, every weight that writes to a channel of the stream or reads it."""
+    """Return, for EDSR by hand, the L1 norm of every weight that writes to a channel of the stream or reads it."""
     up = 4 if network.spec.scale in (2, 4) else 9
     total = 0.0
     for name, parameter in network.named_parameters():

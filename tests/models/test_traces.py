@@ -39,7 +39,7 @@ def _exported_elsewhere(spec: object) -> bool:
 
 
 def lively(spec: Spec) -> Network:
-    """Set weights that make attention far from uniform, and no activation inactive."""
+    """Return a network with attention far from uniform, and no inactive activation."""
     network = build(spec, seed=1)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():

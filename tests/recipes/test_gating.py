@@ -36,7 +36,7 @@ named = pytest.mark.parametrize("name", GATED)
 
 
 def step_of(method: Any, better: str) -> Step:
-    """Return a step in which `better` (S or T) is closer to each patch's label, which is that network's own image."""
+    """Return a step whose label of each patch is the image of the better network, S or T, as listed in `better`."""
     student, teacher = build(STUDENT, seed=0).eval(), build(TEACHER, seed=1).eval()
     lr = Waves(2, range(len(better))).at(0).lr
     with torch.no_grad():

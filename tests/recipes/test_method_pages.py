@@ -1,4 +1,4 @@
-"""docs/methods has a page per method: what it is, when to use it, its cost, every option with its default, our result."""
+"""docs/methods has a page per method: what it is, when to use it, its cost, options with defaults, our result."""
 
 from __future__ import annotations
 

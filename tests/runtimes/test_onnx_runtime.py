@@ -230,8 +230,8 @@ def image_model(
 
 
 def two_convolutions(path: Path, gain: float, kind: int) -> Path:
-    """Return a model that multiplies by `gain` and back: the sum of the channels over three; in half precision, float32
-    outside.
+    """Write a model that multiplies by `gain` and back: the sum of the channels over three; half precision inside,
+    float32 outside.
     """
     dtype = helper.tensor_dtype_to_np_dtype(kind)
     weights = {

@@ -97,7 +97,7 @@ def test_a_pooling_block_that_ends_the_process_on_small_images_is_padded(tmp_pat
 
 
 def plain(weight: float, path: Path, scale: int = 2) -> Path:
-    """Return a model whose every output pixel is the sum of three inputs times `weight`."""
+    """Write a model whose every output pixel is the sum of three inputs times `weight`."""
     weights: Weights = {"w": np.full((3 * scale**2, 3, 1, 1), weight, dtype=np.float32)}
     nodes = [
         helper.make_node("Conv", ["lr", "w"], ["features"]),

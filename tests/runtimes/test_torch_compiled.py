@@ -39,7 +39,7 @@ def checkpoint(network: Network, tmp_path: Path) -> Path:
 
 
 def compiler(monkeypatch: pytest.MonkeyPatch, seconds: float = 0.0, error: Exception | None = None) -> list[int]:
-    """A stand-in that is slow at each new shape, or fails; it records the compiled shapes."""
+    """Replace torch.compile by a stand-in, slow at each new shape or failing; return the list of compiled shapes."""
     shapes: list[int] = []
 
     def compile(network: Forward) -> Forward:

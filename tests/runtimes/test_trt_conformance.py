@@ -132,9 +132,7 @@ def class_objections(
 
 
 def disagreement(name: str, double_part: list[list[str]], actual: list[list[str]]) -> Iterator[str]:
-    """Return a complaint unless a real overload accepts the double's parameters, by the same names, and requires no
-    others.
-    """
+    """Yield a complaint unless a real overload has the double's parameters, by name, and requires no others."""
     plain = [parameter.rstrip("=") for parameter in double_part[0]] if double_part else []
     for overload in actual:
         names = [parameter.rstrip("=") for parameter in overload]

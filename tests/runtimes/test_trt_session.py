@@ -43,7 +43,7 @@ def module_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def tried(module_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Mark engines as tried, so that later tests do not try them in a child process again."""
+    """Share a cache within the module, so that an engine tried by one test is not tried in a child process again."""
     monkeypatch.setenv("SRKD_CACHE", str(module_cache))
 
 

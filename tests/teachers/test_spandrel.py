@@ -58,7 +58,7 @@ def test_spandrel_is_imported_without_torchvision_and_leaves_no_stand_in() -> No
 
 @needs_spandrel
 def test_a_network_with_the_names_of_another_goes_to_the_next_reader(tmp_path: Path) -> None:
-    """HAT has all names by which SwinIR is recognised, and more tensors: srkd refused it, though spandrel can read it."""
+    """HAT has all names by which SwinIR is recognised, and more tensors: srkd refused it, though spandrel reads it."""
     spandrel = spandrel_teacher.import_spandrel()
     hat = spandrel.architectures.HAT.HAT(
         embed_dim=60, depths=(2,), num_heads=(6,), window_size=4, upscale=2, img_range=1.0, upsampler="pixelshuffle"

@@ -74,7 +74,7 @@ def new_run(inputs: Path, run: Path, steps: int = STEPS) -> list[str]:
 
 
 def in_training(process: subprocess.Popen[str], run: Path, act: Callable[[], object]) -> float:
-    """Do something once a state has been saved and training continues; return its time."""
+    """Call `act` after some steps of training, and return the time after it."""
     deadline = time.monotonic() + 120
     while process.poll() is None and time.monotonic() < deadline:
         if (run / "metrics.jsonl").is_file() and (run / "metrics.jsonl").read_bytes().count(b"\n") >= 15:

@@ -1,4 +1,4 @@
-"""The commands of docs/many-gpus.md are valid for torchrun's own parser and for srkd's; the scripts run with stand-ins."""
+"""The commands of docs/many-gpus.md are valid for torchrun's parser and for srkd's; the scripts run with stand-ins."""
 
 from __future__ import annotations
 

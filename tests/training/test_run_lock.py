@@ -1,4 +1,4 @@
-"""Only one process writes a run folder; a killed one leaves no lock and no partial files; thread counts are preserved."""
+"""Only one process writes a run folder; a killed one leaves no lock and no partial files; thread counts stay."""
 
 from __future__ import annotations
 

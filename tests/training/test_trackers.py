@@ -1,4 +1,4 @@
-"""Trackers of a run: TensorBoard's files, and Weights & Biases with a double of wandb or, if installed, the real one."""
+"""Trackers of a run: TensorBoard's files, and Weights & Biases with a double of wandb or the real one."""
 
 from __future__ import annotations
 

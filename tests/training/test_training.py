@@ -76,7 +76,7 @@ def test_a_network_that_was_trained_for_long_does_so_up_to_the_border(shade: flo
 
 
 def constant_through(network: Network, shade: float, border: int = 0) -> tuple[float, float]:
-    """Return how much the output of a constant image varies, and how much it differs from the input."""
+    """Return the variation of a constant image's output, and its distance from the input."""
     with torch.no_grad():
         sr = network(torch.full((1, 3, 32, 32), shade))
     inner = sr[..., border : sr.shape[-2] - border, border : sr.shape[-1] - border]

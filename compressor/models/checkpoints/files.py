@@ -170,7 +170,7 @@ class _Clamped:
 
 
 def open_legacy(handle: IO[bytes], size_bytes: int) -> Container:
-    """Open a file of torch.save before 1.6: magic number, protocol, machine, object, and the storages' keys and values."""
+    """Open a file of torch.save before 1.6: magic number, protocol, machine, object, the storages' keys and values."""
     stream = _Clamped(handle, size_bytes)
     if read_pickle(stream).value != LEGACY_MAGIC:
         raise SrkdError(f"a pickle that torch.save did not write: {SAVE_WEIGHTS}")

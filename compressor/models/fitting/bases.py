@@ -36,7 +36,7 @@ FLAT = 1e-6
 
 @dataclass(frozen=True)
 class Basis:
-    """The basis of a space: one column per unit of the student, in the units of the teacher's `sources`, concatenated."""
+    """A space's basis: one column per unit of the student, in the units of the teacher's concatenated `sources`."""
 
     sources: tuple[str, ...]
     matrix: torch.Tensor
@@ -50,7 +50,7 @@ class Basis:
         return self.matrix.chunk(len(self.sources))[self.sources.index(space)]
 
     def columns_of(self, space: str) -> torch.Tensor:
-        """Return the decoder's rows for one of the teacher's spaces: they give that space's units from the student's."""
+        """Return the decoder's rows for one of the teacher's spaces: they map the student's units to that space."""
         return self.decoder.chunk(len(self.sources))[self.sources.index(space)]
 
     def project(self, feature: torch.Tensor, parts: int = 1) -> torch.Tensor:

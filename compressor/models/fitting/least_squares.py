@@ -26,7 +26,7 @@ BLOCKS = 3
 
 
 class Sums:
-    """The sums Σ w, Σ w·x, Σ w·r, Σ w·x·xᵀ, Σ w·r·xᵀ and Σ w·‖r‖² over pixels, in memory independent of their number."""
+    """Sums Σ w, Σ w·x, Σ w·r, Σ w·x·xᵀ, Σ w·r·xᵀ and Σ w·‖r‖² over pixels, in memory that does not grow with them."""
 
     def __init__(self, inputs: int, outputs: int, device: torch.device) -> None:
         self.count = torch.zeros((), dtype=torch.float64, device=device)

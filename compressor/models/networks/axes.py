@@ -102,7 +102,7 @@ class AxisPlan:
 
 
 def layer_axes(weights: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
-    """Return the expressions of each layer's weight, as declared, and of its bias, which has the weight's first axis."""
+    """Return the expressions of each layer's weight, as declared, and of its bias, with the weight's first axis."""
     return {
         f"{layer}.{kind}": expressions if kind == "weight" else expressions[:1]
         for layer, expressions in weights.items()

@@ -1,4 +1,4 @@
-"""Dialects: a code base's tensor names for a network, spec inference from shapes, and the other contents of its files."""
+"""Dialects: a code base's tensor names for a network, spec inference from shapes, and other contents of its files."""
 
 from __future__ import annotations
 

@@ -133,7 +133,7 @@ def linear(spec: EDSRSpec) -> LinearPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class EDSRNaming(Naming):
-    """The naming of EDSR; {n} is the number of blocks. FAKD (code/models/edsr.py) keeps its blocks in three parts {p}."""
+    """The naming of EDSR; {n} is the number of blocks. FAKD (code/models/edsr.py) keeps blocks in three parts {p}."""
 
     in_thirds: bool = False
     res_scale: Assumption | None = None

@@ -123,7 +123,7 @@ class Correspondence:
         return cls(tuple(zip(teacher.repeats, student.repeats, strict=True)))
 
     def all_of(self, name: str) -> list[str]:
-        """Return the teacher's names for a part of the student: one for each block that the student's block replaces."""
+        """Return the teacher's names for a part of the student: one for each block that its block replaces."""
         names = [name]
         for long, short in self.repeats:
             if long.count == short.count:

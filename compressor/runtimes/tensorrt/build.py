@@ -38,7 +38,7 @@ QUANTIZE_OPERATORS = ("QuantizeLinear", "DequantizeLinear")
 
 @dataclass(frozen=True)
 class OnnxInfo:
-    """The facts that a build depends on. `shape` is the shape of the only input, N,C,H,W, with None for a dynamic side."""
+    """The facts that a build depends on. `shape` is that of the only input, N,C,H,W, with None for a dynamic side."""
 
     input: str
     shape: tuple[int | None, ...]
@@ -68,7 +68,7 @@ def read_onnx_info(path: Path) -> OnnxInfo:
 
 
 def _require_symmetric(model: onnx.ModelProto, path: Path) -> None:
-    """Refuse anything but signed bytes around zero: TensorRT accepts nothing else, and its message is late and unclear."""
+    """Refuse all but signed bytes around zero: TensorRT accepts nothing else, and its message is late and unclear."""
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     for node in model.graph.node:
         if node.op_type == "Constant" and node.attribute and node.attribute[0].name == "value":
@@ -86,7 +86,7 @@ def _require_symmetric(model: onnx.ModelProto, path: Path) -> None:
 
 @dataclass(frozen=True)
 class BuildJob:
-    """One build. `timing_cache` is read if it exists, and written, so that the next build need not repeat measurements."""
+    """One build. `timing_cache` is read if it exists, and written, so that measurements need not be repeated."""
 
     onnx: Path
     plan: Path
