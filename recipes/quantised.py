@@ -1,4 +1,4 @@
-"""The common part of PAMS and PACT: a quantised student whose ranges are calibrated first, then learnt at an own rate.
+"""The common part of PAMS and PACT: a quantised student whose ranges are calibrated, then learnt at their own rate.
 
     stage 1, calibration   nothing is clipped; α_t = the bias-corrected average of the batches' a_1 … a_t, d = 0.9997
                            a = mean over samples of max|v|

@@ -95,7 +95,7 @@ class _PathRule(ctypes.Structure):
 
 
 def _forbid_changes(writable: Sequence[str]) -> tuple[str, ...]:
-    """Apply Landlock as far as this kernel supports it; return what it now restricts: "files", "network"."""
+    """Apply Landlock as far as this kernel supports it; return the restrictions in force: "files", "network"."""
     if sys.platform != "linux":
         return ()
     system: Any = ctypes.CDLL(None, use_errno=True)

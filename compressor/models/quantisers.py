@@ -234,13 +234,13 @@ class ShortcutQuantiser(Quantiser):
 
 
 class QuantisedConv2d(nn.Conv2d):
-    """A convolution of quantised weights, which are kept in full; `input` quantises what it reads."""
+    """A convolution with quantised weights, stored in float; `input` quantises its input."""
 
     bits: int
     per_channel: bool
     input: Quantiser | None
     is_baked: bool = False
-    """The weights are the quantised ones themselves."""
+    """True if `weight` holds the quantised weights."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         x = input if self.input is None else self.input(input)
@@ -249,13 +249,13 @@ class QuantisedConv2d(nn.Conv2d):
 
 
 class QuantisedLinear(nn.Linear):
-    """A linear layer of quantised weights, which are kept in full; `input` quantises what it reads."""
+    """A linear layer with quantised weights, stored in float; `input` quantises its input."""
 
     bits: int
     per_channel: bool
     input: Quantiser | None
     is_baked: bool = False
-    """The weights are the quantised ones themselves."""
+    """True if `weight` holds the quantised weights."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         x = input if self.input is None else self.input(input)

@@ -47,7 +47,7 @@ class Provider:
 
     @property
     def command(self) -> str:
-        """The command that installs it. The distributions are builds of the same package, of which one can be installed."""
+        """The command that installs it. Distributions are builds of the same package: only one can be installed."""
         return f"pip uninstall -y onnxruntime && pip install {self.distribution}"
 
 

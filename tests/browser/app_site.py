@@ -124,11 +124,11 @@ def site_of(app: Path, models: Sequence[Model], samples: Mapping[str, bytes], pr
         url = f"models/{model.path.name}"
         files[prefix + url] = model.path
         rows.append(model.row(url))
-    shown = []
+    sample_entries = []
     for name, content in samples.items():
         files[f"{prefix}samples/{name}"] = content
-        shown.append({"name": Path(name).stem, "url": f"samples/{name}"})
-    files[f"{prefix}api/models.json"] = json.dumps({"models": rows, "samples": shown}).encode()
+        sample_entries.append({"name": Path(name).stem, "url": f"samples/{name}"})
+    files[f"{prefix}api/models.json"] = json.dumps({"models": rows, "samples": sample_entries}).encode()
     if prefix:
         files[prefix] = files[f"{prefix}index.html"]
     return Site(files)

@@ -107,7 +107,7 @@ def test_the_images_that_validate_are_named(tmp_path, photo):
     assert notes_about(tmp_path / "few", [photo] * 2)[-1] == "validating on 2 embedded photos: astronaut, chelsea"
     line = notes_about(tmp_path / "many", [photo] * 31)[-1]
     assert line == "validating on 2 images of --data that are not trained on: 10, 30"
-    chosen: list[str] = []
+    notes: list[str] = []
     choice = DataChoice(data=tmp_path / "few", val=tmp_path / "many", cache_size=0)
-    prepare_data(choice, scale=2, lr_patch=16, context=Context(note=chosen.append))
-    assert chosen[-1].startswith(f"validating on 31 images of {tmp_path / 'many'}: 00, 01, 02, 03, 04 and 26 more")
+    prepare_data(choice, scale=2, lr_patch=16, context=Context(note=notes.append))
+    assert notes[-1].startswith(f"validating on 31 images of {tmp_path / 'many'}: 00, 01, 02, 03, 04 and 26 more")

@@ -97,8 +97,8 @@ def test_any_exported_file_is_inspected_and_leads_to_an_export(checkpoint: Path,
     elsewhere.mkdir()
     copy = sidecar_file(elsewhere / "phone.param", source_metadata(checkpoint))
     notes: list[str] = []
-    (made,) = srkd.export(copy, out=tmp_path / "out", announce=notes.append).files
-    assert made.verdict == "passed" and made.path == tmp_path / "out" / "small.onnx"
+    (exported,) = srkd.export(copy, out=tmp_path / "out", announce=notes.append).files
+    assert exported.verdict == "passed" and exported.path == tmp_path / "out" / "small.onnx"
     assert notes == [f"{copy} is an exported file: starting from {checkpoint}, which it was made from"]
     checkpoint.unlink()
     with pytest.raises(SrkdError, match="not beside it: an export starts from a checkpoint, name that"):

@@ -103,11 +103,11 @@ def test_the_plan_declares_every_axis_of_every_parameter(spec: Spec) -> None:
 
 
 def test_a_pattern_may_name_one_number_and_leave_another_open() -> None:
-    plan_ = AxisPlan({"width": Axis(2), "rgb": Axis(3)}, {"a.*.b.0.w": ("width",), "a.*.b.2.w": ("rgb",)})
-    assert plan_.expressions("a.17.b.0.w") == ("width",)
-    assert plan_.expressions("a.1.b.2.w") == ("rgb",)
+    axis_plan = AxisPlan({"width": Axis(2), "rgb": Axis(3)}, {"a.*.b.0.w": ("width",), "a.*.b.2.w": ("rgb",)})
+    assert axis_plan.expressions("a.17.b.0.w") == ("width",)
+    assert axis_plan.expressions("a.1.b.2.w") == ("rgb",)
     with pytest.raises(SrkdError, match=r"a\.1\.b\.1\.w"):
-        plan_.expressions("a.1.b.1.w")
+        axis_plan.expressions("a.1.b.1.w")
 
 
 def test_refusals_name_what_does_not_fit() -> None:

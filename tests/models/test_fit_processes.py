@@ -16,7 +16,7 @@ from tests.support.torchrun import run_torchrun
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     out = tmp_path_factory.mktemp("processes") / "two.json"
     code, _, err = run_torchrun(str(ROOT / "tests" / "support" / "distributed_fit.py"), str(out))
     assert code == 0, err
@@ -24,19 +24,19 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return results
 
 
-def test_two_processes_have_the_student_of_one(found: dict[str, Any]) -> None:
+def test_two_processes_have_the_student_of_one(results: dict[str, Any]) -> None:
     alone = measure(Processes())
     assert set(alone) == {f"{name} {count}" for name in NAMES for count in COUNTS}
     for name, expected in alone.items():
-        together = found["students"][name]
+        together = results["students"][name]
         images = [torch.tensor(result["image"]) for result in (expected, together)]
         assert float((images[0] - images[1]).abs().max()) <= 1e-5, name
         # both students of both processes have the same bytes
         assert len({print for prints in together["prints"] for print in prints}) == 1, name
 
 
-def test_all_processes_refuse_what_one_of_them_meets(found: dict[str, Any]) -> None:
-    first, second = found["refusals"]
+def test_all_processes_refuse_what_one_of_them_meets(results: dict[str, Any]) -> None:
+    first, second = results["refusals"]
     assert first == second and first.startswith("SharedFailure: the input of head is not finite")
 
 

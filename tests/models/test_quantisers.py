@@ -167,11 +167,11 @@ def golden(name: str) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]
 
 
 def compare_with_golden(
-    given: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], name: str, bits: int, alpha: float, clips: bool
+    inputs: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], name: str, bits: int, alpha: float, clips: bool
 ) -> None:
-    values, limit = given["x"].clone().requires_grad_(), torch.tensor(alpha, requires_grad=True)
+    values, limit = inputs["x"].clone().requires_grad_(), torch.tensor(alpha, requires_grad=True)
     quantised = quantise_symmetric(values, limit, bits, tie=0.5, clips=clips)
-    quantised.backward(given["upstream"])
+    quantised.backward(inputs["upstream"])
     assert torch.allclose(quantised.detach(), expected[f"{name}_y"], atol=1e-6), name
     assert values.grad is not None and torch.allclose(values.grad, expected[f"{name}_gx"], atol=1e-6), name
     assert limit.grad is not None and float(limit.grad) == pytest.approx(float(expected[f"{name}_galpha"]), abs=5e-6)

@@ -264,7 +264,7 @@ def test_patches_and_crops_in_one_pass_give_the_gradients_of_two(
 
     def pair() -> tuple[Network, Network]:
         networks = build(STUDENT, seed=0), build(TEACHER, seed=1).requires_grad_(False)
-        networks[0].register_forward_pre_hook(lambda _, given: passes.append(tuple(given[0].shape)))
+        networks[0].register_forward_pre_hook(lambda _, inputs: passes.append(tuple(inputs[0].shape)))
         return networks
 
     together = gradients(*pair())

@@ -306,8 +306,8 @@ def fits(value: Any, schema: dict[str, Any], whole: dict[str, Any] | None = None
         return fits(value, whole["definitions"][schema["$ref"].rpartition("/")[2]], whole)
     checks = {
         "type": lambda kind: _is(value, kind),
-        "const": lambda wanted: value == wanted,
-        "enum": lambda wanted: value in wanted,
+        "const": lambda expected: value == expected,
+        "enum": lambda expected: value in expected,
         "minimum": lambda bound: value >= bound,
         "maximum": lambda bound: value <= bound,
         "exclusiveMinimum": lambda bound: value > bound,

@@ -320,11 +320,11 @@ def test_a_record_shorter_than_its_tensor_is_refused(files: dict[str, Path], tmp
     )
     with pytest.raises(SrkdError, match=r"record data/1 is shorter than the \d+ bytes of its tensor"):
         load_teacher(short)
-    for kept in (0, 8):
+    for length in (0, 8):
         short = rewritten(
             files["torch.export"],
             tmp_path / "short.pt2",
-            lambda name, old, kept=kept: old[:kept] if name.endswith("weight_0") else old,  # type: ignore[misc]
+            lambda name, old, length=length: old[:length] if name.endswith("weight_0") else old,  # type: ignore[misc]
             {},
         )
         with pytest.raises(SrkdError, match=r"the values of 0\.weight are not all there"):

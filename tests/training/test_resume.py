@@ -251,7 +251,7 @@ def file_size_limit(most_bytes: int) -> Iterator[None]:
     "unwritable", ["run.json", "log.txt", "metrics.jsonl", "comparison.png", "student.safetensors"]
 )
 def test_any_file_that_cannot_be_written_ends_in_one_line_and_costs_nothing(unwritable, unfinished):
-    target, kept = unfinished / "student.safetensors", states(unfinished)
+    target, states_before = unfinished / "student.safetensors", states(unfinished)
     student = target.read_bytes()
     limit = {"run.json": 100, "comparison.png": len(student)}.get(unwritable, 10**6)
     log, metrics = unfinished / "log.txt", unfinished / "metrics.jsonl"
@@ -267,12 +267,12 @@ def test_any_file_that_cannot_be_written_ends_in_one_line_and_costs_nothing(unwr
         resume(unfinished)
     line = str(caught.value)
     assert line.startswith(f"cannot write {unfinished / unwritable}: ") and "Error" not in line
-    assert f"the last good state is {kept[-1]}; once that is mended, continue with: srkd compress" in line
+    assert f"the last good state is {states_before[-1]}; once that is mended, continue with: srkd compress" in line
     if unwritable == "log.txt":
         log.unlink()
     if unwritable == "student.safetensors":
         target.rmdir()
-    assert states(unfinished) == kept
+    assert states(unfinished) == states_before
     assert resume(unfinished).student_path.read_bytes() == student
 
 

@@ -181,9 +181,9 @@ def _kept_runs(term: Term, long: Axis, short: Axis) -> list[Run]:
     """Return the runs of a term that the student keeps, counted from the start of the term."""
     if long.groups != short.groups:
         raise SrkdError(f"a student with {short.groups} groups cannot be cut from a teacher with {long.groups}")
-    per_group, kept = long.size // long.groups, short.size // short.groups
-    if kept > per_group:
+    per_group, student_per_group = long.size // long.groups, short.size // short.groups
+    if student_per_group > per_group:
         raise SrkdError(f"the student's {term.axis} of {short.size} is larger than the teacher's {long.size}")
     if term.operator == "/":
-        return [(0, kept)]
-    return [(group * per_group * term.number, kept * term.number) for group in range(long.groups)]
+        return [(0, student_per_group)]
+    return [(group * per_group * term.number, student_per_group * term.number) for group in range(long.groups)]

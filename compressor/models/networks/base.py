@@ -113,7 +113,7 @@ def _is_number(value: object) -> bool:
 
 
 def require_fraction(name: str, value: float) -> float:
-    """Return `value` if it lies in (0, 1]."""
+    """Return `value` if it is within (0, 1]; else raise UsageError."""
     if not 0.0 < value <= 1.0:
         raise UsageError(f"{name}={value:g} is outside (0, 1]")
     return value

@@ -86,7 +86,7 @@ def upsampler_reach(scale: int) -> float:
 
 
 def scale_from_upsampler(rows: Sequence[int], width: int) -> int:
-    """Return the scale from the output rows of an upsampler's convolutions: 9·C → 3; 4·C one to three times → 2, 4, 8."""
+    """Return the scale from the rows of an upsampler's convolutions: 9·C → 3; 4·C one to three times → 2, 4, 8."""
     ratios = tuple(row // max(1, width) for row in rows)
     scale = {(4,): 2, (9,): 3, (4, 4): 4, (4, 4, 4): 8}.get(ratios)
     if scale is None or width < 1 or any(row % width for row in rows):
