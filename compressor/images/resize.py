@@ -22,7 +22,7 @@ _LARGEST_EXACT_FLOAT32 = 2**24
 
 
 def imresize(images: Tensor, scale: float, *, border: Border = "mirror", antialias: bool = True) -> Tensor:
-    """Resize (..., H, W) floats of any range to (..., ceil(H*scale), ceil(W*scale)); no rounding, no clamping.
+    """Return (..., H, W) floats of any range resized to (..., ceil(H*scale), ceil(W*scale)); no rounding, no clamping.
 
     Per axis, with output index i = 1..n', u = i/r + (1 - 1/r)/2, taps j around u, weights k(u - j) normalised to sum
     one, k(t) = r*cubic(r*t) when shrinking with antialiasing and cubic(t) otherwise.
@@ -37,15 +37,18 @@ def imresize(images: Tensor, scale: float, *, border: Border = "mirror", antiali
 
 
 def upscale_bicubic(lr: Tensor, scale: int) -> Tensor:
-    """Upscale with the reference bicubic: float between the passes, mirrored border, neither rounded nor clamped."""
+    """Return images upscaled by the reference bicubic: float between the passes, mirrored border, neither rounded nor
+    clamped.
+    """
     return imresize(lr, float(scale))
 
 
 def downscale_u8(hr_u8: Tensor, scale: int, *, border: Border = "mirror") -> Tensor:
-    """Downscale by MATLAB's bicubic on 8 bit: (..., H, W) uint8 to (..., ceil(H/scale), ceil(W/scale)) uint8.
+    """Return 8-bit images downscaled by MATLAB's bicubic: (..., H, W) uint8 to (..., ceil(H/scale), ceil(W/scale))
+    uint8.
 
-    Half is rounded up, and values clipped, after the vertical pass and again after the horizontal one. The weights
-    are integers over a common denominator, so every sum is exact on every device and in every order.
+    Half is rounded up, and values clipped, after the vertical pass and again after the horizontal one. The weights are
+    integers over a common denominator, so every sum is exact on every device and in every order.
     """
     if hr_u8.dtype != torch.uint8:
         raise SrkdError(f"downscale_u8 takes uint8 images, got {hr_u8.dtype}")
@@ -61,7 +64,7 @@ def downscale_u8(hr_u8: Tensor, scale: int, *, border: Border = "mirror") -> Ten
 
 
 def mod_crop(images: Tensor, scale: int) -> Tensor:
-    """Crop bottom and right so that height and width are multiples of the scale."""
+    """Return images cropped at the bottom and right to multiples of the scale."""
     height, width = images.shape[-2] // scale * scale, images.shape[-1] // scale * scale
     if not height or not width:
         raise SrkdError(f"an image of {images.shape[-1]}x{images.shape[-2]} is smaller than the scale {scale}")
@@ -84,7 +87,7 @@ def reflected_indices(positions: Tensor, size: int, *, repeat_edge: bool = True)
 
 
 def pad_to(images: Tensor, size_multiple: int, min_size: int = 1, *, repeat_edge: bool = True) -> Tensor:
-    """Pad by reflection at the right and lower edge, until both sides are multiples of `size_multiple` and at least
+    """Return images padded by reflection at the right and lower edge, to multiples of `size_multiple` and at least
     `min_size`.
     """
     for axis in (-2, -1):

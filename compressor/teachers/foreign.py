@@ -179,7 +179,7 @@ class ForeignModel(ImageModel):
         return digest.hexdigest()
 
     def forward(self, lr: torch.Tensor) -> torch.Tensor:
-        """Pad the images to an accepted size, run the program in its own range, and crop the output."""
+        """Return the output: images are padded to an accepted size, run in the program's own range, and cropped."""
         program = self.facts.descriptor
         height, width = lr.shape[-2:]
         if lr.dim() != 4 or lr.shape[1] != program.channels:

@@ -101,7 +101,7 @@ class _Lock:
 
 
 def _is_file_of(descriptor: int, path: Path) -> bool:
-    """True if the open file is still the one at `path`."""
+    """Return True if the open file is still the one at `path`."""
     try:
         return os.path.samestat(os.fstat(descriptor), path.stat())
     except FileNotFoundError:

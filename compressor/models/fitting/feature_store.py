@@ -110,7 +110,7 @@ class FeatureStore:
 
 
 def _is_whole(feature: torch.Tensor) -> bool:
-    """Return True if a tensor uses all of its storage, in whatever order of dimensions."""
+    """Return True if a tensor uses all of its storage, in any order of dimensions."""
     return feature.untyped_storage().nbytes() == feature.nbytes
 
 

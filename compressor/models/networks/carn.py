@@ -241,7 +241,7 @@ def _companions(spec: CARNSpec) -> Companions:
 
 
 def _is_surplus(name: str) -> bool:
-    """Accept a mean shift that equals the constants, and the upsamplers of other scales."""
+    """Return True for a mean shift that equals the constants, and for the upsamplers of other scales."""
     return name.startswith(("sub_mean.", "add_mean.", "upsample.up2.", "upsample.up3.", "upsample.up4."))
 
 
