@@ -140,9 +140,7 @@ def list_addresses(sockets: Iterable[socket.socket], certificate: Certificate | 
 
 
 def phone_address(addresses: Sequence[Address]) -> Address | None:
-    """Return the address for the QR code: of those reachable by other devices, the first with the fewest refused
-    features.
-    """
+    """Return the address for the QR code: reachable by other devices, with the fewest refused features."""
     reachable = [address for address in addresses if not address.this_machine_only]
     return min(reachable, key=lambda address: len(address.refuses), default=None)
 

@@ -52,8 +52,7 @@ ENCODINGS: Mapping[str, str] = MappingProxyType({".br": "br", ".gz": "gzip"})
 """Content encodings by the suffix of a compressed file beside its original, the preferred one first."""
 
 HASHED_NAME = re.compile(r"[.-][0-9a-f]{10,}\.")
-"""Pattern of names that contain a hash of the content, so that a browser may cache the file forever; no date is that
-long."""
+"""Pattern of names with a hash of the content, which browsers may cache forever; no date is that long."""
 
 MAX_FILES, MAX_BYTES = 2000, 500_000_000
 """Limits of a built app: a larger folder was given by mistake, and must not fill the memory."""
@@ -134,9 +133,7 @@ def is_app_built() -> bool:
 
 
 def is_app_outdated() -> bool:
-    """Return True if a page, style or script of the built app differs from its source, as after an update of a
-    checkout.
-    """
+    """Return True if a page, style or script of the built app differs from its source, as after an update."""
     sources = [path for pattern in ("*.html", "*.css", "sw.js", "src/*.js") for path in APP.parent.glob(pattern)]
     copies = [(path, APP / path.relative_to(APP.parent)) for path in sources]
     return any(not copy.is_file() or copy.read_bytes() != path.read_bytes() for path, copy in copies)
@@ -193,9 +190,7 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 
 def read_file(path: Path, limit_bytes: int = 2**31) -> bytes:
-    """Return the bytes of a regular file. A device, a pipe or a link is refused without blocking, even if swapped in
-    meanwhile.
-    """
+    """Return the bytes of a regular file; refuse a device, pipe or link without blocking, even if swapped in."""
     try:
         with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
             status = os.fstat(file.fileno())

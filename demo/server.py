@@ -36,9 +36,7 @@ SHUTDOWN_SECONDS = 3
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits on time and number; the defaults are generous for a phone and short for clients that only hold a
-    connection.
-    """
+    """Limits on time and number, generous for a phone and short for clients that only hold a connection."""
 
     request_seconds: float = 10.0
     """Seconds from the start of a connection, or the first byte of a later request, to the end of its headers."""
@@ -258,9 +256,7 @@ class Connection(H11Protocol):
         self.transport.close()
 
     def _close_oldest_idle(self) -> bool:
-        """Close the oldest idle connection, so that clients with many connections do not lock out others; return True
-        if done.
-        """
+        """Close the oldest idle connection, so that nobody locks out others; return True if there was one."""
         others = [other for other in self.connections if isinstance(other, Connection) and other is not self]
         idle = [other for other in others if not other.is_answering and not other.transport.is_closing()]
         oldest = min(idle, key=lambda other: other.opened, default=None)

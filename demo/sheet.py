@@ -25,9 +25,7 @@ class Panel:
 
 
 def write_sheet(panels: Sequence[Panel], path: Path, *, side: int = 320, zoom: int = 2) -> None:
-    """Write the panels in a row: the most detailed square of the last one, `side` / `zoom` pixels, enlarged without
-    smoothing.
-    """
+    """Write the panels in a row: the last one's most detailed square of `side` / `zoom` pixels, unsmoothed."""
     crop = side // zoom
     top, left = most_detailed_square(panels[-1].image_01, crop)
     width = len(panels) * (side + GAP_PIXELS) - GAP_PIXELS
@@ -44,9 +42,7 @@ def write_sheet(panels: Sequence[Panel], path: Path, *, side: int = 320, zoom: i
 
 
 def most_detailed_square(image_01: torch.Tensor, side: int) -> tuple[int, int]:
-    """Return top and left of the square with the largest differences of neighbouring pixels, where networks differ,
-    too.
-    """
+    """Return top and left of the square with the largest differences of neighbours, where networks differ."""
     luma = image_01.mean(0)
     detail = (luma[1:, 1:] - luma[:-1, 1:]).abs() + (luma[1:, 1:] - luma[1:, :-1]).abs()
     height, width = detail.shape

@@ -39,8 +39,7 @@ CHANNELS = 16
 GRADIENT_CHANNELS = 128
 """The most channels whose gradient one program keeps."""
 LAUNCH: Mapping[str, Any] = {"num_warps": 8, "num_stages": 2, "enable_fp_fusion": True}
-"""Launch options. With these sizes a program fits into registers, except at most 24 bytes, from capability 8.0 to 12.0
-(ptxas -v)."""
+"""Launch options: a program fits into registers, but for 24 bytes at most, from capability 8.0 to 12.0 (ptxas -v)."""
 
 
 @triton.jit
@@ -169,9 +168,7 @@ def sizes_for(student_channels: int, *, with_gradient: bool) -> dict[str, Any]:
 def distances_by_kernel(
     student: torch.Tensor, teacher: torch.Tensor, with_gradient: bool, *, precision: str = PRECISION
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Return d of each sample, (B,), for unit columns (B,C,N) in fp32, and if requested its gradient for the student's
-    columns.
-    """
+    """Return d of each sample, (B,), for unit columns (B,C,N) in fp32, and on request the student's gradient."""
     samples, channels, positions = student.shape
     sizes = sizes_for(channels, with_gradient=with_gradient)
     blocks = triton.cdiv(positions, POSITIONS)

@@ -68,9 +68,7 @@ def refusals(methods: Sequence[Method]) -> list[str]:
 
 
 def _different_gates(first: Method, second: Method) -> str | None:
-    """Return a reason against two different gates: they would select different patches of one teacher, and share a log
-    entry.
-    """
+    """Return a reason against two different gates: they select different patches, and share a log entry."""
     gates = [getattr(one, "gate", "off") for one in (first, second)]
     if "off" in gates or gates[0] == gates[1]:
         return None
@@ -78,9 +76,7 @@ def _different_gates(first: Method, second: Method) -> str | None:
 
 
 def _teacher_image_twice(first: Method, second: Method) -> str | None:
-    """Return a reason against using the teacher's image twice, whole and gated; two ungated outputs are refused by
-    their kind.
-    """
+    """Return a reason against the teacher's image twice, whole and gated (two ungated ones: by kind)."""
     for whole, gated in ((first, second), (second, first)):
         if whole.weights.get(IMAGE_TERM) and gated.weights.get(GATED_IMAGE_TERM):
             return (

@@ -113,8 +113,6 @@ def negative_indices(
 
 
 def bicubic_negatives(lr: torch.Tensor, scale: int) -> torch.Tensor:
-    """Return LR images enlarged by torch's bicubic (a = -0.75): no antialiasing, corners unaligned, unclamped, no
-    gradient.
-    """
+    """Return LR images, bicubic by torch (a = -0.75): no antialiasing, corners unaligned, unclamped, no gradient."""
     with full_precision(lr):
         return F.interpolate(widen(lr.detach()), scale_factor=float(scale), mode="bicubic", align_corners=False)

@@ -116,9 +116,7 @@ class DUKD(PlainMethod):
         )
 
     def fit_sizes(self, teacher: Descriptor, lr_patch: int, scale: int) -> tuple[DUKD, str | None]:
-        """Return the method with zoom-out off (or refuse it) if the shrunk patch does not fit the teacher's input
-        sizes.
-        """
+        """Return the method with zoom-out off, or refuse it, if the shrunk patch does not fit the teacher."""
         smaller, least = -(-lr_patch // scale), teacher.min_size
         if not self.zooms_out or (smaller >= least and teacher.fixed_size in (None, (smaller, smaller))):
             return self, None

@@ -53,8 +53,7 @@ KERNEL_CAPABILITY = (8, 0)
 """Lowest compute capability for which the kernel was compiled and its shared memory checked."""
 
 Distances: TypeAlias = Callable[[torch.Tensor, torch.Tensor, bool], tuple[torch.Tensor, torch.Tensor | None]]
-"""Function of f̂ of both networks and of whether the gradient is needed; returns d of each sample and its gradient for
-f̂_S."""
+"""Function of both networks' f̂ and of whether to compute the gradient; returns d per sample and that for f̂_S."""
 
 
 @dataclass(frozen=True)
@@ -131,9 +130,7 @@ def affinity_bytes(
 def distances_by_rows(
     student: torch.Tensor, teacher: torch.Tensor, with_gradient: bool, *, rows: int
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Return d of each sample, (B,), for unit columns (B,C,N), with `rows` rows of A at a time, and its gradient if
-    requested.
-    """
+    """Return d of each sample, (B,), for unit columns (B,C,N), `rows` of A at a time, and on request its gradient."""
     positions = student.shape[2]
     gradient = torch.zeros_like(student) if with_gradient else None
     totals = []

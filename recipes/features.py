@@ -112,9 +112,7 @@ class FeatureMethod(Gated):
     last: ClassVar[str] = "pre_up"
 
     def usual_taps(self, network: Network) -> tuple[str, ...]:
-        """Return the default taps: one and two thirds into the body (`head` in a short body, as in FAKD's code), and
-        the last one.
-        """
+        """Return the default taps: by thirds of the body (`head` in a short one, as in FAKD's code), and the last."""
         blocks = sum(name.startswith("body[") for name in network.taps)
         return (*(f"rel({thirds}/3)" if thirds * blocks >= 3 else "head" for thirds in (1, 2)), self.last)
 

@@ -152,9 +152,7 @@ class Hkdsr(PlainMethod):
         ]
 
     def _bytes_of(self, network: Network, last: bool, student: Shape, teacher: Shape, processes: int) -> int:
-        """Return the memory for computing and comparing an image, with the backward pass; the last image exists
-        already.
-        """
+        """Return the memory for computing and comparing an image, with backward pass; the last image exists."""
         batch, _, height, width = student
         channels, scale = network.descriptor.channels, network.descriptor.scale
 

@@ -66,9 +66,7 @@ class LFD(RegressedFeatureMethod):
 
 
 def attention(error: torch.Tensor) -> torch.Tensor:
-    """Return m, (B,1,h,w): the error of each position over the sample's mean error; its mean per sample is 1, no
-    gradient.
-    """
+    """Return m, (B,1,h,w): each position's error over the sample's mean error, without gradient."""
     by_position = error.detach().mean(1, keepdim=True)
     mean = by_position.mean((2, 3), keepdim=True)
     return by_position / mean.clamp_min(torch.finfo(mean.dtype).tiny)
@@ -88,7 +86,5 @@ def attended_distance(
 
 
 def attended_bytes(elements: int) -> int:
-    """Return the peak memory of `attended_distance` besides its inputs of `elements` values: four fp32 tensors of that
-    size.
-    """
+    """Return the peak memory of `attended_distance` besides its inputs: four fp32 tensors of `elements` values."""
     return 4 * 4 * elements

@@ -201,9 +201,7 @@ def connect(url: str) -> _Response:
 
 
 def _start(url: str, seconds: float) -> _Response:
-    """Return the response if it starts within `seconds`. A thread is used because socket timeouts do not cover DNS
-    look-ups.
-    """
+    """Return the response if it starts within `seconds`; a thread, as socket timeouts do not cover DNS."""
     results: queue.SimpleQueue[_Response | Exception] = queue.SimpleQueue()
 
     def attempt() -> None:

@@ -89,9 +89,7 @@ def get_node() -> None:
 
 
 def pinned_node() -> str:
-    """Return the requirement of Node's package, in the version of constraints.txt if that file exists (archives lack
-    it).
-    """
+    """Return the requirement of Node's package, pinned if constraints.txt exists (archives lack it)."""
     constraints = ROOT / "constraints.txt"
     lines = constraints.read_text().splitlines() if constraints.is_file() else []
     return next((line for line in lines if line.startswith(f"{NODE_PACKAGE}==")), NODE_PACKAGE)

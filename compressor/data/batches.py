@@ -121,9 +121,7 @@ class BatchHashes:
         self._pixels = digest
 
     def take(self, since: int, until: int) -> dict[str, str]:
-        """Return one hash of the batches from step `since` to before `until`; the first time also that of the first
-        pixels.
-        """
+        """Return a hash of the batches from step `since` to before `until`; once also that of the first pixels."""
         digest = hashlib.blake2b(digest_size=16)
         for step in range(since, until):
             digest.update(self._hashes.pop(step) if step in self._hashes else hash_draw(step, self._redraw(step)))

@@ -153,9 +153,7 @@ class DecodeJob:
 
 
 def _file_identity(path: Path | None) -> tuple[object, ...]:
-    """Return values that change when a file does, including its inode's time (ctime), as a copy can keep the
-    modification time.
-    """
+    """Return values that change with a file, also its inode's time (ctime), as copies may keep the other."""
     if path is None:
         return ()
     try:
@@ -179,9 +177,7 @@ class DecodedImage:
 def decode_in_order(
     sources: Sequence[Source], *, scale: int, border: Border, workers: int | None = None
 ) -> Iterator[DecodedImage | SkippedImage]:
-    """Yield every source in order, with few in memory. It uses threads, as decoders and arithmetic release Python's
-    lock.
-    """
+    """Yield every source in order, with few in memory; threads, as decoders release Python's lock."""
     count = workers or _worker_count()
     pending: deque[Future[DecodedImage | SkippedImage]] = deque()
     with _one_torch_thread(count), ThreadPoolExecutor(count) as pool:

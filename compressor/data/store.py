@@ -118,9 +118,7 @@ class DecodedImages:
         return self.lr.numel() + (0 if self.hr is None else self.hr.numel())
 
     def select(self, positions: Sequence[int] | None = None, *, lr_patch: int) -> ImageStore:
-        """Return some of the images, or all. Images smaller than a patch are skipped; an error is raised if none is
-        left.
-        """
+        """Return some of the images, or all, skipping those smaller than a patch; an error if none is left."""
         positions = range(len(self.images)) if positions is None else positions
         records: list[ImageRecord] = []
         skipped: list[SkippedImage] = []

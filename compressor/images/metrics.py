@@ -27,9 +27,7 @@ SSIM_SIGMA = 1.5
 
 @dataclass(frozen=True)
 class Protocol:
-    """The conditions of a PSNR figure. A `border` of None crops `scale` pixels; `bicubic` names the filter that made
-    the LR images.
-    """
+    """The conditions of a PSNR figure. `border` None crops `scale` pixels; `bicubic` is the filter of the LR images."""
 
     channel: Literal["y", "rgb"] = "y"
     border: int | None = None

@@ -37,15 +37,12 @@ def imresize(images: Tensor, scale: float, *, border: Border = "mirror", antiali
 
 
 def upscale_bicubic(lr: Tensor, scale: int) -> Tensor:
-    """Return images upscaled by the reference bicubic: float between the passes, mirrored border, neither rounded nor
-    clamped.
-    """
+    """Return images upscaled by the reference bicubic: mirrored border, neither rounded nor clamped."""
     return imresize(lr, float(scale))
 
 
 def downscale_u8(hr_u8: Tensor, scale: int, *, border: Border = "mirror") -> Tensor:
-    """Return 8-bit images downscaled by MATLAB's bicubic: (..., H, W) uint8 to (..., ceil(H/scale), ceil(W/scale))
-    uint8.
+    """Return (..., H, W) uint8 downscaled by MATLAB's bicubic: (..., ceil(H/scale), ceil(W/scale)) uint8.
 
     Half is rounded up, and values clipped, after the vertical pass and again after the horizontal one. The weights are
     integers over a common denominator, so every sum is exact on every device and in every order.
@@ -87,9 +84,7 @@ def reflected_indices(positions: Tensor, size: int, *, repeat_edge: bool = True)
 
 
 def pad_to(images: Tensor, size_multiple: int, min_size: int = 1, *, repeat_edge: bool = True) -> Tensor:
-    """Return images padded by reflection at the right and lower edge, to multiples of `size_multiple` and at least
-    `min_size`.
-    """
+    """Return images padded by reflection at the right and bottom, to multiples and at least `min_size`."""
     for axis in (-2, -1):
         size = images.shape[axis]
         target = -(-max(size, min_size) // size_multiple) * size_multiple
@@ -147,12 +142,11 @@ def _resize_axis(images: Tensor, axis: int, scale: float, border: Border, antial
 
 @lru_cache(maxsize=16)
 def _integer_taps(scale: int) -> tuple[int, tuple[int, ...]]:
-    """Return the first source position of output pixel 0 of an integer downscale, and the integer weights from there
-    on.
+    """Return the first source position of output 0 of an integer downscale, and the weights from there.
 
     Output 0 lies at (s-1)/2. Source p is |t| = m/(2s) away in units of the stretched kernel, with the integer m = |2p -
     (s-1)|; times 16 s^3 the cubic is 3m^3 - 10sm^2 + 16s^3 up to m = 2s, and -m^3 + 10sm^2 - 32s^2m + 32s^3 up to m =
-    4s.
+    4s. The weights are integers.
     """
     s = scale
     weights = {}
@@ -167,9 +161,7 @@ def _integer_taps(scale: int) -> tuple[int, tuple[int, ...]]:
 
 
 def _shrink_rows_u8(images_u8: Tensor, scale: int, border: Border) -> Tensor:
-    """Return the rows of one 8-bit pass along H: floor((sum of weight*pixel + D/2) / D), D the sum of the integer
-    weights.
-    """
+    """Return one 8-bit pass along H: floor((sum of weight*pixel + D/2) / D), D the sum of the integer weights."""
     first, weights = _integer_taps(scale)
     denominator = sum(weights)
     height = images_u8.shape[-2]

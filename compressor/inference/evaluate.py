@@ -72,9 +72,7 @@ class SetScore:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Scores by model and set, all by one protocol; with channel "rgb" the psnr_y and ssim_y fields are of that
-    channel.
-    """
+    """Scores by model and set, all by one protocol; with channel "rgb" the `*_y` fields are of that channel."""
 
     protocol: Protocol
     scale: int
@@ -200,9 +198,7 @@ def _evaluate(
 
 @dataclass(frozen=True)
 class _Picture:
-    """An HR image (3,H,W) cropped to a multiple of the scale, and each LR image (1,3,h,w) with the protocols that use
-    it.
-    """
+    """An HR image (3,H,W) cropped to the scale, and each LR image (1,3,h,w) with its protocols."""
 
     hr_u8: Tensor
     grey_file: bool

@@ -54,9 +54,7 @@ class PrecisionChoice:
             self._lower = runtime.in_bf16() if computes_bf16(torch.device(runtime.device)) else None
 
     def select(self, lr: Tensor, *, bits: int = 8) -> Selected:
-        """Return the runtime for a picture (N,3,h,w): bf16 if the picture has 8 bit and its samples are within both
-        bounds.
-        """
+        """Return the runtime for a picture (N,3,h,w): bf16 if it has 8 bit and its samples pass both bounds."""
         if self._lower is None or bits > 8 or lr[:, 0].numel() < LEAST_LR_PIXELS:
             return Selected(self._runtime)
         samples = sample_patches(lr)

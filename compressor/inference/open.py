@@ -77,9 +77,7 @@ def model_file(path: Path) -> Path:
 
 
 def find_source_checkpoint(path: Path) -> Path:
-    """Return the checkpoint that `path` was exported from, in its folder or the parent folder; one line if there is
-    none.
-    """
+    """Return the checkpoint that `path` was exported from, in its folder or the parent; one line if missing."""
     source = read_metadata(path).get(SOURCE, "")
     if not source:
         raise SrkdError(f"{path} does not say what it was made from")

@@ -1,6 +1,4 @@
-"""Super-resolution of one picture with one model: tiles, the self-ensemble, and networks for the luminance channel
-only.
-"""
+"""Super-resolution of one picture: tiles, the self-ensemble, and networks for luminance only."""
 
 from __future__ import annotations
 

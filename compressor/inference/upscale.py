@@ -281,9 +281,7 @@ def _plan_jobs(inputs: Sequence[str | Path], settings: UpscaleSettings) -> tuple
 
 
 def _collect(inputs: Sequence[str | Path], *, recursive: bool, output: Path | None) -> Inputs:
-    """Return the inputs sorted into pictures named individually, those from folders and globs, failures and skipped
-    files.
-    """
+    """Return the inputs sorted into named pictures, those from folders and globs, failures and skipped files."""
     contents = Inputs()
     for text in inputs:
         path = Path(text)

@@ -205,9 +205,7 @@ def rounding_noise(basis: torch.Tensor, values: Sequence[Value]) -> torch.Tensor
 
 
 def mixing_matrix(size: int) -> torch.Tensor:
-    """Return an orthogonal matrix with entries of similar magnitude: a Hadamard matrix if one is known, else a Hartley
-    transform.
-    """
+    """Return an orthogonal matrix with entries of similar magnitude: Hadamard if one is known, else Hartley."""
     return hadamard(size) if _is_known(size) else _cosines(size)
 
 

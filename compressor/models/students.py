@@ -180,9 +180,7 @@ def student_text(spec: Spec) -> str:
 
 
 def width_hint(spec: Spec) -> str | None:
-    """Return a hint if the number of channels is not a multiple of 8, the block size of chips and their libraries; else
-    None.
-    """
+    """Return a hint if the channels are not a multiple of 8, the block size of chips and libraries; else None."""
     channels = architecture(spec.arch).axes(spec).axes["width"].size
     if channels % 8 == 0:
         return None

@@ -53,9 +53,7 @@ def strengths(plan: AxisPlan, parameters: Mapping[str, torch.Tensor], axes: froz
 
 
 def _key(plan: AxisPlan, axis: str, parameter: str) -> Key:
-    """Return the key of an axis at a parameter: the axis that it follows, or itself, with the module if that axis is
-    local.
-    """
+    """Return the key of an axis at a parameter: the axis it follows, or itself, with the module if it is local."""
     leader = plan.axes[axis].follows or axis
     return leader, parameter.rsplit(".", 2)[0] if plan.axes[leader].local else ""
 

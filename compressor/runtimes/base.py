@@ -55,9 +55,7 @@ class Runtime(Protocol):
         ...
 
     def run(self, lr: torch.Tensor) -> torch.Tensor:
-        """Return (N, C, h·scale, w·scale) for (N, C, h, w), on the device of `lr`: unclamped, synchronised, without
-        grad.
-        """
+        """Return (N, C, h·scale, w·scale) for (N, C, h, w), on its device: unclamped, synchronised, without grad."""
         ...
 
 
@@ -74,9 +72,7 @@ def require_input(lr: torch.Tensor, descriptor: Descriptor, label: str) -> None:
 
 
 def require_memory_for(size: tuple[int, int], batch: int, descriptor: Descriptor, option: str) -> None:
-    """Refuse images too large for this machine's memory, before a library tries: `size` is (width, height) in LR
-    pixels.
-    """
+    """Refuse images too large for this machine's memory, before a library tries; `size` is LR (width, height)."""
     values = batch * descriptor.channels * size[0] * size[1] * (1 + descriptor.scale**2)
     memory = total_memory()
     if 4 * values > memory:

@@ -93,9 +93,7 @@ class ImageFormat:
         return (images.permute(0, 2, 3, 1) if self.channels_last else images).contiguous()
 
     def decode(self, sr: torch.Tensor) -> torch.Tensor:
-        """Return the file's output as float32 N,C,H,W. An output that is not an image keeps its shape, for error
-        messages.
-        """
+        """Return the output as float32 N,C,H,W; one that is not an image keeps its shape, for error messages."""
         if self.channels_last and sr.dim() == 4:
             sr = sr.permute(0, 3, 1, 2).contiguous()
         return sr.float().div(255) if self.dtype == torch.uint8 else sr.float()

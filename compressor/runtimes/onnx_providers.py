@@ -17,9 +17,7 @@ CPU = "CPUExecutionProvider"
 
 @dataclass(frozen=True)
 class Target:
-    """The target of a session: device, precision, threads and version. `part` is the text after the colon of the
-    device.
-    """
+    """The target of a session: device, precision, threads, version. `part` follows the colon of the device."""
 
     part: str
     precision: str
@@ -79,9 +77,7 @@ def _tensorrt(target: Target) -> dict[str, str]:
 
 
 def _openvino(target: Target) -> dict[str, str]:
-    """Return OpenVINO's options. A hint prevents a lower precision, which OpenVINO otherwise selects if the processor
-    has one.
-    """
+    """Return OpenVINO's options, with a hint that prevents a lower precision, its default if available."""
     hint = {"fp16": "f16", "bf16": "bf16"}.get(target.precision, "f32")
     if target.version >= (1, 24):
         kind = target.part.partition(".")[0]

@@ -145,9 +145,7 @@ def open_file(path: Path, options: OpenOptions = DEFAULTS, context: Context = QU
 
 
 def try_content(content: bytes, path: Path, limits: Limits = USUAL_LIMITS) -> Mapping[str, Any]:
-    """Return the probed facts of the bytes of `path`, from running them in a child process, unless that was done
-    before.
-    """
+    """Return the facts of the bytes of `path`, from a run in a child process unless they are known already."""
     return run_experiments(
         f"{__name__}:try_in_child", {"shown": str(path)}, content, what=str(path), key=trial_key(content), limits=limits
     )

@@ -25,8 +25,7 @@ from compressor.base.isolation import Limits
 from compressor.models.networks.base import Descriptor
 
 PROBE_SIDES = (64, 61, 96)
-"""Sides in pixels: a multiple of every common window, an odd number, and a larger one for models that refuse small
-images."""
+"""Sides in pixels: a multiple of every common window, an odd number, and one for models that refuse small images."""
 MULTIPLES = (1, 2, 4, 8, 16, 32, 64)
 SIDES = (48, 40, 32, 28, 24, 20, *range(16, 0, -1))
 MOST_CRASHES = 12

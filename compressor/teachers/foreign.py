@@ -35,9 +35,7 @@ class ForeignSettings:
 
     @classmethod
     def from_options(cls, options: Mapping[str, object]) -> ForeignSettings:
-        """Return settings from a user's options: `img_range` for input and output, `input_range`, `output_range`,
-        `bgr`.
-        """
+        """Return settings from a user's options: `img_range` (both), `input_range`, `output_range`, `bgr`."""
         names = ("img_range", "input_range", "output_range", "bgr")
         unknown = next((name for name in options if name not in names), None)
         if unknown is not None:

@@ -48,9 +48,7 @@ def open_spandrel(state: Mapping[str, torch.Tensor], label: str) -> ModuleProgra
 
 
 class SpandrelProgram(ModuleProgram):
-    """A network of spandrel, called directly: spandrel's own call clamps to [0,1] and returns tensors unusable in a
-    loss.
-    """
+    """A network of spandrel, called directly: its own call clamps to [0,1], and no loss can use its tensors."""
 
     def __init__(self, model: Any, facts: ForeignFacts, label: str) -> None:
         super().__init__(model.model, facts, label)

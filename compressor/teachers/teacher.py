@@ -150,9 +150,7 @@ def _open_program(kind: str, path: Path, limits: Limits) -> Program:
 def _open_with_spandrel(
     path: Path, scale: int | None, options: dict[str, object], first: UnknownNetwork | DoesNotFit
 ) -> Teacher:
-    """Open tensors that do not fully fit any dialect of srkd with spandrel; if it does not know them either, raise the
-    first error.
-    """
+    """Open tensors that fit no dialect of srkd with spandrel; if it does not know them, raise the first error."""
     from compressor.teachers.spandrel_teacher import NotKnown, is_spandrel_installed, open_spandrel
 
     if not is_spandrel_installed():

@@ -31,9 +31,7 @@ OPERATORS = frozenset({f"aten::{name}" for name in COMPUTING} | {f"prim::{name}"
 
 
 def check_torchscript(content: bytes, path: Path) -> None:
-    """Refuse a program with other operators than `OPERATORS`. Call it in a restricted child: torch runs parts of the
-    file.
-    """
+    """Refuse a program with other operators than `OPERATORS`, in a restricted child: torch runs parts of it."""
     with open_bounded(content, path) as archive:
         _check_storages(archive, path)
     unit: Any = torch._C.CompilationUnit()

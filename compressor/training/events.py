@@ -35,8 +35,7 @@ SAVE_SECONDS = 60.0
 """Interval of saved states in seconds, the most work that a crash can cost besides the current step."""
 
 Advise: TypeAlias = Callable[[float, int], str | None]
-"""Called as advise(seconds per step, steps left) once a long run's speed is known; returns a line for the user, or
-None."""
+"""Called as advise(seconds per step, steps left) once a long run's speed is known; returns a line or None."""
 
 
 @dataclass(frozen=True)
@@ -52,9 +51,7 @@ class Reference:
 
 
 class RunEvents:
-    """The listener that writes metrics.jsonl and log.txt, feeds the trackers, validates, and saves states and the best
-    student.
-    """
+    """The listener that writes metrics.jsonl and log.txt, feeds trackers, validates, and saves states and students."""
 
     def __init__(
         self,
@@ -127,9 +124,7 @@ class RunEvents:
         self.context.note(line)
 
     def how_to_continue(self) -> str:
-        """Return advice after a failure. Resuming repeats the same steps, so it helps only if the cause was outside the
-        run.
-        """
+        """Return advice after a failure. Resuming repeats the same steps: it helps only against outside causes."""
         best = self.folder.best
         start = f" --init-from {best}" if best.is_file() else ""
         return (

@@ -106,9 +106,7 @@ def footprint(
     *,
     quantisation: Quantisation | None = None,
 ) -> Footprint:
-    """Return the cost of one step of `stage`, run on shapes alone, in fp32 and not compiled; `quantisation` is the
-    student's.
-    """
+    """Return the cost of a step of `stage`, from shapes in fp32, not compiled; `quantisation` is the student's."""
     stage = replace(stage, mode=PLAIN_MODE)
     with torch.device("meta"), _Meter() as live:
         frozen = None if teacher is None else _on_meta(teacher)
@@ -185,9 +183,7 @@ class _Part:
 
 
 class _Meter(LiveBytes):  # type: ignore[no-untyped-call]
-    """A meter of the bytes of live tensors with their peak, and of multiply-accumulates, in total and within some
-    modules.
-    """
+    """A meter of live tensors' bytes with their peak, and of multiply-accumulates, total and in some modules."""
 
     def __init__(self) -> None:
         super().__init__()

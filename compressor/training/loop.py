@@ -68,9 +68,7 @@ class Trainer:
     context: Context = field(default_factory=Context)
 
     def run(self) -> None:
-        """Run the stages in order. The weights of the frozen teachers must be bitwise equal before and after each
-        stage.
-        """
+        """Run the stages in order. Frozen teachers must be bitwise equal before and after each stage."""
         for index in range(self.state.stage, len(self.stages)):
             stage = self.stages[index]
             if index > self.state.stage:

@@ -42,9 +42,7 @@ class Losses:
 
 
 def compute_losses(stage: Stage, state: State, step: Step) -> Losses:
-    """Return the losses of the methods. Methods share terms of the same name, whose equality `require_same_terms` has
-    checked.
-    """
+    """Return the losses of the methods, which share terms of one name (`require_same_terms` has checked them)."""
     terms: dict[str, torch.Tensor] = {}
     for method in stage.methods:
         terms.update(method.terms(step))

@@ -222,9 +222,7 @@ class SavedStates:
 
 
 class NoStates(SavedStates):
-    """An empty set of states, for processes other than the leader: on a shared disk only the leader reads and removes
-    states.
-    """
+    """No states, for processes other than the leader: on a shared disk only the leader reads and removes them."""
 
     def paths(self) -> list[Path]:
         return []

@@ -172,9 +172,7 @@ def _measured_mode(
 
 
 def measure_macs_per_second(student: Network, lr_patch: int, device: torch.device, precision: Precision) -> float:
-    """Return the multiply-accumulates per second of forward and backward of one patch, measured in a tenth of a second
-    or two.
-    """
+    """Return multiply-accumulates per second of forward and backward of one patch, measured in about 0.2 s."""
     trial = _Trial(student, Candidate(precision, PLAIN.layout), 1, lr_patch, device)
     trial.run()
     times = [trial.seconds()]
@@ -241,9 +239,7 @@ class CompiledForward:
         return self._forward(lr)
 
     def _compile(self, lr: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
-        """Return the compiled forward pass, tried forward and backward in the caller's precision: backward is compiled
-        separately.
-        """
+        """Return the compiled forward pass, after a trial with its backward pass in the caller's precision."""
         mode = "reduce-overhead" if lr.device.type == "cuda" else "default"
         forward = cast(Callable[[torch.Tensor], torch.Tensor], torch.compile(self.network, mode=mode, dynamic=False))
         try:

@@ -49,9 +49,7 @@ class Runner:
         forward: ForwardFunction | None = None,
         compiled: ForwardFunction | None = None,
     ) -> None:
-        """Create a runner. `forward` runs the network with the weights of another; `compiled` is used if no features
-        are requested.
-        """
+        """Create a runner. `forward` uses another network's weights; `compiled` runs if no features are requested."""
         self.model, self.trains, self.autocast = model, trains, autocast
         self.forward: ForwardFunction = model if forward is None else forward
         self.compiled: ForwardFunction = self.forward if compiled is None else compiled
@@ -107,9 +105,7 @@ class Runner:
     def _all_requests(
         self, lr: torch.Tensor, taps: Sequence[str], images: Sequence[str]
     ) -> tuple[Sequence[str], Sequence[str]]:
-        """Return all taps and images ever requested of this input, by its order in the step, so that one forward pass
-        serves all.
-        """
+        """Return all taps and images ever requested of this input, by its order in the step: one pass serves all."""
         order = list(self.outputs).index(id(lr)) if id(lr) in self.outputs else len(self.outputs)
         while len(self.requests) <= order:
             self.requests.append((set(), set()))
@@ -188,9 +184,7 @@ class Step:
         return len(self._step_networks.students)
 
     def precision(self) -> AbstractContextManager[object]:
-        """Return the context of the student's precision, for a method's own modules: a feature may be bf16, but their
-        weights are not.
-        """
+        """Return the context of the student's precision, for a method's modules: features may be bf16, weights not."""
         return self._step_networks.students[0].autocast()
 
     def teacher(

@@ -123,9 +123,7 @@ class Origin:
 
 
 def suggest_key(name: str, siblings: Iterable[str], other_paths: Iterable[str] = ()) -> str:
-    """Return a suggestion for an unknown key: the nearest valid key at its place, or the path of one elsewhere in a
-    recipe.
-    """
+    """Return a suggestion for an unknown key: the nearest valid key at its place, or a path elsewhere."""
     siblings = list(siblings)
     for candidates in ({key: key for key in siblings}, {path.rpartition(".")[2]: path for path in other_paths}):
         for match in difflib.get_close_matches(name, candidates, n=1):

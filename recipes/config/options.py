@@ -23,9 +23,7 @@ FIXED = {"name", "teacher_views", "weights", "kind", "updates", "smallest_batch"
 
 @cache
 def options_model(entry: MethodEntry) -> type[BaseModel]:
-    """Return a pydantic model of the method's options; `Annotated[float, Field(ge=0, description=...)]` adds bounds and
-    help.
-    """
+    """Return a model of the method's options; `Annotated[float, Field(ge=0, description=...)]` adds bounds and help."""
     method = entry.load()
     if not dataclasses.is_dataclass(method):
         raise SrkdError(f"the method {entry.where} of {entry.package} is not a dataclass: its fields are its options")

@@ -1,6 +1,4 @@
-"""Reading of presets: from a recipe's name or file and `--set key=value` settings to a valid preset, or all its
-mistakes.
-"""
+"""Reading of presets: from a recipe's name or file, and `--set key=value` settings, to a preset or all mistakes."""
 
 from __future__ import annotations
 
@@ -60,9 +58,7 @@ def recipe_label(recipe: str) -> str:
 
 
 def read_preset(text: str, file: str, settings: Sequence[str] = ()) -> Preset:
-    """Return the preset in a file's text, or raise a PresetError with all mistakes in keys, values, methods and
-    options.
-    """
+    """Return the preset in a file's text, or raise a PresetError with all mistakes in it."""
     document = parse_yaml(text, file)
     values = document.values
     origin, problems = _apply(settings, values, Origin(file, document.lines, {}))
@@ -122,9 +118,7 @@ class NeedsBatch(Protocol):
 
 
 def _composition_problems(preset: Preset, methods: Sequence[Method], origin: Origin) -> list[Problem]:
-    """Return mistakes in the combination: incompatible methods, unsuitable batch or patch sizes, weights of unknown
-    terms.
-    """
+    """Return mistakes in the combination: incompatible methods, unsuitable sizes, weights of unknown terms."""
     schedule = preset.schedule
     lines = dict.fromkeys([*refusals(methods), *disagreements(methods, preset.weights)])
     problems = [origin.problem(("methods",), None, line) for line in lines]
@@ -160,9 +154,7 @@ def _options_of(rule: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _apply(settings: Sequence[str], values: dict[str, Any], origin: Origin) -> tuple[Origin, list[Problem]]:
-    """Apply the settings to `values` in place; a later setting wins. The returned origin names the setting of each
-    path.
-    """
+    """Apply the settings to `values` in place, the last one wins; the new origin names each path's setting."""
     settings_by_path: dict[KeyPath, str] = {}
     problems = []
     schedule = values.get("schedule", {})
@@ -188,9 +180,7 @@ def _apply(settings: Sequence[str], values: dict[str, Any], origin: Origin) -> t
 
 
 def _target_paths(values: dict[str, Any], key: str) -> list[KeyPath]:
-    """Return the paths that a key sets: `schedule.rate`, `methods.0.options.kappa`, `logits.kappa`, `kappa` of all
-    methods.
-    """
+    """Return the paths of a key: `schedule.rate`, `methods.0.options.kappa`, `logits.kappa`, or `kappa` of all."""
     first, *rest = key.split(".")
     if first in Preset.model_fields:
         return [(first, *(parse_int(piece) if piece.isdecimal() else piece for piece in rest))]

@@ -33,9 +33,7 @@ class _Untitled(GenerateJsonSchema):
 
 
 def preset_schema(methods: Mapping[str, MethodEntry]) -> dict[str, Any]:
-    """Return the schema in draft 7, which every editor supports; it is closed, so that unknown keys, methods and
-    options are marked.
-    """
+    """Return the schema in draft 7, for every editor; closed, so that unknown keys and options are marked."""
     whole = _schema_of(Preset)
     definitions: dict[str, Any] = whole.pop("definitions")
     definitions.pop(MethodRule.__name__)
@@ -61,9 +59,7 @@ def _schema_of(model: type[BaseModel]) -> dict[str, Any]:
 
 
 def _method_rule(name: str, entry: MethodEntry) -> type[PresetPart]:
-    """Return a model of one method's `name` and `options`, both named after the method so that definitions never
-    collide.
-    """
+    """Return a model of a method's `name` and `options`, named after it so that definitions never collide."""
     options = create_model(f"options-{name}", __base__=options_model(entry))
     required = any(field.is_required() for field in options.model_fields.values())
     default = Field(description="options of the method") if required else Field(default_factory=options)

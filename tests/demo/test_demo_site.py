@@ -156,9 +156,7 @@ def test_the_catalogue_matches_the_files(files: dict[str, Any]) -> None:
 
 
 def test_samples_show_what_networks_are_compared_on() -> None:
-    """Samples of text, hair, foliage and fur are large and free, and the embedded student visibly differs from bicubic
-    on each.
-    """
+    """The samples are text, hair, foliage and fur, large and free; the student visibly differs from bicubic."""
     network = load_checkpoint(embedded_student()).network.eval()
     samples = {sample.title: sample for sample in load_samples()}
     assert list(samples) == ["Text", "Hair", "Leaves", "Fur", "Coffee"]

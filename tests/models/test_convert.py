@@ -1,6 +1,4 @@
-"""Each network is converted bitwise to each code base that has it; settings that no file can hold are reported or
-refused.
-"""
+"""Each network is converted bitwise to each code base that has it; lost settings are reported or refused."""
 
 from __future__ import annotations
 

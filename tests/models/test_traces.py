@@ -32,9 +32,7 @@ TOLERANCE = 1e-5
 
 
 def _exported_elsewhere(spec: object) -> bool:
-    """Return True if other tests cover it: test_export_onnx.py the convolutional networks, the last test here SwinIR's
-    lighter tail.
-    """
+    """Return True if test_export_onnx.py, or the last test here (SwinIR's lighter tail), covers the spec."""
     return isinstance(spec, (EDSRSpec, CARNSpec)) or spec is DIRECT
 
 

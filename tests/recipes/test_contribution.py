@@ -69,9 +69,7 @@ None yet ([results](results.md)).
 
 @pytest.fixture(scope="module")
 def contributed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a copy of the tree with the method of tests/example_recipes added in five places, and the schema
-    generated.
-    """
+    """Return a copy of the tree with tests/example_recipes' method in five places, and a new schema."""
     tree = tmp_path_factory.mktemp("contributed")
     left_out = shutil.ignore_patterns("__pycache__", "node_modules", ".*")
     for name in (*PACKAGES, "tests", "benchmarks", "docs"):

@@ -298,9 +298,7 @@ def test_every_key_of_the_schema_is_explained():
 
 
 def fits(value: Any, schema: dict[str, Any], whole: dict[str, Any] | None = None) -> bool:
-    """Return True if a value fits the schema, for the keywords of JSON schema, draft 7, that it uses; an unknown one is
-    an error.
-    """
+    """Return True if a value fits the schema; an unknown keyword of JSON schema, draft 7, is an error."""
     whole = whole or schema
     if "$ref" in schema:
         return fits(value, whole["definitions"][schema["$ref"].rpartition("/")[2]], whole)

@@ -230,9 +230,7 @@ def image_model(
 
 
 def two_convolutions(path: Path, gain: float, kind: int) -> Path:
-    """Write a model that multiplies by `gain` and back: the sum of the channels over three; half precision inside,
-    float32 outside.
-    """
+    """Write a model that multiplies by `gain` and back, in half precision inside and float32 outside."""
     dtype = helper.tensor_dtype_to_np_dtype(kind)
     weights = {
         "up": np.full((3, 3, 1, 1), gain, np.float32).astype(dtype),

@@ -36,8 +36,7 @@ from tests.support.distributed_run import measure
 from tests.support.torchrun import TWO_PROCESSES, run_torchrun, torchrun, workers
 
 TOLERANCE = 1e-4
-"""Relative tolerance of every loss over thirty steps: float sums of half batches round differently. Measured: below
-1e-6."""
+"""Relative tolerance of losses over thirty steps, as half batches round differently; measured: below 1e-6."""
 
 WORDS = ("kind", "batches", "first_pixels")
 SETTINGS = (

@@ -22,9 +22,7 @@ def scripts(language: str) -> list[str]:
 
 @pytest.fixture
 def desk(tmp_path: Path) -> Path:
-    """Return a folder of stand-ins: a torchrun that records its arguments, an ssh that runs locally, and commands of
-    Slurm.
-    """
+    """Return a folder of stand-ins: a recording torchrun, a local ssh, and commands of Slurm."""
     programs = {
         "torchrun": f'printf "%q " "$@" >> {tmp_path}/calls; echo >> {tmp_path}/calls',
         "ssh": 'shift; exec bash -c "$*"',

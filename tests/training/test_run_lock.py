@@ -87,9 +87,7 @@ def test_two_starts_with_one_out_are_one_run(teacher, photos, tmp_path):
 
 
 def test_a_lock_file_that_its_owner_removed_meanwhile_is_not_the_lock(tmp_path, monkeypatch):
-    """One process opens the file, then the owner removes it and exits: the first must not assume that it holds the
-    lock.
-    """
+    """A process opens the file, then the owner removes it and exits: the first must not assume the lock."""
     from compressor.training import run_lock
 
     locked, flock = [], run_lock.fcntl.flock

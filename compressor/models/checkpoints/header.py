@@ -152,9 +152,7 @@ def read_own_file(path: Path) -> OwnFile | None:
 
 
 def _all_finite(handle: IO[bytes], header: Header, size_bytes: int) -> bool:
-    """Return True if no value has an exponent of all ones; False also unless all values are floats of one type without
-    gaps.
-    """
+    """Return True if no exponent is all ones; False also unless all values are gapless floats of one type."""
     import numpy as np
 
     dtypes = {entry.dtype for entry in header.tensors.values()}

@@ -27,8 +27,7 @@ from compressor.models.quantisers import quantisers_of
 
 OWN_DIALECT = "srkd"
 LARGEST_GROWTH = 8
-"""Most bytes of a network per byte of its file. An fp16 file doubles in fp32; a larger ratio means that tensors share a
-storage."""
+"""Most bytes of a network per byte of file: 2 for an fp16 file; more means that tensors share a storage."""
 SMALL_BYTES = 64 * 2**20
 
 
@@ -86,9 +85,7 @@ def load_checkpoint(
 
 
 def read_states(path: Path, weights: str | None = None) -> list[tuple[str, dict[str, torch.Tensor]]]:
-    """Return every possible state dict of the file with its wrapping: first with the names unchanged, then without
-    prefixes.
-    """
+    """Return every possible state dict of the file with its wrapping, the one with unchanged names first."""
     with _open_weights(path, weights) as (container, unwrapped):
         return [(one.wrapping, _tensors(container, one)) for one in readings(unwrapped)]
 

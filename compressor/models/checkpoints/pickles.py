@@ -275,9 +275,7 @@ def _rebuild(function: Any, arguments: Any) -> Any:
 
 
 def _tensor(arguments: tuple[Any, ...]) -> TensorRef:
-    """Return the tensor of _rebuild_tensor(storage, offset, size, stride) or _rebuild_tensor_v2(…, requires_grad,
-    hooks).
-    """
+    """Return the tensor of _rebuild_tensor(storage, offset, size, stride) or _v2(…, requires_grad, hooks)."""
     storage, offset, shape, stride = arguments[:4]
     shape, stride = tuple(shape), tuple(stride)
     if not isinstance(storage, StorageRef) or storage.dtype is None or len(shape) != len(stride):

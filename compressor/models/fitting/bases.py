@@ -54,9 +54,7 @@ class Basis:
         return self.decoder.chunk(len(self.sources))[self.sources.index(space)]
 
     def project(self, feature: torch.Tensor, parts: int = 1) -> torch.Tensor:
-        """Return a teacher's feature (N, C, H, W) in the student's units; C is units times offsets, or `parts` of
-        these.
-        """
+        """Return a teacher's feature (N, C, H, W) in the student's units; C is units times offsets, or parts."""
         if parts > 1:
             return torch.cat([self.project(part) for part in feature.chunk(parts, 1)], 1)
         units, offsets = len(self.matrix), feature.shape[1] // len(self.matrix)

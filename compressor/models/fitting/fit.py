@@ -354,9 +354,7 @@ def step_between(scale: int) -> int:
 
 
 def pixel_weights(height: int, width: int, *, scale: int, like: torch.Tensor) -> torch.Tensor:
-    """Return the weight of each pixel of a patch, (height·width,): borders count as little as in an image of
-    IMAGE_SIDE.
-    """
+    """Return a patch's pixel weights, (height·width,): borders count as little as in an image of IMAGE_SIDE."""
 
     def along(length: int) -> torch.Tensor:
         position = torch.arange(length, device=like.device)

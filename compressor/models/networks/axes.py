@@ -92,9 +92,7 @@ class AxisPlan:
         return terms
 
     def _by_pattern(self, name: str) -> tuple[str, ...] | None:
-        """Return the expressions of a pattern with some fixed and some open numbers (`groups.*.conv.0.weight`), if one
-        matches.
-        """
+        """Return the expressions of a matching pattern with fixed and open numbers (`groups.*.conv.0.weight`)."""
         for pattern, expressions in self.parameters.items():
             if "*" in pattern and re.fullmatch(re.escape(pattern).replace(r"\*", r"\d+"), name):
                 return expressions

@@ -337,8 +337,7 @@ class Architecture:
     linear: Callable[[Any], LinearPlan] | None = None
     """The function that declares the linear layers of a spec; None: students cannot be solved for."""
     for_any_teacher: Callable[[int, int], Spec] | None = None
-    """Function of scale and channels that returns the largest spec that plans offer for teachers of other kinds; None:
-    none."""
+    """Returns the largest spec, by scale and channels, that plans offer for teachers of other kinds, or None."""
 
     @property
     def name(self) -> str:

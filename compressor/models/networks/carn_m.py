@@ -43,9 +43,7 @@ class CARNMSpec(CARNSpec):
             raise UsageError(f"carn_m: width={self.width} is not a multiple of groups={self.groups}")
 
     def narrowed(self, width: float) -> CARNMSpec:
-        """Return the spec at a fraction of the width, rounded down to a multiple of the groups, at least one channel
-        per group.
-        """
+        """Return the spec at a fraction of the width, rounded down to a multiple of the groups (at least one each)."""
         channels = math.floor(require_fraction("width", width) * self.width + 1e-9)
         return replace(self, width=max(1, channels // self.groups) * self.groups)
 

@@ -33,9 +33,7 @@ from compressor.models.quantisers import Place, Shortcut
 
 @dataclass(frozen=True)
 class EDSRSpec(ShiftedSpec):
-    """The spec of EDSR. No state dict holds `res_scale`: it is 0.1 for 256 channels and for DUKD's and CSD's 32/64
-    students, else 1.
-    """
+    """The spec of EDSR. No file holds `res_scale`: 0.1 for 256 channels and DUKD's and CSD's 32/64 students, else 1."""
 
     arch: ClassVar[str] = "edsr"
     width: int = 64

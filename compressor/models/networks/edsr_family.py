@@ -72,9 +72,7 @@ def mean_shifts(spec: ShiftedSpec) -> tuple[MeanShift, MeanShift]:
 
 
 class LongSkipNetwork(Network):
-    """The common part of EDSR and RCAN: a head before the blocks; convolution, long skip, upsampler and tail after
-    them.
-    """
+    """The common part of EDSR and RCAN: a head; after the blocks convolution, long skip, upsampler and tail."""
 
     sub_mean: MeanShift
     add_mean: MeanShift
@@ -157,9 +155,7 @@ class Naming(ABC):
         return count(state, name.replace(".", r"\."))
 
     def read_shared(self, state: State, fields: Mapping[str, Any], *assumed: Assumption) -> Reading:
-        """Return `fields` with width, scale, range and mean; the last two from mean-shift tensors, or BasicSR's
-        defaults.
-        """
+        """Return `fields` with width, scale, range and mean; the last two from mean-shift tensors or BasicSR."""
         width = rows(state, f"{self.head}.weight")
         pattern = re.escape(self.upsampler) + r"\.([0-9]+)\.weight"
         numbers = sorted(int(match.group(1)) for name in state if (match := re.fullmatch(pattern, name)))

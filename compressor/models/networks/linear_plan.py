@@ -112,9 +112,7 @@ class LinearPlan:
 
 @dataclass(frozen=True)
 class Correspondence:
-    """The correspondence of a student's parts to its teacher's: block j of n' replaces blocks ⌊j·n/n'⌋ to ⌊(j+1)·n/n'⌋
-    - 1.
-    """
+    """A student's parts in its teacher: block j of n' replaces blocks ⌊j·n/n'⌋ to ⌊(j+1)·n/n'⌋ - 1."""
 
     repeats: tuple[tuple[Repeat, Repeat], ...]
 

@@ -33,9 +33,7 @@ from compressor.models.quantisers import Place, Shortcut
 
 @dataclass(frozen=True)
 class RCANSpec(ShiftedSpec):
-    """The spec of RCAN: `groups` residual groups of `depth` blocks, `hidden` units in the attention (64 channels /
-    reduction 16).
-    """
+    """The spec of RCAN: `groups` of `depth` blocks, `hidden` units in the attention (64 channels / reduction 16)."""
 
     arch: ClassVar[str] = "rcan"
     width: int = 64
@@ -159,9 +157,7 @@ def axes(spec: RCANSpec) -> AxisPlan:
 
 
 def linear(spec: RCANSpec) -> LinearPlan:
-    """Return the linear plan. Gates multiply the blocks' contributions to the stream, so another basis of it is an
-    approximation.
-    """
+    """Return the linear plan. Gates multiply the blocks' outputs, so another basis of the stream is approximate."""
     layers = [LinearLayer("head", ("lr",), "stream")]
     kinds: dict[str, SpaceKind] = {"lr": "fixed", "stream": "mixed", "sr": "fixed"}
     for group in (f"groups.{g}" for g in range(spec.groups)):
@@ -257,9 +253,7 @@ NO_RES_SCALE = {"res_scale": 1.0}
 
 
 def _is_surplus(name: str) -> bool:
-    """Return True for a mean shift and for the heads of intermediate outputs that HKDSR adds to an RCAN with the
-    official names.
-    """
+    """Return True for a mean shift and for the heads of intermediate outputs that HKDSR adds to an RCAN."""
     return name.startswith(("ft_upsampler.", "ft_pre_upsampler.")) or is_mean_shift(name)
 
 

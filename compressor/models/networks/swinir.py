@@ -255,9 +255,7 @@ class SwinIR(Network):
 
     @property
     def descriptor(self) -> Descriptor:
-        """The descriptor: any size is allowed. Windows start at the top left, so a tile has other windows than the
-        whole image.
-        """
+        """The descriptor: any size is allowed. Windows start at the top left, so a tile has other windows."""
         return Descriptor(scale=self.spec.scale, channels=self.spec.channels, receptive_radius=None, windowed=True)
 
     @property
@@ -338,9 +336,7 @@ def linear(spec: SwinIRSpec) -> LinearPlan:
 
 
 def _connection_layers(spec: SwinIRSpec, name: str, at: Tap, kinds: dict[str, SpaceKind]) -> list[LinearLayer]:
-    """Return the convolution at the end of a group or of the body, or its three; the spaces between these are added to
-    `kinds`.
-    """
+    """Return the convolution at the end of a group or the body, or its three, whose spaces join `kinds`."""
     if spec.connection == "1conv":
         return [LinearLayer(name, ("stream",), "stream", at=at)]
     spaces = ["stream", f"{name}.0.quarter", f"{name}.2.quarter", "stream"]
@@ -588,9 +584,7 @@ def _tail(spec: SwinIRSpec) -> Iterator[tuple[str, str]]:
 
 
 def _window_buffers(spec: SwinIRSpec) -> Companions:
-    """Return the buffers that strict loading expects: relative_position_index of every layer, attn_mask of every
-    shifted one.
-    """
+    """Return the buffers of strict loading: relative_position_index of every layer, attn_mask of shifted ones."""
     sizes = [size for size in IMAGE_SIZES if size % spec.window == 0 and size > spec.window]
     image = (sizes[0] if sizes else 8 * spec.window) if spec.shifted else spec.window
     index = relative_index(spec.window)

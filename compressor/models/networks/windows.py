@@ -101,9 +101,7 @@ class WindowAttention(nn.Module):
 
 
 class SwinLayer(nn.Module):
-    """A transformer layer: x += attention(norm1(x)), in windows shifted cyclically if `shifted`; x += mlp(norm2(x)),
-    exact GELU.
-    """
+    """A layer: x += attention(norm1(x)), in shifted windows if `shifted`; x += mlp(norm2(x)), exact GELU."""
 
     def __init__(self, width: int, heads: int, window: int, hidden: int, *, shifted: bool) -> None:
         super().__init__()

@@ -30,8 +30,7 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Buffer:
-    """Two buffers of the same number of float32 values: pinned on the host, so that copies overlap with kernels, and on
-    the GPU.
+    """Two buffers for the same float32 values: pinned on the host, to overlap copies with kernels, and on the GPU.
 
     Both are freed with the last reference.
     """
@@ -75,9 +74,7 @@ class Device(Protocol):
         ...
 
     def capture(self, work: Callable[[], None]) -> Callable[[], None] | None:
-        """Record the work that `work` enqueues as a CUDA graph; return a function that replays it, or None if that
-        fails.
-        """
+        """Record what `work` enqueues as a CUDA graph; return a function that replays it, None if that fails."""
         ...
 
 
@@ -207,9 +204,7 @@ def require_gpu(index: int, count: int) -> None:
 
 
 def device_index(device: str) -> int:
-    """Return the index of a CUDA device. The default "cpu" of the commands means the first GPU, as an engine runs only
-    on GPUs.
-    """
+    """Return the index of a CUDA device. The commands' default "cpu" means the first GPU: an engine needs one."""
     kind, _, index = device.partition(":")
     if kind not in ("cpu", "cuda") or (index and not index.isdigit()):
         raise UsageError(f"device {device!r}: an engine runs on an NVIDIA GPU; use --device cuda or cuda:1")

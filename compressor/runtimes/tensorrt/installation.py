@@ -35,9 +35,7 @@ def cuda_version() -> int:
 
 
 def driver_version() -> str:
-    """Return the driver as described in engine files: its CUDA version, and its own if the system shows it: 13.0
-    (580.65.06).
-    """
+    """Return the driver as in engine files: its CUDA version, and its own if it is known: 13.0 (580.65.06)."""
     number = cuda_version()
     version = f"{number // 1000}.{number % 1000 // 10}"
     try:

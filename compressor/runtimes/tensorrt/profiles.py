@@ -75,9 +75,7 @@ def static_profile(channels: int, size: Size) -> OptimizationProfile:
 def dynamic_profile(
     channels: int, min_size: int, multiple: int, sizes: tuple[Size, Size] | None = None
 ) -> OptimizationProfile:
-    """Return the profile for one image, from the network's smallest size up; `sizes` are the tuned and the largest
-    size.
-    """
+    """Return the profile for one image, from the network's smallest size up; `sizes` are tuned and largest."""
     least = -(-min_size // multiple) * multiple
     for width, height in sizes or ():
         if min(width, height) < least or width % multiple or height % multiple:
