@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import fit_variants, int8_formats, waiting_threads
+from benchmarks import branches_covered, fit_variants, int8_formats, waiting_threads
 from export.exporting import FileReport
 from export.quality import Quality
 
@@ -36,3 +36,9 @@ def test_the_product_stands_in_every_table_of_fit_variants() -> None:
     assert everywhere == [(title, fit_variants.AS_IT_IS) for title in fit_variants.VARIANTS]
     names = [variant.name for _, variant in fit_variants.chosen(None) if variant is not fit_variants.AS_IT_IS]
     assert len(set(names)) == len(names) > 15
+
+
+def test_coverage_has_lines_and_branches() -> None:
+    figures = {"num_statements": 2000, "covered_lines": 1900, "num_branches": 400, "covered_branches": 370}
+    row = branches_covered.row("recipes", figures)
+    assert (row["package"], row["lines_percent"], row["branches_percent"]) == ("recipes", 95.0, 92.5)
