@@ -98,7 +98,7 @@ def parts(device: str, *, tiny: bool, data: Path | None, train: Path | None, run
             "methods",
             f"{LEADING} for 20,000 steps from the fit",
             15,
-            ("benchmarks.methods_compared", "--variant", "gpu", *compared, *folders),
+            ("benchmarks.methods_compared", "--variant", "gpu", "--start", "fit", *compared, *folders),
             needs="--data" if data is None else "",
         ),
     ]

@@ -1,8 +1,9 @@
 """Every method from the same teacher at the same budget: `python -m benchmarks methods_compared --data BENCHMARKS`.
 
 BENCHMARKS holds Set5/, Set14/ and B100/ (HR/ and LRbicX4/ in each). The teacher is the embedded EDSR 16/48, the student
-EDSR 16/24. Each recipe uses its preset's start and rate, which falls along a cosine; a further row is the fitted
-student with L1 alone. All have the same patches and, for one seed, the same batches.
+EDSR 16/24. Each recipe uses its preset's rate, which falls along a cosine. In one table students start as the preset
+says, most of them from a fit, and a further row is the fitted student with L1 alone; in the other table they start from
+a slice of the teacher. All have the same patches and, for one seed, the same batches.
 Every finished run is kept: the command can be stopped and repeated, and `--methods` can add rows. Published gains are
 shown for context: they are of other data, other networks, and hundreds of times the budget.
 
@@ -14,10 +15,12 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
 from benchmarks.equal_budget import (
+    Budget,
     Contender,
     Published,
     Scores,
@@ -87,15 +90,20 @@ PUBLISHED: Mapping[str, Published] = {
 }
 
 
+STARTS = ("fit", "slice")
+"""First weights of the students: those of the recipes, which are a fit for most, or a slice of the teacher."""
+OWN_START = {"scratch", "csd"}
+"""Recipes whose students start from random weights, or inside a teacher that is turned first."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parser_with_methods(__doc__, out="runs/methods-compared").parse_args(arguments)
     shared = f"{options.steps:,} steps of {{patches}}"
-    save(
-        "methods_compared",
-        compared(contenders_of(options), options, shared),
-        seeds=seeds_of(budget_of(options)),
-        variant=options.variant,
-    )
+    tables = {
+        start: compared(contenders_of(options, start), budget_from(options, start), options.data, shared)
+        for start in starts_of(options)
+    }
+    save("methods_compared", tables, seeds=seeds_of(budget_of(options)), variant=options.variant)
     return 0
 
 
@@ -103,19 +111,35 @@ def parser_with_methods(words: str | None, *, out: str) -> argparse.ArgumentPars
     parser = parser_of(words, out=out)
     parser.add_argument("--methods", default=",".join(all_rows()), help="names separated by commas; none: all")
     parser.add_argument("--preset", type=Path, nargs="+", default=[], metavar="FILE", help="recipes of one's own too")
+    parser.add_argument("--start", choices=STARTS, help="first weights of the students; none: a table for each")
     return parser
 
 
-def contenders_of(options: argparse.Namespace) -> list[Contender]:
-    return all_contenders([name for name in options.methods.split(",") if name], options.preset)
+def starts_of(options: argparse.Namespace) -> Sequence[str]:
+    return STARTS if options.start is None else (options.start,)
 
 
-def compared(contenders: Sequence[Contender], options: argparse.Namespace, shared: str) -> Table:
+def budget_from(options: argparse.Namespace, start: str) -> Budget:
+    """Return the budget; each start has its folder of runs."""
+    return replace(budget_of(options, SETTINGS), out=options.out / start)
+
+
+def contenders_of(options: argparse.Namespace, start: str) -> list[Contender]:
+    """Return the rows of a start. From a slice, L1 alone is `inherit`."""
+    contenders = all_contenders([name for name in options.methods.split(",") if name], options.preset)
+    if start == "fit":
+        return contenders
+    return [
+        one if one.recipe in OWN_START else replace(one, init="inherit") for one in contenders if one is not FIT_ALONE
+    ]
+
+
+def compared(contenders: Sequence[Contender], budget: Budget, data: Path, shared: str) -> Table:
     """Train the unfinished contenders, and return the table of all; `shared` is the budget in words."""
-    budget = budget_of(options, SETTINGS)
-    scores, seconds = compare(contenders, budget, options.data), seconds_a_run(contenders, budget)
+    scores, seconds = compare(contenders, budget, data), seconds_a_run(contenders, budget)
     folders = {one.name: budget.folder(one.name) for one in contenders}
-    first, baseline = folders[contenders[0].name], FIT_ALONE.name if FIT_ALONE.name in scores else "scratch"
+    first = folders[contenders[0].name]
+    baseline = next((name for name in (FIT_ALONE.name, "inherit") if name in scores), "scratch")
     return table(
         contenders,
         scores,

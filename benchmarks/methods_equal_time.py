@@ -13,9 +13,17 @@ from dataclasses import replace
 from functools import partial
 
 from benchmarks.equal_budget import Contender, budget_of, seeds_of
-from benchmarks.evidence import Benchmark, Rows, save
+from benchmarks.evidence import Benchmark, Rows, Table, save
 from benchmarks.method_costs import time_of
-from benchmarks.methods_compared import FIT_ALONE, WIDTH, compared, contenders_of, parser_with_methods
+from benchmarks.methods_compared import (
+    FIT_ALONE,
+    WIDTH,
+    budget_from,
+    compared,
+    contenders_of,
+    parser_with_methods,
+    starts_of,
+)
 
 BENCHMARK = Benchmark(
     "Which method gives the best student in the same time?",
@@ -34,17 +42,20 @@ SHAPE = argparse.Namespace(batch=4, lr_patch=24, width=WIDTH)
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parser_with_methods(__doc__, out="runs/methods-equal-time").parse_args(arguments)
-    contenders = contenders_of(options)
+    contenders = {start: contenders_of(options, start) for start in starts_of(options)}
     options.out.mkdir(parents=True, exist_ok=True)
     rows = Rows(options.out / "costs.json")
-    names = dict.fromkeys(ALIKE.get(one.name, one.name) for one in contenders)
+    names = dict.fromkeys(ALIKE.get(one.name, one.name) for group in contenders.values() for one in group)
     costs = {name: rows.get(name, partial(time_of, name, SHAPE)) for name in names}
-    contenders = at_equal_time(contenders, costs, options.steps)
     shared = f"the time of {options.steps:,} steps of logits for each, in steps of {{patches}}"
-    result = compared(contenders, options, shared)
     steps = ", ".join(f"{name} {cost:.2f}" for name, cost in costs.items())
-    result = replace(result, conclusions=[f"Time of a step over that of logits: {steps}.", "", *result.conclusions])
-    save("methods_equal_time", result, seeds=seeds_of(budget_of(options)), variant=options.variant)
+    tables = dict[str, Table]()
+    for start, group in contenders.items():
+        timed = at_equal_time(group, costs, options.steps)
+        result = compared(timed, budget_from(options, start), options.data, shared)
+        lines = [f"Time of a step over that of logits: {steps}.", "", *result.conclusions]
+        tables[start] = replace(result, conclusions=lines)
+    save("methods_equal_time", tables, seeds=seeds_of(budget_of(options)), variant=options.variant)
     return 0
 
 

@@ -96,6 +96,18 @@ def test_a_table_without_published_gains_has_no_column_for_them() -> None:
     assert lines[2] == "| scratch | 30.250 ± 0.354 | 28.250 ± 0.354 | 26.250 ± 0.354 |  | 9 |"
 
 
+def test_from_a_slice_every_student_is_cut_from_the_teacher_but_those_with_a_start_of_their_own() -> None:
+    parser = methods_compared.parser_with_methods("", out="runs/x")
+    options = parser.parse_args(["--data", "sets"])
+    assert methods_compared.starts_of(options) == ("fit", "slice")
+    fit, cut = (methods_compared.contenders_of(options, start) for start in ("fit", "slice"))
+    assert [one.name for one in fit if one.name != "fit-l1"] == [one.name for one in cut]
+    assert {one.name for one in cut if one.init != "inherit"} == {"scratch", "csd"}
+    assert {one.name for one in fit if one.init is not None} == {"fit-l1"}
+    folders = {start: methods_compared.budget_from(options, start).folder("logits") for start in ("fit", "slice")}
+    assert folders["fit"] != folders["slice"], "runs of one start are not taken for those of the other"
+
+
 def test_a_rate_is_a_column_and_replaces_that_of_the_preset() -> None:
     methods, rates = methods_compared.all_contenders(["logits", "lfd"], []), ["1e-4", "8e-4"]
     rows = [rates_compared.at_rate(one, rate) for one in methods for rate in rates]
