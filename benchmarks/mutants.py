@@ -258,11 +258,11 @@ def tables(outcomes: Mapping[Mutant, bool], every: int) -> dict[str, Table]:
     rows: list[Row] = []
     for file in dict.fromkeys(mutant.file for mutant in outcomes):
         of_file: Sequence[bool] = [hit for mutant, hit in outcomes.items() if mutant.file == file]
-        rows.append({"file": file, "changes": len(of_file), "noticed": sum(of_file)})
+        rows.append({"file": f"`{file}`", "changes": len(of_file), "noticed": sum(of_file)})
     share = noticed / len(outcomes)
     caption = f"{len(outcomes)} of {every:,} possible changes, drawn at random: {noticed} noticed ({share:.0%})."
     survivors: list[Row] = [
-        {"file": mutant.file, "code": f"`{mutant.code}`".replace("|", r"\|"), "change": mutant.change}
+        {"file": f"`{mutant.file}`", "code": f"`{mutant.code}`".replace("|", r"\|"), "change": mutant.change}
         for mutant, hit in sorted(outcomes.items(), key=lambda entry: entry[0].key)
         if not hit
     ]
