@@ -232,7 +232,8 @@ def table(
 
     The rows also hold the scores of each seed. Without published gains there is no column for them.
     """
-    columns = [Column("row", ""), *(Column(name, name) for name in SETS), Column("gain", f"gain over {baseline}")]
+    over = next((one.label for one in contenders if one.name == baseline), baseline)
+    columns = [Column("row", ""), *(Column(name, name) for name in SETS), Column("gain", f"gain over {over}")]
     columns += [Column("published", "published")] if published else []
     columns += [Column("seconds", "s a run", ".0f")]
     columns += [] if schedules is None else [Column("schedule", "start, steps at rate")]
