@@ -41,7 +41,7 @@ CLSD = (
     ),
 )
 PUBLISHED = (
-    "Published (CLSD, table 5, x2, B100 / Urban100; the reading of its rows is ours): baseline 32.102 / 31.728, "
+    "Published (CLSD's table 5, x2, B100 / Urban100; the reading of its rows is ours): baseline 32.102 / 31.728, "
     "heads 32.150 / 31.968, all 32.174 / 32.028."
 )
 
