@@ -112,7 +112,8 @@ def test_a_shape_that_was_lucky_once_is_not_chosen() -> None:
     assert next(row for row in plan.rows if row.name == unlucky.name).verdict == "misses"
 
 
-def test_where_the_finalists_drop_out_what_lies_below_them_is_measured() -> None:
+@pytest.mark.parametrize("slowest", [50.0, 100.0])
+def test_where_the_finalists_drop_out_what_lies_below_them_is_measured(slowest: float) -> None:
     """Shapes that met the target first are noisy when measured again, except the small ones that came first."""
     calls: list[Candidate] = []
     noisy: set[Candidate] = set()
@@ -122,10 +123,10 @@ def test_where_the_finalists_drop_out_what_lies_below_them_is_measured() -> None
             noisy.update(one for one in calls if one.params > 20_000)
         calls.append(candidate)
         ms = smooth(candidate)
-        return Measured(ms, ms, 100.0 if candidate in noisy else ms, 1.0)
+        return Measured(ms, ms, slowest if candidate in noisy else ms, 1.0)
 
     plan = find_student(shapes(), Targets(ms=40), measure)
-    dropped = [row for row in plan.rows if "its interval reaches 100.0 ms" in row.why]
+    dropped = [row for row in plan.rows if f"its interval reaches {slowest} ms" in row.why]
     assert dropped and all(row.params > 20_000 for row in dropped)
     assert plan.chosen.params >= 0.5 * min(row.params for row in dropped)
     assert plan.chosen.name not in {one.name for one in noisy}
@@ -185,6 +186,9 @@ def test_a_time_within_the_margin_is_named_and_a_larger_one_is_not() -> None:
         with pytest.raises(Unreachable) as error:
             find_student(shapes(), Targets(ms=10), lambda candidate, ms=ms: Measured(ms, ms, ms, 1.0))
         assert ("less than the margin of 10%" in str(error.value)) is named
+    with pytest.raises(Unreachable) as error:
+        find_student(shapes(), Targets(ms=10, megabytes=0.5), lambda candidate: Measured(6, 6, 6, 1.0))
+    assert "margin" not in str(error.value), "the file is too large, its time is not"
 
 
 def test_a_file_that_is_too_large_says_so() -> None:
