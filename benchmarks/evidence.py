@@ -221,19 +221,33 @@ def filled(text: str, folder: Path) -> str:
         start, name, table, end = match.groups()
         file = folder / f"{name}.json"
         if not file.is_file():
-            return f"{start}*Not run yet: `python -m benchmarks {name}`.*\n{end}"
+            return f"{start}*Not run yet: `{command_of(name)}`.*\n{end}"
         return f"{start}{Result.read(file).tables[table or ''].render()}\n{end}"
 
     return GENERATED_TABLE.sub(fill, text)
 
 
-def question_of(file: Path) -> str:
-    """Return the name of the benchmark that wrote a result."""
-    return file.stem.partition("-")[0]
+def command_of(name: str) -> str:
+    """Return the command that measures a result; `make evidence-gpu` makes all that need a GPU."""
+    question, _, variant = name.partition("-")
+    if variant.startswith("gpu"):
+        return "make evidence-gpu"
+    return f"python -m benchmarks {question}" + (f" --variant {variant}" if variant else "")
+
+
+def question_of(name: str) -> str:
+    """Return the name of the benchmark that writes a result."""
+    return name.partition("-")[0]
+
+
+def shown_results() -> set[str]:
+    """Return the names of the results that pages show, measured or not."""
+    texts = (page.read_text(encoding="utf-8") for page in pages())
+    return {match[2] for text in texts for match in GENERATED_TABLE.finditer(text)}
 
 
 def index(folder: Path) -> str:
-    """Return the page that lists every question, with its result if there is one."""
+    """Return the page that lists every question, with its results that are measured, and those that pages miss."""
     lines = [
         "# Results",
         "",
@@ -242,11 +256,16 @@ def index(folder: Path) -> str:
         "| question | command | measured |",
         "|---|---|---|",
     ]
-    for name, benchmark in benchmarks().items():
-        files = [file for file in sorted(folder.glob(f"{name}*.json")) if question_of(file) == name]
-        for file in files:
-            result = Result.read(file)
-            lines.append(f"| [{benchmark.question}]({file.stem}.md) | `{result.command}` | {result.date[:10]} |")
-        if not files:
-            lines.append(f"| {benchmark.question} | `python -m benchmarks {name}` | not run yet |")
+    names = {file.stem for file in folder.glob("*.json")} | shown_results()
+    for benchmark_name, benchmark in benchmarks().items():
+        of_benchmark = sorted(name for name in names if question_of(name) == benchmark_name)
+        lines += [_index_row(name, benchmark.question, folder) for name in of_benchmark or [benchmark_name]]
     return "\n".join(lines) + "\n"
+
+
+def _index_row(name: str, question: str, folder: Path) -> str:
+    file = folder / f"{name}.json"
+    if not file.is_file():
+        return f"| {question} | `{command_of(name)}` | not run yet |"
+    result = Result.read(file)
+    return f"| [{question}]({name}.md) | `{result.command}` | {result.date[:10]} |"

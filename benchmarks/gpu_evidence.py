@@ -21,7 +21,6 @@ from PIL import Image
 from benchmarks.equal_budget import SETS
 from benchmarks.evidence import FOLDER_VARIABLE
 from benchmarks.parts import Part, answer_all
-from compressor.assets import embedded_student, embedded_teacher
 from compressor.images.files import read_rgb_u8
 from compressor.images.sets import embedded_photos
 
@@ -45,11 +44,13 @@ def parts(device: str, *, tiny: bool, data: Path | None, train: Path | None, run
 
     affinity = ("--variant", "gpu", *on, *(("--shapes", "1x16x8x8", "--rounds", "1") if tiny else ()))
 
-    def profile(*words: str) -> tuple[str, ...]:
-        size = ("--lr-size", "32x32", "--seconds", "0.1", "--no-memory", "--no-quality") if tiny else ()
-        networks = (str(embedded_student()), "--teacher", str(embedded_teacher()))
-        return ("srkd", "profile", *networks, *on, "--json", *words, *size)
-
+    runtimes = "torch,onnxruntime" if tiny else "torch,torch-compiled,onnxruntime"
+    size = (
+        ("--lr-size", "16x16", "--seconds", "0.1", "--rounds", "1", *TINY_NETWORKS)
+        if tiny
+        else ("--lr-size", "256x256")
+    )
+    profile = ("--variant", "gpu", *on, "--runtimes", runtimes, "--precisions", "fp32,bf16", *size)
     compared = (*on, "--seeds", "1", "--methods", LEADING, "--out", str(runs), "--steps", "4" if tiny else "20000")
     folders: tuple[str, ...] = () if data is None else ("--data", str(data))
     folders += () if train is None else ("--train", str(train))
@@ -75,16 +76,10 @@ def parts(device: str, *, tiny: bool, data: Path | None, train: Path | None, run
             ("benchmarks.affinity_kernel", *affinity),
         ),
         Part(
-            "profile-fp32",
-            "the embedded student beside its teacher, plain, compiled with graphs, and in ONNX Runtime",
-            3,
-            profile("--runtime", "torch,onnxruntime" if tiny else "torch,torch-compiled,onnxruntime"),
-        ),
-        Part(
-            "profile-bf16",
-            "the same in bf16",
-            2,
-            profile("--precision", "bf16", "--runtime", "torch" if tiny else "torch,torch-compiled"),
+            "profile",
+            "EDSR 32/64 beside 32/256 in fp32 and bf16: plain, compiled with graphs, and in ONNX Runtime",
+            5,
+            ("benchmarks.profile_everywhere", *profile),
         ),
         Part(
             "tensorrt",

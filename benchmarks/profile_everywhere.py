@@ -22,6 +22,7 @@ import torch
 
 from benchmarks.evidence import Benchmark, Cell, Column, Row, Table, save
 from compressor.base.machine import torch_threads
+from compressor.base.precision import synchronise
 from compressor.inference.open import open_model
 from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.checkpoints.save import save_network
@@ -61,12 +62,14 @@ def main() -> int:
     parser.add_argument("--precisions", default="fp32,bf16,int8")
     parser.add_argument("--seconds", type=float, default=10.0, help="for each row")
     parser.add_argument("--rounds", type=int, default=5, help="of eager torch, in turns")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--threads", type=int, help="CPU threads; none: as many as torch uses")
     parser.add_argument("--variant", default="", help="what the result is called beside that of the plain command")
     options = parser.parse_args()
     settings = Settings(
         runtimes=tuple(options.runtimes.split(",")),
         precisions=tuple(options.precisions.split(",")),
+        device=options.device,
         lr_sizes=(options.lr_size,),
         threads=options.threads,
         seconds=options.seconds,
@@ -78,12 +81,13 @@ def main() -> int:
         for name, file in files.items():
             save_network(build(parse_student(getattr(options, name)), seed=0), file)
         report = profile_models([files["student"]], teacher=files["teacher"], settings=settings)
-        eager, slower = eager_row(files, options.lr_size, report.rows[0].threads, options.rounds)
+        place = OpenOptions(device=options.device, threads=report.rows[0].threads, trusted=True)
+        eager, slower = eager_row(files, options.lr_size, place, options.rounds)
     width, height = options.lr_size
     conditions = report.conditions[0]
     caption = (
-        f"{options.teacher} to {options.student}, LR {width}x{height}, {report.rows[0].threads} thread(s), median of "
-        f"the rounds; other programs kept {conditions.busy_cores:.2f} cores busy."
+        f"{options.teacher} to {options.student}, LR {width}x{height}, {options.device}, {report.rows[0].threads} "
+        f"thread(s), median of the rounds; other programs kept {conditions.busy_cores:.2f} cores busy."
     )
     save("profile_everywhere", Table(COLUMNS, [eager, *rows(report, slower)], caption), variant=options.variant)
     for lost in report.lost:
@@ -92,22 +96,24 @@ def main() -> int:
 
 
 @torch.no_grad()
-def eager_row(files: Mapping[str, Path], size: tuple[int, int], threads: int, rounds: int) -> tuple[Row, float]:
+def eager_row(files: Mapping[str, Path], size: tuple[int, int], place: OpenOptions, rounds: int) -> tuple[Row, float]:
     """Return the row of eager torch, and the ratio of the teacher's time there to that in srkd's torch runtime."""
-    lr = torch.rand(1, 3, size[1], size[0], generator=torch.Generator().manual_seed(0))
-    networks = {name: load_checkpoint(file).network.eval() for name, file in files.items()}
-    runtime = open_model(files["teacher"], OpenOptions(threads=threads, trusted=True))
+    device = torch.device(place.device)
+    lr = torch.rand(1, 3, size[1], size[0], generator=torch.Generator().manual_seed(0)).to(device)
+    networks = {name: load_checkpoint(file).network.eval().to(device) for name, file in files.items()}
+    runtime = open_model(files["teacher"], place)
     ways: dict[str, Callable[[], object]] = {
         "teacher": partial(networks["teacher"], lr),
         "student": partial(networks["student"], lr),
         "runtime": partial(runtime.run, lr),
     }
     times: dict[str, list[float]] = {name: [] for name in ways}
-    with torch_threads(threads):
+    with torch_threads(place.threads):
         for _ in range(rounds + 1):
             for name, call in ways.items():
                 began = time.perf_counter()
                 call()
+                synchronise(device)
                 times[name].append(1000 * (time.perf_counter() - began))
     ms = {name: statistics.median(each[1:]) for name, each in times.items()}  # the first round warms up
 

@@ -128,14 +128,22 @@ def _exit_on_sigterm() -> Iterator[None]:
         yield
         return
 
+    exit_codes = list[int]()
+
     def end(number: int, frame: FrameType | None) -> NoReturn:
         note_signal()
-        raise SystemExit(128 + number)
+        exit_codes.append(128 + number)
+        raise SystemExit(exit_codes[0])
 
     signal.signal(signal.SIGTERM, end)
     try:
         with end_despite_native_code():
             yield
+    except (Exception, SystemExit):
+        # Native code turns the SystemExit of a callback into an error of its own, which a verb may report and go on.
+        if exit_codes:
+            raise SystemExit(exit_codes[0]) from None
+        raise
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 

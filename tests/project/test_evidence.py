@@ -77,6 +77,8 @@ def test_a_page_shows_what_the_json_says_and_what_has_not_been_run(folder: Path)
     assert filled(new, folder) == new
     missing = filled("<!-- result: other -->\n<!-- end of result -->", folder)
     assert "*Not run yet: `python -m benchmarks other`.*" in missing
+    other = filled("<!-- result: training_speed-gpu -->\n<!-- end of result -->", folder)
+    assert "*Not run yet: `make evidence-gpu`.*" in other
 
 
 def test_rows_are_kept_so_that_a_command_goes_on(tmp_path: Path) -> None:
@@ -100,7 +102,7 @@ def test_no_page_of_the_docs_is_behind_its_results() -> None:
     assert (results_folder() / "README.md").read_text(encoding="utf-8") == index(results_folder())
     for file in results_folder().glob("*.json"):
         assert file.with_suffix(".md").read_text(encoding="utf-8") == Result.read(file).page() + "\n"
-        assert question_of(file) in benchmarks(), f"{file}: no benchmark writes it"
+        assert question_of(file.stem) in benchmarks(), f"{file}: no benchmark writes it"
 
 
 def test_every_question_is_listed_with_its_command_and_duration(capsys: pytest.CaptureFixture[str]) -> None:

@@ -21,6 +21,24 @@ def body():
     finally:
         print('cleaned', flush=True)
 """
+CALLBACK = """
+def body():
+    try:
+        print('busy', flush=True)
+        time.sleep(60)
+    except SystemExit as error:  # as native code does with the exception of a callback
+        print('converted', flush=True)
+        raise RuntimeError(f'a callback failed: {error}')
+"""
+REPORTED = """
+def body():
+    try:
+        print('busy', flush=True)
+        time.sleep(60)
+    except SystemExit:
+        print('reported', flush=True)
+    raise SystemExit(1)
+"""
 NATIVE = """
 @torch.jit.script
 def endless(x):
@@ -35,7 +53,11 @@ def body():
 """
 
 
-@pytest.mark.parametrize(("body", "last"), [(PYTHON, "cleaned"), (NATIVE, "busy")], ids=["Python", "native code"])
+@pytest.mark.parametrize(
+    ("body", "last"),
+    [(PYTHON, "cleaned"), (CALLBACK, "converted"), (REPORTED, "reported"), (NATIVE, "busy")],
+    ids=["Python", "a callback", "a reported error", "native code"],
+)
 def test_sigterm_ends_it(body: str, last: str, tmp_path: Path) -> None:
     (tmp_path / "endless.py").write_text(
         "import time, torch\n"
