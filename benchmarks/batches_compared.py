@@ -41,8 +41,8 @@ from recipes.config.reading import load_preset
 
 BENCHMARK = Benchmark(
     "With a teacher cache, is the time better spent on larger batches or on more steps?",
-    minutes=330,
-    arguments=("--data", "{sets}"),
+    minutes=30,
+    arguments=("--data", "{sets}", "--train", "{photos}"),
     small=("--data", "{sets}", "--steps", "2", "--seeds", "1", "--batches", "8", "--out", "runs/small/batches"),
 )
 
@@ -53,7 +53,7 @@ TURNS = 15
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = parser_of(__doc__, out="runs/batches-compared", steps=2400)
+    parser = parser_of(__doc__, out="runs/batches-compared", steps=1200)
     parser.add_argument("--batches", default=",".join(map(str, BATCHES)), help="numbers separated by commas")
     options = parser.parse_args(arguments)
     batches = sorted({SMALLEST, *map(int, options.batches.split(","))})

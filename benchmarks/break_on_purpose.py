@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -405,13 +405,17 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         tree = Path(folder)
         copy_project(tree)
-        cells = [
-            {"what": one.what, "file": one.file} | rows.get(one.what, partial(noticed, one, tree)) for one in chosen
-        ]
+        cells = [shown(one, rows.get(one.what, partial(noticed, one, tree))) for one in chosen]
     missed = sum(not row["failed"] for row in cells)
     caption = f"{len(cells)} breaks, each in a copy of the project: {len(cells) - missed} noticed."
     save("break_on_purpose", Table(COLUMNS, cells, caption))
     return 1 if missed else 0
+
+
+def shown(one: Break, tests: Mapping[str, Cell]) -> dict[str, Cell]:
+    """Return a row of the table; names of files and tests are code."""
+    first = tests["first"]
+    return {"what": one.what, "file": f"`{one.file}`", **tests, "first": f"`{first}`" if first else ""}
 
 
 def noticed(one: Break, tree: Path) -> dict[str, Cell]:

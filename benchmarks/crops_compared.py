@@ -22,7 +22,7 @@ from benchmarks.methods_compared import SETTINGS, WIDTH
 
 BENCHMARK = Benchmark(
     "Do students gain from the most textured of several patches?",
-    minutes=60,
+    minutes=20,
     arguments=("--data", "{sets}", "--train", "{photos}"),
     small=("--data", "{sets}", "--steps", "2", "--seeds", "1", "--candidates", "1,2", "--out", "runs/small/crops"),
 )

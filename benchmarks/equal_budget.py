@@ -19,6 +19,7 @@ from typing import Any, Literal
 import srkd
 from benchmarks.evidence import Cell, Column, Row, Table
 from compressor.assets import embedded_teacher
+from compressor.base.choices import Select
 from compressor.base.files import atomic_path, file_sha256
 from compressor.base.machine import cpu_model
 from recipes.config.reading import is_recipe_file, load_preset
@@ -37,7 +38,7 @@ Start = Literal["fit", "inherit", "random"]
 class Contender:
     """One row of a comparison: a recipe (or preset file) and a student; `name` begins the names of its run folders.
 
-    Without `teacher` the embedded one is used, without `init` the recipe's own, without `steps` those of the budget.
+    None is the embedded teacher, the recipe's own `init` and `select`, and the budget's steps.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Contender:
     width: float | None = None
     student: str | None = None
     init: Start | None = None
+    select: Select | None = None
     teacher: Path | None = None
     settings: tuple[str, ...] = ()
     steps: int | None = None
@@ -131,6 +133,7 @@ def trained(one: Contender, seed: int, budget: Budget) -> Path:
         width=one.width,
         student=one.student,
         init=one.init,
+        select=one.select,
         steps=one.steps or budget.steps,
         seed=seed,
         settings=settings,
@@ -152,7 +155,7 @@ def _require_same(
     before = {key: facts["preset"][key] for key in now}
     options = {
         "data": None if budget.train is None else str(budget.train.resolve()),
-        **{key: getattr(one, key) for key in ("width", "student", "init")},
+        **{key: getattr(one, key) for key in ("width", "student", "init", "select")},
     }
     now, before = now | options, before | {key: facts["request"][key] for key in options}
     if facts["teacher"] is not None:
@@ -227,10 +230,12 @@ def table(
     *,
     caption: str = "",
     conclusions: Sequence[str] = (),
+    sentences: Mapping[str, str] | None = None,
 ) -> Table:
     """Return a row per contender: our scores, gain over the baseline, published gain, seconds per run, schedule.
 
-    The rows also hold the scores of each seed. Without published gains there is no column for them.
+    The rows also hold the scores of each seed, and a sentence for pages that show only that. Without published gains
+    there is no column for them.
     """
     over = next((one.label for one in contenders if one.name == baseline), baseline)
     columns = [Column("row", ""), *(Column(name, name) for name in SETS), Column("gain", f"gain over {over}")]
@@ -242,12 +247,14 @@ def table(
         runs = scores[one.name]
         rows.append(
             {
+                "name": one.name,
                 "row": one.label,
                 **cells_of(runs),
                 "gain": None if one.name == baseline or baseline not in scores else gain(scores, one.name, baseline),
                 "published": str(published.get(one.name, "")),
                 "seconds": seconds[one.name],
                 "schedule": None if schedules is None else schedules[one.name],
+                "sentence": (sentences or {}).get(one.name),
             }
         )
     return Table(columns, rows, caption, conclusions)

@@ -1,7 +1,8 @@
 """Results for the docs: measured rows are written to docs/results/NAME.json, from which every table is rendered.
 
-A page shows a table between `<!-- result: NAME -->` and `<!-- end of result -->`; `NAME.TABLE` selects one of several
-tables in a file. docs/design/evidence.md describes the whole.
+A page shows a table between `<!-- result: NAME -->` and `<!-- end of result -->`. `NAME.TABLE` selects one of several
+tables in a file; `NAME/ROW` shows the sentences of the rows of that name (`*`: any). docs/design/evidence.md describes
+the whole.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -67,7 +69,9 @@ class Table:
         titles, rows = [column.title for column in self.columns], [self._cells(row) for row in self.rows]
         lines = [titles, ["---"] * len(titles), *rows]
         table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-        return "\n\n".join(part for part in (self.caption, table, "\n".join(self.conclusions)) if part)
+        # The site's Markdown takes a list for one only after a blank line.
+        conclusions = re.sub(r"^(?!- )(.+)\n(?=- )", r"\1\n\n", "\n".join(self.conclusions), flags=re.MULTILINE)
+        return "\n\n".join(part for part in (self.caption, table, conclusions) if part)
 
     def _cells(self, row: Row) -> list[str]:
         return [_written(row.get(column.key), column.form) for column in self.columns]
@@ -117,6 +121,14 @@ class Result:
             with atomic_path(path) as temporary:
                 temporary.write_text(text + "\n", encoding="utf-8")
         return file
+
+    def sentences(self, pattern: str) -> str:
+        """Return a list of the sentences of the rows whose names match; a row's `sentence` has no column."""
+        rows = [row for table in self.tables.values() for row in table.rows if row.get("sentence")]
+        lines = [f"- {row['sentence']}" for row in rows if fnmatchcase(str(row["name"]), pattern)]
+        if not lines:
+            raise KeyError(f"{self.benchmark}.json: no row with a sentence is named {pattern}")
+        return "\n".join(lines)
 
     def page(self) -> str:
         """Return the result as a page of Markdown."""
@@ -203,8 +215,8 @@ def benchmarks() -> dict[str, Benchmark]:
     return {name: question for name, question in questions.items() if question is not None}
 
 
-GENERATED_TABLE = re.compile(
-    r"^(<!-- result: ([\w-]+)(?:\.([\w-]+))? -->\n).*?^(<!-- end of result -->)", re.DOTALL | re.MULTILINE
+GENERATED = re.compile(
+    r"^(<!-- result: ([\w-]+)(?:\.([\w-]+)|/([\w*-]+))? -->\n).*?^(<!-- end of result -->)", re.DOTALL | re.MULTILINE
 )
 
 
@@ -215,16 +227,17 @@ def pages() -> Iterator[Path]:
 
 
 def filled(text: str, folder: Path) -> str:
-    """Return a page with its tables filled in from the results."""
+    """Return a page with its tables and sentences filled in from the results."""
 
     def fill(match: re.Match[str]) -> str:
-        start, name, table, end = match.groups()
+        start, name, table, row, end = match.groups()
         file = folder / f"{name}.json"
         if not file.is_file():
             return f"{start}*Not run yet: `{command_of(name)}`.*\n{end}"
-        return f"{start}{Result.read(file).tables[table or ''].render()}\n{end}"
+        result = Result.read(file)
+        return f"{start}{result.sentences(row) if row else result.tables[table or ''].render()}\n{end}"
 
-    return GENERATED_TABLE.sub(fill, text)
+    return GENERATED.sub(fill, text)
 
 
 def command_of(name: str) -> str:
@@ -243,7 +256,7 @@ def question_of(name: str) -> str:
 def shown_results() -> set[str]:
     """Return the names of the results that pages show, measured or not."""
     texts = (page.read_text(encoding="utf-8") for page in pages())
-    return {match[2] for text in texts for match in GENERATED_TABLE.finditer(text)}
+    return {match[2] for text in texts for match in GENERATED.finditer(text)}
 
 
 def index(folder: Path) -> str:

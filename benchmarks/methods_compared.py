@@ -3,11 +3,11 @@
 BENCHMARKS holds Set5/, Set14/ and B100/ (HR/ and LRbicX4/ in each). The teacher is the embedded EDSR 16/48, the student
 EDSR 16/24. Each recipe uses its preset's rate, which falls along a cosine. In one table students start as the preset
 says, most of them from a fit, and a further row is the fitted student with L1 alone; in the other table they start from
-a slice of the teacher. All have the same patches and, for one seed, the same batches.
+the teacher's leading channels. All have the same patches and, for one seed, the same batches.
 Every finished run is kept: the command can be stopped and repeated, and `--methods` can add rows. Published gains are
 shown for context: they are of other data, other networks, and hundreds of times the budget.
 
-`--preset FILE...` adds the user's recipes, such as compositions of several methods, under their files' names.
+`--preset FILE...` adds recipes under their files' names, such as the compositions of two methods beside this file.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from benchmarks.equal_budget import (
     budget_of,
     compare,
     conditions,
+    gain,
     leaders,
     means,
     parser_of,
@@ -37,16 +38,20 @@ from benchmarks.equal_budget import (
     student_line,
     table,
 )
-from benchmarks.evidence import Benchmark, Table, save
+from benchmarks.evidence import ROOT, Benchmark, Table, save
 from recipes.catalogue import METHODS
 from recipes.config.listing import list_recipes
 from recipes.config.options import options_model
 from srkd.trials_report import Gain
 
+COMPOSITIONS = sorted((ROOT / "benchmarks" / "compositions").glob("*.yaml"))
 BENCHMARK = Benchmark(
     "Which method gives the best student at equal steps?",
-    minutes=420,
-    arguments=("--data", "{sets}", "--train", "{photos}", "--steps", "300"),
+    minutes=150,
+    arguments=(
+        *("--data", "{sets}", "--train", "{photos}", "--steps", "300"),
+        *("--preset", *map(str, COMPOSITIONS)),
+    ),
     small=(
         *("--data", "{sets}", "--steps", "2", "--seeds", "1", "--methods", "logits,csd-lite,fit-l1"),
         *("--out", "runs/small/methods"),
@@ -91,9 +96,9 @@ PUBLISHED: Mapping[str, Published] = {
 
 
 STARTS = ("fit", "slice")
-"""First weights of the students: those of the recipes, which are a fit for most, or a slice of the teacher."""
-OWN_START = {"scratch", "csd"}
-"""Recipes whose students start from random weights, or inside a teacher that is turned first."""
+"""First weights of the students: those of the recipes, which are a fit for most, or the teacher's leading channels."""
+RANDOM_START = "scratch"
+"""The recipe whose students start from random weights in both tables."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -130,26 +135,50 @@ def contenders_of(options: argparse.Namespace, start: str) -> list[Contender]:
     if start == "fit":
         return contenders
     return [
-        one if one.recipe in OWN_START else replace(one, init="inherit") for one in contenders if one is not FIT_ALONE
+        one if one.recipe == RANDOM_START else replace(one, init="inherit", select="leading")
+        for one in contenders
+        if one is not FIT_ALONE
     ]
 
 
-def compared(contenders: Sequence[Contender], budget: Budget, data: Path, shared: str) -> Table:
-    """Train the unfinished contenders, and return the table of all; `shared` is the budget in words."""
+def compared(contenders: Sequence[Contender], budget: Budget, data: Path, shared: str, steps_are: str = "") -> Table:
+    """Train the unfinished contenders, and return the table of all, with a sentence for each.
+
+    `shared` is the budget in words, and `steps_are` says what the number of steps follows from.
+    """
     scores, seconds = compare(contenders, budget, data), seconds_a_run(contenders, budget)
     folders = {one.name: budget.folder(one.name) for one in contenders}
     first = folders[contenders[0].name]
     baseline = next((name for name in (FIT_ALONE.name, "inherit") if name in scores), "scratch")
+    labels = {one.name: one.label for one in contenders}
+    schedules = {name: schedule_line(folder) for name, folder in folders.items()}
+    compared_with = {name: labels[name] for name in (baseline, "logits") if name in labels}
     return table(
         contenders,
         scores,
         PUBLISHED,
         seconds,
         baseline,
-        {name: schedule_line(folder) for name, folder in folders.items()},
+        schedules,
         caption=f"Teacher: the embedded EDSR; student {student_line(first)}; {conditions(first, shared=shared)}",
         conclusions=[*leaders(contenders, scores), "", *ranking(scores)],
+        sentences={name: sentence(name, scores, compared_with, schedules[name], steps_are) for name in labels},
     )
+
+
+START_IN_WORDS = {
+    "fit": "a fit",
+    "inherit": "a slice",
+    "random": "random weights",
+    "principal": "a slice of the turned teacher",
+}
+
+
+def sentence(name: str, scores: Scores, baselines: Mapping[str, str], schedule: str, steps_are: str = "") -> str:
+    """Return a row's start, steps, and gains over each baseline (labels by name); `schedule` is its `schedule_line`."""
+    start, steps = schedule.split(" at ")[0].split(", ", 1)
+    over = [f"over {label} {gain(scores, name, other)}" for other, label in baselines.items() if other != name]
+    return f"From {START_IN_WORDS[start]}, {steps} steps{steps_are}: {', '.join(over)}."
 
 
 def all_methods() -> tuple[str, ...]:
@@ -195,8 +224,8 @@ def ranking(scores: Scores) -> list[str]:
         if sum(ours) < sum(theirs):
             # A published result is of the authors' method, which our "-style" version is not.
             above, below = (f"{name.upper()}'s" if name in TITLES else name for name in (better, worse))
-            gain = Gain.between(TITLES.get(better, better), theirs, ours).line()
-            lines.append(f"- published {above} above {below}; here {TITLES.get(worse, worse)}: {gain}")
+            line = Gain.between(TITLES.get(better, better), theirs, ours).line()
+            lines.append(f"- published {above} above {below}; here {TITLES.get(worse, worse)}: {line}")
     if len(names) < 2:
         return []
     return (

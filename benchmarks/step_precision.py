@@ -71,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if not (recipe == "csd" and name == "bf16 student")
         ]
         scores = compare(contenders, budget, options.data)
-        exact, chosen = contenders[0].name, contenders[-1].name
+        exact = contenders[0].name
         first = budget.folder(exact)
         tables[recipe] = table(
             contenders,
@@ -80,7 +80,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             seconds_a_run(contenders, budget),
             exact,
             caption=f"{nearness} {conditions(first).replace(', fp32, trained', ', trained')}",
-            conclusions=[f"{recipe} in bf16 over fp32: {gain(scores, chosen, exact)}"],
+            sentences={
+                one.name: f"{one.label} over fp32: {gain(scores, one.name, exact)}."
+                for one in contenders
+                if one.name != exact
+            },
         )
     save("step_precision", tables, seeds=seeds_of(budget), variant=options.variant)
     return 0

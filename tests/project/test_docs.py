@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -57,3 +58,16 @@ def test_every_table_is_one(page: Path) -> None:
         rows = [re.split(r"(?<!\\)\|", row.strip())[1:-1] for row in table.splitlines()]
         assert len(rows) > 1 and all(re.fullmatch(r" *:?-+:? *", cell) for cell in rows[1]), rows[0]
         assert {len(row) for row in rows} == {len(rows[0])}, rows[0]
+
+
+LIST = re.compile(r"(?:[-*]|\d+\.) ")
+
+
+@every_page
+def test_every_list_begins_after_a_blank_line(page: Path) -> None:
+    """Otherwise the site shows a paragraph with dashes in it."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    lines = re.sub(r"^<!--.*-->$", "", text, flags=re.MULTILINE).splitlines()
+    for above, line in pairwise(lines):
+        if LIST.match(line):
+            assert not above or LIST.match(above) or above.startswith("  "), line

@@ -81,6 +81,17 @@ def test_a_page_shows_what_the_json_says_and_what_has_not_been_run(folder: Path)
     assert "*Not run yet: `make evidence-gpu`.*" in other
 
 
+def test_a_page_shows_the_sentences_of_a_row_by_its_name(folder: Path) -> None:
+    one, two = ({**row, "sentence": f"{row['name']} is measured."} for row in TABLE.rows)
+    save("tiny", {"first": Table(TABLE.columns, [one, two]), "second": Table(TABLE.columns, [two])})
+    page = "<!-- result: tiny/two -->\nold\n<!-- end of result -->"
+    both = "- two is measured.\n- two is measured."
+    assert filled(page, folder) == f"<!-- result: tiny/two -->\n{both}\n<!-- end of result -->"
+    assert "is measured" not in (folder / "tiny.md").read_text(), "a sentence has no column"
+    with pytest.raises(KeyError, match="no row with a sentence is named three"):
+        filled(page.replace("/two", "/three"), folder)
+
+
 def test_rows_are_kept_so_that_a_command_goes_on(tmp_path: Path) -> None:
     measured: list[str] = []
 

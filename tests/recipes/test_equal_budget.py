@@ -96,13 +96,33 @@ def test_a_table_without_published_gains_has_no_column_for_them() -> None:
     assert lines[2] == "| scratch | 30.250 ± 0.354 | 28.250 ± 0.354 | 26.250 ± 0.354 |  | 9 |"
 
 
-def test_from_a_slice_every_student_is_cut_from_the_teacher_but_those_with_a_start_of_their_own() -> None:
+def test_a_sentence_says_start_steps_and_gains() -> None:
+    labels = {"scratch": "L1", "logits": "logits"}
+    assert methods_compared.sentence("dukd", SCORES, labels, "fit, 1,200 at 0.0008", ", the time of 600 of logits") == (
+        "From a fit, 1,200 steps, the time of 600 of logits: over L1 +0.250 ± 0.000 dB (2 seeds), "
+        "over logits no difference (+0.000 ± 0.354 dB, 2 seeds)."
+    )
+    alone = methods_compared.sentence("logits", SCORES, labels, "inherit, 240 at 0.001")
+    assert alone == "From a slice, 240 steps: over L1 no difference (+0.250 ± 0.354 dB, 2 seeds)."
+
+
+def test_compositions_are_of_two_methods_and_also_start_from_a_slice() -> None:
+    for file in methods_compared.COMPOSITIONS:
+        (row,) = methods_compared.all_contenders([], [file])
+        assert len(_terms(row)) > 1 and row.label == " + ".join(rule.name for rule in load_preset(str(file)).methods)
+    options = methods_compared.parser_with_methods("", out="runs/x").parse_args(
+        ["--data", "sets", "--methods", "logits", "--preset", *map(str, methods_compared.COMPOSITIONS)]
+    )
+    assert [one.init for one in methods_compared.contenders_of(options, "slice")] == ["inherit"] * 3
+
+
+def test_from_a_slice_every_student_but_that_of_scratch_has_the_teachers_leading_channels() -> None:
     parser = methods_compared.parser_with_methods("", out="runs/x")
     options = parser.parse_args(["--data", "sets"])
     assert methods_compared.starts_of(options) == ("fit", "slice")
     fit, cut = (methods_compared.contenders_of(options, start) for start in ("fit", "slice"))
     assert [one.name for one in fit if one.name != "fit-l1"] == [one.name for one in cut]
-    assert {one.name for one in cut if one.init != "inherit"} == {"scratch", "csd"}
+    assert {one.name for one in cut if (one.init, one.select) != ("inherit", "leading")} == {"scratch"}
     assert {one.name for one in fit if one.init is not None} == {"fit-l1"}
     folders = {start: methods_compared.budget_from(options, start).folder("logits") for start in ("fit", "slice")}
     assert folders["fit"] != folders["slice"], "runs of one start are not taken for those of the other"
@@ -186,17 +206,22 @@ def test_a_files_name_is_no_methods(tmp_path: Path) -> None:
             methods_compared.all_contenders(["scratch", "dukd"], [tmp_path / f"{name}.yaml"])
 
 
-def test_rows_of_the_ablation_differ_by_their_switches_alone() -> None:
-    rows = dukd_ablation.table4(0.25, "random")
-    assert {row.width for row in rows} == {0.25} and {row.init for row in rows} == {"random"}
-    assert set(dukd_ablation.TABLE_4) == {row.name for row in rows} - {"t4-scratch"}
-    weights = {row.name: set(_terms(row)) for row in rows if row.recipe == "dukd"}
+@pytest.mark.parametrize(
+    ("rows", "width", "init"),
+    [(dukd_ablation.table4(), 0.25, "random"), (dukd_ablation.table4_from_slice(), 0.5, "inherit")],
+    ids=["random", "slice"],
+)
+def test_rows_of_the_ablation_differ_by_their_switches_alone(rows: list[Contender], width: float, init: str) -> None:
+    assert {row.width for row in rows} == {width} and {row.init for row in rows} == {init}
+    assert list(dukd_ablation.TABLE_4) == list(dukd_ablation.SWITCHES)
+    assert set(dukd_ablation.published_of(rows)) == {row.name for row in rows[1:]}
+    weights = {row.name.partition("-")[2]: set(_terms(row)) for row in rows if row.recipe == "dukd"}
     pair = {"pixel", "logits"}
-    assert weights["t4-zi"] == weights["t4-zi-da"] == pair | {"zoom_in"}
-    assert weights["t4-zo"] == pair | {"zoom_out"}
-    assert weights["t4-zi-zo"] == weights["t4-zi-zo-da"] == pair | {"zoom_in", "zoom_out"}
-    augmented = {row.name for row in rows if "augment=false" not in row.settings and row.recipe == "dukd"}
-    assert augmented == {"t4-zi-da", "t4-zi-zo-da"}
+    assert weights["zi"] == weights["zi-da"] == pair | {"zoom_in"}
+    assert weights["zo"] == pair | {"zoom_out"}
+    assert weights["zi-zo"] == weights["zi-zo-da"] == pair | {"zoom_in", "zoom_out"}
+    augmented = {row.title for row in rows if "augment=false" not in row.settings and row.recipe == "dukd"}
+    assert augmented == {"Zoom In + DA", "Zoom In + Zoom Out + DA"}
 
 
 def test_a_teacher_of_another_kind_and_the_embedded_one_teach_the_same_student(tmp_path: Path) -> None:
@@ -211,5 +236,5 @@ def test_a_teacher_of_another_kind_and_the_embedded_one_teach_the_same_student(t
 
 
 def _terms(row: Contender) -> dict[str, object]:
-    (method,) = load_preset(row.recipe, row.settings).build_methods()
-    return dict(method.weights)
+    methods = load_preset(row.recipe, row.settings).build_methods()
+    return {name: weight for method in methods for name, weight in method.weights.items()}

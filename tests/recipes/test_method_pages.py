@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks import methods_compared
 from benchmarks.equal_budget import SETS
-from benchmarks.evidence import GENERATED_TABLE, Result, results_folder
+from benchmarks.evidence import GENERATED, Result, results_folder
 from benchmarks.method_costs import Cost
 from benchmarks.methods_compared import all_contenders, all_methods, ranking
 from benchmarks.preset_lengths import all_recipes
@@ -71,9 +71,7 @@ def test_scores_on_a_page_are_those_of_the_results_of_three_seeds(method: str) -
     title, results = TITLES.get(method, method), read("results")
     measured = [row for row in table_rows(results, "") if row[0] == title]
     assert method == "scratch" or all("3 seeds)" in row[4] for row in measured[:1])
-    typed = GENERATED_TABLE.sub(
-        "", read(method)
-    )  # tables of measured results are generated and tested by test_evidence.py
+    typed = GENERATED.sub("", read(method))  # tables of measured results are generated and tested by test_evidence.py
     assert [score for score in re.findall(r"\d\d\.\d{3} ± \d\.\d{3}", typed) if score not in results] == []
 
 
