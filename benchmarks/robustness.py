@@ -1,24 +1,27 @@
 """Kills and hostile files, counted: `python -m benchmarks robustness`.
 
 It runs the long tests, which kill runs at random moments and open thousands of mutated files, and counts their cases. A
-test that fails is a row that says so.
+test that fails is a row that says so. Kills and files are tested at the same time, with a thread each.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 import tempfile
 import xml.etree.ElementTree as ET
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from benchmarks.evidence import ROOT, Benchmark, Column, Row, Table, save
 
 BENCHMARK = Benchmark(
     "Do killed runs end in the same bytes, and are hostile files refused?",
-    minutes=60,
+    minutes=40,
     small=("--small",),
 )
 
@@ -29,7 +32,12 @@ KILLS = (
     "tests/training/test_resume.py::test_damaged_states_are_skipped_and_reported",
     "tests/srkd/test_then.py::test_a_run_that_died_goes_on_to_the_same_bytes",
 )
-FILES = ("tests/srkd/test_mutated_files.py",)
+CHECKPOINTS = "tests/models/test_hostile_checkpoints.py"
+FILES = (
+    "tests/srkd/test_mutated_files.py",
+    f"{CHECKPOINTS}::test_seven_hundred_hostile_files",
+    f"{CHECKPOINTS}::test_thousands_of_hostile_files",
+)
 COLUMNS = (
     Column("test", "test"),
     Column("cases", "cases"),
@@ -44,8 +52,9 @@ def main() -> int:
     parser.add_argument("--small", action="store_true", help="without the tests that take minutes")
     options = parser.parse_args()
     words = ("-m", "not slow") if options.small else ()
-    tables = {"kills": table(run_tests(KILLS, words)), "files": table(run_tests(FILES, words))}
-    save("robustness", tables)
+    with ThreadPoolExecutor() as threads:
+        kills, files = threads.map(partial(run_tests, words=words), (KILLS, FILES))
+    save("robustness", {"kills": table(kills), "files": table(files)})
     return 0
 
 
@@ -54,7 +63,8 @@ def run_tests(names: Sequence[str], words: Sequence[str]) -> ET.Element:
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder, "report.xml")
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", f"--junitxml={report}", *words, *names]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
         if not report.is_file():
             raise SystemExit(f"pytest did not run: {done.stdout[-500:]}{done.stderr[-500:]}")
         return ET.parse(report).getroot()  # noqa: S314 - pytest has just written it

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,8 +21,11 @@ linux_only = pytest.mark.skipif(
 MOST_GROWTH_MB = 300
 
 
-def try_hostile_files(count: int, seed: int, folder: Path) -> None:
-    """Try the files in a separate process, so that a crash fails the test and the memory limit is harmless."""
+def try_hostile_files(count: int, seed: int, folder: Path) -> str:
+    """Try the files in a separate process, so that a crash fails the test and the memory limit is harmless.
+
+    Return what happened to them, in words.
+    """
     command = [
         sys.executable,
         "-W",
@@ -42,18 +46,22 @@ def try_hostile_files(count: int, seed: int, folder: Path) -> None:
     assert report["loaded"] >= 5, "some damage is harmless: were good files opened at all?"
     assert report["growth_mb"] < MOST_GROWTH_MB
     assert not (folder / "CODE_RAN").exists()
+    return (
+        f"{report['tried']:,} checkpoints: {report['loaded']:,} opened, {report['refused']:,} refused in one line, "
+        f"memory +{report['growth_mb']} MB"
+    )
 
 
 @linux_only
-def test_seven_hundred_hostile_files(tmp_path: Path) -> None:
-    try_hostile_files(700, 0, tmp_path)
+def test_seven_hundred_hostile_files(tmp_path: Path, record_property: Callable[[str, object], None]) -> None:
+    record_property("note", try_hostile_files(700, 0, tmp_path))
 
 
 @linux_only
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2, 3])
-def test_thousands_of_hostile_files(seed: int, tmp_path: Path) -> None:
-    try_hostile_files(2500, seed, tmp_path)
+def test_thousands_of_hostile_files(seed: int, tmp_path: Path, record_property: Callable[[str, object], None]) -> None:
+    record_property("note", try_hostile_files(2500, seed, tmp_path))
 
 
 def test_the_code_runners_do_run_in_an_ordinary_unpickler(tmp_path: Path) -> None:
