@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from benchmarks import __main__ as entry
 from benchmarks import evidence
 from benchmarks.__main__ import main, part_of
 from benchmarks.evidence import (
+    GENERATED,
     Benchmark,
     Column,
     Result,
@@ -90,6 +92,17 @@ def test_a_page_shows_the_sentences_of_a_row_by_its_name(folder: Path) -> None:
     assert "is measured" not in (folder / "tiny.md").read_text(), "a sentence has no column"
     with pytest.raises(KeyError, match="no row with a sentence is named three"):
         filled(page.replace("/two", "/three"), folder)
+
+
+SPREAD, EXAMPLE = r"\d\.\d{3} ± \d\.\d{3}", re.compile(r"^ {4}.*$", re.MULTILINE)
+"""A mean with its spread, and a line of an example."""
+
+
+def test_a_spread_that_is_typed_into_a_page_is_one_of_the_results() -> None:
+    results = "".join(file.read_text(encoding="utf-8") for file in results_folder().glob("*.md"))
+    for page in pages():
+        typed = EXAMPLE.sub("", GENERATED.sub("", page.read_text(encoding="utf-8")))
+        assert [spread for spread in re.findall(SPREAD, typed) if spread not in results] == [], page.name
 
 
 def test_rows_are_kept_so_that_a_command_goes_on(tmp_path: Path) -> None:

@@ -81,8 +81,8 @@ def test_a_reconstructed_method_is_called_so(method: str) -> None:
         assert load_preset(name).title.startswith(TITLES[method])
 
 
-CODE = re.compile(r"`[^`]*`|\]\([^)]*\)|^ {4,}.*$|^--.*$", re.MULTILINE)
-"""Code, link addresses and commands, in which a method has its recipe's name."""
+CODE = re.compile(r"`[^`]*`|\]\([^)]*\)|^<!--.*-->$|^ {4,}.*$|^--.*$", re.MULTILINE)
+"""Code, link addresses, comments and commands, in which a method has its recipe's name."""
 
 
 def bare_names(text: str) -> list[str]:

@@ -43,10 +43,11 @@ def test_some_mutated_programs(tmp_path: Path) -> None:
 def test_thousands_of_mutated_files(kind: str, tmp_path: Path, record_property: Callable[[str, object], None]) -> None:
     count = LONG_TIER[kind]
     report = attack(kind, count, 1, tmp_path, 1800)[kind]
+    ended = ", ".join(f"{number} {why}" for why, number in report["ended"].items() if number)
     record_property(
         "note",
-        f"{count:,} mutated files of kind {kind}: {report['opened']:,} opened, "
-        f"{report['refused']:,} refused in one line ({report['ended']}), {report['seconds']:.0f} s, the slowest "
+        f"{count:,} files: {report['opened']:,} opened, {report['refused']:,} refused in one line"
+        f"{f' (tried in a process of their own: {ended})' if ended else ''}, the slowest "
         f"{report['slowest'][0]:.2f} s, memory +{report['growth_mb']} MB",
     )
 
