@@ -17,6 +17,7 @@ from benchmarks.evidence import Benchmark, Rows, Table, save
 from benchmarks.method_costs import time_of
 from benchmarks.methods_compared import (
     FIT_ALONE,
+    TITLES,
     WIDTH,
     budget_from,
     compared,
@@ -49,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     costs = {name: rows.get(name, partial(time_of, name, SHAPE)) for name in names}
     shared = f"the time of {options.steps:,} steps of logits for each, in steps of {{patches}}"
     steps_are = f", the time of {options.steps:,} of logits"
-    steps = ", ".join(f"{name} {cost:.2f}" for name, cost in costs.items())
+    steps = ", ".join(f"{TITLES.get(name, name)} {cost:.2f}" for name, cost in costs.items())
     tables = dict[str, Table]()
     for start, group in contenders.items():
         timed = at_equal_time(group, costs, options.steps)
