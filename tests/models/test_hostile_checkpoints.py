@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +10,7 @@ import pytest
 
 from compressor.base.errors import SrkdError
 from compressor.models.checkpoints.load import load_checkpoint
-from tests.support.shared import ROOT
+from tests.support.commands import ROOT, python
 
 linux_only = pytest.mark.skipif(
     not Path("/proc/self/statm").exists(), reason="the limit on memory needs Linux: /proc and RLIMIT_AS"
@@ -26,20 +23,10 @@ def try_hostile_files(count: int, seed: int, folder: Path) -> str:
 
     Return what happened to them, in words.
     """
-    command = [
-        sys.executable,
-        "-W",
-        "ignore",
-        "-m",
-        "tests.support.hostile_checkpoints",
-        str(count),
-        str(seed),
-        str(folder),
-    ]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    assert done.stdout, f"the process died with {done.returncode}: {done.stderr[-2000:]}"
-    report = json.loads(done.stdout)
+    words = ("-W", "ignore", "-m", "tests.support.hostile_checkpoints", count, seed, folder)
+    done = python(*words, cwd=ROOT, timeout=1800, OMP_NUM_THREADS="1")
+    assert done.out, f"the process died with {done.code}: {done.err[-2000:]}"
+    report = done.json
     assert report["wrong"] == []
     assert report["loaded"] + report["refused"] == report["tried"] >= count
     assert report["always"] >= 300
