@@ -108,6 +108,8 @@ def budget_of(options: argparse.Namespace, settings: tuple[str, ...] = SETTINGS)
 
 def compare(contenders: Sequence[Contender], budget: Budget, data: Path) -> Scores:
     """Return the scores; runs are trained seed by seed, so that a command that is stopped early has compared all."""
+    if missing := [name for name in SETS if not (data / name).is_dir()]:
+        raise SystemExit(f"--data {data}: it has no folder {missing[0]}; give the folder with {', '.join(SETS)}")
     scores: dict[str, list[dict[str, float]]] = {one.name: [] for one in contenders}
     for seed in seeds_of(budget):
         for one in contenders:

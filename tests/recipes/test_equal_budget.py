@@ -90,6 +90,13 @@ def test_the_table_and_its_gains() -> None:
     assert all(line.count("|") == 8 for line in lines)
 
 
+def test_a_wrong_folder_of_sets_is_refused_before_any_training(budget: Budget, tmp_path: Path) -> None:
+    (tmp_path / "sets" / "Set5").mkdir(parents=True)
+    with pytest.raises(SystemExit, match=r"sets: it has no folder Set14; give the folder with Set5, Set14, B100"):
+        compare([ONE], budget, tmp_path / "sets")
+    assert not budget.out.exists()
+
+
 def test_a_table_without_published_gains_has_no_column_for_them() -> None:
     lines = table(ROWS, SCORES, {}, dict.fromkeys(SCORES, 9.4)).render().splitlines()
     assert lines[0] == "|  | Set5 | Set14 | B100 | gain over scratch | s a run |"
