@@ -117,6 +117,21 @@ def test_foreign_safetensors(plain: tuple[State, Network], tmp_path: Path) -> No
     assert (loaded.dialect, dict(loaded.header)) == ("basicsr", {"format": "pt"})
 
 
+@pytest.mark.parametrize("header_bytes", [0x100, 0x280, 0x280 + 0x1000])
+def test_a_safetensors_file_that_was_cut_short(header_bytes: int, tmp_path: Path) -> None:
+    """A length that ends in 0x80 begins the file as a pickle begins; the error still speaks of the header."""
+    file = tmp_path / "cut.safetensors"
+    save_file({"weight": torch.zeros(4)}, file, metadata={"x": ""})
+    spare = header_bytes - int.from_bytes(file.read_bytes()[:8], "little")
+    save_file({"weight": torch.zeros(4)}, file, metadata={"x": "y" * spare})
+    content = file.read_bytes()
+    assert int.from_bytes(content[:8], "little") == header_bytes
+    for length in (9, 100, header_bytes):
+        file.write_bytes(content[:length])
+        with pytest.raises(SrkdError, match=f"header claims {header_bytes:,} bytes in a file of {length:,}"):
+            load_checkpoint(file)
+
+
 @needs_shared
 def test_every_published_file_holds_what_torch_reads() -> None:
     """This covers other networks, deflated and old archives, tensor by tensor."""

@@ -23,7 +23,7 @@ import torch
 
 from compressor.base.errors import SrkdError, is_out_of_memory
 from compressor.base.files import sha256_of
-from compressor.models.checkpoints.header import AGAIN, read_header
+from compressor.models.checkpoints.header import AGAIN, HEADER_BYTES_LIMIT, read_header
 from compressor.models.checkpoints.pickles import StorageRef, TensorRef, read_pickle
 
 PICKLE_BYTES_LIMIT = 64 * 2**20
@@ -248,7 +248,8 @@ def _open(handle: IO[bytes], size_bytes: int) -> Container:
     if start.startswith(b"PK\x03\x04"):
         return open_zip(handle, size_bytes)
     # Test before the pickles: the length of a safetensors header may begin with the byte of a pickle.
-    if start[8:9] == b"{" and (int.from_bytes(start[:8], "little") <= size_bytes or start[:1] != b"\x80"):
+    # The test does not ask for the file's size, so that a file that was cut short is still called safetensors.
+    if start[8:9] == b"{" and (int.from_bytes(start[:8], "little") <= HEADER_BYTES_LIMIT or start[:1] != b"\x80"):
         return open_safetensors(handle, size_bytes)
     if start.startswith(b"\x80"):
         return open_legacy(handle, size_bytes)
