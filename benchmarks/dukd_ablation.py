@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from benchmarks.equal_budget import (
     Contender,
@@ -25,26 +26,26 @@ from benchmarks.equal_budget import (
 )
 from benchmarks.evidence import Benchmark, Table, save
 
-SWITCHES: Mapping[str, tuple[str, str, tuple[str, ...]]] = {
-    "logits": ("Logits-KD", "logits", ()),
-    "fakd": ("FAKD", "fakd", ()),
-    "zi": ("Zoom In", "dukd", ("zoom_out=off", "augment=false")),
-    "zo": ("Zoom Out", "dukd", ("zoom_in=false", "zoom_out=on", "augment=false")),
-    "zi-zo": ("Zoom In + Zoom Out", "dukd", ("zoom_out=on", "augment=false")),
-    "zi-da": ("Zoom In + DA", "dukd", ("zoom_out=off",)),
-    "zi-zo-da": ("Zoom In + Zoom Out + DA", "dukd", ("zoom_out=on",)),
-}
-"""Title, recipe and settings of the rows of table 4 below the first, which has L1 alone."""
+
+class Switch(NamedTuple):
+    """A row of table 4 below its first, which has L1 alone: recipe, settings, and the published gains."""
+
+    title: str
+    recipe: str
+    published: Published
+    settings: tuple[str, ...] = ()
+
+
 TABLE_4 = {
-    "logits": Published((0.04, 0.02, 0.00)),
-    "fakd": Published((-0.26, -0.14, -0.07)),
-    "zi": Published((0.39, 0.26, 0.16)),
-    "zo": Published((0.42, 0.27, 0.16)),
-    "zi-zo": Published((0.43, 0.28, 0.17)),
-    "zi-da": Published((0.47, 0.30, 0.18)),
-    "zi-zo-da": Published((0.61, 0.36, 0.23)),
+    "logits": Switch("Logits-KD", "logits", Published((0.04, 0.02, 0.00))),
+    "fakd": Switch("FAKD", "fakd", Published((-0.26, -0.14, -0.07))),
+    "zi": Switch("Zoom In", "dukd", Published((0.39, 0.26, 0.16)), ("zoom_out=off", "augment=false")),
+    "zo": Switch("Zoom Out", "dukd", Published((0.42, 0.27, 0.16)), ("zoom_in=false", "zoom_out=on", "augment=false")),
+    "zi-zo": Switch("Zoom In + Zoom Out", "dukd", Published((0.43, 0.28, 0.17)), ("zoom_out=on", "augment=false")),
+    "zi-da": Switch("Zoom In + DA", "dukd", Published((0.47, 0.30, 0.18)), ("zoom_out=off",)),
+    "zi-zo-da": Switch("Zoom In + Zoom Out + DA", "dukd", Published((0.61, 0.36, 0.23)), ("zoom_out=on",)),
 }
-"""Published gains of table 4, EDSR 32/64 to EDSR 32/16; FAKD is DUKD's version, whose feature loss has no gradient."""
+"""Published: EDSR 32/64 to EDSR 32/16; FAKD is DUKD's version, whose feature loss has no gradient."""
 BENCHMARK = Benchmark(
     "What does each part of DUKD bring, and what does it teach a student of another kind?",
     minutes=90,
@@ -91,15 +92,15 @@ def table4_from_slice() -> list[Contender]:
 
 def _switches(prefix: str, width: float, start: Start, alone: Contender) -> list[Contender]:
     rows = [
-        Contender(f"{prefix}-{key}", recipe, title, width=width, init=start, settings=settings)
-        for key, (title, recipe, settings) in SWITCHES.items()
+        Contender(f"{prefix}-{key}", one.recipe, one.title, width=width, init=start, settings=one.settings)
+        for key, one in TABLE_4.items()
     ]
     return [alone, *rows]
 
 
 def published_of(rows: Sequence[Contender]) -> dict[str, Published]:
     """Return the published gain of each row below the first."""
-    return {row.name: gains for row, gains in zip(rows[1:], TABLE_4.values(), strict=True)}
+    return {row.name: one.published for row, one in zip(rows[1:], TABLE_4.values(), strict=True)}
 
 
 def table3(file: Path | None, student: str | None) -> list[Contender]:
