@@ -40,6 +40,10 @@ BENCHMARK = Benchmark(
 )
 
 PATCHES = 12
+NOTABLE = 0.05
+"""Least share of the noise with which the sentence names a layer."""
+MOST_NAMED = 8
+SUMS = "all sums"
 COLUMNS = (
     Column("layer", "layer"),
     Column("share", "share of the noise, alone", ".0%"),
@@ -60,14 +64,14 @@ def main() -> int:
     for path in options.model:
         network = load_checkpoint(path, scale=SCALE).network
         patches = calibration_patches(network.descriptor, options.calibrate).patches[-PATCHES:]
-        tables[path.stem] = table(f"{network.architecture} {path.stem}", network, patches, images, options.layers)
+        tables[path.stem] = table(path, network, patches, images, options.layers)
         print(tables[path.stem].render(), file=sys.stderr, flush=True)
     save("int8_layers", tables)
     return 0
 
 
 def table(
-    label: str, network: Network, patches: torch.Tensor, images: list[torch.Tensor], most: int | None = None
+    path: Path, network: Network, patches: torch.Tensor, images: list[torch.Tensor], most: int | None = None
 ) -> Table:
     """Return a network's table, the noisiest layer first."""
     ends = equalise_channels(meet_image(build_graph(spread_streams(network, patches), None, OPSET).model), patches)
@@ -87,12 +91,14 @@ def table(
         name: Scheme(CPU, float_sums=True).keeping(*(one for one in layers if one != name)) for name in names
     }
     if len(plan.integer) > len(plan.layers):
-        without["all sums"], alone["all sums"] = Scheme(CPU, float_sums=True), Scheme(CPU).keeping(*layers)
+        without[SUMS], alone[SUMS] = Scheme(CPU, float_sums=True), Scheme(CPU).keeping(*layers)
     whole = noise(Scheme(CPU))
     alones = {name: noise(scheme) for name, scheme in alone.items()}
     withouts = {name: noise(scheme) for name, scheme in without.items()}
-    caption = f"{label}, everything in eight bits: {decibels(whole):.1f} dB to the network's images."
-    return Table(COLUMNS, rows(whole, alones, withouts), caption)
+    nearness = f"{decibels(whole):.1f} dB to the network's images with everything in eight bits"
+    sentence = f"**`{path.name}`** ({network.architecture}, {nearness}): {summary(whole, alones, withouts)}"
+    first: Row = {"name": path.stem, "layer": "everything", "share": 1.0, "sentence": sentence}
+    return Table(COLUMNS, [first, *rows(whole, alones, withouts)], f"{path.name}, {nearness}.")
 
 
 def squared_error(model: onnx.ModelProto, images: list[torch.Tensor], expected: list[torch.Tensor]) -> float:
@@ -106,6 +112,21 @@ def squared_error(model: onnx.ModelProto, images: list[torch.Tensor], expected: 
 def rows(whole: float, alones: Mapping[str, float], withouts: Mapping[str, float]) -> Sequence[Row]:
     ranking = sorted(alones, key=lambda name: -alones[name])
     return [{"layer": f"`{name}`", "share": alones[name] / whole, "db": decibels(withouts[name])} for name in ranking]
+
+
+def summary(whole: float, alones: Mapping[str, float], withouts: Mapping[str, float]) -> str:
+    """Return a sentence on the noisiest layers, the others, and the most that one layer gains in float."""
+    shares = {name: alones[name] / whole for name in sorted(alones, key=lambda name: -alones[name])}
+    parts = [f"all sums {shares.pop(SUMS):.0%}"] if SUMS in shares else []
+    notable = {name: share for name, share in shares.items() if share >= NOTABLE}
+    if len(notable) > MOST_NAMED:
+        parts += [f"the layers {min(shares.values()):.0%} to {max(shares.values()):.0%} each"]
+    else:
+        rest = [share for name, share in shares.items() if name not in notable]
+        parts += [f"`{name}` {share:.0%}" for name, share in notable.items()]
+        parts += [f"every other layer {max(rest):.1%} or less"] if rest else []
+    gain = max(decibels(error) for name, error in withouts.items() if name != SUMS) - decibels(whole)
+    return f"{', '.join(parts)}. No single layer gains more than {gain:.1f} dB if it stays in float."
 
 
 def decibels(squared: float) -> float:
