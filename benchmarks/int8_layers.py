@@ -31,7 +31,7 @@ from export.quantise.search import quantise
 
 BENCHMARK = Benchmark(
     "Which layers lose what in eight bits?",
-    minutes=30,
+    minutes=10,
     arguments=(
         *("--data", "{sets}", "--calibrate", "{photos}", "--model", str(embedded_student())),
         "{checkpoints}/realesr-animevideov3_rezipped.pth",
