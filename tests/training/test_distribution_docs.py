@@ -24,7 +24,8 @@ def scripts(language: str) -> list[str]:
 def desk(tmp_path: Path) -> Path:
     """Return a folder of stand-ins: a recording torchrun, a local ssh, and commands of Slurm."""
     programs = {
-        "torchrun": f'printf "%q " "$@" >> {tmp_path}/calls; echo >> {tmp_path}/calls',
+        # One write a call: the calls of two machines come at the same time, and their lines must not mix.
+        "torchrun": f'line=$(printf "%q " "$@"); printf "%s\\n" "$line" >> {tmp_path}/calls',
         "ssh": 'shift; exec bash -c "$*"',
         "srun": 'exec "$@"',
         "scontrol": 'printf "node7\\nnode8\\n"',
