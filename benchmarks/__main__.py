@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import importlib
+import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -124,4 +125,10 @@ def part_of(name: str, benchmark: Benchmark, folders: Mapping[str, Path | None],
 VERBS = {"ls": list_questions, "docs": write_docs, "all": ask_all}
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    try:
+        code = main(sys.argv[1:])
+        sys.stdout.flush()
+    except BrokenPipeError:  # of `ls | head`; Python would complain once more when it flushes
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    sys.exit(code)
