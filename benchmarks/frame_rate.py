@@ -27,7 +27,7 @@ BENCHMARK = Benchmark(
     minutes=15,
     arguments=("--data", "{sets}", "--train", "{photos}"),
     small=(
-        *("--data", "{sets}", "--fps", "10", "--lr-size", "64x48", "--minutes", "0.05"),
+        *("--data", "{sets}", "--fps", "100", "--lr-size", "64x48", "--minutes", "0.05"),
         *("--out", "runs/small/frame-rate"),
     ),
 )

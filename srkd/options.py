@@ -72,10 +72,11 @@ class VerbOption(click.Option):
         super().__init__(*args, **rest)
         self.group, self.unset, self.aliases = group, unset, tuple(aliases)
 
-    def get_help_spec(self, ctx: click.Context) -> str:
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        """Return the line of the help, without older names of the option."""
         all_flags, self.opts = self.opts, [flag for flag in self.opts if flag not in self.aliases]
         try:
-            return super().get_help_spec(ctx)
+            return super().get_help_record(ctx)
         finally:
             self.opts = all_flags
 
