@@ -13,6 +13,7 @@ import difflib
 import importlib
 import os
 import re
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -31,6 +32,7 @@ from benchmarks.evidence import (
 )
 from benchmarks.parts import Part, answer_all
 from compressor.base.files import atomic_path
+from compressor.images.sets import list_images
 
 FOLDERS = {
     "sets": "with Set5, Set14, B100 and Urban100-20, HR/ and LRbicX4/ in each",
@@ -101,11 +103,30 @@ def ask_all(words: Sequence[str]) -> int:
     if unknown := [name for name in names if name not in all_benchmarks]:
         parser.error(f"--only {unknown[0]}: the benchmarks are {', '.join(all_benchmarks)}")
     folders = {name: getattr(options, name) for name in FOLDERS}
+    for name, path in folders.items():
+        if path is not None and not path.is_dir():
+            parser.error(f"--{name} {path}: is no folder")
     out = options.out or Path("runs", "evidence-small" if options.small else "evidence")
+    if options.small and options.sets is not None:
+        folders["sets"] = sample_of(options.sets, out / "sets")
     parts = [part_of(name, all_benchmarks[name], folders, small=options.small) for name in names]
     ready = [part for part in parts if not part.needs]
     print(f"{len(ready)} questions, about {duration(sum(part.minutes for part in ready))} on two threads", flush=True)
     return answer_all(parts, out, {FOLDER_VARIABLE: str((out / "results").resolve())} if options.small else {})
+
+
+SMALL_IMAGES = 2
+"""Images of each set in a small form: most of its time would be the scores of a hundred."""
+
+
+def sample_of(sets: Path, folder: Path) -> Path:
+    """Copy the first images of each set with their LR images; return the folder of these sets."""
+    for images in sorted(path for path in sets.glob("*/*") if path.is_dir()):
+        target = folder / images.relative_to(sets)
+        target.mkdir(parents=True, exist_ok=True)
+        for image in list_images(images)[:SMALL_IMAGES]:
+            shutil.copyfile(image, target / image.name)
+    return folder
 
 
 SMALL_MINUTES = 2.0

@@ -157,6 +157,27 @@ def test_a_folder_that_was_not_given_is_named(tmp_path: Path) -> None:
     assert small.minutes == entry.SMALL_MINUTES
 
 
+def test_a_small_form_has_the_first_images_of_each_set_and_their_lr(tmp_path: Path) -> None:
+    for folder in ("Set5/HR", "Set5/LRbicX4", "B100/HR"):
+        (tmp_path / "all" / folder).mkdir(parents=True)
+        for name in "cab":
+            (tmp_path / "all" / folder / f"{name}.png").write_bytes(name.encode())
+    sample = entry.sample_of(tmp_path / "all", tmp_path / "few")
+    assert sorted(str(path.relative_to(sample)) for path in sample.rglob("*.png")) == [
+        f"{folder}/{name}.png" for folder in ("B100/HR", "Set5/HR", "Set5/LRbicX4") for name in "ab"
+    ]
+    assert (sample / "Set5" / "HR" / "a.png").read_bytes() == b"a"
+
+
+def test_a_folder_that_is_missing_is_refused_before_the_first_question(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["all", "--small", "--sets", str(tmp_path / "no"), "--out", str(tmp_path / "out")])
+    assert f"--sets {tmp_path / 'no'}: is no folder" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_name_that_is_wrong_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["int8_quallity"]) == 2
     assert capsys.readouterr().err == "benchmarks: no benchmark is called 'int8_quallity': did you mean int8_quality?\n"
