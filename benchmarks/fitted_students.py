@@ -54,7 +54,10 @@ BENCHMARK = Benchmark(
         *("--photos", "{photos}", "--data", "{sets}/Set5", "--teacher", "{checkpoints}/carn_m.pth"),
         *("--teacher", "{checkpoints}/realesr-animevideov3_rezipped.pth"),
     ),
-    small=("--photos", "{photos}", "--data", "{sets}/Set5", "--minutes", "0.05", "--out", "runs/small/fitted"),
+    small=(
+        *("--photos", "{photos}", "--data", "{sets}/Set5", "--minutes", "0.05", "--polish-steps", "2"),
+        *("--rows", "1", "--out", "runs/small/fitted"),
+    ),
 )
 
 BATCH, LR_PATCH = 8, 32
@@ -91,6 +94,8 @@ class Conditions:
     data: Path
     scale: int
     minutes: float
+    polish_steps: int | None
+    """Steps of `--recipe fit`; None: those of the preset."""
     out: Path
 
 
@@ -184,7 +189,7 @@ class Row:
         minutes = f"{self.conditions.minutes:g}min"
         sliced = self._kept("slice", lambda: {"psnr": self.subject.score(self.cut.of(self.subject.network))})
         solved = self._kept("fit", self._fit)
-        polished = self._kept("recipe", lambda: self._compress("recipe", "fit"))
+        polished = self._kept("recipe", self._polish)
         pace = self._kept("pace", self._pace)["seconds_a_step"]
         steps = max(1, round(60 * self.conditions.minutes / pace))
         from_fit = self._kept(f"fit-{minutes}", lambda: self._logits(f"fit-{minutes}", "fit", steps))
@@ -215,6 +220,10 @@ class Row:
         student = fit(self.subject.network, self.cut.of(self.subject.network).spec, lr)
         seconds = time.process_time() - began
         return {"psnr": self.subject.score(student), "seconds": seconds}
+
+    def _polish(self) -> Figures:
+        steps = self.conditions.polish_steps
+        return self._compress("recipe", "fit", settings=() if steps is None else (f"schedule.steps={steps}",))
 
     def _pace(self) -> Figures:
         """Return the seconds of a step of logits, after some warm-up steps."""
@@ -304,15 +313,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--teacher", type=Path, action="append", default=[], help="checkpoint or run folder")
     parser.add_argument("--scale", type=int, default=4, help="of multi-scale files")
     parser.add_argument("--minutes", type=float, default=5.0, help="of the trainings that the fit stands beside")
+    parser.add_argument("--polish-steps", type=int, help="of --recipe fit (default: the preset's)")
+    parser.add_argument("--rows", type=int, help="at most so many; none: all")
     parser.add_argument("--jobs", type=int, default=1, help="rows that are measured at the same time")
     parser.add_argument("--out", type=Path, default=Path("runs/fitted-students"), help="folder of what is kept")
     options = parser.parse_args(arguments)
-    conditions = Conditions(options.photos, options.data, options.scale, options.minutes, options.out)
+    conditions = Conditions(
+        options.photos, options.data, options.scale, options.minutes, options.polish_steps, options.out
+    )
     subjects = [Subject(weights_of(path), conditions) for path in (embedded_teacher(), *options.teacher)]
     with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn")) as pool:
-        waiting = [
-            pool.submit(measure_row, subject.file, cut, conditions) for subject in subjects for cut in subject.cuts
-        ]
+        chosen = [(subject.file, cut) for subject in subjects for cut in subject.cuts][: options.rows]
+        waiting = [pool.submit(measure_row, file, cut, conditions) for file, cut in chosen]
         rows = []
         for row in waiting:
             rows.append(row.result())
