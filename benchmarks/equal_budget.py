@@ -160,6 +160,8 @@ def _require_same(
         **{key: getattr(one, key) for key in ("width", "student", "init", "select")},
     }
     now, before = now | options, before | {key: facts["request"][key] for key in options}
+    now["phi_weights"] = one.phi_weights and file_sha256(one.phi_weights)
+    before["phi_weights"] = facts["request"]["phi_weights"] and facts["phi"]["sha256"]
     if facts["teacher"] is not None:
         now["teacher"] = file_sha256(one.teacher or embedded_teacher())
         before["teacher"] = facts["teacher"]["sha256"]
