@@ -228,7 +228,7 @@ def table(
     contenders: Sequence[Contender],
     scores: Scores,
     published: Mapping[str, Published],
-    seconds: Mapping[str, float],
+    seconds: Mapping[str, float] | None,
     baseline: str = "scratch",
     schedules: Mapping[str, str] | None = None,
     *,
@@ -239,12 +239,12 @@ def table(
     """Return a row per contender: our scores, gain over the baseline, published gain, seconds per run, schedule.
 
     The rows also hold the scores of each seed, and a sentence for pages that show only that. Without published gains
-    there is no column for them.
+    or seconds there is no column for them.
     """
     over = next((one.label for one in contenders if one.name == baseline), baseline)
     columns = [Column("row", ""), *(Column(name, name) for name in SETS), Column("gain", f"gain over {over}")]
     columns += [Column("published", "published")] if published else []
-    columns += [Column("seconds", "s a run", ".0f")]
+    columns += [] if seconds is None else [Column("seconds", "s a run", ".0f")]
     columns += [] if schedules is None else [Column("schedule", "start, steps at rate")]
     rows: list[Row] = []
     for one in contenders:
@@ -256,7 +256,7 @@ def table(
                 **cells_of(runs),
                 "gain": None if one.name == baseline or baseline not in scores else gain(scores, one.name, baseline),
                 "published": str(published.get(one.name, "")),
-                "seconds": seconds[one.name],
+                "seconds": None if seconds is None else seconds[one.name],
                 "schedule": None if schedules is None else schedules[one.name],
                 "sentence": (sentences or {}).get(one.name),
             }

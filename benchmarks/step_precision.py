@@ -2,7 +2,8 @@
 
 First the teacher's images in bf16 beside those in fp32. Then students after equal steps, with the same batches: all in
 fp32, the student alone in bf16, and all in bf16 (teacher, φ and student), which is srkd's choice where the processor
-computes bf16 natively. BENCHMARKS holds Set5/, Set14/ and B100/. Finished runs are kept in --out.
+computes bf16 natively. What that gains in speed is the question of `training_speed` and `step_parts`. BENCHMARKS holds
+Set5/, Set14/ and B100/. Finished runs are kept in --out.
 """
 
 from __future__ import annotations
@@ -20,7 +21,6 @@ from benchmarks.equal_budget import (
     conditions,
     gain,
     parser_of,
-    seconds_a_run,
     seeds_of,
     table,
 )
@@ -77,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             contenders,
             scores,
             {},
-            seconds_a_run(contenders, budget),
+            None,
             exact,
             caption=f"{nearness} {conditions(first).replace(', fp32, trained', ', trained')}",
             sentences={
