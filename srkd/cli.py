@@ -11,7 +11,7 @@ from typing import NoReturn
 import click
 
 from compressor.base.errors import nearest
-from compressor.base.memory import keep_freed_memory
+from compressor.base.memory import collect_less_often, keep_freed_memory
 from srkd import __version__
 from srkd.console import Console
 from srkd.package_names import hidden_package
@@ -106,6 +106,7 @@ cli.params += console_options(json=False)
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit with 0 (done), 1 (failed), 2 (wrong usage) or 130 (interrupted)."""
     keep_freed_memory()
+    collect_less_often()
     code = run(arguments)
     if os.environ.get("WORLD_SIZE", "1") != "1" and "torch" in sys.modules:
         from compressor.base.processes import exit_process

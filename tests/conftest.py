@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
+from types import FunctionType
 
 import pytest
 import torch
 
 from compressor.base.child import Child, run_in_child
+from compressor.base.memory import collect_less_often
 from compressor.data.calibration import draw_calibration_patches
 from tests.support.forks import WarmProcess
 from tests.support.here import ChildHere
@@ -18,6 +21,7 @@ from tests.support.small_runs import save_photos, save_teacher
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)
+collect_less_often()
 
 
 @pytest.fixture(autouse=True)
@@ -77,6 +81,15 @@ def real_children(
 def _few_calibration_patches(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fit on 8 patches, which saves half a second in hundreds of tests that are not about fits."""
     monkeypatch.setattr("srkd.run.draw_calibration_patches", partial(draw_calibration_patches, count=8))
+
+
+@pytest.fixture(autouse=True)
+def _operators_are_read_once() -> None:
+    """Keep the exporter's table of operators: it parses all of them again for each graph, which takes half a second."""
+    apis = sys.modules.get("onnxscript._framework_apis")
+    for module in () if apis is None else vars(apis).values():
+        if isinstance(read := getattr(module, "get_torchlib_ops", None), FunctionType):
+            module.get_torchlib_ops = cache(read)
 
 
 @pytest.fixture

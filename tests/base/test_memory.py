@@ -1,13 +1,18 @@
-"""Freed memory that is kept causes no further page faults."""
+"""Freed memory that is kept causes no further page faults; cycles are looked for less often, and still freed."""
 
 from __future__ import annotations
 
+import gc
 import os
 import platform
 import subprocess
 import sys
+import weakref
+from collections.abc import Iterator
 
 import pytest
+
+from compressor.base.memory import NEW_OBJECTS, collect_less_often
 
 PROGRAM = """
 import resource, sys
@@ -39,3 +44,34 @@ def test_a_second_tensor_takes_the_pages_of_the_first() -> None:
 
 def test_settings_of_the_user_stay() -> None:
     assert faults("keep", MALLOC_ARENA_MAX="2")[0] == "False"
+
+
+@pytest.fixture
+def _default_threshold() -> Iterator[None]:
+    before = gc.get_threshold()
+    gc.set_threshold(700, *before[1:])
+    yield
+    gc.set_threshold(*before)
+
+
+def collections_of(count: int) -> int:
+    """Return how often Python looks for cycles while `count` objects are created and kept."""
+    before = sum(generation["collections"] for generation in gc.get_stats())
+    objects = [[index] for index in range(count)]
+    assert len(objects) == count
+    return sum(generation["collections"] for generation in gc.get_stats()) - before
+
+
+class Cycle:
+    def __init__(self) -> None:
+        self.me = self
+
+
+@pytest.mark.usefixtures("_default_threshold")
+def test_cycles_are_looked_for_less_often_and_freed() -> None:
+    usual = collections_of(2 * NEW_OBJECTS)
+    collect_less_often()
+    assert 1 <= collections_of(2 * NEW_OBJECTS) <= usual / 10
+    cycle = weakref.ref(Cycle())
+    collections_of(2 * NEW_OBJECTS)
+    assert cycle() is None

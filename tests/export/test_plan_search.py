@@ -28,10 +28,10 @@ class Clock:
     """A fake machine: `ms` gives a shape's true time; measurements have noise and are recorded."""
 
     def __init__(self, ms: Callable[[Candidate], float], noise: float = 0.0, seed: int = 0) -> None:
-        self.ms, self.noise, self.random, self.asked = ms, noise, random.Random(seed), list[Candidate]()
+        self.ms, self.noise, self.random, self.calls = ms, noise, random.Random(seed), list[Candidate]()
 
     def __call__(self, candidate: Candidate) -> Measured:
-        self.asked.append(candidate)
+        self.calls.append(candidate)
         ms = self.ms(candidate) * math.exp(self.random.gauss(0, self.noise))
         return Measured(ms, ms * (1 - 2 * self.noise), ms * (1 + 2 * self.noise), 0.05 + candidate.params * 4e-6)
 
@@ -60,8 +60,8 @@ def test_the_largest_shape_that_meets_the_target_is_found_by_few_measurements(
     plan = find_student(shapes(), Targets(fps=fps), clock)
     best = largest(ms, 1000 / fps)
     assert plan.chosen.params >= 0.7 * best.params and 1.1 * plan.chosen.ms <= 1000 / fps  # type: ignore[operator]
-    assert len(set(clock.asked)) <= 10 < len(shapes()), "most shapes are never measured"
-    assert clock.asked.count(next(one for one in clock.asked if one.name == plan.chosen.name)) == 1 + LOOKS
+    assert len(set(clock.calls)) <= 10 < len(shapes()), "most shapes are never measured"
+    assert clock.calls.count(next(one for one in clock.calls if one.name == plan.chosen.name)) == 1 + LOOKS
 
 
 def test_with_noise_the_second_measurement_decides_and_the_truth_is_met() -> None:
@@ -92,9 +92,9 @@ def test_finalists_are_measured_again_in_turns_and_once_where_time_is_up() -> No
     for enough, looks in ((False, LOOKS), (True, 1)):
         clock = Clock(smooth)
         find_student(shapes(), Targets(ms=30), clock, enough=lambda share, enough=enough: enough and share > 1)
-        first = len(set(clock.asked))
-        again = clock.asked[first:]
-        assert len(set(clock.asked[:first])) == first, "each shape once, then the finalists"
+        first = len(set(clock.calls))
+        again = clock.calls[first:]
+        assert len(set(clock.calls[:first])) == first, "each shape once, then the finalists"
         finalists = list(dict.fromkeys(again))
         assert 1 < len(finalists) <= 6 and again == finalists * looks
 
@@ -152,7 +152,7 @@ def test_out_of_reach_names_the_fastest_and_what_would_reach_it() -> None:
 def test_no_further_shape_is_tried_when_time_is_up() -> None:
     clock = Clock(smooth)
     plan = find_student([*shapes(), *shapes("compact")], Targets(ms=40), clock, enough=lambda share: share > 0.5)
-    candidates = {kind: {one for one in clock.asked if one.kind == kind} for kind in ("edsr", "compact")}
+    candidates = {kind: {one for one in clock.calls if one.kind == kind} for kind in ("edsr", "compact")}
     assert len(candidates["compact"]) == 3 < len(candidates["edsr"]) and plan.chosen.kind == "edsr"
     assert plan.stopped and not find_student(shapes(), Targets(ms=40), Clock(smooth)).stopped
 
@@ -178,7 +178,7 @@ def test_a_kind_has_no_more_measurements_than_it_may() -> None:
             except Unreachable:
                 continue
             finally:
-                assert len(set(clock.asked)) <= most
+                assert len(set(clock.calls)) <= most
 
 
 def test_a_time_within_the_margin_is_named_and_a_larger_one_is_not() -> None:

@@ -21,7 +21,7 @@ pytestmark = needs_linux
 @pytest.fixture
 def gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Nvidia]:
     monkeypatch.setattr(trt_selftest, "RUNS", 3)
-    monkeypatch.setattr(to_int8, "calibration_patches", lambda *given: calibration_patches(*given, count=8))
+    monkeypatch.setattr(to_int8, "calibration_patches", lambda *arguments: calibration_patches(*arguments, count=8))
     with nvidia(tmp_path) as machine:
         yield machine
 

@@ -16,7 +16,7 @@ from tests.support.commands import ROOT
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def questions(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Return the list of parts that were run; `tests` fails the first time."""
     names: list[str] = []
 
@@ -30,23 +30,23 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_an_interrupted_command_goes_on_and_a_failed_part_is_asked_again(
-    asked: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    questions: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["--device", "cpu", "--out", str(tmp_path), "--only"]
     assert main([*words, "environment"]) == 0
     assert main([*words, "environment,tests,training-dukd"]) == 1
     assert "not answered: tests" in capsys.readouterr().out
     assert main([*words, "environment,tests,training-dukd"]) == 0
-    assert asked == ["environment", "tests", "training-dukd", "tests"]
+    assert questions == ["environment", "tests", "training-dukd", "tests"]
     assert json.loads((tmp_path / "tests.json").read_text())["exit_code"] == 0
 
 
 def test_what_is_missing_is_named_and_not_asked(
-    asked: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    questions: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["--device", "cpu", "--out", str(tmp_path), "--only", "methods"]) == 0
     assert "methods: left out, it needs --data" in capsys.readouterr().out
-    assert asked == []
+    assert questions == []
 
 
 def test_an_unknown_part_is_refused_with_those_that_there_are(tmp_path: Path) -> None:

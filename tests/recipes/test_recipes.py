@@ -193,7 +193,7 @@ def test_inputs_of_one_size_run_in_one_pass():
     apart = [network(lr) for lr in inputs]
     expected = torch.autograd.grad(sum(sr.square().sum() for sr in apart), list(network.parameters()))
     sizes: list[int] = []
-    network.register_forward_pre_hook(lambda _, given: sizes.append(len(given[0])))
+    network.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
     runner = Runner(network, trains=True)
     runner.run_together(inputs)
     together = [runner(lr, ()).sr for lr in inputs]

@@ -237,10 +237,10 @@ def test_teacher_phi_is_the_first_blocks_and_nothing_else(spec: Spec) -> None:
     names = {name.removeprefix("network.") for name, _ in phi.named_parameters()}
     assert names < {name for name, _ in teacher.named_parameters()}
     assert not any(name.startswith(("tail", "upsampler", "exit", "body_end")) for name in names)
-    looked = images.clone().requires_grad_()
-    sum(level.float().square().mean() for level in phi(looked)).backward()
-    assert looked.grad is not None
-    assert looked.grad.abs().max() > 0
+    copy = images.clone().requires_grad_()
+    sum(level.float().square().mean() for level in phi(copy)).backward()
+    assert copy.grad is not None
+    assert copy.grad.abs().max() > 0
     assert all(p.grad is None for p in phi.parameters())
     assert phi(images[:1])[0].shape == (1, *levels[0].shape[1:])
 

@@ -119,11 +119,11 @@ class Session:
     real = onnxruntime.InferenceSession
 
     def __init__(self, model: Any, options: Any, providers: list[str], provider_options: list[Any], **others: Any):
-        self.asked = list(zip(providers, provider_options, strict=True))
+        self.providers = list(zip(providers, provider_options, strict=True))
         self.inner = Session.real(model, options, providers=["CPUExecutionProvider"])
 
     def get_providers(self) -> list[str]:
-        return [name for name, _ in self.asked]
+        return [name for name, _ in self.providers]
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.inner, name)
@@ -135,7 +135,7 @@ def test_a_session_is_opened_with_what_was_chosen(
     offering(monkeypatch, EVERYTHING)
     monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
     runtime = open_model(exported, OpenOptions(device="tensorrt"))
-    assert [name for name, _ in runtime._session.asked] == [  # type: ignore[attr-defined]
+    assert [name for name, _ in runtime._session.providers] == [  # type: ignore[attr-defined]
         "TensorrtExecutionProvider",
         "CUDAExecutionProvider",
         "CPUExecutionProvider",

@@ -222,15 +222,15 @@ import tensorrt as trt
 from compressor.runtimes.tensorrt.build import network_flags, progress_monitor, set_precision
 from compressor.runtimes.tensorrt.installation import BuilderLog, has_precision_flags, import_tensorrt
 assert import_tensorrt() is trt
-log, seen = BuilderLog(trt), []
-monitor = progress_monitor(trt, lambda *event: seen.append(event))
+log, events = BuilderLog(trt), []
+monitor = progress_monitor(trt, lambda *event: events.append(event))
 assert isinstance(log.logger, trt.ILogger) and isinstance(monitor, trt.IProgressMonitor)
 log.logger.log(trt.ILogger.Severity.INFO, "no matter")
 log.logger.log(trt.ILogger.Severity.ERROR, "the reason")
 monitor.phase_start("build", None, 2)
 assert monitor.step_complete("build", 0) is True
 monitor.phase_finish("build")
-assert log.reason() == "the reason" and seen == [("build", 0, 2), ("build", 1, 2), ("build", 2, 2)]
+assert log.reason() == "the reason" and events == [("build", 0, 2), ("build", 1, 2), ("build", 2, 2)]
 class Config:
     flags = []
     def set_flag(self, flag): self.flags.append(flag.name)

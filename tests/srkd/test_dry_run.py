@@ -155,10 +155,10 @@ def test_the_estimate_of_memory_is_within_a_factor_of_two_of_what_a_step_takes()
 
 QUICK = """
 import sys, time, torch
-begun = time.process_time()
+start = time.process_time()
 from srkd.cli import run
 code = run(["compress", "--dry-run"])
-print(code, time.process_time() - begun, "sympy" in sys.modules, "torch._dynamo" in sys.modules)
+print(code, time.process_time() - start, "sympy" in sys.modules, "torch._dynamo" in sys.modules)
 """
 
 

@@ -163,13 +163,18 @@ def test_weights_of_a_file_stand_in_the_place_of_a_fit(ground: Path, tmp_path: P
 
 def test_a_stream_that_cannot_be_turned_is_cut_as_it_is(ground: Path, tmp_path: Path) -> None:
     save_network(build(RCANSpec(scale=2, width=8, groups=1, depth=2, hidden=2), seed=3), tmp_path / "rcan.safetensors")
-    given = {"teacher": tmp_path / "rcan.safetensors", "recipe": "csd", "settings": (*SMALL, "phi=teacher"), "steps": 1}
-    lines = compress(ground, tmp_path / "run", **given)
+    options = {
+        "teacher": tmp_path / "rcan.safetensors",
+        "recipe": "csd",
+        "settings": (*SMALL, "phi=teacher"),
+        "steps": 1,
+    }
+    lines = compress(ground, tmp_path / "run", **options)
     assert "select: the leading channels, as the stream of a rcan cannot be turned" in lines
     assert start_of(tmp_path / "run")["select"] == "leading"
     with pytest.raises(UsageError, match=r"--select principal .*rcan.* take --select l1"):
-        compress(ground, tmp_path / "refused", **given, select="principal")
-    compress(ground, tmp_path / "strongest", **given, select="l1")
+        compress(ground, tmp_path / "refused", **options, select="principal")
+    compress(ground, tmp_path / "strongest", **options, select="l1")
 
 
 def test_the_report_keeps_where_the_student_started(ground: Path, tmp_path: Path) -> None:

@@ -21,16 +21,16 @@ from tests.support.small_runs import TEACHER
 @pytest.fixture
 def tried_with(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Limits]:
     """Return the limits of every trial; no result of another test is reused."""
-    seen: list[Limits] = []
+    calls: list[Limits] = []
     try_file = probing.run_in_child
 
     def notice(*arguments: Any, limits: Limits, **keywords: Any) -> Any:
-        seen.append(limits)
+        calls.append(limits)
         return try_file(*arguments, limits=limits, **keywords)
 
     monkeypatch.setattr(probing, "run_in_child", notice)
     monkeypatch.setattr(probing, "tried_folder", lambda: tmp_path / "tried")
-    return seen
+    return calls
 
 
 VERBS: dict[str, Callable[..., object]] = {

@@ -47,17 +47,17 @@ paint = public(PaintOptions, run_paint, "paint")
 
 
 def painted(*words: str) -> PaintOptions:
-    seen: list[PaintOptions] = []
+    calls: list[PaintOptions] = []
 
     @verb("paint", PaintOptions)
     @click.option("--twice", is_flag=True)
     def command(console: Console, options: PaintOptions, twice: bool) -> None:
         """Paint."""
-        seen.append(dataclasses.replace(options, layers=2) if twice else options)
+        calls.append(dataclasses.replace(options, layers=2) if twice else options)
 
     result = CliRunner().invoke(command, words, catch_exceptions=False)
     assert result.exit_code == 0, result.output
-    return seen[0]
+    return calls[0]
 
 
 def test_python_and_the_command_line_give_the_same_options() -> None:

@@ -82,8 +82,8 @@ def test_every_verb_takes_the_folder(both: CompressReport, ground: Path) -> None
     size = srkd.inspect(both.run).quantisation
     assert size is not None and size.bits == 4
     assert srkd.plot(both.run).runs == (both.run / "1-logits", both.run / "2-pams")
-    found = srkd.evaluate([both.run], data=ground / "photos")
-    assert next(iter(found.models.values()))
+    evaluation = srkd.evaluate([both.run], data=ground / "photos")
+    assert next(iter(evaluation.models.values()))
 
 
 class Died(Exception):

@@ -50,7 +50,7 @@ def refusal(processes: Processes) -> str:
 
 if __name__ == "__main__":
     with open_processes(Rank.from_environment(), sys.exit) as group:
-        found = {"students": measure(group), "refusals": group.gather_objects(refusal(group))}
+        results = {"students": measure(group), "refusals": group.gather_objects(refusal(group))}
         if group.is_leader:
-            Path(sys.argv[1]).write_text(json.dumps(found))
+            Path(sys.argv[1]).write_text(json.dumps(results))
     exit_process(0)

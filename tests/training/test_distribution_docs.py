@@ -71,8 +71,8 @@ def test_one_machine_and_ssh(desk: Path) -> None:
 
 def test_the_slurm_script_begins_and_then_continues(desk: Path) -> None:
     (script,) = scripts("slurm")
-    (begun,) = calls(script, desk)
-    assert begun[-2:] == ["--out", "runs/edsr"] and "node7:29500" in begun
+    (command,) = calls(script, desk)
+    assert command[-2:] == ["--out", "runs/edsr"] and "node7:29500" in command
     (desk / "runs" / "edsr").mkdir(parents=True)
     (desk / "runs" / "edsr" / "run.json").write_text("{}")
     (continued,) = calls(script, desk)

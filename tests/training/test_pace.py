@@ -141,8 +141,8 @@ def test_without_a_terminal_a_line_comes_soon_and_then_from_time_to_time(monkeyp
 
 def test_a_request_to_stop_is_acknowledged_while_native_code_runs():
     """Python cannot run during a step of a slow recipe, which is one library call of many seconds."""
-    heard: list[float] = []
-    request = StopRequest(acknowledge=lambda: heard.append(time.monotonic()))
+    times: list[float] = []
+    request = StopRequest(acknowledge=lambda: times.append(time.monotonic()))
     with end_despite_native_code(), catch_signals(request):
         timer = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT))
         timer.start()
@@ -150,7 +150,7 @@ def test_a_request_to_stop_is_acknowledged_while_native_code_runs():
         ended = time.monotonic()
         timer.join()  # on a busy machine it may be late, and a signal after the block would end the tests
         time.sleep(0.1)
-    assert len(heard) == 1 and heard[0] < ended - 0.2 and request.received
+    assert len(times) == 1 and times[0] < ended - 0.2 and request.received
 
 
 def test_a_run_acknowledges_a_signal(teacher, photos, tmp_path):
