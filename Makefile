@@ -82,7 +82,7 @@ test-extras: env
 	$(PYTEST) -m "extras and not slow"
 
 test-browser: app-for-tests
-	$(PYTEST) -n 0 -m "browser and not slow"
+	$(PYTEST) -m "browser and not slow"
 
 demo-picture: app-for-tests
 	DEMO_PICTURE=1 $(PYTEST) -n 0 -k test_how_it_looks tests/browser

@@ -46,6 +46,7 @@ def test_the_list_says_int8_and_what_was_lost(browser: Browser, site: Site, widt
         visit.done()
         visit.page.select_option("#right", label=titles[-1])
         visit.until("document.querySelector('#model-name').textContent === 'Sharpened, int8'")
+        visit.until("document.querySelector('#card-figures').textContent.includes('in float')")
         assert "Quality−0.03 dBagainst the same in float" in visit.text("card-figures")
         assert visit.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
