@@ -89,6 +89,9 @@ PUBLISHED = (
 HR_720P = {2: (640, 360), 3: (427, 240), 4: (320, 180)}
 """LR width and height whose output is about 1280×720."""
 
+CARN_720P = {"carn": 90.9, "carn_m": 32.5}
+"""10⁹ MACs at ×4 for a 1280×720 output, as CARN's code prints them (assets/table.png)."""
+
 OFFICIAL: tuple[tuple[Spec, int, int, int], ...] = (
     (EDSRSpec(2, 256, 32), 40_729_603, 2_669_439_614_976, 9_384_748_646_400),
     (EDSRSpec(2, 64, 16), 1_369_859, 89_955_237_888, 316_248_883_200),

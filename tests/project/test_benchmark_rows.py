@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import branches_covered, fit_variants, int8_formats, waiting_threads
+from benchmarks import branches_covered, fit_variants, int8_formats, network_sizes, waiting_threads
 from export.exporting import FileReport
 from export.quality import Quality
 
@@ -42,3 +42,11 @@ def test_coverage_has_lines_and_branches() -> None:
     figures = {"num_statements": 2000, "covered_lines": 1900, "num_branches": 400, "covered_branches": 370}
     row = branches_covered.row("recipes", figures)
     assert (row["package"], row["lines_percent"], row["branches_percent"]) == ("recipes", 95.0, 92.5)
+
+
+def test_sizes_of_networks_are_those_of_the_papers() -> None:
+    rows = [network_sizes.row(shape) for shapes in network_sizes.SHAPES.values() for shape in shapes]
+    published = {row["name"]: (row["comparable"], row["published"]) for row in rows if row["published"] is not None}
+    assert len(published) == 8
+    for name, (counted, printed) in published.items():
+        assert counted == pytest.approx(printed, abs=0.05), name
