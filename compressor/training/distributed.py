@@ -99,11 +99,14 @@ def network_error(error: BaseException) -> str:
 
 
 class Group(Processes):
-    """One of several processes. `print_error` prints the error line when no exception can be raised any more."""
+    """One of several processes. `print_error` prints the error line when no exception can be raised any more.
 
-    def __init__(self, rank: Rank, print_error: Callable[[str], None]) -> None:
+    `is_ending` is set when another process is lost: from then on SIGTERM must not replace the line about that.
+    """
+
+    def __init__(self, rank: Rank, print_error: Callable[[str], None], is_ending: threading.Event) -> None:
         super().__init__(rank)
-        self.print_error = print_error
+        self.print_error, self.is_ending = print_error, is_ending
         self.position: Callable[[], str] = lambda: "before the first step"
         self.command = "start again"
         try:
@@ -196,6 +199,7 @@ class Group(Processes):
         try:
             yield
         except RuntimeError as error:
+            self.is_ending.set()
             raise LostProcess(self._loss_line(network_error(error))) from error
 
     def _loss_line(self, reason: str) -> str:
@@ -239,8 +243,8 @@ def open_processes(rank: Rank, print_error: Callable[[str], None]) -> Iterator[P
     if rank.world_size == 1:
         yield Processes(rank)
         return
-    with _report_sigterm():
-        group = Group(rank, print_error)
+    with _report_sigterm() as is_ending:
+        group = Group(rank, print_error, is_ending)
         try:
             yield group
         except (Interrupted, SharedFailure) as error:
@@ -290,16 +294,21 @@ def _describe(failure: Exception) -> tuple[str, int]:
 
 
 @contextmanager
-def _report_sigterm() -> Iterator[None]:
-    """Let SIGTERM end the process with a line within the block (training handles SIGTERM as a stop request)."""
+def _report_sigterm() -> Iterator[threading.Event]:
+    """Let SIGTERM end the process with a line within the block (training handles SIGTERM as a stop request).
+
+    Yields the event that says that the process ends by itself; torchrun sends SIGTERM then, too.
+    """
+    is_ending = threading.Event()
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield is_ending
         return
 
-    def end(number: int, frame: FrameType | None) -> NoReturn:
+    def end(number: int, frame: FrameType | None) -> None:
         note_signal()
-        raise SrkdError("ended by SIGTERM: the job was stopped, or another process was lost")
+        if not is_ending.is_set():
+            raise SrkdError("ended by SIGTERM: the job was stopped, or another process was lost")
 
     before = signal.signal(signal.SIGTERM, end)
-    yield
+    yield is_ending
     signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)

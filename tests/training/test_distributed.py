@@ -12,18 +12,21 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import psutil
 import pytest
+import torch
 from PIL import Image
 
 from compressor.base.context import QUIET
-from compressor.base.errors import UsageError
+from compressor.base.errors import SrkdError, UsageError
 from compressor.base.processes import Processes, Rank
 from compressor.models.checkpoints.save import save_network
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
+from compressor.training import distributed
 from compressor.training.guard import Skipped
 from compressor.training.run_folder import LOCK, RunFolder
 from compressor.training.run_lock import lock_run
@@ -174,6 +177,30 @@ def test_a_killed_process_ends_the_others_and_the_run_goes_on(inputs, undisturbe
     code, out, err = run_torchrun("-m", "srkd", "compress", "--resume", str(run))
     assert code == 0, err
     assert "continuing at step " in out and outcome(run) == outcome(undisturbed)
+
+
+@pytest.mark.parametrize("lost", [True, False])
+def test_sigterm_does_not_replace_the_line_about_a_lost_process(monkeypatch, lost):
+    """torchrun sends SIGTERM as soon as it sees that a process has ended, often before the others can print why."""
+    answer = RuntimeError("[/gloo/pair.cc:546] Connection closed by peer. More advice")
+    monkeypatch.setattr(distributed, "Group", GroupWithoutNetwork)
+    monkeypatch.setattr(distributed.dist, "all_reduce", Mock(side_effect=answer if lost else None))
+    line = "another process was lost before the first step .*Connection closed by peer" if lost else "ended by SIGTERM"
+    with pytest.raises(SrkdError, match=line), distributed.open_processes(Rank(0, 2), print) as group:
+        try:
+            group.sum_(torch.zeros(1))
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.1)
+
+
+class GroupWithoutNetwork(distributed.Group):
+    def __init__(self, rank, print_error, is_ending):
+        Processes.__init__(self, rank)
+        self.is_ending, self.position, self.command = is_ending, lambda: "before the first step", "start again"
+
+    def close(self, *, success):
+        pass
 
 
 @pytest.mark.slow

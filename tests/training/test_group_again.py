@@ -13,7 +13,7 @@ from tests.support.commands import ROOT
 MEMBER = """
 import os, sys, time
 import torch.distributed as dist
-from compressor.training.distributed import Group
+from compressor.training.distributed import open_processes
 from compressor.base.processes import Rank
 
 rank = Rank.from_environment()
@@ -22,9 +22,8 @@ if sys.argv[1] == "late":
     store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), wait_for_workers=False)
     while store.add(f"srkd-watch-{rank.restarts}/beat/1", 0) < 2:
         time.sleep(0.05)
-group = Group(rank, print)
-assert group.gather_objects(group.rank.index) == [0, 1]
-group.close(success=True)
+with open_processes(rank, print) as group:
+    assert group.gather_objects(group.rank.index) == [0, 1]
 """
 
 
