@@ -332,7 +332,7 @@ def prove(
     eight bits, measure the loss on photos and the speed."""
     options = options or FileOptions()
     # On a CPU ONNX Runtime computes fp16 in float32: an overflow on every GPU would pass the comparison.
-    file = RUNTIMES[row.runtime].load().open_file(path, OpenOptions(emulate_half=True, trusted=True), context)
+    file = RUNTIMES[row.runtime].load().open_file(path, OpenOptions(emulate_target=True, trusted=True), context)
     expected = replace(network.descriptor, fixed_size=options.lr_size, max_size=file.descriptor.max_size)
     if file.descriptor != expected:
         return Proof(None, f"describes itself as {file.descriptor}, the network is {expected}")

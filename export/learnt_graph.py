@@ -2,7 +2,8 @@
 
     feature   QuantizeLinear → DequantizeLinear, scale α/m and zero point 128 (bytes), or zero point 0 (signed)
               PACT's unsigned form: scale α/n and zero point 0, or -128 (signed)
-    weight    int8 levels → DequantizeLinear, scale M/m, of the tensor or of each output channel
+    weight    levels → DequantizeLinear, scale M/m, of the tensor or of each output channel; int8, or bytes with zero
+              point 128, whose products are exact on every processor
 
 A byte has one negative level more than PAMS's grid. A Clip between the two nodes (before them if features are signed)
 removes it, so that the numbers are those of the fake quantisation. After a ReLU there are no negative levels.
@@ -39,23 +40,24 @@ from compressor.models.quantisers import (
     weight_levels,
 )
 from export.onnx_graph import Graph, build_graph
+from export.quantise.plan import CPU, Flavour
 
 BITS = 8
 """Bits of the integers in an ONNX graph, with which runtimes compute."""
 
 
-def build_learnt_graph(network: Network, lr_size: tuple[int, int] | None, opset: int, *, signed: bool = False) -> Graph:
+def build_learnt_graph(network: Network, lr_size: tuple[int, int] | None, opset: int, flavour: Flavour = CPU) -> Graph:
     """Return the QDQ graph of a network that was trained at 8 bits, for one size (width, height) or for any.
 
-    Features are bytes from 0 to 255, as processors multiply them; with `signed`, they are signed bytes, with zero point
-    0 if the range is symmetric, as TensorRT requires.
+    Signed features have zero point 0 if their range is symmetric, as TensorRT requires.
     """
+    signed = flavour.values.signed
     require_eight_bits(network)
     copied = copy.deepcopy(network).to("cpu", torch.float32).eval().requires_grad_(False)
     for name, quantiser in quantisers_of(copied).items():
         copied.set_submodule(name, _feature(quantiser, signed=signed))
     for name, layer in quantised_layers(copied).items():
-        copied.set_submodule(name, _layer(layer))
+        copied.set_submodule(name, _IntegerLayer(layer, signed=flavour.weights.signed))
     graph = build_graph(copied, lr_size, opset, translations=_translations())
     leave_out_lowest(graph.model.graph)
     quantise_convolutions(graph.model.graph, moves_relu=not signed)
@@ -90,12 +92,13 @@ def _(x: torch.Tensor, scale: float, zero_point: int, lowest: int) -> torch.Tens
 
 
 @torch.library.custom_op("srkd::from_levels", mutates_args=())
-def _from_levels(levels: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    return levels.float() * scale.reshape(-1, *[1] * (levels.dim() - 1))
+def _from_levels(levels: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor | None) -> torch.Tensor:
+    centred = levels.float() - (0 if zero_point is None else 128)
+    return centred * scale.reshape(-1, *[1] * (levels.dim() - 1))
 
 
 @_from_levels.register_fake
-def _(levels: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+def _(levels: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor | None) -> torch.Tensor:
     return torch.empty_like(levels, dtype=torch.float32)
 
 
@@ -111,8 +114,8 @@ def _translations() -> Mapping[Callable[..., Any], Callable[..., Any]]:
         zero = op.Constant(value=helper.make_tensor("zero_point", kind, (), [zero_point]))
         return op.DequantizeLinear(op.QuantizeLinear(x, step, zero), step, zero)
 
-    def from_levels(levels: Any, scale: Any) -> Any:
-        return op.DequantizeLinear(levels, scale, axis=0)
+    def from_levels(levels: Any, scale: Any, zero_point: Any = None) -> Any:
+        return op.DequantizeLinear(levels, scale, zero_point, axis=0)
 
     operators = torch.ops.srkd
     return {operators.through_integers.default: through_integers, operators.from_levels.default: from_levels}
@@ -157,27 +160,26 @@ class _IntegerLayer(nn.Module):
 
     levels: torch.Tensor
     scale: torch.Tensor
+    zero_point: torch.Tensor | None
 
-    def __init__(self, layer: QuantisedLayer) -> None:
+    def __init__(self, layer: QuantisedLayer, *, signed: bool) -> None:
         super().__init__()
         levels, scale = weight_levels(layer.weight, BITS, per_channel=layer.per_channel)
-        self.register_buffer("levels", levels.to(torch.int8))
-        self.register_buffer("scale", scale.flatten() if layer.per_channel else scale)
+        scale = scale.flatten() if layer.per_channel else scale
+        self.register_buffer("levels", levels.to(torch.int8) if signed else (levels + 128).to(torch.uint8))
+        self.register_buffer("scale", scale)
+        self.register_buffer("zero_point", None if signed else torch.full_like(scale, 128, dtype=torch.uint8))
         self.layer, self.input = layer, layer.input
         self.layer.input = None
         del self.layer.weight
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = x if self.input is None else self.input(x)
-        weight = _from_levels(self.levels, self.scale)
+        weight = _from_levels(self.levels, self.scale, self.zero_point)
         if isinstance(self.layer, QuantisedConv2d):
             convolved: torch.Tensor = self.layer._conv_forward(x, weight, self.layer.bias)
             return convolved
         return torch.nn.functional.linear(x, weight, self.layer.bias)
-
-
-def _layer(layer: QuantisedLayer) -> nn.Module:
-    return _IntegerLayer(layer)
 
 
 # The order of operations.

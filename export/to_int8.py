@@ -24,7 +24,7 @@ from export.onnx_graph import Graph, build_graph, use_depth_first
 from export.quality import QualityPhotos
 from export.quantise.ends import meet_image
 from export.quantise.equalise import equalise_channels
-from export.quantise.grids import S7
+from export.quantise.grids import S7, U8
 from export.quantise.plan import CPU, TENSORRT, Flavour
 from export.quantise.search import Try, measure_graph, search
 from export.to_onnx import OPSET, write_graph
@@ -36,10 +36,21 @@ TIMED = (128, 128)
 
 
 def convert(job: Conversion) -> Mapping[str, object]:
-    flavour = TENSORRT if job.format == "int8-trt" else CPU if has_integer_products() else replace(CPU, weights=S7)
+    flavour = TENSORRT if job.format == "int8-trt" else _cpu_flavour(learnt=job.network.quantisation is not None)
     graph, quant = _learnt(job, flavour) if job.network.quantisation is not None else _calibrated(job, flavour)
     described = replace(job, metadata={**job.metadata, KEY: json.dumps(quant, sort_keys=True)})
     return {**write_graph(described, graph), **quant}
+
+
+def _cpu_flavour(*, learnt: bool) -> Flavour:
+    """Return the flavour for this processor.
+
+    Without VNNI, two products of a byte and a signed byte are added in 16 bits, where they overflow. Weights of seven
+    bits are fast there. Learnt weights have eight, so they are bytes: products of two bytes are exact, and slower.
+    """
+    if has_integer_products():
+        return CPU
+    return replace(CPU, weights=U8 if learnt else S7)
 
 
 def _learnt(job: Conversion, flavour: Flavour) -> tuple[Graph, dict[str, object]]:
@@ -48,8 +59,8 @@ def _learnt(job: Conversion, flavour: Flavour) -> tuple[Graph, dict[str, object]
     assert quantisation is not None
     if job.options.shuffle == "dcr":
         raise CannotConvert("a network that was trained quantised keeps its shuffles: leave out --shuffle dcr")
-    graph = build_learnt_graph(job.network, lr_size, OPSET, signed=flavour.values.signed)
-    quality = measure_graph(graph.model, QualityPhotos.of(job.network, job.options.int8.data, lr_size))
+    graph = build_learnt_graph(job.network, lr_size, OPSET, flavour)
+    quality = measure_graph(graph.model, QualityPhotos.of(job.network, job.options.int8.data, lr_size), flavour)
     return graph, {
         **asdict(quantisation),
         **_widths(flavour),
@@ -87,5 +98,4 @@ def describe(tried: Try, calibration: str) -> dict[str, object]:
 
 
 def _widths(flavour: Flavour) -> dict[str, object]:
-    weight_bits = flavour.weights.high.bit_length() + 1
-    return {"precision": "int8", "flavour": flavour.name, "bits": 8, "weight_bits": weight_bits}
+    return {"precision": "int8", "flavour": flavour.name, "bits": 8, "weight_bits": flavour.weights.bits}

@@ -139,6 +139,8 @@ def _exit_on_sigterm() -> Iterator[None]:
     try:
         with end_despite_native_code():
             yield
+        if exit_codes:  # Python ignores an exception that arrives in a finalizer, and the verb went on
+            raise SystemExit(exit_codes[0])
     except (Exception, SystemExit):
         # Native code turns the SystemExit of a callback into an error of its own, which a verb may report and go on.
         if exit_codes:

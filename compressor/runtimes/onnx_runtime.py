@@ -16,6 +16,7 @@ from compressor.base.errors import SrkdError, one_line
 from compressor.base.isolation import USUAL_LIMITS, Limits
 from compressor.base.machine import installed_version
 from compressor.models.networks.base import Descriptor
+from compressor.models.quantised_file import read_quantised_file
 from compressor.runtimes import onnx_nodes
 from compressor.runtimes.file_runtime import (
     FileRuntime,
@@ -43,6 +44,16 @@ DTYPES: Mapping[str, torch.dtype] = MappingProxyType(
 )
 """Element types of images; uint8 images are N,H,W,C in 0..255, the others N,C,H,W in [0,1]."""
 
+FLOAT_ON_GRIDS = ("session.disable_quant_qdq", "1")
+"""The session entry with which layers in eight bits compute in float, on values that lie on their grids: TensorRT's
+results on every CPU. CPUs without VNNI add two products of a byte and a signed byte in 16 bits, where they overflow."""
+
+
+def is_for_tensorrt(metadata: Mapping[str, str]) -> bool:
+    """Return whether a file is one in eight bits for TensorRT."""
+    file = read_quantised_file(metadata)
+    return file is not None and file.flavour == "tensorrt"
+
 
 def read_metadata(path: Path) -> Mapping[str, str]:
     return read_facts(path)[1]
@@ -55,8 +66,9 @@ def executed_nodes(path: Path) -> Iterator[ExecutedNode]:
 class OnnxRuntime(FileRuntime):
     """A session that is opened once, from the bytes of its file: `content`, or the current bytes at `path`.
 
-    `OpenOptions.emulate_half` is for comparisons: otherwise ONNX Runtime on a CPU computes fp16 files in float32
-    throughout. bf16, which it cannot compute there, is always emulated.
+    `OpenOptions.emulate_target` is for comparisons: otherwise ONNX Runtime on a CPU computes fp16 files in float32
+    throughout, and files in eight bits for TensorRT with the CPU's own products. bf16, which it cannot compute there,
+    is always emulated.
     """
 
     name = "onnxruntime"
@@ -78,7 +90,8 @@ class OnnxRuntime(FileRuntime):
         if self._providers.memory == "cuda" and torch.cuda.is_available():
             self._gpu = torch.device("cuda", int(self.device.rpartition(":")[2]))
         on_cpu = self._providers.names[0] == CPU
-        self.emulated = on_cpu and (self.precision == "bf16" or (options.emulate_half and self.precision == "fp16"))
+        self.emulated = on_cpu and (self.precision == "bf16" or (options.emulate_target and self.precision == "fp16"))
+        self._float_on_grids = on_cpu and options.emulate_target and is_for_tensorrt(self.metadata)
         self._session = self._open(content, path)
         self._input, self._output, self._image, self._output_dtype = _read_images(self._session, self.label)
         self.spec = read_spec(self.metadata, self.label)
@@ -114,6 +127,8 @@ class OnnxRuntime(FileRuntime):
         options.intra_op_num_threads = self.threads
         # Threads that keep spinning after a run would occupy cores and spoil the timing of the next program.
         options.add_session_config_entry("session.force_spinning_stop", "1")
+        if self._float_on_grids:
+            options.add_session_config_entry(*FLOAT_ON_GRIDS)
         return options
 
     def _open(self, content: bytes, path: Path) -> Any:

@@ -41,8 +41,8 @@ class OpenOptions:
     """Factor on the usual limits of the trial of a foreign program."""
     trusted: bool = False
     """True for a file that this process has just written: it needs no trial in a child process."""
-    emulate_half: bool = False
-    """True to round half precision as hardware does, in a runtime that would compute it in float32."""
+    emulate_target: bool = False
+    """True to compute as the hardware that the file is for, where the runtime differs from it on this machine."""
 
 
 DEFAULTS = OpenOptions()

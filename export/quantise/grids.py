@@ -36,6 +36,10 @@ class Levels:
     def signed(self) -> bool:
         return self.low < 0
 
+    @property
+    def bits(self) -> int:
+        return (self.high - self.low).bit_length()
+
 
 U8 = Levels(0, 255)
 S8 = Levels(-127, 127, symmetric=True)

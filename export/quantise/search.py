@@ -18,10 +18,11 @@ import torch
 
 from compressor.base.context import QUIET, Context
 from compressor.images.sample import sample_photo
+from compressor.runtimes.onnx_runtime import FLOAT_ON_GRIDS
 from export.conversion import CannotConvert
 from export.quality import Quality, QualityPhotos
 from export.quantise.ends import Ends
-from export.quantise.plan import Flavour, Graph, Plan, Scheme, make_plan
+from export.quantise.plan import CPU, TENSORRT, Flavour, Graph, Plan, Scheme, make_plan
 from export.quantise.qdq import write_qdq
 from export.quantise.walk import Walk
 
@@ -149,8 +150,8 @@ class _Search:
     def attempt(self, scheme: Scheme, names: tuple[str, ...]) -> Try:
         plan = make_plan(self.ends.graph, scheme, self.ends.images)
         model = quantise(plan, self.patches, self.context)
-        quality = measure_graph(model, self.photos)
-        session, reference = _session(model), _session(self.ends.graph.model)
+        quality = measure_graph(model, self.photos, self.flavour)
+        session, reference = _session(model, self.flavour), _session(self.ends.graph.model)
         width, height = self.size
         image = sample_photo(width, height, channels=self.patches.shape[1])
         ms, float_ms = _take_turns(lambda: _run(session, image), lambda: _run(reference, image))
@@ -167,9 +168,9 @@ def quantise(plan: Plan, patches: torch.Tensor, context: Context = QUIET) -> onn
     return write_qdq(plan, Walk(plan, patches.numpy(), context).run())
 
 
-def measure_graph(model: onnx.ModelProto, photos: QualityPhotos) -> Quality:
+def measure_graph(model: onnx.ModelProto, photos: QualityPhotos, flavour: Flavour) -> Quality:
     """Return the quality of a graph's images of the photos, in ONNX Runtime."""
-    session = _session(model)
+    session = _session(model, flavour)
     return photos.measure(lambda lr: _run(session, lr))
 
 
@@ -188,13 +189,15 @@ def _before_shuffles(graph: Graph) -> set[str]:
     }
 
 
-def _session(model: onnx.ModelProto) -> Any:
+def _session(model: onnx.ModelProto, flavour: Flavour = CPU) -> Any:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = torch.get_num_threads()
     options.add_session_config_entry("session.force_spinning_stop", "1")
+    if flavour == TENSORRT:
+        options.add_session_config_entry(*FLOAT_ON_GRIDS)
     return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 

@@ -131,12 +131,13 @@ def test_an_export_that_is_ended_leaves_nothing_behind(tmp_path: Path) -> None:
     for attempt in range(5):
         out = tmp_path / f"out{attempt}"
         code, err = _export_until_something_is_written(tmp_path / "small.safetensors", out)
+        names = {path.name for path in out.iterdir()}
         assert "Traceback" not in err
-        if code:
-            assert code == 143 and list(out.iterdir()) == []
+        if code and not names:
+            assert code == 143
             return
-        # On a busy machine the signal may come after the file is written.
-        assert [path.name for path in out.iterdir()] == ["small.fp16.onnx"]
+        # On a busy machine the signal may come after the file is written; then whole files are there.
+        assert (code or 143) == 143 and names <= {"small.fp16.onnx", "small.md", "exports.json"}
     raise AssertionError("no attempt was ended in time")
 
 

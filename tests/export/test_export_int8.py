@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from PIL import Image
@@ -17,6 +18,7 @@ from PIL import Image
 from compressor.assets import embedded_student
 from compressor.base.context import Context
 from compressor.base.errors import SrkdError, UsageError
+from compressor.images.sample import sample_photo
 from compressor.images.sets import embedded_photos
 from compressor.inference.open import open_model
 from compressor.models.checkpoints.load import load_checkpoint
@@ -24,7 +26,9 @@ from compressor.models.networks.base import Network
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build, quantise
 from compressor.models.quantisation import Quantisation
-from compressor.models.quantisers import following
+from compressor.models.quantisers import following, quantisers_of
+from compressor.runtimes.onnx_runtime import OnnxRuntime
+from compressor.runtimes.table import OpenOptions
 from export import to_int8
 from export.calibration import COLOURS, calibration_patches
 from export.conversion import FileOptions, Int8Options
@@ -89,6 +93,19 @@ def test_the_file_opens_as_int8_and_takes_any_size(exported: tuple[FileReport, .
         assert model.run(torch.rand(2, 3, *size)).shape == (2, 3, 4 * size[0], 4 * size[1])
 
 
+def test_a_file_for_tensorrt_is_compared_in_float_on_its_grids(exported: tuple[FileReport, ...]) -> None:
+    """With a CPU's own products, its images would differ between processors."""
+    path, lr = exported[1].path, sample_photo(40, 30)
+    assert path is not None
+    settings = onnxruntime.SessionOptions()
+    settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    plain = onnxruntime.InferenceSession(path, settings, providers=["CPUExecutionProvider"])
+    expected = torch.from_numpy(plain.run(None, {plain.get_inputs()[0].name: lr.numpy()})[0])
+    compared, usual = (OnnxRuntime(path, OpenOptions(emulate_target=emulate)) for emulate in (True, False))
+    assert float((compared.run(lr) - expected).abs().max()) < 1e-5
+    assert float((usual.run(lr) - expected).abs().max()) > 1e-5
+
+
 def test_flat_colours_keep_their_colour(exported: tuple[FileReport, ...], student: Network) -> None:
     assert exported[0].path is not None
     model = open_model(exported[0].path)
@@ -149,7 +166,6 @@ def test_the_verdict_is_one_plain_sentence(comparison: Comparison, words: str) -
     assert words in str(Speed(10.0, 20.0, comparison, "onnxruntime", (128, 128), 2))
 
 
-@pytest.mark.usefixtures("_few_patches")
 @pytest.mark.slow
 def test_int8_gives_bytes_to_an_app_that_wants_bytes(student: Network, tmp_path: Path) -> None:
     options = FileOptions(lr_size=(40, 32), io="uint8")
@@ -351,6 +367,24 @@ def test_a_network_that_was_trained_quantised_brings_its_ranges(student: Network
         assert (quant["method"], quant["calibration"]) == ("pams", "learnt in training")
         assert file.quality is not None
         assert (file.quality.psnr_to_source or 100) > 45  # to the fake-quantised network
+
+
+def test_learnt_weights_are_bytes_where_the_processor_overflows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They keep their eight bits: the network was trained with them."""
+    monkeypatch.setattr(to_int8, "has_integer_products", lambda: False)
+    network = quantise(build(EDSRSpec(width=4, depth=1, scale=2), seed=0), Quantisation("pams", 8, "all"))
+    with torch.no_grad():
+        for quantiser in quantisers_of(network).values():
+            quantiser.alpha.fill_(2.0)
+    options = FileOptions(int8=Int8Options(max_drop=None))
+    file, other = export_model(network.eval(), Source("small"), ["int8"], tmp_path, options=options).files
+    assert (file.facts["weight_bits"], other.facts["weight_bits"]) == (8, 8)
+    for report, kind in ((file, np.uint8), (other, np.int8)):
+        assert report.verdict == "passed" and report.path is not None, report.reason
+        stored = [onnx.numpy_helper.to_array(one) for one in onnx.load(report.path).graph.initializer]
+        assert {one.dtype for one in stored if one.ndim == 4 and one.dtype != np.float32} == {np.dtype(kind)}
 
 
 def test_four_bits_are_no_integer_file(tmp_path: Path) -> None:

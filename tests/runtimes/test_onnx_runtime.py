@@ -249,14 +249,14 @@ def test_an_overflow_of_fp16_is_seen_where_results_are_rounded(tmp_path: Path) -
     lr = LR + 0.5
     expected = lr.mean(1, keepdim=True).expand(-1, 3, -1, -1)
     fine = two_convolutions(tmp_path / "fine.onnx", 100.0, TensorProto.FLOAT16)
-    rounded = OnnxRuntime(fine, OpenOptions(emulate_half=True))
+    rounded = OnnxRuntime(fine, OpenOptions(emulate_target=True))
     assert rounded.emulated and rounded.precision == "fp16"
     difference = (rounded.run(lr) - expected).abs().max()
     assert 1e-5 < difference < 2e-3
     far = two_convolutions(tmp_path / "far.onnx", 60_000.0, TensorProto.FLOAT16)
     # ONNX Runtime on a CPU stays in float32, where 60,000 times 1.5 does not overflow.
     assert OnnxRuntime(far).run(lr).isfinite().all()
-    assert OnnxRuntime(far, OpenOptions(emulate_half=True)).run(lr).isinf().all()
+    assert OnnxRuntime(far, OpenOptions(emulate_target=True)).run(lr).isinf().all()
 
 
 def test_bf16_runs_on_a_cpu_rounded(tmp_path: Path) -> None:
@@ -272,7 +272,7 @@ def test_a_file_of_fp16_images(tmp_path: Path) -> None:
     weights = {"half": np.full((1, 1, 1, 1), 0.5, np.float16)}
     path = image_model(tmp_path / "h.onnx", nodes, weights, TensorProto.FLOAT16, ["n", 3, "h", "w"])
     for rounded in (False, True):
-        sr = OnnxRuntime(path, OpenOptions(emulate_half=rounded)).run(LR)
+        sr = OnnxRuntime(path, OpenOptions(emulate_target=rounded)).run(LR)
         assert sr.dtype == torch.float32
         torch.testing.assert_close(sr, LR / 2, atol=5e-4, rtol=0)
 

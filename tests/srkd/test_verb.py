@@ -39,6 +39,17 @@ def body():
         print('reported', flush=True)
     raise SystemExit(1)
 """
+FINALIZER = """
+class Resource:
+    def __del__(self):  # Python ignores the exception that ends it
+        print('busy', flush=True)
+        time.sleep(60)
+
+def body():
+    resource = Resource()
+    del resource
+    print('continued', flush=True)
+"""
 NATIVE = """
 @torch.jit.script
 def endless(x):
@@ -55,8 +66,8 @@ def body():
 
 @pytest.mark.parametrize(
     ("body", "last"),
-    [(PYTHON, "cleaned"), (CALLBACK, "converted"), (REPORTED, "reported"), (NATIVE, "busy")],
-    ids=["Python", "a callback", "a reported error", "native code"],
+    [(PYTHON, "cleaned"), (CALLBACK, "converted"), (REPORTED, "reported"), (FINALIZER, "continued"), (NATIVE, "busy")],
+    ids=["Python", "a callback", "a reported error", "a finalizer", "native code"],
 )
 def test_sigterm_ends_it(body: str, last: str, tmp_path: Path) -> None:
     (tmp_path / "endless.py").write_text(
