@@ -10,7 +10,7 @@ from __future__ import annotations
 import ast
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -23,6 +23,7 @@ from onnx import TensorProto, helper, numpy_helper
 from compressor.base.errors import SrkdError, one_line, reason_of
 from compressor.models.networks.base import Network
 from export.conversion import example_size, silence
+from export.recent import Recent, network_key
 
 INPUT, OUTPUT = "lr", "sr"
 ORDER_PRESERVING = ("Relu", "LeakyRelu", "Sigmoid", "Tanh", "Clip", "Cast", "Identity")
@@ -48,7 +49,22 @@ Translations: TypeAlias = Mapping[Callable[..., Any], Callable[..., Any]]
 def build_graph(
     network: Network, lr_size: tuple[int, int] | None, opset: int, *, translations: Translations | None = None
 ) -> Graph:
-    """Return the exporter's graph or onnxsim's, whichever is smaller; for one size (width, height), or for any."""
+    """Return the exporter's graph or onnxsim's, whichever is smaller; for one size (width, height), or for any.
+
+    The caller may change it. The graph of a network is computed once for all formats that begin with it.
+    """
+    if translations is not None:
+        return _build(network, lr_size, opset, translations)
+    graph = _graphs.get((network_key(network), lr_size, opset), lambda: _build(network, lr_size, opset, None))
+    model = onnx.ModelProto()
+    model.CopyFrom(graph.model)
+    return replace(graph, model=model)
+
+
+_graphs = Recent[Graph](lambda graph: graph.model.ByteSize())
+
+
+def _build(network: Network, lr_size: tuple[int, int] | None, opset: int, translations: Translations | None) -> Graph:
     program = trace(network, lr_size, opset, translations=translations)
     with one_line(f"{network.spec.arch} does not fit into one ONNX graph", first=True):
         plain = _tidy(program.model_proto)

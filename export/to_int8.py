@@ -12,9 +12,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
+from hashlib import sha256
+
+import torch
 
 from compressor.base.machine import has_integer_products
+from compressor.models.networks.base import tensor_bytes
 from compressor.models.quantisation import KEY
 from compressor.models.spread import spread_streams
 from export.calibration import calibration_patches
@@ -22,11 +26,12 @@ from export.conversion import CannotConvert, Conversion
 from export.learnt_graph import build_learnt_graph
 from export.onnx_graph import Graph, build_graph, use_depth_first
 from export.quality import QualityPhotos
-from export.quantise.ends import meet_image
+from export.quantise.ends import Ends, meet_image
 from export.quantise.equalise import equalise_channels
 from export.quantise.grids import S7, U8
 from export.quantise.plan import CPU, TENSORRT, Flavour
 from export.quantise.search import Try, measure_graph, search
+from export.recent import Recent, network_key
 from export.to_onnx import OPSET, write_graph
 
 LEARNT = "learnt in training"
@@ -75,13 +80,32 @@ def _calibrated(job: Conversion, flavour: Flavour) -> tuple[Graph, dict[str, obj
     options, lr_size = job.options.int8, job.options.lr_size
     calibration = calibration_patches(replace(job.network.descriptor, fixed_size=lr_size), options.calibrate)
     photos = QualityPhotos.of(job.network, options.data, lr_size)
-    graph = build_graph(spread_streams(job.network, calibration.patches), lr_size, OPSET)
+    patches_key = sha256(tensor_bytes(calibration.patches)).digest()
+    key = network_key(job.network), patches_key, lr_size, job.options.shuffle
+    prepared = _prepared.get(key, lambda: _prepare(job, calibration.patches))
+    result = search(
+        prepared.ends, calibration.patches, photos, flavour, options.max_drop, job.context, size=lr_size or TIMED
+    )
+    quantised = replace(prepared.graph, model=result.model)
+    return quantised, describe(result, calibration.source)
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """A float graph as it is quantised, for every flavour, and the graph that it was made from."""
+
+    graph: Graph
+    ends: Ends
+
+
+def _prepare(job: Conversion, patches: torch.Tensor) -> _Prepared:
+    graph = build_graph(spread_streams(job.network, patches), job.options.lr_size, OPSET)
     if job.options.shuffle == "dcr":
         use_depth_first(graph.model)
-    ends = equalise_channels(meet_image(graph.model), calibration.patches)
-    result = search(ends, calibration.patches, photos, flavour, options.max_drop, job.context, size=lr_size or TIMED)
-    quantised = Graph(result.model, graph.nodes_before_onnxsim, graph.simplified)
-    return quantised, describe(result, calibration.source)
+    return _Prepared(graph, equalise_channels(meet_image(graph.model), patches))
+
+
+_prepared = Recent[_Prepared](lambda one: one.graph.model.ByteSize() + one.ends.graph.model.ByteSize())
 
 
 def describe(tried: Try, calibration: str) -> dict[str, object]:

@@ -14,9 +14,10 @@ from compressor.base.errors import SrkdError
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
 from compressor.models.networks.swinir import SwinIRSpec
-from export import to_onnx
+from export import onnx_graph, to_onnx
 from export.conversion import Conversion
 from export.exporting import FileReport, Source, export_model
+from export.recent import Recent
 from tests.support.onnx_files import scaled
 
 
@@ -71,6 +72,7 @@ def test_a_simplifier_that_damages_the_graph(format: str, tmp_path: Path, monkey
         return simpler, equal
 
     monkeypatch.setattr(onnxsim, "simplify", damaged)
+    monkeypatch.setattr(onnx_graph, "_graphs", Recent(lambda _: 0))
     network = build(EDSRSpec(width=8, depth=1, scale=2), seed=0)
     (file,) = export_model(network, Source("small"), [format], tmp_path).files
     assert file.verdict == "failed" and list(tmp_path.iterdir()) == []

@@ -33,6 +33,7 @@ from export.conversion import Conversion
 from export.exporting import ExportReport, FileReport, Source, export_metadata, export_model
 from export.formats import FORMATS, Bounds
 from export.proof_inputs import ProofInput, proof_inputs
+from export.recent import Recent
 from export.verify import verify
 from srkd.console import json_value
 from tests.support.onnx_files import scaled
@@ -271,6 +272,7 @@ def test_onnxsim_is_used_only_when_it_helps(
         return larger, True
 
     monkeypatch.setattr(onnxsim, "simplify", simplify)
+    monkeypatch.setattr(onnx_graph, "_graphs", Recent(lambda _: 0))
     facts = to_onnx.convert(Conversion(copy.deepcopy(network), tmp_path / "x.onnx", {}))
     assert facts["simplified"] is False and facts["nodes"] == facts["nodes_before_onnxsim"]
     plain_nodes = len(onnx.load_model(str(tmp_path / "x.onnx")).graph.node)
