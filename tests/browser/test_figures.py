@@ -62,7 +62,7 @@ def test_a_tile_of_64(browser: Browser, app_folder: Path, models: Models, serve:
                     await engine.ask("setup", { options: { engine: "wasm", threads: args.threads } });
                     const bytes = await (await fetch(args.url)).arrayBuffer();
                     await engine.ask("open", { name: "model.onnx", bytes });
-                    return await engine.ask("measure", { runs: 9 });
+                    return await engine.ask("measure", { runs: 3 });
                     """,
                     {"threads": threads, "url": f"models/{model.path.name}"},
                 )

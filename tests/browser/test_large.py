@@ -179,7 +179,10 @@ RUN_AND_CANCEL = """
 """
 
 
-@pytest.mark.parametrize(("tiles", "side"), [(50, 24), (OWN_TILES, 0)], ids=["small-tiles", "own-plan"])
+@pytest.mark.parametrize(
+    ("tiles", "side"),
+    [pytest.param(50, 24, id="small-tiles", marks=pytest.mark.slow), pytest.param(OWN_TILES, 0, id="own-plan")],
+)
 def test_the_embedded_student_starts_and_is_cancelled(browser: Browser, site: Site, tiles: int, side: int) -> None:
     """Its first tiles of twelve megapixels stay within the memory bound; cancel is quick, and the page still works."""
     with visiting(browser, site, **PHONE) as visit:
