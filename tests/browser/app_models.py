@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cached_property
 from io import BytesIO
@@ -99,6 +99,14 @@ class Models:
             reduce_range=True,
         )
         return replace(self.tiny, path=path, name="int8", role="int8", precision="int8")
+
+    def described(self, model: Model, metadata: Mapping[str, str]) -> Model:
+        """Return the model with further keys, in its file and in the list: once the file is open, the page reads there."""
+        graph = onnx.load(model.path)
+        for key, value in metadata.items():
+            graph.metadata_props.add(key=key, value=value)
+        described = self.written(f"{model.name}-described", graph, model, precision=model.precision)
+        return replace(described, name=model.name, metadata=metadata)
 
     def written(self, name: str, model: onnx.ModelProto, like: Model, precision: str = "fp32") -> Model:
         path = self.folder / f"{name}.onnx"

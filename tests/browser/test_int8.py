@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,7 +26,7 @@ NUMBER = r"([\d.,]+)"
 
 @pytest.fixture
 def site(app_folder: Path, models: Models, serve: Callable[[Site], Site]) -> Site:
-    int8 = replace(models.int8, metadata={"srkd.quant": QUANT})
+    int8 = models.described(models.int8, {"srkd.quant": QUANT})
     return serve(site_of(app_folder, [models.tiny, int8], {"cat.png": png(sample_rgb("chelsea", 48))}))
 
 
@@ -55,7 +54,7 @@ def test_the_score_of_the_float_network_is_not_that_of_its_file_in_eight_bits(
     browser: Browser, app_folder: Path, models: Models, serve: Callable[[Site], Site]
 ) -> None:
     scores = {"srkd.scores": '{"validation_psnr_y": 31.5}'}
-    files = [replace(models.tiny, metadata=scores), replace(models.int8, metadata={"srkd.quant": QUANT, **scores})]
+    files = [models.described(models.tiny, scores), models.described(models.int8, {"srkd.quant": QUANT, **scores})]
     with visiting(browser, serve(site_of(app_folder, files, {})), **DESKTOP) as visit:
         visit.ready()
         assert "31.5 dBon its validation images" in visit.text("card-figures")
