@@ -101,7 +101,7 @@ class Models:
         return replace(self.tiny, path=path, name="int8", role="int8", precision="int8")
 
     def described(self, model: Model, metadata: Mapping[str, str]) -> Model:
-        """Return the model with further keys, in its file and in the list: once the file is open, the page reads there."""
+        """Return the model with further keys in the list and in its file, which the page reads once it is open."""
         graph = onnx.load(model.path)
         for key, value in metadata.items():
             graph.metadata_props.add(key=key, value=value)
