@@ -155,18 +155,19 @@ def test_the_estimate_of_memory_is_within_a_factor_of_two_of_what_a_step_takes()
 
 QUICK = """
 import sys, time, torch
-start = time.process_time()
+imported = time.process_time()
 from srkd.cli import run
 code = run(["compress", "--dry-run"])
-print(code, time.process_time() - start, "sympy" in sys.modules, "torch._dynamo" in sys.modules)
+print(code, imported, time.process_time() - imported, "sympy" in sys.modules, "torch._dynamo" in sys.modules)
 """
 
 
 def test_it_takes_a_second_beyond_importing_torch_and_writes_nothing(tmp_path):
     result = python("-c", QUICK, cwd=tmp_path, XDG_CACHE_HOME=str(tmp_path), OMP_NUM_THREADS="1")
-    code, seconds, *compilers = result.out.strip().splitlines()[-1].split()
+    code, importing, seconds, *compilers = result.out.strip().splitlines()[-1].split()
     assert code == "0" and compilers == ["False", "False"]
-    assert float(seconds) < 2.0  # half a second to a second; twice as much on a busy machine
+    # Half a second to a second, where torch takes one to two; both take longer on a slow or busy machine.
+    assert float(seconds) < max(2.0, 2 * float(importing))
     assert list(tmp_path.iterdir()) == []
 
 
