@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
             for count in map(int, options.candidates.split(","))
         ]
-        tables[recipe] = compared(contenders, budget, options.data)
+        tables[recipe] = compared(contenders, budget, options.data, timed=False)
     save("crops_compared", tables, seeds=seeds_of(budget), variant=options.variant)
     return 0
 

@@ -272,15 +272,19 @@ def compared(
     *,
     shared: str = "",
     remark: str = "",
+    timed: bool = True,
 ) -> Table:
-    """Train what is not trained yet, and return the table, with gains over the first contender."""
+    """Train what is not trained yet, and return the table, with gains over the first contender.
+
+    Without `timed` there is no column of seconds: for rows that cost the same, it shows only what else the machine did.
+    """
     scores, first = compare(contenders, budget, data), contenders[0].name
     folder = budget.folder(first)
     return table(
         contenders,
         scores,
         published or {},
-        seconds_a_run(contenders, budget),
+        seconds_a_run(contenders, budget) if timed else None,
         first,
         caption=f"Student {student_line(folder)}; {conditions(folder, shared=shared)} {remark}".strip(),
         conclusions=leaders(contenders, scores),
@@ -293,7 +297,12 @@ def gain(scores: Scores, ours: str, theirs: str) -> str:
 
 
 def leaders(contenders: Sequence[Contender], scores: Scores) -> list[str]:
-    """Return a line with the best contender by its mean, and one on its gain over each of the others."""
+    """Return a line with the best contender by its mean, and one on its gain over each of the others.
+
+    Of two contenders the table itself says it.
+    """
+    if len(contenders) == 2:
+        return []
     ordered = sorted(contenders, key=lambda one: -_mean(means(scores[one.name])))
     best = ordered[0]
     lines = [f"Best by mean over the sets: {best.label}."]

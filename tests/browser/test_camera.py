@@ -26,16 +26,19 @@ PAINTED = "canvas => new Set(canvas.getContext('2d').getImageData(0, 0, canvas.w
 SIZES = (
     "['left', 'right'].map((s) => document.querySelector(`#sheet-${s} canvas`)).map((c) => c && [c.width, c.height])"
 )
-SLOW = """(trouble) => {
+# A camera that answers when the test calls `answer`: a delay in milliseconds would race with a slow machine.
+WAITING = """(trouble) => {
     window.streams = [];
+    const answered = new Promise((answer) => { window.answer = answer; });
     const ask = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
     navigator.mediaDevices.getUserMedia = async (what) => {
-        await new Promise((go) => setTimeout(go, 600));
+        await answered;
         if (trouble) throw new DOMException("Permission denied", trouble);
         window.streams.push(await ask(what));
         return window.streams.at(-1);
     };
 }"""
+ANSWER = "window.answer()"
 LIVE = "window.streams.flatMap((stream) => stream.getTracks()).filter((track) => track.readyState === 'live').length"
 RESTED = "document.querySelector('#work').hidden"
 
@@ -93,11 +96,12 @@ def test_a_camera_that_starts_too_late_is_stopped(
 ) -> None:
     """A second tap before the camera has answered cancels it; so does Cancel. Afterwards it starts as usual, once."""
     with with_models(filming, app_folder, serve, [models.tiny]) as visit:
-        visit.page.evaluate(SLOW, "")
+        visit.page.evaluate(WAITING, "")
         visit.page.click("#live")
         visit.page.wait_for_selector("#progress-words:has-text('Waiting for the camera')")
         assert visit.text("live") == "Stop"
         visit.page.click(f"#{button}")
+        visit.page.evaluate(ANSWER)
         visit.until("window.streams.length === 1")
         visit.until(f"{LIVE} === 0 && {RESTED}")
         assert (visit.text("live"), visit.page.get_attribute("body", "data-mode")) == ("Live", "empty")
@@ -112,7 +116,8 @@ def test_a_model_chosen_during_live_runs(
 ) -> None:
     teacher = replace(models.build(EDSRSpec(4, width=16, depth=1), "times-four"), role="teacher")
     with with_models(filming, app_folder, serve, [models.tiny, teacher]) as visit:
-        visit.page.evaluate(SLOW, "")
+        visit.page.evaluate(WAITING, "")
+        visit.page.evaluate(ANSWER)
         shot(visit)
         visit.page.select_option("#right", label="Large network")
         visit.until("document.querySelector('#sheet-right canvas').width === 4 * 96")
@@ -160,8 +165,9 @@ def test_a_camera_that_is_refused_is_reported(
     with with_models(filming, app_folder, serve, [models.tiny]) as visit:
         visit.choose()
         visit.done()
-        visit.page.evaluate(SLOW, name)
+        visit.page.evaluate(WAITING, name)
         visit.page.click("#live")
+        visit.page.evaluate(ANSWER)
         visit.page.wait_for_selector(f"#trouble:has-text('{words}')")
         visit.until(RESTED)
         assert (visit.text("live"), visit.page.get_attribute("body", "data-mode")) == ("Live", "picture")
@@ -174,7 +180,8 @@ def test_a_network_that_fails_leaves_the_camera_off(
     site = site_of(app_folder, [models.tiny], {})
     site.files["models/tiny.onnx"] = b"not the file that was announced"
     with visiting(filming, serve(site), **PHONE) as visit:
-        visit.ready().page.evaluate(SLOW, "")
+        visit.ready().page.evaluate(WAITING, "")
+        visit.page.evaluate(ANSWER)
         visit.page.click("#live")
         visit.page.wait_for_selector("#trouble:has-text('“Sharpened” could not be loaded')")
         visit.until(f"{LIVE} === 0 && {RESTED}")
