@@ -28,7 +28,7 @@ TESTS = (
     "tests/srkd",
 )
 """Default tests: those of the dependencies; other tests do not depend on these."""
-TOOLS = ("hatchling", "hypothesis", "pytest", "pytest-xdist")
+TOOLS = ("hatchling", "hypothesis", "pytest", "pytest-timeout", "pytest-xdist")
 MARKS = "not slow and not matrix and not extras and not browser"
 TORCH = "torch"
 

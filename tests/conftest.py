@@ -98,6 +98,34 @@ def usual_calibration_patches(monkeypatch: pytest.MonkeyPatch, _few_calibration_
     monkeypatch.setattr("srkd.run.draw_calibration_patches", draw_calibration_patches)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give tests of the slow tier an hour each."""
+    for item in items:
+        if any(item.get_closest_marker(name) for name in ("slow", "matrix")):
+            item.add_marker(pytest.mark.timeout(3600))
+
+
+class FailuresAtOnce:
+    """Prints each failure when it happens: a run that is ended from outside has no summary."""
+
+    def __init__(self, reporter: pytest.TerminalReporter) -> None:
+        self._reporter = reporter
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed:
+            crash = getattr(report.longrepr, "reprcrash", None)
+            reason = report.longreprtext if crash is None else crash.message
+            self._reporter.write_line(f"\n{report.nodeid} ({report.when}): {' '.join(reason.split())[:300]}")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_configure(config: pytest.Config) -> None:
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is not None and not hasattr(config, "workerinput"):  # a worker's reports are printed by its parent
+        config.pluginmanager.register(FailuresAtOnce(reporter))
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Print the notes that tests recorded, such as the number of tried files."""
     for report in terminalreporter.getreports("passed"):
