@@ -1,8 +1,9 @@
 """How long each recipe takes: `python -m benchmarks preset_lengths`.
 
 Processor seconds (user and system) per step of each recipe without `-paper`, with its own batch and student of the
-embedded teacher, on the embedded photos, in bf16: the mean of the last two of three steps. Students that would be
-solved for start from slices, as the cost of a step does not depend on the weights.
+embedded teacher, on the embedded photos, in a long run's precision (bf16 if the processor computes that natively): the
+mean of the last two of three steps. Students that would be solved for start from slices, as the cost of a step does not
+depend on the weights.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import torch
 
 from benchmarks.evidence import Benchmark, Column, Row, Table, save
 from benchmarks.methods_compared import OPTIONS
+from compressor.base.precision import computes_bf16
 from compressor.training.events import RunEvents
 from compressor.training.losses import Losses
 from recipes.catalogue import RECIPES
@@ -51,17 +53,20 @@ def main() -> int:
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", dest="settings", help="as in compress"
     )
+    parser.add_argument("--variant", default="", help="what the result is called beside that of the plain command")
     options = parser.parse_args()
+    precision = "bf16" if computes_bf16(torch.device("cpu")) else "fp32"
+    settings = [f"schedule.precision={precision}", *options.settings]
     rows: list[Row] = []
     for name in options.recipes.split(","):
-        preset = load_preset(name, tuple(options.settings))
-        rows.append(row(name, preset, seconds_a_step(name, preset, options.settings)))
+        preset = load_preset(name, tuple(settings))
+        rows.append(row(name, preset, seconds_a_step(name, preset, settings)))
         print(rows[-1], file=sys.stderr, flush=True)
     caption = (
-        f"Processor seconds of a step, the mean of two after the first, {torch.get_num_threads()} thread(s), bf16, ×4, "
-        "φ = teacher; the embedded teacher and the recipe's own student."
+        f"Processor seconds of a step, the mean of two after the first, {torch.get_num_threads()} thread(s), "
+        f"{precision}, ×4, φ = teacher; the embedded teacher and the recipe's own student."
     )
-    save("preset_lengths", Table(COLUMNS, rows, caption))
+    save("preset_lengths", Table(COLUMNS, rows, caption), variant=options.variant)
     return 0
 
 
@@ -79,7 +84,7 @@ def seconds_a_step(name: str, preset: Preset, settings: list[str]) -> float:
             recipe=name,
             steps=STEPS,
             init="inherit" if preset.student.init == "fit" else None,
-            settings=("schedule.precision=bf16", *OPTIONS.get(name, ()), *settings),
+            settings=(*OPTIONS.get(name, ()), *settings),
             out=Path(folder, "run"),
             announce=lambda line: None,
         )
