@@ -18,7 +18,7 @@ from typing import TypeAlias
 
 import torch
 
-from benchmarks.evidence import Benchmark, Column, Row, Table, save
+from benchmarks.evidence import Benchmark, Column, Row, Table, add_variant_option, save
 from compressor.base.precision import synchronise
 from recipes.fakd import BLOCK_BYTES, distances_by_rows, kernel_for, rows_within, unit_columns
 
@@ -47,7 +47,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--busy", action="store_true", help="count processor seconds: for a CPU that does other things")
-    parser.add_argument("--variant", default="", help="what the result is called beside that of the plain command")
+    add_variant_option(parser)
     options = parser.parse_args()
     device = torch.device(options.device)
     now = time.process_time if options.busy else time.perf_counter

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import srkd
-from benchmarks.evidence import Cell, Column, Row, Table
+from benchmarks.evidence import Cell, Column, Row, Table, add_variant_option
 from compressor.assets import embedded_teacher
 from compressor.base.choices import Select
 from compressor.base.files import atomic_path, file_sha256
@@ -98,7 +98,7 @@ def parser_of(words: str | None, *, out: str, steps: int = 240) -> argparse.Argu
     parser.add_argument("--seeds", type=int, default=3, help="how many runs each")
     parser.add_argument("--out", type=Path, default=Path(out), help="folder of the runs, which are kept")
     parser.add_argument("--device", default="cpu", help="to train on")
-    parser.add_argument("--variant", default="", help="what the result is called beside that of the plain command")
+    add_variant_option(parser)
     return parser
 
 

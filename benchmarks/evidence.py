@@ -7,6 +7,7 @@ the whole.
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import json
 import os
@@ -156,6 +157,11 @@ LIBRARIES = ("torch", "onnx", "onnxruntime", "openvino", "numpy")
 
 def results_folder() -> Path:
     return Path(os.environ.get(FOLDER_VARIABLE, ROOT / "docs" / "results"))
+
+
+def add_variant_option(parser: argparse.ArgumentParser) -> None:
+    """Add `--variant`, which `save` takes."""
+    parser.add_argument("--variant", default="", help="what the result is called beside that of the plain command")
 
 
 def save(name: str, tables: Mapping[str, Table] | Table, *, seeds: Sequence[int] = (), variant: str = "") -> Path:

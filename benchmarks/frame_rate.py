@@ -15,7 +15,7 @@ from typing import Any
 
 import srkd
 from benchmarks.equal_budget import facts_of
-from benchmarks.evidence import Benchmark, Column, Row, Table, save
+from benchmarks.evidence import Benchmark, Column, Row, Table, add_variant_option, save
 from compressor.base.context import Context
 from srkd.compression import CompressReport
 from srkd.parameters import read_size
@@ -58,7 +58,7 @@ def main() -> int:
     parser.add_argument("--threads", type=int, help="none: as many as torch uses")
     parser.add_argument("--minutes", type=float, default=5.0, help="of the distillation")
     parser.add_argument("--out", type=Path, default=Path("runs/frame-rate"))
-    parser.add_argument("--variant", default="", help="what the result is called beside that of the plain command")
+    add_variant_option(parser)
     options = parser.parse_args()
     width, height = options.lr_size
     fitted = srkd.compress(

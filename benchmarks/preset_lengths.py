@@ -17,7 +17,7 @@ from unittest.mock import patch
 
 import torch
 
-from benchmarks.evidence import Benchmark, Column, Row, Table, save
+from benchmarks.evidence import Benchmark, Column, Row, Table, add_variant_option, save
 from benchmarks.methods_compared import OPTIONS
 from compressor.base.precision import computes_bf16
 from compressor.training.events import RunEvents
@@ -53,7 +53,7 @@ def main() -> int:
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", dest="settings", help="as in compress"
     )
-    parser.add_argument("--variant", default="", help="what the result is called beside that of the plain command")
+    add_variant_option(parser)
     options = parser.parse_args()
     precision = "bf16" if computes_bf16(torch.device("cpu")) else "fp32"
     settings = [f"schedule.precision={precision}", *options.settings]

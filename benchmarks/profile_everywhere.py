@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.evidence import Benchmark, Cell, Column, Row, Table, save
+from benchmarks.evidence import Benchmark, Cell, Column, Row, Table, add_variant_option, save
 from compressor.base.machine import torch_threads
 from compressor.base.precision import synchronise
 from compressor.inference.open import open_model
@@ -64,7 +64,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5, help="of eager torch, in turns")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--threads", type=int, help="CPU threads; none: as many as torch uses")
-    parser.add_argument("--variant", default="", help="what the result is called beside that of the plain command")
+    add_variant_option(parser)
     options = parser.parse_args()
     settings = Settings(
         runtimes=tuple(options.runtimes.split(",")),

@@ -25,7 +25,7 @@ import torch
 import compressor.training.loop as loop_module
 import recipes.contrast
 import recipes.fakd
-from benchmarks.evidence import Benchmark, Cell, Column, Table, save
+from benchmarks.evidence import Benchmark, Cell, Column, Table, add_variant_option, save
 from benchmarks.method_costs import loop_of
 from benchmarks.methods_compared import TITLES, all_methods
 from compressor.base.memory import keep_freed_memory
@@ -127,7 +127,7 @@ def main() -> int:
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--lr-patch", type=int, default=32)
     parser.add_argument("--width", type=float, default=0.5)
-    parser.add_argument("--variant", default="", help="what the result is called beside that of the plain command")
+    add_variant_option(parser)
     options = parser.parse_args()
     keep_freed_memory()
     rows = []

@@ -24,7 +24,7 @@ from typing import Literal
 
 import torch
 
-from benchmarks.evidence import Benchmark, Cell, Column, Row, Table, save
+from benchmarks.evidence import Benchmark, Cell, Column, Row, Table, add_variant_option, save
 from benchmarks.field_practice import FieldLoop, write_pngs
 from benchmarks.own_practice import OwnLoop
 from compressor.base.memory import keep_freed_memory
@@ -73,7 +73,7 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=2, help="steps of each way in a round")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--variant", default="", help="what the result is called beside that of the default networks")
+    add_variant_option(parser)
     options = parser.parse_args()
     if options.device == "cpu":
         keep_freed_memory()

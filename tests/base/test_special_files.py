@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-import signal
 import tracemalloc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,19 +19,8 @@ from compressor.training.state import DamagedState, read_state_file
 from recipes.config.listing import validate_recipe
 from recipes.config.reading import load_preset
 
-
-@pytest.fixture(autouse=True)
-def _no_waiting() -> Iterator[None]:
-    """Fail the test if a read blocks forever."""
-
-    def give_up(*_: object) -> None:
-        raise TimeoutError("it waits for the other end of the pipe")
-
-    before = signal.signal(signal.SIGALRM, give_up)
-    signal.alarm(20)
-    yield
-    signal.alarm(0)
-    signal.signal(signal.SIGALRM, before)
+pytestmark = pytest.mark.timeout(20)
+"""A read that waits for the other end of a pipe waits for ever."""
 
 
 def pipe(path: Path) -> Path:
