@@ -22,7 +22,7 @@ import onnx
 import onnxruntime
 import torch
 
-from benchmarks.evidence import Benchmark, Cell, Column, Row, Table, save
+from benchmarks.evidence import Benchmark, Cell, Column, Row, Table, add_variant_option, save
 from compressor.assets import embedded_student, embedded_teacher
 from compressor.images.files import read_rgb_u8
 from compressor.images.metrics import psnr_y, to_u8
@@ -66,6 +66,7 @@ def main() -> int:
     parser.add_argument("--model", type=Path, nargs="+", default=[embedded_student()])
     parser.add_argument("--scale", type=int, default=SCALE, help="of the models")
     parser.add_argument("--patches", type=int, default=COUNT, help="to calibrate on")
+    add_variant_option(parser)
     options = parser.parse_args()
     torch.set_num_threads(1)
     measured: list[Row] = []
@@ -86,7 +87,7 @@ def main() -> int:
         f"Drops in dB of Y-PSNR, x{options.scale}, everything in eight bits; {options.patches} patches; ONNX Runtime, "
         f"one thread, LR {SIDE}x{SIDE}, times of the processor in turns."
     )
-    save("int8_quality", Table(columns, measured, caption))
+    save("int8_quality", Table(columns, measured, caption), variant=options.variant)
     return 0
 
 

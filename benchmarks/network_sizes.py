@@ -7,6 +7,7 @@ for each pooled element and five for each element of a LayerNorm), or the table 
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -70,6 +71,7 @@ COMPARABLE = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    argparse.ArgumentParser(description="Count the usual shapes of each network.").parse_args(arguments)
     save("network_sizes", {arch: table(arch, shapes) for arch, shapes in SHAPES.items()})
     return 0
 

@@ -2,12 +2,14 @@
 
 ncnn's Python package only contains the built library. A C++ program needs headers and a library to link, which are
 built from the sources. The source package's version contains the build date, so pip's version check refuses it: the
-older resolver, which does not check, is used.
+older resolver, which does not check, is used. It fails if pip has constraints, of the machine for example: they are
+turned off.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import shutil
 import subprocess
 import sys
@@ -32,7 +34,7 @@ def fetch(version: str) -> Path:
     with tempfile.TemporaryDirectory(dir=target.parent) as temporary:
         resolver = ("--use-deprecated", "legacy-resolver", "--no-deps", "--no-binary", "ncnn")
         download = [sys.executable, "-m", "pip", "download", "-q", *resolver, "-d", temporary, f"ncnn=={version}"]
-        subprocess.run(download, check=True)
+        subprocess.run(download, check=True, env={**os.environ, "PIP_CONSTRAINT": os.devnull})
         (archive,) = Path(temporary).glob("*.tar.gz")
         with tarfile.open(archive) as files:
             files.extractall(temporary, filter="data")
