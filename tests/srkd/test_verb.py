@@ -86,9 +86,12 @@ def test_sigterm_ends_it(body: str, last: str, tmp_path: Path) -> None:
         text=True,
     )
     assert process.stdout is not None
-    assert process.stdout.readline() == "busy\n"
-    began = time.monotonic()
-    process.send_signal(signal.SIGTERM)
-    rest = process.stdout.read().split()
-    assert process.wait(30) == 143 and time.monotonic() - began < 20
+    try:
+        assert process.stdout.readline() == "busy\n"
+        began = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        rest = process.stdout.read().split()
+        assert process.wait(30) == 143 and time.monotonic() - began < 20
+    finally:
+        process.kill()
     assert (rest or ["busy"])[-1] == last
