@@ -152,7 +152,10 @@ class Result:
 
 
 FACTS = ("cpu", "usable_cores", "memory_mb", "torch_threads", "python", "gpu")
-LIBRARIES = ("torch", "onnx", "onnxruntime", "openvino", "numpy")
+LIBRARIES = (
+    *("torch", "onnx", "onnxruntime", "openvino", "nncf", "ncnn", "ai-edge-litert", "ai-edge-quantizer", "executorch"),
+    *("torchao", "numpy"),
+)
 
 
 def results_folder() -> Path:

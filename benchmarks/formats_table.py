@@ -2,7 +2,8 @@
 
 Each network is exported to each format that is installed, compared with the network as by `srkd export`, opened and
 timed against torch, all in turns. A format that refuses a network for any size is tried for one size. Rows of formats
-that are not installed are copied from the last result. `--format NAME` measures only these.
+that are not installed are copied from the last result. `--format NAME` measures only these. Formats in eight bits are
+a question of their own, `int8_formats`: what they lose depends on trained weights.
 """
 
 from __future__ import annotations
@@ -67,15 +68,16 @@ COLUMNS = (
     Column("over_torch", "over torch", ".2f"),
 )
 EAGER = "torch eager"
+IN_FLOAT = [name for name, row in FORMATS.items() if row.precision != "int8"]
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--format", action="append", choices=list(FORMATS), help="measure these and keep the others")
+    parser.add_argument("--format", action="append", choices=IN_FLOAT, help="measure these and keep the others")
     parser.add_argument("--network", action="append", choices=list(SPECS), help="measure these and keep the others")
     parser.add_argument("--seconds", type=float, default=2.0, help="of timing, for each file")
     options = parser.parse_args()
-    formats = [name for name in options.format or FORMATS if FORMATS[name].missing_requirement() is None]
+    formats = [name for name in options.format or IN_FLOAT if FORMATS[name].missing_requirement() is None]
     rows = last_rows()
     for name in options.network or SPECS:
         rows |= {(name, str(row["format"])): row for row in measured(name, network_of(name), formats, options.seconds)}
@@ -149,8 +151,8 @@ def row_of(name: str, report: FileReport, runs_in: str | None, ms: float | None,
 
 def table(rows: Mapping[tuple[str, str], Row]) -> Table:
     """Return the rows in the order of networks and formats."""
-    ordered = [rows[name, row] for name in SPECS for row in (EAGER, *FORMATS) if (name, row) in rows]
-    untested = ", ".join(f"`--{row.name}`" for row in FORMATS.values() if not row.tested)
+    ordered = [rows[name, row] for name in SPECS for row in (EAGER, *IN_FLOAT) if (name, row) in rows]
+    untested = ", ".join(f"`--{row.name}`" for row in (FORMATS[name] for name in IN_FLOAT) if not row.tested)
     caption = (
         f"Students at x4; time of one photo of {SIDE}x{SIDE}, {torch.get_num_threads()} thread(s), the median of files "
         f"and torch taking turns. Not run by us: {untested}."
