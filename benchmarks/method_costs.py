@@ -79,6 +79,7 @@ def main() -> int:
     parser.add_argument("--width", type=float, default=0.5)
     parser.add_argument("--peak", metavar="METHOD", help="print the memory of two steps of METHOD and end")
     options = parser.parse_args()
+    torch.set_num_threads(1)
     if options.peak is not None:
         print(json.dumps(peak_of(options.peak, options)))
         return 0

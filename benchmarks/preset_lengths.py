@@ -55,6 +55,7 @@ def main() -> int:
     )
     add_variant_option(parser)
     options = parser.parse_args()
+    torch.set_num_threads(1)
     precision = "bf16" if computes_bf16(torch.device("cpu")) else "fp32"
     settings = [f"schedule.precision={precision}", *options.settings]
     rows: list[Row] = []

@@ -129,6 +129,7 @@ def main() -> int:
     parser.add_argument("--width", type=float, default=0.5)
     add_variant_option(parser)
     options = parser.parse_args()
+    torch.set_num_threads(1)
     keep_freed_memory()
     rows = []
     for method in options.methods.split(","):
