@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from compressor.base.context import QUIET, Context
-from compressor.base.machine import has_integer_products
+from compressor.base.machine import count_threads, has_integer_products
 from compressor.images.sample import sample_photo
 from compressor.runtimes.base import Runtime
 from export.integer_nodes import IntegerNodes
@@ -46,7 +46,7 @@ class Speed:
 
     def __str__(self) -> str:
         """Return the verdict in one sentence."""
-        size = "LR {}x{}, {} threads".format(*self.lr_size, self.threads)
+        size = "LR {}x{}, {}".format(*self.lr_size, count_threads(self.threads))
         plain = "float" if self.float_precision == "fp32" else self.float_precision
         times = f"{self.ms:.1f} ms, {self.float_ms:.1f} ms in {plain}"
         where = f"in {self.runtime} on this machine ({times}, {size})"

@@ -14,7 +14,7 @@ import torch
 from compressor.base.context import Context, Note, Progress
 from compressor.base.errors import SrkdError, UsageError
 from compressor.base.files import require_writable_folder
-from compressor.base.machine import machine_facts, torch_threads
+from compressor.base.machine import count_threads, machine_facts, torch_threads
 from compressor.base.processes import Rank
 from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.networks.base import ImageModel
@@ -142,13 +142,9 @@ def _threads_of(facts: Mapping[str, Any], note: Note) -> Iterator[None]:
     if type(threads) is not int or threads < 1 or threads == before:
         yield
         return
-    note(f"continuing with {_count_threads(threads)}, as the run began, not {before}: the bytes depend on the number")
+    note(f"continuing with {count_threads(threads)}, as the run began, not {before}: the bytes depend on the number")
     with torch_threads(threads):
         yield
-
-
-def _count_threads(threads: int) -> str:
-    return "1 thread" if threads == 1 else f"{threads} threads"
 
 
 def _run(options: CompressOptions, context: Context, facts: Mapping[str, Any] | None = None) -> CompressReport:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from compressor.base.context import Context
 from compressor.base.errors import SrkdError, UsageError
-from compressor.base.files import atomic_path, require_writable_folder
-from compressor.training.run_folder import FACTS, METRICS, read_facts, read_metrics
+from compressor.base.files import atomic_path
+from compressor.training.run_folder import FACTS, METRICS, read_metrics
 from srkd.api import as_tuple
 from srkd.chart import Chart, Curve, NothingToDraw, Point, draw_charts
 from srkd.options import public
+from srkd.parameters import require_png
+from srkd.reporting.untrusted import Facts, part_names, require_run_folder
 from srkd.verb_options import PlotOptions, path_of
 
 CURVES = "curves.png"
@@ -86,11 +88,9 @@ def run_plot(options: PlotOptions, context: Context) -> PlotReport:
     out = path_of(options.out)
     if out is None and len(folders) != 1:
         raise UsageError(f"{len(folders)} runs make one picture: name it with --out FILE.png")
-    if out is not None and out.suffix.lower() != ".png":
-        raise UsageError(f"--out {out}: the picture is a PNG file, whose name ends in .png")
-    path = folders[0] / CURVES if out is None else out
     if out is not None:
-        require_writable_folder(out.parent, "--out")
+        require_png(out, "--out")
+    path = folders[0] / CURVES if out is None else out
     runs = [metrics for folder in folders for metrics in _read_runs(folder)]
     charts = charts_of(runs)
     try:
@@ -107,15 +107,9 @@ plot = public(PlotOptions, run_plot, "plot")
 
 def _read_runs(folder: Path) -> list[Metrics]:
     """Return the rows of a run, or of each started run of a plan."""
-    if not folder.is_dir():
-        raise SrkdError(f"{folder} is not a run folder: it {'is a file' if folder.exists() else 'does not exist'}")
-    parts: Iterable[Path] = (folder,)
-    if not (folder / METRICS).is_file() and (folder / FACTS).is_file():
-        trials = read_facts(folder).get("trials")
-        names = trials.get("runs") if isinstance(trials, dict) else None
-        if isinstance(names, list):
-            # A name of run.json must not lead out of the folder.
-            parts = [folder / Path(str(name)).name for name in names]
+    require_run_folder(folder)
+    names = () if (folder / METRICS).is_file() else part_names(Facts.read(folder / FACTS))
+    parts = [folder / name for name in names] or [folder]
     runs = [metrics for part in parts if (metrics := Metrics.read(part)) is not None]
     if not runs:
         raise SrkdError(f"{folder} has no curves yet: no row in {METRICS}; is it a run folder of srkd compress?")

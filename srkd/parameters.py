@@ -14,9 +14,28 @@ import click
 
 from compressor.base.cache_folder import parse_bytes
 from compressor.base.errors import UsageError, parse_int
+from compressor.base.files import require_writable_folder
 from compressor.runtimes.table import device_patterns
 
 T = TypeVar("T")
+
+
+def require_png(path: Path, option: str) -> None:
+    """Refuse another kind of file, and a folder that cannot be written, before the work starts."""
+    if path.suffix.lower() != ".png":
+        raise UsageError(f"{option} {path}: the picture is a PNG file, whose name ends in .png")
+    if path.is_dir():
+        raise UsageError(f"{option} {path} is a folder: name a file in it that ends in .png")
+    require_writable_folder(path.parent, option)
+
+
+def require_html(path: Path, option: str) -> None:
+    """Refuse another kind of file, and a folder that is missing or cannot be written, before the work starts."""
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise UsageError(f"{option} {path}: the page is an HTML file, whose name ends in .html")
+    if not path.parent.is_dir():
+        raise UsageError(f"{option} {path}: its folder {path.parent} does not exist: make it, or choose another")
+    require_writable_folder(path.parent, option)
 
 
 class Parsed(click.ParamType[T]):

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from compressor.base.errors import SrkdError, UsageError
+from compressor.base.context import Note
+from compressor.base.errors import UsageError
 from compressor.base.files import atomic_path
+from compressor.base.machine import count_threads
 from export.profile.report import ProfileReport
+from srkd.parameters import require_png
 from srkd.scatter import Scatter, ScatterPoint, draw_scatter
 from srkd.verb_options import ProfileOptions
 
@@ -16,12 +19,9 @@ def check_pareto(options: ProfileOptions) -> Path | None:
     if options.pareto is None:
         return None
     path = Path(options.pareto)
-    if path.suffix.lower() != ".png":
-        raise UsageError(f"--pareto {path}: the picture is a PNG file, name one that ends in .png")
-    if path.is_dir():
-        raise UsageError(f"--pareto {path} is a folder: name a file in it that ends in .png")
     if not options.quality:
         raise UsageError("--pareto shows quality: leave out --no-quality")
+    require_png(path, "--pareto")
     return path
 
 
@@ -38,13 +38,13 @@ def points_of(report: ProfileReport) -> list[ScatterPoint]:
     return points
 
 
-def write_pareto(report: ProfileReport, path: Path) -> None:
-    """Write the picture to `path`."""
+def write_pareto(report: ProfileReport, path: Path, note: Note) -> None:
+    """Write the picture to `path`; a note says if there is nothing to draw, as the table is worth having without it."""
     points, row = points_of(report), report.rows[0]
     if not points:
-        raise SrkdError(f"{path} is not drawn: no model has both a time and a quality")
-    threads = f"{row.threads} thread{'' if row.threads == 1 else 's'}"
-    title = f"Quality against speed: LR {row.lr_size}, batch {row.batch}, {row.device}, {threads}"
+        note(f"{path} is not drawn: no model has both a time and a quality")
+        return
+    title = f"Quality against speed: LR {row.lr_size}, batch {row.batch}, {row.device}, {count_threads(row.threads)}"
     y_label = "Y-PSNR in dB on the embedded validation photos"
     picture = draw_scatter(Scatter(title, "ms a batch, median", y_label, tuple(points)))
     with atomic_path(path) as temporary:

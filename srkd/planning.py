@@ -12,8 +12,8 @@ from pathlib import Path
 
 from compressor.assets import embedded_teacher
 from compressor.base.context import Context
-from compressor.base.errors import SrkdError, UsageError
-from compressor.base.files import atomic_path, require_writable_folder
+from compressor.base.errors import SrkdError
+from compressor.base.files import atomic_path
 from compressor.base.machine import require_threads, torch_threads
 from compressor.base.memory import keep_freed_memory
 from compressor.models.networks.base import ImageModel
@@ -29,7 +29,7 @@ from export.plan.search import Candidate, Measure, Plan, Row, Targets, find_stud
 from export.profile.conditions import Observation
 from srkd.models import path_of_model, refuse_file_options
 from srkd.options import public
-from srkd.parameters import format_size, read_size
+from srkd.parameters import format_size, read_size, require_png
 from srkd.scatter import Scatter, ScatterPoint, draw_scatter
 from srkd.verb_options import CompressOptions, ModelOrPath, PlanOptions, path_of
 
@@ -89,9 +89,7 @@ def run_plan(options: PlanOptions, context: Context) -> PlanReport | PlanFiles:
     targets = None if options.measured is not None and not _has_target(options) else targets_of(options)
     picture = path_of(options.picture)
     if picture is not None:
-        if picture.suffix.lower() != ".png":
-            raise UsageError(f"--out {picture}: the picture is a PNG file, whose name ends in .png")
-        require_writable_folder(picture.parent, "--out")
+        require_png(picture, "--out")
     teacher = _load_teacher(options, context)
     size = read_size(options.lr_size)
     require_memory_for(size, 1, teacher.descriptor, "--lr-size")

@@ -25,7 +25,7 @@ from typing import IO, TypeVar
 
 from compressor.base.context import Note, no_note
 from compressor.base.errors import SrkdError, UsageError, report_unwritable
-from compressor.base.files import flush_file
+from compressor.base.files import flush_file, is_file_of
 
 T = TypeVar("T")
 
@@ -139,15 +139,18 @@ class CacheFolder:
     def free_space(self, size: int) -> bool:
         """Remove the least recently used entries until `size` more bytes fit; if they cannot, remove none: False."""
         self._remove_abandoned()
-        entries = sorted(self._entries(), key=lambda entry: entry.stat().st_mtime_ns)
-        excess = sum(_entry_bytes(entry) for entry in entries) + size - self.limit
+        entries = []
+        for entry in self._entries():
+            with suppress(FileNotFoundError):  # another process may remove it meanwhile
+                entries.append((entry.stat().st_mtime_ns, _entry_bytes(entry), entry))
+        excess = sum(entry_bytes for _, entry_bytes, _ in entries) + size - self.limit
         unneeded = []
-        for entry in entries:
+        for _, entry_bytes, entry in sorted(entries):
             if excess <= 0:
                 break
             if not _is_in_use(entry):
                 unneeded.append(entry)
-                excess -= _entry_bytes(entry)
+                excess -= entry_bytes
         if excess > 0 and size:
             return False
         for entry in unneeded:
@@ -198,7 +201,7 @@ class CacheFolder:
                 note("another process is making the same entry of the cache: waiting for it")
                 _lock(handle.fileno(), shared=False, wait=True)
             # The previous holder removed the file at its end: then this lock is on a deleted file, so try again.
-            if path.exists() and os.path.samestat(path.stat(), os.fstat(handle.fileno())):
+            if is_file_of(handle.fileno(), path):
                 break
             handle.close()
         try:
@@ -242,14 +245,16 @@ def _is_unlocked(lock: Path) -> bool:
 
 
 def _is_in_use(entry: Path) -> bool:
-    """Return True if a process has mapped a file of the entry."""
-    for path in entry.iterdir():
-        try:
+    """Return True if a process has mapped a file of the entry; an entry that another process removes is not in use."""
+    try:
+        for path in entry.iterdir():
             with open(path, "r+b") as file:
                 if not _lock(file.fileno(), shared=False, wait=False):
                     return True
-        except PermissionError:
-            return True
+    except PermissionError:
+        return True
+    except FileNotFoundError:
+        return False
     return False
 
 

@@ -153,15 +153,14 @@ class Child:
     def _answer(self) -> dict[str, Any]:
         """Report the progress, and return the next result or error; an empty dict if the child died before one.
 
-        A child that writes more than `limits.output_mb` is killed.
+        A child that writes more than `limits.output_mb` has failed.
         """
         assert self._process.stdout is not None
         while line := self._process.stdout.readline(-1 if self._most is None else self._most + 1):
             if self._most is not None:
                 self._most -= len(line)
                 if self._most < 0:
-                    self._process.kill()
-                    return {"error": "its answer is too long"}
+                    raise ChildFailed(self._what, "its answer is too long")
             with suppress(ValueError):  # a line that a crash cut short
                 event: dict[str, Any] = json.loads(line)
                 if "progress" not in event:

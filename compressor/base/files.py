@@ -151,6 +151,14 @@ def read_text(path: Path, most_bytes: int) -> str:
     return read_bytes(path, most_bytes).decode("utf-8")
 
 
+def is_file_of(descriptor: int, path: Path) -> bool:
+    """Return True if the open file is still the one at `path`."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
+
+
 def require_writable_folder(folder: Path, option: str) -> None:
     """Refuse a folder that cannot be created or written, before the work starts; the folder is not created here."""
     place = folder

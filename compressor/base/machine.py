@@ -143,6 +143,11 @@ def gpu_facts() -> dict[str, object] | None:
     return None
 
 
+def count_threads(threads: int) -> str:
+    """Return `1 thread` or `2 threads`."""
+    return "1 thread" if threads == 1 else f"{threads} threads"
+
+
 def installed_version(distribution: str) -> str | None:
     """Return the version of an installed distribution, without importing it; None if it is missing."""
     try:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from compressor.base.errors import SrkdError, UsageError
+from compressor.base.files import read_text
 from compressor.models.networks.base import Descriptor, Spec
 from compressor.models.networks.registry import spec_from_dict
 from compressor.runtimes.file_runtime import build_descriptor
@@ -69,9 +70,7 @@ def read_sidecar(path: Path) -> Sidecar:
             "another program wrote the file, give srkd the model as ONNX or TorchScript"
         )
     try:
-        if file.stat().st_size > MAX_BYTES:
-            raise ValueError(f"it has more than {MAX_BYTES} bytes")
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(read_text(file, MAX_BYTES))
         if content["schema"] != SCHEMA:
             raise ValueError(f"its schema is {content['schema']!r}, not {SCHEMA!r}")
         size = None if content["lr_size"] is None else parse_size("lr_size", content["lr_size"])

@@ -8,6 +8,7 @@ from collections import deque
 import torch
 
 from compressor.base.durations import describe_duration, format_duration
+from compressor.base.machine import count_threads
 
 WARM_UP_STEPS = 1
 """Number of first steps that are not timed: they also allocate, compile and read files."""
@@ -27,7 +28,7 @@ def describe_device(device: torch.device, processes: int = 1) -> str:
     elif processes == 1:
         where = "1 thread" if threads == 1 else f"these {threads} threads"
     else:
-        where = "1 thread" if threads == 1 else f"{threads} threads"
+        where = count_threads(threads)
     return f"on {where}" if processes == 1 else f"on {processes} processes, each on {where}"
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from compressor.base.context import Context
 from compressor.base.errors import SrkdError
-from compressor.base.files import unwritable_folder
+from compressor.base.files import is_file_of, unwritable_folder
 from compressor.training.run_folder import LOCK, remove_leftovers
 
 WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EINVAL)
@@ -81,7 +81,7 @@ class _Lock:
                 if error.errno not in WITHOUT_LOCKS:
                     raise
                 is_held = False
-            if is_held and not _is_file_of(descriptor, path):
+            if is_held and not is_file_of(descriptor, path):
                 os.close(descriptor)
                 return None
             os.ftruncate(descriptor, 0)
@@ -98,11 +98,3 @@ class _Lock:
             for folder in reversed(self.folders):
                 folder.rmdir()
         os.close(self.descriptor)
-
-
-def _is_file_of(descriptor: int, path: Path) -> bool:
-    """Return True if the open file is still the one at `path`."""
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except FileNotFoundError:
-        return False

@@ -28,6 +28,7 @@ from torch.nn import functional as F
 
 from compressor.base.context import Note
 from compressor.base.errors import reason_of
+from compressor.base.machine import count_threads
 from compressor.base.precision import Layout, Precision, autocast, computes_bf16, memory_format, synchronise
 from compressor.models.cost import cost
 from compressor.models.networks.base import Network
@@ -107,7 +108,7 @@ class ExecutionMode:
         times = ", ".join(f"{name} {ms:.1f} ms" for name, ms in self.step_ms.items())
         return (
             f"training in {mode}: {ratio:.2f} times fp32 channels last here "
-            f"({times}; {self.patches} patches of {lr_patch}x{lr_patch}, {torch.get_num_threads()} threads)"
+            f"({times}; {self.patches} patches of {lr_patch}x{lr_patch}, {count_threads(torch.get_num_threads())})"
         )
 
 

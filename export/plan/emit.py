@@ -18,12 +18,14 @@ import numpy as np
 
 from compressor.base.context import QUIET, Context
 from compressor.base.errors import SrkdError, UsageError
-from compressor.base.files import atomic_path, require_writable_folder
+from compressor.base.files import atomic_path, read_text, require_writable_folder
 from compressor.images.sample import sample_photo
 from export.plan.measure import Place, megabytes_of, write_untrained
 from export.plan.search import Candidate, Measured, Targets
 
 PLAN, RUN, PHOTO = "plan.json", "run.py", "photo.npy"
+MOST_BYTES = 10**7
+"""Of a plan or of the timings of a device."""
 SCHEMA, MEASURED_SCHEMA = "srkd.plan-emit/1", "srkd.plan-measured/1"
 PER_KIND = 10
 """Number of files of each kind of network: the device must run all of them, as no search runs there."""
@@ -176,7 +178,7 @@ def read_measured(file: Path, folder: Path | None, teacher: str) -> DeviceTiming
 
 def _read(file: Path, schema: str) -> dict[str, Any]:
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
+        values = json.loads(read_text(file, MOST_BYTES))
     except FileNotFoundError as error:
         of_plan = ": give the folder that srkd plan --emit wrote with --emit DIR" if file.name == PLAN else ""
         raise UsageError(f"{file} does not exist{of_plan}") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from compressor.base.machine import count_threads
 from srkd.console import Console, Records, cell
 from srkd.verb import verb
 from srkd.verb_options import PlanOptions
@@ -77,7 +78,7 @@ def show(console: Console, report: PlanReport) -> None:
         ]
         for row in report.rows
     ]
-    threads = f"{report.threads} thread{'' if report.threads == 1 else 's'}"
+    threads = count_threads(report.threads)
     console.table(
         ["shape", "params", "GMAC", "MB", "ms", "FPS", "fitted dB", "verdict"],
         lines,

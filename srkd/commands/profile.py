@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from compressor.base.machine import count_threads
 from srkd.console import Console, Records, cell
 from srkd.verb import verb
 from srkd.verb_options import ProfileOptions
@@ -102,7 +103,7 @@ def show(console: Console, report: ProfileReport) -> None:
     for note in report.notes:
         console.warn(note)
     for rate in report.matrix_rates:
-        threads = f", {rate.threads} threads" if rate.device == "cpu" else ""
+        threads = f", {count_threads(rate.threads)}" if rate.device == "cpu" else ""
         where = f"{rate.device} in {rate.precision}{threads}"
         console.detail(f"matrix rate of {where}: {rate.gmacs_per_second:.1f} GMAC/s ({rate.method})")
     for conditions in report.conditions:
@@ -161,7 +162,7 @@ def _show_speed(console: Console, rows: list[Row]) -> None:
         for row in rows
     ]
     precision = f", {first.arithmetic}" if len(precisions) == 1 else ""
-    title = f"LR {first.lr_size}, batch {first.batch}{precision}, {first.device}, {first.threads} threads"
+    title = f"LR {first.lr_size}, batch {first.batch}{precision}, {first.device}, {count_threads(first.threads)}"
     speed = ["ms", "FPS", "MB", "speed-up in its runtime", "over eager teacher"]
     console.table(["model", "runtime", *speed], lines, title=title)
 

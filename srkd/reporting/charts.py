@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from compressor.base.machine import count_threads
 from srkd.chart import Chart, drawable
 from srkd.curves import Metrics, charts_of
 from srkd.reporting.contents import Contents, Score
@@ -98,8 +99,7 @@ def against_time(contents: Contents, speed: Speed) -> Scatter | None:
             role = "teacher" if timing.is_teacher else "student"
             points.append(Point(f"{timing.runtime} {timing.precision}", role, timing.ms, score.psnr_y))
     first = speed.timings[0]
-    threads = f"{first.threads} thread{'s' * (first.threads != 1)}"
-    label = f"ms an image of LR {size}, {first.device}, {threads}"
+    label = f"ms an image of LR {size}, {first.device}, {count_threads(first.threads)}"
     return _scatter("Quality against time; the line joins the best at each cost", label, tuple(points), contents.scores)
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from compressor.base.context import Context
-from compressor.base.errors import UsageError
 from compressor.base.files import atomic_path
 from srkd.api import as_tuple
 from srkd.options import public
+from srkd.parameters import require_html
 from srkd.reporting.comparison import Comparison, compare_contents
 from srkd.reporting.comparison_page import comparison_page
 from srkd.reporting.contents import read_contents
@@ -25,7 +25,7 @@ def run_compare(options: CompareOptions, context: Context) -> Comparison:
     folders = [Path(run) for run in as_tuple(options.runs)]
     html = path_of(options.html)
     if html is not None:
-        _require_page(html)
+        require_html(html, "--html")
     runs = [read_contents(folder) for folder in folders]
     comparison = compare_contents(runs)
     if html is not None:
@@ -36,10 +36,3 @@ def run_compare(options: CompareOptions, context: Context) -> Comparison:
 
 
 compare = public(CompareOptions, run_compare, "compare")
-
-
-def _require_page(html: Path) -> None:
-    if html.suffix.lower() not in (".html", ".htm"):
-        raise UsageError(f"--html {html}: the page is an HTML file, whose name ends in .html")
-    if not html.parent.is_dir():
-        raise UsageError(f"--html {html}: its folder {html.parent} does not exist: make it, or choose another")

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from compressor.base.errors import SrkdError, UsageError
 from compressor.training.run_folder import FACTS
-from srkd.reporting.contents import Contents, part_names, require_run_folder
-from srkd.reporting.untrusted import Facts
+from srkd.reporting.contents import Contents
+from srkd.reporting.untrusted import Facts, part_names, require_run_folder
 from srkd.trials_report import Gain, Spread
 
 SAME_BICUBIC_DB = 0.002

@@ -13,7 +13,7 @@ from compressor.training.run_folder import FACTS, METRICS, STUDENT
 from export.record import RECORD
 from srkd.curves import Metrics
 from srkd.reporting.reproduction import Reproduction
-from srkd.reporting.untrusted import Facts
+from srkd.reporting.untrusted import Facts, part_names, require_run_folder
 from srkd.trials_report import Spread
 
 Role = Literal["teacher", "student", "baseline", "start", "bicubic"]
@@ -79,7 +79,6 @@ class Contents:
     remarks: tuple[str, ...]
     metrics: tuple[Metrics, ...]
     files: tuple[ExportedFile, ...]
-    student_bytes: int | None
     student_sha256: str | None
     teacher_licence: str | None
     reproduction: Reproduction
@@ -125,22 +124,10 @@ def read_contents(run: Path) -> Contents:
         remarks=facts.texts("result", "flags"),
         metrics=metrics,
         files=tuple(_exported_files(run)),
-        student_bytes=student.stat().st_size if student.is_file() else None,
         student_sha256=file_sha256(student) if student.is_file() else None,
         teacher_licence=first.text("teacher", "licence"),
         reproduction=Reproduction.of(run, facts, first),
     )
-
-
-def require_run_folder(run: Path) -> None:
-    """Refuse a path that is not a folder."""
-    if not run.is_dir():
-        raise SrkdError(f"{run} is not a run folder: it {'is a file' if run.exists() else 'does not exist'}")
-
-
-def part_names(facts: Facts) -> tuple[str, ...]:
-    """Return the folders of the runs of a plan; a name must not lead out of the plan's folder."""
-    return tuple(name for name in facts.texts("trials", "runs") if Path(name).name == name and name not in (".", ".."))
 
 
 def _metrics(run: Path) -> Metrics | None:

@@ -11,6 +11,7 @@ from importlib.resources import files
 from string import Template
 from typing import Any
 
+from compressor.base.machine import count_threads
 from compressor.models.licence import commercial_warning
 from srkd.reporting import charts
 from srkd.reporting.contents import Contents, ExportedFile, Score
@@ -255,7 +256,7 @@ def _speed_part(section: Section, drawn: Drawn) -> Html:
             "–" if row.fps is None else f"{row.fps:.1f}",
             "–" if row.speedup is None else f"{row.speedup:.2f}× {row.verdict or ''}".strip(),
             "–" if row.over_eager is None else f"{row.over_eager:.2f}×",
-            f"{row.device}, {row.threads} thread{'s' * (row.threads != 1)}",
+            f"{row.device}, {count_threads(row.threads)}",
             f"{row.lr_size}, batch {row.batch}",
         ]
         for row in speed.timings

@@ -8,13 +8,14 @@ from pathlib import Path
 
 from compressor.base.context import Context
 from compressor.base.errors import SrkdError, UsageError
-from compressor.base.files import atomic_path, require_writable_folder
+from compressor.base.files import atomic_path
 from compressor.images.sets import ImagePair, embedded_pairs, find_sets
 from compressor.inference.open import open_model
 from compressor.runtimes.table import OpenOptions
 from compressor.training.run_folder import STUDENT
 from srkd.api import as_tuple, find_run_teacher, run_profile
 from srkd.options import public
+from srkd.parameters import require_html
 from srkd.reporting.comparison import compare_contents
 from srkd.reporting.comparison_page import comparison_parts
 from srkd.reporting.contents import Contents, read_contents
@@ -80,11 +81,7 @@ def _destination(folders: Sequence[Path], out: Path | None) -> Path:
         if len(folders) != 1:
             raise UsageError(f"{len(folders)} runs make one report: name it with --out FILE.html")
         return folders[0] / REPORT
-    if out.suffix.lower() not in (".html", ".htm"):
-        raise UsageError(f"--out {out}: the report is an HTML file, whose name ends in .html")
-    if not out.parent.is_dir():
-        raise UsageError(f"--out {out}: its folder {out.parent} does not exist: make it, or choose another")
-    require_writable_folder(out.parent, "--out")
+    require_html(out, "--out")
     return out
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from compressor.base.context import Note
 from compressor.base.errors import Unwritable
 from compressor.base.files import atomic_path, file_sha256
-from compressor.base.machine import machine_facts
+from compressor.base.machine import count_threads, machine_facts
 from compressor.training.run_folder import STUDENT
 from srkd.console import json_value
 from srkd.reporting.untrusted import Facts
@@ -48,7 +48,7 @@ class Timing:
     @property
     def conditions(self) -> str:
         """Return the conditions of the measurement, such as `torch fp32, cpu, 1 thread, LR 128x128, batch 1`."""
-        threads = f"{self.threads} thread{'s' * (self.threads != 1)}"
+        threads = count_threads(self.threads)
         return f"{self.runtime} {self.precision}, {self.device}, {threads}, LR {self.lr_size}, batch {self.batch}"
 
 

@@ -79,6 +79,17 @@ class Facts:
         return {str(name): Facts(item) for name, item in value.items()} if isinstance(value, Mapping) else {}
 
 
+def require_run_folder(run: Path) -> None:
+    """Refuse a path that is not a folder."""
+    if not run.is_dir():
+        raise SrkdError(f"{run} is not a run folder: it {'is a file' if run.exists() else 'does not exist'}")
+
+
+def part_names(facts: Facts) -> tuple[str, ...]:
+    """Return the folders of the runs of a plan; a name must not lead out of the plan's folder."""
+    return tuple(name for name in facts.texts("trials", "runs") if Path(name).name == name and name not in (".", ".."))
+
+
 def read_run_facts(run: Path, student_sha256: str) -> Facts:
     """Return run.json of a student's folder; empty if that is not a finished run of this very student."""
     student = run / "student.safetensors"

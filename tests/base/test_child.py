@@ -12,6 +12,7 @@ import pytest
 
 from compressor.base.child import Child, ChildFailed, run_in_child
 from compressor.base.errors import SrkdError
+from compressor.base.isolation import Limits
 from tests.support.commands import ROOT, is_gone
 
 PROGRAM = """
@@ -47,6 +48,9 @@ def report(progress):
 
 def hang(progress):
     time.sleep(600)
+
+def talk(progress):
+    return "x" * 2_000_000
 
 class Counter:
     def __init__(self, progress, *, start):
@@ -109,6 +113,11 @@ def test_a_child_without_a_result_is_one_line(module: str, function: str, messag
     with pytest.raises(ChildFailed) as caught:
         run_in_child(f"{module}:{function}", {}, what="working")
     assert str(caught.value) == message and f"working: {caught.value.reason}" == message
+
+
+def test_an_answer_over_the_limit_is_one_line_that_names_the_job(module: str) -> None:
+    with pytest.raises(ChildFailed, match=r"^adding up: its answer is too long$"):
+        run_in_child(f"{module}:talk", {}, what="adding up", limits=Limits(output_mb=1))
 
 
 def test_an_error_for_the_user_passes_as_it_is(module: str) -> None:

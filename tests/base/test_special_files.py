@@ -16,6 +16,7 @@ from compressor.inference.open import open_model
 from compressor.teachers.teacher import load_teacher
 from compressor.training.run_folder import read_facts, read_metrics
 from compressor.training.state import DamagedState, read_state_file
+from export.plan.emit import read_measured
 from recipes.config.listing import validate_recipe
 from recipes.config.reading import load_preset
 
@@ -58,6 +59,7 @@ READERS = [
     ("run.json", lambda path: read_facts(path.parent)),
     ("metrics.jsonl", lambda path: list(read_metrics(path.parent))),
     ("state.pt", read_state_file),
+    ("measured.json", lambda path: read_measured(path, None, "")),
 ]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -68,8 +69,9 @@ def test_several_runs_and_plans_are_drawn_over_one_another(tmp_path: Path) -> No
     for index, name in enumerate(names):
         save_run(tmp_path / "plan" / name, rows_of(psnr=29 + index))
     # The last trial has not started, and a name must not lead out of the plan's folder.
-    trials = {"runs": [*names, "scratch-seed11", "../../other"]}
+    trials = {"runs": [*names, "scratch-seed11", "../../other", ".."]}
     save_run(tmp_path / "other", rows_of())
+    shutil.copy(tmp_path / "other" / "metrics.jsonl", tmp_path)
     (tmp_path / "plan" / "run.json").write_text(json.dumps({"trials": trials}))
     report = srkd.plot(tmp_path / "plan")
     assert list(report.steps) == names and report.path == tmp_path / "plan" / "curves.png"

@@ -39,6 +39,7 @@ def model(tmp_path: Path) -> str:
         (["--lr-size", "60000x60000"], "name a smaller size"),
         (["--pareto", "curve.pdf"], "--pareto curve.pdf: the picture is a PNG file"),
         (["--pareto", "x.png", "--no-quality"], "leave out --no-quality"),
+        (["--pareto", "/dev/null/x.png"], "--pareto"),
         (["--preset", "dukd-table1"], "--preset dukd-table1 brings its own networks"),
     ],
 )
