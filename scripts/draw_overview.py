@@ -5,11 +5,14 @@ Run it after a change. Needs only Python's standard library.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from xml.sax.saxutils import escape
 
-PICTURE = Path(__file__).resolve().parent.parent / "docs" / "images" / "overview.svg"
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+PICTURE = DOCS / "images" / "overview.svg"
+RESULT = DOCS / "results" / "quickstart.json"
 
 WIDTH, HEIGHT = 960, 310
 INK, MUTED, PAPER = "#17292b", "#56696b", "#ffffff"
@@ -18,9 +21,13 @@ SANS = "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif"
 MONO = "ui-monospace, SFMono-Regular, Menlo, Consolas, monospace"
 
 FORMATS = ("ONNX", "TensorRT", "OpenVINO", "ncnn", "LiteRT", "ExecuTorch", "Core ML")
-TEACHER_FIGURES = ("854,787 parameters", "73.47 GMAC", "30.824 dB")
-STUDENT_FIGURES = ("214,851 parameters", "18.73 GMAC", "30.689 dB")
-"""The figures of `make quickstart` in the README."""
+
+
+def figures(network: str) -> tuple[str, str, str]:
+    """Return size, cost and score of a network of `make quickstart`."""
+    rows = json.loads(RESULT.read_text(encoding="utf-8"))["tables"]["scores"]["rows"]
+    row = next(row for row in rows if row["network"] == network)
+    return f"{row['params']:,} parameters", f"{row['gmacs']:.2f} GMAC", f"{row['psnr_y_db']:.3f} dB"
 
 
 def text(x: float, y: float, content: str, size: int = 13, color: str = INK, style: str = "") -> str:
@@ -52,9 +59,9 @@ def draw() -> str:
     """Return the picture as SVG."""
     parts = [
         f'<rect width="{WIDTH}" height="{HEIGHT}" rx="10" fill="{PAPER}"/>',
-        *card(20, 24, 170, 152, TEACHER, "Teacher", ("large and slow", *TEACHER_FIGURES)),
+        *card(20, 24, 170, 152, TEACHER, "Teacher", ("large and slow", *figures("teacher"))),
         *(arrow(196, 100, 322, 100), text(259, 86, "distil", 14), command(259, 124, "srkd compress")),
-        *card(330, 36, 160, 128, STUDENT, "Student", STUDENT_FIGURES),
+        *card(330, 36, 160, 128, STUDENT, "Student", figures("logits")),
         *(arrow(496, 100, 602, 100), text(549, 86, "export", 14), command(549, 124, "srkd export")),
         *card(610, 14, 130, 186, NEUTRAL, "Formats", FORMATS),
         *(arrow(746, 100, 802, 100), text(774, 86, "measure", 14)),
