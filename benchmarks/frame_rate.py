@@ -78,7 +78,7 @@ def main() -> int:
     assert target is not None
     plan = facts_of(fitted.run)["plan"]
     start = STARTS[facts_of(fitted.run)["start"]["init"]]
-    rows = [
+    rows: list[Row] = [
         {"what": "bicubic", "psnr_y": _set5(fitted.run, "bicubic", options.data)},
         row_of(f"planned, {start}, {fitted.steps:,} steps of polish", fitted, target, plan, options),
         distilled(plan, start, options),

@@ -12,6 +12,10 @@ from PIL import Image, ImageDraw, ImageFont
 from compressor.base.files import atomic_path
 from compressor.images.metrics import to_u8
 
+SIDE_PIXELS = 320
+"""Side of a panel."""
+ZOOM = 2
+"""Number of pixels of the sheet, along each side, for one pixel of an image."""
 CAPTION_PIXELS = 28
 GAP_PIXELS = 6
 
@@ -24,9 +28,9 @@ class Panel:
     caption: str
 
 
-def write_sheet(panels: Sequence[Panel], path: Path, *, side: int = 320, zoom: int = 2) -> None:
-    """Write the panels in a row: the last one's most detailed square of `side` / `zoom` pixels, unsmoothed."""
-    crop = side // zoom
+def write_sheet(panels: Sequence[Panel], path: Path) -> None:
+    """Write the panels in a row: the square in which the last one has most detail, enlarged without smoothing."""
+    side, crop = SIDE_PIXELS, SIDE_PIXELS // ZOOM
     top, left = most_detailed_square(panels[-1].image_01, crop)
     width = len(panels) * (side + GAP_PIXELS) - GAP_PIXELS
     sheet = Image.new("RGB", (width, side + CAPTION_PIXELS), "white")

@@ -102,12 +102,12 @@ class CannotConvert(SrkdError):
     """The format or its converter cannot hold this network."""
 
 
-def example_size(network: Network, *, least: int = 20, wider: int = 4) -> Size:
+def example_size(network: Network) -> Size:
     """Return a size that the network takes, with different sides so that a converter does not treat them as equal."""
     descriptor = network.descriptor
     step = descriptor.size_multiple
-    side = -(-max(least, descriptor.min_size) // step) * step
-    return side + wider * step, side
+    side = -(-max(20, descriptor.min_size) // step) * step
+    return side + 4 * step, side
 
 
 def needs_fixed_size(network: Network) -> bool:

@@ -16,6 +16,7 @@ import torch
 from compressor.base.context import QUIET, Context
 from compressor.base.errors import SrkdError, UsageError, is_out_of_memory
 from compressor.base.files import atomic_files, require_writable_folder
+from compressor.base.metadata import srkd_keys
 from compressor.images.metrics import below_bicubic
 from compressor.models.checkpoints.save import metadata_of
 from compressor.models.licence import KEY as LICENCE
@@ -79,6 +80,8 @@ class FileReport:
 
 @dataclass(frozen=True)
 class ExportReport:
+    """The result of `export`: a report of each format, the inputs of the comparison, and remarks."""
+
     files: tuple[FileReport, ...]
     compared_on: tuple[str, ...]
     """Names of the inputs that each file and the network were run on."""
@@ -294,7 +297,7 @@ def convert_to(
     job = Conversion(plain, path, metadata, options, context, row.precision, inputs, row.name)
     facts = row.load().convert(job)
     # A converter may add `srkd.*` keys to the metadata; a file with a sidecar cannot hold them itself.
-    metadata |= {key: str(value) for key, value in facts.items() if key.startswith("srkd.")}
+    metadata |= {key: str(value) for key, value in srkd_keys(facts).items()}
     facts = {key: value for key, value in facts.items() if key not in metadata}
     if row.sidecar:
         text = format_sidecar(

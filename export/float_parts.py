@@ -19,7 +19,7 @@ from export.formats import INT8
 from export.quality import Quality, QualityPhotos
 from export.verify import verify
 
-Made = TypeVar("Made")
+Product = TypeVar("Product")
 
 
 @dataclass(frozen=True)
@@ -69,10 +69,10 @@ def ends_of(layers: Layers) -> Iterator[FloatParts]:
 
 
 @dataclass(frozen=True)
-class Tried(Generic[Made]):
+class Try(Generic[Product]):
     """A file with these parts in float, its loss of quality, and in one line why it is refused, or None."""
 
-    made: Made
+    product: Product
     parts: FloatParts
     quality: Quality
     reason: str | None
@@ -93,16 +93,16 @@ class Tried(Generic[Made]):
 
 
 @dataclass(frozen=True)
-class Search(Generic[Made]):
+class Search(Generic[Product]):
     """The search with one tool. `make` quantises with some parts in float; it returns the file and the opened file."""
 
     tool: str
     job: Conversion
     photos: QualityPhotos
     layers: Layers
-    make: Callable[[FloatParts], tuple[Made, Runtime]]
+    make: Callable[[FloatParts], tuple[Product, Runtime]]
 
-    def run(self) -> Tried[Made]:
+    def run(self) -> Try[Product]:
         """Return the first file within the bound."""
         narrow = self.attempt(FloatParts())
         if narrow.reason is None:
@@ -120,7 +120,7 @@ class Search(Generic[Made]):
             f"in eight bits by {self.tool} it {nearest.reason}; tried with {tries[-1].parts.words} in float, too"
         )
 
-    def attempt(self, parts: FloatParts) -> Tried[Made]:
+    def attempt(self, parts: FloatParts) -> Try[Product]:
         product, file = self.make(parts)
         quality = self.photos.measure(file.run)
         reason = quality.reason(self.job.options.int8.max_drop)
@@ -129,10 +129,10 @@ class Search(Generic[Made]):
             reason = verify(file, network, self.job.inputs, INT8, io=self.job.options.io).reason
         refused = "" if reason is None else f"; refused, because it {reason}"
         self.job.context.note(f"{self.tool}, in float {parts}: {quality}{refused}")
-        return Tried(product, parts, quality, reason)
+        return Try(product, parts, quality, reason)
 
 
-def _distance(result: Tried[Made]) -> tuple[bool, float]:
+def _distance(result: Try[Product]) -> tuple[bool, float]:
     """Return a sorting key, best first: accepted files, then less loss in dB, then images nearer to the source's."""
     to_source = 100.0 if result.quality.psnr_to_source is None else result.quality.psnr_to_source
     return result.reason is not None, result.quality.drop - 1e-3 * to_source

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from compressor.images.files import read_rgb_u8
-from compressor.images.resize import downscale_u8, reflected_indices
+from compressor.images.resize import centre_crop, downscale_u8, reflected_indices
 from compressor.images.sets import embedded_photos
 from compressor.models.networks.base import Descriptor
 
@@ -151,8 +151,7 @@ def _photo_lr(path: Path, descriptor: Descriptor) -> torch.Tensor:
         min(length * scale, available // (scale * step) * scale * step)
         for length, available in zip((height, width), hr.shape[1:], strict=True)
     )
-    top, left = (hr.shape[1] - hr_height) // 2, (hr.shape[2] - hr_width) // 2
-    lr_u8 = downscale_u8(hr[:, top : top + hr_height, left : left + hr_width], scale)
+    lr_u8 = downscale_u8(centre_crop(hr, hr_height, hr_width), scale)
     lr = lr_u8[: descriptor.channels].float().div(255)[None]
     if descriptor.fixed_size is None:
         return lr

@@ -13,7 +13,7 @@ import torch
 from compressor.base.errors import UsageError
 from compressor.images.files import read_rgb_u8
 from compressor.images.metrics import psnr, psnr_y, to_u8
-from compressor.images.resize import downscale_u8
+from compressor.images.resize import centre_crop, downscale_u8
 from compressor.images.sets import embedded_photos, list_images
 from compressor.models.networks.base import Descriptor, Network
 from export.formats import MIN_PSNR_TO_SOURCE
@@ -140,7 +140,6 @@ def _pair(
         width, height = size
     if min(height, width) < max(descriptor.min_size, 16):
         return None
-    top, left = (hr.shape[1] - height * scale) // 2, (hr.shape[2] - width * scale) // 2
-    hr = hr[:, top : top + height * scale, left : left + width * scale]
+    hr = centre_crop(hr, height * scale, width * scale)
     lr = downscale_u8(hr, scale)[: descriptor.channels]
     return lr[None].float().div(255), hr[None, : descriptor.channels]

@@ -70,7 +70,7 @@ def convert(job: Conversion) -> Mapping[str, object]:
 
     result = Search(TOOL, job, photos, _layers(graph), make).run()
     with within_executorch(network):
-        lowered = lower(retrace(result.made, network, size, side))
+        lowered = lower(retrace(result.product, network, size, side))
         int8, other = _count(lowered.exported_program().graph_module)
         facts = write(job, lowered, side)
     job.context.note(f"{TOOL}: in eight bits {_words(int8)}; in float {_words(other)}")

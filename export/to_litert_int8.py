@@ -108,7 +108,7 @@ def convert(job: Conversion) -> Mapping[str, object]:
         result = Search(TOOL, job, photos, _layers(model), make).run()
         trained = {} if job.network.quantisation is None else asdict(job.network.quantisation)
         quant = {**trained, **result.describe("litert", calibration.source)}
-        final = read_model(result.made.read_bytes())
+        final = read_model(result.product.read_bytes())
         set_metadata(final, {KEY: json.dumps(quant, sort_keys=True)})
         job.path.write_bytes(pack_model(final))
     return {

@@ -77,7 +77,7 @@ def convert(job: Conversion) -> Mapping[str, object]:
 
         result = Search(TOOL, job, photos, _layers(graph), make).run()
         quant = result.describe("openvino", calibration.source, weight_bits)
-        model = openvino.Core().read_model(result.made)
+        model = openvino.Core().read_model(result.product)
         model.set_friendly_name(job.path.stem)
         model.set_rt_info(json.dumps(quant, sort_keys=True), ["srkd.quant"])
         openvino.save_model(model, job.path, compress_to_fp16=False)

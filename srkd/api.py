@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeAlias, TypeVar
 
 from compressor.assets import embedded_teacher
 from compressor.base.choices import Init, Select
 from compressor.base.context import Context, Note
 from compressor.base.errors import SrkdError, UsageError
 from compressor.base.files import file_sha256
-from compressor.images.in_memory import is_in_memory
+from compressor.images.in_memory import ImageInMemory, is_in_memory
 from compressor.images.metrics import Protocol
 from compressor.images.sets import ImageSet, embedded_pairs, find_sets
 from compressor.inference import evaluate as evaluation
@@ -37,6 +36,7 @@ from compressor.runtimes.base import Runtime
 from compressor.runtimes.table import RUNTIMES, OpenOptions, runtime_of
 from compressor.runtimes.torch_runtime import TorchRuntime
 from compressor.teachers.teacher import Teacher, load_teacher
+from compressor.training.run_folder import FACTS, read_facts
 from export.card import CardFacts, write_card
 from export.conversion import FileOptions, Int8Options, tuned_and_largest
 from export.exporting import ExportReport, Source, export_model
@@ -301,7 +301,7 @@ def run_profile(options: ProfileOptions, context: Context) -> ProfileReport:
         if run_teacher is not None and paths[0].is_dir():
             write_speed(paths[0], report, context.note)
     if pareto is not None:
-        write_pareto(report, pareto)
+        write_pareto(report, pareto, context.note)
     return report
 
 
@@ -382,7 +382,11 @@ def run_upscale(options: UpscaleOptions, context: Context) -> UpscaleReport:
     return upscaling.upscale(as_tuple(options.inputs), runtime, _upscale_settings(options), context.progress)
 
 
-def run_upscale_any(options: UpscaleOptions, context: Context) -> Any:
+UpscaleResult: TypeAlias = Annotated[Any, UpscaleReport | ImageInMemory | list[ImageInMemory]]
+"""The result of `upscale`. Which of these it is depends on the inputs, so it is Any to a type checker."""
+
+
+def run_upscale_any(options: UpscaleOptions, context: Context) -> UpscaleResult:
     """Enlarge pictures: images in give images back, files in are written beside their sources and give a report.
 
     An image is a PIL image, a NumPy array (H,W,3) or a tensor (3,H,W) or (N,3,H,W), of uint8 or of floats in [0,1]; it
@@ -504,17 +508,17 @@ class RunTeacher:
 
 def find_run_teacher(run: Path, note: Note) -> RunTeacher | None:
     """Return the teacher named in run.json, if its file is there and unchanged."""
-    facts_file = run / "run.json"
+    facts_file = run / FACTS
     if not facts_file.is_file():
         return None
     try:
-        facts: Any = json.loads(facts_file.read_text(encoding="utf-8"))
+        facts = read_facts(run)
         teacher = facts["teacher"]
         if teacher is None:
             return None
         path, sha256, scale = Path(teacher["path"]), str(teacher["sha256"]), facts["student"].get("scale")
         options = dict(teacher.get("options") or {})
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (SrkdError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise SrkdError(f"{facts_file} does not say what the teacher was ({error}): give --teacher FILE") from error
     for candidate in (path, embedded_teacher()):
         if candidate.is_file() and file_sha256(candidate) == sha256:

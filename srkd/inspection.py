@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from compressor.base.metadata import srkd_keys
 from compressor.inference.open import model_file
 from compressor.models.checkpoints.header import read_own_file
 from compressor.models.licence import read_licence
@@ -97,7 +98,3 @@ def inspect_header(options: InspectOptions) -> Inspection | None:
         metadata=srkd_keys(own.metadata),
         licence=read_licence(own.metadata),
     )
-
-
-def srkd_keys(metadata: Mapping[str, str]) -> dict[str, str]:
-    return {key: value for key, value in sorted(metadata.items()) if key.startswith("srkd.")}

@@ -34,17 +34,9 @@ def path_of_model(model: object) -> Path:
     raise UsageError(f"{reprlib.repr(model)} is not {MODEL.what}")
 
 
-def open_network(
-    model: ModelOrPath, *, scale: int | None = None, arch_options: Mapping[str, object] | None = None
-) -> ImageModel:
-    """Return an open network unchanged, or load the one in a checkpoint or a run folder.
-
-    `scale` and `arch_options` are for reading a file only.
-    """
-    if not isinstance(model, ImageModel):
-        return load_teacher(path_of_model(model), scale=scale, arch_options=arch_options)
-    refuse_file_options(scale, arch_options)
-    return model
+def open_network(model: ModelOrPath) -> ImageModel:
+    """Return an open network unchanged, or load the one in a checkpoint or a run folder."""
+    return model if isinstance(model, ImageModel) else load_teacher(path_of_model(model))
 
 
 def refuse_file_options(scale: int | None, arch_options: Mapping[str, object] | None) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from compressor.base.errors import SrkdError
 from compressor.base.files import file_sha256
+from compressor.base.metadata import srkd_keys
 from compressor.inference.open import model_file, open_model, read_metadata
 from compressor.inference.teacher_check import check_teacher
 from compressor.models.cost import cost, layer_costs
@@ -21,7 +22,7 @@ from compressor.runtimes.file_runtime import read_spec
 from compressor.runtimes.table import RUNTIMES, OpenOptions, runtime_of
 from compressor.teachers.licence import licence_of
 from compressor.teachers.teacher import Teacher, load_teacher
-from srkd.inspection import Inspection, QuantisedSize, inspect_header, srkd_keys
+from srkd.inspection import Inspection, QuantisedSize, inspect_header
 from srkd.models import refuse_file_options
 from srkd.parameters import format_size, read_size
 from srkd.verb_options import InspectOptions

@@ -36,7 +36,7 @@ from compressor.teachers.teacher import Teacher
 from compressor.training.events import Reference, RunEvents, mean_psnr_y, sr_8bit
 from compressor.training.loop import Trainer
 from compressor.training.pace import Pace, describe_device
-from compressor.training.run_folder import JOINT_TEACHER, SHEET, STUDENT, RunFolder, read_facts, require_run
+from compressor.training.run_folder import JOINT_TEACHER, SCHEMA, SHEET, STUDENT, RunFolder, read_facts, require_run
 from compressor.training.stage import Stage
 from compressor.training.state import State, follow_leader
 from demo.sheet import Panel, write_sheet
@@ -347,7 +347,7 @@ class TrainingRun:
             if (licence := licence_of(teacher.origin.path)) is not None:
                 teacher_facts["licence"] = licence
         return {
-            "schema": "srkd.compress/1",
+            "schema": SCHEMA,
             "srkd_version": __version__,
             "machine": machine_facts(),
             "request": to_json(config.options),

@@ -25,7 +25,7 @@ from compressor.base.machine import machine_facts
 from compressor.models.networks.base import Spec
 from compressor.models.networks.registry import build
 from compressor.training.method import quantisation_of
-from compressor.training.run_folder import FACTS, FLOAT_STUDENT, SHEET, STUDENT, read_facts, write_facts
+from compressor.training.run_folder import FACTS, FLOAT_STUDENT, SCHEMA, SHEET, STUDENT, read_facts, write_facts
 from compressor.training.run_lock import lock_run
 from recipes.config.reading import load_preset, recipe_label
 from srkd.config import RunConfig, RunNetworks, load_recipe
@@ -134,7 +134,7 @@ class Then:
     def _facts(self) -> dict[str, Any]:
         """Return the common run.json for `--resume`. `trials` names the runs, as in a plan of runs."""
         return {
-            "schema": "srkd.compress/1",
+            "schema": SCHEMA,
             "machine": machine_facts(),
             "request": to_json(self.options),
             **plan_entry(self.options),

@@ -30,6 +30,7 @@ from compressor.training.events import Reference
 from compressor.training.run_folder import (
     FACTS,
     JOINT_TEACHER,
+    SCHEMA,
     SHEET,
     STUDENT,
     read_facts,
@@ -172,7 +173,7 @@ class Trials:
         """Return run.json of the plan, with all that `--resume` needs."""
         options = self.config.options
         return {
-            "schema": "srkd.compress/1",
+            "schema": SCHEMA,
             "machine": machine_facts(),
             "request": to_json(options),
             **plan_entry(options),

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from compressor.models.checkpoints.header import RUN_FOLDER_WEIGHTS
+
 Verdict = Literal["better", "worse", "no difference", "spread unknown"]
 
 DEVIATIONS = 2.0
@@ -151,6 +153,6 @@ class TrialsReport:
         best = f"{self.chosen.psnr_y:.3f} dB, seed {self.chosen.seed}"
         return (
             *gains,
-            f"student.safetensors is the best of {len(self.seeds)} seeds by validation ({best}); "
+            f"{RUN_FOLDER_WEIGHTS} is the best of {len(self.seeds)} seeds by validation ({best}); "
             "the table has mean ± sd over them",
         )

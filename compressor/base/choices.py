@@ -1,4 +1,4 @@
-"""Values of command-line options that the code below shares; importing this module loads nothing heavy."""
+"""Values of options that the code below shares; importing this module loads nothing heavy."""
 
 from __future__ import annotations
 
@@ -19,6 +19,18 @@ Init: TypeAlias = Literal["fit", "inherit", "random"]
 Select: TypeAlias = Literal["leading", "l1", "principal"]
 """The units that a narrower student keeps: the first ones, those with the largest weights (L1), or the principal
 directions of the teacher's features."""
+
+Decay: TypeAlias = Literal["constant", "milestones", "cosine"]
+"""The course of the learning rate: constant, multiplied by a factor at each milestone, or falling to zero."""
+
+PrecisionOption: TypeAlias = Literal["auto", "fp32", "bf16", "measure"]
+"""The precision of training; auto: by facts of machine and run, measure: whichever is faster."""
+
+TeacherPrecisionOption: TypeAlias = Literal["auto", "fp32", "bf16"]
+"""The precision of a frozen teacher; auto: the student's."""
+
+CompileOption: TypeAlias = Literal["auto", "on", "off"]
+"""Compilation of the networks in training; auto: by facts of machine and run."""
 
 MOST_LIMITS = 1000
 """The largest factor by which the limits of a foreign program are widened."""

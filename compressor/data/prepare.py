@@ -29,6 +29,9 @@ MIN_IMAGES_TO_HOLD_OUT = 20
 """Number of images from which on a twentieth (ten at most) is held out for validation; with fewer, embedded photos are
 used."""
 
+MOST_NAMES = 5
+"""Largest number of validation images that a note names."""
+
 
 @dataclass(frozen=True)
 class ValidationImage:
@@ -130,9 +133,9 @@ def prepare_data(choice: DataChoice, *, scale: int, lr_patch: int, context: Cont
     return data
 
 
-def _list_names(images: Sequence[ValidationImage], most: int = 5) -> str:
-    names = ", ".join(image.name for image in images[:most])
-    return names if len(images) <= most else f"{names} and {len(images) - most} more (run.json has all)"
+def _list_names(images: Sequence[ValidationImage]) -> str:
+    names = ", ".join(image.name for image in images[:MOST_NAMES])
+    return names if len(images) <= MOST_NAMES else f"{names} and {len(images) - MOST_NAMES} more (run.json has all)"
 
 
 def _require_patches(choice: DataChoice, scale: int, lr_patch: int) -> None:

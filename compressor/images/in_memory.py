@@ -16,8 +16,9 @@ from torch import Tensor
 
 from compressor.base.errors import UsageError
 from compressor.images.files import grey_of, quantised, samples_8bit, to_01
+from compressor.images.metrics import to_u8
 
-ImageInMemory: TypeAlias = "Image.Image | npt.NDArray[Any] | Tensor"
+ImageInMemory: TypeAlias = Image.Image | npt.NDArray[Any] | Tensor
 
 LOWEST, HIGHEST = -0.5, 1.5
 """Bounds on floats meant to be in [0,1]: filters overshoot by less, values in 0..255 or -1..1 exceed them."""
@@ -65,9 +66,7 @@ def like(image: ImageInMemory, planes: Planes) -> ImageInMemory:
         if image.dtype == np.uint8:
             return quantised(rgb, 8)
         return rgb.permute(1, 2, 0).numpy().astype(image.dtype, order="C")
-    rgb = planes.rgb.clamp(0, 1)
-    if image.dtype == torch.uint8:
-        rgb = rgb.mul(255).add_(0.5).floor_()
+    rgb = to_u8(planes.rgb) if image.dtype == torch.uint8 else planes.rgb.clamp(0, 1)
     rgb = rgb.to(image.device, image.dtype)
     return rgb if image.dim() == 4 else rgb[0]
 

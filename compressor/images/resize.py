@@ -68,6 +68,12 @@ def mod_crop(images: Tensor, scale: int) -> Tensor:
     return images[..., :height, :width]
 
 
+def centre_crop(images: Tensor, height: int, width: int) -> Tensor:
+    """Return the middle of images, which are at least that high and wide."""
+    top, left = (images.shape[-2] - height) // 2, (images.shape[-1] - width) // 2
+    return images[..., top : top + height, left : left + width]
+
+
 def reflected_indices(positions: Tensor, size: int, *, repeat_edge: bool = True) -> Tensor:
     """Return the index in 0..size-1 of each position, mirrored at both ends; `size` may be dynamic in a traced graph.
 

@@ -9,6 +9,8 @@ import torch
 
 from compressor.base.context import QUIET, Context
 from compressor.base.errors import UsageError
+from compressor.base.metadata import srkd_keys
+from compressor.base.precision import synchronise
 from compressor.models.networks.base import ImageModel
 from compressor.runtimes.base import Runtime
 from compressor.runtimes.file_runtime import FileRuntime
@@ -34,7 +36,7 @@ def open_file(path: Path, options: OpenOptions, context: Context) -> Runtime:
         label=label,
         device=options.device,
         precision=options.precision or "fp32",
-        metadata={key: value for key, value in header.items() if key.startswith("srkd.")},
+        metadata=srkd_keys(header),
     )
 
 
@@ -54,6 +56,5 @@ class ForeignRuntime(FileRuntime):
 
     def _run(self, lr: torch.Tensor) -> torch.Tensor:
         sr: torch.Tensor = self._teacher(lr)
-        if lr.device.type == "cuda":
-            torch.cuda.synchronize(lr.device)
+        synchronise(lr.device)
         return sr

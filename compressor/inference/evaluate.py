@@ -23,6 +23,7 @@ from compressor.images.resize import downscale_u8, mod_crop
 from compressor.images.sets import ImagePair, ImageSet
 from compressor.inference.background import OneBehind, read_ahead
 from compressor.inference.numbers import Numbers, numbers_of
+from compressor.inference.open import unique_label
 from compressor.inference.super_resolve import Bicubic, super_resolve
 from compressor.runtimes.base import Runtime
 
@@ -272,10 +273,7 @@ def _by_label(models: Sequence[Runtime], scale: int) -> dict[str, Runtime]:
     for model in models:
         if model.descriptor.scale != scale:
             raise UsageError(f"{model.label} enlarges {model.descriptor.scale} times, the evaluation is at x{scale}")
-        label, number = model.label, 2
-        while label in rows or label == "bicubic":
-            label, number = f"{model.label}#{number}", number + 1
-        rows[label] = model
+        rows[unique_label(model.label, {"bicubic", *rows})] = model
     return rows
 
 

@@ -5,7 +5,7 @@ Importing this module imports no torch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -100,6 +100,14 @@ def resolve_checkpoint(model: str | Path, note: Note = no_note) -> Path:
         raise SrkdError(f"{error}: an export starts from a checkpoint, name that") from error
     note(f"{path} is an exported file: starting from {checkpoint}, which it was made from")
     return checkpoint
+
+
+def unique_label(label: str, labels: Collection[str]) -> str:
+    """Return the label of another model beside `labels`: label#2 for a second one with the same."""
+    unique, number = label, 2
+    while unique in labels:
+        unique, number = f"{label}#{number}", number + 1
+    return unique
 
 
 def _list_checkpoints(folder: Path) -> list[Path]:

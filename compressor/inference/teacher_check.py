@@ -16,7 +16,7 @@ import torch
 
 from compressor.base.errors import SrkdError
 from compressor.images.files import read_rgb_u8
-from compressor.images.metrics import to_u8
+from compressor.images.metrics import psnr, to_u8
 from compressor.images.resize import downscale_u8, reflected_indices, upscale_bicubic
 from compressor.images.sets import embedded_photos
 from compressor.inference.super_resolve import rgb_to_ycbcr, ycbcr_to_rgb
@@ -139,8 +139,7 @@ def _outputs(teacher: ImageModel, lr: torch.Tensor) -> torch.Tensor:
 
 def _psnr(one: torch.Tensor, other: torch.Tensor) -> float:
     """Return the PSNR in dB over RGB of two images rounded to 8 bit; 99 dB if they are equal."""
-    error = (to_u8(one).float() - to_u8(other).float()).square().mean()
-    return float(10 * torch.log10(255**2 / error)) if error > 0 else 99.0
+    return min(99.0, float(psnr(to_u8(one), to_u8(other)).mean()))
 
 
 def _best_alternative(

@@ -199,7 +199,9 @@ def upscale(
                 if picture is None:
                     skipped.append(Skipped(job.source, f"{job.output} exists", output_exists=True))
                     continue
-                enlarged = _enlarge(picture, choice, settings, partial(progress, title))
+                alpha = None if picture.alpha is None else picture.alpha[None]
+                planes = Planes(picture.rgb[None], alpha, picture.bits)
+                enlarged = _enlarge(planes, choice, settings, partial(progress, title))
                 seconds = time.perf_counter() - start
                 writes.append(writer.submit(partial(_write, job, picture, enlarged, seconds)))
                 if enlarged.tiled.sr[0, 0].numel() > OVERLAPPED_OUTPUT_PIXELS:
@@ -367,15 +369,8 @@ def upscale_image(
     settings, scale = settings or UpscaleSettings(), runtime.descriptor.scale
     planes = read_planes(image)
     _require_size("the image", planes.rgb.shape[-1], planes.rgb.shape[-2], scale)
-    tiled = super_resolve(
-        PrecisionChoice(runtime, exact=settings.exact).select(planes.rgb, bits=planes.bits).runtime,
-        planes.rgb,
-        tile=settings.tile,
-        overlap=settings.overlap,
-        self_ensemble=settings.self_ensemble,
-        progress=progress,
-    )
-    return like(image, Planes(tiled.sr, _enlarged_alpha(planes.alpha, scale)))
+    enlarged = _enlarge(planes, PrecisionChoice(runtime, exact=settings.exact), settings, progress)
+    return like(image, Planes(enlarged.tiled.sr, enlarged.alpha))
 
 
 def _require_size(name: object, width: int, height: int, scale: int) -> None:
@@ -384,11 +379,6 @@ def _require_size(name: object, width: int, height: int, scale: int) -> None:
             f"{name} would become {width * scale}x{height * scale}, more than the {MAX_OUTPUT_PIXELS:,} pixels "
             "held at once: cut it into pieces"
         )
-
-
-def _enlarged_alpha(alpha: Tensor | None, scale: int) -> Tensor | None:
-    """Return the alpha channel enlarged bicubically, as networks are trained on colours only."""
-    return None if alpha is None else upscale_bicubic(alpha, scale).clamp(0, 1)
 
 
 @dataclass(frozen=True)
@@ -402,18 +392,20 @@ class _Enlarged:
 
 
 def _enlarge(
-    picture: Picture, choice: PrecisionChoice, settings: UpscaleSettings, progress: WindowProgress
+    planes: Planes, choice: PrecisionChoice, settings: UpscaleSettings, progress: WindowProgress | None
 ) -> _Enlarged:
-    selected = choice.select(picture.rgb[None], bits=picture.bits)
+    """Return the planes enlarged: colours by the network, alpha bicubically, as networks are trained on colours."""
+    selected = choice.select(planes.rgb, bits=planes.bits)
     tiled = super_resolve(
         selected.runtime,
-        picture.rgb[None],
+        planes.rgb,
         tile=settings.tile,
         overlap=settings.overlap,
         self_ensemble=settings.self_ensemble,
         progress=progress,
     )
-    alpha = _enlarged_alpha(picture.alpha, selected.runtime.descriptor.scale)
+    scale = selected.runtime.descriptor.scale
+    alpha = None if planes.alpha is None else upscale_bicubic(planes.alpha, scale).clamp(0, 1)
     return _Enlarged(tiled, alpha, selected.runtime.precision, selected.psnr_to_exact)
 
 
@@ -421,7 +413,8 @@ def _write(job: Job, picture: Picture, enlarged: _Enlarged, seconds: float) -> U
     """Write the output; `seconds` is the time spent so far. Waiting for other pictures' writes does not count."""
     start, tiled = time.perf_counter(), enlarged.tiled
     try:
-        write_picture(replace(picture, rgb=tiled.sr[0], alpha=enlarged.alpha), job.output)
+        alpha = None if enlarged.alpha is None else enlarged.alpha[0]
+        write_picture(replace(picture, rgb=tiled.sr[0], alpha=alpha), job.output)
     except FAILURES as error:
         return _failure(job, error)
     return Upscaled(

@@ -16,11 +16,10 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import flop_registry
 from torch.utils.hooks import RemovableHandle
 
 from compressor.base.errors import UsageError
-from compressor.models.meta_device import LiveBytes, MetaDevice
+from compressor.models.meta_device import LiveBytes, MetaDevice, macs_of
 from compressor.models.networks.base import ImageModel, Network, Spec
 from compressor.models.networks.layers import MeanShift
 from compressor.models.networks.registry import build
@@ -134,9 +133,8 @@ class _Counter(MetaDevice):  # type: ignore[no-untyped-call]
         )
 
     def after(self, function: Any, arguments: tuple[Any, ...], options: Mapping[str, Any], result: Any) -> None:
-        rule = flop_registry.get(function.overloadpacket)
-        if rule is not None:
-            macs = rule(*arguments, **options, out_val=result) // 2
+        macs = macs_of(function, arguments, options, result)
+        if macs:
             for name in set(self.within):
                 self.macs[name] = self.macs.get(name, 0) + macs
             self.macs_alone[self.within[-1]] = self.macs_alone.get(self.within[-1], 0) + macs

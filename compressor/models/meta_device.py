@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
 
 aten = torch.ops.aten
 
@@ -30,6 +31,12 @@ POINTWISE = frozenset(
     }
 )
 """Operations whose output has the broadcast shape of their tensors, if these all have the same floating type."""
+
+
+def macs_of(function: Any, arguments: tuple[Any, ...], options: Mapping[str, Any], result: Any) -> int:
+    """Return the multiply-accumulates of an operation; 0 for one that torch does not count."""
+    rule = flop_registry.get(function.overloadpacket)
+    return 0 if rule is None else rule(*arguments, **options, out_val=result) // 2
 
 
 class MetaDevice(TorchDispatchMode):  # type: ignore[no-untyped-call]

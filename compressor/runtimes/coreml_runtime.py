@@ -13,6 +13,7 @@ import torch
 
 from compressor.base.context import QUIET, Context
 from compressor.base.errors import SrkdError, UsageError, one_line
+from compressor.base.metadata import srkd_keys
 from compressor.runtimes.file_runtime import Array, FileRuntime, ImageFormat, describe, image_format, read_spec
 from compressor.runtimes.table import DEFAULTS, OpenOptions
 
@@ -27,7 +28,7 @@ def read_metadata(path: Path) -> Mapping[str, str]:
 
     with one_line(f"{path} cannot be read as a Core ML package"):
         entries = ct.utils.load_spec(str(path)).description.metadata.userDefined
-        return {key: value for key, value in entries.items() if key.startswith("srkd.")}
+        return srkd_keys(entries)
 
 
 class CoreMLRuntime(FileRuntime):
@@ -46,7 +47,7 @@ class CoreMLRuntime(FileRuntime):
             self._model = ct.models.MLModel(str(path), compute_units=ct.ComputeUnit[UNITS[self.device]])
             spec = self._model.get_spec()
         self._input, self._output = spec.description.input[0].name, spec.description.output[0].name
-        self.metadata = {key: value for key, value in self._model.user_defined_metadata.items() if key[:5] == "srkd."}
+        self.metadata = srkd_keys(self._model.user_defined_metadata)
         self.spec = read_spec(self.metadata, self.label)
         self._image = read_image_format(spec, self.label)
         self.descriptor = replace(describe(self.spec, self._image, self.label, self._run), max_size=read_max_size(spec))

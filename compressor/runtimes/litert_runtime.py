@@ -13,6 +13,7 @@ import torch
 from compressor.base.context import QUIET, Context
 from compressor.base.errors import SrkdError, one_line
 from compressor.base.machine import native_silence
+from compressor.base.metadata import srkd_keys
 from compressor.runtimes.base import read_header
 from compressor.runtimes.file_runtime import (
     Array,
@@ -93,7 +94,7 @@ def _read_facts(path: Path) -> tuple[dict[str, str], str]:
         model = schema.Model.GetRootAs(path.read_bytes(), 0)
         entries = [model.Metadata(index) for index in range(model.MetadataLength())]
         values = {entry.Name().decode(): bytes(model.Buffers(entry.Buffer()).DataAsNumpy()) for entry in entries}
-        metadata = {key: value.decode() for key, value in values.items() if key.startswith("srkd.")}
+        metadata = {key: value.decode() for key, value in srkd_keys(values).items()}
         graph = model.Subgraphs(0)
         sizes: Counter[str] = Counter()
         for tensor in map(graph.Tensors, _read_by_layers(model, graph)):

@@ -16,6 +16,7 @@ import onnx
 from onnx import TensorProto, numpy_helper
 
 from compressor.base.errors import SrkdError, one_line
+from compressor.base.metadata import srkd_keys
 
 MOST_BYTES = 2**31 - 1
 """The most bytes of a model in memory, protobuf's limit."""
@@ -57,7 +58,7 @@ def load_onnx(path: Path, *, external_weights: bool = True) -> onnx.ModelProto:
 
 def read_srkd_keys(model: onnx.ModelProto) -> dict[str, str]:
     """Return the `srkd.*` keys of the model."""
-    return {prop.key: prop.value for prop in model.metadata_props if prop.key.startswith("srkd.")}
+    return srkd_keys({prop.key: prop.value for prop in model.metadata_props})
 
 
 def read_whole(path: Path) -> bytes:

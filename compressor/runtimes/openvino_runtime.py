@@ -12,6 +12,7 @@ import torch
 
 from compressor.base.context import QUIET, Context
 from compressor.base.errors import SrkdError, UsageError, one_line
+from compressor.base.metadata import srkd_keys
 from compressor.runtimes.base import read_header
 from compressor.runtimes.file_runtime import (
     FileRuntime,
@@ -169,4 +170,4 @@ def _image_format(model: Any, label: str) -> ImageFormat:
 
 def _read_metadata(model: Any) -> dict[str, str]:
     """Return the `srkd.*` keys in the model's `rt_info`."""
-    return {key: str(value.value) for key, value in model.get_rt_info().items() if key.startswith("srkd.")}
+    return {key: str(value.value) for key, value in srkd_keys(model.get_rt_info()).items()}

@@ -10,6 +10,7 @@ from typing import Any
 
 from compressor.base.errors import SrkdError, UsageError
 from compressor.base.files import read_text
+from compressor.base.metadata import srkd_keys
 from compressor.models.networks.base import Descriptor, Spec
 from compressor.models.networks.registry import spec_from_dict
 from compressor.runtimes.file_runtime import build_descriptor
@@ -74,7 +75,7 @@ def read_sidecar(path: Path) -> Sidecar:
         if content["schema"] != SCHEMA:
             raise ValueError(f"its schema is {content['schema']!r}, not {SCHEMA!r}")
         size = None if content["lr_size"] is None else parse_size("lr_size", content["lr_size"])
-        metadata = {str(key): str(value) for key, value in content["metadata"].items() if str(key)[:5] == "srkd."}
+        metadata = {key: str(value) for key, value in srkd_keys(content["metadata"]).items()}
         spec = spec_from_dict(json.loads(metadata["srkd.spec"]))
         facts = dict(content["facts"])
         largest = parse_size("max_size", facts["max_size"]) if "max_size" in facts else None

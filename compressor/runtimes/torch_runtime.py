@@ -10,6 +10,7 @@ from types import MappingProxyType
 import torch
 
 from compressor.base.errors import SrkdError, UsageError, reason_of
+from compressor.base.precision import Layout, memory_format, synchronise
 from compressor.models.networks.base import Descriptor, Network, Spec
 from compressor.runtimes.base import require_input, require_output
 
@@ -49,8 +50,8 @@ class TorchRuntime:
         self.spec: Spec = network.spec
         self._device = torch_device(device)
         self.device = str(self._device)
-        self._format = torch.channels_last if self._channels_last() else torch.contiguous_format
-        self.layout = "channels_last" if self._channels_last() else "contiguous"
+        self.layout: Layout = "channels_last" if self._channels_last() else "contiguous"
+        self._format = memory_format(self.layout)
         self.network = copy.deepcopy(network).to(self._device, torch.float32).eval().requires_grad_(False)
         self.network.to(memory_format=self._format)  # type: ignore[call-overload]
         self._forward = self._build_forward()
@@ -60,8 +61,7 @@ class TorchRuntime:
         with torch.no_grad(), self._precision_context():
             images = lr.to(self._device, torch.float32).contiguous(memory_format=self._format)
             sr = self._forward(images).float().contiguous()
-            if self._device.type == "cuda":
-                torch.cuda.synchronize(self._device)
+            synchronise(self._device)
             sr = sr.to(lr.device)
         require_output(lr, sr, self.descriptor, self.label)
         return sr

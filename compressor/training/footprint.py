@@ -14,13 +14,12 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import flop_registry
 
 from compressor.base.context import no_note
 from compressor.base.errors import SrkdError
 from compressor.base.processes import Processes
 from compressor.data.batches import Batch
-from compressor.models.meta_device import LiveBytes
+from compressor.models.meta_device import LiveBytes, macs_of
 from compressor.models.networks.base import ImageModel, Network, Spec
 from compressor.models.networks.registry import build
 from compressor.models.quantisation import Quantisation
@@ -206,12 +205,10 @@ class _Meter(LiveBytes):  # type: ignore[no-untyped-call]
         self._within.pop()
 
     def after(self, function: Any, arguments: tuple[Any, ...], options: Mapping[str, Any], result: Any) -> None:
-        rule = flop_registry.get(function.overloadpacket)
-        if rule is not None:
-            macs = rule(*arguments, **options, out_val=result) // 2
-            self.macs += macs
-            for part in self._within[-1:]:
-                part.macs += macs
+        macs = macs_of(function, arguments, options, result)
+        self.macs += macs
+        for part in self._within[-1:]:
+            part.macs += macs
         super().after(function, arguments, options, result)
 
 

@@ -15,6 +15,7 @@ from compressor.base.choices import DEFAULT_TRACKERS, TrackerName
 from compressor.base.context import Note
 from compressor.base.errors import SrkdError, Unwritable, UsageError, report_unwritable
 from compressor.base.files import append, atomic_path, flush_file, read_text, require_regular, temporary_files
+from compressor.models.checkpoints.header import RUN_FOLDER_FACTS, RUN_FOLDER_WEIGHTS
 from compressor.models.checkpoints.save import save_network
 from compressor.models.networks.base import Network
 from compressor.training.guard import Skipped
@@ -22,8 +23,10 @@ from compressor.training.state import DamagedState, State
 from compressor.training.trackers import Tracker, TrackerLost, open_tracker
 
 KEPT_STATES = 3
-FACTS, METRICS, LOG, LOCK = "run.json", "metrics.jsonl", "log.txt", ".lock"
-STUDENT, SHEET = "student.safetensors", "comparison.png"
+SCHEMA = "srkd.compress/1"
+"""The schema of run.json."""
+FACTS, METRICS, LOG, LOCK = RUN_FOLDER_FACTS, "metrics.jsonl", "log.txt", ".lock"
+STUDENT, SHEET = RUN_FOLDER_WEIGHTS, "comparison.png"
 FLOAT_STUDENT = "student-float.safetensors"
 """The distilled float student, kept beside the quantised one."""
 JOINT_TEACHER = "teacher_joint.safetensors"

@@ -20,12 +20,13 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, TypeVar, cast
+from typing import TypeVar, cast
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from compressor.base.choices import CompileOption, PrecisionOption, TeacherPrecisionOption
 from compressor.base.context import Note
 from compressor.base.errors import reason_of
 from compressor.base.machine import count_threads
@@ -34,10 +35,6 @@ from compressor.models.cost import cost
 from compressor.models.networks.base import Network
 
 M = TypeVar("M", bound=nn.Module)
-
-PrecisionOption = Literal["auto", "fp32", "bf16", "measure"]
-TeacherPrecisionOption = Literal["auto", "fp32", "bf16"]
-CompileOption = Literal["auto", "on", "off"]
 
 SHORT_RUN_MACS = 1.5e12
 """Multiply-accumulates of the student, forward and backward, below which a run trains in fp32: half a minute on two
@@ -139,7 +136,7 @@ def choose_execution_mode(
 
 
 def _precision_by_facts(
-    student: Network, patches: int, lr_patch: int, device: torch.device, option: Literal["auto", "fp32", "bf16"]
+    student: Network, patches: int, lr_patch: int, device: torch.device, option: TeacherPrecisionOption
 ) -> tuple[Precision, str]:
     """Return the precision for this total number of patches, and the reason."""
     if option != "auto":

@@ -9,6 +9,7 @@ from typing import Literal, Protocol, runtime_checkable
 
 from torch import nn
 
+from compressor.base.choices import Decay
 from compressor.models.networks.axes import Segments
 from compressor.models.networks.base import Network, Spec
 from compressor.training.method import Calibrated, Method
@@ -95,7 +96,7 @@ class Schedule:
 
     steps: int
     rate: float
-    decay: Literal["constant", "milestones", "cosine"] = "constant"
+    decay: Decay = "constant"
     milestones: Sequence[int] = ()
     factor: float = 0.1
     warmup: int = 0

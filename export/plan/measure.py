@@ -18,6 +18,7 @@ from PIL import Image
 
 from compressor.base.context import QUIET, Context
 from compressor.base.errors import SrkdError, UsageError
+from compressor.base.machine import count_threads
 from compressor.images.sets import embedded_photos
 from compressor.inference.open import open_model
 from compressor.models.checkpoints.save import save_network
@@ -93,7 +94,7 @@ class Place:
     def __str__(self) -> str:
         threads = self.threads or torch.get_num_threads()
         size = "{}x{}".format(*self.lr_size)
-        return f"{size}, {self.runtime} {self.precision}, {self.device}, {threads} thread{'s' if threads > 1 else ''}"
+        return f"{size}, {self.runtime} {self.precision}, {self.device}, {count_threads(threads)}"
 
 
 def write_untrained(candidate: Candidate, place: Place, folder: Path) -> Path:
@@ -217,9 +218,8 @@ class Bench:
 def _once(call: Callable[[], object]) -> float:
     """Return the milliseconds of the second call: the first may include preparation."""
     call()
-    started = time.perf_counter()
-    call()
-    return 1000 * (time.perf_counter() - started)
+    (ms,) = time_calls(call, 1)
+    return ms
 
 
 def _look(call: Callable[[], object], seconds: float) -> Timing:

@@ -10,8 +10,8 @@ import torch
 from compressor.base.context import QUIET, Context
 from compressor.base.errors import SrkdError
 from compressor.images.files import read_rgb_u8
-from compressor.images.metrics import psnr_y
-from compressor.images.resize import downscale_u8
+from compressor.images.metrics import psnr_y, to_u8
+from compressor.images.resize import centre_crop, downscale_u8
 from compressor.images.sets import embedded_photos
 from compressor.models.cost import cost
 from compressor.models.fitting.fit import fit
@@ -71,15 +71,14 @@ class FittedQuality:
         border, total = network.descriptor.scale, 0.0
         with torch.no_grad():
             for lr, hr in self.photos:
-                sr = network(lr).clamp(0, 1).mul(255).round().div(255)
-                total += float(psnr_y(sr.double(), hr.double(), border=border).mean())
+                sr = to_u8(network(lr)).double() / 255
+                total += float(psnr_y(sr, hr, border=border).mean())
         return total / len(self.photos)
 
 
 def _middle(path: Path, scale: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the middle of a photo as LR and HR in [0,1], (1, 3, H, W)."""
+    """Return the middle of a photo as LR and HR in [0,1], (1, 3, H, W); HR in float64."""
     hr = read_rgb_u8(path)
     height, width = (min(length // scale, SIDE) * scale for length in hr.shape[-2:])
-    top, left = (hr.shape[1] - height) // 2, (hr.shape[2] - width) // 2
-    hr = hr[:, top : top + height, left : left + width]
-    return downscale_u8(hr, scale)[None].float().div(255), hr[None].float().div(255)
+    hr = centre_crop(hr, height, width)
+    return downscale_u8(hr, scale)[None].float().div(255), hr[None].double().div(255)

@@ -14,7 +14,7 @@ import torch
 from compressor.base.context import Context
 from compressor.base.errors import SrkdError
 from compressor.base.files import file_sha256
-from compressor.inference.open import model_file, open_model
+from compressor.inference.open import model_file, open_model, unique_label
 from compressor.models.cost import Cost, cost
 from compressor.models.networks.base import Network, Spec
 from compressor.models.networks.registry import spec_from_dict
@@ -122,7 +122,8 @@ def open_models(
     try:
         for done, (path, is_teacher) in enumerate(files):
             context.progress("open", done, len(files))
-            label = _unique_label(path.name if path.is_dir() else path.stem, labels)
+            label = unique_label(path.name if path.is_dir() else path.stem, labels)
+            labels.add(label)
             if runtime_of(model_file(path)) == "torch":
                 starting += _start_checkpoint(path, label, is_teacher, settings, folder, opened, context)
             else:
@@ -139,15 +140,6 @@ def open_models(
         listed = ", ".join(f"{label} x{scale}" for label, scale in scales.items())
         opened.notes.append(f"scales differ, so speed-ups compare unlike work: {listed}")
     return opened
-
-
-def _unique_label(label: str, labels: set[str]) -> str:
-    """Return the label, or label#2 for a second model with that label, and add it to the labels."""
-    unique, number = label, 2
-    while unique in labels:
-        unique, number = f"{label}#{number}", number + 1
-    labels.add(unique)
-    return unique
 
 
 def _start_checkpoint(

@@ -232,7 +232,7 @@ def _seconds(call: Call) -> float:
     return time.perf_counter() - started
 
 
-def _excluded_ranks(count: int, confidence: float = CONFIDENCE) -> int:
+def _excluded_ranks(count: int) -> int:
     """Return how many of `count` sorted values can be left out at each end, with the median still between the rest.
 
     The median lies between the (k+1)-th value from either end with probability 1 - 2·P(Bin(count, 1/2) <= k).
@@ -240,7 +240,7 @@ def _excluded_ranks(count: int, confidence: float = CONFIDENCE) -> int:
     excluded, tail = 0, 0.5**count
     while True:
         tail += math.comb(count, excluded + 1) * 0.5**count
-        if 1 - 2 * tail < confidence or 2 * (excluded + 1) >= count:
+        if 1 - 2 * tail < CONFIDENCE or 2 * (excluded + 1) >= count:
             return excluded
         excluded += 1
 

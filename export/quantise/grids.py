@@ -61,10 +61,10 @@ class Grid:
         return levels.sub_(self.zero_point).mul_(self.scale)
 
 
-def choose_grid(values: torch.Tensor, levels: Levels, clipping: float = CLIPPING) -> Grid:
+def choose_grid(values: torch.Tensor, levels: Levels) -> Grid:
     """Return the grid of least error for these values; rarely used ends of the range may be clipped.
 
-    A clipping error counts `clipping` times: rounding is noise that the next layer averages over its inputs, clipping
+    A clipping error counts `CLIPPING` times: rounding is noise that the next layer averages over its inputs, clipping
     is not.
     """
     low, high = min(0.0, float(values.min())), max(0.0, float(values.max()))
@@ -76,7 +76,7 @@ def choose_grid(values: torch.Tensor, levels: Levels, clipping: float = CLIPPING
     centres = low + (high - low) / BINS * (torch.arange(BINS, dtype=torch.float64) + 0.5)
 
     def error(below: float, above: float) -> float:
-        return _error(_grid(below, above, levels), centres, counts, clipping)
+        return _error(_grid(below, above, levels), centres, counts)
 
     below, above = low, high
     for _ in range(2):  # optimise one end after the other, twice
@@ -97,10 +97,10 @@ def _float32(scale: float) -> float:
     return float(torch.tensor(scale, dtype=torch.float32))
 
 
-def _error(grid: Grid, centres: torch.Tensor, counts: torch.Tensor, clipping: float) -> float:
+def _error(grid: Grid, centres: torch.Tensor, counts: torch.Tensor) -> float:
     low, high = (grid.scale * (end - grid.zero_point) for end in (grid.levels.low, grid.levels.high))
     beyond = ((low - centres).clamp_min(0) + (centres - high).clamp_min(0)).square()
-    return float((counts * torch.where(beyond > 0, clipping * beyond, grid.scale**2 / 12)).sum())
+    return float((counts * torch.where(beyond > 0, CLIPPING * beyond, grid.scale**2 / 12)).sum())
 
 
 def row_scales(weight: torch.Tensor, levels: Levels) -> torch.Tensor:

@@ -7,7 +7,6 @@ most. Each try quantises the whole graph again, is measured on photos, and timed
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,6 +19,7 @@ from compressor.base.context import QUIET, Context
 from compressor.images.sample import sample_photo
 from compressor.runtimes.onnx_runtime import FLOAT_ON_GRIDS
 from export.conversion import CannotConvert
+from export.profile.timing import time_calls
 from export.quality import Quality, QualityPhotos
 from export.quantise.ends import Ends
 from export.quantise.plan import CPU, TENSORRT, Flavour, Graph, Plan, Scheme, make_plan
@@ -213,7 +213,5 @@ def _take_turns(first: Callable[[], object], second: Callable[[], object]) -> tu
     second()
     for _ in range(ROUNDS):
         for call, record in zip((first, second), times, strict=True):
-            started = time.perf_counter()
-            call()
-            record.append(1000 * (time.perf_counter() - started))
+            record += time_calls(call, 1)
     return float(np.median(times[0])), float(np.median(times[1]))

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from compressor.base.choices import Init, Select
+from compressor.base.choices import CompileOption, Decay, Init, PrecisionOption, Select, TeacherPrecisionOption
 from compressor.base.errors import UsageError
 
 if TYPE_CHECKING:
@@ -47,7 +47,8 @@ class StudentRule(PresetPart):
 class ScheduleRule(PresetPart):
     """Length, batches and learning rate of a run. `--steps` rescales milestones and warm-up.
 
-    Below 5,000 steps a rescaled recipe has a higher rate that falls along a cosine, unless `--set` gives the rate.
+    A recipe with milestones that `--steps` shortens to fewer than 5,000 gets a higher rate that falls along a cosine,
+    unless `--set` gives the rate, the decay or the milestones.
     """
 
     steps: int = Field(default=25_000, ge=1, description="updates of the student")
@@ -69,7 +70,7 @@ class ScheduleRule(PresetPart):
         description="learning rate of a student that is solved for, or a slice of a turned teacher: a higher one "
         "throws that start away; none: `rate`",
     )
-    decay: Literal["constant", "milestones", "cosine"] = Field(default="constant", description="how the rate changes")
+    decay: Decay = Field(default="constant", description="how the rate changes")
     milestones: tuple[Annotated[int, Field(ge=0)], ...] = Field(
         default=(), description="steps at which the rate is multiplied by `factor`"
     )
@@ -80,15 +81,15 @@ class ScheduleRule(PresetPart):
     clip: float | None = Field(default=None, gt=0, description="largest gradient norm; larger ones are scaled down")
     ema: float = Field(default=0.999, ge=0, lt=1, description="decay of the averaged weights; 0 copies the weights")
     ema_warmup: bool = Field(default=True, description="let the average start fast: min(ema, (1+n)/(10+n))")
-    precision: Literal["auto", "fp32", "bf16", "measure"] = Field(
+    precision: PrecisionOption = Field(
         default="auto",
         description="precision of the student; auto: bf16 where the processor computes it natively, fp32 for short "
         "runs; measure: whichever, with its memory layout, is faster when the run starts",
     )
-    teacher_precision: Literal["auto", "fp32", "bf16"] = Field(
+    teacher_precision: TeacherPrecisionOption = Field(
         default="auto", description="precision of the frozen teacher; auto: the student's, for srkd's own networks"
     )
-    compile: Literal["auto", "on", "off"] = Field(
+    compile: CompileOption = Field(
         default="auto", description="torch.compile; auto: on a GPU, for runs long enough to gain from it"
     )
     validate_every: int = Field(
@@ -113,8 +114,8 @@ class Preset(PresetPart):
         default_factory=dict,
         description="weights of terms by name: to change one, or where methods that share a term disagree",
     )
-    student: StudentRule = StudentRule()
-    schedule: ScheduleRule = ScheduleRule()
+    student: StudentRule = Field(default=StudentRule(), description="how the student is built")
+    schedule: ScheduleRule = Field(default=ScheduleRule(), description="length, batches and learning rate of the run")
 
     def with_steps(self, steps: int) -> Preset:
         """Return the preset with its schedule rescaled to `steps` updates."""

@@ -142,11 +142,12 @@ def records(report: CompressReport) -> Records:
 
 def ways_to_look(report: CompressReport) -> list[str]:
     """Return lines on how to view the run: its picture, its curves and its trackers."""
+    from compressor.training.run_folder import SHEET
     from compressor.training.trackers import read_wandb_facts
 
     run = report.run
     parts = [run, *run.glob("[12]-*")] if report.trials is None else [run / trial.run for trial in report.trials.runs]
-    lines = [f"look: {run / 'comparison.png'}", f"curves: srkd plot {run}"]
+    lines = [f"look: {run / SHEET}", f"curves: srkd plot {run}"]
     if any(path for part in parts for path in part.glob("events.out.tfevents.*")):
         lines.append(f"or: tensorboard --logdir {run}")
     facts = [entry for part in parts if (entry := read_wandb_facts(part))]
@@ -159,6 +160,7 @@ def ways_to_look(report: CompressReport) -> list[str]:
 def show(console: Console, report: CompressReport) -> None:
     """Print student, baselines, teacher and bicubic side by side, and the gains of the recipe."""
     from compressor.images.metrics import below_bicubic
+    from compressor.training.run_folder import FLOAT_STUDENT, JOINT_TEACHER
 
     trials, joint = report.trials, report.teacher_joint
     runs = "" if trials is None else f", {len(trials.runs)} runs"
@@ -189,11 +191,9 @@ def show(console: Console, report: CompressReport) -> None:
             console.say(f"note: {flag}")
     console.say(f"wrote {report.student_path}")
     if report.float_student is not None:
-        console.say(f"wrote {report.run / 'student-float.safetensors'}: the student before it was quantised")
+        console.say(f"wrote {report.run / FLOAT_STUDENT}: the student before it was quantised")
     if joint is not None:
-        console.say(
-            f"wrote {report.student_path.parent / 'teacher_joint.safetensors'}: other widths can be cut from it"
-        )
+        console.say(f"wrote {report.student_path.parent / JOINT_TEACHER}: other widths can be cut from it")
     for line in ways_to_look(report):
         console.say(line)
     console.say(f"next: srkd export {report.run} --onnx")

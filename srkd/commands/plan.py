@@ -78,11 +78,11 @@ def show(console: Console, report: PlanReport) -> None:
         ]
         for row in report.rows
     ]
-    threads = count_threads(report.threads)
+    threads = "" if report.threads is None else f", {count_threads(report.threads)}"
     console.table(
         ["shape", "params", "GMAC", "MB", "ms", "FPS", "fitted dB", "verdict"],
         lines,
-        title=f"{report.targets} at LR {report.lr_size} in {report.runtime} {report.precision}, {report.device}, "
+        title=f"{report.targets} at LR {report.lr_size} in {report.runtime} {report.precision}, {report.device}"
         f"{threads}, {report.measured_on}; {len(report.rows)} of {report.candidates} shapes in {report.seconds:.0f} s",
     )
     chosen = report.chosen

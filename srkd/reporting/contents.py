@@ -9,7 +9,7 @@ from typing import Literal
 
 from compressor.base.errors import SrkdError
 from compressor.base.files import file_sha256
-from compressor.training.run_folder import FACTS, METRICS, STUDENT
+from compressor.training.run_folder import FACTS, METRICS, SCHEMA, STUDENT
 from export.record import RECORD
 from srkd.curves import Metrics
 from srkd.reporting.reproduction import Reproduction
@@ -98,8 +98,8 @@ def read_contents(run: Path) -> Contents:
     facts = Facts.read(run / FACTS)
     if facts.value is None:
         raise SrkdError(f"{run} is not a run folder of srkd compress: it has no {FACTS}")
-    if not isinstance(facts.value, dict) or facts.text("schema") != "srkd.compress/1":
-        raise SrkdError(f"{run / FACTS} is not the file of a run: its schema is not srkd.compress/1")
+    if not isinstance(facts.value, dict) or facts.text("schema") != SCHEMA:
+        raise SrkdError(f"{run / FACTS} is not the file of a run: its schema is not {SCHEMA}")
     parts = [run / name for name in part_names(facts)]
     # The run.json of an unfinished plan has few facts: take the others from its first run.
     first = facts if facts.has("student") else next((Facts.read(part / FACTS) for part in parts), Facts())

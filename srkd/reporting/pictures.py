@@ -15,8 +15,8 @@ from PIL import Image
 from compressor.base.context import Context
 from compressor.base.errors import SrkdError
 from compressor.images.files import read_rgb_u8
-from compressor.images.metrics import finite_or_none, luma, to_u8
-from compressor.images.resize import downscale_u8
+from compressor.images.metrics import finite_or_none, luma, psnr, to_u8
+from compressor.images.resize import downscale_u8, mod_crop
 from compressor.images.sets import ImagePair
 from compressor.inference.super_resolve import Bicubic, super_resolve
 from compressor.runtimes.base import Runtime
@@ -84,9 +84,9 @@ def make_crops(
     context: Context,
     *,
     most: int = 3,
-    least: int = 1,
 ) -> tuple[Crop, ...]:
-    """Return the crops in which student and teacher differ most and least; without a teacher, student and original.
+    """Return the crops in which student and teacher differ most, and the one in which they differ least; without a
+    teacher, student and original.
 
     The least is searched among windows with at least the median detail: in an even sky all networks agree.
     """
@@ -109,7 +109,7 @@ def make_crops(
     detailed = sorted(windows, key=lambda window: window.detail)[len(windows) // 2 :]
     # First choose the best window of both kinds: a few small photos have few windows that do not overlap.
     first = _apart(windows, 1, [], reverse=True)
-    agreeing = _apart(detailed, least, first, reverse=False)
+    agreeing = _apart(detailed, 1, first, reverse=False)
     differing = first + _apart(windows, most - 1, [*first, *agreeing], reverse=True)
     crops = [_crop(window, "most", compared) for window in differing]
     return (*crops, *(_crop(window, "least", compared) for window in agreeing))
@@ -119,10 +119,9 @@ def _enlarge(pair: ImagePair, networks: Mapping[str, Runtime], scale: int) -> _P
     """Return the middle of a photo enlarged by each network; None if it is too small."""
     hr = read_rgb_u8(pair.hr)
     if pair.lr is None:
-        height, width = (length // scale * scale for length in hr.shape[-2:])
-        if min(height, width) < 2 * scale:
+        if min(hr.shape[-2:]) < 2 * scale:
             return None
-        lr = downscale_u8(hr[:, :height, :width], scale)
+        lr = downscale_u8(mod_crop(hr, scale), scale)
     else:
         lr = read_rgb_u8(pair.lr)
     if lr.shape[1] * scale > hr.shape[1] or lr.shape[2] * scale > hr.shape[2]:
@@ -196,8 +195,7 @@ def _crop(window: _Window, choice: Choice, compared: tuple[str, str]) -> Crop:
 
 def _psnr(a: torch.Tensor, b: torch.Tensor) -> float | None:
     """Return the Y-PSNR of a whole crop: a border need not be left out inside a photo. None: equal or not finite."""
-    error = float((a - b).square().mean())
-    return None if error == 0 else finite_or_none(10 * math.log10(255**2 / error))
+    return finite_or_none(float(psnr(a, b)))
 
 
 def _webp(image_u8: torch.Tensor) -> bytes:

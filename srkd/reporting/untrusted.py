@@ -11,6 +11,7 @@ from typing import Any
 
 from compressor.base.errors import SrkdError
 from compressor.base.files import file_sha256, read_text
+from compressor.models.checkpoints.header import RUN_FOLDER_FACTS, RUN_FOLDER_WEIGHTS
 
 MOST_BYTES = 64 * 10**6
 LONGEST_TEXT = 2000
@@ -92,7 +93,7 @@ def part_names(facts: Facts) -> tuple[str, ...]:
 
 def read_run_facts(run: Path, student_sha256: str) -> Facts:
     """Return run.json of a student's folder; empty if that is not a finished run of this very student."""
-    student = run / "student.safetensors"
-    facts = Facts.read(run / "run.json")
+    student = run / RUN_FOLDER_WEIGHTS
+    facts = Facts.read(run / RUN_FOLDER_FACTS)
     is_its_own = student.is_file() and student_sha256 != "" and file_sha256(student) == student_sha256
     return facts if facts.has("result") and is_its_own else Facts()

@@ -83,10 +83,10 @@ def test_the_last_layers_follow_where_ends_are_not_enough() -> None:
 def test_the_first_within_the_bound_is_taken(network: Network) -> None:
     notes: list[str] = []
     attempts = search(network, {"nothing": 1e-4}, notes).run()
-    assert (attempts.made, len(notes)) == ("nothing", 1)
+    assert (attempts.product, len(notes)) == ("nothing", 1)
     notes.clear()
     attempts = search(network, {"first layer, last layer": 1e-4}, notes).run()
-    assert attempts.made == "first layer, last layer" and attempts.parts.layers == {"head", "tail"}
+    assert attempts.product == "first layer, last layer" and attempts.parts.layers == {"head", "tail"}
     assert [note.split(": ")[0] for note in notes] == [
         "the tool, in float nothing",
         "the tool, in float nothing, whole ranges",
@@ -104,13 +104,13 @@ def test_the_first_within_the_bound_is_taken(network: Network) -> None:
 
 def test_whole_ranges_stay_where_they_are_better(network: Network) -> None:
     noises = {"nothing, whole ranges": 0.02, "last layer, whole ranges": 1e-4}
-    assert search(network, noises, []).run().made == "last layer, whole ranges"
+    assert search(network, noises, []).run().product == "last layer, whole ranges"
 
 
 def test_a_file_that_saturates_on_flat_colours_is_no_choice(network: Network) -> None:
     notes: list[str] = []
     noises = {"nothing": 1e-4, "nothing, whole ranges": 2e-4}
-    assert search(network, noises, notes, saturates="nothing").run().made == "nothing, whole ranges"
+    assert search(network, noises, notes, saturates="nothing").run().product == "nothing, whole ranges"
     assert "differs from the network by 0.2 on white" in notes[0]
 
 

@@ -19,7 +19,7 @@ from compressor.base.errors import SrkdError
 from compressor.base.files import sha256_of
 from compressor.models.quantisation import KEY as QUANT
 
-RUN_FOLDER_WEIGHTS = "student.safetensors"
+RUN_FOLDER_WEIGHTS, RUN_FOLDER_FACTS = "student.safetensors", "run.json"
 HEADER_BYTES_LIMIT = 16 * 2**20
 DTYPE_BYTES: Mapping[str, int] = {
     "F64": 8,
@@ -83,7 +83,7 @@ def weights_file(path: Path) -> Path:
     student = path / RUN_FOLDER_WEIGHTS
     if student.is_file():
         return student
-    if (path / "run.json").is_file():
+    if (path / RUN_FOLDER_FACTS).is_file():
         raise SrkdError(
             f"{path} is a run that is not finished, without {RUN_FOLDER_WEIGHTS}: srkd compress --resume {path}"
         )

@@ -144,8 +144,6 @@ class Descriptor:
     """LR pixels on each side that an output pixel depends on; None if unbounded (global pooling, windows)."""
     windowed: bool = False
     """True if an output pixel depends on its position within a window: attention in windows of a fixed grid."""
-    fp16_safe: bool | None = None
-    """True or False if half precision was measured to be accurate or not; None if it was not measured."""
     fixed_size: tuple[int, int] | None = None
     """Width and height, in LR pixels, of the only images that a file accepts; None: any size."""
     max_size: tuple[int, int] | None = None
@@ -228,6 +226,7 @@ class Network(ImageModel):
     """
 
     spec: Spec
+    """The configuration of the network, everything but its weights."""
     quantisation: Quantisation | None = None
     """The quantisation of the network; None: a float network."""
 

@@ -19,6 +19,7 @@ from typing import Any
 
 from compressor.base.errors import SrkdError, UsageError
 from compressor.base.files import atomic_path
+from compressor.base.metadata import srkd_keys
 from compressor.runtimes.tensorrt.profiles import OptimizationProfile
 
 MAGIC = b"srkd-trt"
@@ -122,6 +123,6 @@ def _parse_header(values: Mapping[str, Any]) -> EngineHeader:
     if Path(onnx).name != onnx:
         raise ValueError(f"onnx {onnx!r} is not a plain file name")
     machine = Machine(*(str(values[name]) for name in ("tensorrt", "gpu", "capability", "driver")))
-    metadata = {str(key): str(value) for key, value in values["metadata"].items() if str(key).startswith("srkd.")}
+    metadata = {key: str(value) for key, value in srkd_keys(values["metadata"]).items()}
     profile = OptimizationProfile.from_dict(values["shapes"])
     return EngineHeader(machine, str(values["precision"]), profile, onnx, str(values["onnx_sha256"]), metadata)
