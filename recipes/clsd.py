@@ -39,7 +39,9 @@ class Clsd(DeepSupervision, ContrastsThroughPhi):
     """Deep supervision with a contrastive loss on the heads."""
 
     pos: Annotated[Literal["gt", "final"], Field(description="the positive: the label, or the student's image")] = "gt"
-    lam: Annotated[float | None, Field(ge=0, description="λ; none: calibrated to `rho`")] = None
+    lam: Annotated[
+        float | None, Field(ge=0, description="λ, weight of the heads' contrast; none: calibrated to `rho`")
+    ] = None
     rho: Annotated[float, Field(ge=0.1, le=0.3, description="share of the pixel loss that λ begins with")] = 0.2
     name: str = "clsd"
 

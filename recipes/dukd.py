@@ -70,16 +70,23 @@ CODE: Mapping[tuple[str, int], Published] = {
 
 @dataclass(frozen=True)
 class DUKD(PlainMethod):
-    variant: Annotated[Literal["paper+", "paper", "code"], Field(description="whose weights and updates")] = "paper+"
+    variant: Annotated[
+        Literal["paper+", "paper", "code"],
+        Field(description="weights and updates of the paper, of its code, or one update with the code's weights"),
+    ] = "paper+"
     logits: Annotated[bool, Field(description="learn the teacher's image of the batch")] = True
     zoom_in: Annotated[bool, Field(description="learn the teacher's image of HR crops")] = True
     zoom_out: Annotated[
-        Switch, Field(description="learn that of shrunk LR patches; auto: off with attention windows")
+        Switch, Field(description="learn the teacher's image of shrunk LR patches; auto: off with attention windows")
     ] = "auto"
     augment: Annotated[bool, Field(description="flip, transpose and invert the colours of the student's input")] = True
     colours: Annotated[bool, Field(description="invert colours too, where the input is augmented")] = True
-    probability: Annotated[float | None, Field(ge=0, le=1, description="of each operation; none: the variant's")] = None
-    pixel_weight: Annotated[float | None, Field(ge=0, description="c; none: the variant's")] = None
+    probability: Annotated[
+        float | None, Field(ge=0, le=1, description="probability of each operation of `augment`; none: the variant's")
+    ] = None
+    pixel_weight: Annotated[
+        float | None, Field(ge=0, description="c, weight of the pixel loss; none: the variant's")
+    ] = None
     cells: Annotated[int | None, Field(ge=1, description="crops of a patch in variant code; none: published")] = None
     bug: Annotated[bool, Field(description="undo the augmentation in the official order, which is wrong")] = False
     name: str = "dukd"

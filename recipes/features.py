@@ -25,8 +25,10 @@ from recipes.distances import widen
 from recipes.gating import Gated
 
 Share = Annotated[float, Field(ge=0.1, le=0.3, description="initial share of the pixel loss, for the calibrated term")]
-TAPS = Field(description="of the student: head, body[k], rel(p), body_end, pre_up; empty: the usual ones")
-TEACHER_TAPS = Field(description="of the teacher, one for each of the student's; empty: the same, or its usual ones")
+TAPS = Field(description="features of the student: head, body[k], rel(p), body_end, pre_up; empty: the usual ones")
+TEACHER_TAPS = Field(
+    description="features of the teacher, one for each of the student's; empty: the same, or its usual ones"
+)
 
 Shape: TypeAlias = Sequence[int]
 """The shape of a feature: N, C, h, w."""

@@ -89,11 +89,14 @@ class Tuning(PlainMethod):
 class Hkdsr(PlainMethod):
     teacher_taps: Taps = ("rel(1/3)", "rel(2/3)", "rel(1)")
     student_taps: Taps = ("rel(1/3)", "rel(2/3)", "rel(1)")
-    fsm: Annotated[Literal["bands", "matrix"], Field(description="form of the term on high bands")] = "bands"
+    fsm: Annotated[
+        Literal["bands", "matrix"], Field(description="high bands themselves, or matrices of them with the label's")
+    ] = "bands"
     band_weight: Annotated[
-        float | None, Field(ge=0, description="β_w; none: 0.0625, with matrix 1, as HKDSR's code 0.025")
+        float | None,
+        Field(ge=0, description="β_w, weight of the high bands; none: 0.0625; matrices: 1; compat hkdsr: 0.025"),
     ] = None
-    fusion_weight: Annotated[float, Field(ge=0, description="β_a")] = 0.2
+    fusion_weight: Annotated[float, Field(ge=0, description="β_a, weight of the learned mix with the label")] = 0.2
     tuning: Annotated[
         float, Field(ge=0, le=1, description="steps of stage 1 as a share of the student's; 0: the teacher is tuned")
     ] = 1 / 3

@@ -26,7 +26,7 @@ from recipes.gating import Gated
 
 @dataclass(frozen=True)
 class Logits(Gated):
-    form: Annotated[Literal["A", "B"], Field(description="which of the two sums")] = "A"
+    form: Annotated[Literal["A", "B"], Field(description="which of the two sums of the method's page")] = "A"
     kappa: Annotated[float, Field(ge=0, description="weight of the teacher's image in form A")] = 1.0
     alpha: Annotated[float, Field(ge=0, le=1, description="weight of the teacher's image in form B")] = 0.5
     name: str = "logits"

@@ -356,7 +356,7 @@ def public(options: Callable[P, OptionsT], run: Callable[[OptionsT, Context], R]
     texts = {row.name: row.option.full_help for row in rows}
     texts |= CALLBACKS
     parameters = [signature.parameters[name].replace(annotation=hints[name]) for name in texts]
-    returned = get_type_hints(run)["return"]
+    returned = get_type_hints(run, include_extras=True)["return"]
     vars(function)["__signature__"] = signature.replace(parameters=parameters, return_annotation=returned)
     function.__name__ = function.__qualname__ = name
     function.__module__ = run.__module__

@@ -66,6 +66,7 @@ class PlainMethod:
     """A base class for methods without modules of their own."""
 
     def modules(self, teacher: Network | None, student: Network) -> nn.ModuleDict:
+        """Return the modules that are trained with the student and not exported: none."""
         return nn.ModuleDict()
 
 

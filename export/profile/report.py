@@ -181,6 +181,8 @@ class Preset:
 
 @dataclass(frozen=True)
 class ProfileReport:
+    """The result of `profile`: measured rows, cost and quality of the models, and the conditions of the measurement."""
+
     teacher: str | None
     """Label of the teacher; None without one, and for a preset with several."""
     rows: tuple[Row, ...]

@@ -62,9 +62,10 @@ def _method_rule(name: str, entry: MethodEntry) -> type[PresetPart]:
     """Return a model of a method's `name` and `options`, named after it so that definitions never collide."""
     options = create_model(f"options-{name}", __base__=options_model(entry))
     required = any(field.is_required() for field in options.model_fields.values())
-    default = Field(description="options of the method") if required else Field(default_factory=options)
+    default: dict[str, Any] = {} if required else {"default_factory": options}
+    options_field = Field(description="options of the method", **default)
     name_field: Any = (Literal[name], Field(description="name of the method"))
-    return create_model(f"method-{name}", __base__=PresetPart, name=name_field, options=(options, default))
+    return create_model(f"method-{name}", __base__=PresetPart, name=name_field, options=(options, options_field))
 
 
 def schema_text(methods: Mapping[str, MethodEntry]) -> str:

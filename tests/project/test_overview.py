@@ -49,7 +49,7 @@ def test_the_picture_names_every_runtime_but_torch(script: ModuleType) -> None:
 
 def test_its_figures_are_those_of_the_readme_and_its_commands_are_verbs(script: ModuleType) -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    for line in (*script.TEACHER_FIGURES, *script.STUDENT_FIGURES):
+    for line in (*script.figures("teacher"), *script.figures("logits")):
         assert line.split()[0] in readme
     commands = {line.split()[1] for line in texts(script.draw()) if line.startswith("srkd ")}
     assert commands == {"compress", "export", "profile", "evaluate"} and commands <= set(VERBS)
