@@ -54,14 +54,22 @@ def main() -> int:
     scores, csd = (rows for command, rows in tables.items() if " compress " in command)
     (speed,) = (rows for command, rows in tables.items() if " profile " in command)
     caption = f"Y-PSNR ({scores[0]['protocol']}), one seed. All commands took {minutes:.1f} minutes."
+    rows: list[Row] = [{**score(csd[0]), "network": "csd"}, *map(score, scores)]
     save(
         "quickstart",
         {
-            "scores": Table(SCORES, [*map(score, scores), {**score(csd[0]), "network": "csd"}], caption),
+            "summary": Table(SCORES, summary(rows), caption),
+            "scores": Table(SCORES, rows, caption),
             "speed": Table(SPEED, [timing(row) for row in speed], f"LR {speed[0]['lr_size']}, {place(speed[0])}."),
         },
     )
     return 0
+
+
+def summary(rows: Sequence[Row]) -> list[Row]:
+    """Return the rows that the README shows."""
+    by_name = {row["network"]: row for row in rows}
+    return [by_name[name] for name in ("teacher", "logits", "csd", "inherit", "bicubic")]
 
 
 def commands(settings: Sequence[str]) -> list[list[str]]:
@@ -95,7 +103,19 @@ def timing(row: dict[str, str]) -> Row:
     figures: dict[str, Cell] = {
         column.key: number(row[column.key]) for column in SPEED if column.key in row and column.form
     }
-    return {"model": row["model"], "runtime": row["runtime"], "ms": number(row["latency_p50_ms"]), **figures}
+    named: dict[str, Cell] = {
+        "model": row["model"],
+        "runtime": row["runtime"],
+        "ms": number(row["latency_p50_ms"]),
+        **figures,
+    }
+    if row["model"] == "teacher":
+        return named
+    sentence = (
+        f"In {row['runtime']} the student takes {named['ms']:.1f} ms ({named['fps']:.1f} FPS): "
+        f"{named['speedup_same_runtime']:.2f} times as fast as its teacher there (LR {row['lr_size']}, {place(row)})."
+    )
+    return {**named, "name": "student", "sentence": sentence}
 
 
 def place(row: dict[str, str]) -> str:

@@ -102,6 +102,15 @@ def moved(text: str, place: PurePosixPath) -> str:
     return "".join([*parts, LINK.sub(move, text[last:])])
 
 
+def with_plain_bars(text: str) -> str:
+    """Return a page with plain bars in the code of its tables: code hosts want a backslash, which MkDocs would show."""
+
+    def plain(row: re.Match[str]) -> str:
+        return re.sub(r"`[^`]*`", lambda code: code.group().replace(r"\|", "|"), row.group())
+
+    return re.sub(r"^\|.*\|$", plain, text, flags=re.MULTILINE)
+
+
 # MkDocs calls these by name.
 
 
@@ -124,4 +133,4 @@ def on_files(files: Any, config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
-    return moved(markdown, PurePosixPath(page.file.src_uri))
+    return with_plain_bars(moved(markdown, PurePosixPath(page.file.src_uri)))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import branches_covered, fit_variants, int8_formats, network_sizes, waiting_threads
+from benchmarks import branches_covered, fit_variants, int8_formats, network_sizes, quickstart, waiting_threads
 from export.exporting import FileReport
 from export.quality import Quality
 
@@ -32,10 +32,13 @@ def test_a_file_in_eight_bits_has_its_loss_and_one_that_is_refused_its_reason() 
 
 
 def test_the_product_stands_in_every_table_of_fit_variants() -> None:
-    everywhere = list(fit_variants.chosen(["as it is"]))
+    everywhere = list(fit_variants.chosen(["as it is"], is_first=True))
     assert everywhere == [(title, fit_variants.AS_IT_IS) for title in fit_variants.VARIANTS]
-    names = [variant.name for _, variant in fit_variants.chosen(None) if variant is not fit_variants.AS_IT_IS]
+    variants = list(fit_variants.chosen(None, is_first=True))
+    names = [variant.name for _, variant in variants if variant is not fit_variants.AS_IT_IS]
     assert len(set(names)) == len(names) > 15
+    others = list(fit_variants.chosen(None, is_first=False))
+    assert others == [(title, variant) for title, variant in variants if title == "directions"]
 
 
 def test_coverage_has_lines_and_branches() -> None:
@@ -50,3 +53,15 @@ def test_sizes_of_networks_are_those_of_the_papers() -> None:
     assert len(published) == 8
     for name, (counted, printed) in published.items():
         assert counted == pytest.approx(printed, abs=0.05), name
+
+
+def test_the_quickstart_that_is_measured_is_that_of_the_makefile() -> None:
+    verbs = [words[1] for words in quickstart.commands(["STEPS=7"]) if words[0] != "rm"]
+    assert verbs == ["compress", "compress", "export", "profile", "report"]
+    assert "7" in next(words for words in quickstart.commands(["STEPS=7"]) if "logits" in words)
+    row = {"model": "quickstart", "runtime": "torch", "latency_p50_ms": "50.0", "spread_percent": "2", "fps": "20"}
+    row |= {"peak_memory_mb": "", "speedup_same_runtime": "2.5", "speedup_vs_teacher_eager": "2.5"}
+    row |= {"lr_size": "128x128", "precision": "fp32", "device": "cpu", "threads": "2"}
+    timing = quickstart.timing(row)
+    assert timing["ms"] == 50 and timing["peak_memory_mb"] is None
+    assert str(timing["sentence"]).startswith("In torch the student takes 50.0 ms (20.0 FPS): 2.50 times as fast")

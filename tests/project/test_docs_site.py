@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import PurePosixPath
 
-from scripts.docs_site import anchor_of, links_of, menu, moved, outside, place_of
+from scripts.docs_site import anchor_of, links_of, menu, moved, outside, place_of, with_plain_bars
 from tests.support.commands import ROOT
 
 
@@ -39,6 +39,10 @@ def test_everything_that_pages_link_to_is_on_the_site() -> None:
         for target in links_of(text, path.parent) if path.suffix == ".md" else ():
             assert target in pages or target.is_relative_to("docs") or not (ROOT / target).is_file(), (path, target)
     assert place_of(PurePosixPath("docs/methods/csd.md")) == PurePosixPath("methods/csd.md")
+
+
+def test_bars_in_the_code_of_a_table_lose_their_backslash() -> None:
+    assert with_plain_bars("| `a\\|b` | c\\|d |\n`e\\|f`\n") == "| `a|b` | c\\|d |\n`e\\|f`\n"
 
 
 def test_anchors_are_those_of_a_code_host() -> None:
