@@ -297,7 +297,8 @@ def index(folder: Path) -> str:
 
 
 def _index_row(name: str, question: str, folder: Path) -> str:
-    file = folder / f"{name}.json"
+    variant, file = name.partition("-")[2], folder / f"{name}.json"
+    question += f" ({variant})" if variant else ""
     if not file.is_file():
         return f"| {question} | `{command_of(name)}` | not run yet |"
     result = Result.read(file)
