@@ -362,7 +362,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if spec is None:
                 continue
             name = f"{subject.label}, {', '.join(f'{axis} {share:g}' for axis, share in cut.items())}"
-            for title, variant in chosen(options.only, is_first=cut == CUTS[0]):
+            for title, variant in chosen(options.only, cut):
                 key = f"{name}: {variant.name}, {options.patches} patches, {options.seeds} seed(s)"
                 row = rows.get(key, partial(measure, variant, subject, spec, options.patches, options.seeds))
                 cells.setdefault(title, []).append({"student": name, "variant": variant.name, **row})
@@ -375,11 +375,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def chosen(texts: Sequence[str] | None, *, is_first: bool) -> Iterator[tuple[str, Variant]]:
-    """Yield tables and variants of a student; with texts, those whose names contain one of them."""
+def chosen(texts: Sequence[str] | None, cut: Mapping[str, Any]) -> Iterator[tuple[str, Variant]]:
+    """Yield tables and variants of a student; with texts, those whose names contain one of them.
+
+    The stream of a shallower student is whole: no other directions are possible.
+    """
     for title, variants in VARIANTS.items():
-        for variant in variants if is_first or title == EVERY_CUT else ():
-            if not texts or any(text in variant.name for text in texts):
+        for variant in variants:
+            is_compared = title == EVERY_CUT and ("width" in cut or variant is AS_IT_IS)
+            if (cut == CUTS[0] or is_compared) and (not texts or any(text in variant.name for text in texts)):
                 yield title, variant
 
 

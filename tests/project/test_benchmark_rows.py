@@ -32,13 +32,14 @@ def test_a_file_in_eight_bits_has_its_loss_and_one_that_is_refused_its_reason() 
 
 
 def test_the_product_stands_in_every_table_of_fit_variants() -> None:
-    everywhere = list(fit_variants.chosen(["as it is"], is_first=True))
+    narrowest, narrow, shallow = fit_variants.CUTS
+    everywhere = list(fit_variants.chosen(["as it is"], narrowest))
     assert everywhere == [(title, fit_variants.AS_IT_IS) for title in fit_variants.VARIANTS]
-    variants = list(fit_variants.chosen(None, is_first=True))
+    variants = list(fit_variants.chosen(None, narrowest))
     names = [variant.name for _, variant in variants if variant is not fit_variants.AS_IT_IS]
     assert len(set(names)) == len(names) > 15
-    others = list(fit_variants.chosen(None, is_first=False))
-    assert others == [(title, variant) for title, variant in variants if title == "directions"]
+    assert list(fit_variants.chosen(None, narrow)) == [one for one in variants if one[0] == "directions"]
+    assert list(fit_variants.chosen(None, shallow)) == [("directions", fit_variants.AS_IT_IS)]
 
 
 def test_coverage_has_lines_and_branches() -> None:
