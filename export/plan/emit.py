@@ -25,7 +25,7 @@ from export.plan.search import Candidate, Measured, Targets
 
 PLAN, RUN, PHOTO = "plan.json", "run.py", "photo.npy"
 MOST_BYTES = 10**7
-"""Of a plan or of the timings of a device."""
+"""The largest plan, and the largest timings of a device, that are read."""
 SCHEMA, MEASURED_SCHEMA = "srkd.plan-emit/1", "srkd.plan-measured/1"
 PER_KIND = 10
 """Number of files of each kind of network: the device must run all of them, as no search runs there."""
