@@ -227,7 +227,7 @@ def student_line(folder: Path) -> str:
 def table(
     contenders: Sequence[Contender],
     scores: Scores,
-    published: Mapping[str, Published],
+    published: Mapping[str, Published | str],
     seconds: Mapping[str, float] | None,
     baseline: str = "scratch",
     schedules: Mapping[str, str] | None = None,
@@ -268,7 +268,7 @@ def compared(
     contenders: Sequence[Contender],
     budget: Budget,
     data: Path,
-    published: Mapping[str, Published] | None = None,
+    published: Mapping[str, Published | str] | None = None,
     *,
     shared: str = "",
     remark: str = "",

@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -26,9 +27,11 @@ from compressor.base.precision import synchronise
 from compressor.inference.open import open_model
 from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.checkpoints.save import save_network
-from compressor.models.networks.registry import build
+from compressor.models.networks.registry import build, spec_from_dict
 from compressor.models.students import parse_student
 from compressor.runtimes.table import OpenOptions
+from export.profile.presets import PRESETS
+from export.profile.presets.published import PublishedNetwork
 from export.profile.report import ProfileReport, profile_models
 from export.profile.settings import Settings
 from srkd.parameters import read_size
@@ -50,6 +53,7 @@ COLUMNS = (
     Column("ratio", "on the same runtime", ".1f"),
     Column("over_eager", "over the eager teacher", ".1f"),
     Column("matrix_rate", "of the matrix rate", ".0%"),
+    Column("published", "published"),
 )
 
 
@@ -83,16 +87,45 @@ def main() -> int:
         report = profile_models([files["student"]], teacher=files["teacher"], settings=settings)
         place = OpenOptions(device=options.device, threads=report.rows[0].threads, trusted=True)
         eager, slower = eager_row(files, options.lr_size, place, options.rounds)
+    published = published_ratio(options.teacher, options.student)
     width, height = options.lr_size
     conditions = report.conditions[0]
     caption = (
         f"{options.teacher} to {options.student}, LR {width}x{height}, {options.device}, {report.rows[0].threads} "
         f"thread(s), median of the rounds; other programs kept {conditions.busy_cores:.2f} cores busy."
+        + (f" Published: {published.source}, {published.device}." if published else "")
     )
+    if published:
+        eager = {**eager, "published": published.text}
     save("profile_everywhere", Table(COLUMNS, [eager, *rows(report, slower)], caption), variant=options.variant)
     for lost in report.lost:
         print(f"lost: {lost.model} in {lost.runtime} {lost.precision}: {lost.reason}", file=sys.stderr)
     return 0
+
+
+@dataclass(frozen=True)
+class PublishedRatio:
+    """A published speed-up with frames per second, the table that has it, and its device."""
+
+    text: str
+    source: str
+    device: str
+
+
+def published_ratio(teacher: str, student: str) -> PublishedRatio | None:
+    """Return the published speed-up of these networks, or None. Residual scales do not change a network's time."""
+
+    def same(text: str, published: PublishedNetwork) -> bool:
+        mine, theirs = parse_student(text).to_dict(), spec_from_dict(published.spec).to_dict()
+        return {**mine, "res_scale": None} == {**theirs, "res_scale": None}
+
+    table = PRESETS["dukd-table1"]
+    for pair in table.pairs:
+        for one in pair.students:
+            if same(teacher, pair.teacher) and same(student, one):
+                text = f"{one.speedup:.1f} ({pair.teacher.fps} and {one.fps} FPS)"
+                return PublishedRatio(text, table.source, table.device)
+    return None
 
 
 @torch.no_grad()

@@ -6,7 +6,20 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import branches_covered, fit_variants, int8_formats, network_sizes, quickstart, waiting_threads
+from benchmarks import (
+    branches_covered,
+    contrast_parts,
+    csd_widths,
+    fit_variants,
+    int8_formats,
+    method_costs,
+    methods_compared,
+    network_sizes,
+    profile_everywhere,
+    quickstart,
+    waiting_threads,
+)
+from benchmarks.evidence import Result, results_folder
 from export.exporting import FileReport
 from export.quality import Quality
 
@@ -66,3 +79,37 @@ def test_the_quickstart_that_is_measured_is_that_of_the_makefile() -> None:
     timing = quickstart.timing(row)
     assert timing["ms"] == 50 and timing["peak_memory_mb"] is None
     assert str(timing["sentence"]).startswith("In torch the student takes 50.0 ms (20.0 FPS): 2.50 times as fast")
+
+
+def published_cells(name: str, table: str, key: str) -> dict[object, object]:
+    """Return the published figures of a committed result by another of its columns."""
+    shown = Result.read(results_folder() / f"{name}.json").tables[table]
+    assert "published" in {column.key for column in shown.columns}
+    return {row[key]: row["published"] for row in shown.rows if row.get("published")}
+
+
+def test_published_figures_of_the_results_are_those_of_the_code() -> None:
+    for name in ("methods_compared", "methods_equal_time"):
+        for start in methods_compared.STARTS:
+            published = {key: str(gains) for key, gains in methods_compared.PUBLISHED.items()}
+            assert published_cells(name, start, "name") == published
+    assert published_cells("csd_widths", "", "width") == csd_widths.PUBLISHED
+    labels = {one.label: contrast_parts.PUBLISHED[one.name] for one in contrast_parts.CLSD[1:3]}
+    assert published_cells("contrast_parts", "heads", "row") == labels
+    hours = {method_costs.TITLES.get(name, name): hours for name, hours in method_costs.PUBLISHED.items()}
+    assert published_cells("method_costs", "", "method") == hours
+    teacher, student = (f"edsr:width={width},depth=32,scale=4,res_scale=0.1" for width in (256, 64))
+    ratio = profile_everywhere.published_ratio(teacher, student)
+    assert ratio is not None and ratio.text == "10.5 (3.233 and 33.958 FPS)"
+    assert published_cells("profile_everywhere", "", "runtime") == {"eager torch": ratio.text}
+    assert profile_everywhere.published_ratio(teacher, teacher) is None
+    assert profile_everywhere.published_ratio(teacher, student.replace("32", "16")) is None
+
+
+def test_a_start_is_not_ranked_among_methods() -> None:
+    scores = {
+        name: [dict.fromkeys(("Set5", "Set14", "B100"), db)]
+        for name, db in (("inherit", 29.0), ("logits", 31.0), ("csd", 30.0))
+    }
+    lines = "\n".join(methods_compared.ranking(scores))
+    assert "published csd above logits" in lines and "inherit" not in lines
