@@ -50,8 +50,8 @@ COLUMNS = (
 PUBLISHED = {"fakd": 40.9, "lfd": 48.8, "ds": 25.7, "clsd": 30.2}
 """Hours of CLSD's table 6; how many steps each method took is not in our source."""
 REMARK = (
-    "Published: the hours that a whole run of EDSR 16/64 took in CLSD's table 6, in steps that our source does not state, "
-    'without the 20.3 of the teacher of its rows "FAKD" and "LFD".'
+    "Published: the hours that a whole run of EDSR 16/64 took in CLSD's table 6, in steps that our source does not "
+    'state, without the 20.3 of the teacher of its rows "FAKD" and "LFD".'
 )
 
 

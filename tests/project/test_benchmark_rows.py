@@ -96,7 +96,7 @@ def test_published_figures_of_the_results_are_those_of_the_code() -> None:
     assert published_cells("csd_widths", "", "width") == csd_widths.PUBLISHED
     labels = {one.label: contrast_parts.PUBLISHED[one.name] for one in contrast_parts.CLSD[1:3]}
     assert published_cells("contrast_parts", "heads", "row") == labels
-    hours = {method_costs.TITLES.get(name, name): hours for name, hours in method_costs.PUBLISHED.items()}
+    hours = {methods_compared.TITLES.get(name, name): hours for name, hours in method_costs.PUBLISHED.items()}
     assert published_cells("method_costs", "", "method") == hours
     teacher, student = (f"edsr:width={width},depth=32,scale=4,res_scale=0.1" for width in (256, 64))
     ratio = profile_everywhere.published_ratio(teacher, student)
