@@ -17,11 +17,12 @@ import onnx
 import torch
 
 from benchmarks.evidence import Benchmark, Column, Row, Table, save
-from benchmarks.int8_quality import OPSET, SCALE, pairs, run, session_of
+from benchmarks.int8_quality import OPSET, SCALE, pairs, run
 from compressor.assets import embedded_student
 from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.networks.base import Network
 from compressor.models.spread import spread_streams
+from compressor.runtimes.onnx_runtime import cpu_session
 from export.calibration import calibration_patches
 from export.onnx_graph import build_graph
 from export.quantise.ends import meet_image
@@ -75,7 +76,7 @@ def table(
 ) -> Table:
     """Return a network's table, the noisiest layer first."""
     ends = equalise_channels(meet_image(build_graph(spread_streams(network, patches), None, OPSET).model), patches)
-    plain = session_of(build_graph(network, None, OPSET).model)
+    plain = cpu_session(build_graph(network, None, OPSET).model, threads=1)
     expected = [run(plain, lr) for lr in images]
     plan = make_plan(ends.graph, Scheme(CPU), ends.images)
     layers = [layer.name for layer in plan.layers.values()]
@@ -102,7 +103,7 @@ def table(
 
 
 def squared_error(model: onnx.ModelProto, images: list[torch.Tensor], expected: list[torch.Tensor]) -> float:
-    session, total, values = session_of(model), 0.0, 0
+    session, total, values = cpu_session(model, threads=1), 0.0, 0
     for lr, image in zip(images, expected, strict=True):
         total += float((run(session, lr).clamp(0, 1) - image.clamp(0, 1)).double().mul(255).square().sum())
         values += image.numel()

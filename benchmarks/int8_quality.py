@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import torch
 
 from benchmarks.evidence import Benchmark, Cell, Column, Row, Table, add_variant_option, save
@@ -31,6 +30,7 @@ from compressor.images.sets import find_sets
 from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.networks.base import Network
 from compressor.models.spread import spread_streams
+from compressor.runtimes.onnx_runtime import cpu_session
 from export.calibration import COUNT, calibration_patches
 from export.onnx_graph import build_graph
 from export.quantise.ends import meet_image
@@ -94,12 +94,12 @@ def main() -> int:
 def rows(network: Network, data: Path, names: list[str], patches: torch.Tensor) -> Iterator[dict[str, Cell]]:
     """Yield a row of the table for each way of quantising."""
     plain = build_graph(network, None, OPSET).model
-    reference = session_of(plain)
+    reference = cpu_session(plain, threads=1)
     scale = network.spec.scale
     images = {name: list(pairs(data / name, scale)) for name in names}
     expected = {name: [run(reference, lr) for lr, _ in images[name]] for name in names}
     for words, build in BUILDS.items():
-        session = session_of(build(network, plain, patches))
+        session = cpu_session(build(network, plain, patches), threads=1)
         drops, squares, values = dict[str, Cell](), 0.0, 0
         for name in names:
             outputs = [run(session, lr) for lr, _ in images[name]]
@@ -126,14 +126,6 @@ def pairs(folder: Path, scale: int = SCALE) -> Iterator[tuple[torch.Tensor, torc
 
 def score(sr: torch.Tensor, hr_u8: torch.Tensor, scale: int = SCALE) -> float:
     return float(psnr_y(to_u8(sr).double() / 255, hr_u8[None].double() / 255, border=scale))
-
-
-def session_of(model: onnx.ModelProto | Path) -> Any:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 4
-    content = str(model) if isinstance(model, Path) else model.SerializeToString()
-    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
 
 def run(session: Any, lr: torch.Tensor) -> torch.Tensor:

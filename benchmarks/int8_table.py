@@ -20,7 +20,7 @@ import torch
 
 from benchmarks.equal_budget import FIRST_SEED, SETS, Contender, budget_of, parser_of, scored, trained
 from benchmarks.evidence import Benchmark, Column, Table, save
-from benchmarks.int8_quality import SIDE, by_onnx_runtime, cpu_times, pairs, run, score, session_of
+from benchmarks.int8_quality import SIDE, by_onnx_runtime, cpu_times, pairs, run, score
 from benchmarks.quantised_students import CONTROL, SETTINGS, contenders
 from compressor.assets import embedded_student
 from compressor.inference.open import open_model
@@ -28,6 +28,7 @@ from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.networks.base import Network
 from compressor.models.quantisers import quantised_bytes
 from compressor.models.spread import spread_streams
+from compressor.runtimes.onnx_runtime import cpu_session
 from export.calibration import calibration_patches
 from export.exporting import Source, convert_to
 from export.formats import FORMATS
@@ -117,10 +118,10 @@ def _converted(name: str, network: Network, folder: Path, stem: str = "student")
 class _Measure:
     def __init__(self, data: Path, reference: Path) -> None:
         self.images = {name: list(pairs(data / name)) for name in SETS}
-        self.reference = session_of(reference)
+        self.reference = cpu_session(reference, threads=1)
 
     def row(self, name: str, path: Path, *, timed: bool) -> Row:
-        session = session_of(path)
+        session = cpu_session(path, threads=1)
         psnr = {
             name: statistics.mean(score(run(session, lr), hr) for lr, hr in images)
             for name, images in self.images.items()

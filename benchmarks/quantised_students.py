@@ -15,7 +15,6 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-import onnxruntime
 import torch
 
 import srkd
@@ -36,6 +35,7 @@ from benchmarks.int8_quality import pairs, run, score
 from compressor.assets import embedded_student
 from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.quantisers import quantised_bytes
+from compressor.runtimes.onnx_runtime import cpu_session
 
 BENCHMARK = Benchmark(
     "What do students lose that are quantised while they train?",
@@ -129,7 +129,7 @@ def file_row(folder: Path, images: Path) -> Row:
             folder, formats=["int8"], out=Path(temporary) / "student", max_drop=math.inf, progress=False
         )
         (file,) = (entry.path for entry in report.files if entry.format == "int8" and entry.path is not None)
-        fused, unfused = session(file, fused=True), session(file, fused=False)
+        fused, unfused = cpu_session(file), cpu_session(file, optimised=False)
     calls: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
         "fp64": lambda lr: exact(lr.double()).float(),
         "nodes": lambda lr: run(unfused, lr),
@@ -154,14 +154,6 @@ def file_row(folder: Path, images: Path) -> Row:
 def distance(difference: torch.Tensor) -> str:
     """Return the largest difference in grey levels and PSNR in dB, of values in [0,1]."""
     return f"{255 * float(difference.abs().max()):.1f}, {-10 * math.log10(float(difference.square().mean())):.0f} dB"
-
-
-def session(file: Path, *, fused: bool) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    if not fused:
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 import numpy as np
 import onnx
-import onnxruntime
 import torch
 from numpy.typing import NDArray
 from torch.export.graph_signature import InputKind
@@ -22,6 +21,7 @@ from compressor.base.context import QUIET, Context
 from compressor.base.errors import one_line
 from compressor.models.networks.base import Network
 from compressor.runtimes.onnx_file import emulate_half, weight_precision
+from compressor.runtimes.onnx_runtime import cpu_session
 from export.conversion import FileOptions
 from export.onnx_graph import INPUT, OUTPUT, trace
 from export.to_onnx import OPSET
@@ -160,14 +160,8 @@ def _run(model: onnx.ModelProto, names: Sequence[str], lr: torch.Tensor) -> dict
     extended.CopyFrom(model)
     present = {value.name for value in model.graph.output}
     extended.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in present)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    # Optimisation may remove values.
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     with one_line("the file cannot be run value by value", first=True):
-        session = onnxruntime.InferenceSession(
-            extended.SerializeToString(), options, providers=["CPUExecutionProvider"], enable_fallback=0
-        )
+        session = cpu_session(extended, optimised=False)  # optimisation may remove values
         outputs = session.run(list(names), {model.graph.input[0].name: lr.numpy()})
     return {name: np.asarray(output) for name, output in zip(names, outputs, strict=True)}
 

@@ -24,6 +24,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from compressor.base.context import QUIET, Context
 from compressor.base.errors import one_line
+from compressor.runtimes.onnx_runtime import cpu_session
 from export.conversion import CannotConvert
 from export.proof_inputs import ProofInput
 
@@ -90,8 +91,6 @@ def measure_graph(model: onnx.ModelProto, inputs: Sequence[ProofInput], context:
 def _reducing_session(model: onnx.ModelProto) -> tuple[Any, list[str]]:
     """Return a session of the graph with the peaks as further outputs, so that no whole value leaves it, and the names
     of the measured values."""
-    import onnxruntime
-
     inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
     ranks = {
         value.name: len(value.type.tensor_type.shape.dim) if value.type.tensor_type.HasField("shape") else 0
@@ -108,14 +107,8 @@ def _reducing_session(model: onnx.ModelProto) -> tuple[Any, list[str]]:
         graph.node.append(helper.make_node("ReduceMax", [f"{name}.abs", *axes], [f"{name}.peak"], keepdims=0))
         outputs.append(onnx.ValueInfoProto(name=f"{name}.peak"))
     graph.output.extend(outputs)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    options.intra_op_num_threads = torch.get_num_threads()
     with one_line("the graph cannot be measured", first=True):
-        session = onnxruntime.InferenceSession(
-            inferred.SerializeToString(), options, providers=["CPUExecutionProvider"], enable_fallback=0
-        )
-    return session, names
+        return cpu_session(inferred, threads=torch.get_num_threads()), names
 
 
 def require_headroom(peaks: Mapping[str, Peak], in_half: Collection[str]) -> float:

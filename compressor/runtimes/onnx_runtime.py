@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+import onnx
 import torch
 
 from compressor.base.context import QUIET, Context, Progress
@@ -122,14 +123,7 @@ class OnnxRuntime(FileRuntime):
         import onnxruntime
 
         onnxruntime.set_default_logger_severity(4)  # a provider that fails to start would print to the terminal
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4
-        options.intra_op_num_threads = self.threads
-        # Threads that keep spinning after a run would occupy cores and spoil the timing of the next program.
-        options.add_session_config_entry("session.force_spinning_stop", "1")
-        if self._float_on_grids:
-            options.add_session_config_entry(*FLOAT_ON_GRIDS)
-        return options
+        return _quiet_options(self.threads, float_on_grids=self._float_on_grids)
 
     def _open(self, content: bytes, path: Path) -> Any:
         import onnxruntime
@@ -211,6 +205,34 @@ def run_bound(
     session.run_with_iobinding(binding)
     binding.synchronize_outputs()
     return out
+
+
+def cpu_session(
+    model: onnx.ModelProto | Path, *, threads: int = 0, optimised: bool = True, float_on_grids: bool = False
+) -> Any:
+    """Return a plain session on the CPU. `threads` 0: as many as ONNX Runtime chooses; without `optimised` it computes
+    node by node, as the model is written; `float_on_grids`: with `FLOAT_ON_GRIDS`."""
+    import onnxruntime
+
+    options = _quiet_options(threads, float_on_grids=float_on_grids)
+    if not optimised:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    content = str(model) if isinstance(model, Path) else model.SerializeToString()
+    return onnxruntime.InferenceSession(content, options, providers=[CPU], enable_fallback=0)
+
+
+def _quiet_options(threads: int, *, float_on_grids: bool) -> Any:
+    """Return options with which a session prints nothing."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = threads
+    # Threads that keep spinning after a run would occupy cores and spoil the timing of the next program.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    if float_on_grids:
+        options.add_session_config_entry(*FLOAT_ON_GRIDS)
+    return options
 
 
 def _read_images(session: Any, label: str) -> tuple[str, str, ImageFormat, torch.dtype]:

@@ -17,7 +17,7 @@ import torch
 
 from compressor.base.context import QUIET, Context
 from compressor.images.sample import sample_photo
-from compressor.runtimes.onnx_runtime import FLOAT_ON_GRIDS
+from compressor.runtimes.onnx_runtime import cpu_session
 from export.conversion import CannotConvert
 from export.profile.timing import time_calls
 from export.quality import Quality, QualityPhotos
@@ -190,15 +190,7 @@ def _before_shuffles(graph: Graph) -> set[str]:
 
 
 def _session(model: onnx.ModelProto, flavour: Flavour = CPU) -> Any:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.add_session_config_entry("session.force_spinning_stop", "1")
-    if flavour == TENSORRT:
-        options.add_session_config_entry(*FLOAT_ON_GRIDS)
-    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return cpu_session(model, threads=torch.get_num_threads(), float_on_grids=flavour == TENSORRT)
 
 
 def _run(session: Any, lr: torch.Tensor) -> torch.Tensor:

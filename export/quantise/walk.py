@@ -24,6 +24,7 @@ from torch.nn import functional as F
 from compressor.base.context import QUIET, Context
 from compressor.base.errors import one_line
 from compressor.models.fitting.least_squares import Sums, best_correction
+from compressor.runtimes.onnx_runtime import cpu_session
 from export.quantise.ends import BYTES
 from export.quantise.grids import Grid, choose_grid, round_rows, round_with_feedback, row_scales
 from export.quantise.plan import Layer, Plan
@@ -254,8 +255,6 @@ def _sides(layer: Layer, x: torch.Tensor, missing: torch.Tensor) -> tuple[int, i
 
 def _compute(model: onnx.ModelProto, node: onnx.NodeProto, inputs: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
     """Run one node in ONNX Runtime and return its outputs."""
-    import onnxruntime
-
     feeds = {name: value for name, value in zip(node.input, inputs, strict=True) if name}
     kinds = {name: helper.np_dtype_to_tensor_dtype(value.dtype) for name, value in feeds.items()}
     sources = [helper.make_tensor_value_info(name, kind, [None] * feeds[name].ndim) for name, kind in kinds.items()]
@@ -265,9 +264,5 @@ def _compute(model: onnx.ModelProto, node: onnx.NodeProto, inputs: Sequence[NDAr
         opset_imports=model.opset_import,
         ir_version=model.ir_version,
     )
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = onnxruntime.InferenceSession(small.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session = cpu_session(small, threads=torch.get_num_threads(), optimised=False)
     return [np.asarray(result) for result in session.run(None, feeds)]
