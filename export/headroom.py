@@ -26,6 +26,7 @@ from compressor.base.context import QUIET, Context
 from compressor.base.errors import one_line
 from compressor.runtimes.onnx_runtime import cpu_session
 from export.conversion import CannotConvert
+from export.onnx_graph import attribute_of
 from export.proof_inputs import ProofInput
 
 FP16_MAX = 65504.0
@@ -212,7 +213,7 @@ def _rescale_weights(chain: Chain, weights: Mapping[str, onnx.TensorProto], expo
             return False
     name = chain.second.input[1]
     old = numpy_helper.to_array(weights[name])
-    groups = next((entry.i for entry in chain.second.attribute if entry.name == "group"), 1)
+    groups = attribute_of(chain.second, "group", 1)
     # Row o of a grouped convolution reads the channels of its group only.
     columns = np.repeat(exponents.reshape(groups, -1), len(old) // groups, axis=0)
     powers = columns.reshape(*old.shape[:2], *(1,) * (old.ndim - 2))

@@ -198,12 +198,12 @@ def use_depth_first(model: onnx.ModelProto) -> None:
     """Change every DepthToSpace from mode CRD to DCR with the same result."""
     graph = model.graph
     for node in list(graph.node):
-        if node.op_type != "DepthToSpace" or _attribute(node, "mode", b"DCR") == b"DCR":
+        if node.op_type != "DepthToSpace" or attribute_of(node, "mode", b"DCR") == b"DCR":
             continue
-        block = int(_attribute(node, "blocksize", 0))
+        block = int(attribute_of(node, "blocksize", 0))
         conv = _source(graph, node)
         channels = None if conv is None else _output_channels(graph, conv)
-        if conv is not None and channels is not None and int(_attribute(conv, "group", 1)) == 1:
+        if conv is not None and channels is not None and int(attribute_of(conv, "group", 1)) == 1:
             _permute(graph, conv, new_order(channels, block))
         else:
             _gather(graph, node, block)
@@ -268,5 +268,6 @@ def _gather(graph: onnx.GraphProto, node: onnx.NodeProto, block: int) -> None:
     node.input[0] = f"{name}.dcr"
 
 
-def _attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
+def attribute_of(node: onnx.NodeProto, name: str, default: Any = None) -> Any:
+    """Return the value of a node's attribute; `default` if the node lacks it."""
     return next((helper.get_attribute_value(entry) for entry in node.attribute if entry.name == name), default)

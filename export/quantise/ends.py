@@ -18,6 +18,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from export.onnx_graph import attribute_of
 from export.quantise.grids import U8, Grid
 from export.quantise.plan import Graph
 
@@ -166,14 +167,14 @@ def _steps_before(graph: Graph, output: str) -> tuple[_Steps | None, int]:
             return (_Steps(graph, value, nodes, index) if own else None), shuffled
         source = next((one for one in node.input if one in graph.floats), "")
         is_step = shuffled == 1 and bool(source) and _affine(graph, node, source) is not None
-        is_shuffle = node.op_type == "DepthToSpace" and _mode(node) == b"CRD"
+        is_shuffle = node.op_type == "DepthToSpace" and attribute_of(node, "mode") == b"CRD"
         if graph.sole_user(source) != index or not (is_step or is_shuffle):
             return None, 1
         if is_step:
             nodes.insert(0, node)
             value = source
         else:
-            shuffled *= next(entry.i for entry in node.attribute if entry.name == "blocksize") ** 2
+            shuffled *= attribute_of(node, "blocksize") ** 2
         name = source
     return None, 1
 
@@ -212,10 +213,6 @@ def _affine(graph: Graph, node: onnx.NodeProto, value: str) -> tuple[NDArray[Any
     if node.op_type == "Mul":
         return constant, zero
     return (1 / constant, zero) if first and np.all(constant != 0) else None
-
-
-def _mode(node: onnx.NodeProto) -> bytes:
-    return next((entry.s for entry in node.attribute if entry.name == "mode"), b"DCR")
 
 
 def _set_pads(conv: onnx.NodeProto, pads: list[int]) -> None:

@@ -12,15 +12,15 @@ channel gains is lost in its readers' weights. Streams with sums only change the
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
-from onnx import helper, numpy_helper
+from onnx import numpy_helper
 
 from export.headroom import HOMOGENEOUS, measure_graph
+from export.onnx_graph import attribute_of
 from export.proof_inputs import ProofInput
 from export.quantise.ends import Ends
 from export.quantise.plan import Graph, Layer, make_plan
@@ -91,7 +91,7 @@ class _Ties:
         elif node.op_type in ("Add", "Sub") and len(values) == 2 and self._alike(values):
             self._tie(*(self._of(value) for value in values))
             self.of[result] = self._of(values[0])
-        elif node.op_type == "Concat" and len(values) == len(node.input) and _attribute(node, "axis") in (1, -3):
+        elif node.op_type == "Concat" and len(values) == len(node.input) and attribute_of(node, "axis") in (1, -3):
             self.of[result] = np.concatenate([self._of(value) for value in values])
         elif node.op_type == "DepthToSpace" and result in self.channels:
             self.of[result] = self._shuffled(self._of(values[0]), node)
@@ -101,8 +101,8 @@ class _Ties:
 
     def _shuffled(self, before: NDArray[np.int64], node: onnx.NodeProto) -> NDArray[np.int64]:
         """Tie the channels that a shuffle merges; return the classes of its result."""
-        places = _attribute(node, "blocksize") ** 2
-        in_rows = _attribute(node, "mode") == b"CRD"
+        places = attribute_of(node, "blocksize") ** 2
+        in_rows = attribute_of(node, "mode") == b"CRD"
         by_channel = before.reshape(-1, places) if in_rows else before.reshape(places, -1).T
         for column in by_channel.T[1:]:
             self._tie(by_channel[:, 0], column)
@@ -166,10 +166,6 @@ class _Ties:
         scales = np.where(free & (shares > 0), np.sqrt(np.maximum(shares, SMALLEST)), 1.0)
         by_class: NDArray[np.float64] = scales[roots]
         return by_class
-
-
-def _attribute(node: onnx.NodeProto, name: str) -> Any:
-    return next((helper.get_attribute_value(entry) for entry in node.attribute if entry.name == name), None)
 
 
 def _multiply(tensor: onnx.TensorProto, factors: NDArray[np.float64]) -> None:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, TypeProto, helper, numpy_helper
 
 from compressor.base.errors import SrkdError
+from export.onnx_graph import attribute_of
 from export.quantise.grids import S8, U8, Levels
 
 SUMS = frozenset({"Add", "Sub", "Mul", "Concat"})
@@ -303,7 +304,7 @@ def _gates(graph: Graph) -> Iterator[int]:
 def _is_whole_image(graph: Graph, node: onnx.NodeProto) -> bool:
     if node.op_type == "GlobalAveragePool":
         return True
-    axes = next((list(entry.ints) for entry in node.attribute if entry.name == "axes"), None)
+    axes = attribute_of(node, "axes")
     if axes is None and len(node.input) > 1 and node.input[1] in graph.constants:
         axes = [int(axis) for axis in graph.constants[node.input[1]].reshape(-1)]
     return axes is not None and sorted(axis % 4 for axis in axes) == [2, 3]
