@@ -11,12 +11,14 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from statistics import fmean
 
 from benchmarks.equal_budget import Contender, budget_of, seeds_of
-from benchmarks.evidence import Benchmark, Rows, Table, save
+from benchmarks.evidence import Benchmark, Column, Row, Rows, Table, save
 from benchmarks.method_costs import time_of
 from benchmarks.methods_compared import (
     FIT_ALONE,
+    START_IN_WORDS,
     TITLES,
     WIDTH,
     budget_from,
@@ -57,6 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         result = compared(timed, budget_from(options, start), options.data, shared, steps_are)
         lines = [f"Time of a step over that of logits: {steps}.", "", *result.conclusions]
         tables[start] = replace(result, conclusions=lines)
+    tables = {**tables, "by-method": by_method(tables, costs)}
     save("methods_equal_time", tables, seeds=seeds_of(budget_of(options)), variant=options.variant)
     return 0
 
@@ -64,6 +67,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def at_equal_time(contenders: Sequence[Contender], costs: Mapping[str, float], steps: int) -> list[Contender]:
     """Return contenders with as many steps as take the time of `steps` of logits; `costs` are times per step."""
     return [replace(one, steps=max(1, round(steps / costs[ALIKE.get(one.name, one.name)]))) for one in contenders]
+
+
+def by_method(tables: Mapping[str, Table], costs: Mapping[str, float]) -> Table:
+    """Return a row for each method, the best first, with the gains of all tables; `costs` are times per step."""
+    first, *others = tables.items()
+    gains = [Column(start, f"from a {start}: {title_of_gain(table)}") for start, table in (first, *others)]
+    columns = [
+        Column("row", ""),
+        *(Column("start", "start"), Column("step", "time of a step, logits = 1", ".2f"), Column("steps", "steps")),
+        *(replace(column, title=column.title.removeprefix("from a fit: ")) for column in gains),
+    ]
+    cells = {start: {row["name"]: row["gain"] for row in table.rows} for start, table in tables.items()}
+    rows: list[Row] = []
+    for row in sorted(first[1].rows, key=lambda row: -mean_of(row)):
+        name, (start, steps) = str(row["name"]), str(row["schedule"]).split(" at ")[0].split(", ", 1)
+        of_start = {start: gains.get(name) for start, gains in cells.items()}
+        step = costs[ALIKE.get(name, name)]
+        rows.append({"row": row["row"], "start": START_IN_WORDS[start], "step": step, "steps": steps, **of_start})
+    return Table(columns, rows, f"{first[1].caption} Gains are means over the three sets.")
+
+
+def title_of_gain(table: Table) -> str:
+    return next(column.title for column in table.columns if column.key == "gain")
+
+
+def mean_of(row: Row) -> float:
+    """Return the mean of a row's scores over sets and seeds."""
+    return fmean(float(score) for key, score in row.items() if ", seed " in key and isinstance(score, float))
 
 
 if __name__ == "__main__":

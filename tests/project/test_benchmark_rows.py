@@ -14,6 +14,7 @@ from benchmarks import (
     int8_formats,
     method_costs,
     methods_compared,
+    methods_equal_time,
     network_sizes,
     profile_everywhere,
     quickstart,
@@ -113,3 +114,16 @@ def test_a_start_is_not_ranked_among_methods() -> None:
     }
     lines = "\n".join(methods_compared.ranking(scores))
     assert "published csd above logits" in lines and "inherit" not in lines
+
+
+def test_the_table_to_choose_a_method_by_has_the_gains_of_the_comparison() -> None:
+    tables = dict(Result.read(results_folder() / "methods_equal_time.json").tables)
+    shown = tables.pop("by-method")
+    names = {row["row"]: str(row["name"]) for row in tables["fit"].rows}
+    costs = {names[row["row"]]: float(str(row["step"])) for row in shown.rows}
+    again = methods_equal_time.by_method(tables, costs)
+    assert again.render() == shown.render()
+    assert [row["row"] for row in shown.rows][:2] == ["logits", "fit + L1"]
+    alone = methods_equal_time.by_method({"slice": tables["slice"]}, costs)
+    assert [column.title for column in alone.columns][-1] == "from a slice: gain over inherit"
+    assert next(row for row in alone.rows if row["row"] == "inherit")["start"] == "a slice"
