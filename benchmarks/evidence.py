@@ -167,12 +167,22 @@ def add_variant_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--variant", default="", help="what the result is called beside that of the plain command")
 
 
-def save(name: str, tables: Mapping[str, Table] | Table, *, seeds: Sequence[int] = (), variant: str = "") -> Path:
+def save(
+    name: str,
+    tables: Mapping[str, Table] | Table,
+    *,
+    seeds: Sequence[int] = (),
+    variant: str = "",
+    threads: int | None = None,
+) -> Path:
     """Write and print the result of a benchmark. Folders in its command are shortened to their last part.
 
-    A `variant` is the same question for other networks or devices, in a separate file NAME-VARIANT.
+    A `variant` is the same question for other networks or devices, in a separate file NAME-VARIANT. `threads` are those
+    of processes that measured apart from this one.
     """
     facts, question = machine_facts(), benchmark_of(name)
+    if threads is not None:
+        facts = {**facts, "torch_threads": threads}
     assert question is not None, f"benchmarks/{name}.py asks no question"
     words = [f"{Path(word).name}" if "/" in word else word for word in sys.argv[1:]]
     result = Result(

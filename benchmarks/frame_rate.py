@@ -78,9 +78,10 @@ def main() -> int:
     assert target is not None
     plan = facts_of(fitted.run)["plan"]
     start = STARTS[facts_of(fitted.run)["start"]["init"]]
+    scores = _on_set5(fitted.run, options.data)
     rows: list[Row] = [
-        {"what": "bicubic", "psnr_y": _set5(fitted.run, "bicubic", options.data)},
-        row_of(f"planned, {start}, {fitted.steps:,} steps of polish", fitted, target, plan, options),
+        {"what": "bicubic", "psnr_y": scores["bicubic"]},
+        row_of(f"planned, {start}, {fitted.steps:,} steps of polish", fitted, target, plan, scores[fitted.run.name]),
         distilled(plan, start, options),
     ]
     caption = f"Target: {target.target} at {target.where}; {width}x{height} in, {4 * width}x{4 * height} out."
@@ -88,9 +89,7 @@ def main() -> int:
     return 0
 
 
-def row_of(
-    what: str, report: CompressReport, target: TargetReport, plan: Mapping[str, Any], options: argparse.Namespace
-) -> Row:
+def row_of(what: str, report: CompressReport, target: TargetReport, plan: Mapping[str, Any], psnr_y: float) -> Row:
     return {
         "what": what,
         "student": plan["chosen"]["student"],
@@ -98,7 +97,7 @@ def row_of(
         "fps": target.fps,
         "met": target.met,
         "megabytes": target.megabytes,
-        "psnr_y": _set5(report.run, report.run.name, options.data),
+        "psnr_y": psnr_y,
         "seconds": report.seconds,
     }
 
@@ -122,11 +121,14 @@ def distilled(plan: Mapping[str, Any], start: str, options: argparse.Namespace) 
     pace = max((more - few) / (PILOT_STEPS[1] - PILOT_STEPS[0]), 1e-4)
     report = run("distilled", max(PILOT_STEPS[0], round(60 * options.minutes / pace)))
     target = check_target(report.student_path, CompressOptions(target_fps=options.fps, plan=plan), Context())
-    return row_of(f"the same shape, {start}, {report.steps:,} steps of logits", report, target, plan, options)
+    psnr_y = _on_set5(report.run, options.data)[report.run.name]
+    return row_of(f"the same shape, {start}, {report.steps:,} steps of logits", report, target, plan, psnr_y)
 
 
-def _set5(run: Path, model: str, data: Path) -> float:
-    return srkd.evaluate([run], data=data / "Set5").models[model]["Set5"].psnr_y
+def _on_set5(run: Path, data: Path) -> Mapping[str, float]:
+    """Return the Y-PSNR of bicubic and of the run's student."""
+    scores = srkd.evaluate([run], data=data / "Set5").models
+    return {model: sets["Set5"].psnr_y for model, sets in scores.items()}
 
 
 def _say(line: str) -> None:

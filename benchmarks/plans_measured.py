@@ -73,7 +73,7 @@ def main() -> int:
         if left < 0:
             break
         rows.get(key, partial(one, teacher, runtime, fps, options.threads, options.seconds))
-    save("plans_measured", table(rows.kept, options.threads))
+    save("plans_measured", table(rows.kept, options.threads), threads=options.threads)
     return 0
 
 

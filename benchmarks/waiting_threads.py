@@ -61,7 +61,7 @@ def main() -> int:
         f"{options.threads} threads, LR {SIDE}×{SIDE}, the median of {options.processes} process(es) of the median of "
         "their calls in turns; 0 spins is OMP_WAIT_POLICY=PASSIVE."
     )
-    save("waiting_threads", Table(COLUMNS, rows, caption))
+    save("waiting_threads", Table(COLUMNS, rows, caption), threads=options.threads)
     return 0
 
 
