@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any, TypeAlias, TypeVar
 
-from compressor.assets import embedded_teacher
 from compressor.base.choices import Init, Select
 from compressor.base.context import Context, Note
-from compressor.base.errors import SrkdError, UsageError
-from compressor.base.files import file_sha256
+from compressor.base.errors import UsageError
 from compressor.images.in_memory import ImageInMemory, is_in_memory
 from compressor.images.metrics import Protocol
 from compressor.images.sets import ImageSet, embedded_pairs, find_sets
 from compressor.inference import evaluate as evaluation
 from compressor.inference import upscale as upscaling
-from compressor.inference.checkpoint_runtime import ForeignRuntime
 from compressor.inference.evaluate import Evaluation, EvaluationInterrupted, EvaluationSettings
-from compressor.inference.open import open_model, resolve_checkpoint
+from compressor.inference.open import resolve_checkpoint
 from compressor.inference.teacher_check import check_teacher
 from compressor.inference.upscale import UpscaleReport, UpscaleSettings
 from compressor.models.checkpoints.convert import Converted, convert_file, convert_network
@@ -32,11 +29,8 @@ from compressor.models.cost import cost as count_cost
 from compressor.models.networks.axes import Segments
 from compressor.models.networks.base import ImageModel, Network, Spec
 from compressor.models.students import build_student as cut_student
-from compressor.runtimes.base import Runtime
-from compressor.runtimes.table import RUNTIMES, OpenOptions, runtime_of
-from compressor.runtimes.torch_runtime import TorchRuntime
+from compressor.runtimes.table import RUNTIMES, runtime_of
 from compressor.teachers.teacher import Teacher, load_teacher
-from compressor.training.run_folder import FACTS, read_facts
 from export.card import CardFacts, write_card
 from export.conversion import FileOptions, Int8Options, tuned_and_largest
 from export.exporting import ExportReport, Source, export_model
@@ -45,7 +39,18 @@ from export.profile.report import ProfileReport, profile_models
 from export.profile.settings import DEFAULT_SIZE, Settings
 from export.record import write_record
 from srkd.inspection import Inspection
-from srkd.models import ModelFile, file_of, open_network, path_of_model, refuse_file_options, spec_of
+from srkd.models import (
+    ModelFile,
+    as_tuple,
+    common_scale,
+    file_of,
+    find_run_teacher,
+    open_network,
+    open_runtime,
+    path_of_model,
+    refuse_file_options,
+    spec_of,
+)
 from srkd.network_inspection import run_inspect
 from srkd.options import public
 from srkd.parameters import read_size, read_sizes
@@ -57,10 +62,8 @@ from srkd.verb_options import (
     EvaluateOptions,
     ExportOptions,
     InspectOptions,
-    Model,
     ModelOrPath,
     ProfileOptions,
-    RuntimeOptions,
     Size,
     UpscaleOptions,
     path_of,
@@ -351,7 +354,7 @@ def _score(score: Callable[..., R], options: EvaluateOptions, context: Context) 
         sets = (ImageSet("embedded", embedded_pairs("val")),)
     protocol = Protocol(border=options.border, lr_border=options.lr_border, grey=options.grey)
     settings = EvaluationSettings(scale, protocol, options.self_ensemble, options.tile)
-    return score(runtimes, sets, settings, context.progress, context.note)
+    return score(runtimes, sets, settings, context)
 
 
 def _note_below_bicubic(result: Evaluation, options: EvaluateOptions, note: Note) -> None:
@@ -453,76 +456,3 @@ def run_convert(options: ConvertOptions, context: Context) -> Converted:
 
 
 convert = public(ConvertOptions, run_convert, "convert")
-
-
-# Opening of models, their common scale, and the teacher of a run folder.
-
-
-def as_tuple(values: object) -> tuple[Any, ...]:
-    """Return one value or a sequence of values as a tuple. A string is one value."""
-    return tuple(values) if isinstance(values, Sequence) and not isinstance(values, str) else (values,)
-
-
-def open_runtime(model: Model, options: RuntimeOptions, context: Context) -> Runtime:
-    """Open one model. A step of minutes, such as building an engine for another GPU, is announced first."""
-    if isinstance(model, ImageModel):
-        label = model.architecture
-        if model.network is None:
-            return ForeignRuntime(model, label=label, device=options.device)
-        return TorchRuntime(model.network, label=label, device=options.device, precision=options.precision or "fp32")
-    if not isinstance(model, (str, Path)):
-        return model
-    open_options = OpenOptions(
-        scale=options.scale,
-        arch_options=options.arch_options,
-        device=options.device,
-        runtime=options.runtime,
-        threads=options.threads,
-        precision=options.precision,
-        limits=options.limits,
-    )
-    return open_model(model, open_options, context)
-
-
-def common_scale(runtimes: Sequence[Runtime], scale: int | None) -> int:
-    """Return the scale that all models share; without a model, `scale`."""
-    scales = {runtime.descriptor.scale for runtime in runtimes}
-    if not scales:
-        if scale is None:
-            raise UsageError("no model and no scale: name a model, or give --scale for the bicubic row alone")
-        return scale
-    if len(scales) > 1:
-        scale_list = ", ".join(f"{runtime.label} x{runtime.descriptor.scale}" for runtime in runtimes)
-        raise UsageError(f"the models differ in scale ({scale_list}): compare models of one scale")
-    return scales.pop()
-
-
-@dataclass(frozen=True)
-class RunTeacher:
-    """The teacher of a run folder, its scale there, and the options with which its file was read."""
-
-    path: Path
-    scale: int | None
-    options: Mapping[str, object]
-
-
-def find_run_teacher(run: Path, note: Note) -> RunTeacher | None:
-    """Return the teacher named in run.json, if its file is there and unchanged."""
-    facts_file = run / FACTS
-    if not facts_file.is_file():
-        return None
-    try:
-        facts = read_facts(run)
-        teacher = facts["teacher"]
-        if teacher is None:
-            return None
-        path, sha256, scale = Path(teacher["path"]), str(teacher["sha256"]), facts["student"].get("scale")
-        options = dict(teacher.get("options") or {})
-    except (SrkdError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise SrkdError(f"{facts_file} does not say what the teacher was ({error}): give --teacher FILE") from error
-    for candidate in (path, embedded_teacher()):
-        if candidate.is_file() and file_sha256(candidate) == sha256:
-            note(f"teacher: {candidate}, from {facts_file}")
-            return RunTeacher(candidate, scale, options)
-    note(f"the teacher of {run}, {path}, is missing or has changed: continuing without it (--teacher FILE names one)")
-    return None

@@ -11,8 +11,8 @@ from compressor.base.context import Context
 from compressor.base.errors import SrkdError, UsageError
 from compressor.base.files import atomic_path
 from compressor.training.run_folder import FACTS, METRICS, read_metrics
-from srkd.api import as_tuple
 from srkd.chart import Chart, Curve, NothingToDraw, Point, draw_charts
+from srkd.models import as_tuple
 from srkd.options import public
 from srkd.parameters import require_png
 from srkd.reporting.untrusted import Facts, part_names, require_run_folder

@@ -15,7 +15,8 @@ from compressor.inference.open import find_source_checkpoint, model_file
 from compressor.runtimes.table import runtime_of
 from demo.catalogue import Model, NotForBrowsers, Role, build_site, load_samples, read_model
 from demo.files import Asset
-from srkd.api import as_tuple, export, find_run_teacher
+from srkd.api import export
+from srkd.models import as_tuple, find_run_teacher
 from srkd.verb_options import DemoOptions
 
 FORMATS: Mapping[Role, Sequence[str]] = {"student": ("onnx", "fp16"), "teacher": ("onnx",)}

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import hashlib
 import json
+import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -16,7 +18,7 @@ import torch
 
 from compressor.base.context import Context
 from compressor.base.errors import SrkdError
-from compressor.base.interrupts import catch_signals
+from compressor.base.interrupts import Interrupted, catch_signals
 from compressor.base.machine import machine_facts
 from compressor.base.memory import keep_freed_memory
 from compressor.base.processes import Processes
@@ -36,7 +38,17 @@ from compressor.teachers.teacher import Teacher
 from compressor.training.events import Reference, RunEvents, mean_psnr_y, sr_8bit
 from compressor.training.loop import Trainer
 from compressor.training.pace import Pace, describe_device
-from compressor.training.run_folder import JOINT_TEACHER, SCHEMA, SHEET, STUDENT, RunFolder, read_facts, require_run
+from compressor.training.run_folder import (
+    FACTS,
+    JOINT_TEACHER,
+    SCHEMA,
+    SHEET,
+    STUDENT,
+    RunFolder,
+    read_facts,
+    require_run,
+)
+from compressor.training.run_lock import lock_run
 from compressor.training.stage import Stage
 from compressor.training.state import State, follow_leader
 from demo.sheet import Panel, write_sheet
@@ -144,6 +156,38 @@ def train_run(
         processes.run_on_all(lambda: require_same(facts, run.facts(), path))
     with folder.report_unwritable(), folder.tracking():
         return run.train()
+
+
+def read_started(run: Path) -> dict[str, Any] | None:
+    """Return run.json of a run of a plan; None, without its folder, if no process lived to write one."""
+    if (run / FACTS).is_file():
+        return read_facts(run)
+    if run.is_dir():
+        shutil.rmtree(run)
+    return None
+
+
+def train_part(
+    title: str,
+    path: Path,
+    decide: Callable[[Context], RunConfig],
+    context: Context,
+    *,
+    facts: Mapping[str, Any] | None,
+    plan: Path,
+    runs_left: int,
+) -> None:
+    """Start or continue a run of the plan in the folder `plan`; its progress and interruption bear the `title`."""
+
+    def progress(part: str, done: int, total: int) -> None:
+        context.progress(f"{title}: {part}", done, total)
+
+    titled = dataclasses.replace(context, progress=progress)
+    try:
+        with lock_run(path, titled):
+            train_run(decide(titled), titled, facts=facts, part_of=plan, runs_left=runs_left)
+    except Interrupted as error:
+        raise Interrupted(f"{title}: {error}") from error
 
 
 def read_unfinished(run: Path, processes: Processes) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import dataclasses
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +26,11 @@ from compressor.models.networks.base import Spec
 from compressor.models.networks.registry import build
 from compressor.training.method import quantisation_of
 from compressor.training.run_folder import FACTS, FLOAT_STUDENT, SCHEMA, SHEET, STUDENT, read_facts, write_facts
-from compressor.training.run_lock import lock_run
 from recipes.config.reading import load_preset, recipe_label
 from srkd.config import RunConfig, RunNetworks, load_recipe
 from srkd.console import json_value
 from srkd.options import to_json
-from srkd.run import STOPPING, CompressReport, plan_entry, read_quality, train_run
+from srkd.run import STOPPING, CompressReport, plan_entry, read_quality, read_started, train_part
 from srkd.verb_options import CompressOptions
 
 
@@ -111,24 +110,11 @@ class Then:
 
     def _complete(self, options: CompressOptions, title: str, *, runs_left: int) -> Mapping[str, Any]:
         """Start or continue a run, and return its run.json."""
-        folder, facts = options.run_folder, None
-        if (folder / FACTS).is_file():
-            facts = read_facts(folder)
-        elif folder.is_dir():
-            # An earlier process died before it wrote run.json.
-            shutil.rmtree(folder)
+        folder = options.run_folder
+        facts = read_started(folder)
         self.context.note(f"{title}: {recipe_label(options.recipe)}")
-
-        def progress(part: str, done: int, total: int) -> None:
-            self.context.progress(f"{title}: {part}", done, total)
-
-        context = dataclasses.replace(self.context, progress=progress)
-        try:
-            with lock_run(folder, context):
-                config = RunConfig.decide(options, context, facts=facts)
-                train_run(config, context, facts=facts, part_of=self.folder, runs_left=runs_left)
-        except Interrupted as error:
-            raise Interrupted(f"{title}: {error}") from error
+        decide = partial(RunConfig.decide, options, facts=facts)
+        train_part(title, folder, decide, self.context, facts=facts, plan=self.folder, runs_left=runs_left)
         return read_facts(folder)
 
     def _facts(self) -> dict[str, Any]:

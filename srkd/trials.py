@@ -15,7 +15,7 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,6 @@ from compressor.base.machine import machine_facts
 from compressor.models.students import student_cuts, student_text
 from compressor.training.events import Reference
 from compressor.training.run_folder import (
-    FACTS,
     JOINT_TEACHER,
     SCHEMA,
     SHEET,
@@ -37,12 +36,11 @@ from compressor.training.run_folder import (
     read_metrics,
     write_facts,
 )
-from compressor.training.run_lock import lock_run
 from recipes.config.reading import load_preset
 from srkd.config import RunConfig, schedule_settings
 from srkd.console import json_value
 from srkd.options import to_json
-from srkd.run import STOPPING, CompressReport, Untrained, plan_entry, read_quality, train_run
+from srkd.run import STOPPING, CompressReport, Untrained, plan_entry, read_quality, read_started, train_part
 from srkd.trials_report import Outcome, SameBatches, TrialsReport
 from srkd.verb_options import CompressOptions
 
@@ -120,41 +118,30 @@ class Trials:
 
     def _complete(self, trial: Trial, title: str, results: Sequence[Mapping[str, Any]], *, runs_left: int) -> None:
         """Start or continue a trial; skip a finished one."""
-        note, config = self.context.note, self.config
         line = f"{title}: {trial.variant}, seed {trial.options.seed}"
-        facts = None
-        if (trial.folder / FACTS).is_file():
-            facts = read_facts(trial.folder)
-        elif trial.folder.is_dir():
-            # An earlier process died before it wrote run.json.
-            shutil.rmtree(trial.folder)
+        facts = read_started(trial.folder)
         if facts is not None and "result" in facts:
             self._require_same_inputs(facts, trial)
-            note(f"{line} (finished before)")
+            self.context.note(f"{line} (finished before)")
             return
-        note(line)
-        quiet = dataclasses.replace(self.context, note=no_note)
-        trial_config = RunConfig.decide(trial.options, quiet, shared=config)
-        if trial_config.preset.with_own_rate().schedule != config.preset.with_own_rate().schedule:
+        self.context.note(line)
+        decide = partial(self._decide, trial, results)
+        train_part(title, trial.folder, decide, self.context, facts=facts, plan=self.folder, runs_left=runs_left)
+
+    def _decide(self, trial: Trial, results: Sequence[Mapping[str, Any]], context: Context) -> RunConfig:
+        """Decide a trial with the teacher, images and mode of the plan, and the scores of its first result."""
+        quiet, plan = dataclasses.replace(context, note=no_note), self.config
+        config = RunConfig.decide(trial.options, quiet, shared=plan)
+        if config.preset.with_own_rate().schedule != plan.preset.with_own_rate().schedule:
             raise SrkdError(f"{trial.variant} would not run the recipe's schedule: this is a fault of srkd")
-        if trial_config.student.spec != config.student.spec:
+        if config.student.spec != plan.student.spec:
             raise SrkdError(f"{trial.variant} would not train the recipe's student: this is a fault of srkd")
-        if results:
-            # The first trial has measured bicubic and the teacher, which are the same for all.
-            first = results[0]["result"]
-            teacher_psnr_y = None if first["teacher"] is None else first["teacher"]["psnr_y"]
-            reference = Reference(first["bicubic"]["psnr_y"], teacher_psnr_y)
-            trial_config = dataclasses.replace(trial_config, reference=reference)
-
-        def progress(part: str, done: int, total: int) -> None:
-            self.context.progress(f"{title}: {part}", done, total)
-
-        context = dataclasses.replace(self.context, progress=progress)
-        try:
-            with lock_run(trial.folder, context):
-                train_run(trial_config, context, facts=facts, part_of=self.folder, runs_left=runs_left)
-        except Interrupted as error:
-            raise Interrupted(f"{title}: {error}") from error
+        if not results:
+            return config
+        # The first trial has measured bicubic and the teacher, which are the same for all.
+        first = results[0]["result"]
+        teacher_psnr_y = None if first["teacher"] is None else first["teacher"]["psnr_y"]
+        return dataclasses.replace(config, reference=Reference(first["bicubic"]["psnr_y"], teacher_psnr_y))
 
     def _require_same_inputs(self, facts: Mapping[str, Any], trial: Trial) -> None:
         """Refuse to continue a plan if a finished trial had other images or another teacher."""

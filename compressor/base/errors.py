@@ -78,6 +78,22 @@ def report_unwritable(path: object) -> Iterator[None]:
         raise Unwritable(path, error) from error
 
 
+class Unreadable(SrkdError):
+    """A file that could not be read: no permission, a folder of that name, a broken disk."""
+
+    def __init__(self, path: object, error: OSError) -> None:
+        super().__init__(f"{path} cannot be read: {error.strerror or error}")
+
+
+@contextmanager
+def report_unreadable(path: object) -> Iterator[None]:
+    """Turn a file system error within the block into `Unreadable`."""
+    try:
+        yield
+    except OSError as error:
+        raise Unreadable(path, error) from error
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Return True if memory ran out: torch, ONNX Runtime and Python each report this differently."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":

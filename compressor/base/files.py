@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from compressor.base.errors import SrkdError, UsageError, report_unwritable
+from compressor.base.errors import SrkdError, UsageError, report_unreadable, report_unwritable
 
 
 @contextmanager
@@ -184,11 +184,8 @@ def _umask() -> int:
 
 def file_sha256(path: Path) -> str:
     """Return the SHA-256 of a file's bytes: the `srkd.source_sha256` of files derived from it."""
-    try:
-        with open(path, "rb") as handle:
-            return sha256_of(handle)
-    except OSError as error:
-        raise SrkdError(f"{path}: cannot be read: {error.strerror or error}") from error
+    with report_unreadable(path), open(path, "rb") as handle:
+        return sha256_of(handle)
 
 
 def sha256_of(handle: IO[bytes]) -> str:

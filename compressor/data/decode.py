@@ -20,7 +20,7 @@ import torch
 from compressor.base.cache_folder import SPARE_BYTES, CacheFolder, format_bytes
 from compressor.base.choices import Border
 from compressor.base.context import QUIET, Context, Note, Progress
-from compressor.base.errors import SrkdError
+from compressor.base.errors import SrkdError, report_unreadable
 from compressor.base.machine import available_memory, usable_cores
 from compressor.data.store import (
     LAYOUT_VERSION,
@@ -156,10 +156,8 @@ def _file_identity(path: Path | None) -> tuple[object, ...]:
     """Return values that change with a file, also its inode's time (ctime), as copies may keep the other."""
     if path is None:
         return ()
-    try:
+    with report_unreadable(path):
         stat = path.stat()
-    except OSError as error:
-        raise SrkdError(f"{path} cannot be read: {error.strerror}") from error
     return str(path.absolute()), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 
 

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from compressor.base.context import Note, Progress, no_note, no_progress
+from compressor.base.context import QUIET, Context
 from compressor.base.errors import SrkdError, UsageError
 from compressor.images.files import grey_of, image_size, read_rgb_u8, read_rgb_u8_and_grey
 from compressor.images.metrics import PEAK, SSIM_WINDOW, Protocol, finite_or_none, luma, psnr, ssim, to_u8
@@ -118,23 +118,21 @@ def evaluate(
     models: Sequence[Runtime],
     sets: Sequence[ImageSet],
     settings: EvaluationSettings,
-    progress: Progress = no_progress,
-    note: Note = no_note,
+    context: Context = QUIET,
 ) -> Evaluation:
     """Return the scores of models on sets by the protocol of the settings. Stored LR images are used where a set has
     them, otherwise they are made. The model `bicubic` is always the first row, without the self-ensemble. With several
     sets each is noted when it is finished, and Ctrl-C raises `EvaluationInterrupted` with the finished ones. While a
     network runs, the next image is read and the last output is scored.
     """
-    return _evaluate(models, sets, settings, [settings.protocol], progress, note)[0]
+    return _evaluate(models, sets, settings, [settings.protocol], context)[0]
 
 
 def explain(
     models: Sequence[Runtime],
     sets: Sequence[ImageSet],
     settings: EvaluationSettings,
-    progress: Progress = no_progress,
-    note: Note = no_note,
+    context: Context = QUIET,
 ) -> tuple[Evaluation, ...]:
     """Return the result of `evaluate`, then those of protocols it is often confused with: PSNR over RGB, no border
     cropped, LR made by Pillow's bicubic, grey files scored on their raw values. Each differs from the first in one
@@ -147,7 +145,7 @@ def explain(
         replace(base, bicubic="pil" if base.bicubic == "matlab" else "matlab"),
         replace(base, grey="raw" if base.grey == "rgb" else "rgb"),
     ]
-    return _evaluate(models, sets, settings, [base, *variants], progress, note)
+    return _evaluate(models, sets, settings, [base, *variants], context)
 
 
 def make_lr(hr_u8: Tensor, scale: int, protocol: Protocol) -> Tensor:
@@ -164,8 +162,7 @@ def _evaluate(
     sets: Sequence[ImageSet],
     settings: EvaluationSettings,
     protocols: Sequence[Protocol],
-    progress: Progress,
-    note: Note,
+    context: Context,
 ) -> tuple[Evaluation, ...]:
     scale = settings.scale
     protocols = [protocol.at(scale) for protocol in protocols]
@@ -182,7 +179,7 @@ def _evaluate(
         for number, image_set in enumerate(sets):
             try:
                 for pair, reading in islice(pictures, len(image_set.pairs)):
-                    progress(f"{image_set.name}: {pair.stem}", done, total)
+                    context.progress(f"{image_set.name}: {pair.stem}", done, total)
                     table.run_models(image_set.name, pair, reading.result(), scorer, overlapped=is_overlapped(pair))
                     done += 1
                 scorer.finish()
@@ -192,8 +189,8 @@ def _evaluate(
                 unfinished = tuple(other.name for other in sets[number:])
                 raise EvaluationInterrupted(table.evaluations(sets[:number]), unfinished) from error
             if len(sets) > 1:
-                note(_set_line(table.evaluations([image_set])[0], image_set.name))
-    progress("scored", done, total)
+                context.note(_set_line(table.evaluations([image_set])[0], image_set.name))
+    context.progress("scored", done, total)
     return table.evaluations(sets)
 
 

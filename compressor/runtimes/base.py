@@ -8,7 +8,7 @@ from typing import Protocol
 
 import torch
 
-from compressor.base.errors import SrkdError, UsageError
+from compressor.base.errors import SrkdError, UsageError, report_unreadable
 from compressor.base.machine import total_memory
 from compressor.models.networks.base import Descriptor, Spec
 
@@ -97,8 +97,5 @@ def read_header(path: Path, length: int) -> bytes:
     """Return the first bytes of a file; one line if it is missing or cannot be read."""
     if not path.is_file():
         raise SrkdError(f"{path}: no such file")
-    try:
-        with open(path, "rb") as file:
-            return file.read(length)
-    except OSError as error:
-        raise SrkdError(f"{path} cannot be read: {error.strerror or error}") from error
+    with report_unreadable(path), open(path, "rb") as file:
+        return file.read(length)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from compressor.base.context import QUIET, Context
-from compressor.base.errors import SrkdError, one_line
+from compressor.base.errors import SrkdError, one_line, report_unreadable
 from compressor.base.machine import native_silence
 from compressor.runtimes.file_runtime import FileRuntime, require_cpu
 from compressor.runtimes.sidecar import read_sidecar
@@ -36,10 +36,8 @@ class ExecuTorchRuntime(FileRuntime):
     def __init__(self, path: Path, options: OpenOptions = DEFAULTS, context: Context = QUIET) -> None:
         require_cpu(options.device, "ExecuTorch")
         super().__init__(path, options)
-        try:
+        with report_unreadable(path):
             self._content = path.read_bytes()
-        except OSError as error:
-            raise SrkdError(f"{path} cannot be read: {error.strerror or error}") from error
         sidecar = read_sidecar(path)
         if sidecar.format not in FORMATS:
             raise SrkdError(f"{path}: the file beside it is about {sidecar.format}, not executorch; export it again")

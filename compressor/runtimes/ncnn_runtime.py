@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from compressor.base.context import QUIET, Context
-from compressor.base.errors import SrkdError
+from compressor.base.errors import SrkdError, report_unreadable
 from compressor.runtimes.file_runtime import Array, FileRuntime, require_cpu
 from compressor.runtimes.sidecar import read_sidecar
 from compressor.runtimes.table import DEFAULTS, OpenOptions
@@ -92,9 +92,7 @@ def _require_checksum(path: Path, expected: object) -> None:
     weights = path.with_suffix(".bin")
     if not weights.is_file():
         raise SrkdError(f"{path}: its weights, {weights.name}, are not beside it")
-    try:
+    with report_unreadable(f"{path} or {weights.name}"):
         actual = checksum(path)
-    except OSError as error:
-        raise SrkdError(f"{path} or {weights.name} cannot be read: {error.strerror}") from error
     if actual != expected:
         raise SrkdError(f"{path} and {weights.name} are damaged or not of one export (checksum {actual}); export again")

@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
 
-from compressor.base.errors import SrkdError, one_line
+from compressor.base.errors import SrkdError, one_line, report_unreadable
 from compressor.base.metadata import srkd_keys
 
 MOST_BYTES = 2**31 - 1
@@ -91,12 +91,9 @@ def parse_onnx(content: bytes, path: Path) -> onnx.ModelProto:
 def _read_part(file: Path, offset: int, length: int) -> bytes:
     if length > MOST_BYTES:
         raise SrkdError(f"{file} has {length:,} bytes, more than {MOST_BYTES:,}: it is no image model")
-    try:
-        with open(file, "rb") as handle:
-            handle.seek(offset)
-            return handle.read(length)
-    except OSError as error:
-        raise SrkdError(f"{file}: cannot be read: {error.strerror or error}") from error
+    with report_unreadable(file), open(file, "rb") as handle:
+        handle.seek(offset)
+        return handle.read(length)
 
 
 def _external_tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from compressor.base.context import Progress
-from compressor.base.errors import SrkdError, one_line
+from compressor.base.errors import SrkdError, one_line, report_unreadable
 from compressor.base.files import read_bytes
 from compressor.base.isolation import Limits
 from compressor.models.networks.base import Descriptor
@@ -33,10 +33,8 @@ LABELS = {"torchscript": "TorchScript", "export": "torch.export program"}
 
 def open_program(kind: str, path: Path, limits: Limits) -> ModuleProgram:
     """Open a file of a kind returned by `archive_kind`, on the CPU."""
-    try:
+    with report_unreadable(path):
         content = read_bytes(path, MOST_BYTES)
-    except OSError as error:
-        raise SrkdError(f"{path}: cannot be read: {error.strerror or error}") from error
     if kind == "export":
         content = rebuild_archive(content, path)
     facts, label = examine(kind, content, path, limits), f"{LABELS[kind]} {path.name}"

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from compressor.base.errors import SrkdError
+from compressor.base.errors import SrkdError, Unreadable
 from compressor.base.files import atomic_path, require_regular
 from compressor.base.processes import Processes
 from compressor.base.randomness import torch_stream
@@ -271,7 +271,7 @@ def read_state_file(path: Path) -> dict[str, Any]:
         require_regular(path)
         content = path.read_bytes()
     except OSError as error:
-        raise DamagedState(f"{path} cannot be read: {error.strerror}") from error
+        raise DamagedState(str(Unreadable(path, error))) from error
     except SrkdError as error:
         raise DamagedState(str(error)) from error
     if not content:

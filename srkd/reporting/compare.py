@@ -6,7 +6,7 @@ from pathlib import Path
 
 from compressor.base.context import Context
 from compressor.base.files import atomic_path
-from srkd.api import as_tuple
+from srkd.models import as_tuple
 from srkd.options import public
 from srkd.parameters import require_html
 from srkd.reporting.comparison import Comparison, compare_contents

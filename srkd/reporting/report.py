@@ -13,7 +13,8 @@ from compressor.images.sets import ImagePair, embedded_pairs, find_sets
 from compressor.inference.open import open_model
 from compressor.runtimes.table import OpenOptions
 from compressor.training.run_folder import STUDENT
-from srkd.api import as_tuple, find_run_teacher, run_profile
+from srkd.api import run_profile
+from srkd.models import as_tuple, find_run_teacher
 from srkd.options import public
 from srkd.parameters import require_html
 from srkd.reporting.comparison import compare_contents

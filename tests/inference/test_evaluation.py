@@ -10,6 +10,7 @@ from threading import Event
 import pytest
 import torch
 
+from compressor.base.context import Context
 from compressor.base.errors import SrkdError, UsageError
 from compressor.images.files import Picture, read_rgb_u8, write_picture
 from compressor.images.metrics import Protocol, psnr_y, ssim_y, to_u8
@@ -48,7 +49,7 @@ def data(tmp_path: Path) -> Path:
 def test_the_table(data: Path) -> None:
     sets = find_sets(data, scale=2)
     calls: list[tuple[str, int, int]] = []
-    evaluation = evaluate([nearest_model(2)], sets, AT_X2, progress=lambda *now: calls.append(now))
+    evaluation = evaluate([nearest_model(2)], sets, AT_X2, Context(progress=lambda *now: calls.append(now)))
     assert list(evaluation.models) == ["bicubic", "nearest"]
     assert list(evaluation.models["nearest"]) == ["plain", "stored"]
     assert str(evaluation.protocol) == "psnr@y,border=2,bicubic=matlab,grey=rgb"
@@ -83,14 +84,14 @@ def test_each_of_several_sets_is_noted_when_it_is_finished(data: Path) -> None:
         return nearest(2)(lr)
 
     fake, sets = Fake(model, Descriptor(scale=2, receptive_radius=0), "fake"), find_sets(data, scale=2)
-    result = evaluate([fake], sets, AT_X2, note=events.append)
+    result = evaluate([fake], sets, AT_X2, Context(note=events.append))
     figures = {
         name: ", ".join(f"{label} {scores[name].psnr_y:.3f}" for label, scores in result.models.items())
         for name in ("plain", "stored")
     }
     assert events == ["run", "run", f"plain: {figures['plain']} dB", "run", "run", f"stored: {figures['stored']} dB"]
     events.clear()
-    evaluate([fake], sets[:1], AT_X2, note=events.append)
+    evaluate([fake], sets[:1], AT_X2, Context(note=events.append))
     assert events == ["run", "run"]
 
 

@@ -17,7 +17,7 @@ from compressor.runtimes.tensorrt.engine_file import ALIGNMENT, EngineHeader, Ma
 from compressor.runtimes.tensorrt.engines import build_engine, cache_folder, current_machine, engine_name, usable_engine
 from compressor.runtimes.tensorrt.installation import import_tensorrt
 from compressor.runtimes.tensorrt.profiles import dynamic_profile
-from srkd.api import open_runtime
+from srkd.models import open_runtime
 from srkd.verb_options import RuntimeOptions
 from tests.support.nvidia import Nvidia, needs_linux, nvidia, small_onnx
 

@@ -66,7 +66,7 @@ def test_a_verb_passes_them_on(
 def test_an_onnx_file_stays_in_its_own_runtime(photos: Path, tmp_path: Path) -> None:
     path = save_onnx(twin(), tmp_path / "one.onnx")
     assert (
-        srkd.api.open_runtime(path, srkd.verb_options.EvaluateOptions(limits=2), srkd.api.Context()).name
+        srkd.models.open_runtime(path, srkd.verb_options.EvaluateOptions(limits=2), srkd.api.Context()).name
         == "onnxruntime"
     )
 

@@ -17,10 +17,10 @@ from compressor.models.networks.registry import quantise
 from compressor.models.quantisation import Quantisation
 from compressor.training.events import RunEvents
 from compressor.training.state import State
-from srkd.api import find_run_teacher
 from srkd.cli import run
 from srkd.commands.compress import scores
 from srkd.compression import compress, resume
+from srkd.models import find_run_teacher
 from srkd.run import CompressReport
 from tests.support.small_runs import SMALL, save_photos, save_teacher
 

@@ -27,9 +27,9 @@ from compressor.models.networks.registry import build
 from compressor.training.events import RunEvents
 from compressor.training.state import State
 from recipes.config.reading import load_preset
-from srkd.api import find_run_teacher
 from srkd.cli import run
 from srkd.compression import compress, resume
+from srkd.models import find_run_teacher
 from srkd.run import CompressReport
 from srkd.trials import compare_batches
 

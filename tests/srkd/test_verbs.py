@@ -26,8 +26,8 @@ from compressor.runtimes.base import Runtime
 from export import exporting
 from export.formats import FORMATS
 from export.verify import Proof
-from srkd.api import common_scale, find_run_teacher, open_runtime
 from srkd.cli import cli, run
+from srkd.models import common_scale, find_run_teacher, open_runtime
 from srkd.verb_options import RuntimeOptions
 from tests.support.foreign_models import save_onnx, twin
 
