@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from torch.nn import functional as F
 from compressor.base.errors import UsageError
 from compressor.images.files import read_rgb_u8
 from compressor.images.resize import downscale_u8, mod_crop
-from compressor.images.sets import embedded_photos, list_images
+from compressor.images.sets import embedded_photos, evenly_spaced_photos
 from compressor.models.fitting.patches import texture_of
 from compressor.models.networks.base import Descriptor
 
@@ -64,13 +63,7 @@ def calibration_patches(
 def _photos(folder: Path | None) -> Mapping[str, Path]:
     if folder is None:
         return {**embedded_photos("train"), **embedded_photos("calibration")}
-    if not folder.is_dir():
-        raise UsageError(f"--calibrate {folder}: {'is a file' if folder.exists() else 'does not exist'}: give a folder")
-    images = list_images(folder / "HR" if (folder / "HR").is_dir() else folder)
-    if not images:
-        raise UsageError(f"--calibrate {folder}: holds no images: give a folder of photos")
-    step = math.ceil(len(images) / PHOTOS)
-    return {path.stem: path for path in images[::step]}
+    return evenly_spaced_photos(folder, PHOTOS, option="--calibrate")
 
 
 def _whole(length: int, descriptor: Descriptor) -> int:

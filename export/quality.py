@@ -14,7 +14,7 @@ from compressor.base.errors import UsageError
 from compressor.images.files import read_rgb_u8
 from compressor.images.metrics import psnr, psnr_y, to_u8
 from compressor.images.resize import centre_crop, downscale_u8
-from compressor.images.sets import embedded_photos, list_images
+from compressor.images.sets import embedded_photos, evenly_spaced_photos
 from compressor.models.networks.base import Descriptor, Network
 from export.formats import MIN_PSNR_TO_SOURCE
 
@@ -80,15 +80,8 @@ class QualityPhotos:
         largest: tuple[int, int] | None = None,
     ) -> QualityPhotos:
         """Return at most `MAX_PHOTOS` photos of a folder, evenly spaced; None: the embedded validation photos."""
-        if folder is None:
-            return cls(network, embedded_photos("val"), size, largest)
-        if not folder.is_dir():
-            raise UsageError(f"--data {folder}: {'is a file' if folder.exists() else 'does not exist'}: give a folder")
-        images = list_images(folder / "HR" if (folder / "HR").is_dir() else folder)
-        if not images:
-            raise UsageError(f"--data {folder}: holds no images: give a folder of photos")
-        some = {path.stem: path for path in images[:: math.ceil(len(images) / MAX_PHOTOS)]}
-        return cls(network, some, size, largest)
+        photos = embedded_photos("val") if folder is None else evenly_spaced_photos(folder, MAX_PHOTOS, option="--data")
+        return cls(network, photos, size, largest)
 
     @cached_property
     def images(self) -> tuple[tuple[torch.Tensor, torch.Tensor, torch.Tensor], ...]:

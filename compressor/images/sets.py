@@ -4,13 +4,14 @@ the photographs embedded in srkd, for a run without `--data`.
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from compressor.base.errors import SrkdError
+from compressor.base.errors import SrkdError, UsageError
 from compressor.images.files import IMAGE_SUFFIXES
 
 
@@ -75,6 +76,16 @@ def list_images(folder: Path) -> list[Path]:
     """Return the image files directly in a folder, in natural order (img2 before img10), without hidden ones."""
     images = [path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()]
     return sorted((path for path in images if not path.name.startswith(".")), key=natural_key)
+
+
+def evenly_spaced_photos(folder: Path, most: int, *, option: str) -> dict[str, Path]:
+    """Return at most `most` photos of a folder, or of its `HR/`, by name; `option` is the one that named the folder."""
+    if not folder.is_dir():
+        raise UsageError(f"{option} {folder}: {'is a file' if folder.exists() else 'does not exist'}: give a folder")
+    images = list_images(folder / "HR" if (folder / "HR").is_dir() else folder)
+    if not images:
+        raise UsageError(f"{option} {folder}: holds no images: give a folder of photos")
+    return {path.stem: path for path in images[:: math.ceil(len(images) / most)]}
 
 
 def natural_key(path: Path) -> tuple[tuple[int, int, str], ...]:

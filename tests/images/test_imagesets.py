@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from compressor.base.errors import SrkdError
-from compressor.images.sets import find_sets
+from compressor.base.errors import SrkdError, UsageError
+from compressor.images.sets import evenly_spaced_photos, find_sets
 
 
 def fill(folder: Path, *names: str) -> Path:
@@ -89,3 +89,16 @@ def test_mistakes_are_told_in_one_line(tmp_path: Path) -> None:
         find_sets(tmp_path / "s", scale=4)
     with pytest.raises(SrkdError, match=r"LR folder .*nope does not exist"):
         find_sets(tmp_path / "s", scale=4, lr=tmp_path / "nope")
+
+
+def test_photos_are_spaced_over_a_folder_or_its_hr(tmp_path: Path) -> None:
+    folder = fill(tmp_path / "photos", *(f"{n}.png" for n in range(12)))
+    assert list(evenly_spaced_photos(folder, 12, option="--data")) == [str(n) for n in range(12)]
+    assert list(evenly_spaced_photos(folder, 5, option="--data")) == ["0", "3", "6", "9"]
+    fill(folder / "HR", "a.png")
+    assert evenly_spaced_photos(folder, 5, option="--data") == {"a": folder / "HR" / "a.png"}
+    mistakes = {"nowhere": "does not exist", "photos/1.png": "is a file", "empty": "holds no images"}
+    fill(tmp_path / "empty")
+    for name, words in mistakes.items():
+        with pytest.raises(UsageError, match=rf"^--calibrate .*{name}: {words}: give a folder"):
+            evenly_spaced_photos(tmp_path / name, 5, option="--calibrate")
