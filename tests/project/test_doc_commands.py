@@ -97,13 +97,16 @@ class Line:
 
 
 def lines(page: Path) -> Iterator[Line]:
-    """Yield the commands in the code blocks of a page, without outputs (`text`) and commands with gaps."""
+    """Yield the commands in the code blocks of a page, without outputs (`text`) and the usages of the reference.
+
+    `...` at the end of a command stands for more arguments of the last option.
+    """
     text = page.read_text(encoding="utf-8")
     blocks = [body for language, body in FENCE.findall(text) if language in ("", "sh")]
     blocks += INDENTED.findall(FENCE.sub("", text))
-    for line in "\n".join(blocks).replace("\\\n", " ").splitlines():
-        if COMMAND.match(line.strip()) and "..." not in line and "[OPTIONS]" not in line:
-            command = Line.of(line)
+    for line in re.sub(r"\s*\\\n\s*", " ", "\n".join(blocks)).splitlines():
+        if COMMAND.match(line.strip()) and "[OPTIONS]" not in line:
+            command = Line.of(line.removesuffix(" ..."))
             if len(command.words) > 1:
                 yield command
 
@@ -118,6 +121,41 @@ def named(page: Path) -> str:
 
 def test_most_pages_have_commands() -> None:
     assert len(with_commands("srkd")) > 25 and sum(len(list(lines(page))) for page in PAGES) > 120
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_no_command_has_a_gap(page: Path) -> None:
+    assert [str(line) for line in lines(page) if any("..." in word for word in line.words)] == []
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=named)
+def test_commands_in_running_text_have_options_that_exist(page: Path) -> None:
+    """They are parts of commands, so only the names of their options can be checked."""
+    text = INDENTED.sub("\n", FENCE.sub("", page.read_text(encoding="utf-8")))
+    for span in re.findall(r"`((?:srkd|python -m benchmarks) [^`]+)`", text):
+        words = span.replace("\\|", "|").split()
+        flags = {word.split("=")[0].strip("[]") for word in words if word.strip("[").startswith("--")}
+        known = flags_of(words[3]) if words[0] == "python" and words[3] not in VERBS else options_of(words)
+        assert flags - INVENTED <= known, span
+
+
+INVENTED = {"--toy"}
+"""Options of the example packages."""
+
+
+def options_of(words: list[str]) -> set[str]:
+    """Return the options of the verb that a command of srkd begins with, and those of srkd itself."""
+    command: click.Command = cli
+    known = {"--help"}
+    with click.Context(cli, info_name="srkd") as context:
+        for name in words[1:]:
+            known |= {flag for parameter in command.params for flag in (*parameter.opts, *parameter.secondary_opts)}
+            step = command.get_command(context, name) if isinstance(command, click.Group) else None
+            if step is None:
+                break
+            command = step
+        known |= {flag for parameter in command.params for flag in (*parameter.opts, *parameter.secondary_opts)}
+    return known
 
 
 @pytest.mark.parametrize("page", with_commands("srkd", "torchrun"), ids=named)
