@@ -28,6 +28,7 @@ from benchmarks.evidence import (
     question_of,
     results_folder,
     save,
+    without_private,
 )
 
 TABLE = Table(
@@ -66,6 +67,16 @@ def test_a_result_holds_how_it_came_about_and_is_read_back_as_it_was(folder: Pat
     assert "thread(s) in torch" in page
     without = dataclasses.replace(result, machine={**result.machine, "torch_threads": None})
     assert "thread(s) in torch" not in without.page()
+
+
+def test_a_recorded_command_says_nothing_of_where_its_runs_are_kept(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["--data", "sets/Set5", "--out", "fr2", "--steps", "3", "--rows", "/tmp/plans2.json"]
+    monkeypatch.setattr("sys.argv", ["benchmarks tiny", *words])
+    assert Result.read(save("tiny", TABLE)).command == "python -m benchmarks tiny --data Set5 --steps 3"
+    assert without_private(["--out=a/b", "--busy", "--rows=x.json", "--rows", "2"]) == ["--busy", "--rows", "2"]
+    assert without_private(["--rows=2", "--out"]) == ["--rows=2"]
 
 
 def test_a_page_shows_what_the_json_says_and_what_has_not_been_run(folder: Path) -> None:
