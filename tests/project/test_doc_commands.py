@@ -37,13 +37,10 @@ from srkd.cli import cli, run
 from srkd.options import from_command_line
 from srkd.verb import VerbCommand
 from tests.support.commands import ROOT
+from tests.support.pages import COMMAND, FENCE, INDENTED
 
 PAGES = sorted([ROOT / "CONTRIBUTING.md", ROOT / "demo" / "README.md", *ROOT.glob("docs/**/*.md")])
 """Pages with commands; test_readme.py runs those of the README in separate processes."""
-FENCE = re.compile(r"^ *```(\w*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
-INDENTED = re.compile(r"(?:^ {4,}[^\n]*\n|^\n)+", re.MULTILINE)
-COMMAND = re.compile(r"^(?:srkd|make|torchrun|python -m benchmarks)\b(?! *[:/])")
-
 ELSEWHERE = {
     r"--(trt|coreml|ncnn|litert|executorch|openvino|all)\b|\.(param|tflite|pte|engine)\b|openvino|ncnn": (
         "needs an optional library: tests/export and tests/runtimes"
