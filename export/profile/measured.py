@@ -66,6 +66,25 @@ class ModelFacts:
     """Reason why the runtime of a file in eight bits does not show its integer nodes."""
 
 
+@dataclass(frozen=True)
+class FirstCall:
+    """The time of a workload's first call, in which some runtimes compile, and the model's peak memory."""
+
+    first_ms: float
+    memory_mb: float | None = None
+    """Megabytes; None if they were not asked for or are unknown."""
+    memory_missing: str | None = None
+    """Reason why the memory is unknown."""
+
+
+@dataclass(frozen=True)
+class PhotoScores:
+    """Mean Y-PSNR in dB on the embedded validation photos, of a model and of bicubic; None if it is infinite."""
+
+    psnr_y: float | None
+    bicubic: float | None
+
+
 class MeasuredModel:
     """An open model, with the images of each workload (width, height, images per batch)."""
 
@@ -111,21 +130,18 @@ class MeasuredModel:
         )
 
     def prepare(self, *, workload: Sequence[int], memory: bool) -> dict[str, Any]:
-        """Run a workload and return the time of the first call, in which some runtimes compile.
-
-        With `memory`, run it again and also return the peak memory in megabytes, or why it is unknown.
-        """
+        """Run a workload and return the `FirstCall`. With `memory`, run it again and also measure the peak memory."""
         call = self._call(workload)
         with _failures_in_one_line(_described(workload)):
             if not memory:
-                return {"first_ms": self._time(call, 1)[0], "memory_mb": None, "memory_missing": None}
+                return asdict(FirstCall(self._time(call, 1)[0]))
             self._memory.reset(self._runtime)
             (first,) = self._time(call, 1)
             call()
             try:
-                return {"first_ms": first, "memory_mb": self._memory.megabytes(self._runtime), "memory_missing": None}
+                return asdict(FirstCall(first, memory_mb=self._memory.megabytes(self._runtime)))
             except SrkdError as error:
-                return {"first_ms": first, "memory_mb": None, "memory_missing": str(error)}
+                return asdict(FirstCall(first, memory_missing=str(error)))
 
     def keep_memory(self) -> None:
         """Do not return freed memory to the system from now on, as in every command of srkd."""
@@ -158,13 +174,13 @@ class MeasuredModel:
         rate = matrix_rate(torch_device_for(self._runtime.device), precision)
         return None if rate is None else asdict(rate)
 
-    def quality(self) -> dict[str, float | None]:
-        """Return the mean Y-PSNR on the embedded validation photos, of this model and of bicubic."""
+    def quality(self) -> dict[str, Any]:
+        """Return the `PhotoScores` as a dict."""
         settings = EvaluationSettings(self._runtime.descriptor.scale)
         with _failures_in_one_line("scoring it"):
             scores = evaluate([self._runtime], [ImageSet(PHOTOS, embedded_pairs("val"))], settings).models
         bicubic, own = (sets[PHOTOS].psnr_y for sets in scores.values())
-        return {"bicubic": finite_or_none(bicubic), "psnr_y": finite_or_none(own)}
+        return asdict(PhotoScores(finite_or_none(own), finite_or_none(bicubic)))
 
     def _call(self, workload: Sequence[int]) -> Call:
         return partial(self._runtime.run, self._image(workload))

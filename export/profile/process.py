@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -10,7 +9,7 @@ from compressor.base.child import Child, ChildFailed
 from export.integer_nodes import IntegerNodes
 from export.profile.layers import LayerTime
 from export.profile.matrix_rate import MatrixRate
-from export.profile.measured import MeasuredJob, ModelFacts
+from export.profile.measured import FirstCall, MeasuredJob, ModelFacts, PhotoScores
 from export.profile.timing import TurnTimes
 
 TIMEOUT_SECONDS = 900
@@ -50,9 +49,8 @@ class ModelProcess:
         nodes = values.pop("integer_nodes")
         return ModelFacts(**values, integer_nodes=None if nodes is None else IntegerNodes(**nodes))
 
-    def prepare(self, workload: Workload, *, memory: bool) -> Mapping[str, Any]:
-        values: Mapping[str, Any] = self._call("prepare", workload=workload, memory=memory)
-        return values
+    def prepare(self, workload: Workload, *, memory: bool) -> FirstCall:
+        return FirstCall(**self._call("prepare", workload=workload, memory=memory))
 
     def keep_memory(self) -> None:
         self._call("keep_memory")
@@ -69,9 +67,8 @@ class ModelProcess:
         values = self._call("matrix_rate", precision=precision)
         return None if values is None else MatrixRate(**values)
 
-    def quality(self) -> Mapping[str, float | None]:
-        values: Mapping[str, float | None] = self._call("quality")
-        return values
+    def quality(self) -> PhotoScores:
+        return PhotoScores(**self._call("quality"))
 
     def _call(self, name: str, **arguments: object) -> Any:
         self.start()

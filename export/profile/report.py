@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from compressor.base.context import QUIET, Context
 from compressor.base.errors import SrkdError, UsageError
@@ -22,6 +21,7 @@ from compressor.runtimes.table import RUNTIMES
 from export.profile.conditions import Conditions, Observation
 from export.profile.layers import LayerTime
 from export.profile.matrix_rate import MatrixRate
+from export.profile.measured import FirstCall
 from export.profile.memory import MEMORY_METHOD
 from export.profile.models import ProfiledModel, open_models
 from export.profile.process import Workload
@@ -247,7 +247,7 @@ class _Measurement:
     settings: Settings
     context: Context
     notes: list[str]
-    first: dict[Key, Mapping[str, Any]] = field(default_factory=dict)
+    first: dict[Key, FirstCall] = field(default_factory=dict)
     lost: list[LostRow] = field(default_factory=list)
 
     def report(self) -> ProfileReport:
@@ -302,8 +302,8 @@ class _Measurement:
                     self.lose(model, workload, error)
                     continue
                 self.first[index, workload] = first
-                if first["memory_missing"] is not None:
-                    self.notes.append(f"{model.name}: {first['memory_missing']}")
+                if first.memory_missing is not None:
+                    self.notes.append(f"{model.name}: {first.memory_missing}")
         self.context.progress("first calls", total, total)
         if self.has_memory_for_all():
             for model in self.models:
@@ -316,7 +316,7 @@ class _Measurement:
         """Return whether there is enough memory for all models to keep what they free."""
         peaks = dict[int, float]()
         for (index, _), first in self.first.items():
-            peaks[index] = max(peaks.get(index, 0.0), first["memory_mb"] or 0.0)
+            peaks[index] = max(peaks.get(index, 0.0), first.memory_mb or 0.0)
         return sum(peaks.values()) * 1e6 <= MEMORY_SHARE * available_memory()
 
     def take_turns(self, workload: Workload) -> tuple[Timing | None, ...]:
@@ -396,7 +396,7 @@ class _Measurement:
             except SrkdError as error:
                 self.notes.append(f"{model.name}: {error}")
                 continue
-            own, bicubic = scores["psnr_y"], scores["bicubic"]
+            own, bicubic = scores.psnr_y, scores.bicubic
             of_scale = rows.setdefault(facts.scale, [Quality("bicubic", facts.scale, bicubic, 0.0)])
             over = None if own is None or bicubic is None else own - bicubic
             of_scale.append(Quality(model.label, facts.scale, own, over, facts.runtime, facts.precision))
@@ -466,7 +466,7 @@ def _build_row(
     references: _References,
     workload: Workload,
     settings: Settings,
-    first: Mapping[str, Any],
+    first: FirstCall,
     rate: MatrixRate | None,
 ) -> Row:
     width, height, batch = workload
@@ -486,7 +486,7 @@ def _build_row(
         params=None if cost is None else cost.params,
         macs=None if cost is None else cost.macs,
         latency_ms=Latency(median, timing.percentile(95), timing.percentile(99)),
-        first_call_ms=first["first_ms"],
+        first_call_ms=first.first_ms,
         warm_up_calls=timing.warm_up_calls,
         is_steady=timing.is_steady,
         spread_percent=timing.spread_percent,
@@ -495,7 +495,7 @@ def _build_row(
         megapixels_per_second=batch * width * height * facts.scale**2 / median / 1000,
         gmacs_per_second=gmacs,
         matrix_rate_share=None if gmacs is None or rate is None else gmacs / rate.gmacs_per_second,
-        peak_memory_mb=first["memory_mb"],
+        peak_memory_mb=first.memory_mb,
         speedup_same_runtime=None if same is None else same.speedup,
         speedup_interval=None if same is None else (same.low, same.high),
         speedup_vs_teacher_eager=None if eager is None else eager.speedup,
