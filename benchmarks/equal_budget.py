@@ -195,7 +195,7 @@ def seconds_a_run(contenders: Sequence[Contender], budget: Budget) -> dict[str, 
     }
 
 
-def conditions(folder: Path, *, shared: str = "") -> str:
+def conditions(folder: Path, *, shared: str = "", spread: str = "mean ± sd") -> str:
     """Describe the training in a line, from one of the runs that share it; `shared` replaces its steps and rate."""
     facts = facts_of(folder)
     rule = facts["preset"]["schedule"]
@@ -204,7 +204,7 @@ def conditions(folder: Path, *, shared: str = "") -> str:
     return (
         f"{shared.format(patches=patches)}, {rule['precision']}, trained on {facts['data']['origin']}; "
         f"{cpu_model()}, {facts['machine']['torch_threads']} thread(s), torch {facts['machine']['torch']}. "
-        "Y-PSNR in dB, mean ± sd."
+        f"Y-PSNR in dB, {spread}."
     )
 
 

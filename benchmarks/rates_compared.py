@@ -56,8 +56,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     scores = compare(contenders, budget, options.data)
     first = budget.folder(contenders[0].name)
     shared = f"{options.steps:,} steps of {{patches}}, cosine decay"
-    caption = f"Student {student_line(first)}; {conditions(first, shared=shared)}"
-    save("rates_compared", tables(methods, rates, scores, caption), seeds=seeds_of(budget), variant=options.variant)
+    seeds = seeds_of(budget)
+    spread = "one seed" if len(seeds) == 1 else "mean ± sd"
+    caption = f"Student {student_line(first)}; {conditions(first, shared=shared, spread=spread)}"
+    save("rates_compared", tables(methods, rates, scores, caption), seeds=seeds, variant=options.variant)
     return 0
 
 
