@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import click
 
-from compressor.base.cache_folder import parse_bytes
+from compressor.base.cache_folder import format_exact_bytes, parse_bytes
 from compressor.base.errors import UsageError, parse_int
 from compressor.base.files import require_writable_folder
 from compressor.runtimes.table import device_patterns
@@ -135,12 +135,6 @@ def read_counts(value: object) -> tuple[int, ...]:
     return parse_counts(",".join(str(each) for each in values))
 
 
-def format_bytes(size: int) -> str:
-    """Return a number of bytes in the largest unit that divides it, such as `20GB`."""
-    units = {"GB": 10**9, "MB": 10**6, "KB": 10**3}
-    return next((f"{size // bytes}{unit}" for unit, bytes in units.items() if size and size % bytes == 0), str(size))
-
-
 def parse_setting(text: str) -> tuple[str, object]:
     """Read `key=value`; the value becomes a number, a bool or text."""
     key, equals, value = text.partition("=")
@@ -173,7 +167,7 @@ def parse_device(text: str) -> str:
 SIZE = Parsed("WxH", parse_size, format_size, read_size)
 SIZES = Parsed("WxH[,WxH]", parse_sizes, lambda sizes: ",".join(map(format_size, sizes)), read_sizes)
 COUNTS = Parsed("N[,N]", parse_counts, lambda counts: ",".join(map(str, counts)), read_counts)
-BYTES = Parsed("SIZE", parse_bytes, format_bytes)
+BYTES = Parsed("SIZE", parse_bytes, format_exact_bytes)
 SETTING = Parsed("key=value", parse_setting)
 DEVICE = Parsed("device", parse_device)
 MODEL = PathOr("a model: give a path, a run folder or what srkd.load returned", "descriptor")

@@ -60,8 +60,14 @@ def parse_bytes(text: str | int) -> int:
     return int(size)
 
 
+def format_exact_bytes(size: int) -> str:
+    """Return a number of bytes as `parse_bytes` reads it, in the largest unit that divides it: 20GB."""
+    units = [unit for unit in ("GB", "MB", "KB") if size and size % _UNITS[unit] == 0]
+    return f"{size // _UNITS[units[0]]}{units[0]}" if units else str(size)
+
+
 def format_bytes(size: int) -> str:
-    """Return a number of bytes for a person: 1.5 GB, 20 MB."""
+    """Return a number of bytes for a person, rounded: 1.5 GB, 20 MB."""
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
 
 

@@ -74,11 +74,11 @@ def read_sidecar(path: Path) -> Sidecar:
         content = json.loads(read_text(file, MAX_BYTES))
         if content["schema"] != SCHEMA:
             raise ValueError(f"its schema is {content['schema']!r}, not {SCHEMA!r}")
-        size = None if content["lr_size"] is None else parse_size("lr_size", content["lr_size"])
+        size = None if content["lr_size"] is None else _stored_size("lr_size", content["lr_size"])
         metadata = {key: str(value) for key, value in srkd_keys(content["metadata"]).items()}
         spec = spec_from_dict(json.loads(metadata["srkd.spec"]))
         facts = dict(content["facts"])
-        largest = parse_size("max_size", facts["max_size"]) if "max_size" in facts else None
+        largest = _stored_size("max_size", facts["max_size"]) if "max_size" in facts else None
         return Sidecar(
             format=str(content["format"]),
             precision=str(content["precision"]),
@@ -94,7 +94,7 @@ def read_sidecar(path: Path) -> Sidecar:
         raise SrkdError(f"{file} cannot be used: {reason}; export the model again") from error
 
 
-def parse_size(key: str, text: str) -> tuple[int, int]:
+def _stored_size(key: str, text: str) -> tuple[int, int]:
     """Return the width and height of `WxH`; ValueError if it is not a size."""
     width, _, height = str(text).partition("x")
     if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):

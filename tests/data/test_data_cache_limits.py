@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from compressor.base import cache_folder
-from compressor.base.cache_folder import CacheFolder, default_folder, parse_bytes
+from compressor.base.cache_folder import CacheFolder, default_folder, format_exact_bytes, parse_bytes
 from compressor.base.errors import SrkdError, UsageError
 from compressor.base.machine import available_memory
 from compressor.data import decode
@@ -141,6 +141,12 @@ def test_sizes_are_read_as_people_write_them():
     for wrong in ("", "much", "-1", "8 apples", "1.2.3"):
         with pytest.raises(UsageError, match=rf"'{re.escape(wrong)}'.*500MB"):
             parse_bytes(wrong)
+
+
+def test_sizes_are_written_as_they_are_read():
+    written = {0: "0", 77: "77", 1001: "1001", 3000: "3KB", 1_500_000_000: "1500MB", 20_000_000_000: "20GB"}
+    assert {size: format_exact_bytes(size) for size in written} == written
+    assert [parse_bytes(text) for text in written.values()] == list(written)
 
 
 def test_where_the_cache_lies(monkeypatch):

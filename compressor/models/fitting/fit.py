@@ -38,7 +38,7 @@ from compressor.models.fitting.layers import (
     write_dense,
 )
 from compressor.models.fitting.least_squares import Sums, best_correction
-from compressor.models.fitting.pace import Pace
+from compressor.models.fitting.progress import FitProgress
 from compressor.models.fitting.replay import Replay
 from compressor.models.fitting.shares import Batch, Share
 from compressor.models.fitting.stages import Stage, Walk, stages
@@ -101,10 +101,10 @@ class Fitting:
         inputs = [Tap(layer.name, "input") for layer in self.short.layers]
         self.sizes = sizes_at(self.student, [*(layer.target for layer in self.short.layers), *inputs], probe)
         layers = self.short.sweeps * sum(map(self._work, self.short.layers))
-        self.pace = Pace(context, layers * (1 + BASES))
+        self.progress = FitProgress(context, layers * (1 + BASES))
         with torch.no_grad():
             self.bases = choose_bases(teacher, self.long, self.student, self.short, self.places, self.patches)
-        self.pace.add(layers * BASES, "bases")
+        self.progress.add(layers * BASES, "bases")
         self.ridges: dict[str, float | None] = {}
 
     def run(self) -> Network:
@@ -123,7 +123,7 @@ class Fitting:
                         is_norm = isinstance(linear_layer(self.student, layer), nn.LayerNorm)
                         (self._solve_norm if is_norm else self._solve)(layer, stage)
                         self.replay.unsolved.remove(layer.name)
-                        self.pace.add(self._work(layer), f"layer {layer.name}")
+                        self.progress.add(self._work(layer), f"layer {layer.name}")
                     self._leave(stage)
         return self.student
 

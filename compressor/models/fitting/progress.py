@@ -1,4 +1,4 @@
-"""Progress of a fit, and an estimate of the remaining time."""
+"""The progress of a fit, with an estimate of the remaining time."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ EARLY = 0.03
 """Share of the work before which no estimate is given."""
 
 
-class Pace:
-    """A progress reporter; `total` is the amount of all work, in any unit."""
+class FitProgress:
+    """Reports the progress to a context; `total` is the amount of all work, in any unit."""
 
     def __init__(self, context: Context, total: float) -> None:
         self.context, self.total, self.done, self.start = context, max(total, 1.0), 0.0, time.monotonic()
