@@ -49,7 +49,7 @@ from compressor.teachers.teacher import load_teacher
 
 BENCHMARK = Benchmark(
     "What does a student score that is solved for, and after five minutes of training?",
-    minutes=60,
+    minutes=75,
     arguments=(
         *("--photos", "{photos}", "--data", "{sets}/Set5", "--teacher", "{checkpoints}/carn_m.pth"),
         *("--teacher", "{checkpoints}/realesr-animevideov3_rezipped.pth"),
