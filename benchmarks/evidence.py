@@ -208,7 +208,7 @@ PRIVATE = ("--out", "--rows")
 def without_private(words: Sequence[str]) -> list[str]:
     """Return a command's words without the options that say only where something is kept."""
     kept, skipped = list[str](), False
-    for word, following in zip(words, [*words[1:], ""], strict=True):
+    for word, following in zip(words, [*words, ""][1:], strict=True):
         option, _, value = word.partition("=")
         if skipped:
             skipped = False
