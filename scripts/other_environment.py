@@ -25,6 +25,8 @@ TESTS = (
     "tests/models",
     "tests/recipes",
     "tests/export/test_export_onnx.py",
+    "tests/export/test_headroom.py",
+    "tests/runtimes/test_onnx_runtime.py",
     "tests/srkd",
 )
 """Default tests: those of the dependencies; other tests do not depend on these."""
