@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import srkd
-from benchmarks.equal_budget import facts_of
+from benchmarks.equal_budget import FIRST_SEED, facts_of
 from benchmarks.evidence import Benchmark, Column, Row, Table, add_variant_option, save
 from compressor.base.context import Context
 from srkd.compression import CompressReport
@@ -35,7 +35,6 @@ BENCHMARK = Benchmark(
 
 PILOT_STEPS = (50, 250)
 """Steps of two pilot runs; the difference of their times gives the pace, as both have the same start-up time."""
-SEED = 10
 SETTINGS = ("schedule.batch=4", "schedule.lr_patch=24", "schedule.decay=cosine")
 STARTS = {"fit": "solved for", "inherit": "from a slice", "random": "from random weights"}
 COLUMNS = (
@@ -72,7 +71,7 @@ def main() -> int:
         precision=options.precision,
         lr_size=options.lr_size,
         threads=options.threads,
-        seed=SEED,
+        seed=FIRST_SEED,
         out=options.out / "fit",
         announce=_say,
     )
@@ -87,7 +86,7 @@ def main() -> int:
         distilled(plan, start, options),
     ]
     caption = f"Target: {target.target} at {target.where}; {width}x{height} in, {4 * width}x{4 * height} out."
-    save("frame_rate", Table(COLUMNS, rows, caption), seeds=(SEED,), variant=options.variant)
+    save("frame_rate", Table(COLUMNS, rows, caption), seeds=(FIRST_SEED,), variant=options.variant)
     return 0
 
 
@@ -115,7 +114,7 @@ def distilled(plan: Mapping[str, Any], start: str, options: argparse.Namespace) 
             steps=steps,
             settings=SETTINGS,
             threads=options.threads,
-            seed=SEED,
+            seed=FIRST_SEED,
             out=options.out / name,
             announce=_say,
         )
