@@ -83,7 +83,7 @@ BREAKS = (
     ),
     Break(
         "gradient of a learnt range",
-        "compressor/models/quantisers.py",
+        "compressor/models/quantisation/quantisers.py",
         "by_alpha = (quantised - clipped) / alpha",
         "by_alpha = 0 * (quantised - clipped) / alpha",
         ("models/test_quantisers.py",),
@@ -97,7 +97,7 @@ BREAKS = (
     ),
     Break(
         "lowest level of a range in the integer graph",
-        "export/learnt_graph.py",
+        "export/int8/learnt_graph.py",
         "np.array(1, np.uint8)",
         "np.array(0, np.uint8)",
         ("export/test_learnt_graph.py",),
@@ -167,14 +167,14 @@ BREAKS = (
     ),
     Break(
         "order of strength",
-        "compressor/models/unit_order.py",
+        "compressor/models/students/unit_order.py",
         "descending=True",
         "descending=False",
         ("models/test_select.py",),
     ),
     Break(
         "operations of a LayerNorm",
-        "compressor/models/cost.py",
+        "compressor/models/networks/cost.py",
         "nn.LayerNorm: 5",
         "nn.LayerNorm: 4",
         ("models/test_cost.py",),
@@ -371,7 +371,7 @@ BREAKS = (
     ),
     Break(
         "basis of a turned teacher, transposed",
-        "compressor/models/principal.py",
+        "compressor/models/students/principal.py",
         "(rows.T @ module.bias",
         "(rows @ module.bias",
         ("models/test_principal.py",),

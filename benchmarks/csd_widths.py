@@ -30,9 +30,9 @@ from benchmarks.equal_budget import (
 from benchmarks.evidence import Benchmark, Column, Row, Table, save
 from benchmarks.methods_compared import SETTINGS
 from compressor.base.machine import torch_threads
-from compressor.models.cost import cost
+from compressor.models.networks.cost import cost
 from compressor.models.networks.registry import spec_from_dict
-from compressor.models.students import student_text
+from compressor.models.students.students import student_text
 from export.plan.measure import Place, measure_file, write_untrained
 from export.plan.search import Candidate
 

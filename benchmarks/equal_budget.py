@@ -23,10 +23,10 @@ from compressor.base.choices import Select
 from compressor.base.files import atomic_path, file_sha256
 from compressor.base.machine import cpu_model
 from recipes.config.reading import is_recipe_file, load_preset
-from srkd.compression import compress, resume
-from srkd.config import load_recipe
-from srkd.trials_report import Gain, Spread
-from srkd.verb_options import CompressOptions
+from srkd import compress, resume
+from srkd.options.verbs import CompressOptions
+from srkd.record.trials import Gain, Spread
+from srkd.runs.config import load_recipe
 
 SETS = ("Set5", "Set14", "B100")
 SETTINGS = ("batch=4", "lr_patch=16", "rate=1e-3", "decay=cosine", "precision=bf16")

@@ -39,8 +39,8 @@ from compressor.models.fitting.feature_store import FeatureStore
 from compressor.models.fitting.shares import Share
 from compressor.models.fitting.stages import Walk, stages
 from compressor.models.networks.base import Network, Spec
-from compressor.models.students import build_student
-from srkd.trials_report import Spread
+from compressor.models.students.students import build_student
+from srkd.record.trials import Spread
 
 BENCHMARK = Benchmark(
     "Do other ways to solve for a student help?",

@@ -45,7 +45,7 @@ from compressor.images.sets import find_sets
 from compressor.models.fitting.fit import fit
 from compressor.models.fitting.patches import PATCH
 from compressor.models.networks.base import ImageModel, Network
-from compressor.models.students import build_student
+from compressor.models.students.students import build_student
 from compressor.teachers.teacher import load_teacher
 
 BENCHMARK = Benchmark(

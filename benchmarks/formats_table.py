@@ -31,10 +31,10 @@ from compressor.models.networks.rcan import RCANSpec
 from compressor.models.networks.registry import build
 from compressor.models.networks.swinir import SwinIRSpec
 from compressor.runtimes.torch_runtime import TorchRuntime
-from export.conversion import FileOptions
-from export.exporting import FileReport, Source, export_model
-from export.formats import FORMATS
-from export.profile.timing import take_turns
+from export.formats.conversion import FileOptions
+from export.formats.table import FORMATS
+from export.timing.turns import take_turns
+from export.writing.exporting import FileReport, Source, export_model
 
 BENCHMARK = Benchmark(
     "Which network can be had in which format, how near is the file, and how fast?",

@@ -18,10 +18,10 @@ import srkd
 from benchmarks.equal_budget import FIRST_SEED, facts_of
 from benchmarks.evidence import Benchmark, Column, Row, Table, add_variant_option, save
 from compressor.base.context import Context
-from srkd.compression import CompressReport
-from srkd.parameters import read_size
-from srkd.targeted import TargetReport, check_target
-from srkd.verb_options import CompressOptions
+from srkd.options.parameters import read_size
+from srkd.options.verbs import CompressOptions
+from srkd.runs.run import CompressReport
+from srkd.runs.targeted import TargetReport, check_target
 
 BENCHMARK = Benchmark(
     "Can a frame rate be planned and met, and how good is the student?",

@@ -18,8 +18,8 @@ import torch
 
 from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.networks.base import Network
-from compressor.models.students import build_student
-from compressor.models.taps import read_taps
+from compressor.models.networks.taps import read_taps
+from compressor.models.students.students import build_student
 
 SKIPPED = ("pams_*", "edsr_chop_and_x8_x2")
 """Cases that are left out: quantised networks, which differ, and one whose weights are not published."""

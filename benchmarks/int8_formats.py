@@ -18,10 +18,10 @@ from benchmarks.evidence import Benchmark, Cell, Column, Row, Table, save
 from compressor.assets import embedded_student
 from compressor.base.machine import torch_threads
 from compressor.models.checkpoints.load import load_checkpoint
-from export.conversion import FileOptions, Int8Options
-from export.exporting import FileReport, Source, export_model
-from export.formats import FORMATS
-from export.speed import SIZE
+from export.formats.conversion import FileOptions, Int8Options
+from export.formats.table import FORMATS
+from export.proof.speed import SIZE
+from export.writing.exporting import FileReport, Source, export_model
 
 BENCHMARK = Benchmark(
     "What do eight bits lose and gain in each runtime?",

@@ -21,14 +21,14 @@ from benchmarks.int8_quality import OPSET, SCALE, pairs, run
 from compressor.assets import embedded_student
 from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.networks.base import Network
-from compressor.models.spread import spread_streams
+from compressor.models.students.spread import spread_streams
 from compressor.runtimes.onnx_runtime import cpu_session
-from export.calibration import calibration_patches
-from export.onnx_graph import build_graph
-from export.quantise.ends import meet_image
-from export.quantise.equalise import equalise_channels
-from export.quantise.plan import CPU, Scheme, make_plan
-from export.quantise.search import quantise
+from export.graph.onnx_graph import build_graph
+from export.int8.calibration import calibration_patches
+from export.int8.quantise.ends import meet_image
+from export.int8.quantise.equalise import equalise_channels
+from export.int8.quantise.plan import CPU, Scheme, make_plan
+from export.int8.quantise.search import quantise
 
 BENCHMARK = Benchmark(
     "Which layers lose what in eight bits?",

@@ -29,15 +29,15 @@ from compressor.images.resize import downscale_u8, mod_crop
 from compressor.images.sets import find_sets
 from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.networks.base import Network
-from compressor.models.spread import spread_streams
+from compressor.models.students.spread import spread_streams
 from compressor.runtimes.onnx_runtime import cpu_session
-from export.calibration import COUNT, calibration_patches
-from export.onnx_graph import build_graph
-from export.quantise.ends import meet_image
-from export.quantise.equalise import equalise_channels
-from export.quantise.plan import CPU, TENSORRT, Scheme, make_plan
-from export.quantise.qdq import write_qdq
-from export.quantise.walk import Walk
+from export.graph.onnx_graph import build_graph
+from export.int8.calibration import COUNT, calibration_patches
+from export.int8.quantise.ends import meet_image
+from export.int8.quantise.equalise import equalise_channels
+from export.int8.quantise.plan import CPU, TENSORRT, Scheme, make_plan
+from export.int8.quantise.qdq import write_qdq
+from export.int8.quantise.walk import Walk
 
 BENCHMARK = Benchmark(
     "What do eight bits lose and gain on different networks?",

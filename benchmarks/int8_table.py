@@ -26,19 +26,18 @@ from compressor.assets import embedded_student
 from compressor.inference.open import open_model
 from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.networks.base import Network
-from compressor.models.quantisers import quantised_bytes
-from compressor.models.spread import spread_streams
+from compressor.models.quantisation.quantisers import quantised_bytes
+from compressor.models.students.spread import spread_streams
 from compressor.runtimes.onnx_runtime import cpu_session
-from export.calibration import calibration_patches
-from export.exporting import Source, convert_to
-from export.formats import FORMATS
-from export.integer_nodes import count_integer_nodes
-from export.onnx_graph import build_graph
-from export.quantise.ends import Ends, meet_image
-from export.quantise.equalise import equalise_channels
-from export.quantise.plan import CPU, TENSORRT, Scheme, make_plan
-from export.quantise.search import quantise
-from export.to_onnx import OPSET
+from export.formats.table import FORMATS
+from export.graph.onnx_graph import OPSET, build_graph
+from export.int8.calibration import calibration_patches
+from export.int8.quantise.ends import Ends, meet_image
+from export.int8.quantise.equalise import equalise_channels
+from export.int8.quantise.plan import CPU, TENSORRT, Scheme, make_plan
+from export.int8.quantise.search import quantise
+from export.proof.integer_nodes import count_integer_nodes
+from export.writing.exporting import Source, convert_to
 
 BENCHMARK = Benchmark(
     "What does each precision of one student lose, weigh and gain?",

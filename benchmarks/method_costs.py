@@ -26,7 +26,7 @@ from benchmarks.methods_compared import OPTIONS, TITLES, all_methods
 from benchmarks.own_practice import OwnLoop
 from compressor.assets import embedded_teacher
 from compressor.base.machine import peak_resident_bytes
-from compressor.models.students import student_of_spec
+from compressor.models.students.students import student_of_spec
 from compressor.teachers.teacher import load_teacher
 
 ROUNDS, TIME_ROUNDS = 5, 15

@@ -42,7 +42,7 @@ from benchmarks.evidence import ROOT, Benchmark, Table, save
 from recipes.catalogue import METHODS
 from recipes.config.listing import list_recipes
 from recipes.config.options import options_model
-from srkd.trials_report import Gain
+from srkd.record.trials import Gain
 
 COMPOSITIONS = sorted((ROOT / "benchmarks" / "compositions").glob("*.yaml"))
 BENCHMARK = Benchmark(

@@ -21,11 +21,11 @@ from benchmarks.evidence import Benchmark, Column, Result, Table, results_folder
 from compressor.base.errors import SrkdError
 from compressor.models.networks.base import Spec
 from compressor.models.networks.registry import NETWORKS, architecture
-from compressor.models.quantisers import bake_weights
+from compressor.models.quantisation.quantisers import bake_weights
 from compressor.runtimes.onnx_runtime import OnnxRuntime
-from export.conversion import Conversion
-from export.formats import QUANTISED
-from export.to_onnx import convert
+from export.convert.to_onnx import convert
+from export.formats.conversion import Conversion
+from export.formats.table import QUANTISED
 from recipes.config.options import make_method
 from tests.support.method_runs import Pair
 from tests.support.methods_table import ROWS, Row

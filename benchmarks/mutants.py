@@ -40,8 +40,8 @@ NETWORK_TESTS = (
 CORE: Mapping[str, tuple[str, ...]] = {
     "compressor/images/metrics.py": ("images/test_metrics.py",),
     "compressor/images/resize.py": ("images/test_resize.py",),
-    "compressor/models/cost.py": ("models/test_cost.py", "inference/test_tiling.py"),
-    "compressor/models/quantisers.py": (
+    "compressor/models/networks/cost.py": ("models/test_cost.py", "inference/test_tiling.py"),
+    "compressor/models/quantisation/quantisers.py": (
         "models/test_quantisers.py",
         "recipes/test_quantised.py",
         "models/test_quantised_files.py",
@@ -58,8 +58,8 @@ CORE: Mapping[str, tuple[str, ...]] = {
     "compressor/models/networks/edsr.py": NETWORK_TESTS,
     "compressor/models/networks/rcan.py": NETWORK_TESTS,
     "compressor/models/networks/carn.py": NETWORK_TESTS,
-    "compressor/models/principal.py": ("models/test_principal.py",),
-    "compressor/models/students.py": ("models/test_students.py", "models/test_student_specs.py"),
+    "compressor/models/students/principal.py": ("models/test_principal.py",),
+    "compressor/models/students/students.py": ("models/test_students.py", "models/test_student_specs.py"),
     "compressor/training/losses.py": (
         "training/test_training.py",
         "training/test_balance.py",
@@ -71,10 +71,10 @@ CORE: Mapping[str, tuple[str, ...]] = {
         "training/test_training.py",
     ),
     "compressor/data/batches.py": ("data/test_data.py", "data/test_data_path.py"),
-    "export/profile/timing.py": ("export/test_profile.py", "export/test_plan_measure.py"),
+    "export/timing/turns.py": ("export/test_profile.py", "export/test_plan_measure.py"),
     "export/plan/search.py": ("export/test_plan_search.py", "srkd/test_plan.py"),
     "export/plan/time_model.py": ("export/test_plan_search.py",),
-    "export/quantise/grids.py": ("export/test_quantise.py",),
+    "export/int8/quantise/grids.py": ("export/test_quantise.py",),
     "recipes/contrast.py": ("recipes/test_terms_phi.py", "recipes/test_csd.py", "recipes/test_clsd.py"),
     "recipes/csd.py": ("recipes/test_terms_phi.py", "recipes/test_csd.py"),
     "recipes/distances.py": ("recipes/test_terms_features.py", "recipes/test_terms_phi.py"),

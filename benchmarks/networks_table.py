@@ -24,15 +24,15 @@ from compressor.images.sets import embedded_photos
 from compressor.inference.tiling import UNBOUNDED_OVERLAP, run_tiled
 from compressor.models.checkpoints.convert import state_in_dialect
 from compressor.models.checkpoints.load import load_checkpoint
-from compressor.models.cost import cost
 from compressor.models.networks.base import Spec
 from compressor.models.networks.compact import CompactSpec
+from compressor.models.networks.cost import cost
 from compressor.models.networks.registry import NETWORKS, architecture, build
-from compressor.models.students import build_student
+from compressor.models.students.students import build_student
 from compressor.runtimes.onnx_runtime import OnnxRuntime
-from export.conversion import Conversion
-from export.to_onnx import convert
-from srkd.api import evaluate
+from export.convert.to_onnx import convert
+from export.formats.conversion import Conversion
+from srkd import evaluate
 
 BENCHMARK = Benchmark(
     "Is each network that of its authors?",

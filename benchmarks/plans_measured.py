@@ -30,11 +30,11 @@ from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.rcan import RCANSpec
 from compressor.models.networks.registry import build
 from compressor.models.networks.swinir import SwinIRSpec
-from compressor.models.students import parse_student
+from compressor.models.students.students import parse_student
 from export.plan.measure import Place, measure_file, write_untrained
 from export.plan.search import Candidate
-from srkd.console import json_value
-from srkd.planning import PlanReport
+from srkd.runs.planning import PlanReport
+from srkd.terminal.console import json_value
 
 BENCHMARK = Benchmark(
     "Do planned students meet their targets when they are measured again?",

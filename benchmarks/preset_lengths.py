@@ -25,7 +25,7 @@ from compressor.training.losses import Losses
 from recipes.catalogue import RECIPES
 from recipes.config.preset import Preset
 from recipes.config.reading import load_preset
-from srkd.compression import compress
+from srkd import compress
 
 BENCHMARK = Benchmark(
     "How long does each recipe take on one core?",

@@ -28,13 +28,13 @@ from compressor.inference.open import open_model
 from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.checkpoints.save import save_network
 from compressor.models.networks.registry import build, spec_from_dict
-from compressor.models.students import parse_student
+from compressor.models.students.students import parse_student
 from compressor.runtimes.table import OpenOptions
 from export.profile.presets import PRESETS
 from export.profile.presets.published import PublishedNetwork
 from export.profile.report import ProfileReport, profile_models
 from export.profile.settings import Settings
-from srkd.parameters import read_size
+from srkd.options.parameters import read_size
 
 BENCHMARK = Benchmark(
     "How much faster is a student than its teacher, runtime by runtime?",

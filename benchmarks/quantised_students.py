@@ -34,7 +34,7 @@ from benchmarks.evidence import Benchmark, Column, Row, Table, save
 from benchmarks.int8_quality import pairs, run, score
 from compressor.assets import embedded_student
 from compressor.models.checkpoints.load import load_checkpoint
-from compressor.models.quantisers import quantised_bytes
+from compressor.models.quantisation.quantisers import quantised_bytes
 from compressor.runtimes.onnx_runtime import cpu_session
 
 BENCHMARK = Benchmark(

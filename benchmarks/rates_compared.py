@@ -25,7 +25,7 @@ from benchmarks.equal_budget import (
 )
 from benchmarks.evidence import Benchmark, Cell, Column, Row, Table, save
 from benchmarks.methods_compared import FIT_ALONE, SETTINGS, all_contenders
-from srkd.trials_report import Spread
+from srkd.record.trials import Spread
 
 BENCHMARK = Benchmark(
     "Which rate suits each method from a fit?",

@@ -22,8 +22,8 @@ from benchmarks.equal_budget import SETS, cells_of, facts_of, say
 from benchmarks.evidence import Benchmark, Column, Row, Table, save
 from compressor.base.machine import machine_facts
 from compressor.inference.evaluate import Evaluation
-from srkd.compression import compress, resume
-from srkd.trials_report import Gain
+from srkd import compress, resume
+from srkd.record.trials import Gain
 
 SETTINGS = ("batch=4", "lr_patch=24", "decay=cosine")
 BENCHMARK = Benchmark(

@@ -17,8 +17,9 @@ from benchmarks.evidence import Benchmark, Cell, Column, Row, Table, save
 from compressor.base.choices import Init
 from recipes.config.preset import Preset
 from recipes.config.reading import load_preset
-from srkd.compression import CompressReport, compress
-from srkd.trials_report import Gain, Spread
+from srkd import compress
+from srkd.record.trials import Gain, Spread
+from srkd.runs.run import CompressReport
 
 BENCHMARK = Benchmark(
     "Does a short run need another schedule than rescaled milestones?",

@@ -28,8 +28,8 @@ from compressor.data.decode import decode_all
 from compressor.data.store import ImageStore
 from compressor.data.teacher_cache import TeacherCache
 from compressor.images.sets import embedded_pairs
-from compressor.models.cost import cost
 from compressor.models.networks.base import Network
+from compressor.models.networks.cost import cost
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
 from compressor.teachers.teacher import Teacher
@@ -41,8 +41,8 @@ from compressor.training.state import State
 from compressor.training.step import Step
 from recipes.config.reading import load_preset
 from recipes.logits import Logits
-from srkd.compression import compress
-from srkd.trials_report import Spread
+from srkd import compress
+from srkd.record.trials import Spread
 
 BENCHMARK = Benchmark(
     "What does a teacher cache bring in speed, and what does it cost in quality?",

@@ -31,7 +31,7 @@ from compressor.base.memory import keep_freed_memory
 from compressor.models.networks.base import Network, Spec
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
-from compressor.models.students import parse_student, student_of_spec
+from compressor.models.students.students import parse_student, student_of_spec
 from compressor.teachers.teacher import Teacher
 from recipes.perceptual import VGG19
 from recipes.phi import resolve_phi

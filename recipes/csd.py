@@ -38,7 +38,7 @@ from compressor.base.errors import UsageError
 from compressor.data.batches import View
 from compressor.models.networks.axes import Segments
 from compressor.models.networks.base import Network, Spec
-from compressor.models.students import require_slice
+from compressor.models.students.students import require_slice
 from compressor.training.step import Step
 from recipes.catalogue import TeacherNeeds
 from recipes.composition import Kind

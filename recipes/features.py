@@ -17,7 +17,7 @@ from torch import nn
 from compressor.base.errors import SrkdError, UsageError
 from compressor.base.randomness import torch_seed
 from compressor.models.networks.base import Network
-from compressor.models.taps import resolve_tap, tap_shapes
+from compressor.models.networks.taps import resolve_tap, tap_shapes
 from compressor.training.method import Method
 from compressor.training.step import Step
 from recipes.composition import Kind

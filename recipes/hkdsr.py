@@ -52,7 +52,7 @@ from compressor.base.errors import UsageError
 from compressor.base.randomness import crop_each, next_torch_seed, random_positions, torch_seed
 from compressor.models.networks.base import Network
 from compressor.models.networks.registry import build
-from compressor.models.taps import resolve_tap
+from compressor.models.networks.taps import resolve_tap
 from compressor.training.footprint import peak_bytes
 from compressor.training.method import Calibrated, PlainMethod
 from compressor.training.stage import EarlierStage

@@ -22,7 +22,7 @@ from pydantic import Field
 from torch.nn import functional as F
 
 from compressor.models.networks.base import Network
-from compressor.models.quantisers import quantisers_of
+from compressor.models.quantisation.quantisers import quantisers_of
 from compressor.training.stage import EarlierStage
 from compressor.training.step import Step
 from recipes.quantised import QuantisedMethod

@@ -3,7 +3,7 @@
     L = L1(S, y) + γ·mean( (â(F_S) - â(F_T))² ),   â(F) = flatten(mean_c F²)/‖·‖₂ of a sample,   F at pre_up
 
 Code followed: colorjam/PAMS, main.py, utils/common.py; γ = 1000 there, for images in [0,255], and 1000/255 for [0,1].
-Quantisers: compressor/models/quantisers.py; the two stages: quantised.py.
+Quantisers: compressor/models/quantisation/quantisers.py; the two stages: quantised.py.
 
 A block: the skip adds Q1(x); conv1 → ReLU → Q2 → conv2 → ·res_scale → Q3; weights Q(W). Head, body_end, upsampler and
 tail stay in float.

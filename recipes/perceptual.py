@@ -29,7 +29,7 @@ from compressor.models.checkpoints.unwrap import unwrap
 from compressor.models.networks.base import Network, Spec
 from compressor.models.networks.layers import MeanShift
 from compressor.models.networks.registry import build
-from compressor.models.taps import read_taps
+from compressor.models.networks.taps import read_taps
 
 VGG19_LAYERS = (64, 64, "pool", 128, 128, "pool", 256, 256, 256, 256, "pool", 512, 512, 512, 512, "pool", 512)
 """The layers of configuration E up to conv5_1: a number is a 3×3 convolution to that many channels and a ReLU."""
@@ -167,8 +167,7 @@ class TeacherPhiPlan:
 def plan_teacher_phi(spec: Spec) -> TeacherPhiPlan:
     """Return the levels of φ = teacher, selected by their MACs, without mean shift.
 
-    They are counted on the meta device, as in compressor.models.cost: convolutions, linear layers and attention
-    products.
+    They are counted on the meta device, as in networks/cost.py: convolutions, linear layers and attention products.
     """
     from torch.utils.flop_counter import FlopCounterMode
 

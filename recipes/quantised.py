@@ -27,8 +27,14 @@ from torch import nn
 
 from compressor.base.errors import UsageError
 from compressor.models.networks.base import Network
-from compressor.models.quantisation import FEWEST_BITS, MOST_BITS, Placement, Quantisation, QuantisationMethod
-from compressor.models.quantisers import SMALLEST_ALPHA, Quantiser, following, quantisers_of
+from compressor.models.quantisation.description import (
+    FEWEST_BITS,
+    MOST_BITS,
+    Placement,
+    Quantisation,
+    QuantisationMethod,
+)
+from compressor.models.quantisation.quantisers import SMALLEST_ALPHA, Quantiser, following, quantisers_of
 from compressor.training.method import PlainMethod
 from compressor.training.stage import EarlierStage, OwnRate
 from compressor.training.step import Step

@@ -18,9 +18,9 @@ import srkd
 from compressor.base.context import Note, Progress
 from scripts.markdown import table
 from scripts.python_types import Names, classes_in, hints_of, members, own_docstring, results, signature
-from srkd.cli import VERBS, cli
-from srkd.options import declarations
-from srkd.verb import VerbCommand
+from srkd.cli.main import VERBS, cli
+from srkd.cli.verb import VerbCommand
+from srkd.options.declare import declarations
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "reference.md"
 
@@ -112,7 +112,7 @@ def _python() -> Iterator[str]:
 def _hints(name: str, function: Any) -> dict[str, Any]:
     """Return the types of a function's parameters and result; those of a verb's function are the verb's options."""
     command = _command(name) if name in VERBS else None
-    hints = hints_of(function, "srkd.verb_options")
+    hints = hints_of(function, "srkd.options.verbs")
     if isinstance(command, VerbCommand) and command.options is not None and function is not srkd.inspect:
         hints |= hints_of(command.options)
     return hints

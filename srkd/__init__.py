@@ -51,12 +51,17 @@ if TYPE_CHECKING:
     from compressor.teachers.teacher import Teacher
     from compressor.training.method import PlainMethod
     from recipes.catalogue import Contribution, MethodEntry
-    from srkd.api import build_student, convert, cost, evaluate, export, inspect, load, profile, save, upscale
-    from srkd.compression import compress, resume
-    from srkd.curves import plot
-    from srkd.planning import plan
-    from srkd.reporting.compare import compare
-    from srkd.reporting.report import report
+    from srkd.api.compare import compare
+    from srkd.api.compress import compress, resume
+    from srkd.api.convert import convert
+    from srkd.api.evaluate import evaluate
+    from srkd.api.export import export
+    from srkd.api.networks import build_student, cost, inspect, load, save
+    from srkd.api.plan import plan
+    from srkd.api.plot import plot
+    from srkd.api.profile import profile
+    from srkd.api.report import report
+    from srkd.api.upscale import upscale
 
 __all__ = [
     "Contribution",
@@ -85,13 +90,10 @@ __all__ = [
     "upscale",
 ]
 
-_MODULES = dict.fromkeys(__all__, "srkd.api") | {
-    "compress": "srkd.compression",
-    "resume": "srkd.compression",
-    "plan": "srkd.planning",
-    "plot": "srkd.curves",
-    "report": "srkd.reporting.report",
-    "compare": "srkd.reporting.compare",
+_MODULES = {
+    **{name: f"srkd.api.{name}" for name in __all__},
+    **dict.fromkeys(("build_student", "cost", "inspect", "load", "save"), "srkd.api.networks"),
+    "resume": "srkd.api.compress",
     "ImageModel": "compressor.models.networks.base",
     "Network": "compressor.models.networks.base",
     "Teacher": "compressor.teachers.teacher",

@@ -1,6 +1,6 @@
 """Run `srkd` as `python -m srkd`."""
 
-from srkd.cli import main
+from srkd.cli.main import main
 
 if __name__ == "__main__":
     main()

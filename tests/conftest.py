@@ -90,7 +90,7 @@ def real_children(
 @pytest.fixture(autouse=True)
 def _few_calibration_patches(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fit on 8 patches, which saves half a second in hundreds of tests that are not about fits."""
-    monkeypatch.setattr("srkd.run.draw_calibration_patches", partial(draw_calibration_patches, count=8))
+    monkeypatch.setattr("srkd.runs.run.draw_calibration_patches", partial(draw_calibration_patches, count=8))
 
 
 @pytest.fixture(autouse=True)
@@ -105,7 +105,7 @@ def _operators_are_read_once() -> None:
 @pytest.fixture
 def usual_calibration_patches(monkeypatch: pytest.MonkeyPatch, _few_calibration_patches: None) -> None:
     """Fit on the usual number of patches."""
-    monkeypatch.setattr("srkd.run.draw_calibration_patches", draw_calibration_patches)
+    monkeypatch.setattr("srkd.runs.run.draw_calibration_patches", draw_calibration_patches)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

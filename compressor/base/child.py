@@ -1,6 +1,6 @@
 """Work in a child process: for native code that may crash, hang or keep memory.
 
-    run_in_child("export.to_ncnn:try_run", {"path": "student.param"}, what="ncnn")
+    run_in_child("export.convert.to_ncnn:try_run", {"path": "student.param"}, what="ncnn")
 
     with Child("export.profile.measured:MeasuredModel", {"path": "student.onnx"}, what="student.onnx") as child:
         facts = child.result()

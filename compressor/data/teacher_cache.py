@@ -29,7 +29,7 @@ from compressor.data.store import ImageStore, Plane
 from compressor.images.metrics import PEAK, psnr
 from compressor.images.resize import imresize
 from compressor.inference.tiling import run_tiled
-from compressor.models.cost import pixel_bytes
+from compressor.models.networks.cost import pixel_bytes
 from compressor.runtimes.torch_runtime import tf32_off
 from compressor.teachers.teacher import Teacher
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from compressor.models.quantisation import Quantisation
-from compressor.models.quantised_file import QuantisedFile, read_quantised_file, read_training
+from compressor.models.quantisation.description import Quantisation
+from compressor.models.quantisation.file_facts import QuantisedFile, read_quantised_file, read_training
 from compressor.runtimes.base import Runtime
 from compressor.runtimes.torch_runtime import TorchRuntime
 

@@ -13,8 +13,8 @@ from torch import Tensor
 from compressor.base.errors import SrkdError, UsageError
 from compressor.images.resize import upscale_bicubic
 from compressor.inference.tiling import UNBOUNDED_OVERLAP, Run, Tiled, WindowProgress, run_tiled
-from compressor.models.cost import pixel_bytes
 from compressor.models.networks.base import Descriptor
+from compressor.models.networks.cost import pixel_bytes
 from compressor.runtimes.base import Runtime
 
 _TO_YCBCR = ((65.481, 128.553, 24.966), (-37.797, -74.203, 112.0), (112.0, -93.786, -18.214))

@@ -17,7 +17,7 @@ from compressor.base.errors import SrkdError, one_line
 from compressor.base.isolation import USUAL_LIMITS, Limits
 from compressor.base.machine import installed_version
 from compressor.models.networks.base import Descriptor
-from compressor.models.quantised_file import read_quantised_file
+from compressor.models.quantisation.file_facts import read_quantised_file
 from compressor.runtimes import onnx_nodes
 from compressor.runtimes.file_runtime import (
     FileRuntime,

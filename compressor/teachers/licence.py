@@ -9,7 +9,7 @@ from compressor.assets import FOLDER, LICENCE
 from compressor.base.errors import SrkdError
 from compressor.base.files import file_sha256
 from compressor.models.checkpoints.header import read_header
-from compressor.models.licence import read_licence
+from compressor.models.checkpoints.licence import read_licence
 from compressor.runtimes.onnx_file import MOST_BYTES, load_onnx
 
 

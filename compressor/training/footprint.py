@@ -19,10 +19,10 @@ from compressor.base.context import no_note
 from compressor.base.errors import SrkdError
 from compressor.base.processes import Processes
 from compressor.data.batches import Batch
-from compressor.models.meta_device import LiveBytes, macs_of
 from compressor.models.networks.base import ImageModel, Network, Spec
+from compressor.models.networks.meta_device import LiveBytes, macs_of
 from compressor.models.networks.registry import build
-from compressor.models.quantisation import Quantisation
+from compressor.models.quantisation.description import Quantisation
 from compressor.teachers.foreign import ForeignFacts, ForeignModel
 from compressor.training.losses import compute_losses
 from compressor.training.networks import build_networks

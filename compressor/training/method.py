@@ -19,7 +19,7 @@ from torch import nn
 
 from compressor.base.errors import SrkdError
 from compressor.models.networks.base import Descriptor, Network
-from compressor.models.quantisation import Quantisation
+from compressor.models.quantisation.description import Quantisation
 from compressor.training.step import Step
 
 MAX_CALIBRATION_STEPS = 100

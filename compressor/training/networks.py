@@ -10,7 +10,7 @@ from compressor.base.context import Note
 from compressor.base.precision import Precision, autocast
 from compressor.base.processes import Processes
 from compressor.models.networks.base import ImageModel, Network, Spec
-from compressor.models.students import StudentView
+from compressor.models.students.students import StudentView
 from compressor.training.speed import CompiledForward
 from compressor.training.stage import Stage, TrainsJointly
 from compressor.training.state import State

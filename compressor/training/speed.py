@@ -31,8 +31,8 @@ from compressor.base.context import Note
 from compressor.base.errors import reason_of
 from compressor.base.machine import count_threads
 from compressor.base.precision import Layout, Precision, autocast, computes_bf16, memory_format, synchronise
-from compressor.models.cost import cost
 from compressor.models.networks.base import Network
+from compressor.models.networks.cost import cost
 
 M = TypeVar("M", bound=nn.Module)
 

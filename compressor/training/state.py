@@ -23,7 +23,7 @@ from compressor.base.processes import Processes
 from compressor.base.randomness import torch_stream
 from compressor.models.networks.axes import Segments
 from compressor.models.networks.base import ImageModel, Network, tensor_bytes
-from compressor.models.students import student_of_spec
+from compressor.models.students.students import student_of_spec
 from compressor.training.guard import Guard
 from compressor.training.method import Calibration
 from compressor.training.stage import Role, SetsOwnRates, Stage

@@ -15,7 +15,7 @@ from compressor.base.processes import Processes
 from compressor.data.batches import Batch
 from compressor.images.resize import imresize
 from compressor.models.networks.base import ImageModel, Network
-from compressor.models.taps import read_taps, resolve_tap
+from compressor.models.networks.taps import read_taps, resolve_tap
 
 ForwardFunction: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
 

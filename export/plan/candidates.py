@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from compressor.base.errors import SrkdError
-from compressor.models.cost import Cost, cost
 from compressor.models.networks.base import Spec
+from compressor.models.networks.cost import Cost, cost
 from compressor.models.networks.registry import architecture, architectures
-from compressor.models.students import student_text
+from compressor.models.students.students import student_text
 from export.plan.search import Candidate
 
 WIDTHS = (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256)

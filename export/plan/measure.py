@@ -23,16 +23,16 @@ from compressor.images.sets import embedded_photos
 from compressor.inference.open import open_model
 from compressor.models.checkpoints.save import save_network
 from compressor.models.networks.registry import build
-from compressor.models.students import parse_student
+from compressor.models.students.students import parse_student
 from compressor.runtimes.base import Runtime
 from compressor.runtimes.onnx_providers import torch_device_for
 from compressor.runtimes.table import RUNTIMES, OpenOptions
-from export.conversion import CannotConvert, FileOptions, Int8Options
-from export.exporting import Source, convert_to
-from export.formats import Format, find_format
+from export.formats.conversion import CannotConvert, FileOptions, Int8Options
+from export.formats.table import Format, find_format
 from export.plan.search import Candidate, Measured
-from export.profile.stopwatch import image_for
-from export.profile.timing import Timing, compare, no_garbage_collection, take_turns, time_calls
+from export.timing.stopwatch import image_for
+from export.timing.turns import Timing, compare, no_garbage_collection, take_turns, time_calls
+from export.writing.exporting import Source, convert_to
 
 ONCE = 4.0
 """A shape that takes more than this many times the target time is timed once, as it cannot be chosen."""

@@ -13,11 +13,11 @@ from compressor.images.files import read_rgb_u8
 from compressor.images.metrics import psnr_y, to_u8
 from compressor.images.resize import centre_crop, downscale_u8
 from compressor.images.sets import embedded_photos
-from compressor.models.cost import cost
 from compressor.models.fitting.fit import fit
 from compressor.models.fitting.patches import embedded_patches, texture_of
 from compressor.models.networks.base import Network
-from compressor.models.students import parse_student
+from compressor.models.networks.cost import cost
+from compressor.models.students.students import parse_student
 from export.plan.search import Candidate
 
 PATCHES, FEWEST = 16, 4

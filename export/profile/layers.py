@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from compressor.base.precision import synchronise
-from compressor.models.cost import layer_costs
+from compressor.models.networks.cost import layer_costs
 from compressor.runtimes.base import Runtime
 from compressor.runtimes.onnx_runtime import OnnxRuntime
 from compressor.runtimes.table import OpenOptions

@@ -28,12 +28,12 @@ from compressor.inference.open import open_model
 from compressor.runtimes.file_runtime import FileRuntime
 from compressor.runtimes.onnx_providers import torch_device_for
 from compressor.runtimes.table import OpenOptions
-from export.integer_nodes import IntegerNodes, count_integer_nodes
 from export.profile.layers import measure_layers
 from export.profile.matrix_rate import matrix_rate
 from export.profile.memory import PeakMemory
-from export.profile.stopwatch import image_for, timer_for
-from export.profile.timing import Call, TurnTimes
+from export.proof.integer_nodes import IntegerNodes, count_integer_nodes
+from export.timing.stopwatch import image_for, timer_for
+from export.timing.turns import Call, TurnTimes
 
 PHOTOS = "embedded photos"
 

@@ -15,18 +15,18 @@ from compressor.base.context import Context
 from compressor.base.errors import SrkdError
 from compressor.base.files import file_sha256
 from compressor.inference.open import model_file, open_model, unique_label
-from compressor.models.cost import Cost, cost
 from compressor.models.networks.base import Network, Spec
+from compressor.models.networks.cost import Cost, cost
 from compressor.models.networks.registry import spec_from_dict
 from compressor.runtimes.table import RUNTIMES, OpenOptions, runtime_of
 from compressor.runtimes.torch_runtime import TorchRuntime
-from export.conversion import FileOptions, Int8Options
-from export.exporting import Source, convert_to, prove
-from export.formats import FORMATS, find_format
+from export.formats.conversion import FileOptions, Int8Options
+from export.formats.proof_inputs import proof_inputs
+from export.formats.table import FORMATS, find_format
 from export.profile.measured import MeasuredJob, ModelFacts
 from export.profile.process import ModelProcess
 from export.profile.settings import Settings
-from export.proof_inputs import proof_inputs
+from export.writing.exporting import Source, convert_to, prove
 
 CostOfSize = Callable[[tuple[int, int]], Cost | None]
 

@@ -6,11 +6,11 @@ from dataclasses import asdict
 from typing import Any
 
 from compressor.base.child import Child, ChildFailed
-from export.integer_nodes import IntegerNodes
 from export.profile.layers import LayerTime
 from export.profile.matrix_rate import MatrixRate
 from export.profile.measured import FirstCall, MeasuredJob, ModelFacts, PhotoScores
-from export.profile.timing import TurnTimes
+from export.proof.integer_nodes import IntegerNodes
+from export.timing.turns import TurnTimes
 
 TIMEOUT_SECONDS = 900
 """Time limit of one call in seconds; a model that takes longer for a turn loses its row."""

@@ -14,9 +14,9 @@ from compressor.base.errors import SrkdError, UsageError
 from compressor.base.machine import available_memory, has_integer_products, torch_threads
 from compressor.images.metrics import Protocol, below_bicubic
 from compressor.inference.open import SOURCE
-from compressor.models.cost import COMPARED_SIZE
 from compressor.models.networks.base import Descriptor
-from compressor.models.quantised_file import read_quantised_file
+from compressor.models.networks.cost import COMPARED_SIZE
+from compressor.models.quantisation.file_facts import read_quantised_file
 from compressor.runtimes.table import RUNTIMES
 from export.profile.conditions import Conditions, Observation
 from export.profile.layers import LayerTime
@@ -26,8 +26,8 @@ from export.profile.memory import MEMORY_METHOD
 from export.profile.models import ProfiledModel, open_models
 from export.profile.process import Workload
 from export.profile.settings import Settings
-from export.profile.timing import Comparison, Timing, compare, measure_turns
-from export.speed import Speed
+from export.proof.speed import Speed
+from export.timing.turns import Comparison, Timing, compare, measure_turns
 
 WIDE_SPREAD_PERCENT = 20.0
 """Spread of the middle half of the calls, in percent of the median, above which a note warns."""

@@ -27,9 +27,9 @@ from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
 from compressor.runtimes.onnx_runtime import OnnxRuntime
 from compressor.runtimes.table import OpenOptions
-from export.conversion import Conversion, FileOptions
-from export.exporting import Source, export_metadata
-from export.to_onnx import convert
+from export.convert.to_onnx import convert
+from export.formats.conversion import Conversion, FileOptions
+from export.writing.exporting import Source, export_metadata
 from tests.browser.app_site import Model
 
 TINY = EDSRSpec(2, width=8, depth=2)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from compressor.models.networks.edsr import EDSRSpec
-from export.conversion import FileOptions
+from export.formats.conversion import FileOptions
 from tests.browser.app_models import TINY, Models, png, sample_rgb
 from tests.browser.app_site import Model, Site, site_of
 from tests.browser.visits import FLAGS, PHONE, Visit, visiting

@@ -20,8 +20,8 @@ from compressor.inference.tiling import spans
 from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.networks.compact import CompactSpec
 from compressor.models.networks.rcan import RCANSpec
-from export.conversion import FileOptions
-from export.exporting import Source, export_model
+from export.formats.conversion import FileOptions
+from export.writing.exporting import Source, export_model
 from tests.browser.app_models import FOREIGN, TINY, Models, png, sample_rgb, upscaled
 from tests.browser.app_site import Model, Site, site_of
 from tests.browser.visits import DESKTOP, PHONE, Visit, visiting

@@ -19,7 +19,7 @@ from compressor.base.cache_folder import CacheFolder, default_folder
 from compressor.data import decode
 from compressor.data.decode import decode_all
 from compressor.images.sets import ImagePair
-from srkd.compression import compress
+from srkd import compress
 from tests.support.commands import ROOT
 from tests.support.data_cache_cases import batches, entries, noise, read, write_photos
 

@@ -18,8 +18,8 @@ from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
 from compressor.training.step import Runner, Step, StepNetworks
 from recipes.config.options import make_method
-from srkd.cli import run
-from srkd.compression import compress, resume
+from srkd import compress, resume
+from srkd.cli.main import run
 from tests.support.small_runs import SMALL
 
 

@@ -34,8 +34,8 @@ from compressor.training.state import State
 from compressor.training.step import Runner, Step, StepNetworks
 from recipes.config.reading import load_preset
 from recipes.logits import Logits
-from srkd.cli import run as srkd_in_process
-from srkd.compression import compress, resume
+from srkd import compress, resume
+from srkd.cli.main import run as srkd_in_process
 from tests.support.teacher_cache_cases import (
     PATCH,
     SCALE,

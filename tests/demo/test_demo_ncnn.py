@@ -18,7 +18,7 @@ from compressor.models.networks.base import Network
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.rcan import RCANSpec
 from compressor.models.networks.registry import build
-from export.exporting import Source, export_model
+from export.writing.exporting import Source, export_model
 from tests.support.shared import ROOT
 
 pytest.importorskip("ncnn")

@@ -22,7 +22,7 @@ from onnx import TensorProto
 from PIL import Image
 
 import demo.files
-import srkd.demonstration
+import srkd.api.demonstration
 from compressor.assets import embedded_student
 from compressor.base.context import QUIET, Context
 from compressor.base.errors import SrkdError, UsageError
@@ -33,9 +33,9 @@ from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
 from demo.catalogue import build_site, load_samples, read_model
 from demo.files import CATALOGUE, is_app_outdated, read_app, write_site
-from srkd.cli import run
-from srkd.demonstration import demo_files, demo_models
-from srkd.verb_options import DemoOptions
+from srkd.api.demonstration import demo_files, demo_models
+from srkd.cli.main import run
+from srkd.options.verbs import DemoOptions
 from tests.support.demo_process import HASHED_SCRIPT, write_app
 from tests.support.onnx_files import enlarger
 
@@ -103,8 +103,8 @@ def test_a_checkpoint_becomes_onnx_files_beside_its_teacher(checkpoint: Path, tm
 
 
 def test_without_arguments_the_embedded_pair_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(srkd.demonstration, "embedded_student", lambda: enlarger(tmp_path / "small.onnx"))
-    monkeypatch.setattr(srkd.demonstration, "embedded_teacher", lambda: enlarger(tmp_path / "teacher.onnx"))
+    monkeypatch.setattr(srkd.api.demonstration, "embedded_student", lambda: enlarger(tmp_path / "small.onnx"))
+    monkeypatch.setattr(srkd.api.demonstration, "embedded_teacher", lambda: enlarger(tmp_path / "teacher.onnx"))
     notes: list[str] = []
     models = demo_models(DemoOptions(), Context(note=notes.append))
     assert [models[0].name, models[-1].name] == ["small", "teacher"]

@@ -32,7 +32,7 @@ from demo.addresses import (
     phone_address,
     read_certificate,
 )
-from srkd.cli import run
+from srkd.cli.main import run
 from tests.support.commands import ROOT, python
 from tests.support.demo_process import received, served, write_app
 from tests.support.onnx_files import enlarger
@@ -74,7 +74,7 @@ def running(desk: Path, *arguments: object) -> Iterator[subprocess.Popen[str]]:
     """Run the command in a process that receives Ctrl-C, even if the tests run in the background of a shell."""
     program = (
         "import signal, sys\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "from srkd.cli import main\nmain(sys.argv[1:])\n"
+        "from srkd.cli.main import main\nmain(sys.argv[1:])\n"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", program, "demo", "--port", "0", "--app", "app", *map(str, arguments)],
@@ -279,7 +279,7 @@ def blocked(modules: Sequence[str]) -> str:
         f"u.find_spec = lambda name, *rest: None if name.split('.')[0] in {list(modules)} else find(name, *rest)\n"
         "class Blocked:\n    def find_spec(self, name, *rest):\n"
         f"        if name.split('.')[0] in {list(modules)}: raise ModuleNotFoundError(name)\n"
-        "sys.meta_path.insert(0, Blocked())\nfrom srkd.cli import main\nmain(sys.argv[1:])\n"
+        "sys.meta_path.insert(0, Blocked())\nfrom srkd.cli.main import main\nmain(sys.argv[1:])\n"
     )
 
 

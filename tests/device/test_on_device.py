@@ -29,7 +29,7 @@ from compressor.runtimes.table import OpenOptions
 from compressor.runtimes.torch_runtime import tf32_off
 from compressor.training.speed import CompileOption
 from recipes.fakd import affinity_bytes, affinity_l1, distances_by_rows, kernel_for, unit_columns
-from srkd.compression import compress
+from srkd import compress
 from tests.support.foreign_models import save_torchscript
 from tests.support.networks import label, tiny_networks
 from tests.support.small_runs import SMALL

@@ -14,8 +14,8 @@ from compressor.base.errors import SrkdError, one_line
 from compressor.models.networks.registry import build
 from compressor.runtimes.file_runtime import FileRuntime, build_descriptor, read_spec
 from compressor.runtimes.table import OpenOptions, RuntimeEntry
-from export.conversion import Conversion
-from export.formats import Format, FormatPackage
+from export.formats.conversion import Conversion
+from export.formats.table import Format, FormatPackage
 
 PACKAGE = FormatPackage(
     formats=(

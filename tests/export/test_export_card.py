@@ -16,13 +16,13 @@ from safetensors.numpy import save_file
 
 import srkd
 from compressor.assets import embedded_student, embedded_teacher
-from compressor.models.licence import commercial_warning, forbids_commercial_use, hub_licence, read_licence
+from compressor.models.checkpoints.licence import commercial_warning, forbids_commercial_use, hub_licence, read_licence
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
 from compressor.runtimes.onnx_file import read_facts
 from compressor.teachers.licence import licence_of
-from export.card import MARK, CardFacts, write_card
-from srkd.cli import run
+from export.writing.card import MARK, CardFacts, write_card
+from srkd.cli.main import run
 from tests.support.small_runs import SMALL, save_photos, save_teacher
 
 FORBIDS = "CC-BY-NC-4.0"

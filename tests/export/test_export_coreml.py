@@ -20,8 +20,8 @@ from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
 from compressor.models.networks.swinir import SwinIRSpec
 from compressor.runtimes.table import OpenOptions
-from export.conversion import FileOptions
-from export.exporting import FileReport, Source, export_model
+from export.formats.conversion import FileOptions
+from export.writing.exporting import FileReport, Source, export_model
 
 coremltools = pytest.importorskip("coremltools")
 pytestmark = [
@@ -96,7 +96,7 @@ def test_one_channel_and_nothing_printed(tmp_path: Path, capfd: pytest.CaptureFi
 def test_weights_that_are_not_the_networks_are_noticed(
     network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from export import to_coreml
+    from export.convert import to_coreml
 
     convert = to_coreml._convert_traced
 
@@ -112,7 +112,7 @@ def test_weights_that_are_not_the_networks_are_noticed(
 
 
 def test_fusing_would_change_the_weights(network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("export.to_coreml.SKIPPED_PASSES", ())
+    monkeypatch.setattr("export.convert.to_coreml.SKIPPED_PASSES", ())
     assert "in the package differs from the network" in str(exported(network, tmp_path).reason)
 
 

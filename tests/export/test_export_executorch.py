@@ -22,9 +22,9 @@ from compressor.models.networks.registry import build
 from compressor.models.networks.swinir import SwinIRSpec
 from compressor.runtimes.executorch_runtime import ExecuTorchRuntime
 from compressor.runtimes.table import OpenOptions
-from export.conversion import FileOptions
-from export.exporting import FileReport, Source, export_model
-from export.to_executorch import SIDE_RANGE, max_side
+from export.convert.to_executorch import SIDE_RANGE, max_side
+from export.formats.conversion import FileOptions
+from export.writing.exporting import FileReport, Source, export_model
 
 pytest.importorskip("executorch")
 pytestmark = pytest.mark.extras

@@ -19,17 +19,17 @@ from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.rcan import RCANSpec
 from compressor.models.networks.registry import build, quantise
 from compressor.models.networks.swinir import SwinIRSpec
-from compressor.models.quantisation import Quantisation
+from compressor.models.quantisation.description import Quantisation
 from compressor.runtimes.table import OpenOptions
-from export import float_parts
-from export.conversion import FileOptions, Int8Options
-from export.exporting import FileReport, Source, export_model
-from export.float_parts import FloatParts
-from export.to_executorch import trace
+from export.convert.to_executorch import trace
+from export.formats.conversion import FileOptions, Int8Options
+from export.int8 import float_parts
+from export.int8.float_parts import FloatParts
+from export.writing.exporting import FileReport, Source, export_model
 
 pytest.importorskip("executorch")
 pytest.importorskip("torchao")
-to_executorch_int8 = pytest.importorskip("export.to_executorch_int8")
+to_executorch_int8 = pytest.importorskip("export.int8.to_executorch_int8")
 pytestmark = pytest.mark.extras
 
 SOURCE = Source("small", "ab" * 32, {"srkd.recipe": "logits"})

@@ -20,15 +20,16 @@ from compressor.models.checkpoints.save import save_network
 from compressor.models.networks.base import Network
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
-from export.conversion import FileOptions
-from export.exporting import FileReport, Source, export_model
-from export.onnx_graph import Graph, build_graph
+from export.formats.conversion import FileOptions
+from export.graph.onnx_graph import Graph, build_graph
+from export.writing.exporting import FileReport, Source, export_model
 from tests.support.commands import ROOT, python
 
 SPEC = EDSRSpec(width=8, depth=1, scale=2)
 NOBODY = 65534
 PRELOADED = (
-    "srkd.api, srkd.cli, srkd.commands.export, srkd.commands.upscale, compressor.teachers.teacher, rich.progress"
+    "srkd.api.export, srkd.api.upscale, srkd.cli.main, srkd.cli.verbs.export, srkd.cli.verbs.upscale, "
+    "compressor.teachers.teacher, rich.progress"
 )
 """Modules to import before the user changes: the other user may not read this Python's files."""
 
@@ -41,7 +42,7 @@ def graph() -> Graph:
 @pytest.fixture
 def network(graph: Graph, monkeypatch: pytest.MonkeyPatch) -> Network:
     """Return a network whose graph is traced once for all tests, as these concern later steps."""
-    monkeypatch.setattr("export.to_onnx.build_graph", lambda *_: Graph(_copied(graph.model), 0, False))
+    monkeypatch.setattr("export.convert.to_onnx.build_graph", lambda *_: Graph(_copied(graph.model), 0, False))
     return build(SPEC, seed=0)
 
 
@@ -72,7 +73,7 @@ def refused(network: Network, folder: Path, options: FileOptions | None = None) 
 @pytest.mark.parametrize("second_file", [False, True], ids=["one file", "weights in a second file"])
 def test_no_room(network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, second_file: bool) -> None:
     if second_file:
-        monkeypatch.setattr("export.to_onnx.MAX_WEIGHT_BYTES", 0)
+        monkeypatch.setattr("export.convert.to_onnx.MAX_WEIGHT_BYTES", 0)
     (tmp_path / "small.onnx").write_bytes(b"older")
     with no_more_than(3000):
         file = refused(network, tmp_path)
@@ -97,7 +98,7 @@ def test_a_folder_that_may_not_be_read(tmp_path: Path) -> None:
         ["export", f"{closed}/small.safetensors", "--onnx"],
         ["upscale", f"{closed}/small.onnx", f"{closed}/photo.png"],
     ):
-        program = f"import os, {PRELOADED}; os.seteuid({NOBODY}); raise SystemExit(srkd.cli.run({arguments!r}))"
+        program = f"import os, {PRELOADED}; os.seteuid({NOBODY}); raise SystemExit(srkd.cli.main.run({arguments!r}))"
         message = python("-c", program)
         assert message.code == 1 and len(message.err.strip().splitlines()) == 1 and "Traceback" not in message.err
         assert "ermission denied" in message.err

@@ -27,12 +27,12 @@ from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
 from compressor.runtimes.sidecar import read_sidecar, sidecar_path
 from compressor.runtimes.table import RUNTIMES
-from export import to_onnx
-from export.conversion import CannotConvert, Conversion, FileOptions
-from export.exporting import FileReport, Source, Verdict, export_model
-from export.formats import FORMATS
-from export.proof_inputs import proof_inputs
-from srkd.cli import cli
+from export.convert import to_onnx
+from export.formats.conversion import CannotConvert, Conversion, FileOptions
+from export.formats.proof_inputs import proof_inputs
+from export.formats.table import FORMATS
+from export.writing.exporting import FileReport, Source, Verdict, export_model
+from srkd.cli.main import cli
 
 SPEC = EDSRSpec(width=8, depth=1, scale=2)
 SOURCE = Source("small")

@@ -25,22 +25,22 @@ from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.networks.base import Network
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build, quantise
-from compressor.models.quantisation import Quantisation
-from compressor.models.quantisers import following, quantisers_of
+from compressor.models.quantisation.description import Quantisation
+from compressor.models.quantisation.quantisers import following, quantisers_of
 from compressor.runtimes.onnx_runtime import OnnxRuntime
 from compressor.runtimes.table import OpenOptions
-from export import to_int8
-from export.calibration import COLOURS, calibration_patches
-from export.conversion import FileOptions, Int8Options
-from export.exporting import FileReport, Source, export_model
-from export.onnx_graph import build_graph
-from export.profile.timing import Comparison
-from export.quality import Quality, QualityPhotos
-from export.quantise import search as search_module
-from export.quantise.ends import meet_image
-from export.quantise.plan import CPU, Scheme
-from export.quantise.search import Try, search
-from export.speed import Speed
+from export.formats.conversion import FileOptions, Int8Options
+from export.graph.onnx_graph import build_graph
+from export.int8 import to_int8
+from export.int8.calibration import COLOURS, calibration_patches
+from export.int8.quantise import search as search_module
+from export.int8.quantise.ends import meet_image
+from export.int8.quantise.plan import CPU, Scheme
+from export.int8.quantise.search import Try, search
+from export.proof.quality import Quality, QualityPhotos
+from export.proof.speed import Speed
+from export.timing.turns import Comparison
+from export.writing.exporting import FileReport, Source, export_model
 
 
 @pytest.fixture(scope="module")

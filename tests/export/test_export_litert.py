@@ -20,9 +20,9 @@ from compressor.models.networks.rcan import RCANSpec
 from compressor.models.networks.registry import build
 from compressor.models.networks.swinir import SwinIRSpec
 from compressor.runtimes.table import OpenOptions
-from export import to_litert
-from export.conversion import FileOptions
-from export.exporting import FileReport, Source, export_model
+from export.convert import to_litert
+from export.formats.conversion import FileOptions
+from export.writing.exporting import FileReport, Source, export_model
 
 pytest.importorskip("litert_torch")
 interpreter = pytest.importorskip("ai_edge_litert.interpreter")

@@ -18,18 +18,18 @@ from compressor.models.networks.compact import CompactSpec
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build, quantise
 from compressor.models.networks.swinir import SwinIRSpec
-from compressor.models.quantisation import Quantisation
+from compressor.models.quantisation.description import Quantisation
 from compressor.runtimes.table import OpenOptions
-from export import float_parts
-from export.conversion import FileOptions, Int8Options
-from export.exporting import FileReport, Source, export_model
-from export.litert_file import is_constant, kind_of, pack_model, read_model, set_metadata, text_of
+from export.convert.litert_file import is_constant, kind_of, pack_model, read_model, set_metadata, text_of
+from export.formats.conversion import FileOptions, Int8Options
+from export.int8 import float_parts
+from export.writing.exporting import FileReport, Source, export_model
 
 pytest.importorskip("litert_torch")
 pytest.importorskip("ai_edge_quantizer")
 interpreter = pytest.importorskip("ai_edge_litert.interpreter")
 schema = pytest.importorskip("ai_edge_litert.schema_py_generated")
-to_litert_int8 = pytest.importorskip("export.to_litert_int8")
+to_litert_int8 = pytest.importorskip("export.int8.to_litert_int8")
 pytestmark = pytest.mark.extras
 
 SOURCE = Source("small", "ab" * 32, {"srkd.recipe": "logits"})

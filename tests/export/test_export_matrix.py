@@ -9,8 +9,8 @@ import torch
 
 from compressor.inference.open import open_model
 from compressor.models.networks.registry import NETWORKS, build
-from export.conversion import FileOptions
-from export.exporting import Source, export_model
+from export.formats.conversion import FileOptions
+from export.writing.exporting import Source, export_model
 from tests.support.networks import tiny
 
 SCALES = (2, 3, 4)

@@ -26,10 +26,10 @@ from compressor.models.networks.swinir import SwinIRSpec
 from compressor.runtimes.ncnn_runtime import checksum
 from compressor.runtimes.sidecar import read_sidecar, sidecar_path
 from compressor.runtimes.table import OpenOptions
-from export import to_ncnn
-from export.conversion import FileOptions
-from export.exporting import FileReport, Source, export_model
-from export.proof_inputs import proof_inputs
+from export.convert import to_ncnn
+from export.formats.conversion import FileOptions
+from export.formats.proof_inputs import proof_inputs
+from export.writing.exporting import FileReport, Source, export_model
 from tests.support.commands import srkd
 
 ncnn = pytest.importorskip("ncnn")

@@ -9,15 +9,16 @@ from pathlib import Path
 import onnx
 import pytest
 
-import export.divergence
+import export.graph.divergence
 from compressor.base.errors import SrkdError
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
 from compressor.models.networks.swinir import SwinIRSpec
-from export import onnx_graph, to_onnx
-from export.conversion import Conversion
-from export.exporting import FileReport, Source, export_model
-from export.recent import Recent
+from export.convert import to_onnx
+from export.formats.conversion import Conversion
+from export.graph import onnx_graph
+from export.graph.recent import Recent
+from export.writing.exporting import FileReport, Source, export_model
 from tests.support.onnx_files import scaled
 
 
@@ -54,7 +55,7 @@ def test_where_it_begins_may_be_unknown_and_the_proof_still_counts(
     def fails(*_: object) -> None:
         raise SrkdError("larger than 2 GB")
 
-    monkeypatch.setattr(export.divergence, "first_divergence", fails)
+    monkeypatch.setattr(export.graph.divergence, "first_divergence", fails)
     file = exported(EDSRSpec(width=8, depth=1, scale=2), tmp_path)
     assert re.search(r"differs from .*; where it begins is not known: larger than 2 GB", str(file.reason))
 

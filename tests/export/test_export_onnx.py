@@ -18,8 +18,8 @@ import onnxsim
 import pytest
 import torch
 
-import export.divergence
-import export.formats
+import export.formats.table
+import export.graph.divergence
 from compressor.base.errors import UsageError
 from compressor.images.sets import embedded_photos
 from compressor.inference.open import open_model
@@ -28,14 +28,15 @@ from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
 from compressor.runtimes.onnx_runtime import OnnxRuntime
 from compressor.runtimes.torch_runtime import TorchRuntime
-from export import onnx_graph, to_onnx
-from export.conversion import Conversion
-from export.exporting import ExportReport, FileReport, Source, export_metadata, export_model
-from export.formats import FORMATS, Bounds
-from export.proof_inputs import ProofInput, proof_inputs
-from export.recent import Recent
-from export.verify import verify
-from srkd.console import json_value
+from export.convert import to_onnx
+from export.formats.conversion import Conversion
+from export.formats.proof_inputs import ProofInput, proof_inputs
+from export.formats.table import FORMATS, Bounds
+from export.graph import onnx_graph
+from export.graph.recent import Recent
+from export.proof.verify import verify
+from export.writing.exporting import ExportReport, FileReport, Source, export_metadata, export_model
+from srkd.terminal.console import json_value
 from tests.support.onnx_files import scaled
 
 SOURCE = Source("small", "ab" * 32, {"srkd.recipe": "logits", "srkd.scores": "{}", "srkd.source_sha256": "teacher's"})
@@ -158,7 +159,7 @@ def corrupting(monkeypatch: pytest.MonkeyPatch, good: Path, change: Change) -> N
         onnx.save_model(model, str(job.path))
         return {}
 
-    monkeypatch.setattr(export.divergence, "trace", traced)
+    monkeypatch.setattr(export.graph.divergence, "trace", traced)
     module = types.ModuleType("to_corrupt")
     module.convert = convert  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "to_corrupt", module)

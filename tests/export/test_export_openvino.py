@@ -19,10 +19,10 @@ from compressor.models.networks.rcan import RCANSpec
 from compressor.models.networks.registry import build
 from compressor.models.networks.swinir import SwinIRSpec
 from compressor.runtimes.table import OpenOptions
-from export.conversion import FileOptions
-from export.exporting import FileReport, Source, export_model
+from export.formats.conversion import FileOptions
 from export.profile.models import open_models
 from export.profile.settings import Settings
+from export.writing.exporting import FileReport, Source, export_model
 
 openvino = pytest.importorskip("openvino")
 pytestmark = pytest.mark.extras

@@ -21,13 +21,13 @@ from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
 from compressor.models.networks.swinir import SwinIRSpec
 from compressor.runtimes.table import OpenOptions
-from export import float_parts
-from export.conversion import FileOptions, Int8Options
-from export.exporting import FileReport, Source, export_model
+from export.formats.conversion import FileOptions, Int8Options
+from export.int8 import float_parts
+from export.writing.exporting import FileReport, Source, export_model
 
 openvino = pytest.importorskip("openvino")
 pytest.importorskip("nncf")
-to_openvino_int8 = pytest.importorskip("export.to_openvino_int8")
+to_openvino_int8 = pytest.importorskip("export.int8.to_openvino_int8")
 pytestmark = pytest.mark.extras
 
 SOURCE = Source("small", "ab" * 32, {"srkd.recipe": "logits"})

@@ -12,7 +12,7 @@ from compressor.inference.open import find_source_checkpoint, open_model
 from compressor.models.checkpoints.save import save_network
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
-from export.formats import FORMATS
+from export.formats.table import FORMATS
 
 pytestmark = pytest.mark.extras
 

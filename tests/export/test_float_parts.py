@@ -12,10 +12,10 @@ from compressor.models.networks.base import Network
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
 from compressor.runtimes.torch_runtime import TorchRuntime
-from export.conversion import CannotConvert, Conversion, FileOptions, Int8Options
-from export.float_parts import FloatParts, Layers, Search, ends_of
-from export.proof_inputs import ProofInput
-from export.quality import QualityPhotos
+from export.formats.conversion import CannotConvert, Conversion, FileOptions, Int8Options
+from export.formats.proof_inputs import ProofInput
+from export.int8.float_parts import FloatParts, Layers, Search, ends_of
+from export.proof.quality import QualityPhotos
 
 LAYERS = Layers(("head", "body", "up0", "up1", "tail"), frozenset({"up0", "up1"}))
 

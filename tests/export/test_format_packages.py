@@ -16,7 +16,7 @@ from compressor.models.checkpoints.save import save_network
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
 from compressor.runtimes.table import RUNTIMES, RuntimeEntry
-from export.formats import FORMATS, Format, FormatPackage
+from export.formats.table import FORMATS, Format, FormatPackage
 from tests.support.commands import ROOT, python
 
 EXAMPLE = Path(__file__).resolve().parents[1] / "example_formats" / "toyformat.py"
@@ -24,7 +24,7 @@ WORK = """
 import json, sys
 from pathlib import Path
 import srkd
-from srkd.doctor import diagnose
+from srkd.api.doctor import diagnose
 
 folder, photo = Path(sys.argv[1]), sys.argv[2]
 (file,) = srkd.export(folder / "small.safetensors", formats=["toy"], out=folder / "out").files
@@ -119,7 +119,7 @@ def test_a_name_of_srkd_or_none_at_all_is_refused(name: str, reason: str) -> Non
 
 def test_a_format_inside_touches_its_files_and_the_tables() -> None:
     """With its test and its rows in pyproject.toml and docs, it touches five files besides its two modules."""
-    tables = {"compressor/runtimes/table.py", "export/formats.py"}
+    tables = {"compressor/runtimes/table.py", "export/formats/table.py"}
     for path in (
         file for package in ("compressor", "recipes", "export", "srkd") for file in (ROOT / package).rglob("*.py")
     ):

@@ -19,9 +19,9 @@ from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
 from compressor.models.networks.swinir import SwinIRSpec
 from compressor.runtimes.table import RUNTIMES, OpenOptions
-from export.conversion import FileOptions
-from export.exporting import FileReport, Source, export_model
-from export.formats import FORMATS
+from export.formats.conversion import FileOptions
+from export.formats.table import FORMATS
+from export.writing.exporting import FileReport, Source, export_model
 from tests.support.formats_table import FormatCase, cases
 
 SOURCE = Source("small", "ab" * 32, {"srkd.recipe": "logits", "srkd.scores": '{"Set5 <Y>": "30 & more"}'})

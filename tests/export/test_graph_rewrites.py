@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from compressor.base.errors import SrkdError
-from export.onnx_graph import use_depth_first
-from export.quantise.ends import meet_image
+from export.graph.onnx_graph import use_depth_first
+from export.int8.quantise.ends import meet_image
 
 # --- graphs
 

@@ -17,12 +17,12 @@ from compressor.models.networks.carn_m import CARNMSpec
 from compressor.models.networks.compact import CompactSpec
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
-from export import headroom
-from export.conversion import CannotConvert
-from export.exporting import FileReport, Source, export_model
-from export.headroom import FP16_MAX, HEADROOM, measure_graph, require_headroom, rescale_channels
-from export.onnx_graph import build_graph
-from export.proof_inputs import ProofInput, proof_inputs
+from export.formats.conversion import CannotConvert
+from export.formats.proof_inputs import ProofInput, proof_inputs
+from export.graph import headroom
+from export.graph.headroom import FP16_MAX, HEADROOM, measure_graph, require_headroom, rescale_channels
+from export.graph.onnx_graph import build_graph
+from export.writing.exporting import FileReport, Source, export_model
 
 SPEC = EDSRSpec(width=8, depth=1, scale=2)
 OPSET = 18

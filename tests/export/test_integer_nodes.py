@@ -18,14 +18,15 @@ from compressor.models.networks.compact import CompactSpec
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
 from compressor.runtimes import onnx_runtime
-from export import exporting, to_int8
-from export.calibration import calibration_patches
-from export.conversion import FileOptions, Int8Options
-from export.exporting import FileReport, Source, convert_to, export_model
-from export.formats import find_formats
-from export.integer_nodes import IntegerNodes, count_integer_nodes
-from export.profile.timing import Comparison
-from export.speed import Speed
+from export.formats.conversion import FileOptions, Int8Options
+from export.formats.table import find_formats
+from export.int8 import to_int8
+from export.int8.calibration import calibration_patches
+from export.proof.integer_nodes import IntegerNodes, count_integer_nodes
+from export.proof.speed import Speed
+from export.timing.turns import Comparison
+from export.writing import exporting
+from export.writing.exporting import FileReport, Source, convert_to, export_model
 
 RELU, PRELU = EDSRSpec(width=8, depth=2, scale=2), CompactSpec(scale=2, width=8, depth=3)
 UNBOUNDED = FileOptions(int8=Int8Options(max_drop=None))

@@ -22,12 +22,18 @@ from compressor.models.networks.compact import CompactSpec
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build, quantise
 from compressor.models.networks.swinir import SwinIRSpec
-from compressor.models.quantisation import Placement, Quantisation
-from compressor.models.quantisers import following, quantised_layers, quantisers_of, round_biases, weight_levels
-from export.exporting import Source, export_model
-from export.learnt_graph import build_learnt_graph
-from export.quantise.grids import U8
-from export.quantise.plan import CPU, TENSORRT, Flavour
+from compressor.models.quantisation.description import Placement, Quantisation
+from compressor.models.quantisation.quantisers import (
+    following,
+    quantised_layers,
+    quantisers_of,
+    round_biases,
+    weight_levels,
+)
+from export.int8.learnt_graph import build_learnt_graph
+from export.int8.quantise.grids import U8
+from export.int8.quantise.plan import CPU, TENSORRT, Flavour
+from export.writing.exporting import Source, export_model
 
 LR = torch.rand(1, 3, 24, 20, generator=torch.Generator().manual_seed(3))
 Method = Literal["pams", "pact"]

@@ -16,8 +16,8 @@ from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.rcan import RCANSpec
 from compressor.models.networks.registry import build
 from compressor.models.networks.swinir import SwinIRSpec
-from export.conversion import needs_fixed_size
-from export.litert_graph import aten, depth_to_space, trace_network, use_litert_operations
+from export.convert.litert_graph import aten, depth_to_space, trace_network, use_litert_operations
+from export.formats.conversion import needs_fixed_size
 
 FREE = (
     EDSRSpec(width=8, depth=1, scale=4),

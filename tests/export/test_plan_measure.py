@@ -15,22 +15,22 @@ import pytest
 import torch
 
 from compressor.base.errors import SrkdError, UsageError
-from compressor.models.cost import cost
 from compressor.models.networks.base import Network, Spec
 from compressor.models.networks.carn import CARNSpec
 from compressor.models.networks.compact import CompactSpec
+from compressor.models.networks.cost import cost
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.rcan import RCANSpec
 from compressor.models.networks.registry import build
 from compressor.models.networks.swinir import SwinIRSpec
-from compressor.models.students import parse_student, student_text
-from export.formats import find_format
+from compressor.models.students.students import parse_student, student_text
+from export.formats.table import find_format
 from export.plan.candidates import Teacher, list_candidates
 from export.plan.emit import emit, read_measured, spread_out
 from export.plan.measure import Bench, Place, _of_looks, measure_file
 from export.plan.quality import FittedQuality
 from export.plan.search import Candidate, Targets, find_student
-from export.profile.timing import Timing
+from export.timing.turns import Timing
 
 SIZE = (24, 16)
 TORCH = Place("torch", "fp32", SIZE, threads=1)

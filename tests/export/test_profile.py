@@ -13,20 +13,20 @@ import pytest
 import torch
 
 import export.profile.models
-import export.profile.timing
+import export.timing.turns
 from compressor.base.errors import SrkdError, UsageError
 from compressor.models.checkpoints.save import save_network
-from compressor.models.cost import cost
+from compressor.models.networks.cost import cost
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
-from export.conversion import Conversion
+from export.convert.to_onnx import convert
+from export.formats.conversion import Conversion
 from export.profile.onnx_cost import onnx_cost
 from export.profile.report import ProfileReport, Row, profile_models
 from export.profile.settings import Settings
-from export.profile.timing import MIN_ROUNDS, Timing, TurnTimes, compare, measure_turns, take_turns, time_calls
-from export.to_onnx import convert
-from export.verify import Proof
-from srkd.console import json_value
+from export.proof.verify import Proof
+from export.timing.turns import MIN_ROUNDS, Timing, TurnTimes, compare, measure_turns, take_turns, time_calls
+from srkd.terminal.console import json_value
 from tests.support.here import ChildHere
 
 SMALL, LARGE = EDSRSpec(width=8, depth=2, scale=4), EDSRSpec(width=32, depth=6, scale=4)
@@ -108,7 +108,7 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now, self.calls = 0.0, ""
-        monkeypatch.setattr(export.profile.timing.time, "perf_counter", lambda: self.now)
+        monkeypatch.setattr(export.timing.turns.time, "perf_counter", lambda: self.now)
 
     def work(self, name: str, seconds: float, first_seconds: float) -> Callable[[], None]:
         def call() -> None:

@@ -18,7 +18,7 @@ from compressor.base.child import ChildFailed
 from compressor.base.errors import SrkdError, UsageError
 from compressor.base.machine import usable_cores
 from compressor.models.checkpoints.save import save_network
-from compressor.models.cost import cost
+from compressor.models.networks.cost import cost
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build, spec_from_dict
 from compressor.runtimes.table import OpenOptions
@@ -32,7 +32,7 @@ from export.profile.process import ModelProcess
 from export.profile.published import find_preset, profile_preset
 from export.profile.report import profile_models
 from export.profile.settings import Settings
-from export.profile.stopwatch import time_by_events
+from export.timing.stopwatch import time_by_events
 from tests.support.commands import is_gone
 
 SMALL, LARGE = EDSRSpec(width=8, depth=2, scale=4), EDSRSpec(width=32, depth=6, scale=4)

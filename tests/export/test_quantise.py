@@ -20,16 +20,16 @@ from compressor.models.networks.compact import CompactSpec
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.rcan import RCANSpec
 from compressor.models.networks.registry import architecture, build
-from compressor.models.spread import Value, best_basis, mixing_matrix, rounding_noise, spread_streams
-from export.headroom import measure_graph
-from export.onnx_graph import build_graph
-from export.proof_inputs import ProofInput
-from export.quantise.ends import BYTES, Ends, meet_image
-from export.quantise.equalise import equalise_channels
-from export.quantise.grids import S8, U8, choose_grid, round_rows, round_with_feedback, row_scales
-from export.quantise.plan import CPU, TENSORRT, Graph, Plan, Scheme, make_plan
-from export.quantise.qdq import write_qdq
-from export.quantise.walk import Solution, Walk
+from compressor.models.students.spread import Value, best_basis, mixing_matrix, rounding_noise, spread_streams
+from export.formats.proof_inputs import ProofInput
+from export.graph.headroom import measure_graph
+from export.graph.onnx_graph import build_graph
+from export.int8.quantise.ends import BYTES, Ends, meet_image
+from export.int8.quantise.equalise import equalise_channels
+from export.int8.quantise.grids import S8, U8, choose_grid, round_rows, round_with_feedback, row_scales
+from export.int8.quantise.plan import CPU, TENSORRT, Graph, Plan, Scheme, make_plan
+from export.int8.quantise.qdq import write_qdq
+from export.int8.quantise.walk import Solution, Walk
 
 SMALL = EDSRSpec(width=8, depth=2, scale=2)
 SPECS: tuple[Spec, ...] = tuple(

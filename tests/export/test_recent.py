@@ -11,10 +11,10 @@ import torch
 
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
-from export import onnx_graph
-from export.exporting import Source, export_model
-from export.onnx_graph import build_graph
-from export.recent import Recent, network_key
+from export.graph import onnx_graph
+from export.graph.onnx_graph import build_graph
+from export.graph.recent import Recent, network_key
+from export.writing.exporting import Source, export_model
 
 SPEC = EDSRSpec(width=4, depth=1, scale=2)
 

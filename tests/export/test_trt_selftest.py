@@ -10,9 +10,10 @@ import pytest
 from click.testing import CliRunner
 
 from compressor.runtimes.tensorrt import installation
-from export import to_int8, trt_selftest
-from export.calibration import calibration_patches
-from srkd.cli import cli
+from export.int8 import to_int8
+from export.int8.calibration import calibration_patches
+from export.writing import trt_selftest
+from srkd.cli.main import cli
 from tests.support.nvidia import Nvidia, needs_linux, nvidia
 
 pytestmark = needs_linux
@@ -31,7 +32,7 @@ def test_each_precision_is_built_run_compared_and_timed(gpu: Nvidia) -> None:
     assert done.exit_code == 0, done.output
     output = json.loads(done.stdout)
     report = output["tensorrt"]
-    assert output["schema"] == "srkd.doctor/1" and report["obstacle"] is None
+    assert output["schema"] == "srkd.api.doctor/1" and report["obstacle"] is None
     assert report["machine"]["gpu"] == "NVIDIA H200" and report["machine"]["tensorrt"] == "11.4.0.106"
     trials = {trial["precision"]: trial for trial in report["trials"]}
     assert list(trials) == ["fp32", "tf32", "fp16", "bf16", "int8"]

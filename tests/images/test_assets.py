@@ -11,10 +11,10 @@ from compressor.assets import embedded_student, embedded_teacher
 from compressor.data.prepare import DataChoice, prepare_data
 from compressor.models.checkpoints.header import read_own_file
 from compressor.models.checkpoints.load import load_checkpoint
-from compressor.models.cost import cost
+from compressor.models.networks.cost import cost
 from compressor.teachers.teacher import load_teacher
 from compressor.training.events import mean_psnr_y
-from srkd.api import evaluate
+from srkd import evaluate
 from tests.support.shared import benchmarks, needs_shared
 
 CASES = [

@@ -22,8 +22,8 @@ from compressor.inference.open import open_model
 from compressor.inference.upscale import UpscaleSettings, upscale, upscale_image
 from compressor.runtimes.table import OpenOptions
 from compressor.runtimes.torch_runtime import TorchRuntime
-from srkd.api import _upscale_settings
-from srkd.verb_options import UpscaleOptions
+from srkd.api.upscale import _upscale_settings
+from srkd.options.verbs import UpscaleOptions
 from tests.support.fakes import nearest_model
 
 

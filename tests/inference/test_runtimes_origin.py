@@ -19,8 +19,8 @@ from compressor.models.networks.registry import build
 from compressor.runtimes.sidecar import format_sidecar, sidecar_path
 from compressor.runtimes.tensorrt.engine_file import EngineHeader, Machine, write_engine
 from compressor.runtimes.tensorrt.profiles import OptimizationProfile
-from srkd.demonstration import demo_models
-from srkd.verb_options import DemoOptions
+from srkd.api.demonstration import demo_models
+from srkd.options.verbs import DemoOptions
 from tests.support.onnx_files import enlarger
 
 SMALL = EDSRSpec(scale=4, width=8, depth=1)

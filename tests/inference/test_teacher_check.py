@@ -23,7 +23,7 @@ from compressor.models.networks.layers import DIV2K_MEAN, DIV_FLICKR_MEAN
 from compressor.models.networks.rcan import RCANSpec
 from compressor.models.networks.registry import NETWORKS, architecture, build
 from compressor.teachers.teacher import load_teacher
-from srkd.cli import run
+from srkd.cli.main import run
 from tests.support.foreign_models import Particular, save_torchscript
 from tests.support.shared import needs_shared, shared_dir
 

@@ -14,8 +14,8 @@ from compressor.base.errors import SrkdError, UsageError
 from compressor.inference import tiling
 from compressor.inference.super_resolve import with_self_ensemble
 from compressor.inference.tiling import UNBOUNDED_OVERLAP, Run, Tiled, WindowProgress, pad_to, run_tiled, spans
-from compressor.models.cost import pixel_bytes
 from compressor.models.networks.base import Descriptor
+from compressor.models.networks.cost import pixel_bytes
 from compressor.models.networks.registry import architecture, build
 from tests.support.fakes import convolutions, nearest
 from tests.support.tensors import PeakMemory

@@ -21,7 +21,7 @@ from compressor.models.networks.rcan import RCANSpec
 from compressor.models.networks.registry import NETWORKS, architecture, build
 from compressor.models.networks.swinir import SwinIRSpec
 from compressor.models.networks.windows import shift_mask
-from srkd.cli import run
+from srkd.cli.main import run
 from tests.support import official, official_rcan
 from tests.support.networks import VARIANTS, save_new, tiny_networks
 from tests.support.shared import needs_shared, shared_dir

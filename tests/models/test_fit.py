@@ -22,8 +22,8 @@ from compressor.models.fitting.patches import embedded_patches
 from compressor.models.networks.base import Network, Spec
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import architecture
-from compressor.models.students import build_student
-from compressor.models.unit_order import order_by_strength
+from compressor.models.students.students import build_student
+from compressor.models.students.unit_order import order_by_strength
 from tests.support.few_directions import in_few_directions
 
 FITTED = ("edsr", "rcan", "carn", "carn_m", "compact", "swinir")

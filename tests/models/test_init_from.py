@@ -10,12 +10,12 @@ import torch
 
 from compressor.base.errors import SrkdError, UsageError
 from compressor.models.checkpoints.save import save_network
-from compressor.models.init_from import initialise_from
 from compressor.models.networks.base import Network, Spec
 from compressor.models.networks.carn import CARNSpec
 from compressor.models.networks.compact import CompactSpec
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
+from compressor.models.students.init_from import initialise_from
 from tests.support import official
 
 

@@ -25,7 +25,7 @@ import torch
 import srkd
 from compressor.models.checkpoints.convert import convert_file
 from compressor.models.networks.registry import architecture, build
-from compressor.models.students import parse_student
+from compressor.models.students.students import parse_student
 
 folder, photos = Path(sys.argv[1]), sys.argv[2]
 teacher = build(parse_student("plainsr:width=12,depth=4,scale=2"), seed=0)
@@ -147,7 +147,7 @@ def names_in(path: Path) -> tuple[set[str], set[str]]:
 def test_a_network_inside_touches_its_file_and_the_registry() -> None:
     """With its test, its row in docs/networks.md and possibly golden outputs, this is at most five files."""
     registered = architecture.__module__.replace(".", "/") + ".py"
-    parts = {"compressor.models.networks.edsr": {"export/trt_selftest.py", "recipes/ds.py"}}
+    parts = {"compressor.models.networks.edsr": {"export/writing/trt_selftest.py", "recipes/ds.py"}}
     """Files that may build a small network, or use its residual block."""
     for path in (file for package in PACKAGES for file in sorted((ROOT / package).rglob("*.py"))):
         texts, imports = names_in(path)

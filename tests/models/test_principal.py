@@ -15,8 +15,8 @@ from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.fitting.patches import embedded_patches
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
-from compressor.models.principal import order_by_principal_directions
-from compressor.models.students import build_student
+from compressor.models.students.principal import order_by_principal_directions
+from compressor.models.students.students import build_student
 from tests.support.few_directions import in_few_directions
 from tests.support.networks import TEACHERS
 

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from compressor.models.quantisation import Quantisation
-from compressor.models.quantised_file import QuantisedFile, read_quantised_file, read_training
+from compressor.models.quantisation.description import Quantisation
+from compressor.models.quantisation.file_facts import QuantisedFile, read_quantised_file, read_training
 
 OURS = {
     "bits": 8,

@@ -18,8 +18,8 @@ from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.checkpoints.save import save_network
 from compressor.models.networks.base import Network
 from compressor.models.networks.registry import NETWORKS, build, quantise
-from compressor.models.quantisation import Placement, Quantisation
-from compressor.models.quantisers import following
+from compressor.models.quantisation.description import Placement, Quantisation
+from compressor.models.quantisation.quantisers import following
 from tests.support.networks import SMALL
 
 LR = torch.rand(1, 3, 16, 20, generator=torch.Generator().manual_seed(0))

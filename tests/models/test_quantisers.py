@@ -12,12 +12,12 @@ from torch import nn
 
 from compressor.base.errors import UsageError
 from compressor.models.checkpoints.load import load_checkpoint
-from compressor.models.cost import cost
 from compressor.models.networks.base import Network
+from compressor.models.networks.cost import cost
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import NETWORKS, build, quantise
-from compressor.models.quantisation import Placement, Quantisation
-from compressor.models.quantisers import (
+from compressor.models.quantisation.description import Placement, Quantisation
+from compressor.models.quantisation.quantisers import (
     bake_weights,
     following,
     quantise_symmetric,

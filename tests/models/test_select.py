@@ -16,8 +16,8 @@ from compressor.models.networks.carn_m import CARNMSpec
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.rcan import RCANSpec
 from compressor.models.networks.swinir import SwinIRSpec
-from compressor.models.students import build_student, strongest_first
-from compressor.models.unit_order import strengths
+from compressor.models.students.students import build_student, strongest_first
+from compressor.models.students.unit_order import strengths
 from tests.support.networks import FORMS, TEACHERS
 
 SPECS = {**TEACHERS, **FORMS}

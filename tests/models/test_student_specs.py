@@ -19,7 +19,7 @@ from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.rcan import RCANSpec
 from compressor.models.networks.registry import build
 from compressor.models.networks.swinir import SwinIRSpec
-from compressor.models.students import build_student, parse_student, student_of_spec, width_hint
+from compressor.models.students.students import build_student, parse_student, student_of_spec, width_hint
 from tests.support import official
 from tests.support.networks import SMALL
 

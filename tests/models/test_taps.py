@@ -16,7 +16,7 @@ from compressor.models.networks.compact import CompactSpec
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
 from compressor.models.networks.swinir import SwinIRSpec
-from compressor.models.taps import read_taps, resolve_tap
+from compressor.models.networks.taps import read_taps, resolve_tap
 from tests.support import official, official_rcan
 from tests.support.networks import VARIANTS, label, noise, tiny_networks
 

@@ -15,8 +15,8 @@ from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import NETWORKS, build
 from compressor.models.networks.swinir import SwinIRSpec
 from compressor.runtimes.onnx_runtime import OnnxRuntime
-from export.conversion import Conversion
-from export.to_onnx import convert
+from export.convert.to_onnx import convert
+from export.formats.conversion import Conversion
 from tests.support.networks import VARIANTS, label, noise, tiny
 
 DIRECT = SwinIRSpec(2, width=8, depths=(2,), heads=(2,), window=4, upsampler="pixelshuffledirect")

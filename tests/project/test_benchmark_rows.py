@@ -21,8 +21,8 @@ from benchmarks import (
     waiting_threads,
 )
 from benchmarks.evidence import Result, results_folder
-from export.exporting import FileReport
-from export.quality import Quality
+from export.proof.quality import Quality
+from export.writing.exporting import FileReport
 
 
 def test_waiting_threads_shows_the_median_of_processes_and_the_slowest() -> None:

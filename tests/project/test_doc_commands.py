@@ -33,9 +33,9 @@ from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.rcan import RCANSpec
 from compressor.models.networks.registry import build
 from compressor.models.networks.swinir import SwinIRSpec
-from srkd.cli import cli, run
-from srkd.options import from_command_line
-from srkd.verb import VerbCommand
+from srkd.cli.main import cli, run
+from srkd.cli.verb import VerbCommand
+from srkd.options.declare import from_command_line
 from tests.support.commands import ROOT
 from tests.support.pages import COMMAND, FENCE, INDENTED
 

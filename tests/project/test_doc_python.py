@@ -22,7 +22,7 @@ from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
 from compressor.runtimes.tensorrt.engine_file import EngineHeader, Machine, write_engine
 from compressor.runtimes.tensorrt.profiles import dynamic_profile
-from srkd.cli import run
+from srkd.cli.main import run
 from tests.support.commands import ROOT
 from tests.support.pages import COMMAND, FENCE, INDENTED
 

@@ -28,13 +28,13 @@ def test_links_are_moved_to_the_pages_of_the_site() -> None:
     text = "[a](../CONTRIBUTING.md#tests) " + rest
     assert moved(text, PurePosixPath("export.md")) == "[a](project/CONTRIBUTING.md#tests) " + rest
     assert moved("[a](docs/int8.md)", PurePosixPath("project/README.md")) == "[a](../int8.md)"
-    source = moved("[a](../../export/formats.py)", PurePosixPath("design/export.md"))
-    assert source == "[a](../project/export/formats.py.md)"
+    source = moved("[a](../../export/formats/table.py)", PurePosixPath("design/export.md"))
+    assert source == "[a](../project/export/formats/table.py.md)"
 
 
 def test_everything_that_pages_link_to_is_on_the_site() -> None:
     pages = outside()
-    assert PurePosixPath("README.md") in pages and PurePosixPath("export/formats.py") in pages
+    assert PurePosixPath("README.md") in pages and PurePosixPath("export/formats/table.py") in pages
     for path, text in pages.items():
         for target in links_of(text, path.parent) if path.suffix == ".md" else ():
             assert target in pages or target.is_relative_to("docs") or not (ROOT / target).is_file(), (path, target)

@@ -11,7 +11,7 @@ from types import ModuleType
 import pytest
 
 from compressor.runtimes.table import RUNTIMES
-from srkd.cli import VERBS
+from srkd.cli.main import VERBS
 from tests.support.commands import ROOT
 
 

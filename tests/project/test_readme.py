@@ -18,8 +18,8 @@ from PIL import Image
 
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
-from srkd.cli import VERBS
-from srkd.cli import run as run_verb
+from srkd.cli.main import VERBS
+from srkd.cli.main import run as run_verb
 from tests.support.commands import ROOT
 from tests.support.demo_process import write_app
 

@@ -9,10 +9,10 @@ import re
 import click
 
 import srkd
-from export.exporting import ExportReport
+from export.writing.exporting import ExportReport
 from scripts import write_reference as script
 from scripts.python_types import Names, classes_in, hints_of, members, own_docstring, results
-from srkd.cli import VERBS, cli
+from srkd.cli.main import VERBS, cli
 
 
 def page() -> str:

@@ -32,7 +32,7 @@ from recipes.contrast import bicubic_negatives
 from recipes.ds import DeepSupervision
 from recipes.phi import bind_phi, resolve_phi
 from recipes.scratch import Scratch
-from srkd.compression import compress
+from srkd import compress
 from tests.support.foreign_models import save_onnx, twin
 from tests.support.method_runs import StubMethod
 from tests.support.training import Recorder, SavingRecorder, network, smooth_patch, stage

@@ -15,7 +15,7 @@ from compressor.base.errors import SrkdError, UsageError
 from compressor.models.networks.base import Network
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build, quantise
-from compressor.models.students import student_of_spec
+from compressor.models.students.students import student_of_spec
 from compressor.training.loop import Trainer
 from compressor.training.method import Calibrated, Method, fit_methods, quantisation_of
 from compressor.training.state import State

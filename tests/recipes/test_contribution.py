@@ -22,8 +22,8 @@ OTHER_MEANINGS = {
     "compressor/models/networks/rcan.py": {"csd", "fakd"},
     "recipes/csd.py": {"csd"},
     "recipes/contrast.py": {"csd"},
-    "compressor/models/quantisation.py": {"pact", "pams"},
-    "compressor/models/quantisers.py": {"pams"},
+    "compressor/models/quantisation/description.py": {"pact", "pams"},
+    "compressor/models/quantisation/quantisers.py": {"pams"},
     "recipes/quantised.py": {"pams"},
 }
 """Code bases named like papers: checkpoints, options that follow their code, and quantiser forms mentioned in files."""

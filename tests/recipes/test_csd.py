@@ -20,7 +20,7 @@ from compressor.models.checkpoints.save import save_network
 from compressor.models.networks.base import Network
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build, spec_from_dict
-from compressor.models.students import StudentView, build_student, student_of_spec
+from compressor.models.students.students import StudentView, build_student, student_of_spec
 from compressor.training.loop import Trainer
 from compressor.training.networks import build_networks
 from compressor.training.stage import Stage
@@ -33,8 +33,8 @@ from recipes.csd import Csd, CsdLite
 from recipes.logits import Logits
 from recipes.perceptual import VGG19, TeacherPhi
 from srkd import compress, resume
-from srkd.dry_run import dry_run
-from srkd.verb_options import CompressOptions
+from srkd.options.verbs import CompressOptions
+from srkd.runs.dry_run import dry_run
 from tests.support.foreign_models import save_torchscript, twin
 from tests.support.small_runs import SMALL
 from tests.support.tensors import contrast_ratio

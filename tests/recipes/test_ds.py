@@ -18,7 +18,7 @@ from compressor.models.networks.carn import CARNSpec
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
 from compressor.models.networks.swinir import SwinIRSpec
-from compressor.models.taps import read_taps
+from compressor.models.networks.taps import read_taps
 from compressor.training.loop import Trainer
 from compressor.training.stage import Stage
 from compressor.training.state import State

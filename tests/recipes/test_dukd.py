@@ -27,8 +27,8 @@ from compressor.training.step import Runner, Step, StepNetworks
 from recipes.config.options import make_method
 from recipes.config.reading import read_preset
 from recipes.dukd import CODE, DUKD, apply, draw_operations, invert, zoom_in, zoom_in_cells
-from srkd.cli import run
-from srkd.compression import compress
+from srkd import compress
+from srkd.cli.main import run
 from tests.support.foreign_models import AtLeast, save_onnx, save_torchscript, twin
 from tests.support.method_runs import Curve, Pair, Waves
 from tests.support.methods_table import STUDENT, TEACHER

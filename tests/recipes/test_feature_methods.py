@@ -18,7 +18,7 @@ from compressor.models.networks.base import Network, Spec
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.rcan import RCANSpec
 from compressor.models.networks.registry import NETWORKS, build
-from compressor.models.taps import read_taps
+from compressor.models.networks.taps import read_taps
 from compressor.training.state import State
 from compressor.training.step import Runner, Step, StepNetworks
 from recipes.config.options import make_method
@@ -28,7 +28,7 @@ from recipes.fakd import FAKD
 from recipes.features import PairedForward, describe_taps
 from recipes.gating import HORIZON, RunningSpread
 from recipes.lfd import LFD
-from srkd.compression import compress
+from srkd import compress
 from tests.support import official
 from tests.support.method_runs import Pair, Waves
 from tests.support.methods_table import STUDENT, TEACHER

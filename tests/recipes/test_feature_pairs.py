@@ -18,7 +18,7 @@ from recipes.config.options import make_method
 from recipes.ds import DeepSupervision, auxiliary_head
 from recipes.features import describe_taps
 from recipes.hkdsr import Hkdsr, fusion_gate
-from srkd.compression import compress
+from srkd import compress
 from tests.support.methods_table import DEEPER, TEACHER
 from tests.support.tensors import PeakMemory
 

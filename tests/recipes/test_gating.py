@@ -23,7 +23,7 @@ from recipes.facd import FACD
 from recipes.fakd import FAKD, affinity_l1
 from recipes.lfd import LFD
 from recipes.logits import Logits
-from srkd.compression import compress
+from srkd import compress
 from tests.support.method_runs import Pair, Waves
 from tests.support.methods_table import STUDENT, TEACHER
 

@@ -21,8 +21,8 @@ from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.rcan import RCANSpec
 from compressor.models.networks.registry import build
 from compressor.models.networks.swinir import SwinIRSpec
-from compressor.models.students import StudentView
-from compressor.models.taps import read_taps
+from compressor.models.networks.taps import read_taps
+from compressor.models.students.students import StudentView
 from compressor.teachers.teacher import Teacher
 from compressor.training.footprint import BatchShape, footprint
 from compressor.training.loop import Trainer
@@ -35,7 +35,7 @@ from recipes.config.reading import load_preset
 from recipes.ds import DeepSupervision
 from recipes.hkdsr import Hkdsr, Tuning
 from recipes.logits import Logits
-from srkd.config import views_to_cache
+from srkd.runs.config import views_to_cache
 from tests.support.method_runs import StubMethod
 from tests.support.training import OnePatch, Recorder, SavingRecorder, smooth_patch
 

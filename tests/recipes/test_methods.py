@@ -16,7 +16,7 @@ from compressor.base.processes import Processes, Rank
 from compressor.data.batches import Batch
 from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.checkpoints.save import save_network
-from compressor.models.cost import cost
+from compressor.models.networks.cost import cost
 from compressor.models.networks.registry import build
 from compressor.training.method import Calibrated
 from compressor.training.networks import build_networks

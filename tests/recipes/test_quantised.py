@@ -15,7 +15,7 @@ from compressor.models.networks.carn import CARNSpec
 from compressor.models.networks.compact import CompactSpec
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build, quantise
-from compressor.models.quantisers import SMALLEST_ALPHA, quantisers_of
+from compressor.models.quantisation.quantisers import SMALLEST_ALPHA, quantisers_of
 from compressor.training.footprint import BatchShape, footprint
 from compressor.training.state import RATE_RATIO
 from recipes.catalogue import METHODS

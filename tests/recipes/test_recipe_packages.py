@@ -20,7 +20,7 @@ from recipes import catalogue
 from recipes.catalogue import BUILTIN, Contribution, MethodEntry, PresetFile
 from recipes.config.reading import load_preset
 from recipes.config.schema import COMMENT, schema_path
-from srkd.cli import run
+from srkd.cli.main import run
 from tests.support.commands import ROOT, Outcome, python, srkd
 
 EXAMPLE = Path(__file__).resolve().parents[1] / "example_recipes"
@@ -161,7 +161,7 @@ def test_its_mistakes_are_reported_like_srkds(installed, tmp_path):
 
 def test_ls_imports_no_torch_and_lists_every_preset():
     program = (
-        "import sys\nfrom srkd.cli import run\ncode = run(['recipes', 'ls'])\n"
+        "import sys\nfrom srkd.cli.main import run\ncode = run(['recipes', 'ls'])\n"
         "print(code, 'torch' in sys.modules, 'numpy' in sys.modules)"
     )
     *table, last = python("-c", program).out.strip().splitlines()

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from compressor.models.cost import cost
 from compressor.models.networks.base import Spec
+from compressor.models.networks.cost import cost
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import NETWORKS, build
-from compressor.models.taps import read_taps
+from compressor.models.networks.taps import read_taps
 from recipes.ds import auxiliary_head
 from tests.support.networks import tiny
 from tests.support.tensors import noise

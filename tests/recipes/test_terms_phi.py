@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from compressor.base.errors import SrkdError, UsageError
-from compressor.models.cost import cost, layer_costs
 from compressor.models.networks.base import Spec
+from compressor.models.networks.cost import cost, layer_costs
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import NETWORKS, build, spec_from_dict
-from compressor.models.taps import read_taps
+from compressor.models.networks.taps import read_taps
 from recipes.contrast import (
     bicubic_negatives,
     level_weights,

@@ -24,9 +24,9 @@ from compressor.models.networks.registry import build
 from compressor.runtimes.onnx_providers import PROVIDERS, providers_here, select_providers, torch_device_for
 from compressor.runtimes.onnx_runtime import OnnxRuntime, run_bound
 from compressor.runtimes.table import OpenOptions
-from export.conversion import Conversion
-from export.to_onnx import convert
-from srkd.parameters import parse_device
+from export.convert.to_onnx import convert
+from export.formats.conversion import Conversion
+from srkd.options.parameters import parse_device
 
 LR = torch.rand(2, 3, 7, 9, generator=torch.Generator().manual_seed(1))
 EVERYTHING = [row.name for row in PROVIDERS.values()]

@@ -22,8 +22,8 @@ from compressor.runtimes.onnx_providers import providers_here
 from compressor.runtimes.onnx_runtime import OnnxRuntime
 from compressor.runtimes.table import OpenOptions
 from compressor.runtimes.torch_runtime import TorchRuntime
-from export.conversion import Conversion
-from export.to_onnx import convert
+from export.convert.to_onnx import convert
+from export.formats.conversion import Conversion
 
 LR = torch.rand(2, 3, 7, 9, generator=torch.Generator().manual_seed(1))
 

@@ -17,8 +17,8 @@ from compressor.runtimes.tensorrt.engine_file import ALIGNMENT, EngineHeader, Ma
 from compressor.runtimes.tensorrt.engines import build_engine, cache_folder, current_machine, engine_name, usable_engine
 from compressor.runtimes.tensorrt.installation import import_tensorrt
 from compressor.runtimes.tensorrt.profiles import dynamic_profile
-from srkd.models import open_runtime
-from srkd.verb_options import RuntimeOptions
+from srkd.options.models import open_runtime
+from srkd.options.verbs import RuntimeOptions
 from tests.support.nvidia import Nvidia, needs_linux, nvidia, small_onnx
 
 H200 = Machine("11.4.0.106", "NVIDIA H200", "9.0", "13.0 (580.65.06)")

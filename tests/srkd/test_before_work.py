@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from compressor.images import files
-from srkd.cli import run
+from srkd.cli.main import run
 
 
 @pytest.fixture(autouse=True)

@@ -7,9 +7,9 @@ import json
 import pytest
 
 from compressor.images.metrics import below_bicubic
-from export.exporting import Source, _warning_about
 from export.profile.report import Quality, _note_below_bicubic
-from srkd.cli import run
+from export.writing.exporting import Source, _warning_about
+from srkd.cli.main import run
 from tests.support.small_runs import SMALL
 
 WORDS = ["--recipe", "scratch", "--student", "edsr:width=4,depth=1,scale=2", "--steps", "1"]

@@ -11,11 +11,11 @@ import pytest
 from compressor.base.cache_folder import SPARE_BYTES
 from compressor.base.context import QUIET
 from compressor.training.pace import Pace
-from srkd import cache_advice as advising
-from srkd.cache_advice import CacheCost, cache_advice
-from srkd.compression import compress
-from srkd.config import RunConfig
-from srkd.verb_options import CompressOptions
+from srkd import compress
+from srkd.options.verbs import CompressOptions
+from srkd.runs import cache_advice as advising
+from srkd.runs.cache_advice import CacheCost, cache_advice
+from srkd.runs.config import RunConfig
 from tests.support.small_runs import SMALL, save_photos, save_teacher
 
 PLENTY = 100 * SPARE_BYTES

@@ -15,10 +15,20 @@ import pytest
 
 import srkd as api
 from compressor.base.errors import SrkdError, UsageError
-from srkd.cli import VERBS, cli, run
-from srkd.console import Console, json_value
-from srkd.parameters import BYTES, DEVICE, SETTING, SIZE, SIZES, parse_device, parse_setting, parse_size, parse_sizes
-from srkd.verb import run_or_exit
+from srkd.cli.main import VERBS, cli, run
+from srkd.cli.verb import run_or_exit
+from srkd.options.parameters import (
+    BYTES,
+    DEVICE,
+    SETTING,
+    SIZE,
+    SIZES,
+    parse_device,
+    parse_setting,
+    parse_size,
+    parse_sizes,
+)
+from srkd.terminal.console import Console, json_value
 from tests.support.commands import ROOT, python, srkd
 
 HELP_SECONDS = 0.3
@@ -28,7 +38,7 @@ HEAVY = ("torch", "numpy", "onnx", "onnxruntime", "rich", "pydantic", "PIL")
 def modules_after(*arguments: str) -> set[str]:
     """Return the large modules that a command line imports."""
     program = (
-        "import sys\nfrom srkd.cli import run\n"
+        "import sys\nfrom srkd.cli.main import run\n"
         f"code = run({list(arguments)!r})\n"
         f"print('LOADED', code, *[m for m in {HEAVY!r} if m in sys.modules])"
     )
@@ -153,7 +163,7 @@ def test_ctrl_c_is_exit_130() -> None:
         "import signal, sys, time\n"
         # A test in the background of a shell inherits an ignored SIGINT.
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "from srkd.console import Console\nfrom srkd.verb import verb\nfrom srkd import cli\n"
+        "from srkd.terminal.console import Console\nfrom srkd.cli.verb import verb\nfrom srkd import cli\n"
         "@verb('wait')\ndef wait(console):\n    'Wait.'\n    print('ready', flush=True)\n    time.sleep(60)\n"
         "cli.cli.get_command = lambda ctx, name: wait\ncli.VERBS = ('wait',)\ncli.main(['wait'])\n"
     )
@@ -178,7 +188,7 @@ def test_a_closed_pipe_is_not_an_error_message() -> None:
 def test_a_full_disk_is_one_line(option: str) -> None:
     """/dev/full is always full; the program must not write again at exit."""
     program = (
-        "from srkd.verb import verb\nfrom srkd import cli\n@verb('tell')\ndef tell(console):\n    'Tell.'\n"
+        "from srkd.cli.verb import verb\nfrom srkd import cli\n@verb('tell')\ndef tell(console):\n    'Tell.'\n"
         "    console.emit('tell', {}) if console.wants_json else console.result('x')\n"
         "cli.cli.get_command = lambda ctx, name: tell\ncli.VERBS = ('tell',)\n"
         f"cli.main(['tell', *{[option] if option else []!r}])\n"
@@ -196,14 +206,14 @@ def test_completion(shell: str) -> None:
     assert script.code == 0
     assert "_SRKD_COMPLETE" in script.out
     names = {"COMP_WORDS": "srkd ", "COMP_CWORD": "1" if shell != "fish" else "", "_SRKD_COMPLETE": f"{shell}_complete"}
-    program = "import sys; sys.argv = ['srkd']; from srkd.cli import main; main()"
+    program = "import sys; sys.argv = ['srkd']; from srkd.cli.main import main; main()"
     completions = python("-c", program, **names)
     assert all(verb in completions.out for verb in VERBS)
 
 
 def test_json_keeps_stdout_for_itself() -> None:
     program = (
-        "import os, subprocess\nfrom srkd.verb import verb\nfrom srkd import cli\n"
+        "import os, subprocess\nfrom srkd.cli.verb import verb\nfrom srkd import cli\n"
         "@verb('noisy')\ndef noisy(console):\n    'Be noisy.'\n    print('from Python')\n"
         "    os.write(1, b'from C\\n')\n    subprocess.run(['echo', 'from a child'])\n    console.say('a line')\n"
         "    console.table(['a'], [['1']])\n    console.emit('noisy', {'value': float('inf'), 'size': (1, 2)})\n"

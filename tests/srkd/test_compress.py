@@ -11,11 +11,11 @@ from click.testing import CliRunner
 from compressor.base.errors import SrkdError, UsageError
 from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.networks.edsr import EDSRSpec
-from srkd.cli import run
-from srkd.commands.compress import command
-from srkd.compression import compress
-from srkd.options import declarations, from_json
-from srkd.verb_options import CompressOptions
+from srkd import compress
+from srkd.cli.main import run
+from srkd.cli.verbs.compress import command
+from srkd.options.declare import declarations, from_json
+from srkd.options.verbs import CompressOptions
 from tests.support.small_runs import SMALL
 
 

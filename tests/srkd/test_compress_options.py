@@ -16,11 +16,11 @@ from compressor.base.errors import UsageError
 from recipes.catalogue import METHODS
 from recipes.config.options import options_model
 from recipes.config.preset import Preset
-from srkd.cli import run
-from srkd.commands.compress import command
-from srkd.config import load_recipe
-from srkd.options import declarations, to_json
-from srkd.verb_options import CompressOptions
+from srkd.cli.main import run
+from srkd.cli.verbs.compress import command
+from srkd.options.declare import declarations, to_json
+from srkd.options.verbs import CompressOptions
+from srkd.runs.config import load_recipe
 from tests.support.small_runs import SMALL
 
 GROUPS = ["Teacher", "Student", "Target", "Data", "Training", "Run", "Output"]

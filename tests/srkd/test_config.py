@@ -19,13 +19,13 @@ from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.rcan import RCANSpec
 from compressor.models.networks.registry import build
 from compressor.models.networks.swinir import SwinIRSpec
-from compressor.models.students import build_student
+from compressor.models.students.students import build_student
 from compressor.teachers.teacher import Teacher
 from recipes.config.reading import load_preset
-from srkd.cli import run
-from srkd.compression import compress
-from srkd.config import StudentInit, choose_student
-from srkd.verb_options import CompressOptions
+from srkd import compress
+from srkd.cli.main import run
+from srkd.options.verbs import CompressOptions
+from srkd.runs.config import StudentInit, choose_student
 
 STILL = ("schedule.batch=2", "schedule.lr_patch=8", "schedule.rate=1e-30")
 """Settings with a rate that changes no weight: the written student equals the initial one."""

@@ -14,9 +14,9 @@ import demo.files
 from compressor.models.networks.registry import NETWORKS
 from compressor.runtimes.onnx_providers import PROVIDERS
 from compressor.runtimes.table import RUNTIMES
-from export.formats import FORMATS
-from srkd.cli import run
-from srkd.doctor import CORE, Piece, diagnose
+from export.formats.table import FORMATS
+from srkd.api.doctor import CORE, Piece, diagnose
+from srkd.cli.main import run
 from tests.support.commands import ROOT
 
 

@@ -12,11 +12,11 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-import compressor.models.meta_device
+import compressor.models.networks.meta_device
 from compressor.base.durations import format_duration
 from compressor.base.errors import SrkdError
-from compressor.models.cost import count_operations
 from compressor.models.networks.base import Spec
+from compressor.models.networks.cost import count_operations
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import NETWORKS, build
 from compressor.teachers.teacher import Teacher
@@ -24,9 +24,9 @@ from compressor.training.footprint import BatchShape, Footprint, footprint
 from compressor.training.method import PlainMethod
 from compressor.training.state import State
 from recipes.config.reading import load_preset
-from srkd.cli import run
-from srkd.dry_run import TIMED_STEPS, NetworkSummary, dry_run
-from srkd.verb_options import CompressOptions
+from srkd.cli.main import run
+from srkd.options.verbs import CompressOptions
+from srkd.runs.dry_run import TIMED_STEPS, NetworkSummary, dry_run
 from tests.support.commands import python
 from tests.support.foreign_models import save_torchscript, twin
 from tests.support.networks import tiny
@@ -76,7 +76,7 @@ def test_macs_are_those_of_torchs_own_counter_module_by_module(name):
 @pytest.mark.parametrize("name", SMALL)
 def test_our_shapes_are_those_of_torchs_kernels(name, monkeypatch):
     quick = of("logits", SMALL[name], SMALL[name])
-    monkeypatch.setattr(compressor.models.meta_device, "infer_shape", lambda function, arguments: None)
+    monkeypatch.setattr(compressor.models.networks.meta_device, "infer_shape", lambda function, arguments: None)
     assert of("logits", SMALL[name], SMALL[name]) == quick
 
 
@@ -156,7 +156,7 @@ def test_the_estimate_of_memory_is_within_a_factor_of_two_of_what_a_step_takes()
 QUICK = """
 import sys, time, torch
 imported = time.process_time()
-from srkd.cli import run
+from srkd.cli.main import run
 code = run(["compress", "--dry-run"])
 print(code, imported, time.process_time() - imported, "sympy" in sys.modules, "torch._dynamo" in sys.modules)
 """
@@ -258,7 +258,7 @@ def test_the_cost_of_a_step_is_counted_with_phi_and_backward():
 
 def test_the_time_of_a_run_is_estimated_from_one_patch(monkeypatch, teacher, photos):
     speeds = {"fp32": 1e9, "bf16": 4e9}
-    monkeypatch.setattr("srkd.dry_run.measure_macs_per_second", lambda student, side, device, name: speeds[name])
+    monkeypatch.setattr("srkd.runs.dry_run.measure_macs_per_second", lambda student, side, device, name: speeds[name])
     for of_teacher, speed in (("auto", 4e9), ("fp32", 1e9)):
         settings = ("schedule.precision=bf16", f"schedule.teacher_precision={of_teacher}")
         report = dry_run(CompressOptions(teacher=teacher, data=photos, steps=9000, settings=settings))

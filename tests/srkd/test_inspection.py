@@ -16,8 +16,8 @@ from compressor.models.checkpoints.save import save_network
 from compressor.models.networks.base import Spec
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
-from srkd.network_inspection import inspect_opened, run_inspect
-from srkd.verb_options import InspectOptions
+from srkd.api.network_inspection import inspect_opened, run_inspect
+from srkd.options.verbs import InspectOptions
 from tests.support.commands import python
 from tests.support.networks import label, tiny_networks
 
@@ -58,7 +58,7 @@ def test_the_header_says_what_the_network_is(spec: Spec, tmp_path: Path) -> None
 def test_no_torch_is_needed(own: Path) -> None:
     lines = (
         "import sys",
-        "from srkd.cli import run",
+        "from srkd.cli.main import run",
         "code = run(sys.argv[1:])",
         "sys.exit(3 if 'torch' in sys.modules else code)",
     )

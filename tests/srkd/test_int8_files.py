@@ -22,15 +22,15 @@ from compressor.base.errors import SrkdError
 from compressor.models.checkpoints.save import save_network
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build, quantise
-from compressor.models.quantisation import Quantisation
+from compressor.models.quantisation.description import Quantisation
 from compressor.runtimes.table import RUNTIMES
-from export import to_int8
-from export.calibration import calibration_patches
-from export.conversion import FileOptions, Int8Options
-from export.exporting import Source, convert_to
-from export.formats import find_formats
-from srkd.cli import run
-from srkd.doctor import diagnose
+from export.formats.conversion import FileOptions, Int8Options
+from export.formats.table import find_formats
+from export.int8 import to_int8
+from export.int8.calibration import calibration_patches
+from export.writing.exporting import Source, convert_to
+from srkd.api.doctor import diagnose
+from srkd.cli.main import run
 
 SPEC = EDSRSpec(width=8, depth=1, scale=2)
 UNBOUNDED = FileOptions(int8=Int8Options(max_drop=None))

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 
 import srkd
+from compressor.base.context import Context
 from compressor.base.errors import SrkdError, UsageError
 from compressor.base.isolation import USUAL_LIMITS, Limits
 from compressor.runtimes import probing
-from srkd.cli import run
-from srkd.verb_options import CompressOptions, ConvertOptions, DemoOptions, ExportOptions
+from srkd.cli.main import run
+from srkd.options.verbs import CompressOptions, ConvertOptions, DemoOptions, ExportOptions
 from tests.support.foreign_models import save_onnx, save_torchscript, twin
 from tests.support.small_runs import TEACHER
 
@@ -66,7 +67,7 @@ def test_a_verb_passes_them_on(
 def test_an_onnx_file_stays_in_its_own_runtime(photos: Path, tmp_path: Path) -> None:
     path = save_onnx(twin(), tmp_path / "one.onnx")
     assert (
-        srkd.models.open_runtime(path, srkd.verb_options.EvaluateOptions(limits=2), srkd.api.Context()).name
+        srkd.options.models.open_runtime(path, srkd.options.verbs.EvaluateOptions(limits=2), Context()).name
         == "onnxruntime"
     )
 

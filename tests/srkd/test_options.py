@@ -15,10 +15,10 @@ from click.testing import CliRunner
 
 from compressor.base.context import Context
 from compressor.base.errors import SrkdError, UsageError
-from srkd.console import Console
-from srkd.options import Option, Options, from_json, public, to_json
-from srkd.parameters import SETTING, SIZES
-from srkd.verb import verb
+from srkd.cli.verb import verb
+from srkd.options.declare import Option, Options, from_json, public, to_json
+from srkd.options.parameters import SETTING, SIZES
+from srkd.terminal.console import Console
 
 
 @dataclass(frozen=True)

@@ -13,17 +13,17 @@ from PIL import Image
 import srkd
 from compressor.base.errors import SrkdError, UsageError
 from compressor.models.checkpoints.load import load_checkpoint
-from compressor.models.students import parse_student
+from compressor.models.students.students import parse_student
 from compressor.training.run_folder import read_facts
 from compressor.training.state import State
 from export.plan.measure import Place
 from export.plan.search import Targets
-from srkd.cli import run
-from srkd.commands.plan import command
-from srkd.console import json_value
-from srkd.planning import PlanFiles, PlanReport, remedies
-from srkd.run import CompressReport
-from srkd.verb_options import CompressOptions
+from srkd.cli.main import run
+from srkd.cli.verbs.plan import command
+from srkd.options.verbs import CompressOptions
+from srkd.runs.planning import PlanFiles, PlanReport, remedies
+from srkd.runs.run import CompressReport
+from srkd.terminal.console import json_value
 from tests.support.small_runs import SMALL, TEACHER, save_photos, save_teacher
 
 
@@ -119,7 +119,7 @@ def test_remedies_are_a_smaller_image_then_eight_bits() -> None:
 
 
 def test_another_device_measures(teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("srkd.planning.spread_out", lambda candidates, targets: [candidates[0]])
+    monkeypatch.setattr("srkd.runs.planning.spread_out", lambda candidates, targets: [candidates[0]])
     folder = tmp_path / "phone"
     files = srkd.plan(teacher, target_fps=2, lr_size="16x12", emit=folder)
     assert isinstance(files, PlanFiles) and files.files == ("compact-8x1.onnx", "photo.npy", "plan.json", "run.py")
@@ -135,8 +135,8 @@ def test_another_device_measures(teacher: Path, tmp_path: Path, monkeypatch: pyt
 @pytest.fixture
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shorten the measurements of plan and check."""
-    monkeypatch.setattr("srkd.targeted.PLAN_SECONDS", 0.02)
-    monkeypatch.setattr("srkd.targeted.SECONDS", 0.1)
+    monkeypatch.setattr("srkd.runs.targeted.PLAN_SECONDS", 0.02)
+    monkeypatch.setattr("srkd.runs.targeted.SECONDS", 0.1)
 
 
 def compressed(teacher: Path, folder: Path, **options: Any) -> CompressReport:
@@ -200,7 +200,7 @@ def test_a_resumed_run_keeps_its_plan_and_is_timed_at_its_end(
     before = read_facts(tmp_path / "run")
     assert "result" not in before and before["plan"]["chosen"]["student"]
     monkeypatch.setattr(State, "save", save)
-    monkeypatch.setattr("srkd.compression.plan_student", lambda *words: pytest.fail("planned again"))
+    monkeypatch.setattr("srkd.runs.compression.plan_student", lambda *words: pytest.fail("planned again"))
     report = srkd.resume(tmp_path / "run")
     after = read_facts(tmp_path / "run")
     assert after["plan"] == before["plan"] and report.target is not None and after["target"]["met"] is True

@@ -17,8 +17,20 @@ from PIL import Image, ImageColor
 
 import srkd
 from compressor.base.errors import SrkdError, UsageError
-from srkd.chart import COLOURS, HEIGHT, LEFT, MARK, RIGHT, WIDTH, Chart, Curve, NothingToDraw, draw_charts, round_ticks
-from srkd.cli import run
+from srkd.charts.curves import (
+    COLOURS,
+    HEIGHT,
+    LEFT,
+    MARK,
+    RIGHT,
+    WIDTH,
+    Chart,
+    Curve,
+    NothingToDraw,
+    draw_charts,
+    round_ticks,
+)
+from srkd.cli.main import run
 
 
 def rows_of(*, steps: int = 100, psnr: float = 29.0, skipped: Sequence[int] = ()) -> list[dict[str, Any]]:

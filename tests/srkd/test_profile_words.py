@@ -14,8 +14,8 @@ from PIL import Image
 from compressor.models.checkpoints.save import save_network
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
-from srkd.cli import run
-from srkd.scatter import Scatter, ScatterPoint, draw_scatter, pareto_front
+from srkd.charts.scatter import Scatter, ScatterPoint, draw_scatter, pareto_front
+from srkd.cli.main import run
 
 QUICK = ("--lr-size", "12x10", "--seconds", "0.1", "--no-memory", "--runtime", "torch", "--threads", "1")
 

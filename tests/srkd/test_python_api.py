@@ -22,9 +22,9 @@ from compressor.base.context import Context
 from compressor.base.errors import SrkdError, UsageError
 from compressor.models.networks.registry import build
 from export.profile.settings import Settings
-from srkd.console import context_for_python
-from srkd.parameters import SIZE, SIZES
-from srkd.verb_options import ExportOptions, ProfileOptions
+from srkd.options.parameters import SIZE, SIZES
+from srkd.options.verbs import ExportOptions, ProfileOptions
+from srkd.terminal.console import context_for_python
 from tests.support.foreign_models import save_onnx, twin
 from tests.support.small_runs import SMALL, TEACHER, save_photos, save_teacher
 
@@ -244,8 +244,8 @@ def show_both(context: Context) -> None:
 
 @pytest.fixture
 def stderr(monkeypatch: pytest.MonkeyPatch) -> Callable[[io.StringIO], io.StringIO]:
-    monkeypatch.setattr("srkd.console.PROGRESS_AFTER_SECONDS", 0.0)
-    monkeypatch.setattr("srkd.console.LINE_EVERY_SECONDS", 0.0)
+    monkeypatch.setattr("srkd.terminal.console.PROGRESS_AFTER_SECONDS", 0.0)
+    monkeypatch.setattr("srkd.terminal.console.LINE_EVERY_SECONDS", 0.0)
 
     def put(stream: io.StringIO) -> io.StringIO:
         monkeypatch.setattr(sys, "stderr", stream)

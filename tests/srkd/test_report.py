@@ -17,12 +17,12 @@ import pytest
 import srkd
 from compressor.base.context import Context
 from compressor.base.errors import SrkdError, UsageError
-from srkd.api import run_profile
-from srkd.cli import run
-from srkd.reporting.html import element, json_script
-from srkd.reporting.report import MOST_BYTES
-from srkd.reporting.speed import read_speed
-from srkd.verb_options import ProfileOptions
+from srkd.api.profile import run_profile
+from srkd.api.report import MOST_BYTES
+from srkd.cli.main import run
+from srkd.options.verbs import ProfileOptions
+from srkd.report.html import element, json_script
+from srkd.report.speed import read_speed
 from tests.support.foreign_models import save_all
 from tests.support.small_runs import SMALL, save_photos, save_teacher
 
@@ -175,14 +175,14 @@ def test_speed_is_measured_once_and_kept(copy: Path, monkeypatch: pytest.MonkeyP
         # In torch alone, on small images: exports to ONNX would take seconds.
         return run_profile(replace(options, seconds=0.1, runtime=("torch",), lr_size=((16, 12),)), context)
 
-    monkeypatch.setattr("srkd.reporting.report.run_profile", measure)
+    monkeypatch.setattr("srkd.api.report.run_profile", measure)
     report = srkd.report(copy, threads=1)
     assert report.path == copy / "report.html"
     stored = json.loads((copy / "profile.json").read_text())
     assert {row["runtime"] for row in stored["rows"]} == {"torch"}
     text = page_of(report.path).text
     assert "torch fp32, cpu, 1 thread, LR 16x12, batch 1" in text
-    monkeypatch.setattr("srkd.reporting.report.run_profile", lambda *_: pytest.fail("it was measured again"))
+    monkeypatch.setattr("srkd.api.report.run_profile", lambda *_: pytest.fail("it was measured again"))
     srkd.report(copy)
     # The profile is not valid for other weights.
     assert read_speed(copy, "0" * 64) is None

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from recipes.catalogue import RECIPES
-from srkd.compression import compress
-from srkd.config import load_recipe
-from srkd.verb_options import CompressOptions
+from srkd import compress
+from srkd.options.verbs import CompressOptions
+from srkd.runs.config import load_recipe
 
 
 @pytest.fixture

@@ -17,9 +17,9 @@ import srkd
 from compressor.models.checkpoints.save import save_network
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
-from srkd.cli import run
-from srkd.console import Console
-from srkd.tables import csv_text, fact_lines, table_lines
+from srkd.cli.main import run
+from srkd.terminal.console import Console
+from srkd.terminal.tables import csv_text, fact_lines, table_lines
 
 WORD = st.text("abxyz019.,+-%", min_size=0, max_size=14)
 TEXT = st.lists(WORD, max_size=8).map(" ".join)

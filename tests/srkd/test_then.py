@@ -14,14 +14,14 @@ from compressor.base.errors import SrkdError, UsageError
 from compressor.base.interrupts import Interrupted
 from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.networks.registry import quantise
-from compressor.models.quantisation import Quantisation
+from compressor.models.quantisation.description import Quantisation
 from compressor.training.events import RunEvents
 from compressor.training.state import State
-from srkd.cli import run
-from srkd.commands.compress import scores
-from srkd.compression import compress, resume
-from srkd.models import find_run_teacher
-from srkd.run import CompressReport
+from srkd import compress, resume
+from srkd.cli.main import run
+from srkd.cli.verbs.compress import scores
+from srkd.options.models import find_run_teacher
+from srkd.runs.run import CompressReport
 from tests.support.small_runs import SMALL, save_photos, save_teacher
 
 SETTINGS = (*SMALL, "then.bits=4", "then.schedule.batch=2", "then.schedule.lr_patch=8")

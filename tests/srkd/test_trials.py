@@ -27,11 +27,11 @@ from compressor.models.networks.registry import build
 from compressor.training.events import RunEvents
 from compressor.training.state import State
 from recipes.config.reading import load_preset
-from srkd.cli import run
-from srkd.compression import compress, resume
-from srkd.models import find_run_teacher
-from srkd.run import CompressReport
-from srkd.trials import compare_batches
+from srkd import compress, resume
+from srkd.cli.main import run
+from srkd.options.models import find_run_teacher
+from srkd.runs.run import CompressReport
+from srkd.runs.trials import compare_batches
 
 SMALL = ("schedule.batch=2", "schedule.lr_patch=8", "schedule.validate_every=3", "schedule.rate=1e-3")
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.recipes_compared import SETS, Finished, gains, table
-from srkd.trials_report import Gain, Spread
+from srkd.record.trials import Gain, Spread
 
 FIGURES = st.lists(st.floats(20, 40), min_size=2, max_size=6)
 

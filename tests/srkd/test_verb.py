@@ -73,8 +73,8 @@ def test_sigterm_ends_it(body: str, last: str, tmp_path: Path) -> None:
     (tmp_path / "endless.py").write_text(
         "import time, torch\n"
         "from compressor.base import interrupts\n"
-        "from srkd.console import Console\n"
-        "from srkd.verb import run_or_exit\n"
+        "from srkd.terminal.console import Console\n"
+        "from srkd.cli.verb import run_or_exit\n"
         "interrupts.GRACE_SECONDS = 1.0\n"
         f"{body}\n"
         "run_or_exit(Console(), body)\n"

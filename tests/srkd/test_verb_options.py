@@ -14,10 +14,10 @@ import srkd
 from compressor.base.errors import UsageError
 from compressor.inference.tiling import UNBOUNDED_OVERLAP
 from export.profile.settings import DEFAULT_SIZE, Settings
-from srkd import verb_options
-from srkd.cli import VERBS, cli
-from srkd.options import Options, declarations
-from srkd.verb import VerbCommand
+from srkd.cli.main import VERBS, cli
+from srkd.cli.verb import VerbCommand
+from srkd.options.declare import Options, declarations
+from srkd.options.declare import verbs as verb_options
 
 CALLBACKS = ["progress", "announce"]
 CONSOLE = {"as_json", "as_csv", "verbose", "quiet", "help"}
@@ -91,7 +91,7 @@ def test_the_python_function_has_the_declared_options_and_no_others(name: str) -
         is_keyword = parameter.kind is parameter.KEYWORD_ONLY
         assert is_keyword != declaration.option.argument
         assert f"{declaration.name}: " in (function.__doc__ or "")
-    assert (function.__name__, function.__module__) == (name, "srkd.api")
+    assert (function.__name__, function.__module__) == (name, f"srkd.api.{name}")
 
 
 def test_inspect_takes_arch_options_as_keywords_and_all_others_as_declared() -> None:

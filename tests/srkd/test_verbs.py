@@ -23,12 +23,12 @@ from compressor.models.checkpoints.save import save_network
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
 from compressor.runtimes.base import Runtime
-from export import exporting
-from export.formats import FORMATS
-from export.verify import Proof
-from srkd.cli import cli, run
-from srkd.models import common_scale, find_run_teacher, open_runtime
-from srkd.verb_options import RuntimeOptions
+from export.formats.table import FORMATS
+from export.proof.verify import Proof
+from export.writing import exporting
+from srkd.cli.main import cli, run
+from srkd.options.models import common_scale, find_run_teacher, open_runtime
+from srkd.options.verbs import RuntimeOptions
 from tests.support.foreign_models import save_onnx, twin
 
 ReadJson = Callable[..., dict[str, Any]]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from export.formats import FORMATS
+from export.formats.table import FORMATS
 
 
 @dataclass(frozen=True)

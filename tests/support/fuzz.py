@@ -40,8 +40,8 @@ from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
 from compressor.runtimes import probing
 from compressor.teachers.teacher import load_teacher
-from export.conversion import Conversion
-from export.to_onnx import convert
+from export.convert.to_onnx import convert
+from export.formats.conversion import Conversion
 from recipes.config.reading import load_preset
 from recipes.config.schema import schema_path
 from tests.support.foreign_models import save_export, save_onnx, save_torchscript, twin

@@ -19,7 +19,7 @@ from compressor.data.batches import Batch
 from compressor.images.resize import imresize
 from compressor.models.networks.base import Network, Spec
 from compressor.models.networks.registry import build, quantise
-from compressor.models.students import student_of_spec
+from compressor.models.students.students import student_of_spec
 from compressor.training.distributed import open_processes
 from compressor.training.guard import Skipped
 from compressor.training.loop import Trainer

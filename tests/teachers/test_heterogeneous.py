@@ -10,10 +10,10 @@ import torch
 
 import srkd
 from compressor.models.networks.registry import build
-from compressor.models.students import parse_student
+from compressor.models.students.students import parse_student
 from compressor.teachers.spandrel_teacher import import_spandrel, is_spandrel_installed
 from compressor.teachers.teacher import load_teacher
-from srkd.compression import compress
+from srkd import compress
 from tests.support.foreign_models import save_onnx, twin
 from tests.support.method_runs import Waves
 

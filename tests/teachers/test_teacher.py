@@ -20,8 +20,8 @@ from compressor.models.networks.registry import build
 from compressor.runtimes.table import OpenOptions
 from compressor.teachers.teacher import Teacher, load_teacher
 from compressor.training.step import Runner
-from srkd.compression import compress
-from srkd.config import recipes_for_outputs
+from srkd import compress
+from srkd.runs.config import recipes_for_outputs
 from tests.support.foreign_models import KINDS, MultiplesOf, save_all, save_export, save_onnx, save_torchscript, twin
 
 

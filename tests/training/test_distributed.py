@@ -33,7 +33,7 @@ from compressor.training.run_lock import lock_run
 from compressor.training.state import State
 from recipes.config.reading import load_preset
 from recipes.scratch import Scratch
-from srkd.compression import compress
+from srkd import compress
 from tests.support.commands import ROOT
 from tests.support.distributed_run import measure
 from tests.support.torchrun import TWO_PROCESSES, run_torchrun, torchrun, workers

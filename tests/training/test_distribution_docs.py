@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from srkd.commands.compress import command
+from srkd.cli.verbs.compress import command
 from tests.support.commands import ROOT
 
 PAGE = (ROOT / "docs" / "many-gpus.md").read_text(encoding="utf-8")

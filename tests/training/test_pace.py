@@ -17,9 +17,9 @@ from compressor.base.durations import describe_duration, round_down
 from compressor.base.interrupts import StopRequest, catch_signals, end_despite_native_code
 from compressor.training import pace as pace_module
 from compressor.training.pace import Pace, describe_device
-from srkd import console
-from srkd.compression import compress
-from srkd.console import Console
+from srkd import compress
+from srkd.terminal import console
+from srkd.terminal.console import Console
 from tests.support.small_runs import SMALL
 
 
@@ -93,8 +93,8 @@ def test_durations_name_fewer_steps_only_where_a_person_would_not_wait():
 def test_loss_and_speed_are_shown_from_the_first_step(teacher, photos, tmp_path):
     lines: list[tuple[str, float]] = []
     context = Context(status=lambda line, left: lines.append((line, left)))
-    from srkd.compression import run_compress
-    from srkd.verb_options import CompressOptions
+    from srkd.options.verbs import CompressOptions
+    from srkd.runs.compression import run_compress
 
     options = CompressOptions(teacher, data=photos, init="inherit", steps=3, out=tmp_path / "run", settings=SMALL)
     run_compress(options, context)
@@ -103,7 +103,7 @@ def test_loss_and_speed_are_shown_from_the_first_step(teacher, photos, tmp_path)
 
 
 def test_a_resumed_run_shows_them_too(teacher, photos, tmp_path, monkeypatch, capsys):
-    from srkd.cli import run
+    from srkd.cli.main import run
 
     def stop(title: str, done: int, total: int) -> None:
         if title == "training" and done == 2:

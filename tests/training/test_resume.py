@@ -25,8 +25,8 @@ from compressor.models.checkpoints.save import save_network
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
 from compressor.training.run_folder import SavedStates
-from srkd.cli import run as srkd_in_process
-from srkd.compression import compress, resume
+from srkd import compress, resume
+from srkd.cli.main import run as srkd_in_process
 from tests.support.commands import ROOT
 
 SETTINGS = ("schedule.batch=2", "schedule.lr_patch=8", "schedule.validate_every=3", "schedule.rate=1e-3")
@@ -50,7 +50,7 @@ def started(arguments: list[str], program: str = "", most_bytes: int | None = No
     """Start `srkd compress` in a new process, after `program`, with files limited to `most_bytes`."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     limit = "" if most_bytes is None else f"import resource as r; r.setrlimit(r.RLIMIT_FSIZE, ({most_bytes},) * 2)\n"
-    lines = f"{limit}{program}\nimport sys; from srkd.cli import main; main(['compress', *sys.argv[1:]])"
+    lines = f"{limit}{program}\nimport sys; from srkd.cli.main import main; main(['compress', *sys.argv[1:]])"
     command = [sys.executable, "-c", lines, *arguments]
     return subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 

@@ -17,7 +17,7 @@ from compressor.models.networks.axes import Segments
 from compressor.models.networks.base import Network, Spec
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
-from compressor.models.students import student_of_spec
+from compressor.models.students.students import student_of_spec
 from compressor.training.loop import Trainer
 from compressor.training.method import Calibrated, Calibration, PlainMethod, calibration_steps
 from compressor.training.stage import Stage

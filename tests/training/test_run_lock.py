@@ -17,8 +17,8 @@ from compressor.base.context import QUIET, Context
 from compressor.base.errors import SrkdError, UsageError
 from compressor.training.run_folder import LOCK
 from compressor.training.run_lock import lock_run
-from srkd.cli import run as srkd_in_process
-from srkd.compression import compress, resume
+from srkd import compress, resume
+from srkd.cli.main import run as srkd_in_process
 from tests.support.commands import ROOT
 from tests.support.small_runs import SMALL
 

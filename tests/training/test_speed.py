@@ -31,10 +31,10 @@ from compressor.training.speed import (
 from compressor.training.stage import Stage
 from compressor.training.state import State
 from recipes.config.reading import load_preset
-from srkd import compression, config
-from srkd.config import RunNetworks, StudentInit, read_execution_mode
-from srkd.run import TrainingRun
-from srkd.verb_options import CompressOptions
+from srkd.options.verbs import CompressOptions
+from srkd.runs import compression, config
+from srkd.runs.config import RunNetworks, StudentInit, read_execution_mode
+from srkd.runs.run import TrainingRun
 from tests.support.training import Recorder, smooth_patch
 
 CPU = torch.device("cpu")

@@ -14,7 +14,7 @@ import srkd
 from compressor.base.errors import MissingExtra, SrkdError, UsageError
 from compressor.training.run_folder import RunFolder
 from compressor.training.trackers import WANDB_FILE
-from srkd.cli import run
+from srkd.cli.main import run
 from tests.support.small_runs import SMALL
 
 

@@ -15,7 +15,7 @@ from compressor.data.batches import Batch, Batches
 from compressor.data.prepare import DataChoice, prepare_data
 from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.networks.base import Network
-from compressor.models.students import build_student
+from compressor.models.students.students import build_student
 from compressor.training.loop import Trainer
 from compressor.training.run_folder import RunFolder
 from compressor.training.stage import Stage

@@ -17,7 +17,7 @@ from typing import IO, Any
 
 from compressor.base.errors import SrkdError
 from compressor.base.files import sha256_of
-from compressor.models.quantisation import KEY as QUANT
+from compressor.models.quantisation.description import KEY as QUANT
 
 RUN_FOLDER_WEIGHTS, RUN_FOLDER_FACTS = "student.safetensors", "run.json"
 HEADER_BYTES_LIMIT = 16 * 2**20

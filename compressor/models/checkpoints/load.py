@@ -22,8 +22,8 @@ from compressor.models.checkpoints.unwrap import Unwrapped, readings, unwrap
 from compressor.models.networks.base import Architecture, Network, Spec
 from compressor.models.networks.dialect import Assumption, Dialect
 from compressor.models.networks.registry import NETWORKS, architectures, build, spec_from_dict
-from compressor.models.quantisation import Quantisation, read_quantisation
-from compressor.models.quantisers import quantisers_of
+from compressor.models.quantisation.description import Quantisation, read_quantisation
+from compressor.models.quantisation.quantisers import quantisers_of
 
 OWN_DIALECT = "srkd"
 LARGEST_GROWTH = 8

@@ -11,12 +11,12 @@ import torch
 from compressor.base.errors import SrkdError, UsageError
 from compressor.base.files import atomic_path
 from compressor.models.checkpoints.header import StoredCost, TensorEntry, cost_entry
-from compressor.models.cost import cost
-from compressor.models.licence import KEY as LICENCE
+from compressor.models.checkpoints.licence import KEY as LICENCE
 from compressor.models.networks.base import Network, Spec, tensor_bytes
+from compressor.models.networks.cost import cost
 from compressor.models.networks.registry import NETWORKS
-from compressor.models.quantisation import KEY as QUANT
-from compressor.models.quantisation import Quantisation
+from compressor.models.quantisation.description import KEY as QUANT
+from compressor.models.quantisation.description import Quantisation
 
 FORMAT = "srkd/1"
 METADATA_KEYS = frozenset(

@@ -9,7 +9,7 @@ from functools import partial
 import torch
 
 from compressor.models.networks.base import Network, Tap
-from compressor.models.taps import watch
+from compressor.models.networks.taps import watch
 
 
 class AllSeen(Exception):

@@ -20,7 +20,7 @@ from compressor.models.networks.axes import AxisPlan
 from compressor.models.networks.dialect import Dialect
 from compressor.models.networks.linear_plan import LinearPlan as LinearPlan
 from compressor.models.networks.linear_plan import Tap as Tap
-from compressor.models.quantisation import Quantisation
+from compressor.models.quantisation.description import Quantisation
 
 S = TypeVar("S", bound="Spec")
 M = TypeVar("M", bound="ImageModel")

@@ -31,7 +31,7 @@ from compressor.models.networks.dialect import (
 from compressor.models.networks.edsr_family import ShiftedSpec, constant_mean_shift, mean_shift_layers, mean_shifts
 from compressor.models.networks.layers import Upsampler, scale_from_upsampler, upsampler_factors, upsampler_reach
 from compressor.models.networks.linear_plan import LinearLayer, LinearPlan, SpaceKind
-from compressor.models.quantisers import Place, Shortcut
+from compressor.models.quantisation.quantisers import Place, Shortcut
 
 
 @dataclass(frozen=True)

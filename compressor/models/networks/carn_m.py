@@ -29,7 +29,7 @@ from compressor.models.networks.carn import (
 from compressor.models.networks.carn import OFFICIAL as CARN_OFFICIAL
 from compressor.models.networks.dialect import Reading, State, columns, has_tensors, rows, weight_and_bias
 from compressor.models.networks.linear_plan import LinearPlan
-from compressor.models.quantisers import Place, Shortcut
+from compressor.models.quantisation.quantisers import Place, Shortcut
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from compressor.models.networks.axes import Axis, AxisPlan, Repeat, layer_axes
 from compressor.models.networks.base import Architecture, Descriptor, Network, Spec, Tap, require_positive, scale_count
 from compressor.models.networks.dialect import Dialect, Reading, State, columns, rows
 from compressor.models.networks.linear_plan import LinearLayer, LinearPlan, SpaceKind
-from compressor.models.quantisers import Place
+from compressor.models.quantisation.quantisers import Place
 
 
 @dataclass(frozen=True)

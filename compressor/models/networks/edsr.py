@@ -28,7 +28,7 @@ from compressor.models.networks.dialect import Assumption, Reading, State, rows
 from compressor.models.networks.edsr_family import LongSkipNetwork, Naming, ShiftedSpec, long_skip_end, mean_shifts
 from compressor.models.networks.layers import Upsampler, upsampler_factors, upsampler_reach
 from compressor.models.networks.linear_plan import LinearLayer, LinearPlan, SpaceKind
-from compressor.models.quantisers import Place, Shortcut
+from compressor.models.quantisation.quantisers import Place, Shortcut
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from compressor.models.networks.edsr_family import (
 )
 from compressor.models.networks.layers import Upsampler, upsampler_factors
 from compressor.models.networks.linear_plan import LinearLayer, LinearPlan, SpaceKind
-from compressor.models.quantisers import Place, Shortcut
+from compressor.models.quantisation.quantisers import Place, Shortcut
 
 
 @dataclass(frozen=True)

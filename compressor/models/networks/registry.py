@@ -16,8 +16,8 @@ import torch
 from compressor.base.entry_points import Table, describe_failure, package_of, top_module
 from compressor.base.errors import SrkdError, UsageError
 from compressor.models.networks.base import Architecture, Network, Spec
-from compressor.models.quantisation import Quantisation
-from compressor.models.quantisers import add_quantisers
+from compressor.models.quantisation.description import Quantisation
+from compressor.models.quantisation.quantisers import add_quantisers
 
 GROUP = "srkd.networks"
 """The entry point group for networks of other packages."""

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from compressor.models.quantisers import Place
+from compressor.models.quantisation.quantisers import Place
 
 OTHER_REGION = -100.0
 """Added to the attention between positions that are neighbours only because of the cyclic shift."""

@@ -1,0 +1,166 @@
+"""Parameters and multiply-accumulates (MACs), counted on the meta device: no memory, no time, any size.
+
+MACs are those of convolutions, linear layers and attention products, without mean shift; super-resolution papers call
+them FLOPs. MAC+ adds one operation per element that global pooling reads and five per element of a LayerNorm, as the
+counter behind DUKD's table 1 does.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.hooks import RemovableHandle
+
+from compressor.base.errors import UsageError
+from compressor.models.networks.base import ImageModel, Network, Spec
+from compressor.models.networks.layers import MeanShift
+from compressor.models.networks.meta_device import LiveBytes, MetaDevice, macs_of
+from compressor.models.networks.registry import build
+
+EXTRA_OPERATIONS: dict[type[nn.Module], int] = {nn.AdaptiveAvgPool2d: 1, nn.LayerNorm: 5}
+"""Operations that MAC+ counts per input element of such a module."""
+LARGEST_SIDE = 65536
+MEASURED_SIDE = 64
+COMPARED_SIZE = (256, 256)
+"""Width and height of the LR image for which every table counts MACs, so that all figures are comparable."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """The cost of one image; `lr_size` is (width, height)."""
+
+    params: int
+    macs: int
+    macs_plus: int
+    lr_size: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class LayerCost:
+    """One module with parameters or MACs of its own; a shared module is listed once, with the MACs of all passes."""
+
+    name: str
+    kind: str
+    params: int
+    macs: int
+
+
+def cost(network: ImageModel | Spec, lr_size: tuple[int, int] = COMPARED_SIZE) -> Cost:
+    """Return the parameters and MACs of a network, or of a spec without building it; `lr_size` is W × H LR pixels."""
+    spec = network if isinstance(network, Spec) else network.require_network("a spec").spec
+    if not all(1 <= side <= LARGEST_SIDE for side in lr_size):
+        raise UsageError(f"lr_size={lr_size} is not a width and a height from 1 to {LARGEST_SIDE}")
+    return _count(spec, lr_size)
+
+
+@lru_cache(maxsize=256)
+def _count(spec: Spec, lr_size: tuple[int, int]) -> Cost:
+    counts = count_operations(spec, lr_size)
+    shifts = [name for name, module in counts.network.named_modules() if isinstance(module, MeanShift)]
+    macs = counts.macs[""] - sum(counts.macs.get(name, 0) for name in shifts)
+    return Cost(counts.network.params, macs, macs + counts.extra, lr_size)
+
+
+def layer_costs(network: ImageModel | Spec, lr_size: tuple[int, int] = (256, 256)) -> tuple[LayerCost, ...]:
+    """Return the cost of each layer, in the order of the network; the rows add up to its parameters and MACs."""
+    counts = count_operations(network if isinstance(network, Spec) else network.require_network("a spec").spec, lr_size)
+    rows = []
+    for name, module in counts.network.named_modules():
+        macs = counts.macs_alone.get(name, 0)
+        params = sum(parameter.numel() for parameter in module.parameters(recurse=False))
+        if (params or macs) and not isinstance(module, MeanShift):
+            rows.append(LayerCost(name, type(module).__name__, params, macs))
+    return tuple(rows)
+
+
+@lru_cache(maxsize=64)
+def pixel_bytes(spec: Spec) -> int:
+    """Return the peak memory in bytes per LR pixel in fp32 without gradients, excluding the weights."""
+    with torch.device("meta"), torch.no_grad(), LiveBytes() as live:
+        network = build(spec).eval()
+        model = network.descriptor
+        side = -(-max(MEASURED_SIDE, model.min_size) // model.size_multiple) * model.size_multiple
+        before = live.bytes
+        network(torch.empty(1, model.channels, side, side))
+    peak: int = live.peak - before
+    return math.ceil(peak / side**2)
+
+
+@dataclass(frozen=True)
+class OperationCounts:
+    """The operations of one image: MACs by module ("" is the whole network), and the additional ones of MAC+."""
+
+    network: Network
+    macs: dict[str, int]
+    macs_alone: dict[str, int]
+    """MACs by module, without those of its submodules."""
+    extra: int
+
+
+def count_operations(spec: Spec, lr_size: tuple[int, int]) -> OperationCounts:
+    with torch.device("meta"), torch.no_grad(), MetaDevice():
+        network = build(spec)
+        lr = torch.empty(1, network.descriptor.channels, lr_size[1], lr_size[0])
+        with _Counter(network) as counter, extra_operations(network) as extra:
+            network(lr)
+    return OperationCounts(network, counter.macs, counter.macs_alone, sum(extra))
+
+
+class _Counter(MetaDevice):  # type: ignore[no-untyped-call]
+    """A counter of MACs for each module that is running during an operation, and for "", the whole network."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.macs = {"": 0}
+        self.macs_alone: dict[str, int] = {}
+        self.within = [""]
+        self._hooks = [hook for name, module in network.named_modules() if name for hook in self._follow(name, module)]
+
+    def _follow(self, name: str, module: nn.Module) -> tuple[RemovableHandle, RemovableHandle]:
+        def leave(*_: object) -> None:
+            self.within.pop()
+
+        return (
+            module.register_forward_pre_hook(lambda *_: self.within.append(name)),
+            module.register_forward_hook(leave),
+        )
+
+    def after(self, function: Any, arguments: tuple[Any, ...], options: Mapping[str, Any], result: Any) -> None:
+        macs = macs_of(function, arguments, options, result)
+        if macs:
+            for name in set(self.within):
+                self.macs[name] = self.macs.get(name, 0) + macs
+            self.macs_alone[self.within[-1]] = self.macs_alone.get(self.within[-1], 0) + macs
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
+        for hook in self._hooks:
+            hook.remove()
+
+
+@contextmanager
+def extra_operations(network: nn.Module) -> Iterator[list[int]]:
+    """Yield a list of the operations that MAC+ adds, one entry per pass through a counted module."""
+    extra: list[int] = []
+
+    def each(operations: int) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+        return lambda module, inputs: extra.append(operations * inputs[0].numel())
+
+    handles = [
+        module.register_forward_pre_hook(each(operations))
+        for module in network.modules()
+        for kind, operations in EXTRA_OPERATIONS.items()
+        if isinstance(module, kind)
+    ]
+    try:
+        yield extra
+    finally:
+        for handle in handles:
+            handle.remove()

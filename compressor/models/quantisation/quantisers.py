@@ -1,0 +1,434 @@
+"""Fake quantisation: values on the grid of an integer, in floating point, with gradients that pass the rounding.
+
+    m = 2^(k-1) - 1
+    weights       Q(W) = round(W·m/M)·M/m,   M = max|W| + 1e-8            no gradient through M, dQ/dW = 1
+    symmetric     Q(v) = round(clip(v, -α, α)·m/α)·α/m                    α is trained
+                  dQ/dv = 1[|v| ≤ α],   dQ/dα = (Q(v) - clip(v, -α, α))/α + sign(v)·1[|v| > α]
+    unsigned      Q(v) = round(clip(v, 0, α)·n/α)·α/n,   n = 2^k - 1      PACT, for non-negative values
+                  dQ/dv = 1[0 ≤ v < α],   dQ/dα = 1[v ≥ α]
+
+The symmetric form is PAMS's (colorjam/PAMS, model/quant_ops.py; the gradient by α follows from it), rounding half to
+even. In that code a value equal to ±α gives half of its gradient to v and half to α: `tie=0.5`.
+
+The arithmetic is in the precision of α, fp32, also inside a bf16 autocast: near the end of an 8-bit grid bf16 cannot
+distinguish adjacent levels, and the gradient of α sums up rounding errors, which bf16 would replace by its own. The
+next convolution still computes in bf16.
+
+A network declares the places (`Place`, `Shortcut`) at which its features can be quantised; in a float network they do
+nothing. A quantised network is built from its spec and a `Quantisation` (networks/registry.py): the tensors of the
+float network keep their names, and each quantiser adds an `alpha`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any, TypeAlias, cast
+
+import torch
+from torch import nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+from compressor.base.errors import UsageError
+from compressor.models.quantisation.description import EDGE_BITS, Quantisation
+
+INITIAL_ALPHA = 10.0
+"""Initial α, from PAMS, model/quant_ops.py; calibration replaces it."""
+SMALLEST_ALPHA = 1e-3
+WEIGHT_EPS = 1e-8
+FLOAT_BYTES = 4
+
+
+def symmetric_levels(bits: int) -> int:
+    """Return m, the number of levels on each side of zero."""
+    return int(2 ** (bits - 1) - 1)
+
+
+def unsigned_levels(bits: int) -> int:
+    """Return the number of levels above zero for non-negative values."""
+    return int(2**bits - 1)
+
+
+# Values.
+
+
+def weight_limits(weight: torch.Tensor, *, per_channel: bool) -> torch.Tensor:
+    """Return M for the tensor, or for each output channel (with the weight's number of axes), without gradient."""
+    magnitude = weight.detach().abs()
+    largest = magnitude.amax(tuple(range(1, weight.dim())), keepdim=True) if per_channel else magnitude.amax()
+    return largest + WEIGHT_EPS
+
+
+def weight_levels(weight: torch.Tensor, bits: int, *, per_channel: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the weights as integers, and the step M/m between two of them."""
+    m, limits = symmetric_levels(bits), weight_limits(weight, per_channel=per_channel)
+    return torch.round(weight.detach() * m / limits), limits / m
+
+
+def quantise_weight(weight: torch.Tensor, bits: int, *, per_channel: bool = False) -> torch.Tensor:
+    """Return the quantised weights Q(W)."""
+    quantised: torch.Tensor = _RoundedWeight.apply(weight, bits, per_channel)  # type: ignore[no-untyped-call]
+    return quantised
+
+
+def quantise_symmetric(
+    values: torch.Tensor, alpha: torch.Tensor, bits: int, *, tie: float = 1.0, clips: bool = True
+) -> torch.Tensor:
+    """Return Q(v) for signed values; without `clips` the grid continues beyond ±α."""
+    if not torch.is_grad_enabled():
+        return _on_symmetric_grid(values, alpha, bits, clips)[0]
+    quantised: torch.Tensor = _Symmetric.apply(values, alpha, bits, tie, clips)  # type: ignore[no-untyped-call]
+    return quantised
+
+
+def quantise_unsigned(values: torch.Tensor, alpha: torch.Tensor, bits: int, *, clips: bool = True) -> torch.Tensor:
+    """Return Q(v) for non-negative values (negative ones count as 0); without `clips` the grid continues beyond α."""
+    if not torch.is_grad_enabled():
+        return _on_unsigned_grid(values, alpha, bits, clips)
+    quantised: torch.Tensor = _Unsigned.apply(values, alpha, bits, clips)  # type: ignore[no-untyped-call]
+    return quantised
+
+
+def _on_symmetric_grid(
+    values: torch.Tensor, alpha: torch.Tensor, bits: int, clips: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return Q(v) and the clipped v."""
+    m = symmetric_levels(bits)
+    clipped = torch.minimum(torch.maximum(values, -alpha), alpha) if clips else values
+    return torch.round(clipped * m / alpha) * alpha / m, clipped
+
+
+def _on_unsigned_grid(values: torch.Tensor, alpha: torch.Tensor, bits: int, clips: bool) -> torch.Tensor:
+    n = unsigned_levels(bits)
+    clipped = values.clamp_min(0)
+    if clips:
+        clipped = torch.minimum(clipped, alpha)
+    return torch.round(clipped * n / alpha) * alpha / n
+
+
+class _RoundedWeight(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, weight: torch.Tensor, bits: int, per_channel: bool) -> torch.Tensor:
+        m, limits = symmetric_levels(bits), weight_limits(weight, per_channel=per_channel)
+        return torch.round(weight * m / limits) * limits / m
+
+    @staticmethod
+    def backward(ctx: Any, upstream: torch.Tensor) -> tuple[torch.Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return upstream, None, None
+
+
+class _Symmetric(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, values: torch.Tensor, alpha: torch.Tensor, bits: int, tie: float, clips: bool
+    ) -> torch.Tensor:
+        ctx.save_for_backward(values, alpha)
+        ctx.bits, ctx.tie, ctx.clips = bits, tie, clips
+        return _on_symmetric_grid(values, alpha, bits, clips)[0]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        values, alpha = ctx.saved_tensors
+        quantised, clipped = _on_symmetric_grid(values, alpha, ctx.bits, ctx.clips)
+        by_alpha = (quantised - clipped) / alpha
+        by_value = upstream
+        if ctx.clips:
+            magnitude = values.abs()
+            inside = (magnitude < alpha).to(values.dtype) + ctx.tie * (magnitude == alpha).to(values.dtype)
+            by_alpha = by_alpha + values.sign() * (1 - inside)
+            by_value = upstream * inside
+        return by_value, (upstream * by_alpha).sum(), None, None, None
+
+
+class _Unsigned(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: torch.Tensor, alpha: torch.Tensor, bits: int, clips: bool) -> torch.Tensor:
+        ctx.save_for_backward(values, alpha)
+        ctx.clips = clips
+        return _on_unsigned_grid(values, alpha, bits, clips)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        values, alpha = ctx.saved_tensors
+        above = (values >= alpha).to(values.dtype) if ctx.clips else torch.zeros_like(values)
+        below = (values < 0).to(values.dtype)
+        return upstream * (1 - above - below), (upstream * above).sum(), None, None
+
+
+# Places of a network, and their quantisers in a quantised network.
+
+
+class Place(nn.Module):
+    """A place at which a quantised network quantises a feature; this class changes nothing.
+
+    A module with places has one before each of its own convolutions or linear layers, and one where papers quantise the
+    branch that is added to a skip. `signed=False`: the feature comes from a ReLU.
+    """
+
+    def __init__(self, *, signed: bool = True) -> None:
+        super().__init__()
+        self.signed = signed
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+
+class Shortcut(nn.Module):
+    """The place at which a residual block's input splits; returns the inputs of branch and skip."""
+
+    signed = True
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return x, x
+
+
+Follow: TypeAlias = Callable[["Quantiser", torch.Tensor], torch.Tensor]
+"""Function that returns α from the quantiser and max|v| of each sample, while α follows the features."""
+
+
+class Quantiser(nn.Module):
+    """A module that quantises a feature within its trained range α."""
+
+    def __init__(self, bits: int, *, signed: bool, tie: float = 1.0, keeps_peaks: bool = False) -> None:
+        super().__init__()
+        self.bits, self.signed, self.tie = bits, signed, tie
+        self.keeps_peaks = keeps_peaks
+        """True if calibration uses the largest feature of all samples, not that of a typical sample."""
+        self.alpha = nn.Parameter(torch.tensor(INITIAL_ALPHA))
+        self.follow: Follow | None = None
+        """If set, nothing is clipped, and α has the value that this function returns."""
+        self.followed: torch.Tensor | None = None
+        """The value of α in the last such step."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x, alpha = x.to(self.alpha.dtype), cast(torch.Tensor, self.alpha)
+        if self.follow is not None:
+            followed = self.follow(self, x.detach().abs().flatten(1).amax(1))
+            # A module that runs several times (CARN-M's shared block) has one range for all its inputs.
+            self.followed = followed if self.followed is None else torch.maximum(followed, self.followed)
+            # The value is `followed`; the gradient goes to α.
+            alpha = self.followed + (alpha - alpha.detach())
+        clips = self.follow is None
+        if self.signed:
+            return quantise_symmetric(x, alpha, self.bits, tie=self.tie, clips=clips)
+        return quantise_unsigned(x, alpha, self.bits, clips=clips)
+
+    def extra_repr(self) -> str:
+        return f"bits={self.bits}, signed={self.signed}"
+
+
+class ShortcutQuantiser(Quantiser):
+    """A quantiser of a residual block's skip, and of its branch input unless `plain_branch` (PAMS's code)."""
+
+    def __init__(self, bits: int, *, signed: bool, tie: float = 1.0, plain_branch: bool = False) -> None:
+        super().__init__(bits, signed=signed, tie=tie)
+        self.plain_branch = plain_branch
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:  # type: ignore[override]
+        quantised = super().forward(x)
+        return (x if self.plain_branch else quantised), quantised
+
+
+class QuantisedConv2d(nn.Conv2d):
+    """A convolution with quantised weights, stored in float; `input` quantises its input."""
+
+    bits: int
+    per_channel: bool
+    input: Quantiser | None
+    is_baked: bool = False
+    """True if `weight` holds the quantised weights."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        x = input if self.input is None else self.input(input)
+        convolved: torch.Tensor = self._conv_forward(x, weight_of(self), self.bias)
+        return convolved
+
+
+class QuantisedLinear(nn.Linear):
+    """A linear layer with quantised weights, stored in float; `input` quantises its input."""
+
+    bits: int
+    per_channel: bool
+    input: Quantiser | None
+    is_baked: bool = False
+    """True if `weight` holds the quantised weights."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        x = input if self.input is None else self.input(input)
+        return F.linear(x, weight_of(self), self.bias)
+
+
+QuantisedLayer: TypeAlias = QuantisedConv2d | QuantisedLinear
+
+
+def weight_of(layer: QuantisedLayer) -> torch.Tensor:
+    """Return the weights used in the layer's products."""
+    if layer.is_baked:
+        return layer.weight
+    return quantise_weight(layer.weight, layer.bits, per_channel=layer.per_channel)
+
+
+def bake_weights(network: nn.Module) -> None:
+    """Replace the weights by the quantised ones, for converters, which need constants."""
+    with torch.no_grad():
+        for layer in quantised_layers(network).values():
+            layer.weight.copy_(weight_of(layer))
+            layer.is_baked = True
+
+
+@torch.no_grad()
+def round_biases(network: nn.Module, lr: torch.Tensor) -> None:
+    """Round the bias of each quantised layer to the step of its integer products, M/m·α/m.
+
+    An integer file has such biases, and the network then computes the same values. A pass of `lr` finds the features
+    that each layer reads; a layer that reads float features (PAMS's conv1) keeps its bias.
+    """
+    quantiser_before: dict[QuantisedLayer, Quantiser] = {}
+    outputs: list[tuple[Quantiser, torch.Tensor]] = []
+
+    def note_output(module: nn.Module, inputs: Any, output: torch.Tensor | tuple[torch.Tensor, ...]) -> None:
+        outputs.extend((cast(Quantiser, module), one) for one in (output if isinstance(output, tuple) else (output,)))
+
+    def note_input(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        before = next((quantiser for quantiser, output in outputs if output is inputs[0]), None)
+        if before is not None and not (isinstance(before, ShortcutQuantiser) and before.plain_branch):
+            quantiser_before[cast(QuantisedLayer, module)] = before
+
+    with ExitStack() as stack:
+        for quantiser in quantisers_of(network).values():
+            stack.callback(quantiser.register_forward_hook(note_output).remove)
+        for layer in quantised_layers(network).values():
+            stack.callback(layer.register_forward_pre_hook(note_input).remove)
+        network(lr)
+    for layer in quantised_layers(network).values():
+        before = layer.input or quantiser_before.get(layer)
+        if layer.bias is None or before is None:
+            continue
+        _, steps = weight_levels(layer.weight, layer.bits, per_channel=layer.per_channel)
+        levels = symmetric_levels(before.bits) if before.signed else unsigned_levels(before.bits)
+        steps = steps.flatten() * before.alpha / levels
+        layer.bias.copy_(torch.round(layer.bias / steps) * steps)
+
+
+def add_quantisers(network: nn.Module, quantisation: Quantisation, papers_layers: Sequence[str], *, arch: str) -> None:
+    """Add quantisers to a network without any.
+
+    `papers_layers` are patterns of the layers that the papers quantise, such as `blocks.*.conv1`.
+    """
+    layers = {name: module for name, module in network.named_modules() if isinstance(module, (nn.Conv2d, nn.Linear))}
+    whole = quantisation.placement == "all"
+    edges = frozenset((next(iter(layers)), next(reversed(layers))))
+    if whole:
+        selection = list(layers)
+    else:
+        if not papers_layers:
+            raise UsageError(f"placement=paper: no residual blocks are declared for a {arch}: use placement=all")
+        patterns = [re.compile(re.escape(one).replace(r"\*", r"\d+")) for one in papers_layers]
+        selection = [name for name in layers if any(pattern.fullmatch(name) for pattern in patterns)]
+    parents = {name.rpartition(".")[0] for name in selection}
+    places = {name: module for name, module in network.named_modules() if isinstance(module, (Place, Shortcut))}
+    with_places = {name.rpartition(".")[0] for name in places}
+    for name, place in places.items():
+        if name.rpartition(".")[0] in parents:
+            network.set_submodule(name, _quantiser(place, quantisation))
+    for name in selection:
+        bits = quantisation.edge_bits if whole and name in edges else quantisation.bits
+        layer = _quantised_layer(layers[name], bits, per_channel=whole)
+        own = name.rpartition(".")[0] not in with_places
+        # With enough levels, peaks are kept so that white stays white; with few levels such a range would round off
+        # everything else.
+        keeps_peaks = bits >= EDGE_BITS
+        layer.input = Quantiser(bits, signed=True, tie=_tie(quantisation), keeps_peaks=keeps_peaks) if own else None
+        network.set_submodule(name, layer)
+
+
+def _quantiser(place: nn.Module, quantisation: Quantisation) -> Quantiser:
+    tie, bits = _tie(quantisation), quantisation.bits
+    if isinstance(place, Shortcut):
+        return ShortcutQuantiser(bits, signed=True, tie=tie, plain_branch=quantisation.compat == "pams")
+    assert isinstance(place, Place)
+    # PAMS always uses the symmetric form; PACT uses the unsigned one after a ReLU.
+    return Quantiser(bits, signed=place.signed or quantisation.method == "pams", tie=tie)
+
+
+def _tie(quantisation: Quantisation) -> float:
+    return 0.5 if quantisation.compat == "pams" else 1.0
+
+
+def _quantised_layer(layer: nn.Conv2d | nn.Linear, bits: int, *, per_channel: bool) -> QuantisedLayer:
+    """Return a quantised layer that shares the tensors of `layer`."""
+    new: QuantisedLayer
+    if isinstance(layer, nn.Conv2d):
+        if layer.padding_mode != "zeros":
+            raise UsageError(f"a convolution with padding_mode={layer.padding_mode!r} cannot be quantised")
+        new = QuantisedConv2d(
+            layer.in_channels,
+            layer.out_channels,
+            layer.kernel_size,  # type: ignore[arg-type]
+            layer.stride,  # type: ignore[arg-type]
+            layer.padding,  # type: ignore[arg-type]
+            layer.dilation,  # type: ignore[arg-type]
+            layer.groups,
+            layer.bias is not None,
+            device="meta",
+        )
+        new.weight, new.bias = layer.weight, layer.bias
+    else:
+        new = QuantisedLinear(layer.in_features, layer.out_features, layer.bias is not None, device="meta")
+        new.weight, new.bias = layer.weight, layer.bias
+    new.bits, new.per_channel = bits, per_channel
+    return new.train(layer.training)
+
+
+# Parts of a quantised network.
+
+
+def quantisers_of(network: nn.Module) -> dict[str, Quantiser]:
+    """Return the feature quantisers by name."""
+    return {name: module for name, module in network.named_modules() if isinstance(module, Quantiser)}
+
+
+def quantised_layers(network: nn.Module) -> dict[str, QuantisedLayer]:
+    """Return the layers with quantised weights by name."""
+    return {
+        name: module
+        for name, module in network.named_modules()
+        if isinstance(module, (QuantisedConv2d, QuantisedLinear))
+    }
+
+
+def quantised_bytes(network: nn.Module) -> int:
+    """Return the size in bytes of the network with its quantised weights packed at their bit widths.
+
+    The scales of the weights, every α, and all other tensors count four bytes each.
+    """
+    bits, packed, scales = 0, 0, 0
+    for layer in quantised_layers(network).values():
+        bits += layer.weight.numel() * layer.bits
+        packed += layer.weight.numel()
+        scales += len(layer.weight) if layer.per_channel else 1
+    rest = sum(parameter.numel() for parameter in network.parameters()) - packed
+    return -(-bits // 8) + FLOAT_BYTES * (rest + scales)
+
+
+@contextmanager
+def following(network: nn.Module, follow: Follow) -> Iterator[dict[nn.Parameter, torch.Tensor]]:
+    """Disable clipping within the block, and set every α to the value that `follow` returns.
+
+    The yielded dictionary holds these values after the block; the parameters themselves are not changed.
+    """
+    quantisers = list(quantisers_of(network).values())
+    followed: dict[nn.Parameter, torch.Tensor] = {}
+    for quantiser in quantisers:
+        quantiser.follow = follow
+    try:
+        yield followed
+    finally:
+        for quantiser in quantisers:
+            if quantiser.followed is not None:
+                followed[quantiser.alpha] = quantiser.followed
+            quantiser.follow = quantiser.followed = None

@@ -1,0 +1,1 @@
+"""Students: cut from a teacher, turned, reordered, or started from another file."""

@@ -1,0 +1,1 @@
+"""Converters to float formats, one file each."""

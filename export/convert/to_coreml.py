@@ -1,0 +1,142 @@
+"""Core ML, for macOS and iOS: an .mlpackage (a folder) with an ML program in float32.
+
+Such a program runs on macOS and iOS only. Before it gets its name, the export checks its inputs and outputs, that no
+tensor has more axes than Core ML takes, and that its weights equal those of the network (or of its form for one size)
+bit for bit.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from compressor.base.errors import SrkdError, reason_of
+from compressor.base.machine import installed_version
+from compressor.models.networks.base import Network
+from compressor.runtimes.coreml_runtime import read_image_format
+from export.formats.conversion import CannotConvert, Conversion, require_size, silence
+
+INPUT, OUTPUT = "lr", "sr"
+MAX_SIDE = 2048
+"""Largest side in pixels of a file for any size: Core ML needs a bound."""
+MAX_AXES = 5
+TARGETS = {"iOS15": "iOS 15, macOS 12", "iOS16": "iOS 16, macOS 13"}
+SKIPPED_PASSES = ("common::fuse_conv_scale", "common::fuse_conv_bias")
+"""Passes that multiply constants into weights; without them the weights can be compared with the network's."""
+LAYERS_WITH_WEIGHTS = (nn.Conv2d, nn.Linear, nn.LayerNorm)
+
+
+def convert(job: Conversion) -> Mapping[str, object]:
+    """Write the package, read it back and check it."""
+    require_size(job, "Core ML")
+    arch, size = job.network.spec.arch, job.options.lr_size
+    try:
+        with silence():
+            network = job.network if size is None else job.network.for_size(size[1], size[0])
+            # Windows are made by pixel unshuffle, which exists since iOS 16.
+            target = "iOS15" if network is job.network else "iOS16"
+            model = _convert_traced(network, size, target)
+            model.user_defined_metadata.update(job.metadata)
+            _describe(model, job.network)
+            model.save(str(job.path))
+            program, spec = _read_back(job.path)
+    except Exception as error:
+        raise CannotConvert(f"coremltools cannot convert {arch}: {reason_of(error, first=True)}") from error
+    _require_images(spec, job.network, size)
+    for operation in program.functions["main"].operations:
+        if any(value.shape is not None and len(value.shape) > MAX_AXES for value in operation.outputs):
+            raise CannotConvert(f"Core ML takes tensors of at most {MAX_AXES} axes, {operation.name} has more")
+    count = _require_weights(program, network)
+    return {
+        "coremltools": installed_version("coremltools"),
+        "target": TARGETS[target],
+        "operations": sum(operation.op_type != "const" for operation in program.functions["main"].operations),
+        "weights_equal": f"{count} tensors",
+        **({} if size is not None else {"max_size": f"{MAX_SIDE}x{MAX_SIDE}"}),
+    }
+
+
+def _convert_traced(network: Network, size: tuple[int, int] | None, target: str) -> Any:
+    import coremltools as ct
+
+    step = network.descriptor.size_multiple
+    least = -(-network.descriptor.min_size // step) * step
+    width, height = size or (max(least, 64), max(least, 48))
+    example = torch.zeros(1, network.descriptor.channels, height, width)
+    with torch.no_grad():
+        traced = torch.jit.trace(network, example, check_trace=False)  # type: ignore[no-untyped-call]
+    shape: tuple[Any, ...] = tuple(example.shape)
+    if size is None:
+        shape = (*shape[:2], ct.RangeDim(least, MAX_SIDE, height), ct.RangeDim(least, MAX_SIDE, width))
+    passes: Any = ct.PassPipeline.DEFAULT
+    passes.remove_passes(SKIPPED_PASSES)
+    return ct.convert(
+        traced,
+        inputs=[ct.TensorType(name=INPUT, shape=shape, dtype=np.float32)],
+        outputs=[ct.TensorType(name=OUTPUT, dtype=np.float32)],
+        convert_to="mlprogram",
+        compute_precision=ct.precision.FLOAT32,
+        minimum_deployment_target=ct.target[target],
+        pass_pipeline=passes,
+        skip_model_load=True,
+    )
+
+
+def _describe(model: Any, network: Network) -> None:
+    descriptor = network.descriptor
+    kind = "RGB" if descriptor.channels == 3 else f"{descriptor.channels} channel"
+    model.short_description = f"Super-resolution by {descriptor.scale}, {network.spec.arch}"
+    model.input_description[INPUT] = f"{kind} image, float32 in [0,1], 1 x {descriptor.channels} x H x W"
+    model.output_description[OUTPUT] = f"the same {descriptor.scale} times larger; not clamped to [0,1]"
+
+
+def _read_back(path: Path) -> tuple[Any, Any]:
+    """Return the program with its weights, and the description, from the package."""
+    import coremltools as ct
+    from coremltools.converters.mil.frontend.milproto.load import load
+
+    model = ct.models.MLModel(str(path), skip_model_load=True)
+    spec = model.get_spec()
+    return load(spec, spec.specificationVersion, str(model.weights_dir)), spec
+
+
+def _require_images(spec: Any, network: Network, size: tuple[int, int] | None) -> None:
+    """Refuse a package that does not take and return one image of these sizes."""
+    image = read_image_format(spec, "the package")
+    scale, channels = network.descriptor.scale, network.descriptor.channels
+    fixed = None if size is None else (1, channels, size[1] * scale, size[0] * scale)
+    actual = tuple(spec.description.output[0].type.multiArrayType.shape)
+    # An output size that depends on a free input size is missing, or that of the example.
+    if (image.channels, image.fixed_size) != (channels, size) or (fixed is not None and actual != fixed):
+        raise SrkdError(
+            f"the package takes {image} and returns {actual}, the network takes {channels} channels, {size}"
+        )
+
+
+def _require_weights(program: Any, network: Network) -> int:
+    """Refuse a package that lacks a weight, compared bit for bit; return the number of tensors compared."""
+    stored: Counter[tuple[int, bytes]] = Counter()
+    for operation in program.functions["main"].operations:
+        if operation.op_type == "const" and isinstance(operation.outputs[0].val, np.ndarray):
+            stored[_content(operation.outputs[0].val)] += 1
+    weights = [
+        (f"{name}.{kind}", tensor.detach().numpy())
+        for name, part in network.named_modules()
+        if isinstance(part, LAYERS_WITH_WEIGHTS)
+        for kind, tensor in part.named_parameters(recurse=False)
+    ]
+    for name, tensor in weights:
+        # A bias of zeros is left out, and equal tensors are stored once.
+        if tensor.any() and not stored[_content(tensor)]:
+            raise SrkdError(f"tensor {name} in the package differs from the network's")
+    return len(weights)
+
+
+def _content(tensor: np.ndarray[Any, Any]) -> tuple[int, bytes]:
+    return tensor.size, np.ascontiguousarray(tensor, dtype=np.float32).tobytes()

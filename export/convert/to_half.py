@@ -1,0 +1,203 @@
+"""ONNX with weights and arithmetic in fp16 or bf16; images stay float32, so an app only changes the file's name.
+
+The graph of the float32 file is rewritten: values keep their names, and a Cast is inserted where a value is needed in
+the other type. fp16 ends at 65504: channels that come near it are rescaled, and a file without headroom is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import torch
+from onnx import TensorProto, helper, numpy_helper
+
+from compressor.base.errors import SrkdError
+from export.convert.to_onnx import write_graph
+from export.formats.conversion import CannotConvert, Conversion
+from export.formats.proof_inputs import ProofInput, proof_inputs
+from export.formats.table import FORMATS
+from export.graph.divergence import first_divergence
+from export.graph.headroom import Measurement, measure_graph, require_headroom, rescale_channels
+from export.graph.onnx_graph import build_graph, use_depth_first
+from export.proof.verify import NOT_FINITE, compare
+
+TYPES: Mapping[str, tuple[int, int]] = {"fp16": (TensorProto.FLOAT16, 18), "bf16": (TensorProto.BFLOAT16, 22)}
+"""ONNX's type and opset by precision: for fp16 as for float32, for bf16 the first with its convolutions."""
+
+FLOAT_NODES = ("sub_mean/", "add_mean/")
+"""Nodes of the mean shift at both ends stay in float32, as in autocast: rounding would cost half a grey level."""
+
+TYPE_NAMES: dict[int, str] = {TensorProto.FLOAT16: "tensor(float16)", TensorProto.BFLOAT16: "tensor(bfloat16)"}
+
+
+def convert(job: Conversion) -> Mapping[str, object]:
+    half_type, opset = TYPES[job.precision]
+    graph = build_graph(job.network, job.options.lr_size, opset)
+    inputs = job.inputs or proof_inputs(replace(job.network.descriptor, fixed_size=job.options.lr_size))
+    measured = measure_graph(graph.model, inputs, job.context)
+    _require_equal(job, graph.model, inputs, measured)
+    if job.options.shuffle == "dcr":
+        use_depth_first(graph.model)
+    if half_type == TensorProto.BFLOAT16:  # its range is that of float32
+        to_half(graph.model, half_type)
+        return write_graph(job, graph)
+    rescaled = rescale_channels(graph.model, measured.peaks)
+    headroom = require_headroom(measured.peaks, to_half(graph.model, half_type))
+    room = {"headroom": round(headroom, 1), "rescaled_channels": rescaled}
+    return {**write_graph(job, graph), **room}
+
+
+def _require_equal(
+    job: Conversion, model: onnx.ModelProto, inputs: Sequence[ProofInput], measured: Measurement
+) -> None:
+    """Refuse a graph that differs from the network before it is rounded.
+
+    The bounds of half precision allow for rounding: a weight of a weak layer could be wrong by a fifth and pass.
+    """
+    for sample, output in zip(inputs, measured.outputs, strict=True):
+        with torch.no_grad():
+            expected = job.network(sample.lr)
+        if not expected.isfinite().all():
+            raise SrkdError(NOT_FINITE.format(sample.name))
+        reason = compare(sample, output, expected, FORMATS["onnx"].bounds).reason
+        if reason is not None:
+            begins = first_divergence(model, job.network, sample.lr, job.options, job.context)
+            raise SrkdError(f"before it is rounded, it {reason}" + ("" if begins is None else f"; {begins}"))
+
+
+def to_half(model: onnx.ModelProto, half_type: int) -> set[str]:
+    """Rewrite a model in place; return the names of the values that are now in half precision.
+
+    A weight beyond the range of the type is refused, never clamped.
+    """
+    inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
+    in_half = _HalfPass(inferred, half_type).rewrite()
+    model.CopyFrom(inferred)
+    return in_half
+
+
+class _HalfPass:
+    """One pass over the nodes in order. `types` holds the type in which each float value is computed."""
+
+    def __init__(self, model: onnx.ModelProto, half_type: int) -> None:
+        self.graph, self.half_type = model.graph, half_type
+        self.opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+        self.weights = {tensor.name: tensor for tensor in self.graph.initializer}
+        self.floats = _floats(self.graph)
+        self.types: dict[str, int] = {value.name: TensorProto.FLOAT for value in self.graph.input}
+        self.nodes: list[onnx.NodeProto] = []
+        self.copies: dict[tuple[str, int], str] = {}
+
+    def rewrite(self) -> set[str]:
+        outputs = {value.name for value in self.graph.output}
+        for node in self.graph.node:
+            half = self._supports_half(node)
+            for index, name in enumerate(node.input):
+                if name in self.floats:
+                    required = self.half_type if half and self._is_generic(node, index) else TensorProto.FLOAT
+                    node.input[index] = self._value_in(name, required, node.name)
+            self.nodes.append(node)
+            if half:
+                _retype(node, self.half_type)
+            for index, name in enumerate(node.output):
+                if name in self.floats:
+                    in_half = half and self._is_generic(node, index, output=True)
+                    self.types[name] = self.half_type if in_half else TensorProto.FLOAT
+                    if name in outputs and self.types[name] == self.half_type:
+                        node.output[index] = f"{name}.half"
+                        self._cast(f"{name}.half", name, TensorProto.FLOAT)
+        del self.graph.node[:]
+        self.graph.node.extend(self.nodes)
+        # Remove the float32 weights that no node uses any more.
+        used = {name for node in self.nodes for name in node.input}
+        remaining = [tensor for tensor in self.graph.initializer if tensor.name in used]
+        stored = [onnx.TensorProto.FromString(tensor.SerializeToString()) for tensor in remaining]
+        del self.graph.initializer[:]
+        self.graph.initializer.extend(stored)
+        # The types inferred for float32 are no longer valid.
+        del self.graph.value_info[:]
+        return {name for name, kind in self.types.items() if kind == self.half_type} | {
+            name for name, kind in self.copies if kind == self.half_type
+        }
+
+    def _supports_half(self, node: onnx.NodeProto) -> bool:
+        """Return whether a node's operator supports this precision and is not to stay in float32."""
+        if node.name.startswith(FLOAT_NODES) or node.domain not in ("", "ai.onnx"):
+            return False
+        schema = onnx.defs.get_schema(node.op_type, self.opset)
+        variables = {entry.type_param_str: entry.allowed_type_strs for entry in schema.type_constraints}
+        formal = [(schema.inputs, node.input), (schema.outputs, node.output)]
+        used = [
+            _parameter(parameters, index).type_str
+            for parameters, names in formal
+            for index, name in enumerate(names)
+            if name in self.floats
+        ]
+        generic = [name for name in used if name in variables]
+        return bool(generic) and all(TYPE_NAMES[self.half_type] in variables[name] for name in generic)
+
+    def _is_generic(self, node: onnx.NodeProto, index: int, *, output: bool = False) -> bool:
+        """Return whether the operator takes this argument in several types; the scales of Resize are always float32."""
+        schema = onnx.defs.get_schema(node.op_type, self.opset)
+        type_name = _parameter(schema.outputs if output else schema.inputs, index).type_str
+        return type_name in {entry.type_param_str for entry in schema.type_constraints}
+
+    def _value_in(self, name: str, kind: int, user: str) -> str:
+        """Return the name of a value in the type `kind`; the first time, cast it or store the converted weight."""
+        if kind == (TensorProto.FLOAT if name in self.weights else self.types[name]):
+            return name
+        if (name, kind) not in self.copies:
+            copy = self.copies[name, kind] = f"{name}.{'float' if kind == TensorProto.FLOAT else 'half'}"
+            if name in self.weights:
+                self.graph.initializer.append(_round_tensor(self.weights[name], copy, kind, user))
+            else:
+                self._cast(name, copy, kind)
+        return self.copies[name, kind]
+
+    def _cast(self, source: str, output: str, kind: int) -> None:
+        self.nodes.append(helper.make_node("Cast", [source], [output], name=f"cast/{output}", to=kind))
+
+
+def _floats(graph: onnx.GraphProto) -> set[str]:
+    """Return the names of the float32 values."""
+    kinds = {tensor.name: tensor.data_type for tensor in graph.initializer}
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        kinds[value.name] = value.type.tensor_type.elem_type
+    unknown = [name for node in graph.node for name in node.output if name and not kinds.get(name)]
+    if unknown:
+        raise SrkdError(
+            f"the type of {unknown[0]} cannot be inferred, so the graph cannot be rewritten in half precision"
+        )
+    return {name for name, kind in kinds.items() if kind == TensorProto.FLOAT}
+
+
+def _parameter(
+    parameters: Iterable[onnx.defs.OpSchema.FormalParameter], index: int
+) -> onnx.defs.OpSchema.FormalParameter:
+    """Return the formal parameter of argument `index`; a variadic operator's last one covers all that follow."""
+    listed = list(parameters)
+    return listed[min(index, len(listed) - 1)]
+
+
+def _retype(node: onnx.NodeProto, kind: int) -> None:
+    """Change the attributes that name float32 or hold float32 values to the type `kind`."""
+    for attribute in node.attribute:
+        if attribute.name == "to" and attribute.i == TensorProto.FLOAT:
+            attribute.i = kind
+        if attribute.t.data_type == TensorProto.FLOAT:
+            attribute.t.CopyFrom(_round_tensor(attribute.t, attribute.t.name, kind, node.name))
+
+
+def _round_tensor(tensor: onnx.TensorProto, name: str, kind: int, user: str) -> onnx.TensorProto:
+    """Return the tensor rounded to the type `kind`; refuse a value beyond its range."""
+    exact = numpy_helper.to_array(tensor)
+    with np.errstate(over="ignore"):
+        half = exact.astype(helper.tensor_dtype_to_np_dtype(kind))
+    lost = np.isfinite(exact) & ~np.isfinite(half.astype(np.float32))
+    if lost.any():
+        value, where = float(exact[lost][0]), tensor.name or "a constant"
+        raise CannotConvert(f"{user} has {value:.4g} in {where}: {half.dtype.name} has no such number")
+    return numpy_helper.from_array(half, name)

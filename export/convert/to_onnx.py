@@ -1,0 +1,68 @@
+"""ONNX by torch's exporter: input `lr`, output `sr`, float32 RGB in [0,1], any batch, height and width."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import onnx
+
+from export.formats.conversion import Conversion
+from export.graph.onnx_graph import OPSET, Graph, build_graph, convert_to_bytes, use_depth_first
+
+MAX_WEIGHT_BYTES = 1_900_000_000
+"""Most bytes of weights inside the file, which holds less than 2 GiB; larger weights go into a second file."""
+
+
+def convert(job: Conversion) -> Mapping[str, object]:
+    """Write the network as float32."""
+    graph = build_graph(job.network, job.options.lr_size, OPSET)
+    if job.options.shuffle == "dcr":
+        use_depth_first(graph.model)
+    return write_graph(job, graph)
+
+
+def write_graph(job: Conversion, graph: Graph) -> Mapping[str, object]:
+    """Add the metadata, and the conversion of byte images if chosen, write and check the graph; return its facts."""
+    model = graph.model
+    if job.options.io == "uint8":
+        convert_to_bytes(model, job.network.descriptor.channels)
+    _describe(model, job)
+    _write(model, job.path)
+    onnx.checker.check_model(str(job.path), full_check=True)
+    return {
+        "opset": model.opset_import[0].version,
+        "nodes": len(model.graph.node),
+        "nodes_before_onnxsim": graph.nodes_before_onnxsim,
+        "simplified": graph.simplified,
+        "input": _format_value(model.graph.input[0]),
+        "output": _format_value(model.graph.output[0]),
+    }
+
+
+def _write(model: onnx.ModelProto, path: Path) -> None:
+    weights = sum(len(tensor.raw_data) for tensor in model.graph.initializer)
+    if weights <= MAX_WEIGHT_BYTES:
+        path.write_bytes(model.SerializeToString(deterministic=True))
+        return
+    onnx.save_model(model, str(path), save_as_external_data=True, location=f"{path.name}.data", size_threshold=1024)
+
+
+def _format_value(value: onnx.ValueInfoProto) -> str:
+    """Return `lr float32 n x 3 x h x w`."""
+    kind = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type).name
+    sizes = [dim.dim_param or str(dim.dim_value) for dim in value.type.tensor_type.shape.dim]
+    return f"{value.name} {kind} {' x '.join(sizes)}"
+
+
+def _describe(model: onnx.ModelProto, job: Conversion) -> None:
+    descriptor = job.network.descriptor
+    kind = "RGB" if descriptor.channels == 3 else f"{descriptor.channels} channel"
+    if job.options.io == "uint8":
+        model.graph.input[0].doc_string = f"{kind} images, bytes, N x H x W x {descriptor.channels}"
+        model.graph.output[0].doc_string = f"the same {descriptor.scale} times larger; clamped and rounded"
+    else:
+        model.graph.input[0].doc_string = f"{kind} images, float32 in [0,1], N x {descriptor.channels} x H x W"
+        model.graph.output[0].doc_string = f"the same {descriptor.scale} times larger; not clamped to [0,1]"
+    for key, value in sorted(job.metadata.items()):
+        model.metadata_props.add(key=key, value=value)

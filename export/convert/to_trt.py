@@ -1,0 +1,58 @@
+"""TensorRT engines: an ONNX file in the engine's precision, and the engine that TensorRT builds from it here.
+
+The ONNX file stays beside the engine, so that an engine for another GPU, driver or version can be built from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from compressor.models.networks.base import Network
+from compressor.runtimes.tensorrt.build import trtexec_command
+from compressor.runtimes.tensorrt.device import open_device
+from compressor.runtimes.tensorrt.engines import build_engine, current_machine, machine_tag
+from compressor.runtimes.tensorrt.installation import import_tensorrt
+from compressor.runtimes.tensorrt.profiles import OptimizationProfile, dynamic_profile, static_profile
+from export.formats.conversion import Conversion, FileOptions
+from export.formats.table import FORMATS
+from export.graph.onnx_graph import INPUT
+
+SOURCES = {"fp32": "onnx", "tf32": "onnx", "fp16": "fp16", "bf16": "bf16", "int8": "int8-trt"}
+"""Source format of an engine by its precision."""
+
+
+def convert(job: Conversion) -> Mapping[str, object]:
+    """Write the ONNX file and, in a child process, the engine."""
+    trt, device = import_tensorrt(), open_device()
+    source = FORMATS[SOURCES[job.precision]]
+    stem = job.path.name.removesuffix(f".{job.precision}.{machine_tag(current_machine(trt, device))}.engine")
+    onnx = job.path.with_name(f"{stem}{source.suffix}")
+    options = replace(job.options, sizes=None)
+    source.load().convert(replace(job, path=onnx, options=options, precision=source.precision, format=source.name))
+    profile = _profile(job.network, job.options)
+    facts = build_engine(onnx, job.path, job.precision, profile, trt, device, job.context)
+    return {**facts, "built_from": onnx.name}
+
+
+def machine_name() -> str:
+    """Return this machine's name in file names: trt11.4.0.106-h200-sm90."""
+    return machine_tag(current_machine(import_tensorrt(), open_device()))
+
+
+def describe_next_step(written: Mapping[str, Path], network: Network, options: FileOptions) -> str:
+    """Return a line with the files written for TensorRT and the command that builds an engine from one of them."""
+    names = ", ".join(str(path) for path in written.values())
+    name = next(name for name in ("int8-trt", "fp16", "bf16", "onnx") if name in written)
+    onnx, precision = written[name], FORMATS[name].precision
+    engine = f"{onnx.name.removesuffix(FORMATS[name].suffix)}.{precision}.engine"
+    command = trtexec_command(onnx.name, engine, INPUT, _profile(network, options), precision)
+    return f"wrote {names}, which TensorRT reads; on the machine with the GPU: {command}"
+
+
+def _profile(network: Network, options: FileOptions) -> OptimizationProfile:
+    model = network.descriptor
+    if options.lr_size is not None:
+        return static_profile(model.channels, options.lr_size)
+    return dynamic_profile(model.channels, model.min_size, model.size_multiple, options.sizes)

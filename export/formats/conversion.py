@@ -1,0 +1,138 @@
+"""The job of a converter: one file to write, its options, and the error of a format that cannot hold a network."""
+
+from __future__ import annotations
+
+import io
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from compressor.base.context import QUIET, Context
+from compressor.base.errors import SrkdError, UsageError
+
+if TYPE_CHECKING:
+    from compressor.models.networks.base import Network
+    from export.formats.proof_inputs import ProofInput
+
+IO = Literal["float", "uint8"]
+Size = tuple[int, int]
+"""Width and height in pixels."""
+
+Shuffle = Literal["crd", "dcr"]
+
+
+@dataclass(frozen=True)
+class Int8Options:
+    """The options of formats in eight bits."""
+
+    calibrate: Path | None = None
+    """`--calibrate DIR`: photos that the ranges are measured on; None: the embedded ones."""
+    data: Path | None = None
+    """`--data DIR`: photos that the loss of quality is measured on; None: embedded ones, not those of `calibrate`."""
+    max_drop: float | None = 0.1
+    """`--max-drop DB`: the most Y-PSNR that a file may lose on these photos. None: quantise everything, whatever the
+    loss, to time the file."""
+
+
+@dataclass(frozen=True)
+class FileOptions:
+    """The options of an exported file. `Format.options` lists those that a format supports."""
+
+    lr_size: Size | None = None
+    """`--static WxH`: the only image size that the file takes, in a batch of one; None: any."""
+    io: IO = "float"
+    """float: N,C,H,W in [0,1], unclamped. uint8: N,H,W,C in 0..255, so that an app needs no image code."""
+    shuffle: Shuffle = "crd"
+    """Channel order of DepthToSpace; some accelerators support dcr only."""
+    sizes: tuple[Size, Size] | None = None
+    """`--sizes WxH,WxH`: the size that a file is tuned for and the largest that it takes, for formats that are tuned
+    to a size; the others take any size."""
+    int8: Int8Options = Int8Options()
+
+    def __post_init__(self) -> None:
+        if self.lr_size is not None and self.sizes is not None:
+            raise UsageError("--static is for one size and --sizes for many: give one of them")
+
+    def changed(self) -> dict[str, str]:
+        """Return the options that differ from their defaults and change the file, by their command-line names."""
+        changes = {} if self.lr_size is None else {"static": "{}x{}".format(*self.lr_size)}
+        if self.io != "float":
+            changes["io"] = self.io
+        if self.shuffle != "crd":
+            changes["shuffle"] = self.shuffle
+        return changes
+
+
+def tuned_and_largest(sizes: Sequence[Size] | None) -> tuple[Size, Size] | None:
+    """Return the size to tune for and the largest size; one given size is both."""
+    if sizes is None:
+        return None
+    if not 1 <= len(sizes) <= 2:
+        raise UsageError(f"--sizes has {len(sizes)} sizes: give what to tune for and the largest, 320x180,640x360")
+    tuned, largest = sizes[0], sizes[-1]
+    if tuned[0] > largest[0] or tuned[1] > largest[1]:
+        text = "{}x{},{}x{}".format(*tuned, *largest)
+        raise UsageError(f"--sizes {text}: the second is the largest and must hold the first")
+    return tuned, largest
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """One file to write. `network` is the converter's own copy: CPU, float32, eval, without gradients. `path` is the
+    main file, under its final name in an empty temporary folder; companions such as weights are written beside it."""
+
+    network: Network
+    path: Path
+    metadata: Mapping[str, str]
+    options: FileOptions = field(default_factory=FileOptions)
+    context: Context = QUIET
+    precision: str = "fp32"
+    """The precision of the format's row, for a converter of several formats."""
+    inputs: Sequence[ProofInput] = ()
+    """The images that the file is compared on, for a converter that measures intermediate values."""
+    format: str = ""
+    """The name of the format's row, for a converter of several formats."""
+
+
+class CannotConvert(SrkdError):
+    """The format or its converter cannot hold this network."""
+
+
+def example_size(network: Network) -> Size:
+    """Return a size that the network takes, with different sides so that a converter does not treat them as equal."""
+    descriptor = network.descriptor
+    step = descriptor.size_multiple
+    side = -(-max(20, descriptor.min_size) // step) * step
+    return side + 4 * step, side
+
+
+def needs_fixed_size(network: Network) -> bool:
+    """Return whether a graph of the network holds for one image size only, because its form depends on the size."""
+    width, height = example_size(network)
+    return network.for_size(height, width) is not network
+
+
+def require_size(job: Conversion, title: str) -> None:
+    """Refuse a conversion without a fixed size if the network's graph holds for one size only."""
+    if job.options.lr_size is None and needs_fixed_size(job.network):
+        raise CannotConvert(
+            f"{job.network.spec.arch} in {title} takes images of one size only, because of its windows: "
+            "name it, as in --static 64x64"
+        )
+
+
+@contextmanager
+def silence() -> Iterator[None]:
+    """Suppress a converter's prints, logs and warnings: they are for developers of converters."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

@@ -1,0 +1,348 @@
+"""The table of formats, read by help, validation, documentation and export itself.
+
+A format is a file with a converter and a row here; its runtime is a row of `compressor.runtimes.table`. Another package
+adds both by an entry point of the group `srkd.formats` that names a `FormatPackage`. Importing this imports no torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, cast
+
+from compressor.base.entry_points import Table
+from compressor.base.errors import SrkdError
+from compressor.runtimes.table import GROUP, RUNTIMES, Requirements, RuntimeEntry
+from compressor.runtimes.tensorrt.installation import driver_missing
+from export.formats.conversion import Conversion, FileOptions
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from compressor.models.networks.base import Network
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Largest allowed difference between an exported file and its network: on photos `max_abs`, and `min_psnr` in dB if
+    it is set; on other images `max_abs_elsewhere`, or the same as on photos."""
+
+    max_abs: float
+    min_psnr: float | None = None
+    max_abs_elsewhere: float | None = None
+    max_abs_flat: float | None = None
+    """Largest difference on flat colours, if it is set."""
+    as_images: bool = False
+    """True if images are compared as people see them: clipped to [0,1], and photos by lost quality (`quality.py`)."""
+
+    def max_difference(self, *, photo: bool, flat: bool = False) -> float:
+        if flat and self.max_abs_flat is not None:
+            return self.max_abs_flat
+        return self.max_abs if photo or self.max_abs_elsewhere is None else self.max_abs_elsewhere
+
+
+FP32 = Bounds(max_abs=1e-4)
+HALF = Bounds(max_abs=0.1, min_psnr=60.0)
+"""fp16: differences of up to a tenth of the range; on photos also at least 60 dB."""
+QUANTISED = Bounds(max_abs=0.04, min_psnr=45.0)
+"""A network that was trained quantised: the order of a sum decides to which of two levels a feature is rounded, and one
+level is a few grey levels of the image. In torch itself fp32 and fp64 differ by up to 0.024, at 47 dB, if every layer
+is quantised, and by 0.008, at 65 dB, if only the blocks are."""
+BF16 = Bounds(max_abs=0.1, min_psnr=40.0)
+"""Eight bits of mantissa: a network whose last layer adds the image in bf16 cannot be nearer than about 55 dB."""
+
+
+MIN_PSNR_TO_SOURCE = 40.0
+"""Least PSNR in dB between the images of a file in eight bits and those of its network, over all channels, in bytes."""
+
+INT8 = Bounds(max_abs=0.25, min_psnr=MIN_PSNR_TO_SOURCE, max_abs_elsewhere=1.0, max_abs_flat=0.125, as_images=True)
+"""Eight bits: one-pixel stripes and dots, which no photo has, may saturate a layer; flat colours must not change."""
+
+
+class FormatModule(Protocol):
+    """The functions of a format's module."""
+
+    def convert(self, job: Conversion) -> Mapping[str, object]:
+        """Write the file, and companions beside it; return facts for the report (opset, nodes …)."""
+        ...
+
+
+class MachineModule(Protocol):
+    """The further functions of a format whose files run on one machine only."""
+
+    def machine_name(self) -> str:
+        """Return this machine's name in file names; raise SrkdError if the format cannot be built here."""
+        ...
+
+    def describe_next_step(self, written: Mapping[str, Path], network: Network, options: FileOptions) -> str:
+        """Return a line on what to do on another machine with the substitutes written, given by format name."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Format(Requirements):
+    """A row of the table. `name` is also the flag: --onnx."""
+
+    name: str
+    title: str
+    suffix: str
+    precision: str
+    module: str
+    """Import path of the `FormatModule`."""
+    runtime: str
+    """Name of the runtime that runs such a file (`RUNTIMES`)."""
+    bounds: Bounds = FP32
+    options: tuple[str, ...] = ()
+    """The options that the format supports: static, io, shuffle, sizes, int8."""
+    sidecar: bool = False
+    """True if the `srkd.*` keys are in a JSON file beside the exported file."""
+    tested: bool = True
+    """True if we have run such files ourselves; help and documentation mark the other formats."""
+    machine_bound: bool = False
+    """True if a file runs only on the machine that built it, which is then part of its name (`MachineModule`)."""
+    substitutes: tuple[str, ...] = ()
+    """Formats to write if this one cannot be built here, for a machine that can build it."""
+    companions: tuple[str, ...] = ()
+    """Formats that are always written with this one, for other machines."""
+    float_format: str | None = None
+    """The float format that a file in eight bits is timed against."""
+
+    @property
+    def description(self) -> str:
+        """Return the format's line of help."""
+        return self.title if self.tested else f"{self.title}; not run by us"
+
+    def unsupported_option(self, options: FileOptions) -> str | None:
+        """Return in one line the first option that the format does not have, or None."""
+        foreign = [f"--{name} {value}" for name, value in options.changed().items() if name not in self.options]
+        return f"{self.title.split(',')[0]} has no {foreign[0]}" if foreign else None
+
+    def cannot_run_here(self) -> str | None:
+        """Return why such a file cannot run, and so is not compared, on this machine; None if it can."""
+        obstacle = RUNTIMES[self.runtime].obstacle()
+        return None if obstacle is None else f"{obstacle}, so the file is not compared with the network"
+
+    def load(self) -> FormatModule:
+        return cast(FormatModule, importlib.import_module(self.module))
+
+    def load_machine_module(self) -> MachineModule:
+        return cast(MachineModule, importlib.import_module(self.module))
+
+
+@dataclass(frozen=True)
+class FormatPackage:
+    """The formats and runtimes of another package, declared by its entry point."""
+
+    formats: tuple[Format, ...] = ()
+    runtimes: tuple[RuntimeEntry, ...] = ()
+
+
+HALF_IMAGES = "float32 images, any batch and image size"
+
+FORMATS: Table[Format] = Table(
+    "format",
+    (
+        *(
+            Format(
+                name=name,
+                title=title,
+                suffix=suffix,
+                precision=precision,
+                module="export.convert.to_onnx" if name == "onnx" else "export.convert.to_half",
+                needs=("onnx", "onnxscript", "onnxruntime", "onnxsim"),
+                bounds=bounds,
+                runtime="onnxruntime",
+                options=("static", "io", "shuffle"),
+            )
+            for name, suffix, precision, bounds, title in (
+                ("onnx", ".onnx", "fp32", FP32, "ONNX, float32, any batch and image size"),
+                ("fp16", ".fp16.onnx", "fp16", HALF, f"ONNX with fp16 inside, {HALF_IMAGES}"),
+                ("bf16", ".bf16.onnx", "bf16", BF16, f"ONNX with bf16 inside, {HALF_IMAGES}; opset 22"),
+            )
+        ),
+        *(
+            Format(
+                name=name,
+                title=title,
+                suffix=f".{name}.onnx",
+                precision="int8",
+                module="export.int8.to_int8",
+                needs=("onnx", "onnxscript", "onnxruntime", "onnxsim"),
+                bounds=INT8,
+                runtime="onnxruntime",
+                options=("static", "io", "shuffle", "int8"),
+                companions=companions,
+                float_format=float_format,
+            )
+            for name, companions, float_format, title in (
+                (
+                    "int8",
+                    ("int8-trt",),
+                    "onnx",
+                    "ONNX in eight bits for CPUs, float32 images; loses at most --max-drop",
+                ),
+                ("int8-trt", (), None, "ONNX in eight bits as TensorRT wants it: signed, no zero points"),
+            )
+        ),
+        Format(
+            name="openvino",
+            title="OpenVINO, float32, any batch and image size; weights in a .bin beside it",
+            suffix=".openvino.xml",  # its weights are a .bin of the same name, and so are ncnn's
+            precision="fp32",
+            module="export.convert.to_openvino",
+            needs=("onnx", "onnxscript", "onnxsim", "openvino"),
+            extra="openvino",
+            runtime="openvino",
+            options=("static", "io"),
+        ),
+        Format(
+            name="openvino-int8",
+            title="OpenVINO in eight bits, by NNCF, float32 images; loses at most --max-drop",
+            suffix=".int8.openvino.xml",
+            precision="int8",
+            module="export.int8.to_openvino_int8",
+            needs=("onnx", "onnxscript", "onnxsim", "openvino", "nncf"),
+            extra="openvino",
+            bounds=INT8,
+            runtime="openvino",
+            options=("static", "io", "int8"),
+            float_format="openvino",
+        ),
+        Format(
+            name="ncnn",
+            title="ncnn for phones, float32 weights, precision chosen where it runs",
+            suffix=".param",
+            precision="fp32",
+            module="export.convert.to_ncnn",
+            needs=("ncnn", "pnnx"),
+            extra="ncnn",
+            runtime="ncnn",
+            options=("static",),
+            sidecar=True,
+        ),
+        *(
+            Format(
+                name=name,
+                title=f"TensorRT engine in {arithmetic}, made on an NVIDIA GPU for that GPU only",
+                suffix=".engine",
+                precision=precision,
+                module="export.convert.to_trt",
+                needs=("tensorrt",),
+                extra="tensorrt",
+                bounds=bounds,
+                runtime="tensorrt",
+                options=("static", "sizes"),
+                machine_bound=True,
+                substitutes=substitutes,
+                obstacle=driver_missing,
+                tested=False,
+            )
+            for name, precision, arithmetic, bounds, substitutes in (
+                ("trt", "fp16", "fp16", HALF, ("onnx", "fp16", "bf16")),
+                ("trt-bf16", "bf16", "bf16", BF16, ("bf16",)),
+                ("trt-tf32", "tf32", "TF32", HALF, ("onnx",)),
+                ("trt-fp32", "fp32", "float32", FP32, ("onnx",)),
+            )
+        ),
+        Format(
+            name="trt-int8",
+            title="TensorRT engine in eight bits, made on an NVIDIA GPU for that GPU only; loses at most --max-drop",
+            suffix=".engine",
+            precision="int8",
+            module="export.convert.to_trt",
+            needs=("tensorrt",),
+            extra="tensorrt",
+            bounds=INT8,
+            runtime="tensorrt",
+            options=("static", "sizes", "int8"),
+            machine_bound=True,
+            substitutes=("int8-trt",),
+            float_format="trt",
+            obstacle=driver_missing,
+            tested=False,
+        ),
+        Format(
+            name="litert",
+            title="LiteRT (TensorFlow Lite), float32, N,H,W,C, any size; networks with windows one size only",
+            suffix=".tflite",
+            precision="fp32",
+            module="export.convert.to_litert",
+            needs=("litert_torch", "ai_edge_litert"),
+            extra="litert",
+            runtime="litert",
+            options=("static", "io"),
+        ),
+        Format(
+            name="litert-int8",
+            title="LiteRT in eight bits, by Google's quantiser, float32 images; loses at most --max-drop",
+            suffix=".int8.tflite",
+            precision="int8",
+            module="export.int8.to_litert_int8",
+            needs=("litert_torch", "ai_edge_litert", "ai_edge_quantizer"),
+            extra="litert",
+            bounds=INT8,
+            runtime="litert",
+            options=("static", "io", "int8"),
+            float_format="litert",
+        ),
+        Format(
+            name="executorch",
+            title="ExecuTorch for phones, float32 on XNNPACK; image sizes up to a bound that the file names",
+            suffix=".pte",
+            precision="fp32",
+            module="export.convert.to_executorch",
+            needs=("executorch",),
+            extra="executorch",
+            runtime="executorch",
+            options=("static",),
+            sidecar=True,
+        ),
+        Format(
+            name="executorch-int8",
+            title="ExecuTorch in eight bits on XNNPACK, float32 images; loses at most --max-drop",
+            suffix=".int8.pte",
+            precision="int8",
+            module="export.int8.to_executorch_int8",
+            needs=("executorch", "torchao"),
+            extra="executorch",
+            bounds=INT8,
+            runtime="executorch",
+            options=("static", "int8"),
+            sidecar=True,
+            float_format="executorch",
+        ),
+        Format(
+            name="coreml",
+            title="Core ML for macOS and iOS, float32; runs there only, image sizes up to a bound",
+            suffix=".mlpackage",
+            precision="fp32",
+            module="export.convert.to_coreml",
+            needs=("coremltools",),
+            extra="coreml",
+            runtime="coreml",
+            options=("static",),
+            tested=False,
+        ),
+    ),
+    GROUP,
+    lambda point: point.load().formats,
+)
+DEFAULT_FORMATS = ("onnx",)
+
+
+def find_formats(names: Iterable[str]) -> tuple[Format, ...]:
+    """Return the rows by name, each once, in the order of the names; without names the default formats."""
+    return tuple(FORMATS.find(name) for name in tuple(dict.fromkeys(names)) or DEFAULT_FORMATS)
+
+
+def find_format(runtime: str, precision: str) -> Format:
+    """Return the first format of a runtime in a precision; refuse one that this installation cannot write."""
+    rows = [row for row in FORMATS.values() if row.runtime == runtime]
+    row = next((row for row in rows if row.precision == precision), None)
+    if row is None:
+        raise SrkdError(f"no {precision} file is made for runtime {runtime}")
+    missing = row.missing_requirement()
+    if missing is not None:
+        raise SrkdError(missing)
+    return row

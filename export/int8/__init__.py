@@ -1,0 +1,1 @@
+"""Converters to files in eight bits, and the quantisation of their graphs."""

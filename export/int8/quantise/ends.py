@@ -1,0 +1,256 @@
+"""Rewriting of a graph's ends: eight bits hold an image's bytes exactly, but not the image minus a mean.
+
+    input    conv(a·x + c)  →  conv'(x),  W' = W·a, b' = b + ΣW·c      x on the grid of bytes: no error at all
+    output   a·conv(x) + c  →  conv'(x),  W' = a·W, b' = a·b + c       rounded to bytes once, not twice
+
+a and c are constants, per channel or for all. If the convolution pads with zeros, the image is padded by
+-c/a before it, so that borders do not change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+
+from export.graph.onnx_graph import attribute_of
+from export.int8.quantise.grids import U8, Grid
+from export.int8.quantise.plan import Graph
+
+BYTES = Grid(1 / 255, 0, U8)
+"""The grid of images in [0,1]."""
+
+AFFINE = ("Add", "Sub", "Mul", "Div")
+
+
+@dataclass(frozen=True)
+class Ends:
+    """A graph whose first convolution reads and whose last writes the image, and the names of the image values."""
+
+    graph: Graph
+    images: frozenset[str]
+
+
+def meet_image(model: onnx.ModelProto) -> Ends:
+    """Return the rewritten graph; ends that do not have these forms stay unchanged."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    first = _rewrite_input(copy)
+    last = _rewrite_output(copy)
+    return Ends(Graph(_without_unused(copy)), frozenset(name for name in (first, last) if name is not None))
+
+
+@dataclass(frozen=True)
+class _Steps:
+    """Successive nodes that scale and shift the channels of a value, and the convolution next to them."""
+
+    graph: Graph
+    value: str
+    nodes: Sequence[onnx.NodeProto]
+    conv: int
+
+    def composed(self, channels: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return factor and offset of all steps for each channel."""
+        factor, offset, value = np.ones(channels), np.zeros(channels), self.value
+        for node in self.nodes:
+            step = _affine(self.graph, node, value)
+            assert step is not None
+            factor, offset = factor * step[0], offset * step[0] + step[1]
+            (value,) = node.output
+        return factor, offset
+
+
+def _rewrite_input(model: onnx.ModelProto) -> str | None:
+    """Make the first convolution read the image; return the name of the value it reads, or None."""
+    graph = Graph(model)
+    name: str = model.graph.input[0].name
+    for user in graph.users.get(name, ()):
+        steps = _steps_behind(graph, name, user)
+        if steps is not None:
+            return _read_image(model, steps)
+    return None
+
+
+def _steps_behind(graph: Graph, name: str, user: int) -> _Steps | None:
+    """Return the steps from a value to a convolution, if no other node reads the values between."""
+    nodes, value, following = [], name, user
+    while _affine(graph, graph.nodes[following], value) is not None:
+        nodes.append(graph.nodes[following])
+        (value,) = graph.nodes[following].output
+        sole = graph.sole_user(value)
+        if sole is None:
+            return None
+        following = sole
+    layer = graph.layers.get(following)
+    if layer is None or layer.kind != "conv" or layer.groups != 1 or len(graph.users[layer.weight]) > 1:
+        return None
+    return _Steps(graph, name, nodes, following)
+
+
+def _read_image(model: onnx.ModelProto, steps: _Steps) -> str | None:
+    graph, conv, layer = steps.graph, steps.graph.nodes[steps.conv], steps.graph.layers[steps.conv]
+    if not steps.nodes:
+        return steps.value
+    weight = graph.constants[layer.weight].astype(np.float64)
+    factor, offset = steps.composed(weight.shape[1])
+    if not np.all(np.abs(factor) > 1e-12):
+        return None
+    image = steps.value
+    if any(layer.padding):
+        image = f"{steps.value}.padded"
+        nodes = _pad(model, conv.input[0], image, layer.padding, 1 / factor, -offset / factor)
+        for place, node in enumerate(nodes, steps.conv):
+            model.graph.node.insert(place, node)
+        _set_pads(conv, [0, 0, 0, 0])
+    _store(model, layer.weight, (weight * factor.reshape(1, -1, 1, 1)).astype(np.float32))
+    _add_to_bias(model, graph, steps.conv, (weight * offset.reshape(1, -1, 1, 1)).sum((1, 2, 3)))
+    conv.input[0] = image
+    return image
+
+
+def _pad(
+    model: onnx.ModelProto,
+    value: str,
+    image: str,
+    padding: Sequence[int],
+    factor: NDArray[np.float64],
+    offset: NDArray[np.float64],
+) -> list[onnx.NodeProto]:
+    """Return nodes that pad with zeros after the steps and then undo the steps: a zero becomes -c/a."""
+    top, left = padding
+    _store(model, f"{image}.pads", np.array([0, 0, top, left, 0, 0, top, left], np.int64))
+    _store(model, f"{image}.factor", factor.reshape(1, -1, 1, 1).astype(np.float32))
+    _store(model, f"{image}.offset", offset.reshape(1, -1, 1, 1).astype(np.float32))
+    return [
+        helper.make_node("Pad", [value, f"{image}.pads"], [f"{image}.with_zeros"], name="image/pad"),
+        helper.make_node("Mul", [f"{image}.with_zeros", f"{image}.factor"], [f"{image}.scaled"], name="image/scale"),
+        helper.make_node("Add", [f"{image}.scaled", f"{image}.offset"], [image], name="image/shift"),
+    ]
+
+
+def _rewrite_output(model: onnx.ModelProto) -> str | None:
+    """Make the last convolution write the image; return the name of the value it writes, or None."""
+    graph = Graph(model)
+    output: str = model.graph.output[0].name
+    steps, shuffled = _steps_before(graph, output)
+    if steps is None:
+        return None
+    layer = graph.layers[steps.conv]
+    if steps.nodes:
+        weight = graph.constants[layer.weight].astype(np.float64)
+        factor, offset = (np.repeat(one, shuffled) for one in steps.composed(len(weight) // shuffled))
+        bias = np.zeros(len(weight)) if layer.bias is None else graph.constants[layer.bias].astype(np.float64)
+        _store(model, layer.weight, (weight * factor.reshape(-1, 1, 1, 1)).astype(np.float32))
+        _add_to_bias(model, graph, steps.conv, factor * bias + offset - bias)
+        _drop(model, steps.nodes, steps.value)
+    rewritten = Graph(model)
+    name = output
+    while (index := rewritten.producer[name]) not in rewritten.layers:
+        name = next(one for one in rewritten.nodes[index].input if one in rewritten.floats)
+    return name
+
+
+def _steps_before(graph: Graph, output: str) -> tuple[_Steps | None, int]:
+    """Return the steps from the last convolution to the output, and how many of its channels a shuffle merges."""
+    nodes: list[onnx.NodeProto] = []
+    name, value, shuffled = output, output, 1
+    while (index := graph.producer.get(name)) is not None:
+        node = graph.nodes[index]
+        layer = graph.layers.get(index)
+        if layer is not None:
+            own = layer.kind == "conv" and len(graph.users[layer.weight]) == 1
+            return (_Steps(graph, value, nodes, index) if own else None), shuffled
+        source = next((one for one in node.input if one in graph.floats), "")
+        is_step = shuffled == 1 and bool(source) and _affine(graph, node, source) is not None
+        is_shuffle = node.op_type == "DepthToSpace" and attribute_of(node, "mode") == b"CRD"
+        if graph.sole_user(source) != index or not (is_step or is_shuffle):
+            return None, 1
+        if is_step:
+            nodes.insert(0, node)
+            value = source
+        else:
+            shuffled *= attribute_of(node, "blocksize") ** 2
+        name = source
+    return None, 1
+
+
+def _drop(model: onnx.ModelProto, steps: Sequence[onnx.NodeProto], value: str) -> None:
+    """Remove steps from the graph: nodes that read the last result then read the value before the first."""
+    result = steps[-1].output[0]
+    nodes = [node for node in model.graph.node if all(node.output != step.output for step in steps)]
+    is_output = any(one.name == result for one in model.graph.output)
+    for node in nodes:
+        node.input[:] = [value if one == result else one for one in node.input]
+        if is_output:
+            node.output[:] = [result if one == value else one for one in node.output]
+    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    del model.graph.node[:]
+    model.graph.node.extend(copies)
+
+
+def _affine(graph: Graph, node: onnx.NodeProto, value: str) -> tuple[NDArray[Any], NDArray[Any]] | None:
+    """Return factor and offset of a node that only scales and shifts the channels of a value."""
+    if node.op_type not in AFFINE or value not in node.input:
+        return None
+    others = [name for name in node.input if name != value]
+    if len(others) != 1 or others[0] not in graph.constants:
+        return None
+    constant = np.asarray(graph.constants[others[0]], np.float64)
+    if constant.size > 1 and not (constant.ndim in (3, 4) and constant.size == constant.shape[-3]):
+        return None
+    constant = constant.reshape(-1)
+    one, zero = np.ones(1), np.zeros(1)
+    first = node.input[0] == value
+    if node.op_type == "Add":
+        return one, constant
+    if node.op_type == "Sub":
+        return (one, -constant) if first else (-one, constant)
+    if node.op_type == "Mul":
+        return constant, zero
+    return (1 / constant, zero) if first and np.all(constant != 0) else None
+
+
+def _set_pads(conv: onnx.NodeProto, pads: list[int]) -> None:
+    for entry in list(conv.attribute):
+        if entry.name in ("pads", "auto_pad"):
+            conv.attribute.remove(entry)
+    conv.attribute.append(helper.make_attribute("pads", pads))
+
+
+def _add_to_bias(model: onnx.ModelProto, graph: Graph, index: int, change: NDArray[np.float64]) -> None:
+    conv, layer = graph.nodes[index], graph.layers[index]
+    name = layer.bias or f"{conv.name}.bias"
+    before = np.zeros(len(change)) if layer.bias is None else graph.constants[layer.bias].astype(np.float64)
+    _store(model, name, (before + change).astype(np.float32))
+    if layer.bias is None:
+        conv.input[:] = [*conv.input[:2], name]
+
+
+def _store(model: onnx.ModelProto, name: str, values: NDArray[Any]) -> None:
+    """Store a constant; replace one with the same name."""
+    tensor = numpy_helper.from_array(np.ascontiguousarray(values), name)
+    for stored in model.graph.initializer:
+        if stored.name == name:
+            stored.CopyFrom(tensor)
+            return
+    model.graph.initializer.append(tensor)
+
+
+def _without_unused(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Remove nodes and constants that no output depends on."""
+    names = {value.name for value in model.graph.output}
+    nodes = []
+    for node in reversed(model.graph.node):
+        if any(name in names for name in node.output):
+            names.update(node.input)
+            nodes.append(onnx.NodeProto.FromString(node.SerializeToString()))
+    stored = [onnx.TensorProto.FromString(t.SerializeToString()) for t in model.graph.initializer if t.name in names]
+    del model.graph.node[:], model.graph.initializer[:], model.graph.value_info[:]
+    model.graph.node.extend(reversed(nodes))
+    model.graph.initializer.extend(stored)
+    return model

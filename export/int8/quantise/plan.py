@@ -1,0 +1,323 @@
+"""The choice of a graph's nodes that compute in eight bits, and so of the values that lie on grids.
+
+Layers with stored weights compute in eight bits, and so do sums and products of values unless the scheme keeps them in
+float. Operators that only move values keep their grid. An activation directly after a layer belongs to it: the value
+between them is never stored. Everything else (softmax, norms, GELU) is float, and so are:
+
+- a gate, from the pooling of a whole image to its sigmoid: one pixel per image costs nothing, its error affects all
+- a sum whose result is the image itself: its error is directly visible
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, TypeProto, helper, numpy_helper
+
+from compressor.base.errors import SrkdError
+from export.graph.onnx_graph import attribute_of
+from export.int8.quantise.grids import S8, U8, Levels
+
+SUMS = frozenset({"Add", "Sub", "Mul", "Concat"})
+MOVES = frozenset(
+    {
+        "DepthToSpace",
+        "SpaceToDepth",
+        "Reshape",
+        "Transpose",
+        "MaxPool",
+        "Slice",
+        "Squeeze",
+        "Unsqueeze",
+        "Flatten",
+        "Relu",
+    }
+)
+"""Operators whose results are values of their first input, or zero (Relu)."""
+
+FUSED = frozenset({"Relu", "Clip"})
+"""Activations that a runtime computes with the layer before them."""
+
+POOLS = frozenset({"GlobalAveragePool", "ReduceMean"})
+
+
+@dataclass(frozen=True)
+class Flavour:
+    """The rules of a runtime for computing in eight bits."""
+
+    name: str
+    values: Levels
+    weights: Levels
+    integer_bias: bool
+    """True if the bias is an integer too, on the grid of the products. TensorRT takes it in float."""
+    image_bytes: bool
+    """True if the image itself is on the grid of bytes, at both ends. Without a zero point it could use only half of
+    the levels, so the last layer returns floats instead."""
+
+
+CPU = Flavour("cpu", U8, S8, integer_bias=True, image_bytes=True)
+TENSORRT = Flavour("tensorrt", S8, S8, integer_bias=False, image_bytes=False)
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """The scheme of quantisation of a file: its flavour, and the parts that stay in float."""
+
+    flavour: Flavour = CPU
+    float_layers: frozenset[str] = frozenset()
+    """Names of the layers' nodes that stay in float."""
+    float_sums: bool = False
+    solved_weights: bool = False
+    """True if weights are solved for again before they are rounded. On photos unlike the patches this may lose more
+    than it gains, so it is done only if the bound is not met without."""
+
+    def keeping(self, *layers: str, sums: bool | None = None) -> Scheme:
+        """Return the scheme with further layers, or the sums, in float."""
+        return replace(
+            self,
+            float_layers=self.float_layers | set(layers),
+            float_sums=self.float_sums if sums is None else sums,
+        )
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A float graph with cached facts. Nodes are identified by their index."""
+
+    model: onnx.ModelProto
+
+    @cached_property
+    def nodes(self) -> tuple[onnx.NodeProto, ...]:
+        return tuple(self.model.graph.node)
+
+    @cached_property
+    def constants(self) -> Mapping[str, NDArray[Any]]:
+        """Return the stored values by name."""
+        stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in self.model.graph.initializer}
+        for node in self.nodes:
+            if node.op_type == "Constant":
+                value = helper.get_attribute_value(node.attribute[0])
+                stored[node.output[0]] = (
+                    numpy_helper.to_array(value) if isinstance(value, TensorProto) else np.asarray(value)
+                )
+        return stored
+
+    @cached_property
+    def producer(self) -> Mapping[str, int]:
+        return {name: index for index, node in enumerate(self.nodes) for name in node.output if name}
+
+    @cached_property
+    def users(self) -> Mapping[str, tuple[int, ...]]:
+        users: dict[str, list[int]] = {}
+        for index, node in enumerate(self.nodes):
+            for name in dict.fromkeys(node.input):
+                if name:
+                    users.setdefault(name, []).append(index)
+        return {name: tuple(places) for name, places in users.items()}
+
+    @cached_property
+    def outputs(self) -> frozenset[str]:
+        return frozenset(value.name for value in self.model.graph.output)
+
+    @cached_property
+    def types(self) -> Mapping[str, TypeProto.Tensor]:
+        """Return type and shape of the values by name."""
+        inferred = onnx.shape_inference.infer_shapes(self.model, data_prop=True).graph
+        values = (*inferred.input, *inferred.output, *inferred.value_info)
+        return {value.name: value.type.tensor_type for value in values}
+
+    @cached_property
+    def channels(self) -> Mapping[str, int]:
+        """Return the number of channels of each value of shape (N, C, H, W)."""
+        shapes = {name: kind.shape.dim for name, kind in self.types.items()}
+        return {name: dims[1].dim_value for name, dims in shapes.items() if len(dims) == 4 and dims[1].dim_value}
+
+    @cached_property
+    def floats(self) -> frozenset[str]:
+        """Return the names of the float32 values that are not constants."""
+        kinds = {name: kind.elem_type for name, kind in self.types.items()}
+        return frozenset(
+            name for name, kind in kinds.items() if kind == TensorProto.FLOAT and name not in self.constants
+        )
+
+    @cached_property
+    def layers(self) -> Mapping[int, Layer]:
+        """Return the nodes with stored weights that can be quantised, by index."""
+        return {index: layer for index, node in enumerate(self.nodes) if (layer := self._layer(index, node))}
+
+    def _layer(self, index: int, node: onnx.NodeProto) -> Layer | None:
+        if node.op_type not in ("Conv", "Gemm", "MatMul") or len(node.input) < 2:
+            return None
+        weight = self.constants.get(node.input[1])
+        if weight is None or weight.dtype != np.float32 or node.input[0] not in self.floats:
+            return None
+        attributes = {entry.name: helper.get_attribute_value(entry) for entry in node.attribute}
+        if node.op_type == "Conv":
+            pads = list(attributes.get("pads", [0, 0, 0, 0]))
+            ones = all(set(attributes.get(name, [1])) == {1} for name in ("strides", "dilations"))
+            if (
+                weight.ndim != 4
+                or pads[:2] != pads[2:]
+                or not ones
+                or attributes.get("auto_pad", b"NOTSET") != b"NOTSET"
+            ):
+                return None
+            bias = node.input[2] if len(node.input) > 2 and node.input[2] else None
+            return Layer(index, node.name, node.input[1], bias, "conv", attributes.get("group", 1), tuple(pads[:2]))
+        if weight.ndim != 2:
+            return None
+        if node.op_type == "Gemm":
+            plain = attributes.get("alpha", 1.0) == attributes.get("beta", 1.0) == 1.0 and not attributes.get(
+                "transA", 0
+            )
+            kind = "rows" if attributes.get("transB", 0) else "columns"
+            bias = node.input[2] if len(node.input) > 2 and node.input[2] else None
+            return Layer(index, node.name, node.input[1], bias, kind) if plain else None
+        return Layer(index, node.name, node.input[1], self._added(node, len(weight[0])), "columns")
+
+    def _added(self, node: onnx.NodeProto, size: int) -> str | None:
+        """Return the name of the stored vector that is added to a product, its bias; None without one."""
+        (name,) = node.output
+        if len(self.users.get(name, ())) != 1 or name in self.outputs:
+            return None
+        follower = self.nodes[self.users[name][0]]
+        others = [other for other in follower.input if other != name]
+        if follower.op_type != "Add" or len(others) != 1 or others[0] not in self.constants:
+            return None
+        return others[0] if self.constants[others[0]].shape == (size,) and len(self.users[others[0]]) == 1 else None
+
+    def sole_user(self, name: str) -> int | None:
+        """Return the only node that reads a value; None if there are others or the value is an output."""
+        users = self.users.get(name, ())
+        return users[0] if len(users) == 1 and name not in self.outputs else None
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer: its node, the names of its weight and bias, and the layout of the weight by `kind`.
+
+    conv: (rows, columns of a group, h, w); rows: (rows, columns); columns: (columns, rows).
+    """
+
+    index: int
+    name: str
+    weight: str
+    bias: str | None
+    kind: str
+    groups: int = 1
+    padding: tuple[int, ...] = (0, 0)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The quantised parts of a graph.
+
+    `grids` maps the values that lie on a grid, in the order of the graph, to the value whose grid they share, or to
+    None if they have their own. `integer` are the nodes that read quantised values, `on_grid` those whose results exist
+    only in quantised form.
+    """
+
+    graph: Graph
+    scheme: Scheme
+    layers: Mapping[int, Layer]
+    integer: frozenset[int]
+    on_grid: frozenset[int]
+    grids: Mapping[str, str | None]
+    images: frozenset[str] = frozenset()
+
+    def reads_grid(self, index: int, name: str) -> bool:
+        """Return whether a node reads a quantised value: if it is an integer node, or if no float value exists."""
+        if name not in self.grids:
+            return False
+        return index in self.integer or self.graph.producer.get(name) in self.on_grid
+
+
+def fused_activation(graph: Graph, index: int) -> int | None:
+    """Return the index of the activation that a runtime computes with a node, or None."""
+    user = graph.sole_user(graph.nodes[index].output[0])
+    return user if user is not None and graph.nodes[user].op_type in FUSED else None
+
+
+def make_plan(graph: Graph, scheme: Scheme = Scheme(), images: frozenset[str] = frozenset()) -> Plan:
+    """Return the plan of a scheme; `images` are the names of the image values (`ends.py`)."""
+    unknown = scheme.float_layers - {layer.name for layer in graph.layers.values()}
+    if unknown:
+        raise SrkdError(f"the graph has no layer called {sorted(unknown)[0]!r}")
+    gates = set(_gates(graph))
+    layers = {
+        index: layer
+        for index, layer in graph.layers.items()
+        if layer.name not in scheme.float_layers and index not in gates
+    }
+    sums = () if scheme.float_sums else tuple(_sums(graph, gates))
+    integer = {*layers, *sums}
+    grids: dict[str, str | None] = {}
+    on_grid: set[int] = set()
+    inputs = {name for index in integer for name in graph.nodes[index].input if name in graph.floats}
+    for index, node in enumerate(graph.nodes):
+        for name in node.input:
+            if name in inputs:
+                grids.setdefault(name, None)
+        if index in integer:
+            if node.op_type == "MatMul":  # runtimes return its products in float
+                continue
+            last = fused_activation(graph, index)
+            (result,) = graph.nodes[index if last is None else last].output
+            if result in images and not scheme.flavour.image_bytes:
+                continue
+            grids.setdefault(result, None)
+            on_grid |= {index} if last is None else {index, last}
+        elif _moves_grid(graph, index, grids, on_grid):
+            grids.setdefault(node.output[0], node.input[0])
+            integer.add(index)
+            on_grid.add(index)
+    return Plan(graph, scheme, layers, frozenset(integer), frozenset(on_grid), grids, images)
+
+
+def _moves_grid(graph: Graph, index: int, grids: Container[str], on_grid: Container[int]) -> bool:
+    """Return whether a node only moves values that exist only in quantised form."""
+    node = graph.nodes[index]
+    if node.op_type not in MOVES or index in on_grid:
+        return False
+    return node.input[0] in grids and graph.producer.get(node.input[0], -1) in on_grid
+
+
+def _gates(graph: Graph) -> Iterator[int]:
+    """Yield the nodes that compute on the pooled value of a whole image."""
+    pooled: set[str] = set()
+    for index, node in enumerate(graph.nodes):
+        if node.op_type in POOLS and _is_whole_image(graph, node):
+            pooled.update(node.output)
+            continue
+        inputs = [name for name in node.input if name in graph.floats]
+        if inputs and all(name in pooled for name in inputs):
+            pooled.update(node.output)
+            yield index
+
+
+def _is_whole_image(graph: Graph, node: onnx.NodeProto) -> bool:
+    if node.op_type == "GlobalAveragePool":
+        return True
+    axes = attribute_of(node, "axes")
+    if axes is None and len(node.input) > 1 and node.input[1] in graph.constants:
+        axes = [int(axis) for axis in graph.constants[node.input[1]].reshape(-1)]
+    return axes is not None and sorted(axis % 4 for axis in axes) == [2, 3]
+
+
+def _sums(graph: Graph, gates: set[int]) -> Iterator[int]:
+    """Yield the sums and products of values whose results lead to a layer."""
+    leads_on: set[str] = set()
+    for index in reversed(range(len(graph.nodes))):
+        node = graph.nodes[index]
+        goes_on = any(name in leads_on for name in node.output)
+        if index in graph.layers or goes_on:
+            leads_on.update(node.input)
+        values = [name for name in node.input if name in graph.floats]
+        if goes_on and index not in gates and node.op_type in SUMS and len(values) == len(node.input):
+            yield index

@@ -1,0 +1,109 @@
+"""ONNX files of planned and solved graphs: QuantizeLinear and DequantizeLinear at each value on a grid."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+
+from export.int8.quantise.grids import Grid
+from export.int8.quantise.plan import Plan
+from export.int8.quantise.walk import QuantisedLayer, Solution
+
+INT32 = 2**31 - 1
+
+
+def write_qdq(plan: Plan, solution: Solution) -> onnx.ModelProto:
+    """Return the quantised model; weights are stored as integers, the bias as the flavour requires."""
+    return _Writer(plan, solution).write()
+
+
+class _Writer:
+    def __init__(self, plan: Plan, solution: Solution) -> None:
+        self.plan, self.solution = plan, solution
+        self.model = onnx.ModelProto()
+        self.model.CopyFrom(plan.graph.model)
+        self.nodes: list[onnx.NodeProto] = []
+        self.stored: list[onnx.TensorProto] = []
+
+    def write(self) -> onnx.ModelProto:
+        graph = self.plan.graph
+        for value in self.model.graph.input:
+            self._pair(value.name, value.name)
+        renamed = {name: f"{name}.computed" for name in graph.outputs if name in self.solution.grids}
+        for index, node in enumerate(self.model.graph.node):
+            for place, name in enumerate(node.input):
+                if name in renamed:
+                    node.input[place] = renamed[name]
+                if self.plan.reads_grid(index, name):
+                    node.input[place] = name if name in renamed else f"{name}.dequantised"
+            if index in self.solution.layers:
+                self._layer(index, node, self.solution.layers[index])
+            for place, name in enumerate(node.output):
+                node.output[place] = renamed.get(name, name)
+            self.nodes.append(node)
+            for name in graph.nodes[index].output:
+                self._pair(name, renamed.get(name, name), last=name in renamed)
+        nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in self.nodes]
+        used = {name for node in nodes for name in node.input}
+        weights = [
+            onnx.TensorProto.FromString(t.SerializeToString()) for t in self.model.graph.initializer if t.name in used
+        ]
+        del self.model.graph.node[:], self.model.graph.initializer[:], self.model.graph.value_info[:]
+        self.model.graph.node.extend(nodes)
+        self.model.graph.initializer.extend([*weights, *self.stored])
+        return self.model
+
+    def _pair(self, name: str, computed: str, *, last: bool = False) -> None:
+        grid = self.solution.grids.get(name)
+        if grid is None:
+            return
+        names = self._grid(f"{name}.grid", grid)
+        quantised = f"{name}.quantised"
+        result = name if last else f"{name}.dequantised"
+        self.nodes += [
+            helper.make_node("QuantizeLinear", [computed, *names], [quantised], name=f"quantise/{name}"),
+            helper.make_node("DequantizeLinear", [quantised, *names], [result], name=f"dequantise/{name}"),
+        ]
+
+    def _grid(self, name: str, grid: Grid) -> tuple[str, str]:
+        kind = np.int8 if grid.levels.signed else np.uint8
+        self._store(f"{name}.scale", np.array(grid.scale, np.float32))
+        self._store(f"{name}.zero_point", np.array(grid.zero_point, kind))
+        return f"{name}.scale", f"{name}.zero_point"
+
+    def _layer(self, index: int, node: onnx.NodeProto, layer: QuantisedLayer) -> None:
+        """Replace the weight and the bias by integers."""
+        place = self.plan.layers[index]
+        axis = 1 if place.kind == "columns" else 0
+        name = node.name
+        weight = self._dequantised(f"{name}.weight", layer.integers, layer.scales, axis)
+        node.input[1] = weight
+        if layer.bias is None or node.op_type == "MatMul":
+            return
+        bias = f"{name}.bias"
+        source = self.solution.grids[self.plan.graph.nodes[index].input[0]]
+        scales = (layer.scales.astype(np.float64) * source.scale).astype(np.float32)
+        integers = np.round(layer.bias / np.maximum(scales.astype(np.float64), 1e-30))
+        if self.plan.scheme.flavour.integer_bias and np.abs(integers).max(initial=0) < INT32:
+            bias = self._dequantised(bias, integers.astype(np.int32), scales, 0)
+        else:
+            self._store(bias, layer.bias)
+        if len(node.input) > 2:
+            node.input[2] = bias
+        else:
+            node.input.append(bias)
+
+    def _dequantised(self, name: str, integers: NDArray[Any], scales: NDArray[np.float32], axis: int) -> str:
+        self._store(f"{name}.integers", integers)
+        self._store(f"{name}.scales", scales)
+        self._store(f"{name}.zero_points", np.zeros(len(scales), integers.dtype))
+        inputs = [f"{name}.integers", f"{name}.scales", f"{name}.zero_points"]
+        self.nodes.append(helper.make_node("DequantizeLinear", inputs, [name], name=f"dequantise/{name}", axis=axis))
+        return name
+
+    def _store(self, name: str, values: NDArray[np.generic]) -> None:
+        self.stored.append(numpy_helper.from_array(values, name))

@@ -1,0 +1,125 @@
+"""ONNX in eight bits: QuantizeLinear and DequantizeLinear around operations, which runtimes compute with integers.
+
+    int8       for CPUs: values in bytes with a zero point, weights signed, one scale per channel
+    int8-trt   for TensorRT: all signed, no zero points, biases in float
+
+A float network is calibrated; one that was trained quantised at 8 bits brings its ranges (`learnt_graph.py`).
+Images stay float32, so that an app changes only the file's name; outputs are clipped to [0,1].
+docs/design/quantisation.md describes the parts.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from hashlib import sha256
+
+import torch
+
+from compressor.base.machine import has_integer_products
+from compressor.models.networks.base import tensor_bytes
+from compressor.models.quantisation.description import KEY
+from compressor.models.students.spread import spread_streams
+from export.convert.to_onnx import write_graph
+from export.formats.conversion import CannotConvert, Conversion
+from export.graph.onnx_graph import OPSET, Graph, build_graph, use_depth_first
+from export.graph.recent import Recent, network_key
+from export.int8.calibration import calibration_patches
+from export.int8.learnt_graph import build_learnt_graph
+from export.int8.quantise.ends import Ends, meet_image
+from export.int8.quantise.equalise import equalise_channels
+from export.int8.quantise.grids import S7, U8
+from export.int8.quantise.plan import CPU, TENSORRT, Flavour
+from export.int8.quantise.search import Try, measure_graph, search
+from export.proof.quality import QualityPhotos
+
+LEARNT = "learnt in training"
+
+TIMED = (128, 128)
+"""LR size of the image on which tries are timed, if the file takes any size."""
+
+
+def convert(job: Conversion) -> Mapping[str, object]:
+    flavour = TENSORRT if job.format == "int8-trt" else _cpu_flavour(learnt=job.network.quantisation is not None)
+    graph, quant = _learnt(job, flavour) if job.network.quantisation is not None else _calibrated(job, flavour)
+    described = replace(job, metadata={**job.metadata, KEY: json.dumps(quant, sort_keys=True)})
+    return {**write_graph(described, graph), **quant}
+
+
+def _cpu_flavour(*, learnt: bool) -> Flavour:
+    """Return the flavour for this processor.
+
+    Without VNNI, two products of a byte and a signed byte are added in 16 bits, where they overflow. Weights of seven
+    bits are fast there. Learnt weights have eight, so they are bytes: products of two bytes are exact, and slower.
+    """
+    if has_integer_products():
+        return CPU
+    return replace(CPU, weights=U8 if learnt else S7)
+
+
+def _learnt(job: Conversion, flavour: Flavour) -> tuple[Graph, dict[str, object]]:
+    """Return the graph of a network that was trained quantised, with its learnt ranges, and the facts of the file."""
+    quantisation, lr_size = job.network.quantisation, job.options.lr_size
+    assert quantisation is not None
+    if job.options.shuffle == "dcr":
+        raise CannotConvert("a network that was trained quantised keeps its shuffles: leave out --shuffle dcr")
+    graph = build_learnt_graph(job.network, lr_size, OPSET, flavour)
+    quality = measure_graph(graph.model, QualityPhotos.of(job.network, job.options.int8.data, lr_size), flavour)
+    return graph, {
+        **asdict(quantisation),
+        **_widths(flavour),
+        "calibration": LEARNT,
+        **({"in_float": "all but the blocks"} if quantisation.placement == "paper" else {}),
+        **quality.facts(),
+    }
+
+
+def _calibrated(job: Conversion, flavour: Flavour) -> tuple[Graph, dict[str, object]]:
+    """Return the graph of a float network, quantised as far as the bound allows, and the facts of the file."""
+    options, lr_size = job.options.int8, job.options.lr_size
+    calibration = calibration_patches(replace(job.network.descriptor, fixed_size=lr_size), options.calibrate)
+    photos = QualityPhotos.of(job.network, options.data, lr_size)
+    patches_key = sha256(tensor_bytes(calibration.patches)).digest()
+    key = network_key(job.network), patches_key, lr_size, job.options.shuffle
+    prepared = _prepared.get(key, lambda: _prepare(job, calibration.patches))
+    result = search(
+        prepared.ends, calibration.patches, photos, flavour, options.max_drop, job.context, size=lr_size or TIMED
+    )
+    quantised = replace(prepared.graph, model=result.model)
+    return quantised, describe(result, calibration.source)
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """A float graph as it is quantised, for every flavour, and the graph that it was made from."""
+
+    graph: Graph
+    ends: Ends
+
+
+def _prepare(job: Conversion, patches: torch.Tensor) -> _Prepared:
+    graph = build_graph(spread_streams(job.network, patches), job.options.lr_size, OPSET)
+    if job.options.shuffle == "dcr":
+        use_depth_first(graph.model)
+    return _Prepared(graph, equalise_channels(meet_image(graph.model), patches))
+
+
+_prepared = Recent[_Prepared](lambda one: one.graph.model.ByteSize() + one.ends.graph.model.ByteSize())
+
+
+def describe(tried: Try, calibration: str) -> dict[str, object]:
+    """Return the facts of a file in eight bits, for its metadata and the report."""
+    scheme = tried.scheme
+    return {
+        **_widths(scheme.flavour),
+        "calibration": calibration,
+        "in_float": tried.words,
+        "solved_weights": scheme.solved_weights,
+        "float_layers": sorted(scheme.float_layers),
+        **tried.quality.facts(),
+    }
+
+
+def _widths(flavour: Flavour) -> dict[str, object]:
+    return {"precision": "int8", "flavour": flavour.name, "bits": 8, "weight_bits": flavour.weights.bits}

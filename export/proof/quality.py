@@ -1,0 +1,138 @@
+"""Loss of quality of a file in eight bits, measured on photos that it was not calibrated on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+
+from compressor.base.errors import UsageError
+from compressor.images.files import read_rgb_u8
+from compressor.images.metrics import psnr, psnr_y, to_u8
+from compressor.images.resize import centre_crop, downscale_u8
+from compressor.images.sets import embedded_photos, evenly_spaced_photos
+from compressor.models.networks.base import Descriptor, Network
+from export.formats.table import MIN_PSNR_TO_SOURCE
+
+MAX_PHOTOS = 16
+LARGEST_SIDE = 192
+"""Largest side in LR pixels of the middle part of a photo that is measured."""
+
+Run = Callable[[torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Mean Y-PSNR in dB of the network and of the file, and the PSNR between their images (None: they are equal)."""
+
+    psnr_y_source: float
+    psnr_y: float
+    psnr_to_source: float | None
+    photos: int
+
+    @property
+    def drop(self) -> float:
+        return self.psnr_y_source - self.psnr_y
+
+    def reason(self, max_drop: float | None) -> str | None:
+        """Return in one line why the loss is too large; None if it is not, or without a bound."""
+        if max_drop is None:
+            return None
+        if self.drop > max_drop:
+            return f"loses {self.drop:.3f} dB of Y-PSNR on {self.photos} photos; --max-drop {max_drop:g} is allowed"
+        if self.psnr_to_source is not None and self.psnr_to_source < MIN_PSNR_TO_SOURCE:
+            return f"is {self.psnr_to_source:.1f} dB from the network's images; {MIN_PSNR_TO_SOURCE:g} dB is needed"
+        return None
+
+    def facts(self) -> dict[str, object]:
+        """Return the facts of the loss for a file's metadata."""
+        to_source = None if self.psnr_to_source is None else round(self.psnr_to_source, 2)
+        return {"drop_db": round(self.drop, 4), "psnr_to_source_db": to_source, "photos": self.photos}
+
+    def __str__(self) -> str:
+        apart = (
+            "equal images" if self.psnr_to_source is None else f"{self.psnr_to_source:.1f} dB to the network's image"
+        )
+        return f"{-self.drop:+.3f} dB of Y-PSNR, {apart}"
+
+
+@dataclass(frozen=True)
+class QualityPhotos:
+    """Photos with their LR images and the network's results."""
+
+    network: Network
+    photos: Mapping[str, Path]
+    size: tuple[int, int] | None = None
+    """Width and height of the only LR size that a file takes; None: any."""
+    largest: tuple[int, int] | None = None
+    """Width and height of the largest LR size that a file takes; None: any."""
+
+    @classmethod
+    def of(
+        cls,
+        network: Network,
+        folder: Path | None,
+        size: tuple[int, int] | None = None,
+        largest: tuple[int, int] | None = None,
+    ) -> QualityPhotos:
+        """Return at most `MAX_PHOTOS` photos of a folder, evenly spaced; None: the embedded validation photos."""
+        photos = embedded_photos("val") if folder is None else evenly_spaced_photos(folder, MAX_PHOTOS, option="--data")
+        return cls(network, photos, size, largest)
+
+    @cached_property
+    def images(self) -> tuple[tuple[torch.Tensor, torch.Tensor, torch.Tensor], ...]:
+        """Return for each photo LR in [0,1], and HR and the network's image in bytes, each (1, C, H, W)."""
+        descriptor = self.network.descriptor
+        images = []
+        with torch.no_grad():
+            for path in self.photos.values():
+                pair = _pair(path, descriptor, self.size, self.largest or (LARGEST_SIDE, LARGEST_SIDE))
+                if pair is not None:
+                    images.append((*pair, to_u8(self.network(pair[0]))))
+        if not images:
+            raise UsageError("the photos are too small to measure the file on: give others with --data")
+        return tuple(images)
+
+    def measure(self, run: Run) -> Quality:
+        """Return the quality of the images that `run` returns for the photos."""
+        scale = self.network.descriptor.scale
+        source, file, squares, values = 0.0, 0.0, 0.0, 0
+        for lr, hr, network_u8 in self.images:
+            file_u8 = to_u8(run(lr))
+            source += float(_psnr(network_u8, hr, scale))
+            file += float(_psnr(file_u8, hr, scale))
+            squares += float((file_u8.double() - network_u8.double()).square().sum())
+            values += file_u8.numel()
+        count = len(self.images)
+        to_source = None if squares == 0 else 10 * math.log10(255**2 * values / squares)
+        return Quality(source / count, file / count, to_source, count)
+
+
+def _psnr(sr_u8: torch.Tensor, hr_u8: torch.Tensor, border: int) -> torch.Tensor:
+    if hr_u8.shape[1] == 1:
+        return psnr(sr_u8.double(), hr_u8.double(), border=border)
+    return psnr_y(sr_u8.double() / 255, hr_u8.double() / 255, border=border).mean()
+
+
+def _pair(
+    path: Path, descriptor: Descriptor, size: tuple[int, int] | None, largest: tuple[int, int]
+) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """Return the middle of a photo as LR in [0,1] and HR in bytes; None if the photo is too small."""
+    hr, scale, step = read_rgb_u8(path), descriptor.scale, descriptor.size_multiple
+    height, width = (
+        min(length // scale, LARGEST_SIDE, most) // step * step
+        for length, most in zip(hr.shape[-2:], reversed(largest), strict=True)
+    )
+    if size is not None:
+        if size[0] * scale > hr.shape[-1] or size[1] * scale > hr.shape[-2]:
+            return None
+        width, height = size
+    if min(height, width) < max(descriptor.min_size, 16):
+        return None
+    hr = centre_crop(hr, height * scale, width * scale)
+    lr = downscale_u8(hr, scale)[: descriptor.channels]
+    return lr[None].float().div(255), hr[None, : descriptor.channels]

@@ -1,0 +1,169 @@
+"""The comparison of an exported file with its network, and the reason why a file is refused."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from compressor.base.context import QUIET, Context
+from compressor.base.errors import SrkdError
+from compressor.models.networks.base import Network
+from compressor.runtimes.base import Runtime
+from compressor.runtimes.torch_runtime import TorchRuntime
+from export.formats.conversion import IO
+from export.formats.proof_inputs import ProofInput
+from export.formats.table import Bounds
+from export.proof.quality import Quality
+from export.proof.speed import Speed
+
+HALF_LEVEL = 0.5 / 255
+
+NOT_FINITE = "the network itself gives values that are not finite on {}"
+
+FLAT = 1e-7
+"""An output whose values span at most this is constant."""
+
+
+@dataclass(frozen=True)
+class Parity:
+    """The difference between a file and its network. `psnr` is over the photos with peak 1, None if they are equal;
+    `at` is (N, C, y, x) of the largest difference, which is on the input called `on`."""
+
+    max_abs: float
+    psnr: float | None
+    on: str
+    at: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Proof:
+    """The difference, and in one line the reason why the file is refused, or None. `on` is the input that shows it, if
+    file and network both ran on it. `quality` and `speed` are those of a file in eight bits."""
+
+    parity: Parity | None
+    reason: str | None
+    on: ProofInput | None = None
+    quality: Quality | None = None
+    speed: Speed | None = None
+
+
+def verify(
+    file: Runtime,
+    network: Runtime,
+    inputs: Sequence[ProofInput],
+    bounds: Bounds,
+    context: Context = QUIET,
+    *,
+    io: IO = "float",
+) -> Proof:
+    """Run both on every input. The first input out of bounds gives the reason; the parity covers all inputs.
+
+    With uint8 images (`io`) the network gets the same bytes, and the error of rounding its output does not count.
+    """
+    results: list[Comparison] = []
+    if io == "uint8":
+        inputs = [replace(sample, lr=_round_to_bytes(sample.lr)) for sample in inputs]
+    for done, sample in enumerate(inputs):
+        context.progress("compare", done, len(inputs))
+        expected = network.run(sample.lr)
+        if not expected.isfinite().all():
+            return Proof(None, NOT_FINITE.format(sample.name))
+        try:
+            actual = file.run(sample.lr)
+        except SrkdError as error:
+            return Proof(None, f"fails on {sample.name}: {error}")
+        results.append(compare(sample, actual, expected, bounds, io))
+    context.progress("compare", len(inputs), len(inputs))
+    if not results:
+        raise SrkdError("nothing to compare the file on")
+    worst = max(results, key=lambda result: result.parity.max_abs)
+    photos = [result for result in results if result.sample.photo]
+    psnr = None
+    if photos:
+        mean_square = sum(photo.squared_error for photo in photos) / sum(photo.values for photo in photos)
+        if math.isfinite(mean_square) and mean_square > 0:
+            psnr = -10 * math.log10(mean_square)
+    parity = Parity(worst.parity.max_abs, psnr, worst.parity.on, worst.parity.at)
+    failure = next((result for result in results if result.reason is not None), None)
+    if failure is not None:
+        return Proof(parity, failure.reason, failure.sample)
+    if psnr is not None and bounds.min_psnr is not None and not psnr >= bounds.min_psnr:
+        furthest = max(photos, key=lambda photo: photo.squared_error / photo.values).sample
+        return Proof(
+            parity, f"{psnr:.1f} dB from the network on photos; at least {bounds.min_psnr:g} dB needed", furthest
+        )
+    # A file may keep state between images: the first input must still give the same result.
+    first = inputs[0]
+    again = compare(first, file.run(first.lr), network.run(first.lr), bounds, io).reason
+    return Proof(parity, None if again is None else f"the second time {again}")
+
+
+def require_finite_outputs(network: Network, inputs: Sequence[ProofInput]) -> None:
+    """Refuse a network with non-finite outputs; used for a file that cannot run on this machine."""
+    runtime = TorchRuntime(network, label="the network")
+    for sample in inputs:
+        if not runtime.run(sample.lr).isfinite().all():
+            raise SrkdError(NOT_FINITE.format(sample.name))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The difference between file and network on one input, and the reason why it is too large, or None."""
+
+    sample: ProofInput
+    parity: Parity
+    squared_error: float
+    values: int
+    reason: str | None
+
+
+def compare(
+    sample: ProofInput, actual: torch.Tensor, expected: torch.Tensor, bounds: Bounds, io: IO = "float"
+) -> Comparison:
+    """Compare an output of the file with the network's."""
+    if bounds.as_images:
+        actual = actual.clamp(0, 1)
+    if io == "uint8" or bounds.as_images:
+        expected = expected.clamp(0, 1)
+    rounded = _round_to_bytes(expected) if io == "uint8" else expected
+    parity = _largest_difference(sample.name, actual, expected, allowed=HALF_LEVEL if io == "uint8" else 0.0)
+    # Rounding the network's output to bytes has an error of its own, which does not count as the file's.
+    squared_error = _squared_error(actual, expected) - _squared_error(rounded, expected)
+    reason = _reason(parity, actual, rounded, bounds.max_difference(photo=sample.photo, flat=sample.flat))
+    return Comparison(sample, parity, squared_error, actual.numel(), reason)
+
+
+def _squared_error(images: torch.Tensor, others: torch.Tensor) -> float:
+    return float((images.double() - others.double()).square().sum())
+
+
+def _round_to_bytes(images: torch.Tensor) -> torch.Tensor:
+    """Round to the 256 levels of bytes."""
+    return images.clamp(0, 1).mul(255).round().div(255)
+
+
+def _reason(parity: Parity, actual: torch.Tensor, expected: torch.Tensor, allowed: float) -> str | None:
+    """Return in one line why the output is refused, or None."""
+    pixel = "n={} c={} y={} x={}".format(*parity.at)
+    if math.isinf(parity.max_abs):
+        return f"gives {float(actual[parity.at])} on {parity.on} at {pixel}"
+    actual_range, expected_range = (float(images.max() - images.min()) for images in (actual, expected))
+    if actual_range <= FLAT < 100 * FLAT < expected_range:
+        return f"is constant on {parity.on}, the network is not"
+    if parity.max_abs > allowed:
+        return (
+            f"differs from the network by {parity.max_abs:.2g} on {parity.on} at {pixel} "
+            f"({float(actual[parity.at]):.5f}, not {float(expected[parity.at]):.5f}); {allowed:g} is allowed"
+        )
+    return None
+
+
+def _largest_difference(name: str, actual: torch.Tensor, expected: torch.Tensor, *, allowed: float) -> Parity:
+    """Return the largest difference beyond `allowed` with its position; a non-finite value counts as infinite."""
+    difference = (actual.double() - expected.double()).abs().nan_to_num(nan=math.inf).sub(allowed).clamp(min=0)
+    flat = int(difference.argmax())
+    at = tuple(int(index) for index in torch.unravel_index(torch.tensor(flat), difference.shape))
+    return Parity(float(difference[at]), None, name, at)

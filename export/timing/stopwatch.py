@@ -1,0 +1,51 @@
+"""Image and timer for calls of a model: by the wall clock or, on a CUDA device, by the device's events."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from compressor.images.sample import sample_photo
+from compressor.runtimes.base import Runtime
+from compressor.runtimes.onnx_providers import torch_device_for
+from compressor.runtimes.table import RUNTIMES
+from export.timing.turns import Call, time_calls
+
+CallTimer = Callable[[Call, int], tuple[float, ...]]
+"""Function that times a number of calls: `time_calls`, or the same with a device's own clock."""
+
+
+def image_for(runtime: Runtime, width: int, height: int, batch: int = 1) -> torch.Tensor:
+    """Return a batch of LR images of one fixed photo, already on the device from which the runtime reads it."""
+    lr = sample_photo(width, height, channels=runtime.descriptor.channels, batch=batch)
+    device = torch_device_for(runtime.device)
+    in_place = RUNTIMES[runtime.name].reads_torch_memory
+    return lr.to(device) if in_place and (not device.startswith("cuda") or torch.cuda.is_available()) else lr
+
+
+def timer_for(device: str) -> CallTimer:
+    """Return the timer for calls that compute on this device."""
+    if device.startswith("cuda") and torch.cuda.is_available():
+        return lambda call, count: time_by_events(call, count, torch.cuda)
+    return time_calls
+
+
+def time_by_events(call: Call, count: int, cuda: Any) -> tuple[float, ...]:
+    """Return the milliseconds between device events before and after each call.
+
+    The device is idle before the first event, so that no earlier call counts. `cuda` is torch.cuda.
+    """
+    if count > 1:
+        call()
+    cuda.synchronize()
+    milliseconds = []
+    for _ in range(count):
+        start, end = (cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        call()
+        end.record()
+        end.synchronize()
+        milliseconds.append(float(start.elapsed_time(end)))
+    return tuple(milliseconds)

@@ -1,0 +1,1 @@
+"""A model's files: converted, proved, recorded and described by a card."""

@@ -1,0 +1,192 @@
+"""The model card beside exported files, `student.md` beside `student.onnx`, in the form that model hubs read.
+
+Its head is YAML: licence, base model, tags, and the scores with their protocol as a model index. A card that srkd did
+not write is never overwritten.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from compressor.base.files import atomic_path, read_text
+from compressor.models.checkpoints.licence import commercial_warning, hub_licence
+from compressor.models.networks.base import Network
+from compressor.models.networks.cost import COMPARED_SIZE, cost
+from export.writing.record import read_record
+
+MARK = "<!-- srkd export wrote this card, and writes it anew. Without this line it is left alone. -->"
+MOST_BYTES = 10**6
+
+
+@dataclass(frozen=True)
+class CardFacts:
+    """Facts of a model card that are not in the network: its name, origin, licence and scores."""
+
+    name: str
+    metadata: Mapping[str, str]
+    """The `srkd.*` keys of the exported checkpoint."""
+    sha256: str
+    licence: str | None
+    teacher: str | None = None
+    """The name of the teacher's file."""
+    teacher_psnr_y: float | None = None
+    validation: tuple[str, ...] = ()
+
+
+def write_card(folder: Path, network: Network, facts: CardFacts) -> Path | None:
+    """Write the card of a network's files and return its path; None if a card that srkd did not write is there."""
+    path = folder / f"{facts.name}.md"
+    if path.exists() and not _is_own(path):
+        return None
+    with atomic_path(path) as temporary:
+        temporary.write_text(_card(folder, network, facts), encoding="utf-8")
+    return path
+
+
+def _is_own(path: Path) -> bool:
+    try:
+        return path.is_file() and MARK in read_text(path, MOST_BYTES)
+    except UnicodeDecodeError:
+        return False
+
+
+def _card(folder: Path, network: Network, facts: CardFacts) -> str:
+    head = yaml.safe_dump(_head(network, facts), sort_keys=False, allow_unicode=True, width=1000)
+    return f"---\n{head}---\n\n{MARK}\n\n" + "\n".join(_body(folder, network, facts)) + "\n"
+
+
+def _head(network: Network, facts: CardFacts) -> dict[str, Any]:
+    spec = network.spec
+    head: dict[str, Any] = hub_licence(facts.licence)
+    if facts.teacher is not None:
+        head["base_model"] = Path(facts.teacher).stem
+        head["base_model_relation"] = "quantized" if network.quantisation is not None else "finetune"
+    head["pipeline_tag"] = "image-to-image"
+    head["library_name"] = "srkd"
+    tags = [
+        "super-resolution",
+        f"x{spec.scale}",
+        spec.arch,
+        "knowledge-distillation",
+        facts.metadata.get("srkd.recipe"),
+    ]
+    head["tags"] = [tag for tag in tags if tag]
+    results = _results(network, facts)
+    if results:
+        head["model-index"] = [{"name": facts.name, "results": results}]
+    return head
+
+
+def _scores(facts: CardFacts) -> dict[str, float]:
+    try:
+        scores = json.loads(facts.metadata.get("srkd.scores", "{}"))
+        return {str(name): float(value) for name, value in scores.items()}
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        return {}
+
+
+def _results(network: Network, facts: CardFacts) -> list[dict[str, Any]]:
+    """Return the score on the validation images, whose protocol is part of the metric's name."""
+    psnr_y = _scores(facts).get("validation_psnr_y")
+    if psnr_y is None:
+        return []
+    protocol = facts.metadata.get("srkd.protocol", "unknown protocol")
+    images = (
+        ", ".join(facts.validation) if 0 < len(facts.validation) <= 6 else f"{len(facts.validation) or 'some'} images"
+    )
+    return [
+        {
+            "task": {"type": "image-to-image", "name": f"Super-resolution x{network.spec.scale}"},
+            "dataset": {"type": "validation", "name": f"validation images of the run ({images})"},
+            "metrics": [{"type": "psnr", "name": f"Y-PSNR in dB, {protocol}", "value": round(psnr_y, 3)}],
+        }
+    ]
+
+
+def _plain(text: str) -> str:
+    """Return text from a file on one line, with Markdown's markup escaped."""
+    return "".join("\\" + c if c in "\\`*_{}[]<>#|!&" else c for c in " ".join(text.split()))
+
+
+def _body(folder: Path, network: Network, facts: CardFacts) -> list[str]:
+    spec, counts = network.spec, cost(network.spec)
+    size = "{}x{}".format(*COMPARED_SIZE)
+    sizes = [f"{key} {value}" for key in ("width", "depth") if (value := getattr(spec, key, None)) is not None]
+    lines = [f"# {_plain(facts.name)}", ""]
+    warning = commercial_warning(facts.licence)
+    if warning is not None:
+        lines += [f"> **{_plain(warning[0].upper() + warning[1:])}.**", ""]
+    teacher = "" if facts.teacher is None else f" of {_plain(facts.teacher)}"
+    recipe = facts.metadata.get("srkd.recipe")
+    training = f" It is a student{teacher}, trained by srkd with recipe {_plain(recipe)}." if recipe else ""
+    lines += [
+        f"A network that enlarges pictures {spec.scale} times: {', '.join([spec.arch, *sizes])}. {counts.params:,} "
+        f"parameters, {counts.macs / 1e9:.2f} GMAC for an LR image of {size}.{training}",
+        "",
+        "RGB in [0,1], N,C,H,W, in and out.",
+        "",
+        "## Quality",
+        "",
+        *_quality(facts),
+        "",
+        "## Files",
+        "",
+        *_files(folder, facts),
+        "",
+        "## Origin",
+        "",
+        f"- sha256 of the checkpoint: `{facts.sha256 or 'unknown'}`",
+        f"- licence of the teacher: {_plain(facts.licence) if facts.licence else 'not stated in its file'}",
+    ]
+    source = facts.metadata.get("srkd.source_sha256")
+    if source:
+        lines.append(f"- sha256 of the teacher: `{_plain(source)}`")
+    return lines
+
+
+def _quality(facts: CardFacts) -> list[str]:
+    scores = _scores(facts)
+    rows = {
+        "this network": scores.get("validation_psnr_y"),
+        "teacher": facts.teacher_psnr_y,
+        "bicubic": scores.get("bicubic_psnr_y"),
+    }
+    finite = {name: psnr_y for name, psnr_y in rows.items() if psnr_y is not None}
+    if not finite:
+        return ["The checkpoint does not say what it scored."]
+    protocol = facts.metadata.get("srkd.protocol", "unknown protocol")
+    return [
+        f"Y-PSNR on the validation images of the run, {_plain(protocol)}:",
+        "",
+        "| network | Y-PSNR in dB |",
+        "|---|---|",
+        *(f"| {name} | {psnr_y:.3f} |" for name, psnr_y in finite.items()),
+    ]
+
+
+def _files(folder: Path, facts: CardFacts) -> list[str]:
+    """Return a Markdown table of this checkpoint's files in the folder's record, with the results of their exports."""
+    lines = [
+        "| file | precision | MB | largest difference | change of Y-PSNR in int8 | verdict |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, entry in read_record(folder).items():
+        if facts.sha256 and entry.get("source_sha256") != facts.sha256:
+            continue
+        parity, quality, size = entry.get("parity"), entry.get("quality"), entry.get("bytes")
+        cells = [
+            _plain(name),
+            _plain(str(entry.get("precision"))),
+            f"{size / 1e6:.2f}" if isinstance(size, int) else "–",
+            f"{parity['max_abs']:.1e}" if parity else "–",
+            f"{-quality['drop']:+.3f} dB on {quality['photos']} photos" if quality else "–",
+            _plain(str(entry.get("verdict"))),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines

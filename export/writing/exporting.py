@@ -1,0 +1,389 @@
+"""Export of a network to files: each is converted, opened and compared with the network before it gets its name."""
+
+from __future__ import annotations
+
+import copy
+import json
+import tempfile
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from compressor.base.context import QUIET, Context
+from compressor.base.errors import SrkdError, UsageError, is_out_of_memory
+from compressor.base.files import atomic_files, require_writable_folder
+from compressor.base.metadata import srkd_keys
+from compressor.images.metrics import below_bicubic
+from compressor.models.checkpoints.licence import KEY as LICENCE
+from compressor.models.checkpoints.licence import read_licence
+from compressor.models.checkpoints.save import metadata_of
+from compressor.models.networks.base import Network
+from compressor.models.networks.registry import without_quantisers
+from compressor.models.quantisation.quantisers import bake_weights
+from compressor.runtimes.base import Runtime, require_memory_for
+from compressor.runtimes.sidecar import format_sidecar, sidecar_path
+from compressor.runtimes.table import RUNTIMES, OpenOptions
+from compressor.runtimes.torch_runtime import TorchRuntime
+from compressor.teachers.licence import licence_of
+from export.formats.conversion import CannotConvert, Conversion, FileOptions
+from export.formats.proof_inputs import ProofInput, proof_inputs
+from export.formats.table import QUANTISED, Format, find_formats
+from export.proof.integer_nodes import IntegerNodes, count_integer_nodes
+from export.proof.quality import Quality, QualityPhotos
+from export.proof.speed import Speed, compare_speed
+from export.proof.verify import Parity, Proof, require_finite_outputs, verify
+
+INHERITED_KEYS = ("srkd.recipe", "srkd.protocol", "srkd.scores")
+"""Metadata keys that are copied to exported files, as they describe the weights."""
+
+Verdict = Literal["passed", "unproved", "failed", "unavailable"]
+"""unproved: written, but such a file cannot run on this machine, so nothing was compared."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """The checkpoint to export: the stem of the exports' names, its hash, the `srkd.*` keys of its header, its path."""
+
+    stem: str
+    sha256: str = ""
+    header: Mapping[str, str] = field(default_factory=dict)
+    path: Path | None = None
+
+    @property
+    def licence(self) -> str | None:
+        """Return the licence of the weights if their file states one."""
+        return read_licence(self.header) if self.path is None else licence_of(self.path)
+
+
+@dataclass(frozen=True)
+class FileReport:
+    """Result of one format. If no file was written, `path` and `bytes` are None and `reason` says why."""
+
+    format: str
+    path: Path | None
+    bytes: int | None
+    precision: str
+    parity: Parity | None
+    verdict: Verdict
+    seconds: float
+    reason: str | None
+    facts: Mapping[str, object] = field(default_factory=dict)
+    quality: Quality | None = None
+    """Loss of quality of a file in eight bits, measured on photos."""
+    speed: Speed | None = None
+    """Speed of a file in eight bits against the same network in float, on this machine."""
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """The result of `export`: a report of each format, the inputs of the comparison, and remarks."""
+
+    files: tuple[FileReport, ...]
+    compared_on: tuple[str, ...]
+    """Names of the inputs that each file and the network were run on."""
+    warning: str | None = None
+    """A warning about the network itself: its run measured it worse than bicubic."""
+    licence: str | None = None
+    """Licence of the weights if their file states one; for a student, the teacher's."""
+
+    @property
+    def ok(self) -> bool:
+        """Return whether every format was written, and passed the comparison if such files run here."""
+        return all(file.path is not None for file in self.files)
+
+    @property
+    def failed(self) -> tuple[FileReport, ...]:
+        """Return the files that differ from the network or could not be written, without those unavailable here."""
+        return tuple(file for file in self.files if file.verdict == "failed")
+
+
+def export_model(
+    network: Network,
+    source: Source,
+    formats: Iterable[str],
+    out_dir: Path,
+    context: Context = QUIET,
+    *,
+    options: FileOptions | None = None,
+    photos: Mapping[str, Path] | None = None,
+) -> ExportReport:
+    """Write `<out_dir>/<source.stem><suffix>` for each format; without formats, ONNX.
+
+    A format that fails or is not installed does not stop the others: each has its verdict in the report. If `photos` is
+    None, files are compared on the embedded validation photos. A file for one size only has the size in its name.
+    """
+    _require_finite_weights(network)
+    options = options or FileOptions()
+    rows = _with_substitutes(find_formats(formats), options)
+    if options.sizes is not None and not any("sizes" in row.options for row in rows):
+        raise UsageError("--sizes is for TensorRT engines: these formats take any size, or one by --static")
+    largest = None if options.sizes is None else options.sizes[1]
+    for option, size in (("--static", options.lr_size), ("--sizes", largest)):
+        if size is not None:
+            require_memory_for(size, 1, network.descriptor, option)
+    require_writable_folder(out_dir, "--out")
+    inputs: tuple[ProofInput, ...] = ()
+    files = []
+    reserved = {} if source.path is None else {source.path.resolve(): "the model itself"}
+    for done, row in enumerate(rows):
+        context.progress("export", done, len(rows))
+        job = _Job(row, network, source, out_dir, options, reserved)
+        try:
+            inputs = inputs or proof_inputs(
+                replace(network.descriptor, fixed_size=options.lr_size, max_size=largest), photos
+            )
+            files.append(_export(job, inputs, context))
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            reason = "its images do not fit into memory: name a smaller size"
+            files.append(job.report("failed", reason, time.monotonic()))
+    context.progress("export", len(rows), len(rows))
+    paths = {file.format: file.path for file in files if file.path is not None}
+    files = [_with_next_step(row, file, paths, network, options) for row, file in zip(rows, files, strict=True)]
+    return ExportReport(tuple(files), tuple(sample.name for sample in inputs), _warning_about(source), source.licence)
+
+
+def _warning_about(source: Source) -> str | None:
+    """Return a warning if the scores in the checkpoint's header are below bicubic; None without such scores."""
+    try:
+        scores = json.loads(source.header.get("srkd.scores", "{}"))
+        return below_bicubic(source.stem, float(scores["validation_psnr_y"]), float(scores["bicubic_psnr_y"]))
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return None
+
+
+def _require_finite_weights(network: Network) -> None:
+    """Refuse a network that has NaN or infinite weights: a ReLU may hide them from the comparison."""
+    for name, tensor in network.state_dict().items():
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise SrkdError(
+                f"weight {name} of the network holds NaN or infinity, so nothing is exported: its training diverged, "
+                "take an earlier checkpoint"
+            )
+
+
+def _with_substitutes(rows: Sequence[Format], options: FileOptions) -> tuple[Format, ...]:
+    """Return the rows with their companions, and with substitutes for the formats that this machine cannot build.
+
+    A format that lacks an option gets no substitute.
+    """
+    names = [name for row in rows for name in (row.name, *row.companions)]
+    for row in rows:
+        if row.substitutes and row.unsupported_option(options) is None and row.missing_requirement() is not None:
+            names += row.substitutes
+    return find_formats(names)
+
+
+def _with_next_step(
+    row: Format, file: FileReport, paths: Mapping[str, Path], network: Network, options: FileOptions
+) -> FileReport:
+    """Return the report; if substitutes were written, its reason also says what to do with them on another machine."""
+    substitutes = {name: paths[name] for name in row.substitutes if name in paths}
+    if not substitutes or file.reason is None or file.reason != row.missing_requirement():
+        return file
+    next_step = row.load_machine_module().describe_next_step(substitutes, network, options)
+    return replace(file, reason=f"{file.reason}; {next_step}")
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One file to export."""
+
+    row: Format
+    network: Network
+    source: Source
+    out_dir: Path
+    options: FileOptions
+    reserved: dict[Path, str]
+    """Files that must not be overwritten (the model and the files written before), each with a description."""
+
+    def final_names(self, path: Path) -> list[Path]:
+        """Return the final paths of a file in its temporary folder and of its companions; refuse reserved ones."""
+        names = [(self.out_dir / part.name).resolve() for part in sorted(path.parent.iterdir())]
+        for name in names:
+            if name in self.reserved:
+                raise SrkdError(f"{name.name} would be written over {self.reserved[name]}: name another folder (--out)")
+        return names
+
+    def path(self) -> Path:
+        """Return the final path; the name includes changed options (`-128x96`, `-uint8`, `-dcr`) and the machine."""
+        marks = "".join(f"-{value}" for value in self.options.changed().values())
+        if self.row.machine_bound:
+            marks += f".{self.row.precision}.{self.row.load_machine_module().machine_name()}"
+        return self.out_dir / f"{self.source.stem}{marks}{self.row.suffix}"
+
+    def report(self, verdict: Verdict, reason: str | None, started: float) -> FileReport:
+        """Return the report of a file that was not written."""
+        seconds = time.monotonic() - started
+        return FileReport(self.row.name, None, None, self.row.precision, None, verdict, seconds, reason)
+
+
+def _export(job: _Job, inputs: Sequence[ProofInput], context: Context) -> FileReport:
+    row, started = job.row, time.monotonic()
+    reason = row.unsupported_option(job.options) or row.missing_requirement() or _unsuited(row, job.network)
+    if reason is not None:
+        return job.report("unavailable", reason, started)
+    try:
+        path = job.path()
+    except SrkdError as error:
+        return job.report("unavailable", str(error), started)
+    proof: Proof | None = None
+    facts: Mapping[str, object] = {}
+    not_compared, temporary = row.cannot_run_here(), path
+    try:
+        with atomic_files(path) as temporary:
+            facts = convert_to(row, job.network, job.source, temporary, job.options, context, inputs)
+            names = job.final_names(temporary)
+            if not_compared is not None:
+                require_finite_outputs(job.network, inputs)
+            else:
+                proof = prove(row, temporary, job.network, inputs, job.options, context)
+                if proof.reason is not None:
+                    raise SrkdError(proof.reason)
+            size = sum(file.stat().st_size for file in temporary.parent.rglob("*") if file.is_file())
+    except CannotConvert as error:
+        return job.report("unavailable", str(error), started)
+    except SrkdError as error:
+        reason = str(error).replace(str(temporary.parent), str(path.parent))  # an error names the final file
+        reason += f" (the {path} of an earlier export is unchanged)" if path.exists() else ""
+        parity = None if proof is None else proof.parity
+        return replace(job.report("failed", reason, started), parity=parity, facts=facts)
+    job.reserved.update(dict.fromkeys(names, f"that of --{row.name}"))
+    return FileReport(
+        format=row.name,
+        path=path,
+        bytes=size,
+        precision=row.precision,
+        parity=None if proof is None else proof.parity,
+        verdict="unproved" if proof is None else "passed",
+        seconds=time.monotonic() - started,
+        reason=not_compared,
+        facts=facts,
+        quality=None if proof is None else proof.quality,
+        speed=None if proof is None else proof.speed,
+    )
+
+
+def _unsuited(row: Format, network: Network) -> str | None:
+    """Return why a format does not suit a network that was trained quantised: half precision lacks its levels."""
+    if network.quantisation is None or row.precision not in ("fp16", "bf16"):
+        return None
+    how = network.quantisation.line()
+    return (
+        f"the network was trained quantised ({how}), and in {row.precision} features fall to other levels: export it "
+        "in float32, or the float network that it was made from"
+    )
+
+
+def convert_to(
+    row: Format,
+    network: Network,
+    source: Source,
+    path: Path,
+    options: FileOptions | None = None,
+    context: Context = QUIET,
+    inputs: Sequence[ProofInput] = (),
+) -> Mapping[str, object]:
+    """Write one format to `path` without comparing it; return its facts. The converter gets a copy of the network."""
+    plain = copy.deepcopy(network).to("cpu", torch.float32).eval().requires_grad_(False)
+    if row.precision != "int8":  # int8 formats need the weights' own grids
+        bake_weights(plain)
+    options, metadata = options or FileOptions(), export_metadata(network, source)
+    job = Conversion(plain, path, metadata, options, context, row.precision, inputs, row.name)
+    facts = row.load().convert(job)
+    # A converter may add `srkd.*` keys to the metadata; a file with a sidecar cannot hold them itself.
+    metadata |= {key: str(value) for key, value in srkd_keys(facts).items()}
+    facts = {key: value for key, value in facts.items() if key not in metadata}
+    if row.sidecar:
+        text = format_sidecar(
+            format=row.name,
+            precision=row.precision,
+            lr_size=options.lr_size,
+            io=options.io,
+            metadata=metadata,
+            facts=facts,
+        )
+        sidecar_path(path).write_text(text, encoding="utf-8")
+    return facts
+
+
+def export_metadata(network: Network, source: Source) -> dict[str, str]:
+    """Return the `srkd.*` keys of an exported file: those of a safetensors header, and the hash of its checkpoint."""
+    metadata = metadata_of(network.spec, network.quantisation)
+    metadata |= {key: source.header[key] for key in INHERITED_KEYS if source.header.get(key)}
+    if (licence := source.licence) is not None:
+        metadata[LICENCE] = licence
+    if source.sha256:
+        metadata["srkd.source_sha256"] = source.sha256
+    return metadata
+
+
+def prove(
+    row: Format,
+    path: Path,
+    network: Network,
+    inputs: Sequence[ProofInput],
+    options: FileOptions | None = None,
+    context: Context = QUIET,
+) -> Proof:
+    """Open a file as its users will, and compare it with the network. For ONNX, find the first node that differs; for
+    eight bits, measure the loss on photos and the speed."""
+    options = options or FileOptions()
+    # On a CPU ONNX Runtime computes fp16 in float32: an overflow on every GPU would pass the comparison.
+    file = RUNTIMES[row.runtime].load().open_file(path, OpenOptions(emulate_target=True, trusted=True), context)
+    expected = replace(network.descriptor, fixed_size=options.lr_size, max_size=file.descriptor.max_size)
+    if file.descriptor != expected:
+        return Proof(None, f"describes itself as {file.descriptor}, the network is {expected}")
+    bounds = row.bounds if network.quantisation is None or row.bounds.as_images else QUANTISED
+    proof = verify(file, TorchRuntime(network, label="the network"), inputs, bounds, context, io=options.io)
+    if row.bounds.as_images:
+        return _with_quality(row, proof, file, path, network, options, context)
+    if proof.on is None or row.runtime != "onnxruntime" or network.quantisation is not None:
+        return proof
+    from compressor.runtimes.onnx_file import load_onnx
+    from export.graph.divergence import first_divergence
+
+    try:
+        divergence: object = first_divergence(load_onnx(path), network, proof.on.lr, options, context)
+    except SrkdError as error:
+        divergence = f"where it begins is not known: {error}"
+    return proof if divergence is None else replace(proof, reason=f"{proof.reason}; {divergence}")
+
+
+def _with_quality(
+    row: Format, proof: Proof, file: Runtime, file_path: Path, network: Network, options: FileOptions, context: Context
+) -> Proof:
+    """Return the proof with the loss of a file in eight bits on photos and its speed against the same in float."""
+    if proof.reason is not None:
+        return proof
+    photos = QualityPhotos.of(network, options.int8.data, options.lr_size, file.descriptor.max_size)
+    quality = photos.measure(file.run)
+    proof = replace(proof, quality=quality, reason=quality.reason(options.int8.max_drop))
+    if row.float_format is None or proof.reason is not None:
+        return proof
+    (plain,) = find_formats([row.float_format])
+    if plain.missing_requirement() is not None:
+        return proof
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"float{plain.suffix}"
+        try:
+            convert_to(plain, without_quantisers(network), Source("float"), path, options, context)
+        except CannotConvert:  # such as a network that leaves the range of fp16
+            return proof
+        reference = RUNTIMES[plain.runtime].load().open_file(path, OpenOptions(trusted=True), context)
+        nodes = _integer_nodes(file, file_path, context)
+        return replace(proof, speed=compare_speed(file, reference, options.lr_size, context, integer_nodes=nodes))
+
+
+def _integer_nodes(file: Runtime, path: Path, context: Context) -> IntegerNodes | None:
+    """Return which nodes a file's runtime computes with integers; None, with a note, if they cannot be read."""
+    try:
+        return count_integer_nodes(file, path)
+    except SrkdError as error:
+        context.note(str(error))
+        return None

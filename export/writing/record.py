@@ -1,0 +1,89 @@
+"""exports.json beside exported files: each file's difference from its network, its loss in eight bits and its speed.
+
+A file's metadata states its source. The results of the comparison are stored here, with the file's hash: an entry is
+valid as long as the file is the one that was compared.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from compressor.base.files import atomic_path, file_sha256, read_text
+from compressor.base.machine import machine_facts
+from export.proof.speed import Speed
+from export.writing.exporting import ExportReport, FileReport
+
+RECORD = "exports.json"
+SCHEMA = "srkd.exports/1"
+MOST_BYTES = 10**7
+
+
+def write_record(folder: Path, report: ExportReport, source_sha256: str) -> Path:
+    """Add the files of an export to the folder's record, replacing entries of the same name; return its path."""
+    path = folder / RECORD
+    entries = {**read_record(folder), **dict(_entries(report, source_sha256))}
+    existing = {name: entry for name, entry in sorted(entries.items()) if (folder / name).exists()}
+    with atomic_path(path) as temporary:
+        content = {"schema": SCHEMA, "files": existing}
+        temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    return path
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """Return the entries of a folder's record by file name; empty if it is damaged or missing."""
+    path = folder / RECORD
+    try:
+        content = json.loads(read_text(path, MOST_BYTES)) if path.is_file() else {}
+    except (ValueError, RecursionError):
+        return {}
+    files = content.get("files") if isinstance(content, Mapping) and content.get("schema") == SCHEMA else None
+    # A name must not lead out of the folder.
+    if not isinstance(files, dict):
+        return {}
+    return {name: entry for name, entry in files.items() if Path(name).name == name and isinstance(entry, dict)}
+
+
+def _entries(report: ExportReport, source_sha256: str) -> list[tuple[str, dict[str, Any]]]:
+    machine = machine_facts()
+    return [
+        (file.path.name, _entry(file, report, source_sha256, machine)) for file in report.files if file.path is not None
+    ]
+
+
+def _entry(file: FileReport, report: ExportReport, source_sha256: str, machine: Mapping[str, object]) -> dict[str, Any]:
+    assert file.path is not None
+    quality = file.quality
+    return {
+        "format": file.format,
+        "precision": file.precision,
+        "bytes": file.bytes,
+        # Some formats are folders.
+        "sha256": file_sha256(file.path) if file.path.is_file() else None,
+        "source_sha256": source_sha256 or None,
+        "verdict": file.verdict,
+        "reason": file.reason,
+        "parity": None if file.parity is None else asdict(file.parity),
+        "compared_on": list(report.compared_on),
+        "quality": None if quality is None else {**asdict(quality), "drop": quality.drop},
+        "speed": None if file.speed is None else _speed(file.speed),
+        "machine": dict(machine),
+    }
+
+
+def _speed(speed: Speed) -> dict[str, Any]:
+    """Return the times of the file and of float, and the verdict in one sentence."""
+    return {
+        "ms": speed.ms,
+        "float_ms": speed.float_ms,
+        "float_precision": speed.float_precision,
+        "speedup": speed.comparison.speedup,
+        "verdict": speed.comparison.verdict,
+        "runtime": speed.runtime,
+        "lr_size": "{}x{}".format(*speed.lr_size),
+        "threads": speed.threads,
+        "sentence": str(speed),
+    }

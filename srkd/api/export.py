@@ -1,0 +1,90 @@
+"""`srkd export`: a network in the formats that other programs run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from compressor.base.context import Context
+from compressor.base.errors import UsageError
+from compressor.inference.open import resolve_checkpoint
+from compressor.models.checkpoints.load import load_checkpoint
+from compressor.models.networks.base import ImageModel, Network
+from export.formats.conversion import FileOptions, Int8Options, tuned_and_largest
+from export.writing.card import CardFacts, write_card
+from export.writing.exporting import ExportReport, Source, export_model
+from export.writing.record import write_record
+from srkd.options.declare import public
+from srkd.options.models import (
+    refuse_file_options,
+)
+from srkd.options.parameters import read_size, read_sizes
+from srkd.options.verbs import (
+    ExportOptions,
+)
+from srkd.report.untrusted import Facts, read_run_facts
+
+
+def run_export(options: ExportOptions, context: Context) -> ExportReport:
+    """Write a checkpoint or a run folder's student in other formats, each compared with the network before it is kept.
+
+    Sizes are (width, height) or "WxH". For an exported file its checkpoint is used, which must be in the same folder.
+    For an open network `out` is required, and the files are named after its architecture.
+
+        >>> srkd.export("edsr.pt", formats="onnx", out="exported")
+    """
+    network, source = _export_source(options, context)
+    if options.out is None and source.path is None:
+        raise UsageError("an open network has no folder to write to: give out, the folder for the files")
+    folder = source.path.parent if source.path is not None and options.out is None else Path(options.out or "")
+    report = export_model(
+        network,
+        source,
+        options.formats,
+        folder,
+        context,
+        options=FileOptions(
+            lr_size=None if options.static is None else read_size(options.static),
+            io=options.io,
+            shuffle=options.shuffle,
+            sizes=tuned_and_largest(None if options.sizes is None else read_sizes(options.sizes)),
+            int8=Int8Options(
+                calibrate=None if options.calibrate is None else Path(options.calibrate),
+                data=None if options.data is None else Path(options.data),
+                max_drop=options.max_drop,
+            ),
+        ),
+    )
+    if any(file.path is not None for file in report.files):
+        write_record(folder, report, source.sha256)
+        if write_card(folder, network, _card_facts(source)) is None:
+            context.note(f"{folder / source.stem}.md is not a card of srkd export: it is left alone")
+    return report
+
+
+def _card_facts(source: Source) -> CardFacts:
+    """Return the facts of a model card, from the checkpoint's header and its run folder."""
+    run = Facts() if source.path is None else read_run_facts(source.path.parent, source.sha256)
+    teacher = run.text("teacher", "path")
+    return CardFacts(
+        name=source.stem,
+        metadata=source.header,
+        sha256=source.sha256,
+        licence=source.licence,
+        teacher=None if teacher is None else Path(teacher).name,
+        teacher_psnr_y=run.number("result", "teacher", "psnr_y"),
+        validation=run.texts("data", "validation"),
+    )
+
+
+def _export_source(options: ExportOptions, context: Context) -> tuple[Network, Source]:
+    """Return the network to export, and its origin for the metadata of its files."""
+    if isinstance(options.model, ImageModel):
+        refuse_file_options(options.scale, options.arch_options)
+        network = options.model.require_network("weights")
+        return network, Source(network.architecture)
+    checkpoint = resolve_checkpoint(options.model, context.note)
+    loaded = load_checkpoint(checkpoint, scale=options.scale, arch_options=options.arch_options)
+    return loaded.network, Source(loaded.path.stem, loaded.sha256, loaded.header, loaded.path)
+
+
+export = public(ExportOptions, run_export, "export")

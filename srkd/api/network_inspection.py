@@ -1,0 +1,160 @@
+"""Inspection of models that must be opened."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from compressor.base.errors import SrkdError
+from compressor.base.files import file_sha256
+from compressor.base.metadata import srkd_keys
+from compressor.inference.open import model_file, open_model, read_metadata
+from compressor.inference.teacher_check import check_teacher
+from compressor.models.checkpoints.licence import read_licence
+from compressor.models.networks.base import ImageModel, Network
+from compressor.models.networks.cost import cost, layer_costs
+from compressor.models.networks.registry import spec_from_dict
+from compressor.models.quantisation.file_facts import read_quantised_file
+from compressor.models.quantisation.quantisers import FLOAT_BYTES, quantised_bytes, quantised_layers
+from compressor.runtimes.file_runtime import read_spec
+from compressor.runtimes.table import RUNTIMES, OpenOptions, runtime_of
+from compressor.teachers.licence import licence_of
+from compressor.teachers.teacher import Teacher, load_teacher
+from srkd.api.inspection import Inspection, QuantisedSize, inspect_header
+from srkd.options.models import refuse_file_options
+from srkd.options.parameters import format_size, read_size
+from srkd.options.verbs import InspectOptions
+
+OUTPUTS_ONLY = "not a network that srkd knows: as a teacher it gives outputs only"
+
+
+def run_inspect(options: InspectOptions) -> Inspection:
+    """Read a checkpoint, a run folder's student, an exported or a foreign file, or describe an open network."""
+    return inspect_header(options) or inspect_opened(options)
+
+
+def inspect_opened(options: InspectOptions) -> Inspection:
+    """Describe a checkpoint, an exported or a foreign file, or an open network."""
+    if isinstance(options.path, ImageModel):
+        refuse_file_options(options.scale, options.arch_options)
+        inspection = _inspect_open(options.path, options)
+    else:
+        file = model_file(Path(options.path))
+        inspect_file = _inspect_checkpoint if runtime_of(file) == "torch" else _inspect_exported
+        inspection = inspect_file(file, options)
+    if inspection.spec is None:
+        if options.layers:
+            raise SrkdError(
+                f"{inspection.path}: the layers of {inspection.architecture} are not known: leave out --layers"
+            )
+        return inspection
+    spec, lr_size = spec_from_dict(inspection.spec), read_size(options.lr_size)
+    counts = cost(spec, lr_size)
+    layers = layer_costs(spec, lr_size) if options.layers else None
+    return replace(inspection, params=counts.params, macs=counts.macs, macs_plus=counts.macs_plus, layers=layers)
+
+
+def _inspect_checkpoint(file: Path, options: InspectOptions) -> Inspection:
+    teacher = load_teacher(file, scale=options.scale, arch_options=options.arch_options, limits=options.limits)
+    return _inspect_teacher(teacher, options)
+
+
+def _inspect_open(model: ImageModel, options: InspectOptions) -> Inspection:
+    """Describe an open network, or a foreign model by its file."""
+    if model.network is None and isinstance(model, Teacher) and model.origin is not None:
+        return _inspect_teacher(model, options)
+    network = model.require_network("a spec")
+    tensors = network.state_dict().values()
+    return Inspection(
+        path=None,
+        architecture=network.architecture,
+        dialect="srkd",
+        scale=network.spec.scale,
+        spec=network.spec.to_dict(),
+        params=network.params,
+        lr_size=format_size(read_size(options.lr_size)),
+        bytes=sum(tensor.numel() * tensor.element_size() for tensor in tensors),
+        sha256=network.fingerprint(),
+        wrapping="an open network",
+        metadata={},
+        quantisation=quantised_size(network),
+        check=check_teacher(Teacher(copy.deepcopy(network))) if options.check else None,
+    )
+
+
+def quantised_size(network: Network) -> QuantisedSize | None:
+    """Return the size of a quantised network; None for a float one."""
+    if network.quantisation is None:
+        return None
+    return QuantisedSize(
+        **asdict(network.quantisation),
+        quantised_weights=sum(layer.weight.numel() for layer in quantised_layers(network).values()),
+        bytes_at_bits=quantised_bytes(network),
+        bytes_as_float=FLOAT_BYTES * cost(network.spec).params,
+    )
+
+
+def _inspect_teacher(teacher: Teacher, options: InspectOptions) -> Inspection:
+    origin, network = teacher.origin, teacher.network
+    assert origin is not None  # it came from a file
+    return Inspection(
+        path=origin.path,
+        architecture=teacher.architecture,
+        dialect=origin.dialect,
+        scale=teacher.descriptor.scale,
+        spec=None if network is None else network.spec.to_dict(),
+        params=teacher.params,
+        lr_size=format_size(read_size(options.lr_size)),
+        bytes=origin.bytes,
+        sha256=origin.sha256,
+        wrapping=origin.wrapping,
+        assumed=origin.assumed,
+        notes=origin.notes if network is not None else (*origin.notes, OUTPUTS_ONLY),
+        metadata=srkd_keys(origin.header or {}),
+        licence=licence_of(origin.path),
+        quantisation=None if network is None else quantised_size(network),
+        check=check_teacher(teacher) if options.check else None,
+    )
+
+
+def _inspect_exported(file: Path, options: InspectOptions) -> Inspection:
+    """Describe an exported file by its metadata, as it may not run here; a foreign one is opened."""
+    runtime = RUNTIMES[runtime_of(file)]
+    if options.check and not runtime.opens_as_teacher:
+        raise SrkdError(f"{file}: --check takes a teacher: a checkpoint or an ONNX file")
+    teacher: Teacher | None = None
+    if runtime.name == "onnxruntime":
+        model = open_model(file, OpenOptions(limits=options.limits))
+        spec, scale, metadata = model.spec, model.descriptor.scale, model.metadata
+        dialect, wrapping = "onnx", f"ONNX, {model.precision}"
+        if spec is None or options.check:  # a foreign file is opened as a teacher that gives outputs
+            teacher = load_teacher(file, scale=options.scale, arch_options=options.arch_options, limits=options.limits)
+    else:
+        metadata = read_metadata(file)
+        spec = read_spec(metadata, file.name)
+        scale = open_model(file).descriptor.scale if spec is None else spec.scale
+        dialect, wrapping = runtime.name, runtime.files
+    parts = [file] if file.is_file() else sorted(part for part in file.rglob("*") if part.is_file())
+    origin = None if teacher is None else teacher.origin
+    hashes = [file_sha256(part) for part in parts]
+    return Inspection(
+        path=file,
+        architecture="unknown" if spec is None else spec.arch,
+        dialect=dialect,
+        scale=scale,
+        spec=None if spec is None else spec.to_dict(),
+        lr_size=format_size(read_size(options.lr_size)),
+        params=None if teacher is None else teacher.params,
+        bytes=sum(part.stat().st_size for part in parts) if origin is None else origin.bytes,
+        # The hash of a folder is that of its files' hashes.
+        sha256=hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest(),
+        wrapping=wrapping,
+        assumed=() if origin is None or spec is not None else origin.assumed,
+        notes=(OUTPUTS_ONLY,) if spec is None and teacher is not None else (),
+        metadata=srkd_keys(metadata),
+        licence=read_licence(metadata) or licence_of(file),
+        int8=read_quantised_file(metadata),
+        check=check_teacher(teacher) if options.check and teacher is not None else None,
+    )

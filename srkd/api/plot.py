@@ -1,0 +1,55 @@
+"""`srkd plot`: the curves of runs as a PNG picture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from compressor.base.context import Context
+from compressor.base.errors import SrkdError, UsageError
+from compressor.base.files import atomic_path
+from compressor.training.run_folder import METRICS
+from srkd.charts.curves import NothingToDraw, draw_charts
+from srkd.options.declare import public
+from srkd.options.models import as_tuple
+from srkd.options.parameters import require_png
+from srkd.options.verbs import PlotOptions, path_of
+from srkd.report.curves import CURVES, charts_of, read_runs
+
+
+@dataclass(frozen=True)
+class PlotReport:
+    """The path of the picture, the runs in it, and the last step of each run by name."""
+
+    path: Path
+    runs: tuple[Path, ...]
+    steps: Mapping[str, int]
+
+
+def run_plot(options: PlotOptions, context: Context) -> PlotReport:
+    """Draw the curves of a run, or of several over one another: quality, loss, learning rate.
+
+    An unfinished run is drawn up to its last step. For a plan, all of its runs are drawn.
+
+        >>> srkd.plot("runs/small", out="curves.png")
+    """
+    folders = [Path(run) for run in as_tuple(options.runs)]
+    out = path_of(options.out)
+    if out is None and len(folders) != 1:
+        raise UsageError(f"{len(folders)} runs make one picture: name it with --out FILE.png")
+    if out is not None:
+        require_png(out, "--out")
+    path = folders[0] / CURVES if out is None else out
+    runs = [metrics for folder in folders for metrics in read_runs(folder)]
+    charts = charts_of(runs)
+    try:
+        picture = draw_charts(charts)
+    except NothingToDraw as error:
+        raise SrkdError(f"{runs[0].path / METRICS} holds no number to draw") from error
+    with atomic_path(path) as temporary:
+        picture.save(temporary, format="PNG")
+    return PlotReport(path, tuple(run.path for run in runs), {run.name: run.last_step for run in runs})
+
+
+plot = public(PlotOptions, run_plot, "plot")

@@ -1,0 +1,156 @@
+"""`srkd report`: one self-contained HTML file about run folders."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from compressor.base.context import Context
+from compressor.base.errors import SrkdError, UsageError
+from compressor.base.files import atomic_path
+from compressor.images.sets import ImagePair, embedded_pairs, find_sets
+from compressor.inference.open import open_model
+from compressor.runtimes.table import OpenOptions
+from compressor.training.run_folder import STUDENT
+from srkd.api.profile import run_profile
+from srkd.options.declare import public
+from srkd.options.models import as_tuple, find_run_teacher
+from srkd.options.parameters import require_html
+from srkd.options.verbs import ProfileOptions, ReportOptions, path_of
+from srkd.report.comparison import compare_contents
+from srkd.report.comparison_page import comparison_parts
+from srkd.report.contents import Contents, read_contents
+from srkd.report.html import Html, element
+from srkd.report.page import Drawn, Section, run_parts, write_page
+from srkd.report.pictures import Crop, make_crops
+from srkd.report.speed import Speed, read_speed
+from srkd.version import __version__
+
+REPORT = "report.html"
+SECONDS = 0.7
+"""Seconds per row of a measurement by the report itself; `srkd profile` takes longer."""
+MOST_BYTES = 3_000_000
+"""Largest size of a report in bytes, small enough for mail."""
+
+
+@dataclass(frozen=True)
+class ReportFile:
+    """The path of the report, its size, its runs, and a line for each missing part."""
+
+    path: Path
+    bytes: int
+    runs: tuple[Path, ...]
+    missing: tuple[str, ...]
+
+
+def run_report(options: ReportOptions, context: Context) -> ReportFile:
+    """Write one HTML file about one run or several: sizes, speed, quality, pictures, and how to repeat them.
+
+    The speed is read from profile.json, which `profile` writes to a run folder, or else measured for a few seconds. An
+    unfinished run is shown up to its last step.
+
+        >>> print(srkd.report("runs/small").path)
+    """
+    folders = [Path(run) for run in as_tuple(options.runs)]
+    path = _destination(folders, path_of(options.out))
+    runs = [read_contents(folder) for folder in folders]
+    comparison = None if len(runs) == 1 else compare_contents(runs)
+    drawn = Drawn()
+    sections = [_section(contents, options, context, crops=3 if len(runs) == 1 else 1) for contents in runs]
+    if comparison is None:
+        title, parts = f"{runs[0].name}: what was gained", [run_parts(sections[0], drawn)]
+    else:
+        title = f"{len(runs)} runs side by side"
+        parts = [element("h1", title), *comparison_parts(comparison, runs, drawn)]
+        parts += [
+            run_parts(section, drawn, number=number, alone=False) for number, section in enumerate(sections, start=1)
+        ]
+    text = _fitting(title, parts, drawn)
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    missing = tuple(f"{section.contents.name}: {line}" for section in sections for line in _lacking(section))
+    return ReportFile(path, len(text.encode("utf-8")), tuple(folders), missing)
+
+
+report = public(ReportOptions, run_report, "report")
+
+
+def _destination(folders: Sequence[Path], out: Path | None) -> Path:
+    """Return the path to write; refuse an unwritable one before anything is measured."""
+    if out is None:
+        if len(folders) != 1:
+            raise UsageError(f"{len(folders)} runs make one report: name it with --out FILE.html")
+        return folders[0] / REPORT
+    require_html(out, "--out")
+    return out
+
+
+def _fitting(title: str, parts: Sequence[Html], drawn: Drawn) -> str:
+    text = write_page(title, parts, drawn.charts, about=f"Made by srkd {__version__}. This file holds all it shows.")
+    if len(text) > MOST_BYTES:
+        raise SrkdError(f"the report would have {len(text):,} bytes, over {MOST_BYTES:,}: name fewer runs")
+    return text
+
+
+def _lacking(section: Section) -> tuple[str, ...]:
+    unfinished = section.contents.unfinished
+    return (*section.missing, *([unfinished] if unfinished is not None else []))
+
+
+def _section(contents: Contents, options: ReportOptions, context: Context, *, crops: int) -> Section:
+    """Return the section of a run; measure speed and make crops where the folder has none."""
+    missing: list[str] = []
+    if not contents.metrics:
+        missing.append("it has no curves: metrics.jsonl holds no row")
+    if contents.student_sha256 is None:
+        return Section(contents, None, (), (*missing, "no student yet, so nothing is timed and no picture is made"))
+    speed = None
+    if options.speed:
+        speed = _speed(contents, options, context, missing)
+    return Section(contents, speed, _crops(contents, options, context, crops, missing), tuple(missing))
+
+
+def _speed(contents: Contents, options: ReportOptions, context: Context, missing: list[str]) -> Speed | None:
+    """Return the stored profile of this student, or else measure it for a few seconds."""
+    stored = read_speed(contents.path, contents.student_sha256)
+    if stored is not None and options.threads in (None, stored.timings[0].threads):
+        return stored
+    context.note(f"measuring the speed of {contents.path}; srkd profile measures longer, and --no-speed leaves it out")
+    try:
+        run_profile(
+            ProfileOptions(contents.path, seconds=SECONDS, memory=False, quality=False, threads=options.threads),
+            context,
+        )
+    except SrkdError as error:
+        missing.append(f"the speed was not measured: {error}")
+        return None
+    measured = read_speed(contents.path, contents.student_sha256)
+    if measured is None:
+        missing.append("the speed was measured, but could not be kept in the run folder")
+    return measured
+
+
+def _crops(
+    contents: Contents, options: ReportOptions, context: Context, most: int, missing: list[str]
+) -> tuple[Crop, ...]:
+    """Return crops of the photos; without the teacher's file they compare student and original."""
+    student = open_model(contents.path / STUDENT, OpenOptions())
+    scale = student.descriptor.scale
+    run_teacher = find_run_teacher(contents.path, context.note)
+    teacher = None
+    if run_teacher is None:
+        missing.append("the teacher's file is not at hand: the student's pictures are compared with the originals")
+    else:
+        try:
+            teacher_options = OpenOptions(scale=run_teacher.scale, arch_options=run_teacher.options or None)
+            teacher = open_model(run_teacher.path, teacher_options)
+        except SrkdError as error:
+            missing.append(f"the teacher could not be opened: {error}")
+    return make_crops(_pairs(path_of(options.data), scale), student, teacher, context, most=most)
+
+
+def _pairs(data: Path | None, scale: int) -> tuple[ImagePair, ...]:
+    if data is None:
+        return embedded_pairs("val")
+    return tuple(pair for image_set in find_sets(data, scale=scale) for pair in image_set.pairs)

@@ -1,0 +1,1 @@
+"""Charts drawn with Pillow: curves over steps, and labelled points."""

@@ -1,0 +1,143 @@
+"""The command line: a group of verbs that are imported when they are used."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import NoReturn
+
+import click
+
+from compressor.base.errors import nearest
+from compressor.base.memory import collect_less_often, keep_freed_memory
+from srkd import __version__
+from srkd.cli.verb import console_options
+from srkd.terminal.console import Console
+from srkd.terminal.package_names import hidden_package
+
+VERBS = {
+    "compress": "Train a student from a teacher with a recipe and write a run folder.",
+    "plot": "Draw the curves of RUNs as a PNG picture.",
+    "export": "Write MODEL in other formats, each compared with the network.",
+    "profile": "Time MODELs beside their teacher, with cost, memory and quality.",
+    "plan": "Find the largest student that meets a target on this machine.",
+    "report": "Write RUNs as one HTML file with scores, speed and pictures.",
+    "compare": "Compare the methods of RUNs, each over its seeds.",
+    "evaluate": "Score models on benchmark images, and bicubic beside them.",
+    "upscale": "Enlarge pictures, folders of pictures and globs with MODEL.",
+    "inspect": "Show the network in MODEL, its cost, and what srkd assumed.",
+    "recipes": "List, show, copy and check recipes.",
+    "convert": "Write MODEL as a checkpoint of another code base.",
+    "demo": "Show MODELs in an app that runs them in the browser.",
+    "doctor": "Show what is installed, and how to get what is missing.",
+}
+"""The verbs in the order in which a user needs them, with help; `srkd/cli/verbs/VERB.py` holds each as `command`.
+
+The texts are the first lines of their help: `srkd --help` shows them without importing the verbs.
+"""
+
+SHELLS = ("bash", "zsh", "fish")
+
+
+class Verbs(click.Group):
+    """A group of commands that are imported on demand."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in VERBS:
+            return None
+        obstacle = hidden_package()
+        if obstacle is not None:
+            raise click.ClickException(obstacle)
+        command: click.Command = import_module(f"srkd.cli.verbs.{cmd_name}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(VERBS.items()))
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if name not in VERBS and not name.startswith("-") and not ctx.resilient_parsing:
+            ctx.fail(f"{name!r} is not a verb: {nearest(name, VERBS)}")
+        return super().resolve_command(ctx, args)
+
+
+def _print_completion(ctx: click.Context, parameter: click.Parameter, shell: str | None) -> None:
+    if shell is None or ctx.resilient_parsing:
+        return
+    from click.shell_completion import get_completion_class
+
+    completion = get_completion_class(shell)
+    assert completion is not None  # click has all of SHELLS
+    click.echo(completion(cli, {}, "srkd", "_SRKD_COMPLETE").source())
+    ctx.exit()
+
+
+@click.group(
+    cls=Verbs,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    epilog="Every verb has its own --help. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.",
+)
+@click.version_option(__version__, "--version", message="srkd %(version)s")
+@click.option(
+    "--completion",
+    type=click.Choice(SHELLS),
+    is_eager=True,
+    expose_value=False,
+    callback=_print_completion,
+    help='Print a shell\'s completion script: eval "$(srkd --completion bash)".',
+)
+@click.pass_context
+def cli(ctx: click.Context, verbose: bool, quiet: bool) -> None:
+    """Compress image super-resolution networks, export them, and measure the result."""
+    ctx.obj = Console(verbose=verbose, quiet=quiet)
+
+
+cli.params += console_options(json=False)
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line and exit with 0 (done), 1 (failed), 2 (wrong usage) or 130 (interrupted)."""
+    keep_freed_memory()
+    collect_less_often()
+    code = run(arguments)
+    if os.environ.get("WORLD_SIZE", "1") != "1" and "torch" in sys.modules:
+        from compressor.base.processes import exit_process
+
+        exit_process(code)
+    sys.exit(code)
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run one command line and return its exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal without a character shows a question mark instead of an error.
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors="replace")
+    try:
+        code = cli.main(args=None if arguments is None else list(arguments), prog_name="srkd", standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except (click.Abort, KeyboardInterrupt):
+        Console().error("interrupted")
+        return 130
+    except click.UsageError as error:
+        if type(error).__name__ == "NoArgsIsHelpError":
+            error.show()
+        else:
+            message = " ".join(error.format_message().split()).rstrip(".")
+            command = error.ctx.command_path if error.ctx else "srkd"
+            Console().error(f"{message} (see '{command} --help')")
+        return error.exit_code
+    except click.ClickException as error:
+        Console().error(error.format_message())
+        return error.exit_code
+    except BrokenPipeError:
+        return 1  # the reader of the output has ended (`srkd ... | head`), so nothing can be printed

@@ -1,0 +1,186 @@
+"""Common parts of all verbs: options, -v, -q, --json, and errors in one line."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import signal
+import sys
+import threading
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from types import FrameType
+from typing import NoReturn
+
+import click
+
+from compressor.base.entry_points import package_at_fault
+from compressor.base.errors import SrkdError, describe_os_error, is_out_of_memory
+from compressor.base.interrupts import end_despite_native_code, note_signal
+from srkd.options.declare import Options, command_line_options, from_command_line
+from srkd.terminal.console import Console, stdout_for_data
+
+Body = Callable[..., None]
+"""The function of a verb: body(console, options), and further click options by name."""
+
+
+class VerbCommand(click.Command):
+    """A click command with the class of its options."""
+
+    options: type[Options] | None = None
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options by group; a verb without groups has one section."""
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if isinstance(parameter, click.Option) and record is not None:
+                sections.setdefault(getattr(parameter, "group", ""), []).append(record)
+        others = sections.pop("", [])
+        sections["output" if sections else ""] = others
+        for group, records in sections.items():
+            with formatter.section(f"{group} options".strip().capitalize()):
+                formatter.write_dl(records)
+
+
+def verb(
+    name: str, options: type[Options] | None = None, *, examples: Sequence[str] = (), csv: bool = False
+) -> Callable[[Body], click.Command]:
+    """Return a decorator that makes a click command of a function of the console and an object of `options`.
+
+    Further click options of the function, for the command line only, are passed by name. With `csv` the
+    verb has --csv, and prints its table with `Console.write_csv`.
+    """
+
+    def decorate(body: Body) -> click.Command:
+        @functools.wraps(body)
+        def run(*, verbose: bool, quiet: bool, as_json: bool, as_csv: bool = False, **values: object) -> None:
+            if as_json and as_csv:
+                raise click.UsageError("--json and --csv both take stdout: give one of them")
+            inherited = click.get_current_context().find_object(Console) or Console()
+            with ExitStack() as stack:
+                stream = stack.enter_context(stdout_for_data()) if as_json or as_csv else None
+                console = Console(
+                    verbose or inherited.verbose,
+                    quiet or inherited.quiet,
+                    json_stream=stream if as_json else None,
+                    csv_stream=stream if as_csv else None,
+                )
+
+                def call() -> None:
+                    arguments = () if options is None else (from_command_line(options, values),)
+                    body(console, *arguments, **values)
+
+                run_or_exit(console, call)
+
+        command = click.command(name, cls=VerbCommand, epilog=format_examples(*examples))(run)
+        command.options = options
+        if options is not None:
+            command.params = [*command_line_options(options), *command.params]
+        command.params += console_options(json=True, csv=csv)
+        return command
+
+    return decorate
+
+
+def format_examples(*commands: str) -> str | None:
+    """Return the end of a help text: command lines, which click must not wrap (`\\b`)."""
+    return "\n".join(["Examples:\n\n\b", *(f"  {line}" for line in commands)]) if commands else None
+
+
+def run_or_exit(console: Console, body: Callable[[], None]) -> None:
+    """Run a verb's body; an error becomes one line and an exit code."""
+    try:
+        with _exit_on_sigterm(), nullcontext() if console.verbose else _quiet_libraries():
+            body()
+    except (click.ClickException, click.exceptions.Exit, click.Abort):
+        raise
+    except SrkdError as error:
+        _fail(console, str(error), error.exit_code)
+    except BrokenPipeError:
+        raise
+    except Exception as error:  # noqa: BLE001
+        _fail(console, _describe_error(error), 1)
+
+
+def _describe_error(error: Exception) -> str:
+    """Return the line for an error other than `SrkdError`."""
+    package = package_at_fault(error)
+    if package is not None:
+        return f"{package}; rerun with -v for the traceback"
+    if isinstance(error, OSError):
+        return describe_os_error(error)
+    if is_out_of_memory(error):
+        return "not enough memory: try smaller images, tiles or batches, or another device"
+    reason = " ".join(f"{type(error).__name__}: {error}".split())
+    return f"internal error: {reason}; rerun with -v for the traceback"
+
+
+@contextmanager
+def _exit_on_sigterm() -> Iterator[None]:
+    """Make SIGTERM end a verb through its `finally` blocks, which remove temporary files; the exit code is 143.
+
+    Code that handles the signal itself (training, the demo server) keeps its handler.
+    """
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+
+    exit_codes = list[int]()
+
+    def end(number: int, frame: FrameType | None) -> NoReturn:
+        note_signal()
+        exit_codes.append(128 + number)
+        raise SystemExit(exit_codes[0])
+
+    signal.signal(signal.SIGTERM, end)
+    try:
+        with end_despite_native_code():
+            yield
+        if exit_codes:  # Python ignores an exception that arrives in a finalizer, and the verb went on
+            raise SystemExit(exit_codes[0])
+    except (Exception, SystemExit):
+        # Native code turns the SystemExit of a callback into an error of its own, which a verb may report and go on.
+        if exit_codes:
+            raise SystemExit(exit_codes[0]) from None
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+@contextmanager
+def _quiet_libraries() -> Iterator[None]:
+    """Silence the warnings of libraries, which are for developers; -v shows them."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+def _fail(console: Console, message: str, exit_code: int) -> None:
+    if console.verbose:
+        traceback.print_exc(file=sys.stderr)
+    if message:
+        console.error(message)
+    raise click.exceptions.Exit(exit_code)
+
+
+def console_options(*, json: bool, csv: bool = False) -> list[click.Parameter]:
+    """Return the options that control printing; `json` adds --json, `csv` --csv."""
+    options: list[click.Parameter] = [
+        click.Option(["-v", "--verbose"], is_flag=True, help="Print more; show the traceback of an error."),
+        click.Option(["-q", "--quiet"], is_flag=True, help="Print only results, warnings and errors."),
+    ]
+    if csv:
+        help_text = "Print the table as CSV on stdout, everything else on stderr."
+        options.insert(0, click.Option(["--csv", "as_csv"], is_flag=True, help=help_text))
+    if json:
+        help_text = "Print one JSON object on stdout, everything else on stderr."
+        options.insert(0, click.Option(["--json", "as_json"], is_flag=True, help=help_text))
+    return options

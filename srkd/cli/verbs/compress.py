@@ -1,0 +1,201 @@
+"""`srkd compress`: training of a small student from a slow teacher."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+from click.core import ParameterSource
+
+from compressor.base.processes import Rank
+from srkd.cli.verb import verb
+from srkd.options.declare import VerbOption
+from srkd.options.verbs import CompressOptions
+from srkd.record.trials import Spread
+from srkd.terminal.console import Console, Records
+
+if TYPE_CHECKING:
+    from compressor.models.networks.cost import Cost
+    from srkd.runs.dry_run import DryRunKind
+    from srkd.runs.run import CompressReport
+
+
+@verb(
+    "compress",
+    CompressOptions,
+    examples=(
+        "srkd compress --out runs/first",
+        "srkd compress --resume runs/first",
+        "srkd compress --teacher edsr.pt --recipe logits --dry-run",
+        "srkd compress --teacher edsr.pt --recipe logits --data photos --width 0.25 --out runs/edsr",
+        "srkd compress --teacher edsr.pt --data photos --then pams --set then.bits=4 --out runs/four-bits",
+        "srkd compress --teacher edsr.pt --data photos --target-fps 30 --precision int8 --out runs/fast",
+        "srkd compress --recipe scratch --student edsr:width=48,depth=16,scale=4 --data photos --out runs/own",
+    ),
+    csv=True,
+)
+@click.option(
+    "--dry-run",
+    cls=VerbOption,
+    group="run",
+    type=click.Choice(["estimate", "measure"]),
+    is_flag=False,
+    flag_value="estimate",
+    help="Write nothing; report cost, forward passes, memory and needs. =measure also times 20 steps.",
+)
+@click.option(
+    "--resume",
+    cls=VerbOption,
+    group="run",
+    type=click.Path(path_type=Path),
+    metavar="RUN",
+    help="Continue an unfinished run; takes no other options that change it.",
+)
+def command(console: Console, options: CompressOptions, *, resume: Path | None, dry_run: DryRunKind | None) -> None:
+    """Train a student from a teacher with a recipe and write a run folder.
+
+    The folder holds student.safetensors, run.json, metrics.jsonl, TensorBoard events, checkpoints/ and log.txt.
+    """
+    from srkd.runs import compression
+
+    if resume is not None:
+        _require_alone()
+    if dry_run is not None:
+        _report_dry_run(console, options, dry_run)
+        return
+    with console.context() as context:
+        if resume is not None:
+            report = compression.run_resume(resume, context)
+        else:
+            report = compression.run_compress(options, context)
+    if Rank.from_environment().is_leader:
+        console.report("compress", report, show, records)
+
+
+def _require_alone() -> None:
+    """Refuse all options that would change the run that --resume continues."""
+    context = click.get_current_context()
+    others = [
+        parameter.opts[-1]
+        for parameter in context.command.params
+        if parameter.name not in ("resume", "as_json", "as_csv", "verbose", "quiet")
+        and context.get_parameter_source(str(parameter.name)) is ParameterSource.COMMANDLINE
+    ]
+    if others:
+        raise click.UsageError(f"--resume goes alone: {', '.join(others)} would change the run; leave it out")
+
+
+def _report_dry_run(console: Console, options: CompressOptions, kind: DryRunKind) -> None:
+    from compressor.base.machine import torch_threads
+    from srkd.runs.dry_run import dry_run
+    from srkd.runs.targeted import plan_student, refuse_contradictions
+
+    if options.is_plan:
+        console.say("--seeds and --with-baseline plan several runs: this reports on one of them")
+    with console.context() as context, torch_threads(options.threads):
+        refuse_contradictions(options)
+        if options.has_target:
+            options = plan_student(options, context)
+        report = dry_run(options, kind, context)
+    if console.wants_json:
+        console.emit("compress", report)
+        return
+    if console.wants_csv:
+        console.write_csv([{"name": name, "value": value} for name, value in report.rows()])
+        return
+    console.facts(report.rows())
+
+
+def scores(report: CompressReport) -> list[tuple[str, Cost | None, Spread]]:
+    """Return name, cost and PSNR in dB of the student or its variants, its start, the teacher and bicubic."""
+    cost = report.student.cost
+    if report.trials is None:
+        name = "student" if report.quantisation is None else f"student, {report.quantisation}"
+        rows = [(name, cost, Spread(report.student.psnr_y, None))]
+    else:
+        rows = [(row.name, cost, row.spread) for row in report.trials.rows]
+    if report.untrained is not None:
+        rows.append(("its start, untrained", cost, Spread(report.untrained.student, None)))
+        rows.append(("a slice, untrained", cost, Spread(report.untrained.slice, None)))
+    if report.float_student is not None:
+        rows.append(("float student", report.float_student.cost, Spread(report.float_student.psnr_y, None)))
+    networks = {"teacher": report.teacher, "teacher, joint": report.teacher_joint, "bicubic": report.bicubic}
+    return rows + [(name, q.cost, Spread(q.psnr_y, None)) for name, q in networks.items() if q is not None]
+
+
+def records(report: CompressReport) -> Records:
+    """Return the table of the report as values."""
+    return [
+        {
+            "network": name,
+            "params": None if cost is None else cost.params,
+            "macs_at_256x256": None if cost is None else cost.macs,
+            "psnr_y_db": psnr_y.mean,
+            "sd_db": psnr_y.sd,
+            "over_bicubic_db": psnr_y.mean - report.bicubic.psnr_y,
+            "protocol": report.protocol,
+        }
+        for name, cost, psnr_y in scores(report)
+    ]
+
+
+def ways_to_look(report: CompressReport) -> list[str]:
+    """Return lines on how to view the run: its picture, its curves and its trackers."""
+    from compressor.training.run_folder import SHEET
+    from compressor.training.trackers import read_wandb_facts
+
+    run = report.run
+    parts = [run, *run.glob("[12]-*")] if report.trials is None else [run / trial.run for trial in report.trials.runs]
+    lines = [f"look: {run / SHEET}", f"curves: srkd plot {run}"]
+    if any(path for part in parts for path in part.glob("events.out.tfevents.*")):
+        lines.append(f"or: tensorboard --logdir {run}")
+    facts = [entry for part in parts if (entry := read_wandb_facts(part))]
+    addresses = [f"or: {entry['url']}" for entry in facts if entry.get("url")]
+    if facts and not addresses:
+        addresses = [f"or: wandb sync {part}/wandb/offline-run-*" for part in parts]
+    return lines + addresses
+
+
+def show(console: Console, report: CompressReport) -> None:
+    """Print student, baselines, teacher and bicubic side by side, and the gains of the recipe."""
+    from compressor.images.metrics import below_bicubic
+    from compressor.training.run_folder import FLOAT_STUDENT, JOINT_TEACHER
+
+    trials, joint = report.trials, report.teacher_joint
+    runs = "" if trials is None else f", {len(trials.runs)} runs"
+    console.table(
+        ["", "params", "GMAC at 256x256", "PSNR-Y dB", "over bicubic"],
+        [
+            (
+                name,
+                "-" if cost is None else f"{cost.params:,}",
+                "-" if cost is None else f"{cost.macs / 1e9:.2f}",
+                str(psnr_y),
+                f"{psnr_y.mean - report.bicubic.psnr_y:+.3f}",
+            )
+            for name, cost, psnr_y in scores(report)
+        ],
+        title=f"{report.recipe}, {report.steps} steps{runs}, {report.seconds:.0f} s; "
+        f"validation images, {report.protocol}",
+    )
+    for line in () if trials is None else trials.lines():
+        console.result(line)
+    if report.target is not None:
+        console.result(report.target.line())
+    if report.phi is not None:
+        console.say(f"phi: {report.phi}")
+    warning = below_bicubic("the student", report.student.psnr_y, report.bicubic.psnr_y)
+    for flag in report.flags:
+        if flag != warning:
+            console.say(f"note: {flag}")
+    console.say(f"wrote {report.student_path}")
+    if report.float_student is not None:
+        console.say(f"wrote {report.run / FLOAT_STUDENT}: the student before it was quantised")
+    if joint is not None:
+        console.say(f"wrote {report.student_path.parent / JOINT_TEACHER}: other widths can be cut from it")
+    for line in ways_to_look(report):
+        console.say(line)
+    console.say(f"next: srkd export {report.run} --onnx")
+    if warning is not None:
+        console.warn(warning)

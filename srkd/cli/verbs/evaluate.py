@@ -1,0 +1,127 @@
+"""`srkd evaluate`: PSNR and SSIM of models, with the protocol in every table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import click
+
+from srkd.cli.verb import verb
+from srkd.options.verbs import EvaluateOptions
+from srkd.terminal.console import Console, Records
+
+if TYPE_CHECKING:
+    from compressor.inference.evaluate import Evaluation, Score, SetScore
+
+
+@verb(
+    "evaluate",
+    EvaluateOptions,
+    examples=(
+        "srkd evaluate runs/first edsr.pt --data Set5",
+        "srkd evaluate student.onnx --data benchmarks --self-ensemble --per-image",
+        "srkd evaluate --scale 4 --data Set14 --explain",
+        "srkd evaluate student.onnx --data benchmarks --csv > scores.csv",
+    ),
+    csv=True,
+)
+@click.option("--explain", is_flag=True, help="Add the scores by other conventions, for comparison with tables.")
+@click.option("--per-image", is_flag=True, help="Add a row for each image; JSON always has them.")
+def command(console: Console, options: EvaluateOptions, *, explain: bool, per_image: bool) -> None:
+    """Score models on benchmark images, and bicubic beside them.
+
+    MODEL is a checkpoint, a run folder or an exported file. Without --data the embedded photos are used.
+    """
+    from compressor.inference.evaluate import EvaluationInterrupted
+    from srkd.api.evaluate import run_evaluate, run_explain
+
+    interrupted: EvaluationInterrupted | None = None
+    with console.context() as context:
+        try:
+            results = run_explain(options, context) if explain else (run_evaluate(options, context),)
+        except EvaluationInterrupted as error:
+            interrupted, results = error, error.evaluations
+    if console.wants_json:
+        extra = {"explain": [other.to_dict() for other in results[1:]]} if explain else {}
+        unfinished = {} if interrupted is None else {"unfinished": interrupted.unfinished}
+        console.emit("evaluate", {**results[0].to_dict(), **extra, **unfinished})
+    elif console.wants_csv:
+        console.write_csv(records(results, per_image=per_image))
+    else:
+        show(console, results, per_image=per_image, explain=explain)
+    if interrupted is not None:
+        console.warn(f"not finished: {', '.join(interrupted.unfinished)}")
+        raise interrupted
+
+
+def show(console: Console, results: Sequence[Evaluation], *, per_image: bool, explain: bool) -> None:
+    """Print the table of all models and sets, then the tables that the options add."""
+    from compressor.inference.numbers import lines_about
+
+    evaluation = results[0]
+    ensemble = ", self-ensemble" if evaluation.self_ensemble else ""
+    title, bicubic = f"x{evaluation.scale}, {evaluation.protocol}{ensemble}", evaluation.models["bicubic"]
+    show_scores(console, "model", evaluation.models, title)
+    console.say(f"LR images: {', '.join(f'{name} {score.lr}' for name, score in bicubic.items())}")
+    for line in lines_about(evaluation.numbers):
+        console.result(line)
+    for name in bicubic if per_image else ():
+        images = {
+            image: {model: scores[name].images[image] for model, scores in evaluation.models.items()}
+            for image in bicubic[name].images
+        }
+        show_scores(console, "image", images, f"{name}, {title}")
+    if explain:
+        show_conventions(console, results)
+
+
+def records(results: Sequence[Evaluation], *, per_image: bool) -> Records:
+    """Return a row for each convention, model and set; `per_image` adds one for each image."""
+    rows: list[dict[str, object]] = []
+    for evaluation in results:
+        for model, sets in evaluation.models.items():
+            for name, score in sets.items():
+                scores: dict[str, Score | SetScore] = {"": score, **(score.images if per_image else {})}
+                rows += [
+                    {
+                        "protocol": str(evaluation.protocol),
+                        "self_ensemble": evaluation.self_ensemble,
+                        "scale": evaluation.scale,
+                        "model": model,
+                        "precision": evaluation.numbers[model].precision,
+                        "set": name,
+                        "image": image,
+                        "psnr_y_db": each.psnr_y,
+                        "ssim_y": each.ssim_y,
+                    }
+                    for image, each in scores.items()
+                ]
+    return rows
+
+
+def show_scores(console: Console, heading: str, rows: Mapping[str, Mapping[str, Score | SetScore]], title: str) -> None:
+    """Print a row for each name, with two columns for each of its scores."""
+    columns = [f"{name} {figure}" for name in next(iter(rows.values())) for figure in ("PSNR-Y", "SSIM-Y")]
+    lines = []
+    for name, scores in rows.items():
+        cells = [text for score in scores.values() for text in (f"{score.psnr_y:.3f}", f"{score.ssim_y:.4f}")]
+        lines.append([name, *cells])
+    console.table([heading, *columns], lines, title=title, repeat=1)
+
+
+def show_conventions(console: Console, results: Sequence[Evaluation]) -> None:
+    """Print the mean PSNR of each model and set by each convention, and its difference to the first."""
+    first = results[0]
+    sets = list(first.models["bicubic"])
+    rows = []
+    for evaluation in results:
+        for model, scores in evaluation.models.items():
+            cells = []
+            for name in sets:
+                psnr = scores[name].psnr_y
+                cells += [f"{psnr:.3f}", f"{psnr - first.models[model][name].psnr_y:+.3f}"]
+            rows.append([str(evaluation.protocol), model, *cells])
+    columns = ["protocol", "model", *(text for name in sets for text in (f"{name} PSNR", "difference"))]
+    title = "the same outputs by other conventions: not to be compared with one another"
+    console.table(columns, rows, title=title, repeat=2)

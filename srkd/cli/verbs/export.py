@@ -1,0 +1,135 @@
+"""`srkd export`: writing a network in the formats that other programs run."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import click
+
+from compressor.base.errors import SrkdError
+from compressor.models.checkpoints.licence import commercial_warning
+from export.formats.table import FORMATS
+from srkd.cli.verb import verb
+from srkd.options.verbs import ExportOptions
+from srkd.terminal.console import Console, Records
+
+if TYPE_CHECKING:
+    from export.proof.integer_nodes import IntegerNodes
+    from export.proof.verify import Parity
+    from export.writing.exporting import ExportReport
+
+
+@verb(
+    "export",
+    ExportOptions,
+    examples=(
+        "srkd export runs/first",
+        "srkd export student.safetensors --onnx -o exported",
+        "srkd export student.safetensors --onnx --static 320x180",
+        "srkd export student.safetensors --onnx --fp16 --io uint8",
+        "srkd export student.safetensors --int8 --calibrate photos --max-drop 0.05",
+        "srkd export student.safetensors --all --json",
+    ),
+    csv=True,
+)
+@click.option("--all", "every_format", is_flag=True, help="Every format this machine can build.")
+def command(console: Console, options: ExportOptions, *, every_format: bool) -> None:
+    """Write MODEL in other formats, each compared with the network.
+
+    The comparison runs on photos, saturated colours, stripes and dots of one pixel, noise, odd sizes and a batch. A
+    file that differs is not kept.
+    """
+    from srkd.api.export import run_export
+
+    formats = tuple(FORMATS) if every_format else options.formats
+    with console.context() as context:
+        report = run_export(replace(options, formats=formats), context)
+    if console.wants_json:
+        console.emit("export", {"model": str(options.model), **vars(report)})
+    elif console.wants_csv:
+        console.write_csv(records(report))
+    else:
+        show(console, report)
+    # --all skips formats that this machine cannot build; formats given by name must be written.
+    for_exit_code = [
+        file for file in report.files if not every_format or file.format in options.formats or file.verdict == "failed"
+    ]
+    missing = [file for file in for_exit_code if file.path is None]
+    if missing:
+        raise SrkdError("; ".join(f"{file.format}: {file.reason}" for file in missing))
+
+
+def records(report: ExportReport) -> Records:
+    """Return a row of values for each format."""
+    return [
+        {
+            "format": file.format,
+            "precision": file.precision,
+            "path": file.path,
+            "bytes": file.bytes,
+            "largest_difference": None if file.parity is None else file.parity.max_abs,
+            "psnr_to_network_db": None if file.parity is None else file.parity.psnr,
+            "psnr_y_drop_db": None if file.quality is None else file.quality.drop,
+            "speedup_over_float": None if file.speed is None else file.speed.comparison.speedup,
+            **integer_cells(None if file.speed is None else file.speed.integer_nodes),
+            "verdict": file.verdict,
+            "reason": file.reason,
+            "seconds": file.seconds,
+        }
+        for file in report.files
+    ]
+
+
+def show(console: Console, report: ExportReport) -> None:
+    """Print a row for each format, then their paths."""
+    console.table(
+        ["format", "precision", "file", "MB", "largest difference", "PSNR to the network", "verdict", "s"],
+        [
+            (
+                file.format,
+                file.precision,
+                "-" if file.path is None else file.path.name,
+                "-" if file.bytes is None else f"{file.bytes / 1e6:.2f}",
+                *parity_cells(file.parity),
+                file.verdict,
+                f"{file.seconds:.1f}",
+            )
+            for file in report.files
+        ],
+    )
+    for file in report.files:
+        if file.path is not None:
+            console.result(f"wrote {file.path}")
+    console.detail(f"compared on: {', '.join(report.compared_on)}")
+    for file in report.files:
+        if file.quality is not None and file.path is not None:
+            console.result(f"{file.format}: {file.quality} on {file.quality.photos} photos")
+        if file.speed is not None:
+            console.result(f"{file.format}: {file.speed}")
+            if file.speed.comparison.verdict == "faster" and file.speed.why is not None:
+                console.say(f"{file.format}: {file.speed.why}")
+    for file in report.files:
+        if file.reason and file.path is not None:
+            console.say(f"{file.format}: {file.reason}")
+        if file.facts:
+            facts = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in file.facts.items())
+            console.say(f"{file.format}: {facts}")
+    for warning in (report.warning, commercial_warning(report.licence)):
+        if warning is not None:
+            console.warn(warning)
+
+
+def integer_cells(nodes: IntegerNodes | None) -> dict[str, int | None]:
+    """Return the numbers of nodes and of nodes in int8, for a row of values."""
+    return {
+        "nodes": None if nodes is None else nodes.nodes,
+        "nodes_in_int8": None if nodes is None else nodes.nodes_in_int8,
+    }
+
+
+def parity_cells(parity: Parity | None) -> tuple[str, str]:
+    """Return the largest difference and the PSNR to the network as cells of a table."""
+    if parity is None:
+        return "-", "-"
+    return f"{parity.max_abs:.1e}", "equal" if parity.psnr is None else f"{parity.psnr:.1f} dB"

@@ -1,0 +1,103 @@
+"""`srkd plan`: search for the largest student that meets a target."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from compressor.base.machine import count_threads
+from srkd.cli.verb import verb
+from srkd.options.verbs import PlanOptions
+from srkd.terminal.console import Console, Records, cell
+
+if TYPE_CHECKING:
+    from srkd.runs.planning import PlanFiles, PlanReport
+
+
+@verb(
+    "plan",
+    PlanOptions,
+    examples=(
+        "srkd plan --teacher edsr.pt --target-fps 30 --lr-size 320x180",
+        "srkd plan --teacher edsr.pt --target-ms 20 --target-mb 0.5 --precision int8 --threads 2 -o plan.png",
+        "srkd plan --teacher edsr.pt --target-fps 30 --emit phone",
+        "srkd plan --teacher edsr.pt --measured phone/measured.json",
+    ),
+    csv=True,
+)
+def command(console: Console, options: PlanOptions) -> None:
+    """Find the largest student that meets a target on this machine.
+
+    srkd exports shapes of the teacher's kind and of Compact untrained and times them in the runtime. It measures the
+    best ones again before it chooses. With --emit another device measures.
+    """
+    from srkd.runs.planning import PlanReport, run_plan
+
+    with console.context() as context:
+        result = run_plan(options, context)
+    if isinstance(result, PlanReport):
+        console.report("plan", result, show, records)
+    else:
+        console.report("plan", result, show_files)
+
+
+def records(report: PlanReport) -> Records:
+    """Return a row of values for each shape that was measured."""
+    return [
+        {
+            "kind": row.kind,
+            "width": row.width,
+            "depth": row.depth,
+            "params": row.params,
+            "macs": row.macs,
+            "megabytes": row.megabytes,
+            "ms": row.ms,
+            "ms_low": None if row.ms_interval is None else row.ms_interval[0],
+            "ms_high": None if row.ms_interval is None else row.ms_interval[1],
+            "fps": row.fps,
+            "psnr_y_db": row.psnr_y,
+            "verdict": row.verdict,
+            "why": row.why,
+            "student": row.student,
+        }
+        for row in report.rows
+    ]
+
+
+def show(console: Console, report: PlanReport) -> None:
+    """Print the shapes with their reasons, the chosen one, and the command that trains it."""
+    lines = [
+        [
+            row.name,
+            f"{row.params:,}",
+            f"{row.macs / 1e9:.3g}",
+            cell(row.megabytes, "{:.2f}"),
+            "-" if row.ms_interval is None else f"{row.ms:.1f} [{row.ms_interval[0]:.1f}, {row.ms_interval[1]:.1f}]",
+            cell(row.fps, "{:.1f}"),
+            "unknown" if row.psnr_y is None else f"{row.psnr_y:.2f}",
+            f"{row.verdict}: {row.why}",
+        ]
+        for row in report.rows
+    ]
+    threads = "" if report.threads is None else f", {count_threads(report.threads)}"
+    console.table(
+        ["shape", "params", "GMAC", "MB", "ms", "FPS", "fitted dB", "verdict"],
+        lines,
+        title=f"{report.targets} at LR {report.lr_size} in {report.runtime} {report.precision}, {report.device}"
+        f"{threads}, {report.measured_on}; {len(report.rows)} of {report.candidates} shapes in {report.seconds:.0f} s",
+    )
+    chosen = report.chosen
+    console.result(f"chosen: {chosen.name}, {chosen.params:,} parameters, {chosen.ms:.1f} ms: {chosen.why}")
+    for note in report.notes:
+        console.warn(note)
+    if report.picture is not None:
+        console.say(f"wrote {report.picture}")
+    teacher = "" if report.teacher_path is None else f"--teacher {report.teacher_path} "
+    console.say(f"next: srkd compress {teacher}--student {chosen.student}")
+
+
+def show_files(console: Console, files: PlanFiles) -> None:
+    """Print the written files, and the next steps."""
+    models = [name for name in files.files if name.endswith(".onnx")]
+    console.result(f"wrote {len(models)} shapes, plan.json and run.py to {files.folder}")
+    console.say(f"next: copy {files.folder} to the device, run python run.py there (onnxruntime and numpy), bring")
+    console.say(f"measured.json back, and: srkd plan --measured {files.folder}/measured.json")

@@ -1,0 +1,238 @@
+"""`srkd profile`: speed, size and quality of models, compared with the teacher."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from compressor.base.machine import count_threads
+from srkd.cli.verb import verb
+from srkd.options.verbs import ProfileOptions
+from srkd.terminal.console import Console, Records, cell
+
+if TYPE_CHECKING:
+    from export.profile.report import Layers, ProfileReport, Quality, Row
+
+
+@verb(
+    "profile",
+    ProfileOptions,
+    examples=(
+        "srkd profile runs/first",
+        "srkd profile student.onnx other.onnx --teacher edsr.pt --lr-size 320x180 --threads 1",
+        "srkd profile runs/first --runtime onnxruntime --csv > speed.csv",
+        "srkd profile student.safetensors --runtime all --precision fp32,bf16,int8 --threads 1",
+        "srkd profile runs/first --layers",
+        "srkd profile runs/first --runtime all --pareto pareto.png",
+        "srkd profile --preset dukd-table1 --device cuda",
+    ),
+    csv=True,
+)
+def command(console: Console, options: ProfileOptions) -> None:
+    """Time MODELs beside their teacher, with cost, memory and quality.
+
+    MODEL is a checkpoint, a run folder or an exported file. The teacher of a single run folder is the one that it
+    was distilled from. Each row runs in its own process, and all take turns. docs/profile.md explains the columns.
+    """
+    from srkd.api.profile import run_profile
+
+    with console.context() as context:
+        report = run_profile(options, context)
+    console.report("profile", report, show, records)
+
+
+def records(report: ProfileReport) -> Records:
+    """Return a row of values for each model under each runtime at each size."""
+    costs = {item.model: item for item in report.costs}
+    rows: list[dict[str, object]] = []
+    for row in report.rows:
+        score, published = report.quality_of(row), row.published
+        rows.append(
+            {
+                "model": row.model,
+                "is_teacher": row.verdict == "reference",
+                "runtime": row.runtime,
+                "device": row.device,
+                "precision": row.precision,
+                "lr_size": row.lr_size,
+                "batch": row.batch,
+                "threads": row.threads,
+                "params": row.params,
+                "macs_at_256x256": costs[row.model].macs,
+                "psnr_y_db": None if score is None else score.psnr_y,
+                "over_bicubic_db": None if score is None else score.over_bicubic,
+                **{f"latency_{name}_ms": value for name, value in vars(row.latency_ms).items()},
+                "spread_percent": row.spread_percent,
+                "fps": row.fps,
+                "megapixels_per_second": row.megapixels_per_second,
+                "matrix_rate_share": row.matrix_rate_share,
+                "peak_memory_mb": row.peak_memory_mb,
+                "speedup_same_runtime": row.speedup_same_runtime,
+                "speedup_vs_teacher_eager": row.speedup_vs_teacher_eager,
+                "verdict": row.verdict,
+                "int8_bounded": None if row.int8 is None else row.int8.bounded,
+                "int8_drop_db": None if row.int8 is None else row.int8.drop_db,
+                "nodes": None if row.int8 is None else row.int8.nodes,
+                "nodes_in_int8": None if row.int8 is None else row.int8.nodes_in_int8,
+                "published_fps": None if published is None else published.fps,
+                "published_speedup": None if published is None else published.speedup,
+            }
+        )
+    return rows
+
+
+def show(console: Console, report: ProfileReport) -> None:
+    """Print cost and quality of each model, then for each size and batch its speed under each runtime."""
+    _show_models(console, report)
+    for size, batch in dict.fromkeys((row.lr_size, row.batch) for row in report.rows):
+        rows = [row for row in report.rows if (row.lr_size, row.batch) == (size, batch)]
+        _show_speed(console, rows)
+        _show_throughput(console, rows)
+        if report.preset is not None:
+            _show_published(console, rows, report.preset.device)
+    for layers in report.layers:
+        _show_layers(console, layers)
+    if report.preset is not None:
+        console.result(f"{report.preset.source}, measured on {report.preset.device}; these networks are not trained")
+        for line in report.preset.omitted:
+            console.result(f"left out: {line}")
+    for line in report.about_int8:
+        console.result(line)
+    for lost in report.lost:
+        where = f"{lost.model} under {lost.runtime} {lost.precision} at {lost.lr_size}, batch {lost.batch}"
+        console.warn(f"{where} is not measured: {lost.reason}")
+    for note in report.notes:
+        console.warn(note)
+    for rate in report.matrix_rates:
+        threads = f", {count_threads(rate.threads)}" if rate.device == "cpu" else ""
+        where = f"{rate.device} in {rate.precision}{threads}"
+        console.detail(f"matrix rate of {where}: {rate.gmacs_per_second:.1f} GMAC/s ({rate.method})")
+    for conditions in report.conditions:
+        load = "unknown" if conditions.load_before is None else f"{conditions.load_before:.2f}"
+        versions = ", ".join(f"{name} {version}" for name, version in conditions.versions.items())
+        console.detail(
+            f"{conditions.date}, {conditions.cpu}, {conditions.usable_cores} cores, governor "
+            f"{conditions.governor or 'unknown'}, load {load} before and {conditions.busy_cores:.2f} cores of others "
+            f"meanwhile; {versions}"
+        )
+    console.detail(f"memory: {report.memory_method}")
+
+
+def _show_models(console: Console, report: ProfileReport) -> None:
+    """Print a line for each model, and one for each further precision whose quality is known."""
+    lines = []
+    for cost in report.costs:
+        name = f"{cost.model} (teacher)" if cost.model == report.teacher else cost.model
+        qualities: list[Quality | None] = [item for item in report.quality if item.model == cost.model]
+        scores = qualities or [None]
+        for place, score in enumerate(scores):
+            of_file = "" if score is None or score.precision != "int8" else f", {score.runtime}"
+            precision = "" if score is None or len(scores) == 1 else f" {score.precision}{of_file}"
+            lines.append(
+                [
+                    f"{name}{precision}",
+                    cell(cost.params, "{:,}") if place == 0 else "",
+                    ("-" if cost.macs is None else f"{cost.macs / 1e9:.2f}") if place == 0 else "",
+                    cell(None if score is None else score.psnr_y, "{:.3f}"),
+                    cell(None if score is None else score.over_bicubic, "{:+.3f}"),
+                ]
+            )
+    title = f"PSNR-Y on the embedded validation photos, {report.protocol}"
+    if report.preset is not None:
+        title = f"{report.preset.name}: networks"
+    console.table(["model", "params", "GMAC at 256x256", "PSNR-Y dB", "over bicubic"], lines, title=title)
+
+
+def _runtime(row: Row, rows: list[Row]) -> str:
+    """Return the runtime, with the precision if the rows have several."""
+    return row.runtime if len({each.arithmetic for each in rows}) == 1 else f"{row.runtime} {row.arithmetic}"
+
+
+def _show_speed(console: Console, rows: list[Row]) -> None:
+    first, precisions = rows[0], {row.arithmetic for row in rows}
+    lines = [
+        [
+            row.model,
+            _runtime(row, rows),
+            f"{row.latency_ms.p50:.1f} ±{row.spread_percent / 2:.0f}%",
+            f"{row.fps:.2f}",
+            cell(row.peak_memory_mb, "{:.0f}"),
+            ", ".join(text for text in (cell(row.speedup_same_runtime, "{:.2f}x"), row.verdict) if text),
+            cell(row.speedup_vs_teacher_eager, "{:.2f}x"),
+        ]
+        for row in rows
+    ]
+    precision = f", {first.arithmetic}" if len(precisions) == 1 else ""
+    title = f"LR {first.lr_size}, batch {first.batch}{precision}, {first.device}, {count_threads(first.threads)}"
+    speed = ["ms", "FPS", "MB", "speed-up in its runtime", "over eager teacher"]
+    console.table(["model", "runtime", *speed], lines, title=title)
+
+
+def _show_throughput(console: Console, rows: list[Row]) -> None:
+    """Print the slow percentiles of latency, the throughput, and its share of the device's matrix rate."""
+    lines = [
+        [
+            row.model,
+            _runtime(row, rows),
+            f"{row.latency_ms.p95:.1f}",
+            f"{row.latency_ms.p99:.1f}",
+            f"{row.megapixels_per_second:.2f}",
+            cell(row.gmacs_per_second, "{:.1f}"),
+            "-" if row.matrix_rate_share is None else f"{100 * row.matrix_rate_share:.0f}%",
+        ]
+        for row in rows
+    ]
+    names = ["p95 ms", "p99 ms", "MPixel/s", "GMAC/s", "of matrix rate"]
+    console.table(["model", "runtime", *names], lines)
+
+
+def _show_published(console: Console, rows: list[Row], device: str) -> None:
+    lines = [
+        [
+            row.model,
+            _runtime(row, rows),
+            f"{row.fps:.2f}",
+            cell(None if row.published is None else row.published.fps, "{:.2f}"),
+            cell(row.speedup_same_runtime, "{:.2f}x"),
+            cell(None if row.published is None else row.published.speedup, "{:.2f}x"),
+        ]
+        for row in rows
+    ]
+    names = ["FPS here", "FPS published", "speed-up here", "speed-up published"]
+    title = f"LR {rows[0].lr_size} here, beside the figures published for {device}"
+    console.table(["model", "runtime", *names], lines, title=title)
+
+
+MOST_LAYERS = 12
+"""Number of layers in a table; the others are added up in one line, and JSON has all of them."""
+
+
+def _show_layers(console: Console, layers: Layers) -> None:
+    ranked = sorted(layers.layers, key=lambda layer: -layer.ms)
+    lines = [
+        [
+            layer.layer,
+            layer.kind,
+            f"{layer.ms:.2f}",
+            f"{100 * layer.share:.1f}%",
+            "-" if layer.macs is None else f"{layer.macs / 1e9:.3f}",
+            "-" if layer.macs_share is None else f"{100 * layer.macs_share:.1f}%",
+        ]
+        for layer in ranked[:MOST_LAYERS]
+    ]
+    others = ranked[MOST_LAYERS:]
+    if others:
+        macs = [layer.macs for layer in others if layer.macs is not None]
+        shares = [layer.macs_share for layer in others if layer.macs_share is not None]
+        lines.append(
+            [
+                f"{len(others)} others",
+                "",
+                f"{sum(layer.ms for layer in others):.2f}",
+                f"{100 * sum(layer.share for layer in others):.1f}%",
+                f"{sum(macs) / 1e9:.3f}" if macs else "-",
+                f"{100 * sum(shares):.1f}%" if shares else "-",
+            ]
+        )
+    where = f"LR {layers.lr_size}, batch {layers.batch}, {layers.precision}"
+    title = f"{layers.model} under {layers.runtime} by layer, {where} ({ranked[0].method})"
+    console.table(["layer", "kind", "ms", "of time", "GMAC", "of MACs"], lines, title=title)

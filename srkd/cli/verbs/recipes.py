@@ -1,0 +1,111 @@
+"""`srkd recipes`: list, show, copy and check recipes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from srkd.cli.verb import format_examples, verb
+from srkd.options.verbs import CopyRecipeOptions, ShowRecipeOptions, ValidateRecipesOptions
+from srkd.terminal.console import Console
+
+TEACHERS = {"nothing": "no teacher", "outputs": "outputs", "network": "weights or features"}
+
+
+@click.group(
+    "recipes",
+    epilog=format_examples(
+        "srkd recipes ls",
+        "srkd recipes show logits",
+        "srkd recipes cp logits my.yaml",
+        "srkd recipes validate my.yaml",
+        "srkd compress --recipe ./my.yaml --out runs/mine",
+    ),
+)
+def command() -> None:
+    """List, show, copy and check recipes.
+
+    Recipes of installed packages are included.
+    """
+
+
+@verb("ls", csv=True)
+def ls(console: Console) -> None:
+    """List every recipe: its methods, what it needs of a teacher, its length."""
+    from recipes.config.listing import list_recipes
+
+    listing = list_recipes()
+    if console.wants_json:
+        console.emit("recipes", listing)
+        return
+    if console.wants_csv:
+        console.write_csv([{**vars(recipe), "methods": " ".join(recipe.methods)} for recipe in listing.recipes])
+        return
+    headings = ["recipe", "title", "methods", "needs of the teacher", "steps"]
+    if any(recipe.package != "srkd" for recipe in listing.recipes):
+        headings.append("package")
+    rows = []
+    for row in listing.recipes:
+        cells = (row.name, row.title, ", ".join(row.methods), TEACHERS[row.needs], f"{row.steps:,}", row.package)
+        rows.append(cells[: len(headings)])
+    console.table(headings, rows)
+    for note in listing.notes:
+        console.warn(note)
+
+
+@verb("show", ShowRecipeOptions)
+def show(console: Console, options: ShowRecipeOptions) -> None:
+    """Print the YAML of a recipe, with the sources of its method and numbers."""
+    if options.schema == (options.name is not None):
+        raise click.UsageError("give the name of a recipe, or --schema")
+    from recipes.catalogue import METHODS, RECIPES
+
+    if options.name is not None:
+        recipe = RECIPES.find(options.name)
+        text = recipe.text()
+        content: dict[str, object] = {"name": recipe.name, "package": recipe.package, "text": text}
+    else:
+        from recipes.config.schema import preset_schema, schema_text
+
+        text = schema_text(METHODS)
+        content = {"json_schema": preset_schema(METHODS)}
+    if console.wants_json:
+        console.emit("recipes", content)
+    else:
+        console.result(text.rstrip("\n"))
+
+
+@verb("cp", CopyRecipeOptions)
+def cp(console: Console, options: CopyRecipeOptions) -> None:
+    """Copy the recipe NAME to FILE, a .yaml file to change; an existing file is not overwritten."""
+    from recipes.config.listing import copy_recipe
+
+    path = copy_recipe(options.name, Path(options.file))
+    if console.wants_json:
+        console.emit("recipes", {"name": options.name, "path": path})
+        return
+    recipe = path if path.is_absolute() or path.parent.parts else f"./{path}"
+    console.say(f"wrote {path}; next: srkd compress --recipe {recipe} --out RUN")
+
+
+@verb("validate", ValidateRecipesOptions)
+def validate(console: Console, options: ValidateRecipesOptions) -> None:
+    """Check recipes. Each mistake is one line: file, line, key, value, what was expected. Exit 1 if there is one."""
+    from recipes.config.listing import validate_recipe
+
+    results = [validate_recipe(file) for file in options.files]
+    if console.wants_json:
+        console.emit("recipes", {"files": results})
+    else:
+        for result in results:
+            if result.valid:
+                console.say(f"{result.file}: valid")
+            for problem in result.problems:
+                console.result(str(problem))
+    if not all(result.valid for result in results):
+        raise click.exceptions.Exit(1)
+
+
+for _action in (ls, show, cp, validate):
+    command.add_command(_action)

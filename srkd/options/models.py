@@ -1,0 +1,154 @@
+"""A caller's models, each an open network, a file or a run folder: opened, their specs and files, their common scale;
+and the teacher of a run folder."""
+
+from __future__ import annotations
+
+import os
+import reprlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from compressor.assets import embedded_teacher
+from compressor.base.context import Context, Note
+from compressor.base.errors import SrkdError, UsageError
+from compressor.base.files import file_sha256
+from compressor.inference.checkpoint_runtime import ForeignRuntime
+from compressor.inference.open import model_file, open_model, read_metadata
+from compressor.models.checkpoints.save import save_network
+from compressor.models.networks.base import ImageModel, Spec
+from compressor.runtimes.base import Runtime
+from compressor.runtimes.file_runtime import read_spec
+from compressor.runtimes.table import OpenOptions, runtime_of
+from compressor.runtimes.torch_runtime import TorchRuntime
+from compressor.teachers.teacher import Teacher, load_teacher
+from compressor.training.run_folder import FACTS, read_facts
+from srkd.options.parameters import MODEL
+from srkd.options.verbs import Model, ModelOrPath, RuntimeOptions
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """A file that holds a model, and the options for reading it."""
+
+    path: Path
+    options: Mapping[str, object] = field(default_factory=dict)
+
+
+def path_of_model(model: object) -> Path:
+    """Return a caller's model as a path; refuse anything that is not one."""
+    if isinstance(model, (str, os.PathLike)):
+        return Path(model)
+    raise UsageError(f"{reprlib.repr(model)} is not {MODEL.what}")
+
+
+def open_network(model: ModelOrPath) -> ImageModel:
+    """Return an open network unchanged, or load the one in a checkpoint or a run folder."""
+    return model if isinstance(model, ImageModel) else load_teacher(path_of_model(model))
+
+
+def refuse_file_options(scale: int | None, arch_options: Mapping[str, object] | None) -> None:
+    """Refuse options for reading a file if the model is an open network."""
+    names = [*(["scale"] if scale is not None else []), *(arch_options or {})]
+    if names:
+        raise UsageError(f"{', '.join(names)}: for a file; the network is open already: set it in srkd.load")
+
+
+def spec_of(model: ModelOrPath | Spec) -> Spec:
+    """Return the spec of a network or of any file that states it; refuse a foreign model, which has none."""
+    if isinstance(model, Spec):
+        return model
+    if isinstance(model, ImageModel):
+        return model.require_network("a spec").spec
+    file = model_file(path_of_model(model))
+    if runtime_of(file) == "torch":
+        return load_teacher(file).require_network("a spec").spec
+    spec = read_spec(read_metadata(file), file.name)
+    if spec is None:
+        raise SrkdError(f"{file} does not state its network: srkd.inspect and srkd.profile show what is known of it")
+    return spec
+
+
+def file_of(model: ModelOrPath, path: Path) -> ModelFile:
+    """Return the file of a model; an open network is written to `path`, a foreign one has its original file."""
+    if not isinstance(model, ImageModel):
+        return ModelFile(path_of_model(model))
+    if model.network is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_network(model.network, path)
+        return ModelFile(path)
+    origin = model.origin if isinstance(model, Teacher) else None
+    if origin is None:
+        raise SrkdError(f"the {model.backend} model came from no file: give its path")
+    return ModelFile(origin.path, origin.options)
+
+
+def as_tuple(values: object) -> tuple[Any, ...]:
+    """Return one value or a sequence of values as a tuple. A string is one value."""
+    return tuple(values) if isinstance(values, Sequence) and not isinstance(values, str) else (values,)
+
+
+def open_runtime(model: Model, options: RuntimeOptions, context: Context) -> Runtime:
+    """Open one model. A step of minutes, such as building an engine for another GPU, is announced first."""
+    if isinstance(model, ImageModel):
+        label = model.architecture
+        if model.network is None:
+            return ForeignRuntime(model, label=label, device=options.device)
+        return TorchRuntime(model.network, label=label, device=options.device, precision=options.precision or "fp32")
+    if not isinstance(model, (str, Path)):
+        return model
+    open_options = OpenOptions(
+        scale=options.scale,
+        arch_options=options.arch_options,
+        device=options.device,
+        runtime=options.runtime,
+        threads=options.threads,
+        precision=options.precision,
+        limits=options.limits,
+    )
+    return open_model(model, open_options, context)
+
+
+def common_scale(runtimes: Sequence[Runtime], scale: int | None) -> int:
+    """Return the scale that all models share; without a model, `scale`."""
+    scales = {runtime.descriptor.scale for runtime in runtimes}
+    if not scales:
+        if scale is None:
+            raise UsageError("no model and no scale: name a model, or give --scale for the bicubic row alone")
+        return scale
+    if len(scales) > 1:
+        scale_list = ", ".join(f"{runtime.label} x{runtime.descriptor.scale}" for runtime in runtimes)
+        raise UsageError(f"the models differ in scale ({scale_list}): compare models of one scale")
+    return scales.pop()
+
+
+@dataclass(frozen=True)
+class RunTeacher:
+    """The teacher of a run folder, its scale there, and the options with which its file was read."""
+
+    path: Path
+    scale: int | None
+    options: Mapping[str, object]
+
+
+def find_run_teacher(run: Path, note: Note) -> RunTeacher | None:
+    """Return the teacher named in run.json, if its file is there and unchanged."""
+    facts_file = run / FACTS
+    if not facts_file.is_file():
+        return None
+    try:
+        facts = read_facts(run)
+        teacher = facts["teacher"]
+        if teacher is None:
+            return None
+        path, sha256, scale = Path(teacher["path"]), str(teacher["sha256"]), facts["student"].get("scale")
+        options = dict(teacher.get("options") or {})
+    except (SrkdError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise SrkdError(f"{facts_file} does not say what the teacher was ({error}): give --teacher FILE") from error
+    for candidate in (path, embedded_teacher()):
+        if candidate.is_file() and file_sha256(candidate) == sha256:
+            note(f"teacher: {candidate}, from {facts_file}")
+            return RunTeacher(candidate, scale, options)
+    note(f"the teacher of {run}, {path}, is missing or has changed: continuing without it (--teacher FILE names one)")
+    return None

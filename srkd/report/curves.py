@@ -1,0 +1,104 @@
+"""`srkd plot`: the curves of one run or several, from the rows of their metrics.jsonl, as a PNG picture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from compressor.base.errors import SrkdError
+from compressor.training.run_folder import FACTS, METRICS, read_metrics
+from srkd.charts.curves import Chart, Curve, Point
+from srkd.report.untrusted import Facts, part_names, require_run_folder
+
+CURVES = "curves.png"
+SCORES = {"student_psnr_y": "student", "tuned_teacher_psnr_y": "teacher being tuned"}
+"""Names of the curves by their keys in the rows of validations."""
+QUALITY_TITLE = "Y-PSNR on the validation images in dB, over steps"
+LOSS_TITLE = "Loss, over steps"
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """The rows of one run, in the order of their steps."""
+
+    name: str
+    path: Path
+    rows: tuple[Mapping[str, Any], ...]
+
+    @classmethod
+    def read(cls, run: Path) -> Metrics | None:
+        """Return the rows of a run folder; None if there are none yet."""
+        rows = sorted((row for _, row in read_metrics(run)), key=lambda row: row["step"])
+        return cls(run.resolve().name, run, tuple(rows)) if rows else None
+
+    @property
+    def last_step(self) -> int:
+        step: int = self.rows[-1]["step"]
+        return step
+
+    def curve(self, kind: str, key: str, name: str) -> Curve:
+        """Return the curve of the numbers under one key, in rows of a kind."""
+        points: list[Point] = []
+        for row in self.rows:
+            value = row.get(key)
+            if row.get("kind") == kind and isinstance(value, (int, float)):
+                points.append((row["step"], value))
+        return Curve(name, tuple(points))
+
+    def level(self, key: str, name: str) -> Curve:
+        """Return a horizontal line from the first to the last step, at a score that all validations share."""
+        score = self.curve("validation", key, name)
+        ends = (self.rows[0]["step"], self.last_step)
+        return Curve(name, tuple((step, value) for step in ends for _, value in score.points[-1:]), dashed=True)
+
+    def keys(self, kind: str, start: str) -> list[str]:
+        """Return the keys that begin with `start` in rows of a kind, in order of appearance."""
+        rows = (row for row in self.rows if row.get("kind") == kind)
+        return list(dict.fromkeys(key for row in rows for key in row if key.startswith(start)))
+
+    def steps_of(self, kind: str) -> tuple[float, ...]:
+        return tuple(row["step"] for row in self.rows if row.get("kind") == kind)
+
+
+def read_runs(folder: Path) -> list[Metrics]:
+    """Return the rows of a run, or of each started run of a plan."""
+    require_run_folder(folder)
+    names = () if (folder / METRICS).is_file() else part_names(Facts.read(folder / FACTS))
+    parts = [folder / name for name in names] or [folder]
+    runs = [metrics for part in parts if (metrics := Metrics.read(part)) is not None]
+    if not runs:
+        raise SrkdError(f"{folder} has no curves yet: no row in {METRICS}; is it a run folder of srkd compress?")
+    return runs
+
+
+def charts_of(runs: Sequence[Metrics]) -> list[Chart]:
+    """Return the charts of one run, or of several over one another."""
+    return _charts_of_one(runs[0]) if len(runs) == 1 else _charts_of_several(runs)
+
+
+def _charts_of_one(run: Metrics) -> list[Chart]:
+    terms = run.keys("train", "weighted/")
+    losses = [run.curve("train", "loss", "loss")]
+    if len(terms) > 1:
+        losses += [run.curve("train", key, key.removeprefix("weighted/")) for key in terms]
+    scores = [run.curve("validation", key, name) for key, name in SCORES.items()]
+    skipped = run.steps_of("skipped")
+    title = f"{LOSS_TITLE}; red: skipped steps" if skipped else LOSS_TITLE
+    return [
+        Chart(f"{run.name}: {QUALITY_TITLE}", (*scores, *_levels(run))),
+        Chart(title, tuple(losses), logarithmic=True, marks=skipped),
+        Chart("Learning rate, over steps", (run.curve("train", "rate", "rate"),)),
+    ]
+
+
+def _levels(run: Metrics) -> list[Curve]:
+    """Return the curves of the teacher and bicubic, with which the student is compared."""
+    return [run.level(f"{name}_psnr_y", name) for name in ("teacher", "bicubic")]
+
+
+def _charts_of_several(runs: Sequence[Metrics]) -> list[Chart]:
+    scores = [run.curve("validation", "student_psnr_y", run.name) for run in runs]
+    losses = [run.curve("train", "loss", run.name) for run in runs]
+    return [Chart(QUALITY_TITLE, (*scores, *_levels(runs[0]))), Chart(LOSS_TITLE, tuple(losses), logarithmic=True)]

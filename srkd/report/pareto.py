@@ -1,0 +1,51 @@
+"""The picture of `srkd profile --pareto`: quality against speed, with a point for each row."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from compressor.base.context import Note
+from compressor.base.errors import UsageError
+from compressor.base.files import atomic_path
+from compressor.base.machine import count_threads
+from export.profile.report import ProfileReport
+from srkd.charts.scatter import Scatter, ScatterPoint, draw_scatter
+from srkd.options.parameters import require_png
+from srkd.options.verbs import ProfileOptions
+
+
+def check_pareto(options: ProfileOptions) -> Path | None:
+    """Return the path of the picture, checked before the long measurement; None without one."""
+    if options.pareto is None:
+        return None
+    path = Path(options.pareto)
+    if not options.quality:
+        raise UsageError("--pareto shows quality: leave out --no-quality")
+    require_png(path, "--pareto")
+    return path
+
+
+def points_of(report: ProfileReport) -> list[ScatterPoint]:
+    """Return a point for each row of the first size and batch whose quality is known."""
+    first = report.rows[0]
+    points = []
+    for row in report.rows:
+        quality = report.quality_of(row)
+        psnr_y = None if quality is None else quality.psnr_y
+        if (row.lr_size, row.batch) == (first.lr_size, first.batch) and psnr_y is not None:
+            label = f"{row.model}, {row.runtime} {row.precision}"
+            points.append(ScatterPoint(label, row.latency_ms.p50, psnr_y, row.model))
+    return points
+
+
+def write_pareto(report: ProfileReport, path: Path, note: Note) -> None:
+    """Write the picture to `path`; a note says if there is nothing to draw, as the table is worth having without it."""
+    points, row = points_of(report), report.rows[0]
+    if not points:
+        note(f"{path} is not drawn: no model has both a time and a quality")
+        return
+    title = f"Quality against speed: LR {row.lr_size}, batch {row.batch}, {row.device}, {count_threads(row.threads)}"
+    y_label = "Y-PSNR in dB on the embedded validation photos"
+    picture = draw_scatter(Scatter(title, "ms a batch, median", y_label, tuple(points)))
+    with atomic_path(path) as temporary:
+        picture.save(temporary, format="PNG")

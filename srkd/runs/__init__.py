@@ -1,0 +1,1 @@
+"""Runs: decided, started, continued, and several of them in one plan."""

@@ -1,0 +1,181 @@
+"""`srkd compress`: start or continue a run or a plan of runs; from the config on, both take the same path."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from compressor.base.context import Context, Note
+from compressor.base.errors import SrkdError, UsageError
+from compressor.base.files import require_writable_folder
+from compressor.base.machine import count_threads, machine_facts, torch_threads
+from compressor.base.processes import Rank
+from compressor.models.checkpoints.load import load_checkpoint
+from compressor.models.networks.base import ImageModel
+from compressor.training.distributed import open_processes
+from compressor.training.run_folder import FACTS, read_facts, require_new, write_facts
+from compressor.training.run_lock import lock_run
+from compressor.training.trackers import require_trackers
+from srkd.options.declare import from_json, to_json
+from srkd.options.models import ModelFile, file_of, refuse_file_options
+from srkd.options.verbs import CompressOptions
+from srkd.runs.config import RunConfig
+from srkd.runs.run import CompressReport, read_unfinished, train_run
+from srkd.runs.targeted import check_target, plan_student, refuse_contradictions
+from srkd.runs.then import Then
+from srkd.runs.trials import Trials
+from srkd.terminal.console import Console, json_value
+
+
+def run_compress(options: CompressOptions, context: Context) -> CompressReport:
+    """Train a student of a teacher by a recipe; no teacher means the embedded one, no data the embedded photos.
+
+    `with_baseline` also trains the same student on the same batches without distillation; `seeds` repeats it all. A
+    teacher that is an open network is written beside the run folder (`small-teacher.safetensors` beside `small`), so
+    that the run can be continued, and profiled against it.
+
+        >>> report = srkd.compress("edsr.pt", data="photos", width=0.5, steps=2000, out="runs/small")
+    """
+    path = options.run_folder
+    refuse_contradictions(options)
+    with _all_processes(context) as context, _teacher_file(options, context) as options:
+        group = context.processes
+        restarts = max(group.gather_objects(group.rank.restarts))
+        if restarts > 0 and group.broadcast(_holds_run_of(path, options)):
+            context.note(f"started again by torchrun: continuing {path}")
+            return _resume(path, context)
+        group.run_on_all(lambda: require_new(path) if group.is_leader else None)
+        with lock_run(path, context):
+            return _run(options, context)
+
+
+@contextmanager
+def _teacher_file(options: CompressOptions, context: Context) -> Iterator[CompressOptions]:
+    """Yield options whose teacher is a file: an open network is written beside the run folder.
+
+    If no run is written, the file is removed.
+    """
+    teacher, run, group = options.teacher, options.run_folder.resolve(), context.processes
+    if not isinstance(teacher, ImageModel):
+        yield options
+        return
+    refuse_file_options(options.scale, options.arch_options)
+    path = run.with_name(f"{run.name}-teacher.safetensors")
+
+    def write() -> tuple[ModelFile, bool]:
+        require_writable_folder(options.run_folder, "--out")
+        if path.exists() and teacher.network is not None:
+            if load_checkpoint(path).network.fingerprint() != teacher.network.fingerprint():
+                raise SrkdError(
+                    f"{path} holds another network, and the teacher would be written there: choose another out"
+                )
+            return ModelFile(path), False
+        file = file_of(teacher, path)
+        if file.path == path:
+            context.note(f"teacher: written to {path}")
+        return file, file.path == path
+
+    file, is_new = group.broadcast(group.run_on_all(lambda: write() if group.is_leader else None))
+    try:
+        yield dataclasses.replace(options, teacher=file.path, arch_options=file.options)
+    finally:
+        if is_new and group.is_leader and not (run / FACTS).exists():
+            path.unlink(missing_ok=True)
+
+
+def run_resume(run: Path, context: Context) -> CompressReport:
+    """Continue a run with all of its processes."""
+    with _all_processes(context) as context:
+        return _resume(run, context)
+
+
+def _resume(run: Path, context: Context) -> CompressReport:
+    read_unfinished(run, context.processes)  # refuse other folders before they are locked
+    with lock_run(run, context, "--resume"):
+        facts = read_unfinished(run, context.processes)
+        options = from_json(CompressOptions, facts.get("request"), f"--resume {run}", out=run, plan=facts.get("plan"))
+        with _threads_of(facts, context.note):
+            return _run(options, context, facts)
+
+
+@contextmanager
+def _threads_of(facts: Mapping[str, Any], note: Note) -> Iterator[None]:
+    """Compute with the run's original number of threads: another number adds in another order and gives other bytes.
+
+    A note names a changed processor, GPU or version of torch, which cannot be restored.
+    """
+    machine, now = facts.get("machine") or {}, machine_facts()
+    before, threads = torch.get_num_threads(), machine.get("torch_threads")
+    processor = "gpu" if str(facts.get("device", "cpu")).startswith("cuda") else "cpu"
+    changes = [
+        f"{name} {machine.get(name)}, now {now[name]}"
+        for name in (processor, "torch")
+        if name in machine and json.loads(json.dumps(now[name])) != machine.get(name)
+    ]
+    if changes:
+        note(
+            "the result may differ in its bytes from that of a run that never stopped: "
+            f"it began on {'; '.join(changes)}"
+        )
+    if type(threads) is not int or threads < 1 or threads == before:
+        yield
+        return
+    note(f"continuing with {count_threads(threads)}, as the run began, not {before}: the bytes depend on the number")
+    with torch_threads(threads):
+        yield
+
+
+def _run(options: CompressOptions, context: Context, facts: Mapping[str, Any] | None = None) -> CompressReport:
+    """Start the run of the options or, with the `facts` of its run.json, continue it."""
+    if options.is_plan and not context.processes.is_single:
+        raise UsageError("--with-baseline and --seeds run in one process: start them without torchrun")
+    if options.then is not None and not context.processes.is_single:
+        raise UsageError(
+            "--then runs in one process: start it without torchrun, or the two recipes one after the other"
+        )
+    require_trackers(options.track)
+    with torch_threads(options.threads):
+        if facts is None and options.has_target:
+            options = plan_student(options, context)
+        return _with_target(_train(options, context, facts), options, context)
+
+
+def _train(options: CompressOptions, context: Context, facts: Mapping[str, Any] | None) -> CompressReport:
+    """Train one run, several, or two recipes one after the other."""
+    if options.then is not None:
+        return Then(options, context).run()
+    config = RunConfig.decide(options, context, facts=facts)
+    if options.is_plan:
+        return Trials(config, context).run()
+    return train_run(config, context, facts=facts)
+
+
+def _with_target(report: CompressReport, options: CompressOptions, context: Context) -> CompressReport:
+    """Time the file of a finished student if a target decided it, and write the result to run.json."""
+    if options.plan is None or not context.processes.is_leader:
+        return report
+    target = check_target(report.student_path, options, context)
+    facts = read_facts(report.run)
+    write_facts(report.run, {**facts, "target": json_value(target)})
+    return dataclasses.replace(report, target=target)
+
+
+@contextmanager
+def _all_processes(context: Context) -> Iterator[Context]:
+    """Join the processes that torchrun started; only the leading one reports progress and notes."""
+    with open_processes(Rank.from_environment(), Console().error) as group:
+        yield dataclasses.replace(context, processes=group) if group.is_leader else Context(processes=group)
+
+
+def _holds_run_of(run: Path, options: CompressOptions) -> bool:
+    """Return whether the folder holds a run of these options."""
+    try:
+        return bool(read_facts(run)["request"] == to_json(options))
+    except (OSError, SrkdError, KeyError):
+        return False

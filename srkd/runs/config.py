@@ -1,0 +1,670 @@
+"""All decisions before the first step of a run, as one frozen object.
+
+`RunNetworks` holds the recipe, teacher and student, which need no images; `RunConfig` adds the images and the execution
+mode. Every mistake in the options is reported here, before anything is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from compressor.assets import embedded_teacher
+from compressor.base.cache_folder import parse_bytes
+from compressor.base.choices import Init, Select
+from compressor.base.context import Context, Note, no_note
+from compressor.base.errors import SrkdError, UsageError, reason_of
+from compressor.base.machine import total_memory
+from compressor.base.precision import Precision
+from compressor.base.processes import Rank
+from compressor.data.batches import View
+from compressor.data.prepare import Data, DataChoice, prepare_data
+from compressor.data.teacher_cache import TeacherCache, teacher_views
+from compressor.inference.teacher_check import check_teacher, format_options
+from compressor.models.fitting.fit import require_linear_plan
+from compressor.models.networks.base import Network
+from compressor.models.networks.registry import architecture, build, quantise
+from compressor.models.students.init_from import InitReport, initialise_from
+from compressor.models.students.principal import can_be_turned
+from compressor.models.students.students import (
+    build_student,
+    parse_student,
+    reordered,
+    student_cuts,
+    student_of_spec,
+    width_hint,
+)
+from compressor.runtimes.torch_runtime import torch_device
+from compressor.teachers.teacher import Teacher, load_teacher
+from compressor.training.distributed import process_device
+from compressor.training.events import Reference
+from compressor.training.footprint import BatchShape, Footprint, footprint
+from compressor.training.method import FeedsOtherSizes, Method, fit_methods, quantisation_of
+from compressor.training.speed import PLAIN_MODE, ExecutionMode, SpeedOptions, choose_execution_mode
+from compressor.training.stage import HasEarlierStages, Stage, TrainsJointly
+from recipes.catalogue import RECIPES, teacher_needs
+from recipes.config.preset import SHORT_RUN_STEPS, Preset
+from recipes.config.reading import load_preset, recipe_label
+from recipes.features import describe_taps
+from recipes.phi import PhiSource, UsesPerceptualNet, bind_phi, find_phi
+from srkd.options.verbs import CompressOptions, path_of
+from srkd.terminal.console import json_value
+
+EMBEDDED = "the embedded teacher"
+
+
+class UnknownCost(SrkdError):
+    """The methods cannot run on shapes alone, so the cost of a step is unknown."""
+
+
+@dataclass(frozen=True)
+class StudentInit:
+    """The student before its first step, and the origin of its weights."""
+
+    network: Network
+    init: Init
+    select: Select
+    init_from: InitReport | None = None
+    plain_slice: Network | None = None
+    """The leading slice of the teacher for comparison, if the student starts from a better one; else None."""
+
+    def facts(self) -> dict[str, Any]:
+        """Return the entry `start` of run.json."""
+        init_from = None
+        if self.init_from is not None:
+            values = dict(vars(self.init_from))
+            # The keys in the file are older than the names of the fields.
+            values |= {"taken": values.pop("copied"), "unlike": values.pop("differences")}
+            init_from = json_value(values)
+        return {"init": self.init, "select": self.select, "init_from": init_from}
+
+
+@dataclass(frozen=True)
+class RunNetworks:
+    """The recipe, its teacher and its student."""
+
+    options: CompressOptions
+    preset: Preset
+    methods: tuple[Method, ...]
+    teacher: Teacher | None
+    student_init: StudentInit
+
+    @property
+    def student(self) -> Network:
+        return self.student_init.network
+
+    @property
+    def recipe(self) -> str:
+        """Return the recipe's name as it is written in the run's files."""
+        return recipe_label(self.options.recipe)
+
+    @property
+    def phi(self) -> PhiSource | None:
+        """Return the source of φ, the network whose features contrastive methods compare."""
+        return phi_of(self.methods)
+
+    def stages(self, mode: ExecutionMode | None = None) -> tuple[Stage, ...]:
+        """Return the stages of the run in order; the learning rate depends on how the student starts."""
+        return self.preset.stages(self.methods, mode, is_fitted=self.student_init.plain_slice is not None)
+
+    def speed_options(self) -> SpeedOptions:
+        """Return the preset's speed options; a foreign teacher computes in fp32 unless the preset says otherwise."""
+        options = self.preset.speed_options()
+        is_foreign = self.teacher is not None and self.teacher.network is None
+        if is_foreign and options.teacher_precision == "auto":
+            return replace(options, teacher_precision="fp32")
+        return options
+
+    def step_footprint(self, *, batch: int | None = None, labels: bool = True) -> Footprint:
+        """Return the cost of a step of the student's stage, run on shapes alone; raise `UnknownCost` if impossible."""
+        rule = self.preset.schedule
+        teacher = self.teacher if needs_teacher(self.methods, self.options) else None
+        shape = BatchShape(batch or rule.batch, rule.lr_patch, labels=labels)
+        try:
+            stage, quantisation = self.preset.stage(self.methods), self.student.quantisation
+            return footprint(stage, self.student.spec, teacher, shape, quantisation=quantisation)
+        except (RuntimeError, NotImplementedError, TypeError) as error:
+            names = ", ".join(method.name for method in self.methods)
+            raise UnknownCost(f"{names} cannot run on shapes alone ({reason_of(error, first=True)})") from error
+
+    @classmethod
+    def choose(
+        cls,
+        options: CompressOptions,
+        context: Context,
+        *,
+        shared: RunConfig | None = None,
+        facts: Mapping[str, Any] | None = None,
+        download: bool = True,
+    ) -> RunNetworks:
+        """Read the recipe, load the teacher, build the student, and refuse combinations that do not fit.
+
+        `shared` is another run of the same plan, `facts` the run.json of a continued run; their φ is used again.
+        Without `download` φ is named but not downloaded.
+        """
+        processes = context.processes
+        lines: list[str] = []
+        preset = processes.run_on_all(lambda: load_recipe(options, lines.append))
+        if shared is not None:
+            phi = shared.phi
+        elif facts is not None:
+            phi = read_phi(facts)
+        else:
+            phi = choose_phi(preset, options, context, download=download)
+
+        def choose() -> RunNetworks:
+            methods = bind_phi(preset.build_methods(), phi)
+            teacher = None
+            if shared is not None:
+                teacher = shared.teacher
+            elif options.teacher is not None or options.student is None or needs_teacher(methods, options):
+                teacher = load_run_teacher(options, context.note)
+                require_fit(teacher, options.recipe, methods)
+            methods = use_embedded_phi(methods, teacher, context.note)
+            start = choose_student(teacher, preset, options, context.note)
+            scaled, network = preset.at_scale(start.network.spec.scale), None if teacher is None else teacher.network
+            if teacher is not None and needs_teacher(methods, options):
+                methods = fit_sizes(methods, teacher, scaled.schedule.lr_patch, context.note)
+            start = quantise_student(start, methods, teacher)
+            methods = fit_methods(methods, network, start.network)
+            for method in methods:
+                if isinstance(method, TrainsJointly):
+                    require_inside(start, method.name, has_labels=options.lr_only is None)
+                    teacher = None if teacher is None else whole_teacher(teacher, start)
+            rank, rule = processes.rank, scaled.schedule
+            batch, count = len(rank.share(rule.batch)), rank.world_size
+            for line in describe_taps(
+                methods, network, start.network, batch=batch, lr_patch=rule.lr_patch, processes=count
+            ):
+                context.note(line)
+            for line in lines:
+                context.note(line)
+            return cls(options, scaled, methods, teacher, start)
+
+        return processes.run_on_all(choose)
+
+
+@dataclass(frozen=True)
+class RunConfig(RunNetworks):
+    """All decisions of a run: its networks, images, device and execution mode."""
+
+    data: Data
+    device: torch.device
+    cache: TeacherCache | None = None
+    mode: ExecutionMode = PLAIN_MODE
+    reference: Reference | None = None
+    """Quality of bicubic and the teacher, if another run of the plan has measured them."""
+
+    @classmethod
+    def decide(
+        cls,
+        options: CompressOptions,
+        context: Context,
+        *,
+        shared: RunConfig | None = None,
+        facts: Mapping[str, Any] | None = None,
+    ) -> RunConfig:
+        """Decide the networks, read the images, choose the execution mode.
+
+        A continued run keeps its mode (`facts` is its run.json). A further run of a plan uses the teacher, images, φ
+        and mode of `shared`.
+        """
+        processes = context.processes
+        device = processes.run_on_all(lambda: open_device(process_device(options.device, processes.rank)))
+        choice = processes.run_on_all(lambda: data_choice(options))
+        networks = RunNetworks.choose(options, context, shared=shared, facts=facts)
+        if shared is None:
+            processes.run_on_all(lambda: require_memory_for_step(networks, device, processes.rank))
+        data, cache = processes.run_on_all(lambda: _prepare_images(networks, choice, context, shared))
+
+        def choose_mode() -> ExecutionMode | None:
+            if shared is not None:
+                return shared.mode
+            if facts is not None:
+                return read_execution_mode(facts)
+            if not processes.is_leader:
+                return None
+            rule = networks.preset.schedule
+            mode = choose_execution_mode(
+                networks.student,
+                steps=rule.steps,
+                batch=rule.batch,
+                lr_patch=rule.lr_patch,
+                device=device,
+                options=networks.speed_options(),
+            )
+            context.note(mode.line(rule.lr_patch))
+            return mode
+
+        mode = processes.broadcast(processes.run_on_all(choose_mode))
+        return cls(**vars(networks), data=data, device=device, cache=cache, mode=mode)
+
+
+def require_memory_for_step(networks: RunNetworks, device: torch.device, rank: Rank) -> None:
+    """Refuse a batch whose step needs over twice the device's memory: the estimate may be wrong by a factor of two."""
+    rule = networks.preset.schedule
+    if device.type not in ("cpu", "cuda"):
+        return
+    memory = total_memory() if device.type == "cpu" else torch.cuda.get_device_properties(device).total_memory
+    batch = len(rank.share(rule.batch))
+    try:
+        peak = networks.step_footprint(batch=batch, labels=networks.options.lr_only is None).memory.peak
+    except UnknownCost:
+        return
+    if peak > 2 * memory:
+        raise UsageError(
+            f"a step of {batch} patches of {rule.lr_patch}x{rule.lr_patch} needs about "
+            f"{peak / 1e9:.0f} GB, and {device} has {memory / 1e9:.0f} GB: "
+            "choose a smaller --batch or --lr-patch"
+        )
+
+
+def read_execution_mode(facts: Mapping[str, Any]) -> ExecutionMode:
+    """Return the mode in which a run began: another one would not give the same bits."""
+    try:
+        return ExecutionMode(**facts["pace"])
+    except (KeyError, TypeError) as error:
+        raise SrkdError(f"run.json does not say in which execution mode (pace) the run trained ({error})") from error
+
+
+def open_device(name: str) -> torch.device:
+    """Return the device, or refuse one that cannot be used here."""
+    torch_device(name)  # refuses unknown names with a clearer error than torch's
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+        if device.type == "cuda" and device.index is not None:
+            torch.cuda.set_device(device)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"--device {name} cannot be used here: {str(error).splitlines()[0]}") from error
+    return device
+
+
+# The recipe and φ.
+
+
+RATE_SETTINGS = ("rate", "fit_rate", "decay", "milestones", "factor")
+"""Keys of a schedule that decide the learning rate; if the user sets one, srkd does not change the rate."""
+
+
+def load_recipe(options: CompressOptions, note: Note = no_note) -> Preset:
+    """Return the recipe's preset with `--set` and `--steps` applied; a shortened recipe gets a suitable rate."""
+    preset = load_preset(options.recipe, options.recipe_settings)
+    keys = schedule_settings(options)
+    if "rate" in keys and "fit_rate" not in keys:
+        preset = preset.with_own_rate()  # the user's rate is for this student, also if it is fitted
+    if options.steps is None:
+        return preset
+    scaled, before = preset.with_steps(options.steps), preset.schedule
+    is_shortened = options.steps < SHORT_RUN_STEPS <= before.steps and before.decay == "milestones"
+    if not is_shortened or repeats_published(options.recipe) or keys.intersection(RATE_SETTINGS):
+        return scaled
+    short = scaled.for_short_run()
+    note(
+        f"--steps {options.steps}: a short run, so the rate falls from {short.schedule.rate:g} along a cosine, "
+        f"not from {before.rate:g} at milestones (--set schedule.decay=milestones keeps those)"
+    )
+    return short
+
+
+def schedule_settings(options: CompressOptions) -> set[str]:
+    """Return the keys of the schedule that the options set."""
+    paths = [setting.partition("=")[0].split(".") for setting in options.recipe_settings]
+    return {path[1] for path in paths if path[0] == "schedule" and len(path) > 1}
+
+
+def repeats_published(recipe: str) -> bool:
+    """Return whether a recipe, by its name, repeats a published run; such a recipe is not adapted."""
+    return Path(recipe).stem.endswith("-paper")
+
+
+def needs_teacher(methods: Sequence[Method], options: CompressOptions) -> bool:
+    """Return whether a step runs the teacher. Without HR images its outputs are the labels in every recipe."""
+    return any(teacher_needs(method) != "nothing" for method in methods) or options.lr_only is not None
+
+
+def choose_phi(
+    preset: Preset, options: CompressOptions, context: Context, *, download: bool = True
+) -> PhiSource | None:
+    """Return φ and announce it; None for a recipe without. The leading process finds or downloads it for all."""
+    processes = context.processes
+
+    def find() -> PhiSource | None:
+        if not processes.is_leader:
+            return None
+        weights = path_of(options.phi_weights)
+        phi = find_phi(preset.build_methods(), weights, download=download, progress=context.progress)
+        if phi is None:
+            return None
+        phi = phi.with_owner(EMBEDDED) if options.teacher is None else phi
+        context.note(f"phi: {phi.how}")
+        return phi
+
+    # A tuple, because None is the value of a process that does not lead.
+    return processes.broadcast((processes.run_on_all(find),))[0]
+
+
+def phi_of(methods: Sequence[Method]) -> PhiSource | None:
+    """Return the φ to which the methods are bound."""
+    return next((method.phi_source for method in methods if isinstance(method, UsesPerceptualNet)), None)
+
+
+def read_phi(facts: Mapping[str, Any]) -> PhiSource | None:
+    """Return the φ with which a run began: it continues with the same, even if the cache has changed."""
+    values = facts.get("phi")
+    try:
+        return None if values is None else PhiSource(**{**values, "path": values["path"] and Path(values["path"])})
+    except (KeyError, TypeError) as error:
+        raise SrkdError(f"run.json does not say which phi the run uses ({error})") from error
+
+
+def use_embedded_phi(methods: Sequence[Method], teacher: Teacher | None, note: Note) -> tuple[Method, ...]:
+    """Bind the embedded teacher's blocks as φ if the run's own teacher gives outputs only."""
+    phi = phi_of(methods)
+    if phi is None or phi.kind != "teacher" or teacher is None or teacher.network is not None:
+        return tuple(methods)
+    note(f"phi: {EMBEDDED}'s first blocks, as the {teacher.backend} teacher gives outputs only")
+    return bind_phi(methods, phi.with_owner(EMBEDDED))
+
+
+# The teacher.
+
+
+def load_run_teacher(options: CompressOptions, note: Note) -> Teacher:
+    """Load `--teacher`, or the embedded one, and announce the assumptions about it."""
+    path = options.teacher_path
+    if path is None:
+        path = embedded_teacher()
+        note("no --teacher: using the embedded teacher")
+    teacher = load_teacher(path, scale=options.scale, arch_options=options.arch_options, limits=options.limits)
+    if teacher.origin is not None:
+        for assumption in teacher.origin.assumed:
+            note(f"teacher: {assumption.field}={assumption.value} assumed ({assumption.why})")
+        for line in teacher.origin.notes:
+            note(f"teacher: {line}")
+    return teacher
+
+
+def require_sound_teacher(teacher: Teacher, options: CompressOptions, note: Note) -> None:
+    """Check the teacher on a photo; refuse it if other settings improve it and the user has not chosen them."""
+    check = check_teacher(teacher)
+    for line in check.lines():
+        note(line)
+    names = {name for part in teacher.alternatives() for changes in part for name in changes}
+    if check.advice is None or names & set(options.arch_options or {}):
+        return
+    raise UsageError(
+        f"{check.advice}: add that, or {format_options(teacher.settings())} to train towards it as it stands"
+    )
+
+
+def fit_sizes(methods: Sequence[Method], teacher: Teacher, lr_patch: int, note: Note) -> tuple[Method, ...]:
+    """Refuse a teacher whose fixed size is not that of patches; adapt methods that give it images of other sizes."""
+    sizes = teacher.own_sizes
+    if sizes.fixed_size not in (None, (lr_patch, lr_patch)):
+        width, height = sizes.fixed_size
+        remedy = f"--lr-patch {width}" if width == height else "export it with free height and width"
+        raise UsageError(
+            f"the teacher takes images of {width}x{height} only, and the recipe's patches have {lr_patch}x{lr_patch}: "
+            f"{remedy}"
+        )
+    fitted = []
+    for method in methods:
+        if isinstance(method, FeedsOtherSizes):
+            method, text = method.fit_sizes(sizes, lr_patch, sizes.scale)
+            if text is not None:
+                note(text)
+        fitted.append(method)
+    return tuple(fitted)
+
+
+def require_fit(teacher: Teacher, recipe: str, methods: Sequence[Method]) -> None:
+    """Refuse a teacher without the channels, weights or features that the recipe needs."""
+    if teacher.descriptor.channels != 3:
+        raise UsageError(
+            "the teacher takes one channel, and compress trains on RGB images: use a teacher of 3 channels"
+        )
+    if teacher.network is None and any(teacher_needs(method) == "network" for method in methods):
+        phi = phi_of(methods)
+        reason = "" if phi is None or phi.kind != "teacher" else f" (phi is {phi.how})"
+        raise UsageError(
+            f"recipe {recipe} needs weights or features of its teacher{reason}, and the {teacher.backend} teacher "
+            f"gives outputs only; recipes that take it: {', '.join(recipes_for_outputs())}"
+        )
+
+
+def recipes_for_outputs() -> tuple[str, ...]:
+    """Return the recipes that need at most outputs of a teacher; one that does not load is left out."""
+    names = []
+    for name in sorted(RECIPES):
+        with suppress(SrkdError):
+            if not any(teacher_needs(method) == "network" for method in load_preset(name).build_methods()):
+                names.append(name)
+    return tuple(names)
+
+
+# The student.
+
+
+def choose_student(teacher: Teacher | None, preset: Preset, options: CompressOptions, note: Note) -> StudentInit:
+    """Build the student by the options, else the preset; note hints and the result of `--init-from`."""
+    network_of_teacher = None if teacher is None else teacher.network
+    init = options.init or _default_init(network_of_teacher, preset, options, note)
+    select = _choose_select(init, network_of_teacher, preset, options, note)
+    if init == "fit" and options.init_from is not None:
+        raise UsageError(f"--init-from {options.init_from} gives the student its weights: leave out --init fit")
+    if options.student is not None:
+        network = _student_of_spec(options.student, init, select, options, teacher)
+    else:
+        network = _cut_student(teacher, init, select, preset, options)
+    if init == "fit" and network_of_teacher is not None:
+        require_linear_plan(network_of_teacher.spec, network.spec)
+    channels = network.descriptor.channels
+    if channels != 3:
+        raise UsageError(
+            f"the student has {channels} channels, and compress trains on RGB images: add channels=3 to --student"
+        )
+    teacher_spec = None if network_of_teacher is None else network_of_teacher.spec
+    hint, width = width_hint(network.spec), network.spec.to_dict().get("width")
+    if hint is not None and (teacher_spec is None or teacher_spec.to_dict().get("width") != width):
+        note(hint)
+    init_from = None
+    if options.init_from is not None:
+        init_from = initialise_from(network, options.init_from)
+        for line in init_from.lines():
+            note(line)
+    plain_slice = None
+    if network_of_teacher is not None and (init == "fit" or select == "principal"):
+        plain_slice = student_of_spec(network_of_teacher, network.spec)
+    return StudentInit(network, init, select, init_from, plain_slice)
+
+
+def _default_init(teacher: Network | None, preset: Preset, options: CompressOptions, note: Note) -> Init:
+    """Return the recipe's start, or the nearest one that the student and its teacher allow."""
+    init = preset.student.init
+    # --select or --init-from replace a fit.
+    is_replaced = options.select is not None or options.init_from is not None
+    if options.student is None:
+        if init == "fit" and is_replaced:
+            return "inherit"
+        if init == "fit" and teacher is not None and architecture(teacher.spec.arch).linear is None:
+            note(f"the student is cut from the teacher: a {teacher.spec.arch} cannot be solved for")
+            return "inherit"
+        return init
+    if teacher is None or init == "random" or (init == "fit" and is_replaced):
+        return "random"
+    if init == "inherit":
+        note("--student: random weights, where the recipe would inherit; --init inherit cuts them from the teacher")
+        return "random"
+    try:
+        spec = parse_student(options.student, like=teacher.spec, scale=teacher.spec.scale)
+        student_cuts(teacher.spec, spec)
+        require_linear_plan(teacher.spec, spec)
+    except SrkdError:
+        note(f"--student: random weights, as no student of this shape can be solved for from the {teacher.spec.arch}")
+        return "random"
+    return "fit"
+
+
+def _choose_select(init: Init, teacher: Network | None, preset: Preset, options: CompressOptions, note: Note) -> Select:
+    """Return which of the teacher's channels an inherited student keeps."""
+    if options.select is not None and init != "inherit":
+        remedy = "leave it out, as there is no teacher to inherit from" if teacher is None else "add --init inherit"
+        raise UsageError(f"--select {options.select} chooses what is inherited: {remedy}")
+    select = options.select or (preset.student.select if init == "inherit" else "leading")
+    if select == "principal" and options.select is None and teacher is not None and not can_be_turned(teacher.spec):
+        note(f"select: the leading channels, as the stream of a {teacher.spec.arch} cannot be turned")
+        return "leading"
+    return select
+
+
+def _cut_student(
+    teacher: Teacher | None, init: Init, select: Select, preset: Preset, options: CompressOptions
+) -> Network:
+    """Cut the student from a teacher whose network is known, by width and depth."""
+    if teacher is None:
+        raise UsageError("without --student the student is cut from a teacher: add --teacher FILE or --student SPEC")
+    if teacher.network is None:
+        scale = teacher.descriptor.scale
+        raise UsageError(
+            f"no student can be cut from the {teacher.backend} teacher: give its shape, "
+            f"--student compact:width=32,depth=8,scale={scale}"
+        )
+    return build_student(
+        teacher.network,
+        width=preset.student.width if options.width is None else options.width,
+        depth=preset.student.depth if options.depth is None else options.depth,
+        init="inherit" if init == "fit" else init,  # the fit follows later, on the run's own images
+        seed=options.seed,
+        select=select,
+    )
+
+
+def _student_of_spec(
+    text: str, init: Init, select: Select, options: CompressOptions, teacher: Teacher | None
+) -> Network:
+    """Build the student of `--student`, with random weights or with those of a slice, which a fit then replaces."""
+    if options.width is not None or options.depth is not None:
+        raise UsageError("--student gives the whole shape: leave out --width and --depth")
+    scale = None if teacher is None else teacher.descriptor.scale
+    if init != "random":
+        if teacher is None or teacher.network is None:
+            raise UsageError(
+                f"--init {init} makes the student of its teacher's weights: add --teacher FILE of a known network"
+            )
+        spec = parse_student(text, like=teacher.network.spec, scale=scale)
+        return student_of_spec(teacher.network, spec, select=select)
+    spec = parse_student(text, scale=scale)
+    if scale is not None and spec.scale != scale:
+        raise UsageError(f"the student is for x{spec.scale}, the teacher for x{scale}")
+    return build(spec, seed=options.seed)
+
+
+def quantise_student(start: StudentInit, methods: Sequence[Method], teacher: Teacher | None) -> StudentInit:
+    """Return the start with a quantised student if a method trains one."""
+    quantisation = quantisation_of(methods)
+    if quantisation is None:
+        return start
+    of_teacher = None if teacher is None or teacher.network is None else teacher.network.quantisation
+    if of_teacher is not None:
+        raise UsageError(
+            f"the teacher is quantised itself ({of_teacher.line()}): give the float network that it was made from"
+        )
+    if start.plain_slice is not None:
+        raise UsageError(
+            f"{quantisation.method} is the last stage and starts from trained weights, not from ones that are solved "
+            f"for or turned: distil first (--recipe logits --then {quantisation.method}), or --init inherit"
+        )
+    return replace(start, network=quantise(start.network, quantisation))
+
+
+def whole_teacher(teacher: Teacher, start: StudentInit) -> Teacher:
+    """Return the teacher inside which the student is trained, reordered so that the student's channels come first."""
+    if teacher.network is None or start.select == "leading":
+        return teacher
+    return Teacher(reordered(teacher.network, start.network.spec, start.select), teacher.origin)
+
+
+def require_inside(student: StudentInit, method: str, *, has_labels: bool) -> None:
+    """Refuse options that have no meaning for a student trained on slices of the teacher's own weights."""
+    inside = f"{method} trains the student on slices of the teacher's own weights"
+    if student.init != "inherit":
+        others = "random" if student.init == "random" else "others"
+        raise UsageError(f"{inside}, and these would be {others}: --init inherit")
+    if student.init_from is not None:
+        raise UsageError(f"{inside}: leave out --init-from, or give {student.init_from.path} as --teacher")
+    if not has_labels:
+        raise UsageError(f"--lr-only: {method} trains its teacher, which then cannot be the only label; use csd-lite")
+
+
+# The images.
+
+
+def data_choice(options: CompressOptions) -> DataChoice:
+    """Return the choice of images; refuse contradictory options."""
+    return DataChoice(
+        data=path_of(options.data),
+        lr=path_of(options.lr_images),
+        val=path_of(options.val),
+        lr_border=options.lr_border,
+        lr_only=path_of(options.lr_only),
+        cache_size=parse_bytes(options.cache_size),
+    )
+
+
+def _prepare_images(
+    networks: RunNetworks, choice: DataChoice, context: Context, shared: RunConfig | None
+) -> tuple[Data, TeacherCache | None]:
+    """Check the teacher on a photo, decode the images, and plan the teacher cache."""
+    options, rule, teacher = networks.options, networks.preset.schedule, networks.teacher
+    views: tuple[View, ...] = ()
+    if options.teacher_cache:
+        views = views_to_cache(options.recipe, networks.methods, lr_only=options.lr_only is not None)
+    if shared is not None:
+        data = shared.data
+    else:
+        if teacher is not None and needs_teacher(networks.methods, options):
+            require_sound_teacher(teacher, options, context.note)
+        data = prepare_data(choice, scale=networks.student.spec.scale, lr_patch=rule.lr_patch, context=context)
+    if not views or teacher is None:
+        return data, None
+    folder = choice.cache()
+    precision = cache_precision(networks.preset)
+    cache = TeacherCache.plan(teacher, data.train, views, folder=folder, lr_patch=rule.lr_patch, precision=precision)
+    return data, cache
+
+
+def cache_precision(preset: Preset) -> Precision:
+    """Return the precision in which the outputs of a teacher cache are computed.
+
+    They are computed once for all steps, and perhaps for other runs: half precision would save little time.
+    """
+    return "bf16" if preset.schedule.teacher_precision == "bf16" else "fp32"
+
+
+def views_to_cache(recipe: str, methods: Sequence[Method], *, lr_only: bool) -> tuple[View, ...]:
+    """Return the views whose teacher outputs `--teacher-cache` stores; refuse a recipe without any."""
+    if repeats_published(recipe):
+        raise UsageError(
+            f"--teacher-cache changes what the teacher sees, and {recipe} repeats a published run: "
+            "leave it out, or take the recipe without -paper"
+        )
+    for method in methods:
+        if isinstance(method, HasEarlierStages) and any(stage.tunes_teacher for stage in method.earlier_stages()):
+            raise UsageError(
+                f"--teacher-cache keeps the outputs of the teacher as it came, and {method.name} tunes a copy of it "
+                "that teaches: leave it out"
+            )
+    # Without HR images the teacher's output for the batch is the label.
+    views: list[View] = ["whole"] if lr_only else []
+    views += teacher_views(methods)
+    if not views:
+        has_teacher = any(teacher_needs(method) != "nothing" for method in methods)
+        reason = "needs other things of its teacher" if has_teacher else "has no teacher"
+        raise UsageError(f"--teacher-cache keeps a teacher's outputs, and recipe {recipe} {reason}: leave it out")
+    return tuple(dict.fromkeys(views))

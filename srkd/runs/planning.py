@@ -1,0 +1,293 @@
+"""`srkd plan`: conversion of options to targets, shapes and a measurement for the search in `export.plan`."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from compressor.assets import embedded_teacher
+from compressor.base.context import Context
+from compressor.base.errors import SrkdError
+from compressor.base.files import atomic_path
+from compressor.base.machine import require_threads, torch_threads
+from compressor.base.memory import keep_freed_memory
+from compressor.models.networks.base import ImageModel
+from compressor.runtimes.base import require_memory_for
+from compressor.runtimes.table import RUNTIMES
+from compressor.teachers.teacher import Teacher, load_teacher
+from export.formats.table import find_format
+from export.plan import candidates as shapes
+from export.plan.emit import Emitted, emit, read_measured, spread_out
+from export.plan.measure import ONCE, Bench, Place
+from export.plan.quality import FittedQuality
+from export.plan.search import Candidate, Measure, Plan, Row, Targets, find_student, unknown
+from export.profile.conditions import Observation
+from srkd.charts.scatter import Scatter, ScatterPoint, draw_scatter
+from srkd.options.models import path_of_model, refuse_file_options
+from srkd.options.parameters import format_size, read_size, require_png
+from srkd.options.verbs import CompressOptions, ModelOrPath, PlanOptions, path_of
+
+LOOK_SECONDS = 90.0
+"""Time after which no further shape is tried; finalists are then measured again and fitted."""
+NOTABLE_DRIFT = 1.5
+"""Factor of variation in the reference's speed from which a note warns."""
+MOST_OTHERS = 2
+"""Largest number of other runtimes that are suggested if a target cannot be reached."""
+
+
+@dataclass(frozen=True)
+class PlanReport:
+    """The chosen student, and all measured shapes, the slowest first."""
+
+    teacher: str
+    teacher_path: Path | None
+    scale: int
+    runtime: str
+    precision: str
+    lr_size: str
+    device: str
+    threads: int | None
+    targets: Targets
+    margin: float
+    chosen: Row
+    rows: tuple[Row, ...]
+    candidates: int
+    measured_on: str
+    seconds: float
+    picture: Path | None
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class PlanFiles:
+    """The files that `--emit` wrote, to be timed on another device."""
+
+    folder: Path
+    id: str
+    files: tuple[str, ...]
+    lr_size: str
+    precision: str
+    targets: Targets
+    failed: Mapping[str, str]
+
+
+def run_plan(options: PlanOptions, context: Context) -> PlanReport | PlanFiles:
+    """Find the largest student that meets all targets in a runtime on this machine; everything is measured.
+
+    `emit` writes shapes and a runner for another device instead, and `measured` plans from the timings of that runner.
+
+        >>> srkd.plan("edsr.pt", target_fps=5, lr_size="64x48", seconds=0.1).chosen.student
+    """
+    targets = None if options.measured is not None and not _has_target(options) else targets_of(options)
+    picture = path_of(options.picture)
+    if picture is not None:
+        require_png(picture, "--out")
+    teacher = _load_teacher(options, context)
+    size = read_size(options.lr_size)
+    require_memory_for(size, 1, teacher.descriptor, "--lr-size")
+    with torch_threads(options.threads) as threads:
+        if options.measured is not None:
+            return _plan_from_file(options, teacher, targets, context)
+        assert targets is not None
+        place = Place(options.runtime, options.precision, size, options.device, threads)
+        place.format()
+        candidates = shapes.list_candidates(_shape_of(teacher), size)
+        if options.emit is not None:
+            chosen, folder = spread_out(candidates, targets), Path(options.emit)
+            channels = teacher.descriptor.channels
+            return _files(emit(chosen, targets, place, _identity(teacher), channels, folder, context))
+        return _plan_here(options, teacher, targets, place, candidates, context)
+
+
+def targets_of(options: PlanOptions | CompressOptions) -> Targets:
+    """Return the targets of the options; refuse options without any."""
+    return Targets(options.target_fps, options.target_ms, options.target_mb, options.target_macs)
+
+
+def _has_target(options: PlanOptions) -> bool:
+    return (options.target_fps, options.target_ms, options.target_mb, options.target_macs) != (None,) * 4
+
+
+def _load_teacher(options: PlanOptions, context: Context) -> ImageModel:
+    model: ModelOrPath | None = options.teacher
+    if isinstance(model, ImageModel):
+        refuse_file_options(options.scale, options.arch_options)
+        return model
+    if model is None:
+        context.note("no --teacher: using the embedded teacher")
+    path = embedded_teacher() if model is None else path_of_model(model)
+    return load_teacher(path, scale=options.scale, arch_options=options.arch_options, limits=options.limits)
+
+
+def _shape_of(teacher: ImageModel) -> shapes.Teacher:
+    descriptor, network = teacher.descriptor, teacher.network
+    return shapes.Teacher(descriptor.scale, descriptor.channels, None if network is None else network.spec)
+
+
+def _identity(teacher: ImageModel) -> str:
+    """Return the hash that identifies the teacher in plan.json."""
+    if teacher.network is not None:
+        return teacher.network.fingerprint()
+    origin = teacher.origin if isinstance(teacher, Teacher) else None
+    return teacher.architecture if origin is None else origin.sha256
+
+
+def _name(teacher: ImageModel) -> str:
+    network = teacher.network
+    if network is None:
+        return f"{teacher.backend} x{teacher.descriptor.scale}"
+    return f"{network.spec.arch} x{network.spec.scale}, {network.params:,} parameters"
+
+
+def _plan_here(
+    options: PlanOptions,
+    teacher: ImageModel,
+    targets: Targets,
+    place: Place,
+    candidates: Sequence[Candidate],
+    context: Context,
+) -> PlanReport:
+    require_threads(options.threads)
+    keep_freed_memory()  # as every command does, so that the plan's times hold there
+    notes, others, began = [], Observation(), time.monotonic()
+    context.note(f"{targets} at {place}: {len(candidates)} shapes to choose from")
+    with tempfile.TemporaryDirectory(prefix="srkd-plan-") as folder:
+        longest = ONCE * targets.most_ms
+        bench = Bench(place, Path(folder), seconds=options.seconds, longest_ms=longest, context=context)
+        result = _search(options, teacher, targets, place, candidates, bench.measure, context)
+    if result.stopped:
+        notes.append(f"the search stopped after {LOOK_SECONDS:.0f} s: a larger shape may meet the target, too")
+    notes += others.conditions(()).warnings
+    if bench.drift >= NOTABLE_DRIFT:
+        notes.append(
+            f"the machine was at times {bench.drift:.1f} times slower than at others: plan again when it is calm"
+        )
+    return _report(options, teacher, place, result, "this machine", time.monotonic() - began, notes)
+
+
+def _plan_from_file(options: PlanOptions, teacher: ImageModel, targets: Targets | None, context: Context) -> PlanReport:
+    began, file = time.monotonic(), Path(str(options.measured))
+    timings = read_measured(file, path_of(options.emit), _identity(teacher))
+    emitted = timings.emitted
+    result = _search(
+        options,
+        teacher,
+        targets or emitted.targets,
+        emitted.place,
+        list(emitted.candidates.values()),
+        timings.measure,
+        context,
+    )
+    return _report(options, teacher, emitted.place, result, timings.machine, time.monotonic() - began, [])
+
+
+def _search(
+    options: PlanOptions,
+    teacher: ImageModel,
+    targets: Targets,
+    place: Place,
+    candidates: Sequence[Candidate],
+    measure: Measure,
+    context: Context,
+) -> Plan:
+    began = time.monotonic()
+    return find_student(
+        candidates,
+        targets,
+        measure,
+        FittedQuality(teacher.network, context=context) if options.quality else unknown,
+        margin=options.margin,
+        remedies=lambda excess: remedies(excess, targets, place),
+        enough=lambda share: time.monotonic() - began > share * LOOK_SECONDS,
+        context=context,
+    )
+
+
+def remedies(excess: float, targets: Targets, place: Place) -> list[str]:
+    """Return options that would reach a target that the fastest shape exceeds by a factor, the surest first."""
+    if math.isinf(targets.most_ms):
+        return []
+    width, height = (max(8, int(side / math.sqrt(excess)) // 4 * 4) for side in place.lr_size)
+    words = [f"--lr-size {width}x{height}"]
+    if place.precision == "fp32" and _is_there(place.runtime, "int8"):
+        words.append("perhaps --precision int8")
+    others = (name for name in RUNTIMES if name != place.runtime and _is_there(name, place.precision))
+    return [*words, *(f"perhaps --runtime {name}" for name in islice(others, MOST_OTHERS))]
+
+
+def _is_there(runtime: str, precision: str) -> bool:
+    try:
+        find_format(runtime, precision)
+        return RUNTIMES[runtime].missing_requirement() is None
+    except SrkdError:
+        return False
+
+
+def _report(
+    options: PlanOptions,
+    teacher: ImageModel,
+    place: Place,
+    result: Plan,
+    machine: str,
+    seconds: float,
+    notes: Sequence[str],
+) -> PlanReport:
+    picture = path_of(options.picture)
+    if picture is not None:
+        with atomic_path(picture) as temporary:
+            draw_scatter(chart_of(result, place)).save(temporary, format="PNG")
+    return PlanReport(
+        teacher=_name(teacher),
+        teacher_path=None if isinstance(options.teacher, ImageModel) else path_of(options.teacher),
+        scale=teacher.descriptor.scale,
+        runtime=place.runtime,
+        precision=place.precision,
+        lr_size=format_size(place.lr_size),
+        device=place.device,
+        threads=place.threads,
+        targets=result.targets,
+        margin=result.margin,
+        chosen=result.chosen,
+        rows=result.rows,
+        candidates=result.candidates,
+        measured_on=machine,
+        seconds=seconds,
+        picture=picture,
+        notes=tuple(notes),
+    )
+
+
+def chart_of(result: Plan, place: Place) -> Scatter:
+    """Return the chart of size against speed, with the chosen shape marked and a line at the target."""
+    points = []
+    for row in result.rows:
+        if row.ms is not None:
+            quality = "" if row.psnr_y is None else f", {row.psnr_y:.2f} dB"
+            label = f"{row.kind} {row.width}x{row.depth}{quality}"
+            points.append(ScatterPoint(label, row.ms, row.params, row.kind, marked=row is result.chosen))
+    most = result.targets.most_ms
+    return Scatter(
+        title=f"{result.targets} at {place}",
+        x_label="milliseconds an image",
+        y_label="parameters",
+        points=tuple(points),
+        limit=None if math.isinf(most) else most,
+        logarithmic_y=True,
+    )
+
+
+def _files(emitted: Emitted) -> PlanFiles:
+    return PlanFiles(
+        folder=emitted.folder,
+        id=emitted.id,
+        files=tuple(sorted(path.name for path in emitted.folder.iterdir())),
+        lr_size=format_size(emitted.place.lr_size),
+        precision=emitted.place.precision,
+        targets=emitted.targets,
+        failed=emitted.failed,
+    )

@@ -1,0 +1,524 @@
+"""One training run, started or continued: its run folder, the references, the loop, and the report."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from compressor.base.context import Context
+from compressor.base.errors import SrkdError
+from compressor.base.interrupts import Interrupted, catch_signals
+from compressor.base.machine import machine_facts
+from compressor.base.memory import keep_freed_memory
+from compressor.base.processes import Processes
+from compressor.data.batches import Batches
+from compressor.data.calibration import draw_calibration_patches
+from compressor.data.placement import place_on_device
+from compressor.images.metrics import Protocol, below_bicubic
+from compressor.models.checkpoints.licence import KEY as LICENCE
+from compressor.models.checkpoints.licence import commercial_warning
+from compressor.models.checkpoints.save import save_network
+from compressor.models.fitting.fit import fit
+from compressor.models.networks.base import ImageModel, Network, Spec
+from compressor.models.networks.cost import Cost, cost
+from compressor.models.quantisation.quantisers import round_biases
+from compressor.teachers.licence import licence_of
+from compressor.teachers.teacher import Teacher
+from compressor.training.events import Reference, RunEvents, mean_psnr_y, sr_8bit
+from compressor.training.loop import Trainer
+from compressor.training.pace import Pace, describe_device
+from compressor.training.run_folder import (
+    FACTS,
+    JOINT_TEACHER,
+    SCHEMA,
+    SHEET,
+    STUDENT,
+    RunFolder,
+    read_facts,
+    require_run,
+)
+from compressor.training.run_lock import lock_run
+from compressor.training.stage import Stage
+from compressor.training.state import State, follow_leader
+from demo.sheet import Panel, write_sheet
+from srkd.options.declare import to_json
+from srkd.options.verbs import CompressOptions
+from srkd.record.trials import TrialsReport
+from srkd.runs.cache_advice import cache_advice
+from srkd.runs.config import RunConfig
+from srkd.runs.targeted import TargetReport
+from srkd.terminal.console import json_value
+from srkd.version import __version__
+
+SAME = ("preset", "student", "teacher", "data", "teacher_cache", "phi")
+"""Keys of run.json that must be equal on every process, and when a run is continued."""
+
+
+STOPPING = "stopping: this step is finished and saved first; a second Ctrl-C stops at once"
+"""The note that is shown at once when a signal stops a run."""
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Y-PSNR in dB on the validation images, and cost at 256×256 LR pixels."""
+
+    psnr_y: float
+    cost: Cost | None
+
+
+def read_quality(values: Mapping[str, Any] | None) -> Quality | None:
+    """Return a `Quality` from its entry in run.json."""
+    if values is None:
+        return None
+    cost: Mapping[str, Any] | None = values["cost"]
+    return Quality(values["psnr_y"], None if cost is None else Cost(**{**cost, "lr_size": tuple(cost["lr_size"])}))
+
+
+@dataclass(frozen=True)
+class Untrained:
+    """Y-PSNR in dB on the validation images before the first step: of the student, and of a slice of the teacher."""
+
+    student: float
+    slice: float
+
+
+@dataclass(frozen=True)
+class CompressReport:
+    """The result of a run, or of a plan of runs."""
+
+    run: Path
+    student_path: Path
+    recipe: str
+    steps: int
+    seconds: float
+    protocol: str
+    images_used: int
+    images_skipped: dict[str, str]
+    student: Quality
+    teacher: Quality | None
+    bicubic: Quality
+    phi: str | None = None
+    """The network whose features a contrastive method compared (φ)."""
+    teacher_joint: Quality | None = None
+    """The teacher that was trained with the student inside it."""
+    untrained: Untrained | None = None
+    """Quality before the first step, if the student was solved for or is a slice of a turned teacher."""
+    flags: tuple[str, ...] = ()
+    """Remarks of the run that a reader of its result should know."""
+    trials: TrialsReport | None = None
+    """Results of a plan of runs with baselines or seeds; `student` is then the recipe's best by validation."""
+    quantisation: str | None = None
+    """Quantisation of the student in a line; None for a float one."""
+    float_student: Quality | None = None
+    """Quality of the distilled student before quantisation."""
+    target: TargetReport | None = None
+    """Measurement of the student's file against the target that decided its shape."""
+
+
+def train_run(
+    config: RunConfig,
+    context: Context,
+    *,
+    facts: Mapping[str, Any] | None = None,
+    part_of: Path | None = None,
+    runs_left: int = 1,
+) -> CompressReport:
+    """Start the run of `config` or, with the `facts` of its run.json, continue it.
+
+    `runs_left` counts this run and the following runs of its plan.
+    """
+    path, processes = config.options.run_folder, context.processes
+    folder = processes.run_on_all(
+        lambda: RunFolder(
+            path,
+            resumed=facts is not None,
+            part_of=part_of,
+            writes=processes.is_leader,
+            trackers=config.options.track,
+        )
+    )
+    if not processes.is_single:
+        folder.program = "torchrun ... -m srkd"
+    untrained = None if facts is None or facts.get("untrained") is None else Untrained(**facts["untrained"])
+    run = TrainingRun(config, folder, context, runs_left, untrained)
+    if facts is not None:
+        processes.run_on_all(lambda: require_same(facts, run.facts(), path))
+    with folder.report_unwritable(), folder.tracking():
+        return run.train()
+
+
+def read_started(run: Path) -> dict[str, Any] | None:
+    """Return run.json of a run of a plan; None, without its folder, if no process lived to write one."""
+    if (run / FACTS).is_file():
+        return read_facts(run)
+    if run.is_dir():
+        shutil.rmtree(run)
+    return None
+
+
+def train_part(
+    title: str,
+    path: Path,
+    decide: Callable[[Context], RunConfig],
+    context: Context,
+    *,
+    facts: Mapping[str, Any] | None,
+    plan: Path,
+    runs_left: int,
+) -> None:
+    """Start or continue a run of the plan in the folder `plan`; its progress and interruption bear the `title`."""
+
+    def progress(part: str, done: int, total: int) -> None:
+        context.progress(f"{title}: {part}", done, total)
+
+    titled = dataclasses.replace(context, progress=progress)
+    try:
+        with lock_run(path, titled):
+            train_run(decide(titled), titled, facts=facts, part_of=plan, runs_left=runs_left)
+    except Interrupted as error:
+        raise Interrupted(f"{title}: {error}") from error
+
+
+def read_unfinished(run: Path, processes: Processes) -> dict[str, Any]:
+    """Return run.json of a run that can be continued; only the leading process needs the folder."""
+
+    def read() -> dict[str, Any] | None:
+        if not processes.is_leader:
+            return None
+        require_run(run)
+        facts = read_facts(run)
+        if "result" in facts:
+            raise SrkdError(f"--resume {run}: the run is finished; its student is {run / STUDENT}")
+        return facts
+
+    return processes.broadcast(processes.run_on_all(read))
+
+
+def require_same(before: Mapping[str, Any], now: Mapping[str, Any], run: Path) -> None:
+    """Refuse to continue a run with another recipe, teacher, student or other images."""
+    for key in SAME:
+        if json.loads(json.dumps(now[key])) != before.get(key):
+            raise SrkdError(
+                f"--resume {run}: its {key} is not what it was when the run began (run.json has it); "
+                "put it back, or start a new run"
+            )
+
+
+def place_student(config: RunConfig) -> Network:
+    """Move the student to the run's device, in the memory layout of its execution mode."""
+    return config.mode.lay_out(config.student.to(config.device))
+
+
+def place_teacher(config: RunConfig) -> Teacher | None:
+    """Move the teacher to the run's device, a network in the same layout as the student."""
+    if config.teacher is None:
+        return None
+    teacher = config.teacher.move_to(config.device)
+    if teacher.network is not None:
+        config.mode.lay_out(teacher.network)
+    return teacher
+
+
+def build_batches(config: RunConfig, context: Context) -> Batches:
+    """Return this process's part of every batch, without outputs of the teacher cache."""
+    rule = config.preset.schedule
+    store = place_on_device(config.data.train, config.device, context.note)
+    batches = Batches.for_store(
+        store,
+        batch=rule.batch,
+        lr_patch=rule.lr_patch,
+        seed=config.options.seed,
+        device=config.device,
+        candidates=rule.crop_candidates,
+    )
+    return batches.for_samples(context.processes.rank.share(rule.batch))
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """One run in its folder, from the first step (or the last saved state) to the report."""
+
+    config: RunConfig
+    folder: RunFolder
+    context: Context
+    runs_left: int = 1
+    untrained: Untrained | None = None
+    """Quality before the first step, from run.json if the run is continued."""
+
+    def train(self) -> CompressReport:
+        """Train, write the averaged student, and return the report."""
+        config, processes, started = self.config, self.context.processes, time.monotonic()
+        self._require_same_everywhere()
+        if config.device.type == "cpu":
+            keep_freed_memory()
+        # Written first, so that a run killed from here on can be continued.
+        processes.run_on_all(lambda: self.folder.write_facts(self.facts()))
+        processes.set_resume_hint(lambda: "before the first step", self.folder.resume_command)
+        stages = config.stages(config.mode)
+        teacher = place_teacher(config)
+        teacher_network = None if teacher is None else teacher.network
+        reference = config.reference
+        if reference is None:
+            reference = Reference(self._psnr_y(None), None if teacher is None else self._psnr_y(teacher))
+        state, is_new = processes.run_on_all(lambda: self._load_state(stages, teacher_network))
+        untrained = self.untrained
+        if processes.broadcast(is_new):
+            untrained = self._solve_or_turn(teacher_network, reference)
+            state = self._fresh_state(stages, teacher_network)
+        if untrained is not None:
+            processes.run_on_all(lambda: self.folder.write_facts({**self.facts(), **_entry(untrained)}))
+        follow_leader(state, processes, stages, teacher_network)
+        steps = sum(stage.schedule.steps for stage in stages)
+        processes.set_resume_hint(lambda: f"at step {state.done} of {steps}", self.folder.resume_command)
+        batches = self._label(build_batches(config, self.context), teacher)
+        processes.stop_request.acknowledge = lambda: self.context.note(STOPPING)
+        where = describe_device(config.device, processes.rank.world_size)
+        with catch_signals(processes.stop_request) as processes.stop_request:
+            events = RunEvents(
+                self.folder,
+                stages=stages,
+                images=config.data.validation,
+                reference=reference,
+                context=self.context,
+                pace=Pace(state.done, steps, where=where, runs=self.runs_left),
+                advise=partial(cache_advice, config, teacher),
+                batch_hashes=batches.hashes if processes.is_leader else None,
+            )
+            seed = config.options.seed
+            Trainer(stages, state, batches, teacher, events, seed=seed, context=self.context).run()
+        trained, joint = _finished(state.averaged_network()), None
+        student = self._psnr_y(trained)
+        if state.role == "joint":
+            whole = state.ema.network
+            joint = Quality(self._psnr_y(whole), cost(whole.spec))
+        report = None
+        if processes.is_leader:
+            self._write_networks(state, trained, student, reference.bicubic, teacher)
+            seconds = time.monotonic() - started
+            report = self._report(state, student, joint, reference, seconds=seconds, untrained=untrained)
+            self.folder.write_facts({**self.facts(), **_entry(untrained), "result": json_value(report)})
+        return processes.broadcast(report)
+
+    def _psnr_y(self, network: ImageModel | None) -> float:
+        """Return the mean Y-PSNR in dB of a network on the validation images; None stands for bicubic."""
+        images, scale = self.config.data.validation, self.config.student.spec.scale
+        return mean_psnr_y(network, images, scale, self.context.processes)
+
+    def _require_same_everywhere(self) -> None:
+        """Refuse a process, perhaps on another machine, that has read other files."""
+        facts = self.facts()
+        for key in SAME:
+            values = {name: value for name, value in (facts[key] or {}).items() if name != "path"}
+            self.context.processes.require_equal(
+                json.dumps(values, sort_keys=True),
+                f"has another {key} than rank 0: the same files must lie at the same path on every machine",
+            )
+
+    def _load_state(self, stages: Sequence[Stage], teacher: Network | None) -> tuple[State, bool]:
+        """Load the newest saved state and drop later metrics; return the state, and True if it is a fresh one."""
+        state = self._fresh_state(stages, teacher)
+        self.folder.states.remove_unfinished()
+        path = self.folder.states.load_newest(lambda path: state.load(path, stages, teacher), self._note)
+        if path is not None:
+            self._note(f"continuing at step {state.done} of {sum(stage.schedule.steps for stage in stages)}")
+        self.folder.drop_metrics_after(state.done)
+        return state, path is None
+
+    def _fresh_state(self, stages: Sequence[Stage], teacher: Network | None) -> State:
+        return State.fresh(place_student(self.config), teacher, stages[0], self.config.options.seed)
+
+    def _note(self, line: str) -> None:
+        self.folder.log(line)
+        self.context.note(line)
+
+    def _solve_or_turn(self, teacher: Network | None, reference: Reference) -> Untrained | None:
+        """Solve for the student's weights, on all processes together, if the run starts with a fit.
+
+        Return the scores before the first step, also for a slice of a turned teacher; None for other starts.
+        """
+        config, began = self.config, time.monotonic()
+        plain_slice = config.student_init.plain_slice
+        if teacher is None or plain_slice is None:
+            return None
+        assert reference.teacher is not None
+        sliced = self._psnr_y(plain_slice.to(config.device).eval())
+        how = "the teacher's strongest directions come first"
+        if config.student_init.init == "fit":
+            patches = draw_calibration_patches(config.data.train, seed=config.options.seed)
+            config.student.load_state_dict(solve(teacher, config.student.spec, patches, self.context))
+            how = (
+                f"solved for in {time.monotonic() - began:.0f} s on {len(patches)} patches of "
+                f"{patches.shape[-1]}x{patches.shape[-2]}"
+            )
+        untrained = Untrained(self._psnr_y(config.student.to(config.device).eval()), sliced)
+        self._note(
+            f"{how}: the student has {untrained.student:.3f} dB before the first step (slice {untrained.slice:.3f}, "
+            f"bicubic {reference.bicubic:.3f}, teacher {reference.teacher:.3f})"
+        )
+        return untrained
+
+    def _label(self, batches: Batches, teacher: Teacher | None) -> Batches:
+        """Return batches with cached teacher outputs, if any; the leader fills the cache, then processes elsewhere."""
+        cache, context, processes = self.config.cache, self.context, self.context.processes
+        if cache is None or teacher is None:
+            return batches
+        first = processes.run_on_all(lambda: cache.fill(teacher, context) if processes.is_leader else None)
+        labels = processes.run_on_all(lambda: first or cache.fill(teacher, context))
+        return cache.attach(labels, teacher, batches, context.note)
+
+    def facts(self) -> dict[str, Any]:
+        """Return the contents of run.json: all that is needed to identify and repeat this run."""
+        config, data, teacher = self.config, self.config.data, self.config.teacher
+        teacher_facts = None
+        if teacher is not None and teacher.origin is not None:
+            teacher_facts = {
+                "path": str(teacher.origin.path.resolve()),
+                "sha256": teacher.origin.sha256,
+                "kind": teacher.backend,
+                "options": dict(teacher.origin.options),
+            }
+            if (licence := licence_of(teacher.origin.path)) is not None:
+                teacher_facts["licence"] = licence
+        return {
+            "schema": SCHEMA,
+            "srkd_version": __version__,
+            "machine": machine_facts(),
+            "request": to_json(config.options),
+            "recipe": config.recipe,
+            "preset": config.preset.model_dump(mode="json"),
+            "seed": config.options.seed,
+            "device": str(config.device),
+            "pace": asdict(config.mode),
+            "processes": self.context.processes.rank.world_size,
+            "student": config.student.spec.to_dict(),
+            **quantisation_entry(config.student),
+            **plan_entry(config.options),
+            "start": config.student_init.facts(),
+            "teacher": teacher_facts,
+            "phi": json_value(config.phi),
+            "teacher_cache": None if config.cache is None else config.cache.facts(),
+            "data": {
+                "origin": data.origin,
+                "labels": "teacher" if data.train.hr is None else "HR",
+                "used": len(data.train),
+                "digest": data.train.digest(),
+                "skipped": {str(image.path): image.reason for image in data.train.skipped},
+                "validation": [image.name for image in data.validation],
+            },
+        }
+
+    def _report(
+        self,
+        state: State,
+        psnr_y: float,
+        joint: Quality | None,
+        reference: Reference,
+        *,
+        seconds: float,
+        untrained: Untrained | None,
+    ) -> CompressReport:
+        config, teacher = self.config, None
+        if reference.teacher is not None:
+            network = None if config.teacher is None else config.teacher.network
+            teacher = Quality(reference.teacher, None if network is None else cost(network.spec))
+        warning = below_bicubic("the student", psnr_y, reference.bicubic)
+        if warning:
+            self.folder.log(warning)
+        origin = None if config.teacher is None else config.teacher.origin
+        licence_warning = None if origin is None else commercial_warning(licence_of(origin.path))
+        return CompressReport(
+            run=self.folder.path,
+            student_path=self.folder.path / STUDENT,
+            recipe=config.recipe,
+            steps=state.done,
+            seconds=seconds,
+            protocol=self._protocol,
+            images_used=len(config.data.train),
+            images_skipped={str(image.path): image.reason for image in config.data.train.skipped},
+            student=Quality(psnr_y, cost(config.student.spec)),
+            teacher=teacher,
+            bicubic=Quality(reference.bicubic, None),
+            phi=None if config.phi is None else config.phi.how,
+            teacher_joint=joint,
+            untrained=untrained,
+            flags=(*self.folder.flags(), *(line for line in (warning, licence_warning) if line)),
+            quantisation=None if config.student.quantisation is None else config.student.quantisation.line(),
+        )
+
+    @property
+    def _protocol(self) -> str:
+        return str(Protocol(border=self.config.student.spec.scale))
+
+    def _write_networks(
+        self, state: State, student: Network, psnr_y: float, bicubic: float, teacher: Teacher | None
+    ) -> None:
+        """Write comparison.png, the student and, if it was trained too, the teacher."""
+        config = self.config
+        image, scale = config.data.validation[0], config.student.spec.scale
+        models: dict[str, ImageModel | None] = {"bicubic": None, "student": student}
+        if teacher is not None:
+            models["teacher"] = teacher
+        pictures = {caption: sr_8bit(model, image.lr, scale) for caption, model in models.items()}
+        pictures["original"] = image.hr
+        panels = [Panel(picture[0].cpu(), caption) for caption, picture in pictures.items()]
+        write_sheet(panels, self.folder.path / SHEET)
+        source = None if config.teacher is None else config.teacher.origin
+        origin = {"srkd.recipe": config.recipe, "srkd.source_sha256": "" if source is None else source.sha256}
+        licence = None if source is None else licence_of(source.path)
+        if licence is not None:
+            origin[LICENCE] = licence
+        figures = {"validation_psnr_y": round(psnr_y, 4), "bicubic_psnr_y": round(bicubic, 4)}
+        scores = {"srkd.protocol": self._protocol, "srkd.scores": json.dumps(figures)}
+        save_network(student.to("cpu"), self.folder.path / STUDENT, metadata={**origin, **scores})
+        if state.role == "joint":
+            save_network(state.ema.network.to("cpu"), self.folder.path / JOINT_TEACHER, metadata=origin)
+
+
+def _finished(student: Network) -> Network:
+    """Return the trained student in the form of its file: with rounded biases if it is quantised."""
+    if student.quantisation is None:
+        return student
+    finished = copy.deepcopy(student)
+    round_biases(finished, torch.zeros(1, finished.descriptor.channels, 16, 16, device=finished.device))
+    return finished
+
+
+def quantisation_entry(student: Network) -> dict[str, Any]:
+    """Return the entry `quantisation` of run.json; empty for a float student."""
+    return {} if student.quantisation is None else {"quantisation": asdict(student.quantisation)}
+
+
+def plan_entry(options: CompressOptions) -> dict[str, Any]:
+    """Return the entry `plan` of run.json; empty if no target decided the student."""
+    return {} if options.plan is None else {"plan": dict(options.plan)}
+
+
+def _entry(untrained: Untrained | None) -> dict[str, Any]:
+    """Return the entry `untrained` of run.json; empty for None."""
+    return {} if untrained is None else {"untrained": asdict(untrained)}
+
+
+_SOLVED: dict[tuple[object, ...], dict[str, torch.Tensor]] = {}
+"""Cache of the last fitted student: the runs of a plan with one seed, and comparisons, need the same one again."""
+
+
+def solve(teacher: Network, spec: Spec, patches: torch.Tensor, context: Context) -> dict[str, torch.Tensor]:
+    """Return the weights of a fitted student, computed once for the same teacher, spec and patches."""
+    digest = hashlib.blake2b(patches.numpy().tobytes(), digest_size=16).hexdigest()
+    key = (teacher.fingerprint(), spec, digest, str(teacher.device), torch.get_num_threads())
+    if key not in _SOLVED:
+        weights = fit(teacher, spec, patches, context=context).state_dict()
+        _SOLVED.clear()
+        _SOLVED[key] = {name: value.clone() for name, value in weights.items()}
+    return _SOLVED[key]

@@ -1,0 +1,138 @@
+"""`srkd compress --target-…`: planning of the student, and timing of its final file against the target."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from compressor.base.context import Context
+from compressor.base.errors import SrkdError, UsageError
+from compressor.models.checkpoints.load import load_checkpoint
+from compressor.models.networks.cost import cost
+from export.formats.conversion import FileOptions
+from export.plan.measure import Place, measure_file
+from export.plan.search import Targets
+from export.writing.exporting import Source, export_model
+from srkd.options.verbs import CompressOptions, PlanOptions
+from srkd.runs.planning import PlanReport, run_plan, targets_of
+from srkd.terminal.console import json_value
+
+PLAN_SECONDS, SECONDS = 0.5, 10.0
+"""Seconds for each measurement of a shape, and for the final one."""
+
+
+@dataclass(frozen=True)
+class TargetReport:
+    """The measurement of the finished student's file in the runtime of its target. `reason` says why it failed."""
+
+    met: bool | None
+    target: str
+    where: str
+    file: Path | None
+    ms: float | None = None
+    ms_interval: tuple[float, float] | None = None
+    fps: float | None = None
+    megabytes: float | None = None
+    macs: int | None = None
+    reason: str | None = None
+
+    def line(self) -> str:
+        """Return the verdict and the measurement in one line."""
+        if self.ms is None or self.ms_interval is None:
+            return f"target {self.target} at {self.where}: not known, {self.reason}"
+        verdict = "met" if self.met else "missed"
+        low, high = self.ms_interval
+        return (
+            f"target {self.target} at {self.where}: {verdict} with {self.ms:.1f} ms [{low:.1f}, {high:.1f}], "
+            f"{self.fps:.1f} FPS, {self.megabytes:.2f} MB"
+        )
+
+
+def refuse_contradictions(options: CompressOptions) -> None:
+    """Refuse a shape together with a target, and options of a target's runtime without a target."""
+    if not options.has_target:
+        words = {"--runtime": options.runtime, "--precision": options.precision, "--lr-size": options.lr_size}
+        for flag, value in words.items():
+            if value is not None:
+                raise UsageError(f"{flag} belongs to a target: add --target-fps, --target-ms or another")
+        return
+    shapes = {"--student": options.student, "--width": options.width, "--depth": options.depth}
+    for flag, shape in shapes.items():
+        if shape is not None:
+            raise UsageError(f"{flag} {shape}: the target decides the shape; leave one of them out")
+    targets_of(options)
+
+
+def plan_student(options: CompressOptions, context: Context) -> CompressOptions:
+    """Run the plan, and return the options with the chosen student and the plan."""
+    if not context.processes.is_single:
+        raise UsageError("a plan runs in one process: run srkd plan first, and start torchrun with its --student")
+    report = run_plan(
+        PlanOptions(
+            options.teacher,
+            scale=options.scale,
+            arch_options=options.arch_options,
+            limits=options.limits,
+            target_fps=options.target_fps,
+            target_ms=options.target_ms,
+            target_mb=options.target_mb,
+            target_macs=options.target_macs,
+            device=options.device,
+            threads=options.threads,
+            seconds=PLAN_SECONDS,
+            **_place_options(options),
+        ),
+        context,
+    )
+    assert isinstance(report, PlanReport)
+    chosen = report.chosen
+    context.note(f"plan: {chosen.name}, {chosen.params:,} parameters, {chosen.ms:.1f} ms; {chosen.why}")
+    plan = json_value(report)
+    assert isinstance(plan, dict)
+    return dataclasses.replace(options, student=chosen.student, plan=plan)
+
+
+def _place_options(options: CompressOptions) -> dict[str, Any]:
+    words = {"runtime": options.runtime, "precision": options.precision, "lr_size": options.lr_size}
+    return {name: value for name, value in words.items() if value is not None}
+
+
+def check_target(student: Path, options: CompressOptions, context: Context) -> TargetReport:
+    """Export a finished student for the runtime of its target, into its folder, and time that file."""
+    plan: Mapping[str, Any] = options.plan or {}
+    width, height = map(int, plan["lr_size"].split("x"))
+    place = Place(plan["runtime"], plan["precision"], (width, height), plan["device"], plan["threads"])
+    targets: Targets = targets_of(options)
+    nothing = TargetReport(None, str(targets), str(place), None)
+    try:
+        loaded, row = load_checkpoint(student), place.format()
+        file = student
+        if row is not None:
+            source = Source(student.stem, loaded.sha256, loaded.header, student)
+            (exported,) = (
+                report
+                for report in export_model(
+                    loaded.network, source, [row.name], student.parent, context, options=FileOptions()
+                ).files
+                if report.format == row.name
+            )
+            if exported.path is None:
+                return dataclasses.replace(nothing, reason=exported.reason)
+            file = exported.path
+        figures = measure_file(file, place, seconds=SECONDS)
+    except SrkdError as error:
+        return dataclasses.replace(nothing, reason=str(error))
+    macs = cost(loaded.network.spec, place.lr_size).macs
+    return dataclasses.replace(
+        nothing,
+        met=targets.excess(figures.ms, figures.megabytes, macs, 0.0) <= 1,
+        file=file,
+        ms=figures.ms,
+        ms_interval=(figures.low, figures.high),
+        fps=1000 / figures.ms,
+        megabytes=figures.megabytes,
+        macs=macs,
+    )

@@ -1,0 +1,314 @@
+"""The terminal: lines, tables, progress bars, the JSON object, CSV, errors. Nothing else in srkd prints."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import shutil
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout, suppress
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Literal, TextIO, TypeAlias, TypeVar
+
+from compressor.base.context import Context, Note, Progress, no_note, no_progress
+from compressor.base.durations import format_duration
+from compressor.base.errors import shorten_numbers
+from srkd.terminal.tables import csv_text, fact_lines, table_lines
+
+if TYPE_CHECKING:
+    import rich.progress
+
+T = TypeVar("T")
+Records: TypeAlias = Sequence[Mapping[str, object]]
+"""Rows of a table as named values; all rows have the same names."""
+
+PROGRESS_AFTER_SECONDS = 1.0
+"""A job that ends sooner shows no progress bar."""
+LINE_EVERY_SECONDS = 0.5
+"""Least time between two updates of a notebook's line of progress."""
+STATUS_SECONDS_FIRST, STATUS_SECONDS = 5.0, 60.0
+"""Without a terminal, a line about the running step is printed after the first time, then at intervals that double up
+to the second, which keeps long logs short; under -v always after the first time."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Console:
+    """The output of one command: results go to stdout, or to stderr if stdout is for JSON or CSV."""
+
+    verbose: bool = False
+    quiet: bool = False
+    json_stream: TextIO | None = None
+    csv_stream: TextIO | None = None
+
+    @property
+    def wants_json(self) -> bool:
+        """Return whether --json was given: one JSON object instead of tables."""
+        return self.json_stream is not None
+
+    @property
+    def wants_csv(self) -> bool:
+        """Return whether --csv was given: the rows of the table as CSV."""
+        return self.csv_stream is not None
+
+    def say(self, text: str) -> None:
+        """Print a line about the work; -q silences it."""
+        if not self.quiet:
+            _write(text, self._out())
+
+    def result(self, text: str) -> None:
+        """Print a line that the user asked for; -q does not silence it."""
+        _write(text, self._out())
+
+    def detail(self, text: str) -> None:
+        """Print a line under -v only."""
+        if self.verbose:
+            _write(text, sys.stderr)
+
+    def warn(self, text: str) -> None:
+        """Print a warning, under -q too."""
+        _write(f"srkd: warning: {text}", sys.stderr)
+
+    def error(self, text: str) -> None:
+        """Print the line that ends a failed command."""
+        _write(f"srkd: {shorten_numbers(text)}", sys.stderr)
+
+    def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str = "", repeat: int = 0) -> None:
+        """Print rows under headings, no wider than the terminal (`tables.table_lines`)."""
+        title_lines = textwrap.wrap(title, self.width, subsequent_indent="  ", break_long_words=False)
+        _write("\n".join([*title_lines, *table_lines(columns, rows, self.width, repeat=repeat)]), self._out())
+
+    def facts(self, facts: Sequence[tuple[str, str]]) -> None:
+        """Print a line for each name and its value, no wider than the terminal."""
+        for line in fact_lines(facts, self.width):
+            self.result(line)
+
+    @property
+    def width(self) -> int:
+        """Return the characters per line: those of the terminal, or of COLUMNS; 80 in a file."""
+        return shutil.get_terminal_size((80, 24)).columns
+
+    @contextmanager
+    def context(self) -> Iterator[Context]:
+        """Yield the context of a long operation: its notes become lines of this console, its progress bars."""
+        if self.quiet:
+            yield Context(no_progress, self.say)
+        elif is_watched():
+            display = _Bars() if sys.stderr.isatty() else _Line()
+            try:
+                yield Context(display.update, self.say, display.status)
+            finally:
+                display.close()
+        else:
+            lines = _StatusLines(self.say, STATUS_SECONDS_FIRST if self.verbose else STATUS_SECONDS)
+            yield Context(lines.update, self.say, lines.status)
+
+    def report(
+        self, verb: str, result: T, show: Callable[[Console, T], None], records: Callable[[T], Records] | None = None
+    ) -> None:
+        """Print the result of a verb: one JSON object under --json, `records` under --csv, else what `show` prints."""
+        if self.wants_json:
+            self.emit(verb, result)
+        elif self.wants_csv and records is not None:
+            self.write_csv(records(result))
+        else:
+            show(self, result)
+
+    def write_csv(self, records: Records) -> None:
+        """Print the rows of the verb's table as CSV."""
+        text = csv_text([{name: json_value(value) for name, value in record.items()} for record in records])
+        _write(text, self.csv_stream or sys.stdout)
+
+    def emit(self, verb: str, payload: object) -> None:
+        """Print the command's JSON object, with its schema and the facts of the machine."""
+        from compressor.base.machine import machine_facts
+
+        body = json_value(payload)
+        if not isinstance(body, dict):
+            raise TypeError(f"the payload of srkd.{verb} is a {type(body).__name__}, not an object")
+        document = {"schema": f"srkd.{verb}/1", **body, "machine": machine_facts()}
+        stream = self.json_stream or sys.stdout
+        _write(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False), stream)
+
+    def _out(self) -> TextIO:
+        return sys.stderr if self.wants_json or self.wants_csv else sys.stdout
+
+
+def is_watched() -> bool:
+    """Return whether a person watches stderr: in a terminal or a notebook."""
+    # A notebook's shell has a kernel; IPython in a terminal has none.
+    ipython = sys.modules.get("IPython")
+    shell = None if ipython is None else ipython.get_ipython()
+    return sys.stderr.isatty() or getattr(shell, "kernel", None) is not None
+
+
+@contextmanager
+def context_for_python(progress: Progress | Literal[False] | None, announce: Note | None) -> Iterator[Context]:
+    """Yield the context of a call from Python: the caller's callbacks, or bars and notes if a person watches.
+
+    All output goes to stderr: stdout belongs to the caller.
+    """
+    if progress is None and is_watched():
+        console = Console(json_stream=sys.stdout)
+        with console.context() as context:
+            yield context if announce is None else dataclasses.replace(context, note=announce)
+    else:
+        yield Context(progress or no_progress, announce or no_note)
+
+
+def cell(value: float | None, text: str) -> str:
+    """Return the cell of a table: `value` in the format `text`, such as "{:.1f} dB", or "-" for None."""
+    return "-" if value is None else text.format(value)
+
+
+def json_value(value: object) -> object:
+    """Return `value` in types of JSON: dataclasses become objects, paths text, infinity and NaN null."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: json_value(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): json_value(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [json_value(item) for item in value]
+    if isinstance(value, PurePath):
+        return str(value)
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value
+
+
+@contextmanager
+def stdout_for_data() -> Iterator[TextIO]:
+    """Yield the real stdout, while all other output to it, also that of C libraries, goes to stderr."""
+    real = sys.stdout
+    try:
+        descriptor = real.fileno()
+    except (OSError, ValueError):
+        with redirect_stdout(sys.stderr):
+            yield real
+        return
+    real.flush()
+    saved = os.dup(descriptor)
+    with os.fdopen(saved, "w", encoding="utf-8") as stream:
+        os.dup2(sys.stderr.fileno(), descriptor)
+        try:
+            yield stream
+        finally:
+            sys.stdout.flush()
+            stream.flush()
+            os.dup2(saved, descriptor)
+
+
+def _write(text: str, stream: TextIO) -> None:
+    try:
+        print(text, file=stream, flush=True)
+    except OSError:
+        # The reader has ended or the disk is full. The rest of the buffer must not fail again at exit.
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        raise
+
+
+class _StatusLines:
+    """Lines about the running step from time to time, for output without a terminal."""
+
+    def __init__(self, say: Callable[[str], None], most_seconds: float) -> None:
+        self._say, self._most_seconds, self._last = say, most_seconds, time.monotonic()
+        self._every_seconds = STATUS_SECONDS_FIRST
+        self._position = ""
+
+    def update(self, title: str, done: int, total: int) -> None:
+        self._position = f"{title} {done:,}/{total:,}"
+
+    def status(self, line: str, seconds_left: float) -> None:
+        now = time.monotonic()
+        if now - self._last >= self._every_seconds:
+            self._last, self._every_seconds = now, min(2 * self._every_seconds, self._most_seconds)
+            self._say(f"{self._position}: {line}, {format_duration(seconds_left)} left")
+
+
+class _Bars:
+    """A bar for each title, on stderr, once the work has lasted longer than PROGRESS_AFTER_SECONDS."""
+
+    def __init__(self) -> None:
+        self._start = time.monotonic()
+        self._screen: rich.progress.Progress | None = None
+        self._tasks: dict[str, rich.progress.TaskID] = {}
+        self._status = ""
+
+    def status(self, line: str, seconds_left: float) -> None:
+        """Show a line behind the bar from its next update on; the bar itself shows the time left."""
+        self._status = line
+
+    def update(self, title: str, done: int, total: int) -> None:
+        if self._screen is None:
+            if time.monotonic() - self._start < PROGRESS_AFTER_SECONDS or done >= total:
+                return
+            self._screen = self._open_screen()
+        if title not in self._tasks:
+            self._tasks[title] = self._screen.add_task(title, total=total, status="")
+        task = self._tasks[title]
+        self._screen.update(task, completed=done, total=total, visible=done < total, status=self._status)
+
+    def close(self) -> None:
+        if self._screen is not None:
+            self._screen.stop()
+
+    @staticmethod
+    def _open_screen() -> rich.progress.Progress:
+        from rich.console import Console as RichConsole
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+
+        screen = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[status]}", markup=False),
+            console=RichConsole(stderr=True),
+            transient=True,
+            redirect_stdout=sys.stdout.isatty(),
+        )
+        screen.start()
+        return screen
+
+
+class _Line:
+    """One line on stderr that is overwritten, for notebooks: a bar there would need another package."""
+
+    def __init__(self) -> None:
+        self._start = self._last = time.monotonic()
+        self._width = 0
+        self._status = ""
+
+    def status(self, line: str, seconds_left: float) -> None:
+        """Show a line behind the count, from its next update on."""
+        self._status = f", {line}, {format_duration(seconds_left)} left"
+
+    def update(self, title: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        if now - self._start < PROGRESS_AFTER_SECONDS or now - self._last < LINE_EVERY_SECONDS:
+            return
+        self._last = now
+        self._show(f"{title}  {done}/{total}{self._status if done < total else ''}")
+
+    def close(self) -> None:
+        if self._width:
+            self._show("")
+            self._show("")
+
+    def _show(self, text: str) -> None:
+        print(f"\r{text:<{self._width}}", end="", file=sys.stderr, flush=True)
+        self._width = len(text)
