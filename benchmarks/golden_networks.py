@@ -21,7 +21,9 @@ from compressor.models.networks.base import Network
 from compressor.models.networks.taps import read_taps
 from compressor.models.students.students import build_student
 
-SKIPPED = ("pams_*", "edsr_chop_and_x8_x2")
+UNKNOWN = ("rrdb_*", "span*", "compact_leakyrelu_*", "compact_relu_*", "compact_noresidual_*")
+"""Cases of networks that srkd does not have."""
+SKIPPED = ("pams_*", "edsr_chop_and_x8_x2", *UNKNOWN)
 """Cases that are left out: quantised networks, which differ, and one whose weights are not published."""
 TOLERANCE = 1e-5
 ADDRESSES = {"head": "head", "group0": "body[0]", "body_before_long_skip": "body_end"}
@@ -48,7 +50,7 @@ class Row:
 def rows(golden: Path, checkpoints: Path | None = None) -> Iterator[Row]:
     """Yield a row for every output of every case; `checkpoints` holds the published carn_m.pth."""
     for case in sorted((golden / "archs").iterdir()):
-        if _matches(case.name, SKIPPED):
+        if matches(case.name, SKIPPED):
             continue
         files = [path for path in sorted(case.iterdir()) if path.suffix == ".pth"]
         if not files and checkpoints is not None:
@@ -62,7 +64,7 @@ def _rows_of_file(case: Path, file: Path) -> Iterator[Row]:
     inputs, outputs = np.load(case / "input.npz"), np.load(case / "output.npz")
     unit = 255.0 if np.abs(inputs[inputs.files[0]]).max() > 2 else 1.0
     for name in outputs.files:
-        if not _matches(name, (*IMAGES, *ADDRESSES)) or _of_other_weights(name, file):
+        if not matches(name, (*IMAGES, *ADDRESSES)) or _of_other_weights(name, file):
             continue
         scale = int(name[3:]) if name.startswith("y_s") else None
         network = load_checkpoint(file, scale=scale, arch_options=_options(meta["hyper"], name)).network
@@ -72,7 +74,7 @@ def _rows_of_file(case: Path, file: Path) -> Iterator[Row]:
         yield Row(network.spec.arch, case.name, file.name, name, float(difference.abs().max()))
 
 
-def _matches(name: str, patterns: Iterable[str]) -> bool:
+def matches(name: str, patterns: Iterable[str]) -> bool:
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 

@@ -163,7 +163,7 @@ def test_ctrl_c_is_exit_130() -> None:
         "import signal, sys, time\n"
         # A test in the background of a shell inherits an ignored SIGINT.
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "from srkd.terminal.console import Console\nfrom srkd.cli.verb import verb\nfrom srkd import cli\n"
+        "from srkd.terminal.console import Console\nfrom srkd.cli.verb import verb\nfrom srkd.cli import main as cli\n"
         "@verb('wait')\ndef wait(console):\n    'Wait.'\n    print('ready', flush=True)\n    time.sleep(60)\n"
         "cli.cli.get_command = lambda ctx, name: wait\ncli.VERBS = ('wait',)\ncli.main(['wait'])\n"
     )
@@ -188,7 +188,7 @@ def test_a_closed_pipe_is_not_an_error_message() -> None:
 def test_a_full_disk_is_one_line(option: str) -> None:
     """/dev/full is always full; the program must not write again at exit."""
     program = (
-        "from srkd.cli.verb import verb\nfrom srkd import cli\n@verb('tell')\ndef tell(console):\n    'Tell.'\n"
+        "from srkd.cli.verb import verb\nfrom srkd.cli import main as cli\n@verb('tell')\ndef tell(console):\n    'Tell.'\n"
         "    console.emit('tell', {}) if console.wants_json else console.result('x')\n"
         "cli.cli.get_command = lambda ctx, name: tell\ncli.VERBS = ('tell',)\n"
         f"cli.main(['tell', *{[option] if option else []!r}])\n"
@@ -213,7 +213,7 @@ def test_completion(shell: str) -> None:
 
 def test_json_keeps_stdout_for_itself() -> None:
     program = (
-        "import os, subprocess\nfrom srkd.cli.verb import verb\nfrom srkd import cli\n"
+        "import os, subprocess\nfrom srkd.cli.verb import verb\nfrom srkd.cli import main as cli\n"
         "@verb('noisy')\ndef noisy(console):\n    'Be noisy.'\n    print('from Python')\n"
         "    os.write(1, b'from C\\n')\n    subprocess.run(['echo', 'from a child'])\n    console.say('a line')\n"
         "    console.table(['a'], [['1']])\n    console.emit('noisy', {'value': float('inf'), 'size': (1, 2)})\n"

@@ -16,8 +16,8 @@ from compressor.inference.tiling import UNBOUNDED_OVERLAP
 from export.profile.settings import DEFAULT_SIZE, Settings
 from srkd.cli.main import VERBS, cli
 from srkd.cli.verb import VerbCommand
+from srkd.options import verbs as verb_options
 from srkd.options.declare import Options, declarations
-from srkd.options.declare import verbs as verb_options
 
 CALLBACKS = ["progress", "announce"]
 CONSOLE = {"as_json", "as_csv", "verbose", "quiet", "help"}

@@ -32,7 +32,7 @@ from compressor.training.stage import Stage
 from compressor.training.state import State
 from recipes.config.reading import load_preset
 from srkd.options.verbs import CompressOptions
-from srkd.runs import compression, config
+from srkd.runs import config
 from srkd.runs.config import RunNetworks, StudentInit, read_execution_mode
 from srkd.runs.run import TrainingRun
 from tests.support.training import Recorder, smooth_patch
@@ -184,7 +184,7 @@ def test_run_json_keeps_the_pace_and_a_resumed_run_does_not_measure(
         raise AssertionError("a resumed run measured again")
 
     monkeypatch.setattr(config, "choose_execution_mode", measured)
-    compression.resume(run)
+    srkd.resume(run)
     assert json.loads((run / "run.json").read_text())["pace"] == recorded
 
 
