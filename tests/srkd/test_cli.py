@@ -188,7 +188,8 @@ def test_a_closed_pipe_is_not_an_error_message() -> None:
 def test_a_full_disk_is_one_line(option: str) -> None:
     """/dev/full is always full; the program must not write again at exit."""
     program = (
-        "from srkd.cli.verb import verb\nfrom srkd.cli import main as cli\n@verb('tell')\ndef tell(console):\n    'Tell.'\n"
+        "from srkd.cli.verb import verb\nfrom srkd.cli import main as cli\n@verb('tell')\ndef tell(console):\n"
+        "    'Tell.'\n"
         "    console.emit('tell', {}) if console.wants_json else console.result('x')\n"
         "cli.cli.get_command = lambda ctx, name: tell\ncli.VERBS = ('tell',)\n"
         f"cli.main(['tell', *{[option] if option else []!r}])\n"
