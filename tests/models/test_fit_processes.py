@@ -14,6 +14,8 @@ from tests.support.commands import ROOT
 from tests.support.distributed_fit import COUNTS, NAMES, measure
 from tests.support.torchrun import run_torchrun
 
+pytestmark = pytest.mark.ci
+
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:

@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-import pytest
-
-from benchmarks.break_on_purpose import BREAKS, ROOT, Break, outcome
-
-each = pytest.mark.parametrize("one", BREAKS, ids=lambda one: one.what)
+from benchmarks.break_on_purpose import BREAKS, ROOT, outcome
 
 
-@each
-def test_the_text_to_replace_exists(one: Break) -> None:
-    text = (ROOT / one.file).read_text(encoding="utf-8")
-    assert one.old in text and text.replace(one.old, one.new, 1) != text
-
-
-@each
-def test_the_tests_that_must_fail_exist(one: Break) -> None:
-    assert one.tests and all((ROOT / "tests" / name).is_file() for name in one.tests)
+def test_every_text_to_replace_exists_and_so_do_the_tests_that_must_fail() -> None:
+    for one in BREAKS:
+        text = (ROOT / one.file).read_text(encoding="utf-8")
+        assert one.old in text and text.replace(one.old, one.new, 1) != text, one.what
+        assert one.tests and all((ROOT / "tests" / name).is_file() for name in one.tests), one.what
 
 
 def test_every_loss_of_a_method_has_a_break() -> None:

@@ -39,6 +39,8 @@ from srkd.options.declare import from_command_line
 from tests.support.commands import ROOT
 from tests.support.pages import COMMAND, FENCE, INDENTED
 
+pytestmark = pytest.mark.ci
+
 PAGES = sorted([ROOT / "CONTRIBUTING.md", ROOT / "demo" / "README.md", *ROOT.glob("docs/**/*.md")])
 """Pages with commands; test_readme.py runs those of the README in separate processes."""
 ELSEWHERE = {

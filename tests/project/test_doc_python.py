@@ -26,6 +26,8 @@ from srkd.cli.main import run
 from tests.support.commands import ROOT
 from tests.support.pages import COMMAND, FENCE, INDENTED
 
+pytestmark = pytest.mark.ci
+
 ELSEWHERE = {"write-a-method.md", "add-a-network.md", "add-a-format.md", "reference.md"}
 """Pages of the example packages (test_extension_pages.py), and the reference (test_reference.py)."""
 PAGES = {

@@ -19,6 +19,8 @@ import pytest
 
 import srkd
 
+pytestmark = pytest.mark.ci
+
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("compressor", "recipes", "export", "demo", "srkd")
 FROM_TORCH = ("triton",)

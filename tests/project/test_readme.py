@@ -23,6 +23,8 @@ from srkd.cli.main import run as run_verb
 from tests.support.commands import ROOT
 from tests.support.demo_process import write_app
 
+pytestmark = pytest.mark.ci
+
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 SHORTER = {

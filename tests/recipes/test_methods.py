@@ -198,6 +198,7 @@ def test_images_in_0_255_give_the_same_direction(row: Row, monkeypatch: pytest.M
         assert torch.nn.functional.cosine_similarity(one, other, dim=0) > 0.9999
 
 
+@pytest.mark.ci
 def test_two_processes_are_one(tmp_path: Path):
     alone = run_rows(Processes(Rank()))
     code, _, err = run_torchrun(str(ROOT / "tests" / "support" / "method_runs.py"), str(tmp_path / "found.json"))

@@ -54,6 +54,7 @@ def test_a_run_says_what_the_fitted_student_scores_and_repeats_to_the_byte(groun
     assert one == other
 
 
+@pytest.mark.ci
 @pytest.mark.slow
 def test_two_processes_start_from_the_fit_of_one(ground: Path, tmp_path: Path) -> None:
     teacher, photos = str(ground / "teacher.safetensors"), str(ground / "photos")

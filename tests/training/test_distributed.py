@@ -112,6 +112,7 @@ def undisturbed(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
+@pytest.mark.ci
 @pytest.mark.usefixtures("usual_calibration_patches")
 def test_two_processes_have_the_loss_curve_of_one(inputs, undisturbed, tmp_path):
     options = {"data": inputs / "photos", "steps": STEPS, "settings": SETTINGS, "out": tmp_path / "one"}
@@ -127,6 +128,7 @@ def test_two_processes_have_the_loss_curve_of_one(inputs, undisturbed, tmp_path)
     assert facts["processes"] == 2 and facts["result"]["student"]["psnr_y"] == pytest.approx(one.student.psnr_y)
 
 
+@pytest.mark.ci
 def test_the_processes_of_a_run_share_its_lock(inputs, tmp_path):
     run = tmp_path / "run"
     with lock_run(run, QUIET):
@@ -137,6 +139,7 @@ def test_the_processes_of_a_run_share_its_lock(inputs, tmp_path):
     assert not (run / LOCK).exists()
 
 
+@pytest.mark.ci
 def test_terms_that_couple_a_batch_are_those_of_the_whole_batch(inputs, tmp_path):
     alone = measure(inputs / "photos", Processes())
     code, _, err = run_torchrun(
@@ -165,6 +168,7 @@ def test_terms_that_couple_a_batch_are_those_of_the_whole_batch(inputs, tmp_path
     )
 
 
+@pytest.mark.ci
 def test_a_killed_process_ends_the_others_and_the_run_goes_on(inputs, undisturbed, tmp_path):
     run = tmp_path / "run"
     with torchrun("-m", "srkd", *new_run(inputs, run)) as process:
@@ -203,6 +207,7 @@ class GroupWithoutNetwork(distributed.Group):
         pass
 
 
+@pytest.mark.ci
 @pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_process_that_hangs_ends_the_others(inputs, tmp_path, rank):
@@ -215,6 +220,7 @@ def test_a_process_that_hangs_ends_the_others(inputs, tmp_path, rank):
     assert f"continue with: torchrun ... -m srkd compress --resume {run}" in err
 
 
+@pytest.mark.ci
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_all_stop_at_the_same_step_when_asked(inputs, undisturbed, tmp_path, number):
@@ -229,6 +235,7 @@ def test_all_stop_at_the_same_step_when_asked(inputs, undisturbed, tmp_path, num
     assert "continuing at step " in out and outcome(run) == outcome(undisturbed)
 
 
+@pytest.mark.ci
 @pytest.mark.slow
 def test_torchrun_that_begins_anew_continues_the_run(inputs, undisturbed, tmp_path):
     run = tmp_path / "run"
@@ -240,6 +247,7 @@ def test_torchrun_that_begins_anew_continues_the_run(inputs, undisturbed, tmp_pa
     assert outcome(run) == outcome(undisturbed)
 
 
+@pytest.mark.ci
 @pytest.mark.slow
 @pytest.mark.parametrize("gone", [0, 1])
 def test_two_machines_of_which_one_goes_down(inputs, undisturbed, tmp_path, gone):

@@ -13,6 +13,8 @@ import pytest
 from srkd.cli.verbs.compress import command
 from tests.support.commands import ROOT
 
+pytestmark = pytest.mark.ci
+
 PAGE = (ROOT / "docs" / "many-gpus.md").read_text(encoding="utf-8")
 
 

@@ -6,9 +6,12 @@ import os
 import subprocess
 import sys
 
+import pytest
 import torch.distributed as dist
 
 from tests.support.commands import ROOT
+
+pytestmark = pytest.mark.ci
 
 MEMBER = """
 import os, sys, time
