@@ -27,7 +27,7 @@ def read_metadata(path: Path) -> Mapping[str, str]:
 
 
 class TensorRTRuntime(FileRuntime):
-    """An open engine. An engine for another machine is rebuilt from the ONNX file beside it."""
+    """An open engine of this machine; one that was built for another machine is refused."""
 
     name = "tensorrt"
 
@@ -40,7 +40,7 @@ class TensorRTRuntime(FileRuntime):
         if not path.is_file():
             raise SrkdError(f"{path}: no such file")
         trt, gpu = import_tensorrt(), open_device(index)
-        file = usable_engine(path, trt, gpu, context)
+        file = usable_engine(path, trt, gpu)
         self.device = f"cuda:{index}"
         self.metadata = {} if file.header is None else file.header.metadata
         self.precision = "as built" if file.header is None else file.header.precision
@@ -61,11 +61,7 @@ class TensorRTRuntime(FileRuntime):
 
     def _run(self, lr: torch.Tensor) -> torch.Tensor:
         batches = torch.split(lr.detach().to(torch.float32), self.session.profile.largest[0])
-        if str(lr.device) == self.device:
-            torch.cuda.current_stream(lr.device).synchronize()  # the input may still be being computed
-            parts = [self.session.run_in_place(batch) for batch in batches]
-        else:
-            parts = [self.session.run(batch.cpu()).to(lr.device) for batch in batches]
+        parts = [self.session.run(batch) for batch in batches]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def close(self) -> None:

@@ -32,7 +32,7 @@ def convert(job: Conversion) -> Mapping[str, object]:
     options = replace(job.options, sizes=None)
     source.load().convert(replace(job, path=onnx, options=options, precision=source.precision, format=source.name))
     profile = _profile(job.network, job.options)
-    facts = build_engine(onnx, job.path, job.precision, profile, trt, device, job.context)
+    facts = build_engine(onnx, job.path, job.precision, profile, trt, device)
     return {**facts, "built_from": onnx.name}
 
 

@@ -120,17 +120,26 @@ def test_a_name_of_srkd_or_none_at_all_is_refused(name: str, reason: str) -> Non
 def test_a_format_inside_touches_its_files_and_the_tables() -> None:
     """With its test and its rows in pyproject.toml and docs, it touches five files besides its two modules."""
     tables = {"compressor/runtimes/table.py", "export/formats/table.py"}
+    owned = {
+        name: {
+            f"compressor/runtimes/{name}_runtime.py",
+            f"export/int8/to_{name}_int8.py",
+            *(f"export/convert/{file}.py" for file in (f"to_{name}", f"{name}_graph", f"{name}_file")),
+        }
+        for name in ("openvino", "ncnn", "litert", "executorch", "coreml")
+    }
+    for name in owned:
+        assert (ROOT / f"compressor/runtimes/{name}_runtime.py").is_file(), name
+        assert (ROOT / f"export/convert/to_{name}.py").is_file(), name
     for path in (
         file for package in ("compressor", "recipes", "export", "srkd") for file in (ROOT / package).rglob("*.py")
     ):
         place = path.relative_to(ROOT).as_posix()
-        for name in ("openvino", "ncnn", "litert", "executorch", "coreml"):
-            files = {f"compressor/runtimes/{name}_runtime.py", f"export/{name}_graph.py"}
-            files |= {f"export/to_{name}.py", f"export/to_{name}_int8.py"}
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        texts = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
+        imports = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+        for name, files in owned.items():
             if place in {*files, *tables, "compressor/runtimes/onnx_providers.py"}:
                 continue
-            tree = ast.parse(path.read_text(encoding="utf-8"))
-            texts = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
-            imports = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
             assert name not in texts, f"{place} names {name}: let its row in the table say what is needed"
             assert not {file.removesuffix(".py").replace("/", ".") for file in files} & imports, place

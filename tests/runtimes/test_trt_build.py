@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 from onnx import TensorProto
 
-from compressor.base.context import Context, no_progress
 from compressor.base.errors import MissingExtra, SrkdError, UsageError
-from compressor.runtimes.tensorrt.build import BuildJob, build_plan, read_onnx_info
+from compressor.runtimes.tensorrt.build import build_plan, read_onnx_info
 from compressor.runtimes.tensorrt.device import open_device
 from compressor.runtimes.tensorrt.engine_file import read_engine
-from compressor.runtimes.tensorrt.engines import build_engine, cache_folder, current_machine, engine_name
+from compressor.runtimes.tensorrt.engines import build_engine, current_machine, engine_name
 from compressor.runtimes.tensorrt.installation import import_tensorrt
 from compressor.runtimes.tensorrt.profiles import OptimizationProfile, dynamic_profile, static_profile
 from tests.support.nvidia import Nvidia, needs_linux, nvidia, quantized_onnx, small_onnx
@@ -36,16 +34,12 @@ def gpu(tmp_path: Path) -> Iterator[Nvidia]:
         yield machine
 
 
-def job(
+def build(
     folder: Path, precision: str = "fp32", onnx: Path | None = None, profile: OptimizationProfile | None = None
-) -> BuildJob:
-    return BuildJob(
-        onnx or WEIGHTS[precision](folder / "small.onnx"),
-        folder / "plan",
-        precision,
-        profile or dynamic_profile(3, 1, 1),
-        folder / "kept" / "timing",
-    )
+) -> dict[str, object]:
+    """Build a plan in this process; without an ONNX file from one of the precision."""
+    source = onnx or WEIGHTS[precision](folder / "small.onnx")
+    return build_plan(import_tensorrt(), source, folder / "plan", precision, profile or dynamic_profile(3, 1, 1))
 
 
 @pytest.mark.parametrize(
@@ -67,7 +61,7 @@ def test_precision_in_the_form_that_the_version_wants(
     gpu: Nvidia, tmp_path: Path, version: str, precision: str, flags: list[str], typed_by_file: bool
 ) -> None:
     gpu.is_(trt=version)
-    facts = build_plan(import_tensorrt(), job(tmp_path, precision), no_progress)
+    facts = build(tmp_path, precision)
     assert gpu.calls("built") == [["built", flags, typed_by_file]]
     assert facts["tensorrt"] == version and (tmp_path / "plan").stat().st_size > 0
     assert facts["typed_by"] == ("the ONNX file" if typed_by_file else "builder flags")
@@ -82,13 +76,13 @@ def test_an_engine_is_not_called_what_its_file_is_not(
 ) -> None:
     onnx = WEIGHTS[onnx_precision](tmp_path / "other.onnx")
     with pytest.raises(SrkdError, match=f"other.onnx holds {onnx_precision}: .* {precision} is built from {precision}"):
-        build_plan(import_tensorrt(), job(tmp_path, precision, onnx), no_progress)
+        build(tmp_path, precision, onnx)
     assert gpu.calls() == []
 
 
 def test_a_precision_that_there_is_not(gpu: Nvidia, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="precision 'int4' is not one of fp32, tf32, fp16, bf16, int8"):
-        build_plan(import_tensorrt(), job(tmp_path, "int4", small_onnx(tmp_path / "x.onnx")), no_progress)
+        build(tmp_path, "int4", small_onnx(tmp_path / "x.onnx"))
 
 
 def test_quantization_must_be_symmetric(tmp_path: Path) -> None:
@@ -99,11 +93,9 @@ def test_quantization_must_be_symmetric(tmp_path: Path) -> None:
 
 
 def test_profiles(gpu: Nvidia, tmp_path: Path) -> None:
-    build_plan(
-        import_tensorrt(), job(tmp_path, profile=dynamic_profile(3, 8, 8, ((320, 184), (640, 360)))), no_progress
-    )
+    build(tmp_path, profile=dynamic_profile(3, 8, 8, ((320, 184), (640, 360))))
     fixed = small_onnx(tmp_path / "fixed.onnx", fixed=(32, 24))
-    build_plan(import_tensorrt(), job(tmp_path, onnx=fixed, profile=static_profile(3, (32, 24))), no_progress)
+    build(tmp_path, onnx=fixed, profile=static_profile(3, (32, 24)))
     assert gpu.calls("set_shape") == [
         ["set_shape", "lr", [1, 3, 8, 8], [1, 3, 184, 320], [1, 3, 360, 640]],
         ["set_shape", "lr", [1, 3, 24, 32], [1, 3, 24, 32], [1, 3, 24, 32]],
@@ -116,28 +108,6 @@ def test_profiles(gpu: Nvidia, tmp_path: Path) -> None:
     ):
         with pytest.raises(SrkdError, match=message):
             dynamic_profile(3, 8, 8, sizes)
-
-
-def test_what_was_timed_is_kept_for_the_next_build(gpu: Nvidia, tmp_path: Path) -> None:
-    trt = import_tensorrt()
-    cache = tmp_path / "kept" / "timing"
-    assert build_plan(trt, job(tmp_path), no_progress)["timing_cache"] == "new"
-    assert cache.read_bytes() == b"timings of 11.4.0.106"
-    assert build_plan(trt, job(tmp_path), no_progress)["timing_cache"] == "used"
-    for useless in (b"damaged", b"timings of 10.3.0", b""):
-        cache.write_bytes(useless)
-        assert build_plan(trt, job(tmp_path), no_progress)["timing_cache"] == "new"
-        assert cache.read_bytes() == b"timings of 11.4.0.106"
-    cache.unlink()
-    cache.mkdir()  # An unwritable cache is no reason to lose an engine.
-    assert build_plan(trt, job(tmp_path), no_progress)["timing_cache"] == "new"
-    assert cache.is_dir()
-
-
-def test_progress_is_that_of_the_outermost_phase(gpu: Nvidia, tmp_path: Path) -> None:
-    reports: list[tuple[str, int, int]] = []
-    build_plan(import_tensorrt(), job(tmp_path), lambda *event: reports.append(event))
-    assert reports == [("Building Engine", done, 2) for done in (0, 1, 2)]
 
 
 @pytest.mark.parametrize(
@@ -183,7 +153,6 @@ def test_an_engine_says_what_it_was_built_for(gpu: Nvidia, tmp_path: Path) -> No
     assert engine_name("student.onnx", "tf32", header.machine) == name.replace("fp16", "tf32")
     assert engine_name("student.int8-trt.onnx", "int8", header.machine) == name.replace("fp16", "int8")
     assert engine_name("cut-trt.fp16.onnx", "fp16", header.machine) == name.replace("student", "cut-trt")
-    assert [path.name for path in cache_folder().iterdir()] == ["trt11.4.0.106-geforce-rtx-4090-sm89.timing"]
 
 
 @pytest.mark.parametrize(
@@ -203,16 +172,3 @@ def test_installations_that_will_not_do(gpu: Nvidia, tmp_path: Path, content: st
         with pytest.raises(SrkdError, match=message) as caught:
             import_tensorrt()
     assert isinstance(caught.value, MissingExtra) == ("pip install 'srkd" in message)
-
-
-def test_the_other_process_is_gone_when_its_parent_gives_up(gpu: Nvidia, tmp_path: Path) -> None:
-    def stop(title: str, done: int, total: int) -> None:
-        raise KeyboardInterrupt
-
-    onnx, path = small_onnx(tmp_path / "small.onnx"), tmp_path / "small.engine"
-    before = psutil.Process().children()
-    with pytest.raises(KeyboardInterrupt):
-        build_engine(
-            onnx, path, "fp32", dynamic_profile(3, 1, 1), import_tensorrt(), open_device(), Context(progress=stop)
-        )
-    assert not path.exists() and psutil.Process().children() == before

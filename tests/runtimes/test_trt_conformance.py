@@ -160,7 +160,7 @@ def used_of_trt() -> set[str]:
 
 def constructed_of_trt() -> set[str]:
     """Return the classes that the code instantiates, or derives from."""
-    classes = {"ILogger", "IProgressMonitor"}
+    classes = {"ILogger"}
     for path in (ROOT / "compressor" / "runtimes" / "tensorrt").glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
@@ -174,7 +174,7 @@ def test_tensorrt_has_all_that_the_double_has(real: Real) -> None:
     double = doubled("tensorrt", SRKD_DOUBLE_TRT=real.version)
     actual = described("tensorrt_bindings", real.environment())
     constructed = constructed_of_trt()
-    assert constructed == {"ILogger", "IProgressMonitor", "Builder", "OnnxParser", "Runtime"}
+    assert constructed == {"ILogger", "Builder", "OnnxParser", "Runtime"}
     assert list(objections(double, actual, constructed)) == []
     assert ("FP16" in double["BuilderFlag"]["members"]) == ("FP16" in actual["BuilderFlag"]["members"])
     flags_10 = {flag for flags in FLAGS_10.values() for flag in flags}
@@ -219,18 +219,14 @@ def function(names: list[str]) -> dict[str, Any]:
 
 OURS = """
 import tensorrt as trt
-from compressor.runtimes.tensorrt.build import network_flags, progress_monitor, set_precision
+from compressor.runtimes.tensorrt.build import network_flags, set_precision
 from compressor.runtimes.tensorrt.installation import BuilderLog, has_precision_flags, import_tensorrt
 assert import_tensorrt() is trt
-log, events = BuilderLog(trt), []
-monitor = progress_monitor(trt, lambda *event: events.append(event))
-assert isinstance(log.logger, trt.ILogger) and isinstance(monitor, trt.IProgressMonitor)
+log = BuilderLog(trt)
+assert isinstance(log.logger, trt.ILogger)
 log.logger.log(trt.ILogger.Severity.INFO, "no matter")
 log.logger.log(trt.ILogger.Severity.ERROR, "the reason")
-monitor.phase_start("build", None, 2)
-assert monitor.step_complete("build", 0) is True
-monitor.phase_finish("build")
-assert log.reason() == "the reason" and events == [("build", 0, 2), ("build", 1, 2), ("build", 2, 2)]
+assert log.reason() == "the reason"
 class Config:
     flags = []
     def set_flag(self, flag): self.flags.append(flag.name)
@@ -265,7 +261,6 @@ def test_a_crash_of_real_native_code_is_one_line(real: Real, tmp_path: Path, bod
         "plan": str(tmp_path / "plan"),
         "precision": "fp32",
         "shapes": dynamic_profile(3, 1, 1).to_dict(),
-        "timing_cache": str(tmp_path / "timing"),
         "index": 0,
     }
     (tmp_path / "doubles").mkdir()

@@ -198,18 +198,16 @@ def test_what_goes_wrong_is_one_line(gpu: Nvidia, untried: None, tmp_path: Path,
 
 
 def test_an_engine_is_tried_once_in_a_child_process(one: Nvidia, untried: None, tmp_path: Path) -> None:
-    """A successfully tried engine is not tried again on the same machine."""
-    path = engine(tmp_path)
+    """A successfully tried engine is not tried again on the same machine. Without srkd's header it fits any machine."""
+    plain = tmp_path / "trtexec.engine"
+    plain.write_bytes(read_engine(engine(tmp_path)).plan)
     processes = []
-    for _ in range(2):
+    for driver in ("13000", "13000", "12080"):
+        one.is_(driver=driver)
         one.forget_calls()
-        open_model(path)
+        open_model(plain)
         processes.append(len({call[1] for call in one.calls("deserialize")}))
-    assert processes == [2, 1]
-    one.is_(driver="12080")
-    one.forget_calls()
-    open_model(path)
-    assert len({call[1] for call in one.calls("deserialize")}) == 2
+    assert processes == [2, 1, 2]
 
 
 @pytest.mark.parametrize(
@@ -251,21 +249,3 @@ def test_precision_and_scale_are_what_the_file_says(one: Nvidia, tmp_path: Path)
         open_model(path, OpenOptions(precision="fp16"))
     with pytest.raises(UsageError, match="is for scale 2, not 3"):
         open_model(path, OpenOptions(scale=3))
-
-
-def test_images_on_the_device_are_run_where_they_lie(one: Nvidia, tmp_path: Path) -> None:
-    """The double's device memory is the host's, so a tensor's own address can be used."""
-    session = Session(import_tensorrt(), open_device(), read_engine(engine(tmp_path)).plan, "small")
-    device = sys.modules["double_device"]
-    lr = torch.rand(1, 3, 8, 8)
-    sr = session.run_in_place(lr)
-    torch.testing.assert_close(sr, expected(tmp_path / "small.onnx", lr), atol=1e-5, rtol=0)
-    assert len(device.memory) == 0
-    # Its own buffers and the caller's are not confused, and an earlier graph is not replayed.
-    for _ in range(3):
-        torch.testing.assert_close(session.run(lr * 2), expected(tmp_path / "small.onnx", lr * 2), atol=1e-5, rtol=0)
-    before = sr.clone()
-    assert torch.equal(session.run_in_place(lr), before) and torch.equal(sr, before) and not session.uses_graph
-    one.is_(fault="execute")
-    with pytest.raises(SrkdError, match=r"small: TensorRT failed on \(1, 3, 8, 8\)"):
-        session.run_in_place(lr)

@@ -6,7 +6,6 @@ A build takes minutes and may crash: `engines.py` runs `build_plan` in a child p
 from __future__ import annotations
 
 import shlex
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ from typing import Any
 import onnx
 from onnx import numpy_helper
 
-from compressor.base.context import Progress
 from compressor.base.errors import SrkdError, UsageError
 from compressor.base.files import atomic_path
 from compressor.runtimes.onnx_file import load_onnx, read_srkd_keys, weight_precision
@@ -84,47 +82,31 @@ def _require_symmetric(model: onnx.ModelProto, path: Path) -> None:
             )
 
 
-@dataclass(frozen=True)
-class BuildJob:
-    """One build. `timing_cache` is read if it exists, and written, so that measurements need not be repeated."""
-
-    onnx: Path
-    plan: Path
-    precision: str
-    profile: OptimizationProfile
-    timing_cache: Path
-
-
-def build_plan(trt: Any, job: BuildJob, progress: Progress) -> dict[str, object]:
+def build_plan(trt: Any, source: Path, plan: Path, precision: str, profile: OptimizationProfile) -> dict[str, object]:
     """Write the plan and return facts about the build."""
-    info = read_onnx_info(job.onnx)
-    if job.precision not in ONNX_PRECISIONS:
-        raise UsageError(f"precision {job.precision!r} is not one of {', '.join(ONNX_PRECISIONS)}")
-    expected = ONNX_PRECISIONS[job.precision]
+    info = read_onnx_info(source)
+    if precision not in ONNX_PRECISIONS:
+        raise UsageError(f"precision {precision!r} is not one of {', '.join(ONNX_PRECISIONS)}")
+    expected = ONNX_PRECISIONS[precision]
     if info.precision != expected:  # an engine's name must not state a precision that it does not have
-        raise SrkdError(f"{job.onnx} holds {info.precision}: an engine in {job.precision} is built from {expected}")
+        raise SrkdError(f"{source} holds {info.precision}: an engine in {precision} is built from {expected}")
     log = BuilderLog(trt)
     builder = trt.Builder(log.logger)
     network = builder.create_network(network_flags(trt))
     parser = trt.OnnxParser(network, log.logger)
-    if not parser.parse(job.onnx.read_bytes(), str(job.onnx)):
-        raise SrkdError(f"TensorRT cannot read {job.onnx.name}: {_parser_error(parser)[:300]}")
+    if not parser.parse(source.read_bytes(), str(source)):
+        raise SrkdError(f"TensorRT cannot read {source.name}: {_parser_error(parser)[:300]}")
     config = builder.create_builder_config()
-    set_precision(trt, config, job.precision)
-    _add_profile(builder, config, info, job.profile)
-    is_cache_used = load_timing_cache(config, job.timing_cache)
-    monitor = progress_monitor(trt, progress)  # keep a reference: the config holds none
-    config.progress_monitor = monitor
-    plan = builder.build_serialized_network(network, config)
-    if plan is None:
-        raise SrkdError(f"TensorRT cannot build {job.onnx.name}: {log.reason()}")
-    with atomic_path(job.plan) as temporary:
-        temporary.write_bytes(bytes(plan))
-    save_timing_cache(config, job.timing_cache)
+    set_precision(trt, config, precision)
+    _add_profile(builder, config, info, profile)
+    content = builder.build_serialized_network(network, config)
+    if content is None:
+        raise SrkdError(f"TensorRT cannot build {source.name}: {log.reason()}")
+    with atomic_path(plan) as temporary:
+        temporary.write_bytes(bytes(content))
     return {
         "tensorrt": str(trt.__version__),
         "typed_by": "builder flags" if has_precision_flags(trt) else "the ONNX file",
-        "timing_cache": "used" if is_cache_used else "new",
     }
 
 
@@ -159,54 +141,6 @@ def _add_profile(builder: Any, config: Any, info: OnnxInfo, profile: Optimizatio
     trt_profile.set_shape(info.input, profile.smallest, profile.tuned, profile.largest)
     if config.add_optimization_profile(trt_profile) < 0:
         raise SrkdError(f"TensorRT does not take the sizes {profile}")
-
-
-def load_timing_cache(config: Any, path: Path) -> bool:
-    """Attach the measurements of earlier builds; False if there are none usable, and the cache starts empty."""
-    content = b""
-    with suppress(OSError):
-        content = path.read_bytes()
-    cache = config.create_timing_cache(content) if content else None
-    if cache is not None and config.set_timing_cache(cache, False):
-        return True
-    config.set_timing_cache(config.create_timing_cache(b""), False)
-    return False
-
-
-def save_timing_cache(config: Any, path: Path) -> None:
-    """Store the measurements of this build, if possible."""
-    cache = config.get_timing_cache()
-    if cache is None:
-        return
-    # The engine is complete; a next build that takes as long as this one is no reason to fail.
-    with suppress(SrkdError), atomic_path(path) as temporary:
-        temporary.write_bytes(bytes(cache.serialize()))
-
-
-def progress_monitor(trt: Any, progress: Progress) -> Any:
-    """Return a monitor that reports TensorRT's outermost phases as they begin, advance and end."""
-
-    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
-        def __init__(self) -> None:
-            trt.IProgressMonitor.__init__(self)
-            self.steps: dict[str, int] = {}
-
-        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
-            if not parent_phase:
-                self.steps[phase_name] = num_steps
-                progress(phase_name, 0, num_steps)
-
-        def step_complete(self, phase_name: str, step: int) -> bool:
-            if phase_name in self.steps:
-                progress(phase_name, min(step + 1, self.steps[phase_name]), self.steps[phase_name])
-            return True
-
-        def phase_finish(self, phase_name: str) -> None:
-            steps = self.steps.pop(phase_name, None)
-            if steps is not None:
-                progress(phase_name, steps, steps)
-
-    return Monitor()
 
 
 def trtexec_command(onnx: str, engine: str, input: str, profile: OptimizationProfile, precision: str) -> str:

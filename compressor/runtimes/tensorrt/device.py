@@ -1,7 +1,6 @@
-"""The part of CUDA that an engine needs, as a protocol: memory, copies, a stream, a recorded graph.
+"""The part of CUDA that an engine needs: memory, copies, a stream, a recorded graph.
 
-It is implemented with torch's own tensors, streams and CUDA graphs, and with pycuda for a torch that was built without
-CUDA.
+torch provides them as tensors, streams and CUDA graphs; pycuda for a torch that was built without CUDA.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 
 from compressor.base.errors import MissingExtra, SrkdError, UsageError, reason_of
@@ -26,19 +24,6 @@ class Gpu:
     index: int
     name: str
     capability: str
-
-
-@dataclass(frozen=True)
-class Buffer:
-    """Two buffers for the same float32 values: pinned on the host, to overlap copies with kernels, and on the GPU.
-
-    Both are freed with the last reference.
-    """
-
-    host: torch.Tensor
-    address: int
-    memory: Any
-    """The library's object for the GPU memory."""
 
 
 class Device(Protocol):
@@ -57,20 +42,18 @@ class Device(Protocol):
         """CUDA's handle of the stream; it is not the default stream, which cannot be captured."""
         ...
 
-    def allocate(self, count: int) -> Buffer:
-        """Return memory for `count` float32 values."""
+    def allocate(self, count: int) -> Any:
+        """Return memory for `count` float32 values, which is freed with its last reference."""
         ...
 
-    def copy_in(self, buffer: Buffer, count: int) -> None:
-        """Enqueue a copy of the first `count` values from the host to the GPU."""
+    def address(self, memory: Any) -> int: ...
+
+    def copy_in(self, memory: Any, images: torch.Tensor) -> None:
+        """Enqueue a copy of images into the memory."""
         ...
 
-    def copy_out(self, buffer: Buffer, count: int) -> None:
-        """Enqueue a copy of the first `count` values from the GPU to the host."""
-        ...
-
-    def synchronise(self) -> None:
-        """Wait until the stream is empty."""
+    def copy_out(self, memory: Any, images: torch.Tensor) -> None:
+        """Copy the first values of the memory into `images`, and wait until all work on the stream is done."""
         ...
 
     def capture(self, work: Callable[[], None]) -> Callable[[], None] | None:
@@ -105,23 +88,24 @@ class TorchDevice:
         self.gpu = Gpu(index, properties.name, f"{properties.major}.{properties.minor}")
         self.stream = int(self._stream.cuda_stream)
 
-    def allocate(self, count: int) -> Buffer:
+    def allocate(self, count: int) -> torch.Tensor:
         # Allocate within the stream, so that torch's allocator reuses the memory only after the work on this stream.
         with cuda_errors(f"an allocation of {count * 4} bytes", RuntimeError), torch.cuda.stream(self._stream):
-            host = torch.empty(count, dtype=torch.float32, pin_memory=True)
-            memory = torch.empty(count, dtype=torch.float32, device=f"cuda:{self.gpu.index}")
-        return Buffer(host, memory.data_ptr(), memory)
+            return torch.empty(count, dtype=torch.float32, device=f"cuda:{self.gpu.index}")
 
-    def copy_in(self, buffer: Buffer, count: int) -> None:
-        with cuda_errors("a copy to the GPU", RuntimeError), torch.cuda.stream(self._stream):
-            buffer.memory[:count].copy_(buffer.host[:count], non_blocking=True)
+    def address(self, memory: torch.Tensor) -> int:
+        return memory.data_ptr()
 
-    def copy_out(self, buffer: Buffer, count: int) -> None:
-        with cuda_errors("a copy from the GPU", RuntimeError), torch.cuda.stream(self._stream):
-            buffer.host[:count].copy_(buffer.memory[:count], non_blocking=True)
+    def copy_in(self, memory: torch.Tensor, images: torch.Tensor) -> None:
+        with cuda_errors("a copy to the engine", RuntimeError):
+            if images.is_cuda:  # they may still be being computed
+                self._stream.wait_stream(torch.cuda.current_stream(images.device))
+            with torch.cuda.stream(self._stream):
+                memory[: images.numel()].view(images.shape).copy_(images, non_blocking=True)
 
-    def synchronise(self) -> None:
-        with cuda_errors("the stream", RuntimeError):
+    def copy_out(self, memory: torch.Tensor, images: torch.Tensor) -> None:
+        with cuda_errors("the stream", RuntimeError), torch.cuda.stream(self._stream):
+            images.copy_(memory[: images.numel()].view(images.shape), non_blocking=True)
             self._stream.synchronize()
 
     def capture(self, work: Callable[[], None]) -> Callable[[], None] | None:
@@ -166,23 +150,21 @@ class PyCudaDevice:
         self.gpu = Gpu(index, device.name(), f"{major}.{minor}")
         self.stream = int(self._stream.handle)
 
-    def allocate(self, count: int) -> Buffer:
+    def allocate(self, count: int) -> Any:
         with cuda_errors(f"an allocation of {count * 4} bytes", self._cuda.Error):
-            memory = self._cuda.mem_alloc(count * 4)
-            host = torch.from_numpy(self._cuda.pagelocked_empty(count, np.float32))
-        return Buffer(host, int(memory), memory)
+            return self._cuda.mem_alloc(count * 4)
 
-    def copy_in(self, buffer: Buffer, count: int) -> None:
-        with cuda_errors("a copy to the GPU", self._cuda.Error):
-            self._cuda.memcpy_htod_async(buffer.memory, buffer.host[:count].numpy(), self._stream)
+    def address(self, memory: Any) -> int:
+        return int(memory)
 
-    def copy_out(self, buffer: Buffer, count: int) -> None:
-        with cuda_errors("a copy from the GPU", self._cuda.Error):
-            self._cuda.memcpy_dtoh_async(buffer.host[:count].numpy(), buffer.memory, self._stream)
+    def copy_in(self, memory: Any, images: torch.Tensor) -> None:
+        with cuda_errors("a copy to the engine", self._cuda.Error):
+            self._cuda.memcpy_htod(memory, images.numpy())
 
-    def synchronise(self) -> None:
+    def copy_out(self, memory: Any, images: torch.Tensor) -> None:
         with cuda_errors("the stream", self._cuda.Error):
             self._stream.synchronize()
+            self._cuda.memcpy_dtoh(images.numpy(), memory)
 
     def capture(self, work: Callable[[], None]) -> Callable[[], None] | None:
         return None

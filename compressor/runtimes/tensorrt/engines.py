@@ -1,4 +1,4 @@
-"""Engines for the machine in use: built from an ONNX file, and rebuilt if one was built for another machine.
+"""Engines for the machine in use, built from an ONNX file.
 
 Native code that may crash runs in a child process: a build, and the first opening of an engine.
 """
@@ -6,7 +6,6 @@ Native code that may crash runs in a child process: a build, and the first openi
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import tempfile
 from contextlib import suppress
@@ -17,10 +16,10 @@ import torch
 
 from compressor.base.cache_folder import default_folder
 from compressor.base.child import run_in_child
-from compressor.base.context import QUIET, Context, Progress
+from compressor.base.context import Progress
 from compressor.base.errors import SrkdError
 from compressor.base.files import file_sha256
-from compressor.runtimes.tensorrt.build import BuildJob, build_plan, read_onnx_info
+from compressor.runtimes.tensorrt.build import build_plan, read_onnx_info
 from compressor.runtimes.tensorrt.device import Device, open_device
 from compressor.runtimes.tensorrt.engine_file import EngineFile, EngineHeader, Machine, read_engine, write_engine
 from compressor.runtimes.tensorrt.installation import driver_version, import_tensorrt
@@ -46,7 +45,7 @@ def engine_name(onnx: str, precision: str, machine: Machine) -> str:
 
 
 def cache_folder() -> Path:
-    """Return the folder of timing caches, and of engines whose own folder is not writable."""
+    """Return the folder that records which engines were tried."""
     return default_folder() / "tensorrt"
 
 
@@ -57,7 +56,6 @@ def build_engine(
     profile: OptimizationProfile,
     trt: Any,
     device: Device,
-    context: Context = QUIET,
 ) -> dict[str, object]:
     """Build an engine file in a child process and return facts for a report."""
     machine = current_machine(trt, device)
@@ -69,11 +67,10 @@ def build_engine(
             "plan": str(plan),
             "precision": precision,
             "shapes": profile.to_dict(),
-            "timing_cache": str(cache_folder() / f"{machine_tag(machine)}.timing"),
             "index": device.gpu.index,
         }
         what = f"{onnx.name} could not be built by TensorRT"
-        facts = run_in_child(f"{__name__}:build_in_child", job, what=what, progress=context.progress)
+        facts = run_in_child(f"{__name__}:build_in_child", job, what=what)
         write_engine(path, header, plan.read_bytes())
     return {**facts, "gpu": machine.gpu, "driver": machine.driver, "sizes": str(profile), "binding": device.library}
 
@@ -85,54 +82,23 @@ def build_in_child(
     plan: str,
     precision: str,
     shapes: dict[str, list[int]],
-    timing_cache: str,
     index: int,
 ) -> dict[str, object]:
     """Build a plan in the child process, on the GPU with this index."""
     trt, _device = import_tensorrt(), open_device(index)
     profile = OptimizationProfile.from_dict(shapes)
-    return build_plan(trt, BuildJob(Path(onnx), Path(plan), precision, profile, Path(timing_cache)), progress)
+    return build_plan(trt, Path(onnx), Path(plan), precision, profile)
 
 
-def usable_engine(path: Path, trt: Any, device: Device, context: Context = QUIET) -> EngineFile:
-    """Return the engine, or the same one rebuilt for this machine; either was first tried in a child process."""
+def usable_engine(path: Path, trt: Any, device: Device) -> EngineFile:
+    """Return the engine, first tried in a child process; refuse one that was built for another machine."""
     file = read_engine(path)
     machine = current_machine(trt, device)
     if file.header is not None and file.header.machine != machine:
-        file = _rebuilt(file.path, file.header, machine, trt, device, context)
+        differences = "; ".join(file.header.machine.differences(machine))
+        raise SrkdError(f"{path} was built for another machine ({differences}): {_export_command(file.header)}")
     _try_once(file, machine, device)
     return file
-
-
-def _rebuilt(
-    path: Path, header: EngineHeader, machine: Machine, trt: Any, device: Device, context: Context
-) -> EngineFile:
-    """Return the engine for this machine: an earlier rebuild, else a new one from the ONNX file."""
-    reason = f"{path} was built for another machine ({'; '.join(header.machine.differences(machine))})"
-    onnx = path.with_name(header.onnx)
-    if not onnx.is_file():
-        raise SrkdError(f"{reason}, and {header.onnx}, to rebuild it from, is not beside it: {_export_command(header)}")
-    if file_sha256(onnx) != header.onnx_sha256:
-        raise SrkdError(
-            f"{reason}, and {header.onnx} beside it is not the file it was built from: {_export_command(header)}"
-        )
-    folder = path.parent if os.access(path.parent, os.W_OK) else cache_folder()
-    target = folder / engine_name(header.onnx, header.precision, machine)
-    if target.is_file():
-        with suppress(SrkdError):  # a damaged one is built again
-            earlier = read_engine(target)
-            other = earlier.header
-            if other is not None and (other.machine, other.onnx_sha256, other.precision, other.profile) == (
-                machine,
-                header.onnx_sha256,
-                header.precision,
-                header.profile,
-            ):
-                context.note(f"{reason}: using {target}")
-                return earlier
-    context.note(f"{reason}: building {target} from {header.onnx}")
-    build_engine(onnx, target, header.precision, header.profile, trt, device, context)
-    return read_engine(target)
 
 
 def _export_command(header: EngineHeader) -> str:

@@ -1,4 +1,4 @@
-"""An open engine: pinned buffers, a stream, and a CUDA graph from the second image of each size on."""
+"""An open engine: memory on the GPU, a stream, and a CUDA graph from the second image of each size on."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from compressor.base.errors import SrkdError
-from compressor.runtimes.tensorrt.device import Buffer, Device
+from compressor.runtimes.tensorrt.device import Device
 from compressor.runtimes.tensorrt.installation import BuilderLog
 from compressor.runtimes.tensorrt.profiles import OptimizationProfile, Shape, as_shape
 
@@ -29,9 +29,11 @@ class Session:
         self._context: Any = self._engine.create_execution_context()
         if self._context is None:
             raise SrkdError(f"{label}: not enough memory on {device.gpu.name} to run it: {self._log.reason()}")
-        self._buffers: dict[str, Buffer] = {}
+        self._memory: dict[str, Any] = {}
+        self._counts: dict[str, int] = {}
+        """Number of values for which there is memory, by the name of the tensor."""
         self._shape: Shape | None = None
-        """The shape for which the buffers are prepared, or None."""
+        """The shape for which the memory is prepared, or None."""
         self._sr_shape: Shape = (0, 0, 0, 0)
         self._runs = 0
         self._replay: Callable[[], None] | None = None
@@ -42,70 +44,46 @@ class Session:
         return self._replay is not None
 
     def run(self, images: torch.Tensor) -> torch.Tensor:
-        """Return enlarged float32 images; input and result are on the host, and the result is a copy."""
+        """Return enlarged float32 images where the given ones are, on the host or on the GPU; the caller owns them."""
         shape = as_shape(images.shape)
         if shape != self._shape:
             self._prepare(shape)
-        self._buffers[self._input].host[: images.numel()].view(shape).copy_(images)
+        self._device.copy_in(self._memory[self._input], images.contiguous())
         if self._replay is None and self._runs == 1:
             # In the first run of a size TensorRT does preparations that must not be recorded.
             self._replay = self._device.capture(self._enqueue)
         (self._replay or self._enqueue)()
-        self._device.synchronise()
+        sr = torch.empty(self._sr_shape, dtype=torch.float32, device=images.device)
+        self._device.copy_out(self._memory[self._output], sr)
         self._runs += 1
-        return self._buffers[self._output].host[: math.prod(self._sr_shape)].view(self._sr_shape).clone()
-
-    def run_in_place(self, images: torch.Tensor) -> torch.Tensor:
-        """Return enlarged float32 images without copies: input and result are on the session's GPU."""
-        images = images.contiguous()
-        self._replay, self._shape = None, None
-        sr = torch.empty(self._set_shape(as_shape(images.shape)), device=images.device)
-        self._set_address(self._input, images.data_ptr())
-        self._set_address(self._output, sr.data_ptr())
-        self._execute(images.shape)
-        self._device.synchronise()
         return sr
 
     def close(self) -> None:
         """Free the memory. The session cannot run afterwards."""
         self._replay = None
-        self._buffers.clear()
+        self._memory.clear()
         self._context = self._engine = self._runtime = None
 
     def _enqueue(self) -> None:
-        """Enqueue one image's copies and computation."""
-        assert self._shape is not None
-        self._device.copy_in(self._buffers[self._input], math.prod(self._shape))
-        self._execute(self._shape)
-        self._device.copy_out(self._buffers[self._output], math.prod(self._sr_shape))
-
-    def _execute(self, shape: tuple[int, ...]) -> None:
         if not self._context.execute_async_v3(self._device.stream):
-            raise SrkdError(f"{self._label}: TensorRT failed on {tuple(shape)}: {self._log.reason()}")
+            raise SrkdError(f"{self._label}: TensorRT failed on {self._shape}: {self._log.reason()}")
 
     def _prepare(self, shape: Shape) -> None:
         """Set shapes and addresses; discard a recorded graph, which holds the earlier ones."""
         self._replay, self._runs, self._shape = None, 0, None
-        self._sr_shape = self._set_shape(shape)
-        for name, count in ((self._input, math.prod(shape)), (self._output, math.prod(self._sr_shape))):
-            if name not in self._buffers or self._buffers[name].host.numel() < count:
-                self._buffers.pop(name, None)  # freed before the larger one is allocated
-                self._buffers[name] = self._device.allocate(count)
-            self._set_address(name, self._buffers[name].address)
-        self._shape = shape
-
-    def _set_shape(self, shape: Shape) -> Shape:
-        """Set the input shape, and return the shape of the result."""
         if not self._context.set_input_shape(self._input, shape):
             raise SrkdError(f"{self._label} does not take {shape}: {self._log.reason()}")
         sr_shape = tuple(self._context.get_tensor_shape(self._output))
         if len(sr_shape) != 4 or min(sr_shape) < 1:
             raise SrkdError(f"{self._label} gives shape {sr_shape} for {shape}: not an image")
-        return as_shape(sr_shape)
-
-    def _set_address(self, name: str, address: int) -> None:
-        if not self._context.set_tensor_address(name, address):
-            raise SrkdError(f"{self._label}: TensorRT does not take a buffer for {name}: {self._log.reason()}")
+        self._sr_shape = as_shape(sr_shape)
+        for name, count in ((self._input, math.prod(shape)), (self._output, math.prod(sr_shape))):
+            if self._counts.get(name, 0) < count:
+                self._memory.pop(name, None)  # freed before the larger one is allocated
+                self._memory[name], self._counts[name] = self._device.allocate(count), count
+            if not self._context.set_tensor_address(name, self._device.address(self._memory[name])):
+                raise SrkdError(f"{self._label}: TensorRT does not take memory for {name}: {self._log.reason()}")
+        self._shape = shape
 
 
 def _tensor_names(trt: Any, engine: Any, label: str) -> tuple[str, str]:

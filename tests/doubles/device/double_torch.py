@@ -26,9 +26,7 @@ class DeviceTensor(real.Tensor):
         return args[0]
 
 
-def empty(count, *, dtype, pin_memory=False, device=None):
-    if pin_memory:
-        return real.full((count,), real.nan, dtype=dtype)
+def empty(count, *, dtype, device=None):
     assert device == "cuda:0" and cuda.current in streams
     if fault("cuda memory"):
         raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB.\nSee documentation")

@@ -6,7 +6,6 @@ from __future__ import annotations
 import ctypes
 
 import double_device
-import numpy as np
 
 
 class Error(Exception):
@@ -58,10 +57,6 @@ def mem_alloc(bytes):
     return DeviceAllocation(bytes)
 
 
-def pagelocked_empty(shape, dtype):
-    return np.full(shape, np.nan, dtype)
-
-
 class Stream:
     def __init__(self, flags=0):
         self.handle = double_device.new_stream()
@@ -70,9 +65,9 @@ class Stream:
         double_device.synchronise(self.handle)
 
 
-def memcpy_htod_async(dest, src, stream=None):
-    double_device.streams[stream.handle].append(lambda: ctypes.memmove(int(dest), src.ctypes.data, src.nbytes))
+def memcpy_htod(dest, src):
+    ctypes.memmove(int(dest), src.ctypes.data, src.nbytes)
 
 
-def memcpy_dtoh_async(dest, src, stream=None):
-    double_device.streams[stream.handle].append(lambda: ctypes.memmove(dest.ctypes.data, int(src), dest.nbytes))
+def memcpy_dtoh(dest, src):
+    ctypes.memmove(dest.ctypes.data, int(src), dest.nbytes)

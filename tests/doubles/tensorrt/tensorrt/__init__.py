@@ -73,20 +73,6 @@ class ILogger:
         self.log(ILogger.Severity.ERROR, "[a consequence of it]")
 
 
-class IProgressMonitor:
-    def __init__(self) -> None:
-        self._made = True
-
-    def phase_start(self, phase_name, parent_phase, num_steps):
-        raise NotImplementedError
-
-    def step_complete(self, phase_name, step):
-        raise NotImplementedError
-
-    def phase_finish(self, phase_name):
-        raise NotImplementedError
-
-
 class IHostMemory:
     """Real ones have the buffer protocol; in Python that is __bytes__ for `bytes`."""
 
@@ -99,14 +85,6 @@ class IHostMemory:
     @property
     def nbytes(self) -> int:
         return len(self._content)
-
-
-class ITimingCache:
-    def __init__(self, content: bytes) -> None:
-        self._content = content
-
-    def serialize(self):
-        return IHostMemory(self._content)
 
 
 class IOptimizationProfile:
@@ -122,8 +100,6 @@ class IBuilderConfig:
     def __init__(self) -> None:
         self._flags = {BuilderFlag.TF32}
         self._profiles: list[IOptimizationProfile] = []
-        self._cache: ITimingCache | None = None
-        self.progress_monitor = None
 
     def set_flag(self, flag):
         _note("set_flag", flag.name)
@@ -138,22 +114,6 @@ class IBuilderConfig:
             return -1
         self._profiles.append(profile)
         return len(self._profiles) - 1
-
-    def create_timing_cache(self, serialized_timing_cache):
-        _note("create_timing_cache", len(serialized_timing_cache))
-        if serialized_timing_cache and not serialized_timing_cache.startswith(b"timings of "):
-            return None
-        return ITimingCache(bytes(serialized_timing_cache))
-
-    def set_timing_cache(self, cache, ignore_mismatch):
-        assert ignore_mismatch is False
-        if cache._content and cache._content != f"timings of {__version__}".encode():
-            return False
-        self._cache = cache
-        return True
-
-    def get_timing_cache(self):
-        return self._cache
 
 
 class INetworkDefinition:
@@ -210,15 +170,6 @@ class Builder:
         if _fault("build"):
             self._logger._error("[optimizer] Error Code 10: could not find any implementation")
             return None
-        monitor = config.progress_monitor
-        monitor.phase_start("Building Engine", None, 2)
-        monitor.phase_start("Timing", "Building Engine", 5)
-        for step in range(5):
-            assert monitor.step_complete("Timing", step)
-        monitor.phase_finish("Timing")
-        assert monitor.step_complete("Building Engine", 0)
-        monitor.phase_finish("Building Engine")
-        config._cache._content = f"timings of {__version__}".encode()
         (profile,) = config._profiles
         plan = {
             "version": __version__,
