@@ -32,7 +32,7 @@ def test_each_precision_is_built_run_compared_and_timed(gpu: Nvidia) -> None:
     assert done.exit_code == 0, done.output
     output = json.loads(done.stdout)
     report = output["tensorrt"]
-    assert output["schema"] == "srkd.api.doctor/1" and report["obstacle"] is None
+    assert output["schema"] == "srkd.doctor/1" and report["obstacle"] is None
     assert report["machine"]["gpu"] == "NVIDIA H200" and report["machine"]["tensorrt"] == "11.4.0.106"
     trials = {trial["precision"]: trial for trial in report["trials"]}
     assert list(trials) == ["fp32", "tf32", "fp16", "bf16", "int8"]
