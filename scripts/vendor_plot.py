@@ -1,4 +1,4 @@
-"""Generation of srkd/report/assets/plot: Observable Plot with its parts of d3, as one minified script.
+"""Generation of srkd/reports/assets/plot: Observable Plot with its parts of d3, as one minified script.
 
 It needs npm and the registry; nothing else for srkd's reports does. The versions are pinned here, and VENDORED.md lists
 the packages and the hash of the result.

@@ -21,7 +21,7 @@ from srkd.options.parameters import read_size, read_sizes
 from srkd.options.verbs import (
     ExportOptions,
 )
-from srkd.report.untrusted import Facts, read_run_facts
+from srkd.reports.untrusted import Facts, read_run_facts
 
 
 def run_export(options: ExportOptions, context: Context) -> ExportReport:

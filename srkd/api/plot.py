@@ -15,7 +15,7 @@ from srkd.options.declare import public
 from srkd.options.models import as_tuple
 from srkd.options.parameters import require_png
 from srkd.options.verbs import PlotOptions, path_of
-from srkd.report.curves import CURVES, charts_of, read_runs
+from srkd.reports.curves import CURVES, charts_of, read_runs
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,8 @@ from srkd.options.verbs import (
     ModelOrPath,
     ProfileOptions,
 )
-from srkd.report.pareto import check_pareto, write_pareto
-from srkd.report.speed import write_speed
+from srkd.reports.pareto import check_pareto, write_pareto
+from srkd.reports.speed import write_speed
 
 
 def run_profile(options: ProfileOptions, context: Context) -> ProfileReport:

@@ -18,13 +18,13 @@ from srkd.options.declare import public
 from srkd.options.models import as_tuple, find_run_teacher
 from srkd.options.parameters import require_html
 from srkd.options.verbs import ProfileOptions, ReportOptions, path_of
-from srkd.report.comparison import compare_contents
-from srkd.report.comparison_page import comparison_parts
-from srkd.report.contents import Contents, read_contents
-from srkd.report.html import Html, element
-from srkd.report.page import Drawn, Section, run_parts, write_page
-from srkd.report.pictures import Crop, make_crops
-from srkd.report.speed import Speed, read_speed
+from srkd.reports.comparison import compare_contents
+from srkd.reports.comparison_page import comparison_parts
+from srkd.reports.contents import Contents, read_contents
+from srkd.reports.html import Html, element
+from srkd.reports.page import Drawn, Section, run_parts, write_page
+from srkd.reports.pictures import Crop, make_crops
+from srkd.reports.speed import Speed, read_speed
 from srkd.version import __version__
 
 REPORT = "report.html"

@@ -21,8 +21,8 @@ from srkd.api.profile import run_profile
 from srkd.api.report import MOST_BYTES
 from srkd.cli.main import run
 from srkd.options.verbs import ProfileOptions
-from srkd.report.html import element, json_script
-from srkd.report.speed import read_speed
+from srkd.reports.html import element, json_script
+from srkd.reports.speed import read_speed
 from tests.support.foreign_models import save_all
 from tests.support.small_runs import SMALL, save_photos, save_teacher
 

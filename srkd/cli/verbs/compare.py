@@ -9,7 +9,7 @@ from srkd.options.verbs import CompareOptions
 from srkd.terminal.console import Console, Records, cell
 
 if TYPE_CHECKING:
-    from srkd.report.comparison import Comparison
+    from srkd.reports.comparison import Comparison
 
 
 @verb(

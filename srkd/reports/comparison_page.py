@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from srkd.report import charts
-from srkd.report.comparison import Comparison
-from srkd.report.contents import Contents, Score
-from srkd.report.html import Html, element
-from srkd.report.page import Drawn, score_table, write_page
+from srkd.reports import charts
+from srkd.reports.comparison import Comparison
+from srkd.reports.contents import Contents, Score
+from srkd.reports.html import Html, element
+from srkd.reports.page import Drawn, score_table, write_page
 from srkd.version import __version__
 
 

@@ -15,7 +15,7 @@ from compressor.base.errors import Unwritable
 from compressor.base.files import atomic_path, file_sha256
 from compressor.base.machine import count_threads, machine_facts
 from compressor.training.run_folder import STUDENT
-from srkd.report.untrusted import Facts
+from srkd.reports.untrusted import Facts
 from srkd.terminal.console import json_value
 
 RECORD = "profile.json"

@@ -12,9 +12,9 @@ from compressor.base.files import file_sha256
 from compressor.training.run_folder import FACTS, METRICS, SCHEMA, STUDENT
 from export.writing.record import RECORD
 from srkd.record.trials import Spread
-from srkd.report.curves import Metrics
-from srkd.report.reproduction import Reproduction
-from srkd.report.untrusted import Facts, part_names, require_run_folder
+from srkd.reports.curves import Metrics
+from srkd.reports.reproduction import Reproduction
+from srkd.reports.untrusted import Facts, part_names, require_run_folder
 
 Role = Literal["teacher", "student", "baseline", "start", "bicubic"]
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from compressor.base.errors import SrkdError, UsageError
 from compressor.training.run_folder import FACTS
 from srkd.record.trials import Gain, Spread
-from srkd.report.contents import Contents
-from srkd.report.untrusted import Facts, part_names, require_run_folder
+from srkd.reports.contents import Contents
+from srkd.reports.untrusted import Facts, part_names, require_run_folder
 
 SAME_BICUBIC_DB = 0.002
 """Largest difference in dB between bicubic scores of the same images, by rounding, also between machines."""

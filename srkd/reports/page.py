@@ -13,11 +13,11 @@ from typing import Any
 
 from compressor.base.machine import count_threads
 from compressor.models.checkpoints.licence import commercial_warning
-from srkd.report import charts
-from srkd.report.contents import Contents, ExportedFile, Score
-from srkd.report.html import Html, data_address, element, join, json_script, raw, table
-from srkd.report.pictures import MAP_LEVELS, Crop
-from srkd.report.speed import Speed
+from srkd.reports import charts
+from srkd.reports.contents import Contents, ExportedFile, Score
+from srkd.reports.html import Html, data_address, element, join, json_script, raw, table
+from srkd.reports.pictures import MAP_LEVELS, Crop
+from srkd.reports.speed import Speed
 
 ORDER = ("teacher", "student", "bicubic", "original")
 """The layers of the comparator, in the order of its lists."""
@@ -52,7 +52,7 @@ def write_page(title: str, parts: Sequence[Html], drawn: Sequence[dict[str, Any]
 
 @cache
 def _asset(name: str) -> str:
-    return (files("srkd.report") / "assets" / name).read_text(encoding="utf-8")
+    return (files("srkd.reports") / "assets" / name).read_text(encoding="utf-8")
 
 
 def _sha256(script: str) -> str:

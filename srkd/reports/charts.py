@@ -9,9 +9,9 @@ from typing import Any
 from compressor.base.machine import count_threads
 from srkd.charts.curves import Chart, drawable
 from srkd.charts.scatter import pareto_front
-from srkd.report.contents import Contents, Score
-from srkd.report.curves import Metrics, charts_of
-from srkd.report.speed import Speed
+from srkd.reports.contents import Contents, Score
+from srkd.reports.curves import Metrics, charts_of
+from srkd.reports.speed import Speed
 
 SCATTER_Y = "Y-PSNR in dB"
 

@@ -10,7 +10,7 @@ from typing import Any
 from compressor.base.errors import SrkdError
 from compressor.training.run_folder import FACTS, METRICS, read_metrics
 from srkd.charts.curves import Chart, Curve, Point
-from srkd.report.untrusted import Facts, part_names, require_run_folder
+from srkd.reports.untrusted import Facts, part_names, require_run_folder
 
 CURVES = "curves.png"
 SCORES = {"student_psnr_y": "student", "tuned_teacher_psnr_y": "teacher being tuned"}

@@ -11,7 +11,7 @@ from compressor.base.files import file_sha256
 from compressor.training.run_folder import STUDENT
 from srkd.options.declare import Declaration, declarations
 from srkd.options.verbs import INPUT_PATHS, CompressOptions
-from srkd.report.untrusted import Facts
+from srkd.reports.untrusted import Facts
 
 VERSIONS = {"srkd_version": "srkd"}
 MACHINE = {"torch": "torch", "onnxruntime": "onnxruntime", "python": "Python", "os": "system", "cpu": "processor"}
