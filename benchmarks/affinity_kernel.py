@@ -20,7 +20,7 @@ import torch
 
 from benchmarks.evidence import Benchmark, Column, Row, Table, add_variant_option, save
 from compressor.base.precision import synchronise
-from recipes.fakd import BLOCK_BYTES, distances_by_rows, kernel_for, rows_within, unit_columns
+from recipes.methods.fakd import BLOCK_BYTES, distances_by_rows, kernel_for, rows_within, unit_columns
 
 BENCHMARK = Benchmark(
     "Which way of making affinities is the fastest, and how exact is each?",
@@ -102,7 +102,7 @@ def ways_of(student: torch.Tensor, teacher: torch.Tensor) -> dict[str, Way]:
         "rows": partial(distances_by_rows, student, teacher, True, rows=rows),
     }
     if kernel_for(student) is not None:
-        from recipes.affinity_kernel import distances_by_kernel
+        from recipes.terms.affinity_kernel import distances_by_kernel
 
         for precision in ("ieee", "tf32x3"):
             way = partial(distances_by_kernel, student, teacher, True, precision=precision)

@@ -18,7 +18,7 @@ from benchmarks.equal_budget import Contender, budget_of, compared, parser_of, s
 from benchmarks.evidence import Benchmark, Table, save
 from benchmarks.methods_compared import FIT_ALONE, SETTINGS, WIDTH
 from compressor.base.files import atomic_path
-from recipes.perceptual import VGG19
+from recipes.terms.perceptual import VGG19
 
 BENCHMARK = Benchmark(
     "What does each part of CLSD-style bring, and which φ contrasts best?",

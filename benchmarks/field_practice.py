@@ -27,7 +27,7 @@ from compressor.images.files import read_rgb_u8
 from compressor.images.resize import downscale_u8, mod_crop
 from compressor.images.sets import embedded_pairs
 from compressor.models.networks.edsr import EDSRSpec
-from recipes.perceptual import LEVEL_WEIGHTS, VGG19_LAYERS, VGG19_TAPS
+from recipes.terms.perceptual import LEVEL_WEIGHTS, VGG19_LAYERS, VGG19_TAPS
 
 Pixels: TypeAlias = "npt.NDArray[Any]"
 

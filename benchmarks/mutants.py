@@ -75,28 +75,32 @@ CORE: Mapping[str, tuple[str, ...]] = {
     "export/plan/search.py": ("export/test_plan_search.py", "srkd/test_plan.py"),
     "export/plan/time_model.py": ("export/test_plan_search.py",),
     "export/int8/quantise/grids.py": ("export/test_quantise.py",),
-    "recipes/contrast.py": ("recipes/test_terms_phi.py", "recipes/test_csd.py", "recipes/test_clsd.py"),
-    "recipes/csd.py": ("recipes/test_terms_phi.py", "recipes/test_csd.py"),
-    "recipes/distances.py": ("recipes/test_terms_features.py", "recipes/test_terms_phi.py"),
-    "recipes/ds.py": ("recipes/test_ds.py", "recipes/test_terms_heads.py", "recipes/test_feature_pairs.py"),
-    "recipes/dukd.py": ("recipes/test_dukd.py", "recipes/test_terms_images.py"),
-    "recipes/facd.py": (
+    "recipes/terms/contrast.py": ("recipes/test_terms_phi.py", "recipes/test_csd.py", "recipes/test_clsd.py"),
+    "recipes/methods/csd.py": ("recipes/test_terms_phi.py", "recipes/test_csd.py"),
+    "recipes/terms/distances.py": ("recipes/test_terms_features.py", "recipes/test_terms_phi.py"),
+    "recipes/methods/ds.py": ("recipes/test_ds.py", "recipes/test_terms_heads.py", "recipes/test_feature_pairs.py"),
+    "recipes/methods/dukd.py": ("recipes/test_dukd.py", "recipes/test_terms_images.py"),
+    "recipes/methods/facd.py": (
         "recipes/test_terms_features.py",
         "recipes/test_feature_methods.py",
         "recipes/test_gating.py",
     ),
-    "recipes/fakd.py": (
+    "recipes/methods/fakd.py": (
         "recipes/test_terms_features.py",
         "recipes/test_feature_methods.py",
         "recipes/test_gating.py",
     ),
-    "recipes/hkdsr.py": ("recipes/test_hkdsr.py", "recipes/test_terms_images.py", "recipes/test_feature_pairs.py"),
-    "recipes/lfd.py": (
+    "recipes/methods/hkdsr.py": (
+        "recipes/test_hkdsr.py",
+        "recipes/test_terms_images.py",
+        "recipes/test_feature_pairs.py",
+    ),
+    "recipes/methods/lfd.py": (
         "recipes/test_terms_features.py",
         "recipes/test_feature_methods.py",
         "recipes/test_gating.py",
     ),
-    "recipes/logits.py": ("recipes/test_terms_images.py", "recipes/test_methods.py"),
+    "recipes/methods/logits.py": ("recipes/test_terms_images.py", "recipes/test_methods.py"),
 }
 """The files of the numeric core, and the tests that should notice changes in them."""
 SECONDS = 300

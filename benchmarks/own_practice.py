@@ -25,7 +25,7 @@ from compressor.training.speed import choose_execution_mode
 from compressor.training.state import State
 from compressor.training.step import Step
 from recipes.config.reading import load_preset
-from recipes.phi import PhiSource, bind_phi
+from recipes.terms.phi import PhiSource, bind_phi
 
 LONG = 1_000_000
 """Steps of the run, more than are ever timed, so that no validation is timed."""

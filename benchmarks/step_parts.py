@@ -23,15 +23,15 @@ from unittest import mock
 import torch
 
 import compressor.training.loop as loop_module
-import recipes.contrast
-import recipes.fakd
+import recipes.methods.fakd
+import recipes.terms.contrast
 from benchmarks.evidence import Benchmark, Cell, Column, Table, add_variant_option, save
 from benchmarks.method_costs import loop_of
 from benchmarks.methods_compared import TITLES, all_methods
 from compressor.base.memory import keep_freed_memory
 from compressor.data.batches import Batches
 from compressor.training.step import Runner
-from recipes.perceptual import TeacherPhi
+from recipes.terms.perceptual import TeacherPhi
 
 BENCHMARK = Benchmark(
     "Where does the time of a training step go?",
@@ -91,8 +91,8 @@ def parts_timed(clock: Clock, state: Any) -> Iterator[None]:
         (Batches, "at", "data"),
         (Runner, "__call__", lambda runner, *_: "student" if runner.trains else "teacher"),
         (TeacherPhi, "forward", "φ"),
-        (recipes.contrast, "sample_distances", "distances"),
-        (recipes.fakd, "affinity_l1", "distances"),
+        (recipes.terms.contrast, "sample_distances", "distances"),
+        (recipes.methods.fakd, "affinity_l1", "distances"),
         (loop_module, "build_networks", "set-up"),  # runs once, so it has no column
         (loop_module, "compute_losses", "terms"),
         (torch.autograd, "backward", "backward"),

@@ -40,7 +40,7 @@ from compressor.training.method import Method
 from compressor.training.state import State
 from compressor.training.step import Step
 from recipes.config.reading import load_preset
-from recipes.logits import Logits
+from recipes.methods.logits import Logits
 from srkd import compress
 from srkd.record.trials import Spread
 

@@ -33,8 +33,8 @@ from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
 from compressor.models.students.students import parse_student, student_of_spec
 from compressor.teachers.teacher import Teacher
-from recipes.perceptual import VGG19
-from recipes.phi import resolve_phi
+from recipes.terms.perceptual import VGG19
+from recipes.terms.phi import resolve_phi
 
 BENCHMARK = Benchmark(
     "How much faster is a training step than the field's?",

@@ -1,1 +1,1 @@
-"""Distillation methods, one file each, and their presets as data."""
+"""Distillation methods, what their terms share, and their presets as data."""

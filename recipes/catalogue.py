@@ -64,20 +64,20 @@ class MethodEntry:
 
 
 BUILTIN: Mapping[str, MethodEntry] = {
-    "scratch": MethodEntry("recipes.scratch:Scratch", "nothing"),
-    "inherit": MethodEntry("recipes.scratch:Inherit", "network"),
-    "logits": MethodEntry("recipes.logits:Logits", "outputs"),
-    "ds": MethodEntry("recipes.ds:DeepSupervision", "nothing"),
-    "clsd": MethodEntry("recipes.clsd:Clsd", "nothing"),
-    "hkdsr": MethodEntry("recipes.hkdsr:Hkdsr", "network"),
-    "fakd": MethodEntry("recipes.fakd:FAKD", "network"),
-    "lfd": MethodEntry("recipes.lfd:LFD", "network"),
-    "facd": MethodEntry("recipes.facd:FACD", "network"),
-    "csd": MethodEntry("recipes.csd:Csd", "network"),
-    "csd-lite": MethodEntry("recipes.csd:CsdLite", "network"),
-    "dukd": MethodEntry("recipes.dukd:DUKD", "outputs"),
-    "pams": MethodEntry("recipes.pams:Pams", "network"),
-    "pact": MethodEntry("recipes.pact:Pact", "network"),
+    "scratch": MethodEntry("recipes.methods.scratch:Scratch", "nothing"),
+    "inherit": MethodEntry("recipes.methods.scratch:Inherit", "network"),
+    "logits": MethodEntry("recipes.methods.logits:Logits", "outputs"),
+    "ds": MethodEntry("recipes.methods.ds:DeepSupervision", "nothing"),
+    "clsd": MethodEntry("recipes.methods.clsd:Clsd", "nothing"),
+    "hkdsr": MethodEntry("recipes.methods.hkdsr:Hkdsr", "network"),
+    "fakd": MethodEntry("recipes.methods.fakd:FAKD", "network"),
+    "lfd": MethodEntry("recipes.methods.lfd:LFD", "network"),
+    "facd": MethodEntry("recipes.methods.facd:FACD", "network"),
+    "csd": MethodEntry("recipes.methods.csd:Csd", "network"),
+    "csd-lite": MethodEntry("recipes.methods.csd:CsdLite", "network"),
+    "dukd": MethodEntry("recipes.methods.dukd:DUKD", "outputs"),
+    "pams": MethodEntry("recipes.methods.pams:Pams", "network"),
+    "pact": MethodEntry("recipes.methods.pact:Pact", "network"),
 }
 """srkd's own methods."""
 

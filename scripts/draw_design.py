@@ -78,11 +78,16 @@ def _text(x: float, y: float, content: str, anchor: str, more: str = "") -> str:
 def floors() -> list[str]:
     """Return the packages from the top layer down, by the rules of import-linter."""
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    names: list[str] = []
+    layers: dict[str, list[str]] = {}
     for contract in settings["tool"]["importlinter"]["contracts"]:
-        prefix = "".join(f"{container}." for container in contract.get("containers", ()))
-        names += [prefix + name.strip() for layer in contract["layers"] for name in layer.split("|")]
-    return [name for name in names if not any(other.startswith(f"{name}.") for other in names)]
+        (container,) = contract.get("containers", ("",))
+        names = [name.strip() for layer in contract["layers"] for name in layer.split("|")]
+        layers[container] = [f"{container}.{name}" if container else name for name in names]
+
+    def inside(name: str) -> list[str]:
+        return [floor for part in layers[name] for floor in inside(part)] if name in layers else [name]
+
+    return inside("")
 
 
 def imports() -> Matrix:

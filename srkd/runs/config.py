@@ -50,8 +50,8 @@ from compressor.training.stage import HasEarlierStages, Stage, TrainsJointly
 from recipes.catalogue import RECIPES, teacher_needs
 from recipes.config.preset import SHORT_RUN_STEPS, Preset
 from recipes.config.reading import load_preset, recipe_label
-from recipes.features import describe_taps
-from recipes.phi import PhiSource, UsesPerceptualNet, bind_phi, find_phi
+from recipes.terms.features import describe_taps
+from recipes.terms.phi import PhiSource, UsesPerceptualNet, bind_phi, find_phi
 from srkd.options.verbs import CompressOptions, path_of
 from srkd.terminal.console import json_value
 

@@ -33,7 +33,7 @@ from compressor.training.stage import Stage
 from compressor.training.state import State
 from compressor.training.step import Runner, Step, StepNetworks
 from recipes.config.reading import load_preset
-from recipes.logits import Logits
+from recipes.methods.logits import Logits
 from srkd import compress, resume
 from srkd.cli.main import run as srkd_in_process
 from tests.support.teacher_cache_cases import (

@@ -28,7 +28,7 @@ from compressor.models.networks.registry import build
 from compressor.runtimes.table import OpenOptions
 from compressor.runtimes.torch_runtime import tf32_off
 from compressor.training.speed import CompileOption
-from recipes.fakd import affinity_bytes, affinity_l1, distances_by_rows, kernel_for, unit_columns
+from recipes.methods.fakd import affinity_bytes, affinity_l1, distances_by_rows, kernel_for, unit_columns
 from srkd import compress
 from tests.support.foreign_models import save_torchscript
 from tests.support.networks import label, tiny_networks

@@ -129,8 +129,8 @@ def test_a_name_of_two_packages_belongs_to_none(tmp_path: Path, monkeypatch: pyt
 
 PACKAGES = ("compressor", "recipes", "export", "demo", "srkd")
 PUBLISHED_SETTINGS = {
-    "recipes/dukd.py": "the settings of DUKD's released option files, by student",
-    "recipes/fakd.py": "the blocks that FAKD's code reads of the published RCAN",
+    "recipes/methods/dukd.py": "the settings of DUKD's released option files, by student",
+    "recipes/methods/fakd.py": "the blocks that FAKD's code reads of the published RCAN",
     "export/profile/presets/csd_speed.py": "the networks of CSD's figure of speed",
     "export/profile/presets/dukd_table1.py": "the networks of DUKD's table 1",
 }
@@ -147,7 +147,7 @@ def names_in(path: Path) -> tuple[set[str], set[str]]:
 def test_a_network_inside_touches_its_file_and_the_registry() -> None:
     """With its test, its row in docs/networks.md and possibly golden outputs, this is at most five files."""
     registered = architecture.__module__.replace(".", "/") + ".py"
-    parts = {"compressor.models.networks.edsr": {"export/writing/trt_selftest.py", "recipes/ds.py"}}
+    parts = {"compressor.models.networks.edsr": {"export/writing/trt_selftest.py", "recipes/methods/ds.py"}}
     """Files that may build a small network, or use its residual block."""
     for path in (file for package in PACKAGES for file in sorted((ROOT / package).rglob("*.py"))):
         texts, imports = names_in(path)

@@ -24,14 +24,14 @@ from compressor.training.loop import Trainer
 from compressor.training.method import Calibrated
 from compressor.training.state import State
 from compressor.training.step import Runner, Step, StepNetworks
-from recipes.clsd import Clsd
 from recipes.composition import refusals
 from recipes.config.options import make_method
 from recipes.config.reading import load_preset
-from recipes.contrast import bicubic_negatives
-from recipes.ds import DeepSupervision
-from recipes.phi import bind_phi, resolve_phi
-from recipes.scratch import Scratch
+from recipes.methods.clsd import Clsd
+from recipes.methods.ds import DeepSupervision
+from recipes.methods.scratch import Scratch
+from recipes.terms.contrast import bicubic_negatives
+from recipes.terms.phi import bind_phi, resolve_phi
 from srkd import compress
 from tests.support.foreign_models import save_onnx, twin
 from tests.support.method_runs import StubMethod

@@ -23,7 +23,7 @@ from compressor.training.step import Step
 from recipes.composition import REFUSED, Kind, disagreements, refusals
 from recipes.config.options import make_method
 from recipes.config.reading import load_preset, read_preset
-from recipes.scratch import Scratch
+from recipes.methods.scratch import Scratch
 from tests.support.method_runs import StubMethod, Waves
 from tests.support.methods_table import ROWS, Row
 from tests.support.training import Recorder, SavingRecorder, is_same, network, smooth_patch, stage

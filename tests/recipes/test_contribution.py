@@ -20,11 +20,11 @@ WORDS = {"scratch", "inherit", "logits"}
 OTHER_MEANINGS = {
     "compressor/models/networks/edsr.py": {"csd", "fakd"},
     "compressor/models/networks/rcan.py": {"csd", "fakd"},
-    "recipes/csd.py": {"csd"},
-    "recipes/contrast.py": {"csd"},
+    "recipes/methods/csd.py": {"csd"},
+    "recipes/terms/contrast.py": {"csd"},
     "compressor/models/quantisation/description.py": {"pact", "pams"},
     "compressor/models/quantisation/quantisers.py": {"pams"},
-    "recipes/quantised.py": {"pams"},
+    "recipes/terms/quantised.py": {"pams"},
 }
 """Code bases named like papers: checkpoints, options that follow their code, and quantiser forms mentioned in files."""
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import recipes.phi
+import recipes.terms.phi
 import srkd
 from compressor.base.context import Context
 from compressor.base.errors import SrkdError, UsageError
@@ -28,10 +28,10 @@ from compressor.training.state import State
 from compressor.training.step import Step, StepNetworks
 from recipes.composition import refusals
 from recipes.config.reading import load_preset
-from recipes.contrast import bicubic_negatives
-from recipes.csd import Csd, CsdLite
-from recipes.logits import Logits
-from recipes.perceptual import VGG19, TeacherPhi
+from recipes.methods.csd import Csd, CsdLite
+from recipes.methods.logits import Logits
+from recipes.terms.contrast import bicubic_negatives
+from recipes.terms.perceptual import VGG19, TeacherPhi
 from srkd import compress, resume
 from srkd.options.verbs import CompressOptions
 from srkd.runs.dry_run import dry_run
@@ -196,10 +196,10 @@ def edsr(tmp_path: Path) -> Path:
 def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
 
-    def connect(url: str) -> recipes.phi._Response:
+    def connect(url: str) -> recipes.terms.phi._Response:
         raise OSError("no route to host")
 
-    monkeypatch.setattr(recipes.phi, "connect", connect)
+    monkeypatch.setattr(recipes.terms.phi, "connect", connect)
 
 
 @pytest.mark.usefixtures("offline")
@@ -247,7 +247,7 @@ def test_a_run_with_baselines_looks_through_one_phi_and_resumes_with_it(
     del facts["result"]
     facts["preset"]["methods"][0]["options"] = {}
     (one.run / "run.json").write_text(json.dumps({**facts, "request": {**facts["request"], "settings": SMALL}}))
-    monkeypatch.setattr(recipes.phi, "resolve_phi", lambda *_, **__: pytest.fail("resolved anew"))
+    monkeypatch.setattr(recipes.terms.phi, "resolve_phi", lambda *_, **__: pytest.fail("resolved anew"))
     assert resume(one.run).student_path.read_bytes() == expected
 
 
@@ -314,7 +314,7 @@ def test_csd_lite_takes_a_teacher_of_any_origin_with_vgg(photos: Path, tmp_path:
 
 def test_a_dry_run_counts_vgg_without_fetching_it(edsr: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    monkeypatch.setattr(recipes.phi, "connect", lambda url: pytest.fail("fetched"))
+    monkeypatch.setattr(recipes.terms.phi, "connect", lambda url: pytest.fail("fetched"))
     notes: list[str] = []
     options = CompressOptions(edsr, recipe="csd-paper", settings=SMALL, cache_size=0, seed=1)
     report = dry_run(options, context=Context(note=notes.append))
@@ -323,7 +323,7 @@ def test_a_dry_run_counts_vgg_without_fetching_it(edsr: Path, tmp_path: Path, mo
 
 
 def test_one_phi_a_run() -> None:
-    from recipes.phi import find_phi
+    from recipes.terms.phi import find_phi
 
     with pytest.raises(UsageError, match=r"teacher in csd.*vgg19 in csd-lite.*--set phi=vgg19"):
         find_phi([Csd(phi="teacher"), CsdLite(phi="vgg19")], None)

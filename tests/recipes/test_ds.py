@@ -26,8 +26,8 @@ from compressor.training.step import Runner, Step, StepNetworks
 from recipes.composition import refusals
 from recipes.config.options import make_method
 from recipes.config.reading import load_preset
-from recipes.ds import DeepSupervision
-from recipes.scratch import Scratch
+from recipes.methods.ds import DeepSupervision
+from recipes.methods.scratch import Scratch
 from tests.support.method_runs import StubMethod
 from tests.support.training import Recorder, SavingRecorder, network, smooth_patch, stage
 

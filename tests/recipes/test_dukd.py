@@ -26,7 +26,7 @@ from compressor.models.networks.swinir import SwinIRSpec
 from compressor.training.step import Runner, Step, StepNetworks
 from recipes.config.options import make_method
 from recipes.config.reading import read_preset
-from recipes.dukd import CODE, DUKD, apply, draw_operations, invert, zoom_in, zoom_in_cells
+from recipes.methods.dukd import CODE, DUKD, apply, draw_operations, invert, zoom_in, zoom_in_cells
 from srkd import compress
 from srkd.cli.main import run
 from tests.support.foreign_models import AtLeast, save_onnx, save_torchscript, twin

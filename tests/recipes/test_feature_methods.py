@@ -23,11 +23,11 @@ from compressor.training.state import State
 from compressor.training.step import Runner, Step, StepNetworks
 from recipes.config.options import make_method
 from recipes.config.reading import load_preset
-from recipes.facd import FACD, contrast
-from recipes.fakd import FAKD
-from recipes.features import PairedForward, describe_taps
-from recipes.gating import HORIZON, RunningSpread
-from recipes.lfd import LFD
+from recipes.methods.facd import FACD, contrast
+from recipes.methods.fakd import FAKD
+from recipes.methods.lfd import LFD
+from recipes.terms.features import PairedForward, describe_taps
+from recipes.terms.gating import HORIZON, RunningSpread
 from srkd import compress
 from tests.support import official
 from tests.support.method_runs import Pair, Waves

@@ -15,9 +15,9 @@ from compressor.models.networks.base import Network
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
 from recipes.config.options import make_method
-from recipes.ds import DeepSupervision, auxiliary_head
-from recipes.features import describe_taps
-from recipes.hkdsr import Hkdsr, fusion_gate
+from recipes.methods.ds import DeepSupervision, auxiliary_head
+from recipes.methods.hkdsr import Hkdsr, fusion_gate
+from recipes.terms.features import describe_taps
 from srkd import compress
 from tests.support.methods_table import DEEPER, TEACHER
 from tests.support.tensors import PeakMemory

@@ -18,11 +18,11 @@ from compressor.training.method import Calibrated
 from compressor.training.step import Runner, Step, StepNetworks
 from recipes.composition import refusals
 from recipes.config.reading import load_preset, read_preset
-from recipes.dukd import DUKD
-from recipes.facd import FACD
-from recipes.fakd import FAKD, affinity_l1
-from recipes.lfd import LFD
-from recipes.logits import Logits
+from recipes.methods.dukd import DUKD
+from recipes.methods.facd import FACD
+from recipes.methods.fakd import FAKD, affinity_l1
+from recipes.methods.lfd import LFD
+from recipes.methods.logits import Logits
 from srkd import compress
 from tests.support.method_runs import Pair, Waves
 from tests.support.methods_table import STUDENT, TEACHER

@@ -32,9 +32,9 @@ from compressor.training.step import Runner, Step, StepNetworks
 from recipes.composition import refusals
 from recipes.config.options import make_method
 from recipes.config.reading import load_preset
-from recipes.ds import DeepSupervision
-from recipes.hkdsr import Hkdsr, Tuning
-from recipes.logits import Logits
+from recipes.methods.ds import DeepSupervision
+from recipes.methods.hkdsr import Hkdsr, Tuning
+from recipes.methods.logits import Logits
 from srkd.runs.config import views_to_cache
 from tests.support.method_runs import StubMethod
 from tests.support.training import OnePatch, Recorder, SavingRecorder, smooth_patch

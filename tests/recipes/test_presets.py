@@ -217,7 +217,7 @@ def test_a_preset_as_a_file_is_what_its_name_gives(tmp_path):
 
 
 def test_a_method_whose_entry_promises_less_than_it_needs_is_refused(monkeypatch):
-    entry = MethodEntry("recipes.csd:CsdLite", "nothing", "elsewhere")
+    entry = MethodEntry("recipes.methods.csd:CsdLite", "nothing", "elsewhere")
     monkeypatch.setitem(METHODS.rows, "csd-lite", entry)
     with pytest.raises(Exception, match=r"elsewhere.*needs 'outputs'"):
         make_method("csd-lite", {"phi": "vgg19"})

@@ -22,9 +22,9 @@ from recipes.catalogue import METHODS
 from recipes.composition import refusals
 from recipes.config.options import make_method
 from recipes.config.reading import load_preset
-from recipes.pact import Pact
-from recipes.pams import Pams, attention_distance, attention_map
-from recipes.quantised import average_share
+from recipes.methods.pact import Pact
+from recipes.methods.pams import Pams, attention_distance, attention_map
+from recipes.terms.quantised import average_share
 from tests.support.method_runs import Curve, Pair, StubMethod
 from tests.support.tensors import noise
 

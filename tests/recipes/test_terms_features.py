@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from compressor.base.errors import UsageError
-from recipes.distances import pairwise_bytes, pairwise_l1, sample_l1, summed_l1
-from recipes.facd import contrast
-from recipes.fakd import affinity_bytes, affinity_l1, rows_within, unit_columns
-from recipes.features import build_regressor
-from recipes.gating import error_gap, gate_of
-from recipes.lfd import attended_bytes, attended_distance, attention
+from recipes.methods.facd import contrast
+from recipes.methods.fakd import affinity_bytes, affinity_l1, rows_within, unit_columns
+from recipes.methods.lfd import attended_bytes, attended_distance, attention
+from recipes.terms.distances import pairwise_bytes, pairwise_l1, sample_l1, summed_l1
+from recipes.terms.features import build_regressor
+from recipes.terms.gating import error_gap, gate_of
 from tests.support.tensors import affinity, close, golden, gradient_of, noise, peak_of
 
 

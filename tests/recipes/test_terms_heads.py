@@ -13,7 +13,7 @@ from compressor.models.networks.cost import cost
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import NETWORKS, build
 from compressor.models.networks.taps import read_taps
-from recipes.ds import auxiliary_head
+from recipes.methods.ds import auxiliary_head
 from tests.support.networks import tiny
 from tests.support.tensors import noise
 

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from compressor.base.errors import UsageError
 from compressor.base.randomness import crop_each, random_positions
 from compressor.images.resize import imresize
-from recipes.dukd import (
+from recipes.methods.dukd import (
     Operations,
     apply,
     draw_operations,
@@ -23,7 +23,7 @@ from recipes.dukd import (
     zoom_in,
     zoom_in_cells,
 )
-from recipes.hkdsr import band_l1, fusion_gate, haar, matrix_l1, windowed_matrix_l1
+from recipes.methods.hkdsr import band_l1, fusion_gate, haar, matrix_l1, windowed_matrix_l1
 from tests.support.tensors import close, golden, gradient_of, noise
 
 # HKDSR: bands

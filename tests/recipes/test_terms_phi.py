@@ -16,13 +16,13 @@ from compressor.models.networks.cost import cost, layer_costs
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import NETWORKS, build, spec_from_dict
 from compressor.models.networks.taps import read_taps
-from recipes.contrast import (
+from recipes.terms.contrast import (
     bicubic_negatives,
     level_weights,
     negative_indices,
     sample_distances,
 )
-from recipes.perceptual import VGG19, TeacherPhi, load_vgg19, plan_teacher_phi, vgg19_macs
+from recipes.terms.perceptual import VGG19, TeacherPhi, load_vgg19, plan_teacher_phi, vgg19_macs
 from tests.support.networks import label, tiny
 from tests.support.tensors import close, contrast_ratio, golden, gradient_of, noise
 

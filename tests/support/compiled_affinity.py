@@ -19,7 +19,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from recipes.affinity_kernel import LAUNCH, PRECISION, affinity_kernel, sizes_for
+from recipes.terms.affinity_kernel import LAUNCH, PRECISION, affinity_kernel, sizes_for
 
 POINTERS = ("student", "teacher", "sums", "gradient")
 ALIGNED = [["tt.divisibility", 16]]

@@ -28,7 +28,7 @@ from compressor.training.method import PlainMethod
 from compressor.training.state import State, follow_leader, require_equal_weights
 from compressor.training.step import Step
 from recipes.config.reading import load_preset
-from recipes.logits import Logits
+from recipes.methods.logits import Logits
 from tests.support.training import Recorder
 
 BATCH, STEPS = 4, 30

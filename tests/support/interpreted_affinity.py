@@ -13,9 +13,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
-import recipes.fakd
-from recipes.affinity_kernel import GRADIENT_CHANNELS, POSITIONS, distances_by_kernel
-from recipes.fakd import affinity_l1, distances_by_rows, unit_columns
+import recipes.methods.fakd
+from recipes.methods.fakd import affinity_l1, distances_by_rows, unit_columns
+from recipes.terms.affinity_kernel import GRADIENT_CHANNELS, POSITIONS, distances_by_kernel
 from tests.support.tensors import affinity, gradient_of, noise
 
 SHAPES = {
@@ -106,7 +106,7 @@ def layouts() -> dict[str, float]:
 
 
 def main() -> int:
-    recipes.fakd.kernel_for = lambda columns: distances_by_kernel  # type: ignore[assignment]
+    recipes.methods.fakd.kernel_for = lambda columns: distances_by_kernel  # type: ignore[assignment]
     results = {"shapes": {name: errors_of(shape) for name, shape in SHAPES.items()}, "layouts": layouts()}
     sys.stdout.write(json.dumps(results))
     return 0

@@ -19,9 +19,9 @@ from compressor.models.networks.base import Network
 from compressor.training.networks import build_networks
 from compressor.training.state import State
 from compressor.training.step import Step, StepNetworks
-from recipes import dukd
-from recipes.ds import AuxiliaryHead
-from recipes.hkdsr import FusionGate
+from recipes.methods import dukd
+from recipes.methods.ds import AuxiliaryHead
+from recipes.methods.hkdsr import FusionGate
 from tests.support.method_runs import Pair, Waves, total
 from tests.support.methods_table import Row
 

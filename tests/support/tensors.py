@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from recipes.contrast import ratio_of, sample_distances
-from recipes.distances import full_precision
-from recipes.fakd import unit_columns
+from recipes.methods.fakd import unit_columns
+from recipes.terms.contrast import ratio_of, sample_distances
+from recipes.terms.distances import full_precision
 from tests.support.shared import GOLDEN
 
 

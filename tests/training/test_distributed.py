@@ -32,7 +32,7 @@ from compressor.training.run_folder import LOCK, RunFolder
 from compressor.training.run_lock import lock_run
 from compressor.training.state import State
 from recipes.config.reading import load_preset
-from recipes.scratch import Scratch
+from recipes.methods.scratch import Scratch
 from srkd import compress
 from tests.support.commands import ROOT
 from tests.support.distributed_run import measure

@@ -17,7 +17,7 @@ from compressor.base.errors import SrkdError, Unwritable
 from compressor.base.files import append, atomic_path
 from compressor.training.run_folder import RunFolder, SavedStates
 from compressor.training.state import DamagedState, State, read_state_file, write_state_file
-from recipes.scratch import Scratch
+from recipes.methods.scratch import Scratch
 from tests.support.training import network, stage
 
 PARTS = {"weights": torch.arange(300.0).reshape(3, 100), "done": 7, "nested": {"average": 0.1 + 0.2}}

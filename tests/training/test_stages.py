@@ -14,8 +14,8 @@ from compressor.training.loop import Trainer
 from compressor.training.stage import Stage
 from compressor.training.state import State
 from compressor.training.step import Step
-from recipes.logits import Logits
-from recipes.scratch import Scratch
+from recipes.methods.logits import Logits
+from recipes.methods.scratch import Scratch
 from tests.support.training import Recorder, SavingRecorder, is_same, network, smooth_patch, stage
 
 

@@ -20,8 +20,8 @@ from compressor.training.loop import Trainer
 from compressor.training.run_folder import RunFolder
 from compressor.training.stage import Stage
 from compressor.training.state import EMA, State
-from recipes.logits import Logits
-from recipes.scratch import Inherit, Scratch
+from recipes.methods.logits import Logits
+from recipes.methods.scratch import Inherit, Scratch
 from tests.support.training import OnePatch, Recorder, network, smooth_patch, stage
 
 

@@ -26,8 +26,8 @@ from torch.nn import functional as F
 
 from compressor.training.method import Calibrated
 from compressor.training.step import Step
-from recipes.distances import widen
-from recipes.features import RegressedFeatureMethod, Shape, Share
+from recipes.terms.distances import widen
+from recipes.terms.features import RegressedFeatureMethod, Shape, Share
 
 MIN_LEVEL = 1e-8
 

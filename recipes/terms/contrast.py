@@ -27,9 +27,9 @@ from torch.nn import functional as F
 from compressor.base.errors import UsageError
 from compressor.base.randomness import uniforms
 from compressor.training.step import Step
-from recipes.distances import full_precision, sample_l1, summed_l1, widen
-from recipes.perceptual import LEVEL_WEIGHTS, Phi
-from recipes.phi import UsesPerceptualNet
+from recipes.terms.distances import full_precision, sample_l1, summed_l1, widen
+from recipes.terms.perceptual import LEVEL_WEIGHTS, Phi
+from recipes.terms.phi import UsesPerceptualNet
 
 EPS = 1e-7
 NEGATIVES = 10
@@ -55,7 +55,7 @@ class ContrastsThroughPhi(UsesPerceptualNet):
         lr = step.all_gather(step.lr)
         indices = negative_indices(range(len(lr)), self.negatives, seed=step.seed, step=step.number, compat=self.compat)
         negatives = bicubic_negatives(lr[indices], step.scale)
-        # φ computes in the student's precision, the distances in fp32 (`recipes/distances.py`).
+        # φ computes in the student's precision, the distances in fp32 (`recipes/terms/distances.py`).
         with step.precision():
             references = features_of(phi, positive, negatives)
             anchors = [phi(image) for image in images]

@@ -29,9 +29,9 @@ from torch.nn import functional as F
 from compressor.base.errors import UsageError
 from compressor.models.networks.base import Network
 from compressor.training.step import Step
-from recipes.distances import widen
-from recipes.features import FeaturePair, Shape
-from recipes.quantised import QuantisedMethod
+from recipes.terms.distances import widen
+from recipes.terms.features import FeaturePair, Shape
+from recipes.terms.quantised import QuantisedMethod
 
 TAP = "pre_up"
 

@@ -30,8 +30,8 @@ from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.networks.base import Network
 from compressor.training.method import Calibrated
 from compressor.training.step import Step
-from recipes.contrast import ContrastsThroughPhi
-from recipes.ds import DeepSupervision
+from recipes.methods.ds import DeepSupervision
+from recipes.terms.contrast import ContrastsThroughPhi
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,8 @@ from compressor.models.networks.taps import resolve_tap, tap_shapes
 from compressor.training.method import Method
 from compressor.training.step import Step
 from recipes.composition import Kind
-from recipes.distances import widen
-from recipes.gating import Gated
+from recipes.terms.distances import widen
+from recipes.terms.gating import Gated
 
 Share = Annotated[float, Field(ge=0.1, le=0.3, description="initial share of the pixel loss, for the calibrated term")]
 TAPS = Field(description="features of the student: head, body[k], rel(p), body_end, pre_up; empty: the usual ones")

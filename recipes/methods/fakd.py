@@ -39,8 +39,8 @@ from torch.nn import functional as F
 from compressor.base.errors import UsageError, reason_of
 from compressor.models.networks.base import Network
 from compressor.training.step import Step
-from recipes.distances import full_precision, widen
-from recipes.features import FeatureMethod, Shape
+from recipes.terms.distances import full_precision, widen
+from recipes.terms.features import FeatureMethod, Shape
 
 CODE_TAPS: Mapping[tuple[str, int], tuple[str, str]] = {("rcan", 10): ("body[2]", "body[6]")}
 """The first two taps of networks whose taps the paper's code numbers, by network and number of blocks."""
@@ -177,7 +177,7 @@ def try_kernel(device: torch.device) -> Distances | None:
     noise = torch.Generator().manual_seed(0)
     student, teacher = (unit_columns(torch.randn(2, size, 7, 11, generator=noise).to(device)) for size in (24, 40))
     try:
-        from recipes.affinity_kernel import distances_by_kernel
+        from recipes.terms.affinity_kernel import distances_by_kernel
 
         actual = distances_by_kernel(student, teacher, True)
         # In fp64: the kernel must not be refused because torch may multiply in TF32.

@@ -27,9 +27,9 @@ from torch.nn import functional as F
 from compressor.base.errors import UsageError
 from compressor.training.method import Calibrated
 from compressor.training.step import Step
-from recipes.distances import full_precision, pairwise_bytes, pairwise_l1, widen
-from recipes.features import RegressedFeatureMethod, Shape, Share
-from recipes.gating import GATE, Gate
+from recipes.terms.distances import full_precision, pairwise_bytes, pairwise_l1, widen
+from recipes.terms.features import RegressedFeatureMethod, Shape, Share
+from recipes.terms.gating import GATE, Gate
 
 EPS = 1e-7
 TEMPERATURE = 0.1

@@ -27,7 +27,7 @@ from compressor.models.networks.base import Network
 from compressor.training.method import Method, PlainMethod
 from compressor.training.step import Step
 from recipes.composition import GATED_IMAGE_TERM, IMAGE_TERM
-from recipes.distances import sample_l1
+from recipes.terms.distances import sample_l1
 
 HORIZON = 100
 MIN_SPREAD = 1e-12

@@ -4,10 +4,10 @@
     CSD-lite   L = L1(S, y) + λ_C·Σ_j v_j·D_j, for two models that share no weights
     D_j = mean|φ_j(sg T) - φ_j(S)| / (mean Σ_k |φ_j(N_k) - φ_j(S)| + 1e-7)
 
-The ratio and its details: recipes/contrast.py; φ: recipes/perceptual.py. Wang et al., Towards Compact Single Image
-Super-Resolution via Contrastive Self-distillation (IJCAI 2021); code followed: Booooooooooo/CSD, PyTorch version,
-trainer/slim_contrast_trainer.py. λ_T = 1, K = 10. λ_C = 200 for images in [0,255] is 0.784314 here; VGG-19 is fed
-255·image all the same.
+The ratio and its details: recipes/terms/contrast.py; φ: recipes/terms/perceptual.py. Wang et al., Towards Compact
+Single Image Super-Resolution via Contrastive Self-distillation (IJCAI 2021); code followed: Booooooooooo/CSD, PyTorch
+version, trainer/slim_contrast_trainer.py. λ_T = 1, K = 10. λ_C = 200 for images in [0,255] is 0.784314 here; VGG-19 is
+fed 255·image all the same.
 
 - Means run over the whole batch, of all processes, before the division. K negatives are drawn from it; a smaller batch
   is used completely, and the term is larger by K/B, being a ratio to a sum over negatives.
@@ -42,7 +42,7 @@ from compressor.models.students.students import require_slice
 from compressor.training.step import Step
 from recipes.catalogue import TeacherNeeds
 from recipes.composition import Kind
-from recipes.contrast import ContrastsThroughPhi
+from recipes.terms.contrast import ContrastsThroughPhi
 
 Width = Annotated[float, Field(gt=0, lt=1)]
 CSD_WEIGHT = 0.784314

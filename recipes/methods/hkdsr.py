@@ -58,8 +58,8 @@ from compressor.training.method import Calibrated, PlainMethod
 from compressor.training.stage import EarlierStage
 from compressor.training.step import Forward, Step
 from recipes.composition import Kind
-from recipes.distances import full_precision, sample_l1, widen
-from recipes.features import FeaturePair, Shape, require_network, resolve_taps
+from recipes.terms.distances import full_precision, sample_l1, widen
+from recipes.terms.features import FeaturePair, Shape, require_network, resolve_taps
 
 WINDOW = 24
 TUNING_RATE = 1e-5

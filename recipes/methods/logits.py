@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from compressor.data.batches import View
 from compressor.training.step import Step
 from recipes.composition import Kind
-from recipes.gating import Gated
+from recipes.terms.gating import Gated
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from compressor.base.errors import SrkdError, UsageError
 from compressor.base.files import atomic_path, file_sha256
 from compressor.models.networks.base import Network
 from compressor.training.method import Method, PlainMethod
-from recipes.perceptual import VGG19, Phi, TeacherPhi, load_vgg19, plan_teacher_phi
+from recipes.terms.perceptual import VGG19, Phi, TeacherPhi, load_vgg19, plan_teacher_phi
 
 FILE = "vgg19-dcbb9e9d.pth"
 URL = f"https://download.pytorch.org/models/{FILE}"

@@ -25,7 +25,7 @@ from compressor.models.networks.base import Network
 from compressor.models.quantisation.quantisers import quantisers_of
 from compressor.training.stage import EarlierStage
 from compressor.training.step import Step
-from recipes.quantised import QuantisedMethod
+from recipes.terms.quantised import QuantisedMethod
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ from compressor.training.footprint import peak_bytes
 from compressor.training.method import Calibrated, PlainMethod
 from compressor.training.step import Step
 from recipes.composition import Kind
-from recipes.features import FeaturePair, Shape, resolve_taps
+from recipes.terms.features import FeaturePair, Shape, resolve_taps
 
 WIDTH = 64
 BLOCKS = 5

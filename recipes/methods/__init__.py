@@ -1,0 +1,1 @@
+"""Distillation methods, one file each: formula, source, options, weights and terms."""

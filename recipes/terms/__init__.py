@@ -1,0 +1,1 @@
+"""What terms of several methods are made of: distances, gates, features, contrast, φ, quantisers."""
