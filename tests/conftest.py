@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 from collections.abc import Iterator
-from functools import cache, partial
+from contextlib import closing
 from pathlib import Path
-from types import FunctionType
 
 import pytest
 import torch
 
-from compressor.base.child import Child, run_in_child
+from compressor.base.child import Child, StartChild, children_started_by
 from compressor.base.memory import collect_less_often
-from compressor.data.calibration import draw_calibration_patches
+from tests.support.children import quick_start
 from tests.support.forks import WarmProcess
-from tests.support.here import ChildHere
 from tests.support.small_runs import save_photos, save_teacher
 
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -42,70 +39,38 @@ def _signals_are_as_before() -> Iterator[None]:
         signal.signal(number, handler)
 
 
-@pytest.fixture(autouse=True)
-def _own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Give each test its own cache instead of the user's."""
-    monkeypatch.setenv("SRKD_CACHE", str(tmp_path / "srkd-cache"))
-
-
-@pytest.fixture(scope="session")
-def tried_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("tried")
-
-
-@pytest.fixture(autouse=True)
-def _files_are_tried_once(monkeypatch: pytest.MonkeyPatch, tried_folder: Path) -> None:
-    """Share results of trials between tests: a file that one test has opened is not tried again for the next."""
-    monkeypatch.setattr("compressor.runtimes.probing.tried_folder", lambda: tried_folder)
-
-
-@pytest.fixture(scope="session")
-def warm_process() -> Iterator[WarmProcess]:
-    process = WarmProcess()
-    yield process
-    process.close()
+@pytest.fixture(scope="session", autouse=True)
+def _session_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Give the tests a cache instead of the user's; fixtures of a module or of the session use it as it is."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("srkd-cache")
+        patch.setenv("SRKD_CACHE", str(folder))
+        yield folder
 
 
 @pytest.fixture(autouse=True)
-def _files_are_tried_in_forks(monkeypatch: pytest.MonkeyPatch, warm_process: WarmProcess) -> None:
-    """Try untrusted files in forks with the same limits, as a new interpreter for each takes seconds."""
-    monkeypatch.setattr("compressor.runtimes.probing.run_in_child", warm_process.run)
+def _own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory, _session_cache: Path) -> None:
+    """Give each test its own cache; a file that one test has tried is not tried again for the next."""
+    own, tried = tmp_path_factory.mktemp("srkd-cache"), _session_cache / "tried"
+    tried.mkdir(exist_ok=True)
+    (own / "tried").symlink_to(tried)
+    monkeypatch.setenv("SRKD_CACHE", str(own))
 
 
-@pytest.fixture(autouse=True)
-def _profiled_models_stay_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Profile models in this process, as a new interpreter for each row takes seconds."""
-    monkeypatch.setattr("export.profile.process.Child", ChildHere)
+@pytest.fixture(scope="session", autouse=True)
+def quick_children() -> Iterator[StartChild]:
+    """Start children quickly, in forks or in this process, and return the way in which they start."""
+    warm = WarmProcess()
+    start = quick_start(warm)
+    with closing(warm), children_started_by(start):
+        yield start
 
 
 @pytest.fixture
-def real_children(
-    monkeypatch: pytest.MonkeyPatch, _files_are_tried_in_forks: None, _profiled_models_stay_here: None
-) -> None:
-    """Try untrusted files and profile models each in a new interpreter, as for a user."""
-    monkeypatch.setattr("compressor.runtimes.probing.run_in_child", run_in_child)
-    monkeypatch.setattr("export.profile.process.Child", Child)
-
-
-@pytest.fixture(autouse=True)
-def _few_calibration_patches(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fit on 8 patches, which saves half a second in hundreds of tests that are not about fits."""
-    monkeypatch.setattr("srkd.runs.run.draw_calibration_patches", partial(draw_calibration_patches, count=8))
-
-
-@pytest.fixture(autouse=True)
-def _operators_are_read_once() -> None:
-    """Keep the exporter's table of operators: it parses all of them again for each graph, which takes half a second."""
-    apis = sys.modules.get("onnxscript._framework_apis")
-    for module in () if apis is None else vars(apis).values():
-        if isinstance(read := getattr(module, "get_torchlib_ops", None), FunctionType):
-            module.get_torchlib_ops = cache(read)
-
-
-@pytest.fixture
-def usual_calibration_patches(monkeypatch: pytest.MonkeyPatch, _few_calibration_patches: None) -> None:
-    """Fit on the usual number of patches."""
-    monkeypatch.setattr("srkd.runs.run.draw_calibration_patches", draw_calibration_patches)
+def real_children() -> Iterator[None]:
+    """Start each child in a new interpreter, as for a user."""
+    with children_started_by(Child):
+        yield
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

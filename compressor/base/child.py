@@ -12,6 +12,9 @@ If the function is a class, the child keeps the instance, the first result is No
 its methods: {"call": name, "arguments": {...}}. Output of native code goes to stderr.
 
 With `limits` the child is also sandboxed (`isolation.py`) before it imports the function: for untrusted files.
+
+A program that starts many children, such as a test suite, may start them in its own way (`children_started_by`): a new
+interpreter takes seconds to import torch.
 """
 
 from __future__ import annotations
@@ -24,12 +27,12 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import IO, Any, TypeAlias
+from typing import IO, Any, Protocol, TypeAlias
 
 from compressor.base.context import Progress, no_progress
 from compressor.base.errors import SrkdError
@@ -47,6 +50,31 @@ class ChildFailed(SrkdError):
     def __init__(self, what: str, reason: str, *, crashed: bool = False) -> None:
         super().__init__(f"{what}: {reason}")
         self.reason, self.crashed = reason, crashed
+
+
+class Worker(Protocol):
+    """What a child answers, however it was started."""
+
+    def call(self, name: str, *, timeout_seconds: float | None = None, **arguments: object) -> Any: ...
+
+    def result(self, timeout_seconds: float | None = None) -> Any: ...
+
+    def close(self) -> None: ...
+
+
+class StartChild(Protocol):
+    """A way to start a child; its keywords are those of `Child`."""
+
+    def __call__(
+        self,
+        function: str,
+        job: Mapping[str, object],
+        *,
+        what: str,
+        environment: Mapping[str, str] | None = None,
+        progress: Progress = no_progress,
+        limits: Limits | None = None,
+    ) -> Worker: ...
 
 
 class Child:
@@ -169,6 +197,27 @@ class Child:
         return {}
 
 
+_start_child: StartChild = Child
+
+
+@contextmanager
+def children_started_by(start: StartChild) -> Iterator[None]:
+    """Start the children of this program by `start`, which must restrict those with limits as `Child` does."""
+    global _start_child
+    before, _start_child = _start_child, start
+    try:
+        yield
+    finally:
+        _start_child = before
+
+
+def start_child(
+    function: str, job: Mapping[str, object], *, what: str, environment: Mapping[str, str] | None = None
+) -> Worker:
+    """Start a child, as `Child` does unless the program has named another way."""
+    return _start_child(function, job, what=what, environment=environment)
+
+
 def run_in_child(
     function: str,
     job: Mapping[str, object],
@@ -184,7 +233,8 @@ def run_in_child(
     An SrkdError that the function raises is raised here. A crash, an exit or a timeout becomes `ChildFailed`, which
     begins with `what`.
     """
-    with Child(function, job, what=what, environment=environment, progress=progress, limits=limits) as child:
+    child = _start_child(function, job, what=what, environment=environment, progress=progress, limits=limits)
+    with closing(child):
         return child.result(timeout_seconds if limits is None else limits.seconds)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from compressor.base.child import Child, ChildFailed
+from compressor.base.child import ChildFailed, Worker, start_child
 from export.profile.layers import LayerTime
 from export.profile.matrix_rate import MatrixRate
 from export.profile.measured import FirstCall, MeasuredJob, ModelFacts, PhotoScores
@@ -25,14 +25,14 @@ class ModelProcess:
 
     def __init__(self, job: MeasuredJob) -> None:
         self.job = job
-        self._child: Child | None = None
+        self._child: Worker | None = None
         self._is_open = False
         self.start()
 
     def start(self) -> None:
         """Start opening the model without waiting for it."""
         if self._child is None:
-            self._child = Child(
+            self._child = start_child(
                 "export.profile.measured:MeasuredModel",
                 asdict(self.job),
                 what=self.job.options.label or self.job.path,

@@ -15,6 +15,8 @@ from compressor.base.errors import SrkdError
 from compressor.base.isolation import Limits
 from tests.support.commands import ROOT, is_gone
 
+pytestmark = pytest.mark.usefixtures("real_children")
+
 PROGRAM = """
 import os, signal, sys, time
 from compressor.base.errors import SrkdError

@@ -27,7 +27,6 @@ from export.profile.settings import Settings
 from export.proof.verify import Proof
 from export.timing.turns import MIN_ROUNDS, Timing, TurnTimes, compare, measure_turns, take_turns, time_calls
 from srkd.terminal.console import json_value
-from tests.support.here import ChildHere
 
 SMALL, LARGE = EDSRSpec(width=8, depth=2, scale=4), EDSRSpec(width=32, depth=6, scale=4)
 QUICK = {"lr_sizes": ((32, 24),), "seconds": 0.15, "memory": False, "quality": False, "threads": 1}
@@ -191,12 +190,9 @@ def by(report: ProfileReport, model: str, runtime: str) -> Row:
 def report(folder: Path) -> Iterator[ProfileReport]:
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
-    patch = pytest.MonkeyPatch()
-    patch.setattr("export.profile.process.Child", ChildHere)
     settings = Settings(**{**QUICK, "lr_sizes": ((32, 24), (16, 8)), "quality": True, "batches": (2,)})  # type: ignore[arg-type]
     yield profile_models([folder / "small.safetensors"], teacher=folder / "large.safetensors", settings=settings)
     assert torch.get_num_threads() == 2, "the number of threads is put back"
-    patch.undo()
     torch.set_num_threads(threads)
 
 

@@ -14,12 +14,13 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
+from compressor.base.child import StartChild, Worker, children_started_by
 from compressor.base.errors import SrkdError
 from compressor.base.isolation import Limits
 from compressor.inference.open import open_model
-from compressor.runtimes import probing
 from compressor.runtimes.onnx_runtime import try_content
 from compressor.teachers.teacher import load_teacher
+from tests.support.children import RunWhenAsked
 
 Weights: TypeAlias = dict[str, Any]
 
@@ -116,7 +117,11 @@ def split(path: Path) -> Path:
 @pytest.mark.parametrize("open_file", [open_model, load_teacher])
 @pytest.mark.parametrize("place", ["inside", "beside"])
 def test_the_bytes_that_were_tried_are_the_ones_that_run(
-    open_file: Callable[[Path], Any], place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    open_file: Callable[[Path], Any],
+    place: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    quick_children: StartChild,
 ) -> None:
     """An attacker with write access to the folder swaps the files while the child process tries them."""
     tmp_path = tmp_path / "own"  # not srkd's cache
@@ -128,18 +133,18 @@ def test_the_bytes_that_were_tried_are_the_ones_that_run(
     if place == "beside":
         for file in (path, other / "good.onnx"):
             split(file)
-    swapped, try_file = [], probing.run_in_child
+    swapped = []
 
-    def run_and_swap(*arguments: Any, **keywords: Any) -> Any:
-        values = try_file(*arguments, **keywords)
+    def start_and_swap(*arguments: Any, **options: Any) -> Worker:
+        values = quick_children(*arguments, **options).result()
         for file in other.iterdir():
             file.replace(tmp_path / file.name)
             swapped.append(file.name)
-        return values
+        return RunWhenAsked(lambda: values)
 
-    monkeypatch.setattr(probing, "run_in_child", run_and_swap)
-    monkeypatch.setattr(probing, "tried_folder", lambda: tmp_path / "tried")
-    model = open_file(path)
+    monkeypatch.setenv("SRKD_CACHE", str(tmp_path / "untried"))
+    with children_started_by(start_and_swap):
+        model = open_file(path)
     assert "good.onnx" in swapped and ("weights.bin" in swapped) == (place == "beside")
     run = model if callable(model) else model.run
     assert float(run(torch.ones(1, 3, 4, 4)).mean()) == pytest.approx(0.75)

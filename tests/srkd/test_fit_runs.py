@@ -22,8 +22,6 @@ from compressor.models.networks.registry import build
 from tests.support.small_runs import SMALL, save_photos, save_teacher
 from tests.support.torchrun import run_torchrun
 
-pytestmark = pytest.mark.usefixtures("usual_calibration_patches")
-
 
 @pytest.fixture(scope="module")
 def ground(tmp_path_factory: pytest.TempPathFactory) -> Path:

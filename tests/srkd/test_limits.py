@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import srkd
+from compressor.base.child import StartChild, Worker, children_started_by
 from compressor.base.context import Context
 from compressor.base.errors import SrkdError, UsageError
 from compressor.base.isolation import USUAL_LIMITS, Limits
-from compressor.runtimes import probing
 from srkd.cli.main import run
 from srkd.options.verbs import CompressOptions, ConvertOptions, DemoOptions, ExportOptions
 from tests.support.foreign_models import save_onnx, save_torchscript, twin
@@ -20,18 +20,17 @@ from tests.support.small_runs import TEACHER
 
 
 @pytest.fixture
-def tried_with(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Limits]:
+def tried_with(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, quick_children: StartChild) -> Iterator[list[Limits]]:
     """Return the limits of every trial; no result of another test is reused."""
     calls: list[Limits] = []
-    try_file = probing.run_in_child
 
-    def notice(*arguments: Any, limits: Limits, **keywords: Any) -> Any:
-        calls.append(limits)
-        return try_file(*arguments, limits=limits, **keywords)
+    def start(function: str, job: Mapping[str, object], *, limits: Limits | None = None, **options: Any) -> Worker:
+        calls.extend([] if limits is None else [limits])
+        return quick_children(function, job, limits=limits, **options)
 
-    monkeypatch.setattr(probing, "run_in_child", notice)
-    monkeypatch.setattr(probing, "tried_folder", lambda: tmp_path / "tried")
-    return calls
+    monkeypatch.setenv("SRKD_CACHE", str(tmp_path / "untried"))
+    with children_started_by(start):
+        yield calls
 
 
 VERBS: dict[str, Callable[..., object]] = {

@@ -90,7 +90,6 @@ class Died(Exception):
     """Error in place of a killed process."""
 
 
-@pytest.mark.usefixtures("usual_calibration_patches")
 @pytest.mark.parametrize("saves", [1, 2, 3])
 def test_a_run_that_died_goes_on_to_the_same_bytes(
     ground: Path, both: CompressReport, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, saves: int

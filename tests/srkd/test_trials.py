@@ -151,7 +151,6 @@ def lines(plan: CompressReport, variant: str) -> list[dict]:
     return [json.loads(line) for line in text.splitlines()]
 
 
-@pytest.mark.usefixtures("usual_calibration_patches")
 def test_a_trial_equals_the_run_that_its_own_request_asks_for(ground, plan, tmp_path) -> None:
     """The recipe's second seed and a baseline give the same bytes when run alone."""
     alone = compressed(ground, tmp_path / "alone", seed=11)
@@ -172,7 +171,6 @@ class Died(Exception):
     """Error in place of a killed process."""
 
 
-@pytest.mark.usefixtures("usual_calibration_patches")
 @pytest.mark.parametrize("deaths", [(3,), (2, 7)])
 def test_a_plan_that_died_goes_on_to_the_same_bytes(ground, plan, tmp_path, monkeypatch, deaths) -> None:
     """The process dies right after a given number of saves, anywhere in the plan."""

@@ -30,7 +30,7 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from torch import nn
 
-from compressor.base.child import ChildFailed
+from compressor.base.child import ChildFailed, Worker, children_started_by
 from compressor.base.errors import SrkdError, is_out_of_memory
 from compressor.base.isolation import Limits
 from compressor.images.files import image_size, read_picture, read_rgb_u8
@@ -38,12 +38,12 @@ from compressor.inference.open import open_model
 from compressor.models.checkpoints.save import metadata_of
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
-from compressor.runtimes import probing
 from compressor.teachers.teacher import load_teacher
 from export.convert.to_onnx import convert
 from export.formats.conversion import Conversion
 from recipes.config.reading import load_preset
 from recipes.config.schema import schema_path
+from tests.support.children import RunWhenAsked
 from tests.support.foreign_models import save_export, save_onnx, save_torchscript, twin
 from tests.support.forks import run_in_fork
 from tests.support.hostile_checkpoints import damaged, peak_mb
@@ -374,9 +374,15 @@ ENDED = {"crashed": 0, "over their time": 0}
 """Numbers of forks that did not end by themselves."""
 
 
-def try_in_fork(*arguments: Any, limits: Limits, **keywords: Any) -> Any:
+def start_fork(*arguments: Any, limits: Limits | None = None, **options: Any) -> Worker:
+    """Start a child that a program opens in, with the small limits of this file."""
+    assert limits is not None, "only untrusted files are opened here"
+    return RunWhenAsked(lambda: try_in_fork(*arguments, **options))
+
+
+def try_in_fork(*arguments: Any, **options: Any) -> Any:
     try:
-        return run_in_fork(*arguments, limits=LIMITS, **keywords)
+        return run_in_fork(*arguments, limits=LIMITS, **options)
     except ChildFailed as error:
         if not error.crashed and "it took" not in error.reason:
             raise AssertionError(error.reason) from error
@@ -423,8 +429,8 @@ def main() -> int:
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)  # a fork has no other threads
     os.environ["SRKD_CACHE"] = str(folder / "cache")
-    probing.run_in_child = try_in_fork
-    report = {name: attack(KINDS[name], count, seed, folder / name) for name in sys.argv[1].split(",")}
+    with children_started_by(start_fork):
+        report = {name: attack(KINDS[name], count, seed, folder / name) for name in sys.argv[1].split(",")}
     sys.stdout.write(json.dumps(report))
     return 0
 

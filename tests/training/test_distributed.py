@@ -113,7 +113,6 @@ def undisturbed(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.ci
-@pytest.mark.usefixtures("usual_calibration_patches")
 def test_two_processes_have_the_loss_curve_of_one(inputs, undisturbed, tmp_path):
     options = {"data": inputs / "photos", "steps": STEPS, "settings": SETTINGS, "out": tmp_path / "one"}
     one = compress(inputs / "teacher.safetensors", **options)

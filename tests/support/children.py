@@ -1,0 +1,82 @@
+"""Quick ways to start srkd's children (`children_started_by`): a new interpreter takes seconds to import torch.
+
+A child with limits, which opens an untrusted file, is a fork with the same limits. A profiled model stays in this
+process, but arguments and results still pass as JSON. All other children are processes as for a user.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from compressor.base.child import Child, StartChild, Worker
+from compressor.base.context import Progress, no_progress
+from compressor.base.errors import SrkdError
+from compressor.base.isolation import Limits
+from tests.support.forks import WarmProcess
+
+PROFILED = "export.profile.measured:MeasuredModel"
+
+
+def quick_start(warm: WarmProcess) -> StartChild:
+    """Return a way to start children that forks `warm` for those with limits."""
+
+    def start(
+        function: str,
+        job: Mapping[str, object],
+        *,
+        what: str,
+        environment: Mapping[str, str] | None = None,
+        progress: Progress = no_progress,
+        limits: Limits | None = None,
+    ) -> Worker:
+        if limits is not None:
+            return RunWhenAsked(
+                lambda: warm.run(function, job, what=what, limits=limits, environment=environment, progress=progress)
+            )
+        if function == PROFILED:
+            return ChildHere(function, job)
+        return Child(function, job, what=what, environment=environment, progress=progress)
+
+    return start
+
+
+class RunWhenAsked:
+    """A child with one result, which is computed when it is asked for."""
+
+    def __init__(self, run: Callable[[], Any]) -> None:
+        self._run = run
+
+    def call(self, name: str, *, timeout_seconds: float | None = None, **arguments: object) -> Any:
+        raise AssertionError(f"{name}: such a child keeps no object")
+
+    def result(self, timeout_seconds: float | None = None) -> Any:
+        return self._run()
+
+    def close(self) -> None:
+        """There is nothing to end."""
+
+
+class ChildHere:
+    """A child that keeps its object in this process."""
+
+    def __init__(self, function: str, job: Mapping[str, object]) -> None:
+        module, _, name = function.partition(":")
+        self._error: SrkdError | None = None
+        try:
+            self._made: Any = getattr(importlib.import_module(module), name)(no_progress, **json.loads(json.dumps(job)))
+        except SrkdError as error:
+            self._error = error
+
+    def call(self, name: str, *, timeout_seconds: float | None = None, **arguments: object) -> Any:
+        self.result()
+        return json.loads(json.dumps(getattr(self._made, name)(**json.loads(json.dumps(arguments)))))
+
+    def result(self, timeout_seconds: float | None = None) -> None:
+        if self._error is not None:
+            raise self._error
+
+    def close(self) -> None:
+        self._made = None
