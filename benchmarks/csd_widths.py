@@ -33,8 +33,8 @@ from compressor.base.machine import torch_threads
 from compressor.models.networks.cost import cost
 from compressor.models.networks.registry import spec_from_dict
 from compressor.models.students.students import student_text
-from export.plan.measure import Place, measure_file, write_untrained
-from export.plan.search import Candidate
+from export.plan.measure import Environment, measure_file, write_untrained
+from export.plan.search import CandidateShape
 
 BENCHMARK = Benchmark(
     "How do quality, size and speed of CSD's students depend on their width?",
@@ -95,8 +95,8 @@ def size_of(run: Path) -> Size:
     """Return the cost of a run's student and its measured time."""
     spec = spec_from_dict(facts_of(run)["student"])
     counted = cost(spec, LR_SIZE)
-    candidate = Candidate(spec.arch, 0, 0, counted.params, counted.macs, student_text(spec))
-    place = Place(lr_size=LR_SIZE, threads=1)
+    candidate = CandidateShape(spec.arch, 0, 0, counted.params, counted.macs, student_text(spec))
+    place = Environment(lr_size=LR_SIZE, threads=1)
     with torch_threads(1), tempfile.TemporaryDirectory() as folder:
         measured = measure_file(write_untrained(candidate, place, Path(folder)), place, seconds=5.0)
     return Size(counted.params, counted.macs / 1e9, measured.ms)

@@ -37,7 +37,7 @@ from compressor.images.sets import find_sets
 from compressor.models.fitting import bases, fit, least_squares, patches
 from compressor.models.fitting.feature_store import FeatureStore
 from compressor.models.fitting.shares import Share
-from compressor.models.fitting.stages import Walk, stages
+from compressor.models.fitting.stages import StageWalk, stages
 from compressor.models.networks.base import Network, Spec
 from compressor.models.students.students import build_student
 from srkd.record.trials import Spread
@@ -186,7 +186,7 @@ def polish_blocks(teacher: Network, student: Network, lr: torch.Tensor) -> None:
     parts = [stage for stage in stages(fitting.short, fitting.places) if stage.kind == "body"]
     space = fitting.short.layers[0].output
     with FeatureStore() as store:
-        walks = Walk(teacher, "teacher", store), Walk(student, "student", store)
+        walks = StageWalk(teacher, "teacher", store), StageWalk(student, "student", store)
         for stage in stages(fitting.short, fitting.places):
             with torch.no_grad():
                 for batch in fitting.patches.batches():

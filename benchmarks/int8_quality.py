@@ -37,7 +37,7 @@ from export.int8.quantise.ends import meet_image
 from export.int8.quantise.equalise import equalise_channels
 from export.int8.quantise.plan import CPU, TENSORRT, Scheme, make_plan
 from export.int8.quantise.qdq import write_qdq
-from export.int8.quantise.walk import Walk
+from export.int8.quantise.walk import GraphWalk
 
 BENCHMARK = Benchmark(
     "What do eight bits lose and gain on different networks?",
@@ -183,7 +183,7 @@ def ours(scheme: Scheme) -> Build:
         ends = meet_image(build_graph(spread_streams(network, patches), None, OPSET).model)
         ends = equalise_channels(ends, patches)
         plan = make_plan(ends.graph, scheme, ends.images)
-        return write_qdq(plan, Walk(plan, patches.numpy()).run())
+        return write_qdq(plan, GraphWalk(plan, patches.numpy()).run())
 
     return build
 

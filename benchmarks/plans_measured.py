@@ -31,8 +31,8 @@ from compressor.models.networks.rcan import RCANSpec
 from compressor.models.networks.registry import build
 from compressor.models.networks.swinir import SwinIRSpec
 from compressor.models.students.students import parse_student
-from export.plan.measure import Place, measure_file, write_untrained
-from export.plan.search import Candidate
+from export.plan.measure import Environment, measure_file, write_untrained
+from export.plan.search import CandidateShape
 from srkd.runs.planning import PlanReport
 from srkd.terminal.console import json_value
 
@@ -122,9 +122,9 @@ def measure_again(job: Mapping[str, Any]) -> None:
     keep_freed_memory()
     row = job["chosen"]
     spec = parse_student(row["student"])
-    candidate = Candidate(spec.arch, row["width"], row["depth"], row["params"], row["macs"], row["student"])
+    candidate = CandidateShape(spec.arch, row["width"], row["depth"], row["params"], row["macs"], row["student"])
     width, height = map(int, SIZE.split("x"))
-    place = Place(job["runtime"], "fp32", (width, height), threads=job["threads"])
+    place = Environment(job["runtime"], "fp32", (width, height), threads=job["threads"])
     with tempfile.TemporaryDirectory() as folder:
         figures = measure_file(write_untrained(candidate, place, Path(folder)), place, seconds=10.0)
     print(json.dumps(vars(figures)))

@@ -33,7 +33,7 @@ from compressor.runtimes.table import OpenOptions
 from export.profile.presets import PRESETS
 from export.profile.presets.published import PublishedNetwork
 from export.profile.report import ProfileReport, profile_models
-from export.profile.settings import Settings
+from export.profile.settings import ProfileSettings
 from srkd.options.parameters import read_size
 
 BENCHMARK = Benchmark(
@@ -70,7 +70,7 @@ def main() -> int:
     parser.add_argument("--threads", type=int, help="CPU threads; none: as many as torch uses")
     add_variant_option(parser)
     options = parser.parse_args()
-    settings = Settings(
+    settings = ProfileSettings(
         runtimes=tuple(options.runtimes.split(",")),
         precisions=tuple(options.precisions.split(",")),
         device=options.device,

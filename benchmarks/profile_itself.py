@@ -17,7 +17,7 @@ from benchmarks.evidence import Benchmark, Cell, Column, Row, Table, save
 from compressor.assets import embedded_student
 from compressor.base.machine import usable_cores
 from export.profile.report import ProfileReport, profile_models
-from export.profile.settings import Settings
+from export.profile.settings import ProfileSettings
 
 BENCHMARK = Benchmark(
     "How often does a profile see a difference between a model and itself?",
@@ -59,7 +59,7 @@ def busy_machine(programs: int) -> Iterator[None]:
 
 def profile_itself(model: Path, runtimes: tuple[str, ...], seconds: float, side: int) -> ProfileReport:
     """Profile a model with itself as the teacher."""
-    settings = Settings(
+    settings = ProfileSettings(
         runtimes=runtimes, lr_sizes=((side, side),), seconds=seconds, threads=1, memory=False, quality=False
     )
     return profile_models([model], teacher=model, settings=settings)

@@ -33,7 +33,7 @@ from compressor.models.networks.cost import cost
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
 from compressor.teachers.teacher import Teacher
-from compressor.training.guard import Skipped
+from compressor.training.guard import SkippedStep
 from compressor.training.loop import Trainer
 from compressor.training.losses import Losses
 from compressor.training.method import Method
@@ -109,7 +109,7 @@ class Clock:
     def on_step(self, done: int, rate: float, losses: Losses) -> None:
         self.times.append(self.now())
 
-    def on_skip(self, done: int, skipped: Skipped) -> None:
+    def on_skip(self, done: int, skipped: SkippedStep) -> None:
         raise RuntimeError(f"a step was skipped: {skipped.why}")
 
     def note(self, line: str) -> None:

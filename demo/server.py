@@ -35,7 +35,7 @@ SHUTDOWN_SECONDS = 3
 
 
 @dataclass(frozen=True)
-class Limits:
+class ServerLimits:
     """Limits on time and number, generous for a phone and short for clients that only hold a connection."""
 
     request_seconds: float = 10.0
@@ -55,7 +55,7 @@ def serve(
     *,
     on_ready: Callable[[], None],
     note: Note = no_note,
-    limits: Limits = Limits(),
+    limits: ServerLimits = ServerLimits(),
 ) -> None:
     """Serve until SIGINT or SIGTERM, which are raised again after everything is closed.
 
@@ -186,7 +186,7 @@ class Connection(H11Protocol):
     No option of uvicorn limits either, or closes an idle connection to admit a new client.
     """
 
-    def __init__(self, config: uvicorn.Config, server_state: ServerState, limits: Limits) -> None:
+    def __init__(self, config: uvicorn.Config, server_state: ServerState, limits: ServerLimits) -> None:
         super().__init__(config, server_state, app_state={})
         self.limits = limits
         self.opened = self.loop.time()
@@ -268,7 +268,7 @@ class Connection(H11Protocol):
 class Server(uvicorn.Server):
     """uvicorn on bound sockets, with a limit on the time of a TLS handshake, which uvicorn has no option for."""
 
-    def __init__(self, config: uvicorn.Config, limits: Limits, ssl_context: ssl.SSLContext | None) -> None:
+    def __init__(self, config: uvicorn.Config, limits: ServerLimits, ssl_context: ssl.SSLContext | None) -> None:
         super().__init__(config)
         self.limits, self.ssl_context = limits, ssl_context
 

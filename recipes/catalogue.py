@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from importlib import metadata, resources
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args, runtime_checkable
 
-from compressor.base.entry_points import Table, describe_failure, package_of, top_module
+from compressor.base.entry_points import EntryPointTable, describe_failure, package_of, top_module
 from compressor.base.errors import SrkdError
 
 if TYPE_CHECKING:
@@ -133,8 +133,8 @@ def _preset_files(package: str, module: str) -> list[PresetFile]:
     return [PresetFile(name, package, module) for name in names]
 
 
-METHODS = Table("method", _named_entries(BUILTIN, "srkd"), GROUP, _read_methods)
-RECIPES = Table("recipe", _preset_files("srkd", "recipes"), GROUP, _read_presets)
+METHODS = EntryPointTable("method", _named_entries(BUILTIN, "srkd"), GROUP, _read_methods)
+RECIPES = EntryPointTable("recipe", _preset_files("srkd", "recipes"), GROUP, _read_presets)
 
 
 def notes() -> tuple[str, ...]:

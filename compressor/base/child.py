@@ -36,7 +36,7 @@ from typing import IO, Any, Protocol, TypeAlias
 
 from compressor.base.context import Progress, no_progress
 from compressor.base.errors import SrkdError
-from compressor.base.isolation import MB, Limits, end_with_parent, restrict_process
+from compressor.base.isolation import MB, ResourceLimits, end_with_parent, restrict_process
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -73,7 +73,7 @@ class StartChild(Protocol):
         what: str,
         environment: Mapping[str, str] | None = None,
         progress: Progress = no_progress,
-        limits: Limits | None = None,
+        limits: ResourceLimits | None = None,
     ) -> Worker: ...
 
 
@@ -90,7 +90,7 @@ class Child:
         what: str,
         environment: Mapping[str, str] | None = None,
         progress: Progress = no_progress,
-        limits: Limits | None = None,
+        limits: ResourceLimits | None = None,
     ) -> None:
         self._what, self._progress = what, progress
         self._most = None if limits is None else limits.output_mb * MB
@@ -226,7 +226,7 @@ def run_in_child(
     timeout_seconds: float | None = None,
     environment: Mapping[str, str] | None = None,
     progress: Progress = no_progress,
-    limits: Limits | None = None,
+    limits: ResourceLimits | None = None,
 ) -> Any:
     """Return the result of `function` ("module:name"), called with `job` in a child process.
 
@@ -259,7 +259,7 @@ def main() -> None:
     job = json.loads(sys.stdin.readline())
     for text in sys.argv[2:]:
         restrictions = json.loads(text)
-        restrict_process(Limits(**restrictions["limits"]), restrictions["writable"])
+        restrict_process(ResourceLimits(**restrictions["limits"]), restrictions["writable"])
 
     function: Job = getattr(importlib.import_module(module), name)
     is_kept = isinstance(function, type)

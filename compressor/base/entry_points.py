@@ -24,7 +24,7 @@ class Named(Protocol):
 Row = TypeVar("Row", bound=Named)
 
 
-class Table(Mapping[str, Row]):
+class EntryPointTable(Mapping[str, Row]):
     """Rows by name. Installed packages are read at the first look-up, not when the table is created.
 
     `read` returns the rows of a package's entry point in `group`; it may load the entry point. A package that cannot be

@@ -23,7 +23,7 @@ MB = 10**6
 
 
 @dataclass(frozen=True)
-class Limits:
+class ResourceLimits:
     """Upper limits on the resources of a process."""
 
     seconds: float = 60.0
@@ -32,17 +32,17 @@ class Limits:
     output_mb: int = 64
     """Size of each file that the process writes, and of its answer."""
 
-    def scaled(self, factor: float) -> Limits:
+    def scaled(self, factor: float) -> ResourceLimits:
         """Return the limits multiplied by `factor`."""
         if not 1 <= factor <= MOST_LIMITS:
             raise UsageError(f"limits={factor!r} is not a factor from 1 to {MOST_LIMITS}")
-        return Limits(self.seconds * factor, round(self.memory_mb * factor), round(self.output_mb * factor))
+        return ResourceLimits(self.seconds * factor, round(self.memory_mb * factor), round(self.output_mb * factor))
 
 
-USUAL_LIMITS = Limits()
+USUAL_LIMITS = ResourceLimits()
 
 
-def restrict_process(limits: Limits, writable: Sequence[str] = (os.devnull,)) -> tuple[str, ...]:
+def restrict_process(limits: ResourceLimits, writable: Sequence[str] = (os.devnull,)) -> tuple[str, ...]:
     """Set the limits for this process, irrevocably; with Landlock only the `writable` files and folders can be written.
 
     Return the names of the limits in force, out of "memory", "time", "output", "files" and "network".

@@ -84,7 +84,7 @@ class Rank:
 
 
 class Processes:
-    """A run of one process. `Group` in training/distributed.py overrides every method that needs other processes."""
+    """A run of one process. `ProcessGroup` in training/distributed.py overrides what needs other processes."""
 
     def __init__(self, rank: Rank | None = None) -> None:
         self.rank = rank or Rank()

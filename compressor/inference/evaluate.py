@@ -43,7 +43,7 @@ class EvaluationSettings:
 
 
 @dataclass(frozen=True)
-class Score:
+class ImageScore:
     """The scores of one image; PSNR in dB, infinite for equal images."""
 
     psnr_y: float
@@ -63,12 +63,12 @@ class SetScore:
     ssim_y: float
     lr: str
     """The origin of the low-resolution images: "stored" or "made"."""
-    images: Mapping[str, Score]
+    images: Mapping[str, ImageScore]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the scores for JSON."""
         images = {stem: score.to_dict() for stem, score in self.images.items()}
-        return {**Score(self.psnr_y, self.ssim_y).to_dict(), "lr": self.lr, "images": images}
+        return {**ImageScore(self.psnr_y, self.ssim_y).to_dict(), "lr": self.lr, "images": images}
 
 
 @dataclass(frozen=True)
@@ -210,7 +210,7 @@ class _Table:
     rows: Mapping[str, Runtime]
     settings: EvaluationSettings
     protocols: Sequence[Protocol]
-    scores: dict[tuple[Protocol, str, str], dict[str, Score]] = field(default_factory=lambda: defaultdict(dict))
+    scores: dict[tuple[Protocol, str, str], dict[str, ImageScore]] = field(default_factory=lambda: defaultdict(dict))
 
     def run_models(
         self, image_set: str, pair: ImagePair, picture: _Picture, scorer: OneBehind, *, overlapped: bool
@@ -231,7 +231,9 @@ class _Table:
         for key in keys:
             protocol, border = key[0], key[0].border or 0
             ours, hr = (_planes(image[None], protocol, picture.grey_file) for image in (sr_u8, picture.hr_u8))
-            self.scores[key][stem] = Score(float(psnr(ours, hr, border=border)), float(ssim(ours, hr, border=border)))
+            self.scores[key][stem] = ImageScore(
+                float(psnr(ours, hr, border=border)), float(ssim(ours, hr, border=border))
+            )
 
     def evaluations(self, finished: Sequence[ImageSet]) -> tuple[Evaluation, ...]:
         """Return the scores of the finished sets, one evaluation per protocol."""
@@ -253,7 +255,7 @@ def _set_line(evaluation: Evaluation, name: str) -> str:
     return f"{name}: {', '.join(figures)} dB"
 
 
-def _set_score(image_set: ImageSet, protocol: Protocol, images: Mapping[str, Score]) -> SetScore:
+def _set_score(image_set: ImageSet, protocol: Protocol, images: Mapping[str, ImageScore]) -> SetScore:
     stored = protocol.bicubic == "matlab" and all(pair.lr is not None for pair in image_set.pairs)
     return SetScore(
         image_set.name,

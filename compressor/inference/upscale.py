@@ -77,7 +77,7 @@ class Failed:
 
 
 @dataclass(frozen=True)
-class Skipped:
+class SkippedPicture:
     """A picture that was left out on purpose, or a folder with such pictures, and the reason."""
 
     source: Path
@@ -92,7 +92,7 @@ class UpscaleReport:
 
     done: tuple[Upscaled, ...]
     failed: tuple[Failed, ...]
-    skipped: tuple[Skipped, ...]
+    skipped: tuple[SkippedPicture, ...]
     numbers: Numbers
     """The model's precision and quantisation; single pictures may have used a lower precision."""
 
@@ -160,7 +160,7 @@ class Inputs:
     """Pictures from folders and globs, each with its folder relative to the searched one."""
     failed: list[Failed] = field(default_factory=list)
     """Inputs without any picture."""
-    skipped: list[Skipped] = field(default_factory=list)
+    skipped: list[SkippedPicture] = field(default_factory=list)
 
     def pictures(self) -> list[tuple[Path, Path, bool]]:
         """Return every picture with its relative folder, and whether it was named individually."""
@@ -197,7 +197,7 @@ def upscale(
                 start = time.perf_counter()
                 picture = reading.result()
                 if picture is None:
-                    skipped.append(Skipped(job.source, f"{job.output} exists", output_exists=True))
+                    skipped.append(SkippedPicture(job.source, f"{job.output} exists", output_exists=True))
                     continue
                 alpha = None if picture.alpha is None else picture.alpha[None]
                 planes = Planes(picture.rgb[None], alpha, picture.bits)
@@ -325,7 +325,9 @@ def _search_folder(
         images, inner = list_images(here), here.relative_to(folder)
         if recursive:
             links = (here / name for name in inside if (here / name).is_symlink())
-            contents.skipped += [Skipped(link, "a link to a folder is not followed: name it too") for link in links]
+            contents.skipped += [
+                SkippedPicture(link, "a link to a folder is not followed: name it too") for link in links
+            ]
         if recursive or here == folder:
             pictures += [(image, inner) for image in images]
             contents.skipped += _of_other_kinds(sorted(here.iterdir(), key=natural_key))
@@ -333,7 +335,9 @@ def _search_folder(
             top = folder / inner.parts[0]
             nested[top] = nested.get(top, 0) + len(images)
     contents.skipped += [
-        Skipped(inner, f"a folder inside {folder}, with {count_pictures(count)}: --recursive takes folders inside too")
+        SkippedPicture(
+            inner, f"a folder inside {folder}, with {count_pictures(count)}: --recursive takes folders inside too"
+        )
         for inner, count in nested.items()
     ]
     reason = f"no picture in the folder {folder}"
@@ -342,9 +346,11 @@ def _search_folder(
     return pictures, reason
 
 
-def _of_other_kinds(files: Sequence[Path]) -> list[Skipped]:
+def _of_other_kinds(files: Sequence[Path]) -> list[SkippedPicture]:
     return [
-        Skipped(path, f"{path.suffix.lower()} files are not read: convert it to one of {', '.join(FORMAT_OF_SUFFIX)}")
+        SkippedPicture(
+            path, f"{path.suffix.lower()} files are not read: convert it to one of {', '.join(FORMAT_OF_SUFFIX)}"
+        )
         for path in files
         if path.suffix.lower() in OTHER_PICTURE_SUFFIXES and not path.name.startswith(".")
     ]

@@ -14,7 +14,7 @@ import torch
 
 from compressor.base.context import QUIET, Context, Progress
 from compressor.base.errors import SrkdError, one_line
-from compressor.base.isolation import USUAL_LIMITS, Limits
+from compressor.base.isolation import USUAL_LIMITS, ResourceLimits
 from compressor.base.machine import installed_version
 from compressor.models.networks.base import Descriptor
 from compressor.models.quantisation.file_facts import read_quantised_file
@@ -153,7 +153,7 @@ def open_file(path: Path, options: OpenOptions = DEFAULTS, context: Context = QU
     return runtime
 
 
-def try_content(content: bytes, path: Path, limits: Limits = USUAL_LIMITS) -> Mapping[str, Any]:
+def try_content(content: bytes, path: Path, limits: ResourceLimits = USUAL_LIMITS) -> Mapping[str, Any]:
     """Return the facts of the bytes of `path`, from a run in a child process unless they are known already."""
     return run_experiments(
         f"{__name__}:try_in_child", {"shown": str(path)}, content, what=str(path), key=trial_key(content), limits=limits

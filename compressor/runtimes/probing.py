@@ -21,7 +21,7 @@ from compressor.base.child import ChildFailed, run_in_child
 from compressor.base.context import Progress
 from compressor.base.errors import SrkdError, report_unwritable
 from compressor.base.files import atomic_path
-from compressor.base.isolation import Limits
+from compressor.base.isolation import ResourceLimits
 from compressor.models.networks.base import Descriptor
 
 PROBE_SIDES = (64, 61, 96)
@@ -123,7 +123,7 @@ def tried_folder() -> Path:
 
 
 def run_experiments(
-    function: str, job: Mapping[str, object], content: bytes, *, what: str, key: str, limits: Limits
+    function: str, job: Mapping[str, object], content: bytes, *, what: str, key: str, limits: ResourceLimits
 ) -> dict[str, Any]:
     """Return the result of `function` on a file's bytes in a child process, or the stored result under `key`.
 
@@ -143,7 +143,7 @@ def run_experiments(
     return values
 
 
-def _experiment(function: str, job: Mapping[str, object], what: str, limits: Limits) -> dict[str, Any]:
+def _experiment(function: str, job: Mapping[str, object], what: str, limits: ResourceLimits) -> dict[str, Any]:
     crashed: list[str] = []
     last = ""
 

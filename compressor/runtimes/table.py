@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, cast
 
 from compressor.base.context import Context
-from compressor.base.entry_points import Table
+from compressor.base.entry_points import EntryPointTable
 from compressor.base.errors import MissingExtra
 from compressor.runtimes.onnx_providers import PROVIDERS
 from compressor.runtimes.tensorrt.installation import driver_missing
@@ -142,7 +142,7 @@ def _not_macos() -> str | None:
     return None if sys.platform == "darwin" else "Core ML's packages run on macOS only"
 
 
-RUNTIMES: Table[RuntimeEntry] = Table(
+RUNTIMES: EntryPointTable[RuntimeEntry] = EntryPointTable(
     "runtime",
     (
         *(

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from compressor.base.errors import one_line
-from compressor.base.isolation import Limits
+from compressor.base.isolation import ResourceLimits
 from compressor.runtimes.onnx_file import external_files, parse_onnx, read_whole
 from compressor.runtimes.onnx_providers import providers_here
 from compressor.runtimes.onnx_runtime import OnnxRuntime, try_content
@@ -19,7 +19,7 @@ from compressor.teachers.foreign import ForeignFacts
 class OnnxProgram:
     """A session; its floating-point weights are read separately, so that a NaN can be reported by name."""
 
-    def __init__(self, path: Path, limits: Limits) -> None:
+    def __init__(self, path: Path, limits: ResourceLimits) -> None:
         import numpy as np
         from onnx import numpy_helper
 

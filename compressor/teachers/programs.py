@@ -17,7 +17,7 @@ import torch
 from compressor.base.context import Progress
 from compressor.base.errors import SrkdError, one_line, report_unreadable
 from compressor.base.files import read_bytes
-from compressor.base.isolation import Limits
+from compressor.base.isolation import ResourceLimits
 from compressor.models.networks.base import Descriptor
 from compressor.runtimes.probing import Attempts, probe, run_experiments
 from compressor.teachers.exported_program import ExportedProgram, describe_program, load_program, rebuild_archive
@@ -31,7 +31,7 @@ CHECKS = 2
 LABELS = {"torchscript": "TorchScript", "export": "torch.export program"}
 
 
-def open_program(kind: str, path: Path, limits: Limits) -> ModuleProgram:
+def open_program(kind: str, path: Path, limits: ResourceLimits) -> ModuleProgram:
     """Open a file of a kind returned by `archive_kind`, on the CPU."""
     with report_unreadable(path):
         content = read_bytes(path, MOST_BYTES)
@@ -43,7 +43,7 @@ def open_program(kind: str, path: Path, limits: Limits) -> ModuleProgram:
     return ExportedProgram(load_program(content, path), facts, label)
 
 
-def examine(kind: str, content: bytes, path: Path, limits: Limits) -> ForeignFacts:
+def examine(kind: str, content: bytes, path: Path, limits: ResourceLimits) -> ForeignFacts:
     """Return the facts of a program, checked in a child process."""
     key = hashlib.sha256(f"{kind} {torch.__version__} {CHECKS} ".encode() + content).hexdigest()
     job = {"kind": kind, "shown": str(path)}

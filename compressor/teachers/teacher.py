@@ -14,7 +14,7 @@ import torch
 
 from compressor.base.errors import MissingExtra, SrkdError, UsageError
 from compressor.base.files import file_sha256, require_regular
-from compressor.base.isolation import USUAL_LIMITS, Limits
+from compressor.base.isolation import USUAL_LIMITS, ResourceLimits
 from compressor.models.checkpoints.header import weights_file
 from compressor.models.checkpoints.load import DoesNotFit, UnknownNetwork, load_checkpoint, read_states
 from compressor.models.networks.base import Descriptor, ImageModel, Network, Spec
@@ -25,7 +25,7 @@ from compressor.teachers.programs import open_program
 
 
 @dataclass(frozen=True)
-class Origin:
+class TeacherOrigin:
     """The file of a teacher, and the assumptions about it."""
 
     path: Path
@@ -46,7 +46,7 @@ class Teacher(ImageModel):
     `network` is set if srkd knows the architecture, and gives features, weights and parts.
     """
 
-    def __init__(self, model: ImageModel, origin: Origin | None = None) -> None:
+    def __init__(self, model: ImageModel, origin: TeacherOrigin | None = None) -> None:
         super().__init__()
         self.model = model.eval().requires_grad_(False)
         self.origin = origin
@@ -131,13 +131,13 @@ def load_teacher(
         file = load_checkpoint(path, scale=scale, arch_options=options)
     except (UnknownNetwork, DoesNotFit) as error:
         return _open_with_spandrel(path, scale, options, error)
-    origin = Origin(
+    origin = TeacherOrigin(
         file.path, file.sha256, file.bytes, file.dialect, file.wrapping, file.assumed, file.notes, file.header, options
     )
     return Teacher(file.network, origin)
 
 
-def _open_program(kind: str, path: Path, limits: Limits) -> Program:
+def _open_program(kind: str, path: Path, limits: ResourceLimits) -> Program:
     if kind == "onnx":
         from compressor.teachers.onnx_teacher import OnnxProgram
 
@@ -181,5 +181,5 @@ def _foreign_teacher(
     if not any("range" in name for name in options):
         assumed = (Assumption("img_range", 1.0, "not in the file; images of [0,1] are what most models take"),)
     size = path.stat().st_size + sum(file.stat().st_size for file in program.companions())
-    origin = Origin(path, file_sha256(path), size, facts.backend, wrapping, assumed, options=options)
+    origin = TeacherOrigin(path, file_sha256(path), size, facts.backend, wrapping, assumed, options=options)
     return Teacher(ForeignModel(program, settings), origin)

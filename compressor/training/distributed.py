@@ -98,7 +98,7 @@ def network_error(error: BaseException) -> str:
     return lines[0].rpartition("] ")[2].partition(". ")[0][:160] if lines else type(error).__name__
 
 
-class Group(Processes):
+class ProcessGroup(Processes):
     """One of several processes. `print_error` prints the error line when no exception can be raised any more.
 
     `is_ending` is set when another process is lost: from then on SIGTERM must not replace the line about that.
@@ -225,7 +225,7 @@ class _AllGather(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, tensor: torch.Tensor, group: Group) -> torch.Tensor:
+    def forward(ctx: Any, tensor: torch.Tensor, group: ProcessGroup) -> torch.Tensor:
         ctx.group, ctx.rows = group, tensor.shape[0]
         return group.gather_rows(tensor)
 
@@ -244,7 +244,7 @@ def open_processes(rank: Rank, print_error: Callable[[str], None]) -> Iterator[P
         yield Processes(rank)
         return
     with _report_sigterm() as is_ending:
-        group = Group(rank, print_error, is_ending)
+        group = ProcessGroup(rank, print_error, is_ending)
         try:
             yield group
         except (Interrupted, SharedFailure) as error:

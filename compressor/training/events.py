@@ -22,7 +22,7 @@ from compressor.data.prepare import ValidationImage
 from compressor.images.metrics import psnr_y, to_u8
 from compressor.images.resize import upscale_bicubic
 from compressor.models.networks.base import ImageModel
-from compressor.training.guard import Balance, Skipped
+from compressor.training.guard import Balance, SkippedStep
 from compressor.training.losses import Losses
 from compressor.training.pace import Pace
 from compressor.training.run_folder import RunFolder
@@ -114,7 +114,7 @@ class RunEvents:
     def _is_logged(self, done: int) -> bool:
         return done == 1 or done % self.log_every == 0 or done == self.steps
 
-    def on_skip(self, done: int, skipped: Skipped) -> None:
+    def on_skip(self, done: int, skipped: SkippedStep) -> None:
         self.context.progress("training", done, self.steps)
         self.folder.log_skip(done, skipped)
         self.context.note(f"step {done}/{self.steps} skipped: {skipped.why}")

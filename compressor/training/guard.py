@@ -35,7 +35,7 @@ WEIGHTED = "weighted/"
 
 
 @dataclass(frozen=True)
-class Skipped:
+class SkippedStep:
     """A skipped step: the terms at fault, and the reason."""
 
     terms: tuple[str, ...]
@@ -53,7 +53,7 @@ class Guard:
     in_a_row: int = 0
     skipped: int = 0
 
-    def judge(self, loss: float, norm: float, numbers: Callable[[], Mapping[str, float]]) -> Skipped | None:
+    def judge(self, loss: float, norm: float, numbers: Callable[[], Mapping[str, float]]) -> SkippedStep | None:
         """Return None for a good step and count it; `numbers` (Losses.numbers) is called only for a bad one."""
         fault = self._fault(loss, norm, numbers)
         if fault is None:
@@ -63,7 +63,7 @@ class Guard:
             return None
         self.in_a_row += 1
         self.skipped += 1
-        return Skipped(*fault, loss, self.in_a_row)
+        return SkippedStep(*fault, loss, self.in_a_row)
 
     @property
     def gives_up(self) -> bool:

@@ -14,7 +14,7 @@ from compressor.base.errors import SrkdError
 from compressor.base.processes import SharedFailure
 from compressor.data.batches import Batch
 from compressor.models.networks.base import ImageModel
-from compressor.training.guard import Skipped, require_paths
+from compressor.training.guard import SkippedStep, require_paths
 from compressor.training.losses import Losses, average_over_processes, compute_losses, require_same_terms
 from compressor.training.method import calibration_steps
 from compressor.training.networks import build_networks
@@ -35,7 +35,7 @@ class Events(Protocol):
 
     def on_step(self, done: int, rate: float, losses: Losses) -> None: ...
 
-    def on_skip(self, done: int, skipped: Skipped) -> None:
+    def on_skip(self, done: int, skipped: SkippedStep) -> None:
         """Handle a skipped step (instead of `on_step`)."""
         ...
 
@@ -107,7 +107,7 @@ class Trainer:
                     )
             events.after_step(state.done, state)
 
-    def _update(self, stage: Stage, step: Step) -> tuple[Losses, Skipped | None]:
+    def _update(self, stage: Stage, step: Step) -> tuple[Losses, SkippedStep | None]:
         """Run the forward and backward pass, and update the weights unless the guard objects."""
         state, processes = self.state, self.context.processes
         if stage.mode.compiled:

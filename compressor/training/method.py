@@ -118,7 +118,7 @@ def calibration_steps(steps: int) -> int:
 
 
 @dataclass
-class Calibration:
+class TermCalibration:
     """The sums of raw terms over `count` good steps, and the weights calibrated from them; part of the state."""
 
     weights: dict[str, float] = field(default_factory=dict)

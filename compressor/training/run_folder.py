@@ -18,7 +18,7 @@ from compressor.base.files import append, atomic_path, flush_file, read_text, re
 from compressor.models.checkpoints.header import RUN_FOLDER_FACTS, RUN_FOLDER_WEIGHTS
 from compressor.models.checkpoints.save import save_network
 from compressor.models.networks.base import Network
-from compressor.training.guard import Skipped
+from compressor.training.guard import SkippedStep
 from compressor.training.state import DamagedState, State
 from compressor.training.trackers import Tracker, TrackerLost, open_tracker
 
@@ -146,7 +146,7 @@ class RunFolder:
                 self._trackers.remove(tracker)
                 self.log(f"step {done}: {error}")
 
-    def log_skip(self, done: int, skipped: Skipped) -> None:
+    def log_skip(self, done: int, skipped: SkippedStep) -> None:
         """Record a skipped step in metrics.jsonl and log.txt."""
         loss = skipped.loss if math.isfinite(skipped.loss) else None
         facts = {"terms": skipped.terms, "why": skipped.why, "loss": loss, "in_a_row": skipped.in_a_row}

@@ -51,7 +51,7 @@ MIN_COMPILED_STEPS = 2000
 
 
 @dataclass(frozen=True)
-class Candidate:
+class PrecisionAndLayout:
     """A candidate precision and memory layout of training."""
 
     precision: Precision
@@ -61,7 +61,7 @@ class Candidate:
         return f"{self.precision} {self.layout}"
 
 
-PLAIN = Candidate("fp32", "channels_last")
+PLAIN = PrecisionAndLayout("fp32", "channels_last")
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class ExecutionMode:
         mode = f"{self.precision}, {self.layout.replace('_', ' ')}" + (", compiled" if self.compiled else "")
         if not self.step_ms:
             return f"training in {mode}" + (f": {self.reason}" if self.reason else "")
-        ratio = self.step_ms[str(PLAIN)] / self.step_ms[str(Candidate(self.precision, self.layout))]
+        ratio = self.step_ms[str(PLAIN)] / self.step_ms[str(PrecisionAndLayout(self.precision, self.layout))]
         times = ", ".join(f"{name} {ms:.1f} ms" for name, ms in self.step_ms.items())
         return (
             f"training in {mode}: {ratio:.2f} times fp32 channels last here "
@@ -155,7 +155,9 @@ def _measured_mode(
     """Return the fastest mode by a short measurement."""
     precisions: tuple[Precision, ...] = ("fp32", "bf16") if computes_bf16(device) else ("fp32",)
     layouts: tuple[Layout, ...] = ("channels_last", "contiguous")
-    plain, *others = candidates = [Candidate(precision, layout) for precision in precisions for layout in layouts]
+    plain, *others = candidates = [
+        PrecisionAndLayout(precision, layout) for precision in precisions for layout in layouts
+    ]
     trial = _Trial(student, plain, 1, lr_patch, device)
     trial.run()
     patches = max(1, min(batch, int(STEP_SECONDS / trial.seconds())))
@@ -171,7 +173,7 @@ def _measured_mode(
 
 def measure_macs_per_second(student: Network, lr_patch: int, device: torch.device, precision: Precision) -> float:
     """Return multiply-accumulates per second of forward and backward of one patch, measured in about 0.2 s."""
-    trial = _Trial(student, Candidate(precision, PLAIN.layout), 1, lr_patch, device)
+    trial = _Trial(student, PrecisionAndLayout(precision, PLAIN.layout), 1, lr_patch, device)
     trial.run()
     times = [trial.seconds()]
     while len(times) < ROUNDS and sum(times) < STEP_SECONDS:
@@ -183,7 +185,7 @@ class _Trial:
     """A timed forward and backward pass of a copy of the student on random patches."""
 
     def __init__(
-        self, student: Network, candidate: Candidate, patches: int, lr_patch: int, device: torch.device
+        self, student: Network, candidate: PrecisionAndLayout, patches: int, lr_patch: int, device: torch.device
     ) -> None:
         self.name, self.device = str(candidate), device
         self.precision: Precision = candidate.precision

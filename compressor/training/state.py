@@ -25,7 +25,7 @@ from compressor.models.networks.axes import Segments
 from compressor.models.networks.base import ImageModel, Network, tensor_bytes
 from compressor.models.students.students import student_of_spec
 from compressor.training.guard import Guard
-from compressor.training.method import Calibration
+from compressor.training.method import TermCalibration
 from compressor.training.stage import Role, SetsOwnRates, Stage
 
 RATE_RATIO = "rate_ratio"
@@ -75,7 +75,7 @@ class State:
     role: Role = "student"
     segments: Segments = "each"
     guard: Guard = field(default_factory=Guard)
-    calibration: Calibration = field(default_factory=Calibration)
+    calibration: TermCalibration = field(default_factory=TermCalibration)
     done: int = 0
     stage: int = 0
     began: int = 0
@@ -125,7 +125,7 @@ class State:
         self.trained_network.eval().requires_grad_(False)
         self.role, self.segments = stage.role, stage.segments
         self.optimiser, self.ema = _prepare(stage, self.networks, self.modules, teacher, self.seed)
-        self.guard, self.calibration = Guard(), Calibration()
+        self.guard, self.calibration = Guard(), TermCalibration()
         self.stage, self.began = self.stage + 1, self.done
 
     def save(self, path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import onnx
 
 from export.formats.conversion import Conversion
-from export.graph.onnx_graph import OPSET, Graph, build_graph, convert_to_bytes, use_depth_first
+from export.graph.onnx_graph import OPSET, ExportedGraph, build_graph, convert_to_bytes, use_depth_first
 
 MAX_WEIGHT_BYTES = 1_900_000_000
 """Most bytes of weights inside the file, which holds less than 2 GiB; larger weights go into a second file."""
@@ -22,7 +22,7 @@ def convert(job: Conversion) -> Mapping[str, object]:
     return write_graph(job, graph)
 
 
-def write_graph(job: Conversion, graph: Graph) -> Mapping[str, object]:
+def write_graph(job: Conversion, graph: ExportedGraph) -> Mapping[str, object]:
     """Add the metadata, and the conversion of byte images if chosen, write and check the graph; return its facts."""
     model = graph.model
     if job.options.io == "uint8":

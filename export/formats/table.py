@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, cast
 
-from compressor.base.entry_points import Table
+from compressor.base.entry_points import EntryPointTable
 from compressor.base.errors import SrkdError
 from compressor.runtimes.table import GROUP, RUNTIMES, Requirements, RuntimeEntry
 from compressor.runtimes.tensorrt.installation import driver_missing
@@ -140,7 +140,7 @@ class FormatPackage:
 
 HALF_IMAGES = "float32 images, any batch and image size"
 
-FORMATS: Table[Format] = Table(
+FORMATS: EntryPointTable[Format] = EntryPointTable(
     "format",
     (
         *(

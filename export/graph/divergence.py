@@ -71,7 +71,7 @@ def first_divergence(
     return None
 
 
-class _Value(NamedTuple):
+class _FileValue(NamedTuple):
     """A value of the file, the node that computes it, and its name in torch's program."""
 
     name: str
@@ -126,7 +126,7 @@ def _use_float_images(model: onnx.ModelProto) -> None:
         value.CopyFrom(onnx.helper.make_tensor_value_info(f"{name}.float", onnx.TensorProto.FLOAT, [n, c, h, w]))
 
 
-def _comparable_values(model: onnx.ModelProto, names: Mapping[str, str]) -> list[_Value]:
+def _comparable_values(model: onnx.ModelProto, names: Mapping[str, str]) -> list[_FileValue]:
     """Return the values in the order of the file. A cast's value is attributed to the node whose result it casts."""
     producers = {output: node for node in model.graph.node for output in node.output}
     values = []
@@ -136,13 +136,13 @@ def _comparable_values(model: onnx.ModelProto, names: Mapping[str, str]) -> list
                 origin = node
                 while origin.op_type == "Cast" and origin.input[0] in producers:
                     origin = producers[origin.input[0]]
-                values.append(_Value(output, origin.name, origin.op_type, names[output]))
+                values.append(_FileValue(output, origin.name, origin.op_type, names[output]))
     return values
 
 
 def _errors(
-    model: onnx.ModelProto, program: _Program, values: Sequence[_Value], lr: torch.Tensor
-) -> Iterator[tuple[_Value, float]]:
+    model: onnx.ModelProto, program: _Program, values: Sequence[_FileValue], lr: torch.Tensor
+) -> Iterator[tuple[_FileValue, float]]:
     """Yield each value that the file and the network have in the same shape, with its relative error."""
     of_file = _run(model, [value.name for value in values], lr)
     of_network = program.values({value.torch_name for value in values}, lr)

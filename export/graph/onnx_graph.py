@@ -37,7 +37,7 @@ NODE_SCOPES = "pkg.torch.onnx.name_scopes"
 
 
 @dataclass(frozen=True)
-class Graph:
+class ExportedGraph:
     """A float32 graph from `lr` to `sr`. Values are named after the torch operations that compute them."""
 
     model: onnx.ModelProto
@@ -51,7 +51,7 @@ Translations: TypeAlias = Mapping[Callable[..., Any], Callable[..., Any]]
 
 def build_graph(
     network: Network, lr_size: tuple[int, int] | None, opset: int, *, translations: Translations | None = None
-) -> Graph:
+) -> ExportedGraph:
     """Return the exporter's graph or onnxsim's, whichever is smaller; for one size (width, height), or for any.
 
     The caller may change it. The graph of a network is computed once for all formats that begin with it.
@@ -64,15 +64,17 @@ def build_graph(
     return replace(graph, model=model)
 
 
-_graphs = Recent[Graph](lambda graph: graph.model.ByteSize())
+_graphs = Recent[ExportedGraph](lambda graph: graph.model.ByteSize())
 
 
-def _build(network: Network, lr_size: tuple[int, int] | None, opset: int, translations: Translations | None) -> Graph:
+def _build(
+    network: Network, lr_size: tuple[int, int] | None, opset: int, translations: Translations | None
+) -> ExportedGraph:
     program = trace(network, lr_size, opset, translations=translations)
     with one_line(f"{network.spec.arch} does not fit into one ONNX graph", first=True):
         plain = _tidy(program.model_proto)
     model, simplified = _smaller(plain, _simplified(plain))
-    return Graph(model, len(plain.graph.node), simplified)
+    return ExportedGraph(model, len(plain.graph.node), simplified)
 
 
 def trace(

@@ -16,14 +16,14 @@ from compressor.runtimes.base import Runtime
 from compressor.runtimes.torch_runtime import TorchRuntime
 from export.formats.conversion import CannotConvert, Conversion
 from export.formats.table import INT8
-from export.proof.quality import Quality, QualityPhotos
+from export.proof.quality import QualityLoss, QualityPhotos
 from export.proof.verify import verify
 
 Product = TypeVar("Product")
 
 
 @dataclass(frozen=True)
-class Layers:
+class LayerNames:
     """The layers with weights of a graph, by their names there, in the order in which they run."""
 
     names: tuple[str, ...]
@@ -52,7 +52,7 @@ class FloatParts:
         return f"{self.words}, whole ranges" if self.whole_ranges else self.words
 
 
-def ends_of(layers: Layers) -> Iterator[FloatParts]:
+def ends_of(layers: LayerNames) -> Iterator[FloatParts]:
     """Yield the parts to leave in float if a file without any is not good enough, in order of their cost."""
     first, last = layers.names[:1], layers.names[-1:]
     yield FloatParts("last layer", frozenset(last))
@@ -69,12 +69,12 @@ def ends_of(layers: Layers) -> Iterator[FloatParts]:
 
 
 @dataclass(frozen=True)
-class Try(Generic[Product]):
+class TriedParts(Generic[Product]):
     """A file with these parts in float, its loss of quality, and in one line why it is refused, or None."""
 
     product: Product
     parts: FloatParts
-    quality: Quality
+    quality: QualityLoss
     reason: str | None
 
     def describe(self, flavour: str, calibration: str, weight_bits: int = 8) -> dict[str, object]:
@@ -99,10 +99,10 @@ class Search(Generic[Product]):
     tool: str
     job: Conversion
     photos: QualityPhotos
-    layers: Layers
+    layers: LayerNames
     make: Callable[[FloatParts], tuple[Product, Runtime]]
 
-    def run(self) -> Try[Product]:
+    def run(self) -> TriedParts[Product]:
         """Return the first file within the bound."""
         narrow = self.attempt(FloatParts())
         if narrow.reason is None:
@@ -120,7 +120,7 @@ class Search(Generic[Product]):
             f"in eight bits by {self.tool} it {nearest.reason}; tried with {tries[-1].parts.words} in float, too"
         )
 
-    def attempt(self, parts: FloatParts) -> Try[Product]:
+    def attempt(self, parts: FloatParts) -> TriedParts[Product]:
         product, file = self.make(parts)
         quality = self.photos.measure(file.run)
         reason = quality.reason(self.job.options.int8.max_drop)
@@ -129,10 +129,10 @@ class Search(Generic[Product]):
             reason = verify(file, network, self.job.inputs, INT8, io=self.job.options.io).reason
         refused = "" if reason is None else f"; refused, because it {reason}"
         self.job.context.note(f"{self.tool}, in float {parts}: {quality}{refused}")
-        return Try(product, parts, quality, reason)
+        return TriedParts(product, parts, quality, reason)
 
 
-def _distance(result: Try[Product]) -> tuple[bool, float]:
+def _distance(result: TriedParts[Product]) -> tuple[bool, float]:
     """Return a sorting key, best first: accepted files, then less loss in dB, then images nearer to the source's."""
     to_source = 100.0 if result.quality.psnr_to_source is None else result.quality.psnr_to_source
     return result.reason is not None, result.quality.drop - 1e-3 * to_source

@@ -39,14 +39,16 @@ from compressor.models.quantisation.quantisers import (
     unsigned_levels,
     weight_levels,
 )
-from export.graph.onnx_graph import Graph, build_graph
+from export.graph.onnx_graph import ExportedGraph, build_graph
 from export.int8.quantise.plan import CPU, Flavour
 
 BITS = 8
 """Bits of the integers in an ONNX graph, with which runtimes compute."""
 
 
-def build_learnt_graph(network: Network, lr_size: tuple[int, int] | None, opset: int, flavour: Flavour = CPU) -> Graph:
+def build_learnt_graph(
+    network: Network, lr_size: tuple[int, int] | None, opset: int, flavour: Flavour = CPU
+) -> ExportedGraph:
     """Return the QDQ graph of a network that was trained at 8 bits, for one size (width, height) or for any.
 
     Signed features have zero point 0 if their range is symmetric, as TensorRT requires.

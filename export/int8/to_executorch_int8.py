@@ -27,7 +27,7 @@ from compressor.runtimes.file_runtime import FileRuntime
 from export.convert.to_executorch import lower, max_side, retrace, trace, within_executorch, write
 from export.formats.conversion import CannotConvert, Conversion, require_size
 from export.int8.calibration import calibration_patches
-from export.int8.float_parts import FloatParts, Layers, Search
+from export.int8.float_parts import FloatParts, LayerNames, Search
 from export.proof.quality import QualityPhotos
 
 TOOL = "ExecuTorch"
@@ -183,12 +183,12 @@ def _in_float(graph: Any, parts: FloatParts) -> Iterator[Any]:
             yield node
 
 
-def _layers(graph: Any) -> Layers:
+def _layers(graph: Any) -> LayerNames:
     """Return the layers of a program, named after the network's modules."""
     nodes = [node for node in graph.nodes if node.target in LAYERS and _is_stored(node)]
     shuffled = {_name(_source(node)) for node in graph.nodes if node.target == ATEN.pixel_shuffle.default}
     names = tuple(dict.fromkeys(map(_name, nodes)))
-    return Layers(names, frozenset(shuffled & set(names)))
+    return LayerNames(names, frozenset(shuffled & set(names)))
 
 
 def _is_stored(node: Any) -> bool:

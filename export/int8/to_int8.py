@@ -23,7 +23,7 @@ from compressor.models.quantisation.description import KEY
 from compressor.models.students.spread import spread_streams
 from export.convert.to_onnx import write_graph
 from export.formats.conversion import CannotConvert, Conversion
-from export.graph.onnx_graph import OPSET, Graph, build_graph, use_depth_first
+from export.graph.onnx_graph import OPSET, ExportedGraph, build_graph, use_depth_first
 from export.graph.recent import Recent, network_key
 from export.int8.calibration import calibration_patches
 from export.int8.learnt_graph import build_learnt_graph
@@ -31,7 +31,7 @@ from export.int8.quantise.ends import Ends, meet_image
 from export.int8.quantise.equalise import equalise_channels
 from export.int8.quantise.grids import S7, U8
 from export.int8.quantise.plan import CPU, TENSORRT, Flavour
-from export.int8.quantise.search import Try, measure_graph, search
+from export.int8.quantise.search import TriedScheme, measure_graph, search
 from export.proof.quality import QualityPhotos
 
 LEARNT = "learnt in training"
@@ -58,7 +58,7 @@ def _cpu_flavour(*, learnt: bool) -> Flavour:
     return replace(CPU, weights=U8 if learnt else S7)
 
 
-def _learnt(job: Conversion, flavour: Flavour) -> tuple[Graph, dict[str, object]]:
+def _learnt(job: Conversion, flavour: Flavour) -> tuple[ExportedGraph, dict[str, object]]:
     """Return the graph of a network that was trained quantised, with its learnt ranges, and the facts of the file."""
     quantisation, lr_size = job.network.quantisation, job.options.lr_size
     assert quantisation is not None
@@ -75,7 +75,7 @@ def _learnt(job: Conversion, flavour: Flavour) -> tuple[Graph, dict[str, object]
     }
 
 
-def _calibrated(job: Conversion, flavour: Flavour) -> tuple[Graph, dict[str, object]]:
+def _calibrated(job: Conversion, flavour: Flavour) -> tuple[ExportedGraph, dict[str, object]]:
     """Return the graph of a float network, quantised as far as the bound allows, and the facts of the file."""
     options, lr_size = job.options.int8, job.options.lr_size
     calibration = calibration_patches(replace(job.network.descriptor, fixed_size=lr_size), options.calibrate)
@@ -94,7 +94,7 @@ def _calibrated(job: Conversion, flavour: Flavour) -> tuple[Graph, dict[str, obj
 class _Prepared:
     """A float graph as it is quantised, for every flavour, and the graph that it was made from."""
 
-    graph: Graph
+    graph: ExportedGraph
     ends: Ends
 
 
@@ -108,7 +108,7 @@ def _prepare(job: Conversion, patches: torch.Tensor) -> _Prepared:
 _prepared = Recent[_Prepared](lambda one: one.graph.model.ByteSize() + one.ends.graph.model.ByteSize())
 
 
-def describe(tried: Try, calibration: str) -> dict[str, object]:
+def describe(tried: TriedScheme, calibration: str) -> dict[str, object]:
     """Return the facts of a file in eight bits, for its metadata and the report."""
     scheme = tried.scheme
     return {

@@ -41,7 +41,7 @@ from export.convert.litert_file import (
 )
 from export.formats.conversion import Conversion, require_size
 from export.int8.calibration import calibration_patches
-from export.int8.float_parts import FloatParts, Layers, Search
+from export.int8.float_parts import FloatParts, LayerNames, Search
 from export.int8.learnt_graph import require_eight_bits
 from export.int8.quantise.grids import U8, choose_grid
 from export.proof.quality import QualityPhotos
@@ -132,7 +132,7 @@ def _name_values(model: Any) -> None:
                 graph.tensors[output].name = f"{kind_of(model, operator).lower()}_{place}{part}"
 
 
-def _layers(model: Any) -> Layers:
+def _layers(model: Any) -> LayerNames:
     """Return the layers with weights; the last layer's name is that of the output image."""
     (graph,) = model.subgraphs
     makers = {int(output): operator for operator in graph.operators for output in operator.outputs}
@@ -144,7 +144,7 @@ def _layers(model: Any) -> Layers:
             while before is not None and kind_of(model, before) in ACTIVATIONS:
                 before = makers.get(int(before.inputs[0]))
             shuffled |= set() if before is None else {_name(graph, before)}
-    return Layers(names, frozenset(shuffled & set(names)))
+    return LayerNames(names, frozenset(shuffled & set(names)))
 
 
 def _sums(model: Any) -> Iterator[str]:

@@ -28,7 +28,7 @@ from compressor.runtimes.openvino_runtime import OpenVinoRuntime
 from export.convert import to_onnx
 from export.formats.conversion import Conversion
 from export.int8.calibration import calibration_patches
-from export.int8.float_parts import FloatParts, Layers, Search
+from export.int8.float_parts import FloatParts, LayerNames, Search
 from export.proof.quality import QualityPhotos
 
 TOOL = "NNCF"
@@ -97,12 +97,12 @@ def _as_images(patches: torch.Tensor, io: str) -> NDArray[Any]:
     return patches.contiguous().numpy()
 
 
-def _layers(graph: Any) -> Layers:
+def _layers(graph: Any) -> LayerNames:
     """Return the layers of an OpenVINO model."""
     nodes = [node for node in graph.get_ordered_ops() if _is_layer(node)]
     shuffled = {_source(node) for node in graph.get_ordered_ops() if node.get_type_name() == "DepthToSpace"}
     names = tuple(node.get_friendly_name() for node in nodes)
-    return Layers(names, frozenset(shuffled & set(names)))
+    return LayerNames(names, frozenset(shuffled & set(names)))
 
 
 def _is_layer(node: Any) -> bool:

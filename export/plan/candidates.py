@@ -10,7 +10,7 @@ from compressor.models.networks.base import Spec
 from compressor.models.networks.cost import Cost, cost
 from compressor.models.networks.registry import architecture, architectures
 from compressor.models.students.students import student_text
-from export.plan.search import Candidate
+from export.plan.search import CandidateShape
 
 WIDTHS = (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256)
 """Widths in channels: multiples of 8, the block size of chips and their libraries; the steps grow with the width."""
@@ -18,7 +18,7 @@ DEPTHS = (1, 2, 3, 4, 6, 8, 12, 16, 20, 24, 32)
 
 
 @dataclass(frozen=True)
-class Teacher:
+class TeacherFacts:
     """The facts of a teacher that decide the shapes: its spec, or for a foreign teacher only scale and channels."""
 
     scale: int
@@ -26,13 +26,13 @@ class Teacher:
     spec: Spec | None = None
 
 
-def list_candidates(teacher: Teacher, lr_size: tuple[int, int]) -> tuple[Candidate, ...]:
+def list_candidates(teacher: TeacherFacts, lr_size: tuple[int, int]) -> tuple[CandidateShape, ...]:
     """Return every shape once, without those that have more parameters or MACs than the teacher.
 
     Shapes that suit any teacher come first: they are quick to export. The rest of the search time goes to the teacher's
     own network, whose exports may each take a third of a minute.
     """
-    candidates: list[Candidate] = []
+    candidates: list[CandidateShape] = []
     for kind in architectures():
         largest = kind.for_any_teacher
         if largest is None or (teacher.spec is not None and teacher.spec.arch == kind.name):
@@ -49,14 +49,14 @@ def list_candidates(teacher: Teacher, lr_size: tuple[int, int]) -> tuple[Candida
     return tuple({one.student: one for one in within}.values())
 
 
-def _shapes(largest: Spec, lr_size: tuple[int, int], *, fits: bool) -> Iterator[Candidate]:
+def _shapes(largest: Spec, lr_size: tuple[int, int], *, fits: bool) -> Iterator[CandidateShape]:
     """Yield the candidates of a spec at every width and depth."""
     for narrow in _narrowed(largest):
         specs = list(_shortened(narrow))
         counts = _costs([spec for _, spec in specs], [depth for depth, _ in specs], lr_size)
         width = _width(narrow)
         for (depth, spec), count in zip(specs, counts, strict=True):
-            yield Candidate(spec.arch, width, depth, count.params, count.macs, student_text(spec), fits)
+            yield CandidateShape(spec.arch, width, depth, count.params, count.macs, student_text(spec), fits)
 
 
 def _narrowed(largest: Spec) -> list[Spec]:

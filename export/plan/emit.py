@@ -20,8 +20,8 @@ from compressor.base.context import QUIET, Context
 from compressor.base.errors import SrkdError, UsageError
 from compressor.base.files import atomic_path, read_text, require_writable_folder
 from compressor.images.sample import sample_photo
-from export.plan.measure import Place, megabytes_of, write_untrained
-from export.plan.search import Candidate, Measured, Targets
+from export.plan.measure import Environment, megabytes_of, write_untrained
+from export.plan.search import CandidateShape, ShapeMeasurement, Targets
 
 PLAN, RUN, PHOTO = "plan.json", "run.py", "photo.npy"
 MOST_BYTES = 10**7
@@ -39,18 +39,20 @@ class Emitted:
     id: str
     teacher: str
     """The hash of the teacher's file."""
-    place: Place
+    place: Environment
     targets: Targets
-    candidates: Mapping[str, Candidate]
+    candidates: Mapping[str, CandidateShape]
     """Candidates by their names in measured.json."""
     megabytes: Mapping[str, float]
     failed: Mapping[str, str]
     """Shapes that could not be written, and why."""
 
 
-def spread_out(candidates: Sequence[Candidate], targets: Targets, per_kind: int = PER_KIND) -> tuple[Candidate, ...]:
+def spread_out(
+    candidates: Sequence[CandidateShape], targets: Targets, per_kind: int = PER_KIND
+) -> tuple[CandidateShape, ...]:
     """Return some candidates of each kind, evenly from the least to the most MACs on a logarithmic scale."""
-    chosen: list[Candidate] = []
+    chosen: list[CandidateShape] = []
     allowed = [one for one in candidates if one.macs <= targets.most_macs]
     for kind in dict.fromkeys(one.kind for one in allowed):
         own = sorted((one for one in allowed if one.kind == kind), key=lambda one: one.macs)
@@ -63,9 +65,9 @@ def spread_out(candidates: Sequence[Candidate], targets: Targets, per_kind: int 
 
 
 def emit(
-    candidates: Sequence[Candidate],
+    candidates: Sequence[CandidateShape],
     targets: Targets,
-    place: Place,
+    place: Environment,
     teacher: str,
     channels: int,
     folder: Path,
@@ -117,14 +119,14 @@ def read_emitted(folder: Path) -> Emitted:
     plan = _read(folder / PLAN, SCHEMA)
     try:
         width, height = map(int, plan["lr_size"].split("x"))
-        names = [field.name for field in fields(Candidate)]
+        names = [field.name for field in fields(CandidateShape)]
         return Emitted(
             folder,
             str(plan["id"]),
             str(plan["teacher"]),
-            Place("onnxruntime", plan["precision"], (width, height), threads=plan["threads"]),
+            Environment("onnxruntime", plan["precision"], (width, height), threads=plan["threads"]),
             Targets(**plan["targets"]),
-            {row["name"]: Candidate(**{name: row[name] for name in names}) for row in plan["candidates"]},
+            {row["name"]: CandidateShape(**{name: row[name] for name in names}) for row in plan["candidates"]},
             {row["name"]: float(row["mb"]) for row in plan["candidates"]},
             dict(plan["failed"]),
         )
@@ -140,7 +142,7 @@ class DeviceTimings:
     rows: Mapping[str, Mapping[str, Any]]
     machine: str
 
-    def measure(self, candidate: Candidate) -> Measured:
+    def measure(self, candidate: CandidateShape) -> ShapeMeasurement:
         """Return the device's measurement of a candidate, the same at each call."""
         row = self.rows.get(candidate.name)
         if row is None:
@@ -149,7 +151,7 @@ class DeviceTimings:
             raise SrkdError(str(row["failed"]))
         ms = float(row["ms"])
         low, high = float(row.get("low", ms)), float(row.get("high", ms))
-        return Measured(ms, low, high, self.emitted.megabytes[candidate.name])
+        return ShapeMeasurement(ms, low, high, self.emitted.megabytes[candidate.name])
 
 
 def read_measured(file: Path, folder: Path | None, teacher: str) -> DeviceTimings:

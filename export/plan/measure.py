@@ -29,9 +29,9 @@ from compressor.runtimes.onnx_providers import torch_device_for
 from compressor.runtimes.table import RUNTIMES, OpenOptions
 from export.formats.conversion import CannotConvert, FileOptions, Int8Options
 from export.formats.table import Format, find_format
-from export.plan.search import Candidate, Measured
+from export.plan.search import CandidateShape, ShapeMeasurement
 from export.timing.stopwatch import image_for
-from export.timing.turns import Timing, compare, no_garbage_collection, take_turns, time_calls
+from export.timing.turns import CallTimes, compare, no_garbage_collection, take_turns, time_calls
 from export.writing.exporting import Source, convert_to
 
 ONCE = 4.0
@@ -45,7 +45,7 @@ CALIBRATION_SIDE = 48
 
 
 @dataclass(frozen=True)
-class Place:
+class Environment:
     """The environment of a student: runtime, precision, LR size (width, height), device and CPU threads."""
 
     runtime: str = "onnxruntime"
@@ -97,7 +97,7 @@ class Place:
         return f"{size}, {self.runtime} {self.precision}, {self.device}, {count_threads(threads)}"
 
 
-def write_untrained(candidate: Candidate, place: Place, folder: Path) -> Path:
+def write_untrained(candidate: CandidateShape, place: Environment, folder: Path) -> Path:
     """Write a candidate with random weights as a file for that place, and return its path."""
     network, row = build(parse_student(candidate.student), seed=0), place.format()
     stem = f"{candidate.kind}-{candidate.width}x{candidate.depth}"
@@ -146,7 +146,7 @@ class Bench:
 
     def __init__(
         self,
-        place: Place,
+        place: Environment,
         folder: Path,
         *,
         seconds: float = 1.0,
@@ -155,17 +155,17 @@ class Bench:
     ) -> None:
         self.place, self.folder, self.seconds, self.longest_ms = place, folder, seconds, longest_ms
         self.context = context
-        self.reference: tuple[Candidate, Callable[[], object]] | None = None
+        self.reference: tuple[CandidateShape, Callable[[], object]] | None = None
         self.reference_ms: list[float] = []
         """Median of the reference in each first measurement of a candidate, in ms."""
-        self.files: dict[Candidate, Path] = {}
-        self.reasons: dict[Candidate, str] = {}
-        self.looks: dict[Candidate, list[Timing]] = {}
+        self.files: dict[CandidateShape, Path] = {}
+        self.reasons: dict[CandidateShape, str] = {}
+        self.looks: dict[CandidateShape, list[CallTimes]] = {}
         """Later measurements of each candidate; empty after its first one."""
-        self.calls: dict[Candidate, Callable[[], object]] = {}
+        self.calls: dict[CandidateShape, Callable[[], object]] = {}
         """Calls of the candidates that were measured again: their files stay open."""
 
-    def measure(self, candidate: Candidate) -> Measured:
+    def measure(self, candidate: CandidateShape) -> ShapeMeasurement:
         """Measure a candidate; its file is written the first time."""
         if candidate in self.looks:
             return self.measure_again(candidate)
@@ -175,25 +175,25 @@ class Bench:
             self.reference = candidate, call
         warm = _once(call)
         if warm > self.longest_ms:
-            return Measured(warm, warm / 2, warm * 2, megabytes)
+            return ShapeMeasurement(warm, warm / 2, warm * 2, megabytes)
         self.looks[candidate] = []
         reference, own = take_turns([self.reference[1], call], seconds_each=self.seconds)
         return self.relative(reference, own, megabytes)
 
-    def measure_again(self, candidate: Candidate) -> Measured:
+    def measure_again(self, candidate: CandidateShape) -> ShapeMeasurement:
         """Measure a candidate again, and return the result of all its later measurements."""
         if candidate not in self.calls:
             self.calls[candidate] = self.place.call(self.open(candidate))
         self.looks[candidate].append(_look(self.calls[candidate], self.seconds))
         return _of_looks(self.looks[candidate], megabytes_of(self.files[candidate]))
 
-    def relative(self, reference: Timing, own: Timing, megabytes: float) -> Measured:
+    def relative(self, reference: CallTimes, own: CallTimes, megabytes: float) -> ShapeMeasurement:
         """Return a time: the ratio to the reference, multiplied by the reference's median time so far."""
         self.reference_ms.append(reference.percentile(50))
         ratio, unit = compare(own, reference), float(np.median(self.reference_ms))
-        return Measured(ratio.speedup * unit, ratio.low * unit, ratio.high * unit, megabytes)
+        return ShapeMeasurement(ratio.speedup * unit, ratio.low * unit, ratio.high * unit, megabytes)
 
-    def open(self, candidate: Candidate) -> Runtime:
+    def open(self, candidate: CandidateShape) -> Runtime:
         """Return a candidate opened in its runtime; one that failed before fails again without a new attempt."""
         if candidate in self.reasons:
             raise SrkdError(self.reasons[candidate])
@@ -222,7 +222,7 @@ def _once(call: Callable[[], object]) -> float:
     return ms
 
 
-def _look(call: Callable[[], object], seconds: float) -> Timing:
+def _look(call: Callable[[], object], seconds: float) -> CallTimes:
     """Time at least two calls after one that warms up the caches."""
     times: list[float] = []
     with no_garbage_collection():
@@ -230,10 +230,10 @@ def _look(call: Callable[[], object], seconds: float) -> Timing:
         until = time.perf_counter() + seconds
         while len(times) < 2 or time.perf_counter() < until:
             times += time_calls(call, 1)
-    return Timing((tuple(times),))
+    return CallTimes((tuple(times),))
 
 
-def _of_looks(looks: Sequence[Timing], megabytes: float) -> Measured:
+def _of_looks(looks: Sequence[CallTimes], megabytes: float) -> ShapeMeasurement:
     """Return the median of all calls, with the fastest and slowest medians of single measurements as the interval.
 
     Of many measurements the fastest and slowest are left out: another program may have disturbed them.
@@ -242,17 +242,17 @@ def _of_looks(looks: Sequence[Timing], megabytes: float) -> Measured:
     if len(medians) >= MANY_LOOKS:
         medians = medians[1:-1]
     ms = float(np.median([ms for look in looks for ms in look.samples]))
-    return Measured(ms, medians[0], medians[-1], megabytes)
+    return ShapeMeasurement(ms, medians[0], medians[-1], megabytes)
 
 
-def measure_file(file: Path, place: Place, *, seconds: float) -> Measured:
+def measure_file(file: Path, place: Environment, *, seconds: float) -> ShapeMeasurement:
     """Time a finished file in a place, several times with pauses between.
 
     A machine that is shared with other programs changes its speed from second to second: one measurement says little.
     """
     call = place.call(open_model(file, place.open_options()))
     call()
-    looks: list[Timing] = []
+    looks: list[CallTimes] = []
     for look in range(FILE_LOOKS):
         if look > 0:
             time.sleep(seconds / FILE_LOOKS / 2)

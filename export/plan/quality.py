@@ -18,7 +18,7 @@ from compressor.models.fitting.patches import embedded_patches, texture_of
 from compressor.models.networks.base import Network
 from compressor.models.networks.cost import cost
 from compressor.models.students.students import parse_student
-from export.plan.search import Candidate
+from export.plan.search import CandidateShape
 
 PATCHES, FEWEST = 16, 4
 """Most and fewest patches: at most a quarter of those of `--init fit`, which suffice to compare shapes in a quarter of
@@ -45,7 +45,7 @@ class FittedQuality:
             self.patches = patches[texture_of(patches).argsort(descending=True)[: 2 * count : 2]]
             self.photos = [_middle(path, scale) for path in embedded_photos("val").values()]
 
-    def __call__(self, candidate: Candidate) -> float | None:
+    def __call__(self, candidate: CandidateShape) -> float | None:
         """Return the score in dB; None for a shape that cannot be fitted, or after `most` shapes or SECONDS."""
         if self.teacher is None or not candidate.fits:
             return None
@@ -58,7 +58,7 @@ class FittedQuality:
             self.seconds += time.monotonic() - began
         return self.scores[candidate.student]
 
-    def _score(self, teacher: Network, candidate: Candidate) -> float | None:
+    def _score(self, teacher: Network, candidate: CandidateShape) -> float | None:
         try:
             student = fit(teacher, parse_student(candidate.student), self.patches)
         except SrkdError as error:

@@ -53,14 +53,14 @@ class Shape:
 
 
 @dataclass(frozen=True)
-class Candidate(Shape):
+class CandidateShape(Shape):
     """A shape that may be chosen; `fits` says whether its quality can be known before training."""
 
     fits: bool = False
 
 
 @dataclass(frozen=True)
-class Measured:
+class ShapeMeasurement:
     """The time of one image in ms, its interval, and the file's size in megabytes (10⁶ bytes)."""
 
     ms: float
@@ -115,7 +115,7 @@ class Targets:
 
 
 @dataclass(frozen=True)
-class Row(Shape):
+class PlanRow(Shape):
     """One shape of the plan: its counts, its measurements, and why it was chosen or not."""
 
     megabytes: float | None
@@ -133,8 +133,8 @@ class Plan:
 
     targets: Targets
     margin: float
-    chosen: Row
-    rows: tuple[Row, ...]
+    chosen: PlanRow
+    rows: tuple[PlanRow, ...]
     candidates: int
     """Number of shapes to choose from."""
     stopped: bool = False
@@ -144,25 +144,25 @@ class Plan:
 class Unreachable(SrkdError):
     """No candidate meets the targets; `rows` are the measured and the failed ones."""
 
-    def __init__(self, message: str, rows: Sequence[Row] = ()) -> None:
+    def __init__(self, message: str, rows: Sequence[PlanRow] = ()) -> None:
         super().__init__(message)
         self.rows = tuple(rows)
 
 
-Measure: TypeAlias = Callable[[Candidate], Measured]
+Measure: TypeAlias = Callable[[CandidateShape], ShapeMeasurement]
 """Function that measures a candidate or raises an `SrkdError`. The first call may be quick. Each later call returns the
 result of all later calls, with the range of their results as its interval."""
-KnownQuality: TypeAlias = Callable[[Candidate], "float | None"]
+KnownQuality: TypeAlias = Callable[[CandidateShape], "float | None"]
 """Function that returns the Y-PSNR in dB of a candidate before any training, or None."""
 
 
-def unknown(candidate: Candidate) -> float | None:
+def unknown(candidate: CandidateShape) -> float | None:
     """Return None: no quality is known."""
     return None
 
 
 def find_student(
-    candidates: Sequence[Candidate],
+    candidates: Sequence[CandidateShape],
     targets: Targets,
     measure: Measure,
     quality: KnownQuality = unknown,
@@ -179,12 +179,12 @@ def find_student(
     `Unreachable` names them. `enough(share)` is called before each further shape and returns True once that share of
     the time is used up. Each candidate to be tried is measured at least once.
     """
-    return _Search(candidates, targets, measure, quality, margin, per_kind, remedies, enough, context).run()
+    return _ShapeSearch(candidates, targets, measure, quality, margin, per_kind, remedies, enough, context).run()
 
 
 @dataclass
-class _Search:
-    candidates: Sequence[Candidate]
+class _ShapeSearch:
+    candidates: Sequence[CandidateShape]
     targets: Targets
     measure: Measure
     quality: KnownQuality
@@ -193,10 +193,10 @@ class _Search:
     remedies: Callable[[float], Sequence[str]]
     enough: Callable[[float], bool]
     context: Context
-    measured: dict[Candidate, Measured] = field(default_factory=dict)
-    failed: dict[Candidate, str] = field(default_factory=dict)
-    scores: dict[Candidate, float] = field(default_factory=dict)
-    again: set[Candidate] = field(default_factory=set)
+    measured: dict[CandidateShape, ShapeMeasurement] = field(default_factory=dict)
+    failed: dict[CandidateShape, str] = field(default_factory=dict)
+    scores: dict[CandidateShape, float] = field(default_factory=dict)
+    again: set[CandidateShape] = field(default_factory=set)
     stopped: bool = False
 
     def run(self) -> Plan:
@@ -217,7 +217,7 @@ class _Search:
             raise self.unreachable()
         return self.plan(chosen, tied)
 
-    def try_one(self, candidate: Candidate) -> bool:
+    def try_one(self, candidate: CandidateShape) -> bool:
         """Measure a candidate; return False if that fails."""
         try:
             self.measured[candidate] = self.measure(candidate)
@@ -227,7 +227,7 @@ class _Search:
             return False
         return True
 
-    def excess(self, candidate: Candidate) -> float:
+    def excess(self, candidate: CandidateShape) -> float:
         """Return the largest ratio of a measured candidate's figures to their targets.
 
         After repeated measurements, which decide, the whole interval must meet the target: on a noisy machine the
@@ -237,11 +237,11 @@ class _Search:
         excess = self.targets.excess(figures.ms, figures.megabytes, candidate.macs, self.margin)
         return max(excess, figures.high / self.targets.most_ms) if candidate in self.again else excess
 
-    def meeting(self) -> list[Candidate]:
+    def meeting(self) -> list[CandidateShape]:
         """Return the candidates that meet all targets by their last measurement, the largest first."""
         return sorted((one for one in self.measured if self.excess(one) <= 1), key=_size, reverse=True)
 
-    def decide(self, kinds: Sequence[_Kind]) -> tuple[Candidate | None, list[Candidate]]:
+    def decide(self, kinds: Sequence[_Kind]) -> tuple[CandidateShape | None, list[CandidateShape]]:
         """Measure finalists again until none is left; return the best by quality of those that tie, and these."""
         while finalists := [one for one in self.finalists() if one not in self.again]:
             met = {one for one in finalists if self.excess(one) <= 1}
@@ -260,7 +260,7 @@ class _Search:
                 self.scores[candidate] = score
         return max(tied, key=lambda one: (self.scores.get(one, -math.inf), *_size(one))), tied
 
-    def measure_again(self, finalists: Sequence[Candidate]) -> None:
+    def measure_again(self, finalists: Sequence[CandidateShape]) -> None:
         self.again.update(finalists)
         for look in range(LOOKS):
             if look > 0 and self.enough(FINALISTS_SHARE):
@@ -270,7 +270,7 @@ class _Search:
                 if candidate in self.measured:
                     self.try_one(candidate)
 
-    def finalists(self) -> list[Candidate]:
+    def finalists(self) -> list[CandidateShape]:
         """Return the largest candidates that meet the targets and tie, and the nearest larger ones that almost do."""
         meeting = self.meeting()
         if not meeting:
@@ -282,19 +282,21 @@ class _Search:
         ]
         return [*tied, *sorted(nearly, key=self.excess)[:2]]
 
-    def plan(self, chosen: Candidate, tied: Sequence[Candidate]) -> Plan:
+    def plan(self, chosen: CandidateShape, tied: Sequence[CandidateShape]) -> Plan:
         rows = tuple(self.rows(chosen, tied))
         row = next(row for row in rows if row.verdict == "chosen")
         return Plan(self.targets, self.margin, row, rows, len(self.candidates), self.stopped)
 
-    def rows(self, chosen: Candidate | None, tied: Sequence[Candidate]) -> Iterator[Row]:
+    def rows(self, chosen: CandidateShape | None, tied: Sequence[CandidateShape]) -> Iterator[PlanRow]:
         """Yield the measured shapes, the slowest first, then those that failed."""
         for candidate in sorted(self.measured, key=lambda one: -self.measured[one].ms):
             yield self.row(candidate, *self.verdict(candidate, chosen, tied))
         for candidate, reason in self.failed.items():
             yield self.row(candidate, "failed", reason)
 
-    def verdict(self, candidate: Candidate, chosen: Candidate | None, tied: Sequence[Candidate]) -> tuple[Verdict, str]:
+    def verdict(
+        self, candidate: CandidateShape, chosen: CandidateShape | None, tied: Sequence[CandidateShape]
+    ) -> tuple[Verdict, str]:
         """Return the verdict on a measured candidate and its reason."""
         if self.excess(candidate) > 1:
             return "misses", self.why_not(candidate)
@@ -309,7 +311,7 @@ class _Search:
             )
         return "meets", "smaller than the chosen one"
 
-    def why_not(self, candidate: Candidate) -> str:
+    def why_not(self, candidate: CandidateShape) -> str:
         """Return in words why a candidate misses a target."""
         figures, targets = self.measured[candidate], self.targets
         if figures.ms > targets.most_ms:
@@ -320,9 +322,9 @@ class _Search:
             return f"its interval reaches {figures.high:.1f} ms, over the target: the machine is noisy"
         return f"{figures.megabytes:.2f} MB, more than the target"
 
-    def row(self, candidate: Candidate, verdict: Verdict, why: str) -> Row:
+    def row(self, candidate: CandidateShape, verdict: Verdict, why: str) -> PlanRow:
         figures = self.measured.get(candidate)
-        return Row(
+        return PlanRow(
             **{entry.name: getattr(candidate, entry.name) for entry in fields(Shape)},
             megabytes=None if figures is None else figures.megabytes,
             ms=None if figures is None else figures.ms,
@@ -358,12 +360,12 @@ class _Search:
         return Unreachable(f"{text}; what would reach it: {', or '.join(remedies)}" if remedies else text, rows)
 
 
-def _size(candidate: Candidate) -> tuple[int, int]:
+def _size(candidate: CandidateShape) -> tuple[int, int]:
     """Return the key by which candidates are ordered in size."""
     return candidate.params, candidate.macs
 
 
-def _tied(meeting: Sequence[Candidate]) -> list[Candidate]:
+def _tied(meeting: Sequence[CandidateShape]) -> list[CandidateShape]:
     """Return the candidates that tie with the first, the largest."""
     return [one for one in meeting if one.params >= TIE * meeting[0].params][:FINALISTS]
 
@@ -378,9 +380,9 @@ def _line_through(points: Sequence[tuple[float, float]]) -> Callable[[float], fl
 class _Kind:
     """The search among the shapes of one kind of network."""
 
-    def __init__(self, search: _Search, shapes: Sequence[Candidate], done: int, total: int) -> None:
+    def __init__(self, search: _ShapeSearch, shapes: Sequence[CandidateShape], done: int, total: int) -> None:
         self.search, self.shapes, self.done, self.total = search, shapes, done, total
-        self.attempts: list[Candidate] = []
+        self.attempts: list[CandidateShape] = []
 
     def look(self, share: float) -> None:
         """Measure the anchors, then the shape that should be the largest to meet the targets, then its neighbours."""
@@ -395,7 +397,7 @@ class _Kind:
                 break
             self.try_one(following)
 
-    def fill_gap(self, below: Candidate) -> None:
+    def fill_gap(self, below: CandidateShape) -> None:
         """Measure the largest shape that should meet the targets and is smaller than a finalist that failed them.
 
         The shapes between that finalist and those known to meet the targets have not been tried yet.
@@ -410,13 +412,13 @@ class _Kind:
         if following is not None:
             self.try_one(following)
 
-    def try_one(self, candidate: Candidate) -> None:
+    def try_one(self, candidate: CandidateShape) -> None:
         if candidate not in self.attempts:
             self.search.context.progress("measure shapes", min(self.done + len(self.attempts), self.total), self.total)
             self.attempts.append(candidate)
             self.search.try_one(candidate)
 
-    def anchors(self) -> list[Candidate]:
+    def anchors(self) -> list[CandidateShape]:
         """Return the smallest shape, a deeper one of its width and a wider one: the least that the time model needs."""
         least = min(self.shapes, key=lambda one: (one.macs, one.params))
         deeper = [one for one in self.shapes if one.width == least.width and one.depth >= 4 * least.depth]
@@ -424,7 +426,7 @@ class _Kind:
         nearest = min(wider, key=lambda one: (one.width, one.depth), default=least)
         return list(dict.fromkeys((least, min(deeper, key=lambda one: one.depth, default=least), nearest)))
 
-    def next(self) -> Candidate | None:
+    def next(self) -> CandidateShape | None:
         """Return the shape to measure next, or None if no larger one could meet the targets."""
         measured = {one: self.search.measured[one] for one in self.attempts if one in self.search.measured}
         if not measured:
@@ -443,7 +445,7 @@ class _Kind:
         ]
         return min(doubtful, key=expected.__getitem__, default=None)
 
-    def expected(self, measured: Mapping[Candidate, Measured]) -> dict[Candidate, float]:
+    def expected(self, measured: Mapping[CandidateShape, ShapeMeasurement]) -> dict[CandidateShape, float]:
         """Return for each shape the expected ratio to its worst target."""
         model = TimeModel.of([(one.width, one.depth, figures.ms) for one, figures in measured.items()])
         megabytes = _line_through([(one.params, figures.megabytes) for one, figures in measured.items()])
@@ -453,12 +455,12 @@ class _Kind:
             for one in self.shapes
         }
 
-    def nearest_to_least(self) -> Candidate | None:
+    def nearest_to_least(self) -> CandidateShape | None:
         """Return the smallest untried shape, or None. It is used as long as every tried shape has failed."""
         left = [one for one in self.shapes if one not in self.attempts]
         return min(left, key=lambda one: (one.macs, one.params), default=None)
 
-    def is_beside(self, one: Candidate, other: Candidate) -> bool:
+    def is_beside(self, one: CandidateShape, other: CandidateShape) -> bool:
         """Return whether two shapes are next to each other in the grid of widths and depths."""
         widths = sorted({shape.width for shape in self.shapes})
         depths = sorted({shape.depth for shape in self.shapes})

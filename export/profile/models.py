@@ -25,7 +25,7 @@ from export.formats.proof_inputs import proof_inputs
 from export.formats.table import FORMATS, find_format
 from export.profile.measured import MeasuredJob, ModelFacts
 from export.profile.process import ModelProcess
-from export.profile.settings import Settings
+from export.profile.settings import ProfileSettings
 from export.writing.exporting import Source, convert_to, prove
 
 CostOfSize = Callable[[tuple[int, int]], Cost | None]
@@ -110,7 +110,7 @@ class OpenModels:
 
 
 def open_models(
-    models: Sequence[Path | str], teacher: Path | str | None, settings: Settings, folder: Path, context: Context
+    models: Sequence[Path | str], teacher: Path | str | None, settings: ProfileSettings, folder: Path, context: Context
 ) -> OpenModels:
     """Open all models under all runtimes of the settings. Temporary exports go to `folder`."""
     files = [(Path(path), False) for path in models]
@@ -146,7 +146,7 @@ def _start_checkpoint(
     path: Path,
     label: str,
     is_teacher: bool,
-    settings: Settings,
+    settings: ProfileSettings,
     folder: Path,
     opened: OpenModels,
     context: Context,
@@ -241,7 +241,7 @@ class _Exports:
 
 
 def _start_exported(
-    path: Path, label: str, is_teacher: bool, settings: Settings, opened: OpenModels
+    path: Path, label: str, is_teacher: bool, settings: ProfileSettings, opened: OpenModels
 ) -> list[_Starting]:
     """Start an exported file in its only runtime; leave it out only if other runtimes were selected by name."""
     name = runtime_of(path)

@@ -12,8 +12,8 @@ from compressor.models.checkpoints.save import save_network
 from compressor.models.networks.registry import build, spec_from_dict
 from export.profile.presets import PRESETS
 from export.profile.presets.published import PublishedNetwork, PublishedTable
-from export.profile.report import Preset, ProfileReport, Published, Row, profile_models
-from export.profile.settings import Settings
+from export.profile.report import ProfilePreset, ProfileReport, ProfileRow, PublishedFigures, profile_models
+from export.profile.settings import ProfileSettings
 
 
 def find_preset(name: str) -> PublishedTable:
@@ -23,7 +23,7 @@ def find_preset(name: str) -> PublishedTable:
     return PRESETS[name]
 
 
-def profile_preset(table: PublishedTable, settings: Settings, context: Context = QUIET) -> ProfileReport:
+def profile_preset(table: PublishedTable, settings: ProfileSettings, context: Context = QUIET) -> ProfileReport:
     """Profile each pair of the table separately, and return all rows with the published figures.
 
     A pair that fails is left out with its reason. Quality is not measured: the networks are not trained.
@@ -64,10 +64,10 @@ def profile_preset(table: PublishedTable, settings: Settings, context: Context =
         matrix_rates=first.matrix_rates,
         conditions=tuple(conditions for report in reports for conditions in report.conditions),
         layers=tuple(layers for report in reports for layers in report.layers),
-        preset=Preset(table.name, table.source, table.device, size, tuple(omitted)),
+        preset=ProfilePreset(table.name, table.source, table.device, size, tuple(omitted)),
     )
 
 
-def _with_published(row: Row, network: PublishedNetwork) -> Row:
+def _with_published(row: ProfileRow, network: PublishedNetwork) -> ProfileRow:
     macs = None if network.gmacs is None else round(network.gmacs * 1e9)
-    return replace(row, published=Published(network.fps, network.speedup, macs, network.params_millions))
+    return replace(row, published=PublishedFigures(network.fps, network.speedup, macs, network.params_millions))

@@ -25,9 +25,9 @@ from export.profile.measured import FirstCall
 from export.profile.memory import MEMORY_METHOD
 from export.profile.models import ProfiledModel, open_models
 from export.profile.process import Workload
-from export.profile.settings import Settings
-from export.proof.speed import Speed
-from export.timing.turns import Comparison, Timing, compare, measure_turns
+from export.profile.settings import ProfileSettings
+from export.proof.speed import Int8Speed
+from export.timing.turns import CallTimes, SpeedUp, compare, measure_turns
 
 WIDE_SPREAD_PERCENT = 20.0
 """Spread of the middle half of the calls, in percent of the median, above which a note warns."""
@@ -46,7 +46,7 @@ class Latency:
 
 
 @dataclass(frozen=True)
-class Row:
+class ProfileRow:
     """One model under one runtime in one precision at one size and batch. Speed-ups are medians of paired ratios, above
     1 is faster; `speedup_interval` and `verdict` belong to `speedup_same_runtime`. Some runtimes compile in the first
     call at a size: it counts only for `first_call_ms`. Calls of the warm-up do not count."""
@@ -81,7 +81,7 @@ class Row:
     verdict: str | None
     int8: EightBits | None = None
     """Facts of a file in eight bits; None for other rows."""
-    published: Published | None = None
+    published: PublishedFigures | None = None
     """Published figures of a preset's network; None for other rows."""
 
     @property
@@ -91,7 +91,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Published:
+class PublishedFigures:
     """Figures that a paper states for a model; None: not stated."""
 
     fps: float | None
@@ -115,7 +115,7 @@ class LostRow:
 
 
 @dataclass(frozen=True)
-class Layers:
+class LayerTimes:
     """Times of the layers of one row."""
 
     model: str
@@ -153,7 +153,7 @@ class ModelCost:
 
 
 @dataclass(frozen=True)
-class Quality:
+class QualityRow:
     """Mean Y-PSNR in dB of a model in a precision on the embedded validation photos, under the first runtime that has
     it; None if it is infinite. In eight bits each runtime's file has its own row, as the files differ."""
 
@@ -167,7 +167,7 @@ class Quality:
 
 
 @dataclass(frozen=True)
-class Preset:
+class ProfilePreset:
     """The published table whose networks were profiled."""
 
     name: str
@@ -185,9 +185,9 @@ class ProfileReport:
 
     teacher: str | None
     """Label of the teacher; None without one, and for a preset with several."""
-    rows: tuple[Row, ...]
+    rows: tuple[ProfileRow, ...]
     costs: tuple[ModelCost, ...]
-    quality: tuple[Quality, ...]
+    quality: tuple[QualityRow, ...]
     protocol: str
     memory_method: str
     notes: tuple[str, ...]
@@ -198,10 +198,10 @@ class ProfileReport:
     matrix_rates: tuple[MatrixRate, ...] = ()
     conditions: tuple[Conditions, ...] = ()
     """Conditions of the measurement; a preset has one for each pair."""
-    layers: tuple[Layers, ...] = ()
-    preset: Preset | None = None
+    layers: tuple[LayerTimes, ...] = ()
+    preset: ProfilePreset | None = None
 
-    def quality_of(self, row: Row) -> Quality | None:
+    def quality_of(self, row: ProfileRow) -> QualityRow | None:
         """Return the quality of a row: for int8 that of its own file, otherwise that of its model in its precision."""
         own = [item for item in self.quality if (item.model, item.precision) == (row.model, row.precision)]
         if row.precision == "int8":
@@ -213,7 +213,7 @@ def profile_models(
     models: Sequence[Path | str],
     *,
     teacher: Path | str | None = None,
-    settings: Settings | None = None,
+    settings: ProfileSettings | None = None,
     context: Context = QUIET,
 ) -> ProfileReport:
     """Time models (checkpoints, run folders, exported files) against a teacher and each other.
@@ -224,7 +224,7 @@ def profile_models(
     """
     if not models:
         raise UsageError("nothing to profile: no model was given")
-    settings = settings or Settings()
+    settings = settings or ProfileSettings()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="srkd-profile-")))
         threads = stack.enter_context(torch_threads(settings.threads))
@@ -244,7 +244,7 @@ class _Measurement:
     """The measurement of open models, in the order of `report`."""
 
     models: tuple[ProfiledModel, ...]
-    settings: Settings
+    settings: ProfileSettings
     context: Context
     notes: list[str]
     first: dict[Key, FirstCall] = field(default_factory=dict)
@@ -319,7 +319,7 @@ class _Measurement:
             peaks[index] = max(peaks.get(index, 0.0), first.memory_mb or 0.0)
         return sum(peaks.values()) * 1e6 <= MEMORY_SHARE * available_memory()
 
-    def take_turns(self, workload: Workload) -> tuple[Timing | None, ...]:
+    def take_turns(self, workload: Workload) -> tuple[CallTimes | None, ...]:
         """Time all models in turns at one workload; the timing of a failed model is None."""
         width, height, batch = workload
         text = f"{width}x{height}" + (f" batch {batch}" if batch > 1 else "")
@@ -351,8 +351,8 @@ class _Measurement:
         return rates
 
     def rows_of(
-        self, workload: Workload, timings: Sequence[Timing | None], rates: Mapping[str, MatrixRate]
-    ) -> list[Row]:
+        self, workload: Workload, timings: Sequence[CallTimes | None], rates: Mapping[str, MatrixRate]
+    ) -> list[ProfileRow]:
         references = _References(self.models, timings)
         rows = []
         for index, (model, timing) in enumerate(zip(self.models, timings, strict=True)):
@@ -362,7 +362,7 @@ class _Measurement:
                 rows.append(_build_row(model, timing, references, workload, self.settings, first, rate))
         return rows
 
-    def measure_layers(self) -> tuple[Layers, ...]:
+    def measure_layers(self) -> tuple[LayerTimes, ...]:
         """Return the times of each model's layers at the first size and batch."""
         workload = width, height, batch = self.settings.workloads[0]
         tables = []
@@ -377,17 +377,17 @@ class _Measurement:
                 self.notes.append(f"{model.name}: its layers are not shown (--layers: torch and onnxruntime)")
                 continue
             facts = model.facts
-            tables.append(Layers(model.label, facts.runtime, facts.precision, f"{width}x{height}", batch, layers))
+            tables.append(LayerTimes(model.label, facts.runtime, facts.precision, f"{width}x{height}", batch, layers))
         self.context.progress("layers", len(self.models), len(self.models))
         return tuple(tables)
 
-    def measure_quality(self) -> tuple[Quality, ...]:
+    def measure_quality(self) -> tuple[QualityRow, ...]:
         """Score each model once per precision and each file in eight bits; for each scale bicubic comes first."""
         chosen: dict[tuple[str, ...], ProfiledModel] = {}
         for model in self.models:
             own_file = (model.facts.runtime,) if model.facts.precision == "int8" else ()
             chosen.setdefault((model.label, model.facts.precision, *own_file), model)
-        rows: dict[int, list[Quality]] = {}
+        rows: dict[int, list[QualityRow]] = {}
         for done, model in enumerate(chosen.values()):
             self.context.progress("quality", done, len(chosen))
             facts = model.facts
@@ -397,9 +397,9 @@ class _Measurement:
                 self.notes.append(f"{model.name}: {error}")
                 continue
             own, bicubic = scores.psnr_y, scores.bicubic
-            of_scale = rows.setdefault(facts.scale, [Quality("bicubic", facts.scale, bicubic, 0.0)])
+            of_scale = rows.setdefault(facts.scale, [QualityRow("bicubic", facts.scale, bicubic, 0.0)])
             over = None if own is None or bicubic is None else own - bicubic
-            of_scale.append(Quality(model.label, facts.scale, own, over, facts.runtime, facts.precision))
+            of_scale.append(QualityRow(model.label, facts.scale, own, over, facts.runtime, facts.precision))
         self.context.progress("quality", len(chosen), len(chosen))
         return tuple(row for of_scale in rows.values() for row in of_scale)
 
@@ -409,7 +409,7 @@ class _Measurement:
         names = ["torch", "onnxruntime", *(name.replace("_", "-") for group in needs for name in group)]
         return tuple(dict.fromkeys(names))
 
-    def note_disturbances(self, rows: Sequence[Row], conditions: Conditions) -> None:
+    def note_disturbances(self, rows: Sequence[ProfileRow], conditions: Conditions) -> None:
         """Note other programs, spread, runtimes that compile in their first call, and emulated precision."""
         self.notes += conditions.warnings
         for row in rows:
@@ -441,20 +441,20 @@ class _Measurement:
 class _References:
     """The teacher's timings, with which the others are compared."""
 
-    def __init__(self, models: Sequence[ProfiledModel], timings: Sequence[Timing | None]) -> None:
+    def __init__(self, models: Sequence[ProfiledModel], timings: Sequence[CallTimes | None]) -> None:
         self._timings = {
             (model.facts.runtime, model.facts.precision): timing
             for model, timing in zip(models, timings, strict=True)
             if model.is_teacher and timing is not None
         }
 
-    def same_runtime(self, model: ProfiledModel) -> Timing | None:
+    def same_runtime(self, model: ProfiledModel) -> CallTimes | None:
         """Return the teacher's timing in the same runtime, in the model's precision or else its first one there."""
         runtime = model.facts.runtime
         others = [timing for (name, _), timing in self._timings.items() if name == runtime]
         return self._timings.get((runtime, model.facts.precision)) or next(iter(others), None)
 
-    def eager(self) -> Timing | None:
+    def eager(self) -> CallTimes | None:
         """Return the teacher's timing in torch, in fp32 or else its first precision."""
         others = [timing for (name, _), timing in self._timings.items() if name == "torch"]
         return self._timings.get(("torch", "fp32")) or next(iter(others), None)
@@ -462,19 +462,19 @@ class _References:
 
 def _build_row(
     model: ProfiledModel,
-    timing: Timing,
+    timing: CallTimes,
     references: _References,
     workload: Workload,
-    settings: Settings,
+    settings: ProfileSettings,
     first: FirstCall,
     rate: MatrixRate | None,
-) -> Row:
+) -> ProfileRow:
     width, height, batch = workload
     facts, cost = model.facts, model.cost((width, height))
     same, eager = _compare(references.same_runtime(model), timing), _compare(references.eager(), timing)
     median = timing.percentile(50)
     gmacs = None if cost is None else cost.macs * batch / median / 1e6
-    return Row(
+    return ProfileRow(
         model=model.label,
         runtime=facts.runtime,
         device=facts.device,
@@ -504,7 +504,7 @@ def _build_row(
     )
 
 
-def _compare(reference: Timing | None, timing: Timing) -> Comparison | None:
+def _compare(reference: CallTimes | None, timing: CallTimes) -> SpeedUp | None:
     return None if reference is None else compare(reference, timing)
 
 
@@ -534,7 +534,7 @@ def _eight_bits(model: ProfiledModel) -> EightBits | None:
 
 
 def _against_float(
-    models: Sequence[ProfiledModel], timings: Sequence[Timing | None], workload: Workload, settings: Settings
+    models: Sequence[ProfiledModel], timings: Sequence[CallTimes | None], workload: Workload, settings: ProfileSettings
 ) -> list[str]:
     """Return a line for each model in eight bits that was also timed in float in the same runtime."""
     width, height, _ = workload
@@ -546,7 +546,7 @@ def _against_float(
             in_float = other.facts.precision == "fp32" and other.facts.runtime == model.facts.runtime
             if model.facts.precision != "int8" or not same or not in_float or timing is None or reference is None:
                 continue
-            speed = Speed(
+            speed = Int8Speed(
                 timing.percentile(50),
                 reference.percentile(50),
                 compare(reference, timing),
@@ -565,7 +565,7 @@ def _compared_cost(model: ProfiledModel) -> ModelCost:
     return ModelCost(model.label, *((None, None) if cost is None else (cost.params, cost.macs)))
 
 
-def _note_below_bicubic(quality: Sequence[Quality]) -> list[str]:
+def _note_below_bicubic(quality: Sequence[QualityRow]) -> list[str]:
     """Return a line for each model that scores below bicubic."""
     bicubic = {row.scale: row.psnr_y for row in quality if row.model == "bicubic"}
     scores = [(row.model, row.psnr_y, bicubic.get(row.scale)) for row in quality]

@@ -22,7 +22,7 @@ PRECISIONS = ("fp32", "bf16", "fp16", "int8")
 
 
 @dataclass(frozen=True)
-class Settings:
+class ProfileSettings:
     """The settings of a profile. Sizes are (width, height); `threads` None means as many as torch uses; `seconds` is
     the time for each row at each size; `scale` and `arch_options` are for checkpoints that do not state them,
     `teacher_options` for the teacher's only. `runtimes` ("all",) are those that work here. With "int8" among the

@@ -26,7 +26,7 @@ Run = Callable[[torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True)
-class Quality:
+class QualityLoss:
     """Mean Y-PSNR in dB of the network and of the file, and the PSNR between their images (None: they are equal)."""
 
     psnr_y_source: float
@@ -97,7 +97,7 @@ class QualityPhotos:
             raise UsageError("the photos are too small to measure the file on: give others with --data")
         return tuple(images)
 
-    def measure(self, run: Run) -> Quality:
+    def measure(self, run: Run) -> QualityLoss:
         """Return the quality of the images that `run` returns for the photos."""
         scale = self.network.descriptor.scale
         source, file, squares, values = 0.0, 0.0, 0.0, 0
@@ -109,7 +109,7 @@ class QualityPhotos:
             values += file_u8.numel()
         count = len(self.images)
         to_source = None if squares == 0 else 10 * math.log10(255**2 * values / squares)
-        return Quality(source / count, file / count, to_source, count)
+        return QualityLoss(source / count, file / count, to_source, count)
 
 
 def _psnr(sr_u8: torch.Tensor, hr_u8: torch.Tensor, border: int) -> torch.Tensor:

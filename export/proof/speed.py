@@ -11,7 +11,7 @@ from compressor.base.machine import count_threads, has_integer_products
 from compressor.images.sample import sample_photo
 from compressor.runtimes.base import Runtime
 from export.proof.integer_nodes import IntegerNodes
-from export.timing.turns import Comparison, compare, take_turns
+from export.timing.turns import SpeedUp, compare, take_turns
 
 SIZE = (128, 128)
 SECONDS = 1.5
@@ -20,12 +20,12 @@ WITHOUT_PRODUCTS = "this processor has neither VNNI nor dot products, which mult
 
 
 @dataclass(frozen=True)
-class Speed:
+class Int8Speed:
     """Median times of one image in ms, in eight bits and in float, and their ratio with its interval."""
 
     ms: float
     float_ms: float
-    comparison: Comparison
+    comparison: SpeedUp
     runtime: str
     lr_size: tuple[int, int]
     threads: int
@@ -65,7 +65,7 @@ def compare_speed(
     context: Context = QUIET,
     *,
     integer_nodes: IntegerNodes | None = None,
-) -> Speed:
+) -> Int8Speed:
     """Time both in turns on one image, of `SIZE` or the largest size that both take."""
     limits = [SIZE, *(runtime.descriptor.max_size or SIZE for runtime in (file, reference))]
     width, height = size = lr_size or (min(limit[0] for limit in limits), min(limit[1] for limit in limits))
@@ -73,7 +73,7 @@ def compare_speed(
     turns = take_turns(
         (lambda: reference.run(image), lambda: file.run(image)), seconds_each=SECONDS, progress=context.progress
     )
-    return Speed(
+    return Int8Speed(
         turns[1].percentile(50),
         turns[0].percentile(50),
         compare(*turns),

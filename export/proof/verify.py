@@ -16,8 +16,8 @@ from compressor.runtimes.torch_runtime import TorchRuntime
 from export.formats.conversion import IO
 from export.formats.proof_inputs import ProofInput
 from export.formats.table import Bounds
-from export.proof.quality import Quality
-from export.proof.speed import Speed
+from export.proof.quality import QualityLoss
+from export.proof.speed import Int8Speed
 
 HALF_LEVEL = 0.5 / 255
 
@@ -46,8 +46,8 @@ class Proof:
     parity: Parity | None
     reason: str | None
     on: ProofInput | None = None
-    quality: Quality | None = None
-    speed: Speed | None = None
+    quality: QualityLoss | None = None
+    speed: Int8Speed | None = None
 
 
 def verify(
@@ -63,7 +63,7 @@ def verify(
 
     With uint8 images (`io`) the network gets the same bytes, and the error of rounding its output does not count.
     """
-    results: list[Comparison] = []
+    results: list[FileComparison] = []
     if io == "uint8":
         inputs = [replace(sample, lr=_round_to_bytes(sample.lr)) for sample in inputs]
     for done, sample in enumerate(inputs):
@@ -110,7 +110,7 @@ def require_finite_outputs(network: Network, inputs: Sequence[ProofInput]) -> No
 
 
 @dataclass(frozen=True)
-class Comparison:
+class FileComparison:
     """The difference between file and network on one input, and the reason why it is too large, or None."""
 
     sample: ProofInput
@@ -122,7 +122,7 @@ class Comparison:
 
 def compare(
     sample: ProofInput, actual: torch.Tensor, expected: torch.Tensor, bounds: Bounds, io: IO = "float"
-) -> Comparison:
+) -> FileComparison:
     """Compare an output of the file with the network's."""
     if bounds.as_images:
         actual = actual.clamp(0, 1)
@@ -133,7 +133,7 @@ def compare(
     # Rounding the network's output to bytes has an error of its own, which does not count as the file's.
     squared_error = _squared_error(actual, expected) - _squared_error(rounded, expected)
     reason = _reason(parity, actual, rounded, bounds.max_difference(photo=sample.photo, flat=sample.flat))
-    return Comparison(sample, parity, squared_error, actual.numel(), reason)
+    return FileComparison(sample, parity, squared_error, actual.numel(), reason)
 
 
 def _squared_error(images: torch.Tensor, others: torch.Tensor) -> float:

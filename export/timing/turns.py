@@ -60,7 +60,7 @@ WARM_UP_SECONDS, MOST_WARM_UP_CALLS = 0.05, 20
 
 
 @dataclass(frozen=True)
-class Timing:
+class CallTimes:
     """Milliseconds of each call, by round; `warm_up_calls` ran before the first round, and `is_steady` says whether
     they had stopped getting faster."""
 
@@ -84,7 +84,7 @@ class Timing:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class SpeedUp:
     """The speed-up over the reference: the median of the rounds' ratios, and its interval. `cpu` is the interval of the
     CPU times, if both have them."""
 
@@ -107,7 +107,7 @@ class Comparison:
         return "no measurable difference"
 
 
-def compare(reference: Timing, other: Timing) -> Comparison:
+def compare(reference: CallTimes, other: CallTimes) -> SpeedUp:
     """Compare two timings, paired by round. The interval is by order statistics, which assume no distribution."""
     if len(reference.rounds) != len(other.rounds):
         raise SrkdError(f"{len(reference.rounds)} rounds cannot be paired with {len(other.rounds)}")
@@ -115,7 +115,7 @@ def compare(reference: Timing, other: Timing) -> Comparison:
     cpu = None
     if reference.cpu_rounds is not None and other.cpu_rounds is not None:
         cpu = _interval([a / b for a, b in zip(reference.cpu_rounds, other.cpu_rounds, strict=True)])
-    return Comparison(float(np.median(ratios)), *_interval(ratios), cpu)
+    return SpeedUp(float(np.median(ratios)), *_interval(ratios), cpu)
 
 
 def _interval(ratios: Sequence[float]) -> tuple[float, float]:
@@ -125,7 +125,9 @@ def _interval(ratios: Sequence[float]) -> tuple[float, float]:
     return ordered[excluded], ordered[-1 - excluded]
 
 
-def take_turns(calls: Sequence[Call], *, seconds_each: float, progress: Progress = no_progress) -> tuple[Timing, ...]:
+def take_turns(
+    calls: Sequence[Call], *, seconds_each: float, progress: Progress = no_progress
+) -> tuple[CallTimes, ...]:
     """Time calls of this process in turns, as `measure_turns` does."""
     with no_garbage_collection():
         timings = measure_turns(
@@ -136,7 +138,7 @@ def take_turns(calls: Sequence[Call], *, seconds_each: float, progress: Progress
 
 def measure_turns(
     turns: Sequence[Turn], *, seconds_each: float, progress: Progress = no_progress, lost: Lost | None = None
-) -> tuple[Timing | None, ...]:
+) -> tuple[CallTimes | None, ...]:
     """Warm up all, then give each a turn in every round, for about `seconds_each` times their number and at least
     eight rounds.
 
@@ -179,9 +181,9 @@ def measure_turns(
     return tuple(_timing(rounds[index], warm[index]) if index in alive else None for index in range(len(turns)))
 
 
-def _timing(rounds: Sequence[TurnTimes], warm: WarmUp) -> Timing:
+def _timing(rounds: Sequence[TurnTimes], warm: WarmUp) -> CallTimes:
     cpu = [times.cpu_ms for times in rounds if times.cpu_ms is not None]
-    return Timing(
+    return CallTimes(
         tuple(times.ms for times in rounds),
         # also None if a turn was shorter than the resolution of the CPU clock
         tuple(cpu) if len(cpu) == len(rounds) and all(cpu) else None,

@@ -33,8 +33,8 @@ from export.formats.conversion import CannotConvert, Conversion, FileOptions
 from export.formats.proof_inputs import ProofInput, proof_inputs
 from export.formats.table import QUANTISED, Format, find_formats
 from export.proof.integer_nodes import IntegerNodes, count_integer_nodes
-from export.proof.quality import Quality, QualityPhotos
-from export.proof.speed import Speed, compare_speed
+from export.proof.quality import QualityLoss, QualityPhotos
+from export.proof.speed import Int8Speed, compare_speed
 from export.proof.verify import Parity, Proof, require_finite_outputs, verify
 
 INHERITED_KEYS = ("srkd.recipe", "srkd.protocol", "srkd.scores")
@@ -72,9 +72,9 @@ class FileReport:
     seconds: float
     reason: str | None
     facts: Mapping[str, object] = field(default_factory=dict)
-    quality: Quality | None = None
+    quality: QualityLoss | None = None
     """Loss of quality of a file in eight bits, measured on photos."""
-    speed: Speed | None = None
+    speed: Int8Speed | None = None
     """Speed of a file in eight bits against the same network in float, on this machine."""
 
 

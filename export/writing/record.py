@@ -14,7 +14,7 @@ from typing import Any
 
 from compressor.base.files import atomic_path, file_sha256, read_text
 from compressor.base.machine import machine_facts
-from export.proof.speed import Speed
+from export.proof.speed import Int8Speed
 from export.writing.exporting import ExportReport, FileReport
 
 RECORD = "exports.json"
@@ -74,7 +74,7 @@ def _entry(file: FileReport, report: ExportReport, source_sha256: str, machine: 
     }
 
 
-def _speed(speed: Speed) -> dict[str, Any]:
+def _speed(speed: Int8Speed) -> dict[str, Any]:
     """Return the times of the file and of float, and the verdict in one sentence."""
     return {
         "ms": speed.ms,

@@ -45,7 +45,7 @@ BOUNDS: Mapping[str, Bounds] = {"fp32": FP32, "tf32": HALF, "fp16": HALF, "bf16"
 
 
 @dataclass(frozen=True)
-class Trial:
+class PrecisionTrial:
     """Result of one precision. `milliseconds` is the median time of an image; `graph`: a CUDA graph was used."""
 
     precision: str
@@ -65,7 +65,7 @@ class TrtReport:
     obstacle: str | None
     machine: Machine | None
     binding: str | None
-    trials: tuple[Trial, ...]
+    trials: tuple[PrecisionTrial, ...]
 
     @property
     def ok(self) -> bool:
@@ -93,7 +93,7 @@ def self_test(progress: Progress = no_progress) -> TrtReport:
     return TrtReport(None, machine, device.library, tuple(trials))
 
 
-def _try_precision(precision: str, network: Network, folder: Path, machine: Machine, device: Device) -> Trial:
+def _try_precision(precision: str, network: Network, folder: Path, machine: Machine, device: Device) -> PrecisionTrial:
     try:
         onnx, reference = _reference(precision, network, folder)
         path = folder / engine_name(onnx.name, precision, machine)
@@ -104,18 +104,20 @@ def _try_precision(precision: str, network: Network, folder: Path, machine: Mach
         seconds = time.perf_counter() - start
         runtime = TensorRTRuntime(path)
     except SrkdError as error:
-        return Trial(precision, False, None, None, None, False, None, str(error))
+        return PrecisionTrial(precision, False, None, None, None, False, None, str(error))
     typed_by = str(facts["typed_by"])
     try:
         inputs = proof_inputs(network.descriptor)
         proof = verify(runtime, reference, inputs, BOUNDS[precision])
         milliseconds = _median_milliseconds(runtime, inputs[0].lr)
     except SrkdError as error:
-        return Trial(precision, False, None, seconds, None, False, typed_by, str(error))
+        return PrecisionTrial(precision, False, None, seconds, None, False, typed_by, str(error))
     finally:
         graph = runtime.session.uses_graph
         runtime.close()
-    return Trial(precision, proof.reason is None, proof.parity, seconds, milliseconds, graph, typed_by, proof.reason)
+    return PrecisionTrial(
+        precision, proof.reason is None, proof.parity, seconds, milliseconds, graph, typed_by, proof.reason
+    )
 
 
 def _reference(precision: str, network: Network, folder: Path) -> tuple[Path, Runtime]:

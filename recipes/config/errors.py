@@ -74,7 +74,7 @@ def file_error(file: str, expected: str, line: int | None = None) -> PresetError
 
 
 @dataclass(frozen=True)
-class Origin:
+class PresetSource:
     """The source of a recipe's values: its file, the line of each path, and the setting that last changed each path."""
 
     file: str

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, PydanticUserError, Validation
 
 from compressor.base.errors import SrkdError, UsageError
 from recipes.catalogue import METHODS, TEACHER_NEEDS, ChoosesTeacherNeeds, MethodEntry
-from recipes.config.errors import KeyPath, Origin, PresetError, Problem
+from recipes.config.errors import KeyPath, PresetError, PresetSource, Problem
 
 if TYPE_CHECKING:
     from compressor.training.method import Method
@@ -44,7 +44,7 @@ def options_model(entry: MethodEntry) -> type[BaseModel]:
 
 
 def read_options(
-    entry: MethodEntry, options: Any, path: KeyPath, origin: Origin
+    entry: MethodEntry, options: Any, path: KeyPath, origin: PresetSource
 ) -> tuple[dict[str, Any], list[Problem]]:
     """Return the options with their types, and the mistakes in them."""
     model = options_model(entry)
@@ -58,7 +58,7 @@ def read_options(
 def make_method(name: str, options: Mapping[str, Any]) -> Method:
     """Return a method with its options, or raise one line with all mistakes."""
     entry = METHODS.find(name)
-    values, problems = read_options(entry, dict(options), (), Origin(f"method {name}", {}, {}))
+    values, problems = read_options(entry, dict(options), (), PresetSource(f"method {name}", {}, {}))
     if problems:
         raise PresetError(problems)
     try:

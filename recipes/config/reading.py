@@ -13,7 +13,7 @@ from compressor.base.errors import SrkdError, UsageError, nearest, parse_int
 from compressor.base.files import read_text
 from recipes.catalogue import METHODS, RECIPES
 from recipes.composition import disagreements, refusals
-from recipes.config.errors import KeyPath, Origin, PresetError, Problem, file_error
+from recipes.config.errors import KeyPath, PresetError, PresetSource, Problem, file_error
 from recipes.config.options import options_model, read_options
 from recipes.config.preset import MethodRule, Preset, ScheduleRule, StudentRule
 from recipes.config.yaml_text import parse_value, parse_yaml
@@ -61,7 +61,7 @@ def read_preset(text: str, file: str, settings: Sequence[str] = ()) -> Preset:
     """Return the preset in a file's text, or raise a PresetError with all mistakes in it."""
     document = parse_yaml(text, file)
     values = document.values
-    origin, problems = _apply(settings, values, Origin(file, document.lines, {}))
+    origin, problems = _apply(settings, values, PresetSource(file, document.lines, {}))
     preset = None
     try:
         preset = Preset.model_validate_json(json.dumps(values, default=str), strict=True)
@@ -81,7 +81,7 @@ def read_preset(text: str, file: str, settings: Sequence[str] = ()) -> Preset:
     return preset
 
 
-def _shape_problem(detail: Any, values: Mapping[str, Any], origin: Origin) -> Problem:
+def _shape_problem(detail: Any, values: Mapping[str, Any], origin: PresetSource) -> Problem:
     """Return a mistake outside the options of methods."""
     keys = tuple(piece for piece in detail["loc"][:-1] if isinstance(piece, str))
     siblings = MODELS[keys].model_fields if keys in MODELS else ()
@@ -92,7 +92,7 @@ def _shape_problem(detail: Any, values: Mapping[str, Any], origin: Origin) -> Pr
     return origin.pydantic_problem(detail, siblings, other_paths=elsewhere)
 
 
-def _option_problems(values: Mapping[str, Any], origin: Origin) -> list[Problem]:
+def _option_problems(values: Mapping[str, Any], origin: PresetSource) -> list[Problem]:
     """Return mistakes in methods: unknown names, and invalid options."""
     problems: list[Problem] = []
     for index, rule in enumerate(_method_rules(values)):
@@ -117,7 +117,7 @@ class NeedsBatch(Protocol):
     def smallest_batch(self) -> int: ...
 
 
-def _composition_problems(preset: Preset, methods: Sequence[Method], origin: Origin) -> list[Problem]:
+def _composition_problems(preset: Preset, methods: Sequence[Method], origin: PresetSource) -> list[Problem]:
     """Return mistakes in the combination: incompatible methods, unsuitable sizes, weights of unknown terms."""
     schedule = preset.schedule
     lines = dict.fromkeys([*refusals(methods), *disagreements(methods, preset.weights)])
@@ -153,7 +153,7 @@ def _options_of(rule: Mapping[str, Any]) -> tuple[str, ...]:
 # --set key=value: a key by its path, or a method's option by its bare name.
 
 
-def _apply(settings: Sequence[str], values: dict[str, Any], origin: Origin) -> tuple[Origin, list[Problem]]:
+def _apply(settings: Sequence[str], values: dict[str, Any], origin: PresetSource) -> tuple[PresetSource, list[Problem]]:
     """Apply the settings to `values` in place, the last one wins; the new origin names each path's setting."""
     settings_by_path: dict[KeyPath, str] = {}
     problems = []
@@ -176,7 +176,7 @@ def _apply(settings: Sequence[str], values: dict[str, Any], origin: Origin) -> t
                 settings_by_path[path] = setting
         except UsageError as error:
             problems.append(Problem("", None, key, None, str(error), setting))
-    return Origin(origin.file, origin.lines, settings_by_path), problems
+    return PresetSource(origin.file, origin.lines, settings_by_path), problems
 
 
 def _target_paths(values: dict[str, Any], key: str) -> list[KeyPath]:

@@ -11,7 +11,7 @@ from compressor.base.errors import UsageError
 from compressor.models.networks.base import ImageModel
 from export.profile.published import find_preset, profile_preset
 from export.profile.report import ProfileReport, profile_models
-from export.profile.settings import DEFAULT_SIZE, Settings
+from export.profile.settings import DEFAULT_SIZE, ProfileSettings
 from srkd.options.declare import public
 from srkd.options.models import (
     ModelFile,
@@ -49,7 +49,7 @@ def run_profile(options: ProfileOptions, context: Context) -> ProfileReport:
         raise UsageError(f"--preset {table.name} has its own untrained networks and teachers: leave out {flag}")
     pareto = check_pareto(options)
     default_size = (DEFAULT_SIZE,) if table is None else (table.lr_size,)
-    settings = Settings(
+    settings = ProfileSettings(
         runtimes=tuple(options.runtime),
         device=options.device,
         precisions=as_tuple(options.precision),

@@ -24,7 +24,7 @@ from srkd.reports.contents import Contents, read_contents
 from srkd.reports.html import Html, element
 from srkd.reports.page import Drawn, Section, run_parts, write_page
 from srkd.reports.pictures import Crop, make_crops
-from srkd.reports.speed import Speed, read_speed
+from srkd.reports.speed import SpeedTable, read_speed
 from srkd.version import __version__
 
 REPORT = "report.html"
@@ -111,7 +111,7 @@ def _section(contents: Contents, options: ReportOptions, context: Context, *, cr
     return Section(contents, speed, _crops(contents, options, context, crops, missing), tuple(missing))
 
 
-def _speed(contents: Contents, options: ReportOptions, context: Context, missing: list[str]) -> Speed | None:
+def _speed(contents: Contents, options: ReportOptions, context: Context, missing: list[str]) -> SpeedTable | None:
     """Return the stored profile of this student, or else measure it for a few seconds."""
     stored = read_speed(contents.path, contents.student_sha256)
     if stored is not None and options.threads in (None, stored.timings[0].threads):

@@ -60,7 +60,7 @@ def draw_charts(charts: Sequence[Chart]) -> Image.Image:
     steps = [x for _, curves in plots for curve in curves for x, _ in curve.points]
     pen = Pen(WIDTH, HEIGHT * len(plots))
     for index, (chart, curves) in enumerate(plots):
-        _Plot(pen, index * HEIGHT, chart, curves, (min(steps), max(steps))).draw()
+        _CurvePlot(pen, index * HEIGHT, chart, curves, (min(steps), max(steps))).draw()
     return pen.picture()
 
 
@@ -156,7 +156,7 @@ def _around(place: Point, radius: float) -> tuple[float, float, float, float]:
     return ((x - radius) * FINER, (y - radius) * FINER, (x + radius) * FINER, (y + radius) * FINER)
 
 
-class _Plot:
+class _CurvePlot:
     """One chart at its place in the picture; coordinates are those of the finished picture."""
 
     def __init__(self, pen: Pen, top: int, chart: Chart, curves: Sequence[Curve], steps: tuple[float, float]) -> None:

@@ -84,14 +84,14 @@ def draw_scatter(chart: Scatter) -> Image.Image:
     ]
     if not drawable:
         raise ValueError("no point can be drawn")
-    plot = _Plot(chart, drawable)
+    plot = _ScatterPlot(chart, drawable)
     plot.draw_axes()
     plot.draw_front(pareto_front(drawable))
     plot.draw_points()
     return plot.pen.picture()
 
 
-class _Plot:
+class _ScatterPlot:
     """The plot on its pen; coordinates are those of the finished picture."""
 
     def __init__(self, chart: Scatter, points: Sequence[ScatterPoint]) -> None:

@@ -100,7 +100,7 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Row:
+class VariantScores:
     """A recipe or a baseline over its seeds."""
 
     name: str
@@ -109,7 +109,7 @@ class Row:
     sd: float | None
 
     @classmethod
-    def of(cls, name: str, psnr_y: Sequence[float]) -> Row:
+    def of(cls, name: str, psnr_y: Sequence[float]) -> VariantScores:
         spread = Spread.of(psnr_y)
         return cls(name, tuple(psnr_y), spread.mean, spread.sd)
 
@@ -123,7 +123,7 @@ class TrialsReport:
     """Rows (the recipe first), the recipe's gain over each baseline, and evidence that the batches were the same."""
 
     seeds: tuple[int, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[VariantScores, ...]
     gains: tuple[Gain, ...]
     chosen: Outcome
     runs: tuple[Outcome, ...]
@@ -135,7 +135,7 @@ class TrialsReport:
         psnr_y: dict[str, list[float]] = {}
         for outcome in outcomes:
             psnr_y.setdefault(outcome.variant, []).append(outcome.psnr_y)
-        recipe, *baselines = (Row.of(name, values) for name, values in psnr_y.items())
+        recipe, *baselines = (VariantScores.of(name, values) for name, values in psnr_y.items())
         return cls(
             seeds=tuple(dict.fromkeys(outcome.seed for outcome in outcomes)),
             rows=(recipe, *baselines),

@@ -11,7 +11,7 @@ from srkd.charts.curves import Chart, drawable
 from srkd.charts.scatter import pareto_front
 from srkd.reports.contents import Contents, Score
 from srkd.reports.curves import Metrics, charts_of
-from srkd.reports.speed import Speed
+from srkd.reports.speed import SpeedTable
 
 SCATTER_Y = "Y-PSNR in dB"
 
@@ -27,7 +27,7 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Scatter:
+class ReportScatter:
     """A chart of points, with horizontal lines at the scores of bicubic."""
 
     title: str
@@ -61,7 +61,7 @@ def _lines(chart: Chart, some: Sequence[Any]) -> dict[str, Any]:
     }
 
 
-def scatter(chart: Scatter) -> dict[str, Any]:
+def scatter(chart: ReportScatter) -> dict[str, Any]:
     """Return a chart of points in the form of the page's script."""
     points = [{"name": point.name, "role": point.role, "x": point.x, "y": point.y} for point in chart.points]
     levels = [{"name": name, "y": y} for name, y in chart.levels]
@@ -78,7 +78,7 @@ def scatter(chart: Scatter) -> dict[str, Any]:
     }
 
 
-def against_macs(scores: Sequence[Score]) -> Scatter | None:
+def against_macs(scores: Sequence[Score]) -> ReportScatter | None:
     """Return the chart of quality against multiply-accumulates; None if fewer than two networks have both."""
     points = tuple(
         Point(score.name, score.role, score.macs / 1e9, score.psnr_y)
@@ -89,7 +89,7 @@ def against_macs(scores: Sequence[Score]) -> Scatter | None:
     return _scatter(title, "GMAC at LR 256x256", points, scores)
 
 
-def against_time(contents: Contents, speed: Speed) -> Scatter | None:
+def against_time(contents: Contents, speed: SpeedTable) -> ReportScatter | None:
     """Return the chart of quality against time at the first size of the profile; None with fewer than two points."""
     size = speed.timings[0].lr_size
     points = []
@@ -103,10 +103,10 @@ def against_time(contents: Contents, speed: Speed) -> Scatter | None:
     return _scatter("Quality against time; the line joins the best at each cost", label, tuple(points), contents.scores)
 
 
-def _scatter(title: str, x_label: str, points: tuple[Point, ...], scores: Sequence[Score]) -> Scatter | None:
+def _scatter(title: str, x_label: str, points: tuple[Point, ...], scores: Sequence[Score]) -> ReportScatter | None:
     if len(points) < 2:
         return None
     levels = tuple(
         (score.name, score.psnr_y) for score in scores if score.role == "bicubic" and score.psnr_y is not None
     )
-    return Scatter(title, x_label, points, levels[:1])
+    return ReportScatter(title, x_label, points, levels[:1])

@@ -33,7 +33,7 @@ class Trained:
 
 
 @dataclass(frozen=True)
-class Method:
+class MethodScores:
     """A method over its seeds; Y-PSNR in dB on the validation images."""
 
     name: str
@@ -58,7 +58,7 @@ class Comparison:
     validation: tuple[str, ...]
     bicubic: float
     teacher: float | None
-    methods: tuple[Method, ...]
+    methods: tuple[MethodScores, ...]
     gains: tuple[Gain, ...]
     """Gains of the best method over each other that shares seeds with it."""
     left_out: tuple[str, ...]
@@ -159,7 +159,7 @@ def _read(run: str, method: str, facts: Facts) -> Trained | None:
     )
 
 
-def _methods(trained: Sequence[Trained], bicubic: float, teacher: float | None) -> list[Method]:
+def _methods(trained: Sequence[Trained], bicubic: float, teacher: float | None) -> list[MethodScores]:
     """Group runs that differ only in their seed; methods of the same name are distinguished by their runs' names."""
     groups: dict[tuple[str, int], list[Trained]] = {}
     for one in trained:
@@ -174,7 +174,7 @@ def _methods(trained: Sequence[Trained], bicubic: float, teacher: float | None) 
         first, values = group[0], tuple(one.psnr_y for one in group)
         spread = Spread.of(values)
         methods.append(
-            Method(
+            MethodScores(
                 name=first.method if names.count(first.method) == 1 else f"{first.method} ({first.run})",
                 seeds=tuple(one.seed for one in group),
                 psnr_y=values,
@@ -191,7 +191,7 @@ def _methods(trained: Sequence[Trained], bicubic: float, teacher: float | None) 
     return methods
 
 
-def _gain(best: Method, other: Method) -> Gain | None:
+def _gain(best: MethodScores, other: MethodScores) -> Gain | None:
     """Return the gain of the best over another method on their shared seeds; None if they share none."""
     own, others = dict(zip(best.seeds, best.psnr_y, strict=True)), dict(zip(other.seeds, other.psnr_y, strict=True))
     shared = [seed for seed in own if seed in others]

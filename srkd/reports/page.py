@@ -17,7 +17,7 @@ from srkd.reports import charts
 from srkd.reports.contents import Contents, ExportedFile, Score
 from srkd.reports.html import Html, data_address, element, join, json_script, raw, table
 from srkd.reports.pictures import MAP_LEVELS, Crop
-from srkd.reports.speed import Speed
+from srkd.reports.speed import SpeedTable
 
 ORDER = ("teacher", "student", "bicubic", "original")
 """The layers of the comparator, in the order of its lists."""
@@ -28,7 +28,7 @@ class Section:
     """One run of a report: its contents, speed and crops, with a line for each missing part."""
 
     contents: Contents
-    speed: Speed | None
+    speed: SpeedTable | None
     crops: tuple[Crop, ...]
     missing: tuple[str, ...] = ()
 

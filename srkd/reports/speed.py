@@ -24,7 +24,7 @@ STUDENT_SHA256 = "student_sha256"
 
 
 @dataclass(frozen=True)
-class Timing:
+class SpeedRow:
     """Time of one network in one runtime at one size, with its conditions."""
 
     model: str
@@ -53,26 +53,26 @@ class Timing:
 
 
 @dataclass(frozen=True)
-class Speed:
+class SpeedTable:
     """The rows of a profile, the processor of the measurement, and notes on disturbances."""
 
-    timings: tuple[Timing, ...]
+    timings: tuple[SpeedRow, ...]
     processor: str | None
     notes: tuple[str, ...]
 
     @property
-    def students(self) -> list[Timing]:
+    def students(self) -> list[SpeedRow]:
         """Return the rows of the student, without unbounded files in eight bits."""
         return [row for row in self.timings if not row.is_teacher and not row.unbounded]
 
     @property
-    def main(self) -> Timing | None:
+    def main(self) -> SpeedRow | None:
         """Return a row of the student with a speed-up over the teacher in the same runtime, preferably torch."""
         rows = [row for row in self.students if row.speedup is not None]
         return next((row for row in rows if row.runtime == "torch"), rows[0] if rows else None)
 
     @property
-    def fastest(self) -> Timing | None:
+    def fastest(self) -> SpeedRow | None:
         """Return the student's row with the largest speed-up over the teacher in torch."""
         rows = [row for row in self.students if row.over_eager is not None]
         return max(rows, key=lambda row: row.over_eager or 0.0, default=None)
@@ -91,22 +91,22 @@ def write_speed(run: Path, report: object, note: Note) -> None:
         note(f"the profile is not kept for srkd report: {error}")
 
 
-def read_speed(run: Path, student_sha256: str | None) -> Speed | None:
+def read_speed(run: Path, student_sha256: str | None) -> SpeedTable | None:
     """Return the stored profile of these weights; None without one."""
     record = Facts.read(run / RECORD)
     if student_sha256 is None or record.text(STUDENT_SHA256) != student_sha256:
         return None
     teacher = record.text("teacher")
     timings = tuple(timing for row in record.items("rows") if (timing := _timing(row, teacher)) is not None)
-    return Speed(timings, record.text("machine", "cpu"), record.texts("notes")) if timings else None
+    return SpeedTable(timings, record.text("machine", "cpu"), record.texts("notes")) if timings else None
 
 
-def _timing(row: Facts, teacher: str | None) -> Timing | None:
+def _timing(row: Facts, teacher: str | None) -> SpeedRow | None:
     model, ms = row.text("model"), row.number("latency_ms", "p50")
     if model is None or ms is None or ms <= 0:
         return None
     unbounded = row.at("int8", "bounded").value is False
-    return Timing(
+    return SpeedRow(
         model=model,
         is_teacher=model == teacher,
         runtime=row.text("runtime") or "unknown",

@@ -23,7 +23,7 @@ from compressor.base.processes import Rank
 from compressor.data.prepare import ImageCounts, count_images
 from compressor.models.networks.base import ImageModel
 from compressor.models.networks.cost import cost
-from compressor.teachers.teacher import Origin
+from compressor.teachers.teacher import TeacherOrigin
 from compressor.training.events import mean_psnr_y
 from compressor.training.footprint import Footprint, Macs
 from compressor.training.loop import Trainer
@@ -64,7 +64,7 @@ class NetworkSummary:
 
 
 @dataclass(frozen=True)
-class Measured:
+class StepTimings:
     """Timings of the run's own steps on this machine, after a few warm-up steps."""
 
     steps: int
@@ -116,7 +116,7 @@ class DryRun:
     seconds: float | None = None
     """Estimated seconds of all steps, by their multiply-accumulates and the student's speed on one patch."""
     where: str = ""
-    measured: Measured | None = None
+    measured: StepTimings | None = None
 
     def rows(self) -> list[tuple[str, str]]:
         """Return the report as pairs of a name and a text."""
@@ -236,7 +236,7 @@ def _needs(networks: RunNetworks, step: Footprint | None) -> tuple[str, ...]:
     return tuple(needs)
 
 
-def _describe(model: ImageModel, origin: Origin | None = None) -> NetworkSummary:
+def _describe(model: ImageModel, origin: TeacherOrigin | None = None) -> NetworkSummary:
     file = None if origin is None else str(origin.path)
     if model.network is None:
         return NetworkSummary(model.architecture, None, model.params, None, file)
@@ -268,7 +268,7 @@ class _Clock:
         pass
 
 
-def measure(config: RunConfig, context: Context) -> Measured:
+def measure(config: RunConfig, context: Context) -> StepTimings:
     """Train for a few steps as the run would, validate once, and return the timings."""
     rule, seed, device = config.preset.schedule, config.options.seed, config.device
     stages, timed_steps = config.stages(config.mode), WARM_UP_STEPS + TIMED_STEPS
@@ -288,7 +288,7 @@ def measure(config: RunConfig, context: Context) -> Measured:
     validations = -(-rule.steps // stage.validate_every)
     on_gpu = device.type == "cuda"
     peak_bytes = torch.cuda.max_memory_allocated(device) if on_gpu else peak_resident_bytes()
-    return Measured(
+    return StepTimings(
         steps=len(seconds),
         ms_per_step=mean * 1e3,
         ms_median=statistics.median(seconds) * 1e3,

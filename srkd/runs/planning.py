@@ -23,9 +23,9 @@ from compressor.teachers.teacher import Teacher, load_teacher
 from export.formats.table import find_format
 from export.plan import candidates as shapes
 from export.plan.emit import Emitted, emit, read_measured, spread_out
-from export.plan.measure import ONCE, Bench, Place
+from export.plan.measure import ONCE, Bench, Environment
 from export.plan.quality import FittedQuality
-from export.plan.search import Candidate, Measure, Plan, Row, Targets, find_student, unknown
+from export.plan.search import CandidateShape, Measure, Plan, PlanRow, Targets, find_student, unknown
 from export.profile.conditions import Observation
 from srkd.charts.scatter import Scatter, ScatterPoint, draw_scatter
 from srkd.options.models import path_of_model, refuse_file_options
@@ -54,8 +54,8 @@ class PlanReport:
     threads: int | None
     targets: Targets
     margin: float
-    chosen: Row
-    rows: tuple[Row, ...]
+    chosen: PlanRow
+    rows: tuple[PlanRow, ...]
     candidates: int
     measured_on: str
     seconds: float
@@ -94,7 +94,7 @@ def run_plan(options: PlanOptions, context: Context) -> PlanReport | PlanFiles:
         if options.measured is not None:
             return _plan_from_file(options, teacher, targets, context)
         assert targets is not None
-        place = Place(options.runtime, options.precision, size, options.device, threads)
+        place = Environment(options.runtime, options.precision, size, options.device, threads)
         place.format()
         candidates = shapes.list_candidates(_shape_of(teacher), size)
         if options.emit is not None:
@@ -124,9 +124,9 @@ def _load_teacher(options: PlanOptions, context: Context) -> ImageModel:
     return load_teacher(path, scale=options.scale, arch_options=options.arch_options, limits=options.limits)
 
 
-def _shape_of(teacher: ImageModel) -> shapes.Teacher:
+def _shape_of(teacher: ImageModel) -> shapes.TeacherFacts:
     descriptor, network = teacher.descriptor, teacher.network
-    return shapes.Teacher(descriptor.scale, descriptor.channels, None if network is None else network.spec)
+    return shapes.TeacherFacts(descriptor.scale, descriptor.channels, None if network is None else network.spec)
 
 
 def _identity(teacher: ImageModel) -> str:
@@ -148,8 +148,8 @@ def _plan_here(
     options: PlanOptions,
     teacher: ImageModel,
     targets: Targets,
-    place: Place,
-    candidates: Sequence[Candidate],
+    place: Environment,
+    candidates: Sequence[CandidateShape],
     context: Context,
 ) -> PlanReport:
     require_threads(options.threads)
@@ -190,8 +190,8 @@ def _search(
     options: PlanOptions,
     teacher: ImageModel,
     targets: Targets,
-    place: Place,
-    candidates: Sequence[Candidate],
+    place: Environment,
+    candidates: Sequence[CandidateShape],
     measure: Measure,
     context: Context,
 ) -> Plan:
@@ -208,7 +208,7 @@ def _search(
     )
 
 
-def remedies(excess: float, targets: Targets, place: Place) -> list[str]:
+def remedies(excess: float, targets: Targets, place: Environment) -> list[str]:
     """Return options that would reach a target that the fastest shape exceeds by a factor, the surest first."""
     if math.isinf(targets.most_ms):
         return []
@@ -231,7 +231,7 @@ def _is_there(runtime: str, precision: str) -> bool:
 def _report(
     options: PlanOptions,
     teacher: ImageModel,
-    place: Place,
+    place: Environment,
     result: Plan,
     machine: str,
     seconds: float,
@@ -262,7 +262,7 @@ def _report(
     )
 
 
-def chart_of(result: Plan, place: Place) -> Scatter:
+def chart_of(result: Plan, place: Environment) -> Scatter:
     """Return the chart of size against speed, with the chosen shape marked and a line at the target."""
     points = []
     for row in result.rows:

@@ -13,7 +13,7 @@ from compressor.base.errors import SrkdError, UsageError
 from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.networks.cost import cost
 from export.formats.conversion import FileOptions
-from export.plan.measure import Place, measure_file
+from export.plan.measure import Environment, measure_file
 from export.plan.search import Targets
 from export.writing.exporting import Source, export_model
 from srkd.options.verbs import CompressOptions, PlanOptions
@@ -104,7 +104,7 @@ def check_target(student: Path, options: CompressOptions, context: Context) -> T
     """Export a finished student for the runtime of its target, into its folder, and time that file."""
     plan: Mapping[str, Any] = options.plan or {}
     width, height = map(int, plan["lr_size"].split("x"))
-    place = Place(plan["runtime"], plan["precision"], (width, height), plan["device"], plan["threads"])
+    place = Environment(plan["runtime"], plan["precision"], (width, height), plan["device"], plan["threads"])
     targets: Targets = targets_of(options)
     nothing = TargetReport(None, str(targets), str(place), None)
     try:

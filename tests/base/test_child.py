@@ -12,7 +12,7 @@ import pytest
 
 from compressor.base.child import Child, ChildFailed, run_in_child
 from compressor.base.errors import SrkdError
-from compressor.base.isolation import Limits
+from compressor.base.isolation import ResourceLimits
 from tests.support.commands import ROOT, is_gone
 
 pytestmark = pytest.mark.usefixtures("real_children")
@@ -119,7 +119,7 @@ def test_a_child_without_a_result_is_one_line(module: str, function: str, messag
 
 def test_an_answer_over_the_limit_is_one_line_that_names_the_job(module: str) -> None:
     with pytest.raises(ChildFailed, match=r"^adding up: its answer is too long$"):
-        run_in_child(f"{module}:talk", {}, what="adding up", limits=Limits(output_mb=1))
+        run_in_child(f"{module}:talk", {}, what="adding up", limits=ResourceLimits(output_mb=1))
 
 
 def test_an_error_for_the_user_passes_as_it_is(module: str) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from compressor.base.entry_points import Table
+from compressor.base.entry_points import EntryPointTable
 from recipes.catalogue import METHODS, MethodEntry
 from tests.support.commands import ROOT, Outcome, srkd
 
@@ -62,7 +62,7 @@ def test_a_module_that_cannot_be_imported(
 ) -> None:
     site = lay_out(tmp_path / "site", program)
     monkeypatch.syspath_prepend(str(site))
-    table = Table("method", [METHODS["logits"]], METHODS.group, METHODS.read)
+    table = EntryPointTable("method", [METHODS["logits"]], METHODS.group, METHODS.read)
     (note,) = (note for note in table.notes if "lab" in note)
     assert note.startswith(f"the package lab cannot be used: its entry point lab_broken:CONTRIBUTION gave {reason}")
     assert note.endswith(f", at {site / 'lab_broken.py'}:{line}") and "\n" not in note

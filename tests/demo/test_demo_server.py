@@ -21,7 +21,7 @@ from uvicorn.server import ServerState
 from compressor.base.errors import SrkdError, UsageError
 from demo import files
 from demo.addresses import bind_sockets
-from demo.server import CHUNK_BYTES, Connection, FileApp, Limits
+from demo.server import CHUNK_BYTES, Connection, FileApp, ServerLimits
 from tests.support.demo_process import HASHED_SCRIPT, SCRIPT, Served, received, served, write_app
 from tests.support.virtual_clock import run_in_virtual_time
 
@@ -283,7 +283,7 @@ class MemoryTransport(asyncio.Transport):
 
 def connect(*, takes_the_end: bool = True, page: bytes = b"<!doctype html>") -> tuple[MemoryTransport, Connection]:
     """A connection with the default limits, within a running loop."""
-    limits = Limits()
+    limits = ServerLimits()
     app = FileApp({"index.html": files.build_asset("index.html", page)}, limits.header_bytes)
     config = uvicorn.Config(app, http="h11", lifespan="off", log_config=None, timeout_keep_alive=limits.idle_seconds)
     connection = Connection(config, ServerState(), limits)

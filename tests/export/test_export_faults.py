@@ -21,7 +21,7 @@ from compressor.models.networks.base import Network
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
 from export.formats.conversion import FileOptions
-from export.graph.onnx_graph import Graph, build_graph
+from export.graph.onnx_graph import ExportedGraph, build_graph
 from export.writing.exporting import FileReport, Source, export_model
 from tests.support.commands import ROOT, python
 
@@ -35,14 +35,14 @@ PRELOADED = (
 
 
 @pytest.fixture(scope="module")
-def graph() -> Graph:
+def graph() -> ExportedGraph:
     return build_graph(build(SPEC, seed=0), None, 18)
 
 
 @pytest.fixture
-def network(graph: Graph, monkeypatch: pytest.MonkeyPatch) -> Network:
+def network(graph: ExportedGraph, monkeypatch: pytest.MonkeyPatch) -> Network:
     """Return a network whose graph is traced once for all tests, as these concern later steps."""
-    monkeypatch.setattr("export.convert.to_onnx.build_graph", lambda *_: Graph(_copied(graph.model), 0, False))
+    monkeypatch.setattr("export.convert.to_onnx.build_graph", lambda *_: ExportedGraph(_copied(graph.model), 0, False))
     return build(SPEC, seed=0)
 
 
@@ -105,7 +105,7 @@ def test_a_folder_that_may_not_be_read(tmp_path: Path) -> None:
     assert {path.name for path in closed.iterdir()} == {"small.safetensors", "small.onnx"}
 
 
-def test_a_file_of_another_kind_is_one_line(tmp_path: Path, graph: Graph) -> None:
+def test_a_file_of_another_kind_is_one_line(tmp_path: Path, graph: ExportedGraph) -> None:
     """Complete ONNX files with sequences, with text, and with a graph without outputs."""
     head, image = '<ir_version: 8, opset_import: ["" : 18]> g', "[n, 3, h, w]"
     text = onnx.parser.parse_model(f"{head} (string{image} x) => (string{image} y) {{ y = Identity(x) }}")

@@ -27,9 +27,9 @@ from export.convert.to_onnx import write_graph
 from export.formats.conversion import CannotConvert, Conversion, FileOptions
 from export.formats.proof_inputs import proof_inputs
 from export.formats.table import FORMATS, Bounds
-from export.graph.onnx_graph import Graph, build_graph, new_order, use_depth_first
+from export.graph.onnx_graph import ExportedGraph, build_graph, new_order, use_depth_first
 from export.profile.report import profile_models
-from export.profile.settings import Settings
+from export.profile.settings import ProfileSettings
 from export.proof.verify import verify
 from export.writing.exporting import FileReport, Source, export_model
 
@@ -44,13 +44,13 @@ def network() -> Network:
 
 
 @pytest.fixture(scope="module")
-def graphs(network: Network) -> Callable[[int], Graph]:
+def graphs(network: Network) -> Callable[[int], ExportedGraph]:
     """Return a function that copies the network's graph at an opset, which is traced once."""
     originals = {opset: build_graph(copy.deepcopy(network), None, opset) for opset in (18, 22)}
     return lambda opset: copy.deepcopy(originals[opset])
 
 
-def written(network: Network, graph: Graph, path: Path, options: FileOptions | None = None) -> Path:
+def written(network: Network, graph: ExportedGraph, path: Path, options: FileOptions | None = None) -> Path:
     write_graph(Conversion(network, path, {}, options or FileOptions()), graph)
     return path
 
@@ -80,7 +80,7 @@ def test_half_precision_is_near_and_half_the_size(
     assert 1e-7 < difference < (2e-3 if format == "fp16" else 2e-2)
 
 
-def test_the_mean_shift_stays_in_float32(network: Network, graphs: Callable[[int], Graph]) -> None:
+def test_the_mean_shift_stays_in_float32(network: Network, graphs: Callable[[int], ExportedGraph]) -> None:
     model = graphs(18).model
     to_half(model, TensorProto.FLOAT16)
     inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True)
@@ -94,7 +94,7 @@ def test_the_mean_shift_stays_in_float32(network: Network, graphs: Callable[[int
     assert sum(node.op_type == "Cast" for node in model.graph.node) == 2
 
 
-def test_a_weight_that_fp16_cannot_hold_is_refused_and_not_clamped(graphs: Callable[[int], Graph]) -> None:
+def test_a_weight_that_fp16_cannot_hold_is_refused_and_not_clamped(graphs: Callable[[int], ExportedGraph]) -> None:
     model = graphs(18).model
     for tensor in model.graph.initializer:
         if tensor.name == "tail.weight":
@@ -164,7 +164,7 @@ def test_the_other_shuffle_gives_the_same_image(spec: Spec, tmp_path: Path) -> N
     assert shuffled.model.graph.initializer != graph.model.graph.initializer
 
 
-def test_bytes_in_bytes_out(network: Network, graphs: Callable[[int], Graph], tmp_path: Path) -> None:
+def test_bytes_in_bytes_out(network: Network, graphs: Callable[[int], ExportedGraph], tmp_path: Path) -> None:
     path = written(network, graphs(18), tmp_path / "u.onnx", FileOptions(io="uint8"))
     session = onnxruntime.InferenceSession(str(path))
     lr_u8 = (LR * 255).round().to(torch.uint8)
@@ -190,7 +190,7 @@ def test_what_leaves_the_range_is_clamped_inside(network: Network, tmp_path: Pat
 
 
 def test_bytes_of_another_size_fail_the_proof(
-    network: Network, graphs: Callable[[int], Graph], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    network: Network, graphs: Callable[[int], ExportedGraph], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An error of one level is detected, although a file of bytes may round."""
 
@@ -249,7 +249,7 @@ def test_weights_that_do_not_fit_go_to_a_second_file(
 def test_profile_says_where_a_time_means_nothing(network: Network, tmp_path: Path) -> None:
     file = only(network, "bf16", tmp_path).path
     assert file is not None
-    settings = Settings(lr_sizes=((8, 8),), seconds=0.1, memory=False, quality=False, threads=1)
+    settings = ProfileSettings(lr_sizes=((8, 8),), seconds=0.1, memory=False, quality=False, threads=1)
     result = profile_models([file], settings=settings)
     assert [(row.runtime, row.precision) for row in result.rows] == [("onnxruntime", "bf16")]
     assert any("bf16 is computed in float32 here and rounded" in note for note in result.notes)

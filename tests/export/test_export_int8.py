@@ -36,10 +36,10 @@ from export.int8.calibration import COLOURS, calibration_patches
 from export.int8.quantise import search as search_module
 from export.int8.quantise.ends import meet_image
 from export.int8.quantise.plan import CPU, Scheme
-from export.int8.quantise.search import Try, search
-from export.proof.quality import Quality, QualityPhotos
-from export.proof.speed import Speed
-from export.timing.turns import Comparison
+from export.int8.quantise.search import TriedScheme, search
+from export.proof.quality import QualityLoss, QualityPhotos
+from export.proof.speed import Int8Speed
+from export.timing.turns import SpeedUp
 from export.writing.exporting import FileReport, Source, export_model
 
 
@@ -158,13 +158,13 @@ def test_the_speed_is_told_against_float_in_the_same_runtime(exported: tuple[Fil
 @pytest.mark.parametrize(
     ("comparison", "words"),
     [
-        (Comparison(2.0, 1.9, 2.1), "2.00 times as fast as float in onnxruntime"),
-        (Comparison(0.5, 0.4, 0.6), "NOT faster: 2.00 times the time of float"),
-        (Comparison(1.0, 0.9, 1.1), "NOT faster: no measurable difference to float"),
+        (SpeedUp(2.0, 1.9, 2.1), "2.00 times as fast as float in onnxruntime"),
+        (SpeedUp(0.5, 0.4, 0.6), "NOT faster: 2.00 times the time of float"),
+        (SpeedUp(1.0, 0.9, 1.1), "NOT faster: no measurable difference to float"),
     ],
 )
-def test_the_verdict_is_one_plain_sentence(comparison: Comparison, words: str) -> None:
-    assert words in str(Speed(10.0, 20.0, comparison, "onnxruntime", (128, 128), 2))
+def test_the_verdict_is_one_plain_sentence(comparison: SpeedUp, words: str) -> None:
+    assert words in str(Int8Speed(10.0, 20.0, comparison, "onnxruntime", (128, 128), 2))
 
 
 @pytest.mark.slow
@@ -199,23 +199,25 @@ def test_a_bound_that_cannot_be_met_is_refused_with_the_figures(tmp_path: Path) 
 # --- the search
 
 
-def quality(drop: float) -> Quality:
-    return Quality(30.0, 30.0 - drop, 50.0, 2)
+def quality(drop: float) -> QualityLoss:
+    return QualityLoss(30.0, 30.0 - drop, 50.0, 2)
 
 
 def searched(
     monkeypatch: pytest.MonkeyPatch, drop_of: Callable[[Scheme], float], ms_of: Callable[[Scheme], float]
-) -> tuple[Try, list[Scheme]]:
+) -> tuple[TriedScheme, list[Scheme]]:
     """Run a search with fake qualities and times; return its result and all tried schemes."""
     network = build(EDSRSpec(width=4, depth=2, scale=2), seed=0)
     ends = meet_image(build_graph(network, None, 18).model)
     schemes: list[Scheme] = []
 
-    def attempt(_self: object, scheme: Scheme, kept: tuple[str, ...]) -> Try:
+    def attempt(_self: object, scheme: Scheme, kept: tuple[str, ...]) -> TriedScheme:
         schemes.append(scheme)
-        return Try(scheme, ", ".join(kept) or "nothing", onnx.ModelProto(), quality(drop_of(scheme)), ms_of(scheme), 9)
+        return TriedScheme(
+            scheme, ", ".join(kept) or "nothing", onnx.ModelProto(), quality(drop_of(scheme)), ms_of(scheme), 9
+        )
 
-    monkeypatch.setattr(search_module._Search, "attempt", attempt)
+    monkeypatch.setattr(search_module._SchemeSearch, "attempt", attempt)
     photos = QualityPhotos(network, {})
     return search(ends, torch.rand(8, 3, 12, 12), photos, CPU, 0.1), schemes
 
@@ -270,7 +272,7 @@ def test_the_one_layer_that_spoils_it_is_the_first_of_the_ranking() -> None:
     ends = meet_image(build_graph(network, None, 18).model)
     patches = torch.rand(8, 3, 12, 12, generator=torch.Generator().manual_seed(0))
     photos = QualityPhotos(network, {})
-    one = search_module._Search(ends, patches, photos, CPU, 0.1, Context(), (16, 16))
+    one = search_module._SchemeSearch(ends, patches, photos, CPU, 0.1, Context(), (16, 16))
     assert one.ranking(Scheme(CPU))[0].startswith("blocks.0.conv2/")
 
 

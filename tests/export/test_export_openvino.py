@@ -21,7 +21,7 @@ from compressor.models.networks.swinir import SwinIRSpec
 from compressor.runtimes.table import OpenOptions
 from export.formats.conversion import FileOptions
 from export.profile.models import open_models
-from export.profile.settings import Settings
+from export.profile.settings import ProfileSettings
 from export.writing.exporting import FileReport, Source, export_model
 
 openvino = pytest.importorskip("openvino")
@@ -180,7 +180,7 @@ def test_a_foreign_model_is_known_by_its_shapes(copied: Path, network: Network) 
 
 
 def test_a_profile_takes_the_file_unless_other_runtimes_were_named(good: Path, tmp_path: Path) -> None:
-    with open_models([good], None, Settings(), tmp_path, QUIET) as opened:
+    with open_models([good], None, ProfileSettings(), tmp_path, QUIET) as opened:
         (entry,) = opened.models
         assert (entry.facts.runtime, entry.facts.precision, opened.notes) == ("openvino", "fp32", [])
         assert entry.process.job.libraries == ("openvino",), "the modules that running needs, not those of writing"
@@ -188,7 +188,7 @@ def test_a_profile_takes_the_file_unless_other_runtimes_were_named(good: Path, t
         SrkdError,
         match=r"small\.openvino\.xml runs under openvino, which is not among the runtimes",
     ):
-        open_models([good], None, Settings(runtimes=("onnxruntime",)), tmp_path, QUIET)
+        open_models([good], None, ProfileSettings(runtimes=("onnxruntime",)), tmp_path, QUIET)
     if "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-        with open_models([good], None, Settings(precisions=("fp32", "bf16")), tmp_path, QUIET) as opened:
+        with open_models([good], None, ProfileSettings(precisions=("fp32", "bf16")), tmp_path, QUIET) as opened:
             assert [entry.facts.precision for entry in opened.models] == ["fp32", "bf16"]

@@ -14,10 +14,10 @@ from compressor.models.networks.registry import build
 from compressor.runtimes.torch_runtime import TorchRuntime
 from export.formats.conversion import CannotConvert, Conversion, FileOptions, Int8Options
 from export.formats.proof_inputs import ProofInput
-from export.int8.float_parts import FloatParts, Layers, Search, ends_of
+from export.int8.float_parts import FloatParts, LayerNames, Search, ends_of
 from export.proof.quality import QualityPhotos
 
-LAYERS = Layers(("head", "body", "up0", "up1", "tail"), frozenset({"up0", "up1"}))
+LAYERS = LayerNames(("head", "body", "up0", "up1", "tail"), frozenset({"up0", "up1"}))
 
 
 class Noisy(TorchRuntime):
@@ -68,12 +68,12 @@ def test_parts_grow_from_the_ends() -> None:
     ]
     assert [parts.sums for parts in steps] == [False, False, False, True]
     assert LAYERS.upsampler == {"up0", "up1"}
-    assert not Layers(("a", "b"), frozenset({"b"})).upsampler, "the last layer is no upsampler"
+    assert not LayerNames(("a", "b"), frozenset({"b"})).upsampler, "the last layer is no upsampler"
 
 
 def test_the_last_layers_follow_where_ends_are_not_enough() -> None:
     names = tuple(f"conv{index}" for index in range(10))
-    steps = list(ends_of(Layers(names)))
+    steps = list(ends_of(LayerNames(names)))
     assert [(parts.words, parts.layers) for parts in steps[3:]] == [
         ("last 3 of 10 layers", set(names[-3:])),
         ("last 5 of 10 layers", set(names[-5:])),

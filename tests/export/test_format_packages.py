@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from compressor.base.entry_points import Table
+from compressor.base.entry_points import EntryPointTable
 from compressor.base.errors import UsageError
 from compressor.models.checkpoints.save import save_network
 from compressor.models.networks.edsr import EDSRSpec
@@ -77,10 +77,10 @@ def test_a_format_of_another_package_does_all_that_srkds_own_do(tmp_path: Path, 
     assert without.code == 1 and "Traceback" not in without.err
 
 
-def runtimes(monkeypatch: pytest.MonkeyPatch, site: Path) -> Table[RuntimeEntry]:
+def runtimes(monkeypatch: pytest.MonkeyPatch, site: Path) -> EntryPointTable[RuntimeEntry]:
     """Return the table of runtimes that another process would load."""
     monkeypatch.syspath_prepend(str(site))
-    return Table("runtime", [RUNTIMES["torch"]], RUNTIMES.group, RUNTIMES.read)
+    return EntryPointTable("runtime", [RUNTIMES["torch"]], RUNTIMES.group, RUNTIMES.read)
 
 
 def test_a_broken_package_is_a_note_and_nothing_else_suffers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,7 +107,7 @@ def test_a_name_of_two_packages_belongs_to_neither(tmp_path: Path, monkeypatch: 
 )
 def test_a_name_of_srkd_or_none_at_all_is_refused(name: str, reason: str) -> None:
     row = Format(name=name, title="", suffix=".x", precision="fp32", module="x", runtime="torch")
-    table = Table("format", [FORMATS["onnx"]], "no.such.group", FORMATS.read)
+    table = EntryPointTable("format", [FORMATS["onnx"]], "no.such.group", FORMATS.read)
 
     class Point(metadata.EntryPoint):
         def load(self) -> FormatPackage:

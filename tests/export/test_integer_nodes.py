@@ -23,8 +23,8 @@ from export.formats.table import find_formats
 from export.int8 import to_int8
 from export.int8.calibration import calibration_patches
 from export.proof.integer_nodes import IntegerNodes, count_integer_nodes
-from export.proof.speed import Speed
-from export.timing.turns import Comparison
+from export.proof.speed import Int8Speed
+from export.timing.turns import SpeedUp
 from export.writing import exporting
 from export.writing.exporting import FileReport, Source, convert_to, export_model
 
@@ -131,12 +131,12 @@ def test_many_kinds_are_summed_up() -> None:
 
 @pytest.mark.parametrize("native", [True, False])
 def test_a_file_that_is_not_faster_says_what_runs_in_float(native: bool) -> None:
-    slower, faster = Comparison(0.5, 0.4, 0.6), Comparison(2.0, 1.9, 2.1)
-    speed = Speed(20.0, 10.0, slower, "onnxruntime", (64, 64), 1, MIXED, native)
+    slower, faster = SpeedUp(0.5, 0.4, 0.6), SpeedUp(2.0, 1.9, 2.1)
+    speed = Int8Speed(20.0, 10.0, slower, "onnxruntime", (64, 64), 1, MIXED, native)
     words = "8 of 29 nodes compute in integers, PRelu 17, Softmax 4 in float, with 12 conversions between both"
     assert words in str(speed)
     assert ("neither VNNI nor dot products" in str(speed)) is not native
-    assert "PRelu" not in str(Speed(10.0, 20.0, faster, "onnxruntime", (64, 64), 1, MIXED, native))
+    assert "PRelu" not in str(Int8Speed(10.0, 20.0, faster, "onnxruntime", (64, 64), 1, MIXED, native))
 
 
 def exported(folder: Path, notes: list[str]) -> FileReport:

@@ -25,21 +25,21 @@ from compressor.models.networks.registry import build
 from compressor.models.networks.swinir import SwinIRSpec
 from compressor.models.students.students import parse_student, student_text
 from export.formats.table import find_format
-from export.plan.candidates import Teacher, list_candidates
+from export.plan.candidates import TeacherFacts, list_candidates
 from export.plan.emit import emit, read_measured, spread_out
-from export.plan.measure import Bench, Place, _of_looks, measure_file
+from export.plan.measure import Bench, Environment, _of_looks, measure_file
 from export.plan.quality import FittedQuality
-from export.plan.search import Candidate, Targets, find_student
-from export.timing.turns import Timing
+from export.plan.search import CandidateShape, Targets, find_student
+from export.timing.turns import CallTimes
 
 SIZE = (24, 16)
-TORCH = Place("torch", "fp32", SIZE, threads=1)
-ORT = Place("onnxruntime", "fp32", SIZE, threads=1)
+TORCH = Environment("torch", "fp32", SIZE, threads=1)
+ORT = Environment("onnxruntime", "fp32", SIZE, threads=1)
 
 
-def shape(spec: CompactSpec | EDSRSpec, *, fits: bool = False) -> Candidate:
+def shape(spec: CompactSpec | EDSRSpec, *, fits: bool = False) -> CandidateShape:
     count = cost(spec, SIZE)
-    return Candidate(spec.arch, spec.width, spec.depth, count.params, count.macs, student_text(spec), fits)
+    return CandidateShape(spec.arch, spec.width, spec.depth, count.params, count.macs, student_text(spec), fits)
 
 
 SMALL, LARGE = shape(CompactSpec(2, width=8, depth=1)), shape(CompactSpec(2, width=32, depth=8))
@@ -57,7 +57,7 @@ SMALL, LARGE = shape(CompactSpec(2, width=8, depth=1)), shape(CompactSpec(2, wid
     ids=lambda spec: spec.arch,
 )
 def test_shapes_are_those_of_the_teacher_and_of_compact_and_never_larger(spec: Spec) -> None:
-    rows = list_candidates(Teacher(spec.scale, 3, spec), (32, 24))
+    rows = list_candidates(TeacherFacts(spec.scale, 3, spec), (32, 24))
     whole = cost(spec, (32, 24))
     assert {one.kind for one in rows} == {spec.arch, "compact"}
     assert rows[0].kind == "compact", "what is quick to export comes first and leaves its time to the teacher's kind"
@@ -73,8 +73,8 @@ def test_shapes_are_those_of_the_teacher_and_of_compact_and_never_larger(spec: S
 
 
 def test_a_foreign_teacher_has_compact_shapes_and_a_scale_without_them_none() -> None:
-    assert {one.kind for one in list_candidates(Teacher(4, 3), SIZE)} == {"compact"}
-    assert list_candidates(Teacher(16, 3), SIZE) == ()
+    assert {one.kind for one in list_candidates(TeacherFacts(4, 3), SIZE)} == {"compact"}
+    assert list_candidates(TeacherFacts(16, 3), SIZE) == ()
 
 
 def test_a_bench_measures_beside_its_reference_and_a_failure_is_one_line(tmp_path: Path) -> None:
@@ -102,7 +102,7 @@ def test_a_second_time_forgets_the_first_and_a_third_adds_to_the_second(tmp_path
 
 
 def test_of_many_looks_one_at_each_end_does_not_count() -> None:
-    looks = [Timing(((ms, ms, ms),)) for ms in (10.0, 11.0, 10.5, 10.2, 31.0, 10.1, 9.0, 10.3)]
+    looks = [CallTimes(((ms, ms, ms),)) for ms in (10.0, 11.0, 10.5, 10.2, 31.0, 10.1, 9.0, 10.3)]
     of_all, of_few = _of_looks(looks, 1.0), _of_looks(looks[:5], 1.0)
     assert (of_all.low, of_all.high) == (10.0, 11.0) and 10 < of_all.ms < 11
     assert (of_few.low, of_few.high) == (10.0, 31.0)
@@ -130,10 +130,10 @@ def test_files_of_onnx_runtime_in_float_and_in_eight_bits(tmp_path: Path) -> Non
     [
         (replace(TORCH, precision="int8"), "--precision int8: torch computes in float"),
         (replace(ORT, device="mps"), "--device mps: onnxruntime runs on cpu"),
-        (Place("ncnn", "int8"), "--(precision int8|runtime ncnn)"),
+        (Environment("ncnn", "int8"), "--(precision int8|runtime ncnn)"),
     ],
 )
-def test_a_place_that_cannot_be_had_is_refused(place: Place, words: str) -> None:
+def test_a_place_that_cannot_be_had_is_refused(place: Environment, words: str) -> None:
     with pytest.raises(UsageError, match=words):
         place.format()
 
@@ -239,7 +239,7 @@ def test_timings_that_are_not_those_of_the_files_are_refused(tmp_path: Path) -> 
 
 
 def test_shapes_for_another_device_cover_all_sizes_of_each_kind() -> None:
-    candidates = list_candidates(Teacher(2, 3, EDSRSpec(scale=2, width=32, depth=8)), SIZE)
+    candidates = list_candidates(TeacherFacts(2, 3, EDSRSpec(scale=2, width=32, depth=8)), SIZE)
     some = spread_out(candidates, Targets(fps=30), per_kind=5)
     assert {one.kind for one in some} == {"edsr", "compact"} and len(some) <= 10
     for kind in ("edsr", "compact"):

@@ -9,16 +9,27 @@ from collections.abc import Callable
 import pytest
 
 from compressor.base.errors import SrkdError, UsageError
-from export.plan.search import LOOKS, PER_KIND, Candidate, Measured, Targets, Unreachable, _line_through, find_student
+from export.plan.search import (
+    LOOKS,
+    PER_KIND,
+    CandidateShape,
+    ShapeMeasurement,
+    Targets,
+    Unreachable,
+    _line_through,
+    find_student,
+)
 from export.plan.time_model import TimeModel
 
 WIDTHS, DEPTHS = (8, 16, 24, 32, 40, 48, 64), (1, 2, 4, 8, 16)
 
 
-def shapes(kind: str = "edsr", *, fits: bool = True) -> list[Candidate]:
+def shapes(kind: str = "edsr", *, fits: bool = True) -> list[CandidateShape]:
     """Return a grid of candidates with the parameters and MACs of plain 3×3 convolutions."""
     return [
-        Candidate(kind, w, d, 9 * w * w * (d + 1), 9 * w * w * (d + 1) * 57600, f"{kind}:width={w},depth={d}", fits)
+        CandidateShape(
+            kind, w, d, 9 * w * w * (d + 1), 9 * w * w * (d + 1) * 57600, f"{kind}:width={w},depth={d}", fits
+        )
         for w in WIDTHS
         for d in DEPTHS
     ]
@@ -27,26 +38,28 @@ def shapes(kind: str = "edsr", *, fits: bool = True) -> list[Candidate]:
 class Clock:
     """A fake machine: `ms` gives a shape's true time; measurements have noise and are recorded."""
 
-    def __init__(self, ms: Callable[[Candidate], float], noise: float = 0.0, seed: int = 0) -> None:
-        self.ms, self.noise, self.random, self.calls = ms, noise, random.Random(seed), list[Candidate]()
+    def __init__(self, ms: Callable[[CandidateShape], float], noise: float = 0.0, seed: int = 0) -> None:
+        self.ms, self.noise, self.random, self.calls = ms, noise, random.Random(seed), list[CandidateShape]()
 
-    def __call__(self, candidate: Candidate) -> Measured:
+    def __call__(self, candidate: CandidateShape) -> ShapeMeasurement:
         self.calls.append(candidate)
         ms = self.ms(candidate) * math.exp(self.random.gauss(0, self.noise))
-        return Measured(ms, ms * (1 - 2 * self.noise), ms * (1 + 2 * self.noise), 0.05 + candidate.params * 4e-6)
+        return ShapeMeasurement(
+            ms, ms * (1 - 2 * self.noise), ms * (1 + 2 * self.noise), 0.05 + candidate.params * 4e-6
+        )
 
 
-def smooth(candidate: Candidate) -> float:
+def smooth(candidate: CandidateShape) -> float:
     return 2 + 0.1 * candidate.width + 0.004 * candidate.depth * candidate.width**2 / 4
 
 
-def stepped(candidate: Candidate) -> float:
+def stepped(candidate: CandidateShape) -> float:
     """Return a time with steps: channels are computed in blocks of 16, and 24 and 40 take longer than a full block."""
     blocks = -(-candidate.width // 16) * 16
-    return smooth(Candidate("", blocks, candidate.depth, 0, 0, "")) * (1.15 if candidate.width % 16 else 1.0)
+    return smooth(CandidateShape("", blocks, candidate.depth, 0, 0, "")) * (1.15 if candidate.width % 16 else 1.0)
 
 
-def largest(ms: Callable[[Candidate], float], most_ms: float) -> Candidate:
+def largest(ms: Callable[[CandidateShape], float], most_ms: float) -> CandidateShape:
     """Return the right answer, by trying all shapes."""
     return max((one for one in shapes() if 1.1 * ms(one) <= most_ms), key=lambda one: one.params)
 
@@ -54,7 +67,7 @@ def largest(ms: Callable[[Candidate], float], most_ms: float) -> Candidate:
 @pytest.mark.parametrize("fps", [3, 10, 30, 60, 100])
 @pytest.mark.parametrize("ms", [smooth, stepped])
 def test_the_largest_shape_that_meets_the_target_is_found_by_few_measurements(
-    fps: float, ms: Callable[[Candidate], float]
+    fps: float, ms: Callable[[CandidateShape], float]
 ) -> None:
     clock = Clock(ms)
     plan = find_student(shapes(), Targets(fps=fps), clock)
@@ -77,9 +90,9 @@ def test_with_noise_the_second_measurement_decides_and_the_truth_is_met() -> Non
 def test_on_a_noisy_machine_the_whole_interval_has_to_meet_the_target() -> None:
     """A shape with noise of a quarter on each side needs more than the margin of a tenth."""
 
-    def measure(candidate: Candidate) -> Measured:
+    def measure(candidate: CandidateShape) -> ShapeMeasurement:
         ms = smooth(candidate)
-        return Measured(ms, 0.75 * ms, 1.25 * ms, 0.1)
+        return ShapeMeasurement(ms, 0.75 * ms, 1.25 * ms, 0.1)
 
     plan = find_student(shapes(), Targets(ms=30), measure)
     assert plan.chosen.ms_interval is not None and plan.chosen.ms_interval[1] <= 30
@@ -102,10 +115,10 @@ def test_finalists_are_measured_again_in_turns_and_once_where_time_is_up() -> No
 def test_a_shape_that_was_lucky_once_is_not_chosen() -> None:
     unlucky, calls = largest(smooth, 40), set()
 
-    def measure(candidate: Candidate) -> Measured:
+    def measure(candidate: CandidateShape) -> ShapeMeasurement:
         ms = smooth(candidate) * (1.5 if candidate == unlucky and candidate in calls else 1.0)
         calls.add(candidate)
-        return Measured(ms, ms, ms, 1.0)
+        return ShapeMeasurement(ms, ms, ms, 1.0)
 
     plan = find_student(shapes(), Targets(ms=40), measure)
     assert plan.chosen.name != unlucky.name
@@ -115,15 +128,15 @@ def test_a_shape_that_was_lucky_once_is_not_chosen() -> None:
 @pytest.mark.parametrize("slowest", [50.0, 100.0])
 def test_where_the_finalists_drop_out_what_lies_below_them_is_measured(slowest: float) -> None:
     """Shapes that met the target first are noisy when measured again, except the small ones that came first."""
-    calls: list[Candidate] = []
-    noisy: set[Candidate] = set()
+    calls: list[CandidateShape] = []
+    noisy: set[CandidateShape] = set()
 
-    def measure(candidate: Candidate) -> Measured:
+    def measure(candidate: CandidateShape) -> ShapeMeasurement:
         if candidate in calls and not noisy:
             noisy.update(one for one in calls if one.params > 20_000)
         calls.append(candidate)
         ms = smooth(candidate)
-        return Measured(ms, ms, slowest if candidate in noisy else ms, 1.0)
+        return ShapeMeasurement(ms, ms, slowest if candidate in noisy else ms, 1.0)
 
     plan = find_student(shapes(), Targets(ms=40), measure)
     dropped = [row for row in plan.rows if f"its interval reaches {slowest} ms" in row.why]
@@ -184,18 +197,18 @@ def test_a_kind_has_no_more_measurements_than_it_may() -> None:
 def test_a_time_within_the_margin_is_named_and_a_larger_one_is_not() -> None:
     for ms, named in ((9.5, True), (10.5, False), (19.5, False)):
         with pytest.raises(Unreachable) as error:
-            find_student(shapes(), Targets(ms=10), lambda candidate, ms=ms: Measured(ms, ms, ms, 1.0))
+            find_student(shapes(), Targets(ms=10), lambda candidate, ms=ms: ShapeMeasurement(ms, ms, ms, 1.0))
         assert ("less than the margin of 10%" in str(error.value)) is named
     with pytest.raises(Unreachable) as error:
-        find_student(shapes(), Targets(ms=10, megabytes=0.5), lambda candidate: Measured(6, 6, 6, 1.0))
+        find_student(shapes(), Targets(ms=10, megabytes=0.5), lambda candidate: ShapeMeasurement(6, 6, 6, 1.0))
     assert "margin" not in str(error.value), "the file is too large, its time is not"
 
 
 def test_a_file_that_is_too_large_says_so() -> None:
     """Measured again or not, and however much its time varies."""
 
-    def measure(candidate: Candidate) -> Measured:
-        return Measured(1.0, 0.5, 99.0, 0.05 + candidate.params * 4e-6)
+    def measure(candidate: CandidateShape) -> ShapeMeasurement:
+        return ShapeMeasurement(1.0, 0.5, 99.0, 0.05 + candidate.params * 4e-6)
 
     with pytest.raises(Unreachable) as error:
         find_student(shapes(), Targets(megabytes=0.05), measure)
@@ -213,8 +226,8 @@ def test_the_size_of_a_file_is_a_line_through_the_smallest_and_the_largest() -> 
 
 @pytest.mark.parametrize("fixed", [0.0, 0.05, 3.0])
 def test_the_largest_file_below_a_target_is_found_whatever_a_file_has_beside_its_weights(fixed: float) -> None:
-    def measure(candidate: Candidate) -> Measured:
-        return Measured(1.0, 1.0, 1.0, fixed + candidate.params * 4e-6)
+    def measure(candidate: CandidateShape) -> ShapeMeasurement:
+        return ShapeMeasurement(1.0, 1.0, 1.0, fixed + candidate.params * 4e-6)
 
     for most in (0.1, 0.5, 1.0):
         right = max((one for one in shapes() if one.params * 4e-6 <= most), key=lambda one: one.params)
@@ -225,7 +238,7 @@ def test_the_largest_file_below_a_target_is_found_whatever_a_file_has_beside_its
 def test_a_neighbour_of_the_best_is_tried_where_the_model_is_pessimistic() -> None:
     """A width that is a quarter faster than its neighbours say: next to the best shape it is found, far away not."""
 
-    def ms(candidate: Candidate) -> float:
+    def ms(candidate: CandidateShape) -> float:
         return smooth(candidate) * (0.72 if candidate.width == 48 else 1.0)
 
     for most in (9.0, 12.0, 20.0, 40.0):
@@ -236,7 +249,7 @@ def test_a_neighbour_of_the_best_is_tried_where_the_model_is_pessimistic() -> No
 
 
 def test_quality_decides_between_shapes_that_tie_and_unknown_loses() -> None:
-    def prefers_narrow(candidate: Candidate) -> float | None:
+    def prefers_narrow(candidate: CandidateShape) -> float | None:
         return 30 - candidate.width / 100 if candidate.fits else None
 
     plain = find_student(shapes(), Targets(ms=40), Clock(smooth))
@@ -251,7 +264,7 @@ def test_quality_decides_between_shapes_that_tie_and_unknown_loses() -> None:
 def test_a_shape_that_cannot_be_had_is_a_row_with_its_reason() -> None:
     best = largest(smooth, 30)
 
-    def measure(candidate: Candidate) -> Measured:
+    def measure(candidate: CandidateShape) -> ShapeMeasurement:
         if candidate == best:
             raise SrkdError("the exporter fell over")
         return Clock(smooth)(candidate)
@@ -261,7 +274,7 @@ def test_a_shape_that_cannot_be_had_is_a_row_with_its_reason() -> None:
     assert (row.verdict, row.why, row.ms) == ("failed", "the exporter fell over", None)
     assert plan.chosen.name != best.name
 
-    def never(candidate: Candidate) -> Measured:
+    def never(candidate: CandidateShape) -> ShapeMeasurement:
         raise SrkdError("no runtime")
 
     with pytest.raises(Unreachable, match="no shape could be measured: no runtime"):
@@ -275,7 +288,9 @@ def test_a_target_is_a_number_above_0(values: dict[str, float]) -> None:
 
 
 def test_the_model_of_time_follows_width_and_depth_and_remembers_a_slow_width() -> None:
-    points = [(w, d, stepped(Candidate("", w, d, 0, 0, ""))) for w, d in ((8, 1), (8, 8), (32, 1), (32, 8), (24, 4))]
+    points = [
+        (w, d, stepped(CandidateShape("", w, d, 0, 0, ""))) for w, d in ((8, 1), (8, 8), (32, 1), (32, 8), (24, 4))
+    ]
     model = TimeModel.of(points)
     for width, depth, ms in points:
         assert model.ms(width, depth) == pytest.approx(ms, rel=0.1)

@@ -22,10 +22,10 @@ from compressor.models.networks.registry import build
 from export.convert.to_onnx import convert
 from export.formats.conversion import Conversion
 from export.profile.onnx_cost import onnx_cost
-from export.profile.report import ProfileReport, Row, profile_models
-from export.profile.settings import Settings
+from export.profile.report import ProfileReport, ProfileRow, profile_models
+from export.profile.settings import ProfileSettings
 from export.proof.verify import Proof
-from export.timing.turns import MIN_ROUNDS, Timing, TurnTimes, compare, measure_turns, take_turns, time_calls
+from export.timing.turns import MIN_ROUNDS, CallTimes, TurnTimes, compare, measure_turns, take_turns, time_calls
 from srkd.terminal.console import json_value
 
 SMALL, LARGE = EDSRSpec(width=8, depth=2, scale=4), EDSRSpec(width=32, depth=6, scale=4)
@@ -43,11 +43,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def noisy(milliseconds: float, seed: int, rounds: int = 20, drift: float = 0.5) -> Timing:
+def noisy(milliseconds: float, seed: int, rounds: int = 20, drift: float = 0.5) -> CallTimes:
     """Return calls that slow down with the machine, each with its own noise of 3 %."""
     rng, machine = np.random.default_rng(seed), np.random.default_rng(99)
     slowness = 1 + drift * np.abs(np.cumsum(machine.normal(0, 0.2, rounds)))
-    return Timing(tuple(tuple(milliseconds * slow * rng.normal(1, 0.03, 5)) for slow in slowness))
+    return CallTimes(tuple(tuple(milliseconds * slow * rng.normal(1, 0.03, 5)) for slow in slowness))
 
 
 @pytest.mark.parametrize(
@@ -73,30 +73,30 @@ def test_the_rule_is_rarely_wrong() -> None:
 
 
 def test_a_measurable_but_tiny_difference_is_none() -> None:
-    exact, longer = (Timing(((ms,),) * 30) for ms in (10.0, 10.15))
+    exact, longer = (CallTimes(((ms,),) * 30) for ms in (10.0, 10.15))
     assert compare(exact, longer).verdict == "no measurable difference"
-    assert compare(exact, Timing(((10.3,),) * 30)).verdict == "slower"
+    assert compare(exact, CallTimes(((10.3,),) * 30)).verdict == "slower"
 
 
 def test_a_process_that_waits_longer_in_every_round_is_not_slower_unless_it_also_works_longer() -> None:
-    waiting, working = Timing(((15.0,),) * 9, (10.0,) * 9), Timing(((15.0,),) * 9, (15.0,) * 9)
-    reference = Timing(((10.0,),) * 9, (10.0,) * 9)
+    waiting, working = CallTimes(((15.0,),) * 9, (10.0,) * 9), CallTimes(((15.0,),) * 9, (15.0,) * 9)
+    reference = CallTimes(((10.0,),) * 9, (10.0,) * 9)
     assert compare(reference, waiting).verdict == compare(waiting, reference).verdict == "no measurable difference"
     assert (compare(reference, working).verdict, compare(working, reference).verdict) == ("slower", "faster")
-    assert compare(reference, Timing(((15.0,),) * 9)).verdict == "slower"
+    assert compare(reference, CallTimes(((15.0,),) * 9)).verdict == "slower"
 
 
 def test_an_interval_that_reaches_to_a_tiny_difference_is_none() -> None:
     """Two processes of one model may differ slightly, even over many rounds."""
-    reference, other = Timing(((10.0,),) * 8), Timing(tuple((ms,) for ms in (9.85, *[9.5] * 7)))
+    reference, other = CallTimes(((10.0,),) * 8), CallTimes(tuple((ms,) for ms in (9.85, *[9.5] * 7)))
     assert compare(reference, other).low == pytest.approx(10 / 9.85)
     assert compare(reference, other).verdict == "no measurable difference"
-    assert compare(reference, Timing(tuple((ms,) for ms in (9.75, *[9.5] * 7)))).verdict == "faster"
+    assert compare(reference, CallTimes(tuple((ms,) for ms in (9.75, *[9.5] * 7)))).verdict == "faster"
 
 
 @pytest.mark.parametrize(("rounds", "outside"), [(5, 0), (8, 0), (11, 0), (12, 1), (20, 3), (100, 36)])
 def test_the_interval_covers_the_median_with_99_percent(rounds: int, outside: int) -> None:
-    result = compare(Timing(((1.0,),) * rounds), Timing(tuple((1.0 / (i + 1),) for i in range(rounds))))
+    result = compare(CallTimes(((1.0,),) * rounds), CallTimes(tuple((1.0 / (i + 1),) for i in range(rounds))))
     assert (result.low, result.high) == (pytest.approx(1 + outside), pytest.approx(rounds - outside))
     missed = 2 * sum(math.comb(rounds, k) for k in range(outside + 1)) / 2**rounds
     assert missed <= 0.01 or outside == 0
@@ -181,7 +181,7 @@ def test_the_budget_is_kept_and_progress_moves_forward(monkeypatch: pytest.Monke
         take_turns([lambda: None], seconds_each=0)
 
 
-def by(report: ProfileReport, model: str, runtime: str) -> Row:
+def by(report: ProfileReport, model: str, runtime: str) -> ProfileRow:
     (row,) = (row for row in report.rows if (row.model, row.runtime) == (model, runtime))
     return row
 
@@ -190,7 +190,7 @@ def by(report: ProfileReport, model: str, runtime: str) -> Row:
 def report(folder: Path) -> Iterator[ProfileReport]:
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
-    settings = Settings(**{**QUICK, "lr_sizes": ((32, 24), (16, 8)), "quality": True, "batches": (2,)})  # type: ignore[arg-type]
+    settings = ProfileSettings(**{**QUICK, "lr_sizes": ((32, 24), (16, 8)), "quality": True, "batches": (2,)})  # type: ignore[arg-type]
     yield profile_models([folder / "small.safetensors"], teacher=folder / "large.safetensors", settings=settings)
     assert torch.get_num_threads() == 2, "the number of threads is put back"
     torch.set_num_threads(threads)
@@ -234,7 +234,7 @@ def test_the_smaller_one_is_told_faster(report: ProfileReport) -> None:
     assert of_srkd.speedup_vs_teacher_eager == of_srkd.speedup_same_runtime
 
 
-def by_size(report: ProfileReport, model: str, runtime: str, size: str = "32x24") -> Row:
+def by_size(report: ProfileReport, model: str, runtime: str, size: str = "32x24") -> ProfileRow:
     (row,) = (row for row in report.rows if (row.model, row.runtime, row.lr_size) == (model, runtime, size))
     return row
 
@@ -259,7 +259,7 @@ def test_the_report_is_json_with_the_agreed_keys(report: ProfileReport) -> None:
 
 
 def test_the_larger_one_is_told_slower(folder: Path) -> None:
-    settings = Settings(runtimes=("torch",), **QUICK)  # type: ignore[arg-type]
+    settings = ProfileSettings(runtimes=("torch",), **QUICK)  # type: ignore[arg-type]
     result = profile_models([folder / "large.safetensors"], teacher=folder / "small.safetensors", settings=settings)
     row = by(result, "large", "torch")
     assert row.verdict == "slower" and row.speedup_same_runtime is not None and row.speedup_same_runtime < 0.7
@@ -267,7 +267,7 @@ def test_the_larger_one_is_told_slower(folder: Path) -> None:
 
 def test_a_model_does_not_differ_from_itself(folder: Path) -> None:
     model = folder / "small.safetensors"
-    settings = Settings(runtimes=("torch",), **{**QUICK, "seconds": 0.3})  # type: ignore[arg-type]
+    settings = ProfileSettings(runtimes=("torch",), **{**QUICK, "seconds": 0.3})  # type: ignore[arg-type]
 
     def verdict() -> str | None:
         result = profile_models([model], teacher=model, settings=settings)
@@ -280,7 +280,7 @@ def test_a_model_does_not_differ_from_itself(folder: Path) -> None:
 
 def test_exported_files_take_part_with_their_cost(folder: Path) -> None:
     models = [folder / "small.onnx", folder / "foreign.onnx"]
-    result = profile_models(models, settings=Settings(**QUICK))  # type: ignore[arg-type]
+    result = profile_models(models, settings=ProfileSettings(**QUICK))  # type: ignore[arg-type]
     small, foreign = result.rows
     for row, spec in ((small, SMALL), (foreign, LARGE)):
         counted = cost(spec, (32, 24))
@@ -291,7 +291,7 @@ def test_exported_files_take_part_with_their_cost(folder: Path) -> None:
 
 
 def test_the_teacher_is_timed_in_torch_even_when_only_another_runtime_was_asked_for(folder: Path) -> None:
-    settings = Settings(runtimes=("onnxruntime",), **QUICK)  # type: ignore[arg-type]
+    settings = ProfileSettings(runtimes=("onnxruntime",), **QUICK)  # type: ignore[arg-type]
     result = profile_models([folder / "small.onnx"], teacher=folder / "large.safetensors", settings=settings)
     assert [(row.model, row.runtime) for row in result.rows] == [
         ("large", "torch"),
@@ -304,13 +304,13 @@ def test_the_teacher_is_timed_in_torch_even_when_only_another_runtime_was_asked_
 def test_an_export_that_fails_is_a_note_not_a_row(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     failed = Proof(None, "gives nan on black at n=0 c=0 y=0 x=0")
     monkeypatch.setattr(export.profile.models, "prove", lambda *_, **__: failed)
-    result = profile_models([folder / "small.safetensors"], settings=Settings(**QUICK))  # type: ignore[arg-type]
+    result = profile_models([folder / "small.safetensors"], settings=ProfileSettings(**QUICK))  # type: ignore[arg-type]
     assert [row.runtime for row in result.rows] == ["torch"]
     assert any("small is left out under onnxruntime: its export gives nan" in note for note in result.notes)
 
 
 def test_what_cannot_be_profiled_is_told_in_one_line(folder: Path, tmp_path: Path) -> None:
-    torch_only = Settings(runtimes=("torch",), **QUICK)  # type: ignore[arg-type]
+    torch_only = ProfileSettings(runtimes=("torch",), **QUICK)  # type: ignore[arg-type]
     with pytest.raises(SrkdError, match=r"small.onnx runs under onnxruntime, which is not among the runtimes"):
         profile_models([folder / "small.onnx"], settings=torch_only)
     with pytest.raises(SrkdError, match=r"none\.pt"):
@@ -325,12 +325,12 @@ def test_what_cannot_be_profiled_is_told_in_one_line(folder: Path, tmp_path: Pat
         {"lr_sizes": ()},
     ):
         with pytest.raises(UsageError):
-            Settings(**wrong)  # type: ignore[arg-type]
+            ProfileSettings(**wrong)  # type: ignore[arg-type]
 
 
 def test_unlike_scales_are_noted(folder: Path, tmp_path: Path) -> None:
     save_network(build(EDSRSpec(width=8, depth=2, scale=2), seed=0), tmp_path / "twice.safetensors")
-    settings = Settings(runtimes=("torch",), **QUICK)  # type: ignore[arg-type]
+    settings = ProfileSettings(runtimes=("torch",), **QUICK)  # type: ignore[arg-type]
     result = profile_models([tmp_path / "twice.safetensors"], teacher=folder / "small.safetensors", settings=settings)
     assert any("scales differ" in note and "twice x2" in note for note in result.notes)
 
@@ -351,5 +351,5 @@ def test_converters_get_weights_that_lie_as_in_the_file(folder: Path, monkeypatc
         raise SrkdError("not now")
 
     monkeypatch.setattr(export.profile.models, "convert_to", refuse)
-    profile_models([folder / "large.safetensors"], settings=Settings(**QUICK))  # type: ignore[arg-type]
+    profile_models([folder / "large.safetensors"], settings=ProfileSettings(**QUICK))  # type: ignore[arg-type]
     assert layouts and all(layouts)

@@ -31,7 +31,7 @@ from export.profile.presets.published import Pair, PublishedNetwork, PublishedTa
 from export.profile.process import ModelProcess
 from export.profile.published import find_preset, profile_preset
 from export.profile.report import profile_models
-from export.profile.settings import Settings
+from export.profile.settings import ProfileSettings
 from export.timing.stopwatch import time_by_events
 from tests.support.commands import is_gone
 
@@ -83,7 +83,7 @@ def test_rows_that_fail_are_lost_alone_with_their_reasons(folder: Path, monkeypa
         return run(runtime, lr)
 
     monkeypatch.setattr(TorchRuntime, "run", fail)
-    settings = Settings(runtimes=("torch",), **{**QUICK, "lr_sizes": ((16, 12), (32, 8), (64, 8))})
+    settings = ProfileSettings(runtimes=("torch",), **{**QUICK, "lr_sizes": ((16, 12), (32, 8), (64, 8))})
     report = profile_models([folder / "small.safetensors"], teacher=folder / "large.safetensors", settings=settings)
     assert [(row.model, row.lr_size) for row in report.rows] == [
         ("large", "16x12"),
@@ -98,7 +98,7 @@ def test_rows_that_fail_are_lost_alone_with_their_reasons(folder: Path, monkeypa
     with pytest.raises(
         SrkdError, match=r"nothing could be profiled: small under torch: running 64x8 takes more memory"
     ):
-        settings = Settings(runtimes=("torch",), **{**QUICK, "lr_sizes": ((64, 8),)})
+        settings = ProfileSettings(runtimes=("torch",), **{**QUICK, "lr_sizes": ((64, 8),)})
         profile_models([folder / "small.safetensors"], settings=settings)
 
 
@@ -112,7 +112,7 @@ def test_a_row_that_dies_in_its_turn_leaves_the_others(folder: Path, monkeypatch
         return turn(model, **arguments)
 
     monkeypatch.setattr(MeasuredModel, "turn", crash)
-    settings = Settings(runtimes=("torch",), **QUICK)
+    settings = ProfileSettings(runtimes=("torch",), **QUICK)
     report = profile_models([folder / "small.safetensors"], teacher=folder / "large.safetensors", settings=settings)
     (row,), (lost,) = report.rows, report.lost
     assert (row.model, row.speedup_same_runtime, row.verdict) == ("small", None, None)
@@ -120,7 +120,7 @@ def test_a_row_that_dies_in_its_turn_leaves_the_others(folder: Path, monkeypatch
 
 
 def test_several_precisions_sizes_and_batches_are_rows(folder: Path) -> None:
-    settings = Settings(**{**QUICK, "lr_sizes": ((8, 8),)}, batches=(1, 2), precisions=("fp32", "bf16", "int8"))
+    settings = ProfileSettings(**{**QUICK, "lr_sizes": ((8, 8),)}, batches=(1, 2), precisions=("fp32", "bf16", "int8"))
     report = profile_models([folder / "small.safetensors"], teacher=folder / "small.safetensors", settings=settings)
     assert len(report.rows) == 2 * 7 and not report.lost
     first = [(row.is_teacher, row.runtime, row.precision) for row in map(Named, report.rows[:7])]
@@ -145,7 +145,7 @@ class Named:
 
 
 def test_layers_add_up_to_the_model(folder: Path) -> None:
-    report = profile_models([folder / "small.safetensors"], settings=Settings(**QUICK, layers=True))
+    report = profile_models([folder / "small.safetensors"], settings=ProfileSettings(**QUICK, layers=True))
     in_torch, in_onnx = report.layers
     assert (in_torch.runtime, in_onnx.runtime) == ("torch", "onnxruntime")
     for layers in report.layers:
@@ -206,15 +206,17 @@ def test_more_threads_than_cores_are_refused_and_all_runtimes_are_those_that_wor
 ) -> None:
     monkeypatch.setattr("compressor.base.machine.usable_cores", lambda: 2)
     with pytest.raises(UsageError, match=r"threads=99: srkd may use 2 cores here.*give at most 2") as caught:
-        Settings(threads=99)
+        ProfileSettings(threads=99)
     assert "\n" not in str(caught.value)
-    assert Settings(threads=2).threads == 2
-    everywhere = Settings(runtimes=("all",))
+    assert ProfileSettings(threads=2).threads == 2
+    everywhere = ProfileSettings(runtimes=("all",))
     assert {"torch", "onnxruntime"} <= set(everywhere.selected_runtimes)
     assert not {"coreml", "tensorrt"} & set(everywhere.selected_runtimes)
     assert any(note.startswith("coreml is left out: ") for note in everywhere.notes)
     assert (
-        everywhere.takes("onnxruntime") and Settings().takes("ncnn") and not Settings(runtimes=("torch",)).takes("ncnn")
+        everywhere.takes("onnxruntime")
+        and ProfileSettings().takes("ncnn")
+        and not ProfileSettings(runtimes=("torch",)).takes("ncnn")
     )
 
 
@@ -238,14 +240,14 @@ TINY = PublishedTable(
 
 
 def test_a_preset_shows_published_figures_beside_measured_ones() -> None:
-    report = profile_preset(TINY, Settings(runtimes=("torch",), **QUICK))
+    report = profile_preset(TINY, ProfileSettings(runtimes=("torch",), **QUICK))
     assert [row.model for row in report.rows] == ["one", "two", "three", "four"] and report.teacher is None
     assert [row.published.fps for row in report.rows if row.published] == [10.0, 30.0, None, None]
     assert report.rows[1].published is not None and report.rows[1].published.speedup == 3.0
     assert report.rows[3].published is not None and report.rows[3].published.macs == 1_500_000_000
     assert [row.verdict == "reference" for row in report.rows] == [True, False, True, False]
     assert report.preset is not None and report.preset.omitted == ("quality: it is not trained",)
-    other = profile_preset(TINY, Settings(runtimes=("torch",), **{**QUICK, "lr_sizes": ((8, 8),)}))
+    other = profile_preset(TINY, ProfileSettings(runtimes=("torch",), **{**QUICK, "lr_sizes": ((8, 8),)}))
     assert other.preset is not None and "its size: the published figures are for LR 16x12" in other.preset.omitted[1]
 
 

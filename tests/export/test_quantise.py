@@ -27,9 +27,9 @@ from export.graph.onnx_graph import build_graph
 from export.int8.quantise.ends import BYTES, Ends, meet_image
 from export.int8.quantise.equalise import equalise_channels
 from export.int8.quantise.grids import S8, U8, choose_grid, round_rows, round_with_feedback, row_scales
-from export.int8.quantise.plan import CPU, TENSORRT, Graph, Plan, Scheme, make_plan
+from export.int8.quantise.plan import CPU, TENSORRT, FloatGraph, QuantisationPlan, Scheme, make_plan
 from export.int8.quantise.qdq import write_qdq
-from export.int8.quantise.walk import Solution, Walk
+from export.int8.quantise.walk import GraphWalk, Solution
 
 SMALL = EDSRSpec(width=8, depth=2, scale=2)
 SPECS: tuple[Spec, ...] = tuple(
@@ -66,9 +66,9 @@ def ends_of(spec: Spec, size: tuple[int, int] | None = None) -> tuple[Network, E
     return build(spec, seed=1), meet_image(onnx.load_model_from_string(graph_bytes(spec, size)))
 
 
-def quantised(ends: Ends, scheme: Scheme, patches: torch.Tensor) -> tuple[Plan, Solution, onnx.ModelProto]:
+def quantised(ends: Ends, scheme: Scheme, patches: torch.Tensor) -> tuple[QuantisationPlan, Solution, onnx.ModelProto]:
     plan = make_plan(ends.graph, scheme, ends.images)
-    solution = Walk(plan, patches.numpy()).run()
+    solution = GraphWalk(plan, patches.numpy()).run()
     return plan, solution, write_qdq(plan, solution)
 
 
@@ -286,7 +286,7 @@ def test_a_stream_with_activations_has_one_factor_a_channel_for_all_that_write_a
     stored = [numpy_helper.from_array(values.astype(np.float32), name) for name, values in weights.items()]
     graph = helper.make_graph(nodes, "stream", ends_of_graph[:1], ends_of_graph[1:], stored)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
-    ends, patches = Ends(Graph(model), frozenset()), photos_like()
+    ends, patches = Ends(FloatGraph(model), frozenset()), photos_like()
     equal = equalise_channels(ends, patches)
     before, after = (measure_graph(one.graph.model, [ProofInput("patches", patches)]).peaks for one in (ends, equal))
     factors = before["stream"].channels / after["stream"].channels
@@ -314,7 +314,7 @@ def test_a_file_gives_what_the_walk_foresaw(spec: Spec, flavour: object, float_s
     _, ends = ends_of(spec, size_for(spec))
     patches = photos_like()[:1] if size_for(spec) else photos_like()
     plan = make_plan(ends.graph, Scheme(flavour, float_sums=float_sums), ends.images)  # type: ignore[arg-type]
-    walk = Walk(plan, patches.numpy())
+    walk = GraphWalk(plan, patches.numpy())
     model = write_qdq(plan, walk.run())
     onnx.checker.check_model(model, full_check=True)
     foreseen = walk.values[ends.graph.model.graph.output[0].name]
@@ -418,7 +418,7 @@ def test_the_bias_makes_up_for_what_rounding_shifts() -> None:
     patches, shifts = photos_like(8), []
     for correct in (False, True):
         plan = make_plan(ends.graph, Scheme(coarse), ends.images)
-        walk = Walk(plan, patches.numpy(), correct=correct)
+        walk = GraphWalk(plan, patches.numpy(), correct=correct)
         walk.run()
         value = walk.values[ends.graph.model.graph.output[0].name]
         shifts.append(np.abs((value.raw - value.exact).mean((0, 2, 3))).max())
@@ -434,7 +434,7 @@ def test_the_same_patches_give_the_same_file() -> None:
 def test_a_graph_knows_constants_wherever_they_are_stored() -> None:
     network, _ = ends_of(SMALL)
     model = build_graph(network, None, 18).model
-    graph = Graph(copy.deepcopy(model))
+    graph = FloatGraph(copy.deepcopy(model))
     stored: Mapping[str, np.ndarray] = graph.constants
     assert all(layer.weight in stored for layer in graph.layers.values())
     assert not set(stored) & graph.floats

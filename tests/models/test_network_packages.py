@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from compressor.base.entry_points import Table
+from compressor.base.entry_points import EntryPointTable
 from compressor.base.errors import SrkdError, UsageError
 from compressor.models.networks import registry
 from compressor.models.networks.base import Spec
@@ -85,7 +85,7 @@ def test_a_network_of_another_package_does_all_that_srkds_own_do(tmp_path: Path,
 @pytest.fixture
 def fresh_registry(monkeypatch: pytest.MonkeyPatch):
     """Return a table that has not searched for packages yet; its results are discarded afterwards."""
-    table = Table(NETWORKS.kind, [*NETWORKS.values()], NETWORKS.group, NETWORKS.read)
+    table = EntryPointTable(NETWORKS.kind, [*NETWORKS.values()], NETWORKS.group, NETWORKS.read)
     monkeypatch.setattr(registry, "NETWORKS", table)
     registry.architecture.cache_clear()
     yield

@@ -21,7 +21,7 @@ from benchmarks import (
     waiting_threads,
 )
 from benchmarks.evidence import Result, results_folder
-from export.proof.quality import Quality
+from export.proof.quality import QualityLoss
 from export.writing.exporting import FileReport
 
 
@@ -33,7 +33,7 @@ def test_waiting_threads_shows_the_median_of_processes_and_the_slowest() -> None
 
 def test_a_file_in_eight_bits_has_its_loss_and_one_that_is_refused_its_reason() -> None:
     facts = {"int8_operations": {"convolution": 30, "add": 8}, "float_operations": {"view": 2}}
-    quality = Quality(31.2, 31.17, 48.4, 2)
+    quality = QualityLoss(31.2, 31.17, 48.4, 2)
     file = FileReport("openvino-int8", Path("a.xml"), 1, "int8", None, "passed", 1.0, None, facts, quality)
     row = int8_formats.row(Path("student.pt"), file)
     assert row["drop"] == pytest.approx(-0.03) and row["nearness"] == 48.4

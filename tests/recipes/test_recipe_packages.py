@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from compressor.base.entry_points import Table
+from compressor.base.entry_points import EntryPointTable
 from compressor.base.errors import SrkdError, UsageError
 from recipes import catalogue
 from recipes.catalogue import BUILTIN, Contribution, MethodEntry, PresetFile
@@ -44,10 +44,12 @@ def of(**methods: str) -> Contribution:
 
 
 @pytest.fixture
-def installed_points(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Table[MethodEntry], Table[PresetFile]]]:
+def installed_points(
+    monkeypatch: pytest.MonkeyPatch,
+) -> Callable[..., tuple[EntryPointTable[MethodEntry], EntryPointTable[PresetFile]]]:
     """A factory of the tables of methods and recipes with these entry points installed."""
 
-    def install(*points: metadata.EntryPoint) -> tuple[Table[MethodEntry], Table[PresetFile]]:
+    def install(*points: metadata.EntryPoint) -> tuple[EntryPointTable[MethodEntry], EntryPointTable[PresetFile]]:
         monkeypatch.setattr(metadata, "entry_points", lambda *, group: points if group == catalogue.GROUP else ())
         for table in (catalogue.METHODS, catalogue.RECIPES):
             monkeypatch.setattr(table, "_all", None)

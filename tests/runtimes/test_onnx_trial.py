@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from compressor.base.child import StartChild, Worker, children_started_by
 from compressor.base.errors import SrkdError
-from compressor.base.isolation import Limits
+from compressor.base.isolation import ResourceLimits
 from compressor.inference.open import open_model
 from compressor.runtimes.onnx_runtime import try_content
 from compressor.teachers.teacher import load_teacher
@@ -65,7 +65,7 @@ def test_a_loop_without_end_is_one_line(tmp_path: Path) -> None:
     ]
     path, began = save(tmp_path / "loop.onnx", nodes, weights), time.monotonic()
     with pytest.raises(SrkdError, match=r"loop\.onnx: it took over 3 s.*--limits 4"):
-        try_content(path.read_bytes(), path, Limits(seconds=3))
+        try_content(path.read_bytes(), path, ResourceLimits(seconds=3))
     assert time.monotonic() - began < 40
 
 

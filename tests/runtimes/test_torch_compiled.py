@@ -19,7 +19,7 @@ from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
 from compressor.runtimes.table import RUNTIMES, OpenOptions
 from export.profile.report import profile_models
-from export.profile.settings import Settings
+from export.profile.settings import ProfileSettings
 from tests.support.commands import srkd
 
 LR = torch.rand(2, 3, 7, 9, generator=torch.Generator().manual_seed(1))
@@ -83,7 +83,7 @@ def test_profile_tells_the_first_call_apart(monkeypatch: pytest.MonkeyPatch, che
     shapes = compiler(monkeypatch, seconds=1.2)
     result = profile_models(
         [checkpoint],
-        settings=Settings(runtimes=("torch", "torch-compiled"), **QUICK),  # type: ignore[arg-type]
+        settings=ProfileSettings(runtimes=("torch", "torch-compiled"), **QUICK),  # type: ignore[arg-type]
     )
     plain, compiled = result.rows
     assert (plain.runtime, compiled.runtime, shapes) == ("torch", "torch-compiled", [24])

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from compressor.images.metrics import below_bicubic
-from export.profile.report import Quality, _note_below_bicubic
+from export.profile.report import QualityRow, _note_below_bicubic
 from export.writing.exporting import Source, _warning_about
 from srkd.cli.main import run
 from tests.support.small_runs import SMALL
@@ -47,8 +47,8 @@ def test_export_and_profile_say_it_too(bad_run, capfd):
 
 def test_a_good_one_is_not():
     assert below_bicubic("it", 30.0, 30.0) is None and below_bicubic("it", 30.1, 30.0) is None
-    rows = (Quality("bicubic", 2, 30.0, 0.0), Quality("good", 2, 31.0, 1.0), Quality("bad", 2, 29.0, -1.0))
-    (line,) = _note_below_bicubic((*rows, Quality("exact", 2, None, None)))
+    rows = (QualityRow("bicubic", 2, 30.0, 0.0), QualityRow("good", 2, 31.0, 1.0), QualityRow("bad", 2, 29.0, -1.0))
+    (line,) = _note_below_bicubic((*rows, QualityRow("exact", 2, None, None)))
     assert line.startswith("bad is BELOW BICUBIC, 29.00 dB against 30.00 dB")
 
 

@@ -12,7 +12,7 @@ import srkd
 from compressor.base.child import StartChild, Worker, children_started_by
 from compressor.base.context import Context
 from compressor.base.errors import SrkdError, UsageError
-from compressor.base.isolation import USUAL_LIMITS, Limits
+from compressor.base.isolation import USUAL_LIMITS, ResourceLimits
 from srkd.cli.main import run
 from srkd.options.verbs import CompressOptions, ConvertOptions, DemoOptions, ExportOptions
 from tests.support.foreign_models import save_onnx, save_torchscript, twin
@@ -20,11 +20,15 @@ from tests.support.small_runs import TEACHER
 
 
 @pytest.fixture
-def tried_with(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, quick_children: StartChild) -> Iterator[list[Limits]]:
+def tried_with(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, quick_children: StartChild
+) -> Iterator[list[ResourceLimits]]:
     """Return the limits of every trial; no result of another test is reused."""
-    calls: list[Limits] = []
+    calls: list[ResourceLimits] = []
 
-    def start(function: str, job: Mapping[str, object], *, limits: Limits | None = None, **options: Any) -> Worker:
+    def start(
+        function: str, job: Mapping[str, object], *, limits: ResourceLimits | None = None, **options: Any
+    ) -> Worker:
         calls.extend([] if limits is None else [limits])
         return quick_children(function, job, limits=limits, **options)
 
@@ -54,7 +58,7 @@ VERBS: dict[str, Callable[..., object]] = {
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_a_verb_passes_them_on(
-    verb: str, teacher: Path, photos: Path, tried_with: list[Limits], tmp_path: Path
+    verb: str, teacher: Path, photos: Path, tried_with: list[ResourceLimits], tmp_path: Path
 ) -> None:
     """The limits apply to both kinds of programs; a checkpoint needs none."""
     assert TEACHER.scale == 2
@@ -78,7 +82,7 @@ def test_compress_and_demo_have_them_and_verbs_that_open_no_program_have_not() -
             options("model.pt", limits=3)
 
 
-def test_a_foreign_program_is_never_run_by_export(tried_with: list[Limits], tmp_path: Path) -> None:
+def test_a_foreign_program_is_never_run_by_export(tried_with: list[ResourceLimits], tmp_path: Path) -> None:
     """Therefore export has no limits."""
     for path in (save_onnx(twin(), tmp_path / "one.onnx"), save_torchscript(twin(), tmp_path / "two.pt")):
         with pytest.raises(SrkdError):

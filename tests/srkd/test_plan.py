@@ -16,7 +16,7 @@ from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.students.students import parse_student
 from compressor.training.run_folder import read_facts
 from compressor.training.state import State
-from export.plan.measure import Place
+from export.plan.measure import Environment
 from export.plan.search import Targets
 from srkd.cli.main import run
 from srkd.cli.verbs.plan import command
@@ -113,9 +113,9 @@ def test_out_of_reach_is_one_line_with_what_would_reach_it(teacher: Path) -> Non
 
 
 def test_remedies_are_a_smaller_image_then_eight_bits() -> None:
-    words = remedies(4.0, Targets(fps=30), Place("onnxruntime", "fp32", (320, 180)))
+    words = remedies(4.0, Targets(fps=30), Environment("onnxruntime", "fp32", (320, 180)))
     assert words[:2] == ["--lr-size 160x88", "perhaps --precision int8"]
-    assert remedies(4.0, Targets(megabytes=1), Place()) == []
+    assert remedies(4.0, Targets(megabytes=1), Environment()) == []
 
 
 def test_another_device_measures(teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ import srkd
 from compressor.base.context import Context
 from compressor.base.errors import SrkdError, UsageError
 from compressor.models.networks.registry import build
-from export.profile.settings import Settings
+from export.profile.settings import ProfileSettings
 from srkd.options.parameters import SIZE, SIZES
 from srkd.options.verbs import ExportOptions, ProfileOptions
 from srkd.terminal.console import context_for_python
@@ -180,7 +180,7 @@ def test_a_size_is_a_text_or_a_pair(size: Any) -> None:
     for sizes in (size, [size]):
         assert ProfileOptions("x.pt", lr_size=sizes).lr_size == ((64, 48),)
     assert ExportOptions("x.pt", static=size, sizes=[size, "9x9"]).sizes == ((64, 48), (9, 9))
-    assert Settings(lr_sizes=SIZES.convert("64x48", None, None)).lr_sizes == ((64, 48),)
+    assert ProfileSettings(lr_sizes=SIZES.convert("64x48", None, None)).lr_sizes == ((64, 48),)
 
 
 @pytest.mark.parametrize("size", [64, (64,), (0, 4), (1.5, 4), "64", ("64", "48"), ((1, 2), 3)])

@@ -13,7 +13,7 @@ import pytest
 import srkd
 from compressor.base.errors import UsageError
 from compressor.inference.tiling import UNBOUNDED_OVERLAP
-from export.profile.settings import DEFAULT_SIZE, Settings
+from export.profile.settings import DEFAULT_SIZE, ProfileSettings
 from srkd.cli.main import VERBS, cli
 from srkd.cli.verb import VerbCommand
 from srkd.options import verbs as verb_options
@@ -142,7 +142,7 @@ def test_python_and_the_command_line_refuse_alike(verb: str, name: str, value: o
 
 def test_defaults_are_those_of_the_code_below() -> None:
     assert verb_options.UpscaleOptions("x.pt", "a.png").overlap == UNBOUNDED_OVERLAP
-    options, settings = verb_options.ProfileOptions("x.pt"), Settings()
+    options, settings = verb_options.ProfileOptions("x.pt"), ProfileSettings()
     assert (options.runtime, options.precision, options.batch, options.seconds) == (
         settings.runtimes,
         settings.precisions,

@@ -14,7 +14,7 @@ from typing import Any
 from compressor.base.child import Child, StartChild, Worker
 from compressor.base.context import Progress, no_progress
 from compressor.base.errors import SrkdError
-from compressor.base.isolation import Limits
+from compressor.base.isolation import ResourceLimits
 from tests.support.forks import WarmProcess
 
 PROFILED = "export.profile.measured:MeasuredModel"
@@ -30,7 +30,7 @@ def quick_start(warm: WarmProcess) -> StartChild:
         what: str,
         environment: Mapping[str, str] | None = None,
         progress: Progress = no_progress,
-        limits: Limits | None = None,
+        limits: ResourceLimits | None = None,
     ) -> Worker:
         if limits is not None:
             return RunWhenAsked(

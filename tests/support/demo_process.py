@@ -130,13 +130,13 @@ def served(folder: Path, certificate: tuple[Path, Path] | None = None, **limits:
 def main() -> None:
     from demo.addresses import bind_sockets, read_certificate
     from demo.files import read_app
-    from demo.server import Limits, serve
+    from demo.server import ServerLimits, serve
 
     folder, options = Path(sys.argv[1]), json.loads(sys.argv[2])
     ssl_context = read_certificate(*map(Path, options["tls"])).context if options["tls"] else None
     sockets = bind_sockets("127.0.0.1", 0)
     port = sockets[0].getsockname()[1]
-    limits = Limits(**options["limits"])
+    limits = ServerLimits(**options["limits"])
 
     def print_port() -> None:
         sys.stdout.write(f"{port}\n")

@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 from compressor.base.child import ROOT, ChildFailed
 from compressor.base.context import Progress, no_progress
 from compressor.base.errors import SrkdError
-from compressor.base.isolation import MB, Limits, restrict_process
+from compressor.base.isolation import MB, ResourceLimits, restrict_process
 
 LIBRARIES = ("onnxruntime", "torch.export", "compressor.teachers.programs", "compressor.runtimes.onnx_runtime")
 
@@ -30,7 +30,7 @@ def run_in_fork(
     job: Mapping[str, object],
     *,
     what: str,
-    limits: Limits,
+    limits: ResourceLimits,
     environment: Mapping[str, str] | None = None,
     progress: Progress = no_progress,
 ) -> Any:
@@ -59,7 +59,7 @@ def run_in_fork(
 
 
 def _work(
-    writer: int, function: str, job: Mapping[str, object], limits: Limits, environment: Mapping[str, str]
+    writer: int, function: str, job: Mapping[str, object], limits: ResourceLimits, environment: Mapping[str, str]
 ) -> NoReturn:
     """Run the function in the fork, and end the fork."""
     code = 1
@@ -101,7 +101,7 @@ class WarmProcess:
         job: Mapping[str, object],
         *,
         what: str,
-        limits: Limits,
+        limits: ResourceLimits,
         environment: Mapping[str, str] | None = None,
         progress: Progress = no_progress,
     ) -> Any:
@@ -152,7 +152,7 @@ def main() -> None:
 
     for line in sys.stdin:
         values = json.loads(line)
-        values["limits"] = Limits(**values["limits"])
+        values["limits"] = ResourceLimits(**values["limits"])
         try:
             write({"result": run_in_fork(**values, progress=lambda *event: write({"progress": event}))})
         except ChildFailed as error:

@@ -32,7 +32,7 @@ from torch import nn
 
 from compressor.base.child import ChildFailed, Worker, children_started_by
 from compressor.base.errors import SrkdError, is_out_of_memory
-from compressor.base.isolation import Limits
+from compressor.base.isolation import ResourceLimits
 from compressor.images.files import image_size, read_picture, read_rgb_u8
 from compressor.inference.open import open_model
 from compressor.models.checkpoints.save import metadata_of
@@ -49,7 +49,7 @@ from tests.support.forks import run_in_fork
 from tests.support.hostile_checkpoints import damaged, peak_mb
 from tests.support.hostile_files import zipped
 
-LIMITS = Limits(seconds=3, memory_mb=2000)
+LIMITS = ResourceLimits(seconds=3, memory_mb=2000)
 """Limits of a fork, tighter than the usual ones because thousands of files are tried."""
 WILD_INTEGERS = (0, -1, 1, 2, 3, 7, 255, 2**16, 2**31 - 1, 2**31, 2**40, 2**62, 2**63 - 1, -(2**63))
 WILD_WORDS = ("", "0", "-1", "1e99", "99999999999999999999", "null", ".nan", "[", "{", '"', "é", "\u202e", "*a", "!!x")
@@ -374,7 +374,7 @@ ENDED = {"crashed": 0, "over their time": 0}
 """Numbers of forks that did not end by themselves."""
 
 
-def start_fork(*arguments: Any, limits: Limits | None = None, **options: Any) -> Worker:
+def start_fork(*arguments: Any, limits: ResourceLimits | None = None, **options: Any) -> Worker:
     """Start a child that a program opens in, with the small limits of this file."""
     assert limits is not None, "only untrusted files are opened here"
     return RunWhenAsked(lambda: try_in_fork(*arguments, **options))

@@ -21,7 +21,7 @@ from compressor.models.networks.base import Network, Spec
 from compressor.models.networks.registry import build, quantise
 from compressor.models.students.students import student_of_spec
 from compressor.training.distributed import open_processes
-from compressor.training.guard import Skipped
+from compressor.training.guard import SkippedStep
 from compressor.training.loop import Trainer
 from compressor.training.method import Calibrated, Method, PlainMethod, fit_methods, quantisation_of
 from compressor.training.stage import Stage, TrainsJointly
@@ -56,7 +56,7 @@ class Waves:
 class Curve(SavingRecorder):
     """A recorder of a run without skipped steps."""
 
-    def on_skip(self, done: int, skipped: Skipped) -> None:
+    def on_skip(self, done: int, skipped: SkippedStep) -> None:
         raise AssertionError(f"step {done} was skipped: {skipped}")
 
 

@@ -13,7 +13,7 @@ from compressor.data.batches import Batch
 from compressor.models.networks.base import Network
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
-from compressor.training.guard import Skipped
+from compressor.training.guard import SkippedStep
 from compressor.training.loop import Trainer
 from compressor.training.losses import Losses
 from compressor.training.method import PlainMethod
@@ -57,14 +57,14 @@ class Recorder:
     def __init__(self) -> None:
         self.losses: list[dict[str, float]] = []
         self.rates: list[float] = []
-        self.bad: dict[int, Skipped] = {}
+        self.bad: dict[int, SkippedStep] = {}
         self.notes: list[str] = []
 
     def on_step(self, done: int, rate: float, losses: Losses) -> None:
         self.losses.append(losses.numbers())
         self.rates.append(rate)
 
-    def on_skip(self, done: int, skipped: Skipped) -> None:
+    def on_skip(self, done: int, skipped: SkippedStep) -> None:
         self.bad[done] = skipped
 
     def note(self, line: str) -> None:

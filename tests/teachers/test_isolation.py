@@ -15,15 +15,15 @@ import torch
 from torch import nn
 
 from compressor.base.errors import SrkdError
-from compressor.base.isolation import Limits
+from compressor.base.isolation import ResourceLimits
 from compressor.teachers.archives import archive_kind
 from compressor.teachers.programs import open_program
 from compressor.teachers.teacher import load_teacher
 from tests.support.commands import ROOT, is_gone
 from tests.support.foreign_models import save_export, save_torchscript, twin
 
-TIGHT = Limits(seconds=8, memory_mb=1500)
-TIGHT_IN_A_FORK = Limits(seconds=3, memory_mb=1500)
+TIGHT = ResourceLimits(seconds=8, memory_mb=1500)
+TIGHT_IN_A_FORK = ResourceLimits(seconds=3, memory_mb=1500)
 """Limits for a forked process, which need not import torch first."""
 
 

@@ -27,7 +27,7 @@ from compressor.models.checkpoints.save import save_network
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
 from compressor.training import distributed
-from compressor.training.guard import Skipped
+from compressor.training.guard import SkippedStep
 from compressor.training.run_folder import LOCK, RunFolder
 from compressor.training.run_lock import lock_run
 from compressor.training.state import State
@@ -186,7 +186,7 @@ def test_a_killed_process_ends_the_others_and_the_run_goes_on(inputs, undisturbe
 def test_sigterm_does_not_replace_the_line_about_a_lost_process(monkeypatch, lost):
     """torchrun sends SIGTERM as soon as it sees that a process has ended, often before the others can print why."""
     answer = RuntimeError("[/gloo/pair.cc:546] Connection closed by peer. More advice")
-    monkeypatch.setattr(distributed, "Group", GroupWithoutNetwork)
+    monkeypatch.setattr(distributed, "ProcessGroup", GroupWithoutNetwork)
     monkeypatch.setattr(distributed.dist, "all_reduce", Mock(side_effect=answer if lost else None))
     line = "another process was lost before the first step .*Connection closed by peer" if lost else "ended by SIGTERM"
     with pytest.raises(SrkdError, match=line), distributed.open_processes(Rank(0, 2), print) as group:
@@ -197,7 +197,7 @@ def test_sigterm_does_not_replace_the_line_about_a_lost_process(monkeypatch, los
             time.sleep(0.1)
 
 
-class GroupWithoutNetwork(distributed.Group):
+class GroupWithoutNetwork(distributed.ProcessGroup):
     def __init__(self, rank, print_error, is_ending):
         Processes.__init__(self, rank)
         self.is_ending, self.position, self.command = is_ending, lambda: "before the first step", "start again"
@@ -302,7 +302,7 @@ def test_only_the_leader_writes(tmp_path):
     arguments = {
         "log": ("line",),
         "metrics": ("train", 1, {"loss": 1.0}),
-        "log_skip": (1, Skipped(("raw/pixel",), "not finite", 1.0, 1)),
+        "log_skip": (1, SkippedStep(("raw/pixel",), "not finite", 1.0, 1)),
         "flag": (1, "reason"),
         "write_facts": ({},),
         "save": (state,),

@@ -19,7 +19,7 @@ from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
 from compressor.models.students.students import student_of_spec
 from compressor.training.loop import Trainer
-from compressor.training.method import Calibrated, Calibration, PlainMethod, calibration_steps
+from compressor.training.method import Calibrated, PlainMethod, TermCalibration, calibration_steps
 from compressor.training.stage import Stage
 from compressor.training.state import State
 from compressor.training.step import Step
@@ -237,7 +237,7 @@ def test_a_given_weight_skips_calibration():
 
 def test_a_term_of_zero_cannot_be_calibrated():
     with pytest.raises(SrkdError, match=r"weight of extra .*--set lam="):
-        Calibration().update({"pixel": 1.0, "extra": 0.0}, {"pixel": 1.0, "extra": Calibrated()}, steps=1)
+        TermCalibration().update({"pixel": 1.0, "extra": 0.0}, {"pixel": 1.0, "extra": Calibrated()}, steps=1)
 
 
 def test_calibration_lasts_a_tenth_of_a_short_run_and_a_hundred_steps_of_a_long_one():

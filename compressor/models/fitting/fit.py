@@ -40,8 +40,8 @@ from compressor.models.fitting.layers import (
 from compressor.models.fitting.least_squares import Sums, best_correction
 from compressor.models.fitting.progress import FitProgress
 from compressor.models.fitting.replay import Replay
-from compressor.models.fitting.shares import Batch, Share
-from compressor.models.fitting.stages import Stage, Walk, stages
+from compressor.models.fitting.shares import Share, ShareBatch
+from compressor.models.fitting.stages import FitStage, StageWalk, stages
 from compressor.models.fitting.watching import sizes_at
 from compressor.models.networks.base import Network, Spec, Tap
 from compressor.models.networks.linear_plan import Correspondence, LinearLayer, LinearPlan
@@ -114,7 +114,7 @@ class Fitting:
             for name, space in self.short.values.items():
                 self._copy_values(name, space)
             self.patches.follow(*self.student.parameters())
-            self.walks = Walk(self.teacher, "teacher", self.store), Walk(self.student, "student", self.store)
+            self.walks = StageWalk(self.teacher, "teacher", self.store), StageWalk(self.student, "student", self.store)
             for _ in range(self.short.sweeps):
                 for stage in stages(self.short, self.places):
                     self.replay.begin(layer.name for layer in stage.layers)
@@ -127,7 +127,7 @@ class Fitting:
                     self._leave(stage)
         return self.student
 
-    def _aim(self, stage: Stage) -> None:
+    def _aim(self, stage: FitStage) -> None:
         """Run a stage of the teacher, and store the targets of the student's layers in it, in the student's units."""
         taps = {tap for layer in stage.layers for tap in (*self._targets(layer), *self._gate(layer))}
         for batch in self.patches.batches():
@@ -141,7 +141,7 @@ class Fitting:
                     gates = self.bases[layer.output].gates(value.double().sigmoid())
                     self.store[layer.name, "gates", batch.first] = gates
 
-    def _leave(self, stage: Stage) -> None:
+    def _leave(self, stage: FitStage) -> None:
         """Run a stage of the solved student; discard the targets of its layers."""
         for batch in self.patches.batches():
             for layer in stage.layers:
@@ -182,7 +182,7 @@ class Fitting:
         values = sum(size.numel() for size in self.sizes[layer.target])
         return float(values * columns * (1 + columns / rows))
 
-    def _solve(self, layer: LinearLayer, stage: Stage) -> None:
+    def _solve(self, layer: LinearLayer, stage: FitStage) -> None:
         """Correct a layer's weights towards the teacher's values; the error is measured with its initial weights."""
         module = linear_layer(self.student, layer)
         inputs, target = Tap(layer.name, "input"), layer.target
@@ -227,7 +227,7 @@ class Fitting:
             message = f"{layer.name} cannot be solved for: the teacher's features are not finite on these images"
             raise SharedFailure(message)
 
-    def _solve_norm(self, layer: LinearLayer, stage: Stage) -> None:
+    def _solve_norm(self, layer: LinearLayer, stage: FitStage) -> None:
         """Solve for the scale and shift of each unit of a LayerNorm: one regression per unit."""
         module, tap = linear_layer(self.student, layer), Tap(layer.name)
         assert module.bias is not None
@@ -249,7 +249,7 @@ class Fitting:
         module.bias.copy_((y - factor * x) / count)
         self.patches.follow(*module.parameters())
 
-    def _seen(self, stage: Stage, batch: Batch, *taps: Tap) -> dict[Tap, list[torch.Tensor]]:
+    def _seen(self, stage: FitStage, batch: ShareBatch, *taps: Tap) -> dict[Tap, list[torch.Tensor]]:
         """Return the student's features at taps within a stage."""
         with self.replay.of(batch.first):
             return self.walks[1].features(stage, batch, {tap: len(self.sizes[tap]) for tap in taps})

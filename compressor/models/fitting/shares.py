@@ -14,7 +14,7 @@ BATCH = 8
 
 
 @dataclass(frozen=True)
-class Batch:
+class ShareBatch:
     """Patches that are run together; `first` is the index of the first one among those of all processes."""
 
     first: int
@@ -29,9 +29,9 @@ class Share:
         rank = self.processes.rank
         self.start, self.stop = (len(lr) * (rank.index + end) // rank.world_size for end in (0, 1))
 
-    def batches(self) -> Iterator[Batch]:
+    def batches(self) -> Iterator[ShareBatch]:
         for first in range(self.start, self.stop, BATCH):
-            yield Batch(first, self.lr[first : min(first + BATCH, self.stop)].to(self.device))
+            yield ShareBatch(first, self.lr[first : min(first + BATCH, self.stop)].to(self.device))
 
     def add(self, *sums: torch.Tensor) -> None:
         """Replace each tensor by its sum over the processes: the same bytes on all of them."""

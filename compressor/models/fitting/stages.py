@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias
 import torch
 
 from compressor.models.fitting.feature_store import FeatureStore
-from compressor.models.fitting.shares import Batch
+from compressor.models.fitting.shares import ShareBatch
 from compressor.models.fitting.watching import features_at, watched
 from compressor.models.networks.base import Network, Tap
 from compressor.models.networks.linear_plan import Correspondence, LinearLayer, LinearPlan
@@ -18,7 +18,7 @@ Role: TypeAlias = Literal["teacher", "student"]
 
 
 @dataclass(frozen=True)
-class Stage:
+class FitStage:
     """A part of both networks (the stem, consecutive modules, or the end) and the student's layers in it."""
 
     kind: Literal["stem", "body", "end"]
@@ -26,31 +26,31 @@ class Stage:
     modules: Mapping[Role, tuple[str, ...]] = field(default_factory=dict)
 
 
-def stages(plan: LinearPlan, places: Correspondence) -> Iterator[Stage]:
+def stages(plan: LinearPlan, places: Correspondence) -> Iterator[FitStage]:
     """Yield the stages of a student with this plan, in the order of execution."""
     inside = {
         layer.name: stage for stage in plan.stages for layer in plan.layers if f"{layer.name}.".startswith(f"{stage}.")
     }
     first = next((index for index, layer in enumerate(plan.layers) if layer.name in inside), 0)
-    yield Stage("stem", plan.layers[:first])
+    yield FitStage("stem", plan.layers[:first])
     for stage in plan.stages:
         own = tuple(layer for layer in plan.layers if inside.get(layer.name) == stage)
-        yield Stage("body", own, {"teacher": tuple(places.all_of(stage)), "student": (stage,)})
-    yield Stage("end", tuple(layer for layer in plan.layers[first:] if layer.name not in inside))
+        yield FitStage("body", own, {"teacher": tuple(places.all_of(stage)), "student": (stage,)})
+    yield FitStage("end", tuple(layer for layer in plan.layers[first:] if layer.name not in inside))
 
 
-class Walk:
+class StageWalk:
     """A network run stage by stage; the input features of the next stage are in the store."""
 
     def __init__(self, network: Network, role: Role, store: FeatureStore) -> None:
         self.role: Role = role
         self.network, self.store = network, store
 
-    def features(self, stage: Stage, batch: Batch, calls: Mapping[Tap, int]) -> dict[Tap, list[torch.Tensor]]:
+    def features(self, stage: FitStage, batch: ShareBatch, calls: Mapping[Tap, int]) -> dict[Tap, list[torch.Tensor]]:
         """Return features within a stage, `calls` of each tap, and stop there."""
         return features_at(self.network, calls, lambda: self._run(stage, batch))
 
-    def advance(self, stage: Stage, batch: Batch, taps: Iterable[Tap] = ()) -> dict[Tap, list[torch.Tensor]]:
+    def advance(self, stage: FitStage, batch: ShareBatch, taps: Iterable[Tap] = ()) -> dict[Tap, list[torch.Tensor]]:
         """Run a stage, store its output for the next one, and return features within it."""
         features: dict[Tap, list[torch.Tensor]] = {tap: [] for tap in taps}
         # Copy: the network may change them in place.
@@ -62,7 +62,7 @@ class Walk:
             self.store[self.role, "feature", batch.first] = feature
         return features
 
-    def _run(self, stage: Stage, batch: Batch) -> torch.Tensor:
+    def _run(self, stage: FitStage, batch: ShareBatch) -> torch.Tensor:
         if stage.kind == "stem":
             return self.network.stem(batch.lr)
         feature = self.store[self.role, "feature", batch.first]

@@ -49,7 +49,7 @@ class CARNSpec(ShiftedSpec):
         return replace(self, width=scale_count("width", width, self.width))
 
 
-class ResidualBlock(nn.Module):
+class CarnBlock(nn.Module):
     """A residual block: ReLU(x + conv(ReLU(conv(x))))."""
 
     def __init__(self, width: int) -> None:
@@ -98,7 +98,7 @@ class CARN(Network):
         self.exit = nn.Conv2d(spec.width, 3, 3, padding=1)
 
     def block(self) -> Cascade:
-        return Cascade(self.spec.width, [ResidualBlock(self.spec.width) for _ in range(3)])
+        return Cascade(self.spec.width, [CarnBlock(self.spec.width) for _ in range(3)])
 
     def upsampler_groups(self) -> int:
         return 1

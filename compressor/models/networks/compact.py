@@ -47,7 +47,7 @@ class CompactSpec(Spec):
         return replace(self, depth=scale_count("depth", depth, self.depth))
 
 
-class Layer(nn.Module):
+class CompactLayer(nn.Module):
     """A layer: PReLU(conv(x)), one slope per channel."""
 
     def __init__(self, inputs: int, width: int) -> None:
@@ -67,8 +67,8 @@ class Compact(Network):
     def __init__(self, spec: CompactSpec) -> None:
         super().__init__()
         self.spec = spec
-        self.head = Layer(spec.channels, spec.width)
-        self.layers = nn.Sequential(*(Layer(spec.width, spec.width) for _ in range(spec.depth)))
+        self.head = CompactLayer(spec.channels, spec.width)
+        self.layers = nn.Sequential(*(CompactLayer(spec.width, spec.width) for _ in range(spec.depth)))
         self.tail = nn.Conv2d(spec.width, spec.channels * spec.scale**2, 3, padding=1)
 
     def stem(self, lr: torch.Tensor) -> torch.Tensor:

@@ -13,7 +13,7 @@ from functools import cache
 
 import torch
 
-from compressor.base.entry_points import Table, describe_failure, package_of, top_module
+from compressor.base.entry_points import EntryPointTable, describe_failure, package_of, top_module
 from compressor.base.errors import SrkdError, UsageError
 from compressor.models.networks.base import Architecture, Network, Spec
 from compressor.models.quantisation.description import Quantisation
@@ -32,7 +32,7 @@ class NetworkEntry:
     package: str = "srkd"
 
 
-NETWORKS: Table[NetworkEntry] = Table(
+NETWORKS: EntryPointTable[NetworkEntry] = EntryPointTable(
     "network",
     (
         NetworkEntry("edsr", "compressor.models.networks.edsr:ARCHITECTURE"),

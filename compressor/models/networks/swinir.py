@@ -141,7 +141,7 @@ def connection(spec: SwinIRSpec) -> nn.Module:
     )
 
 
-class Group(nn.Module):
+class SwinGroup(nn.Module):
     """A residual group: x + conv(layers(x)); every second layer is shifted."""
 
     def __init__(self, spec: SwinIRSpec, depth: int, heads: int) -> None:
@@ -193,7 +193,7 @@ class SwinIR(Network):
         self.add_mean = MeanShift(mean, spec.img_range, leave=True, from_file=False)
         self.head = nn.Conv2d(spec.channels, spec.width, 3, padding=1)
         self.embed_norm = ChannelNorm(spec.width)
-        self.groups = nn.Sequential(*(Group(spec, d, h) for d, h in zip(spec.depths, spec.heads, strict=True)))
+        self.groups = nn.Sequential(*(SwinGroup(spec, d, h) for d, h in zip(spec.depths, spec.heads, strict=True)))
         self.norm = ChannelNorm(spec.width)
         self.body_end = connection(spec)
         self.joined = nn.Identity()
@@ -376,7 +376,7 @@ class FixedSwinIR(SwinIR):
         rows, columns = (network.padded_positions(size, torch.device("cpu")) for size in (height, width))
         self.rows, self.columns = _runs(rows), _runs(columns)
         self.sr_size = (height * network.spec.scale, width * network.spec.scale)
-        groups = cast(Iterable[Group], network.groups)
+        groups = cast(Iterable[SwinGroup], network.groups)
         self.groups = nn.Sequential(*(FixedGroup(group, len(rows), len(columns)) for group in groups))
 
     def _padded(self, lr: torch.Tensor) -> torch.Tensor:
@@ -403,7 +403,7 @@ def _runs(positions: torch.Tensor) -> list[tuple[int, int]]:
 class FixedGroup(nn.Module):
     """A residual group: x + conv(layers(x)) on (N,C,H,W)."""
 
-    def __init__(self, group: Group, height: int, width: int) -> None:
+    def __init__(self, group: SwinGroup, height: int, width: int) -> None:
         super().__init__()
         mask = shift_mask(height, width, group.window, torch.device("cpu"))
         layers = cast(Iterable[SwinLayer], group.layers)

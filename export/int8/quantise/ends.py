@@ -20,7 +20,7 @@ from onnx import helper, numpy_helper
 
 from export.graph.onnx_graph import attribute_of
 from export.int8.quantise.grids import U8, Grid
-from export.int8.quantise.plan import Graph
+from export.int8.quantise.plan import FloatGraph
 
 BYTES = Grid(1 / 255, 0, U8)
 """The grid of images in [0,1]."""
@@ -32,7 +32,7 @@ AFFINE = ("Add", "Sub", "Mul", "Div")
 class Ends:
     """A graph whose first convolution reads and whose last writes the image, and the names of the image values."""
 
-    graph: Graph
+    graph: FloatGraph
     images: frozenset[str]
 
 
@@ -42,14 +42,14 @@ def meet_image(model: onnx.ModelProto) -> Ends:
     copy.CopyFrom(model)
     first = _rewrite_input(copy)
     last = _rewrite_output(copy)
-    return Ends(Graph(_without_unused(copy)), frozenset(name for name in (first, last) if name is not None))
+    return Ends(FloatGraph(_without_unused(copy)), frozenset(name for name in (first, last) if name is not None))
 
 
 @dataclass(frozen=True)
 class _Steps:
     """Successive nodes that scale and shift the channels of a value, and the convolution next to them."""
 
-    graph: Graph
+    graph: FloatGraph
     value: str
     nodes: Sequence[onnx.NodeProto]
     conv: int
@@ -67,7 +67,7 @@ class _Steps:
 
 def _rewrite_input(model: onnx.ModelProto) -> str | None:
     """Make the first convolution read the image; return the name of the value it reads, or None."""
-    graph = Graph(model)
+    graph = FloatGraph(model)
     name: str = model.graph.input[0].name
     for user in graph.users.get(name, ()):
         steps = _steps_behind(graph, name, user)
@@ -76,7 +76,7 @@ def _rewrite_input(model: onnx.ModelProto) -> str | None:
     return None
 
 
-def _steps_behind(graph: Graph, name: str, user: int) -> _Steps | None:
+def _steps_behind(graph: FloatGraph, name: str, user: int) -> _Steps | None:
     """Return the steps from a value to a convolution, if no other node reads the values between."""
     nodes, value, following = [], name, user
     while _affine(graph, graph.nodes[following], value) is not None:
@@ -135,7 +135,7 @@ def _pad(
 
 def _rewrite_output(model: onnx.ModelProto) -> str | None:
     """Make the last convolution write the image; return the name of the value it writes, or None."""
-    graph = Graph(model)
+    graph = FloatGraph(model)
     output: str = model.graph.output[0].name
     steps, shuffled = _steps_before(graph, output)
     if steps is None:
@@ -148,14 +148,14 @@ def _rewrite_output(model: onnx.ModelProto) -> str | None:
         _store(model, layer.weight, (weight * factor.reshape(-1, 1, 1, 1)).astype(np.float32))
         _add_to_bias(model, graph, steps.conv, factor * bias + offset - bias)
         _drop(model, steps.nodes, steps.value)
-    rewritten = Graph(model)
+    rewritten = FloatGraph(model)
     name = output
     while (index := rewritten.producer[name]) not in rewritten.layers:
         name = next(one for one in rewritten.nodes[index].input if one in rewritten.floats)
     return name
 
 
-def _steps_before(graph: Graph, output: str) -> tuple[_Steps | None, int]:
+def _steps_before(graph: FloatGraph, output: str) -> tuple[_Steps | None, int]:
     """Return the steps from the last convolution to the output, and how many of its channels a shuffle merges."""
     nodes: list[onnx.NodeProto] = []
     name, value, shuffled = output, output, 1
@@ -193,7 +193,7 @@ def _drop(model: onnx.ModelProto, steps: Sequence[onnx.NodeProto], value: str) -
     model.graph.node.extend(copies)
 
 
-def _affine(graph: Graph, node: onnx.NodeProto, value: str) -> tuple[NDArray[Any], NDArray[Any]] | None:
+def _affine(graph: FloatGraph, node: onnx.NodeProto, value: str) -> tuple[NDArray[Any], NDArray[Any]] | None:
     """Return factor and offset of a node that only scales and shifts the channels of a value."""
     if node.op_type not in AFFINE or value not in node.input:
         return None
@@ -222,7 +222,7 @@ def _set_pads(conv: onnx.NodeProto, pads: list[int]) -> None:
     conv.attribute.append(helper.make_attribute("pads", pads))
 
 
-def _add_to_bias(model: onnx.ModelProto, graph: Graph, index: int, change: NDArray[np.float64]) -> None:
+def _add_to_bias(model: onnx.ModelProto, graph: FloatGraph, index: int, change: NDArray[np.float64]) -> None:
     conv, layer = graph.nodes[index], graph.layers[index]
     name = layer.bias or f"{conv.name}.bias"
     before = np.zeros(len(change)) if layer.bias is None else graph.constants[layer.bias].astype(np.float64)

@@ -23,7 +23,7 @@ from export.formats.proof_inputs import ProofInput
 from export.graph.headroom import HOMOGENEOUS, measure_graph
 from export.graph.onnx_graph import attribute_of
 from export.int8.quantise.ends import Ends
-from export.int8.quantise.plan import Graph, Layer, make_plan
+from export.int8.quantise.plan import FloatGraph, Layer, make_plan
 
 SMALLEST = 1e-3
 """Smallest share of the largest peak that a channel's peak counts as: weaker channels are not raised further."""
@@ -58,13 +58,13 @@ def equalise_channels(ends: Ends, patches: torch.Tensor) -> Ends:
         if layer.bias is not None and layer.bias not in rescaled:
             rescaled.add(layer.bias)
             _multiply(stored[layer.bias], 1 / rows)
-    return Ends(Graph(model), ends.images)
+    return Ends(FloatGraph(model), ends.images)
 
 
 class _Ties:
     """The channels of a graph's values, in classes that share a factor; class 0 is not rescaled."""
 
-    def __init__(self, graph: Graph, convolutions: Mapping[int, Layer]) -> None:
+    def __init__(self, graph: FloatGraph, convolutions: Mapping[int, Layer]) -> None:
         self.graph, self.convolutions = graph, convolutions
         self.parents = [0]
         self.channels = graph.channels

@@ -87,7 +87,7 @@ class Scheme:
 
 
 @dataclass(frozen=True)
-class Graph:
+class FloatGraph:
     """A float graph with cached facts. Nodes are identified by their index."""
 
     model: onnx.ModelProto
@@ -215,7 +215,7 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class Plan:
+class QuantisationPlan:
     """The quantised parts of a graph.
 
     `grids` maps the values that lie on a grid, in the order of the graph, to the value whose grid they share, or to
@@ -223,7 +223,7 @@ class Plan:
     only in quantised form.
     """
 
-    graph: Graph
+    graph: FloatGraph
     scheme: Scheme
     layers: Mapping[int, Layer]
     integer: frozenset[int]
@@ -238,13 +238,13 @@ class Plan:
         return index in self.integer or self.graph.producer.get(name) in self.on_grid
 
 
-def fused_activation(graph: Graph, index: int) -> int | None:
+def fused_activation(graph: FloatGraph, index: int) -> int | None:
     """Return the index of the activation that a runtime computes with a node, or None."""
     user = graph.sole_user(graph.nodes[index].output[0])
     return user if user is not None and graph.nodes[user].op_type in FUSED else None
 
 
-def make_plan(graph: Graph, scheme: Scheme = Scheme(), images: frozenset[str] = frozenset()) -> Plan:
+def make_plan(graph: FloatGraph, scheme: Scheme = Scheme(), images: frozenset[str] = frozenset()) -> QuantisationPlan:
     """Return the plan of a scheme; `images` are the names of the image values (`ends.py`)."""
     unknown = scheme.float_layers - {layer.name for layer in graph.layers.values()}
     if unknown:
@@ -277,10 +277,10 @@ def make_plan(graph: Graph, scheme: Scheme = Scheme(), images: frozenset[str] = 
             grids.setdefault(node.output[0], node.input[0])
             integer.add(index)
             on_grid.add(index)
-    return Plan(graph, scheme, layers, frozenset(integer), frozenset(on_grid), grids, images)
+    return QuantisationPlan(graph, scheme, layers, frozenset(integer), frozenset(on_grid), grids, images)
 
 
-def _moves_grid(graph: Graph, index: int, grids: Container[str], on_grid: Container[int]) -> bool:
+def _moves_grid(graph: FloatGraph, index: int, grids: Container[str], on_grid: Container[int]) -> bool:
     """Return whether a node only moves values that exist only in quantised form."""
     node = graph.nodes[index]
     if node.op_type not in MOVES or index in on_grid:
@@ -288,7 +288,7 @@ def _moves_grid(graph: Graph, index: int, grids: Container[str], on_grid: Contai
     return node.input[0] in grids and graph.producer.get(node.input[0], -1) in on_grid
 
 
-def _gates(graph: Graph) -> Iterator[int]:
+def _gates(graph: FloatGraph) -> Iterator[int]:
     """Yield the nodes that compute on the pooled value of a whole image."""
     pooled: set[str] = set()
     for index, node in enumerate(graph.nodes):
@@ -301,7 +301,7 @@ def _gates(graph: Graph) -> Iterator[int]:
             yield index
 
 
-def _is_whole_image(graph: Graph, node: onnx.NodeProto) -> bool:
+def _is_whole_image(graph: FloatGraph, node: onnx.NodeProto) -> bool:
     if node.op_type == "GlobalAveragePool":
         return True
     axes = attribute_of(node, "axes")
@@ -310,7 +310,7 @@ def _is_whole_image(graph: Graph, node: onnx.NodeProto) -> bool:
     return axes is not None and sorted(axis % 4 for axis in axes) == [2, 3]
 
 
-def _sums(graph: Graph, gates: set[int]) -> Iterator[int]:
+def _sums(graph: FloatGraph, gates: set[int]) -> Iterator[int]:
     """Yield the sums and products of values whose results lead to a layer."""
     leads_on: set[str] = set()
     for index in reversed(range(len(graph.nodes))):

@@ -10,19 +10,19 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from export.int8.quantise.grids import Grid
-from export.int8.quantise.plan import Plan
+from export.int8.quantise.plan import QuantisationPlan
 from export.int8.quantise.walk import QuantisedLayer, Solution
 
 INT32 = 2**31 - 1
 
 
-def write_qdq(plan: Plan, solution: Solution) -> onnx.ModelProto:
+def write_qdq(plan: QuantisationPlan, solution: Solution) -> onnx.ModelProto:
     """Return the quantised model; weights are stored as integers, the bias as the flavour requires."""
     return _Writer(plan, solution).write()
 
 
 class _Writer:
-    def __init__(self, plan: Plan, solution: Solution) -> None:
+    def __init__(self, plan: QuantisationPlan, solution: Solution) -> None:
         self.plan, self.solution = plan, solution
         self.model = onnx.ModelProto()
         self.model.CopyFrom(plan.graph.model)

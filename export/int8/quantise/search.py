@@ -20,10 +20,10 @@ from compressor.images.sample import sample_photo
 from compressor.runtimes.onnx_runtime import cpu_session
 from export.formats.conversion import CannotConvert
 from export.int8.quantise.ends import Ends
-from export.int8.quantise.plan import CPU, TENSORRT, Flavour, Graph, Plan, Scheme, make_plan
+from export.int8.quantise.plan import CPU, TENSORRT, Flavour, FloatGraph, QuantisationPlan, Scheme, make_plan
 from export.int8.quantise.qdq import write_qdq
-from export.int8.quantise.walk import Walk
-from export.proof.quality import Quality, QualityPhotos
+from export.int8.quantise.walk import GraphWalk
+from export.proof.quality import QualityLoss, QualityPhotos
 from export.timing.turns import time_calls
 
 ROUNDS = 7
@@ -37,14 +37,14 @@ SENSITIVE = (1, 2, 4, 8, 16)
 
 
 @dataclass(frozen=True)
-class Try:
+class TriedScheme:
     """One scheme that was tried."""
 
     scheme: Scheme
     words: str
     """Names of the parts that stay in float."""
     model: onnx.ModelProto
-    quality: Quality
+    quality: QualityLoss
     ms: float
     float_ms: float
 
@@ -63,13 +63,13 @@ def search(
     context: Context = QUIET,
     *,
     size: tuple[int, int] = (128, 128),
-) -> Try:
+) -> TriedScheme:
     """Return the first try within the bound; of tries with equally many choices, the one that takes the least time."""
-    return _Search(ends, patches, photos, flavour, max_drop, context, size).run()
+    return _SchemeSearch(ends, patches, photos, flavour, max_drop, context, size).run()
 
 
 @dataclass(frozen=True)
-class _Search:
+class _SchemeSearch:
     ends: Ends
     patches: torch.Tensor
     photos: QualityPhotos
@@ -78,7 +78,7 @@ class _Search:
     context: Context
     size: tuple[int, int]
 
-    def run(self) -> Try:
+    def run(self) -> TriedScheme:
         best = self.attempt(Scheme(self.flavour), ())
         if best.quality.reason(self.max_drop) is not None:
             solved = self.attempt(replace(best.scheme, solved_weights=True), ())
@@ -99,7 +99,7 @@ class _Search:
             raise CannotConvert(f"in eight bits it {reason}; tried with {best.words} in float, too")
         return best
 
-    def cheapest(self, attempts: Mapping[str, Try], before: Try) -> tuple[str, Try | None]:
+    def cheapest(self, attempts: Mapping[str, TriedScheme], before: TriedScheme) -> tuple[str, TriedScheme | None]:
         """Return the fastest attempt within the bound, of equally fast ones the one with the best quality; if none is
         within the bound, the one that gains most, or None if none gains."""
         within = {name: one for name, one in attempts.items() if one.quality.reason(self.max_drop) is None}
@@ -125,7 +125,7 @@ class _Search:
             choices.append(("upsampler", lambda scheme: scheme.keeping(*upsampler)))
         return choices
 
-    def most_sensitive(self, best: Try, names: tuple[str, ...]) -> Try:
+    def most_sensitive(self, best: TriedScheme, names: tuple[str, ...]) -> TriedScheme:
         """Keep more and more layers in float, those first whose rounding changes the image most."""
         ranking = self.ranking(best.scheme)
         for count in SENSITIVE:
@@ -143,11 +143,11 @@ class _Search:
         few = self.patches[:: max(1, len(self.patches) // 8)]
         for layer in plan.layers.values():
             alone = make_plan(self.ends.graph, scheme.keeping(layer.name), self.ends.images)
-            walk = Walk(alone, few.numpy(), correct=False)
+            walk = GraphWalk(alone, few.numpy(), correct=False)
             errors[layer.name] = walk.error()
         return sorted(errors, key=lambda name: errors[name])
 
-    def attempt(self, scheme: Scheme, names: tuple[str, ...]) -> Try:
+    def attempt(self, scheme: Scheme, names: tuple[str, ...]) -> TriedScheme:
         plan = make_plan(self.ends.graph, scheme, self.ends.images)
         model = quantise(plan, self.patches, self.context)
         quality = measure_graph(model, self.photos, self.flavour)
@@ -157,30 +157,30 @@ class _Search:
         ms, float_ms = _take_turns(lambda: _run(session, image), lambda: _run(reference, image))
         words = ", ".join(names) or "nothing"
         solved = ", weights solved again" if scheme.solved_weights else ""
-        result = Try(scheme, words, model, quality, ms, float_ms)
+        result = TriedScheme(scheme, words, model, quality, ms, float_ms)
         timing = f"{ms:.1f} ms for {width}x{height} (float {float_ms:.1f} ms)"
         self.context.note(f"{self.flavour.name}, in float {words}{solved}: {quality}, {timing}")
         return result
 
 
-def quantise(plan: Plan, patches: torch.Tensor, context: Context = QUIET) -> onnx.ModelProto:
+def quantise(plan: QuantisationPlan, patches: torch.Tensor, context: Context = QUIET) -> onnx.ModelProto:
     """Return the graph of a plan in QDQ form."""
-    return write_qdq(plan, Walk(plan, patches.numpy(), context).run())
+    return write_qdq(plan, GraphWalk(plan, patches.numpy(), context).run())
 
 
-def measure_graph(model: onnx.ModelProto, photos: QualityPhotos, flavour: Flavour) -> Quality:
+def measure_graph(model: onnx.ModelProto, photos: QualityPhotos, flavour: Flavour) -> QualityLoss:
     """Return the quality of a graph's images of the photos, in ONNX Runtime."""
     session = _session(model, flavour)
     return photos.measure(lambda lr: _run(session, lr))
 
 
-def _distance(quality: Quality) -> float:
+def _distance(quality: QualityLoss) -> float:
     """Return a file's distance from its source: the drop in dB plus a term for the difference of their images."""
     to_source = 100.0 if quality.psnr_to_source is None else quality.psnr_to_source
     return max(quality.drop, 0.0) + 10 ** (-to_source / 10) * 1e3
 
 
-def _before_shuffles(graph: Graph) -> set[str]:
+def _before_shuffles(graph: FloatGraph) -> set[str]:
     return {
         layer.name
         for index, layer in graph.layers.items()

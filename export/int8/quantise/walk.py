@@ -27,7 +27,7 @@ from compressor.models.fitting.least_squares import Sums, best_correction
 from compressor.runtimes.onnx_runtime import cpu_session
 from export.int8.quantise.ends import BYTES
 from export.int8.quantise.grids import Grid, choose_grid, round_rows, round_with_feedback, row_scales
-from export.int8.quantise.plan import Layer, Plan
+from export.int8.quantise.plan import Layer, QuantisationPlan
 
 APART = 4
 """One of this many patches is held out to choose the ridge."""
@@ -57,7 +57,7 @@ class Solution:
 
 
 @dataclass
-class _Value:
+class _PatchValues:
     """A value for all patches: in the float graph, and in the quantised one before and after rounding to its grid."""
 
     exact: NDArray[Any]
@@ -66,15 +66,15 @@ class _Value:
 
 
 @dataclass
-class Walk:
+class GraphWalk:
     """One pass over a planned graph."""
 
-    plan: Plan
+    plan: QuantisationPlan
     images: NDArray[np.float32]
     context: Context = QUIET
     correct: bool = True
     """True: round with feedback and solve for the bias again; False: round each weight independently."""
-    values: dict[str, _Value] = field(default_factory=dict)
+    values: dict[str, _PatchValues] = field(default_factory=dict)
     grids: dict[str, Grid] = field(default_factory=dict)
     layers: dict[int, QuantisedLayer] = field(default_factory=dict)
 
@@ -125,7 +125,7 @@ class Walk:
         return value.exact, value.rounded if on_grid and value.rounded is not None else value.raw
 
     def _keep(self, name: str, exact: NDArray[Any], raw: NDArray[Any]) -> None:
-        value = self.values[name] = _Value(exact, raw)
+        value = self.values[name] = _PatchValues(exact, raw)
         if name in self.plan.grids:
             tensor = torch.from_numpy(np.ascontiguousarray(raw))
             grid = self.grids[name] = self._grid(name, tensor)

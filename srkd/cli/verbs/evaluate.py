@@ -12,7 +12,7 @@ from srkd.options.verbs import EvaluateOptions
 from srkd.terminal.console import Console, Records
 
 if TYPE_CHECKING:
-    from compressor.inference.evaluate import Evaluation, Score, SetScore
+    from compressor.inference.evaluate import Evaluation, ImageScore, SetScore
 
 
 @verb(
@@ -82,7 +82,7 @@ def records(results: Sequence[Evaluation], *, per_image: bool) -> Records:
     for evaluation in results:
         for model, sets in evaluation.models.items():
             for name, score in sets.items():
-                scores: dict[str, Score | SetScore] = {"": score, **(score.images if per_image else {})}
+                scores: dict[str, ImageScore | SetScore] = {"": score, **(score.images if per_image else {})}
                 rows += [
                     {
                         "protocol": str(evaluation.protocol),
@@ -100,7 +100,9 @@ def records(results: Sequence[Evaluation], *, per_image: bool) -> Records:
     return rows
 
 
-def show_scores(console: Console, heading: str, rows: Mapping[str, Mapping[str, Score | SetScore]], title: str) -> None:
+def show_scores(
+    console: Console, heading: str, rows: Mapping[str, Mapping[str, ImageScore | SetScore]], title: str
+) -> None:
     """Print a row for each name, with two columns for each of its scores."""
     columns = [f"{name} {figure}" for name in next(iter(rows.values())) for figure in ("PSNR-Y", "SSIM-Y")]
     lines = []

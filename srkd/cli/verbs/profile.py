@@ -10,7 +10,7 @@ from srkd.options.verbs import ProfileOptions
 from srkd.terminal.console import Console, Records, cell
 
 if TYPE_CHECKING:
-    from export.profile.report import Layers, ProfileReport, Quality, Row
+    from export.profile.report import LayerTimes, ProfileReport, ProfileRow, QualityRow
 
 
 @verb(
@@ -122,7 +122,7 @@ def _show_models(console: Console, report: ProfileReport) -> None:
     lines = []
     for cost in report.costs:
         name = f"{cost.model} (teacher)" if cost.model == report.teacher else cost.model
-        qualities: list[Quality | None] = [item for item in report.quality if item.model == cost.model]
+        qualities: list[QualityRow | None] = [item for item in report.quality if item.model == cost.model]
         scores = qualities or [None]
         for place, score in enumerate(scores):
             of_file = "" if score is None or score.precision != "int8" else f", {score.runtime}"
@@ -142,12 +142,12 @@ def _show_models(console: Console, report: ProfileReport) -> None:
     console.table(["model", "params", "GMAC at 256x256", "PSNR-Y dB", "over bicubic"], lines, title=title)
 
 
-def _runtime(row: Row, rows: list[Row]) -> str:
+def _runtime(row: ProfileRow, rows: list[ProfileRow]) -> str:
     """Return the runtime, with the precision if the rows have several."""
     return row.runtime if len({each.arithmetic for each in rows}) == 1 else f"{row.runtime} {row.arithmetic}"
 
 
-def _show_speed(console: Console, rows: list[Row]) -> None:
+def _show_speed(console: Console, rows: list[ProfileRow]) -> None:
     first, precisions = rows[0], {row.arithmetic for row in rows}
     lines = [
         [
@@ -167,7 +167,7 @@ def _show_speed(console: Console, rows: list[Row]) -> None:
     console.table(["model", "runtime", *speed], lines, title=title)
 
 
-def _show_throughput(console: Console, rows: list[Row]) -> None:
+def _show_throughput(console: Console, rows: list[ProfileRow]) -> None:
     """Print the slow percentiles of latency, the throughput, and its share of the device's matrix rate."""
     lines = [
         [
@@ -185,7 +185,7 @@ def _show_throughput(console: Console, rows: list[Row]) -> None:
     console.table(["model", "runtime", *names], lines)
 
 
-def _show_published(console: Console, rows: list[Row], device: str) -> None:
+def _show_published(console: Console, rows: list[ProfileRow], device: str) -> None:
     lines = [
         [
             row.model,
@@ -206,7 +206,7 @@ MOST_LAYERS = 12
 """Number of layers in a table; the others are added up in one line, and JSON has all of them."""
 
 
-def _show_layers(console: Console, layers: Layers) -> None:
+def _show_layers(console: Console, layers: LayerTimes) -> None:
     ranked = sorted(layers.layers, key=lambda layer: -layer.ms)
     lines = [
         [
