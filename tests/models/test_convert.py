@@ -24,10 +24,10 @@ from compressor.models.networks.swinir import SwinIRSpec
 from compressor.models.networks.windows import shift_mask
 from srkd.cli.main import run
 from tests.support import official, official_rcan
-from tests.support.networks import VARIANTS, save_new, tiny_networks
+from tests.support.networks import VARIANTS, save_new, tiny
 from tests.support.shared import needs_shared, shared_dir
 
-ALL = [*tiny_networks(), *VARIANTS]
+ALL = [*(tiny(arch, scale) for arch in NETWORKS for scale in (2, 3, 4)), *VARIANTS]
 PAIRS = [(spec, to) for spec in ALL for to in code_bases() if find_dialect(spec.arch, to)]
 
 

@@ -31,27 +31,26 @@ def teacher_of(arch: str, scale: int) -> Network:
     return lively(replace(TEACHERS[arch], scale=scale))
 
 
-@pytest.mark.parametrize("scale", [2, 3, 4])
 @pytest.mark.parametrize("arch", TEACHERS)
-@pytest.mark.parametrize("width", [0.29, 0.5, 0.7])
-def test_a_slice_is_the_teacher_with_the_dropped_channels_zeroed(arch: str, scale: int, width: float) -> None:
-    teacher = teacher_of(arch, scale)
-    student = build_student(teacher, width=width)
-    assert student.spec.to_dict()["width"] < teacher.spec.to_dict()["width"]
-    masked = run(zero_masked(teacher, student))
-    assert float((run(student) - masked).abs().max()) < 1e-5
-    assert float((run(teacher) - masked).abs().max()) > 1e-3
+def test_a_slice_is_the_teacher_with_the_dropped_channels_zeroed(arch: str) -> None:
+    for scale, width in ((2, 0.29), (3, 0.5), (4, 0.7)):
+        teacher = teacher_of(arch, scale)
+        student = build_student(teacher, width=width)
+        assert student.spec.to_dict()["width"] < teacher.spec.to_dict()["width"]
+        masked = run(zero_masked(teacher, student))
+        assert float((run(student) - masked).abs().max()) < 1e-5
+        assert float((run(teacher) - masked).abs().max()) > 1e-3
 
 
 @pytest.mark.parametrize("variant", FORMS)
-@pytest.mark.parametrize("width", [0.29, 0.5, 0.7])
-def test_a_slice_of_a_rarer_form(variant: str, width: float) -> None:
+def test_a_slice_of_a_rarer_form(variant: str) -> None:
     teacher = lively(FORMS[variant])
-    student = build_student(teacher, width=width)
-    masked = run(zero_masked(teacher, student))
     bound = 1e-5 if variant != "swinir denoiser" else 1e-4  # features 255 times as large
-    assert float((run(student) - masked).abs().max()) < bound
-    assert float((run(teacher) - masked).abs().max()) > 1e-3
+    for width in (0.29, 0.5, 0.7):
+        student = build_student(teacher, width=width)
+        masked = run(zero_masked(teacher, student))
+        assert float((run(student) - masked).abs().max()) < bound
+        assert float((run(teacher) - masked).abs().max()) > 1e-3
 
 
 def test_a_plain_zero_mask_is_another_network_where_norms_count_every_channel() -> None:
