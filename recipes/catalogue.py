@@ -11,29 +11,14 @@ import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import metadata, resources
-from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args, runtime_checkable
+from typing import Any
 
 from compressor.base.entry_points import EntryPointTable, describe_failure, package_of, top_module
 from compressor.base.errors import SrkdError
-
-if TYPE_CHECKING:
-    from compressor.training.method import Method
+from compressor.training.method import TEACHER_NEEDS, ChoosesTeacherNeeds, Method, TeacherNeeds
 
 GROUP = "srkd.recipes"
 """The entry point group for methods and presets of other packages."""
-
-TeacherNeeds = Literal["nothing", "outputs", "network"]
-"""The teacher that a method needs: none, any model for its outputs, or one of srkd's networks."""
-TEACHER_NEEDS: tuple[TeacherNeeds, ...] = get_args(TeacherNeeds)
-"""All teacher needs, in ascending order."""
-
-
-@runtime_checkable
-class ChoosesTeacherNeeds(Protocol):
-    """A method whose options decide its teacher needs; its catalogue entry states the largest."""
-
-    @property
-    def teacher_needs(self) -> TeacherNeeds: ...
 
 
 @dataclass(frozen=True)

@@ -8,26 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import combinations
-from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING
+
+from compressor.training.method import GatesPatches, Kind, Method, kind_of, updates_of
 
 if TYPE_CHECKING:
-    from compressor.training.method import Calibrated, Method
-
-Kind = Literal["pixel", "output", "feature", "data", "contrast", "heads", "bands", "joint", "quantised"]
-"""The kind of loss that a method adds to the pixel loss."""
-
-
-@runtime_checkable
-class AddsToPixelLoss(Protocol):
-    """A method that adds a loss to the pixel loss; a method without `kind` adds none."""
-
-    @property
-    def kind(self) -> Kind: ...
-
-
-def kind_of(method: Method) -> Kind:
-    return method.kind if isinstance(method, AddsToPixelLoss) else "pixel"
-
+    from compressor.training.calibration import Calibrated
 
 IMAGE_TERM, GATED_IMAGE_TERM = "logits", "gated_logits"
 """Names of the L1 terms to the teacher's image: of all patches, and of those that pass a gate."""
@@ -69,7 +55,7 @@ def refusals(methods: Sequence[Method]) -> list[str]:
 
 def _different_gates(first: Method, second: Method) -> str | None:
     """Return a reason against two different gates: they select different patches, and share a log entry."""
-    gates = [getattr(one, "gate", "off") for one in (first, second)]
+    gates = [method.gate if isinstance(method, GatesPatches) else "off" for method in (first, second)]
     if "off" in gates or gates[0] == gates[1]:
         return None
     return f"their gates are {gates[0]} and {gates[1]}: set one for both, --set gate={gates[0]}"
@@ -87,8 +73,6 @@ def _teacher_image_twice(first: Method, second: Method) -> str | None:
 
 
 def _different_updates(first: Method, second: Method) -> str | None:
-    from compressor.training.stage import updates_of
-
     other, more = sorted((first, second), key=updates_of)
     if updates_of(more) == updates_of(other):
         return None

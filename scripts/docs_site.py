@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from scripts.rendered import with_parts
+
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = PurePosixPath("docs")
 PROJECT = PurePosixPath("project")
@@ -35,6 +37,17 @@ def menu(index: str) -> list[dict[str, Any]]:
             for text, link in re.findall(r"\[([^\]]+)\]\(([^)#]+)\)", row)
         ]
         entries.append({title: [{text: str(place_of(repository_path(DOCS, link)))} for text, link in links]})
+    return entries
+
+
+def with_all_methods(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the menu with the pages of docs/methods that the index does not list, at the end of its Methods."""
+    (methods,) = (section["Methods"] for section in entries if "Methods" in section)
+    listed = {page for entry in methods for page in entry.values()}
+    for path in sorted((ROOT / DOCS / "methods").glob("*.md")):
+        if (page := f"methods/{path.name}") not in listed:
+            title = path.read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ")
+            methods.append({title: page})
     return entries
 
 
@@ -115,7 +128,7 @@ def with_plain_bars(text: str) -> str:
 
 
 def on_config(config: Any) -> Any:
-    config.nav = menu((ROOT / "docs" / "README.md").read_text(encoding="utf-8"))
+    config.nav = with_all_methods(menu((ROOT / "docs" / "README.md").read_text(encoding="utf-8")))
     return config
 
 
@@ -133,4 +146,5 @@ def on_files(files: Any, config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
-    return with_plain_bars(moved(markdown, PurePosixPath(page.file.src_uri)))
+    place = PurePosixPath(page.file.src_uri)
+    return with_plain_bars(moved(with_parts(markdown, origin_of(place).parent), place))

@@ -11,11 +11,11 @@ from __future__ import annotations
 import hashlib
 import json
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 
@@ -42,22 +42,6 @@ MEASURED_PATCHES = 4
 
 HEADER = b"srkd: outputs of a teacher, fp16".ljust(64)
 """File header: with it even a new file can be mapped, and so counts as in use."""
-
-
-@runtime_checkable
-class HasTeacherViews(Protocol):
-    """A method that needs only the teacher's output for some inputs, so that a cache may provide it."""
-
-    @property
-    def teacher_views(self) -> Sequence[View]: ...
-
-
-def teacher_views(methods: Iterable[object]) -> tuple[View, ...]:
-    """Return the views of which the methods need outputs, each once."""
-    views: list[View] = [
-        view for method in methods if isinstance(method, HasTeacherViews) for view in method.teacher_views
-    ]
-    return tuple(dict.fromkeys(views))
 
 
 @dataclass(frozen=True)

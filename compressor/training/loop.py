@@ -14,9 +14,9 @@ from compressor.base.errors import SrkdError
 from compressor.base.processes import SharedFailure
 from compressor.data.batches import Batch
 from compressor.models.networks.base import ImageModel
+from compressor.training.calibration import calibration_steps
 from compressor.training.guard import SkippedStep, require_paths
 from compressor.training.losses import Losses, average_over_processes, compute_losses, require_same_terms
-from compressor.training.method import calibration_steps
 from compressor.training.networks import build_networks
 from compressor.training.speed import begin_compiled_step
 from compressor.training.stage import Stage

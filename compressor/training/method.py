@@ -1,46 +1,27 @@
-"""The protocol of a distillation method: a name, weighted terms, and modules that are trained with the student.
+"""What a distillation method is to the rest of srkd: a name, weighted terms, and modules trained with the student.
 
-Everything else that a method may do is an optional capability: a small protocol, declared beside the code that uses it.
-docs/design/methods.md lists them.
+`Method` has the four members that every method has; every protocol after it is an optional member. Each says who asks
+for it, and what holds for a method without it. Importing this file does not import torch.
 
-Weights without a published value are calibrated in the first steps of a run, and then frozen. During calibration the
-term has weight 0. Then λ = ρ·U/R, with U the mean pixel term and R the mean raw term of those steps, so that the term
-starts with the share ρ of the pixel loss.
+`PlainMethod` is the base class of methods without modules.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, get_args, runtime_checkable
 
-import torch
-from torch import nn
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
 
-from compressor.base.errors import SrkdError
-from compressor.models.networks.base import Descriptor, Network
-from compressor.models.quantisation.description import Quantisation
-from compressor.training.step import Step
-
-MAX_CALIBRATION_STEPS = 100
-"""The most steps of calibration; runs of under ten times as many steps use a tenth of theirs."""
-
-Terms: TypeAlias = Mapping[str, torch.Tensor]
-"""Named, unweighted, differentiable losses."""
-
-
-@dataclass(frozen=True)
-class Calibrated:
-    """A calibrated weight: the term's share of the term `against` at the end of calibration."""
-
-    share: float = 0.2
-    against: str = "pixel"
-    by: str | None = None
-    """The observed number used instead of the term, such as a gated term before its gate."""
-
-
-Weights: TypeAlias = Mapping[str, float | Calibrated]
-"""The weights of the terms by name."""
+    from compressor.data.batches import View
+    from compressor.models.networks.axes import Segments
+    from compressor.models.networks.base import Descriptor, Network, Spec
+    from compressor.models.quantisation.description import Quantisation
+    from compressor.training.calibration import Weights
+    from compressor.training.step import Step
 
 
 class Method(Protocol):
@@ -59,7 +40,9 @@ class Method(Protocol):
         """
         ...
 
-    def terms(self, step: Step) -> Terms: ...
+    def terms(self, step: Step) -> Mapping[str, torch.Tensor]:
+        """Return named, unweighted, differentiable losses."""
+        ...
 
 
 class PlainMethod:
@@ -67,24 +50,163 @@ class PlainMethod:
 
     def modules(self, teacher: Network | None, student: Network) -> nn.ModuleDict:
         """Return the modules that are trained with the student and not exported: none."""
+        from torch import nn
+
         return nn.ModuleDict()
+
+
+# Asked before training: does the method fit the recipe, the networks and the data?
+
+TeacherNeeds = Literal["nothing", "outputs", "network"]
+"""The teacher that a method needs: none, any model for its outputs, or one of srkd's networks."""
+TEACHER_NEEDS: tuple[TeacherNeeds, ...] = get_args(TeacherNeeds)
+"""All teacher needs, in ascending order."""
+
+
+@runtime_checkable
+class ChoosesTeacherNeeds(Protocol):
+    """A method whose options decide what it needs of the teacher; its catalogue entry states the largest need.
+
+    Asked by the catalogue of recipes (`teacher_needs`). Without it: what the entry says.
+    """
+
+    @property
+    def teacher_needs(self) -> TeacherNeeds: ...
+
+
+Kind = Literal["pixel", "output", "feature", "data", "contrast", "heads", "bands", "joint", "quantised"]
+"""The kind of loss that a method adds to the pixel loss."""
+
+
+@runtime_checkable
+class AddsToPixelLoss(Protocol):
+    """A method that adds a loss to the pixel loss; its kind decides which methods it goes with.
+
+    Asked by the check of a recipe's combination (`recipes.composition`). Without it: `pixel`, which goes with all.
+    """
+
+    @property
+    def kind(self) -> Kind: ...
+
+
+def kind_of(method: Method) -> Kind:
+    """Return the kind of loss that the method adds to the pixel loss."""
+    return method.kind if isinstance(method, AddsToPixelLoss) else "pixel"
+
+
+@runtime_checkable
+class GatesPatches(Protocol):
+    """A method that may learn from the teacher on some patches only: `hard`, `soft` or `off`.
+
+    Asked by the check of a recipe's combination: all methods of a run have one gate. Without it: `off`.
+    """
+
+    @property
+    def gate(self) -> Literal["hard", "soft", "off"]: ...
+
+
+@runtime_checkable
+class NeedsBatch(Protocol):
+    """A method whose terms compare the patches of a step and need at least this many, over all processes.
+
+    Asked by the reader of recipes, which refuses a smaller batch. Without it: any batch.
+    """
+
+    @property
+    def smallest_batch(self) -> int: ...
 
 
 @runtime_checkable
 class FitsNetworks(Protocol):
-    """A method that checks the networks it works with, or has options that depend on them."""
+    """A method that checks the networks it works with, or has options that depend on them.
+
+    Asked before anything is written (`fit_methods`). Without it: any networks, and the options as they are.
+    """
 
     def fit(self, teacher: Network | None, student: Network) -> Method:
         """Return the method with every option decided; refuse unsuitable networks in one line.
 
-        This is called before anything is written. `teacher` is None if there is none, or if it only gives outputs.
+        `teacher` is None if there is none, or if it only gives outputs. A quantised student is quantised already.
         """
         ...
 
 
+def fit_methods(methods: Sequence[Method], teacher: Network | None, student: Network) -> tuple[Method, ...]:
+    """Return the methods fitted to the networks of a run."""
+    return tuple(method.fit(teacher, student) if isinstance(method, FitsNetworks) else method for method in methods)
+
+
+@runtime_checkable
+class FeedsOtherSizes(Protocol):
+    """A method that runs the teacher on images of other sizes than the batch's.
+
+    Asked by the configuration of a run, before the first image is read. Without it: the batch's size alone.
+    """
+
+    def fit_sizes(self, teacher: Descriptor, lr_patch: int, scale: int) -> tuple[Method, str | None]:
+        """Return the method for a teacher that accepts these sizes, and a note about anything switched off.
+
+        An explicit option that the teacher cannot serve is refused.
+        """
+        ...
+
+
+Shape: TypeAlias = Sequence[int]
+"""The shape of a feature: N, C, h, w."""
+
+
+@dataclass(frozen=True)
+class FeaturePair:
+    """A pair of features that a term compares, by their taps; `teacher` is None if the term only uses the student's.
+
+    `bytes_of(student, teacher, processes)` returns the term's peak memory besides the features, from their shapes.
+    """
+
+    term: str
+    student: str
+    teacher: str | None
+    bytes_of: Callable[[Shape, Shape, int], int]
+
+
+@runtime_checkable
+class ComparesFeatures(Protocol):
+    """A method whose terms use features, by taps.
+
+    Asked before training: the pairs are checked and reported with their memory (`recipes.terms.features`). Without it:
+    no features.
+    """
+
+    def feature_pairs(self, teacher: Network | None, student: Network) -> Sequence[FeaturePair]: ...
+
+
+@runtime_checkable
+class HasTeacherViews(Protocol):
+    """A method that needs only the teacher's output for some inputs, so that a cache may provide it.
+
+    Asked by the configuration of a run, for the cache of teacher outputs (`teacher_views`). Without it: no cache.
+    """
+
+    @property
+    def teacher_views(self) -> Sequence[View]: ...
+
+
+def teacher_views(methods: Iterable[object]) -> tuple[View, ...]:
+    """Return the views of which the methods need outputs, each once."""
+    views: list[View] = [
+        view for method in methods if isinstance(method, HasTeacherViews) for view in method.teacher_views
+    ]
+    return tuple(dict.fromkeys(views))
+
+
+# Asked for the stages of a run and their networks.
+
+
 @runtime_checkable
 class QuantisesStudent(Protocol):
-    """A method that trains a quantised student: the float one is quantised before the first step."""
+    """A method that trains a quantised student: the float one is quantised before the first step.
+
+    Asked by the configuration of a run (`quantisation_of`). Without it: a float student.
+    """
 
     @property
     def quantisation(self) -> Quantisation: ...
@@ -95,76 +217,96 @@ def quantisation_of(methods: Sequence[Method]) -> Quantisation | None:
     return next((method.quantisation for method in methods if isinstance(method, QuantisesStudent)), None)
 
 
-def fit_methods(methods: Sequence[Method], teacher: Network | None, student: Network) -> tuple[Method, ...]:
-    """Return the methods fitted to the networks of a run."""
-    return tuple(method.fit(teacher, student) if isinstance(method, FitsNetworks) else method for method in methods)
+@dataclass(frozen=True)
+class EarlierStage:
+    """A stage before the main one: `share` of its steps, at most `most`, at a constant rate, validated at its end.
+
+    Without a rate of its own it uses the main stage's. With `tunes_teacher` it trains a copy of the teacher for the
+    later stages.
+    """
+
+    name: str
+    method: Method
+    share: float
+    rate: float | None = None
+    tunes_teacher: bool = False
+    most: int | None = None
 
 
 @runtime_checkable
-class FeedsOtherSizes(Protocol):
-    """A method that runs the teacher on images of other sizes than the batch's."""
+class HasEarlierStages(Protocol):
+    """A method that needs stages before its own, each with a method.
 
-    def fit_sizes(self, teacher: Descriptor, lr_patch: int, scale: int) -> tuple[Method, str | None]:
-        """Return the method for a teacher that accepts these sizes, and a note about anything switched off.
+    Asked for the stages of a run (`training.stage.with_earlier_stages`). Without it: its own stage alone.
+    """
 
-        This is called before the first image is read; an explicit option that the teacher cannot serve is refused.
-        """
+    def earlier_stages(self) -> Sequence[EarlierStage]: ...
+
+
+@runtime_checkable
+class TrainsJointly(Protocol):
+    """A method that trains a copy of the teacher with the students inside it, on slices of its weights.
+
+    Asked by the stage for the network it trains, and by `training.networks` for the students. Without it: the student.
+    """
+
+    @property
+    def segments(self) -> Segments:
+        """The cut of fusions' concatenations for a student inside the teacher: `each` map, or CSD's `contiguous`."""
+        ...
+
+    def branches(self, teacher: Spec) -> Sequence[Spec]:
+        """Return further students that are trained with the student: step.student(branch=1) and so on."""
         ...
 
 
-def calibration_steps(steps: int) -> int:
-    """Return the number of calibration steps for a stage of `steps`."""
-    return max(1, min(MAX_CALIBRATION_STEPS, steps // 10))
+@runtime_checkable
+class HasHelpers(Protocol):
+    """A method whose terms use frozen networks, `step.helpers[name]`, built at each start, neither trained nor saved.
+
+    Asked by `training.networks`. Without it: none.
+    """
+
+    def helpers(self, teacher: Network | None, student: Network) -> nn.ModuleDict: ...
 
 
-@dataclass
-class TermCalibration:
-    """The sums of raw terms over `count` good steps, and the weights calibrated from them; part of the state."""
+# Asked in each step.
 
-    weights: dict[str, float] = field(default_factory=dict)
-    sums: dict[str, float] = field(default_factory=dict)
-    count: int = 0
 
-    def resolve(self, weights: Weights) -> dict[str, float]:
-        """Return a number for every term: 0 for one whose calibration is not finished."""
-        return {
-            name: self.weights.get(name, 0.0) if isinstance(weight, Calibrated) else weight
-            for name, weight in weights.items()
-        }
+@runtime_checkable
+class SeveralUpdates(Protocol):
+    """A method with several updates per step: the optimiser moves after each, and the networks run anew for each.
 
-    def is_pending(self, weights: Weights) -> bool:
-        return any(isinstance(weight, Calibrated) and name not in self.weights for name, weight in weights.items())
+    Gradients are cleared only before the first. `step.part` is the index of the update. Asked by the stage
+    (`updates_of`). Without it: one update.
+    """
 
-    def update(self, raw: Mapping[str, float], weights: Weights, *, steps: int) -> dict[str, float]:
-        """Count a good step; after `steps` of them compute the weights, and return the new ones."""
-        for name, value in raw.items():
-            self.sums[name] = self.sums.get(name, 0.0) + value
-        self.count += 1
-        if self.count < steps:
-            return {}
-        new = {
-            name: self._weight(name, weight)
-            for name, weight in weights.items()
-            if isinstance(weight, Calibrated) and name not in self.weights
-        }
-        self.weights.update(new)
-        return new
+    @property
+    def updates(self) -> int: ...
 
-    def _weight(self, name: str, weight: Calibrated) -> float:
-        reference = self.sums.get(weight.against)
-        if reference is None:
-            raise SrkdError(f"the weight of {name} is calibrated against {weight.against}, and no term has that name")
-        total = self.sums[weight.by or name]
-        if total <= 0:
-            raise SrkdError(
-                f"the weight of {name} cannot be calibrated: the term was {total / self.count:g} on average "
-                f"over {self.count} steps; give its weight (--set lam=...)"
-            )
-        return weight.share * reference / total
 
-    def state_dict(self) -> dict[str, Any]:
-        # These keys are part of the format of saved states.
-        return {"found": dict(self.weights), "sums": dict(self.sums), "seen": self.count}
+def updates_of(method: Method) -> int:
+    """Return the number of optimiser updates in a step of the method."""
+    return method.updates if isinstance(method, SeveralUpdates) else 1
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.weights, self.sums, self.count = dict(state["found"]), dict(state["sums"]), int(state["seen"])
+
+@dataclass(frozen=True)
+class OwnRate:
+    """Parameters of the trained network with a learning rate and a weight decay of their own.
+
+    The rate is scaled with the stage's schedule: it halves when that halves.
+    """
+
+    parameters: Sequence[nn.Parameter]
+    rate: float
+    weight_decay: float = 0.0
+
+
+@runtime_checkable
+class SetsOwnRates(Protocol):
+    """A method that trains some parameters of the student at rates of their own, such as learnt ranges.
+
+    Asked by the state of training for its optimiser. Without it: the stage's rate for all.
+    """
+
+    def own_rates(self, student: Network) -> Sequence[OwnRate]: ...

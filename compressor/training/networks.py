@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
-
 from torch import nn
 
 from compressor.base.context import Note
 from compressor.base.precision import Precision, autocast
 from compressor.base.processes import Processes
-from compressor.models.networks.base import ImageModel, Network, Spec
+from compressor.models.networks.base import ImageModel, Spec
 from compressor.models.students.students import StudentView
+from compressor.training.method import HasHelpers, TrainsJointly
 from compressor.training.speed import CompiledForward
-from compressor.training.stage import Stage, TrainsJointly
+from compressor.training.stage import Stage
 from compressor.training.state import State
 from compressor.training.step import Runner, StepNetworks
-
-
-@runtime_checkable
-class HasHelpers(Protocol):
-    """A method whose terms use frozen networks, `step.helpers[name]`, which are neither trained nor saved."""
-
-    def helpers(self, teacher: Network | None, student: Network) -> nn.ModuleDict: ...
 
 
 def build_networks(

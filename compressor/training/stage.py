@@ -5,86 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, Protocol, runtime_checkable
-
-from torch import nn
+from typing import Literal
 
 from compressor.base.choices import Decay
 from compressor.models.networks.axes import Segments
-from compressor.models.networks.base import Network, Spec
-from compressor.training.method import Calibrated, Method
+from compressor.training.calibration import Calibrated
+from compressor.training.method import HasEarlierStages, Method, TrainsJointly, updates_of
 from compressor.training.speed import PLAIN_MODE, ExecutionMode
 
 Role = Literal["student", "teacher", "joint"]
 """The network that a stage trains: the student; a copy of the teacher for the later stages; or a copy of the teacher
 with the students inside it."""
-
-
-@runtime_checkable
-class TrainsJointly(Protocol):
-    """A method that trains a copy of the teacher with the students inside it, on slices of its weights."""
-
-    @property
-    def segments(self) -> Segments:
-        """The cut of fusions' concatenations for a student inside the teacher."""
-        ...
-
-    def branches(self, teacher: Spec) -> Sequence[Spec]:
-        """Return further students that are trained with the student: step.student(branch=1) and so on."""
-        ...
-
-
-@runtime_checkable
-class SeveralUpdates(Protocol):
-    """A method with several updates per step: the optimiser moves after each, and the networks run anew for each.
-
-    Gradients are cleared only before the first. `step.part` is the index of the update.
-    """
-
-    @property
-    def updates(self) -> int: ...
-
-
-@runtime_checkable
-class HasEarlierStages(Protocol):
-    """A method that needs stages before its own."""
-
-    def earlier_stages(self) -> Sequence[EarlierStage]: ...
-
-
-@dataclass(frozen=True)
-class EarlierStage:
-    """A stage before the main one: `share` of its steps, at most `most`, at a constant rate, validated at its end.
-
-    Without a rate of its own it uses the main stage's. With `tunes_teacher` it trains a copy of the teacher for the
-    later stages.
-    """
-
-    name: str
-    method: Method
-    share: float
-    rate: float | None = None
-    tunes_teacher: bool = False
-    most: int | None = None
-
-
-@dataclass(frozen=True)
-class OwnRate:
-    """Parameters of the trained network with a learning rate and a weight decay of their own.
-
-    The rate is scaled with the stage's schedule: it halves when that halves.
-    """
-
-    parameters: Sequence[nn.Parameter]
-    rate: float
-    weight_decay: float = 0.0
-
-
-@runtime_checkable
-class SetsOwnRates(Protocol):
-    """A method that trains some parameters of the student at rates of their own."""
-
-    def own_rates(self, student: Network) -> Sequence[OwnRate]: ...
 
 
 @dataclass(frozen=True)
@@ -168,11 +99,6 @@ class Stage:
     def updates(self) -> int:
         """The number of updates in a step."""
         return max((updates_of(method) for method in self.methods), default=1)
-
-
-def updates_of(method: Method) -> int:
-    """Return the number of optimiser updates in a step of the method."""
-    return method.updates if isinstance(method, SeveralUpdates) else 1
 
 
 def with_earlier_stages(main: Stage) -> tuple[Stage, ...]:

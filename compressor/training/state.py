@@ -24,9 +24,10 @@ from compressor.base.randomness import torch_stream
 from compressor.models.networks.axes import Segments
 from compressor.models.networks.base import ImageModel, Network, tensor_bytes
 from compressor.models.students.students import student_of_spec
+from compressor.training.calibration import TermCalibration
 from compressor.training.guard import Guard
-from compressor.training.method import TermCalibration
-from compressor.training.stage import Role, SetsOwnRates, Stage
+from compressor.training.method import SetsOwnRates
+from compressor.training.stage import Role, Stage
 
 RATE_RATIO = "rate_ratio"
 """Key in a group of the optimiser's parameters: the group's rate divided by the stage's."""

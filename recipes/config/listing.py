@@ -7,7 +7,8 @@ from pathlib import Path
 
 from compressor.base.errors import SrkdError, UsageError
 from compressor.base.files import atomic_path, require_writable_folder
-from recipes.catalogue import BUILTIN, METHODS, RECIPES, TEACHER_NEEDS, TeacherNeeds, notes
+from compressor.training.method import TEACHER_NEEDS, TeacherNeeds
+from recipes.catalogue import BUILTIN, METHODS, RECIPES, notes
 from recipes.config.errors import PresetError, Problem, file_error
 from recipes.config.preset import Preset
 from recipes.config.reading import is_recipe_file, load_preset

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, cast, get_type_hints
 from pydantic import BaseModel, ConfigDict, Field, PydanticUserError, ValidationError, create_model
 
 from compressor.base.errors import SrkdError, UsageError
-from recipes.catalogue import METHODS, TEACHER_NEEDS, ChoosesTeacherNeeds, MethodEntry
+from compressor.training.method import TEACHER_NEEDS, ChoosesTeacherNeeds
+from recipes.catalogue import METHODS, MethodEntry
 from recipes.config.errors import KeyPath, PresetError, PresetSource, Problem
 
 if TYPE_CHECKING:

@@ -5,21 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
 from compressor.base.errors import SrkdError, UsageError, nearest, parse_int
 from compressor.base.files import read_text
+from compressor.training.method import Method, NeedsBatch
 from recipes.catalogue import METHODS, RECIPES
 from recipes.composition import disagreements, refusals
 from recipes.config.errors import KeyPath, PresetError, PresetSource, Problem, file_error
 from recipes.config.options import options_model, read_options
 from recipes.config.preset import MethodRule, Preset, ScheduleRule, StudentRule
 from recipes.config.yaml_text import parse_value, parse_yaml
-
-if TYPE_CHECKING:
-    from compressor.training.method import Method
 
 MODELS: Mapping[tuple[str, ...], type[BaseModel]] = {
     (): Preset,
@@ -107,14 +105,6 @@ def _option_problems(values: Mapping[str, Any], origin: PresetSource) -> list[Pr
         if isinstance(options, dict):
             problems += read_options(entry, options, ("methods", index, "options"), origin)[1]
     return problems
-
-
-@runtime_checkable
-class NeedsBatch(Protocol):
-    """A method whose terms compare the patches of a batch and need at least this many, over all processes."""
-
-    @property
-    def smallest_batch(self) -> int: ...
 
 
 def _composition_problems(preset: Preset, methods: Sequence[Method], origin: PresetSource) -> list[Problem]:

@@ -28,7 +28,7 @@ from torch import nn
 from compressor.assets import embedded_teacher
 from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.networks.base import Network
-from compressor.training.method import Calibrated
+from compressor.training.calibration import Calibrated
 from compressor.training.step import Step
 from recipes.methods.ds import DeepSupervision
 from recipes.terms.contrast import ContrastsThroughPhi

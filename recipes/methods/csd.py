@@ -39,9 +39,8 @@ from compressor.data.batches import View
 from compressor.models.networks.axes import Segments
 from compressor.models.networks.base import Network, Spec
 from compressor.models.students.students import require_slice
+from compressor.training.method import Kind, TeacherNeeds
 from compressor.training.step import Step
-from recipes.catalogue import TeacherNeeds
-from recipes.composition import Kind
 from recipes.terms.contrast import ContrastsThroughPhi
 
 Width = Annotated[float, Field(gt=0, lt=1)]

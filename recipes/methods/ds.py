@@ -27,11 +27,11 @@ from compressor.base.randomness import next_torch_seed, torch_seed
 from compressor.models.networks.base import Network
 from compressor.models.networks.edsr import ResidualBlock
 from compressor.models.networks.layers import DIV2K_MEAN, MeanShift, Upsampler
+from compressor.training.calibration import Calibrated
 from compressor.training.footprint import peak_bytes
-from compressor.training.method import Calibrated, PlainMethod
+from compressor.training.method import FeaturePair, Kind, PlainMethod, Shape
 from compressor.training.step import Step
-from recipes.composition import Kind
-from recipes.terms.features import FeaturePair, Shape, resolve_taps
+from recipes.terms.features import resolve_taps
 
 WIDTH = 64
 BLOCKS = 5

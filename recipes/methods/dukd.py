@@ -40,9 +40,8 @@ from compressor.base.errors import UsageError
 from compressor.base.randomness import crop_each, random_positions, uniforms
 from compressor.data.batches import View
 from compressor.models.networks.base import Descriptor, Network
-from compressor.training.method import PlainMethod
+from compressor.training.method import Kind, PlainMethod
 from compressor.training.step import Step
-from recipes.composition import Kind
 
 PROBABILITY = 0.3
 Switch = Literal["auto", "on", "off"]

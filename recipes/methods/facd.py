@@ -25,10 +25,11 @@ from pydantic import Field
 from torch.nn import functional as F
 
 from compressor.base.errors import UsageError
-from compressor.training.method import Calibrated
+from compressor.training.calibration import Calibrated
+from compressor.training.method import Shape
 from compressor.training.step import Step
 from recipes.terms.distances import full_precision, pairwise_bytes, pairwise_l1, widen
-from recipes.terms.features import RegressedFeatureMethod, Shape, Share
+from recipes.terms.features import RegressedFeatureMethod, Share
 from recipes.terms.gating import GATE, Gate
 
 EPS = 1e-7

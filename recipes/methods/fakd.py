@@ -38,9 +38,10 @@ from torch.nn import functional as F
 
 from compressor.base.errors import UsageError, reason_of
 from compressor.models.networks.base import Network
+from compressor.training.method import Shape
 from compressor.training.step import Step
 from recipes.terms.distances import full_precision, widen
-from recipes.terms.features import FeatureMethod, Shape
+from recipes.terms.features import FeatureMethod
 
 CODE_TAPS: Mapping[tuple[str, int], tuple[str, str]] = {("rcan", 10): ("body[2]", "body[6]")}
 """The first two taps of networks whose taps the paper's code numbers, by network and number of blocks."""

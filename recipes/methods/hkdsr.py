@@ -53,13 +53,12 @@ from compressor.base.randomness import crop_each, next_torch_seed, random_positi
 from compressor.models.networks.base import Network
 from compressor.models.networks.registry import build
 from compressor.models.networks.taps import resolve_tap
+from compressor.training.calibration import Calibrated
 from compressor.training.footprint import peak_bytes
-from compressor.training.method import Calibrated, PlainMethod
-from compressor.training.stage import EarlierStage
+from compressor.training.method import EarlierStage, FeaturePair, Kind, PlainMethod, Shape
 from compressor.training.step import Forward, Step
-from recipes.composition import Kind
 from recipes.terms.distances import full_precision, sample_l1, widen
-from recipes.terms.features import FeaturePair, Shape, require_network, resolve_taps
+from recipes.terms.features import require_network, resolve_taps
 
 WINDOW = 24
 TUNING_RATE = 1e-5

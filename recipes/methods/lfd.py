@@ -24,10 +24,11 @@ import torch
 from pydantic import Field
 from torch.nn import functional as F
 
-from compressor.training.method import Calibrated
+from compressor.training.calibration import Calibrated
+from compressor.training.method import Shape
 from compressor.training.step import Step
 from recipes.terms.distances import widen
-from recipes.terms.features import RegressedFeatureMethod, Shape, Share
+from recipes.terms.features import RegressedFeatureMethod, Share
 
 MIN_LEVEL = 1e-8
 

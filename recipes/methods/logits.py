@@ -19,8 +19,8 @@ from pydantic import Field
 from torch.nn import functional as F
 
 from compressor.data.batches import View
+from compressor.training.method import Kind
 from compressor.training.step import Step
-from recipes.composition import Kind
 from recipes.terms.gating import Gated
 
 

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from compressor.models.networks.base import Network
 from compressor.models.quantisation.quantisers import quantisers_of
-from compressor.training.stage import EarlierStage
+from compressor.training.method import EarlierStage
 from compressor.training.step import Step
 from recipes.terms.quantised import QuantisedMethod
 

@@ -28,9 +28,9 @@ from torch.nn import functional as F
 
 from compressor.base.errors import UsageError
 from compressor.models.networks.base import Network
+from compressor.training.method import FeaturePair, Shape
 from compressor.training.step import Step
 from recipes.terms.distances import widen
-from recipes.terms.features import FeaturePair, Shape
 from recipes.terms.quantised import QuantisedMethod
 
 TAP = "pre_up"

@@ -6,9 +6,9 @@ be paired: EDSR with RCAN, CARN with SwinIR, and channels may differ.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Protocol, TypeAlias, cast, runtime_checkable
+from typing import Annotated, ClassVar, cast
 
 import torch
 from pydantic import Field
@@ -18,9 +18,8 @@ from compressor.base.errors import SrkdError, UsageError
 from compressor.base.randomness import torch_seed
 from compressor.models.networks.base import Network
 from compressor.models.networks.taps import resolve_tap, tap_shapes
-from compressor.training.method import Method
+from compressor.training.method import ComparesFeatures, FeaturePair, Kind, Method, Shape
 from compressor.training.step import Step
-from recipes.composition import Kind
 from recipes.terms.distances import widen
 from recipes.terms.gating import Gated
 
@@ -29,29 +28,6 @@ TAPS = Field(description="features of the student: head, body[k], rel(p), body_e
 TEACHER_TAPS = Field(
     description="features of the teacher, one for each of the student's; empty: the same, or its usual ones"
 )
-
-Shape: TypeAlias = Sequence[int]
-"""The shape of a feature: N, C, h, w."""
-
-
-@dataclass(frozen=True)
-class FeaturePair:
-    """A pair of features that a term compares, by their taps; `teacher` is None if the term only uses the student's.
-
-    `bytes_of(student, teacher, processes)` returns the term's peak memory besides the features, from their shapes.
-    """
-
-    term: str
-    student: str
-    teacher: str | None
-    bytes_of: Callable[[Shape, Shape, int], int]
-
-
-@runtime_checkable
-class ComparesFeatures(Protocol):
-    """A method whose terms use features: the pairs are validated and reported before training."""
-
-    def feature_pairs(self, teacher: Network | None, student: Network) -> Sequence[FeaturePair]: ...
 
 
 def resolve_taps(method: str, side: str, network: Network, addresses: Sequence[str]) -> list[str]:

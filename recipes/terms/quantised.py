@@ -35,10 +35,8 @@ from compressor.models.quantisation.description import (
     QuantisationMethod,
 )
 from compressor.models.quantisation.quantisers import SMALLEST_ALPHA, Quantiser, following, quantisers_of
-from compressor.training.method import PlainMethod
-from compressor.training.stage import EarlierStage, OwnRate
+from compressor.training.method import EarlierStage, Kind, OwnRate, PlainMethod
 from compressor.training.step import Step
-from recipes.composition import Kind
 
 AVERAGE_DECAY = 0.9997
 CALIBRATION_SHARE = 1 / 30

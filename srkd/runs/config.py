@@ -24,7 +24,7 @@ from compressor.base.precision import Precision
 from compressor.base.processes import Rank
 from compressor.data.batches import View
 from compressor.data.prepare import Data, DataChoice, prepare_data
-from compressor.data.teacher_cache import TeacherCache, teacher_views
+from compressor.data.teacher_cache import TeacherCache
 from compressor.inference.teacher_check import check_teacher, format_options
 from compressor.models.fitting.fit import require_linear_plan
 from compressor.models.networks.base import Network
@@ -44,9 +44,17 @@ from compressor.teachers.teacher import Teacher, load_teacher
 from compressor.training.distributed import process_device
 from compressor.training.events import Reference
 from compressor.training.footprint import BatchShape, Footprint, footprint
-from compressor.training.method import FeedsOtherSizes, Method, fit_methods, quantisation_of
+from compressor.training.method import (
+    FeedsOtherSizes,
+    HasEarlierStages,
+    Method,
+    TrainsJointly,
+    fit_methods,
+    quantisation_of,
+    teacher_views,
+)
 from compressor.training.speed import PLAIN_MODE, ExecutionMode, SpeedOptions, choose_execution_mode
-from compressor.training.stage import HasEarlierStages, Stage, TrainsJointly
+from compressor.training.stage import Stage
 from recipes.catalogue import RECIPES, teacher_needs
 from recipes.config.preset import SHORT_RUN_STEPS, Preset
 from recipes.config.reading import load_preset, recipe_label

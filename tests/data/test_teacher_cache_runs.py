@@ -18,7 +18,7 @@ from compressor.base.errors import UsageError
 from compressor.data.batches import Batch, Batches, View
 from compressor.data.decode import decode_all
 from compressor.data.store import ImageStore
-from compressor.data.teacher_cache import HEADER, TeacherCache, teacher_views
+from compressor.data.teacher_cache import HEADER, TeacherCache
 from compressor.images.resize import imresize
 from compressor.images.sets import ImagePair
 from compressor.models.checkpoints.save import save_network
@@ -28,7 +28,7 @@ from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
 from compressor.teachers.teacher import Teacher
 from compressor.training.loop import Trainer
-from compressor.training.method import PlainMethod
+from compressor.training.method import PlainMethod, teacher_views
 from compressor.training.stage import Stage
 from compressor.training.state import State
 from compressor.training.step import Runner, Step, StepNetworks

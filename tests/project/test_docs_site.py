@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import PurePosixPath
 
-from scripts.docs_site import anchor_of, links_of, menu, moved, outside, place_of, with_plain_bars
+from scripts.docs_site import anchor_of, links_of, menu, moved, outside, place_of, with_all_methods, with_plain_bars
 from tests.support.commands import ROOT
 
 
@@ -47,3 +47,10 @@ def test_bars_in_the_code_of_a_table_lose_their_backslash() -> None:
 
 def test_anchors_are_those_of_a_code_host() -> None:
     assert anchor_of("Speed, and quality (Set5)") == "speed-and-quality-set5"
+
+
+def test_a_page_of_a_method_is_in_the_menu_without_a_line_in_the_index() -> None:
+    menu_without = with_all_methods([{"Overview": "README.md"}, {"Methods": [{"Logits KD": "methods/logits.md"}]}])
+    pages = _pages(menu_without[1])
+    assert sorted(pages) == sorted(f"methods/{path.name}" for path in (ROOT / "docs" / "methods").glob("*.md"))
+    assert {"CSD-lite": "methods/csd-lite.md"} in menu_without[1]["Methods"]

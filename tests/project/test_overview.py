@@ -11,6 +11,7 @@ from types import ModuleType
 import pytest
 
 from compressor.runtimes.table import RUNTIMES
+from scripts.design_parts import imports, methods
 from srkd.cli.main import VERBS
 from tests.support.commands import ROOT
 
@@ -18,11 +19,6 @@ from tests.support.commands import ROOT
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
     return load("draw_overview")
-
-
-@pytest.fixture(scope="module")
-def design() -> ModuleType:
-    return load("draw_design")
 
 
 def load(name: str) -> ModuleType:
@@ -55,14 +51,8 @@ def test_its_figures_are_those_of_the_readme_and_its_commands_are_verbs(script: 
     assert commands == {"compress", "export", "profile", "evaluate"} and commands <= set(VERBS)
 
 
-@pytest.mark.parametrize("picture", ["house.svg", "methods.svg"])
-def test_the_pictures_of_the_design_notes_are_those_of_the_code(design: ModuleType, picture: str) -> None:
-    drawn = design.PICTURES[picture]().draw()
-    assert (design.IMAGES / picture).read_text(encoding="utf-8") == drawn, "run: python scripts/draw_design.py"
-
-
-def test_imports_lie_on_one_side_of_the_diagonal_and_siblings_have_none(design: ModuleType) -> None:
-    matrix = design.imports()
+def test_imports_lie_on_one_side_of_the_diagonal_and_siblings_have_none() -> None:
+    matrix = imports()
     assert len(matrix.dots) > 40
     assert all(matrix.rows.index(row) < matrix.columns.index(column) for row, column in matrix.dots)
     siblings = {"recipes", "export", "demo"}
@@ -70,8 +60,8 @@ def test_imports_lie_on_one_side_of_the_diagonal_and_siblings_have_none(design: 
     assert not [pair for pair in packages if len(pair) == 2 and pair <= siblings]
 
 
-def test_the_picture_of_methods_knows_what_the_catalogue_does(design: ModuleType) -> None:
-    dots = design.methods().dots
-    assert ("csd", "trains inside the teacher") in dots and ("scratch", "the teacher's images") not in dots
-    assert {row for row, column in dots if column == "quantises the student"} == {"pams", "pact"}
+def test_the_picture_of_methods_knows_what_the_catalogue_does() -> None:
+    dots = methods().dots
+    assert ("csd", "TrainsJointly") in dots and ("scratch", "the teacher's images") not in dots
+    assert {row for row, column in dots if column == "QuantisesStudent"} == {"pams", "pact"}
     assert {row for row, column in dots if column == "the teacher's images"} == {"logits", "dukd"}

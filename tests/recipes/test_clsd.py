@@ -19,9 +19,9 @@ from compressor.models.networks.base import Network
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
 from compressor.teachers.teacher import Teacher
+from compressor.training.calibration import Calibrated
 from compressor.training.footprint import BatchShape, footprint
 from compressor.training.loop import Trainer
-from compressor.training.method import Calibrated
 from compressor.training.state import State
 from compressor.training.step import Runner, Step, StepNetworks
 from recipes.composition import refusals

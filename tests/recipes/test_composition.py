@@ -16,11 +16,12 @@ from compressor.models.networks.base import Network
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build, quantise
 from compressor.models.students.students import student_of_spec
+from compressor.training.calibration import Calibrated
 from compressor.training.loop import Trainer
-from compressor.training.method import Calibrated, Method, fit_methods, quantisation_of
+from compressor.training.method import Kind, Method, fit_methods, quantisation_of
 from compressor.training.state import State
 from compressor.training.step import Step
-from recipes.composition import REFUSED, Kind, disagreements, refusals
+from recipes.composition import REFUSED, disagreements, refusals
 from recipes.config.options import make_method
 from recipes.config.reading import load_preset, read_preset
 from recipes.methods.scratch import Scratch

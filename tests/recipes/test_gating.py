@@ -14,7 +14,7 @@ from compressor.base.errors import UsageError
 from compressor.data.batches import Batch
 from compressor.models.checkpoints.save import save_network
 from compressor.models.networks.registry import build
-from compressor.training.method import Calibrated
+from compressor.training.calibration import Calibrated
 from compressor.training.step import Runner, Step, StepNetworks
 from recipes.composition import refusals
 from recipes.config.reading import load_preset, read_preset

@@ -18,7 +18,7 @@ from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.checkpoints.save import save_network
 from compressor.models.networks.cost import cost
 from compressor.models.networks.registry import build
-from compressor.training.method import Calibrated
+from compressor.training.calibration import Calibrated
 from compressor.training.networks import build_networks
 from compressor.training.state import State
 from compressor.training.step import Step, StepNetworks

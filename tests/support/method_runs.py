@@ -20,14 +20,14 @@ from compressor.images.resize import imresize
 from compressor.models.networks.base import Network, Spec
 from compressor.models.networks.registry import build, quantise
 from compressor.models.students.students import student_of_spec
+from compressor.training.calibration import Calibrated
 from compressor.training.distributed import open_processes
 from compressor.training.guard import SkippedStep
 from compressor.training.loop import Trainer
-from compressor.training.method import Calibrated, Method, PlainMethod, fit_methods, quantisation_of
-from compressor.training.stage import Stage, TrainsJointly
+from compressor.training.method import Kind, Method, PlainMethod, TrainsJointly, fit_methods, quantisation_of
+from compressor.training.stage import Stage
 from compressor.training.state import State, follow_leader
 from compressor.training.step import Step
-from recipes.composition import Kind
 from recipes.config.options import make_method
 from recipes.config.reading import load_preset
 from tests.support.methods_table import ROWS, Row

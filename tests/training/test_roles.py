@@ -18,8 +18,9 @@ from compressor.models.networks.base import Network, Spec
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
 from compressor.models.students.students import student_of_spec
+from compressor.training.calibration import Calibrated, TermCalibration, calibration_steps
 from compressor.training.loop import Trainer
-from compressor.training.method import Calibrated, PlainMethod, TermCalibration, calibration_steps
+from compressor.training.method import PlainMethod
 from compressor.training.stage import Stage
 from compressor.training.state import State
 from compressor.training.step import Step

@@ -1,18 +1,18 @@
-"""Drawing of the design notes' pictures from the code; run it after changing a package's imports or a method's members.
-
-`docs/images/house.svg` shows the imports between packages, `docs/images/methods.svg` the capabilities of each method.
-"""
+"""Pictures and tables of the design notes, made from the code for the site: imports, and what methods ask for."""
 
 from __future__ import annotations
 
 import ast
+import inspect
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from xml.sax.saxutils import escape
 
+from compressor.training import method
 from recipes.catalogue import BUILTIN
+from scripts.markdown import table
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -20,23 +20,10 @@ else:
     import tomli as tomllib
 
 ROOT = Path(__file__).resolve().parent.parent
-IMAGES = ROOT / "docs" / "images"
 CELL, TOP, LEFT = 30, 150, 110
 INK, MUTED, PAPER, LINE, DOT, STRIPE = "#17292b", "#56696b", "#ffffff", "#d5dfdd", "#1c8d7a", "#eef3f2"
+OWN_MODULES = "modules of its own"
 SANS = "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif"
-ASKS: Mapping[str, str] = {
-    "modules": "modules of its own",
-    "feature_pairs": "compares features",
-    "helpers": "looks through φ",
-    "branches": "trains inside the teacher",
-    "earlier_stages": "has stages before",
-    "updates": "several updates a step",
-    "quantisation": "quantises the student",
-    "own_rates": "rates of its own",
-    "teacher_views": "a teacher cache may answer",
-    "smallest_batch": "needs a batch",
-}
-"""Descriptions of the optional members of a method (docs/design/methods.md)."""
 
 
 @dataclass(frozen=True)
@@ -116,26 +103,46 @@ def _imported(path: Path) -> Iterable[str]:
             yield from (alias.name for alias in node.names)
 
 
+def optional_members() -> dict[str, tuple[type, tuple[str, ...]]]:
+    """Return the protocols of optional members by name, each with the names of its members."""
+    return {
+        name: (protocol, tuple(member for member in vars(protocol) if not member.startswith("_")))
+        for name, protocol in vars(method).items()
+        if getattr(protocol, "_is_runtime_protocol", False) and protocol.__module__ == method.__name__
+    }
+
+
+def members_table() -> str:
+    """Return a table of the optional members: how each is called, its protocol, and what the protocol says."""
+    rows = []
+    for name, (protocol, members) in optional_members().items():
+        calls = ", ".join(f"`{_call(member, getattr(protocol, member))}`" for member in members)
+        rows.append((calls, f"`{name}`", " ".join((protocol.__doc__ or "").split())))
+    return table(("member", "protocol", "means"), rows)
+
+
+def _call(name: str, member: object) -> str:
+    if isinstance(member, property):
+        return name
+    _, *parameters = inspect.signature(member).parameters  # type: ignore[arg-type]
+    return f"{name}({', '.join(parameters)})"
+
+
 def methods() -> Matrix:
-    """Return the matrix of each method's optional members and teacher needs."""
+    """Return the matrix of each method's teacher needs and optional members."""
     needs = {"outputs": "the teacher's images", "network": "the teacher's network"}
-    columns = [*needs.values(), *ASKS.values()]
+    asked = {name: members for name, (_, members) in optional_members().items()}
     dots = set()
     for name, entry in BUILTIN.items():
         dots |= {(name, needs[entry.needs])} if entry.needs in needs else set()
-        dots |= {(name, words) for member, words in ASKS.items() if _has(entry.load(), member)}
+        dots |= {(name, OWN_MODULES)} if _has_modules(entry.load()) else set()
+        dots |= {
+            (name, words) for words, members in asked.items() if all(hasattr(entry.load(), one) for one in members)
+        }
+    columns = [*needs.values(), OWN_MODULES, *asked]
     return Matrix("What each method asks of the loop.", list(BUILTIN), columns, frozenset(dots))
 
 
-def _has(method: type[object], member: str) -> bool:
-    """Return True if a method's class defines a member itself; every method inherits `modules`, mostly empty."""
-    if member != "modules":
-        return hasattr(method, member)
-    return any(member in vars(base) for base in method.__mro__ if base.__name__ != "PlainMethod")
-
-
-PICTURES = {"house.svg": imports, "methods.svg": methods}
-
-if __name__ == "__main__":
-    for file, matrix in PICTURES.items():
-        (IMAGES / file).write_text(matrix().draw(), encoding="utf-8")
+def _has_modules(cls: type[object]) -> bool:
+    """Return True if a method's class defines its modules itself; every method inherits `modules`, mostly empty."""
+    return any("modules" in vars(base) for base in cls.__mro__ if base.__name__ != "PlainMethod")

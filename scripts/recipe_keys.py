@@ -1,35 +1,19 @@
-"""Generation of docs/recipe-reference.md, with every key of a recipe and every option of a method, from the schema.
-
-Run it after `python -m recipes.config.schema`.
-"""
+"""The keys of a recipe and the options of each method as Markdown, from the schema, for the site."""
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Iterator, Mapping
-from pathlib import Path
+from pathlib import PurePosixPath
 from typing import Any
 
-from compressor.training.method import Calibrated
+from compressor.training.calibration import Calibrated
 from recipes.catalogue import BUILTIN
 from recipes.config.options import make_method
 from recipes.config.preset import MethodRule
 from recipes.config.reading import load_preset
 from recipes.config.schema import preset_schema
 from scripts.markdown import table
-
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "recipe-reference.md"
-
-INTRODUCTION = """\
-# Keys of a recipe
-
-Every key of a recipe file and every option of srkd's methods. [Recipes](recipes.md) explains how to write one. This
-page is written by `scripts/write_recipe_reference.py` from the declarations with which the program checks recipes.
-`srkd recipes show --schema` prints the same for programs, with the methods of installed packages.
-
-Each key is written as `--set` takes it: `--set schedule.rate=5e-4`. An option is set by its name (`--set kappa=0.5`),
-or for one method of several (`--set logits.kappa=0.5`). x stands for the value, `null` for none. Numbers are rounded to
-six digits.
-"""
 
 ABOUT_METHODS = """\
 `methods.0` is the first method. Each method has a section below: the most that it can need of a teacher, its options,
@@ -48,24 +32,24 @@ SIGNS = {"minimum": "≤", "exclusiveMinimum": "<", "maximum": "≤", "exclusive
 """The sign between a bound and the value."""
 
 
-def write() -> str:
-    """Return the page."""
+def keys_of_recipes(folder: PurePosixPath) -> str:
+    """Return a section for the file, for each of its parts and for each method; `folder` is that of the page."""
     schema = preset_schema(BUILTIN)
     definitions: Mapping[str, Any] = schema["definitions"]
-    parts = [INTRODUCTION, "## The file\n", keys_table(schema)]
+    parts = ["## The file\n", keys_table(schema)]
     for key, part in schema["properties"].items():
         if "$ref" in part:
             section = definitions[part["$ref"].rpartition("/")[2]]
             parts += [f"## `{key}`\n", section["description"] + "\n", keys_table(section, f"{key}.")]
     parts += ["## `methods`\n", keys_table(MethodRule.model_json_schema(), "methods.0."), ABOUT_METHODS]
     for name in BUILTIN:
-        parts += [f"### `{name}`\n", *_method(name, definitions[f"options-{name}"])]
+        page = posixpath.relpath(f"docs/methods/{name}.md", folder)
+        parts += [f"### `{name}`\n", *_method(name, page, definitions[f"options-{name}"])]
     return "\n".join(parts)
 
 
-def _method(name: str, options: Mapping[str, Any]) -> Iterator[str]:
-    title = load_preset(name).title
-    yield f"{title} ([page](methods/{name}.md)). {NEEDS[BUILTIN[name].needs]}\n"
+def _method(name: str, page: str, options: Mapping[str, Any]) -> Iterator[str]:
+    yield f"{load_preset(name).title} ([page]({page})). {NEEDS[BUILTIN[name].needs]}\n"
     yield keys_table(options) if options["properties"] else "It has no options.\n"
     weights = make_method(name, {}).weights
     yield f"Terms: {', '.join(f'`{term}` {_weight(weight)}' for term, weight in weights.items())}.\n"
@@ -142,7 +126,3 @@ def _text(value: Any) -> str:
     if isinstance(value, list):
         return f"[{', '.join(map(_text, value))}]"
     return f"{value:.6g}" if isinstance(value, float) else str(value)
-
-
-if __name__ == "__main__":
-    PAGE.write_text(write(), encoding="utf-8")

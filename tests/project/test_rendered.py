@@ -1,0 +1,91 @@
+"""The parts of pages that are made when the site is built: the keys of recipes, members of methods, pictures."""
+
+from __future__ import annotations
+
+import re
+import xml.etree.ElementTree as ET
+from pathlib import PurePosixPath
+from typing import Any
+
+import pytest
+
+from compressor.training import method
+from recipes.catalogue import BUILTIN
+from recipes.config.schema import preset_schema
+from scripts import recipe_keys
+from scripts.rendered import MARK, PARTS, with_parts
+from tests.support.commands import ROOT
+
+SCHEMA: dict[str, Any] = preset_schema(BUILTIN)
+FOLDER = PurePosixPath("docs")
+
+
+@pytest.fixture(scope="module")
+def keys() -> str:
+    return recipe_keys.keys_of_recipes(FOLDER)
+
+
+def test_every_part_stands_on_a_page_and_every_mark_is_one() -> None:
+    marks = [name for page in ROOT.glob("docs/**/*.md") for name in MARK.findall(page.read_text(encoding="utf-8"))]
+    assert sorted(marks) == sorted(PARTS)
+
+
+def test_a_mark_becomes_its_part() -> None:
+    page = with_parts("# Page\n\n<!-- rendered: what methods ask -->\n\n<!-- result: x -->\n", FOLDER)
+    before, svg, after = page.split("div>")
+    assert before == "# Page\n\n<" and after == "\n\n<!-- result: x -->\n"
+    assert ET.fromstring(svg.removesuffix("</")).get("aria-label") == "What each method asks of the loop."
+    with pytest.raises(KeyError):
+        with_parts("<!-- rendered: no such part -->", FOLDER)
+
+
+def test_the_table_of_members_has_every_optional_protocol() -> None:
+    table = PARTS["optional members"](FOLDER)
+    rows = [re.split(r"(?<!\\)\|", line)[1:-1] for line in table.splitlines()[2:]]
+    assert [row[0].strip() for row in rows if "`TrainsJointly`" in row[1]] == ["`segments`, `branches(teacher)`"]
+    assert len(rows) == 14 and all("Asked" in row[2] for row in rows)
+    for _, name, _ in rows:
+        assert issubclass(getattr(method, name.strip(" `")), object)
+
+
+def rows(page: str, heading: str) -> dict[str, list[str]]:
+    """Return the cells of a section's table by key."""
+    section = re.split(r"^#+ ", f"\n{page}".partition(f"\n{heading}\n")[2], maxsplit=1, flags=re.MULTILINE)[0]
+    lines = [re.split(r"(?<!\\)\|", line)[1:-1] for line in section.splitlines() if line.startswith("| `")]
+    return {cells[0].strip(" `"): [cell.strip() for cell in cells[1:]] for cells in lines}
+
+
+def test_the_page_has_every_key_of_the_schema_with_its_meaning(keys: str) -> None:
+    sections = {"## The file": ("", SCHEMA)}
+    for key, part in SCHEMA["properties"].items():
+        if "$ref" in part:
+            sections[f"## `{key}`"] = (f"{key}.", SCHEMA["definitions"][part["$ref"].rpartition("/")[2]])
+    sections |= {f"### `{name}`": ("", SCHEMA["definitions"][f"options-{name}"]) for name in BUILTIN}
+    assert len(sections) == 3 + len(BUILTIN)
+    for heading, (prefix, part) in sections.items():
+        table = rows(keys, heading)
+        assert list(table) == [prefix + key for key in part["properties"]], heading
+        for key, one in part["properties"].items():
+            value, default, meaning = table[prefix + key]
+            assert value and default and meaning == one["description"], (heading, key)
+    methods = {f"methods.0.{key}" for name in BUILTIN for key in SCHEMA["definitions"][f"method-{name}"]["properties"]}
+    assert set(rows(keys, "## `methods`")) == methods and all(
+        cells[-1] for cells in rows(keys, "## `methods`").values()
+    )
+
+
+@pytest.mark.parametrize(
+    ("part", "text"),
+    [
+        ({"type": "integer", "minimum": 1}, "whole number ≥ 1"),
+        ({"type": "number", "exclusiveMinimum": 0, "maximum": 1}, "number, 0 < x ≤ 1"),
+        ({"type": "number", "exclusiveMaximum": 0.5}, "number < 0.5"),
+        ({"anyOf": [{"type": "number", "exclusiveMinimum": 0}, {"type": "null"}]}, "number > 0, or `null`"),
+        ({"enum": ["", "csd"], "type": "string"}, '`""`, `csd`'),
+        ({"type": "array", "items": {"type": "string"}, "minItems": 1}, "list of at least 1; each entry: text"),
+        ({"type": "array", "items": [{"type": "boolean"}] * 2}, "list of 2; each entry: `true`, `false`"),
+        ({"type": "object", "additionalProperties": {"type": "number"}}, "keys; each value: number"),
+    ],
+)
+def test_values_are_in_words(part: dict[str, Any], text: str) -> None:
+    assert recipe_keys.values(part) == text
