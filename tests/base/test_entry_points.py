@@ -80,6 +80,7 @@ def train(folder: Path, program: str) -> Outcome:
     return srkd("compress", "--recipe", recipe, *options, PYTHONPATH=os.pathsep.join([str(site), str(ROOT)]))
 
 
+@pytest.mark.ci
 def test_a_method_that_raises_in_training(tmp_path: Path) -> None:
     done = train(tmp_path, METHOD)
     last = done.err.strip().splitlines()[-1]
@@ -88,6 +89,7 @@ def test_a_method_that_raises_in_training(tmp_path: Path) -> None:
     assert f", at {tmp_path / 'site' / 'lab_broken.py'}:{LINE}; rerun with -v" in last
 
 
+@pytest.mark.ci
 def test_a_mistake_of_srkd_is_not_put_on_a_package(tmp_path: Path) -> None:
     """An error raised by srkd itself, when a package calls it, is attributed to srkd."""
     done = train(tmp_path, METHOD.replace("torch.zeros(2, 3) @ torch.zeros(2, 3)", "step.student(images=3)"))

@@ -35,6 +35,7 @@ def faults(*arguments: str, **variables: str) -> tuple[str, int]:
     return answer, int(count)
 
 
+@pytest.mark.ci
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another allocator than glibc's")
 def test_a_second_tensor_takes_the_pages_of_the_first() -> None:
     answer, count = faults("keep")
@@ -42,6 +43,7 @@ def test_a_second_tensor_takes_the_pages_of_the_first() -> None:
     assert faults()[1] > 1_000
 
 
+@pytest.mark.ci
 def test_settings_of_the_user_stay() -> None:
     assert faults("keep", MALLOC_ARENA_MAX="2")[0] == "False"
 

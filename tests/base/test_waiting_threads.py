@@ -6,6 +6,8 @@ import pytest
 
 from tests.support.commands import python
 
+pytestmark = pytest.mark.ci
+
 SHOW = "import os, sys; print(os.environ.get('GOMP_SPINCOUNT'), 'torch' in sys.modules)"
 
 

@@ -126,6 +126,7 @@ print(store.digest())
 """
 
 
+@pytest.mark.ci
 def test_processes_that_want_the_same_images_at_once_all_get_them(tmp_path, cache):
     write_photos(tmp_path / "photos", 12)
     command = [sys.executable, "-c", PROGRAM, str(tmp_path / "photos"), str(cache.path)]
@@ -195,6 +196,7 @@ print(decoded.bytes // 1000, after - before)
 """
 
 
+@pytest.mark.ci
 def test_reading_holds_a_few_images_in_memory_not_all(tmp_path, cache):
     folder = tmp_path / "large"
     folder.mkdir()

@@ -123,6 +123,7 @@ def build_requirements(checkout: Path, **variables: str) -> list[str]:
     return [str(requirement) for requirement in json.loads(done.stdout)]
 
 
+@pytest.mark.ci
 def test_pip_install_needs_no_npm(bare: Path, tmp_path: Path) -> None:
     """Without npm, a wheel of a checkout requests Node's package from pip; otherwise it requests nothing."""
     pytest.importorskip("hatchling")

@@ -135,6 +135,7 @@ def test_it_serves_until_ctrl_c(desk: Path) -> None:
             socket.create_connection(("127.0.0.1", port))
 
 
+@pytest.mark.ci
 def test_it_prints_what_each_address_allows(desk: Path) -> None:
     with running(desk, *PAIR, "--host", "0.0.0.0") as process:
         text = lines_until(process, "Ctrl-C ends it.")
@@ -146,6 +147,7 @@ def test_it_prints_what_each_address_allows(desk: Path) -> None:
         assert "srkd demo --build DIR" in text
 
 
+@pytest.mark.ci
 def test_https_end_to_end(desk: Path, certificate: tuple[Path, Path]) -> None:
     cert, key = certificate
     with running(desk, *PAIR, "--json", "--tls-cert", cert, "--tls-key", key) as process:
@@ -158,6 +160,7 @@ def test_https_end_to_end(desk: Path, certificate: tuple[Path, Path]) -> None:
         assert interrupt(process)[0] == 130
 
 
+@pytest.mark.ci
 def test_a_tls_port_survives_plain_http_and_silence(desk: Path, certificate: tuple[Path, Path]) -> None:
     with served(desk / "app", certificate, request_seconds=1.0, idle_seconds=1) as server:
         silent = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(5)]
@@ -203,6 +206,7 @@ def test_plain_http_is_secure_on_this_machine_only() -> None:
     assert phone_address(list(addresses_of("127.0.0.1").values())) is None
 
 
+@pytest.mark.ci
 @pytest.mark.usefixtures("two_networks")
 def test_https_allows_everything_where_the_certificate_is_valid(certificate: tuple[Path, Path]) -> None:
     cert = read_certificate(*certificate)
@@ -220,6 +224,7 @@ def test_https_allows_everything_where_the_certificate_is_valid(certificate: tup
     assert phone is not None and phone.refuses == ()
 
 
+@pytest.mark.ci
 def test_errors_with_certificates_are_one_line(desk: Path, certificate: tuple[Path, Path], tmp_path: Path) -> None:
     cert, key = certificate
     _, other_key = create_certificate(tmp_path, "other", "DNS:localhost")
@@ -237,6 +242,7 @@ def test_errors_with_certificates_are_one_line(desk: Path, certificate: tuple[Pa
             read_certificate(*pair)
 
 
+@pytest.mark.ci
 def test_an_expired_certificate_is_reported(tmp_path: Path) -> None:
     _, key = create_certificate(tmp_path, "expired", "DNS:localhost")
     settings = (
@@ -283,6 +289,7 @@ def blocked(modules: Sequence[str]) -> str:
     )
 
 
+@pytest.mark.ci
 def test_without_the_extra_there_is_one_line_and_building_still_works(desk: Path, tmp_path: Path) -> None:
     program = blocked(["uvicorn", "segno"])
     outcome = python("-c", program, "demo", *PAIR, "--app", "app", cwd=desk)

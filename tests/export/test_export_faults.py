@@ -87,6 +87,7 @@ def test_a_folder_in_which_nothing_can_be_written(network: Network) -> None:
         refused(network, Path("/proc/exported"))
 
 
+@pytest.mark.ci
 @pytest.mark.skipif(sys.platform == "win32" or os.geteuid() != 0, reason="only root can become somebody else")
 def test_a_folder_that_may_not_be_read(tmp_path: Path) -> None:
     closed = tmp_path / "closed"

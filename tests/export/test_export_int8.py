@@ -63,6 +63,7 @@ def exported(student: Network, tmp_path_factory: pytest.TempPathFactory) -> tupl
         return export_model(student, source, ["int8"], tmp_path_factory.mktemp("int8")).files
 
 
+@pytest.mark.ci
 def test_one_flag_writes_a_file_for_cpus_and_one_for_tensorrt(exported: tuple[FileReport, ...]) -> None:
     assert [file.format for file in exported] == ["int8", "int8-trt"]
     assert [file.verdict for file in exported] == ["passed", "passed"]
@@ -354,6 +355,7 @@ def test_weights_have_seven_bits_where_the_processor_overflows(tmp_path: Path, m
 # --- a network that was trained quantised
 
 
+@pytest.mark.ci
 def test_a_network_that_was_trained_quantised_brings_its_ranges(student: Network, tmp_path: Path) -> None:
     network = quantise(student, Quantisation("pams", 8, "all"))
     patches = calibration_patches(student.descriptor, count=8).patches

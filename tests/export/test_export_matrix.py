@@ -13,6 +13,8 @@ from export.formats.conversion import FileOptions
 from export.writing.exporting import Source, export_model
 from tests.support.networks import tiny
 
+pytestmark = pytest.mark.ci
+
 SCALES = (2, 3, 4)
 IN_EVERY_RUN = {"edsr": 3, "carn": 2, "carn_m": 4, "rcan": 3, "swinir": 2, "compact": 4}
 """The scale of each network that `make test` exports; `make test-matrix` exports all."""

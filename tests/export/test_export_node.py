@@ -43,6 +43,7 @@ def exported(spec: EDSRSpec | SwinIRSpec, folder: Path) -> FileReport:
     return file
 
 
+@pytest.mark.ci
 def test_the_node_is_found_in_windows_too(louder: None, tmp_path: Path) -> None:
     """With free sizes SwinIR's graph computes indices, which ONNX Runtime would optimise away."""
     file = exported(SwinIRSpec(width=8, depths=(2,), heads=(2,), window=4, scale=2, features=8), tmp_path)

@@ -19,6 +19,8 @@ from compressor.runtimes.table import RUNTIMES, RuntimeEntry
 from export.formats.table import FORMATS, Format, FormatPackage
 from tests.support.commands import ROOT, python
 
+pytestmark = pytest.mark.ci
+
 EXAMPLE = Path(__file__).resolve().parents[1] / "example_formats" / "toyformat.py"
 WORK = """
 import json, sys

@@ -114,6 +114,7 @@ def test_what_takes_far_too_long_is_timed_once(tmp_path: Path) -> None:
     assert (figures.low, figures.high) == (figures.ms / 2, figures.ms * 2) and not bench.reference_ms
 
 
+@pytest.mark.ci
 def test_files_of_onnx_runtime_in_float_and_in_eight_bits(tmp_path: Path) -> None:
     for name in ("fp32", "int8"):
         (tmp_path / name).mkdir()

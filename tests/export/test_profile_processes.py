@@ -54,6 +54,7 @@ def process(folder: Path, real_children: None) -> Iterator[ModelProcess]:
     opened.close()
 
 
+@pytest.mark.ci
 def test_a_process_that_is_killed_is_lost_and_starts_anew_for_the_next_size(process: ModelProcess) -> None:
     """Memory is that of the model, whose upsampler holds at least two maps of 32 channels at 512x512 at once."""
     facts = process.facts()
@@ -119,6 +120,7 @@ def test_a_row_that_dies_in_its_turn_leaves_the_others(folder: Path, monkeypatch
     assert (lost.model, lost.reason) == ("large", "large: its process crashed (SIGSEGV)")
 
 
+@pytest.mark.ci
 def test_several_precisions_sizes_and_batches_are_rows(folder: Path) -> None:
     settings = ProfileSettings(**{**QUICK, "lr_sizes": ((8, 8),)}, batches=(1, 2), precisions=("fp32", "bf16", "int8"))
     report = profile_models([folder / "small.safetensors"], teacher=folder / "small.safetensors", settings=settings)

@@ -98,6 +98,7 @@ def _few_patches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(to_int8, "calibration_patches", lambda *arguments: calibration_patches(*arguments, count=8))
 
 
+@pytest.mark.ci
 @needs_linux
 @pytest.mark.usefixtures("_few_patches")
 def test_an_engine_in_eight_bits_is_built_from_the_file_that_tensorrt_takes(
@@ -155,6 +156,7 @@ def test_sizes_that_make_no_sense(network: Network, tmp_path: Path) -> None:
     assert tuned_and_largest([(64, 32)]) == ((64, 32), (64, 32)) and tuned_and_largest(None) is None
 
 
+@pytest.mark.ci
 @needs_linux
 @pytest.mark.parametrize(
     ("fault", "verdict", "message"),
@@ -213,6 +215,7 @@ def test_without_nvidia_the_onnx_file_and_the_command_are_given(
     assert set(trtexec(str(engine.reason))) == {"onnx", "stronglyTyped", "noTF32", "saveEngine"}
 
 
+@pytest.mark.ci
 @pytest.mark.usefixtures("_few_patches")
 @pytest.mark.parametrize("options", [FileOptions(), FileOptions(lr_size=(40, 24))])
 def test_without_nvidia_the_file_in_eight_bits_and_its_command_are_given(
@@ -253,6 +256,7 @@ def test_what_was_asked_for_by_name_is_written_once(no_driver: None, network: Ne
     assert report.failed == ()
 
 
+@pytest.mark.ci
 def test_the_command_writes_what_it_can_and_exits_1(network: Network, tmp_path: Path) -> None:
     if FORMATS["trt"].missing_requirement() is None:
         pytest.skip("this machine has TensorRT and a driver")

@@ -27,6 +27,7 @@ def gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Nvidia]:
         yield machine
 
 
+@pytest.mark.ci
 def test_each_precision_is_built_run_compared_and_timed(gpu: Nvidia) -> None:
     done = CliRunner().invoke(cli, ["doctor", "--trt", "--json"])
     assert done.exit_code == 0, done.output

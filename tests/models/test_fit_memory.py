@@ -47,6 +47,7 @@ def growth(bound: int) -> int:
     return int(done.stdout)
 
 
+@pytest.mark.ci
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc says how much memory a process needed at most")
 def test_four_times_the_patches_need_little_more_memory() -> None:
     """The features of 48 more patches are at least 65 MB; the patches are 1 MB, and allocators keep some."""

@@ -67,6 +67,7 @@ def with_site(site: Path, *arguments: object) -> Outcome:
     return python(*arguments, PYTHONPATH=os.pathsep.join([str(site), str(ROOT)]))
 
 
+@pytest.mark.ci
 def test_a_network_of_another_package_does_all_that_srkds_own_do(tmp_path: Path, photos: Path) -> None:
     site = install(tmp_path / "site", EXAMPLE.read_text(), "plainsr = plainsr:ARCHITECTURE")
     done = with_site(site, "-c", WORK, tmp_path, photos)

@@ -53,6 +53,7 @@ def test_the_reference_reader_reads_our_files(tmp_path: Path) -> None:
     assert all(torch.equal(state[name], tensor) for name, tensor in network.state_dict().items())
 
 
+@pytest.mark.ci
 def test_the_same_network_gives_the_same_bytes(tmp_path: Path) -> None:
     network = build(EDSRSpec(2, 4, 1), seed=0)
     recipe, scores = {"srkd.recipe": "csd"}, {"srkd.scores": "{}"}

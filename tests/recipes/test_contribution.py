@@ -113,6 +113,7 @@ def run(tree: Path, *arguments: str) -> str:
     return done.stdout
 
 
+@pytest.mark.ci
 def test_five_places_are_enough_for_every_test_of_methods(contributed: Path) -> None:
     listed = run(contributed, "-m", "srkd", "recipes", "ls")
     assert "charbonnier-paper" in listed

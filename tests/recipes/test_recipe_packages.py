@@ -134,6 +134,7 @@ def beside(site: Path, *arguments: object) -> Outcome:
     return srkd(*arguments, PYTHONPATH=os.pathsep.join([str(site), str(ROOT)]))
 
 
+@pytest.mark.ci
 def test_an_installed_package_is_listed_trained_and_checked(installed, tmp_path):
     listed = beside(installed, "recipes", "ls").out
     assert "charbonnier" in listed and "srkd-example-recipes" in listed
@@ -150,6 +151,7 @@ def test_an_installed_package_is_listed_trained_and_checked(installed, tmp_path)
     assert first["raw/charbonnier"] >= 0.5  # ε is a lower bound of it, so the option reached the method.
 
 
+@pytest.mark.ci
 def test_its_mistakes_are_reported_like_srkds(installed, tmp_path):
     file = tmp_path / "my.yaml"
     file.write_text("title: t\nsource: s\nmethods:\n  - name: charbonnier\n    options:\n      eps: 0\n      esp: 1\n")

@@ -150,6 +150,7 @@ def test_lr_images_have_a_plain_name_and_lr_is_no_learning_rate(
     assert options_of("--lr", "2").lr_images == tmp_path / "2"
 
 
+@pytest.mark.ci
 def test_threads_are_those_of_the_run_alone(teacher: Path, photos: Path, tmp_path: Path) -> None:
     before = torch.get_num_threads()
     threads = before + 1

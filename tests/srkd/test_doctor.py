@@ -79,6 +79,7 @@ def test_another_distribution_with_a_name_of_ours_is_named(tmp_path: Path, monke
     assert note.endswith("pip uninstall export-tools && pip install --force-reinstall --no-deps srkd")
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("name", ["export.py", "demo/__init__.py", "recipes/__init__.py"])
 def test_a_file_that_hides_a_package_is_one_line(tmp_path: Path, name: str) -> None:
     """This happens in a user's project, whose folder `python -m` puts first on Python's path."""

@@ -146,6 +146,7 @@ print(peak_resident_bytes() - before)
 """
 
 
+@pytest.mark.ci
 def test_the_estimate_of_memory_is_within_a_factor_of_two_of_what_a_step_takes():
     result = python("-c", MEASURE)
     measured = int(result.out.strip().splitlines()[-1])
@@ -162,6 +163,7 @@ print(code, imported, time.process_time() - imported, "sympy" in sys.modules, "t
 """
 
 
+@pytest.mark.ci
 def test_it_takes_a_second_beyond_importing_torch_and_writes_nothing(tmp_path):
     result = python("-c", QUICK, cwd=tmp_path, XDG_CACHE_HOME=str(tmp_path), OMP_NUM_THREADS="1")
     code, importing, seconds, *compilers = result.out.strip().splitlines()[-1].split()

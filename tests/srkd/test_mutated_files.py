@@ -34,6 +34,7 @@ def attack(kinds: str, count: int, seed: int, folder: Path, timeout: float) -> d
     return outcome.json
 
 
+@pytest.mark.ci
 def test_some_mutated_programs(tmp_path: Path) -> None:
     attack("ONNX,TorchScript,torch.export", 50, 0, tmp_path, 240)
 

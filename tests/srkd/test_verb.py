@@ -64,6 +64,7 @@ def body():
 """
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     ("body", "last"),
     [(PYTHON, "cleaned"), (CALLBACK, "converted"), (REPORTED, "reported"), (FINALIZER, "continued"), (NATIVE, "busy")],

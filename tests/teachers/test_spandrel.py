@@ -43,6 +43,7 @@ def test_what_spandrel_does_not_know_either_is_told_once(tmp_path: Path) -> None
         load_teacher(tmp_path / "unknown.pth")
 
 
+@pytest.mark.ci
 @needs_spandrel
 def test_spandrel_is_imported_without_torchvision_and_leaves_no_stand_in() -> None:
     program = (

@@ -134,6 +134,7 @@ def test_many_more_kills_change_nothing(inputs, undisturbed, tmp_path, seed, rec
     assert outcome(tmp_path / "run") == undisturbed
 
 
+@pytest.mark.ci
 def test_stopped_by_ctrl_c_then_a_full_disk_then_killed_in_a_save(inputs, undisturbed, tmp_path):
     run = tmp_path / "run"
     process = started([*inputs, "--out", str(run)])

@@ -74,6 +74,7 @@ def test_a_second_process_is_refused_with_host_and_number_until_the_first_is_kil
     assert not (unfinished / LOCK).exists()
 
 
+@pytest.mark.ci
 def test_two_starts_with_one_out_are_one_run(teacher, photos, tmp_path):
     out = tmp_path / "new"
     holder = hold(out)
