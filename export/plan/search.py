@@ -277,9 +277,8 @@ class _ShapeSearch:
             nearest = sorted(self.measured, key=self.excess)[:2]
             return [one for one in nearest if self.excess(one) <= NEARLY]
         tied = _tied(meeting)
-        nearly = [
-            one for one in self.measured if 1 < self.excess(one) <= 1 + self.margin and _size(one) > _size(tied[0])
-        ]
+        # All that are larger than the largest one that meets the targets miss them.
+        nearly = [one for one in self.measured if self.excess(one) <= 1 + self.margin and _size(one) > _size(tied[0])]
         return [*tied, *sorted(nearly, key=self.excess)[:2]]
 
     def plan(self, chosen: CandidateShape, tied: Sequence[CandidateShape]) -> Plan:

@@ -143,6 +143,8 @@ def test_where_the_finalists_drop_out_what_lies_below_them_is_measured(slowest: 
     assert dropped and all(row.params > 20_000 for row in dropped)
     assert plan.chosen.params >= 0.5 * min(row.params for row in dropped)
     assert plan.chosen.name not in {one.name for one in noisy}
+    again = next(number for number, one in enumerate(calls) if one in calls[:number])
+    assert plan.chosen.name not in {one.name for one in calls[:again]}, "measured only after the others dropped out"
 
 
 def test_everything_in_reach_gives_the_largest_shape() -> None:
