@@ -146,7 +146,7 @@ class FileApp:
         headers = {"ETag": tag, "Cache-Control": asset.cache_control}
         if asset.encoded:
             headers["Vary"] = "Accept-Encoding"
-        if {"*", tag} & {part.strip().removeprefix("W/") for part in request.get("if-none-match", "").split(",")}:
+        if {"*", tag} & {entry.strip().removeprefix("W/") for entry in request.get("if-none-match", "").split(",")}:
             return Response(HTTPStatus.NOT_MODIFIED, headers)
         if encoding:
             headers["Content-Encoding"] = encoding
@@ -164,8 +164,8 @@ def _refuse(status: HTTPStatus, headers: Mapping[str, str] | None = None) -> Res
 def _choose_encoding(asset: Asset, accept_encoding: str) -> str:
     """Return the best compressed form that the client accepts and the file has; "" for the uncompressed file."""
     accepted = {}
-    for part in accept_encoding.lower().split(","):
-        name, _, parameters = part.partition(";")
+    for coding in accept_encoding.lower().split(","):
+        name, _, parameters = coding.partition(";")
         accepted[name.strip()] = parameters.replace(" ", "") not in ("q=0", "q=0.0", "q=0.00", "q=0.000")
     for name in ENCODINGS.values():
         if name in asset.encoded and accepted.get(name, accepted.get("*", False)):

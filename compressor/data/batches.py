@@ -218,7 +218,7 @@ class Batches:
 
     def with_labels(self, labels: Mapping[View, Labels]) -> Batches:
         """Return the same batches with a teacher's outputs; positions are aligned to its smallest inputs."""
-        align = max((one.shrink for one in labels.values()), default=1)
+        align = max((teacher_labels.shrink for teacher_labels in labels.values()), default=1)
         return replace(self, labels=labels, sampler=replace(self.sampler, align=align))
 
     @cached_property

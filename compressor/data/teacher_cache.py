@@ -240,7 +240,7 @@ class TeacherCache:
         device = batches.device or torch.device("cpu")
         size = sum(sum(view.output_bytes) for view in self.views)
         if device.type != "cpu" and fits_on_device(size, "the teacher's outputs", device, note):
-            labels = {view: one.to(device) for view, one in labels.items()}
+            labels = {view: view_labels.to(device) for view, view_labels in labels.items()}
         labelled = batches.with_labels(labels)
         psnr_db = measure_difference(teacher, labelled, self.precision)
         figures = ", ".join(f"{view} {db:.1f} dB" for view, db in psnr_db.items())

@@ -58,7 +58,7 @@ class PrecisionChoice:
         if self._lower is None or bits > 8 or lr[:, 0].numel() < LEAST_LR_PIXELS:
             return Selected(self._runtime)
         samples = sample_patches(lr)
-        exact, lower = (to_u8(super_resolve(one, samples, tile=0).sr) for one in (self._runtime, self._lower))
+        exact, lower = (to_u8(super_resolve(runtime, samples, tile=0).sr) for runtime in (self._runtime, self._lower))
         if int((exact.int() - lower.int()).abs().max()) > MAX_SAMPLE_LEVELS:
             return Selected(self._runtime)
         psnr_to_exact = float(psnr(lower, exact).min())

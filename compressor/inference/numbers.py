@@ -43,4 +43,5 @@ def numbers_of(model: Runtime) -> Numbers:
 
 def lines_about(numbers: Mapping[str, Numbers]) -> list[str]:
     """Return one line per quantised model, by label."""
-    return [f"{label}: {line}" for label, one in numbers.items() if (line := one.line()) is not None]
+    lines = {label: entry.line() for label, entry in numbers.items()}
+    return [f"{label}: {line}" for label, line in lines.items() if line is not None]

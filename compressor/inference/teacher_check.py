@@ -137,9 +137,9 @@ def _outputs(teacher: ImageModel, lr: torch.Tensor) -> torch.Tensor:
     return sr
 
 
-def _psnr(one: torch.Tensor, other: torch.Tensor) -> float:
+def _psnr(first: torch.Tensor, second: torch.Tensor) -> float:
     """Return the PSNR in dB over RGB of two images rounded to 8 bit; 99 dB if they are equal."""
-    return min(99.0, float(psnr(to_u8(one), to_u8(other)).mean()))
+    return min(99.0, float(psnr(to_u8(first), to_u8(second)).mean()))
 
 
 def _best_alternative(
@@ -171,5 +171,5 @@ def format_options(settings: Mapping[str, Any]) -> str:
 
 def _format_value(value: Any) -> str:
     if isinstance(value, tuple):
-        return "/".join(f"{part:g}" for part in value)
+        return "/".join(f"{number:g}" for number in value)
     return f"{value:g}" if isinstance(value, float) else str(value)

@@ -133,9 +133,9 @@ def _run_fixed(run: Run, lr: Tensor, model: Descriptor, overlap: int, progress: 
     rows, columns = (fixed_spans(max(size, length), length, margin) for size, length in axes)
     exact = radius is not None and all(size <= length or length // 4 >= radius for size, length in axes)
     windows = [(row, column) for row in rows for column in columns]
-    parts = [_run_windows(run, image[None], windows, scale, progress, measure=not exact) for image in lr]
-    seams = [seam for _, seam in parts if seam is not None]
-    sr = torch.cat([part for part, _ in parts])[..., : height * scale, : width * scale]
+    outputs = [_run_windows(run, image[None], windows, scale, progress, measure=not exact) for image in lr]
+    seams = [seam for _, seam in outputs if seam is not None]
+    sr = torch.cat([output for output, _ in outputs])[..., : height * scale, : width * scale]
     return Tiled(sr, max(model.fixed_size) if len(windows) > 1 else None, max(seams, default=None))
 
 
@@ -221,15 +221,15 @@ def _run_windows(
     edges: list[tuple[slice, slice, Tensor]] = []
     for done, (row, column) in enumerate(windows, start=1):
         lr = padded[..., row.begin : row.begin + row.length, column.begin : column.begin + column.length].contiguous()
-        part = _run_checked(run, lr, scale).to(sr.device)
+        output = _run_checked(run, lr, scale).to(sr.device)
         rows, columns = _hr_slice(row.start, row.stop, scale), _hr_slice(column.start, column.stop, scale)
-        sr[..., rows, columns] = _region(part, row, column, rows, columns, scale)
+        sr[..., rows, columns] = _region(output, row, column, rows, columns, scale)
         if measure and row.start:
             above = _hr_slice(row.start - 1, row.start, scale)
-            edges.append((above, columns, _region(part, row, column, above, columns, scale).clone()))
+            edges.append((above, columns, _region(output, row, column, above, columns, scale).clone()))
         if measure and column.start:
             left = _hr_slice(column.start - 1, column.start, scale)
-            edges.append((rows, left, _region(part, row, column, rows, left, scale).clone()))
+            edges.append((rows, left, _region(output, row, column, rows, left, scale).clone()))
         if progress is not None:
             progress(done, len(windows))
     seams = (float((sr[..., rows, columns] - edge).abs().max()) for rows, columns, edge in edges)
@@ -240,10 +240,10 @@ def _hr_slice(start: int, stop: int, scale: int) -> slice:
     return slice(start * scale, stop * scale)
 
 
-def _region(part: Tensor, row: Span, column: Span, rows: slice, columns: slice, scale: int) -> Tensor:
+def _region(output: Tensor, row: Span, column: Span, rows: slice, columns: slice, scale: int) -> Tensor:
     """Return the part of a window's output at these coordinates of the whole output."""
     top, left = row.begin * scale, column.begin * scale
-    return part[..., rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
+    return output[..., rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
 
 
 def _run_checked(run: Run, lr: Tensor, scale: int) -> Tensor:

@@ -70,12 +70,12 @@ def read_whole(path: Path) -> bytes:
     tensors = list(_external_tensors(model))
     if not tensors:
         return content
-    parts = [_external_part(tensor, path) for tensor in tensors]
-    total = len(content) + sum(length for _, _, length in parts)
+    places = [_external_part(tensor, path) for tensor in tensors]
+    total = len(content) + sum(length for _, _, length in places)
     if total > MOST_BYTES:
         raise SrkdError(f"{path} has {total:,} bytes with its weights, more than {MOST_BYTES:,}: it is no image model")
-    for tensor, part in zip(tensors, parts, strict=True):
-        tensor.raw_data = _read_part(*part)
+    for tensor, place in zip(tensors, places, strict=True):
+        tensor.raw_data = _read_part(*place)
         tensor.ClearField("external_data")
         tensor.ClearField("data_location")
     with one_line(f"{path} is not an ONNX file", first=True):
@@ -105,13 +105,13 @@ def _external_tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
             graph = graphs.pop()
             nodes.extend(graph.node)
             tensors += graph.initializer
-            tensors += [part for sparse in graph.sparse_initializer for part in (sparse.values, sparse.indices)]
+            tensors += [tensor for sparse in graph.sparse_initializer for tensor in (sparse.values, sparse.indices)]
         else:
             for attribute in nodes.pop().attribute:
                 graphs += [attribute.g, *attribute.graphs] if attribute.HasField("g") else attribute.graphs
                 tensors += [attribute.t, *attribute.tensors]
                 sparse_tensors = [attribute.sparse_tensor, *attribute.sparse_tensors]
-                tensors += [part for sparse in sparse_tensors for part in (sparse.values, sparse.indices)]
+                tensors += [tensor for sparse in sparse_tensors for tensor in (sparse.values, sparse.indices)]
         yield from (tensor for tensor in tensors if tensor.data_location == TensorProto.EXTERNAL)
 
 

@@ -158,4 +158,4 @@ def torch_device_for(device: str) -> str:
 def _version() -> tuple[int, ...]:
     import onnxruntime
 
-    return tuple(int(part) for part in re.findall(r"\d+", onnxruntime.__version__)[:2])
+    return tuple(int(number) for number in re.findall(r"\d+", onnxruntime.__version__)[:2])

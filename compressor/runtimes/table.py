@@ -238,4 +238,4 @@ def runtime_of(file: Path) -> str:
 
 def device_patterns() -> dict[str, str]:
     """Return the devices of all runtimes: a regular expression for the text after the colon, by device."""
-    return {name: part for row in RUNTIMES.values() for name, part in row.devices.items()}
+    return {name: pattern for row in RUNTIMES.values() for name, pattern in row.devices.items()}

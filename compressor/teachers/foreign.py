@@ -65,13 +65,15 @@ class ForeignSettings:
         """
         both = [replace(self, input_range=name, output_range=name) for name in RANGES]
         each = [
-            replace(self, input_range=one, output_range=other)
-            for one, other in product(RANGES, repeat=2)
-            if one != other
+            replace(self, input_range=input_range, output_range=output_range)
+            for input_range, output_range in product(RANGES, repeat=2)
+            if input_range != output_range
         ]
         flipped = [replace(settings, bgr=not self.bgr) for settings in (self, *both, *each)] if colours else []
         first = [*both, *flipped[:1]]
-        return [[settings for settings in part if settings != self] for part in (first, each, flipped[1:])]
+        return [
+            [settings for settings in settings_list if settings != self] for settings_list in (first, each, flipped[1:])
+        ]
 
 
 def _range_name(option: str, value: object) -> str:
@@ -165,7 +167,7 @@ class ForeignModel(ImageModel):
 
     def alternatives(self) -> list[list[Mapping[str, Any]]]:
         rounds = self.image_settings.others(colours=self.facts.descriptor.channels == 3)
-        return [[settings.to_options() for settings in part] for part in rounds]
+        return [[settings.to_options() for settings in settings_list] for settings_list in rounds]
 
     def with_settings(self, settings: Mapping[str, Any]) -> ForeignModel:
         return ForeignModel(self.program, ForeignSettings.from_options(settings))
@@ -196,7 +198,9 @@ class ForeignModel(ImageModel):
         )
         inputs = self._ordered(padded * (white_in - black_in) + black_in)
         batch = self.facts.largest_batch or len(inputs)
-        outputs = [self._run_batch(part, self.facts.largest_batch or len(part)) for part in torch.split(inputs, batch)]
+        outputs = [
+            self._run_batch(images, self.facts.largest_batch or len(images)) for images in torch.split(inputs, batch)
+        ]
         sr = (self._ordered(torch.cat(outputs).float()) - black_out) / (white_out - black_out)
         return sr[..., : height * program.scale, : width * program.scale].to(lr.device)
 

@@ -120,9 +120,9 @@ def footprint(
             for module in helper.children():
                 live.follow("helper", module)
         before, activations = live.bytes, 0
-        for part in range(stage.updates):
+        for update in range(stage.updates):
             begin = live.bytes
-            losses = compute_losses(stage, state, Step(0, 0, Batch(lr, hr), networks, part))
+            losses = compute_losses(stage, state, Step(0, 0, Batch(lr, hr), networks, update))
             activations = max(activations, live.bytes - begin)
             torch.autograd.backward(losses.total)
     trained, modules = _bytes(state.trained_network), _bytes(state.modules)
@@ -207,8 +207,8 @@ class _Meter(LiveBytes):  # type: ignore[no-untyped-call]
     def after(self, function: Any, arguments: tuple[Any, ...], options: Mapping[str, Any], result: Any) -> None:
         macs = macs_of(function, arguments, options, result)
         self.macs += macs
-        for part in self._within[-1:]:
-            part.macs += macs
+        for innermost in self._within[-1:]:
+            innermost.macs += macs
         super().after(function, arguments, options, result)
 
 

@@ -90,9 +90,9 @@ class Trainer:
                 self._rehearse(stage, number, batch, networks)
             rate = set_rate(state.optimiser, stage.schedule.at(number - state.began))
             losses, skipped = self._update(stage, Step(number, self.seed, batch, networks))
-            for part in range(1, updates):
+            for update in range(1, updates):
                 if skipped is None:
-                    later, skipped = self._update(stage, Step(number, self.seed, batch, networks, part))
+                    later, skipped = self._update(stage, Step(number, self.seed, batch, networks, update))
                     losses = losses.merged(later)
             state.done = number + 1
             if skipped is None:
@@ -137,8 +137,8 @@ class Trainer:
         Terms shared by methods must be equal here. A resumed run rehearses, too, so that its first step is computed
         like any other.
         """
-        for part in range(stage.updates):
-            step = Step(number, self.seed, batch, networks, part)
+        for update in range(stage.updates):
+            step = Step(number, self.seed, batch, networks, update)
             terms = {method.name: method.terms(step) for method in stage.methods}
             self.context.processes.run_on_all(functools.partial(require_same_terms, terms))
 

@@ -36,7 +36,9 @@ def build_networks(
 
     if state.role == "joint":
         whole = state.trained_network.spec
-        branches = [spec for one in stage.methods if isinstance(one, TrainsJointly) for spec in one.branches(whole)]
+        branches = [
+            spec for method in stage.methods if isinstance(method, TrainsJointly) for spec in method.branches(whole)
+        ]
         students = [student_inside(spec) for spec in dict.fromkeys((state.student.spec, *branches))]
         teacher_runner: Runner | None = runner(state.trained_network, mode.precision, True)
     else:

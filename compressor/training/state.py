@@ -201,13 +201,13 @@ def _parameter_groups(stage: Stage, network: Network, extra: Sequence[nn.Paramet
 
     `rate_ratio` is a group's rate over the stage's, by which the loop sets its rate.
     """
-    own = [rate for method in stage.methods if isinstance(method, SetsOwnRates) for rate in method.own_rates(network)]
-    apart = {id(parameter) for one in own for parameter in one.parameters}
+    rates = [rate for method in stage.methods if isinstance(method, SetsOwnRates) for rate in method.own_rates(network)]
+    apart = {id(parameter) for rate in rates for parameter in rate.parameters}
     rest = [parameter for parameter in (*network.parameters(), *extra) if id(parameter) not in apart]
     groups: list[dict[str, Any]] = [{"params": rest, RATE_RATIO: 1.0}]
-    for one in own:
-        ratio = one.rate / stage.schedule.rate
-        groups.append({"params": list(one.parameters), "weight_decay": one.weight_decay, RATE_RATIO: ratio})
+    for own in rates:
+        ratio = own.rate / stage.schedule.rate
+        groups.append({"params": list(own.parameters), "weight_decay": own.weight_decay, RATE_RATIO: ratio})
     return groups
 
 

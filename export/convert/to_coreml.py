@@ -127,9 +127,9 @@ def _require_weights(program: Any, network: Network) -> int:
             stored[_content(operation.outputs[0].val)] += 1
     weights = [
         (f"{name}.{kind}", tensor.detach().numpy())
-        for name, part in network.named_modules()
-        if isinstance(part, LAYERS_WITH_WEIGHTS)
-        for kind, tensor in part.named_parameters(recurse=False)
+        for name, module in network.named_modules()
+        if isinstance(module, LAYERS_WITH_WEIGHTS)
+        for kind, tensor in module.named_parameters(recurse=False)
     ]
     for name, tensor in weights:
         # A bias of zeros is left out, and equal tensors are stored once.

@@ -115,9 +115,9 @@ def _patterns(colours: Mapping[str, torch.Tensor], y: torch.Tensor, x: torch.Ten
 
     Dots are single pixels: of white and the colours with one channel set on black, of the others on white.
     """
-    for one, other in combinations(colours.values(), 2):
+    for first, second in combinations(colours.values(), 2):
         for odd in (x + 0 * y, y + 0 * x, x + y):
-            yield torch.where(odd % 2 == 1, one, other)
+            yield torch.where(odd % 2 == 1, first, second)
     dots = (x % DOT_STEP == DOT_STEP // 2) & (y % DOT_STEP == DOT_STEP // 2)
     black, white = colours["black"], colours["white"]
     for colour in colours.values():

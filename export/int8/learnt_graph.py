@@ -265,7 +265,7 @@ def _is_lowest(graph: onnx.GraphProto, zero_point: str) -> bool:
 
 
 def _constant(graph: onnx.GraphProto, name: str) -> NDArray[Any]:
-    tensor = next((one for one in graph.initializer if one.name == name), None)
+    tensor = next((stored for stored in graph.initializer if stored.name == name), None)
     if tensor is None:
         tensor = _producers(graph)[name].attribute[0].t
     return np.asarray(onnx.numpy_helper.to_array(tensor))

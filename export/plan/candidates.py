@@ -45,8 +45,12 @@ def list_candidates(teacher: TeacherFacts, lr_size: tuple[int, int]) -> tuple[Ca
     if teacher.spec is not None:
         most = cost(teacher.spec, lr_size)
         candidates += _shapes(teacher.spec, lr_size, fits=architecture(teacher.spec.arch).linear is not None)
-    within = [one for one in candidates if most is None or (one.params <= most.params and one.macs <= most.macs)]
-    return tuple({one.student: one for one in within}.values())
+    within = [
+        candidate
+        for candidate in candidates
+        if most is None or (candidate.params <= most.params and candidate.macs <= most.macs)
+    ]
+    return tuple({candidate.student: candidate for candidate in within}.values())
 
 
 def _shapes(largest: Spec, lr_size: tuple[int, int], *, fits: bool) -> Iterator[CandidateShape]:

@@ -53,13 +53,15 @@ def spread_out(
 ) -> tuple[CandidateShape, ...]:
     """Return some candidates of each kind, evenly from the least to the most MACs on a logarithmic scale."""
     chosen: list[CandidateShape] = []
-    allowed = [one for one in candidates if one.macs <= targets.most_macs]
-    for kind in dict.fromkeys(one.kind for one in allowed):
-        own = sorted((one for one in allowed if one.kind == kind), key=lambda one: one.macs)
+    allowed = [candidate for candidate in candidates if candidate.macs <= targets.most_macs]
+    for kind in dict.fromkeys(candidate.kind for candidate in allowed):
+        own = sorted(
+            (candidate for candidate in allowed if candidate.kind == kind), key=lambda candidate: candidate.macs
+        )
         least, most = own[0].macs, own[-1].macs
         steps = [least * (most / least) ** (index / max(1, per_kind - 1)) for index in range(per_kind)]
         # Of shapes with the same MACs take the deeper: narrow and deep shapes are better students.
-        nearest = (min(own, key=lambda one: (abs(one.macs / step - 1), -one.depth)) for step in steps)
+        nearest = (min(own, key=lambda candidate: (abs(candidate.macs / step - 1), -candidate.depth)) for step in steps)
         chosen += dict.fromkeys(nearest)
     return tuple(chosen)
 

@@ -132,8 +132,9 @@ def _write_photo(folder: Path, scale: int) -> None:
 def megabytes_of(file: Path) -> float:
     """Return the size of a file with its companions (a .bin, a sidecar), in 10⁶ bytes."""
     stem = file.name.partition(".")[0]
-    parts = [file] if file.suffix == ".onnx" else [*file.parent.glob(f"{stem}.*")]
-    return sum(inner.stat().st_size for part in parts for inner in (part, *part.rglob("*")) if inner.is_file()) / 1e6
+    companions = [file] if file.suffix == ".onnx" else [*file.parent.glob(f"{stem}.*")]
+    files = (inner for path in companions for inner in (path, *path.rglob("*")) if inner.is_file())
+    return sum(inner.stat().st_size for inner in files) / 1e6
 
 
 class Bench:

@@ -200,13 +200,13 @@ class _ShapeSearch:
     stopped: bool = False
 
     def run(self) -> Plan:
-        allowed = [one for one in self.candidates if one.macs <= self.targets.most_macs]
+        allowed = [candidate for candidate in self.candidates if candidate.macs <= self.targets.most_macs]
         if not allowed:
             raise self.unreachable_by_macs()
-        names = list(dict.fromkeys(one.kind for one in allowed))
+        names = list(dict.fromkeys(candidate.kind for candidate in allowed))
         total = len(names) * self.per_kind
         kinds = [
-            _Kind(self, [one for one in allowed if one.kind == name], index * self.per_kind, total)
+            _Kind(self, [candidate for candidate in allowed if candidate.kind == name], index * self.per_kind, total)
             for index, name in enumerate(names)
         ]
         for index, kind in enumerate(kinds):
@@ -239,26 +239,30 @@ class _ShapeSearch:
 
     def meeting(self) -> list[CandidateShape]:
         """Return the candidates that meet all targets by their last measurement, the largest first."""
-        return sorted((one for one in self.measured if self.excess(one) <= 1), key=_size, reverse=True)
+        return sorted(
+            (candidate for candidate in self.measured if self.excess(candidate) <= 1), key=_size, reverse=True
+        )
 
     def decide(self, kinds: Sequence[_Kind]) -> tuple[CandidateShape | None, list[CandidateShape]]:
         """Measure finalists again until none is left; return the best by quality of those that tie, and these."""
-        while finalists := [one for one in self.finalists() if one not in self.again]:
-            met = {one for one in finalists if self.excess(one) <= 1}
+        while finalists := [candidate for candidate in self.finalists() if candidate not in self.again]:
+            met = {candidate for candidate in finalists if self.excess(candidate) <= 1}
             self.measure_again(finalists)
-            if dropped := [one for one in met if one not in self.measured or self.excess(one) > 1]:
+            if dropped := [
+                candidate for candidate in met if candidate not in self.measured or self.excess(candidate) > 1
+            ]:
                 for kind in kinds:
                     kind.fill_gap(below=min(dropped, key=_size))
-        meeting = [one for one in self.meeting() if one in self.again]
+        meeting = [candidate for candidate in self.meeting() if candidate in self.again]
         if not meeting:
             return None, []
         tied = _tied(meeting)
         # The plan also shows the quality of the two largest fittable candidates that meet the targets.
-        for candidate in dict.fromkeys((*tied, *[one for one in self.meeting() if one.fits][:2])):
+        for candidate in dict.fromkeys((*tied, *[shape for shape in self.meeting() if shape.fits][:2])):
             score = self.quality(candidate)
             if score is not None:
                 self.scores[candidate] = score
-        return max(tied, key=lambda one: (self.scores.get(one, -math.inf), *_size(one))), tied
+        return max(tied, key=lambda candidate: (self.scores.get(candidate, -math.inf), *_size(candidate))), tied
 
     def measure_again(self, finalists: Sequence[CandidateShape]) -> None:
         self.again.update(finalists)
@@ -275,10 +279,10 @@ class _ShapeSearch:
         meeting = self.meeting()
         if not meeting:
             nearest = sorted(self.measured, key=self.excess)[:2]
-            return [one for one in nearest if self.excess(one) <= NEARLY]
+            return [candidate for candidate in nearest if self.excess(candidate) <= NEARLY]
         tied = _tied(meeting)
         # All that are larger than the largest one that meets the targets miss them.
-        nearly = [one for one in self.measured if self.excess(one) <= 1 + self.margin and _size(one) > _size(tied[0])]
+        nearly = [shape for shape in self.measured if self.excess(shape) <= 1 + self.margin and _size(shape) > _size(tied[0])]
         return [*tied, *sorted(nearly, key=self.excess)[:2]]
 
     def plan(self, chosen: CandidateShape, tied: Sequence[CandidateShape]) -> Plan:
@@ -288,7 +292,7 @@ class _ShapeSearch:
 
     def rows(self, chosen: CandidateShape | None, tied: Sequence[CandidateShape]) -> Iterator[PlanRow]:
         """Yield the measured shapes, the slowest first, then those that failed."""
-        for candidate in sorted(self.measured, key=lambda one: -self.measured[one].ms):
+        for candidate in sorted(self.measured, key=lambda tried: -self.measured[tried].ms):
             yield self.row(candidate, *self.verdict(candidate, chosen, tied))
         for candidate, reason in self.failed.items():
             yield self.row(candidate, "failed", reason)
@@ -337,7 +341,7 @@ class _ShapeSearch:
     def unreachable_by_macs(self) -> Unreachable:
         if not self.candidates:
             return Unreachable("there is no shape to choose from that is smaller than the teacher")
-        least = min(self.candidates, key=lambda one: one.macs)
+        least = min(self.candidates, key=lambda candidate: candidate.macs)
         return Unreachable(
             f"{self.targets} cannot be reached: the smallest shape, {least.name}, takes {least.macs / 1e9:.3g} GMAC; "
             "give a smaller --lr-size"
@@ -366,7 +370,7 @@ def _size(candidate: CandidateShape) -> tuple[int, int]:
 
 def _tied(meeting: Sequence[CandidateShape]) -> list[CandidateShape]:
     """Return the candidates that tie with the first, the largest."""
-    return [one for one in meeting if one.params >= TIE * meeting[0].params][:FINALISTS]
+    return [candidate for candidate in meeting if candidate.params >= TIE * meeting[0].params][:FINALISTS]
 
 
 def _line_through(points: Sequence[tuple[float, float]]) -> Callable[[float], float]:
@@ -401,13 +405,13 @@ class _Kind:
 
         The shapes between that finalist and those known to meet the targets have not been tried yet.
         """
-        measured = {one: self.search.measured[one] for one in self.attempts if one in self.search.measured}
+        measured = {shape: self.search.measured[shape] for shape in self.attempts if shape in self.search.measured}
         if not measured or self.search.enough(FINALISTS_SHARE):
             return
         expected = self.expected(measured)
-        least = max((_size(one) for one in self.search.meeting()), default=(0, 0))
-        gap = [one for one in self.shapes if least < _size(one) < _size(below) and one not in self.attempts]
-        following = max((one for one in gap if expected[one] <= 1), key=_size, default=None)
+        least = max((_size(shape) for shape in self.search.meeting()), default=(0, 0))
+        gap = [shape for shape in self.shapes if least < _size(shape) < _size(below) and shape not in self.attempts]
+        following = max((shape for shape in gap if expected[shape] <= 1), key=_size, default=None)
         if following is not None:
             self.try_one(following)
 
@@ -419,49 +423,49 @@ class _Kind:
 
     def anchors(self) -> list[CandidateShape]:
         """Return the smallest shape, a deeper one of its width and a wider one: the least that the time model needs."""
-        least = min(self.shapes, key=lambda one: (one.macs, one.params))
-        deeper = [one for one in self.shapes if one.width == least.width and one.depth >= 4 * least.depth]
-        wider = [one for one in self.shapes if one.width >= 2 * least.width]
-        nearest = min(wider, key=lambda one: (one.width, one.depth), default=least)
-        return list(dict.fromkeys((least, min(deeper, key=lambda one: one.depth, default=least), nearest)))
+        least = min(self.shapes, key=lambda shape: (shape.macs, shape.params))
+        deeper = [shape for shape in self.shapes if shape.width == least.width and shape.depth >= 4 * least.depth]
+        wider = [shape for shape in self.shapes if shape.width >= 2 * least.width]
+        nearest = min(wider, key=lambda shape: (shape.width, shape.depth), default=least)
+        return list(dict.fromkeys((least, min(deeper, key=lambda shape: shape.depth, default=least), nearest)))
 
     def next(self) -> CandidateShape | None:
         """Return the shape to measure next, or None if no larger one could meet the targets."""
-        measured = {one: self.search.measured[one] for one in self.attempts if one in self.search.measured}
+        measured = {shape: self.search.measured[shape] for shape in self.attempts if shape in self.search.measured}
         if not measured:
             return self.nearest_to_least()
         expected = self.expected(measured)
-        best = max((one for one in measured if self.search.excess(one) <= 1), key=_size, default=None)
-        left = [one for one in self.shapes if one not in self.attempts]
-        larger = [one for one in left if best is None or _size(one) > _size(best)]
-        good = [one for one in larger if expected[one] <= 1]
+        best = max((shape for shape in measured if self.search.excess(shape) <= 1), key=_size, default=None)
+        left = [shape for shape in self.shapes if shape not in self.attempts]
+        larger = [shape for shape in left if best is None or _size(shape) > _size(best)]
+        good = [shape for shape in larger if expected[shape] <= 1]
         if good:
             return max(good, key=_size)
         doubtful = [
-            one
-            for one in larger
-            if expected[one] <= (NEARLY if best is None or self.is_beside(one, best) else DOUBTFUL)
+            shape
+            for shape in larger
+            if expected[shape] <= (NEARLY if best is None or self.is_beside(shape, best) else DOUBTFUL)
         ]
         return min(doubtful, key=expected.__getitem__, default=None)
 
     def expected(self, measured: Mapping[CandidateShape, ShapeMeasurement]) -> dict[CandidateShape, float]:
         """Return for each shape the expected ratio to its worst target."""
-        model = TimeModel.of([(one.width, one.depth, figures.ms) for one, figures in measured.items()])
-        megabytes = _line_through([(one.params, figures.megabytes) for one, figures in measured.items()])
+        model = TimeModel.of([(shape.width, shape.depth, figures.ms) for shape, figures in measured.items()])
+        megabytes = _line_through([(shape.params, figures.megabytes) for shape, figures in measured.items()])
         targets, margin = self.search.targets, self.search.margin
         return {
-            one: targets.excess(model.ms(one.width, one.depth), megabytes(one.params), one.macs, margin)
-            for one in self.shapes
+            shape: targets.excess(model.ms(shape.width, shape.depth), megabytes(shape.params), shape.macs, margin)
+            for shape in self.shapes
         }
 
     def nearest_to_least(self) -> CandidateShape | None:
         """Return the smallest untried shape, or None. It is used as long as every tried shape has failed."""
-        left = [one for one in self.shapes if one not in self.attempts]
-        return min(left, key=lambda one: (one.macs, one.params), default=None)
+        left = [shape for shape in self.shapes if shape not in self.attempts]
+        return min(left, key=lambda shape: (shape.macs, shape.params), default=None)
 
-    def is_beside(self, one: CandidateShape, other: CandidateShape) -> bool:
+    def is_beside(self, first: CandidateShape, second: CandidateShape) -> bool:
         """Return whether two shapes are next to each other in the grid of widths and depths."""
         widths = sorted({shape.width for shape in self.shapes})
         depths = sorted({shape.depth for shape in self.shapes})
-        steps = abs(widths.index(one.width) - widths.index(other.width))
-        return max(steps, abs(depths.index(one.depth) - depths.index(other.depth))) <= 1
+        steps = abs(widths.index(first.width) - widths.index(second.width))
+        return max(steps, abs(depths.index(first.depth) - depths.index(second.depth))) <= 1

@@ -514,7 +514,7 @@ def _about_int8(model: ProfiledModel) -> str | None:
         return None
     unbounded = "all in eight bits to be timed, its loss is not bounded (srkd export bounds it)"
     parts = [model.facts.numbers, unbounded if model.unbounded else None, model.facts.integer_nodes]
-    return f"{model.name}: {'; '.join(str(part) for part in parts if part is not None)}"
+    return f"{model.name}: {'; '.join(str(remark) for remark in parts if remark is not None)}"
 
 
 def _eight_bits(model: ProfiledModel) -> EightBits | None:

@@ -204,7 +204,7 @@ class _Job:
 
     def final_names(self, path: Path) -> list[Path]:
         """Return the final paths of a file in its temporary folder and of its companions; refuse reserved ones."""
-        names = [(self.out_dir / part.name).resolve() for part in sorted(path.parent.iterdir())]
+        names = [(self.out_dir / file.name).resolve() for file in sorted(path.parent.iterdir())]
         for name in names:
             if name in self.reserved:
                 raise SrkdError(f"{name.name} would be written over {self.reserved[name]}: name another folder (--out)")

@@ -83,7 +83,9 @@ def _shape_problem(detail: Any, values: Mapping[str, Any], origin: PresetSource)
     """Return a mistake outside the options of methods."""
     keys = tuple(piece for piece in detail["loc"][:-1] if isinstance(piece, str))
     siblings = MODELS[keys].model_fields if keys in MODELS else ()
-    elsewhere = [".".join((*path, name)) for path, part in MODELS.items() for name in part.model_fields if path != keys]
+    elsewhere = [
+        ".".join((*path, name)) for path, model in MODELS.items() for name in model.model_fields if path != keys
+    ]
     if not keys:
         options = [f"{rule.get('name')}.{option}" for rule in _method_rules(values) for option in _options_of(rule)]
         elsewhere = [*options, *elsewhere]

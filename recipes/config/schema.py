@@ -53,7 +53,7 @@ def _schema_of(model: type[BaseModel]) -> dict[str, Any]:
     # Draft 7 uses other names than pydantic for the definitions and the entries of a tuple.
     names = {"$defs": "definitions", "prefixItems": "items"}
     renamed: dict[str, Any] = json.loads(
-        json.dumps(schema), object_hook=lambda part: {names.get(key, key): value for key, value in part.items()}
+        json.dumps(schema), object_hook=lambda entries: {names.get(key, key): value for key, value in entries.items()}
     )
     return renamed
 

@@ -168,14 +168,14 @@ class DUKD(PlainMethod):
             # HR crops have the size of the LR patches: one pass for both costs less.
             crops = [new["zoom_in"]] if "zoom_in" in new else []
             step.run_together(
-                student=[step.lr, *(one.augmented for one in crops)],
-                teacher=[step.lr, *(one.images for one in crops)] if self.logits else (),
+                student=[step.lr, *(crop.augmented for crop in crops)],
+                teacher=[step.lr, *(crop.images for crop in crops)] if self.logits else (),
             )
             sr = step.student().sr
             terms["pixel"] = F.l1_loss(sr, step.hr)
             if self.logits:
                 terms["logits"] = F.l1_loss(sr, step.teacher().sr.detach())
-        terms |= {name: self._consistency(step, one) for name, one in new.items()}
+        terms |= {name: self._consistency(step, new_input) for name, new_input in new.items()}
         if self.variant == "code" and "zoom_out" in new:
             sr = step.student(step.zoom_out()).sr
             if sr.shape != step.lr.shape:
@@ -211,10 +211,10 @@ class DUKD(PlainMethod):
             operations = replace(operations, inverted=torch.zeros_like(operations.inverted))
         return NewInput(images, apply(images, operations), operations)
 
-    def _consistency(self, step: Step, one: NewInput) -> torch.Tensor:
+    def _consistency(self, step: Step, new_input: NewInput) -> torch.Tensor:
         """Return the L1 between the student's output, restored after augmentation, and the teacher's."""
-        target, sr = step.teacher(one.images).sr.detach(), step.student(one.augmented).sr
-        restored = sr if one.operations is None else invert(sr, one.operations, bug=self.bug)
+        target, sr = step.teacher(new_input.images).sr.detach(), step.student(new_input.augmented).sr
+        restored = sr if new_input.operations is None else invert(sr, new_input.operations, bug=self.bug)
         return F.l1_loss(restored, target)
 
 

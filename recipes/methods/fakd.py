@@ -143,17 +143,17 @@ def distances_by_rows(
         left, right = torch.cat([columns, -target], 1).transpose(1, 2), torch.cat([columns, target], 1)
         total = columns.new_zeros(len(columns))
         for start in range(0, positions, rows):
-            part, after = slice(start, start + rows), slice(start + rows, None)
-            difference = left[:, part] @ right[:, :, start:]
+            block, after = slice(start, start + rows), slice(start + rows, None)
+            difference = left[:, block] @ right[:, :, start:]
             square, beside = difference[..., :rows], difference[..., rows:]
-            # The part right of the square also represents the part below it.
+            # The block right of the square also represents the block below it.
             total += 2 * difference.abs().sum((1, 2)) - square.abs().sum((1, 2))
             if gradient is not None:
                 square.diagonal(dim1=1, dim2=2).zero_()
                 difference.sign_()
                 part_gradient = gradient[first : first + group]
-                part_gradient[:, :, part] += columns[:, :, start:] @ difference.transpose(1, 2)
-                part_gradient[:, :, after] += columns[:, :, part] @ beside
+                part_gradient[:, :, block] += columns[:, :, start:] @ difference.transpose(1, 2)
+                part_gradient[:, :, after] += columns[:, :, block] @ beside
         totals.append(total)
     if gradient is not None:
         gradient.mul_(2 / positions**2)
@@ -183,8 +183,8 @@ def try_kernel(device: torch.device) -> Distances | None:
         actual = distances_by_kernel(student, teacher, True)
         # In fp64: the kernel must not be refused because torch may multiply in TF32.
         expected = distances_by_rows(student.double(), teacher.double(), True, rows=77)
-        for one, other in zip(actual, expected, strict=True):
-            torch.testing.assert_close(one, other, check_dtype=False, rtol=1e-5, atol=1e-7)
+        for distance, wanted in zip(actual, expected, strict=True):
+            torch.testing.assert_close(distance, wanted, check_dtype=False, rtol=1e-5, atol=1e-7)
     except Exception as error:  # noqa: BLE001 - a compiler may raise any error of its back ends; plain products always work
         reason = reason_of(error, first=True)
         warnings.warn(f"no kernel for affinities on {device}, plain products take its place: {reason}", stacklevel=2)

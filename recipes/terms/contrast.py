@@ -60,8 +60,8 @@ class ContrastsThroughPhi(UsesPerceptualNet):
             references = features_of(phi, positive, negatives)
             anchors = [phi(image) for image in images]
         # Only the distances of each sample are sent between processes, not the features.
-        distances = [step.all_gather(sample_distances(one, *references)) for one in anchors]
-        return torch.stack([ratio_of(one) for one in distances]).sum()
+        distances = [step.all_gather(sample_distances(anchor, *references)) for anchor in anchors]
+        return torch.stack([ratio_of(of_anchor) for of_anchor in distances]).sum()
 
 
 def features_of(phi: Phi, positive: torch.Tensor, negatives: torch.Tensor) -> tuple[Features, Features]:

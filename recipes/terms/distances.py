@@ -69,7 +69,7 @@ def _has_channels_last(tensor: torch.Tensor) -> bool:
 
 def pairwise_l1(anchors: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
     """Return d(anchor_i, other_k), (B,K). The gradient reaches the anchors; the others are constants."""
-    rows = (in_rows(widen(one), anchors) for one in (anchors, others.detach()))
+    rows = (in_rows(widen(features), anchors) for features in (anchors, others.detach()))
     distances: torch.Tensor = _PairwiseL1.apply(*rows)  # type: ignore[no-untyped-call]
     return distances
 
@@ -92,15 +92,15 @@ class _SummedL1(torch.autograd.Function):
         chunk = max(1, CACHED_ELEMENTS // count) if rows.device.type == "cpu" else size
         totals = torch.zeros(count, dtype=dtype, device=rows.device)
         for start in range(0, size, chunk):
-            part = slice(start, start + chunk)
-            values, compared = rows[:, part].to(dtype), references[:, part].to(dtype)
+            columns = slice(start, start + chunk)
+            values, compared = rows[:, columns].to(dtype), references[:, columns].to(dtype)
             total = torch.zeros_like(values)
             for other in compared[None] if is_paired else compared:
                 difference = values - other
                 totals += difference.abs().sum(1)
                 total += difference.sign_()
             if signs is not None:
-                signs[:, part] = total
+                signs[:, columns] = total
         if signs is not None:
             ctx.save_for_backward(from_rows(signs, anchors))
         ctx.others_dtype = others.dtype

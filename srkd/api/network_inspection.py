@@ -136,9 +136,9 @@ def _inspect_exported(file: Path, options: InspectOptions) -> Inspection:
         spec = read_spec(metadata, file.name)
         scale = open_model(file).descriptor.scale if spec is None else spec.scale
         dialect, wrapping = runtime.name, runtime.files
-    parts = [file] if file.is_file() else sorted(part for part in file.rglob("*") if part.is_file())
+    files = [file] if file.is_file() else sorted(path for path in file.rglob("*") if path.is_file())
     origin = None if teacher is None else teacher.origin
-    hashes = [file_sha256(part) for part in parts]
+    hashes = [file_sha256(path) for path in files]
     return Inspection(
         path=file,
         architecture="unknown" if spec is None else spec.arch,
@@ -147,7 +147,7 @@ def _inspect_exported(file: Path, options: InspectOptions) -> Inspection:
         spec=None if spec is None else spec.to_dict(),
         lr_size=format_size(read_size(options.lr_size)),
         params=None if teacher is None else teacher.params,
-        bytes=sum(part.stat().st_size for part in parts) if origin is None else origin.bytes,
+        bytes=sum(path.stat().st_size for path in files) if origin is None else origin.bytes,
         # The hash of a folder is that of its files' hashes.
         sha256=hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest(),
         wrapping=wrapping,

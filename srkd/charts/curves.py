@@ -83,8 +83,8 @@ def printable(text: str) -> str:
 def _thinned(points: Sequence[Point]) -> Iterator[Point]:
     size = -(-len(points) // MOST_POINTS)
     for start in range(0, len(points), size):
-        part = points[start : start + size]
-        yield math.fsum(x for x, _ in part) / len(part), math.fsum(y for _, y in part) / len(part)
+        group = points[start : start + size]
+        yield math.fsum(x for x, _ in group) / len(group), math.fsum(y for _, y in group) / len(group)
 
 
 def round_ticks(low: float, high: float, count: int = 5) -> list[float]:

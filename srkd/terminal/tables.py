@@ -118,12 +118,12 @@ def _columns(columns: Sequence[_Column], widths: Sequence[int], gap: int) -> lis
 def _side_by_side(columns: Sequence[_Column], texts: Sequence[list[str]], widths: Sequence[int], gap: int) -> list[str]:
     lines = []
     for line in range(max(map(len, texts))):
-        parts = []
+        cells = []
         for column, text, width in zip(columns, texts, widths, strict=True):
-            part = text[line] if line < len(text) else ""
-            space = " " * (width - _width(part))
-            parts.append(space + part if column.is_numeric else part + space)
-        lines.append((" " * gap).join(parts).rstrip())
+            cell = text[line] if line < len(text) else ""
+            space = " " * (width - _width(cell))
+            cells.append(space + cell if column.is_numeric else cell + space)
+        lines.append((" " * gap).join(cells).rstrip())
     return lines
 
 

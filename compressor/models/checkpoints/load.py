@@ -87,7 +87,7 @@ def load_checkpoint(
 def read_states(path: Path, weights: str | None = None) -> list[tuple[str, dict[str, torch.Tensor]]]:
     """Return every possible state dict of the file with its wrapping, the one with unchanged names first."""
     with _open_weights(path, weights) as (container, unwrapped):
-        return [(one.wrapping, _tensors(container, one)) for one in readings(unwrapped)]
+        return [(reading.wrapping, _tensors(container, reading)) for reading in readings(unwrapped)]
 
 
 @contextmanager
@@ -292,7 +292,9 @@ def _describe_unknown(state: Mapping[str, torch.Tensor]) -> str:
     candidates = (
         (family, dialect, _patterns(dialect.names(family.spec(), set()).values())) for family, dialect in _dialects()
     )
-    family, dialect, expected = max(candidates, key=lambda one: len(one[2] & patterns) / len(one[2] | patterns))
+    family, dialect, expected = max(
+        candidates, key=lambda candidate: len(candidate[2] & patterns) / len(candidate[2] | patterns)
+    )
     if expected - patterns:
         difference = f"which has {_first(sorted(expected - patterns), 2)}"
     else:

@@ -82,8 +82,8 @@ def _parts(outer: Unwrapped, level: int) -> Iterator[Unwrapped]:
 
 def _only(outer: Unwrapped, prefix: str) -> Unwrapped:
     """Return the tensors under a prefix; others give a note, or an assumption if they may be the network, too."""
-    part = {name.removeprefix(prefix): ref for name, ref in outer.refs.items() if name.startswith(prefix)}
-    if not part:
+    kept = {name.removeprefix(prefix): ref for name, ref in outer.refs.items() if name.startswith(prefix)}
+    if not kept:
         starts = sorted({name.partition(".")[0] + "." for name in outer.refs})
         raise UsageError(f"no tensor's name begins with weights={prefix!r}; {nearest(prefix, starts[:20])}")
     others = [name for name in outer.refs if not name.startswith(prefix)]
@@ -94,7 +94,7 @@ def _only(outer: Unwrapped, prefix: str) -> Unwrapped:
         assumed = (*assumed, Assumption("weights", prefix, why))
     elif others:
         notes = (*notes, f"{len(others)} tensors outside {prefix}* are left out ({others[0][:60]}, …)")
-    bare = _without_prefixes(part)
+    bare = _without_prefixes(kept)
     return Unwrapped(bare, f"{outer.wrapping} > {prefix}*".removeprefix("bare > "), assumed, notes)
 
 

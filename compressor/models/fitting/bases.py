@@ -56,7 +56,7 @@ class Basis:
     def project(self, feature: torch.Tensor, parts: int = 1) -> torch.Tensor:
         """Return a teacher's feature (N, C, H, W) in the student's units; C is units times offsets, or parts."""
         if parts > 1:
-            return torch.cat([self.project(part) for part in feature.chunk(parts, 1)], 1)
+            return torch.cat([self.project(chunk) for chunk in feature.chunk(parts, 1)], 1)
         units, offsets = len(self.matrix), feature.shape[1] // len(self.matrix)
         split = feature.reshape(len(feature), units, offsets, *feature.shape[2:])
         mixed = torch.einsum("nuohw,uv->nvohw", split, self.matrix.to(feature.dtype))
@@ -141,8 +141,8 @@ def _moments(teacher: Network, plan: LinearPlan, patches: Share) -> dict[str, _M
     def measure(tap: Tap, feature: torch.Tensor) -> None:
         layer = taps[tap]
         feature = channels_first(feature, linear_layer(teacher, layer))
-        for space, part in zip(layer.inputs, feature.chunk(len(layer.inputs), 1), strict=True):
-            moments[space].add(part.transpose(0, 1).flatten(1))
+        for space, segment in zip(layer.inputs, feature.chunk(len(layer.inputs), 1), strict=True):
+            moments[space].add(segment.transpose(0, 1).flatten(1))
 
     with torch.no_grad(), watched(teacher, taps, measure):
         for batch in patches.batches():
@@ -216,8 +216,8 @@ def _use(teacher: Network, plan: LinearPlan, space: str, bases: Mapping[str, Bas
     for layer, segment in plan.consumers[space]:
         weight = dense_weight(linear_layer(teacher, layer)).chunk(len(layer.inputs), 1)[segment]
         row_bases = [basis.rows_of(layer.output) for basis in bases.values() if layer.output in basis.sources]
-        for part in weight.chunk(layer.parts):
-            for rows in [in_rows(part, one) for one in row_bases] or [part]:
+        for chunk in weight.chunk(layer.parts):
+            for rows in [in_rows(chunk, basis) for basis in row_bases] or [chunk]:
                 use += torch.einsum("ochw,odhw->cd", rows, rows)
     return use
 

@@ -156,7 +156,7 @@ class Fitting:
         several = len(self.bases[layer.output].sources) > 1
         name, side = layer.target.module, layer.target.side
         names = self.places.all_of(name) if several else [self.places.last_of(name)]
-        return [Tap(one, side) for one in names]
+        return [Tap(module, side) for module in names]
 
     def _gate(self, layer: LinearLayer) -> list[Tap]:
         """Return the teacher's tap of the gates that multiply a layer's output, or an empty list."""
@@ -166,7 +166,7 @@ class Fitting:
         """Return the teacher's features, one for each source of the student's units, in the student's units."""
         basis, module = self.bases[layer.output], linear_layer(self.student, layer)
         chunks = [channels_first(feature, module).chunk(layer.parts, 1) for feature in features]
-        value = torch.cat([part for parts in zip(*chunks, strict=True) for part in parts], 1)
+        value = torch.cat([chunk for row in zip(*chunks, strict=True) for chunk in row], 1)
         if layer.name in self.short.gates:
             return _logits(basis.gates(value.double().sigmoid())).clamp(-SATURATED, SATURATED)
         return basis.project(value, layer.parts)
@@ -212,13 +212,15 @@ class Fitting:
                     is_apart = (batch.first + index) % APART == APART - 1
                     patch = slice(index, index + 1)
                     self._add(sums[is_apart], x[patch], missing[patch], weights[patch], module)
-        self.patches.add(energy, difference, *(part for group in sums for one in group for part in one.parts))
+        self.patches.add(
+            energy, difference, *(tensor for group in sums for layer_sums in group for tensor in layer_sums.parts)
+        )
         if difference < ROUNDING**2 * energy:
             return
         corrections = [best_correction(fitted, apart) for fitted, apart in zip(*sums, strict=True)]
         self.ridges[layer.name] = corrections[0][2]
-        slope = torch.cat([one[0] for one in corrections]).reshape(module.weight.shape)
-        intercept = torch.cat([one[1] for one in corrections])
+        slope = torch.cat([correction[0] for correction in corrections]).reshape(module.weight.shape)
+        intercept = torch.cat([correction[1] for correction in corrections])
         module.weight.add_(slope.to(module.weight.dtype))
         if module.bias is not None:
             module.bias.add_(intercept.to(module.bias.dtype))
@@ -238,7 +240,7 @@ class Fitting:
         for batch in self.patches.batches():
             value = self.store[layer.name, 0, batch.first]
             (now,) = self._seen(stage, batch, tap)[tap]
-            x, y = (one.transpose(0, 1).flatten(1).double() for one in (channels_first(now, module), value))
+            x, y = (feature.transpose(0, 1).flatten(1).double() for feature in (channels_first(now, module), value))
             count = torch.full_like(x[:, 0], x.shape[1])
             sums += torch.stack([count, x.sum(1), y.sum(1), (x * x).sum(1), (x * y).sum(1)])
         self.patches.add(sums)
@@ -285,11 +287,11 @@ class Fitting:
         step = step_between(scale)
         weights = weights.reshape(missing.shape[-2:])[::step, ::step].flatten()
         missing = missing[..., ::step, ::step]
-        parts = zip(x.chunk(module.groups, 1), missing.chunk(module.groups, 1), sums, strict=True)
-        for part, its_missing, its_sums in parts:
+        groups = zip(x.chunk(module.groups, 1), missing.chunk(module.groups, 1), sums, strict=True)
+        for group_x, group_missing, group_sums in groups:
             assert isinstance(module.padding, tuple)
-            inputs = F.unfold(part, module.kernel_size, padding=module.padding, stride=step)[0]
-            its_sums.add(inputs, its_missing[0].flatten(1), weights)
+            inputs = F.unfold(group_x, module.kernel_size, padding=module.padding, stride=step)[0]
+            group_sums.add(inputs, group_missing[0].flatten(1), weights)
 
     def _prior(self, layer: LinearLayer) -> tuple[torch.Tensor, torch.Tensor]:
         """Return Bₒᵀ·W·Bᵢ and Bₒᵀ·b: the teacher's layer, or layers, in the student's bases.
@@ -310,10 +312,10 @@ class Fitting:
             rows, columns = place
             rows = rows.square() if is_gate else rows
             theirs = linear_layer(self.teacher, source)
-            weight += torch.cat([in_bases(part, rows, columns) for part in dense_weight(theirs).chunk(layer.parts)])
+            weight += torch.cat([in_bases(chunk, rows, columns) for chunk in dense_weight(theirs).chunk(layer.parts)])
             if theirs.bias is not None:
-                parts = theirs.bias.double().chunk(layer.parts)
-                bias += torch.cat([(rows.T @ part.reshape(len(rows), -1)).flatten() for part in parts])
+                chunks = theirs.bias.double().chunk(layer.parts)
+                bias += torch.cat([(rows.T @ chunk.reshape(len(rows), -1)).flatten() for chunk in chunks])
         return weight, bias
 
     def _place(self, layer: LinearLayer, source: LinearLayer) -> tuple[torch.Tensor, list[torch.Tensor]] | None:
@@ -336,7 +338,7 @@ class Fitting:
         matrix, size = self.bases[space].matrix, self.short.blocks.get(space, 1)
         several = len(self.bases[space].sources) > 1
         names = self.places.all_of(name) if several else [self.places.last_of(name)]
-        old = torch.cat([self.teacher.get_parameter(one).double() for one in names], -1)
+        old = torch.cat([self.teacher.get_parameter(parameter).double() for parameter in names], -1)
         self.student.get_parameter(name).copy_(old @ matrix[::size, ::size])
 
 

@@ -71,8 +71,8 @@ class Sums:
 
     def plus(self, other: Sums) -> Sums:
         total = Sums(len(self.x), len(self.r), self.x.device)
-        for part, one, another in zip(total.parts, self.parts, other.parts, strict=True):
-            part.copy_(one + another)
+        for total_sum, left, right in zip(total.parts, self.parts, other.parts, strict=True):
+            total_sum.copy_(left + right)
         return total
 
     def solve(self, ridge: float) -> tuple[torch.Tensor, torch.Tensor]:

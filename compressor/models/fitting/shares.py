@@ -35,8 +35,8 @@ class Share:
 
     def add(self, *sums: torch.Tensor) -> None:
         """Replace each tensor by its sum over the processes: the same bytes on all of them."""
-        for one in sums:
-            self.processes.sum_(one)
+        for tensor in sums:
+            self.processes.sum_(tensor)
 
     def follow(self, *values: torch.Tensor) -> None:
         """Replace each tensor by the leader's: another machine may round, and therefore choose, differently."""

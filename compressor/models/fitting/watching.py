@@ -34,7 +34,7 @@ def features_at(network: Network, calls: Mapping[Tap, int], run: Callable[[], ob
 
     def keep(tap: Tap, feature: torch.Tensor) -> None:
         features_by_tap[tap].append(feature)
-        if all(len(features) >= calls[one] for one, features in features_by_tap.items()):
+        if all(len(features) >= calls[seen] for seen, features in features_by_tap.items()):
             raise AllSeen
 
     with watched(network, features_by_tap, keep), suppress(AllSeen):

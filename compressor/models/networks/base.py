@@ -82,7 +82,7 @@ def _parse_text(text: str, default: Any) -> Any:
     """Return `text` as the type of `default` (numbers of a tuple are separated by / or ,); other text is unchanged."""
     try:
         if isinstance(default, tuple):
-            return tuple(type(default[0])(part) for part in re.split(r"[/,]", text))
+            return tuple(type(default[0])(item) for item in re.split(r"[/,]", text))
         if isinstance(default, bool):
             return {"true": True, "false": False}[text.lower()]
         if isinstance(default, (int, float)):

@@ -141,8 +141,8 @@ class EDSRNaming(Naming):
         value = 0.1 if width >= 256 else 1.0
         published = f"not in the file; published EDSR of {width} channels uses {value:g}"
         res_scale = self.res_scale or Assumption("res_scale", value, published)
-        parts = (1, 2, 3) if self.in_thirds else (1,)
-        depth = sum(self.count_blocks(state, p=part, b=r"(\d+)") for part in parts)
+        thirds = (1, 2, 3) if self.in_thirds else (1,)
+        depth = sum(self.count_blocks(state, p=third, b=r"(\d+)") for third in thirds)
         return self.read_shared(state, {"depth": depth, "res_scale": res_scale.value}, res_scale)
 
     def names(self, spec: EDSRSpec, in_file: set[str]) -> dict[str, str]:
@@ -150,9 +150,9 @@ class EDSRNaming(Naming):
         ends = (0, spec.depth // 3, 2 * spec.depth // 3, spec.depth) if self.in_thirds else (0, spec.depth)
         body_end = self.body_end.format(n=ends[-1] - ends[-2])
         layers = [("head", self.head), ("body_end", body_end), ("tail", self.tail)]
-        for part, (start, stop) in enumerate(pairwise(ends), 1):
+        for third, (start, stop) in enumerate(pairwise(ends), 1):
             for i in range(start, stop):
-                block = self.block.format(p=part, b=i - start)
+                block = self.block.format(p=third, b=i - start)
                 for conv, there in (("conv1", self.conv1), ("conv2", self.conv2)):
                     layers.append((f"blocks.{i}.{conv}", f"{block}.{there}"))
         return self.tensor_names(spec, layers)

@@ -127,7 +127,7 @@ class Correspondence:
             if long.count == short.count:
                 continue
             prefix = re.escape(long.prefix).replace(r"\*", r"\d+")
-            names = [expanded for one in names for expanded in _expand(one, prefix, long.count, short.count)]
+            names = [expanded for pattern in names for expanded in _expand(pattern, prefix, long.count, short.count)]
         return names
 
     def last_of(self, name: str) -> str:

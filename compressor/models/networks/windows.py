@@ -88,8 +88,8 @@ class WindowAttention(nn.Module):
         each = width // self.heads
         # At most five axes: some formats of `srkd export` do not support more.
         q, k, v = (
-            part.reshape(n, count, positions, self.heads, each).transpose(2, 3)
-            for part in self.qkv(self.read(windows)).chunk(3, dim=-1)
+            projected.reshape(n, count, positions, self.heads, each).transpose(2, 3)
+            for projected in self.qkv(self.read(windows)).chunk(3, dim=-1)
         )
         bias = self.bias_table[self.index].permute(2, 0, 1)
         attention = (q * each**-0.5) @ k.transpose(-2, -1) + bias

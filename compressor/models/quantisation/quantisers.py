@@ -291,7 +291,8 @@ def round_biases(network: nn.Module, lr: torch.Tensor) -> None:
     outputs: list[tuple[Quantiser, torch.Tensor]] = []
 
     def note_output(module: nn.Module, inputs: Any, output: torch.Tensor | tuple[torch.Tensor, ...]) -> None:
-        outputs.extend((cast(Quantiser, module), one) for one in (output if isinstance(output, tuple) else (output,)))
+        tensors = output if isinstance(output, tuple) else (output,)
+        outputs.extend((cast(Quantiser, module), tensor) for tensor in tensors)
 
     def note_input(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
         before = next((quantiser for quantiser, output in outputs if output is inputs[0]), None)
@@ -327,7 +328,7 @@ def add_quantisers(network: nn.Module, quantisation: Quantisation, papers_layers
     else:
         if not papers_layers:
             raise UsageError(f"placement=paper: no residual blocks are declared for a {arch}: use placement=all")
-        patterns = [re.compile(re.escape(one).replace(r"\*", r"\d+")) for one in papers_layers]
+        patterns = [re.compile(re.escape(name).replace(r"\*", r"\d+")) for name in papers_layers]
         selection = [name for name in layers if any(pattern.fullmatch(name) for pattern in patterns)]
     parents = {name.rpartition(".")[0] for name in selection}
     places = {name: module for name, module in network.named_modules() if isinstance(module, (Place, Shortcut))}

@@ -121,10 +121,10 @@ def require_slice(teacher: Spec, student: Spec) -> None:
     """Refuse a student that is not the same network with the same depth and fewer channels."""
     student_cuts(teacher, student)
     long, short = (plan.repeats for plan in _plans(teacher, student))
-    for whole, part in zip(long, short, strict=True):
-        if part.count < whole.count:
+    for whole, kept in zip(long, short, strict=True):
+        if kept.count < whole.count:
             raise UsageError(
-                f"the student has {part.count} of the teacher's {whole.count} {whole.prefix.rpartition('.')[2]}, and "
+                f"the student has {kept.count} of the teacher's {whole.count} {whole.prefix.rpartition('.')[2]}, and "
                 "inside its teacher it has as many: leave out --depth"
             )
     if student == teacher:
@@ -157,10 +157,10 @@ def parse_student(text: str, like: Spec | None = None, *, scale: int | None = No
     name, _, listing = text.strip().partition(":")
     family = architecture(name.strip())
     options: dict[str, object] = {}
-    for part in filter(None, (piece.strip() for piece in listing.split(","))):
-        field, equals, value = part.partition("=")
+    for entry in filter(None, (piece.strip() for piece in listing.split(","))):
+        field, equals, value = entry.partition("=")
         if not equals:
-            raise UsageError(f"--student {text!r}: {part!r} is not of the form field=value")
+            raise UsageError(f"--student {text!r}: {entry!r} is not of the form field=value")
         if field.strip() in options:
             raise UsageError(f"--student {text!r}: {field.strip()} appears twice")
         options[field.strip()] = value.strip()

@@ -45,8 +45,8 @@ def strengths(plan: AxisPlan, parameters: Mapping[str, torch.Tensor], axes: froz
             for term in plan.terms(expression):
                 if term.axis not in axes:
                     continue
-                part = magnitude.narrow(dim, term.start, term.length)
-                touching = _sum_per_position(part, dim, term, plan.axes[term.axis])
+                rows = magnitude.narrow(dim, term.start, term.length)
+                touching = _sum_per_position(rows, dim, term, plan.axes[term.axis])
                 key = _key(plan, term.axis, name)
                 sums[key] = sums[key] + touching if key in sums else touching
     return sums
@@ -58,13 +58,13 @@ def _key(plan: AxisPlan, axis: str, parameter: str) -> Key:
     return leader, parameter.rsplit(".", 2)[0] if plan.axes[leader].local else ""
 
 
-def _sum_per_position(part: torch.Tensor, dim: int, term: Term, axis: Axis) -> torch.Tensor:
+def _sum_per_position(magnitude: torch.Tensor, dim: int, term: Term, axis: Axis) -> torch.Tensor:
     """Return the sum of magnitudes at each position of the axis, in the order of the network."""
     if term.operator == "/":
         # Rows are ordered by group; each group's columns have positions of their own.
-        rows = part.reshape(axis.groups, part.shape[0] // axis.groups, part.shape[1], -1)
+        rows = magnitude.reshape(axis.groups, magnitude.shape[0] // axis.groups, magnitude.shape[1], -1)
         return rows.sum((1, 3)).flatten()
-    along = part.movedim(dim, 0).flatten(1).sum(1)
+    along = magnitude.movedim(dim, 0).flatten(1).sum(1)
     return along.reshape(-1, term.number).sum(1) if term.operator == "*" else along
 
 

@@ -143,7 +143,7 @@ def _rewrite_output(model: onnx.ModelProto) -> str | None:
     layer = graph.layers[steps.conv]
     if steps.nodes:
         weight = graph.constants[layer.weight].astype(np.float64)
-        factor, offset = (np.repeat(one, shuffled) for one in steps.composed(len(weight) // shuffled))
+        factor, offset = (np.repeat(step, shuffled) for step in steps.composed(len(weight) // shuffled))
         bias = np.zeros(len(weight)) if layer.bias is None else graph.constants[layer.bias].astype(np.float64)
         _store(model, layer.weight, (weight * factor.reshape(-1, 1, 1, 1)).astype(np.float32))
         _add_to_bias(model, graph, steps.conv, factor * bias + offset - bias)
@@ -151,7 +151,7 @@ def _rewrite_output(model: onnx.ModelProto) -> str | None:
     rewritten = FloatGraph(model)
     name = output
     while (index := rewritten.producer[name]) not in rewritten.layers:
-        name = next(one for one in rewritten.nodes[index].input if one in rewritten.floats)
+        name = next(value for value in rewritten.nodes[index].input if value in rewritten.floats)
     return name
 
 
@@ -165,7 +165,7 @@ def _steps_before(graph: FloatGraph, output: str) -> tuple[_Steps | None, int]:
         if layer is not None:
             own = layer.kind == "conv" and len(graph.users[layer.weight]) == 1
             return (_Steps(graph, value, nodes, index) if own else None), shuffled
-        source = next((one for one in node.input if one in graph.floats), "")
+        source = next((value_read for value_read in node.input if value_read in graph.floats), "")
         is_step = shuffled == 1 and bool(source) and _affine(graph, node, source) is not None
         is_shuffle = node.op_type == "DepthToSpace" and attribute_of(node, "mode") == b"CRD"
         if graph.sole_user(source) != index or not (is_step or is_shuffle):
@@ -183,11 +183,11 @@ def _drop(model: onnx.ModelProto, steps: Sequence[onnx.NodeProto], value: str) -
     """Remove steps from the graph: nodes that read the last result then read the value before the first."""
     result = steps[-1].output[0]
     nodes = [node for node in model.graph.node if all(node.output != step.output for step in steps)]
-    is_output = any(one.name == result for one in model.graph.output)
+    is_output = any(graph_output.name == result for graph_output in model.graph.output)
     for node in nodes:
-        node.input[:] = [value if one == result else one for one in node.input]
+        node.input[:] = [value if name == result else name for name in node.input]
         if is_output:
-            node.output[:] = [result if one == value else one for one in node.output]
+            node.output[:] = [result if name == value else name for name in node.output]
     copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
     del model.graph.node[:]
     model.graph.node.extend(copies)

@@ -119,7 +119,9 @@ class _Ties:
                 other = first.setdefault((end, layer.weight), value)
                 self._tie(self._of(other), self._of(value))
             if layer.bias is not None and weights.setdefault(layer.bias, layer.weight) != layer.weight:
-                for place in (one.index for one in self.convolutions.values() if one.bias == layer.bias):
+                for place in (
+                    convolution.index for convolution in self.convolutions.values() if convolution.bias == layer.bias
+                ):
                     self._fix(self.graph.nodes[place].output[0])
 
     def _new(self, count: int) -> NDArray[np.int64]:
@@ -140,17 +142,17 @@ class _Ties:
         self._tie(classes, np.zeros_like(classes))
 
     def _tie(self, first: NDArray[np.int64], second: NDArray[np.int64]) -> None:
-        for one, other in zip(first.tolist(), second.tolist(), strict=True):
-            low, high = sorted((self._root(one), self._root(other)))
+        for left, right in zip(first.tolist(), second.tolist(), strict=True):
+            low, high = sorted((self._root(left), self._root(right)))
             self.parents[high] = low
 
-    def _root(self, one: int) -> int:
-        while self.parents[one] != one:
-            one = self.parents[one] = self.parents[self.parents[one]]
-        return one
+    def _root(self, element: int) -> int:
+        while self.parents[element] != element:
+            element = self.parents[element] = self.parents[self.parents[element]]
+        return element
 
     def roots(self, classes: NDArray[np.int64]) -> NDArray[np.int64]:
-        return np.array([self._root(one) for one in classes.tolist()], np.int64)
+        return np.array([self._root(element) for element in classes.tolist()], np.int64)
 
     def scales(self, peaks: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64]:
         """Return the factor s of every class, by the values' peaks per channel."""

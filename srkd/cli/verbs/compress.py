@@ -146,14 +146,14 @@ def ways_to_look(report: CompressReport) -> list[str]:
     from compressor.training.trackers import read_wandb_facts
 
     run = report.run
-    parts = [run, *run.glob("[12]-*")] if report.trials is None else [run / trial.run for trial in report.trials.runs]
+    folders = [run, *run.glob("[12]-*")] if report.trials is None else [run / trial.run for trial in report.trials.runs]
     lines = [f"look: {run / SHEET}", f"curves: srkd plot {run}"]
-    if any(path for part in parts for path in part.glob("events.out.tfevents.*")):
+    if any(path for folder in folders for path in folder.glob("events.out.tfevents.*")):
         lines.append(f"or: tensorboard --logdir {run}")
-    facts = [entry for part in parts if (entry := read_wandb_facts(part))]
+    facts = [entry for folder in folders if (entry := read_wandb_facts(folder))]
     addresses = [f"or: {entry['url']}" for entry in facts if entry.get("url")]
     if facts and not addresses:
-        addresses = [f"or: wandb sync {part}/wandb/offline-run-*" for part in parts]
+        addresses = [f"or: wandb sync {folder}/wandb/offline-run-*" for folder in folders]
     return lines + addresses
 
 

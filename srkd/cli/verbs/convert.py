@@ -33,7 +33,7 @@ def show(console: Console, converted: Converted) -> None:
     """Print the path of the file, and the values that it cannot hold."""
     console.result(f"wrote {converted.path}, {converted.bytes / 1e6:.2f} MB, {converted.to} ({converted.wrapping})")
     for name, value in converted.needs.items():
-        text = "/".join(f"{part:g}" for part in value) if isinstance(value, tuple) else value
+        text = "/".join(f"{number:g}" for number in value) if isinstance(value, tuple) else value
         console.result(f"not in the file: {name}={text}; set it in the option file, or --arch-option {name}={text}")
     for note in converted.notes:
         console.result(f"note: {note}")
