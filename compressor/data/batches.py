@@ -96,7 +96,7 @@ class Sampler:
         return tops, (v * self._position_count(self.widths[images])).long() * self.align
 
     def _position_count(self, sizes: torch.Tensor) -> torch.Tensor:
-        """Return the number of positions along an axis of that size."""
+        """Return at how many positions a patch fits along an axis of each size."""
         return (sizes - self.lr_patch) // self.align + 1
 
 
@@ -229,7 +229,6 @@ class Batches:
         return BatchHashes(lambda step: sampler.draw(step, samples))
 
     def at(self, step: int) -> Batch:
-        """Return the batch of a step."""
         draw = self.sampler.draw(step, self.samples)
         patch, scale = self.sampler.lr_patch, self.store.scale
         hr = self.store.hr

@@ -85,7 +85,7 @@ def is_enlarged(image_u8: torch.Tensor) -> bool:
 
 
 def _offsets(length: int, side: int) -> list[int]:
-    """Return the offsets of windows: at both ends and in the middle."""
+    """Return where windows of `side` begin: at both ends and in the middle."""
     return sorted({0, (length - side) // 2, length - side})
 
 

@@ -156,7 +156,7 @@ class PixelBuffer(Protocol):
     def append(self, image: torch.Tensor) -> Extent: ...
 
     def tensor(self) -> torch.Tensor:
-        """Return all pixels."""
+        """Return the pixels of all images appended so far, one after another."""
         ...
 
 

@@ -66,7 +66,7 @@ class SetScore:
     images: Mapping[str, ImageScore]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the scores for JSON."""
+        """Return the entry of `srkd evaluate --json`."""
         images = {stem: score.to_dict() for stem, score in self.images.items()}
         return {**ImageScore(self.psnr_y, self.ssim_y).to_dict(), "lr": self.lr, "images": images}
 
@@ -91,7 +91,7 @@ class Evaluation:
         return "\n".join([f"x{self.scale}, {self.protocol}", *(f"{model}{line}" for model, line in sets)])
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the scores for JSON."""
+        """Return the entry of `srkd evaluate --json`."""
         return {
             "protocol": str(self.protocol),
             "scale": self.scale,

@@ -30,7 +30,7 @@ class Numbers:
         return None if self.quantised is None else self.quantised.line()
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields for JSON."""
+        """Return the entry of `srkd evaluate --json`."""
         return {"precision": self.precision, "quantised": None if self.quantised is None else asdict(self.quantised)}
 
 

@@ -57,7 +57,6 @@ def load_onnx(path: Path, *, external_weights: bool = True) -> onnx.ModelProto:
 
 
 def read_srkd_keys(model: onnx.ModelProto) -> dict[str, str]:
-    """Return the `srkd.*` keys of the model."""
     return srkd_keys({prop.key: prop.value for prop in model.metadata_props})
 
 

@@ -46,12 +46,12 @@ DTYPES: Mapping[str, torch.dtype] = MappingProxyType(
 """Element types of images; uint8 images are N,H,W,C in 0..255, the others N,C,H,W in [0,1]."""
 
 FLOAT_ON_GRIDS = ("session.disable_quant_qdq", "1")
-"""The session entry with which layers in eight bits compute in float, on values that lie on their grids: TensorRT's
+"""The session entry with which int8 layers compute in float, on values that lie on their grids: TensorRT's
 results on every CPU. CPUs without VNNI add two products of a byte and a signed byte in 16 bits, where they overflow."""
 
 
 def is_for_tensorrt(metadata: Mapping[str, str]) -> bool:
-    """Return whether a file is one in eight bits for TensorRT."""
+    """Return whether these are the metadata of an int8 file for TensorRT."""
     file = read_quantised_file(metadata)
     return file is not None and file.flavour == "tensorrt"
 
@@ -68,7 +68,7 @@ class OnnxRuntime(FileRuntime):
     """A session that is opened once, from the bytes of its file: `content`, or the current bytes at `path`.
 
     `OpenOptions.emulate_target` is for comparisons: otherwise ONNX Runtime on a CPU computes fp16 files in float32
-    throughout, and files in eight bits for TensorRT with the CPU's own products. bf16, which it cannot compute there,
+    throughout, and int8 files for TensorRT with the CPU's own products. bf16, which it cannot compute there,
     is always emulated.
     """
 

@@ -67,7 +67,7 @@ NodeReader = Callable[[Path], Iterator[ExecutedNode]]
 
 
 def no_obstacle() -> str | None:
-    """Return None: the runtime works on every machine."""
+    """The `obstacle` of a runtime that works on every machine."""
     return None
 
 

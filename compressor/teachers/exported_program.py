@@ -163,7 +163,7 @@ def _entries(value: object) -> Iterator[tuple[str, object]]:
 
 
 def load_program(content: bytes, path: Path) -> Any:
-    """Return the program of a rebuilt archive."""
+    """Open an archive that was rebuilt from checked parts; `path` is only for the error."""
     with one_line(f"{path} is not a torch.export program that this torch {torch.__version__} can open"):
         return torch.export.load(BytesIO(content))
 

@@ -21,7 +21,7 @@ WINDOW_SECONDS = 30.0
 
 
 def describe_device(device: torch.device, processes: int = 1) -> str:
-    """Return a description of the device for the user."""
+    """Return words for the user, such as `on cuda:0`, or `on 2 processes, each on 1 thread`."""
     threads = torch.get_num_threads()
     if device.type != "cpu":
         where = str(device) if processes == 1 else device.type
@@ -35,7 +35,7 @@ def describe_device(device: torch.device, processes: int = 1) -> str:
 class Pace:
     """The speed of the steps from `done` to `steps`, on the device described by `where`.
 
-    `runs` is the number of such runs still to be done, including this one.
+    `runs` is the number of runs of a plan that are still to be done, including this one.
     """
 
     def __init__(self, done: int, steps: int, *, where: str, runs: int = 1) -> None:
@@ -70,7 +70,7 @@ class Pace:
         return seconds * (self.steps - self.done)
 
     def line(self, loss: float) -> str:
-        """Return a line with loss and speed."""
+        """Return a line such as `loss 0.0213, 4.85 steps/s`."""
         return f"loss {loss:.4f}, {self.steps_per_second:.2f} steps/s"
 
     def estimate(self) -> str | None:

@@ -105,7 +105,7 @@ class Runner:
     def _all_requests(
         self, lr: torch.Tensor, taps: Sequence[str], images: Sequence[str]
     ) -> tuple[Sequence[str], Sequence[str]]:
-        """Return all taps and images ever requested of this input, by its order in the step: one pass serves all."""
+        """Return every tap and image requested so far of the step's n-th input, so that one forward pass serves all."""
         order = list(self.outputs).index(id(lr)) if id(lr) in self.outputs else len(self.outputs)
         while len(self.requests) <= order:
             self.requests.append((set(), set()))

@@ -44,7 +44,7 @@ def _prelu_shape(last: torch.Tensor, slope: torch.Tensor) -> torch.Tensor:
 
 @torch.library.custom_op("srkd::take", mutates_args=())
 def take(last: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
-    """Return N,H,W,C with its channels in another order."""
+    """Return `last` (N,H,W,C) with its channels in another order."""
     return last.index_select(3, order)
 
 

@@ -27,7 +27,7 @@ Shuffle = Literal["crd", "dcr"]
 
 @dataclass(frozen=True)
 class Int8Options:
-    """The options of formats in eight bits."""
+    """The options of int8 formats."""
 
     calibrate: Path | None = None
     """`--calibrate DIR`: photos that the ranges are measured on; None: the embedded ones."""

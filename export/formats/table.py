@@ -54,7 +54,7 @@ BF16 = Bounds(max_abs=0.1, min_psnr=40.0)
 
 
 MIN_PSNR_TO_SOURCE = 40.0
-"""Least PSNR in dB between the images of a file in eight bits and those of its network, over all channels, in bytes."""
+"""Least PSNR in dB between the images of an int8 file and those of its network, over all channels, in bytes."""
 
 INT8 = Bounds(max_abs=0.25, min_psnr=MIN_PSNR_TO_SOURCE, max_abs_elsewhere=1.0, max_abs_flat=0.125, as_images=True)
 """Eight bits: one-pixel stripes and dots, which no photo has, may saturate a layer; flat colours must not change."""
@@ -76,7 +76,7 @@ class MachineModule(Protocol):
         ...
 
     def describe_next_step(self, written: Mapping[str, Path], network: Network, options: FileOptions) -> str:
-        """Return a line on what to do on another machine with the substitutes written, given by format name."""
+        """Return what to do on another machine with the substitutes in `written`, files by format name."""
         ...
 
 
@@ -106,11 +106,11 @@ class Format(Requirements):
     companions: tuple[str, ...] = ()
     """Formats that are always written with this one, for other machines."""
     float_format: str | None = None
-    """The float format that a file in eight bits is timed against."""
+    """The float format that an int8 file is timed against."""
 
     @property
     def description(self) -> str:
-        """Return the format's line of help."""
+        """The format's line of help."""
         return self.title if self.tested else f"{self.title}; not run by us"
 
     def unsupported_option(self, options: FileOptions) -> str | None:
@@ -180,9 +180,9 @@ FORMATS: EntryPointTable[Format] = EntryPointTable(
                     "int8",
                     ("int8-trt",),
                     "onnx",
-                    "ONNX in eight bits for CPUs, float32 images; loses at most --max-drop",
+                    "ONNX in int8 for CPUs, float32 images; loses at most --max-drop",
                 ),
-                ("int8-trt", (), None, "ONNX in eight bits as TensorRT wants it: signed, no zero points"),
+                ("int8-trt", (), None, "ONNX in int8 as TensorRT wants it: signed, no zero points"),
             )
         ),
         Format(
@@ -198,7 +198,7 @@ FORMATS: EntryPointTable[Format] = EntryPointTable(
         ),
         Format(
             name="openvino-int8",
-            title="OpenVINO in eight bits, by NNCF, float32 images; loses at most --max-drop",
+            title="OpenVINO in int8, by NNCF, float32 images; loses at most --max-drop",
             suffix=".int8.openvino.xml",
             precision="int8",
             module="export.int8.to_openvino_int8",
@@ -247,7 +247,7 @@ FORMATS: EntryPointTable[Format] = EntryPointTable(
         ),
         Format(
             name="trt-int8",
-            title="TensorRT engine in eight bits, made on an NVIDIA GPU for that GPU only; loses at most --max-drop",
+            title="TensorRT engine in int8, made on an NVIDIA GPU for that GPU only; loses at most --max-drop",
             suffix=".engine",
             precision="int8",
             module="export.convert.to_trt",
@@ -275,7 +275,7 @@ FORMATS: EntryPointTable[Format] = EntryPointTable(
         ),
         Format(
             name="litert-int8",
-            title="LiteRT in eight bits, by Google's quantiser, float32 images; loses at most --max-drop",
+            title="LiteRT in int8, by Google's quantiser, float32 images; loses at most --max-drop",
             suffix=".int8.tflite",
             precision="int8",
             module="export.int8.to_litert_int8",
@@ -300,7 +300,7 @@ FORMATS: EntryPointTable[Format] = EntryPointTable(
         ),
         Format(
             name="executorch-int8",
-            title="ExecuTorch in eight bits on XNNPACK, float32 images; loses at most --max-drop",
+            title="ExecuTorch in int8 on XNNPACK, float32 images; loses at most --max-drop",
             suffix=".int8.pte",
             precision="int8",
             module="export.int8.to_executorch_int8",

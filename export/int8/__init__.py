@@ -1,1 +1,1 @@
-"""Converters to files in eight bits, and the quantisation of their graphs."""
+"""Converters to int8 files, and the quantisation of their graphs."""

@@ -1,4 +1,4 @@
-"""The patches on which a format in eight bits measures the values of a network."""
+"""The patches on which an int8 format measures the values of a network."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The measurement of a plan: an untrained shape is exported to its runtime and timed in turns with a reference.
 
-Neither the weights nor the calibration data of a file in eight bits change its time: one small photo is enough.
+Neither the weights nor the calibration data of an int8 file change its time: one small photo is enough.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ FILE_LOOKS = 8
 MANY_LOOKS = 8
 """From this number of measurements on, the interval leaves out the fastest and the slowest."""
 CALIBRATION_SIDE = 48
-"""Side in LR pixels of the photo on which a file in eight bits is calibrated."""
+"""Side in LR pixels of the photo on which an int8 file is calibrated."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class Environment:
         )
 
     def call(self, runtime: Runtime) -> Callable[[], object]:
-        """Return a call that runs one image."""
+        """Return a function that runs one image of this size."""
         return partial(runtime.run, image_for(runtime, *self.lr_size))
 
     def __str__(self) -> str:
@@ -185,7 +185,7 @@ class Bench:
         """Measure a candidate again, and return the result of all its later measurements."""
         if candidate not in self.calls:
             self.calls[candidate] = self.place.call(self.open(candidate))
-        self.looks[candidate].append(_look(self.calls[candidate], self.seconds))
+        self.looks[candidate].append(_time_once(self.calls[candidate], self.seconds))
         return _of_looks(self.looks[candidate], megabytes_of(self.files[candidate]))
 
     def relative(self, reference: CallTimes, own: CallTimes, megabytes: float) -> ShapeMeasurement:
@@ -211,7 +211,7 @@ class Bench:
 
     @property
     def drift(self) -> float:
-        """Return the reference's 90th percentile of time divided by its 10th: how much the machine's speed varied."""
+        """The reference's 90th percentile of time divided by its 10th: how much the machine's speed varied."""
         low, high = np.percentile(self.reference_ms, (10, 90))
         return float(high / low)
 
@@ -223,7 +223,7 @@ def _once(call: Callable[[], object]) -> float:
     return ms
 
 
-def _look(call: Callable[[], object], seconds: float) -> CallTimes:
+def _time_once(call: Callable[[], object], seconds: float) -> CallTimes:
     """Time at least two calls after one that warms up the caches."""
     times: list[float] = []
     with no_garbage_collection():
@@ -257,5 +257,5 @@ def measure_file(file: Path, place: Environment, *, seconds: float) -> ShapeMeas
     for look in range(FILE_LOOKS):
         if look > 0:
             time.sleep(seconds / FILE_LOOKS / 2)
-        looks.append(_look(call, seconds / FILE_LOOKS))
+        looks.append(_time_once(call, seconds / FILE_LOOKS))
     return _of_looks(looks, megabytes_of(file))

@@ -90,7 +90,7 @@ class Targets:
 
     @property
     def most_ms(self) -> float:
-        """Return the longest time of an image in ms; infinite without a target of time."""
+        """The longest time of an image in ms; infinite without a target of time."""
         times = [self.ms, None if self.fps is None else 1000 / self.fps]
         return min((time for time in times if time is not None), default=math.inf)
 
@@ -157,7 +157,7 @@ KnownQuality: TypeAlias = Callable[[CandidateShape], "float | None"]
 
 
 def unknown(candidate: CandidateShape) -> float | None:
-    """Return None: no quality is known."""
+    """The `quality` of a search that knows none before training."""
     return None
 
 

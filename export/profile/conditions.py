@@ -36,7 +36,7 @@ class Conditions:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Return a line about other programs if they kept the machine busy."""
+        """A line about other programs if they kept the machine busy."""
         if self.busy_cores < NOTABLE_BUSY_CORES:
             return ()
         return (

@@ -102,7 +102,7 @@ def _kind(module: nn.Module) -> str:
 
 
 def _clock(device: torch.device) -> tuple[Callable[[], float], str]:
-    """Return the clock for a device, and its name."""
+    """Return a clock in seconds and words for what it measures: CPU time, or the time of a synchronised GPU."""
     if device.type == "cpu":
         return time.process_time, "CPU time of all threads, by hooks"
 

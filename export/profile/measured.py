@@ -63,7 +63,7 @@ class ModelFacts:
     numbers: str | None = None
     integer_nodes: IntegerNodes | None = None
     integer_nodes_missing: str | None = None
-    """Reason why the runtime of a file in eight bits does not show its integer nodes."""
+    """Reason why the runtime of an int8 file does not show its integer nodes."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class MeasuredModel:
         gc.freeze()
 
     def facts(self) -> dict[str, Any]:
-        """Return the `ModelFacts` as a dict."""
+        """Return `ModelFacts`, as a dict: all results of this class cross the process boundary as JSON."""
         runtime = self._runtime
         nodes, missing = None, None
         if runtime.precision == "int8":
@@ -164,18 +164,16 @@ class MeasuredModel:
         return asdict(TurnTimes(milliseconds, cpu_ms if is_alone else None))
 
     def layers(self, *, workload: Sequence[int]) -> list[dict[str, Any]] | None:
-        """Return the time of each layer (`measure_layers`)."""
         with _failures_in_one_line("timing its layers"):
             rows = measure_layers(self._runtime, self._path, self._image(workload))
         return None if rows is None else [asdict(row) for row in rows]
 
     def matrix_rate(self, *, precision: str) -> dict[str, Any] | None:
-        """Return the multiply rate of this device (`matrix_rate`)."""
         rate = matrix_rate(torch_device_for(self._runtime.device), precision)
         return None if rate is None else asdict(rate)
 
     def quality(self) -> dict[str, Any]:
-        """Return the `PhotoScores` as a dict."""
+        """Return the `PhotoScores` on the embedded validation photos."""
         settings = EvaluationSettings(self._runtime.descriptor.scale)
         with _failures_in_one_line("scoring it"):
             scores = evaluate([self._runtime], [ImageSet(PHOTOS, embedded_pairs("val"))], settings).models

@@ -17,7 +17,7 @@ from export.profile.settings import ProfileSettings
 
 
 def find_preset(name: str) -> PublishedTable:
-    """Return the preset of this name."""
+    """Look up a preset; for an unknown name, raise UsageError with the nearest ones."""
     if name not in PRESETS:
         raise UsageError(f"no preset is called {name!r}: {nearest(name, PRESETS)}")
     return PRESETS[name]

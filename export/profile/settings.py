@@ -26,7 +26,7 @@ class ProfileSettings:
     """The settings of a profile. Sizes are (width, height); `threads` None means as many as torch uses; `seconds` is
     the time for each row at each size; `scale` and `arch_options` are for checkpoints that do not state them,
     `teacher_options` for the teacher's only. `runtimes` ("all",) are those that work here. With "int8" among the
-    precisions, checkpoints are written in eight bits for runtimes of such files; torch and the teacher use float."""
+    precisions, checkpoints are written in int8 for runtimes of such files; torch and the teacher use float."""
 
     runtimes: tuple[str, ...] = DEFAULT_RUNTIMES
     device: str = "cpu"
@@ -62,7 +62,7 @@ class ProfileSettings:
 
     @cached_property
     def selected_runtimes(self) -> tuple[str, ...]:
-        """Return the runtimes by name; for "all", those that are installed here and run on the device."""
+        """The runtimes by name; for "all", those that are installed here and run on the device."""
         if ALL not in self.runtimes:
             return self.runtimes
         kind = self.device.partition(":")[0]
@@ -70,7 +70,7 @@ class ProfileSettings:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Return a line about each runtime of "all" that is not installed here."""
+        """A line about each runtime of "all" that is not installed here."""
         if ALL not in self.runtimes:
             return ()
         kind = self.device.partition(":")[0]
@@ -79,7 +79,7 @@ class ProfileSettings:
 
     @property
     def workloads(self) -> tuple[Workload, ...]:
-        """Return every size with every batch, in this order."""
+        """Every size with every batch, in this order."""
         return tuple((width, height, batch) for (width, height), batch in product(self.lr_sizes, self.batches))
 
     def require_memory(self, model: Descriptor) -> None:
@@ -106,7 +106,7 @@ class ProfileSettings:
         return tuple(dict.fromkeys(precision if selects else "fp32" for precision in selection))
 
     def has_int8(self, runtime: str) -> bool:
-        """Return whether checkpoints are written in eight bits for `runtime`."""
+        """Return whether checkpoints are written in int8 for `runtime`."""
         return "int8" in self.precisions and not RUNTIMES[runtime].runs_checkpoints
 
     def for_checkpoint(self, runtime: str, precision: str, *, is_teacher: bool) -> OpenOptions:
@@ -122,7 +122,7 @@ class ProfileSettings:
         )
 
     def for_file(self, runtime: str, precision: str, *, trusted: bool = False) -> OpenOptions:
-        """Return the options for opening an exported file. A file in eight bits keeps its own precision."""
+        """Return the options for opening an exported file. An int8 file keeps its own precision."""
         selected = RUNTIMES[runtime].selects_precision and precision not in ("fp32", "int8")
         return OpenOptions(
             device=self.device,

@@ -1,4 +1,4 @@
-"""Count of the nodes of a file in eight bits that its runtime really computes with integers.
+"""Count of the nodes of an int8 file that its runtime really computes with integers.
 
 A file says where values may be bytes. If a runtime has no integer form of an operator, it computes in float, with
 conversions before and after. So this module reads the graph that the runtime made of the file (`executed_nodes` of the

@@ -1,4 +1,4 @@
-"""Loss of quality of a file in eight bits, measured on photos that it was not calibrated on."""
+"""Loss of quality of an int8 file, measured on photos that it was not calibrated on."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class QualityPhotos:
 
     @cached_property
     def images(self) -> tuple[tuple[torch.Tensor, torch.Tensor, torch.Tensor], ...]:
-        """Return for each photo LR in [0,1], and HR and the network's image in bytes, each (1, C, H, W)."""
+        """For each photo LR in [0,1], and HR and the network's image in bytes, each (1, C, H, W)."""
         descriptor = self.network.descriptor
         images = []
         with torch.no_grad():

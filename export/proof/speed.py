@@ -1,4 +1,4 @@
-"""Speed of a file in eight bits against the same network in float, in the same runtime on this machine."""
+"""Speed of an int8 file against the same network in float, in the same runtime on this machine."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ WITHOUT_PRODUCTS = "this processor has neither VNNI nor dot products, which mult
 
 @dataclass(frozen=True)
 class Int8Speed:
-    """Median times of one image in ms, in eight bits and in float, and their ratio with its interval."""
+    """Median times of one image in ms, in int8 and in float, and their ratio with its interval."""
 
     ms: float
     float_ms: float
@@ -38,7 +38,7 @@ class Int8Speed:
 
     @property
     def why(self) -> str | None:
-        """Return the reasons against a speed-up: what does not compute in integers here; None if unknown."""
+        """The reasons against a speed-up: what does not compute in integers here; None if unknown."""
         reasons = [] if self.native_products else [WITHOUT_PRODUCTS]
         if self.integer_nodes is not None:
             reasons.append(f"{self.integer_nodes}, with {self.integer_nodes.conversions} conversions between both")

@@ -40,12 +40,13 @@ class Parity:
 
 @dataclass(frozen=True)
 class Proof:
-    """The difference, and in one line the reason why the file is refused, or None. `on` is the input that shows it, if
-    file and network both ran on it. `quality` and `speed` are those of a file in eight bits."""
+    """How far a file is from its network; `quality` and `speed` are measured for int8 files."""
 
     parity: Parity | None
     reason: str | None
+    """Why the file is refused, in one line; None if it is not."""
     on: ProofInput | None = None
+    """The input that shows the reason, if file and network both ran on it."""
     quality: QualityLoss | None = None
     speed: Int8Speed | None = None
 

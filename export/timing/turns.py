@@ -79,7 +79,7 @@ class CallTimes:
 
     @property
     def spread_percent(self) -> float:
-        """Return the distance between the quartiles in percent of the median."""
+        """The distance between the quartiles in percent of the median."""
         return 100 * (self.percentile(75) - self.percentile(25)) / self.percentile(50)
 
 

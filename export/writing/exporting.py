@@ -55,7 +55,7 @@ class Source:
 
     @property
     def licence(self) -> str | None:
-        """Return the licence of the weights if their file states one."""
+        """The licence of the weights if their file states one."""
         return read_licence(self.header) if self.path is None else licence_of(self.path)
 
 
@@ -73,9 +73,9 @@ class FileReport:
     reason: str | None
     facts: Mapping[str, object] = field(default_factory=dict)
     quality: QualityLoss | None = None
-    """Loss of quality of a file in eight bits, measured on photos."""
+    """Loss of quality of an int8 file, measured on photos."""
     speed: Int8Speed | None = None
-    """Speed of a file in eight bits against the same network in float, on this machine."""
+    """Speed of an int8 file against the same network in float, on this machine."""
 
 
 @dataclass(frozen=True)
@@ -92,12 +92,12 @@ class ExportReport:
 
     @property
     def ok(self) -> bool:
-        """Return whether every format was written, and passed the comparison if such files run here."""
+        """True if every format was written, and passed the comparison if such files run here."""
         return all(file.path is not None for file in self.files)
 
     @property
     def failed(self) -> tuple[FileReport, ...]:
-        """Return the files that differ from the network or could not be written, without those unavailable here."""
+        """The files that differ from the network or could not be written, without those unavailable here."""
         return tuple(file for file in self.files if file.verdict == "failed")
 
 
@@ -332,7 +332,7 @@ def prove(
     context: Context = QUIET,
 ) -> Proof:
     """Open a file as its users will, and compare it with the network. For ONNX, find the first node that differs; for
-    eight bits, measure the loss on photos and the speed."""
+    int8, measure the loss on photos and the speed."""
     options = options or FileOptions()
     # On a CPU ONNX Runtime computes fp16 in float32: an overflow on every GPU would pass the comparison.
     file = RUNTIMES[row.runtime].load().open_file(path, OpenOptions(emulate_target=True, trusted=True), context)
@@ -358,7 +358,7 @@ def prove(
 def _with_quality(
     row: Format, proof: Proof, file: Runtime, file_path: Path, network: Network, options: FileOptions, context: Context
 ) -> Proof:
-    """Return the proof with the loss of a file in eight bits on photos and its speed against the same in float."""
+    """Return the proof with the loss of an int8 file on photos and its speed against the same in float."""
     if proof.reason is not None:
         return proof
     photos = QualityPhotos.of(network, options.int8.data, options.lr_size, file.descriptor.max_size)

@@ -69,7 +69,7 @@ class TrtReport:
 
     @property
     def ok(self) -> bool:
-        """Return whether every precision passed."""
+        """True if every precision passed."""
         return self.obstacle is None and all(trial.passed for trial in self.trials)
 
 

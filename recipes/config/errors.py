@@ -69,7 +69,7 @@ class PresetError(UsageError):
 
 
 def file_error(file: str, expected: str, line: int | None = None) -> PresetError:
-    """Return the error for a mistake in the file as a whole."""
+    """Return an error that belongs to no key of the file, at most to a line."""
     return PresetError([Problem(file, line, "", None, expected)])
 
 

@@ -53,7 +53,7 @@ class Gated(PlainMethod):
         return nn.ModuleDict({"spread": RunningSpread()} if self.gate == "soft" else {})
 
     def gate_values(self, step: Step, student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
-        """Return the gate a of each patch, from both images."""
+        """Return each patch's gate, `a` in the paper, from both images."""
         if self.gate == "off":
             return student.new_ones(len(student))
         gap, spread = error_gap(student, teacher, step.hr), None
@@ -77,7 +77,7 @@ def error_gap(student_sr: torch.Tensor, teacher_sr: torch.Tensor, hr: torch.Tens
 
 
 def gate_of(kind: Gate, gap: torch.Tensor, spread: float | torch.Tensor | None = None) -> torch.Tensor:
-    """Return the gate a, (B,), from the gap; `spread` is τ_g of the soft gate."""
+    """Return each patch's gate, `a` in the paper, from its gap; `spread` is τ_g of the soft gate."""
     gap = gap.detach()
     if kind == "off":
         return torch.ones_like(gap)

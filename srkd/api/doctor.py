@@ -79,7 +79,7 @@ class Diagnosis:
 
     @property
     def missing_core(self) -> tuple[str, ...]:
-        """Return the names of required packages that are missing."""
+        """The names of required packages that are missing."""
         return tuple(package.name for package in self.core if package.version is None)
 
 

@@ -47,12 +47,12 @@ class Console:
 
     @property
     def wants_json(self) -> bool:
-        """Return whether --json was given: one JSON object instead of tables."""
+        """True if --json was given: one JSON object instead of tables."""
         return self.json_stream is not None
 
     @property
     def wants_csv(self) -> bool:
-        """Return whether --csv was given: the rows of the table as CSV."""
+        """True if --csv was given: the rows of the table as CSV."""
         return self.csv_stream is not None
 
     def say(self, text: str) -> None:
@@ -89,7 +89,7 @@ class Console:
 
     @property
     def width(self) -> int:
-        """Return the characters per line: those of the terminal, or of COLUMNS; 80 in a file."""
+        """The characters per line: those of the terminal, or of COLUMNS; 80 in a file."""
         return shutil.get_terminal_size((80, 24)).columns
 
     @contextmanager

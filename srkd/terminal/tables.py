@@ -63,7 +63,7 @@ class _Column:
 
     @property
     def is_numeric(self) -> bool:
-        """Return whether the column holds numbers, which are right-aligned and not wrapped."""
+        """True if the column holds numbers, which are right-aligned and not wrapped."""
         return any(map(_is_number, self.cells))
 
     @property

@@ -172,7 +172,6 @@ class Fitting:
         return basis.project(value, layer.parts)
 
     def _calls(self, layer: LinearLayer) -> int:
-        """Return the number of times that a layer runs in a forward pass."""
         return len(self.sizes[layer.target])
 
     def _work(self, layer: LinearLayer) -> float:

@@ -73,7 +73,7 @@ class AxisPlan:
     repeats: tuple[Repeat, ...] = field(default=())
 
     def expressions(self, name: str) -> tuple[str, ...]:
-        """Return the expressions of a parameter's axes."""
+        """Return how the size of each of a parameter's dimensions follows from the axes."""
         key = re.sub(r"(?<=\.)\d+(?=\.)", "*", name)
         expressions = self.parameters.get(name) or self.parameters.get(key) or self._by_pattern(name)
         if expressions is None:

@@ -232,7 +232,7 @@ class Network(ImageModel):
 
     @abstractmethod
     def stem(self, lr: torch.Tensor) -> torch.Tensor:
-        """Return the shallow feature."""
+        """Return the shallow feature: the output of the first layers, before the repeated blocks."""
 
     @abstractmethod
     def body(self, feature: torch.Tensor) -> torch.Tensor:

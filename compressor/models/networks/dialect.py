@@ -68,7 +68,7 @@ class Dialect:
 
 
 def has_tensors(*names: str) -> Callable[[State], bool]:
-    """Return a test for files that hold tensors of all `names`."""
+    """Return a function that tells whether a file holds tensors of all `names`."""
     return lambda state: all(name in state for name in names)
 
 

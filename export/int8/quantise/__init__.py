@@ -1,1 +1,1 @@
-"""Graphs in eight bits: which values are rounded, on which grids, and how later layers compensate errors."""
+"""Graphs in int8: which values are rounded, on which grids, and how later layers compensate errors."""

@@ -116,7 +116,7 @@ def row_scales(weight: torch.Tensor, levels: Levels) -> torch.Tensor:
 
 
 def round_rows(weight: torch.Tensor, scales: torch.Tensor, levels: Levels) -> torch.Tensor:
-    """Return the integers nearest to each weight."""
+    """Return each weight in steps of its row's scale, rounded to an integer."""
     return (weight / scales[:, None]).round().clamp(levels.low, levels.high)
 
 
