@@ -87,7 +87,9 @@ def disagreements(methods: Sequence[Method], weights: Mapping[str, float]) -> li
         for term, weight in method.weights.items():
             name, other = first_weights.setdefault(term, (method.name, weight))
             if other != weight and term not in weights:
-                number = next((f"{stated:g}" for stated in (weight, other) if isinstance(stated, (int, float))), "NUMBER")
+                number = next(
+                    (f"{stated:g}" for stated in (weight, other) if isinstance(stated, (int, float))), "NUMBER"
+                )
                 lines.append(
                     f"the term {term} is {_describe_weight(other)} in {name} and {_describe_weight(weight)} in "
                     f"{method.name}: it is one quantity and counts once, so give its weight, weights.{term}={number}"

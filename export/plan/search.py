@@ -282,7 +282,9 @@ class _ShapeSearch:
             return [candidate for candidate in nearest if self.excess(candidate) <= NEARLY]
         tied = _tied(meeting)
         # All that are larger than the largest one that meets the targets miss them.
-        nearly = [shape for shape in self.measured if self.excess(shape) <= 1 + self.margin and _size(shape) > _size(tied[0])]
+        nearly = [
+            shape for shape in self.measured if self.excess(shape) <= 1 + self.margin and _size(shape) > _size(tied[0])
+        ]
         return [*tied, *sorted(nearly, key=self.excess)[:2]]
 
     def plan(self, chosen: CandidateShape, tied: Sequence[CandidateShape]) -> Plan:

@@ -70,5 +70,5 @@ def test_members_are_fields_and_what_has_a_docstring() -> None:
     assert rows["warning"][0] == "str | None" and rows["warning"][1].startswith("A warning about the network")
     assert rows["ok"] == (
         "bool",
-        "Return whether every format was written, and passed the comparison if such files run here.",
+        "True if every format was written, and passed the comparison if such files run here.",
     )
