@@ -16,6 +16,8 @@ linux_only = pytest.mark.skipif(
     not Path("/proc/self/statm").exists(), reason="the limit on memory needs Linux: /proc and RLIMIT_AS"
 )
 MOST_GROWTH_MB = 300
+MOST_SECONDS = 20
+"""Most processor seconds for one file; a file made to be slow took hours."""
 
 
 def try_hostile_files(count: int, seed: int, folder: Path) -> str:
@@ -32,6 +34,7 @@ def try_hostile_files(count: int, seed: int, folder: Path) -> str:
     assert report["always"] >= 300
     assert report["loaded"] >= 5, "some damage is harmless: were good files opened at all?"
     assert report["growth_mb"] < MOST_GROWTH_MB
+    assert report["slowest"][0] < MOST_SECONDS, report["slowest"]
     assert not (folder / "CODE_RAN").exists()
     return (
         f"{report['tried']:,} checkpoints: {report['loaded']:,} opened, {report['refused']:,} refused in one line, "

@@ -128,9 +128,9 @@ def main() -> int:
     for number in range(max(count, len(attacks))):
         name, content = attacks[number] if number < len(attacks) else next(chance)
         path.write_bytes(content)
-        one = time.perf_counter()
+        one = time.process_time()
         outcome = verdict(path)
-        slowest = max(slowest, (round(time.perf_counter() - one, 2), name))
+        slowest = max(slowest, (round(time.process_time() - one, 2), name))
         if outcome in tally and not sentinel.exists():
             tally[outcome] += 1
         else:

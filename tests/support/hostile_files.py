@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import struct
+import sys
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -114,6 +115,7 @@ def running_code(bases: Bases, sentinel: Path) -> Iterator[Attack]:
         "OBJ": b"(cos\nsystem\nS'" + touch + b"'\no.",
         "PERSID": b"Pos.system\n.",
         "EXT": b"\x82\x01.",
+        "of a name with line breaks": b"\x80\x04\x8c\x0ctorch._utils\x8c\x0d_rebuild_a\n\rb\x93.",
         "GLOBAL": b"cos\nsystem\n(S'" + touch + b"'\ntR.",
         "STACK_GLOBAL": b"\x80\x04\x8c\x02os\x94\x8c\x06system\x94\x93\x8c" + bytes([len(touch)]) + touch + b"\x85R.",
         "BUILD": b"ccollections\nOrderedDict\n)R}S'__class__'\ncos\nsystem\nsb.",
@@ -160,6 +162,8 @@ def lying_tensors() -> Iterator[Attack]:
         ("overlapping", (3, 3, 1, 1), (1, 1, 1, 1), 0, 9),
         ("float sizes", (3.0, 3), (3, 1), 0, 9),
         ("text sizes", ("3", 3), (3, 1), 0, 9),
+        ("sizes of thousands of digits", (10**5000, 3), (3, 1), 0, 9),
+        ("a storage of thousands of digits", (3, 3), (3, 1), 0, 10**5000),
         ("one stride too few", (3, 3), (1,), 0, 9),
     ):
         yield f"tensor: {name}", tensor_pickle(size, stride, offset, count)  # type: ignore[arg-type]
@@ -189,6 +193,21 @@ def bombs(bases: Bases) -> Iterator[Attack]:
     yield "bomb: deep lists", zipped({"a/data.pkl": b"\x80\x02]" + b"]" * 900_000 + b"a" * 900_000 + b"."})
     laughs = b"\x80\x02]q\x00" + b"".join(b"(" + b"h\x00" * 10 + b"lq\x00" for _ in range(40)) + b"."
     yield "bomb: a billion laughs", zipped({"a/data.pkl": laughs})
+    laughs = b"\x80\x02)q\x00" + b"".join(b"(" + b"h\x00" * 10 + b"tq\x00" for _ in range(40))
+    yield "bomb: a billion laughs as a key", zipped({"a/data.pkl": laughs + b"}h\x00Ns."})
+    yield "bomb: a billion laughs in a set", zipped({"a/data.pkl": laughs + b"\x8f(h\x00\x90."})
+    one_hash = b"".join(pickle.dumps(number * sys.hash_info.modulus, 2)[2:-1] + b"N" for number in range(1, 300_000))
+    yield "bomb: numbers of one hash as keys", zipped({"a/data.pkl": b"\x80\x02}(" + one_hash + b"u."})
+    storage = b"\x80\x02(X\x07\x00\x00\x00storagectorch\nFloatStorage\n"
+    place = b"X\x03\x00\x00\x00cpuK\x09tQ."
+    nested = b"\x80\x02]q\x000" + b"".join(b"(" + b"h\x00" * 10 + b"lq\x000" for _ in range(40))
+    yield "bomb: a billion laughs as a storage's key", zipped({"a/data.pkl": nested + storage[2:] + b"h\x00" + place})
+    pairs = b"\x80\x02]q\x00(](K\x01Neq\x01" + b"h\x01" * 400_000 + b"e0h\x00\x85q\x02"
+    again = pairs + b"ccollections\nOrderedDict\nq\x030" + b"h\x03h\x02R0" * 100_000 + b"N."
+    yield "bomb: many dictionaries of one list of pairs", zipped({"a/data.pkl": again})
+    axes = b"\x80\x02](" + b"K\x01" * 400_000 + b"eq\x000" + storage[2:] + b"X\x01\x00\x00\x000" + place[:-1]
+    axes += b"K\x00h\x00h\x00tq\x010ctorch._utils\n_rebuild_tensor\nq\x020" + b"h\x02h\x01R0" * 100_000 + b"N."
+    yield "bomb: many tensors of one long shape", zipped({"a/data.pkl": axes.replace(b"(X\x07", b"((X\x07", 1)})
     yield "bomb: memo index", zipped({"a/data.pkl": b"\x80\x02Nr\xff\xff\xff\x7f."})
     for code, name in ((b"\x8e", "bytes"), (b"\x8d", "text"), (b"\x96", "bytearray")):
         claim = b"\x80\x05" + code + struct.pack("<Q", 2**40) + b"x."
@@ -270,6 +289,7 @@ def odd_contents(bases: Bases) -> Iterator[Attack]:
         ("text", "hello"),
         ("nothing", None),
         ("numbers as names", {3: weight, 4: weight}),
+        ("a number of thousands of digits as a name", {10**5000: weight}),
         ("tuples as names", {("a", 1): weight}),
         ("mixed names", {**state, 3: weight, None: weight}),
         ("nested wrappers", {"params": {"params": {"params": {"params": state}}}}),

@@ -7,9 +7,10 @@ torch would build a tensor. Any other name is an error that quotes it.
 
 from __future__ import annotations
 
+import pickle
 import pickletools
 import struct
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -54,6 +55,7 @@ HARMLESS = frozenset((module, name) for module, names in HARMLESS_NAMES.items() 
 """Names that training scripts save beside the weights. They are skipped, not built."""
 
 
+MAX_AXES = 64  # as in torch
 MAX_OPERATIONS = 2_000_000
 """The most operations of a pickle. A tensor takes about forty: a longer pickle is a bomb, or not a checkpoint."""
 
@@ -95,6 +97,12 @@ class SkippedObject:
 
     what: str
 
+    def append(self, item: object) -> None:
+        """Drop an item."""
+
+    def __setitem__(self, key: object, item: object) -> None:
+        """Drop an item."""
+
 
 class Stream(Protocol):
     """The source of a pickle; `read` must return fewer bytes than requested if fewer are left."""
@@ -113,133 +121,133 @@ class Unpickled:
 
 
 def read_pickle(stream: Stream) -> Unpickled:
-    """Return the pickle at the stream's position; the stream is then positioned after it."""
-    machine = _Machine()
-    return Unpickled(_run(machine, stream), machine.storages)
+    """Read the pickle at the stream's position; the stream is then positioned after it."""
+    unpickler = _Unpickler(stream)
+    value = unpickler.run()
+    return Unpickled(value, {storage.key: storage for storage in unpickler.references})
 
 
 def read_storages(stream: Stream) -> list[StorageRef]:
-    """Return every storage reference in a pickle of TorchScript classes, skipping the objects.
+    """List every storage reference in a pickle of TorchScript classes, skipping the objects.
 
     A storage may be referenced twice with different sizes. Non-dense tensors and C++ objects are refused.
     """
-    machine = _StorageFinder()
-    _run(machine, stream)
-    return machine.references
+    unpickler = _StorageFinder(stream)
+    unpickler.run()
+    return unpickler.references
 
 
-def _run(machine: _Machine, stream: Stream) -> Any:
-    try:
-        for done, (opcode, argument, _) in enumerate(pickletools.genops(stream)):  # type: ignore[arg-type]
-            if done > MAX_OPERATIONS:
-                raise SrkdError(f"its pickle runs to more than {MAX_OPERATIONS:,} operations: this is not a checkpoint")
-            machine.execute(opcode.name, argument)
-        return machine.pop()
-    except (ValueError, IndexError, KeyError, TypeError, OverflowError, EOFError, struct.error) as error:
-        reason = f"{type(error).__name__}: {str(error)[:80]!r}"
-        raise SrkdError(f"its pickle is damaged ({reason}): download or save the file again") from error
+class _WholeReads:
+    """A stream on which to read past the end is an error that says how much was asked for."""
+
+    def __init__(self, stream: Stream) -> None:
+        self.stream, self.readline = stream, stream.readline
+
+    def read(self, count: int) -> bytes:
+        content = self.stream.read(count)
+        if len(content) < count:
+            raise EOFError(f"{count} bytes expected, {len(content)} left")
+        return content
 
 
-class _Machine:
-    """The stack machine of `pickle`, without calls of arbitrary functions."""
+class _Operations:
+    """The operations of one pickle: they are counted, and are only those that weights need."""
 
     def __init__(self) -> None:
-        self.stack: list[Any] = []
-        self.marks: list[int] = []
-        self.memo: dict[int, Any] = {}
-        self.storages: dict[str, StorageRef] = {}
+        self.done = 0
 
-    def execute(self, name: str, argument: Any) -> None:
-        if name in _VALUES:
-            self.stack.append(argument)
-        elif name in _CONSTANTS:
-            self.stack.append(_CONSTANTS[name]())
-        elif name in _ACTIONS:
-            _ACTIONS[name](self, argument)
-        else:
+    def count(self, operations: int) -> None:
+        self.done += operations
+        if self.done > MAX_OPERATIONS:
+            raise SrkdError(f"its pickle runs to more than {MAX_OPERATIONS:,} operations: this is not a checkpoint")
+
+    def __getitem__(self, code: int) -> Callable[[Any], None]:
+        self.count(1)
+        name = _NAMES.get(code)
+        if name is None:
+            raise ValueError(f"opcode {code} is unknown")
+        if name not in _OPERATIONS:
             raise SrkdError(f"its pickle uses {name}, which no checkpoint of weights needs; save a plain state dict")
-
-    def pop(self) -> Any:
-        if self.marks and len(self.stack) <= self.marks[-1]:
-            raise IndexError("nothing on the stack above the last mark")
-        return self.stack.pop()
-
-    def pop_to_mark(self) -> list[Any]:
-        start = self.marks.pop()
-        items = self.stack[start:]
-        del self.stack[start:]
-        return items
-
-    def remember(self, index: int) -> None:
-        self.memo[index] = self.stack[-1]
-
-    def collect(self, count: int) -> None:
-        """Replace the topmost `count` values by a tuple of them."""
-        items = [self.pop() for _ in range(count)]
-        self.stack.append(tuple(reversed(items)))
-
-    def extend(self, items: Iterable[Any]) -> None:
-        target = self.stack[-1]
-        if isinstance(target, list):
-            target.extend(items)
-        elif not isinstance(target, SkippedObject):
-            raise TypeError(f"append to {type(target).__name__}")
-
-    def set_items(self, flat: list[Any]) -> None:
-        target = self.stack[-1]
-        if isinstance(target, dict):
-            target.update(_pairs(flat))
-        elif not isinstance(target, SkippedObject):
-            raise TypeError(f"set an item of {type(target).__name__}")
-
-    def name_global(self, module: Any, name: Any) -> None:
-        if not isinstance(module, str) or not isinstance(name, str):
-            raise TypeError("a global without a name")
-        self.stack.append(_allowed(GlobalName(module, name)))
-
-    def call(self) -> None:
-        arguments, function = self.pop(), self.pop()
-        self.stack.append(_rebuild(function, arguments))
-
-    def refer_to_storage(self) -> None:
-        storage = _storage(self.pop())
-        self.storages[storage.key] = storage
-        self.stack.append(storage)
+        return _OPERATIONS[name]
 
 
-class _StorageFinder(_Machine):
-    """A machine that skips unknown names, which are classes of the file's own program."""
+class _Unpickler(pickle._Unpickler):
+    """Python's unpickler in Python, since the one in C can be made to hang or to take all memory.
 
-    def __init__(self) -> None:
-        super().__init__()
+    In C, a memo index of 2**28 takes gigabytes, and a deeply nested tuple as a key of a dictionary overflows the stack.
+    """
+
+    def __init__(self, stream: Stream) -> None:
+        super().__init__(_WholeReads(stream), encoding="latin-1")
         self.references: list[StorageRef] = []
+        self.operations = _Operations()
+        self.dispatch = self.operations  # type: ignore[misc,assignment]
 
-    def refer_to_storage(self) -> None:
-        super().refer_to_storage()
-        self.references.append(self.stack[-1])
+    def run(self) -> Any:
+        try:
+            return self.load()
+        except (*_DAMAGE, pickle.UnpicklingError) as error:
+            reason = f"{type(error).__name__}: {str(error)[:80]!r}"
+            raise SrkdError(f"its pickle is damaged ({reason}): download or save the file again") from error
 
-    def name_global(self, module: Any, name: Any) -> None:
-        symbol = GlobalName(str(module), str(name))
+    def find_class(self, module: str, name: str) -> GlobalName:
+        return _allowed(GlobalName(module, name))
+
+    def persistent_load(self, pid: Any) -> StorageRef:
+        self.references.append(_storage(pid))
+        return self.references[-1]
+
+    def call(self, function: Any, arguments: Any) -> Any:
+        if isinstance(arguments, tuple) and arguments and isinstance(arguments[0], list):
+            self.operations.count(len(arguments[0]))  # the same list may be the argument of many calls
+        return _call(function, arguments)
+
+
+class _StorageFinder(_Unpickler):
+    """An unpickler that skips unknown names, which are classes of the file's own program."""
+
+    def find_class(self, module: str, name: str) -> GlobalName:
+        symbol = GlobalName(module, name)
         if str(symbol).startswith("__torch__.torch.classes."):
             raise SrkdError(f"it holds an object of torch's own C++ code ({str(symbol)[:80]!r}): refused")
-        if symbol.module == "torch._utils" and symbol.name.startswith("_rebuild_"):
+        if module == "torch._utils" and name.startswith("_rebuild_"):
             _allowed(symbol)
-        self.stack.append(symbol)
+        return symbol
 
-    def call(self) -> None:
-        self.pop()
-        self.pop()
-        self.stack.append(SkippedObject("object"))
+    def call(self, function: Any, arguments: Any) -> Any:
+        return SkippedObject("object")
 
 
-def _pairs(flat: list[Any]) -> dict[Any, Any]:
-    if len(flat) % 2:
-        raise ValueError("a key without a value")
-    # Containers are no keys: hashing a deeply nested tuple overflows the C stack.
-    return {
-        key if isinstance(key, (str, int, float, bytes, type(None))) else SkippedObject("key"): value
-        for key, value in zip(flat[::2], flat[1::2], strict=True)
-    }
+def _key(key: Any) -> Any:
+    """Keep a key that is quick to hash.
+
+    Containers are no keys: hashing a deeply nested tuple overflows the C stack. Nor are large numbers, whose hashes can
+    be made equal: a dictionary of such keys takes hours.
+    """
+    if isinstance(key, (str, bytes, type(None))) or (isinstance(key, int) and abs(key) < 2**31):
+        return key
+    return SkippedObject("key")
+
+
+def _set_items(machine: Any) -> None:
+    flat = machine.pop_mark()
+    for key, value in zip(flat[::2], flat[1::2], strict=True):
+        machine.stack[-1][_key(key)] = value
+
+
+def _set_item(machine: Any) -> None:
+    value, key = machine.stack.pop(), machine.stack.pop()
+    machine.stack[-1][_key(key)] = value
+
+
+def _make_dictionary(machine: Any) -> None:
+    flat = machine.pop_mark()
+    machine.append({_key(key): value for key, value in zip(flat[::2], flat[1::2], strict=True)})
+
+
+def _reduce(machine: Any) -> None:
+    arguments, function = machine.stack.pop(), machine.stack.pop()
+    machine.append(machine.call(function, arguments))
 
 
 def _allowed(symbol: GlobalName) -> GlobalName:
@@ -250,7 +258,8 @@ def _allowed(symbol: GlobalName) -> GlobalName:
         return symbol
     if symbol.module == "torch._utils" and symbol.name.startswith("_rebuild_"):
         raise SrkdError(
-            f"it holds sparse, quantised or meta tensors ({symbol}), which are not weights: save dense floats"
+            f"it holds sparse, quantised or meta tensors ({str(symbol)[:80]!r}), which are not weights: "
+            "save dense floats"
         )
     raise SrkdError(
         f"opening it would run {str(symbol)[:80]!r}: refused, nothing was run; it holds whole Python objects, where "
@@ -259,8 +268,8 @@ def _allowed(symbol: GlobalName) -> GlobalName:
     )
 
 
-def _rebuild(function: Any, arguments: Any) -> Any:
-    """Return the value of a call of an allowed name."""
+def _call(function: Any, arguments: Any) -> Any:
+    """Give the value of a call of an allowed name."""
     if not isinstance(function, GlobalName) or not isinstance(arguments, tuple):
         raise TypeError(f"call of {type(function).__name__}")
     pair = (function.module, function.name)
@@ -268,7 +277,7 @@ def _rebuild(function: Any, arguments: Any) -> Any:
         return _REBUILD[pair](arguments)
     if pair in DICTIONARIES:
         pairs = arguments[0] if arguments and isinstance(arguments[0], list) else []
-        return _pairs([part for key, value in pairs for part in (key, value)])
+        return {_key(key): value for key, value in pairs}
     if pair in HARMLESS:
         return SkippedObject(str(function))
     raise TypeError(f"call of {function}")
@@ -277,12 +286,13 @@ def _rebuild(function: Any, arguments: Any) -> Any:
 def _tensor(arguments: tuple[Any, ...]) -> TensorRef:
     """Return the tensor of _rebuild_tensor(storage, offset, size, stride) or _v2(…, requires_grad, hooks)."""
     storage, offset, shape, stride = arguments[:4]
-    shape, stride = tuple(shape), tuple(stride)
-    if not isinstance(storage, StorageRef) or storage.dtype is None or len(shape) != len(stride):
-        raise TypeError("a tensor without a storage, or with another number of strides than axes")
-    if not all(type(number) is int and number >= 0 for number in (offset, *shape, *stride)):
-        raise ValueError("a tensor with a negative or fractional size")
-    return TensorRef(storage, offset, shape, stride)
+    if not isinstance(storage, StorageRef) or storage.dtype is None or not len(shape) == len(stride) <= MAX_AXES:
+        raise TypeError(
+            f"a tensor without a storage, with over {MAX_AXES} axes, or another number of strides than axes"
+        )
+    if not all(_is_count(number) for number in (offset, *shape, *stride)):
+        raise ValueError("a tensor with a negative, fractional or huge size")
+    return TensorRef(storage, offset, tuple(shape), tuple(stride))
 
 
 def _tensor_with_dtype(arguments: tuple[Any, ...]) -> TensorRef:
@@ -292,9 +302,13 @@ def _tensor_with_dtype(arguments: tuple[Any, ...]) -> TensorRef:
     """
     storage, dtype = arguments[0], arguments[6]
     if not isinstance(storage, StorageRef) or not isinstance(dtype, GlobalName) or dtype.name not in DTYPES:
-        raise TypeError(f"a tensor of type {dtype}")
+        raise TypeError("a tensor without a storage or of unknown type")
     kind = DTYPES[dtype.name]
     return _tensor((replace(storage, dtype=kind, size=storage.size // kind.itemsize), *arguments[1:4]))
+
+
+def _is_count(number: Any) -> bool:
+    return type(number) is int and 0 <= number < 2**63
 
 
 def _storage(identity: Any) -> StorageRef:
@@ -302,11 +316,13 @@ def _storage(identity: Any) -> StorageRef:
     if not isinstance(identity, tuple) or len(identity) < 5 or identity[0] != "storage":
         raise ValueError("a persistent id that names no storage")
     kind, key, size = identity[1], identity[2], identity[4]
-    if not isinstance(kind, GlobalName) or kind.name not in STORAGE_DTYPES or type(size) is not int or size < 0:
+    if not isinstance(kind, GlobalName) or kind.name not in STORAGE_DTYPES or not _is_count(size):
         raise ValueError("a storage of unknown type or size")
+    if not isinstance(key, (str, int)):
+        raise TypeError("a storage whose key is not text")
     view = identity[5] if len(identity) > 5 else None
     start = view[1] if isinstance(view, tuple) else 0
-    if type(start) is not int or not 0 <= start <= size:
+    if not _is_count(start) or start > size:
         raise ValueError("a view that starts outside its storage")
     return StorageRef(str(key), STORAGE_DTYPES[kind.name], size - start, start)
 
@@ -318,56 +334,32 @@ _REBUILD: Mapping[tuple[str, str], Callable[[tuple[Any, ...]], Any]] = {
     ("torch._utils", "_rebuild_parameter"): lambda arguments: arguments[0],
     ("torch._utils", "_rebuild_parameter_with_state"): lambda arguments: arguments[0],
     # (function, type, arguments, state): the tensor's attributes are dropped.
-    ("torch._tensor", "_rebuild_from_type_v2"): lambda arguments: _rebuild(arguments[0], arguments[2]),
+    ("torch._tensor", "_rebuild_from_type_v2"): lambda arguments: _call(arguments[0], arguments[2]),
     ("torch", "Size"): lambda arguments: tuple(arguments[0]),
 }
-# fmt: off
-_VALUES = frozenset({
-    "INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT", "STRING", "BINSTRING",
-    "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "BINBYTES", "SHORT_BINBYTES",
-    "BINBYTES8", "BYTEARRAY8",
-})
-# fmt: on
-_CONSTANTS: Mapping[str, Callable[[], Any]] = {
-    "NONE": lambda: None,
-    "NEWTRUE": lambda: True,
-    "NEWFALSE": lambda: False,
-    "EMPTY_LIST": list,
-    "EMPTY_SET": list,
-    "EMPTY_DICT": dict,
-    "EMPTY_TUPLE": tuple,
-}
-_ACTIONS: Mapping[str, Callable[[_Machine, Any], object]] = {
-    "PROTO": lambda machine, _: None,
-    "FRAME": lambda machine, _: None,
-    "STOP": lambda machine, _: None,
-    "MARK": lambda machine, _: machine.marks.append(len(machine.stack)),
-    "POP": lambda machine, _: machine.pop(),
-    "POP_MARK": lambda machine, _: machine.pop_to_mark(),
-    "DUP": lambda machine, _: machine.stack.append(machine.stack[-1]),
-    "TUPLE": lambda machine, _: machine.stack.append(tuple(machine.pop_to_mark())),
-    "TUPLE1": lambda machine, _: machine.collect(1),
-    "TUPLE2": lambda machine, _: machine.collect(2),
-    "TUPLE3": lambda machine, _: machine.collect(3),
-    "LIST": lambda machine, _: machine.stack.append(machine.pop_to_mark()),
-    "FROZENSET": lambda machine, _: machine.stack.append(machine.pop_to_mark()),
-    "DICT": lambda machine, _: machine.stack.append(_pairs(machine.pop_to_mark())),
-    "APPEND": lambda machine, _: machine.extend([machine.pop()]),
-    "APPENDS": lambda machine, _: machine.extend(machine.pop_to_mark()),
-    "ADDITEMS": lambda machine, _: machine.extend(machine.pop_to_mark()),
-    "SETITEM": lambda machine, _: machine.set_items([machine.pop(), machine.pop()][::-1]),
-    "SETITEMS": lambda machine, _: machine.set_items(machine.pop_to_mark()),
-    "PUT": lambda machine, index: machine.remember(index),
-    "BINPUT": lambda machine, index: machine.remember(index),
-    "LONG_BINPUT": lambda machine, index: machine.remember(index),
-    "MEMOIZE": lambda machine, _: machine.remember(len(machine.memo)),
-    "GET": lambda machine, index: machine.stack.append(machine.memo[index]),
-    "BINGET": lambda machine, index: machine.stack.append(machine.memo[index]),
-    "LONG_BINGET": lambda machine, index: machine.stack.append(machine.memo[index]),
-    "GLOBAL": lambda machine, names: machine.name_global(*names.split(" ", 1)),
-    "STACK_GLOBAL": lambda machine, _: machine.name_global(*[machine.pop(), machine.pop()][::-1]),
-    "REDUCE": lambda machine, _: machine.call(),
-    "NEWOBJ": lambda machine, _: machine.call(),
-    "BUILD": lambda machine, _: machine.pop(),
-    "BINPERSID": lambda machine, _: machine.refer_to_storage(),
+_DAMAGE = (ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError, EOFError, struct.error)
+_NAMES = {ord(opcode.code): opcode.name for opcode in pickletools.opcodes}
+_AS_IN_PYTHON = """
+PROTO STOP MARK POP POP_MARK DUP BINPERSID GLOBAL STACK_GLOBAL
+PUT BINPUT LONG_BINPUT MEMOIZE GET BINGET LONG_BINGET
+NONE NEWTRUE NEWFALSE INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT STRING BINSTRING SHORT_BINSTRING
+UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8 BINBYTES SHORT_BINBYTES BINBYTES8
+EMPTY_LIST LIST APPEND APPENDS EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 EMPTY_DICT
+"""
+_PYTHON = {_NAMES[code]: load for code, load in pickle._Unpickler.dispatch.items()}
+_OPERATIONS: Mapping[str, Callable[[Any], None]] = {
+    **{name: _PYTHON[name] for name in _AS_IN_PYTHON.split()},
+    "DICT": _make_dictionary,
+    "SETITEM": _set_item,
+    "SETITEMS": _set_items,
+    # Sets hash their items; as lists they don't.
+    "EMPTY_SET": _PYTHON["EMPTY_LIST"],
+    "FROZENSET": _PYTHON["LIST"],
+    "ADDITEMS": _PYTHON["APPENDS"],
+    # An object is what its name makes of the arguments; its state is dropped.
+    "REDUCE": _reduce,
+    "NEWOBJ": _reduce,
+    "BUILD": _PYTHON["POP"],
+    "BYTEARRAY8": _PYTHON["BINBYTES8"],  # Python makes room for a bytearray before it reads it
+    "FRAME": lambda machine: machine.read(8),
 }
