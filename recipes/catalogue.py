@@ -128,7 +128,7 @@ def notes() -> tuple[str, ...]:
 
 
 def teacher_needs(method: Method) -> TeacherNeeds:
-    """Return the method's teacher needs, by its options if they decide, else by its entry."""
+    """Return what the method needs of a teacher: what its options say, otherwise what its entry says."""
     if isinstance(method, ChoosesTeacherNeeds):
         return method.teacher_needs
     return METHODS.find(method.name).needs

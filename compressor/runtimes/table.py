@@ -121,7 +121,7 @@ class RuntimeEntry(Requirements):
 
     @property
     def runs_checkpoints(self) -> bool:
-        """True for torch and every other runtime of its files."""
+        """True for torch, and for each other runtime that opens the same files as torch."""
         return "torch" in (self.name, self.alternative_to)
 
     def load(self) -> RuntimeModule:

@@ -107,7 +107,7 @@ def max_side(network: Network) -> int:
         nonlocal widest
         widest = max(widest, output.numel())
 
-    handles = [part.register_forward_hook(measure) for part in network.modules() if isinstance(part, nn.Conv2d)]
+    handles = [module.register_forward_hook(measure) for module in network.modules() if isinstance(module, nn.Conv2d)]
     try:
         with torch.no_grad():
             network(example)

@@ -1,4 +1,4 @@
-"""ONNX in eight bits: QuantizeLinear and DequantizeLinear around operations, which runtimes compute with integers.
+"""ONNX in int8: QuantizeLinear and DequantizeLinear around operations, which runtimes compute with integers.
 
     int8       for CPUs: values in bytes with a zero point, weights signed, one scale per channel
     int8-trt   for TensorRT: all signed, no zero points, biases in float

@@ -1,4 +1,4 @@
-"""OpenVINO's .xml and .bin in eight bits, by NNCF, from the network with spread streams; images as in float.
+"""OpenVINO's .xml and .bin in int8, by NNCF, from the network with spread streams; images as in float.
 
 Our own ONNX in eight bits, read by OpenVINO, is as accurate but a tenth slower: NNCF knows which operations this
 runtime fuses. NNCF's defaults lose more quality. So here a value's range covers all patches, without 0.01 % at each

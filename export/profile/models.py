@@ -33,7 +33,7 @@ CostOfSize = Callable[[tuple[int, int]], Cost | None]
 
 @dataclass(frozen=True)
 class ProfiledModel:
-    """One model under one runtime in one precision. `unbounded`: everything in its file is in eight bits, without a
+    """One model under one runtime in one precision. `unbounded`: everything in its file is in int8, without a
     bound on the loss."""
 
     label: str
@@ -89,24 +89,24 @@ class OpenModels:
 
     def collect(self, starting: Sequence[_Starting]) -> None:
         """Wait for the processes; a model that does not open becomes a note. If models prove to be the same, such as a
-        file in eight bits that was opened in two precisions, only the first is kept."""
+        file in int8 that was opened in two precisions, only the first is kept."""
         keys = set[tuple[str, str, str]]()
-        for one in starting:
+        for opened in starting:
             try:
-                facts = one.process.facts()
+                facts = opened.process.facts()
             except SrkdError as error:
-                self.notes.append(f"{one.label} is left out under {one.runtime}: {error}")
+                self.notes.append(f"{opened.label} is left out under {opened.runtime}: {error}")
                 continue
-            key = (one.label, facts.runtime, facts.precision)
+            key = (opened.label, facts.runtime, facts.precision)
             if key in keys:
-                one.process.close()
+                opened.process.close()
                 continue
             keys.add(key)
             if facts.integer_nodes_missing is not None:
                 self.notes.append(facts.integer_nodes_missing)
-            count = one.cost or _cost_of_file(one.file, facts)
-            unbounded = one.unbounded and facts.precision == "int8"
-            self.models.append(ProfiledModel(one.label, one.is_teacher, one.process, facts, count, unbounded))
+            count = opened.cost or _cost_of_file(opened.file, facts)
+            unbounded = opened.unbounded and facts.precision == "int8"
+            self.models.append(ProfiledModel(opened.label, opened.is_teacher, opened.process, facts, count, unbounded))
 
 
 def open_models(
@@ -232,7 +232,7 @@ class _Exports:
         return self._in_float[runtime]
 
     def in_int8(self, runtime: str) -> Path:
-        """Write a file with everything in eight bits and return its path. Its loss is reported but not bounded: the
+        """Write a file with everything in int8 and return its path. Its loss is reported but not bounded: the
         search of `srkd export` for the parts that must stay in float takes many times as long."""
         row = find_format(runtime, "int8")
         file = self.folder / f"{self.source.stem}{row.suffix}"

@@ -38,7 +38,7 @@ MEMORY_SHARE = 0.8
 
 @dataclass(frozen=True)
 class Latency:
-    """Percentiles of the milliseconds per batch, until its output is synchronised."""
+    """Percentiles of the time of a batch in milliseconds, up to its synchronised output."""
 
     p50: float
     p95: float
@@ -79,14 +79,14 @@ class ProfileRow:
     speedup_interval: tuple[float, float] | None
     speedup_vs_teacher_eager: float | None
     verdict: str | None
-    int8: EightBits | None = None
-    """Facts of a file in eight bits; None for other rows."""
+    int8: Int8Facts | None = None
+    """Facts of an int8 file; None for other rows."""
     published: PublishedFigures | None = None
     """Published figures of a preset's network; None for other rows."""
 
     @property
     def arithmetic(self) -> str:
-        """Return the precision, as "int8 unbounded" for a file in eight bits without a bound on its loss."""
+        """Return the precision, as "int8 unbounded" for an int8 file without a bound on its loss."""
         return "int8 unbounded" if self.int8 is not None and self.int8.bounded is False else self.precision
 
 
@@ -127,12 +127,12 @@ class LayerTimes:
 
 
 @dataclass(frozen=True)
-class EightBits:
-    """Facts of a row in eight bits: those in its file, and how many nodes its runtime computes with integers. None:
+class Int8Facts:
+    """Facts of an int8 row: those in its file, and how many nodes its runtime computes with integers. None:
     unknown."""
 
     bounded: bool | None
-    """False if everything is in eight bits, whatever the loss, because the file was made only to be timed."""
+    """False if everything is in int8, whatever the loss, because the file was made only to be timed."""
     flavour: str | None
     calibration: str | None
     in_float: str | None
@@ -155,7 +155,7 @@ class ModelCost:
 @dataclass(frozen=True)
 class QualityRow:
     """Mean Y-PSNR in dB of a model in a precision on the embedded validation photos, under the first runtime that has
-    it; None if it is infinite. In eight bits each runtime's file has its own row, as the files differ."""
+    it; None if it is infinite. In int8 each runtime's file has its own row, as the files differ."""
 
     model: str
     scale: int
@@ -193,7 +193,7 @@ class ProfileReport:
     notes: tuple[str, ...]
     """Lines about models that were left out and about disturbances of the measurement."""
     about_int8: tuple[str, ...] = ()
-    """A line for each model in eight bits, and one for each that was also timed in float."""
+    """A line for each int8 model, and one for each that was also timed in float."""
     lost: tuple[LostRow, ...] = ()
     matrix_rates: tuple[MatrixRate, ...] = ()
     conditions: tuple[Conditions, ...] = ()
@@ -382,7 +382,7 @@ class _Measurement:
         return tuple(tables)
 
     def measure_quality(self) -> tuple[QualityRow, ...]:
-        """Score each model once per precision and each file in eight bits; for each scale bicubic comes first."""
+        """Score each model once per precision and each int8 file; for each scale bicubic comes first."""
         chosen: dict[tuple[str, ...], ProfiledModel] = {}
         for model in self.models:
             own_file = (model.facts.runtime,) if model.facts.precision == "int8" else ()
@@ -500,7 +500,7 @@ def _build_row(
         speedup_interval=None if same is None else (same.low, same.high),
         speedup_vs_teacher_eager=None if eager is None else eager.speedup,
         verdict="reference" if model.is_teacher else None if same is None else same.verdict,
-        int8=_eight_bits(model),
+        int8=_int8_facts(model),
     )
 
 
@@ -509,7 +509,7 @@ def _compare(reference: CallTimes | None, timing: CallTimes) -> SpeedUp | None:
 
 
 def _about_int8(model: ProfiledModel) -> str | None:
-    """Return a line about a model in eight bits; None for other models."""
+    """Return a line about an int8 model; None for other models."""
     if model.facts.precision != "int8":
         return None
     unbounded = "all in eight bits to be timed, its loss is not bounded (srkd export bounds it)"
@@ -517,11 +517,11 @@ def _about_int8(model: ProfiledModel) -> str | None:
     return f"{model.name}: {'; '.join(str(remark) for remark in parts if remark is not None)}"
 
 
-def _eight_bits(model: ProfiledModel) -> EightBits | None:
+def _int8_facts(model: ProfiledModel) -> Int8Facts | None:
     if model.facts.precision != "int8":
         return None
     file, nodes = read_quantised_file(model.facts.metadata), model.facts.integer_nodes
-    return EightBits(
+    return Int8Facts(
         bounded=None if file is None else not model.unbounded,
         flavour=None if file is None else file.flavour,
         calibration=None if file is None else file.calibration,
@@ -536,7 +536,7 @@ def _eight_bits(model: ProfiledModel) -> EightBits | None:
 def _against_float(
     models: Sequence[ProfiledModel], timings: Sequence[CallTimes | None], workload: Workload, settings: ProfileSettings
 ) -> list[str]:
-    """Return a line for each model in eight bits that was also timed in float in the same runtime."""
+    """Return a line for each int8 model that was also timed in float in the same runtime."""
     width, height, _ = workload
     lines = []
     for model, timing in zip(models, timings, strict=True):

@@ -62,7 +62,7 @@ class Inspection:
     quantisation: QuantisedSize | None = None
     """Quantisation of a quantised network whose weights are known."""
     int8: QuantisedFile | None = None
-    """Flavour, calibration and loss of an exported file in eight bits."""
+    """Flavour, calibration and loss of an exported file in int8."""
     layers: tuple[LayerCost, ...] | None = None
     """The cost of each layer, under --layers."""
     licence: str | None = None

@@ -61,7 +61,7 @@ PointT = TypeVar("PointT", bound=HasPlace)
 
 
 def pareto_front(points: Sequence[PointT]) -> list[PointT]:
-    """Return the Pareto front, the smallest `x` first: points that no other beats in one and equals in the other."""
+    """Return the Pareto front, smallest `x` first; a point is left out if another has no larger x and no smaller y."""
     front: list[PointT] = []
     for point in sorted(points, key=lambda point: (point.x, -point.y)):
         if not front or point.y > front[-1].y:

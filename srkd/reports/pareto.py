@@ -39,7 +39,7 @@ def points_of(report: ProfileReport) -> list[ScatterPoint]:
 
 
 def write_pareto(report: ProfileReport, path: Path, note: Note) -> None:
-    """Write the picture to `path`; a note says if there is nothing to draw, as the table is worth having without it."""
+    """Write the picture to `path`; if there is nothing to draw, a note says so: the table is worth having alone."""
     points, row = points_of(report), report.rows[0]
     if not points:
         note(f"{path} is not drawn: no model has both a time and a quality")

@@ -43,7 +43,7 @@ class SpeedRow:
     over_eager: float | None
     """Speed-up over the teacher in torch."""
     unbounded: bool = False
-    """True for a file in eight bits without a bound on its loss: its quality is not that of the scored student."""
+    """True for an int8 file without a bound on its loss: its quality is not that of the scored student."""
 
     @property
     def conditions(self) -> str:
@@ -62,7 +62,7 @@ class SpeedTable:
 
     @property
     def students(self) -> list[SpeedRow]:
-        """Return the rows of the student, without unbounded files in eight bits."""
+        """Return the rows of the student, without unbounded int8 files."""
         return [row for row in self.timings if not row.is_teacher and not row.unbounded]
 
     @property

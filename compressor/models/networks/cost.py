@@ -150,11 +150,11 @@ def extra_operations(network: nn.Module) -> Iterator[list[int]]:
     """Yield a list of the operations that MAC+ adds, one entry per pass through a counted module."""
     extra: list[int] = []
 
-    def each(operations: int) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+    def counting_hook(operations: int) -> Callable[[nn.Module, tuple[Any, ...]], None]:
         return lambda module, inputs: extra.append(operations * inputs[0].numel())
 
     handles = [
-        module.register_forward_pre_hook(each(operations))
+        module.register_forward_pre_hook(counting_hook(operations))
         for module in network.modules()
         for kind, operations in EXTRA_OPERATIONS.items()
         if isinstance(module, kind)

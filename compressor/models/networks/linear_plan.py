@@ -131,7 +131,7 @@ class Correspondence:
         return names
 
     def last_of(self, name: str) -> str:
-        """Return the name in the last block that the student's block replaces; its output is the target."""
+        """Return the last name of `all_of`: its block's output is the target of the student's block."""
         return self.all_of(name)[-1]
 
 

@@ -205,7 +205,7 @@ class RCANNaming(Naming):
             layers.append((f"groups.{g}.conv", self.group_conv.format(g=g, n=spec.depth)))
             for b in range(spec.depth):
                 block = self.block.format(g=g, b=b)
-                layers += [(f"groups.{g}.blocks.{b}.{part}", f"{block}.{there}") for part, there in parts.items()]
+                layers += [(f"groups.{g}.blocks.{b}.{conv}", f"{block}.{there}") for conv, there in parts.items()]
         return self.tensor_names(spec, layers)
 
 

@@ -557,15 +557,15 @@ def _names(spec: SwinIRSpec, in_file: set[str]) -> dict[str, str]:
         for k in range(depth):
             layer, there = f"groups.{g}.layers.{k}", f"layers.{g}.residual_group.blocks.{k}"
             layers += [(f"{layer}.{norm}", f"{there}.{norm}") for norm in ("norm1", "norm2")]
-            layers += [(f"{layer}.attention.{part}", f"{there}.attn.{part}") for part in ("qkv", "proj")]
-            layers += [(f"{layer}.{part}", f"{there}.mlp.{part}") for part in ("fc1", "fc2")]
+            layers += [(f"{layer}.attention.{linear}", f"{there}.attn.{linear}") for linear in ("qkv", "proj")]
+            layers += [(f"{layer}.{linear}", f"{there}.mlp.{linear}") for linear in ("fc1", "fc2")]
             names[f"{layer}.attention.bias_table"] = f"{there}.attn.relative_position_bias_table"
     return weight_and_bias(*layers) | names
 
 
 def _connection(spec: SwinIRSpec, layer: str, there: str) -> list[tuple[str, str]]:
-    parts = [""] if spec.connection == "1conv" else [".0", ".2", ".4"]
-    return [(layer + part, there + part) for part in parts]
+    suffixes = [""] if spec.connection == "1conv" else [".0", ".2", ".4"]
+    return [(layer + suffix, there + suffix) for suffix in suffixes]
 
 
 def _tail(spec: SwinIRSpec) -> Iterator[tuple[str, str]]:

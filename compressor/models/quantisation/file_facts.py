@@ -42,7 +42,7 @@ class QuantisedFile:
 
     def line(self) -> str:
         """Return one line, such as `int8 for cpu, -0.032 dB of Y-PSNR on 2 photos, calibrated on 32 patches`."""
-        return ", ".join(part for part in (f"{self.precision} for {self.flavour}", self.loss(), self.source()) if part)
+        return ", ".join(fact for fact in (f"{self.precision} for {self.flavour}", self.loss(), self.source()) if fact)
 
     def loss(self) -> str | None:
         """Return the loss in words, or None."""

@@ -49,7 +49,7 @@ POOLS = frozenset({"GlobalAveragePool", "ReduceMean"})
 
 @dataclass(frozen=True)
 class Flavour:
-    """The rules of a runtime for computing in eight bits."""
+    """The rules of a runtime for computing in int8."""
 
     name: str
     values: Levels
@@ -281,7 +281,7 @@ def make_plan(graph: FloatGraph, scheme: Scheme = Scheme(), images: frozenset[st
 
 
 def _moves_grid(graph: FloatGraph, index: int, grids: Container[str], on_grid: Container[int]) -> bool:
-    """Return whether a node only moves values that exist only in quantised form."""
+    """Return True if the node rearranges values that are stored only as integers."""
     node = graph.nodes[index]
     if node.op_type not in MOVES or index in on_grid:
         return False

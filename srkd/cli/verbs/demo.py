@@ -121,7 +121,7 @@ def _show_models(console: Console, models: Sequence[Model]) -> None:
 
 
 def loss_of(model: Model) -> str:
-    """Return the loss in dB that a file in eight bits states, or "-"."""
+    """Return the loss in dB that an int8 file states, or "-"."""
     from compressor.models.quantisation.file_facts import read_quantised_file
 
     file = read_quantised_file(model.metadata)
