@@ -154,13 +154,13 @@ def _start_checkpoint(
     """Start a checkpoint in torch, and a temporary export of it in every other runtime of the settings."""
     file = model_file(path)
 
-    def in_torch(runtime: str, precision: str) -> OpenOptions:
+    def options_for(runtime: str, precision: str) -> OpenOptions:
         return replace(settings.for_checkpoint(runtime, precision, is_teacher=is_teacher), label=label)
 
     first = settings.float_precisions("torch", is_teacher=is_teacher)[0]
-    model = open_model(path, in_torch("torch", first))
+    model = open_model(path, options_for("torch", first))
     if not isinstance(model, TorchRuntime):
-        process = opened.start(file, in_torch("torch", first), "torch")
+        process = opened.start(file, options_for("torch", first), "torch")
         return [_Starting(label, is_teacher, "torch", process, lambda size: None, file)]
     settings.require_memory(model.descriptor)  # before the slow exports
     # Some converters do not take channels-last weights, which torch uses.
@@ -179,7 +179,7 @@ def _start_checkpoint(
             precisions = settings.float_precisions(name, is_teacher=is_teacher)
             if RUNTIMES[name].runs_checkpoints:
                 for precision in precisions:
-                    start(name, file, in_torch(name, precision))
+                    start(name, file, options_for(name, precision))
                 continue
             for precision in precisions:
                 options = settings.for_file(name, precision, trusted=True)

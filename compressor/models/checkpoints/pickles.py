@@ -269,7 +269,7 @@ def _allowed(symbol: GlobalName) -> GlobalName:
 
 
 def _call(function: Any, arguments: Any) -> Any:
-    """Give the value of a call of an allowed name."""
+    """Return what a call of an allowed name stands for; any other name is refused."""
     if not isinstance(function, GlobalName) or not isinstance(arguments, tuple):
         raise TypeError(f"call of {type(function).__name__}")
     pair = (function.module, function.name)

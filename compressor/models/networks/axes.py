@@ -100,7 +100,7 @@ class AxisPlan:
 
 
 def layer_axes(weights: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
-    """Return the expressions of each layer's weight, as declared, and of its bias, with the weight's first axis."""
+    """Return the expressions of each layer's weight and bias; a bias has the first of its weight's."""
     return {
         f"{layer}.{kind}": expressions if kind == "weight" else expressions[:1]
         for layer, expressions in weights.items()
