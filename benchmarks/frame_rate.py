@@ -20,8 +20,8 @@ from benchmarks.evidence import Benchmark, Column, Row, Table, add_variant_optio
 from compressor.base.context import Context
 from srkd.options.parameters import read_size
 from srkd.options.verbs import CompressOptions
-from srkd.runs.run import CompressReport
-from srkd.runs.targeted import TargetReport, check_target
+from srkd.record.result import CompressReport, TargetReport
+from srkd.runs.targeted import check_target
 
 BENCHMARK = Benchmark(
     "Can a frame rate be planned and met, and how good is the student?",

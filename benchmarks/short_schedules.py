@@ -18,8 +18,8 @@ from compressor.base.choices import Init
 from recipes.config.preset import Preset
 from recipes.config.reading import load_preset
 from srkd import compress
+from srkd.record.result import CompressReport
 from srkd.record.trials import Gain, Spread
-from srkd.runs.run import CompressReport
 
 BENCHMARK = Benchmark(
     "Does a short run need another schedule than rescaled milestones?",

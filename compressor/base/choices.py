@@ -32,5 +32,11 @@ TeacherPrecisionOption: TypeAlias = Literal["auto", "fp32", "bf16"]
 CompileOption: TypeAlias = Literal["auto", "on", "off"]
 """Compilation of the networks in training; auto: by facts of machine and run."""
 
+Precision: TypeAlias = Literal["fp32", "bf16"]
+"""The number format in which a network computes in training."""
+
+Layout: TypeAlias = Literal["channels_last", "contiguous"]
+"""The memory layout of a network and its images in training."""
+
 MOST_LIMITS = 1000
 """The largest factor by which the limits of a foreign program are widened."""

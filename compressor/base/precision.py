@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import Literal
 
 import torch
 
-Precision = Literal["fp32", "bf16"]
-Layout = Literal["channels_last", "contiguous"]
+from compressor.base.choices import Layout, Precision
 
 
 def computes_bf16(device: torch.device) -> bool:

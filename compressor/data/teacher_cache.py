@@ -20,9 +20,10 @@ from typing import Any
 import torch
 
 from compressor.base.cache_folder import CacheFolder, format_bytes, map_file
+from compressor.base.choices import Precision
 from compressor.base.context import QUIET, Context, Note, Progress
 from compressor.base.errors import SrkdError, UsageError, report_unwritable
-from compressor.base.precision import Precision, autocast
+from compressor.base.precision import autocast
 from compressor.data.batches import Batches, Labels, View
 from compressor.data.placement import fits_on_device
 from compressor.data.store import ImageStore, Plane

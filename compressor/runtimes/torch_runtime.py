@@ -9,8 +9,9 @@ from types import MappingProxyType
 
 import torch
 
+from compressor.base.choices import Layout
 from compressor.base.errors import SrkdError, UsageError, reason_of
-from compressor.base.precision import Layout, memory_format, synchronise
+from compressor.base.precision import memory_format, synchronise
 from compressor.models.networks.base import Descriptor, Network, Spec
 from compressor.runtimes.base import require_input, require_output
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from torch import nn
 
+from compressor.base.choices import Precision
 from compressor.base.context import Note
-from compressor.base.precision import Precision, autocast
+from compressor.base.precision import autocast
 from compressor.base.processes import Processes
 from compressor.models.networks.base import ImageModel, Spec
 from compressor.models.students.students import StudentView

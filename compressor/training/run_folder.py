@@ -6,7 +6,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,18 +14,17 @@ from typing import Any
 from compressor.base.choices import DEFAULT_TRACKERS, TrackerName
 from compressor.base.context import Note
 from compressor.base.errors import SrkdError, Unwritable, UsageError, report_unwritable
-from compressor.base.files import append, atomic_path, flush_file, read_text, require_regular, temporary_files
+from compressor.base.files import append, atomic_path, flush_file, temporary_files
 from compressor.models.checkpoints.header import RUN_FOLDER_FACTS, RUN_FOLDER_WEIGHTS
 from compressor.models.checkpoints.save import save_network
 from compressor.models.networks.base import Network
 from compressor.training.guard import SkippedStep
+from compressor.training.run_files import METRICS, read_metrics, write_facts
 from compressor.training.state import DamagedState, State
 from compressor.training.trackers import Tracker, TrackerLost, open_tracker
 
 KEPT_STATES = 3
-SCHEMA = "srkd.compress/1"
-"""The schema of run.json."""
-FACTS, METRICS, LOG, LOCK = RUN_FOLDER_FACTS, "metrics.jsonl", "log.txt", ".lock"
+FACTS, LOG, LOCK = RUN_FOLDER_FACTS, "log.txt", ".lock"
 STUDENT, SHEET = RUN_FOLDER_WEIGHTS, "comparison.png"
 FLOAT_STUDENT = "student-float.safetensors"
 """The distilled float student, kept beside the quantised one."""
@@ -33,7 +32,6 @@ JOINT_TEACHER = "teacher_joint.safetensors"
 """The teacher that was trained jointly with the student inside it; students of other widths can be cut from it."""
 REPLACED_FILES = (FACTS, METRICS, STUDENT, SHEET, JOINT_TEACHER, FLOAT_STUDENT)
 """Files that are written under a temporary name first."""
-MOST_FACTS_BYTES = 64 * 10**6
 
 
 class RunFolder:
@@ -257,38 +255,3 @@ def require_run(path: Path) -> None:
     """Refuse to continue a folder that is not a run folder."""
     if not (path / FACTS).is_file():
         raise SrkdError(f"--resume {path} is not a run folder: it has no {FACTS}")
-
-
-MOST_ROW_CHARACTERS = 10**6
-"""The longest line of metrics.jsonl; a longer one is read in parts, none of which is a row."""
-
-
-def read_metrics(run: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the rows of metrics.jsonl, as text and as values; other lines (cut short by a crash) are skipped."""
-    path = run / METRICS
-    require_regular(path)
-    if not path.is_file():
-        return
-    with open(path, encoding="utf-8", errors="replace") as lines:
-        while line := lines.readline(MOST_ROW_CHARACTERS):
-            with suppress(ValueError, RecursionError):
-                row = json.loads(line)
-                if isinstance(row, dict) and type(row.get("step")) is int:
-                    yield line.rstrip("\n"), row
-
-
-def write_facts(run: Path, facts: Mapping[str, Any]) -> None:
-    """Write run.json of a folder atomically."""
-    with atomic_path(run / FACTS) as temporary:
-        temporary.write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-
-
-def read_facts(run: Path) -> dict[str, Any]:
-    """Return the content of run.json of a folder."""
-    try:
-        facts = json.loads(read_text(run / FACTS, MOST_FACTS_BYTES))
-    except (ValueError, RecursionError) as error:
-        raise SrkdError(f"{run / FACTS} is damaged: {error}") from error
-    if not isinstance(facts, dict):
-        raise SrkdError(f"{run / FACTS} is damaged: it is not a JSON object")
-    return facts

@@ -26,11 +26,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from compressor.base.choices import CompileOption, PrecisionOption, TeacherPrecisionOption
+from compressor.base.choices import CompileOption, Layout, Precision, PrecisionOption, TeacherPrecisionOption
 from compressor.base.context import Note
 from compressor.base.errors import reason_of
 from compressor.base.machine import count_threads
-from compressor.base.precision import Layout, Precision, autocast, computes_bf16, memory_format, synchronise
+from compressor.base.precision import autocast, computes_bf16, memory_format, synchronise
 from compressor.models.networks.base import Network
 from compressor.models.networks.cost import cost
 

@@ -24,7 +24,7 @@ WANDB_FILE = "wandb.json"
 """File in a run folder with the run's id and address at Weights & Biases; with the id a resumed run continues its
 curves."""
 MOST_WANDB_BYTES = 10_000
-SHARED_FACTS = ("recipe", "preset", "seed", "device", "pace", "processes", "student")
+SHARED_FACTS = ("recipe", "preset", "seed", "device", "execution_mode", "processes", "student")
 """Keys of run.json that are sent to Weights & Biases; other keys hold paths of this machine."""
 
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from compressor.base.errors import SrkdError
 from compressor.models.networks.base import Spec
-from compressor.models.networks.cost import Cost, cost
+from compressor.models.networks.cost import cost
+from compressor.models.networks.image_cost import Cost
 from compressor.models.networks.registry import architecture, architectures
 from compressor.models.students.students import student_text
 from export.plan.search import CandidateShape

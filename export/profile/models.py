@@ -16,7 +16,8 @@ from compressor.base.errors import SrkdError
 from compressor.base.files import file_sha256
 from compressor.inference.open import model_file, open_model, unique_label
 from compressor.models.networks.base import Network, Spec
-from compressor.models.networks.cost import Cost, cost
+from compressor.models.networks.cost import cost
+from compressor.models.networks.image_cost import Cost
 from compressor.models.networks.registry import spec_from_dict
 from compressor.runtimes.table import RUNTIMES, OpenOptions, runtime_of
 from compressor.runtimes.torch_runtime import TorchRuntime

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import onnx
 
-from compressor.models.networks.cost import Cost
+from compressor.models.networks.image_cost import Cost
 
 Shape = tuple[int, ...]
 

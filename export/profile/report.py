@@ -15,7 +15,7 @@ from compressor.base.machine import available_memory, has_integer_products, torc
 from compressor.images.metrics import Protocol, below_bicubic
 from compressor.inference.open import SOURCE
 from compressor.models.networks.base import Descriptor
-from compressor.models.networks.cost import COMPARED_SIZE
+from compressor.models.networks.image_cost import COMPARED_SIZE
 from compressor.models.quantisation.file_facts import read_quantised_file
 from compressor.runtimes.table import RUNTIMES
 from export.profile.conditions import Conditions, Observation

@@ -17,7 +17,8 @@ import yaml
 from compressor.base.files import atomic_path, read_text
 from compressor.models.checkpoints.licence import commercial_warning, hub_licence
 from compressor.models.networks.base import Network
-from compressor.models.networks.cost import COMPARED_SIZE, cost
+from compressor.models.networks.cost import cost
+from compressor.models.networks.image_cost import COMPARED_SIZE
 from export.writing.record import read_record
 
 MARK = "<!-- srkd export wrote this card, and writes it anew. Without this line it is left alone. -->"

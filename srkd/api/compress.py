@@ -8,8 +8,8 @@ from typing import Literal
 from compressor.base.context import Note, Progress
 from srkd.options.declare import public
 from srkd.options.verbs import CompressOptions
+from srkd.record.result import CompressReport
 from srkd.runs.compression import run_compress, run_resume
-from srkd.runs.run import CompressReport
 from srkd.terminal.console import context_for_python
 
 __all__ = ["CompressReport", "compress", "resume"]

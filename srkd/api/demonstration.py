@@ -16,8 +16,9 @@ from compressor.runtimes.table import runtime_of
 from demo.catalogue import Model, NotForBrowsers, Role, build_site, load_samples, read_model
 from demo.files import Asset
 from srkd.api.export import export
-from srkd.options.models import as_tuple, find_run_teacher
+from srkd.options.models import as_tuple
 from srkd.options.verbs import DemoOptions
+from srkd.record.run_teacher import find_run_teacher
 
 FORMATS: Mapping[Role, Sequence[str]] = {"student": ("onnx", "fp16"), "teacher": ("onnx",)}
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
-from compressor.base.context import Context
-from compressor.base.errors import UsageError
+from compressor.base.context import Context, Note
+from compressor.base.errors import SrkdError, UsageError
 from compressor.inference.open import resolve_checkpoint
 from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.networks.base import ImageModel, Network
@@ -21,7 +22,7 @@ from srkd.options.parameters import read_size, read_sizes
 from srkd.options.verbs import (
     ExportOptions,
 )
-from srkd.reports.untrusted import Facts, read_run_facts
+from srkd.record.run_file import find_run_of
 
 
 def run_export(options: ExportOptions, context: Context) -> ExportReport:
@@ -56,23 +57,26 @@ def run_export(options: ExportOptions, context: Context) -> ExportReport:
     )
     if any(file.path is not None for file in report.files):
         write_record(folder, report, source.sha256)
-        if write_card(folder, network, _card_facts(source)) is None:
+        if write_card(folder, network, _card_facts(source, context.note)) is None:
             context.note(f"{folder / source.stem}.md is not a card of srkd export: it is left alone")
     return report
 
 
-def _card_facts(source: Source) -> CardFacts:
+def _card_facts(source: Source, note: Note) -> CardFacts:
     """Return the facts of a model card, from the checkpoint's header and its run folder."""
-    run = Facts() if source.path is None else read_run_facts(source.path.parent, source.sha256)
-    teacher = run.text("teacher", "path")
-    return CardFacts(
-        name=source.stem,
-        metadata=source.header,
-        sha256=source.sha256,
-        licence=source.licence,
-        teacher=None if teacher is None else Path(teacher).name,
-        teacher_psnr_y=run.number("result", "teacher", "psnr_y"),
-        validation=run.texts("data", "validation"),
+    facts = CardFacts(name=source.stem, metadata=source.header, sha256=source.sha256, licence=source.licence)
+    try:
+        run = None if source.path is None else find_run_of(source.path.parent, source.sha256)
+    except SrkdError as error:
+        note(f"the card says nothing of the run: {error}")
+        return facts
+    if run is None or run.result is None or run.data is None:
+        return facts
+    return replace(
+        facts,
+        teacher=None if run.teacher is None else run.teacher.path.name,
+        teacher_psnr_y=None if run.result.teacher is None else run.result.teacher.psnr_y,
+        validation=run.data.validation,
     )
 
 

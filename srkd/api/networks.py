@@ -9,8 +9,8 @@ from compressor.base.choices import Init, Select
 from compressor.models.checkpoints.save import save_network
 from compressor.models.networks.axes import Segments
 from compressor.models.networks.base import Network, Spec
-from compressor.models.networks.cost import COMPARED_SIZE, Cost
 from compressor.models.networks.cost import cost as count_cost
+from compressor.models.networks.image_cost import COMPARED_SIZE, Cost
 from compressor.models.students.students import build_student as cut_student
 from compressor.teachers.teacher import Teacher, load_teacher
 from srkd.api.inspection import Inspection

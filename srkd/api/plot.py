@@ -9,7 +9,7 @@ from pathlib import Path
 from compressor.base.context import Context
 from compressor.base.errors import SrkdError, UsageError
 from compressor.base.files import atomic_path
-from compressor.training.run_folder import METRICS
+from compressor.training.run_files import METRICS
 from srkd.charts.curves import NothingToDraw, draw_charts
 from srkd.options.declare import public
 from srkd.options.models import as_tuple

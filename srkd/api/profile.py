@@ -17,13 +17,13 @@ from srkd.options.models import (
     ModelFile,
     as_tuple,
     file_of,
-    find_run_teacher,
 )
 from srkd.options.parameters import read_sizes
 from srkd.options.verbs import (
     ModelOrPath,
     ProfileOptions,
 )
+from srkd.record.run_teacher import find_run_teacher
 from srkd.reports.pareto import check_pareto, write_pareto
 from srkd.reports.speed import write_speed
 

@@ -15,9 +15,10 @@ from compressor.runtimes.table import OpenOptions
 from compressor.training.run_folder import STUDENT
 from srkd.api.profile import run_profile
 from srkd.options.declare import public
-from srkd.options.models import as_tuple, find_run_teacher
+from srkd.options.models import as_tuple
 from srkd.options.parameters import require_html
 from srkd.options.verbs import ProfileOptions, ReportOptions, path_of
+from srkd.record.run_teacher import find_run_teacher
 from srkd.reports.comparison import compare_contents
 from srkd.reports.comparison_page import comparison_parts
 from srkd.reports.contents import Contents, read_contents

@@ -1,5 +1,4 @@
-"""A caller's models, each an open network, a file or a run folder: opened, their specs and files, their common scale;
-and the teacher of a run folder."""
+"""A caller's models (open networks, files or run folders): opened, their specs and files, their common scale."""
 
 from __future__ import annotations
 
@@ -10,10 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from compressor.assets import embedded_teacher
-from compressor.base.context import Context, Note
+from compressor.base.context import Context
 from compressor.base.errors import SrkdError, UsageError
-from compressor.base.files import file_sha256
 from compressor.inference.checkpoint_runtime import ForeignRuntime
 from compressor.inference.open import model_file, open_model, read_metadata
 from compressor.models.checkpoints.save import save_network
@@ -23,7 +20,6 @@ from compressor.runtimes.file_runtime import read_spec
 from compressor.runtimes.table import OpenOptions, runtime_of
 from compressor.runtimes.torch_runtime import TorchRuntime
 from compressor.teachers.teacher import Teacher, load_teacher
-from compressor.training.run_folder import FACTS, read_facts
 from srkd.options.parameters import MODEL
 from srkd.options.verbs import Model, ModelOrPath, RuntimeOptions
 
@@ -121,34 +117,3 @@ def common_scale(runtimes: Sequence[Runtime], scale: int | None) -> int:
         scale_list = ", ".join(f"{runtime.label} x{runtime.descriptor.scale}" for runtime in runtimes)
         raise UsageError(f"the models differ in scale ({scale_list}): compare models of one scale")
     return scales.pop()
-
-
-@dataclass(frozen=True)
-class RunTeacher:
-    """The teacher of a run folder, its scale there, and the options with which its file was read."""
-
-    path: Path
-    scale: int | None
-    options: Mapping[str, object]
-
-
-def find_run_teacher(run: Path, note: Note) -> RunTeacher | None:
-    """Return the teacher named in run.json, if its file is there and unchanged."""
-    facts_file = run / FACTS
-    if not facts_file.is_file():
-        return None
-    try:
-        facts = read_facts(run)
-        teacher = facts["teacher"]
-        if teacher is None:
-            return None
-        path, sha256, scale = Path(teacher["path"]), str(teacher["sha256"]), facts["student"].get("scale")
-        options = dict(teacher.get("options") or {})
-    except (SrkdError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise SrkdError(f"{facts_file} does not say what the teacher was ({error}): give --teacher FILE") from error
-    for candidate in (path, embedded_teacher()):
-        if candidate.is_file() and file_sha256(candidate) == sha256:
-            note(f"teacher: {candidate}, from {facts_file}")
-            return RunTeacher(candidate, scale, options)
-    note(f"the teacher of {run}, {path}, is missing or has changed: continuing without it (--teacher FILE names one)")
-    return None

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from compressor.models.checkpoints.header import RUN_FOLDER_WEIGHTS
+from srkd.record.reading import Decibels
 
 Verdict = Literal["better", "worse", "no difference", "spread unknown"]
 
@@ -45,8 +46,8 @@ class Gain:
     """The gain of a recipe over a baseline in dB: one difference per seed, from runs on the same batches."""
 
     over: str
-    differences: tuple[float, ...]
-    mean: float
+    differences: tuple[Decibels, ...]
+    mean: Decibels
     sd: float | None
     verdict: Verdict
 
@@ -95,7 +96,7 @@ class Outcome:
     run: str
     variant: str
     seed: int
-    psnr_y: float
+    psnr_y: Decibels
     seconds: float
 
 
@@ -104,8 +105,8 @@ class VariantScores:
     """A recipe or a baseline over its seeds."""
 
     name: str
-    psnr_y: tuple[float, ...]
-    mean: float
+    psnr_y: tuple[Decibels, ...]
+    mean: Decibels
     sd: float | None
 
     @classmethod

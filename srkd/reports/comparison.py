@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from compressor.base.errors import SrkdError, UsageError
 from compressor.training.run_folder import FACTS
+from srkd.record.run_file import RunFile, read_for_display
 from srkd.record.trials import Gain, Spread
 from srkd.reports.contents import Contents
-from srkd.reports.untrusted import Facts, part_names, require_run_folder
 
 SAME_BICUBIC_DB = 0.002
 """Largest difference in dB between bicubic scores of the same images, by rounding, also between machines."""
@@ -125,38 +125,36 @@ def _require_alike(runs: Sequence[Contents]) -> None:
 
 def _trained(run: Contents) -> list[Trained]:
     """Return a run, or each finished run of a plan; the two runs of `--then` count as one."""
-    facts = Facts.read(run.path / FACTS)
-    parts = [] if facts.has("request", "then") else [run.path / name for name in part_names(facts)]
+    file = read_for_display(run.path)
+    parts = [] if file.request.get("then") else [run.path / name for name in file.run_names]
     if not parts:
-        one = _read(run.name, run.recipe, facts)
-        return [] if one is None else [one]
+        return _trained_run(run.name, run.recipe, file)
     trained = []
     for part in parts:
-        require_run_folder(part)
         method = part.name.rpartition(SEED_MARK)[0] or part.name
-        one = _read(f"{run.name}/{part.name}", method, Facts.read(part / FACTS))
-        if one is not None:
-            trained.append(one)
+        trained += _trained_run(f"{run.name}/{part.name}", method, read_for_display(part))
     return trained
 
 
-def _read(run: str, method: str, facts: Facts) -> Trained | None:
-    result, seed = facts.at("result"), facts.count("seed")
-    psnr_y = result.number("student", "psnr_y")
-    if psnr_y is None or seed is None:
-        return None
-    decides = {key: facts.at(key).value for key in ("preset", "student", "start", "quantisation")}
-    teacher = facts.text("teacher", "sha256")
-    return Trained(
-        run=run,
-        method=method,
-        seed=seed,
-        psnr_y=psnr_y,
-        params=result.count("student", "cost", "params"),
-        macs=result.count("student", "cost", "macs"),
-        steps=result.count("steps"),
-        settings=json.dumps([method, decides, teacher], sort_keys=True),
-    )
+def _trained_run(run: str, method: str, file: RunFile) -> list[Trained]:
+    """Return the run of a run.json, if it is finished."""
+    if file.result is None or file.seed is None:
+        return []
+    student = file.result.student
+    decides = file.model_dump(mode="json", include={"preset", "student", "start", "quantisation"})
+    teacher = None if file.teacher is None else file.teacher.sha256
+    return [
+        Trained(
+            run=run,
+            method=method,
+            seed=file.seed,
+            psnr_y=student.psnr_y,
+            params=None if student.cost is None else student.cost.params,
+            macs=None if student.cost is None else student.cost.macs,
+            steps=file.result.steps,
+            settings=json.dumps([method, decides, teacher], sort_keys=True),
+        )
+    ]
 
 
 def _methods(trained: Sequence[Trained], bicubic: float, teacher: float | None) -> list[MethodScores]:

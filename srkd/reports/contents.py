@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from compressor.base.errors import SrkdError
 from compressor.base.files import file_sha256
-from compressor.training.run_folder import FACTS, METRICS, SCHEMA, STUDENT
-from export.writing.record import RECORD
-from srkd.record.trials import Spread
+from compressor.training.run_folder import FACTS, STUDENT
+from srkd.record.measurements import ExportedEntry, read_exports
+from srkd.record.result import CompressReport, Quality
+from srkd.record.run_file import RunFile, StudentSpec, read_for_display
+from srkd.record.trials import Gain, Spread
 from srkd.reports.curves import Metrics
 from srkd.reports.reproduction import Reproduction
-from srkd.reports.untrusted import Facts, part_names, require_run_folder
 
 Role = Literal["teacher", "student", "baseline", "start", "bicubic"]
 
@@ -94,61 +96,55 @@ class Contents:
 
 def read_contents(run: Path) -> Contents:
     """Return the contents of a run folder or of the folder of a plan of runs."""
-    require_run_folder(run)
-    facts = Facts.read(run / FACTS)
-    if facts.value is None:
-        raise SrkdError(f"{run} is not a run folder of srkd compress: it has no {FACTS}")
-    if not isinstance(facts.value, dict) or facts.text("schema") != SCHEMA:
-        raise SrkdError(f"{run / FACTS} is not the file of a run: its schema is not {SCHEMA}")
-    parts = [run / name for name in part_names(facts)]
+    file = read_for_display(run)
+    parts = [run / name for name in file.run_names]
     # The run.json of an unfinished plan has few facts: take the others from its first run.
-    first = facts if facts.has("student") else next((Facts.read(part / FACTS) for part in parts), Facts())
-    metrics = tuple(rows for part in (run, *parts) if (rows := _metrics(part)) is not None)
-    student = run / STUDENT
-    finished = facts.has("result", "student") and student.is_file()
+    first = file if file.student is not None else _first_of(parts) or file
+    metrics = tuple(rows for part in (run, *parts) if (rows := Metrics.read(part)) is not None)
+    student, result = run / STUDENT, file.result
+    finished = result is not None and student.is_file()
     return Contents(
         path=run,
         name=run.resolve().name,
-        recipe=facts.text("result", "recipe") or first.text("recipe") or "unknown",
-        title=first.text("preset", "title"),
-        network=_network(first),
-        scale=first.count("student", "scale"),
-        protocol=facts.text("result", "protocol"),
-        validation=first.texts("data", "validation"),
-        data_digest=first.text("data", "digest"),
-        steps=facts.count("result", "steps") or max((rows.last_step for rows in metrics), default=None),
-        seconds=facts.number("result", "seconds"),
-        unfinished=None if finished else _unfinished(run, facts, first, metrics, parts),
-        scores=tuple(_finished_scores(facts)) if finished else tuple(_scores_so_far(metrics)),
-        gains=tuple(_gains(facts)),
-        remarks=facts.texts("result", "flags"),
+        recipe=(None if result is None else result.recipe) or first.recipe or "unknown",
+        title=None if first.preset is None else first.preset.title,
+        network=None if first.student is None else _network(first.student),
+        scale=None if first.student is None else first.student.scale,
+        protocol=None if result is None else result.protocol,
+        validation=() if first.data is None else first.data.validation,
+        data_digest=None if first.data is None else first.data.digest,
+        steps=max((rows.last_step for rows in metrics), default=None) if result is None else result.steps,
+        seconds=None if result is None else result.seconds,
+        unfinished=None if finished else _unfinished(run, file, first, metrics, parts),
+        scores=tuple(_finished_scores(result) if result is not None and finished else _scores_so_far(metrics)),
+        gains=() if result is None or result.trials is None else tuple(map(_gain_line, result.trials.gains)),
+        remarks=() if result is None else result.flags,
         metrics=metrics,
-        files=tuple(_exported_files(run)),
+        files=tuple(_exported_file(run, name, entry) for name, entry in read_exports(run).items()),
         student_sha256=file_sha256(student) if student.is_file() else None,
-        teacher_licence=first.text("teacher", "licence"),
-        reproduction=Reproduction.of(run, facts, first),
+        teacher_licence=None if first.teacher is None else first.teacher.licence,
+        reproduction=Reproduction.of(run, file, first),
     )
 
 
-def _metrics(run: Path) -> Metrics | None:
-    return Metrics.read(run) if (run / METRICS).is_file() else None
+def _first_of(parts: Sequence[Path]) -> RunFile | None:
+    """Return run.json of a plan's first run; None if none has begun."""
+    return read_for_display(parts[0]) if parts and (parts[0] / FACTS).exists() else None
 
 
-def _network(facts: Facts) -> str | None:
+def _network(student: StudentSpec) -> str:
     """Return the student's shape, such as `edsr x4, width 24, depth 16`."""
-    name, scale = facts.text("student", "arch"), facts.count("student", "scale")
-    if name is None or scale is None:
-        return None
-    sizes = [f"{key} {size}" for key in ("width", "depth") if (size := facts.count("student", key)) is not None]
-    return ", ".join([f"{name} x{scale}", *sizes])
+    fields = student.model_extra or {}
+    sizes = [f"{key} {fields[key]}" for key in ("width", "depth") if isinstance(fields.get(key), int)]
+    return ", ".join([f"{student.arch} x{student.scale}", *sizes])
 
 
-def _unfinished(run: Path, facts: Facts, first: Facts, metrics: Sequence[Metrics], parts: Sequence[Path]) -> str:
+def _unfinished(run: Path, file: RunFile, first: RunFile, metrics: Sequence[Metrics], parts: Sequence[Path]) -> str:
     """Return a line with the progress of an unfinished run and the command that continues it."""
-    if facts.has("result", "student"):
+    if file.is_finished:
         return f"The run is finished, but {STUDENT} is missing from its folder."
     done = max((rows.last_step for rows in metrics), default=0)
-    steps = first.count("preset", "schedule", "steps")
+    steps = None if first.preset is None else first.preset.schedule.steps
     where = f"step {done:,}" + (f" of {steps:,}" if steps and not parts else "")
     if parts:
         started = sum((part / FACTS).is_file() for part in parts)
@@ -156,106 +152,85 @@ def _unfinished(run: Path, facts: Facts, first: Facts, metrics: Sequence[Metrics
     return f"This run is not finished: it is at {where}. srkd compress --resume {run.resolve().name} continues it."
 
 
-def _finished_scores(facts: Facts) -> list[Score]:
+def _finished_scores(result: CompressReport) -> list[Score]:
     """Return the scores of teacher, student, baselines, the student's start, and bicubic."""
-    result = facts.at("result")
-    params, macs = (result.count("student", "cost", key) for key in ("params", "macs"))
+    params, macs = _cost(result.student)
     rows = []
-    for key, name in (("teacher", "teacher"), ("teacher_joint", "teacher, trained with the student")):
-        if result.has(key):
-            cost = result.at(key, "cost")
-            rows.append(Score(name, "teacher", cost.count("params"), cost.count("macs"), result.number(key, "psnr_y")))
-    variants = result.items("trials", "rows")
-    for index, row in enumerate(variants):
-        values = row.items("psnr_y")
-        name, role = row.text("name") or "unnamed", "baseline" if index else "student"
-        mean, sd = row.number("mean"), row.number("sd")
-        rows.append(
-            Score(name if index else f"student ({name})", role, params, macs, mean, sd, len(values))  # type: ignore[arg-type]
-        )
-    if not variants:
-        how = result.text("quantisation")
-        name = "student" if how is None else f"student, {how}"
-        rows.append(Score(name, "student", params, macs, result.number("student", "psnr_y")))
-    for key, name in (("student", "its start, untrained"), ("slice", "a slice of the teacher, untrained")):
-        if result.has("untrained", key):
-            rows.append(Score(name, "start", params, macs, result.number("untrained", key)))
-    if result.has("float_student"):
-        cost = result.at("float_student", "cost")
-        psnr_y = result.number("float_student", "psnr_y")
-        rows.append(
-            Score("student before it was quantised", "baseline", cost.count("params"), cost.count("macs"), psnr_y)
-        )
-    return [*rows, Score("bicubic", "bicubic", None, None, result.number("bicubic", "psnr_y"))]
+    teachers = {"teacher": result.teacher, "teacher, trained with the student": result.teacher_joint}
+    rows += [_score(name, "teacher", quality) for name, quality in teachers.items() if quality is not None]
+    if result.trials is None:
+        rows.append(_score(", ".join(filter(None, ("student", result.quantisation))), "student", result.student))
+    else:
+        roles: Iterator[Role] = itertools.chain(["student"], itertools.repeat("baseline"))
+        for role, row in zip(roles, result.trials.rows, strict=False):
+            name = f"student ({row.name})" if role == "student" else row.name
+            rows.append(Score(name, role, params, macs, _finite(row.mean), row.sd, len(row.psnr_y)))
+    if result.untrained is not None:
+        before = {"its start": result.untrained.student, "a slice of the teacher": result.untrained.slice}
+        rows += [Score(f"{name}, untrained", "start", params, macs, _finite(psnr)) for name, psnr in before.items()]
+    if result.float_student is not None:
+        rows.append(_score("student before it was quantised", "baseline", result.float_student))
+    return [*rows, _score("bicubic", "bicubic", result.bicubic)]
+
+
+def _score(name: str, role: Role, quality: Quality) -> Score:
+    return Score(name, role, *_cost(quality), _finite(quality.psnr_y))
+
+
+def _cost(quality: Quality) -> tuple[int | None, int | None]:
+    """Return the parameters and MACs of a network; None for each without a network."""
+    return (None, None) if quality.cost is None else (quality.cost.params, quality.cost.macs)
+
+
+def _finite(psnr_y: float) -> float | None:
+    """Return a score that can be drawn; None for the infinite one of equal images."""
+    return psnr_y if math.isfinite(psnr_y) else None
 
 
 def _scores_so_far(metrics: Sequence[Metrics]) -> list[Score]:
     """Return the scores of the newest validation in the first run of an unfinished folder."""
-    if not metrics:
+    rows = [row for row in metrics[0].rows if row.kind == "validation"] if metrics else []
+    if not rows:
         return []
-    rows = [row for row in metrics[0].rows if row.get("kind") == "validation"]
-    newest = Facts(dict(rows[-1]) if rows else {})
-    scores = {role: newest.number(f"{role}_psnr_y") for role in ("teacher", "student", "bicubic")}
-    at = newest.count("step") or 0
-    names = {"student": f"student at step {at:,}"}
-    return [
-        Score(names.get(role, role), role, None, None, psnr_y)  # type: ignore[arg-type]
-        for role, psnr_y in scores.items()
-        if psnr_y is not None
-    ]
+    newest = rows[-1]
+    names: dict[Role, str] = {"teacher": "teacher", "student": f"student at step {newest.step:,}", "bicubic": "bicubic"}
+    scores = {role: newest.numbers.get(f"{role}_psnr_y") for role in names}
+    return [Score(names[role], role, None, None, psnr_y) for role, psnr_y in scores.items() if psnr_y is not None]
 
 
-def _gains(facts: Facts) -> list[str]:
-    """Return a line on the gain over each baseline, from the summary of the run."""
-    lines = []
-    for gain in facts.items("result", "trials", "gains"):
-        over, mean, sd = gain.text("over"), gain.number("mean"), gain.number("sd")
-        if over is None or mean is None:
-            continue
-        seeds = len(gain.items("differences"))
-        if sd is None:
-            lines.append(f"{mean:+.3f} dB over {over} (one seed: its spread is unknown)")
-        else:
-            verdict = gain.text("verdict") or ""
-            lines.append(f"{mean:+.3f} ± {sd:.3f} dB over {over} ({seeds} seeds: {verdict})")
-    return lines
+def _gain_line(gain: Gain) -> str:
+    """Return a line on the gain over a baseline, from the summary of the run."""
+    if gain.sd is None:
+        return f"{gain.mean:+.3f} dB over {gain.over} (one seed: its spread is unknown)"
+    return f"{gain.mean:+.3f} ± {gain.sd:.3f} dB over {gain.over} ({len(gain.differences)} seeds: {gain.verdict})"
 
 
-def _exported_files(run: Path) -> list[ExportedFile]:
-    """Return the files in the record of the exports."""
-    rows = []
-    for name, entry in sorted(Facts.read(run / RECORD).entries("files").items()):
-        if Path(name).name != name:
-            continue
-        rows.append(
-            ExportedFile(
-                name=name,
-                format=entry.text("format") or "unknown",
-                precision=entry.text("precision") or "unknown",
-                bytes=entry.count("bytes"),
-                state=_state(run / name, entry),
-                verdict=entry.text("verdict"),
-                reason=entry.text("reason"),
-                largest_difference=entry.number("parity", "max_abs"),
-                psnr_to_network=entry.number("parity", "psnr"),
-                drop_db=entry.number("quality", "drop"),
-                photos=entry.count("quality", "photos"),
-                speed=entry.text("speed", "sentence"),
-                processor=entry.text("machine", "cpu"),
-            )
-        )
-    return rows
+def _exported_file(run: Path, name: str, entry: ExportedEntry) -> ExportedFile:
+    difference, loss = entry.parity, entry.quality
+    return ExportedFile(
+        name=name,
+        format=entry.format,
+        precision=entry.precision,
+        bytes=entry.bytes,
+        state=_state(run / name, entry),
+        verdict=entry.verdict,
+        reason=entry.reason,
+        largest_difference=None if difference is None else difference.max_abs,
+        psnr_to_network=None if difference is None else difference.psnr,
+        drop_db=None if loss is None else loss.drop,
+        photos=None if loss is None else loss.photos,
+        speed=None if entry.speed is None else entry.speed.sentence,
+        processor=entry.machine.cpu,
+    )
 
 
-def _state(file: Path, entry: Facts) -> str | None:
+def _state(file: Path, entry: ExportedEntry) -> str | None:
     """Return why the results of a file are no longer valid; None if they are."""
     if not file.exists():
         return "the file is gone"
-    recorded = entry.text("sha256")
-    if recorded is not None and (not file.is_file() or file_sha256(file) != recorded):
+    if entry.sha256 is not None and (not file.is_file() or file_sha256(file) != entry.sha256):
         return "the file has changed since it was compared"
-    source = entry.text("source_sha256")
-    student = file.parent / STUDENT
+    student, source = file.parent / STUDENT, entry.source_sha256
     if source is not None and student.is_file() and file_sha256(student) != source:
         return "made from other weights than the student's"
     return None

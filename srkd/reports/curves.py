@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from compressor.base.errors import SrkdError
-from compressor.training.run_folder import FACTS, METRICS, read_metrics
-from srkd.charts.curves import Chart, Curve, Point
-from srkd.reports.untrusted import Facts, part_names, require_run_folder
+from compressor.training.run_files import METRICS
+from srkd.charts.curves import Chart, Curve
+from srkd.record.metrics import MetricsRow, read_rows
+from srkd.record.run_file import find_run_file, require_run_folder
 
 CURVES = "curves.png"
 SCORES = {"student_psnr_y": "student", "tuned_teacher_psnr_y": "teacher being tuned"}
@@ -25,48 +25,43 @@ class Metrics:
 
     name: str
     path: Path
-    rows: tuple[Mapping[str, Any], ...]
+    rows: tuple[MetricsRow, ...]
 
     @classmethod
     def read(cls, run: Path) -> Metrics | None:
         """Return the rows of a run folder; None if there are none yet."""
-        rows = sorted((row for _, row in read_metrics(run)), key=lambda row: row["step"])
-        return cls(run.resolve().name, run, tuple(rows)) if rows else None
+        rows = read_rows(run)
+        return cls(run.resolve().name, run, rows) if rows else None
 
     @property
     def last_step(self) -> int:
-        step: int = self.rows[-1]["step"]
-        return step
+        return self.rows[-1].step
 
     def curve(self, kind: str, key: str, name: str) -> Curve:
         """Return the curve of the numbers under one key, in rows of a kind."""
-        points: list[Point] = []
-        for row in self.rows:
-            value = row.get(key)
-            if row.get("kind") == kind and isinstance(value, (int, float)):
-                points.append((row["step"], value))
-        return Curve(name, tuple(points))
+        rows = [row for row in self.rows if row.kind == kind and key in row.numbers]
+        return Curve(name, tuple((row.step, row.numbers[key]) for row in rows))
 
     def level(self, key: str, name: str) -> Curve:
         """Return a horizontal line from the first to the last step, at a score that all validations share."""
         score = self.curve("validation", key, name)
-        ends = (self.rows[0]["step"], self.last_step)
+        ends = (self.rows[0].step, self.last_step)
         return Curve(name, tuple((step, value) for step in ends for _, value in score.points[-1:]), dashed=True)
 
     def keys(self, kind: str, start: str) -> list[str]:
         """Return the keys that begin with `start` in rows of a kind, in order of appearance."""
-        rows = (row for row in self.rows if row.get("kind") == kind)
-        return list(dict.fromkeys(key for row in rows for key in row if key.startswith(start)))
+        rows = (row for row in self.rows if row.kind == kind)
+        return list(dict.fromkeys(key for row in rows for key in row.numbers if key.startswith(start)))
 
     def steps_of(self, kind: str) -> tuple[float, ...]:
-        return tuple(row["step"] for row in self.rows if row.get("kind") == kind)
+        return tuple(row.step for row in self.rows if row.kind == kind)
 
 
 def read_runs(folder: Path) -> list[Metrics]:
     """Return the rows of a run, or of each started run of a plan."""
     require_run_folder(folder)
-    names = () if (folder / METRICS).is_file() else part_names(Facts.read(folder / FACTS))
-    parts = [folder / name for name in names] or [folder]
+    file = None if (folder / METRICS).is_file() else find_run_file(folder)
+    parts = [folder] if file is None else [folder / name for name in file.run_names] or [folder]
     runs = [metrics for part in parts if (metrics := Metrics.read(part)) is not None]
     if not runs:
         raise SrkdError(f"{folder} has no curves yet: no row in {METRICS}; is it a run folder of srkd compress?")

@@ -11,9 +11,8 @@ from compressor.base.files import file_sha256
 from compressor.training.run_folder import STUDENT
 from srkd.options.declare import Declaration, declarations
 from srkd.options.verbs import INPUT_PATHS, CompressOptions
-from srkd.reports.untrusted import Facts
+from srkd.record.run_file import Request, RunFile
 
-VERSIONS = {"srkd_version": "srkd"}
 MACHINE = {"torch": "torch", "onnxruntime": "onnxruntime", "python": "Python", "os": "system", "cpu": "processor"}
 HASH_CHARACTERS = 64
 STATED = ("recipe", "seed")
@@ -30,20 +29,19 @@ class Reproduction:
     """True if the command names files or folders without their parent folders."""
 
     @classmethod
-    def of(cls, run: Path, facts: Facts, first: Facts) -> Reproduction:
+    def of(cls, run: Path, file: RunFile, first: RunFile) -> Reproduction:
         """Return the facts from a run.json; `first` is the run.json of the first run of a plan."""
-        words, shortened = _words(run.resolve().name, facts.at("request"))
-        return cls(None if words is None else shlex.join(words), tuple(_lines(run, facts, first)), shortened)
+        words, shortened = _words(run.resolve().name, file.request)
+        return cls(None if words is None else shlex.join(words), tuple(_lines(run, file, first)), shortened)
 
 
-def _words(run: str, request: Facts) -> tuple[list[str] | None, bool]:
+def _words(run: str, request: Request) -> tuple[list[str] | None, bool]:
     """Return the command line with the options that differ from defaults, and whether paths were shortened."""
-    values = request.entries()
-    if not values:
+    if not request:
         return None, False
     words, shortened = ["srkd", "compress"], False
     for row in declarations(CompressOptions):
-        value = values.get(row.name, Facts()).value
+        value = request.get(row.name)
         if not row.option.in_json or value is None or value in ([], {}, False):
             continue
         if value == row.default and row.name not in STATED:
@@ -68,31 +66,22 @@ def _option(row: Declaration, value: Any) -> list[str]:
     return [word for item in values for word in (row.flag, str(item))]
 
 
-def _lines(run: Path, facts: Facts, first: Facts) -> list[tuple[str, str]]:
+def _lines(run: Path, file: RunFile, first: RunFile) -> list[tuple[str, str]]:
     """Return the other facts that decide the result, as names with values."""
-    lines: list[tuple[str, str]] = []
-    for key, name in VERSIONS.items():
-        if (version := facts.text(key) or first.text(key)) is not None:
-            lines.append((name, version))
-    lines += [(name, text) for key, name in MACHINE.items() if (text := facts.text("machine", key)) is not None]
-    seeds = [str(seed.count()) for seed in facts.items("result", "trials", "seeds") if seed.count() is not None]
-    seed = first.count("seed")
-    if seeds or seed is not None:
-        lines.append(("seed" if len(seeds) < 2 else "seeds", ", ".join(seeds) or str(seed)))
-    teacher = first.text("teacher", "path")
-    if teacher is not None:
-        lines.append(("teacher", f"{Path(teacher).name}, sha256 {_hash(first.text('teacher', 'sha256'))}"))
-    if first.has("data", "digest"):
-        origin = first.text("data", "origin") or "unknown"
-        used = first.count("data", "used")
-        lines.append(("images", f"{Path(origin).name}, {used} used, digest {_hash(first.text('data', 'digest'))}"))
+    versions = {"srkd": file.srkd_version or first.srkd_version}
+    versions |= {name: getattr(file.machine, key) for key, name in MACHINE.items()}
+    lines = [(name, text) for name, text in versions.items() if text is not None]
+    trials = None if file.result is None else file.result.trials
+    seeds = ([] if first.seed is None else [first.seed]) if trials is None else trials.seeds
+    if seeds:
+        lines.append(("seed" if len(seeds) < 2 else "seeds", ", ".join(map(str, seeds))))
+    if first.teacher is not None:
+        lines.append(("teacher", f"{first.teacher.path.name}, sha256 {first.teacher.sha256[:HASH_CHARACTERS]}"))
+    if (data := first.data) is not None:
+        digest = data.digest[:HASH_CHARACTERS]
+        lines.append(("images", f"{Path(data.origin).name}, {data.used} used, digest {digest}"))
     if (run / STUDENT).is_file():
         lines.append(("student", f"{STUDENT}, sha256 {file_sha256(run / STUDENT)}"))
-    precision = first.text("pace", "precision")
-    if precision is not None:
-        lines.append(("trained in", f"{precision} on {first.text('device') or 'cpu'}"))
+    if first.execution_mode is not None:
+        lines.append(("trained in", f"{first.execution_mode.precision} on {first.device or 'cpu'}"))
     return lines
-
-
-def _hash(text: str | None) -> str:
-    return "unknown" if text is None else text[:HASH_CHARACTERS]

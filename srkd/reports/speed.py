@@ -15,10 +15,9 @@ from compressor.base.errors import Unwritable
 from compressor.base.files import atomic_path, file_sha256
 from compressor.base.machine import count_threads, machine_facts
 from compressor.training.run_folder import STUDENT
-from srkd.reports.untrusted import Facts
+from srkd.record.measurements import PROFILE, ProfiledRow, read_profile
 from srkd.terminal.console import json_value
 
-RECORD = "profile.json"
 SCHEMA = "srkd.profile/1"
 STUDENT_SHA256 = "student_sha256"
 
@@ -80,7 +79,7 @@ class SpeedTable:
 
 def write_speed(run: Path, report: object, note: Note) -> None:
     """Write a profile of a run folder's student to the folder; note if that is impossible."""
-    path, student = run / RECORD, run / STUDENT
+    path, student = run / PROFILE, run / STUDENT
     body = json_value(report)
     assert isinstance(body, Mapping)
     record = {"schema": SCHEMA, **body, "machine": machine_facts(), STUDENT_SHA256: file_sha256(student)}
@@ -93,32 +92,28 @@ def write_speed(run: Path, report: object, note: Note) -> None:
 
 def read_speed(run: Path, student_sha256: str | None) -> SpeedTable | None:
     """Return the stored profile of these weights; None without one."""
-    record = Facts.read(run / RECORD)
-    if student_sha256 is None or record.text(STUDENT_SHA256) != student_sha256:
+    record = None if student_sha256 is None else read_profile(run)
+    if record is None or record.student_sha256 != student_sha256:
         return None
-    teacher = record.text("teacher")
-    timings = tuple(timing for row in record.items("rows") if (timing := _timing(row, teacher)) is not None)
-    return SpeedTable(timings, record.text("machine", "cpu"), record.texts("notes")) if timings else None
+    timings = tuple(_timing(row, record.teacher) for row in record.rows if row.latency_ms.p50 > 0)
+    return SpeedTable(timings, record.machine.cpu, record.notes) if timings else None
 
 
-def _timing(row: Facts, teacher: str | None) -> SpeedRow | None:
-    model, ms = row.text("model"), row.number("latency_ms", "p50")
-    if model is None or ms is None or ms <= 0:
-        return None
-    unbounded = row.at("int8", "bounded").value is False
+def _timing(row: ProfiledRow, teacher: str | None) -> SpeedRow:
+    unbounded = row.int8 is not None and row.int8.bounded is False
     return SpeedRow(
-        model=model,
-        is_teacher=model == teacher,
-        runtime=row.text("runtime") or "unknown",
-        device=row.text("device") or "unknown",
-        precision=(row.text("precision") or "unknown") + (" unbounded" if unbounded else ""),
-        lr_size=row.text("lr_size") or "unknown",
-        batch=row.count("batch") or 1,
-        threads=row.count("threads") or 1,
-        ms=ms,
-        fps=row.number("fps"),
-        speedup=row.number("speedup_same_runtime"),
-        verdict=row.text("verdict"),
-        over_eager=row.number("speedup_vs_teacher_eager"),
+        model=row.model,
+        is_teacher=row.model == teacher,
+        runtime=row.runtime,
+        device=row.device,
+        precision=row.precision + (" unbounded" if unbounded else ""),
+        lr_size=row.lr_size,
+        batch=row.batch,
+        threads=row.threads,
+        ms=row.latency_ms.p50,
+        fps=row.fps,
+        speedup=row.speedup_same_runtime,
+        verdict=row.verdict,
+        over_eager=row.speedup_vs_teacher_eager,
         unbounded=unbounded,
     )

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 import torch
 
 from compressor.base.cache_folder import SPARE_BYTES, format_bytes
+from compressor.base.choices import Precision
 from compressor.base.durations import format_duration
 from compressor.base.errors import UsageError
-from compressor.base.precision import Precision, autocast, synchronise
+from compressor.base.precision import autocast, synchronise
 from compressor.data.batches import View
 from compressor.data.teacher_cache import FP16_BYTES
 from compressor.teachers.teacher import Teacher

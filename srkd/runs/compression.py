@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -19,18 +17,20 @@ from compressor.base.processes import Rank
 from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.networks.base import ImageModel
 from compressor.training.distributed import open_processes
-from compressor.training.run_folder import FACTS, read_facts, require_new, write_facts
+from compressor.training.run_folder import FACTS, require_new
 from compressor.training.run_lock import lock_run
 from compressor.training.trackers import require_trackers
 from srkd.options.declare import from_json, to_json
 from srkd.options.models import ModelFile, file_of, refuse_file_options
 from srkd.options.verbs import CompressOptions
+from srkd.record.result import CompressReport
+from srkd.record.run_file import MachineFacts, RunFile, read_run_file, write_run_file
 from srkd.runs.config import RunConfig
-from srkd.runs.run import CompressReport, read_unfinished, train_run
+from srkd.runs.run import read_unfinished, train_run
 from srkd.runs.targeted import check_target, plan_student, refuse_contradictions
 from srkd.runs.then import Then
 from srkd.runs.trials import Trials
-from srkd.terminal.console import Console, json_value
+from srkd.terminal.console import Console
 
 
 def run_compress(options: CompressOptions, context: Context) -> CompressReport:
@@ -98,32 +98,30 @@ def run_resume(run: Path, context: Context) -> CompressReport:
 def _resume(run: Path, context: Context) -> CompressReport:
     read_unfinished(run, context.processes)  # refuse other folders before they are locked
     with lock_run(run, context, "--resume"):
-        facts = read_unfinished(run, context.processes)
-        options = from_json(CompressOptions, facts.get("request"), f"--resume {run}", out=run, plan=facts.get("plan"))
-        with _threads_of(facts, context.note):
-            return _run(options, context, facts)
+        began = read_unfinished(run, context.processes)
+        plan = None if began.plan is None else began.plan.model_dump(mode="json")
+        options = from_json(CompressOptions, began.request, f"--resume {run}", out=run, plan=plan)
+        with _threads_of(began, context.note):
+            return _run(options, context, began)
 
 
 @contextmanager
-def _threads_of(facts: Mapping[str, Any], note: Note) -> Iterator[None]:
+def _threads_of(began: RunFile, note: Note) -> Iterator[None]:
     """Compute with the run's original number of threads: another number adds in another order and gives other bytes.
 
     A note names a changed processor, GPU or version of torch, which cannot be restored.
     """
-    machine, now = facts.get("machine") or {}, machine_facts()
-    before, threads = torch.get_num_threads(), machine.get("torch_threads")
-    processor = "gpu" if str(facts.get("device", "cpu")).startswith("cuda") else "cpu"
-    changes = [
-        f"{name} {machine.get(name)}, now {now[name]}"
-        for name in (processor, "torch")
-        if name in machine and json.loads(json.dumps(now[name])) != machine.get(name)
-    ]
+    machine, now = began.machine, MachineFacts.model_validate(machine_facts())
+    before, threads = torch.get_num_threads(), machine.torch_threads
+    processor = "gpu" if (began.device or "cpu").startswith("cuda") else "cpu"
+    compared = {name: (getattr(machine, name), getattr(now, name)) for name in (processor, "torch")}
+    changes = [f"{name} {old}, now {new}" for name, (old, new) in compared.items() if old not in (None, new)]
     if changes:
         note(
             "the result may differ in its bytes from that of a run that never stopped: "
             f"it began on {'; '.join(changes)}"
         )
-    if type(threads) is not int or threads < 1 or threads == before:
+    if threads is None or threads < 1 or threads == before:
         yield
         return
     note(f"continuing with {count_threads(threads)}, as the run began, not {before}: the bytes depend on the number")
@@ -131,8 +129,8 @@ def _threads_of(facts: Mapping[str, Any], note: Note) -> Iterator[None]:
         yield
 
 
-def _run(options: CompressOptions, context: Context, facts: Mapping[str, Any] | None = None) -> CompressReport:
-    """Start the run of the options or, with the `facts` of its run.json, continue it."""
+def _run(options: CompressOptions, context: Context, began: RunFile | None = None) -> CompressReport:
+    """Start the run of the options or, with the run.json of a run that `began`, continue that."""
     if options.is_plan and not context.processes.is_single:
         raise UsageError("--with-baseline and --seeds run in one process: start them without torchrun")
     if options.then is not None and not context.processes.is_single:
@@ -141,19 +139,19 @@ def _run(options: CompressOptions, context: Context, facts: Mapping[str, Any] | 
         )
     require_trackers(options.track)
     with torch_threads(options.threads):
-        if facts is None and options.has_target:
+        if began is None and options.has_target:
             options = plan_student(options, context)
-        return _with_target(_train(options, context, facts), options, context)
+        return _with_target(_train(options, context, began), options, context)
 
 
-def _train(options: CompressOptions, context: Context, facts: Mapping[str, Any] | None) -> CompressReport:
+def _train(options: CompressOptions, context: Context, began: RunFile | None) -> CompressReport:
     """Train one run, several, or two recipes one after the other."""
     if options.then is not None:
         return Then(options, context).run()
-    config = RunConfig.decide(options, context, facts=facts)
+    config = RunConfig.decide(options, context, began=began)
     if options.is_plan:
         return Trials(config, context).run()
-    return train_run(config, context, facts=facts)
+    return train_run(config, context, began=began)
 
 
 def _with_target(report: CompressReport, options: CompressOptions, context: Context) -> CompressReport:
@@ -161,8 +159,7 @@ def _with_target(report: CompressReport, options: CompressOptions, context: Cont
     if options.plan is None or not context.processes.is_leader:
         return report
     target = check_target(report.student_path, options, context)
-    facts = read_facts(report.run)
-    write_facts(report.run, {**facts, "target": json_value(target)})
+    write_run_file(report.run, read_run_file(report.run).changed(target=target))
     return dataclasses.replace(report, target=target)
 
 
@@ -176,6 +173,6 @@ def _all_processes(context: Context) -> Iterator[Context]:
 def _holds_run_of(run: Path, options: CompressOptions) -> bool:
     """Return whether the folder holds a run of these options."""
     try:
-        return bool(read_facts(run)["request"] == to_json(options))
-    except (OSError, SrkdError, KeyError):
+        return read_run_file(run).request == to_json(options)
+    except SrkdError:
         return False

@@ -6,21 +6,19 @@ mode. Every mistake in the options is reported here, before anything is written.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from compressor.assets import embedded_teacher
 from compressor.base.cache_folder import parse_bytes
-from compressor.base.choices import Init, Select
+from compressor.base.choices import Init, Precision, Select
 from compressor.base.context import Context, Note, no_note
 from compressor.base.errors import SrkdError, UsageError, reason_of
 from compressor.base.machine import total_memory
-from compressor.base.precision import Precision
 from compressor.base.processes import Rank
 from compressor.data.batches import View
 from compressor.data.prepare import Data, DataChoice, prepare_data
@@ -29,7 +27,8 @@ from compressor.inference.teacher_check import check_teacher, format_options
 from compressor.models.fitting.fit import require_linear_plan
 from compressor.models.networks.base import Network
 from compressor.models.networks.registry import architecture, build, quantise
-from compressor.models.students.init_from import InitReport, initialise_from
+from compressor.models.students.init_from import initialise_from
+from compressor.models.students.init_report import InitReport
 from compressor.models.students.principal import can_be_turned
 from compressor.models.students.students import (
     build_student,
@@ -61,7 +60,7 @@ from recipes.config.reading import load_preset, recipe_label
 from recipes.terms.features import describe_taps
 from recipes.terms.phi import PhiSource, UsesPerceptualNet, bind_phi, find_phi
 from srkd.options.verbs import CompressOptions, path_of
-from srkd.terminal.console import json_value
+from srkd.record.run_file import RunFile, StudentStart
 
 EMBEDDED = "the embedded teacher"
 
@@ -81,15 +80,9 @@ class StudentInit:
     plain_slice: Network | None = None
     """The leading slice of the teacher for comparison, if the student starts from a better one; else None."""
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> StudentStart:
         """Return the entry `start` of run.json."""
-        init_from = None
-        if self.init_from is not None:
-            values = dict(vars(self.init_from))
-            # The keys in the file are older than the names of the fields.
-            values |= {"taken": values.pop("copied"), "unlike": values.pop("differences")}
-            init_from = json_value(values)
-        return {"init": self.init, "select": self.select, "init_from": init_from}
+        return StudentStart(init=self.init, select=self.select, init_from=self.init_from)
 
 
 @dataclass(frozen=True)
@@ -147,12 +140,12 @@ class RunNetworks:
         context: Context,
         *,
         shared: RunConfig | None = None,
-        facts: Mapping[str, Any] | None = None,
+        began: RunFile | None = None,
         download: bool = True,
     ) -> RunNetworks:
         """Read the recipe, load the teacher, build the student, and refuse combinations that do not fit.
 
-        `shared` is another run of the same plan, `facts` the run.json of a continued run; their φ is used again.
+        `shared` is another run of the same plan, `began` the run.json of a continued run; their φ is used again.
         Without `download` φ is named but not downloaded.
         """
         processes = context.processes
@@ -160,8 +153,8 @@ class RunNetworks:
         preset = processes.run_on_all(lambda: load_recipe(options, lines.append))
         if shared is not None:
             phi = shared.phi
-        elif facts is not None:
-            phi = read_phi(facts)
+        elif began is not None:
+            phi = read_phi(began)
         else:
             phi = choose_phi(preset, options, context, download=download)
 
@@ -215,17 +208,17 @@ class RunConfig(RunNetworks):
         context: Context,
         *,
         shared: RunConfig | None = None,
-        facts: Mapping[str, Any] | None = None,
+        began: RunFile | None = None,
     ) -> RunConfig:
         """Decide the networks, read the images, choose the execution mode.
 
-        A continued run keeps its mode (`facts` is its run.json). A further run of a plan uses the teacher, images, φ
+        A continued run keeps its mode (`began` is its run.json). A further run of a plan uses the teacher, images, φ
         and mode of `shared`.
         """
         processes = context.processes
         device = processes.run_on_all(lambda: open_device(process_device(options.device, processes.rank)))
         choice = processes.run_on_all(lambda: data_choice(options))
-        networks = RunNetworks.choose(options, context, shared=shared, facts=facts)
+        networks = RunNetworks.choose(options, context, shared=shared, began=began)
         if shared is None:
             processes.run_on_all(lambda: require_memory_for_step(networks, device, processes.rank))
         data, cache = processes.run_on_all(lambda: _prepare_images(networks, choice, context, shared))
@@ -233,8 +226,8 @@ class RunConfig(RunNetworks):
         def choose_mode() -> ExecutionMode | None:
             if shared is not None:
                 return shared.mode
-            if facts is not None:
-                return read_execution_mode(facts)
+            if began is not None:
+                return read_execution_mode(began)
             if not processes.is_leader:
                 return None
             rule = networks.preset.schedule
@@ -272,12 +265,11 @@ def require_memory_for_step(networks: RunNetworks, device: torch.device, rank: R
         )
 
 
-def read_execution_mode(facts: Mapping[str, Any]) -> ExecutionMode:
+def read_execution_mode(began: RunFile) -> ExecutionMode:
     """Return the mode in which a run began: another one would not give the same bits."""
-    try:
-        return ExecutionMode(**facts["pace"])
-    except (KeyError, TypeError) as error:
-        raise SrkdError(f"run.json does not say in which execution mode (pace) the run trained ({error})") from error
+    if began.execution_mode is None:
+        raise SrkdError("run.json does not say in which execution mode the run trained (execution_mode is missing)")
+    return ExecutionMode(**began.execution_mode.model_dump())
 
 
 def open_device(name: str) -> torch.device:
@@ -362,13 +354,9 @@ def phi_of(methods: Sequence[Method]) -> PhiSource | None:
     return next((method.phi_source for method in methods if isinstance(method, UsesPerceptualNet)), None)
 
 
-def read_phi(facts: Mapping[str, Any]) -> PhiSource | None:
+def read_phi(began: RunFile) -> PhiSource | None:
     """Return the φ with which a run began: it continues with the same, even if the cache has changed."""
-    values = facts.get("phi")
-    try:
-        return None if values is None else PhiSource(**{**values, "path": values["path"] and Path(values["path"])})
-    except (KeyError, TypeError) as error:
-        raise SrkdError(f"run.json does not say which phi the run uses ({error})") from error
+    return None if began.phi is None else PhiSource(**began.phi.model_dump())
 
 
 def use_embedded_phi(methods: Sequence[Method], teacher: Teacher | None, note: Note) -> tuple[Method, ...]:

@@ -14,11 +14,12 @@ from typing import Any, Literal
 
 import torch
 
+from compressor.base.choices import Precision
 from compressor.base.context import QUIET, Context, Progress
 from compressor.base.durations import describe_duration
 from compressor.base.errors import UsageError
 from compressor.base.machine import peak_resident_bytes
-from compressor.base.precision import Precision, synchronise
+from compressor.base.precision import synchronise
 from compressor.base.processes import Rank
 from compressor.data.prepare import ImageCounts, count_images
 from compressor.models.networks.base import ImageModel

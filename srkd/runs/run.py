@@ -8,11 +8,10 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -31,7 +30,7 @@ from compressor.models.checkpoints.licence import commercial_warning
 from compressor.models.checkpoints.save import save_network
 from compressor.models.fitting.fit import fit
 from compressor.models.networks.base import ImageModel, Network, Spec
-from compressor.models.networks.cost import Cost, cost
+from compressor.models.networks.cost import cost
 from compressor.models.quantisation.quantisers import round_biases
 from compressor.teachers.licence import licence_of
 from compressor.teachers.teacher import Teacher
@@ -41,11 +40,9 @@ from compressor.training.pace import Pace, describe_device
 from compressor.training.run_folder import (
     FACTS,
     JOINT_TEACHER,
-    SCHEMA,
     SHEET,
     STUDENT,
     RunFolder,
-    read_facts,
     require_run,
 )
 from compressor.training.run_lock import lock_run
@@ -54,87 +51,38 @@ from compressor.training.state import State, follow_leader
 from demo.sheet import Panel, write_sheet
 from srkd.options.declare import to_json
 from srkd.options.verbs import CompressOptions
-from srkd.record.trials import TrialsReport
+from srkd.record.result import CompressReport, Quality, ScoresBeforeTraining
+from srkd.record.run_file import (
+    SAME,
+    MachineFacts,
+    PhiFile,
+    RunFile,
+    StudentPlan,
+    StudentSpec,
+    TeacherFile,
+    TeacherOutputs,
+    TrainingImages,
+    TrainingMode,
+    read_run_file,
+)
 from srkd.runs.cache_advice import cache_advice
-from srkd.runs.config import RunConfig
-from srkd.runs.targeted import TargetReport
+from srkd.runs.config import RunConfig, RunNetworks
 from srkd.terminal.console import json_value
 from srkd.version import __version__
 
-SAME = ("preset", "student", "teacher", "data", "teacher_cache", "phi")
-"""Keys of run.json that must be equal on every process, and when a run is continued."""
-
-
 STOPPING = "stopping: this step is finished and saved first; a second Ctrl-C stops at once"
 """The note that is shown at once when a signal stops a run."""
-
-
-@dataclass(frozen=True)
-class Quality:
-    """Y-PSNR in dB on the validation images, and cost at 256×256 LR pixels."""
-
-    psnr_y: float
-    cost: Cost | None
-
-
-def read_quality(values: Mapping[str, Any] | None) -> Quality | None:
-    """Return a `Quality` from its entry in run.json."""
-    if values is None:
-        return None
-    cost: Mapping[str, Any] | None = values["cost"]
-    return Quality(values["psnr_y"], None if cost is None else Cost(**{**cost, "lr_size": tuple(cost["lr_size"])}))
-
-
-@dataclass(frozen=True)
-class Untrained:
-    """Y-PSNR in dB on the validation images before the first step: of the student, and of a slice of the teacher."""
-
-    student: float
-    slice: float
-
-
-@dataclass(frozen=True)
-class CompressReport:
-    """The result of a run, or of a plan of runs."""
-
-    run: Path
-    student_path: Path
-    recipe: str
-    steps: int
-    seconds: float
-    protocol: str
-    images_used: int
-    images_skipped: dict[str, str]
-    student: Quality
-    teacher: Quality | None
-    bicubic: Quality
-    phi: str | None = None
-    """The network whose features a contrastive method compared (φ)."""
-    teacher_joint: Quality | None = None
-    """The teacher that was trained with the student inside it."""
-    untrained: Untrained | None = None
-    """Quality before the first step, if the student was solved for or is a slice of a turned teacher."""
-    flags: tuple[str, ...] = ()
-    """Remarks of the run that a reader of its result should know."""
-    trials: TrialsReport | None = None
-    """Results of a plan of runs with baselines or seeds; `student` is then the recipe's best by validation."""
-    quantisation: str | None = None
-    """Quantisation of the student in a line; None for a float one."""
-    float_student: Quality | None = None
-    """Quality of the distilled student before quantisation."""
-    target: TargetReport | None = None
-    """Measurement of the student's file against the target that decided its shape."""
 
 
 def train_run(
     config: RunConfig,
     context: Context,
     *,
-    facts: Mapping[str, Any] | None = None,
+    began: RunFile | None = None,
     part_of: Path | None = None,
     runs_left: int = 1,
 ) -> CompressReport:
-    """Start the run of `config` or, with the `facts` of its run.json, continue it.
+    """Start the run of `config` or, with the run.json of a run that `began`, continue that.
 
     `runs_left` counts this run and the following runs of its plan.
     """
@@ -142,7 +90,7 @@ def train_run(
     folder = processes.run_on_all(
         lambda: RunFolder(
             path,
-            resumed=facts is not None,
+            resumed=began is not None,
             part_of=part_of,
             writes=processes.is_leader,
             trackers=config.options.track,
@@ -150,18 +98,17 @@ def train_run(
     )
     if not processes.is_single:
         folder.program = "torchrun ... -m srkd"
-    untrained = None if facts is None or facts.get("untrained") is None else Untrained(**facts["untrained"])
-    run = TrainingRun(config, folder, context, runs_left, untrained)
-    if facts is not None:
-        processes.run_on_all(lambda: require_same(facts, run.facts(), path))
+    run = TrainingRun(config, folder, context, runs_left, None if began is None else began.untrained)
+    if began is not None:
+        processes.run_on_all(lambda: require_same(began, run.facts(), path))
     with folder.report_unwritable(), folder.tracking():
         return run.train()
 
 
-def read_started(run: Path) -> dict[str, Any] | None:
-    """Return run.json of a run of a plan; None, without its folder, if no process lived to write one."""
+def read_or_discard_started(run: Path) -> RunFile | None:
+    """Return run.json of a run of a plan that was started. A folder without one is deleted; return None."""
     if (run / FACTS).is_file():
-        return read_facts(run)
+        return read_run_file(run)
     if run.is_dir():
         shutil.rmtree(run)
     return None
@@ -173,7 +120,7 @@ def train_part(
     decide: Callable[[Context], RunConfig],
     context: Context,
     *,
-    facts: Mapping[str, Any] | None,
+    began: RunFile | None,
     plan: Path,
     runs_left: int,
 ) -> None:
@@ -185,34 +132,34 @@ def train_part(
     titled = dataclasses.replace(context, progress=progress)
     try:
         with lock_run(path, titled):
-            train_run(decide(titled), titled, facts=facts, part_of=plan, runs_left=runs_left)
+            train_run(decide(titled), titled, began=began, part_of=plan, runs_left=runs_left)
     except Interrupted as error:
         raise Interrupted(f"{title}: {error}") from error
 
 
-def read_unfinished(run: Path, processes: Processes) -> dict[str, Any]:
+def read_unfinished(run: Path, processes: Processes) -> RunFile:
     """Return run.json of a run that can be continued; only the leading process needs the folder."""
 
-    def read() -> dict[str, Any] | None:
+    def read() -> RunFile | None:
         if not processes.is_leader:
             return None
         require_run(run)
-        facts = read_facts(run)
-        if "result" in facts:
+        began = read_run_file(run)
+        if began.is_finished:
             raise SrkdError(f"--resume {run}: the run is finished; its student is {run / STUDENT}")
-        return facts
+        return began
 
     return processes.broadcast(processes.run_on_all(read))
 
 
-def require_same(before: Mapping[str, Any], now: Mapping[str, Any], run: Path) -> None:
+def require_same(before: RunFile, now: RunFile, run: Path) -> None:
     """Refuse to continue a run with another recipe, teacher, student or other images."""
-    for key in SAME:
-        if json.loads(json.dumps(now[key])) != before.get(key):
-            raise SrkdError(
-                f"--resume {run}: its {key} is not what it was when the run began (run.json has it); "
-                "put it back, or start a new run"
-            )
+    key = before.difference(now)
+    if key is not None:
+        raise SrkdError(
+            f"--resume {run}: its {key} is not what it was when the run began (run.json has it); "
+            "put it back, or start a new run"
+        )
 
 
 def place_student(config: RunConfig) -> Network:
@@ -253,7 +200,7 @@ class TrainingRun:
     folder: RunFolder
     context: Context
     runs_left: int = 1
-    untrained: Untrained | None = None
+    untrained: ScoresBeforeTraining | None = None
     """Quality before the first step, from run.json if the run is continued."""
 
     def train(self) -> CompressReport:
@@ -263,7 +210,7 @@ class TrainingRun:
         if config.device.type == "cpu":
             keep_freed_memory()
         # Written first, so that a run killed from here on can be continued.
-        processes.run_on_all(lambda: self.folder.write_facts(self.facts()))
+        processes.run_on_all(lambda: self._write(self.facts()))
         processes.set_resume_hint(lambda: "before the first step", self.folder.resume_command)
         stages = config.stages(config.mode)
         teacher = place_teacher(config)
@@ -277,7 +224,7 @@ class TrainingRun:
             untrained = self._solve_or_turn(teacher_network, reference)
             state = self._fresh_state(stages, teacher_network)
         if untrained is not None:
-            processes.run_on_all(lambda: self.folder.write_facts({**self.facts(), **_entry(untrained)}))
+            processes.run_on_all(lambda: self._write(self.facts().changed(untrained=untrained)))
         follow_leader(state, processes, stages, teacher_network)
         steps = sum(stage.schedule.steps for stage in stages)
         processes.set_resume_hint(lambda: f"at step {state.done} of {steps}", self.folder.resume_command)
@@ -307,7 +254,7 @@ class TrainingRun:
             self._write_networks(state, trained, student, reference.bicubic, teacher)
             seconds = time.monotonic() - started
             report = self._report(state, student, joint, reference, seconds=seconds, untrained=untrained)
-            self.folder.write_facts({**self.facts(), **_entry(untrained), "result": json_value(report)})
+            self._write(self.facts().changed(untrained=untrained, result=report))
         return processes.broadcast(report)
 
     def _psnr_y(self, network: ImageModel | None) -> float:
@@ -317,7 +264,7 @@ class TrainingRun:
 
     def _require_same_everywhere(self) -> None:
         """Refuse a process, perhaps on another machine, that has read other files."""
-        facts = self.facts()
+        facts = self.facts().to_json()
         for key in SAME:
             values = {name: value for name, value in (facts[key] or {}).items() if name != "path"}
             self.context.processes.require_equal(
@@ -338,11 +285,14 @@ class TrainingRun:
     def _fresh_state(self, stages: Sequence[Stage], teacher: Network | None) -> State:
         return State.fresh(place_student(self.config), teacher, stages[0], self.config.options.seed)
 
+    def _write(self, contents: RunFile) -> None:
+        self.folder.write_facts(contents.to_json())
+
     def _note(self, line: str) -> None:
         self.folder.log(line)
         self.context.note(line)
 
-    def _solve_or_turn(self, teacher: Network | None, reference: Reference) -> Untrained | None:
+    def _solve_or_turn(self, teacher: Network | None, reference: Reference) -> ScoresBeforeTraining | None:
         """Solve for the student's weights, on all processes together, if the run starts with a fit.
 
         Return the scores before the first step, also for a slice of a turned teacher; None for other starts.
@@ -361,7 +311,7 @@ class TrainingRun:
                 f"solved for in {time.monotonic() - began:.0f} s on {len(patches)} patches of "
                 f"{patches.shape[-1]}x{patches.shape[-2]}"
             )
-        untrained = Untrained(self._psnr_y(config.student.to(config.device).eval()), sliced)
+        untrained = ScoresBeforeTraining(self._psnr_y(config.student.to(config.device).eval()), sliced)
         self._note(
             f"{how}: the student has {untrained.student:.3f} dB before the first step (slice {untrained.slice:.3f}, "
             f"bicubic {reference.bicubic:.3f}, teacher {reference.teacher:.3f})"
@@ -377,46 +327,35 @@ class TrainingRun:
         labels = processes.run_on_all(lambda: first or cache.fill(teacher, context))
         return cache.attach(labels, teacher, batches, context.note)
 
-    def facts(self) -> dict[str, Any]:
-        """Return the contents of run.json: all that is needed to identify and repeat this run."""
-        config, data, teacher = self.config, self.config.data, self.config.teacher
-        teacher_facts = None
-        if teacher is not None and teacher.origin is not None:
-            teacher_facts = {
-                "path": str(teacher.origin.path.resolve()),
-                "sha256": teacher.origin.sha256,
-                "kind": teacher.backend,
-                "options": dict(teacher.origin.options),
-            }
-            if (licence := licence_of(teacher.origin.path)) is not None:
-                teacher_facts["licence"] = licence
-        return {
-            "schema": SCHEMA,
-            "srkd_version": __version__,
-            "machine": machine_facts(),
-            "request": to_json(config.options),
-            "recipe": config.recipe,
-            "preset": config.preset.model_dump(mode="json"),
-            "seed": config.options.seed,
-            "device": str(config.device),
-            "pace": asdict(config.mode),
-            "processes": self.context.processes.rank.world_size,
-            "student": config.student.spec.to_dict(),
-            **quantisation_entry(config.student),
-            **plan_entry(config.options),
-            "start": config.student_init.facts(),
-            "teacher": teacher_facts,
-            "phi": json_value(config.phi),
-            "teacher_cache": None if config.cache is None else config.cache.facts(),
-            "data": {
-                "origin": data.origin,
-                "labels": "teacher" if data.train.hr is None else "HR",
-                "used": len(data.train),
-                "digest": data.train.digest(),
-                "skipped": {str(image.path): image.reason for image in data.train.skipped},
-                "validation": [image.name for image in data.validation],
-            },
-        }
+    def facts(self) -> RunFile:
+        """Return run.json before the result: all that is needed to identify and repeat this run."""
+        config, data, cache = self.config, self.config.data, self.config.cache
+        return RunFile(
+            srkd_version=__version__,
+            machine=MachineFacts.model_validate(machine_facts()),
+            request=to_json(config.options),
+            plan=plan_entry(config.options),
+            recipe=config.recipe,
+            preset=config.preset,
+            seed=config.options.seed,
+            device=str(config.device),
+            execution_mode=TrainingMode(**asdict(config.mode)),
+            processes=self.context.processes.rank.world_size,
+            student=StudentSpec.model_validate(json_value(config.student.spec.to_dict())),
+            quantisation=config.student.quantisation,
+            start=config.student_init.facts(),
+            teacher=None if config.teacher is None else _teacher_entry(config.teacher),
+            phi=phi_entry(config),
+            teacher_cache=None if cache is None else TeacherOutputs.model_validate(cache.facts()),
+            data=TrainingImages(
+                origin=data.origin,
+                labels="teacher" if data.train.hr is None else "HR",
+                used=len(data.train),
+                digest=data.train.digest(),
+                skipped={str(image.path): image.reason for image in data.train.skipped},
+                validation=tuple(image.name for image in data.validation),
+            ),
+        )
 
     def _report(
         self,
@@ -426,7 +365,7 @@ class TrainingRun:
         reference: Reference,
         *,
         seconds: float,
-        untrained: Untrained | None,
+        untrained: ScoresBeforeTraining | None,
     ) -> CompressReport:
         config, teacher = self.config, None
         if reference.teacher is not None:
@@ -494,19 +433,28 @@ def _finished(student: Network) -> Network:
     return finished
 
 
-def quantisation_entry(student: Network) -> dict[str, Any]:
-    """Return the entry `quantisation` of run.json; empty for a float student."""
-    return {} if student.quantisation is None else {"quantisation": asdict(student.quantisation)}
+def plan_entry(options: CompressOptions) -> StudentPlan | None:
+    """Return the entry `plan` of run.json; None if no target decided the student."""
+    return None if options.plan is None else StudentPlan.model_validate(options.plan)
 
 
-def plan_entry(options: CompressOptions) -> dict[str, Any]:
-    """Return the entry `plan` of run.json; empty if no target decided the student."""
-    return {} if options.plan is None else {"plan": dict(options.plan)}
+def phi_entry(networks: RunNetworks) -> PhiFile | None:
+    """Return the entry `phi` of run.json; None for a recipe without φ."""
+    return None if networks.phi is None else PhiFile(**asdict(networks.phi))
 
 
-def _entry(untrained: Untrained | None) -> dict[str, Any]:
-    """Return the entry `untrained` of run.json; empty for None."""
-    return {} if untrained is None else {"untrained": asdict(untrained)}
+def _teacher_entry(teacher: Teacher) -> TeacherFile | None:
+    """Return the entry `teacher` of run.json; None for a teacher that came from no file."""
+    origin = teacher.origin
+    if origin is None:
+        return None
+    return TeacherFile(
+        path=origin.path.resolve(),
+        sha256=origin.sha256,
+        kind=teacher.backend,
+        options=dict(origin.options),
+        licence=licence_of(origin.path),
+    )
 
 
 _SOLVED: dict[tuple[object, ...], dict[str, torch.Tensor]] = {}

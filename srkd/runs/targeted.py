@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,38 +16,12 @@ from export.plan.measure import Environment, measure_file
 from export.plan.search import Targets
 from export.writing.exporting import Source, export_model
 from srkd.options.verbs import CompressOptions, PlanOptions
+from srkd.record.result import TargetReport
 from srkd.runs.planning import PlanReport, run_plan, targets_of
 from srkd.terminal.console import json_value
 
 PLAN_SECONDS, SECONDS = 0.5, 10.0
 """Seconds for each measurement of a shape, and for the final one."""
-
-
-@dataclass(frozen=True)
-class TargetReport:
-    """The measurement of the finished student's file in the runtime of its target. `reason` says why it failed."""
-
-    met: bool | None
-    target: str
-    where: str
-    file: Path | None
-    ms: float | None = None
-    ms_interval: tuple[float, float] | None = None
-    fps: float | None = None
-    megabytes: float | None = None
-    macs: int | None = None
-    reason: str | None = None
-
-    def line(self) -> str:
-        """Return the verdict and the measurement in one line."""
-        if self.ms is None or self.ms_interval is None:
-            return f"target {self.target} at {self.where}: not known, {self.reason}"
-        verdict = "met" if self.met else "missed"
-        low, high = self.ms_interval
-        return (
-            f"target {self.target} at {self.where}: {verdict} with {self.ms:.1f} ms [{low:.1f}, {high:.1f}], "
-            f"{self.fps:.1f} FPS, {self.megabytes:.2f} MB"
-        )
 
 
 def refuse_contradictions(options: CompressOptions) -> None:

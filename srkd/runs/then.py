@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -25,13 +23,15 @@ from compressor.base.machine import machine_facts
 from compressor.models.networks.base import Spec
 from compressor.models.networks.registry import build
 from compressor.training.method import quantisation_of
-from compressor.training.run_folder import FACTS, FLOAT_STUDENT, SCHEMA, SHEET, STUDENT, read_facts, write_facts
+from compressor.training.run_folder import FLOAT_STUDENT, SHEET, STUDENT
 from recipes.config.reading import load_preset, recipe_label
 from srkd.options.declare import to_json
 from srkd.options.verbs import CompressOptions
+from srkd.record.result import CompressReport
+from srkd.record.run_file import MachineFacts, PlannedRuns, RunFile, find_run_file, read_run_file, write_run_file
 from srkd.runs.config import RunConfig, RunNetworks, load_recipe
-from srkd.runs.run import STOPPING, CompressReport, plan_entry, read_quality, read_started, train_part
-from srkd.terminal.console import json_value
+from srkd.runs.run import STOPPING, plan_entry, read_or_discard_started, train_part
+from srkd.version import __version__
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class Then:
         if first is None:
             networks = RunNetworks.choose(self.first, Context(), download=False)
             require_quantising(self.second, networks)
-        write_facts(self.folder, self._facts())
+        write_run_file(self.folder, self._facts())
         with catch_signals(StopRequest(acknowledge=lambda: self.context.note(STOPPING))) as stop:
             if first is None:
                 first = self._complete(self.first, "1 of 2", runs_left=2)
@@ -102,56 +102,53 @@ class Then:
             second = second or self._complete(self.second, "2 of 2", runs_left=1)
         return self._finish(first, second)
 
-    def _result(self, options: CompressOptions) -> Mapping[str, Any] | None:
+    def _result(self, options: CompressOptions) -> RunFile | None:
         """Return run.json of a finished run; None for an unfinished one."""
-        folder = options.run_folder
-        facts = read_facts(folder) if (folder / FACTS).is_file() else {}
-        return facts if "result" in facts else None
+        contents = find_run_file(options.run_folder)
+        return contents if contents is not None and contents.is_finished else None
 
-    def _complete(self, options: CompressOptions, title: str, *, runs_left: int) -> Mapping[str, Any]:
+    def _complete(self, options: CompressOptions, title: str, *, runs_left: int) -> RunFile:
         """Start or continue a run, and return its run.json."""
         folder = options.run_folder
-        facts = read_started(folder)
+        began = read_or_discard_started(folder)
         self.context.note(f"{title}: {recipe_label(options.recipe)}")
-        decide = partial(RunConfig.decide, options, facts=facts)
-        train_part(title, folder, decide, self.context, facts=facts, plan=self.folder, runs_left=runs_left)
-        return read_facts(folder)
+        decide = partial(RunConfig.decide, options, began=began)
+        train_part(title, folder, decide, self.context, began=began, plan=self.folder, runs_left=runs_left)
+        return read_run_file(folder)
 
-    def _facts(self) -> dict[str, Any]:
+    def _facts(self) -> RunFile:
         """Return the common run.json for `--resume`. `trials` names the runs, as in a plan of runs."""
-        return {
-            "schema": SCHEMA,
-            "machine": machine_facts(),
-            "request": to_json(self.options),
-            **plan_entry(self.options),
-            "trials": {"runs": [options.run_folder.name for options in (self.first, self.second)]},
-        }
+        return RunFile(
+            srkd_version=__version__,
+            machine=MachineFacts.model_validate(machine_facts()),
+            request=to_json(self.options),
+            plan=plan_entry(self.options),
+            trials=PlannedRuns(runs=tuple(options.run_folder.name for options in (self.first, self.second))),
+        )
 
-    def _finish(self, first: Mapping[str, Any], second: Mapping[str, Any]) -> CompressReport:
+    def _finish(self, first: RunFile, second: RunFile) -> CompressReport:
         """Copy both students and the picture into the folder, write the facts of both runs, and return the report."""
         distilled, quantised = self.first.run_folder, self.second.run_folder
         copies = {STUDENT: quantised / STUDENT, FLOAT_STUDENT: distilled / STUDENT, SHEET: quantised / SHEET}
         for name, source in copies.items():
             with atomic_path(self.folder / name) as temporary:
                 shutil.copyfile(source, temporary)
-        results = first["result"], second["result"]
-        report = CompressReport(
-            **{
-                **results[1],
-                **{name: read_quality(results[1][name]) for name in ("student", "bicubic")},
-                "run": self.folder,
-                "student_path": self.folder / STUDENT,
-                "recipe": f"{results[0]['recipe']}, then {results[1]['recipe']}",
-                "steps": sum(result["steps"] for result in results),
-                "seconds": sum(result["seconds"] for result in results),
-                "teacher": read_quality(results[0]["teacher"]),
-                "teacher_joint": None,
-                "float_student": read_quality(results[0]["student"]),
-                "flags": tuple(flag for result in results for flag in result["flags"]),
-            }
+        distillation, quantisation = first.result, second.result
+        assert distillation is not None and quantisation is not None
+        report = dataclasses.replace(
+            quantisation,
+            run=self.folder,
+            student_path=self.folder / STUDENT,
+            recipe=f"{distillation.recipe}, then {quantisation.recipe}",
+            steps=distillation.steps + quantisation.steps,
+            seconds=distillation.seconds + quantisation.seconds,
+            teacher=distillation.teacher,
+            teacher_joint=None,
+            float_student=distillation.student,
+            flags=(*distillation.flags, *quantisation.flags),
         )
-        facts = {**second, "teacher": first["teacher"], "recipe": report.recipe, **self._facts()}
-        write_facts(self.folder, {**facts, "result": json_value(report)})
+        whole = second.updated(self._facts())
+        write_run_file(self.folder, whole.changed(teacher=first.teacher, recipe=report.recipe, result=report))
         return report
 
 

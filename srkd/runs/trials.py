@@ -17,7 +17,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
 
 from compressor.base.choices import Init
 from compressor.base.context import Context, Note, no_note
@@ -27,22 +26,28 @@ from compressor.base.interrupts import Interrupted, StopRequest, catch_signals
 from compressor.base.machine import machine_facts
 from compressor.models.students.students import student_cuts, student_text
 from compressor.training.events import Reference
+from compressor.training.run_files import read_metrics
 from compressor.training.run_folder import (
     JOINT_TEACHER,
-    SCHEMA,
     SHEET,
     STUDENT,
-    read_facts,
-    read_metrics,
-    write_facts,
 )
 from recipes.config.reading import load_preset
 from srkd.options.declare import to_json
 from srkd.options.verbs import CompressOptions
+from srkd.record.result import CompressReport
+from srkd.record.run_file import (
+    MachineFacts,
+    PlannedRuns,
+    RunFile,
+    TrainingMode,
+    read_run_file,
+    write_run_file,
+)
 from srkd.record.trials import Outcome, SameBatches, TrialsReport
 from srkd.runs.config import RunConfig, schedule_settings
-from srkd.runs.run import STOPPING, CompressReport, Untrained, plan_entry, read_quality, read_started, train_part
-from srkd.terminal.console import json_value
+from srkd.runs.run import STOPPING, phi_entry, plan_entry, read_or_discard_started, train_part
+from srkd.version import __version__
 
 TOP_FILES = (STUDENT, SHEET, JOINT_TEACHER)
 """Files of the chosen trial that are copied to the plan's folder, so that verbs accept it as a run folder."""
@@ -102,33 +107,33 @@ class Trials:
     def run(self) -> CompressReport:
         """Run the unfinished trials, and return the report from the run.json files of all trials."""
         plan = self.plan
-        write_facts(self.folder, self._facts())
-        results: list[dict[str, Any]] = []
+        write_run_file(self.folder, self._facts())
+        results: list[RunFile] = []
         batches: dict[int, SameBatches] = {}
         with catch_signals(StopRequest(acknowledge=lambda: self.context.note(STOPPING))) as stop:
             for number, trial in enumerate(plan, start=1):
                 title = f"run {number} of {len(plan)}"
                 self._complete(trial, title, results, runs_left=len(plan) - number + 1)
-                results.append(read_facts(trial.folder))
+                results.append(read_run_file(trial.folder))
                 seed = trial.options.seed
                 batches[seed] = compare_batches(seed, [t.folder for t in plan[:number] if t.options.seed == seed])
                 if number < len(plan) and stop.received:
                     raise Interrupted(f"interrupted after {title}; continue with: srkd compress --resume {self.folder}")
         return self._finish(results, tuple(batches.values()))
 
-    def _complete(self, trial: Trial, title: str, results: Sequence[Mapping[str, Any]], *, runs_left: int) -> None:
+    def _complete(self, trial: Trial, title: str, results: Sequence[RunFile], *, runs_left: int) -> None:
         """Start or continue a trial; skip a finished one."""
         line = f"{title}: {trial.variant}, seed {trial.options.seed}"
-        facts = read_started(trial.folder)
-        if facts is not None and "result" in facts:
-            self._require_same_inputs(facts, trial)
+        began = read_or_discard_started(trial.folder)
+        if began is not None and began.is_finished:
+            self._require_same_inputs(began, trial)
             self.context.note(f"{line} (finished before)")
             return
         self.context.note(line)
         decide = partial(self._decide, trial, results)
-        train_part(title, trial.folder, decide, self.context, facts=facts, plan=self.folder, runs_left=runs_left)
+        train_part(title, trial.folder, decide, self.context, began=began, plan=self.folder, runs_left=runs_left)
 
-    def _decide(self, trial: Trial, results: Sequence[Mapping[str, Any]], context: Context) -> RunConfig:
+    def _decide(self, trial: Trial, results: Sequence[RunFile], context: Context) -> RunConfig:
         """Decide a trial with the teacher, images and mode of the plan, and the scores of its first result."""
         quiet, plan = dataclasses.replace(context, note=no_note), self.config
         config = RunConfig.decide(trial.options, quiet, shared=plan)
@@ -139,66 +144,69 @@ class Trials:
         if not results:
             return config
         # The first trial has measured bicubic and the teacher, which are the same for all.
-        first = results[0]["result"]
-        teacher_psnr_y = None if first["teacher"] is None else first["teacher"]["psnr_y"]
-        return dataclasses.replace(config, reference=Reference(first["bicubic"]["psnr_y"], teacher_psnr_y))
+        first = results[0].result
+        assert first is not None
+        teacher_psnr_y = None if first.teacher is None else first.teacher.psnr_y
+        return dataclasses.replace(config, reference=Reference(first.bicubic.psnr_y, teacher_psnr_y))
 
-    def _require_same_inputs(self, facts: Mapping[str, Any], trial: Trial) -> None:
+    def _require_same_inputs(self, before: RunFile, trial: Trial) -> None:
         """Refuse to continue a plan if a finished trial had other images or another teacher."""
         teacher = self.config.teacher
         origin = None if teacher is None else teacher.origin
-        now = {"data": self.config.data.train.digest(), "teacher": None if origin is None else origin.sha256}
-        before = {"data": facts["data"]["digest"], "teacher": (facts["teacher"] or {}).get("sha256")}
-        for key, value in now.items():
-            if value != before[key]:
+        old_digest = None if before.data is None else before.data.digest
+        old_sha256 = None if before.teacher is None else before.teacher.sha256
+        compared = {
+            "data": (old_digest, self.config.data.train.digest()),
+            "teacher": (old_sha256, None if origin is None else origin.sha256),
+        }
+        for key, (old, new) in compared.items():
+            if old != new:
                 raise SrkdError(
                     f"--resume {self.folder}: its {key} is not what it was when {trial.name} ran "
                     "(run.json has it); put it back, or start a new run"
                 )
 
-    def _facts(self) -> dict[str, Any]:
+    def _facts(self) -> RunFile:
         """Return run.json of the plan, with all that `--resume` needs."""
         options = self.config.options
-        return {
-            "schema": SCHEMA,
-            "machine": machine_facts(),
-            "request": to_json(options),
-            **plan_entry(options),
-            "pace": dataclasses.asdict(self.config.mode),
-            "phi": json_value(self.config.phi),
-            "trials": {
-                "with_baseline": options.with_baseline,
-                "seeds": options.seeds,
-                "runs": [trial.name for trial in self.plan],
-            },
-        }
+        return RunFile(
+            srkd_version=__version__,
+            machine=MachineFacts.model_validate(machine_facts()),
+            request=to_json(options),
+            plan=plan_entry(options),
+            execution_mode=TrainingMode(**dataclasses.asdict(self.config.mode)),
+            phi=phi_entry(self.config),
+            trials=PlannedRuns(
+                runs=tuple(trial.name for trial in self.plan),
+                with_baseline=options.with_baseline,
+                seeds=options.seeds,
+            ),
+        )
 
-    def _finish(self, results: Sequence[Mapping[str, Any]], batches: Sequence[SameBatches]) -> CompressReport:
+    def _finish(self, results: Sequence[RunFile], batches: Sequence[SameBatches]) -> CompressReport:
         """Copy the chosen student and its facts to the plan's folder, which is then like any run folder."""
         outcomes = []
-        for trial, facts in zip(self.plan, results, strict=True):
-            psnr_y, seconds = facts["result"]["student"]["psnr_y"], facts["result"]["seconds"]
-            outcomes.append(Outcome(trial.name, trial.variant, trial.options.seed, psnr_y, seconds))
+        for trial, contents in zip(self.plan, results, strict=True):
+            result = contents.result
+            assert result is not None
+            seed, psnr_y = trial.options.seed, result.student.psnr_y
+            outcomes.append(Outcome(trial.name, trial.variant, seed, psnr_y, result.seconds))
         trials = TrialsReport.of(outcomes, batches)
-        facts = results[outcomes.index(trials.chosen)]
+        chosen = results[outcomes.index(trials.chosen)]
         for name in TOP_FILES:
             source = self.folder / trials.chosen.run / name
             if source.is_file():
                 with atomic_path(self.folder / name) as temporary:
                     shutil.copyfile(source, temporary)
-        result = facts["result"]
-        changes: dict[str, Any] = {
-            "run": self.folder,
-            "student_path": self.folder / STUDENT,
-            "seconds": sum(outcome.seconds for outcome in trials.runs),
-            "flags": tuple(result["flags"]),
-            "trials": trials,
-        }
-        qualities = {name: read_quality(result[name]) for name in ("student", "teacher", "bicubic", "teacher_joint")}
-        if result.get("untrained") is not None:
-            changes["untrained"] = Untrained(**result["untrained"])
-        report = CompressReport(**{**result, **qualities, **changes})
-        write_facts(self.folder, {**facts, **self._facts(), "result": json_value(report)})
+        assert chosen.result is not None
+        report = dataclasses.replace(
+            chosen.result,
+            run=self.folder,
+            student_path=self.folder / STUDENT,
+            seconds=sum(outcome.seconds for outcome in trials.runs),
+            trials=trials,
+        )
+        write_run_file(self.folder, chosen.updated(self._facts()).changed(result=report))
         return report
 
 

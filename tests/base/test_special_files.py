@@ -14,11 +14,12 @@ from compressor.base.files import read_text
 from compressor.images.files import read_picture
 from compressor.inference.open import open_model
 from compressor.teachers.teacher import load_teacher
-from compressor.training.run_folder import read_facts, read_metrics
+from compressor.training.run_files import read_metrics
 from compressor.training.state import DamagedState, read_state_file
 from export.plan.emit import read_measured
 from recipes.config.listing import validate_recipe
 from recipes.config.reading import load_preset
+from srkd.record.run_file import read_run_file
 
 pytestmark = pytest.mark.timeout(20)
 """A read that waits for the other end of a pipe waits for ever."""
@@ -56,7 +57,7 @@ READERS = [
     ("model.safetensors", open_model),
     ("my.yaml", lambda path: load_preset(str(path))),
     ("photo.png", read_picture),
-    ("run.json", lambda path: read_facts(path.parent)),
+    ("run.json", lambda path: read_run_file(path.parent)),
     ("metrics.jsonl", lambda path: list(read_metrics(path.parent))),
     ("state.pt", read_state_file),
     ("measured.json", lambda path: read_measured(path, None, "")),

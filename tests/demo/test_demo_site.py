@@ -38,6 +38,7 @@ from srkd.cli.main import run
 from srkd.options.verbs import DemoOptions
 from tests.support.demo_process import HASHED_SCRIPT, write_app
 from tests.support.onnx_files import enlarger
+from tests.support.run_files import save_run_file, teacher_entry
 
 SMALL = EDSRSpec(scale=4, width=8, depth=1)
 
@@ -112,15 +113,11 @@ def test_without_arguments_the_embedded_pair_is_shown(tmp_path: Path, monkeypatc
 
 
 def test_the_teacher_of_a_run_and_models_that_differ(checkpoint: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    run.mkdir()
-    (run / "student.safetensors").write_bytes(checkpoint.read_bytes())
     teacher = enlarger(tmp_path / "own.onnx")
-    facts = {
-        "teacher": {"path": str(teacher), "sha256": hashlib.sha256(teacher.read_bytes()).hexdigest()},
-        "student": {"scale": 4},
-    }
-    (run / "run.json").write_text(json.dumps(facts))
+    sha256 = hashlib.sha256(teacher.read_bytes()).hexdigest()
+    student = {"arch": "edsr", "scale": 4}
+    run = save_run_file(tmp_path / "run", teacher=teacher_entry(teacher, sha256), student=student)
+    (run / "student.safetensors").write_bytes(checkpoint.read_bytes())
     models = demo_models(DemoOptions([run]), QUIET)
     assert (models[0].name, models[-1].name, models[-1].role) == ("run", "own", "teacher")
     other = enlarger(tmp_path / "other.onnx", scale=2)

@@ -28,8 +28,9 @@ from compressor.models.networks.base import Spec
 from compressor.models.networks.carn import CARNSpec
 from compressor.models.networks.carn_m import CARNMSpec
 from compressor.models.networks.compact import CompactSpec
-from compressor.models.networks.cost import Cost, cost, extra_operations, layer_costs, pixel_bytes
+from compressor.models.networks.cost import cost, extra_operations, layer_costs, pixel_bytes
 from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.image_cost import Cost
 from compressor.models.networks.rcan import RCANSpec
 from compressor.models.networks.registry import build
 from compressor.models.networks.swinir import SwinIRSpec

@@ -16,6 +16,7 @@ from srkd.cli.main import run
 from srkd.cli.verbs.compress import command
 from srkd.options.declare import declarations, from_json
 from srkd.options.verbs import CompressOptions
+from tests.support.run_files import save_run_file
 from tests.support.small_runs import SMALL
 
 
@@ -34,7 +35,7 @@ def test_every_recipe_leaves_a_whole_run_folder(recipe, teacher, photos, tmp_pat
     ):
         assert (run_folder / name).is_file(), name
     facts = json.loads((run_folder / "run.json").read_text())
-    assert facts["recipe"] == recipe and facts["data"]["used"] == 3 and facts["schema"] == "srkd.compress/1"
+    assert facts["recipe"] == recipe and facts["data"]["used"] == 3 and facts["schema"] == "srkd.compress/2"
     assert facts["result"]["student"]["psnr_y"] == pytest.approx(report.student.psnr_y)
     student = load_checkpoint(report.student_path)
     assert student.network.spec == EDSRSpec(scale=2, width=4, depth=4)
@@ -200,11 +201,10 @@ def test_out_is_needed_alike(teacher, capfd):
     assert run(["compress", "--teacher", str(teacher)]) == 2 and "--out" in capfd.readouterr().err
 
 
-@pytest.mark.parametrize("request_", [None, {"teacher": None, "recipe": "logits", "hue": 3}])
+@pytest.mark.parametrize("request_", [{}, {"teacher": None, "recipe": "logits", "hue": 3}])
 def test_a_run_of_another_version_is_not_continued(request_, tmp_path, capfd):
     out = tmp_path / "run"
-    out.mkdir()
-    (out / "run.json").write_text(json.dumps({"schema": "srkd.compress/1", "request": request_}))
+    save_run_file(out, request=request_)
     assert run(["compress", "--resume", str(out)]) == 1
     message = capfd.readouterr().err.strip()
     assert len(message.splitlines()) == 1 and f"--resume {out}" in message

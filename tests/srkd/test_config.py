@@ -25,6 +25,7 @@ from recipes.config.reading import load_preset
 from srkd import compress
 from srkd.cli.main import run
 from srkd.options.verbs import CompressOptions
+from srkd.record.run_file import StudentStart
 from srkd.runs.config import StudentInit, choose_student
 
 STILL = ("schedule.batch=2", "schedule.lr_patch=8", "schedule.rate=1e-30")
@@ -57,7 +58,7 @@ def test_select_reaches_the_student(teacher: Teacher, choose: Choose) -> None:
     strongest = build_student(network_of(teacher), width=0.5, select="l1")
     leading = build_student(network_of(teacher), width=0.5)
     assert start.network.fingerprint() == strongest.fingerprint() != leading.fingerprint()
-    assert start.facts() == {"init": "inherit", "select": "l1", "init_from": None}
+    assert start.facts() == StudentStart(init="inherit", select="l1", init_from=None)
     assert notes == []
 
 
@@ -147,12 +148,12 @@ def test_a_run_tells_where_its_student_started(photos: Path, tmp_path: Path) -> 
     start = json.loads((tmp_path / "run" / "run.json").read_text())["start"]
     assert (start["init"], start["select"]) == ("inherit", "leading")
     assert start["init_from"]["misshaped"] == ["upsampler.convs.0.weight", "upsampler.convs.0.bias"]
-    keys = "architecture misshaped missing path scale sha256 taken unlike unused"
+    keys = "architecture copied differences misshaped missing path scale sha256 unused"
     assert sorted(start["init_from"]) == keys.split()
-    assert len(start["init_from"]["sha256"]) == 64 and len(start["init_from"]["taken"]) == 14
+    assert len(start["init_from"]["sha256"]) == 64 and len(start["init_from"]["copied"]) == 14
     student = dict(load_checkpoint(report.student_path).network.named_parameters())
     earlier_weights = dict(earlier.named_parameters())
-    for name in start["init_from"]["taken"]:
+    for name in start["init_from"]["copied"]:
         assert torch.allclose(student[name], earlier_weights[name], atol=1e-6), name
 
 

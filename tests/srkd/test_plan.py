@@ -14,16 +14,16 @@ import srkd
 from compressor.base.errors import SrkdError, UsageError
 from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.students.students import parse_student
-from compressor.training.run_folder import read_facts
 from compressor.training.state import State
 from export.plan.measure import Environment
 from export.plan.search import Targets
 from srkd.cli.main import run
 from srkd.cli.verbs.plan import command
 from srkd.options.verbs import CompressOptions
+from srkd.record.result import CompressReport
 from srkd.runs.planning import PlanFiles, PlanReport, remedies
-from srkd.runs.run import CompressReport
 from srkd.terminal.console import json_value
+from tests.support.run_files import assert_read_as_written, read_json
 from tests.support.small_runs import SMALL, TEACHER, save_photos, save_teacher
 
 
@@ -155,7 +155,8 @@ def test_compress_trains_what_the_target_decides_and_says_whether_it_is_met(teac
     assert report.target.file == report.student_path and report.target.line().startswith(
         "target 5000 ms, 0.002 GMAC at"
     )
-    facts = read_facts(tmp_path / "run")
+    assert_read_as_written(tmp_path / "run")
+    facts = read_json(tmp_path / "run")
     student = parse_student(facts["plan"]["chosen"]["student"])
     assert facts["student"] == json_value(student.to_dict()) and facts["plan"]["chosen"]["macs"] <= 2e6
     assert facts["request"]["target_ms"] == 5000.0 and facts["target"]["met"] is True
@@ -166,9 +167,9 @@ def test_compress_trains_what_the_target_decides_and_says_whether_it_is_met(teac
 def test_a_target_decides_the_student_of_all_seeds_and_baselines(teacher: Path, tmp_path: Path) -> None:
     report = compressed(teacher, tmp_path, seeds=2, with_baseline=True)
     assert report.target is not None and report.target.met and report.trials is not None
-    facts = read_facts(tmp_path / "run")
+    facts = read_json(tmp_path / "run")
     planned = parse_student(facts["plan"]["chosen"]["student"])
-    runs = [read_facts(tmp_path / "run" / name) for name in facts["trials"]["runs"]]
+    runs = [read_json(tmp_path / "run" / name) for name in facts["trials"]["runs"]]
     assert len(runs) == 2 * 4 and all(row["student"] == json_value(planned.to_dict()) for row in runs)
     assert facts["target"]["met"] is True and not any("target" in row for row in runs), "the chosen student is timed"
 
@@ -177,7 +178,7 @@ def test_a_target_decides_the_student_of_all_seeds_and_baselines(teacher: Path, 
 def test_a_target_decides_the_student_that_is_then_quantised(teacher: Path, tmp_path: Path) -> None:
     settings = (*SMALL, "then.schedule.batch=2", "then.schedule.lr_patch=8")
     report = compressed(teacher, tmp_path, then="pams", settings=settings)
-    facts = read_facts(tmp_path / "run")
+    facts = read_json(tmp_path / "run")
     assert report.target is not None and report.target.file == tmp_path / "run" / "student.safetensors"
     network = load_checkpoint(report.student_path).network
     assert network.quantisation is not None
@@ -197,12 +198,12 @@ def test_a_resumed_run_keeps_its_plan_and_is_timed_at_its_end(
     monkeypatch.setattr(State, "save", mortal)
     with pytest.raises(Died):
         compressed(teacher, tmp_path)
-    before = read_facts(tmp_path / "run")
+    before = read_json(tmp_path / "run")
     assert "result" not in before and before["plan"]["chosen"]["student"]
     monkeypatch.setattr(State, "save", save)
     monkeypatch.setattr("srkd.runs.compression.plan_student", lambda *words: pytest.fail("planned again"))
     report = srkd.resume(tmp_path / "run")
-    after = read_facts(tmp_path / "run")
+    after = read_json(tmp_path / "run")
     assert after["plan"] == before["plan"] and report.target is not None and after["target"]["met"] is True
 
 

@@ -339,7 +339,7 @@ def test_other_settings_are_another_method(plan: Path, copy: Path) -> None:
         ({"result__protocol": "psnr@rgb"}, "their validation protocol differs"),
         ({"data__validation": ["x"]}, "their validation images differ"),
         ({"data__digest": "x"}, "their training images differ"),
-        ({"result__bicubic": {"psnr_y": 1.0}}, "bicubic has"),
+        ({"result__bicubic": {"psnr_y": 1.0, "cost": None}}, "bicubic has"),
     ],
 )
 def test_what_cannot_be_compared_is_named(plan: Path, copy: Path, changes: dict[str, Any], words: str) -> None:

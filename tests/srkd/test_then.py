@@ -20,8 +20,9 @@ from compressor.training.state import State
 from srkd import compress, resume
 from srkd.cli.main import run
 from srkd.cli.verbs.compress import scores
-from srkd.options.models import find_run_teacher
-from srkd.runs.run import CompressReport
+from srkd.record.result import CompressReport
+from srkd.record.run_teacher import find_run_teacher
+from tests.support.run_files import assert_read_as_written
 from tests.support.small_runs import SMALL, save_photos, save_teacher
 
 SETTINGS = (*SMALL, "then.bits=4", "then.schedule.batch=2", "then.schedule.lr_patch=8")
@@ -63,7 +64,8 @@ def test_both_students_lie_in_the_folder(both: CompressReport) -> None:
     second = facts(both.run / "2-pams")
     assert second["teacher"]["path"] == str((both.run / "1-logits" / "student.safetensors").resolve())
     assert second["quantisation"] == {"method": "pams", "bits": 4, "placement": "paper", "compat": ""}
-    assert "quantisation" not in facts(both.run / "1-logits")
+    assert facts(both.run / "1-logits")["quantisation"] is None
+    assert_read_as_written(both.run)
 
 
 def test_the_report_has_a_row_for_each(both: CompressReport) -> None:
@@ -107,6 +109,7 @@ def test_a_run_that_died_goes_on_to_the_same_bytes(
     with pytest.raises(Died):
         compressed(ground, out)
     assert "result" not in facts(out) and not (out / "student.safetensors").exists()
+    assert_read_as_written(out)
     monkeypatch.undo()
     report = resume(out)
     for name in ("student.safetensors", "student-float.safetensors"):

@@ -29,9 +29,10 @@ from compressor.training.state import State
 from recipes.config.reading import load_preset
 from srkd import compress, resume
 from srkd.cli.main import run
-from srkd.options.models import find_run_teacher
-from srkd.runs.run import CompressReport
+from srkd.record.result import CompressReport
+from srkd.record.run_teacher import find_run_teacher
 from srkd.runs.trials import compare_batches
+from tests.support.run_files import assert_read_as_written
 
 SMALL = ("schedule.batch=2", "schedule.lr_patch=8", "schedule.validate_every=3", "schedule.rate=1e-3")
 
@@ -107,6 +108,7 @@ def test_figures_are_those_of_the_runs(plan) -> None:
     for gain in plan.trials.gains:
         pairs = [psnr_y[f"logits-seed{seed}"] - psnr_y[f"{gain.over}-seed{seed}"] for seed in (10, 11)]
         assert gain.mean == pytest.approx(statistics.mean(pairs)) and gain.sd == pytest.approx(statistics.stdev(pairs))
+    assert_read_as_written(plan.run)
     written = facts(plan.run)["result"]["trials"]
     assert written["gains"][0]["differences"] == list(plan.trials.gains[0].differences)
     assert written["seeds"] == [10, 11] and len(written["runs"]) == 8
@@ -188,6 +190,7 @@ def test_a_plan_that_died_goes_on_to_the_same_bytes(ground, plan, tmp_path, monk
         with pytest.raises(Died):
             resume(out) if number else compressed(ground, out, with_baseline=True, seeds=2)
         assert "result" not in facts(out) and not (out / "student.safetensors").exists()
+        assert_read_as_written(out)
     monkeypatch.undo()
     (out / NAMES[-1]).mkdir()  # A death between making a folder and writing its run.json.
     notes: list[str] = []

@@ -27,9 +27,11 @@ from export.formats.table import FORMATS
 from export.proof.verify import Proof
 from export.writing import exporting
 from srkd.cli.main import cli, run
-from srkd.options.models import common_scale, find_run_teacher, open_runtime
+from srkd.options.models import common_scale, open_runtime
 from srkd.options.verbs import RuntimeOptions
+from srkd.record.run_teacher import find_run_teacher
 from tests.support.foreign_models import save_onnx, twin
+from tests.support.run_files import save_run_file, teacher_entry
 
 ReadJson = Callable[..., dict[str, Any]]
 
@@ -341,21 +343,15 @@ def test_profile_prints_params_macs_fps_and_psnr(model: Path, capsys: pytest.Cap
         assert word in output
 
 
-def write_run(folder: Path, teacher: dict[str, object] | None) -> Path:
-    folder.mkdir()
-    (folder / "run.json").write_text(json.dumps({"teacher": teacher, "student": {"scale": 2}}))
-    return folder
-
-
 def test_a_run_folder_brings_its_teacher(model: Path, tmp_path: Path) -> None:
     notes: list[str] = []
     sha256 = srkd.inspect(model).sha256
-    teacher = find_run_teacher(write_run(tmp_path / "a", {"path": str(model), "sha256": sha256}), notes.append)
+    teacher = find_run_teacher(save_run_file(tmp_path / "a", teacher=teacher_entry(model, sha256)), notes.append)
     assert teacher is not None and (teacher.path, teacher.scale, teacher.options) == (model, 2, {})
     assert str(model) in notes.pop()
-    assert find_run_teacher(write_run(tmp_path / "b", {"path": str(model), "sha256": "0"}), notes.append) is None
+    assert find_run_teacher(save_run_file(tmp_path / "b", teacher=teacher_entry(model, "0")), notes.append) is None
     assert "has changed" in notes.pop()
-    assert find_run_teacher(write_run(tmp_path / "c", None), notes.append) is None
+    assert find_run_teacher(save_run_file(tmp_path / "c"), notes.append) is None
     assert find_run_teacher(tmp_path, notes.append) is None
     assert notes == []
     (tmp_path / "a" / "run.json").write_text("[]")
@@ -364,10 +360,9 @@ def test_a_run_folder_brings_its_teacher(model: Path, tmp_path: Path) -> None:
 
 
 def test_options_of_the_teacher_of_a_run_are_used_for_the_teacher_alone(model: Path, tmp_path: Path) -> None:
-    facts = {"path": str(model), "sha256": srkd.inspect(model).sha256, "options": {"res_scale": 0.1}}
-    gains = []
-    for name, teacher_facts in (("with", facts), ("without", {**facts, "options": {}})):
-        run = write_run(tmp_path / name, teacher_facts)
+    sha256, gains = srkd.inspect(model).sha256, []
+    for name, options in (("with", {"res_scale": 0.1}), ("without", {})):
+        run = save_run_file(tmp_path / name, teacher=teacher_entry(model, sha256, **options))
         shutil.copy(model, run / "student.safetensors")
         report = srkd.profile(run, seconds=0.1, memory=False, runtime=("torch",), lr_size=((16, 16),))
         student, teacher = (

@@ -12,7 +12,6 @@ import pytest
 import torch
 
 import srkd
-from compressor.base.errors import SrkdError
 from compressor.base.processes import Processes
 from compressor.models.networks.base import Network
 from compressor.models.networks.edsr import EDSRSpec
@@ -33,7 +32,7 @@ from compressor.training.state import State
 from recipes.config.reading import load_preset
 from srkd.options.verbs import CompressOptions
 from srkd.runs import config
-from srkd.runs.config import RunNetworks, StudentInit, read_execution_mode
+from srkd.runs.config import RunNetworks, StudentInit
 from srkd.runs.run import TrainingRun
 from tests.support.training import Recorder, smooth_patch
 
@@ -177,7 +176,7 @@ def test_run_json_keeps_the_pace_and_a_resumed_run_does_not_measure(
     with pytest.raises(KeyboardInterrupt):
         srkd.compress(recipe="scratch", student=student, steps=2, settings=small, out=run)
     monkeypatch.undo()
-    recorded = json.loads((run / "run.json").read_text())["pace"]
+    recorded = json.loads((run / "run.json").read_text())["execution_mode"]
     assert recorded["precision"] == "bf16"
 
     def measured(*_: object, **__: object) -> ExecutionMode:
@@ -185,12 +184,7 @@ def test_run_json_keeps_the_pace_and_a_resumed_run_does_not_measure(
 
     monkeypatch.setattr(config, "choose_execution_mode", measured)
     srkd.resume(run)
-    assert json.loads((run / "run.json").read_text())["pace"] == recorded
-
-
-def test_a_run_folder_without_a_pace_is_refused() -> None:
-    with pytest.raises(SrkdError, match=r"pace.*'speed'"):
-        read_execution_mode({"pace": {"speed": "high"}})
+    assert json.loads((run / "run.json").read_text())["execution_mode"] == recorded
 
 
 def test_compilation_is_for_long_runs_on_a_gpu() -> None:

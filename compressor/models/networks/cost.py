@@ -20,6 +20,7 @@ from torch.utils.hooks import RemovableHandle
 
 from compressor.base.errors import UsageError
 from compressor.models.networks.base import ImageModel, Network, Spec
+from compressor.models.networks.image_cost import COMPARED_SIZE, Cost
 from compressor.models.networks.layers import MeanShift
 from compressor.models.networks.meta_device import LiveBytes, MetaDevice, macs_of
 from compressor.models.networks.registry import build
@@ -28,18 +29,6 @@ EXTRA_OPERATIONS: dict[type[nn.Module], int] = {nn.AdaptiveAvgPool2d: 1, nn.Laye
 """Operations that MAC+ counts per input element of such a module."""
 LARGEST_SIDE = 65536
 MEASURED_SIDE = 64
-COMPARED_SIZE = (256, 256)
-"""Width and height of the LR image for which every table counts MACs, so that all figures are comparable."""
-
-
-@dataclass(frozen=True)
-class Cost:
-    """The cost of one image; `lr_size` is (width, height)."""
-
-    params: int
-    macs: int
-    macs_plus: int
-    lr_size: tuple[int, int]
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,13 @@ from compressor.base.processes import Rank
 from srkd.cli.verb import verb
 from srkd.options.declare import VerbOption
 from srkd.options.verbs import CompressOptions
-from srkd.record.trials import Spread
 from srkd.terminal.console import Console, Records
 
 if TYPE_CHECKING:
-    from compressor.models.networks.cost import Cost
+    from compressor.models.networks.image_cost import Cost
+    from srkd.record.result import CompressReport
+    from srkd.record.trials import Spread
     from srkd.runs.dry_run import DryRunKind
-    from srkd.runs.run import CompressReport
 
 
 @verb(
@@ -109,6 +109,8 @@ def _report_dry_run(console: Console, options: CompressOptions, kind: DryRunKind
 
 def scores(report: CompressReport) -> list[tuple[str, Cost | None, Spread]]:
     """Return name, cost and PSNR in dB of the student or its variants, its start, the teacher and bicubic."""
+    from srkd.record.trials import Spread
+
     cost = report.student.cost
     if report.trials is None:
         name = "student" if report.quantisation is None else f"student, {report.quantisation}"

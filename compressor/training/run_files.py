@@ -1,0 +1,39 @@
+"""Two files of a run folder: run.json, which is replaced as a whole, and metrics.jsonl, which grows by a row a step.
+
+This module imports no torch.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from compressor.base.files import atomic_path, require_regular
+from compressor.models.checkpoints.header import RUN_FOLDER_FACTS
+
+METRICS = "metrics.jsonl"
+MOST_ROW_CHARACTERS = 10**6
+"""The longest line of metrics.jsonl; a longer one is read in parts, none of which is a row."""
+
+
+def read_metrics(run: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the rows of metrics.jsonl, as text and as values; other lines (cut short by a crash) are skipped."""
+    path = run / METRICS
+    require_regular(path)
+    if not path.is_file():
+        return
+    with open(path, encoding="utf-8", errors="replace") as lines:
+        while line := lines.readline(MOST_ROW_CHARACTERS):
+            with suppress(ValueError, RecursionError):
+                row = json.loads(line)
+                if isinstance(row, dict) and type(row.get("step")) is int:
+                    yield line.rstrip("\n"), row
+
+
+def write_facts(run: Path, facts: Mapping[str, Any]) -> None:
+    """Write run.json of a folder atomically."""
+    with atomic_path(run / RUN_FOLDER_FACTS) as temporary:
+        temporary.write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n", encoding="utf-8")

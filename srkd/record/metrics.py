@@ -1,0 +1,34 @@
+"""The rows of metrics.jsonl as typed values: only numbers that can be drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from compressor.training.run_files import read_metrics
+from srkd.record.reading import LARGEST_NUMBER, printable
+
+
+@dataclass(frozen=True)
+class MetricsRow:
+    """One row: its kind (`train`, `validation`, `skipped`, `flag`), its step, and its numbers by name."""
+
+    kind: str
+    step: int
+    numbers: Mapping[str, float]
+
+
+def read_rows(run: Path) -> tuple[MetricsRow, ...]:
+    """Return the rows of a run folder in the order of their steps; anything else in the file is left out."""
+    rows = []
+    for _, values in read_metrics(run):
+        numbers = {printable(name): value for name, value in values.items() if _is_usable(value)}
+        if "step" in numbers:
+            rows.append(MetricsRow(str(values.get("kind")), values["step"], numbers))
+    return tuple(sorted(rows, key=lambda row: row.step))
+
+
+def _is_usable(value: object) -> bool:
+    # The comparison is False for NaN as well.
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= LARGEST_NUMBER

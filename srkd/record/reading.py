@@ -1,0 +1,102 @@
+"""JSON files that srkd wrote and anybody may have changed, read into typed models; one line says what is wrong.
+
+The line names the file, the key, its value and what was expected there.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from compressor.base.errors import SrkdError, report_unreadable
+from compressor.base.files import read_text
+from recipes.config.errors import PresetSource
+
+MOST_BYTES = 64 * 10**6
+LARGEST_NUMBER = 2.0**64
+"""No figure of a run is larger; a larger one could not be computed with."""
+LONGEST_TEXT = 2000
+"""The most characters of a text that is shown."""
+
+
+class Entry(BaseModel):
+    """A part of a file: frozen, without conversions between types, and unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
+
+
+EntryT = TypeVar("EntryT", bound=Entry)
+
+
+def _infinite(value: object) -> object:
+    return math.inf if value is None else value
+
+
+Decibels = Annotated[float, Field(allow_inf_nan=True), BeforeValidator(_infinite)]
+"""A PSNR or a difference of two, in dB. JSON has no infinity: there it is null."""
+
+
+def read_object(file: Path) -> dict[str, Any]:
+    """Return the object of a JSON file. Every number in it is finite and of a size that can be computed with."""
+    with report_unreadable(file):
+        try:
+            values = json.loads(read_text(file, MOST_BYTES))
+            where = _unusable_number(values)
+        except (ValueError, RecursionError) as error:
+            raise SrkdError(f"{file} is damaged: {error}") from error
+    if not isinstance(values, dict):
+        raise SrkdError(f"{file} is damaged: it is not a JSON object")
+    if where is not None:
+        raise SrkdError(f"{file} is damaged: {where}: no figure of a run is so large")
+    return values
+
+
+def _unusable_number(value: object, key: str = "") -> str | None:
+    """Return the key and value of the first number that is not finite or too large; None if all can be used."""
+    if isinstance(value, (int, float)):
+        # The second comparison is False for NaN as well.
+        return None if abs(value) <= LARGEST_NUMBER else f"{key}={value}"
+    children = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for name, child in children:
+        if (found := _unusable_number(child, f"{key}.{name}" if key else str(name))) is not None:
+            return found
+    return None
+
+
+def parse(model: type[EntryT], values: dict[str, Any], file: Path) -> EntryT:
+    """Return the values of a file as its model; a missing key, an unknown one or a wrong value is an error."""
+    try:
+        text = json.dumps(values, ensure_ascii=False)
+        try:
+            return model.model_validate_json(text.encode())
+        except UnicodeEncodeError:
+            # A name of a file that is not UTF-8, which pydantic's JSON cannot hold.
+            return model.model_validate(values, strict=False)
+    except ValidationError as error:
+        first, *others = error.errors(include_url=False)
+        more = f" (and {len(others)} more)" if others else ""
+        raise SrkdError(f"{_describe(first, file)}{more}") from error
+    except SrkdError as error:
+        raise SrkdError(f"{file}: {error}") from error
+
+
+def _describe(error: Any, file: Path) -> str:
+    """Return one mistake: file, key, value, and what was expected."""
+    origin = PresetSource(str(file), {}, {})
+    if error["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        return str(origin.problem(error["loc"], None, "unknown key: another version of srkd wrote it"))
+    return str(origin.pydantic_problem(error, ()))
+
+
+def printable(value: Any) -> Any:
+    """Return a JSON value whose texts are printable lines, at most 2,000 characters long."""
+    if isinstance(value, str):
+        line = "".join(character if character.isprintable() else " " for character in value[:LONGEST_TEXT])
+        return line.strip()
+    if isinstance(value, dict):
+        return {printable(name): printable(item) for name, item in value.items()}
+    return [printable(item) for item in value] if isinstance(value, list) else value

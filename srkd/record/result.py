@@ -1,0 +1,86 @@
+"""The result of a run, or of a plan of runs: what `compress` returns, and the entry `result` of run.json."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from compressor.models.networks.image_cost import Cost
+from srkd.record.reading import Decibels
+from srkd.record.trials import TrialsReport
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Y-PSNR in dB on the validation images, and cost at 256×256 LR pixels."""
+
+    psnr_y: Decibels
+    cost: Cost | None
+
+
+@dataclass(frozen=True)
+class ScoresBeforeTraining:
+    """Y-PSNR in dB on the validation images before the first step: of the student, and of a slice of the teacher."""
+
+    student: Decibels
+    slice: Decibels
+
+
+@dataclass(frozen=True)
+class TargetReport:
+    """The measurement of the finished student's file in the runtime of its target. `reason` says why it failed."""
+
+    met: bool | None
+    target: str
+    where: str
+    file: Path | None
+    ms: float | None = None
+    ms_interval: tuple[float, float] | None = None
+    fps: float | None = None
+    megabytes: float | None = None
+    macs: int | None = None
+    reason: str | None = None
+
+    def line(self) -> str:
+        """Return the verdict and the measurement in one line."""
+        if self.ms is None or self.ms_interval is None:
+            return f"target {self.target} at {self.where}: not known, {self.reason}"
+        verdict = "met" if self.met else "missed"
+        low, high = self.ms_interval
+        return (
+            f"target {self.target} at {self.where}: {verdict} with {self.ms:.1f} ms [{low:.1f}, {high:.1f}], "
+            f"{self.fps:.1f} FPS, {self.megabytes:.2f} MB"
+        )
+
+
+@dataclass(frozen=True)
+class CompressReport:
+    """The result of a run, or of a plan of runs."""
+
+    run: Path
+    student_path: Path
+    recipe: str
+    steps: int
+    seconds: float
+    protocol: str
+    images_used: int
+    images_skipped: dict[str, str]
+    student: Quality
+    teacher: Quality | None
+    bicubic: Quality
+    phi: str | None = None
+    """The network whose features a contrastive method compared (φ)."""
+    teacher_joint: Quality | None = None
+    """The teacher that was trained with the student inside it."""
+    untrained: ScoresBeforeTraining | None = None
+    """Quality before the first step, if the student was solved for or is a slice of a turned teacher."""
+    flags: tuple[str, ...] = ()
+    """Remarks of the run that a reader of its result should know."""
+    trials: TrialsReport | None = None
+    """Results of a plan of runs with baselines or seeds; `student` is then the recipe's best by validation."""
+    quantisation: str | None = None
+    """Quantisation of the student in a line; None for a float one."""
+    float_student: Quality | None = None
+    """Quality of the distilled student before quantisation."""
+    target: TargetReport | None = None
+    """Measurement of the student's file against the target that decided its shape."""

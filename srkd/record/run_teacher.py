@@ -1,0 +1,43 @@
+"""The teacher of a run folder: the file that run.json names, if it is still there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from compressor.assets import embedded_teacher
+from compressor.base.context import Note
+from compressor.base.errors import SrkdError
+from compressor.base.files import file_sha256
+from compressor.models.checkpoints.header import RUN_FOLDER_FACTS
+from srkd.record.run_file import find_run_file
+
+
+@dataclass(frozen=True)
+class RunTeacher:
+    """The teacher of a run folder, its scale there, and the options with which its file was read."""
+
+    path: Path
+    scale: int | None
+    options: Mapping[str, object]
+
+
+def find_run_teacher(run: Path, note: Note) -> RunTeacher | None:
+    """Return the teacher named in run.json, if its file is there and unchanged."""
+    try:
+        contents = find_run_file(run)
+    except SrkdError as error:
+        raise SrkdError(f"{error}; it does not say what the teacher was: give --teacher FILE") from error
+    if contents is None or contents.teacher is None:
+        return None
+    teacher, scale = contents.teacher, None if contents.student is None else contents.student.scale
+    for candidate in (teacher.path, embedded_teacher()):
+        if candidate.is_file() and file_sha256(candidate) == teacher.sha256:
+            note(f"teacher: {candidate}, from {run / RUN_FOLDER_FACTS}")
+            return RunTeacher(candidate, scale, teacher.options)
+    note(
+        f"the teacher of {run}, {teacher.path}, is missing or has changed: continuing without it "
+        "(--teacher FILE names one)"
+    )
+    return None
