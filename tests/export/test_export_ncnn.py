@@ -1,28 +1,22 @@
-"""ncnn files equal the network at any size, and a damaged one is reported before ncnn reads it."""
+"""ncnn: precision, blobs and a converter that fails; test_formats.py has what holds for all formats."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 
-from compressor.base.errors import SrkdError, UsageError
+from compressor.base.errors import SrkdError
 from compressor.inference.open import open_model
 from compressor.models.checkpoints.save import save_network
-from compressor.models.networks.base import Network, Spec
-from compressor.models.networks.carn import CARNSpec
-from compressor.models.networks.carn_m import CARNMSpec
-from compressor.models.networks.compact import CompactSpec
+from compressor.models.networks.base import Network
 from compressor.models.networks.edsr import EDSRSpec
-from compressor.models.networks.rcan import RCANSpec
 from compressor.models.networks.registry import build
-from compressor.models.networks.swinir import SwinIRSpec
 from compressor.runtimes.ncnn_runtime import checksum
 from compressor.runtimes.sidecar import read_sidecar, sidecar_path
 from compressor.runtimes.table import OpenOptions
@@ -35,16 +29,6 @@ from tests.support.commands import srkd
 ncnn = pytest.importorskip("ncnn")
 pytest.importorskip("pnnx")
 pytestmark = pytest.mark.extras
-
-SPECS: tuple[Spec, ...] = (
-    EDSRSpec(width=8, depth=2, scale=4),
-    EDSRSpec(width=8, depth=1, scale=3, res_scale=0.1, mean_shift="file"),
-    RCANSpec(width=8, groups=2, depth=1, hidden=2, scale=2),
-    CompactSpec(width=8, depth=2, scale=4),
-    CompactSpec(width=8, depth=1, scale=3, channels=1),
-    CARNSpec(width=8, scale=4),
-    CARNMSpec(width=8, scale=3),
-)
 
 
 def exported(network: Network, folder: Path, options: FileOptions | None = None) -> FileReport:
@@ -71,40 +55,10 @@ def copy_of(good: Path, tmp_path: Path) -> Path:
     return tmp_path / good.name
 
 
-@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: f"{spec.arch}-x{spec.scale}")
-def test_a_file_does_what_the_network_does(spec: Spec, tmp_path: Path) -> None:
-    network = build(spec, seed=0)
-    file = exported(network, tmp_path)
-    assert file.verdict == "passed" and file.path is not None and file.parity is not None, file.reason
-    assert file.parity.max_abs < 2e-5
-    assert {path.name for path in tmp_path.iterdir()} == {"small.param", "small.bin", "small.param.json"}
-    assert file.bytes == sum(path.stat().st_size for path in tmp_path.iterdir())
-    layers = [line.split() for line in file.path.read_text().splitlines()[2:]]
+def test_blobs_have_the_usual_names(good: Path) -> None:
+    layers = [line.split() for line in good.read_text().splitlines()[2:]]
     assert layers[0][:5] == ["Input", "data", "0", "1", "data"]
     assert [line[3 + int(line[2]) + int(line[3])] for line in layers].count("output") == 1
-    runtime = open_model(file.path)
-    assert runtime.descriptor == network.descriptor and runtime.spec == spec
-    assert (runtime.name, runtime.precision, runtime.device) == ("ncnn", "fp32", "cpu")
-    assert runtime.metadata["srkd.scale"] == str(spec.scale)
-
-
-@pytest.mark.parametrize(
-    "spec",
-    [
-        SwinIRSpec(width=12, depths=(2, 1), heads=(2, 3), window=4, features=8, scale=2),
-        SwinIRSpec(width=8, depths=(2,), heads=(2,), window=4, upsampler="pixelshuffledirect", padding="testscript"),
-    ],
-    ids=lambda spec: spec.padding,
-)
-def test_window_attention_at_one_size(spec: SwinIRSpec, tmp_path: Path) -> None:
-    network = build(spec, seed=0)
-    file = exported(network, tmp_path, FileOptions(lr_size=(22, 17)))
-    assert file.verdict == "passed" and file.path is not None and file.parity is not None, file.reason
-    assert file.parity.max_abs < 2e-5
-    runtime = open_model(file.path)
-    assert runtime.descriptor == replace(network.descriptor, fixed_size=(22, 17))
-    with pytest.raises(UsageError, match=r"22x17.*16x17"):
-        runtime.run(torch.rand(1, 3, 17, 16))
 
 
 def test_fp32_stays_fp32(network: Network, good: Path) -> None:
@@ -135,36 +89,14 @@ def test_a_file_runs_without_ours_in_the_way(network: Network, good: Path) -> No
     torch.testing.assert_close(torch.tensor(out.numpy()), expected, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("damage", ["weights", "short", "layers", "gone", "foreign", "sidecar"])
-def test_a_damaged_file_is_one_line(copy_of: Path, damage: str) -> None:
-    weights = copy_of.with_suffix(".bin")
-    message = {
-        "weights": "damaged or not of one export",
-        "short": "damaged or not of one export",
-        "layers": "damaged or not of one export",
-        "gone": "its weights, small.bin, are not beside it",
-        "foreign": "is not a network that this ncnn can open",
-        "sidecar": "small.param.json is not beside it: copy that",
-    }[damage]
-    content = weights.read_bytes()
-    if damage == "weights":
-        weights.write_bytes(content[:500] + bytes([content[500] ^ 64]) + content[501:])
-    elif damage == "short":
-        weights.write_bytes(content[: len(content) // 2])
-    elif damage == "layers":
-        copy_of.write_text(copy_of.read_text().replace("0=8 ", "0=9 ", 1))
-    elif damage == "gone":
-        weights.unlink()
-    elif damage == "sidecar":
-        sidecar_path(copy_of).unlink()
-    else:
-        before = checksum(copy_of)
-        copy_of.write_text("7767517\n1 1\nNoSuchLayer a 0 1 data\n")
-        text = sidecar_path(copy_of).read_text()
-        sidecar_path(copy_of).write_text(text.replace(before, checksum(copy_of)))
-    with pytest.raises(SrkdError) as caught:
+def test_a_layer_that_ncnn_does_not_have_is_one_line(copy_of: Path) -> None:
+    before = checksum(copy_of)
+    copy_of.write_text("7767517\n1 1\nNoSuchLayer a 0 1 data\n")
+    text = sidecar_path(copy_of).read_text()
+    sidecar_path(copy_of).write_text(text.replace(before, checksum(copy_of)))
+    with pytest.raises(SrkdError, match="is not a network that this ncnn can open") as caught:
         open_model(copy_of)
-    assert message in str(caught.value) and "\n" not in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,18 +15,16 @@ import torch
 from compressor.base.errors import SrkdError, UsageError
 from compressor.inference.open import open_model, read_metadata
 from compressor.inference.super_resolve import super_resolve
-from compressor.models.networks.base import Network
+from compressor.models.networks.base import Descriptor, Network, Spec
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
-from compressor.models.networks.swinir import SwinIRSpec
 from compressor.runtimes.table import RUNTIMES, OpenOptions
 from export.formats.conversion import FileOptions
 from export.formats.table import FORMATS
 from export.writing.exporting import FileReport, Source, export_model
-from tests.support.formats_table import FormatCase, cases
+from tests.support.formats_table import WINDOWS, FormatCase, cases, networks
 
 SOURCE = Source("small", "ab" * 32, {"srkd.recipe": "logits", "srkd.scores": '{"Set5 <Y>": "30 & more"}'})
-WINDOWS = SwinIRSpec(width=8, depths=(2,), heads=(2,), window=4, scale=2, features=8)
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +75,22 @@ def test_a_file_does_what_the_network_does(case: FormatCase, good: FileReport, n
         runtime.run(torch.rand(1, 1, 8, 8))
 
 
+@pytest.mark.parametrize(("case", "spec"), networks())
+def test_more_networks_convert_for_any_size(
+    case: FormatCase, spec: Spec, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    if (missing := FORMATS[case.name].missing_requirement()) is not None:
+        pytest.skip(missing)
+    network = build(spec, seed=3)
+    file = exported(case, network, tmp_path)
+    assert file.verdict == "passed" and file.parity is not None and file.parity.max_abs < case.max_abs, file.reason
+    assert tuple(sorted(part.name for part in tmp_path.iterdir())) == case.files and file.path is not None
+    runtime = open_model(file.path)
+    assert runtime.spec == spec and runtime.metadata["srkd.scale"] == str(spec.scale)
+    assert runtime.descriptor == dataclasses.replace(network.descriptor, max_size=runtime.descriptor.max_size)
+    assert capfd.readouterr() == ("", "")
+
+
 def test_a_file_describes_itself(case: FormatCase, good: FileReport, network: Network) -> None:
     assert good.path is not None
     runtime = open_model(good.path, OpenOptions(threads=1))
@@ -108,18 +123,19 @@ def test_options_that_a_file_does_not_have(case: FormatCase, good: FileReport) -
 
 def test_a_file_of_one_size(case: FormatCase, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """Networks with windows are included, for which most converters write files for one size only."""
-    network = build(WINDOWS, seed=1)
-    file = exported(case, network, tmp_path, FileOptions(lr_size=(18, 14)))
-    assert file.verdict == "passed" and file.parity is not None and file.parity.max_abs < 2e-5, file.reason
-    assert file.path == tmp_path / f"small-18x14{FORMATS[case.name].suffix}"
-    runtime = open_model(file.path)
-    assert runtime.descriptor == dataclasses.replace(network.descriptor, fixed_size=(18, 14))
-    lr = torch.rand(3, 3, 14, 18)
-    torch.testing.assert_close(runtime.run(lr), expected(network, lr), atol=2e-5, rtol=0)
-    with pytest.raises(UsageError, match="takes images of 18x14 only, got 9x9"):
-        runtime.run(torch.rand(1, 3, 9, 9))
-    assert super_resolve(runtime, torch.rand(1, 3, 20, 30)).sr.shape == (1, 3, 40, 60)
-    assert capfd.readouterr() == ("", "")
+    for number, spec in enumerate(case.windows):
+        network, folder = build(spec, seed=1), tmp_path / str(number)
+        file = exported(case, network, folder, FileOptions(lr_size=(18, 14)))
+        assert file.verdict == "passed" and file.parity is not None and file.parity.max_abs < 2e-5, file.reason
+        assert file.path == folder / f"small-18x14{FORMATS[case.name].suffix}"
+        runtime = open_model(file.path)
+        assert runtime.descriptor == dataclasses.replace(network.descriptor, fixed_size=(18, 14))
+        lr = torch.rand(3, 3, 14, 18)
+        torch.testing.assert_close(runtime.run(lr), expected(network, lr), atol=2e-5, rtol=0)
+        with pytest.raises(UsageError, match="takes images of 18x14 only, got 9x9"):
+            runtime.run(torch.rand(1, 3, 9, 9))
+        assert super_resolve(runtime, torch.rand(1, 3, 20, 30)).sr.shape == (1, 3, 40, 60)
+        assert capfd.readouterr() == ("", "")
 
 
 def test_windows_without_a_size(case: FormatCase, tmp_path: Path) -> None:
@@ -149,14 +165,32 @@ def test_a_damaged_file_is_one_line(
     case: FormatCase, good: FileReport, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert good.path is not None
-    for part in good.path.parent.iterdir():
-        (tmp_path / part.name).write_bytes(part.read_bytes())
-    path = tmp_path / good.path.name
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(SrkdError, match=case.damaged) as caught:
-        open_model(path)
-    assert "\n" not in str(caught.value) and len(str(caught.value)) < 600
+    for number, (damage, message) in enumerate(case.damages):
+        path = copied(good.path, tmp_path / str(number))
+        damage(path)
+        with pytest.raises(SrkdError, match=message) as caught:
+            open_model(path)
+        assert "\n" not in str(caught.value) and len(str(caught.value)) < 600
     assert capfd.readouterr() == ("", "")
+
+
+def copied(path: Path, folder: Path) -> Path:
+    """Copy a file and its companions to a folder; return its copy."""
+    return shutil.copytree(path.parent, folder) / path.name
+
+
+def test_a_foreign_model_is_known_by_its_shapes(
+    case: FormatCase, good: FileReport, network: Network, tmp_path: Path
+) -> None:
+    if not case.opens_foreign:
+        pytest.skip("a file without srkd's metadata does not open, or has tests of its own")
+    assert good.path is not None
+    path = copied(good.path, tmp_path / "foreign")
+    path.write_bytes(path.read_bytes().replace(b"srkd.", b"acme."))
+    foreign = open_model(path)
+    assert foreign.spec is None and foreign.metadata == {} and foreign.descriptor == Descriptor(scale=2)
+    lr = torch.rand(2, 3, 9, 13)
+    torch.testing.assert_close(foreign.run(lr), expected(network, lr), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("name", FORMATS)

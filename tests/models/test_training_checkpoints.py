@@ -125,10 +125,10 @@ def test_names_made_to_have_thousands_of_readings_take_no_time(tmp_path: Path) -
         for b in ATTRIBUTES
         for c in ("net.", "ema.")
     }
-    begin = time.perf_counter()
+    begin = time.process_time()
     with pytest.raises(UnknownNetwork):
         load_checkpoint(save_state(nested, tmp_path))
-    assert time.perf_counter() - begin < 10
+    assert time.process_time() - begin < 10
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])

@@ -2,46 +2,193 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
 
 import pytest
 
+from compressor.models.networks.base import Spec
+from compressor.models.networks.carn import CARNSpec
+from compressor.models.networks.carn_m import CARNMSpec
+from compressor.models.networks.compact import CompactSpec
+from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.rcan import RCANSpec
+from compressor.models.networks.swinir import SwinIRSpec
+from compressor.runtimes.sidecar import sidecar_path
 from export.formats.table import FORMATS
+
+WINDOWS = SwinIRSpec(width=8, depths=(2,), heads=(2,), window=4, scale=2, features=8)
+RCAN = RCANSpec(width=8, hidden=2, groups=1, depth=1, scale=3)
+CARN_M = CARNMSpec(width=8, scale=2)
+GREY = CompactSpec(width=8, depth=1, scale=3, channels=1)
+
+Damage: TypeAlias = Callable[[Path], None]
+"""A change of an exported file or of a companion of it."""
 
 
 @dataclass(frozen=True)
 class FormatCase:
-    """A format's files, and the errors of a truncated file and of a wrong device."""
+    """A format's files, what it converts, and the errors of damaged files and of a wrong device."""
 
     name: str
     files: tuple[str, ...]
-    damaged: str
     wrong_device: str
+    specs: tuple[Spec, ...]
+    """Networks that convert for any size, beside EDSR."""
+    damages: tuple[tuple[Damage, str], ...]
+    """Damages with the error of opening the file."""
+    slow_specs: tuple[Spec, ...] = ()
+    windows: tuple[SwinIRSpec, ...] = (WINDOWS,)
+    """Networks with windows that convert for one size."""
     free_windows: bool = False
     """True if a network with windows converts for any size."""
     selects_precision: bool = False
+    opens_foreign: bool = False
+    """True if a file without srkd's metadata opens, and is known by its shapes."""
+    max_abs: float = 1e-5
 
+
+def replaced(old: bytes, new: bytes, count: int = -1) -> Damage:
+    def replace(path: Path) -> None:
+        content = path.read_bytes()
+        assert old in content
+        path.write_bytes(content.replace(old, new, count))
+
+    return replace
+
+
+def becomes(content: bytes) -> Damage:
+    return lambda path: path.write_bytes(content) and None
+
+
+def half(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def flipped(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 64
+    path.write_bytes(content)
+
+
+def torn(path: Path) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[:8] + bytes(200) + content[208:])
+
+
+def of_weights(damage: Damage) -> Damage:
+    return lambda path: damage(path.with_suffix(".bin"))
+
+
+def without_sidecar(path: Path) -> None:
+    sidecar_path(path).unlink()
+
+
+def bound(value: object) -> Damage:
+    """Return a change of the largest size in the sidecar."""
+
+    def change(path: Path) -> None:
+        lines = json.loads(sidecar_path(path).read_text())
+        lines["facts"]["max_size"] = value
+        sidecar_path(path).write_text(json.dumps(lines))
+
+    return change
+
+
+NOT_OF_ONE_EXPORT = "are damaged or not of one export"
+CHANGED_PROGRAM = r"small\.pte .*\.json.*export it again"
+WRONG_BOUND = r"small\.pte\.json.*max_size '?{}\b.*export the model again"
 
 CASES = (
-    FormatCase("onnx", ("small.onnx",), "is not an ONNX file", "ONNX Runtime runs on cpu", free_windows=True),
+    FormatCase(
+        "onnx",
+        ("small.onnx",),
+        "ONNX Runtime runs on cpu",
+        specs=(),  # tests/models/test_traces.py has them
+        damages=((half, "is not an ONNX file"),),
+        free_windows=True,
+    ),
     FormatCase(
         "openvino",
         ("small.openvino.bin", "small.openvino.xml"),
-        "is not a model OpenVINO can open",
         "OpenVINO runs on cpu",
+        specs=(RCAN, CARNSpec(width=8, scale=4), CARN_M, CompactSpec(width=8, depth=2, scale=4), GREY, WINDOWS),
+        damages=(
+            (half, "small.openvino.xml is not a model OpenVINO can open: "),
+            (of_weights(Path.unlink), r"keeps its weights in small\.openvino\.bin, which is not beside it"),
+            (of_weights(becomes(b"abc")), "is not a model OpenVINO can open: Incorrect weights in bin file"),
+            (becomes(b"<html><body>404</body></html>"), "is not an OpenVINO model: no <net> at its beginning"),
+            (replaced(b"edsr", b"esdr"), r"small\.openvino: its srkd\.spec cannot be used: .*esdr"),
+            (
+                replaced(b'type="Convolution"', b'type="Folding"', 1),
+                "is not a model OpenVINO can open: .*Folding",
+            ),
+        ),
         free_windows=True,
         selects_precision=True,
+        opens_foreign=True,
     ),
     FormatCase(
         "ncnn",
         ("small.bin", "small.param", "small.param.json"),
-        "are damaged or not of one export",
         "ncnn runs on cpu here",
+        specs=(
+            EDSRSpec(width=8, depth=2, scale=4),
+            EDSRSpec(width=8, depth=1, scale=3, res_scale=0.1, mean_shift="file"),
+            RCANSpec(width=8, groups=2, depth=1, hidden=2, scale=2),
+            CompactSpec(width=8, depth=2, scale=4),
+            GREY,
+            CARNSpec(width=8, scale=4),
+            CARNMSpec(width=8, scale=3),
+        ),
+        damages=(
+            (half, NOT_OF_ONE_EXPORT),
+            (of_weights(flipped), NOT_OF_ONE_EXPORT),
+            (of_weights(half), NOT_OF_ONE_EXPORT),
+            (replaced(b"0=8 ", b"0=9 ", 1), NOT_OF_ONE_EXPORT),
+            (of_weights(Path.unlink), "its weights, small.bin, are not beside it"),
+            (without_sidecar, "small.param.json is not beside it: copy that"),
+        ),
+        windows=(
+            SwinIRSpec(width=12, depths=(2, 1), heads=(2, 3), window=4, features=8, scale=2),
+            SwinIRSpec(
+                2, width=8, depths=(2,), heads=(2,), window=4, upsampler="pixelshuffledirect", padding="testscript"
+            ),
+        ),
+        max_abs=2e-5,
     ),
-    FormatCase("litert", ("small.tflite",), "is not a model LiteRT can open", "LiteRT runs on cpu here"),
     FormatCase(
-        "executorch", ("small.pte", "small.pte.json"), "damaged or changed; export it again", "ExecuTorch runs on cpu"
+        "litert",
+        ("small.tflite",),
+        "LiteRT runs on cpu here",
+        specs=(RCAN, CARN_M, CompactSpec(width=8, depth=1, scale=4, channels=1)),
+        damages=(
+            (half, "is not a model LiteRT can open"),
+            (becomes(b"<html>404</html>"), "is not a LiteRT model: it does not begin as one"),
+            (becomes(b""), "is not a LiteRT model"),
+            (replaced(b'"edsr"', b'"esdr"'), r"small: its srkd\.spec cannot be used: .*esdr"),
+            (torn, "is not a model LiteRT can open"),
+        ),
+        opens_foreign=True,
+    ),
+    FormatCase(
+        "executorch",
+        ("small.pte", "small.pte.json"),
+        "ExecuTorch runs on cpu",
+        specs=(RCAN,),
+        slow_specs=(GREY, CARNSpec(width=8, scale=2), CARNMSpec(width=8, scale=4)),
+        damages=(
+            (half, CHANGED_PROGRAM),
+            (flipped, CHANGED_PROGRAM),
+            (becomes(b""), CHANGED_PROGRAM),
+            (bound("0x4"), WRONG_BOUND.format("0x4")),
+            (bound("wide"), WRONG_BOUND.format("wide")),
+            (bound(7), WRONG_BOUND.format(7)),
+            (without_sidecar, r"small\.pte\.json is not beside it: copy that from the export"),
+        ),
     ),
 )
 """Formats whose files run on a processor; half precision, TensorRT and Core ML have tests of their own."""
@@ -49,7 +196,18 @@ CASES = (
 
 def cases(items: Iterable[FormatCase] = CASES) -> list[object]:
     """Return the cases as test parameters, those of optional libraries marked."""
+    return [pytest.param(case, id=case.name, marks=marks_of(case)) for case in items]
+
+
+def marks_of(case: FormatCase) -> list[pytest.MarkDecorator]:
+    return [] if FORMATS[case.name].extra is None else [pytest.mark.extras]
+
+
+def networks(items: Iterable[FormatCase] = CASES) -> list[object]:
+    """Return each case with each further network that converts for any size."""
+    rows = [(case, spec, []) for case in items for spec in case.specs]
+    rows += [(case, spec, [pytest.mark.slow]) for case in items for spec in case.slow_specs]
     return [
-        pytest.param(case, id=case.name, marks=() if FORMATS[case.name].extra is None else pytest.mark.extras)
-        for case in items
+        pytest.param(case, spec, id=f"{case.name}-{spec.arch}-x{spec.scale}", marks=[*marks_of(case), *slow])
+        for case, spec, slow in rows
     ]

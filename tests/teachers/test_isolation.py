@@ -118,6 +118,7 @@ class Hungry(Twice):
         return torch.zeros([100000, 100000]).add(1.0)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     ("module", "message"), [(Endless(), "over 8 s"), (Hungry(), "allocate memory|enlarges no image")]
 )
