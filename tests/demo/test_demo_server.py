@@ -381,6 +381,7 @@ def test_an_end_that_is_not_taken_is_aborted_after_thirty_seconds(sent: bytes, s
     assert (transport.closed_at, transport.aborted_at) == (closed_at, closed_at + 30.0)
 
 
+@pytest.mark.ci
 def test_clients_that_send_slowly_are_closed(folder: Path) -> None:
     with served(folder, request_seconds=1.0, idle_seconds=1) as running:
         with running.connect() as trickling, running.connect() as silent, running.connect() as second:
@@ -405,6 +406,7 @@ def trickle(connection: socket.socket, request: bytes) -> bool:
     return False
 
 
+@pytest.mark.ci
 def test_clients_that_do_not_read_are_closed(folder: Path) -> None:
     with served(folder, stalled_seconds=1.0, idle_seconds=1) as running:
         before = running.memory()
@@ -423,6 +425,7 @@ def test_clients_that_do_not_read_are_closed(folder: Path) -> None:
         assert running.ask("/").status == 200
 
 
+@pytest.mark.ci
 def test_held_connections_lock_nobody_out(folder: Path) -> None:
     with served(folder, connections=16) as running:
         connections = [running.connect() for _ in range(60)]
@@ -432,6 +435,7 @@ def test_held_connections_lock_nobody_out(folder: Path) -> None:
             connection.close()
 
 
+@pytest.mark.ci
 def test_too_many_answers_at_once_are_refused(folder: Path) -> None:
     with served(folder, connections=4) as running:
         busy = [running.connect() for _ in range(4)]
@@ -473,6 +477,7 @@ def hammer(running: Served, folder: Path, clients: int, seconds: float) -> int:
         return sum(pool.map(client, range(clients)))
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     ("clients", "seconds"), [pytest.param(20, 2.0, id="20"), pytest.param(200, 30.0, id="200", marks=pytest.mark.slow)]
 )

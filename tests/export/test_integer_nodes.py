@@ -102,6 +102,7 @@ def test_moving_bytes_and_sizes_is_no_computation(tmp_path: Path) -> None:
     assert counted(path) == IntegerNodes(3, 1, {"Mul": 1, "Resize": 1}, 2)
 
 
+@pytest.mark.ci
 def test_openvino_shows_what_it_executes(tmp_path: Path) -> None:
     for name in ("openvino", "nncf"):
         if importlib.util.find_spec(name) is None:

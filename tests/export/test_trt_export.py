@@ -70,9 +70,9 @@ def exported(network: Network, folder: Path, name: str, options: FileOptions | N
     ("name", "precision", "onnx"),
     [
         ("trt", "fp16", "small.fp16.onnx"),
-        ("trt-bf16", "bf16", "small.bf16.onnx"),
-        ("trt-tf32", "tf32", "small.onnx"),
-        ("trt-fp32", "fp32", "small.onnx"),
+        pytest.param("trt-bf16", "bf16", "small.bf16.onnx", marks=pytest.mark.ci),
+        pytest.param("trt-tf32", "tf32", "small.onnx", marks=pytest.mark.ci),
+        pytest.param("trt-fp32", "fp32", "small.onnx", marks=pytest.mark.ci),
     ],
 )
 def test_an_engine_is_proved_and_named_after_its_machine(

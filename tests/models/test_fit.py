@@ -105,7 +105,10 @@ def test_the_embedded_teacher(axes: dict[str, Any], share: float) -> None:
     assert sum(gains["student"]) > share * sum(gains["teacher"]) > 0
 
 
-@pytest.mark.parametrize("name", FITTED)
+@pytest.mark.parametrize(
+    "name",
+    ["edsr", "compact", *(pytest.param(name, marks=pytest.mark.ci) for name in ("rcan", "carn", "carn_m", "swinir"))],
+)
 def test_the_order_of_the_teachers_units_does_not_matter(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The ridge is fixed: another order rounds differently, which may decide between two equally good ridges."""
     monkeypatch.setattr(least_squares, "RIDGES", (1e-3,))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,15 +25,25 @@ USUAL = [
     DIRECT,
 ]
 OTHERS = [replace(DIRECT, upsampler="pixelshuffle", features=6), tiny("swinir", 3), *VARIANTS]
-SPECS = [*USUAL, *(pytest.param(spec, marks=pytest.mark.slow) for spec in OTHERS)]
-"""Specs to trace. A graph takes seconds: the usual forms by default, scale 8 and the rarer ones only in the long run.
-"""
+QUICK = ("edsr", "compact")
+
+
+def by_tier(specs: Iterable[Spec]) -> list[object]:
+    return [
+        pytest.param(spec, marks=pytest.mark.slow if spec in OTHERS else () if spec.arch in QUICK else pytest.mark.ci)
+        for spec in specs
+    ]
+
+
+SPECS = by_tier((*USUAL, *OTHERS))
+"""Specs to trace. A graph takes seconds: two by default, the usual forms in CI, scale 8 and the rarer ones in the long
+run."""
 TOLERANCE = 1e-5
 
 
-def _exported_elsewhere(spec: object) -> bool:
+def _exported_elsewhere(spec: Spec) -> bool:
     """Return True if test_export_onnx.py, or the last test here (SwinIR's lighter tail), covers the spec."""
-    return isinstance(spec, (EDSRSpec, CARNSpec)) or spec is DIRECT
+    return spec in USUAL and (isinstance(spec, (EDSRSpec, CARNSpec)) or spec is DIRECT)
 
 
 def lively(spec: Spec) -> Network:
@@ -108,7 +118,9 @@ def test_inductor_gives_the_same(spec: Spec) -> None:
         assert same(compiled, network, noise(spec, height, width))
 
 
-@pytest.mark.parametrize("spec", [spec for spec in SPECS if not _exported_elsewhere(spec)], ids=label)
+@pytest.mark.parametrize(
+    "spec", by_tier(spec for spec in (*USUAL, *OTHERS) if not _exported_elsewhere(spec)), ids=label
+)
 def test_onnx_of_any_size_says_the_same(spec: Spec, tmp_path: Path) -> None:
     """Sizes that are no multiple of the window, smaller than it, and exactly it; and a batch."""
     network = lively(spec)

@@ -118,6 +118,7 @@ def killed_until_done(inputs: list[str], run: Path, kills: int, seed: int) -> in
     return hits
 
 
+@pytest.mark.ci
 def test_a_run_killed_at_random_moments_ends_in_the_same_bytes(inputs, undisturbed, tmp_path, record_property):
     hits = killed_until_done(inputs, tmp_path / "run", kills=3, seed=1)
     record_property("note", f"{hits} kills of a live process")
