@@ -11,8 +11,8 @@ from srkd.options.models import as_tuple
 from srkd.options.parameters import require_html
 from srkd.options.verbs import CompareOptions, path_of
 from srkd.reports.comparison import Comparison, compare_contents
-from srkd.reports.comparison_page import comparison_page
 from srkd.reports.contents import read_contents
+from srkd.reports.page import comparison_page
 
 
 def run_compare(options: CompareOptions, context: Context) -> Comparison:

@@ -20,13 +20,10 @@ from srkd.options.parameters import require_html
 from srkd.options.verbs import ProfileOptions, ReportOptions, path_of
 from srkd.record.run_teacher import find_run_teacher
 from srkd.reports.comparison import compare_contents
-from srkd.reports.comparison_page import comparison_parts
 from srkd.reports.contents import Contents, read_contents
-from srkd.reports.html import Html, element
-from srkd.reports.page import Drawn, Section, run_parts, write_page
+from srkd.reports.page import Section, report_page
 from srkd.reports.pictures import Crop, make_crops
 from srkd.reports.speed import SpeedTable, read_speed
-from srkd.version import __version__
 
 REPORT = "report.html"
 SECONDS = 0.7
@@ -57,17 +54,10 @@ def run_report(options: ReportOptions, context: Context) -> ReportFile:
     path = _destination(folders, path_of(options.out))
     runs = [read_contents(folder) for folder in folders]
     comparison = None if len(runs) == 1 else compare_contents(runs)
-    drawn = Drawn()
     sections = [_section(contents, options, context, crops=3 if len(runs) == 1 else 1) for contents in runs]
-    if comparison is None:
-        title, parts = f"{runs[0].name}: what was gained", [run_parts(sections[0], drawn)]
-    else:
-        title = f"{len(runs)} runs side by side"
-        parts = [element("h1", title), *comparison_parts(comparison, runs, drawn)]
-        parts += [
-            run_parts(section, drawn, number=number, alone=False) for number, section in enumerate(sections, start=1)
-        ]
-    text = _fitting(title, parts, drawn)
+    text = report_page(sections, comparison)
+    if len(text) > MOST_BYTES:
+        raise SrkdError(f"the report would have {len(text):,} bytes, over {MOST_BYTES:,}: name fewer runs")
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
     missing = tuple(f"{section.contents.name}: {line}" for section in sections for line in _lacking(section))
@@ -85,13 +75,6 @@ def _destination(folders: Sequence[Path], out: Path | None) -> Path:
         return folders[0] / REPORT
     require_html(out, "--out")
     return out
-
-
-def _fitting(title: str, parts: Sequence[Html], drawn: Drawn) -> str:
-    text = write_page(title, parts, drawn.charts, about=f"Made by srkd {__version__}. This file holds all it shows.")
-    if len(text) > MOST_BYTES:
-        raise SrkdError(f"the report would have {len(text):,} bytes, over {MOST_BYTES:,}: name fewer runs")
-    return text
 
 
 def _lacking(section: Section) -> tuple[str, ...]:

@@ -1,112 +1,129 @@
-"""Data of a report's charts: curves over steps, and quality against cost. The page's script draws them."""
+"""Charts of a page: which curves and points they show, drawn for light and for dark pages, with their figures."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+from PIL import Image
 
 from compressor.base.machine import count_threads
-from srkd.charts.curves import Chart, drawable
-from srkd.charts.scatter import pareto_front
-from srkd.reports.contents import Contents, Score
+from srkd.charts.curves import Chart, Curve, draw_charts, drawable, style_of
+from srkd.charts.pen import DARK, Sheet
+from srkd.charts.scatter import Scatter, ScatterPoint, draw_scatter
+from srkd.reports.contents import Contents, Role, Score
 from srkd.reports.curves import Metrics, charts_of
+from srkd.reports.render import Table
 from srkd.reports.speed import SpeedTable
 
+CURVES = Sheet(760, 300, left=56, density=2, titled=False)
+POINTS = replace(CURVES, height=340)
+COLOURS = 64
+"""Number of colours in a picture, to make it small: those of the chart and of its smoothed edges."""
+MOST_FIGURES = 12
+"""Largest number of points of a curve in the table of its figures, besides the last."""
 SCATTER_Y = "Y-PSNR in dB"
+BEST = "the line joins the best at each cost"
+
+ChartT = TypeVar("ChartT", Chart, Scatter)
 
 
 @dataclass(frozen=True)
-class Point:
-    """A network in the chart of quality against cost."""
+class LegendEntry:
+    """A name, the number of its colour, and the dash of its line: "" is a solid line, None a point."""
 
     name: str
-    role: str
-    x: float
-    y: float
+    colour: int
+    dash: str | None
 
 
 @dataclass(frozen=True)
-class ReportScatter:
-    """A chart of points, with horizontal lines at the scores of bicubic."""
+class Figure:
+    """A chart in a page: its WebP picture in both looks, its legend, and a table of its figures."""
 
     title: str
-    x_label: str
-    points: tuple[Point, ...]
-    levels: tuple[tuple[str, float], ...]
-
-    @property
-    def front(self) -> list[tuple[float, float]]:
-        """Return the Pareto front, in order of cost: the points that no other beats in both quality and cost."""
-        return [(point.x, point.y) for point in pareto_front(self.points)]
+    light: bytes
+    dark: bytes
+    legend: tuple[LegendEntry, ...]
+    table: Table
 
 
-def curves(metrics: Sequence[Metrics]) -> list[dict[str, Any]]:
-    """Return the charts of a run's curves, without empty ones."""
-    if not metrics:
+def curve_figures(runs: Sequence[Metrics]) -> list[Figure]:
+    """Return the charts of a run's curves, or of several runs' over one another, without empty ones."""
+    if not runs:
         return []
-    charts = [(chart, drawable(chart)) for chart in charts_of(metrics)]
-    return [_lines(chart, some) for chart, some in charts if some]
+    return [_curves(chart, curves, runs[0].name) for chart in charts_of(runs) if (curves := drawable(chart))]
 
 
-def _lines(chart: Chart, some: Sequence[Any]) -> dict[str, Any]:
-    title, _, y_label = chart.title.partition(", over steps")
-    return {
-        "kind": "lines",
-        "title": title.rpartition(": ")[2] + y_label,
-        "x": "step",
-        "logarithmic": chart.logarithmic,
-        "marks": list(chart.marks),
-        "series": [{"name": curve.name, "dashed": curve.dashed, "points": curve.points} for curve in some],
-    }
+def _curves(chart: Chart, curves: Sequence[Curve], run: str) -> Figure:
+    title = chart.title.removeprefix(f"{run}: ")
+    legend, rows = [], []
+    for index, curve in enumerate(curves):
+        colour, dash = style_of(index, curve, len(CURVES.look.colours))
+        legend.append(LegendEntry(curve.name, colour, "" if dash is None else f"{dash[0]} {dash[1]}"))
+        stride = -(-len(curve.points) // MOST_FIGURES)
+        some = dict.fromkeys([*curve.points[::stride], curve.points[-1]])
+        rows += [[curve.name, f"{step:,.0f}", _number(value)] for step, value in some]
+    light, dark = _pictures(lambda chart, sheet: draw_charts([chart], sheet), chart, CURVES)
+    return Figure(title, light, dark, tuple(legend), Table(["curve", "step", "value"], rows, title))
 
 
-def scatter(chart: ReportScatter) -> dict[str, Any]:
-    """Return a chart of points in the form of the page's script."""
-    points = [{"name": point.name, "role": point.role, "x": point.x, "y": point.y} for point in chart.points]
-    levels = [{"name": name, "y": y} for name, y in chart.levels]
-    # Later points are drawn on top.
-    points.sort(key=lambda point: ("baseline", "teacher", "student").index(str(point["role"])))
-    return {
-        "kind": "points",
-        "title": chart.title,
-        "x": chart.x_label,
-        "y": SCATTER_Y,
-        "points": points,
-        "levels": levels,
-        "front": chart.front,
-    }
+def point_figure(chart: Scatter | None) -> Figure | None:
+    """Return a chart of points; None without one."""
+    if chart is None:
+        return None
+    rows = [[point.label, _number(point.x), f"{point.y:.3f}"] for point in chart.points]
+    rows += [[name, "–", f"{y:.3f}"] for name, y in chart.levels]
+    table = Table(["network", chart.x_label, chart.y_label], rows, chart.title)
+    legend = tuple(LegendEntry(group, number, None) for number, group in enumerate(chart.groups))
+    return Figure(chart.title, *_pictures(draw_scatter, chart, POINTS), legend, table)
 
 
-def against_macs(scores: Sequence[Score]) -> ReportScatter | None:
+def _pictures(draw: Callable[[ChartT, Sheet], Image.Image], chart: ChartT, sheet: Sheet) -> tuple[bytes, bytes]:
+    """Return a chart as lossless WebP for light and for dark pages."""
+    light, dark = (_webp(draw(chart, page)) for page in (sheet, replace(sheet, look=DARK)))
+    return light, dark
+
+
+def _webp(picture: Image.Image) -> bytes:
+    stream = io.BytesIO()
+    few = picture.quantize(COLOURS, kmeans=1).convert("RGB")
+    few.save(stream, format="WEBP", lossless=True, quality=80, method=4)
+    return stream.getvalue()
+
+
+def _number(value: float) -> str:
+    return f"{value:,.3f}" if 0.01 <= abs(value) < 1e6 else f"{value:.3g}"
+
+
+def against_macs(scores: Sequence[Score]) -> Scatter | None:
     """Return the chart of quality against multiply-accumulates; None if fewer than two networks have both."""
     points = tuple(
-        Point(score.name, score.role, score.macs / 1e9, score.psnr_y)
+        ScatterPoint(score.name, score.macs / 1e9, score.psnr_y, score.role)
         for score in scores
         if score.macs and score.psnr_y is not None and score.role != "start"
     )
-    title = "Quality against work; the line joins the best at each cost"
-    return _scatter(title, "GMAC at LR 256x256", points, scores)
+    return _scatter(f"Quality against work; {BEST}", "GMAC at LR 256x256", points, scores)
 
 
-def against_time(contents: Contents, speed: SpeedTable) -> ReportScatter | None:
+def against_time(contents: Contents, speed: SpeedTable) -> Scatter | None:
     """Return the chart of quality against time at the first size of the profile; None with fewer than two points."""
-    size = speed.timings[0].lr_size
+    first = speed.timings[0]
     points = []
     for timing in speed.timings:
-        score = contents.score("teacher" if timing.is_teacher else "student")
-        if timing.lr_size == size and not timing.unbounded and score is not None and score.psnr_y is not None:
-            role = "teacher" if timing.is_teacher else "student"
-            points.append(Point(f"{timing.runtime} {timing.precision}", role, timing.ms, score.psnr_y))
-    first = speed.timings[0]
-    label = f"ms an image of LR {size}, {first.device}, {count_threads(first.threads)}"
-    return _scatter("Quality against time; the line joins the best at each cost", label, tuple(points), contents.scores)
+        role: Role = "teacher" if timing.is_teacher else "student"
+        score = contents.score(role)
+        if timing.lr_size == first.lr_size and not timing.unbounded and score is not None and score.psnr_y is not None:
+            label = f"{role}, {timing.runtime} {timing.precision}"
+            points.append(ScatterPoint(label, timing.ms, score.psnr_y, role))
+    label = f"ms an image of LR {first.lr_size}, {first.device}, {count_threads(first.threads)}"
+    return _scatter(f"Quality against time; {BEST}", label, tuple(points), contents.scores)
 
 
-def _scatter(title: str, x_label: str, points: tuple[Point, ...], scores: Sequence[Score]) -> ReportScatter | None:
+def _scatter(title: str, x_label: str, points: tuple[ScatterPoint, ...], scores: Sequence[Score]) -> Scatter | None:
     if len(points) < 2:
         return None
-    levels = tuple(
-        (score.name, score.psnr_y) for score in scores if score.role == "bicubic" and score.psnr_y is not None
-    )
-    return ReportScatter(title, x_label, points, levels[:1])
+    levels = [(score.name, score.psnr_y) for score in scores if score.role == "bicubic" and score.psnr_y is not None]
+    return Scatter(title, x_label, SCATTER_Y, points, levels=tuple(levels[:1]))

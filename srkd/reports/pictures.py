@@ -54,6 +54,12 @@ class Crop:
     difference: bytes
     """PNG of the map of differences between `compared`."""
 
+    @property
+    def caption(self) -> str:
+        """Return a line on the crop, such as `butterfly: most different, 31.2 dB apart`."""
+        apart = "equal" if self.apart_db is None else f"{self.apart_db:.1f} dB apart"
+        return f"{self.photo}: {self.choice} different, {apart}"
+
 
 @dataclass(frozen=True)
 class _Photo:

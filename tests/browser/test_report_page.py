@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -121,15 +120,28 @@ def test_the_lists_choose_layers_and_crops(browser: Browser, report: Path) -> No
         assert "dB" in (page.text_content(".scores") or "")
 
 
-def test_the_charts_are_drawn(browser: Browser, report: Path) -> None:
-    with opened(browser, report, **DESKTOP) as page:
-        charts = json.loads(page.text_content("#charts") or "")
-        assert len(charts) >= 4
-        assert page.locator(".chart > svg").count() == len(charts)
-        assert page.locator(".chart > svg").first.get_attribute("role") == "img"
-        paths = "[...document.querySelectorAll('.chart > svg g > path')]"
-        lengths = page.evaluate(f"{paths}.map((path) => path.getTotalLength())")
-        assert sum(length > 100 for length in lengths) >= len(charts)
+SHOWN = "(images) => images.filter((image) => image.checkVisibility() && image.naturalWidth > 1000).length"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_charts_are_shown_in_the_colours_of_the_page(browser: Browser, report: Path, scheme: str) -> None:
+    other = "dark" if scheme == "light" else "light"
+    with opened(browser, report, color_scheme=scheme, **DESKTOP) as page:
+        count = page.locator(".chart").count()
+        assert count >= 4
+        assert page.eval_on_selector_all(f".chart .{scheme}", SHOWN) == count
+        assert page.eval_on_selector_all(f".chart .{other}", SHOWN) == 0
+        # Paper is light.
+        page.emulate_media(media="print")
+        assert page.eval_on_selector_all(".chart .light", SHOWN) == count
+
+
+def test_charts_are_sharp_and_readable_on_a_phone(browser: Browser, report: Path) -> None:
+    with opened(browser, report, **PHONE) as page:
+        widths = page.eval_on_selector_all(".chart .light", "(images) => images.map((image) => image.clientWidth)")
+        # Of 760: the numbers of the axes are at least 10 pixels high, and the chart scrolls.
+        assert min(widths) >= 540
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +17,13 @@ from PIL import Image, ImageColor
 
 import srkd
 from compressor.base.errors import SrkdError, UsageError
-from srkd.charts.curves import (
-    COLOURS,
-    HEIGHT,
-    LEFT,
-    MARK,
-    RIGHT,
-    WIDTH,
-    Chart,
-    Curve,
-    NothingToDraw,
-    draw_charts,
-    round_ticks,
-)
+from srkd.charts.curves import RIGHT, SHEET, Chart, Curve, NothingToDraw, draw_charts, style_of
+from srkd.charts.pen import DARK, LIGHT, Look, Sheet, logarithmic_ticks, round_ticks
 from srkd.cli.main import run
 from tests.support.run_files import save_run_file
+
+WIDTH, HEIGHT, LEFT = SHEET.width, SHEET.height, SHEET.left
+COLOURS, MARK = LIGHT.colours, LIGHT.mark
 
 
 def rows_of(*, steps: int = 100, psnr: float = 29.0, skipped: Sequence[int] = ()) -> list[dict[str, Any]]:
@@ -129,6 +122,54 @@ def test_any_numbers_can_be_drawn(
         assert not names or all(abs(x) > 1e15 or not 1e-15 <= y <= 1e15 for x, y in points if not math.isnan(x + y))
     else:
         assert picture.size == (WIDTH, HEIGHT)
+
+
+@pytest.mark.parametrize("look", [LIGHT, DARK], ids=["light", "dark"])
+def test_a_picture_has_the_colours_of_its_page_and_the_pixels_of_its_screen(look: Look) -> None:
+    points = tuple((float(step), 1 / step) for step in range(1, 9))
+    curves = tuple(Curve(str(index), tuple((x, y + index) for x, y in points)) for index in range(len(look.colours)))
+    sheet = Sheet(300, 200, density=2, look=look)
+    named = draw_charts([Chart("title", curves)], sheet)
+    bare = draw_charts([Chart("title", curves)], replace(sheet, titled=False))
+    assert named.size == bare.size == (600, 400)
+    for picture in (named, bare):
+        assert picture.getpixel((0, 0)) == ImageColor.getrgb(look.paper)
+        assert all(pixels_of(picture, colour).size for colour in look.colours)
+    # Without title and names, the curves have their place.
+    assert pixels_of(bare, look.colours[-1])[:, 0].min() < 30 < pixels_of(named, look.ink)[:, 0].min() + 30
+    assert (pixels_of(bare, look.ink)[:, 0] > 20).all()
+
+
+def contrast(colour: str, paper: str) -> float:
+    """Return the contrast of two colours as WCAG 2 defines it."""
+
+    def luminance(name: str) -> float:
+        shares = [value / 255 for value in ImageColor.getrgb(name)[:3]]
+        linear = [share / 12.92 if share <= 0.04045 else ((share + 0.055) / 1.055) ** 2.4 for share in shares]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    darker, lighter = sorted((luminance(colour), luminance(paper)))
+    return (lighter + 0.05) / (darker + 0.05)
+
+
+@pytest.mark.parametrize("look", [LIGHT, DARK], ids=["light", "dark"])
+def test_curves_stand_out_from_the_paper(look: Look) -> None:
+    assert min(contrast(colour, look.paper) for colour in (*look.colours, look.mark, look.quiet)) >= 3
+    assert contrast(look.ink, look.paper) >= 7
+
+
+def test_after_the_last_colour_comes_another_dash() -> None:
+    styles = [style_of(index, Curve("", ()), 8) for index in range(24)]
+    assert len(set(styles)) == 24 and [colour for colour, _ in styles] == [*range(8)] * 3
+    assert all(dash is None for _, dash in styles[:8])
+    assert style_of(3, Curve("", (), dashed=True), 8)[1] not in {dash for _, dash in styles}
+
+
+@pytest.mark.parametrize(("low", "high"), [(-0.9, -0.45), (0, 0.001), (-3, 4), (2.01, 2.9), (-15, 15)])
+def test_logarithmic_ticks_are_few_and_within_the_axis(low: float, high: float) -> None:
+    ticks = logarithmic_ticks(low, high)
+    assert 1 <= len(ticks) <= 8 and all(low <= math.log10(tick) <= high for tick in ticks)
+    assert len(ticks) >= 2 or high - low < 0.3
 
 
 @given(st.floats(-1e6, 1e6), st.floats(1e-6, 1e6))

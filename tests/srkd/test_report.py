@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import io
 import json
 import re
 import shutil
@@ -13,16 +14,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from jinja2 import UndefinedError
+from PIL import Image, ImageColor
 
 import srkd
 from compressor.base.context import Context
 from compressor.base.errors import SrkdError, UsageError
 from srkd.api.profile import run_profile
 from srkd.api.report import MOST_BYTES
+from srkd.charts.pen import DARK, LIGHT
 from srkd.cli.main import run
 from srkd.options.verbs import ProfileOptions
-from srkd.reports.html import element, json_script
-from srkd.reports.speed import read_speed
+from srkd.reports.charts import CURVES, against_macs, against_time, curve_figures, point_figure
+from srkd.reports.contents import read_contents
+from srkd.reports.render import Table, render_page
+from srkd.reports.speed import SpeedRow, SpeedTable, read_speed
 from tests.support.foreign_models import save_all
 from tests.support.small_runs import SMALL, save_photos, save_teacher
 
@@ -100,6 +106,10 @@ class Page(HTMLParser):
         return " ".join(" ".join(self.texts).split())
 
 
+def page_text(text: str) -> str:
+    return Page(text).text
+
+
 def page_of(path: Path) -> Page:
     return Page(path.read_text(encoding="utf-8"))
 
@@ -124,14 +134,12 @@ def test_a_report_holds_everything_and_fetches_nothing(plan: Path, tmp_path: Pat
     assert not list(tmp_path.glob(".page*"))
 
 
-def test_the_policy_allows_the_two_scripts_and_no_other(plan: Path, tmp_path: Path) -> None:
+def test_the_policy_allows_the_one_script_and_no_other(plan: Path, tmp_path: Path) -> None:
     text = srkd.report(plan, out=tmp_path / "page.html", speed=False).path.read_text()
-    scripts = re.findall(r"<script>(.*?)</script>", text, flags=re.DOTALL)
-    assert len(scripts) == 2
+    (script,) = re.findall(r"<script>(.*?)</script>", text, flags=re.DOTALL)
     (policy,) = (at["content"] for tag, at in Page(text).elements if at.get("http-equiv") == "Content-Security-Policy")
     assert policy is not None and "default-src 'none'" in policy
-    for script in scripts:
-        assert base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() in policy
+    assert base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() in policy
 
 
 def test_names_in_a_run_folder_are_text(copy: Path, tmp_path: Path) -> None:
@@ -149,6 +157,8 @@ def test_names_in_a_run_folder_are_text(copy: Path, tmp_path: Path) -> None:
     record["files"][EVIL.replace("/", "")] = {**record["files"]["student.onnx"], "verdict": EVIL, "format": EVIL}
     (copy / "exports.json").write_text(json.dumps(record))
     rows = {"kind": "train", "step": 1, "loss": 1.0, f"weighted/{EVIL}": 1.0, "weighted/b": 2.0, "rate": 1.0}
+    for file in copy.rglob("metrics.jsonl"):
+        file.unlink()
     (copy / "metrics.jsonl").write_text(json.dumps(rows) + "\n")
     sha256 = hashlib.sha256((copy / "student.safetensors").read_bytes()).hexdigest()
     row = {"model": EVIL, "runtime": EVIL, "device": EVIL, "precision": EVIL, "lr_size": EVIL, "verdict": EVIL}
@@ -158,16 +168,91 @@ def test_names_in_a_run_folder_are_text(copy: Path, tmp_path: Path) -> None:
     path = srkd.report(copy, out=tmp_path / "page.html").path
     text = path.read_text()
     assert "<script>alert" not in text and "alert(" in text
-    assert [at.get("type") for tag, at in page_of(path).elements if tag == "script"] == ["application/json", None, None]
-    assert EVIL in page_of(path).text
+    assert [tag for tag, _ in page_of(path).elements].count("script") == 1
+    assert page_of(path).text.count(EVIL) > 20
+    assert f"{EVIL} 1 1.000" in page_of(path).text  # a curve's name, and its figures
 
 
-def test_elements_escape_what_is_text() -> None:
-    assert element("p", "<b>", title='"&') == '<p title="&quot;&amp;">&lt;b&gt;</p>'
-    assert element("p", element("b", "x"), None) == "<p><b>x</b></p>"
-    script = json_script("id", ["</script><!--"])
-    assert script.count("</script") == 1 and "<!--" not in script
-    assert json.loads(script.partition(">")[2].rpartition("</script")[0]) == ["</script><!--"]
+def test_templates_escape_what_is_text_and_miss_no_value() -> None:
+    table = Table([EVIL], [[EVIL, "1.5", "x"]], EVIL, kind='"><b>')
+    comparison = {"scores": table, "lines": [EVIL], "charts": []}
+    text = render_page(title=EVIL, comparison=comparison, runs=())
+    assert "<script>alert" not in text and "<b>" not in text
+    assert page_text(text).count(EVIL) == 6
+    assert [at.get("class") for tag, at in Page(text).elements if tag == "td"] == ["number", None]
+    with pytest.raises(UndefinedError, match="lines"):
+        render_page(title="x", comparison={"scores": table, "charts": []}, runs=())
+
+
+def picture(content: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(content)).convert("RGB")
+
+
+def test_curves_are_drawn_for_light_and_dark_pages_with_their_names_and_figures(plan: Path) -> None:
+    quality, loss = curve_figures(read_contents(plan).metrics)
+    assert quality.title == "Y-PSNR on the validation images in dB, over steps" and loss.title == "Loss, over steps"
+    runs = [f"{method}-seed{seed}" for seed in (10, 11) for method in ("inherit", "scratch")]
+    assert [entry.name for entry in quality.legend] == [*runs, "teacher", "bicubic"]
+    assert [entry.dash for entry in quality.legend] == ["", "", "", "", "8 5", "8 5"]
+    assert {entry.colour for entry in quality.legend} == set(range(6))
+    assert [entry.name for entry in loss.legend] == runs
+    assert {row[0] for row in quality.table.rows} == {*runs, "teacher", "bicubic"}
+    (score,) = [row for row in quality.table.rows if row[0] == "inherit-seed10"]
+    rows = [json.loads(line) for line in (plan / "inherit-seed10" / "metrics.jsonl").read_text().splitlines()]
+    (psnr_y,) = [row["student_psnr_y"] for row in rows if row["kind"] == "validation"]
+    assert score == ["inherit-seed10", "2", f"{psnr_y:.3f}"]
+    for content, look in ((quality.light, LIGHT), (quality.dark, DARK)):
+        drawn = picture(content)
+        assert drawn.size == (2 * CURVES.width, 2 * CURVES.height)
+        assert drawn.getpixel((0, 0)) == ImageColor.getrgb(look.paper)
+        assert len(drawn.getcolors(10**6) or ()) > 10
+    # A run alone has no other's name in its title or curves.
+    one = curve_figures(read_contents(plan / "inherit-seed10").metrics)
+    assert one[0].title == quality.title
+    assert [entry.name for entry in one[0].legend] == ["student", "teacher", "bicubic"]
+
+
+def test_long_curves_are_thinned_in_the_table_of_figures(copy: Path) -> None:
+    rows = [{"kind": "train", "step": step, "loss": 1 / step} for step in range(1, 101)]
+    (copy / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (loss,) = curve_figures(read_contents(copy).metrics[:1])
+    steps = [row[1] for row in loss.table.rows]
+    assert len(steps) <= 13 and (steps[0], steps[-1]) == ("1", "100")
+
+
+def test_points_are_networks_above_their_cost_with_bicubic_as_a_level(plan: Path) -> None:
+    contents = read_contents(plan)
+    by_work = against_macs(contents.scores)
+    assert by_work is not None
+    assert [(point.label, point.group) for point in by_work.points] == [
+        ("teacher", "teacher"),
+        ("student (inherit)", "student"),
+        ("scratch", "baseline"),
+    ]
+    bicubic = contents.score("bicubic")
+    assert bicubic is not None and by_work.levels == (("bicubic", bicubic.psnr_y),)
+    assert all(point.x == score.macs / 1e9 for point, score in zip(by_work.points, contents.scores, strict=False))  # type: ignore[operator]
+    figure = point_figure(by_work)
+    assert figure is not None and [row[0] for row in figure.table.rows] == [
+        *(p.label for p in by_work.points),
+        "bicubic",
+    ]
+    assert [entry.name for entry in figure.legend] == ["teacher", "student", "baseline"]
+    assert picture(figure.dark).getpixel((0, 0)) == ImageColor.getrgb(DARK.paper)
+    assert against_macs([score for score in contents.scores if score.role == "teacher"]) is None
+    assert point_figure(None) is None
+
+
+def test_points_are_times_at_the_first_size_without_unbounded_files(plan: Path) -> None:
+    base = SpeedRow("s", False, "torch", "cpu", "fp32", "8x8", 1, 1, 2.0, 500.0, 2.0, "faster", 2.0)
+    other_size, unbounded = replace(base, lr_size="16x16"), replace(base, precision="int8 unbounded", unbounded=True)
+    teacher = replace(base, is_teacher=True, ms=4.0)
+    by_time = against_time(read_contents(plan), SpeedTable((teacher, base, other_size, unbounded), None, ()))
+    assert by_time is not None and by_time.x_label == "ms an image of LR 8x8, cpu, 1 thread"
+    assert [(point.label, point.x) for point in by_time.points] == [
+        ("teacher, torch fp32", 4.0),
+        ("student, torch fp32", 2.0),
+    ]
 
 
 def test_speed_is_measured_once_and_kept(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,68 @@
+"""Pages from the templates beside this file. They escape all text, so that no name in a run folder can be markup."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from srkd.charts.pen import DARK, LIGHT
+from srkd.version import __version__
+
+LONGEST_NUMBER = 24
+"""Largest number of characters of a cell without line breaks."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of text under headings. The first cell of a row names it."""
+
+    headings: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    caption: str
+    kind: str | None = None
+    """Class of the table in the page's style."""
+
+
+def render_page(**values: object) -> str:
+    """Return the page of `values`, with style and script inside. It fetches nothing and runs only this script."""
+    style, script = (_own(name) for name in ("report.css", "report.js"))
+    script_hash = base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")
+    page = _environment().get_template("page.html")
+    own = {"style": style, "script": script, "script_hash": script_hash, "light": LIGHT, "dark": DARK}
+    return page.render(values, **own, version=__version__)
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("srkd.reports"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.tests["numeric"] = _is_numeric
+    environment.filters["data_url"] = _data_url
+    return environment
+
+
+def _own(name: str) -> Markup:
+    """Return srkd's own style or script, which is not escaped."""
+    return Markup((files("srkd.reports") / "templates" / name).read_text(encoding="utf-8"))  # noqa: S704
+
+
+def _data_url(content: bytes, kind: str) -> str:
+    """Return a picture as the address of an image in the page."""
+    return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
+
+
+def _is_numeric(cell: str) -> bool:
+    """Return whether a cell begins with a number: such cells are not wrapped."""
+    return len(cell) <= LONGEST_NUMBER and (cell[:1].isdigit() or cell[:1] in {"+", "-"})
