@@ -15,6 +15,8 @@ NARROWEST_TEXT = 16
 """Least width in characters to which a column of text is narrowed, for readability."""
 WIDE_GAP, NARROW_GAP = 3, 2
 INDENT = "  "
+RULE = "    \n    \n────\n" + "    \n" * 5
+"""The box of a table for rich: nothing but a rule below the headings."""
 
 
 def table_lines(columns: Sequence[str], rows: Sequence[Sequence[str]], width: int, *, repeat: int = 0) -> list[str]:
@@ -105,26 +107,24 @@ def _narrowed(columns: Sequence[_Column], width: int) -> list[int] | None:
 
 
 def _columns(columns: Sequence[_Column], widths: Sequence[int], gap: int) -> list[str]:
-    headings = [_wrap(column.name, width) for column, width in zip(columns, widths, strict=True)]
-    height = max(map(len, headings))
-    lines = _side_by_side(columns, [[""] * (height - len(heading)) + heading for heading in headings], widths, gap)
-    lines.append("─" * (sum(widths) + gap * (len(widths) - 1)))
-    for row in range(len(columns[0].cells)):
-        texts = [_wrap(column.cells[row], width) for column, width in zip(columns, widths, strict=True)]
-        lines += _side_by_side(columns, texts, widths, gap)
-    return lines
+    """Return the lines of a table whose columns have these widths; rich wraps and aligns the cells."""
+    # Imported late, as only tables need it.
+    from rich.box import Box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
 
-
-def _side_by_side(columns: Sequence[_Column], texts: Sequence[list[str]], widths: Sequence[int], gap: int) -> list[str]:
-    lines = []
-    for line in range(max(map(len, texts))):
-        cells = []
-        for column, text, width in zip(columns, texts, widths, strict=True):
-            cell = text[line] if line < len(text) else ""
-            space = " " * (width - _width(cell))
-            cells.append(space + cell if column.is_numeric else cell + space)
-        lines.append((" " * gap).join(cells).rstrip())
-    return lines
+    # A gap is a space before a cell, the empty column of the box, and for wide gaps a space after a cell.
+    table = Table(box=Box(RULE), show_edge=False, pad_edge=False, padding=(0, gap - 2, 0, 1), header_style="")
+    for column, width in zip(columns, widths, strict=True):
+        table.add_column(Text(column.name), justify="right" if column.is_numeric else "left", width=width)
+    for cells in zip(*(column.cells for column in columns), strict=True):
+        table.add_row(*map(Text, cells))
+    width = max(1, sum(widths) + gap * (len(widths) - 1))
+    console = Console(width=width, color_system=None, legacy_windows=False)
+    with console.capture() as captured:
+        console.print(table)
+    return [line.rstrip() for line in captured.get().splitlines()]
 
 
 def _cards(columns: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> list[str]:

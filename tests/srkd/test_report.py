@@ -207,9 +207,9 @@ def test_curves_are_drawn_for_light_and_dark_pages_with_their_names_and_figures(
         assert drawn.getpixel((0, 0)) == ImageColor.getrgb(look.paper)
         assert len(drawn.getcolors(10**6) or ()) > 10
     # A run alone has no other's name in its title or curves.
-    one = curve_figures(read_contents(plan / "inherit-seed10").metrics)
-    assert one[0].title == quality.title
-    assert [entry.name for entry in one[0].legend] == ["student", "teacher", "bicubic"]
+    alone = curve_figures(read_contents(plan / "inherit-seed10").metrics)
+    assert alone[0].title == quality.title
+    assert [entry.name for entry in alone[0].legend] == ["student", "teacher", "bicubic"]
 
 
 def test_long_curves_are_thinned_in_the_table_of_figures(copy: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -25,6 +25,8 @@ WORD = st.text("abxyz019.,+-%", min_size=0, max_size=14)
 TEXT = st.lists(WORD, max_size=8).map(" ".join)
 
 
+@example([[""], [""]])
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # on a busy machine too
 @given(st.integers(1, 6).flatmap(lambda n: st.lists(st.lists(TEXT, min_size=n, max_size=n), min_size=2, max_size=6)))
 def test_a_table_is_no_wider_than_its_lines_unless_a_single_figure_is(rows: list[list[str]]) -> None:
     columns, *cells = rows
@@ -47,6 +49,26 @@ def test_texts_wrap_and_numbers_do_not() -> None:
         "        size of image",
         "trt     one machine         12.31 MB",
     ]
+
+
+def test_wide_characters_and_markup_are_texts_like_others() -> None:
+    rows = [["長い 名前 と短い 名前", "[bold]x[/bold] :smile:"], ["b", "c"]]
+    assert table_lines(["名前", "text"], rows, 40) == [
+        "名前                 text",
+        "────────────────────────────────────────",
+        "長い 名前 と短い     [bold]x[/bold]",
+        "名前                 :smile:",
+        "b                    c",
+    ]
+
+
+def test_a_column_is_never_narrower_than_its_longest_word() -> None:
+    """rich alone would cut the long name here, as it narrows the two columns to equal widths."""
+    name = "a-very-long-name-of-a-model-file.safetensors"
+    rows = [["any student fp32 cpu, onnx", "any size of image"], ["b", f"of {name}"]]
+    lines = table_lines(["one", "other"], rows, 64)
+    assert any(name in line for line in lines) and max(map(len, lines)) <= 64
+    assert lines[1] == "─" * 64
 
 
 def test_what_does_not_fit_becomes_cards() -> None:
