@@ -1,6 +1,8 @@
-"""Ctrl-C and SIGTERM without loss: the current step is finished and saved; a second signal stops at once.
+"""What Ctrl-C and SIGTERM do: every handler of a signal is in this module.
 
-A cluster sends SIGTERM before it takes the machine away (Slurm's preemption and time limit, Kubernetes).
+A verb ends through its `finally` blocks (`exit_on_sigterm`). Training finishes and saves its step, and a second signal
+stops at once (`catch_signals`): a cluster sends SIGTERM before it takes the machine away (Slurm's preemption and time
+limit, Kubernetes). One of several processes ends with a line (`report_sigterm`). The innermost block decides.
 """
 
 from __future__ import annotations
@@ -8,67 +10,29 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 from compressor.base.errors import SrkdError
 
-DEFAULT_HANDLERS: Mapping[signal.Signals, Callable[[int, FrameType | None], Any] | signal.Handlers] = {
+Handler = Callable[[int, FrameType | None], Any] | signal.Handlers | int | None
+
+DEFAULT_HANDLERS: Mapping[signal.Signals, Handler] = {
     signal.SIGINT: signal.default_int_handler,
     signal.SIGTERM: signal.SIG_DFL,
 }
 """The signals that ask a run to stop, and the handler of a second one."""
 
-
-_listener: StopRequest | None = None
-"""The stop request that receives signals; None outside `catch_signals`."""
-
 GRACE_SECONDS = 10.0
 """Time for Python to handle SIGTERM, which it cannot do while native code does not return."""
+
 _handled = threading.Event()
-
-
-def note_signal() -> None:
-    """Record that a signal was handled; every handler of SIGTERM calls this."""
-    _handled.set()
-
-
-@contextmanager
-def end_despite_native_code() -> Iterator[None]:
-    """Let SIGTERM end the process within the block even while native code runs that never returns to Python.
-
-    In the same way a stop request is acknowledged at once, and not only when a step in native code has ended.
-
-    Python handles a signal only between two of its own instructions. Its C code writes the signal's number into a pipe
-    at once; a thread reads it and ends the process with exit code 143 if no handler ran in time.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    reader, writer = os.pipe()
-    os.set_blocking(writer, False)
-    _handled.clear()
-
-    def watch() -> None:
-        while received := os.read(reader, 1):
-            if _listener is not None and received[0] in DEFAULT_HANDLERS:
-                _listener.acknowledge_once()
-            if received[0] == signal.SIGTERM and not _handled.wait(GRACE_SECONDS):
-                os._exit(128 + signal.SIGTERM)
-
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    try:
-        yield
-    finally:
-        signal.set_wakeup_fd(before)
-        os.close(writer)
-        thread.join()
-        os.close(reader)
+_listener: StopRequest | None = None
+"""The stop request that receives signals; None outside `catch_signals`."""
+_acknowledging = threading.Lock()
 
 
 class Interrupted(SrkdError):
@@ -96,15 +60,13 @@ class StopRequest:
     def must_stop(self) -> bool:
         return self.received if self.agreed is None else self.agreed
 
-    def receive(self, number: int, frame: FrameType | None) -> None:
-        """Handle the first signal and restore the default handlers for the next one (unless `launched`)."""
-        note_signal()
+    def receive(self, number: int) -> None:
+        """Take the first signal, and restore the default handlers for the next one (unless `launched`)."""
         self.received = True
         # A handler may interrupt the printing of another line: a thread prints the line about the signal.
         threading.Thread(target=self.acknowledge_once, daemon=True).start()
         if not self.launched:
-            for each, handler in DEFAULT_HANDLERS.items():
-                signal.signal(each, handler)
+            _restore(DEFAULT_HANDLERS)
 
     def acknowledge_once(self) -> None:
         """Call `acknowledge`, unless that was done."""
@@ -115,9 +77,6 @@ class StopRequest:
             self.acknowledge()
 
 
-_acknowledging = threading.Lock()
-
-
 @contextmanager
 def catch_signals(request: StopRequest | None = None) -> Iterator[StopRequest]:
     """Turn the first SIGINT or SIGTERM within the block into a stop request; a second one has its default effect.
@@ -125,24 +84,131 @@ def catch_signals(request: StopRequest | None = None) -> Iterator[StopRequest]:
     A nested block shares the outer one's request, so that a plan of several runs stops together with the current run.
     Outside the main thread, where signals cannot be handled, this has no effect.
     """
+    global _listener
     request = request or StopRequest()
-    if threading.current_thread() is not threading.main_thread():
+    if not _in_main_thread():
         yield request
         return
-    global _listener
     if _listener is not None:
         # Also if the outer request has already been received and its handlers are gone: this block must stop, too.
         _listener.acknowledge = _listener.acknowledge or request.acknowledge
         yield _listener
         return
-    before = {number: signal.getsignal(number) for number in DEFAULT_HANDLERS}
-    for number in DEFAULT_HANDLERS:
-        signal.signal(number, request.receive)
+    before = _handle((signal.SIGINT, signal.SIGTERM), request.receive)
     _listener = request
     try:
         yield request
     finally:
         _listener = None
-        for number, handler in before.items():
-            # None: a handler that was not set from Python, so Python cannot restore it.
-            signal.signal(number, DEFAULT_HANDLERS[number] if handler is None else handler)
+        _restore(before)
+
+
+@contextmanager
+def exit_on_sigterm() -> Iterator[None]:
+    """Make SIGTERM end a verb through its `finally` blocks, which remove temporary files; the exit code is 143.
+
+    Code that handles the signal itself (training, the demo server) keeps its handler.
+    """
+    if not _in_main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+
+    exit_codes = list[int]()
+
+    def end(number: int) -> NoReturn:
+        exit_codes.append(128 + number)
+        raise SystemExit(exit_codes[0])
+
+    before = _handle((signal.SIGTERM,), end)
+    try:
+        with _end_despite_native_code():
+            yield
+        if exit_codes:  # Python ignores an exception that arrives in a finalizer, and the verb went on
+            raise SystemExit(exit_codes[0])
+    except (Exception, SystemExit):
+        # Native code turns the SystemExit of a callback into an error of its own, which a verb may report and go on.
+        if exit_codes:
+            raise SystemExit(exit_codes[0]) from None
+        raise
+    finally:
+        _restore(before)
+
+
+@contextmanager
+def report_sigterm() -> Iterator[threading.Event]:
+    """Let SIGTERM end one of several processes with a line (training handles SIGTERM as a stop request).
+
+    Yields the event that says that the process ends by itself; torchrun sends SIGTERM then, too. After an error the
+    handler stays: the line about it must still be printed.
+    """
+    is_ending = threading.Event()
+    if not _in_main_thread():
+        yield is_ending
+        return
+
+    def end(number: int) -> None:
+        if not is_ending.is_set():
+            raise SrkdError("ended by SIGTERM: the job was stopped, or another process was lost")
+
+    before = _handle((signal.SIGTERM,), end)
+    yield is_ending
+    _restore(before)
+
+
+def ignore_sigterm() -> None:
+    """Let the process end by itself, also if SIGTERM came just before, which no handler sees now."""
+    if _in_main_thread():
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        _handled.set()
+
+
+def _in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
+
+
+def _handle(numbers: Sequence[signal.Signals], handler: Callable[[int], None]) -> dict[signal.Signals, Handler]:
+    """Set the handler of some signals, and return the handlers before."""
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        _handled.set()
+        handler(number)
+
+    return {number: signal.signal(number, handle) for number in numbers}
+
+
+def _restore(handlers: Mapping[signal.Signals, Handler]) -> None:
+    for number, handler in handlers.items():
+        # None: a handler that was not set from Python, so Python cannot restore it.
+        signal.signal(number, DEFAULT_HANDLERS[number] if handler is None else handler)
+
+
+@contextmanager
+def _end_despite_native_code() -> Iterator[None]:
+    """Let SIGTERM end the process within the block even while native code runs that never returns to Python.
+
+    In the same way a stop request is acknowledged at once, and not only when a step in native code has ended.
+
+    Python handles a signal only between two of its own instructions. Its C code writes the signal's number into a pipe
+    at once; a thread reads it and ends the process with exit code 143 if no handler ran in time.
+    """
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    _handled.clear()
+
+    def watch() -> None:
+        while received := os.read(reader, 1):
+            if _listener is not None and received[0] in DEFAULT_HANDLERS:
+                _listener.acknowledge_once()
+            if received[0] == signal.SIGTERM and not _handled.wait(GRACE_SECONDS):
+                os._exit(128 + signal.SIGTERM)
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        os.close(writer)
+        thread.join()
+        os.close(reader)

@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import os
 import platform
-import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from types import FrameType
 from typing import Any, NoReturn, TypeVar, cast
 
 import torch
@@ -21,7 +19,7 @@ import torch.distributed as dist
 from torch.distributed import PrefixStore, Store, TCPStore, rendezvous  # type: ignore[attr-defined]
 
 from compressor.base.errors import SrkdError, UsageError
-from compressor.base.interrupts import Interrupted, note_signal
+from compressor.base.interrupts import Interrupted, ignore_sigterm, report_sigterm
 from compressor.base.processes import LostProcess, Processes, Rank, ReportedElsewhere, SharedFailure
 
 T = TypeVar("T")
@@ -243,7 +241,7 @@ def open_processes(rank: Rank, print_error: Callable[[str], None]) -> Iterator[P
     if rank.world_size == 1:
         yield Processes(rank)
         return
-    with _report_sigterm() as is_ending:
+    with report_sigterm() as is_ending:
         group = ProcessGroup(rank, print_error, is_ending)
         try:
             yield group
@@ -254,9 +252,7 @@ def open_processes(rank: Rank, print_error: Callable[[str], None]) -> Iterator[P
             raise ReportedElsewhere(error.exit_code) from error
         except BaseException as error:
             # torchrun ends the other processes as soon as one has ended: print the line about the reason first.
-            if threading.current_thread() is threading.main_thread():
-                signal.signal(signal.SIGTERM, signal.SIG_IGN)
-                note_signal()  # also for a signal just before, which no handler sees now
+            ignore_sigterm()
             group.close(success=False)
             silent = rank.is_leader or isinstance(error, (LostProcess, ReportedElsewhere))
             if isinstance(error, SrkdError) and not silent:
@@ -291,24 +287,3 @@ def _describe(failure: Exception) -> tuple[str, int]:
     if isinstance(failure, SrkdError):
         return f"{failure}", failure.exit_code
     return f"{platform.node()}: {type(failure).__name__}: {failure}", 1
-
-
-@contextmanager
-def _report_sigterm() -> Iterator[threading.Event]:
-    """Let SIGTERM end the process with a line within the block (training handles SIGTERM as a stop request).
-
-    Yields the event that says that the process ends by itself; torchrun sends SIGTERM then, too.
-    """
-    is_ending = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield is_ending
-        return
-
-    def end(number: int, frame: FrameType | None) -> None:
-        note_signal()
-        if not is_ending.is_set():
-            raise SrkdError("ended by SIGTERM: the job was stopped, or another process was lost")
-
-    before = signal.signal(signal.SIGTERM, end)
-    yield is_ending
-    signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)

@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import functools
 import logging
-import signal
 import sys
-import threading
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
-from types import FrameType
-from typing import NoReturn
 
 import click
 
 from compressor.base.entry_points import package_at_fault
 from compressor.base.errors import SrkdError, describe_os_error, is_out_of_memory
-from compressor.base.interrupts import end_despite_native_code, note_signal
+from compressor.base.interrupts import exit_on_sigterm
 from srkd.options.declare import Options, command_line_options, from_command_line
 from srkd.terminal.console import Console, stdout_for_data
 
@@ -93,7 +89,7 @@ def format_examples(*commands: str) -> str | None:
 def run_or_exit(console: Console, body: Callable[[], None]) -> None:
     """Run a verb's body; an error becomes one line and an exit code."""
     try:
-        with _exit_on_sigterm(), nullcontext() if console.verbose else _quiet_libraries():
+        with exit_on_sigterm(), nullcontext() if console.verbose else _quiet_libraries():
             body()
     except (click.ClickException, click.exceptions.Exit, click.Abort):
         raise
@@ -116,38 +112,6 @@ def _describe_error(error: Exception) -> str:
         return "not enough memory: try smaller images, tiles or batches, or another device"
     reason = " ".join(f"{type(error).__name__}: {error}".split())
     return f"internal error: {reason}; rerun with -v for the traceback"
-
-
-@contextmanager
-def _exit_on_sigterm() -> Iterator[None]:
-    """Make SIGTERM end a verb through its `finally` blocks, which remove temporary files; the exit code is 143.
-
-    Code that handles the signal itself (training, the demo server) keeps its handler.
-    """
-    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
-        yield
-        return
-
-    exit_codes = list[int]()
-
-    def end(number: int, frame: FrameType | None) -> NoReturn:
-        note_signal()
-        exit_codes.append(128 + number)
-        raise SystemExit(exit_codes[0])
-
-    signal.signal(signal.SIGTERM, end)
-    try:
-        with end_despite_native_code():
-            yield
-        if exit_codes:  # Python ignores an exception that arrives in a finalizer, and the verb went on
-            raise SystemExit(exit_codes[0])
-    except (Exception, SystemExit):
-        # Native code turns the SystemExit of a callback into an error of its own, which a verb may report and go on.
-        if exit_codes:
-            raise SystemExit(exit_codes[0]) from None
-        raise
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 @contextmanager
