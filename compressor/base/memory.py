@@ -19,7 +19,8 @@ def keep_freed_memory() -> bool:
 
     By default every large tensor is mapped anew, so that the kernel clears each of its pages at first touch, and
     unmapped when it is freed: a tenth to a fifth of a training step on a CPU, half of the time of a large picture
-    (docs/speed.md). The memory is kept until the process ends, so a program that only imports srkd decides for itself.
+    (docs/use/speed.md). The memory is kept until the process ends, so a program that only imports srkd decides for
+    itself.
     """
     if not sys.platform.startswith("linux") or any(name.startswith("MALLOC_") for name in os.environ):
         return False

@@ -55,8 +55,8 @@ def below_bicubic(name: str, psnr_y: float, bicubic_psnr_y: float) -> str | None
         return None
     return (
         f"{name} is BELOW BICUBIC, {psnr_y:.2f} dB against {bicubic_psnr_y:.2f} dB on the validation images: enlarging "
-        "without a network is better. Train for more steps (--steps), at a rate that suits them (docs/recipes.md), on "
-        "some hundred photos, with a teacher that srkd inspect --check finds good"
+        "without a network is better. Train for more steps (--steps), at a rate that suits them (docs/use/recipes.md), "
+        "on some hundred photos, with a teacher that srkd inspect --check finds good"
     )
 
 

@@ -229,7 +229,7 @@ class CompressOptions(Options):
     cache_size: Annotated[
         int | str,
         Option(
-            "Disk space for decoded images between runs (docs/data.md); 0: nothing is kept.",
+            "Disk space for decoded images between runs (docs/use/data.md); 0: nothing is kept.",
             type=BYTES,
             group="data",
             by_set=True,

@@ -1,6 +1,6 @@
 """Advice for long runs without a teacher cache that would be much shorter with one.
 
-It is only advice: the cache changes the targets a little (docs/teacher-cache.md), so a measured time must not
+It is only advice: the cache changes the targets a little (docs/use/teacher-cache.md), so a measured time must not
 switch it on.
 """
 
@@ -51,7 +51,7 @@ class CacheCost:
             f"the teacher takes {share:.0%} of a step: with --teacher-cache these {steps:,} steps would take about "
             f"{format_duration(cached)} in place of {format_duration(without)}, {format_duration(self.fill_seconds)} "
             f"of it to run the teacher once ({format_bytes(self.size)} on disk; targets differ a little, see "
-            "docs/teacher-cache.md)"
+            "docs/use/teacher-cache.md)"
         )
 
 

@@ -360,7 +360,7 @@ def test_the_card_describes_the_embedded_pair(
 def test_how_it_looks(
     browser: Browser, app_folder: Path, models: Models, serve: Callable[[Site], Site], tmp_path: Path
 ) -> None:
-    """Take the README's picture: a phone, light and dark, side by side, with the embedded student's results.
+    """Take the picture of docs/use/demo.md: a phone, light and dark, side by side, with the embedded student's results.
 
     DEMO_PICTURE=1 writes it to docs/images; otherwise it goes to a temporary folder.
     """

@@ -31,7 +31,7 @@ pytestmark = pytest.mark.browser
 
 @pytest.fixture
 def self_signed_certificate(tmp_path: Path) -> tuple[Path, Path]:
-    """Create a certificate with the command of docs/demo.md, which no authority has signed."""
+    """Create a certificate with the command of docs/use/demo.md, which no authority has signed."""
     if shutil.which("openssl") is None:
         pytest.skip("openssl is not installed")
     key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"

@@ -251,7 +251,7 @@ def test_formats_do_not_write_over_each_other(
 
 
 def test_docs_and_help_know_every_format() -> None:
-    page = (Path(__file__).resolve().parents[2] / "docs" / "export.md").read_text(encoding="utf-8")
+    page = (Path(__file__).resolve().parents[2] / "docs" / "formats" / "README.md").read_text(encoding="utf-8")
     command = cli.get_command(None, "export")  # type: ignore[arg-type]
     assert command is not None
     helped = {option: getattr(source, "help", "") for source in command.params for option in source.opts}

@@ -5,14 +5,16 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from benchmarks.profile_itself import NONE, busy_machine, tables, verdicts
 from compressor.assets import embedded_student
 from compressor.base.child import ChildFailed
 from compressor.base.errors import SrkdError, UsageError
@@ -268,20 +270,25 @@ def test_the_presets_are_the_published_networks() -> None:
         find_preset("dukd-table2")
 
 
-def test_verdicts_are_counted_for_each_number_of_busy_programs() -> None:
-    rows = [
-        {"programs": programs, "runtime": "torch", "speedup": speedup, "low": 0.9, "high": 1.3, "verdict": verdict}
-        for programs, speedup, verdict in ((0, 1.01, NONE), (2, 0.97, NONE), (2, 1.2, "faster"))
-    ]
-    summary = tables(rows, "")["summary"].rows
-    assert [(row["programs"], row["verdicts"], row["none"]) for row in summary] == [(0, 1, 1), (2, 2, 1)]
-    assert (summary[1]["least"], summary[1]["most"]) == (0.97, 1.2)
+@contextmanager
+def busy_machine(programs: int) -> Iterator[None]:
+    """Keep this many programs running that never wait."""
+    running = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(programs)]
+    try:
+        yield
+    finally:
+        for program in running:
+            program.kill()
+            program.wait()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("busy", [False, True])
 def test_a_model_does_not_differ_from_itself_ten_times_of_ten(real_children: None, busy: bool) -> None:
     """Both rows have their own process; with `busy` other programs keep every core busy."""
+    model = embedded_student()
+    settings = ProfileSettings(runtimes=("torch",), **{**QUICK, "lr_sizes": ((48, 48),), "seconds": 1.0})
     with busy_machine((usable_cores() or 1) if busy else 0):
-        outcomes = [row["verdict"] for row in verdicts(embedded_student(), 10, ("torch",), 1.0, 48)]
-    assert outcomes == [NONE] * 10
+        reports = [profile_models([model], teacher=model, settings=settings) for _ in range(10)]
+    verdicts = [row.verdict for report in reports for row in report.rows if row.verdict != "reference"]
+    assert verdicts == ["no measurable difference"] * 10

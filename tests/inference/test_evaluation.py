@@ -312,7 +312,7 @@ def test_mistakes_are_told_in_one_line(data: Path) -> None:
     ],
 )
 def test_the_bicubic_rows_of_published_sets(name: str, scale: int, psnr: float, ssim: float) -> None:
-    """The remaining rows are those of `python -m benchmarks metrics_and_lr`."""
+    """docs/results/metrics_and_lr.json has the remaining rows."""
     set_score = evaluate([], find_sets(benchmarks() / name, scale=scale), EvaluationSettings(scale)).models["bicubic"][
         name
     ]

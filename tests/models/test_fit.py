@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.slices import lively, run
 from compressor.assets import embedded_teacher
 from compressor.base.context import Context
 from compressor.base.errors import SrkdError, UsageError
@@ -26,6 +25,7 @@ from compressor.models.students.students import build_student
 from compressor.models.students.unit_order import order_by_strength
 from tests.support.few_directions import in_few_directions
 from tests.support.networks import pairs
+from tests.support.slices import lively, run
 
 FITTED = ("edsr", "rcan", "carn", "carn_m", "compact", "swinir")
 

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.slices import lively
 from compressor.base.errors import SrkdError
 from compressor.models.fitting import feature_store
 from compressor.models.fitting.feature_store import FeatureStore
 from compressor.models.fitting.fit import Fitting, fit
 from compressor.models.networks.registry import architecture
 from tests.support.commands import ROOT
+from tests.support.slices import lively
 
 GROWTH = """
 import re, torch

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.slices import lively
 from compressor.models.fitting.feature_store import FeatureStore
 from compressor.models.fitting.fit import fit
 from compressor.models.fitting.replay import Replay
 from compressor.models.networks.rcan import RCANSpec
 from compressor.models.networks.registry import architecture
+from tests.support.slices import lively
 
 
 def patches(count: int) -> torch.Tensor:

@@ -7,7 +7,6 @@ from dataclasses import replace
 import pytest
 import torch
 
-from benchmarks.slices import lively, run
 from compressor.assets import embedded_teacher
 from compressor.base.errors import UsageError
 from compressor.images.metrics import psnr
@@ -19,6 +18,7 @@ from compressor.models.students.principal import order_by_principal_directions
 from compressor.models.students.students import build_student
 from tests.support.few_directions import in_few_directions
 from tests.support.networks import TEACHERS
+from tests.support.slices import lively, run
 
 PATCHES = torch.rand(5, 3, 20, 20, generator=torch.Generator().manual_seed(4))
 

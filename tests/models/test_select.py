@@ -7,7 +7,6 @@ from dataclasses import replace
 import pytest
 import torch
 
-from benchmarks.slices import lively, run
 from compressor.base.errors import UsageError
 from compressor.models.networks.axes import Axis, AxisPlan
 from compressor.models.networks.base import Network, Spec
@@ -19,6 +18,7 @@ from compressor.models.networks.swinir import SwinIRSpec
 from compressor.models.students.students import build_student, strongest_first
 from compressor.models.students.unit_order import strengths
 from tests.support.networks import FORMS, TEACHERS
+from tests.support.slices import lively, run
 
 SPECS = {**TEACHERS, **FORMS}
 

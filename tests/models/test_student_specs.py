@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.slices import lively
 from compressor.base.errors import SrkdError, UsageError
 from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.networks.base import Spec
@@ -22,6 +21,7 @@ from compressor.models.networks.swinir import SwinIRSpec
 from compressor.models.students.students import build_student, parse_student, student_of_spec, width_hint
 from tests.support import official
 from tests.support.networks import SMALL
+from tests.support.slices import lively
 
 
 def test_random_students_depend_on_the_seed_and_on_nothing_else() -> None:

@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.func import functional_call
 
-from benchmarks.slices import lively, run, zero_masked
 from compressor.base.errors import UsageError
 from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.networks.base import Network, Spec
@@ -25,6 +24,7 @@ from compressor.models.networks.swinir import SwinIRSpec
 from compressor.models.students.students import build_student, student_cuts, student_of_spec, view_parameters
 from tests.support import official, official_rcan
 from tests.support.networks import FORMS, TEACHERS, label, tiny_networks, zero_outside
+from tests.support.slices import lively, run, zero_masked
 
 
 def teacher_of(arch: str, scale: int) -> Network:

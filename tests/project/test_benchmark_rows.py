@@ -8,9 +8,6 @@ import pytest
 
 from benchmarks import (
     branches_covered,
-    contrast_parts,
-    csd_widths,
-    fit_variants,
     int8_formats,
     method_costs,
     methods_compared,
@@ -18,17 +15,10 @@ from benchmarks import (
     network_sizes,
     profile_everywhere,
     quickstart,
-    waiting_threads,
 )
 from benchmarks.evidence import Result, results_folder
 from export.proof.quality import QualityLoss
 from export.writing.exporting import FileReport
-
-
-def test_waiting_threads_shows_the_median_of_processes_and_the_slowest() -> None:
-    runs = [{"student": 10.0, "teacher": 20.0, "step": step} for step in (41.0, 2270.0, 43.0)]
-    row = waiting_threads.row(2, "default", runs)
-    assert (row["student"], row["step"], row["slowest"], row["step, process 2"]) == (10.0, 43.0, 2270.0, 2270.0)
 
 
 def test_a_file_in_eight_bits_has_its_loss_and_one_that_is_refused_its_reason() -> None:
@@ -43,17 +33,6 @@ def test_a_file_in_eight_bits_has_its_loss_and_one_that_is_refused_its_reason() 
     assert other["note"] == "no: loses 0.3 dB / too much"
     titles = [column.title for column in int8_formats.table([row], "").columns]
     assert titles == ["network", "file", "change of Y-PSNR", "dB to the network's images", "in eight bits"]
-
-
-def test_the_product_stands_in_every_table_of_fit_variants() -> None:
-    narrowest, narrow, shallow = fit_variants.CUTS
-    everywhere = list(fit_variants.chosen(["as it is"], narrowest))
-    assert everywhere == [(title, fit_variants.AS_IT_IS) for title in fit_variants.VARIANTS]
-    variants = list(fit_variants.chosen(None, narrowest))
-    names = [variant.name for _, variant in variants if variant is not fit_variants.AS_IT_IS]
-    assert len(set(names)) == len(names) > 15
-    assert list(fit_variants.chosen(None, narrow)) == [one for one in variants if one[0] == "directions"]
-    assert list(fit_variants.chosen(None, shallow)) == [("directions", fit_variants.AS_IT_IS)]
 
 
 def test_coverage_has_lines_and_branches() -> None:
@@ -94,9 +73,6 @@ def test_published_figures_of_the_results_are_those_of_the_code() -> None:
         for start in methods_compared.STARTS:
             published = {key: str(gains) for key, gains in methods_compared.PUBLISHED.items()}
             assert published_cells(name, start, "name") == published
-    assert published_cells("csd_widths", "", "width") == csd_widths.PUBLISHED
-    labels = {one.label: contrast_parts.PUBLISHED[one.name] for one in contrast_parts.CLSD[1:3]}
-    assert published_cells("contrast_parts", "heads", "row") == labels
     hours = {methods_compared.TITLES.get(name, name): hours for name, hours in method_costs.PUBLISHED.items()}
     assert published_cells("method_costs", "", "method") == hours
     teacher, student = (f"edsr:width={width},depth=32,scale=4,res_scale=0.1" for width in (256, 64))

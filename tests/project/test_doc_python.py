@@ -57,7 +57,7 @@ def program_of(page: str) -> str:
 
 def test_every_program_is_run_by_a_test_below() -> None:
     assert {page for page, text in PAGES.items() if programs(text)} == {
-        *("onnx.md", "openvino.md", "tensorrt.md", "recipes.md", "methods/csd.md"),
+        *("formats/onnx.md", "formats/openvino.md", "formats/tensorrt.md", "use/recipes.md", "methods/csd.md"),
     }
 
 
@@ -72,7 +72,7 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_program_with_bytes_in_onnx_runtime(desk: Path) -> None:
     assert run(["export", "student.safetensors", "--io", "uint8", "-q"]) == 0
-    exec(program_of("onnx.md"), {})
+    exec(program_of("formats/onnx.md"), {})
     with Image.open("photo-x4.png") as picture, Image.open("photo.jpg") as photo:
         assert picture.size == (48, 40)
         ours = srkd.upscale("student.safetensors", photo)
@@ -84,7 +84,7 @@ def test_a_program_in_openvino(desk: Path) -> None:
     pytest.importorskip("openvino")
     assert run(["export", "student.safetensors", "--openvino", "-q"]) == 0
     names: dict[str, np.ndarray] = {"lr": np.full((1, 3, 10, 12), 0.5, dtype=np.float32)}
-    exec(program_of("openvino.md"), names)
+    exec(program_of("formats/openvino.md"), names)
     assert names["sr"].shape == (1, 3, 40, 48) and 0 <= names["sr"].min() <= names["sr"].max() <= 1
 
 
@@ -106,13 +106,13 @@ def test_a_program_in_tensorrt_gives_the_plan_to_its_runtime(desk: Path, monkeyp
     double = SimpleNamespace(Logger=object, Runtime=lambda logger: runtime)
     monkeypatch.setitem(sys.modules, "tensorrt", double)
     names: dict[str, object] = {"path": path}
-    exec(program_of("tensorrt.md"), names)
+    exec(program_of("formats/tensorrt.md"), names)
     assert names["engine"] == b"plan of TensorRT"
 
 
 def test_the_contribution_of_a_package() -> None:
     names: dict[str, srkd.Contribution] = {}
-    exec(program_of("recipes.md"), names)
+    exec(program_of("use/recipes.md"), names)
     assert list(names["CONTRIBUTION"].methods) == ["charbonnier"]
 
 

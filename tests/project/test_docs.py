@@ -39,9 +39,24 @@ def test_links_lead_somewhere() -> None:
 
 def test_the_index_has_every_page() -> None:
     index = ROOT / "docs" / "README.md"
-    indexes = (index, index.parent / "results" / "README.md")  # the second lists what was measured
-    linked = {(one.parent / link.partition("#")[0]).resolve() for one in indexes for link in links(one)}
+    linked = {(index.parent / link.partition("#")[0]).resolve() for link in links(index)}
     assert [page for page in ROOT.glob("docs/**/*.md") if page != index and page not in linked] == []
+
+
+def test_docs_stay_small_enough_to_find_a_page_in_them() -> None:
+    """Generated pages, tables and pictures are made when the site is built (scripts/docs_site.py)."""
+    assert len(list(ROOT.glob("docs/*.md"))) <= 15
+    assert len([path for path in ROOT.glob("docs/**/*") if path.is_file()]) <= 110
+
+
+def test_the_pages_that_the_code_names_exist() -> None:
+    named: dict[str, Path] = {}
+    for package in ("srkd", "recipes", "export", "demo", "compressor", "benchmarks", "scripts"):
+        for path in (ROOT / package).rglob("*"):
+            if path.suffix in (".py", ".yaml", ".md") and "node_modules" not in path.parts:
+                named |= dict.fromkeys(re.findall(r"\bdocs/[\w/-]+\.md\b", path.read_text(encoding="utf-8")), path)
+    assert len(named) > 8
+    assert {page: str(path) for page, path in named.items() if not (ROOT / page).is_file()} == {}
 
 
 def test_the_tests_that_a_page_names_exist() -> None:

@@ -1,10 +1,23 @@
-"""The documentation as a site: its menu has every page, and links lead to pages of the site."""
+"""The documentation as a site: its menu has every page, links lead to its pages, and marks become what they name.
+
+test_reference.py builds it.
+"""
 
 from __future__ import annotations
 
 from pathlib import PurePosixPath
 
-from scripts.docs_site import anchor_of, links_of, menu, moved, outside, place_of, with_all_methods, with_plain_bars
+from scripts.docs_site import (
+    anchor_of,
+    links_of,
+    menu,
+    moved,
+    on_page_markdown,
+    outside,
+    place_of,
+    with_all_methods,
+    with_plain_bars,
+)
 from tests.support.commands import ROOT
 
 
@@ -16,7 +29,7 @@ def test_the_menu_is_the_index() -> None:
         {"Use": [{"One": "one.md"}, {"All": "project/README.md"}]},
     ]
     pages = {page for section in menu((ROOT / "docs" / "README.md").read_text())[1:] for page in _pages(section)}
-    assert {"int8.md", "methods/csd.md", "design/house.md", "reference.md", "project/CONTRIBUTING.md"} <= pages
+    assert {"formats/int8.md", "methods/csd.md", "design/house.md", "project/CONTRIBUTING.md"} <= pages
 
 
 def _pages(section: dict[str, list[dict[str, str]]]) -> list[str]:
@@ -24,12 +37,32 @@ def _pages(section: dict[str, list[dict[str, str]]]) -> list[str]:
 
 
 def test_links_are_moved_to_the_pages_of_the_site() -> None:
-    rest = "[b](int8.md) `[c](int8.md)` [d](https://x.org)\n\n    [e](../CONTRIBUTING.md)\n"
-    text = "[a](../CONTRIBUTING.md#tests) " + rest
-    assert moved(text, PurePosixPath("export.md")) == "[a](project/CONTRIBUTING.md#tests) " + rest
-    assert moved("[a](docs/int8.md)", PurePosixPath("project/README.md")) == "[a](../int8.md)"
+    rest = "[b](onnx.md) `[c](onnx.md)` [d](https://x.org)\n\n    [e](../CONTRIBUTING.md)\n"
+    text = "[a](../../CONTRIBUTING.md#tests) " + rest
+    place = PurePosixPath("formats/int8.md")
+    assert moved(text, place) == "[a](../project/CONTRIBUTING.md#tests) " + rest
+    assert moved("[a](docs/formats/int8.md)", PurePosixPath("project/README.md")) == "[a](../formats/int8.md)"
     source = moved("[a](../../export/formats/table.py)", PurePosixPath("design/export.md"))
     assert source == "[a](../project/export/formats/table.py.md)"
+    assert moved("[a](../results/int8_table.json)", place) == "[a](../results/int8_table.md)"
+    assert moved('<img src="docs/a.svg">', PurePosixPath("project/README.md")) == '<img src="docs/a.svg">', (
+        "no such file"
+    )
+    picture = moved('<img src="docs/images/overview.svg" width="8">', PurePosixPath("project/README.md"))
+    assert picture == '<img src="../images/overview.svg" width="8">'
+    assert moved("[a](../images/overview.svg)", place) == "[a](../images/overview.svg)"
+
+
+def test_marks_become_tables_and_parts() -> None:
+    class Page:
+        class file:
+            src_uri = "methods/costs.md"
+
+    text = "Before\n\n[result: method_costs](../results/method_costs.json)\n\nafter\n"
+    shown = on_page_markdown(text, Page, None, None)
+    assert "[result:" not in shown and shown.count("\n| ") > 10 and shown.endswith("\n\nafter\n")
+    questions = on_page_markdown("<!-- rendered: all questions -->", Page, None, None)
+    assert questions.count("\n| [") > 15 and "<!--" not in questions
 
 
 def test_everything_that_pages_link_to_is_on_the_site() -> None:

@@ -1,4 +1,4 @@
-"""The results in the docs: written once, rendered from their JSON, and up to date."""
+"""The results in the docs: written once, and rendered from their JSON."""
 
 from __future__ import annotations
 
@@ -14,22 +14,18 @@ from benchmarks import __main__ as entry
 from benchmarks import evidence
 from benchmarks.__main__ import main, part_of
 from benchmarks.evidence import (
-    GENERATED,
     Benchmark,
     Column,
     Result,
     Rows,
     Table,
     benchmarks,
-    filled,
-    index,
     module_names,
-    pages,
-    question_of,
     results_folder,
     save,
     without_private,
 )
+from benchmarks.pages import FILLED, MARK, README, filled, index, pages, question_of, rendered, with_results
 
 TABLE = Table(
     [Column("name", ""), Column("db", "dB", "+.2f"), Column("fits", "fits"), Column("ms", "ms", ".1f")],
@@ -61,8 +57,8 @@ def test_a_result_holds_how_it_came_about_and_is_read_back_as_it_was(folder: Pat
     assert result.tables[""].render() == RENDERED
     assert result.command == "python -m benchmarks tiny --data Set5 --rounds 3"
     assert result.machine["cpu"] and result.versions["torch"] and list(result.seeds) == [10, 11]
-    page = (folder / "tiny.md").read_text()
-    assert page.startswith("# Is two larger?") and page.rstrip().endswith(RENDERED) and "seeds 10, 11." in page
+    page = result.page()
+    assert page.startswith("# Is two larger?") and page.endswith(RENDERED) and "seeds 10, 11." in page
     assert "somebody" not in page + file.read_text()
     assert "thread(s) in torch" in page
     without = dataclasses.replace(result, machine={**result.machine, "torch_threads": None})
@@ -82,28 +78,23 @@ def test_a_recorded_command_says_nothing_of_where_its_runs_are_kept(
 
 def test_a_page_shows_what_the_json_says_and_what_has_not_been_run(folder: Path) -> None:
     save("tiny", {"first": TABLE, "second-half": Table(TABLE.columns, TABLE.rows[1:])})
-    page = "Before\n<!-- result: tiny.second-half -->\nold\n<!-- end of result -->\nafter\n"
-    new = filled(page, folder)
-    assert new == (
-        "Before\n<!-- result: tiny.second-half -->\n|  | dB | fits | ms |\n| --- | --- | --- | --- |\n"
-        "| two | +3.00 | no | 7.2 |\n<!-- end of result -->\nafter\n"
-    )
+    table = "|  | dB | fits | ms |\n| --- | --- | --- | --- |\n| two | +3.00 | no | 7.2 |"
+    page = "Before\n\n[result: tiny.second-half](../results/tiny.json)\n\nafter [result: tiny](tiny.json)\n"
+    assert with_results(page, folder) == f"Before\n\n{table}\n\nafter [result: tiny](tiny.json)\n"
+    new = filled("Before\n<!-- result: tiny.second-half -->\nold\n<!-- end of result -->\nafter\n", folder)
+    assert new == f"Before\n<!-- result: tiny.second-half -->\n{table}\n<!-- end of result -->\nafter\n"
     assert filled(new, folder) == new
-    missing = filled("<!-- result: other -->\n<!-- end of result -->", folder)
-    assert "*Not run yet: `python -m benchmarks other`.*" in missing
-    other = filled("<!-- result: training_speed-gpu -->\n<!-- end of result -->", folder)
-    assert "*Not run yet: `make evidence-gpu`.*" in other
+    assert with_results("[result: other]", folder) == "*Not run yet: `python -m benchmarks other`.*"
+    assert with_results("[result: training_speed-gpu]", folder) == "*Not run yet: `make evidence-gpu`.*"
 
 
 def test_a_page_shows_the_sentences_of_a_row_by_its_name(folder: Path) -> None:
     one, two = ({**row, "sentence": f"{row['name']} is measured."} for row in TABLE.rows)
     save("tiny", {"first": Table(TABLE.columns, [one, two]), "second": Table(TABLE.columns, [two])})
-    page = "<!-- result: tiny/two -->\nold\n<!-- end of result -->"
-    both = "- two is measured.\n- two is measured."
-    assert filled(page, folder) == f"<!-- result: tiny/two -->\n{both}\n<!-- end of result -->"
-    assert "is measured" not in (folder / "tiny.md").read_text(), "a sentence has no column"
+    assert with_results("[result: tiny/two](tiny.json)", folder) == "- two is measured.\n- two is measured."
+    assert "is measured" not in Result.read(folder / "tiny.json").page(), "a sentence has no column"
     with pytest.raises(KeyError, match="no row with a sentence is named three"):
-        filled(page.replace("/two", "/three"), folder)
+        with_results("[result: tiny/three](tiny.json)", folder)
 
 
 SPREAD, EXAMPLE = r"\d\.\d{3} ± \d\.\d{3}", re.compile(r"^ {4}.*$", re.MULTILINE)
@@ -111,9 +102,9 @@ SPREAD, EXAMPLE = r"\d\.\d{3} ± \d\.\d{3}", re.compile(r"^ {4}.*$", re.MULTILIN
 
 
 def test_a_spread_that_is_typed_into_a_page_is_one_of_the_results() -> None:
-    results = "".join(file.read_text(encoding="utf-8") for file in results_folder().glob("*.md"))
-    for page in pages():
-        typed = EXAMPLE.sub("", GENERATED.sub("", page.read_text(encoding="utf-8")))
+    results = "".join(Result.read(file).page() for file in results_folder().glob("*.json"))
+    for page in (README, *pages()):
+        typed = EXAMPLE.sub("", FILLED.sub("", page.read_text(encoding="utf-8")))
         assert [spread for spread in re.findall(SPREAD, typed) if spread not in results] == [], page.name
 
 
@@ -131,14 +122,31 @@ def test_rows_are_kept_so_that_a_command_goes_on(tmp_path: Path) -> None:
     assert measured == ["a", "b"] and set(json.loads(file.read_text())) == {"a", "b"}
 
 
-def test_no_page_of_the_docs_is_behind_its_results() -> None:
-    for page in pages():
-        text = page.read_text(encoding="utf-8")
-        assert filled(text, results_folder()) == text, f"{page}: run `python -m benchmarks docs`"
-    assert (results_folder() / "README.md").read_text(encoding="utf-8") == index(results_folder())
-    for file in results_folder().glob("*.json"):
-        assert file.with_suffix(".md").read_text(encoding="utf-8") == Result.read(file).page() + "\n"
-        assert question_of(file.stem) in benchmarks(), f"{file}: no benchmark writes it"
+def test_the_readme_has_the_figures_of_its_results() -> None:
+    text = README.read_text(encoding="utf-8")
+    assert filled(text, results_folder()) == text, "run `python -m benchmarks docs`"
+    assert len(FILLED.findall(text)) == 1
+
+
+def test_every_mark_of_a_page_is_a_result_and_has_its_link_once_it_is_measured() -> None:
+    marks = [(page, match) for page in pages() for match in MARK.finditer(page.read_text(encoding="utf-8"))]
+    assert len(marks) > 60
+    for page, match in marks:
+        file = results_folder() / f"{match[1]}.json"
+        link = re.search(r"\((.*)\)$", match[0])
+        assert (link is not None) == file.is_file(), f"{page}: {match[0]}"
+        assert link is None or (page.parent / link[1]).resolve() == file, f"{page}: {match[0]}"
+        assert rendered(*match.groups(), results_folder()).strip(), f"{page}: {match[0]}"
+
+
+def test_every_result_has_a_benchmark_or_is_settled_with_an_answer() -> None:
+    text = (results_folder() / "README.md").read_text(encoding="utf-8")
+    settled = set(re.findall(r"\((\S+)\.json\)", text.partition("\n## Settled")[2].partition("\nThe second tables")[0]))
+    measured = {file.stem for file in results_folder().glob("*.json")}
+    of_benchmarks = {name for name in measured if question_of(name) in benchmarks()}
+    assert settled == measured - of_benchmarks and len(settled) > 15
+    rows = index(results_folder())
+    assert all(f"]({name}.json) | `python -m benchmarks " in rows for name in of_benchmarks)
 
 
 def test_every_question_is_listed_with_its_command_and_duration(capsys: pytest.CaptureFixture[str]) -> None:
@@ -149,7 +157,7 @@ def test_every_question_is_listed_with_its_command_and_duration(capsys: pytest.C
         assert f"{name}: {benchmark.question}\n    python -m benchmarks {name}" in listed
 
 
-MAKERS = {"embedded_student", "embedded_teacher", "gpu_evidence", "small_teachers"}
+MAKERS = {"embedded_student", "embedded_teacher", "gpu_evidence"}
 """Commands without a question: they make files, or run other benchmarks."""
 
 

@@ -17,6 +17,6 @@ EXAMPLES = {
 
 
 def test_each_example_is_shown_as_it_is() -> None:
-    pages = [(ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8") for name in PAGES]
+    pages = [(ROOT / "docs" / "extend" / f"{name}.md").read_text(encoding="utf-8") for name in PAGES]
     shown = {path: code for page in pages for path, code in BLOCK.findall(page)}
     assert shown == EXAMPLES

@@ -1,4 +1,4 @@
-"""Every command in the README runs, in order, in one folder with the files that a reader would have."""
+"""The commands and the Python of the README and of the reference run, in order, in one folder with a reader's files."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from PIL import Image
 
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
+from recipes.catalogue import METHODS
 from srkd.cli.main import VERBS
 from srkd.cli.main import run as run_verb
 from tests.support.commands import ROOT
@@ -26,6 +27,7 @@ from tests.support.demo_process import write_app
 pytestmark = pytest.mark.ci
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+REFERENCE = (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")
 
 SHORTER = {
     "compress": ["--steps", "2", "--set", "schedule.batch=1", "--set", "schedule.lr_patch=8"],
@@ -39,12 +41,12 @@ SHORTER_PYTHON = {"steps=1000": "steps=2", 'lr_size="64x64"': 'lr_size="12x10", 
 """Replacements that shorten the lines of Python."""
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
+def blocks(page: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", page, flags=re.MULTILINE | re.DOTALL)
 
 
-def commands() -> list[str]:
-    lines = [line.partition(" #")[0].strip() for block in blocks("sh") for line in block.splitlines()]
+def commands(page: str) -> list[str]:
+    lines = [line.partition(" #")[0].strip() for block in blocks(page, "sh") for line in block.splitlines()]
     return [line for line in lines if line]
 
 
@@ -96,13 +98,19 @@ def shortened(line: str) -> str:
     return shlex.join([*words, *SHORTER.get(words[1], [])])
 
 
-def test_the_readme_is_short() -> None:
-    assert len(README.splitlines()) <= 110
+def test_the_readme_is_one_screen() -> None:
+    assert len(README.splitlines()) <= 60
 
 
-def test_the_readme_knows_every_verb() -> None:
-    used = {words[1] for line in commands() if (words := line.split())[0] == "srkd"}
-    assert used == set(VERBS)
+def test_the_recipes_of_the_readme_exist() -> None:
+    named = re.findall(r"\[`([\w-]+)`\]\(docs/(?:methods/)?([\w-]+)\.md\)", README)
+    assert len(named) > 10 and {recipe for recipe, _ in named} <= {"fit", *METHODS}
+    assert all(recipe == page for recipe, page in named)
+
+
+def test_the_reference_begins_with_every_verb() -> None:
+    assert commands(REFERENCE)[:3] == [line for line in commands(README) if line.startswith("srkd ")]
+    assert {words[1] for line in commands(REFERENCE) if (words := line.split())[0] == "srkd"} == set(VERBS)
 
 
 def test_every_file_named_exists() -> None:
@@ -119,7 +127,7 @@ def test_every_srkd_command_runs(
 ) -> None:
     """They run in this process, which has imported torch; completion and lines of Python have other tests."""
     monkeypatch.chdir(desk)
-    lines = [line for line in commands() if line.startswith("srkd ")]
+    lines = [line for line in commands(REFERENCE) if line.startswith("srkd ")]
     assert len(lines) >= len(VERBS)
     for line in lines:
         code = run_verb(shlex.split(shortened(line))[1:])
@@ -129,14 +137,14 @@ def test_every_srkd_command_runs(
 
 
 def test_the_completion_line_runs(desk: Path) -> None:
-    (line,) = (line for line in commands() if line.startswith("eval "))
+    (line,) = (line for line in commands(REFERENCE) if line.startswith("eval "))
     done = run(f"{line} && complete -p srkd", desk)
     assert done.returncode == 0 and "srkd" in done.stdout, done.stderr
 
 
 def test_the_ten_python_lines_run(desk: Path) -> None:
     """They run with fewer steps and a profile of small images, otherwise unchanged."""
-    (program,) = blocks("python")
+    (program,) = blocks(REFERENCE, "python")
     assert len([line for line in program.splitlines() if line]) == 10
     for full, short in SHORTER_PYTHON.items():
         assert program.count(full) == 1
@@ -159,7 +167,7 @@ def test_the_ten_python_lines_run(desk: Path) -> None:
 
 
 def test_the_make_commands_are_targets_and_quickstart_is_srkd_commands(desk: Path) -> None:
-    targets = [line.split()[1] for line in commands() if line.startswith("make ")]
+    targets = [line.split()[1] for line in commands(README) if line.startswith("make ")]
     assert targets == ["quickstart", "test"]
     done = subprocess.run(
         ["make", "-n", f"PYTHON={sys.executable}", *targets], cwd=ROOT, capture_output=True, text=True, check=False

@@ -1,74 +1,115 @@
-"""docs/reference.md is the output of scripts/write_reference.py, and has every option, public function and type."""
+"""The reference on the site has every option, public function and type; the site is built without a warning."""
 
 from __future__ import annotations
 
 import dataclasses
+import html
 import inspect
+import os
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import click
+import pytest
 
 import srkd
-from export.writing.exporting import ExportReport
-from scripts import write_reference as script
-from scripts.python_types import Names, classes_in, hints_of, members, own_docstring, results
+from export.writing.exporting import ExportReport, FileReport
+from srkd.api.compress import CompressReport
 from srkd.cli.main import VERBS, cli
+from tests.support.commands import ROOT
+
+pytestmark = pytest.mark.ci
 
 
-def page() -> str:
-    return script.PAGE.read_text(encoding="utf-8")
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build the site as `make site` does; every warning ends the build."""
+    pytest.importorskip("mkdocstrings")
+    pytest.importorskip("mkdocs_click")
+    folder = tmp_path_factory.mktemp("site")
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--quiet", "--site-dir", str(folder)],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "NO_MKDOCS_2_WARNING": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    return folder
 
 
-def section(heading: str) -> str:
-    """Return the text below a heading, up to the next one."""
-    return re.split(r"^#+ ", page().partition(f"\n### {heading}\n")[2], maxsplit=1, flags=re.MULTILINE)[0]
+@pytest.fixture(scope="module")
+def page(site: Path) -> str:
+    return (site / "reference.html").read_text(encoding="utf-8")
 
 
-def test_the_committed_page_is_what_the_script_writes() -> None:
-    assert page() == script.write(), "run: python scripts/write_reference.py"
+def text_of(part: str) -> str:
+    """Return HTML as text with single spaces."""
+    return " ".join(html.unescape(re.sub(r"<[^>]+>", "", part)).split())
 
 
-def test_the_page_has_every_option() -> None:
+def entry(page: str, name: str) -> str:
+    """Return the text below the heading of a public name or a result."""
+    begins = page.index(f'id="{name}"')
+    ends = re.compile(r'<h[23] id="').search(page, begins)
+    return text_of(page[begins : ends.start() if ends else len(page)])
+
+
+def test_the_page_has_every_option_with_its_help(page: str) -> None:
+    text = text_of(page)
     for verb in VERBS:
         command = cli.get_command(click.Context(cli), verb)
-        assert command is not None and f"### srkd {verb}\n" in page()
+        assert command is not None
         for action in command.commands.values() if isinstance(command, click.Group) else [command]:
-            for parameter in action.params:
-                assert all(option in page() for option in parameter.opts if option.startswith("-"))
+            for option in (one for one in action.params if isinstance(one, click.Option)):
+                assert all(flag in text for flag in option.opts), (verb, option.name)
+                assert " ".join((option.help or "").replace("`", "").split()) in text, (verb, option.name)
 
 
-def test_every_public_name_has_an_entry() -> None:
+def test_every_public_function_has_its_signature_and_docstring(page: str) -> None:
+    functions = [name for name in srkd.__all__ if inspect.isfunction(getattr(srkd, name))]
+    assert {"compress", "load", "report"} <= set(functions)
+    for name in functions:
+        function, text = getattr(srkd, name), entry(page, f"srkd.{name}")
+        summary = inspect.cleandoc(function.__doc__).splitlines()[0].replace("`", "")
+        assert summary in text, name
+        signature = text[text.index(f"{name} (" if f"{name} (" in text else f"{name}(") :]
+        for parameter in inspect.signature(function).parameters.values():
+            assert re.search(rf"\b{parameter.name} ?: ", signature), (name, parameter.name)
+        assert re.search(r"\) -> \w", signature), name
+
+
+def test_every_public_class_has_an_entry(page: str) -> None:
     for name in srkd.__all__:
         value = getattr(srkd, name)
-        if isinstance(value, str):
-            assert section(f"`srkd.{name}`").strip()
-            continue
-        text = section(f"srkd.{name}")
-        assert inspect.cleandoc(value.__doc__).splitlines()[0] in text, name
-        if not isinstance(value, type):
-            signature = re.findall(r"^```python\n(srkd\..*?)\n```$", text, re.MULTILINE | re.DOTALL)[0]
-            assert signature.startswith(f"srkd.{name}(") and re.search(r"\) -> \w", signature), name
-            assert all(f"{parameter}: " in signature for parameter in inspect.signature(value).parameters), name
+        if inspect.isclass(value):
+            assert inspect.cleandoc(value.__doc__ or "").splitlines()[0].replace("`", "") in entry(page, f"srkd.{name}")
 
 
-def test_every_dataclass_that_functions_return_has_an_entry_with_its_fields() -> None:
-    functions = [value for value in (getattr(srkd, name) for name in srkd.__all__) if inspect.isfunction(value)]
-    reached = results(kind for one in functions for kind in classes_in(hints_of(one)["return"]))
-    names = Names.of([*reached, srkd.Network, srkd.Teacher], {})
-    assert {"CompressReport", "PlanFiles", "UpscaleReport", "Quality"} <= {kind.__name__ for kind in reached}
-    for kind in reached:
-        text = section(names.of_class(kind))
-        assert own_docstring(kind) and own_docstring(kind) in text, kind
-        for field in dataclasses.fields(kind):
-            assert f"| `{field.name}` | `" in text, (kind, field.name)
-
-
-def test_members_are_fields_and_what_has_a_docstring() -> None:
-    rows = {row.name: (row.type, row.text) for row in members(ExportReport, Names.of([], {}))}
-    assert list(rows) == ["files", "compared_on", "warning", "licence", "ok", "failed"]
-    assert rows["files"] == ("tuple[FileReport, ...]", "")
-    assert rows["warning"][0] == "str | None" and rows["warning"][1].startswith("A warning about the network")
-    assert rows["ok"] == (
-        "bool",
-        "True if every format was written, and passed the comparison if such files run here.",
+def test_what_functions_return_has_its_fields_and_so_have_the_parts_of_it(page: str) -> None:
+    report = entry(page, path_of(CompressReport))
+    assert all(f"{field.name}: " in report for field in dataclasses.fields(CompressReport))
+    exported = entry(page, path_of(ExportReport))
+    ((_, meaning),) = re.findall(
+        r"^    (compared_on): .*\n    \"\"\"(.*)\"\"\"", inspect.getsource(ExportReport), re.MULTILINE
     )
+    assert "files: tuple[FileReport, ...]" in exported and meaning in exported
+    assert f'id="{path_of(FileReport)}"' in page
+
+
+def path_of(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def test_results_keys_of_recipes_and_pictures_are_on_the_site(site: Path) -> None:
+    measured = (site / "methods" / "results.html").read_text(encoding="utf-8")
+    assert "[result:" not in measured and measured.count("<table>") > 8
+    assert "schedule.milestones" in (site / "recipe-reference.html").read_text(encoding="utf-8")
+    assert "<svg" in (site / "design" / "house.html").read_text(encoding="utf-8")
+    results = (site / "results" / "index.html").read_text(encoding="utf-8")
+    assert "methods_compared.html" in results and "fit_variants.html" in results
+    for name in ("methods_compared", "fit_variants"):
+        assert "<table>" in (site / "results" / f"{name}.html").read_text(encoding="utf-8")

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import batches_compared, dukd_ablation, equal_budget, methods_compared, rates_compared
+from benchmarks import equal_budget, methods_compared
 from benchmarks.equal_budget import Budget, Contender, Published, compare, leaders, preset_contender, table, trained
-from benchmarks.short_schedules import schedules
 from recipes.config.reading import load_preset
 
 TINY = ("batch=2", "lr_patch=8", "precision=fp32", "compile=off")
@@ -147,45 +146,6 @@ def test_from_a_slice_every_student_but_that_of_scratch_has_the_teachers_leading
     assert folders["fit"] != folders["slice"], "runs of one start are not taken for those of the other"
 
 
-def test_a_rate_is_a_column_and_replaces_that_of_the_preset() -> None:
-    methods, rates = methods_compared.all_contenders(["logits", "lfd"], []), ["1e-4", "8e-4"]
-    rows = [rates_compared.at_rate(one, rate) for one in methods for rate in rates]
-    rules = [load_preset(row.recipe, row.settings).schedule for row in rows]
-    assert [rule.rate for rule in rules] == [1e-4, 8e-4, 1e-4, 8e-4]
-    scores = {row.name: [dict.fromkeys(equal_budget.SETS, 30.0 + place)] for place, row in enumerate(rows)}
-    tables = rates_compared.tables(methods, rates, scores, "")
-    assert list(tables) == list(equal_budget.SETS)
-    assert tables["Set14"].render().splitlines()[-1] == "| LFD-style | 32.000 | 33.000 |"
-    assert tables["Set14"].rows[0]["8e-4, seed 10"] == 31.0
-
-
-def test_a_short_run_keeps_the_rescaled_milestones_or_has_a_cosine() -> None:
-    rescaled, short = (load_preset("logits", settings).schedule for settings in schedules("logits", 200).values())
-    assert (rescaled.steps, rescaled.rate, rescaled.decay, rescaled.milestones) == (200, 1e-4, "milestones", (80, 160))
-    assert (short.steps, short.rate, short.decay, short.milestones) == (200, 8e-4, "cosine", ())
-
-
-def test_larger_batches_have_fewer_steps_of_the_same_time_and_two_rates() -> None:
-    rows = batches_compared.all_contenders({4: 1.0, 8: 1.5, 16: 3.0}, 300)
-    rules = [load_preset(row.recipe, row.settings[1:]).schedule for row in rows]
-    assert [(rule.batch, row.steps) for row, rule in zip(rows, rules, strict=True)] == [
-        (4, 300), (8, 200), (8, 200), (16, 100), (16, 100)
-    ]  # fmt: skip
-    assert [rule.rate for rule in rules] == pytest.approx([8e-4, 8e-4, 8e-4 * 2**0.5, 8e-4, 1.6e-3], rel=1e-2)
-    assert all(row.settings[0] == "teacher_cache=true" for row in rows)
-
-
-def test_costs_of_a_step_are_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The steps of a row depend on them, and stored runs must not change."""
-    file = tmp_path / "costs.json"
-    file.write_text('{"4": 1.0, "8": 1.5, "16": 3.0}', encoding="utf-8")
-    monkeypatch.setattr(batches_compared, "measured_costs", lambda batches: {batch: 0.3 * batch for batch in batches})
-    assert batches_compared.step_costs([4, 16], file) == {4: 1.0, 16: 3.0}
-    for _ in range(2):
-        assert batches_compared.step_costs([4, 32], file) == {4: 1.0, 32: pytest.approx(9.6)}
-        monkeypatch.setattr(batches_compared, "measured_costs", None)
-
-
 def test_the_time_of_a_row_is_that_of_its_middle_seed(tmp_path: Path) -> None:
     for seed, seconds in zip((10, 11, 12), (9.0, 30.0, 11.0), strict=True):
         (tmp_path / f"mine-seed{seed}").mkdir()
@@ -223,34 +183,6 @@ def test_a_files_name_is_no_methods(tmp_path: Path) -> None:
         (tmp_path / f"{name}.yaml").write_text("title: t\nsource: s\nmethods: [{name: dukd}]\n", encoding="utf-8")
         with pytest.raises(SystemExit, match=f"{name} is the name of two rows"):
             methods_compared.all_contenders(["scratch", "dukd"], [tmp_path / f"{name}.yaml"])
-
-
-@pytest.mark.parametrize(
-    ("rows", "width", "init"),
-    [(dukd_ablation.table4(), 0.25, "random"), (dukd_ablation.table4_from_slice(), 0.5, "inherit")],
-    ids=["random", "slice"],
-)
-def test_rows_of_the_ablation_differ_by_their_switches_alone(rows: list[Contender], width: float, init: str) -> None:
-    assert {row.width for row in rows} == {width} and {row.init for row in rows} == {init}
-    assert set(dukd_ablation.published_of(rows)) == {row.name for row in rows[1:]}
-    weights = {row.name.partition("-")[2]: set(_terms(row)) for row in rows if row.recipe == "dukd"}
-    pair = {"pixel", "logits"}
-    assert weights["zi"] == weights["zi-da"] == pair | {"zoom_in"}
-    assert weights["zo"] == pair | {"zoom_out"}
-    assert weights["zi-zo"] == weights["zi-zo-da"] == pair | {"zoom_in", "zoom_out"}
-    augmented = {row.title for row in rows if "augment=false" not in row.settings and row.recipe == "dukd"}
-    assert augmented == {"Zoom In + DA", "Zoom In + Zoom Out + DA"}
-
-
-def test_a_teacher_of_another_kind_and_the_embedded_one_teach_the_same_student(tmp_path: Path) -> None:
-    table3 = dukd_ablation.table3(None, None)
-    assert {row.student for row in table3} == {dukd_ablation.COMPACT} and {row.teacher for row in table3} == {None}
-    file = tmp_path / "swinir.onnx"
-    rows = dukd_ablation.table3(file, None)
-    assert {row.student for row in rows} == {dukd_ablation.EDSR}
-    taught = {(row.recipe, row.teacher) for row in rows}
-    assert taught == {("scratch", None), *((recipe, path) for recipe in ("logits", "dukd") for path in (None, file))}
-    assert len({row.name for row in [*table3, *rows]}) == len(table3) + len(rows), "their runs lie side by side"
 
 
 def _terms(row: Contender) -> dict[str, object]:

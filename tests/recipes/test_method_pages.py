@@ -10,9 +10,10 @@ import pytest
 
 from benchmarks import methods_compared
 from benchmarks.equal_budget import SETS
-from benchmarks.evidence import GENERATED, Result, results_folder
+from benchmarks.evidence import Result, results_folder
 from benchmarks.method_costs import Cost
 from benchmarks.methods_compared import all_contenders, all_methods, ranking
+from benchmarks.pages import with_results
 from benchmarks.preset_lengths import all_recipes
 from recipes.catalogue import METHODS, RECIPES
 from recipes.config.options import options_model
@@ -68,11 +69,10 @@ def test_every_option_is_documented_and_every_documented_one_exists(method: str)
 
 @every_method
 def test_scores_on_a_page_are_those_of_the_results_of_three_seeds(method: str) -> None:
-    title, results = TITLES.get(method, method), read("results")
+    title, results = TITLES.get(method, method), with_results(read("results"), results_folder())
     measured = [row for row in table_rows(results, "") if row[0] == title]
     assert method == "scratch" or all("3 seeds)" in row[4] for row in measured[:1])
-    typed = GENERATED.sub("", read(method))  # tables of measured results are generated and tested by test_evidence.py
-    assert [score for score in re.findall(r"\d\d\.\d{3} ± \d\.\d{3}", typed) if score not in results] == []
+    assert [score for score in re.findall(r"\d\d\.\d{3} ± \d\.\d{3}", read(method)) if score not in results] == []
 
 
 @pytest.mark.parametrize("method", sorted(TITLES))
@@ -81,7 +81,7 @@ def test_a_reconstructed_method_is_called_so(method: str) -> None:
         assert load_preset(name).title.startswith(TITLES[method])
 
 
-CODE = re.compile(r"`[^`]*`|\]\([^)]*\)|^<!--.*-->$|^ {4,}.*$|^--.*$", re.MULTILINE)
+CODE = re.compile(r"`[^`]*`|\]\([^)]*\)|^<!--.*-->$|^\[result: .*$|^ {4,}.*$|^--.*$", re.MULTILINE)
 """Code, link addresses, comments and commands, in which a method has its recipe's name."""
 
 

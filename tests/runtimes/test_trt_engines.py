@@ -26,7 +26,7 @@ def test_a_header_says_what_it_was_given(tmp_path: Path) -> None:
     write_engine(path, HEADER, b"plan of TensorRT")
     file = read_engine(path)
     assert (file.header, file.plan) == (HEADER, b"plan of TensorRT")
-    # The plan can be extracted without srkd: docs/tensorrt.md describes how.
+    # The plan can be extracted without srkd: docs/formats/tensorrt.md describes how.
     assert path.read_bytes()[ALIGNMENT:] == b"plan of TensorRT"
     long = dataclasses.replace(HEADER, metadata={"srkd.scores": "x" * 9000})
     write_engine(path, long, b"plan")

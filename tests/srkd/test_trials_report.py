@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.recipes_compared import SETS, Finished, gains, table
 from srkd.record.trials import Gain, Spread
 
 FIGURES = st.lists(st.floats(20, 40), min_size=2, max_size=6)
@@ -75,21 +74,3 @@ def test_swapping_sides_swaps_the_sign_and_nothing_else(recipe, data) -> None:
 def test_unequal_numbers_of_seeds_are_refused() -> None:
     with pytest.raises(ValueError):
         Gain.between("scratch", [30.0, 31.0], [30.0])
-
-
-def test_the_benchmark_prints_every_row_and_every_verdict() -> None:
-    """Logits gains 0.25 over scratch on Set5 and nothing over inherit and fit; the others are equal."""
-    runs = [
-        Finished(name, seed, {**dict.fromkeys(SETS, 25.0 + seed), "Set5": 30.0 + seed + above})
-        for seed in (0, 1, 2)
-        for name, above in (("logits", 0.25), ("scratch", 0.0), ("inherit", 0.25), ("fit", 0.25))
-    ]
-    flat = dict.fromkeys(SETS, 24.0)
-    rows = table(runs, flat, flat).rows
-    assert [row["row"] for row in rows] == ["bicubic", "logits", "scratch", "inherit", "fit", "teacher"]
-    assert (rows[1]["Set5"], rows[1]["B100"]) == ("31.250 ± 1.000", "26.000 ± 1.000")
-    assert rows[1]["Set5, seed 2"] == 32.25
-    lines = gains(runs)
-    assert "- Set5, logits: gain over scratch: +0.250 ± 0.000 dB (3 seeds)" in lines
-    assert "- Set5, logits: gain over inherit: no difference (+0.000 ± 0.000 dB, 3 seeds)" in lines
-    assert sum("no difference" in line for line in lines) == 15 and len(lines) == 18

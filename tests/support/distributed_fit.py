@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 
-from benchmarks.slices import lively, run
 from compressor.base.context import Context
 from compressor.base.errors import SrkdError
 from compressor.base.processes import Processes, Rank, exit_process
 from compressor.models.fitting.fit import fit
 from compressor.models.networks.registry import architecture
 from compressor.training.distributed import open_processes
+from tests.support.slices import lively, run
 
 NAMES = ("edsr", "rcan", "carn_m", "swinir")
 COUNTS = (13, 1)

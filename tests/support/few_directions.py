@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from benchmarks.slices import lively
 from compressor.models.networks.base import Network
 from compressor.models.networks.edsr import EDSRSpec
+from tests.support.slices import lively
 
 
 def in_few_directions(spec: EDSRSpec, rank: int) -> Network:

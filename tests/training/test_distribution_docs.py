@@ -1,4 +1,4 @@
-"""The commands of docs/many-gpus.md are valid for torchrun's parser and for srkd's; the scripts run with stand-ins."""
+"""The commands of docs/use/many-gpus.md are valid for torchrun's parser and srkd's; the scripts run with stand-ins."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.commands import ROOT
 
 pytestmark = pytest.mark.ci
 
-PAGE = (ROOT / "docs" / "many-gpus.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "use" / "many-gpus.md").read_text(encoding="utf-8")
 
 
 def scripts(language: str) -> list[str]:

@@ -153,7 +153,7 @@ def _phone_advice(addresses: Sequence[Address], phone: Address | None) -> list[s
     if phone is not None and not phone.refuses:
         return []
     port = urlsplit(addresses[0].url).port
-    lines = ["The whole app on a phone (docs/demo.md):"]
+    lines = ["The whole app on a phone (docs/use/demo.md):"]
     if not addresses[0].url.startswith("https"):
         lines.append(
             f"  by USB, Android: adb reverse tcp:{port} tcp:{port}, then http://localhost:{port}/ on the phone"

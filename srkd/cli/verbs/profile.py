@@ -31,7 +31,7 @@ def command(console: Console, options: ProfileOptions) -> None:
     """Time MODELs beside their teacher, with cost, memory and quality.
 
     MODEL is a checkpoint, a run folder or an exported file. The teacher of a single run folder is the one that it
-    was distilled from. Each row runs in its own process, and all take turns. docs/profile.md explains the columns.
+    was distilled from. Each row runs in its own process, and all take turns. docs/use/profile.md explains the columns.
     """
     from srkd.api.profile import run_profile
 
