@@ -23,7 +23,7 @@ and options/. Where paper and code differ:
 Colours are inverted in the image range [0,1], and nothing is clipped before it is undone.
 
 `paper+` is the paper's one update with the code's c = 5 and p = 0.3; `paper` has weights 1; `code` is the code with its
-settings for each network and scale.
+settings for each network and scale, which stand beside the networks (`dukd.pixel_weight` and the like).
 """
 
 from __future__ import annotations
@@ -42,29 +42,10 @@ from compressor.data.batches import View
 from compressor.models.networks.base import Descriptor, Network
 from compressor.training.method import Kind, PlainMethod
 from compressor.training.step import Step
+from recipes.config.published import networks_with, published_options
 
 PROBABILITY = 0.3
 Switch = Literal["auto", "on", "off"]
-
-
-@dataclass(frozen=True)
-class Published:
-    """The settings in a released option file: c, the probability of D, zoom-out, and the cells of zoom-in."""
-
-    pixel_weight: float
-    probability: float
-    zoom_out: Switch
-    cells: int = 1
-
-
-CODE: Mapping[tuple[str, int], Published] = {
-    ("edsr", 2): Published(5.0, 0.3, "on", cells=2),
-    **{("edsr", scale): Published(5.0, 0.3, "on") for scale in (3, 4)},
-    ("rcan", 3): Published(2.0, 0.3, "on"),
-    **{("rcan", scale): Published(1.0, 0.0, "off") for scale in (2, 4)},
-    **{("swinir", scale): Published(5.0, 0.3, "off") for scale in (2, 3, 4)},
-}
-"""The published settings by student and scale."""
 
 
 @dataclass(frozen=True)
@@ -104,22 +85,20 @@ class DUKD(PlainMethod):
         if self.variant != "code":
             windowed = any(network.descriptor.windowed for network in (teacher, student) if network is not None)
             return replace(self, zoom_out="off" if windowed else "on") if self.zoom_out == "auto" else self
-        published = CODE.get((student.spec.arch, student.spec.scale))
-        if published is None:
-            if self.zoom_out == "auto" or None in (self.pixel_weight, self.probability, self.cells):
-                raise UsageError(
-                    f"dukd: the settings of variant code are for edsr, rcan and swinir at x2, x3 and x4, the student "
-                    f"is {student.spec.arch} x{student.spec.scale}: give pixel_weight, probability, zoom_out and "
-                    "cells, or take variant=paper+"
-                )
-            return self
-        return replace(
-            self,
-            pixel_weight=published.pixel_weight if self.pixel_weight is None else self.pixel_weight,
-            probability=published.probability if self.probability is None else self.probability,
-            zoom_out=published.zoom_out if self.zoom_out == "auto" else self.zoom_out,
-            cells=published.cells if self.cells is None else self.cells,
-        )
+        own = {
+            "pixel_weight": self.pixel_weight,
+            "probability": self.probability,
+            "zoom_out": None if self.zoom_out == "auto" else self.zoom_out,
+            "cells": self.cells,
+        }
+        values = published_options(self.name, student.spec)
+        values |= {name: value for name, value in own.items() if value is not None}
+        if missing := [name for name in own if name not in values]:
+            raise UsageError(
+                f"dukd: the settings of variant code are published for {', '.join(networks_with(self.name))}, and not "
+                f"for {student.spec.arch} x{student.spec.scale}: give {', '.join(missing)}, or take variant=paper+"
+            )
+        return replace(self, **values)
 
     def fit_sizes(self, teacher: Descriptor, lr_patch: int, scale: int) -> tuple[DUKD, str | None]:
         """Return the method with zoom-out off, or refuse it, if the shrunk patch does not fit the teacher."""

@@ -9,8 +9,8 @@ feature_transformation.py (spatial_similarity), models/edsr.py, models/rcan.py. 
 in width and in kind.
 
 Three taps. EDSR and the rest: rel(1/3), rel(2/3), pre_up; RCAN of ten groups: body[2], body[6], pre_up, as its code
-has them. The paper's figure draws the third before the global skip; its code adds the skip in place and so compares
-after it: `taps=[rel(1/3), rel(2/3), body_end]` is the figure.
+has them (`fakd.taps` beside the network). The paper's figure draws the third before the global skip; its code adds the
+skip in place and so compares after it: `taps=[rel(1/3), rel(2/3), body_end]` is the figure.
 `gate` lets what is learnt of the teacher, image and affinities, through by the patch (gating.py); off as published.
 
 - The epsilon is added to the norm, it does not stand inside the square root.
@@ -40,11 +40,10 @@ from compressor.base.errors import UsageError, reason_of
 from compressor.models.networks.base import Network
 from compressor.training.method import Shape
 from compressor.training.step import Step
+from recipes.config.published import published_options
 from recipes.terms.distances import full_precision, widen
 from recipes.terms.features import FeatureMethod
 
-CODE_TAPS: Mapping[tuple[str, int], tuple[str, str]] = {("rcan", 10): ("body[2]", "body[6]")}
-"""The first two taps of networks whose taps the paper's code numbers, by network and number of blocks."""
 EPS = 1e-8
 BLOCK_BYTES = 2**20
 """Bytes of the rows of one sample's A that exist at one time, which fit into a core's second-level cache."""
@@ -69,9 +68,8 @@ class FAKD(FeatureMethod):
         return {"pixel": 1.0 - self.alpha, self.image_term: self.alpha, "affinity": self.beta}
 
     def usual_taps(self, network: Network) -> tuple[str, ...]:
-        blocks = sum(name.startswith("body[") for name in network.taps)
-        first_two = CODE_TAPS.get((network.spec.arch, blocks))
-        return super().usual_taps(network) if first_two is None else (*first_two, self.last)
+        taps: tuple[str, ...] = published_options(self.name, network.spec).get("taps", ())
+        return taps or super().usual_taps(network)
 
     def terms(self, step: Step) -> dict[str, torch.Tensor]:
         forward = self.run_networks(step)

@@ -16,7 +16,16 @@ from torch import nn
 from torch.nn import functional as F
 
 from compressor.models.networks.axes import Axis, AxisPlan, Repeat
-from compressor.models.networks.base import Architecture, Descriptor, Network, Spec, Tap, require_positive, scale_count
+from compressor.models.networks.base import (
+    Architecture,
+    Descriptor,
+    Network,
+    PublishedSettings,
+    Spec,
+    Tap,
+    require_positive,
+    scale_count,
+)
 from compressor.models.networks.dialect import Dialect, Reading, State, count, rows
 
 
@@ -110,4 +119,5 @@ ARCHITECTURE = Architecture(
             code_bases=("plain-trainer",),
         ),
     ),
+    published=(PublishedSettings({"fakd.taps": ("head", "body[1]", "pre_up")}, where={"depth": 4}),),
 )

@@ -15,6 +15,8 @@ from compressor.base.errors import SrkdError, UsageError
 from compressor.models.networks import registry
 from compressor.models.networks.base import Spec
 from compressor.models.networks.registry import NETWORKS, architecture, architectures
+from compressor.models.students.students import parse_student
+from recipes.config.published import published_options
 from tests.support.commands import ROOT, Outcome, python
 
 EXAMPLE = Path(__file__).resolve().parents[1] / "example_networks" / "plainsr.py"
@@ -26,6 +28,7 @@ import srkd
 from compressor.models.checkpoints.convert import convert_file
 from compressor.models.networks.registry import architecture, build
 from compressor.models.students.students import parse_student
+from recipes.config.options import make_method
 
 folder, photos = Path(sys.argv[1]), sys.argv[2]
 teacher = build(parse_student("plainsr:width=12,depth=4,scale=2"), seed=0)
@@ -39,7 +42,12 @@ report = srkd.compress(
 exported = srkd.export(folder / "run", formats=["onnx"], out=folder / "exported")
 written = convert_file(folder / "teacher.safetensors", "plain-trainer")
 again = srkd.load(written.path)
+fakd, meta = make_method("fakd", {}), torch.device("meta")
+with meta:
+    shallow = build(parse_student("plainsr:width=12,depth=3,scale=2"))
+    edsr = build(parse_student("edsr:width=4,depth=4,scale=2"))
 print(json.dumps({
+    "taps": [fakd.tap_pairs(network, edsr) for network in (loaded, shallow)],
     "same": loaded.fingerprint() == teacher.fingerprint() == again.fingerprint(),
     "student": student.spec.to_dict(),
     "params": srkd.cost(teacher).params,
@@ -74,6 +82,9 @@ def test_a_network_of_another_package_does_all_that_srkds_own_do(tmp_path: Path,
     assert done.code == 0, done.err
     facts = json.loads(done.out.splitlines()[-1])
     assert facts["same"] and facts["params"] == facts["counted"]
+    published, by_thirds = facts["taps"]
+    assert [tap for _, tap in published] == ["head", "body[1]", "pre_up"]
+    assert [tap for _, tap in by_thirds] == ["body[0]", "body[1]", "pre_up"]
     assert facts["student"] == {"arch": "plainsr", "scale": 2, "width": 6, "depth": 2}
     assert (facts["steps"], facts["inspected"], facts["dialect"]) == (2, "plainsr", "plain-trainer")
     assert facts["verdicts"] == ["passed"]
@@ -117,6 +128,31 @@ def test_an_entry_point_must_lead_to_an_architecture_of_its_name(
     monkeypatch.syspath_prepend(str(site))
     with pytest.raises(SrkdError, match="plainsr:ARCHITECTURE of lab is not an Architecture called 'plain'"):
         architecture("plain")
+
+
+@pytest.mark.usefixtures("fresh_registry")
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('where={"depth": 4}', 'where={"blocks": 4}', "plainsr hold where blocks has a value: no such size"),
+        (
+            '"fakd.taps": (',
+            '"fakd.tapes": (',
+            "what plainsr publishes for fakd: tapes: unknown key, did you mean taps?",
+        ),
+        ('("head", "body[1]", "pre_up")', "7", "what plainsr publishes for fakd: taps=7: expected"),
+    ],
+)
+def test_wrong_published_settings_are_one_line_that_names_the_network(
+    old: str, new: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = EXAMPLE.read_text()
+    assert source.count(old) == 1
+    site = install(tmp_path / "site", source.replace(old, new), "plainsr = plainsr:ARCHITECTURE")
+    monkeypatch.syspath_prepend(str(site))
+    with pytest.raises(SrkdError) as caught:
+        published_options("fakd", parse_student("plainsr:width=4,depth=4,scale=2"))
+    assert message in str(caught.value)
 
 
 @pytest.mark.usefixtures("fresh_registry")

@@ -26,7 +26,7 @@ from compressor.models.networks.swinir import SwinIRSpec
 from compressor.training.step import Runner, Step, StepNetworks
 from recipes.config.options import make_method
 from recipes.config.reading import read_preset
-from recipes.methods.dukd import CODE, DUKD, apply, draw_operations, invert, zoom_in, zoom_in_cells
+from recipes.methods.dukd import DUKD, apply, draw_operations, invert, zoom_in, zoom_in_cells
 from srkd import compress
 from srkd.cli.main import run
 from tests.support.foreign_models import AtLeast, save_onnx, save_torchscript, twin
@@ -211,11 +211,18 @@ def test_the_codes_settings_are_those_of_the_network_and_scale(spec: Spec, expec
 
 def test_the_code_has_no_settings_for_other_networks():
     student = build(CARNSpec(2, width=4))
-    with pytest.raises(UsageError, match="the student is carn x2: give pixel_weight, probability, zoom_out and cells"):
+    with pytest.raises(
+        UsageError,
+        match=r"for edsr, rcan, swinir, and not for carn x2: give pixel_weight, probability, zoom_out, cells",
+    ):
         DUKD(variant="code").fit(None, student)
     complete = DUKD(variant="code", pixel_weight=2.0, probability=0.1, zoom_out="off", cells=1)
     assert complete.fit(None, student) == complete
-    assert len(CODE) == 9
+    partly = DUKD(variant="code", pixel_weight=2.0, probability=0.1)
+    with pytest.raises(UsageError, match="give zoom_out, cells, or take variant=paper"):
+        partly.fit(None, student)
+    with pytest.raises(UsageError, match="not for edsr x8"):
+        DUKD(variant="code").fit(None, build(EDSRSpec(8, width=4, depth=1)))
 
 
 def test_a_patch_that_the_scale_does_not_divide_is_refused_where_it_would_be_the_label():

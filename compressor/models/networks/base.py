@@ -8,7 +8,7 @@ import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from itertools import combinations, product
 from typing import Any, ClassVar, TypeVar
 
@@ -319,6 +319,17 @@ def tensor_bytes(tensor: torch.Tensor) -> bytes:
 
 
 @dataclass(frozen=True)
+class PublishedSettings:
+    """What a paper or its code sets for a network, by the names that `--set` takes, such as `dukd.cells`.
+
+    They hold for specs with the values in `where`. Only the method that owns a name knows what it means.
+    """
+
+    settings: Mapping[str, Any]
+    where: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Architecture:
     """A family of networks: everything that the rest of srkd needs to know about it."""
 
@@ -337,7 +348,25 @@ class Architecture:
     """The function that declares the linear layers of a spec; None: students cannot be solved for."""
     for_any_teacher: Callable[[int, int], Spec] | None = None
     """Returns the largest spec, by scale and channels, that plans offer for teachers of other kinds, or None."""
+    published: tuple[PublishedSettings, ...] = ()
+    """Settings that papers of methods, or their code, have for this network."""
+
+    def __post_init__(self) -> None:
+        unknown = {key for entry in self.published for key in entry.where} - {one.name for one in fields(self.spec)}
+        if unknown:
+            raise SrkdError(
+                f"published settings of {self.name} hold where {sorted(unknown)[0]} has a value: no such size"
+            )
 
     @property
     def name(self) -> str:
         return self.spec.arch
+
+    def published_settings(self, spec: Spec) -> dict[str, Any]:
+        """Return the published settings for a spec; a later entry counts where two have one name."""
+        return {
+            name: value
+            for entry in self.published
+            if all(getattr(spec, key) == wanted for key, wanted in entry.where.items())
+            for name, value in entry.settings.items()
+        }

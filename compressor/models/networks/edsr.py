@@ -20,6 +20,7 @@ from compressor.models.networks.axes import Axis, AxisPlan, Repeat, layer_axes
 from compressor.models.networks.base import (
     Architecture,
     Descriptor,
+    PublishedSettings,
     Tap,
     require_positive,
     scale_count,
@@ -205,5 +206,13 @@ ARCHITECTURE = Architecture(
             "csd", "csd", marks=("body_conv.weight", "body.0.conv1.weight"), wrapping="model_state_dict > module.*"
         ),
         FAKD.dialect("fakd", "fakd", marks=("head.0.weight", "body3.0.body.0.weight")),
+    ),
+    # The option files of DUKD's code (yun224/DUKD, options/).
+    published=tuple(
+        PublishedSettings(
+            {"dukd.pixel_weight": 5.0, "dukd.probability": 0.3, "dukd.zoom_out": "on", "dukd.cells": cells},
+            where={"scale": scale},
+        )
+        for scale, cells in ((2, 2), (3, 1), (4, 1))
     ),
 )

@@ -16,7 +16,14 @@ from torch.nn import functional as F
 
 from compressor.base.errors import SrkdError
 from compressor.models.networks.axes import Axis, AxisPlan, Repeat, layer_axes
-from compressor.models.networks.base import Architecture, Descriptor, Tap, require_positive, scale_count
+from compressor.models.networks.base import (
+    Architecture,
+    Descriptor,
+    PublishedSettings,
+    Tap,
+    require_positive,
+    scale_count,
+)
 from compressor.models.networks.dialect import Assumption, Reading, State, rows
 from compressor.models.networks.edsr_family import (
     LongSkipNetwork,
@@ -286,6 +293,18 @@ ARCHITECTURE = Architecture(
             marks=("body.0.body.0.caLayer.conv_du.0.weight",),
             wrapping="model_state_dict > module.*",
             fixed=NO_RES_SCALE,
+        ),
+    ),
+    published=(
+        # The taps that FAKD's code numbers (models/rcan.py).
+        PublishedSettings({"fakd.taps": ("body[2]", "body[6]", "pre_up")}, where={"groups": 10}),
+        # The option files of DUKD's code (yun224/DUKD, options/).
+        *(
+            PublishedSettings(
+                {"dukd.pixel_weight": weight, "dukd.probability": chance, "dukd.zoom_out": zoom_out, "dukd.cells": 1},
+                where={"scale": scale},
+            )
+            for scale, weight, chance, zoom_out in ((2, 1.0, 0.0, "off"), (3, 2.0, 0.3, "on"), (4, 1.0, 0.0, "off"))
         ),
     ),
 )

@@ -25,6 +25,7 @@ from compressor.models.networks.base import (
     Architecture,
     Descriptor,
     Network,
+    PublishedSettings,
     Spec,
     Tap,
     require_fraction,
@@ -634,4 +635,12 @@ ARCHITECTURE = Architecture(
         replace(_FORM, window=7, heads=(4, 2)),
     ),
     dialects=(OFFICIAL,),
+    # The option files of DUKD's code (yun224/DUKD, options/).
+    published=tuple(
+        PublishedSettings(
+            {"dukd.pixel_weight": 5.0, "dukd.probability": 0.3, "dukd.zoom_out": "off", "dukd.cells": 1},
+            where={"scale": scale},
+        )
+        for scale in (2, 3, 4)
+    ),
 )

@@ -1,0 +1,32 @@
+"""What a paper or its code sets for a network: options of a method, declared beside the network."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from compressor.models.networks.base import Spec
+from compressor.models.networks.registry import architecture, architectures
+from recipes.catalogue import METHODS
+from recipes.config.errors import PresetError, PresetSource
+from recipes.config.options import read_options
+
+
+def published_options(method: str, spec: Spec) -> dict[str, Any]:
+    """Return the options of a method that are published for a network, checked like those of a recipe."""
+    prefix = f"{method}."
+    settings = architecture(spec.arch).published_settings(spec)
+    options = {name.removeprefix(prefix): value for name, value in settings.items() if name.startswith(prefix)}
+    source = PresetSource(f"what {spec.arch} publishes for {method}", {}, {})
+    values, problems = read_options(METHODS.find(method), options, (), source)
+    if problems:
+        raise PresetError(problems)
+    return values
+
+
+def networks_with(method: str) -> list[str]:
+    """Return the names of the networks for which options of a method are published."""
+    return [
+        one.name
+        for one in architectures()
+        if any(name.startswith(f"{method}.") for entry in one.published for name in entry.settings)
+    ]
