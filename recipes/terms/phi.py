@@ -17,7 +17,7 @@ import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Annotated, Literal, TypeAlias, cast
+from typing import Annotated, Literal, TypeAlias, cast
 
 import torch
 from pydantic import Field
@@ -122,15 +122,6 @@ class PhiSource:
         return TeacherPhi(teacher)
 
 
-@dataclass(frozen=True)
-class _Response:
-    """A download that has started: its first bytes, the rest, and their total (0: unknown)."""
-
-    first: bytes
-    rest: IO[bytes]
-    total: int
-
-
 def resolve_phi(
     choice: PhiChoice = "auto", weights: Path | None = None, *, download: bool = True, progress: Progress = no_progress
 ) -> PhiSource:
@@ -173,48 +164,41 @@ def hub_cache() -> Path:
 
 def fetch(url: str, path: Path, sha256: str, *, progress: Progress = no_progress) -> None:
     """Fetch `url` to `path` atomically, with the expected checksum."""
-    response = _start(url, START_WITHIN_S)
-    digest, done, chunk = hashlib.sha256(), 0, response.first
-    with response.rest, atomic_path(path) as temporary:
+    digest, done = hashlib.sha256(), 0
+    with _start(url) as response, atomic_path(path) as temporary:
+        total = response.length or 0
         with open(temporary, "wb") as file:
-            while chunk:
-                file.write(chunk)
-                digest.update(chunk)
-                done += len(chunk)
-                progress("VGG-19", done, max(response.total, done))
-                try:
-                    chunk = response.rest.read(CHUNK_BYTES)
-                except (OSError, http.client.HTTPException) as error:
-                    # Report a download error here, before it looks like a disk error.
-                    raise SrkdError(f"its download broke off after {done:,} bytes: {error}") from error
-        if response.total and done != response.total:
-            raise SrkdError(f"its download broke off after {done:,} of {response.total:,} bytes")
+            try:
+                while chunk := response.read1(CHUNK_BYTES):
+                    file.write(chunk)
+                    digest.update(chunk)
+                    done += len(chunk)
+                    progress("VGG-19", done, max(total, done))
+            except (OSError, http.client.HTTPException) as error:
+                raise SrkdError(f"its download broke off after {done:,} bytes: {error}") from error
+        if done < total:
+            raise SrkdError(f"its download broke off after {done:,} of {total:,} bytes")
         if not digest.hexdigest().startswith(sha256):
             raise SrkdError(f"its download's SHA-256 begins with {digest.hexdigest()[:8]}, not with {sha256}")
 
 
-def connect(url: str) -> _Response:
-    """Return a server's response once its first bytes have arrived."""
-    response = urllib.request.urlopen(url, timeout=STALLS_AFTER_S)  # noqa: S310 - the caller's URL is a constant
-    total = response.headers.get("Content-Length") or "0"
-    return _Response(response.read1(CHUNK_BYTES), response, int(total) if total.isdigit() else 0)
+def _start(url: str) -> http.client.HTTPResponse:
+    """Return the response once its first byte is here; a thread waits for it, as timeouts do not cover name servers."""
+    results: queue.SimpleQueue[http.client.HTTPResponse | Exception] = queue.SimpleQueue()
 
-
-def _start(url: str, seconds: float) -> _Response:
-    """Return the response if it starts within `seconds`; a thread, as socket timeouts do not cover DNS."""
-    results: queue.SimpleQueue[_Response | Exception] = queue.SimpleQueue()
-
-    def attempt() -> None:
+    def wait_for_the_first_byte() -> None:
         try:
-            results.put(connect(url))
+            response = urllib.request.urlopen(url, timeout=STALLS_AFTER_S)  # noqa: S310 - the caller's URL is a constant
+            response.peek(1)
+            results.put(response)
         except (OSError, http.client.HTTPException) as error:
             results.put(error)
 
-    threading.Thread(target=attempt, daemon=True).start()
+    threading.Thread(target=wait_for_the_first_byte, daemon=True).start()
     try:
-        result = results.get(timeout=seconds)
+        result = results.get(timeout=START_WITHIN_S)
     except queue.Empty:
-        raise SrkdError(f"its download did not start within {seconds:g} s") from None
+        raise SrkdError(f"its download did not start within {START_WITHIN_S:g} s") from None
     if isinstance(result, Exception):
         raise SrkdError(f"its download did not start: {result}") from result
     return result

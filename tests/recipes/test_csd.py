@@ -35,6 +35,7 @@ from recipes.terms.perceptual import VGG19, TeacherPhi
 from srkd import compress, resume
 from srkd.options.verbs import CompressOptions
 from srkd.runs.dry_run import dry_run
+from tests.support.downloads import UNREACHABLE
 from tests.support.foreign_models import save_torchscript, twin
 from tests.support.small_runs import SMALL
 from tests.support.tensors import contrast_ratio
@@ -195,11 +196,7 @@ def edsr(tmp_path: Path) -> Path:
 @pytest.fixture
 def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-
-    def connect(url: str) -> recipes.terms.phi._Response:
-        raise OSError("no route to host")
-
-    monkeypatch.setattr(recipes.terms.phi, "connect", connect)
+    monkeypatch.setattr(recipes.terms.phi, "URL", UNREACHABLE)
 
 
 @pytest.mark.usefixtures("offline")
@@ -314,7 +311,7 @@ def test_csd_lite_takes_a_teacher_of_any_origin_with_vgg(photos: Path, tmp_path:
 
 def test_a_dry_run_counts_vgg_without_fetching_it(edsr: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    monkeypatch.setattr(recipes.terms.phi, "connect", lambda url: pytest.fail("fetched"))
+    monkeypatch.setattr(recipes.terms.phi, "fetch", lambda *_, **__: pytest.fail("fetched"))
     notes: list[str] = []
     options = CompressOptions(edsr, recipe="csd-paper", settings=SMALL, cache_size=0, seed=1)
     report = dry_run(options, context=Context(note=notes.append))

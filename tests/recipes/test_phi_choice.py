@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import io
+import socket
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,47 +17,39 @@ from compressor.base.errors import SrkdError, UsageError
 from compressor.models.networks.registry import build
 from recipes.terms.perceptual import VGG19, TeacherPhi
 from recipes.terms.phi import SHA256, PhiSource, hub_cache, resolve_phi
+from tests.support.downloads import UNREACHABLE, file_server
 from tests.support.networks import tiny
-
-
-class Server:
-    """A fake server: the response of `connect`, and the number of requests."""
-
-    def __init__(self, content: bytes, *, length: int | None = None) -> None:
-        self.content, self.length, self.requests = content, length, 0
-
-    def __call__(self, url: str) -> recipes.terms.phi._Response:
-        self.requests += 1
-        total = len(self.content) if self.length is None else self.length
-        return recipes.terms.phi._Response(self.content[:100], io.BytesIO(self.content[100:]), total)
 
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """Provide an empty cache and no network connection."""
+    """Provide an empty cache and no server."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-
-    def offline(url: str) -> recipes.terms.phi._Response:
-        raise OSError("no route to host")
-
-    monkeypatch.setattr(recipes.terms.phi, "connect", offline)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setattr(recipes.terms.phi, "URL", UNREACHABLE)
     return hub_cache()
 
 
-@pytest.fixture
-def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> bytes:
-    """Write a VGG-19 with random weights whose checksum is the expected one."""
+@pytest.fixture(scope="module")
+def random_vgg() -> bytes:
+    """Return the file of a VGG-19 with random weights."""
     torch.manual_seed(0)
-    torch.save(VGG19().state_dict(), tmp_path / "random.pth")
-    content = (tmp_path / "random.pth").read_bytes()
-    monkeypatch.setattr(recipes.terms.phi, "SHA256", hashlib.sha256(content).hexdigest()[:8])
-    return content
+    file = io.BytesIO()
+    torch.save(VGG19().state_dict(), file)
+    return file.getvalue()
+
+
+@pytest.fixture
+def weights(random_vgg: bytes, monkeypatch: pytest.MonkeyPatch) -> bytes:
+    """Return such a file; its checksum is the expected one."""
+    monkeypatch.setattr(recipes.terms.phi, "SHA256", hashlib.sha256(random_vgg).hexdigest()[:8])
+    return random_vgg
 
 
 def test_phi_without_a_file_or_a_network_is_the_teachers(hub: Path) -> None:
     source = resolve_phi()
     assert source.kind == "teacher"
-    assert "no route to host" in source.how
+    assert "did not start: " in source.how and "refused" in source.how
     assert isinstance(source.build(build(tiny("edsr", 2))), TeacherPhi)
     with pytest.raises(SrkdError, match="--phi-weights FILE"):
         source.build(None)
@@ -65,7 +59,7 @@ def test_phi_without_a_file_or_a_network_is_the_teachers(hub: Path) -> None:
 
 
 def test_phi_is_what_the_user_says(hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recipes.terms.phi, "connect", lambda url: pytest.fail("nothing is to be downloaded"))
+    monkeypatch.setattr(recipes.terms.phi, "fetch", lambda *_, **__: pytest.fail("nothing is to be downloaded"))
     assert resolve_phi("teacher").kind == "teacher"
     (tmp_path / "mine.pth").write_bytes(b"mine")
     source = resolve_phi(weights=tmp_path / "mine.pth")
@@ -78,61 +72,80 @@ def test_phi_is_what_the_user_says(hub: Path, tmp_path: Path, monkeypatch: pytes
 
 
 def test_phi_is_downloaded_once_into_the_hub_cache(hub: Path, weights: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    server, reports = Server(weights), list[tuple[int, int]]()
-    monkeypatch.setattr(recipes.terms.phi, "connect", server)
-    source = resolve_phi(progress=lambda title, done, total: reports.append((done, total)))
-    assert (source.kind, source.path) == ("vgg19", hub)
-    assert hub.read_bytes() == weights
-    assert reports[-1] == (len(weights), len(weights))
-    assert reports == sorted(reports)
-    assert isinstance(source.build(None), VGG19)
-    assert resolve_phi("vgg19") == source
-    assert server.requests == 1
+    reports = list[tuple[int, int]]()
+    with file_server(weights) as server:
+        monkeypatch.setattr(recipes.terms.phi, "URL", server.url)
+        source = resolve_phi(progress=lambda title, done, total: reports.append((done, total)))
+        assert (source.kind, source.path) == ("vgg19", hub)
+        assert hub.read_bytes() == weights
+        assert len(reports) > 1 and reports == sorted(reports)
+        assert {total for _, total in reports} == {len(weights)} and reports[-1][0] == len(weights)
+        assert isinstance(source.build(None), VGG19)
+        assert resolve_phi("vgg19") == source
+        assert server.requests == 1
 
 
-@pytest.mark.parametrize("fault", ["checksum", "short", "breaks"])
+@pytest.mark.parametrize(
+    ("kept", "announced", "reason"),
+    [
+        (lambda content: content[:-1] + b"?", 0, "SHA-256 begins with"),
+        (lambda content: content[:-1], 1, "broke off after "),
+        (lambda content: b"", 0, "SHA-256 begins with e3b0c442"),
+    ],
+    ids=["another file", "short", "empty"],
+)
 def test_a_faulty_download_leaves_nothing_behind(
-    hub: Path, weights: bytes, monkeypatch: pytest.MonkeyPatch, fault: str
+    hub: Path,
+    weights: bytes,
+    monkeypatch: pytest.MonkeyPatch,
+    kept: Callable[[bytes], bytes],
+    announced: int,
+    reason: str,
 ) -> None:
-    class Breaking(io.BytesIO):
-        def read(self, size: int | None = -1) -> bytes:
-            raise TimeoutError("timed out")
+    content = kept(weights)
+    with file_server(content, announced=len(content) + announced) as server:
+        monkeypatch.setattr(recipes.terms.phi, "URL", server.url)
+        source = resolve_phi()
+    assert source.kind == "teacher" and reason in source.how
+    assert list(hub.parent.iterdir()) == []
 
-    def connect(url: str) -> recipes.terms.phi._Response:
-        if fault == "breaks":
-            return recipes.terms.phi._Response(weights[:100], Breaking(), len(weights))
-        content = weights[:-1] + b"?" if fault == "checksum" else weights[:-1]
-        return Server(content, length=len(weights))(url)
 
-    monkeypatch.setattr(recipes.terms.phi, "connect", connect)
-    source = resolve_phi()
-    assert source.kind == "teacher"
-    assert {"checksum": "SHA-256", "short": "broke off", "breaks": "timed out"}[fault] in source.how
+def test_a_download_that_stalls_is_given_up(hub: Path, weights: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setattr(recipes.terms.phi, "URL", f"http://127.0.0.1:{server.getsockname()[1]}/vgg19.pth")
+        monkeypatch.setattr(recipes.terms.phi, "STALLS_AFTER_S", 0.5)
+
+        def answer() -> None:
+            connection, _ = server.accept()
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n" + weights[:100])
+            connections.append(connection)  # open, and silent
+
+        connections: list[socket.socket] = []
+        threading.Thread(target=answer, daemon=True).start()
+        source = resolve_phi()
+        for connection in connections:
+            connection.close()
+    assert source.kind == "teacher" and "broke off after 100 bytes: timed out" in source.how
     assert list(hub.parent.iterdir()) == []
 
 
 def test_a_damaged_cache_is_fetched_again(hub: Path, weights: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     hub.parent.mkdir(parents=True)
     hub.write_bytes(b"half a file")
-    monkeypatch.setattr(recipes.terms.phi, "connect", Server(weights))
-    assert resolve_phi().kind == "vgg19"
+    with file_server(weights) as server:
+        monkeypatch.setattr(recipes.terms.phi, "URL", server.url)
+        assert resolve_phi().kind == "vgg19"
     assert hub.read_bytes() == weights
 
 
-def test_a_download_that_does_not_start_is_not_waited_for(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    never = threading.Event()
-
-    def silence(url: str) -> recipes.terms.phi._Response:
-        never.wait()
-        raise OSError("at last")
-
-    monkeypatch.setattr(recipes.terms.phi, "connect", silence)
+def test_a_server_that_never_answers_is_not_waited_for(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert recipes.terms.phi.START_WITHIN_S == 5
-    monkeypatch.setattr(recipes.terms.phi, "START_WITHIN_S", 0.05)
-    source = resolve_phi()
-    never.set()
-    assert source.kind == "teacher"
-    assert "did not start within 0.05 s" in source.how
+    monkeypatch.setattr(recipes.terms.phi, "START_WITHIN_S", 0.2)
+    with file_server(None) as server:
+        monkeypatch.setattr(recipes.terms.phi, "URL", server.url)
+        source = resolve_phi()
+    assert source.kind == "teacher" and not hub.exists()
+    assert "did not start within 0.2 s" in source.how
 
 
 def test_the_file_is_torchvisions() -> None:
