@@ -8,11 +8,11 @@ from pathlib import Path
 from compressor.base.errors import SrkdError, UsageError
 from compressor.base.files import atomic_path, require_writable_folder
 from compressor.training.method import TEACHER_NEEDS, TeacherNeeds
-from recipes.catalogue import BUILTIN, METHODS, RECIPES, notes
+from recipes.catalogue import METHODS, RECIPES, notes
 from recipes.config.errors import PresetError, Problem, file_error
 from recipes.config.preset import Preset
 from recipes.config.reading import is_recipe_file, load_preset
-from recipes.config.schema import COMMENT, schema_path
+from recipes.config.schema import COMMENT, write_schema
 from recipes.config.yaml_text import parse_yaml
 
 
@@ -62,9 +62,10 @@ def copy_recipe(name: str, target: Path) -> Path:
         raise SrkdError(f"{path} exists and is left as it is: choose another name")
     require_writable_folder(path.parent, "the copy's folder")
     lines = [line for line in text.splitlines() if not line.startswith(COMMENT)]
-    # The copy refers to srkd's schema by its absolute address, unless that schema lacks one of the recipe's methods.
-    if all(rule.get("name") in BUILTIN for rule in parse_yaml(text, "recipe").values.get("methods", [])):
-        lines.insert(0, COMMENT + schema_path().as_uri())
+    try:
+        lines.insert(0, COMMENT + write_schema().as_uri())
+    except SrkdError as error:  # a method of another package that cannot be imported, or no place to write
+        lines.insert(0, f"# no schema for editors: {error}")
     with atomic_path(path) as temporary:
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path

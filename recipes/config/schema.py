@@ -1,28 +1,23 @@
-"""The JSON schema of a recipe, for editors, generated from the models, with one branch per method and its options.
-
-    python -m recipes.config.schema
-
-rewrites recipes/presets/schema.json after a change of a method or a key.
-"""
+"""The JSON schema of a recipe, for editors, made from the models, with one branch per method and its options."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, Field, create_model
 from pydantic.json_schema import GenerateJsonSchema
 
+from compressor.base.cache_folder import default_folder
 from compressor.base.files import atomic_path
-from recipes.catalogue import BUILTIN, MethodEntry
+from recipes.catalogue import METHODS, MethodEntry
 from recipes.config.options import options_model
 from recipes.config.preset import MethodRule, Preset, PresetPart
 
 COMMENT = "# yaml-language-server: $schema="
-"""Beginning of a preset's first line, read by the YAML language server in VS Code, Vim, Emacs, JetBrains and others."""
+"""Beginning of a recipe's first line, read by the YAML language server in VS Code, Vim, Emacs, JetBrains and others."""
 
 
 class _Untitled(GenerateJsonSchema):
@@ -72,11 +67,9 @@ def schema_text(methods: Mapping[str, MethodEntry]) -> str:
     return json.dumps(preset_schema(methods), indent=2, ensure_ascii=False) + "\n"
 
 
-def schema_path() -> Path:
-    """Return the file of srkd's own schema, beside its presets."""
-    return Path(str(resources.files("recipes"))) / "presets" / "schema.json"
-
-
-if __name__ == "__main__":
-    with atomic_path(schema_path()) as temporary:
-        temporary.write_text(schema_text(BUILTIN), encoding="utf-8")
+def write_schema() -> Path:
+    """Write the schema of all installed methods to the cache folder, where the first line of a copy leads editors."""
+    path = default_folder() / "recipe-schema.json"
+    with atomic_path(path) as temporary:
+        temporary.write_text(schema_text(METHODS), encoding="utf-8")
+    return path

@@ -40,7 +40,8 @@ def test_links_lead_somewhere() -> None:
 def test_the_index_has_every_page() -> None:
     index = ROOT / "docs" / "README.md"
     linked = {(index.parent / link.partition("#")[0]).resolve() for link in links(index)}
-    assert [page for page in ROOT.glob("docs/**/*.md") if page != index and page not in linked] == []
+    linked |= {index, *ROOT.glob("docs/methods/*.md")}  # the site's menu has every page of a method (test_docs_site.py)
+    assert [page for page in ROOT.glob("docs/**/*.md") if page not in linked] == []
 
 
 def test_docs_stay_small_enough_to_find_a_page_in_them() -> None:

@@ -1,8 +1,9 @@
-"""A method inside srkd changes five places: its file, the catalogue, its presets, a row of the tests, its page."""
+"""A method inside srkd costs five places: its file, the catalogue, its presets, a row of the tests, its page."""
 
 from __future__ import annotations
 
 import ast
+import json
 import os
 import shutil
 import subprocess
@@ -69,12 +70,12 @@ None yet ([results](results.md)).
 
 @pytest.fixture(scope="module")
 def contributed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a copy of the tree with tests/example_recipes' method in five places, and a new schema."""
+    """Return a copy of the tree with tests/example_recipes' method in five places."""
     tree = tmp_path_factory.mktemp("contributed")
     left_out = shutil.ignore_patterns("__pycache__", "node_modules", ".*")
-    for name in (*PACKAGES, "tests", "benchmarks", "docs"):
+    for name in (*PACKAGES, "tests", "benchmarks", "scripts", "docs"):
         shutil.copytree(ROOT / name, tree / name, ignore=left_out)
-    for name in ("pyproject.toml", "README.md", "CHANGELOG.md"):
+    for name in ("pyproject.toml", "README.md", "CHANGELOG.md", "CONTRIBUTING.md"):
         shutil.copy(ROOT / name, tree)
     example = ROOT / "tests" / "example_recipes" / "example_recipes"
 
@@ -88,19 +89,20 @@ def contributed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     method = (example / "charbonnier.py").read_text(encoding="utf-8")
     preset = (example / "presets" / "charbonnier.yaml").read_text(encoding="utf-8")
-    write("recipes/charbonnier.py", method.replace("from srkd import", "from compressor.training.method import"))
+    write(
+        "recipes/methods/charbonnier.py", method.replace("from srkd import", "from compressor.training.method import")
+    )
     insert(
         "recipes/catalogue.py",
         '    "scratch": MethodEntry(',
-        '    "charbonnier": MethodEntry("recipes.charbonnier:Charbonnier", "nothing"),\n',
+        '    "charbonnier": MethodEntry("recipes.methods.charbonnier:Charbonnier", "nothing"),\n',
     )
     for name in ("charbonnier", "charbonnier-paper"):
-        write(f"recipes/presets/{name}.yaml", "# yaml-language-server: $schema=./schema.json\n" + preset)
+        write(f"recipes/presets/{name}.yaml", preset)
     # A tiny ε: a larger one would not scale with the image range, which a test of every method detects.
     row = '    Row("charbonnier", options={"eps": 1e-9}, teacher=None),\n'
     insert("tests/support/methods_table.py", '    Row("scratch",', row)
     write("docs/methods/charbonnier.md", PAGE)
-    run(tree, "-m", "recipes.config.schema")
     return tree
 
 
@@ -115,10 +117,31 @@ def run(tree: Path, *arguments: str) -> str:
 
 @pytest.mark.ci
 def test_five_places_are_enough_for_every_test_of_methods(contributed: Path) -> None:
+    files = [f"tests/recipes/test_{name}.py" for name in ("methods", "presets", "recipes", "method_pages", "matrix")]
+    files += ["tests/project/test_docs.py", "tests/project/test_docs_site.py"]
+    selection = "charbonnier or every_method_has_a_row or explained or preset_is_as_long or measured or index or menu"
+    report = run(
+        contributed, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", selection, "-m", "not slow", "-rN", *files
+    )
+    passed = int(report.split(" passed")[0].split()[-1])
+    assert passed >= 25, report
+
+
+def test_everything_else_is_made_from_them(contributed: Path) -> None:
+    """The list, the schema for editors, and of the site the keys of recipes, the picture of methods and the menu."""
     listed = run(contributed, "-m", "srkd", "recipes", "ls")
     assert "charbonnier-paper" in listed
-    files = [f"tests/recipes/test_{name}.py" for name in ("methods", "presets", "recipes", "method_pages")]
-    selection = "charbonnier or schema_on_file or every_method_has_a_row or explained"
-    report = run(contributed, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", selection, "-rN", *files)
-    passed = int(report.split(" passed")[0].split()[-1])
-    assert passed >= 20, report
+    schema = json.loads(run(contributed, "-m", "srkd", "recipes", "show", "--schema"))
+    assert list(schema["definitions"]["options-charbonnier"]["properties"]) == ["eps"]
+    program = """
+from pathlib import PurePosixPath
+from scripts.docs_site import ROOT, menu, with_all_methods
+from scripts.rendered import PARTS
+for part in ("keys of a recipe", "what methods ask"):
+    print("charbonnier" in PARTS[part](PurePosixPath("docs")))
+print({"Charbonnier": "methods/charbonnier.md"} in next(
+    section["Methods"] for section in with_all_methods(menu((ROOT / "docs" / "README.md").read_text()))
+    if "Methods" in section
+))
+"""
+    assert run(contributed, "-c", program).split() == ["True"] * 3

@@ -11,6 +11,7 @@ import types
 from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import pytest
 
@@ -19,11 +20,12 @@ from compressor.base.errors import SrkdError, UsageError
 from recipes import catalogue
 from recipes.catalogue import BUILTIN, Contribution, MethodEntry, PresetFile
 from recipes.config.reading import load_preset
-from recipes.config.schema import COMMENT, schema_path
+from recipes.config.schema import COMMENT, preset_schema
 from srkd.cli.main import run
 from tests.support.commands import ROOT, Outcome, python, srkd
 
 EXAMPLE = Path(__file__).resolve().parents[1] / "example_recipes"
+PRESETS = ROOT / "recipes" / "presets"
 
 
 @pytest.fixture
@@ -138,6 +140,9 @@ def beside(site: Path, *arguments: object) -> Outcome:
 def test_an_installed_package_is_listed_trained_and_checked(installed, tmp_path):
     listed = beside(installed, "recipes", "ls").out
     assert "charbonnier" in listed and "srkd-example-recipes" in listed
+    assert beside(installed, "recipes", "cp", "charbonnier", tmp_path / "mine.yaml").code == 0
+    schema = (tmp_path / "mine.yaml").read_text().splitlines()[0].removeprefix(f"{COMMENT}file://")
+    assert "method-charbonnier" in json.loads(Path(unquote(schema)).read_text())["definitions"]
     student, small = "edsr:width=4,depth=1,scale=2", ["schedule.batch=1", "schedule.lr_patch=8", "eps=0.5"]
     done = beside(
         installed,
@@ -171,7 +176,7 @@ def test_ls_imports_no_torch_and_lists_every_preset():
     *table, last = python("-c", program).out.strip().splitlines()
     assert last == "0 False False"
     rows = {line.split()[0]: line for line in table[2:] if not line.startswith(" ")}
-    assert {path.stem for path in schema_path().parent.glob("*.yaml")} == set(rows)
+    assert {path.stem for path in PRESETS.glob("*.yaml")} == set(rows)
     assert "outputs" in rows["logits"] and "250,000" in rows["logits-paper"] and "no teacher" in rows["scratch"]
 
 
@@ -188,10 +193,10 @@ def test_ls_as_json(capfd):
 
 
 def test_show_prints_the_file_and_the_schema(capfd):
-    file = schema_path().parent / "logits.yaml"
+    file = PRESETS / "logits.yaml"
     assert ask(capfd, "show", "logits")[1] == file.read_text()
     assert json.loads(ask(capfd, "show", "logits", "--json")[1])["text"] == file.read_text()
-    assert json.loads(ask(capfd, "show", "--schema")[1]) == json.loads(schema_path().read_text())
+    assert json.loads(ask(capfd, "show", "--schema")[1]) == preset_schema(BUILTIN)
     assert "json_schema" in json.loads(ask(capfd, "show", "--schema", "--json")[1])
 
 
@@ -208,9 +213,10 @@ def test_cp_gives_a_file_that_works_and_never_writes_over_one(tmp_path, capfd):
     target = tmp_path / "my.yaml"
     assert ask(capfd, "cp", "logits", target)[0] == 0
     assert load_preset(str(target)) == load_preset("logits")
-    schema = target.read_text().splitlines()[0].removeprefix(COMMENT)
-    assert schema == schema_path().as_uri()
-    assert target.read_text().splitlines()[1:] == (schema_path().parent / "logits.yaml").read_text().splitlines()[1:]
+    first, *rest = target.read_text().splitlines()
+    assert rest == (PRESETS / "logits.yaml").read_text().splitlines()
+    schema = Path(unquote(urlsplit(first.removeprefix(COMMENT)).path))
+    assert first.startswith(f"{COMMENT}file:///") and json.loads(schema.read_text()) == preset_schema(BUILTIN)
     target.write_text("mine")
     code, _, err = ask(capfd, "cp", "scratch", target)
     assert code == 1 and "left as it is" in err and target.read_text() == "mine"
@@ -219,9 +225,18 @@ def test_cp_gives_a_file_that_works_and_never_writes_over_one(tmp_path, capfd):
     assert code == 2 and ".yaml" in err and not (tmp_path / "word").exists()
 
 
+def test_a_copy_is_made_though_the_schema_cannot_be(tmp_path, capfd, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("SRKD_CACHE", str(tmp_path / "file"))
+    assert ask(capfd, "cp", "logits", tmp_path / "my.yaml")[0] == 0
+    first = (tmp_path / "my.yaml").read_text().splitlines()[0]
+    assert first.startswith("# no schema for editors: ") and str(tmp_path / "file") in first
+    assert load_preset(str(tmp_path / "my.yaml")) == load_preset("logits")
+
+
 def test_validate_has_a_line_a_mistake_and_exit_1(tmp_path, capfd):
     good, bad = tmp_path / "good.yaml", tmp_path / "bad.yaml"
-    shutil.copy(schema_path().parent / "scratch.yaml", good)
+    shutil.copy(PRESETS / "scratch.yaml", good)
     bad.write_text("title: t\nsource: s\nmethods:\n  - name: logits\nschedule:\n  batch: 0\n  rte: 1\n")
     code, out, _ = ask(capfd, "validate", good, bad, "logits", "nosuch", tmp_path / "none.yaml")
     lines = out.splitlines()

@@ -42,8 +42,8 @@ from compressor.teachers.teacher import load_teacher
 from export.convert.to_onnx import convert
 from export.formats.conversion import Conversion
 from recipes.config.reading import load_preset
-from recipes.config.schema import schema_path
 from tests.support.children import RunWhenAsked
+from tests.support.commands import ROOT
 from tests.support.foreign_models import save_export, save_onnx, save_torchscript, twin
 from tests.support.forks import run_in_fork
 from tests.support.hostile_checkpoints import damaged, peak_mb
@@ -342,7 +342,9 @@ KINDS = {
     ),
     "torch.export": Kind(lambda folder: [save_export(twin(), folder / "twin.pt2")], mutated_export, open_program),
     "recipe": Kind(
-        lambda folder: sorted(schema_path().parent.glob("*.yaml")), mutated_recipe, lambda path: load_preset(str(path))
+        lambda folder: sorted((ROOT / "recipes" / "presets").glob("*.yaml")),
+        mutated_recipe,
+        lambda path: load_preset(str(path)),
     ),
     "image": Kind(image_seeds, mutated_image, open_image),
 }
