@@ -222,7 +222,7 @@ def _key(key: Any) -> Any:
     """Keep a key that is quick to hash.
 
     Containers are no keys: hashing a deeply nested tuple overflows the C stack. Nor are large numbers, whose hashes can
-    be made equal: a dictionary of such keys takes hours.
+    be made equal: a dictionary of half a million such keys takes twenty minutes.
     """
     if isinstance(key, (str, bytes, type(None))) or (isinstance(key, int) and abs(key) < 2**31):
         return key
