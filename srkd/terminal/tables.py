@@ -15,8 +15,6 @@ NARROWEST_TEXT = 16
 """Least width in characters to which a column of text is narrowed, for readability."""
 WIDE_GAP, NARROW_GAP = 3, 2
 INDENT = "  "
-RULE = "    \n    \n────\n" + "    \n" * 5
-"""The box of a table for rich: nothing but a rule below the headings."""
 
 
 def table_lines(columns: Sequence[str], rows: Sequence[Sequence[str]], width: int, *, repeat: int = 0) -> list[str]:
@@ -109,22 +107,25 @@ def _narrowed(columns: Sequence[_Column], width: int) -> list[int] | None:
 def _columns(columns: Sequence[_Column], widths: Sequence[int], gap: int) -> list[str]:
     """Return the lines of a table whose columns have these widths; rich wraps and aligns the cells."""
     # Imported late, as only tables need it.
-    from rich.box import Box
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    # A gap is a space before a cell, the empty column of the box, and for wide gaps a space after a cell.
-    table = Table(box=Box(RULE), show_edge=False, pad_edge=False, padding=(0, gap - 2, 0, 1), header_style="")
+    # A gap is a space before a cell, a line of the box that is a space, and if it is wide a space after a cell.
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, gap - 2, 0, 1))
     for column, width in zip(columns, widths, strict=True):
         table.add_column(Text(column.name), justify="right" if column.is_numeric else "left", width=width)
     for cells in zip(*(column.cells for column in columns), strict=True):
         table.add_row(*map(Text, cells))
     width = max(1, sum(widths) + gap * (len(widths) - 1))
-    console = Console(width=width, color_system=None, legacy_windows=False)
-    with console.capture() as captured:
-        console.print(table)
-    return [line.rstrip() for line in captured.get().splitlines()]
+    text = io.StringIO()
+    # Plain text of this width, whatever the terminal or notebook is.
+    console = Console(
+        file=text, width=width, color_system=None, force_terminal=False, force_jupyter=False, legacy_windows=False
+    )
+    console.print(table)
+    return [line.rstrip() for line in text.getvalue().splitlines()]
 
 
 def _cards(columns: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> list[str]:

@@ -71,6 +71,15 @@ def test_a_column_is_never_narrower_than_its_longest_word() -> None:
     assert lines[1] == "─" * 64
 
 
+def test_a_table_is_plain_text_in_any_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [["a" * 60, "b" * 60]]
+    lines = table_lines(["one", "other"], rows, 130)
+    for name, value in {"TERM": "dumb", "FORCE_COLOR": "1", "COLUMNS": "20", "TTY_COMPATIBLE": "1"}.items():
+        monkeypatch.setenv(name, value)
+        assert table_lines(["one", "other"], rows, 130) == lines
+    assert lines[2] == f"{rows[0][0]}   {rows[0][1]}"
+
+
 def test_what_does_not_fit_becomes_cards() -> None:
     figures = [f"figure {number}" for number in range(6)]
     rows = [["a/long/name/of/a/file.onnx", *["12.345"] * 6], ["b", *["-1.5"] * 5, ""]]
