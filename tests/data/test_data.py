@@ -13,6 +13,7 @@ from PIL import Image
 
 from compressor.base.errors import SrkdError
 from compressor.base.randomness import uniforms
+from compressor.data import decode
 from compressor.data.batches import Batches, Draw, Sampler, _gather_by_addresses, _gather_by_slices, gather
 from compressor.data.decode import decode_all
 from compressor.images.files import read_rgb_u8
@@ -74,7 +75,7 @@ def test_what_no_decoder_foresaw_costs_one_image_and_is_told_with_its_path(tmp_p
             raise RuntimeError("the decoder's thread broke")
         return read_rgb_u8(path)
 
-    monkeypatch.setattr("compressor.data.decode.read_rgb_u8", read)
+    monkeypatch.setattr(decode, "read_rgb_u8", read)
     store = decode_all([good, odd], scale=4).select(lr_patch=6)
     assert store.names == ("good",)
     assert [(skipped.path, str(odd.hr) in skipped.reason) for skipped in store.skipped] == [(odd.hr, True)]

@@ -20,6 +20,7 @@ from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
 from compressor.models.networks.swinir import SwinIRSpec
 from compressor.runtimes.table import OpenOptions
+from export.convert import to_coreml
 from export.formats.conversion import FileOptions
 from export.writing.exporting import FileReport, Source, export_model
 
@@ -112,7 +113,7 @@ def test_weights_that_are_not_the_networks_are_noticed(
 
 
 def test_fusing_would_change_the_weights(network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("export.convert.to_coreml.SKIPPED_PASSES", ())
+    monkeypatch.setattr(to_coreml, "SKIPPED_PASSES", ())
     assert "in the package differs from the network" in str(exported(network, tmp_path).reason)
 
 

@@ -20,6 +20,7 @@ from compressor.models.checkpoints.save import save_network
 from compressor.models.networks.base import Network
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
+from export.convert import to_onnx
 from export.formats.conversion import FileOptions
 from export.graph.onnx_graph import ExportedGraph, build_graph
 from export.writing.exporting import FileReport, Source, export_model
@@ -42,7 +43,7 @@ def graph() -> ExportedGraph:
 @pytest.fixture
 def network(graph: ExportedGraph, monkeypatch: pytest.MonkeyPatch) -> Network:
     """Return a network whose graph is traced once for all tests, as these concern later steps."""
-    monkeypatch.setattr("export.convert.to_onnx.build_graph", lambda *_: ExportedGraph(_copied(graph.model), 0, False))
+    monkeypatch.setattr(to_onnx, "build_graph", lambda *_: ExportedGraph(_copied(graph.model), 0, False))
     return build(SPEC, seed=0)
 
 
@@ -73,7 +74,7 @@ def refused(network: Network, folder: Path, options: FileOptions | None = None) 
 @pytest.mark.parametrize("second_file", [False, True], ids=["one file", "weights in a second file"])
 def test_no_room(network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, second_file: bool) -> None:
     if second_file:
-        monkeypatch.setattr("export.convert.to_onnx.MAX_WEIGHT_BYTES", 0)
+        monkeypatch.setattr(to_onnx, "MAX_WEIGHT_BYTES", 0)
     (tmp_path / "small.onnx").write_bytes(b"older")
     with no_more_than(3000):
         file = refused(network, tmp_path)

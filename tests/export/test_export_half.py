@@ -22,6 +22,7 @@ from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
 from compressor.runtimes.onnx_runtime import OnnxRuntime
 from compressor.runtimes.torch_runtime import TorchRuntime
+from export.convert import to_onnx
 from export.convert.to_half import to_half
 from export.convert.to_onnx import write_graph
 from export.formats.conversion import CannotConvert, Conversion, FileOptions
@@ -201,7 +202,7 @@ def test_bytes_of_another_size_fail_the_proof(
                 tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) + np.float32(1.0), tensor.name))
         return dict(write_graph(job, graph))
 
-    monkeypatch.setattr("export.convert.to_onnx.convert", convert)
+    monkeypatch.setattr(to_onnx, "convert", convert)
     file = only(network, "onnx", tmp_path, FileOptions(io="uint8"))
     assert file.verdict == "failed" and "differs from the network by 0.00" in str(file.reason)
     assert "it begins at node tail/conv2d_6 (Conv)" in str(file.reason) and list(tmp_path.iterdir()) == []
@@ -238,7 +239,7 @@ def test_all_choices_at_once(network: Network, tmp_path: Path) -> None:
 def test_weights_that_do_not_fit_go_to_a_second_file(
     network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("export.convert.to_onnx.MAX_WEIGHT_BYTES", 1000)
+    monkeypatch.setattr(to_onnx, "MAX_WEIGHT_BYTES", 1000)
     file = only(network, "onnx", tmp_path)
     assert file.verdict == "passed" and {path.name for path in tmp_path.iterdir()} == {"small.onnx", "small.onnx.data"}
     assert file.bytes == sum(path.stat().st_size for path in tmp_path.iterdir())

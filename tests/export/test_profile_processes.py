@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from compressor.assets import embedded_student
+from compressor.base import machine
 from compressor.base.child import ChildFailed
 from compressor.base.errors import SrkdError, UsageError
 from compressor.base.machine import usable_cores
@@ -208,7 +209,7 @@ def test_conditions_name_the_machine_and_warn_of_others() -> None:
 def test_more_threads_than_cores_are_refused_and_all_runtimes_are_those_that_work_here(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("compressor.base.machine.usable_cores", lambda: 2)
+    monkeypatch.setattr(machine, "usable_cores", lambda: 2)
     with pytest.raises(UsageError, match=r"threads=99: srkd may use 2 cores here.*give at most 2") as caught:
         ProfileSettings(threads=99)
     assert "\n" not in str(caught.value)

@@ -20,7 +20,7 @@ from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
 from compressor.runtimes.tensorrt import installation
 from compressor.runtimes.tensorrt.engine_file import read_engine
-from export.convert import to_onnx
+from export.convert import to_half, to_onnx
 from export.formats.conversion import CannotConvert, Conversion, FileOptions, tuned_and_largest
 from export.formats.table import FORMATS
 from export.int8 import to_int8
@@ -126,7 +126,7 @@ def test_eight_bits_are_kept_where_fp16_cannot_be_had(
     def refuse(job: Conversion) -> Mapping[str, object]:
         raise CannotConvert("beyond 65504")
 
-    monkeypatch.setattr("export.convert.to_half.convert", refuse)
+    monkeypatch.setattr(to_half, "convert", refuse)
     (file,) = exported(network, tmp_path / "out", "trt-int8", FileOptions(lr_size=(64, 48)))
     assert file.verdict == "passed" and file.quality is not None and file.speed is None, file.reason
 

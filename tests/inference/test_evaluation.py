@@ -17,6 +17,7 @@ from compressor.images.metrics import Protocol, psnr_y, ssim_y, to_u8
 from compressor.images.resize import downscale_u8, upscale_bicubic
 from compressor.images.sets import find_sets
 from compressor.inference import evaluate as evaluation
+from compressor.inference import tiling
 from compressor.inference.evaluate import EvaluationInterrupted, EvaluationSettings, evaluate, explain, make_lr
 from compressor.inference.super_resolve import Bicubic, rgb_to_ycbcr, super_resolve, ycbcr_to_rgb
 from compressor.models.networks.base import Descriptor
@@ -265,7 +266,7 @@ def test_bicubic_in_tiles_is_bicubic() -> None:
 
 
 def test_unbounded_networks_are_not_cut_unasked(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("compressor.inference.tiling.AUTO_MEMORY_BYTES", 1)
+    monkeypatch.setattr(tiling, "AUTO_MEMORY_BYTES", 1)
     sets = find_sets(data / "plain", scale=2)
     model = Fake(nearest(2), Descriptor(scale=2, receptive_radius=None))
     evaluate([model], sets, AT_X2)

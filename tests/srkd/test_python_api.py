@@ -24,6 +24,7 @@ from compressor.models.networks.registry import build
 from export.profile.settings import ProfileSettings
 from srkd.options.parameters import SIZE, SIZES
 from srkd.options.verbs import ExportOptions, ProfileOptions
+from srkd.terminal import console
 from srkd.terminal.console import context_for_python
 from tests.support.foreign_models import save_onnx, twin
 from tests.support.small_runs import SMALL, TEACHER, save_photos, save_teacher
@@ -244,8 +245,8 @@ def show_both(context: Context) -> None:
 
 @pytest.fixture
 def stderr(monkeypatch: pytest.MonkeyPatch) -> Callable[[io.StringIO], io.StringIO]:
-    monkeypatch.setattr("srkd.terminal.console.PROGRESS_AFTER_SECONDS", 0.0)
-    monkeypatch.setattr("srkd.terminal.console.LINE_EVERY_SECONDS", 0.0)
+    monkeypatch.setattr(console, "PROGRESS_AFTER_SECONDS", 0.0)
+    monkeypatch.setattr(console, "LINE_EVERY_SECONDS", 0.0)
 
     def put(stream: io.StringIO) -> io.StringIO:
         monkeypatch.setattr(sys, "stderr", stream)
