@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
+from compressor.base.context import Context
 from compressor.base.errors import SrkdError, UsageError
 from export.plan.search import (
     LOOKS,
@@ -281,6 +282,76 @@ def test_a_shape_that_cannot_be_had_is_a_row_with_its_reason() -> None:
 
     with pytest.raises(Unreachable, match="no shape could be measured: no runtime"):
         find_student(shapes(), Targets(ms=30), never)
+
+
+def candidate(params: int, *, macs: int = 1, width: int = 8) -> CandidateShape:
+    return CandidateShape("edsr", width, 1, params, macs, f"edsr:width={width},depth=1", fits=True)
+
+
+def test_a_shape_exactly_on_its_targets_meets_them_and_one_exactly_at_the_tie_ties() -> None:
+    """Without a margin: 10 ms of 10, 0.5 MB of 0.5, 7 MACs of 7; 75 parameters of 100 tie."""
+    some = [candidate(100, macs=7, width=8), candidate(75, macs=7, width=4)]
+    plan = find_student(
+        [*some, candidate(200, macs=8, width=9)],
+        Targets(ms=10, megabytes=0.5, macs=7),
+        lambda _: ShapeMeasurement(10, 10, 10, 0.5),
+        lambda one: 30.0 - one.params / 100,
+        margin=0.0,
+    )
+    assert (plan.chosen.params, plan.chosen.why) == (75, "best fitted quality of those that tie")
+    assert {row.params: (row.verdict, row.why) for row in plan.rows} == {
+        100: ("meets", "ties, and its fitted quality is no better"),
+        75: ("chosen", plan.chosen.why),
+    }
+
+
+@pytest.mark.parametrize(
+    ("ms", "high", "margin", "why"),
+    [
+        (10.0, 10.0, 0.0, "9.00 MB, more than the target"),
+        (9.0, 9.0, 0.1, "9.00 MB, more than the target"),
+        (9.5, 9.5, 0.1, "within 10% of the target, too near to rely on"),
+        (10.0, 10.0, 0.1, "within 10% of the target, too near to rely on"),
+        (11.0, 11.0, 0.1, "1.10 times the time of the target"),
+    ],
+)
+def test_why_a_shape_misses_its_targets(ms: float, high: float, margin: float, why: str) -> None:
+    with pytest.raises(Unreachable) as error:
+        find_student(
+            shapes(), Targets(ms=10, megabytes=8), lambda _: ShapeMeasurement(ms, ms, high, 9.0), margin=margin
+        )
+    assert {row.why for row in error.value.rows} == {why}
+    near = ms <= 10 < ms * (1 + margin)
+    assert ("less than the margin" in str(error.value)) is near
+
+
+def test_where_no_shape_meets_the_target_the_two_nearest_are_measured_again() -> None:
+    clock = Clock(lambda one: 11.0 + one.params / 1e6)
+    with pytest.raises(Unreachable):
+        find_student(shapes(), Targets(ms=10), clock)
+    again = {one for one in clock.calls if clock.calls.count(one) > 1}
+    assert again == set(sorted(set(clock.calls), key=lambda one: one.params)[:2])
+
+
+def test_only_shapes_that_tie_with_the_largest_or_are_larger_are_measured_again() -> None:
+    clock = Clock(smooth)
+    plan = find_student(shapes(), Targets(ms=30), clock)
+    meeting = max(one.params for one in clock.calls if 1.1 * smooth(one) <= 30)
+    assert all(one.params >= 0.75 * meeting for one in clock.calls if clock.calls.count(one) > 1)
+    times = [row.ms for row in plan.rows if row.ms is not None]
+    assert times == sorted(times, reverse=True) and len(set(times)) > 2, "the slowest first"
+
+
+def test_progress_counts_shapes_of_all_kinds_and_looks_of_all_finalists() -> None:
+    events: list[tuple[str, int, int]] = []
+    context = Context(progress=lambda title, done, total: events.append((title, done, total)))
+    find_student([*shapes(), *shapes("compact")], Targets(ms=30), Clock(smooth), context=context)
+    first, again = (
+        [event[1:] for event in events if event[0] == title] for title in ("measure shapes", "measure again")
+    )
+    assert {total for _, total in first} == {2 * PER_KIND} and first[-1] == (2 * PER_KIND, 2 * PER_KIND)
+    assert [done for done, _ in first] == sorted(done for done, _ in first) and (PER_KIND, 2 * PER_KIND) in first
+    assert [done for done, _ in again] == list(range(len(again))) and again[0][1] == len(again)
 
 
 @pytest.mark.parametrize("values", [{"fps": 0}, {"ms": -1}, {"megabytes": math.nan}, {"macs": math.inf}, {}])
