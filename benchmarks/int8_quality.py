@@ -33,9 +33,10 @@ from compressor.models.students.spread import spread_streams
 from compressor.runtimes.onnx_runtime import cpu_session
 from export.graph.onnx_graph import build_graph
 from export.int8.calibration import COUNT, calibration_patches
+from export.int8.float_parts import NOTHING, FloatParts
 from export.int8.quantise.ends import meet_image
 from export.int8.quantise.equalise import equalise_channels
-from export.int8.quantise.plan import CPU, TENSORRT, Scheme, make_plan
+from export.int8.quantise.plan import CPU, TENSORRT, Flavour, make_plan
 from export.int8.quantise.qdq import write_qdq
 from export.int8.quantise.walk import GraphWalk
 
@@ -178,11 +179,11 @@ def by_onnx_runtime(network: Network, plain: onnx.ModelProto, patches: torch.Ten
         return onnx.load(result)
 
 
-def ours(scheme: Scheme) -> Build:
+def ours(flavour: Flavour, parts: FloatParts = NOTHING) -> Build:
     def build(network: Network, plain: onnx.ModelProto, patches: torch.Tensor) -> onnx.ModelProto:
         ends = meet_image(build_graph(spread_streams(network, patches), None, OPSET).model)
         ends = equalise_channels(ends, patches)
-        plan = make_plan(ends.graph, scheme, ends.images)
+        plan = make_plan(ends.graph, flavour, parts, ends.images)
         return write_qdq(plan, GraphWalk(plan, patches.numpy()).run())
 
     return build
@@ -190,10 +191,10 @@ def ours(scheme: Scheme) -> Build:
 
 BUILDS: dict[str, Build] = {
     "`quantize_static` of ONNX Runtime": by_onnx_runtime,
-    "`--int8`": ours(Scheme(CPU)),
-    "`--int8`, sums in float": ours(Scheme(CPU, float_sums=True)),
-    "`--int8`, weights solved again": ours(Scheme(CPU, solved_weights=True)),
-    "`--int8-trt`": ours(Scheme(TENSORRT)),
+    "`--int8`": ours(CPU),
+    "`--int8`, sums in float": ours(CPU, FloatParts(sums=True)),
+    "`--int8`, weights solved again": ours(CPU, FloatParts(variant=True)),
+    "`--int8-trt`": ours(TENSORRT),
 }
 """Functions that build a quantised graph from the network, its float graph and the patches, by table row."""
 

@@ -32,10 +32,11 @@ from compressor.runtimes.onnx_runtime import cpu_session
 from export.formats.table import FORMATS
 from export.graph.onnx_graph import OPSET, build_graph
 from export.int8.calibration import calibration_patches
+from export.int8.float_parts import FloatParts
 from export.int8.quantise.ends import Ends, meet_image
 from export.int8.quantise.equalise import equalise_channels
-from export.int8.quantise.plan import CPU, TENSORRT, Scheme, make_plan
-from export.int8.quantise.search import quantise
+from export.int8.quantise.plan import CPU, TENSORRT, Flavour, make_plan
+from export.int8.quantise.tool import quantise
 from export.proof.integer_nodes import count_integer_nodes
 from export.writing.exporting import Source, convert_to
 
@@ -46,12 +47,15 @@ BENCHMARK = Benchmark(
     small=("--data", "{sets}", "--train", "{photos}", "--calibrate", "{photos}", "--steps", "2"),
 )
 
-SCHEMES: Mapping[str, Callable[[Ends], Scheme]] = {
-    "int8": lambda ends: Scheme(CPU),
-    "int8, weights solved again": lambda ends: Scheme(CPU, solved_weights=True),
-    "int8, sums in float": lambda ends: Scheme(CPU, float_sums=True),
-    "int8, first and last layer in float": lambda ends: Scheme(CPU).keeping(*(_names(ends)[at] for at in (0, -1))),
-    "int8-trt": lambda ends: Scheme(TENSORRT),
+FILES: Mapping[str, tuple[Flavour, Callable[[Ends], FloatParts]]] = {
+    "int8": (CPU, lambda ends: FloatParts()),
+    "int8, weights solved again": (CPU, lambda ends: FloatParts(variant=True)),
+    "int8, sums in float": (CPU, lambda ends: FloatParts(sums=True)),
+    "int8, first and last layer in float": (
+        CPU,
+        lambda ends: FloatParts(layers=frozenset(_names(ends)[at] for at in (0, -1))),
+    ),
+    "int8-trt": (TENSORRT, lambda ends: FloatParts()),
 }
 
 
@@ -88,9 +92,9 @@ def _rows(data: Path, photos: Path | None, runs: Mapping[str, tuple[Contender, P
     onnx.save(by_onnx_runtime(network, build_graph(network, None, OPSET).model, patches), static)
     files.append(("int8 by ONNX Runtime's `quantize_static`", static))
     ends = equalise_channels(meet_image(build_graph(spread_streams(network, patches), None, OPSET).model), patches)
-    for name, scheme in SCHEMES.items():
+    for name, (flavour, parts) in FILES.items():
         path = folder / f"{len(files)}.onnx"
-        onnx.save(quantise(make_plan(ends.graph, scheme(ends), ends.images), patches), path)
+        onnx.save(quantise(make_plan(ends.graph, flavour, parts(ends), ends.images), patches), path)
         files.append((name, path))
     for one, run_folder in runs.values():
         if "-8-" in one.name:

@@ -77,6 +77,16 @@ def text_of(name: str | bytes) -> str:
     return name.decode() if isinstance(name, bytes) else name
 
 
+def name_of(graph: Any, operator: Any) -> str:
+    """Return the name of an operation: that of its first result."""
+    return text_of(graph.tensors[operator.outputs[0]].name)
+
+
+def makers_of(graph: Any) -> dict[int, Any]:
+    """Return the operations by the indices of their results."""
+    return {int(output): operator for operator in graph.operators for output in operator.outputs}
+
+
 def is_constant(model: Any, tensor: Any) -> bool:
     """Return whether a tensor's values are stored in the file."""
     data = model.buffers[tensor.buffer].data

@@ -1,1 +1,1 @@
-"""Converters to int8 files, and the quantisation of their graphs."""
+"""Files in int8: one search for the parts that stay in float, the tools that quantise, and our own quantiser."""

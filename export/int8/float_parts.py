@@ -1,25 +1,9 @@
-"""Search for the parts that stay in float when a runtime's own tool quantises: first none, then more and more of the
-network's ends, then its last layers, whose errors no later layer averages.
-
-Our own quantiser times every choice (`quantise/search.py`). A runtime's tool takes up to a minute for each, so the
-order is fixed here: first wider ranges, which cost no time, then cheap parts. A try must stay within the bound on
-photos and pass the comparison of every file, which is stricter on flat colours.
-"""
+"""The parts of a network that stay in float, and the orders in which a search returns parts to float."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Generic, TypeVar
-
-from compressor.runtimes.base import Runtime
-from compressor.runtimes.torch_runtime import TorchRuntime
-from export.formats.conversion import CannotConvert, Conversion
-from export.formats.table import INT8
-from export.proof.quality import QualityLoss, QualityPhotos
-from export.proof.verify import verify
-
-Product = TypeVar("Product")
 
 
 @dataclass(frozen=True)
@@ -28,111 +12,65 @@ class LayerNames:
 
     names: tuple[str, ...]
     before_shuffle: frozenset[str] = frozenset()
-    """Layers whose results a pixel shuffle rearranges."""
+    """LayerNames whose results a pixel shuffle rearranges."""
+    has_sums: bool = True
+    """False if the graph has no sums or products of two values."""
 
     @property
-    def upsampler(self) -> frozenset[str]:
-        """Return the layers from the first shuffle on, without the last layer."""
+    def upsampler(self) -> tuple[str, ...]:
+        """The layers from the first shuffle on, without the last layer."""
         first = min((self.names.index(name) for name in self.before_shuffle), default=len(self.names))
-        return frozenset(self.names[first:-1])
+        return self.names[first:-1]
 
 
 @dataclass(frozen=True)
 class FloatParts:
-    """Parts that stay in float: in words, the layers by name, and whether sums and products of values do."""
+    """The parts that stay in float, and in which of its two ways the tool quantises the others."""
 
-    words: str = "nothing"
+    names: tuple[str, ...] = ()
+    """What the parts are called in notes and metadata."""
     layers: frozenset[str] = frozenset()
     sums: bool = False
-    whole_ranges: bool = False
-    """True if a value's range holds everything measured in calibration. A range that leaves out outliers is finer, but
-    may leave out the borders of a flat colour."""
+    """True if sums and products of two values stay in float."""
+    variant: bool = False
+    """True for the tool's second way to quantise, which costs no time at run time (`Tool.variant`)."""
 
-    def __str__(self) -> str:
-        return f"{self.words}, whole ranges" if self.whole_ranges else self.words
+    @property
+    def words(self) -> str:
+        return ", ".join(self.names) or "nothing"
+
+    def keeping(self, name: str, *layers: str, sums: bool = False) -> FloatParts:
+        """Return the parts with a further one, which has these layers or the sums."""
+        return replace(self, names=(*self.names, name), layers=self.layers | set(layers), sums=self.sums or sums)
+
+
+NOTHING = FloatParts()
+
+
+def choices_of(layers: LayerNames) -> dict[str, FloatParts]:
+    """Return the parts that a search may combine, by name."""
+    names = layers.names
+    choices = {"sums": FloatParts(sums=True)} if layers.has_sums else {}
+    choices["last layer"] = FloatParts(layers=frozenset(names[-1:]))
+    choices["first layer"] = FloatParts(layers=frozenset(names[:1]))
+    if layers.upsampler:
+        choices["upsampler"] = FloatParts(layers=frozenset(layers.upsampler))
+    return choices
 
 
 def ends_of(layers: LayerNames) -> Iterator[FloatParts]:
-    """Yield the parts to leave in float if a file without any is not good enough, in order of their cost."""
+    """Yield more and more parts, in order of their cost: the network's ends, then its last layers, whose errors no
+    later layer averages."""
     first, last = layers.names[:1], layers.names[-1:]
-    yield FloatParts("last layer", frozenset(last))
-    ends = FloatParts("first layer, last layer", frozenset(first + last))
+    yield NOTHING.keeping("last layer", *last)
+    ends = NOTHING.keeping("first layer", *first).keeping("last layer", *last)
     yield ends
     if layers.upsampler:
-        ends = FloatParts(f"{ends.words}, upsampler", ends.layers | layers.upsampler)
+        ends = ends.keeping("upsampler", *layers.upsampler)
         yield ends
-    yield FloatParts(f"{ends.words}, sums", ends.layers, sums=True)
+    if layers.has_sums:
+        yield ends.keeping("sums", sums=True)
     for share in (4, 2):
         count = -(-len(layers.names) // share)
-        if not ends.layers >= (last_layers := frozenset(layers.names[-count:])):
-            yield FloatParts(f"last {count} of {len(layers.names)} layers", last_layers)
-
-
-@dataclass(frozen=True)
-class TriedParts(Generic[Product]):
-    """A file with these parts in float, its loss of quality, and in one line why it is refused, or None."""
-
-    product: Product
-    parts: FloatParts
-    quality: QualityLoss
-    reason: str | None
-
-    def describe(self, flavour: str, calibration: str, weight_bits: int = 8) -> dict[str, object]:
-        """Return the file's facts for its metadata and the report, under the names that our own quantiser uses."""
-        return {
-            "precision": "int8",
-            "flavour": flavour,
-            "bits": 8,
-            "weight_bits": weight_bits,
-            "calibration": calibration,
-            "in_float": self.parts.words,
-            "float_layers": sorted(self.parts.layers),
-            "whole_ranges": self.parts.whole_ranges,
-            **self.quality.facts(),
-        }
-
-
-@dataclass(frozen=True)
-class Search(Generic[Product]):
-    """The search with one tool. `make` quantises with some parts in float; it returns the file and the opened file."""
-
-    tool: str
-    job: Conversion
-    photos: QualityPhotos
-    layers: LayerNames
-    make: Callable[[FloatParts], tuple[Product, Runtime]]
-
-    def run(self) -> TriedParts[Product]:
-        """Return the first file within the bound."""
-        narrow = self.attempt(FloatParts())
-        if narrow.reason is None:
-            return narrow
-        whole = self.attempt(FloatParts(whole_ranges=True))
-        tries = [narrow, whole]
-        wide = _distance(whole) < _distance(narrow)
-        ends = ends_of(self.layers)
-        while tries[-1].reason is not None and (parts := next(ends, None)) is not None:
-            tries.append(self.attempt(replace(parts, whole_ranges=wide)))
-        if tries[-1].reason is None:
-            return tries[-1]
-        nearest = min(tries, key=_distance)
-        raise CannotConvert(
-            f"in eight bits by {self.tool} it {nearest.reason}; tried with {tries[-1].parts.words} in float, too"
-        )
-
-    def attempt(self, parts: FloatParts) -> TriedParts[Product]:
-        product, file = self.make(parts)
-        quality = self.photos.measure(file.run)
-        reason = quality.reason(self.job.options.int8.max_drop)
-        if reason is None and self.job.inputs:
-            network = TorchRuntime(self.job.network, label="the network")
-            reason = verify(file, network, self.job.inputs, INT8, io=self.job.options.io).reason
-        refused = "" if reason is None else f"; refused, because it {reason}"
-        self.job.context.note(f"{self.tool}, in float {parts}: {quality}{refused}")
-        return TriedParts(product, parts, quality, reason)
-
-
-def _distance(result: TriedParts[Product]) -> tuple[bool, float]:
-    """Return a sorting key, best first: accepted files, then less loss in dB, then images nearer to the source's."""
-    to_source = 100.0 if result.quality.psnr_to_source is None else result.quality.psnr_to_source
-    return result.reason is not None, result.quality.drop - 1e-3 * to_source
+        if not ends.layers >= set(last_layers := layers.names[-count:]):
+            yield NOTHING.keeping(f"last {count} of {len(layers.names)} layers", *last_layers)

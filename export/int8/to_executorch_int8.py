@@ -1,4 +1,4 @@
-"""ExecuTorch in eight bits, by torchao's quantisation of exported programs, as XNNPACK computes with integers.
+"""ExecuTorch in int8, by torchao's quantisation of exported programs, as XNNPACK computes with integers.
 
 Weights are signed bytes with a scale per output channel, values signed bytes with a zero point, biases and images
 float32. A pixel shuffle only moves values: it stays in float between two layers in bytes, without loss. The same parts
@@ -12,25 +12,19 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
 
 from compressor.base.machine import installed_version
-from compressor.models.networks.base import Descriptor
 from compressor.models.quantisation.description import KEY
-from compressor.models.students.spread import spread_streams
-from compressor.runtimes.base import Runtime
-from compressor.runtimes.file_runtime import FileRuntime
 from export.convert.to_executorch import lower, max_side, retrace, trace, within_executorch, write
 from export.formats.conversion import CannotConvert, Conversion, require_size
-from export.int8.calibration import calibration_patches
-from export.int8.float_parts import FloatParts, LayerNames, Search
-from export.proof.quality import QualityPhotos
+from export.int8.float_parts import FloatParts, LayerNames
+from export.int8.search import Search, Tool, Unwritten
+from export.int8.task import Int8Task
 
-TOOL = "ExecuTorch"
 ATEN = torch.ops.aten
 LAYERS = (ATEN.conv2d.default, ATEN.linear.default)
 SUMS = (ATEN.add.Tensor, ATEN.mul.Tensor, ATEN.cat.default)
@@ -49,32 +43,22 @@ COUNTED = (*INTEGER, "sub", "prelu", "leaky_relu", "gelu", "softmax", "bmm", "na
 def convert(job: Conversion) -> Mapping[str, object]:
     """Quantise as far as the bound allows, lower and write the program; return its facts."""
     require_size(job, "ExecuTorch")
-    network, options, size = job.network, job.options.int8, job.options.lr_size
+    network, size = job.network, job.options.lr_size
     if network.quantisation is not None:
         raise CannotConvert(
             f"the network was trained quantised ({network.quantisation.line()}), and only --int8 writes the ranges "
             "that it learnt: export the float network that it was made from"
         )
     side = None if size is not None else max_side(network)
-    descriptor = replace(network.descriptor, fixed_size=size, max_size=None if side is None else (side, side))
-    calibration = calibration_patches(descriptor, options.calibrate)
-    photos = QualityPhotos.of(network, options.data, size, descriptor.max_size)
+    task = Int8Task.of(job, max_size=None if side is None else (side, side))
+    search = Search(Torchao(task, side), task)
+    result = search.run()
     with within_executorch(network):
-        program = trace(spread_streams(network, calibration.patches), size, side)
-        graph = program.module().graph
-
-    def make(parts: FloatParts) -> tuple[Any, Runtime]:
-        with within_executorch(network):
-            quantised = _quantise(program.module(), calibration.patches, parts)
-        return quantised, _InTorch(quantised, descriptor)
-
-    result = Search(TOOL, job, photos, _layers(graph), make).run()
-    with within_executorch(network):
-        lowered = lower(retrace(result.product, network, size, side))
+        lowered = lower(retrace(result.file, network, size, side))
         int8, other = _count(lowered.exported_program().graph_module)
         facts = write(job, lowered, side)
-    job.context.note(f"{TOOL}: in eight bits {_words(int8)}; in float {_words(other)}")
-    quant = result.describe("xnnpack", calibration.source)
+    job.context.note(f"{Torchao.name}: in int8 {_words(int8)}; in float {_words(other)}")
+    quant = search.facts(result)
     return {
         **facts,
         "torchao": installed_version("torchao"),
@@ -85,19 +69,28 @@ def convert(job: Conversion) -> Mapping[str, object]:
     }
 
 
-class _InTorch(FileRuntime):
-    """A quantised program before lowering, computed by torch one image at a time."""
+class Torchao(Tool[nn.Module]):
+    """torchao quantises the exported program; a file is the program before lowering, computed one image at a time."""
 
-    name = "executorch"
-    precision = "int8"
+    name = "ExecuTorch"
+    flavour = "xnnpack"
 
-    def __init__(self, module: nn.Module, descriptor: Descriptor) -> None:
-        self.label, self.threads = "the program", torch.get_num_threads()
-        self.descriptor, self._module = descriptor, module
+    def __init__(self, task: Int8Task, side: int | None) -> None:
+        self._task, network = task, task.job.network
+        with within_executorch(network):
+            self._program = trace(task.spread, task.job.options.lr_size, side)
+            self.layers = _layers(self._program.module().graph)
 
-    def _run(self, lr: torch.Tensor) -> torch.Tensor:
-        with torch.no_grad():
-            return torch.cat([self._module(image[None].contiguous()) for image in lr])
+    def write(self, parts: FloatParts) -> nn.Module:
+        with within_executorch(self._task.job.network):
+            return _quantise(self._program.module(), self._task.calibration.patches, parts)
+
+    def open(self, file: nn.Module) -> Unwritten:
+        def run(lr: torch.Tensor) -> torch.Tensor:
+            with torch.no_grad():
+                return torch.cat([file(image[None].contiguous()) for image in lr])
+
+        return Unwritten("executorch", self._task.descriptor, run)
 
 
 def _quantise(module: nn.Module, patches: torch.Tensor, parts: FloatParts) -> nn.Module:
@@ -107,7 +100,7 @@ def _quantise(module: nn.Module, patches: torch.Tensor, parts: FloatParts) -> nn
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
     from torchao.quantization.pt2e.quantizer import QuantizationConfig, QuantizationSpec
 
-    ranges = MinMaxObserver if parts.whole_ranges else HistogramObserver
+    ranges = MinMaxObserver if parts.variant else HistogramObserver
     values = QuantizationSpec(
         dtype=torch.int8,
         quant_min=-128,

@@ -15,29 +15,24 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 
-import torch
-
 from compressor.base.machine import has_integer_products
 from compressor.models.networks.base import tensor_bytes
 from compressor.models.quantisation.description import KEY
-from compressor.models.students.spread import spread_streams
 from export.convert.to_onnx import write_graph
 from export.formats.conversion import CannotConvert, Conversion
 from export.graph.onnx_graph import OPSET, ExportedGraph, build_graph, use_depth_first
 from export.graph.recent import Recent, network_key
-from export.int8.calibration import calibration_patches
 from export.int8.learnt_graph import build_learnt_graph
 from export.int8.quantise.ends import Ends, meet_image
 from export.int8.quantise.equalise import equalise_channels
 from export.int8.quantise.grids import S7, U8
 from export.int8.quantise.plan import CPU, TENSORRT, Flavour
-from export.int8.quantise.search import TriedScheme, measure_graph, search
+from export.int8.quantise.tool import OwnQuantiser, measure_graph
+from export.int8.search import Search
+from export.int8.task import Int8Task, describe_file
 from export.proof.quality import QualityPhotos
 
 LEARNT = "learnt in training"
-
-TIMED = (128, 128)
-"""LR size of the image on which tries are timed, if the file takes any size."""
 
 
 def convert(job: Conversion) -> Mapping[str, object]:
@@ -66,28 +61,20 @@ def _learnt(job: Conversion, flavour: Flavour) -> tuple[ExportedGraph, dict[str,
         raise CannotConvert("a network that was trained quantised keeps its shuffles: leave out --shuffle dcr")
     graph = build_learnt_graph(job.network, lr_size, OPSET, flavour)
     quality = measure_graph(graph.model, QualityPhotos.of(job.network, job.options.int8.data, lr_size), flavour)
-    return graph, {
-        **asdict(quantisation),
-        **_widths(flavour),
-        "calibration": LEARNT,
-        **({"in_float": "all but the blocks"} if quantisation.placement == "paper" else {}),
-        **quality.facts(),
-    }
+    more = {"in_float": "all but the blocks"} if quantisation.placement == "paper" else {}
+    described = describe_file(flavour.name, flavour.weights.bits, LEARNT, quality, **more)
+    return graph, {**asdict(quantisation), **described}
 
 
 def _calibrated(job: Conversion, flavour: Flavour) -> tuple[ExportedGraph, dict[str, object]]:
     """Return the graph of a float network, quantised as far as the bound allows, and the facts of the file."""
-    options, lr_size = job.options.int8, job.options.lr_size
-    calibration = calibration_patches(replace(job.network.descriptor, fixed_size=lr_size), options.calibrate)
-    photos = QualityPhotos.of(job.network, options.data, lr_size)
-    patches_key = sha256(tensor_bytes(calibration.patches)).digest()
-    key = network_key(job.network), patches_key, lr_size, job.options.shuffle
-    prepared = _prepared.get(key, lambda: _prepare(job, calibration.patches))
-    result = search(
-        prepared.ends, calibration.patches, photos, flavour, options.max_drop, job.context, size=lr_size or TIMED
-    )
-    quantised = replace(prepared.graph, model=result.model)
-    return quantised, describe(result, calibration.source)
+    task = Int8Task.of(job)
+    patches_key = sha256(tensor_bytes(task.calibration.patches)).digest()
+    key = network_key(job.network), patches_key, job.options.lr_size, job.options.shuffle
+    prepared = _prepared.get(key, lambda: _prepare(task))
+    search = Search(OwnQuantiser(prepared.ends, flavour, task), task)
+    result = search.run()
+    return replace(prepared.graph, model=result.file), search.facts(result)
 
 
 @dataclass(frozen=True)
@@ -98,28 +85,11 @@ class _Prepared:
     ends: Ends
 
 
-def _prepare(job: Conversion, patches: torch.Tensor) -> _Prepared:
-    graph = build_graph(spread_streams(job.network, patches), job.options.lr_size, OPSET)
-    if job.options.shuffle == "dcr":
+def _prepare(task: Int8Task) -> _Prepared:
+    graph = build_graph(task.spread, task.job.options.lr_size, OPSET)
+    if task.job.options.shuffle == "dcr":
         use_depth_first(graph.model)
-    return _Prepared(graph, equalise_channels(meet_image(graph.model), patches))
+    return _Prepared(graph, equalise_channels(meet_image(graph.model), task.calibration.patches))
 
 
 _prepared = Recent[_Prepared](lambda one: one.graph.model.ByteSize() + one.ends.graph.model.ByteSize())
-
-
-def describe(tried: TriedScheme, calibration: str) -> dict[str, object]:
-    """Return the facts of a file in eight bits, for its metadata and the report."""
-    scheme = tried.scheme
-    return {
-        **_widths(scheme.flavour),
-        "calibration": calibration,
-        "in_float": tried.words,
-        "solved_weights": scheme.solved_weights,
-        "float_layers": sorted(scheme.float_layers),
-        **tried.quality.facts(),
-    }
-
-
-def _widths(flavour: Flavour) -> dict[str, object]:
-    return {"precision": "int8", "flavour": flavour.name, "bits": 8, "weight_bits": flavour.weights.bits}

@@ -1,124 +1,112 @@
-"""LiteRT's .tflite in eight bits, by Google's ai-edge-quantizer, from the network with spread streams.
+"""LiteRT's .tflite in int8, by Google's ai-edge-quantizer, from the network with spread streams.
 
-Weights are signed with a scale per output channel, values signed with a zero point, as XNNPACK computes. The tool's own
-ranges are running means. Ours have the least squared error, as in our own files (`quantise/grids.py`), and an image has
-the range [0,1] exactly, so that images of bytes are not rounded. With `--io uint8` images are these bytes.
+Weights are signed with a scale per output channel, values signed with a zero point, as XNNPACK computes. The child
+process in which the quantiser runs is in `litert_quantiser.py`.
 """
 
 from __future__ import annotations
 
 import json
-import re
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 
 from compressor.base.child import run_in_child
-from compressor.base.context import Progress
-from compressor.base.errors import one_line
 from compressor.base.machine import installed_version
 from compressor.models.networks.registry import without_quantisers
 from compressor.models.quantisation.description import KEY
-from compressor.models.students.spread import spread_streams
-from compressor.runtimes.base import Runtime
 from compressor.runtimes.litert_runtime import LiteRtRuntime
 from export.convert import to_litert
 from export.convert.litert_file import (
-    declare_images,
     is_constant,
     kind_of,
+    makers_of,
+    name_of,
     pack_model,
     read_model,
-    set_kind,
     set_metadata,
-    text_of,
 )
 from export.formats.conversion import Conversion, require_size
-from export.int8.calibration import calibration_patches
-from export.int8.float_parts import FloatParts, LayerNames, Search
+from export.int8.float_parts import FloatParts, LayerNames
 from export.int8.learnt_graph import require_eight_bits
-from export.int8.quantise.grids import U8, choose_grid
-from export.proof.quality import QualityPhotos
+from export.int8.search import Search, Tool
+from export.int8.task import Int8Task
 
-TOOL = "ai-edge-quantizer"
 LAYERS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV")
 SUMS = ("ADD", "SUB", "MUL", "CONCATENATION")
 ACTIVATIONS = ("RELU", "PRELU")
 CONVERSIONS = ("QUANTIZE", "DEQUANTIZE")
-GATES = ("LOGISTIC", "TANH", "GELU", "MEAN", "SUM", "RSQRT", "SQRT", "DIV", "SQUARED_DIFFERENCE")
-"""Operations of gates and norms, whose results need more than eight bits: they stay in float."""
-ATTENTION = "SOFTMAX"
-"""In a graph with this operation only layers are in eight bits: XNNPACK does not multiply two values in eight bits, and
-operations between layers would be converted more often than computed (the file would take three times as long)."""
-MOVES = ("DEPTH_TO_SPACE", "RESHAPE", "TRANSPOSE")
-"""Operations whose result is on the grid of their input."""
-SAMPLE = 8192
-"""Number of samples of each value per patch."""
 
 
 def convert(job: Conversion) -> Mapping[str, object]:
-    """Quantise in a child process, because the quantiser prints and may crash; measure each file in its runtime. A
-    network that was trained quantised is calibrated again."""
+    """A network that was trained quantised is calibrated again."""
     require_size(job, "LiteRT")
     if job.network.quantisation is not None:
         require_eight_bits(job.network)
-    options, lr_size = job.options.int8, job.options.lr_size
-    network = without_quantisers(job.network)
-    calibration = calibration_patches(replace(network.descriptor, fixed_size=lr_size), options.calibrate)
-    photos = QualityPhotos.of(job.network, options.data, lr_size)
+    task = Int8Task.of(job, without_quantisers(job.network))
     with tempfile.TemporaryDirectory(prefix="srkd-") as temporary:
-        folder = Path(temporary)
-        plain, patches = folder / "float.tflite", folder / "patches.npy"
-        float_job = replace(
-            job,
-            network=spread_streams(network, calibration.patches),
-            path=plain,
-            options=replace(job.options, io="float"),
-        )
-        versions = to_litert.convert(float_job)
-        model = read_model(plain.read_bytes())
-        _name_values(model)
-        plain.write_bytes(pack_model(model))
-        np.save(patches, calibration.patches.permute(0, 2, 3, 1).contiguous().numpy())
-
-        def make(parts: FloatParts) -> tuple[Path, Runtime]:
-            path = folder / f"{len(list(folder.iterdir()))}.tflite"
-            run_in_child(
-                "export.int8.to_litert_int8:quantise_file",
-                {
-                    "model": str(plain),
-                    "patches": str(patches),
-                    "path": str(path),
-                    "in_float": [*sorted(parts.layers), *(_sums(model) if parts.sums else ())],
-                    "whole_ranges": parts.whole_ranges,
-                    "io": job.options.io,
-                    "metadata": dict(job.metadata),
-                    "free": lr_size is None,
-                },
-                what=f"{TOOL} on {job.network.spec.arch}",
-            )
-            return path, LiteRtRuntime(path)
-
-        result = Search(TOOL, job, photos, _layers(model), make).run()
+        tool = EdgeQuantizer(task, Path(temporary))
+        search = Search(tool, task)
+        result = search.run()
         trained = {} if job.network.quantisation is None else asdict(job.network.quantisation)
-        quant = {**trained, **result.describe("litert", calibration.source)}
-        final = read_model(result.product.read_bytes())
+        quant = {**trained, **search.facts(result)}
+        final = read_model(result.file.read_bytes())
         set_metadata(final, {KEY: json.dumps(quant, sort_keys=True)})
         job.path.write_bytes(pack_model(final))
     return {
-        "litert_torch": versions["litert_torch"],
+        "litert_torch": tool.float_facts["litert_torch"],
         "ai_edge_quantizer": installed_version("ai-edge-quantizer"),
         **_count(final),
-        "layout": versions["layout"],
-        "sizes": versions["sizes"],
+        "layout": tool.float_facts["layout"],
+        "sizes": tool.float_facts["sizes"],
         **quant,
     }
+
+
+class EdgeQuantizer(Tool[Path]):
+    """ai-edge-quantizer quantises in a child process, because it prints and may crash; each file is measured in LiteRT.
+    Files lie in `folder`, which is empty at first."""
+
+    name = "ai-edge-quantizer"
+    flavour = "litert"
+
+    def __init__(self, task: Int8Task, folder: Path) -> None:
+        job = task.job
+        self._job, self._folder = job, folder
+        self._plain, self._patches = folder / "float.tflite", folder / "patches.npy"
+        options = replace(job.options, io="float")
+        self.float_facts = to_litert.convert(replace(job, network=task.spread, path=self._plain, options=options))
+        model = read_model(self._plain.read_bytes())
+        _name_values(model)
+        self._plain.write_bytes(pack_model(model))
+        patches = task.calibration.patches.permute(0, 2, 3, 1)
+        np.save(self._patches, patches.contiguous().numpy())
+        self.layers, self._sums = _layers(model), tuple(_sums(model))
+
+    def write(self, parts: FloatParts) -> Path:
+        path = self._folder / f"{len(list(self._folder.iterdir()))}.tflite"
+        run_in_child(
+            "export.int8.litert_quantiser:quantise_file",
+            {
+                "model": str(self._plain),
+                "patches": str(self._patches),
+                "path": str(path),
+                "in_float": [*sorted(parts.layers), *(self._sums if parts.sums else ())],
+                "whole_ranges": parts.variant,
+                "io": self._job.options.io,
+                "metadata": dict(self._job.metadata),
+                "free": self._job.options.lr_size is None,
+            },
+            what=f"{self.name} on {self._job.network.spec.arch}",
+        )
+        return path
+
+    def open(self, file: Path) -> LiteRtRuntime:
+        return LiteRtRuntime(file)
 
 
 def _name_values(model: Any) -> None:
@@ -135,16 +123,16 @@ def _name_values(model: Any) -> None:
 def _layers(model: Any) -> LayerNames:
     """Return the layers with weights; the last layer's name is that of the output image."""
     (graph,) = model.subgraphs
-    makers = {int(output): operator for operator in graph.operators for output in operator.outputs}
-    names = tuple(_name(graph, operator) for operator in graph.operators if kind_of(model, operator) in LAYERS)
+    makers = makers_of(graph)
+    names = tuple(name_of(graph, operator) for operator in graph.operators if kind_of(model, operator) in LAYERS)
     shuffled = set()
     for operator in graph.operators:
         if kind_of(model, operator) == "DEPTH_TO_SPACE":
             before = makers.get(int(operator.inputs[0]))
             while before is not None and kind_of(model, before) in ACTIVATIONS:
                 before = makers.get(int(before.inputs[0]))
-            shuffled |= set() if before is None else {_name(graph, before)}
-    return LayerNames(names, frozenset(shuffled & set(names)))
+            shuffled |= set() if before is None else {name_of(graph, before)}
+    return LayerNames(names, frozenset(shuffled & set(names)), has_sums=any(_sums(model)))
 
 
 def _sums(model: Any) -> Iterator[str]:
@@ -153,12 +141,7 @@ def _sums(model: Any) -> Iterator[str]:
     for operator in graph.operators:
         values = [graph.tensors[index] for index in operator.inputs]
         if kind_of(model, operator) in SUMS and not any(is_constant(model, value) for value in values):
-            yield _name(graph, operator)
-
-
-def _name(graph: Any, operator: Any) -> str:
-    """Return the name of an operation: that of its first result."""
-    return text_of(graph.tensors[operator.outputs[0]].name)
+            yield name_of(graph, operator)
 
 
 def _count(model: Any) -> dict[str, int]:
@@ -178,157 +161,3 @@ def _count(model: Any) -> dict[str, int]:
         "in_int8": sum(schema.TensorType.INT8 in kinds and kinds <= in_bytes for kinds in types),
         "conversions": len(kinds) - len(computed),
     }
-
-
-def quantise_file(
-    progress: Progress,
-    *,
-    model: str,
-    patches: str,
-    path: str,
-    in_float: Sequence[str],
-    whole_ranges: bool,
-    io: str,
-    metadata: Mapping[str, str],
-    free: bool,
-) -> None:
-    """Quantise a float model with ranges from patches, and write it; runs in a child process."""
-    content = Path(model).read_bytes()
-    with one_line(f"{TOOL} failed"):
-        ranges = _ranges(content, np.load(patches), whole_ranges)
-        quantised = read_model(_quantise(content, ranges, in_float, bytes_at_ends=io == "uint8"))
-    set_metadata(quantised, metadata)
-    (graph,) = quantised.subgraphs
-    for tensor in graph.tensors:  # rename the image in bytes: the output image gets the name "sr"
-        if text_of(tensor.name) == "sr":
-            tensor.name = "sr_int8"
-    declare_images(quantised, free=free)
-    Path(path).write_bytes(pack_model(quantised))
-
-
-def _ranges(content: bytes, images: NDArray[np.float32], whole: bool) -> dict[str, dict[str, Any]]:
-    """Run the float model on patches (N, height, width, C), and return the range of each value in the quantiser's form:
-    the whole range (`whole`), or the one of least squared error."""
-    from ai_edge_litert.interpreter import Interpreter
-
-    model = read_model(content)
-    (graph,) = model.subgraphs
-    values = {int(index): text_of(graph.tensors[index].name) for index in graph.inputs}
-    values |= {int(index): text_of(graph.tensors[index].name) for one in graph.operators for index in one.outputs}
-    interpreter = Interpreter(model_content=content, num_threads=1, experimental_preserve_all_tensors=True)
-    interpreter.resize_tensor_input(graph.inputs[0], (1, *images.shape[1:]))
-    interpreter.allocate_tensors()
-    generator = np.random.default_rng(0)
-    by_value: dict[str, list[NDArray[Any]]] = {name: [] for name in values.values()}
-    for image in images:
-        interpreter.set_tensor(graph.inputs[0], image[None])
-        interpreter.invoke()
-        for index, name in values.items():
-            numbers = interpreter.get_tensor(index).ravel()
-            by_value[name].append(_sample(numbers, generator))
-    ends = {name: _range(np.stack(samples), whole) for name, samples in by_value.items()}
-    ends |= dict.fromkeys(_images(model), (0.0, 1.0))
-    return {
-        name: {end: np.full((1,) * 4, number, np.float32) for end, number in zip(("min", "max"), pair, strict=True)}
-        for name, pair in ends.items()
-    }
-
-
-def _images(model: Any) -> Iterator[str]:
-    """Yield the names of the input image, the output image, and the values that are only moved into the output."""
-    (graph,) = model.subgraphs
-    makers = {int(output): operator for operator in graph.operators for output in operator.outputs}
-    yield text_of(graph.tensors[graph.inputs[0]].name)
-    index = int(graph.outputs[0])
-    yield text_of(graph.tensors[index].name)
-    while (maker := makers.get(index)) is not None and kind_of(model, maker) in MOVES:
-        index = int(maker.inputs[0])
-        yield text_of(graph.tensors[index].name)
-
-
-def _sample(numbers: NDArray[Any], generator: np.random.Generator) -> NDArray[Any]:
-    """Return the least and the largest number of a value, followed by random samples."""
-    some = numbers[generator.integers(0, len(numbers), SAMPLE)]
-    return np.concatenate([[numbers.min(), numbers.max()], some])
-
-
-def _range(samples: NDArray[Any], whole: bool) -> tuple[float, float]:
-    if whole:
-        return float(samples[:, 0].min()), float(samples[:, 1].max())
-    grid = choose_grid(torch.from_numpy(np.ascontiguousarray(samples[:, 2:])), U8)
-    return grid.scale * (U8.low - grid.zero_point), grid.scale * (U8.high - grid.zero_point)
-
-
-def _quantise(
-    content: bytes, ranges: Mapping[str, Mapping[str, Any]], in_float: Sequence[str], *, bytes_at_ends: bool
-) -> bytes:
-    """Return the quantised model; images stay float or, with `bytes_at_ends`, become unsigned bytes."""
-    from ai_edge_quantizer import qtyping, quantizer
-
-    names = qtyping.TFLOperationName
-    model = read_model(content)
-    shuffles = _hide_shuffles(model)
-    tool = quantizer.Quantizer(pack_model(model))
-
-    def keep_in_float(kind: Any, which: str = ".*") -> None:
-        tool.update_quantization_recipe(which, kind, algorithm_key=quantizer.AlgorithmName.NO_QUANTIZE)
-
-    attention = any(kind_of(model, operator) == ATTENTION for operator in model.subgraphs[0].operators)
-    for kind in (names.CONV_2D, names.FULLY_CONNECTED) if attention else (names.ALL_SUPPORTED,):
-        tool.add_static_config(".*", kind, activation_num_bits=8, weight_num_bits=8)
-    for kind in GATES:
-        keep_in_float(names(kind))
-    for end in (names.INPUT, names.OUTPUT):
-        if bytes_at_ends:
-            tool.update_quantization_recipe(".*", end, _unsigned_bytes())
-        else:
-            keep_in_float(end)
-    for name in in_float:
-        keep_in_float(names.ALL_SUPPORTED, f"^{re.escape(name)};")
-    result = tool.quantize(dict(ranges), enable_progress_bar=False, enable_progress_report=False)
-    assert result.quantized_model is not None
-    quantised = read_model(bytes(result.quantized_model))
-    _restore_shuffles(quantised, shuffles)
-    return pack_model(quantised)
-
-
-def _unsigned_bytes() -> Any:
-    from ai_edge_quantizer import qtyping
-
-    return qtyping.OpQuantizationConfig(
-        activation_tensor_config=qtyping.TensorQuantizationConfig(
-            num_bits=8, symmetric=False, dtype=qtyping.TensorDataType.UINT
-        ),
-        weight_tensor_config=qtyping.TensorQuantizationConfig(
-            num_bits=8, symmetric=True, granularity=qtyping.QuantGranularity.CHANNELWISE
-        ),
-        compute_precision=qtyping.ComputePrecision.INTEGER,
-    )
-
-
-def _hide_shuffles(model: Any) -> dict[str, Any]:
-    """Replace each DEPTH_TO_SPACE by a RESHAPE, and return the options of each by name. The quantiser does not support
-    DEPTH_TO_SPACE and would compute it in float."""
-    from ai_edge_litert import schema_py_generated as schema
-
-    (graph,) = model.subgraphs
-    shuffles = {}
-    for operator in graph.operators:
-        if kind_of(model, operator) == "DEPTH_TO_SPACE":
-            shuffles[_name(graph, operator)] = operator.builtinOptions
-            reshape = schema.ReshapeOptionsT()
-            reshape.newShape = [int(length) for length in graph.tensors[operator.outputs[0]].shape]
-            set_kind(model, operator, "RESHAPE")
-            operator.builtinOptionsType, operator.builtinOptions = schema.BuiltinOptions.ReshapeOptions, reshape
-    return shuffles
-
-
-def _restore_shuffles(model: Any, shuffles: Mapping[str, Any]) -> None:
-    from ai_edge_litert import schema_py_generated as schema
-
-    (graph,) = model.subgraphs
-    for operator in graph.operators:
-        if kind_of(model, operator) == "RESHAPE" and (name := _name(graph, operator)) in shuffles:
-            set_kind(model, operator, "DEPTH_TO_SPACE")
-            operator.builtinOptionsType = schema.BuiltinOptions.DepthToSpaceOptions
-            operator.builtinOptions = shuffles[name]

@@ -22,16 +22,13 @@ from compressor.base.child import run_in_child
 from compressor.base.context import Progress
 from compressor.base.errors import one_line
 from compressor.base.machine import has_integer_products, installed_version
-from compressor.models.students.spread import spread_streams
-from compressor.runtimes.base import Runtime
 from compressor.runtimes.openvino_runtime import OpenVinoRuntime
 from export.convert import to_onnx
 from export.formats.conversion import Conversion
-from export.int8.calibration import calibration_patches
-from export.int8.float_parts import FloatParts, LayerNames, Search
-from export.proof.quality import QualityPhotos
+from export.int8.float_parts import FloatParts, LayerNames
+from export.int8.search import Search, Tool
+from export.int8.task import Int8Task
 
-TOOL = "NNCF"
 LAYERS = ("Convolution", "GroupConvolution", "MatMul")
 SUMS = ("Add", "Subtract", "Multiply", "Concat")
 OUTSIDE = 1e-4
@@ -41,43 +38,14 @@ WITHOUT_REPORTS = {"NNCF_CI": "1"}
 
 
 def convert(job: Conversion) -> Mapping[str, object]:
-    """Quantise in a child process, because NNCF prints and changes the process that imports it; measure each file in
-    its runtime."""
     import openvino
 
-    options, lr_size = job.options.int8, job.options.lr_size
-    calibration = calibration_patches(replace(job.network.descriptor, fixed_size=lr_size), options.calibrate)
-    photos = QualityPhotos.of(job.network, options.data, lr_size)
-    weight_bits = 8 if has_integer_products() else 7
+    task = Int8Task.of(job)
     with tempfile.TemporaryDirectory(prefix="srkd-") as temporary:
-        folder = Path(temporary)
-        onnx, patches = folder / f"{job.path.stem}.onnx", folder / "patches.npy"
-        to_onnx.convert(replace(job, network=spread_streams(job.network, calibration.patches), path=onnx))
-        np.save(patches, _as_images(calibration.patches, job.options.io))
-        with one_line(f"OpenVINO cannot convert {job.network.spec.arch}"):
-            graph = openvino.Core().read_model(onnx)
-
-        def make(parts: FloatParts) -> tuple[Path, Runtime]:
-            path = folder / f"{len(list(folder.iterdir()))}.xml"
-            run_in_child(
-                "export.int8.to_openvino_int8:quantise_file",
-                {
-                    "onnx": str(onnx),
-                    "patches": str(patches),
-                    "path": str(path),
-                    "in_float": [*sorted(parts.layers), *(_sums(graph) if parts.sums else ())],
-                    "whole_ranges": parts.whole_ranges,
-                    "weight_bits": weight_bits,
-                    "metadata": dict(job.metadata),
-                },
-                what=f"{TOOL} on {job.network.spec.arch}",
-                environment=WITHOUT_REPORTS,
-            )
-            return path, OpenVinoRuntime(path)
-
-        result = Search(TOOL, job, photos, _layers(graph), make).run()
-        quant = result.describe("openvino", calibration.source, weight_bits)
-        model = openvino.Core().read_model(result.product)
+        search = Search(Nncf(task, Path(temporary)), task)
+        result = search.run()
+        quant = search.facts(result)
+        model = openvino.Core().read_model(result.file)
         model.set_friendly_name(job.path.stem)
         model.set_rt_info(json.dumps(quant, sort_keys=True), ["srkd.quant"])
         openvino.save_model(model, job.path, compress_to_fp16=False)
@@ -88,6 +56,48 @@ def convert(job: Conversion) -> Mapping[str, object]:
         "weights": job.path.with_suffix(".bin").name,
         **quant,
     }
+
+
+class Nncf(Tool[Path]):
+    """NNCF quantises in a child process, because it prints and changes the process that imports it; each file is
+    measured in OpenVINO. Files lie in `folder`, which is empty at first."""
+
+    name = "NNCF"
+    flavour = "openvino"
+
+    def __init__(self, task: Int8Task, folder: Path) -> None:
+        import openvino
+
+        job = task.job
+        self._job, self._folder = job, folder
+        self._onnx, self._patches = folder / f"{job.path.stem}.onnx", folder / "patches.npy"
+        to_onnx.convert(replace(job, network=task.spread, path=self._onnx))
+        np.save(self._patches, _as_images(task.calibration.patches, job.options.io))
+        with one_line(f"OpenVINO cannot convert {job.network.spec.arch}"):
+            graph = openvino.Core().read_model(self._onnx)
+        self.layers, self._sums = _layers(graph), tuple(_sums(graph))
+        self.weight_bits = 8 if has_integer_products() else 7
+
+    def write(self, parts: FloatParts) -> Path:
+        path = self._folder / f"{len(list(self._folder.iterdir()))}.xml"
+        run_in_child(
+            f"{__name__}:quantise_file",
+            {
+                "onnx": str(self._onnx),
+                "patches": str(self._patches),
+                "path": str(path),
+                "in_float": [*sorted(parts.layers), *(self._sums if parts.sums else ())],
+                "whole_ranges": parts.variant,
+                "weight_bits": self.weight_bits,
+                "metadata": dict(self._job.metadata),
+            },
+            what=f"{self.name} on {self._job.network.spec.arch}",
+            environment=WITHOUT_REPORTS,
+        )
+        return path
+
+    def open(self, file: Path) -> OpenVinoRuntime:
+        return OpenVinoRuntime(file)
 
 
 def _as_images(patches: torch.Tensor, io: str) -> NDArray[Any]:
@@ -102,7 +112,7 @@ def _layers(graph: Any) -> LayerNames:
     nodes = [node for node in graph.get_ordered_ops() if _is_layer(node)]
     shuffled = {_source(node) for node in graph.get_ordered_ops() if node.get_type_name() == "DepthToSpace"}
     names = tuple(node.get_friendly_name() for node in nodes)
-    return LayerNames(names, frozenset(shuffled & set(names)))
+    return LayerNames(names, frozenset(shuffled & set(names)), has_sums=any(_sums(graph)))
 
 
 def _is_layer(node: Any) -> bool:
@@ -164,7 +174,7 @@ def quantise_file(
     images = np.load(patches)
     model = openvino.Core().read_model(onnx)
     attention = any(node.get_type_name() == "Softmax" for node in model.get_ops())
-    with one_line(f"{TOOL} failed"):
+    with one_line(f"{Nncf.name} failed"):
         quantised = nncf.quantize(
             model,
             nncf.Dataset([image[None] for image in images]),

@@ -1,1 +1,1 @@
-"""A model's files: converted, proved, recorded and described by a card."""
+"""`srkd export`: a model's files written, proved, recorded and described by a card; the self-test of TensorRT."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -30,14 +29,9 @@ from compressor.models.quantisation.quantisers import following, quantisers_of
 from compressor.runtimes.onnx_runtime import OnnxRuntime
 from compressor.runtimes.table import OpenOptions
 from export.formats.conversion import FileOptions, Int8Options
-from export.graph.onnx_graph import build_graph
-from export.int8 import to_int8
+from export.int8 import task, to_int8
 from export.int8.calibration import COLOURS, calibration_patches
-from export.int8.quantise import search as search_module
-from export.int8.quantise.ends import meet_image
-from export.int8.quantise.plan import CPU, Scheme
-from export.int8.quantise.search import TriedScheme, search
-from export.proof.quality import QualityLoss, QualityPhotos
+from export.proof.quality import QualityPhotos
 from export.proof.speed import Int8Speed
 from export.timing.turns import SpeedUp
 from export.writing.exporting import FileReport, Source, export_model
@@ -51,7 +45,7 @@ def student() -> Network:
 @pytest.fixture
 def _few_patches(monkeypatch: pytest.MonkeyPatch) -> None:
     """Use few patches in tests where quality does not matter."""
-    monkeypatch.setattr(to_int8, "calibration_patches", partial(calibration_patches, count=4))
+    monkeypatch.setattr(task, "calibration_patches", partial(calibration_patches, count=4))
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +53,7 @@ def exported(student: Network, tmp_path_factory: pytest.TempPathFactory) -> tupl
     """Return exported files of a trained student: a random network has no quality to lose."""
     source = Source("student", "0" * 64, {"srkd.recipe": "logits"})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(to_int8, "calibration_patches", partial(calibration_patches, count=12))
+        patch.setattr(task, "calibration_patches", partial(calibration_patches, count=12))
         return export_model(student, source, ["int8"], tmp_path_factory.mktemp("int8")).files
 
 
@@ -192,89 +186,9 @@ def test_a_bound_that_cannot_be_met_is_refused_with_the_figures(tmp_path: Path) 
     assert not list(tmp_path.iterdir())
     tries = [note for note in notes if note.startswith("tensorrt, in float")]
     assert tries[0].startswith("tensorrt, in float nothing")
-    assert any("weights solved again" in note for note in tries)
+    assert any("solved weights" in note for note in tries)
     assert any("last layer" in note for note in tries)
     assert all(" ms for " in note for note in tries)
-
-
-# --- the search
-
-
-def quality(drop: float) -> QualityLoss:
-    return QualityLoss(30.0, 30.0 - drop, 50.0, 2)
-
-
-def searched(
-    monkeypatch: pytest.MonkeyPatch, drop_of: Callable[[Scheme], float], ms_of: Callable[[Scheme], float]
-) -> tuple[TriedScheme, list[Scheme]]:
-    """Run a search with fake qualities and times; return its result and all tried schemes."""
-    network = build(EDSRSpec(width=4, depth=2, scale=2), seed=0)
-    ends = meet_image(build_graph(network, None, 18).model)
-    schemes: list[Scheme] = []
-
-    def attempt(_self: object, scheme: Scheme, kept: tuple[str, ...]) -> TriedScheme:
-        schemes.append(scheme)
-        return TriedScheme(
-            scheme, ", ".join(kept) or "nothing", onnx.ModelProto(), quality(drop_of(scheme)), ms_of(scheme), 9
-        )
-
-    monkeypatch.setattr(search_module._SchemeSearch, "attempt", attempt)
-    photos = QualityPhotos(network, {})
-    return search(ends, torch.rand(8, 3, 12, 12), photos, CPU, 0.1), schemes
-
-
-def test_nothing_is_given_back_where_all_of_it_is_good_enough(monkeypatch: pytest.MonkeyPatch) -> None:
-    best, schemes = searched(monkeypatch, lambda scheme: 0.05, lambda scheme: 1.0)
-    assert schemes == [Scheme(CPU)]
-    assert best.words == "nothing"
-
-
-def test_of_several_choices_within_the_bound_the_one_that_costs_least_time_is_taken(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    def drop(scheme: Scheme) -> float:
-        return 0.05 if scheme.float_layers else 0.5
-
-    best, _ = searched(
-        monkeypatch, drop, lambda scheme: 5.0 if "tail/conv2d_6" in str(scheme) else 2.0 + len(scheme.float_layers)
-    )
-    assert len(best.scheme.float_layers) == 1
-    assert best.words in ("first layer", "last layer")
-
-
-@pytest.mark.parametrize(("ms_of_sums", "sums"), [(2.05, True), (2.2, False)])
-def test_where_two_choices_take_the_same_time_the_better_image_decides(
-    monkeypatch: pytest.MonkeyPatch, ms_of_sums: float, sums: bool
-) -> None:
-    def drop(scheme: Scheme) -> float:
-        return 0.04 if scheme.float_sums else 0.06 if scheme.float_layers else 0.5
-
-    best, _ = searched(monkeypatch, drop, lambda scheme: ms_of_sums if scheme.float_sums else 2.0)
-    assert best.scheme.float_sums is sums
-
-
-def test_what_gains_most_is_kept_until_the_bound_is_met(monkeypatch: pytest.MonkeyPatch) -> None:
-    def drop(scheme: Scheme) -> float:
-        return 0.5 - 0.3 * scheme.float_sums - 0.15 * bool(scheme.float_layers)
-
-    best, schemes = searched(monkeypatch, drop, lambda scheme: 1.0)
-    assert best.scheme.float_sums
-    assert best.scheme.float_layers
-    assert schemes[1].solved_weights
-
-
-def test_the_one_layer_that_spoils_it_is_the_first_of_the_ranking() -> None:
-    """One weight of each row is so large that all others round to zero; the unit that it reads is always zero."""
-    network = build(EDSRSpec(width=8, depth=2, scale=2), seed=0)
-    with torch.no_grad():
-        network.get_parameter("blocks.0.conv1.weight")[0] = 0
-        network.get_parameter("blocks.0.conv1.bias")[0] = -1
-        network.get_parameter("blocks.0.conv2.weight")[:, 0] = 1e4
-    ends = meet_image(build_graph(network, None, 18).model)
-    patches = torch.rand(8, 3, 12, 12, generator=torch.Generator().manual_seed(0))
-    photos = QualityPhotos(network, {})
-    one = search_module._SchemeSearch(ends, patches, photos, CPU, 0.1, Context(), (16, 16))
-    assert one.ranking(Scheme(CPU))[0].startswith("blocks.0.conv2/")
 
 
 # --- photos

@@ -22,7 +22,7 @@ from compressor.models.quantisation.description import Quantisation
 from compressor.runtimes.table import OpenOptions
 from export.convert.litert_file import is_constant, kind_of, pack_model, read_model, set_metadata, text_of
 from export.formats.conversion import FileOptions, Int8Options
-from export.int8 import float_parts
+from export.int8 import search
 from export.writing.exporting import FileReport, Source, export_model
 
 pytest.importorskip("litert_torch")
@@ -30,6 +30,7 @@ pytest.importorskip("ai_edge_quantizer")
 interpreter = pytest.importorskip("ai_edge_litert.interpreter")
 schema = pytest.importorskip("ai_edge_litert.schema_py_generated")
 to_litert_int8 = pytest.importorskip("export.int8.to_litert_int8")
+litert_quantiser = pytest.importorskip("export.int8.litert_quantiser")
 pytestmark = pytest.mark.extras
 
 SOURCE = Source("small", "ab" * 32, {"srkd.recipe": "logits"})
@@ -168,10 +169,10 @@ def _operators(path: Path) -> list[tuple[str, set[int]]]:
 def test_too_much_loss_is_refused_with_its_figures(
     network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(float_parts, "ends_of", lambda layers: iter(()))
+    monkeypatch.setattr(search, "ends_of", lambda layers: iter(()))
     file = exported(network, tmp_path, FileOptions(int8=Int8Options(max_drop=-1.0)))  # no file gains a dB
     assert file.verdict == "unavailable" and file.reason is not None
-    assert file.reason.startswith("in eight bits by ai-edge-quantizer it loses ")
+    assert file.reason.startswith("in int8 (ai-edge-quantizer) it loses ")
     assert "dB of Y-PSNR on 2 photos" in file.reason
     assert list(tmp_path.iterdir()) == []
 
@@ -197,10 +198,10 @@ def test_what_can_stay_in_float(tmp_path: Path) -> None:
         assert sorted(layers.upsampler) == upsampler
         assert sorted(to_litert_int8._sums(model)) == sums
         content, patches = pack_model(model), np.random.default_rng(0).random((2, 16, 16, 3), dtype=np.float32)
-        ranges = to_litert_int8._ranges(content, patches, whole=False)
+        ranges = litert_quantiser._ranges(content, patches, whole=False)
         path = tmp_path / f"{spec.arch}.tflite"
         in_float = [layers.names[0], *sums]
-        path.write_bytes(to_litert_int8._quantise(content, ranges, in_float, bytes_at_ends=False))
+        path.write_bytes(litert_quantiser._quantise(content, ranges, in_float, bytes_at_ends=False))
         by_name = dict(zip(_names(path), _operators(path), strict=True))
         assert all(schema.TensorType.FLOAT32 in by_name[name][1] for name in in_float)
         assert schema.TensorType.INT8 in by_name[layers.names[1]][1]
@@ -215,9 +216,9 @@ def test_ranges_leave_out_what_is_rare() -> None:
     """A single outlier in a patch is in whole ranges only, as it is not among the samples."""
     numbers = np.random.default_rng(0).normal(0, 1, 10**6).astype(np.float32)
     numbers[10], numbers[20] = -100, 100
-    samples = np.stack([to_litert_int8._sample(numbers, np.random.default_rng(seed)) for seed in range(4)])
-    assert to_litert_int8._range(samples, whole=True) == (-100, 100)
-    low, high = to_litert_int8._range(samples, whole=False)
+    samples = np.stack([litert_quantiser._sample(numbers, np.random.default_rng(seed)) for seed in range(4)])
+    assert litert_quantiser._range(samples, whole=True) == (-100, 100)
+    low, high = litert_quantiser._range(samples, whole=False)
     assert -6 < low < -3 and 3 < high < 6
 
 

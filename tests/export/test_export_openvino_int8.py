@@ -22,7 +22,7 @@ from compressor.models.networks.registry import build
 from compressor.models.networks.swinir import SwinIRSpec
 from compressor.runtimes.table import OpenOptions
 from export.formats.conversion import FileOptions, Int8Options
-from export.int8 import float_parts
+from export.int8 import search
 from export.writing.exporting import FileReport, Source, export_model
 
 openvino = pytest.importorskip("openvino")
@@ -103,10 +103,10 @@ def test_windows_in_bytes_at_one_size(spec: SwinIRSpec, tmp_path: Path, capfd: p
 def test_too_much_loss_is_refused_with_its_figures(
     network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(float_parts, "ends_of", lambda layers: iter(()))
+    monkeypatch.setattr(search, "ends_of", lambda layers: iter(()))
     file = exported(network, tmp_path, FileOptions(int8=Int8Options(max_drop=-1.0)))  # no file gains a dB
     assert file.verdict == "unavailable" and file.reason is not None
-    assert file.reason.startswith("in eight bits by NNCF it loses ") and "dB of Y-PSNR on 2 photos" in file.reason
+    assert file.reason.startswith("in int8 (NNCF) it loses ") and "dB of Y-PSNR on 2 photos" in file.reason
     assert list(tmp_path.iterdir()) == []
 
 

@@ -20,7 +20,7 @@ from compressor.models.networks.registry import build
 from compressor.runtimes import onnx_runtime
 from export.formats.conversion import FileOptions, Int8Options
 from export.formats.table import find_formats
-from export.int8 import to_int8
+from export.int8 import task
 from export.int8.calibration import calibration_patches
 from export.proof.integer_nodes import IntegerNodes, count_integer_nodes
 from export.proof.speed import Int8Speed
@@ -35,7 +35,7 @@ MIXED = IntegerNodes(29, 8, {"PRelu": 17, "Softmax": 4}, 12)
 
 @pytest.fixture(autouse=True)
 def _few_patches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(to_int8, "calibration_patches", lambda *args: calibration_patches(*args, count=4))
+    monkeypatch.setattr(task, "calibration_patches", lambda *args: calibration_patches(*args, count=4))
 
 
 def written(spec: Spec, folder: Path, name: str = "int8") -> Path:

@@ -24,10 +24,11 @@ from compressor.models.students.spread import Value, best_basis, mixing_matrix, 
 from export.formats.proof_inputs import ProofInput
 from export.graph.headroom import measure_graph
 from export.graph.onnx_graph import build_graph
+from export.int8.float_parts import FloatParts
 from export.int8.quantise.ends import BYTES, Ends, meet_image
 from export.int8.quantise.equalise import equalise_channels
 from export.int8.quantise.grids import S8, U8, choose_grid, round_rows, round_with_feedback, row_scales
-from export.int8.quantise.plan import CPU, TENSORRT, FloatGraph, QuantisationPlan, Scheme, make_plan
+from export.int8.quantise.plan import CPU, TENSORRT, Flavour, FloatGraph, QuantisationPlan, make_plan
 from export.int8.quantise.qdq import write_qdq
 from export.int8.quantise.walk import GraphWalk, Solution
 
@@ -66,8 +67,10 @@ def ends_of(spec: Spec, size: tuple[int, int] | None = None) -> tuple[Network, E
     return build(spec, seed=1), meet_image(onnx.load_model_from_string(graph_bytes(spec, size)))
 
 
-def quantised(ends: Ends, scheme: Scheme, patches: torch.Tensor) -> tuple[QuantisationPlan, Solution, onnx.ModelProto]:
-    plan = make_plan(ends.graph, scheme, ends.images)
+def quantised(
+    ends: Ends, patches: torch.Tensor, flavour: Flavour = CPU
+) -> tuple[QuantisationPlan, Solution, onnx.ModelProto]:
+    plan = make_plan(ends.graph, flavour, images=ends.images)
     solution = GraphWalk(plan, patches.numpy()).run()
     return plan, solution, write_qdq(plan, solution)
 
@@ -309,11 +312,11 @@ def test_a_stream_of_sums_alone_is_left_to_its_basis() -> None:
 @pytest.mark.parametrize("spec", SPECS, ids=lambda spec: str(spec.arch))
 @pytest.mark.parametrize("flavour", [CPU, TENSORRT], ids=lambda flavour: flavour.name)
 @pytest.mark.parametrize("float_sums", [False, True])
-def test_a_file_gives_what_the_walk_foresaw(spec: Spec, flavour: object, float_sums: bool) -> None:
+def test_a_file_gives_what_the_walk_foresaw(spec: Spec, flavour: Flavour, float_sums: bool) -> None:
     """The walk uses values that the file really computes; a wrong scale or zero point would shift all of them."""
     _, ends = ends_of(spec, size_for(spec))
     patches = photos_like()[:1] if size_for(spec) else photos_like()
-    plan = make_plan(ends.graph, Scheme(flavour, float_sums=float_sums), ends.images)  # type: ignore[arg-type]
+    plan = make_plan(ends.graph, flavour, FloatParts(sums=float_sums), ends.images)
     walk = GraphWalk(plan, patches.numpy())
     model = write_qdq(plan, walk.run())
     onnx.checker.check_model(model, full_check=True)
@@ -327,7 +330,7 @@ def test_a_file_gives_what_the_walk_foresaw(spec: Spec, flavour: object, float_s
 
 def test_every_layer_is_stored_in_integers() -> None:
     _, ends = ends_of(SMALL)
-    plan, solution, model = quantised(ends, Scheme(), photos_like())
+    plan, solution, model = quantised(ends, photos_like())
     assert set(solution.layers) == set(ends.graph.layers) == set(plan.layers)
     large = [tensor for tensor in model.graph.initializer if len(tensor.dims) > 1 and np.prod(tensor.dims) > 16]
     assert {tensor.data_type for tensor in large} == {onnx.TensorProto.INT8}
@@ -335,7 +338,7 @@ def test_every_layer_is_stored_in_integers() -> None:
 
 def test_onnx_runtime_computes_layers_and_sums_of_the_cpu_flavour_with_integers(tmp_path: object) -> None:
     _, ends = ends_of(SMALL)
-    _, _, model = quantised(ends, Scheme(), photos_like())
+    _, _, model = quantised(ends, photos_like())
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath = f"{tmp_path}/optimised.onnx"
     options.log_severity_level = 4
@@ -350,7 +353,7 @@ def test_onnx_runtime_computes_layers_and_sums_of_the_cpu_flavour_with_integers(
 def test_the_tensorrt_flavour_has_no_zero_points_and_biases_in_float() -> None:
     """These are the rules of NVIDIA's explicit quantisation, checked in the graph."""
     _, ends = ends_of(SMALL)
-    _, _, model = quantised(ends, Scheme(TENSORRT), photos_like())
+    _, _, model = quantised(ends, photos_like(), TENSORRT)
     stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     pairs = [node for node in model.graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")]
     assert pairs
@@ -366,21 +369,21 @@ def test_the_tensorrt_flavour_has_no_zero_points_and_biases_in_float() -> None:
 
 def test_images_of_the_cpu_flavour_are_bytes_at_both_ends() -> None:
     _, ends = ends_of(SMALL)
-    _, solution, model = quantised(ends, Scheme(), photos_like())
+    _, solution, model = quantised(ends, photos_like())
     assert all(solution.grids[name] == BYTES for name in ends.images)
     sr = run(model, photos_like()) * 255
     assert np.abs(sr - sr.round()).max() < 1e-3
 
 
-def test_layers_and_sums_stay_in_float_where_a_scheme_says_so() -> None:
+def test_layers_and_sums_stay_in_float_that_are_named() -> None:
     _, ends = ends_of(SMALL)
     names = [ends.graph.layers[index].name for index in sorted(ends.graph.layers)]
-    plan = make_plan(ends.graph, Scheme().keeping(names[0], names[-1], sums=True), ends.images)
+    plan = make_plan(ends.graph, CPU, FloatParts(layers=frozenset({names[0], names[-1]}), sums=True), ends.images)
     assert {layer.name for layer in plan.layers.values()} == set(names[1:-1])
     operators = [ends.graph.nodes[index].op_type for index in plan.integer]
     assert "Add" not in operators
     with pytest.raises(Exception, match="no layer called 'nothing'"):
-        make_plan(ends.graph, Scheme().keeping("nothing"), ends.images)
+        make_plan(ends.graph, CPU, FloatParts(layers=frozenset({"nothing"})), ends.images)
 
 
 def test_gates_of_a_pooled_image_stay_in_float() -> None:
@@ -393,7 +396,7 @@ def test_gates_of_a_pooled_image_stay_in_float() -> None:
         ).shape[-1]
         for layer in ends.graph.layers.values()
     }
-    plan = make_plan(ends.graph, Scheme(), ends.images)
+    plan = make_plan(ends.graph, images=ends.images)
     in_eight = {layer.name for layer in plan.layers.values()}
     assert in_eight == {name for name, side in kernels.items() if side == 3}
     assert len(in_eight) < len(kernels)
@@ -403,7 +406,7 @@ def test_a_weight_that_several_layers_share_is_rounded_alike() -> None:
     """CARN-M may run one block several times, with one set of integer weights."""
     spec = next(spec for spec in SPECS if isinstance(spec, CARNMSpec))
     _, ends = ends_of(spec)
-    _, solution, _ = quantised(ends, Scheme(), photos_like())
+    _, solution, _ = quantised(ends, photos_like())
     by_weight: dict[str, list[np.ndarray]] = {}
     for index, layer in ends.graph.layers.items():
         if index in solution.layers:
@@ -417,7 +420,7 @@ def test_the_bias_makes_up_for_what_rounding_shifts() -> None:
     coarse = replace(CPU, weights=replace(S8, low=-3, high=3))
     patches, shifts = photos_like(8), []
     for correct in (False, True):
-        plan = make_plan(ends.graph, Scheme(coarse), ends.images)
+        plan = make_plan(ends.graph, coarse, images=ends.images)
         walk = GraphWalk(plan, patches.numpy(), correct=correct)
         walk.run()
         value = walk.values[ends.graph.model.graph.output[0].name]
@@ -427,7 +430,7 @@ def test_the_bias_makes_up_for_what_rounding_shifts() -> None:
 
 def test_the_same_patches_give_the_same_file() -> None:
     _, ends = ends_of(SMALL)
-    files = [quantised(ends, Scheme(), photos_like())[2].SerializeToString(deterministic=True) for _ in range(2)]
+    files = [quantised(ends, photos_like())[2].SerializeToString(deterministic=True) for _ in range(2)]
     assert files[0] == files[1]
 
 

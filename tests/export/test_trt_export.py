@@ -23,7 +23,7 @@ from compressor.runtimes.tensorrt.engine_file import read_engine
 from export.convert import to_half, to_onnx
 from export.formats.conversion import CannotConvert, Conversion, FileOptions, tuned_and_largest
 from export.formats.table import FORMATS
-from export.int8 import to_int8
+from export.int8 import task
 from export.int8.calibration import calibration_patches
 from export.writing.exporting import FileReport, Source, export_model
 from tests.support.commands import srkd
@@ -95,7 +95,7 @@ def test_an_engine_is_proved_and_named_after_its_machine(
 @pytest.fixture
 def _few_patches(monkeypatch: pytest.MonkeyPatch) -> None:
     """Use a quarter of the patches, which takes a quarter of the time, as quality does not matter here."""
-    monkeypatch.setattr(to_int8, "calibration_patches", lambda *arguments: calibration_patches(*arguments, count=8))
+    monkeypatch.setattr(task, "calibration_patches", lambda *arguments: calibration_patches(*arguments, count=8))
 
 
 @pytest.mark.ci

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from compressor.runtimes.tensorrt import installation
-from export.int8 import to_int8
+from export.int8 import task
 from export.int8.calibration import calibration_patches
 from export.writing import trt_selftest
 from srkd.cli.main import cli
@@ -22,7 +22,7 @@ pytestmark = needs_linux
 @pytest.fixture
 def gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Nvidia]:
     monkeypatch.setattr(trt_selftest, "RUNS", 3)
-    monkeypatch.setattr(to_int8, "calibration_patches", lambda *arguments: calibration_patches(*arguments, count=8))
+    monkeypatch.setattr(task, "calibration_patches", lambda *arguments: calibration_patches(*arguments, count=8))
     with nvidia(tmp_path) as machine:
         yield machine
 

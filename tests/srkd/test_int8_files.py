@@ -26,7 +26,7 @@ from compressor.models.quantisation.description import Quantisation
 from compressor.runtimes.table import RUNTIMES
 from export.formats.conversion import FileOptions, Int8Options
 from export.formats.table import find_formats
-from export.int8 import to_int8
+from export.int8 import task
 from export.int8.calibration import calibration_patches
 from export.writing.exporting import Source, convert_to
 from srkd.api.doctor import diagnose
@@ -41,7 +41,7 @@ PROFILE = ("--lr-size", "24x24", "--seconds", "0.1", "--no-memory", "--threads",
 @pytest.fixture(scope="module", autouse=True)
 def _few_patches() -> Any:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(to_int8, "calibration_patches", lambda *args: calibration_patches(*args, count=4))
+        patch.setattr(task, "calibration_patches", lambda *args: calibration_patches(*args, count=4))
         yield
 
 

@@ -1,1 +1,1 @@
-"""Graphs in int8: which values are rounded, on which grids, and how later layers compensate errors."""
+"""Our own quantiser of ONNX graphs: which values are rounded, on which grids, how later layers compensate errors."""

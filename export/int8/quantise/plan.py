@@ -1,8 +1,8 @@
 """The choice of a graph's nodes that compute in eight bits, and so of the values that lie on grids.
 
-Layers with stored weights compute in eight bits, and so do sums and products of values unless the scheme keeps them in
-float. Operators that only move values keep their grid. An activation directly after a layer belongs to it: the value
-between them is never stored. Everything else (softmax, norms, GELU) is float, and so are:
+Layers with stored weights compute in eight bits, and so do sums and products of values, except the parts that are to
+stay in float. Operators that only move values keep their grid. An activation directly after a layer belongs to it: the
+value between them is never stored. Everything else (softmax, norms, GELU) is float, and so are:
 
 - a gate, from the pooling of a whole image to its sigmoid: one pixel per image costs nothing, its error affects all
 - a sum whose result is the image itself: its error is directly visible
@@ -11,7 +11,7 @@ between them is never stored. Everything else (softmax, norms, GELU) is float, a
 from __future__ import annotations
 
 from collections.abc import Container, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -22,6 +22,7 @@ from onnx import TensorProto, TypeProto, helper, numpy_helper
 
 from compressor.base.errors import SrkdError
 from export.graph.onnx_graph import attribute_of
+from export.int8.float_parts import NOTHING, FloatParts
 from export.int8.quantise.grids import S8, U8, Levels
 
 SUMS = frozenset({"Add", "Sub", "Mul", "Concat"})
@@ -63,27 +64,6 @@ class Flavour:
 
 CPU = Flavour("cpu", U8, S8, integer_bias=True, image_bytes=True)
 TENSORRT = Flavour("tensorrt", S8, S8, integer_bias=False, image_bytes=False)
-
-
-@dataclass(frozen=True)
-class Scheme:
-    """The scheme of quantisation of a file: its flavour, and the parts that stay in float."""
-
-    flavour: Flavour = CPU
-    float_layers: frozenset[str] = frozenset()
-    """Names of the layers' nodes that stay in float."""
-    float_sums: bool = False
-    solved_weights: bool = False
-    """True if weights are solved for again before they are rounded. On photos unlike the patches this may lose more
-    than it gains, so it is done only if the bound is not met without."""
-
-    def keeping(self, *layers: str, sums: bool | None = None) -> Scheme:
-        """Return the scheme with further layers, or the sums, in float."""
-        return replace(
-            self,
-            float_layers=self.float_layers | set(layers),
-            float_sums=self.float_sums if sums is None else sums,
-        )
 
 
 @dataclass(frozen=True)
@@ -224,12 +204,18 @@ class QuantisationPlan:
     """
 
     graph: FloatGraph
-    scheme: Scheme
+    flavour: Flavour
+    parts: FloatParts
     layers: Mapping[int, Layer]
     integer: frozenset[int]
     on_grid: frozenset[int]
     grids: Mapping[str, str | None]
     images: frozenset[str] = frozenset()
+
+    @property
+    def solved_weights(self) -> bool:
+        """True if weights are solved for again before they are rounded."""
+        return self.parts.variant
 
     def reads_grid(self, index: int, name: str) -> bool:
         """Return whether a node reads a quantised value: if it is an integer node, or if no float value exists."""
@@ -244,18 +230,21 @@ def fused_activation(graph: FloatGraph, index: int) -> int | None:
     return user if user is not None and graph.nodes[user].op_type in FUSED else None
 
 
-def make_plan(graph: FloatGraph, scheme: Scheme = Scheme(), images: frozenset[str] = frozenset()) -> QuantisationPlan:
-    """Return the plan of a scheme; `images` are the names of the image values (`ends.py`)."""
-    unknown = scheme.float_layers - {layer.name for layer in graph.layers.values()}
+def make_plan(
+    graph: FloatGraph,
+    flavour: Flavour = CPU,
+    parts: FloatParts = NOTHING,
+    images: frozenset[str] = frozenset(),
+) -> QuantisationPlan:
+    """Return the plan with these parts in float; `images` are the names of the image values (`ends.py`)."""
+    unknown = parts.layers - {layer.name for layer in graph.layers.values()}
     if unknown:
         raise SrkdError(f"the graph has no layer called {sorted(unknown)[0]!r}")
     gates = set(_gates(graph))
     layers = {
-        index: layer
-        for index, layer in graph.layers.items()
-        if layer.name not in scheme.float_layers and index not in gates
+        index: layer for index, layer in graph.layers.items() if layer.name not in parts.layers and index not in gates
     }
-    sums = () if scheme.float_sums else tuple(_sums(graph, gates))
+    sums = () if parts.sums else tuple(_sums(graph, gates))
     integer = {*layers, *sums}
     grids: dict[str, str | None] = {}
     on_grid: set[int] = set()
@@ -269,7 +258,7 @@ def make_plan(graph: FloatGraph, scheme: Scheme = Scheme(), images: frozenset[st
                 continue
             last = fused_activation(graph, index)
             (result,) = graph.nodes[index if last is None else last].output
-            if result in images and not scheme.flavour.image_bytes:
+            if result in images and not flavour.image_bytes:
                 continue
             grids.setdefault(result, None)
             on_grid |= {index} if last is None else {index, last}
@@ -277,7 +266,7 @@ def make_plan(graph: FloatGraph, scheme: Scheme = Scheme(), images: frozenset[st
             grids.setdefault(node.output[0], node.input[0])
             integer.add(index)
             on_grid.add(index)
-    return QuantisationPlan(graph, scheme, layers, frozenset(integer), frozenset(on_grid), grids, images)
+    return QuantisationPlan(graph, flavour, parts, layers, frozenset(integer), frozenset(on_grid), grids, images)
 
 
 def _moves_grid(graph: FloatGraph, index: int, grids: Container[str], on_grid: Container[int]) -> bool:

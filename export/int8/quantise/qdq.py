@@ -88,7 +88,7 @@ class _Writer:
         source = self.solution.grids[self.plan.graph.nodes[index].input[0]]
         scales = (layer.scales.astype(np.float64) * source.scale).astype(np.float32)
         integers = np.round(layer.bias / np.maximum(scales.astype(np.float64), 1e-30))
-        if self.plan.scheme.flavour.integer_bias and np.abs(integers).max(initial=0) < INT32:
+        if self.plan.flavour.integer_bias and np.abs(integers).max(initial=0) < INT32:
             bias = self._dequantised(bias, integers.astype(np.int32), scales, 0)
         else:
             self._store(bias, layer.bias)

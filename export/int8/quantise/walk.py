@@ -3,7 +3,7 @@
 A layer is solved again on the inputs that it really gets, towards its target: its float result, or, if the result is
 added to another value, the rest that the sum needs, so that errors of earlier layers are corrected instead of
 accumulated. Its weight is rounded with feedback: weights that are not yet rounded compensate each error. Its bias
-compensates the mean error. A scheme may also solve for the weights by ridge least squares before they are rounded
+compensates the mean error. A plan may also solve for the weights by ridge least squares before they are rounded
 (`compressor/models/fitting/least_squares.py`). Then the result is rounded to its grid.
 """
 
@@ -132,14 +132,14 @@ class GraphWalk:
             value.rounded = grid.round(tensor).numpy()
 
     def _grid(self, name: str, values: torch.Tensor) -> Grid:
-        shared, flavour = self.plan.grids[name], self.plan.scheme.flavour
+        shared, flavour = self.plan.grids[name], self.plan.flavour
         if shared is not None:
             return self.grids[shared]
         return BYTES if name in self.plan.images and flavour.image_bytes else choose_grid(values, flavour.values)
 
     def _solve(self, layer: Layer, inputs: NDArray[Any], exact: NDArray[Any], index: int) -> NDArray[Any]:
         """Quantise a layer, and return its result before rounding."""
-        graph, levels = self.plan.graph, self.plan.scheme.flavour.weights
+        graph, levels = self.plan.graph, self.plan.flavour.weights
         stored = torch.from_numpy(graph.constants[layer.weight].copy())
         own_bias = layer.bias is not None and graph.nodes[index].op_type != "MatMul"
         bias = torch.from_numpy(graph.constants[layer.bias].copy()) if layer.bias is not None and own_bias else None
@@ -154,7 +154,7 @@ class GraphWalk:
             rows = slice(group * rows_of_group, (group + 1) * rows_of_group)
             part = matrix[rows].double()
             free = bias is not None or layer.kind == "conv"
-            if self.plan.scheme.solved_weights and not shared:
+            if self.plan.solved_weights and not shared:
                 part = part + best_correction(fitted, apart)[0]
             total = fitted.plus(apart)
             scale = row_scales(part, levels)

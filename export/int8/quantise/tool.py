@@ -1,0 +1,114 @@
+"""Our own quantiser of ONNX graphs, as the search needs it: each file is measured and timed in ONNX Runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+
+from compressor.base.context import QUIET, Context
+from compressor.images.sample import sample_photo
+from compressor.runtimes.onnx_runtime import cpu_session
+from export.int8.float_parts import FloatParts, LayerNames
+from export.int8.quantise.ends import Ends
+from export.int8.quantise.plan import CPU, TENSORRT, Flavour, FloatGraph, QuantisationPlan, make_plan
+from export.int8.quantise.qdq import write_qdq
+from export.int8.quantise.walk import GraphWalk
+from export.int8.search import QuickTool, Times, Unwritten
+from export.int8.task import Int8Task
+from export.proof.quality import QualityLoss, QualityPhotos
+from export.timing.turns import time_calls
+
+TIMED = (128, 128)
+"""LR size of the image on which tries are timed, if the file takes any size."""
+
+ROUNDS = 7
+"""Number of runs of each graph, in turns, whose median is reported."""
+
+
+class OwnQuantiser(QuickTool[onnx.ModelProto]):
+    """Quantises a graph whose ends and channels are prepared, with ranges from the task's patches."""
+
+    variant = "solved weights"
+    """On photos unlike the patches solving weights again may lose more than it gains."""
+
+    def __init__(self, ends: Ends, flavour: Flavour, task: Int8Task) -> None:
+        self.name = self.flavour = flavour.name
+        self.weight_bits = flavour.weights.bits
+        self.layers = _layers(ends, flavour)
+        self._ends, self._rules, self._task = ends, flavour, task
+        self._patches = task.calibration.patches
+
+    def write(self, parts: FloatParts) -> onnx.ModelProto:
+        return quantise(self._plan(parts), self._patches, self._task.job.context)
+
+    def open(self, file: onnx.ModelProto) -> Unwritten:
+        session = _session(file, self._rules)
+        return Unwritten("onnxruntime", self._task.descriptor, lambda lr: _run(session, lr))
+
+    def time(self, file: onnx.ModelProto) -> Times:
+        session, reference = _session(file, self._rules), _session(self._ends.graph.model)
+        width, height = size = self._task.job.options.lr_size or TIMED
+        image = sample_photo(width, height, channels=self._patches.shape[1])
+        return Times(*_take_turns(lambda: _run(session, image), lambda: _run(reference, image)), size)
+
+    def ranking(self, parts: FloatParts) -> Sequence[str]:
+        """The first layer is the one that, kept in float, leaves the least error in the image."""
+        few = self._patches[:: max(1, len(self._patches) // 8)]
+        errors = {
+            layer.name: GraphWalk(self._plan(parts.keeping("", layer.name)), few.numpy(), correct=False).error()
+            for layer in self._plan(parts).layers.values()
+        }
+        return sorted(errors, key=lambda name: errors[name])
+
+    def _plan(self, parts: FloatParts) -> QuantisationPlan:
+        return make_plan(self._ends.graph, self._rules, parts, self._ends.images)
+
+
+def quantise(plan: QuantisationPlan, patches: torch.Tensor, context: Context = QUIET) -> onnx.ModelProto:
+    """Return the graph of a plan in QDQ form."""
+    return write_qdq(plan, GraphWalk(plan, patches.numpy(), context).run())
+
+
+def measure_graph(model: onnx.ModelProto, photos: QualityPhotos, flavour: Flavour) -> QualityLoss:
+    """Return the quality of a graph's images of the photos, in ONNX Runtime."""
+    session = _session(model, flavour)
+    return photos.measure(lambda lr: _run(session, lr))
+
+
+def _layers(ends: Ends, flavour: Flavour) -> LayerNames:
+    graph, plan = ends.graph, make_plan(ends.graph, flavour, images=ends.images)
+    names = tuple(layer.name for _, layer in sorted(graph.layers.items()))
+    return LayerNames(names, _before_shuffles(graph), has_sums=len(plan.integer) > len(plan.layers))
+
+
+def _before_shuffles(graph: FloatGraph) -> frozenset[str]:
+    return frozenset(
+        layer.name
+        for index, layer in graph.layers.items()
+        if (user := graph.sole_user(graph.nodes[index].output[0])) is not None
+        and graph.nodes[user].op_type == "DepthToSpace"
+    )
+
+
+def _session(model: onnx.ModelProto, flavour: Flavour = CPU) -> Any:
+    return cpu_session(model, threads=torch.get_num_threads(), float_on_grids=flavour == TENSORRT)
+
+
+def _run(session: Any, lr: torch.Tensor) -> torch.Tensor:
+    (output,) = session.run(None, {session.get_inputs()[0].name: lr.numpy()})
+    return torch.from_numpy(np.asarray(output))
+
+
+def _take_turns(first: Callable[[], object], second: Callable[[], object]) -> tuple[float, float]:
+    """Return the median time of two calls in ms."""
+    times: tuple[list[float], list[float]] = ([], [])
+    first()
+    second()
+    for _ in range(ROUNDS):
+        for call, record in zip((first, second), times, strict=True):
+            record += time_calls(call, 1)
+    return float(np.median(times[0])), float(np.median(times[1]))

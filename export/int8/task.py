@@ -1,0 +1,46 @@
+"""A conversion to int8: what its ranges and its loss are measured on, and the facts of the file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from compressor.models.networks.base import Descriptor, Network
+from compressor.models.students.spread import spread_streams
+from export.formats.conversion import Conversion
+from export.int8.calibration import CalibrationPatches, calibration_patches
+from export.proof.quality import QualityLoss, QualityPhotos
+
+
+@dataclass(frozen=True)
+class Int8Task:
+    """`network` is quantised, the calibration measures its ranges, and the photos the file's loss against
+    `job.network`. `descriptor` is the file's."""
+
+    job: Conversion
+    network: Network
+    descriptor: Descriptor
+    calibration: CalibrationPatches
+    photos: QualityPhotos
+
+    @classmethod
+    def of(cls, job: Conversion, network: Network | None = None, max_size: tuple[int, int] | None = None) -> Int8Task:
+        """Return the task of a job; `network`: the job's without its quantisers, if it has any."""
+        network, options, size = network or job.network, job.options.int8, job.options.lr_size
+        descriptor = replace(network.descriptor, fixed_size=size, max_size=max_size)
+        calibration = calibration_patches(descriptor, options.calibrate)
+        photos = QualityPhotos.of(job.network, options.data, size, max_size)
+        return cls(job, network, descriptor, calibration, photos)
+
+    @cached_property
+    def spread(self) -> Network:
+        """The network with the best basis of each linear stream for eight bits."""
+        return spread_streams(self.network, self.calibration.patches)
+
+
+def describe_file(
+    flavour: str, weight_bits: int, calibration: str, quality: QualityLoss, **more: object
+) -> dict[str, object]:
+    """Return the facts of a file for its metadata (`srkd.quant`) and the report."""
+    widths = {"precision": "int8", "flavour": flavour, "bits": 8, "weight_bits": weight_bits}
+    return {**widths, "calibration": calibration, **more, **quality.facts()}
