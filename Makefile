@@ -11,7 +11,7 @@ QUICK := --width 0.5 --set schedule.batch=4 --set schedule.lr_patch=24 --set sch
 
 TENSORRT_BINDINGS := tensorrt_cu12_bindings==10.0.1 tensorrt_cu12_bindings==10.16.1.11 tensorrt_cu13_bindings==11.4.0.106
 
-ENVIRONMENT := $(shell $(PYTHON) scripts/environment.py --where)
+ENVIRONMENT := $(shell PYTHON=$(PYTHON) sh scripts/environment.sh where)
 BIN := $(ENVIRONMENT)/bin
 RUN_TESTS := -m pytest -q -n $(JOBS) --dist loadfile --durations=10
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python $(RUN_TESTS)
@@ -20,6 +20,9 @@ FAST := -m "not slow and not matrix and not ci and not extras and not browser"
 # Two tests take away the place to write from a process, and its coverage has none then: its complaint is not the test's.
 UNCOVERED := tests/training/test_resume.py::test_stopped_by_ctrl_c_then_a_full_disk_then_killed_in_a_save \
   tests/export/test_export_faults.py::test_a_folder_that_may_not_be_read
+OF_DEPENDENCIES := tests/base tests/images tests/models tests/recipes tests/export/test_export_onnx.py tests/export/test_headroom.py \
+  tests/runtimes/test_onnx_runtime.py tests/srkd
+CORE = $(shell sed -n '/^dependencies = \[/,/^\]/s/^ *"\([a-zA-Z0-9_-]*>=[0-9.]*\).*/\1/p' pyproject.toml)
 COVERED := -m "not slow and not matrix and not browser" $(UNCOVERED:%=--deselect %) $(TESTS)
 
 .PHONY: help env app app-for-tests extras quickstart demo test test-ci test-extras test-browser demo-picture test-all test-matrix test-lowest test-python coverage evidence evidence-small evidence-gpu site docs lint types types-all format clean
@@ -36,7 +39,7 @@ help:
 	@echo "make test-all     all of these and the long ones, after make extras and make app with what its tests need"
 	@echo "make test-matrix  of the long ones, all methods x networks x scales: build, train, export"
 	@echo "make test-lowest  with each dependency at the lowest version that is allowed, in an environment of its own"
-	@echo "make test-python  with another Python, such as VERSION=3.13, in an environment of its own"
+	@echo "make test-python  with another Python, such as PYTHON=python3.13, in an environment of its own"
 	@echo "make coverage     make test, test-ci and test-extras under coverage: each package's branches, at least 90 % of them"
 	@echo "make evidence     every question of benchmarks/ that needs no GPU, resumable; evidence-small: a sample of each"
 	@echo "make evidence-gpu what only an NVIDIA GPU can show, one JSON file a question, in about 40 minutes"
@@ -48,7 +51,7 @@ help:
 	@echo "make clean        remove .venv, runs/quickstart, the built demo and the caches"
 
 env:
-	@$(PYTHON) scripts/environment.py
+	@PYTHON=$(PYTHON) sh scripts/environment.sh
 
 extras: env
 	$(BIN)/python -m pip install -q --no-deps -c constraints.txt -r scripts/extras.txt
@@ -106,12 +109,21 @@ coverage: env
 test-matrix: env
 	$(PYTEST) --dist load -m matrix
 
-test-lowest:
-	$(PYTHON) scripts/other_environment.py --lowest $(TESTS)
+# The tests of the dependencies (or TESTS) in an environment of its own, which stays in build/: its name, its requirements.
+define test_in
+	test -x build/$(1)/bin/python || $(PYTHON) -m venv build/$(1)
+	build/$(1)/bin/python -m pip install -q $(2) hatchling hypothesis pytest pytest-timeout pytest-xdist
+	build/$(1)/bin/python -m pip install -q --no-deps -e .
+	build/$(1)/bin/python -m pip list
+	OMP_NUM_THREADS=1 build/$(1)/bin/python $(RUN_TESTS) $(FAST) $(or $(TESTS),$(OF_DEPENDENCIES))
+endef
 
-# VERSION=3.13 names one of the Pythons of this machine.
+# Torch stays as constraints.txt has it, because package indexes keep few CPU builds.
+test-lowest:
+	$(call test_in,lowest,$(shell grep '^torch==' constraints.txt) $(filter-out torch==%,$(subst >=,==,$(CORE))))
+
 test-python:
-	$(PYTHON) scripts/other_environment.py --python $(VERSION) $(TESTS)
+	$(call test_in,$(notdir $(PYTHON)),-c constraints.txt $(foreach one,$(CORE),$(firstword $(subst >=, ,$(one)))))
 
 # EVIDENCE="--sets DIR --photos DIR --golden DIR --checkpoints DIR" names what questions need; `python -m benchmarks ls`.
 evidence: env

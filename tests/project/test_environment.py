@@ -1,4 +1,4 @@
-"""scripts/environment.py, the script behind `make`: which environment it uses, and that --where changes nothing."""
+"""scripts/environment.sh, the script behind `make`: which environment it uses, and that `where` changes nothing."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def where(python: str = sys.executable, **environment: str) -> subprocess.CompletedProcess[str]:
+def where(**environment: str) -> subprocess.CompletedProcess[str]:
     variables = {name: value for name, value in os.environ.items() if name not in ("VIRTUAL_ENV", "CONDA_PREFIX")}
-    command = [python, str(ROOT / "scripts" / "environment.py"), "--where"]
+    command = ["sh", str(ROOT / "scripts" / "environment.sh"), "where"]
     return subprocess.run(command, env=variables | environment, capture_output=True, text=True, check=False)
 
 
@@ -41,6 +41,34 @@ def test_an_active_environment_is_used_if_it_has_torch(tmp_path: Path, variable:
 
 def test_an_active_environment_that_was_deleted_is_not_used(tmp_path: Path) -> None:
     assert where(VIRTUAL_ENV=str(tmp_path / "gone")).stdout.strip() == str(ROOT / ".venv")
+
+
+def test_an_older_python_is_refused_in_one_line(tmp_path: Path) -> None:
+    python = tmp_path / "python3.9"
+    python.write_text('#!/bin/sh\n[ "$1" = -V ] && echo Python 3.9.1\nexit 1\n')
+    python.chmod(0o755)
+    variables = {"PATH": os.environ["PATH"], "PYTHON": str(python)}
+    script = str(ROOT / "scripts" / "environment.sh")
+    done = subprocess.run(["sh", script], env=variables, capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and not done.stdout
+    assert done.stderr == (
+        "environment: srkd needs Python 3.10 or newer and this is Python 3.9.1: "
+        "choose another one, as in `make PYTHON=python3.12 test`\n"
+    )
+
+
+def test_the_lowest_versions_are_those_of_the_core_dependencies() -> None:
+    done = subprocess.run(["make", "-n", "test-lowest"], cwd=ROOT, capture_output=True, text=True, check=True)
+    (line,) = (line for line in done.stdout.splitlines() if "torch==" in line)
+    settings = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    block = re.search(r"^dependencies = \[\n(.*?)^\]", settings, re.MULTILINE | re.DOTALL)
+    assert block is not None
+    lowest = re.findall(r'"([\w-]+)>=([\w.]+)', block[1])
+    assert len(lowest) > 10
+    for name, version in lowest:
+        assert name == "torch" or f" {name}=={version} " in line
+    (torch,) = re.findall(r"^torch==\S+", (ROOT / "constraints.txt").read_text(encoding="utf-8"), re.MULTILINE)
+    assert line.count("torch==") == 1 and f" {torch} " in line
 
 
 def test_every_target_of_the_makefile_exists() -> None:

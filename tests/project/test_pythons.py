@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import ast
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
-
-from scripts.other_environment import interpreter, lowest, pins
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ("compressor", "recipes", "export", "demo", "srkd", "benchmarks", "scripts", "tests")
@@ -33,10 +32,13 @@ print("%d.%d" % sys.version_info[:2])
 
 
 def python_of(version: str) -> str:
-    try:
-        return interpreter(version)
-    except SystemExit as error:
-        pytest.skip(str(error))
+    """Return a Python that reports this version: a pyenv shim may exist without an interpreter."""
+    here = shutil.which(f"python{version}")
+    for place in filter(None, (here, *map(str, Path.home().glob(f".pyenv/versions/{version}.*/bin/python")))):
+        answer = subprocess.run([place, "--version"], capture_output=True, text=True, check=False)
+        if answer.returncode == 0 and f" {version}." in answer.stdout:
+            return place
+    pytest.skip(f"no Python {version} here")
 
 
 def test_every_file_is_of_the_oldest_python() -> None:
@@ -52,9 +54,3 @@ def test_every_file_compiles_without_a_warning(version: str) -> None:
         [python_of(version), "-I", "-c", COMPILE], input=names, capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stdout.strip()) == (0, version), done.stderr
-
-
-def test_the_lowest_versions_are_those_of_the_core_dependencies() -> None:
-    pyproject = 'dependencies = [\n  "torch>=2.8",\n  "pillow>=11.1", # why\n]\n[other]\ndependencies = ["none>=1"]\n'
-    assert pins(pyproject, "numpy==2\ntorch==2.13.0 ; why\n") == ("torch==2.13.0", "pillow==11.1")
-    assert set(lowest((ROOT / "pyproject.toml").read_text(encoding="utf-8"))) >= {"torch", "onnx", "onnxsim", "click"}
