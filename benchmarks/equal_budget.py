@@ -24,7 +24,7 @@ from compressor.base.files import atomic_path, file_sha256
 from compressor.base.machine import cpu_model
 from recipes.config.reading import is_recipe_file, load_preset
 from srkd import compress, resume
-from srkd.options.verbs import CompressOptions
+from srkd.options.compress import CompressOptions
 from srkd.record.trials import Gain, Spread
 from srkd.runs.config import load_recipe
 
@@ -151,7 +151,7 @@ def _require_same(
     folder: Path, facts: Mapping[str, Any], one: Contender, budget: Budget, settings: Sequence[str]
 ) -> None:
     """Refuse an existing run that was trained with other options than it would be now."""
-    request = CompressOptions(recipe=one.recipe, settings=tuple(settings), steps=one.steps or budget.steps)
+    request = CompressOptions.of(recipe=one.recipe, settings=tuple(settings), steps=one.steps or budget.steps)
     preset = load_recipe(request).model_dump(mode="json")
     now = {key: preset[key] for key in ("methods", "weights", "schedule")}
     before = {key: facts["preset"][key] for key in now}

@@ -34,7 +34,7 @@ from export.profile.presets import PRESETS
 from export.profile.presets.published import PublishedNetwork
 from export.profile.report import ProfileReport, profile_models
 from export.profile.settings import ProfileSettings
-from srkd.options.parameters import read_size
+from srkd.options.values import read_size
 
 BENCHMARK = Benchmark(
     "How much faster is a student than its teacher, runtime by runtime?",

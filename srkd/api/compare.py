@@ -6,10 +6,11 @@ from pathlib import Path
 
 from compressor.base.context import Context
 from compressor.base.files import atomic_path
-from srkd.options.declare import public
+from srkd.options.function import public
 from srkd.options.models import as_tuple
-from srkd.options.parameters import require_html
-from srkd.options.verbs import CompareOptions, path_of
+from srkd.options.shared import path_of
+from srkd.options.values import require_html
+from srkd.options.verbs import CompareOptions
 from srkd.reports.comparison import Comparison, compare_contents
 from srkd.reports.contents import read_contents
 from srkd.reports.page import comparison_page
@@ -35,4 +36,4 @@ def run_compare(options: CompareOptions, context: Context) -> Comparison:
     return comparison
 
 
-compare = public(CompareOptions, run_compare, "compare")
+compare = public(CompareOptions, CompareOptions, run_compare, "compare")

@@ -6,15 +6,15 @@ from pathlib import Path
 from typing import Literal
 
 from compressor.base.context import Note, Progress
-from srkd.options.declare import public
-from srkd.options.verbs import CompressOptions
+from srkd.options.compress import CompressKeywords, CompressOptions
+from srkd.options.function import public
 from srkd.record.result import CompressReport
 from srkd.runs.compression import run_compress, run_resume
 from srkd.terminal.console import context_for_python
 
 __all__ = ["CompressReport", "compress", "resume"]
 
-compress = public(CompressOptions, run_compress, "compress")
+compress = public(CompressKeywords, CompressOptions, run_compress, "compress")
 
 
 def resume(

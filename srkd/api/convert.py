@@ -8,13 +8,11 @@ from compressor.base.context import Context
 from compressor.base.errors import UsageError
 from compressor.models.checkpoints.convert import Converted, convert_file, convert_network
 from compressor.models.networks.base import ImageModel
-from srkd.options.declare import public
+from srkd.options.function import public
 from srkd.options.models import (
     refuse_file_options,
 )
-from srkd.options.verbs import (
-    ConvertOptions,
-)
+from srkd.options.verbs import ConvertOptions
 
 
 def run_convert(options: ConvertOptions, context: Context) -> Converted:
@@ -34,4 +32,4 @@ def run_convert(options: ConvertOptions, context: Context) -> Converted:
     return convert_network(options.model.require_network("weights"), options.to, Path(options.out))
 
 
-convert = public(ConvertOptions, run_convert, "convert")
+convert = public(ConvertOptions, ConvertOptions, run_convert, "convert")

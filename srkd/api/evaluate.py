@@ -15,16 +15,14 @@ from compressor.inference.evaluate import Evaluation, EvaluationSettings
 from compressor.inference.teacher_check import check_teacher
 from compressor.runtimes.table import RUNTIMES, runtime_of
 from compressor.teachers.teacher import load_teacher
-from srkd.options.declare import public
+from srkd.options.function import public
 from srkd.options.models import (
     as_tuple,
     common_scale,
     open_runtime,
 )
-from srkd.options.verbs import (
-    EvaluateOptions,
-    path_of,
-)
+from srkd.options.shared import path_of
+from srkd.options.verbs import EvaluateOptions
 
 R = TypeVar("R")
 
@@ -42,7 +40,7 @@ def run_evaluate(options: EvaluateOptions, context: Context) -> Evaluation:
     return result
 
 
-evaluate = public(EvaluateOptions, run_evaluate, "evaluate")
+evaluate = public(EvaluateOptions, EvaluateOptions, run_evaluate, "evaluate")
 
 
 def run_explain(options: EvaluateOptions, context: Context) -> tuple[Evaluation, ...]:

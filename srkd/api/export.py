@@ -14,14 +14,12 @@ from export.formats.conversion import FileOptions, Int8Options, tuned_and_larges
 from export.writing.card import CardFacts, write_card
 from export.writing.exporting import ExportReport, Source, export_model
 from export.writing.record import write_record
-from srkd.options.declare import public
+from srkd.options.function import public
 from srkd.options.models import (
     refuse_file_options,
 )
-from srkd.options.parameters import read_size, read_sizes
-from srkd.options.verbs import (
-    ExportOptions,
-)
+from srkd.options.values import read_size, read_sizes
+from srkd.options.verbs import ExportOptions
 from srkd.record.run_file import find_run_of
 
 
@@ -91,4 +89,4 @@ def _export_source(options: ExportOptions, context: Context) -> tuple[Network, S
     return loaded.network, Source(loaded.path.stem, loaded.sha256, loaded.header, loaded.path)
 
 
-export = public(ExportOptions, run_export, "export")
+export = public(ExportOptions, ExportOptions, run_export, "export")

@@ -16,7 +16,7 @@ from compressor.inference.open import model_file
 from compressor.models.checkpoints.header import read_own_file
 from compressor.models.checkpoints.licence import read_licence
 from compressor.models.quantisation.file_facts import QuantisedFile
-from srkd.options.parameters import format_size, read_size
+from srkd.options.values import format_size, read_size
 from srkd.options.verbs import InspectOptions
 
 if TYPE_CHECKING:

@@ -24,7 +24,7 @@ from compressor.teachers.licence import licence_of
 from compressor.teachers.teacher import Teacher, load_teacher
 from srkd.api.inspection import Inspection, QuantisedSize, inspect_header
 from srkd.options.models import refuse_file_options
-from srkd.options.parameters import format_size, read_size
+from srkd.options.values import format_size, read_size
 from srkd.options.verbs import InspectOptions
 
 OUTPUTS_ONLY = "not a network that srkd knows: as a teacher it gives outputs only"

@@ -21,12 +21,9 @@ from srkd.options.models import (
     refuse_file_options,
     spec_of,
 )
-from srkd.options.parameters import read_size
-from srkd.options.verbs import (
-    InspectOptions,
-    ModelOrPath,
-    Size,
-)
+from srkd.options.shared import ModelOrPath, Size
+from srkd.options.values import read_size
+from srkd.options.verbs import InspectOptions
 
 
 def load(

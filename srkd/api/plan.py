@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from srkd.options.declare import public
-from srkd.options.verbs import PlanOptions
+from srkd.options.compress import PlanKeywords, PlanOptions
+from srkd.options.function import public
 from srkd.runs.planning import run_plan
 
-plan = public(PlanOptions, run_plan, "plan")
+plan = public(PlanKeywords, PlanOptions, run_plan, "plan")

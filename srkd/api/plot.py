@@ -11,10 +11,11 @@ from compressor.base.errors import SrkdError, UsageError
 from compressor.base.files import atomic_path
 from compressor.training.run_files import METRICS
 from srkd.charts.curves import NothingToDraw, draw_charts
-from srkd.options.declare import public
+from srkd.options.function import public
 from srkd.options.models import as_tuple
-from srkd.options.parameters import require_png
-from srkd.options.verbs import PlotOptions, path_of
+from srkd.options.shared import path_of
+from srkd.options.values import require_png
+from srkd.options.verbs import PlotOptions
 from srkd.reports.curves import CURVES, charts_of, read_runs
 
 
@@ -52,4 +53,4 @@ def run_plot(options: PlotOptions, context: Context) -> PlotReport:
     return PlotReport(path, tuple(run.path for run in runs), {run.name: run.last_step for run in runs})
 
 
-plot = public(PlotOptions, run_plot, "plot")
+plot = public(PlotOptions, PlotOptions, run_plot, "plot")

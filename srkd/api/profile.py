@@ -12,17 +12,15 @@ from compressor.models.networks.base import ImageModel
 from export.profile.published import find_preset, profile_preset
 from export.profile.report import ProfileReport, profile_models
 from export.profile.settings import DEFAULT_SIZE, ProfileSettings
-from srkd.options.declare import public
+from srkd.options.function import public
 from srkd.options.models import (
     ModelFile,
     as_tuple,
     file_of,
 )
-from srkd.options.parameters import read_sizes
-from srkd.options.verbs import (
-    ModelOrPath,
-    ProfileOptions,
-)
+from srkd.options.shared import ModelOrPath
+from srkd.options.values import read_sizes
+from srkd.options.verbs import ProfileOptions
 from srkd.record.run_teacher import find_run_teacher
 from srkd.reports.pareto import check_pareto, write_pareto
 from srkd.reports.speed import write_speed
@@ -100,4 +98,4 @@ def _profiled_file(model: ModelOrPath, folder: Path) -> Path:
     return file.path
 
 
-profile = public(ProfileOptions, run_profile, "profile")
+profile = public(ProfileOptions, ProfileOptions, run_profile, "profile")

@@ -14,10 +14,11 @@ from compressor.inference.open import open_model
 from compressor.runtimes.table import OpenOptions
 from compressor.training.run_folder import STUDENT
 from srkd.api.profile import run_profile
-from srkd.options.declare import public
+from srkd.options.function import public
 from srkd.options.models import as_tuple
-from srkd.options.parameters import require_html
-from srkd.options.verbs import ProfileOptions, ReportOptions, path_of
+from srkd.options.shared import path_of
+from srkd.options.values import require_html
+from srkd.options.verbs import ProfileOptions, ReportOptions
 from srkd.record.run_teacher import find_run_teacher
 from srkd.reports.comparison import compare_contents
 from srkd.reports.contents import Contents, read_contents
@@ -64,7 +65,7 @@ def run_report(options: ReportOptions, context: Context) -> ReportFile:
     return ReportFile(path, len(text.encode("utf-8")), tuple(folders), missing)
 
 
-report = public(ReportOptions, run_report, "report")
+report = public(ReportOptions, ReportOptions, run_report, "report")
 
 
 def _destination(folders: Sequence[Path], out: Path | None) -> Path:

@@ -10,14 +10,12 @@ from compressor.base.errors import UsageError
 from compressor.images.in_memory import ImageInMemory, is_in_memory
 from compressor.inference import upscale as upscaling
 from compressor.inference.upscale import UpscaleReport, UpscaleSettings
-from srkd.options.declare import public
+from srkd.options.function import public
 from srkd.options.models import (
     as_tuple,
     open_runtime,
 )
-from srkd.options.verbs import (
-    UpscaleOptions,
-)
+from srkd.options.verbs import UpscaleOptions
 
 
 def run_upscale(options: UpscaleOptions, context: Context) -> UpscaleReport:
@@ -79,4 +77,4 @@ def _upscale_settings(options: UpscaleOptions) -> UpscaleSettings:
     )
 
 
-upscale = public(UpscaleOptions, run_upscale_any, "upscale")
+upscale = public(UpscaleOptions, UpscaleOptions, run_upscale_any, "upscale")

@@ -13,7 +13,7 @@ import click
 from compressor.base.errors import nearest
 from compressor.base.memory import collect_less_often, keep_freed_memory
 from srkd import __version__
-from srkd.cli.verb import console_options
+from srkd.cli.console_options import console_options
 from srkd.terminal.console import Console
 from srkd.terminal.package_names import hidden_package
 

@@ -15,7 +15,9 @@ import click
 from compressor.base.entry_points import package_at_fault
 from compressor.base.errors import SrkdError, describe_os_error, is_out_of_memory
 from compressor.base.interrupts import exit_on_sigterm
-from srkd.options.declare import Options, command_line_options, from_command_line
+from srkd.cli.console_options import console_options
+from srkd.options.command_line import command_line_options, from_command_line
+from srkd.options.option import Options
 from srkd.terminal.console import Console, stdout_for_data
 
 Body = Callable[..., None]
@@ -133,18 +135,3 @@ def _fail(console: Console, message: str, exit_code: int) -> None:
     if message:
         console.error(message)
     raise click.exceptions.Exit(exit_code)
-
-
-def console_options(*, json: bool, csv: bool = False) -> list[click.Parameter]:
-    """Return the options that control printing; `json` adds --json, `csv` --csv."""
-    options: list[click.Parameter] = [
-        click.Option(["-v", "--verbose"], is_flag=True, help="Print more; show the traceback of an error."),
-        click.Option(["-q", "--quiet"], is_flag=True, help="Print only results, warnings and errors."),
-    ]
-    if csv:
-        help_text = "Print the table as CSV on stdout, everything else on stderr."
-        options.insert(0, click.Option(["--csv", "as_csv"], is_flag=True, help=help_text))
-    if json:
-        help_text = "Print one JSON object on stdout, everything else on stderr."
-        options.insert(0, click.Option(["--json", "as_json"], is_flag=True, help=help_text))
-    return options

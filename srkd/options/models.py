@@ -20,8 +20,8 @@ from compressor.runtimes.file_runtime import read_spec
 from compressor.runtimes.table import OpenOptions, runtime_of
 from compressor.runtimes.torch_runtime import TorchRuntime
 from compressor.teachers.teacher import Teacher, load_teacher
-from srkd.options.parameters import MODEL
-from srkd.options.verbs import Model, ModelOrPath, RuntimeOptions
+from srkd.options.shared import Model, ModelOrPath, RuntimeOptions
+from srkd.options.values import MODEL
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ DECIDED = ("recipe", "preset", "seed", "device", "execution_mode", "processes", 
 """Keys that every file has, except that of an unfinished plan of runs."""
 
 Request = dict[str, Any]
-"""The options of the run, as `srkd.options.declare.to_json` writes them and `from_json` checks them."""
+"""The options of the run, as `srkd.options.option.to_json` writes them and `from_json` checks them."""
 
 
 class GpuFacts(Entry):

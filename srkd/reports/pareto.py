@@ -10,7 +10,7 @@ from compressor.base.files import atomic_path
 from compressor.base.machine import count_threads
 from export.profile.report import ProfileReport
 from srkd.charts.scatter import Scatter, ScatterPoint, draw_scatter
-from srkd.options.parameters import require_png
+from srkd.options.values import require_png
 from srkd.options.verbs import ProfileOptions
 
 

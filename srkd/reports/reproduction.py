@@ -9,8 +9,8 @@ from typing import Any
 
 from compressor.base.files import file_sha256
 from compressor.training.run_folder import STUDENT
-from srkd.options.declare import Declaration, declarations
-from srkd.options.verbs import INPUT_PATHS, CompressOptions
+from srkd.options.compress import CompressOptions
+from srkd.options.option import Declaration, declarations
 from srkd.record.run_file import Request, RunFile
 
 MACHINE = {"torch": "torch", "onnxruntime": "onnxruntime", "python": "Python", "os": "system", "cpu": "processor"}
@@ -48,7 +48,7 @@ def _words(run: str, request: Request) -> tuple[list[str] | None, bool]:
             continue
         if isinstance(row.default, tuple) and value == list(row.default):
             continue
-        if row.name in INPUT_PATHS or (row.name in ("recipe", "then") and "/" in str(value)):
+        if row.option.is_input or (row.name in ("recipe", "then") and "/" in str(value)):
             value, shortened = Path(str(value)).name, True
         words += _option(row, value)
     return [*words, "--out", f"runs/{run}"], shortened

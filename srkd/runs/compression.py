@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from compressor.base.context import Context, Note
-from compressor.base.errors import SrkdError, UsageError
+from compressor.base.errors import SrkdError
 from compressor.base.files import require_writable_folder
 from compressor.base.machine import count_threads, machine_facts, torch_threads
 from compressor.base.processes import Rank
@@ -20,9 +20,9 @@ from compressor.training.distributed import open_processes
 from compressor.training.run_folder import FACTS, require_new
 from compressor.training.run_lock import lock_run
 from compressor.training.trackers import require_trackers
-from srkd.options.declare import from_json, to_json
+from srkd.options.compress import CompressOptions
 from srkd.options.models import ModelFile, file_of, refuse_file_options
-from srkd.options.verbs import CompressOptions
+from srkd.options.option import from_json, to_json
 from srkd.record.result import CompressReport
 from srkd.record.run_file import MachineFacts, RunFile, read_run_file, write_run_file
 from srkd.runs.config import RunConfig
@@ -42,7 +42,7 @@ def run_compress(options: CompressOptions, context: Context) -> CompressReport:
 
         >>> report = srkd.compress("edsr.pt", data="photos", width=0.5, steps=2000, out="runs/small")
     """
-    path = options.run_folder
+    path = options.run.folder
     refuse_contradictions(options)
     with _all_processes(context) as context, _teacher_file(options, context) as options:
         group = context.processes
@@ -61,15 +61,15 @@ def _teacher_file(options: CompressOptions, context: Context) -> Iterator[Compre
 
     If no run is written, the file is removed.
     """
-    teacher, run, group = options.teacher, options.run_folder.resolve(), context.processes
+    teacher, run, group = options.teacher.teacher, options.run.folder.resolve(), context.processes
     if not isinstance(teacher, ImageModel):
         yield options
         return
-    refuse_file_options(options.scale, options.arch_options)
+    refuse_file_options(options.teacher.scale, options.teacher.arch_options)
     path = run.with_name(f"{run.name}-teacher.safetensors")
 
     def write() -> tuple[ModelFile, bool]:
-        require_writable_folder(options.run_folder, "--out")
+        require_writable_folder(options.run.folder, "--out")
         if path.exists() and teacher.network is not None:
             if load_checkpoint(path).network.fingerprint() != teacher.network.fingerprint():
                 raise SrkdError(
@@ -83,7 +83,8 @@ def _teacher_file(options: CompressOptions, context: Context) -> Iterator[Compre
 
     file, is_new = group.broadcast(group.run_on_all(lambda: write() if group.is_leader else None))
     try:
-        yield dataclasses.replace(options, teacher=file.path, arch_options=file.options)
+        given = dataclasses.replace(options.teacher, teacher=file.path, arch_options=file.options)
+        yield dataclasses.replace(options, teacher=given)
     finally:
         if is_new and group.is_leader and not (run / FACTS).exists():
             path.unlink(missing_ok=True)
@@ -131,26 +132,20 @@ def _threads_of(began: RunFile, note: Note) -> Iterator[None]:
 
 def _run(options: CompressOptions, context: Context, began: RunFile | None = None) -> CompressReport:
     """Start the run of the options or, with the run.json of a run that `began`, continue that."""
-    if options.is_plan and not context.processes.is_single:
-        raise UsageError("--with-baseline and --seeds run in one process: start them without torchrun")
-    if options.then is not None and not context.processes.is_single:
-        raise UsageError(
-            "--then runs in one process: start it without torchrun, or the two recipes one after the other"
-        )
-    require_trackers(options.track)
-    with torch_threads(options.threads):
-        if began is None and options.has_target:
+    require_trackers(options.run.track)
+    with torch_threads(options.run.threads):
+        if began is None and options.target.is_given:
             options = plan_student(options, context)
         return _with_target(_train(options, context, began), options, context)
 
 
 def _train(options: CompressOptions, context: Context, began: RunFile | None) -> CompressReport:
-    """Train one run, several, or two recipes one after the other."""
-    if options.then is not None:
-        return Then(options, context).run()
+    """Train one run, or those of a plan."""
+    if options.training.then is not None:
+        return Then(options, context).train()
     config = RunConfig.decide(options, context, began=began)
-    if options.is_plan:
-        return Trials(config, context).run()
+    if options.is_compared:
+        return Trials(options, context, config).train()
     return train_run(config, context, began=began)
 
 

@@ -59,7 +59,8 @@ from recipes.config.preset import SHORT_RUN_STEPS, Preset
 from recipes.config.reading import load_preset, recipe_label
 from recipes.terms.features import describe_taps
 from recipes.terms.phi import PhiSource, UsesPerceptualNet, bind_phi, find_phi
-from srkd.options.verbs import CompressOptions, path_of
+from srkd.options.compress import CompressOptions
+from srkd.options.shared import path_of
 from srkd.record.run_file import RunFile, StudentStart
 
 EMBEDDED = "the embedded teacher"
@@ -102,7 +103,7 @@ class RunNetworks:
     @property
     def recipe(self) -> str:
         """Return the recipe's name as it is written in the run's files."""
-        return recipe_label(self.options.recipe)
+        return recipe_label(self.options.training.recipe)
 
     @property
     def phi(self) -> PhiSource | None:
@@ -163,9 +164,13 @@ class RunNetworks:
             teacher = None
             if shared is not None:
                 teacher = shared.teacher
-            elif options.teacher is not None or options.student is None or needs_teacher(methods, options):
+            elif (
+                options.teacher.teacher is not None
+                or options.student.student is None
+                or needs_teacher(methods, options)
+            ):
                 teacher = load_run_teacher(options, context.note)
-                require_fit(teacher, options.recipe, methods)
+                require_fit(teacher, options.training.recipe, methods)
             methods = use_embedded_phi(methods, teacher, context.note)
             start = choose_student(teacher, preset, options, context.note)
             scaled, network = preset.at_scale(start.network.spec.scale), None if teacher is None else teacher.network
@@ -175,7 +180,7 @@ class RunNetworks:
             methods = fit_methods(methods, network, start.network)
             for method in methods:
                 if isinstance(method, TrainsJointly):
-                    require_inside(start, method.name, has_labels=options.lr_only is None)
+                    require_inside(start, method.name, has_labels=options.data.lr_only is None)
                     teacher = None if teacher is None else whole_teacher(teacher, start)
             rank, rule = processes.rank, scaled.schedule
             batch, count = len(rank.share(rule.batch)), rank.world_size
@@ -216,7 +221,7 @@ class RunConfig(RunNetworks):
         and mode of `shared`.
         """
         processes = context.processes
-        device = processes.run_on_all(lambda: open_device(process_device(options.device, processes.rank)))
+        device = processes.run_on_all(lambda: open_device(process_device(options.run.device, processes.rank)))
         choice = processes.run_on_all(lambda: data_choice(options))
         networks = RunNetworks.choose(options, context, shared=shared, began=began)
         if shared is None:
@@ -254,7 +259,7 @@ def require_memory_for_step(networks: RunNetworks, device: torch.device, rank: R
     memory = total_memory() if device.type == "cpu" else torch.cuda.get_device_properties(device).total_memory
     batch = len(rank.share(rule.batch))
     try:
-        peak = networks.step_footprint(batch=batch, labels=networks.options.lr_only is None).memory.peak
+        peak = networks.step_footprint(batch=batch, labels=networks.options.data.lr_only is None).memory.peak
     except UnknownCost:
         return
     if peak > 2 * memory:
@@ -294,19 +299,20 @@ RATE_SETTINGS = ("rate", "fit_rate", "decay", "milestones", "factor")
 
 def load_recipe(options: CompressOptions, note: Note = no_note) -> Preset:
     """Return the recipe's preset with `--set` and `--steps` applied; a shortened recipe gets a suitable rate."""
-    preset = load_preset(options.recipe, options.recipe_settings)
+    preset = load_preset(options.training.recipe, options.training.recipe_settings)
     keys = schedule_settings(options)
     if "rate" in keys and "fit_rate" not in keys:
         preset = preset.with_own_rate()  # the user's rate is for this student, also if it is fitted
-    if options.steps is None:
+    if options.training.steps is None:
         return preset
-    scaled, before = preset.with_steps(options.steps), preset.schedule
-    is_shortened = options.steps < SHORT_RUN_STEPS <= before.steps and before.decay == "milestones"
-    if not is_shortened or repeats_published(options.recipe) or keys.intersection(RATE_SETTINGS):
+    scaled, before = preset.with_steps(options.training.steps), preset.schedule
+    is_shortened = options.training.steps < SHORT_RUN_STEPS <= before.steps and before.decay == "milestones"
+    if not is_shortened or repeats_published(options.training.recipe) or keys.intersection(RATE_SETTINGS):
         return scaled
     short = scaled.for_short_run()
     note(
-        f"--steps {options.steps}: a short run, so the rate falls from {short.schedule.rate:g} along a cosine, "
+        f"--steps {options.training.steps}: a short run, so the rate falls from {short.schedule.rate:g} along a "
+        "cosine, "
         f"not from {before.rate:g} at milestones (--set schedule.decay=milestones keeps those)"
     )
     return short
@@ -314,7 +320,7 @@ def load_recipe(options: CompressOptions, note: Note = no_note) -> Preset:
 
 def schedule_settings(options: CompressOptions) -> set[str]:
     """Return the keys of the schedule that the options set."""
-    paths = [setting.partition("=")[0].split(".") for setting in options.recipe_settings]
+    paths = [setting.partition("=")[0].split(".") for setting in options.training.recipe_settings]
     return {path[1] for path in paths if path[0] == "schedule" and len(path) > 1}
 
 
@@ -325,7 +331,7 @@ def repeats_published(recipe: str) -> bool:
 
 def needs_teacher(methods: Sequence[Method], options: CompressOptions) -> bool:
     """Return whether a step runs the teacher. Without HR images its outputs are the labels in every recipe."""
-    return any(teacher_needs(method) != "nothing" for method in methods) or options.lr_only is not None
+    return any(teacher_needs(method) != "nothing" for method in methods) or options.data.lr_only is not None
 
 
 def choose_phi(
@@ -337,11 +343,11 @@ def choose_phi(
     def find() -> PhiSource | None:
         if not processes.is_leader:
             return None
-        weights = path_of(options.phi_weights)
+        weights = path_of(options.training.phi_weights)
         phi = find_phi(preset.build_methods(), weights, download=download, progress=context.progress)
         if phi is None:
             return None
-        phi = phi.with_owner(EMBEDDED) if options.teacher is None else phi
+        phi = phi.with_owner(EMBEDDED) if options.teacher.teacher is None else phi
         context.note(f"phi: {phi.how}")
         return phi
 
@@ -373,11 +379,12 @@ def use_embedded_phi(methods: Sequence[Method], teacher: Teacher | None, note: N
 
 def load_run_teacher(options: CompressOptions, note: Note) -> Teacher:
     """Load `--teacher`, or the embedded one, and announce the assumptions about it."""
-    path = options.teacher_path
+    path = options.teacher.path
     if path is None:
         path = embedded_teacher()
         note("no --teacher: using the embedded teacher")
-    teacher = load_teacher(path, scale=options.scale, arch_options=options.arch_options, limits=options.limits)
+    given = options.teacher
+    teacher = load_teacher(path, scale=given.scale, arch_options=given.arch_options, limits=given.limits)
     if teacher.origin is not None:
         for assumption in teacher.origin.assumed:
             note(f"teacher: {assumption.field}={assumption.value} assumed ({assumption.why})")
@@ -392,7 +399,7 @@ def require_sound_teacher(teacher: Teacher, options: CompressOptions, note: Note
     for line in check.lines():
         note(line)
     names = {name for part in teacher.alternatives() for changes in part for name in changes}
-    if check.advice is None or names & set(options.arch_options or {}):
+    if check.advice is None or names & set(options.teacher.arch_options or {}):
         return
     raise UsageError(
         f"{check.advice}: add that, or {format_options(teacher.settings())} to train towards it as it stands"
@@ -450,12 +457,12 @@ def recipes_for_outputs() -> tuple[str, ...]:
 def choose_student(teacher: Teacher | None, preset: Preset, options: CompressOptions, note: Note) -> StudentInit:
     """Build the student by the options, else the preset; note hints and the result of `--init-from`."""
     network_of_teacher = None if teacher is None else teacher.network
-    init = options.init or _default_init(network_of_teacher, preset, options, note)
+    init = options.student.init or _default_init(network_of_teacher, preset, options, note)
     select = _choose_select(init, network_of_teacher, preset, options, note)
-    if init == "fit" and options.init_from is not None:
-        raise UsageError(f"--init-from {options.init_from} gives the student its weights: leave out --init fit")
-    if options.student is not None:
-        network = _student_of_spec(options.student, init, select, options, teacher)
+    if init == "fit" and options.student.init_from is not None:
+        raise UsageError(f"--init-from {options.student.init_from} gives the student its weights: leave out --init fit")
+    if options.student.student is not None:
+        network = _student_of_spec(options.student.student, init, select, options, teacher)
     else:
         network = _cut_student(teacher, init, select, preset, options)
     if init == "fit" and network_of_teacher is not None:
@@ -470,8 +477,8 @@ def choose_student(teacher: Teacher | None, preset: Preset, options: CompressOpt
     if hint is not None and (teacher_spec is None or teacher_spec.to_dict().get("width") != width):
         note(hint)
     init_from = None
-    if options.init_from is not None:
-        init_from = initialise_from(network, options.init_from)
+    if options.student.init_from is not None:
+        init_from = initialise_from(network, options.student.init_from)
         for line in init_from.lines():
             note(line)
     plain_slice = None
@@ -484,8 +491,8 @@ def _default_init(teacher: Network | None, preset: Preset, options: CompressOpti
     """Return the recipe's start, or the nearest one that the student and its teacher allow."""
     init = preset.student.init
     # --select or --init-from replace a fit.
-    is_replaced = options.select is not None or options.init_from is not None
-    if options.student is None:
+    is_replaced = options.student.select is not None or options.student.init_from is not None
+    if options.student.student is None:
         if init == "fit" and is_replaced:
             return "inherit"
         if init == "fit" and teacher is not None and architecture(teacher.spec.arch).linear is None:
@@ -498,7 +505,7 @@ def _default_init(teacher: Network | None, preset: Preset, options: CompressOpti
         note("--student: random weights, where the recipe would inherit; --init inherit cuts them from the teacher")
         return "random"
     try:
-        spec = parse_student(options.student, like=teacher.spec, scale=teacher.spec.scale)
+        spec = parse_student(options.student.student, like=teacher.spec, scale=teacher.spec.scale)
         student_cuts(teacher.spec, spec)
         require_linear_plan(teacher.spec, spec)
     except SrkdError:
@@ -509,11 +516,16 @@ def _default_init(teacher: Network | None, preset: Preset, options: CompressOpti
 
 def _choose_select(init: Init, teacher: Network | None, preset: Preset, options: CompressOptions, note: Note) -> Select:
     """Return which of the teacher's channels an inherited student keeps."""
-    if options.select is not None and init != "inherit":
+    if options.student.select is not None and init != "inherit":
         remedy = "leave it out, as there is no teacher to inherit from" if teacher is None else "add --init inherit"
-        raise UsageError(f"--select {options.select} chooses what is inherited: {remedy}")
-    select = options.select or (preset.student.select if init == "inherit" else "leading")
-    if select == "principal" and options.select is None and teacher is not None and not can_be_turned(teacher.spec):
+        raise UsageError(f"--select {options.student.select} chooses what is inherited: {remedy}")
+    select = options.student.select or (preset.student.select if init == "inherit" else "leading")
+    if (
+        select == "principal"
+        and options.student.select is None
+        and teacher is not None
+        and not can_be_turned(teacher.spec)
+    ):
         note(f"select: the leading channels, as the stream of a {teacher.spec.arch} cannot be turned")
         return "leading"
     return select
@@ -533,10 +545,10 @@ def _cut_student(
         )
     return build_student(
         teacher.network,
-        width=preset.student.width if options.width is None else options.width,
-        depth=preset.student.depth if options.depth is None else options.depth,
+        width=preset.student.width if options.student.width is None else options.student.width,
+        depth=preset.student.depth if options.student.depth is None else options.student.depth,
         init="inherit" if init == "fit" else init,  # the fit follows later, on the run's own images
-        seed=options.seed,
+        seed=options.training.seed,
         select=select,
     )
 
@@ -545,7 +557,7 @@ def _student_of_spec(
     text: str, init: Init, select: Select, options: CompressOptions, teacher: Teacher | None
 ) -> Network:
     """Build the student of `--student`, with random weights or with those of a slice, which a fit then replaces."""
-    if options.width is not None or options.depth is not None:
+    if options.student.width is not None or options.student.depth is not None:
         raise UsageError("--student gives the whole shape: leave out --width and --depth")
     scale = None if teacher is None else teacher.descriptor.scale
     if init != "random":
@@ -558,7 +570,7 @@ def _student_of_spec(
     spec = parse_student(text, scale=scale)
     if scale is not None and spec.scale != scale:
         raise UsageError(f"the student is for x{spec.scale}, the teacher for x{scale}")
-    return build(spec, seed=options.seed)
+    return build(spec, seed=options.training.seed)
 
 
 def quantise_student(start: StudentInit, methods: Sequence[Method], teacher: Teacher | None) -> StudentInit:
@@ -604,12 +616,12 @@ def require_inside(student: StudentInit, method: str, *, has_labels: bool) -> No
 def data_choice(options: CompressOptions) -> DataChoice:
     """Return the choice of images; refuse contradictory options."""
     return DataChoice(
-        data=path_of(options.data),
-        lr=path_of(options.lr_images),
-        val=path_of(options.val),
-        lr_border=options.lr_border,
-        lr_only=path_of(options.lr_only),
-        cache_size=parse_bytes(options.cache_size),
+        data=path_of(options.data.data),
+        lr=path_of(options.data.lr_images),
+        val=path_of(options.data.val),
+        lr_border=options.data.lr_border,
+        lr_only=path_of(options.data.lr_only),
+        cache_size=parse_bytes(options.data.cache_size),
     )
 
 
@@ -619,8 +631,8 @@ def _prepare_images(
     """Check the teacher on a photo, decode the images, and plan the teacher cache."""
     options, rule, teacher = networks.options, networks.preset.schedule, networks.teacher
     views: tuple[View, ...] = ()
-    if options.teacher_cache:
-        views = views_to_cache(options.recipe, networks.methods, lr_only=options.lr_only is not None)
+    if options.training.teacher_cache:
+        views = views_to_cache(options.training.recipe, networks.methods, lr_only=options.data.lr_only is not None)
     if shared is not None:
         data = shared.data
     else:

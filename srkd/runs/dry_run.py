@@ -33,7 +33,7 @@ from compressor.training.pace import describe_device
 from compressor.training.speed import choose_execution_mode, measure_macs_per_second
 from compressor.training.state import State
 from recipes.catalogue import teacher_needs
-from srkd.options.verbs import CompressOptions
+from srkd.options.compress import CompressOptions
 from srkd.runs.config import RunConfig, RunNetworks, UnknownCost, data_choice, needs_teacher, open_device
 from srkd.runs.run import build_batches, place_student, place_teacher
 
@@ -156,14 +156,14 @@ class DryRun:
 
 def dry_run(options: CompressOptions, kind: DryRunKind = "estimate", context: Context = QUIET) -> DryRun:
     """Return the report of a run with these options; `measure` also times a few steps."""
-    if options.then is not None:
+    if options.training.then is not None:
         raise UsageError("--dry-run reports on one run: leave out --then, and start a second dry run for its recipe")
     if Rank.from_environment().world_size > 1:
         raise UsageError("--dry-run reports on one process: start it without torchrun")
     if kind == "measure":
         config = RunConfig.decide(options, context)
         return dataclasses.replace(estimate(config), dry_run="measure", measured=measure(config, context))
-    device = open_device(options.device)
+    device = open_device(options.run.device)
     report = estimate(networks := RunNetworks.choose(options, context, download=False))
     seconds = None if report.step is None else estimate_seconds(networks, report.step.macs, device)
     return dataclasses.replace(report, seconds=seconds, where=describe_device(device))
@@ -195,7 +195,7 @@ def estimate(networks: RunNetworks) -> DryRun:
         step = networks.step_footprint(labels=images.labels == "HR")
     except UnknownCost as error:
         notes.append(f"forwards and memory are not known: {error}")
-    if options.teacher_cache:
+    if options.training.teacher_cache:
         notes.append("counted and timed without --teacher-cache")
     if rule.precision != "fp32":
         notes.append("memory is that of fp32; in bf16 activations take about half")
@@ -271,7 +271,7 @@ class _Clock:
 
 def measure(config: RunConfig, context: Context) -> StepTimings:
     """Train for a few steps as the run would, validate once, and return the timings."""
-    rule, seed, device = config.preset.schedule, config.options.seed, config.device
+    rule, seed, device = config.preset.schedule, config.options.training.seed, config.device
     stages, timed_steps = config.stages(config.mode), WARM_UP_STEPS + TIMED_STEPS
     stage, steps = stages[-1], sum(stage.schedule.steps for stage in stages)
     short = dataclasses.replace(stage, schedule=dataclasses.replace(stage.schedule, steps=timed_steps))

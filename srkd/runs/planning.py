@@ -6,7 +6,7 @@ import math
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -28,10 +28,12 @@ from export.plan.quality import FittedQuality
 from export.plan.search import CandidateShape, Measure, Plan, PlanRow, Targets, find_student, unknown
 from export.profile.conditions import Observation
 from srkd.charts.scatter import Scatter, ScatterPoint, draw_scatter
+from srkd.options.compress import PlanOptions, TargetOptions
 from srkd.options.models import path_of_model, refuse_file_options
-from srkd.options.parameters import format_size, read_size, require_png
-from srkd.options.verbs import CompressOptions, ModelOrPath, PlanOptions, path_of
+from srkd.options.shared import ModelOrPath, path_of
+from srkd.options.values import format_size, read_size, require_png
 
+DEFAULT_LR_SIZE = (320, 180)
 LOOK_SECONDS = 90.0
 """Time after which no further shape is tried; finalists are then measured again and fitted."""
 NOTABLE_DRIFT = 1.5
@@ -83,45 +85,52 @@ def run_plan(options: PlanOptions, context: Context) -> PlanReport | PlanFiles:
 
         >>> srkd.plan("edsr.pt", target_fps=5, lr_size="64x48", seconds=0.1).chosen.student
     """
-    targets = None if options.measured is not None and not _has_target(options) else targets_of(options)
+    measurement = options.measurement
+    is_optional = measurement.measured is not None and not options.target.is_given
+    targets = None if is_optional else targets_of(options.target)
     picture = path_of(options.picture)
     if picture is not None:
         require_png(picture, "--out")
     teacher = _load_teacher(options, context)
-    size = read_size(options.lr_size)
-    require_memory_for(size, 1, teacher.descriptor, "--lr-size")
-    with torch_threads(options.threads) as threads:
-        if options.measured is not None:
+    place = place_of(options, measurement.threads)
+    require_memory_for(place.lr_size, 1, teacher.descriptor, "--lr-size")
+    with torch_threads(measurement.threads) as threads:
+        if measurement.measured is not None:
             return _plan_from_file(options, teacher, targets, context)
         assert targets is not None
-        place = Environment(options.runtime, options.precision, size, options.device, threads)
+        place = replace(place, threads=threads)
         place.format()
-        candidates = shapes.list_candidates(_shape_of(teacher), size)
-        if options.emit is not None:
-            chosen, folder = spread_out(candidates, targets), Path(options.emit)
+        candidates = shapes.list_candidates(_shape_of(teacher), place.lr_size)
+        if measurement.emit is not None:
+            chosen, folder = spread_out(candidates, targets), Path(measurement.emit)
             channels = teacher.descriptor.channels
             return _files(emit(chosen, targets, place, _identity(teacher), channels, folder, context))
         return _plan_here(options, teacher, targets, place, candidates, context)
 
 
-def targets_of(options: PlanOptions | CompressOptions) -> Targets:
-    """Return the targets of the options; refuse options without any."""
-    return Targets(options.target_fps, options.target_ms, options.target_mb, options.target_macs)
+def targets_of(target: TargetOptions) -> Targets:
+    """The targets of the options; refuse options without any."""
+    return Targets(target.target_fps, target.target_ms, target.target_mb, target.target_macs)
 
 
-def _has_target(options: PlanOptions) -> bool:
-    return (options.target_fps, options.target_ms, options.target_mb, options.target_macs) != (None,) * 4
+def place_of(options: PlanOptions, threads: int | None) -> Environment:
+    """Where the student must meet its target."""
+    target = options.target
+    size = DEFAULT_LR_SIZE if target.lr_size is None else read_size(target.lr_size)
+    runtime, precision = target.runtime or "onnxruntime", target.precision or "fp32"
+    return Environment(runtime, precision, size, options.measurement.device, threads)
 
 
 def _load_teacher(options: PlanOptions, context: Context) -> ImageModel:
-    model: ModelOrPath | None = options.teacher
+    model: ModelOrPath | None = options.teacher.teacher
     if isinstance(model, ImageModel):
-        refuse_file_options(options.scale, options.arch_options)
+        refuse_file_options(options.teacher.scale, options.teacher.arch_options)
         return model
     if model is None:
         context.note("no --teacher: using the embedded teacher")
     path = embedded_teacher() if model is None else path_of_model(model)
-    return load_teacher(path, scale=options.scale, arch_options=options.arch_options, limits=options.limits)
+    given = options.teacher
+    return load_teacher(path, scale=given.scale, arch_options=given.arch_options, limits=given.limits)
 
 
 def _shape_of(teacher: ImageModel) -> shapes.TeacherFacts:
@@ -152,13 +161,13 @@ def _plan_here(
     candidates: Sequence[CandidateShape],
     context: Context,
 ) -> PlanReport:
-    require_threads(options.threads)
+    require_threads(options.measurement.threads)
     keep_freed_memory()  # as every command does, so that the plan's times hold there
     notes, others, began = [], Observation(), time.monotonic()
     context.note(f"{targets} at {place}: {len(candidates)} shapes to choose from")
     with tempfile.TemporaryDirectory(prefix="srkd-plan-") as folder:
         longest = ONCE * targets.most_ms
-        bench = Bench(place, Path(folder), seconds=options.seconds, longest_ms=longest, context=context)
+        bench = Bench(place, Path(folder), seconds=options.measurement.seconds, longest_ms=longest, context=context)
         result = _search(options, teacher, targets, place, candidates, bench.measure, context)
     if result.stopped:
         notes.append(f"the search stopped after {LOOK_SECONDS:.0f} s: a larger shape may meet the target, too")
@@ -171,8 +180,8 @@ def _plan_here(
 
 
 def _plan_from_file(options: PlanOptions, teacher: ImageModel, targets: Targets | None, context: Context) -> PlanReport:
-    began, file = time.monotonic(), Path(str(options.measured))
-    timings = read_measured(file, path_of(options.emit), _identity(teacher))
+    began, file = time.monotonic(), Path(str(options.measurement.measured))
+    timings = read_measured(file, path_of(options.measurement.emit), _identity(teacher))
     emitted = timings.emitted
     result = _search(
         options,
@@ -200,8 +209,8 @@ def _search(
         candidates,
         targets,
         measure,
-        FittedQuality(teacher.network, context=context) if options.quality else unknown,
-        margin=options.margin,
+        FittedQuality(teacher.network, context=context) if options.measurement.quality else unknown,
+        margin=options.measurement.margin,
         remedies=lambda excess: remedies(excess, targets, place),
         enough=lambda share: time.monotonic() - began > share * LOOK_SECONDS,
         context=context,
@@ -243,7 +252,7 @@ def _report(
             draw_scatter(chart_of(result, place)).save(temporary, format="PNG")
     return PlanReport(
         teacher=_name(teacher),
-        teacher_path=None if isinstance(options.teacher, ImageModel) else path_of(options.teacher),
+        teacher_path=None if isinstance(options.teacher.teacher, ImageModel) else path_of(options.teacher.teacher),
         scale=teacher.descriptor.scale,
         runtime=place.runtime,
         precision=place.precision,

@@ -49,8 +49,8 @@ from compressor.training.run_lock import lock_run
 from compressor.training.stage import Stage
 from compressor.training.state import State, follow_leader
 from demo.sheet import Panel, write_sheet
-from srkd.options.declare import to_json
-from srkd.options.verbs import CompressOptions
+from srkd.options.compress import CompressOptions
+from srkd.options.option import to_json
 from srkd.record.result import CompressReport, Quality, ScoresBeforeTraining
 from srkd.record.run_file import (
     SAME,
@@ -86,14 +86,14 @@ def train_run(
 
     `runs_left` counts this run and the following runs of its plan.
     """
-    path, processes = config.options.run_folder, context.processes
+    path, processes = config.options.run.folder, context.processes
     folder = processes.run_on_all(
         lambda: RunFolder(
             path,
             resumed=began is not None,
             part_of=part_of,
             writes=processes.is_leader,
-            trackers=config.options.track,
+            trackers=config.options.run.track,
         )
     )
     if not processes.is_single:
@@ -185,7 +185,7 @@ def build_batches(config: RunConfig, context: Context) -> Batches:
         store,
         batch=rule.batch,
         lr_patch=rule.lr_patch,
-        seed=config.options.seed,
+        seed=config.options.training.seed,
         device=config.device,
         candidates=rule.crop_candidates,
     )
@@ -242,7 +242,7 @@ class TrainingRun:
                 advise=partial(cache_advice, config, teacher),
                 batch_hashes=batches.hashes if processes.is_leader else None,
             )
-            seed = config.options.seed
+            seed = config.options.training.seed
             Trainer(stages, state, batches, teacher, events, seed=seed, context=self.context).run()
         trained, joint = _finished(state.averaged_network()), None
         student = self._psnr_y(trained)
@@ -283,7 +283,7 @@ class TrainingRun:
         return state, path is None
 
     def _fresh_state(self, stages: Sequence[Stage], teacher: Network | None) -> State:
-        return State.fresh(place_student(self.config), teacher, stages[0], self.config.options.seed)
+        return State.fresh(place_student(self.config), teacher, stages[0], self.config.options.training.seed)
 
     def _write(self, contents: RunFile) -> None:
         self.folder.write_facts(contents.to_json())
@@ -305,7 +305,7 @@ class TrainingRun:
         sliced = self._psnr_y(plain_slice.to(config.device).eval())
         how = "the teacher's strongest directions come first"
         if config.student_init.init == "fit":
-            patches = draw_calibration_patches(config.data.train, seed=config.options.seed)
+            patches = draw_calibration_patches(config.data.train, seed=config.options.training.seed)
             config.student.load_state_dict(solve(teacher, config.student.spec, patches, self.context))
             how = (
                 f"solved for in {time.monotonic() - began:.0f} s on {len(patches)} patches of "
@@ -337,7 +337,7 @@ class TrainingRun:
             plan=plan_entry(config.options),
             recipe=config.recipe,
             preset=config.preset,
-            seed=config.options.seed,
+            seed=config.options.training.seed,
             device=str(config.device),
             execution_mode=TrainingMode(**asdict(config.mode)),
             processes=self.context.processes.rank.world_size,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,8 @@ from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.networks.cost import cost
 from export.formats.conversion import FileOptions
 from export.plan.measure import Environment, measure_file
-from export.plan.search import Targets
 from export.writing.exporting import Source, export_model
-from srkd.options.verbs import CompressOptions, PlanOptions
+from srkd.options.compress import CompressOptions, MeasurementOptions, PlanOptions
 from srkd.record.result import TargetReport
 from srkd.runs.planning import PlanReport, run_plan, targets_of
 from srkd.terminal.console import json_value
@@ -26,51 +25,41 @@ PLAN_SECONDS, SECONDS = 0.5, 10.0
 
 def refuse_contradictions(options: CompressOptions) -> None:
     """Refuse a shape together with a target, and options of a target's runtime without a target."""
-    if not options.has_target:
-        words = {"--runtime": options.runtime, "--precision": options.precision, "--lr-size": options.lr_size}
+    if not options.target.is_given:
+        words = {
+            "--runtime": options.target.runtime,
+            "--precision": options.target.precision,
+            "--lr-size": options.target.lr_size,
+        }
         for flag, value in words.items():
             if value is not None:
                 raise UsageError(f"{flag} belongs to a target: add --target-fps, --target-ms or another")
         return
-    shapes = {"--student": options.student, "--width": options.width, "--depth": options.depth}
+    shapes = {"--student": options.student.student, "--width": options.student.width, "--depth": options.student.depth}
     for flag, shape in shapes.items():
         if shape is not None:
             raise UsageError(f"{flag} {shape}: the target decides the shape; leave one of them out")
-    targets_of(options)
+    targets_of(options.target)
 
 
 def plan_student(options: CompressOptions, context: Context) -> CompressOptions:
-    """Run the plan, and return the options with the chosen student and the plan."""
-    if not context.processes.is_single:
-        raise UsageError("a plan runs in one process: run srkd plan first, and start torchrun with its --student")
-    report = run_plan(
-        PlanOptions(
-            options.teacher,
-            scale=options.scale,
-            arch_options=options.arch_options,
-            limits=options.limits,
-            target_fps=options.target_fps,
-            target_ms=options.target_ms,
-            target_mb=options.target_mb,
-            target_macs=options.target_macs,
-            device=options.device,
-            threads=options.threads,
-            seconds=PLAN_SECONDS,
-            **_place_options(options),
-        ),
-        context,
-    )
+    """Run the plan on the leading process, and return the options with the chosen student and the plan."""
+    group = context.processes
+    student, plan = group.broadcast(group.run_on_all(lambda: _search(options, context) if group.is_leader else None))
+    return replace(options, student=replace(options.student, student=student), plan=plan)
+
+
+def _search(options: CompressOptions, context: Context) -> tuple[str, dict[str, Any]]:
+    """The student that the plan chose, and the plan in the form of run.json."""
+    run = options.run
+    measurement = MeasurementOptions(device=run.device, threads=run.threads, seconds=PLAN_SECONDS)
+    report = run_plan(PlanOptions(teacher=options.teacher, target=options.target, measurement=measurement), context)
     assert isinstance(report, PlanReport)
     chosen = report.chosen
     context.note(f"plan: {chosen.name}, {chosen.params:,} parameters, {chosen.ms:.1f} ms; {chosen.why}")
     plan = json_value(report)
     assert isinstance(plan, dict)
-    return dataclasses.replace(options, student=chosen.student, plan=plan)
-
-
-def _place_options(options: CompressOptions) -> dict[str, Any]:
-    words = {"runtime": options.runtime, "precision": options.precision, "lr_size": options.lr_size}
-    return {name: value for name, value in words.items() if value is not None}
+    return chosen.student, plan
 
 
 def check_target(student: Path, options: CompressOptions, context: Context) -> TargetReport:
@@ -78,7 +67,7 @@ def check_target(student: Path, options: CompressOptions, context: Context) -> T
     plan: Mapping[str, Any] = options.plan or {}
     width, height = map(int, plan["lr_size"].split("x"))
     place = Environment(plan["runtime"], plan["precision"], (width, height), plan["device"], plan["threads"])
-    targets: Targets = targets_of(options)
+    targets = targets_of(options.target)
     nothing = TargetReport(None, str(targets), str(place), None)
     try:
         loaded, row = load_checkpoint(student), place.format()
@@ -93,13 +82,13 @@ def check_target(student: Path, options: CompressOptions, context: Context) -> T
                 if report.format == row.name
             )
             if exported.path is None:
-                return dataclasses.replace(nothing, reason=exported.reason)
+                return replace(nothing, reason=exported.reason)
             file = exported.path
         figures = measure_file(file, place, seconds=SECONDS)
     except SrkdError as error:
-        return dataclasses.replace(nothing, reason=str(error))
+        return replace(nothing, reason=str(error))
     macs = cost(loaded.network.spec, place.lr_size).macs
-    return dataclasses.replace(
+    return replace(
         nothing,
         met=targets.excess(figures.ms, figures.megabytes, macs, 0.0) <= 1,
         file=file,

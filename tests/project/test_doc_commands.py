@@ -35,7 +35,7 @@ from compressor.models.networks.registry import build
 from compressor.models.networks.swinir import SwinIRSpec
 from srkd.cli.main import cli, run
 from srkd.cli.verb import VerbCommand
-from srkd.options.declare import from_command_line
+from srkd.options.command_line import from_command_line
 from tests.support.commands import ROOT
 from tests.support.pages import COMMAND, FENCE, INDENTED
 

@@ -6,8 +6,10 @@ import ast
 from collections import defaultdict
 from pathlib import Path
 
-from tests.project.test_import_direction import FILES, ROOT
+from tests.support.commands import ROOT
 
+PACKAGES = ("srkd", "recipes", "export", "demo", "compressor")
+FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 SHARED: dict[str, str] = {}
 """Class names that several modules may define, each with its reason: one meaning, as of a protocol and its class."""
 

@@ -33,7 +33,7 @@ from recipes.methods.logits import Logits
 from recipes.terms.contrast import bicubic_negatives
 from recipes.terms.perceptual import VGG19, TeacherPhi
 from srkd import compress, resume
-from srkd.options.verbs import CompressOptions
+from srkd.options.compress import CompressOptions
 from srkd.runs.dry_run import dry_run
 from tests.support.downloads import UNREACHABLE
 from tests.support.foreign_models import save_torchscript, twin
@@ -313,7 +313,7 @@ def test_a_dry_run_counts_vgg_without_fetching_it(edsr: Path, tmp_path: Path, mo
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     monkeypatch.setattr(recipes.terms.phi, "fetch", lambda *_, **__: pytest.fail("fetched"))
     notes: list[str] = []
-    options = CompressOptions(edsr, recipe="csd-paper", settings=SMALL, cache_size=0, seed=1)
+    options = CompressOptions.of(edsr, recipe="csd-paper", settings=SMALL, cache_size=0, seed=1)
     report = dry_run(options, context=Context(note=notes.append))
     assert notes[0].startswith("phi: VGG-19, if https://")
     assert report.step is not None and report.step.memory.frozen > 4 * 12_945_216

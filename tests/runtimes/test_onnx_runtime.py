@@ -26,7 +26,7 @@ from compressor.runtimes.onnx_runtime import OnnxRuntime, run_bound
 from compressor.runtimes.table import OpenOptions
 from export.convert.to_onnx import convert
 from export.formats.conversion import Conversion
-from srkd.options.parameters import parse_device
+from srkd.options.values import parse_device
 
 LR = torch.rand(2, 3, 7, 9, generator=torch.Generator().manual_seed(1))
 EVERYTHING = [row.name for row in PROVIDERS.values()]

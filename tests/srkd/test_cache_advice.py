@@ -12,7 +12,7 @@ from compressor.base.cache_folder import SPARE_BYTES
 from compressor.base.context import QUIET
 from compressor.training.pace import Pace
 from srkd import compress
-from srkd.options.verbs import CompressOptions
+from srkd.options.compress import CompressOptions
 from srkd.runs import cache_advice as advising
 from srkd.runs.cache_advice import CacheCost, cache_advice
 from srkd.runs.config import RunConfig
@@ -52,7 +52,7 @@ def test_a_teacher_slower_than_the_step_takes_all_of_it() -> None:
 
 @pytest.fixture
 def options(tmp_path: Path) -> CompressOptions:
-    return CompressOptions(
+    return CompressOptions.of(
         teacher=save_teacher(tmp_path / "teacher.safetensors"),
         recipe="logits",
         width=0.5,

@@ -14,8 +14,8 @@ from compressor.models.networks.edsr import EDSRSpec
 from srkd import compress
 from srkd.cli.main import run
 from srkd.cli.verbs.compress import command
-from srkd.options.declare import declarations, from_json
-from srkd.options.verbs import CompressOptions
+from srkd.options.compress import CompressOptions
+from srkd.options.option import declarations, from_json
 from tests.support.run_files import save_run_file
 from tests.support.small_runs import SMALL
 
@@ -156,8 +156,8 @@ def test_each_option_is_declared_once(teacher, photos, tmp_path):
     assert list(inspect.signature(compress).parameters) == [*fields, "progress", "announce"]
     report = compress(teacher, data=photos, steps=1, out=tmp_path / "run", settings=SMALL)
     request = json.loads((report.run / "run.json").read_text())["request"]
-    assert set(request) == set(fields) - {"out"} and request["arch_options"] == {}
-    assert from_json(CompressOptions, request, "", out=report.run) == CompressOptions(
+    assert set(request) == set(fields) - {"out"} and request["arch_options"] is None
+    assert from_json(CompressOptions, request, "", out=report.run) == CompressOptions.of(
         teacher, data=photos, steps=1, out=report.run, settings=SMALL
     )
 
@@ -168,7 +168,7 @@ def test_help_has_a_line_for_every_option():
     assert flags == list(inspect.signature(compress).parameters)
     help_text = " ".join(CliRunner().invoke(command, ["--help"]).output.split())
     for declaration in declarations(CompressOptions):
-        if not declaration.option.by_set:
+        if not declaration.option.rare:
             assert f"{declaration.flag} " in help_text and " ".join(declaration.option.help.split()) in help_text
     for shown_value in (
         "; 0<x<=1]",

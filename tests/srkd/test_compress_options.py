@@ -18,8 +18,8 @@ from recipes.config.options import options_model
 from recipes.config.preset import Preset
 from srkd.cli.main import run
 from srkd.cli.verbs.compress import command
-from srkd.options.declare import declarations, to_json
-from srkd.options.verbs import CompressOptions
+from srkd.options.compress import CompressOptions
+from srkd.options.option import declarations, to_json
 from srkd.runs.config import load_recipe
 from tests.support.small_runs import SMALL
 
@@ -34,7 +34,7 @@ def options_of(*words: str) -> CompressOptions:
     names = {row.name for row in declarations(CompressOptions)}
     values = {name: value for name, value in context.params.items() if name in names}
     default = click.core.ParameterSource.DEFAULT
-    return CompressOptions(**{n: v for n, v in values.items() if context.get_parameter_source(n) is not default})
+    return CompressOptions.of(**{n: v for n, v in values.items() if context.get_parameter_source(n) is not default})
 
 
 def help_text() -> str:
@@ -73,14 +73,14 @@ def test_every_option_shows_its_default() -> None:
 
 def test_rare_options_are_settings() -> None:
     text = help_text()
-    assert {row.name for row in declarations(CompressOptions) if row.option.by_set} == RARE
+    assert {row.name for row in declarations(CompressOptions) if row.option.rare} == RARE
     for name in RARE:
         assert f"--{name.replace('_', '-')} " not in text and name in text
     rare = ("cache_size=5GB", "lr_border=clamp", "phi_weights=vgg.pth", "select=l1", "teacher_cache=true", "limits=2")
     by_set = options_of(*(f"--set={setting}" for setting in rare), "--set", "schedule.warmup=3")
     words = ["--cache-size", "5GB", "--lr-border", "clamp", "--phi-weights", "vgg.pth", "--select", "l1"]
     by_flag = options_of(*words, "--teacher-cache", "--limits", "2", "--set", "schedule.warmup=3")
-    by_keyword = CompressOptions(
+    by_keyword = CompressOptions.of(
         cache_size=5 * 10**9,
         lr_border="clamp",
         phi_weights="vgg.pth",
@@ -90,8 +90,8 @@ def test_rare_options_are_settings() -> None:
         settings=["schedule.warmup=3"],
     )
     assert to_json(by_set) == to_json(by_flag) == to_json(by_keyword)
-    assert by_set.settings == ("schedule.warmup=3",) and by_set.cache_size == 5 * 10**9
-    assert options_of("--set", "cache-size=0").cache_size == 0
+    assert by_set.training.settings == ("schedule.warmup=3",) and by_set.data.cache_size == 5 * 10**9
+    assert options_of("--set", "cache-size=0").data.cache_size == 0
 
 
 @pytest.mark.parametrize(
@@ -117,9 +117,9 @@ def test_batch_patch_and_rate_have_options_of_their_own(capsys: pytest.CaptureFi
     schedule = load_recipe(options_of("--batch", "3", "--lr-patch", "12", "--rate", "2e-4")).schedule
     assert (schedule.batch, schedule.lr_patch, schedule.rate) == (3, 12, 2e-4)
     # This recipe states its patches in HR pixels.
-    schedule = load_recipe(CompressOptions(recipe="csd-paper", lr_patch=12)).schedule
+    schedule = load_recipe(CompressOptions.of(recipe="csd-paper", lr_patch=12)).schedule
     assert (schedule.lr_patch, schedule.hr_patch) == (12, None)
-    assert load_recipe(CompressOptions()).schedule.batch == load_recipe(CompressOptions(batch=None)).schedule.batch
+    assert load_recipe(CompressOptions()).schedule.batch == load_recipe(CompressOptions.of(batch=None)).schedule.batch
     for words, expected in (
         (["--batch", "3", "--set", "schedule.batch=4"], "--batch 3 and --set schedule.batch=... say the same twice"),
         (["--batch", "0"], "--batch"),
@@ -133,7 +133,7 @@ def test_lr_images_have_a_plain_name_and_lr_is_no_learning_rate(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for flag in ("--lr-images", "--lr"):
-        assert options_of("--data", str(photos), flag, str(photos)).lr_images == photos
+        assert options_of("--data", str(photos), flag, str(photos)).data.lr_images == photos
     for words, number in ((["--lr", "0.0001"], "0.0001"), (["--lr-images=1e-4"], "0.0001"), (["--lr", "2"], "2")):
         assert run(["compress", *words, "--dry-run"]) == 2
         line = capsys.readouterr().err
@@ -147,7 +147,7 @@ def test_lr_images_have_a_plain_name_and_lr_is_no_learning_rate(
     # A folder may be called 2.
     (tmp_path / "2").mkdir()
     monkeypatch.chdir(tmp_path)
-    assert options_of("--lr", "2").lr_images == tmp_path / "2"
+    assert options_of("--lr", "2").data.lr_images == tmp_path / "2"
 
 
 @pytest.mark.ci

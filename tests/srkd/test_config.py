@@ -24,7 +24,7 @@ from compressor.teachers.teacher import Teacher
 from recipes.config.reading import load_preset
 from srkd import compress
 from srkd.cli.main import run
-from srkd.options.verbs import CompressOptions
+from srkd.options.compress import CompressOptions
 from srkd.record.run_file import StudentStart
 from srkd.runs.config import StudentInit, choose_student
 
@@ -43,7 +43,7 @@ def teacher() -> Teacher:
 def choose(teacher: Teacher) -> Choose:
     def choose(recipe: str = "logits", **shape: Any) -> tuple[StudentInit, list[str]]:
         notes: list[str] = []
-        return choose_student(teacher, load_preset(recipe), CompressOptions(seed=0, **shape), notes.append), notes
+        return choose_student(teacher, load_preset(recipe), CompressOptions.of(seed=0, **shape), notes.append), notes
 
     return choose
 
@@ -90,7 +90,7 @@ def test_unfriendly_widths_are_hinted_at_and_used_all_the_same(choose: Choose) -
 
 def test_a_width_that_the_teacher_has_is_no_hint() -> None:
     teacher, notes = Teacher(build(EDSRSpec(2, width=20, depth=2))), list[str]()
-    choose_student(teacher, load_preset("logits"), CompressOptions(width=1.0, depth=0.5, seed=0), notes.append)
+    choose_student(teacher, load_preset("logits"), CompressOptions.of(width=1.0, depth=0.5, seed=0), notes.append)
     assert notes == []
 
 
@@ -118,9 +118,9 @@ def test_contradictions_are_told(shape: dict[str, Any], message: str, choose: Ch
 
 def test_a_student_without_a_teacher_has_colour() -> None:
     with pytest.raises(UsageError, match=r"1 channels.*channels=3 to --student"):
-        choose_student(None, load_preset("scratch"), CompressOptions(student="compact:channels=1"), print)
+        choose_student(None, load_preset("scratch"), CompressOptions.of(student="compact:channels=1"), print)
     with pytest.raises(UsageError, match="add --teacher FILE"):
-        choose_student(None, load_preset("scratch"), CompressOptions(student="compact", init="inherit"), print)
+        choose_student(None, load_preset("scratch"), CompressOptions.of(student="compact", init="inherit"), print)
 
 
 def saved(spec: Spec, path: Path) -> Network:

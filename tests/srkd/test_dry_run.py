@@ -25,7 +25,7 @@ from compressor.training.method import PlainMethod
 from compressor.training.state import State
 from recipes.config.reading import load_preset
 from srkd.cli.main import run
-from srkd.options.verbs import CompressOptions
+from srkd.options.compress import CompressOptions
 from srkd.runs.dry_run import TIMED_STEPS, NetworkSummary, dry_run
 from tests.support.commands import python
 from tests.support.foreign_models import save_torchscript, twin
@@ -174,13 +174,13 @@ def test_it_takes_a_second_beyond_importing_torch_and_writes_nothing(tmp_path):
 
 
 def test_it_tells_what_the_run_would_be(teacher, photos):
-    report = dry_run(CompressOptions(teacher=teacher, data=photos, width=0.5, steps=100))
+    report = dry_run(CompressOptions.of(teacher=teacher, data=photos, width=0.5, steps=100))
     assert report.teacher is not None and report.teacher.spec["width"] == 8 and report.student.spec["width"] == 4
     assert report.speedup_expected == pytest.approx(report.teacher.macs / report.student.macs)
     assert (report.steps, report.batch, report.init) == (100, 16, "fit")
     assert (report.data.origin, report.data.training, report.data.labels) == ("photos", 3, "HR")
     assert report.needs == ("outputs", "weights (the student is solved for with them)") and report.notes != ()
-    alone = dry_run(CompressOptions(recipe="scratch", student="edsr:width=4,depth=1,scale=2", data=photos))
+    alone = dry_run(CompressOptions.of(recipe="scratch", student="edsr:width=4,depth=1,scale=2", data=photos))
     assert alone.teacher is None and alone.needs == () and alone.speedup_expected is None
 
 
@@ -189,15 +189,15 @@ def test_images_are_counted_and_not_read(teacher, tmp_path):
     folder.mkdir()
     for index in range(40):
         (folder / f"{index}.png").write_bytes(b"no image")
-    report = dry_run(CompressOptions(teacher=teacher, data=folder)).data
+    report = dry_run(CompressOptions.of(teacher=teacher, data=folder)).data
     assert report.training + report.validation == 40 and report.validation == 2
-    unlabelled = dry_run(CompressOptions(teacher=teacher, lr_only=folder, recipe="scratch", width=0.5))
+    unlabelled = dry_run(CompressOptions.of(teacher=teacher, lr_only=folder, recipe="scratch", width=0.5))
     assert unlabelled.data.labels == "teacher" and unlabelled.step.teacher_forwards == 1
 
 
 def test_a_foreign_teacher_gives_shapes_alone(tmp_path, photos):
     file = save_torchscript(twin(), tmp_path / "model.pt")
-    options = CompressOptions(teacher=file, data=photos, student="edsr:width=4,depth=1")
+    options = CompressOptions.of(teacher=file, data=photos, student="edsr:width=4,depth=1")
     report = dry_run(options)
     assert report.teacher.macs is None and report.speedup_expected is None
     assert report.step.teacher_forwards == 1 and report.needs == ("outputs",)
@@ -207,12 +207,12 @@ def test_a_foreign_teacher_gives_shapes_alone(tmp_path, photos):
 def test_mistakes_are_those_of_a_run(teacher, tmp_path):
     for options in ({"recipe": "logit"}, {"data": tmp_path / "none"}, {"width": 2.0}, {"device": "cuda:7"}):
         with pytest.raises(SrkdError):
-            dry_run(CompressOptions(teacher=teacher, **options))
+            dry_run(CompressOptions.of(teacher=teacher, **options))
 
 
 def test_measuring_takes_the_runs_own_steps(teacher, photos):
     small = ("schedule.batch=1", "schedule.lr_patch=8", "schedule.validate_every=50")
-    report = dry_run(CompressOptions(teacher=teacher, data=photos, steps=120, settings=small), "measure")
+    report = dry_run(CompressOptions.of(teacher=teacher, data=photos, steps=120, settings=small), "measure")
     figures = report.measured
     assert report.dry_run == "measure" and figures is not None and figures.steps == TIMED_STEPS
     assert figures.steps_per_second == pytest.approx(1e3 / figures.ms_per_step)
@@ -250,7 +250,7 @@ def test_the_cost_of_a_step_is_counted_with_phi_and_backward():
     assert (alone.macs.frozen, alone.macs.helper_forwards, alone.helper_forwards) == (0, 0, 0)
     logits = of("logits", SMALL["edsr"], SMALL["edsr"], BatchShape(2, 16))
     assert logits.macs.frozen == forward and logits.macs.total == alone.macs.total + forward
-    report = dry_run(CompressOptions(recipe="csd", settings=("phi=teacher", "schedule.batch=2")))
+    report = dry_run(CompressOptions.of(recipe="csd", settings=("phi=teacher", "schedule.batch=2")))
     assert report.step is not None and report.step.helper_forwards == 2
     # Three images pass through phi, two of them together; the student's also backward.
     assert report.step.macs.total > 4 / 3 * report.step.macs.helper_forwards > 0
@@ -263,7 +263,7 @@ def test_the_time_of_a_run_is_estimated_from_one_patch(monkeypatch, teacher, pho
     monkeypatch.setattr("srkd.runs.dry_run.measure_macs_per_second", lambda student, side, device, name: speeds[name])
     for of_teacher, speed in (("auto", 4e9), ("fp32", 1e9)):
         settings = ("schedule.precision=bf16", f"schedule.teacher_precision={of_teacher}")
-        report = dry_run(CompressOptions(teacher=teacher, data=photos, steps=9000, settings=settings))
+        report = dry_run(CompressOptions.of(teacher=teacher, data=photos, steps=9000, settings=settings))
         macs = report.step.macs
         assert report.seconds == pytest.approx(9000 * (macs.frozen / speed + (macs.total - macs.frozen) / 4e9))
     assert dict(report.rows())["time"].startswith("about ")
@@ -273,7 +273,7 @@ def test_a_patch_in_hr_pixels_is_told_in_lr_pixels(photos):
     for scale, side in ((2, 96), (3, 64)):
         student = f"edsr:width=4,depth=1,scale={scale}"
         settings = ("schedule.hr_patch=192", "schedule.batch=2")
-        report = dry_run(CompressOptions(recipe="scratch", student=student, data=photos, settings=settings))
+        report = dry_run(CompressOptions.of(recipe="scratch", student=student, data=photos, settings=settings))
         assert report.lr_patch == side and f" of 2 patches of {side}x{side}, " in dict(report.rows())["steps"]
 
 

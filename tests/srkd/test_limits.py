@@ -14,7 +14,8 @@ from compressor.base.context import Context
 from compressor.base.errors import SrkdError, UsageError
 from compressor.base.isolation import USUAL_LIMITS, ResourceLimits
 from srkd.cli.main import run
-from srkd.options.verbs import CompressOptions, ConvertOptions, DemoOptions, ExportOptions
+from srkd.options.compress import CompressOptions
+from srkd.options.verbs import ConvertOptions, DemoOptions, ExportOptions
 from tests.support.foreign_models import save_onnx, save_torchscript, twin
 from tests.support.small_runs import TEACHER
 
@@ -76,7 +77,7 @@ def test_an_onnx_file_stays_in_its_own_runtime(photos: Path, tmp_path: Path) -> 
 
 
 def test_compress_and_demo_have_them_and_verbs_that_open_no_program_have_not() -> None:
-    assert CompressOptions(limits=3).limits == DemoOptions(limits=3).limits == 3
+    assert CompressOptions.of(limits=3).teacher.limits == DemoOptions(limits=3).limits == 3
     for options in (ExportOptions, ConvertOptions):
         with pytest.raises(TypeError, match="limits"):
             options("model.pt", limits=3)

@@ -5,36 +5,56 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import click
 import pytest
 from click.testing import CliRunner
+from pydantic import Field
 
 from compressor.base.context import Context
 from compressor.base.errors import SrkdError, UsageError
 from srkd.cli.verb import verb
-from srkd.options.declare import Option, Options, from_json, public, to_json
-from srkd.options.parameters import SETTING, SIZES
+from srkd.options.function import public
+from srkd.options.option import Group, Option, Options, declarations, from_json, options, to_json
+from srkd.options.values import SETTING, SIZES
 from srkd.terminal.console import Console
 
 
-@dataclass(frozen=True)
-class PaintOptions(Options):
+@options
+class FrameGroup(Group):
+    _: KW_ONLY
+    frame: Annotated[bool, Option("With a frame.")] = True
+    gilt: Annotated[float | None, Field(ge=0), Option("Grams of gold.", rare=True)] = None
+
+
+@options
+class PictureFields(Options):
     model: Annotated[str | Path, Option("File to paint.", argument=True)]
     _: KW_ONLY
-    layers: Annotated[int | None, Option("How many layers.", minimum=1, maximum=8)] = None
-    ratio: Annotated[float, Option("Share of it.", minimum=0, maximum=1, above_minimum=True)] = 0.5
+    layers: Annotated[int | None, Field(ge=1, le=8), Option("How many layers.")] = None
+    ratio: Annotated[float, Field(gt=0, le=1), Option("Share of it.")] = 0.5
     colour: Annotated[Literal["red", "blue"], Option("Its colour.")] = "red"
     words: Annotated[Sequence[str], Option("Words on it.", flags=("--word",))] = ()
-    extras: Annotated[Mapping[str, Any] | None, Option("Whatever else.", flags=("--extra",), type=SETTING)] = None
-    sizes: Annotated[Sequence[tuple[int, int]], Option("Sizes.", type=SIZES, in_json=False)] = ((2, 2),)
+    extras: Annotated[Mapping[str, Any] | None, SETTING, Option("Whatever else.", flags=("--extra",))] = None
+    sizes: Annotated[Sequence[tuple[int, int]], SIZES, Option("Sizes.", in_json=False)] = ((2, 2),)
     formats: Annotated[Sequence[str], Option("Formats.", flag_per_value={"gif": "A GIF.", "tiff": "A TIFF."})] = ()
     dry: Annotated[bool, Option("Without water.")] = False
-    frame: Annotated[bool, Option("With a frame.")] = True
+    settings: Annotated[Sequence[str], Option("Rare ones.", flags=("--set",))] = ()
     out: Annotated[Path | str | None, Option("Where it goes.", flags=("-o", "--out"), in_json=False)] = None
+
+
+@options
+class PaintOptions(PictureFields):
+    _: KW_ONLY
+    border: FrameGroup = FrameGroup()
+
+
+@options
+class PaintKeywords(FrameGroup, PictureFields):
+    """All of it side by side."""
 
 
 def run_paint(options: PaintOptions, context: Context) -> PaintOptions:
@@ -43,7 +63,7 @@ def run_paint(options: PaintOptions, context: Context) -> PaintOptions:
     return options
 
 
-paint = public(PaintOptions, run_paint, "paint")
+paint = public(PaintKeywords, PaintOptions, run_paint, "paint")
 
 
 def painted(*words: str) -> PaintOptions:
@@ -83,6 +103,9 @@ def test_python_and_the_command_line_give_the_same_options() -> None:
 def test_defaults_are_those_of_the_class_and_other_click_options_are_passed_by_name() -> None:
     assert painted("x.pt") == dataclasses.replace(paint("x.pt"), model=Path("x.pt"))
     assert painted("x.pt", "--twice").layers == 2
+    assert painted("x.pt", "--no-frame").border == paint("x.pt", frame=False).border == FrameGroup(frame=False)
+    assert painted("x.pt", "--set", "gilt=2", "--set", "k=1").settings == ("k=1",)
+    assert painted("x.pt", "--set", "gilt=2").border.gilt == paint("x.pt", gilt=2).border.gilt == 2.0
     assert paint("x.pt", words="alone").words == ("alone",)
 
 
@@ -107,9 +130,8 @@ def test_help_shows_types_ranges_and_defaults() -> None:
 
 def test_the_python_function_shows_its_signature_and_its_help() -> None:
     signature = inspect.signature(paint)
-    names = [field.name for field in dataclasses.fields(PaintOptions)]
-    callbacks = ["progress", "announce"]
-    assert list(signature.parameters) == [*(name for name in names if name not in callbacks), *callbacks]
+    names = [row.name for row in declarations(PaintOptions)]
+    assert "frame" in names and list(signature.parameters) == [*names, "progress", "announce"]
     assert signature.parameters["layers"].annotation == (int | None) and signature.return_annotation is PaintOptions
     assert signature.parameters["model"].kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
     assert paint.__doc__ is not None and paint.__doc__.startswith("Paint a picture.\n\nArgs:")
@@ -132,6 +154,7 @@ def test_callbacks_become_the_context() -> None:
         ({"ratio": 0}, ["--ratio", "0"], ("--ratio", "0<x<=1")),
         ({"colour": "green"}, ["--colour", "green"], ("--colour", "'green' is not one of 'red', 'blue'")),
         ({"sizes": "3"}, ["--sizes", "3"], ("--sizes", "'3'", "320x180")),
+        ({"gilt": -1}, ["--gilt", "-1"], ("--gilt", "is not in the range x>=0")),
     ],
 )
 def test_wrong_values_are_refused_alike(value: dict[str, Any], words: list[str], parts: tuple[str, ...]) -> None:
@@ -151,7 +174,7 @@ def test_wrong_values_are_refused_alike(value: dict[str, Any], words: list[str],
 @pytest.mark.parametrize("value", [{"layers": True}, {"dry": 1}, {"model": 3}, {"words": [1]}, {"extras": "k"}])
 def test_values_of_another_type_are_refused(value: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match=rf"(?i:{next(iter(value))[:4]}).*: .+ is not "):
-        PaintOptions(**{"model": "x.pt", **value})
+        PaintOptions.of(**{"model": "x.pt", **value})
 
 
 def test_json_reads_back_to_equal_options() -> None:

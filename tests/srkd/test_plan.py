@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
 from PIL import Image
 
 import srkd
@@ -18,8 +17,8 @@ from compressor.training.state import State
 from export.plan.measure import Environment
 from export.plan.search import Targets
 from srkd.cli.main import run
-from srkd.cli.verbs.plan import command
-from srkd.options.verbs import CompressOptions
+from srkd.options.compress import CompressOptions, PlanOptions
+from srkd.options.option import groups_of
 from srkd.record.result import CompressReport
 from srkd.runs.planning import PlanFiles, PlanReport, remedies
 from srkd.terminal.console import json_value
@@ -224,15 +223,6 @@ def test_compress_refuses_what_contradicts_a_target(
     assert not (tmp_path / "run").exists()
 
 
-def test_compress_and_plan_take_the_same_words() -> None:
-    text = CliRunner().invoke(command, ["--help"], prog_name="srkd plan").output
-    for word in (
-        "--target-fps",
-        "--target-ms",
-        "--target-mb",
-        "--target-macs",
-        "--runtime",
-        "--precision",
-        "--lr-size",
-    ):
-        assert word in text and word.removeprefix("--").replace("-", "_") in CompressOptions.__dataclass_fields__
+def test_compress_and_plan_share_their_groups() -> None:
+    compress, plan = dict(groups_of(CompressOptions)), dict(groups_of(PlanOptions))
+    assert [plan[name] for name in ("teacher", "target")] == [compress[name] for name in ("teacher", "target")]

@@ -22,7 +22,7 @@ from compressor.base.context import Context
 from compressor.base.errors import SrkdError, UsageError
 from compressor.models.networks.registry import build
 from export.profile.settings import ProfileSettings
-from srkd.options.parameters import SIZE, SIZES
+from srkd.options.values import SIZE, SIZES
 from srkd.options.verbs import ExportOptions, ProfileOptions
 from srkd.terminal import console
 from srkd.terminal.console import context_for_python

@@ -8,7 +8,7 @@ import pytest
 
 from recipes.catalogue import RECIPES
 from srkd import compress
-from srkd.options.verbs import CompressOptions
+from srkd.options.compress import CompressOptions
 from srkd.runs.config import load_recipe
 
 
@@ -24,7 +24,7 @@ def recipe(tmp_path: Path) -> str:
 def schedule_of(recipe: str, steps: int | None, *settings: str) -> tuple[str, float, tuple[int, ...], int]:
     """Return decay, rate, milestones and the number of notes."""
     lines: list[str] = []
-    rule = load_recipe(CompressOptions(recipe=recipe, steps=steps, settings=settings), lines.append).schedule
+    rule = load_recipe(CompressOptions.of(recipe=recipe, steps=steps, settings=settings), lines.append).schedule
     return rule.decay, rule.rate, rule.milestones, len(lines)
 
 

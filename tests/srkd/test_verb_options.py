@@ -16,8 +16,11 @@ from compressor.inference.tiling import UNBOUNDED_OVERLAP
 from export.profile.settings import DEFAULT_SIZE, ProfileSettings
 from srkd.cli.main import VERBS, cli
 from srkd.cli.verb import VerbCommand
+from srkd.options import compress as compress_options
+from srkd.options import option
 from srkd.options import verbs as verb_options
-from srkd.options.declare import Options, declarations
+from srkd.options.option import Options, declarations, groups_of
+from srkd.options.shared import CheckpointOptions, ProgramOptions, RuntimeOptions
 
 CALLBACKS = ["progress", "announce"]
 CONSOLE = {"as_json", "as_csv", "verbose", "quiet", "help"}
@@ -53,11 +56,15 @@ def options_of(verb: str) -> type[Options]:
 
 def test_every_class_of_options_is_that_of_one_verb() -> None:
     classes = [options_of(verb) for verb in VERBS_WITH_OPTIONS]
-    declared = [
-        value for value in vars(verb_options).values() if isinstance(value, type) and issubclass(value, Options)
-    ]
-    shared = {verb_options.CheckpointOptions, verb_options.ProgramOptions, verb_options.RuntimeOptions}
-    assert set(classes) == {*declared} - {Options, *shared}
+    declared = {
+        value
+        for module in (verb_options, compress_options)
+        for value in vars(module).values()
+        if isinstance(value, type) and issubclass(value, Options)
+    }
+    shared = {Options, CheckpointOptions, ProgramOptions, RuntimeOptions}
+    keywords = {compress_options.CompressKeywords, compress_options.PlanKeywords}
+    assert set(classes) == declared - shared - keywords
     assert len(classes) == len(set(classes))
 
 
@@ -68,7 +75,10 @@ def test_the_command_line_has_the_declared_options_and_no_others(verb: str) -> N
     parameters = [parameter for parameter in command_of(verb).params if parameter.name not in others]
     names = [declaration.name for declaration in declarations(options)]
     assert list(dict.fromkeys(parameter.name for parameter in parameters)) == names
-    assert {field.name for field in dataclasses.fields(options)} == {*names, *CALLBACKS, *KEPT_WITH.get(verb, ())}
+    fields = {
+        field.name for kind in (options, *dict(groups_of(options)).values()) for field in dataclasses.fields(kind)
+    }
+    assert fields - set(dict(groups_of(options))) | set(names) == {*names, *CALLBACKS, *KEPT_WITH.get(verb, ())}
     flags = [flag for parameter in command_of(verb).params for flag in parameter.opts]
     assert len(flags) == len(set(flags))
     for declaration in declarations(options):
@@ -76,22 +86,26 @@ def test_the_command_line_has_the_declared_options_and_no_others(verb: str) -> N
             assert not any(parameter.required for parameter in parameters if parameter.name == declaration.name)
 
 
-@pytest.mark.parametrize("name", ["export", "profile", "evaluate", "upscale"])
+@pytest.mark.parametrize("name", ["compress", "plan", "export", "profile", "evaluate", "upscale"])
 def test_the_python_function_has_the_declared_options_and_no_others(name: str) -> None:
     function: Callable[..., Any] = getattr(srkd, name)
     options = options_of(name)
     parameters = inspect.signature(function).parameters
     assert list(parameters) == [*(declaration.name for declaration in declarations(options)), *CALLBACKS]
-    hints = get_type_hints(options, localns={"KW_ONLY": object})  # which is not a type in Python 3.10
+    # KW_ONLY is not a type in Python 3.10.
+    hints: dict[str, Any] = {}
+    for kind in (options, *dict(groups_of(options)).values()):
+        hints = hints | get_type_hints(kind, localns={"KW_ONLY": object})
     for declaration in declarations(options):
         parameter = parameters[declaration.name]
         assert parameter.annotation == hints[declaration.name]
         expected = parameter.empty if declaration.default is dataclasses.MISSING else declaration.default
         assert parameter.default == expected
         is_keyword = parameter.kind is parameter.KEYWORD_ONLY
-        assert is_keyword != declaration.option.argument
+        assert is_keyword != declaration.is_positional
         assert f"{declaration.name}: " in (function.__doc__ or "")
-    assert (function.__name__, function.__module__) == (name, f"srkd.api.{name}")
+    assert function.__name__ == name
+    assert function.__module__ in (f"srkd.api.{name}", "srkd.runs.compression", "srkd.runs.planning")
 
 
 def test_inspect_takes_arch_options_as_keywords_and_all_others_as_declared() -> None:
@@ -167,4 +181,18 @@ def test_help_reads_plainly(verb: str) -> None:
 def test_the_mark_between_positional_and_keyword_fields_is_not_read_as_a_type(monkeypatch: pytest.MonkeyPatch) -> None:
     """Python 3.10 refuses annotations that cannot be called, such as dataclasses.KW_ONLY."""
     monkeypatch.delattr(verb_options, "KW_ONLY")
-    assert "recipe" in {row.name for row in declarations(verb_options.CompressOptions)}
+    monkeypatch.setattr(option, "_DECLARED", {})
+    assert "models" in {row.name for row in declarations(verb_options.ProfileOptions)}
+
+
+@pytest.mark.parametrize(
+    ("keywords", "options"),
+    [
+        (compress_options.CompressKeywords, compress_options.CompressOptions),
+        (compress_options.PlanKeywords, compress_options.PlanOptions),
+    ],
+)
+def test_the_typed_keywords_are_those_of_the_groups(keywords: type, options: type) -> None:
+    flat = {row.name: (row.annotation, row.default) for row in declarations(keywords)}
+    nested = {row.name: (row.annotation, row.default) for row in declarations(options)}
+    assert flat == nested and len(flat) == len(declarations(keywords)) == len(declarations(options))

@@ -28,7 +28,7 @@ from export.proof.verify import Proof
 from export.writing import exporting
 from srkd.cli.main import cli, run
 from srkd.options.models import common_scale, open_runtime
-from srkd.options.verbs import RuntimeOptions
+from srkd.options.shared import RuntimeOptions
 from srkd.record.run_teacher import find_run_teacher
 from tests.support.foreign_models import save_onnx, twin
 from tests.support.run_files import save_run_file, teacher_entry

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -125,6 +126,29 @@ def test_two_processes_have_the_loss_curve_of_one(inputs, undisturbed, tmp_path)
         )
     facts = json.loads((undisturbed / "run.json").read_text())
     assert facts["processes"] == 2 and facts["result"]["student"]["psnr_y"] == pytest.approx(one.student.psnr_y)
+
+
+@pytest.mark.ci
+@pytest.mark.parametrize("words", [("--with-baseline", "--width", "0.5", "--init", "inherit"), ("--then", "pams")])
+def test_a_plan_of_runs_is_run_and_continued_by_all_processes(words, inputs, tmp_path):
+    """Its runs come one after another; a finished one is not run again, and the others end in the same bytes."""
+    plan = tmp_path / "plan"
+    code, _, err = run_torchrun("-m", "srkd", *new_run(inputs, plan, steps=4), *words)
+    assert code == 0, err
+    facts = json.loads((plan / "run.json").read_text())
+    runs = [plan / name for name in facts["trials"]["runs"]]
+    assert len(runs) >= 2 and [json.loads((run / "run.json").read_text())["processes"] for run in runs] == [2] * len(
+        runs
+    )
+    last = (runs[-1] / "student.safetensors").read_bytes()
+    shutil.rmtree(runs[-1])
+    (plan / "run.json").write_text(json.dumps({key: value for key, value in facts.items() if key != "result"}))
+    code, _, err = run_torchrun("-m", "srkd", "compress", "--resume", str(plan))
+    assert code == 0, err
+    assert err.count("(finished before)") == len(runs) - 1, "one process speaks"
+    assert (runs[-1] / "student.safetensors").read_bytes() == last
+    again = json.loads((plan / "run.json").read_text())
+    assert again["result"]["student"] == facts["result"]["student"] and again["trials"] == facts["trials"]
 
 
 @pytest.mark.ci

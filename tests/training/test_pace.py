@@ -93,10 +93,10 @@ def test_durations_name_fewer_steps_only_where_a_person_would_not_wait():
 def test_loss_and_speed_are_shown_from_the_first_step(teacher, photos, tmp_path):
     lines: list[tuple[str, float]] = []
     context = Context(status=lambda line, left: lines.append((line, left)))
-    from srkd.options.verbs import CompressOptions
+    from srkd.options.compress import CompressOptions
     from srkd.runs.compression import run_compress
 
-    options = CompressOptions(teacher, data=photos, init="inherit", steps=3, out=tmp_path / "run", settings=SMALL)
+    options = CompressOptions.of(teacher, data=photos, init="inherit", steps=3, out=tmp_path / "run", settings=SMALL)
     run_compress(options, context)
     line, left = lines[0]
     assert line.startswith("loss 0.") and line.endswith(" steps/s") and left > 0

@@ -30,7 +30,7 @@ from compressor.training.speed import (
 from compressor.training.stage import Stage
 from compressor.training.state import State
 from recipes.config.reading import load_preset
-from srkd.options.verbs import CompressOptions
+from srkd.options.compress import CompressOptions
 from srkd.runs import config
 from srkd.runs.config import RunNetworks, StudentInit
 from srkd.runs.run import TrainingRun

@@ -10,8 +10,8 @@ from click.core import ParameterSource
 
 from compressor.base.processes import Rank
 from srkd.cli.verb import verb
-from srkd.options.declare import VerbOption
-from srkd.options.verbs import CompressOptions
+from srkd.options.command_line import VerbOption
+from srkd.options.compress import CompressOptions
 from srkd.terminal.console import Console, Records
 
 if TYPE_CHECKING:
@@ -91,11 +91,11 @@ def _report_dry_run(console: Console, options: CompressOptions, kind: DryRunKind
     from srkd.runs.dry_run import dry_run
     from srkd.runs.targeted import plan_student, refuse_contradictions
 
-    if options.is_plan:
+    if options.is_compared:
         console.say("--seeds and --with-baseline plan several runs: this reports on one of them")
-    with console.context() as context, torch_threads(options.threads):
+    with console.context() as context, torch_threads(options.run.threads):
         refuse_contradictions(options)
-        if options.has_target:
+        if options.target.is_given:
             options = plan_student(options, context)
         report = dry_run(options, kind, context)
     if console.wants_json:

@@ -12,7 +12,8 @@ from urllib.parse import urlsplit
 
 from compressor.base.errors import UsageError
 from srkd.cli.verb import verb
-from srkd.options.verbs import DemoOptions, path_of
+from srkd.options.shared import path_of
+from srkd.options.verbs import DemoOptions
 from srkd.terminal.console import Console
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from compressor.base.machine import count_threads
 from srkd.cli.verb import verb
-from srkd.options.verbs import PlanOptions
+from srkd.options.compress import PlanOptions
 from srkd.terminal.console import Console, Records, cell
 
 if TYPE_CHECKING:

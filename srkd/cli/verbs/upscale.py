@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from compressor.base.errors import SrkdError
 from srkd.cli.verb import verb
-from srkd.options.parameters import format_size
+from srkd.options.values import format_size
 from srkd.options.verbs import UpscaleOptions
 from srkd.terminal.console import Console
 

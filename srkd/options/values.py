@@ -8,9 +8,11 @@ import re
 import reprlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
+from pydantic import GetCoreSchemaHandler, PlainValidator
 
 from compressor.base.cache_folder import format_exact_bytes, parse_bytes
 from compressor.base.errors import UsageError, parse_int
@@ -38,10 +40,38 @@ def require_html(path: Path, option: str) -> None:
     require_writable_folder(path.parent, option)
 
 
-class Parsed(click.ParamType[T]):
-    """A click type from three functions: `parse` reads text, `show` writes it, `read` converts values from Python.
+class ValueType(click.ParamType[Any]):
+    """The type of an option whose Python type does not tell how text is read. It checks values from Python, too."""
 
-    Without `read`, values other than text pass unchanged.
+    is_of_one_item = False
+    """True if each item of a sequence is a word of its own; False if one word holds all."""
+
+    def read(self, value: object) -> Any:
+        """The value that the option keeps; a wrong one raises `UsageError`."""
+        raise NotImplementedError
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            return self.read(value)
+        except UsageError as error:
+            self.fail(str(error), param, ctx)
+
+    def _check(self, value: Any) -> Any:
+        try:
+            if self.is_of_one_item and isinstance(value, tuple):
+                return tuple(self.read(item) for item in value)
+            return None if value is None else self.read(value)
+        except UsageError as error:
+            raise ValueError(str(error)) from error
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> Any:
+        return PlainValidator(self._check).__get_pydantic_core_schema__(source, handler)
+
+
+class Parsed(ValueType, Generic[T]):
+    """A type from three functions: `parse` reads text, `show` writes it, `convert` takes values from Python.
+
+    Without the third, values other than text pass unchanged.
     """
 
     def __init__(
@@ -49,35 +79,65 @@ class Parsed(click.ParamType[T]):
         name: str,
         parse: Callable[[str], T],
         show: Callable[[T], str] = str,
-        read: Callable[[object], T] | None = None,
+        from_python: Callable[[object], T] | None = None,
     ) -> None:
-        self.name = name
-        self.parse = parse
-        self.show = show
-        self.read = read
+        self.name, self.parse, self.show, self.from_python = name, parse, show, from_python
 
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> T:
+    def read(self, value: object) -> Any:
+        if isinstance(value, str):
+            return self.parse(value)
+        if isinstance(value, list):
+            value = tuple(value)
+        return value if self.from_python is None else self.from_python(value)
+
+
+class OneOf(ValueType):
+    """One of some names that are known only at run time."""
+
+    def __init__(self, *names: str) -> None:
+        self.names, self.name = names, "choice"
+
+    def read(self, value: object) -> Any:
+        if value not in self.names:
+            raise UsageError(f"{value!r} is not one of {', '.join(map(repr, self.names))}")
+        return value
+
+
+class Settings(ValueType):
+    """Words KEY=VALUE that form a mapping."""
+
+    name, is_of_one_item = "key=value", True
+
+    def read(self, value: object) -> Any:
+        if isinstance(value, str):
+            return parse_setting(value)
+        return value
+
+    def _check(self, value: Any) -> Any:
         try:
-            if isinstance(value, str):
-                return self.parse(value)
-            return value if self.read is None else self.read(value)  # type: ignore[return-value]
-        except UsageError as error:
-            self.fail(str(error), param, ctx)
+            return None if value is None else dict(value)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{value!r} is not a mapping of names to values") from error
 
 
-class PathOr(click.Path):
+class PathOr(ValueType):
     """The type of a path; from Python also of an object with one of the `attributes`."""
 
+    name, is_of_one_item = "path", True
+
     def __init__(self, what: str, *attributes: str) -> None:
-        super().__init__(path_type=Path)
         self.what, self.attributes = what, attributes
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if isinstance(value, (str, os.PathLike)):
-            return super().convert(value, param, ctx)
-        if not any(hasattr(value, attribute) for attribute in self.attributes):
-            self.fail(f"{reprlib.repr(value)} is not {self.what}", param, ctx)
+        return Path(value)
+
+    def read(self, value: object) -> Any:
+        if not isinstance(value, (str, os.PathLike)) and not any(hasattr(value, name) for name in self.attributes):
+            raise UsageError(f"{reprlib.repr(value)} is not {self.what}")
         return value
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        return click.Path().shell_complete(ctx, param, incomplete)
 
 
 def format_size(width_height: tuple[int, int]) -> str:
@@ -168,7 +228,7 @@ SIZE = Parsed("WxH", parse_size, format_size, read_size)
 SIZES = Parsed("WxH[,WxH]", parse_sizes, lambda sizes: ",".join(map(format_size, sizes)), read_sizes)
 COUNTS = Parsed("N[,N]", parse_counts, lambda counts: ",".join(map(str, counts)), read_counts)
 BYTES = Parsed("SIZE", parse_bytes, format_exact_bytes)
-SETTING = Parsed("key=value", parse_setting)
+SETTING = Settings()
 DEVICE = Parsed("device", parse_device)
 MODEL = PathOr("a model: give a path, a run folder or what srkd.load returned", "descriptor")
 PICTURE = PathOr("a picture: give a path, a PIL image, a NumPy array or a tensor", "getbands", "shape")

@@ -1,0 +1,379 @@
+"""The options of `srkd compress` in their groups, and those of `srkd plan`, which shares two of them.
+
+A run derived from another one has some of its groups replaced: the second run of --then has a teacher of its own, no
+student and no target of the user's.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
+from compressor.base.cache_folder import DEFAULT_LIMIT
+from compressor.base.choices import DEFAULT_TRACKERS, MOST_LIMITS, TRACKERS, Border, Init, Select, TrackerName
+from compressor.base.errors import UsageError
+from compressor.runtimes.table import RUNTIMES
+from srkd.options.option import Group, Option, Options, options
+from srkd.options.shared import LIMITS_HELP, LR_ALIAS, ModelOrPath, PathOption, Size, path_of
+from srkd.options.values import BYTES, DEVICE, MODEL, SETTING, SIZE, OneOf, names_of
+
+TargetPrecision: TypeAlias = Literal["fp32", "bf16", "fp16", "int8"]
+
+THEN = "then."
+"""Prefix of a setting of the second recipe."""
+SCHEDULE_SETTINGS = {"batch": "schedule.batch", "lr_patch": "schedule.lr_patch", "rate": "schedule.rate"}
+"""Options that are shorter names of the recipe's settings."""
+
+
+def refuse_rate(lr_images: object) -> object:
+    """Refuse a number where the folder of LR images is expected: in other programs --lr is the learning rate."""
+    try:
+        number = float(Path(str(lr_images)).name)
+    except ValueError:
+        return lr_images
+    if not Path(str(lr_images)).exists():
+        raise UsageError(f"--lr-images {lr_images} is no folder of LR images; the learning rate is --rate {number:g}")
+    return lr_images
+
+
+def absolute_recipe(recipe: str | None) -> str | None:
+    """The recipe's name, or the absolute path of its file, so that a run continues from any folder."""
+    from recipes.config.reading import is_recipe_file  # imports yaml
+
+    return str(Path(recipe).resolve()) if recipe is not None and is_recipe_file(recipe) else recipe
+
+
+@options
+class TeacherOptions(Group):
+    """The teacher, and how its file is read."""
+
+    teacher: Annotated[
+        ModelOrPath | None,
+        MODEL,
+        Option("Checkpoint of the teacher.", unset="the embedded EDSR", metavar="PATH", is_input=True),
+    ] = None
+    _: KW_ONLY
+    scale: Annotated[
+        int | None, Field(ge=1, le=8), Option("Scale to take from a multi-scale file.", unset="the file's")
+    ] = None
+    arch_options: Annotated[
+        Mapping[str, Any] | None,
+        SETTING,
+        Option(
+            "Facts that the teacher's file does not hold, such as res_scale=0.1.",
+            unset="what srkd assumes",
+            flags=("--arch-option",),
+        ),
+    ] = None
+    limits: Annotated[float, Field(ge=1, le=MOST_LIMITS), Option(LIMITS_HELP, rare=True)] = 1.0
+
+    @property
+    def path(self) -> Path | None:
+        """The path of the teacher's file; None stands for the embedded one."""
+        if self.teacher is None or isinstance(self.teacher, (str, os.PathLike)):
+            return path_of(self.teacher)
+        raise TypeError("the teacher is a network that no file holds yet")
+
+
+@options
+class StudentOptions(Group):
+    """The student's shape and its first weights."""
+
+    _: KW_ONLY
+    width: Annotated[
+        float | None,
+        Field(gt=0, le=1),
+        Option("Fraction of the teacher's channels that the student keeps.", unset="the recipe's"),
+    ] = None
+    depth: Annotated[
+        float | None,
+        Field(gt=0, le=1),
+        Option("Fraction of the teacher's blocks that the student keeps.", unset="the recipe's"),
+    ] = None
+    student: Annotated[
+        str | None,
+        Option(
+            "The student's whole shape, such as edsr:width=48,depth=16,scale=4.",
+            unset="by --width and --depth",
+            metavar="SPEC",
+        ),
+    ] = None
+    init: Annotated[
+        Init | None,
+        Option(
+            "First weights of the student: solved for, cut from the teacher, or random.",
+            unset="the recipe's; with --student: solved for if it is a smaller teacher, else random",
+        ),
+    ] = None
+    select: Annotated[
+        Select | None,
+        Option(
+            "Channels that the student inherits: the first, the strongest, or the principal directions.",
+            unset="the recipe's",
+            rare=True,
+        ),
+    ] = None
+    init_from: Annotated[
+        PathOption, Option("Start from this file's weights where name and shape agree.", unset="no file", is_input=True)
+    ] = None
+
+
+@options
+class TargetOptions(Group):
+    """What the student must reach, and where. None stands for any, and for the usual place."""
+
+    _: KW_ONLY
+    target_fps: Annotated[
+        float | None, Field(gt=0), Option("Images a second that the student must reach.", unset="any")
+    ] = None
+    target_ms: Annotated[float | None, Field(gt=0), Option("Milliseconds that an image may take.", unset="any")] = None
+    target_mb: Annotated[float | None, Field(gt=0), Option("Megabytes (10⁶ bytes) of the file.", unset="any")] = None
+    target_macs: Annotated[
+        float | None, Field(gt=0), Option("Multiply-accumulates of an image, such as 5e9.", unset="any")
+    ] = None
+    runtime: Annotated[
+        str | None,
+        OneOf(*RUNTIMES),
+        Option(
+            f"Runtime in which the student must meet the target: {', '.join(RUNTIMES)}.",
+            unset="onnxruntime",
+            metavar="NAME",
+        ),
+    ] = None
+    precision: Annotated[
+        TargetPrecision | None,
+        Option("Precision in which it must meet the target; int8: in all layers.", unset="fp32"),
+    ] = None
+    lr_size: Annotated[Size | None, SIZE, Option("LR size at which it must meet the target.", unset="320x180")] = None
+
+    @property
+    def is_given(self) -> bool:
+        """Whether a target decides the student."""
+        return (self.target_fps, self.target_ms, self.target_mb, self.target_macs) != (None,) * 4
+
+
+@options
+class DataOptions(Group):
+    """The images that a run trains and validates on."""
+
+    _: KW_ONLY
+    data: Annotated[
+        PathOption,
+        Option("Folder of HR images, a set with HR/, or several sets.", unset="the embedded photos", is_input=True),
+    ] = None
+    lr_images: Annotated[
+        PathOption,
+        BeforeValidator(refuse_rate),
+        Option("Folder of the LR images of --data.", unset="made bicubically", aliases=LR_ALIAS, is_input=True),
+    ] = None
+    val: Annotated[
+        PathOption, Option("Validation images.", unset="some of --data, or embedded ones", is_input=True)
+    ] = None
+    lr_only: Annotated[
+        PathOption,
+        Option(
+            "Folder of LR images without HR partners: the teacher's output is their only label.",
+            unset="HR images are the labels",
+            metavar="DIR",
+            is_input=True,
+        ),
+    ] = None
+    lr_border: Annotated[
+        Border, Option("Border of the downscale that makes LR images; clamp is that of an older MATLAB.", rare=True)
+    ] = "mirror"
+    cache_size: Annotated[
+        int | str,
+        BYTES,
+        Option("Disk space for decoded images between runs (docs/use/data.md); 0: nothing is kept.", rare=True),
+    ] = DEFAULT_LIMIT
+
+
+@options
+class TrainingOptions(Group):
+    """The recipe, what is changed in it, and its length."""
+
+    _: KW_ONLY
+    recipe: Annotated[
+        str, AfterValidator(absolute_recipe), Option("A name of `srkd recipes ls`, or a file such as ./my.yaml.")
+    ] = "logits"
+    then: Annotated[
+        str | None,
+        AfterValidator(absolute_recipe),
+        Option(
+            "Second recipe, pams or pact, that quantises the trained student. --steps, --batch and --lr-patch hold "
+            "for both recipes; --set then.KEY=VALUE changes the second.",
+            unset="no second recipe",
+            metavar="RECIPE",
+        ),
+    ] = None
+    steps: Annotated[
+        int | None, Field(ge=1), Option("Updates; milestones and warm-up are rescaled.", unset="the recipe's")
+    ] = None
+    batch: Annotated[
+        int | None, Field(ge=1), Option("Patches in a batch, over all processes.", unset="the recipe's")
+    ] = None
+    lr_patch: Annotated[int | None, Field(ge=1), Option("Side of a patch in LR pixels.", unset="the recipe's")] = None
+    rate: Annotated[float | None, Field(gt=0), Option("Learning rate.", unset="the recipe's")] = None
+    seed: Annotated[int, Option("The same seed gives the same run.")] = 10
+    settings: Annotated[
+        Sequence[str],
+        Option(
+            "Change the recipe: schedule.warmup=500, kappa=0.5. Also sets rare options: cache_size, limits, "
+            "lr_border, phi_weights, select, teacher_cache.",
+            flags=("--set",),
+            metavar="KEY=VALUE",
+        ),
+    ] = ()
+    teacher_cache: Annotated[
+        bool, Option("Run the teacher once over whole images; steps crop its stored outputs (fp16).", rare=True)
+    ] = False
+    phi_weights: Annotated[
+        PathOption,
+        Option(
+            "vgg19-dcbb9e9d.pth of torchvision, for recipes with the option phi.",
+            unset="the one in the cache, or downloaded",
+            metavar="FILE",
+            is_input=True,
+            rare=True,
+        ),
+    ] = None
+
+    @property
+    def own_settings(self) -> tuple[str, ...]:
+        """The settings of `recipe` from `--set`."""
+        return tuple(setting for setting in self.settings if not setting.startswith(THEN))
+
+    @property
+    def then_settings(self) -> tuple[str, ...]:
+        """The settings of `then` from `--set`, without their prefix."""
+        return tuple(setting.removeprefix(THEN) for setting in self.settings if setting.startswith(THEN))
+
+    @property
+    def recipe_settings(self) -> tuple[str, ...]:
+        """The settings of the recipe, also those that have their own option."""
+        settings = self.own_settings
+        keys = [setting.partition("=")[0].strip() for setting in settings]
+        shorter = {key: getattr(self, name) for name, key in SCHEDULE_SETTINGS.items()}
+        for name, key in SCHEDULE_SETTINGS.items():
+            if key in keys and shorter[key] is not None:
+                flag = f"--{name.replace('_', '-')}"
+                raise UsageError(f"{flag} {shorter[key]} and --set {key}=... say the same twice: give one of them")
+        return (*settings, *(f"{key}={value}" for key, value in shorter.items() if value is not None))
+
+
+@options
+class RunOptions(Group):
+    """Where and how often a run is made."""
+
+    _: KW_ONLY
+    out: Annotated[
+        PathOption,
+        Option("Run folder to write, required for a run; must not exist yet.", flags=("-o", "--out"), in_json=False),
+    ] = None
+    with_baseline: Annotated[bool, Option("Also train the same student on the same batches without distillation.")] = (
+        False
+    )
+    seeds: Annotated[int, Field(ge=1), Option("Number of runs with different seeds, for mean and spread.")] = 1
+    device: Annotated[str, DEVICE, Option("cpu, cuda, cuda:N or mps.")] = "cpu"
+    threads: Annotated[int | None, Field(ge=1), Option("CPU threads.", unset="as many as torch uses")] = None
+    track: Annotated[
+        tuple[TrackerName, ...],
+        names_of(*TRACKERS),
+        Option("Where to watch curves: tensorboard (files in the run folder), wandb (Weights & Biases, srkd[wandb])."),
+    ] = DEFAULT_TRACKERS
+
+    @property
+    def folder(self) -> Path:
+        """The folder that the run writes; refuse options without one."""
+        if self.out is None:
+            raise UsageError("missing option '--out': the run folder to write")
+        return Path(self.out)
+
+
+@options
+class CompressOptions(Options):
+    """A run, or the base from which the runs of a plan are derived."""
+
+    _: KW_ONLY
+    teacher: TeacherOptions = TeacherOptions()
+    student: StudentOptions = StudentOptions()
+    target: TargetOptions = TargetOptions()
+    data: DataOptions = DataOptions()
+    training: TrainingOptions = TrainingOptions()
+    run: RunOptions = RunOptions()
+    plan: Mapping[str, Any] | None = None
+    """The plan that chose the student, in the form of run.json; not an option of the command line."""
+
+    def __post_init__(self) -> None:
+        training = self.training
+        if training.then is None and training.then_settings:
+            raise UsageError(f"--set {THEN}{training.then_settings[0]}: there is no second recipe; add --then pams")
+        if training.then is not None and self.is_compared:
+            raise UsageError("--then makes one student: leave out --with-baseline and --seeds")
+
+    @property
+    def is_compared(self) -> bool:
+        """Whether the recipe is compared with baselines, or over seeds, and so needs several runs."""
+        return self.run.with_baseline or self.run.seeds > 1
+
+
+@options
+class CompressKeywords(
+    TeacherOptions, StudentOptions, TargetOptions, DataOptions, TrainingOptions, RunOptions, Options
+):
+    """The groups of `CompressOptions` side by side: the typed arguments of `srkd.compress`."""
+
+
+@options
+class MeasurementOptions(Group):
+    """How a plan measures, here or elsewhere."""
+
+    _: KW_ONLY
+    device: Annotated[str, DEVICE, Option("Device that the student will run on.")] = "cpu"
+    threads: Annotated[
+        int | None, Field(ge=1), Option("CPU threads; no more than there are cores.", unset="as many as torch uses")
+    ] = None
+    margin: Annotated[
+        float, Field(ge=0, le=1), Option("The student must meet the target even if it is slower by this share.")
+    ] = 0.1
+    seconds: Annotated[float, Field(gt=0), Option("Time for each measurement of a shape.")] = 0.5
+    quality: Annotated[bool, Option("Solve for the finalists' weights to compare their PSNR without training.")] = True
+    emit: Annotated[
+        PathOption,
+        Option(
+            "Write shapes as ONNX files and a program that times them on another device.",
+            unset="time here",
+            metavar="DIR",
+        ),
+    ] = None
+    measured: Annotated[
+        PathOption, Option("Plan from the timings that this program wrote.", unset="time here", metavar="FILE")
+    ] = None
+
+
+@options
+class PlanOptions(Options):
+    """A search for the largest student that meets a target."""
+
+    _: KW_ONLY
+    teacher: TeacherOptions = TeacherOptions()
+    target: TargetOptions = TargetOptions()
+    measurement: MeasurementOptions = MeasurementOptions()
+    picture: Annotated[
+        PathOption, Option("PNG file for speed against size.", unset="no picture", flags=("-o", "--out", "--picture"))
+    ] = None
+
+
+@options
+class PlanKeywords(TeacherOptions, TargetOptions, MeasurementOptions, Options):
+    """The groups of `PlanOptions` side by side: the typed arguments of `srkd.plan`."""
+
+    _: KW_ONLY
+    picture: Annotated[
+        PathOption, Option("PNG file for speed against size.", unset="no picture", flags=("-o", "--out", "--picture"))
+    ] = None

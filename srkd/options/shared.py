@@ -1,0 +1,85 @@
+"""Types and options that several verbs share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
+
+from pydantic import Field
+
+from compressor.base.choices import MOST_LIMITS
+from compressor.runtimes.table import RUNTIMES, device_patterns
+from srkd.options.option import Option, Options, options
+from srkd.options.values import DEVICE, SETTING, OneOf
+
+if TYPE_CHECKING:
+    from compressor.images.in_memory import ImageInMemory
+    from compressor.models.networks.base import ImageModel
+    from compressor.runtimes.base import Runtime
+
+    ModelOrPath: TypeAlias = str | Path | ImageModel
+    Model: TypeAlias = ModelOrPath | Runtime
+    PictureOrPath: TypeAlias = str | Path | ImageInMemory
+else:
+    # The real types of networks, runtimes and images need torch.
+    ModelOrPath: TypeAlias = str | Path | object
+    Model: TypeAlias = str | Path | object
+    PictureOrPath: TypeAlias = str | Path | object
+
+PathOption: TypeAlias = str | Path | None
+Size: TypeAlias = str | tuple[int, int]
+"""An LR size as (width, height) or "WxH"; a checked option is always a tuple."""
+Sizes: TypeAlias = Size | Sequence[Size]
+
+# Options that several verbs share.
+Device: TypeAlias = Annotated[
+    str, DEVICE, Option(f"One of {', '.join(device_patterns())}; cuda:1 and openvino:GPU select one of several.")
+]
+Precision: TypeAlias = Literal["fp32", "bf16", "fp16"]
+Threads: TypeAlias = Annotated[int | None, Field(ge=1), Option("CPU threads.", unset="as many as torch uses")]
+Tile: TypeAlias = Annotated[
+    int | None, Field(ge=0), Option("Side of a tile in LR pixels; 0: no tiles.", unset="chosen by memory")
+]
+SelfEnsemble: TypeAlias = Annotated[bool, Option("Mean over the eight symmetries; takes eight times as long.")]
+LIMITS_HELP = "How many times 60 s, 4 GB and 64 MB of output a foreign program may use when it is first tried."
+LR_ALIAS = ("--lr",)
+"""The older name of --lr-images, which looks like a learning rate."""
+
+
+def path_of(value: PathOption) -> Path | None:
+    """Return an optional path as a `Path`."""
+    return None if value is None else Path(value)
+
+
+@options
+class CheckpointOptions(Options):
+    """Options for reading a checkpoint."""
+
+    _: KW_ONLY
+    scale: Annotated[int | None, Field(ge=1, le=8), Option("Scale to take from a multi-scale file.")] = None
+    arch_options: Annotated[
+        Mapping[str, object] | None,
+        SETTING,
+        Option("Facts that the file does not hold, such as res_scale=0.1.", flags=("--arch-option",)),
+    ] = None
+
+
+@options
+class ProgramOptions(CheckpointOptions):
+    """Options for reading a checkpoint and for the first run of a foreign program."""
+
+    _: KW_ONLY
+    limits: Annotated[float, Field(ge=1, le=MOST_LIMITS), Option(LIMITS_HELP)] = 1.0
+
+
+@options
+class RuntimeOptions(ProgramOptions):
+    """Options for opening models."""
+
+    _: KW_ONLY
+    device: Device = "cpu"
+    runtime: Annotated[str | None, OneOf(*RUNTIMES), Option("Runtime to use.", unset="the one the file is for")] = None
+    precision: Annotated[Precision | None, Option("Precision of the arithmetic in torch and OpenVINO.")] = None
+    threads: Threads = None
