@@ -152,6 +152,7 @@ def test_the_catalogue_matches_the_files(files: dict[str, Any]) -> None:
         assert sample["credit"]
 
 
+@pytest.mark.ci
 def test_samples_show_what_networks_are_compared_on() -> None:
     """The samples are text, hair, foliage and fur, large and free; the student visibly differs from bicubic."""
     network = load_checkpoint(embedded_student()).network.eval()

@@ -54,6 +54,7 @@ def test_a_graph_that_is_changed_leaves_the_next_one_whole() -> None:
     assert onnx.load_model_from_string(whole).opset_import[0].version == 18
 
 
+@pytest.mark.ci
 def test_one_export_traces_a_network_once_and_its_spread_streams_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

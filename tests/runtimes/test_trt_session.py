@@ -154,6 +154,7 @@ def test_pictures_beyond_the_largest_are_cut(one: Nvidia, tmp_path: Path) -> Non
         super_resolve(runtime, lr)
 
 
+@pytest.mark.ci
 def test_an_engine_of_one_size(one: Nvidia, tmp_path: Path) -> None:
     runtime = open_model(engine(tmp_path, static_profile(3, (16, 12)), fixed=(16, 12)))
     assert (runtime.descriptor.fixed_size, runtime.descriptor.max_size) == ((16, 12), None)
@@ -197,6 +198,7 @@ def test_what_goes_wrong_is_one_line(gpu: Nvidia, untried: None, tmp_path: Path,
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.ci
 def test_an_engine_is_tried_once_in_a_child_process(one: Nvidia, untried: None, tmp_path: Path) -> None:
     """A successfully tried engine is not tried again on the same machine. Without srkd's header it fits any machine."""
     plain = tmp_path / "trtexec.engine"

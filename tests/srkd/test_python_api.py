@@ -311,6 +311,7 @@ def test_help_leads_to_every_function() -> None:
         assert function.__doc__ and name in pydoc.plain(pydoc.render_doc(function))
 
 
+@pytest.mark.ci
 def test_every_example_of_the_help_runs(ground: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """They run in one folder, in the order of the introduction, with few steps and small pictures."""
     srkd.convert(save_teacher(tmp_path / "srkd.safetensors"), to="edsr-pytorch", out=tmp_path / "edsr.pt")

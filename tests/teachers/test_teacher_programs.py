@@ -313,6 +313,7 @@ def test_a_program_is_rebuilt_to_the_same_bytes_at_any_time(
     assert rebuild_archive(path.read_bytes(), path) == first
 
 
+@pytest.mark.ci
 def test_a_record_shorter_than_its_tensor_is_refused(files: dict[str, Path], tmp_path: Path) -> None:
     """torch itself reads beyond the record's end, and crashes or returns other memory."""
     short = rewritten(

@@ -153,6 +153,7 @@ def test_a_folder_that_cannot_be_written_is_told_before_the_first_image(where, t
     assert output.out == ""
 
 
+@pytest.mark.ci
 def test_a_resumed_run_computes_with_the_threads_it_began_with(unfinished):
     before = torch.get_num_threads()
     change_facts(unfinished, torch_threads=before + 1)
