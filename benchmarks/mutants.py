@@ -70,7 +70,7 @@ CORE: Mapping[str, tuple[str, ...]] = {
         "training/test_balance.py",
         "training/test_training.py",
     ),
-    "compressor/data/batches.py": ("data/test_data.py", "data/test_data_path.py"),
+    "compressor/data/batches.py": ("data/test_data.py",),
     "export/timing/turns.py": ("export/test_profile.py", "export/test_plan_measure.py"),
     "export/plan/search.py": ("export/test_plan_search.py", "srkd/test_plan.py"),
     "export/plan/time_model.py": ("export/test_plan_search.py",),
