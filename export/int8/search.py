@@ -139,9 +139,9 @@ class Search(Generic[File]):
         """Return the facts of a try's file."""
         tool, parts = self.tool, tried.parts
         more = {
-            tool.variant.replace(" ", "_"): parts.variant,
             "in_float": parts.words,
             "float_layers": sorted(parts.layers),
+            tool.variant.replace(" ", "_"): parts.variant,
         }
         return describe_file(tool.flavour, tool.weight_bits, self.task.calibration.source, tried.quality, **more)
 
