@@ -130,7 +130,9 @@ def test_two_processes_have_the_loss_curve_of_one(inputs, undisturbed, tmp_path)
 
 
 @pytest.mark.ci
-@pytest.mark.parametrize("words", [("--with-baseline", "--width", "0.5", "--init", "inherit"), ("--then", "pams", *SMALL_SECOND)])
+@pytest.mark.parametrize(
+    "words", [("--with-baseline", "--width", "0.5", "--init", "inherit"), ("--then", "pams", *SMALL_SECOND)]
+)
 def test_a_plan_of_runs_is_run_and_continued_by_all_processes(words, inputs, tmp_path):
     """Its runs come one after another; a finished one is not run again, and the others end in the same bytes."""
     plan = tmp_path / "plan"
