@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -51,17 +51,17 @@ def test_a_teacher_slower_than_the_step_takes_all_of_it() -> None:
 
 
 @pytest.fixture
-def options(tmp_path: Path) -> CompressOptions:
-    return CompressOptions.of(
-        teacher=save_teacher(tmp_path / "teacher.safetensors"),
-        recipe="logits",
-        width=0.5,
-        steps=40,
-        settings=SMALL,
-        data=save_photos(tmp_path / "photos"),
-        out=tmp_path / "run",
-        init="inherit",
-    )
+def words(tmp_path: Path) -> dict[str, Any]:
+    return {
+        "teacher": save_teacher(tmp_path / "teacher.safetensors"),
+        "recipe": "logits",
+        "width": 0.5,
+        "steps": 40,
+        "settings": SMALL,
+        "data": save_photos(tmp_path / "photos"),
+        "out": tmp_path / "run",
+        "init": "inherit",
+    }
 
 
 @pytest.mark.parametrize(
@@ -69,9 +69,9 @@ def options(tmp_path: Path) -> CompressOptions:
     [("logits", 1.0), ("dukd", 1 + 1 / 4), ("logits-paper", None), ("fakd", None), ("scratch", None)],
 )
 def test_what_a_recipe_could_keep(
-    options: CompressOptions, monkeypatch: pytest.MonkeyPatch, recipe: str, views: float | None
+    words: dict[str, Any], monkeypatch: pytest.MonkeyPatch, recipe: str, views: float | None
 ) -> None:
-    config = RunConfig.decide(replace(options, recipe=recipe), QUIET)
+    config = RunConfig.decide(CompressOptions.of(**{**words, "recipe": recipe}), QUIET)
     costs: list[CacheCost] = []
 
     def recorded(cost: CacheCost, seconds_per_step: float, steps: int, free: int) -> str:
@@ -91,23 +91,23 @@ def test_what_a_recipe_could_keep(
     assert costs[0].fill_seconds == pytest.approx(3 * pixels)
 
 
-def test_no_teacher_is_timed_in_vain(options: CompressOptions, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_teacher_is_timed_in_vain(words: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     def never(*_: object) -> float:
         raise AssertionError("the teacher was timed")
 
     monkeypatch.setattr(advising, "_seconds", never)
-    config = RunConfig.decide(options, QUIET)
+    config = RunConfig.decide(CompressOptions.of(**words), QUIET)
     assert cache_advice(config, config.teacher, 0.5, 1000) is None
     assert cache_advice(config, None, 10.0, 1000) is None
-    cached = RunConfig.decide(replace(options, teacher_cache=True), QUIET)
+    cached = RunConfig.decide(CompressOptions.of(**words, teacher_cache=True), QUIET)
     assert cached.cache is not None
     assert cache_advice(cached, cached.teacher, 10.0, 1000) is None
 
 
 def test_a_long_run_prints_it_once_and_its_student_is_the_same(
-    options: CompressOptions, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    words: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    plain = compress(**vars(replace(options, out=tmp_path / "plain")))
+    plain = compress(**{**words, "out": tmp_path / "plain"})
     now = [0.0]
 
     def slow(self: Pace, done: int, step: object = Pace.step) -> None:
@@ -118,7 +118,7 @@ def test_a_long_run_prints_it_once_and_its_student_is_the_same(
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     monkeypatch.setattr(advising, "_seconds", lambda teacher, lr, precision: (teacher(lr), 30.0)[1])
     lines: list[str] = []
-    advised = compress(**vars(replace(options, out=tmp_path / "advised", announce=lines.append)))
+    advised = compress(**{**words, "out": tmp_path / "advised"}, announce=lines.append)
     (line,) = [line for line in lines if "--teacher-cache" in line]
     assert line.startswith("the teacher takes 50% of a step")
     assert line in (tmp_path / "advised" / "log.txt").read_text()

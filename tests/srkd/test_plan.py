@@ -41,6 +41,7 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_teacher(tmp_path_factory.mktemp("teacher") / "teacher.safetensors")
 
 
+@pytest.mark.ci
 def test_the_verb_prints_a_table_of_reasons_draws_a_picture_and_names_the_next_step(
     teacher: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -162,6 +163,7 @@ def test_compress_trains_what_the_target_decides_and_says_whether_it_is_met(teac
     assert any(line.startswith("plan: ") for line in notes)
 
 
+@pytest.mark.ci
 @pytest.mark.usefixtures("soon")
 def test_a_target_decides_the_student_of_all_seeds_and_baselines(teacher: Path, tmp_path: Path) -> None:
     report = compressed(teacher, tmp_path, seeds=2, with_baseline=True)
@@ -173,6 +175,7 @@ def test_a_target_decides_the_student_of_all_seeds_and_baselines(teacher: Path, 
     assert facts["target"]["met"] is True and not any("target" in row for row in runs), "the chosen student is timed"
 
 
+@pytest.mark.ci
 @pytest.mark.usefixtures("soon")
 def test_a_target_decides_the_student_that_is_then_quantised(teacher: Path, tmp_path: Path) -> None:
     settings = (*SMALL, "then.schedule.batch=2", "then.schedule.lr_patch=8")
@@ -184,6 +187,7 @@ def test_a_target_decides_the_student_that_is_then_quantised(teacher: Path, tmp_
     assert network.spec == parse_student(facts["plan"]["chosen"]["student"])
 
 
+@pytest.mark.ci
 @pytest.mark.usefixtures("soon")
 def test_a_resumed_run_keeps_its_plan_and_is_timed_at_its_end(
     teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
