@@ -512,7 +512,7 @@ def _about_int8(model: ProfiledModel) -> str | None:
     """Return a line about an int8 model; None for other models."""
     if model.facts.precision != "int8":
         return None
-    unbounded = "all in eight bits to be timed, its loss is not bounded (srkd export bounds it)"
+    unbounded = "all in int8 to be timed, its loss is not bounded (srkd export bounds it)"
     parts = [model.facts.numbers, unbounded if model.unbounded else None, model.facts.integer_nodes]
     return f"{model.name}: {'; '.join(str(remark) for remark in parts if remark is not None)}"
 

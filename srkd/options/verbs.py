@@ -99,7 +99,7 @@ class ProfileOptions(ProgramOptions):
         names_of("fp32", "bf16", "fp16", "int8"),
         Option(
             "Precisions of the arithmetic in torch and OpenVINO, some of fp32, bf16, fp16, int8; other runtimes' "
-            "files have their own. int8: checkpoints are written in eight bits for the runtimes that support it, "
+            "files have their own. int8: checkpoints are written in int8 for the runtimes that support it, "
             "without a limit of the loss; torch and the teacher stay in float."
         ),
     ] = ("fp32",)

@@ -91,7 +91,7 @@ def test_what_is_computed_with_integers_is_counted(good: FileReport) -> None:
     assert good.facts["int8_operations"] == {"convolution": 6, "add": 2, "relu": 1}
     # The mean shift at both ends, and the operations of a pixel shuffle outside XNNPACK.
     assert good.facts["float_operations"] == {"sub": 1, "mul": 1, "add": 1, "view_copy": 2}
-    assert "ExecuTorch: in eight bits 2 add, 6 convolution, 1 relu; in float 1 add, 1 mul, 1 sub, 2 view_copy" in NOTES
+    assert "ExecuTorch: in int8 2 add, 6 convolution, 1 relu; in float 1 add, 1 mul, 1 sub, 2 view_copy" in NOTES
     assert good.bytes is not None and good.path is not None
     assert b"quantize" not in good.path.read_bytes().replace(b"dequantize", b""), "no operator outside of XNNPACK"
 
