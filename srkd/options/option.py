@@ -322,7 +322,7 @@ def _usage_error(cls: type, error: ValidationError) -> UsageError:
     name, value, kind = str(mistake["loc"][0]), mistake["input"], mistake["type"]
     row = next(row for row in declarations(cls) if row.name == name)
     if kind == "value_error":
-        return UsageError(f"{row.flag}: {mistake['ctx']['error']}")
+        return UsageError(f"{row.flag}: {mistake.get('ctx', {}).get('error')}")
     if kind in ("greater_than", "greater_than_equal", "less_than", "less_than_equal"):
         return UsageError(f"{row.flag}: {value!r} is not in the range {row.range}")
     if kind == "literal_error":
@@ -336,8 +336,9 @@ def _kind(row: Declaration) -> str:
         return "a mapping of names to values"
     names = {bool: "True or False", int: "an integer", float: "a number", str: "text"}
     kinds = [kind for kind in row.kinds if kind is not type(None)]
-    is_path = any(isinstance(kind, type) and issubclass(kind, os.PathLike) for kind in kinds)
-    return "a path" if is_path else next((names[kind] for kind in kinds if kind in names), "a value that it takes")
+    return (
+        "a path" if Path in kinds else next((names[kind] for kind in kinds if kind in names), "a value that it takes")
+    )
 
 
 def _with_rare_settings(rows: Mapping[str, Declaration], keywords: Mapping[str, Any]) -> dict[str, Any]:

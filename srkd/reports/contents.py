@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -161,8 +160,8 @@ def _finished_scores(result: CompressReport) -> list[Score]:
     if result.trials is None:
         rows.append(_score(", ".join(filter(None, ("student", result.quantisation))), "student", result.student))
     else:
-        roles: Iterator[Role] = itertools.chain(["student"], itertools.repeat("baseline"))
-        for role, row in zip(roles, result.trials.rows, strict=False):
+        for index, row in enumerate(result.trials.rows):
+            role: Role = "baseline" if index else "student"
             name = f"student ({row.name})" if role == "student" else row.name
             rows.append(Score(name, role, params, macs, _finite(row.mean), row.sd, len(row.psnr_y)))
     if result.untrained is not None:
@@ -194,7 +193,7 @@ def _scores_so_far(metrics: Sequence[Metrics]) -> list[Score]:
         return []
     newest = rows[-1]
     names: dict[Role, str] = {"teacher": "teacher", "student": f"student at step {newest.step:,}", "bicubic": "bicubic"}
-    scores = {role: newest.numbers.get(f"{role}_psnr_y") for role in names}
+    scores: dict[Role, float | None] = {role: newest.numbers.get(f"{role}_psnr_y") for role in names}
     return [Score(names[role], role, None, None, psnr_y) for role, psnr_y in scores.items() if psnr_y is not None]
 
 

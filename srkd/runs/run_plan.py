@@ -15,7 +15,7 @@ import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 from compressor.base.context import Context
@@ -59,10 +59,14 @@ class RunPlan(ABC):
     def folder(self) -> Path:
         return self.options.run.folder
 
-    @property
     @abstractmethod
-    def runs(self) -> tuple[PlannedRun, ...]:
+    def list_runs(self) -> tuple[PlannedRun, ...]:
         """The runs in their order; the same ones for the same options."""
+
+    @cached_property
+    def runs(self) -> tuple[PlannedRun, ...]:
+        """The runs in their order."""
+        return self.list_runs()
 
     @abstractmethod
     def summarise(self, results: Sequence[RunFile]) -> tuple[CompressReport, RunFile]:

@@ -59,8 +59,7 @@ class Then(RunPlan):
         )
         return in_folder(second, self.folder / f"2-{recipe_label(training.then)}")
 
-    @cached_property
-    def runs(self) -> tuple[PlannedRun, ...]:
+    def list_runs(self) -> tuple[PlannedRun, ...]:
         return tuple(PlannedRun(recipe_label(part.training.recipe), part) for part in (self.first, self.second))
 
     def require_possible(self) -> None:

@@ -64,7 +64,7 @@ class Trials(RunPlan):
     config: RunConfig
 
     @cached_property
-    def runs(self) -> tuple[Trial, ...]:
+    def trials(self) -> tuple[Trial, ...]:
         """The trials seed by seed, so that a plan that is stopped early has pairs to compare."""
         options = self.options
         variants = {self.config.recipe: options}
@@ -82,6 +82,9 @@ class Trials(RunPlan):
             for seed in range(options.training.seed, options.training.seed + options.run.seeds)
             for variant, chosen in variants.items()
         )
+
+    def list_runs(self) -> tuple[Trial, ...]:
+        return self.trials
 
     def decide(self, run: PlannedRun, results: Sequence[RunFile], context: Context, began: RunFile | None) -> RunConfig:
         """The config of a trial, with the teacher, images and mode of the plan, and the scores of its first result."""
@@ -118,7 +121,7 @@ class Trials(RunPlan):
 
     def require_comparable(self, results: Sequence[RunFile]) -> None:
         """Refuse trials of the newest seed that did not see the same batches."""
-        self._same_batches(self.runs[: len(results)], self.runs[len(results) - 1].seed)
+        self._same_batches(self.trials[: len(results)], self.trials[len(results) - 1].seed)
 
     @staticmethod
     def _same_batches(trials: Sequence[Trial], seed: int) -> SameBatches:
@@ -135,14 +138,14 @@ class Trials(RunPlan):
     def summarise(self, results: Sequence[RunFile]) -> tuple[CompressReport, RunFile]:
         """The report of the trial that is best by validation, with the gains over all of them."""
         outcomes = []
-        for trial, contents in zip(self.runs, results, strict=True):
+        for trial, contents in zip(self.trials, results, strict=True):
             result = contents.result
             assert result is not None
             outcomes.append(Outcome(trial.name, trial.variant, trial.seed, result.student.psnr_y, result.seconds))
-        seeds, group = dict.fromkeys(trial.seed for trial in self.runs), self.context.processes
+        seeds, group = dict.fromkeys(trial.seed for trial in self.trials), self.context.processes
         batches = group.broadcast(
             group.run_on_all(
-                lambda: [self._same_batches(self.runs, seed) for seed in seeds] if group.is_leader else None
+                lambda: [self._same_batches(self.trials, seed) for seed in seeds] if group.is_leader else None
             )
         )
         trials = TrialsReport.of(outcomes, batches)
