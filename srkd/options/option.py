@@ -123,6 +123,10 @@ class Options:
             if name in keywords:
                 raise TypeError(f"got multiple values for argument {name!r}")
             keywords[name] = value
+        own = {field.name for field in dataclasses.fields(cls)} - set(groups)
+        for name in keywords:
+            if name not in rows and name not in own:
+                raise TypeError(f"{cls.__name__} got an unexpected keyword argument {name!r}")
         values: dict[str, Any] = {name: {} for name in groups}
         for name, value in _with_rare_settings(rows, keywords).items():
             place = values[rows[name].group] if name in rows and rows[name].group else values
@@ -295,11 +299,6 @@ def _declaration(cls: type, field: dataclasses.Field[Any]) -> Declaration | None
 def _hints(cls: type) -> dict[str, Any]:
     """The type of each field. In Python 3.10 dataclasses.KW_ONLY between fields is not a type."""
     return get_type_hints(cls, localns={"KW_ONLY": object}, include_extras=True)
-
-
-def field_types(cls: type) -> dict[str, Any]:
-    """The type of each option's field, without limits and help."""
-    return {row.name: row.annotation for row in declarations(cls)}
 
 
 def _plain(cls: type, name: str, value: Any) -> Any:

@@ -123,6 +123,8 @@ def test_a_misspelt_keyword_is_refused_when_called_and_when_type_checked() -> No
     # mypy reports such a comment if it is not needed.
     with pytest.raises(TypeError, match="outt"):
         srkd.upscale("student.onnx", "photo.png", outt="enlarged")  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="unexpected keyword argument 'run'"):
+        srkd.compress("edsr.pt", run="small")  # type: ignore[call-arg]
     with pytest.raises(TypeError, match="'model'"):
         srkd.export()  # type: ignore[call-arg]
 
