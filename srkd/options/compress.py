@@ -357,23 +357,25 @@ class MeasurementOptions(Group):
 
 
 @options
-class PlanOptions(Options):
-    """A search for the largest student that meets a target."""
+class PictureOptions(Options):
+    """The output of a plan."""
 
     _: KW_ONLY
-    teacher: TeacherOptions = TeacherOptions()
-    target: TargetOptions = TargetOptions()
-    measurement: MeasurementOptions = MeasurementOptions()
     picture: Annotated[
         PathOption, Option("PNG file for speed against size.", unset="no picture", flags=("-o", "--out", "--picture"))
     ] = None
 
 
 @options
-class PlanKeywords(TeacherOptions, TargetOptions, MeasurementOptions, Options):
-    """The groups of `PlanOptions` side by side: the typed arguments of `srkd.plan`."""
+class PlanOptions(PictureOptions):
+    """A search for the largest student that meets a target."""
 
     _: KW_ONLY
-    picture: Annotated[
-        PathOption, Option("PNG file for speed against size.", unset="no picture", flags=("-o", "--out", "--picture"))
-    ] = None
+    teacher: TeacherOptions = TeacherOptions()
+    target: TargetOptions = TargetOptions()
+    measurement: MeasurementOptions = MeasurementOptions()
+
+
+@options
+class PlanKeywords(TeacherOptions, TargetOptions, MeasurementOptions, PictureOptions):
+    """The groups of `PlanOptions` side by side: the typed arguments of `srkd.plan`."""

@@ -69,9 +69,9 @@ class ValueType(click.ParamType[Any]):
 
 
 class Parsed(ValueType, Generic[T]):
-    """A type from three functions: `parse` reads text, `show` writes it, `convert` takes values from Python.
+    """A type from three functions: `parse` reads text, `show` writes it, `from_python` takes other values.
 
-    Without the third, values other than text pass unchanged.
+    Without the third, other values pass unchanged.
     """
 
     def __init__(

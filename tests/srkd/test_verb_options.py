@@ -62,7 +62,7 @@ def test_every_class_of_options_is_that_of_one_verb() -> None:
         for value in vars(module).values()
         if isinstance(value, type) and issubclass(value, Options)
     }
-    shared = {Options, CheckpointOptions, ProgramOptions, RuntimeOptions}
+    shared = {Options, CheckpointOptions, ProgramOptions, RuntimeOptions, compress_options.PictureOptions}
     keywords = {compress_options.CompressKeywords, compress_options.PlanKeywords}
     assert set(classes) == declared - shared - keywords
     assert len(classes) == len(set(classes))
