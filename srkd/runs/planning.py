@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from compressor.assets import embedded_teacher
 from compressor.base.context import Context
@@ -31,9 +32,8 @@ from srkd.charts.scatter import Scatter, ScatterPoint, draw_scatter
 from srkd.options.compress import PlanOptions, TargetOptions
 from srkd.options.models import path_of_model, refuse_file_options
 from srkd.options.shared import ModelOrPath, path_of
-from srkd.options.values import format_size, read_size, require_png
+from srkd.options.values import format_size, require_png
 
-DEFAULT_LR_SIZE = (320, 180)
 LOOK_SECONDS = 90.0
 """Time after which no further shape is tried; finalists are then measured again and fitted."""
 NOTABLE_DRIFT = 1.5
@@ -116,9 +116,9 @@ def targets_of(target: TargetOptions) -> Targets:
 def place_of(options: PlanOptions, threads: int | None) -> Environment:
     """Where the student must meet its target."""
     target = options.target
-    size = DEFAULT_LR_SIZE if target.lr_size is None else read_size(target.lr_size)
-    runtime, precision = target.runtime or "onnxruntime", target.precision or "fp32"
-    return Environment(runtime, precision, size, options.measurement.device, threads)
+    words = {"runtime": target.runtime, "precision": target.precision, "lr_size": target.lr_size}
+    given: dict[str, Any] = {name: value for name, value in words.items() if value is not None}
+    return Environment(device=options.measurement.device, threads=threads, **given)
 
 
 def _load_teacher(options: PlanOptions, context: Context) -> ImageModel:
