@@ -51,7 +51,9 @@ def parts(device: str, *, tiny: bool, data: Path | None, train: Path | None, run
         else ("--lr-size", "256x256")
     )
     profile = ("--variant", "gpu", *on, "--runtimes", runtimes, "--precisions", "fp32,bf16", *size)
-    compared = (*on, "--seeds", "1", "--methods", LEADING, "--out", str(runs), "--steps", "4" if tiny else "20000")
+    start, methods, steps = ("slice", "logits", "4") if tiny else ("fit", LEADING, "20000")
+    compared = (*on, "--start", start, "--seeds", "1", "--methods", methods, "--out", str(runs), "--steps", steps)
+    few = ("--recipes", "logits") if tiny else ()  # all of them run in the part before
     folders: tuple[str, ...] = () if data is None else ("--data", str(data))
     folders += () if train is None else ("--train", str(train))
     return [
@@ -88,12 +90,12 @@ def parts(device: str, *, tiny: bool, data: Path | None, train: Path | None, run
             ("srkd", "doctor", "--trt", "--json"),
             needs="" if find_spec("tensorrt") else "TensorRT (pip install srkd[tensorrt])",
         ),
-        Part("training-embedded", "steps of EDSR 16/48 -> 16/24, beside the field's loops", 4, speed("gpu")),
+        Part("training-embedded", "steps of EDSR 16/48 -> 16/24, beside the field's loops", 4, speed("gpu", *few)),
         Part(
             "methods",
             f"{LEADING} for 20,000 steps from the fit",
             15,
-            ("benchmarks.methods_compared", "--variant", "gpu", "--start", "fit", *compared, *folders),
+            ("benchmarks.methods_compared", "--variant", "gpu", *compared, *folders),
             needs="--data" if data is None else "",
         ),
     ]
