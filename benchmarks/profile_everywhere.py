@@ -4,7 +4,8 @@ profile_everywhere [--teacher SPEC] [--student SPEC]`.
 Weights are random, as time does not depend on them. Every row of srkd runs in its own process and all take turns. Only
 the student is also timed in eight bits, as teachers are in float. `eager torch` is the network in plain torch, in its
 default layout, in turns with srkd's torch runtime. The column "over the eager teacher" is the ratio of these two
-multiplied by the paired ratio of the row to the teacher in srkd's torch runtime.
+multiplied by the paired ratio of the row to the teacher in srkd's torch runtime. A speed-up that a paper states for the
+two networks (`PUBLISHED`) stands beside it.
 """
 
 from __future__ import annotations
@@ -27,11 +28,9 @@ from compressor.base.precision import synchronise
 from compressor.inference.open import open_model
 from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.checkpoints.save import save_network
-from compressor.models.networks.registry import build, spec_from_dict
+from compressor.models.networks.registry import build
 from compressor.models.students.students import parse_student
 from compressor.runtimes.table import OpenOptions
-from export.profile.presets import PRESETS
-from export.profile.presets.published import PublishedNetwork
 from export.profile.report import ProfileReport, profile_models
 from export.profile.settings import ProfileSettings
 from srkd.options.values import read_size
@@ -87,13 +86,13 @@ def main() -> int:
         report = profile_models([files["student"]], teacher=files["teacher"], settings=settings)
         place = OpenOptions(device=options.device, threads=report.rows[0].threads, trusted=True)
         eager, slower = eager_row(files, options.lr_size, place, options.rounds)
-    published = published_ratio(options.teacher, options.student)
+    published = published_speed(options.teacher, options.student)
     width, height = options.lr_size
     conditions = report.conditions[0]
     caption = (
         f"{options.teacher} to {options.student}, LR {width}x{height}, {options.device}, {report.rows[0].threads} "
         f"thread(s), median of the rounds; other programs kept {conditions.busy_cores:.2f} cores busy."
-        + (f" Published: {published.source}, {published.device}." if published else "")
+        + (f" Published: {published.source}." if published else "")
     )
     if published:
         eager = {**eager, "published": published.text}
@@ -104,28 +103,41 @@ def main() -> int:
 
 
 @dataclass(frozen=True)
-class PublishedRatio:
-    """A published speed-up with frames per second, the table that has it, and its device."""
+class PublishedSpeed:
+    """A speed-up that a paper states for a student, in words, and the table that has it."""
 
+    teacher: str
+    student: str
     text: str
     source: str
-    device: str
 
 
-def published_ratio(teacher: str, student: str) -> PublishedRatio | None:
+DUKD = "DUKD, table 1: x4, LR 256x256, NVIDIA V100"
+CSD = "a summary of CSD, without size and device"
+PUBLISHED = (
+    PublishedSpeed(
+        "edsr:width=256,depth=32,scale=4", "edsr:width=64,depth=32,scale=4", "10.5 (3.233 and 33.958 FPS)", DUKD
+    ),
+    PublishedSpeed("rcan:scale=4", "rcan:depth=6,scale=4", "2.0 (6.162 and 12.337 FPS)", DUKD),
+    PublishedSpeed(
+        "swinir:width=180,depths=6/6/6/6/6/6,heads=6/6/6/6/6/6,scale=4",
+        "swinir:width=60,depths=6/6/6/6,heads=6/6/6/6,scale=4",
+        "1.9 (0.459 and 0.874 FPS)",
+        DUKD,
+    ),
+    PublishedSpeed("edsr:width=256,depth=32,scale=4", "edsr:width=128,depth=32,scale=4", "1.77", CSD),
+)
+"""Published speed-ups; `published_counts.py` has the parameters and multiply-accumulates of the same networks."""
+
+
+def published_speed(teacher: str, student: str) -> PublishedSpeed | None:
     """Return the published speed-up of these networks, or None. Residual scales do not change a network's time."""
 
-    def same(text: str, published: PublishedNetwork) -> bool:
-        mine, theirs = parse_student(text).to_dict(), spec_from_dict(published.spec).to_dict()
+    def same(text: str, published: str) -> bool:
+        mine, theirs = parse_student(text).to_dict(), parse_student(published).to_dict()
         return {**mine, "res_scale": None} == {**theirs, "res_scale": None}
 
-    table = PRESETS["dukd-table1"]
-    for pair in table.pairs:
-        for one in pair.students:
-            if same(teacher, pair.teacher) and same(student, one):
-                text = f"{one.speedup:.1f} ({pair.teacher.fps} and {one.fps} FPS)"
-                return PublishedRatio(text, table.source, table.device)
-    return None
+    return next((row for row in PUBLISHED if same(teacher, row.teacher) and same(student, row.student)), None)
 
 
 @torch.no_grad()

@@ -81,25 +81,11 @@ class ProfileRow:
     verdict: str | None
     int8: Int8Facts | None = None
     """Facts of an int8 file; None for other rows."""
-    published: PublishedFigures | None = None
-    """Published figures of a preset's network; None for other rows."""
 
     @property
     def arithmetic(self) -> str:
         """Return the precision, as "int8 unbounded" for an int8 file without a bound on its loss."""
         return "int8 unbounded" if self.int8 is not None and self.int8.bounded is False else self.precision
-
-
-@dataclass(frozen=True)
-class PublishedFigures:
-    """Figures that a paper states for a model; None: not stated."""
-
-    fps: float | None
-    speedup: float | None
-    """Speed-up over the teacher of the pair."""
-    macs: int | None = None
-    """Multiply-accumulates at the LR size of the table."""
-    params_millions: float | None = None
 
 
 @dataclass(frozen=True)
@@ -167,24 +153,11 @@ class QualityRow:
 
 
 @dataclass(frozen=True)
-class ProfilePreset:
-    """The published table whose networks were profiled."""
-
-    name: str
-    source: str
-    device: str
-    """The device on which the published figures were measured."""
-    lr_size: str
-    omitted: tuple[str, ...]
-    """Parts of the table that this report lacks, with reasons."""
-
-
-@dataclass(frozen=True)
 class ProfileReport:
     """The result of `profile`: measured rows, cost and quality of the models, and the conditions of the measurement."""
 
     teacher: str | None
-    """Label of the teacher; None without one, and for a preset with several."""
+    """Label of the teacher; None without one."""
     rows: tuple[ProfileRow, ...]
     costs: tuple[ModelCost, ...]
     quality: tuple[QualityRow, ...]
@@ -197,9 +170,7 @@ class ProfileReport:
     lost: tuple[LostRow, ...] = ()
     matrix_rates: tuple[MatrixRate, ...] = ()
     conditions: tuple[Conditions, ...] = ()
-    """Conditions of the measurement; a preset has one for each pair."""
     layers: tuple[LayerTimes, ...] = ()
-    preset: ProfilePreset | None = None
 
     def quality_of(self, row: ProfileRow) -> QualityRow | None:
         """Return the quality of a row: for int8 that of its own file, otherwise that of its model in its precision."""

@@ -9,7 +9,6 @@ from tempfile import TemporaryDirectory
 from compressor.base.context import Context
 from compressor.base.errors import UsageError
 from compressor.models.networks.base import ImageModel
-from export.profile.published import find_preset, profile_preset
 from export.profile.report import ProfileReport, profile_models
 from export.profile.settings import DEFAULT_SIZE, ProfileSettings
 from srkd.options.function import public
@@ -30,28 +29,17 @@ def run_profile(options: ProfileOptions, context: Context) -> ProfileReport:
     """Measure speed, memory, cost and Y-PSNR of models against a teacher, in turns, each in a separate process.
 
     A single run folder is compared with the teacher it was distilled from. LR sizes are (width, height) or "WxH", one
-    or several. With a preset and no models, the networks of a published table are compared with its figures.
+    or several.
 
         >>> srkd.profile("edsr.pt", runtime="torch", lr_size="64x64", seconds=0.5)
     """
     models = as_tuple(options.models)
-    table = None if options.preset is None else find_preset(options.preset)
-    if (table is None) == (not models):
-        raise UsageError(
-            "nothing to profile: name a MODEL, or a --preset"
-            if table is None
-            else f"--preset {table.name} brings its own networks: leave out MODEL, or the preset"
-        )
-    if table is not None and (options.teacher is not None or options.pareto is not None):
-        flag = "--teacher" if options.teacher is not None else "--pareto"
-        raise UsageError(f"--preset {table.name} has its own untrained networks and teachers: leave out {flag}")
     pareto = check_pareto(options)
-    default_size = (DEFAULT_SIZE,) if table is None else (table.lr_size,)
     settings = ProfileSettings(
         runtimes=tuple(options.runtime),
         device=options.device,
         precisions=as_tuple(options.precision),
-        lr_sizes=default_size if options.lr_size is None else read_sizes(options.lr_size),
+        lr_sizes=(DEFAULT_SIZE,) if options.lr_size is None else read_sizes(options.lr_size),
         batches=as_tuple(options.batch),
         threads=options.threads,
         seconds=options.seconds,
@@ -62,8 +50,6 @@ def run_profile(options: ProfileOptions, context: Context) -> ProfileReport:
         arch_options=options.arch_options,
         limits=options.limits,
     )
-    if table is not None:
-        return profile_preset(table, settings, context)
     with TemporaryDirectory(prefix="srkd-networks-") as folder:
         paths = [_profiled_file(model, Path(folder, str(index))) for index, model in enumerate(models)]
         teacher = None if options.teacher is None else file_of(options.teacher, Path(folder, "teacher.safetensors"))

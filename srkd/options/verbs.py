@@ -12,7 +12,6 @@ from pydantic import Field
 from compressor.base.choices import Border
 from compressor.runtimes.table import RUNTIMES
 from export.formats.table import DEFAULT_FORMATS, FORMATS
-from export.profile.presets import PRESETS
 from srkd.options.option import Option, Options, options
 from srkd.options.shared import (
     LR_ALIAS,
@@ -29,7 +28,7 @@ from srkd.options.shared import (
     Sizes,
     Tile,
 )
-from srkd.options.values import COUNTS, MODEL, PICTURE, SIZE, SIZES, OneOf, names_of
+from srkd.options.values import COUNTS, MODEL, PICTURE, SIZE, SIZES, names_of
 
 FORMAT_FLAGS = {
     row.name: f"{row.description}{'; the default' if row.name in DEFAULT_FORMATS else ''}." for row in FORMATS.values()
@@ -77,13 +76,8 @@ class ProfileOptions(ProgramOptions):
     models: Annotated[
         ModelOrPath | Sequence[ModelOrPath],
         MODEL,
-        Option(
-            "Checkpoints, run folders and exported files.",
-            unset="the networks of --preset",
-            argument=True,
-            metavar="[MODEL]...",
-        ),
-    ] = ()
+        Option("Checkpoints, run folders and exported files.", argument=True, metavar="MODEL..."),
+    ]
     _: KW_ONLY
     teacher: Annotated[
         ModelOrPath | None, MODEL, Option("Model to compare with.", unset="the teacher of a run folder", metavar="PATH")
@@ -103,9 +97,7 @@ class ProfileOptions(ProgramOptions):
             "without a limit of the loss; torch and the teacher stay in float."
         ),
     ] = ("fp32",)
-    lr_size: Annotated[Sizes | None, SIZES, Option("Sizes of the LR image.", unset="128x128, or those of --preset")] = (
-        None
-    )
+    lr_size: Annotated[Sizes | None, SIZES, Option("Sizes of the LR image.", unset="128x128")] = None
     batch: Annotated[int | Sequence[int], COUNTS, Option("Images in a batch, one number or several.")] = (1,)
     threads: Annotated[
         int | None, Field(ge=1), Option("CPU threads; no more than there are cores.", unset="as many as torch uses")
@@ -114,11 +106,6 @@ class ProfileOptions(ProgramOptions):
     memory: Annotated[bool, Option("Measure peak memory.")] = True
     quality: Annotated[bool, Option("Measure Y-PSNR on the embedded validation photos.")] = True
     layers: Annotated[bool, Option("Show time and MACs of each layer (torch and onnxruntime).")] = False
-    preset: Annotated[
-        str | None,
-        OneOf(*PRESETS),
-        Option(f"Profile the networks of a published table, untrained, beside its figures: {', '.join(PRESETS)}."),
-    ] = None
     pareto: Annotated[
         PathOption, Option("Draw quality against speed as a PNG picture.", unset="no picture", metavar="FILE")
     ] = None

@@ -29,10 +29,7 @@ from compressor.runtimes.torch_runtime import TorchRuntime
 from export.profile.conditions import Conditions, Observation
 from export.profile.matrix_rate import matrix_rate
 from export.profile.measured import MeasuredJob, MeasuredModel
-from export.profile.presets import PRESETS
-from export.profile.presets.published import Pair, PublishedNetwork, PublishedTable
 from export.profile.process import ModelProcess
-from export.profile.published import find_preset, profile_preset
 from export.profile.report import profile_models
 from export.profile.settings import ProfileSettings
 from export.timing.stopwatch import time_by_events
@@ -223,52 +220,6 @@ def test_more_threads_than_cores_are_refused_and_all_runtimes_are_those_that_wor
         and ProfileSettings().takes("ncnn")
         and not ProfileSettings(runtimes=("torch",)).takes("ncnn")
     )
-
-
-TINY = PublishedTable(
-    name="tiny",
-    source="a paper",
-    device="a GPU",
-    lr_size=(16, 12),
-    pairs=(
-        Pair(
-            PublishedNetwork("one", {"arch": "edsr", "width": 8, "depth": 2, "scale": 2}, fps=10.0),
-            (PublishedNetwork("two", {"arch": "edsr", "width": 4, "depth": 2, "scale": 2}, fps=30.0, speedup=3.0),),
-        ),
-        Pair(
-            PublishedNetwork("three", {"arch": "edsr", "width": 8, "depth": 1, "scale": 3}),
-            (PublishedNetwork("four", {"arch": "edsr", "width": 4, "depth": 1, "scale": 3}, gmacs=1.5),),
-        ),
-    ),
-    omitted=("quality: it is not trained",),
-)
-
-
-def test_a_preset_shows_published_figures_beside_measured_ones() -> None:
-    report = profile_preset(TINY, ProfileSettings(runtimes=("torch",), **QUICK))
-    assert [row.model for row in report.rows] == ["one", "two", "three", "four"] and report.teacher is None
-    assert [row.published.fps for row in report.rows if row.published] == [10.0, 30.0, None, None]
-    assert report.rows[1].published is not None and report.rows[1].published.speedup == 3.0
-    assert report.rows[3].published is not None and report.rows[3].published.macs == 1_500_000_000
-    assert [row.verdict == "reference" for row in report.rows] == [True, False, True, False]
-    assert report.preset is not None and report.preset.omitted == ("quality: it is not trained",)
-    other = profile_preset(TINY, ProfileSettings(runtimes=("torch",), **{**QUICK, "lr_sizes": ((8, 8),)}))
-    assert other.preset is not None and "its size: the published figures are for LR 16x12" in other.preset.omitted[1]
-
-
-def test_the_presets_are_the_published_networks() -> None:
-    """Parameters and MACs of a table equal those of srkd's networks to the printed digits."""
-    compared = 0
-    for table in PRESETS.values():
-        for network in (network for pair in table.pairs for network in pair.networks):
-            counted = cost(spec_from_dict(network.spec), table.lr_size)
-            if network.gmacs is not None and network.params_millions is not None:
-                assert counted.macs_plus / 1e9 == pytest.approx(network.gmacs, abs=0.011)
-                assert counted.params / 1e6 == pytest.approx(network.params_millions, abs=0.0051)
-                compared += 1
-    assert compared == 6
-    with pytest.raises(UsageError, match="no preset is called 'dukd-table2': did you mean 'dukd-table1'"):
-        find_preset("dukd-table2")
 
 
 @contextmanager

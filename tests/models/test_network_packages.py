@@ -168,8 +168,6 @@ PACKAGES = ("compressor", "recipes", "export", "demo", "srkd")
 PUBLISHED_SETTINGS = {
     "recipes/methods/dukd.py": "the settings of DUKD's released option files, by student",
     "recipes/methods/fakd.py": "the blocks that FAKD's code reads of the published RCAN",
-    "export/profile/presets/csd_speed.py": "the networks of CSD's figure of speed",
-    "export/profile/presets/dukd_table1.py": "the networks of DUKD's table 1",
 }
 """Files that may name the networks of a paper."""
 

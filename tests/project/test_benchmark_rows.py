@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
 from pathlib import Path
 
 import pytest
@@ -14,9 +16,12 @@ from benchmarks import (
     methods_equal_time,
     network_sizes,
     profile_everywhere,
+    published_counts,
     quickstart,
 )
 from benchmarks.evidence import Result, results_folder
+from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.students.students import parse_student
 from export.proof.quality import QualityLoss
 from export.writing.exporting import FileReport
 
@@ -76,11 +81,20 @@ def test_published_figures_of_the_results_are_those_of_the_code() -> None:
     hours = {methods_compared.TITLES.get(name, name): hours for name, hours in method_costs.PUBLISHED.items()}
     assert published_cells("method_costs", "", "method") == hours
     teacher, student = (f"edsr:width={width},depth=32,scale=4,res_scale=0.1" for width in (256, 64))
-    ratio = profile_everywhere.published_ratio(teacher, student)
-    assert ratio is not None and ratio.text == "10.5 (3.233 and 33.958 FPS)"
-    assert published_cells("profile_everywhere", "", "runtime") == {"eager torch": ratio.text}
-    assert profile_everywhere.published_ratio(teacher, teacher) is None
-    assert profile_everywhere.published_ratio(teacher, student.replace("32", "16")) is None
+    speed = profile_everywhere.published_speed(teacher, student)
+    assert speed is not None
+    assert published_cells("profile_everywhere", "", "runtime") == {"eager torch": speed.text}
+    assert profile_everywhere.published_speed(teacher, teacher) is None
+    assert profile_everywhere.published_speed(teacher, student.replace("32", "16")) is None
+
+
+def test_published_speeds_are_of_networks_whose_sizes_are_published() -> None:
+    counted = {entry.at(4) for entry in published_counts.PUBLISHED}
+    counted |= {dataclasses.replace(spec, res_scale=1.0) for spec in counted if isinstance(spec, EDSRSpec)}
+    for row in profile_everywhere.PUBLISHED:
+        assert {parse_student(row.teacher), parse_student(row.student)} <= counted
+        ratio, *fps = map(float, re.findall(r"[\d.]+", row.text))
+        assert not fps or ratio == round(fps[1] / fps[0], 1)
 
 
 def test_a_start_is_not_ranked_among_methods() -> None:

@@ -51,7 +51,6 @@ ELSEWHERE = {
     r"--resume": "needs a run that was interrupted: tests/training/test_resume.py",
     r"--device cuda": "needs a GPU",
     r"charbonnier|plain\.pt": "needs an installed package: tests/recipes/test_recipe_packages.py and its like",
-    r"--preset": "takes minutes: benchmarks/profile_everywhere.py",
     r"--runtime all": "takes a minute: tests/export/test_profile.py",
     r"--measured": "needs the times of another device: tests/srkd/test_plan.py",
     r"^srkd doctor": "tests/srkd/test_doctor.py",

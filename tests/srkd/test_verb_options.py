@@ -31,6 +31,7 @@ COMMAND_LINE_ONLY = {
     "compress": {"dry_run", "resume"},
     "export": {"every_format"},
     "evaluate": {"explain", "per_image"},
+    "profile": {"preset"},
 }
 """Options that only the command line has, by verb."""
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import click
+
 from compressor.base.machine import count_threads
 from srkd.cli.verb import verb
 from srkd.options.verbs import ProfileOptions
@@ -11,6 +13,14 @@ from srkd.terminal.console import Console, Records, cell
 
 if TYPE_CHECKING:
     from export.profile.report import LayerTimes, ProfileReport, ProfileRow, QualityRow
+
+
+def _refuse_preset(context: click.Context, parameter: click.Parameter, name: str | None) -> None:
+    """Say where the option of version 0.1 went."""
+    if name is not None:
+        raise click.UsageError(
+            "--preset is now a benchmark of the checkout: python -m benchmarks profile_everywhere (docs/use/profile.md)"
+        )
 
 
 @verb(
@@ -23,10 +33,10 @@ if TYPE_CHECKING:
         "srkd profile student.safetensors --runtime all --precision fp32,bf16,int8 --threads 1",
         "srkd profile runs/first --layers",
         "srkd profile runs/first --runtime all --pareto pareto.png",
-        "srkd profile --preset dukd-table1 --device cuda",
     ),
     csv=True,
 )
+@click.option("--preset", hidden=True, expose_value=False, callback=_refuse_preset, help="Now a benchmark.")
 def command(console: Console, options: ProfileOptions) -> None:
     """Time MODELs beside their teacher, with cost, memory and quality.
 
@@ -45,7 +55,7 @@ def records(report: ProfileReport) -> Records:
     costs = {item.model: item for item in report.costs}
     rows: list[dict[str, object]] = []
     for row in report.rows:
-        score, published = report.quality_of(row), row.published
+        score = report.quality_of(row)
         rows.append(
             {
                 "model": row.model,
@@ -73,8 +83,6 @@ def records(report: ProfileReport) -> Records:
                 "int8_drop_db": None if row.int8 is None else row.int8.drop_db,
                 "nodes": None if row.int8 is None else row.int8.nodes,
                 "nodes_in_int8": None if row.int8 is None else row.int8.nodes_in_int8,
-                "published_fps": None if published is None else published.fps,
-                "published_speedup": None if published is None else published.speedup,
             }
         )
     return rows
@@ -87,14 +95,8 @@ def show(console: Console, report: ProfileReport) -> None:
         rows = [row for row in report.rows if (row.lr_size, row.batch) == (size, batch)]
         _show_speed(console, rows)
         _show_throughput(console, rows)
-        if report.preset is not None:
-            _show_published(console, rows, report.preset.device)
     for layers in report.layers:
         _show_layers(console, layers)
-    if report.preset is not None:
-        console.result(f"{report.preset.source}, measured on {report.preset.device}; these networks are not trained")
-        for line in report.preset.omitted:
-            console.result(f"left out: {line}")
     for line in report.about_int8:
         console.result(line)
     for lost in report.lost:
@@ -137,8 +139,6 @@ def _show_models(console: Console, report: ProfileReport) -> None:
                 ]
             )
     title = f"PSNR-Y on the embedded validation photos, {report.protocol}"
-    if report.preset is not None:
-        title = f"{report.preset.name}: networks"
     console.table(["model", "params", "GMAC at 256x256", "PSNR-Y dB", "over bicubic"], lines, title=title)
 
 
@@ -183,23 +183,6 @@ def _show_throughput(console: Console, rows: list[ProfileRow]) -> None:
     ]
     names = ["p95 ms", "p99 ms", "MPixel/s", "GMAC/s", "of matrix rate"]
     console.table(["model", "runtime", *names], lines)
-
-
-def _show_published(console: Console, rows: list[ProfileRow], device: str) -> None:
-    lines = [
-        [
-            row.model,
-            _runtime(row, rows),
-            f"{row.fps:.2f}",
-            cell(None if row.published is None else row.published.fps, "{:.2f}"),
-            cell(row.speedup_same_runtime, "{:.2f}x"),
-            cell(None if row.published is None else row.published.speedup, "{:.2f}x"),
-        ]
-        for row in rows
-    ]
-    names = ["FPS here", "FPS published", "speed-up here", "speed-up published"]
-    title = f"LR {rows[0].lr_size} here, beside the figures published for {device}"
-    console.table(["model", "runtime", *names], lines, title=title)
 
 
 MOST_LAYERS = 12
