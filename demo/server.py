@@ -1,6 +1,7 @@
-"""The demo's web server: GET and HEAD of a fixed table of files, by uvicorn, with limits on time, size and number.
+"""The demo's web server: GET and HEAD of a fixed table of files, with limits on time, size and number.
 
-An address is never joined to a folder: anything that is not a key of the table does not exist, however it is written.
+h11 reads and writes HTTP/1.1, asyncio carries the bytes. An address is never joined to a folder: anything that is not a
+key of the table does not exist, however it is written.
 """
 
 from __future__ import annotations
@@ -9,29 +10,25 @@ import asyncio
 import resource
 import socket
 import ssl
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from email.utils import formatdate
 from http import HTTPStatus
-from typing import Any, TypeAlias
-from urllib.parse import urlsplit
+from types import MappingProxyType
+from urllib.parse import unquote, urlsplit
 
-import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
-from uvicorn.server import ServerState
+import h11
 
 from compressor.base.context import Note, no_note
 from demo.addresses import is_loopback
 from demo.files import ENCODINGS, HEADERS, SECURE_ONLY_HEADERS, Asset
 
-Message: TypeAlias = Mapping[str, Any]
-"""An ASGI scope or event."""
-
 CHUNK_BYTES = 65_536
 """Bytes written to a connection at a time: two hundred slow readers of 27 MB must not use 5 GB of buffers."""
 
 BACKLOG = 256
-SHUTDOWN_SECONDS = 3
-"""Seconds that pending responses may still take after Ctrl-C."""
+CLOSE: Mapping[str, str] = MappingProxyType({"Connection": "close"})
 
 
 @dataclass(frozen=True)
@@ -39,12 +36,11 @@ class ServerLimits:
     """Limits on time and number, generous for a phone and short for clients that only hold a connection."""
 
     request_seconds: float = 10.0
-    """Seconds from the start of a connection, or the first byte of a later request, to the end of its headers."""
+    """Seconds from the start of a connection, or the end of a response, to the end of the next request's headers."""
     stalled_seconds: float = 30.0
     """Seconds for a client to read the pending data, about 100 kB: 4 kB/s are enough."""
-    idle_seconds: int = 5
     connections: int = 512
-    """Total number of connections; the oldest idle one is closed to admit a new one."""
+    """Total number of connections; the one that waits longest for a request is closed to admit a new one."""
     header_bytes: int = 16_384
 
 
@@ -57,36 +53,19 @@ def serve(
     note: Note = no_note,
     limits: ServerLimits = ServerLimits(),
 ) -> None:
-    """Serve until SIGINT or SIGTERM, which are raised again after everything is closed.
+    """Serve until KeyboardInterrupt, or what another signal's handler raises.
 
     `on_ready` is called once connections are accepted; `note` receives one line per request.
     """
-    for bound in sockets:
-        bound.listen(BACKLOG)
-    config = uvicorn.Config(
-        FileApp(assets, limits.header_bytes, note),
-        http="h11",
-        ws="none",
-        loop="asyncio",
-        lifespan="off",
-        interface="asgi3",
-        log_config=None,
-        log_level="critical",
-        access_log=False,
-        proxy_headers=False,
-        server_header=False,
-        backlog=BACKLOG,
-        timeout_keep_alive=limits.idle_seconds,
-        timeout_graceful_shutdown=SHUTDOWN_SECONDS,
-        h11_max_incomplete_event_size=limits.header_bytes,
-    )
-    on_ready()
+    # Connections use at most half of the files that this process may open.
+    max_files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if max_files != resource.RLIM_INFINITY:
+        limits = replace(limits, connections=min(limits.connections, max(8, max_files // 2)))
     try:
-        # Connections use at most half of the files that this process may open.
-        max_files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        if max_files != resource.RLIM_INFINITY:
-            limits = replace(limits, connections=min(limits.connections, max(8, max_files // 2)))
-        Server(config, limits, ssl_context).run(list(sockets))
+        for bound in sockets:
+            bound.listen(BACKLOG)
+        on_ready()
+        asyncio.run(FileServer(assets, limits, note, ssl_context).run(sockets))
     finally:
         for bound in sockets:
             bound.close()
@@ -99,66 +78,159 @@ class Response:
     body: bytes = b""
 
 
-class FileApp:
-    """The ASGI application for a table of files by address."""
+class FileServer:
+    """A table of files by address, and the connections that ask for them."""
 
-    def __init__(self, assets: Mapping[str, Asset], header_bytes: int, note: Note = no_note) -> None:
+    def __init__(
+        self,
+        assets: Mapping[str, Asset],
+        limits: ServerLimits,
+        note: Note = no_note,
+        ssl_context: ssl.SSLContext | None = None,
+    ) -> None:
         self.assets = {f"/{address}": asset for address, asset in assets.items()}
         self.assets["/"] = self.assets["/index.html"]
-        self.header_bytes, self.note = header_bytes, note
+        self.limits, self.note, self.ssl_context = limits, note, ssl_context
+        self.connections: set[asyncio.StreamWriter] = set()
+        self.waiting: dict[asyncio.StreamWriter, None] = {}
+        """The connections that wait for a request, the one that waits longest first."""
 
-    async def __call__(self, scope: Message, receive: object, send: Callable[[Message], Awaitable[None]]) -> None:
-        request = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        size = len(scope["raw_path"]) + len(scope["query_string"])
-        size += sum(len(name) + len(value) for name, value in scope["headers"])
-        response = self._respond(scope["method"], scope["path"], request, size)
+    async def run(self, sockets: Sequence[socket.socket]) -> None:
+        """Accept connections until the task is cancelled, which ends them all at once."""
+        handshake_seconds = self.limits.request_seconds if self.ssl_context else None
+        for bound in sockets:
+            await asyncio.start_server(
+                self.converse,
+                sock=bound,
+                backlog=BACKLOG,
+                ssl=self.ssl_context,
+                ssl_handshake_timeout=handshake_seconds,
+            )
+        try:
+            await asyncio.Event().wait()
+        finally:
+            for writer in [*self.connections]:
+                self._drop(writer)
+
+    async def converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Answer the requests of one connection, one after the other, and close it."""
+        try:
+            # The client has left, or does not read, or the server ends.
+            with suppress(OSError, asyncio.TimeoutError, asyncio.CancelledError):
+                await self._answer(reader, writer)
+                writer.close()
+                await asyncio.wait_for(writer.wait_closed(), self.limits.stalled_seconds)
+        finally:
+            self._drop(writer)
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        http = h11.Connection(h11.SERVER, self.limits.header_bytes)
+        if not self._admit(writer):
+            await self._send(http, writer, _refuse(HTTPStatus.SERVICE_UNAVAILABLE, CLOSE))
+            return
+        head_only = False
+        while True:
+            self.waiting[writer] = None
+            try:
+                request = await asyncio.wait_for(_receive(http, reader), self.limits.request_seconds)
+                if request is None:
+                    return
+                response, head_only = self._respond(request), request.method == b"HEAD"
+            except h11.RemoteProtocolError as error:
+                response = _refuse(HTTPStatus(error.error_status_hint), CLOSE)
+            except asyncio.TimeoutError:
+                if not http.trailing_data[0]:
+                    return
+                response = _refuse(HTTPStatus.REQUEST_TIMEOUT, CLOSE)
+            finally:
+                self.waiting.pop(writer, None)
+            await self._send(http, writer, response, head_only=head_only)
+            # A request body is not read: the connection is closed after the response to the headers.
+            if http.our_state is not h11.DONE or not isinstance(http.next_event(), h11.EndOfMessage):
+                return
+            http.start_next_cycle()
+
+    def _admit(self, writer: asyncio.StreamWriter) -> bool:
+        """Count a new connection, if necessary in place of a waiting one, so that nobody locks out others."""
+        if len(self.connections) >= self.limits.connections:
+            if not self.waiting:
+                return False
+            self._drop(next(iter(self.waiting)))
+        self.connections.add(writer)
+        return True
+
+    def _drop(self, writer: asyncio.StreamWriter) -> None:
+        self.connections.discard(writer)
+        self.waiting.pop(writer, None)
+        writer.transport.abort()
+
+    async def _send(
+        self, http: h11.Connection, writer: asyncio.StreamWriter, response: Response, *, head_only: bool = False
+    ) -> None:
+        """Write a response as fast as the client reads it; raise TimeoutError if it stops."""
+        for frame in _frames(http, response, head_only):
+            writer.write(frame)
+            await asyncio.wait_for(writer.drain(), self.limits.stalled_seconds)
+
+    def _respond(self, request: h11.Request) -> Response:
+        method, target = request.method.decode(), request.target.decode()
+        path = unquote(target.partition("?")[0])
+        headers = {name.decode(): value.decode("latin-1") for name, value in request.headers}
+        size = len(target) + sum(len(name) + len(value) for name, value in request.headers)
+        if size > self.limits.header_bytes:
+            response = _refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, CLOSE)
+        elif "transfer-encoding" in headers or headers.get("content-length", "0") != "0":
+            response = _refuse(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, CLOSE)
+        elif method not in ("GET", "HEAD"):
+            response = _refuse(HTTPStatus.METHOD_NOT_ALLOWED, {"Allow": "GET, HEAD"})
+        elif path not in self.assets:
+            response = _refuse(HTTPStatus.NOT_FOUND)
+        else:
+            response = _find_form(self.assets[path], headers)
         # A page requested under its own machine's name is a secure context without https.
-        secure = scope["scheme"] == "https" or _names_this_device(request.get("host", ""))
+        secure = self.ssl_context is not None or _names_this_device(headers.get("host", ""))
         isolation = {name: value for name, value in HEADERS.items() if secure or name not in SECURE_ONLY_HEADERS}
-        headers = {**response.headers, **isolation}
-        self.note(f"{response.status.value} {scope['method']} {ascii(scope['path'])[1:-1]}")
-        await send(
-            {
-                "type": "http.response.start",
-                "status": response.status.value,
-                "headers": [(name.lower().encode(), value.encode()) for name, value in headers.items()],
-            }
-        )
-        body = memoryview(b"" if scope["method"] == "HEAD" else response.body)
-        for start in range(0, len(body), CHUNK_BYTES):
-            chunk = bytes(body[start : start + CHUNK_BYTES])
-            await send({"type": "http.response.body", "body": chunk, "more_body": True})
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+        self.note(f"{response.status.value} {method} {ascii(path)[1:-1]}")
+        return replace(response, headers={**response.headers, **isolation})
 
-    def _respond(self, method: str, path: str, request: Mapping[str, str], size: int) -> Response:
-        # A request body is not read: the connection is closed after the response.
-        if size > self.header_bytes:
-            return _refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, {"Connection": "close"})
-        if "transfer-encoding" in request or request.get("content-length", "0") != "0":
-            return _refuse(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, {"Connection": "close"})
-        if method not in ("GET", "HEAD"):
-            return _refuse(HTTPStatus.METHOD_NOT_ALLOWED, {"Allow": "GET, HEAD"})
-        asset = self.assets.get(path)
-        if asset is None:
-            return _refuse(HTTPStatus.NOT_FOUND)
-        encoding = _choose_encoding(asset, request.get("accept-encoding", ""))
-        tag = f'"{asset.sha256[:32]}{"-" + encoding if encoding else ""}"'
-        headers = {"ETag": tag, "Cache-Control": asset.cache_control}
-        if asset.encoded:
-            headers["Vary"] = "Accept-Encoding"
-        if {"*", tag} & {entry.strip().removeprefix("W/") for entry in request.get("if-none-match", "").split(",")}:
-            return Response(HTTPStatus.NOT_MODIFIED, headers)
-        if encoding:
-            headers["Content-Encoding"] = encoding
-        body = asset.encoded[encoding] if encoding else asset.content
-        headers |= {"Content-Length": str(len(body)), "Content-Type": asset.media_type}
-        return Response(HTTPStatus.OK, headers, body)
+
+async def _receive(http: h11.Connection, reader: asyncio.StreamReader) -> h11.Request | None:
+    """Wait for the headers of the next request; None stands for the client's end."""
+    while (event := http.next_event()) is h11.NEED_DATA:
+        http.receive_data(await reader.read(CHUNK_BYTES))
+    return event if isinstance(event, h11.Request) else None
+
+
+def _frames(http: h11.Connection, response: Response, head_only: bool) -> Iterator[bytes]:
+    """Yield the bytes of a response."""
+    headers = {**response.headers, "Date": formatdate(usegmt=True)}
+    reason = response.status.phrase.encode()
+    yield http.send(h11.Response(status_code=response.status, headers=list(headers.items()), reason=reason)) or b""
+    for start in range(0, 0 if head_only else len(response.body), CHUNK_BYTES):
+        yield http.send(h11.Data(response.body[start : start + CHUNK_BYTES])) or b""
+    yield http.send(h11.EndOfMessage()) or b""
 
 
 def _refuse(status: HTTPStatus, headers: Mapping[str, str] | None = None) -> Response:
     body = f"{status.phrase}\n".encode()
     standard = {"Content-Type": "text/plain; charset=utf-8", "Content-Length": str(len(body))}
     return Response(status, {**standard, "Cache-Control": "no-store", **(headers or {})}, body)
+
+
+def _find_form(asset: Asset, request: Mapping[str, str]) -> Response:
+    """Return a file in the form that the client accepts, or only the news that its copy is still good."""
+    encoding = _choose_encoding(asset, request.get("accept-encoding", ""))
+    tag = f'"{asset.sha256[:32]}{"-" + encoding if encoding else ""}"'
+    headers = {"ETag": tag, "Cache-Control": asset.cache_control}
+    if asset.encoded:
+        headers["Vary"] = "Accept-Encoding"
+    if {"*", tag} & {entry.strip().removeprefix("W/") for entry in request.get("if-none-match", "").split(",")}:
+        return Response(HTTPStatus.NOT_MODIFIED, headers)
+    if encoding:
+        headers["Content-Encoding"] = encoding
+    body = asset.encoded[encoding] if encoding else asset.content
+    headers |= {"Content-Length": str(len(body)), "Content-Type": asset.media_type}
+    return Response(HTTPStatus.OK, headers, body)
 
 
 def _choose_encoding(asset: Asset, accept_encoding: str) -> str:
@@ -178,110 +250,3 @@ def _names_this_device(host_header: str) -> bool:
         return is_loopback(urlsplit(f"//{host_header}").hostname or "")
     except ValueError:
         return False
-
-
-class Connection(H11Protocol):
-    """One connection with a deadline: uvicorn itself waits forever for the rest of a request and for a slow reader.
-
-    No option of uvicorn limits either, or closes an idle connection to admit a new client.
-    """
-
-    def __init__(self, config: uvicorn.Config, server_state: ServerState, limits: ServerLimits) -> None:
-        super().__init__(config, server_state, app_state={})
-        self.limits = limits
-        self.opened = self.loop.time()
-        self._deadline: asyncio.TimerHandle | None = None
-        self._on_deadline: Callable[[], None] | None = None
-
-    @property
-    def is_answering(self) -> bool:
-        """True from the arrival of a request to the end of its response."""
-        cycle: RequestResponseCycle | None = self.cycle
-        return cycle is not None and not cycle.response_complete
-
-    def _update_deadline(self) -> None:
-        """Set the deadline of the connection's current state; a running one for the same reason is kept."""
-        seconds, action = 0.0, None
-        if self.transport.is_closing() or self.flow.write_paused:  # a closing connection still waits for its last bytes
-            seconds, action = self.limits.stalled_seconds, self.transport.abort
-        elif not self.is_answering and self.timeout_keep_alive_task is None:  # uvicorn's own timer limits idleness
-            seconds, action = self.limits.request_seconds, self._refuse_slow_request
-        if action == self._on_deadline:
-            return
-        if self._deadline is not None:
-            self._deadline.cancel()
-        self._on_deadline = action
-        self._deadline = None if action is None else self.loop.call_later(seconds, action)
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        if len(self.connections) > self.limits.connections and not self._close_oldest_idle():
-            self._close_with(HTTPStatus.SERVICE_UNAVAILABLE)
-        self._update_deadline()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        super().connection_lost(exc)
-        self._unset_keepalive_if_required()
-        if self._deadline is not None:
-            self._deadline.cancel()
-
-    def data_received(self, data: bytes) -> None:
-        super().data_received(data)
-        self._update_deadline()
-
-    def on_response_complete(self) -> None:
-        super().on_response_complete()
-        self._update_deadline()
-
-    def timeout_keep_alive_handler(self) -> None:
-        super().timeout_keep_alive_handler()
-        self._update_deadline()
-
-    def pause_writing(self) -> None:
-        super().pause_writing()
-        self._update_deadline()
-
-    def resume_writing(self) -> None:
-        super().resume_writing()
-        self._update_deadline()
-
-    def _refuse_slow_request(self) -> None:
-        # A client that has sent nothing, such as a browser's spare connection, gets this response, too, and ignores it.
-        self._close_with(HTTPStatus.REQUEST_TIMEOUT)
-        self._update_deadline()
-
-    def _close_with(self, status: HTTPStatus) -> None:
-        line = f"HTTP/1.1 {status.value} {status.phrase}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
-        self.transport.write(line.encode())
-        self.transport.close()
-
-    def _close_oldest_idle(self) -> bool:
-        """Close the oldest idle connection, so that nobody locks out others; return True if there was one."""
-        others = [other for other in self.connections if isinstance(other, Connection) and other is not self]
-        idle = [other for other in others if not other.is_answering and not other.transport.is_closing()]
-        oldest = min(idle, key=lambda other: other.opened, default=None)
-        if oldest is not None:
-            oldest.transport.abort()
-        return oldest is not None
-
-
-class Server(uvicorn.Server):
-    """uvicorn on bound sockets, with a limit on the time of a TLS handshake, which uvicorn has no option for."""
-
-    def __init__(self, config: uvicorn.Config, limits: ServerLimits, ssl_context: ssl.SSLContext | None) -> None:
-        super().__init__(config)
-        self.limits, self.ssl_context = limits, ssl_context
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        loop = asyncio.get_running_loop()
-        self.servers = [
-            await loop.create_server(
-                lambda: Connection(self.config, self.server_state, self.limits),
-                sock=bound,
-                ssl=self.ssl_context,
-                ssl_handshake_timeout=self.limits.request_seconds if self.ssl_context else None,
-                backlog=self.config.backlog,
-            )
-            for bound in sockets or []
-        ]
-        self.started = True

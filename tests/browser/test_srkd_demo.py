@@ -75,7 +75,7 @@ def answers(port: int, scheme: str) -> bool:
 
 def test_a_fresh_page_from_srkd_demo(browser: Browser, app_folder: Path, models: Models, tmp_path: Path) -> None:
     """With a file and its teacher the page is isolated, has samples and both models, enlarges, works offline."""
-    pytest.importorskip("uvicorn")
+    pytest.importorskip("h11")
     pytest.importorskip("segno")
     with demo(tmp_path, models.tiny.path, "--teacher", models.tiny.path) as port:
         site = Site({}, port=port)
@@ -94,7 +94,7 @@ def test_https_after_a_dismissed_warning(
     browser: Browser, app_folder: Path, models: Models, self_signed_certificate: tuple[Path, Path], tmp_path: Path
 ) -> None:
     """It has threads and other secure features, but not offline use: browsers refuse the service worker."""
-    pytest.importorskip("uvicorn")
+    pytest.importorskip("h11")
     pytest.importorskip("segno")
     certificate, key = self_signed_certificate
     with demo(tmp_path, models.tiny.path, "--tls-cert", certificate, "--tls-key", key) as port:
