@@ -20,9 +20,9 @@ from srkd.options.models import (
 from srkd.options.shared import ModelOrPath
 from srkd.options.values import read_sizes
 from srkd.options.verbs import ProfileOptions
+from srkd.record.measurements import write_profile
 from srkd.record.run_teacher import find_run_teacher
 from srkd.reports.pareto import check_pareto, write_pareto
-from srkd.reports.speed import write_speed
 
 
 def run_profile(options: ProfileOptions, context: Context) -> ProfileReport:
@@ -69,7 +69,7 @@ def run_profile(options: ProfileOptions, context: Context) -> ProfileReport:
         path = None if teacher is None else teacher.path
         report = profile_models(paths, teacher=path, settings=settings, context=context)
         if run_teacher is not None and paths[0].is_dir():
-            write_speed(paths[0], report, context.note)
+            write_profile(paths[0], report, context.note)
     if pareto is not None:
         write_pareto(report, pareto, context.note)
     return report

@@ -19,12 +19,12 @@ from srkd.options.models import as_tuple
 from srkd.options.shared import path_of
 from srkd.options.values import require_html
 from srkd.options.verbs import ProfileOptions, ReportOptions
+from srkd.record.measurements import ProfileFile, read_profile
 from srkd.record.run_teacher import find_run_teacher
 from srkd.reports.comparison import compare_contents
 from srkd.reports.contents import Contents, read_contents
 from srkd.reports.page import Section, report_page
 from srkd.reports.pictures import Crop, make_crops
-from srkd.reports.speed import SpeedTable, read_speed
 
 REPORT = "report.html"
 SECONDS = 0.7
@@ -96,10 +96,10 @@ def _section(contents: Contents, options: ReportOptions, context: Context, *, cr
     return Section(contents, speed, _crops(contents, options, context, crops, missing), tuple(missing))
 
 
-def _speed(contents: Contents, options: ReportOptions, context: Context, missing: list[str]) -> SpeedTable | None:
+def _speed(contents: Contents, options: ReportOptions, context: Context, missing: list[str]) -> ProfileFile | None:
     """Return the stored profile of this student, or else measure it for a few seconds."""
-    stored = read_speed(contents.path, contents.student_sha256)
-    if stored is not None and options.threads in (None, stored.timings[0].threads):
+    stored = read_profile(contents.path, contents.student_sha256)
+    if stored is not None and options.threads in (None, stored.rows[0].threads):
         return stored
     context.note(f"measuring the speed of {contents.path}; srkd profile measures longer, and --no-speed leaves it out")
     try:
@@ -110,7 +110,7 @@ def _speed(contents: Contents, options: ReportOptions, context: Context, missing
     except SrkdError as error:
         missing.append(f"the speed was not measured: {error}")
         return None
-    measured = read_speed(contents.path, contents.student_sha256)
+    measured = read_profile(contents.path, contents.student_sha256)
     if measured is None:
         missing.append("the speed was measured, but could not be kept in the run folder")
     return measured

@@ -13,10 +13,10 @@ from compressor.base.machine import count_threads
 from srkd.charts.curves import Chart, Curve, draw_charts, drawable, style_of
 from srkd.charts.pen import DARK, Sheet
 from srkd.charts.scatter import Scatter, ScatterPoint, draw_scatter
+from srkd.record.measurements import ProfileFile
 from srkd.reports.contents import Contents, Role, Score
 from srkd.reports.curves import Metrics, charts_of
 from srkd.reports.render import Table
-from srkd.reports.speed import SpeedTable
 
 CURVES = Sheet(760, 300, left=56, density=2, titled=False)
 POINTS = replace(CURVES, height=340)
@@ -108,16 +108,15 @@ def against_macs(scores: Sequence[Score]) -> Scatter | None:
     return _scatter(f"Quality against work; {BEST}", "GMAC at LR 256x256", points, scores)
 
 
-def against_time(contents: Contents, speed: SpeedTable) -> Scatter | None:
+def against_time(contents: Contents, profile: ProfileFile) -> Scatter | None:
     """Return the chart of quality against time at the first size of the profile; None with fewer than two points."""
-    first = speed.timings[0]
+    first = profile.rows[0]
     points = []
-    for timing in speed.timings:
-        role: Role = "teacher" if timing.is_teacher else "student"
+    for row in profile.rows:
+        role: Role = "teacher" if row.model == profile.teacher else "student"
         score = contents.score(role)
-        if timing.lr_size == first.lr_size and not timing.unbounded and score is not None and score.psnr_y is not None:
-            label = f"{role}, {timing.runtime} {timing.precision}"
-            points.append(ScatterPoint(label, timing.ms, score.psnr_y, role))
+        if row.lr_size == first.lr_size and row.bounded is not False and score is not None and score.psnr_y is not None:
+            points.append(ScatterPoint(f"{role}, {row.runtime} {row.precision}", row.ms, score.psnr_y, role))
     label = f"ms an image of LR {first.lr_size}, {first.device}, {count_threads(first.threads)}"
     return _scatter(f"Quality against time; {BEST}", label, tuple(points), contents.scores)
 

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 from compressor.base.errors import SrkdError, UsageError
 from compressor.training.run_folder import FACTS
+from srkd.record.result import CompressReport
 from srkd.record.run_file import RunFile, read_for_display
 from srkd.record.trials import Gain, Spread
-from srkd.reports.contents import Contents
+from srkd.reports.contents import Contents, Role
 
 SAME_BICUBIC_DB = 0.002
 """Largest difference in dB between bicubic scores of the same images, by rounding, also between machines."""
@@ -24,12 +25,15 @@ class Trained:
     run: str
     method: str
     seed: int
-    psnr_y: float
-    params: int | None
-    macs: int | None
-    steps: int | None
-    settings: str
-    """All other settings that decide the result, as text: runs with equal settings are seeds of one method."""
+    file: RunFile
+    result: CompressReport
+
+    @property
+    def settings(self) -> str:
+        """All else that decides the result: runs with equal settings are seeds of one method."""
+        decides = self.file.model_dump(mode="json", include={"preset", "student", "start", "quantisation"})
+        teacher = None if self.file.teacher is None else self.file.teacher.sha256
+        return json.dumps([self.method, decides, teacher], sort_keys=True)
 
 
 @dataclass(frozen=True)
@@ -81,41 +85,55 @@ def compare_contents(runs: Sequence[Contents]) -> Comparison:
     if not finished:
         raise SrkdError(f"nothing to compare: {'; '.join(left_out)}")
     _require_alike(finished)
-    trained = [one for run in finished for one in _trained(run)]
-    bicubic, teacher = (_psnr(finished[0], role) for role in ("bicubic", "teacher"))
+    trained = [row for run in finished for row in _trained(run)]
     first = finished[0]
-    if not trained or bicubic is None or first.scale is None or first.protocol is None:
+    bicubic, teacher = (_psnr_y(first, role) for role in ("bicubic", "teacher"))
+    if not trained or bicubic is None:
         raise SrkdError(
             f"{first.path / FACTS} does not say what its networks scored: it was written by another program"
         )
     methods = sorted(_methods(trained, bicubic, teacher), key=lambda method: method.mean, reverse=True)
     gains = [gain for other in methods[1:] if (gain := _gain(methods[0], other)) is not None]
     return Comparison(
-        first.scale, first.protocol, first.validation, bicubic, teacher, tuple(methods), tuple(gains), tuple(left_out)
+        scale=_scale(first),
+        protocol=trained[0].result.protocol,
+        validation=first.validation,
+        bicubic=bicubic,
+        teacher=teacher,
+        methods=tuple(methods),
+        gains=tuple(gains),
+        left_out=tuple(left_out),
     )
 
 
-def _psnr(run: Contents, role: str) -> float | None:
-    return next((score.psnr_y for score in run.scores if score.role == role), None)
+def _psnr_y(run: Contents, role: Role) -> float | None:
+    score = run.score(role)
+    return None if score is None else score.psnr_y
+
+
+def _scale(run: Contents) -> int:
+    assert run.file.student is not None  # run.json of a finished run has it
+    return run.file.student.scale
 
 
 def _require_alike(runs: Sequence[Contents]) -> None:
     """Refuse runs of different scales, protocols or images."""
     first = runs[0]
     for run in runs[1:]:
+        both = (first, run)
         facts = {
-            "scale": (first.scale, run.scale),
-            "validation protocol": (first.protocol, run.protocol),
-            "validation images": (", ".join(first.validation), ", ".join(run.validation)),
-            "training images": (first.data_digest, run.data_digest),
+            "scale": [str(_scale(each)) for each in both],
+            "validation protocol": [str(each.protocol) for each in both],
+            "validation images": [", ".join(each.validation) for each in both],
+            "training images": ["" if each.file.data is None else each.file.data.digest for each in both],
         }
-        for what, (one, other) in facts.items():
-            if one != other:
+        for what, (own, other) in facts.items():
+            if own != other:
                 raise UsageError(
                     f"{first.name} and {run.name} cannot be compared: their {what} differ{'s' * (what[-1] != 's')} "
-                    f"({one} and {other})"
+                    f"({own} and {other})"
                 )
-        bicubic = [_psnr(each, "bicubic") for each in (first, run)]
+        bicubic = [_psnr_y(each, "bicubic") for each in both]
         if None in bicubic or abs((bicubic[0] or 0.0) - (bicubic[1] or 0.0)) > SAME_BICUBIC_DB:
             raise UsageError(
                 f"{first.name} and {run.name} cannot be compared: bicubic has {bicubic[0]} and {bicubic[1]} dB on "
@@ -124,66 +142,44 @@ def _require_alike(runs: Sequence[Contents]) -> None:
 
 
 def _trained(run: Contents) -> list[Trained]:
-    """Return a run, or each finished run of a plan; the two runs of `--then` count as one."""
-    file = read_for_display(run.path)
-    parts = [] if file.request.get("then") else [run.path / name for name in file.run_names]
-    if not parts:
-        return _trained_run(run.name, run.recipe, file)
-    trained = []
-    for part in parts:
-        method = part.name.rpartition(SEED_MARK)[0] or part.name
-        trained += _trained_run(f"{run.name}/{part.name}", method, read_for_display(part))
-    return trained
-
-
-def _trained_run(run: str, method: str, file: RunFile) -> list[Trained]:
-    """Return the run of a run.json, if it is finished."""
-    if file.result is None or file.seed is None:
-        return []
-    student = file.result.student
-    decides = file.model_dump(mode="json", include={"preset", "student", "start", "quantisation"})
-    teacher = None if file.teacher is None else file.teacher.sha256
+    """A run, or each finished run of a plan; the two runs of `--then` count as one."""
+    names = () if run.file.request.get("then") else run.file.run_names
+    rows = [(f"{run.name}/{name}", name.rpartition(SEED_MARK)[0] or name, run.path / name) for name in names]
+    files = [(label, method, read_for_display(path)) for label, method, path in rows]
     return [
-        Trained(
-            run=run,
-            method=method,
-            seed=file.seed,
-            psnr_y=student.psnr_y,
-            params=None if student.cost is None else student.cost.params,
-            macs=None if student.cost is None else student.cost.macs,
-            steps=file.result.steps,
-            settings=json.dumps([method, decides, teacher], sort_keys=True),
-        )
+        Trained(label, method, file.seed, file, file.result)
+        for label, method, file in files or [(run.name, run.recipe, run.file)]
+        if file.result is not None and file.seed is not None
     ]
 
 
 def _methods(trained: Sequence[Trained], bicubic: float, teacher: float | None) -> list[MethodScores]:
     """Group runs that differ only in their seed; methods of the same name are distinguished by their runs' names."""
     groups: dict[tuple[str, int], list[Trained]] = {}
-    for one in trained:
+    for row in trained:
         # A second run with the same seed does not count as another seed of the method.
-        number = 0
-        while any(one.seed == other.seed for other in groups.get((one.settings, number), [])):
+        settings, number = row.settings, 0
+        while any(row.seed == other.seed for other in groups.get((settings, number), [])):
             number += 1
-        groups.setdefault((one.settings, number), []).append(one)
+        groups.setdefault((settings, number), []).append(row)
     names = [group[0].method for group in groups.values()]
     methods = []
     for group in groups.values():
-        first, values = group[0], tuple(one.psnr_y for one in group)
-        spread = Spread.of(values)
+        first, values = group[0], tuple(row.result.student.psnr_y for row in group)
+        spread, cost = Spread.of(values), first.result.student.cost
         methods.append(
             MethodScores(
                 name=first.method if names.count(first.method) == 1 else f"{first.method} ({first.run})",
-                seeds=tuple(one.seed for one in group),
+                seeds=tuple(row.seed for row in group),
                 psnr_y=values,
                 mean=spread.mean,
                 sd=spread.sd,
                 over_bicubic=spread.mean - bicubic,
                 below_teacher=None if teacher is None else teacher - spread.mean,
-                params=first.params,
-                macs=first.macs,
-                steps=first.steps,
-                runs=tuple(one.run for one in group),
+                params=None if cost is None else cost.params,
+                macs=None if cost is None else cost.macs,
+                steps=first.result.steps,
+                runs=tuple(row.run for row in group),
             )
         )
     return methods

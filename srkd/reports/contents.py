@@ -12,10 +12,9 @@ from compressor.base.files import file_sha256
 from compressor.training.run_folder import FACTS, STUDENT
 from srkd.record.measurements import ExportedEntry, read_exports
 from srkd.record.result import CompressReport, Quality
-from srkd.record.run_file import RunFile, StudentSpec, read_for_display
-from srkd.record.trials import Gain, Spread
+from srkd.record.run_file import RunFile, read_for_display
+from srkd.record.trials import Spread
 from srkd.reports.curves import Metrics
-from srkd.reports.reproduction import Reproduction
 
 Role = Literal["teacher", "student", "baseline", "start", "bicubic"]
 
@@ -39,23 +38,12 @@ class Score:
 
 @dataclass(frozen=True)
 class ExportedFile:
-    """An exported file, the results of its export, and whether it is still the file that was compared."""
+    """An exported file and the results of its export."""
 
     name: str
-    format: str
-    precision: str
-    bytes: int | None
-    state: str | None
-    """Reason why the results are no longer valid; None if they are."""
-    verdict: str | None
-    reason: str | None
-    largest_difference: float | None
-    psnr_to_network: float | None
-    drop_db: float | None
-    photos: int | None
-    speed: str | None
-    """Comparison of its speed with float in a sentence, measured on `processor`."""
-    processor: str | None
+    results: ExportedEntry
+    outdated: str | None
+    """Why the results no longer hold for the file; None if they do."""
 
 
 @dataclass(frozen=True)
@@ -63,91 +51,70 @@ class Contents:
     """The contents of one run folder."""
 
     path: Path
-    name: str
-    recipe: str
-    title: str | None
-    network: str | None
-    scale: int | None
-    protocol: str | None
-    validation: tuple[str, ...]
-    data_digest: str | None
-    steps: int | None
-    seconds: float | None
+    file: RunFile
+    first: RunFile
+    """run.json of a plan's first run while that of the plan has few facts; otherwise `file`."""
     unfinished: str | None
     """Line saying what an unfinished run lacks; None for a finished run."""
     scores: tuple[Score, ...]
-    gains: tuple[str, ...]
-    remarks: tuple[str, ...]
     metrics: tuple[Metrics, ...]
     files: tuple[ExportedFile, ...]
     student_sha256: str | None
-    teacher_licence: str | None
-    reproduction: Reproduction
-
-    def score(self, role: Role) -> Score | None:
-        """Return the first row of a role."""
-        return next((score for score in self.scores if score.role == role), None)
 
     @property
-    def student(self) -> Score | None:
-        return self.score("student")
+    def name(self) -> str:
+        return self.path.resolve().name
+
+    @property
+    def recipe(self) -> str:
+        return self.first.recipe or "unknown" if self.file.result is None else self.file.result.recipe
+
+    @property
+    def validation(self) -> tuple[str, ...]:
+        """The names of the validation images."""
+        return () if self.first.data is None else self.first.data.validation
+
+    @property
+    def protocol(self) -> str | None:
+        return None if self.file.result is None else self.file.result.protocol
+
+    def score(self, role: Role) -> Score | None:
+        """The first row of a role."""
+        return next((score for score in self.scores if score.role == role), None)
 
 
 def read_contents(run: Path) -> Contents:
-    """Return the contents of a run folder or of the folder of a plan of runs."""
+    """Read a run folder, or the folder of a plan of runs."""
     file = read_for_display(run)
-    parts = [run / name for name in file.run_names]
-    # The run.json of an unfinished plan has few facts: take the others from its first run.
-    first = file if file.student is not None else _first_of(parts) or file
-    metrics = tuple(rows for part in (run, *parts) if (rows := Metrics.read(part)) is not None)
+    folders = [run / name for name in file.run_names]
+    has_facts = file.student is not None or not folders or not (folders[0] / FACTS).exists()
+    first = file if has_facts else read_for_display(folders[0])
+    metrics = tuple(rows for folder in (run, *folders) if (rows := Metrics.read(folder)) is not None)
     student, result = run / STUDENT, file.result
     finished = result is not None and student.is_file()
     return Contents(
         path=run,
-        name=run.resolve().name,
-        recipe=(None if result is None else result.recipe) or first.recipe or "unknown",
-        title=None if first.preset is None else first.preset.title,
-        network=None if first.student is None else _network(first.student),
-        scale=None if first.student is None else first.student.scale,
-        protocol=None if result is None else result.protocol,
-        validation=() if first.data is None else first.data.validation,
-        data_digest=None if first.data is None else first.data.digest,
-        steps=max((rows.last_step for rows in metrics), default=None) if result is None else result.steps,
-        seconds=None if result is None else result.seconds,
-        unfinished=None if finished else _unfinished(run, file, first, metrics, parts),
+        file=file,
+        first=first,
+        unfinished=None if finished else _unfinished(run, file, first, metrics, folders),
         scores=tuple(_finished_scores(result) if result is not None and finished else _scores_so_far(metrics)),
-        gains=() if result is None or result.trials is None else tuple(map(_gain_line, result.trials.gains)),
-        remarks=() if result is None else result.flags,
         metrics=metrics,
-        files=tuple(_exported_file(run, name, entry) for name, entry in read_exports(run).items()),
+        files=tuple(
+            ExportedFile(name, entry, _outdated(run / name, entry)) for name, entry in read_exports(run).items()
+        ),
         student_sha256=file_sha256(student) if student.is_file() else None,
-        teacher_licence=None if first.teacher is None else first.teacher.licence,
-        reproduction=Reproduction.of(run, file, first),
     )
 
 
-def _first_of(parts: Sequence[Path]) -> RunFile | None:
-    """Return run.json of a plan's first run; None if none has begun."""
-    return read_for_display(parts[0]) if parts and (parts[0] / FACTS).exists() else None
-
-
-def _network(student: StudentSpec) -> str:
-    """Return the student's shape, such as `edsr x4, width 24, depth 16`."""
-    fields = student.model_extra or {}
-    sizes = [f"{key} {fields[key]}" for key in ("width", "depth") if isinstance(fields.get(key), int)]
-    return ", ".join([f"{student.arch} x{student.scale}", *sizes])
-
-
-def _unfinished(run: Path, file: RunFile, first: RunFile, metrics: Sequence[Metrics], parts: Sequence[Path]) -> str:
+def _unfinished(run: Path, file: RunFile, first: RunFile, metrics: Sequence[Metrics], folders: Sequence[Path]) -> str:
     """Return a line with the progress of an unfinished run and the command that continues it."""
     if file.is_finished:
         return f"The run is finished, but {STUDENT} is missing from its folder."
     done = max((rows.last_step for rows in metrics), default=0)
     steps = None if first.preset is None else first.preset.schedule.steps
-    where = f"step {done:,}" + (f" of {steps:,}" if steps and not parts else "")
-    if parts:
-        started = sum((part / FACTS).is_file() for part in parts)
-        where = f"run {started} of {len(parts)}"
+    where = f"step {done:,}" + (f" of {steps:,}" if steps and not folders else "")
+    if folders:
+        where = f"run {sum((folder / FACTS).is_file() for folder in folders)} of {len(folders)}"
     return f"This run is not finished: it is at {where}. srkd compress --resume {run.resolve().name} continues it."
 
 
@@ -197,34 +164,7 @@ def _scores_so_far(metrics: Sequence[Metrics]) -> list[Score]:
     return [Score(names[role], role, None, None, psnr_y) for role, psnr_y in scores.items() if psnr_y is not None]
 
 
-def _gain_line(gain: Gain) -> str:
-    """Return a line on the gain over a baseline, from the summary of the run."""
-    if gain.sd is None:
-        return f"{gain.mean:+.3f} dB over {gain.over} (one seed: its spread is unknown)"
-    return f"{gain.mean:+.3f} ± {gain.sd:.3f} dB over {gain.over} ({len(gain.differences)} seeds: {gain.verdict})"
-
-
-def _exported_file(run: Path, name: str, entry: ExportedEntry) -> ExportedFile:
-    difference, loss = entry.parity, entry.quality
-    return ExportedFile(
-        name=name,
-        format=entry.format,
-        precision=entry.precision,
-        bytes=entry.bytes,
-        state=_state(run / name, entry),
-        verdict=entry.verdict,
-        reason=entry.reason,
-        largest_difference=None if difference is None else difference.max_abs,
-        psnr_to_network=None if difference is None else difference.psnr,
-        drop_db=None if loss is None else loss.drop,
-        photos=None if loss is None else loss.photos,
-        speed=None if entry.speed is None else entry.speed.sentence,
-        processor=entry.machine.cpu,
-    )
-
-
-def _state(file: Path, entry: ExportedEntry) -> str | None:
-    """Return why the results of a file are no longer valid; None if they are."""
+def _outdated(file: Path, entry: ExportedEntry) -> str | None:
     if not file.exists():
         return "the file is gone"
     if entry.sha256 is not None and (not file.is_file() or file_sha256(file) != entry.sha256):

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 from compressor.base.machine import count_threads
 from compressor.models.checkpoints.licence import commercial_warning
-from srkd.reports.charts import Figure, against_macs, against_time, curve_figures, point_figure
+from srkd.record.measurements import MeasuredDifference, ProfileFile
+from srkd.reports.charts import against_macs, against_time, curve_figures, point_figure
 from srkd.reports.comparison import Comparison
 from srkd.reports.contents import Contents, ExportedFile, Score
 from srkd.reports.pictures import MAP_LEVELS, Crop
 from srkd.reports.render import Table, render_page
-from srkd.reports.speed import SpeedTable
+from srkd.reports.reproduction import command_of, deciding_facts
 
 MOST_IMAGES_NAMED = 6
 
@@ -22,7 +23,7 @@ class Section:
     """One run of a report: its contents, speed and crops, with a line for each missing part."""
 
     contents: Contents
-    speed: SpeedTable | None
+    speed: ProfileFile | None
     crops: tuple[Crop, ...]
     missing: tuple[str, ...] = ()
 
@@ -34,34 +35,6 @@ class Tile:
     value: str
     label: str
     below: str
-
-
-@dataclass(frozen=True)
-class ShownRun:
-    """The values of the template run.html."""
-
-    contents: Contents
-    what: str
-    notices: Sequence[str]
-    tiles: Sequence[Tile]
-    scores: Table
-    remarks: Sequence[str]
-    times: Table | None
-    speed_lines: Sequence[str]
-    cost_charts: Sequence[Figure]
-    crops: Sequence[Crop]
-    curves: Sequence[Figure]
-    files: Table
-    facts: Table
-
-
-@dataclass(frozen=True)
-class ShownComparison:
-    """The values of the template comparison.html."""
-
-    scores: Table
-    lines: Sequence[str]
-    charts: Sequence[Figure]
 
 
 def report_page(sections: Sequence[Section], comparison: Comparison | None) -> str:
@@ -80,7 +53,8 @@ def comparison_page(comparison: Comparison, runs: Sequence[Contents]) -> str:
     return render_page(title=title, comparison=_show_comparison(comparison, runs), runs=())
 
 
-def _show_comparison(comparison: Comparison, runs: Sequence[Contents]) -> ShownComparison:
+def _show_comparison(comparison: Comparison, runs: Sequence[Contents]) -> dict[str, object]:
+    """The values of the template comparison.html."""
     methods = [
         Score(method.name, "student", method.params, method.macs, method.mean, method.sd, len(method.seeds))
         for method in comparison.methods
@@ -91,36 +65,59 @@ def _show_comparison(comparison: Comparison, runs: Sequence[Contents]) -> ShownC
     by_work = point_figure(against_macs(scores))
     curves = curve_figures([rows for run in runs for rows in run.metrics])
     charts = curves if by_work is None else [by_work, *curves]
-    return ShownComparison(_score_table(scores, comparison.bicubic, caption), comparison.lines(), charts)
+    table = _score_table(scores, comparison.bicubic, caption)
+    return {"scores": table, "lines": comparison.lines(), "charts": charts}
 
 
-def _show_run(section: Section) -> ShownRun:
+def _show_run(section: Section) -> dict[str, object]:
+    """The values of the template run.html."""
     contents, speed = section.contents, section.speed
-    warning = commercial_warning(contents.teacher_licence)
+    file, first = contents.file, contents.first
+    licence = None if first.teacher is None else first.teacher.licence
+    warning = commercial_warning(licence)
     by_time = None if speed is None else against_time(contents, speed)
     figures = (point_figure(by_time), point_figure(against_macs(contents.scores)))
-    facts = [*contents.reproduction.facts, ("teacher's licence", contents.teacher_licence or "not stated in its file")]
-    return ShownRun(
-        contents=contents,
-        what=f"{contents.title or contents.recipe}: {contents.network or 'a student'}, {contents.steps or 0:,} steps",
-        notices=_notices(contents, warning),
-        tiles=(_size_tile(contents), _speed_tile(speed), _loss_tile(contents)),
-        scores=_scores(contents),
+    command, is_shortened = command_of(contents.name, file.request)
+    facts = deciding_facts(contents.path, file, first)
+    facts.append(("teacher's licence", licence or "not stated in its file"))
+    result = file.result
+    return {
+        "contents": contents,
+        "what": _what(contents),
+        "notices": _notices(contents, warning),
+        "tiles": (_size_tile(contents), _speed_tile(speed), _loss_tile(contents)),
+        "scores": _scores(contents),
+        "gains": () if result is None or result.trials is None else [gain.line() for gain in result.trials.gains],
         # The page already shows the warning above.
-        remarks=[line for line in contents.remarks if line != warning],
-        times=None if speed is None else _times(speed),
-        speed_lines=_speed_lines(section),
-        cost_charts=[figure for figure in figures if figure is not None],
-        crops=section.crops,
-        curves=curve_figures(contents.metrics),
-        files=_files(contents.files),
-        facts=Table(["what", "value"], facts, "What decides the result", "facts"),
-    )
+        "remarks": () if result is None else [line for line in result.flags if line != warning],
+        "times": None if speed is None else _times(speed),
+        "speed_lines": _speed_lines(section),
+        "cost_charts": [figure for figure in figures if figure is not None],
+        "crops": section.crops,
+        "curves": curve_figures(contents.metrics),
+        "files": _files(contents.files),
+        "command": command,
+        "is_shortened": is_shortened,
+        "facts": Table(["what", "value"], facts, "What decides the result", "facts"),
+    }
+
+
+def _what(contents: Contents) -> str:
+    """Recipe, student and length of a run: `Logits KD: edsr x4, width 24, depth 16, 2,000 steps`."""
+    first, result, student = contents.first, contents.file.result, contents.first.student
+    title = contents.recipe if first.preset is None else first.preset.title
+    sizes = ["a student"]
+    if student is not None:
+        fields = student.model_extra or {}
+        shape = [f"{key} {fields[key]}" for key in ("width", "depth") if isinstance(fields.get(key), int)]
+        sizes = [f"{student.arch} x{student.scale}", *shape]
+    steps = max((rows.last_step for rows in contents.metrics), default=0) if result is None else result.steps
+    return f"{title}: {', '.join(sizes)}, {steps:,} steps"
 
 
 def _notices(contents: Contents, warning: str | None) -> list[str]:
     """Return the lines that a reader must not miss."""
-    student, bicubic = contents.student, contents.score("bicubic")
+    student, bicubic = contents.score("student"), contents.score("bicubic")
     lines = [contents.unfinished] if contents.unfinished is not None else []
     if warning is not None:
         lines.append(f"{warning[0].upper()}{warning[1:]}.")
@@ -134,7 +131,7 @@ def _notices(contents: Contents, warning: str | None) -> list[str]:
 
 
 def _size_tile(contents: Contents) -> Tile:
-    student, teacher = contents.student, contents.score("teacher")
+    student, teacher = contents.score("student"), contents.score("teacher")
     params = None if student is None else student.params
     if student is None or not params:
         return Tile("–", "smaller", "the size of the student is not known yet")
@@ -147,7 +144,7 @@ def _size_tile(contents: Contents) -> Tile:
     return Tile(f"{teacher.params / params:.1f}×", "smaller", below)
 
 
-def _speed_tile(speed: SpeedTable | None) -> Tile:
+def _speed_tile(speed: ProfileFile | None) -> Tile:
     main = None if speed is None else speed.main
     if speed is None or main is None or main.speedup is None:
         return Tile("–", "faster", "not measured")
@@ -214,11 +211,11 @@ def _score_table(scores: Sequence[Score], bicubic: float | None, caption: str) -
     return Table(columns, rows, caption)
 
 
-def _times(speed: SpeedTable) -> Table:
+def _times(speed: ProfileFile) -> Table:
     rows = [
         [
-            "teacher" if row.is_teacher else "student",
-            f"{row.runtime} {row.precision}",
+            "teacher" if row.model == speed.teacher else "student",
+            f"{row.runtime} {row.arithmetic}",
             f"{row.ms:.1f}",
             "–" if row.fps is None else f"{row.fps:.1f}",
             "–" if row.speedup is None else f"{row.speedup:.2f}× {row.verdict or ''}".strip(),
@@ -226,7 +223,7 @@ def _times(speed: SpeedTable) -> Table:
             f"{row.device}, {count_threads(row.threads)}",
             f"{row.lr_size}, batch {row.batch}",
         ]
-        for row in speed.timings
+        for row in speed.rows
     ]
     columns = [
         "network",
@@ -252,25 +249,21 @@ def _files(files: Sequence[ExportedFile]) -> Table:
     rows = [
         [
             file.name,
-            ", ".join(dict.fromkeys([file.format, file.precision])),
-            "–" if file.bytes is None else f"{file.bytes / 1e6:.2f}",
-            "–" if file.largest_difference is None else f"{file.largest_difference:.1e}",
-            _distance(file),
-            "–" if file.drop_db is None else f"{-file.drop_db:+.3f} dB on {file.photos} photos",
-            _verdict(file),
+            ", ".join(dict.fromkeys([results.format, results.precision])),
+            "–" if results.bytes is None else f"{results.bytes / 1e6:.2f}",
+            *_difference(results.parity),
+            "–" if results.drop_db is None else f"{-results.drop_db:+.3f} dB on {results.photos} photos",
+            "; ".join(text for text in (results.verdict, results.reason, file.outdated) if text is not None),
         ]
         for file in files
+        for results in [file.results]
     ]
     columns = ["file", "format", "MB", "largest difference", "PSNR to the network", "int8: change of Y-PSNR", "verdict"]
     return Table(columns, rows, "Each file was compared with the network")
 
 
-def _distance(file: ExportedFile) -> str:
-    if file.largest_difference is None:
-        return "–"
-    return "equal" if file.psnr_to_network is None else f"{file.psnr_to_network:.1f} dB"
-
-
-def _verdict(file: ExportedFile) -> str:
-    parts = [file.verdict or "unknown", *(text for text in (file.reason, file.state) if text is not None)]
-    return "; ".join(parts)
+def _difference(parity: MeasuredDifference | None) -> tuple[str, str]:
+    """The largest difference from the network, and the PSNR to it."""
+    if parity is None:
+        return "–", "–"
+    return f"{parity.max_abs:.1e}", "equal" if parity.psnr is None else f"{parity.psnr:.1f} dB"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,44 +13,29 @@ from srkd.options.option import Declaration, declarations
 from srkd.record.run_file import Request, RunFile
 
 MACHINE = {"torch": "torch", "onnxruntime": "onnxruntime", "python": "Python", "os": "system", "cpu": "processor"}
-HASH_CHARACTERS = 64
 STATED = ("recipe", "seed")
 """Options that the command always states, as their defaults may change."""
 
 
-@dataclass(frozen=True)
-class Reproduction:
-    """The facts for repeating a run. `command` is None if run.json does not state it; `facts` are names with values."""
+def command_of(run: str, request: Request) -> tuple[str | None, bool]:
+    """The command that repeats a run, with the options that differ from defaults, and whether it has no parent folders.
 
-    command: str | None
-    facts: tuple[tuple[str, str], ...]
-    shortened: bool
-    """True if the command names files or folders without their parent folders."""
-
-    @classmethod
-    def of(cls, run: Path, file: RunFile, first: RunFile) -> Reproduction:
-        """Return the facts from a run.json; `first` is the run.json of the first run of a plan."""
-        words, shortened = _words(run.resolve().name, file.request)
-        return cls(None if words is None else shlex.join(words), tuple(_lines(run, file, first)), shortened)
-
-
-def _words(run: str, request: Request) -> tuple[list[str] | None, bool]:
-    """Return the command line with the options that differ from defaults, and whether paths were shortened."""
+    Without a request, the command is None.
+    """
     if not request:
         return None, False
-    words, shortened = ["srkd", "compress"], False
+    words, is_shortened = ["srkd", "compress"], False
     for row in declarations(CompressOptions):
         value = request.get(row.name)
         if not row.option.in_json or value is None or value in ([], {}, False):
             continue
-        if value == row.default and row.name not in STATED:
-            continue
-        if isinstance(row.default, tuple) and value == list(row.default):
+        default = list(row.default) if isinstance(row.default, tuple) else row.default
+        if value == default and row.name not in STATED:
             continue
         if row.option.is_input or (row.name in ("recipe", "then") and "/" in str(value)):
-            value, shortened = Path(str(value)).name, True
+            value, is_shortened = Path(str(value)).name, True
         words += _option(row, value)
-    return [*words, "--out", f"runs/{run}"], shortened
+    return shlex.join([*words, "--out", f"runs/{run}"]), is_shortened
 
 
 def _option(row: Declaration, value: Any) -> list[str]:
@@ -66,8 +50,8 @@ def _option(row: Declaration, value: Any) -> list[str]:
     return [word for item in values for word in (row.flag, str(item))]
 
 
-def _lines(run: Path, file: RunFile, first: RunFile) -> list[tuple[str, str]]:
-    """Return the other facts that decide the result, as names with values."""
+def deciding_facts(run: Path, file: RunFile, first: RunFile) -> list[tuple[str, str]]:
+    """The other facts that decide the result, as names with values; `first` is run.json of the first run of a plan."""
     versions = {"srkd": file.srkd_version or first.srkd_version}
     versions |= {name: getattr(file.machine, key) for key, name in MACHINE.items()}
     lines = [(name, text) for name, text in versions.items() if text is not None]
@@ -76,10 +60,9 @@ def _lines(run: Path, file: RunFile, first: RunFile) -> list[tuple[str, str]]:
     if seeds:
         lines.append(("seed" if len(seeds) < 2 else "seeds", ", ".join(map(str, seeds))))
     if first.teacher is not None:
-        lines.append(("teacher", f"{first.teacher.path.name}, sha256 {first.teacher.sha256[:HASH_CHARACTERS]}"))
+        lines.append(("teacher", f"{first.teacher.path.name}, sha256 {first.teacher.sha256}"))
     if (data := first.data) is not None:
-        digest = data.digest[:HASH_CHARACTERS]
-        lines.append(("images", f"{Path(data.origin).name}, {data.used} used, digest {digest}"))
+        lines.append(("images", f"{Path(data.origin).name}, {data.used} used, digest {data.digest}"))
     if (run / STUDENT).is_file():
         lines.append(("student", f"{STUDENT}, sha256 {file_sha256(run / STUDENT)}"))
     if first.execution_mode is not None:

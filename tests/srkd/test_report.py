@@ -25,10 +25,10 @@ from srkd.api.report import MOST_BYTES
 from srkd.charts.pen import DARK, LIGHT
 from srkd.cli.main import run
 from srkd.options.verbs import ProfileOptions
+from srkd.record.measurements import ProfileFile, read_profile
 from srkd.reports.charts import CURVES, against_macs, against_time, curve_figures, point_figure
 from srkd.reports.contents import read_contents
 from srkd.reports.render import Table, render_page
-from srkd.reports.speed import SpeedRow, SpeedTable, read_speed
 from tests.support.foreign_models import save_all
 from tests.support.small_runs import SMALL, save_photos, save_teacher
 
@@ -244,10 +244,13 @@ def test_points_are_networks_above_their_cost_with_bicubic_as_a_level(plan: Path
 
 
 def test_points_are_times_at_the_first_size_without_unbounded_files(plan: Path) -> None:
-    base = SpeedRow("s", False, "torch", "cpu", "fp32", "8x8", 1, 1, 2.0, 500.0, 2.0, "faster", 2.0)
-    other_size, unbounded = replace(base, lr_size="16x16"), replace(base, precision="int8 unbounded", unbounded=True)
-    teacher = replace(base, is_teacher=True, ms=4.0)
-    by_time = against_time(read_contents(plan), SpeedTable((teacher, base, other_size, unbounded), None, ()))
+    base = {"model": "s", "runtime": "torch", "device": "cpu", "precision": "fp32", "lr_size": "8x8"}
+    student = {**base, "latency_ms": {"p50": 2.0}}
+    teacher = {**student, "model": "t", "latency_ms": {"p50": 4.0}}
+    unbounded = {**student, "precision": "int8", "int8": {"bounded": False}}
+    rows = [teacher, student, {**student, "lr_size": "16x16"}, unbounded]
+    profile = ProfileFile.model_validate_json(json.dumps({"student_sha256": "0", "teacher": "t", "rows": rows}))
+    by_time = against_time(read_contents(plan), profile)
     assert by_time is not None and by_time.x_label == "ms an image of LR 8x8, cpu, 1 thread"
     assert [(point.label, point.x) for point in by_time.points] == [
         ("teacher, torch fp32", 4.0),
@@ -270,7 +273,7 @@ def test_speed_is_measured_once_and_kept(copy: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("srkd.api.report.run_profile", lambda *_: pytest.fail("it was measured again"))
     srkd.report(copy)
     # The profile is not valid for other weights.
-    assert read_speed(copy, "0" * 64) is None
+    assert read_profile(copy, "0" * 64) is None
 
 
 @pytest.mark.parametrize(

@@ -280,16 +280,16 @@ def test_a_wrong_measurement_is_one_line_with_a_remedy(
 ) -> None:
     (tmp_path / name).write_text(json.dumps(content))
     with pytest.raises(SrkdError) as error:
-        (read_profile if name == "profile.json" else read_exports)(tmp_path)
+        read_profile(tmp_path, "0") if name == "profile.json" else read_exports(tmp_path)
     assert str(error.value).startswith(f"{tmp_path / name}") and words in str(error.value), str(error.value)
     assert f"; remove it, and {name.removesuffix('s.json').removesuffix('.json')} again" in str(error.value)
 
 
 def test_measurements_are_read_without_what_is_not_shown(tmp_path: Path) -> None:
-    assert read_profile(tmp_path) is None and read_exports(tmp_path) == {}
+    assert read_profile(tmp_path, "0") is None and read_exports(tmp_path) == {}
     (tmp_path / "profile.json").write_text(json.dumps({**PROFILE, "later": 1}))
     files = dict.fromkeys(("b.onnx", "a.onnx", "../c.onnx"), EXPORTED)
     (tmp_path / "exports.json").write_text(json.dumps({"schema": "srkd.exports/1", "files": files}))
-    profile = read_profile(tmp_path)
-    assert profile is not None and profile.rows[0].latency_ms.p50 == 2.0
+    profile = read_profile(tmp_path, "0")
+    assert profile is not None and profile.rows[0].ms == 2.0 and read_profile(tmp_path, "1") is None
     assert list(read_exports(tmp_path)) == ["a.onnx", "b.onnx"]
