@@ -18,7 +18,7 @@ from srkd.options.function import public
 from srkd.options.models import (
     refuse_file_options,
 )
-from srkd.options.values import read_size, read_sizes
+from srkd.options.values import SIZES, read_size
 from srkd.options.verbs import ExportOptions
 from srkd.record.run_file import find_run_of
 
@@ -45,7 +45,7 @@ def run_export(options: ExportOptions, context: Context) -> ExportReport:
             lr_size=None if options.static is None else read_size(options.static),
             io=options.io,
             shuffle=options.shuffle,
-            sizes=tuned_and_largest(None if options.sizes is None else read_sizes(options.sizes)),
+            sizes=tuned_and_largest(None if options.sizes is None else SIZES.read(options.sizes)),
             int8=Int8Options(
                 calibrate=None if options.calibrate is None else Path(options.calibrate),
                 data=None if options.data is None else Path(options.data),

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from compressor.base.context import Context
-from compressor.base.errors import SrkdError, UsageError
+from compressor.base.errors import SrkdError
 from compressor.base.files import atomic_path
 from compressor.training.run_files import METRICS
 from srkd.charts.curves import NothingToDraw, draw_charts
 from srkd.options.function import public
 from srkd.options.models import as_tuple
 from srkd.options.shared import path_of
-from srkd.options.values import require_png
+from srkd.options.values import output_file, require_png
 from srkd.options.verbs import PlotOptions
 from srkd.reports.curves import CURVES, charts_of, read_runs
 
@@ -36,12 +36,7 @@ def run_plot(options: PlotOptions, context: Context) -> PlotReport:
         >>> srkd.plot("runs/small", out="curves.png")
     """
     folders = [Path(run) for run in as_tuple(options.runs)]
-    out = path_of(options.out)
-    if out is None and len(folders) != 1:
-        raise UsageError(f"{len(folders)} runs make one picture: name it with --out FILE.png")
-    if out is not None:
-        require_png(out, "--out")
-    path = folders[0] / CURVES if out is None else out
+    path = output_file(path_of(options.out), folders, CURVES, require_png)
     runs = [metrics for folder in folders for metrics in read_runs(folder)]
     charts = charts_of(runs)
     try:

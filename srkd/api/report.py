@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from compressor.base.context import Context
-from compressor.base.errors import SrkdError, UsageError
+from compressor.base.errors import SrkdError
 from compressor.base.files import atomic_path
 from compressor.images.sets import ImagePair, embedded_pairs, find_sets
 from compressor.inference.open import open_model
@@ -17,7 +16,7 @@ from srkd.api.profile import run_profile
 from srkd.options.function import public
 from srkd.options.models import as_tuple
 from srkd.options.shared import path_of
-from srkd.options.values import require_html
+from srkd.options.values import output_file, require_html
 from srkd.options.verbs import ProfileOptions, ReportOptions
 from srkd.record.measurements import ProfileFile, read_profile
 from srkd.record.run_teacher import find_run_teacher
@@ -52,7 +51,7 @@ def run_report(options: ReportOptions, context: Context) -> ReportFile:
         >>> print(srkd.report("runs/small").path)
     """
     folders = [Path(run) for run in as_tuple(options.runs)]
-    path = _destination(folders, path_of(options.out))
+    path = output_file(path_of(options.out), folders, REPORT, require_html)
     runs = [read_contents(folder) for folder in folders]
     comparison = None if len(runs) == 1 else compare_contents(runs)
     sections = [_section(contents, options, context, crops=3 if len(runs) == 1 else 1) for contents in runs]
@@ -61,26 +60,16 @@ def run_report(options: ReportOptions, context: Context) -> ReportFile:
         raise SrkdError(f"the report would have {len(text):,} bytes, over {MOST_BYTES:,}: name fewer runs")
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
-    missing = tuple(f"{section.contents.name}: {line}" for section in sections for line in _lacking(section))
+    missing = tuple(
+        f"{section.contents.name}: {line}"
+        for section in sections
+        for line in (*section.missing, section.contents.unfinished)
+        if line is not None
+    )
     return ReportFile(path, len(text.encode("utf-8")), tuple(folders), missing)
 
 
 report = public(ReportOptions, ReportOptions, run_report, "report")
-
-
-def _destination(folders: Sequence[Path], out: Path | None) -> Path:
-    """Return the path to write; refuse an unwritable one before anything is measured."""
-    if out is None:
-        if len(folders) != 1:
-            raise UsageError(f"{len(folders)} runs make one report: name it with --out FILE.html")
-        return folders[0] / REPORT
-    require_html(out, "--out")
-    return out
-
-
-def _lacking(section: Section) -> tuple[str, ...]:
-    unfinished = section.contents.unfinished
-    return (*section.missing, *([unfinished] if unfinished is not None else []))
 
 
 def _section(contents: Contents, options: ReportOptions, context: Context, *, crops: int) -> Section:

@@ -8,7 +8,7 @@ import re
 import reprlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import click
 from click.shell_completion import CompletionItem
@@ -19,25 +19,34 @@ from compressor.base.errors import UsageError, parse_int
 from compressor.base.files import require_writable_folder
 from compressor.runtimes.table import device_patterns
 
-T = TypeVar("T")
+
+def require_file(path: Path, option: str, what: str, *endings: str) -> None:
+    """Refuse another kind of file, and a folder that cannot be written, before the work starts."""
+    if path.suffix.lower() not in endings:
+        raise UsageError(f"{option} {path}: {what}, whose name ends in {endings[0]}")
+    if path.is_dir():
+        raise UsageError(f"{option} {path} is a folder: name a file in it that ends in {endings[0]}")
+    require_writable_folder(path.parent, option)
 
 
 def require_png(path: Path, option: str) -> None:
-    """Refuse another kind of file, and a folder that cannot be written, before the work starts."""
-    if path.suffix.lower() != ".png":
-        raise UsageError(f"{option} {path}: the picture is a PNG file, whose name ends in .png")
-    if path.is_dir():
-        raise UsageError(f"{option} {path} is a folder: name a file in it that ends in .png")
-    require_writable_folder(path.parent, option)
+    require_file(path, option, "the picture is a PNG file", ".png")
 
 
 def require_html(path: Path, option: str) -> None:
-    """Refuse another kind of file, and a folder that is missing or cannot be written, before the work starts."""
-    if path.suffix.lower() not in (".html", ".htm"):
-        raise UsageError(f"{option} {path}: the page is an HTML file, whose name ends in .html")
+    require_file(path, option, "the page is an HTML file", ".html", ".htm")
     if not path.parent.is_dir():
         raise UsageError(f"{option} {path}: its folder {path.parent} does not exist: make it, or choose another")
-    require_writable_folder(path.parent, option)
+
+
+def output_file(out: Path | None, runs: Sequence[Path], name: str, require: Callable[[Path, str], None]) -> Path:
+    """The file to write: `out`, checked by `require`, or `name` in the folder of the only run."""
+    if out is not None:
+        require(out, "--out")
+        return out
+    if len(runs) != 1:
+        raise UsageError(f"{len(runs)} runs make one file: name it with --out FILE{Path(name).suffix}")
+    return runs[0] / name
 
 
 class ValueType(click.ParamType[Any]):
@@ -68,27 +77,35 @@ class ValueType(click.ParamType[Any]):
         return PlainValidator(self._check).__get_pydantic_core_schema__(source, handler)
 
 
-class Parsed(ValueType, Generic[T]):
-    """A type from three functions: `parse` reads text, `show` writes it, `from_python` takes other values.
+class Parsed(ValueType):
+    """A type from two functions: `read` takes text or a value from Python, `show` writes it as text."""
 
-    Without the third, other values pass unchanged.
-    """
+    def __init__(self, name: str, read: Callable[[Any], Any], show: Callable[[Any], str] = str) -> None:
+        self.name, self.read_value, self.show = name, read, show
+
+    def read(self, value: object) -> Any:
+        return self.read_value(value)
+
+
+class ListOf(ValueType):
+    """A list `a,b` of values without duplicates; from Python one value, or a sequence of them."""
 
     def __init__(
         self,
         name: str,
-        parse: Callable[[str], T],
-        show: Callable[[T], str] = str,
-        from_python: Callable[[object], T] | None = None,
+        read_item: Callable[[Any], Any],
+        show: Callable[[Any], str] = str,
+        is_item: Callable[[object], bool] = lambda value: not isinstance(value, Sequence),
     ) -> None:
-        self.name, self.parse, self.show, self.from_python = name, parse, show, from_python
+        self.name, self.read_item, self.show_item, self.is_item = name, read_item, show, is_item
 
-    def read(self, value: object) -> Any:
+    def read(self, value: Any) -> tuple[Any, ...]:
         if isinstance(value, str):
-            return self.parse(value)
-        if isinstance(value, list):
-            value = tuple(value)
-        return value if self.from_python is None else self.from_python(value)
+            value = [word.strip() for word in value.split(",")]
+        return tuple(dict.fromkeys(map(self.read_item, (value,) if self.is_item(value) else value)))
+
+    def show(self, values: Sequence[Any]) -> str:
+        return ",".join(map(self.show_item, values))
 
 
 class OneOf(ValueType):
@@ -141,58 +158,34 @@ class PathOr(ValueType):
 
 
 def format_size(width_height: tuple[int, int]) -> str:
-    """Return width and height as `WxH`."""
     return f"{width_height[0]}x{width_height[1]}"
 
 
-def parse_size(text: str) -> tuple[int, int]:
-    """Read `WxH` in pixels."""
-    match = re.fullmatch(r"([1-9][0-9]{0,4})[xX×]([1-9][0-9]{0,4})", text.strip())
-    if not match:
-        raise UsageError(f"{text!r} is not a size: give width x height in pixels, each 99999 at most, such as 320x180")
+def read_size(value: object) -> tuple[int, int]:
+    """Read `"WxH"` in pixels, or a width and a height."""
+    if isinstance(value, Sequence) and len(value) == 2 and all(isinstance(side, numbers.Integral) for side in value):
+        value = f"{value[0]}x{value[1]}"
+    match = re.fullmatch(r"([1-9][0-9]{0,4})[xX×]([1-9][0-9]{0,4})", value.strip()) if isinstance(value, str) else None
+    if match is None:
+        raise UsageError(
+            f"{reprlib.repr(value)} is not a size: give width x height in pixels, each 99999 at most, such as 320x180"
+        )
     return int(match[1]), int(match[2])
 
 
-def read_size(value: object) -> tuple[int, int]:
-    """Read `"WxH"`, or a width and a height."""
-    if isinstance(value, str):
-        return parse_size(value)
-    if isinstance(value, Sequence) and len(value) == 2 and all(isinstance(side, numbers.Integral) for side in value):
-        return parse_size(f"{value[0]}x{value[1]}")
-    raise UsageError(f"{reprlib.repr(value)} is not a size: give (320, 180), width and height in pixels, or '320x180'")
-
-
-def parse_sizes(text: str) -> tuple[tuple[int, int], ...]:
-    """Read `WxH[,WxH...]`."""
-    return tuple(parse_size(part) for part in text.split(","))
-
-
-def read_sizes(value: object) -> tuple[tuple[int, int], ...]:
-    """Read one size or several, each in a form of `read_size`."""
-    if not isinstance(value, Sequence) or (value and isinstance(value[0], numbers.Integral)):
-        return (read_size(value),)
-    return tuple(read_size(part) for part in value)
+def _is_size(value: object) -> bool:
+    return not isinstance(value, Sequence) or (len(value) > 0 and isinstance(value[0], numbers.Integral))
 
 
 MOST_BATCH = 10**6
 
 
-def parse_counts(text: str) -> tuple[int, ...]:
-    """Read `N[,N...]`, integers of at least 1, without duplicates."""
-    counts = []
-    for part in text.split(","):
-        if not re.fullmatch(r"[0-9]{1,7}", part.strip()) or not 1 <= int(part) <= MOST_BATCH:
-            raise UsageError(f"{text!r} is not a count, or several: give whole numbers from 1 on, such as 1,4")
-        counts.append(int(part))
-    return tuple(dict.fromkeys(counts))
-
-
-def read_counts(value: object) -> tuple[int, ...]:
-    """Read one integer or several, of at least 1."""
-    values = value if isinstance(value, Sequence) else [value]
-    if any(not isinstance(each, numbers.Integral) or isinstance(each, bool) for each in values) or not values:
-        raise UsageError(f"{reprlib.repr(value)} is not a count, or several: give whole numbers such as (1, 4)")
-    return parse_counts(",".join(str(each) for each in values))
+def read_count(value: object) -> int:
+    """Read a whole number of at least 1."""
+    is_count = re.fullmatch(r"[0-9]{1,7}", str(value)) and not isinstance(value, bool)
+    if not is_count or not 1 <= int(str(value)) <= MOST_BATCH:
+        raise UsageError(f"{reprlib.repr(value)} is not a count: give whole numbers from 1 on, such as 1,4")
+    return int(str(value))
 
 
 def parse_setting(text: str) -> tuple[str, object]:
@@ -215,38 +208,31 @@ def parse_scalar(text: str) -> object:
     return text
 
 
-def parse_device(text: str) -> str:
+def read_device(value: object) -> str:
     """Check the form of a device name such as `cuda:1`, not whether the device exists."""
-    name, colon, part = text.partition(":")
+    name, colon, number = str(value).partition(":")
     devices = device_patterns()
-    if name not in devices or (colon and not (devices[name] and re.fullmatch(devices[name], part))):
-        raise UsageError(f"{text!r} is not a device: give {', '.join(devices)}, some with a number as in cuda:1")
-    return text
+    if name not in devices or (colon and not (devices[name] and re.fullmatch(devices[name], number))):
+        raise UsageError(f"{value!r} is not a device: give {', '.join(devices)}, some with a number as in cuda:1")
+    return str(value)
 
 
-SIZE = Parsed("WxH", parse_size, format_size, read_size)
-SIZES = Parsed("WxH[,WxH]", parse_sizes, lambda sizes: ",".join(map(format_size, sizes)), read_sizes)
-COUNTS = Parsed("N[,N]", parse_counts, lambda counts: ",".join(map(str, counts)), read_counts)
+def names_of(*choices: str) -> ListOf:
+    """The type of a list `a,b` of `choices`."""
+
+    def read_name(name: object) -> str:
+        if name not in choices:
+            raise UsageError(f"{name!r} is not one of {', '.join(choices)}")
+        return str(name)
+
+    return ListOf("name[,name]", read_name)
+
+
+SIZE = Parsed("WxH", read_size, format_size)
+SIZES = ListOf("WxH[,WxH]", read_size, format_size, _is_size)
+COUNTS = ListOf("N[,N]", read_count)
 BYTES = Parsed("SIZE", parse_bytes, format_exact_bytes)
 SETTING = Settings()
-DEVICE = Parsed("device", parse_device)
+DEVICE = Parsed("device", read_device)
 MODEL = PathOr("a model: give a path, a run folder or what srkd.load returned", "descriptor")
 PICTURE = PathOr("a picture: give a path, a PIL image, a NumPy array or a tensor", "getbands", "shape")
-
-
-def names_of(*choices: str) -> Parsed[tuple[str, ...]]:
-    """Return the type of a list `a,b` of `choices`; duplicates are removed."""
-
-    def read(values: object) -> tuple[str, ...]:
-        if not isinstance(values, Sequence):
-            raise UsageError(f"{reprlib.repr(values)} is not a list of names: {', '.join(choices)}")
-        names = tuple(dict.fromkeys(values))
-        for name in names:
-            if name not in choices:
-                raise UsageError(f"{name!r} is not one of {', '.join(choices)}")
-        return names
-
-    def parse(text: str) -> tuple[str, ...]:
-        return read([part.strip() for part in text.split(",")])
-
-    return Parsed("name[,name]", parse, ",".join, read)

@@ -26,7 +26,7 @@ from compressor.runtimes.onnx_runtime import OnnxRuntime, run_bound
 from compressor.runtimes.table import OpenOptions
 from export.convert.to_onnx import convert
 from export.formats.conversion import Conversion
-from srkd.options.values import parse_device
+from srkd.options.values import DEVICE
 
 LR = torch.rand(2, 3, 7, 9, generator=torch.Generator().manual_seed(1))
 EVERYTHING = [row.name for row in PROVIDERS.values()]
@@ -204,7 +204,7 @@ def test_a_binding_says_type_shape_and_place() -> None:
     ],
 )
 def test_where_torch_stands_beside_it(word: str, torchs: str) -> None:
-    assert torch_device_for(word) == torchs and parse_device(word) == word
+    assert torch_device_for(word) == torchs and DEVICE.read(word) == word
 
 
 @pytest.mark.skipif("openvino" not in providers_here(), reason="needs onnxruntime-openvino in place of onnxruntime")

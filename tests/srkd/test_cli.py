@@ -23,10 +23,7 @@ from srkd.options.values import (
     SETTING,
     SIZE,
     SIZES,
-    parse_device,
     parse_setting,
-    parse_size,
-    parse_sizes,
 )
 from srkd.terminal.console import Console, json_value
 from tests.support.commands import ROOT, python, srkd
@@ -248,14 +245,14 @@ def test_tables_are_not_cut_without_a_terminal(capsys: pytest.CaptureFixture[str
 
 
 def test_parameters() -> None:
-    assert parse_size("320x180") == (320, 180)
-    assert parse_sizes("64x64,320x180") == ((64, 64), (320, 180))
+    assert SIZE.read("320x180") == (320, 180)
+    assert SIZES.read("64x64,320x180,64x64") == ((64, 64), (320, 180))
     assert parse_setting("res_scale=0.1") == ("res_scale", 0.1)
     assert parse_setting("a=true") == ("a", True)
     assert parse_setting("a=b=c") == ("a", "b=c")
     assert SIZE.convert((3, 2), None, None) == (3, 2)
     for word in ("cpu", "cuda", "cuda:1", "mps", "tensorrt:0", "openvino:GPU.1"):
-        assert parse_device(word) == word
+        assert DEVICE.read(word) == word
     bad_devices = [(DEVICE, word) for word in ("gpu", "cuda:", "cuda:x", "cpu:0", "mps:1", "openvino:TPU")]
     for kind, bad in [(SIZE, "320"), (SIZE, "0x5"), (SIZES, "1x1,"), (SETTING, "x"), (BYTES, "lots"), *bad_devices]:
         with pytest.raises(click.BadParameter, match=re.escape(repr(bad.split(",")[-1]))):

@@ -189,7 +189,7 @@ def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
         (SrkdError, "empty has no curves yet: no row in metrics.jsonl", (empty,)),
         (SrkdError, "nowhere is not a run folder: it does not exist", (tmp_path / "nowhere",)),
         (SrkdError, "metrics.jsonl holds no number to draw", (words,)),
-        (UsageError, "2 runs make one picture: name it with --out", ([first, first],)),
+        (UsageError, "2 runs make one file: name it with --out", ([first, first],)),
     ):
         with pytest.raises(error, match=expected):
             srkd.plot(*arguments)

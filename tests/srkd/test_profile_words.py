@@ -35,7 +35,7 @@ def model(tmp_path: Path) -> str:
         (["--threads", "0"], "0 is not in the range"),
         (["--threads", "9999"], "threads=9999: srkd may use"),
         (["--batch", "0"], "'0' is not a count"),
-        (["--batch", "1,x"], "'1,x' is not a count"),
+        (["--batch", "1,x"], "'x' is not a count"),
         (["--lr-size", "60000x60000"], "name a smaller size"),
         (["--pareto", "curve.pdf"], "--pareto curve.pdf: the picture is a PNG file"),
         (["--pareto", "x.png", "--no-quality"], "leave out --no-quality"),
