@@ -259,7 +259,7 @@ BREAKS = (
     ),
     *_in(
         "recipes/methods/ds.py",
-        ("recipes/test_terms_heads.py",),
+        ("recipes/test_heads.py",),
         [("blocks of an auxiliary head", "BLOCKS = 5", "BLOCKS = 4")],
     ),
     *_in(
@@ -274,7 +274,7 @@ BREAKS = (
     ),
     *_in(
         "recipes/methods/clsd.py",
-        ("recipes/test_clsd.py",),
+        ("recipes/test_heads.py",),
         [("name of CLSD-style's contrast", '"heads_contrast"', '"contrast"')],
     ),
     *_in(

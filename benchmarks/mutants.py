@@ -75,10 +75,10 @@ CORE: Mapping[str, tuple[str, ...]] = {
     "export/plan/search.py": ("export/test_plan_search.py", "srkd/test_plan.py"),
     "export/plan/time_model.py": ("export/test_plan_search.py",),
     "export/int8/quantise/grids.py": ("export/test_quantise.py",),
-    "recipes/terms/contrast.py": ("recipes/test_terms_phi.py", "recipes/test_csd.py", "recipes/test_clsd.py"),
+    "recipes/terms/contrast.py": ("recipes/test_terms_phi.py", "recipes/test_csd.py", "recipes/test_heads.py"),
     "recipes/methods/csd.py": ("recipes/test_terms_phi.py", "recipes/test_csd.py"),
     "recipes/terms/distances.py": ("recipes/test_terms_features.py", "recipes/test_terms_phi.py"),
-    "recipes/methods/ds.py": ("recipes/test_ds.py", "recipes/test_terms_heads.py", "recipes/test_feature_pairs.py"),
+    "recipes/methods/ds.py": ("recipes/test_heads.py", "recipes/test_feature_pairs.py"),
     "recipes/methods/dukd.py": ("recipes/test_dukd.py", "recipes/test_terms_images.py"),
     "recipes/methods/facd.py": (
         "recipes/test_terms_features.py",

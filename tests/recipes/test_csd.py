@@ -26,17 +26,15 @@ from compressor.training.networks import build_networks
 from compressor.training.stage import Stage
 from compressor.training.state import State
 from compressor.training.step import Step, StepNetworks
-from recipes.composition import refusals
 from recipes.config.reading import load_preset
 from recipes.methods.csd import Csd, CsdLite
-from recipes.methods.logits import Logits
 from recipes.terms.contrast import bicubic_negatives
 from recipes.terms.perceptual import VGG19, TeacherPhi
 from srkd import compress, resume
 from srkd.options.compress import CompressOptions
 from srkd.runs.dry_run import dry_run
 from tests.support.downloads import UNREACHABLE
-from tests.support.foreign_models import save_torchscript, twin
+from tests.support.foreign_models import save_onnx, twin
 from tests.support.small_runs import SMALL
 from tests.support.tensors import contrast_ratio
 from tests.support.training import Recorder, stage
@@ -217,11 +215,6 @@ def test_a_run_leaves_student_and_teacher_and_other_widths_can_be_cut(edsr: Path
     srkd.save(srkd.build_student(whole, width=0.25), quarter)
     scores = srkd.evaluate([quarter, report.student_path], data=photos)
     assert {"bicubic", "quarter", "student"} <= set(scores.models)
-    again = compress(
-        report.run / "teacher_joint.safetensors", recipe="inherit", width=0.25, data=photos, steps=1,
-        settings=SMALL, out=tmp_path / "again",
-    )  # fmt: skip
-    assert again.student.cost is not None and again.student.cost.params < report.student.cost.params  # type: ignore[union-attr]
 
 
 @pytest.mark.usefixtures("offline")
@@ -238,14 +231,14 @@ def test_a_run_with_baselines_looks_through_one_phi_and_resumes_with_it(
     assert {name: phi and phi["kind"] for name, phi in phis.items()} == {
         "csd-seed10": "teacher", "inherit-seed10": None, "scratch-seed10": None,
     }  # fmt: skip
-    one = compress(edsr, out=tmp_path / "one", **options)  # type: ignore[arg-type]
-    expected = one.student_path.read_bytes()
-    facts = json.loads((one.run / "run.json").read_text())
-    del facts["result"]
-    facts["preset"]["methods"][0]["options"] = {}
-    (one.run / "run.json").write_text(json.dumps({**facts, "request": {**facts["request"], "settings": SMALL}}))
+    run = report.run / "csd-seed10"
+    expected = report.student_path.read_bytes()
+    for folder in (run, report.run):
+        facts = json.loads((folder / "run.json").read_text())
+        del facts["result"]
+        (folder / "run.json").write_text(json.dumps(facts))
     monkeypatch.setattr(recipes.terms.phi, "resolve_phi", lambda *_, **__: pytest.fail("resolved anew"))
-    assert resume(one.run).student_path.read_bytes() == expected
+    assert resume(report.run).student_path.read_bytes() == expected
 
 
 @pytest.mark.usefixtures("offline")
@@ -279,7 +272,7 @@ def test_what_cannot_be_trained_is_refused_before_anything_is_written(
 ) -> None:
     arguments: dict[str, object] = {"recipe": "csd", "teacher": edsr, "data": photos, "steps": 2, **options}
     if arguments["teacher"] == "foreign":
-        arguments["teacher"] = save_torchscript(twin(), tmp_path / "foreign.pt")
+        arguments["teacher"] = save_onnx(twin(), tmp_path / "foreign.onnx")
     if "init_from" in arguments:
         arguments["init_from"] = edsr
     if "lr_only" in arguments:
@@ -290,13 +283,9 @@ def test_what_cannot_be_trained_is_refused_before_anything_is_written(
     assert "\n" not in str(caught.value) and not (tmp_path / "run").exists()
 
 
-def test_csd_goes_with_no_frozen_teacher() -> None:
-    assert any("its teacher is trained with the student" in line for line in refusals([Csd(), Logits()]))
-
-
 @pytest.mark.usefixtures("offline")
 def test_csd_lite_takes_a_teacher_of_any_origin_with_vgg(photos: Path, tmp_path: Path) -> None:
-    foreign = save_torchscript(twin(), tmp_path / "foreign.pt")
+    foreign = save_onnx(twin(), tmp_path / "foreign.onnx")
     torch.manual_seed(0)
     torch.save(VGG19().state_dict(), tmp_path / "vgg.pth")
     report = compress(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -16,7 +15,6 @@ from torch.nn import functional as F
 from compressor.base.errors import UsageError
 from compressor.data.batches import Batch, LabelPatches
 from compressor.images.resize import imresize
-from compressor.models.checkpoints.save import save_network
 from compressor.models.networks.base import Descriptor, Network, Spec
 from compressor.models.networks.carn import CARNSpec
 from compressor.models.networks.edsr import EDSRSpec
@@ -27,12 +25,10 @@ from compressor.training.step import Runner, Step, StepNetworks
 from recipes.config.options import make_method
 from recipes.config.reading import read_preset
 from recipes.methods.dukd import DUKD, apply, draw_operations, invert, zoom_in, zoom_in_cells
-from srkd import compress
 from srkd.cli.main import run
-from tests.support.foreign_models import AtLeast, save_onnx, save_torchscript, twin
-from tests.support.method_runs import Curve, Pair, Waves
+from tests.support.foreign_models import save_onnx, twin
+from tests.support.method_runs import Pair, Waves
 from tests.support.methods_table import STUDENT, TEACHER
-from tests.support.small_runs import SMALL
 
 SWINIR = SwinIRSpec(2, width=8, depths=(2,), heads=(2,), window=4, features=6)
 
@@ -55,12 +51,18 @@ class Upscaler(nn.Module):
 
 
 def played(
-    method: DUKD, student: Upscaler, teacher: Upscaler, *, number: int = 0, trains: bool = False, side: int = 12
+    method: DUKD,
+    student: nn.Module,
+    teacher: nn.Module,
+    batch: Batch | None = None,
+    *,
+    number: int = 0,
+    trains: bool = False,
+    side: int = 12,
 ) -> dict[str, torch.Tensor]:
     """Return the terms of all updates of one step."""
-    scale = student.descriptor.scale
+    batch = batch or Waves(student.descriptor.scale, range(8), side=side).at(number)
     networks = StepNetworks([Runner(student, trains=True)], Runner(teacher, trains=trains))
-    batch = Waves(scale, range(8), side=side).at(number)
     terms: dict[str, torch.Tensor] = {}
     for part in range(method.updates):
         terms |= method.terms(Step(number, 7, batch, networks, part))
@@ -70,11 +72,10 @@ def played(
 def test_the_sum_is_the_papers():
     """The expected sum is computed again from the equations, with the drawn inputs."""
     student, teacher = build(STUDENT, seed=0), build(TEACHER, seed=1)
-    networks = StepNetworks([Runner(student, trains=True)], Runner(teacher, trains=False))
     batch = Waves(2).at(4)
     assert batch.hr is not None
     method = DUKD().fit(teacher, student)
-    terms = method.terms(Step(4, 7, batch, networks))
+    terms = played(method, student, teacher, batch, number=4)
     draw = {"seed": 7, "step": 4, "samples": range(4)}
     with torch.no_grad():
         expected = {
@@ -120,12 +121,10 @@ def test_the_teacher_sees_crops_of_the_hr_patch_as_they_are_and_the_student_chan
 def test_crops_of_oblong_patches_are_oblong(variant: Literal["paper+", "code"]) -> None:
     hr = torch.rand(2, 3, 16, 24, generator=torch.Generator().manual_seed(0))
     student, teacher = Upscaler(), Upscaler()
-    networks = StepNetworks([Runner(student, trains=True)], Runner(teacher, trains=False))
     method = DUKD(
         variant=variant, augment=False, zoom_out="off", pixel_weight=1.0, cells=1 if variant == "code" else None
     )
-    for part in range(method.updates):
-        method.terms(Step(0, 7, Batch(imresize(hr, 0.5), hr), networks, part))
+    played(method, student, teacher, Batch(imresize(hr, 0.5), hr))
     assert {tuple(lr.shape) for lr in teacher.inputs} == {(2, 3, 8, 12)}
 
 
@@ -172,6 +171,8 @@ def test_two_updates_of_which_the_second_keeps_the_gradient_of_the_first():
     student, teacher = copy.deepcopy(pair.student).train().requires_grad_(True), pair.teacher
     losses = pair.train(pair.fresh())
     assert {name for name in losses[0] if name.startswith("raw/")} == {f"raw/{name}" for name in pair.method.weights}
+    weighted = [value for name, value in losses[0].items() if name.startswith("weighted/")]
+    assert losses[0]["loss"] == pytest.approx(sum(weighted), rel=1e-5)
 
     batch = Waves(2).at(0)
     assert batch.hr is not None
@@ -261,9 +262,7 @@ def test_what_a_cache_kept_is_used_and_the_teacher_runs_for_new_crops_alone():
         "whole": LabelPatches(batch.lr, torch.zeros_like(batch.hr)),
         "zoom-out": LabelPatches(smaller, torch.zeros_like(batch.lr)),
     }
-    networks = StepNetworks([Runner(student, trains=True)], Runner(teacher, trains=False))
-    method = DUKD(augment=False)
-    terms = method.terms(Step(0, 7, Batch(batch.lr, batch.hr, labels), networks))
+    terms = played(DUKD(augment=False), student, teacher, Batch(batch.lr, batch.hr, labels))
     assert len(teacher.inputs) == 1 and teacher.inputs[0].shape == batch.lr.shape, "zoom-in alone"
     assert float(terms["zoom_out"].detach()) == pytest.approx(float(smaller.abs().mean()), rel=1e-5)
     assert float(terms["logits"].detach()) == pytest.approx(float(batch.lr.abs().mean()), rel=1e-5)
@@ -299,54 +298,14 @@ def test_patches_and_crops_in_one_pass_give_the_gradients_of_two(
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
 
 
-def test_a_foreign_teacher_gives_what_it_needs(photos: Path, tmp_path: Path):
-    teacher = save_onnx(twin(), tmp_path / "teacher.onnx")
-    report = compress(
-        teacher,
-        recipe="dukd",
-        student="edsr:width=4,depth=1",
-        data=photos,
-        steps=2,
-        out=tmp_path / "run",
-        settings=SMALL,
-    )
-    assert report.steps == 2 and report.student_path.is_file()
-
-
-def test_without_hr_images_crops_are_of_the_teachers_output(photos: Path, tmp_path: Path):
+def test_without_hr_images_crops_are_of_the_teachers_output():
     student, teacher = Upscaler(0.9), Upscaler(0.5)
     batch = Waves(2, range(8)).at(0)
-    networks = StepNetworks([Runner(student, trains=True)], Runner(teacher, trains=False))
-    terms = DUKD().terms(Step(0, 7, Batch(batch.lr, None), networks))
+    terms = played(DUKD(), student, teacher, Batch(batch.lr, None))
     assert torch.equal(terms["pixel"], terms["logits"])
     output = 0.5 * batch.lr.repeat_interleave(2, -2).repeat_interleave(2, -1)
     windows = output[0].unfold(1, 12, 1).unfold(2, 12, 1)
     assert (windows == teacher.inputs[1][0][:, None, None]).all(-1).all(-1).all(0).any()
-    path = tmp_path / "teacher.safetensors"
-    save_network(build(TEACHER, seed=0), path)
-    out = tmp_path / "run"
-    compress(path, recipe="dukd", lr_only=photos, width=0.5, steps=2, out=out, settings=SMALL)
-    assert json.loads((out / "run.json").read_text())["data"]["labels"] == "teacher"
-
-
-def test_a_swinir_run_through_the_command_has_no_zoom_out(photos: Path, tmp_path: Path):
-    path = tmp_path / "teacher.safetensors"
-    save_network(build(SWINIR, seed=0), path)
-    out = tmp_path / "run"
-    compress(path, recipe="dukd", data=photos, width=0.5, steps=1, out=out, settings=SMALL)
-    (line,) = (
-        row
-        for row in map(json.loads, (out / "metrics.jsonl").read_text().splitlines())
-        if any(key.startswith("raw/") for key in row)
-    )
-    assert "raw/zoom_in" in line and "raw/zoom_out" not in line
-
-
-def test_the_curve_has_both_updates():
-    pair, curve = Pair.build(DUKD(variant="code"), STUDENT, TEACHER, steps=2), Curve()
-    pair.train(pair.fresh(), curve=curve)
-    weighted = [value for name, value in curve.losses[0].items() if name.startswith("weighted/")]
-    assert curve.losses[0]["loss"] == pytest.approx(sum(weighted), rel=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -365,21 +324,20 @@ def test_zoom_out_asks_the_teacher_for_its_sizes(least: int, fixed: tuple[int, i
         DUKD(zoom_out="on").fit_sizes(teacher, 48, 4)
 
 
-def test_a_teacher_of_few_sizes_is_known_before_the_first_image(
+def test_a_teacher_of_one_size_is_known_before_the_first_image(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """No image is read and no folder created; the dry run reports the same."""
     line = ["compress", "--recipe", "dukd", "--student", "compact:width=4,depth=1", "--steps", "1"]
-    line += ["--set", "schedule.lr_patch=24", "--data", str(tmp_path / "nowhere"), "--out", str(tmp_path / "run")]
-    large = str(save_torchscript(AtLeast(16), tmp_path / "large.pt"))
-    fixed = str(save_onnx(twin(), tmp_path / "fixed.onnx", size=(20, 20)))
-    for options, message in (
-        (["--teacher", large, "--set", "zoom_out=on"], "zoom_out gives the teacher 12x12 (schedule.lr_patch=24)"),
-        (["--teacher", fixed], "takes images of 20x20 only, and the recipe's patches have 24x24"),
+    line += ["--data", str(tmp_path / "nowhere"), "--out", str(tmp_path / "run")]
+    line += ["--teacher", str(save_onnx(twin(), tmp_path / "fixed.onnx", size=(20, 20)))]
+    for side, options, message in (
+        (20, ["--set", "zoom_out=on"], "zoom_out gives the teacher 10x10 (schedule.lr_patch=20)"),
+        (24, [], "takes images of 20x20 only, and the recipe's patches have 24x24"),
     ):
         for dry in ([], ["--dry-run"]):
-            assert run([*line, *options, *dry]) == 2
+            assert run([*line, "--lr-patch", str(side), *options, *dry]) == 2
             assert message in " ".join(capsys.readouterr().err.split())
-    run([*line, "--teacher", large])
+    run([*line, "--lr-patch", "20"])
     assert "zoom_out is off" in " ".join("".join(capsys.readouterr()).split())
     assert not (tmp_path / "run").exists()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,39 +10,37 @@ from torch.nn import functional as F
 
 from compressor.base.errors import UsageError
 from compressor.data.batches import Batch
-from compressor.models.checkpoints.save import save_network
 from compressor.models.networks.registry import build
-from compressor.training.calibration import Calibrated
-from compressor.training.step import Runner, Step, StepNetworks
+from compressor.training.step import Step
 from recipes.composition import refusals
+from recipes.config.options import make_method
 from recipes.config.reading import load_preset, read_preset
 from recipes.methods.dukd import DUKD
 from recipes.methods.facd import FACD
 from recipes.methods.fakd import FAKD, affinity_l1
 from recipes.methods.lfd import LFD
 from recipes.methods.logits import Logits
-from srkd import compress
-from tests.support.method_runs import Pair, Waves
+from recipes.terms.gating import HORIZON, RunningSpread
+from tests.support.method_runs import Pair, Waves, step_of
 from tests.support.methods_table import STUDENT, TEACHER
 
 GATED = {
     "logits": Logits(gate="hard"),
     "fakd": FAKD(gate="hard"),
     "lfd": LFD(gate="hard", kappa=1.0, lam=0.5),
+    "facd": FACD(gate="hard", lam=3.0),
 }
 named = pytest.mark.parametrize("name", GATED)
 
 
-def step_of(method: Any, better: str) -> Step:
+def of_labels(method: Any, better: str) -> Step:
     """Return a step whose label of each patch is the image of the better network, S or T, as listed in `better`."""
     student, teacher = build(STUDENT, seed=0).eval(), build(TEACHER, seed=1).eval()
     lr = Waves(2, range(len(better))).at(0).lr
     with torch.no_grad():
         images = {"S": student(lr), "T": teacher(lr)}
     hr = torch.stack([images[who][at] for at, who in enumerate(better)])
-    modules = torch.nn.ModuleDict({method.name: method.modules(teacher, student)})
-    networks = StepNetworks([Runner(student, trains=True)], Runner(teacher, trains=False), modules)
-    return Step(0, 0, Batch(lr, hr), networks)
+    return step_of(method, student, teacher, Batch(lr, hr))
 
 
 def ungated(method: Any) -> Any:
@@ -53,7 +49,7 @@ def ungated(method: Any) -> Any:
 
 @named
 def test_a_teacher_that_is_worse_everywhere_teaches_nothing(name: str) -> None:
-    step = step_of(GATED[name], "SSSS")
+    step = of_labels(GATED[name], "SSSS")
     terms = GATED[name].terms(step)
     assert step.observed["gate_open"].item() == 0
     assert {term: value.item() for term, value in terms.items() if term != "pixel"} == dict.fromkeys(
@@ -65,7 +61,7 @@ def test_a_teacher_that_is_worse_everywhere_teaches_nothing(name: str) -> None:
 @named
 def test_a_teacher_that_is_better_everywhere_teaches_as_without_a_gate(name: str) -> None:
     gated, plain = GATED[name], ungated(GATED[name])
-    gated_terms, plain_terms = gated.terms(step_of(gated, "TTTT")), plain.terms(step_of(plain, "TTTT"))
+    gated_terms, plain_terms = gated.terms(of_labels(gated, "TTTT")), plain.terms(of_labels(plain, "TTTT"))
     assert gated_terms.keys() == {"gated_logits" if term == "logits" else term for term in plain_terms}
     for term, value in plain_terms.items():
         assert gated_terms["gated_logits" if term == "logits" else term].item() == pytest.approx(value.item(), rel=1e-5)
@@ -74,7 +70,7 @@ def test_a_teacher_that_is_better_everywhere_teaches_as_without_a_gate(name: str
 
 @named
 def test_patches_count_one_by_one(name: str) -> None:
-    step = step_of(GATED[name], "STSS")
+    step = of_labels(GATED[name], "STSS")
     terms = GATED[name].terms(step)
     assert step.observed["gate_open"].item() == 0.25
     s, t = step.student().sr[1], step.teacher().sr[1]
@@ -83,7 +79,7 @@ def test_patches_count_one_by_one(name: str) -> None:
 
 def test_an_affinity_of_a_closed_patch_does_not_count() -> None:
     method = GATED["fakd"]
-    step = step_of(method, "STSS")
+    step = of_labels(method, "STSS")
     terms = method.terms(step)
     pairs = method.run_networks(step).features
     expected = sum(affinity_l1(feature[1:2], target[1:2]).item() for feature, target in pairs) / 4
@@ -92,7 +88,7 @@ def test_an_affinity_of_a_closed_patch_does_not_count() -> None:
 
 def test_the_soft_gate_remembers_and_weighs_every_patch() -> None:
     method = Logits(gate="soft")
-    step = step_of(method, "STSS")
+    step = of_labels(method, "STSS")
     method.terms(step)
     assert 0 < step.observed["gate_open"].item() < 1
     moments = step.modules["logits"].state_dict()["spread.moments"]
@@ -101,21 +97,46 @@ def test_the_soft_gate_remembers_and_weighs_every_patch() -> None:
     assert moments[0] == 1 and moments[2] > 0
 
 
-def test_features_are_weighed_before_the_gate() -> None:
+@pytest.mark.parametrize(("make", "term"), [(LFD, "matching"), (FACD, "patch_contrast")])
+def test_weights_are_calibrated_before_the_gate(make: type[LFD] | type[FACD], term: str) -> None:
     weights = []
     for gate in ("off", "hard", "soft"):
-        pair = Pair.build(LFD(gate=gate), STUDENT, TEACHER, steps=1)
+        pair = Pair.build(make(gate=gate), STUDENT, TEACHER, steps=1)  # type: ignore[arg-type]
         state = pair.fresh()
-        pair.train(state)
-        weights.append(state.calibration.weights["matching"])
+        losses = pair.train(state)[0]
+        weights.append(state.calibration.weights[term])
+        if gate != "off":
+            ungated = losses[f"seen/ungated_{term.removeprefix('patch_')}"]
+            assert weights[-1] == pytest.approx(0.2 * losses["raw/pixel"] / ungated, rel=1e-5)
     assert weights[0] == pytest.approx(weights[1]) == pytest.approx(weights[2])
-    weight = LFD(gate="hard").weights["matching"]
-    assert isinstance(weight, Calibrated) and weight.by == "ungated_matching"
+
+
+@pytest.mark.parametrize("method", ["lfd", "facd"])
+def test_a_calibrated_weight_begins_with_a_tenth_to_three_tenths_of_the_pixel_loss(method: str) -> None:
+    for share in (0.1, 0.3):
+        assert make_method(method, {"share": share}).weights
+    for share in (0.09, 0.31):
+        with pytest.raises(UsageError, match=r"share=.*expected"):
+            make_method(method, {"share": share})
+
+
+def test_the_running_spread_is_that_of_everything_seen() -> None:
+    running, values = RunningSpread(), torch.randn(7, 5, generator=torch.Generator().manual_seed(0)) + 2
+    for row in values:
+        running.store(running.moments_with(row))
+    assert running.deviation(running.moments).item() == pytest.approx(values.std(correction=0).item(), rel=1e-4)
+    for _ in range(8 * HORIZON):
+        running.store(running.moments_with(torch.tensor([-1.0, 3.0])))
+    assert running.deviation(running.moments).item() == pytest.approx(2.0, rel=1e-2)
 
 
 def test_without_it_methods_are_as_published() -> None:
     for method in (Logits(), FAKD(), LFD(kappa=1.0)):
-        assert method.gate == "off" and "logits" in method.weights and not list(method.modules(*_pair()).buffers())
+        assert (
+            method.gate == "off"
+            and "logits" in method.weights
+            and not list(method.modules(build(TEACHER), build(STUDENT)).buffers())
+        )
     assert FACD().gate == "hard"
 
 
@@ -153,17 +174,3 @@ def test_what_has_no_value_for_each_patch_has_no_gate(recipe: str) -> None:
         load_preset(recipe, (f"{recipe}.gate=hard",))
     with pytest.raises(UsageError, match=f"gate is an option of facd, fakd, lfd, logits, not of {recipe}$"):
         load_preset(recipe, ("gate=hard",))
-
-
-def test_it_is_an_option_of_the_command(tmp_path: Path) -> None:
-    teacher = tmp_path / "teacher.safetensors"
-    save_network(build(TEACHER, seed=1), teacher)
-    settings = ("schedule.batch=2", "schedule.lr_patch=8", "gate=hard")
-    compress(teacher, recipe="logits", width=0.5, steps=2, out=tmp_path / "run", settings=settings)
-    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    trained = [row for row in rows if row["kind"] == "train"]
-    assert all(row["seen/gate_open"] in (0, 0.5, 1) and "raw/gated_logits" in row for row in trained) and trained
-
-
-def _pair() -> tuple[Any, Any]:
-    return build(TEACHER), build(STUDENT)

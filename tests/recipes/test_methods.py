@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -34,8 +35,27 @@ TEACHERLESS = {name for name, entry in METHODS.items() if entry.needs == "nothin
 every = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 
 
-def first_batch(row: Row) -> Batch:
-    return Waves(row.student.scale).at(0)
+class Run:
+    """A run of a row on one batch, after any earlier stages; the state three steps before the end is saved."""
+
+    def __init__(self, row: Row, path: Path) -> None:
+        self.row, self.path = row, path
+        self.pair = self.fresh_pair()
+        self.fingerprint = None if self.pair.teacher is None else self.pair.teacher.fingerprint()
+        self.state = self.pair.fresh()
+        self.losses = self.pair.train(self.state, still=True, curve=Curve(path, at=self.pair.steps - 3))[-row.steps :]
+
+    def fresh_pair(self) -> Pair:
+        rate, settled = (f"schedule.rate={self.row.rate}",), self.row.settled
+        return Pair.from_row(self.row, settings=rate, steps=self.row.steps, **settled)
+
+
+@pytest.fixture(scope="module")
+def run_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Row], Run]:
+    folder = tmp_path_factory.mktemp("runs")
+    rows = {row.name: row for row in ROWS}
+    of_name = cache(lambda name: Run(rows[name], folder / f"{name}.pt"))
+    return lambda row: of_name(row.name)
 
 
 def networks_of(pair: Pair, state: State) -> StepNetworks:
@@ -61,7 +81,7 @@ def test_every_method_has_a_row():
 def test_terms_are_finite_and_named_as_their_weights(row: Row):
     pair = Pair.from_row(row)
     networks, names = networks_of(pair, pair.fresh()), set()
-    for step, terms in terms_of(pair, networks, first_batch(row)):
+    for step, terms in terms_of(pair, networks, Waves(row.student.scale).at(0)):
         for name, term in terms.items():
             assert term.shape == () and torch.isfinite(term) and term.dtype == torch.float32, name
         assert not names & terms.keys(), "a term belongs to one update"
@@ -77,7 +97,7 @@ def test_gradients_reach_the_learners_alone(row: Row):
     state = pair.fresh()
     networks = networks_of(pair, state)
     weights = pair.stages[-1].term_weights
-    for _, terms in terms_of(pair, networks, first_batch(row)):
+    for _, terms in terms_of(pair, networks, Waves(row.student.scale).at(0)):
         total(terms, weights).backward()
     joint = state.networks.get("joint")
     assert (joint is not None) == ("joint" in row.learners)
@@ -99,28 +119,31 @@ def all_moved(module: nn.Module, spared: tuple[str, ...]) -> bool:
 
 
 @every
-def test_the_teacher_stays_to_the_bit_and_a_resumed_run_too(row: Row, tmp_path: Path):
-    pair = Pair.from_row(row, steps=10)
-    before = None if pair.teacher is None else pair.teacher.fingerprint()
-    # In the middle of the last stage, after any earlier stages.
-    straight, curve = pair.fresh(), Curve(tmp_path / "state.pt", at=pair.steps - 3)
-    losses = pair.train(straight, curve=curve)
-    assert before == (None if pair.teacher is None else pair.teacher.fingerprint())
-    again = Pair.from_row(row, steps=10)
+def test_the_teacher_stays_to_the_bit_and_a_resumed_run_too(row: Row, run_of: Callable[[Row], Run]):
+    run = run_of(row)
+    assert run.fingerprint == (None if run.pair.teacher is None else run.pair.teacher.fingerprint())
+    again = run.fresh_pair()
     resumed = again.fresh()
-    resumed.load(tmp_path / "state.pt", again.stages, again.teacher)
-    assert again.train(resumed) == losses[-3:]
-    actual, expected = numbers(resumed), numbers(straight)
+    resumed.load(run.path, again.stages, again.teacher)
+    assert again.train(resumed, still=True) == run.losses[-3:]
+    actual, expected = numbers(resumed), numbers(run.state)
     assert actual.keys() == expected.keys() and all(torch.equal(actual[name], expected[name]) for name in actual)
 
 
 @every
-def test_only_the_students_tensors_leave_the_run(row: Row, tmp_path: Path):
-    pair = Pair.from_row(row, steps=2)
-    state = pair.fresh()
-    pair.train(state)
-    student, path = state.averaged_network(), tmp_path / "student.safetensors"
-    fresh = build(row.student, quantisation=pair.student.quantisation)
+def test_the_loss_falls(row: Row, run_of: Callable[[Row], Run]):
+    run = run_of(row)
+    calibrated = [name for name, weight in run.pair.method.weights.items() if isinstance(weight, Calibrated)]
+    assert not calibrated, f"give the weights of {calibrated} in `settled`"
+    losses, fifth = [step["loss"] for step in run.losses], row.steps // 5
+    assert sum(losses[-fifth:]) < 0.9 * sum(losses[:fifth])
+
+
+@every
+def test_only_the_students_tensors_leave_the_run(row: Row, run_of: Callable[[Row], Run], tmp_path: Path):
+    run = run_of(row)
+    student, path = run.state.averaged_network(), tmp_path / "student.safetensors"
+    fresh = build(row.student, quantisation=run.pair.student.quantisation)
     save_network(student, path)
     # The counts equal the numbers in the file, and the multiplications of a real run.
     with safe_open(path, framework="pt") as file:
@@ -128,7 +151,7 @@ def test_only_the_students_tensors_leave_the_run(row: Row, tmp_path: Path):
     assert sizes == {name: value.numel() for name, value in fresh.state_dict().items()}
     learnt = {name for name, _ in fresh.named_parameters() if not name.endswith(".alpha")}
     assert sum(sizes[name] for name in learnt) == cost(row.student).params
-    back, lr = load_checkpoint(path).network, first_batch(row).lr
+    back, lr = load_checkpoint(path).network, Waves(row.student.scale).at(0).lr
     counts = [multiplications(network, lr) for network in (student, back, fresh)]
     assert counts[0] == counts[1] == counts[2] > 0
     with torch.no_grad():
@@ -144,21 +167,22 @@ def multiplications(network: nn.Module, lr: Tensor) -> int:
 @every
 def test_bf16_runs_in_bf16_and_stays_finite(row: Row):
     """Every convolution of the student computes in bf16, in each update, and so does the teacher."""
-    pair = Pair.from_row(row, settings=("schedule.precision=bf16",), steps=3)
-    for losses in pair.train(pair.fresh()):
-        assert all(value == value and abs(value) < 1e6 for value in losses.values())
-    again = Pair.from_row(row, settings=("schedule.precision=bf16",), steps=3)
-    networks = networks_of(again, again.fresh())
+    pair = Pair.from_row(row, settings=("schedule.precision=bf16",), **row.settled)
+    state = pair.fresh()
+    networks = networks_of(pair, state)
     students = [precisions(runner.network) for runner in networks.students]
     taught = precisions(networks.teacher.network) if networks.teacher else {}
-    for _, terms in terms_of(again, networks, first_batch(row)):
+    for _, terms in terms_of(pair, networks, Waves(row.student.scale).at(0)):
         assert all(term.dtype == torch.float32 for term in terms.values())
         for dtypes, runner in zip(students, networks.students, strict=True):
             convolutions = {name for name, part in runner.network.named_modules() if isinstance(part, nn.Conv2d)}
             assert dtypes == {name: {torch.bfloat16} for name in convolutions}
             dtypes.clear()
+        total(terms, pair.stages[-1].term_weights).backward()
     assert all(dtypes == {torch.bfloat16} for dtypes in taught.values())
     assert bool(taught) == (row.teacher is not None and row.of not in TEACHERLESS)
+    learners = [*state.trained_network.parameters(), *state.modules.parameters()]
+    assert all(learner.grad is None or learner.grad.isfinite().all() for learner in learners)
 
 
 def precisions(network: nn.Module) -> dict[str, set[torch.dtype]]:
@@ -170,15 +194,6 @@ def precisions(network: nn.Module) -> dict[str, set[torch.dtype]]:
                 lambda module, inputs, output, name=name: dtypes.setdefault(name, set()).add(output.dtype)
             )
     return dtypes
-
-
-@every
-def test_thirty_steps_lower_the_loss(row: Row):
-    pair = Pair.from_row(row, settings=(f"schedule.rate={row.rate}",), steps=30, **row.settled)
-    calibrated = [name for name, weight in pair.method.weights.items() if isinstance(weight, Calibrated)]
-    assert not calibrated, f"give the weights of {calibrated} in `settled`"
-    losses = [step["loss"] for step in pair.train(pair.fresh(), still=True)[-30:]]
-    assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
 
 
 @every

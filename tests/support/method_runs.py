@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from compressor.base.context import Context
 from compressor.base.processes import Processes, Rank, exit_process
-from compressor.base.randomness import uniforms
+from compressor.base.randomness import torch_seed, uniforms
 from compressor.data.batches import Batch
 from compressor.images.resize import imresize
 from compressor.models.networks.base import Network, Spec
@@ -27,7 +28,7 @@ from compressor.training.loop import Trainer
 from compressor.training.method import Kind, Method, PlainMethod, TrainsJointly, fit_methods, quantisation_of
 from compressor.training.stage import Stage
 from compressor.training.state import State, follow_leader
-from compressor.training.step import Step
+from compressor.training.step import Runner, Step, StepNetworks
 from recipes.config.options import make_method
 from recipes.config.reading import load_preset
 from tests.support.methods_table import ROWS, Row
@@ -104,6 +105,26 @@ class Pair:
         waves = Waves(self.student.descriptor.scale, processes.rank.share(BATCH), still)
         Trainer(self.stages, state, waves, self.teacher, curve, seed=3, context=Context(processes=processes)).run()
         return curve.losses
+
+
+def step_of(
+    method: Method,
+    student: nn.Module,
+    teacher: nn.Module | None,
+    batch: Batch,
+    *,
+    number: int = 0,
+    seed: int = 0,
+    phi_of: Network | None = None,
+) -> Step:
+    """Return a step of a method with new modules, and with the helpers that `phi_of` gives it as the teacher."""
+    networks = [network if isinstance(network, Network) else None for network in (teacher, student)]
+    with torch_seed(3):
+        modules = nn.ModuleDict({method.name: method.modules(*networks)})  # type: ignore[arg-type]
+    helpers = {method.name: method.helpers(phi_of, student)} if phi_of is not None else {}  # type: ignore[attr-defined]
+    frozen = None if teacher is None else Runner(teacher, trains=False)  # type: ignore[arg-type]
+    runners = StepNetworks([Runner(student, trains=True)], frozen, modules, helpers)  # type: ignore[arg-type]
+    return Step(number, seed, batch, runners)
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,8 @@ class Row:
     settled: Mapping[str, Any] = field(default_factory=dict)
     """Options beside `options` that give every weight a number (no calibration), for the tests that sum the terms."""
     rate: float = 2e-3
-    """The learning rate of the thirty steps that must lower the loss."""
+    """The learning rate of the steps that must lower the loss."""
+    steps: int = 15
     degrees: Mapping[str, int] = field(default_factory=dict)
     """The degrees of terms in the image range that are not 1: 0 for ratios and cosines, 2 for products."""
     tolerance: float = 1e-4
@@ -118,7 +119,13 @@ ROWS: tuple[Row, ...] = (
     Row("facd-infonce", "facd", {"form": "infonce"}, settled={"lam": 0.05}, **FACD),
     Row("facd-soft", "facd", {"gate": "soft"}, settled={"lam": 0.05}, **FACD),
     Row("facd-open", "facd", {"gate": "off"}, settled={"lam": 0.05}, **FACD),
-    Row("csd", options={"phi": "teacher", "negatives": 3}, learners=("joint",), degrees={"contrast": 0}),
+    Row(
+        "csd",
+        options={"phi": "teacher", "negatives": 3},
+        learners=("joint",),
+        steps=30,
+        degrees={"contrast": 0},
+    ),
     Row(
         "csd-widths",
         "csd",
