@@ -23,7 +23,9 @@ from compressor.images.sets import embedded_photos
 from compressor.inference.super_resolve import super_resolve
 from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.networks.base import Network, Spec
+from compressor.models.networks.compact import CompactSpec
 from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.rcan import RCANSpec
 from compressor.models.networks.registry import build
 from compressor.runtimes.onnx_runtime import OnnxRuntime
 from compressor.runtimes.table import OpenOptions
@@ -31,6 +33,7 @@ from export.convert.to_onnx import convert
 from export.formats.conversion import Conversion, FileOptions
 from export.writing.exporting import Source, export_metadata
 from tests.browser.app_site import Model
+from tests.support.networks import tiny
 
 TINY = EDSRSpec(2, width=8, depth=2)
 
@@ -52,11 +55,40 @@ class Models:
     @cached_property
     def tiny(self) -> Model:
         """EDSR ×2 of 2 blocks and 8 channels, with random weights."""
-        return self.build(TINY, "tiny")
+        return self._build(TINY, "tiny")
 
-    def build(self, spec: Spec, name: str, options: FileOptions | None = None) -> Model:
-        """Return a network of `spec` with random weights as ONNX."""
-        return self._of(build(spec, seed=1), name, "student", options)
+    @cached_property
+    def wide(self) -> Model:
+        """A teacher that takes seconds where the tiny network takes almost no time."""
+        return replace(self._build(EDSRSpec(2, width=48, depth=8), "wide"), role="teacher")
+
+    @cached_property
+    def four(self) -> Model:
+        return self._build(EDSRSpec(4, width=8, depth=1), "four")
+
+    @cached_property
+    def luminance(self) -> Model:
+        return self._build(CompactSpec(2, width=4, depth=2, channels=1), "luminance")
+
+    @cached_property
+    def pooling(self) -> Model:
+        return self._build(RCANSpec(2, width=4, groups=1, depth=1, hidden=1), "pooling")
+
+    @cached_property
+    def carn(self) -> Model:
+        return self._build(tiny("carn", 2), "carn")
+
+    def fixed(self, width: int, height: int) -> Model:
+        """The tiny network as a file that takes pictures of one size only."""
+        model = onnx.load(self.tiny.path)
+        for port, scale in ((model.graph.input[0], 1), (model.graph.output[0], TINY.scale)):
+            for dimension, size in zip(port.type.tensor_type.shape.dim, (1, 3, height, width), strict=True):
+                dimension.dim_value = size if size < 4 else size * scale
+        del model.graph.value_info[:]
+        return self.written(f"fixed-{width}x{height}", model, self.tiny)
+
+    def _build(self, spec: Spec, name: str) -> Model:
+        return self._of(build(spec, seed=1), name, "student")
 
     @cached_property
     def half(self) -> Model:
@@ -113,10 +145,10 @@ class Models:
         path.write_bytes(model.SerializeToString())
         return replace(like, path=path, name=name, precision=precision)
 
-    def _of(self, network: Network, name: str, role: str, options: FileOptions | None = None) -> Model:
+    def _of(self, network: Network, name: str, role: str) -> Model:
         path = self.folder / f"{name}.onnx"
         described = network.descriptor
-        convert(Conversion(network, path, export_metadata(network, Source(name)), options or FileOptions()))
+        convert(Conversion(network, path, export_metadata(network, Source(name)), FileOptions()))
         return Model(
             path,
             name,

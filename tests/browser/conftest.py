@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.browser.app_models import Models
+from tests.browser.app_models import Models, png, sample_rgb
 from tests.browser.app_site import Site, served
-from tests.browser.visits import APP, FLAGS
+from tests.browser.visits import APP, DESKTOP, FLAGS, PHONE, WEBGPU_FLAGS, App, Visit, new_page
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Playwright
+    from playwright.sync_api import Browser, BrowserContext, Playwright
 
 
 @pytest.fixture(scope="session")
@@ -61,12 +61,47 @@ def browser(launch: Callable[[Sequence[str]], Browser]) -> Browser:
 
 
 @pytest.fixture(scope="session")
+def webgpu_browser(launch: Callable[[Sequence[str]], Browser]) -> Browser:
+    return launch(WEBGPU_FLAGS)
+
+
+@pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
     return Models(tmp_path_factory.mktemp("models"))
 
 
+@pytest.fixture(scope="session")
+def app(app_folder: Path, browser: Browser) -> App:
+    return App(app_folder, browser)
+
+
+@pytest.fixture(scope="session")
+def common_site(app: App, models: Models) -> Iterator[Site]:
+    """Serve the small network, a slow large one and three photos."""
+    sides = {"chelsea": 72, "astronaut": 96, "coffee": 64}
+    samples = {f"{name}.png": png(sample_rgb(name, side)) for name, side in sides.items()}
+    with served(app.site([models.tiny, models.wide], samples)) as site:
+        yield site
+
+
+@pytest.fixture(scope="session")
+def desktop_context(browser: Browser) -> BrowserContext:
+    return browser.new_context(**DESKTOP)
+
+
+@pytest.fixture(scope="session")
+def phone_context(browser: Browser) -> BrowserContext:
+    return browser.new_context(**PHONE)
+
+
 @pytest.fixture
-def serve() -> Iterator[Callable[[Site], Site]]:
-    """Serve a site until the test ends."""
-    with ExitStack() as stack:
-        yield lambda site: stack.enter_context(served(site))
+def desktop(desktop_context: BrowserContext, common_site: Site) -> Iterator[Visit]:
+    """A fresh page, in a context that has its files already: a third of the work of a page in a new context."""
+    with new_page(desktop_context, common_site) as visit:
+        yield visit
+
+
+@pytest.fixture
+def phone(phone_context: BrowserContext, common_site: Site) -> Iterator[Visit]:
+    with new_page(phone_context, common_site) as visit:
+        yield visit

@@ -1,11 +1,8 @@
-"""The two sides of one picture: the figures, the scale of each side, saving and sharing."""
+"""The two sides of one picture, saving and sharing; work is visible, can be cancelled, and the last request wins."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -15,18 +12,14 @@ from PIL import Image
 
 from compressor.images.metrics import to_u8
 from compressor.images.resize import upscale_bicubic
-from compressor.models.networks.edsr import EDSRSpec
 from tests.browser.app_models import Models, png, sample_rgb, upscaled
-from tests.browser.app_site import Model, Site, site_of
-from tests.browser.visits import DESKTOP, PHONE, Visit, visiting
-
-if TYPE_CHECKING:
-    from playwright.sync_api import Browser
+from tests.browser.app_site import Site
+from tests.browser.visits import DESKTOP, PHONE, App, Visit, drop
 
 pytestmark = pytest.mark.browser
 
 FIGURES = ("figure-ms", "figure-window", "card-title", "card-figures", "model-name")
-RESTED = "document.querySelector('#work').hidden"
+WORDS = "document.querySelector('#progress-words').textContent"
 WATCHED = """() => {
     window.opened = [];
     const post = Worker.prototype.postMessage;
@@ -40,120 +33,107 @@ SHARING = """() => {
     navigator.canShare = ({ files }) => files.length === 1 && files[0].type === "image/png";
     navigator.share = async ({ files, title }) => { window.shared.push([title, files[0].size]); };
 }"""
-
-
-@pytest.fixture(scope="module")
-def wide(models: Models) -> Model:
-    """Return a teacher that takes seconds where the student takes almost no time."""
-    return replace(models.build(EDSRSpec(2, width=32, depth=4), "wide"), role="teacher")
-
-
-@pytest.fixture
-def pair(app_folder: Path, models: Models, wide: Model, serve: Callable[[Site], Site]) -> Site:
-    return serve(site_of(app_folder, [models.tiny, wide], {"cat.png": png(sample_rgb("chelsea", 48))}))
+SAME = """(() => {
+    const [left, right] = [...document.querySelectorAll(".sheet canvas")].map((canvas) => canvas.toDataURL());
+    return left === right;
+})()"""
 
 
 def tiled(times: int) -> NDArray[np.uint8]:
     return np.tile(sample_rgb("chelsea", 72), (times, times, 1))
 
 
-def canvases(visit: Visit) -> dict[str, list[int]]:
-    script = "[...document.querySelectorAll('.sheet canvas')].map((each) => [each.width, each.height])"
-    return dict(zip(("left", "right"), visit.page.evaluate(script), strict=True))
+def widths(visit: Visit) -> list[int]:
+    """Return the widths of the left and the right picture."""
+    return list(visit.page.eval_on_selector_all(".sheet canvas", "all => all.map((each) => each.width)"))
 
 
-def test_figures_and_model_are_those_of_the_right_side(browser: Browser, pair: Site, wide: Model) -> None:
+def test_figures_and_model_are_those_of_the_right_side(desktop: Visit, models: Models) -> None:
     """This holds for any model of the left side. No model is opened twice."""
-    with visiting(browser, pair, **DESKTOP) as visit:
-        visit.ready().choose()
-        visit.done()
-        before = {name: visit.text(name) for name in FIGURES}
-        assert (before["model-name"], before["card-title"]) == ("Sharpened", "tiny")
-        visit.page.evaluate(WATCHED)
-        visit.page.select_option("#left", label="Large network")
-        visit.until("document.querySelector('#sheet-left canvas')?.width === 96 && " + RESTED)
-        assert {name: visit.text(name) for name in FIGURES} == before
-        assert visit.page.evaluate("window.opened") == ["wide"]
-        visit.page.select_option("#right", label="Large network")
-        visit.until(f"document.querySelector('#model-name').textContent === 'Large network' && {RESTED}")
-        assert visit.text("card-title") == "wide"
-        assert f"{wide.path.stat().st_size / 1e6:.2f} MB" in visit.text("card-figures")
-        assert visit.text("figure-ms") != before["figure-ms"]
-        # Both sides show the same result.
-        assert canvases(visit) == {"left": [96, 96], "right": [96, 96]}
-        visit.page.select_option("#right", label="Ordinary")
-        visit.until(RESTED)
-        assert visit.text("model-name") == "Large network"
-        visit.page.select_option("#left", label="Ordinary")
-        visit.until(RESTED)
-        texts = [visit.text(name) for name in ("model-name", "card-title", "figure-ms")]
-        assert texts == ["", "No network", "–"]
-        assert visit.page.is_hidden("#card-figures")
+    page = desktop.enlarge().page
+    before = {name: desktop.text(name) for name in FIGURES}
+    assert (before["model-name"], before["card-title"]) == ("Sharpened", "tiny")
+    page.evaluate(WATCHED)
+    page.select_option("#left", label="Large network")
+    desktop.until("document.querySelector('#sheet-left canvas')?.width === 144")
+    desktop.rest()
+    assert {name: desktop.text(name) for name in FIGURES} == before
+    assert page.evaluate("window.opened") == ["wide"]
+    assert not page.evaluate(SAME)
+    page.select_option("#right", label="Large network")
+    desktop.until("document.querySelector('#model-name').textContent === 'Large network'")
+    desktop.rest()
+    assert desktop.text("card-title") == "wide"
+    assert f"{models.wide.path.stat().st_size / 1e6:.2f} MB" in desktop.text("card-figures")
+    assert desktop.text("figure-ms") != before["figure-ms"]
+    desktop.until(SAME)
+    assert widths(desktop) == [144, 144]
+    page.select_option("#right", label="Ordinary")
+    desktop.rest()
+    desktop.until(f"!{SAME}")
+    assert desktop.text("model-name") == "Large network"
+    page.select_option("#left", label="Ordinary")
+    desktop.rest()
+    texts = [desktop.text(name) for name in ("model-name", "card-title", "figure-ms")]
+    assert texts == ["", "No network", "–"]
+    assert page.is_hidden("#card-figures")
 
 
-def test_each_side_has_its_own_scale(
-    browser: Browser, app_folder: Path, models: Models, serve: Callable[[Site], Site], tmp_path: Path
-) -> None:
+def test_each_side_has_its_own_scale(desktop: Visit, models: Models, tmp_path: Path) -> None:
     """With a student ×2 on the left and a user's model ×4 on the right, each is shown and saved at its own scale."""
-    four = models.build(EDSRSpec(4, width=8, depth=1), "four")
-    sample = sample_rgb("chelsea", 48)
-    site = serve(site_of(app_folder, [models.tiny], {"cat.png": png(sample)}))
-    with visiting(browser, site, **DESKTOP) as visit:
-        visit.ready()
-        visit.page.set_input_files("#model-file", four.path)
-        visit.until("document.querySelector('#right').selectedOptions[0].text === 'four'")
-        visit.choose()
-        visit.done()
-        visit.page.select_option("#left", label="Sharpened")
-        visit.until("document.querySelector('#sheet-left canvas').width === 96 && " + RESTED)
-        assert canvases(visit) == {"left": [96, 96], "right": [192, 192]}
-        for label, scale, model in (("Sharpened", 2, models.tiny), ("four", 4, four)):
-            visit.page.select_option("#right", label=label)
-            visit.until(f"document.querySelector('#model-name').textContent === '{label}' && {RESTED}")
-            saved = visit.saved(tmp_path)
-            assert saved.name == f"cat-{label.lower()}-x{scale}.png"
-            output = np.asarray(Image.open(saved).convert("RGB")).astype(int)
-            assert np.abs(output - upscaled(model, sample)).max() <= 1
+    desktop.page.set_input_files("#model-file", models.four.path)
+    desktop.until("document.querySelector('#right').selectedOptions[0].text === 'four'")
+    desktop.enlarge().page.select_option("#left", label="Sharpened")
+    desktop.until("document.querySelector('#sheet-left canvas').width === 144")
+    desktop.rest()
+    assert widths(desktop) == [144, 288]
+    for label, scale, model in (("Sharpened", 2, models.tiny), ("four", 4, models.four)):
+        desktop.page.select_option("#right", label=label)
+        desktop.until(f"document.querySelector('#model-name').textContent === '{label}'")
+        desktop.rest()
+        saved = desktop.saved(tmp_path)
+        assert saved.name == f"chelsea-{label.lower()}-x{scale}.png"
+        output = np.asarray(Image.open(saved).convert("RGB")).astype(int)
+        assert np.abs(output - upscaled(model, sample_rgb("chelsea", 72))).max() <= 1
 
 
-def test_save_and_share_wait_for_a_result(
-    browser: Browser, app_folder: Path, models: Models, wide: Model, serve: Callable[[Site], Site]
-) -> None:
-    site = serve(site_of(app_folder, [models.tiny, wide], {"cats.png": png(tiled(6))}))
-    with visiting(browser, site, **DESKTOP) as visit:
-        visit.ready().page.evaluate(SHARING)
-        visit.choose()
-        visit.done()
-        visit.page.click("#share")
+@pytest.fixture
+def cats(app: App, models: Models) -> Site:
+    """A site with a picture on which the large network works for long."""
+    return app.site([models.tiny, models.wide], {"cats.png": png(tiled(6))})
+
+
+def test_save_and_share_wait_for_a_result(app: App, cats: Site) -> None:
+    with app.visit(cats, **DESKTOP) as visit:
+        page = visit.page
+        page.evaluate(SHARING)
+        visit.enlarge()
+        page.click("#share")
         visit.until("window.shared.length === 1")
-        title, size = visit.page.evaluate("window.shared[0]")
-        assert title == "cats-sharpened-x2.png"
-        assert size > 1000
+        title, size = page.evaluate("window.shared[0]")
+        assert (title, size > 1000) == ("cats-sharpened-x2.png", True)
         # While the teacher runs, and after it was cancelled, it has nothing to save or share.
-        visit.page.select_option("#right", label="Large network")
-        assert visit.page.is_disabled("#save") and visit.page.is_disabled("#share")
-        visit.page.click("#cancel")
-        visit.until(RESTED)
-        assert visit.page.is_disabled("#save") and visit.page.is_disabled("#share")
+        page.select_option("#right", label="Large network")
+        assert page.is_disabled("#save") and page.is_disabled("#share")
+        page.click("#cancel")
+        visit.rest()
+        assert page.is_disabled("#save") and page.is_disabled("#share")
         assert visit.text("figure-ms") == "–"
-        visit.page.select_option("#right", label="Sharpened")
+        page.select_option("#right", label="Sharpened")
         visit.done()
-        assert visit.page.is_enabled("#share")
-        visit.page.evaluate("() => { navigator.share = async () => { throw new Error('no app takes it') } }")
-        visit.page.click("#share")
-        visit.page.wait_for_selector("#trouble:has-text('no app takes it')")
-        visit.page.evaluate("() => { navigator.share = async () => { throw new DOMException('', 'AbortError') } }")
-        visit.page.click("#share")
+        assert page.is_enabled("#share")
+        page.evaluate("() => { navigator.share = async () => { throw new Error('no app takes it') } }")
+        page.click("#share")
+        page.wait_for_selector("#trouble:has-text('no app takes it')")
+        page.evaluate("() => { navigator.share = async () => { throw new DOMException('', 'AbortError') } }")
+        page.click("#share")
         visit.until("document.querySelector('#trouble').hidden")
 
 
-def test_large_bicubic_is_saved_whole_and_equals_matlab(
-    browser: Browser, app_folder: Path, models: Models, serve: Callable[[Site], Site], tmp_path: Path
-) -> None:
+def test_large_bicubic_is_saved_whole_and_equals_matlab(app: App, models: Models, tmp_path: Path) -> None:
     picture = tiled(20)
-    site = serve(site_of(app_folder, [models.tiny], {"cats.png": png(picture)}))
-    with visiting(browser, site, **DESKTOP) as visit:
-        visit.ready().page.select_option("#right", "bicubic", force=True)
+    with app.visit(app.site([models.tiny], {"cats.png": png(picture)}), **DESKTOP) as visit:
+        visit.page.select_option("#right", "bicubic", force=True)
         visit.choose()
         visit.page.wait_for_selector("#ask:not([hidden])")
         assert visit.page.is_disabled("#save")
@@ -167,50 +147,176 @@ def test_large_bicubic_is_saved_whole_and_equals_matlab(
     assert np.abs(output[:140, :140].astype(int) - expected[:140, :140]).max() <= 1
 
 
-def without_streams(site: Site) -> Site:
-    """Change the site to simulate an older browser: a test cannot inject a script into a worker."""
+def test_an_older_browser_saves_the_size_in_the_files_name_or_reports_what_it_cannot(
+    app: App, models: Models, tmp_path: Path
+) -> None:
+    """It has no streaming compressor, which a test cannot take from a worker, or too little memory for a file."""
+    site = app.site([models.tiny], {"small.png": png(tiled(2)), "large.png": png(tiled(20))})
     asks = b'typeof CompressionStream === "function"'
     module = site.content("src/png.js") or b""
     assert asks in module
     site.files["src/png.js"] = module.replace(asks, b"false")
     site.files.pop("src/png.js.gz", None)
-    return site
-
-
-@pytest.mark.parametrize("times", [2, 20])
-def test_without_a_streaming_compressor_the_file_has_the_size_in_its_name(
-    browser: Browser, app_folder: Path, models: Models, serve: Callable[[Site], Site], tmp_path: Path, times: int
-) -> None:
-    site = without_streams(site_of(app_folder, [models.tiny], {"cats.png": png(tiled(times))}))
-    with visiting(browser, serve(site), **PHONE) as visit:
-        visit.ready().choose()
-        if times > 2:
+    # The service worker refuses a file that is not from the build.
+    with app.visit(site, expected=("integrity", "hash", "could not"), **PHONE) as visit:
+        saved = visit.enlarge().saved(tmp_path)
+        assert (saved.name, Image.open(saved).size) == ("small-sharpened-x2.png", (288, 288))
+        assert visit.page.is_hidden("#trouble")
+        visit.choose(sample=1)
+        with visit.finishing():
             visit.page.click("#ask-whole")
         saved = visit.saved(tmp_path)
-        with Image.open(saved) as output:
-            size = output.size
-        side = times * 72 * 2
-        if times == 2:
-            assert (saved.name, size) == ("cats-sharpened-x2.png", (side, side))
-            assert visit.page.is_hidden("#trouble")
-        else:
-            assert saved.name == f"cats-sharpened-{size[0]}x{size[1]}.png"
-            assert size[0] < side
-            assert "in the size that is shown" in visit.text("trouble")
-        # The service worker refuses a file that is not from the build.
-        assert all("integrity" in complaint or "hash" in complaint for complaint in visit.complaints)
-        visit.complaints.clear()
-
-
-def test_a_canvas_that_gives_no_file_is_reported(
-    browser: Browser, app_folder: Path, models: Models, serve: Callable[[Site], Site]
-) -> None:
-    """This happens on phones with little memory."""
-    site = without_streams(site_of(app_folder, [models.tiny], {"cats.png": png(tiled(1))}))
-    with visiting(browser, serve(site), **PHONE) as visit:
-        visit.ready().page.evaluate("() => { HTMLCanvasElement.prototype.toBlob = (done) => done(null) }")
-        visit.choose()
-        visit.done()
+        width, height = Image.open(saved).size
+        assert saved.name == f"large-sharpened-{width}x{height}.png" and width < 20 * 72 * 2
+        assert "in the size that is shown" in visit.text("trouble")
+        visit.page.evaluate("() => { HTMLCanvasElement.prototype.toBlob = (done) => done(null) }")
         visit.page.click("#save")
         visit.page.wait_for_selector("#trouble:has-text('could not write this picture')")
-        visit.complaints.clear()
+
+
+def test_work_is_visible_from_the_start_and_cancelled_at_once(app: App, cats: Site) -> None:
+    """A slow first tile is announced before it is finished, and Cancel does not wait for it."""
+    with app.visit(cats, **DESKTOP) as visit:
+        visit.enlarge().page.evaluate(
+            """() => {
+                const work = document.querySelector("#work");
+                window.log = [];
+                const all = { attributes: true, childList: true, subtree: true, characterData: true };
+                new MutationObserver(() => window.log.push([work.hidden, work.innerText])).observe(work, all);
+                const right = document.querySelector("#right");
+                right.value = [...right.options].find(({ text }) => text === "Large network").value;
+                right.dispatchEvent(new Event("change"));
+            }"""
+        )
+        visit.until("window.log.some(([, words]) => words.includes('parts'))")
+        log = visit.page.evaluate("window.log")
+        hidden, words = log[0]
+        assert hidden is False and "Large network" in words
+        assert any("Loading “Large network”" in words for _, words in log)
+        assert not any("part 1 of" in words for _, words in log)
+        visit.page.click("#cancel")
+        visit.rest()
+        assert visit.text("ask-words").startswith("Cancelled after 0 of ")
+        visit.page.select_option("#right", label="Sharpened")
+        visit.done()
+
+
+def test_loading_a_model_is_visible_and_can_be_cancelled(phone: Visit) -> None:
+    page = phone.enlarge().page
+    # The page's own request: its service worker already has the file.
+    page.evaluate(
+        """() => { const ask = window.fetch;
+            const never = ({ signal }) => new Promise((_, reject) =>
+                signal.addEventListener("abort", () => reject(signal.reason)));
+            window.fetch = (url, args) => String(url).includes("wide") ? never(args) : ask(url, args); }"""
+    )
+    page.select_option("#right", label="Large network")
+    phone.until(f"{WORDS} === 'Loading “Large network”…'")
+    assert page.is_disabled("#save")
+    page.click("#cancel")
+    phone.rest()
+    assert phone.text("ask-words") == "Cancelled before the first part."
+    # Loading one model does not block another.
+    page.select_option("#right", label="Sharpened")
+    phone.done()
+    page.select_option("#right", label="Large network")
+    phone.until(f"{WORDS} === 'Loading “Large network”…'")
+    page.select_option("#right", label="Sharpened")
+    phone.done()
+
+
+def test_a_sample_that_comes_late_does_not_replace_a_later_one(desktop: Visit) -> None:
+    page = desktop.page
+    page.evaluate(
+        """() => { const ask = window.fetch; window.late = new Promise((go) => (window.go = go));
+            window.fetch = async (url, args) => {
+                if (String(url).includes("chelsea.png")) await window.late;
+                return ask(url, args);
+            }; }"""
+    )
+    desktop.choose(sample=0)
+    desktop.enlarge(sample=1)
+    assert desktop.text("figure-from") == "192 × 192"
+    # The same file once more: the late answer has arrived when this one, asked for after it, is read.
+    page.evaluate("async () => { window.go(); await (await fetch('samples/chelsea.png')).blob(); }")
+    desktop.rest()
+    assert desktop.text("figure-from") == "192 × 192"
+
+
+def test_a_drop_opens_all_its_models_and_one_photo(desktop: Visit, models: Models) -> None:
+    """In one drop or in several; each model has its own entry in the list, and a failure beside them is reported."""
+    content = models.tiny.path.read_bytes()
+    drop(desktop, ("a.onnx", content), ("b.onnx", content))
+    drop(desktop, ("c.onnx", content))
+    desktop.until("document.querySelector('#right').selectedOptions[0].text === 'c'")
+    assert desktop.titles() == ["Ordinary", "Sharpened", "Large network", "a", "b", "c"]
+    keys = desktop.page.eval_on_selector_all("#right option", "all => all.map((each) => each.value)")
+    assert len(set(keys)) == len(keys)
+    photos = [(name, png(sample_rgb("coffee", side))) for name, side in (("first.png", 40), ("second.png", 56))]
+    with desktop.finishing():
+        drop(desktop, photos[0], ("bad.onnx", b"no model"), photos[1])
+    desktop.rest()
+    assert desktop.text("figure-from") == "80 × 80"
+    drop(desktop, *photos)
+    desktop.page.wait_for_selector("#trouble:has-text('One photo at a time: of these 2, first.png is opened.')")
+    desktop.done()
+    drop(desktop, ("bad.onnx", b"no model"), ("good.onnx", content))
+    desktop.page.wait_for_selector("#trouble:has-text('bad.onnx')")
+    desktop.until("document.querySelector('#right').selectedOptions[0].text === 'good'")
+
+
+def test_a_photo_survives_a_change_of_engine_and_the_figures_are_the_new_ones(desktop: Visit) -> None:
+    # At once: the photo is not decoded yet when the engine restarts.
+    desktop.page.evaluate(
+        """() => { document.querySelector("#samples button").click();
+            const threads = document.querySelector("#threads-wanted");
+            threads.value = "1";
+            threads.dispatchEvent(new Event("change")); }"""
+    )
+    desktop.done()
+    assert desktop.text("engine") == "WebAssembly · 1 thread"
+    assert desktop.text("figure-from") == "144 × 144"
+    desktop.open_details().page.click("#measure")
+    desktop.until("document.querySelector('#measured').textContent.includes('ms for 64 × 64')")
+    desktop.page.select_option("#threads-wanted", "2")
+    assert desktop.page.is_disabled("#save")
+    assert (desktop.text("figure-ms"), desktop.text("measured")) == ("–", "")
+    desktop.done()
+    desktop.until("document.querySelector('#engine').textContent === 'WebAssembly · 2 threads'")
+    assert desktop.text("figure-ms") != "–"
+
+
+def test_a_stopped_worker_is_reported_at_once(desktop: Visit) -> None:
+    words = desktop.engine(
+        """
+        const words = [];
+        const options = { engine: "wasm", threads: 1 };
+        const waiting = engine.ask("setup", { options }).catch((error) => words.push(error.message));
+        engine.worker.dispatchEvent(new ErrorEvent("error", { message: "it is gone" }));
+        await waiting;
+        await engine.ask("shut").catch((error) => words.push(error.message));
+        engine.restart();
+        words.push((await engine.ask("setup", { options })).engine);
+        return words;
+        """
+    )
+    assert words[0] == words[1] == "The worker that computes has stopped (it is gone). Load the page once more."
+    assert words[2] == "wasm"
+
+
+@pytest.mark.parametrize(
+    ("missing", "trouble"),
+    [
+        ("models/tiny.onnx", "“Sharpened” could not be loaded"),
+        ("api/models.json", "The list of models could not be loaded (404)."),
+    ],
+)
+def test_a_missing_file_is_reported(app: App, models: Models, missing: str, trouble: str) -> None:
+    """For a network when it is needed: measuring without one explains why there is no figure."""
+    site = app.site([models.tiny], {})
+    del site.files[missing]
+    with app.visit(site, expected=("404", "integrity"), **DESKTOP) as visit:
+        if missing.startswith("models/"):
+            visit.open_details().page.click("#measure")
+        visit.page.wait_for_selector(f"#trouble:has-text('{trouble}')")
+        assert visit.text("measured") == ""

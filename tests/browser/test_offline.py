@@ -1,184 +1,184 @@
-"""Files stored for offline use and the page's report; the number of threads and its reason; new versions and tabs."""
+"""The app installs, works offline, updates, and says what an address or a device does not allow."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.browser.app_models import Models, png, sample_rgb
-from tests.browser.app_site import Site, rebuild, served, site_of
-from tests.browser.visits import DESKTOP, OFFLINE, PHONE, WEBGPU_FLAGS, Visit, listen, visiting
+from tests.browser.app_models import Models
+from tests.browser.app_site import Site, rebuild, served
+from tests.browser.visits import APP, DESKTOP, FLAGS, OFFLINE, PHONE, App, Visit, new_page
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser
+    from playwright.sync_api import Browser, Page, Playwright
 
 pytestmark = pytest.mark.browser
 
-KEPT = "caches.keys().then((names) => Promise.all(names.map((name) => caches.open(name).then((c) => c.keys()))))"
+HASH_WORDS = ("integrity", "hash")
+"""What the browser itself says of a file that does not match its hash."""
+NOT_KEPT = "document.querySelector('#offline').textContent.startsWith('Not kept for offline use:')"
 REFUSED = """navigator.serviceWorker.register = async () => {
     throw new DOMException("An SSL certificate error occurred when fetching the script.", "SecurityError");
 };"""
 
 
 @pytest.fixture
-def site(app_folder: Path, models: Models) -> Site:
-    return site_of(app_folder, [models.tiny], {"cat.png": png(sample_rgb("chelsea", 72))})
+def site(app: App, models: Models) -> Site:
+    return app.site([models.tiny])
 
 
-def addresses(visit: Visit) -> list[str]:
-    result = visit.page.evaluate(f"{KEPT}.then((all) => all.flat().map((request) => request.url))")
-    return [str(url) for url in result]
+def test_it_can_be_installed_and_works_offline_after_the_first_visit(app: App, site: Site) -> None:
+    """The server is stopped, so that everything must come from the browser."""
+    context = app.browser.new_context(**PHONE)
+    with served(site), new_page(context, site) as visit:
+        visit.until(OFFLINE)
+        manifest = context.new_cdp_session(visit.page).send("Page.getAppManifest")
+        assert manifest["errors"] == []
+        icons = json.loads(manifest["data"])["icons"]
+        assert {icon["sizes"] for icon in icons} >= {"192x192", "512x512"}
+        assert any(icon.get("purpose") == "maskable" for icon in icons)
+        active = "navigator.serviceWorker.ready.then(({ active, scope }) => [active.state, active.scriptURL, scope])"
+        assert visit.page.evaluate(active) == ["activated", f"{site.origin}/sw.js", f"{site.origin}/"]
+        assert "WebAssembly" in visit.text("engine")
+    # The browser itself reports that the list could not be fetched again.
+    with new_page(context, site, expected=["ERR_CONNECTION_REFUSED"]) as visit:
+        assert visit.page.evaluate("crossOriginIsolated") is True
+        assert visit.enlarge().text("figure-size") == "0.02 MP"
+    context.close()
 
 
-def test_a_file_that_cannot_be_stored_is_named(
-    browser: Browser, app_folder: Path, models: Models, serve: Callable[[Site], Site]
-) -> None:
-    """The host lacks a listed model at first, and has it later."""
-    teacher = replace(models.half, role="teacher", precision="fp32")
-    site = site_of(app_folder, [models.tiny, teacher], {"cat.png": png(sample_rgb("chelsea", 48))})
-    there = site.files.pop("models/half.onnx")
-    with visiting(browser, serve(site), **PHONE) as visit:
-        visit.ready().until(OFFLINE)
-        expected = "Works offline from now on, without what could not be loaded: Large network."
-        assert visit.text("offline") == expected
-        site.files["models/half.onnx"] = there
+def test_nothing_prevents_installing(playwright: Playwright, chromium: str, site: Site, tmp_path: Path) -> None:
+    """In a persistent profile: the other tests use private windows, which cannot install apps."""
+    context = playwright.chromium.launch_persistent_context(
+        str(tmp_path / "profile"), executable_path=chromium, args=list(FLAGS), **PHONE
+    )
+    with served(site), new_page(context, site, expected=["apple-mobile-web-app-capable"]) as visit:
+        visit.until(OFFLINE)
+        errors = context.new_cdp_session(visit.page).send("Page.getInstallabilityErrors")
+        assert errors == {"installabilityErrors": []}
+        # The test can fail: a page without a manifest gives a message.
+        picture = context.new_page()
+        picture.goto(f"{site.origin}/icons/icon.svg")
+        errors = context.new_cdp_session(picture).send("Page.getInstallabilityErrors")
+        assert errors["installabilityErrors"] != []
+    context.close()
+
+
+def test_the_apps_code_is_small() -> None:
+    own = [path for path in APP.glob("*.*") if path.suffix in (".html", ".css", ".js", ".webmanifest")]
+    own += list((APP / "src").glob("*.js"))
+    assert sum(path.stat().st_size for path in own) <= 200_000
+
+
+def test_files_that_cannot_be_stored_are_named_and_stored_later(app: App, models: Models) -> None:
+    """One is missing; one has another hash, and would otherwise stay in the cache and be refused forever."""
+    site = app.site([models.tiny, replace(models.half, role="teacher", precision="fp32")])
+    later = {address: site.files.pop(address) for address in ("models/half.onnx", "models/tiny.onnx")}
+    site.files["models/tiny.onnx"] = b"half uploaded"
+    with app.visit(site, expected=(*HASH_WORDS, "404"), **PHONE) as visit:
+        visit.until(OFFLINE)
+        words = "Works offline from now on, without what could not be loaded: Sharpened, Large network."
+        assert visit.text("offline") == words
+        site.files |= later
         visit.page.reload()
         visit.ready().until("document.querySelector('#offline').textContent === 'Works offline from now on.'")
-        assert any("models/half.onnx" in url for url in addresses(visit))
-        visit.complaints.clear()
+        assert any("models/half.onnx" in url for url in visit.stored())
+        visit.enlarge()
 
 
-def test_a_file_with_another_hash_is_not_stored(browser: Browser, site: Site, serve: Callable[[Site], Site]) -> None:
-    """Otherwise it would stay in the cache and be refused forever."""
-    good = site.files["models/tiny.onnx"]
-    site.files["models/tiny.onnx"] = b"half uploaded"
-    with visiting(browser, serve(site), **PHONE) as visit:
-        visit.ready().until(OFFLINE)
-        assert "without what could not be loaded: Sharpened" in visit.text("offline")
-        site.files["models/tiny.onnx"] = good
-        visit.page.reload()
-        visit.ready().choose()
-        visit.done()
-        visit.complaints.clear()
-
-
-def test_webgpus_files_are_stored_on_a_device_that_uses_it(
-    launch: Callable[[Sequence[str]], Browser], site: Site
-) -> None:
-    """This includes the files of the first visit, which no service worker handles: the server is stopped after it."""
-    browser = launch(WEBGPU_FLAGS)
-    context = browser.new_context(**DESKTOP)
-    page = context.new_page()
-    visit = Visit(page, site)
-    try:
-        with served(site):
-            page.goto(f"{site.origin}/?engine=webgpu")
-            visit.ready()
-            assert "WebGPU" in visit.text("engine")
-            visit.until(OFFLINE)
-            assert any(url.endswith("asyncify.wasm") for url in addresses(visit))
-        page.goto(f"{site.origin}/?engine=webgpu")
-        visit.ready()
-        assert "WebGPU" in visit.text("engine")
-        assert page.is_hidden("#trouble")
-    finally:
-        context.close()
-
-
-def test_an_engine_chosen_later_is_stored_too(
-    launch: Callable[[Sequence[str]], Browser], site: Site, serve: Callable[[Site], Site]
-) -> None:
-    with visiting(launch(WEBGPU_FLAGS), serve(site), **DESKTOP) as visit:
-        visit.ready().until(OFFLINE)
-        assert not any("asyncify" in url for url in addresses(visit))
-        visit.open_details().page.select_option("#engine-wanted", "webgpu")
-        end = f"{KEPT}.then((all) => all.flat().filter((request) => request.url.includes('webgpu')).length > 0)"
-        visit.until(end)
-        visit.complaints.clear()
-
-
-def test_a_tab_with_an_old_version_says_so(browser: Browser, site: Site, serve: Callable[[Site], Site]) -> None:
-    serve(site)
-    context = browser.new_context(**PHONE)
-    complaints: list[str] = []
-    try:
-        one, two = (Visit(context.new_page(), site) for _ in range(2))
-        for visit in (one, two):
-            listen(visit.page, complaints)
-            visit.page.goto(site.origin)
-            visit.ready().until(OFFLINE)
-        rebuild(site, whole=True)
-        one.page.reload()
-        one.ready().page.wait_for_selector("#update:not([hidden])")
-        two.choose()
-        two.done()
-        with one.page.expect_navigation():
-            one.page.click("#update-now")
-        two.until("document.querySelector('#update').textContent.includes('Another tab uses a new version')")
-        assert two.page.is_enabled("#save")
-        with two.page.expect_navigation():
-            two.page.click("#update-now")
-        two.ready()
-        assert two.page.is_hidden("#update")
-        assert complaints == []
-    finally:
-        context.close()
-
-
-def test_an_app_that_cannot_be_stored_says_so(browser: Browser, site: Site, serve: Callable[[Site], Site]) -> None:
+def test_an_app_that_cannot_be_stored_says_so(app: App, site: Site) -> None:
     del site.files["icons/icon-512.png"]
-    with visiting(browser, serve(site), **PHONE) as visit:
-        visit.ready().until("document.querySelector('#offline').textContent.startsWith('Not kept for offline use:')")
+    with app.visit(site, expected=("404", "icon-512"), **PHONE) as visit:
+        visit.until(NOT_KEPT)
         assert "a file of the app could not be loaded" in visit.text("offline")
-        visit.complaints.clear()
 
 
-def test_one_thread_is_explained(browser: Browser, site: Site, serve: Callable[[Site], Site]) -> None:
+def test_webgpus_files_are_stored_on_a_device_that_uses_it(webgpu_browser: Browser, site: Site) -> None:
+    """This includes the files of the first visit, which no service worker handles: the server is stopped after it."""
+    context = webgpu_browser.new_context(**DESKTOP)
+    expected = ("WebGPU", "powerPreference", "webgpu", "ERR_CONNECTION_REFUSED")
+    with served(site), new_page(context, site, "?engine=webgpu", expected=expected) as visit:
+        assert "WebGPU" in visit.text("engine")
+        visit.until(OFFLINE)
+        assert any(url.endswith("asyncify.wasm") for url in visit.stored())
+    with new_page(context, site, "?engine=webgpu", expected=expected) as visit:
+        assert "WebGPU" in visit.text("engine")
+        assert visit.page.is_hidden("#trouble")
+    context.close()
+
+
+def build_of(page: Page) -> str:
+    return str(page.evaluate("getComputedStyle(document.body).getPropertyValue('--build').trim()"))
+
+
+def test_a_new_build_waits_until_it_is_accepted_and_other_tabs_say_so(app: App, site: Site) -> None:
+    context = app.browser.new_context(**PHONE)
+    with served(site), new_page(context, site) as accepting, new_page(context, site) as other:
+        for visit in (accepting, other):
+            visit.until(OFFLINE)
+        rebuild(site, whole=True)
+        accepting.page.reload()
+        accepting.ready().page.wait_for_selector("#update:not([hidden])")
+        assert build_of(accepting.page) == ""
+        other.enlarge()
+        with accepting.page.expect_navigation():
+            accepting.page.click("#update-now")
+        assert build_of(accepting.ready().page) == "2"
+        assert sorted(accepting.page.evaluate("caches.keys()")) == ["srkd-app-another", "srkd-data"]
+        other.until("document.querySelector('#update').textContent.includes('Another tab uses a new version')")
+        assert other.page.is_enabled("#save")
+        with other.page.expect_navigation():
+            other.page.click("#update-now")
+        assert other.ready().page.is_hidden("#update")
+    context.close()
+
+
+def test_a_half_uploaded_build_changes_nothing(app: App, site: Site) -> None:
+    with app.visit(site, expected=HASH_WORDS, **PHONE) as visit:
+        visit.until(OFFLINE)
+        rebuild(site, whole=False)
+        visit.page.reload()
+        visit.ready()
+        visit.until("navigator.serviceWorker.getRegistration().then((worker) => !worker.installing && !worker.waiting)")
+        assert visit.page.is_hidden("#update")
+        visit.enlarge()
+
+
+def test_one_thread_is_explained(app: App, site: Site) -> None:
     """The host sends no headers, and the service worker that would add them is blocked."""
     site.headers = {}
-    serve(site)
-    context = browser.new_context(**PHONE)
-    context.add_init_script(REFUSED)
-    try:
-        visit = Visit(context.new_page(), site)
+    with app.visit(site, address="about:blank", ready=False, expected=("certificate",), **PHONE) as visit:
+        visit.page.context.add_init_script(REFUSED)
         visit.page.goto(site.origin)
-        visit.ready().until("document.querySelector('#offline').textContent.startsWith('Not kept')")
+        visit.ready().until(NOT_KEPT)
         assert "SSL certificate error" in visit.text("offline")
         assert visit.text("engine") == "WebAssembly · 1 thread"
         why = visit.text("why")
         assert "the host does not send the headers that isolate a page. Here no service worker can add them." in why
         assert "once more" not in why
-    finally:
-        context.close()
 
 
-@pytest.mark.parametrize(
-    ("cores", "threads", "engine", "reason"),
-    [
-        (8, "0", "4 threads", "4 threads of 8 cores: "),
-        (8, "1", "1 thread", "One thread of 8 cores, as selected."),
-        (2, "4", "2 threads", "2 threads, not 4: this device has 2 cores."),
-        (2, "0", "2 threads", ""),
-        (1, "0", "1 thread", "One thread: this device has one processor core."),
-    ],
-)
-def test_the_number_of_threads_has_its_reason(
-    browser: Browser, site: Site, serve: Callable[[Site], Site], cores: int, threads: str, engine: str, reason: str
-) -> None:
+def test_the_number_of_threads_has_its_reason(desktop: Visit) -> None:
     """`choose` runs in the page here, because a test cannot set a worker's core count."""
-    with visiting(browser, serve(site), **DESKTOP) as visit:
-        result = visit.ready().page.evaluate(
-            """async ([cores, threads]) => {
+    for cores, wanted, expected, reason in (
+        (8, "0", 4, "4 threads of 8 cores: "),
+        (8, "1", 1, "One thread of 8 cores, as selected."),
+        (2, "4", 2, "2 threads, not 4: this device has 2 cores."),
+        (2, "0", 2, ""),
+        (1, "0", 1, "One thread: this device has one processor core."),
+    ):
+        threads, why = desktop.page.evaluate(
+            """async ([cores, wanted]) => {
                 Object.defineProperty(navigator, "hardwareConcurrency", { value: cores, configurable: true });
                 const { choose } = await import(new URL("src/runtime.js", document.baseURI).href);
-                const { threads: used, why } = await choose({ engine: "wasm", threads: Number(threads) });
-                return [`${used} thread${used === 1 ? "" : "s"}`, why.slice(1).join(" ")];
+                const { threads, why } = await choose({ engine: "wasm", threads: Number(wanted) });
+                return [threads, why.slice(1).join(" ")];
             }""",
-            [cores, threads],
+            [cores, wanted],
         )
-        assert result[0] == engine
-        assert result[1].startswith(reason) and bool(result[1]) == bool(reason)
+        assert threads == expected
+        assert why.startswith(reason) and bool(why) == bool(reason)

@@ -1,36 +1,39 @@
-"""The app from the server of `srkd demo` at an address that allows less, and its content security policy."""
+"""The page from `srkd demo` as a user starts it, and from the folder that a wheel writes for a static host."""
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+import tarfile
+import zipfile
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
+from PIL import Image
 
-pytest.importorskip("playwright.sync_api", reason="playwright is not installed: make test-browser installs it")
-
-from app_models import Models
-from playwright.sync_api import Browser, Page
-from visits import FLAGS, PATIENCE_MS, PHONE, ROOT, listen
+from tests.browser.app_models import Models, png, sample_rgb
+from tests.browser.app_site import Site
+from tests.browser.visits import OFFLINE, PHONE, PHONE_HOST, ROOT, App
 
 pytestmark = pytest.mark.browser
 
-ELSEWHERE = "demo.example"
-"""A host name that only the browser resolves: plain http from another machine."""
 
-
-@pytest.fixture(scope="module")
-def address(app_folder: Path, models: Models) -> Iterator[str]:
-    """Start the demo of a small model like a user, and return its address."""
-    model = str(models.tiny.path)
+@contextmanager
+def demo(*arguments: object) -> Iterator[Site]:
+    """Run `srkd demo` like a user, and yield its site once it answers."""
+    for module in ("h11", "segno"):
+        pytest.importorskip(module)
     process = subprocess.Popen(
-        [sys.executable, "-m", "srkd", "demo", model, "--teacher", model, "--port", "0", "--json"],
+        [sys.executable, "-m", "srkd", "demo", *map(str, arguments), "--port", "0", "--json"],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
@@ -43,57 +46,141 @@ def address(app_folder: Path, models: Models) -> Iterator[str]:
             lines.append(line)
             if line == "}\n":
                 break
-        yield str(json.loads("".join(lines))["addresses"][0]["url"])
+        url = json.loads("".join(lines))["addresses"][0]["url"]
+        yield Site({}, port=urlsplit(url).port or 0)
     finally:
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=120)
 
 
-@contextmanager
-def opened(browser: Browser, url: str, *expected: str) -> Iterator[Page]:
-    """Yield the page when it is ready; an error in the console without one of the `expected` words fails the test."""
-    context = browser.new_context(**PHONE)
-    context.set_default_timeout(PATIENCE_MS)
-    complaints: list[str] = []
-    page = context.new_page()
-    listen(page, complaints)
-    try:
-        page.goto(url)
-        page.wait_for_selector("body[data-ready=yes]")
-        yield page
-        assert [complaint for complaint in complaints if not any(word in complaint for word in expected)] == []
-    finally:
-        context.close()
+@pytest.fixture(scope="module")
+def site(app_folder: Path, models: Models) -> Iterator[Site]:
+    with demo(models.tiny.path, "--teacher", models.tiny.path) as running:
+        yield running
 
 
-def enlarged(page: Page) -> None:
-    page.click("#samples button >> nth=0")
-    page.wait_for_selector("#save:not([disabled])")
-
-
-def test_it_works_from_another_machine_without_secure_features(
-    launch: Callable[[Sequence[str]], Browser], address: str
-) -> None:
-    browser = launch((*FLAGS, f"--host-resolver-rules=MAP {ELSEWHERE} 127.0.0.1"))
-    with opened(browser, address.replace("localhost", ELSEWHERE)) as page:
-        assert page.evaluate("[isSecureContext, crossOriginIsolated, 'serviceWorker' in navigator]") == [False] * 3
-        enlarged(page)
-
-
-def test_nothing_is_sent_to_another_host(browser: Browser, address: str) -> None:
-    with opened(browser, address, "Content Security Policy", "127.0.0.1:1") as page:
-        violations = page.evaluate(
-            """async () => {
-                const refused = [];
+def test_a_fresh_page_from_srkd_demo(app: App, site: Site, tmp_path: Path) -> None:
+    """The page is isolated, has samples and both models, enlarges, works offline; its policy allows no other host."""
+    # The browser itself reports what it refuses.
+    with app.visit(site, expected=("Content Security Policy", "127.0.0.1:1"), **PHONE) as visit:
+        assert visit.titles() == ["Ordinary", "Sharpened", "Large network"]
+        assert visit.page.evaluate("crossOriginIsolated") is True
+        with Image.open(visit.enlarge().saved(tmp_path)) as saved:
+            assert saved.width > 100
+        visit.until(OFFLINE)
+        visit.page.evaluate(
+            """() => {
+                window.refused = [];
                 document.addEventListener("securitypolicyviolation", (event) => refused.push(event.effectiveDirective));
-                await fetch("http://127.0.0.1:1/").catch(() => {});
+                fetch("http://127.0.0.1:1/").catch(() => {});
                 const image = new Image();
                 image.src = "http://127.0.0.1:1/x.png";
                 const script = document.createElement("script");
                 script.textContent = "document.title = 'written inline'";
                 document.body.append(image, script);
-                await new Promise((done) => setTimeout(done, 500));
-                return [...refused, document.title];
             }"""
         )
-        assert {"connect-src", "img-src", "script-src-elem"} <= set(violations) and "written inline" not in violations
+        for directive in ("connect-src", "img-src", "script-src-elem"):
+            visit.until(f"window.refused.includes('{directive}')")
+        assert visit.page.title() != "written inline"
+
+
+def test_plain_http_from_another_machine_says_what_is_missing_and_works(app: App, site: Site, tmp_path: Path) -> None:
+    """Like a phone that opens this machine's address in the local network; the console stays empty."""
+    with app.visit(site, address=f"http://{PHONE_HOST}:{site.port}/", **PHONE) as visit:
+        secure = "[isSecureContext, crossOriginIsolated, 'serviceWorker' in navigator]"
+        assert visit.page.evaluate(secure) == [False] * 3
+        assert visit.text("engine") == "WebAssembly · 1 thread"
+        assert "plain http" in visit.text("why")
+        assert "One thread: browsers share memory between threads on https and localhost only." in visit.text("why")
+        assert visit.text("offline") == "Not kept for offline use: that needs https or localhost."
+        assert visit.page.is_disabled("#live")
+        assert "https" in (visit.page.get_attribute("#live", "title") or "")
+        assert visit.page.get_attribute("#shoot", "capture") == "environment"
+        photo = tmp_path / "photo.png"
+        photo.write_bytes(png(sample_rgb("coffee", 48)))
+        visit.page.set_input_files("#shoot", photo)
+        assert visit.saved(tmp_path).read_bytes().startswith(b"\x89PNG")
+
+
+def test_https_after_a_dismissed_warning(app: App, models: Models, tmp_path: Path) -> None:
+    """It has threads and other secure features, but not offline use: browsers refuse the service worker.
+
+    The certificate is made with the command of docs/use/demo.md; no authority has signed it.
+    """
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not installed")
+    certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    command += ["-keyout", str(key), "-out", str(certificate), "-days", "30", "-subj", "/CN=demo"]
+    subprocess.run([*command, "-addext", "subjectAltName=DNS:localhost"], check=True, capture_output=True)
+    with demo(models.tiny.path, "--tls-cert", certificate, "--tls-key", key) as site:
+        options = {"address": f"https://localhost:{site.port}/", "ignore_https_errors": True}
+        # The browser reports it itself, too.
+        with app.visit(site, expected=("certificate",), **options, **PHONE) as visit:
+            assert visit.page.evaluate("[isSecureContext, crossOriginIsolated]") == [True, True]
+            assert visit.page.is_enabled("#live")
+            visit.enlarge()
+            visit.until("document.querySelector('#offline').textContent.startsWith('Not kept for offline use:')")
+            assert "certificate" in visit.text("offline")
+
+
+@pytest.fixture(scope="module")
+def wheel(app_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build a source archive and from it a wheel, as for a release; without Node, as the app is built already."""
+    pytest.importorskip("build")
+    folder = tmp_path_factory.mktemp("wheel")
+
+    def build(kind: str, source: Path, **variables: str) -> None:
+        command = [sys.executable, "-m", "build", kind, "--no-isolation", "--outdir", str(folder), str(source)]
+        environment = {**os.environ, **variables}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    build("--sdist", ROOT)
+    (archive,) = folder.glob("srkd-*.tar.gz")
+    with tarfile.open(archive) as packed:
+        packed.extractall(folder, filter="data")
+    build("--wheel", archive.with_name(archive.name.removesuffix(".tar.gz")), PATH="")
+    (built,) = folder.glob("srkd-*.whl")
+    return built
+
+
+def test_a_wheel_contains_the_built_app(wheel: Path, app_folder: Path) -> None:
+    """It has every file of the app's list with the listed hash, and the licences."""
+    inside = "demo/app/dist/"
+    with zipfile.ZipFile(wheel) as packed:
+        names = {name.removeprefix(inside) for name in packed.namelist() if name.startswith(inside)}
+        listed = packed.read(f"{inside}precache.js").decode()
+        files = json.loads(listed.removeprefix("self.PRECACHE = ").rstrip().rstrip(";"))["files"]
+        for file in files:
+            content = packed.read(inside + file["path"])
+            digest = base64.b64encode(hashlib.sha256(content).digest()).decode()
+            assert f"sha256-{digest}" == file["integrity"], file["path"]
+        assert not any("node_modules" in name for name in packed.namelist())
+    assert {"index.html", "sw.js", "precache.js", "THIRD_PARTY.txt", "src/app.js"} <= names
+    assert {"ort/ort-wasm-simd-threaded.wasm", "ort/ort-wasm-simd-threaded.asyncify.wasm"} <= names
+    assert names == {path.relative_to(app_folder).as_posix() for path in app_folder.rglob("*") if path.is_file()}
+
+
+def test_its_build_folder_runs_on_a_static_host(app: App, wheel: Path, models: Models, tmp_path: Path) -> None:
+    """`srkd demo --build` from the wheel, without any program on the path, as plain files under a sub-path."""
+    installed, folder = tmp_path / "installed", tmp_path / "site"
+    with zipfile.ZipFile(wheel) as packed:
+        packed.extractall(installed)
+    command = [sys.executable, "-m", "srkd", "demo", str(models.tiny.path), "--build", str(folder), "--quiet"]
+    place = {**os.environ, "PYTHONPATH": str(installed), "PATH": "", "SRKD_CACHE": str(tmp_path / "cache")}
+    done = subprocess.run(command, cwd=tmp_path, env=place, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    files: dict[str, bytes | Path] = {
+        f"sr/{path.relative_to(folder).as_posix()}": path for path in folder.rglob("*") if path.is_file()
+    }
+    files["sr/"] = files["sr/index.html"]
+    with app.visit(Site(files, headers={}), address="sr/", ready=False, **PHONE) as visit:
+        # The host sends no headers: the service worker adds them, and the page reloads.
+        visit.until("crossOriginIsolated")
+        visit.ready().until(OFFLINE)
+        assert visit.text("offline") == "Works offline from now on."
+        assert "thread" in visit.text("engine") and "isolated" not in visit.text("why")
+        visit.enlarge()
+        assert (visit.text("model-name"), visit.text("card-title")) == ("Sharpened", "tiny")

@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tests.browser.app_site import Site
+import pytest
+
+from tests.browser.app_models import png, sample_rgb
+from tests.browser.app_site import Model, Site, served, site_of
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 APP = ROOT / "demo" / "app"
+PHONE_HOST = "phone.test"
+"""A host name that only the browser resolves: plain http from another machine."""
 FLAGS = (
     "--headless",
+    f"--host-resolver-rules=MAP {PHONE_HOST} 127.0.0.1",
+    "--use-fake-ui-for-media-stream",
+    "--use-fake-device-for-media-stream",
     "--no-sandbox",
     "--disable-gpu",
     "--disable-quic",
@@ -45,7 +54,7 @@ OFFLINE = "document.querySelector('#offline').textContent.startsWith('Works offl
 
 @dataclass
 class Visit:
-    """A page of the app. `complaints` are the errors and warnings in its console; a test requires none at the end."""
+    """A page of the app. `complaints` are the errors and warnings in its console."""
 
     page: Page
     site: Site
@@ -66,11 +75,11 @@ class Visit:
             args,
         )
 
-    def until(self, expression: str, *, seconds: float = PATIENCE_MS / 1000) -> None:
-        """Wait until `expression` is true; it is evaluated from outside, as the page's policy forbids eval."""
+    def until(self, condition: str | Callable[[], bool], *, seconds: float = PATIENCE_MS / 1000) -> None:
+        """Wait until an expression is true; it is evaluated from outside, as the page's policy forbids eval."""
         end = time.monotonic() + seconds
-        while not self._holds(expression):
-            assert time.monotonic() < end, f"not within {seconds:g} s: {expression}"
+        while not (self._holds(condition) if isinstance(condition, str) else condition()):
+            assert time.monotonic() < end, f"not within {seconds:g} s: {condition}"
             self.page.wait_for_timeout(100)
 
     def _holds(self, expression: str) -> bool:
@@ -84,9 +93,23 @@ class Visit:
                 raise
             return False
 
+    def rest(self) -> None:
+        """Wait until nothing is computed or loaded."""
+        self.until("document.querySelector('#work').hidden")
+
     def text(self, element: str) -> str:
         """Return an element's text, also if it is inside the closed details."""
         return (self.page.text_content(f"#{element}") or "").strip()
+
+    def titles(self) -> list[str]:
+        """Return the choices of the right side."""
+        titles: list[str] = self.page.eval_on_selector_all("#right option", "all => all.map((each) => each.text)")
+        return titles
+
+    def stored(self) -> list[str]:
+        """Return the addresses that are kept for offline use."""
+        keys = "caches.keys().then((all) => Promise.all(all.map((name) => caches.open(name).then((c) => c.keys()))))"
+        return list(self.page.evaluate(f"{keys}.then((all) => all.flat().map((request) => request.url))"))
 
     def open_details(self) -> Visit:
         """Show the figures and the engine, which are behind 'Details'."""
@@ -94,7 +117,21 @@ class Visit:
         return self
 
     def choose(self, *, sample: int = 0) -> None:
-        self.page.click(f"#samples button >> nth={sample}")
+        self.page.click(f":is(#samples, #samples-again) button:visible >> nth={sample}")
+
+    def enlarge(self, *, sample: int = 0) -> Visit:
+        """Choose a sample and wait for its result."""
+        with self.finishing():
+            self.choose(sample=sample)
+        return self
+
+    @contextmanager
+    def finishing(self) -> Iterator[None]:
+        """Wait until the result of what is begun in the block is announced."""
+        self.page.evaluate("document.querySelector('#announcement').textContent = ''")
+        yield
+        self.until("document.querySelector('#announcement').textContent.startsWith('Done')")
+        self.done()
 
     def done(self) -> None:
         self.page.wait_for_selector("#save:not([disabled])", timeout=PATIENCE_MS)
@@ -110,18 +147,86 @@ class Visit:
 
 
 @contextmanager
-def visiting(browser: Browser, site: Site, *, address: str = "", **profile: object) -> Iterator[Visit]:
-    """Open a new context at `address` of the site; an error in the console fails the test at the end."""
-    context: BrowserContext = browser.new_context(accept_downloads=True, bypass_csp=False, **profile)  # type: ignore[arg-type]
+def visiting(
+    browser: Browser,
+    site: Site,
+    *,
+    address: str = "",
+    ready: bool = True,
+    expected: Sequence[str] = (),
+    **profile: object,
+) -> Iterator[Visit]:
+    """Open a new context at `address` of the site, which is served meanwhile unless it has a port already."""
+    with ExitStack() as stack:
+        if not site.port:
+            stack.enter_context(served(site))
+        context: BrowserContext = browser.new_context(accept_downloads=True, bypass_csp=False, **profile)  # type: ignore[arg-type]
+        stack.callback(context.close)
+        yield stack.enter_context(new_page(context, site, address, ready=ready, expected=expected))
+
+
+@contextmanager
+def new_page(
+    context: BrowserContext, site: Site, address: str = "", *, ready: bool = True, expected: Sequence[str] = ()
+) -> Iterator[Visit]:
+    """Open a page of a context and wait until it is `ready`.
+
+    An error in the console fails the test at the end, unless it holds one of the `expected` words.
+    """
     context.set_default_timeout(PATIENCE_MS)
     visit = Visit(context.new_page(), site)
     listen(visit.page, visit.complaints)
-    try:
-        visit.page.goto(address if ":" in address else f"{site.origin}/{address}")
-        yield visit
-        assert visit.complaints == []
-    finally:
-        context.close()
+    visit.page.goto(address if ":" in address else f"{site.origin}/{address}")
+    yield visit.ready() if ready else visit
+    unexpected = [each for each in visit.complaints if not any(word in each for word in expected)]
+    assert not unexpected, unexpected
+    visit.page.close()
+
+
+@dataclass(frozen=True)
+class App:
+    """The built app, and the browser that opens it."""
+
+    folder: Path
+    browser: Browser
+
+    def site(self, models: Sequence[Model], samples: Mapping[str, bytes] | None = None, prefix: str = "") -> Site:
+        """Return a site with models; without `samples` it has one photo, of 72 x 72 pixels."""
+        default = {"cat.png": png(sample_rgb("chelsea", 72))}
+        return site_of(self.folder, models, default if samples is None else samples, prefix)
+
+    def visit(self, site: Site | Sequence[Model], **options: Any) -> AbstractContextManager[Visit]:
+        """Open a site, or one with these models, in a new context (see `visiting`)."""
+        return visiting(self.browser, site if isinstance(site, Site) else self.site(site), **options)
+
+
+def drop(visit: Visit, *files: tuple[str, bytes], kind: str = "drop") -> None:
+    """Drop all files at once, or paste them, with a browser's events."""
+    visit.page.evaluate(
+        """([kind, files]) => {
+            const data = new DataTransfer();
+            for (const [name, text] of files) {
+                const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+                data.items.add(new File([bytes], name, { type: name.endsWith("png") ? "image/png" : "" }));
+            }
+            const args = { bubbles: true, cancelable: true };
+            document.body.dispatchEvent(kind === "paste"
+                ? new ClipboardEvent("paste", { ...args, clipboardData: data })
+                : new DragEvent("drop", { ...args, dataTransfer: data }));
+        }""",
+        [kind, [[name, base64.b64encode(content).decode()] for name, content in files]],
+    )
+
+
+def violations(page: Page) -> object:
+    """Return what axe finds wrong with a page's accessibility."""
+    axe = APP / "node_modules" / "axe-core" / "axe.min.js"
+    if not axe.is_file():
+        pytest.skip("axe-core is not installed: python scripts/build_demo.py --dev")
+    page.evaluate(axe.read_text(encoding="utf-8"))
+    return page.evaluate(
+        "axe.run().then(({ violations }) => violations.map(({ id, nodes }) => [id, ...nodes.map((n) => n.html)]))"
+    )
 
 
 def listen(page: Page, complaints: list[str]) -> None:
