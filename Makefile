@@ -18,7 +18,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python $(RUN_TESTS)
 PYRIGHT := $(BIN)/pyright --pythonpath $(BIN)/python
 FAST := -m "not slow and not matrix and not ci and not extras and not browser"
 # Two tests take away the place to write from a process, and its coverage has none then: its complaint is not the test's.
-UNCOVERED := tests/training/test_resume.py::test_stopped_by_ctrl_c_then_a_full_disk_then_killed_in_a_save \
+UNCOVERED := tests/training/test_resume.py::test_killed_then_stopped_by_ctrl_c_then_a_full_disk_then_killed_in_a_save \
   tests/export/test_export_faults.py::test_a_folder_that_may_not_be_read
 OF_DEPENDENCIES := tests/base tests/images tests/models tests/recipes tests/export/test_export_onnx.py tests/export/test_headroom.py \
   tests/runtimes/test_onnx_runtime.py tests/srkd

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -20,24 +23,22 @@ from compressor.training.run_lock import lock_run
 from srkd import compress, resume
 from srkd.cli.main import run as srkd_in_process
 from tests.support.commands import ROOT
-from tests.support.small_runs import SMALL
+from tests.support.small_runs import SMALL, save_photos, save_teacher
 
-HOLDER = """
-import sys, time
-from pathlib import Path
-from compressor.base.context import QUIET
-from compressor.training.run_lock import lock_run
-with lock_run(Path(sys.argv[1]), QUIET):
-    print("locked", flush=True)
-    time.sleep(120)
-"""
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a finished run folder."""
+    folder = tmp_path_factory.mktemp("whole")
+    teacher, photos = save_teacher(folder / "teacher.safetensors"), save_photos(folder / "photos")
+    compress(teacher, data=photos, steps=4, out=folder / "run", settings=(*SMALL, "schedule.validate_every=2"))
+    return folder / "run"
 
 
 @pytest.fixture
-def unfinished(teacher, photos, tmp_path) -> Path:
+def unfinished(whole: Path, tmp_path: Path) -> Path:
     """Return a run folder as left by a process that was killed at the end."""
-    run = tmp_path / "run"
-    compress(teacher, data=photos, steps=4, out=run, settings=(*SMALL, "schedule.validate_every=2"))
+    run = shutil.copytree(whole, tmp_path / "run")
     change_facts(run)
     return run
 
@@ -49,42 +50,45 @@ def change_facts(run: Path, **machine: object) -> None:
     (run / "run.json").write_text(json.dumps(facts))
 
 
-def hold(run: Path) -> subprocess.Popen[str]:
-    """Start a process that holds the lock."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen([sys.executable, "-c", HOLDER, run], env=environment, text=True, stdout=subprocess.PIPE)
-    assert process.stdout is not None and process.stdout.readline() == "locked\n"
-    return process
+@contextmanager
+def held(run: Path) -> Iterator[int]:
+    """Hold the lock in another process, which is killed at the end of the block; yield its number."""
+    reader, writer = os.pipe()
+    holder = os.fork()
+    if holder == 0:
+        try:
+            with lock_run(run, QUIET):
+                os.write(writer, b"locked")
+                time.sleep(120)
+        finally:
+            os._exit(0)
+    os.close(writer)
+    try:
+        assert os.read(reader, 6) == b"locked"
+        yield holder
+    finally:
+        os.close(reader)
+        os.kill(holder, signal.SIGKILL)
+        os.waitpid(holder, 0)
 
 
 def test_a_second_process_is_refused_with_host_and_number_until_the_first_is_killed(unfinished, capfd):
     metrics = (unfinished / "metrics.jsonl").read_bytes()
-    holder = hold(unfinished)
-    try:
+    with held(unfinished) as holder:
         assert srkd_in_process(["compress", "--resume", str(unfinished)]) == 1
         line = capfd.readouterr().err.strip().splitlines()[-1]
-        assert f"{unfinished} is being written by process {holder.pid} on {os.uname().nodename}: wait" in line
+        assert f"{unfinished} is being written by process {holder} on {os.uname().nodename}: wait" in line
         assert (unfinished / "metrics.jsonl").read_bytes() == metrics
-        assert (unfinished / LOCK).is_file()
-    finally:
-        holder.send_signal(signal.SIGKILL)
-        holder.communicate()
     assert (unfinished / LOCK).is_file()
     assert resume(unfinished).steps == 4
     assert not (unfinished / LOCK).exists()
 
 
-@pytest.mark.ci
 def test_two_starts_with_one_out_are_one_run(teacher, photos, tmp_path):
     out = tmp_path / "new"
-    holder = hold(out)
-    try:
-        with pytest.raises(SrkdError, match=rf"is being written by process {holder.pid} on "):
-            compress(teacher, data=photos, steps=1, out=out, settings=SMALL)
-    finally:
-        holder.kill()
-        holder.communicate()
-    assert compress(teacher, data=photos, steps=1, out=out, settings=SMALL).steps == 1
+    with held(out) as holder, pytest.raises(SrkdError, match=rf"process {holder} on "):
+        compress(teacher, data=photos, steps=1, out=out, settings=SMALL)
+    assert not (out / "run.json").exists()
 
 
 def test_a_lock_file_that_its_owner_removed_meanwhile_is_not_the_lock(tmp_path, monkeypatch):
