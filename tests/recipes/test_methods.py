@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -13,7 +12,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from compressor.base.processes import Processes, Rank
+from compressor.base.processes import Processes
 from compressor.data.batches import Batch
 from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.checkpoints.save import save_network
@@ -24,11 +23,9 @@ from compressor.training.networks import build_networks
 from compressor.training.state import State
 from compressor.training.step import Step, StepNetworks
 from recipes.catalogue import METHODS
-from tests.support.commands import ROOT
-from tests.support.method_runs import Curve, Pair, Waves, numbers, run_rows, total
+from tests.support.method_runs import Curve, Pair, Waves, numbers, total
 from tests.support.methods_table import ROWS, Row
 from tests.support.scaled_images import ScaledStep
-from tests.support.torchrun import run_torchrun
 
 TEACHERLESS = {name for name, entry in METHODS.items() if entry.needs == "nothing"} | {"inherit", "pact"}
 """Methods that do not run a teacher, though one may be used for its weights or for φ."""
@@ -211,17 +208,3 @@ def test_images_in_0_255_give_the_same_direction(row: Row, monkeypatch: pytest.M
     assert small.gradient.norm() > 0
     for one, other in ((small.gradient, large.gradient), (small.update, large.update)):
         assert torch.nn.functional.cosine_similarity(one, other, dim=0) > 0.9999
-
-
-@pytest.mark.ci
-def test_two_processes_are_one(tmp_path: Path):
-    alone = run_rows(Processes(Rank()))
-    code, _, err = run_torchrun(str(ROOT / "tests" / "support" / "method_runs.py"), str(tmp_path / "found.json"))
-    assert code == 0, err
-    both = json.loads((tmp_path / "found.json").read_text())
-    for row in ROWS:
-        one, two = alone[row.name], both[row.name]
-        assert two["replicas"] == 1, row.name
-        for mine, other in zip(one["losses"], two["losses"], strict=True):
-            assert other == pytest.approx(mine, rel=row.tolerance), row.name
-        assert two["weights"] == pytest.approx(one["weights"], abs=2e-5), row.name

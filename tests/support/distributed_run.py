@@ -29,6 +29,7 @@ from compressor.training.state import State, follow_leader, require_equal_weight
 from compressor.training.step import Step
 from recipes.config.reading import load_preset
 from recipes.methods.logits import Logits
+from tests.support.method_runs import run_rows
 from tests.support.training import Recorder
 
 BATCH, STEPS = 4, 30
@@ -130,8 +131,9 @@ def measure(photos: Path, processes: Processes) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
+    torch.set_num_threads(1)
     with open_processes(Rank.from_environment(), sys.exit) as group:
-        results = measure(Path(sys.argv[1]), group)
+        results = {**measure(Path(sys.argv[1]), group), "rows": run_rows(group)}
         if group.is_leader:
             Path(sys.argv[2]).write_text(json.dumps(results))
     exit_process(0)

@@ -1,20 +1,17 @@
-"""Tiny runs of any method; `torchrun tests/support/method_runs.py OUT` writes the results of every row to a file."""
+"""Tiny runs of any method."""
 
 from __future__ import annotations
 
 import hashlib
-import json
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from compressor.base.context import Context
-from compressor.base.processes import Processes, Rank, exit_process
+from compressor.base.processes import Processes
 from compressor.base.randomness import torch_seed, uniforms
 from compressor.data.batches import Batch
 from compressor.images.resize import imresize
@@ -22,7 +19,6 @@ from compressor.models.networks.base import Network, Spec
 from compressor.models.networks.registry import build, quantise
 from compressor.models.students.students import student_of_spec
 from compressor.training.calibration import Calibrated
-from compressor.training.distributed import open_processes
 from compressor.training.guard import SkippedStep
 from compressor.training.loop import Trainer
 from compressor.training.method import Kind, Method, PlainMethod, TrainsJointly, fit_methods, quantisation_of
@@ -166,12 +162,3 @@ def _run_row(pair: Pair, processes: Processes) -> dict[str, Any]:
 
 def total(terms: Mapping[str, torch.Tensor], weights: Mapping[str, Any]) -> torch.Tensor:
     return torch.stack([float(weights[name]) * term for name, term in terms.items()]).sum()
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    with open_processes(Rank.from_environment(), sys.exit) as group:
-        results = run_rows(group)
-        if group.is_leader:
-            Path(sys.argv[1]).write_text(json.dumps(results))
-    exit_process(0)

@@ -15,11 +15,9 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
-import numpy as np
 import psutil
 import pytest
 import torch
-from PIL import Image
 
 from compressor.base.context import QUIET
 from compressor.base.errors import SrkdError, UsageError
@@ -37,6 +35,9 @@ from recipes.methods.scratch import Scratch
 from srkd import compress
 from tests.support.commands import ROOT
 from tests.support.distributed_run import measure
+from tests.support.method_runs import run_rows
+from tests.support.methods_table import ROWS
+from tests.support.small_runs import save_photos
 from tests.support.torchrun import TWO_PROCESSES, run_torchrun, torchrun, workers
 
 TOLERANCE = 1e-4
@@ -58,23 +59,19 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with a teacher and photos."""
     folder = tmp_path_factory.mktemp("inputs")
     save_network(build(EDSRSpec(scale=2, width=8, depth=2), seed=0), folder / "teacher.safetensors", metadata={})
-    (folder / "photos").mkdir()
-    for index in range(3):
-        along = np.linspace(0, 255, 48)[:, None, None] * np.ones((1, 40, 3)) * [1, 0.5 + index / 6, 0.3]
-        Image.fromarray(along.astype(np.uint8)).save(folder / "photos" / f"{index}.png")
+    save_photos(folder / "photos")
     return folder
 
 
 def new_run(inputs: Path, run: Path, steps: int = STEPS) -> list[str]:
-    options = [
-        "--teacher",
-        str(inputs / "teacher.safetensors"),
-        "--data",
-        str(inputs / "photos"),
-        "--steps",
-        str(steps),
+    options = ["--teacher", inputs / "teacher.safetensors", "--data", inputs / "photos", "--steps", steps]
+    return [
+        "compress",
+        *map(str, options),
+        *(word for setting in SETTINGS for word in ("--set", setting)),
+        "--out",
+        str(run),
     ]
-    return ["compress", *options, *(word for setting in SETTINGS for word in ("--set", setting)), "--out", str(run)]
 
 
 def in_training(process: subprocess.Popen[str], run: Path, act: Callable[[], object]) -> float:
@@ -111,6 +108,7 @@ def undisturbed(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert code == 0, err
     assert json.loads(out)["steps"] == STEPS, "one object, from one process"
     assert err.count(f"step {STEPS}/{STEPS}") == 1, "one process speaks"
+    assert not (run / LOCK).exists()
     return run
 
 
@@ -130,12 +128,10 @@ def test_two_processes_have_the_loss_curve_of_one(inputs, undisturbed, tmp_path)
 
 
 @pytest.mark.ci
-@pytest.mark.parametrize(
-    "words", [("--with-baseline", "--width", "0.5", "--init", "inherit"), ("--then", "pams", *SMALL_SECOND)]
-)
-def test_a_plan_of_runs_is_run_and_continued_by_all_processes(words, inputs, tmp_path):
+def test_a_plan_of_runs_is_run_and_continued_by_all_processes(inputs, tmp_path):
     """Its runs come one after another; a finished one is not run again, and the others end in the same bytes."""
     plan = tmp_path / "plan"
+    words = ("--width", "0.5", "--init", "inherit", "--then", "pams", *SMALL_SECOND)
     code, _, err = run_torchrun("-m", "srkd", *new_run(inputs, plan, steps=4), *words)
     assert code == 0, err
     facts = json.loads((plan / "run.json").read_text())
@@ -160,19 +156,32 @@ def test_the_processes_of_a_run_share_its_lock(inputs, tmp_path):
     with lock_run(run, QUIET):
         code, _, err = run_torchrun("-m", "srkd", *new_run(inputs, run, steps=2))
     assert code != 0 and err.count(f"{run} is being written by process {os.getpid()} on ") == 1
-    code, _, err = run_torchrun("-m", "srkd", *new_run(inputs, run, steps=2))
+
+
+@pytest.fixture(scope="module")
+def both(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Return what two processes measure."""
+    program, out = ROOT / "tests" / "support" / "distributed_run.py", tmp_path_factory.mktemp("both") / "results.json"
+    code, _, err = run_torchrun(str(program), str(inputs / "photos"), str(out))
     assert code == 0, err
-    assert not (run / LOCK).exists()
+    results: dict[str, Any] = json.loads(out.read_text())
+    return results
 
 
 @pytest.mark.ci
-def test_terms_that_couple_a_batch_are_those_of_the_whole_batch(inputs, tmp_path):
+def test_two_processes_are_one_with_every_method(both):
+    alone = run_rows(Processes())
+    for row in ROWS:
+        one, two = alone[row.name], both["rows"][row.name]
+        assert two["replicas"] == 1, row.name
+        for mine, other in zip(one["losses"], two["losses"], strict=True):
+            assert other == pytest.approx(mine, rel=row.tolerance), row.name
+        assert two["weights"] == pytest.approx(one["weights"], abs=2e-5), row.name
+
+
+@pytest.mark.ci
+def test_terms_that_couple_a_batch_are_those_of_the_whole_batch(inputs, both):
     alone = measure(inputs / "photos", Processes())
-    code, _, err = run_torchrun(
-        str(ROOT / "tests" / "support" / "distributed_run.py"), str(inputs / "photos"), str(tmp_path / "results.json")
-    )
-    assert code == 0, err
-    both = json.loads((tmp_path / "results.json").read_text())
     single, double = alone["trained"], both["trained"]
     assert double["batches"] == single["batches"] and len(set(single["batches"])) == 3
     assert double["replicas"] == 1
