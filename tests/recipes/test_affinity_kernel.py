@@ -33,7 +33,7 @@ def interpreted() -> Any:
 def test_the_kernel_is_the_formula_and_the_plain_form(interpreted: Any) -> None:
     assert len(interpreted["shapes"]) == 6
     for name, errors in interpreted["shapes"].items():
-        assert errors.pop("bits") == 0, name
+        assert errors.pop("without gradient") == 0, name
         assert max(errors.values()) < 1e-6, (name, errors)
 
 

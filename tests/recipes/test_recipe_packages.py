@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -22,7 +21,7 @@ from recipes.catalogue import BUILTIN, Contribution, MethodEntry, PresetFile
 from recipes.config.reading import load_preset
 from recipes.config.schema import COMMENT, preset_schema
 from srkd.cli.main import run
-from tests.support.commands import ROOT, Outcome, python, srkd
+from tests.support.commands import ROOT, python
 
 EXAMPLE = Path(__file__).resolve().parents[1] / "example_recipes"
 PRESETS = ROOT / "recipes" / "presets"
@@ -131,25 +130,32 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "site"
 
 
-def beside(site: Path, *arguments: object) -> Outcome:
-    """Run srkd with the example package installed."""
-    return srkd(*arguments, PYTHONPATH=os.pathsep.join([str(site), str(ROOT)]))
+@pytest.fixture
+def beside(installed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Install the example package for this process."""
+    monkeypatch.syspath_prepend(installed)
+    for table in (catalogue.METHODS, catalogue.RECIPES):
+        monkeypatch.setattr(table, "_all", None)
+
+
+def ask(capfd: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    code = run([*map(str, arguments)])
+    return (code, *capfd.readouterr())
 
 
 @pytest.mark.ci
-def test_an_installed_package_is_listed_trained_and_checked(installed, tmp_path):
-    listed = beside(installed, "recipes", "ls").out
+@pytest.mark.usefixtures("beside")
+def test_an_installed_package_is_listed_trained_and_checked(tmp_path, capfd):
+    listed = ask(capfd, "recipes", "ls")[1]
     assert "charbonnier" in listed and "srkd-example-recipes" in listed
-    assert beside(installed, "recipes", "cp", "charbonnier", tmp_path / "mine.yaml").code == 0
+    assert ask(capfd, "recipes", "cp", "charbonnier", tmp_path / "mine.yaml")[0] == 0
     schema = (tmp_path / "mine.yaml").read_text().splitlines()[0].removeprefix(f"{COMMENT}file://")
     assert "method-charbonnier" in json.loads(Path(unquote(schema)).read_text())["definitions"]
     student, small = "edsr:width=4,depth=1,scale=2", ["schedule.batch=1", "schedule.lr_patch=8", "eps=0.5"]
-    done = beside(
-        installed,
-        *("compress", "--recipe", "charbonnier", "--student", student, "--steps", 3, "--out", tmp_path / "run"),
-        *(word for setting in small for word in ("--set", setting)),
-    )
-    assert done.code == 0, done.err
+    settings = (word for setting in small for word in ("--set", setting))
+    words = ("--recipe", "charbonnier", "--student", student, "--steps", 3, "--out", tmp_path / "run")
+    code, _, err = ask(capfd, "compress", *words, *settings)
+    assert code == 0, err
     facts = json.loads((tmp_path / "run" / "run.json").read_text())
     assert facts["preset"]["methods"] == [{"name": "charbonnier", "options": {"eps": 0.5}}]
     first = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[0])
@@ -157,12 +163,12 @@ def test_an_installed_package_is_listed_trained_and_checked(installed, tmp_path)
 
 
 @pytest.mark.ci
-def test_its_mistakes_are_reported_like_srkds(installed, tmp_path):
+@pytest.mark.usefixtures("beside")
+def test_its_mistakes_are_reported_like_srkds(tmp_path, capfd):
     file = tmp_path / "my.yaml"
     file.write_text("title: t\nsource: s\nmethods:\n  - name: charbonnier\n    options:\n      eps: 0\n      esp: 1\n")
-    outcome = beside(installed, "recipes", "validate", file)
-    assert outcome.code == 1
-    assert outcome.out.splitlines() == [
+    code, out, _ = ask(capfd, "recipes", "validate", file)
+    assert code == 1 and out.splitlines() == [
         f"{file}:6: methods.0.options.eps=0: expected more than 0",
         f"{file}:7: methods.0.options.esp: unknown key, did you mean eps?",
     ]
@@ -180,13 +186,8 @@ def test_ls_imports_no_torch_and_lists_every_preset():
     assert "outputs" in rows["logits"] and "250,000" in rows["logits-paper"] and "no teacher" in rows["scratch"]
 
 
-def ask(capfd: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    code = run(["recipes", *map(str, arguments)])
-    return (code, *capfd.readouterr())
-
-
 def test_ls_as_json(capfd):
-    outcome = json.loads(ask(capfd, "ls", "--json")[1])
+    outcome = json.loads(ask(capfd, "recipes", "ls", "--json")[1])
     assert outcome["schema"] == "srkd.recipes/1" and outcome["machine"] and outcome["notes"] == []
     logits = next(recipe for recipe in outcome["recipes"] if recipe["name"] == "logits")
     assert (logits["needs"], logits["methods"], logits["steps"]) == ("outputs", ["logits"], 5_000)
@@ -194,10 +195,10 @@ def test_ls_as_json(capfd):
 
 def test_show_prints_the_file_and_the_schema(capfd):
     file = PRESETS / "logits.yaml"
-    assert ask(capfd, "show", "logits")[1] == file.read_text()
-    assert json.loads(ask(capfd, "show", "logits", "--json")[1])["text"] == file.read_text()
-    assert json.loads(ask(capfd, "show", "--schema")[1]) == preset_schema(BUILTIN)
-    assert "json_schema" in json.loads(ask(capfd, "show", "--schema", "--json")[1])
+    assert ask(capfd, "recipes", "show", "logits")[1] == file.read_text()
+    assert json.loads(ask(capfd, "recipes", "show", "logits", "--json")[1])["text"] == file.read_text()
+    assert json.loads(ask(capfd, "recipes", "show", "--schema")[1]) == preset_schema(BUILTIN)
+    assert "json_schema" in json.loads(ask(capfd, "recipes", "show", "--schema", "--json")[1])
 
 
 @pytest.mark.parametrize(
@@ -205,30 +206,30 @@ def test_show_prints_the_file_and_the_schema(capfd):
     [(["logit"], "did you mean 'logits'"), ([], "--schema"), (["logits", "--schema"], "or --schema")],
 )
 def test_show_says_what_is_wrong(arguments, message, capfd):
-    code, out, err = ask(capfd, "show", *arguments)
+    code, out, err = ask(capfd, "recipes", "show", *arguments)
     assert code == 2 and out == "" and message in err and len(err.splitlines()) == 1
 
 
 def test_cp_gives_a_file_that_works_and_never_writes_over_one(tmp_path, capfd):
     target = tmp_path / "my.yaml"
-    assert ask(capfd, "cp", "logits", target)[0] == 0
+    assert ask(capfd, "recipes", "cp", "logits", target)[0] == 0
     assert load_preset(str(target)) == load_preset("logits")
     first, *rest = target.read_text().splitlines()
     assert rest == (PRESETS / "logits.yaml").read_text().splitlines()
     schema = Path(unquote(urlsplit(first.removeprefix(COMMENT)).path))
     assert first.startswith(f"{COMMENT}file:///") and json.loads(schema.read_text()) == preset_schema(BUILTIN)
     target.write_text("mine")
-    code, _, err = ask(capfd, "cp", "scratch", target)
+    code, _, err = ask(capfd, "recipes", "cp", "scratch", target)
     assert code == 1 and "left as it is" in err and target.read_text() == "mine"
-    assert ask(capfd, "cp", "scratch", tmp_path)[0] == 0 and (tmp_path / "scratch.yaml").is_file()
-    code, _, err = ask(capfd, "cp", "scratch", tmp_path / "word")
+    assert ask(capfd, "recipes", "cp", "scratch", tmp_path)[0] == 0 and (tmp_path / "scratch.yaml").is_file()
+    code, _, err = ask(capfd, "recipes", "cp", "scratch", tmp_path / "word")
     assert code == 2 and ".yaml" in err and not (tmp_path / "word").exists()
 
 
 def test_a_copy_is_made_though_the_schema_cannot_be(tmp_path, capfd, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("SRKD_CACHE", str(tmp_path / "file"))
-    assert ask(capfd, "cp", "logits", tmp_path / "my.yaml")[0] == 0
+    assert ask(capfd, "recipes", "cp", "logits", tmp_path / "my.yaml")[0] == 0
     first = (tmp_path / "my.yaml").read_text().splitlines()[0]
     assert first.startswith("# no schema for editors: ") and str(tmp_path / "file") in first
     assert load_preset(str(tmp_path / "my.yaml")) == load_preset("logits")
@@ -238,7 +239,7 @@ def test_validate_has_a_line_a_mistake_and_exit_1(tmp_path, capfd):
     good, bad = tmp_path / "good.yaml", tmp_path / "bad.yaml"
     shutil.copy(PRESETS / "scratch.yaml", good)
     bad.write_text("title: t\nsource: s\nmethods:\n  - name: logits\nschedule:\n  batch: 0\n  rte: 1\n")
-    code, out, _ = ask(capfd, "validate", good, bad, "logits", "nosuch", tmp_path / "none.yaml")
+    code, out, _ = ask(capfd, "recipes", "validate", good, bad, "logits", "nosuch", tmp_path / "none.yaml")
     lines = out.splitlines()
     assert code == 1 and lines[0] == f"{good}: valid" and lines[3] == "logits: valid"
     assert lines[1:3] == [
@@ -246,8 +247,8 @@ def test_validate_has_a_line_a_mistake_and_exit_1(tmp_path, capfd):
         f"{bad}:7: schedule.rte: unknown key, did you mean rate?",
     ]
     assert "nosuch" in lines[4] and "No such file" in lines[5] and len(lines) == 6
-    assert ask(capfd, "validate", good)[0] == 0
-    code, out, _ = ask(capfd, "validate", bad, "--json")
+    assert ask(capfd, "recipes", "validate", good)[0] == 0
+    code, out, _ = ask(capfd, "recipes", "validate", bad, "--json")
     (file,) = json.loads(out)["files"]
     assert code == 1 and file["valid"] is False and [problem["line"] for problem in file["problems"]] == [6, 7]
     assert file["problems"][0]["key"] == "schedule.batch" and file["problems"][0]["value"] == "0"
