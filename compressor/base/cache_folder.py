@@ -8,7 +8,6 @@ writer can tell complete data from data that a crash cut short.
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import math
 import mmap
@@ -166,15 +165,11 @@ class CacheFolder:
     def _make_entry(
         self, key: str, read: Callable[[Path], T], write: Callable[[Path], None], size: int, note: Note
     ) -> T | None:
-        if not self.free_space(size):
-            note(
-                f"{format_bytes(size)} do not fit into {self.path} beside what is in use: "
-                f"--cache-size is {format_bytes(self.limit)}"
-            )
+        try:
+            self.require_space(size, "the new entry")
+        except SrkdError as error:
+            note(f"nothing is kept: {error}")
             return None
-        free = shutil.disk_usage(self.path).free
-        if free < size + SPARE_BYTES:
-            raise OSError(errno.ENOSPC, f"{format_bytes(size)} are needed and {format_bytes(free)} free")
         staging = Path(tempfile.mkdtemp(prefix=f"{key}.making-", dir=self.path))
         try:
             write(staging)

@@ -7,7 +7,6 @@ LONG_SECONDS, SHORT_SECONDS = 600.0, 300.0
 
 
 def format_duration(seconds: float) -> str:
-    """Return a duration as text in seconds, minutes or hours."""
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -64,7 +64,6 @@ class Unwritable(SrkdError):
 
 
 def describe_os_error(error: OSError) -> str:
-    """Return one line with the file and the reason of a file system error."""
     where = f"{error.filename}: " if error.filename else ""
     return f"{where}{error.strerror or error}"
 

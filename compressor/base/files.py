@@ -172,7 +172,6 @@ def require_writable_folder(folder: Path, option: str) -> None:
 
 
 def unwritable_folder(folder: Path, option: str, error: OSError) -> UsageError:
-    """Return the error for an option's folder that cannot be written."""
     return UsageError(f"{option} {folder} cannot be written: {error.strerror or error}; choose another folder")
 
 

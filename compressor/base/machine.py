@@ -38,7 +38,6 @@ def machine_facts() -> dict[str, object]:
 
 
 def cpu_model() -> str:
-    """Return the processor's name."""
     listing = Path("/proc/cpuinfo")
     if listing.exists():
         for line in listing.read_text(errors="replace").splitlines():
@@ -119,7 +118,6 @@ def available_memory(control_group: Path = Path("/sys/fs/cgroup")) -> int:
 
 
 def total_memory() -> int:
-    """Return the machine's memory in bytes."""
     import psutil
 
     return int(psutil.virtual_memory().total)
@@ -157,7 +155,6 @@ def installed_version(distribution: str) -> str | None:
 
 
 def peak_resident_bytes() -> int:
-    """Return the peak resident memory of this process, in bytes."""
     status = Path("/proc/self/status")
     if status.exists():
         # not ru_maxrss: on Linux a process inherits that of its parent

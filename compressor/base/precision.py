@@ -25,7 +25,6 @@ def autocast(precision: Precision, device: torch.device) -> AbstractContextManag
 
 
 def memory_format(layout: Layout) -> torch.memory_format:
-    """Return torch's memory format for a layout."""
     return torch.channels_last if layout == "channels_last" else torch.contiguous_format
 
 

@@ -19,7 +19,7 @@ import torch
 from compressor.base.randomness import uniforms
 from compressor.data.placement import move_patches, pack
 from compressor.data.store import ImageStore, Plane
-from compressor.models.fitting.patches import texture_of
+from compressor.models.fitting.patches import CANDIDATES, COUNT, PATCH, texture_of
 
 View = Literal["whole", "zoom-out"]
 """The input of a teacher: the LR image, or that image downscaled once more by the scale."""
@@ -70,7 +70,6 @@ class Sampler:
         return cls(heights, widths, lr_patch, seed, candidates=candidates, lr=lr)
 
     def draw(self, step: int, samples: Sequence[int]) -> Draw:
-        """Return the patches of these samples in a step."""
         u = torch.from_numpy(uniforms("patches", self.seed, step, samples, 6))
         images = (u[:, 0] * len(self.heights)).long()
         tops, lefts = self._positions(images, u[:, 1], u[:, 2])
@@ -113,7 +112,6 @@ class BatchHashes:
         self._pixels: str | None = None
 
     def record(self, step: int, draw: Draw) -> None:
-        """Store the hash of a step's draw."""
         self._hashes[step] = hash_draw(step, draw)
 
     def record_pixels(self, digest: str) -> None:
@@ -132,7 +130,6 @@ class BatchHashes:
 
 
 def hash_draw(step: int, draw: Draw) -> bytes:
-    """Return a hash of one step's images, positions and symmetries."""
     digest = hashlib.blake2b(step.to_bytes(8, "little"), digest_size=DIGEST_BYTES)
     for column in (draw.images, draw.tops, draw.lefts, draw.hflip, draw.vflip, draw.transpose):
         digest.update(column.numpy().tobytes())
@@ -249,6 +246,17 @@ class Batches:
         """Return float patches in [0,1]; they are copied to the device as bytes, a quarter of the traffic."""
         patches = patches_u8 if self.device is None else move_patches(patches_u8, self.device)
         return patches.float().div_(255)
+
+
+def draw_calibration_patches(store: ImageStore, *, seed: int, count: int = COUNT, side: int = PATCH) -> torch.Tensor:
+    """Return low-resolution patches (count, 3, side, side) for a fit: the most textured of every CANDIDATES drawn.
+
+    If an image is smaller, all patches are reduced to its size.
+    """
+    side = min(side, int(store.lr.heights.min()), int(store.lr.widths.min()))
+    batches = Batches.for_store(store, batch=CANDIDATES, lr_patch=side, seed=seed, device=torch.device("cpu"))
+    drawn = (batches.at(step).lr for step in range(count))
+    return torch.stack([candidates[texture_of(candidates).argmax()] for candidates in drawn])
 
 
 def gather(plane: Plane, draw: Draw, patch: int, scale: int) -> torch.Tensor:

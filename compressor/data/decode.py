@@ -9,7 +9,6 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -21,16 +20,15 @@ from compressor.base.cache_folder import SPARE_BYTES, CacheFolder, format_bytes
 from compressor.base.choices import Border
 from compressor.base.context import QUIET, Context, Note, Progress
 from compressor.base.errors import SrkdError, report_unreadable
-from compressor.base.machine import available_memory, usable_cores
+from compressor.base.machine import available_memory, torch_threads, usable_cores
 from compressor.data.store import (
+    HR_FILE,
     LAYOUT_VERSION,
+    LR_FILE,
     DecodedImages,
-    FileBuffer,
     ImageRecord,
-    MemoryBuffer,
     PixelBuffer,
     SkippedImage,
-    create_pixel_files,
     read_entry,
     write_index,
 )
@@ -118,14 +116,14 @@ class DecodeJob:
 
     def write_entry(self, folder: Path) -> None:
         """Write the decoded images into a cache entry."""
-        with create_pixel_files(folder) as (lr, hr):
-            write_index(folder, self.decode_into(lr, hr))
+        with open(folder / LR_FILE, "w+b") as lr, open(folder / HR_FILE, "w+b") as hr:
+            write_index(folder, self.decode_into(PixelBuffer(lr), PixelBuffer(hr)))
 
     def decode_uncached(self, pixel_bytes: tuple[int, int], note: Note) -> DecodedImages:
         """Decode into memory if the images fit, else into an unnamed file in the temporary folder."""
         available, size = int(available_memory() * MEMORY_SHARE), sum(pixel_bytes)
         if size <= available:
-            return self.decode_into(*map(MemoryBuffer, pixel_bytes))
+            return self.decode_into(*map(PixelBuffer.in_memory, pixel_bytes))
         folder = tempfile.gettempdir()
         free = shutil.disk_usage(folder).free
         if free < size + SPARE_BYTES:
@@ -136,7 +134,7 @@ class DecodeJob:
             )
         note(f"the decoded images ({format_bytes(size)}) are in a temporary file in {folder} until the run ends")
         with tempfile.TemporaryFile(dir=folder) as lr, tempfile.TemporaryFile(dir=folder) as hr:
-            return self.decode_into(FileBuffer(lr), FileBuffer(hr))
+            return self.decode_into(PixelBuffer(lr), PixelBuffer(hr))
 
     def decode_into(self, lr: PixelBuffer, hr: PixelBuffer) -> DecodedImages:
         """Decode all sources into two buffers."""
@@ -178,7 +176,8 @@ def decode_in_order(
     """Yield every source in order, with few in memory; threads, as decoders release Python's lock."""
     count = workers or _worker_count()
     pending: deque[Future[DecodedImage | SkippedImage]] = deque()
-    with _one_torch_thread(count), ThreadPoolExecutor(count) as pool:
+    # New threads inherit torch's number of threads: otherwise each worker starts one per core.
+    with torch_threads(1 if count > 1 else None), ThreadPoolExecutor(count) as pool:
         try:
             for source in sources:
                 pending.append(pool.submit(decode_image, source, scale, border))
@@ -223,15 +222,3 @@ def _decoded_image(name: str, path: Path, lr_u8: torch.Tensor, hr_u8: torch.Tens
 
 def _worker_count() -> int:
     return max(1, min(usable_cores() or 1, MAX_WORKERS))
-
-
-@contextmanager
-def _one_torch_thread(workers: int) -> Iterator[None]:
-    """Set torch's threads to one, which new threads inherit: otherwise each worker starts one thread per core."""
-    before = torch.get_num_threads()
-    if workers > 1:
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -37,7 +37,6 @@ EQUAL_NEIGHBOURS = 0.66
 
 
 def doubts(store: ImageStore) -> tuple[str, ...]:
-    """Return one line per doubt."""
     count = len(store)
     lines = []
     if count == 1:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 
 from compressor.base.cache_folder import format_bytes
@@ -19,27 +17,16 @@ def free_memory(device: torch.device) -> int | None:
     return int(torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else None
 
 
-def place_on_device(
-    store: ImageStore,
-    device: torch.device,
-    note: Note,
-    free: Callable[[torch.device], int | None] = free_memory,
-) -> ImageStore:
+def place_on_device(store: ImageStore, device: torch.device, note: Note) -> ImageStore:
     """Return the store on the device if it fits. For a CPU it is unchanged: the system keeps its file in memory."""
     if device.type == "cpu":
         return store
-    return store.to(device) if fits_on_device(store.bytes, "the images", device, note, free) else store
+    return store.to(device) if fits_on_device(store.bytes, "the images", device, note) else store
 
 
-def fits_on_device(
-    size: int,
-    what: str,
-    device: torch.device,
-    note: Note,
-    free: Callable[[torch.device], int | None] = free_memory,
-) -> bool:
+def fits_on_device(size: int, what: str, device: torch.device, note: Note) -> bool:
     """Return True if `size` bytes may be put on the device; a note reports the answer."""
-    free_bytes = free(device)
+    free_bytes = free_memory(device)
     if free_bytes is None or size <= MEMORY_SHARE * free_bytes:
         note(f"{what} ({format_bytes(size)}) are on {device}")
         return True

@@ -76,7 +76,6 @@ class DataChoice:
             raise UsageError("--lr-images names the LR images of --data, and no --data is given")
 
     def cache(self) -> CacheFolder:
-        """Return the cache folder of decoded images and teachers' outputs."""
         return CacheFolder(default_folder(), self.cache_size)
 
 

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import mmap
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any
 
-import numpy as np
 import torch
 
 from compressor.base.cache_folder import map_file
@@ -138,69 +137,44 @@ class DecodedImages:
         return ImageStore(
             scale=self.scale,
             names=tuple(image.name for image in records),
-            hr=None if self.hr is None else _plane(self.hr, hr),
-            lr=_plane(self.lr, [image.lr for image in records]),
+            hr=None if self.hr is None else plane_of(self.hr, hr),
+            lr=plane_of(self.lr, [image.lr for image in records]),
             skipped=tuple(skipped),
             digests=tuple(image.digest for image in records),
         )
 
 
-def _plane(flat: torch.Tensor, extents: Sequence[Extent]) -> Plane:
+def plane_of(flat: torch.Tensor, extents: Sequence[Extent]) -> Plane:
     columns = ([getattr(extent, field) for extent in extents] for field in ("start", "height", "width"))
     return Plane(flat, *(torch.tensor(column) for column in columns))
 
 
-class PixelBuffer(Protocol):
-    """A buffer for the pixels of consecutive images."""
+class PixelBuffer:
+    """The pixels of consecutive images in a growing file, never all in memory; or in memory of a fixed size."""
 
-    def append(self, image: torch.Tensor) -> Extent: ...
+    def __init__(self, file: IO[bytes] | mmap.mmap) -> None:
+        self.file, self.used = file, 0
+
+    @classmethod
+    def in_memory(cls, size: int) -> PixelBuffer:
+        """Allocate at once, to avoid a second copy; untouched pages cost nothing."""
+        return cls(mmap.mmap(-1, max(1, size), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+
+    def append(self, image: torch.Tensor) -> Extent:
+        extent = Extent(self.used, image.shape[1], image.shape[2])
+        try:
+            self.file.write(image.numpy().data.cast("B"))
+        except ValueError as error:
+            raise SrkdError("an image became larger while the images were being read: run the command again") from error
+        self.used += extent.bytes
+        return extent
 
     def tensor(self) -> torch.Tensor:
         """Return the pixels of all images appended so far, one after another."""
-        ...
-
-
-class MemoryBuffer:
-    """A pixel buffer in memory, allocated at once to avoid a second copy; untouched pages cost nothing."""
-
-    def __init__(self, size: int) -> None:
-        self.pixels = np.empty(size, np.uint8)
-        self.used = 0
-
-    def append(self, image: torch.Tensor) -> Extent:
-        extent = Extent(self.used, image.shape[1], image.shape[2])
-        if extent.start + extent.bytes > len(self.pixels):
-            raise SrkdError("an image became larger while the images were being read: run the command again")
-        self.pixels[extent.start : extent.start + extent.bytes] = image.numpy().reshape(-1)
-        self.used += extent.bytes
-        return extent
-
-    def tensor(self) -> torch.Tensor:
-        return torch.from_numpy(self.pixels[: self.used])
-
-
-class FileBuffer:
-    """A pixel buffer in a growing file; the pixels are never all in memory."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self.file, self.used = file, 0
-
-    def append(self, image: torch.Tensor) -> Extent:
-        extent = Extent(self.used, image.shape[1], image.shape[2])
-        self.file.write(image.numpy().data.cast("B"))
-        self.used += extent.bytes
-        return extent
-
-    def tensor(self) -> torch.Tensor:
+        if isinstance(self.file, mmap.mmap):
+            return torch.frombuffer(self.file, dtype=torch.uint8)[: self.used]
         self.file.flush()
         return _map_u8(self.file, self.used)
-
-
-@contextmanager
-def create_pixel_files(folder: Path) -> Iterator[tuple[FileBuffer, FileBuffer]]:
-    """Open the LR and HR pixel files of a new entry."""
-    with open(folder / LR_FILE, "w+b") as lr, open(folder / HR_FILE, "w+b") as hr:
-        yield FileBuffer(lr), FileBuffer(hr)
 
 
 def write_index(folder: Path, images: DecodedImages) -> None:

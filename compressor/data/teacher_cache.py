@@ -26,7 +26,7 @@ from compressor.base.errors import SrkdError, UsageError, report_unwritable
 from compressor.base.precision import autocast
 from compressor.data.batches import Batches, Labels, View
 from compressor.data.placement import fits_on_device
-from compressor.data.store import ImageStore, Plane
+from compressor.data.store import Extent, ImageStore, Plane, plane_of
 from compressor.images.metrics import PEAK, psnr
 from compressor.images.resize import imresize
 from compressor.inference.tiling import run_tiled
@@ -136,13 +136,8 @@ class OutputFile:
 
     def plane(self, records: Mapping[str, OutputRecord], keys: Sequence[str]) -> Plane:
         """Return the images of `keys`, in order, in the memory-mapped file."""
-        ordered = [records[key] for key in keys]
-        return Plane(
-            self._values(),
-            torch.tensor([record.offset for record in ordered]),
-            torch.tensor([record.height for record in ordered]),
-            torch.tensor([record.width for record in ordered]),
-        )
+        ordered = (records[key] for key in keys)
+        return plane_of(self._values(), [Extent(record.offset, record.height, record.width) for record in ordered])
 
     def _values(self) -> torch.Tensor:
         """Return the whole file, memory-mapped; it is in use as long as the tensor exists."""
@@ -298,7 +293,6 @@ def teacher_key(teacher: Teacher) -> str:
 
 
 def image_key(image: torch.Tensor) -> str:
-    """Return a hash of an image's size and values."""
     return _hash(f"{image.dtype} {tuple(image.shape)} ".encode() + image.cpu().contiguous().numpy().tobytes())
 
 

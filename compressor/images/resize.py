@@ -21,19 +21,18 @@ from compressor.base.errors import SrkdError
 _LARGEST_EXACT_FLOAT32 = 2**24
 
 
-def imresize(images: Tensor, scale: float, *, border: Border = "mirror", antialias: bool = True) -> Tensor:
+def imresize(images: Tensor, scale: float) -> Tensor:
     """Return (..., H, W) floats of any range resized to (..., ceil(H*scale), ceil(W*scale)); no rounding, no clamping.
 
     Per axis, with output index i = 1..n', u = i/r + (1 - 1/r)/2, taps j around u, weights k(u - j) normalised to sum
-    one, k(t) = r*cubic(r*t) when shrinking with antialiasing and cubic(t) otherwise.
+    one, k(t) = r*cubic(r*t) when shrinking (antialiasing) and cubic(t) when enlarging; indices are mirrored.
     """
     if not images.is_floating_point():
         raise SrkdError(f"imresize takes floating-point images, got {images.dtype}: divide by 255 first")
     if not (math.isfinite(scale) and scale > 0):
         raise SrkdError(f"imresize: the scale must be a positive number, got {scale}")
     _require_pixels(images)
-    rows_done = _resize_axis(images, -2, scale, border, antialias)
-    return _resize_axis(rows_done, -1, scale, border, antialias)
+    return _resize_axis(_resize_axis(images, -2, scale), -1, scale)
 
 
 def upscale_bicubic(lr: Tensor, scale: int) -> Tensor:
@@ -113,14 +112,10 @@ def _require_pixels(images: Tensor) -> None:
         raise SrkdError(f"cannot resize an image without pixels: its shape is {tuple(images.shape)}")
 
 
-def _border_indices(positions: Tensor, size: int, border: Border) -> Tensor:
-    return reflected_indices(positions, size) if border == "mirror" else positions.clamp(0, size - 1)
-
-
 @lru_cache(maxsize=64)
-def _axis_taps(size: int, scale: float, border: Border, antialias: bool) -> tuple[Tensor, Tensor]:
+def _axis_taps(size: int, scale: float) -> tuple[Tensor, Tensor]:
     """Return source indices (taps, n') and float64 weights (taps, n') for one axis."""
-    stretch = min(scale, 1.0) if antialias else 1.0
+    stretch = min(scale, 1.0)
     support = 4.0 / stretch
     # The small term absorbs the rounding error of sizes such as 33 * (1/3), which must not gain a pixel.
     out_size = max(1, math.ceil(size * scale - 1e-9))
@@ -130,12 +125,12 @@ def _axis_taps(size: int, scale: float, border: Border, antialias: bool) -> tupl
     weights = stretch * cubic(stretch * (centre - positions))
     weights = weights / weights.sum(dim=0)
     used = weights.abs().amax(dim=1) > 0
-    indices = _border_indices(positions.long() - 1, size, border)
+    indices = reflected_indices(positions.long() - 1, size)
     return indices[used], weights[used]
 
 
-def _resize_axis(images: Tensor, axis: int, scale: float, border: Border, antialias: bool) -> Tensor:
-    indices, weights = _axis_taps(images.shape[axis], scale, border, antialias)
+def _resize_axis(images: Tensor, axis: int, scale: float) -> Tensor:
+    indices, weights = _axis_taps(images.shape[axis], scale)
     indices = indices.to(images.device)
     weights = weights.to(images.device, images.dtype)
     if axis == -2:
@@ -174,7 +169,8 @@ def _shrink_rows_u8(images_u8: Tensor, scale: int, border: Border) -> Tensor:
     out_height = -(-height // scale)
     span = (out_height - 1) * scale + len(weights)
     positions = torch.arange(first, first + span, device=images_u8.device)
-    padded = images_u8.index_select(-2, _border_indices(positions, height, border))
+    mirrored = reflected_indices(positions, height)
+    padded = images_u8.index_select(-2, mirrored if border == "mirror" else positions.clamp(0, height - 1))
     largest = 255 * sum(map(abs, weights)) + denominator
     exact = padded.to(torch.float32 if 8 * largest < _LARGEST_EXACT_FLOAT32 else torch.float64)
     shape = (*images_u8.shape[:-2], out_height, images_u8.shape[-1])

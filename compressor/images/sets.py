@@ -153,10 +153,8 @@ Part = Literal["train", "val", "calibration"]
 
 
 def embedded_photos(part: Part) -> dict[str, Path]:
-    """Return the embedded photos of one part, by name."""
     return {path.stem: path for path in sorted((FOLDER / part).glob("*.webp"))}
 
 
 def embedded_pairs(part: Part) -> tuple[ImagePair, ...]:
-    """Return the embedded photos of one part as HR images without stored LR images."""
     return tuple(ImagePair(stem, path, None) for stem, path in embedded_photos(part).items())

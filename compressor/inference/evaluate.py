@@ -250,7 +250,6 @@ class _Table:
 
 
 def _set_line(evaluation: Evaluation, name: str) -> str:
-    """Return the line that reports one finished set."""
     figures = (f"{label} {scores[name].psnr_y:.3f}" for label, scores in evaluation.models.items())
     return f"{name}: {', '.join(figures)} dB"
 

@@ -35,13 +35,11 @@ class Numbers:
 
 
 def numbers_of(model: Runtime) -> Numbers:
-    """Return the number format of an open model."""
     if isinstance(model, TorchRuntime):
         return Numbers(model.precision, model.network.quantisation)
     return Numbers(model.precision, read_quantised_file(model.metadata) or read_training(model.metadata))
 
 
 def lines_about(numbers: Mapping[str, Numbers]) -> list[str]:
-    """Return one line per quantised model, by label."""
     lines = {label: entry.line() for label, entry in numbers.items()}
     return [f"{label}: {line}" for label, line in lines.items() if line is not None]

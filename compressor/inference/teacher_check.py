@@ -165,7 +165,6 @@ def _best_alternative(
 
 
 def format_options(settings: Mapping[str, Any]) -> str:
-    """Return settings as command-line options."""
     return " ".join(f"--arch-option {name}={_format_value(value)}" for name, value in settings.items())
 
 

@@ -77,7 +77,7 @@ def inspect_header(options: InspectOptions) -> Inspection | None:
         return None
     file = model_file(Path(options.path))
     own = read_own_file(file) if file.suffix == ".safetensors" else None
-    if own is None or own.cost.lr_size != format_size(read_size(options.lr_size)):
+    if own is None or own.cost.lr_size != read_size(options.lr_size):
         return None
     scale = own.spec["scale"]
     if not isinstance(scale, int) or options.scale not in (None, scale):
@@ -91,7 +91,7 @@ def inspect_header(options: InspectOptions) -> Inspection | None:
         params=own.cost.params,
         macs=own.cost.macs,
         macs_plus=own.cost.macs_plus,
-        lr_size=own.cost.lr_size,
+        lr_size=format_size(own.cost.lr_size),
         bytes=own.bytes,
         sha256=own.sha256,
         wrapping="bare",

@@ -21,8 +21,7 @@ from compressor.base.interrupts import Interrupted, catch_signals
 from compressor.base.machine import machine_facts
 from compressor.base.memory import keep_freed_memory
 from compressor.base.processes import Processes
-from compressor.data.batches import Batches
-from compressor.data.calibration import draw_calibration_patches
+from compressor.data.batches import Batches, draw_calibration_patches
 from compressor.data.placement import place_on_device
 from compressor.images.metrics import Protocol, below_bicubic
 from compressor.models.checkpoints.licence import KEY as LICENCE

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from compressor.data import placement
 from compressor.data.batches import Batches
 from compressor.data.decode import decode_all
 from compressor.data.placement import move_patches, place_on_device
@@ -22,16 +23,18 @@ def store() -> ImageStore:
     return decode_all(embedded_pairs("train")[:1], scale=4).select(lr_patch=8)
 
 
-def test_a_store_that_fits_into_half_of_the_free_memory_goes_to_the_device(store):
+def test_a_store_that_fits_into_half_of_the_free_memory_goes_to_the_device(store, monkeypatch):
     notes: list[str] = []
-    there = place_on_device(store, ELSEWHERE, notes.append, free=lambda device: 2 * store.bytes)
+    monkeypatch.setattr(placement, "free_memory", lambda device: 2 * store.bytes)
+    there = place_on_device(store, ELSEWHERE, notes.append)
     assert there.hr is not None and there.hr.flat.device == there.lr.flat.device == ELSEWHERE
     assert notes == [f"the images ({store.bytes / 1e6:.0f} MB) are on meta"]
 
 
-def test_a_larger_one_stays_and_its_patches_are_carried(store):
+def test_a_larger_one_stays_and_its_patches_are_carried(store, monkeypatch):
     notes: list[str] = []
-    here = place_on_device(store, ELSEWHERE, notes.append, free=lambda device: 2 * store.bytes - 1)
+    monkeypatch.setattr(placement, "free_memory", lambda device: 2 * store.bytes - 1)
+    here = place_on_device(store, ELSEWHERE, notes.append)
     assert here is store and len(notes) == 1 and "stay in the host's memory" in notes[0]
     batch = Batches.for_store(here, batch=2, lr_patch=8, seed=0, device=ELSEWHERE).at(1)
     assert batch.lr.device == ELSEWHERE and batch.hr is not None and batch.hr.device == ELSEWHERE

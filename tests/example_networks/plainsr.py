@@ -8,7 +8,7 @@ Its entry point:
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -24,7 +24,6 @@ from compressor.models.networks.base import (
     Spec,
     Tap,
     require_positive,
-    scale_count,
 )
 from compressor.models.networks.dialect import Dialect, Reading, State, count, rows
 
@@ -37,12 +36,6 @@ class PlainSpec(Spec):
 
     def __post_init__(self) -> None:
         require_positive(self, "scale", "width", "depth")
-
-    def narrowed(self, width: float) -> PlainSpec:
-        return replace(self, width=scale_count("width", width, self.width))
-
-    def shortened(self, depth: float) -> PlainSpec:
-        return replace(self, depth=scale_count("depth", depth, self.depth))
 
 
 class PlainSR(Network):

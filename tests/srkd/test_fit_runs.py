@@ -13,7 +13,7 @@ import torch
 
 import srkd
 from compressor.base.errors import SrkdError, UsageError
-from compressor.data.calibration import draw_calibration_patches
+from compressor.data.batches import draw_calibration_patches
 from compressor.data.prepare import DataChoice, prepare_data
 from compressor.models.checkpoints.save import save_network
 from compressor.models.fitting.patches import CANDIDATES

@@ -104,7 +104,6 @@ def convert_network(network: Network, to: str, path: Path, *, metadata: Mapping[
 
 
 def _suffix_of(to: str) -> str:
-    """Return the file suffix of a code base; refuse an unknown code base."""
     if to != OWN_DIALECT and to not in code_bases():
         raise UsageError(f"no code base is called {to!r}; {nearest(to, [*code_bases(), OWN_DIALECT])}")
     return ".safetensors" if to == OWN_DIALECT else ".pth"

@@ -17,6 +17,7 @@ from typing import IO, Any
 
 from compressor.base.errors import SrkdError
 from compressor.base.files import sha256_of
+from compressor.models.networks.image_cost import Cost
 from compressor.models.quantisation.description import KEY as QUANT
 
 RUN_FOLDER_WEIGHTS, RUN_FOLDER_FACTS = "student.safetensors", "run.json"
@@ -56,22 +57,12 @@ class Header:
 
 
 @dataclass(frozen=True)
-class StoredCost:
-    """The network's cost for one LR image of `lr_size`, "256x256"."""
-
-    params: int
-    macs: int
-    macs_plus: int
-    lr_size: str
-
-
-@dataclass(frozen=True)
 class OwnFile:
     """A safetensors file written by srkd, whose header describes its contents."""
 
     metadata: Mapping[str, str]
     spec: Mapping[str, object]
-    cost: StoredCost
+    cost: Cost
     sha256: str
     bytes: int
 
@@ -115,9 +106,10 @@ def _tensor_entry(name: str, entry: Any, values_bytes: int) -> TensorEntry:
     return TensorEntry(dtype, shape, begin, end)
 
 
-def cost_entry(cost: StoredCost, spec: str, tensors: Mapping[str, TensorEntry]) -> str:
-    """Return the value of `srkd.cost` for a file with this spec and these tensors."""
-    return json.dumps({**vars(cost), "layout": _layout(spec, tensors)}, sort_keys=True)
+def cost_entry(cost: Cost, spec: str, tensors: Mapping[str, TensorEntry]) -> str:
+    """Return the value of `srkd.cost` for a file with this spec and these tensors; its `lr_size` is like 256x256."""
+    lr_size = "{}x{}".format(*cost.lr_size)
+    return json.dumps({**vars(cost), "lr_size": lr_size, "layout": _layout(spec, tensors)}, sort_keys=True)
 
 
 def _layout(spec: str, tensors: Mapping[str, TensorEntry]) -> str:
@@ -143,7 +135,8 @@ def read_own_file(path: Path) -> OwnFile | None:
                 or not _all_finite(handle, header, size_bytes)
             ):
                 return None
-            stored, fields = StoredCost(**cost), json.loads(spec)
+            width, height = map(int, cost.pop("lr_size").split("x"))
+            stored, fields = Cost(**cost, lr_size=(width, height)), json.loads(spec)
         except (SrkdError, KeyError, TypeError, ValueError, AttributeError):
             return None
         # Hash last: opening the file instead would hash it, too.

@@ -76,7 +76,6 @@ def read_licence(metadata: Mapping[str, str] | None) -> str | None:
 
 
 def forbids_commercial_use(licence: str | None) -> bool:
-    """Return True for licences that allow no commercial use, such as CC-BY-NC-4.0."""
     return licence is not None and _WORDS.search(licence) is not None
 
 

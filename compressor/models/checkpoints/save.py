@@ -10,7 +10,7 @@ import torch
 
 from compressor.base.errors import SrkdError, UsageError
 from compressor.base.files import atomic_path
-from compressor.models.checkpoints.header import StoredCost, TensorEntry, cost_entry
+from compressor.models.checkpoints.header import TensorEntry, cost_entry
 from compressor.models.checkpoints.licence import KEY as LICENCE
 from compressor.models.networks.base import Network, Spec, tensor_bytes
 from compressor.models.networks.cost import cost
@@ -64,9 +64,7 @@ def save_network(
     # A file that needs another package's network has no cost entry and is always opened, so that a missing package is
     # reported.
     if NETWORKS.find(network.spec.arch).package == "srkd":
-        counts = cost(network.spec)
-        stored = StoredCost(counts.params, counts.macs, counts.macs_plus, "{}x{}".format(*counts.lr_size))
-        own["srkd.cost"] = cost_entry(stored, own["srkd.spec"], entries)
+        own["srkd.cost"] = cost_entry(cost(network.spec), own["srkd.spec"], entries)
     with atomic_path(Path(path)) as temporary, open(temporary, "wb") as stream:
         stream.write(_header(entries, {**own, **extra}))
         for tensor in tensors.values():

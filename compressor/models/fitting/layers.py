@@ -21,14 +21,12 @@ def linear_layer(network: Network, layer: LinearLayer) -> Linear:
 
 
 def inputs_of(module: Linear) -> int:
-    """Return the number of channels that a layer reads."""
     if isinstance(module, nn.Conv2d):
         return module.in_channels
     return module.in_features if isinstance(module, nn.Linear) else module.normalized_shape[0]
 
 
 def outputs_of(module: Linear) -> int:
-    """Return the number of channels that a layer writes."""
     if isinstance(module, nn.Conv2d):
         return module.out_channels
     return module.out_features if isinstance(module, nn.Linear) else module.normalized_shape[0]
@@ -44,7 +42,6 @@ def area_of(module: nn.Module) -> int:
 
 
 def units_of(network: Network, plan: LinearPlan, space: str) -> int:
-    """Return the number of units of a space."""
     for layer, _ in plan.consumers[space]:
         return inputs_of(linear_layer(network, layer)) // len(layer.inputs)
     return outputs_of(linear_layer(network, plan.producers[space][0]))
@@ -99,3 +96,11 @@ def in_bases(weight: torch.Tensor, rows: torch.Tensor, columns: Sequence[torch.T
         torch.einsum("rchw,cd->rdhw", segment, matrix) for segment, matrix in zip(segments, columns, strict=True)
     ]
     return torch.cat(products, 1)
+
+
+@torch.no_grad()
+def change_basis(module: Linear, rows: torch.Tensor, columns: Sequence[torch.Tensor]) -> None:
+    """Replace weight and bias by rowsᵀ·W·columns and rowsᵀ·b, with one matrix per segment of the columns."""
+    module.weight.copy_(in_bases(module.weight, rows, columns))
+    if module.bias is not None:
+        module.bias.copy_((rows.T @ module.bias.double().reshape(len(rows), -1)).flatten())

@@ -18,13 +18,6 @@ CANDIDATES = 4
 """Number of candidates per patch, of which the most textured is used: flat ones reveal little about a network."""
 
 
-def most_textured(candidates: torch.Tensor) -> torch.Tensor:
-    """Return, from every CANDIDATES consecutive patches of (N, C, H, W), the one with the most texture."""
-    texture = texture_of(candidates)
-    rows = torch.split(torch.arange(len(candidates)), CANDIDATES)
-    return candidates[[int(row[texture[row].argmax()]) for row in rows]]
-
-
 def texture_of(patches: torch.Tensor) -> torch.Tensor:
     """Return for each patch of (N, C, H, W) the sum of absolute differences of neighbours; for uint8 it is exact."""
     values = patches if patches.is_floating_point() else patches.int()

@@ -70,12 +70,18 @@ class Spec:
         return frozenset()
 
     def narrowed(self: S, width: float) -> S:
-        """Return the spec with a fraction of the channels (0 < width <= 1)."""
-        raise SrkdError(f"{self.arch} has no width to reduce (width={width:g})")
+        """Return the spec with a fraction of the channels (0 < width <= 1), by default of its field `width`."""
+        return self._reduced("width", width)
 
     def shortened(self: S, depth: float) -> S:
-        """Return the spec with a fraction of the innermost repeat (0 < depth <= 1)."""
-        raise SrkdError(f"{self.arch} has no depth to reduce (depth={depth:g}); use width")
+        """Return the spec with a fraction of the innermost repeat (0 < depth <= 1), by default of its field `depth`."""
+        return self._reduced("depth", depth)
+
+    def _reduced(self: S, name: str, fraction: float) -> S:
+        if name not in (field.name for field in fields(self)):
+            hint = "; use width" if name == "depth" else ""
+            raise SrkdError(f"{self.arch} has no {name} to reduce ({name}={fraction:g}){hint}")
+        return dataclasses.replace(self, **{name: scale_count(name, fraction, getattr(self, name))})
 
 
 def _parse_text(text: str, default: Any) -> Any:
@@ -352,7 +358,7 @@ class Architecture:
     """Settings that papers of methods, or their code, have for this network."""
 
     def __post_init__(self) -> None:
-        unknown = {key for entry in self.published for key in entry.where} - {one.name for one in fields(self.spec)}
+        unknown = {key for entry in self.published for key in entry.where} - {field.name for field in fields(self.spec)}
         if unknown:
             raise SrkdError(
                 f"published settings of {self.name} hold where {sorted(unknown)[0]} has a value: no such size"

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from compressor.base.errors import SrkdError, UsageError
 from compressor.models.networks.axes import Axis, AxisPlan, layer_axes
-from compressor.models.networks.base import Architecture, Descriptor, Network, Tap, require_positive, scale_count
+from compressor.models.networks.base import Architecture, Descriptor, Network, Tap
 from compressor.models.networks.dialect import (
     Companions,
     Dialect,
@@ -37,16 +37,7 @@ from compressor.models.quantisation.quantisers import Place, Shortcut
 @dataclass(frozen=True)
 class CARNSpec(ShiftedSpec):
     arch: ClassVar[str] = "carn"
-    width: int = 64
     img_range: float = field(default=1.0, kw_only=True)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_positive(self, "width")
-        upsampler_factors(self.scale)
-
-    def narrowed(self, width: float) -> CARNSpec:
-        return replace(self, width=scale_count("width", width, self.width))
 
 
 class CarnBlock(nn.Module):

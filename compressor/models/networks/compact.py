@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import ClassVar
 
@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from compressor.base.errors import SrkdError, UsageError
 from compressor.models.networks.axes import Axis, AxisPlan, Repeat, layer_axes
-from compressor.models.networks.base import Architecture, Descriptor, Network, Spec, Tap, require_positive, scale_count
+from compressor.models.networks.base import Architecture, Descriptor, Network, Spec, Tap, require_positive
 from compressor.models.networks.dialect import Dialect, Reading, State, columns, rows
 from compressor.models.networks.linear_plan import LinearLayer, LinearPlan, SpaceKind
 from compressor.models.quantisation.quantisers import Place
@@ -39,12 +39,6 @@ class CompactSpec(Spec):
             raise UsageError(f"compact: scale={self.scale} is not one of 1, 2, 3, 4, 8")
         if self.channels not in (1, 3):
             raise UsageError(f"compact: channels={self.channels} is neither 1 nor 3")
-
-    def narrowed(self, width: float) -> CompactSpec:
-        return replace(self, width=scale_count("width", width, self.width))
-
-    def shortened(self, depth: float) -> CompactSpec:
-        return replace(self, depth=scale_count("depth", depth, self.depth))
 
 
 class CompactLayer(nn.Module):

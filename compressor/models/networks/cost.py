@@ -8,8 +8,7 @@ counter behind DUKD's table 1 does.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -97,29 +96,35 @@ def count_operations(spec: Spec, lr_size: tuple[int, int]) -> OperationCounts:
     with torch.device("meta"), torch.no_grad(), MetaDevice():
         network = build(spec)
         lr = torch.empty(1, network.descriptor.channels, lr_size[1], lr_size[0])
-        with _Counter(network) as counter, extra_operations(network) as extra:
+        with _Counter(network) as counter:
             network(lr)
-    return OperationCounts(network, counter.macs, counter.macs_alone, sum(extra))
+    return OperationCounts(network, counter.macs, counter.macs_alone, counter.extra)
 
 
 class _Counter(MetaDevice):  # type: ignore[no-untyped-call]
-    """A counter of MACs for each module that is running during an operation, and for "", the whole network."""
+    """A counter of MACs for each module that is running during an operation, and for "", the whole network.
+
+    `extra` counts the operations that MAC+ adds.
+    """
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.macs = {"": 0}
         self.macs_alone: dict[str, int] = {}
         self.within = [""]
+        self.extra = 0
         self._hooks = [hook for name, module in network.named_modules() if name for hook in self._follow(name, module)]
 
     def _follow(self, name: str, module: nn.Module) -> tuple[RemovableHandle, RemovableHandle]:
+        def enter(_: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+            self.within.append(name)
+            operations = sum(count for kind, count in EXTRA_OPERATIONS.items() if isinstance(module, kind))
+            self.extra += operations * inputs[0].numel()
+
         def leave(*_: object) -> None:
             self.within.pop()
 
-        return (
-            module.register_forward_pre_hook(lambda *_: self.within.append(name)),
-            module.register_forward_hook(leave),
-        )
+        return module.register_forward_pre_hook(enter), module.register_forward_hook(leave)
 
     def after(self, function: Any, arguments: tuple[Any, ...], options: Mapping[str, Any], result: Any) -> None:
         macs = macs_of(function, arguments, options, result)
@@ -132,24 +137,3 @@ class _Counter(MetaDevice):  # type: ignore[no-untyped-call]
         super().__exit__(*error)  # type: ignore[no-untyped-call]
         for hook in self._hooks:
             hook.remove()
-
-
-@contextmanager
-def extra_operations(network: nn.Module) -> Iterator[list[int]]:
-    """Yield a list of the operations that MAC+ adds, one entry per pass through a counted module."""
-    extra: list[int] = []
-
-    def counting_hook(operations: int) -> Callable[[nn.Module, tuple[Any, ...]], None]:
-        return lambda module, inputs: extra.append(operations * inputs[0].numel())
-
-    handles = [
-        module.register_forward_pre_hook(counting_hook(operations))
-        for module in network.modules()
-        for kind, operations in EXTRA_OPERATIONS.items()
-        if isinstance(module, kind)
-    ]
-    try:
-        yield extra
-    finally:
-        for handle in handles:
-            handle.remove()

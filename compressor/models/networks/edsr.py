@@ -17,17 +17,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from compressor.models.networks.axes import Axis, AxisPlan, Repeat, layer_axes
-from compressor.models.networks.base import (
-    Architecture,
-    Descriptor,
-    PublishedSettings,
-    Tap,
-    require_positive,
-    scale_count,
-)
+from compressor.models.networks.base import Architecture, Descriptor, PublishedSettings, Tap, require_positive
 from compressor.models.networks.dialect import Assumption, Reading, State, rows
-from compressor.models.networks.edsr_family import LongSkipNetwork, Naming, ShiftedSpec, long_skip_end, mean_shifts
-from compressor.models.networks.layers import Upsampler, upsampler_factors, upsampler_reach
+from compressor.models.networks.edsr_family import LongSkipNetwork, Naming, ShiftedSpec, long_skip_axes, long_skip_end
+from compressor.models.networks.layers import upsampler_reach
 from compressor.models.networks.linear_plan import LinearLayer, LinearPlan, SpaceKind
 from compressor.models.quantisation.quantisers import Place, Shortcut
 
@@ -37,25 +30,16 @@ class EDSRSpec(ShiftedSpec):
     """The spec of EDSR. No file holds `res_scale`: 0.1 for 256 channels and DUKD's and CSD's 32/64 students, else 1."""
 
     arch: ClassVar[str] = "edsr"
-    width: int = 64
     depth: int = 16
     res_scale: float = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_positive(self, "width")
         require_positive(self, "depth", limit=1024)
-        upsampler_factors(self.scale)
 
     @property
     def undetectable(self) -> Mapping[str, tuple[Any, ...]]:
         return {**super().undetectable, "res_scale": (1.0, 0.1)}
-
-    def narrowed(self, width: float) -> EDSRSpec:
-        return replace(self, width=scale_count("width", width, self.width))
-
-    def shortened(self, depth: float) -> EDSRSpec:
-        return replace(self, depth=scale_count("depth", depth, self.depth))
 
 
 class ResidualBlock(nn.Module):
@@ -77,41 +61,20 @@ class ResidualBlock(nn.Module):
 
 class EDSR(LongSkipNetwork):
     spec: EDSRSpec
+    repeated = "blocks"
 
     def __init__(self, spec: EDSRSpec) -> None:
-        super().__init__()
-        self.spec = spec
-        self.sub_mean, self.add_mean = mean_shifts(spec)
-        self.head = nn.Conv2d(3, spec.width, 3, padding=1)
-        self.blocks = nn.Sequential(*(ResidualBlock(spec.width, spec.res_scale) for _ in range(spec.depth)))
-        self.body_end = nn.Conv2d(spec.width, spec.width, 3, padding=1)
-        self.upsampler = Upsampler(spec.scale, spec.width)
-        self.tail = nn.Conv2d(spec.width, 3, 3, padding=1)
-
-    def body(self, feature: torch.Tensor) -> torch.Tensor:
-        deep: torch.Tensor = self.blocks(feature)
-        return deep
+        super().__init__(spec, (ResidualBlock(spec.width, spec.res_scale) for _ in range(spec.depth)))
 
     @property
     def descriptor(self) -> Descriptor:
         radius = 1 + 2 * self.spec.depth + 1 + upsampler_reach(self.spec.scale)
         return Descriptor(scale=self.spec.scale, receptive_radius=math.ceil(radius))
 
-    @property
-    def taps(self) -> dict[str, Tap]:
-        blocks = {f"body[{k}]": Tap(f"blocks.{k}") for k in range(self.spec.depth)}
-        return {"head": Tap("head"), **blocks, "body_end": Tap("body_end"), "pre_up": Tap("upsampler", "input")}
-
 
 def axes(spec: EDSRSpec) -> AxisPlan:
-    weights = {
-        "head": ("width", "rgb"),
-        "blocks.*.conv1": ("width", "width"),
-        "blocks.*.conv2": ("width", "width"),
-        "body_end": ("width", "width"),
-        "upsampler.convs.*": (f"width * {upsampler_factors(spec.scale)[0] ** 2}", "width"),
-        "tail": ("rgb", "width"),
-    }
+    convs = dict.fromkeys(("blocks.*.conv1", "blocks.*.conv2"), ("width", "width"))
+    weights = {**long_skip_axes(spec.scale), **convs}
     return AxisPlan({"width": Axis(spec.width), "rgb": Axis(3)}, layer_axes(weights), (Repeat("blocks", spec.depth),))
 
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
 from compressor.base.errors import UsageError
-from compressor.models.networks.base import Network, Spec
+from compressor.models.networks.base import Network, Spec, require_positive
 from compressor.models.networks.dialect import (
     Assumption,
     Companions,
@@ -42,14 +42,17 @@ from compressor.models.networks.linear_plan import LinearLayer, SpaceKind, Tap
 class ShiftedSpec(Spec):
     """The spec of a network that subtracts a mean and works in a value range of its own.
 
-    `mean_shift="file"`: the official 1×1 convolutions are kept as in the checkpoint.
+    `mean_shift="file"`: the official 1×1 convolutions are kept as in the checkpoint. An `Upsampler` ends the network.
     """
 
     mean: tuple[float, ...] = field(default=DIV2K_MEAN, kw_only=True)
     img_range: float = field(default=255.0, kw_only=True)
     mean_shift: str = field(default="constant", kw_only=True)
+    width: int = 64
 
     def __post_init__(self) -> None:
+        require_positive(self, "width")
+        upsampler_factors(self.scale)
         if self.mean_shift not in ("constant", "file"):
             raise UsageError(f"{self.arch}: mean_shift={self.mean_shift!r} is neither 'constant' nor 'file'")
         if not self.img_range > 0:
@@ -65,29 +68,55 @@ class ShiftedSpec(Spec):
 
 
 def mean_shifts(spec: ShiftedSpec) -> tuple[MeanShift, MeanShift]:
-    """Return the layers that convert to the network's range, and back to [0,1]."""
     from_file = spec.mean_shift == "file"
     enter = MeanShift(spec.mean, spec.img_range, leave=False, from_file=from_file)
     return enter, MeanShift(spec.mean, spec.img_range, leave=True, from_file=from_file)
 
 
 class LongSkipNetwork(Network):
-    """The common part of EDSR and RCAN: a head; after the blocks convolution, long skip, upsampler and tail."""
+    """EDSR and RCAN: a head, repeated modules, then a convolution, the long skip, the upsampler and a tail."""
 
-    sub_mean: MeanShift
-    add_mean: MeanShift
-    head: nn.Conv2d
-    body_end: nn.Conv2d
-    upsampler: Upsampler
-    tail: nn.Conv2d
+    repeated: ClassVar[str]
+    """The name of the sequence of repeated modules."""
+
+    def __init__(self, spec: ShiftedSpec, modules: Iterator[nn.Module]) -> None:
+        """`modules` are made between head and body_end: layers draw their random weights in this order."""
+        super().__init__()
+        self.spec = spec
+        self.sub_mean, self.add_mean = mean_shifts(spec)
+        self.head = nn.Conv2d(3, spec.width, 3, padding=1)
+        self.add_module(self.repeated, nn.Sequential(*modules))
+        self.body_end = nn.Conv2d(spec.width, spec.width, 3, padding=1)
+        self.upsampler = Upsampler(spec.scale, spec.width)
+        self.tail = nn.Conv2d(spec.width, 3, 3, padding=1)
 
     def stem(self, lr: torch.Tensor) -> torch.Tensor:
         shallow: torch.Tensor = self.head(self.sub_mean(lr))
         return shallow
 
+    def body(self, feature: torch.Tensor) -> torch.Tensor:
+        deep: torch.Tensor = getattr(self, self.repeated)(feature)
+        return deep
+
     def finish(self, feature: torch.Tensor, shallow: torch.Tensor, lr: torch.Tensor) -> torch.Tensor:
         sr: torch.Tensor = self.add_mean(self.tail(self.upsampler(self.body_end(feature) + shallow)))
         return sr
+
+    @property
+    def taps(self) -> dict[str, Tap]:
+        count = len(getattr(self, self.repeated))
+        modules = {f"body[{k}]": Tap(f"{self.repeated}.{k}") for k in range(count)}
+        return {"head": Tap("head"), **modules, "body_end": Tap("body_end"), "pre_up": Tap("upsampler", "input")}
+
+
+def long_skip_axes(scale: int) -> dict[str, tuple[str, ...]]:
+    """Return the axes of the layers around the repeated modules."""
+    return {
+        "head": ("width", "rgb"),
+        "body_end": ("width", "width"),
+        "upsampler.convs.*": (f"width * {upsampler_factors(scale)[0] ** 2}", "width"),
+        "tail": ("rgb", "width"),
+    }
 
 
 def long_skip_end(scale: int) -> tuple[list[LinearLayer], dict[str, SpaceKind]]:

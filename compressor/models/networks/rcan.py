@@ -30,10 +30,9 @@ from compressor.models.networks.edsr_family import (
     Naming,
     ShiftedSpec,
     is_mean_shift,
+    long_skip_axes,
     long_skip_end,
-    mean_shifts,
 )
-from compressor.models.networks.layers import Upsampler, upsampler_factors
 from compressor.models.networks.linear_plan import LinearLayer, LinearPlan, SpaceKind
 from compressor.models.quantisation.quantisers import Place, Shortcut
 
@@ -43,7 +42,6 @@ class RCANSpec(ShiftedSpec):
     """The spec of RCAN: `groups` of `depth` blocks, `hidden` units in the attention (64 channels / reduction 16)."""
 
     arch: ClassVar[str] = "rcan"
-    width: int = 64
     groups: int = 10
     depth: int = 20
     hidden: int = 4
@@ -51,8 +49,7 @@ class RCANSpec(ShiftedSpec):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_positive(self, "width", "groups", "depth", "hidden")
-        upsampler_factors(self.scale)
+        require_positive(self, "groups", "depth", "hidden")
 
     @property
     def undetectable(self) -> Mapping[str, tuple[Any, ...]]:
@@ -63,10 +60,6 @@ class RCANSpec(ShiftedSpec):
         return replace(
             self, width=scale_count("width", width, self.width), hidden=scale_count("width", width, self.hidden)
         )
-
-    def shortened(self, depth: float) -> RCANSpec:
-        """Return the spec with fewer blocks in each group; `groups` is a separate field."""
-        return replace(self, depth=scale_count("depth", depth, self.depth))
 
 
 class ChannelAttention(nn.Module):
@@ -118,43 +111,25 @@ class ResidualGroup(nn.Module):
 
 class RCAN(LongSkipNetwork):
     spec: RCANSpec
+    repeated = "groups"
 
     def __init__(self, spec: RCANSpec) -> None:
-        super().__init__()
-        self.spec = spec
-        self.sub_mean, self.add_mean = mean_shifts(spec)
-        self.head = nn.Conv2d(3, spec.width, 3, padding=1)
-        self.groups = nn.Sequential(*(ResidualGroup(spec) for _ in range(spec.groups)))
-        self.body_end = nn.Conv2d(spec.width, spec.width, 3, padding=1)
-        self.upsampler = Upsampler(spec.scale, spec.width)
-        self.tail = nn.Conv2d(spec.width, 3, 3, padding=1)
-
-    def body(self, feature: torch.Tensor) -> torch.Tensor:
-        deep: torch.Tensor = self.groups(feature)
-        return deep
+        super().__init__(spec, (ResidualGroup(spec) for _ in range(spec.groups)))
 
     @property
     def descriptor(self) -> Descriptor:
         """The descriptor without a receptive radius: the attention pools over the whole image."""
         return Descriptor(scale=self.spec.scale, receptive_radius=None)
 
-    @property
-    def taps(self) -> dict[str, Tap]:
-        groups = {f"body[{k}]": Tap(f"groups.{k}") for k in range(self.spec.groups)}
-        return {"head": Tap("head"), **groups, "body_end": Tap("body_end"), "pre_up": Tap("upsampler", "input")}
-
 
 def axes(spec: RCANSpec) -> AxisPlan:
     weights = {
-        "head": ("width", "rgb"),
+        **long_skip_axes(spec.scale),
         "groups.*.blocks.*.conv1": ("width", "width"),
         "groups.*.blocks.*.conv2": ("width", "width"),
         "groups.*.blocks.*.attention.squeeze": ("hidden", "width"),
         "groups.*.blocks.*.attention.expand": ("width", "hidden"),
         "groups.*.conv": ("width", "width"),
-        "body_end": ("width", "width"),
-        "upsampler.convs.*": (f"width * {upsampler_factors(spec.scale)[0] ** 2}", "width"),
-        "tail": ("rgb", "width"),
     }
     return AxisPlan(
         axes={"width": Axis(spec.width), "hidden": Axis(spec.hidden, local=True), "rgb": Axis(3)},

@@ -68,7 +68,6 @@ def weight_levels(weight: torch.Tensor, bits: int, *, per_channel: bool) -> tupl
 
 
 def quantise_weight(weight: torch.Tensor, bits: int, *, per_channel: bool = False) -> torch.Tensor:
-    """Return the quantised weights Q(W)."""
     quantised: torch.Tensor = _RoundedWeight.apply(weight, bits, per_channel)  # type: ignore[no-untyped-call]
     return quantised
 
@@ -266,7 +265,6 @@ QuantisedLayer: TypeAlias = QuantisedConv2d | QuantisedLinear
 
 
 def weight_of(layer: QuantisedLayer) -> torch.Tensor:
-    """Return the weights used in the layer's products."""
     if layer.is_baked:
         return layer.weight
     return quantise_weight(layer.weight, layer.bits, per_channel=layer.per_channel)
@@ -389,12 +387,10 @@ def _quantised_layer(layer: nn.Conv2d | nn.Linear, bits: int, *, per_channel: bo
 
 
 def quantisers_of(network: nn.Module) -> dict[str, Quantiser]:
-    """Return the feature quantisers by name."""
     return {name: module for name, module in network.named_modules() if isinstance(module, Quantiser)}
 
 
 def quantised_layers(network: nn.Module) -> dict[str, QuantisedLayer]:
-    """Return the layers with quantised weights by name."""
     return {
         name: module
         for name, module in network.named_modules()

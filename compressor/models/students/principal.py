@@ -16,7 +16,7 @@ import torch
 
 from compressor.base.errors import UsageError
 from compressor.models.fitting.bases import choose_bases, principal_directions
-from compressor.models.fitting.layers import in_bases, linear_layer
+from compressor.models.fitting.layers import change_basis, linear_layer
 from compressor.models.fitting.shares import Share
 from compressor.models.networks.base import Network, Spec
 from compressor.models.networks.linear_plan import Correspondence
@@ -53,9 +53,6 @@ def order_by_principal_directions(teacher: Network, student: Spec, patches: torc
         # others.
         bases = choose_bases(teacher, plan, small, family.linear(narrow), places, share, principal_directions)
         for layer in plan.layers:
-            module = linear_layer(rotated, layer)
-            rows, columns = bases[layer.output].whole, [bases[space].whole for space in layer.inputs]
-            module.weight.copy_(in_bases(module.weight, rows, columns))
-            if module.bias is not None:
-                module.bias.copy_((rows.T @ module.bias.double().reshape(len(rows), -1)).flatten())
+            columns = [bases[space].whole for space in layer.inputs]
+            change_basis(linear_layer(rotated, layer), bases[layer.output].whole, columns)
     return rotated

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 
 import torch
 
-from compressor.models.fitting.layers import in_bases, linear_layer, units_of
+from compressor.models.fitting.layers import change_basis, linear_layer, units_of
 from compressor.models.fitting.watching import watched
 from compressor.models.networks.base import Network, Tap
 from compressor.models.networks.linear_plan import LinearPlan
@@ -72,22 +72,13 @@ def spread_streams(network: Network, patches: torch.Tensor) -> Network:
     spaces = [space for space in plan.spaces_of("linear") if plan.producers[space] and plan.consumers[space]]
     bases = {space: best_basis(values) for space, values in _measure(network, plan, spaces, patches).items()}
     inverses = {space: torch.linalg.inv(basis) for space, basis in bases.items()}
-    with torch.no_grad():
-        for layer in plan.layers:
-            if layer.output not in bases and not bases.keys() & set(layer.inputs):
-                continue
+    for layer in plan.layers:
+        if layer.output in bases or bases.keys() & set(layer.inputs):
             module = linear_layer(spread, layer)
-            rows = bases.get(layer.output, _identity(len(module.weight))).T
-            segment = module.weight.shape[1] // len(layer.inputs)
-            columns = [inverses.get(space, _identity(segment)) for space in layer.inputs]
-            module.weight.copy_(in_bases(module.weight, rows, columns))
-            if module.bias is not None:
-                module.bias.copy_((rows.T @ module.bias.double().reshape(len(rows), -1)).flatten())
+            rows = bases.get(layer.output, torch.eye(len(module.weight), dtype=torch.float64)).T
+            same = torch.eye(module.weight.shape[1] // len(layer.inputs), dtype=torch.float64)
+            change_basis(module, rows, [inverses.get(space, same) for space in layer.inputs])
     return spread
-
-
-def _identity(size: int) -> torch.Tensor:
-    return torch.eye(size, dtype=torch.float64)
 
 
 def _measure(
