@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from compressor.base.entry_points import EntryPointTable
 from recipes.catalogue import METHODS, MethodEntry
 from tests.support.commands import ROOT, Outcome, srkd
+from tests.support.packages import install
 
 METHOD = """
 from dataclasses import dataclass
@@ -31,16 +33,9 @@ class Broken(PlainMethod):
         return {"broken": torch.zeros(2, 3) @ torch.zeros(2, 3)}  # the line that fails
 """
 LINE = 1 + METHOD[: METHOD.index("# the line")].count("\n")
-
-
-def lay_out(site: Path, program: str) -> Path:
-    """Write a package as pip installs it: a module, and metadata with its entry point."""
-    facts = site / "lab-1.0.dist-info"
-    facts.mkdir(parents=True)
-    (site / "lab_broken.py").write_text(program)
-    (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: lab\nVersion: 1.0\n")
-    (facts / "entry_points.txt").write_text("[srkd.recipes]\nlab = lab_broken:CONTRIBUTION\n")
-    return site
+install_method = partial(
+    install, module="lab_broken", group="srkd.recipes", entry_points="lab = lab_broken:CONTRIBUTION"
+)
 
 
 @pytest.mark.parametrize(
@@ -60,7 +55,7 @@ def lay_out(site: Path, program: str) -> Path:
 def test_a_module_that_cannot_be_imported(
     program: str, reason: str, line: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    site = lay_out(tmp_path / "site", program)
+    site = install_method(tmp_path / "site", program=program)
     monkeypatch.syspath_prepend(str(site))
     table = EntryPointTable("method", [METHODS["logits"]], METHODS.group, METHODS.read)
     (note,) = (note for note in table.notes if "lab" in note)
@@ -74,7 +69,7 @@ def test_a_module_that_cannot_be_imported(
 
 def train(folder: Path, program: str) -> Outcome:
     """Run srkd compress with the method of a package that contains this program."""
-    site, recipe = lay_out(folder / "site", program), folder / "mine.yaml"
+    site, recipe = install_method(folder / "site", program=program), folder / "mine.yaml"
     recipe.write_text("title: t\nsource: s\nmethods:\n  - name: broken\nschedule:\n  batch: 1\n  lr_patch: 8\n")
     options = ("--student", "edsr:width=4,depth=1,scale=2", "--steps", "2", "--out", folder / "run")
     return srkd("compress", "--recipe", recipe, *options, PYTHONPATH=os.pathsep.join([str(site), str(ROOT)]))

@@ -13,10 +13,8 @@ from PIL import Image
 
 from compressor.base.errors import SrkdError
 from compressor.base.randomness import uniforms
-from compressor.data import decode
 from compressor.data.batches import Batches, Draw, Sampler, _gather_by_addresses, _gather_by_slices, gather
 from compressor.data.decode import decode_all
-from compressor.images.files import read_rgb_u8
 from compressor.images.resize import downscale_u8
 from compressor.images.sets import ImagePair, embedded_pairs, embedded_photos
 from compressor.models.fitting.patches import texture_of
@@ -67,21 +65,6 @@ def test_store_skips_what_is_unreadable_tiny_or_mismatched_and_says_so(tmp_path)
     assert "9x9" in reasons["wrong.png"] and "10x10" in reasons["wrong.png"]
 
 
-def test_what_no_decoder_foresaw_costs_one_image_and_is_told_with_its_path(tmp_path, monkeypatch):
-    good, odd = write(tmp_path / "good.png", noise(40, 40)), write(tmp_path / "odd.png", noise(40, 40))
-
-    def read(path):
-        if path == odd.hr:
-            raise RuntimeError("the decoder's thread broke")
-        return read_rgb_u8(path)
-
-    monkeypatch.setattr(decode, "read_rgb_u8", read)
-    store = decode_all([good, odd], scale=4).select(lr_patch=6)
-    assert store.names == ("good",)
-    assert [(skipped.path, str(odd.hr) in skipped.reason) for skipped in store.skipped] == [(odd.hr, True)]
-    assert "RuntimeError: the decoder's thread broke" in store.skipped[0].reason
-
-
 def test_no_usable_image_is_one_line(tmp_path):
     tiny = write(tmp_path / "tiny.png", noise(8, 8))
     with pytest.raises(SrkdError, match="none of 1 images") as caught:
@@ -128,9 +111,9 @@ def test_lr_and_hr_patches_stay_aligned(tmp_path):
 
 
 def test_batches_are_a_pure_function_of_seed_and_step(store):
-    one, same, other = (Batches.for_store(store, batch=4, lr_patch=6, seed=seed) for seed in (7, 7, 8))
-    later = one.at(5).digest()
-    assert one.at(4).digest() != later
+    first, same, other = (Batches.for_store(store, batch=4, lr_patch=6, seed=seed) for seed in (7, 7, 8))
+    later = first.at(5).digest()
+    assert first.at(4).digest() != later
     assert same.at(5).digest() == later
     assert other.at(5).digest() != later
 
@@ -148,16 +131,16 @@ def test_of_several_positions_the_most_textured_is_taken(store):
     batches = Batches.for_store(store, batch=6, lr_patch=6, seed=1, candidates=8)
     gains = 0
     for step in range(20):
-        one, best = plain.sampler.draw(step, range(6)), batches.sampler.draw(step, range(6))
+        drawn, best = plain.sampler.draw(step, range(6)), batches.sampler.draw(step, range(6))
         for column in ("images", "hflip", "vflip", "transpose"):
-            assert torch.equal(getattr(one, column), getattr(best, column))
-        textures = [texture_of(gather(store.lr, draw, 6, 1)) for draw in (one, best)]
+            assert torch.equal(getattr(drawn, column), getattr(best, column))
+        textures = [texture_of(gather(store.lr, draw, 6, 1)) for draw in (drawn, best)]
         assert (textures[1] >= textures[0]).all()
         gains += int((textures[1] > textures[0]).sum())
     assert gains > 60  # of 120: in seven of eight cases another position is better
     assert torch.equal(batches.at(3).lr, Batches.for_store(store, batch=6, lr_patch=6, seed=1, candidates=8).at(3).lr)
-    part = batches.for_samples(range(2, 4)).at(3)
-    assert torch.equal(part.lr, batches.at(3).lr[2:4]) and torch.equal(part.hr, batches.at(3).hr[2:4])
+    share = batches.for_samples(range(2, 4)).at(3)
+    assert torch.equal(share.lr, batches.at(3).lr[2:4]) and torch.equal(share.hr, batches.at(3).hr[2:4])
 
 
 def test_no_candidate_is_better_than_the_one_that_is_taken(store):

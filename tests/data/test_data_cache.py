@@ -112,33 +112,6 @@ def test_a_damaged_entry_is_told_and_made_anew(damage, photos, cache):
     assert len(notes) == 1 and "as decoded before" in notes[0]
 
 
-PROGRAM = """
-import sys
-from pathlib import Path
-from compressor.data.decode import decode_all
-from compressor.base.cache_folder import CacheFolder
-from compressor.base.context import Context
-from compressor.images.sets import find_sets
-pairs = find_sets(Path(sys.argv[1]), scale=4)[0].pairs
-decoded = decode_all(pairs, scale=4, cache=CacheFolder(Path(sys.argv[2])), small_bytes=0, context=Context(note=print))
-store = decoded.select(range(len(pairs)), lr_patch=4)
-print(store.digest())
-"""
-
-
-@pytest.mark.ci
-def test_processes_that_want_the_same_images_at_once_all_get_them(tmp_path, cache):
-    write_photos(tmp_path / "photos", 12)
-    command = [sys.executable, "-c", PROGRAM, str(tmp_path / "photos"), str(cache.path)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    started = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    outputs = [process.communicate(timeout=120)[0] for process in started]
-    assert [process.returncode for process in started] == [0, 0]
-    assert len({output.splitlines()[-1] for output in outputs}) == 1
-    assert [path.name for path in cache.path.iterdir()] == [entry.name for entry in entries(cache)]
-    assert len(entries(cache)) == 1
-
-
 def test_of_two_that_come_at_once_one_decodes_and_the_other_waits(photos, cache, monkeypatch):
     started = threading.Event()
     real = decode.decode_in_order
@@ -271,8 +244,6 @@ def test_a_run_says_where_its_images_are_and_sees_the_same_ones(tmp_path):
 
     first, notes = trained("first")
     assert "1 image decoded in" in notes and f"kept in {default_folder()}" in notes
-    again, notes = trained("again")
-    assert "1 image as decoded before" in notes and again == first
     apart, notes = trained("apart", cache_size="0")
     assert "decoded" not in notes and apart == first
     facts = json.loads((tmp_path / "apart" / "run.json").read_text())

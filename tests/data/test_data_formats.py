@@ -16,7 +16,7 @@ from compressor.data.decode import decode_all
 from compressor.data.prepare import DataChoice, prepare_data
 from compressor.data.store import SkippedImage
 from compressor.images.files import Picture, write_picture
-from compressor.images.sets import ImagePair, find_sets
+from compressor.images.sets import find_sets
 
 HEIGHT, WIDTH = 32, 44
 Pixels = np.ndarray
@@ -140,13 +140,6 @@ def test_lr_images_of_another_ratio_are_named_with_what_they_should_be(size, mes
     assert "ax2.png" in message and message_size in message and "a.png needs 24x16 at x2" in message
 
 
-def test_lr_names_without_partner_are_one_line_with_file_names(tmp_path):
-    own_pairs(tmp_path)
-    (tmp_path / "LR" / "bx2.png").rename(tmp_path / "LR" / "c.png")
-    with pytest.raises(SrkdError, match=r"lacks the LR image of 1 of 2 HR images \(b\)"):
-        prepare_data(DataChoice(data=tmp_path / "HR", lr=tmp_path / "LR"), scale=2, lr_patch=8)
-
-
 def test_a_large_folder_gives_some_images_to_validation(tmp_path):
     folder = tmp_path / "many"
     folder.mkdir()
@@ -156,10 +149,3 @@ def test_a_large_folder_gives_some_images_to_validation(tmp_path):
     assert [image.name for image in data.validation] == ["10"]
     assert len(data.train) == 24 and "10" not in data.train.names
     assert float(data.validation[0].hr.mean()) == pytest.approx(10 / 255)
-
-
-def test_a_pair_reads_the_hr_of_a_size_between_multiples_with_its_own_lr(tmp_path):
-    Image.fromarray(np.zeros((33, 46, 3), np.uint8)).save(tmp_path / "hr.png")
-    Image.fromarray(np.ones((8, 11, 3), np.uint8)).save(tmp_path / "lr.png")
-    store = decode_all([ImagePair("a", tmp_path / "hr.png", tmp_path / "lr.png")], scale=4).select(lr_patch=4)
-    assert store.hr is not None and tuple(store.hr.image(0).shape) == (3, 32, 44)

@@ -110,7 +110,7 @@ def test_packed_outputs_give_the_same_patches_and_hold_nothing_else(store, tmp_p
     larger = decode_all(images(tmp_path / "photos", (3, 0, 1, 2)), scale=SCALE).select(lr_patch=PATCH)
     cached_batches(teacher, larger, tmp_path / "cache", ("whole", "zoom-out"))
     mapped = cached_batches(teacher, store, tmp_path / "cache", ("whole", "zoom-out"))
-    packed = replace(mapped, labels={view: one.to(torch.device("cpu")) for view, one in mapped.labels.items()})
+    packed = replace(mapped, labels={view: labels.to(torch.device("cpu")) for view, labels in mapped.labels.items()})
     for view in ("whole", "zoom-out"):
         assert torch.equal(mapped.at(2).labels[view].sr, packed.at(2).labels[view].sr)
     plane = packed.labels["whole"].outputs
@@ -147,7 +147,7 @@ def test_runs_that_want_the_same_outputs_at_once_share_the_work(store, tmp_path)
     with ThreadPoolExecutor(3) as pool:
         batches = list(pool.map(lambda teacher: cached_batches(teacher, store, tmp_path), teachers))
     assert sum(map(len, fed)) == len(store)
-    first, *others = (one.at(0).labels["whole"].sr for one in batches)
+    first, *others = (of_run.at(0).labels["whole"].sr for of_run in batches)
     assert all(torch.equal(first, other) for other in others)
 
 
@@ -183,7 +183,7 @@ def test_it_keeps_to_the_limit_and_is_not_removed_while_in_use(store, tmp_path):
     teacher, path = Teacher(edsr()), tmp_path / "cache"
     cache = TeacherCache.plan(teacher, store, ["whole"], folder=CacheFolder(path, 10_000), lr_patch=PATCH)
     fed = counting(teacher)
-    with pytest.raises(SrkdError, match=r"--teacher-cache needs .* may hold .*: raise --cache-size"):
+    with pytest.raises(SrkdError, match="raise --cache-size"):
         cache.fill(teacher)
     assert fed == []
     batches = cached_batches(teacher, store, path)
@@ -200,8 +200,8 @@ def test_the_key_is_teacher_image_view_and_precision(store, tmp_path):
         cache = TeacherCache.plan(teacher, store, [view], folder=CacheFolder(tmp_path), lr_patch=PATCH, **options)
         return json.dumps(cache.facts()["views"][view]["entry"])
 
-    one = files(Teacher(edsr()))
-    assert one == files(Teacher(edsr()))
+    plain = files(Teacher(edsr()))
+    assert plain == files(Teacher(edsr()))
     nudged = edsr()
     with torch.no_grad():
         next(nudged.parameters()).view(-1)[0] += 1e-6
@@ -209,7 +209,7 @@ def test_the_key_is_teacher_image_view_and_precision(store, tmp_path):
         files(Teacher(nudged)),
         files(Teacher(edsr()), "zoom-out"),
         files(Teacher(edsr()), precision="bf16"),
-        one,
+        plain,
     }
     assert len(others) == 4
     image = store.lr.image(0)
@@ -221,15 +221,15 @@ def test_the_key_is_teacher_image_view_and_precision(store, tmp_path):
 
 def test_foreign_files_differ_by_their_bytes_and_their_range_and_are_served(store, tmp_path):
     path, same_weights = tmp_path / "1.onnx", tmp_path / "2.onnx"
-    one = load_teacher(save_onnx(twin(SCALE, 1), path))
+    first = load_teacher(save_onnx(twin(SCALE, 1), path))
     other = load_teacher(save_onnx(twin(SCALE, 1), same_weights, batch=2))
     loud = load_teacher(path, arch_options={"img_range": 255})
-    assert one.fingerprint() == other.fingerprint()
-    assert len({teacher_key(teacher) for teacher in (one, other, loud)}) == 3
-    batch = upright(cached_batches(one, store, tmp_path)).at(0)
+    assert first.fingerprint() == other.fingerprint()
+    assert len({teacher_key(teacher) for teacher in (first, other, loud)}) == 3
+    batch = upright(cached_batches(first, store, tmp_path)).at(0)
     radius = 1
     torch.testing.assert_close(
-        inner(batch.labels["whole"].sr, radius), inner(one(batch.lr), radius), atol=1e-3, rtol=1e-3
+        inner(batch.labels["whole"].sr, radius), inner(first(batch.lr), radius), atol=1e-3, rtol=1e-3
     )
 
 

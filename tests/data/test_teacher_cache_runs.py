@@ -117,7 +117,7 @@ def test_zoomed_out_targets_are_the_teachers_for_the_very_input(store, tmp_path)
 
 
 def test_patches_that_cannot_be_shrunk_are_refused(store, tmp_path):
-    with pytest.raises(UsageError, match=r"schedule.lr_patch=9.*multiple of 2: --lr-patch 8"):
+    with pytest.raises(UsageError, match=r"lr_patch=9.*--lr-patch 8"):
         TeacherCache.plan(Teacher(edsr()), store, ["zoom-out"], folder=CacheFolder(tmp_path), lr_patch=9)
     TeacherCache.plan(Teacher(edsr()), store, ["whole"], folder=CacheFolder(tmp_path), lr_patch=9)
 
@@ -132,8 +132,8 @@ def test_training_with_a_cache_never_runs_the_teacher(methods, store, tmp_path):
     views = teacher_views(methods)
     batches = cached_batches(teacher, store, tmp_path, views, batch=2)
     fed = counting(teacher)
-    one, recorder = stage(*methods), Recorder()
-    Trainer([one], State.fresh(edsr(2), teacher.network, one), batches, teacher.network, recorder, seed=0).run()
+    only, recorder = stage(*methods), Recorder()
+    Trainer([only], State.fresh(edsr(2), teacher.network, only), batches, teacher.network, recorder, seed=0).run()
     assert fed == [] and len(recorder.losses) == 3
     assert all(value > 0 for value in recorder.losses[0].values())
 

@@ -242,7 +242,7 @@ def test_writing_refuses_what_a_format_cannot_hold(tmp_path: Path) -> None:
     for name, kind in (("old.jpg", "JPEG"), ("a.bmp", "BMP")):
         with pytest.raises(SrkdError, match=f"{kind} holds no transparency"):
             write_picture(Picture(torch.zeros(3, 2, 2), torch.zeros(1, 2, 2)), tmp_path / name)
-    with pytest.raises(SrkdError, match="16383 pixels a side, not 16384x1"):
+    with pytest.raises(SrkdError, match=r"16383 .*not 16384x1"):
         write_picture(Picture(torch.zeros(3, 1, 16384)), tmp_path / "long.webp")
     with pytest.raises(SrkdError, match=r"a\.gif.*\.webp, not in '\.gif'"):
         write_picture(Picture(torch.zeros(3, 2, 2)), tmp_path / "a.gif")

@@ -53,7 +53,7 @@ def test_the_bicubic_folder_wins_and_two_of_them_are_an_error(tmp_path: Path) ->
     fill(tmp_path / "LRbicX2", "a.png")
     assert find_sets(tmp_path, scale=2)[0].pairs[0].lr == tmp_path / "LRbicX2" / "a.png"
     fill(tmp_path / "LR_bicubic_X2", "a.png")
-    with pytest.raises(SrkdError, match=r"has 3 LR folders for scale 2 .*: choose one with --lr"):
+    with pytest.raises(SrkdError, match=r"3 LR folders .*--lr"):
         find_sets(tmp_path, scale=2)
 
 
@@ -63,7 +63,7 @@ def test_lr_names_the_folder_of_one_set(tmp_path: Path) -> None:
     (result,) = find_sets(tmp_path / "data" / "one", scale=3, lr=elsewhere)
     assert result.pairs[0].lr == elsewhere / "ax3.png"
     fill(tmp_path / "data" / "two" / "HR", "a.png")
-    with pytest.raises(SrkdError, match=r"belongs to one set, but .* holds 2 \(one, two\)"):
+    with pytest.raises(SrkdError, match=r"2 \(one, two\)"):
         find_sets(tmp_path / "data", scale=3, lr=elsewhere)
 
 
@@ -85,9 +85,9 @@ def test_mistakes_are_told_in_one_line(tmp_path: Path) -> None:
         find_sets(tmp_path / "empty", scale=4)
     fill(tmp_path / "s" / "HR", *(f"{n}.png" for n in range(9)))
     fill(tmp_path / "s" / "LRbicX4", "3x4.png", "4.png")
-    with pytest.raises(SrkdError, match=r"lacks the LR image of 7 of 9 HR images \(0, 1, 2, 5, 6, \.\.\.\)"):
+    with pytest.raises(SrkdError, match=r"7 of 9 .*\(0, 1, 2, 5, 6, \.\.\.\)"):
         find_sets(tmp_path / "s", scale=4)
-    with pytest.raises(SrkdError, match=r"LR folder .*nope does not exist"):
+    with pytest.raises(SrkdError, match="nope does not exist"):
         find_sets(tmp_path / "s", scale=4, lr=tmp_path / "nope")
 
 

@@ -98,11 +98,11 @@ def test_to_u8_rounds_half_up_and_clips() -> None:
 
 
 def test_too_small_is_told_in_one_line() -> None:
-    with pytest.raises(SrkdError, match=r"SSIM needs 11x11 pixels, the image has 10x12 after cropping a border of 2"):
+    with pytest.raises(SrkdError, match="image has 10x12 after"):
         ssim(torch.zeros(1, 1, 16, 14), torch.zeros(1, 1, 16, 14), border=2)
-    with pytest.raises(SrkdError, match="nothing is left of 1x1x8x8 after cropping a border of 4"):
+    with pytest.raises(SrkdError, match=r"1x1x8x8 .* border of 4"):
         psnr(torch.zeros(1, 1, 8, 8), torch.zeros(1, 1, 8, 8), border=4)
-    with pytest.raises(SrkdError, match="cannot compare images of 1x3x8x9 with a reference of 1x3x8x8"):
+    with pytest.raises(SrkdError, match=r"1x3x8x9 with .*1x3x8x8"):
         psnr(torch.zeros(1, 3, 9, 8), torch.zeros(1, 3, 8, 8))
     with pytest.raises(SrkdError, match=r"RGB.*\(1, 1, 4, 4\)"):
         luma(torch.zeros(1, 1, 4, 4))

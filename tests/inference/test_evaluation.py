@@ -285,7 +285,7 @@ def test_unbounded_networks_are_not_cut_unasked(data: Path, monkeypatch: pytest.
 
 def test_mistakes_are_told_in_one_line(data: Path) -> None:
     sets = find_sets(data / "plain", scale=2)
-    with pytest.raises(UsageError, match="nearest enlarges 3 times, the evaluation is at x2"):
+    with pytest.raises(UsageError, match=r"nearest enlarges 3 .*x2"):
         evaluate([nearest_model(3)], sets, AT_X2)
     with pytest.raises(UsageError, match="no image sets"):
         evaluate([], (), AT_X2)
@@ -294,10 +294,10 @@ def test_mistakes_are_told_in_one_line(data: Path) -> None:
     with pytest.raises(SrkdError, match=r"fake .*\(torch, fp32\)"):
         evaluate([Fake(lambda lr: nearest(2)(lr) / 0 * 0, Descriptor(scale=2))], sets, AT_X2)
     write_picture(Picture(torch.zeros(3, 14, 99)), data / "plain" / "thin.png")
-    with pytest.raises(SrkdError, match=r"thin\.png has 99x14 pixels: x2 with a border of 2 needs 15 a side for SSIM"):
+    with pytest.raises(SrkdError, match=r"thin\.png has 99x14 .* 15 a side"):
         evaluate([], find_sets(data / "plain", scale=2), AT_X2)
     write_picture(Picture(torch.zeros(3, 20, 22)), data / "stored" / "LRbicX2" / "0x2.png")
-    with pytest.raises(SrkdError, match=r"0x2\.png has 22x20 pixels, its HR image needs 25x20 at x2"):
+    with pytest.raises(SrkdError, match=r"0x2\.png has 22x20 .*25x20"):
         evaluate([], find_sets(data / "stored", scale=2), AT_X2)
 
 

@@ -64,7 +64,7 @@ def test_the_checkpoint_is_found_by_its_hash(checkpoint: Path) -> None:
         assert read_metadata(file)["srkd.source_sha256"] == metadata["srkd.source_sha256"]
         assert find_source_checkpoint(file) == checkpoint
     checkpoint.unlink()
-    with pytest.raises(SrkdError, match=f"{metadata['srkd.source_sha256'][:12]}…, which is not beside it"):
+    with pytest.raises(SrkdError, match=metadata["srkd.source_sha256"][:12]):
         find_source_checkpoint(exported[0])
 
 
@@ -91,7 +91,7 @@ def test_any_exported_file_is_inspected_and_leads_to_an_export(checkpoint: Path,
         assert (inspection.architecture, inspection.dialect, inspection.scale) == ("edsr", kind, 4)
         assert (inspection.params, inspection.macs, inspection.spec) == (expected.params, expected.macs, expected.spec)
         assert inspection.sha256 == file_sha256(file) and inspection.bytes == file.stat().st_size and inspection.layers
-        with pytest.raises(SrkdError, match="--check takes a teacher: a checkpoint or an ONNX file"):
+        with pytest.raises(SrkdError, match="--check takes a teacher"):
             srkd.inspect(file, check=True)
     elsewhere = tmp_path / "exported"
     elsewhere.mkdir()
@@ -101,9 +101,9 @@ def test_any_exported_file_is_inspected_and_leads_to_an_export(checkpoint: Path,
     assert exported.verdict == "passed" and exported.path == tmp_path / "out" / "small.onnx"
     assert notes == [f"{copy} is an exported file: starting from {checkpoint}, which it was made from"]
     checkpoint.unlink()
-    with pytest.raises(SrkdError, match="not beside it: an export starts from a checkpoint, name that"):
+    with pytest.raises(SrkdError, match="an export starts from"):
         srkd.export(phone)
-    with pytest.raises(SrkdError, match=r"nowhere\.param: no such file or folder$"):
+    with pytest.raises(SrkdError, match=r"nowhere\.param: no such file"):
         srkd.export(tmp_path / "nowhere.param")
 
 
@@ -111,10 +111,10 @@ def test_what_is_alone_or_foreign_is_refused_in_one_line(checkpoint: Path, tmp_p
     phone = sidecar_file(tmp_path / "phone.param", source_metadata(checkpoint))
     foreign = enlarger(tmp_path / "bytes.onnx", kind=TensorProto.UINT8)
     checkpoint.unlink()
-    with pytest.raises(SrkdError, match=r"browsers run only those; .*not beside it: name its checkpoint, or a plain"):
+    with pytest.raises(SrkdError, match="not beside it: name its"):
         demo_models(DemoOptions([phone]), QUIET)
     with pytest.raises(SrkdError, match="uint8"):
         demo_models(DemoOptions([foreign]), QUIET)
     sidecar_path(phone).unlink()
-    with pytest.raises(SrkdError, match=r"phone\.param\.json is not beside it"):
+    with pytest.raises(SrkdError, match=r"phone\.param\.json is not"):
         demo_models(DemoOptions([phone]), QUIET)

@@ -20,7 +20,6 @@ from compressor.models.networks.base import Network, Spec
 from compressor.models.networks.compact import CompactSpec
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.layers import DIV2K_MEAN, DIV_FLICKR_MEAN
-from compressor.models.networks.rcan import RCANSpec
 from compressor.models.networks.registry import NETWORKS, architecture, build
 from compressor.teachers.teacher import load_teacher
 from srkd.cli.main import run
@@ -151,7 +150,7 @@ def test_a_skip_connection_that_is_sharper_than_bicubic_hides_no_wrong_range(tmp
 
 def test_a_mean_of_reversed_colours_is_tried() -> None:
     network = fitted(EDSRSpec(2, 8, 2))
-    tried = [changes for part in network.alternatives() for changes in part]
+    tried = [changes for choices in network.alternatives() for changes in choices]
     assert {"mean": DIV2K_MEAN[::-1]} in tried and {"img_range": 1.0, "res_scale": 0.1} in tried
     assert network.settings() == {"img_range": 255.0, "mean": DIV2K_MEAN, "res_scale": 1.0}
 
@@ -183,10 +182,7 @@ def test_evaluate_names_models_below_bicubic_and_the_option(tmp_path: Path, caps
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_untrained_networks_are_not_explained_away(name: str) -> None:
-    spec = RCANSpec(groups=1, depth=2) if name == "rcan" else architecture(name).spec()
-    if name == "compact":
-        spec = CompactSpec(2)
-    check = check_teacher(build(spec, seed=1))
+    check = check_teacher(build(architecture(name).small, seed=1))
     assert dict(check.suggestion) == {}
     if name != "compact":  # it adds to the nearest enlargement, which is a fair teacher
         assert not check.beats_bicubic and "no other value range" in check.lines()[1]

@@ -9,8 +9,8 @@ from compressor.base.errors import SrkdError
 from compressor.models.networks.axes import Axis, AxisPlan, Repeat, cuts, inherited_index
 from compressor.models.networks.base import Spec
 from compressor.models.networks.carn_m import CARNMSpec
-from compressor.models.networks.registry import NETWORKS, architecture, build
-from tests.support.networks import VARIANTS, label, tiny_networks, zero_outside
+from compressor.models.networks.registry import architecture, build
+from tests.support.networks import VARIANTS, label, tiny_networks
 
 
 def plan(width: int, groups: int = 1, depth: int = 1, **parameters: tuple[str, ...]) -> AxisPlan:
@@ -58,19 +58,10 @@ def test_contiguous_segments_are_the_leading_columns() -> None:
 def test_a_single_run_is_a_view_and_several_are_not() -> None:
     teacher, student = plan(8, w=("width", "width | width")), plan(3, w=("width", "width | width"))
     tensor = torch.arange(8.0 * 16).reshape(8, 16)
-    part = cuts(teacher, student, ["w"])["w"].take(tensor)
-    assert part.tolist() == [[row * 16.0 + column for column in (0, 1, 2, 8, 9, 10)] for row in range(3)]
+    kept = cuts(teacher, student, ["w"])["w"].take(tensor)
+    assert kept.tolist() == [[row * 16.0 + column for column in (0, 1, 2, 8, 9, 10)] for row in range(3)]
     plain = cuts(plan(8, v=("width",)), plan(3, v=("width",)), ["v"])["v"].take(tensor)
     assert plain.untyped_storage().data_ptr() == tensor.untyped_storage().data_ptr()
-
-
-def test_mask_zeroes_exactly_what_take_drops() -> None:
-    teacher, student = plan(8, 2, w=("width", "width | width")), plan(4, 2, w=("width", "width | width"))
-    cut = cuts(teacher, student, ["w"])["w"]
-    tensor = torch.rand(8, 16) + 1
-    masked = zero_outside(cut, tensor)
-    assert torch.equal(cut.take(masked), cut.take(tensor))
-    assert int((masked != 0).sum()) == cut.take(tensor).numel()
 
 
 def test_the_published_depth_rule() -> None:
@@ -114,12 +105,7 @@ def test_a_pattern_may_name_one_number_and_leave_another_open() -> None:
 def test_refusals_name_what_does_not_fit() -> None:
     with pytest.raises(SrkdError, match=r" v$"):
         cuts(plan(8, w=("width",)), plan(3, w=("width",)), ["v"])
-    with pytest.raises(SrkdError, match="width of 9 is larger than the teacher's 8"):
+    with pytest.raises(SrkdError, match=r"width of 9 .*8"):
         cuts(plan(8, w=("width",)), plan(9, w=("width",)), ["w"])
-    with pytest.raises(SrkdError, match="2 groups cannot be cut from a teacher with 1"):
+    with pytest.raises(SrkdError, match=r"2 groups .*with 1"):
         cuts(plan(8, w=("width",)), plan(4, 2, w=("width",)), ["w"])
-
-
-def test_every_network_has_a_width_to_cut() -> None:
-    for name in NETWORKS:
-        assert "width" in architecture(name).axes(architecture(name).spec()).axes

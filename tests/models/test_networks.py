@@ -17,9 +17,9 @@ from compressor.base.errors import SrkdError, UsageError
 from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.networks.base import Network, Spec
 from compressor.models.networks.compact import CompactSpec
-from compressor.models.networks.edsr import EDSRSpec, ResidualBlock
+from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.layers import DIV2K_MEAN, DIV_FLICKR_MEAN, scale_from_upsampler
-from compressor.models.networks.registry import NETWORKS, architecture, build, spec_from_dict
+from compressor.models.networks.registry import build, spec_from_dict
 from tests.support import official, official_rcan, official_swinir
 from tests.support.networks import VARIANTS, is_bounded, label, noise, tiny, tiny_networks
 from tests.support.shared import needs_shared, shared_dir
@@ -111,15 +111,6 @@ def test_every_golden_case_of_the_shared_folder() -> None:
     assert [row for row in result if not row.equal] == []
 
 
-@needs_shared
-def test_the_published_compact_file() -> None:
-    shared = shared_dir()
-    assert shared is not None
-    loaded = load_checkpoint(shared / "data" / "checkpoints" / "realesr-animevideov3_rezipped.pth")
-    assert loaded.network.spec == CompactSpec(4, width=64, depth=16)
-    assert sum(parameter.numel() for parameter in loaded.network.parameters()) == 621_424
-
-
 @pytest.mark.parametrize("scale", [1, 2, 3, 4, 8])
 def test_compact_is_its_definition(scale: int, tmp_path: Path) -> None:
     """Compact: conv, PReLU, n times; conv, shuffle, plus the nearest upscale: written again, from BasicSR's names."""
@@ -152,25 +143,6 @@ def test_any_size_works(spec: Spec) -> None:
         assert sr.shape == (2, lr.shape[1], height * spec.scale, width * spec.scale)
         assert sr.isfinite().all()
         assert torch.allclose(sr[1:], alone, atol=1e-5)
-
-
-def has_mean(spec: Spec) -> bool:
-    """Return True if the network subtracts the mean of DIV2K."""
-    with torch.device("meta"):
-        return hasattr(build(spec), "sub_mean")
-
-
-@pytest.mark.parametrize("spec", [spec for spec in tiny_networks() if has_mean(spec)], ids=label)
-def test_a_grey_image_of_the_mean_comes_out_as_the_mean(spec: Spec) -> None:
-    """With zero biases and the mean subtracted, all features are zero, whatever the weights."""
-    network = build(spec, seed=0)
-    mean = torch.tensor([0.4488, 0.4371, 0.4040]).reshape(1, 3, 1, 1)
-    with torch.no_grad():
-        for name, parameter in network.named_parameters():
-            if name.endswith("bias"):
-                parameter.zero_()
-        sr = network(mean.expand(1, 3, 5, 6))
-    assert torch.allclose(sr, mean.expand_as(sr), atol=1e-6)
 
 
 @pytest.mark.parametrize("spec", [*tiny_networks(), *VARIANTS], ids=label)
@@ -210,20 +182,6 @@ def test_the_receptive_radius_is_exact(spec: Spec) -> None:
     assert result >= radius - 1, "tiles would overlap more than they need"
 
 
-@pytest.mark.parametrize(("depth", "scale", "radius"), [(1, 2, 6), (16, 2, 36), (16, 4, 36), (32, 3, 68)])
-def test_the_radius_of_edsr_counted_by_hand(depth: int, scale: int, radius: int) -> None:
-    """Head, two a block, body_end, and what the upsampler and the tail see beyond a pixel, rounded up."""
-    assert build(EDSRSpec(scale, width=4, depth=depth)).descriptor.receptive_radius == radius
-
-
-@pytest.mark.parametrize("res_scale", [0.1, 1.0, 2.0])
-def test_a_block_adds_its_branch_times_its_factor(res_scale: float) -> None:
-    torch.manual_seed(0)
-    block, x = ResidualBlock(4, res_scale), torch.randn(1, 4, 5, 5)
-    with torch.no_grad():
-        assert torch.allclose(block(x), x + res_scale * block.conv2(block.conv1(x).relu()), atol=1e-6)
-
-
 def test_the_means_are_those_of_the_official_code() -> None:
     """EDSR's common.py, and RCAN's test code with --rgb_mean of DIV2K and Flickr2K."""
     assert DIV2K_MEAN == (0.4488, 0.4371, 0.4040)
@@ -250,21 +208,6 @@ def test_networks_without_a_radius_see_further_than_their_convolutions(arch: str
     assert lr.grad is not None
     positions = lr.grad.abs().sum(dim=(0, 1)).nonzero()
     assert int((positions - 30).abs().max()) > convolutions
-
-
-def test_a_mean_shift_that_moved_is_kept(tmp_path: Path) -> None:
-    state = official.edsr_pytorch(2, 8, 1)
-    torch.save(state, tmp_path / "constant.pt")
-    state["sub_mean.bias"] = state["sub_mean.bias"] - 255 * torch.tensor([0.1, -0.2, 0.05])
-    torch.save(state, tmp_path / "moved.pt")
-    constant, moved = load_checkpoint(tmp_path / "constant.pt"), load_checkpoint(tmp_path / "moved.pt")
-    assert "differs from the constants" in moved.notes[0]
-    lr = torch.rand(1, 3, 6, 7)
-    with torch.no_grad():
-        expected = constant.network(lr - torch.tensor([0.1, -0.2, 0.05]).reshape(1, 3, 1, 1))
-        actual = moved.network(lr)
-        assert not torch.allclose(actual, constant.network(lr), atol=1e-2)
-    assert torch.allclose(actual, expected, atol=1e-5)
 
 
 def test_specs_survive_json() -> None:
@@ -319,7 +262,3 @@ def test_a_seeded_network_depends_on_its_seed_alone() -> None:
     heads = [dict(network.named_parameters())["head.weight"] for network in (first, second, other)]
     assert torch.equal(heads[0], heads[1])
     assert not torch.equal(heads[0], heads[2])
-
-
-def test_architectures_say_their_own_name() -> None:
-    assert [architecture(name).name for name in NETWORKS] == list(NETWORKS)

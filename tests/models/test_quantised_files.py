@@ -115,13 +115,13 @@ def test_a_range_that_is_none_is_refused(alpha: float, tmp_path: Path) -> None:
     network = quantised()
     with torch.no_grad():
         network.get_parameter("blocks.1.branch.alpha").fill_(alpha)
-    with pytest.raises(SrkdError, match=r"blocks\.1\.branch\.alpha is -?[01]: a range is above 0"):
+    with pytest.raises(SrkdError, match=r"blocks\.1\.branch\.alpha is -?[01]"):
         load_checkpoint(saved(tmp_path / "student.safetensors", network))
 
 
 def test_other_code_bases_have_no_place_for_it(tmp_path: Path) -> None:
     path = saved(tmp_path / "student.safetensors")
-    with pytest.raises(SrkdError, match=r"basicsr files have no place for the ranges .*pact, 8 bits"):
+    with pytest.raises(SrkdError, match=r"basicsr .*pact, 8 bits"):
         convert_file(path, "basicsr", tmp_path / "out.pth")
     again = convert_file(path, "srkd", tmp_path / "again.safetensors")
     assert load_checkpoint(again.path).network.fingerprint() == load_checkpoint(path).network.fingerprint()

@@ -78,8 +78,8 @@ def test_weights_have_no_more_values_than_their_bits(bits: int, per_channel: boo
     weight = torch.randn(6, 5, 3, 3, generator=torch.Generator().manual_seed(0))
     weight[3] *= 0.01
     quantised = quantise_weight(weight, bits, per_channel=per_channel)
-    parts = list(quantised) if per_channel else [quantised]
-    assert all(len(part.unique()) <= 2**bits - 1 for part in parts)
+    channels = list(quantised) if per_channel else [quantised]
+    assert all(len(channel.unique()) <= 2**bits - 1 for channel in channels)
     levels, step = weight_levels(weight, bits, per_channel=per_channel)
     assert torch.equal(levels, levels.round()) and int(levels.abs().max()) == symmetric_levels(bits)
     assert float((levels * step - quantised).abs().max()) < 1e-6
@@ -265,7 +265,7 @@ def test_every_layer_or_those_of_the_blocks(arch: str) -> None:
     paper = quantised_layers(quantise(network, Quantisation("pams", 4)))
     whole = quantised_layers(quantise(network, Quantisation("pams", 4, "all")))
     assert 0 < len(paper) < len(layers) == len(whole)
-    assert not any(layer.per_channel for layer in paper.values()) and all(one.per_channel for one in whole.values())
+    assert not any(layer.per_channel for layer in paper.values()) and all(layer.per_channel for layer in whole.values())
     first, *_, last = whole.values()
     assert [layer.bits for layer in (first, last)] == [8, 8]
     assert {layer.bits for layer in list(whole.values())[1:-1]} == {4}
@@ -361,11 +361,11 @@ def test_baked_weights_are_the_quantised_ones() -> None:
 def test_what_cannot_be_quantised_is_refused_in_one_line() -> None:
     network = build(SMALL_EDSR, seed=1)
     quantised = quantise(network, Quantisation("pams", 8))
-    with pytest.raises(UsageError, match=r"quantised already \(pams, 8 bits, placement paper\)"):
+    with pytest.raises(UsageError, match=r"already \(pams, 8 bits"):
         quantise(quantised, Quantisation("pams", 4))
-    with pytest.raises(UsageError, match="bits=1 is not a whole number from 2 to 32"):
+    with pytest.raises(UsageError, match=r"bits=1 .*2 to 32"):
         Quantisation("pams", 1)
-    with pytest.raises(UsageError, match="placement='some' is not one of 'paper', 'all'"):
+    with pytest.raises(UsageError, match="placement='some' is not one"):
         Quantisation("pams", 8, "some")  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="leave it out with pact"):
         Quantisation("pact", 8, compat="pams")

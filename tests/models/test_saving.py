@@ -106,7 +106,7 @@ def test_a_mean_shift_that_moved_survives_saving(tmp_path: Path) -> None:
 
 def test_saving_refuses_what_readers_would_not_find(tmp_path: Path) -> None:
     network = build(EDSRSpec(2, 4, 1))
-    with pytest.raises(UsageError, match=r"no metadata key is called 'srkd\.score'"):
+    with pytest.raises(UsageError, match=r"'srkd\.score'"):
         save_network(network, tmp_path / "net.safetensors", metadata={"srkd.score": "1"})
     with pytest.raises(UsageError, match=r"cannot save as torch\.int8"):
         save_network(network, tmp_path / "net.safetensors", dtype=torch.int8)

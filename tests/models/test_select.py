@@ -148,5 +148,5 @@ def test_selection_without_inheritance_is_refused() -> None:
     teacher = lively(replace(TEACHERS["edsr"]))
     with pytest.raises(UsageError, match=r"select='l1'.*init='random'"):
         build_student(teacher, width=0.5, init="random", select="l1")
-    with pytest.raises(UsageError, match=r"select='l2' is not one of leading, l1, principal"):
+    with pytest.raises(UsageError, match="select='l2' is not one"):
         build_student(teacher, width=0.5, select="l2")  # type: ignore[arg-type]

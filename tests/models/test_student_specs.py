@@ -101,10 +101,7 @@ def test_widths_that_hardware_dislikes_are_hinted_at(spec: Spec, hint: str | Non
         ("edsr:widht=3", "did you mean 'width'"),
         ("edsr:width", "not of the form field=value"),
         ("edsr:width=3,width=4", "width appears twice"),
-        ("edsr:width=3.5", "width='3.5' is not int"),
-        ("edsr:width=0", "outside 1..65536"),
         ("edsr:mean=0.1/0.2", "is not tuple"),
-        ("edsr:scale=5", "not one of 2, 3, 4, 8"),
         ("edsr:arch=carn", "no option 'arch'"),
         ("", "no network is called ''"),
     ],
@@ -125,14 +122,14 @@ def test_what_cannot_be_inherited_is_refused() -> None:
     teacher = build(EDSRSpec(2, 8, 2), seed=0)
     with pytest.raises(UsageError, match=r"carn .*edsr.*init='random'"):
         student_of_spec(teacher, CARNSpec(2, 4))
-    with pytest.raises(UsageError, match="scale 4 cannot inherit from a teacher of scale 2"):
+    with pytest.raises(UsageError, match=r"scale 4 .*scale 2"):
         student_of_spec(teacher, EDSRSpec(4, 4, 2))
-    with pytest.raises(SrkdError, match="width of 9 is larger than the teacher's 8"):
+    with pytest.raises(SrkdError, match=r"width of 9 .*8"):
         student_of_spec(teacher, EDSRSpec(2, 9, 2))
-    with pytest.raises(SrkdError, match="3 blocks cannot inherit from a teacher of 2"):
+    with pytest.raises(SrkdError, match=r"3 blocks .*of 2"):
         student_of_spec(teacher, EDSRSpec(2, 8, 3))
     with pytest.raises(SrkdError, match=r"carn .*depth=0\.5.*use width"):
         build_student(build(CARNSpec(2, 4)), depth=0.5)
-    with pytest.raises(UsageError, match=r"init='inhert' is not one of fit, inherit, random"):
+    with pytest.raises(UsageError, match="init='inhert' is not one"):
         build_student(teacher, init="inhert")  # type: ignore[arg-type]
     assert student_of_spec(teacher, CARNSpec(4, 4), init="random").spec == CARNSpec(4, 4)

