@@ -317,7 +317,7 @@ BREAKS = (
         [("block that a fitted block aims at", "return self.all_of(name)[-1]", "return self.all_of(name)[0]")],
     ),
     *_in(
-        "compressor/models/students/principal.py",
+        "compressor/models/fitting/layers.py",
         ("models/test_principal.py",),
         [("basis of a turned teacher, transposed", "(rows.T @ module.bias", "(rows @ module.bias")],
     ),
