@@ -56,24 +56,6 @@ def copied(good: Path, tmp_path: Path) -> Path:
     return tmp_path / good.name
 
 
-@pytest.mark.parametrize(
-    ("spec", "size"),
-    [(SWINIR, (19, 10)), (SWINIR, (16, 8)), (EDSRSpec(width=8, depth=1, scale=4), (20, 12))],
-    ids=lambda value: getattr(value, "arch", None),
-)
-@pytest.mark.slow
-def test_files_of_one_size(spec: SwinIRSpec, size: tuple[int, int], tmp_path: Path) -> None:
-    network = build(spec, seed=3)
-    file = exported(network, tmp_path, FileOptions(lr_size=size))
-    assert file.verdict == "passed" and file.parity is not None and file.parity.max_abs < 1e-5, file.reason
-    assert file.path is not None and file.path.name == "small-{}x{}.pte".format(*size)
-    runtime = open_model(file.path)
-    assert runtime.descriptor.fixed_size == size and runtime.descriptor.max_size is None
-    with pytest.raises(UsageError, match="takes images of {}x{} only, got 8x9".format(*size)):
-        runtime.run(torch.rand(1, 3, 9, 8))
-    assert super_resolve(runtime, torch.rand(1, 3, 30, 25)).sr.shape == (1, 3, 30 * spec.scale, 25 * spec.scale)
-
-
 def test_threads_are_those_that_were_asked_for(good: Path) -> None:
     runtime = open_model(good, OpenOptions(threads=1))
     assert isinstance(runtime, ExecuTorchRuntime) and runtime.threads == 1

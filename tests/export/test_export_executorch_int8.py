@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 
@@ -212,14 +211,3 @@ def test_a_network_that_was_trained_quantised_is_refused(network: Network, tmp_p
     file = exported(quantise(network, Quantisation("pams", 8, "all")), tmp_path)
     assert file.verdict == "unavailable" and "pams, 8 bits, placement all" in str(file.reason)
     assert "only --int8 writes the ranges" in str(file.reason)
-
-
-def test_a_missing_package_is_named_with_its_command(
-    network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    find = importlib.util.find_spec
-    monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name, *rest: None if name == "torchao" else find(name, *rest)
-    )
-    file = exported(network, tmp_path)
-    assert (file.verdict, file.reason) == ("unavailable", "torchao is not installed: pip install 'srkd[executorch]'")

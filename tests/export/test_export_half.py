@@ -27,7 +27,7 @@ from export.convert.to_half import to_half
 from export.convert.to_onnx import write_graph
 from export.formats.conversion import CannotConvert, Conversion, FileOptions
 from export.formats.proof_inputs import proof_inputs
-from export.formats.table import FORMATS, Bounds
+from export.formats.table import Bounds
 from export.graph.onnx_graph import ExportedGraph, build_graph, new_order, use_depth_first
 from export.profile.report import profile_models
 from export.profile.settings import ProfileSettings
@@ -254,9 +254,3 @@ def test_profile_says_where_a_time_means_nothing(network: Network, tmp_path: Pat
     result = profile_models([file], settings=settings)
     assert [(row.runtime, row.precision) for row in result.rows] == [("onnxruntime", "bf16")]
     assert any("bf16 is computed in float32 here and rounded" in note for note in result.notes)
-
-
-def test_the_rows_say_what_they_are() -> None:
-    for name in ("fp16", "bf16"):
-        assert FORMATS[name].options == ("static", "io", "shuffle") and FORMATS[name].bounds.min_psnr is not None
-    assert FORMATS["fp16"].bounds.min_psnr == 60 and FORMATS["fp16"].bounds.max_difference(photo=False) == 0.1

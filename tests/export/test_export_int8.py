@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,13 +15,11 @@ import pytest
 import torch
 from PIL import Image
 
-from compressor.assets import embedded_student
 from compressor.base.context import Context
 from compressor.base.errors import SrkdError, UsageError
 from compressor.images.sample import sample_photo
 from compressor.images.sets import embedded_photos
 from compressor.inference.open import open_model
-from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.networks.base import Network
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build, quantise
@@ -29,17 +28,29 @@ from compressor.models.quantisation.quantisers import following, quantisers_of
 from compressor.runtimes.onnx_runtime import OnnxRuntime
 from compressor.runtimes.table import OpenOptions
 from export.formats.conversion import FileOptions, Int8Options
+from export.formats.table import find_formats
 from export.int8 import task, to_int8
 from export.int8.calibration import COLOURS, calibration_patches
+from export.proof import speed
 from export.proof.quality import QualityPhotos
 from export.proof.speed import Int8Speed
 from export.timing.turns import SpeedUp
-from export.writing.exporting import FileReport, Source, export_model
+from export.writing.exporting import FileReport, Source, convert_to, export_model
 
 
 @pytest.fixture(scope="module")
 def student() -> Network:
-    return load_checkpoint(embedded_student()).network
+    """A network that repeats each pixel, slightly disturbed: as small as a random one, but it has quality to lose."""
+    network = build(EDSRSpec(width=8, depth=2, scale=4), seed=0)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.mul_(0.1)
+        for colour in range(3):
+            network.get_parameter("head.weight")[colour, colour, 1, 1] += 1
+            network.get_parameter("tail.weight")[colour, colour, 1, 1] += 1
+            for name in ("upsampler.convs.0.weight", "upsampler.convs.1.weight"):
+                network.get_parameter(name)[4 * colour : 4 * colour + 4, colour, 1, 1] += 1
+    return network
 
 
 @pytest.fixture
@@ -50,19 +61,17 @@ def _few_patches(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def exported(student: Network, tmp_path_factory: pytest.TempPathFactory) -> tuple[FileReport, ...]:
-    """Return exported files of a trained student: a random network has no quality to lose."""
     source = Source("student", "0" * 64, {"srkd.recipe": "logits"})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(task, "calibration_patches", partial(calibration_patches, count=12))
+        patch.setattr(task, "calibration_patches", partial(calibration_patches, count=6))
+        patch.setattr(speed, "SECONDS", 0.2)
         return export_model(student, source, ["int8"], tmp_path_factory.mktemp("int8")).files
 
 
-@pytest.mark.ci
 def test_one_flag_writes_a_file_for_cpus_and_one_for_tensorrt(exported: tuple[FileReport, ...]) -> None:
     assert [file.format for file in exported] == ["int8", "int8-trt"]
     assert [file.verdict for file in exported] == ["passed", "passed"]
     assert [file.path.name for file in exported if file.path] == ["student.int8.onnx", "student.int8-trt.onnx"]
-    assert all(file.bytes is not None and file.bytes < 0.4 * 4 * 214_851 for file in exported)
 
 
 def test_photos_lose_little_and_the_metadata_says_how_much(exported: tuple[FileReport, ...]) -> None:
@@ -76,7 +85,7 @@ def test_photos_lose_little_and_the_metadata_says_how_much(exported: tuple[FileR
         assert quant["drop_db"] == pytest.approx(file.quality.drop, abs=0.005)
         assert quant["in_float"] == "nothing"
         assert quant["bits"] == 8
-        assert "12 patches" in quant["calibration"]
+        assert "6 patches" in quant["calibration"]
 
 
 def test_the_file_opens_as_int8_and_takes_any_size(exported: tuple[FileReport, ...], student: Network) -> None:
@@ -143,10 +152,10 @@ def test_greys_are_no_more_coloured_than_in_float(exported: tuple[FileReport, ..
 
 
 def test_the_speed_is_told_against_float_in_the_same_runtime(exported: tuple[FileReport, ...]) -> None:
-    speed = exported[0].speed
-    assert speed is not None
-    assert speed.runtime == "onnxruntime"
-    assert speed.ms > 0
+    measured = exported[0].speed
+    assert measured is not None and measured.runtime == "onnxruntime" and measured.ms > 0
+    # Nine convolutions, the sums of two blocks and that of the body.
+    assert measured.integer_nodes is not None and measured.integer_nodes.nodes_in_int8 == 9 + 3
     assert exported[1].speed is None  # TensorRT's file is not for this runtime
 
 
@@ -177,7 +186,7 @@ def test_a_bound_that_cannot_be_met_is_refused_with_the_figures(tmp_path: Path) 
     network = build(EDSRSpec(width=4, depth=1, scale=2), seed=0)
     notes: list[str] = []
     context = Context(note=notes.append)
-    options = FileOptions(int8=Int8Options(max_drop=-10.0))
+    options = FileOptions(lr_size=(40, 32), int8=Int8Options(max_drop=-10.0))
     files = export_model(network, Source("small"), ["int8-trt"], tmp_path, context, options=options).files
     assert files[0].verdict == "unavailable"
     assert files[0].reason is not None
@@ -252,18 +261,21 @@ def test_images_that_say_nothing_are_refused_in_one_line(
     assert "\n" not in str(error.value)
 
 
+def written(name: str, network: Network, folder: Path) -> tuple[Mapping[str, object], list[np.ndarray]]:
+    """Return the facts of a file that was written without a bound, and its integer weights."""
+    (row,) = find_formats([name])
+    path = folder / f"small{row.suffix}"
+    facts = convert_to(row, network, Source("small"), path, FileOptions(int8=Int8Options(max_drop=None)))
+    stored = [onnx.numpy_helper.to_array(tensor) for tensor in onnx.load(path).graph.initializer]
+    return facts, [values for values in stored if values.ndim == 4 and values.dtype != np.float32]
+
+
 @pytest.mark.usefixtures("_few_patches")
 def test_weights_have_seven_bits_where_the_processor_overflows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(to_int8, "has_integer_products", lambda: False)
-    network = build(EDSRSpec(width=4, depth=1, scale=2), seed=0)
-    options = FileOptions(int8=Int8Options(max_drop=1.0))
-    file = export_model(network, Source("small"), ["int8"], tmp_path, options=options).files[0]
-    assert file.path is not None, file.reason
-    stored = [onnx.numpy_helper.to_array(one) for one in onnx.load(file.path).graph.initializer if len(one.dims) == 4]
-    weights = [one for one in stored if one.dtype == np.int8]
-    assert weights
-    assert max(int(np.abs(one.astype(int)).max()) for one in weights) <= 63
-    assert file.facts["weight_bits"] == 7
+    facts, weights = written("int8", build(EDSRSpec(width=4, depth=1, scale=2), seed=0), tmp_path)
+    assert facts["weight_bits"] == 7 and {weight.dtype for weight in weights} == {np.dtype(np.int8)}
+    assert max(int(np.abs(weight.astype(int)).max()) for weight in weights) <= 63
 
 
 # --- a network that was trained quantised
@@ -297,17 +309,6 @@ def test_learnt_weights_are_bytes_where_the_processor_overflows(
     with torch.no_grad():
         for quantiser in quantisers_of(network).values():
             quantiser.alpha.fill_(2.0)
-    options = FileOptions(int8=Int8Options(max_drop=None))
-    file, other = export_model(network.eval(), Source("small"), ["int8"], tmp_path, options=options).files
-    assert (file.facts["weight_bits"], other.facts["weight_bits"]) == (8, 8)
-    for report, kind in ((file, np.uint8), (other, np.int8)):
-        assert report.verdict == "passed" and report.path is not None, report.reason
-        stored = [onnx.numpy_helper.to_array(one) for one in onnx.load(report.path).graph.initializer]
-        assert {one.dtype for one in stored if one.ndim == 4 and one.dtype != np.float32} == {np.dtype(kind)}
-
-
-def test_four_bits_are_no_integer_file(tmp_path: Path) -> None:
-    network = quantise(build(EDSRSpec(width=4, depth=1, scale=2), seed=0), Quantisation("pams", 4, "all"))
-    (first, _) = export_model(network, Source("small"), ["int8"], tmp_path).files
-    assert first.path is None
-    assert "trained at 4 bits" in (first.reason or "")
+    for name, kind in (("int8", np.uint8), ("int8-trt", np.int8)):
+        facts, weights = written(name, network.eval(), tmp_path)
+        assert facts["weight_bits"] == 8 and {weight.dtype for weight in weights} == {np.dtype(kind)}

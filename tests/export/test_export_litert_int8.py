@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 
@@ -21,8 +20,7 @@ from compressor.models.networks.swinir import SwinIRSpec
 from compressor.models.quantisation.description import Quantisation
 from compressor.runtimes.table import OpenOptions
 from export.convert.litert_file import is_constant, kind_of, pack_model, read_model, set_metadata, text_of
-from export.formats.conversion import FileOptions, Int8Options
-from export.int8 import search
+from export.formats.conversion import FileOptions
 from export.writing.exporting import FileReport, Source, export_model
 
 pytest.importorskip("litert_torch")
@@ -166,17 +164,6 @@ def _operators(path: Path) -> list[tuple[str, set[int]]]:
     ]
 
 
-def test_too_much_loss_is_refused_with_its_figures(
-    network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(search, "ends_of", lambda layers: iter(()))
-    file = exported(network, tmp_path, FileOptions(int8=Int8Options(max_drop=-1.0)))  # no file gains a dB
-    assert file.verdict == "unavailable" and file.reason is not None
-    assert file.reason.startswith("in int8 (ai-edge-quantizer) it loses ")
-    assert "dB of Y-PSNR on 2 photos" in file.reason
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_four_bits_are_no_integer_file(tmp_path: Path) -> None:
     file = exported(quantise(build(EDSR, seed=0), Quantisation("pams", 4, "all")), tmp_path)
     assert file.path is None and "trained at 4 bits" in (file.reason or "")
@@ -230,15 +217,3 @@ def test_keys_are_written_once(good: FileReport, tmp_path: Path) -> None:
     assert len(model.metadata) == before
     (tmp_path / "changed.tflite").write_bytes(pack_model(model))
     assert open_model(tmp_path / "changed.tflite").metadata["srkd.recipe"] == "another"
-
-
-def test_a_missing_package_is_named_with_its_command(
-    network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    find = importlib.util.find_spec
-    monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name, *rest: None if name == "ai_edge_quantizer" else find(name, *rest)
-    )
-    file = exported(network, tmp_path)
-    assert file.verdict == "unavailable"
-    assert file.reason == "ai_edge_quantizer is not installed: pip install 'srkd[litert]'"

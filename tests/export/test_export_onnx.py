@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import hashlib
 import re
 import sys
 import types
@@ -360,5 +359,4 @@ def test_the_report_is_json_with_the_agreed_keys(network: Network, tmp_path: Pat
     (file,) = body["files"]
     assert {"format", "path", "bytes", "parity", "verdict", "seconds", "reason"} <= set(file)
     assert {"max_abs", "psnr"} <= set(file["parity"])
-    digest = hashlib.sha256((tmp_path / "small.onnx").read_bytes()).hexdigest()
-    assert len(digest) == 64 and file["path"] == str(tmp_path / "small.onnx")
+    assert file["path"] == str(tmp_path / "small.onnx")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -123,15 +122,6 @@ def test_what_can_stay_in_float(tmp_path: Path) -> None:
         assert len(layers.names) == sum(weight.ndim == 4 for weight in network.parameters())
         assert {name.partition("/")[0] for name in layers.upsampler} == upsampler
         assert len(list(to_openvino_int8._sums(graph))) == sums
-
-
-def test_a_missing_package_is_named_with_its_command(
-    network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "nncf" else find(name, *rest))
-    file = exported(network, tmp_path)
-    assert (file.verdict, file.reason) == ("unavailable", "nncf is not installed: pip install 'srkd[openvino]'")
 
 
 def test_nncf_reports_to_nobody() -> None:

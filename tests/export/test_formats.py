@@ -18,7 +18,8 @@ from compressor.inference.super_resolve import super_resolve
 from compressor.models.networks.base import Descriptor, Network, Spec
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
-from compressor.runtimes.table import RUNTIMES, OpenOptions
+from compressor.runtimes.onnx_runtime import OnnxRuntime
+from compressor.runtimes.table import OpenOptions
 from export.formats.conversion import FileOptions
 from export.formats.table import FORMATS
 from export.writing.exporting import FileReport, Source, export_model
@@ -49,7 +50,11 @@ def good(case: FormatCase, network: Network, tmp_path_factory: pytest.TempPathFa
 
 
 def exported(case: FormatCase, network: Network, folder: Path, options: FileOptions | None = None) -> FileReport:
-    (file,) = export_model(network, SOURCE, [case.name], folder, options=options).files
+    return written(case.name, network, folder, options)
+
+
+def written(name: str, network: Network, folder: Path, options: FileOptions | None = None) -> FileReport:
+    (file,) = export_model(network, SOURCE, [name], folder, options=options).files
     return file
 
 
@@ -200,6 +205,14 @@ def test_a_missing_package_names_the_command(name: str, monkeypatch: pytest.Monk
     assert row.missing_requirement() == f"no_such_module is not installed: {command}"
 
 
+@pytest.mark.parametrize(
+    ("name", "quantiser"),
+    [("openvino-int8", "nncf"), ("litert-int8", "ai_edge_quantizer"), ("executorch-int8", "torchao")],
+)
+def test_a_format_needs_its_quantiser(name: str, quantiser: str) -> None:
+    assert quantiser in FORMATS[name].needs
+
+
 def changed(network: Network, name: str, change: Callable[[torch.Tensor], torch.Tensor]) -> Network:
     other = copy.deepcopy(network)
     state = other.state_dict()
@@ -210,9 +223,7 @@ def changed(network: Network, name: str, change: Callable[[torch.Tensor], torch.
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("name", ["tail.weight", "blocks.0.conv1.bias"])
-def test_a_weight_that_is_not_finite(
-    case: FormatCase, network: Network, tmp_path: Path, name: str, value: float
-) -> None:
+def test_a_weight_that_is_not_finite(network: Network, tmp_path: Path, name: str, value: float) -> None:
     """A ReLU hides a bias of -inf from every comparison, and some runtimes treat NaN as 0."""
 
     def put(tensor: torch.Tensor) -> torch.Tensor:
@@ -220,7 +231,7 @@ def test_a_weight_that_is_not_finite(
         return tensor
 
     with pytest.raises(SrkdError, match=f"weight {name} of the network holds NaN or infinity.*an earlier checkpoint"):
-        exported(case, changed(network, name, put), tmp_path)
+        written("onnx", changed(network, name, put), tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -259,26 +270,18 @@ def test_denormal_weights_that_count_are_not_lost_in_silence(
 
 @pytest.mark.parametrize("shape", [(1, 13, 7), (2, 9, 11), (1, 1, 1), (1, 64, 96)])
 def test_a_runtime_that_is_wrong_at_one_size(
-    case: FormatCase, network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int, int]
+    network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int, int]
 ) -> None:
     """Only the last row at that size is wrong."""
-    module = RUNTIMES[FORMATS[case.name].runtime].load()
-    plain = module.open_file
+    run = OnnxRuntime.run
 
-    def open_file(*arguments: object) -> object:
-        runtime = plain(*arguments)
-        run = runtime.run
+    def wrong(runtime: OnnxRuntime, lr: torch.Tensor) -> torch.Tensor:
+        sr = run(runtime, lr)
+        if (len(lr), *lr.shape[2:]) == shape:
+            sr[..., -1, :] += 0.01
+        return sr
 
-        def wrong(lr: torch.Tensor) -> torch.Tensor:
-            sr: torch.Tensor = run(lr)
-            if (len(lr), *lr.shape[2:]) == shape:
-                sr[..., -1, :] += 0.01
-            return sr
-
-        runtime.run = wrong
-        return runtime
-
-    monkeypatch.setattr(module, "open_file", open_file)
-    file = exported(case, network, tmp_path)
+    monkeypatch.setattr(OnnxRuntime, "run", wrong)
+    file = written("onnx", network, tmp_path)
     assert file.verdict == "failed" and "differs from the network by 0.01 on" in str(file.reason)
     assert list(tmp_path.iterdir()) == []

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import onnx
 import pytest
+import torch
 from onnx import TensorProto, helper
 
 from compressor.base.context import Context
@@ -19,14 +20,16 @@ from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
 from compressor.runtimes import onnx_runtime
 from export.formats.conversion import FileOptions, Int8Options
+from export.formats.proof_inputs import ProofInput
 from export.formats.table import find_formats
 from export.int8 import task
 from export.int8.calibration import calibration_patches
+from export.proof import speed
 from export.proof.integer_nodes import IntegerNodes, count_integer_nodes
 from export.proof.speed import Int8Speed
 from export.timing.turns import SpeedUp
 from export.writing import exporting
-from export.writing.exporting import FileReport, Source, convert_to, export_model
+from export.writing.exporting import Source, convert_to, prove
 
 RELU, PRELU = EDSRSpec(width=8, depth=2, scale=2), CompactSpec(scale=2, width=8, depth=3)
 UNBOUNDED = FileOptions(int8=Int8Options(max_drop=None))
@@ -133,24 +136,11 @@ def test_many_kinds_are_summed_up() -> None:
 @pytest.mark.parametrize("native", [True, False])
 def test_a_file_that_is_not_faster_says_what_runs_in_float(native: bool) -> None:
     slower, faster = SpeedUp(0.5, 0.4, 0.6), SpeedUp(2.0, 1.9, 2.1)
-    speed = Int8Speed(20.0, 10.0, slower, "onnxruntime", (64, 64), 1, MIXED, native)
+    verdict = str(Int8Speed(20.0, 10.0, slower, "onnxruntime", (64, 64), 1, MIXED, native))
     words = "8 of 29 nodes compute in integers, PRelu 17, Softmax 4 in float, with 12 conversions between both"
-    assert words in str(speed)
-    assert ("neither VNNI nor dot products" in str(speed)) is not native
+    assert words in verdict
+    assert ("neither VNNI nor dot products" in verdict) is not native
     assert "PRelu" not in str(Int8Speed(10.0, 20.0, faster, "onnxruntime", (64, 64), 1, MIXED, native))
-
-
-def exported(folder: Path, notes: list[str]) -> FileReport:
-    context = Context(note=notes.append)
-    options = FileOptions(int8=Int8Options(max_drop=100.0))
-    return export_model(build(RELU, seed=1), Source("small"), ["int8"], folder, context, options=options).files[0]
-
-
-def test_the_report_of_an_export_has_the_nodes(tmp_path: Path) -> None:
-    file = exported(tmp_path, [])
-    assert file.speed is not None, file.reason
-    assert file.speed.integer_nodes is not None
-    assert file.speed.integer_nodes.nodes_in_int8 == 11
 
 
 def test_a_good_file_is_kept_where_its_graph_is_not_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,10 +149,12 @@ def test_a_good_file_is_kept_where_its_graph_is_not_shown(tmp_path: Path, monkey
 
     notes: list[str] = []
     monkeypatch.setattr(exporting, "count_integer_nodes", refuse)
-    file = exported(tmp_path, notes)
-    assert file.speed is not None, file.reason
-    assert file.speed.integer_nodes is None
-    assert "onnxruntime does not show its graph" in notes
+    monkeypatch.setattr(speed, "SECONDS", 0.1)
+    (row,), network, path = find_formats(["int8"]), build(RELU, seed=1), written(RELU, tmp_path)
+    grey = ProofInput("grey", torch.full((1, 3, 24, 20), 0.5), flat=True)
+    proof = prove(row, path, network, [grey], UNBOUNDED, Context(note=notes.append))
+    assert proof.reason is None and proof.speed is not None and proof.speed.integer_nodes is None
+    assert notes == ["onnxruntime does not show its graph"]
 
 
 def test_what_a_runtime_cannot_read_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

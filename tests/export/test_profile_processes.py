@@ -35,7 +35,7 @@ from export.profile.settings import ProfileSettings
 from export.timing.stopwatch import time_by_events
 from tests.support.commands import is_gone
 
-SMALL, LARGE = EDSRSpec(width=8, depth=2, scale=4), EDSRSpec(width=32, depth=6, scale=4)
+SMALL, LARGE = EDSRSpec(width=8, depth=2, scale=4), EDSRSpec(width=32, depth=3, scale=4)
 QUICK: dict[str, Any] = {"lr_sizes": ((16, 12),), "seconds": 0.1, "memory": False, "quality": False, "threads": 1}
 
 

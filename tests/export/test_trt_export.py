@@ -267,16 +267,3 @@ def test_the_command_writes_what_it_can_and_exits_1(network: Network, tmp_path: 
     assert files["trt-fp32"]["verdict"] == "unavailable" and files["onnx"]["verdict"] == "passed"
     assert (tmp_path / "small.onnx").is_file() and "trtexec --onnx=small.onnx" in done.err
     assert {path.name for path in tmp_path.glob("small.*")} == {"small.safetensors", "small.onnx", "small.md"}
-
-
-def test_rows_of_the_table() -> None:
-    rows = [row for row in FORMATS.values() if row.runtime == "tensorrt"]
-    assert {row.name: row.precision for row in rows} == {
-        "trt": "fp16",
-        "trt-bf16": "bf16",
-        "trt-tf32": "tf32",
-        "trt-fp32": "fp32",
-        "trt-int8": "int8",
-    }
-    for row in rows:
-        assert row.machine_bound and set(row.substitutes) <= set(FORMATS) and row.suffix == ".engine"

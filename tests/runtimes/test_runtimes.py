@@ -179,16 +179,6 @@ def test_an_interface_that_is_not_ours(
         open_model(one_node(tmp_path / "odd.onnx", op, inputs, out))
 
 
-def test_weights_beside_the_file_that_are_gone(exported: Path, tmp_path: Path) -> None:
-    path = tmp_path / "split.onnx"
-    onnx.save_model(onnx.load_model(str(exported)), str(path), save_as_external_data=True, size_threshold=0)
-    assert open_model(path).descriptor.scale == 3
-    for beside in tmp_path.glob("*"):
-        if beside.is_file() and beside != path:
-            beside.unlink()
-    assert str(path) in refusal(path)
-
-
 def test_a_fixed_size_is_told_in_one_line(exported: Path, tmp_path: Path) -> None:
     def fix(model: onnx.ModelProto) -> None:
         for dim, size in zip(model.graph.input[0].type.tensor_type.shape.dim, (1, 3, 16, 20), strict=True):

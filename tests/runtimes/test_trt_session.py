@@ -181,7 +181,6 @@ def test_an_engine_that_srkd_did_not_write(one: Nvidia, tmp_path: Path) -> None:
     [
         ("execute", r"TensorRT failed on \(1, 3, 1, 1\): \[executionContext\] Error Code 1: Cuda Runtime"),
         ("no room", r"not enough memory on NVIDIA H200 to run it: out of memory"),
-        ("cuda memory", r"CUDA: an allocation of 12 bytes failed: .*out of memory"),
         ("three tensors", r"has 2 inputs and 1 outputs: a super-resolution model has one each"),
         ("half input", r"lr is HALF; engines here take and give float32"),
         (
@@ -190,8 +189,16 @@ def test_an_engine_that_srkd_did_not_write(one: Nvidia, tmp_path: Path) -> None:
         ),
     ],
 )
-def test_what_goes_wrong_is_one_line(gpu: Nvidia, untried: None, tmp_path: Path, fault: str, message: str) -> None:
-    path = engine(tmp_path)
+def test_what_goes_wrong_is_one_line(one: Nvidia, untried: None, tmp_path: Path, fault: str, message: str) -> None:
+    refused(one, tmp_path, fault, message)
+
+
+def test_no_memory_on_the_gpu_is_one_line(gpu: Nvidia, tmp_path: Path) -> None:
+    refused(gpu, tmp_path, "cuda memory", r"CUDA: an allocation of 12 bytes failed: .*out of memory")
+
+
+def refused(gpu: Nvidia, folder: Path, fault: str, message: str) -> None:
+    path = engine(folder)
     gpu.is_(fault=fault)
     with pytest.raises(SrkdError, match=message) as caught:
         open_model(path)
@@ -219,7 +226,7 @@ def test_an_engine_is_tried_once_in_a_child_process(one: Nvidia, untried: None, 
         ("mps", UsageError, "device 'mps': an engine runs on an NVIDIA GPU"),
     ],
 )
-def test_devices(gpu: Nvidia, tmp_path: Path, device: str, error: type[SrkdError], message: str) -> None:
+def test_devices(one: Nvidia, tmp_path: Path, device: str, error: type[SrkdError], message: str) -> None:
     path = engine(tmp_path)
     with pytest.raises(error, match=message):
         open_model(path, OpenOptions(device=device))

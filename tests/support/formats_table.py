@@ -115,7 +115,7 @@ CASES = (
         "openvino",
         ("small.openvino.bin", "small.openvino.xml"),
         "OpenVINO runs on cpu",
-        specs=(RCAN, CARNSpec(width=8, scale=4), CARN_M, CompactSpec(width=8, depth=2, scale=4), GREY, WINDOWS),
+        specs=(RCAN, CARN_M, GREY, WINDOWS),
         damages=(
             (half, "small.openvino.xml is not a model OpenVINO can open: "),
             (of_weights(Path.unlink), r"keeps its weights in small\.openvino\.bin, which is not beside it"),
@@ -139,9 +139,7 @@ CASES = (
             EDSRSpec(width=8, depth=2, scale=4),
             EDSRSpec(width=8, depth=1, scale=3, res_scale=0.1, mean_shift="file"),
             RCANSpec(width=8, groups=2, depth=1, hidden=2, scale=2),
-            CompactSpec(width=8, depth=2, scale=4),
             GREY,
-            CARNSpec(width=8, scale=4),
             CARNMSpec(width=8, scale=3),
         ),
         damages=(
