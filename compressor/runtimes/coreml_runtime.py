@@ -14,7 +14,15 @@ import torch
 from compressor.base.context import QUIET, Context
 from compressor.base.errors import SrkdError, UsageError, one_line
 from compressor.base.metadata import srkd_keys
-from compressor.runtimes.file_runtime import Array, FileRuntime, ImageFormat, describe, image_format, read_spec
+from compressor.runtimes.file_runtime import (
+    Array,
+    FileRuntime,
+    ImageFormat,
+    describe,
+    image_format,
+    read_spec,
+    require_one_image,
+)
 from compressor.runtimes.table import DEFAULTS, OpenOptions
 
 UNITS: Mapping[str, str] = MappingProxyType(
@@ -65,9 +73,8 @@ open_file = CoreMLRuntime
 
 
 def read_image_format(spec: Any, label: str) -> ImageFormat:
-    """Return the image format of a package, from its description."""
-    if len(spec.description.input) != 1 or len(spec.description.output) != 1:
-        raise SrkdError(f"{label}: a super-resolution model has one input and one output")
+    """The image format of a package, from its description."""
+    require_one_image(label, len(spec.description.input), len(spec.description.output))
     kind = spec.description.input[0].type
     if kind.WhichOneof("Type") != "multiArrayType":
         raise SrkdError(f"{label} takes {kind.WhichOneof('Type')}: expected tensors in [0,1]")

@@ -64,7 +64,7 @@ class FileRuntime(ABC):
 
     @abstractmethod
     def _run(self, lr: torch.Tensor) -> torch.Tensor:
-        """Return the enlarged (N, C, h, w) images in [0,1], on the device of `lr`."""
+        """The enlarged (N, C, h, w) images in [0,1], on the device of `lr`."""
 
 
 @dataclass(frozen=True)
@@ -93,13 +93,13 @@ class ImageFormat:
         return (images.permute(0, 2, 3, 1) if self.channels_last else images).contiguous()
 
     def decode(self, sr: torch.Tensor) -> torch.Tensor:
-        """Return the output as float32 N,C,H,W; one that is not an image keeps its shape, for error messages."""
+        """The output as float32 N,C,H,W; one that is not an image keeps its shape, for error messages."""
         if self.channels_last and sr.dim() == 4:
             sr = sr.permute(0, 3, 1, 2).contiguous()
         return sr.float().div(255) if self.dtype == torch.uint8 else sr.float()
 
     def run(self, lr: torch.Tensor, run_batch: RunBatch) -> torch.Tensor:
-        """Return the decoded output of the encoded images; image by image if the file's batch is one."""
+        """The decoded output of the encoded images; image by image if the file's batch is one."""
         batches = torch.split(lr, 1) if self.batch == 1 and len(lr) > 1 else [lr]
         outputs = [self.decode(run_batch(self.encode(batch))) for batch in batches]
         return (outputs[0] if len(outputs) == 1 else torch.cat(outputs)).to(lr.device)
@@ -110,7 +110,6 @@ class ImageFormat:
 
 
 def require_cpu(device: str, runtime: str) -> None:
-    """Refuse any other device than the CPU."""
     if device != "cpu":
         raise UsageError(f"device {device!r}: {runtime} runs on cpu here")
 
@@ -124,7 +123,7 @@ def require_one_image(label: str, inputs: int, outputs: int) -> None:
 def image_format(
     label: str, sizes: Sequence[int | None], dtype: torch.dtype, *, channels_last: bool, shape: object = None
 ) -> ImageFormat:
-    """Return the format of images of these sizes (None: dynamic); `shape` is the library's description of them."""
+    """The format of images of these sizes (None: dynamic); `shape` is the library's description of them."""
     axis = 3 if channels_last else 1
     if len(sizes) != 4 or sizes[axis] not in (1, 3):
         expected = "(N, H, W, 3) or (N, H, W, 1)" if channels_last else "(N, 3, H, W) or (N, 1, H, W)"
@@ -136,7 +135,7 @@ def image_format(
 
 
 def read_spec(metadata: Mapping[str, str], label: str) -> Spec | None:
-    """Return the network's spec; None for a foreign file."""
+    """The network's spec; None for a foreign file."""
     if "srkd.spec" not in metadata:
         return None
     try:
@@ -146,13 +145,13 @@ def read_spec(metadata: Mapping[str, str], label: str) -> Spec | None:
 
 
 def build_descriptor(spec: Spec, fixed_size: tuple[int, int] | None) -> Descriptor:
-    """Return the descriptor of a spec's network, for a file that may support only one size."""
+    """The descriptor of a spec's network, for a file that may support only one size."""
     with torch.device("meta"):
         return replace(build(spec).descriptor, fixed_size=fixed_size)
 
 
 def describe(spec: Spec | None, image: ImageFormat, label: str, run: RunBatch) -> Descriptor:
-    """Return the descriptor of a file: from its spec, or, for a foreign one, by running a small grey image."""
+    """The descriptor of a file: from its spec, or, for a foreign one, by running a small grey image."""
     if spec is not None:
         descriptor = build_descriptor(spec, image.fixed_size)
         if descriptor.channels == image.channels:
@@ -168,7 +167,7 @@ def describe(spec: Spec | None, image: ImageFormat, label: str, run: RunBatch) -
 
 
 def _run_probe(image: ImageFormat, run: RunBatch) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return a grey image that the model accepts, and its output."""
+    """A grey image that the model accepts, and its output."""
     *usual, last = (
         torch.full((image.batch or 1, image.channels, image.height or side, image.width or side), 0.5)
         for side in PROBE_SIDES

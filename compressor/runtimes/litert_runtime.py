@@ -86,7 +86,7 @@ def _require_model(path: Path) -> None:
 
 
 def _read_facts(path: Path) -> tuple[dict[str, str], str]:
-    """Return the `srkd.*` keys in the file, and the number format of most of its weights."""
+    """The `srkd.*` keys in the file, and the number format of most of its weights."""
     from ai_edge_litert import schema_py_generated as schema
 
     names = {schema.TensorType.FLOAT16: "fp16", schema.TensorType.INT8: "int8", schema.TensorType.UINT8: "int8"}
@@ -104,7 +104,7 @@ def _read_facts(path: Path) -> tuple[dict[str, str], str]:
 
 
 def _read_by_layers(model: Any, graph: Any) -> set[int]:
-    """Return the tensors that layers read, directly or through a dequantisation; window masks are not weights."""
+    """The tensors that layers read, directly or through a dequantisation; window masks are not weights."""
     from ai_edge_litert import schema_py_generated as schema
 
     kinds = schema.BuiltinOperator
@@ -119,7 +119,7 @@ def _read_by_layers(model: Any, graph: Any) -> set[int]:
 
 
 def _number(code: Any) -> int:
-    """Return the number of an operation; files written before there were 127 operations have it in another field."""
+    """The number of an operation; files written before there were 127 operations have it in another field."""
     return max(int(code.BuiltinCode()), int(code.DeprecatedBuiltinCode()))
 
 
@@ -136,6 +136,6 @@ def _image_format(interpreter: Any, label: str) -> ImageFormat:
 
 
 def _means_itself(detail: Any) -> bool:
-    """Return True if quantised values are the bytes of an image, 0 for black and 255 for 1."""
+    """True if quantised values are the bytes of an image, 0 for black and 255 for 1."""
     scale, zero_point = detail["quantization"]
     return np.dtype(detail["dtype"]).name == "uint8" and zero_point == 0 and bool(np.isclose(scale * 255, 1, rtol=1e-5))

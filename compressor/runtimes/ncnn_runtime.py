@@ -83,7 +83,7 @@ open_file = NcnnRuntime
 
 
 def checksum(path: Path) -> str:
-    """Return the CRC-32 of a network and its weights, as eight hexadecimal digits."""
+    """The CRC-32 of a network and its weights, as eight hexadecimal digits."""
     return f"{zlib.crc32(path.with_suffix('.bin').read_bytes(), zlib.crc32(path.read_bytes())):08x}"
 
 

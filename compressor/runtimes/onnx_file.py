@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -40,7 +40,7 @@ def external_files(path: Path) -> list[Path]:
 
 
 def model_facts(model: onnx.ModelProto, path: Path) -> tuple[str, dict[str, str]]:
-    """Return the same facts as `read_facts` for a model that was read from `path`."""
+    """The same facts as `read_facts` for a model that was read from `path`."""
     with one_line(f"{path} is not an ONNX file", first=True):
         facts = weight_precision(model), read_srkd_keys(model)
     if not model.graph.node:
@@ -61,7 +61,7 @@ def read_srkd_keys(model: onnx.ModelProto) -> dict[str, str]:
 
 
 def read_whole(path: Path) -> bytes:
-    """Return the bytes of a model, with the weights of files beside it embedded, independent of any other file."""
+    """The bytes of a model, with the weights of files beside it embedded, independent of any other file."""
     if not path.is_file():
         raise SrkdError(f"{path}: no such file")
     content = _read_part(path, 0, path.stat().st_size)
@@ -82,9 +82,24 @@ def read_whole(path: Path) -> bytes:
 
 
 def parse_onnx(content: bytes, path: Path) -> onnx.ModelProto:
-    """Return the model in the bytes of `path`; external weights are not loaded."""
+    """The model in the bytes of `path`; external weights are not loaded."""
     with one_line(f"{path} is not an ONNX file", first=True):
         return onnx.load_model_from_string(content)
+
+
+def set_nodes(graph: onnx.GraphProto, nodes: Iterable[onnx.NodeProto]) -> None:
+    """Replace the nodes of a graph; some may be nodes that it has."""
+    kept = list(nodes)
+    del graph.node[:]
+    graph.node.extend(kept)
+
+
+def drop_unused(graph: onnx.GraphProto) -> None:
+    """Remove stored values that no node reads, and the inferred types of values, which a rewritten graph outdates."""
+    used = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
+    kept = [tensor for tensor in graph.initializer if tensor.name in used]
+    del graph.initializer[:], graph.value_info[:]
+    graph.initializer.extend(kept)
 
 
 def _read_part(file: Path, offset: int, length: int) -> bytes:
@@ -136,12 +151,12 @@ def _external_part(tensor: onnx.TensorProto, path: Path) -> tuple[Path, int, int
 
 
 def _bytes_of(tensor: onnx.TensorProto) -> int:
-    """Return the number of bytes of a tensor's values."""
+    """The number of bytes of a tensor's values."""
     return int(math.prod(tensor.dims) * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
 
 
 def weight_precision(model: onnx.ModelProto) -> str:
-    """Return the number format of most weights."""
+    """The number format of most weights."""
     names: dict[int, str] = {onnx.TensorProto.FLOAT16: "fp16", onnx.TensorProto.BFLOAT16: "bf16"}
     names |= {onnx.TensorProto.INT8: "int8", onnx.TensorProto.UINT8: "int8"}
     sizes: Counter[str] = Counter()
@@ -164,7 +179,7 @@ EXACT = frozenset(
 
 
 def emulate_half(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a copy in float32, including inputs and outputs, with each half result rounded. Value names are kept."""
+    """A copy in float32, including inputs and outputs, with each half result rounded. Value names are kept."""
     attributes = [attribute for node in model.graph.node for attribute in node.attribute]
     has_graphs = any(attribute.HasField("g") or attribute.graphs for attribute in attributes)
     if has_graphs or any(node.domain not in ("", "ai.onnx") for node in model.graph.node):
@@ -182,16 +197,12 @@ def emulate_half(model: onnx.ModelProto) -> onnx.ModelProto:
     for value in (*graph.input, *graph.output, *graph.value_info):
         if value.type.tensor_type.elem_type in HALVES:
             value.type.tensor_type.elem_type = TensorProto.FLOAT
-    nodes: list[onnx.NodeProto] = []
-    for node in graph.node:
-        nodes += _emulated_nodes(node, halves)
-    del graph.node[:]
-    graph.node.extend(nodes)
+    set_nodes(graph, [emulated for node in graph.node for emulated in _emulated_nodes(node, halves)])
     return copy
 
 
 def _emulated_nodes(node: onnx.NodeProto, halves: dict[str, int]) -> list[onnx.NodeProto]:
-    """Return the node in float32, followed by a rounding of each of its half outputs."""
+    """The node in float32, followed by a rounding of each of its half outputs."""
     for attribute in node.attribute:
         if attribute.t.data_type in HALVES:
             attribute.t.CopyFrom(_to_float(attribute.t))

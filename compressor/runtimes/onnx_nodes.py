@@ -59,7 +59,7 @@ def executed_nodes(path: Path) -> Iterator[ExecutedNode]:
 
 
 def _result_kind(node: onnx.NodeProto, kinds_in: list[int], kinds: Mapping[str, int]) -> int:
-    """Return the element type of a node's first output."""
+    """The element type of a node's first output."""
     if node.op_type == "DequantizeLinear" or node.op_type.endswith("ToFloat"):
         return TensorProto.FLOAT
     if node.op_type in ("QuantizeLinear", "DynamicQuantizeLinear"):

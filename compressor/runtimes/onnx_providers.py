@@ -65,7 +65,7 @@ def _cuda(target: Target) -> dict[str, str]:
 
 
 def _tensorrt(target: Target) -> dict[str, str]:
-    """Return TensorRT's options. Engines and timings are cached: building an engine takes minutes."""
+    """TensorRT's options. Engines and timings are cached: building an engine takes minutes."""
     from compressor.base.cache_folder import default_folder
 
     folder = str(default_folder() / "onnxruntime-tensorrt")
@@ -77,7 +77,7 @@ def _tensorrt(target: Target) -> dict[str, str]:
 
 
 def _openvino(target: Target) -> dict[str, str]:
-    """Return OpenVINO's options, with a hint that prevents a lower precision, its default if available."""
+    """OpenVINO's options, with a hint that prevents a lower precision, its default if available."""
     hint = {"fp16": "f16", "bf16": "bf16"}.get(target.precision, "f32")
     if target.version >= (1, 24):
         kind = target.part.partition(".")[0]
@@ -118,7 +118,7 @@ PROVIDERS: Mapping[str, Provider] = MappingProxyType(
 
 
 def providers_here() -> dict[str, str]:
-    """Return the providers of this installation of ONNX Runtime, by device."""
+    """The providers of this installation of ONNX Runtime, by device."""
     import onnxruntime
 
     available = onnxruntime.get_available_providers()
@@ -147,7 +147,7 @@ def select_providers(device: str, precision: str, threads: int) -> SelectedProvi
 
 
 def torch_device_for(device: str) -> str:
-    """Return torch's device for a device of ONNX Runtime: `tensorrt:1` → `cuda:1`, `openvino` → `cpu`."""
+    """Torch's device for a device of ONNX Runtime: `tensorrt:1` → `cuda:1`, `openvino` → `cpu`."""
     kind, colon, part = device.partition(":")
     row = PROVIDERS.get(kind)
     if row is None or kind == row.memory:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -18,7 +18,6 @@ from compressor.base.isolation import USUAL_LIMITS, ResourceLimits
 from compressor.base.machine import installed_version
 from compressor.models.networks.base import Descriptor
 from compressor.models.quantisation.file_facts import read_quantised_file
-from compressor.runtimes import onnx_nodes
 from compressor.runtimes.file_runtime import (
     FileRuntime,
     ImageFormat,
@@ -28,6 +27,7 @@ from compressor.runtimes.file_runtime import (
     require_one_image,
 )
 from compressor.runtimes.onnx_file import emulate_half, model_facts, parse_onnx, read_facts, read_whole
+from compressor.runtimes.onnx_nodes import executed_nodes as executed_nodes
 from compressor.runtimes.onnx_providers import CPU, select_providers
 from compressor.runtimes.probing import (
     PROBE_SIDES,
@@ -37,7 +37,7 @@ from compressor.runtimes.probing import (
     smallest_multiple,
     smallest_side,
 )
-from compressor.runtimes.table import DEFAULTS, ExecutedNode, OpenOptions
+from compressor.runtimes.table import DEFAULTS, OpenOptions
 
 NUMPY_TYPES: dict[torch.dtype, Any] = {torch.float32: np.float32, torch.float16: np.float16, torch.uint8: np.uint8}
 DTYPES: Mapping[str, torch.dtype] = MappingProxyType(
@@ -51,17 +51,13 @@ results on every CPU. CPUs without VNNI add two products of a byte and a signed 
 
 
 def is_for_tensorrt(metadata: Mapping[str, str]) -> bool:
-    """Return whether these are the metadata of an int8 file for TensorRT."""
+    """Whether these are the metadata of an int8 file for TensorRT."""
     file = read_quantised_file(metadata)
     return file is not None and file.flavour == "tensorrt"
 
 
 def read_metadata(path: Path) -> Mapping[str, str]:
     return read_facts(path)[1]
-
-
-def executed_nodes(path: Path) -> Iterator[ExecutedNode]:
-    return onnx_nodes.executed_nodes(path)
 
 
 class OnnxRuntime(FileRuntime):
@@ -154,14 +150,14 @@ def open_file(path: Path, options: OpenOptions = DEFAULTS, context: Context = QU
 
 
 def try_content(content: bytes, path: Path, limits: ResourceLimits = USUAL_LIMITS) -> Mapping[str, Any]:
-    """Return the facts of the bytes of `path`, from a run in a child process unless they are known already."""
+    """The facts of the bytes of `path`, from a run in a child process unless they are known already."""
     return run_experiments(
         f"{__name__}:try_in_child", {"shown": str(path)}, content, what=str(path), key=trial_key(content), limits=limits
     )
 
 
 def trial_key(content: bytes) -> str:
-    """Return a hash of a whole file and of ONNX Runtime's version."""
+    """A hash of a whole file and of ONNX Runtime's version."""
     return hashlib.sha256(f"onnx {installed_version('onnxruntime')}".encode() + content).hexdigest()
 
 
@@ -210,7 +206,7 @@ def run_bound(
 def cpu_session(
     model: onnx.ModelProto | Path, *, threads: int = 0, optimised: bool = True, float_on_grids: bool = False
 ) -> Any:
-    """Return a plain session on the CPU. `threads` 0: as many as ONNX Runtime chooses; without `optimised` it computes
+    """A plain session on the CPU. `threads` 0: as many as ONNX Runtime chooses; without `optimised` it computes
     node by node, as the model is written; `float_on_grids`: with `FLOAT_ON_GRIDS`."""
     import onnxruntime
 
@@ -236,7 +232,7 @@ def _quiet_options(threads: int, *, float_on_grids: bool) -> Any:
 
 
 def _read_images(session: Any, label: str) -> tuple[str, str, ImageFormat, torch.dtype]:
-    """Return the names of input and output, the format of the input images, and the element type of the output."""
+    """The names of input and output, the format of the input images, and the element type of the output."""
     inputs, outputs = session.get_inputs(), session.get_outputs()
     require_one_image(label, len(inputs), len(outputs))
     source, output = inputs[0], outputs[0]

@@ -133,7 +133,7 @@ def _read_model(core: Any, path: Path) -> Any:
 
 
 def _find_device(core: Any, device: str) -> str:
-    """Return OpenVINO's name of a device: `cpu`, or `openvino:GPU`."""
+    """OpenVINO's name of a device: `cpu`, or `openvino:GPU`."""
     available: list[str] = core.available_devices
     kind, _, rest = device.partition(":")
     name = (rest.upper() or "CPU") if kind == "openvino" else device.upper().replace(":", ".")
@@ -169,5 +169,5 @@ def _image_format(model: Any, label: str) -> ImageFormat:
 
 
 def _read_metadata(model: Any) -> dict[str, str]:
-    """Return the `srkd.*` keys in the model's `rt_info`."""
+    """The `srkd.*` keys in the model's `rt_info`."""
     return {key: str(value.value) for key, value in srkd_keys(model.get_rt_info()).items()}

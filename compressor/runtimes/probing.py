@@ -46,11 +46,11 @@ class Attempts:
 
     @classmethod
     def in_child(cls, progress: Progress, crashed: Iterable[str]) -> Attempts:
-        """Return the attempts in a child process, whose parent watches its progress."""
+        """The attempts in a child process, whose parent watches its progress."""
         return cls(lambda name: progress(name, 0, 1), frozenset(crashed))
 
     def works(self, name: str, run: Run, shape: tuple[int, int, int, int], scale: int) -> bool:
-        """Return True if the program enlarges images of this shape by `scale`."""
+        """True if the program enlarges images of this shape by `scale`."""
         if name in self.crashed:
             return False
         self.announce(name)
@@ -85,7 +85,7 @@ def probe(run: Run, channels: int | None, label: str, attempts: Attempts | None 
 
 
 def find_scale(run: Run, shape: tuple[int, int, int, int]) -> int:
-    """Return the scale of the output for a smooth image of this shape; ValueError if it is not an enlarged image."""
+    """The scale of the output for a smooth image of this shape; ValueError if it is not an enlarged image."""
     batch, channels, height, width = shape
     output = run(torch.linspace(0, 1, width).expand(shape).contiguous())
     scale = output.shape[-1] // width if output.dim() == 4 else 0
@@ -95,7 +95,7 @@ def find_scale(run: Run, shape: tuple[int, int, int, int]) -> int:
 
 
 def smallest_multiple(run: Run, channels: int, scale: int, attempts: Attempts | None = None) -> int:
-    """Return the smallest number of which sides must be multiples: an odd multiple of it, near a usual size, works."""
+    """The smallest number of which sides must be multiples: an odd multiple of it, near a usual size, works."""
     attempts = attempts or Attempts()
     for multiple in MULTIPLES:
         height, width = (multiple * (max(1, side // multiple) | 1) for side in (57, 64))
@@ -105,7 +105,7 @@ def smallest_multiple(run: Run, channels: int, scale: int, attempts: Attempts | 
 
 
 def smallest_side(run: Run, channels: int, scale: int, multiple: int, works: int, attempts: Attempts) -> int:
-    """Return the smallest side that the program accepts, searching down from one that works to the first failure.
+    """The smallest side that the program accepts, searching down from one that works to the first failure.
 
     Smaller images are padded to it: a pooling block may need more pixels than the image has, and may crash the process.
     """
@@ -118,14 +118,14 @@ def smallest_side(run: Run, channels: int, scale: int, multiple: int, works: int
 
 
 def tried_folder() -> Path:
-    """Return the folder of stored trial results."""
+    """The folder of stored trial results."""
     return default_folder() / "tried"
 
 
 def run_experiments(
     function: str, job: Mapping[str, object], content: bytes, *, what: str, key: str, limits: ResourceLimits
 ) -> dict[str, Any]:
-    """Return the result of `function` on a file's bytes in a child process, or the stored result under `key`.
+    """The result of `function` on a file's bytes in a child process, or the stored result under `key`.
 
     `function` gets a copy of the bytes as `path`, as the file itself may change meanwhile. After a crash it runs again
     without that experiment; it gets the names of such experiments as `crashed`.

@@ -49,7 +49,7 @@ def format_sidecar(
     metadata: Mapping[str, str],
     facts: Mapping[str, object],
 ) -> str:
-    """Return the text of a sidecar; equal contents always give the same text."""
+    """The text of a sidecar; equal contents always give the same text."""
     content = {
         "schema": SCHEMA,
         "format": format,
@@ -95,7 +95,7 @@ def read_sidecar(path: Path) -> Sidecar:
 
 
 def _stored_size(key: str, text: str) -> tuple[int, int]:
-    """Return the width and height of `WxH`; ValueError if it is not a size."""
+    """The width and height of `WxH`; ValueError if it is not a size."""
     width, _, height = str(text).partition("x")
     if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
         raise ValueError(f"{key} {text!r} is not a size")

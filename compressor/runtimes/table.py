@@ -56,7 +56,7 @@ class RuntimeModule(Protocol):
         ...
 
     def read_metadata(self, path: Path) -> Mapping[str, str]:
-        """Return the `srkd.*` keys of a file, even if it cannot run here."""
+        """The `srkd.*` keys of a file, even if it cannot run here."""
         ...
 
 
@@ -134,7 +134,7 @@ class RuntimeEntry(Requirements):
 
 
 def missing_modules(modules: Iterable[str]) -> tuple[str, ...]:
-    """Return the modules that are not installed, without importing any."""
+    """The modules that are not installed, without importing any."""
     return tuple(name for name in modules if importlib.util.find_spec(name) is None)
 
 
@@ -232,10 +232,10 @@ RUNTIMES: EntryPointTable[RuntimeEntry] = EntryPointTable(
 
 
 def runtime_of(file: Path) -> str:
-    """Return the name of the runtime for files of this kind: by suffix, else torch, whose loader reads the content."""
+    """The name of the runtime for files of this kind: by suffix, else torch, whose loader reads the content."""
     return next((row.name for row in RUNTIMES.values() if file.suffix.lower() in row.suffixes), "torch")
 
 
 def device_patterns() -> dict[str, str]:
-    """Return the devices of all runtimes: a regular expression for the text after the colon, by device."""
+    """The devices of all runtimes: a regular expression for the text after the colon, by device."""
     return {name: pattern for row in RUNTIMES.values() for name, pattern in row.devices.items()}

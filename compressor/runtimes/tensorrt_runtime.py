@@ -68,7 +68,7 @@ class TensorRTRuntime(FileRuntime):
         self.session.close()
 
     def _describe(self) -> Descriptor:
-        """Return the spec's descriptor; without a spec, the scale is found by running the smallest image."""
+        """The spec's descriptor; without a spec, the scale is found by running the smallest image."""
         profile = self.session.profile
         # Used for tiling; with one size only, tiles have that size anyway.
         largest = None if profile.fixed_size else size_of(profile.largest)

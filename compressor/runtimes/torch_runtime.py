@@ -68,11 +68,9 @@ class TorchRuntime:
         return sr
 
     def in_bf16(self) -> TorchRuntime:
-        """Return the same model in bf16."""
         return type(self)(self.network, label=self.label, device=self.device, precision="bf16", metadata=self.metadata)
 
     def _build_forward(self) -> Callable[[torch.Tensor], torch.Tensor]:
-        """Return the forward function: the network itself."""
         return self.network
 
     def _channels_last(self) -> bool:

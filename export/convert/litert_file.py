@@ -9,7 +9,7 @@ import numpy as np
 
 
 def read_model(content: bytes) -> Any:
-    """Return the model of a file with its tensors' values inside; in the file, large ones may lie behind the tables."""
+    """The model of a file with its tensors' values inside; in the file, large ones may lie behind the tables."""
     from ai_edge_litert import schema_py_generated as schema
 
     model = schema.ModelT.InitFromPackedBuf(content, 0)
@@ -21,7 +21,6 @@ def read_model(content: bytes) -> Any:
 
 
 def pack_model(model: Any) -> bytes:
-    """Return the bytes of a model's file."""
     import flatbuffers
 
     builder = flatbuffers.Builder(65536)
@@ -54,7 +53,7 @@ def declare_images(model: Any, *, free: bool) -> None:
 
 
 def kind_of(model: Any, operator: Any) -> str:
-    """Return the name of an operation, such as CONV_2D."""
+    """The name of an operation, such as CONV_2D."""
     return _kinds()[_code_of(model.operatorCodes[operator.opcodeIndex])]
 
 
@@ -73,28 +72,28 @@ def set_kind(model: Any, operator: Any, kind: str) -> None:
 
 
 def text_of(name: str | bytes) -> str:
-    """Return a name as text: a model that was read from a file has bytes, names that were set since are text."""
+    """A name as text: a model that was read from a file has bytes, names that were set since are text."""
     return name.decode() if isinstance(name, bytes) else name
 
 
 def name_of(graph: Any, operator: Any) -> str:
-    """Return the name of an operation: that of its first result."""
+    """The name of an operation: that of its first result."""
     return text_of(graph.tensors[operator.outputs[0]].name)
 
 
 def makers_of(graph: Any) -> dict[int, Any]:
-    """Return the operations by the indices of their results."""
+    """The operations by the indices of their results."""
     return {int(output): operator for operator in graph.operators for output in operator.outputs}
 
 
 def is_constant(model: Any, tensor: Any) -> bool:
-    """Return whether a tensor's values are stored in the file."""
+    """Whether a tensor's values are stored in the file."""
     data = model.buffers[tensor.buffer].data
     return data is not None and len(data) > 0
 
 
 def _code_of(code: Any) -> int:
-    """Return the number of an operation; files from before there were 127 of them store it in the deprecated field."""
+    """The number of an operation; files from before there were 127 of them store it in the deprecated field."""
     return max(int(code.builtinCode), int(code.deprecatedBuiltinCode))
 
 

@@ -33,7 +33,7 @@ def _depth_to_space_shape(last: torch.Tensor, block: int) -> torch.Tensor:
 
 @torch.library.custom_op("srkd::prelu", mutates_args=())
 def prelu(last: torch.Tensor, slope: torch.Tensor) -> torch.Tensor:
-    """Return the PReLU of N,H,W,C with a slope of shape 1,1,C."""
+    """The PReLU of N,H,W,C with a slope of shape 1,1,C."""
     return torch.where(last > 0, last, last * slope)
 
 
@@ -54,7 +54,7 @@ def _take_shape(last: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
 
 
 def trace_network(network: nn.Module, example: torch.Tensor) -> GraphModule:
-    """Return the network's graph for images like `example`; its weights are copies."""
+    """The network's graph for images like `example`; its weights are copies."""
     module = torch.export.export(network, (example,)).module()
     assert isinstance(module, GraphModule)
     # The program shares its parameters with the network; copies keep the network's order.

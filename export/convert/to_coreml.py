@@ -97,7 +97,7 @@ def _describe(model: Any, network: Network) -> None:
 
 
 def _read_back(path: Path) -> tuple[Any, Any]:
-    """Return the program with its weights, and the description, from the package."""
+    """The program with its weights, and the description, from the package."""
     import coremltools as ct
     from coremltools.converters.mil.frontend.milproto.load import load
 

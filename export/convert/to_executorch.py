@@ -49,14 +49,14 @@ def within_executorch(network: Network) -> Iterator[None]:
 
 
 def trace(network: Network, size: tuple[int, int] | None, side: int | None) -> Any:
-    """Return the exported program of a network for one size (width, height), or for sides up to `side`."""
+    """The exported program of a network for one size (width, height), or for sides up to `side`."""
     if size is not None:
         return retrace(network.for_size(size[1], size[0]), network, size, side)
     return retrace(network, network, size, side)
 
 
 def retrace(module: nn.Module, network: Network, size: tuple[int, int] | None, side: int | None) -> Any:
-    """Return the exported program of a module for the images of a network."""
+    """The exported program of a module for the images of a network."""
     with torch.no_grad():
         if size is not None:
             example = torch.zeros(1, network.descriptor.channels, size[1], size[0])
@@ -66,7 +66,7 @@ def retrace(module: nn.Module, network: Network, size: tuple[int, int] | None, s
 
 
 def lower(program: Any) -> Any:
-    """Return the lowered program; XNNPACK computes all parts that it supports."""
+    """The lowered program; XNNPACK computes all parts that it supports."""
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.exir import to_edge_transform_and_lower
 
@@ -98,7 +98,7 @@ def _example(network: Network) -> torch.Tensor:
 
 
 def max_side(network: Network) -> int:
-    """Return the largest side at which two copies of the widest feature, as before and after a pixel shuffle, fit into
+    """The largest side at which two copies of the widest feature, as before and after a pixel shuffle, fit into
     the planned memory."""
     example = _example(network)
     widest = 0

@@ -15,6 +15,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from compressor.base.errors import SrkdError
+from compressor.runtimes.onnx_file import drop_unused, set_nodes
 from export.convert.to_onnx import write_graph
 from export.formats.conversion import CannotConvert, Conversion
 from export.formats.proof_inputs import ProofInput, proof_inputs
@@ -109,22 +110,14 @@ class _HalfPass:
                     if name in outputs and self.types[name] == self.half_type:
                         node.output[index] = f"{name}.half"
                         self._cast(f"{name}.half", name, TensorProto.FLOAT)
-        del self.graph.node[:]
-        self.graph.node.extend(self.nodes)
-        # Remove the float32 weights that no node uses any more.
-        used = {name for node in self.nodes for name in node.input}
-        remaining = [tensor for tensor in self.graph.initializer if tensor.name in used]
-        stored = [onnx.TensorProto.FromString(tensor.SerializeToString()) for tensor in remaining]
-        del self.graph.initializer[:]
-        self.graph.initializer.extend(stored)
-        # The types inferred for float32 are no longer valid.
-        del self.graph.value_info[:]
+        set_nodes(self.graph, self.nodes)
+        drop_unused(self.graph)  # the weights in float32, and types inferred for them
         return {name for name, kind in self.types.items() if kind == self.half_type} | {
             name for name, kind in self.copies if kind == self.half_type
         }
 
     def _supports_half(self, node: onnx.NodeProto) -> bool:
-        """Return whether a node's operator supports this precision and is not to stay in float32."""
+        """Whether a node's operator supports this precision and is not to stay in float32."""
         if node.name.startswith(FLOAT_NODES) or node.domain not in ("", "ai.onnx"):
             return False
         schema = onnx.defs.get_schema(node.op_type, self.opset)
@@ -140,13 +133,13 @@ class _HalfPass:
         return bool(generic) and all(TYPE_NAMES[self.half_type] in variables[name] for name in generic)
 
     def _is_generic(self, node: onnx.NodeProto, index: int, *, output: bool = False) -> bool:
-        """Return whether the operator takes this argument in several types; the scales of Resize are always float32."""
+        """Whether the operator takes this argument in several types; the scales of Resize are always float32."""
         schema = onnx.defs.get_schema(node.op_type, self.opset)
         type_name = _parameter(schema.outputs if output else schema.inputs, index).type_str
         return type_name in {entry.type_param_str for entry in schema.type_constraints}
 
     def _value_in(self, name: str, kind: int, user: str) -> str:
-        """Return the name of a value in the type `kind`; the first time, cast it or store the converted weight."""
+        """The name of a value in the type `kind`; the first time, cast it or store the converted weight."""
         if kind == (TensorProto.FLOAT if name in self.weights else self.types[name]):
             return name
         if (name, kind) not in self.copies:
@@ -162,7 +155,6 @@ class _HalfPass:
 
 
 def _floats(graph: onnx.GraphProto) -> set[str]:
-    """Return the names of the float32 values."""
     kinds = {tensor.name: tensor.data_type for tensor in graph.initializer}
     for value in (*graph.input, *graph.output, *graph.value_info):
         kinds[value.name] = value.type.tensor_type.elem_type
@@ -177,7 +169,7 @@ def _floats(graph: onnx.GraphProto) -> set[str]:
 def _parameter(
     parameters: Iterable[onnx.defs.OpSchema.FormalParameter], index: int
 ) -> onnx.defs.OpSchema.FormalParameter:
-    """Return the formal parameter of argument `index`; a variadic operator's last one covers all that follow."""
+    """The formal parameter of argument `index`; a variadic operator's last one covers all that follow."""
     listed = list(parameters)
     return listed[min(index, len(listed) - 1)]
 

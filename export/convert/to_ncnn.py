@@ -83,7 +83,7 @@ def run_noise(progress: Progress, *, path: str, blobs: tuple[str, str], shapes: 
 
 
 def _shapes(job: Conversion) -> list[tuple[int, int, int]]:
-    """Return the examples' shapes (C, H, W): one for a fixed size, two that differ in both sides for any size."""
+    """The examples' shapes (C, H, W): one for a fixed size, two that differ in both sides for any size."""
     descriptor = job.network.descriptor
     if job.options.lr_size is not None:
         width, height = job.options.lr_size
@@ -132,7 +132,7 @@ def _layers(text: str) -> list[str]:
 
 
 def rename_blobs(text: str) -> str:
-    """Return the network with its first and last blob renamed as callers expect. A line holds type, name, number of
+    """The network with its first and last blob renamed as callers expect. A line holds type, name, number of
     inputs and of outputs, their blobs, and parameters."""
     lines = text.splitlines()[:2]
     for line in _layers(text):

@@ -37,12 +37,12 @@ def convert(job: Conversion) -> Mapping[str, object]:
 
 
 def machine_name() -> str:
-    """Return this machine's name in file names: trt11.4.0.106-h200-sm90."""
+    """This machine's name in file names: trt11.4.0.106-h200-sm90."""
     return machine_tag(current_machine(import_tensorrt(), open_device()))
 
 
 def describe_next_step(written: Mapping[str, Path], network: Network, options: FileOptions) -> str:
-    """Return a line with the files written for TensorRT and the command that builds an engine from one of them."""
+    """A line with the files written for TensorRT and the command that builds an engine from one of them."""
     names = ", ".join(str(path) for path in written.values())
     name = next(name for name in ("int8-trt", "fp16", "bf16", "onnx") if name in written)
     onnx, precision = written[name], FORMATS[name].precision

@@ -58,7 +58,7 @@ class FileOptions:
             raise UsageError("--static is for one size and --sizes for many: give one of them")
 
     def changed(self) -> dict[str, str]:
-        """Return the options that differ from their defaults and change the file, by their command-line names."""
+        """The options that differ from their defaults and change the file, by their command-line names."""
         changes = {} if self.lr_size is None else {"static": "{}x{}".format(*self.lr_size)}
         if self.io != "float":
             changes["io"] = self.io
@@ -68,7 +68,7 @@ class FileOptions:
 
 
 def tuned_and_largest(sizes: Sequence[Size] | None) -> tuple[Size, Size] | None:
-    """Return the size to tune for and the largest size; one given size is both."""
+    """The size to tune for and the largest size; one given size is both."""
     if sizes is None:
         return None
     if not 1 <= len(sizes) <= 2:
@@ -103,7 +103,7 @@ class CannotConvert(SrkdError):
 
 
 def example_size(network: Network) -> Size:
-    """Return a size that the network takes, with different sides so that a converter does not treat them as equal."""
+    """A size that the network takes, with different sides so that a converter does not treat them as equal."""
     descriptor = network.descriptor
     step = descriptor.size_multiple
     side = -(-max(20, descriptor.min_size) // step) * step
@@ -111,7 +111,7 @@ def example_size(network: Network) -> Size:
 
 
 def needs_fixed_size(network: Network) -> bool:
-    """Return whether a graph of the network holds for one image size only, because its form depends on the size."""
+    """Whether a graph of the network holds for one image size only, because its form depends on the size."""
     width, height = example_size(network)
     return network.for_size(height, width) is not network
 

@@ -83,7 +83,7 @@ def proof_inputs(descriptor: Descriptor, photos: Mapping[str, Path] | None = Non
 
 
 def _colours(channels: int) -> dict[str, torch.Tensor]:
-    """Return the colours at the ends of the range, each (channels, 1, 1); only black and white without RGB."""
+    """The colours at the ends of the range, each (channels, 1, 1); only black and white without RGB."""
     if channels == 3:
         return {name: torch.tensor(rgb).float().view(3, 1, 1) for name, rgb in RGB.items()}
     return {"black": torch.zeros(channels, 1, 1), "white": torch.ones(channels, 1, 1)}
@@ -126,7 +126,7 @@ def _patterns(colours: Mapping[str, torch.Tensor], y: torch.Tensor, x: torch.Ten
 
 
 def _largest_size(descriptor: Descriptor) -> tuple[int, int]:
-    """Return the size of a photo's part: the fixed size, or `PHOTO_LR` adapted to the network."""
+    """The size of a photo's part: the fixed size, or `PHOTO_LR` adapted to the network."""
     if descriptor.fixed_size is not None:
         return descriptor.fixed_size
     step = descriptor.size_multiple

@@ -119,7 +119,7 @@ class Format(Requirements):
         return f"{self.title.split(',')[0]} has no {foreign[0]}" if foreign else None
 
     def cannot_run_here(self) -> str | None:
-        """Return why such a file cannot run, and so is not compared, on this machine; None if it can."""
+        """Why such a file cannot run, and so is not compared, on this machine; None if it can."""
         obstacle = RUNTIMES[self.runtime].obstacle()
         return None if obstacle is None else f"{obstacle}, so the file is not compared with the network"
 
@@ -332,7 +332,7 @@ DEFAULT_FORMATS = ("onnx",)
 
 
 def find_formats(names: Iterable[str]) -> tuple[Format, ...]:
-    """Return the rows by name, each once, in the order of the names; without names the default formats."""
+    """The rows by name, each once, in the order of the names; without names the default formats."""
     return tuple(FORMATS.find(name) for name in tuple(dict.fromkeys(names)) or DEFAULT_FORMATS)
 
 

@@ -20,7 +20,7 @@ from torch.export.graph_signature import InputKind
 from compressor.base.context import QUIET, Context
 from compressor.base.errors import one_line
 from compressor.models.networks.base import Network
-from compressor.runtimes.onnx_file import emulate_half, weight_precision
+from compressor.runtimes.onnx_file import emulate_half, set_nodes, weight_precision
 from compressor.runtimes.onnx_runtime import cpu_session
 from export.formats.conversion import FileOptions
 from export.graph.onnx_graph import INPUT, OPSET, OUTPUT, trace
@@ -52,7 +52,7 @@ class Divergence:
 def first_divergence(
     model: onnx.ModelProto, network: Network, lr: torch.Tensor, options: FileOptions, context: Context = QUIET
 ) -> Divergence | None:
-    """Return the first node that differs by more than rounding; None if no node does, or none can be compared."""
+    """The first node that differs by more than rounding; None if no node does, or none can be compared."""
     precision = weight_precision(model)
     noise = NOISE.get(precision, NOISE["fp32"])
     if precision in ("fp16", "bf16"):
@@ -118,16 +118,14 @@ class _Recorder(torch.fx.Interpreter):
 def _use_float_images(model: onnx.ModelProto) -> None:
     """Make the input and the output float images instead of bytes, and remove the nodes that convert them."""
     graph = model.graph
-    nodes = [node for node in graph.node if not node.name.startswith("bytes/")]
-    del graph.node[:]
-    graph.node.extend(nodes)
+    set_nodes(graph, [node for node in graph.node if not node.name.startswith("bytes/")])
     for value, name in ((graph.input[0], INPUT), (graph.output[0], OUTPUT)):
         n, h, w, c = (dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim)
         value.CopyFrom(onnx.helper.make_tensor_value_info(f"{name}.float", onnx.TensorProto.FLOAT, [n, c, h, w]))
 
 
 def _comparable_values(model: onnx.ModelProto, names: Mapping[str, str]) -> list[_FileValue]:
-    """Return the values in the order of the file. A cast's value is attributed to the node whose result it casts."""
+    """The values in the order of the file. A cast's value is attributed to the node whose result it casts."""
     producers = {output: node for node in model.graph.node for output in node.output}
     values = []
     for node in model.graph.node:
@@ -154,7 +152,7 @@ def _errors(
 
 
 def _run(model: onnx.ModelProto, names: Sequence[str], lr: torch.Tensor) -> dict[str, NDArray[np.float32]]:
-    """Return the values of these names, whether or not they are outputs of the graph."""
+    """The values of these names, whether or not they are outputs of the graph."""
     extended = onnx.ModelProto()
     extended.CopyFrom(model)
     present = {value.name for value in model.graph.output}

@@ -90,7 +90,7 @@ def measure_graph(model: onnx.ModelProto, inputs: Sequence[ProofInput], context:
 
 
 def _reducing_session(model: onnx.ModelProto) -> tuple[Any, list[str]]:
-    """Return a session of the graph with the peaks as further outputs, so that no whole value leaves it, and the names
+    """A session of the graph with the peaks as further outputs, so that no whole value leaves it, and the names
     of the measured values."""
     inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
     ranks = {
@@ -173,7 +173,7 @@ def homogeneous_chains(graph: onnx.GraphProto, weights: Mapping[str, onnx.Tensor
 def _stored_alone(
     conv: onnx.NodeProto, weights: Mapping[str, onnx.TensorProto], users: Mapping[str, Sequence[onnx.NodeProto]]
 ) -> bool:
-    """Return whether weight and bias are float32, stored in the file, and used by this node only."""
+    """Whether weight and bias are float32, stored in the file, and used by this node only."""
     return all(
         name in weights and weights[name].data_type == TensorProto.FLOAT and len(users[name]) == 1
         for name in conv.input[1:]
@@ -181,7 +181,7 @@ def _stored_alone(
 
 
 def _exponents(chain: Chain, weights: Mapping[str, onnx.TensorProto], peaks: Mapping[str, Peak]) -> NDArray[np.int64]:
-    """Return for each channel the exponent k of the 2^k to divide by; 0 if the channel has enough headroom in fp16."""
+    """For each channel the exponent k of the 2^k to divide by; 0 if the channel has enough headroom in fp16."""
     weight = numpy_helper.to_array(weights[chain.first.input[1]])
     channels = len(weight)
     peak = np.zeros(channels)

@@ -22,6 +22,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from compressor.base.errors import SrkdError, one_line, reason_of
 from compressor.models.networks.base import Network
+from compressor.runtimes.onnx_file import set_nodes
 from export.formats.conversion import example_size, silence
 from export.graph.recent import Recent, network_key
 
@@ -52,7 +53,7 @@ Translations: TypeAlias = Mapping[Callable[..., Any], Callable[..., Any]]
 def build_graph(
     network: Network, lr_size: tuple[int, int] | None, opset: int, *, translations: Translations | None = None
 ) -> ExportedGraph:
-    """Return the exporter's graph or onnxsim's, whichever is smaller; for one size (width, height), or for any.
+    """The exporter's graph or onnxsim's, whichever is smaller; for one size (width, height), or for any.
 
     The caller may change it. The graph of a network is computed once for all formats that begin with it.
     """
@@ -80,7 +81,7 @@ def _build(
 def trace(
     network: Network, lr_size: tuple[int, int] | None, opset: int, *, translations: Translations | None = None
 ) -> torch.onnx.ONNXProgram:
-    """Return torch's decomposed program with its ONNX graph."""
+    """Torch's decomposed program with its ONNX graph."""
     # The exporter would treat a batch of one, or equal sides, as constants, which is right only for a fixed size.
     width, height = lr_size or example_size(network)
     example = torch.rand(
@@ -151,7 +152,7 @@ def _simplified(model: onnx.ModelProto) -> onnx.ModelProto | None:
 
 
 def _smaller(plain: onnx.ModelProto, simpler: onnx.ModelProto | None) -> tuple[onnx.ModelProto, bool]:
-    """Return the graph with fewer nodes, then fewer bytes, and whether it is onnxsim's, which can be larger."""
+    """The graph with fewer nodes, then fewer bytes, and whether it is onnxsim's, which can be larger."""
 
     def size(model: onnx.ModelProto) -> tuple[int, int]:
         return len(model.graph.node), model.ByteSize()
@@ -187,9 +188,7 @@ def convert_to_bytes(model: onnx.ModelProto, channels: int) -> None:
         _bytes_node("Cast", "sr.levels", "sr.planes", to=TensorProto.UINT8),
         _bytes_node("Transpose", "sr.planes", OUTPUT, perm=(0, 2, 3, 1)),
     ]
-    nodes = [*before, *graph.node, *after]
-    del graph.node[:]
-    graph.node.extend(nodes)
+    set_nodes(graph, [*before, *graph.node, *after])
     for value in (graph.input[0], graph.output[0]):
         n, _, h, w = (dim.dim_param or dim.dim_value or None for dim in value.type.tensor_type.shape.dim)
         value.CopyFrom(helper.make_tensor_value_info(value.name, TensorProto.UINT8, [n, h, w, channels]))
@@ -216,13 +215,13 @@ def use_depth_first(model: onnx.ModelProto) -> None:
 
 
 def new_order(channels: int, block: int) -> NDArray[np.int64]:
-    """Return the CRD channel for each DCR position: position (offset, channel) takes channel (channel, offset)."""
+    """The CRD channel for each DCR position: position (offset, channel) takes channel (channel, offset)."""
     order: NDArray[np.int64] = np.arange(channels, dtype=np.int64).reshape(-1, block**2).transpose()
     return order.flatten()
 
 
 def _source(graph: onnx.GraphProto, node: onnx.NodeProto) -> onnx.NodeProto | None:
-    """Return the convolution whose channels reach `node` in order, and no other node; None if there is none."""
+    """The convolution whose channels reach `node` in order, and no other node; None if there is none."""
     by_output = {name: other for other in graph.node for name in other.output}
     name = node.input[0]
     while sum(name in other.input for other in graph.node) == 1:
@@ -236,7 +235,7 @@ def _source(graph: onnx.GraphProto, node: onnx.NodeProto) -> onnx.NodeProto | No
 
 
 def _output_channels(graph: onnx.GraphProto, conv: onnx.NodeProto) -> int | None:
-    """Return the number of output channels if only this convolution uses its weight and bias, and both are stored."""
+    """The number of output channels if only this convolution uses its weight and bias, and both are stored."""
     sizes = {tensor.name: tensor.dims for tensor in graph.initializer}
     unshared = all(sum(name in other.input for other in graph.node) == 1 for name in conv.input[1:])
     if not unshared or any(name not in sizes for name in conv.input[1:]):
@@ -274,5 +273,5 @@ def _gather(graph: onnx.GraphProto, node: onnx.NodeProto, block: int) -> None:
 
 
 def attribute_of(node: onnx.NodeProto, name: str, default: Any = None) -> Any:
-    """Return the value of a node's attribute; `default` if the node lacks it."""
+    """The value of a node's attribute; `default` if the node lacks it."""
     return next((helper.get_attribute_value(entry) for entry in node.attribute if entry.name == name), default)

@@ -22,7 +22,7 @@ class Recent(Generic[T]):
         self._results: OrderedDict[Hashable, tuple[int, T]] = OrderedDict()
 
     def get(self, key: Hashable, compute: Callable[[], T]) -> T:
-        """Return the result of this key, computed if it is not there."""
+        """The result of this key, computed if it is not there."""
         if key in self._results:
             self._results.move_to_end(key)
             return self._results[key][1]
@@ -34,5 +34,5 @@ class Recent(Generic[T]):
 
 
 def network_key(network: Network) -> Hashable:
-    """Return a key of everything that a graph of the network depends on."""
+    """A key of everything that a graph of the network depends on."""
     return type(network), repr(network), network.fingerprint()

@@ -35,7 +35,7 @@ class CalibrationPatches:
 def calibration_patches(
     descriptor: Descriptor, folder: Path | None = None, *, count: int = COUNT
 ) -> CalibrationPatches:
-    """Return patches of downscaled photos, equally many of each, and one patch of flat colours.
+    """Patches of downscaled photos, equally many of each, and one patch of flat colours.
 
     Without a folder they come from the embedded training photos. Colours at the ends of [0,1] are rare in photos; a
     calibrated range that does not contain them would shift them.
@@ -72,7 +72,7 @@ def _whole(length: int, descriptor: Descriptor) -> int:
 
 
 def _patches(path: Path, descriptor: Descriptor, size: tuple[int, int], count: int) -> Sequence[torch.Tensor]:
-    """Return patches of a photo, from the flattest to the most textured; neighbours overlap by half.
+    """Patches of a photo, from the flattest to the most textured; neighbours overlap by half.
 
     The most textured ones alone widen ranges for what is rare in photos (0.02 dB on Set5).
     """
@@ -88,7 +88,7 @@ def _patches(path: Path, descriptor: Descriptor, size: tuple[int, int], count: i
 
 
 def _colour_patch(descriptor: Descriptor, size: tuple[int, int]) -> torch.Tensor:
-    """Return a patch of nine flat colours, 3x3, with smooth transitions: no photo has hard edges between them."""
+    """A patch of nine flat colours, 3x3, with smooth transitions: no photo has hard edges between them."""
     grid = torch.tensor(COLOURS).float().reshape(3, 3, 3).permute(2, 0, 1)
     height, width = size[1], size[0]
     return F.interpolate(grid[None], size=(height, width), mode="bicubic").clamp(0, 1)[0, : descriptor.channels]

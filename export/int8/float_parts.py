@@ -40,7 +40,7 @@ class FloatParts:
         return ", ".join(self.names) or "nothing"
 
     def keeping(self, name: str, *layers: str, sums: bool = False) -> FloatParts:
-        """Return the parts with a further one, which has these layers or the sums."""
+        """The parts with a further one, which has these layers or the sums."""
         return replace(self, names=(*self.names, name), layers=self.layers | set(layers), sums=self.sums or sums)
 
 
@@ -48,7 +48,7 @@ NOTHING = FloatParts()
 
 
 def choices_of(layers: LayerNames) -> dict[str, FloatParts]:
-    """Return the parts that a search may combine, by name."""
+    """The parts that a search may combine, by name."""
     names = layers.names
     choices = {"sums": FloatParts(sums=True)} if layers.has_sums else {}
     choices["last layer"] = FloatParts(layers=frozenset(names[-1:]))

@@ -39,6 +39,7 @@ from compressor.models.quantisation.quantisers import (
     unsigned_levels,
     weight_levels,
 )
+from compressor.runtimes.onnx_file import set_nodes
 from export.graph.onnx_graph import ExportedGraph, build_graph
 from export.int8.quantise.plan import CPU, Flavour
 
@@ -49,7 +50,7 @@ BITS = 8
 def build_learnt_graph(
     network: Network, lr_size: tuple[int, int] | None, opset: int, flavour: Flavour = CPU
 ) -> ExportedGraph:
-    """Return the QDQ graph of a network that was trained at 8 bits, for one size (width, height) or for any.
+    """The QDQ graph of a network that was trained at 8 bits, for one size (width, height) or for any.
 
     Signed features have zero point 0 if their range is symmetric, as TensorRT requires.
     """
@@ -105,7 +106,7 @@ def _(levels: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor | None
 
 
 def _translations() -> Mapping[Callable[..., Any], Callable[..., Any]]:
-    """Return the ONNX translations of both operations, in the form that torch's exporter takes."""
+    """The ONNX translations of both operations, in the form that torch's exporter takes."""
     from onnxscript import opset18
 
     op: Any = opset18
@@ -207,8 +208,7 @@ def quantise_convolutions(graph: onnx.GraphProto, *, moves_relu: bool) -> None:
             if before.op_type == "Relu":
                 before.op_type = "LeakyRelu"
                 before.attribute.append(helper.make_attribute("alpha", 0.0))
-    del graph.node[:]
-    graph.node.extend(nodes)
+    set_nodes(graph, nodes)
 
 
 def _quantise_before(
@@ -250,8 +250,7 @@ def leave_out_lowest(graph: onnx.GraphProto) -> None:
             clipped = f"{node.output[0]}.clipped"
             nodes.insert(-1, helper.make_node("Clip", [node.input[0], name], [clipped], name=f"{clipped}/clip"))
             node.input[0] = clipped
-    del graph.node[:]
-    graph.node.extend(nodes)
+    set_nodes(graph, nodes)
 
 
 def _producers(graph: onnx.GraphProto) -> dict[str, onnx.NodeProto]:
@@ -259,7 +258,7 @@ def _producers(graph: onnx.GraphProto) -> dict[str, onnx.NodeProto]:
 
 
 def _is_lowest(graph: onnx.GraphProto, zero_point: str) -> bool:
-    """Return whether a zero point is the lowest value of its type."""
+    """Whether a zero point is the lowest value of its type."""
     value = _constant(graph, zero_point)
     return int(value) == int(np.iinfo(value.dtype).min)
 

@@ -76,7 +76,9 @@ def _ranges(content: bytes, images: NDArray[np.float32], whole: bool) -> dict[st
     model = read_model(content)
     (graph,) = model.subgraphs
     values = {int(index): text_of(graph.tensors[index].name) for index in graph.inputs}
-    values |= {int(index): text_of(graph.tensors[index].name) for one in graph.operators for index in one.outputs}
+    values |= {
+        int(index): text_of(graph.tensors[index].name) for operator in graph.operators for index in operator.outputs
+    }
     interpreter = Interpreter(model_content=content, num_threads=1, experimental_preserve_all_tensors=True)
     interpreter.resize_tensor_input(graph.inputs[0], (1, *images.shape[1:]))
     interpreter.allocate_tensors()
@@ -109,7 +111,7 @@ def _images(model: Any) -> Iterator[str]:
 
 
 def _sample(numbers: NDArray[Any], generator: np.random.Generator) -> NDArray[Any]:
-    """Return the least and the largest number of a value, followed by random samples."""
+    """The least and the largest number of a value, followed by random samples."""
     some = numbers[generator.integers(0, len(numbers), SAMPLE)]
     return np.concatenate([[numbers.min(), numbers.max()], some])
 
@@ -124,7 +126,7 @@ def _range(samples: NDArray[Any], whole: bool) -> tuple[float, float]:
 def _quantise(
     content: bytes, ranges: Mapping[str, Mapping[str, Any]], in_float: Sequence[str], *, bytes_at_ends: bool
 ) -> bytes:
-    """Return the quantised model; images stay float or, with `bytes_at_ends`, become unsigned bytes."""
+    """The quantised model; images stay float or, with `bytes_at_ends`, become unsigned bytes."""
     from ai_edge_quantizer import qtyping, quantizer
 
     names = qtyping.TFLOperationName

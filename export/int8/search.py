@@ -51,11 +51,11 @@ class Tool(ABC, Generic[File]):
 
     @abstractmethod
     def write(self, parts: FloatParts) -> File:
-        """Return the quantised file, with these parts in float."""
+        """The quantised file, with these parts in float."""
 
     @abstractmethod
     def open(self, file: File) -> Runtime:
-        """Return the file as it will compute."""
+        """The file as it will compute."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class QuickTool(Tool[File]):
 
     @abstractmethod
     def ranking(self, parts: FloatParts) -> Sequence[str]:
-        """Return the layers that are not in float, those first whose rounding changes the image most."""
+        """The layers that are not in float, those first whose rounding changes the image most."""
 
 
 class Unwritten(FileRuntime):
@@ -124,7 +124,7 @@ class Search(Generic[File]):
     task: Int8Task
 
     def run(self) -> TriedParts[File]:
-        """Return the first try within the bound; of a quick tool's tries with equally many choices, the one that takes
+        """The first try within the bound; of a quick tool's tries with equally many choices, the one that takes
         the least time."""
         best = self.attempt(NOTHING)
         if best.reason is not None:
@@ -136,7 +136,6 @@ class Search(Generic[File]):
         return self.in_order(best)
 
     def facts(self, tried: TriedParts[File]) -> dict[str, object]:
-        """Return the facts of a try's file."""
         tool, parts = self.tool, tried.parts
         more = {
             "in_float": parts.words,
@@ -198,11 +197,11 @@ class Search(Generic[File]):
 
 
 def _nearest(tries: Sequence[TriedParts[File]]) -> TriedParts[File]:
-    return min(tries, key=lambda one: one.distance)
+    return min(tries, key=lambda tried: tried.distance)
 
 
 def _cheapest(tries: Mapping[str, TriedParts[File]]) -> str:
-    """Return the name of the fastest accepted try, of equally fast ones the nearest; if none is accepted, of the
+    """The name of the fastest accepted try, of equally fast ones the nearest; if none is accepted, of the
     nearest."""
     shares = {name: tried.times.share for name, tried in tries.items() if tried.reason is None and tried.times}
     quick = [name for name, share in shares.items() if share <= min(shares.values()) * (1 + TIE)]

@@ -25,7 +25,7 @@ class Int8Task:
 
     @classmethod
     def of(cls, job: Conversion, network: Network | None = None, max_size: tuple[int, int] | None = None) -> Int8Task:
-        """Return the task of a job; `network`: the job's without its quantisers, if it has any."""
+        """The task of a job; `network`: the job's without its quantisers, if it has any."""
         network, options, size = network or job.network, job.options.int8, job.options.lr_size
         descriptor = replace(network.descriptor, fixed_size=size, max_size=max_size)
         calibration = calibration_patches(descriptor, options.calibrate)
@@ -41,6 +41,6 @@ class Int8Task:
 def describe_file(
     flavour: str, weight_bits: int, calibration: str, quality: QualityLoss, **more: object
 ) -> dict[str, object]:
-    """Return the facts of a file for its metadata (`srkd.quant`) and the report."""
+    """The facts of a file for its metadata (`srkd.quant`) and the report."""
     widths = {"precision": "int8", "flavour": flavour, "bits": 8, "weight_bits": weight_bits}
     return {**widths, "calibration": calibration, **more, **quality.facts()}

@@ -94,7 +94,7 @@ class Torchao(Tool[nn.Module]):
 
 
 def _quantise(module: nn.Module, patches: torch.Tensor, parts: FloatParts) -> nn.Module:
-    """Return the program with quantisation and dequantisation around the operations computed with integers."""
+    """The program with quantisation and dequantisation around the operations computed with integers."""
     from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import XNNPACKQuantizer
     from torchao.quantization.pt2e import HistogramObserver, MinMaxObserver, PerChannelMinMaxObserver
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
@@ -177,7 +177,7 @@ def _in_float(graph: Any, parts: FloatParts) -> Iterator[Any]:
 
 
 def _layers(graph: Any) -> LayerNames:
-    """Return the layers of a program, named after the network's modules."""
+    """The layers of a program, named after the network's modules."""
     nodes = [node for node in graph.nodes if node.target in LAYERS and _is_stored(node)]
     shuffled = {_name(_source(node)) for node in graph.nodes if node.target == ATEN.pixel_shuffle.default}
     names = tuple(dict.fromkeys(map(_name, nodes)))
@@ -185,7 +185,7 @@ def _layers(graph: Any) -> LayerNames:
 
 
 def _is_stored(node: Any) -> bool:
-    """Return whether a layer's weight is a parameter; that of a mean shift is not in some files."""
+    """Whether a layer's weight is a parameter; that of a mean shift is not in some files."""
     weight = node.args[1]
     return weight.op == "get_attr" and isinstance(_attribute(node.graph.owning_module, weight.target), nn.Parameter)
 
@@ -197,14 +197,14 @@ def _attribute(module: Any, target: str) -> object:
 
 
 def _name(node: Any) -> str:
-    """Return the name of a layer's module; for other nodes the node's name."""
+    """The name of a layer's module; for other nodes the node's name."""
     if node.target not in LAYERS:
         return str(node.name)
     return str(node.args[1].target).removesuffix(".weight")
 
 
 def _source(node: Any) -> Any:
-    """Return the node whose result is rearranged, before any activation."""
+    """The node whose result is rearranged, before any activation."""
     before = node.args[0]
     while before.target in ACTIVATIONS:
         before = before.args[0]
@@ -212,11 +212,11 @@ def _source(node: Any) -> Any:
 
 
 def _count(module: Any) -> tuple[Counter[str], Counter[str]]:
-    """Return how many operations of each kind a lowered program computes in integers, and in float."""
+    """How many operations of each kind a lowered program computes in integers, and in float."""
     int8: Counter[str] = Counter()
     other: Counter[str] = Counter()
-    parts = [module, *(part.original_module.graph_module for part in module.children() if hasattr(part, "backend_id"))]
-    for node in (node for part in parts for node in part.graph.nodes):
+    lowered = [child.original_module.graph_module for child in module.children() if hasattr(child, "backend_id")]
+    for node in (node for graph_module in (module, *lowered) for node in graph_module.graph.nodes):
         kind = _kind(node)
         if kind in COUNTED:
             (int8 if _in_integers(node) else other)[kind] += 1
@@ -230,7 +230,7 @@ def _kind(node: Any) -> str:
 
 
 def _in_integers(node: Any) -> bool:
-    """Return whether XNNPACK reads and writes bytes here: all inputs are dequantised and the result is quantised."""
+    """Whether XNNPACK reads and writes bytes here: all inputs are dequantised and the result is quantised."""
     if _kind(node) not in INTEGER:
         return False
     if _kind(node) == "relu" and _kind(node.args[0]) in FUSED_BEFORE_RELU:

@@ -43,7 +43,7 @@ def convert(job: Conversion) -> Mapping[str, object]:
 
 
 def _cpu_flavour(*, learnt: bool) -> Flavour:
-    """Return the flavour for this processor.
+    """The flavour for this processor.
 
     Without VNNI, two products of a byte and a signed byte are added in 16 bits, where they overflow. Weights of seven
     bits are fast there. Learnt weights have eight, so they are bytes: products of two bytes are exact, and slower.
@@ -54,7 +54,7 @@ def _cpu_flavour(*, learnt: bool) -> Flavour:
 
 
 def _learnt(job: Conversion, flavour: Flavour) -> tuple[ExportedGraph, dict[str, object]]:
-    """Return the graph of a network that was trained quantised, with its learnt ranges, and the facts of the file."""
+    """The graph of a network that was trained quantised, with its learnt ranges, and the facts of the file."""
     quantisation, lr_size = job.network.quantisation, job.options.lr_size
     assert quantisation is not None
     if job.options.shuffle == "dcr":
@@ -67,7 +67,7 @@ def _learnt(job: Conversion, flavour: Flavour) -> tuple[ExportedGraph, dict[str,
 
 
 def _calibrated(job: Conversion, flavour: Flavour) -> tuple[ExportedGraph, dict[str, object]]:
-    """Return the graph of a float network, quantised as far as the bound allows, and the facts of the file."""
+    """The graph of a float network, quantised as far as the bound allows, and the facts of the file."""
     task = Int8Task.of(job)
     patches_key = sha256(tensor_bytes(task.calibration.patches)).digest()
     key = network_key(job.network), patches_key, job.options.lr_size, job.options.shuffle
@@ -92,4 +92,4 @@ def _prepare(task: Int8Task) -> _Prepared:
     return _Prepared(graph, equalise_channels(meet_image(graph.model), task.calibration.patches))
 
 
-_prepared = Recent[_Prepared](lambda one: one.graph.model.ByteSize() + one.ends.graph.model.ByteSize())
+_prepared = Recent[_Prepared](lambda made: made.graph.model.ByteSize() + made.ends.graph.model.ByteSize())

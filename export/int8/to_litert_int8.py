@@ -121,7 +121,7 @@ def _name_values(model: Any) -> None:
 
 
 def _layers(model: Any) -> LayerNames:
-    """Return the layers with weights; the last layer's name is that of the output image."""
+    """The layers with weights; the last layer's name is that of the output image."""
     (graph,) = model.subgraphs
     makers = makers_of(graph)
     names = tuple(name_of(graph, operator) for operator in graph.operators if kind_of(model, operator) in LAYERS)
@@ -145,7 +145,7 @@ def _sums(model: Any) -> Iterator[str]:
 
 
 def _count(model: Any) -> dict[str, int]:
-    """Return the numbers of operations, of those that read and write bytes only, and of conversions."""
+    """The numbers of operations, of those that read and write bytes only, and of conversions."""
     from ai_edge_litert import schema_py_generated as schema
 
     (graph,) = model.subgraphs

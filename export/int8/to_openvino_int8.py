@@ -101,14 +101,14 @@ class Nncf(Tool[Path]):
 
 
 def _as_images(patches: torch.Tensor, io: str) -> NDArray[Any]:
-    """Return patches in the form of the file's images."""
+    """Patches in the form of the file's images."""
     if io == "uint8":
         patches = patches.mul(255).round().to(torch.uint8).permute(0, 2, 3, 1)
     return patches.contiguous().numpy()
 
 
 def _layers(graph: Any) -> LayerNames:
-    """Return the layers of an OpenVINO model."""
+    """The layers of an OpenVINO model."""
     nodes = [node for node in graph.get_ordered_ops() if _is_layer(node)]
     shuffled = {_source(node) for node in graph.get_ordered_ops() if node.get_type_name() == "DepthToSpace"}
     names = tuple(node.get_friendly_name() for node in nodes)
@@ -120,14 +120,14 @@ def _is_layer(node: Any) -> bool:
 
 
 def _is_stored(node: Any) -> bool:
-    """Return whether a value is a constant, possibly reshaped or converted."""
+    """Whether a value is a constant, possibly reshaped or converted."""
     if node.get_type_name() in ("Convert", "Reshape"):
         return _is_stored(node.input_value(0).get_node())
     return bool(node.get_type_name() == "Constant")
 
 
 def _source(node: Any) -> str:
-    """Return the name of the node whose result a node rearranges, before any bias and activation."""
+    """The name of the node whose result a node rearranges, before any bias and activation."""
     before = node.input_value(0).get_node()
     while before.get_type_name() in ("Add", "Relu", "PRelu") and all(
         _is_stored(value.get_node()) for value in before.input_values()[1:]

@@ -28,7 +28,7 @@ class TeacherFacts:
 
 
 def list_candidates(teacher: TeacherFacts, lr_size: tuple[int, int]) -> tuple[CandidateShape, ...]:
-    """Return every shape once, without those that have more parameters or MACs than the teacher.
+    """Every shape once, without those that have more parameters or MACs than the teacher.
 
     Shapes that suit any teacher come first: they are quick to export. The rest of the search time goes to the teacher's
     own network, whose exports may each take a third of a minute.
@@ -65,7 +65,7 @@ def _shapes(largest: Spec, lr_size: tuple[int, int], *, fits: bool) -> Iterator[
 
 
 def _narrowed(largest: Spec) -> list[Spec]:
-    """Return the spec at each possible width, the narrowest first and the full one last."""
+    """The spec at each possible width, the narrowest first and the full one last."""
     whole = _width(largest)
     specs: dict[int, Spec] = {}
     for width in WIDTHS:
@@ -94,7 +94,7 @@ def _width(spec: Spec) -> int:
 
 
 def _depth(spec: Spec) -> int:
-    """Return the number of a spec's blocks that `shortened` can remove, kept ones included; 1 if it has no depth."""
+    """The number of a spec's blocks that `shortened` can remove, kept ones included; 1 if it has no depth."""
     try:
         shortest = spec.shortened(1e-6)
     except SrkdError:
@@ -105,7 +105,7 @@ def _depth(spec: Spec) -> int:
 
 
 def _costs(specs: Sequence[Spec], depths: Sequence[int], lr_size: tuple[int, int]) -> list[Cost]:
-    """Return the costs of specs that differ only in depth: two are counted, as each further block costs the same."""
+    """The costs of specs that differ only in depth: two are counted, as each further block costs the same."""
     if len(specs) <= 2:
         return [cost(spec, lr_size) for spec in specs]
     first, second = (cost(spec, lr_size) for spec in specs[:2])

@@ -51,7 +51,7 @@ class Emitted:
 def spread_out(
     candidates: Sequence[CandidateShape], targets: Targets, per_kind: int = PER_KIND
 ) -> tuple[CandidateShape, ...]:
-    """Return some candidates of each kind, evenly from the least to the most MACs on a logarithmic scale."""
+    """Some candidates of each kind, evenly from the least to the most MACs on a logarithmic scale."""
     chosen: list[CandidateShape] = []
     allowed = [candidate for candidate in candidates if candidate.macs <= targets.most_macs]
     for kind in dict.fromkeys(candidate.kind for candidate in allowed):
@@ -117,7 +117,6 @@ def emit(
 
 
 def read_emitted(folder: Path) -> Emitted:
-    """Read plan.json of a folder."""
     plan = _read(folder / PLAN, SCHEMA)
     try:
         width, height = map(int, plan["lr_size"].split("x"))
@@ -145,7 +144,7 @@ class DeviceTimings:
     machine: str
 
     def measure(self, candidate: CandidateShape) -> ShapeMeasurement:
-        """Return the device's measurement of a candidate, the same at each call."""
+        """The device's measurement of a candidate, the same at each call."""
         row = self.rows.get(candidate.name)
         if row is None:
             raise SrkdError("not among the timings")

@@ -55,7 +55,7 @@ class Environment:
     threads: int | None = None
 
     def format(self) -> Format | None:
-        """Return the format of the files; None for a checkpoint, which torch runs. Refuse unavailable combinations."""
+        """The format of the files; None for a checkpoint, which torch runs. Refuse unavailable combinations."""
         entry = RUNTIMES.find(self.runtime)
         missing = entry.missing_requirement()
         if missing is not None:
@@ -77,7 +77,7 @@ class Environment:
         return RUNTIMES[self.runtime].runs_checkpoints
 
     def open_options(self) -> OpenOptions:
-        """Return the options for opening a file in this place."""
+        """The options for opening a file in this place."""
         selects = RUNTIMES[self.runtime].selects_precision and self.precision != "int8"
         return OpenOptions(
             device=torch_device_for(self.device) if self.is_torch else self.device,
@@ -88,7 +88,7 @@ class Environment:
         )
 
     def call(self, runtime: Runtime) -> Callable[[], object]:
-        """Return a function that runs one image of this size."""
+        """A function that runs one image of this size."""
         return partial(runtime.run, image_for(runtime, *self.lr_size))
 
     def __str__(self) -> str:
@@ -130,7 +130,7 @@ def _write_photo(folder: Path, scale: int) -> None:
 
 
 def megabytes_of(file: Path) -> float:
-    """Return the size of a file with its companions (a .bin, a sidecar), in 10⁶ bytes."""
+    """The size of a file with its companions (a .bin, a sidecar), in 10⁶ bytes."""
     stem = file.name.partition(".")[0]
     companions = [file] if file.suffix == ".onnx" else [*file.parent.glob(f"{stem}.*")]
     files = (inner for path in companions for inner in (path, *path.rglob("*")) if inner.is_file())
@@ -189,13 +189,13 @@ class Bench:
         return _of_looks(self.looks[candidate], megabytes_of(self.files[candidate]))
 
     def relative(self, reference: CallTimes, own: CallTimes, megabytes: float) -> ShapeMeasurement:
-        """Return a time: the ratio to the reference, multiplied by the reference's median time so far."""
+        """A time: the ratio to the reference, multiplied by the reference's median time so far."""
         self.reference_ms.append(reference.percentile(50))
         ratio, unit = compare(own, reference), float(np.median(self.reference_ms))
         return ShapeMeasurement(ratio.speedup * unit, ratio.low * unit, ratio.high * unit, megabytes)
 
     def open(self, candidate: CandidateShape) -> Runtime:
-        """Return a candidate opened in its runtime; one that failed before fails again without a new attempt."""
+        """A candidate opened in its runtime; one that failed before fails again without a new attempt."""
         if candidate in self.reasons:
             raise SrkdError(self.reasons[candidate])
         try:
@@ -217,7 +217,7 @@ class Bench:
 
 
 def _once(call: Callable[[], object]) -> float:
-    """Return the milliseconds of the second call: the first may include preparation."""
+    """The milliseconds of the second call: the first may include preparation."""
     call()
     (ms,) = time_calls(call, 1)
     return ms
@@ -235,7 +235,7 @@ def _time_once(call: Callable[[], object], seconds: float) -> CallTimes:
 
 
 def _of_looks(looks: Sequence[CallTimes], megabytes: float) -> ShapeMeasurement:
-    """Return the median of all calls, with the fastest and slowest medians of single measurements as the interval.
+    """The median of all calls, with the fastest and slowest medians of single measurements as the interval.
 
     Of many measurements the fastest and slowest are left out: another program may have disturbed them.
     """

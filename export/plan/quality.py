@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 
 import torch
 
 from compressor.base.context import QUIET, Context
 from compressor.base.errors import SrkdError
-from compressor.images.files import read_rgb_u8
-from compressor.images.metrics import psnr_y, to_u8
-from compressor.images.resize import centre_crop, downscale_u8
+from compressor.images.metrics import to_u8
 from compressor.images.sets import embedded_photos
 from compressor.models.fitting.fit import fit
 from compressor.models.fitting.patches import embedded_patches, texture_of
@@ -19,6 +16,7 @@ from compressor.models.networks.base import Network
 from compressor.models.networks.cost import cost
 from compressor.models.students.students import parse_student
 from export.plan.search import CandidateShape
+from export.proof.quality import middle_of_photo, psnr_of
 
 PATCHES, FEWEST = 16, 4
 """Most and fewest patches: at most a quarter of those of `--init fit`, which suffice to compare shapes in a quarter of
@@ -43,10 +41,14 @@ class FittedQuality:
             macs = cost(teacher, (patches.shape[-1], patches.shape[-2])).macs
             count = min(PATCHES, max(FEWEST, int(WORK // macs)))
             self.patches = patches[texture_of(patches).argsort(descending=True)[: 2 * count : 2]]
-            self.photos = [_middle(path, scale) for path in embedded_photos("val").values()]
+            middles = (
+                middle_of_photo(path, teacher.descriptor, None, (SIDE, SIDE))
+                for path in embedded_photos("val").values()
+            )
+            self.photos = [middle for middle in middles if middle is not None]
 
     def __call__(self, candidate: CandidateShape) -> float | None:
-        """Return the score in dB; None for a shape that cannot be fitted, or after `most` shapes or SECONDS."""
+        """The score in dB; None for a shape that cannot be fitted, or after `most` shapes or SECONDS."""
         if self.teacher is None or not candidate.fits:
             return None
         if candidate.student not in self.scores:
@@ -67,18 +69,7 @@ class FittedQuality:
         return self.score(student)
 
     def score(self, network: Network) -> float:
-        """Return the mean Y-PSNR in dB of a network on the same photos."""
-        border, total = network.descriptor.scale, 0.0
+        """The mean Y-PSNR in dB of a network on the same photos."""
         with torch.no_grad():
-            for lr, hr in self.photos:
-                sr = to_u8(network(lr)).double() / 255
-                total += float(psnr_y(sr, hr, border=border).mean())
-        return total / len(self.photos)
-
-
-def _middle(path: Path, scale: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the middle of a photo as LR and HR in [0,1], (1, 3, H, W); HR in float64."""
-    hr = read_rgb_u8(path)
-    height, width = (min(length // scale, SIDE) * scale for length in hr.shape[-2:])
-    hr = centre_crop(hr, height, width)
-    return downscale_u8(hr, scale)[None].float().div(255), hr[None].double().div(255)
+            scores = [psnr_of(to_u8(network(lr)), hr, network.descriptor.scale) for lr, hr in self.photos]
+        return sum(scores) / len(scores)

@@ -59,7 +59,7 @@ def main() -> None:
 
 
 def open_file(path: Path, options: argparse.Namespace, lr: Any) -> Callable[[], object]:
-    """Return a call that runs one image."""
+    """A call that runs one image."""
     settings = onnxruntime.SessionOptions()
     settings.log_severity_level = 4
     if options.threads:
@@ -71,7 +71,7 @@ def open_file(path: Path, options: argparse.Namespace, lr: Any) -> Callable[[], 
 
 
 def take_turns(calls: Mapping[str, Callable[[], object]], seconds: float) -> dict[str, list[list[float]]]:
-    """Return the milliseconds of each call by round; all calls take a turn in each round, in alternating order."""
+    """The milliseconds of each call by round; all calls take a turn in each round, in alternating order."""
     repeats = {name: max(1, min(100, round(seconds / ROUNDS / timed(call)))) for name, call in calls.items()}
     rounds: dict[str, list[list[float]]] = {name: [] for name in calls}
     began = time.perf_counter()

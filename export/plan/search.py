@@ -103,7 +103,7 @@ class Targets:
         return math.inf if self.macs is None else self.macs
 
     def excess(self, ms: float, megabytes: float, macs: float, margin: float) -> float:
-        """Return the largest ratio of a figure to its target, time with a margin; at most 1 if all targets are met."""
+        """The largest ratio of a figure to its target, time with a margin; at most 1 if all targets are met."""
         return max(ms * (1 + margin) / self.most_ms, megabytes / self.most_megabytes, macs / self.most_macs)
 
     def __str__(self) -> str:
@@ -173,7 +173,7 @@ def find_student(
     enough: Callable[[float], bool] = lambda share: False,
     context: Context = QUIET,
 ) -> Plan:
-    """Return a plan with the largest candidate that meets all targets.
+    """A plan with the largest candidate that meets all targets.
 
     `remedies(excess)` lists other ways to reach a target that the fastest candidate exceeds by that factor; the
     `Unreachable` names them. `enough(share)` is called before each further shape and returns True once that share of
@@ -228,7 +228,7 @@ class _ShapeSearch:
         return True
 
     def excess(self, candidate: CandidateShape) -> float:
-        """Return the largest ratio of a measured candidate's figures to their targets.
+        """The largest ratio of a measured candidate's figures to their targets.
 
         After repeated measurements, which decide, the whole interval must meet the target: on a noisy machine the
         margin alone is not enough.
@@ -238,7 +238,7 @@ class _ShapeSearch:
         return max(excess, figures.high / self.targets.most_ms) if candidate in self.again else excess
 
     def meeting(self) -> list[CandidateShape]:
-        """Return the candidates that meet all targets by their last measurement, the largest first."""
+        """The candidates that meet all targets by their last measurement, the largest first."""
         return sorted(
             (candidate for candidate in self.measured if self.excess(candidate) <= 1), key=_size, reverse=True
         )
@@ -275,7 +275,7 @@ class _ShapeSearch:
                     self.try_one(candidate)
 
     def finalists(self) -> list[CandidateShape]:
-        """Return the largest candidates that meet the targets and tie, and the nearest larger ones that almost do."""
+        """The largest candidates that meet the targets and tie, and the nearest larger ones that almost do."""
         meeting = self.meeting()
         if not meeting:
             nearest = sorted(self.measured, key=self.excess)[:2]
@@ -302,7 +302,7 @@ class _ShapeSearch:
     def verdict(
         self, candidate: CandidateShape, chosen: CandidateShape | None, tied: Sequence[CandidateShape]
     ) -> tuple[Verdict, str]:
-        """Return the verdict on a measured candidate and its reason."""
+        """The verdict on a measured candidate and its reason."""
         if self.excess(candidate) > 1:
             return "misses", self.why_not(candidate)
         if candidate is chosen:
@@ -350,7 +350,7 @@ class _ShapeSearch:
         )
 
     def unreachable(self) -> Unreachable:
-        """Return an error that names the fastest shape and what would reach the target."""
+        """An error that names the fastest shape and what would reach the target."""
         rows = list(self.rows(None, ()))
         if not self.measured:
             reason = next(iter(self.failed.values()), "none was left")
@@ -366,17 +366,17 @@ class _ShapeSearch:
 
 
 def _size(candidate: CandidateShape) -> tuple[int, int]:
-    """Return the key by which candidates are ordered in size."""
+    """The key by which candidates are ordered in size."""
     return candidate.params, candidate.macs
 
 
 def _tied(meeting: Sequence[CandidateShape]) -> list[CandidateShape]:
-    """Return the candidates that tie with the first, the largest."""
+    """The candidates that tie with the first, the largest."""
     return [candidate for candidate in meeting if candidate.params >= TIE * meeting[0].params][:FINALISTS]
 
 
 def _line_through(points: Sequence[tuple[float, float]]) -> Callable[[float], float]:
-    """Return the line through the leftmost and rightmost points: a file has a fixed part and a few bytes per weight."""
+    """The line through the leftmost and rightmost points: a file has a fixed part and a few bytes per weight."""
     (left, low), (right, high) = min(points), max(points)
     slope = (high - low) / (right - left) if right > left else 0.0
     return lambda x: low + slope * (x - left)
@@ -424,7 +424,7 @@ class _Kind:
             self.search.try_one(candidate)
 
     def anchors(self) -> list[CandidateShape]:
-        """Return the smallest shape, a deeper one of its width and a wider one: the least that the time model needs."""
+        """The smallest shape, a deeper one of its width and a wider one: the least that the time model needs."""
         least = min(self.shapes, key=lambda shape: (shape.macs, shape.params))
         deeper = [shape for shape in self.shapes if shape.width == least.width and shape.depth >= 4 * least.depth]
         wider = [shape for shape in self.shapes if shape.width >= 2 * least.width]
@@ -432,7 +432,7 @@ class _Kind:
         return list(dict.fromkeys((least, min(deeper, key=lambda shape: shape.depth, default=least), nearest)))
 
     def next(self) -> CandidateShape | None:
-        """Return the shape to measure next, or None if no larger one could meet the targets."""
+        """The shape to measure next, or None if no larger one could meet the targets."""
         measured = {shape: self.search.measured[shape] for shape in self.attempts if shape in self.search.measured}
         if not measured:
             return self.nearest_to_least()
@@ -451,7 +451,7 @@ class _Kind:
         return min(doubtful, key=expected.__getitem__, default=None)
 
     def expected(self, measured: Mapping[CandidateShape, ShapeMeasurement]) -> dict[CandidateShape, float]:
-        """Return for each shape the expected ratio to its worst target."""
+        """For each shape the expected ratio to its worst target."""
         model = TimeModel.of([(shape.width, shape.depth, figures.ms) for shape, figures in measured.items()])
         megabytes = _line_through([(shape.params, figures.megabytes) for shape, figures in measured.items()])
         targets, margin = self.search.targets, self.search.margin
@@ -461,12 +461,12 @@ class _Kind:
         }
 
     def nearest_to_least(self) -> CandidateShape | None:
-        """Return the smallest untried shape, or None. It is used as long as every tried shape has failed."""
+        """The smallest untried shape, or None. It is used as long as every tried shape has failed."""
         left = [shape for shape in self.shapes if shape not in self.attempts]
         return min(left, key=lambda shape: (shape.macs, shape.params), default=None)
 
     def is_beside(self, first: CandidateShape, second: CandidateShape) -> bool:
-        """Return whether two shapes are next to each other in the grid of widths and depths."""
+        """Whether two shapes are next to each other in the grid of widths and depths."""
         widths = sorted({shape.width for shape in self.shapes})
         depths = sorted({shape.depth for shape in self.shapes})
         steps = abs(widths.index(first.width) - widths.index(second.width))

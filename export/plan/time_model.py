@@ -30,7 +30,7 @@ class TimeModel:
         return cls(model.factors, {width: float(np.exp(np.mean(logs))) for width, logs in by_width.items()})
 
     def ms(self, width: int, depth: int) -> float:
-        """Return the expected milliseconds of a shape."""
+        """The expected milliseconds of a shape."""
         return max(float(_features(width, depth) @ self.factors), 1e-6) * self.by_width.get(width, 1.0)
 
 
@@ -39,7 +39,7 @@ def _features(width: int, depth: int) -> NDArray[np.float64]:
 
 
 def _at_least_zero(features: NDArray[np.float64], target: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the least squares solution whose factors are all at least 0, by coordinate descent.
+    """The least squares solution whose factors are all at least 0, by coordinate descent.
 
     A small ridge penalty keeps few points from putting all time into one factor.
     """

@@ -57,7 +57,7 @@ class Observation:
         self._start = _read_clocks()
 
     def conditions(self, distributions: Iterable[str]) -> Conditions:
-        """Return the conditions since then, with the versions of those distributions that are installed."""
+        """The conditions since then, with the versions of those distributions that are installed."""
         wall, machine, own = (now - start for now, start in zip(_read_clocks(), self._start, strict=True))
         versions = {name: installed_version(name) for name in distributions}
         return Conditions(

@@ -41,7 +41,7 @@ class LayerTime:
 
 
 def measure_layers(runtime: Runtime, path: Path, lr: torch.Tensor) -> tuple[LayerTime, ...] | None:
-    """Return the layers in their order; None if the runtime does not show them."""
+    """The layers in their order; None if the runtime does not show them."""
     if isinstance(runtime, TorchRuntime) and not isinstance(runtime, TorchCompiledRuntime):
         return _torch_layers(runtime, lr)
     if isinstance(runtime, OnnxRuntime):
@@ -102,7 +102,7 @@ def _kind(module: nn.Module) -> str:
 
 
 def _clock(device: torch.device) -> tuple[Callable[[], float], str]:
-    """Return a clock in seconds and words for what it measures: CPU time, or the time of a synchronised GPU."""
+    """A clock in seconds and words for what it measures: CPU time, or the time of a synchronised GPU."""
     if device.type == "cpu":
         return time.process_time, "CPU time of all threads, by hooks"
 
@@ -135,7 +135,7 @@ class _ProfiledSession(OnnxRuntime):
 
 
 def _onnx_layers(runtime: OnnxRuntime, path: Path, lr: torch.Tensor) -> tuple[LayerTime, ...]:
-    """Return the layers by ONNX Runtime's profile of the same file."""
+    """The layers by ONNX Runtime's profile of the same file."""
     kinds: dict[str, str] = {}
     microseconds: dict[str, float] = defaultdict(float)
     with tempfile.TemporaryDirectory(prefix="srkd-layers-") as folder:

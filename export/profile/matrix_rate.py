@@ -77,7 +77,7 @@ def matrix_rate(device: str, precision: str, *, seconds: float = SECONDS) -> Mat
 
 
 def _fastest_seconds(call: Callable[[], Tensor], device: torch.device, seconds: float) -> float:
-    """Return the shortest time of many calls in seconds; the first call warms up and does not count."""
+    """The shortest time of many calls in seconds; the first call warms up and does not count."""
     fastest, started = float("inf"), time.perf_counter()
     count = 0
     while count < 3 or time.perf_counter() - started < seconds:

@@ -148,7 +148,7 @@ class MeasuredModel:
         keep_freed_memory()
 
     def turn(self, *, workload: Sequence[int], calls: int) -> dict[str, Any]:
-        """Return the `TurnTimes` of that many calls."""
+        """The `TurnTimes` of that many calls."""
         gc.collect()
         gc.disable()
         try:
@@ -173,7 +173,7 @@ class MeasuredModel:
         return None if rate is None else asdict(rate)
 
     def quality(self) -> dict[str, Any]:
-        """Return the `PhotoScores` on the embedded validation photos."""
+        """The `PhotoScores` on the embedded validation photos."""
         settings = EvaluationSettings(self._runtime.descriptor.scale)
         with _failures_in_one_line("scoring it"):
             scores = evaluate([self._runtime], [ImageSet(PHOTOS, embedded_pairs("val"))], settings).models
@@ -184,7 +184,7 @@ class MeasuredModel:
         return partial(self._runtime.run, self._image(workload))
 
     def _image(self, workload: Sequence[int]) -> torch.Tensor:
-        """Return the batch, already on the device from which the runtime reads it."""
+        """The batch, already on the device from which the runtime reads it."""
         width, height, batch = workload
         if (width, height, batch) not in self._images:
             self._images[width, height, batch] = image_for(self._runtime, width, height, batch)

@@ -39,7 +39,7 @@ class PeakMemory:
             Path("/proc/self/clear_refs").write_text("5")
 
     def megabytes(self, runtime: Runtime) -> float:
-        """Return the peak since the reset, in MB."""
+        """The peak since the reset, in MB."""
         if runtime.device.startswith("cuda") and runtime.name.startswith("torch"):
             return torch.cuda.max_memory_allocated() / 1e6
         if torch_device_for(runtime.device).startswith("cuda"):

@@ -46,7 +46,7 @@ class ProfiledModel:
 
     @property
     def name(self) -> str:
-        """Return the name of the model in messages."""
+        """The name of the model in messages."""
         return f"{self.label} under {self.facts.runtime}"
 
 
@@ -200,7 +200,7 @@ def _count(spec: Spec) -> CostOfSize:
 
 
 def _cost_of_file(path: Path, facts: ModelFacts) -> CostOfSize:
-    """Return a function for the cost of an exported file: by its spec, or for a foreign ONNX file by its graph."""
+    """A function for the cost of an exported file: by its spec, or for a foreign ONNX file by its graph."""
     if facts.spec is not None:
         return _count(spec_from_dict(facts.spec))
     if facts.runtime != "onnxruntime":

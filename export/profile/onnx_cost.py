@@ -14,7 +14,7 @@ Shape = tuple[int, ...]
 
 
 def onnx_cost(path: Path, lr_size: tuple[int, int]) -> Cost | None:
-    """Return the number of weights and multiplications of convolutions and matrix products, for one image of W × H.
+    """The number of weights and multiplications of convolutions and matrix products, for one image of W × H.
 
     Constants outside such nodes (a mean shift) are not parameters, as for our own networks. Return None if a shape is
     known only when the graph runs.
@@ -34,7 +34,7 @@ def onnx_cost(path: Path, lr_size: tuple[int, int]) -> Cost | None:
 
 
 def _shapes(model: onnx.ModelProto, lr_size: tuple[int, int]) -> dict[str, Shape]:
-    """Return the shape of every tensor for one image of this size."""
+    """The shape of every tensor for one image of this size."""
     stored = {tensor.name for tensor in model.graph.initializer}
     image = next(value for value in model.graph.input if value.name not in stored)
     sizes = image.type.tensor_type.shape.dim
@@ -55,7 +55,7 @@ def _shapes(model: onnx.ModelProto, lr_size: tuple[int, int]) -> dict[str, Shape
 
 
 def _macs(node: onnx.NodeProto, shapes: Mapping[str, Shape]) -> int:
-    """Return the multiplications of a node; 0 for operators that do not multiply and add."""
+    """The multiplications of a node; 0 for operators that do not multiply and add."""
     if node.op_type not in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
         return 0
     image, weight, output = shapes[node.input[0]], shapes[node.input[1]], shapes[node.output[0]]

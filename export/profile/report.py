@@ -84,7 +84,7 @@ class ProfileRow:
 
     @property
     def arithmetic(self) -> str:
-        """Return the precision, as "int8 unbounded" for an int8 file without a bound on its loss."""
+        """The precision, as "int8 unbounded" for an int8 file without a bound on its loss."""
         return "int8 unbounded" if self.int8 is not None and self.int8.bounded is False else self.precision
 
 
@@ -173,7 +173,7 @@ class ProfileReport:
     layers: tuple[LayerTimes, ...] = ()
 
     def quality_of(self, row: ProfileRow) -> QualityRow | None:
-        """Return the quality of a row: for int8 that of its own file, otherwise that of its model in its precision."""
+        """The quality of a row: for int8 that of its own file, otherwise that of its model in its precision."""
         own = [item for item in self.quality if (item.model, item.precision) == (row.model, row.precision)]
         if row.precision == "int8":
             own = [item for item in own if item.runtime == row.runtime]
@@ -284,7 +284,7 @@ class _Measurement:
                     self.notes.append(f"{model.name}: {error}")
 
     def has_memory_for_all(self) -> bool:
-        """Return whether there is enough memory for all models to keep what they free."""
+        """Whether there is enough memory for all models to keep what they free."""
         peaks = dict[int, float]()
         for (index, _), first in self.first.items():
             peaks[index] = max(peaks.get(index, 0.0), first.memory_mb or 0.0)
@@ -305,7 +305,7 @@ class _Measurement:
         return tuple(by_index.get(index) for index in range(len(self.models)))
 
     def matrix_rates(self) -> dict[str, MatrixRate]:
-        """Return the device's multiply rate in each precision of the rows, measured in the first process that can."""
+        """The device's multiply rate in each precision of the rows, measured in the first process that can."""
         rates: dict[str, MatrixRate] = {}
         precisions = dict.fromkeys(model.facts.precision for model in self.models)
         self.context.progress("matrix rate", 0, len(precisions))
@@ -324,17 +324,29 @@ class _Measurement:
     def rows_of(
         self, workload: Workload, timings: Sequence[CallTimes | None], rates: Mapping[str, MatrixRate]
     ) -> list[ProfileRow]:
-        references = _References(self.models, timings)
-        rows = []
-        for index, (model, timing) in enumerate(zip(self.models, timings, strict=True)):
-            if timing is not None:
-                first = self.first[index, workload]
-                rate = rates.get(model.facts.precision)
-                rows.append(_build_row(model, timing, references, workload, self.settings, first, rate))
-        return rows
+        measured = [
+            (index, model, timing)
+            for index, (model, timing) in enumerate(zip(self.models, timings, strict=True))
+            if timing is not None
+        ]
+        teacher = {
+            (model.facts.runtime, model.facts.precision): timing for _, model, timing in measured if model.is_teacher
+        }
+        return [
+            _build_row(
+                model,
+                timing,
+                teacher,
+                workload,
+                self.settings,
+                self.first[index, workload],
+                rates.get(model.facts.precision),
+            )
+            for index, model, timing in measured
+        ]
 
     def measure_layers(self) -> tuple[LayerTimes, ...]:
-        """Return the times of each model's layers at the first size and batch."""
+        """The times of each model's layers at the first size and batch."""
         workload = width, height, batch = self.settings.workloads[0]
         tables = []
         for done, model in enumerate(self.models):
@@ -375,7 +387,7 @@ class _Measurement:
         return tuple(row for of_scale in rows.values() for row in of_scale)
 
     def distributions(self) -> tuple[str, ...]:
-        """Return the distribution names of torch, ONNX Runtime and the packages that these models' runtimes need."""
+        """The distribution names of torch, ONNX Runtime and the packages that these models' runtimes need."""
         needs = (RUNTIMES[model.facts.runtime].needs for model in self.models)
         names = ["torch", "onnxruntime", *(name.replace("_", "-") for group in needs for name in group)]
         return tuple(dict.fromkeys(names))
@@ -409,32 +421,14 @@ class _Measurement:
         ]
 
 
-class _References:
-    """The teacher's timings, with which the others are compared."""
-
-    def __init__(self, models: Sequence[ProfiledModel], timings: Sequence[CallTimes | None]) -> None:
-        self._timings = {
-            (model.facts.runtime, model.facts.precision): timing
-            for model, timing in zip(models, timings, strict=True)
-            if model.is_teacher and timing is not None
-        }
-
-    def same_runtime(self, model: ProfiledModel) -> CallTimes | None:
-        """Return the teacher's timing in the same runtime, in the model's precision or else its first one there."""
-        runtime = model.facts.runtime
-        others = [timing for (name, _), timing in self._timings.items() if name == runtime]
-        return self._timings.get((runtime, model.facts.precision)) or next(iter(others), None)
-
-    def eager(self) -> CallTimes | None:
-        """Return the teacher's timing in torch, in fp32 or else its first precision."""
-        others = [timing for (name, _), timing in self._timings.items() if name == "torch"]
-        return self._timings.get(("torch", "fp32")) or next(iter(others), None)
+TeacherTimes = Mapping[tuple[str, str], CallTimes]
+"""The teacher's timings by runtime and precision."""
 
 
 def _build_row(
     model: ProfiledModel,
     timing: CallTimes,
-    references: _References,
+    teacher: TeacherTimes,
     workload: Workload,
     settings: ProfileSettings,
     first: FirstCall,
@@ -442,7 +436,8 @@ def _build_row(
 ) -> ProfileRow:
     width, height, batch = workload
     facts, cost = model.facts, model.cost((width, height))
-    same, eager = _compare(references.same_runtime(model), timing), _compare(references.eager(), timing)
+    same = _speed_up(teacher, facts.runtime, facts.precision, timing)
+    eager = _speed_up(teacher, "torch", "fp32", timing)
     median = timing.percentile(50)
     gmacs = None if cost is None else cost.macs * batch / median / 1e6
     return ProfileRow(
@@ -475,12 +470,15 @@ def _build_row(
     )
 
 
-def _compare(reference: CallTimes | None, timing: CallTimes) -> SpeedUp | None:
+def _speed_up(teacher: TeacherTimes, runtime: str, precision: str, timing: CallTimes) -> SpeedUp | None:
+    """The speed-up over the teacher in a runtime, in this precision or else the teacher's first one there."""
+    others = (times for (name, _), times in teacher.items() if name == runtime)
+    reference = teacher.get((runtime, precision)) or next(others, None)
     return None if reference is None else compare(reference, timing)
 
 
 def _about_int8(model: ProfiledModel) -> str | None:
-    """Return a line about an int8 model; None for other models."""
+    """A line about an int8 model; None for other models."""
     if model.facts.precision != "int8":
         return None
     unbounded = "all in int8 to be timed, its loss is not bounded (srkd export bounds it)"
@@ -507,7 +505,7 @@ def _int8_facts(model: ProfiledModel) -> Int8Facts | None:
 def _against_float(
     models: Sequence[ProfiledModel], timings: Sequence[CallTimes | None], workload: Workload, settings: ProfileSettings
 ) -> list[str]:
-    """Return a line for each int8 model that was also timed in float in the same runtime."""
+    """A line for each int8 model that was also timed in float in the same runtime."""
     width, height, _ = workload
     lines = []
     for model, timing in zip(models, timings, strict=True):
@@ -537,7 +535,7 @@ def _compared_cost(model: ProfiledModel) -> ModelCost:
 
 
 def _note_below_bicubic(quality: Sequence[QualityRow]) -> list[str]:
-    """Return a line for each model that scores below bicubic."""
+    """A line for each model that scores below bicubic."""
     bicubic = {row.scale: row.psnr_y for row in quality if row.model == "bicubic"}
     scores = [(row.model, row.psnr_y, bicubic.get(row.scale)) for row in quality]
     lines = [below_bicubic(name, own, other) for name, own, other in scores if own is not None and other is not None]

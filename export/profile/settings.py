@@ -88,11 +88,11 @@ class ProfileSettings:
             require_memory_for((width, height), batch, model, "--lr-size")
 
     def takes(self, runtime: str) -> bool:
-        """Return whether exported files of this runtime are profiled: always, unless other runtimes were selected."""
+        """Whether exported files of this runtime are profiled: always, unless other runtimes were selected."""
         return runtime in self.selected_runtimes or self.runtimes == DEFAULT_RUNTIMES
 
     def float_precisions(self, runtime: str, *, is_teacher: bool = False) -> tuple[str, ...]:
-        """Return the precisions other than int8 in which a model is timed in `runtime`, each once.
+        """The precisions other than int8 in which a model is timed in `runtime`, each once.
 
         A runtime whose files fix the precision computes in fp32. The teacher, and torch, which has no int8 files,
         compute in fp32 instead of int8.
@@ -106,11 +106,11 @@ class ProfileSettings:
         return tuple(dict.fromkeys(precision if selects else "fp32" for precision in selection))
 
     def has_int8(self, runtime: str) -> bool:
-        """Return whether checkpoints are written in int8 for `runtime`."""
+        """Whether checkpoints are written in int8 for `runtime`."""
         return "int8" in self.precisions and not RUNTIMES[runtime].runs_checkpoints
 
     def for_checkpoint(self, runtime: str, precision: str, *, is_teacher: bool) -> OpenOptions:
-        """Return the options for opening a checkpoint in `runtime`, torch or another that runs checkpoints."""
+        """The options for opening a checkpoint in `runtime`, torch or another that runs checkpoints."""
         return OpenOptions(
             scale=self.scale,
             arch_options={**(self.arch_options or {}), **((self.teacher_options or {}) if is_teacher else {})},
@@ -122,7 +122,7 @@ class ProfileSettings:
         )
 
     def for_file(self, runtime: str, precision: str, *, trusted: bool = False) -> OpenOptions:
-        """Return the options for opening an exported file. An int8 file keeps its own precision."""
+        """The options for opening an exported file. An int8 file keeps its own precision."""
         selected = RUNTIMES[runtime].selects_precision and precision not in ("fp32", "int8")
         return OpenOptions(
             device=self.device,

@@ -31,7 +31,7 @@ class IntegerNodes:
     """Number of nodes that only convert between floats and bytes; `nodes` does not count them."""
 
     def __str__(self) -> str:
-        """Return a summary such as `12 of 29 nodes compute in integers, PRelu 17 in float`."""
+        """A summary such as `12 of 29 nodes compute in integers, PRelu 17 in float`."""
         words = f"{self.nodes_in_int8} of {self.nodes} nodes compute in integers"
         if not self.in_float:
             return words
@@ -41,7 +41,7 @@ class IntegerNodes:
 
 
 def count_integer_nodes(file: Runtime, path: Path) -> IntegerNodes | None:
-    """Return which nodes the runtime of an open file computes with integers; None if it does not show its graph."""
+    """Which nodes the runtime of an open file computes with integers; None if it does not show its graph."""
     read = RUNTIMES[file.name].node_reader()
     if read is None or file.device != "cpu":
         return None

@@ -49,7 +49,6 @@ class QualityLoss:
         return None
 
     def facts(self) -> dict[str, object]:
-        """Return the facts of the loss for a file's metadata."""
         to_source = None if self.psnr_to_source is None else round(self.psnr_to_source, 2)
         return {"drop_db": round(self.drop, 4), "psnr_to_source_db": to_source, "photos": self.photos}
 
@@ -79,7 +78,7 @@ class QualityPhotos:
         size: tuple[int, int] | None = None,
         largest: tuple[int, int] | None = None,
     ) -> QualityPhotos:
-        """Return at most `MAX_PHOTOS` photos of a folder, evenly spaced; None: the embedded validation photos."""
+        """At most `MAX_PHOTOS` photos of a folder, evenly spaced; None: the embedded validation photos."""
         photos = embedded_photos("val") if folder is None else evenly_spaced_photos(folder, MAX_PHOTOS, option="--data")
         return cls(network, photos, size, largest)
 
@@ -90,7 +89,7 @@ class QualityPhotos:
         images = []
         with torch.no_grad():
             for path in self.photos.values():
-                pair = _pair(path, descriptor, self.size, self.largest or (LARGEST_SIDE, LARGEST_SIDE))
+                pair = middle_of_photo(path, descriptor, self.size, self.largest or (LARGEST_SIDE, LARGEST_SIDE))
                 if pair is not None:
                     images.append((*pair, to_u8(self.network(pair[0]))))
         if not images:
@@ -98,13 +97,13 @@ class QualityPhotos:
         return tuple(images)
 
     def measure(self, run: Run) -> QualityLoss:
-        """Return the quality of the images that `run` returns for the photos."""
+        """The quality of the images that `run` returns for the photos."""
         scale = self.network.descriptor.scale
         source, file, squares, values = 0.0, 0.0, 0.0, 0
         for lr, hr, network_u8 in self.images:
             file_u8 = to_u8(run(lr))
-            source += float(_psnr(network_u8, hr, scale))
-            file += float(_psnr(file_u8, hr, scale))
+            source += psnr_of(network_u8, hr, scale)
+            file += psnr_of(file_u8, hr, scale)
             squares += float((file_u8.double() - network_u8.double()).square().sum())
             values += file_u8.numel()
         count = len(self.images)
@@ -112,16 +111,17 @@ class QualityPhotos:
         return QualityLoss(source / count, file / count, to_source, count)
 
 
-def _psnr(sr_u8: torch.Tensor, hr_u8: torch.Tensor, border: int) -> torch.Tensor:
+def psnr_of(sr_u8: torch.Tensor, hr_u8: torch.Tensor, border: int) -> float:
+    """The Y-PSNR in dB of images in bytes, with a border in pixels left out; for grey ones the PSNR."""
     if hr_u8.shape[1] == 1:
-        return psnr(sr_u8.double(), hr_u8.double(), border=border)
-    return psnr_y(sr_u8.double() / 255, hr_u8.double() / 255, border=border).mean()
+        return float(psnr(sr_u8.double(), hr_u8.double(), border=border))
+    return float(psnr_y(sr_u8.double() / 255, hr_u8.double() / 255, border=border).mean())
 
 
-def _pair(
+def middle_of_photo(
     path: Path, descriptor: Descriptor, size: tuple[int, int] | None, largest: tuple[int, int]
 ) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """Return the middle of a photo as LR in [0,1] and HR in bytes; None if the photo is too small."""
+    """The middle of a photo as LR in [0,1] and HR in bytes; None if the photo is too small."""
     hr, scale, step = read_rgb_u8(path), descriptor.scale, descriptor.size_multiple
     height, width = (
         min(length // scale, LARGEST_SIDE, most) // step * step

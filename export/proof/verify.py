@@ -163,7 +163,7 @@ def _reason(parity: Parity, actual: torch.Tensor, expected: torch.Tensor, allowe
 
 
 def _largest_difference(name: str, actual: torch.Tensor, expected: torch.Tensor, *, allowed: float) -> Parity:
-    """Return the largest difference beyond `allowed` with its position; a non-finite value counts as infinite."""
+    """The largest difference beyond `allowed` with its position; a non-finite value counts as infinite."""
     difference = (actual.double() - expected.double()).abs().nan_to_num(nan=math.inf).sub(allowed).clamp(min=0)
     flat = int(difference.argmax())
     at = tuple(int(index) for index in torch.unravel_index(torch.tensor(flat), difference.shape))

@@ -18,7 +18,7 @@ CallTimer = Callable[[Call, int], tuple[float, ...]]
 
 
 def image_for(runtime: Runtime, width: int, height: int, batch: int = 1) -> torch.Tensor:
-    """Return a batch of LR images of one fixed photo, already on the device from which the runtime reads it."""
+    """A batch of LR images of one fixed photo, already on the device from which the runtime reads it."""
     lr = sample_photo(width, height, channels=runtime.descriptor.channels, batch=batch)
     device = torch_device_for(runtime.device)
     in_place = RUNTIMES[runtime.name].reads_torch_memory
@@ -26,14 +26,14 @@ def image_for(runtime: Runtime, width: int, height: int, batch: int = 1) -> torc
 
 
 def timer_for(device: str) -> CallTimer:
-    """Return the timer for calls that compute on this device."""
+    """The timer for calls that compute on this device."""
     if device.startswith("cuda") and torch.cuda.is_available():
         return lambda call, count: time_by_events(call, count, torch.cuda)
     return time_calls
 
 
 def time_by_events(call: Call, count: int, cuda: Any) -> tuple[float, ...]:
-    """Return the milliseconds between device events before and after each call.
+    """The milliseconds between device events before and after each call.
 
     The device is idle before the first event, so that no earlier call counts. `cuda` is torch.cuda.
     """

@@ -119,7 +119,7 @@ def compare(reference: CallTimes, other: CallTimes) -> SpeedUp:
 
 
 def _interval(ratios: Sequence[float]) -> tuple[float, float]:
-    """Return an interval for the median, with confidence `CONFIDENCE`."""
+    """An interval for the median, with confidence `CONFIDENCE`."""
     ordered = sorted(map(float, ratios))
     excluded = _excluded_ranks(len(ordered))
     return ordered[excluded], ordered[-1 - excluded]
@@ -221,7 +221,7 @@ def _turn_here(call: Call, count: int) -> TurnTimes:
 
 
 def time_calls(call: Call, count: int) -> tuple[float, ...]:
-    """Return the milliseconds of each call. With several calls, an untimed one runs before, because the caches hold
+    """The milliseconds of each call. With several calls, an untimed one runs before, because the caches hold
     another model."""
     if count > 1:
         call()
@@ -235,7 +235,7 @@ def _seconds(call: Call) -> float:
 
 
 def _excluded_ranks(count: int) -> int:
-    """Return how many of `count` sorted values can be left out at each end, with the median still between the rest.
+    """How many of `count` sorted values can be left out at each end, with the median still between the rest.
 
     The median lies between the (k+1)-th value from either end with probability 1 - 2·P(Bin(count, 1/2) <= k).
     """

@@ -93,7 +93,7 @@ def _scores(facts: CardFacts) -> dict[str, float]:
 
 
 def _results(network: Network, facts: CardFacts) -> list[dict[str, Any]]:
-    """Return the score on the validation images, whose protocol is part of the metric's name."""
+    """The score on the validation images, whose protocol is part of the metric's name."""
     psnr_y = _scores(facts).get("validation_psnr_y")
     if psnr_y is None:
         return []
@@ -172,7 +172,7 @@ def _quality(facts: CardFacts) -> list[str]:
 
 
 def _files(folder: Path, facts: CardFacts) -> list[str]:
-    """Return a Markdown table of this checkpoint's files in the folder's record, with the results of their exports."""
+    """A Markdown table of this checkpoint's files in the folder's record, with the results of their exports."""
     lines = [
         "| file | precision | MB | largest difference | change of Y-PSNR in int8 | verdict |",
         "|---|---|---|---|---|---|",

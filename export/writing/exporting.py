@@ -149,7 +149,7 @@ def export_model(
 
 
 def _warning_about(source: Source) -> str | None:
-    """Return a warning if the scores in the checkpoint's header are below bicubic; None without such scores."""
+    """A warning if the scores in the checkpoint's header are below bicubic; None without such scores."""
     try:
         scores = json.loads(source.header.get("srkd.scores", "{}"))
         return below_bicubic(source.stem, float(scores["validation_psnr_y"]), float(scores["bicubic_psnr_y"]))
@@ -168,7 +168,7 @@ def _require_finite_weights(network: Network) -> None:
 
 
 def _with_substitutes(rows: Sequence[Format], options: FileOptions) -> tuple[Format, ...]:
-    """Return the rows with their companions, and with substitutes for the formats that this machine cannot build.
+    """The rows with their companions, and with substitutes for the formats that this machine cannot build.
 
     A format that lacks an option gets no substitute.
     """
@@ -182,7 +182,7 @@ def _with_substitutes(rows: Sequence[Format], options: FileOptions) -> tuple[For
 def _with_next_step(
     row: Format, file: FileReport, paths: Mapping[str, Path], network: Network, options: FileOptions
 ) -> FileReport:
-    """Return the report; if substitutes were written, its reason also says what to do with them on another machine."""
+    """The report; if substitutes were written, its reason also says what to do with them on another machine."""
     substitutes = {name: paths[name] for name in row.substitutes if name in paths}
     if not substitutes or file.reason is None or file.reason != row.missing_requirement():
         return file
@@ -211,14 +211,14 @@ class _Job:
         return names
 
     def path(self) -> Path:
-        """Return the final path; the name includes changed options (`-128x96`, `-uint8`, `-dcr`) and the machine."""
+        """The final path; the name includes changed options (`-128x96`, `-uint8`, `-dcr`) and the machine."""
         marks = "".join(f"-{value}" for value in self.options.changed().values())
         if self.row.machine_bound:
             marks += f".{self.row.precision}.{self.row.load_machine_module().machine_name()}"
         return self.out_dir / f"{self.source.stem}{marks}{self.row.suffix}"
 
     def report(self, verdict: Verdict, reason: str | None, started: float) -> FileReport:
-        """Return the report of a file that was not written."""
+        """The report of a file that was not written."""
         seconds = time.monotonic() - started
         return FileReport(self.row.name, None, None, self.row.precision, None, verdict, seconds, reason)
 
@@ -270,7 +270,7 @@ def _export(job: _Job, inputs: Sequence[ProofInput], context: Context) -> FileRe
 
 
 def _unsuited(row: Format, network: Network) -> str | None:
-    """Return why a format does not suit a network that was trained quantised: half precision lacks its levels."""
+    """Why a format does not suit a network that was trained quantised: half precision lacks its levels."""
     if network.quantisation is None or row.precision not in ("fp16", "bf16"):
         return None
     how = network.quantisation.line()
@@ -313,7 +313,7 @@ def convert_to(
 
 
 def export_metadata(network: Network, source: Source) -> dict[str, str]:
-    """Return the `srkd.*` keys of an exported file: those of a safetensors header, and the hash of its checkpoint."""
+    """The `srkd.*` keys of an exported file: those of a safetensors header, and the hash of its checkpoint."""
     metadata = metadata_of(network.spec, network.quantisation)
     metadata |= {key: source.header[key] for key in INHERITED_KEYS if source.header.get(key)}
     if (licence := source.licence) is not None:
@@ -358,7 +358,7 @@ def prove(
 def _with_quality(
     row: Format, proof: Proof, file: Runtime, file_path: Path, network: Network, options: FileOptions, context: Context
 ) -> Proof:
-    """Return the proof with the loss of an int8 file on photos and its speed against the same in float."""
+    """The proof with the loss of an int8 file on photos and its speed against the same in float."""
     if proof.reason is not None:
         return proof
     photos = QualityPhotos.of(network, options.int8.data, options.lr_size, file.descriptor.max_size)
@@ -381,7 +381,7 @@ def _with_quality(
 
 
 def _integer_nodes(file: Runtime, path: Path, context: Context) -> IntegerNodes | None:
-    """Return which nodes a file's runtime computes with integers; None, with a note, if they cannot be read."""
+    """Which nodes a file's runtime computes with integers; None, with a note, if they cannot be read."""
     try:
         return count_integer_nodes(file, path)
     except SrkdError as error:

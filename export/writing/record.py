@@ -75,7 +75,7 @@ def _entry(file: FileReport, report: ExportReport, source_sha256: str, machine: 
 
 
 def _speed(speed: Int8Speed) -> dict[str, Any]:
-    """Return the times of the file and of float, and the verdict in one sentence."""
+    """The times of the file and of float, and the verdict in one sentence."""
     return {
         "ms": speed.ms,
         "float_ms": speed.float_ms,

@@ -12,8 +12,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from compressor.base.context import Progress, no_progress
 from compressor.base.errors import SrkdError
 from compressor.models.networks.base import Network
@@ -34,6 +32,7 @@ from export.formats.conversion import Conversion
 from export.formats.proof_inputs import proof_inputs
 from export.formats.table import BF16, FORMATS, FP32, HALF, Bounds
 from export.proof.verify import Parity, verify
+from export.timing.turns import time_calls
 from export.writing.exporting import Source, export_metadata
 
 SPEC = EDSRSpec(width=16, depth=2, scale=2)
@@ -109,7 +108,7 @@ def _try_precision(precision: str, network: Network, folder: Path, machine: Mach
     try:
         inputs = proof_inputs(network.descriptor)
         proof = verify(runtime, reference, inputs, BOUNDS[precision])
-        milliseconds = _median_milliseconds(runtime, inputs[0].lr)
+        milliseconds = statistics.median(time_calls(lambda: runtime.run(inputs[0].lr), RUNS))
     except SrkdError as error:
         return PrecisionTrial(precision, False, None, seconds, None, False, typed_by, str(error))
     finally:
@@ -121,18 +120,9 @@ def _try_precision(precision: str, network: Network, folder: Path, machine: Mach
 
 
 def _reference(precision: str, network: Network, folder: Path) -> tuple[Path, Runtime]:
-    """Return the ONNX file for that precision, and the runtime with which the engine is compared."""
+    """The ONNX file for that precision, and the runtime with which the engine is compared."""
     source = FORMATS[SOURCES[precision]]
     onnx = folder / f"tiny{source.suffix}"
     metadata = export_metadata(network, Source("tiny"))
     source.load().convert(Conversion(network, onnx, metadata, precision=source.precision, format=source.name))
     return onnx, OnnxRuntime(onnx) if precision == "int8" else TorchRuntime(network, label="the network")
-
-
-def _median_milliseconds(runtime: Runtime, lr: torch.Tensor) -> float:
-    times = []
-    for _ in range(3 + RUNS):  # the first three warm up
-        start = time.perf_counter()
-        runtime.run(lr)
-        times.append((time.perf_counter() - start) * 1e3)
-    return statistics.median(times[3:])

@@ -158,8 +158,8 @@ def test_the_other_shuffle_gives_the_same_image(spec: Spec, tmp_path: Path) -> N
     gathers = sum(node.op_type == "Gather" for node in shuffled.model.graph.node)
     assert bool(gathers) == (spec.arch == "carn_m"), "only grouped convolutions need one"
     plain, dcr = (
-        OnnxRuntime(written(network, one, tmp_path / f"{name}.onnx")).run(LR)
-        for name, one in (("crd", graph), ("dcr", shuffled))
+        OnnxRuntime(written(network, either, tmp_path / f"{name}.onnx")).run(LR)
+        for name, either in (("crd", graph), ("dcr", shuffled))
     )
     torch.testing.assert_close(dcr, plain, atol=1e-6, rtol=0)
     assert shuffled.model.graph.initializer != graph.model.graph.initializer

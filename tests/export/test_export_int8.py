@@ -107,7 +107,7 @@ def test_a_file_for_tensorrt_is_compared_in_float_on_its_grids(exported: tuple[F
     expected = torch.from_numpy(plain.run(None, {plain.get_inputs()[0].name: lr.numpy()})[0])
     compared, usual = (OnnxRuntime(path, OpenOptions(emulate_target=emulate)) for emulate in (True, False))
     # A feature between two levels may fall to the other one by the order of a sum, so single pixels may differ.
-    compared_error, usual_error = (float((one.run(lr) - expected).abs().mean()) for one in (compared, usual))
+    compared_error, usual_error = (float((model.run(lr) - expected).abs().mean()) for model in (compared, usual))
     assert compared_error < 1e-4 and compared_error < 0.2 * usual_error, (compared_error, usual_error)
 
 

@@ -103,13 +103,13 @@ def test_it_gives_the_numbers_of_the_fake_quantisation(case: Case, plain: bool) 
 def test_weights_are_integers_and_features_go_through_them(case: Case) -> None:
     network, graph = network_of(*case[:3]), graph_of(case).graph
     kind, middle = (np.uint8, 128) if case[-1] == "cpu without VNNI" else (np.int8, 0)
-    stored_values = [numpy_helper.to_array(one) for one in graph.initializer]
-    integers = [(one.astype(int) - middle).astype(np.int8) for one in stored_values if one.dtype == kind]
-    stored = sorted(tuple(np.sort(one.flatten())) for one in integers if one.ndim >= 2)
+    stored_values = [numpy_helper.to_array(tensor) for tensor in graph.initializer]
+    integers = [(values.astype(int) - middle).astype(np.int8) for values in stored_values if values.dtype == kind]
+    stored = sorted(tuple(np.sort(values.flatten())) for values in integers if values.ndim >= 2)
     levels = [
         weight_levels(layer.weight, 8, per_channel=layer.per_channel)[0] for layer in quantised_layers(network).values()
     ]
-    assert stored == sorted(tuple(np.sort(one.numpy().astype(np.int8).flatten())) for one in levels)
+    assert stored == sorted(tuple(np.sort(values.numpy().astype(np.int8).flatten())) for values in levels)
     kinds = [node.op_type for node in graph.node]
     assert "Round" not in kinds and kinds.count("DequantizeLinear") == kinds.count("QuantizeLinear") + len(stored)
 
@@ -133,7 +133,7 @@ def test_rounded_biases_are_whole_numbers_of_the_steps_in_which_integers_add(
     network = network_of(EDSR, method, placement)
     rounded = copy.deepcopy(network)
     round_biases(rounded, LR)
-    before, after = (_biases_in_steps(build_learnt_graph(one, None, 18).model) for one in (network, rounded))
+    before, after = (_biases_in_steps(build_learnt_graph(either, None, 18).model) for either in (network, rounded))
     assert len(after) == len(quantised_layers(network)) and after.keys() == before.keys()
     for name, levels in after.items():
         assert np.abs(levels).max() > 1, "the step is a small part of the bias"
@@ -143,7 +143,7 @@ def test_rounded_biases_are_whole_numbers_of_the_steps_in_which_integers_add(
 
 def _biases_in_steps(model: onnx.ModelProto) -> dict[str, np.ndarray]:
     """Return the bias of each integer convolution in multiples of its products' scale."""
-    values = {one.name: numpy_helper.to_array(one) for one in model.graph.initializer}
+    values = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     values |= {
         n.output[0]: numpy_helper.to_array(n.attribute[0].t) for n in model.graph.node if n.op_type == "Constant"
     }

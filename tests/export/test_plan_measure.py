@@ -59,27 +59,27 @@ SMALL, LARGE = shape(CompactSpec(2, width=8, depth=1)), shape(CompactSpec(2, wid
 def test_shapes_are_those_of_the_teacher_and_of_compact_and_never_larger(spec: Spec) -> None:
     rows = list_candidates(TeacherFacts(spec.scale, 3, spec), (32, 24))
     whole = cost(spec, (32, 24))
-    assert {one.kind for one in rows} == {spec.arch, "compact"}
+    assert {candidate.kind for candidate in rows} == {spec.arch, "compact"}
     assert rows[0].kind == "compact", "what is quick to export comes first and leaves its time to the teacher's kind"
-    assert len({one.student for one in rows}) == len(rows)
-    assert all(one.params <= whole.params and one.macs <= whole.macs for one in rows)
-    assert student_text(spec) in [one.student for one in rows], "the teacher's own shape is the largest"
-    for one in rows[:: max(1, len(rows) // 7)]:
-        counted = cost(parse_student(one.student), (32, 24))
-        assert (counted.params, counted.macs) == (one.params, one.macs), one.name
-        assert parse_student(one.student).scale == spec.scale
+    assert len({candidate.student for candidate in rows}) == len(rows)
+    assert all(candidate.params <= whole.params and candidate.macs <= whole.macs for candidate in rows)
+    assert student_text(spec) in [candidate.student for candidate in rows], "the teacher's own shape is the largest"
+    for candidate in rows[:: max(1, len(rows) // 7)]:
+        counted = cost(parse_student(candidate.student), (32, 24))
+        assert (counted.params, counted.macs) == (candidate.params, candidate.macs), candidate.name
+        assert parse_student(candidate.student).scale == spec.scale
     if not isinstance(spec, SwinIRSpec):
-        assert all(one.width % 8 == 0 for one in rows)
+        assert all(candidate.width % 8 == 0 for candidate in rows)
 
 
 def test_a_foreign_teacher_has_compact_shapes_and_a_scale_without_them_none() -> None:
-    assert {one.kind for one in list_candidates(TeacherFacts(4, 3), SIZE)} == {"compact"}
+    assert {candidate.kind for candidate in list_candidates(TeacherFacts(4, 3), SIZE)} == {"compact"}
     assert list_candidates(TeacherFacts(16, 3), SIZE) == ()
 
 
 def test_a_bench_measures_beside_its_reference_and_a_failure_is_one_line(tmp_path: Path) -> None:
     bench = Bench(TORCH, tmp_path, seconds=0.05)
-    small, large, again = (bench.measure(one) for one in (SMALL, LARGE, SMALL))
+    small, large, again = (bench.measure(candidate) for candidate in (SMALL, LARGE, SMALL))
     assert small.low <= small.ms <= small.high and small.megabytes < large.megabytes
     assert large.ms > small.ms and 0.2 < again.ms / small.ms < 5
     assert bench.drift >= 1 and len(bench.files) == 2, "a file is written once"
@@ -163,18 +163,18 @@ def test_weights_do_not_change_the_time(spec: CompactSpec | EDSRSpec) -> None:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     lr = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    one, other = build(spec, seed=0), trained_like(build(spec, seed=0))
+    random, other = build(spec, seed=0), trained_like(build(spec, seed=0))
     subnormal: list[int] = []
-    for module in filter(lambda module: isinstance(module, torch.nn.Conv2d), one.modules()):
+    for module in filter(lambda module: isinstance(module, torch.nn.Conv2d), random.modules()):
         module.register_forward_hook(
             lambda _m, _i, out: subnormal.append(int(((out != 0) & (out.abs() < 1.2e-38)).sum()))
         )
     try:
         with torch.no_grad():
-            one(lr), other(lr)
+            random(lr), other(lr)
             assert sum(subnormal) == 0
-            one = build(spec, seed=0)
-            ratios = [cpu_seconds(lambda: other(lr)) / cpu_seconds(lambda: one(lr)) for _ in range(15)]
+            random = build(spec, seed=0)
+            ratios = [cpu_seconds(lambda: other(lr)) / cpu_seconds(lambda: random(lr)) for _ in range(15)]
     finally:
         torch.set_num_threads(threads)
     assert 0.87 < statistics.median(ratios) < 1.15, ratios
@@ -242,7 +242,7 @@ def test_timings_that_are_not_those_of_the_files_are_refused(tmp_path: Path) -> 
 def test_shapes_for_another_device_cover_all_sizes_of_each_kind() -> None:
     candidates = list_candidates(TeacherFacts(2, 3, EDSRSpec(scale=2, width=32, depth=8)), SIZE)
     some = spread_out(candidates, Targets(fps=30), per_kind=5)
-    assert {one.kind for one in some} == {"edsr", "compact"} and len(some) <= 10
+    assert {candidate.kind for candidate in some} == {"edsr", "compact"} and len(some) <= 10
     for kind in ("edsr", "compact"):
-        macs, all_macs = ([one.macs for one in of if one.kind == kind] for of in (some, candidates))
+        macs, all_macs = ([candidate.macs for candidate in of if candidate.kind == kind] for of in (some, candidates))
         assert min(macs) == min(all_macs) and max(macs) == max(all_macs)

@@ -62,7 +62,9 @@ def stepped(candidate: CandidateShape) -> float:
 
 def largest(ms: Callable[[CandidateShape], float], most_ms: float) -> CandidateShape:
     """Return the right answer, by trying all shapes."""
-    return max((one for one in shapes() if 1.1 * ms(one) <= most_ms), key=lambda one: one.params)
+    return max(
+        (candidate for candidate in shapes() if 1.1 * ms(candidate) <= most_ms), key=lambda candidate: candidate.params
+    )
 
 
 @pytest.mark.parametrize("fps", [3, 10, 30, 60, 100])
@@ -75,14 +77,17 @@ def test_the_largest_shape_that_meets_the_target_is_found_by_few_measurements(
     best = largest(ms, 1000 / fps)
     assert plan.chosen.params >= 0.7 * best.params and 1.1 * plan.chosen.ms <= 1000 / fps  # type: ignore[operator]
     assert len(set(clock.calls)) <= 10 < len(shapes()), "most shapes are never measured"
-    assert clock.calls.count(next(one for one in clock.calls if one.name == plan.chosen.name)) == 1 + LOOKS
+    assert (
+        clock.calls.count(next(candidate for candidate in clock.calls if candidate.name == plan.chosen.name))
+        == 1 + LOOKS
+    )
 
 
 def test_with_noise_the_second_measurement_decides_and_the_truth_is_met() -> None:
     misses = 0
     for seed in range(15):
         plan = find_student(shapes(), Targets(ms=30), Clock(smooth, noise=0.04, seed=seed))
-        chosen = next(one for one in shapes() if one.name == plan.chosen.name)
+        chosen = next(candidate for candidate in shapes() if candidate.name == plan.chosen.name)
         misses += smooth(chosen) > 30
         assert abs(plan.chosen.ms / smooth(chosen) - 1) < 0.15  # type: ignore[operator]
     assert misses == 0
@@ -99,7 +104,7 @@ def test_on_a_noisy_machine_the_whole_interval_has_to_meet_the_target() -> None:
     assert plan.chosen.ms_interval is not None and plan.chosen.ms_interval[1] <= 30
     near = [row for row in plan.rows if "its interval reaches" in row.why]
     assert near and all(row.verdict == "misses" and row.ms is not None and 1.1 * row.ms <= 30 for row in near)
-    assert plan.chosen.params >= 0.6 * max(one.params for one in shapes() if 1.25 * smooth(one) <= 30)
+    assert plan.chosen.params >= 0.6 * max(candidate.params for candidate in shapes() if 1.25 * smooth(candidate) <= 30)
 
 
 def test_finalists_are_measured_again_in_turns_and_once_where_time_is_up() -> None:
@@ -134,7 +139,7 @@ def test_where_the_finalists_drop_out_what_lies_below_them_is_measured(slowest: 
 
     def measure(candidate: CandidateShape) -> ShapeMeasurement:
         if candidate in calls and not noisy:
-            noisy.update(one for one in calls if one.params > 20_000)
+            noisy.update(candidate for candidate in calls if candidate.params > 20_000)
         calls.append(candidate)
         ms = smooth(candidate)
         return ShapeMeasurement(ms, ms, slowest if candidate in noisy else ms, 1.0)
@@ -143,9 +148,11 @@ def test_where_the_finalists_drop_out_what_lies_below_them_is_measured(slowest: 
     dropped = [row for row in plan.rows if f"its interval reaches {slowest} ms" in row.why]
     assert dropped and all(row.params > 20_000 for row in dropped)
     assert plan.chosen.params >= 0.5 * min(row.params for row in dropped)
-    assert plan.chosen.name not in {one.name for one in noisy}
-    again = next(number for number, one in enumerate(calls) if one in calls[:number])
-    assert plan.chosen.name not in {one.name for one in calls[:again]}, "measured only after the others dropped out"
+    assert plan.chosen.name not in {candidate.name for candidate in noisy}
+    again = next(number for number, candidate in enumerate(calls) if candidate in calls[:number])
+    assert plan.chosen.name not in {candidate.name for candidate in calls[:again]}, (
+        "measured only after the others dropped out"
+    )
 
 
 def test_everything_in_reach_gives_the_largest_shape() -> None:
@@ -168,7 +175,9 @@ def test_out_of_reach_names_the_fastest_and_what_would_reach_it() -> None:
 def test_no_further_shape_is_tried_when_time_is_up() -> None:
     clock = Clock(smooth)
     plan = find_student([*shapes(), *shapes("compact")], Targets(ms=40), clock, enough=lambda share: share > 0.5)
-    candidates = {kind: {one for one in clock.calls if one.kind == kind} for kind in ("edsr", "compact")}
+    candidates = {
+        kind: {candidate for candidate in clock.calls if candidate.kind == kind} for kind in ("edsr", "compact")
+    }
     assert len(candidates["compact"]) == 3 < len(candidates["edsr"]) and plan.chosen.kind == "edsr"
     assert plan.stopped and not find_student(shapes(), Targets(ms=40), Clock(smooth)).stopped
 
@@ -178,7 +187,10 @@ def test_several_targets_hold_at_once() -> None:
     plan = find_student(shapes(), targets, Clock(smooth))
     assert plan.chosen.megabytes <= 0.2 and plan.chosen.macs <= targets.macs  # type: ignore[operator]
     by_size = find_student(shapes(), Targets(megabytes=0.2), Clock(smooth))
-    right = max((one for one in shapes() if 0.05 + one.params * 4e-6 <= 0.2), key=lambda one: one.params)
+    right = max(
+        (candidate for candidate in shapes() if 0.05 + candidate.params * 4e-6 <= 0.2),
+        key=lambda candidate: candidate.params,
+    )
     assert by_size.chosen.params >= 0.85 * right.params
     with pytest.raises(Unreachable, match="GMAC"):
         find_student(shapes(), Targets(macs=10), Clock(smooth))
@@ -233,7 +245,10 @@ def test_the_largest_file_below_a_target_is_found_whatever_a_file_has_beside_its
         return ShapeMeasurement(1.0, 1.0, 1.0, fixed + candidate.params * 4e-6)
 
     for most in (0.1, 0.5, 1.0):
-        right = max((one for one in shapes() if one.params * 4e-6 <= most), key=lambda one: one.params)
+        right = max(
+            (candidate for candidate in shapes() if candidate.params * 4e-6 <= most),
+            key=lambda candidate: candidate.params,
+        )
         plan = find_student(shapes(), Targets(megabytes=fixed + most), measure)
         assert plan.chosen.params >= 0.75 * right.params
 
@@ -295,7 +310,7 @@ def test_a_shape_exactly_on_its_targets_meets_them_and_one_exactly_at_the_tie_ti
         [*some, candidate(200, macs=8, width=9)],
         Targets(ms=10, megabytes=0.5, macs=7),
         lambda _: ShapeMeasurement(10, 10, 10, 0.5),
-        lambda one: 30.0 - one.params / 100,
+        lambda candidate: 30.0 - candidate.params / 100,
         margin=0.0,
     )
     assert (plan.chosen.params, plan.chosen.why) == (75, "best fitted quality of those that tie")
@@ -326,18 +341,18 @@ def test_why_a_shape_misses_its_targets(ms: float, high: float, margin: float, w
 
 
 def test_where_no_shape_meets_the_target_the_two_nearest_are_measured_again() -> None:
-    clock = Clock(lambda one: 11.0 + one.params / 1e6)
+    clock = Clock(lambda candidate: 11.0 + candidate.params / 1e6)
     with pytest.raises(Unreachable):
         find_student(shapes(), Targets(ms=10), clock)
-    again = {one for one in clock.calls if clock.calls.count(one) > 1}
-    assert again == set(sorted(set(clock.calls), key=lambda one: one.params)[:2])
+    again = {candidate for candidate in clock.calls if clock.calls.count(candidate) > 1}
+    assert again == set(sorted(set(clock.calls), key=lambda candidate: candidate.params)[:2])
 
 
 def test_only_shapes_that_tie_with_the_largest_or_are_larger_are_measured_again() -> None:
     clock = Clock(smooth)
     plan = find_student(shapes(), Targets(ms=30), clock)
-    meeting = max(one.params for one in clock.calls if 1.1 * smooth(one) <= 30)
-    assert all(one.params >= 0.75 * meeting for one in clock.calls if clock.calls.count(one) > 1)
+    meeting = max(candidate.params for candidate in clock.calls if 1.1 * smooth(candidate) <= 30)
+    assert all(candidate.params >= 0.75 * meeting for candidate in clock.calls if clock.calls.count(candidate) > 1)
     times = [row.ms for row in plan.rows if row.ms is not None]
     assert times == sorted(times, reverse=True) and len(set(times)) > 2, "the slowest first"
 

@@ -177,10 +177,10 @@ def test_turning_lowers_the_peaks_of_a_stream_with_one_strong_channel() -> None:
     with torch.no_grad():
         network.head.weight[0] *= 20  # type: ignore[union-attr, operator, index]
     patches, peaks = photos_like(), []
-    for one in (network, spread_streams(network, patches)):
-        one.head.register_forward_hook(lambda _m, _i, output: peaks.append(float(output.abs().max())))  # type: ignore[union-attr]
+    for either in (network, spread_streams(network, patches)):
+        either.head.register_forward_hook(lambda _m, _i, output: peaks.append(float(output.abs().max())))  # type: ignore[union-attr]
         with torch.no_grad():
-            one(patches)
+            either(patches)
     assert peaks[1] < 0.75 * peaks[0]
 
 
@@ -259,8 +259,8 @@ def test_weak_units_come_nearer_to_the_strong_ones() -> None:
         network.get_parameter("layers.0.conv.weight")[3] *= 30
     ends = meet_image(build_graph(network, None, 18).model)
     patches, spreads = photos_like(), []
-    for one in (ends, equalise_channels(ends, patches)):
-        peaks = measure_graph(one.graph.model, [ProofInput("patches", patches)]).peaks
+    for either in (ends, equalise_channels(ends, patches)):
+        peaks = measure_graph(either.graph.model, [ProofInput("patches", patches)]).peaks
         first = next(peak for name, peak in peaks.items() if "layers.0.conv" in peak.node)
         spreads.append(float(first.channels.max() / np.median(first.channels)))
     assert spreads[1] < spreads[0] ** 0.5 * 1.5
@@ -289,7 +289,9 @@ def test_a_stream_with_activations_has_one_factor_a_channel_for_all_that_write_a
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
     ends, patches = Ends(FloatGraph(model), frozenset()), photos_like()
     equal = equalise_channels(ends, patches)
-    before, after = (measure_graph(one.graph.model, [ProofInput("patches", patches)]).peaks for one in (ends, equal))
+    before, after = (
+        measure_graph(either.graph.model, [ProofInput("patches", patches)]).peaks for either in (ends, equal)
+    )
     factors = before["stream"].channels / after["stream"].channels
     np.testing.assert_allclose(before["begin"].channels / after["begin"].channels, factors, rtol=1e-5)
     assert factors[3] == pytest.approx(1.0) and np.delete(factors, 3).max() < 0.7
@@ -298,7 +300,7 @@ def test_a_stream_with_activations_has_one_factor_a_channel_for_all_that_write_a
 
 def test_a_stream_of_sums_alone_is_left_to_its_basis() -> None:
     _, ends = ends_of(SMALL)
-    before, after = (one.graph.constants for one in (ends, equalise_channels(ends, photos_like())))
+    before, after = (either.graph.constants for either in (ends, equalise_channels(ends, photos_like())))
     changed = {name for name in before if not np.array_equal(before[name], after[name])}
     blocks = {name for name in before if name.startswith("blocks.")}
     assert changed and changed <= blocks and not any(name.endswith("conv2.bias") for name in changed)
@@ -410,7 +412,7 @@ def test_a_weight_that_several_layers_share_is_rounded_alike() -> None:
     for index, layer in ends.graph.layers.items():
         if index in solution.layers:
             by_weight.setdefault(layer.weight, []).append(solution.layers[index].integers)
-    assert all(np.array_equal(one, copies[0]) for copies in by_weight.values() for one in copies)
+    assert all(np.array_equal(copy, copies[0]) for copies in by_weight.values() for copy in copies)
 
 
 def test_the_bias_makes_up_for_what_rounding_shifts() -> None:

@@ -41,7 +41,7 @@ def test_a_key_holds_everything_that_a_graph_depends_on() -> None:
         next(changed.parameters()).view(-1)[0] += 1e-6
     renamed = copy.deepcopy(network)
     renamed.__class__ = type("Other", (type(network),), {})
-    assert network_key(network) not in {network_key(one) for one in (*others, changed, renamed)}
+    assert network_key(network) not in {network_key(other) for other in (*others, changed, renamed)}
 
 
 def test_a_graph_that_is_changed_leaves_the_next_one_whole() -> None:

@@ -60,7 +60,7 @@ def gpu(request: pytest.FixtureRequest, tmp_path: Path, tried: None) -> Iterator
 
 
 @pytest.fixture
-def one(tmp_path: Path, tried: None) -> Iterator[Nvidia]:
+def with_torch(tmp_path: Path, tried: None) -> Iterator[Nvidia]:
     with nvidia(tmp_path) as machine:
         yield machine
 
@@ -91,7 +91,7 @@ def test_an_engine_enlarges_what_it_is_given(gpu: Nvidia, tmp_path: Path) -> Non
         torch.testing.assert_close(runtime.run(lr), expected(tmp_path / "small.onnx", lr), atol=1e-5, rtol=0)
 
 
-def test_results_are_the_callers_own(one: Nvidia, tmp_path: Path) -> None:
+def test_results_are_the_callers_own(with_torch: Nvidia, tmp_path: Path) -> None:
     runtime = open_model(engine(tmp_path))
     first, second = torch.rand(1, 3, 6, 6), torch.rand(1, 3, 6, 6)
     result = runtime.run(first)
@@ -100,11 +100,11 @@ def test_results_are_the_callers_own(one: Nvidia, tmp_path: Path) -> None:
     assert torch.equal(result, before)
 
 
-def test_a_size_that_comes_again_is_replayed_as_a_graph(one: Nvidia, tmp_path: Path) -> None:
+def test_a_size_that_comes_again_is_replayed_as_a_graph(with_torch: Nvidia, tmp_path: Path) -> None:
     runtime = open_model(engine(tmp_path))
     assert isinstance(runtime, TensorRTRuntime)
     device = sys.modules["double_device"]
-    one.forget_calls()
+    with_torch.forget_calls()
     device.counts.update(replays=0, captures=0)
     lr = torch.rand(1, 3, 8, 8)
     for run in range(4):
@@ -113,12 +113,12 @@ def test_a_size_that_comes_again_is_replayed_as_a_graph(one: Nvidia, tmp_path: P
         )
         assert runtime.session.uses_graph is (run > 0)
     # Once directly, once to be recorded; then TensorRT is not called any more.
-    assert len(one.calls("execute_async_v3")) == 2 and device.counts == {"captures": 1, "replays": 3}
+    assert len(with_torch.calls("execute_async_v3")) == 2 and device.counts == {"captures": 1, "replays": 3}
     assert len(device.graphs) == 1
     runtime.run(lr[..., :5])
     assert not runtime.session.uses_graph and not device.graphs
     runtime.run(lr)
-    assert len(one.calls("execute_async_v3")) == 4 and device.counts["replays"] == 3
+    assert len(with_torch.calls("execute_async_v3")) == 4 and device.counts["replays"] == 3
 
 
 def test_where_no_graph_can_be_had_every_run_is_asked_for(gpu: Nvidia, tmp_path: Path) -> None:
@@ -130,7 +130,7 @@ def test_where_no_graph_can_be_had_every_run_is_asked_for(gpu: Nvidia, tmp_path:
     assert isinstance(runtime, TensorRTRuntime) and not runtime.session.uses_graph
 
 
-def test_all_memory_is_given_back(one: Nvidia, tmp_path: Path) -> None:
+def test_all_memory_is_given_back(with_torch: Nvidia, tmp_path: Path) -> None:
     path = engine(tmp_path)
     device = sys.modules["double_device"]
     before = len(device.memory)
@@ -142,7 +142,7 @@ def test_all_memory_is_given_back(one: Nvidia, tmp_path: Path) -> None:
     assert len(device.memory) == before and not device.graphs
 
 
-def test_pictures_beyond_the_largest_are_cut(one: Nvidia, tmp_path: Path) -> None:
+def test_pictures_beyond_the_largest_are_cut(with_torch: Nvidia, tmp_path: Path) -> None:
     runtime = open_model(engine(tmp_path))
     lr = torch.rand(1, 3, 50, 31)
     tiled = super_resolve(runtime, lr, overlap=2)
@@ -155,7 +155,7 @@ def test_pictures_beyond_the_largest_are_cut(one: Nvidia, tmp_path: Path) -> Non
 
 
 @pytest.mark.ci
-def test_an_engine_of_one_size(one: Nvidia, tmp_path: Path) -> None:
+def test_an_engine_of_one_size(with_torch: Nvidia, tmp_path: Path) -> None:
     runtime = open_model(engine(tmp_path, static_profile(3, (16, 12)), fixed=(16, 12)))
     assert (runtime.descriptor.fixed_size, runtime.descriptor.max_size) == ((16, 12), None)
     lr = torch.rand(1, 3, 30, 20)
@@ -166,7 +166,7 @@ def test_an_engine_of_one_size(one: Nvidia, tmp_path: Path) -> None:
         engine(tmp_path, static_profile(3, (8, 8)), fixed=(16, 12))
 
 
-def test_an_engine_that_srkd_did_not_write(one: Nvidia, tmp_path: Path) -> None:
+def test_an_engine_that_srkd_did_not_write(with_torch: Nvidia, tmp_path: Path) -> None:
     path = engine(tmp_path)
     plain = tmp_path / "trtexec.engine"
     plain.write_bytes(read_engine(path).plan)
@@ -189,8 +189,10 @@ def test_an_engine_that_srkd_did_not_write(one: Nvidia, tmp_path: Path) -> None:
         ),
     ],
 )
-def test_what_goes_wrong_is_one_line(one: Nvidia, untried: None, tmp_path: Path, fault: str, message: str) -> None:
-    refused(one, tmp_path, fault, message)
+def test_what_goes_wrong_is_one_line(
+    with_torch: Nvidia, untried: None, tmp_path: Path, fault: str, message: str
+) -> None:
+    refused(with_torch, tmp_path, fault, message)
 
 
 def test_no_memory_on_the_gpu_is_one_line(gpu: Nvidia, tmp_path: Path) -> None:
@@ -206,16 +208,16 @@ def refused(gpu: Nvidia, folder: Path, fault: str, message: str) -> None:
 
 
 @pytest.mark.ci
-def test_an_engine_is_tried_once_in_a_child_process(one: Nvidia, untried: None, tmp_path: Path) -> None:
+def test_an_engine_is_tried_once_in_a_child_process(with_torch: Nvidia, untried: None, tmp_path: Path) -> None:
     """A successfully tried engine is not tried again on the same machine. Without srkd's header it fits any machine."""
     plain = tmp_path / "trtexec.engine"
     plain.write_bytes(read_engine(engine(tmp_path)).plan)
     processes = []
     for driver in ("13000", "13000", "12080"):
-        one.is_(driver=driver)
-        one.forget_calls()
+        with_torch.is_(driver=driver)
+        with_torch.forget_calls()
         open_model(plain)
-        processes.append(len({call[1] for call in one.calls("deserialize")}))
+        processes.append(len({call[1] for call in with_torch.calls("deserialize")}))
     assert processes == [2, 1, 2]
 
 
@@ -226,7 +228,7 @@ def test_an_engine_is_tried_once_in_a_child_process(one: Nvidia, untried: None, 
         ("mps", UsageError, "device 'mps': an engine runs on an NVIDIA GPU"),
     ],
 )
-def test_devices(one: Nvidia, tmp_path: Path, device: str, error: type[SrkdError], message: str) -> None:
+def test_devices(with_torch: Nvidia, tmp_path: Path, device: str, error: type[SrkdError], message: str) -> None:
     path = engine(tmp_path)
     with pytest.raises(error, match=message):
         open_model(path, OpenOptions(device=device))
@@ -240,19 +242,19 @@ def test_no_gpu(gpu: Nvidia, tmp_path: Path) -> None:
         open_model(path)
 
 
-def test_without_a_driver_nothing_native_is_called(one: Nvidia, tmp_path: Path) -> None:
+def test_without_a_driver_nothing_native_is_called(with_torch: Nvidia, tmp_path: Path) -> None:
     path = engine(tmp_path)
-    one.forget_calls()
+    with_torch.forget_calls()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(installation, "DRIVER", "libcuda-that-is-not-there.so.1")
         with pytest.raises(SrkdError, match="TensorRT cannot be used: no NVIDIA driver here: libcuda-that"):
             TensorRTRuntime(path)
         with pytest.raises(SrkdError, match="libcuda-that-is-not-there"):
             open_device()
-    assert one.calls() == []
+    assert with_torch.calls() == []
 
 
-def test_precision_and_scale_are_what_the_file_says(one: Nvidia, tmp_path: Path) -> None:
+def test_precision_and_scale_are_what_the_file_says(with_torch: Nvidia, tmp_path: Path) -> None:
     path = engine(tmp_path)
     with pytest.raises(UsageError, match="computes in fp32, not fp16"):
         open_model(path, OpenOptions(precision="fp16"))

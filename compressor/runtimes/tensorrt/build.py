@@ -111,7 +111,7 @@ def build_plan(trt: Any, source: Path, plan: Path, precision: str, profile: Opti
 
 
 def network_flags(trt: Any) -> int:
-    """Return the flags of a network: strongly typed if the builder has no precision flags."""
+    """The flags of a network: strongly typed if the builder has no precision flags."""
     return 0 if has_precision_flags(trt) else 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
 
 
@@ -144,7 +144,7 @@ def _add_profile(builder: Any, config: Any, info: OnnxInfo, profile: Optimizatio
 
 
 def trtexec_command(onnx: str, engine: str, input: str, profile: OptimizationProfile, precision: str) -> str:
-    """Return the same build as a shell command, for a machine with TensorRT and without srkd.
+    """The same build as a shell command, for a machine with TensorRT and without srkd.
 
     --stronglyTyped makes 10.x use the precision of the ONNX file; 11.x always does.
     """

@@ -186,7 +186,7 @@ def require_gpu(index: int, count: int) -> None:
 
 
 def device_index(device: str) -> int:
-    """Return the index of a CUDA device. The commands' default "cpu" means the first GPU: an engine needs one."""
+    """The index of a CUDA device. The commands' default "cpu" means the first GPU: an engine needs one."""
     kind, _, index = device.partition(":")
     if kind not in ("cpu", "cuda") or (index and not index.isdigit()):
         raise UsageError(f"device {device!r}: an engine runs on an NVIDIA GPU; use --device cuda or cuda:1")

@@ -70,7 +70,6 @@ class EngineFile:
 
 
 def write_engine(path: Path, header: EngineHeader, plan: bytes) -> None:
-    """Write the header and the plan."""
     text = json.dumps(
         {
             "schema": SCHEMA,

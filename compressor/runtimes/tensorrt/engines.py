@@ -28,12 +28,12 @@ from compressor.runtimes.tensorrt.session import Session
 
 
 def current_machine(trt: Any, device: Device) -> Machine:
-    """Return this machine as described in engine files."""
+    """This machine as described in engine files."""
     return Machine(str(trt.__version__), device.gpu.name, device.gpu.capability, driver_version())
 
 
 def machine_tag(machine: Machine) -> str:
-    """Return the machine as a part of file names: trt11.4.0.106-h200-sm90."""
+    """The machine as a part of file names: trt11.4.0.106-h200-sm90."""
     gpu = re.sub(r"[^a-z0-9]+", "-", machine.gpu.lower()).strip("-").removeprefix("nvidia-")
     return f"trt{machine.tensorrt}-{gpu}-sm{machine.capability.replace('.', '')}"
 
@@ -45,7 +45,7 @@ def engine_name(onnx: str, precision: str, machine: Machine) -> str:
 
 
 def cache_folder() -> Path:
-    """Return the folder that records which engines were tried."""
+    """The folder that records which engines were tried."""
     return default_folder() / "tensorrt"
 
 
@@ -102,7 +102,7 @@ def usable_engine(path: Path, trt: Any, device: Device) -> EngineFile:
 
 
 def _export_command(header: EngineHeader) -> str:
-    """Return the command that builds the same engine for this machine."""
+    """The command that builds the same engine for this machine."""
     flag = "--trt" if header.precision == "fp16" else f"--trt-{header.precision}"
     tuned, largest = ("{}x{}".format(*size_of(shape)) for shape in (header.profile.tuned, header.profile.largest))
     sizes = f"--static {largest}" if header.profile.fixed_size else f"--sizes {tuned},{largest}"

@@ -28,14 +28,14 @@ def driver_missing() -> str | None:
 
 
 def cuda_version() -> int:
-    """Return the newest CUDA version that the driver supports: 13000 for 13.0."""
+    """The newest CUDA version that the driver supports: 13000 for 13.0."""
     version = ctypes.c_int()
     ctypes.CDLL(DRIVER).cuDriverGetVersion(ctypes.byref(version))
     return version.value
 
 
 def driver_version() -> str:
-    """Return the driver as in engine files: its CUDA version, and its own if it is known: 13.0 (580.65.06)."""
+    """The driver as in engine files: its CUDA version, and its own if it is known: 13.0 (580.65.06)."""
     number = cuda_version()
     version = f"{number // 1000}.{number % 1000 // 10}"
     try:
@@ -67,7 +67,7 @@ def import_tensorrt() -> Any:
 
 
 def has_precision_flags(trt: Any) -> bool:
-    """Return True if builder flags permit precisions (10.x), False if the network's own types decide (11.x)."""
+    """True if builder flags permit precisions (10.x), False if the network's own types decide (11.x)."""
     return hasattr(trt.BuilderFlag, "FP16")
 
 
@@ -96,6 +96,6 @@ class BuilderLog:
         self.logger: Any = Logger()
 
     def reason(self) -> str:
-        """Return the first error, of which the later ones are consequences."""
+        """The first error, of which the later ones are consequences."""
         messages = self.errors or self.warnings or ["TensorRT gave no reason"]
         return " ".join(messages[0].split())[:300]

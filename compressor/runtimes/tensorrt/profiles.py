@@ -38,7 +38,7 @@ class OptimizationProfile:
                 raise UsageError(f"sizes {self}: each must be at least as large as the one before, in width and height")
 
     def __str__(self) -> str:
-        """Return the sizes as text: 16x16,256x256,512x512."""
+        """The sizes as text: 16x16,256x256,512x512."""
         return ",".join("{}x{}".format(*size_of(shape)) for shape in (self.smallest, self.tuned, self.largest))
 
     @property
@@ -47,27 +47,23 @@ class OptimizationProfile:
         return size_of(self.largest) if self.smallest[2:] == self.largest[2:] else None
 
     def takes(self, height: int, width: int) -> bool:
-        """Return True if an image of that size is within the profile."""
         low, high = self.smallest, self.largest
         return low[2] <= height <= high[2] and low[3] <= width <= high[3]
 
     def to_dict(self) -> dict[str, list[int]]:
-        """Return the shapes for JSON."""
         return {"min": list(self.smallest), "opt": list(self.tuned), "max": list(self.largest)}
 
     @classmethod
     def from_dict(cls, shapes: Mapping[str, Sequence[int]]) -> OptimizationProfile:
-        """Return the profile from JSON; ValueError, KeyError or TypeError if it is malformed."""
+        """The profile from JSON; ValueError, KeyError or TypeError if it is malformed."""
         return cls(*(as_shape(shapes[name]) for name in ("min", "opt", "max")))
 
 
 def size_of(shape: Shape) -> Size:
-    """Return the (width, height) of a shape."""
     return shape[3], shape[2]
 
 
 def static_profile(channels: int, size: Size) -> OptimizationProfile:
-    """Return the profile for one image of one size."""
     shape = (1, channels, size[1], size[0])
     return OptimizationProfile(shape, shape, shape)
 
@@ -75,7 +71,7 @@ def static_profile(channels: int, size: Size) -> OptimizationProfile:
 def dynamic_profile(
     channels: int, min_size: int, multiple: int, sizes: tuple[Size, Size] | None = None
 ) -> OptimizationProfile:
-    """Return the profile for one image, from the network's smallest size up; `sizes` are tuned and largest."""
+    """The profile for one image, from the network's smallest size up; `sizes` are tuned and largest."""
     least = -(-min_size // multiple) * multiple
     for width, height in sizes or ():
         if min(width, height) < least or width % multiple or height % multiple:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from compressor.base.errors import SrkdError
+from compressor.runtimes.file_runtime import require_one_image
 from compressor.runtimes.tensorrt.device import Device
 from compressor.runtimes.tensorrt.installation import BuilderLog
 from compressor.runtimes.tensorrt.profiles import OptimizationProfile, Shape, as_shape
@@ -87,14 +88,11 @@ class Session:
 
 
 def _tensor_names(trt: Any, engine: Any, label: str) -> tuple[str, str]:
-    """Return the names of the only input and the only output, both float32."""
+    """The names of the only input and the only output, both float32."""
     names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
     inputs = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
     outputs = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.OUTPUT]
-    if len(inputs) != 1 or len(outputs) != 1:
-        raise SrkdError(
-            f"{label} has {len(inputs)} inputs and {len(outputs)} outputs: a super-resolution model has one each"
-        )
+    require_one_image(label, len(inputs), len(outputs))
     for name in names:
         kind = engine.get_tensor_dtype(name)
         if kind != trt.DataType.FLOAT:

@@ -18,6 +18,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from compressor.runtimes.onnx_file import drop_unused, set_nodes
 from export.graph.onnx_graph import attribute_of
 from export.int8.quantise.grids import U8, Grid
 from export.int8.quantise.plan import FloatGraph
@@ -37,12 +38,13 @@ class Ends:
 
 
 def meet_image(model: onnx.ModelProto) -> Ends:
-    """Return the rewritten graph; ends that do not have these forms stay unchanged."""
+    """The rewritten graph; ends that do not have these forms stay unchanged."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     first = _rewrite_input(copy)
     last = _rewrite_output(copy)
-    return Ends(FloatGraph(_without_unused(copy)), frozenset(name for name in (first, last) if name is not None))
+    _remove_unused(copy.graph)
+    return Ends(FloatGraph(copy), frozenset(name for name in (first, last) if name is not None))
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ def _rewrite_input(model: onnx.ModelProto) -> str | None:
 
 
 def _steps_behind(graph: FloatGraph, name: str, user: int) -> _Steps | None:
-    """Return the steps from a value to a convolution, if no other node reads the values between."""
+    """The steps from a value to a convolution, if no other node reads the values between."""
     nodes, value, following = [], name, user
     while _affine(graph, graph.nodes[following], value) is not None:
         nodes.append(graph.nodes[following])
@@ -156,7 +158,7 @@ def _rewrite_output(model: onnx.ModelProto) -> str | None:
 
 
 def _steps_before(graph: FloatGraph, output: str) -> tuple[_Steps | None, int]:
-    """Return the steps from the last convolution to the output, and how many of its channels a shuffle merges."""
+    """The steps from the last convolution to the output, and how many of its channels a shuffle merges."""
     nodes: list[onnx.NodeProto] = []
     name, value, shuffled = output, output, 1
     while (index := graph.producer.get(name)) is not None:
@@ -188,9 +190,7 @@ def _drop(model: onnx.ModelProto, steps: Sequence[onnx.NodeProto], value: str) -
         node.input[:] = [value if name == result else name for name in node.input]
         if is_output:
             node.output[:] = [result if name == value else name for name in node.output]
-    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
-    del model.graph.node[:]
-    model.graph.node.extend(copies)
+    set_nodes(model.graph, nodes)
 
 
 def _affine(graph: FloatGraph, node: onnx.NodeProto, value: str) -> tuple[NDArray[Any], NDArray[Any]] | None:
@@ -241,16 +241,13 @@ def _store(model: onnx.ModelProto, name: str, values: NDArray[Any]) -> None:
     model.graph.initializer.append(tensor)
 
 
-def _without_unused(model: onnx.ModelProto) -> onnx.ModelProto:
+def _remove_unused(graph: onnx.GraphProto) -> None:
     """Remove nodes and constants that no output depends on."""
-    names = {value.name for value in model.graph.output}
-    nodes = []
-    for node in reversed(model.graph.node):
+    names = {value.name for value in graph.output}
+    nodes: list[onnx.NodeProto] = []
+    for node in reversed(graph.node):
         if any(name in names for name in node.output):
             names.update(node.input)
-            nodes.append(onnx.NodeProto.FromString(node.SerializeToString()))
-    stored = [onnx.TensorProto.FromString(t.SerializeToString()) for t in model.graph.initializer if t.name in names]
-    del model.graph.node[:], model.graph.initializer[:], model.graph.value_info[:]
-    model.graph.node.extend(reversed(nodes))
-    model.graph.initializer.extend(stored)
-    return model
+            nodes.insert(0, node)
+    set_nodes(graph, nodes)
+    drop_unused(graph)

@@ -32,7 +32,7 @@ ACTIVATIONS = frozenset(HOMOGENEOUS) - {"Identity"}
 
 
 def equalise_channels(ends: Ends, patches: torch.Tensor) -> Ends:
-    """Return the graph with its channels equalised by their peaks on the patches."""
+    """The graph with its channels equalised by their peaks on the patches."""
     plan = make_plan(ends.graph, images=ends.images)
     convolutions = {index: layer for index, layer in plan.layers.items() if layer.kind == "conv"}
     ties = _Ties(ends.graph, convolutions)
@@ -155,7 +155,7 @@ class _Ties:
         return np.array([self._root(element) for element in classes.tolist()], np.int64)
 
     def scales(self, peaks: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64]:
-        """Return the factor s of every class, by the values' peaks per channel."""
+        """The factor s of every class, by the values' peaks per channel."""
         shares = np.zeros(len(self.parents))
         for name, peak in peaks.items():
             if name in self.of and peak.shape == self.of[name].shape and np.isfinite(peak).all() and peak.max() > 0:

@@ -56,13 +56,13 @@ class Grid:
     levels: Levels
 
     def round(self, values: torch.Tensor) -> torch.Tensor:
-        """Return the nearest values on the grid; halves round to even, as in ONNX."""
+        """The nearest values on the grid; halves round to even, as in ONNX."""
         levels = (values / self.scale).round_().add_(self.zero_point).clamp_(self.levels.low, self.levels.high)
         return levels.sub_(self.zero_point).mul_(self.scale)
 
 
 def choose_grid(values: torch.Tensor, levels: Levels) -> Grid:
-    """Return the grid of least error for these values; rarely used ends of the range may be clipped.
+    """The grid of least error for these values; rarely used ends of the range may be clipped.
 
     A clipping error counts `CLIPPING` times: rounding is noise that the next layer averages over its inputs, clipping
     is not.
@@ -93,7 +93,7 @@ def _grid(low: float, high: float, levels: Levels) -> Grid:
 
 
 def _float32(scale: float) -> float:
-    """Return the scale rounded to float32, as files store it."""
+    """The scale rounded to float32, as files store it."""
     return float(torch.tensor(scale, dtype=torch.float32))
 
 
@@ -104,7 +104,7 @@ def _error(grid: Grid, centres: torch.Tensor, counts: torch.Tensor) -> float:
 
 
 def row_scales(weight: torch.Tensor, levels: Levels) -> torch.Tensor:
-    """Return for each row of (rows, columns) the scale of least squared error."""
+    """For each row of (rows, columns) the scale of least squared error."""
     largest = weight.abs().amax(1).clamp_min(1e-12)
     best, least = largest / levels.high, torch.full_like(largest, torch.inf)
     for share in SHARES:
@@ -116,7 +116,7 @@ def row_scales(weight: torch.Tensor, levels: Levels) -> torch.Tensor:
 
 
 def round_rows(weight: torch.Tensor, scales: torch.Tensor, levels: Levels) -> torch.Tensor:
-    """Return each weight in steps of its row's scale, rounded to an integer."""
+    """Each weight in steps of its row's scale, rounded to an integer."""
     return (weight / scales[:, None]).round().clamp(levels.low, levels.high)
 
 

@@ -78,7 +78,6 @@ class FloatGraph:
 
     @cached_property
     def constants(self) -> Mapping[str, NDArray[Any]]:
-        """Return the stored values by name."""
         stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in self.model.graph.initializer}
         for node in self.nodes:
             if node.op_type == "Constant":
@@ -114,13 +113,13 @@ class FloatGraph:
 
     @cached_property
     def channels(self) -> Mapping[str, int]:
-        """Return the number of channels of each value of shape (N, C, H, W)."""
+        """The number of channels of each value of shape (N, C, H, W)."""
         shapes = {name: kind.shape.dim for name, kind in self.types.items()}
         return {name: dims[1].dim_value for name, dims in shapes.items() if len(dims) == 4 and dims[1].dim_value}
 
     @cached_property
     def floats(self) -> frozenset[str]:
-        """Return the names of the float32 values that are not constants."""
+        """The names of the float32 values that are not constants."""
         kinds = {name: kind.elem_type for name, kind in self.types.items()}
         return frozenset(
             name for name, kind in kinds.items() if kind == TensorProto.FLOAT and name not in self.constants
@@ -128,7 +127,7 @@ class FloatGraph:
 
     @cached_property
     def layers(self) -> Mapping[int, Layer]:
-        """Return the nodes with stored weights that can be quantised, by index."""
+        """The nodes with stored weights that can be quantised, by index."""
         return {index: layer for index, node in enumerate(self.nodes) if (layer := self._layer(index, node))}
 
     def _layer(self, index: int, node: onnx.NodeProto) -> Layer | None:
@@ -162,7 +161,7 @@ class FloatGraph:
         return Layer(index, node.name, node.input[1], self._added(node, len(weight[0])), "columns")
 
     def _added(self, node: onnx.NodeProto, size: int) -> str | None:
-        """Return the name of the stored vector that is added to a product, its bias; None without one."""
+        """The name of the stored vector that is added to a product, its bias; None without one."""
         (name,) = node.output
         if len(self.users.get(name, ())) != 1 or name in self.outputs:
             return None
@@ -173,7 +172,7 @@ class FloatGraph:
         return others[0] if self.constants[others[0]].shape == (size,) and len(self.users[others[0]]) == 1 else None
 
     def sole_user(self, name: str) -> int | None:
-        """Return the only node that reads a value; None if there are others or the value is an output."""
+        """The only node that reads a value; None if there are others or the value is an output."""
         users = self.users.get(name, ())
         return users[0] if len(users) == 1 and name not in self.outputs else None
 
@@ -218,14 +217,14 @@ class QuantisationPlan:
         return self.parts.variant
 
     def reads_grid(self, index: int, name: str) -> bool:
-        """Return whether a node reads a quantised value: if it is an integer node, or if no float value exists."""
+        """Whether a node reads a quantised value: if it is an integer node, or if no float value exists."""
         if name not in self.grids:
             return False
         return index in self.integer or self.graph.producer.get(name) in self.on_grid
 
 
 def fused_activation(graph: FloatGraph, index: int) -> int | None:
-    """Return the index of the activation that a runtime computes with a node, or None."""
+    """The index of the activation that a runtime computes with a node, or None."""
     user = graph.sole_user(graph.nodes[index].output[0])
     return user if user is not None and graph.nodes[user].op_type in FUSED else None
 
@@ -236,7 +235,7 @@ def make_plan(
     parts: FloatParts = NOTHING,
     images: frozenset[str] = frozenset(),
 ) -> QuantisationPlan:
-    """Return the plan with these parts in float; `images` are the names of the image values (`ends.py`)."""
+    """The plan with these parts in float; `images` are the names of the image values (`ends.py`)."""
     unknown = parts.layers - {layer.name for layer in graph.layers.values()}
     if unknown:
         raise SrkdError(f"the graph has no layer called {sorted(unknown)[0]!r}")
@@ -270,7 +269,7 @@ def make_plan(
 
 
 def _moves_grid(graph: FloatGraph, index: int, grids: Container[str], on_grid: Container[int]) -> bool:
-    """Return True if the node rearranges values that are stored only as integers."""
+    """True if the node rearranges values that are stored only as integers."""
     node = graph.nodes[index]
     if node.op_type not in MOVES or index in on_grid:
         return False

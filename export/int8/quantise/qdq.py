@@ -9,6 +9,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from compressor.runtimes.onnx_file import drop_unused, set_nodes
 from export.int8.quantise.grids import Grid
 from export.int8.quantise.plan import QuantisationPlan
 from export.int8.quantise.walk import QuantisedLayer, Solution
@@ -17,7 +18,7 @@ INT32 = 2**31 - 1
 
 
 def write_qdq(plan: QuantisationPlan, solution: Solution) -> onnx.ModelProto:
-    """Return the quantised model; weights are stored as integers, the bias as the flavour requires."""
+    """The quantised model; weights are stored as integers, the bias as the flavour requires."""
     return _Writer(plan, solution).write()
 
 
@@ -47,14 +48,9 @@ class _Writer:
             self.nodes.append(node)
             for name in graph.nodes[index].output:
                 self._pair(name, renamed.get(name, name), last=name in renamed)
-        nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in self.nodes]
-        used = {name for node in nodes for name in node.input}
-        weights = [
-            onnx.TensorProto.FromString(t.SerializeToString()) for t in self.model.graph.initializer if t.name in used
-        ]
-        del self.model.graph.node[:], self.model.graph.initializer[:], self.model.graph.value_info[:]
-        self.model.graph.node.extend(nodes)
-        self.model.graph.initializer.extend([*weights, *self.stored])
+        set_nodes(self.model.graph, self.nodes)
+        drop_unused(self.model.graph)
+        self.model.graph.initializer.extend(self.stored)
         return self.model
 
     def _pair(self, name: str, computed: str, *, last: bool = False) -> None:

@@ -69,12 +69,11 @@ class OwnQuantiser(QuickTool[onnx.ModelProto]):
 
 
 def quantise(plan: QuantisationPlan, patches: torch.Tensor, context: Context = QUIET) -> onnx.ModelProto:
-    """Return the graph of a plan in QDQ form."""
     return write_qdq(plan, GraphWalk(plan, patches.numpy(), context).run())
 
 
 def measure_graph(model: onnx.ModelProto, photos: QualityPhotos, flavour: Flavour) -> QualityLoss:
-    """Return the quality of a graph's images of the photos, in ONNX Runtime."""
+    """The quality of a graph's images of the photos, in ONNX Runtime."""
     session = _session(model, flavour)
     return photos.measure(lambda lr: _run(session, lr))
 
@@ -104,7 +103,7 @@ def _run(session: Any, lr: torch.Tensor) -> torch.Tensor:
 
 
 def _take_turns(first: Callable[[], object], second: Callable[[], object]) -> tuple[float, float]:
-    """Return the median time of two calls in ms."""
+    """The median time of two calls in ms."""
     times: tuple[list[float], list[float]] = ([], [])
     first()
     second()

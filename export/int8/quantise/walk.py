@@ -108,12 +108,12 @@ class GraphWalk:
             exact = _compute(self.plan.graph.model, node, [pair[0] for pair in inputs])
         if layer is not None:
             raw = [self._solve(layer, inputs[0][1], exact[0], index)]
-        elif all(one is other for one, other in inputs):
+        elif all(exact_input is raw_input for exact_input, raw_input in inputs):
             raw = exact
         else:
             raw = _compute(self.plan.graph.model, node, [pair[1] for pair in inputs])
-        for name, one, other in zip(node.output, exact, raw, strict=True):
-            self._keep(name, one, other)
+        for name, *values in zip(node.output, exact, raw, strict=True):
+            self._keep(name, *values)
 
     def _input(self, index: int, name: str) -> tuple[NDArray[Any], NDArray[Any]]:
         constants = self.plan.graph.constants
@@ -152,21 +152,21 @@ class GraphWalk:
         sums = [_sums(layer, x, target - now, group) for group in range(layer.groups)]
         for group, (fitted, apart) in enumerate(sums):
             rows = slice(group * rows_of_group, (group + 1) * rows_of_group)
-            part = matrix[rows].double()
+            weight_rows = matrix[rows].double()
             free = bias is not None or layer.kind == "conv"
             if self.plan.solved_weights and not shared:
-                part = part + best_correction(fitted, apart)[0]
+                weight_rows = weight_rows + best_correction(fitted, apart)[0]
             total = fitted.plus(apart)
-            scale = row_scales(part, levels)
+            scale = row_scales(weight_rows, levels)
             covariance = total.xx - torch.outer(total.x, total.x) / total.count
             rounded = (
-                round_with_feedback(part, scale, covariance, levels)
+                round_with_feedback(weight_rows, scale, covariance, levels)
                 if len(covariance) <= FEEDBACK_COLUMNS and self.correct and not shared
-                else round_rows(part, scale, levels)
+                else round_rows(weight_rows, scale, levels)
             )
             # The bias compensates the mean error that is left after rounding.
             change = rounded * scale[:, None] - matrix[rows].double()
-            offset = (total.r - change @ total.x) / total.count if self.correct and free else torch.zeros(len(part))
+            offset = (total.r - change @ total.x) / total.count if self.correct and free else torch.zeros(len(rounded))
             integers.append(rounded)
             scales.append(scale)
             biases.append(offset)
@@ -185,7 +185,7 @@ class GraphWalk:
         return result
 
     def _target(self, index: int, exact: NDArray[Any]) -> torch.Tensor:
-        """Return a layer's target: its float result, or the rest that the sum it is added to needs."""
+        """A layer's target: its float result, or the rest that the sum it is added to needs."""
         graph = self.plan.graph
         (name,) = graph.nodes[index].output
         factor = np.float32(1)
@@ -208,7 +208,7 @@ class GraphWalk:
 
 
 def _matrix(layer: Layer, weight: torch.Tensor) -> torch.Tensor:
-    """Return the weight as (rows, columns)."""
+    """The weight as (rows, columns)."""
     return weight.T if layer.kind == "columns" else weight.flatten(1)
 
 
@@ -223,13 +223,12 @@ def _apply(layer: Layer, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tens
 
 
 def _sums(layer: Layer, x: torch.Tensor, missing: torch.Tensor, group: int) -> tuple[Sums, Sums]:
-    """Return the sums of one group over the patches to fit, and over the held-out ones."""
+    """The sums of one group over the patches to fit, and over the held-out ones."""
     if layer.kind != "conv":
         x, missing = x.flatten(1, -2).movedim(-1, 1)[..., None], missing.flatten(1, -2).movedim(-1, 1)[..., None]
         sides: tuple[int, int] = (1, 1)
     else:
-        weight_sides = _sides(layer, x, missing)
-        sides = weight_sides
+        sides = _sides(layer, x, missing)
         x = x.chunk(layer.groups, 1)[group]
         missing = missing.chunk(layer.groups, 1)[group]
     columns = x.shape[1] * sides[0] * sides[1]
@@ -242,8 +241,8 @@ def _sums(layer: Layer, x: torch.Tensor, missing: torch.Tensor, group: int) -> t
         inputs = F.unfold(
             x[index : index + 1], sides, padding=layer.padding if layer.kind == "conv" else 0, stride=step
         )
-        part = missing[index][:, ::step, ::step].flatten(1)
-        both[len(x) > APART and index % APART == APART - 1].add(inputs[0], part, torch.ones(part.shape[1]))
+        rest = missing[index][:, ::step, ::step].flatten(1)
+        both[len(x) > APART and index % APART == APART - 1].add(inputs[0], rest, torch.ones(rest.shape[1]))
     return both
 
 
