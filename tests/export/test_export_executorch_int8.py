@@ -29,7 +29,7 @@ from export.writing.exporting import FileReport, Source, export_model
 pytest.importorskip("executorch")
 pytest.importorskip("torchao")
 to_executorch_int8 = pytest.importorskip("export.int8.to_executorch_int8")
-pytestmark = pytest.mark.extras
+pytestmark = [pytest.mark.extras, pytest.mark.usefixtures("quick_int8")]
 
 SOURCE = Source("small", "ab" * 32, {"srkd.recipe": "logits"})
 EDSR = EDSRSpec(width=8, depth=1, scale=2)
@@ -52,7 +52,7 @@ NOTES: list[str] = []
 
 
 @pytest.fixture(scope="module")
-def good(network: Network, tmp_path_factory: pytest.TempPathFactory) -> FileReport:
+def good(quick_int8: None, network: Network, tmp_path_factory: pytest.TempPathFactory) -> FileReport:
     file = exported(network, tmp_path_factory.mktemp("good"), notes=NOTES)
     assert file.verdict == "passed" and file.path is not None, file.reason
     return file
@@ -73,7 +73,7 @@ def test_the_file_says_what_it_is(good: FileReport, network: Network) -> None:
     assert runtime.metadata["srkd.source_sha256"] == "ab" * 32
     quant = json.loads(runtime.metadata["srkd.quant"])
     assert (quant["flavour"], quant["bits"], quant["in_float"]) == ("xnnpack", 8, "nothing")
-    assert quant["calibration"] == "32 patches of embedded photos, flat colours"
+    assert quant["calibration"] == "8 patches of embedded photos, flat colours"
     assert quant["drop_db"] == pytest.approx(good.quality.drop, abs=0.01), "torch computed what XNNPACK does"
     assert "srkd.quant" not in good.facts and "srkd.quant" not in json.loads(sidecar(good).read_text())["facts"]
     assert open_model(good.path, OpenOptions(precision="int8")).precision == "int8"

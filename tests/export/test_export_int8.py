@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -29,13 +28,14 @@ from compressor.runtimes.onnx_runtime import OnnxRuntime
 from compressor.runtimes.table import OpenOptions
 from export.formats.conversion import FileOptions, Int8Options
 from export.formats.table import find_formats
-from export.int8 import task, to_int8
+from export.int8 import to_int8
 from export.int8.calibration import COLOURS, calibration_patches
-from export.proof import speed
 from export.proof.quality import QualityPhotos
 from export.proof.speed import Int8Speed
 from export.timing.turns import SpeedUp
 from export.writing.exporting import FileReport, Source, convert_to, export_model
+
+pytestmark = pytest.mark.usefixtures("quick_int8")
 
 
 @pytest.fixture(scope="module")
@@ -53,19 +53,10 @@ def student() -> Network:
     return network
 
 
-@pytest.fixture
-def _few_patches(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Use few patches in tests where quality does not matter."""
-    monkeypatch.setattr(task, "calibration_patches", partial(calibration_patches, count=4))
-
-
 @pytest.fixture(scope="module")
-def exported(student: Network, tmp_path_factory: pytest.TempPathFactory) -> tuple[FileReport, ...]:
+def exported(quick_int8: None, student: Network, tmp_path_factory: pytest.TempPathFactory) -> tuple[FileReport, ...]:
     source = Source("student", "0" * 64, {"srkd.recipe": "logits"})
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(task, "calibration_patches", partial(calibration_patches, count=6))
-        patch.setattr(speed, "SECONDS", 0.2)
-        return export_model(student, source, ["int8"], tmp_path_factory.mktemp("int8")).files
+    return export_model(student, source, ["int8"], tmp_path_factory.mktemp("int8")).files
 
 
 def test_one_flag_writes_a_file_for_cpus_and_one_for_tensorrt(exported: tuple[FileReport, ...]) -> None:
@@ -85,7 +76,7 @@ def test_photos_lose_little_and_the_metadata_says_how_much(exported: tuple[FileR
         assert quant["drop_db"] == pytest.approx(file.quality.drop, abs=0.005)
         assert quant["in_float"] == "nothing"
         assert quant["bits"] == 8
-        assert "6 patches" in quant["calibration"]
+        assert "8 patches" in quant["calibration"]
 
 
 def test_the_file_opens_as_int8_and_takes_any_size(exported: tuple[FileReport, ...], student: Network) -> None:
@@ -181,7 +172,6 @@ def test_int8_gives_bytes_to_an_app_that_wants_bytes(student: Network, tmp_path:
     assert model.graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.UINT8
 
 
-@pytest.mark.usefixtures("_few_patches")
 def test_a_bound_that_cannot_be_met_is_refused_with_the_figures(tmp_path: Path) -> None:
     network = build(EDSRSpec(width=4, depth=1, scale=2), seed=0)
     notes: list[str] = []
@@ -270,7 +260,6 @@ def written(name: str, network: Network, folder: Path) -> tuple[Mapping[str, obj
     return facts, [values for values in stored if values.ndim == 4 and values.dtype != np.float32]
 
 
-@pytest.mark.usefixtures("_few_patches")
 def test_weights_have_seven_bits_where_the_processor_overflows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(to_int8, "has_integer_products", lambda: False)
     facts, weights = written("int8", build(EDSRSpec(width=4, depth=1, scale=2), seed=0), tmp_path)

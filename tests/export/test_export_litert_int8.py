@@ -29,7 +29,7 @@ interpreter = pytest.importorskip("ai_edge_litert.interpreter")
 schema = pytest.importorskip("ai_edge_litert.schema_py_generated")
 to_litert_int8 = pytest.importorskip("export.int8.to_litert_int8")
 litert_quantiser = pytest.importorskip("export.int8.litert_quantiser")
-pytestmark = pytest.mark.extras
+pytestmark = [pytest.mark.extras, pytest.mark.usefixtures("quick_int8")]
 
 SOURCE = Source("small", "ab" * 32, {"srkd.recipe": "logits"})
 EDSR = EDSRSpec(width=8, depth=1, scale=4)
@@ -46,7 +46,7 @@ def network() -> Network:
 
 
 @pytest.fixture(scope="module")
-def good(network: Network, tmp_path_factory: pytest.TempPathFactory) -> FileReport:
+def good(quick_int8: None, network: Network, tmp_path_factory: pytest.TempPathFactory) -> FileReport:
     file = exported(network, tmp_path_factory.mktemp("good"))
     assert file.verdict == "passed" and file.path is not None, file.reason
     return file
@@ -88,7 +88,7 @@ def test_the_file_says_what_it_is(good: FileReport, network: Network) -> None:
     assert runtime.descriptor == network.descriptor
     quant = json.loads(runtime.metadata["srkd.quant"])
     assert (quant["flavour"], quant["bits"], quant["in_float"]) == ("litert", 8, "nothing")
-    assert quant["calibration"] == "32 patches of embedded photos, flat colours"
+    assert quant["calibration"] == "8 patches of embedded photos, flat colours"
     assert quant["drop_db"] == pytest.approx(good.quality.drop, abs=1e-3)
     assert open_model(good.path, OpenOptions(precision="int8")).precision == "int8"
     with pytest.raises(UsageError, match=r"small\.int8\.tflite computes in int8, not bf16: export it in that"):

@@ -32,6 +32,7 @@ from export.formats.conversion import Conversion
 from export.formats.proof_inputs import ProofInput, proof_inputs
 from export.formats.table import FORMATS, Bounds
 from export.graph import onnx_graph
+from export.graph.onnx_graph import trace
 from export.graph.recent import Recent
 from export.proof.verify import verify
 from export.writing.exporting import ExportReport, FileReport, Source, export_metadata, export_model
@@ -140,10 +141,12 @@ def wrong_metadata(model: onnx.ModelProto) -> None:
 
 @cache
 def _traced(spec: EDSRSpec, opset: int) -> torch.onnx.ONNXProgram:
-    return onnx_graph.trace(build(spec, seed=0), None, opset)
+    return trace(build(spec, seed=0), None, opset)
 
 
-def traced(network: Network, lr_size: tuple[int, int] | None, opset: int) -> torch.onnx.ONNXProgram:
+def traced(
+    network: Network, lr_size: tuple[int, int] | None, opset: int, translations: None = None
+) -> torch.onnx.ONNXProgram:
     """Return the traced network, traced once for all changed files, as this takes seconds."""
     assert lr_size is None and network.spec == SPECS[0]
     return _traced(SPECS[0], opset)
@@ -272,6 +275,7 @@ def test_onnxsim_is_used_only_when_it_helps(
         return larger, True
 
     monkeypatch.setattr(onnxsim, "simplify", simplify)
+    monkeypatch.setattr(onnx_graph, "trace", traced)
     monkeypatch.setattr(onnx_graph, "_graphs", Recent(lambda _: 0))
     facts = to_onnx.convert(Conversion(copy.deepcopy(network), tmp_path / "x.onnx", {}))
     assert facts["simplified"] is False and facts["nodes"] == facts["nodes_before_onnxsim"]

@@ -27,7 +27,7 @@ from export.writing.exporting import FileReport, Source, export_model
 openvino = pytest.importorskip("openvino")
 pytest.importorskip("nncf")
 to_openvino_int8 = pytest.importorskip("export.int8.to_openvino_int8")
-pytestmark = pytest.mark.extras
+pytestmark = [pytest.mark.extras, pytest.mark.usefixtures("quick_int8")]
 
 SOURCE = Source("small", "ab" * 32, {"srkd.recipe": "logits"})
 EDSR = EDSRSpec(width=8, depth=1, scale=4)
@@ -44,7 +44,7 @@ def network() -> Network:
 
 
 @pytest.fixture(scope="module")
-def good(network: Network, tmp_path_factory: pytest.TempPathFactory) -> FileReport:
+def good(quick_int8: None, network: Network, tmp_path_factory: pytest.TempPathFactory) -> FileReport:
     file = exported(network, tmp_path_factory.mktemp("good"))
     assert file.verdict == "passed" and file.path is not None, file.reason
     return file
@@ -64,7 +64,7 @@ def test_the_file_says_what_it_is(good: FileReport, network: Network) -> None:
     assert runtime.descriptor == network.descriptor
     quant = json.loads(runtime.metadata["srkd.quant"])
     assert (quant["flavour"], quant["bits"], quant["in_float"]) == ("openvino", 8, "nothing")
-    assert quant["calibration"] == "32 patches of embedded photos, flat colours"
+    assert quant["calibration"] == "8 patches of embedded photos, flat colours"
     assert quant["drop_db"] == pytest.approx(good.quality.drop, abs=1e-3)
     assert open_model(good.path, OpenOptions(precision="int8")).precision == "int8"
     with pytest.raises(UsageError, match=r"small\.int8\.openvino\.xml computes in int8, not bf16: export it in that"):

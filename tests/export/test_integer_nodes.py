@@ -22,9 +22,6 @@ from compressor.runtimes import onnx_runtime
 from export.formats.conversion import FileOptions, Int8Options
 from export.formats.proof_inputs import ProofInput
 from export.formats.table import find_formats
-from export.int8 import task
-from export.int8.calibration import calibration_patches
-from export.proof import speed
 from export.proof.integer_nodes import IntegerNodes, count_integer_nodes
 from export.proof.speed import Int8Speed
 from export.timing.turns import SpeedUp
@@ -33,12 +30,8 @@ from export.writing.exporting import Source, convert_to, prove
 
 RELU, PRELU = EDSRSpec(width=8, depth=2, scale=2), CompactSpec(scale=2, width=8, depth=3)
 UNBOUNDED = FileOptions(int8=Int8Options(max_drop=None))
+pytestmark = pytest.mark.usefixtures("quick_int8")
 MIXED = IntegerNodes(29, 8, {"PRelu": 17, "Softmax": 4}, 12)
-
-
-@pytest.fixture(autouse=True)
-def _few_patches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(task, "calibration_patches", lambda *args: calibration_patches(*args, count=4))
 
 
 def written(spec: Spec, folder: Path, name: str = "int8") -> Path:
@@ -149,7 +142,6 @@ def test_a_good_file_is_kept_where_its_graph_is_not_shown(tmp_path: Path, monkey
 
     notes: list[str] = []
     monkeypatch.setattr(exporting, "count_integer_nodes", refuse)
-    monkeypatch.setattr(speed, "SECONDS", 0.1)
     (row,), network, path = find_formats(["int8"]), build(RELU, seed=1), written(RELU, tmp_path)
     grey = ProofInput("grey", torch.full((1, 3, 24, 20), 0.5), flat=True)
     proof = prove(row, path, network, [grey], UNBOUNDED, Context(note=notes.append))

@@ -55,6 +55,7 @@ def test_a_graph_that_is_changed_leaves_the_next_one_whole() -> None:
 
 
 @pytest.mark.ci
+@pytest.mark.usefixtures("quick_int8")
 def test_one_export_traces_a_network_once_and_its_spread_streams_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

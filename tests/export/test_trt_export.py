@@ -23,13 +23,12 @@ from compressor.runtimes.tensorrt.engine_file import read_engine
 from export.convert import to_half, to_onnx
 from export.formats.conversion import CannotConvert, Conversion, FileOptions, tuned_and_largest
 from export.formats.table import FORMATS
-from export.int8 import task
-from export.int8.calibration import calibration_patches
 from export.writing.exporting import FileReport, Source, export_model
 from tests.support.commands import srkd
 from tests.support.nvidia import Nvidia, needs_linux, nvidia
 
 SPEC = EDSRSpec(width=8, depth=1, scale=2)
+pytestmark = pytest.mark.usefixtures("quick_int8")
 TRACED: dict[FileOptions, tuple[Path, dict[str, object]]] = {}
 
 
@@ -92,15 +91,8 @@ def test_an_engine_is_proved_and_named_after_its_machine(
     assert far <= 1e-5 if precision in ("fp32", "tf32") else 1e-5 < far < 0.05
 
 
-@pytest.fixture
-def _few_patches(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Use a quarter of the patches, which takes a quarter of the time, as quality does not matter here."""
-    monkeypatch.setattr(task, "calibration_patches", lambda *arguments: calibration_patches(*arguments, count=8))
-
-
 @pytest.mark.ci
 @needs_linux
-@pytest.mark.usefixtures("_few_patches")
 def test_an_engine_in_eight_bits_is_built_from_the_file_that_tensorrt_takes(
     gpu: Nvidia, network: Network, tmp_path: Path
 ) -> None:
@@ -118,7 +110,6 @@ def test_an_engine_in_eight_bits_is_built_from_the_file_that_tensorrt_takes(
 
 
 @needs_linux
-@pytest.mark.usefixtures("_few_patches")
 @pytest.mark.slow
 def test_eight_bits_are_kept_where_fp16_cannot_be_had(
     gpu: Nvidia, network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -216,7 +207,6 @@ def test_without_nvidia_the_onnx_file_and_the_command_are_given(
 
 
 @pytest.mark.ci
-@pytest.mark.usefixtures("_few_patches")
 @pytest.mark.parametrize("options", [FileOptions(), FileOptions(lr_size=(40, 24))])
 def test_without_nvidia_the_file_in_eight_bits_and_its_command_are_given(
     no_driver: None, network: Network, tmp_path: Path, options: FileOptions

@@ -10,19 +10,16 @@ import pytest
 from click.testing import CliRunner
 
 from compressor.runtimes.tensorrt import installation
-from export.int8 import task
-from export.int8.calibration import calibration_patches
 from export.writing import trt_selftest
 from srkd.cli.main import cli
 from tests.support.nvidia import Nvidia, needs_linux, nvidia
 
-pytestmark = needs_linux
+pytestmark = [needs_linux, pytest.mark.usefixtures("quick_int8")]
 
 
 @pytest.fixture
 def gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Nvidia]:
     monkeypatch.setattr(trt_selftest, "RUNS", 3)
-    monkeypatch.setattr(task, "calibration_patches", lambda *arguments: calibration_patches(*arguments, count=8))
     with nvidia(tmp_path) as machine:
         yield machine
 
