@@ -174,7 +174,8 @@ class Bench:
         megabytes = megabytes_of(self.files[candidate])
         if self.reference is None:
             self.reference = candidate, call
-        warm = _once(call)
+        call()  # which may include preparation
+        (warm,) = time_calls(call, 1)
         if warm > self.longest_ms:
             return ShapeMeasurement(warm, warm / 2, warm * 2, megabytes)
         self.looks[candidate] = []
@@ -214,13 +215,6 @@ class Bench:
         """The reference's 90th percentile of time divided by its 10th: how much the machine's speed varied."""
         low, high = np.percentile(self.reference_ms, (10, 90))
         return float(high / low)
-
-
-def _once(call: Callable[[], object]) -> float:
-    """The milliseconds of the second call: the first may include preparation."""
-    call()
-    (ms,) = time_calls(call, 1)
-    return ms
 
 
 def _time_once(call: Callable[[], object], seconds: float) -> CallTimes:

@@ -21,11 +21,11 @@ from compressor.base.files import atomic_files
 from compressor.inference.open import open_model
 from compressor.inference.super_resolve import super_resolve
 from compressor.inference.tiling import fixed_spans
-from compressor.models.checkpoints.save import save_network
+from compressor.models.checkpoints.save import metadata_of, save_network
 from compressor.models.networks.base import Network
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
-from compressor.runtimes.sidecar import read_sidecar, sidecar_path
+from compressor.runtimes.sidecar import format_sidecar, read_sidecar, sidecar_path
 from compressor.runtimes.table import RUNTIMES
 from export.convert import to_onnx
 from export.formats.conversion import CannotConvert, Conversion, FileOptions
@@ -198,14 +198,14 @@ def test_a_file_of_another_system_is_written_and_called_unproved(
         (lambda message: [], "cannot be used"),
     ],
 )
-def test_a_sidecar_that_says_nonsense(
-    network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: object, message: str
-) -> None:
-    new_format(monkeypatch, to_onnx.convert, sidecar=True)
-    path = exported(network, tmp_path).path
-    assert path is not None
-    content = json.loads(sidecar_path(path).read_text())
-    sidecar_path(path).write_text(json.dumps(change(content)))  # type: ignore[operator]
+def test_a_sidecar_that_says_nonsense(tmp_path: Path, change: object, message: str) -> None:
+    path = tmp_path / "small.onnx"
+    text = format_sidecar(
+        format="new", precision="fp32", lr_size=None, io="float", metadata=metadata_of(SPEC), facts={"opset": 18}
+    )
+    sidecar_path(path).write_text(text)
+    assert read_sidecar(path).spec == SPEC
+    sidecar_path(path).write_text(json.dumps(change(json.loads(text))))  # type: ignore[operator]
     with pytest.raises(SrkdError) as caught:
         read_sidecar(path)
     assert message in str(caught.value) and "\n" not in str(caught.value)

@@ -114,7 +114,10 @@ def test_an_app_gives_it_any_size(good: FileReport, network: Network) -> None:
 
 @pytest.mark.parametrize(
     ("spec", "operations", "in_int8"),
-    [(CompactSpec(width=8, depth=1, scale=4), 9, 7), (CARNMSpec(width=8, scale=2), 66, 66)],
+    [
+        (CompactSpec(width=8, depth=1, scale=4), 9, 7),
+        pytest.param(CARNMSpec(width=8, scale=2), 66, 66, marks=pytest.mark.slow),
+    ],
     ids=lambda value: value.arch if isinstance(value, Spec) else None,
 )
 def test_prelus_alone_stay_in_float(

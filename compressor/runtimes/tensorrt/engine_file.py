@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from compressor.base.errors import SrkdError, UsageError
+from compressor.base.errors import SrkdError, UsageError, report_unreadable
 from compressor.base.files import atomic_path
 from compressor.base.metadata import srkd_keys
 from compressor.runtimes.tensorrt.profiles import OptimizationProfile
@@ -91,10 +91,8 @@ def write_engine(path: Path, header: EngineHeader, plan: bytes) -> None:
 
 def read_engine(path: Path) -> EngineFile:
     """Return the checked file; one line if it is truncated, changed or not an engine."""
-    try:
+    with report_unreadable(path):
         content = path.read_bytes()
-    except OSError as error:
-        raise SrkdError(f"{path}: {error.strerror or error}") from error
     if not content:
         raise SrkdError(f"{path} is empty: export it again")
     if not content.startswith(MAGIC):
