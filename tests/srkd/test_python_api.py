@@ -318,7 +318,11 @@ def test_every_example_of_the_help_runs(ground: Path, tmp_path: Path, monkeypatc
     save_photos(tmp_path / "photos")
     monkeypatch.chdir(tmp_path)
     texts = {"introduction": str(srkd.__doc__)} | {name: str(one.__doc__) for name, one in functions().items()}
-    shorter = {"steps=2000": f"steps=2, settings={SMALL}", "seconds=0.5": "seconds=0.1, memory=False, quality=False"}
+    shorter = {
+        "steps=2000": f"steps=2, settings={SMALL}",
+        "seconds=0.5": "seconds=0.1, memory=False, quality=False",
+        'lr_size="64x48", seconds=0.1': 'lr_size="16x12", seconds=0.02, runtime="torch", quality=False',
+    }
     names: dict[str, Any] = {"srkd": srkd, "Image": Image}
     for where, text in texts.items():
         sources = re.findall(r"^ *>>> (.*)$", text, flags=re.MULTILINE)
