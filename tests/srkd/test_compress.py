@@ -8,6 +8,7 @@ import json
 import pytest
 from click.testing import CliRunner
 
+from compressor.base.context import QUIET, Context
 from compressor.base.errors import SrkdError, UsageError
 from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.networks.edsr import EDSRSpec
@@ -16,6 +17,7 @@ from srkd.cli.main import run
 from srkd.cli.verbs.compress import command
 from srkd.options.compress import CompressOptions
 from srkd.options.option import declarations, from_json
+from srkd.runs.config import RunConfig, RunNetworks
 from tests.support.run_files import save_run_file
 from tests.support.small_runs import SMALL
 
@@ -46,22 +48,19 @@ def test_every_recipe_leaves_a_whole_run_folder(recipe, teacher, photos, tmp_pat
 
 def test_the_same_seed_writes_the_same_bytes_and_another_does_not(teacher, photos, tmp_path):
     def student(name: str, seed: int) -> bytes:
-        report = compress(teacher, data=photos, steps=3, seed=seed, out=tmp_path / name, settings=SMALL)
-        return report.student_path.read_bytes()
+        words = {"data": photos, "init": "inherit", "steps": 3, "settings": SMALL}
+        return compress(teacher, seed=seed, out=tmp_path / name, **words).student_path.read_bytes()
 
-    assert student("a", 1) == student("b", 1)
-    assert student("c", 2) != student("d", 1)
+    assert student("a", 1) == student("b", 1) != student("c", 2)
 
 
-def test_depth_width_init_and_spec_shape_the_student(teacher, photos, tmp_path):
-    def spec(name: str, **shape: object) -> EDSRSpec:
-        return load_checkpoint(
-            compress(teacher, data=photos, steps=1, out=tmp_path / name, settings=SMALL, **shape).student_path
-        ).network.spec
+def test_depth_width_and_spec_shape_the_student(teacher):
+    def spec(**shape: object) -> EDSRSpec:
+        return RunNetworks.choose(CompressOptions.of(teacher, **shape), QUIET).student.spec
 
-    assert spec("depth", depth=0.5, width=1.0).depth == 2
-    assert spec("both", depth=0.25, width=0.25) == EDSRSpec(scale=2, width=2, depth=1)
-    assert spec("spec", student="edsr:width=3,depth=1,scale=2") == EDSRSpec(scale=2, width=3, depth=1)
+    assert spec(depth=0.5, width=1.0).depth == 2
+    assert spec(depth=0.25, width=0.25) == EDSRSpec(scale=2, width=2, depth=1)
+    assert spec(student="edsr:width=3,depth=1,scale=2") == EDSRSpec(scale=2, width=3, depth=1)
 
 
 def test_inherited_students_start_as_the_teacher_and_random_ones_do_not(teacher, photos, tmp_path):
@@ -87,18 +86,8 @@ def test_scratch_without_a_teacher_takes_the_students_spec(photos, tmp_path):
 
 
 def test_json_is_one_object_and_talk_goes_to_stderr(teacher, photos, tmp_path, capfd):
-    arguments = [
-        "compress",
-        "--teacher",
-        str(teacher),
-        "--data",
-        str(photos),
-        "--steps",
-        "2",
-        "--out",
-        str(tmp_path / "r"),
-    ]
-    code = run([*arguments, *(word for setting in SMALL for word in ("--set", setting)), "--json"])
+    words = ["compress", "--teacher", str(teacher), "--data", str(photos), "--steps", "2", "--out", str(tmp_path / "r")]
+    code = run([*words, *(word for setting in SMALL for word in ("--set", setting)), "--json"])
     out, err = capfd.readouterr()
     report = json.loads(out)
     assert code == 0 and report["schema"] == "srkd.compress/1" and report["machine"]
@@ -139,9 +128,10 @@ def test_a_scale_mismatch_is_told(teacher, photos, tmp_path):
         compress(teacher, data=photos, student="edsr:scale=4", steps=1, out=tmp_path / "r")
 
 
-def test_without_teacher_and_data_the_embedded_ones_are_announced(tmp_path):
+def test_without_teacher_and_data_the_embedded_ones_are_announced():
+    """test_packaging.py trains with them."""
     lines: list[str] = []
-    compress(width=0.25, steps=1, out=tmp_path / "r", settings=SMALL, announce=lines.append)
+    RunConfig.decide(CompressOptions.of(recipe="scratch", width=0.25, settings=SMALL), Context(note=lines.append))
     assert "embedded teacher" in lines[0] and "embedded photos" in " ".join(lines)
 
 

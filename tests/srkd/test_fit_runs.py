@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import srkd
+from compressor.base.context import QUIET
 from compressor.base.errors import SrkdError, UsageError
 from compressor.data.batches import draw_calibration_patches
 from compressor.data.prepare import DataChoice, prepare_data
@@ -19,6 +20,8 @@ from compressor.models.checkpoints.save import save_network
 from compressor.models.fitting.patches import CANDIDATES
 from compressor.models.networks.rcan import RCANSpec
 from compressor.models.networks.registry import build
+from srkd.options.compress import CompressOptions
+from srkd.runs.config import RunNetworks
 from tests.support.small_runs import SMALL, save_photos, save_teacher
 from tests.support.torchrun import run_torchrun
 
@@ -144,12 +147,10 @@ def start_of(run: Path) -> dict[str, object]:
     ],
     ids=lambda value: " ".join(map(str, value.values())) if isinstance(value, dict) else str(value),
 )
-def test_where_a_student_starts(
-    ground: Path, tmp_path: Path, options: dict[str, object], init: str, select: str
-) -> None:
-    compress(ground, tmp_path / "run", **{"steps": 1, **options})
-    start = start_of(tmp_path / "run")
-    assert (start["init"], start["select"]) == (init, select)
+def test_where_a_student_starts(ground: Path, options: dict[str, object], init: str, select: str) -> None:
+    words = {"teacher": ground / "teacher.safetensors", "settings": SMALL, **options}
+    start = RunNetworks.choose(CompressOptions.of(**words), QUIET).student_init
+    assert (start.init, start.select) == (init, select)
 
 
 def test_weights_of_a_file_stand_in_the_place_of_a_fit(ground: Path, tmp_path: Path) -> None:

@@ -25,17 +25,20 @@ from compressor.models.networks.registry import build, quantise
 from compressor.models.quantisation.description import Quantisation
 from compressor.runtimes.table import RUNTIMES
 from export.formats.conversion import FileOptions, Int8Options
-from export.formats.table import find_formats
+from export.formats.table import Format, find_formats
 from export.int8 import task
 from export.int8.calibration import calibration_patches
 from export.writing.exporting import Source, convert_to
 from srkd.api.doctor import diagnose
 from srkd.cli.main import run
+from srkd.cli.verbs.profile import records, show
+from srkd.terminal.console import Console
 
 SPEC = EDSRSpec(width=8, depth=1, scale=2)
 UNBOUNDED = FileOptions(int8=Int8Options(max_drop=None))
 HASH = "ab" * 32
 PROFILE = ("--lr-size", "24x24", "--seconds", "0.1", "--no-memory", "--threads", "1")
+QUICK: dict[str, Any] = {"lr_size": "24x24", "seconds": 0.1, "memory": False, "quality": False, "threads": 1}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -131,13 +134,14 @@ def test_profile_says_what_an_int8_file_is_and_how_it_compares(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     files = (folder / "small.int8.onnx", folder / "small.onnx")
-    words = said(capsys, "profile", *files, "--no-quality", *PROFILE)
+    report = srkd.profile(files, **QUICK)
+    show(Console(), report)
+    words = " ".join(capsys.readouterr().out.split())
     assert "small.int8 under onnxruntime: int8 for cpu, " in words and "nodes compute in integers" in words
     assert "small.int8 beside small: " in words and "float in onnxruntime on this machine" in words
-    rows = told(capsys, "profile", *files, "--no-quality", *PROFILE)["rows"]
-    assert [row["precision"] for row in rows] == ["int8", "fp32"]
-    assert (rows[0]["int8"]["bounded"], rows[0]["int8"]["nodes_in_int8"]) == (True, 8)
-    assert rows[1]["int8"] is None
+    assert [row.precision for row in report.rows] == ["int8", "fp32"]
+    int8 = report.rows[0].int8
+    assert int8 is not None and (int8.bounded, int8.nodes_in_int8, report.rows[1].int8) == (True, 8, None)
 
 
 def test_a_file_is_timed_where_its_graph_is_not_shown(
@@ -152,24 +156,29 @@ def test_a_file_is_timed_where_its_graph_is_not_shown(
     assert "onnxruntime does not show its graph" in report["notes"]
 
 
-def test_profile_writes_a_checkpoint_in_eight_bits(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Torch and the teacher stay in float; the row says that the loss is not bounded."""
-    arguments = ("profile", folder / "small.safetensors", "--precision", "int8", "--no-quality", *PROFILE)
-    rows = told(capsys, *arguments, "--teacher", folder / "small.safetensors")["rows"]
-    assert [(row["runtime"], row["precision"]) for row in rows] == [
-        ("torch", "fp32"),
-        ("onnxruntime", "fp32"),
-        ("torch", "fp32"),
-        ("onnxruntime", "int8"),
-    ]
-    assert [row["int8"] is None for row in rows] == [True, True, True, False]
-    assert (rows[3]["int8"]["bounded"], rows[3]["int8"]["in_float"]) == (False, "nothing")
-    assert isinstance(rows[3]["int8"]["drop_db"], float)
-    words = said(capsys, *arguments, "--runtime", "onnxruntime")
-    assert "int8 unbounded" in words and "its loss is not bounded" in words
-    assert run([*map(str, arguments), "--runtime", "onnxruntime", "--csv"]) == 0
-    (row,) = csv.DictReader(io.StringIO(capsys.readouterr().out))
-    assert (row["int8_bounded"], row["nodes_in_int8"]) == ("False", "8")
+def test_profile_writes_a_checkpoint_in_eight_bits(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torch and the teacher stay in float; the row says that the loss is not bounded.
+
+    Such a file is only opened and timed: the comparison of an export would refuse its loss.
+    """
+
+    prove = export.profile.models.prove
+
+    def prove_float(row: Format, *rest: Any, **options: Any) -> Any:
+        assert row.precision != "int8"
+        return prove(row, *rest, **options)
+
+    monkeypatch.setattr(export.profile.models, "prove", prove_float)
+    file = folder / "small.safetensors"
+    report = srkd.profile(file, teacher=file, precision="int8", **QUICK)
+    rows = [(row.runtime, row.precision) for row in report.rows]
+    assert rows == [("torch", "fp32"), ("onnxruntime", "fp32"), ("torch", "fp32"), ("onnxruntime", "int8")]
+    row = report.rows[3]
+    assert [each.int8 is None for each in report.rows] == [True, True, True, False] and row.int8 is not None
+    assert (row.arithmetic, row.int8.bounded, row.int8.in_float) == ("int8 unbounded", False, "nothing")
+    assert isinstance(row.int8.drop_db, float)
+    assert "its loss is not bounded" in " ".join(report.about_int8)
+    assert (records(report)[3]["int8_bounded"], records(report)[3]["nodes_in_int8"]) == (False, 8)
 
 
 def test_a_runtime_without_int8_files_is_left_out(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -222,17 +231,3 @@ def test_the_demo_lists_the_loss(folder: Path, tmp_path: Path, capsys: pytest.Ca
     words = said(capsys, "demo", *files, "--teacher", folder / "small.onnx", "--app", app, "--build", tmp_path / "site")
     loss = json.loads(told(capsys, "inspect", files[1])["metadata"]["srkd.quant"])["drop_db"]
     assert f"small.int8 int8 edsr int8 {-loss:+.3f} dB x2" in words
-
-
-def test_the_file_for_profile_is_not_proved_like_an_export(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is only opened and timed, as the comparison of an export would refuse the loss of an unbounded file."""
-
-    def prove(*_: object) -> None:
-        raise AssertionError("compared")
-
-    monkeypatch.setattr(export.profile.models, "prove", prove)
-    report = srkd.profile(
-        folder / "small.safetensors", precision="int8", runtime="onnxruntime", lr_size="24x24", seconds=0.1,
-        memory=False, quality=False,
-    )  # fmt: skip
-    assert report.rows[0].arithmetic == "int8 unbounded"

@@ -5,15 +5,22 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 from tests.support.commands import ROOT, python
+from tests.support.small_runs import save_photos, save_teacher
 
-LINE = '    grain: Annotated[float | None, Field(ge=0), Option("How much grain it keeps.", unset="all of it")] = None\n'
-GROUPS = {
-    "TrainingOptions": "    recipe: Annotated[",
-    "StudentOptions": "    width: Annotated[",
+LINES = {
+    "TrainingOptions": (
+        "    recipe: Annotated[",
+        '    grain: Annotated[float | None, Field(ge=0), Option("Grain that it keeps.", unset="all of it")] = None\n',
+    ),
+    "StudentOptions": (
+        "    width: Annotated[",
+        '    tint: Annotated[int | None, Option("A tint.", unset="none")] = None\n',
+    ),
 }
-"""A group, and the line before which the new one goes."""
+"""A line more in a group, and the line before which it goes."""
 
 PROGRAM = """
 import inspect, json, sys
@@ -30,8 +37,9 @@ from srkd.runs.trials import Trials
 
 folder = Path(sys.argv[1])
 call = CliRunner().invoke
-value = lambda options: next(value for row, value in values_of(options) if row.name == "grain")
-small = dict(width=0.25, init="inherit", steps=1, batch=2, lr_patch=8, grain=2)
+value = lambda options, name="grain": next(value for row, value in values_of(options) if row.name == name)
+small = dict(teacher="teacher.safetensors", data="photos", width=0.5, init="inherit", steps=1, batch=2, lr_patch=8)
+small |= dict(grain=2, tint=3)
 baselines = CompressOptions.of(**small, with_baseline=True, seeds=2, out=folder / "plan")
 then = CompressOptions.of(**small, then="pams", out=folder / "then")
 trials = Trials(baselines, QUIET, RunConfig.decide(baselines, QUIET))
@@ -47,32 +55,27 @@ print(json.dumps({
     "refused by --resume": call(command, ["--resume", str(folder / "run"), "--grain", "3"]).output,
     "runs of a comparison": [value(run.options) for run in trials.runs],
     "runs of --then": [value(run.options) for run in Then(then, QUIET).runs],
+    "tint": [request["tint"], *(value(run.options, "tint") for run in trials.runs)],
+    "tint of --then": [value(run.options, "tint") for run in Then(then, QUIET).runs],
 }))
 """
 
 
-def found(group: str, tmp_path: Path) -> dict[str, object]:
+def test_an_option_is_in_every_place_and_in_the_runs_of_its_group(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "srkd", tmp_path / "srkd", ignore=shutil.ignore_patterns("__pycache__"))
     file = tmp_path / "srkd" / "options" / "compress.py"
-    before, _, after = file.read_text().partition(f"class {group}(")
-    head, mark, tail = after.partition(GROUPS[group])
-    file.write_text(f"{before}class {group}({head}{LINE}{mark}{tail}")
+    for group, (place, line) in LINES.items():
+        before, _, after = file.read_text().partition(f"class {group}(")
+        head, mark, tail = after.partition(place)
+        file.write_text(f"{before}class {group}({head}{line}{mark}{tail}")
+    save_teacher(tmp_path / "teacher.safetensors")
+    save_photos(tmp_path / "photos")
     outcome = python("-c", PROGRAM, str(tmp_path), cwd=tmp_path, PYTHONPATH=f"{tmp_path}:{ROOT}")
     assert outcome.code == 0, outcome.err
-    facts: dict[str, object] = json.loads(outcome.out.splitlines()[-1])
-    return facts
-
-
-def test_an_option_of_the_training_is_in_every_place_and_every_run(tmp_path: Path) -> None:
-    facts = found("TrainingOptions", tmp_path)
+    facts: dict[str, Any] = json.loads(outcome.out.splitlines()[-1])
     assert facts["help"] and facts["meaning of none"] and facts["signature"] == "grain: float | None = None"
-    assert "'--grain': -1.0 is not in the range x>=0" in str(facts["wrong value"])
+    assert "'--grain': -1.0 is not in the range x>=0" in facts["wrong value"]
     assert facts["run.json"] == facts["read back"] == 2
-    assert "--grain would change the run" in str(facts["refused by --resume"])
+    assert "--grain would change the run" in facts["refused by --resume"]
     assert facts["runs of a comparison"] == [2] * 6 and facts["runs of --then"] == [2, 2]
-
-
-def test_an_option_of_the_student_is_that_of_the_first_student_alone(tmp_path: Path) -> None:
-    facts = found("StudentOptions", tmp_path)
-    assert facts["help"] and facts["run.json"] == 2
-    assert facts["runs of a comparison"] == [2] * 6 and facts["runs of --then"] == [2, None]
+    assert facts["tint"] == [3] * 7 and facts["tint of --then"] == [3, None], "of the first student alone"

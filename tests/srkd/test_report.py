@@ -8,6 +8,7 @@ import io
 import json
 import re
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -20,6 +21,7 @@ from PIL import Image, ImageColor
 import srkd
 from compressor.base.context import Context
 from compressor.base.errors import SrkdError, UsageError
+from srkd.api import report as reporting
 from srkd.api.profile import run_profile
 from srkd.api.report import MOST_BYTES
 from srkd.charts.pen import DARK, LIGHT
@@ -28,8 +30,9 @@ from srkd.options.verbs import ProfileOptions
 from srkd.record.measurements import ProfileFile, read_profile
 from srkd.reports.charts import CURVES, against_macs, against_time, curve_figures, point_figure
 from srkd.reports.contents import read_contents
+from srkd.reports.page import Section, report_page
 from srkd.reports.render import Table, render_page
-from tests.support.foreign_models import save_all
+from tests.support.foreign_models import save_onnx, save_torchscript, twin
 from tests.support.small_runs import SMALL, save_photos, save_teacher
 
 EVIL = '<script>alert("1")</script>&amp;'
@@ -114,6 +117,12 @@ def page_of(path: Path) -> Page:
     return Page(path.read_text(encoding="utf-8"))
 
 
+def shown(run: Path) -> Page:
+    """The page of a run folder without its pictures and curves, which take seconds."""
+    contents = replace(read_contents(run), metrics=())
+    return Page(report_page([Section(contents, read_profile(run, contents.student_sha256), ())], None))
+
+
 def test_a_report_holds_everything_and_fetches_nothing(plan: Path, tmp_path: Path) -> None:
     out = tmp_path / "page.html"
     report = srkd.report(plan, out=out, speed=False, data=plan.parent / "photos")
@@ -134,15 +143,15 @@ def test_a_report_holds_everything_and_fetches_nothing(plan: Path, tmp_path: Pat
     assert not list(tmp_path.glob(".page*"))
 
 
-def test_the_policy_allows_the_one_script_and_no_other(plan: Path, tmp_path: Path) -> None:
-    text = srkd.report(plan, out=tmp_path / "page.html", speed=False).path.read_text()
+def test_the_policy_allows_the_one_script_and_no_other(plan: Path) -> None:
+    text = report_page([Section(read_contents(plan), None, ())], None)
     (script,) = re.findall(r"<script>(.*?)</script>", text, flags=re.DOTALL)
     (policy,) = (at["content"] for tag, at in Page(text).elements if at.get("http-equiv") == "Content-Security-Policy")
     assert policy is not None and "default-src 'none'" in policy
     assert base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() in policy
 
 
-def test_names_in_a_run_folder_are_text(copy: Path, tmp_path: Path) -> None:
+def test_names_in_a_run_folder_are_text(plan: Path, copy: Path, tmp_path: Path) -> None:
     """Text from run.json, exports.json, metrics.jsonl and profile.json never becomes markup."""
     change(copy, recipe=EVIL, preset__title=EVIL, data__validation=[EVIL], data__origin=EVIL, machine__cpu=EVIL)
     change(copy, result__flags=[EVIL], result__protocol=EVIL, result__recipe=EVIL, request__settings=[EVIL])
@@ -165,7 +174,7 @@ def test_names_in_a_run_folder_are_text(copy: Path, tmp_path: Path) -> None:
     rows_of_speed = [{**row, "latency_ms": {"p50": 2.0}, "speedup_same_runtime": 2.0}]
     speed = {"rows": rows_of_speed, "notes": [EVIL], "student_sha256": sha256}
     (copy / "profile.json").write_text(json.dumps(speed))
-    path = srkd.report(copy, out=tmp_path / "page.html").path
+    path = srkd.report(copy, out=tmp_path / "page.html", data=plan.parent / "photos").path
     text = path.read_text()
     assert "<script>alert" not in text and "alert(" in text
     assert [tag for tag, _ in page_of(path).elements].count("script") == 1
@@ -258,20 +267,20 @@ def test_points_are_times_at_the_first_size_without_unbounded_files(plan: Path) 
     ]
 
 
-def test_speed_is_measured_once_and_kept(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_speed_is_measured_once_and_kept(plan: Path, copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def measure(options: ProfileOptions, context: Context) -> object:
         # In torch alone, on small images: exports to ONNX would take seconds.
         return run_profile(replace(options, seconds=0.1, runtime=("torch",), lr_size=((16, 12),)), context)
 
-    monkeypatch.setattr("srkd.api.report.run_profile", measure)
-    report = srkd.report(copy, threads=1)
+    monkeypatch.setattr(reporting, "run_profile", measure)
+    report = srkd.report(copy, threads=1, data=plan.parent / "photos")
     assert report.path == copy / "report.html"
     stored = json.loads((copy / "profile.json").read_text())
     assert {row["runtime"] for row in stored["rows"]} == {"torch"}
     text = page_of(report.path).text
     assert "torch fp32, cpu, 1 thread, LR 16x12, batch 1" in text
-    monkeypatch.setattr("srkd.api.report.run_profile", lambda *_: pytest.fail("it was measured again"))
-    srkd.report(copy)
+    monkeypatch.setattr(reporting, "run_profile", lambda *_: pytest.fail("it was measured again"))
+    srkd.report(copy, data=plan.parent / "photos")
     # The profile is not valid for other weights.
     assert read_profile(copy, "0" * 64) is None
 
@@ -284,16 +293,14 @@ def test_speed_is_measured_once_and_kept(copy: Path, monkeypatch: pytest.MonkeyP
         ("no measurable difference", 1.01, "measurable gain"),
     ],
 )
-def test_the_headline_says_what_was_measured(
-    copy: Path, tmp_path: Path, verdict: str, speedup: float, words: str
-) -> None:
+def test_the_headline_says_what_was_measured(copy: Path, verdict: str, speedup: float, words: str) -> None:
     row = {"model": "s", "runtime": "torch", "device": "cpu", "precision": "fp32", "lr_size": "64x64", "threads": 1}
     unbounded = {**row, "precision": "int8", "int8": {"bounded": False}, "speedup_vs_teacher_eager": 99.0}
     speeds = {"latency_ms": {"p50": 2.0}, "speedup_same_runtime": speedup, "verdict": verdict}
     sha256 = hashlib.sha256((copy / "student.safetensors").read_bytes()).hexdigest()
     record = {"student_sha256": sha256, "rows": [{**row, **speeds}, {**unbounded, "latency_ms": {"p50": 0.1}}]}
     (copy / "profile.json").write_text(json.dumps(record))
-    text = page_of(srkd.report(copy, out=tmp_path / "p.html").path).text
+    text = shown(copy).text
     assert words in text
     # An unbounded file in eight bits does not count, as its quality is not that of the scored student.
     assert "99.00× over the teacher in torch at best" not in text
@@ -309,46 +316,40 @@ def test_an_unfinished_run_is_shown_as_far_as_it_is(copy: Path, tmp_path: Path) 
     assert "Pictures" not in text
 
 
-def test_a_changed_export_is_called_changed(copy: Path, tmp_path: Path) -> None:
+def test_a_changed_export_is_called_changed(copy: Path) -> None:
     (copy / "student.onnx").write_bytes(b"another file")
-    assert "has changed since" in page_of(srkd.report(copy, out=tmp_path / "a.html", speed=False).path).text
+    assert "has changed since" in shown(copy).text
     (copy / "student.onnx").unlink()
-    assert "the file is gone" in page_of(srkd.report(copy, out=tmp_path / "a.html", speed=False).path).text
+    assert "the file is gone" in shown(copy).text
 
 
-def test_without_the_teacher_the_originals_are_compared_with(copy: Path, tmp_path: Path) -> None:
+def test_without_the_teacher_the_originals_are_compared_with(plan: Path, copy: Path, tmp_path: Path) -> None:
     change(copy, teacher__sha256="0" * 64)
-    report = srkd.report(copy, out=tmp_path / "page.html", speed=False)
+    report = srkd.report(copy, out=tmp_path / "page.html", speed=False, data=plan.parent / "photos")
     assert any("the teacher's file is not at hand" in line for line in report.missing)
     assert "where student and original differ most" in page_of(report.path).text
 
 
-@pytest.mark.parametrize("kind", ["ONNX", "TorchScript"])
-def test_a_teacher_of_outputs_alone_is_shown_by_its_images(kind: str, tmp_path: Path) -> None:
-    files = save_all(tmp_path)
-    photos = save_photos(tmp_path / "photos")
-    student = "compact:width=8,depth=1,scale=2"
-    words = {"recipe": "logits", "student": student, "steps": 2, "settings": SMALL, "threads": 1}
-    srkd.compress(files[kind], data=photos, val=photos, out=tmp_path / "run", **words)  # type: ignore[arg-type]
-    report = srkd.report(tmp_path / "run", out=tmp_path / "report.html", data=photos)
+@pytest.mark.parametrize("save", [save_onnx, save_torchscript])
+def test_a_teacher_of_outputs_alone_is_shown_by_its_images(
+    save: Callable[..., Path], plan: Path, copy: Path, tmp_path: Path
+) -> None:
+    file = save(twin(), tmp_path / ("teacher.onnx" if save is save_onnx else "teacher.pt"))
+    sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
+    change(copy, teacher__path=str(file), teacher__sha256=sha256, teacher__kind="foreign")
+    report = srkd.report(copy, out=tmp_path / "report.html", speed=False, data=plan.parent / "photos")
     page = page_of(report.path)
     assert "where student and teacher differ most" in page.text and report.missing == ()
     assert sum(tag == "img" for tag, _ in page.elements) >= 4
 
 
-def test_a_teacher_that_was_trained_beside_its_student_is_a_row(tmp_path: Path) -> None:
-    photos, teacher = save_photos(tmp_path / "photos"), save_teacher(tmp_path / "teacher.safetensors")
-    settings = (*SMALL, "phi=teacher", "negatives=2")
-    words = {"recipe": "csd", "width": 0.5, "steps": 2, "settings": settings, "threads": 1}
-    srkd.compress(teacher, data=photos, val=photos, out=tmp_path / "run", **words)  # type: ignore[arg-type]
-    page = page_of(srkd.report(tmp_path / "run", out=tmp_path / "report.html", data=photos).path)
-    scores = json.loads((tmp_path / "run" / "run.json").read_text())["result"]
-    assert "teacher, trained with the student" in page.text
-    assert f"{scores['teacher_joint']['psnr_y']:.2f}" in page.text
+def test_a_teacher_that_was_trained_beside_its_student_is_a_row(copy: Path) -> None:
+    change(copy, result__teacher_joint={"psnr_y": 23.456, "cost": None})
+    assert "teacher, trained with the student – – 23.456" in shown(copy).text
 
 
 def test_several_runs_are_one_page(plan: Path, copy: Path, tmp_path: Path) -> None:
-    report = srkd.report([plan, copy], out=tmp_path / "both.html", speed=False)
+    report = srkd.report([plan, copy], out=tmp_path / "both.html", speed=False, data=plan.parent / "photos")
     text = page_of(report.path).text
     assert "2 runs side by side" in text and text.count("How to reproduce") == 2
 
@@ -383,10 +384,10 @@ def test_bad_input_is_one_line(plan: Path, copy: Path, tmp_path: Path, capsys: p
     assert not Path(page).exists()
 
 
-def test_a_run_without_metrics_is_reported(copy: Path, tmp_path: Path) -> None:
+def test_a_run_without_metrics_is_reported(plan: Path, copy: Path, tmp_path: Path) -> None:
     for file in copy.rglob("metrics.jsonl"):
         file.unlink()
-    report = srkd.report(copy, out=tmp_path / "page.html", speed=False)
+    report = srkd.report(copy, out=tmp_path / "page.html", speed=False, data=plan.parent / "photos")
     assert any("metrics.jsonl" in line for line in report.missing)
     assert "Curves" not in page_of(report.path).text
 

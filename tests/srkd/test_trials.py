@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import statistics
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
+from compressor.base.context import QUIET, no_note
 from compressor.base.errors import SrkdError, UsageError
 from compressor.base.interrupts import Interrupted
 from compressor.data.batches import Batches, BatchHashes
@@ -28,10 +30,13 @@ from compressor.training.events import RunEvents
 from compressor.training.state import State
 from recipes.config.reading import load_preset
 from srkd import compress, resume
-from srkd.cli.main import run
+from srkd.cli.verbs.compress import show
+from srkd.options.compress import CompressOptions
 from srkd.record.result import CompressReport
 from srkd.record.run_teacher import find_run_teacher
-from srkd.runs.trials import compare_batches
+from srkd.runs.config import RunConfig
+from srkd.runs.trials import baselines, compare_batches
+from srkd.terminal.console import Console
 from tests.support.run_files import assert_read_as_written
 
 SMALL = ("schedule.batch=2", "schedule.lr_patch=8", "schedule.validate_every=3", "schedule.rate=1e-3")
@@ -196,6 +201,7 @@ def test_a_plan_that_died_goes_on_to_the_same_bytes(ground, plan, tmp_path, monk
     notes: list[str] = []
     report = resume(out, announce=notes.append)
     assert any("finished before" in line for line in notes)
+    assert "run 8 of 8: fit, seed 11" in notes
     assert outcome(out) == outcome(plan.run)
     assert report.trials.gains == plan.trials.gains and report.trials.batches == plan.trials.batches
     with pytest.raises(SrkdError, match=r"--resume .*finished.*student\.safetensors"):
@@ -286,15 +292,17 @@ def names(report: CompressReport) -> list[str]:
     return [row.name for row in report.trials.rows]
 
 
-def test_baselines_that_the_recipe_itself_is_are_left_out(ground, tmp_path) -> None:
-    def rows(out: str, **options: object) -> list[str]:
-        return names(compressed(ground, tmp_path / out, steps=1, with_baseline=True, **options))
+def test_baselines_that_the_recipe_itself_is_are_left_out(ground) -> None:
+    def left(recipe: str, **options: object) -> list[str]:
+        words = {"teacher": ground / "teacher.safetensors", "data": ground / "photos", "settings": SMALL, **options}
+        config = RunConfig.decide(CompressOptions.of(recipe=recipe, **words), QUIET)
+        return list(baselines(config, no_note))
 
-    assert rows("inherit", recipe="inherit") == ["inherit", "scratch"]
-    assert rows("scratch", recipe="scratch", width=0.5) == ["scratch", "inherit"]
+    assert left("inherit") == ["scratch"]
+    assert left("scratch", width=0.5) == ["inherit"]
     # The recipe scratch is cut from the teacher here, so its baseline starts at random and has another name.
-    assert rows("cut", recipe="scratch", width=0.5, init="inherit") == ["scratch", "scratch-baseline"]
-    assert rows("file", init_from=ground / "other.safetensors") == ["logits", "scratch", "inherit", "init-from"]
+    assert left("scratch", width=0.5, init="inherit") == ["scratch-baseline"]
+    assert left("logits", init_from=ground / "other.safetensors") == ["scratch", "inherit", "init-from"]
 
 
 def test_what_has_no_slice_has_one_baseline_and_says_why(ground, tmp_path) -> None:
@@ -382,11 +390,9 @@ def test_every_column_of_a_draw_is_in_its_hash(ground) -> None:
     assert len(digests) == 1 + len(dataclasses.fields(draw))
 
 
-def test_the_summary_has_rows_gains_and_one_json_object(ground, tmp_path, capfd) -> None:
-    words = [word for setting in SMALL for word in ("--set", setting)]
-    words = ["--teacher", str(ground / "teacher.safetensors"), "--data", str(ground / "photos"), "--steps", "2", *words]
-    assert run(["compress", *words, "--with-baseline", "--out", str(tmp_path / "a")]) == 0
-    out = capfd.readouterr().out
+def test_the_summary_has_rows_gains_and_one_json_object(plan, capsys) -> None:
+    Console().report("compress", plan, show)
+    out = capsys.readouterr().out
     table = out.partition("PSNR-Y dB")[2].splitlines()[2:10]
     assert [re.split(r"  +", line.strip())[0] for line in table] == [
         *VARIANTS,
@@ -395,9 +401,9 @@ def test_the_summary_has_rows_gains_and_one_json_object(ground, tmp_path, capfd)
         "teacher",
         "bicubic",
     ]
-    assert "run 3 of 4: inherit, seed 10" in out and "(one seed, spread unknown: --seeds 3)" in out
-    assert run(["compress", *words, "--with-baseline", "--seeds", "2", "--json", "--out", str(tmp_path / "b")]) == 0
-    report = json.loads(capfd.readouterr().out)
+    assert "gain over scratch: " in out and "student.safetensors is the best of 2 seeds by validation" in out
+    Console(json_stream=sys.stdout).report("compress", plan, show)
+    report = json.loads(capsys.readouterr().out)
     assert [gain["over"] for gain in report["trials"]["gains"]] == VARIANTS[1:]
     assert all(len(gain["differences"]) == 2 and gain["sd"] is not None for gain in report["trials"]["gains"])
     assert report["trials"]["batches"][0]["runs"] == NAMES[:4] and report["student"]["cost"]["params"] > 0
