@@ -21,7 +21,7 @@ from compressor.models.networks.base import Network
 from compressor.training.guard import SkippedStep
 from compressor.training.run_files import METRICS, read_metrics, write_facts
 from compressor.training.state import DamagedState, State
-from compressor.training.trackers import Tracker, TrackerLost, open_tracker
+from compressor.training.trackers import TRACKER_TYPES, Tracker, TrackerLost
 
 KEPT_STATES = 3
 FACTS, LOG, LOCK = RUN_FOLDER_FACTS, "log.txt", ".lock"
@@ -57,7 +57,7 @@ class RunFolder:
         self.checkpoints = path / "checkpoints"
         self.best = self.checkpoints / "best.safetensors"
         self.states = SavedStates(self.checkpoints) if writes else NoStates(self.checkpoints)
-        self._trackers: list[Tracker] = [open_tracker(name, path) for name in trackers] if writes else []
+        self._trackers: list[Tracker] = [TRACKER_TYPES[name](path) for name in trackers] if writes else []
         if not writes:
             return
         if resumed:

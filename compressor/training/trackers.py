@@ -16,8 +16,8 @@ from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttribut
 from tensorboardX.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
 from tensorboardX.record_writer import masked_crc32c
 
-from compressor.base.choices import TRACKERS, TrackerName
-from compressor.base.errors import MissingExtra, SrkdError, UsageError, nearest, one_line, reason_of
+from compressor.base.choices import TrackerName
+from compressor.base.errors import MissingExtra, SrkdError, one_line, reason_of
 from compressor.base.files import append, atomic_path, read_text
 
 WANDB_FILE = "wandb.json"
@@ -43,12 +43,6 @@ class Tracker(Protocol):
 
     def end(self, *, finished: bool) -> None:
         """Finish the tracking; called once, when the run is finished or stops."""
-
-
-def open_tracker(name: TrackerName, folder: Path) -> Tracker:
-    """Return the tracker of a run folder; nothing is written before it begins."""
-    makers: Mapping[TrackerName, Callable[[Path], Tracker]] = {"tensorboard": Board, "wandb": WeightsAndBiases}
-    return makers[name](folder)
 
 
 class Board:
@@ -137,11 +131,12 @@ class WeightsAndBiases:
                 run.finish(exit_code=0 if finished else 1)
 
 
-def require_trackers(names: Sequence[str]) -> None:
-    """Refuse an unknown tracker, or one whose package is not installed, before any work is done."""
-    for name in names:
-        if name not in TRACKERS:
-            raise UsageError(f"--track {name}: {nearest(name, TRACKERS)}")
+TRACKER_TYPES: Mapping[TrackerName, Callable[[Path], Tracker]] = {"tensorboard": Board, "wandb": WeightsAndBiases}
+"""The trackers of a run folder by name; nothing is written before one begins."""
+
+
+def require_trackers(names: Sequence[TrackerName]) -> None:
+    """Refuse a tracker whose package is not installed, before any work is done."""
     if "wandb" in names:
         import_wandb()
 

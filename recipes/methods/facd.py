@@ -28,7 +28,7 @@ from compressor.base.errors import UsageError
 from compressor.training.calibration import Calibrated
 from compressor.training.method import Shape
 from compressor.training.step import Step
-from recipes.terms.distances import full_precision, pairwise_bytes, pairwise_l1, widen
+from recipes.terms.distances import full_precision, pairwise_l1, widen
 from recipes.terms.features import RegressedFeatureMethod, Share
 from recipes.terms.gating import GATE, Gate
 
@@ -69,14 +69,13 @@ class FACD(RegressedFeatureMethod):
         }
 
     def bytes_of(self, student: Shape, teacher: Shape, processes: int) -> int:
-        """Return the memory of the regressed features, of the teacher's of all processes, and of the comparison.
-
-        The comparison needs their distances or, for pooled features, one gradient.
+        """The regressed features, the teacher's of all processes, and of the comparison the gradient and, for the
+        ratio, a difference.
         """
         elements = student[0] * teacher[1] * student[2] * student[3]
-        gathered = 4 * elements * processes if processes > 1 else 0
-        compared = pairwise_bytes(elements) if self.form == "ratio" else 4 * elements
-        return 4 * elements + gathered + compared
+        gathered = processes if processes > 1 else 0
+        compared = 2 if self.form == "ratio" else 1
+        return 4 * elements * (1 + gathered + compared)
 
 
 def contrast(

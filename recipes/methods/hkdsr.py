@@ -160,7 +160,7 @@ class Hkdsr(PlainMethod):
 
         def compare(image: torch.Tensor) -> torch.Tensor:
             target, hr = torch.empty_like(image), torch.empty_like(image)
-            fused = fusion_gate(channels, seed=0)(hr, target)
+            fused = FusionGate(channels)(hr, target)
             return self.fsm_loss(image, target, hr, 0, 0, range(batch)) + F.l1_loss(image, fused)
 
         def build_and_compare(feature: torch.Tensor, shallow: torch.Tensor) -> torch.Tensor:
@@ -171,10 +171,11 @@ class Hkdsr(PlainMethod):
         return peak_bytes(build_and_compare, student, student)
 
     def modules(self, teacher: Network | None, student: Network) -> nn.ModuleDict:
-        channels, count = student.descriptor.channels, len(self.student_taps) + 1
-        return nn.ModuleDict(
-            {"gates": nn.ModuleList(fusion_gate(channels, seed=next_torch_seed()) for _ in range(count))}
-        )
+        gates = nn.ModuleList()
+        for _ in range(len(self.student_taps) + 1):
+            with torch_seed(next_torch_seed()):
+                gates.append(FusionGate(student.descriptor.channels))
+        return nn.ModuleDict({"gates": gates})
 
     def terms(self, step: Step) -> dict[str, torch.Tensor]:
         images = all_outputs(step.student(images=self.student_taps), self.student_taps)
@@ -288,8 +289,3 @@ class FusionGate(nn.Module):
         """Return Z; its gradient only reaches the gate, as ground truth and teacher have none."""
         shares = self.shares(hr, teacher_sr)
         return shares[:, :1] * hr + shares[:, 1:] * teacher_sr
-
-
-def fusion_gate(channels: int = 3, *, seed: int) -> FusionGate:
-    with torch_seed(seed):
-        return FusionGate(channels)

@@ -61,9 +61,9 @@ class LFD(RegressedFeatureMethod):
         return {"pixel": F.l1_loss(forward.student, step.hr), **image, "matching": (gate * distances).mean()}
 
     def bytes_of(self, student: Shape, teacher: Shape, processes: int) -> int:
-        """Return the memory of the regressed features and their distance; the student's may be widened once."""
+        """The regressed features, and the four fp32 tensors of that size of which their distance is made."""
         elements = student[0] * teacher[1] * student[2] * student[3]
-        return 4 * elements + attended_bytes(elements)
+        return 4 * elements + 4 * 4 * elements
 
 
 def attention(error: torch.Tensor) -> torch.Tensor:
@@ -84,8 +84,3 @@ def attended_distance(
     error = (widen(regressed) - target).abs()
     level = target.abs().mean() if level is None else level
     return (attention(error) * error).flatten(1).mean(1) / level.clamp_min(MIN_LEVEL)
-
-
-def attended_bytes(elements: int) -> int:
-    """Return the peak memory of `attended_distance` besides its inputs: four fp32 tensors of `elements` values."""
-    return 4 * 4 * elements

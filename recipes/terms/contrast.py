@@ -24,7 +24,6 @@ import torch
 from pydantic import Field
 from torch.nn import functional as F
 
-from compressor.base.errors import UsageError
 from compressor.base.randomness import uniforms
 from compressor.training.step import Step
 from recipes.terms.distances import full_precision, sample_l1, summed_l1, widen
@@ -75,13 +74,6 @@ def features_of(phi: Phi, positive: torch.Tensor, negatives: torch.Tensor) -> tu
     return [level[: len(positive)] for level in both], [level[len(positive) :] for level in both]
 
 
-def level_weights(levels: int) -> tuple[float, ...]:
-    """Return the level weights v for a φ with this many levels: the last entries."""
-    if not 1 <= levels <= len(LEVEL_WEIGHTS):
-        raise UsageError(f"φ has {levels} levels: the ratio weighs 1 to {len(LEVEL_WEIGHTS)}")
-    return LEVEL_WEIGHTS[-levels:]
-
-
 def sample_distances(
     anchors: Sequence[torch.Tensor], positives: Sequence[torch.Tensor], negatives: Sequence[torch.Tensor]
 ) -> torch.Tensor:
@@ -97,9 +89,12 @@ def sample_distances(
 
 
 def ratio_of(distances: torch.Tensor) -> torch.Tensor:
-    """Return R from the distances of every sample of the batch: means first, then the ratio."""
+    """Return R from the distances of every sample of the batch: means first, then the ratio.
+
+    A φ of fewer levels has the last of the weights.
+    """
     near, far = distances.mean(0).unbind(1)
-    return (near.new_tensor(level_weights(len(near))) * near / (far + EPS)).sum()
+    return (near.new_tensor(LEVEL_WEIGHTS[-len(near) :]) * near / (far + EPS)).sum()
 
 
 def negative_indices(

@@ -74,11 +74,6 @@ def pairwise_l1(anchors: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
     return distances
 
 
-def pairwise_bytes(anchor_elements: int) -> int:
-    """Return the peak memory of `pairwise_l1` in bytes, excluding its fp32 inputs: one difference and the gradient."""
-    return 4 * 2 * anchor_elements
-
-
 class _SummedL1(torch.autograd.Function):
     """Sums of d over the other at the same index (`is_paired`), or over all others, which are then constants."""
 

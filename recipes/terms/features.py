@@ -134,11 +134,10 @@ class RegressedFeatureMethod(FeatureMethod):
         inputs = tap_shapes(student, [tap for tap, _ in pairs])
         outputs = tap_shapes(teacher, [tap for _, tap in pairs])
         # The caller has seeded torch's generator by the run's seed.
-        seed = torch.initial_seed()
-        regressors = nn.ModuleList(
-            build_regressor(inputs[tap][1], outputs[teacher_tap][1], seed=seed + index)
-            for index, (tap, teacher_tap) in enumerate(pairs)
-        )
+        seed, regressors = torch.initial_seed(), nn.ModuleList()
+        for index, (tap, teacher_tap) in enumerate(pairs):
+            with torch_seed(seed + index):
+                regressors.append(nn.Conv2d(inputs[tap][1], outputs[teacher_tap][1], 1))
         return nn.ModuleDict({"regressors": regressors, **super().modules(teacher, student)})
 
     def regress(self, step: Step, forward: PairedForward) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -149,12 +148,6 @@ class RegressedFeatureMethod(FeatureMethod):
             (regressor(widen(feature)), target)
             for regressor, (feature, target) in zip(regressors, forward.features, strict=True)
         ]
-
-
-def build_regressor(student_channels: int, teacher_channels: int, *, seed: int) -> nn.Conv2d:
-    """Return a 1×1 convolution with bias, which is trained with the student and never exported."""
-    with torch_seed(seed):
-        return nn.Conv2d(student_channels, teacher_channels, 1)
 
 
 def require_network(teacher: Network | None) -> Network:

@@ -22,7 +22,6 @@ from pydantic import Field
 from torch import nn
 from torch.nn import functional as F
 
-from compressor.base.errors import UsageError
 from compressor.models.networks.base import Network
 from compressor.training.method import Method, PlainMethod
 from compressor.training.step import Step
@@ -56,37 +55,21 @@ class Gated(PlainMethod):
         """Return each patch's gate, `a` in the paper, from both images."""
         if self.gate == "off":
             return student.new_ones(len(student))
-        gap, spread = error_gap(student, teacher, step.hr), None
-        if self.gate == "soft":
+        # Above 0 if the teacher is better.
+        gap = (sample_l1(student, step.hr) - sample_l1(teacher, step.hr)).detach()
+        if self.gate == "hard":
+            values = (gap > 0).to(gap.dtype)
+        else:
             running = cast(RunningSpread, cast(nn.ModuleDict, step.modules[cast(Method, self).name])["spread"])
             moments = running.moments_with(step.all_gather(gap))
             step.after_update(lambda: running.store(moments))
-            spread = running.deviation(moments)
-        values = gate_of(self.gate, gap, spread)
+            values = torch.sigmoid(gap / running.deviation(moments).to(gap.dtype).clamp_min(MIN_SPREAD))
         step.observe("gate_open", values.mean())
         return values
 
     def image_loss(self, gate: torch.Tensor, student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
         """Return the gated L1 to the teacher's image."""
         return F.l1_loss(student, teacher) if self.gate == "off" else (gate * sample_l1(student, teacher)).mean()
-
-
-def error_gap(student_sr: torch.Tensor, teacher_sr: torch.Tensor, hr: torch.Tensor) -> torch.Tensor:
-    """Return L1(S_i, y_i) - L1(T_i, y_i), (B,), without gradient: above 0 if the teacher is better."""
-    return (sample_l1(student_sr, hr) - sample_l1(teacher_sr, hr)).detach()
-
-
-def gate_of(kind: Gate, gap: torch.Tensor, spread: float | torch.Tensor | None = None) -> torch.Tensor:
-    """Return each patch's gate, `a` in the paper, from its gap; `spread` is τ_g of the soft gate."""
-    gap = gap.detach()
-    if kind == "off":
-        return torch.ones_like(gap)
-    if kind == "hard":
-        return (gap > 0).to(gap.dtype)
-    if spread is None:
-        raise UsageError("the soft gate divides by the running deviation of the gap: pass it as spread")
-    tau = torch.as_tensor(spread, dtype=gap.dtype, device=gap.device)
-    return torch.sigmoid(gap / tau.clamp_min(MIN_SPREAD))
 
 
 class RunningSpread(nn.Module):

@@ -53,16 +53,6 @@ WhatIsQuantised = Annotated[
 AlphaRate = Annotated[float, Field(gt=0, description="learning rate of α, for a network that works in 0..255")]
 
 
-class CalibrationSteps(nn.Module):
-    """A counter of the calibration steps that updated the weights."""
-
-    done: torch.Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("done", torch.zeros((), dtype=torch.int64))
-
-
 @dataclass(frozen=True)
 class QuantisedMethod(PlainMethod):
     """A method that trains a quantised student."""
@@ -135,11 +125,14 @@ class Calibration(PlainMethod):
         return self.of.own_rates(student)
 
     def modules(self, teacher: Network | None, student: Network) -> nn.ModuleDict:
-        return nn.ModuleDict({"steps": CalibrationSteps()})
+        steps = nn.Module()
+        steps.register_buffer("done", torch.zeros((), dtype=torch.int64))
+        return nn.ModuleDict({"steps": steps})
 
     def terms(self, step: Step) -> dict[str, torch.Tensor]:
-        steps = cast(CalibrationSteps, cast(nn.ModuleDict, step.modules[self.name])["steps"])
-        share = 1.0 if self.of.code else average_share(int(steps.done) + 1)
+        # Counted are the steps that updated the weights.
+        done = cast(nn.ModuleDict, step.modules[self.name])["steps"].get_buffer("done")
+        share = 1.0 if self.of.code else average_share(int(done) + 1)
 
         def follow(quantiser: Quantiser, peaks: torch.Tensor) -> torch.Tensor:
             alpha, everywhere = quantiser.alpha.detach(), step.all_gather(peaks)
@@ -156,7 +149,7 @@ class Calibration(PlainMethod):
         def keep() -> None:
             for alpha, value in followed.items():
                 alpha.copy_(value)
-            steps.done += 1
+            done.add_(1)
 
         step.after_update(keep)
         return losses

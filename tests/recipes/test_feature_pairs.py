@@ -15,7 +15,7 @@ from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
 from recipes.config.options import make_method
 from recipes.methods.ds import DeepSupervision, auxiliary_head
-from recipes.methods.hkdsr import Hkdsr, fusion_gate
+from recipes.methods.hkdsr import FusionGate, Hkdsr
 from recipes.terms.features import describe_taps
 from srkd import compress
 from tests.support.methods_table import DEEPER
@@ -88,7 +88,7 @@ def test_an_intermediate_image_takes_the_memory_that_is_reported() -> None:
     student, method = build(EDSRSpec(scale=2, width=16, depth=3)), Hkdsr()
     feature, shallow = (torch.rand(4, 16, 24, 24, requires_grad=True) for _ in range(2))
     hr, target, lr = torch.rand(4, 3, 48, 48), torch.rand(4, 3, 48, 48), torch.rand(4, 3, 24, 24)
-    gate = fusion_gate(seed=0)
+    gate = FusionGate()
     with PeakMemory(feature, shallow, hr, target, lr, *gate.parameters(), *student.parameters()) as memory:
         image = student.finish(feature, shallow, lr)
         (method.fsm_loss(image, target, hr, 0, 0, range(4)) + F.l1_loss(image, gate(hr, target))).backward()

@@ -90,7 +90,10 @@ def test_the_soft_gate_remembers_and_weighs_every_patch() -> None:
     method = Logits(gate="soft")
     step = of_labels(method, "STSS")
     method.terms(step)
-    assert 0 < step.observed["gate_open"].item() < 1
+    errors = [(image - step.hr).abs().mean((1, 2, 3)) for image in (step.student().sr.detach(), step.teacher().sr)]
+    gap = errors[0] - errors[1]
+    expected = torch.sigmoid(gap / gap.std(correction=0)).mean()
+    assert step.observed["gate_open"].item() == pytest.approx(expected.item(), rel=1e-4)
     moments = step.modules["logits"].state_dict()["spread.moments"]
     assert moments.eq(0).all(), "until the step has counted"
     step.finish_update()

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from compressor.base.errors import SrkdError, UsageError
+from compressor.base.errors import SrkdError
 from compressor.models.networks.base import Spec
 from compressor.models.networks.cost import cost, layer_costs
 from compressor.models.networks.edsr import EDSRSpec
@@ -18,7 +18,6 @@ from compressor.models.networks.registry import NETWORKS, build, spec_from_dict
 from compressor.models.networks.taps import read_taps
 from recipes.terms.contrast import (
     bicubic_negatives,
-    level_weights,
     negative_indices,
     sample_distances,
 )
@@ -104,14 +103,6 @@ def test_ratio_is_finite_where_student_positive_and_negatives_coincide() -> None
     flat = torch.zeros(2, 3, 4, 4)
     assert gradient_of(lambda s: contrast_ratio([s], [flat], [flat]), flat).isfinite().all()
     assert contrast_ratio([flat + 0.1], [flat], [flat]).item() == pytest.approx(1 / 2, rel=1e-5)
-
-
-def test_weights_of_the_levels() -> None:
-    assert level_weights(5) == (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1.0)
-    assert level_weights(2) == (1 / 4, 1.0)
-    for levels in (0, 6):
-        with pytest.raises(UsageError, match=rf"{levels} levels.*1 to 5"):
-            level_weights(levels)
 
 
 def test_negatives_are_drawn_without_replacement_and_evenly() -> None:
