@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from compressor.base.errors import UsageError
 from compressor.data.batches import Batch, LabelPatches
 from compressor.images.resize import imresize
-from compressor.models.networks.base import Descriptor, Network, Spec
+from compressor.models.networks.base import Descriptor, Spec
 from compressor.models.networks.carn import CARNSpec
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.rcan import RCANSpec
@@ -74,8 +74,11 @@ def test_the_sum_is_the_papers():
     student, teacher = build(STUDENT, seed=0), build(TEACHER, seed=1)
     batch = Waves(2).at(4)
     assert batch.hr is not None
-    method = DUKD().fit(teacher, student)
+    method, passes = DUKD().fit(teacher, student), list[int]()
+    counter = student.register_forward_pre_hook(lambda _, inputs: passes.append(len(inputs[0])))
     terms = played(method, student, teacher, batch, number=4)
+    counter.remove()
+    assert passes == [8, 4], "patches and their crops together, then zoom-out"
     draw = {"seed": 7, "step": 4, "samples": range(4)}
     with torch.no_grad():
         expected = {
@@ -266,36 +269,6 @@ def test_what_a_cache_kept_is_used_and_the_teacher_runs_for_new_crops_alone():
     assert len(teacher.inputs) == 1 and teacher.inputs[0].shape == batch.lr.shape, "zoom-in alone"
     assert float(terms["zoom_out"].detach()) == pytest.approx(float(smaller.abs().mean()), rel=1e-5)
     assert float(terms["logits"].detach()) == pytest.approx(float(batch.lr.abs().mean()), rel=1e-5)
-
-
-@pytest.mark.parametrize("options", [{}, {"logits": False}, {"augment": False}, {"variant": "code"}])
-def test_patches_and_crops_in_one_pass_give_the_gradients_of_two(
-    options: dict[str, object], monkeypatch: pytest.MonkeyPatch
-):
-    def gradients(student: Network, teacher: Network) -> list[torch.Tensor]:
-        networks = StepNetworks([Runner(student, trains=True)], Runner(teacher, trains=False))
-        method = make_method("dukd", options).fit(teacher, student)
-        for part in range(method.updates):
-            terms = method.terms(Step(4, 7, Waves(2).at(4), networks, part))
-            torch.autograd.backward(sum(method.weights[name] * term for name, term in terms.items()))
-        return [parameter.grad for parameter in student.parameters()]
-
-    passes: list[tuple[int, ...]] = []
-
-    def pair() -> tuple[Network, Network]:
-        networks = build(STUDENT, seed=0), build(TEACHER, seed=1).requires_grad_(False)
-        networks[0].register_forward_pre_hook(lambda _, inputs: passes.append(tuple(inputs[0].shape)))
-        return networks
-
-    together = gradients(*pair())
-    joined = passes.copy()
-    monkeypatch.setattr(Runner, "run_together", lambda runner, inputs: None)
-    passes.clear()
-    apart = gradients(*pair())
-    assert len(joined) == len(passes) - (0 if "variant" in options else 1)
-    assert sum(shape[0] for shape in joined) == sum(shape[0] for shape in passes)
-    for ours, theirs in zip(together, apart, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
 
 
 def test_without_hr_images_crops_are_of_the_teachers_output():

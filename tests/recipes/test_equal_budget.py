@@ -9,17 +9,11 @@ from pathlib import Path
 import pytest
 
 from benchmarks import equal_budget, methods_compared
-from benchmarks.equal_budget import Budget, Contender, Published, compare, leaders, preset_contender, table, trained
+from benchmarks.equal_budget import Budget, Contender, compare, preset_contender, trained
 from recipes.config.reading import load_preset
 
 TINY = ("batch=2", "lr_patch=8", "precision=fp32", "compile=off")
 ONE = Contender("mine", "scratch", student="edsr:width=4,depth=1,scale=2")
-SCORES = {
-    "scratch": [{"Set5": 30.0, "Set14": 28.0, "B100": 26.0}, {"Set5": 30.5, "Set14": 28.5, "B100": 26.5}],
-    "dukd": [{"Set5": 30.25, "Set14": 28.25, "B100": 26.25}, {"Set5": 30.75, "Set14": 28.75, "B100": 26.75}],
-    "logits": [{"Set5": 30.5, "Set14": 28.5, "B100": 26.5}, {"Set5": 30.5, "Set14": 28.5, "B100": 26.5}],
-}
-ROWS = [Contender(name, name) for name in SCORES]
 
 
 @pytest.fixture
@@ -90,38 +84,11 @@ def test_an_interrupted_run_is_taken_up(budget: Budget) -> None:
     assert "result" in equal_budget.facts_of(folder)
 
 
-def test_the_table_and_its_gains() -> None:
-    seconds = {"scratch": 9.4, "dukd": 38.0, "logits": 16.6}
-    result = table(ROWS, SCORES, {"dukd": Published((0.18, 0.12, 0.06), "their table")}, seconds)
-    lines = result.render().splitlines()
-    assert result.rows[1]["B100, seed 11"] == 26.75
-    assert lines[2] == "| scratch | 30.250 ± 0.354 | 28.250 ± 0.354 | 26.250 ± 0.354 |  |  | 9 |"
-    assert lines[3].endswith("| +0.250 ± 0.000 dB (2 seeds) | +0.120 (their table) | 38 |")
-    assert lines[4].endswith("| no difference (+0.250 ± 0.354 dB, 2 seeds) |  | 17 |")
-    assert all(line.count("|") == 8 for line in lines)
-
-
 def test_a_wrong_folder_of_sets_is_refused_before_any_training(budget: Budget, tmp_path: Path) -> None:
     (tmp_path / "sets" / "Set5").mkdir(parents=True)
     with pytest.raises(SystemExit, match=r"sets: it has no folder Set14; give the folder with Set5, Set14, B100"):
         compare([ONE], budget, tmp_path / "sets")
     assert not budget.out.exists()
-
-
-def test_a_table_without_published_gains_has_no_column_for_them() -> None:
-    lines = table(ROWS, SCORES, {}, dict.fromkeys(SCORES, 9.4)).render().splitlines()
-    assert lines[0] == "|  | Set5 | Set14 | B100 | gain over scratch | s a run |"
-    assert lines[2] == "| scratch | 30.250 ± 0.354 | 28.250 ± 0.354 | 26.250 ± 0.354 |  | 9 |"
-
-
-def test_a_sentence_says_start_steps_and_gains() -> None:
-    labels = {"scratch": "L1", "logits": "logits"}
-    assert methods_compared.sentence("dukd", SCORES, labels, "fit, 1,200 at 0.0008", ", the time of 600 of logits") == (
-        "From a fit, 1,200 steps, the time of 600 of logits: over L1 +0.250 ± 0.000 dB (2 seeds), "
-        "over logits no difference (+0.000 ± 0.354 dB, 2 seeds)."
-    )
-    alone = methods_compared.sentence("logits", SCORES, labels, "inherit, 240 at 0.001")
-    assert alone == "From a slice, 240 steps: over L1 no difference (+0.250 ± 0.354 dB, 2 seeds)."
 
 
 def test_compositions_are_of_two_methods_and_also_start_from_a_slice() -> None:
@@ -144,22 +111,6 @@ def test_from_a_slice_every_student_but_that_of_scratch_has_the_teachers_leading
     assert {one.name for one in fit if one.init is not None} == {"fit-l1"}
     folders = {start: methods_compared.budget_from(options, start).folder("logits") for start in ("fit", "slice")}
     assert folders["fit"] != folders["slice"], "runs of one start are not taken for those of the other"
-
-
-def test_the_time_of_a_row_is_that_of_its_middle_seed(tmp_path: Path) -> None:
-    for seed, seconds in zip((10, 11, 12), (9.0, 30.0, 11.0), strict=True):
-        (tmp_path / f"mine-seed{seed}").mkdir()
-        facts = {"result": {"seconds": seconds}}
-        (tmp_path / f"mine-seed{seed}" / "run.json").write_text(json.dumps(facts), encoding="utf-8")
-    assert equal_budget.seconds_a_run([ONE], Budget(None, 1, tmp_path)) == {"mine": 11.0}
-
-
-def test_the_best_is_held_against_all_others_by_seed() -> None:
-    assert leaders(ROWS, SCORES) == [
-        "Best by mean over the sets: dukd.",
-        "- over logits: no difference (+0.000 ± 0.354 dB, 2 seeds)",
-        "- over scratch: +0.250 ± 0.000 dB (2 seeds)",
-    ]
 
 
 def test_a_composition_is_a_row_under_its_files_name(tmp_path: Path) -> None:

@@ -119,12 +119,26 @@ def test_every_preset_is_valid_and_every_method_has_two(name):
     assert name in ("srkd-best", "fit") or (base in METHODS and {base, f"{base}-paper"} <= set(RECIPES))
 
 
-def test_paper_presets_hold_the_published_schedules():
-    """CSD: 400 epochs of 1000 steps, x0.1 at 200; DUKD: 250k, x0.1 at 100k and 200k, Adam 0.9/0.99."""
-    inherit, logits = load_preset("inherit-paper").schedule, load_preset("logits-paper").schedule
-    assert (inherit.steps, inherit.milestones, inherit.betas) == (400_000, (200_000,), (0.9, 0.999))
-    assert (logits.steps, logits.milestones, logits.betas) == (250_000, (100_000, 200_000), (0.9, 0.99))
-    assert not logits.ema_warmup and not inherit.ema_warmup
+@pytest.mark.parametrize(
+    ("name", "steps", "rate", "milestones", "factor", "betas"),
+    [
+        ("inherit", 400_000, 1e-4, (200_000,), 0.1, (0.9, 0.999)),  # CSD: 400 epochs of 1000 steps
+        ("logits", 250_000, 1e-4, (100_000, 200_000), 0.1, (0.9, 0.99)),  # DUKD
+        ("ds", 600_000, 2e-4, (300_000,), 0.5, (0.9, 0.999)),  # CLSD
+        ("pams", 30_000, 1e-4, (10_000, 20_000), 0.5, (0.9, 0.999)),
+        ("pact", 30_000, 1e-4, (10_000, 20_000), 0.5, (0.9, 0.999)),
+    ],
+)
+def test_paper_presets_hold_the_published_schedules(name, steps, rate, milestones, factor, betas):
+    rule = load_preset(f"{name}-paper").schedule
+    assert (rule.steps, rule.rate, rule.milestones, rule.factor, rule.betas) == (steps, rate, milestones, factor, betas)
+    assert (rule.batch, rule.ema_warmup, rule.precision) == (16, False, "fp32")
+
+
+@pytest.mark.parametrize("name", ["csd", "csd-lite", "clsd"])
+def test_paper_presets_insist_on_vgg19(name):
+    (method,) = load_preset(f"{name}-paper").build_methods()
+    assert method.phi == "vgg19"
 
 
 @pytest.mark.parametrize("name", [name for name in sorted(RECIPES) if name.endswith("-paper")])
@@ -144,12 +158,6 @@ def test_a_patch_is_given_in_lr_or_in_hr_pixels():
     assert load_preset("csd", ("schedule.hr_patch=96",)).at_scale(3).schedule.lr_patch == 32
     with pytest.raises(UsageError, match=r"hr_patch=192 is not a multiple of the scale 5: --set schedule.hr_patch=190"):
         load_preset("csd-paper").at_scale(5)
-
-
-def test_settings_reach_the_schedule_and_the_method():
-    preset = load_preset("logits", ["schedule.rate=5e-4", "kappa=0.5", "student.width=0.25"])
-    assert preset.schedule.rate == 5e-4 and preset.student.width == 0.25
-    assert preset.build_methods()[0].weights == {"pixel": 1.0, "logits": 0.5}
 
 
 def test_steps_rescale_the_shape():

@@ -26,7 +26,7 @@ from compressor.training.state import State
 from compressor.training.step import Step
 from recipes.methods.logits import Logits
 from recipes.methods.scratch import Scratch
-from tests.support.training import Recorder, SavingRecorder, is_same, network, smooth_patch, stage
+from tests.support.training import Recorder, SavingRecorder, is_same, network, smooth_patch, stage, train_on_patch
 
 
 @dataclass(frozen=True)
@@ -35,11 +35,10 @@ class Together(PlainMethod):
 
     name: str = "together"
     segments: Segments = "each"
-    more: tuple[float, ...] = ()
     weights: Mapping[str, float] = field(default_factory=lambda: {"students": 1.0, "teacher": 1.0, "pull": 0.1})
 
     def branches(self, teacher: Spec) -> Sequence[Spec]:
-        return [teacher.narrowed(width) for width in self.more]
+        return ()
 
     def terms(self, step: Step) -> dict[str, torch.Tensor]:
         students = [step.student(branch=branch).sr for branch in range(step.branches)]
@@ -48,6 +47,13 @@ class Together(PlainMethod):
             "teacher": F.l1_loss(step.teacher().sr, step.hr),
             "pull": F.l1_loss(students[0], step.teacher().sr.detach()),
         }
+
+
+class StudentOnly(Together):
+    """The student's pixel loss alone."""
+
+    def terms(self, step: Step) -> dict[str, torch.Tensor]:
+        return {"students": F.l1_loss(step.student().sr, step.hr)}
 
 
 def joint(steps: int = 6, **options: object) -> Stage:
@@ -62,7 +68,7 @@ def test_a_student_inside_the_teacher_is_its_slice_after_training_too():
     teacher = network(1)
     one, before = joint(), teacher.fingerprint()
     state = State.fresh(student_in(teacher), teacher, one)
-    Trainer([one], state, smooth_patch(), teacher, Recorder(), seed=0).run()
+    train_on_patch(one, state, teacher)
     assert teacher.fingerprint() == before, "a copy is trained, not what was loaded"
     trained = state.networks["joint"]
     assert trained.fingerprint() != before
@@ -76,13 +82,9 @@ def test_every_gradient_lands_in_the_teacher_and_the_cut_off_rows_get_none_from_
     teacher = network(1)
     one = joint(steps=1)
 
-    class StudentOnly(Together):
-        def terms(self, step: Step) -> dict[str, torch.Tensor]:
-            return {"students": F.l1_loss(step.student().sr, step.hr)}
-
     one = replace(one, methods=[StudentOnly(weights={"students": 1.0})])
     state = State.fresh(student_in(teacher), teacher, one)
-    Trainer([one], state, smooth_patch(), teacher, Recorder(), seed=0).run()
+    train_on_patch(one, state, teacher)
     before, after = teacher.state_dict(), state.networks["joint"].state_dict()
     weight = next(name for name in before if before[name].dim() == 4 and before[name].shape[:2] == (8, 8))
     changes = (after[weight] != before[weight]).flatten(2).any(-1)
@@ -96,46 +98,14 @@ def test_one_joint_step_is_the_step_of_a_slice_that_is_trained_alone():
     """With only the student's pixel loss, the kept slice moves as the extracted student would."""
     teacher = network(1)
 
-    class StudentOnly(Together):
-        def terms(self, step: Step) -> dict[str, torch.Tensor]:
-            return {"students": F.l1_loss(step.student().sr, step.hr)}
-
     inside = replace(joint(steps=3), methods=[StudentOnly(weights={"students": 1.0})])
     alone = stage([Scratch()], steps=3, rate=1e-3)
     state, other = State.fresh(student_in(teacher), teacher, inside), State.fresh(student_in(teacher), None, alone)
-    Trainer([inside], state, smooth_patch(), teacher, Recorder(), seed=0).run()
-    Trainer([alone], other, smooth_patch(), None, Recorder(), seed=0).run()
+    train_on_patch(inside, state, teacher)
+    train_on_patch(alone, other)
     cut = student_of_spec(state.networks["joint"], state.student.spec)
     for (name, a), b in zip(cut.state_dict().items(), other.student.state_dict().values(), strict=True):
         torch.testing.assert_close(a, b, atol=2e-6, rtol=1e-5, msg=name)
-
-
-def test_several_widths_train_at_once():
-    teacher = network(1)
-    one, recorder = joint(steps=40, more=(0.25, 0.75)), Recorder()
-    state = State.fresh(student_in(teacher), teacher, one)
-    Trainer([one], state, smooth_patch(), teacher, recorder, seed=0).run()
-    assert recorder.losses[-1]["raw/students"] < 0.7 * recorder.losses[0]["raw/students"]
-    patch = smooth_patch().at(0)
-    for width in (0.25, 0.5, 0.75):
-        spec = teacher.spec.narrowed(width)
-        with torch.no_grad():
-            before, after = (
-                F.l1_loss(student_of_spec(whole, spec)(patch.lr), patch.hr)
-                for whole in (teacher, state.networks["joint"])
-            )
-        assert after < before
-
-
-@pytest.mark.parametrize("at", [2, 5])
-def test_joint_training_resumes_to_the_bit(at: int, tmp_path: Path):
-    teacher, one = network(1), joint()
-    straight, recorder = State.fresh(student_in(teacher), teacher, one), SavingRecorder(tmp_path / "state.pt", at)
-    Trainer([one], straight, smooth_patch(), teacher, recorder, seed=0).run()
-    resumed = State.fresh(student_in(teacher), teacher, one)
-    resumed.load(tmp_path / "state.pt", [one], teacher)
-    Trainer([one], resumed, smooth_patch(), teacher, Recorder(), seed=0).run()
-    assert resumed.trained_network.fingerprint() == straight.trained_network.fingerprint()
 
 
 def tuned_first() -> tuple[Stage, Stage]:
@@ -183,7 +153,7 @@ def test_the_second_update_of_a_step_adds_to_the_first_ones_gradient():
     state = State.fresh(network(0), None, one)
     parameters = list(state.trained_network.parameters())
     state.optimiser = torch.optim.SGD(parameters, lr=1e-2)  # type: ignore[assignment]
-    Trainer([one], state, smooth_patch(), None, Recorder(), seed=0).run()
+    train_on_patch(one, state)
     other, patch = network(0), smooth_patch().at(0)
     total = [torch.zeros_like(p) for p in other.parameters()]
     for factor in (1.0, 2.0):
@@ -207,9 +177,7 @@ class Weighed(Scratch):
 
 
 def test_a_weight_is_calibrated_to_its_share_and_frozen():
-    one, recorder = stage([Weighed()], steps=40, rate=1e-4), Recorder()
-    state = State.fresh(network(0), None, one)
-    Trainer([one], state, smooth_patch(), None, recorder, seed=0).run()
+    state, recorder = train_on_patch(stage([Weighed()], steps=40, rate=1e-4))
     rows = recorder.losses
     assert calibration_steps(40) == 4
     assert all(row["weighted/extra"] == 0 for row in rows[:4]) and rows[4]["weighted/extra"] > 0
@@ -226,13 +194,12 @@ def test_calibration_survives_a_resume(at: int, tmp_path: Path):
     Trainer([one], straight, smooth_patch(), None, recorder, seed=0).run()
     resumed = State.fresh(network(0), None, one)
     resumed.load(tmp_path / "state.pt", [one], None)
-    Trainer([one], resumed, smooth_patch(), None, Recorder(), seed=0).run()
+    train_on_patch(one, resumed)
     assert resumed.calibration == straight.calibration and is_same(resumed, straight)
 
 
 def test_a_given_weight_skips_calibration():
-    one, recorder = stage([Weighed(weights={"pixel": 1.0, "extra": 0.5})], steps=3), Recorder()
-    Trainer([one], State.fresh(network(0), None, one), smooth_patch(), None, recorder, seed=0).run()
+    _, recorder = train_on_patch(stage([Weighed(weights={"pixel": 1.0, "extra": 0.5})], steps=3))
     assert recorder.losses[0]["weighted/extra"] == pytest.approx(0.5 * recorder.losses[0]["raw/extra"])
 
 
@@ -273,7 +240,7 @@ def test_helpers_are_frozen_and_not_saved_and_modules_are_drawn_from_the_seed():
     weights = [state.modules["looking"]["tint"].weight for state in (first, second, third)]
     assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
     before = copy.deepcopy(weights[0])
-    Trainer([one], first, smooth_patch(), None, Recorder(), seed=0).run()
+    train_on_patch(one, first)
     assert not torch.equal(weights[0], before)
     assert not any("lens" in name for name in first.state_dict()["modules"])
     assert sum(len(group["params"]) for group in first.optimiser.param_groups) == 2 + len(

@@ -115,11 +115,6 @@ def test_a_processor_without_bf16_is_never_asked_for_it(monkeypatch: pytest.Monk
     assert chosen().precision == "fp32"
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_what_was_asked_for_is_kept(precision: str) -> None:
-    assert chosen(SpeedOptions(precision=precision)).precision == precision  # type: ignore[arg-type]
-
-
 def test_a_short_run_trains_in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(speed, "computes_bf16", lambda device: True)
     mode = chosen(steps=3)
@@ -134,11 +129,6 @@ def test_measuring_leaves_the_student_as_it_was() -> None:
     assert (student.fingerprint(), student.training) == before
     assert all(parameter.grad is None for parameter in student.parameters())
     assert torch.equal(torch.random.get_rng_state(), state)
-
-
-def test_paper_presets_train_in_fp32_and_nothing_is_measured_for_them() -> None:
-    for name in ("scratch-paper", "inherit-paper", "logits-paper"):
-        assert load_preset(name).speed_options().precision == "fp32"
 
 
 def test_the_teacher_runs_in_its_own_precision() -> None:

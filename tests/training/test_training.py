@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
 
 from compressor.assets import embedded_teacher
 from compressor.base.errors import SrkdError
-from compressor.data.batches import Batch, Batches
+from compressor.data.batches import Batches
 from compressor.data.prepare import DataChoice, prepare_data
 from compressor.models.checkpoints.load import load_checkpoint
-from compressor.models.networks.base import Network
 from compressor.models.students.students import build_student
 from compressor.training.loop import Trainer
 from compressor.training.run_folder import RunFolder
-from compressor.training.stage import Stage
 from compressor.training.state import EMA, State
 from recipes.methods.logits import Logits
 from recipes.methods.scratch import Inherit, Scratch
@@ -44,43 +40,14 @@ def test_scratch_overfits_one_patch_of_a_photo():
     assert recorder.losses[-1]["loss"] < 0.005
 
 
-class Shades:
-    """Batches of single-coloured and of smooth images, new in every step."""
-
-    def at(self, step: int) -> Batch:
-        torch.manual_seed(step)
-        flat = torch.rand(4, 3, 1, 1).expand(-1, -1, 24, 24)
-        smooth = nn.functional.interpolate(torch.rand(4, 3, 3, 3), size=24, mode="bicubic").clamp(0, 1)
-        hr = torch.cat([flat, smooth])
-        return Batch(nn.functional.avg_pool2d(hr, 2), hr)
-
-
-def test_a_constant_image_becomes_a_constant_one():
-    """This is a result of training: with random weights, neighbouring pixels after a pixel shuffle differ.
-
-    Such a short run has not learnt the border, beyond which a network sees zeros.
-    """
-    one = stage([Scratch()], steps=300, rate=2e-3, decay="cosine")
-    state = State.fresh(network(0), None, one)
-    before = [constant_through(state.student, shade, border=16) for shade in (0.2, 0.5, 0.8)]
-    Trainer([one], state, Shades(), None, Recorder(), seed=0).run()
-    after = [constant_through(state.averaged_network(), shade, border=16) for shade in (0.2, 0.5, 0.8)]
-    assert max(apart for apart, _ in after) < 1e-2 < min(apart for apart, _ in before)
-    assert max(off for _, off in after) < 0.05 < max(off for _, off in before)
-
-
-@pytest.mark.parametrize("shade", [0.05, 0.2, 0.5, 0.8, 0.95])
-def test_a_network_that_was_trained_for_long_does_so_up_to_the_border(shade: float):
-    apart, off = constant_through(load_checkpoint(embedded_teacher()).network, shade)
-    assert apart < 1e-2 and off < 1e-2
-
-
-def constant_through(network: Network, shade: float, border: int = 0) -> tuple[float, float]:
-    """Return the variation of a constant image's output, and its distance from the input."""
+@pytest.mark.parametrize("shade", [0.05, 0.5, 0.95])
+def test_a_trained_network_makes_a_constant_image_of_a_constant_one(shade: float):
+    """This is a result of training: with random weights, neighbouring pixels after a pixel shuffle differ."""
     with torch.no_grad():
-        sr = network(torch.full((1, 3, 32, 32), shade))
-    inner = sr[..., border : sr.shape[-2] - border, border : sr.shape[-1] - border]
-    return float((inner - inner.mean((2, 3), keepdim=True)).abs().max()), float((inner - shade).abs().max())
+        sr = load_checkpoint(embedded_teacher()).network(torch.full((1, 3, 32, 32), shade))
+        drawn = network(0)(torch.full((1, 3, 32, 32), shade))
+    assert (sr - sr.mean((2, 3), keepdim=True)).abs().max() < 1e-2 and (sr - shade).abs().max() < 1e-2
+    assert (drawn - drawn.mean((2, 3), keepdim=True)).abs().max() > 1e-2
 
 
 def test_an_inherited_student_learns_and_its_teacher_does_not():
@@ -110,15 +77,6 @@ def test_the_same_seed_is_the_same_run_to_the_bit():
     assert all(torch.equal(weights[name], again[name]) for name in weights)
 
 
-def test_the_teacher_and_its_gradients_stay_untouched():
-    teacher = network(1).requires_grad_(False)
-    before = {name: tensor.clone() for name, tensor in teacher.state_dict().items()}
-    one = stage([Logits()], steps=10, rate=1e-3)
-    Trainer([one], State.fresh(network(2), teacher, one), smooth_patch(), teacher, Recorder(), seed=0).run()
-    assert all(torch.equal(before[name], tensor) for name, tensor in teacher.state_dict().items())
-    assert all(parameter.grad is None for parameter in teacher.parameters())
-
-
 def test_terms_are_logged_by_name_raw_and_weighted():
     recorder, one = Recorder(), stage([Logits(kappa=3.0)], steps=1)
     teacher = network(1)
@@ -127,26 +85,6 @@ def test_terms_are_logged_by_name_raw_and_weighted():
     assert set(numbers) == {"raw/pixel", "raw/logits", "weighted/pixel", "weighted/logits", "loss"}
     assert numbers["weighted/logits"] == pytest.approx(3 * numbers["raw/logits"])
     assert numbers["loss"] == pytest.approx(numbers["weighted/pixel"] + numbers["weighted/logits"])
-
-
-def test_state_saved_and_loaded_continues_to_the_same_weights(tmp_path):
-    def fresh(one: Stage) -> State:
-        return State.fresh(network(5), None, one)
-
-    whole = stage([Scratch()], steps=8, rate=1e-3)
-    straight = fresh(whole)
-    Trainer([whole], straight, smooth_patch(), None, Recorder(), seed=0).run()
-    half = stage([Scratch()], steps=4, rate=1e-3)
-    first = fresh(half)
-    Trainer([half], first, smooth_patch(), None, Recorder(), seed=0).run()
-    first.save(tmp_path / "state.pt")
-    resumed = fresh(whole)
-    resumed.load(tmp_path / "state.pt")
-    assert resumed.done == 4
-    Trainer([whole], resumed, smooth_patch(), None, Recorder(), seed=0).run()
-    for one, other in ((resumed.student, straight.student), (resumed.ema.network, straight.ema.network)):
-        expected = other.state_dict()
-        assert all(torch.equal(tensor, expected[name]) for name, tensor in one.state_dict().items())
 
 
 def test_ema_warms_up_as_stated():
@@ -189,11 +127,3 @@ def test_a_run_folder_is_never_written_over(tmp_path: Path):
     (tmp_path / "file").write_text("mine")
     with pytest.raises(SrkdError, match=r"--out .*/file .*choose another folder"):
         RunFolder(tmp_path / "file")
-
-
-def test_metrics_are_json_lines(tmp_path: Path):
-    folder = RunFolder(tmp_path / "run")
-    folder.metrics("train", 3, {"loss": 0.5})
-    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
-    assert [json.loads(line) for line in lines] == [{"kind": "train", "step": 3, "loss": 0.5}]
-    assert list((tmp_path / "run").glob("events.out.tfevents.*"))
