@@ -9,9 +9,7 @@ from compressor.base.errors import UsageError
 from compressor.models.checkpoints.convert import Converted, convert_file, convert_network
 from compressor.models.networks.base import ImageModel
 from srkd.options.function import public
-from srkd.options.models import (
-    refuse_file_options,
-)
+from srkd.options.models import refuse_file_options
 from srkd.options.verbs import ConvertOptions
 
 

@@ -13,8 +13,7 @@ from compressor.base.context import Context
 from compressor.base.errors import SrkdError, UsageError
 from compressor.inference.open import find_source_checkpoint, model_file
 from compressor.runtimes.table import runtime_of
-from demo.catalogue import Model, NotForBrowsers, Role, build_site, load_samples, read_model
-from demo.files import Asset
+from demo.catalogue import Model, NotForBrowsers, Role, read_model
 from srkd.api.export import export
 from srkd.options.models import as_tuple
 from srkd.options.verbs import DemoOptions
@@ -24,7 +23,7 @@ FORMATS: Mapping[Role, Sequence[str]] = {"student": ("onnx", "fp16"), "teacher":
 
 
 def demo_models(options: DemoOptions, context: Context) -> tuple[Model, ...]:
-    """Return all models with the bytes of their ONNX files, students first, the teacher last. Exports are verified."""
+    """All models with the bytes of their ONNX files, students first, the teacher last. Exports are verified."""
     paths = [Path(model) for model in as_tuple(options.models)]
     if not paths:
         context.note("no MODEL: showing the embedded student")
@@ -36,11 +35,6 @@ def demo_models(options: DemoOptions, context: Context) -> tuple[Model, ...]:
             models += reader.read(path, "student", {model.name for model in models})
         _require_one_kind(models)
         return (*models, *_teacher_models(options, paths, models, reader))
-
-
-def demo_files(app: Mapping[str, Asset], models: Sequence[Model]) -> dict[str, Asset]:
-    """Return all files of the demo by address: the built app, the models, and samples."""
-    return build_site(app, models, load_samples())
 
 
 def _teacher_models(
@@ -74,7 +68,7 @@ class _ModelReader:
     context: Context
 
     def read(self, path: Path, role: Role, used_names: set[str]) -> list[Model]:
-        """Return the model of a path in every format of its role, under unique names."""
+        """The model of a path in every format of its role, under unique names."""
         file = model_file(path)
         stem = file.stem if file == path else path.resolve().name
         is_checkpoint = runtime_of(file) == "torch"
@@ -88,7 +82,7 @@ class _ModelReader:
         return models
 
     def _read_exported(self, file: Path, stem: str, role: Role) -> list[Model]:
-        """Return an exported file, or an export of its checkpoint if browsers cannot run the file."""
+        """An exported file, or an export of its checkpoint if browsers cannot run the file."""
         try:
             return [read_model(file, stem, role, limits=self.limits)]
         except NotForBrowsers as refusal:

@@ -52,7 +52,7 @@ class Int8Support:
     """Runtimes for which srkd writes int8 files but that cannot run here."""
 
     def lines(self) -> tuple[str, str]:
-        """Return a line about the processor, and one about the runtimes."""
+        """A line about the processor, and one about the runtimes."""
         if self.products:
             pays = f"this processor multiplies bytes natively ({', '.join(self.products)}), so int8 pays here"
         else:
@@ -84,7 +84,7 @@ class Diagnosis:
 
 
 def diagnose() -> Diagnosis:
-    """Return the diagnosis of packages and devices. No large optional package is imported."""
+    """The diagnosis of packages and devices. No large optional package is imported."""
     providers = providers_here()
     return Diagnosis(
         core=tuple(Package(name, installed_version(name)) for name in CORE),
@@ -136,7 +136,7 @@ def _int8_support() -> Int8Support:
 
 
 def _demo_app() -> Piece:
-    """Return the state of the app of `srkd demo`: whether it is built, and from its present sources."""
+    """The state of the app of `srkd demo`: whether it is built, and from its present sources."""
     is_built = is_app_built()
     outdated = is_built and is_app_outdated()
     return Piece(
@@ -157,7 +157,7 @@ def _piece(
     obstacle: str | None = None,
     remark: str | None = None,
 ) -> Piece:
-    """Return the piece that needs `modules`. No package removes an `obstacle` (no device, another system)."""
+    """The piece that needs `modules`. No package removes an `obstacle` (no device, another system)."""
     missing = missing_modules(modules)
     optional = next((module for module in modules if module not in CORE), None)
     version = installed_version(optional) if optional is not None and not missing else None

@@ -16,11 +16,7 @@ from compressor.inference.teacher_check import check_teacher
 from compressor.runtimes.table import RUNTIMES, runtime_of
 from compressor.teachers.teacher import load_teacher
 from srkd.options.function import public
-from srkd.options.models import (
-    as_tuple,
-    common_scale,
-    open_runtime,
-)
+from srkd.options.models import as_tuple, common_scale, open_runtime
 from srkd.options.shared import path_of
 from srkd.options.verbs import EvaluateOptions
 

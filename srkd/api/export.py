@@ -15,9 +15,7 @@ from export.writing.card import CardFacts, write_card
 from export.writing.exporting import ExportReport, Source, export_model
 from export.writing.record import write_record
 from srkd.options.function import public
-from srkd.options.models import (
-    refuse_file_options,
-)
+from srkd.options.models import refuse_file_options
 from srkd.options.values import SIZES, read_size
 from srkd.options.verbs import ExportOptions
 from srkd.record.run_file import find_run_of
@@ -61,7 +59,7 @@ def run_export(options: ExportOptions, context: Context) -> ExportReport:
 
 
 def _card_facts(source: Source, note: Note) -> CardFacts:
-    """Return the facts of a model card, from the checkpoint's header and its run folder."""
+    """The facts of a model card, from the checkpoint's header and its run folder."""
     facts = CardFacts(name=source.stem, metadata=source.header, sha256=source.sha256, licence=source.licence)
     try:
         run = None if source.path is None else find_run_of(source.path.parent, source.sha256)
@@ -79,7 +77,7 @@ def _card_facts(source: Source, note: Note) -> CardFacts:
 
 
 def _export_source(options: ExportOptions, context: Context) -> tuple[Network, Source]:
-    """Return the network to export, and its origin for the metadata of its files."""
+    """The network to export, and its origin for the metadata of its files."""
     if isinstance(options.model, ImageModel):
         refuse_file_options(options.scale, options.arch_options)
         network = options.model.require_network("weights")

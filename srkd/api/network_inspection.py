@@ -85,7 +85,7 @@ def _inspect_open(model: ImageModel, options: InspectOptions) -> Inspection:
 
 
 def quantised_size(network: Network) -> QuantisedSize | None:
-    """Return the size of a quantised network; None for a float one."""
+    """The size of a quantised network; None for a float one."""
     if network.quantisation is None:
         return None
     return QuantisedSize(

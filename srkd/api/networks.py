@@ -15,12 +15,7 @@ from compressor.models.students.students import build_student as cut_student
 from compressor.teachers.teacher import Teacher, load_teacher
 from srkd.api.inspection import Inspection
 from srkd.api.network_inspection import run_inspect
-from srkd.options.models import (
-    open_network,
-    path_of_model,
-    refuse_file_options,
-    spec_of,
-)
+from srkd.options.models import open_network, path_of_model, refuse_file_options, spec_of
 from srkd.options.shared import ModelOrPath, Size
 from srkd.options.values import read_size
 from srkd.options.verbs import InspectOptions

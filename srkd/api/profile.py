@@ -12,11 +12,7 @@ from compressor.models.networks.base import ImageModel
 from export.profile.report import ProfileReport, profile_models
 from export.profile.settings import DEFAULT_SIZE, ProfileSettings
 from srkd.options.function import public
-from srkd.options.models import (
-    ModelFile,
-    as_tuple,
-    file_of,
-)
+from srkd.options.models import ModelFile, as_tuple, file_of
 from srkd.options.shared import ModelOrPath
 from srkd.options.values import SIZES
 from srkd.options.verbs import ProfileOptions
@@ -76,7 +72,7 @@ def run_profile(options: ProfileOptions, context: Context) -> ProfileReport:
 
 
 def _profiled_file(model: ModelOrPath, folder: Path) -> Path:
-    """Return the file of a model to profile; an open network's is written to the folder, under its architecture."""
+    """The file of a model to profile; an open network's is written to the folder, under its architecture."""
     name = model.architecture if isinstance(model, ImageModel) else ""
     file = file_of(model, folder / f"{name}.safetensors")
     if file.options:

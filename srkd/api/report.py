@@ -73,7 +73,7 @@ report = public(ReportOptions, ReportOptions, run_report, "report")
 
 
 def _section(contents: Contents, options: ReportOptions, context: Context, *, crops: int) -> Section:
-    """Return the section of a run; measure speed and make crops where the folder has none."""
+    """The section of a run; measure speed and make crops where the folder has none."""
     missing: list[str] = []
     if not contents.metrics:
         missing.append("it has no curves: metrics.jsonl holds no row")
@@ -86,7 +86,7 @@ def _section(contents: Contents, options: ReportOptions, context: Context, *, cr
 
 
 def _speed(contents: Contents, options: ReportOptions, context: Context, missing: list[str]) -> ProfileFile | None:
-    """Return the stored profile of this student, or else measure it for a few seconds."""
+    """The stored profile of this student, or else measure it for a few seconds."""
     stored = read_profile(contents.path, contents.student_sha256)
     if stored is not None and options.threads in (None, stored.rows[0].threads):
         return stored
@@ -108,7 +108,7 @@ def _speed(contents: Contents, options: ReportOptions, context: Context, missing
 def _crops(
     contents: Contents, options: ReportOptions, context: Context, most: int, missing: list[str]
 ) -> tuple[Crop, ...]:
-    """Return crops of the photos; without the teacher's file they compare student and original."""
+    """Crops of the photos; without the teacher's file they compare student and original."""
     student = open_model(contents.path / STUDENT, OpenOptions())
     scale = student.descriptor.scale
     run_teacher = find_run_teacher(contents.path, context.note)

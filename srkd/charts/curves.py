@@ -47,7 +47,7 @@ class NothingToDraw(Exception):
 
 
 def draw_charts(charts: Sequence[Chart], sheet: Sheet = SHEET) -> Image.Image:
-    """Return a picture of all charts with curves, one below the other over the same steps; each is a sheet."""
+    """A picture of all charts with curves, one below the other over the same steps; each is a sheet."""
     plots = [(chart, curves) for chart in charts if (curves := drawable(chart))]
     if not plots:
         raise NothingToDraw
@@ -59,7 +59,7 @@ def draw_charts(charts: Sequence[Chart], sheet: Sheet = SHEET) -> Image.Image:
 
 
 def drawable(chart: Chart) -> list[Curve]:
-    """Return the curves with the points that the chart can show, at most MOST_POINTS each; empty ones are left out."""
+    """The curves with the points that the chart can show, at most MOST_POINTS each; empty ones are left out."""
     curves = []
     for curve in chart.curves:
         finite = [(x, y) for x, y in curve.points if abs(x) <= LARGEST and abs(y) <= LARGEST]
@@ -70,7 +70,7 @@ def drawable(chart: Chart) -> list[Curve]:
 
 
 def style_of(index: int, curve: Curve, colours: int) -> tuple[int, Dash | None]:
-    """Return the number of a curve's colour among `colours`, and its dash: after the last colour comes another dash."""
+    """The number of a curve's colour among `colours`, and its dash: after the last colour comes another dash."""
     again, colour = divmod(index, colours)
     return colour, LEVEL_DASH if curve.dashed else DASHES[again % len(DASHES)]
 
@@ -110,7 +110,7 @@ class _CurvePlot:
         self.draw_curves()
 
     def place_names(self) -> list[tuple[float, float]]:
-        """Return the position of each curve's name: side by side, in as many lines as needed."""
+        """The position of each curve's name: side by side, in as many lines as needed."""
         places: list[tuple[float, float]] = []
         x, y = float(self.left), float(self.top + TITLE_HEIGHT)
         for curve in self.curves:

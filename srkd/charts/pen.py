@@ -78,11 +78,11 @@ class Pen:
         self.plain, self.bold = ImageFont.load_default(14 * self.zoom), ImageFont.load_default(16 * self.zoom)
 
     def picture(self) -> Image.Image:
-        """Return the finished picture."""
+        """The finished picture."""
         return self.canvas.resize(self.size, Image.Resampling.LANCZOS)
 
     def width_of(self, words: str) -> float:
-        """Return the width of a text in pixels of the sheet."""
+        """The width of a text in pixels of the sheet."""
         return self.plain.getlength(words) / self.zoom
 
     def text(self, place: Point, words: str, *, bold: bool = False) -> None:
@@ -113,12 +113,12 @@ class Pen:
 
 
 def printable(text: str) -> str:
-    """Return a name as one line: it may come from a file that another program wrote."""
+    """A name as one line: it may come from a file that another program wrote."""
     return "".join(character if character.isprintable() else " " for character in text)[:LONGEST_TEXT]
 
 
 def round_ticks(low: float, high: float, count: int = 5) -> list[float]:
-    """Return about `count` round numbers from `low` to `high`: multiples of 1, 2 or 5 times a power of ten."""
+    """About `count` round numbers from `low` to `high`: multiples of 1, 2 or 5 times a power of ten."""
     rough = (high - low) / count
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.7)
@@ -127,7 +127,7 @@ def round_ticks(low: float, high: float, count: int = 5) -> list[float]:
 
 
 def logarithmic_ticks(low: float, high: float) -> list[float]:
-    """Return at most eight round numbers from 10 to the `low` to 10 to the `high`."""
+    """At most eight round numbers from 10 to the `low` to 10 to the `high`."""
     powers = range(math.floor(low), math.ceil(high) + 1)
     for factors in ((1,), (1, 3), (1, 2, 5), range(1, 10)):
         ticks = [factor * 10.0**power for power in powers for factor in factors]
@@ -138,7 +138,7 @@ def logarithmic_ticks(low: float, high: float) -> list[float]:
 
 
 def format_tick(value: float) -> str:
-    """Return a number of an axis as text, without digits of rounding errors."""
+    """A number of an axis as text, without digits of rounding errors."""
     if value and not 1e-3 <= abs(value) < 1e5:
         mantissa, exponent = f"{value:.3e}".split("e")
         return f"{float(mantissa):g}e{int(exponent)}"

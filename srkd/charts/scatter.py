@@ -52,7 +52,7 @@ class Scatter:
 
     @property
     def groups(self) -> list[str]:
-        """Return the groups in the order of their colours."""
+        """The groups in the order of their colours."""
         return list(dict.fromkeys(point.group for point in self.points))
 
 
@@ -69,7 +69,7 @@ PointT = TypeVar("PointT", bound=HasPlace)
 
 
 def pareto_front(points: Sequence[PointT]) -> list[PointT]:
-    """Return the Pareto front, smallest `x` first; a point is left out if another has no larger x and no smaller y."""
+    """The Pareto front, smallest `x` first; a point is left out if another has no larger x and no smaller y."""
     front: list[PointT] = []
     for point in sorted(points, key=lambda point: (point.x, -point.y)):
         if not front or point.y > front[-1].y:
@@ -78,7 +78,7 @@ def pareto_front(points: Sequence[PointT]) -> list[PointT]:
 
 
 def draw_scatter(chart: Scatter, sheet: Sheet = SHEET) -> Image.Image:
-    """Return the picture: labelled points, with their Pareto front as a line.
+    """The picture: labelled points, with their Pareto front as a line.
 
     Points that are not finite, or not positive on a logarithmic axis, are left out; at least one must remain.
     """

@@ -6,7 +6,7 @@ import click
 
 
 def console_options(*, json: bool, csv: bool = False) -> list[click.Parameter]:
-    """Return the options that control printing; `json` adds --json, `csv` --csv."""
+    """The options that control printing; `json` adds --json, `csv` --csv."""
     options: list[click.Parameter] = [
         click.Option(["-v", "--verbose"], is_flag=True, help="Print more; show the traceback of an error."),
         click.Option(["-q", "--quiet"], is_flag=True, help="Print only results, warnings and errors."),

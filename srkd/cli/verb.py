@@ -46,7 +46,7 @@ class VerbCommand(click.Command):
 def verb(
     name: str, options: type[Options] | None = None, *, examples: Sequence[str] = (), csv: bool = False
 ) -> Callable[[Body], click.Command]:
-    """Return a decorator that makes a click command of a function of the console and an object of `options`.
+    """A decorator that makes a click command of a function of the console and an object of `options`.
 
     Further click options of the function, for the command line only, are passed by name. With `csv` the
     verb has --csv, and prints its table with `Console.write_csv`.
@@ -84,7 +84,7 @@ def verb(
 
 
 def format_examples(*commands: str) -> str | None:
-    """Return the end of a help text: command lines, which click must not wrap (`\\b`)."""
+    """The end of a help text: command lines, which click must not wrap (`\\b`)."""
     return "\n".join(["Examples:\n\n\b", *(f"  {line}" for line in commands)]) if commands else None
 
 
@@ -104,7 +104,7 @@ def run_or_exit(console: Console, body: Callable[[], None]) -> None:
 
 
 def _describe_error(error: Exception) -> str:
-    """Return the line for an error other than `SrkdError`."""
+    """The line for an error other than `SrkdError`."""
     package = package_at_fault(error)
     if package is not None:
         return f"{package}; rerun with -v for the traceback"

@@ -33,14 +33,14 @@ class ModelFile:
 
 
 def path_of_model(model: object) -> Path:
-    """Return a caller's model as a path; refuse anything that is not one."""
+    """A caller's model as a path; refuse anything that is not one."""
     if isinstance(model, (str, os.PathLike)):
         return Path(model)
     raise UsageError(f"{reprlib.repr(model)} is not {MODEL.what}")
 
 
 def open_network(model: ModelOrPath) -> ImageModel:
-    """Return an open network unchanged, or load the one in a checkpoint or a run folder."""
+    """An open network unchanged, or load the one in a checkpoint or a run folder."""
     return model if isinstance(model, ImageModel) else load_teacher(path_of_model(model))
 
 
@@ -52,7 +52,7 @@ def refuse_file_options(scale: int | None, arch_options: Mapping[str, object] | 
 
 
 def spec_of(model: ModelOrPath | Spec) -> Spec:
-    """Return the spec of a network or of any file that states it; refuse a foreign model, which has none."""
+    """The spec of a network or of any file that states it; refuse a foreign model, which has none."""
     if isinstance(model, Spec):
         return model
     if isinstance(model, ImageModel):
@@ -67,7 +67,7 @@ def spec_of(model: ModelOrPath | Spec) -> Spec:
 
 
 def file_of(model: ModelOrPath, path: Path) -> ModelFile:
-    """Return the file of a model; an open network is written to `path`, a foreign one has its original file."""
+    """The file of a model; an open network is written to `path`, a foreign one has its original file."""
     if not isinstance(model, ImageModel):
         return ModelFile(path_of_model(model))
     if model.network is not None:
@@ -81,7 +81,7 @@ def file_of(model: ModelOrPath, path: Path) -> ModelFile:
 
 
 def as_tuple(values: object) -> tuple[Any, ...]:
-    """Return one value or a sequence of values as a tuple. A string is one value."""
+    """One value or a sequence of values as a tuple. A string is one value."""
     return tuple(values) if isinstance(values, Sequence) and not isinstance(values, str) else (values,)
 
 
@@ -107,7 +107,7 @@ def open_runtime(model: Model, options: RuntimeOptions, context: Context) -> Run
 
 
 def common_scale(runtimes: Sequence[Runtime], scale: int | None) -> int:
-    """Return the scale that all models share; without a model, `scale`."""
+    """The scale that all models share; without a model, `scale`."""
     scales = {runtime.descriptor.scale for runtime in runtimes}
     if not scales:
         if scale is None:

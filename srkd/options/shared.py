@@ -49,7 +49,6 @@ LR_ALIAS = ("--lr",)
 
 
 def path_of(value: PathOption) -> Path | None:
-    """Return an optional path as a `Path`."""
     return None if value is None else Path(value)
 
 

@@ -197,7 +197,7 @@ def parse_setting(text: str) -> tuple[str, object]:
 
 
 def parse_scalar(text: str) -> object:
-    """Return `text` as a bool, an int or a float if it is one, else unchanged."""
+    """`text` as a bool, an int or a float if it is one, else unchanged."""
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
     for read in (parse_int, float):

@@ -20,7 +20,7 @@ class MetricsRow:
 
 
 def read_rows(run: Path) -> tuple[MetricsRow, ...]:
-    """Return the rows of a run folder in the order of their steps; anything else in the file is left out."""
+    """The rows of a run folder in the order of their steps; anything else in the file is left out."""
     rows = []
     for _, values in read_metrics(run):
         numbers = {printable(name): value for name, value in values.items() if _is_usable(value)}

@@ -41,7 +41,7 @@ Decibels = Annotated[float, Field(allow_inf_nan=True), BeforeValidator(_infinite
 
 
 def read_object(file: Path) -> dict[str, Any]:
-    """Return the object of a JSON file. Every number in it is finite and of a size that can be computed with."""
+    """The object of a JSON file. Every number in it is finite and of a size that can be computed with."""
     with report_unreadable(file):
         try:
             values = json.loads(read_text(file, MOST_BYTES))
@@ -56,7 +56,7 @@ def read_object(file: Path) -> dict[str, Any]:
 
 
 def _unusable_number(value: object, key: str = "") -> str | None:
-    """Return the key and value of the first number that is not finite or too large; None if all can be used."""
+    """The key and value of the first number that is not finite or too large; None if all can be used."""
     if isinstance(value, (int, float)):
         # The second comparison is False for NaN as well.
         return None if abs(value) <= LARGEST_NUMBER else f"{key}={value}"
@@ -68,7 +68,7 @@ def _unusable_number(value: object, key: str = "") -> str | None:
 
 
 def parse(model: type[EntryT], values: dict[str, Any], file: Path) -> EntryT:
-    """Return the values of a file as its model; a missing key, an unknown one or a wrong value is an error."""
+    """The values of a file as its model; a missing key, an unknown one or a wrong value is an error."""
     try:
         text = json.dumps(values, ensure_ascii=False)
         try:
@@ -85,7 +85,7 @@ def parse(model: type[EntryT], values: dict[str, Any], file: Path) -> EntryT:
 
 
 def _describe(error: Any, file: Path) -> str:
-    """Return one mistake: file, key, value, and what was expected."""
+    """One mistake: file, key, value, and what was expected."""
     origin = PresetSource(str(file), {}, {})
     if error["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         return str(origin.problem(error["loc"], None, "unknown key: another version of srkd wrote it"))
@@ -93,7 +93,7 @@ def _describe(error: Any, file: Path) -> str:
 
 
 def printable(value: Any) -> Any:
-    """Return a JSON value whose texts are printable lines, at most 2,000 characters long."""
+    """A JSON value whose texts are printable lines, at most 2,000 characters long."""
     if isinstance(value, str):
         line = "".join(character if character.isprintable() else " " for character in value[:LONGEST_TEXT])
         return line.strip()

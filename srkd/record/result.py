@@ -42,7 +42,6 @@ class TargetReport:
     reason: str | None = None
 
     def line(self) -> str:
-        """Return the verdict and the measurement in one line."""
         if self.ms is None or self.ms_interval is None:
             return f"target {self.target} at {self.where}: not known, {self.reason}"
         verdict = "met" if self.met else "missed"

@@ -155,7 +155,7 @@ class TrainingImages(Entry):
 
 
 def _inside(name: str) -> str:
-    """Return the name of a folder in the run folder; refuse one that leads elsewhere."""
+    """The name of a folder in the run folder; refuse one that leads elsewhere."""
     if not name or Path(name).name != name or name == ".." or "\0" in name:
         raise PydanticCustomError("folder", "the name of a folder in this one")
     return name
@@ -204,25 +204,25 @@ class RunFile(Entry):
         return () if self.trials is None else self.trials.runs
 
     def to_json(self) -> dict[str, Any]:
-        """Return the contents as JSON values, without the keys that are not decided yet."""
+        """The contents as JSON values, without the keys that are not decided yet."""
         values = self.model_dump(mode="json", include=set(self.model_fields_set))
         written = json_value({"schema": SCHEMA, **values})
         assert isinstance(written, dict)
         return written
 
     def changed(self, **entries: object) -> RunFile:
-        """Return the contents with other entries, which are checked."""
+        """The contents with other entries, which are checked."""
         return RunFile(**{**self._entries(), **entries})  # type: ignore[arg-type]
 
     def updated(self, newer: RunFile) -> RunFile:
-        """Return the contents with those that `newer` has in place of these."""
+        """The contents with those that `newer` has in place of these."""
         return self.changed(**newer._entries())
 
     def _entries(self) -> dict[str, object]:
         return {name: getattr(self, name) for name in self.model_fields_set}
 
     def difference(self, other: RunFile) -> str | None:
-        """Return the first key of `SAME` whose values differ; None if the runs are the same."""
+        """The first key of `SAME` whose values differ; None if the runs are the same."""
         own, others = (file.model_dump(mode="json", include=set(SAME)) for file in (self, other))
         return next((key for key in SAME if own[key] != others[key]), None)
 
@@ -234,12 +234,12 @@ def require_run_folder(run: Path) -> None:
 
 
 def read_run_file(run: Path) -> RunFile:
-    """Return run.json of a folder, also one of the older version; refuse anything else in one line."""
+    """run.json of a folder, also one of the older version; refuse anything else in one line."""
     return _parse(run, _read_values(run))
 
 
 def read_for_display(run: Path) -> RunFile:
-    """Return run.json of a folder for a page or a terminal: every text is a printable line of bounded length."""
+    """run.json of a folder for a page or a terminal: every text is a printable line of bounded length."""
     return _parse(run, printable(_read_values(run)))
 
 
@@ -265,12 +265,12 @@ def _parse(run: Path, values: dict[str, Any]) -> RunFile:
 
 
 def find_run_file(run: Path) -> RunFile | None:
-    """Return run.json of a folder; None if it has none."""
+    """run.json of a folder; None if it has none."""
     return read_run_file(run) if (run / RUN_FOLDER_FACTS).exists() else None
 
 
 def find_run_of(run: Path, student_sha256: str) -> RunFile | None:
-    """Return run.json of a student's folder, for display; None if that is not a finished run of this very student."""
+    """run.json of a student's folder, for display; None if that is not a finished run of this very student."""
     student = run / RUN_FOLDER_WEIGHTS
     if not student.is_file() or student_sha256 == "" or file_sha256(student) != student_sha256:
         return None
@@ -286,7 +286,7 @@ def write_run_file(run: Path, contents: RunFile) -> None:
 
 
 def _from_version_1(values: dict[str, Any]) -> dict[str, Any]:
-    """Return the values of `srkd.compress/1` under today's names."""
+    """The values of `srkd.compress/1` under today's names."""
     values = _renamed(values, {"pace": "execution_mode"})
     start = values.get("start")
     if isinstance(start, dict) and isinstance(start.get("init_from"), dict):

@@ -24,7 +24,7 @@ class RunTeacher:
 
 
 def find_run_teacher(run: Path, note: Note) -> RunTeacher | None:
-    """Return the teacher named in run.json, if its file is there and unchanged."""
+    """The teacher named in run.json, if its file is there and unchanged."""
     try:
         contents = find_run_file(run)
     except SrkdError as error:

@@ -64,7 +64,7 @@ class Gain:
         return cls(over, differences, spread.mean, spread.sd, verdict)
 
     def line(self) -> str:
-        """Return a line on the gain, or that there is no difference."""
+        """A line on the gain, or that there is no difference."""
         name = f"gain over {self.over}"
         if self.sd is None:
             return f"{name}: {self.mean:+.3f} dB (one seed, spread unknown: --seeds 3)"
@@ -147,7 +147,7 @@ class TrialsReport:
         )
 
     def lines(self) -> tuple[str, ...]:
-        """Return the lines below the table: the gains, and the origin of student.safetensors."""
+        """The lines below the table: the gains, and the origin of student.safetensors."""
         gains = tuple(gain.line() for gain in self.gains)
         if len(self.seeds) == 1:
             return gains

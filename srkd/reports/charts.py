@@ -51,7 +51,7 @@ class Figure:
 
 
 def curve_figures(runs: Sequence[Metrics]) -> list[Figure]:
-    """Return the charts of a run's curves, or of several runs' over one another, without empty ones."""
+    """The charts of a run's curves, or of several runs' over one another, without empty ones."""
     if not runs:
         return []
     return [_curves(chart, curves, runs[0].name) for chart in charts_of(runs) if (curves := drawable(chart))]
@@ -71,7 +71,7 @@ def _curves(chart: Chart, curves: Sequence[Curve], run: str) -> Figure:
 
 
 def point_figure(chart: Scatter | None) -> Figure | None:
-    """Return a chart of points; None without one."""
+    """A chart of points; None without one."""
     if chart is None:
         return None
     rows = [[point.label, _number(point.x), f"{point.y:.3f}"] for point in chart.points]
@@ -82,7 +82,7 @@ def point_figure(chart: Scatter | None) -> Figure | None:
 
 
 def _pictures(draw: Callable[[ChartT, Sheet], Image.Image], chart: ChartT, sheet: Sheet) -> tuple[bytes, bytes]:
-    """Return a chart as lossless WebP for light and for dark pages."""
+    """A chart as lossless WebP for light and for dark pages."""
     light, dark = (_webp(draw(chart, page)) for page in (sheet, replace(sheet, look=DARK)))
     return light, dark
 
@@ -99,7 +99,7 @@ def _number(value: float) -> str:
 
 
 def against_macs(scores: Sequence[Score]) -> Scatter | None:
-    """Return the chart of quality against multiply-accumulates; None if fewer than two networks have both."""
+    """The chart of quality against multiply-accumulates; None if fewer than two networks have both."""
     points = tuple(
         ScatterPoint(score.name, score.macs / 1e9, score.psnr_y, score.role)
         for score in scores
@@ -109,7 +109,7 @@ def against_macs(scores: Sequence[Score]) -> Scatter | None:
 
 
 def against_time(contents: Contents, profile: ProfileFile) -> Scatter | None:
-    """Return the chart of quality against time at the first size of the profile; None with fewer than two points."""
+    """The chart of quality against time at the first size of the profile; None with fewer than two points."""
     first = profile.rows[0]
     points = []
     for row in profile.rows:

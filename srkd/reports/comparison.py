@@ -69,7 +69,7 @@ class Comparison:
     """Lines about unfinished runs, which are not in the table."""
 
     def lines(self) -> tuple[str, ...]:
-        """Return the lines below the table."""
+        """The lines below the table."""
         best = self.methods[0].name
         return (*(f"{best}: {gain.line()}" for gain in self.gains), *self.left_out)
 
@@ -186,7 +186,7 @@ def _methods(trained: Sequence[Trained], bicubic: float, teacher: float | None) 
 
 
 def _gain(best: MethodScores, other: MethodScores) -> Gain | None:
-    """Return the gain of the best over another method on their shared seeds; None if they share none."""
+    """The gain of the best over another method on their shared seeds; None if they share none."""
     own, others = dict(zip(best.seeds, best.psnr_y, strict=True)), dict(zip(other.seeds, other.psnr_y, strict=True))
     shared = [seed for seed in own if seed in others]
     if not shared:

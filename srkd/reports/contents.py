@@ -107,7 +107,7 @@ def read_contents(run: Path) -> Contents:
 
 
 def _unfinished(run: Path, file: RunFile, first: RunFile, metrics: Sequence[Metrics], folders: Sequence[Path]) -> str:
-    """Return a line with the progress of an unfinished run and the command that continues it."""
+    """A line with the progress of an unfinished run and the command that continues it."""
     if file.is_finished:
         return f"The run is finished, but {STUDENT} is missing from its folder."
     done = max((rows.last_step for rows in metrics), default=0)
@@ -119,7 +119,7 @@ def _unfinished(run: Path, file: RunFile, first: RunFile, metrics: Sequence[Metr
 
 
 def _finished_scores(result: CompressReport) -> list[Score]:
-    """Return the scores of teacher, student, baselines, the student's start, and bicubic."""
+    """The scores of teacher, student, baselines, the student's start, and bicubic."""
     params, macs = _cost(result.student)
     rows = []
     teachers = {"teacher": result.teacher, "teacher, trained with the student": result.teacher_joint}
@@ -144,17 +144,17 @@ def _score(name: str, role: Role, quality: Quality) -> Score:
 
 
 def _cost(quality: Quality) -> tuple[int | None, int | None]:
-    """Return the parameters and MACs of a network; None for each without a network."""
+    """The parameters and MACs of a network; None for each without a network."""
     return (None, None) if quality.cost is None else (quality.cost.params, quality.cost.macs)
 
 
 def _finite(psnr_y: float) -> float | None:
-    """Return a score that can be drawn; None for the infinite one of equal images."""
+    """A score that can be drawn; None for the infinite one of equal images."""
     return psnr_y if math.isfinite(psnr_y) else None
 
 
 def _scores_so_far(metrics: Sequence[Metrics]) -> list[Score]:
-    """Return the scores of the newest validation in the first run of an unfinished folder."""
+    """The scores of the newest validation in the first run of an unfinished folder."""
     rows = [row for row in metrics[0].rows if row.kind == "validation"] if metrics else []
     if not rows:
         return []

@@ -29,7 +29,7 @@ class Metrics:
 
     @classmethod
     def read(cls, run: Path) -> Metrics | None:
-        """Return the rows of a run folder; None if there are none yet."""
+        """The rows of a run folder; None if there are none yet."""
         rows = read_rows(run)
         return cls(run.resolve().name, run, rows) if rows else None
 
@@ -38,18 +38,18 @@ class Metrics:
         return self.rows[-1].step
 
     def curve(self, kind: str, key: str, name: str) -> Curve:
-        """Return the curve of the numbers under one key, in rows of a kind."""
+        """The curve of the numbers under one key, in rows of a kind."""
         rows = [row for row in self.rows if row.kind == kind and key in row.numbers]
         return Curve(name, tuple((row.step, row.numbers[key]) for row in rows))
 
     def level(self, key: str, name: str) -> Curve:
-        """Return a horizontal line from the first to the last step, at a score that all validations share."""
+        """A horizontal line from the first to the last step, at a score that all validations share."""
         score = self.curve("validation", key, name)
         ends = (self.rows[0].step, self.last_step)
         return Curve(name, tuple((step, value) for step in ends for _, value in score.points[-1:]), dashed=True)
 
     def keys(self, kind: str, start: str) -> list[str]:
-        """Return the keys that begin with `start` in rows of a kind, in order of appearance."""
+        """The keys that begin with `start` in rows of a kind, in order of appearance."""
         rows = (row for row in self.rows if row.kind == kind)
         return list(dict.fromkeys(key for row in rows for key in row.numbers if key.startswith(start)))
 
@@ -58,7 +58,7 @@ class Metrics:
 
 
 def read_runs(folder: Path) -> list[Metrics]:
-    """Return the rows of a run, or of each started run of a plan."""
+    """The rows of a run, or of each started run of a plan."""
     require_run_folder(folder)
     file = None if (folder / METRICS).is_file() else find_run_file(folder)
     parts = [folder] if file is None else [folder / name for name in file.run_names] or [folder]
@@ -69,7 +69,7 @@ def read_runs(folder: Path) -> list[Metrics]:
 
 
 def charts_of(runs: Sequence[Metrics]) -> list[Chart]:
-    """Return the charts of one run, or of several over one another."""
+    """The charts of one run, or of several over one another."""
     return _charts_of_one(runs[0]) if len(runs) == 1 else _charts_of_several(runs)
 
 
@@ -89,7 +89,7 @@ def _charts_of_one(run: Metrics) -> list[Chart]:
 
 
 def _levels(run: Metrics) -> list[Curve]:
-    """Return the curves of the teacher and bicubic, with which the student is compared."""
+    """The curves of the teacher and bicubic, with which the student is compared."""
     return [run.level(f"{name}_psnr_y", name) for name in ("teacher", "bicubic")]
 
 

@@ -38,7 +38,7 @@ class Tile:
 
 
 def report_page(sections: Sequence[Section], comparison: Comparison | None) -> str:
-    """Return the page of one run, or of several with their comparison."""
+    """The page of one run, or of several with their comparison."""
     runs, title, shown = [_show_run(section) for section in sections], f"{len(sections)} runs side by side", None
     if comparison is None:
         title = f"{sections[0].contents.name}: what was gained"
@@ -48,7 +48,7 @@ def report_page(sections: Sequence[Section], comparison: Comparison | None) -> s
 
 
 def comparison_page(comparison: Comparison, runs: Sequence[Contents]) -> str:
-    """Return the page of methods side by side alone."""
+    """The page of methods side by side alone."""
     title = f"{len(comparison.methods)} methods at scale {comparison.scale}"
     return render_page(title=title, comparison=_show_comparison(comparison, runs), runs=())
 
@@ -116,7 +116,7 @@ def _what(contents: Contents) -> str:
 
 
 def _notices(contents: Contents, warning: str | None) -> list[str]:
-    """Return the lines that a reader must not miss."""
+    """The lines that a reader must not miss."""
     student, bicubic = contents.score("student"), contents.score("bicubic")
     lines = [contents.unfinished] if contents.unfinished is not None else []
     if warning is not None:

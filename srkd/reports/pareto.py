@@ -15,7 +15,7 @@ from srkd.options.verbs import ProfileOptions
 
 
 def check_pareto(options: ProfileOptions) -> Path | None:
-    """Return the path of the picture, checked before the long measurement; None without one."""
+    """The path of the picture, checked before the long measurement; None without one."""
     if options.pareto is None:
         return None
     path = Path(options.pareto)
@@ -26,7 +26,7 @@ def check_pareto(options: ProfileOptions) -> Path | None:
 
 
 def points_of(report: ProfileReport) -> list[ScatterPoint]:
-    """Return a point for each row of the first size and batch whose quality is known."""
+    """A point for each row of the first size and batch whose quality is known."""
     first = report.rows[0]
     points = []
     for row in report.rows:

@@ -56,7 +56,7 @@ class Crop:
 
     @property
     def caption(self) -> str:
-        """Return a line on the crop, such as `butterfly: most different, 31.2 dB apart`."""
+        """A line on the crop, such as `butterfly: most different, 31.2 dB apart`."""
         apart = "equal" if self.apart_db is None else f"{self.apart_db:.1f} dB apart"
         return f"{self.photo}: {self.choice} different, {apart}"
 
@@ -91,7 +91,7 @@ def make_crops(
     *,
     most: int = 3,
 ) -> tuple[Crop, ...]:
-    """Return the crops in which student and teacher differ most, and the one in which they differ least; without a
+    """The crops in which student and teacher differ most, and the one in which they differ least; without a
     teacher, student and original.
 
     The least is searched among windows with at least the median detail: in an even sky all networks agree.
@@ -122,7 +122,7 @@ def make_crops(
 
 
 def _enlarge(pair: ImagePair, networks: Mapping[str, Runtime], scale: int) -> _Photo | None:
-    """Return the middle of a photo enlarged by each network; None if it is too small."""
+    """The middle of a photo enlarged by each network; None if it is too small."""
     hr = read_rgb_u8(pair.hr)
     if pair.lr is None:
         if min(hr.shape[-2:]) < 2 * scale:
@@ -148,12 +148,12 @@ def _enlarge(pair: ImagePair, networks: Mapping[str, Runtime], scale: int) -> _P
 
 
 def _luma(image_u8: torch.Tensor) -> torch.Tensor:
-    """Return the luminance Y of an image in bytes, on 0..255."""
+    """The luminance Y of an image in bytes, on 0..255."""
     return luma(image_u8.double() / 255)
 
 
 def _windows(photo: _Photo, compared: tuple[str, str]) -> list[_Window]:
-    """Return all windows of a photo with the mean squared difference of Y, and the detail of the original."""
+    """All windows of a photo with the mean squared difference of Y, and the detail of the original."""
     a, b = (_luma(photo.images[name]) for name in compared)
     original = _luma(photo.images["original"])
     side = min(SIDE, *a.shape[-2:])
@@ -172,7 +172,7 @@ def _windows(photo: _Photo, compared: tuple[str, str]) -> list[_Window]:
 
 
 def _apart(windows: Sequence[_Window], count: int, others: Sequence[_Window], *, reverse: bool) -> list[_Window]:
-    """Return the first windows by difference that overlap neither each other nor `others`."""
+    """The first windows by difference that overlap neither each other nor `others`."""
     chosen: list[_Window] = []
     for window in sorted(windows, key=lambda window: window.difference, reverse=reverse):
         if len(chosen) < count and not any(window.overlaps(other) for other in (*others, *chosen)):
@@ -200,7 +200,7 @@ def _crop(window: _Window, choice: Choice, compared: tuple[str, str]) -> Crop:
 
 
 def _psnr(a: torch.Tensor, b: torch.Tensor) -> float | None:
-    """Return the Y-PSNR of a whole crop: a border need not be left out inside a photo. None: equal or not finite."""
+    """The Y-PSNR of a whole crop: a border need not be left out inside a photo. None: equal or not finite."""
     return finite_or_none(float(psnr(a, b)))
 
 
@@ -211,7 +211,7 @@ def _webp(image_u8: torch.Tensor) -> bytes:
 
 
 def _map(difference: torch.Tensor) -> bytes:
-    """Return absolute differences as a PNG of 256 colours."""
+    """Absolute differences as a PNG of 256 colours."""
     levels = (difference / MAP_LEVELS).clamp(0, 1).mul(255).round().to(torch.uint8).numpy()
     picture, stream = Image.fromarray(levels, mode="P"), io.BytesIO()
     picture.putpalette(_palette())
@@ -220,7 +220,7 @@ def _map(difference: torch.Tensor) -> bytes:
 
 
 def _palette() -> list[int]:
-    """Return 256 colours between those of MAP_COLOURS."""
+    """256 colours between those of MAP_COLOURS."""
     anchors = np.array([[int(colour[at : at + 2], 16) for at in (1, 3, 5)] for colour in MAP_COLOURS])
     places = np.linspace(0, len(MAP_COLOURS) - 1, 256)
     channels = [np.interp(places, range(len(MAP_COLOURS)), anchors[:, channel]) for channel in range(3)]

@@ -31,7 +31,7 @@ class Table:
 
 
 def render_page(**values: object) -> str:
-    """Return the page of `values`, with style and script inside. It fetches nothing and runs only this script."""
+    """The page of `values`, with style and script inside. It fetches nothing and runs only this script."""
     style, script = (_own(name) for name in ("report.css", "report.js"))
     script_hash = base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")
     page = _environment().get_template("page.html")
@@ -54,15 +54,15 @@ def _environment() -> Environment:
 
 
 def _own(name: str) -> Markup:
-    """Return srkd's own style or script, which is not escaped."""
+    """srkd's own style or script, which is not escaped."""
     return Markup((files("srkd.reports") / "templates" / name).read_text(encoding="utf-8"))  # noqa: S704
 
 
 def _data_url(content: bytes, kind: str) -> str:
-    """Return a picture as the address of an image in the page."""
+    """A picture as the address of an image in the page."""
     return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
 
 
 def _is_numeric(cell: str) -> bool:
-    """Return whether a cell begins with a number: such cells are not wrapped."""
+    """Whether a cell begins with a number: such cells are not wrapped."""
     return len(cell) <= LONGEST_NUMBER and (cell[:1].isdigit() or cell[:1] in {"+", "-"})

@@ -39,7 +39,6 @@ def command_of(run: str, request: Request) -> tuple[str | None, bool]:
 
 
 def _option(row: Declaration, value: Any) -> list[str]:
-    """Return the words of one option."""
     if value is True:
         return [row.flag]
     if isinstance(value, dict):

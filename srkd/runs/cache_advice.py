@@ -41,7 +41,7 @@ class CacheCost:
     size: int
 
     def advice(self, seconds_per_step: float, steps: int, free: int) -> str | None:
-        """Return the line for a run with `steps` left, if the cache saves enough time and fits; `free` is in bytes."""
+        """The line for a run with `steps` left, if the cache saves enough time and fits; `free` is in bytes."""
         without = seconds_per_step * steps
         share = min(self.step_seconds / seconds_per_step, 1.0)
         cached = without * (1 - share) + self.fill_seconds
@@ -56,7 +56,7 @@ class CacheCost:
 
 
 def cache_advice(config: RunConfig, teacher: Teacher | None, seconds_per_step: float, steps: int) -> str | None:
-    """Return the line for a run without a cache; if its recipe could use one, the teacher is timed on a batch."""
+    """The line for a run without a cache; if its recipe could use one, the teacher is timed on a batch."""
     if teacher is None or config.cache is not None or seconds_per_step * steps < LONG_SECONDS:
         return None
     rule, images = config.preset.schedule, config.data.train.lr
@@ -82,7 +82,7 @@ def cache_advice(config: RunConfig, teacher: Teacher | None, seconds_per_step: f
 
 
 def _seconds(teacher: Teacher, lr: torch.Tensor, precision: Precision) -> float:
-    """Return the teacher's median time on a batch in seconds, after one warm-up call."""
+    """The teacher's median time on a batch in seconds, after one warm-up call."""
     times = []
     for _ in range(1 + FORWARDS):
         start = time.perf_counter()

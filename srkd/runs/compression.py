@@ -166,7 +166,7 @@ def _all_processes(context: Context) -> Iterator[Context]:
 
 
 def _holds_run_of(run: Path, options: CompressOptions) -> bool:
-    """Return whether the folder holds a run of these options."""
+    """Whether the folder holds a run of these options."""
     try:
         return read_run_file(run).request == to_json(options)
     except SrkdError:

@@ -82,7 +82,7 @@ class StudentInit:
     """The leading slice of the teacher for comparison, if the student starts from a better one; else None."""
 
     def facts(self) -> StudentStart:
-        """Return the entry `start` of run.json."""
+        """The entry `start` of run.json."""
         return StudentStart(init=self.init, select=self.select, init_from=self.init_from)
 
 
@@ -102,20 +102,20 @@ class RunNetworks:
 
     @property
     def recipe(self) -> str:
-        """Return the recipe's name as it is written in the run's files."""
+        """The recipe's name as it is written in the run's files."""
         return recipe_label(self.options.training.recipe)
 
     @property
     def phi(self) -> PhiSource | None:
-        """Return the source of φ, the network whose features contrastive methods compare."""
+        """The source of φ, the network whose features contrastive methods compare."""
         return phi_of(self.methods)
 
     def stages(self, mode: ExecutionMode | None = None) -> tuple[Stage, ...]:
-        """Return the stages of the run in order; the learning rate depends on how the student starts."""
+        """The stages of the run in order; the learning rate depends on how the student starts."""
         return self.preset.stages(self.methods, mode, is_fitted=self.student_init.plain_slice is not None)
 
     def speed_options(self) -> SpeedOptions:
-        """Return the preset's speed options; a foreign teacher computes in fp32 unless the preset says otherwise."""
+        """The preset's speed options; a foreign teacher computes in fp32 unless the preset says otherwise."""
         options = self.preset.speed_options()
         is_foreign = self.teacher is not None and self.teacher.network is None
         if is_foreign and options.teacher_precision == "auto":
@@ -123,7 +123,7 @@ class RunNetworks:
         return options
 
     def step_footprint(self, *, batch: int | None = None, labels: bool = True) -> Footprint:
-        """Return the cost of a step of the student's stage, run on shapes alone; raise `UnknownCost` if impossible."""
+        """The cost of a step of the student's stage, run on shapes alone; raise `UnknownCost` if impossible."""
         rule = self.preset.schedule
         teacher = self.teacher if needs_teacher(self.methods, self.options) else None
         shape = BatchShape(batch or rule.batch, rule.lr_patch, labels=labels)
@@ -271,14 +271,14 @@ def require_memory_for_step(networks: RunNetworks, device: torch.device, rank: R
 
 
 def read_execution_mode(began: RunFile) -> ExecutionMode:
-    """Return the mode in which a run began: another one would not give the same bits."""
+    """The mode in which a run began: another one would not give the same bits."""
     if began.execution_mode is None:
         raise SrkdError("run.json does not say in which execution mode the run trained (execution_mode is missing)")
     return ExecutionMode(**began.execution_mode.model_dump())
 
 
 def open_device(name: str) -> torch.device:
-    """Return the device, or refuse one that cannot be used here."""
+    """The device, or refuse one that cannot be used here."""
     torch_device(name)  # refuses unknown names with a clearer error than torch's
     try:
         device = torch.device(name)
@@ -298,7 +298,7 @@ RATE_SETTINGS = ("rate", "fit_rate", "decay", "milestones", "factor")
 
 
 def load_recipe(options: CompressOptions, note: Note = no_note) -> Preset:
-    """Return the recipe's preset with `--set` and `--steps` applied; a shortened recipe gets a suitable rate."""
+    """The recipe's preset with `--set` and `--steps` applied; a shortened recipe gets a suitable rate."""
     preset = load_preset(options.training.recipe, options.training.recipe_settings)
     keys = schedule_settings(options)
     if "rate" in keys and "fit_rate" not in keys:
@@ -319,25 +319,25 @@ def load_recipe(options: CompressOptions, note: Note = no_note) -> Preset:
 
 
 def schedule_settings(options: CompressOptions) -> set[str]:
-    """Return the keys of the schedule that the options set."""
+    """The keys of the schedule that the options set."""
     paths = [setting.partition("=")[0].split(".") for setting in options.training.recipe_settings]
     return {path[1] for path in paths if path[0] == "schedule" and len(path) > 1}
 
 
 def repeats_published(recipe: str) -> bool:
-    """Return whether a recipe, by its name, repeats a published run; such a recipe is not adapted."""
+    """Whether a recipe, by its name, repeats a published run; such a recipe is not adapted."""
     return Path(recipe).stem.endswith("-paper")
 
 
 def needs_teacher(methods: Sequence[Method], options: CompressOptions) -> bool:
-    """Return whether a step runs the teacher. Without HR images its outputs are the labels in every recipe."""
+    """Whether a step runs the teacher. Without HR images its outputs are the labels in every recipe."""
     return any(teacher_needs(method) != "nothing" for method in methods) or options.data.lr_only is not None
 
 
 def choose_phi(
     preset: Preset, options: CompressOptions, context: Context, *, download: bool = True
 ) -> PhiSource | None:
-    """Return φ and announce it; None for a recipe without. The leading process finds or downloads it for all."""
+    """Φ and announce it; None for a recipe without. The leading process finds or downloads it for all."""
     processes = context.processes
 
     def find() -> PhiSource | None:
@@ -356,12 +356,12 @@ def choose_phi(
 
 
 def phi_of(methods: Sequence[Method]) -> PhiSource | None:
-    """Return the φ to which the methods are bound."""
+    """The φ to which the methods are bound."""
     return next((method.phi_source for method in methods if isinstance(method, UsesPerceptualNet)), None)
 
 
 def read_phi(began: RunFile) -> PhiSource | None:
-    """Return the φ with which a run began: it continues with the same, even if the cache has changed."""
+    """The φ with which a run began: it continues with the same, even if the cache has changed."""
     return None if began.phi is None else PhiSource(**began.phi.model_dump())
 
 
@@ -442,7 +442,7 @@ def require_fit(teacher: Teacher, recipe: str, methods: Sequence[Method]) -> Non
 
 
 def recipes_for_outputs() -> tuple[str, ...]:
-    """Return the recipes that need at most outputs of a teacher; one that does not load is left out."""
+    """The recipes that need at most outputs of a teacher; one that does not load is left out."""
     names = []
     for name in sorted(RECIPES):
         with suppress(SrkdError):
@@ -488,7 +488,7 @@ def choose_student(teacher: Teacher | None, preset: Preset, options: CompressOpt
 
 
 def _default_init(teacher: Network | None, preset: Preset, options: CompressOptions, note: Note) -> Init:
-    """Return the recipe's start, or the nearest one that the student and its teacher allow."""
+    """The recipe's start, or the nearest one that the student and its teacher allow."""
     init = preset.student.init
     # --select or --init-from replace a fit.
     is_replaced = options.student.select is not None or options.student.init_from is not None
@@ -515,7 +515,7 @@ def _default_init(teacher: Network | None, preset: Preset, options: CompressOpti
 
 
 def _choose_select(init: Init, teacher: Network | None, preset: Preset, options: CompressOptions, note: Note) -> Select:
-    """Return which of the teacher's channels an inherited student keeps."""
+    """Which of the teacher's channels an inherited student keeps."""
     if options.student.select is not None and init != "inherit":
         remedy = "leave it out, as there is no teacher to inherit from" if teacher is None else "add --init inherit"
         raise UsageError(f"--select {options.student.select} chooses what is inherited: {remedy}")
@@ -574,7 +574,7 @@ def _student_of_spec(
 
 
 def quantise_student(start: StudentInit, methods: Sequence[Method], teacher: Teacher | None) -> StudentInit:
-    """Return the start with a quantised student if a method trains one."""
+    """The start with a quantised student if a method trains one."""
     quantisation = quantisation_of(methods)
     if quantisation is None:
         return start
@@ -592,7 +592,7 @@ def quantise_student(start: StudentInit, methods: Sequence[Method], teacher: Tea
 
 
 def whole_teacher(teacher: Teacher, start: StudentInit) -> Teacher:
-    """Return the teacher inside which the student is trained, reordered so that the student's channels come first."""
+    """The teacher inside which the student is trained, reordered so that the student's channels come first."""
     if teacher.network is None or start.select == "leading":
         return teacher
     return Teacher(reordered(teacher.network, start.network.spec, start.select), teacher.origin)
@@ -614,7 +614,7 @@ def require_inside(student: StudentInit, method: str, *, has_labels: bool) -> No
 
 
 def data_choice(options: CompressOptions) -> DataChoice:
-    """Return the choice of images; refuse contradictory options."""
+    """The choice of images; refuse contradictory options."""
     return DataChoice(
         data=path_of(options.data.data),
         lr=path_of(options.data.lr_images),
@@ -648,7 +648,7 @@ def _prepare_images(
 
 
 def cache_precision(preset: Preset) -> Precision:
-    """Return the precision in which the outputs of a teacher cache are computed.
+    """The precision in which the outputs of a teacher cache are computed.
 
     They are computed once for all steps, and perhaps for other runs: half precision would save little time.
     """
@@ -656,7 +656,7 @@ def cache_precision(preset: Preset) -> Precision:
 
 
 def views_to_cache(recipe: str, methods: Sequence[Method], *, lr_only: bool) -> tuple[View, ...]:
-    """Return the views whose teacher outputs `--teacher-cache` stores; refuse a recipe without any."""
+    """The views whose teacher outputs `--teacher-cache` stores; refuse a recipe without any."""
     if repeats_published(recipe):
         raise UsageError(
             f"--teacher-cache changes what the teacher sees, and {recipe} repeats a published run: "

@@ -120,7 +120,7 @@ class DryRun:
     measured: StepTimings | None = None
 
     def rows(self) -> list[tuple[str, str]]:
-        """Return the report as pairs of a name and a text."""
+        """The report as pairs of a name and a text."""
         rows = [
             ("recipe", f"{self.recipe}: {self.title}"),
             ("teacher", "none" if self.teacher is None else self.teacher.line()),
@@ -155,7 +155,7 @@ class DryRun:
 
 
 def dry_run(options: CompressOptions, kind: DryRunKind = "estimate", context: Context = QUIET) -> DryRun:
-    """Return the report of a run with these options; `measure` also times a few steps."""
+    """The report of a run with these options; `measure` also times a few steps."""
     if options.training.then is not None:
         raise UsageError("--dry-run reports on one run: leave out --then, and start a second dry run for its recipe")
     if Rank.from_environment().world_size > 1:
@@ -170,7 +170,7 @@ def dry_run(options: CompressOptions, kind: DryRunKind = "estimate", context: Co
 
 
 def estimate_seconds(networks: RunNetworks, macs: Macs, device: torch.device) -> float:
-    """Return the seconds of all steps: multiply-accumulates of a step divided by the student's speed on one patch."""
+    """The seconds of all steps: multiply-accumulates of a step divided by the student's speed on one patch."""
     rule = networks.preset.schedule
     options = dataclasses.replace(networks.speed_options(), compile="off")
     options = dataclasses.replace(options, precision="auto") if options.precision == "measure" else options
@@ -187,7 +187,7 @@ def estimate_seconds(networks: RunNetworks, macs: Macs, device: torch.device) ->
 
 
 def estimate(networks: RunNetworks) -> DryRun:
-    """Return the report from shapes, file names and counts alone."""
+    """The report from shapes, file names and counts alone."""
     options, preset, teacher, rule = networks.options, networks.preset, networks.teacher, networks.preset.schedule
     images = count_images(data_choice(options), scale=networks.student.spec.scale)
     step, notes = None, []
@@ -223,7 +223,7 @@ def estimate(networks: RunNetworks) -> DryRun:
 
 
 def _needs(networks: RunNetworks, step: Footprint | None) -> tuple[str, ...]:
-    """Return the needs that the methods showed in a step; if they could not run, those that they declare."""
+    """The needs that the methods showed in a step; if they could not run, those that they declare."""
     needs = []
     if step is not None:
         needs += ["outputs"] if step.teacher_forwards else []

@@ -6,7 +6,7 @@ import math
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -92,20 +92,21 @@ def run_plan(options: PlanOptions, context: Context) -> PlanReport | PlanFiles:
     if picture is not None:
         require_png(picture, "--out")
     teacher = _load_teacher(options, context)
+    descriptor, network, planning = teacher.descriptor, teacher.network, Planning(options, teacher, context)
     place = place_of(options, measurement.threads)
-    require_memory_for(place.lr_size, 1, teacher.descriptor, "--lr-size")
+    require_memory_for(place.lr_size, 1, descriptor, "--lr-size")
     with torch_threads(measurement.threads) as threads:
         if measurement.measured is not None:
-            return _plan_from_file(options, teacher, targets, context)
+            return planning.from_file(Path(measurement.measured), targets)
         assert targets is not None
         place = replace(place, threads=threads)
         place.format()
-        candidates = shapes.list_candidates(_shape_of(teacher), place.lr_size)
+        facts = shapes.TeacherFacts(descriptor.scale, descriptor.channels, None if network is None else network.spec)
+        candidates = shapes.list_candidates(facts, place.lr_size)
         if measurement.emit is not None:
             chosen, folder = spread_out(candidates, targets), Path(measurement.emit)
-            channels = teacher.descriptor.channels
-            return _files(emit(chosen, targets, place, _identity(teacher), channels, folder, context))
-        return _plan_here(options, teacher, targets, place, candidates, context)
+            return _files(emit(chosen, targets, place, _identity(teacher), descriptor.channels, folder, context))
+        return planning.here(targets, place, candidates)
 
 
 def targets_of(target: TargetOptions) -> Targets:
@@ -133,13 +134,8 @@ def _load_teacher(options: PlanOptions, context: Context) -> ImageModel:
     return load_teacher(path, scale=given.scale, arch_options=given.arch_options, limits=given.limits)
 
 
-def _shape_of(teacher: ImageModel) -> shapes.TeacherFacts:
-    descriptor, network = teacher.descriptor, teacher.network
-    return shapes.TeacherFacts(descriptor.scale, descriptor.channels, None if network is None else network.spec)
-
-
 def _identity(teacher: ImageModel) -> str:
-    """Return the hash that identifies the teacher in plan.json."""
+    """The hash that identifies the teacher in plan.json."""
     if teacher.network is not None:
         return teacher.network.fingerprint()
     origin = teacher.origin if isinstance(teacher, Teacher) else None
@@ -153,72 +149,85 @@ def _name(teacher: ImageModel) -> str:
     return f"{network.spec.arch} x{network.spec.scale}, {network.params:,} parameters"
 
 
-def _plan_here(
-    options: PlanOptions,
-    teacher: ImageModel,
-    targets: Targets,
-    place: Environment,
-    candidates: Sequence[CandidateShape],
-    context: Context,
-) -> PlanReport:
-    require_threads(options.measurement.threads)
-    keep_freed_memory()  # as every command does, so that the plan's times hold there
-    notes, others, began = [], Observation(), time.monotonic()
-    context.note(f"{targets} at {place}: {len(candidates)} shapes to choose from")
-    with tempfile.TemporaryDirectory(prefix="srkd-plan-") as folder:
-        longest = ONCE * targets.most_ms
-        bench = Bench(place, Path(folder), seconds=options.measurement.seconds, longest_ms=longest, context=context)
-        result = _search(options, teacher, targets, place, candidates, bench.measure, context)
-    if result.stopped:
-        notes.append(f"the search stopped after {LOOK_SECONDS:.0f} s: a larger shape may meet the target, too")
-    notes += others.conditions(()).warnings
-    if bench.drift >= NOTABLE_DRIFT:
-        notes.append(
-            f"the machine was at times {bench.drift:.1f} times slower than at others: plan again when it is calm"
+@dataclass(frozen=True)
+class Planning:
+    """The search for a student of a teacher, here or from the timings of another device."""
+
+    options: PlanOptions
+    teacher: ImageModel
+    context: Context
+    began: float = field(default_factory=time.monotonic)
+
+    def here(self, targets: Targets, place: Environment, candidates: Sequence[CandidateShape]) -> PlanReport:
+        measurement, context = self.options.measurement, self.context
+        require_threads(measurement.threads)
+        keep_freed_memory()  # as every command does, so that the plan's times hold there
+        notes, others = [], Observation()
+        context.note(f"{targets} at {place}: {len(candidates)} shapes to choose from")
+        with tempfile.TemporaryDirectory(prefix="srkd-plan-") as folder:
+            longest = ONCE * targets.most_ms
+            bench = Bench(place, Path(folder), seconds=measurement.seconds, longest_ms=longest, context=context)
+            result = self.search(targets, place, candidates, bench.measure)
+        if result.stopped:
+            notes.append(f"the search stopped after {LOOK_SECONDS:.0f} s: a larger shape may meet the target, too")
+        notes += others.conditions(()).warnings
+        if bench.drift >= NOTABLE_DRIFT:
+            notes.append(
+                f"the machine was at times {bench.drift:.1f} times slower than at others: plan again when it is calm"
+            )
+        return self.report(place, result, "this machine", notes)
+
+    def from_file(self, file: Path, targets: Targets | None) -> PlanReport:
+        timings = read_measured(file, path_of(self.options.measurement.emit), _identity(self.teacher))
+        emitted = timings.emitted
+        candidates = list(emitted.candidates.values())
+        result = self.search(targets or emitted.targets, emitted.place, candidates, timings.measure)
+        return self.report(emitted.place, result, timings.machine)
+
+    def search(
+        self, targets: Targets, place: Environment, candidates: Sequence[CandidateShape], measure: Measure
+    ) -> Plan:
+        measurement, context, began = self.options.measurement, self.context, time.monotonic()
+        return find_student(
+            candidates,
+            targets,
+            measure,
+            FittedQuality(self.teacher.network, context=context) if measurement.quality else unknown,
+            margin=measurement.margin,
+            remedies=lambda excess: remedies(excess, targets, place),
+            enough=lambda share: time.monotonic() - began > share * LOOK_SECONDS,
+            context=context,
         )
-    return _report(options, teacher, place, result, "this machine", time.monotonic() - began, notes)
 
-
-def _plan_from_file(options: PlanOptions, teacher: ImageModel, targets: Targets | None, context: Context) -> PlanReport:
-    began, file = time.monotonic(), Path(str(options.measurement.measured))
-    timings = read_measured(file, path_of(options.measurement.emit), _identity(teacher))
-    emitted = timings.emitted
-    result = _search(
-        options,
-        teacher,
-        targets or emitted.targets,
-        emitted.place,
-        list(emitted.candidates.values()),
-        timings.measure,
-        context,
-    )
-    return _report(options, teacher, emitted.place, result, timings.machine, time.monotonic() - began, [])
-
-
-def _search(
-    options: PlanOptions,
-    teacher: ImageModel,
-    targets: Targets,
-    place: Environment,
-    candidates: Sequence[CandidateShape],
-    measure: Measure,
-    context: Context,
-) -> Plan:
-    began = time.monotonic()
-    return find_student(
-        candidates,
-        targets,
-        measure,
-        FittedQuality(teacher.network, context=context) if options.measurement.quality else unknown,
-        margin=options.measurement.margin,
-        remedies=lambda excess: remedies(excess, targets, place),
-        enough=lambda share: time.monotonic() - began > share * LOOK_SECONDS,
-        context=context,
-    )
+    def report(self, place: Environment, result: Plan, machine: str, notes: Sequence[str] = ()) -> PlanReport:
+        """The report, and the picture if there is to be one."""
+        teacher, given, picture = self.teacher, self.options.teacher.teacher, path_of(self.options.picture)
+        if picture is not None:
+            with atomic_path(picture) as temporary:
+                draw_scatter(chart_of(result, place)).save(temporary, format="PNG")
+        return PlanReport(
+            teacher=_name(teacher),
+            teacher_path=None if isinstance(given, ImageModel) else path_of(given),
+            scale=teacher.descriptor.scale,
+            runtime=place.runtime,
+            precision=place.precision,
+            lr_size=format_size(place.lr_size),
+            device=place.device,
+            threads=place.threads,
+            targets=result.targets,
+            margin=result.margin,
+            chosen=result.chosen,
+            rows=result.rows,
+            candidates=result.candidates,
+            measured_on=machine,
+            seconds=time.monotonic() - self.began,
+            picture=picture,
+            notes=tuple(notes),
+        )
 
 
 def remedies(excess: float, targets: Targets, place: Environment) -> list[str]:
-    """Return options that would reach a target that the fastest shape exceeds by a factor, the surest first."""
+    """Options that would reach a target that the fastest shape exceeds by a factor, the surest first."""
     if math.isinf(targets.most_ms):
         return []
     width, height = (max(8, int(side / math.sqrt(excess)) // 4 * 4) for side in place.lr_size)
@@ -237,42 +246,8 @@ def _is_there(runtime: str, precision: str) -> bool:
         return False
 
 
-def _report(
-    options: PlanOptions,
-    teacher: ImageModel,
-    place: Environment,
-    result: Plan,
-    machine: str,
-    seconds: float,
-    notes: Sequence[str],
-) -> PlanReport:
-    picture = path_of(options.picture)
-    if picture is not None:
-        with atomic_path(picture) as temporary:
-            draw_scatter(chart_of(result, place)).save(temporary, format="PNG")
-    return PlanReport(
-        teacher=_name(teacher),
-        teacher_path=None if isinstance(options.teacher.teacher, ImageModel) else path_of(options.teacher.teacher),
-        scale=teacher.descriptor.scale,
-        runtime=place.runtime,
-        precision=place.precision,
-        lr_size=format_size(place.lr_size),
-        device=place.device,
-        threads=place.threads,
-        targets=result.targets,
-        margin=result.margin,
-        chosen=result.chosen,
-        rows=result.rows,
-        candidates=result.candidates,
-        measured_on=machine,
-        seconds=seconds,
-        picture=picture,
-        notes=tuple(notes),
-    )
-
-
 def chart_of(result: Plan, place: Environment) -> Scatter:
-    """Return the chart of size against speed, with the chosen shape marked and a line at the target."""
+    """The chart of size against speed, with the chosen shape marked and a line at the target."""
     points = []
     for row in result.rows:
         if row.ms is not None:

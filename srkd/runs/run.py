@@ -36,14 +36,7 @@ from compressor.teachers.teacher import Teacher
 from compressor.training.events import Reference, RunEvents, mean_psnr_y, sr_8bit
 from compressor.training.loop import Trainer
 from compressor.training.pace import Pace, describe_device
-from compressor.training.run_folder import (
-    FACTS,
-    JOINT_TEACHER,
-    SHEET,
-    STUDENT,
-    RunFolder,
-    require_run,
-)
+from compressor.training.run_folder import FACTS, JOINT_TEACHER, SHEET, STUDENT, RunFolder, require_run
 from compressor.training.run_lock import lock_run
 from compressor.training.stage import Stage
 from compressor.training.state import State, follow_leader
@@ -105,7 +98,7 @@ def train_run(
 
 
 def read_or_discard_started(run: Path) -> RunFile | None:
-    """Return run.json of a run of a plan that was started. A folder without one is deleted; return None."""
+    """run.json of a run of a plan that was started. A folder without one is deleted; return None."""
     if (run / FACTS).is_file():
         return read_run_file(run)
     if run.is_dir():
@@ -137,7 +130,7 @@ def train_part(
 
 
 def read_unfinished(run: Path, processes: Processes) -> RunFile:
-    """Return run.json of a run that can be continued; only the leading process needs the folder."""
+    """run.json of a run that can be continued; only the leading process needs the folder."""
 
     def read() -> RunFile | None:
         if not processes.is_leader:
@@ -177,7 +170,7 @@ def place_teacher(config: RunConfig) -> Teacher | None:
 
 
 def build_batches(config: RunConfig, context: Context) -> Batches:
-    """Return this process's part of every batch, without outputs of the teacher cache."""
+    """This process's part of every batch, without outputs of the teacher cache."""
     rule = config.preset.schedule
     store = place_on_device(config.data.train, config.device, context.note)
     batches = Batches.for_store(
@@ -257,7 +250,7 @@ class TrainingRun:
         return processes.broadcast(report)
 
     def _psnr_y(self, network: ImageModel | None) -> float:
-        """Return the mean Y-PSNR in dB of a network on the validation images; None stands for bicubic."""
+        """The mean Y-PSNR in dB of a network on the validation images; None stands for bicubic."""
         images, scale = self.config.data.validation, self.config.student.spec.scale
         return mean_psnr_y(network, images, scale, self.context.processes)
 
@@ -318,7 +311,7 @@ class TrainingRun:
         return untrained
 
     def _label(self, batches: Batches, teacher: Teacher | None) -> Batches:
-        """Return batches with cached teacher outputs, if any; the leader fills the cache, then processes elsewhere."""
+        """Batches with cached teacher outputs, if any; the leader fills the cache, then processes elsewhere."""
         cache, context, processes = self.config.cache, self.context, self.context.processes
         if cache is None or teacher is None:
             return batches
@@ -327,7 +320,7 @@ class TrainingRun:
         return cache.attach(labels, teacher, batches, context.note)
 
     def facts(self) -> RunFile:
-        """Return run.json before the result: all that is needed to identify and repeat this run."""
+        """run.json before the result: all that is needed to identify and repeat this run."""
         config, data, cache = self.config, self.config.data, self.config.cache
         return RunFile(
             srkd_version=__version__,
@@ -424,7 +417,7 @@ class TrainingRun:
 
 
 def _finished(student: Network) -> Network:
-    """Return the trained student in the form of its file: with rounded biases if it is quantised."""
+    """The trained student in the form of its file: with rounded biases if it is quantised."""
     if student.quantisation is None:
         return student
     finished = copy.deepcopy(student)
@@ -433,17 +426,17 @@ def _finished(student: Network) -> Network:
 
 
 def plan_entry(options: CompressOptions) -> StudentPlan | None:
-    """Return the entry `plan` of run.json; None if no target decided the student."""
+    """The entry `plan` of run.json; None if no target decided the student."""
     return None if options.plan is None else StudentPlan.model_validate(options.plan)
 
 
 def phi_entry(networks: RunNetworks) -> PhiFile | None:
-    """Return the entry `phi` of run.json; None for a recipe without φ."""
+    """The entry `phi` of run.json; None for a recipe without φ."""
     return None if networks.phi is None else PhiFile(**asdict(networks.phi))
 
 
 def _teacher_entry(teacher: Teacher) -> TeacherFile | None:
-    """Return the entry `teacher` of run.json; None for a teacher that came from no file."""
+    """The entry `teacher` of run.json; None for a teacher that came from no file."""
     origin = teacher.origin
     if origin is None:
         return None
@@ -461,7 +454,7 @@ _SOLVED: dict[tuple[object, ...], dict[str, torch.Tensor]] = {}
 
 
 def solve(teacher: Network, spec: Spec, patches: torch.Tensor, context: Context) -> dict[str, torch.Tensor]:
-    """Return the weights of a fitted student, computed once for the same teacher, spec and patches."""
+    """The weights of a fitted student, computed once for the same teacher, spec and patches."""
     digest = hashlib.blake2b(patches.numpy().tobytes(), digest_size=16).hexdigest()
     key = (teacher.fingerprint(), spec, digest, str(teacher.device), torch.get_num_threads())
     if key not in _SOLVED:

@@ -65,7 +65,6 @@ class RunPlan(ABC):
 
     @cached_property
     def runs(self) -> tuple[PlannedRun, ...]:
-        """The runs in their order."""
         return self.list_runs()
 
     @abstractmethod

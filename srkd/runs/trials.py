@@ -22,11 +22,7 @@ from compressor.base.errors import SrkdError, UsageError
 from compressor.models.students.students import student_cuts, student_text
 from compressor.training.events import Reference
 from compressor.training.run_files import read_metrics
-from compressor.training.run_folder import (
-    JOINT_TEACHER,
-    SHEET,
-    STUDENT,
-)
+from compressor.training.run_folder import JOINT_TEACHER, SHEET, STUDENT
 from recipes.config.reading import load_preset
 from srkd.options.compress import CompressOptions
 from srkd.record.result import CompressReport
@@ -165,7 +161,7 @@ class Trials(RunPlan):
 
 
 def baselines(config: RunConfig, note: Note) -> dict[str, CompressOptions]:
-    """Return the options of each baseline by its name, without those that equal the recipe or are impossible."""
+    """The options of each baseline by its name, without those that equal the recipe or are impossible."""
     options = config.options
     if config.data.train.hr is None:
         raise UsageError(
@@ -201,7 +197,7 @@ def baselines(config: RunConfig, note: Note) -> dict[str, CompressOptions]:
 
 
 def _cutting_obstacle(config: RunConfig) -> str | None:
-    """Return why no student of this shape can be cut from the teacher; None if it can."""
+    """Why no student of this shape can be cut from the teacher; None if it can."""
     teacher = config.teacher
     if teacher is None:
         return "there is no teacher"
@@ -215,7 +211,7 @@ def _cutting_obstacle(config: RunConfig) -> str | None:
 
 
 def _baseline_options(start: str, config: RunConfig) -> CompressOptions:
-    """Return the recipe's options with only the methods and the starting weights changed."""
+    """The recipe's options with only the methods and the starting weights changed."""
     options, teacher, student, rule = config.options, config.teacher, config.student_init, config.preset.student
     has_spec = options.student.student is not None
     inits: Mapping[str, Init] = {"scratch": "random", "inherit": "inherit", "fit": "fit", "init-from": student.init}
@@ -279,7 +275,7 @@ def compare_batches(seed: int, runs: Sequence[Path]) -> SameBatches:
 
 
 def batch_hashes(run: Path) -> Mapping[tuple[int, str], str]:
-    """Return the hashes of a run's metrics by step and kind."""
+    """The hashes of a run's metrics by step and kind."""
     hashes: dict[tuple[int, str], str] = {}
     for _, row in read_metrics(run):
         hashes.update({(row["step"], name): row[name] for name in HASHES if name in row})

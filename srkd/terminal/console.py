@@ -139,7 +139,7 @@ class Console:
 
 
 def is_watched() -> bool:
-    """Return whether a person watches stderr: in a terminal or a notebook."""
+    """Whether a person watches stderr: in a terminal or a notebook."""
     # A notebook's shell has a kernel; IPython in a terminal has none.
     ipython = sys.modules.get("IPython")
     shell = None if ipython is None else ipython.get_ipython()
@@ -161,12 +161,12 @@ def context_for_python(progress: Progress | Literal[False] | None, announce: Not
 
 
 def cell(value: float | None, text: str) -> str:
-    """Return the cell of a table: `value` in the format `text`, such as "{:.1f} dB", or "-" for None."""
+    """The cell of a table: `value` in the format `text`, such as "{:.1f} dB", or "-" for None."""
     return "-" if value is None else text.format(value)
 
 
 def json_value(value: object) -> object:
-    """Return `value` in types of JSON: dataclasses become objects, paths text, infinity and NaN null."""
+    """`value` in types of JSON: dataclasses become objects, paths text, infinity and NaN null."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: json_value(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):

@@ -12,7 +12,7 @@ PACKAGES = ("compressor", "recipes", "export", "demo", "srkd")
 
 
 def hidden_package() -> str | None:
-    """Return a line about a file that hides one of srkd's packages from Python; None if all are found."""
+    """A line about a file that hides one of srkd's packages from Python; None if all are found."""
     root = Path(__file__).resolve().parents[2]
     for name in PACKAGES:
         spec = find_spec(name)

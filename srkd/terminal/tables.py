@@ -18,7 +18,7 @@ INDENT = "  "
 
 
 def table_lines(columns: Sequence[str], rows: Sequence[Sequence[str]], width: int, *, repeat: int = 0) -> list[str]:
-    """Return the lines of a table that fits in `width` characters.
+    """The lines of a table that fits in `width` characters.
 
     For similar columns (scores on many sets), `repeat` keeps a table that is too wide from becoming cards: it is
     split into several tables, each with the first `repeat` columns.
@@ -37,7 +37,7 @@ def table_lines(columns: Sequence[str], rows: Sequence[Sequence[str]], width: in
 
 
 def fact_lines(facts: Sequence[tuple[str, str]], width: int) -> list[str]:
-    """Return a line for each name and its value, long values wrapped at words."""
+    """A line for each name and its value, long values wrapped at words."""
     indent = max((_width(name) for name, _ in facts), default=0) + NARROW_GAP
     lines = []
     for name, value in facts:
@@ -47,7 +47,7 @@ def fact_lines(facts: Sequence[tuple[str, str]], width: int) -> list[str]:
 
 
 def csv_text(records: Sequence[Mapping[str, object]]) -> str:
-    """Return records of equal keys as CSV (RFC 4180, lines end in a newline); None is an empty field."""
+    """Records of equal keys as CSV (RFC 4180, lines end in a newline); None is an empty field."""
     text = io.StringIO()
     if records:
         writer = csv.DictWriter(text, list(records[0]), lineterminator="\n")
@@ -85,7 +85,7 @@ def _is_number(cell: str) -> bool:
 
 
 def _fitting(columns: Sequence[_Column], width: int) -> list[str] | None:
-    """Return the lines of a table in columns; None if they do not fit."""
+    """The lines of a table in columns; None if they do not fit."""
     widths = [column.natural_width for column in columns]
     if sum(widths) + WIDE_GAP * (len(widths) - 1) <= width:
         return _columns(columns, widths, WIDE_GAP)
@@ -94,7 +94,7 @@ def _fitting(columns: Sequence[_Column], width: int) -> list[str] | None:
 
 
 def _narrowed(columns: Sequence[_Column], width: int) -> list[int] | None:
-    """Return the widths of columns that share `width`, the widest narrowed first; None if they do not fit."""
+    """The widths of columns that share `width`, the widest narrowed first; None if they do not fit."""
     widths, narrowest = [column.natural_width for column in columns], [column.narrowest for column in columns]
     while sum(widths) > width:
         wide = [index for index, column_width in enumerate(widths) if column_width > narrowest[index]]
@@ -105,7 +105,7 @@ def _narrowed(columns: Sequence[_Column], width: int) -> list[int] | None:
 
 
 def _columns(columns: Sequence[_Column], widths: Sequence[int], gap: int) -> list[str]:
-    """Return the lines of a table whose columns have these widths; rich wraps and aligns the cells."""
+    """The lines of a table whose columns have these widths; rich wraps and aligns the cells."""
     # Imported late, as only tables need it.
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
@@ -129,7 +129,7 @@ def _columns(columns: Sequence[_Column], widths: Sequence[int], gap: int) -> lis
 
 
 def _cards(columns: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> list[str]:
-    """Return each row as a card: its first cell as a heading, and below it the others with their column names."""
+    """Each row as a card: its first cell as a heading, and below it the others with their column names."""
     lines = []
     for first, *others in rows:
         lines += _wrap(first, width, indent=INDENT)
@@ -158,7 +158,7 @@ def _wrap(text: str, width: int, *, indent: str = "") -> list[str]:
 
 
 def _width(text: str) -> int:
-    """Return the width of a text in terminal cells; East Asian characters take two."""
+    """The width of a text in terminal cells; East Asian characters take two."""
     from rich.cells import cell_len  # imported late, as rich is needed only to print
 
     return cell_len(text)

@@ -33,7 +33,7 @@ from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
 from demo.catalogue import build_site, load_samples, read_model
 from demo.files import CATALOGUE, is_app_outdated, read_app, write_site
-from srkd.api.demonstration import demo_files, demo_models
+from srkd.api.demonstration import demo_models
 from srkd.cli.main import run
 from srkd.options.verbs import DemoOptions
 from tests.support.demo_process import HASHED_SCRIPT, write_app
@@ -134,7 +134,7 @@ def test_the_teacher_of_a_run_and_models_that_differ(checkpoint: Path, tmp_path:
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("site")
     model = read_model(enlarger(folder / "student.onnx"), "student", "student")
-    return dict(demo_files(read_app(write_app(folder / "app")), [model]))
+    return build_site(read_app(write_app(folder / "app")), [model], load_samples())
 
 
 def test_the_catalogue_matches_the_files(files: dict[str, Any]) -> None:

@@ -17,14 +17,7 @@ import srkd as api
 from compressor.base.errors import SrkdError, UsageError
 from srkd.cli.main import VERBS, cli, run
 from srkd.cli.verb import run_or_exit
-from srkd.options.values import (
-    BYTES,
-    DEVICE,
-    SETTING,
-    SIZE,
-    SIZES,
-    parse_setting,
-)
+from srkd.options.values import BYTES, DEVICE, SETTING, SIZE, SIZES, parse_setting
 from srkd.terminal.console import Console, json_value
 from tests.support.commands import ROOT, python, srkd
 

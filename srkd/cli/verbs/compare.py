@@ -36,7 +36,6 @@ def command(console: Console, options: CompareOptions) -> None:
 
 
 def records(comparison: Comparison) -> Records:
-    """Return a row of values for each method."""
     return [
         {
             "method": method.name,

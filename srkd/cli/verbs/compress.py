@@ -108,7 +108,7 @@ def _report_dry_run(console: Console, options: CompressOptions, kind: DryRunKind
 
 
 def scores(report: CompressReport) -> list[tuple[str, Cost | None, Spread]]:
-    """Return name, cost and PSNR in dB of the student or its variants, its start, the teacher and bicubic."""
+    """Name, cost and PSNR in dB of the student or its variants, its start, the teacher and bicubic."""
     from srkd.record.trials import Spread
 
     cost = report.student.cost
@@ -127,7 +127,7 @@ def scores(report: CompressReport) -> list[tuple[str, Cost | None, Spread]]:
 
 
 def records(report: CompressReport) -> Records:
-    """Return the table of the report as values."""
+    """The table of the report as values."""
     return [
         {
             "network": name,
@@ -143,7 +143,7 @@ def records(report: CompressReport) -> Records:
 
 
 def ways_to_look(report: CompressReport) -> list[str]:
-    """Return lines on how to view the run: its picture, its curves and its trackers."""
+    """Lines on how to view the run: its picture, its curves and its trackers."""
     from compressor.training.run_folder import SHEET
     from compressor.training.trackers import read_wandb_facts
 

@@ -60,11 +60,12 @@ def command(console: Console, options: DemoOptions) -> None:
     with ExitStack() as stack:
         listeners = [] if build is not None else bind_sockets(options.host, options.port)
         sockets = [stack.enter_context(listener) for listener in listeners]
-        from srkd.api.demonstration import demo_files, demo_models
+        from demo.catalogue import build_site, load_samples
+        from srkd.api.demonstration import demo_models
 
         with console.context() as context:
             models = demo_models(options, context)
-        files = demo_files(app, models)
+        files = build_site(app, models, load_samples())
         if build is not None:
             _show_site(console, build, write_site(files, build), models)
         else:
@@ -122,7 +123,7 @@ def _show_models(console: Console, models: Sequence[Model]) -> None:
 
 
 def loss_of(model: Model) -> str:
-    """Return the loss in dB that an int8 file states, or "-"."""
+    """The loss in dB that an int8 file states, or "-"."""
     from compressor.models.quantisation.file_facts import read_quantised_file
 
     file = read_quantised_file(model.metadata)
@@ -150,7 +151,7 @@ def _show_addresses(console: Console, addresses: Sequence[Address]) -> None:
 
 
 def _phone_advice(addresses: Sequence[Address], phone: Address | None) -> list[str]:
-    """Return lines on how a phone gets the whole app, if these addresses do not allow it."""
+    """Lines on how a phone gets the whole app, if these addresses do not allow it."""
     if phone is not None and not phone.refuses:
         return []
     port = urlsplit(addresses[0].url).port

@@ -35,7 +35,7 @@ def command(console: Console, options: DoctorOptions) -> None:
 
 
 def groups(diagnosis: Diagnosis) -> dict[str, tuple[Piece, ...]]:
-    """Return the rows of each table by its title."""
+    """The rows of each table by its title."""
     return {
         "formats of srkd export": diagnosis.formats,
         "runtimes of profile, evaluate and upscale": diagnosis.runtimes,
@@ -48,7 +48,7 @@ def installed_text(piece: Piece) -> str:
 
 
 def records(diagnosis: Diagnosis) -> Records:
-    """Return a row of values for each piece."""
+    """A row of values for each piece."""
     return [
         {
             "group": title,
@@ -109,7 +109,7 @@ def _test_tensorrt(console: Console) -> None:
 
 
 def trial_records(report: TrtReport) -> Records:
-    """Return a row of values for each precision."""
+    """A row of values for each precision."""
     return [
         {
             "precision": trial.precision,

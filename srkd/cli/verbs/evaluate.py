@@ -77,7 +77,7 @@ def show(console: Console, results: Sequence[Evaluation], *, per_image: bool, ex
 
 
 def records(results: Sequence[Evaluation], *, per_image: bool) -> Records:
-    """Return a row for each convention, model and set; `per_image` adds one for each image."""
+    """A row for each convention, model and set; `per_image` adds one for each image."""
     rows: list[dict[str, object]] = []
     for evaluation in results:
         for model, sets in evaluation.models.items():

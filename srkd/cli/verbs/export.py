@@ -61,7 +61,7 @@ def command(console: Console, options: ExportOptions, *, every_format: bool) -> 
 
 
 def records(report: ExportReport) -> Records:
-    """Return a row of values for each format."""
+    """A row of values for each format."""
     return [
         {
             "format": file.format,
@@ -121,7 +121,7 @@ def show(console: Console, report: ExportReport) -> None:
 
 
 def integer_cells(nodes: IntegerNodes | None) -> dict[str, int | None]:
-    """Return the numbers of nodes and of nodes in int8, for a row of values."""
+    """The numbers of nodes and of nodes in int8, for a row of values."""
     return {
         "nodes": None if nodes is None else nodes.nodes,
         "nodes_in_int8": None if nodes is None else nodes.nodes_in_int8,
@@ -129,7 +129,7 @@ def integer_cells(nodes: IntegerNodes | None) -> dict[str, int | None]:
 
 
 def parity_cells(parity: Parity | None) -> tuple[str, str]:
-    """Return the largest difference and the PSNR to the network as cells of a table."""
+    """The largest difference and the PSNR to the network as cells of a table."""
     if parity is None:
         return "-", "-"
     return f"{parity.max_abs:.1e}", "equal" if parity.psnr is None else f"{parity.psnr:.1f} dB"

@@ -49,7 +49,7 @@ def command(console: Console, options: InspectOptions) -> None:
 
 
 def records(inspection: Inspection) -> Records:
-    """Return a row of --csv for each layer."""
+    """A row of --csv for each layer."""
     return [
         {"layer": layer.name, "kind": layer.kind, "params": layer.params, f"macs_at_{inspection.lr_size}": layer.macs}
         for layer in inspection.layers or ()
@@ -104,7 +104,7 @@ def show(console: Console, inspection: Inspection) -> None:
 
 
 def _quantised_rows(inspection: Inspection) -> list[tuple[str, str]]:
-    """Return the rows on quantisation of an int8 file, of a file that rounds in float, or of a network."""
+    """The rows on quantisation of an int8 file, of a file that rounds in float, or of a network."""
     if inspection.int8 is not None:
         return _int8_rows(inspection.int8)
     from compressor.models.quantisation.file_facts import read_training

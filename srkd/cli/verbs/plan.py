@@ -41,7 +41,7 @@ def command(console: Console, options: PlanOptions) -> None:
 
 
 def records(report: PlanReport) -> Records:
-    """Return a row of values for each shape that was measured."""
+    """A row of values for each shape that was measured."""
     return [
         {
             "kind": row.kind,

@@ -51,7 +51,7 @@ def command(console: Console, options: ProfileOptions) -> None:
 
 
 def records(report: ProfileReport) -> Records:
-    """Return a row of values for each model under each runtime at each size."""
+    """A row of values for each model under each runtime at each size."""
     costs = {item.model: item for item in report.costs}
     rows: list[dict[str, object]] = []
     for row in report.rows:
@@ -143,7 +143,7 @@ def _show_models(console: Console, report: ProfileReport) -> None:
 
 
 def _runtime(row: ProfileRow, rows: list[ProfileRow]) -> str:
-    """Return the runtime, with the precision if the rows have several."""
+    """The runtime, with the precision if the rows have several."""
     return row.runtime if len({each.arithmetic for each in rows}) == 1 else f"{row.runtime} {row.arithmetic}"
 
 
