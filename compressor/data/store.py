@@ -10,16 +10,17 @@ import json
 import mmap
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import torch
+from pydantic import TypeAdapter
 
 from compressor.base.cache_folder import map_file
-from compressor.base.errors import SrkdError
+from compressor.base.errors import SrkdError, reason_of
 
-LAYOUT_VERSION = 1
+LAYOUT_VERSION = 2
 """Part of every cache key: a new layout or decoding invalidates all entries."""
 
 INDEX_FILE, LR_FILE, HR_FILE = "index.json", "lr.u8", "hr.u8"
@@ -177,26 +178,33 @@ class PixelBuffer:
         return _map_u8(self.file, self.used)
 
 
+@dataclass(frozen=True)
+class _Index:
+    """The contents of index.json."""
+
+    scale: int
+    lr_bytes: int
+    hr_bytes: int | None
+    images: tuple[ImageRecord | SkippedImage, ...]
+
+
+_INDEX = TypeAdapter(_Index)
+
+
 def write_index(folder: Path, images: DecodedImages) -> None:
     """Write the index of an entry whose pixel files are written."""
-    index = {
-        "version": LAYOUT_VERSION,
-        "scale": images.scale,
-        "lr_bytes": images.lr.numel(),
-        "hr_bytes": None if images.hr is None else images.hr.numel(),
-        "images": [_to_row(image) for image in images.images],
-    }
-    (folder / INDEX_FILE).write_text(json.dumps(index), encoding="utf-8")
+    hr_bytes = None if images.hr is None else images.hr.numel()
+    index = _Index(images.scale, images.lr.numel(), hr_bytes, images.images)
+    # Not pydantic's own JSON: names of files need not be UTF-8.
+    (folder / INDEX_FILE).write_text(json.dumps(asdict(index), default=str), encoding="utf-8")
 
 
 def read_entry(folder: Path) -> DecodedImages:
     """Return the memory-mapped entry; FileNotFoundError if there is none, SrkdError if it is damaged."""
     try:
-        index = json.loads((folder / INDEX_FILE).read_text(encoding="utf-8"))
-        images = tuple(_from_row(row) for row in index["images"])
-        scale, lr_bytes, hr_bytes = index["scale"], index["lr_bytes"], index["hr_bytes"]
-    except (ValueError, LookupError, TypeError) as error:
-        raise SrkdError(f"its {INDEX_FILE} cannot be read: {error}") from error
+        index = _INDEX.validate_python(json.loads((folder / INDEX_FILE).read_text(encoding="utf-8")))
+    except ValueError as error:
+        raise SrkdError(f"its {INDEX_FILE} cannot be read: {reason_of(error)}") from error
 
     def map_pixels(name: str, size: int) -> torch.Tensor:
         with open(folder / name, "rb") as file:
@@ -205,25 +213,9 @@ def read_entry(folder: Path) -> DecodedImages:
                 raise SrkdError(f"{name} has {actual:,} bytes and should have {size:,}")
             return _map_u8(file, size)
 
-    lr = map_pixels(LR_FILE, lr_bytes)
-    return DecodedImages(scale, images, lr, None if hr_bytes is None else map_pixels(HR_FILE, hr_bytes))
+    hr = None if index.hr_bytes is None else map_pixels(HR_FILE, index.hr_bytes)
+    return DecodedImages(index.scale, index.images, map_pixels(LR_FILE, index.lr_bytes), hr)
 
 
 def _map_u8(file: IO[bytes], size: int) -> torch.Tensor:
     return torch.frombuffer(map_file(file), dtype=torch.uint8) if size else torch.empty(0, dtype=torch.uint8)
-
-
-def _to_row(image: ImageRecord | SkippedImage) -> list[Any]:
-    if isinstance(image, SkippedImage):
-        return [str(image.path), image.reason]
-    extents = [[extent.start, extent.height, extent.width] for extent in (image.lr, image.hr) if extent is not None]
-    return [str(image.path), image.name, image.digest, *extents]
-
-
-def _from_row(row: list[Any]) -> ImageRecord | SkippedImage:
-    path = Path(row[0])
-    if len(row) == 2:
-        return SkippedImage(path, row[1])
-    _, name, digest, *extents = row
-    lr, *hr = [Extent(*extent) for extent in extents]
-    return ImageRecord(name, path, lr, hr[0] if hr else None, digest)

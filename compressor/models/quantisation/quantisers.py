@@ -232,8 +232,8 @@ class ShortcutQuantiser(Quantiser):
         return (x if self.plain_branch else quantised), quantised
 
 
-class QuantisedConv2d(nn.Conv2d):
-    """A convolution with quantised weights, stored in float; `input` quantises its input."""
+class _QuantisedWeight(nn.Module):
+    """A layer with quantised weights, stored in float; `input` quantises its input."""
 
     bits: int
     per_channel: bool
@@ -241,24 +241,19 @@ class QuantisedConv2d(nn.Conv2d):
     is_baked: bool = False
     """True if `weight` holds the quantised weights."""
 
+    def read(self, x: torch.Tensor) -> torch.Tensor:
+        return x if self.input is None else cast(torch.Tensor, self.input(x))
+
+
+class QuantisedConv2d(_QuantisedWeight, nn.Conv2d):
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        x = input if self.input is None else self.input(input)
-        convolved: torch.Tensor = self._conv_forward(x, weight_of(self), self.bias)
+        convolved: torch.Tensor = self._conv_forward(self.read(input), weight_of(self), self.bias)
         return convolved
 
 
-class QuantisedLinear(nn.Linear):
-    """A linear layer with quantised weights, stored in float; `input` quantises its input."""
-
-    bits: int
-    per_channel: bool
-    input: Quantiser | None
-    is_baked: bool = False
-    """True if `weight` holds the quantised weights."""
-
+class QuantisedLinear(_QuantisedWeight, nn.Linear):
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        x = input if self.input is None else self.input(input)
-        return F.linear(x, weight_of(self), self.bias)
+        return F.linear(self.read(input), weight_of(self), self.bias)
 
 
 QuantisedLayer: TypeAlias = QuantisedConv2d | QuantisedLinear
@@ -375,10 +370,9 @@ def _quantised_layer(layer: nn.Conv2d | nn.Linear, bits: int, *, per_channel: bo
             layer.bias is not None,
             device="meta",
         )
-        new.weight, new.bias = layer.weight, layer.bias
     else:
         new = QuantisedLinear(layer.in_features, layer.out_features, layer.bias is not None, device="meta")
-        new.weight, new.bias = layer.weight, layer.bias
+    new.weight, new.bias = layer.weight, layer.bias
     new.bits, new.per_channel = bits, per_channel
     return new.train(layer.training)
 
@@ -391,11 +385,8 @@ def quantisers_of(network: nn.Module) -> dict[str, Quantiser]:
 
 
 def quantised_layers(network: nn.Module) -> dict[str, QuantisedLayer]:
-    return {
-        name: module
-        for name, module in network.named_modules()
-        if isinstance(module, (QuantisedConv2d, QuantisedLinear))
-    }
+    kinds = (QuantisedConv2d, QuantisedLinear)
+    return {name: module for name, module in network.named_modules() if isinstance(module, kinds)}
 
 
 def quantised_bytes(network: nn.Module) -> int:
