@@ -44,8 +44,8 @@ def try_hostile_files(count: int, seed: int, folder: Path) -> str:
 
 @pytest.mark.ci
 @linux_only
-def test_hundreds_of_hostile_files(tmp_path: Path, record_property: Callable[[str, object], None]) -> None:
-    record_property("note", try_hostile_files(400, 0, tmp_path))
+def test_seven_hundred_hostile_files(tmp_path: Path, record_property: Callable[[str, object], None]) -> None:
+    record_property("note", try_hostile_files(700, 0, tmp_path))
 
 
 @linux_only
