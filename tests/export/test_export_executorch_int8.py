@@ -77,7 +77,7 @@ def test_the_file_says_what_it_is(good: FileReport, network: Network) -> None:
     assert quant["drop_db"] == pytest.approx(good.quality.drop, abs=0.01), "torch computed what XNNPACK does"
     assert "srkd.quant" not in good.facts and "srkd.quant" not in json.loads(sidecar(good).read_text())["facts"]
     assert open_model(good.path, OpenOptions(precision="int8")).precision == "int8"
-    with pytest.raises(UsageError, match=r"small\.int8\.pte computes in int8, not fp16"):
+    with pytest.raises(UsageError, match="in int8, not fp16"):
         open_model(good.path, OpenOptions(precision="fp16"))
 
 
@@ -101,7 +101,7 @@ def test_a_damaged_program_is_one_line(good: FileReport, tmp_path: Path) -> None
         (tmp_path / part.name).write_bytes(part.read_bytes())
     path = tmp_path / good.path.name
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(SrkdError, match=r"small\.int8\.pte .*\.json.*export it again"):
+    with pytest.raises(SrkdError, match=r"small\.int8\.pte .*again"):
         open_model(path)
 
 
@@ -116,7 +116,7 @@ def test_windows_at_one_size(tmp_path: Path, capfd: pytest.CaptureFixture[str]) 
     lr = torch.rand(2, 3, 16, 24)
     with torch.no_grad():
         assert float((runtime.run(lr) - network(lr)).square().mean()) < 1e-3
-    with pytest.raises(UsageError, match="takes images of 24x16 only, got 9x8"):
+    with pytest.raises(UsageError, match="24x16 only, got 9x8"):
         runtime.run(torch.rand(1, 3, 8, 9))
     assert capfd.readouterr() == ("", "")
 

@@ -90,7 +90,7 @@ def test_windows_too_small_for_the_network_tell_their_seam(network: Network, tmp
     assert tiled.seam is not None and tiled.seam > 0
     (wide,) = export_model(network, SOURCE, ["onnx"], tmp_path, options=FileOptions(lr_size=(32, 16))).files
     assert wide.path is not None
-    with pytest.raises(UsageError, match="small-32x16 takes images of 32x16 only: the self-ensemble"):
+    with pytest.raises(UsageError, match="32x16 only: the self-ensemble"):
         super_resolve(open_model(wide.path), torch.rand(1, 3, 20, 20), self_ensemble=True)
 
 
@@ -210,7 +210,7 @@ def test_a_sidecar_that_says_nonsense(tmp_path: Path, change: object, message: s
         read_sidecar(path)
     assert message in str(caught.value) and "\n" not in str(caught.value)
     sidecar_path(path).unlink()
-    with pytest.raises(SrkdError, match=r"small\.onnx\.json is not beside it: copy that from the export"):
+    with pytest.raises(SrkdError, match=r"small\.onnx\.json is not beside it"):
         read_sidecar(path)
 
 
@@ -277,6 +277,6 @@ def test_a_size_beyond_the_memory_is_one_line_and_stops_no_other_format(
     assert new.reason == "its images do not fit into memory: name a smaller size"
     assert {path.name for path in tmp_path.iterdir()} == {"small.onnx"}
     huge = FileOptions(lr_size=(999_999, 999_999))
-    with pytest.raises(UsageError, match=r"--static 999999x999999 takes .* GB for the images alone"):
+    with pytest.raises(UsageError, match="--static 999999x999999"):
         export_model(network, SOURCE, ["onnx"], tmp_path / "huge", options=huge)
     assert not (tmp_path / "huge").exists()

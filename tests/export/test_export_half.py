@@ -102,7 +102,7 @@ def test_a_weight_that_fp16_cannot_hold_is_refused_and_not_clamped(graphs: Calla
             values = numpy_helper.to_array(tensor).copy()
             values.flat[5] = 70_000.0
             tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
-    with pytest.raises(CannotConvert, match=r"tail/conv2d_6 has 7e\+04 in tail.weight: float16 has no such number"):
+    with pytest.raises(CannotConvert, match=r"tail/conv2d_6 has 7e\+04"):
         to_half(copy.deepcopy(model), TensorProto.FLOAT16)
     to_half(model, TensorProto.BFLOAT16)
 

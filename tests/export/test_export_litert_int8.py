@@ -91,7 +91,7 @@ def test_the_file_says_what_it_is(good: FileReport, network: Network) -> None:
     assert quant["calibration"] == "8 patches of embedded photos, flat colours"
     assert quant["drop_db"] == pytest.approx(good.quality.drop, abs=1e-3)
     assert open_model(good.path, OpenOptions(precision="int8")).precision == "int8"
-    with pytest.raises(UsageError, match=r"small\.int8\.tflite computes in int8, not bf16: export it in that"):
+    with pytest.raises(UsageError, match="in int8, not bf16"):
         open_model(good.path, OpenOptions(precision="bf16"))
 
 
@@ -148,7 +148,7 @@ def test_windows_in_bytes_at_one_size(tmp_path: Path, capfd: pytest.CaptureFixtu
     with torch.no_grad():
         expected = network(lr).clamp(0, 1)
     assert float((runtime.run(lr) - expected).square().mean()) < 1e-3
-    with pytest.raises(UsageError, match="takes images of 24x16 only, got 9x8"):
+    with pytest.raises(UsageError, match="24x16 only, got 9x8"):
         runtime.run(torch.rand(1, 3, 8, 9))
     model = interpreter.Interpreter(str(file.path))
     for detail in (*model.get_input_details(), *model.get_output_details()):

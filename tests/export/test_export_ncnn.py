@@ -27,7 +27,7 @@ from export.writing.exporting import FileReport, Source, export_model
 from tests.support.commands import srkd
 
 ncnn = pytest.importorskip("ncnn")
-pytest.importorskip("pnnx")
+pnnx = pytest.importorskip("pnnx")
 pytestmark = pytest.mark.extras
 
 
@@ -117,7 +117,7 @@ def test_a_pnnx_that_fails_is_one_line(
     fake = tmp_path / "pnnx"
     fake.write_text(f"#!/bin/bash\n{script}\n")
     fake.chmod(0o755)
-    monkeypatch.setattr("pnnx.EXEC_PATH", str(fake))
+    monkeypatch.setattr(pnnx, "EXEC_PATH", str(fake))
     file = exported(network, tmp_path / "out")
     assert file.verdict == "unavailable" and message in str(file.reason) and "\n" not in str(file.reason)
     assert list((tmp_path / "out").iterdir()) == []
@@ -127,7 +127,7 @@ def test_a_pnnx_that_does_not_end_is_ended(network: Network, tmp_path: Path, mon
     fake = tmp_path / "pnnx"
     fake.write_text("#!/bin/bash\nexec sleep 60\n")
     fake.chmod(0o755)
-    monkeypatch.setattr("pnnx.EXEC_PATH", str(fake))
+    monkeypatch.setattr(pnnx, "EXEC_PATH", str(fake))
     monkeypatch.setattr(to_ncnn, "TIMEOUT_SECONDS", 1)
     file = exported(network, tmp_path / "out")
     assert file.verdict == "failed" and file.reason == "pnnx took over 1 s to convert edsr"

@@ -72,9 +72,9 @@ def test_precision_is_what_was_asked_for(network: Network, good: Path) -> None:
         else:
             with pytest.raises(UsageError, match=rf"precision {precision}: OpenVINO has fp32.* on this CPU"):
                 open_model(good, OpenOptions(precision=precision))
-    with pytest.raises(UsageError, match="'int3' is not one of fp32, bf16, fp16"):
+    with pytest.raises(UsageError, match="'int3' is not one of fp32"):
         open_model(good, OpenOptions(precision="int3"))
-    with pytest.raises(SrkdError, match="device 'cuda': OpenVINO runs on cpu"):
+    with pytest.raises(SrkdError, match="device 'cuda': OpenVINO"):
         open_model(good, OpenOptions(device="cuda"))
     assert open_model(good, OpenOptions(device="openvino:CPU")).device == "cpu"
 

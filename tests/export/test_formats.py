@@ -137,7 +137,7 @@ def test_a_file_of_one_size(case: FormatCase, tmp_path: Path, capfd: pytest.Capt
         assert runtime.descriptor == dataclasses.replace(network.descriptor, fixed_size=(18, 14))
         lr = torch.rand(3, 3, 14, 18)
         torch.testing.assert_close(runtime.run(lr), expected(network, lr), atol=2e-5, rtol=0)
-        with pytest.raises(UsageError, match="takes images of 18x14 only, got 9x9"):
+        with pytest.raises(UsageError, match="18x14 only, got 9x9"):
             runtime.run(torch.rand(1, 3, 9, 9))
         assert super_resolve(runtime, torch.rand(1, 3, 20, 30)).sr.shape == (1, 3, 40, 60)
         assert capfd.readouterr() == ("", "")
@@ -230,7 +230,7 @@ def test_a_weight_that_is_not_finite(network: Network, tmp_path: Path, name: str
         tensor.view(-1)[3] = value
         return tensor
 
-    with pytest.raises(SrkdError, match=f"weight {name} of the network holds NaN or infinity.*an earlier checkpoint"):
+    with pytest.raises(SrkdError, match=f"weight {name} .*NaN or infinity"):
         written("onnx", changed(network, name, put), tmp_path)
     assert list(tmp_path.iterdir()) == []
 

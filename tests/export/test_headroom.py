@@ -165,6 +165,6 @@ def test_values_that_are_not_finite_have_no_headroom() -> None:
         node.name = f"node{index}"
     peaks = measure_graph(model, [ProofInput("black", torch.zeros(1, 3, 4, 4))]).peaks
     assert list(peaks) == ["z", "w", "y"] and peaks["w"].largest == float("inf")
-    with pytest.raises(CannotConvert, match=r"node0 reaches inf on black: fp16 ends at 65504"):
+    with pytest.raises(CannotConvert, match="node0 reaches inf on black"):
         require_headroom(peaks, {"z", "w", "y"})
     assert require_headroom(peaks, ()) == float("inf")

@@ -276,7 +276,7 @@ def test_what_gains_most_is_kept_until_the_bound_is_met(network: Network) -> Non
 def test_where_no_choice_is_enough_the_most_sensitive_layers_follow(network: Network) -> None:
     best, _ = searched(network, lambda parts: 0.05 if "body" in parts.layers else 0.5, lambda parts: 1.0)
     assert best.parts.words == "1 most sensitive layers" and best.parts.layers == {"body"}
-    with pytest.raises(CannotConvert, match=r"in int8 \(cpu\) it loses 0\.500 dB .* tried with 4 most sensitive"):
+    with pytest.raises(CannotConvert, match=r"0\.500 dB .*4 most sensitive"):
         searched(network, lambda parts: 0.5, lambda parts: 1.0)
 
 

@@ -168,12 +168,10 @@ def test_other_sizes_and_batches_run() -> None:
 
 
 def test_what_has_no_integers_is_refused_in_one_line(tmp_path: Path) -> None:
-    with pytest.raises(SrkdError, match="the edsr was not trained quantised: it has learnt no ranges"):
+    with pytest.raises(SrkdError, match="edsr was not trained quantised"):
         build_learnt_graph(build(EDSR, seed=1), None, 18)
     four = network_of(EDSR, "pams", "paper", 4)
-    with pytest.raises(
-        SrkdError, match="trained at 4 bits, and integer files have 8: no runtime here computes in 4 bits"
-    ):
+    with pytest.raises(SrkdError, match="4 bits, and integer files have 8"):
         build_learnt_graph(four, None, 18)
 
 

@@ -96,9 +96,7 @@ def test_rows_that_fail_are_lost_alone_with_their_reasons(folder: Path, monkeypa
         ("small", "32x8", "running 32x8 failed: layer"),
         ("small", "64x8", "running 64x8 takes more memory than there is"),
     ]
-    with pytest.raises(
-        SrkdError, match=r"nothing could be profiled: small under torch: running 64x8 takes more memory"
-    ):
+    with pytest.raises(SrkdError, match="small under torch: running 64x8"):
         settings = ProfileSettings(runtimes=("torch",), **{**QUICK, "lr_sizes": ((64, 8),)})
         profile_models([folder / "small.safetensors"], settings=settings)
 

@@ -152,7 +152,7 @@ def test_a_provider_that_does_not_start_is_one_line(monkeypatch: pytest.MonkeyPa
 
     offering(monkeypatch, EVERYTHING)
     monkeypatch.setattr(onnxruntime, "InferenceSession", Fallen)
-    with pytest.raises(SrkdError, match="CUDAExecutionProvider did not start on this machine; use --device cpu"):
+    with pytest.raises(SrkdError, match="CUDAExecutionProvider did not"):
         OnnxRuntime(exported, OpenOptions(device="cuda"))
 
 
@@ -295,7 +295,7 @@ def test_bytes_in_and_floats_out_are_refused(tmp_path: Path) -> None:
     model = helper.make_model(helper.make_graph(nodes, "g", values[:1], values[1:]), ir_version=8)
     model.opset_import[0].version = 18
     onnx.save_model(model, str(tmp_path / "odd.onnx"))
-    with pytest.raises(SrkdError, match=r"takes tensor\(uint8\) and returns tensor\(float\)"):
+    with pytest.raises(SrkdError, match=r"uint8\) and returns tensor\(float"):
         open_model(tmp_path / "odd.onnx")
 
 

@@ -166,7 +166,7 @@ def test_weights_within_nodes_are_looked_for_beside_the_model_too(tmp_path: Path
     assert float(open_model(path).run(torch.ones(1, 3, 4, 4)).mean()) == pytest.approx(0.75)
     constant.external_data[0].value = "../inner.bin"
     path.write_bytes(model.SerializeToString())
-    with pytest.raises(SrkdError, match=r"in '\.\./inner\.bin', which is not beside it: refused"):
+    with pytest.raises(SrkdError, match=r"'\.\./inner\.bin'.*: refused"):
         open_model(path)
 
 
@@ -180,7 +180,7 @@ def test_sparse_weights_within_nodes_are_looked_for_too(tmp_path: Path) -> None:
     model.graph.node.insert(0, helper.make_node("Constant", [], ["w"], sparse_value=sparse))
     del model.graph.initializer[:]
     path.write_bytes(model.SerializeToString())
-    with pytest.raises(SrkdError, match=r"in '\.\./elsewhere\.bin', which is not beside it: refused"):
+    with pytest.raises(SrkdError, match=r"'\.\./elsewhere\.bin'.*: refused"):
         open_model(path)
 
 

@@ -81,7 +81,7 @@ def test_bf16_is_near_and_not_the_same(network: Network) -> None:
 )
 def test_a_wrong_input_is_refused(network: Network, exported: Path, lr: torch.Tensor) -> None:
     for runtime in (TorchRuntime(network, label="small"), OnnxRuntime(exported)):
-        with pytest.raises(UsageError, match=r"small takes float images of shape \(N, 3, H, W\)"):
+        with pytest.raises(UsageError, match=r"float images of .*\(N, 3, H, W\)"):
             runtime.run(lr)
 
 
@@ -95,7 +95,7 @@ def test_a_device_that_is_not_here(network: Network, exported: Path, device: str
 
 
 def test_an_unknown_precision(network: Network) -> None:
-    with pytest.raises(UsageError, match="precision 'fp8' is not one of fp32, bf16, fp16"):
+    with pytest.raises(UsageError, match="'fp8' is not one of fp32"):
         TorchRuntime(network, label="small", precision="fp8")
 
 

@@ -81,14 +81,14 @@ def test_an_engine_is_not_called_what_its_file_is_not(
 
 
 def test_a_precision_that_there_is_not(gpu: Nvidia, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="precision 'int4' is not one of fp32, tf32, fp16, bf16, int8"):
+    with pytest.raises(UsageError, match="'int4' is not one of fp32, tf32"):
         build(tmp_path, "int4", small_onnx(tmp_path / "x.onnx"))
 
 
 def test_quantization_must_be_symmetric(tmp_path: Path) -> None:
     assert read_onnx_info(quantized_onnx(tmp_path / "good.onnx")).precision == "int8"
     for wrong in ({"zero": 3}, {"kind": TensorProto.UINT8}):
-        with pytest.raises(SrkdError, match="QuantizeLinear 'q' is not symmetric int8"):
+        with pytest.raises(SrkdError, match="'q' is not symmetric int8"):
             read_onnx_info(quantized_onnx(tmp_path / "wrong.onnx", **wrong))
 
 

@@ -148,9 +148,9 @@ def test_pictures_beyond_the_largest_are_cut(with_torch: Nvidia, tmp_path: Path)
     tiled = super_resolve(runtime, lr, overlap=2)
     assert tiled.tile is not None and tiled.tile <= 16
     torch.testing.assert_close(tiled.sr, expected(tmp_path / "small.onnx", lr), atol=1e-5, rtol=0)
-    with pytest.raises(UsageError, match=r"small takes 1x1 to 24x20, not 31x50: use --tile, or export it with --sizes"):
+    with pytest.raises(UsageError, match="1x1 to 24x20, not 31x50"):
         runtime.run(lr)
-    with pytest.raises(UsageError, match=r"at most 24x20, and a tile needs 16 pixels around it .* larger sizes"):
+    with pytest.raises(UsageError, match=r"at most 24x20, .* 16 pixels"):
         super_resolve(runtime, lr)
 
 
@@ -162,7 +162,7 @@ def test_an_engine_of_one_size(with_torch: Nvidia, tmp_path: Path) -> None:
     torch.testing.assert_close(
         super_resolve(runtime, lr, overlap=2).sr, expected(tmp_path / "small.onnx", lr), atol=1e-5, rtol=0
     )
-    with pytest.raises(SrkdError, match=r"the ONNX file takes \[1, 3, 12, 16\], the engine was to take \[1, 3, 8, 8\]"):
+    with pytest.raises(SrkdError, match=r"\[1, 3, 12, 16\].*\[1, 3, 8, 8\]"):
         engine(tmp_path, static_profile(3, (8, 8)), fixed=(16, 12))
 
 
@@ -247,7 +247,7 @@ def test_without_a_driver_nothing_native_is_called(with_torch: Nvidia, tmp_path:
     with_torch.forget_calls()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(installation, "DRIVER", "libcuda-that-is-not-there.so.1")
-        with pytest.raises(SrkdError, match="TensorRT cannot be used: no NVIDIA driver here: libcuda-that"):
+        with pytest.raises(SrkdError, match=r"no NVIDIA driver.*libcuda-that"):
             TensorRTRuntime(path)
         with pytest.raises(SrkdError, match="libcuda-that-is-not-there"):
             open_device()
