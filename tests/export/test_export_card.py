@@ -30,7 +30,7 @@ FORBIDS = "CC-BY-NC-4.0"
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a run with an export, whose teacher's file states a licence that forbids commercial use."""
+    """A run with an export, whose teacher's file states a licence that forbids commercial use."""
     folder = tmp_path_factory.mktemp("card")
     teacher = licensed(save_teacher(folder / "big.safetensors"), FORBIDS)
     photos = save_photos(folder / "photos")

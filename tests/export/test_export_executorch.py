@@ -50,7 +50,7 @@ def good(network: Network, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def copied(good: Path, tmp_path: Path) -> Path:
-    """Return a copy of the program and its sidecar that a test may damage."""
+    """A copy of the program and its sidecar that a test may damage."""
     for part in good.parent.iterdir():
         (tmp_path / part.name).write_bytes(part.read_bytes())
     return tmp_path / good.name

@@ -46,7 +46,7 @@ def network() -> Network:
 
 @pytest.fixture(scope="module")
 def graphs(network: Network) -> Callable[[int], ExportedGraph]:
-    """Return a function that copies the network's graph at an opset, which is traced once."""
+    """A function that copies the network's graph at an opset, which is traced once."""
     originals = {opset: build_graph(copy.deepcopy(network), None, opset) for opset in (18, 22)}
     return lambda opset: copy.deepcopy(originals[opset])
 

@@ -252,7 +252,7 @@ def test_images_that_say_nothing_are_refused_in_one_line(
 
 
 def written(name: str, network: Network, folder: Path) -> tuple[Mapping[str, object], list[np.ndarray]]:
-    """Return the facts of a file that was written without a bound, and its integer weights."""
+    """The facts of a file that was written without a bound, and its integer weights."""
     (row,) = find_formats([name])
     path = folder / f"small{row.suffix}"
     facts = convert_to(row, network, Source("small"), path, FileOptions(int8=Int8Options(max_drop=None)))

@@ -147,7 +147,7 @@ def _traced(spec: EDSRSpec, opset: int) -> torch.onnx.ONNXProgram:
 def traced(
     network: Network, lr_size: tuple[int, int] | None, opset: int, translations: None = None
 ) -> torch.onnx.ONNXProgram:
-    """Return the traced network, traced once for all changed files, as this takes seconds."""
+    """The traced network, traced once for all changed files, as this takes seconds."""
     assert lr_size is None and network.spec == SPECS[0]
     return _traced(SPECS[0], opset)
 

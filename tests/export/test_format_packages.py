@@ -80,7 +80,7 @@ def test_a_format_of_another_package_does_all_that_srkds_own_do(tmp_path: Path, 
 
 
 def runtimes(monkeypatch: pytest.MonkeyPatch, site: Path) -> EntryPointTable[RuntimeEntry]:
-    """Return the table of runtimes that another process would load."""
+    """The table of runtimes that another process would load."""
     monkeypatch.syspath_prepend(str(site))
     return EntryPointTable("runtime", [RUNTIMES["torch"]], RUNTIMES.group, RUNTIMES.read)
 

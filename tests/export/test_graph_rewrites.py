@@ -90,7 +90,7 @@ def operations(model: onnx.ModelProto) -> list[str]:
 
 
 def behind(steps: Sequence[Step], *, pad: int = 1, bias: bool = True) -> onnx.ModelProto:
-    """Return a graph: the image, steps, a convolution, ReLU, another convolution."""
+    """A graph: the image, steps, a convolution, ReLU, another convolution."""
     drawing, value = Drawing(), "lr"
     for step in steps:
         value = drawing.step(value, step)
@@ -99,7 +99,7 @@ def behind(steps: Sequence[Step], *, pad: int = 1, bias: bool = True) -> onnx.Mo
 
 
 def before(steps: Sequence[Step], *, blocks: Sequence[int] = (), bias: bool = True, mode: str = "CRD") -> Drawing:
-    """Return a graph that ends with a convolution, shuffles and steps; `v{last}` is its output."""
+    """A graph that ends with a convolution, shuffles and steps; `v{last}` is its output."""
     drawing = Drawing()
     value = drawing.node("Relu", drawing.conv("lr", 4, 3))
     value = drawing.conv(value, 3 * int(np.prod([block**2 for block in blocks])), 4, bias=bias)
@@ -111,7 +111,7 @@ def before(steps: Sequence[Step], *, blocks: Sequence[int] = (), bias: bool = Tr
 
 
 def same_numbers(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return the rewritten graph, whose numbers are those of the graph."""
+    """The rewritten graph, whose numbers are those of the graph."""
     rewritten = meet_image(model).graph.model
     np.testing.assert_allclose(run(rewritten), run(model), rtol=1e-4, atol=1e-4)
     return rewritten
@@ -214,7 +214,7 @@ def test_other_steps_on_the_output_stay(steps: tuple[Step, ...]) -> None:
 
 
 def in_the_other_order(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a copy whose shuffles read the depth first, after a check of its numbers."""
+    """A copy whose shuffles read the depth first, after a check of its numbers."""
     changed = copy.deepcopy(model)
     use_depth_first(changed)
     assert [entry.s for node in changed.graph.node for entry in node.attribute if entry.name == "mode"] == [b"DCR"]

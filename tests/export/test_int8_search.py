@@ -222,7 +222,7 @@ class TimedTool(QuickTool[FloatParts]):
 def searched(
     network: Network, drop_of: Callable[[FloatParts], float], ms_of: Callable[[FloatParts], float], **options: float
 ) -> tuple[TriedParts[FloatParts], list[FloatParts]]:
-    """Return the result of a search, and all parts that were tried."""
+    """The result of a search, and all parts that were tried."""
     tool, asked = TimedTool(drop_of, ms_of), task(network, [], **options)
     job = Conversion(network, Path("small.file"), {}, asked.job.options, asked.job.context)
     fake = Int8Task(job, network, network.descriptor, asked.calibration, cast(QualityPhotos, FakePhotos()))

@@ -73,7 +73,7 @@ def graph_of(case: Case) -> onnx.ModelProto:
 
 
 def run(model: onnx.ModelProto, lr: torch.Tensor, *, plain: bool = False) -> torch.Tensor:
-    """Return the output of a graph, optimised as for users, or with `plain` without optimisation."""
+    """The output of a graph, optimised as for users, or with `plain` without optimisation."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     if plain:
@@ -142,7 +142,7 @@ def test_rounded_biases_are_whole_numbers_of_the_steps_in_which_integers_add(
 
 
 def _biases_in_steps(model: onnx.ModelProto) -> dict[str, np.ndarray]:
-    """Return the bias of each integer convolution in multiples of its products' scale."""
+    """The bias of each integer convolution in multiples of its products' scale."""
     values = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     values |= {
         n.output[0]: numpy_helper.to_array(n.attribute[0].t) for n in model.graph.node if n.op_type == "Constant"

@@ -17,7 +17,7 @@ from tests.support.onnx_files import enlarger
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Return a folder with two files that run, one that is damaged, and one that is not there."""
+    """A folder with two files that run, one that is damaged, and one that is not there."""
     enlarger(tmp_path / "small.onnx", scale=2)
     enlarger(tmp_path / "large.onnx", scale=4)
     (tmp_path / "damaged.onnx").write_bytes(b"no model")

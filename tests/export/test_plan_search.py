@@ -26,7 +26,7 @@ WIDTHS, DEPTHS = (8, 16, 24, 32, 40, 48, 64), (1, 2, 4, 8, 16)
 
 
 def shapes(kind: str = "edsr", *, fits: bool = True) -> list[CandidateShape]:
-    """Return a grid of candidates with the parameters and MACs of plain 3×3 convolutions."""
+    """A grid of candidates with the parameters and MACs of plain 3×3 convolutions."""
     return [
         CandidateShape(
             kind, w, d, 9 * w * w * (d + 1), 9 * w * w * (d + 1) * 57600, f"{kind}:width={w},depth={d}", fits
@@ -55,13 +55,13 @@ def smooth(candidate: CandidateShape) -> float:
 
 
 def stepped(candidate: CandidateShape) -> float:
-    """Return a time with steps: channels are computed in blocks of 16, and 24 and 40 take longer than a full block."""
+    """A time with steps: channels are computed in blocks of 16, and 24 and 40 take longer than a full block."""
     blocks = -(-candidate.width // 16) * 16
     return smooth(CandidateShape("", blocks, candidate.depth, 0, 0, "")) * (1.15 if candidate.width % 16 else 1.0)
 
 
 def largest(ms: Callable[[CandidateShape], float], most_ms: float) -> CandidateShape:
-    """Return the right answer, by trying all shapes."""
+    """The right answer, by trying all shapes."""
     return max(
         (candidate for candidate in shapes() if 1.1 * ms(candidate) <= most_ms), key=lambda candidate: candidate.params
     )

@@ -34,7 +34,7 @@ QUICK = {"lr_sizes": ((32, 24),), "seconds": 0.15, "memory": False, "quality": F
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with small and large .safetensors, small.onnx and foreign.onnx (large without metadata)."""
+    """A folder with small and large .safetensors, small.onnx and foreign.onnx (large without metadata)."""
     path = tmp_path_factory.mktemp("models")
     for name, spec in (("small", SMALL), ("large", LARGE)):
         save_network(build(spec, seed=0), path / f"{name}.safetensors")

@@ -57,7 +57,7 @@ def run(model: onnx.ModelProto, lr: torch.Tensor, *, exactly: bool = False) -> n
 
 @functools.cache
 def graph_bytes(spec: Spec, size: tuple[int, int] | None) -> bytes:
-    """Return the graph of a network, cached for the tests, as tracing takes seconds."""
+    """The graph of a network, cached for the tests, as tracing takes seconds."""
     return bytes(build_graph(build(spec, seed=1), size, 18).model.SerializeToString())
 
 
@@ -74,7 +74,7 @@ def quantised(
 
 
 def size_for(spec: Spec) -> tuple[int, int] | None:
-    """Return the fixed size of a network with windows; None for other networks."""
+    """The fixed size of a network with windows; None for other networks."""
     return (16, 16) if spec.arch == "swinir" else None
 
 
@@ -185,7 +185,7 @@ def test_turning_lowers_the_peaks_of_a_stream_with_one_strong_channel() -> None:
 
 
 def a_value(size: int, generator: torch.Generator) -> Value:
-    """Return a value whose strong directions are not those that matter to the image."""
+    """A value whose strong directions are not those that matter to the image."""
     mixing, matters = (torch.randn(size, size, generator=generator) for _ in range(2))
     strengths = torch.logspace(0, -2, size)
     pixels = mixing @ (strengths[:, None] * torch.randn(size, 4000, generator=generator))

@@ -179,7 +179,7 @@ def no_driver(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def trtexec(reason: str) -> dict[str, str]:
-    """Return the options of the trtexec command at the end of a line."""
+    """The options of the trtexec command at the end of a line."""
     command = shlex.split(reason[reason.index("trtexec ") :])
     return dict(word.removeprefix("--").partition("=")[::2] for word in command[1:])
 

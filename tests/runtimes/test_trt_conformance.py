@@ -159,7 +159,7 @@ def used_of_trt() -> set[str]:
 
 
 def constructed_of_trt() -> set[str]:
-    """Return the classes that the code instantiates, or derives from."""
+    """The classes that the code instantiates, or derives from."""
     classes = {"ILogger"}
     for path in (ROOT / "compressor" / "runtimes" / "tensorrt").glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
