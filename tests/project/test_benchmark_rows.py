@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from pathlib import Path
 
 import pytest
 
 from benchmarks import (
-    branches_covered,
-    int8_formats,
     method_costs,
     methods_compared,
     methods_equal_time,
@@ -22,28 +19,6 @@ from benchmarks import (
 from benchmarks.evidence import Result, results_folder
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.students.students import parse_student
-from export.proof.quality import QualityLoss
-from export.writing.exporting import FileReport
-
-
-def test_a_file_in_eight_bits_has_its_loss_and_one_that_is_refused_its_reason() -> None:
-    facts = {"int8_operations": {"convolution": 30, "add": 8}, "float_operations": {"view": 2}}
-    quality = QualityLoss(31.2, 31.17, 48.4, 2)
-    file = FileReport("openvino-int8", Path("a.xml"), 1, "int8", None, "passed", 1.0, None, facts, quality)
-    row = int8_formats.row(Path("student.pt"), file)
-    assert row["drop"] == pytest.approx(-0.03) and row["nearness"] == 48.4
-    assert row["in_int8"] == "38 of 40 operations" and "ms" not in row
-    refused = FileReport("int8", None, None, "int8", None, "failed", 1.0, "loses 0.3 dB | too much")
-    other = int8_formats.row(Path("student.pt"), refused)
-    assert other["note"] == "no: loses 0.3 dB / too much"
-    titles = [column.title for column in int8_formats.table([row], "").columns]
-    assert titles == ["network", "file", "change of Y-PSNR", "dB to the network's images", "in eight bits"]
-
-
-def test_coverage_has_lines_and_branches() -> None:
-    figures = {"num_statements": 2000, "covered_lines": 1900, "num_branches": 400, "covered_branches": 370}
-    row = branches_covered.row("recipes", figures)
-    assert (row["package"], row["lines_percent"], row["branches_percent"]) == ("recipes", 95.0, 92.5)
 
 
 def test_sizes_of_networks_are_those_of_the_papers() -> None:

@@ -26,6 +26,7 @@ from compressor.training.state import State
 from recipes.config.reading import load_preset
 from srkd.cli.main import run
 from srkd.options.compress import CompressOptions
+from srkd.runs import dry_run as dry_runs
 from srkd.runs.dry_run import TIMED_STEPS, NetworkSummary, dry_run
 from tests.support.commands import python
 from tests.support.foreign_models import save_torchscript, twin
@@ -260,7 +261,7 @@ def test_the_cost_of_a_step_is_counted_with_phi_and_backward():
 
 def test_the_time_of_a_run_is_estimated_from_one_patch(monkeypatch, teacher, photos):
     speeds = {"fp32": 1e9, "bf16": 4e9}
-    monkeypatch.setattr("srkd.runs.dry_run.measure_macs_per_second", lambda student, side, device, name: speeds[name])
+    monkeypatch.setattr(dry_runs, "measure_macs_per_second", lambda student, side, device, name: speeds[name])
     for of_teacher, speed in (("auto", 4e9), ("fp32", 1e9)):
         settings = ("schedule.precision=bf16", f"schedule.teacher_precision={of_teacher}")
         report = dry_run(CompressOptions.of(teacher=teacher, data=photos, steps=9000, settings=settings))

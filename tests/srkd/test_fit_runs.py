@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
@@ -22,6 +21,7 @@ from compressor.models.networks.rcan import RCANSpec
 from compressor.models.networks.registry import build
 from srkd.options.compress import CompressOptions
 from srkd.runs.config import RunNetworks
+from tests.support.run_files import read_json
 from tests.support.small_runs import SMALL, save_photos, save_teacher
 from tests.support.torchrun import run_torchrun
 
@@ -49,8 +49,7 @@ def test_a_run_says_what_the_fitted_student_scores_and_repeats_to_the_byte(groun
     pattern = r"the student has ([\d.]+) dB before the first step \(slice ([\d.]+), bicubic [\d.]+, teacher [\d.]+\)"
     fitted, sliced = map(float, re.search(pattern, line).groups())  # type: ignore[union-attr]
     assert fitted != sliced and "on 64 patches of 20x20" in line
-    facts = json.loads((tmp_path / "one" / "run.json").read_text())
-    assert facts["start"]["init"] == "fit"
+    assert read_json(tmp_path / "one")["start"]["init"] == "fit"
     one, other = ((tmp_path / name / "student.safetensors").read_bytes() for name in ("one", "other"))
     assert one == other
 
@@ -122,11 +121,6 @@ def test_csd_trains_its_student_inside_the_turned_teacher(ground: Path, tmp_path
     assert errors["principal"] < 0.5 * errors["leading"]
 
 
-def start_of(run: Path) -> dict[str, object]:
-    start: dict[str, object] = json.loads((run / "run.json").read_text())["start"]
-    return start
-
-
 @pytest.mark.parametrize(
     ("options", "init", "select"),
     [
@@ -156,7 +150,7 @@ def test_where_a_student_starts(ground: Path, options: dict[str, object], init: 
 def test_weights_of_a_file_stand_in_the_place_of_a_fit(ground: Path, tmp_path: Path) -> None:
     compress(ground, tmp_path / "first", steps=1)
     compress(ground, tmp_path / "second", recipe="logits", steps=1, init_from=tmp_path / "first")
-    assert start_of(tmp_path / "second")["init"] == "inherit"
+    assert read_json(tmp_path / "second")["start"]["init"] == "inherit"
     with pytest.raises(UsageError, match=r"--init-from .*first gives the student its weights: leave out --init fit"):
         compress(ground, tmp_path / "third", init="fit", init_from=tmp_path / "first")
 
@@ -171,7 +165,7 @@ def test_a_stream_that_cannot_be_turned_is_cut_as_it_is(ground: Path, tmp_path: 
     }
     lines = compress(ground, tmp_path / "run", **options)
     assert "select: the leading channels, as the stream of a rcan cannot be turned" in lines
-    assert start_of(tmp_path / "run")["select"] == "leading"
+    assert read_json(tmp_path / "run")["start"]["select"] == "leading"
     with pytest.raises(UsageError, match=r"--select principal .*rcan.* take --select l1"):
         compress(ground, tmp_path / "refused", **options, select="principal")
     compress(ground, tmp_path / "strongest", **options, select="l1")

@@ -14,7 +14,6 @@ from compressor.base.errors import SrkdError, UsageError
 from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.students.students import parse_student
 from compressor.runtimes import table
-from compressor.training.state import State
 from export.plan.measure import Environment
 from export.plan.search import Targets, unknown
 from srkd.cli.main import run
@@ -24,13 +23,9 @@ from srkd.record.result import CompressReport
 from srkd.runs import compression, planning, targeted
 from srkd.runs.planning import PlanFiles, PlanReport, remedies
 from srkd.terminal.console import json_value
+from tests.support.deaths import death_after
 from tests.support.run_files import assert_read_as_written, read_json
 from tests.support.small_runs import SMALL, TEACHER, save_photos, save_teacher
-
-
-class Died(Exception):
-    """Error in place of a killed process."""
-
 
 TINY = {"runtime": "torch", "lr_size": "16x12", "threads": 1}
 WORDS = ("--runtime", "torch", "--lr-size", "16x12", "--threads", "1")
@@ -195,18 +190,10 @@ def test_a_target_decides_the_student_that_is_then_quantised(teacher: Path, tmp_
 def test_a_resumed_run_keeps_its_plan_and_is_timed_at_its_end(
     teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    save = State.save
-
-    def mortal(self: State, path: Path) -> None:
-        save(self, path)
-        raise Died
-
-    monkeypatch.setattr(State, "save", mortal)
-    with pytest.raises(Died):
+    with death_after(1):
         compressed(teacher, tmp_path)
     before = read_json(tmp_path / "run")
     assert "result" not in before and before["plan"]["chosen"]["student"]
-    monkeypatch.setattr(State, "save", save)
     monkeypatch.setattr(compression, "plan_student", lambda *words: pytest.fail("planned again"))
     report = srkd.resume(tmp_path / "run")
     after = read_json(tmp_path / "run")

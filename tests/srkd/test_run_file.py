@@ -13,12 +13,12 @@ import pytest
 
 import srkd
 from compressor.base.errors import SrkdError
-from compressor.training.state import State
 from srkd.record.measurements import read_exports, read_profile
 from srkd.record.metrics import read_rows
 from srkd.record.reading import printable
 from srkd.record.run_file import find_run_file, read_for_display, read_run_file, write_run_file
 from tests.support.commands import python
+from tests.support.deaths import death_after
 from tests.support.run_files import RESULT, RUN, assert_read_as_written, read_json, save_run_file
 from tests.support.small_runs import SMALL, save_photos, save_teacher
 
@@ -86,25 +86,12 @@ def test_a_file_of_the_older_version_is_read(tmp_path: Path) -> None:
     assert read_run_file(run) == contents
 
 
-def test_an_unfinished_run_of_the_older_version_is_continued_to_the_same_bytes(
-    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class Died(Exception):
-        """Error in place of a killed process."""
-
-    save = State.save
-
-    def mortal(self: State, path: Path) -> None:
-        save(self, path)
-        raise Died
-
+def test_an_unfinished_run_of_the_older_version_is_continued_to_the_same_bytes(runs: Path, tmp_path: Path) -> None:
     words: dict[str, Any] = {"data": runs / "photos", "width": 0.5, "steps": 2, "threads": 1, "recipe": "scratch"}
     words |= {"settings": (*SMALL, "schedule.validate_every=1"), "init_from": runs / "cached" / "student.safetensors"}
     whole = srkd.compress(runs / "teacher.safetensors", out=tmp_path / "whole", **words)
-    monkeypatch.setattr(State, "save", mortal)
-    with pytest.raises(Died):
+    with death_after(1):
         srkd.compress(runs / "teacher.safetensors", out=tmp_path / "run", **words)
-    monkeypatch.undo()
     older = read_json(tmp_path / "run")
     older["schema"], older["pace"] = "srkd.compress/1", older.pop("execution_mode")
     copied = older["start"]["init_from"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,8 @@ from srkd.cli.main import run
 from srkd.cli.verbs.compress import scores
 from srkd.record.result import CompressReport
 from srkd.record.run_teacher import find_run_teacher
-from tests.support.run_files import assert_read_as_written
+from tests.support.deaths import death_after
+from tests.support.run_files import assert_read_as_written, read_json
 from tests.support.small_runs import SMALL, save_photos, save_teacher
 
 SETTINGS = (*SMALL, "then.bits=4", "then.schedule.batch=2", "then.schedule.lr_patch=8")
@@ -47,11 +47,6 @@ def both(ground: Path, tmp_path_factory: pytest.TempPathFactory) -> CompressRepo
     return compressed(ground, tmp_path_factory.mktemp("both") / "run")
 
 
-def facts(folder: Path) -> dict[str, Any]:
-    contents: dict[str, Any] = json.loads((folder / "run.json").read_text())
-    return contents
-
-
 def test_both_students_lie_in_the_folder(both: CompressReport) -> None:
     quantised = load_checkpoint(both.student_path).network
     plain = load_checkpoint(both.run / "student-float.safetensors").network
@@ -61,21 +56,21 @@ def test_both_students_lie_in_the_folder(both: CompressReport) -> None:
         copied, original = both.run / f"{name}.safetensors", both.run / source / "student.safetensors"
         assert copied.read_bytes() == original.read_bytes()
     # The quantised student started from the final float one.
-    second = facts(both.run / "2-pams")
+    second = read_json(both.run / "2-pams")
     assert second["teacher"]["path"] == str((both.run / "1-logits" / "student.safetensors").resolve())
     assert second["quantisation"] == {"method": "pams", "bits": 4, "placement": "paper", "compat": ""}
-    assert facts(both.run / "1-logits")["quantisation"] is None
+    assert read_json(both.run / "1-logits")["quantisation"] is None
     assert_read_as_written(both.run)
 
 
 def test_the_report_has_a_row_for_each(both: CompressReport) -> None:
     rows = {name: spread.mean for name, _, spread in scores(both)}
     assert list(rows) == ["student, pams, 4 bits, placement paper", "float student", "teacher", "bicubic"]
-    runs = [facts(both.run / name)["result"] for name in ("1-logits", "2-pams")]
+    runs = [read_json(both.run / name)["result"] for name in ("1-logits", "2-pams")]
     assert rows["float student"] == runs[0]["student"]["psnr_y"] == runs[1]["teacher"]["psnr_y"]
     assert rows["student, pams, 4 bits, placement paper"] == runs[1]["student"]["psnr_y"]
     assert rows["teacher"] == runs[0]["teacher"]["psnr_y"]
-    assert both.recipe == "logits, then pams" and both.steps == sum(one["steps"] for one in runs) == 6 + 1 + 6
+    assert both.recipe == "logits, then pams" and both.steps == sum(row["steps"] for row in runs) == 6 + 1 + 6
     teacher = find_run_teacher(both.run, lambda line: None)
     assert teacher is not None and teacher.path.name == "teacher.safetensors", "of the whole, not of the second run"
 
@@ -88,29 +83,16 @@ def test_every_verb_takes_the_folder(both: CompressReport, ground: Path) -> None
     assert next(iter(evaluation.models.values()))
 
 
-class Died(Exception):
-    """Error in place of a killed process."""
-
-
 @pytest.mark.parametrize("saves", [1, 2, 3])
 def test_a_run_that_died_goes_on_to_the_same_bytes(
-    ground: Path, both: CompressReport, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, saves: int
+    ground: Path, both: CompressReport, tmp_path: Path, saves: int
 ) -> None:
     """The process dies after the first run, in the second's calibration, or later."""
-    out, save, left = tmp_path / "run", State.save, [saves]
-
-    def mortal(self: State, path: Path) -> None:
-        save(self, path)
-        left[0] -= 1
-        if left[0] == 0:
-            raise Died
-
-    monkeypatch.setattr(State, "save", mortal)
-    with pytest.raises(Died):
+    out = tmp_path / "run"
+    with death_after(saves):
         compressed(ground, out)
-    assert "result" not in facts(out) and not (out / "student.safetensors").exists()
+    assert "result" not in read_json(out) and not (out / "student.safetensors").exists()
     assert_read_as_written(out)
-    monkeypatch.undo()
     report = resume(out)
     for name in ("student.safetensors", "student-float.safetensors"):
         assert (out / name).read_bytes() == (both.run / name).read_bytes()

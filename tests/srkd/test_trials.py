@@ -37,7 +37,8 @@ from srkd.record.run_teacher import find_run_teacher
 from srkd.runs.config import RunConfig
 from srkd.runs.trials import baselines, compare_batches
 from srkd.terminal.console import Console
-from tests.support.run_files import assert_read_as_written
+from tests.support.deaths import death_after
+from tests.support.run_files import assert_read_as_written, read_json
 
 SMALL = ("schedule.batch=2", "schedule.lr_patch=8", "schedule.validate_every=3", "schedule.rate=1e-3")
 
@@ -75,10 +76,6 @@ VARIANTS = ["logits", "scratch", "inherit", "fit"]
 NAMES = [f"{variant}-seed{seed}" for seed in (10, 11) for variant in VARIANTS]
 
 
-def facts(folder: Path) -> dict:
-    return json.loads((folder / "run.json").read_text())
-
-
 def test_each_trial_is_a_run_folder_and_the_best_of_the_recipe_lies_on_top(plan) -> None:
     assert sorted(path.name for path in plan.run.iterdir() if path.is_dir()) == sorted(NAMES)
     for name in NAMES:
@@ -103,7 +100,7 @@ def test_each_trial_is_a_run_folder_and_the_best_of_the_recipe_lies_on_top(plan)
 
 def test_figures_are_those_of_the_runs(plan) -> None:
     """Mean, sd and gain equal those of another library, computed from each run's run.json."""
-    psnr_y = {name: facts(plan.run / name)["result"]["student"]["psnr_y"] for name in NAMES}
+    psnr_y = {name: read_json(plan.run / name)["result"]["student"]["psnr_y"] for name in NAMES}
     rows = {row.name: row for row in plan.trials.rows}
     assert list(rows) == VARIANTS
     for variant, row in rows.items():
@@ -114,7 +111,7 @@ def test_figures_are_those_of_the_runs(plan) -> None:
         pairs = [psnr_y[f"logits-seed{seed}"] - psnr_y[f"{gain.over}-seed{seed}"] for seed in (10, 11)]
         assert gain.mean == pytest.approx(statistics.mean(pairs)) and gain.sd == pytest.approx(statistics.stdev(pairs))
     assert_read_as_written(plan.run)
-    written = facts(plan.run)["result"]["trials"]
+    written = read_json(plan.run)["result"]["trials"]
     assert written["gains"][0]["differences"] == list(plan.trials.gains[0].differences)
     assert written["seeds"] == [10, 11] and len(written["runs"]) == 8
 
@@ -128,7 +125,7 @@ def test_runs_of_one_seed_see_the_same_batches_and_other_seeds_others(plan) -> N
 
 
 def test_a_baseline_differs_in_methods_and_starting_weights_alone(plan) -> None:
-    recipe, scratch, inherit, solved = (facts(plan.run / f"{name}-seed10") for name in VARIANTS)
+    recipe, scratch, inherit, solved = (read_json(plan.run / f"{name}-seed10") for name in VARIANTS)
     assert recipe["start"]["init"] == "fit"
     for other, init in ((scratch, "random"), (inherit, "inherit"), (solved, "fit")):
         for key in ("student", "teacher", "data", "seed", "device"):
@@ -141,7 +138,7 @@ def test_a_baseline_differs_in_methods_and_starting_weights_alone(plan) -> None:
 
 def test_l1_from_a_fit_has_its_own_rate_unless_one_was_set(ground, plan, tmp_path) -> None:
     def schedules(run: Path) -> list[dict]:
-        return [facts(run / f"{name}-seed10")["preset"]["schedule"] for name in ("logits", "inherit", "fit")]
+        return [read_json(run / f"{name}-seed10")["preset"]["schedule"] for name in ("logits", "inherit", "fit")]
 
     recipe, inherit, solved = schedules(plan.run)
     assert recipe == inherit == solved and recipe["rate"] == 1e-3
@@ -162,7 +159,7 @@ def test_a_trial_equals_the_run_that_its_own_request_asks_for(ground, plan, tmp_
     """The recipe's second seed and a baseline give the same bytes when run alone."""
     alone = compressed(ground, tmp_path / "alone", seed=11)
     assert alone.student_path.read_bytes() == (plan.run / "logits-seed11" / "student.safetensors").read_bytes()
-    request = facts(plan.run / "scratch-seed10")["request"]
+    request = read_json(plan.run / "scratch-seed10")["request"]
     again = compress(out=tmp_path / "again", **request)
     assert again.student_path.read_bytes() == (plan.run / "scratch-seed10" / "student.safetensors").read_bytes()
 
@@ -174,29 +171,15 @@ def outcome(out: Path) -> dict[str, tuple[bytes, str]]:
     }
 
 
-class Died(Exception):
-    """Error in place of a killed process."""
-
-
 @pytest.mark.parametrize("deaths", [(3,), (2, 7)])
-def test_a_plan_that_died_goes_on_to_the_same_bytes(ground, plan, tmp_path, monkeypatch, deaths) -> None:
+def test_a_plan_that_died_goes_on_to_the_same_bytes(ground, plan, tmp_path, deaths) -> None:
     """The process dies right after a given number of saves, anywhere in the plan."""
-    out, save, left = tmp_path / "run", State.save, [0]
-
-    def mortal(self: State, path: Path) -> None:
-        save(self, path)
-        left[0] -= 1
-        if left[0] == 0:
-            raise Died
-
-    monkeypatch.setattr(State, "save", mortal)
+    out = tmp_path / "run"
     for number, saves in enumerate(deaths):
-        left[0] = saves
-        with pytest.raises(Died):
+        with death_after(saves):
             resume(out) if number else compressed(ground, out, with_baseline=True, seeds=2)
-        assert "result" not in facts(out) and not (out / "student.safetensors").exists()
+        assert "result" not in read_json(out) and not (out / "student.safetensors").exists()
         assert_read_as_written(out)
-    monkeypatch.undo()
     (out / NAMES[-1]).mkdir()  # A death between making a folder and writing its run.json.
     notes: list[str] = []
     report = resume(out, announce=notes.append)
@@ -236,7 +219,7 @@ def test_ctrl_c_at_the_last_step_of_a_run_stops_before_the_next(ground, tmp_path
     monkeypatch.setattr(RunEvents, "validate", interrupted)
     with pytest.raises(Interrupted, match=r"run 1 of 4; .*srkd compress --resume"):
         compressed(ground, tmp_path / "run", with_baseline=True)
-    assert "result" in facts(tmp_path / "run" / "logits-seed10")
+    assert "result" in read_json(tmp_path / "run" / "logits-seed10")
 
 
 def test_ctrl_c_before_the_first_step_of_a_run_stops_at_it(ground, tmp_path) -> None:
@@ -277,7 +260,7 @@ def test_a_plan_on_other_images_is_refused(ground, tmp_path, monkeypatch) -> Non
 
 
 def unfinish(out: Path) -> None:
-    contents = facts(out)
+    contents = read_json(out)
     del contents["result"]
     (out / "run.json").write_text(json.dumps(contents))
 
@@ -334,8 +317,8 @@ def test_a_student_of_its_own_shape_has_baselines_of_that_shape(ground, tmp_path
     out = tmp_path / "run"
     report = compressed(ground, out, student="edsr:width=4", init="inherit", steps=1, with_baseline=True)
     assert names(report) == ["logits", "scratch", "inherit"]
-    assert len({json.dumps(facts(out / run.run)["student"]) for run in report.trials.runs}) == 1
-    starts = {run.variant: facts(out / run.run)["start"]["init"] for run in report.trials.runs}
+    assert len({json.dumps(read_json(out / run.run)["student"]) for run in report.trials.runs}) == 1
+    starts = {run.variant: read_json(out / run.run)["start"]["init"] for run in report.trials.runs}
     assert starts == {"logits": "inherit", "scratch": "random", "inherit": "inherit"}
 
 

@@ -35,6 +35,9 @@ COMMAND_LINE_ONLY = {
 }
 """Options that only the command line has, by verb."""
 
+WRONG = {"width": 0, "depth": 1.5, "steps": 0, "seeds": 0, "scale": 9, "init": "copied", "device": "tpu"}
+"""Values that options of compress do not take."""
+
 VERBS_WITH_OPTIONS = [name for name in VERBS if name != "recipes"]
 VERBS_WITH_OPTIONS += [f"recipes {action}" for action in ("show", "cp", "validate")]
 
@@ -133,6 +136,7 @@ def test_a_misspelt_keyword_is_refused_when_called_and_when_type_checked() -> No
 @pytest.mark.parametrize(
     ("verb", "name", "value", "words"),
     [
+        *(("compress", name, value, [f"--{name}", str(value)]) for name, value in WRONG.items()),
         ("export", "scale", 9, ["x.pt", "--scale", "9"]),
         ("export", "io", "int8", ["x.pt", "--io", "int8"]),
         ("export", "static", "0x5", ["x.pt", "--static", "0x5"]),

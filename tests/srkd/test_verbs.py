@@ -185,16 +185,6 @@ def test_inspect_names_what_was_assumed(tmp_path: Path, capsys: pytest.CaptureFi
     assert srkd.load(tmp_path / "basicsr.pth", res_scale=0.1).spec.to_dict()["res_scale"] == 0.1
 
 
-def test_load_and_save_are_inverse(model: Path, tmp_path: Path) -> None:
-    network = srkd.load(model)
-    assert not network.training
-    srkd.save(network, tmp_path / "again.safetensors")
-    again = srkd.load(tmp_path / "again.safetensors")
-    lr = torch.rand(1, 3, 9, 7)
-    with torch.no_grad():
-        assert torch.equal(network(lr), again(lr))
-
-
 def test_export_json_has_the_keys_of_the_contract(model: Path, tmp_path: Path, read_json: ReadJson) -> None:
     (file,) = read_json("export", model, "--onnx", "-o", tmp_path)["files"]
     assert {"format", "path", "bytes", "parity", "verdict", "seconds", "reason"} <= set(file)
@@ -258,12 +248,6 @@ def test_evaluate_explains(photos: Path, read_json: ReadJson, capsys: pytest.Cap
 def test_evaluate_without_data_announces_the_embedded_photos(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["evaluate", "--scale", "4"]) == 0
     assert capsys.readouterr().out.startswith("no --data: scoring on the embedded validation photos\n")
-
-
-def test_evaluate_takes_networks_and_open_models(model: Path, photos: Path) -> None:
-    network = srkd.load(model)
-    by_file, by_network = (srkd.evaluate(item, data=photos) for item in (model, [network]))
-    assert by_file.models["small"]["gradients"] == by_network.models["edsr"]["gradients"]
 
 
 def test_evaluate_refuses_what_cannot_be_compared(photos: Path, model: Path) -> None:
