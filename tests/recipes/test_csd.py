@@ -198,14 +198,22 @@ def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("offline")
-def test_a_run_leaves_student_and_teacher_and_other_widths_can_be_cut(edsr: Path, photos: Path, tmp_path: Path) -> None:
+def test_a_run_leaves_student_and_teacher_and_other_widths_can_be_cut(
+    edsr: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run has baselines, which use no φ, and is resumed with the φ with which it began."""
     notes: list[str] = []
     report = compress(
-        edsr, recipe="csd", data=photos, steps=4, settings=SMALL, out=tmp_path / "run", announce=notes.append
-    )
-    assert notes[0].startswith("phi: the teacher's own first blocks, as VGG-19 is not available (")
-    facts = json.loads((report.run / "run.json").read_text())
-    assert facts["phi"]["kind"] == "teacher" and facts["result"]["phi"] == report.phi == notes[0][5:]
+        edsr, recipe="csd", with_baseline=True, data=photos, steps=2, settings=SMALL, out=tmp_path / "plan",
+        announce=notes.append,
+    )  # fmt: skip
+    (said,) = (line for line in notes if line.startswith("phi: "))
+    assert said.startswith("phi: the teacher's own first blocks, as VGG-19 is not available (")
+    files = {file.parent.name: json.loads(file.read_text()) for file in report.run.glob("*/run.json")}
+    assert {name: facts["phi"] and facts["phi"]["kind"] for name, facts in files.items()} == {
+        "csd-seed10": "teacher", "inherit-seed10": None, "scratch-seed10": None,
+    }  # fmt: skip
+    assert files["csd-seed10"]["result"]["phi"] == report.phi == said[5:]
     whole = srkd.load(report.run / "teacher_joint.safetensors")
     student = load_checkpoint(report.student_path).network
     assert srkd.build_student(whole, width=0.5).fingerprint() == student.fingerprint()
@@ -216,24 +224,8 @@ def test_a_run_leaves_student_and_teacher_and_other_widths_can_be_cut(edsr: Path
     scores = srkd.evaluate([quarter, report.student_path], data=photos)
     assert {"bicubic", "quarter", "student"} <= set(scores.models)
 
-
-@pytest.mark.usefixtures("offline")
-def test_a_run_with_baselines_looks_through_one_phi_and_resumes_with_it(
-    edsr: Path,
-    photos: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    options = {"recipe": "csd", "data": photos, "steps": 2, "settings": (*SMALL, "phi=teacher")}
-    report = compress(edsr, out=tmp_path / "plan", with_baseline=True, **options)  # type: ignore[arg-type]
-    assert (report.run / "teacher_joint.safetensors").is_file() and report.phi and report.teacher_joint
-    phis = {run.parent.name: json.loads(run.read_text())["phi"] for run in report.run.glob("*/run.json")}
-    assert {name: phi and phi["kind"] for name, phi in phis.items()} == {
-        "csd-seed10": "teacher", "inherit-seed10": None, "scratch-seed10": None,
-    }  # fmt: skip
-    run = report.run / "csd-seed10"
     expected = report.student_path.read_bytes()
-    for folder in (run, report.run):
+    for folder in (report.run / "csd-seed10", report.run):
         facts = json.loads((folder / "run.json").read_text())
         del facts["result"]
         (folder / "run.json").write_text(json.dumps(facts))

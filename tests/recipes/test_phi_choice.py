@@ -30,20 +30,12 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return hub_cache()
 
 
-@pytest.fixture(scope="module")
-def random_vgg() -> bytes:
-    """Return the file of a VGG-19 with random weights."""
-    torch.manual_seed(0)
-    file = io.BytesIO()
-    torch.save(VGG19().state_dict(), file)
-    return file.getvalue()
-
-
 @pytest.fixture
-def weights(random_vgg: bytes, monkeypatch: pytest.MonkeyPatch) -> bytes:
-    """Return such a file; its checksum is the expected one."""
-    monkeypatch.setattr(recipes.terms.phi, "SHA256", hashlib.sha256(random_vgg).hexdigest()[:8])
-    return random_vgg
+def weights(monkeypatch: pytest.MonkeyPatch) -> bytes:
+    """Return a file whose checksum is the expected one."""
+    content = bytes(range(256)) * 64
+    monkeypatch.setattr(recipes.terms.phi, "SHA256", hashlib.sha256(content).hexdigest()[:8])
+    return content
 
 
 def test_phi_without_a_file_or_a_network_is_the_teachers(hub: Path) -> None:
@@ -71,8 +63,12 @@ def test_phi_is_what_the_user_says(hub: Path, tmp_path: Path, monkeypatch: pytes
         resolve_phi(weights=tmp_path / "absent.pth")
 
 
-def test_phi_is_downloaded_once_into_the_hub_cache(hub: Path, weights: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    reports = list[tuple[int, int]]()
+def test_phi_is_downloaded_once_into_the_hub_cache(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    file, reports = io.BytesIO(), list[tuple[int, int]]()
+    torch.save(VGG19().state_dict(), file)
+    weights = file.getvalue()
+    monkeypatch.setattr(recipes.terms.phi, "SHA256", hashlib.sha256(weights).hexdigest()[:8])
     with file_server(weights) as server:
         monkeypatch.setattr(recipes.terms.phi, "URL", server.url)
         source = resolve_phi(progress=lambda title, done, total: reports.append((done, total)))

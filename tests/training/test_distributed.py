@@ -101,6 +101,13 @@ def outcome(run: Path) -> tuple[bytes, bytes, list[dict[str, Any]]]:
     return (run / "student.safetensors").read_bytes(), (run / "checkpoints/best.safetensors").read_bytes(), curve(run)
 
 
+def assert_continued(run: Path, undisturbed: Path) -> None:
+    """Continue a run, and require the bytes of one that nothing disturbed."""
+    code, out, err = run_torchrun("-m", "srkd", "compress", "--resume", str(run))
+    assert code == 0, err
+    assert "continuing at step " in out and outcome(run) == outcome(undisturbed)
+
+
 @pytest.fixture(scope="module")
 def undisturbed(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("two") / "run"
@@ -213,9 +220,7 @@ def test_a_killed_process_ends_the_others_and_the_run_goes_on(inputs, undisturbe
     line = error_line(err)
     assert "another process was lost at step " in line and "rank 0 of 2 noticed" in line
     assert f"continue with: torchrun ... -m srkd compress --resume {run}" in line
-    code, out, err = run_torchrun("-m", "srkd", "compress", "--resume", str(run))
-    assert code == 0, err
-    assert "continuing at step " in out and outcome(run) == outcome(undisturbed)
+    assert_continued(run, undisturbed)
 
 
 @pytest.mark.parametrize("lost", [True, False])
@@ -265,9 +270,7 @@ def test_all_stop_at_the_same_step_when_asked(inputs, undisturbed, tmp_path, num
         _, err = process.communicate(timeout=LOST)
     line = error_line(err)
     assert "interrupted and saved at step " in line and "torchrun ... -m srkd compress --resume" in line
-    code, out, err = run_torchrun("-m", "srkd", "compress", "--resume", str(run))
-    assert code == 0, err
-    assert "continuing at step " in out and outcome(run) == outcome(undisturbed)
+    assert_continued(run, undisturbed)
 
 
 @pytest.mark.ci
@@ -307,9 +310,7 @@ def test_two_machines_of_which_one_goes_down(inputs, undisturbed, tmp_path, gone
         _, err = machines[1 - gone].communicate(timeout=LOST)
         assert time.monotonic() - began < LOST
     assert "another process was lost at step " in err and f"rank {1 - gone} of 2 noticed" in err
-    code, out, err = run_torchrun("-m", "srkd", "compress", "--resume", str(run))
-    assert code == 0, err
-    assert "continuing at step " in out and outcome(run) == outcome(undisturbed)
+    assert_continued(run, undisturbed)
 
 
 def test_a_batch_is_shared_evenly_or_refused():

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from compressor.base.context import Context
 from compressor.base.durations import describe_duration, round_down
 from compressor.base.interrupts import StopRequest, catch_signals, exit_on_sigterm
 from compressor.training import pace as pace_module
@@ -90,19 +89,7 @@ def test_durations_name_fewer_steps_only_where_a_person_would_not_wait():
     assert [round_down(count) for count in (0, 1, 7, 99, 2600)] == [0, 1, 5, 50, 2000]
 
 
-def test_loss_and_speed_are_shown_from_the_first_step(teacher, photos, tmp_path):
-    lines: list[tuple[str, float]] = []
-    context = Context(status=lambda line, left: lines.append((line, left)))
-    from srkd.options.compress import CompressOptions
-    from srkd.runs.compression import run_compress
-
-    options = CompressOptions.of(teacher, data=photos, init="inherit", steps=3, out=tmp_path / "run", settings=SMALL)
-    run_compress(options, context)
-    line, left = lines[0]
-    assert line.startswith("loss 0.") and line.endswith(" steps/s") and left > 0
-
-
-def test_a_resumed_run_shows_them_too(teacher, photos, tmp_path, monkeypatch, capsys):
+def test_a_resumed_run_shows_loss_and_speed(teacher, photos, tmp_path, monkeypatch, capsys):
     from srkd.cli.main import run
 
     def stop(title: str, done: int, total: int) -> None:

@@ -296,12 +296,3 @@ def test_damaged_states_are_skipped_and_reported(unfinished):
     assert any(f"{newest} is damaged" in line and f"{older.name} is used instead" in line for line in lines)
     assert "continuing at step 3 of 4" in lines
     assert newest.with_suffix(".damaged").stat().st_size == 500
-
-
-def test_no_readable_state_is_one_line(unfinished):
-    for path in states(unfinished):
-        path.write_bytes(b"")
-    with pytest.raises(SrkdError, match="none of the 2 saved states can be read") as caught:
-        resume(unfinished)
-    assert "\n" not in str(caught.value) and "is empty" in str(caught.value)
-    assert [path.stat().st_size for path in states(unfinished)] == [0, 0]

@@ -105,6 +105,10 @@ def test_damaged_states_are_put_aside_so_that_good_ones_stay(state: State, tmp_p
     assert loaded == ["state-00000001.pt"] and len(lines) == 2 and "state-00000003.pt is empty" in lines[0]
     assert states.paths() == [tmp_path / "state-00000001.pt"]
     assert SavedStates(tmp_path / "none").load_newest(load, lines.append) is None
+    (tmp_path / "state-00000001.pt").write_bytes(b"")
+    with pytest.raises(SrkdError, match=r"none of the 1 saved states .*state-00000001\.pt is empty"):
+        states.load_newest(load, lines.append)
+    assert (tmp_path / "state-00000001.pt").is_file()
 
 
 def test_a_state_of_another_run_is_told_and_not_passed_over(state: State, tmp_path: Path):
