@@ -95,8 +95,6 @@ def average_gradients(
     without a gradient on any process keeps none, so that the optimiser skips it as in a single process; if another
     process has a gradient, a missing one counts as zeros.
     """
-    if processes.is_single:
-        return numbers
     gradients = [parameter.grad for parameter in parameters]
     present = torch.tensor([float(gradient is not None) for gradient in gradients], device=numbers.device)
     pieces = [

@@ -26,7 +26,7 @@ def published_options(method: str, spec: Spec) -> dict[str, Any]:
 def networks_with(method: str) -> list[str]:
     """Return the names of the networks for which options of a method are published."""
     return [
-        one.name
-        for one in architectures()
-        if any(name.startswith(f"{method}.") for entry in one.published for name in entry.settings)
+        network.name
+        for network in architectures()
+        if any(name.startswith(f"{method}.") for entry in network.published for name in entry.settings)
     ]

@@ -41,7 +41,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Literal, NamedTuple, cast
+from typing import Annotated, Literal, cast
 
 import torch
 from pydantic import Field
@@ -218,26 +218,21 @@ def all_outputs(forward: Forward, taps: Sequence[str]) -> list[torch.Tensor]:
     return [*(forward.images[tap] for tap in taps), forward.sr]
 
 
-class Bands(NamedTuple):
-    """The low band, and the three high bands in the code's order: rows, columns, diagonals."""
+def high_bands(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return the high bands, (B,C,⌈h/2⌉,⌈w/2⌉), in the code's order: rows, columns, diagonals.
 
-    low: torch.Tensor
-    high: tuple[torch.Tensor, torch.Tensor, torch.Tensor]
-
-
-def haar(images: torch.Tensor) -> Bands:
-    """Return one level of the transform, (B,C,⌈h/2⌉,⌈w/2⌉) per band; odd sizes are padded with zeros at the end."""
+    Odd sizes are padded with zeros at the end.
+    """
     x = widen(images)
     x = F.pad(x, (0, x.shape[-1] % 2, 0, x.shape[-2] % 2))
     a, b = x[..., 0::2, 0::2], x[..., 0::2, 1::2]
     c, d = x[..., 1::2, 0::2], x[..., 1::2, 1::2]
-    high = ((a + b - c - d) / 2, (a - b + c - d) / 2, (a - b - c + d) / 2)
-    return Bands((a + b + c + d) / 2, high)
+    return (a + b - c - d) / 2, (a - b + c - d) / 2, (a - b - c + d) / 2
 
 
 def band_l1(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
     """Return the sum of L1 over the three high bands for each sample, (B,)."""
-    pairs = zip(haar(student).high, haar(teacher).high, strict=True)
+    pairs = zip(high_bands(student), high_bands(teacher), strict=True)
     return torch.stack([sample_l1(*pair) for pair in pairs]).sum(0)
 
 
@@ -263,7 +258,7 @@ def windowed_matrix_l1(
 
     The window is the same for S, T and y, and differs between samples and bands; small bands are used completely.
     """
-    transformed = [haar(images).high for images in (student, teacher, label)]
+    transformed = [high_bands(images) for images in (student, teacher, label)]
     height, width = transformed[0][0].shape[-2:]
     size = min(window, height), min(window, width)
     corners = random_positions("hkdsr-windows", seed, step, samples, (height - size[0], width - size[1]), draws=3)

@@ -62,7 +62,7 @@ class Gated(PlainMethod):
         else:
             running = cast(RunningSpread, cast(nn.ModuleDict, step.modules[cast(Method, self).name])["spread"])
             moments = running.moments_with(step.all_gather(gap))
-            step.after_update(lambda: running.store(moments))
+            step.after_update(lambda: running.moments.copy_(moments))
             values = torch.sigmoid(gap / running.deviation(moments).to(gap.dtype).clamp_min(MIN_SPREAD))
         step.observe("gate_open", values.mean())
         return values
@@ -90,9 +90,6 @@ class RunningSpread(nn.Module):
         steps, values = steps + 1, values.detach().to(mean.dtype)
         share = 1 / steps.clamp_max(HORIZON)
         return torch.stack([steps, mean.lerp(values.mean(), share), square.lerp(values.square().mean(), share)])
-
-    def store(self, moments: torch.Tensor) -> None:
-        self.moments.copy_(moments)
 
     @staticmethod
     def deviation(moments: torch.Tensor) -> torch.Tensor:

@@ -38,6 +38,8 @@ LEVEL_WEIGHTS = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1.0)
 """CSD's level weights v (contrast.py); their number limits the levels of φ."""
 COMPARED_AT = (192, 192)
 """Image size at which the cost of φ is counted: an HR patch of the published runs."""
+VGG19_MACS = 13_313_507_328
+"""The multiply-accumulates of VGG-19 for such an image."""
 
 
 class Phi(nn.Module, ABC):
@@ -190,15 +192,5 @@ def plan_teacher_phi(spec: Spec) -> TeacherPhiPlan:
         for block in [tap for tap in network.taps if tap.startswith("body[")][: len(LEVEL_WEIGHTS)]:
             network.get_submodule(network.taps[block].module).register_forward_hook(record_level)
         network(torch.empty(1, network.descriptor.channels, *COMPARED_AT))
-    levels = max(1, sum(count <= vgg19_macs() for count in macs))
+    levels = max(1, sum(count <= VGG19_MACS for count in macs))
     return TeacherPhiPlan(tuple(macs[:levels]), started_by_level[levels - 1])
-
-
-@lru_cache(maxsize=1)
-def vgg19_macs() -> int:
-    """Return the MACs of VGG-19 at 192×192: 13.31 G."""
-    from torch.utils.flop_counter import FlopCounterMode
-
-    with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
-        VGG19()(torch.empty(1, 3, *COMPARED_AT))
-    return int(counter.get_total_flops()) // 2

@@ -126,10 +126,10 @@ def test_a_calibrated_weight_begins_with_a_tenth_to_three_tenths_of_the_pixel_lo
 def test_the_running_spread_is_that_of_everything_seen() -> None:
     running, values = RunningSpread(), torch.randn(7, 5, generator=torch.Generator().manual_seed(0)) + 2
     for row in values:
-        running.store(running.moments_with(row))
+        running.moments.copy_(running.moments_with(row))
     assert running.deviation(running.moments).item() == pytest.approx(values.std(correction=0).item(), rel=1e-4)
     for _ in range(8 * HORIZON):
-        running.store(running.moments_with(torch.tensor([-1.0, 3.0])))
+        running.moments.copy_(running.moments_with(torch.tensor([-1.0, 3.0])))
     assert running.deviation(running.moments).item() == pytest.approx(2.0, rel=1e-2)
 
 
