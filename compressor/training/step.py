@@ -155,7 +155,7 @@ class Step:
         self.lr, self._hr, self._step_networks = batch.lr, batch.hr, networks
         self.modules, self.helpers = networks.modules, networks.helpers
         self.observed: dict[str, torch.Tensor] = {}
-        self._after_update: list[Callable[[], None]] = []
+        self._after_update: list[Callable[[], object]] = []
         self._zoom_out = batch.labels["zoom-out"].lr if "zoom-out" in batch.labels else None
         for runner in networks.students:
             runner.outputs.clear()
@@ -219,7 +219,7 @@ class Step:
         """Log a mean over this process's samples that is not a loss, under `seen/NAME`."""
         self.observed[name] = value.detach()
 
-    def after_update(self, act: Callable[[], None]) -> None:
+    def after_update(self, act: Callable[[], object]) -> None:
         """Call `act` after the optimiser's update, so that a skipped step does not change a method's modules."""
         self._after_update.append(act)
 
