@@ -18,15 +18,17 @@ from export.profile.process import Workload
 DEFAULT_RUNTIMES = ("torch", "onnxruntime")
 DEFAULT_SIZE = (128, 128)
 ALL = "all"
-PRECISIONS = ("fp32", "bf16", "fp16", "int8")
 
 
 @dataclass(frozen=True)
 class ProfileSettings:
-    """The settings of a profile. Sizes are (width, height); `threads` None means as many as torch uses; `seconds` is
-    the time for each row at each size; `scale` and `arch_options` are for checkpoints that do not state them,
-    `teacher_options` for the teacher's only. `runtimes` ("all",) are those that work here. With "int8" among the
-    precisions, checkpoints are written in int8 for runtimes of such files; torch and the teacher use float."""
+    """The settings of a profile; the options of the verb have checked each value.
+
+    Sizes are (width, height); `threads` None means as many as torch uses; `seconds` is the time for each row at each
+    size; `scale` and `arch_options` are for checkpoints that do not state them, `teacher_options` for the teacher's
+    only. `runtimes` ("all",) are those that work here. With "int8" among the precisions, checkpoints are written in
+    int8 for runtimes of such files; torch and the teacher use float.
+    """
 
     runtimes: tuple[str, ...] = DEFAULT_RUNTIMES
     device: str = "cpu"
@@ -45,19 +47,8 @@ class ProfileSettings:
     """Factor on the usual limits of memory and time for the first run of an untrusted program."""
 
     def __post_init__(self) -> None:
-        for name in self.runtimes:
-            if name != ALL:
-                RUNTIMES.find(name)
-        for name in self.precisions:
-            if name not in PRECISIONS:
-                raise UsageError(f"precision {name!r} is not one of {', '.join(PRECISIONS)}")
         if not (self.runtimes and self.lr_sizes and self.precisions and self.batches):
             raise UsageError("nothing to measure: at least one runtime, precision, size and batch are needed")
-        sides = [("lr_size", side) for size in self.lr_sizes for side in size]
-        batches = [("batch", batch) for batch in self.batches]
-        for name, value in (*batches, ("threads", self.threads or 1), *sides):
-            if value < 1:
-                raise UsageError(f"{name}={value}: at least 1 is needed")
         require_threads(self.threads)
 
     @cached_property

@@ -157,6 +157,7 @@ def trained_like(network: Network) -> Network:
     return network
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spec", [CompactSpec(2, width=32, depth=4), EDSRSpec(scale=2, width=24, depth=2)])
 def test_weights_do_not_change_the_time(spec: CompactSpec | EDSRSpec) -> None:
     """Times are CPU times in turns. Denormal numbers would change them, but random weights give none."""
