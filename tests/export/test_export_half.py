@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +14,9 @@ import torch
 from onnx import TensorProto, numpy_helper
 
 from compressor.inference.open import open_model
-from compressor.models.networks.base import Network, Spec
-from compressor.models.networks.carn_m import CARNMSpec
-from compressor.models.networks.compact import CompactSpec
+from compressor.models.networks.base import Network
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
-from compressor.runtimes.onnx_runtime import OnnxRuntime
 from compressor.runtimes.torch_runtime import TorchRuntime
 from export.convert import to_onnx
 from export.convert.to_half import to_half
@@ -28,7 +24,7 @@ from export.convert.to_onnx import write_graph
 from export.formats.conversion import CannotConvert, Conversion, FileOptions
 from export.formats.proof_inputs import proof_inputs
 from export.formats.table import Bounds
-from export.graph.onnx_graph import ExportedGraph, build_graph, new_order, use_depth_first
+from export.graph.onnx_graph import ExportedGraph, build_graph, new_order
 from export.profile.report import profile_models
 from export.profile.settings import ProfileSettings
 from export.proof.verify import verify
@@ -138,31 +134,6 @@ def test_the_order_of_channels(block: int) -> None:
     cut = features[:, order].reshape(n, block, block, c // block**2, h, w)  # DepthToSpace in mode DCR, as ONNX has it
     of_srkd = cut.permute(0, 3, 4, 1, 5, 2).reshape(n, c // block**2, h * block, w * block)
     assert torch.equal(of_srkd, torch.pixel_shuffle(features, block))
-
-
-@pytest.mark.parametrize(
-    "spec",
-    [replace(SPEC, scale=3), CARNMSpec(2, width=8), CompactSpec(4, width=4, depth=1)],
-    ids=lambda spec: f"{spec.arch}x{spec.scale}",
-)
-@pytest.mark.slow
-def test_the_other_shuffle_gives_the_same_image(spec: Spec, tmp_path: Path) -> None:
-    network = build(spec, seed=1)
-    graph = build_graph(network, None, 18)
-    shuffled = copy.deepcopy(graph)
-    use_depth_first(shuffled.model)
-    modes = [
-        a.s for n in shuffled.model.graph.node if n.op_type == "DepthToSpace" for a in n.attribute if a.name == "mode"
-    ]
-    assert modes and set(modes) == {b"DCR"}
-    gathers = sum(node.op_type == "Gather" for node in shuffled.model.graph.node)
-    assert bool(gathers) == (spec.arch == "carn_m"), "only grouped convolutions need one"
-    plain, dcr = (
-        OnnxRuntime(written(network, either, tmp_path / f"{name}.onnx")).run(LR)
-        for name, either in (("crd", graph), ("dcr", shuffled))
-    )
-    torch.testing.assert_close(dcr, plain, atol=1e-6, rtol=0)
-    assert shuffled.model.graph.initializer != graph.model.graph.initializer
 
 
 def test_bytes_in_bytes_out(network: Network, graphs: Callable[[int], ExportedGraph], tmp_path: Path) -> None:

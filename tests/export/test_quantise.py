@@ -337,20 +337,6 @@ def test_every_layer_is_stored_in_integers() -> None:
     assert {tensor.data_type for tensor in large} == {onnx.TensorProto.INT8}
 
 
-def test_onnx_runtime_computes_layers_and_sums_of_the_cpu_flavour_with_integers(tmp_path: object) -> None:
-    _, ends = ends_of(SMALL)
-    _, _, model = quantised(ends, photos_like())
-    options = onnxruntime.SessionOptions()
-    options.optimized_model_filepath = f"{tmp_path}/optimised.onnx"
-    options.log_severity_level = 4
-    onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    operators = [node.op_type for node in onnx.load(options.optimized_model_filepath).graph.node]
-    assert operators.count("QLinearConv") == len(ends.graph.layers)
-    assert operators.count("QLinearAdd") == 3  # two blocks and the long skip
-    assert "Conv" not in operators
-    assert "Relu" not in operators
-
-
 def test_the_tensorrt_flavour_has_no_zero_points_and_biases_in_float() -> None:
     """These are the rules of NVIDIA's explicit quantisation, checked in the graph."""
     _, ends = ends_of(SMALL)
