@@ -45,9 +45,7 @@ def find_sets(data: Path, *, scale: int, lr: Path | None = None) -> tuple[ImageS
     suffix), or a folder of several of these. `lr` names the low-resolution folder of a single set.
     """
     data = Path(data)
-    if not data.is_dir():
-        what = "is a file: give the folder that holds it" if data.exists() else "does not exist"
-        raise SrkdError(f"data folder {data} {what}")
+    _require_folder(data, "data folder")
     folders = [data] if _is_set(data) else [folder for folder in _subfolders(data) if _is_set(folder)]
     if not folders:
         kinds = " ".join(sorted(IMAGE_SUFFIXES))
@@ -60,16 +58,25 @@ def find_sets(data: Path, *, scale: int, lr: Path | None = None) -> tuple[ImageS
 
 def find_lr_images(folder: Path) -> tuple[LrImage, ...]:
     """Return the images of a folder, or of its subfolders if it has none, as LR images without HR partners."""
-    if not folder.is_dir():
-        what = "is a file: give the folder that holds it" if folder.exists() else "does not exist"
-        raise SrkdError(f"LR folder {folder} {what}")
+    _require_folder(folder, "LR folder")
     if (folder / "HR").is_dir():
         raise SrkdError(f"{folder} holds HR/: --lr-only is for LR images without HR partners, give it with --data")
     images = list_images(folder) or [path for inner in _subfolders(folder) for path in list_images(inner)]
     if not images:
         raise SrkdError(f"no images in {folder}: it holds none of {' '.join(sorted(IMAGE_SUFFIXES))}")
+    return tuple(LrImage(name, image) for image, name in _names(images).items())
+
+
+def _require_folder(folder: Path, kind: str) -> None:
+    if not folder.is_dir():
+        what = "is a file: give the folder that holds it" if folder.exists() else "does not exist"
+        raise SrkdError(f"{kind} {folder} {what}")
+
+
+def _names(images: list[Path]) -> dict[Path, str]:
+    """Return the stem of each image, or its whole name where several have one stem."""
     times = Counter(image.stem for image in images)
-    return tuple(LrImage(image.stem if times[image.stem] == 1 else image.name, image) for image in images)
+    return {image: image.stem if times[image.stem] == 1 else image.name for image in images}
 
 
 def list_images(folder: Path) -> list[Path]:
@@ -111,10 +118,7 @@ def _read_set(folder: Path, scale: int, lr: Path | None) -> ImageSet:
         raise SrkdError(f"no images in {hr_folder}: it holds none of {' '.join(sorted(IMAGE_SUFFIXES))}")
     lr_folder = lr if lr is not None else _stored_lr(folder, scale)
     partners = _partners(images, lr_folder, scale) if lr_folder is not None else {}
-    times = Counter(image.stem for image in images)
-    pairs = tuple(
-        ImagePair(image.stem if times[image.stem] == 1 else image.name, image, partners.get(image)) for image in images
-    )
+    pairs = tuple(ImagePair(name, image, partners.get(image)) for image, name in _names(images).items())
     return ImageSet(folder.resolve().name, pairs)
 
 
@@ -133,8 +137,7 @@ def _stored_lr(folder: Path, scale: int) -> Path | None:
 
 
 def _partners(images: list[Path], lr_folder: Path, scale: int) -> dict[Path, Path | None]:
-    if not lr_folder.is_dir():
-        raise SrkdError(f"LR folder {lr_folder} does not exist")
+    _require_folder(lr_folder, "LR folder")
     stored = {path.stem: path for path in reversed(list_images(lr_folder))}  # the first of equal stems wins
     partners = {image: stored.get(f"{image.stem}x{scale}") or stored.get(image.stem) for image in images}
     missing = [image.stem for image, partner in partners.items() if partner is None]

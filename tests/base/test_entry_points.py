@@ -10,10 +10,10 @@ import pytest
 
 from compressor.base.entry_points import EntryPointTable
 from recipes.catalogue import METHODS, MethodEntry
-from tests.support.commands import ROOT, Outcome, srkd
+from tests.support.commands import ROOT, python
 from tests.support.packages import install
 
-METHOD = """
+METHODS_OF_A_LAB = """
 from dataclasses import dataclass
 
 import torch
@@ -21,7 +21,8 @@ import torch
 from compressor.training.method import PlainMethod
 from recipes.catalogue import Contribution, MethodEntry
 
-CONTRIBUTION = Contribution({"broken": MethodEntry("lab_broken:Broken", "nothing")})
+NAMES = ("broken", "misuse")
+CONTRIBUTION = Contribution({name: MethodEntry(f"lab_broken:{name.title()}", "nothing") for name in NAMES})
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,24 @@ class Broken(PlainMethod):
 
     def terms(self, step):
         return {"broken": torch.zeros(2, 3) @ torch.zeros(2, 3)}  # the line that fails
+
+
+@dataclass(frozen=True)
+class Misuse(Broken):
+    name = "misuse"
+
+    def terms(self, step):
+        return {"broken": step.student(images=3)}
 """
-LINE = 1 + METHOD[: METHOD.index("# the line")].count("\n")
+LINE = 1 + METHODS_OF_A_LAB[: METHODS_OF_A_LAB.index("# the line")].count("\n")
+TRAIN = """
+import sys
+from srkd.cli.main import run
+
+for name in ("broken", "misuse"):
+    words = ["--recipe", f"{sys.argv[1]}/{name}.yaml", "--student", "edsr:width=4,depth=1,scale=2", "--steps", "2"]
+    print("ends with", run(["compress", *words, "--out", f"{sys.argv[1]}/{name}"]), file=sys.stderr)
+"""
 install_method = partial(
     install, module="lab_broken", group="srkd.recipes", entry_points="lab = lab_broken:CONTRIBUTION"
 )
@@ -67,25 +84,16 @@ def test_a_module_that_cannot_be_imported(
         MethodEntry("lab_broken:It", "nothing", package="lab").load()
 
 
-def train(folder: Path, program: str) -> Outcome:
-    """Run srkd compress with the method of a package that contains this program."""
-    site, recipe = install_method(folder / "site", program=program), folder / "mine.yaml"
-    recipe.write_text("title: t\nsource: s\nmethods:\n  - name: broken\nschedule:\n  batch: 1\n  lr_patch: 8\n")
-    options = ("--student", "edsr:width=4,depth=1,scale=2", "--steps", "2", "--out", folder / "run")
-    return srkd("compress", "--recipe", recipe, *options, PYTHONPATH=os.pathsep.join([str(site), str(ROOT)]))
-
-
 @pytest.mark.ci
-def test_a_method_that_raises_in_training(tmp_path: Path) -> None:
-    done = train(tmp_path, METHOD)
-    last = done.err.strip().splitlines()[-1]
-    assert done.code == 1 and "Traceback" not in done.err
-    assert last.startswith("srkd: the package lab failed: RuntimeError: ")
-    assert f", at {tmp_path / 'site' / 'lab_broken.py'}:{LINE}; rerun with -v" in last
-
-
-@pytest.mark.ci
-def test_a_mistake_of_srkd_is_not_put_on_a_package(tmp_path: Path) -> None:
-    """An error raised by srkd itself, when a package calls it, is attributed to srkd."""
-    done = train(tmp_path, METHOD.replace("torch.zeros(2, 3) @ torch.zeros(2, 3)", "step.student(images=3)"))
-    assert done.code == 1 and "srkd: internal error: TypeError" in done.err, done.err
+def test_an_error_in_training_is_put_on_the_package_that_raised_it(tmp_path: Path) -> None:
+    """An error raised by srkd itself, when a package calls it wrongly, is attributed to srkd."""
+    site = install_method(tmp_path / "site", program=METHODS_OF_A_LAB)
+    for name in ("broken", "misuse"):
+        recipe = f"title: t\nsource: s\nmethods:\n  - name: {name}\nschedule:\n  batch: 1\n  lr_patch: 8\n"
+        (tmp_path / f"{name}.yaml").write_text(recipe)
+    done = python("-c", TRAIN, tmp_path, PYTHONPATH=os.pathsep.join([str(site), str(ROOT)]))
+    broken, misuse, _ = done.err.split("ends with 1\n")
+    last = broken.strip().splitlines()[-1]
+    assert last.startswith("srkd: the package lab failed: RuntimeError: ") and "Traceback" not in broken
+    assert f", at {site / 'lab_broken.py'}:{LINE}; rerun with -v" in last
+    assert "srkd: internal error: TypeError" in misuse

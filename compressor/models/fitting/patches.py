@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from compressor.images.files import read_rgb_u8
-from compressor.images.resize import downscale_u8
+from compressor.images.resize import downscale_u8, mod_crop
 from compressor.images.sets import embedded_photos
 
 PATCH = 48
@@ -28,9 +28,7 @@ def embedded_patches(scale: int, channels: int = 3) -> torch.Tensor:
     """Return patches of the embedded training photos, downscaled by the scale, side by side without overlap."""
     patches = []
     for path in embedded_photos("train").values():
-        hr = read_rgb_u8(path)
-        height, width = (length // scale * scale for length in hr.shape[-2:])
-        lr = downscale_u8(hr[:, :height, :width], scale)[:channels].float().div(255)
+        lr = downscale_u8(mod_crop(read_rgb_u8(path), scale), scale)[:channels].float().div(255)
         side = min(PATCH, *lr.shape[-2:])
         tiles = lr.unfold(1, side, side).unfold(2, side, side)
         patches.append(tiles.permute(1, 2, 0, 3, 4).reshape(-1, channels, side, side))

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import pkgutil
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache
 
-import torch
-
 from compressor.base.entry_points import EntryPointTable, describe_failure, package_of, top_module
 from compressor.base.errors import SrkdError, UsageError
+from compressor.base.randomness import torch_seed
 from compressor.models.networks.base import Architecture, Network, Spec
 from compressor.models.quantisation.description import Quantisation
 from compressor.models.quantisation.quantisers import add_quantisers
@@ -83,19 +83,12 @@ def build(spec: Spec, *, seed: int | None = None, quantisation: Quantisation | N
 
     With a seed the weights depend on it alone, and torch's global generator is not changed.
     """
-    if seed is None:
-        return _build(spec, quantisation)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return _build(spec, quantisation)
-
-
-def _build(spec: Spec, quantisation: Quantisation | None) -> Network:
     family = architecture(spec.arch)
-    network = family.build(spec)
-    if quantisation is not None:
-        add_quantisers(network, quantisation, family.quantised, arch=spec.arch)
-        network.quantisation = quantisation
+    with nullcontext() if seed is None else torch_seed(seed):
+        network = family.build(spec)
+        if quantisation is not None:
+            add_quantisers(network, quantisation, family.quantised, arch=spec.arch)
+            network.quantisation = quantisation
     return network.eval()
 
 
