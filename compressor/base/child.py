@@ -11,7 +11,8 @@ done, total]} while it works, then {"result": ...} or {"error": "one line"}. The
 If the function is a class, the child keeps the instance, the first result is None, and each further line calls one of
 its methods: {"call": name, "arguments": {...}}. Output of native code goes to stderr.
 
-With `limits` the child is also sandboxed (`isolation.py`) before it imports the function: for untrusted files.
+With `limits` the child is also jailed (`isolation.py`) before it imports the function: for untrusted files. It is no
+part of the terminal's session, so that Ctrl-C reaches srkd alone, which ends it.
 
 A program that starts many children, such as a test suite, may start them in its own way (`children_started_by`): a new
 interpreter takes seconds to import torch.
@@ -27,7 +28,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import asdict
 from functools import partial
@@ -39,6 +40,9 @@ from compressor.base.errors import SrkdError
 from compressor.base.isolation import MB, ResourceLimits, end_with_parent, restrict_process
 
 ROOT = Path(__file__).resolve().parents[2]
+
+MOST_OF_AN_ERROR = 2000
+"""Characters of an error that are shown: the child may have been made to write more."""
 
 Job: TypeAlias = Callable[..., Any]
 """A function or class called as function(progress, **job). It, or each method of the class, returns JSON values."""
@@ -74,6 +78,7 @@ class StartChild(Protocol):
         environment: Mapping[str, str] | None = None,
         progress: Progress = no_progress,
         limits: ResourceLimits | None = None,
+        files: Sequence[int] = (),
     ) -> Worker: ...
 
 
@@ -91,25 +96,25 @@ class Child:
         environment: Mapping[str, str] | None = None,
         progress: Progress = no_progress,
         limits: ResourceLimits | None = None,
+        files: Sequence[int] = (),
     ) -> None:
+        """Start the child, which inherits the open `files`."""
         self._what, self._progress = what, progress
         self._most = None if limits is None else limits.output_mb * MB
         self._files = ExitStack()
         self._errors = self._files.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 - as long as the child lives
         # The packages of srkd can be imported from any folder.
         import_path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-        restrictions, scratch = [], {}
-        if limits is not None:
-            folder = self._files.enter_context(tempfile.TemporaryDirectory(prefix="srkd-"))
-            scratch = {"TMPDIR": folder}
-            restrictions = [json.dumps({"limits": asdict(limits), "writable": [os.devnull, folder]})]
+        restrictions = [] if limits is None else [json.dumps(asdict(limits))]
         self._process = subprocess.Popen(  # noqa: S603 - this interpreter and a function of srkd
             [sys.executable, "-m", __name__, function, *restrictions],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
-            env={**os.environ, "PYTHONPATH": import_path, **scratch, **(environment or {})},
+            env={**os.environ, "PYTHONPATH": import_path, **(environment or {})},
             text=True,
+            pass_fds=files,
+            start_new_session=limits is not None,
         )
         self._send(job)
 
@@ -152,7 +157,7 @@ class Child:
         if "result" in event:
             return event["result"]
         if "error" in event:
-            raise SrkdError(str(event["error"]))
+            raise SrkdError(str(event["error"])[:MOST_OF_AN_ERROR])
         code = self._process.wait()
         if timed_out.is_set():
             raise ChildFailed(self._what, f"it took over {timeout_seconds:g} s")
@@ -184,17 +189,30 @@ class Child:
         A child that writes more than `limits.output_mb` has failed.
         """
         assert self._process.stdout is not None
-        while line := self._process.stdout.readline(-1 if self._most is None else self._most + 1):
-            if self._most is not None:
-                self._most -= len(line)
-                if self._most < 0:
+        most = self._most
+        while line := self._process.stdout.readline(-1 if most is None else most + 1):
+            if most is not None:
+                most -= len(line)
+                if most < 0:
                     raise ChildFailed(self._what, "its answer is too long")
-            with suppress(ValueError):  # a line that a crash cut short
-                event: dict[str, Any] = json.loads(line)
-                if "progress" not in event:
-                    return event
+            event = _read_event(line)
+            if not event.keys().isdisjoint(("result", "error")):
+                return event
+            if "progress" in event:
                 self._progress(*event["progress"])
         return {}
+
+
+def _read_event(line: str) -> dict[str, Any]:
+    """Return an event, or nothing if a crash cut the line short or a hostile file wrote it."""
+    try:
+        event = json.loads(line)
+        if "progress" in event:
+            title, done, total = event["progress"]
+            return {"progress": (str(title)[:MOST_OF_AN_ERROR], int(done), int(total))}
+    except (ValueError, TypeError, OverflowError, RecursionError):
+        return {}
+    return event if isinstance(event, dict) else {}
 
 
 _start_child: StartChild = Child
@@ -212,10 +230,16 @@ def children_started_by(start: StartChild) -> Iterator[None]:
 
 
 def start_child(
-    function: str, job: Mapping[str, object], *, what: str, environment: Mapping[str, str] | None = None
+    function: str,
+    job: Mapping[str, object],
+    *,
+    what: str,
+    environment: Mapping[str, str] | None = None,
+    limits: ResourceLimits | None = None,
+    files: Sequence[int] = (),
 ) -> Worker:
     """Start a child, as `Child` does unless the program has named another way."""
-    return _start_child(function, job, what=what, environment=environment)
+    return _start_child(function, job, what=what, environment=environment, limits=limits, files=files)
 
 
 def run_in_child(
@@ -255,17 +279,23 @@ def main() -> None:
     # What native code prints must not get between the events.
     events = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    module, _, name = sys.argv[1].partition(":")
-    job = json.loads(sys.stdin.readline())
     for text in sys.argv[2:]:
-        restrictions = json.loads(text)
-        restrict_process(ResourceLimits(**restrictions["limits"]), restrictions["writable"])
+        if not getattr(sys.flags, "safe_path", False):
+            del sys.path[0]  # the current folder, whose files are the user's
+        restrict_process(ResourceLimits(**json.loads(text)))
+    serve(sys.argv[1], sys.stdin, events)
 
+
+def serve(function_name: str, lines: Iterable[str], events: IO[str]) -> None:
+    """Do the job of the first line, and call a kept object as the other lines say; write the events."""
+    lines = iter(lines)
+    job = json.loads(next(lines))
+    module, _, name = function_name.partition(":")
     function: Job = getattr(importlib.import_module(module), name)
     is_kept = isinstance(function, type)
     work = partial(function, lambda title, done, total: _write(events, {"progress": [title, done, total]}), **job)
     instance = _answer(events, work, is_kept=is_kept)
-    for line in sys.stdin if is_kept and instance is not None else ():
+    for line in lines if is_kept and instance is not None else ():
         call = json.loads(line)
         _answer(events, partial(getattr(instance, call["call"]), **call["arguments"]))
 

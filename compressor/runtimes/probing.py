@@ -10,7 +10,7 @@ import json
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,8 @@ PROBE_SIDES = (64, 61, 96)
 MULTIPLES = (1, 2, 4, 8, 16, 32, 64)
 SIDES = (48, 40, 32, 28, 24, 20, *range(16, 0, -1))
 MOST_CRASHES = 12
+MOST_CHARACTERS = 10_000
+"""Characters of the facts of a file that are stored."""
 Run = Callable[[torch.Tensor], torch.Tensor]
 """A program that runs on images in its own value range."""
 
@@ -138,7 +140,7 @@ def run_experiments(
         copy = Path(folder) / "program"
         with report_unwritable(copy):
             copy.write_bytes(content)
-        values = _experiment(function, {**job, "path": str(copy)}, what, limits)
+        values = _experiment(function, {**job, "path": str(copy)}, what, replace(limits, readable=(str(copy),)))
     keep_result(key, values)
     return values
 
@@ -154,7 +156,7 @@ def _experiment(function: str, job: Mapping[str, object], what: str, limits: Res
     while True:
         last = ""
         try:
-            values: dict[str, Any] = run_in_child(
+            values = run_in_child(
                 function,
                 {**job, "crashed": crashed},
                 what=what,
@@ -162,6 +164,8 @@ def _experiment(function: str, job: Mapping[str, object], what: str, limits: Res
                 progress=remember,
                 limits=limits,
             )
+            if not isinstance(values, dict) or len(json.dumps(values)) > MOST_CHARACTERS:
+                raise SrkdError(f"{what}: the process that tried it gave no usable answer")
             return values
         except ChildFailed as error:
             if not (last and error.crashed) or len(crashed) == MOST_CRASHES:

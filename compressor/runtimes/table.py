@@ -39,6 +39,8 @@ class OpenOptions:
     """The number of CPU threads; None: as many as torch uses."""
     limits: float = 1.0
     """Factor on the usual limits of the trial of a foreign program."""
+    trust_code: bool = False
+    """True to run a TorchScript or torch.export program without a jail."""
     trusted: bool = False
     """True for a file that this process has just written: it needs no trial in a child process."""
     emulate_target: bool = False

@@ -109,8 +109,8 @@ class Program(Protocol):
         """Move to a device if the library can; return the device on which the program now runs."""
         ...
 
-    def tensors(self) -> Iterable[tuple[str, torch.Tensor]]:
-        """Yield the weights by name, if the library exposes them."""
+    def digest(self, settings: str) -> str:
+        """Return the sha256 of a text and of the weights as they are now."""
         ...
 
     def companions(self) -> Iterable[Path]:
@@ -125,9 +125,6 @@ class ForeignModel(ImageModel):
         super().__init__()
         self._device = torch.device("cpu")
         self.program, self.facts, self.image_settings = program, program.facts, settings
-        for name, tensor in program.tensors():
-            if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
-                raise SrkdError(f"tensor {name[:100]} of this {self.backend} model holds NaN or infinity")
 
     @property
     def network(self) -> None:
@@ -173,10 +170,7 @@ class ForeignModel(ImageModel):
         return ForeignModel(self.program, ForeignSettings.from_options(settings))
 
     def fingerprint(self) -> str:
-        digest = hashlib.sha256(repr(self.image_settings).encode())
-        for name, tensor in sorted(self.program.tensors(), key=lambda pair: pair[0]):
-            digest.update(name.encode() + tensor_bytes(tensor))
-        return digest.hexdigest()
+        return self.program.digest(repr(self.image_settings))
 
     def forward(self, lr: torch.Tensor) -> torch.Tensor:
         """Return the output: images are padded to an accepted size, run in the program's own range, and cropped."""
@@ -224,6 +218,7 @@ class ModuleProgram:
 
     def __init__(self, module: nn.Module, facts: ForeignFacts, label: str) -> None:
         self.module, self.facts, self.label = module, facts, label
+        require_finite(named_tensors(module), facts.backend)
 
     def run(self, images: torch.Tensor) -> torch.Tensor:
         return run_module(self.module, images, self.label)
@@ -232,9 +227,8 @@ class ModuleProgram:
         self.module.to(device)
         return device
 
-    def tensors(self) -> Iterable[tuple[str, torch.Tensor]]:
-        yield from self.module.named_parameters()
-        yield from self.module.named_buffers()
+    def digest(self, settings: str) -> str:
+        return weights_digest(settings, named_tensors(self.module))
 
     def companions(self) -> Iterable[Path]:
         return ()
@@ -250,6 +244,27 @@ def run_module(module: Callable[[torch.Tensor], object], images: torch.Tensor, l
         if not isinstance(output, torch.Tensor):
             raise SrkdError(f"{label} gives a {type(output).__name__}, not one image: export the part that gives it")
         return output
+
+
+def named_tensors(module: nn.Module) -> Iterable[tuple[str, torch.Tensor]]:
+    """Yield the parameters and the buffers by name."""
+    yield from module.named_parameters()
+    yield from module.named_buffers()
+
+
+def require_finite(tensors: Iterable[tuple[str, torch.Tensor]], backend: str) -> None:
+    """Refuse weights with NaN or infinity, by name."""
+    for name, tensor in tensors:
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise SrkdError(f"tensor {name[:100]} of this {backend} model holds NaN or infinity")
+
+
+def weights_digest(settings: str, tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
+    """Return the sha256 of a text and of tensors by name."""
+    digest = hashlib.sha256(settings.encode())
+    for name, tensor in sorted(tensors, key=lambda pair: pair[0]):
+        digest.update(name.encode() + tensor_bytes(tensor))
+    return digest.hexdigest()
 
 
 def count_params(module: nn.Module) -> int:

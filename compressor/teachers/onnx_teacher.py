@@ -13,7 +13,7 @@ from compressor.runtimes.onnx_file import external_files, parse_onnx, read_whole
 from compressor.runtimes.onnx_providers import providers_here
 from compressor.runtimes.onnx_runtime import OnnxRuntime, try_content
 from compressor.runtimes.table import OpenOptions
-from compressor.teachers.foreign import ForeignFacts
+from compressor.teachers.foreign import ForeignFacts, require_finite, weights_digest
 
 
 class OnnxProgram:
@@ -36,6 +36,7 @@ class OnnxProgram:
             for name, array in arrays.items()
             if array.dtype.kind == "f"
         ]
+        require_finite(self._weights, "ONNX")
         descriptor, spec = self.runtime.descriptor, self.runtime.spec
         params = sum(tensor.numel() for _, tensor in self._weights)
         self.facts = ForeignFacts("ONNX", "unknown" if spec is None else spec.arch, descriptor, params, batch)
@@ -55,5 +56,5 @@ class OnnxProgram:
     def companions(self) -> Iterable[Path]:
         return external_files(self.path)
 
-    def tensors(self) -> Iterable[tuple[str, torch.Tensor]]:
-        return self._weights
+    def digest(self, settings: str) -> str:
+        return weights_digest(settings, self._weights)

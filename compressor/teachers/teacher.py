@@ -19,9 +19,8 @@ from compressor.models.checkpoints.header import weights_file
 from compressor.models.checkpoints.load import DoesNotFit, UnknownNetwork, load_checkpoint, read_states
 from compressor.models.networks.base import Descriptor, ImageModel, Network, Spec
 from compressor.models.networks.dialect import Assumption
-from compressor.teachers.archives import archive_kind
 from compressor.teachers.foreign import ForeignModel, ForeignSettings, Program
-from compressor.teachers.programs import open_program
+from compressor.teachers.programs import archive_kind, open_program
 
 
 @dataclass(frozen=True)
@@ -114,18 +113,19 @@ def load_teacher(
     scale: int | None = None,
     arch_options: Mapping[str, object] | None = None,
     limits: float = 1.0,
+    trust_code: bool = False,
 ) -> Teacher:
     """Return the teacher in any model file: a checkpoint or run folder of srkd or a known code base, TorchScript, ONNX,
     torch.export, or a state dict that spandrel supports.
 
-    For foreign files `arch_options` holds the options of `ForeignSettings.from_options`, and `weights`. The trial of a
-    program may use `limits` times the usual time, memory and output.
+    For foreign files `arch_options` holds the options of `ForeignSettings.from_options`, and `weights`. A program may
+    use `limits` times the usual time, memory and output; with `trust_code` it needs no jail.
     """
     path, options = weights_file(Path(path)), dict(arch_options or {})
     require_regular(path)
     kind = "onnx" if path.suffix.lower() == ".onnx" else archive_kind(path)
     if kind is not None:
-        program = _open_program(kind, path, USUAL_LIMITS.scaled(limits))
+        program = _open_program(kind, path, USUAL_LIMITS.scaled(limits), trust_code=trust_code)
         return _foreign_teacher(program, path, scale, options, wrapping=kind)
     try:
         file = load_checkpoint(path, scale=scale, arch_options=options)
@@ -137,13 +137,13 @@ def load_teacher(
     return Teacher(file.network, origin)
 
 
-def _open_program(kind: str, path: Path, limits: ResourceLimits) -> Program:
+def _open_program(kind: str, path: Path, limits: ResourceLimits, *, trust_code: bool) -> Program:
     if kind == "onnx":
         from compressor.teachers.onnx_teacher import OnnxProgram
 
         return OnnxProgram(path, limits)
     if kind in ("torchscript", "export"):
-        return open_program(kind, path, limits)
+        return open_program(kind, path, limits, trust_code=trust_code)
     raise SrkdError(f"{path}: a torch.export program of an older torch: save it again with torch 2.8 or later")
 
 

@@ -235,8 +235,8 @@ class _ShapeOnly:
     def move_to(self, device: torch.device) -> torch.device:
         return device
 
-    def tensors(self) -> Iterable[tuple[str, torch.Tensor]]:
-        return ()
+    def digest(self, settings: str) -> str:
+        return ""
 
     def companions(self) -> Iterable[Path]:
         return ()

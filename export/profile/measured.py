@@ -22,6 +22,7 @@ from compressor.base.errors import SrkdError, is_out_of_memory, reason_of
 from compressor.base.memory import keep_freed_memory
 from compressor.images.metrics import finite_or_none
 from compressor.images.sets import ImageSet, embedded_pairs
+from compressor.inference.checkpoint_runtime import ForeignRuntime
 from compressor.inference.evaluate import EvaluationSettings, evaluate
 from compressor.inference.numbers import numbers_of
 from compressor.inference.open import open_model
@@ -159,8 +160,9 @@ class MeasuredModel:
                 cpu_ms = 1000 * (time.process_time() - started) / ran
         finally:
             gc.enable()
-        # CPU time is meaningless for several threads, which spin while they wait, and for a GPU's work.
-        is_alone = self._threads == 1 and self._runtime.device == "cpu"
+        # CPU time is meaningless for several threads, which spin while they wait, and for the work of a GPU or a child.
+        in_child = isinstance(self._runtime, ForeignRuntime) and self._runtime.child is not None
+        is_alone = self._threads == 1 and self._runtime.device == "cpu" and not in_child
         return asdict(TurnTimes(milliseconds, cpu_ms if is_alone else None))
 
     def layers(self, *, workload: Sequence[int]) -> list[dict[str, Any]] | None:

@@ -45,6 +45,8 @@ class ProfileSettings:
     teacher_options: Mapping[str, object] | None = None
     limits: float = 1.0
     """Factor on the usual limits of memory and time for the first run of an untrusted program."""
+    trust_code: bool = False
+    """True to run TorchScript and torch.export programs without a jail."""
 
     def __post_init__(self) -> None:
         if not (self.runtimes and self.lr_sizes and self.precisions and self.batches):
@@ -110,6 +112,7 @@ class ProfileSettings:
             precision=precision,
             threads=self.threads or 1,
             limits=self.limits,
+            trust_code=self.trust_code,
         )
 
     def for_file(self, runtime: str, precision: str, *, trusted: bool = False) -> OpenOptions:

@@ -73,7 +73,13 @@ def _note_below_bicubic(result: Evaluation, options: EvaluateOptions, note: Note
             continue
         note(f"warning: {label} is below bicubic on {', '.join(below)}")
         if isinstance(model, (str, Path)) and RUNTIMES[runtime_of(Path(model))].opens_as_teacher:
-            teacher = load_teacher(model, scale=options.scale, arch_options=options.arch_options)
+            teacher = load_teacher(
+                model,
+                scale=options.scale,
+                arch_options=options.arch_options,
+                limits=options.limits,
+                trust_code=options.trust_code,
+            )
             advice = check_teacher(teacher).advice
             if advice is not None:
                 note(f"{label}: {advice}")

@@ -57,7 +57,13 @@ def inspect_opened(options: InspectOptions) -> Inspection:
 
 
 def _inspect_checkpoint(file: Path, options: InspectOptions) -> Inspection:
-    teacher = load_teacher(file, scale=options.scale, arch_options=options.arch_options, limits=options.limits)
+    teacher = load_teacher(
+        file,
+        scale=options.scale,
+        arch_options=options.arch_options,
+        limits=options.limits,
+        trust_code=options.trust_code,
+    )
     return _inspect_teacher(teacher, options)
 
 

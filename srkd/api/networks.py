@@ -22,20 +22,27 @@ from srkd.options.verbs import InspectOptions
 
 
 def load(
-    model: ModelOrPath, *, scale: int | None = None, limits: float = 1.0, **arch_options: object
+    model: ModelOrPath,
+    *,
+    scale: int | None = None,
+    limits: float = 1.0,
+    trust_code: bool = False,
+    **arch_options: object,
 ) -> Network | Teacher:
     """Return the network of a checkpoint or a run folder: eval mode, float RGB in [0,1], NCHW, in and out.
 
     A foreign file (TorchScript, ONNX, torch.export, what spandrel knows) gives a `Teacher`, with outputs only; a
-    program may use `limits` times 60 s, 4 GB and 64 MB of output when it is first tried. An open network is returned
-    as it is.
+    program may use `limits` times 60 s, 4 GB and 64 MB of output when it is first tried. TorchScript and torch.export
+    programs run in a jail; `trust_code` runs them without. An open network is returned as it is.
 
         >>> teacher = srkd.load("edsr.pt")
     """
     if isinstance(model, (Network, Teacher)):
         refuse_file_options(scale, arch_options)
         return model
-    teacher = load_teacher(path_of_model(model), scale=scale, arch_options=arch_options, limits=limits)
+    teacher = load_teacher(
+        path_of_model(model), scale=scale, arch_options=arch_options, limits=limits, trust_code=trust_code
+    )
     return teacher if teacher.network is None else teacher.network.requires_grad_(True)
 
 
@@ -81,6 +88,7 @@ def inspect(
     *,
     scale: int | None = None,
     limits: float = 1.0,
+    trust_code: bool = False,
     lr_size: Size = (256, 256),
     layers: bool = False,
     check: bool = False,
@@ -98,6 +106,7 @@ def inspect(
             path,
             scale=scale,
             limits=limits,
+            trust_code=trust_code,
             lr_size=lr_size,
             layers=layers,
             check=check,

@@ -45,6 +45,7 @@ def run_profile(options: ProfileOptions, context: Context) -> ProfileReport:
         scale=options.scale,
         arch_options=options.arch_options,
         limits=options.limits,
+        trust_code=options.trust_code,
     )
     with TemporaryDirectory(prefix="srkd-networks-") as folder:
         paths = [_profiled_file(model, Path(folder, str(index))) for index, model in enumerate(models)]

@@ -19,7 +19,7 @@ from compressor.base.choices import DEFAULT_TRACKERS, MOST_LIMITS, TRACKERS, Bor
 from compressor.base.errors import UsageError
 from compressor.runtimes.table import RUNTIMES
 from srkd.options.option import Group, Option, Options, options
-from srkd.options.shared import LIMITS_HELP, LR_ALIAS, ModelOrPath, PathOption, Size, path_of
+from srkd.options.shared import LIMITS_HELP, LR_ALIAS, TRUST_HELP, ModelOrPath, PathOption, Size, path_of
 from srkd.options.values import BYTES, DEVICE, MODEL, SETTING, SIZE, OneOf, names_of
 
 TargetPrecision: TypeAlias = Literal["fp32", "bf16", "fp16", "int8"]
@@ -71,6 +71,7 @@ class TeacherOptions(Group):
         ),
     ] = None
     limits: Annotated[float, Field(ge=1, le=MOST_LIMITS), Option(LIMITS_HELP, rare=True)] = 1.0
+    trust_code: Annotated[bool, Option(TRUST_HELP, rare=True)] = False
 
     @property
     def path(self) -> Path | None:
@@ -224,7 +225,7 @@ class TrainingOptions(Group):
         Sequence[str],
         Option(
             "Change the recipe: schedule.warmup=500, kappa=0.5. Also sets rare options: cache_size, limits, "
-            "lr_border, phi_weights, select, teacher_cache.",
+            "lr_border, phi_weights, select, teacher_cache, trust_code.",
             flags=("--set",),
             metavar="KEY=VALUE",
         ),

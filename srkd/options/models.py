@@ -102,6 +102,7 @@ def open_runtime(model: Model, options: RuntimeOptions, context: Context) -> Run
         threads=options.threads,
         precision=options.precision,
         limits=options.limits,
+        trust_code=options.trust_code,
     )
     return open_model(model, open_options, context)
 

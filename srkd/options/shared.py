@@ -44,6 +44,7 @@ Tile: TypeAlias = Annotated[
 ]
 SelfEnsemble: TypeAlias = Annotated[bool, Option("Mean over the eight symmetries; takes eight times as long.")]
 LIMITS_HELP = "How many times 60 s, 4 GB and 64 MB of output a foreign program may use when it is first tried."
+TRUST_HELP = "Run TorchScript and .pt2 programs without a jail, as where the kernel offers none."
 LR_ALIAS = ("--lr",)
 """The older name of --lr-images, which looks like a learning rate."""
 
@@ -66,11 +67,19 @@ class CheckpointOptions(Options):
 
 
 @options
-class ProgramOptions(CheckpointOptions):
-    """Options for reading a checkpoint and for the first run of a foreign program."""
+class LimitOptions(CheckpointOptions):
+    """Options for reading a checkpoint and for the first run of a foreign model."""
 
     _: KW_ONLY
     limits: Annotated[float, Field(ge=1, le=MOST_LIMITS), Option(LIMITS_HELP)] = 1.0
+
+
+@options
+class ProgramOptions(LimitOptions):
+    """Options for reading a checkpoint or a foreign program."""
+
+    _: KW_ONLY
+    trust_code: Annotated[bool, Option(TRUST_HELP)] = False
 
 
 @options

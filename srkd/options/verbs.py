@@ -17,6 +17,7 @@ from srkd.options.shared import (
     LR_ALIAS,
     CheckpointOptions,
     Device,
+    LimitOptions,
     Model,
     ModelOrPath,
     PathOption,
@@ -209,7 +210,7 @@ class ConvertOptions(CheckpointOptions):
 
 
 @options
-class DemoOptions(ProgramOptions):
+class DemoOptions(LimitOptions):
     models: Annotated[
         str | Path | Sequence[str | Path],
         Option(

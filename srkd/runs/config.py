@@ -384,7 +384,9 @@ def load_run_teacher(options: CompressOptions, note: Note) -> Teacher:
         path = embedded_teacher()
         note("no --teacher: using the embedded teacher")
     given = options.teacher
-    teacher = load_teacher(path, scale=given.scale, arch_options=given.arch_options, limits=given.limits)
+    teacher = load_teacher(
+        path, scale=given.scale, arch_options=given.arch_options, limits=given.limits, trust_code=given.trust_code
+    )
     if teacher.origin is not None:
         for assumption in teacher.origin.assumed:
             note(f"teacher: {assumption.field}={assumption.value} assumed ({assumption.why})")

@@ -131,7 +131,9 @@ def _load_teacher(options: PlanOptions, context: Context) -> ImageModel:
         context.note("no --teacher: using the embedded teacher")
     path = embedded_teacher() if model is None else path_of_model(model)
     given = options.teacher
-    return load_teacher(path, scale=given.scale, arch_options=given.arch_options, limits=given.limits)
+    return load_teacher(
+        path, scale=given.scale, arch_options=given.arch_options, limits=given.limits, trust_code=given.trust_code
+    )
 
 
 def _identity(teacher: ImageModel) -> str:

@@ -25,7 +25,7 @@ from tests.support.small_runs import SMALL
 
 GROUPS = ["Teacher", "Student", "Target", "Data", "Training", "Run", "Output"]
 WITHOUT_DEFAULT = {"out", "settings", "dry_run", "resume"}
-RARE = {"teacher_cache", "phi_weights", "select", "lr_border", "cache_size", "limits"}
+RARE = {"teacher_cache", "phi_weights", "select", "lr_border", "cache_size", "limits", "trust_code"}
 
 
 def options_of(*words: str) -> CompressOptions:

@@ -1,14 +1,15 @@
 """Quick ways to start srkd's children (`children_started_by`): a new interpreter takes seconds to import torch.
 
-A child with limits, which opens an untrusted file, is a fork with the same limits. A profiled model stays in this
-process, but arguments and results still pass as JSON. All other children are processes as for a user.
+A child with limits, which tries an untrusted file, is a fork with the same limits. A profiled model and a program
+that was tried stay in this process, but arguments and results still pass as JSON. All other children are processes as
+for a user.
 """
 
 from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from compressor.base.child import Child, StartChild, Worker
@@ -17,7 +18,7 @@ from compressor.base.errors import SrkdError
 from compressor.base.isolation import ResourceLimits
 from tests.support.forks import WarmProcess
 
-PROFILED = "export.profile.measured:MeasuredModel"
+KEPT_HERE = ("export.profile.measured:MeasuredModel", "compressor.teachers.program_in_child:ProgramInChild")
 
 
 def quick_start(warm: WarmProcess) -> StartChild:
@@ -31,13 +32,14 @@ def quick_start(warm: WarmProcess) -> StartChild:
         environment: Mapping[str, str] | None = None,
         progress: Progress = no_progress,
         limits: ResourceLimits | None = None,
+        files: Sequence[int] = (),
     ) -> Worker:
+        if function in KEPT_HERE:
+            return ChildHere(function, job)
         if limits is not None:
             return RunWhenAsked(
                 lambda: warm.run(function, job, what=what, limits=limits, environment=environment, progress=progress)
             )
-        if function == PROFILED:
-            return ChildHere(function, job)
         return Child(function, job, what=what, environment=environment, progress=progress)
 
     return start

@@ -1,28 +1,99 @@
-"""`run_in_child` in a fork with the same restrictions, which saves the seconds of a new interpreter and its imports.
+"""Children in forks with the same restrictions, which saves the seconds of a new interpreter and its imports.
 
-`run_in_fork` forks this process, which must have no threads. `WarmProcess` is another process, which has imported all
-libraries that open untrusted files, and forks for each job: `python -m tests.support.forks`.
+`Fork` forks this process, which must have no threads. `WarmProcess` is another process, which has imported all
+libraries that open untrusted files, and forks for each job with one result: `python -m tests.support.forks`.
 """
 
 from __future__ import annotations
 
 import importlib
 import json
+import math
 import os
 import signal
 import subprocess
 import sys
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import closing, suppress
 from dataclasses import asdict
 from typing import Any, NoReturn
 
-from compressor.base.child import ROOT, ChildFailed
+from compressor.base.child import ROOT, ChildFailed, serve
 from compressor.base.context import Progress, no_progress
 from compressor.base.errors import SrkdError
 from compressor.base.isolation import MB, ResourceLimits, restrict_process
 
-LIBRARIES = ("onnxruntime", "torch.export", "compressor.teachers.programs", "compressor.runtimes.onnx_runtime")
+LIBRARIES = ("onnxruntime", "torch.export", "compressor.teachers.program_in_child", "compressor.runtimes.onnx_runtime")
+
+
+class Fork:
+    """A child that is a fork of this process, without its terminal."""
+
+    def __init__(
+        self,
+        function: str,
+        job: Mapping[str, object],
+        *,
+        what: str,
+        limits: ResourceLimits,
+        environment: Mapping[str, str] | None = None,
+        progress: Progress = no_progress,
+        files: Sequence[int] = (),
+    ) -> None:
+        self._what, self._limits, self._progress = what, limits, progress
+        (asked, ask), (answered, answer) = os.pipe(), os.pipe()
+        self._pid = os.fork()
+        if self._pid == 0:
+            os.close(ask)
+            os.close(answered)
+            _work(asked, answer, function, limits, environment or {})
+        os.close(asked)
+        os.close(answer)
+        self._asking, self._answers = os.fdopen(ask, "w"), os.fdopen(answered, "rb")
+        self._send(job)
+
+    def call(self, name: str, *, timeout_seconds: float | None = None, **arguments: object) -> Any:
+        self._send({"call": name, "arguments": arguments})
+        return self.result(timeout_seconds)
+
+    def result(self, timeout_seconds: float | None = None) -> Any:
+        """Return the next result; the fork ends itself after the seconds of its limits, if they are finite."""
+        event: dict[str, Any] = {}
+        while line := self._answers.readline(self._limits.output_mb * MB):
+            event = json.loads(line) if line.endswith(b"\n") else {}
+            if "progress" not in event:
+                break
+            self._progress(*event["progress"])
+        if "result" in event:
+            return event["result"]
+        if "error" in event:
+            raise SrkdError(event["error"])
+        code = self._end()
+        if code == -signal.SIGALRM:
+            raise ChildFailed(self._what, f"it took over {self._limits.seconds:g} s")
+        raise ChildFailed(
+            self._what, f"its process ended with exit code {code}: {event.get('raised')}", crashed=code < 0
+        )
+
+    def close(self) -> None:
+        with suppress(ProcessLookupError):
+            os.kill(self._pid, signal.SIGKILL)
+        self._end()
+
+    def _end(self) -> int:
+        """Wait for the fork, and return its exit code; 0 if that has been done."""
+        with suppress(BrokenPipeError):
+            self._asking.close()
+        self._answers.close()
+        try:
+            return os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
+        except ChildProcessError:
+            return 0
+
+    def _send(self, message: object) -> None:
+        with suppress(BrokenPipeError, ValueError):  # it has ended
+            self._asking.write(json.dumps(message) + "\n")
+            self._asking.flush()
 
 
 def run_in_fork(
@@ -35,56 +106,29 @@ def run_in_fork(
     progress: Progress = no_progress,
 ) -> Any:
     """Do as `run_in_child` with `limits`."""
-    with tempfile.TemporaryDirectory(prefix="srkd-") as folder:
-        reader, writer = os.pipe()
-        child = os.fork()
-        if child == 0:
-            os.close(reader)
-            _work(writer, function, job, limits, {**(environment or {}), "TMPDIR": folder})
-        os.close(writer)
-        event: dict[str, Any] = {}
-        with os.fdopen(reader, "rb") as events:
-            while line := events.readline(limits.output_mb * MB):
-                event = json.loads(line) if line.endswith(b"\n") else {}
-                if "progress" in event:
-                    progress(*event["progress"])
-        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    if "result" in event:
-        return event["result"]
-    if "error" in event:
-        raise SrkdError(event["error"])
-    if code == -signal.SIGALRM:
-        raise ChildFailed(what, f"it took over {limits.seconds:g} s")
-    raise ChildFailed(what, f"its process ended with exit code {code}: {event.get('raised')}", crashed=code < 0)
+    with closing(Fork(function, job, what=what, limits=limits, environment=environment, progress=progress)) as child:
+        return child.result()
 
 
-def _work(
-    writer: int, function: str, job: Mapping[str, object], limits: ResourceLimits, environment: Mapping[str, str]
-) -> NoReturn:
-    """Run the function in the fork, and end the fork."""
+def _work(asked: int, answer: int, function: str, limits: ResourceLimits, environment: Mapping[str, str]) -> NoReturn:
+    """Do what the parent asks for in the fork, and end it."""
     code = 1
     try:
+        events = os.fdopen(answer, "w")
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        signal.setitimer(signal.ITIMER_REAL, limits.seconds)
+        if math.isfinite(limits.seconds):
+            signal.setitimer(signal.ITIMER_REAL, limits.seconds)
         nowhere = os.open(os.devnull, os.O_RDWR)
         for stream in (0, 1, 2):
             os.dup2(nowhere, stream)
         os.environ.update(environment)
-        tempfile.tempdir = None
-
-        def write(event: object) -> None:
-            os.write(writer, json.dumps(event).encode() + b"\n")
-
-        module, _, name = function.partition(":")
-        run = getattr(importlib.import_module(module), name)
-        restrict_process(limits, [os.devnull, environment["TMPDIR"]])
+        restrict_process(limits)
         try:
-            write({"result": run(lambda *event: write({"progress": event}), **job)})
-        except SrkdError as error:
-            write({"error": str(error)})
+            serve(function, os.fdopen(asked), events)
+            code = 0
         except Exception as error:
-            write({"raised": f"{type(error).__name__}: {error}"})
-        code = 0
+            events.write(json.dumps({"raised": f"{type(error).__name__}: {error}"}) + "\n")
+            events.flush()
     finally:
         os._exit(code)
 

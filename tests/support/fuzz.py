@@ -19,7 +19,7 @@ import traceback
 import warnings
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from torch import nn
 
-from compressor.base.child import ChildFailed, Worker, children_started_by
+from compressor.base.child import ChildFailed, children_started_by
 from compressor.base.errors import SrkdError, is_out_of_memory
 from compressor.base.isolation import ResourceLimits
 from compressor.images.files import image_size, read_picture, read_rgb_u8
@@ -42,10 +42,9 @@ from compressor.teachers.teacher import load_teacher
 from export.convert.to_onnx import convert
 from export.formats.conversion import Conversion
 from recipes.config.reading import load_preset
-from tests.support.children import RunWhenAsked
 from tests.support.commands import ROOT
 from tests.support.foreign_models import save_export, save_onnx, save_torchscript, twin
-from tests.support.forks import run_in_fork
+from tests.support.forks import Fork
 from tests.support.hostile_checkpoints import damaged, peak_mb
 from tests.support.hostile_files import zipped
 
@@ -376,20 +375,21 @@ ENDED = {"crashed": 0, "over their time": 0}
 """Numbers of forks that did not end by themselves."""
 
 
-def start_fork(*arguments: Any, limits: ResourceLimits | None = None, **options: Any) -> Worker:
-    """Start a child that a program opens in, with the small limits of this file."""
-    assert limits is not None, "only untrusted files are opened here"
-    return RunWhenAsked(lambda: try_in_fork(*arguments, **options))
+class CountedFork(Fork):
+    """A child that a program opens in, with the small limits of this file."""
 
+    def __init__(self, *arguments: Any, limits: ResourceLimits | None = None, **options: Any) -> None:
+        assert limits is not None, "only untrusted files are opened here"
+        super().__init__(*arguments, limits=replace(LIMITS, readable=limits.readable), **options)
 
-def try_in_fork(*arguments: Any, **options: Any) -> Any:
-    try:
-        return run_in_fork(*arguments, limits=LIMITS, **options)
-    except ChildFailed as error:
-        if not error.crashed and "it took" not in error.reason:
-            raise AssertionError(error.reason) from error
-        ENDED["crashed" if error.crashed else "over their time"] += 1
-        raise
+    def result(self, timeout_seconds: float | None = None) -> Any:
+        try:
+            return super().result(timeout_seconds)
+        except ChildFailed as error:
+            if not error.crashed and "it took" not in error.reason:
+                raise AssertionError(error.reason) from error
+            ENDED["crashed" if error.crashed else "over their time"] += 1
+            raise
 
 
 def attack(kind: Kind, count: int, seed: int, folder: Path) -> dict[str, Any]:
@@ -431,7 +431,7 @@ def main() -> int:
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)  # a fork has no other threads
     os.environ["SRKD_CACHE"] = str(folder / "cache")
-    with children_started_by(start_fork):
+    with children_started_by(CountedFork):
         report = {name: attack(KINDS[name], count, seed, folder / name) for name in sys.argv[1].split(",")}
     sys.stdout.write(json.dumps(report))
     return 0

@@ -127,16 +127,6 @@ def read_pickle(stream: Stream) -> Unpickled:
     return Unpickled(value, {storage.key: storage for storage in unpickler.references})
 
 
-def read_storages(stream: Stream) -> list[StorageRef]:
-    """List every storage reference in a pickle of TorchScript classes, skipping the objects.
-
-    A storage may be referenced twice with different sizes. Non-dense tensors and C++ objects are refused.
-    """
-    unpickler = _StorageFinder(stream)
-    unpickler.run()
-    return unpickler.references
-
-
 class _WholeReads:
     """A stream on which to read past the end is an error that says how much was asked for."""
 
@@ -201,21 +191,6 @@ class _Unpickler(pickle._Unpickler):
         if isinstance(arguments, tuple) and arguments and isinstance(arguments[0], list):
             self.operations.count(len(arguments[0]))  # the same list may be the argument of many calls
         return _call(function, arguments)
-
-
-class _StorageFinder(_Unpickler):
-    """An unpickler that skips unknown names, which are classes of the file's own program."""
-
-    def find_class(self, module: str, name: str) -> GlobalName:
-        symbol = GlobalName(module, name)
-        if str(symbol).startswith("__torch__.torch.classes."):
-            raise SrkdError(f"it holds an object of torch's own C++ code ({str(symbol)[:80]!r}): refused")
-        if module == "torch._utils" and name.startswith("_rebuild_"):
-            _allowed(symbol)
-        return symbol
-
-    def call(self, function: Any, arguments: Any) -> Any:
-        return SkippedObject("object")
 
 
 def _key(key: Any) -> Any:
