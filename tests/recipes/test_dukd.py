@@ -159,9 +159,9 @@ def test_every_row_of_the_ablation_has_its_switch(options: dict[str, object], te
 
 
 def test_without_new_inputs_it_is_refused():
-    with pytest.raises(UsageError, match=r"leave no new inputs.*switch one on"):
+    with pytest.raises(UsageError, match="zoom_in=false"):
         make_method("dukd", {"zoom_in": False, "zoom_out": "off"})
-    with pytest.raises(UsageError, match=r"cells=2 .*variant code.*paper\+: leave it out"):
+    with pytest.raises(UsageError, match="cells=2"):
         make_method("dukd", {"cells": 2})
 
 
@@ -217,20 +217,20 @@ def test_the_code_has_no_settings_for_other_networks():
     student = build(CARNSpec(2, width=4))
     with pytest.raises(
         UsageError,
-        match=r"for edsr, rcan, swinir, and not for carn x2: give pixel_weight, probability, zoom_out, cells",
+        match=r"edsr, rcan, swinir.* carn x2",
     ):
         DUKD(variant="code").fit(None, student)
     complete = DUKD(variant="code", pixel_weight=2.0, probability=0.1, zoom_out="off", cells=1)
     assert complete.fit(None, student) == complete
     partly = DUKD(variant="code", pixel_weight=2.0, probability=0.1)
-    with pytest.raises(UsageError, match="give zoom_out, cells, or take variant=paper"):
+    with pytest.raises(UsageError, match="give zoom_out, cells,"):
         partly.fit(None, student)
     with pytest.raises(UsageError, match="not for edsr x8"):
         DUKD(variant="code").fit(None, build(EDSRSpec(8, width=4, depth=1)))
 
 
 def test_a_patch_that_the_scale_does_not_divide_is_refused_where_it_would_be_the_label():
-    with pytest.raises(UsageError, match=r"schedule.lr_patch=10 is not a multiple of the scale 4"):
+    with pytest.raises(UsageError, match=r"lr_patch=10 .* scale 4"):
         played(DUKD(variant="code"), Upscaler(scale=4), Upscaler(scale=4), side=10)
     assert played(DUKD(), Upscaler(scale=4), Upscaler(scale=4), side=10)
 
@@ -239,7 +239,7 @@ def test_methods_of_one_update_cannot_join_it():
     text = (
         "title: t\nsource: s\nweights: {{pixel: 5}}\nmethods: [{{name: dukd, options: {{variant: {}}}}}, {{name: {}}}]"
     )
-    with pytest.raises(UsageError, match=r"mine:4: methods: dukd and logits .*\b2 updates"):
+    with pytest.raises(UsageError, match=r"dukd and logits .*\b2 updates"):
         read_preset(text.format("code", "logits"), "mine")
     assert len(read_preset(text.format("paper+", "logits"), "mine").build_methods()) == 2
 

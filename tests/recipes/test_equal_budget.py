@@ -86,7 +86,7 @@ def test_an_interrupted_run_is_taken_up(budget: Budget) -> None:
 
 def test_a_wrong_folder_of_sets_is_refused_before_any_training(budget: Budget, tmp_path: Path) -> None:
     (tmp_path / "sets" / "Set5").mkdir(parents=True)
-    with pytest.raises(SystemExit, match=r"sets: it has no folder Set14; give the folder with Set5, Set14, B100"):
+    with pytest.raises(SystemExit, match="no folder Set14"):
         compare([ONE], budget, tmp_path / "sets")
     assert not budget.out.exists()
 

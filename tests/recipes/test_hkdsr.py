@@ -171,12 +171,12 @@ def test_windows_of_the_matrix_form_change_with_the_step_and_not_with_the_proces
     ],
 )
 def test_a_network_without_a_tail_behind_a_skip_is_refused(teacher: Spec, student: Spec, named: str) -> None:
-    with pytest.raises(UsageError, match=f"{named} has no such single tail input"):
+    with pytest.raises(UsageError, match=f"{named} has no such"):
         Hkdsr().fit(build(teacher), build(student))
 
 
 def test_what_cannot_be_paired_or_finished_is_refused_before_training() -> None:
-    with pytest.raises(UsageError, match="2 of the teacher and 3 of the student"):
+    with pytest.raises(UsageError, match="2 of the teacher and 3"):
         make_method("hkdsr", {"teacher_taps": ["body[0]", "rel(1)"]})
     with pytest.raises(UsageError, match=r"compat=hkdsr.*fsm=matrix"):
         make_method("hkdsr", {"compat": "hkdsr", "fsm": "matrix"})
@@ -241,7 +241,7 @@ def test_images_without_labels_are_labelled_by_the_teacher_as_it_came() -> None:
 
 
 def test_kept_outputs_of_the_teacher_as_it_came_are_not_those_of_the_one_that_teaches() -> None:
-    with pytest.raises(UsageError, match=r"--teacher-cache .*hkdsr.*leave it out"):
+    with pytest.raises(UsageError, match=r"--teacher-cache .*hkdsr"):
         views_to_cache("mine", [Logits(), Hkdsr()], lr_only=True)
     assert views_to_cache("mine", [Logits(), Hkdsr(tuning=0)], lr_only=False) == ("whole",)
 

@@ -52,7 +52,7 @@ def test_attention_knows_no_channels_and_no_scale() -> None:
     assert torch.allclose(attention_distance(9 * student, teacher / 3), value)
     assert torch.allclose(attention_distance(student[:, [3, 1, 0, 2]], teacher), value)
     assert float(attention_distance(student, student)) == 0.0
-    with pytest.raises(UsageError, match=r"maps of equal size: the student's is \(3, 4, 5, 6\), .* \(3, 7, 6, 5\)"):
+    with pytest.raises(UsageError, match=r"\(3, 4, 5, 6\), .* \(3, 7, 6, 5\)"):
         attention_distance(student, teacher.transpose(2, 3))
 
 
@@ -187,7 +187,7 @@ def test_at_eight_bits_a_trained_student_is_as_good_as_the_float_one(method: str
 
 def test_a_float_student_is_refused() -> None:
     student = build(STUDENT, seed=0)
-    with pytest.raises(UsageError, match="pams trains a quantised student, and this edsr is a float network"):
+    with pytest.raises(UsageError, match="this edsr is a float network"):
         Pams().fit(None, student)
 
 

@@ -63,7 +63,7 @@ def installed_points(
 def test_a_package_adds_names_and_says_whose_they_are(point, installed_points):
     methods, _ = installed_points(point("lab", of(echo="nowhere:Echo")))
     assert methods.find("echo").package == "lab" and catalogue.notes() == ()
-    with pytest.raises(SrkdError, match=r"nowhere:Echo of lab cannot be imported \(ModuleNotFoundError"):
+    with pytest.raises(SrkdError, match="nowhere:Echo of lab"):
         methods.find("echo").load()
 
 
@@ -78,7 +78,7 @@ def test_a_name_of_two_packages_means_neither_whatever_their_order(point, instal
     points = [point("one", of(echo="a:A")), point("two", of(echo="b:B")), point("three", of(echo="c:C"))]
     for order in (points, points[::-1]):
         methods, _ = installed_points(*order)
-        with pytest.raises(UsageError, match=r"echo is in one and three and two: .*remove all but one"):
+        with pytest.raises(UsageError, match="echo is in one and three and two"):
             methods.find("echo")
 
 
@@ -91,7 +91,7 @@ def test_a_broken_package_is_a_note_and_reported_when_a_name_is_not_found(point,
     (note,) = catalogue.notes()
     assert "broken" in note and message in note
     assert recipes.find("logits").package == "srkd" and methods.find("echo").package == "lab"
-    with pytest.raises(UsageError, match=r"no recipe is called 'mine'.*broken"):
+    with pytest.raises(UsageError, match=r"'mine'.*broken"):
         recipes.find("mine")
 
 

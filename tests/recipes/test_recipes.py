@@ -152,11 +152,11 @@ def test_patches_of_the_papers_are_those_of_the_scale(name: str):
 
 def test_a_patch_is_given_in_lr_or_in_hr_pixels():
     text = "title: t\nsource: s\nmethods: [{name: scratch}]\nschedule:\n  batch: 2\n  lr_patch: 24\n  hr_patch: 96\n"
-    with pytest.raises(UsageError, match=r"mine:7: schedule.hr_patch=96: give it or lr_patch=24, not both"):
+    with pytest.raises(UsageError, match=r"mine:7: .*hr_patch=96: .*lr_patch=24"):
         read_preset(text, "mine")
     assert load_preset("csd-paper", ("schedule.lr_patch=20",)).at_scale(2).schedule.lr_patch == 20
     assert load_preset("csd", ("schedule.hr_patch=96",)).at_scale(3).schedule.lr_patch == 32
-    with pytest.raises(UsageError, match=r"hr_patch=192 is not a multiple of the scale 5: --set schedule.hr_patch=190"):
+    with pytest.raises(UsageError, match=r"hr_patch=192 .* 5: .*hr_patch=190"):
         load_preset("csd-paper").at_scale(5)
 
 

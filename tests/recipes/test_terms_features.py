@@ -93,7 +93,7 @@ def test_affinity_teaches_the_student_and_not_the_teacher() -> None:
     assert student.grad is not None
     assert student.grad.abs().max() > 0
     assert teacher.grad is None
-    with pytest.raises(UsageError, match=r"\(1, 4, 3, 3\).*\(1, 4, 3, 4\).*choose other taps"):
+    with pytest.raises(UsageError, match=r"\(1, 4, 3, 3\).*\(1, 4, 3, 4\)"):
         affinity_l1(noise(1, 4, 3, 3), noise(1, 4, 3, 4))
 
 

@@ -81,7 +81,7 @@ def test_a_term_without_a_path_to_the_student_is_refused_by_name(make, why):
     one = stage([HasModule(make)], steps=3)
     state = State.fresh(network(0), None, one)
     before = [tensor.clone() for tensor in state.student.state_dict().values()]
-    with pytest.raises(SrkdError, match=rf"step 1: the term still has no gradient path to the student \({why}\)"):
+    with pytest.raises(SrkdError, match=rf"the term still .*\({why}\)"):
         Trainer([one], state, smooth_patch(), None, Recorder(), seed=0).run()
     assert all(torch.equal(a, b) for a, b in zip(before, state.student.state_dict().values(), strict=True))
 

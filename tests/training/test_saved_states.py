@@ -85,8 +85,8 @@ def test_the_oldest_goes_only_when_the_newest_is_there(state: State, tmp_path: P
     def full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(Unwritable, match=r"cannot write .*state-00000004\.pt: No space left on device"):
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(Unwritable, match=r"state-00000004\.pt: No space"):
         saved(states, state, 4)
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
@@ -106,7 +106,7 @@ def test_damaged_states_are_put_aside_so_that_good_ones_stay(state: State, tmp_p
     assert states.paths() == [tmp_path / "state-00000001.pt"]
     assert SavedStates(tmp_path / "none").load_newest(load, lines.append) is None
     (tmp_path / "state-00000001.pt").write_bytes(b"")
-    with pytest.raises(SrkdError, match=r"none of the 1 saved states .*state-00000001\.pt is empty"):
+    with pytest.raises(SrkdError, match=r"state-00000001\.pt is empty"):
         states.load_newest(load, lines.append)
     assert (tmp_path / "state-00000001.pt").is_file()
 
@@ -115,7 +115,7 @@ def test_a_state_of_another_run_is_told_and_not_passed_over(state: State, tmp_pa
     saved(SavedStates(tmp_path), state, 1, 2)
     one = stage([Scratch()], steps=1)
     other = State.fresh(network(0, width=3, depth=1), None, one)
-    with pytest.raises(SrkdError, match=r"state-00000002\.pt does not fit this run: .*size mismatch"):
+    with pytest.raises(SrkdError, match=r"state-00000002\.pt does not fit"):
         SavedStates(tmp_path).load_newest(other.load, lambda line: None)
     assert len(SavedStates(tmp_path).paths()) == 2
 
@@ -154,10 +154,10 @@ def test_a_file_and_its_name_are_on_the_disk_before_a_save_is_done(tmp_path: Pat
 
 
 def test_what_cannot_be_appended_names_the_file(tmp_path: Path):
-    with pytest.raises(Unwritable, match=r"cannot write .*nowhere/log\.txt: No such file"):
+    with pytest.raises(Unwritable, match=r"nowhere/log\.txt: No such file"):
         append(tmp_path / "nowhere" / "log.txt", b"line")
     if os.path.exists("/dev/full"):
-        with pytest.raises(Unwritable, match="cannot write /dev/full: No space left on device"):
+        with pytest.raises(Unwritable, match="/dev/full: No space left"):
             append(Path("/dev/full"), b"line")
 
 

@@ -122,8 +122,8 @@ def test_bf16_trains_in_bf16_and_keeps_fp32_weights():
 
 def test_a_run_folder_is_never_written_over(tmp_path: Path):
     RunFolder(tmp_path / "run").write_facts({})
-    with pytest.raises(SrkdError, match=r"--out .*/run .*choose another folder"):
+    with pytest.raises(SrkdError, match=r"--out .*/run "):
         RunFolder(tmp_path / "run")
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(SrkdError, match=r"--out .*/file .*choose another folder"):
+    with pytest.raises(SrkdError, match=r"--out .*/file "):
         RunFolder(tmp_path / "file")
