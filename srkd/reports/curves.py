@@ -61,8 +61,8 @@ def read_runs(folder: Path) -> list[Metrics]:
     """The rows of a run, or of each started run of a plan."""
     require_run_folder(folder)
     file = None if (folder / METRICS).is_file() else find_run_file(folder)
-    parts = [folder] if file is None else [folder / name for name in file.run_names] or [folder]
-    runs = [metrics for part in parts if (metrics := Metrics.read(part)) is not None]
+    folders = [folder] if file is None else [folder / name for name in file.run_names] or [folder]
+    runs = [metrics for place in folders if (metrics := Metrics.read(place)) is not None]
     if not runs:
         raise SrkdError(f"{folder} has no curves yet: no row in {METRICS}; is it a run folder of srkd compress?")
     return runs

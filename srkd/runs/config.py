@@ -59,7 +59,7 @@ from recipes.config.preset import SHORT_RUN_STEPS, Preset
 from recipes.config.reading import load_preset, recipe_label
 from recipes.terms.features import describe_taps
 from recipes.terms.phi import PhiSource, UsesPerceptualNet, bind_phi, find_phi
-from srkd.options.compress import CompressOptions
+from srkd.options.compress import CompressOptions, TeacherOptions
 from srkd.options.shared import path_of
 from srkd.record.run_file import RunFile, StudentStart
 
@@ -169,7 +169,7 @@ class RunNetworks:
                 or options.student.student is None
                 or needs_teacher(methods, options)
             ):
-                teacher = load_run_teacher(options, context.note)
+                teacher = load_given_teacher(options.teacher, context.note)
                 require_fit(teacher, options.training.recipe, methods)
             methods = use_embedded_phi(methods, teacher, context.note)
             start = choose_student(teacher, preset, options, context.note)
@@ -377,13 +377,12 @@ def use_embedded_phi(methods: Sequence[Method], teacher: Teacher | None, note: N
 # The teacher.
 
 
-def load_run_teacher(options: CompressOptions, note: Note) -> Teacher:
+def load_given_teacher(given: TeacherOptions, note: Note) -> Teacher:
     """Load `--teacher`, or the embedded one, and announce the assumptions about it."""
-    path = options.teacher.path
+    path = given.path
     if path is None:
         path = embedded_teacher()
         note("no --teacher: using the embedded teacher")
-    given = options.teacher
     teacher = load_teacher(
         path, scale=given.scale, arch_options=given.arch_options, limits=given.limits, trust_code=given.trust_code
     )
@@ -400,7 +399,7 @@ def require_sound_teacher(teacher: Teacher, options: CompressOptions, note: Note
     check = check_teacher(teacher)
     for line in check.lines():
         note(line)
-    names = {name for part in teacher.alternatives() for changes in part for name in changes}
+    names = {name for choices in teacher.alternatives() for changes in choices for name in changes}
     if check.advice is None or names & set(options.teacher.arch_options or {}):
         return
     raise UsageError(

@@ -11,7 +11,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from compressor.assets import embedded_teacher
 from compressor.base.context import Context
 from compressor.base.errors import SrkdError
 from compressor.base.files import atomic_path
@@ -20,7 +19,7 @@ from compressor.base.memory import keep_freed_memory
 from compressor.models.networks.base import ImageModel
 from compressor.runtimes.base import require_memory_for
 from compressor.runtimes.table import RUNTIMES
-from compressor.teachers.teacher import Teacher, load_teacher
+from compressor.teachers.teacher import Teacher
 from export.formats.table import find_format
 from export.plan import candidates as shapes
 from export.plan.emit import Emitted, emit, read_measured, spread_out
@@ -30,9 +29,10 @@ from export.plan.search import CandidateShape, Measure, Plan, PlanRow, Targets, 
 from export.profile.conditions import Observation
 from srkd.charts.scatter import Scatter, ScatterPoint, draw_scatter
 from srkd.options.compress import PlanOptions, TargetOptions
-from srkd.options.models import path_of_model, refuse_file_options
-from srkd.options.shared import ModelOrPath, path_of
+from srkd.options.models import refuse_file_options
+from srkd.options.shared import path_of
 from srkd.options.values import format_size, require_png
+from srkd.runs.config import load_given_teacher
 
 LOOK_SECONDS = 90.0
 """Time after which no further shape is tried; finalists are then measured again and fitted."""
@@ -123,17 +123,11 @@ def place_of(options: PlanOptions, threads: int | None) -> Environment:
 
 
 def _load_teacher(options: PlanOptions, context: Context) -> ImageModel:
-    model: ModelOrPath | None = options.teacher.teacher
-    if isinstance(model, ImageModel):
-        refuse_file_options(options.teacher.scale, options.teacher.arch_options)
-        return model
-    if model is None:
-        context.note("no --teacher: using the embedded teacher")
-    path = embedded_teacher() if model is None else path_of_model(model)
     given = options.teacher
-    return load_teacher(
-        path, scale=given.scale, arch_options=given.arch_options, limits=given.limits, trust_code=given.trust_code
-    )
+    if not isinstance(given.teacher, ImageModel):
+        return load_given_teacher(given, context.note)
+    refuse_file_options(given.scale, given.arch_options)
+    return given.teacher
 
 
 def _identity(teacher: ImageModel) -> str:

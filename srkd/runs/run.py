@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -17,7 +16,7 @@ import torch
 
 from compressor.base.context import Context
 from compressor.base.errors import SrkdError
-from compressor.base.interrupts import Interrupted, catch_signals
+from compressor.base.interrupts import catch_signals
 from compressor.base.machine import machine_facts
 from compressor.base.memory import keep_freed_memory
 from compressor.base.processes import Processes
@@ -37,7 +36,6 @@ from compressor.training.events import Reference, RunEvents, mean_psnr_y, sr_8bi
 from compressor.training.loop import Trainer
 from compressor.training.pace import Pace, describe_device
 from compressor.training.run_folder import FACTS, JOINT_TEACHER, SHEET, STUDENT, RunFolder, require_run
-from compressor.training.run_lock import lock_run
 from compressor.training.stage import Stage
 from compressor.training.state import State, follow_leader
 from demo.sheet import Panel, write_sheet
@@ -104,29 +102,6 @@ def read_or_discard_started(run: Path) -> RunFile | None:
     if run.is_dir():
         shutil.rmtree(run)
     return None
-
-
-def train_part(
-    title: str,
-    path: Path,
-    decide: Callable[[Context], RunConfig],
-    context: Context,
-    *,
-    began: RunFile | None,
-    plan: Path,
-    runs_left: int,
-) -> None:
-    """Start or continue a run of the plan in the folder `plan`; its progress and interruption bear the `title`."""
-
-    def progress(part: str, done: int, total: int) -> None:
-        context.progress(f"{title}: {part}", done, total)
-
-    titled = dataclasses.replace(context, progress=progress)
-    try:
-        with lock_run(path, titled):
-            train_run(decide(titled), titled, began=began, part_of=plan, runs_left=runs_left)
-    except Interrupted as error:
-        raise Interrupted(f"{title}: {error}") from error
 
 
 def read_unfinished(run: Path, processes: Processes) -> RunFile:

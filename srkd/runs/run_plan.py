@@ -15,19 +15,20 @@ import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 
 from compressor.base.context import Context
 from compressor.base.files import atomic_path
 from compressor.base.interrupts import Interrupted, StopRequest, catch_signals
 from compressor.base.machine import machine_facts
+from compressor.training.run_lock import lock_run
 from srkd.options.compress import CompressOptions
 from srkd.options.option import to_json
 from srkd.record.result import CompressReport
 from srkd.record.run_file import MachineFacts, PlannedRuns, RunFile, find_run_file, read_run_file, write_run_file
 from srkd.runs.config import RunConfig
-from srkd.runs.run import STOPPING, plan_entry, read_or_discard_started, train_part
+from srkd.runs.run import STOPPING, plan_entry, read_or_discard_started, train_run
 from srkd.version import __version__
 
 
@@ -132,9 +133,17 @@ class RunPlan(ABC):
             self.context.note(f"{title}: {run.title} (finished before)")
             return before
         self.context.note(f"{title}: {run.title}")
-        decide = partial(self.decide, run, results, began=began)
-        runs_left = len(self.runs) - len(results)
-        train_part(title, run.folder, decide, self.context, began=began, plan=self.folder, runs_left=runs_left)
+
+        def progress(work: str, done: int, total: int) -> None:
+            self.context.progress(f"{title}: {work}", done, total)
+
+        titled, runs_left = dataclasses.replace(self.context, progress=progress), len(self.runs) - len(results)
+        try:
+            with lock_run(run.folder, titled):
+                config = self.decide(run, results, titled, began)
+                train_run(config, titled, began=began, part_of=self.folder, runs_left=runs_left)
+        except Interrupted as error:
+            raise Interrupted(f"{title}: {error}") from error
         return group.broadcast(group.run_on_all(lambda: read_run_file(run.folder) if group.is_leader else None))
 
     def _is_finished(self, run: PlannedRun) -> bool:

@@ -60,7 +60,9 @@ class Then(RunPlan):
         return in_folder(second, self.folder / f"2-{recipe_label(training.then)}")
 
     def list_runs(self) -> tuple[PlannedRun, ...]:
-        return tuple(PlannedRun(recipe_label(part.training.recipe), part) for part in (self.first, self.second))
+        return tuple(
+            PlannedRun(recipe_label(options.training.recipe), options) for options in (self.first, self.second)
+        )
 
     def require_possible(self) -> None:
         require_quantising(self.second, RunNetworks.choose(self.first, Context(), download=False))

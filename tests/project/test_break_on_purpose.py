@@ -6,17 +6,17 @@ from benchmarks.break_on_purpose import BREAKS, ROOT, outcome
 
 
 def test_every_text_to_replace_exists_and_so_do_the_tests_that_must_fail() -> None:
-    for one in BREAKS:
-        text = (ROOT / one.file).read_text(encoding="utf-8")
-        assert one.old in text and text.replace(one.old, one.new, 1) != text, one.what
-        assert one.tests and all((ROOT / "tests" / name).is_file() for name in one.tests), one.what
+    for change in BREAKS:
+        text = (ROOT / change.file).read_text(encoding="utf-8")
+        assert change.old in text and text.replace(change.old, change.new, 1) != text, change.what
+        assert change.tests and all((ROOT / "tests" / name).is_file() for name in change.tests), change.what
 
 
 def test_every_loss_of_a_method_has_a_break() -> None:
-    broken = {one.file for one in BREAKS}
+    broken = {change.file for change in BREAKS}
     assert {f"recipes/methods/{name}.py" for name in ("lfd", "facd", "ds", "fakd", "hkdsr", "dukd")} <= broken
     assert {f"recipes/terms/{name}.py" for name in ("gating", "contrast", "perceptual")} <= broken
-    assert len({one.what for one in BREAKS}) == len(BREAKS)
+    assert len({change.what for change in BREAKS}) == len(BREAKS)
 
 
 def test_failures_are_counted_and_the_first_is_named() -> None:

@@ -126,4 +126,4 @@ def test_calls_in_running_text_have_arguments_that_exist(call: str) -> None:
     expression = ast.parse(call, mode="eval").body
     assert isinstance(expression, ast.Call) and isinstance(expression.func, ast.Attribute)
     signature = inspect.signature(getattr(srkd, expression.func.attr))
-    signature.bind(*expression.args, **{str(one.arg): one.value for one in expression.keywords})
+    signature.bind(*expression.args, **{str(keyword.arg): keyword.value for keyword in expression.keywords})

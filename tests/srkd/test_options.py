@@ -115,7 +115,7 @@ def test_help_shows_types_ranges_and_defaults() -> None:
         """Paint."""
 
     text = " ".join(CliRunner().invoke(command, ["--help"]).output.split())
-    for part in (
+    for words in (
         "[1<=x<=8]",
         "[default: 0.5; 0<x<=1]",
         "[red|blue]",
@@ -125,7 +125,7 @@ def test_help_shows_types_ranges_and_defaults() -> None:
         "[default: 2x2]",
         "--gif A GIF.",
     ):
-        assert part in text, part
+        assert words in text, words
 
 
 def test_the_python_function_shows_its_signature_and_its_help() -> None:

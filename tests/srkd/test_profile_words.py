@@ -95,4 +95,4 @@ def test_points_that_cannot_be_drawn_are_left_out_and_one_alone_can(tmp_path: Pa
         draw_scatter(replace(chart, points=odd))
     marked = (replace(chart.points[0], marked=True),)
     others = [replace(chart, points=marked), replace(chart, limit=7), replace(chart, logarithmic_y=True)]
-    assert len({drawn, *(draw_scatter(one).tobytes() for one in others)}) == 4
+    assert len({drawn, *(draw_scatter(changed).tobytes() for changed in others)}) == 4

@@ -76,7 +76,7 @@ def test_every_function_takes_every_kind_of_model(model: Any, ground: Path, tmp_
 def test_a_network_scores_as_its_file_does(ground: Path) -> None:
     file = ground / "teacher.safetensors"
     network = srkd.load(file)
-    by_file, by_network = (srkd.evaluate(one, data=ground / "photos").models for one in (file, network))
+    by_file, by_network = (srkd.evaluate(model, data=ground / "photos").models for model in (file, network))
     assert by_file["teacher"]["photos"].psnr_y == by_network["edsr"]["photos"].psnr_y
 
 

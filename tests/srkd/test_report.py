@@ -144,7 +144,7 @@ def test_a_report_holds_everything_and_fetches_nothing(plan: Path, tmp_path: Pat
 
 
 def test_the_policy_allows_the_one_script_and_no_other(plan: Path) -> None:
-    text = report_page([Section(read_contents(plan), None, ())], None)
+    text = report_page([Section(replace(read_contents(plan), metrics=()), None, ())], None)
     (script,) = re.findall(r"<script>(.*?)</script>", text, flags=re.DOTALL)
     (policy,) = (at["content"] for tag, at in Page(text).elements if at.get("http-equiv") == "Content-Security-Policy")
     assert policy is not None and "default-src 'none'" in policy

@@ -34,8 +34,8 @@ def features(samples: int, student: int, teacher: int, height: int, width: int) 
     pair = noise(samples, student, height, width), noise(samples, teacher, height, width, seed=1)
     if width > 1:
         pair[0][0, :, 0, 0] = pair[1][-1, :, 0, -1] = 0
-        for one in pair:
-            one[:, :, -1, -1] = 0
+        for side in pair:
+            side[:, :, -1, -1] = 0
     return pair
 
 
@@ -67,13 +67,13 @@ def share(actual: Tensor, expected: Tensor) -> float:
 
 
 def errors_of(shape: tuple[int, int, int, int, int]) -> dict[str, float]:
-    student, teacher = (amid_nan(unit_columns(one)) for one in features(*shape))
+    student, teacher = (amid_nan(unit_columns(side)) for side in features(*shape))
     value, gradient = distances_by_kernel(student, teacher, True)
     alone, nothing = distances_by_kernel(student, teacher, False)
     assert gradient is not None and nothing is None
     results = {
         "without gradient": largest(alone, value),
-        "equal sides": float(sum(one.abs().max() for one in distances_by_kernel(student, student, True))),
+        "equal sides": float(sum(side.abs().max() for side in distances_by_kernel(student, student, True))),
     }
     by_rows = distances_by_rows(student, teacher, True, rows=4)
     assert by_rows[1] is not None
@@ -84,7 +84,9 @@ def errors_of(shape: tuple[int, int, int, int, int]) -> dict[str, float]:
 
 def layouts() -> dict[str, float]:
     """Return the errors of the whole term, from half-precision features in the layout of a run."""
-    student, teacher = (one.bfloat16().contiguous(memory_format=torch.channels_last) for one in features(3, 6, 9, 5, 7))
+    student, teacher = (
+        side.bfloat16().contiguous(memory_format=torch.channels_last) for side in features(3, 6, 9, 5, 7)
+    )
     assert unit_columns(student).stride(1) == 1
     upstream = torch.tensor([1.0, 3.0, -2.0])
 

@@ -26,8 +26,8 @@ def torchrun(*arguments: str, machine: Sequence[str] = TWO_PROCESSES) -> Iterato
     try:
         yield process
     finally:
-        for one in [*workers(process), process]:
-            one.kill()
+        for child in [*workers(process), process]:
+            child.kill()
         process.communicate()
 
 
