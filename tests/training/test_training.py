@@ -18,12 +18,11 @@ from compressor.training.run_folder import RunFolder
 from compressor.training.state import EMA, State
 from recipes.methods.logits import Logits
 from recipes.methods.scratch import Inherit, Scratch
-from tests.support.training import OnePatch, Recorder, network, smooth_patch, stage
+from tests.support.training import OnePatch, Recorder, network, stage, train_on_patch
 
 
 def test_scratch_overfits_one_patch():
-    recorder, one = Recorder(), stage([Scratch()], steps=400, rate=2e-3, decay="cosine")
-    Trainer([one], State.fresh(network(0), None, one), smooth_patch(), None, recorder, seed=0).run()
+    _, recorder = train_on_patch(stage([Scratch()], steps=400, rate=2e-3, decay="cosine"))
     assert recorder.losses[0]["loss"] > 0.05
     assert recorder.losses[-1]["loss"] < 0.005
 
@@ -55,8 +54,7 @@ def test_an_inherited_student_learns_and_its_teacher_does_not():
     teacher = network(1, width=12).requires_grad_(False)
     before, student = teacher.fingerprint(), build_student(teacher, width=0.5)
     start, one = student.fingerprint(), stage([Inherit()], steps=10, rate=1e-3)
-    state = State.fresh(student, teacher, one)
-    Trainer([one], state, smooth_patch(), teacher, Recorder(), seed=0).run()
+    state, _ = train_on_patch(one, State.fresh(student, teacher, one), teacher)
     assert teacher.fingerprint() == before
     assert state.student.fingerprint() != start
     for cut, weight in zip(build_student(teacher, width=0.5).parameters(), state.student.parameters(), strict=True):
@@ -64,10 +62,8 @@ def test_an_inherited_student_learns_and_its_teacher_does_not():
 
 
 def run_twice_result(seed: int) -> tuple[list[dict[str, float]], dict[str, torch.Tensor]]:
-    recorder, one = Recorder(), stage([Logits()], steps=5, rate=1e-3)
-    teacher = network(1, width=12).requires_grad_(False)
-    state = State.fresh(network(seed), teacher, one)
-    Trainer([one], state, smooth_patch(), teacher, recorder, seed=0).run()
+    one, teacher = stage([Logits()], steps=5, rate=1e-3), network(1, width=12).requires_grad_(False)
+    state, recorder = train_on_patch(one, State.fresh(network(seed), teacher, one), teacher)
     return recorder.losses, state.ema.network.state_dict()
 
 
@@ -78,9 +74,7 @@ def test_the_same_seed_is_the_same_run_to_the_bit():
 
 
 def test_terms_are_logged_by_name_raw_and_weighted():
-    recorder, one = Recorder(), stage([Logits(kappa=3.0)], steps=1)
-    teacher = network(1)
-    Trainer([one], State.fresh(network(2), teacher, one), smooth_patch(), teacher, recorder, seed=0).run()
+    _, recorder = train_on_patch(stage([Logits(kappa=3.0)], steps=1), teacher=network(1))
     numbers = recorder.losses[0]
     assert set(numbers) == {"raw/pixel", "raw/logits", "weighted/pixel", "weighted/logits", "loss"}
     assert numbers["weighted/logits"] == pytest.approx(3 * numbers["raw/logits"])
@@ -100,20 +94,14 @@ def test_ema_warms_up_as_stated():
 
 
 def test_gradient_clipping_bounds_the_norm():
-    one = stage([Scratch()], steps=1, clip=1e-4)
-    state = State.fresh(network(0), None, one)
-    Trainer([one], state, smooth_patch(), None, Recorder(), seed=0).run()
+    state, _ = train_on_patch(stage([Scratch()], steps=1, clip=1e-4))
     norm = torch.stack([parameter.grad.norm() for parameter in state.student.parameters()]).norm()
     assert float(norm) <= 1.01e-4
 
 
 def test_bf16_trains_in_bf16_and_keeps_fp32_weights():
-    recorder, one = Recorder(), stage([Scratch()], steps=30, rate=2e-3, precision="bf16")
-    state = State.fresh(network(0), None, one)
-    Trainer([one], state, smooth_patch(), None, recorder, seed=0).run()
-    exact = Recorder()
-    fp32 = stage([Scratch()], steps=1, rate=2e-3)
-    Trainer([fp32], State.fresh(network(0), None, fp32), smooth_patch(), None, exact, seed=0).run()
+    state, recorder = train_on_patch(stage([Scratch()], steps=30, rate=2e-3, precision="bf16"))
+    _, exact = train_on_patch(stage([Scratch()], steps=1, rate=2e-3))
     assert recorder.losses[0]["loss"] != exact.losses[0]["loss"]
     assert recorder.losses[0]["loss"] == pytest.approx(exact.losses[0]["loss"], rel=0.02)
     assert recorder.losses[-1]["loss"] < recorder.losses[0]["loss"]
