@@ -62,7 +62,10 @@ def _different_gates(first: Method, second: Method) -> str | None:
 
 
 def _teacher_image_twice(first: Method, second: Method) -> str | None:
-    """Return a reason against the teacher's image twice, whole and gated (two ungated ones: by kind)."""
+    """Refuse a method that compares whole images with the teacher's beside one that compares gated patches of them.
+
+    Two methods that both compare whole images are refused as methods of one kind.
+    """
     for whole, gated in ((first, second), (second, first)):
         if whole.weights.get(IMAGE_TERM) and gated.weights.get(GATED_IMAGE_TERM):
             return (

@@ -59,7 +59,7 @@ class ForeignSettings:
             options = {"img_range": self.input_range}
         return {**options, "bgr": 1} if self.bgr else options
 
-    def others(self, *, colours: bool) -> list[list[ForeignSettings]]:
+    def alternatives(self, *, colours: bool) -> list[list[ForeignSettings]]:
         """Return lists of other settings, the likeliest first: another range; different ranges for input and output;
         the other colour order.
         """
@@ -163,7 +163,7 @@ class ForeignModel(ImageModel):
         return self.image_settings.to_options()
 
     def alternatives(self) -> list[list[Mapping[str, Any]]]:
-        rounds = self.image_settings.others(colours=self.facts.descriptor.channels == 3)
+        rounds = self.image_settings.alternatives(colours=self.facts.descriptor.channels == 3)
         return [[settings.to_options() for settings in settings_list] for settings_list in rounds]
 
     def with_settings(self, settings: Mapping[str, Any]) -> ForeignModel:

@@ -262,7 +262,8 @@ class TrainingRun:
     def _solve_or_turn(self, teacher: Network | None, reference: Reference) -> ScoresBeforeTraining | None:
         """Solve for the student's weights, on all processes together, if the run starts with a fit.
 
-        Return the scores before the first step, also for a slice of a turned teacher; None for other starts.
+        A run that starts with a fit or with a slice of the teacher turned to its strongest directions gets the scores
+        before its first step; others get None.
         """
         config, began = self.config, time.monotonic()
         plain_slice = config.student_init.plain_slice
