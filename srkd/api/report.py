@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from compressor.base.context import Context
+from compressor.base.context import Context, no_note
 from compressor.base.errors import SrkdError
 from compressor.base.files import atomic_path
 from compressor.images.sets import ImagePair, embedded_pairs, find_sets
@@ -94,7 +94,7 @@ def _speed(contents: Contents, options: ReportOptions, context: Context, missing
     try:
         run_profile(
             ProfileOptions(contents.path, seconds=SECONDS, memory=False, quality=False, threads=options.threads),
-            context,
+            replace(context, note=no_note),  # the pictures name the teacher, the page has the remarks on the times
         )
     except SrkdError as error:
         missing.append(f"the speed was not measured: {error}")
