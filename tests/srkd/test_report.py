@@ -330,7 +330,7 @@ def test_without_the_teacher_the_originals_are_compared_with(plan: Path, copy: P
     assert "where student and original differ most" in page_of(report.path).text
 
 
-@pytest.mark.parametrize("save", [save_onnx, save_torchscript])
+@pytest.mark.parametrize("save", [save_onnx, pytest.param(save_torchscript, marks=pytest.mark.ci)])
 def test_a_teacher_of_outputs_alone_is_shown_by_its_images(
     save: Callable[..., Path], plan: Path, copy: Path, tmp_path: Path
 ) -> None:
