@@ -372,7 +372,9 @@ def _quantised_layer(layer: nn.Conv2d | nn.Linear, bits: int, *, per_channel: bo
         )
     else:
         new = QuantisedLinear(layer.in_features, layer.out_features, layer.bias is not None, device="meta")
-    new.weight, new.bias = layer.weight, layer.bias
+    assert layer.bias is None or isinstance(layer.bias, nn.Parameter)
+    new.weight = layer.weight
+    new.register_parameter("bias", layer.bias)
     new.bits, new.per_channel = bits, per_channel
     return new.train(layer.training)
 
