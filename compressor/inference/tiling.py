@@ -5,7 +5,8 @@ low-resolution pixels. All windows of a picture have one size: at the edges they
 runtimes prepare for one shape and a network's own border padding acts only at the true border. The result is then
 exact. A network with an unbounded receptive field (global pooling, shifted windows) gets an overlap instead, and the
 largest difference between neighbouring windows along their seams is measured and returned. The same applies to a
-fixed-size file whose size is too small for its receptive field.
+fixed-size file whose size is too small for its receptive field. If attention acts in windows of a fixed grid, tiles
+begin on that grid, and the last of an axis may be longer for it.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import product
 from typing import TypeAlias
 
 import torch
@@ -99,16 +101,17 @@ def run_tiled(
     if model.fixed_size is not None:
         return _run_fixed(run, lr, model, overlap, progress)
     height, width = lr.shape[-2:]
-    padded = pad_to(lr, model.size_multiple, model.min_size)
-    margin = _round_up(overlap if radius is None else radius, model.size_multiple)
+    padded = pad_to(lr, model.size_multiple, model.min_size, repeat_edge=model.mirror_repeats_edge)
+    grid = math.lcm(model.size_multiple, model.window)
+    margin = _round_up(overlap if radius is None else radius, grid)
     pixel_bytes = pixel_bytes or 4 * ASSUMED_CHANNELS * (3 + 2 * scale**2)
     side = _first_tile(padded, tile, margin, pixel_bytes)
     if model.max_size is not None and (padded.shape[-1] > model.max_size[0] or padded.shape[-2] > model.max_size[1]):
-        side = min(side, _largest_tile(model.max_size, margin, model.size_multiple))
+        side = min(side, _largest_tile(model.max_size, margin, model))
     while True:
-        rows = spans(padded.shape[-2], side, margin, model.size_multiple, model.min_size)
-        columns = spans(padded.shape[-1], side, margin, model.size_multiple, model.min_size)
-        windows = [(row, column) for row in rows for column in columns]
+        rows = spans(padded.shape[-2], side, margin, grid, model.min_size)
+        columns = spans(padded.shape[-1], side, margin, grid, model.min_size)
+        windows = list(product(rows, columns))
         try:
             sr, seam = _run_windows(run, padded, windows, scale, progress, measure=radius is None)
             break
@@ -126,27 +129,33 @@ def _run_fixed(run: Run, lr: Tensor, model: Descriptor, overlap: int, progress: 
     height, width = lr.shape[-2:]
     radius, scale = model.receptive_radius, model.scale
     axes = list(zip((height, width), reversed(model.fixed_size), strict=True))
-    for axis, (size, length) in zip((-2, -1), axes, strict=True):
-        if size < length:
-            lr = lr.index_select(axis, reflected_indices(torch.arange(length, device=lr.device), size))
     margin = overlap if radius is None else radius
-    rows, columns = (fixed_spans(max(size, length), length, margin) for size, length in axes)
+    per_axis = []
+    for axis, (size, length) in zip((-2, -1), axes, strict=True):
+        target = length if size <= length else _round_up(size, model.window)
+        if target != size:
+            positions = torch.arange(target, device=lr.device)
+            lr = lr.index_select(axis, reflected_indices(positions, size, repeat_edge=model.mirror_repeats_edge))
+        per_axis.append(fixed_spans(target, length, margin, model.window))
     exact = radius is not None and all(size <= length or length // 4 >= radius for size, length in axes)
-    windows = [(row, column) for row in rows for column in columns]
+    windows = list(product(*per_axis))
     outputs = [_run_windows(run, image[None], windows, scale, progress, measure=not exact) for image in lr]
     seams = [seam for _, seam in outputs if seam is not None]
     sr = torch.cat([output for output, _ in outputs])[..., : height * scale, : width * scale]
     return Tiled(sr, max(model.fixed_size) if len(windows) > 1 else None, max(seams, default=None))
 
 
-def fixed_spans(size: int, length: int, margin: int) -> tuple[Span, ...]:
+def fixed_spans(size: int, length: int, margin: int, grid: int = 1) -> tuple[Span, ...]:
     """Return the spans of one axis for windows of exactly `length`, which is at most `size`.
 
-    They reach `margin` beyond their tiles, or a quarter of their length if that is less.
+    They reach `margin` beyond their tiles, or a quarter of their length if that is less, and begin on the grid if they
+    hold at least four of its windows.
     """
     if size == length:
         return (Span(0, size, 0, size),)
     margin = min(margin, length // 4)
+    if length % grid == 0 and length >= 4 * grid:
+        margin = _round_up(margin, grid)
     starts = range(0, size, length - 2 * margin)
     return tuple(
         Span(start, min(start + length - 2 * margin, size), min(max(start - margin, 0), size - length), length)
@@ -154,20 +163,25 @@ def fixed_spans(size: int, length: int, margin: int) -> tuple[Span, ...]:
     )
 
 
-def spans(size: int, tile: int, margin: int, size_multiple: int = 1, min_size: int = 1) -> tuple[Span, ...]:
-    """Return the spans of one axis: tiles of about equal length, at most `tile` rounded up to the multiple.
+def spans(size: int, tile: int, margin: int, grid: int = 1, min_size: int = 1) -> tuple[Span, ...]:
+    """Return the spans of one axis: tiles of about equal length, at most `tile` rounded up to the grid.
 
-    Every window has the same length, at least `min_size`, stays within the picture, and reaches `margin` beyond its
-    tile within the picture. There is one span if a window would cover the axis anyway.
+    Every window begins on the grid, has at least `min_size` pixels, stays within the picture, and reaches `margin`
+    beyond its tile within the picture. All have one length, except the last ones of a picture that ends off the grid:
+    these reach its end. There is one span if a window would cover the axis anyway.
     """
-    tile, min_length = _round_up(tile, size_multiple), _round_up(min_size, size_multiple)
+    tile, min_length = _round_up(tile, grid), _round_up(min_size, grid)
     if max(tile + 2 * margin, min_length) >= size:
         return (Span(0, size, 0, size),)
     count = -(-size // tile)
-    tile = _round_up(-(-size // count), size_multiple)
+    tile = _round_up(-(-size // count), grid)
     length = max(tile + 2 * margin, min_length)
-    starts = range(0, size, tile)
-    return tuple(Span(s, min(s + tile, size), min(max(s - margin, 0), size - length), length) for s in starts)
+    last = (size - length) // grid * grid
+    begins = [(start, min(max(start - margin, 0), last)) for start in range(0, size, tile)]
+    return tuple(
+        Span(start, min(start + tile, size), begin, size - begin if begin == last else length)
+        for start, begin in begins
+    )
 
 
 def _round_up(size: int, multiple: int) -> int:
@@ -190,9 +204,13 @@ def _first_tile(padded: Tensor, tile: int | None, margin: int, pixel_bytes: int)
     return max(side, MIN_TILE)
 
 
-def _largest_tile(max_size: tuple[int, int], margin: int, size_multiple: int) -> int:
-    """Return the largest tile that fits, with its margins, into a model's largest input size."""
-    tile = (min(max_size) - 2 * margin) // size_multiple * size_multiple
+def _largest_tile(max_size: tuple[int, int], margin: int, model: Descriptor) -> int:
+    """Return the largest tile that fits, with its margins, into a model's largest input size.
+
+    The last window of an axis may be longer by the rest of a window of the network.
+    """
+    grid = math.lcm(model.size_multiple, model.window)
+    tile = (min(max_size) - (model.window - 1) - 2 * margin) // grid * grid
     if tile < 1:
         raise UsageError(
             "the model takes at most {}x{}, and a tile needs {} pixels around it on each side: "

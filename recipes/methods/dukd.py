@@ -83,7 +83,7 @@ class DUKD(PlainMethod):
     def fit(self, teacher: Network | None, student: Network) -> DUKD:
         """Return the method with zoom-out off for attention windows, or with the code's settings for this student."""
         if self.variant != "code":
-            windowed = any(network.descriptor.windowed for network in (teacher, student) if network is not None)
+            windowed = any(network.descriptor.window > 1 for network in (teacher, student) if network is not None)
             return replace(self, zoom_out="off" if windowed else "on") if self.zoom_out == "auto" else self
         own = {
             "pixel_weight": self.pixel_weight,

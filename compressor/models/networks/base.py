@@ -148,8 +148,10 @@ class Descriptor:
     min_size: int = 1
     receptive_radius: int | None = None
     """LR pixels on each side that an output pixel depends on; None if unbounded (global pooling, windows)."""
-    windowed: bool = False
-    """True if an output pixel depends on its position within a window: attention in windows of a fixed grid."""
+    window: int = 1
+    """Side of the windows, from the top left, within which attention acts; a pixel's position in its window counts."""
+    mirror_repeats_edge: bool = True
+    """Whether images that are mirrored to a size the network takes have their edge pixels twice (see `pad_to`)."""
     fixed_size: tuple[int, int] | None = None
     """Width and height, in LR pixels, of the only images that a file accepts; None: any size."""
     max_size: tuple[int, int] | None = None

@@ -256,8 +256,14 @@ class SwinIR(Network):
 
     @property
     def descriptor(self) -> Descriptor:
-        """The descriptor: any size is allowed. Windows start at the top left, so a tile has other windows."""
-        return Descriptor(scale=self.spec.scale, channels=self.spec.channels, receptive_radius=None, windowed=True)
+        """The descriptor: any size is allowed. Windows start at the top left; tiles keep to their grid."""
+        return Descriptor(
+            scale=self.spec.scale,
+            channels=self.spec.channels,
+            receptive_radius=None,
+            window=self.spec.window,
+            mirror_repeats_edge=self.spec.padding == "testscript",
+        )
 
     @property
     def taps(self) -> dict[str, Tap]:

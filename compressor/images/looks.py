@@ -1,0 +1,85 @@
+"""How much an image looks like a reference, for networks trained for looks: sharpness, spectrum and gradients.
+
+PSNR prefers the blurred of two images. These three measures tell what it hides: an image that lacks texture (sharpness
+below 1, negative high frequencies) and one with invented texture (above 1, positive). All take (N,C,H,W) on 0..255.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from compressor.base.errors import SrkdError
+from compressor.images.metrics import PEAK, crop_both
+
+RINGS = 32
+"""Rings of equal width into which the frequencies from 0 to Nyquist are divided."""
+SPECTRUM_FLOOR = 1e-3
+"""Part of the reference's mean power that is added to each ring, so that empty rings do not decide."""
+MIN_SPECTRUM_SIDE = 2 * RINGS
+"""Smallest square whose spectrum is measured: each ring then holds a frequency."""
+
+
+def sharpness(images_255: Tensor, reference_255: Tensor, *, border: int = 0) -> Tensor:
+    """Mean gradient magnitude over that of the reference, for each image: (N,) float64; 1 for equal images.
+
+    The gradient has forward differences in x and y. Below 1 the image is blurred, above 1 noisier or sharper.
+    """
+    images, reference = crop_both(images_255, reference_255, border)
+    return _gradient_magnitude(images) / _gradient_magnitude(reference)
+
+
+def gradient_psnr(images_255: Tensor, reference_255: Tensor, *, border: int = 0) -> Tensor:
+    """10 log10(255^2 / MSE) of the forward differences in x and y, in dB: (N,) float64; infinite for equal images."""
+    images, reference = crop_both(images_255, reference_255, border)
+    error = images - reference
+    squares = [error.diff(dim=axis).square().mean(dim=(-3, -2, -1)) for axis in (-2, -1)]
+    return 10 * torch.log10(PEAK**2 / (sum(squares[1:], squares[0]) / len(squares)))
+
+
+def spectrum(images_255: Tensor, reference_255: Tensor, *, border: int = 0) -> Tensor:
+    """Mean over the rings of |R|, in dB, for each image: (N,) float64; 0 for equal images. See `ring_ratios`."""
+    return ring_ratios(images_255, reference_255, border=border).abs().mean(dim=-1)
+
+
+def high_frequencies(images_255: Tensor, reference_255: Tensor, *, border: int = 0) -> Tensor:
+    """Mean of R over the rings above half Nyquist, with its sign, in dB: (N,) float64. Negative: texture is missing."""
+    return ring_ratios(images_255, reference_255, border=border)[:, RINGS // 2 :].mean(dim=-1)
+
+
+def ring_ratios(images_255: Tensor, reference_255: Tensor, *, border: int = 0) -> Tensor:
+    """R = 10 log10((P + e) / (P_reference + e)) in dB for each ring of frequencies: (N, RINGS) float64.
+
+    P is the power of the Hann-windowed two-dimensional DFT of the central even square, its mean removed, averaged over
+    channels and over the ring; e is 0.001 times the reference's mean power.
+    """
+    ours, theirs = (_ring_power(image) for image in crop_both(images_255, reference_255, border))
+    floor = SPECTRUM_FLOOR * theirs.mean(dim=-1, keepdim=True)
+    return 10 * torch.log10((ours + floor) / (theirs + floor))
+
+
+def _gradient_magnitude(images: Tensor) -> Tensor:
+    down = images[..., 1:, :-1] - images[..., :-1, :-1]
+    right = images[..., :-1, 1:] - images[..., :-1, :-1]
+    return torch.hypot(down, right).mean(dim=(-3, -2, -1))
+
+
+def _ring_power(images: Tensor) -> Tensor:
+    height, width = images.shape[-2:]
+    side = min(height, width) // 2 * 2
+    if side < MIN_SPECTRUM_SIDE:
+        raise SrkdError(
+            f"the spectrum needs {MIN_SPECTRUM_SIDE}x{MIN_SPECTRUM_SIDE} pixels, the image has {width}x{height} after "
+            "cropping the border: leave such images out of the set"
+        )
+    top, left = (height - side) // 2, (width - side) // 2
+    square = images[..., top : top + side, left : left + side]
+    hann = torch.hann_window(side, dtype=square.dtype, device=square.device)
+    windowed = (square - square.mean(dim=(-2, -1), keepdim=True)) * hann[:, None] * hann
+    power = torch.fft.fft2(windowed).abs().square().mean(dim=-3).flatten(-2)
+    cycles = torch.fft.fftfreq(side, dtype=square.dtype, device=square.device)  # in cycles a pixel; Nyquist is 0.5
+    ring = (torch.hypot(cycles[:, None], cycles).flatten() / 0.5 * RINGS).long()
+    inside = ring < RINGS
+    sums = torch.zeros(len(power), RINGS, dtype=power.dtype, device=power.device)
+    sums.index_add_(1, ring[inside], power[:, inside])
+    return sums / torch.bincount(ring[inside], minlength=RINGS)
