@@ -76,7 +76,7 @@ def luma(rgb_01: Tensor) -> Tensor:
 
 def psnr(images_255: Tensor, reference_255: Tensor, *, border: int = 0) -> Tensor:
     """Return 10 log10(255^2 / MSE) in dB for each image of (N, C, H, W) on 0..255: (N,) float64, infinite if equal."""
-    images, reference = _crop(images_255, reference_255, border)
+    images, reference = crop_both(images_255, reference_255, border)
     mse = (images - reference).square().mean(dim=(-3, -2, -1))
     return 10 * torch.log10(PEAK**2 / mse)
 
@@ -86,7 +86,7 @@ def ssim(images_255: Tensor, reference_255: Tensor, *, border: int = 0) -> Tenso
 
     Gaussian window 11x11 with sigma 1.5 over the valid region, K1 = 0.01, K2 = 0.03, L = 255, population moments.
     """
-    images, reference = _crop(images_255, reference_255, border)
+    images, reference = crop_both(images_255, reference_255, border)
     height, width = images.shape[-2:]
     if min(height, width) < SSIM_WINDOW:
         raise SrkdError(
@@ -119,7 +119,8 @@ def finite_or_none(figure: float) -> float | None:
     return figure if math.isfinite(figure) else None
 
 
-def _crop(images: Tensor, reference: Tensor, border: int) -> tuple[Tensor, Tensor]:
+def crop_both(images: Tensor, reference: Tensor, border: int) -> tuple[Tensor, Tensor]:
+    """Both without `border` pixels on each side, in float64; different sizes are refused."""
     if images.shape != reference.shape:
         raise SrkdError(f"cannot compare images of {_size(images)} with a reference of {_size(reference)}")
     height, width = images.shape[-2] - 2 * border, images.shape[-1] - 2 * border
