@@ -90,6 +90,20 @@ def require_threads(threads: int | None) -> None:
         )
 
 
+def let_forks_compute() -> None:
+    """Let torch compute in children that this process forks after it has computed itself, with one thread.
+
+    OpenMP's threads do not exist in such a child; with more than one it waits for them for ever.
+    """
+
+    def use_one_thread() -> None:
+        torch = sys.modules.get("torch")
+        if hasattr(torch, "set_num_threads"):
+            torch.set_num_threads(1)
+
+    os.register_at_fork(after_in_child=use_one_thread)
+
+
 @contextmanager
 def torch_threads(threads: int | None) -> Iterator[int]:
     """Set torch's number of threads, a process-wide setting, and restore it afterwards; None leaves it unchanged."""

@@ -52,6 +52,9 @@ def read_planes(image: ImageInMemory) -> Planes:
             f"a tensor of shape {tuple(image.shape)} is not an image: (3,H,W) or (N,3,H,W) of uint8, or of floats "
             "in [0,1], is taken"
         )
+    if image.layout is not torch.strided or image.is_meta:
+        kind = "on the meta device" if image.is_meta else f"of layout {str(image.layout).removeprefix('torch.')}"
+        raise UsageError(f"a tensor {kind} is not an image: give a dense one with values (tensor.to_dense())")
     planes = image.detach() if image.dim() == 4 else image.detach()[None]
     planes = _float_planes(planes, "tensor", tuple(image.shape), str(image.dtype).removeprefix("torch."))
     return Planes(planes, bits=8 if image.dtype == torch.uint8 else 32)
@@ -100,6 +103,10 @@ def _float_planes(planes: Tensor, kind: str, shape: tuple[int, ...], dtype: str)
 
 def _planes_of_pil(image: Image.Image) -> Planes:
     bits: Literal[8, 16] = 16 if image.mode.startswith("I;16") else 8
+    try:
+        image.load()
+    except (OSError, SyntaxError, ValueError) as error:
+        raise UsageError(f"the PIL image of {image.width}x{image.height} cannot be read: {error}") from error
     if bits == 16:
         samples: npt.NDArray[Any] = np.asarray(image).astype(np.uint16)[..., None]
     else:

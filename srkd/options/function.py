@@ -10,11 +10,14 @@ from typing import ParamSpec, TypeVar, get_type_hints
 
 from compressor.base.context import Context
 from compressor.base.errors import SrkdError, describe_os_error
+from compressor.base.machine import let_forks_compute
 from srkd.options.option import CALLBACKS, OptionsT, declarations
 from srkd.terminal.console import context_for_python
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+let_forks_compute()
 
 
 def public(

@@ -305,6 +305,9 @@ def _plain(cls: type, name: str, value: Any) -> Any:
     """A value as pydantic takes it: integers of NumPy as int, one text or path where several may be as a tuple."""
     if not isinstance(value, int) and isinstance(value, numbers.Integral):
         return int(value)
+    for text in value if isinstance(value, (list, tuple)) else (value,):
+        if isinstance(text, (str, os.PathLike)) and "\0" in os.fspath(text):
+            raise UsageError(f"{name}: {os.fspath(text)!r} has a NUL character, which no path and no name has")
     row = next((row for row in declarations(cls) if row.name == name and not row.group), None)
     if row is not None and row.option.is_input and isinstance(value, (str, os.PathLike)):
         return Path(value).resolve()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from PIL import Image
 
 from compressor.base.errors import SrkdError, UsageError
-from compressor.images.in_memory import is_in_memory, read_planes
+from compressor.images.in_memory import ImageInMemory, is_in_memory, read_planes
 from compressor.inference.upscale import UpscaleSettings, upscale, upscale_image
 from tests.support.fakes import nearest_model
 
@@ -18,6 +19,18 @@ RNG = np.random.default_rng(0)
 PIXELS = RNG.integers(0, 256, (5, 7, 3), dtype=np.uint8)
 REPEATED = PIXELS.repeat(2, 0).repeat(2, 1)
 MODEL = nearest_model(2)
+
+
+def png() -> bytes:
+    stream = io.BytesIO()
+    Image.new("RGB", (4, 5)).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def closed_image() -> Image.Image:
+    image = Image.open(io.BytesIO(png()))
+    image.close()
+    return image
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA", "I;16"])
@@ -82,9 +95,13 @@ def test_floats_are_clamped() -> None:
         (torch.rand(4, 4, 3), r"tensor of shape \(4, 4, 3\).*\(3,H,W\)"),
         (torch.zeros(3, 4, 4, dtype=torch.int64), "tensor of int64"),
         (torch.rand(3, 4, 4) * 2 - 1, "values from -"),
+        (torch.empty(3, 4, 4, device="meta"), "on the meta device"),
+        (torch.rand(3, 4, 4).to_sparse(), "of layout sparse_coo"),
+        (closed_image(), "PIL image of 4x5 cannot be read: .*closed"),
+        (Image.open(io.BytesIO(png()[:45])), "PIL image of 4x5 cannot be read: .*truncated"),
     ],
 )
-def test_what_is_no_image_is_refused_in_one_line(image: np.ndarray | torch.Tensor, message: str) -> None:
+def test_what_is_no_image_is_refused_in_one_line(image: ImageInMemory, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         read_planes(image)
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import pydoc
 import re
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -191,6 +193,42 @@ def test_what_is_no_size_is_refused(size: Any, ground: Path) -> None:
     if size is not None:
         with pytest.raises(UsageError, match="is not a size: give"):
             srkd.cost(ground / "teacher.safetensors", size)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda path: srkd.compress(out=path),
+        lambda path: srkd.compress(data=path),
+        lambda path: srkd.compress(path),
+        lambda path: srkd.upscale("a.safetensors", path),
+        lambda path: srkd.evaluate("a.safetensors", data=path),
+        lambda path: srkd.report(path),
+    ],
+)
+@pytest.mark.parametrize("kind", [str, Path])
+def test_a_path_with_a_nul_is_refused_in_one_line(kind: type, call: Callable[[Any], Any]) -> None:
+    with pytest.raises(UsageError, match=r"'a\\x00b' has a NUL character"):
+        call(kind("a\0b"))
+
+
+@pytest.mark.ci
+def test_a_forked_child_computes_after_its_parent(ground: Path) -> None:
+    """OpenMP's threads do not exist in the child: before, it waited for them for ever."""
+    program = f"""
+import os, signal, torch, srkd
+torch.set_num_threads(2)
+network, image = srkd.load({str(ground / "teacher.safetensors")!r}), torch.rand(3, 64, 64)
+expected = srkd.upscale(network, image)
+pid = os.fork()
+if pid == 0:
+    signal.alarm(200)
+    os._exit(0 if torch.allclose(srkd.upscale(network, image), expected, atol=1e-5) else 3)
+print("ended with", os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout == "ended with 0\n", done.stderr
 
 
 def test_a_text_is_a_list_of_one() -> None:
