@@ -21,6 +21,7 @@ from urllib.parse import unquote, urlsplit
 import h11
 
 from compressor.base.context import Note, no_note
+from compressor.base.interrupts import python_handles_ctrl_c
 from demo.addresses import is_loopback
 from demo.files import ENCODINGS, HEADERS, SECURE_ONLY_HEADERS, Asset
 
@@ -65,7 +66,8 @@ def serve(
         for bound in sockets:
             bound.listen(BACKLOG)
         on_ready()
-        asyncio.run(FileServer(assets, limits, note, ssl_context).run(sockets))
+        with python_handles_ctrl_c():
+            asyncio.run(FileServer(assets, limits, note, ssl_context).run(sockets))
     finally:
         for bound in sockets:
             bound.close()

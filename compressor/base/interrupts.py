@@ -1,15 +1,20 @@
 """What Ctrl-C and SIGTERM do: every handler of a signal is in this module.
 
-A verb ends through its `finally` blocks (`exit_on_sigterm`). Training finishes and saves its step, and a second signal
-stops at once (`catch_signals`): a cluster sends SIGTERM before it takes the machine away (Slurm's preemption and time
-limit, Kubernetes). One of several processes ends with a line (`report_sigterm`). The innermost block decides.
+A verb ends through its `finally` blocks (`exit_on_signals`), or without them if native code does not return. Training
+finishes and saves its step, and a second signal stops at once (`catch_signals`): a cluster sends SIGTERM before it
+takes the machine away (Slurm's preemption and time limit, Kubernetes). One of several processes ends with a line
+(`report_sigterm`). The innermost block decides.
 """
 
 from __future__ import annotations
 
 import os
+import select
 import signal
+import sys
 import threading
+import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,16 +25,34 @@ from compressor.base.errors import SrkdError
 
 Handler = Callable[[int, FrameType | None], Any] | signal.Handlers | int | None
 
+_handled: Counter[int] = Counter()
+"""How often a handler in Python ran, by the signal's number."""
+
+
+@dataclass(frozen=True)
+class _Counted:
+    """A handler whose calls are counted, so that a thread sees when Python could not call it."""
+
+    handle: Callable[[int], None]
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        _handled[number] += 1
+        self.handle(number)
+
+
+def _interrupt(_: int) -> NoReturn:
+    raise KeyboardInterrupt
+
+
 DEFAULT_HANDLERS: Mapping[signal.Signals, Handler] = {
-    signal.SIGINT: signal.default_int_handler,
+    signal.SIGINT: _Counted(_interrupt),
     signal.SIGTERM: signal.SIG_DFL,
 }
 """The signals that ask a run to stop, and the handler of a second one."""
 
-GRACE_SECONDS = 10.0
-"""Time for Python to handle SIGTERM, which it cannot do while native code does not return."""
+GRACE_SECONDS: dict[int, float] = {signal.SIGINT: 1.5, signal.SIGTERM: 10.0}
+"""Time for Python to handle a signal, which it cannot do while native code does not return."""
 
-_handled = threading.Event()
 _listener: StopRequest | None = None
 """The stop request that receives signals; None outside `catch_signals`."""
 _acknowledging = threading.Lock()
@@ -104,31 +127,35 @@ def catch_signals(request: StopRequest | None = None) -> Iterator[StopRequest]:
 
 
 @contextmanager
-def exit_on_sigterm() -> Iterator[None]:
-    """Make SIGTERM end a verb through its `finally` blocks, which remove temporary files; the exit code is 143.
+def exit_on_signals() -> Iterator[None]:
+    """Make Ctrl-C and SIGTERM end a verb through its `finally` blocks, which remove temporary files.
 
-    Code that handles the signal itself (training, the demo server) keeps its handler.
+    The exit codes are 130 (`KeyboardInterrupt`) and 143. Code that handles a signal itself (training, the demo server)
+    keeps its handler. Native code that does not return to Python is ended after `GRACE_SECONDS`, or by a second Ctrl-C.
     """
     if not _in_main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
         yield
         return
 
-    exit_codes = list[int]()
+    ends = list[BaseException]()
 
     def end(number: int) -> NoReturn:
-        exit_codes.append(128 + number)
-        raise SystemExit(exit_codes[0])
+        ends.append(KeyboardInterrupt() if number == signal.SIGINT else SystemExit(128 + number))
+        raise ends[-1]
 
-    before = _handle((signal.SIGTERM,), end)
+    # A program that is started in the background may ignore Ctrl-C.
+    takes_ctrl_c = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    numbers = (signal.SIGINT, signal.SIGTERM) if takes_ctrl_c else (signal.SIGTERM,)
+    before = _handle(numbers, end)
     try:
         with _end_despite_native_code():
             yield
-        if exit_codes:  # Python ignores an exception that arrives in a finalizer, and the verb went on
-            raise SystemExit(exit_codes[0])
-    except (Exception, SystemExit):
-        # Native code turns the SystemExit of a callback into an error of its own, which a verb may report and go on.
-        if exit_codes:
-            raise SystemExit(exit_codes[0]) from None
+        if ends:
+            raise ends[-1]  # Python ignores an exception that arrives in a finalizer, and the verb went on
+    except (Exception, SystemExit) as error:
+        # Native code, and an import that is cut short, turn the exception of a handler into an error of their own.
+        if ends and getattr(error, "exit_code", None) != Interrupted.exit_code:
+            raise ends[-1] from None
         raise
     finally:
         _restore(before)
@@ -155,11 +182,24 @@ def report_sigterm() -> Iterator[threading.Event]:
     _restore(before)
 
 
+@contextmanager
+def python_handles_ctrl_c() -> Iterator[None]:
+    """Restore Python's own handler in the block: `asyncio.run` cancels its task at Ctrl-C only in place of that one."""
+    if not _in_main_thread() or not isinstance(signal.getsignal(signal.SIGINT), _Counted):
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def ignore_sigterm() -> None:
     """Let the process end by itself, also if SIGTERM came just before, which no handler sees now."""
     if _in_main_thread():
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        _handled.set()
+        _handled[signal.SIGTERM] = sys.maxsize
 
 
 def _in_main_thread() -> bool:
@@ -168,12 +208,7 @@ def _in_main_thread() -> bool:
 
 def _handle(numbers: Sequence[signal.Signals], handler: Callable[[int], None]) -> dict[signal.Signals, Handler]:
     """Set the handler of some signals, and return the handlers before."""
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        _handled.set()
-        handler(number)
-
-    return {number: signal.signal(number, handle) for number in numbers}
+    return {number: signal.signal(number, _Counted(handler)) for number in numbers}
 
 
 def _restore(handlers: Mapping[signal.Signals, Handler]) -> None:
@@ -184,23 +219,41 @@ def _restore(handlers: Mapping[signal.Signals, Handler]) -> None:
 
 @contextmanager
 def _end_despite_native_code() -> Iterator[None]:
-    """Let SIGTERM end the process within the block even while native code runs that never returns to Python.
-
-    In the same way a stop request is acknowledged at once, and not only when a step in native code has ended.
+    """Let signals end the process within the block even while native code runs that never returns to Python.
 
     Python handles a signal only between two of its own instructions. Its C code writes the signal's number into a pipe
-    at once; a thread reads it and ends the process with exit code 143 if no handler ran in time.
+    at once; a thread reads it and ends the process with exit code 128 + number if no handler ran in time. A request to
+    stop training is acknowledged at once and waits for the step. A second Ctrl-C ends the process at once.
     """
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
-    _handled.clear()
+    received = Counter(_handled)
+    deadlines: dict[int, float] = {}
 
     def watch() -> None:
-        while received := os.read(reader, 1):
-            if _listener is not None and received[0] in DEFAULT_HANDLERS:
-                _listener.acknowledge_once()
-            if received[0] == signal.SIGTERM and not _handled.wait(GRACE_SECONDS):
-                os._exit(128 + signal.SIGTERM)
+        while True:
+            ready, _, _ = select.select([reader], [], [], 0.05 if deadlines else None)
+            for number in [number for number in deadlines if _handled[number] >= received[number]]:
+                del deadlines[number]
+            if ready:
+                byte = os.read(reader, 1)
+                if not byte:
+                    return
+                take(byte[0])
+            for number, deadline in deadlines.items():
+                may_save = number == signal.SIGINT and _listener is not None
+                if time.monotonic() > deadline and not may_save:
+                    os._exit(128 + number)
+
+    def take(number: int) -> None:
+        if not isinstance(signal.getsignal(number), _Counted):
+            return  # asyncio or a user's program has a handler of its own
+        if _listener is not None:
+            _listener.acknowledge_once()
+        if number == signal.SIGINT and number in deadlines:
+            os._exit(128 + number)
+        received[number] += 1
+        deadlines.setdefault(number, time.monotonic() + GRACE_SECONDS[number])
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()

@@ -14,7 +14,7 @@ import click
 
 from compressor.base.entry_points import package_at_fault
 from compressor.base.errors import SrkdError, describe_os_error, is_out_of_memory
-from compressor.base.interrupts import exit_on_sigterm
+from compressor.base.interrupts import exit_on_signals
 from srkd.cli.console_options import console_options
 from srkd.options.command_line import command_line_options, from_command_line
 from srkd.options.option import Options
@@ -91,7 +91,7 @@ def format_examples(*commands: str) -> str | None:
 def run_or_exit(console: Console, body: Callable[[], None]) -> None:
     """Run a verb's body; an error becomes one line and an exit code."""
     try:
-        with exit_on_sigterm(), nullcontext() if console.verbose else _quiet_libraries():
+        with exit_on_signals(), nullcontext() if console.verbose else _quiet_libraries():
             body()
     except (click.ClickException, click.exceptions.Exit, click.Abort):
         raise

@@ -26,7 +26,7 @@ def body():
     try:
         print('busy', flush=True)
         time.sleep(60)
-    except SystemExit as error:  # as native code does with the exception of a callback
+    except (SystemExit, KeyboardInterrupt) as error:  # as native code does with the exception of a callback
         print('converted', flush=True)
         raise RuntimeError(f'a callback failed: {error}')
 """
@@ -35,7 +35,7 @@ def body():
     try:
         print('busy', flush=True)
         time.sleep(60)
-    except SystemExit:
+    except (SystemExit, KeyboardInterrupt):
         print('reported', flush=True)
     raise SystemExit(1)
 """
@@ -70,15 +70,20 @@ def body():
     [(PYTHON, "cleaned"), (CALLBACK, "converted"), (REPORTED, "reported"), (FINALIZER, "continued"), (NATIVE, "busy")],
     ids=["Python", "a callback", "a reported error", "a finalizer", "native code"],
 )
-def test_sigterm_ends_it(body: str, last: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_ends_it(body: str, last: str, number: signal.Signals, code: int, tmp_path: Path) -> None:
     (tmp_path / "endless.py").write_text(
-        "import time, torch\n"
+        "import signal, time, torch\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a program in the background ignores it
         "from compressor.base import interrupts\n"
         "from srkd.terminal.console import Console\n"
         "from srkd.cli.verb import run_or_exit\n"
-        "interrupts.GRACE_SECONDS = 1.0\n"
+        "interrupts.GRACE_SECONDS[signal.SIGTERM] = 1.0\n"
         f"{body}\n"
-        "run_or_exit(Console(), body)\n"
+        "try:\n"
+        "    run_or_exit(Console(), body)\n"
+        "except KeyboardInterrupt:\n"
+        "    raise SystemExit(130)\n"
     )
     process = subprocess.Popen(
         [sys.executable, str(tmp_path / "endless.py")],
@@ -90,9 +95,43 @@ def test_sigterm_ends_it(body: str, last: str, tmp_path: Path) -> None:
     try:
         assert process.stdout.readline() == "busy\n"
         began = time.monotonic()
-        process.send_signal(signal.SIGTERM)
+        process.send_signal(number)
         rest = process.stdout.read().split()
-        assert process.wait(30) == 143 and time.monotonic() - began < 20
+        assert process.wait(30) == code and time.monotonic() - began < 20
     finally:
         process.kill()
     assert (rest or ["busy"])[-1] == last
+
+
+@pytest.mark.ci
+def test_a_second_ctrl_c_ends_training_whose_step_does_not_return(tmp_path: Path) -> None:
+    """The first one is a request to save; it is answered at once, and waits for the step."""
+    (tmp_path / "training.py").write_text(
+        "import signal, torch\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from compressor.base.interrupts import StopRequest, catch_signals\n"
+        "from srkd.terminal.console import Console\n"
+        "from srkd.cli.verb import run_or_exit\n"
+        f"{NATIVE}\n"
+        "def train():\n"
+        "    with catch_signals(StopRequest(acknowledge=lambda: print('saving', flush=True))):\n"
+        "        body()\n"
+        "run_or_exit(Console(), train)\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, str(tmp_path / "training.py")],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    try:
+        assert process.stdout.readline() == "busy\n"
+        process.send_signal(signal.SIGINT)
+        assert process.stdout.readline() == "saving\n"
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(3)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
+    finally:
+        process.kill()

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from compressor.base.durations import describe_duration, round_down
-from compressor.base.interrupts import StopRequest, catch_signals, exit_on_sigterm
+from compressor.base.interrupts import StopRequest, catch_signals, exit_on_signals
 from compressor.training import pace as pace_module
 from compressor.training.pace import Pace, describe_device
 from srkd import compress
@@ -130,7 +130,7 @@ def test_a_request_to_stop_is_acknowledged_while_native_code_runs():
     """Python cannot run during a step of a slow recipe, which is one library call of many seconds."""
     times: list[float] = []
     request = StopRequest(acknowledge=lambda: times.append(time.monotonic()))
-    with exit_on_sigterm(), catch_signals(request):
+    with exit_on_signals(), catch_signals(request):
         timer = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT))
         timer.start()
         hashlib.pbkdf2_hmac("sha256", b"a", b"b", 3_000_000)
