@@ -98,7 +98,7 @@ def let_forks_compute() -> None:
 
     def use_one_thread() -> None:
         torch = sys.modules.get("torch")
-        if hasattr(torch, "set_num_threads"):
+        if torch is not None and hasattr(torch, "set_num_threads"):  # an import may not have ended
             torch.set_num_threads(1)
 
     os.register_at_fork(after_in_child=use_one_thread)

@@ -138,7 +138,8 @@ def _run_fixed(run: Run, lr: Tensor, model: Descriptor, overlap: int, progress: 
             lr = lr.index_select(axis, reflected_indices(positions, size, repeat_edge=model.mirror_repeats_edge))
         per_axis.append(fixed_spans(target, length, margin, model.window))
     exact = radius is not None and all(size <= length or length // 4 >= radius for size, length in axes)
-    windows = list(product(*per_axis))
+    rows, columns = per_axis
+    windows = list(product(rows, columns))
     outputs = [_run_windows(run, image[None], windows, scale, progress, measure=not exact) for image in lr]
     seams = [seam for _, seam in outputs if seam is not None]
     sr = torch.cat([output for output, _ in outputs])[..., : height * scale, : width * scale]
