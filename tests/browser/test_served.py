@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tarfile
@@ -49,7 +48,7 @@ def demo(*arguments: object) -> Iterator[Site]:
         url = json.loads("".join(lines))["addresses"][0]["url"]
         yield Site({}, port=urlsplit(url).port or 0)
     finally:
-        process.send_signal(signal.SIGINT)
+        process.terminate()  # a program in the background ignores Ctrl-C
         process.communicate(timeout=120)
 
 
