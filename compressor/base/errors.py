@@ -6,6 +6,7 @@ import difflib
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from importlib import metadata
 
 
 class SrkdError(Exception):
@@ -52,8 +53,14 @@ class MissingExtra(SrkdError):
 
     @staticmethod
     def command(extra: str) -> str:
-        """Return the pip command that installs `extra`."""
-        return f"pip install 'srkd[{extra}]'"
+        """The pip command that installs `extra` and keeps the installed torch.
+
+        Without the pin a newer torchvision of an extra replaces a CPU build of torch by one with gigabytes of CUDA.
+        """
+        try:
+            return f"pip install 'srkd[{extra}]' torch=={metadata.version('torch')}"
+        except metadata.PackageNotFoundError:
+            return f"pip install 'srkd[{extra}]'"
 
 
 class Unwritable(SrkdError):

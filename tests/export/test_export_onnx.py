@@ -19,7 +19,7 @@ import torch
 
 import export.formats.table
 import export.graph.divergence
-from compressor.base.errors import UsageError
+from compressor.base.errors import MissingExtra, UsageError
 from compressor.images.sets import embedded_photos
 from compressor.inference.open import open_model
 from compressor.models.networks.base import Descriptor, Network
@@ -222,7 +222,7 @@ def test_what_is_not_installed_is_named(network: Network, tmp_path: Path, monkey
     monkeypatch.setitem(FORMATS.rows, "ncnn", row)
     file = only(export_model(network, SOURCE, ["ncnn"], tmp_path))
     assert file.verdict == "unavailable"
-    assert file.reason == "no_such_module is not installed: pip install 'srkd[ncnn]'"
+    assert file.reason == f"no_such_module is not installed: {MissingExtra.command('ncnn')}"
 
 
 def test_an_unknown_format(network: Network, tmp_path: Path) -> None:

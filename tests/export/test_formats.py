@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from compressor.base.errors import SrkdError, UsageError
+from compressor.base.errors import MissingExtra, SrkdError, UsageError
 from compressor.inference.open import open_model, read_metadata
 from compressor.inference.super_resolve import super_resolve
 from compressor.models.networks.base import Descriptor, Network, Spec
@@ -201,7 +201,7 @@ def test_a_foreign_model_is_known_by_its_shapes(
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_missing_package_names_the_command(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     row = dataclasses.replace(FORMATS[name], needs=("no_such_module",), obstacle=lambda: None)
-    command = f"pip install 'srkd[{row.extra}]'" if row.extra else "pip install --force-reinstall srkd"
+    command = MissingExtra.command(row.extra) if row.extra else "pip install --force-reinstall srkd"
     assert row.missing_requirement() == f"no_such_module is not installed: {command}"
 
 

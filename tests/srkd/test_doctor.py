@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import demo.files
+from compressor.base.errors import MissingExtra
 from compressor.models.networks.registry import NETWORKS
 from compressor.runtimes.onnx_providers import PROVIDERS
 from compressor.runtimes.table import RUNTIMES
@@ -44,7 +45,7 @@ def test_missing_modules_are_named_with_the_command(monkeypatch: pytest.MonkeyPa
     pieces = {piece.name: piece for piece in diagnosis.formats}
     assert diagnosis.missing_core == () and pieces["onnx"].ready and pieces["onnx"].command is None
     assert not pieces["new"].ready and pieces["new"].missing == ("no_such_module",)
-    assert pieces["new"].command == "pip install 'srkd[ncnn]'"
+    assert pieces["new"].command == MissingExtra.command("ncnn")
     assert {piece.name for piece in diagnosis.runtimes} >= {"torch", "onnxruntime"}
 
 
