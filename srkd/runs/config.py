@@ -500,6 +500,9 @@ def _default_init(teacher: Network | None, preset: Preset, options: CompressOpti
             note(f"the student is cut from the teacher: a {teacher.spec.arch} cannot be solved for")
             return "inherit"
         return init
+    if init == "inherit" and options.student.init_from is None and preset.methods[0].name == "inherit":
+        _require_cut(teacher, options.student.student)
+        return "inherit"
     if teacher is None or init == "random" or (init == "fit" and is_replaced):
         return "random"
     if init == "inherit":
@@ -513,6 +516,19 @@ def _default_init(teacher: Network | None, preset: Preset, options: CompressOpti
         note(f"--student: random weights, as no student of this shape can be solved for from the {teacher.spec.arch}")
         return "random"
     return "fit"
+
+
+def _require_cut(teacher: Network | None, student: str) -> None:
+    """Refuse a recipe that is its start, for a student that cannot be cut from the teacher."""
+    try:
+        if teacher is None:
+            raise SrkdError("no teacher whose layers srkd knows")
+        student_cuts(teacher.spec, parse_student(student, like=teacher.spec, scale=teacher.spec.scale))
+    except SrkdError as error:
+        raise UsageError(
+            f"--student {student}: the recipe inherit cuts it from the teacher, which is impossible ({error}); "
+            "--recipe scratch trains it from random weights"
+        ) from error
 
 
 def _choose_select(init: Init, teacher: Network | None, preset: Preset, options: CompressOptions, note: Note) -> Select:

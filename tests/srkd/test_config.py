@@ -67,10 +67,13 @@ def test_another_network_takes_the_teachers_scale_and_starts_at_random(choose: C
     assert start.network.spec == CompactSpec(2, width=8, depth=2)
     assert start.init == "random"
     assert notes == ["--student: random weights, as no student of this shape can be solved for from the rcan"]
-    _, notes = choose(student="compact:width=8,depth=2", recipe="inherit")
+    _, notes = choose(student="compact:width=8,depth=2", recipe="csd-paper")
     assert notes == [
         "--student: random weights, where the recipe would inherit; --init inherit cuts them from the teacher"
     ]
+    with pytest.raises(UsageError, match=r"--student compact:width=8,depth=2: the recipe inherit .*; --recipe scratch"):
+        choose(student="compact:width=8,depth=2", recipe="inherit")
+    assert choose(student="rcan:groups=1,depth=1,width=8,hidden=2", recipe="inherit")[0].init == "inherit"
 
 
 def test_a_spec_of_the_teachers_kind_can_inherit(teacher: Teacher, choose: Choose) -> None:
