@@ -14,9 +14,8 @@ from compressor.inference import evaluate as evaluation
 from compressor.inference.evaluate import Evaluation, EvaluationSettings
 from compressor.inference.teacher_check import check_teacher
 from compressor.runtimes.table import RUNTIMES, runtime_of
-from compressor.teachers.teacher import load_teacher
 from srkd.options.function import public
-from srkd.options.models import as_tuple, common_scale, open_runtime
+from srkd.options.models import as_tuple, common_scale, load_checkpoint, open_runtime
 from srkd.options.shared import path_of
 from srkd.options.verbs import EvaluateOptions
 
@@ -73,13 +72,6 @@ def _note_below_bicubic(result: Evaluation, options: EvaluateOptions, note: Note
             continue
         note(f"warning: {label} is below bicubic on {', '.join(below)}")
         if isinstance(model, (str, Path)) and RUNTIMES[runtime_of(Path(model))].opens_as_teacher:
-            teacher = load_teacher(
-                model,
-                scale=options.scale,
-                arch_options=options.arch_options,
-                limits=options.limits,
-                trust_code=options.trust_code,
-            )
-            advice = check_teacher(teacher).advice
+            advice = check_teacher(load_checkpoint(model, options)).advice
             if advice is not None:
                 note(f"{label}: {advice}")

@@ -23,7 +23,7 @@ from compressor.runtimes.table import RUNTIMES, OpenOptions, runtime_of
 from compressor.teachers.licence import licence_of
 from compressor.teachers.teacher import Teacher, load_teacher
 from srkd.api.inspection import Inspection, QuantisedSize, inspect_header
-from srkd.options.models import refuse_file_options
+from srkd.options.models import load_checkpoint, refuse_file_options
 from srkd.options.values import format_size, read_size
 from srkd.options.verbs import InspectOptions
 
@@ -57,14 +57,7 @@ def inspect_opened(options: InspectOptions) -> Inspection:
 
 
 def _inspect_checkpoint(file: Path, options: InspectOptions) -> Inspection:
-    teacher = load_teacher(
-        file,
-        scale=options.scale,
-        arch_options=options.arch_options,
-        limits=options.limits,
-        trust_code=options.trust_code,
-    )
-    return _inspect_teacher(teacher, options)
+    return _inspect_teacher(load_checkpoint(file, options), options)
 
 
 def _inspect_open(model: ImageModel, options: InspectOptions) -> Inspection:

@@ -20,7 +20,7 @@ from compressor.runtimes.file_runtime import read_spec
 from compressor.runtimes.table import OpenOptions, runtime_of
 from compressor.runtimes.torch_runtime import TorchRuntime
 from compressor.teachers.teacher import Teacher, load_teacher
-from srkd.options.shared import Model, ModelOrPath, RuntimeOptions
+from srkd.options.shared import Model, ModelOrPath, ProgramOptions, RuntimeOptions
 from srkd.options.values import MODEL
 
 
@@ -83,6 +83,17 @@ def file_of(model: ModelOrPath, path: Path) -> ModelFile:
 def as_tuple(values: object) -> tuple[Any, ...]:
     """One value or a sequence of values as a tuple. A string is one value."""
     return tuple(values) if isinstance(values, Sequence) and not isinstance(values, str) else (values,)
+
+
+def load_checkpoint(path: str | Path, options: ProgramOptions) -> Teacher:
+    """Load a checkpoint or a foreign program with the options that a verb has for reading one."""
+    return load_teacher(
+        path,
+        scale=options.scale,
+        arch_options=options.arch_options,
+        limits=options.limits,
+        trust_code=options.trust_code,
+    )
 
 
 def open_runtime(model: Model, options: RuntimeOptions, context: Context) -> Runtime:

@@ -13,7 +13,6 @@ from compressor.data.batches import Batch
 from compressor.models.networks.registry import build
 from compressor.training.step import Step
 from recipes.composition import refusals
-from recipes.config.options import make_method
 from recipes.config.reading import load_preset, read_preset
 from recipes.methods.dukd import DUKD
 from recipes.methods.facd import FACD
@@ -112,15 +111,6 @@ def test_weights_are_calibrated_before_the_gate(make: type[LFD] | type[FACD], te
             ungated = losses[f"seen/ungated_{term.removeprefix('patch_')}"]
             assert weights[-1] == pytest.approx(0.2 * losses["raw/pixel"] / ungated, rel=1e-5)
     assert weights[0] == pytest.approx(weights[1]) == pytest.approx(weights[2])
-
-
-@pytest.mark.parametrize("method", ["lfd", "facd"])
-def test_a_calibrated_weight_begins_with_a_tenth_to_three_tenths_of_the_pixel_loss(method: str) -> None:
-    for share in (0.1, 0.3):
-        assert make_method(method, {"share": share}).weights
-    for share in (0.09, 0.31):
-        with pytest.raises(UsageError, match=r"share=.*expected"):
-            make_method(method, {"share": share})
 
 
 def test_the_running_spread_is_that_of_everything_seen() -> None:

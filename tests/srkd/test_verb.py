@@ -1,4 +1,4 @@
-"""SIGTERM ends a verb, whatever it is doing."""
+"""SIGTERM and Ctrl-C end a verb, whatever it is doing."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -64,6 +67,23 @@ def body():
 """
 
 
+@contextmanager
+def busy_process(program: Path) -> Iterator[tuple[subprocess.Popen[str], IO[str]]]:
+    """Run a program until it says that it is busy, and yield it with its output; kill it at the end."""
+    process = subprocess.Popen(
+        [sys.executable, str(program)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    try:
+        assert process.stdout.readline() == "busy\n"
+        yield process, process.stdout
+    finally:
+        process.kill()
+
+
 @pytest.mark.ci
 @pytest.mark.parametrize(
     ("body", "last"),
@@ -85,21 +105,11 @@ def test_a_signal_ends_it(body: str, last: str, number: signal.Signals, code: in
         "except KeyboardInterrupt:\n"
         "    raise SystemExit(130)\n"
     )
-    process = subprocess.Popen(
-        [sys.executable, str(tmp_path / "endless.py")],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
-    try:
-        assert process.stdout.readline() == "busy\n"
+    with busy_process(tmp_path / "endless.py") as (process, output):
         began = time.monotonic()
         process.send_signal(number)
-        rest = process.stdout.read().split()
+        rest = output.read().split()
         assert process.wait(30) == code and time.monotonic() - began < 20
-    finally:
-        process.kill()
     assert (rest or ["busy"])[-1] == last
 
 
@@ -118,20 +128,10 @@ def test_a_second_ctrl_c_ends_training_whose_step_does_not_return(tmp_path: Path
         "        body()\n"
         "run_or_exit(Console(), train)\n"
     )
-    process = subprocess.Popen(
-        [sys.executable, str(tmp_path / "training.py")],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
-    try:
-        assert process.stdout.readline() == "busy\n"
+    with busy_process(tmp_path / "training.py") as (process, output):
         process.send_signal(signal.SIGINT)
-        assert process.stdout.readline() == "saving\n"
+        assert output.readline() == "saving\n"
         with pytest.raises(subprocess.TimeoutExpired):
             process.wait(3)
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 130
-    finally:
-        process.kill()
