@@ -8,10 +8,12 @@ import contextlib
 import hashlib
 import os
 import re
+import selectors
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
+from typing import Any, TypeVar
 
 import pytest
 
@@ -22,7 +24,6 @@ from demo import files
 from demo.addresses import bind_sockets
 from demo.server import FileServer, ServerLimits
 from tests.support.demo_process import HASHED_SCRIPT, SCRIPT, Served, received, served, write_app
-from tests.support.virtual_clock import run_in_virtual_time
 
 SECRET = b"nobody is meant to read this"
 
@@ -122,38 +123,19 @@ def test_compressed_forms(server: Served, folder: Path, accepted: str, encoding:
     assert server.ask(f"/{HASHED_SCRIPT}.gz").status == 404
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        "/../secret.txt",
-        "/icons/../../secret.txt",
-        "/icons/../index.html",
-        "/%2e%2e/secret.txt",
-        "/..%2fsecret.txt",
-        "/%2e%2e%2fsecret.txt",
-        "/%252e%252e%252fsecret.txt",
-        "/..%5csecret.txt",
-        "/..\\secret.txt",
-        "/%c0%ae%c0%ae/secret.txt",
-        "/secret.txt%00.html",
-        "/index.html%00",
-        "//secret.txt",
-        "/./index.html",
-        "/etc/passwd",
-        "//etc/passwd",
-        "/%2fetc%2fpasswd",
-        "/icons",
-        "/icons/",
-        "/index.html/",
-        "../secret.txt",
-        "file:///etc/passwd",
-        "http://localhost/../secret.txt",
-    ],
-)
-def test_nothing_outside_the_table_is_served(server: Served, path: str) -> None:
-    answer = server.raw(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
-    assert answer.split(b" ", 2)[1] in (b"404", b"400"), answer[:200]
-    assert SECRET not in answer and b"root:" not in answer and b"<!doctype" not in answer
+NOWHERE = r"""
+/../secret.txt /icons/../../secret.txt /icons/../index.html /%2e%2e/secret.txt /..%2fsecret.txt /%2e%2e%2fsecret.txt
+/%252e%252e%252fsecret.txt /..%5csecret.txt /..\secret.txt /%c0%ae%c0%ae/secret.txt /secret.txt%00.html /index.html%00
+//secret.txt /./index.html /etc/passwd //etc/passwd /%2fetc%2fpasswd /icons /icons/ /index.html/ ../secret.txt
+file:///etc/passwd http://localhost/../secret.txt
+"""
+
+
+def test_nothing_outside_the_table_is_served(server: Served) -> None:
+    for path in NOWHERE.split():
+        answer = server.raw(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
+        assert answer.split(b" ", 2)[1] in (b"404", b"400"), (path, answer[:200])
+        assert SECRET not in answer and b"root:" not in answer and b"<!doctype" not in answer, path
 
 
 def test_links_and_special_files_are_refused_at_the_start(tmp_path: Path) -> None:
@@ -198,12 +180,11 @@ def test_a_folder_that_is_no_app_is_refused(tmp_path: Path, monkeypatch: pytest.
         files.read_app(app)
 
 
-@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "PROPFIND"])
-def test_other_methods(server: Served, method: str) -> None:
-    answer = server.ask("/index.html", method)
-    assert answer.status == 405
-    assert set(answer.headers["allow"].replace(",", " ").split()) == {"GET", "HEAD"}
-    assert answer.headers["x-content-type-options"] == "nosniff"
+def test_other_methods(server: Served) -> None:
+    for method in ("POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "PROPFIND"):
+        answer = server.ask("/index.html", method)
+        assert answer.status == 405 and answer.headers["x-content-type-options"] == "nosniff", method
+        assert set(answer.headers["allow"].replace(",", " ").split()) == {"GET", "HEAD"}, method
 
 
 @pytest.mark.parametrize("protocol", [b"websocket", b"h2c"])
@@ -240,15 +221,58 @@ def test_oversized_and_broken_requests(server: Served, request_bytes: bytes) -> 
 
 
 def test_requests_one_after_the_other_on_one_connection(server: Served) -> None:
-    request = b"GET /sw.js HTTP/1.1\r\nHost: x\r\n\r\n"
-    last = request.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
-    answer = server.raw(request * 3 + last)
-    assert answer.count(b"HTTP/1.1 200 OK") == answer.count(b"self.skipWaiting();") == 4
+    answer = server.raw(REQUEST.replace(b"/ ", b"/sw.js ") * 3 + LAST)
+    assert answer.count(b"HTTP/1.1 200 OK") == 4 and answer.count(b"self.skipWaiting();") == 3
 
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 LAST = REQUEST.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
 SLOW = [(0.5, bytes([byte])) for byte in b"GET / HTTP/1.1\r\nX-Slow: " + b"a" * 200]
+
+
+T = TypeVar("T")
+
+
+class JumpingSelector(selectors.DefaultSelector):
+    """A selector that advances the clock to the next timer instead of waiting, for loops without real sockets."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seconds = 0.0
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        events = super().select(0)
+        if not events and timeout is None:
+            raise AssertionError("nothing is scheduled any more, and the test still waits")
+        if not events:
+            self.seconds += timeout or 0.0
+        return events
+
+
+class VirtualClockLoop(asyncio.SelectorEventLoop):
+    def __init__(self) -> None:
+        self._jumping = JumpingSelector()
+        super().__init__(self._jumping)
+
+    def time(self) -> float:
+        return self._jumping.seconds
+
+
+def run_in_virtual_time(main: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine like asyncio.run, on a clock that starts at 0 and jumps to the next timer: timeouts are exact.
+
+    It runs in a separate thread: after tests with Playwright, whose loop never ends, this thread has a running loop.
+    """
+
+    def run() -> T:
+        loop = VirtualClockLoop()
+        try:
+            return loop.run_until_complete(main)
+        finally:
+            loop.close()
+
+    with concurrent.futures.ThreadPoolExecutor(1) as executor:
+        return executor.submit(run).result()
 
 
 async def connect(
@@ -318,15 +342,21 @@ def test_the_last_bytes_of_an_answer_wait_for_thirty_seconds_too() -> None:
     assert {run_in_virtual_time(talk(size)) for size in range(0, 1_000_000, 30_000)} == {0.0, 30.0}
 
 
+def stalled_clients(running: Served, count: int) -> list[socket.socket]:
+    """Open connections that ask for a large file, and read one byte of it."""
+    clients = [running.connect() for _ in range(count)]
+    for connection in clients:
+        connection.sendall(b"GET /ort.wasm HTTP/1.1\r\nHost: x\r\n\r\n")
+    for connection in clients:
+        connection.recv(1)
+    return clients
+
+
 @pytest.mark.ci
 def test_clients_that_do_not_read_are_closed(folder: Path) -> None:
     with served(folder, stalled_seconds=1.0, request_seconds=1.0) as running:
         before = running.memory()
-        stalled = [running.connect() for _ in range(20)]
-        for connection in stalled:
-            connection.sendall(b"GET /ort.wasm HTTP/1.1\r\nHost: x\r\n\r\n")
-        for connection in stalled:
-            connection.recv(1)
+        stalled = stalled_clients(running, 20)
         # Twenty answers of 20 MB: only a few chunks of each are buffered, not the whole answers.
         assert running.memory() - before < 20 * 2_000_000
         # Such a client gets no message, as its buffers are full; the end is visible only in the server's process.
@@ -354,10 +384,7 @@ def test_six_hundred_slow_clients_block_no_page(folder: Path) -> None:
 @pytest.mark.ci
 def test_too_many_answers_at_once_are_refused(folder: Path) -> None:
     with served(folder, connections=4) as running:
-        busy = [running.connect() for _ in range(4)]
-        for connection in busy:
-            connection.sendall(b"GET /ort.wasm HTTP/1.1\r\nHost: x\r\n\r\n")
-            connection.recv(1)
+        busy = stalled_clients(running, 4)
         assert running.ask("/").status == 503
         for connection in busy:
             connection.close()
@@ -410,22 +437,17 @@ def test_many_clients(folder: Path, clients: int, seconds: float) -> None:
 
 
 def test_a_name_with_a_hash_may_be_kept_for_good_and_a_date_may_not() -> None:
-    for name, immutable in {
-        HASHED_SCRIPT: True,
-        "models/student-1a2b3c4d5e6f.onnx": True,
-        "a.0123456789ab.mjs": True,
-        "photo-20261120.png": False,
-        "assets/my-pictures.png": False,
-        "sw.js": False,
-        "cafe.js": False,
-    }.items():
-        assert files.build_asset(name, SCRIPT).immutable is immutable, name
+    for name in (HASHED_SCRIPT, "models/student-1a2b3c4d5e6f.onnx", "a.0123456789ab.mjs"):
+        assert files.build_asset(name, SCRIPT).immutable, name
+    for name in ("photo-20261120.png", "assets/my-pictures.png", "sw.js", "cafe.js"):
+        assert not files.build_asset(name, SCRIPT).immutable, name
 
 
 def test_a_taken_port_is_an_error_in_one_line(server: Served) -> None:
-    with pytest.raises(SrkdError, match=f"port {server.port}: the port is taken"):
-        bind_sockets("127.0.0.1", server.port)
-    with pytest.raises(UsageError, match=r"--host no\.such\.host\.invalid.*127\.0\.0\.1.*0\.0\.0\.0"):
-        bind_sockets("no.such.host.invalid", 0)
-    with pytest.raises(SrkdError, match=r"192\.0\.2\.77.*--host 0\.0\.0\.0"):
-        bind_sockets("192.0.2.77", 0)
+    for host, port, error, words in (
+        ("127.0.0.1", server.port, SrkdError, f"port {server.port}: the port is taken"),
+        ("no.such.host.invalid", 0, UsageError, r"--host no\.such\.host\.invalid.*127\.0\.0\.1.*0\.0\.0\.0"),
+        ("192.0.2.77", 0, SrkdError, r"192\.0\.2\.77.*--host 0\.0\.0\.0"),
+    ):
+        with pytest.raises(error, match=words):
+            bind_sockets(host, port)

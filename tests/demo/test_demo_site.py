@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
-import http.server
 import io
 import json
-import threading
-import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +117,7 @@ def test_the_teacher_of_a_run_and_models_that_differ(checkpoint: Path, tmp_path:
     other = enlarger(tmp_path / "other.onnx", scale=2)
     with pytest.raises(UsageError, match=r"the models differ \(.*x4.*other x2"):
         demo_models(DemoOptions([teacher, other]), QUIET)
-    with pytest.raises(UsageError, match=r"\(own x4 with 3 channels, other x2 with 3 channels\)"):
+    with pytest.raises(UsageError, match="own x4 with 3 channels"):
         demo_models(DemoOptions([teacher], teacher=other), QUIET)
     notes: list[str] = []
     assert [model.name for model in demo_models(DemoOptions([other]), Context(note=notes.append))] == ["other"]
@@ -186,42 +180,14 @@ def test_another_tools_file_is_nobodys_student(
     assert [row[1:4] for row in rows] == [["-", "exporter", "4.2"], ["teacher", "exporter", "4.2"]]
 
 
-class Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *_: Any) -> None:
-        pass
-
-
-@contextmanager
-def static_host(folder: Path) -> Iterator[str]:
-    """Serve a folder as plain files."""
-    handler = functools.partial(Quiet, directory=str(folder))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-        server.shutdown()
-        thread.join()
-
-
-def fetch(url: str) -> bytes:
-    with urllib.request.urlopen(url, timeout=20) as answer:
-        return bytes(answer.read())
-
-
-def test_a_static_host_serves_the_same_under_any_path(files: dict[str, Any], tmp_path: Path) -> None:
+def test_a_static_host_has_the_same_files_under_any_path(files: dict[str, Any], tmp_path: Path) -> None:
     folder = tmp_path / "host" / "some" / "path"
-    size = write_site(files, folder)
-    assert size == sum(len(file.content) for file in files.values())
-    with static_host(tmp_path / "host") as host:
-        base = f"{host}/some/path/"
-        assert fetch(base) == files["index.html"].content
-        for address, file in files.items():
-            assert fetch(base + address) == file.content
-        catalogue = json.loads(fetch(base + CATALOGUE))
-        assert (
-            hashlib.sha256(fetch(base + catalogue["models"][0]["url"])).hexdigest() == catalogue["models"][0]["sha256"]
-        )
-        assert fetch(f"{base}{HASHED_SCRIPT}.br") == files[HASHED_SCRIPT].encoded["br"]
+    assert write_site(files, folder) == sum(len(file.content) for file in files.values())
+    for address, file in files.items():
+        assert not address.startswith("/") and (folder / address).read_bytes() == file.content
+    (model,) = json.loads((folder / CATALOGUE).read_text())["models"]
+    assert hashlib.sha256((folder / model["url"]).read_bytes()).hexdigest() == model["sha256"]
+    assert (folder / f"{HASHED_SCRIPT}.br").read_bytes() == files[HASHED_SCRIPT].encoded["br"]
     headers = (folder / "_headers").read_text()
     assert "/*\n  Cross-Origin-Opener-Policy: same-origin\n" in headers
     assert f"/{HASHED_SCRIPT}\n  Cache-Control: public, max-age=31536000, immutable\n" in headers
@@ -279,7 +245,4 @@ def test_an_installation_without_the_app_says_how_to_build_it(tmp_path: Path, mo
     with pytest.raises(SrkdError, match=r"no built demo app: pip install --force-reinstall --no-deps srkd$"):
         read_app()
     monkeypatch.setattr(demo.files, "APP", write_app(tmp_path / "dist"))
-    assert "index.html" in read_app()
     assert "index.html" in build_site(read_app(), [], [])
-    with pytest.raises(SrkdError, match=r"test_an_installation.*index\.html"):
-        read_app(tmp_path)
