@@ -124,6 +124,15 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
                 terminalreporter.write_line(str(value))
 
 
+@pytest.fixture(scope="session")
+def ground(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with teacher.safetensors and photos/, which no test changes."""
+    folder = tmp_path_factory.mktemp("ground")
+    save_teacher(folder / "teacher.safetensors")
+    save_photos(folder / "photos")
+    return folder
+
+
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
     """Return a folder of three small photos to train on."""

@@ -28,13 +28,6 @@ from tests.support.shared import needs_shared, shared_dir
 State = official.State
 
 
-@pytest.fixture(name="plain")
-def _plain(tmp_path: Path) -> tuple[State, Network]:
-    """Return a small BasicSR EDSR, and the network it is when saved in the plainest way."""
-    state = official.basicsr_edsr(2, 8, 2)
-    return state, load_checkpoint(save_state(state, tmp_path)).network
-
-
 def test_a_training_checkpoint_with_optimizer_and_numbers(plain: tuple[State, Network], tmp_path: Path) -> None:
     state, network = plain
     optimizer = torch.optim.Adam(build(EDSRSpec(2, 4, 1)).parameters())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import resource
-import signal
 import subprocess
 import sys
 import time
@@ -146,25 +145,6 @@ def test_errors_become_one_line(raised: Exception, code: int, line: str, capsys:
         assert lines[-1].startswith(line)
         assert ("Traceback" in lines[0]) == verbose
         assert verbose or len(lines) == 1
-
-
-def test_ctrl_c_is_exit_130() -> None:
-    program = (
-        "import signal, sys, time\n"
-        # A test in the background of a shell inherits an ignored SIGINT.
-        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "from srkd.terminal.console import Console\nfrom srkd.cli.verb import verb\nfrom srkd.cli import main as cli\n"
-        "@verb('wait')\ndef wait(console):\n    'Wait.'\n    print('ready', flush=True)\n    time.sleep(60)\n"
-        "cli.cli.get_command = lambda ctx, name: wait\ncli.VERBS = ('wait',)\ncli.main(['wait'])\n"
-    )
-    process = subprocess.Popen(
-        [sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "ready\n"
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=30)
-    assert (process.returncode, err.strip()) == (130, "srkd: interrupted")
 
 
 def test_a_closed_pipe_is_not_an_error_message() -> None:

@@ -78,7 +78,7 @@ def test_a_value_that_is_no_number_is_refused_all_the_same(dtype: torch.dtype, v
     with torch.no_grad():
         network.get_parameter("tail.bias")[1] = value
     save_network(network, tmp_path / "damaged.safetensors", dtype=dtype)
-    with pytest.raises(SrkdError, match="holds NaN or infinity: its training diverged"):
+    with pytest.raises(SrkdError, match="its training diverged"):
         run_inspect(InspectOptions(tmp_path / "damaged.safetensors"))
 
 
@@ -125,7 +125,7 @@ def test_what_the_header_does_not_hold_is_counted(own: Path) -> None:
     large = run_inspect(InspectOptions(own))
     assert small.macs is not None and large.macs == 16 * small.macs
     assert run_inspect(InspectOptions(own, layers=True)).layers
-    with pytest.raises(SrkdError, match="the file is for scale 4, not 3"):
+    with pytest.raises(SrkdError, match="scale 4, not 3"):
         run_inspect(InspectOptions(own, scale=3))
     with pytest.raises(SrkdError, match="wideth"):
         run_inspect(InspectOptions(own, arch_options={"wideth": 9}))

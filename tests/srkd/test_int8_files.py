@@ -184,7 +184,7 @@ def test_profile_writes_a_checkpoint_in_eight_bits(folder: Path, monkeypatch: py
 def test_a_runtime_without_int8_files_is_left_out(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["profile", str(folder / "small.safetensors"), "--precision", "int8", "--no-quality", *PROFILE]
     assert run([*arguments, "--runtime", "onnxruntime,coreml"]) == 0
-    assert "small is left out under coreml: no int8 file is made for runtime coreml" in capsys.readouterr().err
+    assert "no int8 file is made for runtime coreml" in capsys.readouterr().err
 
 
 def test_a_network_trained_at_eight_bits_needs_no_bound(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

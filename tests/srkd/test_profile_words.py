@@ -11,58 +11,48 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from compressor.models.checkpoints.save import save_network
-from compressor.models.networks.edsr import EDSRSpec
-from compressor.models.networks.registry import build
 from srkd.charts.scatter import Scatter, ScatterPoint, draw_scatter, pareto_front
 from srkd.cli.main import run
 
 QUICK = ("--lr-size", "12x10", "--seconds", "0.1", "--no-memory", "--runtime", "torch", "--threads", "1")
 
 
-@pytest.fixture
-def model(tmp_path: Path) -> str:
-    path = tmp_path / "small.safetensors"
-    save_network(build(EDSRSpec(width=8, depth=1, scale=2), seed=0), path)
-    return str(path)
-
-
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["--runtime", "tvm"], "'tvm' is not one of torch"),
-        (["--precision", "fp8"], "'fp8' is not one of fp32, bf16, fp16, int8"),
-        (["--threads", "0"], "0 is not in the range"),
-        (["--threads", "9999"], "threads=9999: srkd may use"),
+        (["--runtime", "tvm"], "'tvm'"),
+        (["--precision", "fp8"], "'fp8'"),
+        (["--threads", "0"], "--threads"),
+        (["--threads", "9999"], "threads=9999"),
         (["--batch", "0"], "'0' is not a count"),
         (["--batch", "1,x"], "'x' is not a count"),
-        (["--lr-size", "60000x60000"], "name a smaller size"),
+        (["--lr-size", "60000x60000"], "60000x60000"),
         (["--pareto", "curve.pdf"], "--pareto curve.pdf: the picture is a PNG file"),
         (["--pareto", "x.png", "--no-quality"], "leave out --no-quality"),
         (["--pareto", "/dev/null/x.png"], "--pareto"),
     ],
 )
-def test_a_mistake_is_one_line(words: list[str], line: str, model: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["profile", model, "--seconds", "0.1", *words]) == 2
+def test_a_mistake_is_one_line(words: list[str], line: str, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["profile", str(model), "--seconds", "0.1", *words]) == 2
     last = capsys.readouterr().err.strip().splitlines()[-1]
     assert line in last and "Traceback" not in last
 
 
 @pytest.mark.parametrize(
     ("words", "line"),
-    [
-        ([], "Missing argument 'MODEL...'"),
-        (["--preset", "dukd-table1"], "python -m benchmarks profile_everywhere"),
-    ],
+    [([], "Missing argument 'MODEL...'"), (["--preset", "dukd-table1"], "python -m benchmarks profile_everywhere")],
 )
 def test_a_mistake_without_a_model_is_one_line(words: list[str], line: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["profile", *words]) == 2
     assert line in capsys.readouterr().err.strip().splitlines()[-1]
 
 
-def test_the_picture_layers_and_json(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_picture_layers_and_json(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     picture = tmp_path / "pareto.png"
-    assert run(["profile", model, "--teacher", model, *QUICK, "--layers", "--pareto", str(picture), "--json"]) == 0
+    assert (
+        run(["profile", str(model), "--teacher", str(model), *QUICK, "--layers", "--pareto", str(picture), "--json"])
+        == 0
+    )
     value = json.loads(capsys.readouterr().out)
     with Image.open(picture) as drawn:
         assert drawn.size == (1000, 640) and len(drawn.getcolors(10**6) or []) > 10
@@ -70,12 +60,12 @@ def test_the_picture_layers_and_json(model: str, tmp_path: Path, capsys: pytest.
     assert {"date", "cpu", "governor", "load_before", "busy_cores", "versions"} <= set(value["conditions"][0])
     assert value["lost"] == []
     assert {"layer", "kind", "ms", "share", "macs", "macs_share"} <= set(value["layers"][0]["layers"][0])
-    assert run(["profile", model, *QUICK, "--no-quality", "--layers", "--batch", "1,2", "-v"]) == 0
+    assert run(["profile", str(model), *QUICK, "--no-quality", "--layers", "--batch", "1,2", "-v"]) == 0
     output = capsys.readouterr()
     for words in ("MPixel/s", "of matrix rate", "small under torch by layer", "LR 12x10, batch 2", "upsampler.convs.0"):
         assert words in output.out
     assert "matrix rate of cpu in fp32" in output.err and "governor" in output.err
-    assert run(["profile", model, *QUICK, "--no-quality", "--csv"]) == 0
+    assert run(["profile", str(model), *QUICK, "--no-quality", "--csv"]) == 0
     (row,) = csv.DictReader(io.StringIO(capsys.readouterr().out))
     assert float(row["megapixels_per_second"]) > 0 and 0 < float(row["matrix_rate_share"]) < 2
 

@@ -20,17 +20,16 @@ from srkd.record.run_file import find_run_file, read_for_display, read_run_file,
 from tests.support.commands import python
 from tests.support.deaths import death_after
 from tests.support.run_files import RESULT, RUN, assert_read_as_written, read_json, save_run_file
-from tests.support.small_runs import SMALL, save_photos, save_teacher
+from tests.support.small_runs import SMALL
 
 VERSION_1 = Path(__file__).parents[1] / "support" / "run_version_1.json"
 """A run.json that srkd 0.1.0 wrote: a finished run whose student started from another run's."""
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with a teacher, photos, and runs of several kinds."""
-    folder = tmp_path_factory.mktemp("runs")
-    photos, teacher = save_photos(folder / "photos"), save_teacher(folder / "teacher.safetensors")
+def runs(ground: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with runs of several kinds."""
+    folder, photos, teacher = tmp_path_factory.mktemp("runs"), ground / "photos", ground / "teacher.safetensors"
     words: dict[str, Any] = {"data": photos, "width": 0.5, "steps": 2, "settings": SMALL, "threads": 1}
     srkd.compress(teacher, recipe="logits", teacher_cache=True, out=folder / "cached", **words)
     started = {**words, "init_from": folder / "cached" / "student.safetensors"}
@@ -86,12 +85,14 @@ def test_a_file_of_the_older_version_is_read(tmp_path: Path) -> None:
     assert read_run_file(run) == contents
 
 
-def test_an_unfinished_run_of_the_older_version_is_continued_to_the_same_bytes(runs: Path, tmp_path: Path) -> None:
-    words: dict[str, Any] = {"data": runs / "photos", "width": 0.5, "steps": 2, "threads": 1, "recipe": "scratch"}
+def test_an_unfinished_run_of_the_older_version_is_continued_to_the_same_bytes(
+    ground: Path, runs: Path, tmp_path: Path
+) -> None:
+    words: dict[str, Any] = {"data": ground / "photos", "width": 0.5, "steps": 2, "threads": 1, "recipe": "scratch"}
     words |= {"settings": (*SMALL, "schedule.validate_every=1"), "init_from": runs / "cached" / "student.safetensors"}
-    whole = srkd.compress(runs / "teacher.safetensors", out=tmp_path / "whole", **words)
+    whole = srkd.compress(ground / "teacher.safetensors", out=tmp_path / "whole", **words)
     with death_after(1):
-        srkd.compress(runs / "teacher.safetensors", out=tmp_path / "run", **words)
+        srkd.compress(ground / "teacher.safetensors", out=tmp_path / "run", **words)
     older = read_json(tmp_path / "run")
     older["schema"], older["pace"] = "srkd.compress/1", older.pop("execution_mode")
     copied = older["start"]["init_from"]
@@ -125,9 +126,9 @@ def changed(contents: Mapping[str, Any], path: str, value: Any) -> dict[str, Any
     ("path", "value", "words"),
     [
         ("schema", "srkd.compress/9", "its schema is 'srkd.compress/9', not srkd.compress/2 or srkd.compress/1"),
-        ("schema", ..., "its schema is 'None'"),
+        ("schema", ..., "'None'"),
         ("seed", "10", "seed='10': expected a whole number"),
-        ("seed", True, "seed=true: expected a whole number"),
+        ("seed", True, "seed=true"),
         ("seed", 10**400, "seed=1000"),
         ("machine", ..., "machine: is missing"),
         ("data", ..., "data is missing"),

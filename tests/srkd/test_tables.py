@@ -14,9 +14,6 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import srkd
-from compressor.models.checkpoints.save import save_network
-from compressor.models.networks.edsr import EDSRSpec
-from compressor.models.networks.registry import build
 from srkd.cli.main import run
 from srkd.terminal.console import Console
 from srkd.terminal.tables import csv_text, fact_lines, table_lines
@@ -126,13 +123,6 @@ def test_csv_reads_back() -> None:
     rows = list(csv.DictReader(io.StringIO(csv_text(records))))
     assert rows == [{"a": records[0]["a"], "b": "", "c": "0.1"}, {"a": "", "b": "2", "c": "True"}]
     assert csv_text([]) == ""
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("models") / "small.safetensors"
-    save_network(build(EDSRSpec(scale=2, width=8, depth=2), seed=1), path)
-    return path
 
 
 @pytest.fixture(scope="module")

@@ -23,18 +23,9 @@ from srkd.record.result import CompressReport
 from srkd.record.run_teacher import find_run_teacher
 from tests.support.deaths import death_after
 from tests.support.run_files import assert_read_as_written, read_json
-from tests.support.small_runs import SMALL, save_photos, save_teacher
+from tests.support.small_runs import SMALL
 
 SETTINGS = (*SMALL, "then.bits=4", "then.schedule.batch=2", "then.schedule.lr_patch=8")
-
-
-@pytest.fixture(scope="module")
-def ground(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with teacher.safetensors and photos/."""
-    folder = tmp_path_factory.mktemp("ground")
-    save_teacher(folder / "teacher.safetensors")
-    save_photos(folder / "photos")
-    return folder
 
 
 def compressed(ground: Path, out: Path, **options: Any) -> CompressReport:
@@ -97,7 +88,7 @@ def test_a_run_that_died_goes_on_to_the_same_bytes(
     for name in ("student.safetensors", "student-float.safetensors"):
         assert (out / name).read_bytes() == (both.run / name).read_bytes()
     assert report.student == both.student and report.float_student == both.float_student
-    with pytest.raises(SrkdError, match=r"--resume .*finished"):
+    with pytest.raises(SrkdError, match="finished"):
         resume(out)
 
 
@@ -109,7 +100,7 @@ def test_ctrl_c_at_the_border_stops_there(ground: Path, tmp_path: Path, monkeypa
         self.context.processes.stop_request.received = True
 
     monkeypatch.setattr(RunEvents, "validate", interrupted)
-    with pytest.raises(Interrupted, match="continue with: srkd compress --resume"):
+    with pytest.raises(Interrupted, match="--resume"):
         compressed(ground, tmp_path / "run")
     monkeypatch.undo()
     assert not (tmp_path / "run" / "student.safetensors").exists()

@@ -146,17 +146,6 @@ def test_a_start_that_was_killed_before_run_json_can_be_repeated(teacher, photos
     assert not (out / ".run.abcdefgh.json").exists()
 
 
-@pytest.mark.parametrize("where", ["file/run", "/proc/none/run"])
-def test_a_folder_that_cannot_be_written_is_told_before_the_first_image(where, teacher, photos, tmp_path, capfd):
-    (tmp_path / "file").touch()
-    out = tmp_path / where
-    words = ["compress", "--teacher", str(teacher), "--data", str(photos), "--out", str(out)]
-    assert srkd_in_process(words) == 2
-    output = capfd.readouterr()
-    assert output.err.strip().count("\n") == 0 and f"--out {out} cannot be written: " in output.err
-    assert output.out == ""
-
-
 @pytest.mark.ci
 def test_a_resumed_run_computes_with_the_threads_it_began_with(unfinished):
     before = torch.get_num_threads()
