@@ -4,6 +4,8 @@ PYTHON ?= python3
 STEPS ?= 400
 CSD_STEPS ?= 150
 JOBS ?= 2
+# What Python and pytest compiled is kept: the tests start hundreds of processes, and each would compile srkd again.
+unexport PYTHONDONTWRITEBYTECODE
 
 # Small patches: a student within 0.2 dB of its teacher in minutes, not the best that it can become. The summary says what
 # it scored before training, what a slice, random weights and the fit alone come to, and CSD stands beside it.
@@ -46,7 +48,7 @@ help:
 	@echo "make site         the documentation as a site in build/site, warnings are errors; make docs serves it, too"
 	@echo "make extras       optional packages that some tests use; without them those tests skip by name"
 	@echo "make lint         ruff and the import direction"
-	@echo "make types        mypy, strict, and pyright; types-all: pyright with the newest Python's standard library, too"
+	@echo "make types        mypy, strict, and pyright; types-all: pyright with the newest Python's standard library"
 	@echo "make format       ruff format"
 	@echo "make clean        remove .venv, runs/quickstart, the built demo and the caches"
 
@@ -149,12 +151,13 @@ lint: env
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 
-# Both run, whatever the first one finds; both take syntax and standard library of the oldest Python.
+# Both run, whatever the first one finds. mypy takes syntax and standard library of the oldest Python, and so does pyright,
+# which takes those of the newest one for types-all.
 types: env
 	@failed=0; $(BIN)/mypy || failed=1; $(PYRIGHT) || failed=1; exit $$failed
 
+types-all: PYRIGHT += --pythonversion 3.13
 types-all: types
-	$(PYRIGHT) --pythonversion 3.13
 
 format: env
 	$(BIN)/ruff format .
