@@ -145,7 +145,7 @@ def test_a_kept_child_that_crashes_stays_ended(module: str) -> None:
     with Child(f"{module}:Counter", {"start": 1}, what="counting") as child:
         assert child.result() is None
         for _ in range(2):
-            with pytest.raises(ChildFailed, match=r"^counting: its process crashed \(SIGSEGV\)") as caught:
+            with pytest.raises(ChildFailed, match="counting: ") as caught:
                 child.call("crash")
             assert caught.value.crashed
 

@@ -131,7 +131,7 @@ def test_a_jailed_process_reads_the_files_that_it_is_given_and_crashes_as_any(mo
     with Child(f"{module}:read", {"path": str(given)}, what="it", limits=limits) as child:
         assert child.result(60) == "for it"
     with (
-        pytest.raises(Exception, match=r"it: its process crashed \(SIGABRT\)"),
+        pytest.raises(Exception, match=r"SIGABRT"),
         Child(f"{module}:end", {"parent": os.getpid()}, what="it", limits=ResourceLimits()) as child,
     ):
         child.result(60)

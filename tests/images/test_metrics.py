@@ -12,7 +12,7 @@ from compressor.images.files import read_rgb_u8
 from compressor.images.metrics import Protocol, finite_or_none, luma, psnr, psnr_y, ssim, ssim_y, to_u8
 from compressor.images.resize import mod_crop
 from compressor.images.sets import find_sets
-from tests.support.shared import benchmarks, needs_shared, shared_dir
+from tests.support.shared import benchmarks, needs_shared, shared
 
 
 def random_u8(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -123,10 +123,8 @@ def test_the_protocol_is_a_value_with_a_name() -> None:
 @pytest.mark.parametrize(("scale", "published"), [(2, 38.27), (3, 34.74), (4, 32.63)])
 def test_published_outputs_score_as_published(scale: int, published: float) -> None:
     """RCAN's own output images of Set5; per image at x4 as in the authors' result file."""
-    shared = shared_dir()
-    assert shared is not None
     (set5,) = find_sets(benchmarks() / "Set5", scale=scale)
-    folder = shared / "data" / "reference" / "RCAN-Set5-SR" / f"x{scale}"
+    folder = shared() / "data" / "reference" / "RCAN-Set5-SR" / f"x{scale}"
     psnrs, ssims = {}, {}
     for pair in set5.pairs:
         hr = mod_crop(read_rgb_u8(pair.hr), scale)[None] / 255

@@ -79,7 +79,7 @@ def test_the_demo_shows_the_network_of_a_file_that_no_browser_runs(checkpoint: P
     assert full[0].content == full[1].content
     assert full[0].metadata["srkd.source_sha256"] == file_sha256(checkpoint)
     refused = [line for line in notes if line.endswith("showing small.safetensors, which it was made from")]
-    assert "browsers run only those" in refused[0] and "takes uint8" in refused[1]
+    assert "phone.param" in refused[0] and "uint8" in refused[1]
 
 
 def test_any_exported_file_is_inspected_and_leads_to_an_export(checkpoint: Path, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from compressor.models.networks.registry import NETWORKS, architecture, build
 from compressor.teachers.teacher import load_teacher
 from srkd.cli.main import run
 from tests.support.foreign_models import Particular, save_torchscript
-from tests.support.shared import needs_shared, shared_dir
+from tests.support.shared import needs_shared, shared
 
 
 def fitted(spec: Spec, bend: float = 0.05, offset: float = 0.0) -> Network:
@@ -230,9 +230,7 @@ def test_inspect_checks_when_asked(tmp_path: Path, capsys: pytest.CaptureFixture
 
 @needs_shared
 def test_published_teachers_pass_and_their_wrong_settings_are_named() -> None:
-    shared = shared_dir()
-    assert shared is not None
-    carn_m = shared / "data" / "checkpoints" / "carn_m.pth"
+    carn_m = shared() / "data" / "checkpoints" / "carn_m.pth"
     for scale in (2, 3, 4):
         check = check_teacher(load_checkpoint(carn_m, scale=scale).network)
         assert check.to_bicubic > 34 and check.to_original > check.bicubic_to_original + 0.5
@@ -241,5 +239,5 @@ def test_published_teachers_pass_and_their_wrong_settings_are_named() -> None:
     assert wrong.suggestion == {"img_range": 1.0}
     other_mean = check_teacher(load_checkpoint(carn_m, scale=4, arch_options={"mean": DIV_FLICKR_MEAN}).network)
     assert other_mean.suggestion == {}  # it is hardly visible, so it is not a suspicion
-    gan = check_teacher(load_teacher(shared / "data" / "checkpoints" / "realesr-animevideov3_rezipped.pth"))
+    gan = check_teacher(load_teacher(shared() / "data" / "checkpoints" / "realesr-animevideov3_rezipped.pth"))
     assert gan.suggestion == {} and "trained for perceptual quality" in gan.lines()[-1]

@@ -21,7 +21,7 @@ from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
 from tests.support import official
 from tests.support.networks import same_network, save_state
-from tests.support.shared import needs_shared, shared_dir
+from tests.support.shared import needs_shared, shared
 
 State = official.State
 DIALECTS: list[tuple[str, Callable[[], State], int | None, Spec]] = [
@@ -203,12 +203,10 @@ def test_loading_leaves_the_random_generator_alone(plain: tuple[State, Network],
 
 @needs_shared
 def test_published_files() -> None:
-    shared = shared_dir()
-    assert shared is not None
-    carn_m = load_checkpoint(shared / "data" / "checkpoints" / "carn_m.pth", scale=3)
+    carn_m = load_checkpoint(shared() / "data" / "checkpoints" / "carn_m.pth", scale=3)
     assert carn_m.network.spec == CARNMSpec(3)
     assert sum(parameter.numel() for parameter in carn_m.network.parameters()) == 303_427
-    recompressed = load_checkpoint(shared / "data" / "checkpoints" / "realesr-animevideov3_rezipped.pth")
+    recompressed = load_checkpoint(shared() / "data" / "checkpoints" / "realesr-animevideov3_rezipped.pth")
     assert recompressed.network.spec == CompactSpec(4, 64, 16) and recompressed.network.params == 621_424
 
 

@@ -23,7 +23,7 @@ from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
 from tests.support import official
 from tests.support.networks import same_network, save_state
-from tests.support.shared import needs_shared, shared_dir
+from tests.support.shared import needs_shared, shared
 
 State = official.State
 
@@ -128,9 +128,7 @@ def test_a_safetensors_file_that_was_cut_short(header_bytes: int, tmp_path: Path
 @needs_shared
 def test_every_published_file_holds_what_torch_reads() -> None:
     """This covers other networks, deflated and old archives, tensor by tensor."""
-    shared = shared_dir()
-    assert shared is not None
-    files = [*(shared / "data" / "checkpoints").glob("*.pt*"), *(shared / "golden" / "archs").glob("*/*.pth")]
+    files = [*(shared() / "data" / "checkpoints").glob("*.pt*"), *(shared() / "golden" / "archs").glob("*/*.pth")]
     assert len(files) >= 20
     for file in files:
         reference = tensors(torch.load(file, weights_only=True, map_location="cpu"))

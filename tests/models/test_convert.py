@@ -25,7 +25,7 @@ from compressor.models.networks.windows import shift_mask
 from srkd.cli.main import run
 from tests.support import official, official_rcan
 from tests.support.networks import VARIANTS, save_new, tiny
-from tests.support.shared import needs_shared, shared_dir
+from tests.support.shared import needs_shared, shared
 
 ALL = [*(tiny(arch, scale) for arch in NETWORKS for scale in (3, 4)), *VARIANTS]
 PAIRS = [
@@ -164,10 +164,8 @@ def test_official_files_come_home_as_they_left(state: official.State, to: str, t
 
 @needs_shared
 def test_golden_states_come_home_as_they_left() -> None:
-    shared = shared_dir()
-    assert shared is not None
     compared = 0
-    for case in sorted((shared / "golden" / "archs").glob("*/state.pth")):
+    for case in sorted((shared() / "golden" / "archs").glob("*/state.pth")):
         name = case.parent.name
         if name.startswith(("pams", "carn_multi", "hkdsr", "csd")) or matches(name, UNKNOWN):
             continue  # other scales, heads and wrappings; their round trip is tested above

@@ -40,7 +40,7 @@ def test_two_processes_have_the_student_of_one(results: dict[str, Any]) -> None:
 
 def test_all_processes_refuse_what_one_of_them_meets(results: dict[str, Any]) -> None:
     first, second = results["refusals"]
-    assert first == second and first.startswith("SharedFailure: the input of head is not finite")
+    assert first == second and first.startswith("SharedFailure: ")
 
 
 @pytest.mark.parametrize("count", [0, 1, 7, 8, 50])

@@ -22,7 +22,7 @@ from compressor.models.networks.layers import DIV2K_MEAN, DIV_FLICKR_MEAN, scale
 from compressor.models.networks.registry import build, spec_from_dict
 from tests.support import official, official_rcan, official_swinir
 from tests.support.networks import VARIANTS, is_bounded, label, noise, tiny, tiny_networks
-from tests.support.shared import needs_shared, shared_dir
+from tests.support.shared import needs_shared, shared
 
 GOLDEN_CASES = [
     ("edsr_pytorch_x2_rgb1", lambda: official.edsr_pytorch(2, 16, 2, img_range=1.0), {}),
@@ -93,9 +93,7 @@ def test_rcan_keeps_a_mean_shift_that_training_has_moved(tmp_path: Path) -> None
 
 @needs_shared
 def test_every_golden_case_of_the_shared_folder() -> None:
-    shared = shared_dir()
-    assert shared is not None
-    result = list(rows(shared / "golden", shared / "data" / "checkpoints"))
+    result = list(rows(shared() / "golden", shared() / "data" / "checkpoints"))
     assert len(result) >= 53
     outputs = {(row.case, row.output) for row in result}
     assert outputs >= {

@@ -30,7 +30,7 @@ from compressor.models.quantisation.quantisers import (
     weight_levels,
 )
 from tests.support.networks import SMALL
-from tests.support.shared import needs_shared, shared_dir
+from tests.support.shared import needs_shared, shared
 
 VALUES = torch.linspace(-3.0, 3.0, 601)
 SMALL_EDSR = EDSRSpec(2, width=8, depth=2)
@@ -159,9 +159,7 @@ def test_outputs_and_gradients_of_pamss_code() -> None:
 
 
 def golden(name: str) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    folder = shared_dir()
-    assert folder is not None
-    files = (np.load(folder / "golden" / name / f"{part}.npz") for part in ("input", "output"))
+    files = (np.load(shared() / "golden" / name / f"{part}.npz") for part in ("input", "output"))
     inputs, expected = ({key: torch.from_numpy(value) for key, value in file.items()} for file in files)
     return inputs, expected
 
@@ -181,9 +179,7 @@ def compare_with_golden(
 def test_a_network_of_pamss_code(tmp_path_factory: pytest.TempPathFactory) -> None:
     """EDSR of PAMS's code at 8 bits, calibrating and calibrated, with gradients; images and network in [0,255]."""
     inputs, expected = golden("archs/pams_edsr_x2_k8")
-    folder = shared_dir()
-    assert folder is not None
-    state = torch.load(folder / "golden" / "archs" / "pams_edsr_x2_k8" / "state.pth", weights_only=True)
+    state = torch.load(shared() / "golden" / "archs" / "pams_edsr_x2_k8" / "state.pth", weights_only=True)
     weights = {
         # Its second convolution comes after the quantiser, which has a number, too.
         name.replace(".body.3.", ".body.2."): tensor

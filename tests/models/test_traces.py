@@ -12,18 +12,16 @@ import torch
 from compressor.models.networks.base import Network, Spec
 from compressor.models.networks.carn import CARNSpec
 from compressor.models.networks.edsr import EDSRSpec
-from compressor.models.networks.registry import NETWORKS, build
+from compressor.models.networks.registry import NETWORKS
 from compressor.models.networks.swinir import SwinIRSpec
 from compressor.runtimes.onnx_runtime import OnnxRuntime
 from export.convert.to_onnx import convert
 from export.formats.conversion import Conversion
 from tests.support.networks import VARIANTS, label, noise, tiny
+from tests.support.slices import lively
 
 DIRECT = SwinIRSpec(2, width=8, depths=(2,), heads=(2,), window=4, upsampler="pixelshuffledirect")
-USUAL = [
-    *(tiny(arch, 2) for arch in NETWORKS if arch != "swinir"),
-    DIRECT,
-]
+USUAL = [*(tiny(arch, 2) for arch in NETWORKS if arch != "swinir"), DIRECT]
 OTHERS = [replace(DIRECT, upsampler="pixelshuffle", features=6), tiny("swinir", 3), *VARIANTS]
 QUICK = ("edsr",)
 
@@ -44,17 +42,6 @@ TOLERANCE = 1e-5
 def _exported_elsewhere(spec: Spec) -> bool:
     """Return True if test_export_onnx.py, or the last test here (SwinIR's lighter tail), covers the spec."""
     return spec in USUAL and (isinstance(spec, (EDSRSpec, CARNSpec)) or spec is DIRECT)
-
-
-def lively(spec: Spec) -> Network:
-    """Return a network with attention far from uniform, and no inactive activation."""
-    network = build(spec, seed=1)
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for name, parameter in network.named_parameters():
-            draw = torch.randn(parameter.shape, generator=generator)
-            parameter.add_(draw * (1.0 if name.endswith("bias_table") else 0.1))
-    return network
 
 
 def same(first: Callable[[torch.Tensor], torch.Tensor], second: Network, lr: torch.Tensor) -> bool:

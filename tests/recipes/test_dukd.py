@@ -215,10 +215,7 @@ def test_the_codes_settings_are_those_of_the_network_and_scale(spec: Spec, expec
 
 def test_the_code_has_no_settings_for_other_networks():
     student = build(CARNSpec(2, width=4))
-    with pytest.raises(
-        UsageError,
-        match=r"edsr, rcan, swinir.* carn x2",
-    ):
+    with pytest.raises(UsageError, match=r"edsr, rcan, swinir.* carn x2"):
         DUKD(variant="code").fit(None, student)
     complete = DUKD(variant="code", pixel_weight=2.0, probability=0.1, zoom_out="off", cells=1)
     assert complete.fit(None, student) == complete
@@ -305,7 +302,7 @@ def test_a_teacher_of_one_size_is_known_before_the_first_image(
     line += ["--data", str(tmp_path / "nowhere"), "--out", str(tmp_path / "run")]
     line += ["--teacher", str(save_onnx(twin(), tmp_path / "fixed.onnx", size=(20, 20)))]
     for side, options, message in (
-        (20, ["--set", "zoom_out=on"], "zoom_out gives the teacher 10x10 (schedule.lr_patch=20)"),
+        (20, ["--set", "zoom_out=on"], "10x10 (schedule.lr_patch=20)"),
         (24, [], "takes images of 20x20 only, and the recipe's patches have 24x24"),
     ):
         for dry in ([], ["--dry-run"]):

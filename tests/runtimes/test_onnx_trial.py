@@ -64,7 +64,7 @@ def test_a_loop_without_end_is_one_line(tmp_path: Path) -> None:
         helper.make_node("Loop", ["trips", "true", "large"], ["sr"], body=body),
     ]
     path, began = save(tmp_path / "loop.onnx", nodes, weights), time.monotonic()
-    with pytest.raises(SrkdError, match=r"loop\.onnx: it took over 3 s.*--limits 4"):
+    with pytest.raises(SrkdError, match=r"loop\.onnx: .*--limits 4"):
         try_content(path.read_bytes(), path, ResourceLimits(seconds=3))
     assert time.monotonic() - began < 40
 
@@ -150,13 +150,19 @@ def test_the_bytes_that_were_tried_are_the_ones_that_run(
     assert float(run(torch.ones(1, 3, 4, 4)).mean()) == pytest.approx(0.75)
 
 
+def with_constant(path: Path, attribute: Callable[[onnx.TensorProto], dict[str, Any]]) -> onnx.ModelProto:
+    """Load a model and move its weights to a node."""
+    model = onnx.load_model(str(path))
+    weights = model.graph.initializer[0]
+    model.graph.node.insert(0, helper.make_node("Constant", [], ["w"], **attribute(weights)))
+    del model.graph.initializer[:]
+    return model
+
+
 def test_weights_within_nodes_are_looked_for_beside_the_model_too(tmp_path: Path) -> None:
     """ONNX Runtime reads them like those of the graph: from any place given in the file."""
     path = plain(0.25, tmp_path / "inner.onnx")
-    model = onnx.load_model(str(path))
-    tensor = model.graph.initializer[0]
-    model.graph.node.insert(0, helper.make_node("Constant", [], ["w"], value=tensor))
-    del model.graph.initializer[:]
+    model = with_constant(path, lambda weights: {"value": weights})
     constant = model.graph.node[0].attribute[0].t
     values = constant.raw_data
     onnx.external_data_helper.set_external_data(constant, "inner.bin")
@@ -172,14 +178,14 @@ def test_weights_within_nodes_are_looked_for_beside_the_model_too(tmp_path: Path
 
 def test_sparse_weights_within_nodes_are_looked_for_too(tmp_path: Path) -> None:
     path = plain(0.25, tmp_path / "sparse.onnx")
-    model = onnx.load_model(str(path))
-    values = model.graph.initializer[0]
-    indices = numpy_helper.from_array(np.arange(values.dims[0], dtype=np.int64), "indices")
-    sparse = onnx.SparseTensorProto(values=values, indices=indices, dims=values.dims)
-    onnx.external_data_helper.set_external_data(sparse.values, "../elsewhere.bin")
-    model.graph.node.insert(0, helper.make_node("Constant", [], ["w"], sparse_value=sparse))
-    del model.graph.initializer[:]
-    path.write_bytes(model.SerializeToString())
+
+    def sparse(weights: onnx.TensorProto) -> dict[str, Any]:
+        indices = numpy_helper.from_array(np.arange(weights.dims[0], dtype=np.int64), "indices")
+        value = onnx.SparseTensorProto(values=weights, indices=indices, dims=weights.dims)
+        onnx.external_data_helper.set_external_data(value.values, "../elsewhere.bin")
+        return {"sparse_value": value}
+
+    path.write_bytes(with_constant(path, sparse).SerializeToString())
     with pytest.raises(SrkdError, match=r"'\.\./elsewhere\.bin'.*: refused"):
         open_model(path)
 

@@ -248,11 +248,7 @@ def test_our_own_classes_are_taken_by_the_real_ones(real: Real) -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "message"),
-    [
-        ("return 0;", "its process ended with exit code 1: TypeError: .*nullptr"),
-        ("*(volatile int *) 0 = 1; return 0;", r"its process crashed \(SIGSEGV\); srkd itself is unharmed"),
-    ],
+    ("body", "message"), [("return 0;", "TypeError: .*nullptr"), ("*(volatile int *) 0 = 1; return 0;", "SIGSEGV")]
 )
 def test_a_crash_of_real_native_code_is_one_line(real: Real, tmp_path: Path, body: str, message: str) -> None:
     real.stub(body)

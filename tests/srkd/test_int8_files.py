@@ -82,7 +82,7 @@ def test_inspect_names_flavour_calibration_and_loss(folder: Path, capsys: pytest
     words = said(capsys, "inspect", file)
     bits = 8 if machine.has_integer_products() else 7
     assert f"int8 for cpu, weights of {bits} bits calibration calibrated on 4 patches of embedded photos" in words
-    assert "measured loss" in words and "dB of Y-PSNR on 2 photos" in words and "srkd.quant" not in words
+    assert "measured loss" in words and "on 2 photos" in words and "srkd.quant" not in words
     facts = told(capsys, "inspect", file)
     assert (facts["int8"]["flavour"], facts["int8"]["precision"], facts["int8"]["photos"]) == ("cpu", "int8", 2)
     assert facts["int8"]["drop_db"] == json.loads(facts["metadata"]["srkd.quant"])["drop_db"]
@@ -210,7 +210,6 @@ def test_doctor_says_whether_int8_pays_here(
     assert diagnosis.products == {"avx512_vnni": ("AVX-512 VNNI",), "asimddp": ("dot products",), "": ()}[product]
     words = said(capsys, "doctor")
     assert ("so int8 pays here" in words) is bool(product)
-    assert ("neither VNNI nor dot products" in words) is not bool(product)
     assert told(capsys, "doctor")["int8"]["products"] == list(diagnosis.products)
 
 

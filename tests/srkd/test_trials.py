@@ -222,29 +222,21 @@ def test_ctrl_c_at_the_last_step_of_a_run_stops_before_the_next(ground, tmp_path
     assert "result" in read_json(tmp_path / "run" / "logits-seed10")
 
 
-def test_ctrl_c_before_the_first_step_of_a_run_stops_at_it(ground, tmp_path) -> None:
+@pytest.mark.parametrize(("place", "saved"), [("run 1 of 4: training", ""), ("run 2 of 4: scratch", ".* step 1 of 4;")])
+def test_ctrl_c_in_a_run_or_before_its_first_step_is_acknowledged_and_stops_it(ground, tmp_path, place, saved) -> None:
     """Otherwise hours of steps would follow, if only the preparation noticed the request."""
     lines: list[str] = []
 
+    def at(words: str, done: int = 1, total: int = 1) -> None:
+        if words.startswith(place) and done == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+
     def announce(line: str) -> None:
         lines.append(line)
-        if line.startswith("run 2 of 4: scratch"):
-            os.kill(os.getpid(), signal.SIGINT)
+        at(line)
 
-    with pytest.raises(Interrupted, match=r"run 2 of 4: .* step 1 of 4;"):
-        compressed(ground, tmp_path / "run", with_baseline=True, announce=announce)
-    assert sum(line.startswith("stopping: ") for line in lines) == 1
-
-
-def test_ctrl_c_in_the_first_run_of_a_plan_is_acknowledged(ground, tmp_path) -> None:
-    lines: list[str] = []
-
-    def progress(title: str, done: int, total: int) -> None:
-        if title == "run 1 of 4: training" and done == 1:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    with pytest.raises(Interrupted, match="run 1 of 4: "):
-        compressed(ground, tmp_path / "run", with_baseline=True, progress=progress, announce=lines.append)
+    with pytest.raises(Interrupted, match=place[:12] + saved):
+        compressed(ground, tmp_path / "run", with_baseline=True, progress=at, announce=announce)
     assert sum(line.startswith("stopping: ") for line in lines) == 1
 
 

@@ -24,8 +24,13 @@ needs_shared = pytest.mark.skipif(
 )
 
 
-def benchmarks() -> Path:
-    """Return the folder of the benchmark sets; only for tests marked `needs_shared`."""
+def shared() -> Path:
+    """Return that folder; only for tests marked `needs_shared`."""
     folder = shared_dir()
     assert folder is not None
-    return folder / "data" / "benchmarks"
+    return folder
+
+
+def benchmarks() -> Path:
+    """Return the folder of the benchmark sets; only for tests marked `needs_shared`."""
+    return shared() / "data" / "benchmarks"

@@ -139,7 +139,7 @@ class Reader(Twice):
 
 def test_a_file_of_the_user_is_not_read(tmp_path: Path) -> None:
     (tmp_path / "secret").write_bytes(torch.rand(16).numpy().tobytes())
-    with pytest.raises(SrkdError, match=r"reader\.pt enlarges no image .* unable to open file"):
+    with pytest.raises(SrkdError, match=r"reader\.pt .*unable to open file"):
         load_teacher(save_torchscript(Reader(str(tmp_path / "secret")), tmp_path / "reader.pt"))
 
 
@@ -157,9 +157,7 @@ class Hungry(Twice):
 
 
 @pytest.mark.ci
-@pytest.mark.parametrize(
-    ("module", "message"), [(Endless(), "over 8 s"), (Hungry(), "allocate memory|enlarges no image")]
-)
+@pytest.mark.parametrize(("module", "message"), [(Endless(), "over 8 s"), (Hungry(), "allocate memory|no image")])
 def test_a_program_without_end_or_measure_is_one_line(
     module: nn.Module, message: str, tmp_path: Path, real_children: None
 ) -> None:
@@ -194,7 +192,7 @@ def later(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("width", "message", "goes_on"),
     [
-        (202, r"late\.pt: it took over \d+\.?\d* s; .*--limits 4", False),
+        (202, r"late\.pt: .*--limits 4", False),
         (203, r"late\.pt: .*allocate memory", True),
         (204, r"images of shape .* do not fit into 4 GiB of shared memory", True),
     ],
@@ -267,7 +265,7 @@ def test_a_process_that_is_gone_is_one_line_that_names_the_file(tmp_path: Path, 
     (child,) = running_programs()
     child.kill()
     for _ in range(2):
-        with pytest.raises(SrkdError, match=r"twin\.pt: its process was killed \(SIGKILL\).*--limits 4"):
+        with pytest.raises(SrkdError, match=r"twin\.pt: .*SIGKILL.*--limits 4"):
             teacher(torch.rand(1, 3, 4, 4))
 
 

@@ -18,7 +18,7 @@ from compressor.teachers import spandrel_teacher
 from compressor.teachers import teacher as teachers
 from compressor.teachers.teacher import load_teacher
 from tests.support.commands import python
-from tests.support.shared import benchmarks, needs_shared, shared_dir
+from tests.support.shared import benchmarks, needs_shared, shared
 
 needs_spandrel = pytest.mark.skipif(
     not spandrel_teacher.is_spandrel_installed(),
@@ -108,9 +108,7 @@ def test_the_stand_ins_say_what_is_missing() -> None:
     ],
 )
 def test_published_checkpoints_score_what_they_should(name: str, kind: str, psnr_y: float) -> None:
-    shared = shared_dir()
-    assert shared is not None
-    path = shared / "data" / "checkpoints" / name
+    path = shared() / "data" / "checkpoints" / name
     assert load_teacher(path).backend == kind
     scores = srkd.evaluate(path, data=benchmarks() / "Set5").models[path.stem]["Set5"]
     assert scores.psnr_y == pytest.approx(psnr_y, abs=0.01)

@@ -152,5 +152,5 @@ def test_a_sparse_file_is_not_read_into_memory(kind: str, files: dict[str, Path]
 
 def test_a_whole_pickled_module_is_refused_with_the_way_out(tmp_path: Path) -> None:
     torch.save(twin(), tmp_path / "whole.pth")
-    with pytest.raises(SrkdError, match=r"refused, nothing was run.*state_dict\(\).*export the model to ONNX or Torch"):
+    with pytest.raises(SrkdError, match=r"state_dict\(\).*export the model to ONNX or Torch"):
         load_teacher(tmp_path / "whole.pth")

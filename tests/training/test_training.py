@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 
 from compressor.assets import embedded_teacher
-from compressor.base.errors import SrkdError
 from compressor.data.batches import Batches
 from compressor.data.prepare import DataChoice, prepare_data
 from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.students.students import build_student
 from compressor.training.loop import Trainer
-from compressor.training.run_folder import RunFolder
 from compressor.training.state import EMA, State
 from recipes.methods.logits import Logits
 from recipes.methods.scratch import Inherit, Scratch
@@ -61,18 +57,6 @@ def test_an_inherited_student_learns_and_its_teacher_does_not():
         assert cut.shape == weight.shape and not torch.equal(cut, weight)
 
 
-def run_twice_result(seed: int) -> tuple[list[dict[str, float]], dict[str, torch.Tensor]]:
-    one, teacher = stage([Logits()], steps=5, rate=1e-3), network(1, width=12).requires_grad_(False)
-    state, recorder = train_on_patch(one, State.fresh(network(seed), teacher, one), teacher)
-    return recorder.losses, state.ema.network.state_dict()
-
-
-def test_the_same_seed_is_the_same_run_to_the_bit():
-    (first, weights), (second, again), (other, _) = run_twice_result(3), run_twice_result(3), run_twice_result(4)
-    assert first == second and first != other
-    assert all(torch.equal(weights[name], again[name]) for name in weights)
-
-
 def test_terms_are_logged_by_name_raw_and_weighted():
     _, recorder = train_on_patch(stage([Logits(kappa=3.0)], steps=1), teacher=network(1))
     numbers = recorder.losses[0]
@@ -106,12 +90,3 @@ def test_bf16_trains_in_bf16_and_keeps_fp32_weights():
     assert recorder.losses[0]["loss"] == pytest.approx(exact.losses[0]["loss"], rel=0.02)
     assert recorder.losses[-1]["loss"] < recorder.losses[0]["loss"]
     assert {parameter.dtype for parameter in state.student.parameters()} == {torch.float32}
-
-
-def test_a_run_folder_is_never_written_over(tmp_path: Path):
-    RunFolder(tmp_path / "run").write_facts({})
-    with pytest.raises(SrkdError, match=r"--out .*/run "):
-        RunFolder(tmp_path / "run")
-    (tmp_path / "file").write_text("mine")
-    with pytest.raises(SrkdError, match=r"--out .*/file "):
-        RunFolder(tmp_path / "file")
