@@ -19,20 +19,13 @@ from compressor.models.networks.swinir import SwinIRSpec
 from compressor.runtimes.executorch_runtime import ExecuTorchRuntime
 from compressor.runtimes.table import OpenOptions
 from export.convert.to_executorch import SIDE_RANGE, max_side
-from export.formats.conversion import FileOptions
-from export.writing.exporting import FileReport, Source, export_model
+from tests.support.exports import export_file
 
 pytest.importorskip("executorch")
 pytestmark = pytest.mark.extras
 
-SOURCE = Source("small", "ab" * 32, {"srkd.recipe": "logits"})
 COMPACT = CompactSpec(width=8, depth=1, scale=2)
 SWINIR = SwinIRSpec(width=4, depths=(2,), heads=(2,), window=4, scale=2, features=4)
-
-
-def exported(network: Network, folder: Path, options: FileOptions | None = None) -> FileReport:
-    (file,) = export_model(network, SOURCE, ["executorch"], folder, options=options).files
-    return file
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +35,7 @@ def network() -> Network:
 
 @pytest.fixture(scope="module")
 def good(network: Network, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    file = exported(network, tmp_path_factory.mktemp("good"))
+    file = export_file(network, "executorch", tmp_path_factory.mktemp("good"))
     assert file.verdict == "passed" and file.path is not None, file.reason
     assert file.facts["max_size"] == "512x512"
     return file.path

@@ -1,27 +1,26 @@
-"""LiteRT in eight bits: close to the network at any size, computed in integers, refused if it loses too much."""
+"""LiteRT in eight bits: what is in integers; test_formats_int8.py has what holds for all int8 formats."""
 
 from __future__ import annotations
 
-import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from compressor.base.errors import UsageError
 from compressor.inference.open import open_model
 from compressor.models.networks.base import Network, Spec
 from compressor.models.networks.carn_m import CARNMSpec
 from compressor.models.networks.compact import CompactSpec
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build, quantise
-from compressor.models.networks.swinir import SwinIRSpec
 from compressor.models.quantisation.description import Quantisation
-from compressor.runtimes.table import OpenOptions
 from export.convert.litert_file import is_constant, kind_of, pack_model, read_model, set_metadata, text_of
 from export.formats.conversion import FileOptions
-from export.writing.exporting import FileReport, Source, export_model
+from export.writing.exporting import FileReport
+from tests.support.exports import export_file
+from tests.support.formats_table import WINDOWS
 
 pytest.importorskip("litert_torch")
 pytest.importorskip("ai_edge_quantizer")
@@ -31,35 +30,15 @@ to_litert_int8 = pytest.importorskip("export.int8.to_litert_int8")
 litert_quantiser = pytest.importorskip("export.int8.litert_quantiser")
 pytestmark = [pytest.mark.extras, pytest.mark.usefixtures("quick_int8")]
 
-SOURCE = Source("small", "ab" * 32, {"srkd.recipe": "logits"})
 EDSR = EDSRSpec(width=8, depth=1, scale=4)
 
 
-def exported(network: Network, folder: Path, options: FileOptions | None = None) -> FileReport:
-    (file,) = export_model(network, SOURCE, ["litert-int8"], folder, options=options).files
-    return file
+@pytest.fixture
+def good(int8_file: Callable[[str], tuple[FileReport, list[str]]]) -> FileReport:
+    return int8_file("litert-int8")[0]
 
 
-@pytest.fixture(scope="module")
-def network() -> Network:
-    return build(EDSR, seed=0)
-
-
-@pytest.fixture(scope="module")
-def good(quick_int8: None, network: Network, tmp_path_factory: pytest.TempPathFactory) -> FileReport:
-    file = exported(network, tmp_path_factory.mktemp("good"))
-    assert file.verdict == "passed" and file.path is not None, file.reason
-    return file
-
-
-def test_it_is_near_the_network_and_timed_against_float(good: FileReport) -> None:
-    assert good.path is not None and good.quality is not None and good.speed is not None
-    assert {part.name for part in good.path.parent.iterdir()} == {"small.int8.tflite"}
-    assert good.quality.drop <= 0.1 and good.quality.psnr_to_source is not None and good.quality.psnr_to_source > 40
-    assert good.speed.runtime == "litert" and good.speed.ms > 0
-
-
-def test_all_of_edsr_is_in_integers(good: FileReport, network: Network) -> None:
+def test_all_of_edsr_is_in_integers(good: FileReport, small_edsr: Network) -> None:
     """The mean shift, each layer, sum and shuffle are in integers; two more operations convert images."""
     facts = good.facts
     assert (facts["operations"], facts["in_int8"], facts["conversions"], facts["sizes"]) == (12, 12, 2, "any")
@@ -70,7 +49,7 @@ def test_all_of_edsr_is_in_integers(good: FileReport, network: Network) -> None:
     weights = [tensor for tensor in stored if tensor.shape[1] == 3]
     assert {tensor.type for tensor in stored} == {schema.TensorType.INT8}
     assert sum(int(np.prod(tensor.shape)) for tensor in weights) == sum(
-        weight.numel() for weight in network.parameters() if weight.ndim == 4
+        weight.numel() for weight in small_edsr.parameters() if weight.ndim == 4
     )
     for tensor in weights:
         assert len(tensor.quantization.scale) == tensor.shape[0] and not np.any(tensor.quantization.zeroPoint)
@@ -81,21 +60,7 @@ def test_all_of_edsr_is_in_integers(good: FileReport, network: Network) -> None:
         assert image.scale[0] == pytest.approx(1 / 255) and image.zeroPoint[0] == -128
 
 
-def test_the_file_says_what_it_is(good: FileReport, network: Network) -> None:
-    assert good.path is not None and good.quality is not None
-    runtime = open_model(good.path)
-    assert (runtime.name, runtime.precision, runtime.spec) == ("litert", "int8", network.spec)
-    assert runtime.descriptor == network.descriptor
-    quant = json.loads(runtime.metadata["srkd.quant"])
-    assert (quant["flavour"], quant["bits"], quant["in_float"]) == ("litert", 8, "nothing")
-    assert quant["calibration"] == "8 patches of embedded photos, flat colours"
-    assert quant["drop_db"] == pytest.approx(good.quality.drop, abs=1e-3)
-    assert open_model(good.path, OpenOptions(precision="int8")).precision == "int8"
-    with pytest.raises(UsageError, match="in int8, not bf16"):
-        open_model(good.path, OpenOptions(precision="bf16"))
-
-
-def test_an_app_gives_it_any_size(good: FileReport, network: Network) -> None:
+def test_an_app_gives_it_any_size(good: FileReport, small_edsr: Network) -> None:
     """An app uses it without srkd: float images, resized by the library's own call."""
     model = interpreter.Interpreter(str(good.path))
     (source,), (output,) = model.get_input_details(), model.get_output_details()
@@ -107,7 +72,7 @@ def test_an_app_gives_it_any_size(good: FileReport, network: Network) -> None:
         model.set_tensor(source["index"], image)
         model.invoke()
         with torch.no_grad():
-            expected = network(torch.from_numpy(image).permute(0, 3, 1, 2)).permute(0, 2, 3, 1).clamp(0, 1).numpy()
+            expected = small_edsr(torch.from_numpy(image).permute(0, 3, 1, 2)).permute(0, 2, 3, 1).clamp(0, 1).numpy()
         actual = model.get_tensor(output["index"])
         assert actual.shape == expected.shape and float(np.square(actual - expected).mean()) < 1e-4
 
@@ -123,7 +88,7 @@ def test_an_app_gives_it_any_size(good: FileReport, network: Network) -> None:
 def test_prelus_alone_stay_in_float(
     spec: Spec, operations: int, in_int8: int, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    file = exported(build(spec, seed=3), tmp_path)
+    file = export_file(build(spec, seed=3), "litert-int8", tmp_path)
     assert capfd.readouterr() == ("", "")
     assert file.verdict == "passed" and file.path is not None, file.reason
     assert (file.facts["operations"], file.facts["in_int8"]) == (operations, in_int8)
@@ -137,25 +102,14 @@ def test_prelus_alone_stay_in_float(
 
 
 @pytest.mark.slow
-def test_windows_in_bytes_at_one_size(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    network = build(SwinIRSpec(width=8, depths=(2,), heads=(2,), window=4, scale=2, features=8), seed=3)
-    file = exported(network, tmp_path, FileOptions(lr_size=(24, 16), io="uint8"))
-    assert file.verdict == "passed" and file.path is not None, file.reason
-    assert file.path.name == "small-24x16-uint8.int8.tflite" and file.facts["sizes"] == "one"
-    runtime = open_model(file.path)
-    assert runtime.precision == "int8" and runtime.descriptor.fixed_size == (24, 16)
-    lr = torch.rand(1, 3, 16, 24).mul(255).round().div(255)
-    with torch.no_grad():
-        expected = network(lr).clamp(0, 1)
-    assert float((runtime.run(lr) - expected).square().mean()) < 1e-3
-    with pytest.raises(UsageError, match="24x16 only, got 9x8"):
-        runtime.run(torch.rand(1, 3, 8, 9))
+def test_windows_take_bytes_and_attend_in_float(tmp_path: Path) -> None:
+    file = export_file(build(WINDOWS, seed=3), "litert-int8", tmp_path, FileOptions(lr_size=(24, 16), io="uint8"))
+    assert file.path is not None and file.facts["sizes"] == "one", file.reason
     model = interpreter.Interpreter(str(file.path))
     for detail in (*model.get_input_details(), *model.get_output_details()):
         assert detail["dtype"] == np.uint8 and detail["quantization"] == (pytest.approx(1 / 255), 0)
     products = [operator for operator in _operators(file.path) if operator[0] in ("BATCH_MATMUL", "SOFTMAX")]
     assert products and all(schema.TensorType.INT8 not in types for _, types in products)
-    assert capfd.readouterr() == ("", "")
 
 
 def _operators(path: Path) -> list[tuple[str, set[int]]]:
@@ -168,7 +122,8 @@ def _operators(path: Path) -> list[tuple[str, set[int]]]:
 
 
 def test_four_bits_are_no_integer_file(tmp_path: Path) -> None:
-    file = exported(quantise(build(EDSR, seed=0), Quantisation("pams", 4, "all")), tmp_path)
+    network = quantise(build(EDSR, seed=0), Quantisation("pams", 4, "all"))
+    file = export_file(network, "litert-int8", tmp_path)
     assert file.path is None and "trained at 4 bits" in (file.reason or "")
 
 
@@ -179,7 +134,7 @@ def test_what_can_stay_in_float(tmp_path: Path) -> None:
         (CompactSpec(width=8, depth=1, scale=4), [], ["concatenation_6", "sr"]),
     ):
         network = build(spec, seed=0)
-        (file,) = export_model(network, SOURCE, ["litert"], tmp_path / spec.arch).files
+        file = export_file(network, "litert", tmp_path / spec.arch)
         assert file.path is not None
         model = read_model(file.path.read_bytes())
         to_litert_int8._name_values(model)

@@ -21,19 +21,13 @@ from compressor.runtimes.ncnn_runtime import checksum
 from compressor.runtimes.sidecar import read_sidecar, sidecar_path
 from compressor.runtimes.table import OpenOptions
 from export.convert import to_ncnn
-from export.formats.conversion import FileOptions
 from export.formats.proof_inputs import proof_inputs
-from export.writing.exporting import FileReport, Source, export_model
 from tests.support.commands import srkd
+from tests.support.exports import export_file
 
 ncnn = pytest.importorskip("ncnn")
 pnnx = pytest.importorskip("pnnx")
 pytestmark = pytest.mark.extras
-
-
-def exported(network: Network, folder: Path, options: FileOptions | None = None) -> FileReport:
-    (file,) = export_model(network, Source("small"), ["ncnn"], folder, options=options).files
-    return file
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +37,7 @@ def network() -> Network:
 
 @pytest.fixture(scope="module")
 def good(network: Network, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    file = exported(network, tmp_path_factory.mktemp("good"))
+    file = export_file(network, "ncnn", tmp_path_factory.mktemp("good"))
     assert file.path is not None, file.reason
     return file.path
 
@@ -118,7 +112,7 @@ def test_a_pnnx_that_fails_is_one_line(
     fake.write_text(f"#!/bin/bash\n{script}\n")
     fake.chmod(0o755)
     monkeypatch.setattr(pnnx, "EXEC_PATH", str(fake))
-    file = exported(network, tmp_path / "out")
+    file = export_file(network, "ncnn", tmp_path / "out")
     assert file.verdict == "unavailable" and message in str(file.reason) and "\n" not in str(file.reason)
     assert list((tmp_path / "out").iterdir()) == []
 
@@ -129,7 +123,7 @@ def test_a_pnnx_that_does_not_end_is_ended(network: Network, tmp_path: Path, mon
     fake.chmod(0o755)
     monkeypatch.setattr(pnnx, "EXEC_PATH", str(fake))
     monkeypatch.setattr(to_ncnn, "TIMEOUT_SECONDS", 1)
-    file = exported(network, tmp_path / "out")
+    file = export_file(network, "ncnn", tmp_path / "out")
     assert file.verdict == "failed" and file.reason == "pnnx took over 1 s to convert edsr"
 
 

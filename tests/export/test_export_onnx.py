@@ -19,7 +19,6 @@ import torch
 
 import export.formats.table
 import export.graph.divergence
-from compressor.base.errors import MissingExtra, UsageError
 from compressor.images.sets import embedded_photos
 from compressor.inference.open import open_model
 from compressor.models.networks.base import Descriptor, Network
@@ -36,14 +35,10 @@ from export.graph.onnx_graph import trace
 from export.graph.recent import Recent
 from export.proof.verify import verify
 from export.writing.exporting import ExportReport, FileReport, Source, export_metadata, export_model
-from srkd.terminal.console import json_value
 from tests.support.onnx_files import scaled
 
 SOURCE = Source("small", "ab" * 32, {"srkd.recipe": "logits", "srkd.scores": "{}", "srkd.source_sha256": "teacher's"})
-SPECS = (
-    EDSRSpec(width=8, depth=2, scale=4),
-    EDSRSpec(width=8, depth=1, scale=2, res_scale=0.1, mean_shift="file"),
-)
+SPECS = (EDSRSpec(width=8, depth=2, scale=4), EDSRSpec(width=8, depth=1, scale=2, res_scale=0.1, mean_shift="file"))
 
 
 @pytest.fixture(scope="module")
@@ -182,17 +177,7 @@ def corrupting(monkeypatch: pytest.MonkeyPatch, good: Path, change: Change) -> N
         (black, r"is constant on photo astronaut, the network is not; .*node black \(Sub\)"),
         (wrong_metadata, "describes itself as"),
     ],
-    ids=[
-        "tail",
-        "body",
-        "nan",
-        "overflow",
-        "shuffle",
-        "fixed size",
-        "unknown operator",
-        "black",
-        "metadata",
-    ],
+    ids=["tail", "body", "nan", "overflow", "shuffle", "fixed size", "unknown operator", "black", "metadata"],
 )
 def test_a_wrong_file_gets_no_name(
     network: Network, good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Change, message: str
@@ -215,26 +200,6 @@ def test_one_failure_does_not_stop_the_others(
     assert [file.verdict for file in report.files] == ["failed", "passed"] and not report.ok
     assert "of an earlier export is unchanged" in str(report.files[0].reason)
     assert OnnxRuntime(tmp_path / "small.onnx").spec == network.spec
-
-
-def test_what_is_not_installed_is_named(network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    row = dataclasses.replace(FORMATS["onnx"], name="ncnn", needs=("no_such_module",), extra="ncnn")
-    monkeypatch.setitem(FORMATS.rows, "ncnn", row)
-    file = only(export_model(network, SOURCE, ["ncnn"], tmp_path))
-    assert file.verdict == "unavailable"
-    assert file.reason == f"no_such_module is not installed: {MissingExtra.command('ncnn')}"
-
-
-def test_an_unknown_format(network: Network, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="'onx'; did you mean 'onnx'"):
-        export_model(network, SOURCE, ["onx"], tmp_path)
-
-
-def test_a_folder_that_cannot_be_written(network: Network, tmp_path: Path) -> None:
-    blocker = tmp_path / "file"
-    blocker.write_text("in the way")
-    with pytest.raises(UsageError, match=r"^--out .*file .*Not a directory"):
-        export_model(network, SOURCE, (), blocker)
 
 
 def test_what_the_exporter_cannot_convert(network: Network, tmp_path: Path) -> None:
@@ -355,12 +320,3 @@ def test_what_keeps_something_from_other_images_is_caught(network: Network) -> N
     inputs = [ProofInput("photo p", torch.rand(1, 3, 4, 4), photo=True), ProofInput("noise", torch.rand(1, 3, 4, 4))]
     proof = verify(Doctored(network, tiring), reference, inputs, Bounds(1e-4))  # type: ignore[arg-type]
     assert "the second time differs from the network by" in str(proof.reason) and "on photo p" in str(proof.reason)
-
-
-def test_the_report_is_json_with_the_agreed_keys(network: Network, tmp_path: Path) -> None:
-    body = json_value(export_model(network, SOURCE, ["onnx"], tmp_path))
-    assert isinstance(body, dict)
-    (file,) = body["files"]
-    assert {"format", "path", "bytes", "parity", "verdict", "seconds", "reason"} <= set(file)
-    assert {"max_abs", "psnr"} <= set(file["parity"])
-    assert file["path"] == str(tmp_path / "small.onnx")

@@ -5,19 +5,15 @@ from __future__ import annotations
 import ast
 import json
 import os
-from importlib import metadata
 from pathlib import Path
 
 import pytest
 
-from compressor.base.entry_points import EntryPointTable
-from compressor.base.errors import UsageError
 from compressor.models.checkpoints.save import save_network
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
-from compressor.runtimes.table import RUNTIMES, RuntimeEntry
-from export.formats.table import FORMATS, Format, FormatPackage
 from tests.support.commands import ROOT, python
+from tests.support.packages import install
 
 pytestmark = pytest.mark.ci
 
@@ -46,19 +42,8 @@ print(json.dumps({
 """
 
 
-def install(site: Path, package: str = "lab", value: str = "toyformat:PACKAGE") -> Path:
-    """Write a package as pip installs it: a module, and metadata with its entry point."""
-    site.mkdir(exist_ok=True)
-    (site / "toyformat.py").write_text(EXAMPLE.read_text())
-    facts = site / f"{package}-1.0.dist-info"
-    facts.mkdir()
-    (facts / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
-    (facts / "entry_points.txt").write_text(f"[srkd.formats]\ntoy = {value}\n")
-    return site
-
-
 def test_a_format_of_another_package_does_all_that_srkds_own_do(tmp_path: Path, photos: Path) -> None:
-    site = install(tmp_path / "site")
+    site = install(tmp_path / "site", "toyformat", EXAMPLE.read_text(), "srkd.formats", "toy = toyformat:PACKAGE")
     save_network(build(EDSRSpec(width=8, depth=1, scale=2), seed=0), tmp_path / "small.safetensors")
     photo = next(path for path in sorted(photos.rglob("*")) if path.is_file())
     path = os.pathsep.join([str(site), str(ROOT)])
@@ -77,46 +62,6 @@ def test_a_format_of_another_package_does_all_that_srkds_own_do(tmp_path: Path, 
     assert command.code == 0 and (tmp_path / "cli" / "small.toy").is_file(), command.err
     without = python("-m", "srkd", "upscale", tmp_path / "out" / "small.toy", photo)
     assert without.code == 1 and "Traceback" not in without.err
-
-
-def runtimes(monkeypatch: pytest.MonkeyPatch, site: Path) -> EntryPointTable[RuntimeEntry]:
-    """The table of runtimes that another process would load."""
-    monkeypatch.syspath_prepend(str(site))
-    return EntryPointTable("runtime", [RUNTIMES["torch"]], RUNTIMES.group, RUNTIMES.read)
-
-
-def test_a_broken_package_is_a_note_and_nothing_else_suffers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    table = runtimes(monkeypatch, install(tmp_path / "site", value="nowhere:PACKAGE"))
-    assert list(table) == ["torch"]
-    assert table.notes == (
-        "the package lab cannot be used: its entry point nowhere:PACKAGE gave "
-        "ModuleNotFoundError: No module named 'nowhere'",
-    )
-    with pytest.raises(UsageError, match=r"no runtime is called 'toy'; there are torch; the package lab cannot"):
-        table.find("toy")
-
-
-def test_a_name_of_two_packages_belongs_to_neither(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    install(tmp_path / "site", package="other")
-    table = runtimes(monkeypatch, install(tmp_path / "site"))
-    assert "toy" not in table and table.notes == (
-        "runtime toy is in lab and other: neither is used, remove all but one",
-    )
-
-
-@pytest.mark.parametrize(
-    ("name", "reason"), [("onnx", "srkd has a format of that name"), ("Toy!", "use small letters, digits, - and _")]
-)
-def test_a_name_of_srkd_or_none_at_all_is_refused(name: str, reason: str) -> None:
-    row = Format(name=name, title="", suffix=".x", precision="fp32", module="x", runtime="torch")
-    table = EntryPointTable("format", [FORMATS["onnx"]], "no.such.group", FORMATS.read)
-
-    class Point(metadata.EntryPoint):
-        def load(self) -> FormatPackage:
-            return FormatPackage(formats=(row,))
-
-    table._add([Point("x", "x:PACKAGE", "no.such.group")])
-    assert list(table) == ["onnx"] and [reason in note for note in table.notes] == [True]
 
 
 def test_a_format_inside_touches_its_files_and_the_tables() -> None:

@@ -8,14 +8,15 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
+import torch
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from compressor.base.errors import SrkdError
 from export.graph.onnx_graph import use_depth_first
 from export.int8.quantise.ends import meet_image
+from tests.support.onnx_files import run_graph
 
 # --- graphs
 
@@ -78,8 +79,7 @@ class Drawing:
 
 def run(model: onnx.ModelProto) -> NDArray[np.float32]:
     onnx.checker.check_model(model)
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    return np.asarray(session.run([model.graph.output[0].name], {"lr": IMAGE})[0])
+    return run_graph(model, torch.from_numpy(IMAGE))
 
 
 def operations(model: onnx.ModelProto) -> list[str]:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 import torch
 
@@ -22,7 +21,8 @@ from export.formats.proof_inputs import ProofInput, proof_inputs
 from export.graph import headroom
 from export.graph.headroom import FP16_MAX, HEADROOM, measure_graph, require_headroom, rescale_channels
 from export.graph.onnx_graph import build_graph
-from export.writing.exporting import FileReport, Source, export_model
+from tests.support.exports import export_file
+from tests.support.onnx_files import run_graph as run
 
 SPEC = EDSRSpec(width=8, depth=1, scale=2)
 OPSET = 18
@@ -39,17 +39,6 @@ def changed(network: Network, change: Callable[[dict[str, torch.Tensor]], None])
     change(state)
     other.load_state_dict(state)
     return other
-
-
-def fp16(network: Network, folder: Path) -> FileReport:
-    (file,) = export_model(network, Source("small"), ["fp16"], folder).files
-    return file
-
-
-def run(model: onnx.ModelProto, lr: torch.Tensor) -> np.ndarray:
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    (sr,) = session.run(None, {model.graph.input[0].name: lr.numpy()})
-    return np.asarray(sr)
 
 
 def stripes_only(state: dict[str, torch.Tensor]) -> None:
@@ -82,7 +71,7 @@ def test_stripes_of_one_pixel_overflow_where_photos_and_noise_do_not(network: Ne
 
 
 def test_the_overflow_is_rescaled_away(network: Network, tmp_path: Path) -> None:
-    file = fp16(changed(network, stripes_only), tmp_path)
+    file = export_file(changed(network, stripes_only), "fp16", tmp_path)
     assert file.verdict == "passed" and file.facts["rescaled_channels"] == 1, file.reason
     assert float(str(file.facts["headroom"])) >= HEADROOM
 
@@ -93,8 +82,8 @@ def test_what_one_convolution_multiplies_and_the_next_divides(network: Network, 
             state[name] *= 3000
         state["blocks.0.conv2.weight"] /= 3000
 
-    plain = fp16(network, tmp_path / "plain")
-    file = fp16(changed(network, louder), tmp_path / "loud")
+    plain = export_file(network, "fp16", tmp_path / "plain")
+    file = export_file(changed(network, louder), "fp16", tmp_path / "loud")
     assert plain.facts["rescaled_channels"] == 0 and file.facts["rescaled_channels"] == SPEC.width
     assert file.verdict == plain.verdict == "passed" and file.parity is not None and plain.parity is not None
     assert file.parity.psnr is not None and plain.parity.psnr is not None
@@ -111,12 +100,12 @@ def test_a_stream_without_room_is_refused_and_the_layer_is_named(network: Networ
         for name in ("blocks.0.conv1.weight", "upsampler.convs.0.weight"):
             state[name] /= gain
 
-    file = fp16(changed(network, louder), tmp_path)
+    file = export_file(changed(network, louder), "fp16", tmp_path)
     assert file.verdict == "unavailable" and list(tmp_path.iterdir()) == []
     reason = str(file.reason)
     assert "head/conv2d" in reason and "reaches" in reason and "fp16 ends at 65504" in reason and "--bf16" in reason
     assert "\n" not in reason
-    (bf16,) = export_model(changed(network, louder), Source("small"), ["bf16"], tmp_path).files
+    bf16 = export_file(changed(network, louder), "bf16", tmp_path)
     assert bf16.verdict == "passed", bf16.reason  # bf16 reaches as far as float32
 
 

@@ -34,6 +34,7 @@ from export.int8.learnt_graph import build_learnt_graph
 from export.int8.quantise.grids import U8
 from export.int8.quantise.plan import CPU, TENSORRT, Flavour
 from export.writing.exporting import Source, export_model
+from tests.support.onnx_files import run_graph
 
 LR = torch.rand(1, 3, 24, 20, generator=torch.Generator().manual_seed(3))
 Method = Literal["pams", "pact"]
@@ -74,12 +75,7 @@ def graph_of(case: Case) -> onnx.ModelProto:
 
 def run(model: onnx.ModelProto, lr: torch.Tensor, *, plain: bool = False) -> torch.Tensor:
     """The output of a graph, optimised as for users, or with `plain` without optimisation."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    if plain:
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return torch.from_numpy(session.run(None, {"lr": lr.numpy()})[0])
+    return torch.from_numpy(run_graph(model, lr, exactly=plain))
 
 
 @every_case

@@ -67,7 +67,7 @@ def test_a_process_that_is_killed_is_lost_and_starts_anew_for_the_next_size(proc
     assert process._child is not None
     pid = process._child.pid
     os.kill(pid, signal.SIGSEGV)
-    with pytest.raises(ChildFailed, match=r"large\.safetensors: its process crashed \(SIGSEGV\)"):
+    with pytest.raises(ChildFailed, match=r"large\.safetensors: .*SIGSEGV"):
         process.turn((16, 16, 1), 3)
     assert is_gone(pid, seconds=5)
     assert len(process.turn((16, 16, 1), 2).ms) == 2 and process._child.pid != pid

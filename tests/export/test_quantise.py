@@ -9,7 +9,6 @@ from dataclasses import replace
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 import torch
 from onnx import helper, numpy_helper
@@ -31,6 +30,7 @@ from export.int8.quantise.grids import S8, U8, choose_grid, round_rows, round_wi
 from export.int8.quantise.plan import CPU, TENSORRT, Flavour, FloatGraph, QuantisationPlan, make_plan
 from export.int8.quantise.qdq import write_qdq
 from export.int8.quantise.walk import GraphWalk, Solution
+from tests.support.onnx_files import run_graph as run
 
 SMALL = EDSRSpec(width=8, depth=2, scale=2)
 SPECS: tuple[Spec, ...] = tuple(architecture(name).small for name in ("edsr", "rcan", "carn_m", "swinir", "compact"))
@@ -42,17 +42,6 @@ def photos_like(count: int = 4, side: int = 16, seed: int = 0) -> torch.Tensor:
     coarse = torch.rand(count, 3, side // 4, side // 4, generator=generator)
     smooth = torch.nn.functional.interpolate(coarse, size=(side, side), mode="bicubic").clamp(0, 1)
     return smooth.mul(255).round().div(255)
-
-
-def run(model: onnx.ModelProto, lr: torch.Tensor, *, exactly: bool = False) -> np.ndarray:
-    """Run a model; `exactly`: node by node, without ONNX Runtime's fusions."""
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    if exactly:
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    (sr,) = session.run(None, {model.graph.input[0].name: lr.numpy()})
-    return np.asarray(sr)
 
 
 @functools.cache

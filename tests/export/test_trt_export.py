@@ -152,9 +152,9 @@ def test_sizes_that_make_no_sense(network: Network, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("fault", "verdict", "message"),
     [
-        ("drift", "failed", "differs from the network by 0.05"),
-        ("crash in build", "failed", "small.onnx could not be built by TensorRT: its process crashed (SIGSEGV)"),
-        ("crash in deserialize", "failed", "engine could not be opened by TensorRT: its process crashed (SIGSEGV)"),
+        ("drift", "failed", "by 0.05"),
+        ("crash in build", "failed", "small.onnx"),
+        ("crash in deserialize", "failed", ".engine"),
     ],
 )
 def test_an_engine_that_fails_leaves_nothing(

@@ -21,18 +21,6 @@ def twin(scale: int = 2, seed: int = 0) -> nn.Sequential:
     return nn.Sequential(conv, nn.PixelShuffle(scale)).eval()
 
 
-class Rounding(nn.Module):
-    """An upscaler of images in 0..`top` with 256 levels; with a wrong range its images are black and white."""
-
-    def __init__(self, scale: float, top: float) -> None:
-        super().__init__()
-        self.scale, self.top = scale, top
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        larger = nn.functional.interpolate(x, scale_factor=self.scale, mode="bicubic", align_corners=False)
-        return torch.round(larger * 255.0 / self.top).clamp(0.0, 255.0) * self.top / 255.0
-
-
 class Particular(nn.Module):
     """A model that is sharper than bicubic for its own range and order of colours, and repeats pixels for others."""
 
@@ -67,19 +55,6 @@ class MultiplesOf(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         height, width = x.shape[2], x.shape[3]
         assert height % self.multiple == 0 and width % self.multiple == 0
-        return self.inner(x)
-
-
-class AtLeast(nn.Module):
-    """A pixel shuffle that refuses images with sides below a minimum."""
-
-    def __init__(self, least: int) -> None:
-        super().__init__()
-        self.least = least
-        self.inner = twin()
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        assert x.shape[2] >= self.least and x.shape[3] >= self.least
         return self.inner(x)
 
 

@@ -60,16 +60,6 @@ CSD = Layout(
     "tail_conv",
     attention_is_registered_first=True,
 )
-FAKD = Layout(
-    "head.0",
-    "body_group{g}.body.{b}",
-    RCAN.parts,
-    "body_group{g}.body.{n}",
-    "body_tail",
-    "tail.0.{}",
-    2,
-    "tail.1",
-)
 
 
 def rcan(layout: Layout, scale: int, *, width: int = 16, groups: int = 2, depth: int = 2, hidden: int = 4) -> State:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
+import torch
 from onnx import TensorProto, helper, numpy_helper
 
 
@@ -54,3 +56,14 @@ def scaled(name: str, factor: float) -> Callable[[onnx.ModelProto], None]:
         raise AssertionError(f"{name} is not in {[tensor.name for tensor in model.graph.initializer]}")
 
     return change
+
+
+def run_graph(model: onnx.ModelProto, lr: torch.Tensor, *, exactly: bool = False) -> np.ndarray:
+    """Run a graph of one input and one output; `exactly`: node by node, without ONNX Runtime's fusions."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level, options.intra_op_num_threads = 4, 1
+    if exactly:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    (sr,) = session.run(None, {model.graph.input[0].name: lr.numpy()})
+    return np.asarray(sr)
