@@ -114,14 +114,19 @@ def describe_failure(error: BaseException, module: str) -> str:
     return reason if place is None else f"{reason}, at {place}"
 
 
+def installed_packages() -> dict[str, str]:
+    """The distributions that add to srkd by an entry point, by their top-level modules."""
+    groups = [group for group in metadata.entry_points().groups if group.startswith("srkd.")]
+    points = [point for group in groups for point in metadata.entry_points(group=group)]
+    return {top_module(point.value): package_of(point) for point in points}
+
+
 def package_at_fault(error: BaseException) -> str | None:
     """Return one line that names the installed package that raised an error, and where; None if srkd's own code did.
 
     An error raised in a library is attributed to the library's caller.
     """
-    groups = [group for group in metadata.entry_points().groups if group.startswith("srkd.")]
-    points = [point for group in groups for point in metadata.entry_points(group=group)]
-    packages = {top_module(point.value): package_of(point) for point in points}
+    packages = installed_packages()
     module, _ = _last_line([*packages, *OWN_MODULES], error)
     if module not in packages:
         return None

@@ -38,6 +38,8 @@ class CardFacts:
     """The name of the teacher's file."""
     teacher_psnr_y: float | None = None
     validation: tuple[str, ...] = ()
+    code: tuple[tuple[str, str], ...] = ()
+    """Names and versions of what trained the network, with the hashes of its source."""
 
 
 def write_card(folder: Path, network: Network, facts: CardFacts) -> Path | None:
@@ -148,7 +150,7 @@ def _body(folder: Path, network: Network, facts: CardFacts) -> list[str]:
     source = facts.metadata.get("srkd.source_sha256")
     if source:
         lines.append(f"- sha256 of the teacher: `{_plain(source)}`")
-    return lines
+    return [*lines, *(f"- {_plain(name)}: {_plain(text)}" for name, text in facts.code)]
 
 
 def _quality(facts: CardFacts) -> list[str]:

@@ -18,11 +18,17 @@ compress = public(CompressKeywords, CompressOptions, run_compress, "compress")
 
 
 def resume(
-    run: str | Path, *, progress: Progress | Literal[False] | None = None, announce: Note | None = None
+    run: str | Path,
+    *,
+    accept_changed_code: bool = False,
+    progress: Progress | Literal[False] | None = None,
+    announce: Note | None = None,
 ) -> CompressReport:
     """Continue an unfinished run, or a plan of runs, from the last saved state, as if it had never stopped.
 
+    A method or network whose source has changed since the run began is refused; with `accept_changed_code` the run goes
+    on, and its run.json says from which step on the code was another.
     `progress` and `announce` are those of `compress`: bars and notes in a terminal or a notebook, and `False` for none.
     """
     with context_for_python(progress, announce) as context:
-        return run_resume(Path(run), context)
+        return run_resume(Path(run), context, accept_changed_code=accept_changed_code)

@@ -73,6 +73,7 @@ def _card_facts(source: Source, note: Note) -> CardFacts:
         teacher=None if run.teacher is None else run.teacher.path.name,
         teacher_psnr_y=None if run.result.teacher is None else run.result.teacher.psnr_y,
         validation=run.data.validation,
+        code=() if run.code is None else (("trained with", run.code.packages_line), *run.code.lines()),
     )
 
 

@@ -309,6 +309,8 @@ class CompressOptions(Options):
     run: RunOptions = RunOptions()
     plan: Mapping[str, Any] | None = None
     """The plan that chose the student, in the form of run.json; not an option of the command line."""
+    accept_changed_code: bool = False
+    """Whether a continued run may go on with other code; like --resume, no part of the run's request."""
 
     def __post_init__(self) -> None:
         training = self.training

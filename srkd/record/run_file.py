@@ -22,6 +22,7 @@ from compressor.models.quantisation.description import Quantisation
 from compressor.models.students.init_report import InitReport
 from compressor.training.run_files import write_facts
 from recipes.config.preset import Preset
+from srkd.record.code import CodeFacts
 from srkd.record.reading import Entry, parse, printable, read_object
 from srkd.record.result import CompressReport, ScoresBeforeTraining, TargetReport
 from srkd.terminal.console import json_value
@@ -178,6 +179,7 @@ class RunFile(Entry):
     plan: StudentPlan | None = None
     recipe: str | None = None
     preset: Preset | None = None
+    code: CodeFacts | None = None
     seed: int | None = None
     device: str | None = None
     execution_mode: TrainingMode | None = None

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 from compressor.base.errors import SrkdError, UsageError
 from compressor.training.run_folder import FACTS
+from srkd.record.code import listed, short
 from srkd.record.result import CompressReport
 from srkd.record.run_file import RunFile, read_for_display
 from srkd.record.trials import Gain, Spread
@@ -16,6 +19,8 @@ from srkd.reports.contents import Contents, Role
 SAME_BICUBIC_DB = 0.002
 """Largest difference in dB between bicubic scores of the same images, by rounding, also between machines."""
 SEED_MARK = "-seed"
+MOST_NAMED = 2
+"""The most runs that are named beside a value."""
 
 
 @dataclass(frozen=True)
@@ -28,12 +33,45 @@ class Trained:
     file: RunFile
     result: CompressReport
 
+    @cached_property
+    def settings(self) -> dict[str, str]:
+        """All else that decides the result, by key: runs with equal settings and code are seeds of one method."""
+        file, code = self.file, self.file.code
+        kept = file.model_dump(mode="json", include={"student", "quantisation"})
+        if file.start is not None:
+            origin = file.start.init_from
+            kept["start"] = {**file.start.model_dump(), "init_from": None if origin is None else origin.sha256}
+        kept["teacher"] = None if file.teacher is None else file.teacher.sha256
+        settings = _flat(kept)
+        if file.preset is not None:
+            settings |= _flat({"schedule": file.preset.schedule.model_dump(mode="json")})
+        if code is not None:
+            return settings | code.settings
+        # A run.json of an older srkd has only the options and weights that the recipe states.
+        preset = {} if file.preset is None else file.preset.model_dump(mode="json")
+        options = {rule["name"]: rule["options"] for rule in preset.get("methods", ())}
+        return settings | _flat({"weights": preset.get("weights", {}), "options": options})
+
     @property
-    def settings(self) -> str:
-        """All else that decides the result: runs with equal settings are seeds of one method."""
-        decides = self.file.model_dump(mode="json", include={"preset", "student", "start", "quantisation"})
-        teacher = None if self.file.teacher is None else self.file.teacher.sha256
-        return json.dumps([self.method, decides, teacher], sort_keys=True)
+    def sources(self) -> dict[str, str]:
+        """The hash of each source file of methods and networks; empty if run.json does not say."""
+        files = {} if self.file.code is None else self.file.code.sources()
+        return {f"source of {module}": sha256 for module, (_, sha256) in files.items()}
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """The version of each package that took part."""
+        if self.file.code is not None:
+            return self.file.code.versions
+        versions = {"srkd": self.file.srkd_version, "torch": self.file.machine.torch}
+        return {f"version of {name}": version for name, version in versions.items() if version is not None}
+
+    @property
+    def key(self) -> str:
+        """What is equal in all seeds of a method."""
+        continued = () if self.file.code is None else self.file.code.continued
+        changed = [[change.what, change.now] for entry in continued for change in entry.changes]
+        return json.dumps([self.method, self.settings, self.sources, changed], sort_keys=True)
 
 
 @dataclass(frozen=True)
@@ -65,13 +103,17 @@ class Comparison:
     methods: tuple[MethodScores, ...]
     gains: tuple[Gain, ...]
     """Gains of the best method over each other that shares seeds with it."""
+    differences: tuple[str, ...]
+    """What differs between the runs besides method and seed: settings, source and versions, each with its values."""
     left_out: tuple[str, ...]
     """Lines about unfinished runs, which are not in the table."""
 
     def lines(self) -> tuple[str, ...]:
         """The lines below the table."""
         best = self.methods[0].name
-        return (*(f"{best}: {gain.line()}" for gain in self.gains), *self.left_out)
+        gains = (f"{best}: {gain.line()}" for gain in self.gains)
+        differ = f"besides method and seed, the runs differ in {listed(self.differences)}"
+        return (*gains, *([differ] if self.differences else ()), *self.left_out)
 
 
 def compare_contents(runs: Sequence[Contents]) -> Comparison:
@@ -102,6 +144,7 @@ def compare_contents(runs: Sequence[Contents]) -> Comparison:
         teacher=teacher,
         methods=tuple(methods),
         gains=tuple(gains),
+        differences=_differences(trained),
         left_out=tuple(left_out),
     )
 
@@ -158,10 +201,10 @@ def _methods(trained: Sequence[Trained], bicubic: float, teacher: float | None) 
     groups: dict[tuple[str, int], list[Trained]] = {}
     for row in trained:
         # A second run with the same seed does not count as another seed of the method.
-        settings, number = row.settings, 0
-        while any(row.seed == other.seed for other in groups.get((settings, number), [])):
+        key, number = row.key, 0
+        while any(row.seed == other.seed for other in groups.get((key, number), [])):
             number += 1
-        groups.setdefault((settings, number), []).append(row)
+        groups.setdefault((key, number), []).append(row)
     names = [group[0].method for group in groups.values()]
     methods = []
     for group in groups.values():
@@ -183,6 +226,45 @@ def _methods(trained: Sequence[Trained], bicubic: float, teacher: float | None) 
             )
         )
     return methods
+
+
+def _differences(trained: Sequence[Trained]) -> tuple[str, ...]:
+    """Each key of settings, sources and versions that two runs have with different values, and code that changed.
+
+    A key that a run does not have, such as an option of another method, is no difference; a run whose run.json does not
+    state its source differs from one that does.
+    """
+    lines = []
+    facts = [(row.run, {**row.settings, **row.sources, **row.versions}) for row in trained]
+    for key in dict.fromkeys(key for _, values in facts for key in values):
+        runs: dict[str, list[str]] = {}
+        for run, values in facts:
+            if key in values:
+                runs.setdefault(short(values[key]), []).append(run)
+        if len(runs) > 1:
+            lines.append(f"{key}: {', '.join(f'{value} ({_named(names)})' for value, names in runs.items())}")
+    silent = [row.run for row in trained if row.file.code is None]
+    if 0 < len(silent) < len(trained):
+        lines.append(f"source: not recorded in {_named(silent)}")
+    continued = [(row.run, entry) for row in trained if row.file.code for entry in row.file.code.continued]
+    return (*lines, *(f"code of {run} within the run, {entry}" for run, entry in continued))
+
+
+def _named(runs: Sequence[str]) -> str:
+    """The first runs by name, and the number of the others."""
+    return ", ".join(runs[:MOST_NAMED]) + (f" and {len(runs) - MOST_NAMED} more" if len(runs) > MOST_NAMED else "")
+
+
+def _flat(values: Mapping[str, Any], path: str = "") -> dict[str, str]:
+    """Nested settings by their path, such as `schedule.rate`."""
+    flat: dict[str, str] = {}
+    for name, value in values.items():
+        key = f"{path}.{name}" if path else name
+        if isinstance(value, Mapping):
+            flat |= _flat(value, key)
+        else:
+            flat[key] = "none" if value is None else value if isinstance(value, str) else json.dumps(value)
+    return flat
 
 
 def _gain(best: MethodScores, other: MethodScores) -> Gain | None:

@@ -54,6 +54,8 @@ def deciding_facts(run: Path, file: RunFile, first: RunFile) -> list[tuple[str, 
     versions = {"srkd": file.srkd_version or first.srkd_version}
     versions |= {name: getattr(file.machine, key) for key, name in MACHINE.items()}
     lines = [(name, text) for name, text in versions.items() if text is not None]
+    if first.code is not None:
+        lines += first.code.lines()
     trials = None if file.result is None else file.result.trials
     seeds = ([] if first.seed is None else [first.seed]) if trials is None else trials.seeds
     if seeds:

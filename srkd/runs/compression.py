@@ -90,18 +90,19 @@ def _teacher_file(options: CompressOptions, context: Context) -> Iterator[Compre
             path.unlink(missing_ok=True)
 
 
-def run_resume(run: Path, context: Context) -> CompressReport:
+def run_resume(run: Path, context: Context, *, accept_changed_code: bool = False) -> CompressReport:
     """Continue a run with all of its processes."""
     with _all_processes(context) as context:
-        return _resume(run, context)
+        return _resume(run, context, accept_changed_code=accept_changed_code)
 
 
-def _resume(run: Path, context: Context) -> CompressReport:
+def _resume(run: Path, context: Context, *, accept_changed_code: bool = False) -> CompressReport:
     read_unfinished(run, context.processes)  # refuse other folders before they are locked
     with lock_run(run, context, "--resume"):
         began = read_unfinished(run, context.processes)
         plan = None if began.plan is None else began.plan.model_dump(mode="json")
-        options = from_json(CompressOptions, began.request, f"--resume {run}", out=run, plan=plan)
+        decided = {"out": run, "plan": plan, "accept_changed_code": accept_changed_code}
+        options = from_json(CompressOptions, began.request, f"--resume {run}", **decided)
         with _threads_of(began, context.note):
             return _run(options, context, began)
 

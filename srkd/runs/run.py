@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from compressor.base.context import Context
+from compressor.base.context import Context, Note
 from compressor.base.errors import SrkdError
 from compressor.base.interrupts import catch_signals
 from compressor.base.machine import machine_facts
@@ -56,6 +56,7 @@ from srkd.record.run_file import (
     read_run_file,
 )
 from srkd.runs.cache_advice import cache_advice
+from srkd.runs.code import require_same_code, used_code
 from srkd.runs.config import RunConfig, RunNetworks
 from srkd.terminal.console import json_value
 from srkd.version import __version__
@@ -88,9 +89,9 @@ def train_run(
     )
     if not processes.is_single:
         folder.program = "torchrun ... -m srkd"
-    run = TrainingRun(config, folder, context, runs_left, None if began is None else began.untrained)
+    run = TrainingRun(config, folder, context, runs_left, began)
     if began is not None:
-        processes.run_on_all(lambda: require_same(began, run.facts(), path))
+        processes.run_on_all(lambda: require_same(began, run.facts(), config.options, run.note))
     with folder.report_unwritable(), folder.tracking():
         return run.train()
 
@@ -119,14 +120,16 @@ def read_unfinished(run: Path, processes: Processes) -> RunFile:
     return processes.broadcast(processes.run_on_all(read))
 
 
-def require_same(before: RunFile, now: RunFile, run: Path) -> None:
-    """Refuse to continue a run with another recipe, teacher, student or other images."""
-    key = before.difference(now)
+def require_same(before: RunFile, now: RunFile, options: CompressOptions, note: Note) -> None:
+    """Refuse to continue a run with another recipe, teacher, student, other images or, if not accepted, other code."""
+    run, key = options.run.folder, before.difference(now)
     if key is not None:
         raise SrkdError(
             f"--resume {run}: its {key} is not what it was when the run began (run.json has it); "
             "put it back, or start a new run"
         )
+    assert now.code is not None
+    require_same_code(before, now.code, f"--resume {run}", note, accepted=options.accept_changed_code)
 
 
 def place_student(config: RunConfig) -> Network:
@@ -167,8 +170,8 @@ class TrainingRun:
     folder: RunFolder
     context: Context
     runs_left: int = 1
-    untrained: ScoresBeforeTraining | None = None
-    """Quality before the first step, from run.json if the run is continued."""
+    began: RunFile | None = None
+    """run.json of the run if it is continued."""
 
     def train(self) -> CompressReport:
         """Train, write the averaged student, and return the report."""
@@ -177,7 +180,9 @@ class TrainingRun:
         if config.device.type == "cpu":
             keep_freed_memory()
         # Written first, so that a run killed from here on can be continued.
-        processes.run_on_all(lambda: self._write(self.facts()))
+        began, code = self.began, used_code(config)
+        code_so_far = code if began is None else began.code
+        processes.run_on_all(lambda: self._write(self.facts().changed(code=code_so_far)))
         processes.set_resume_hint(lambda: "before the first step", self.folder.resume_command)
         stages = config.stages(config.mode)
         teacher = place_teacher(config)
@@ -186,12 +191,14 @@ class TrainingRun:
         if reference is None:
             reference = Reference(self._psnr_y(None), None if teacher is None else self._psnr_y(teacher))
         state, is_new = processes.run_on_all(lambda: self._load_state(stages, teacher_network))
-        untrained = self.untrained
+        if began is not None:
+            code = code.continuing(began.code, state.done)
+        untrained = None if began is None else began.untrained
         if processes.broadcast(is_new):
             untrained = self._solve_or_turn(teacher_network, reference)
             state = self._fresh_state(stages, teacher_network)
-        if untrained is not None:
-            processes.run_on_all(lambda: self._write(self.facts().changed(untrained=untrained)))
+        if untrained is not None or code != code_so_far:
+            processes.run_on_all(lambda: self._write(self.facts().changed(untrained=untrained, code=code)))
         follow_leader(state, processes, stages, teacher_network)
         steps = sum(stage.schedule.steps for stage in stages)
         processes.set_resume_hint(lambda: f"at step {state.done} of {steps}", self.folder.resume_command)
@@ -221,7 +228,7 @@ class TrainingRun:
             self._write_networks(state, trained, student, reference.bicubic, teacher)
             seconds = time.monotonic() - started
             report = self._report(state, student, joint, reference, seconds=seconds, untrained=untrained)
-            self._write(self.facts().changed(untrained=untrained, result=report))
+            self._write(self.facts().changed(untrained=untrained, code=code, result=report))
         return processes.broadcast(report)
 
     def _psnr_y(self, network: ImageModel | None) -> float:
@@ -232,7 +239,7 @@ class TrainingRun:
     def _require_same_everywhere(self) -> None:
         """Refuse a process, perhaps on another machine, that has read other files."""
         facts = self.facts().to_json()
-        for key in SAME:
+        for key in (*SAME, "code"):
             values = {name: value for name, value in (facts[key] or {}).items() if name != "path"}
             self.context.processes.require_equal(
                 json.dumps(values, sort_keys=True),
@@ -243,9 +250,9 @@ class TrainingRun:
         """Load the newest saved state and drop later metrics; return the state, and True if it is a fresh one."""
         state = self._fresh_state(stages, teacher)
         self.folder.states.remove_unfinished()
-        path = self.folder.states.load_newest(lambda path: state.load(path, stages, teacher), self._note)
+        path = self.folder.states.load_newest(lambda path: state.load(path, stages, teacher), self.note)
         if path is not None:
-            self._note(f"continuing at step {state.done} of {sum(stage.schedule.steps for stage in stages)}")
+            self.note(f"continuing at step {state.done} of {sum(stage.schedule.steps for stage in stages)}")
         self.folder.drop_metrics_after(state.done)
         return state, path is None
 
@@ -255,7 +262,8 @@ class TrainingRun:
     def _write(self, contents: RunFile) -> None:
         self.folder.write_facts(contents.to_json())
 
-    def _note(self, line: str) -> None:
+    def note(self, line: str) -> None:
+        """Write a line to log.txt, and tell it."""
         self.folder.log(line)
         self.context.note(line)
 
@@ -280,7 +288,7 @@ class TrainingRun:
                 f"{patches.shape[-1]}x{patches.shape[-2]}"
             )
         untrained = ScoresBeforeTraining(self._psnr_y(config.student.to(config.device).eval()), sliced)
-        self._note(
+        self.note(
             f"{how}: the student has {untrained.student:.3f} dB before the first step (slice {untrained.slice:.3f}, "
             f"bicubic {reference.bicubic:.3f}, teacher {reference.teacher:.3f})"
         )
@@ -305,6 +313,7 @@ class TrainingRun:
             plan=plan_entry(config.options),
             recipe=config.recipe,
             preset=config.preset,
+            code=used_code(config),
             seed=config.options.training.seed,
             device=str(config.device),
             execution_mode=TrainingMode(**asdict(config.mode)),

@@ -25,10 +25,10 @@ from srkd.options.shared import CheckpointOptions, LimitOptions, ProgramOptions,
 CALLBACKS = ["progress", "announce"]
 CONSOLE = {"as_json", "as_csv", "verbose", "quiet", "help"}
 
-KEPT_WITH = {"compress": {"plan"}}
-"""Fields that are not on the command line: decisions of a run."""
+KEPT_WITH = {"compress": {"plan", "accept_changed_code"}}
+"""Fields that are no part of a request: decisions of a run, and of the person who continues it."""
 COMMAND_LINE_ONLY = {
-    "compress": {"dry_run", "resume"},
+    "compress": {"accept_changed_code", "dry_run", "resume"},
     "export": {"every_format"},
     "evaluate": {"explain", "per_image"},
     "profile": {"preset"},

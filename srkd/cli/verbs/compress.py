@@ -52,7 +52,21 @@ if TYPE_CHECKING:
     metavar="RUN",
     help="Continue an unfinished run; takes no other options that change it.",
 )
-def command(console: Console, options: CompressOptions, *, resume: Path | None, dry_run: DryRunKind | None) -> None:
+@click.option(
+    "--accept-changed-code",
+    cls=VerbOption,
+    group="run",
+    is_flag=True,
+    help="With --resume: go on though the source of a method or network has changed; run.json records it.",
+)
+def command(
+    console: Console,
+    options: CompressOptions,
+    *,
+    resume: Path | None,
+    accept_changed_code: bool,
+    dry_run: DryRunKind | None,
+) -> None:
     """Train a student from a teacher with a recipe and write a run folder.
 
     The folder holds student.safetensors, run.json, metrics.jsonl, TensorBoard events, checkpoints/ and log.txt.
@@ -61,12 +75,14 @@ def command(console: Console, options: CompressOptions, *, resume: Path | None, 
 
     if resume is not None:
         _require_alone()
+    elif accept_changed_code:
+        raise click.UsageError("--accept-changed-code is for a run that goes on: add --resume RUN, or leave it out")
     if dry_run is not None:
         _report_dry_run(console, options, dry_run)
         return
     with console.context() as context:
         if resume is not None:
-            report = compression.run_resume(resume, context)
+            report = compression.run_resume(resume, context, accept_changed_code=accept_changed_code)
         else:
             report = compression.run_compress(options, context)
     if Rank.from_environment().is_leader:
@@ -79,7 +95,7 @@ def _require_alone() -> None:
     others = [
         parameter.opts[-1]
         for parameter in context.command.params
-        if parameter.name not in ("resume", "as_json", "as_csv", "verbose", "quiet")
+        if parameter.name not in ("resume", "accept_changed_code", "as_json", "as_csv", "verbose", "quiet")
         and context.get_parameter_source(str(parameter.name)) is ParameterSource.COMMANDLINE
     ]
     if others:

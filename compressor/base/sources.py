@@ -1,0 +1,110 @@
+"""The source of a class that a run depends on, as hashes, so that changed code can be seen.
+
+The source of a class is the file that holds it and the files of its base classes, without those of Python and torch;
+and the files of its own top-level package that its file imports, directly or through others. Not followed are imports
+of other packages, compiled files, and imports under `if TYPE_CHECKING:`.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import inspect
+import sys
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+
+from compressor.base.entry_points import top_module
+from compressor.base.files import file_sha256
+
+NOT_FOLLOWED = frozenset({*sys.stdlib_module_names, "torch"})
+"""Top-level packages whose version says what their code is."""
+
+
+@cache
+def class_sources(cls: type) -> Mapping[str, str | None]:
+    """The SHA-256 of each file of a class's source, by module; None for one that cannot be read.
+
+    A class of a notebook or of the started program has the hash of its own text under `__main__`. The hashes are those
+    of the first call in a process: a file that is changed later is not what this process has imported.
+    """
+    modules = [base.__module__ for base in cls.__mro__ if top_module(base.__module__) not in NOT_FOLLOWED]
+    sources: dict[str, str | None] = {}
+    for base in cls.__mro__:
+        if base.__module__ == "__main__":
+            sources[f"__main__.{base.__qualname__}"] = _text_sha256(base)
+    for module in dict.fromkeys([*modules, *_imported(cls.__module__)]):
+        if module != "__main__":
+            file = _file_of(module)
+            sources[module] = None if file is None else file_sha256(file)
+    return dict(sorted(sources.items()))
+
+
+def _text_sha256(cls: type) -> str | None:
+    try:
+        return hashlib.sha256(inspect.getsource(cls).encode()).hexdigest()
+    except (OSError, TypeError):
+        return None
+
+
+def _imported(module: str) -> Iterator[str]:
+    """Yield the modules of the same top-level package that a module imports, directly or through others."""
+    top, waiting, seen = top_module(module), [module], {module}
+    while waiting:
+        current = waiting.pop()
+        file = _file_of(current)
+        if file is None:
+            continue
+        for name in _imports(current, file):
+            if top_module(name) == top and name not in seen and _file_of(name) is not None:
+                seen.add(name)
+                waiting.append(name)
+                yield name
+
+
+def _imports(module: str, file: Path) -> Iterator[str]:
+    """Yield the names in a file's imports: each may be a module, or something in one."""
+    package = module if file.name == "__init__.py" else module.rpartition(".")[0]
+    try:
+        waiting: list[ast.AST] = [ast.parse(file.read_bytes())]
+    except (SyntaxError, ValueError):
+        return  # a file that nothing has imported yet
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = _absolute(node, package)
+            yield base
+            yield from (f"{base}.{name.name}" for name in node.names)
+        elif isinstance(node, ast.If) and ast.unparse(node.test).rpartition(".")[2] == "TYPE_CHECKING":
+            waiting += node.orelse
+        else:
+            waiting += ast.iter_child_nodes(node)
+
+
+def _absolute(node: ast.ImportFrom, package: str) -> str:
+    """The module of a `from` import by its full name; an import from above the top-level package gives that."""
+    parents = package.split(".")[: max(1, package.count(".") + 2 - node.level)]
+    return ".".join([*(parents if node.level else ()), *filter(None, [node.module])])
+
+
+def _file_of(module: str) -> Path | None:
+    """The Python file of a module, which need not be imported; None if there is none."""
+    loaded = sys.modules.get(module)
+    place = getattr(loaded, "__file__", None)
+    if place is None and loaded is None:
+        parent, _, name = module.rpartition(".")
+        folders = getattr(sys.modules.get(parent), "__path__", None) or _folder_of(parent)
+        candidates = [Path(folder) / name for folder in folders]
+        files = [path for each in candidates for path in (each / "__init__.py", each.with_name(f"{name}.py"))]
+        return next((path for path in files if path.is_file()), None)
+    file = None if place is None else Path(place)
+    return file if file is not None and file.suffix == ".py" and file.is_file() else None
+
+
+def _folder_of(package: str) -> list[Path]:
+    """The folder of a package that is not imported."""
+    file = _file_of(package) if package else None
+    return [file.parent] if file is not None and file.name == "__init__.py" else []
