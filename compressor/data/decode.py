@@ -83,7 +83,7 @@ def _estimate_bytes(sources: Sequence[Source], scale: int) -> tuple[int, int]:
 
     def source_bytes(source: Source) -> tuple[int, int]:
         try:
-            width, height = image_size(source.lr if isinstance(source, LrImage) else source.hr)
+            width, height = image_size(source.path)
         except SrkdError:
             return 0, 0
         if isinstance(source, LrImage):
@@ -191,7 +191,7 @@ def decode_in_order(
 
 def decode_image(source: Source, scale: int, border: Border) -> DecodedImage | SkippedImage:
     """Return an HR image cropped to the scale, with its stored LR image or a bicubic one; or an LR image alone."""
-    path = source.lr if isinstance(source, LrImage) else source.hr
+    path = source.path
     try:
         if isinstance(source, LrImage):
             return _decoded_image(source.stem, path, read_rgb_u8(path), None)

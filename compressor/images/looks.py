@@ -25,8 +25,8 @@ def sharpness(images_255: Tensor, reference_255: Tensor, *, border: int = 0) -> 
 
     The gradient has forward differences in x and y. Below 1 the image is blurred, above 1 noisier or sharper.
     """
-    images, reference = crop_both(images_255, reference_255, border)
-    return _gradient_magnitude(images) / _gradient_magnitude(reference)
+    ours, theirs = (_gradient_magnitude(image) for image in crop_both(images_255, reference_255, border))
+    return torch.where(ours == theirs, 1.0, ours / theirs)  # two flat images are equally sharp
 
 
 def gradient_psnr(images_255: Tensor, reference_255: Tensor, *, border: int = 0) -> Tensor:
@@ -55,7 +55,7 @@ def ring_ratios(images_255: Tensor, reference_255: Tensor, *, border: int = 0) -
     """
     ours, theirs = (_ring_power(image) for image in crop_both(images_255, reference_255, border))
     floor = SPECTRUM_FLOOR * theirs.mean(dim=-1, keepdim=True)
-    return 10 * torch.log10((ours + floor) / (theirs + floor))
+    return torch.where(ours == theirs, 0.0, 10 * torch.log10((ours + floor) / (theirs + floor)))
 
 
 def _gradient_magnitude(images: Tensor) -> Tensor:

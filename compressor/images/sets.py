@@ -7,9 +7,10 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from compressor.base.errors import SrkdError, UsageError
 from compressor.images.files import IMAGE_SUFFIXES
@@ -23,6 +24,11 @@ class ImagePair:
     hr: Path
     lr: Path | None
 
+    @property
+    def path(self) -> Path:
+        """The file to name in messages."""
+        return self.hr
+
 
 @dataclass(frozen=True)
 class LrImage:
@@ -31,18 +37,40 @@ class LrImage:
     stem: str
     lr: Path
 
+    @property
+    def path(self) -> Path:
+        """The file to name in messages."""
+        return self.lr
+
 
 @dataclass(frozen=True)
 class ImageSet:
     name: str
     pairs: tuple[ImagePair, ...]
 
+    @property
+    def sources(self) -> tuple[ImagePair, ...]:
+        """The images of the set, as `LrSet.sources`."""
+        return self.pairs
+
+
+@dataclass(frozen=True)
+class LrSet:
+    """A set of low-resolution images without originals."""
+
+    name: str
+    sources: tuple[LrImage, ...]
+
+
+AnySet: TypeAlias = ImageSet | LrSet
+
 
 def find_sets(data: Path, *, scale: int, lr: Path | None = None) -> tuple[ImageSet, ...]:
     """Return the sets under `data`, each with its stored low-resolution images for `scale`, if any.
 
-    `data` is a folder of images, or a set with `HR/` and optionally `LR*X{scale}/` (stems equal, or with an `x{scale}`
-    suffix), or a folder of several of these. `lr` names the low-resolution folder of a single set.
+    `data` is a folder of images, or a set with `HR/` and optionally `LR*X{scale}/` (stems equal, or either one with an
+    `x{scale}` or `_x{scale}` suffix), or a folder of several of these. `lr` names the low-resolution folder of a single
+    set.
     """
     data = Path(data)
     _require_folder(data, "data folder")
@@ -65,6 +93,13 @@ def find_lr_images(folder: Path) -> tuple[LrImage, ...]:
     if not images:
         raise SrkdError(f"no images in {folder}: it holds none of {' '.join(sorted(IMAGE_SUFFIXES))}")
     return tuple(LrImage(name, image) for image, name in _names(images).items())
+
+
+def find_lr_set(data: Path, *, scale: int) -> LrSet | None:
+    """The `LR*X{scale}/` of a folder that holds no originals, neither images nor `HR/`; None for any other folder."""
+    _require_folder(data, "data folder")
+    stored = None if _is_set(data) else _stored_lr(data, scale)
+    return None if stored is None else LrSet(data.resolve().name, find_lr_images(stored))
 
 
 def _require_folder(folder: Path, kind: str) -> None:
@@ -139,7 +174,7 @@ def _stored_lr(folder: Path, scale: int) -> Path | None:
 def _partners(images: list[Path], lr_folder: Path, scale: int) -> dict[Path, Path | None]:
     _require_folder(lr_folder, "LR folder")
     stored = {path.stem: path for path in reversed(list_images(lr_folder))}  # the first of equal stems wins
-    partners = {image: stored.get(f"{image.stem}x{scale}") or stored.get(image.stem) for image in images}
+    partners = {image: _partner(image.stem, stored, scale) for image in images}
     missing = [image.stem for image, partner in partners.items() if partner is None]
     if missing:
         listing = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
@@ -148,6 +183,15 @@ def _partners(images: list[Path], lr_folder: Path, scale: int) -> dict[Path, Pat
             f"add them as STEM.png or STEMx{scale}.png"
         )
     return partners
+
+
+def _partner(stem: str, stored: Mapping[str, Path], scale: int) -> Path | None:
+    """The stored LR image of an HR image: STEMx4 as in benchmark sets, the same stem, or a name that `srkd upscale`
+    gave to either: STEM_x4.
+    """
+    stems = (stem, re.sub(rf"_?x{scale}$", "", stem))
+    names = (name for each in stems for name in (f"{each}x{scale}", each, f"{each}_x{scale}"))
+    return next((stored[name] for name in names if name in stored), None)
 
 
 FOLDER = Path(__file__).parent / "embedded"

@@ -1,11 +1,14 @@
-"""Scores of models on benchmark sets. Each image is decoded once and run once per model; bicubic is always included."""
+"""Scores of models on benchmark sets. Each image is decoded once and run once per model; bicubic is always included.
+
+Images are compared with the originals, with the images of a teacher, or with both.
+"""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -18,18 +21,19 @@ from torch import Tensor
 from compressor.base.context import QUIET, Context
 from compressor.base.errors import SrkdError, UsageError
 from compressor.images.files import grey_of, image_size, read_rgb_u8, read_rgb_u8_and_grey
-from compressor.images.metrics import PEAK, SSIM_WINDOW, Protocol, finite_or_none, luma, psnr, ssim, to_u8
+from compressor.images.metrics import PEAK, Protocol, finite_or_none, luma, to_u8
 from compressor.images.resize import downscale_u8, mod_crop
-from compressor.images.sets import ImagePair, ImageSet
+from compressor.images.sets import AnySet, ImagePair, LrImage, LrSet
 from compressor.inference.background import OneBehind, read_ahead
+from compressor.inference.metric_table import DEFAULT_METRICS, METRICS, Measure, Metric, Reference
 from compressor.inference.numbers import Numbers, numbers_of
 from compressor.inference.open import unique_label
 from compressor.inference.super_resolve import Bicubic, super_resolve
 from compressor.runtimes.base import Runtime
 
 OVERLAPPED_PIXELS = 2**23
-"""HR images up to this size (3840x2160) are read and scored while the network runs, in about 1 GB; larger ones are
-processed alone."""
+"""Images are read and scored while the network runs, in about 1 GB, if their outputs have up to this size (3840x2160);
+larger ones are processed alone."""
 
 
 @dataclass(frozen=True)
@@ -40,27 +44,51 @@ class EvaluationSettings:
     protocol: Protocol = field(default_factory=Protocol)
     self_ensemble: bool = False
     tile: int | None = None
+    metrics: tuple[str, ...] = DEFAULT_METRICS
+    """Names of METRICS."""
 
 
 @dataclass(frozen=True)
 class ImageScore:
-    """The scores of one image; PSNR in dB, infinite for equal images."""
+    """The scores of one image by their keys in JSON; PSNR in dB, infinite for equal images."""
 
-    psnr_y: float
-    ssim_y: float
+    figures: Mapping[str, float]
+
+    @property
+    def psnr_y(self) -> float:
+        """Y-PSNR to the original."""
+        return self["psnr_y"]
+
+    @property
+    def ssim_y(self) -> float:
+        """SSIM on Y to the original."""
+        return self["ssim_y"]
+
+    @property
+    def psnr_y_teacher(self) -> float:
+        """Y-PSNR to the teacher's image."""
+        return self["psnr_y_teacher"]
+
+    @property
+    def ssim_y_teacher(self) -> float:
+        """SSIM on Y to the teacher's image."""
+        return self["ssim_y_teacher"]
+
+    def __getitem__(self, key: str) -> float:
+        if key not in self.figures:
+            raise SrkdError(f"{key} was not measured, only {', '.join(self.figures)}: see against, data and metrics")
+        return self.figures[key]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the scores for JSON: infinite PSNR becomes None."""
-        return {"psnr_y": finite_or_none(self.psnr_y), "ssim_y": self.ssim_y}
+        return {key: finite_or_none(figure) for key, figure in self.figures.items()}
 
 
 @dataclass(frozen=True)
-class SetScore:
+class SetScore(ImageScore):
     """The mean scores of one set, and those of each image."""
 
     name: str
-    psnr_y: float
-    ssim_y: float
     lr: str
     """The origin of the low-resolution images: "stored" or "made"."""
     images: Mapping[str, ImageScore]
@@ -68,7 +96,7 @@ class SetScore:
     def to_dict(self) -> dict[str, Any]:
         """Return the entry of `srkd evaluate --json`."""
         images = {stem: score.to_dict() for stem, score in self.images.items()}
-        return {**ImageScore(self.psnr_y, self.ssim_y).to_dict(), "lr": self.lr, "images": images}
+        return {**super().to_dict(), "lr": self.lr, "images": images}
 
 
 @dataclass(frozen=True)
@@ -81,21 +109,44 @@ class Evaluation:
     models: Mapping[str, Mapping[str, SetScore]]
     numbers: Mapping[str, Numbers] = field(default_factory=dict)
     """The precision and quantisation of each model, by label."""
+    metrics: tuple[str, ...] = DEFAULT_METRICS
+    references: tuple[Reference, ...] = ("original",)
+    """What the images were compared with; the first is the headline."""
+    teacher: str | None = None
+    """The label of the model whose images are the reference `teacher`."""
+
+    @property
+    def headline(self) -> tuple[Metric, Reference]:
+        """The figure to show where there is room for one: the first metric, to the first reference."""
+        return METRICS[self.metrics[0]], self.references[0]
+
+    def name_of(self, reference: Reference) -> str:
+        """The words for what a figure was measured against."""
+        return "to the original" if reference == "original" else f"to the teacher {self.teacher}"
 
     def __str__(self) -> str:
-        """Return one line for the protocol, and one per model with its means over each set."""
-        sets = (
-            (model, "".join(f", {name} {score.psnr_y:.3f} dB {score.ssim_y:.4f}" for name, score in scores.items()))
-            for model, scores in self.models.items()
-        )
-        return "\n".join([f"x{self.scale}, {self.protocol}", *(f"{model}{line}" for model, line in sets)])
+        """Return one line for the protocol, and one per model and reference with its means over each set."""
+        metrics, lines = [METRICS[name] for name in self.metrics], [f"x{self.scale}, {self.protocol}"]
+        for reference in self.references:
+            end = f", {self.name_of(reference)}" if len(self.references) > 1 or reference == "teacher" else ""
+            for model, sets in self.models.items():
+                figures = (
+                    f", {name} {' '.join(_with_unit(row, score[row.key_to(reference)]) for row in metrics)}"
+                    for name, score in sets.items()
+                )
+                lines.append(f"{model}{''.join(figures)}{end}")
+        return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the entry of `srkd evaluate --json`."""
+        rows = [METRICS[name] for name in self.metrics]
         return {
             "protocol": str(self.protocol),
             "scale": self.scale,
             "self_ensemble": self.self_ensemble,
+            "references": list(self.references),
+            "teacher": self.teacher,
+            "metrics": {row.key: {"unit": row.unit, "best": row.best} for row in rows},
             "models": {
                 model: {
                     "sets": {name: score.to_dict() for name, score in sets.items()},
@@ -116,23 +167,29 @@ class EvaluationInterrupted(KeyboardInterrupt):
 
 def evaluate(
     models: Sequence[Runtime],
-    sets: Sequence[ImageSet],
+    sets: Sequence[AnySet],
     settings: EvaluationSettings,
     context: Context = QUIET,
+    *,
+    teacher: Runtime | None = None,
 ) -> Evaluation:
     """Return the scores of models on sets by the protocol of the settings. Stored LR images are used where a set has
     them, otherwise they are made. The model `bicubic` is always the first row, without the self-ensemble. With several
     sets each is noted when it is finished, and Ctrl-C raises `EvaluationInterrupted` with the finished ones. While a
     network runs, the next image is read and the last output is scored.
+
+    All images are also compared with those of `teacher`, one of the models; sets of LR images alone need it.
     """
-    return _evaluate(models, sets, settings, [settings.protocol], context)[0]
+    return _evaluate(models, sets, settings, [settings.protocol], context, teacher)[0]
 
 
 def explain(
     models: Sequence[Runtime],
-    sets: Sequence[ImageSet],
+    sets: Sequence[AnySet],
     settings: EvaluationSettings,
     context: Context = QUIET,
+    *,
+    teacher: Runtime | None = None,
 ) -> tuple[Evaluation, ...]:
     """Return the result of `evaluate`, then those of protocols it is often confused with: PSNR over RGB, no border
     cropped, LR made by Pillow's bicubic, grey files scored on their raw values. Each differs from the first in one
@@ -145,7 +202,7 @@ def explain(
         replace(base, bicubic="pil" if base.bicubic == "matlab" else "matlab"),
         replace(base, grey="raw" if base.grey == "rgb" else "rgb"),
     ]
-    return _evaluate(models, sets, settings, [base, *variants], context)
+    return _evaluate(models, sets, settings, [base, *variants], context, teacher)
 
 
 def make_lr(hr_u8: Tensor, scale: int, protocol: Protocol) -> Tensor:
@@ -159,28 +216,29 @@ def make_lr(hr_u8: Tensor, scale: int, protocol: Protocol) -> Tensor:
 
 def _evaluate(
     models: Sequence[Runtime],
-    sets: Sequence[ImageSet],
+    sets: Sequence[AnySet],
     settings: EvaluationSettings,
     protocols: Sequence[Protocol],
     context: Context,
+    teacher: Runtime | None,
 ) -> tuple[Evaluation, ...]:
     scale = settings.scale
     protocols = [protocol.at(scale) for protocol in protocols]
-    table = _Table({"bicubic": Bicubic(scale)} | _by_label(models, scale), settings, protocols)
-    pixels = _check_sets(sets, scale, protocols)
-    pairs = [pair for image_set in sets for pair in image_set.pairs]
+    table = _Table({"bicubic": Bicubic(scale)} | _by_label(models, scale), settings, protocols, teacher)
+    pixels = _check_sets(sets, scale, protocols, table.measures, has_teacher=teacher is not None)
+    sources = [source for image_set in sets for source in image_set.sources]
     read = partial(_read_picture, scale=scale, protocols=protocols)
-    done, total = 0, len(pairs)
+    done, total = 0, len(sources)
 
-    def is_overlapped(pair: ImagePair) -> bool:
-        return pixels[pair.hr] <= OVERLAPPED_PIXELS
+    def is_overlapped(source: ImagePair | LrImage) -> bool:
+        return pixels[source.path] <= OVERLAPPED_PIXELS
 
-    with OneBehind() as scorer, read_ahead(pairs, read, is_overlapped) as pictures:
+    with OneBehind() as scorer, read_ahead(sources, read, is_overlapped) as pictures:
         for number, image_set in enumerate(sets):
             try:
-                for pair, reading in islice(pictures, len(image_set.pairs)):
-                    context.progress(f"{image_set.name}: {pair.stem}", done, total)
-                    table.run_models(image_set.name, pair, reading.result(), scorer, overlapped=is_overlapped(pair))
+                for source, reading in islice(pictures, len(image_set.sources)):
+                    context.progress(f"{image_set.name}: {source.stem}", done, total)
+                    table.run_models(image_set.name, source, reading.result(), scorer, overlapped=is_overlapped(source))
                     done += 1
                 scorer.finish()
             except KeyboardInterrupt as error:
@@ -196,9 +254,9 @@ def _evaluate(
 
 @dataclass(frozen=True)
 class _Picture:
-    """An HR image (3,H,W) cropped to the scale, and each LR image (1,3,h,w) with its protocols."""
+    """An original (3,H,W) cropped to the scale, if there is one, and each LR image (1,3,h,w) with its protocols."""
 
-    hr_u8: Tensor
+    hr_u8: Tensor | None
     grey_file: bool
     inputs: tuple[tuple[Tensor, tuple[Protocol, ...]], ...]
 
@@ -210,32 +268,51 @@ class _Table:
     rows: Mapping[str, Runtime]
     settings: EvaluationSettings
     protocols: Sequence[Protocol]
+    teacher: Runtime | None
     scores: dict[tuple[Protocol, str, str], dict[str, ImageScore]] = field(default_factory=lambda: defaultdict(dict))
 
+    @cached_property
+    def measures(self) -> Mapping[str, tuple[Metric, Measure]]:
+        """The selected metrics with their functions."""
+        return {name: (METRICS[name], METRICS[name].load()) for name in self.settings.metrics}
+
     def run_models(
-        self, image_set: str, pair: ImagePair, picture: _Picture, scorer: OneBehind, *, overlapped: bool
+        self, image_set: str, source: ImagePair | LrImage, picture: _Picture, scorer: OneBehind, *, overlapped: bool
     ) -> None:
         """Run every model and score its outputs: during the next run if `overlapped`, else before it."""
+        rows = sorted(self.rows.items(), key=lambda row: row[1] is not self.teacher)  # the teacher's image comes first
         for lr, same_lr in picture.inputs:
-            for label, model in self.rows.items():
+            references: dict[Reference, Tensor] = {} if picture.hr_u8 is None else {"original": picture.hr_u8}
+            for label, model in rows:
                 ensemble = self.settings.self_ensemble and label != "bicubic"
-                sr = _run_exactly(model, lr, self.settings.tile, ensemble, pair.hr)
+                sr = _run_exactly(model, lr, self.settings.tile, ensemble, source.path)
+                if model is self.teacher:
+                    references["teacher"] = to_u8(sr[0])
                 keys = [(protocol, label, image_set) for protocol in same_lr]
-                scorer.submit(partial(self._score, keys, pair.stem, sr, picture))
+                scorer.submit(partial(self._score, keys, source.stem, sr, references, picture.grey_file))
                 del sr  # free this large tensor before the next one is computed
                 if not overlapped:
                     scorer.finish()
 
-    def _score(self, keys: Sequence[tuple[Protocol, str, str]], stem: str, sr: Tensor, picture: _Picture) -> None:
+    def _score(
+        self,
+        keys: Sequence[tuple[Protocol, str, str]],
+        stem: str,
+        sr: Tensor,
+        references: Mapping[Reference, Tensor],
+        grey_file: bool,
+    ) -> None:
         sr_u8 = to_u8(sr[0])
         for key in keys:
-            protocol, border = key[0], key[0].border or 0
-            ours, hr = (_planes(image[None], protocol, picture.grey_file) for image in (sr_u8, picture.hr_u8))
-            self.scores[key][stem] = ImageScore(
-                float(psnr(ours, hr, border=border)), float(ssim(ours, hr, border=border))
-            )
+            protocol, figures = key[0], {}
+            for reference, reference_u8 in references.items():
+                planes = [_planes(image, protocol, grey_file)[None] for image in (sr_u8, reference_u8)]
+                for row, measure in self.measures.values():
+                    ours, theirs = planes if row.takes == "channel" else (sr_u8[None], reference_u8[None])
+                    figures[row.key_to(reference)] = float(measure(ours, theirs, border=protocol.border or 0))
+            self.scores[key][stem] = ImageScore(figures)
 
-    def evaluations(self, finished: Sequence[ImageSet]) -> tuple[Evaluation, ...]:
+    def evaluations(self, finished: Sequence[AnySet]) -> tuple[Evaluation, ...]:
         """Return the scores of the finished sets, one evaluation per protocol."""
 
         def of_sets(protocol: Protocol, label: str) -> dict[str, SetScore]:
@@ -243,23 +320,45 @@ class _Table:
 
         scale, ensemble = self.settings.scale, self.settings.self_ensemble
         numbers = {label: numbers_of(model) for label, model in self.rows.items()}
+        has_originals = not any(isinstance(image_set, LrSet) for image_set in finished)
+        teacher = next((label for label, model in self.rows.items() if model is self.teacher), None)
+        references: dict[Reference, bool] = {"original": has_originals, "teacher": teacher is not None}
         return tuple(
-            Evaluation(protocol, scale, ensemble, {label: of_sets(protocol, label) for label in self.rows}, numbers)
+            Evaluation(
+                protocol,
+                scale,
+                ensemble,
+                {label: of_sets(protocol, label) for label in self.rows},
+                numbers,
+                self.settings.metrics,
+                tuple(reference for reference, is_there in references.items() if is_there),
+                teacher,
+            )
             for protocol in self.protocols
         )
 
 
 def _set_line(evaluation: Evaluation, name: str) -> str:
-    figures = (f"{label} {scores[name].psnr_y:.3f}" for label, scores in evaluation.models.items())
-    return f"{name}: {', '.join(figures)} dB"
+    metric, reference = evaluation.headline
+    key = metric.key_to(reference)
+    figures = (f"{label} {metric.show(scores[name][key])}" for label, scores in evaluation.models.items())
+    return " ".join([f"{name}: {', '.join(figures)}", *([metric.unit] if metric.unit else [])])
 
 
-def _set_score(image_set: ImageSet, protocol: Protocol, images: Mapping[str, ImageScore]) -> SetScore:
-    stored = protocol.bicubic == "matlab" and all(pair.lr is not None for pair in image_set.pairs)
+def _with_unit(metric: Metric, figure: float) -> str:
+    """A figure with its unit; metrics that are not the usual ones have their name before it."""
+    text = f"{metric.show(figure)} {metric.unit}".strip()
+    return text if metric.name in DEFAULT_METRICS else f"{metric.title} {text}"
+
+
+def _set_score(image_set: AnySet, protocol: Protocol, images: Mapping[str, ImageScore]) -> SetScore:
+    stored = isinstance(image_set, LrSet) or (
+        protocol.bicubic == "matlab" and all(pair.lr is not None for pair in image_set.pairs)
+    )
+    keys = next(iter(images.values())).figures
     return SetScore(
+        {key: sum(score[key] for score in images.values()) / len(images) for key in keys},
         image_set.name,
-        psnr_y=sum(score.psnr_y for score in images.values()) / len(images),
-        ssim_y=sum(score.ssim_y for score in images.values()) / len(images),
         lr="stored" if stored else "made",
         images=images,
     )
@@ -275,8 +374,15 @@ def _by_label(models: Sequence[Runtime], scale: int) -> dict[str, Runtime]:
     return rows
 
 
-def _check_sets(sets: Sequence[ImageSet], scale: int, protocols: Sequence[Protocol]) -> dict[Path, int]:
-    """Return the number of pixels of each HR image. Images too small to score and duplicate set names are refused
+def _check_sets(
+    sets: Sequence[AnySet],
+    scale: int,
+    protocols: Sequence[Protocol],
+    measures: Mapping[str, tuple[Metric, Measure]],
+    *,
+    has_teacher: bool,
+) -> dict[Path, int]:
+    """Return the number of pixels of each output. Images too small for a metric and duplicate set names are refused
     before an hour is spent.
     """
     if not sets:
@@ -284,30 +390,37 @@ def _check_sets(sets: Sequence[ImageSet], scale: int, protocols: Sequence[Protoc
     names = [image_set.name for image_set in sets]
     if len(set(names)) < len(names):
         raise UsageError(f"two image sets have one name ({', '.join(sorted(names))}): rename a folder")
-    border = max(protocol.border or 0 for protocol in protocols)
-    pixels: dict[Path, int] = {}
+    if not has_teacher and any(isinstance(image_set, LrSet) for image_set in sets):
+        raise UsageError("LR images alone have no originals to compare with: name a teacher, --against MODEL")
+    sizes: dict[Path, tuple[int, int]] = {}
     for image_set in sets:
-        for pair in image_set.pairs:
-            width, height = image_size(pair.hr)
-            pixels[pair.hr] = width * height
-            if min(width // scale, height // scale) * scale - 2 * border < SSIM_WINDOW:
-                raise UsageError(
-                    f"{pair.hr} has {width}x{height} pixels: x{scale} with a border of {border} needs "
-                    f"{SSIM_WINDOW + 2 * border} a side for SSIM, leave it out of the set"
-                )
-    return pixels
+        for source in image_set.sources:
+            width, height = image_size(source.path)
+            factor = scale if isinstance(source, LrImage) else 1
+            sizes[source.path] = width * factor // scale * scale, height * factor // scale * scale
+    border = max(protocol.border or 0 for protocol in protocols)
+    path, (width, height) = min(sizes.items(), key=lambda item: min(item[1]))
+    for _, measure in measures.values():
+        blank = torch.zeros(1, 3, height, width)
+        try:
+            measure(blank, blank, border=border)
+        except SrkdError as error:
+            raise UsageError(f"{path}: {error}") from error
+    return {path: width * height for path, (width, height) in sizes.items()}
 
 
-def _read_picture(pair: ImagePair, scale: int, protocols: Sequence[Protocol]) -> _Picture:
+def _read_picture(source: ImagePair | LrImage, scale: int, protocols: Sequence[Protocol]) -> _Picture:
     """Return the images of a pair; protocols with the same LR image share the models' outputs."""
-    hr_u8, grey_file = read_rgb_u8_and_grey(pair.hr)
-    hr_u8 = mod_crop(hr_u8, scale)
+    image_u8, grey_file = read_rgb_u8_and_grey(source.path)
+    if isinstance(source, LrImage):
+        return _Picture(None, grey_file, ((image_u8[None].float().div(255), tuple(protocols)),))
+    hr_u8 = mod_crop(image_u8, scale)
     by_lr: dict[tuple[str, str], list[Protocol]] = defaultdict(list)
     for protocol in protocols:
         by_lr[protocol.bicubic, protocol.lr_border].append(protocol)
     inputs = []
     for same_lr in by_lr.values():
-        stored = pair.lr if same_lr[0].bicubic == "matlab" else None
+        stored = source.lr if same_lr[0].bicubic == "matlab" else None
         lr_u8 = make_lr(hr_u8, scale, same_lr[0]) if stored is None else _read_stored_lr(stored, hr_u8, scale)
         inputs.append((lr_u8[None].float().div(255), tuple(same_lr)))
     return _Picture(hr_u8, grey_file, tuple(inputs))

@@ -1,4 +1,4 @@
-"""`srkd evaluate`: PSNR and SSIM of models, bicubic beside them."""
+"""`srkd evaluate`: scores of models, to the originals and to a teacher, bicubic beside them."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from typing import TypeVar
 from compressor.base.context import Context, Note
 from compressor.base.errors import UsageError
 from compressor.images.metrics import Protocol
-from compressor.images.sets import ImageSet, embedded_pairs, find_sets
+from compressor.images.sets import AnySet, ImageSet, LrSet, embedded_pairs, find_lr_images, find_lr_set, find_sets
 from compressor.inference import evaluate as evaluation
 from compressor.inference.evaluate import Evaluation, EvaluationSettings
+from compressor.inference.metric_table import METRICS
 from compressor.inference.teacher_check import check_teacher
 from compressor.runtimes.table import RUNTIMES, runtime_of
 from srkd.options.function import public
 from srkd.options.models import as_tuple, common_scale, load_checkpoint, open_runtime
-from srkd.options.shared import path_of
+from srkd.options.shared import Model, path_of
 from srkd.options.verbs import EvaluateOptions
 
 R = TypeVar("R")
@@ -25,10 +26,13 @@ R = TypeVar("R")
 def run_evaluate(options: EvaluateOptions, context: Context) -> Evaluation:
     """Score models by Y-PSNR and SSIM. Bicubic is always the first; without data the embedded photos are used.
 
-    `data` is a folder of HR images, a set with `HR/` and optionally `LR*X{scale}/`, or a folder of several sets. Ctrl-C
-    raises `EvaluationInterrupted`, a KeyboardInterrupt with the scores of the finished sets.
+    `data` is a folder of HR images, a set with `HR/` and optionally `LR*X{scale}/`, or a folder of several sets. Images
+    are compared with the originals and, given a teacher in `against`, with its images. Ctrl-C raises
+    `EvaluationInterrupted`, a KeyboardInterrupt with the scores of the finished sets.
 
         >>> print(srkd.evaluate("edsr.pt", data="photos").models["edsr"]["photos"].psnr_y)
+        >>> scores = srkd.evaluate("runs/small", data="photos", against="edsr.pt", metrics=["psnr", "sharpness"])
+        >>> print(scores.models["small"]["photos"]["sharpness_teacher"])
     """
     result = _score(evaluation.evaluate, options, context)
     _note_below_bicubic(result, options, context.note)
@@ -44,33 +48,63 @@ def run_explain(options: EvaluateOptions, context: Context) -> tuple[Evaluation,
 
 
 def _score(score: Callable[..., R], options: EvaluateOptions, context: Context) -> R:
-    runtimes = [open_runtime(model, options, context) for model in as_tuple(options.models)]
+    for name in options.metrics:
+        METRICS[name].require()
+    models = _models(options)
+    runtimes = [open_runtime(model, options, context) for model in models]
+    teacher = next((runtime for runtime, model in zip(runtimes, models, strict=True) if model is options.against), None)
     scale = common_scale(runtimes, options.scale)
-    data, lr = path_of(options.data), path_of(options.lr_images)
-    if data is not None:
-        sets = find_sets(data, scale=scale, lr=lr)
-    elif lr is not None:
-        raise UsageError(f"an LR folder without its images: give --data beside --lr-images {lr}")
-    else:
-        context.note("no --data: scoring on the embedded validation photos")
-        sets = (ImageSet("embedded", embedded_pairs("val")),)
     protocol = Protocol(border=options.border, lr_border=options.lr_border, grey=options.grey)
-    settings = EvaluationSettings(scale, protocol, options.self_ensemble, options.tile)
-    return score(runtimes, sets, settings, context)
+    settings = EvaluationSettings(scale, protocol, options.self_ensemble, options.tile, tuple(options.metrics))
+    return score(runtimes, _sets(options, scale, context.note), settings, context, teacher=teacher)
+
+
+def _models(options: EvaluateOptions) -> tuple[Model, ...]:
+    """The models in the order of their rows: the teacher first, unless it is one of the others."""
+    teacher, models = options.against, as_tuple(options.models)
+    if teacher is None:
+        return models
+    others = [teacher if _is_same(model, teacher) else model for model in models]
+    return tuple(others) if teacher in others else (teacher, *others)
+
+
+def _is_same(model: Model, other: Model) -> bool:
+    if isinstance(model, (str, Path)) and isinstance(other, (str, Path)):
+        return Path(model) == Path(other)
+    return model is other
+
+
+def _sets(options: EvaluateOptions, scale: int, note: Note) -> tuple[AnySet, ...]:
+    data, lr, lr_only = path_of(options.data), path_of(options.lr_images), path_of(options.lr_only)
+    if lr_only is not None:
+        if data is not None or lr is not None:
+            raise UsageError(f"--lr-only {lr_only} takes the place of --data and --lr-images: leave these out")
+        return (LrSet(lr_only.resolve().name, find_lr_images(lr_only)),)
+    if data is not None:
+        without_originals = find_lr_set(data, scale=scale) if lr is None and options.against is not None else None
+        return find_sets(data, scale=scale, lr=lr) if without_originals is None else (without_originals,)
+    if lr is not None:
+        raise UsageError(
+            f"an LR folder without its images: give --data beside --lr-images {lr}, or --lr-only and --against"
+        )
+    note("no --data: scoring on the embedded validation photos")
+    return (ImageSet("embedded", embedded_pairs("val")),)
 
 
 def _note_below_bicubic(result: Evaluation, options: EvaluateOptions, note: Note) -> None:
     """Warn of models below bicubic, and name the option if a setting missing in a teacher's file explains it."""
+    reference = result.references[0]
+    key, against = METRICS["psnr"].key_to(reference), result.name_of(reference)
     bicubic, *rows = result.models.items()
-    for (label, scores), model in zip(rows, as_tuple(options.models), strict=True):
+    for (label, scores), model in zip(rows, _models(options), strict=True):
         below = [
-            f"{name} ({score.psnr_y:.2f} dB, bicubic {bicubic[1][name].psnr_y:.2f})"
+            f"{name} ({score[key]:.2f} dB, bicubic {bicubic[1][name][key]:.2f})"
             for name, score in scores.items()
-            if score.psnr_y < bicubic[1][name].psnr_y
+            if "psnr" in result.metrics and score[key] < bicubic[1][name][key]
         ]
         if not below:
             continue
-        note(f"warning: {label} is below bicubic on {', '.join(below)}")
+        note(f"warning: {label} is below bicubic {against} on {', '.join(below)}")
         if isinstance(model, (str, Path)) and RUNTIMES[runtime_of(Path(model))].opens_as_teacher:
             advice = check_teacher(load_checkpoint(model, options)).advice
             if advice is not None:

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from compressor.base.choices import Border
+from compressor.inference.metric_table import DEFAULT_METRICS, METRICS
 from compressor.runtimes.table import RUNTIMES
 from export.formats.table import DEFAULT_FORMATS, FORMATS
 from srkd.options.option import Option, Options, options
@@ -130,6 +131,24 @@ class EvaluateOptions(RuntimeOptions):
         PathOption,
         Option("Folder of the LR images of --data.", unset="its LR*X4/, or made bicubically", aliases=LR_ALIAS),
     ] = None
+    lr_only: Annotated[
+        PathOption,
+        Option(
+            "Folder of LR images without originals, in place of --data: models are compared with --against only.",
+            unset="the images of --data",
+            metavar="DIR",
+        ),
+    ] = None
+    against: Annotated[
+        Model | None,
+        MODEL,
+        Option(
+            "Teacher whose images are compared with, beside the originals.", unset="originals alone", metavar="TEACHER"
+        ),
+    ] = None
+    metrics: Annotated[str | Sequence[str], names_of(*METRICS), Option(f"Some of {', '.join(METRICS)}.")] = (
+        DEFAULT_METRICS
+    )
     border: Annotated[int | None, Field(ge=0), Option("Pixels cropped on each side.", unset="as many as the scale")] = (
         None
     )

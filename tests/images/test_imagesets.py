@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from compressor.base.errors import SrkdError, UsageError
-from compressor.images.sets import evenly_spaced_photos, find_sets
+from compressor.images.sets import evenly_spaced_photos, find_lr_set, find_sets
 
 
 def fill(folder: Path, *names: str) -> Path:
@@ -37,6 +37,25 @@ def test_a_set_pairs_by_equal_or_suffixed_stems(tmp_path: Path) -> None:
     assert [pair.lr and pair.lr.parent.name for pair in other.pairs] == ["LRbicX2", "LRbicX2"]
     (image_set,) = find_sets(folder, scale=3)
     assert all(pair.lr is None for pair in image_set.pairs)
+
+
+@pytest.mark.parametrize(("hr", "lr"), [("a_x4.png", "a.png"), ("a.png", "a_x4.png"), ("a_x4.png", "ax4.png")])
+def test_names_that_upscale_gives_pair_on_either_side(tmp_path: Path, hr: str, lr: str) -> None:
+    fill(tmp_path / "HR", hr)
+    stored = fill(tmp_path / "LRbicX4", lr, "other.png")
+    assert find_sets(tmp_path, scale=4)[0].pairs[0].lr == stored / lr
+    with pytest.raises(SrkdError, match="lacks"):
+        find_sets(tmp_path, scale=3, lr=stored)
+
+
+def test_a_set_without_originals(tmp_path: Path) -> None:
+    stored = fill(tmp_path / "Set" / "LRbicX4", "b10.png", "b2.png")
+    result = find_lr_set(tmp_path / "Set", scale=4)
+    assert result is not None and result.name == "Set"
+    assert [source.lr for source in result.sources] == [stored / "b2.png", stored / "b10.png"]
+    assert find_lr_set(tmp_path / "Set", scale=2) is None and find_lr_set(stored, scale=4) is None
+    fill(tmp_path / "Set" / "HR", "b2.png")
+    assert find_lr_set(tmp_path / "Set", scale=4) is None
 
 
 def test_a_folder_of_several_sets(tmp_path: Path) -> None:

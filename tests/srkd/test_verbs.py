@@ -206,6 +206,24 @@ def test_evaluate_json_has_the_keys_of_the_contract(
     assert value["models"]["small#2"]["sets"]["gradients"]["psnr_y"] == pytest.approx(scores["psnr_y"], abs=1e-3)
 
 
+def test_evaluate_against_a_teacher(
+    model: Path, exported: Path, photos: Path, read_json: ReadJson, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The file of the same network is as sharp as its teacher; a teacher among the models has one row."""
+    command = ["evaluate", str(exported), "--against", str(model), "--metrics", "psnr,sharpness"]
+    value = read_json(*command, "--data", photos)
+    assert (value["teacher"], value["references"]) == ("small", ["original", "teacher"])
+    assert list(value["models"]) == ["bicubic", "small", "small#2"]
+    scores = value["models"]["small#2"]["sets"]["gradients"]
+    assert scores["sharpness_teacher"] == pytest.approx(1, abs=1e-3)
+    assert scores["psnr_y_teacher"] in (None, pytest.approx(70, abs=20)) and scores["psnr_y"] < 45
+    assert run([*command, str(model), "--lr-only", str(photos)]) == 0
+    output = capsys.readouterr().out
+    assert "to the teacher small" in output and "to the original" not in output
+    assert output.count("gradients PSNR-Y") == 1 and "best: sharpness 1" in output
+    assert output.count("\nsmall") == 2
+
+
 def test_evaluate_explains(photos: Path, read_json: ReadJson, capsys: pytest.CaptureFixture[str]) -> None:
     value = read_json("evaluate", "--scale", 2, "--data", photos, "--explain")
     protocols = [other["protocol"] for other in value["explain"]]
@@ -226,6 +244,8 @@ def test_evaluate_refuses_what_cannot_be_compared(photos: Path, model: Path) -> 
         srkd.evaluate(data=photos)
     with pytest.raises(UsageError, match="--data beside --lr"):
         srkd.evaluate(model, lr=photos)
+    with pytest.raises(UsageError, match="takes the place of --data"):
+        srkd.evaluate(model, data=photos, lr_only=photos)
     with pytest.raises(SrkdError, match="gradients/nowhere"):
         srkd.evaluate(model, data=photos / "nowhere")
     runtimes = [

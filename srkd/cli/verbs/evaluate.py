@@ -1,4 +1,4 @@
-"""`srkd evaluate`: PSNR and SSIM of models, with the protocol in every table."""
+"""`srkd evaluate`: scores of models; every table says by which protocol, and compared with what."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING
 
 import click
 
+from compressor.inference.metric_table import DEFAULT_METRICS, METRICS
 from srkd.cli.verb import verb
 from srkd.options.verbs import EvaluateOptions
 from srkd.terminal.console import Console, Records
 
 if TYPE_CHECKING:
-    from compressor.inference.evaluate import Evaluation, ImageScore, SetScore
+    from compressor.inference.evaluate import Evaluation, ImageScore
+    from compressor.inference.metric_table import Reference
 
 
 @verb(
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
         "srkd evaluate runs/first edsr.pt --data Set5",
         "srkd evaluate student.onnx --data benchmarks --self-ensemble --per-image",
         "srkd evaluate --scale 4 --data Set14 --explain",
+        "srkd evaluate runs/first --against teacher.pt --data Set5 --metrics psnr,ssim,sharpness,spectrum",
+        "srkd evaluate runs/first --against teacher.pt --lr-only frames",
         "srkd evaluate student.onnx --data benchmarks --csv > scores.csv",
     ),
     csv=True,
@@ -31,7 +35,8 @@ if TYPE_CHECKING:
 def command(console: Console, options: EvaluateOptions, *, explain: bool, per_image: bool) -> None:
     """Score models on benchmark images, and bicubic beside them.
 
-    MODEL is a checkpoint, a run folder or an exported file. Without --data the embedded photos are used.
+    MODEL is a checkpoint, a run folder or an exported file. Without --data the embedded photos are used. With --against
+    the images are also compared with those of a teacher.
     """
     from compressor.inference.evaluate import EvaluationInterrupted
     from srkd.api.evaluate import run_evaluate, run_explain
@@ -56,13 +61,16 @@ def command(console: Console, options: EvaluateOptions, *, explain: bool, per_im
 
 
 def show(console: Console, results: Sequence[Evaluation], *, per_image: bool, explain: bool) -> None:
-    """Print the table of all models and sets, then the tables that the options add."""
+    """Print the table of all models and sets for each reference, then the tables that the options add."""
     from compressor.inference.numbers import lines_about
 
     evaluation = results[0]
-    ensemble = ", self-ensemble" if evaluation.self_ensemble else ""
-    title, bicubic = f"x{evaluation.scale}, {evaluation.protocol}{ensemble}", evaluation.models["bicubic"]
-    show_scores(console, "model", evaluation.models, title)
+    bicubic = evaluation.models["bicubic"]
+    for reference in evaluation.references:
+        show_scores(console, "model", evaluation.models, evaluation, reference)
+    unusual = [METRICS[name] for name in evaluation.metrics if name not in DEFAULT_METRICS]
+    if unusual:
+        console.say(f"best: {', '.join(f'{row.title} {row.best}' for row in unusual)}")
     console.say(f"LR images: {', '.join(f'{name} {score.lr}' for name, score in bicubic.items())}")
     for line in lines_about(evaluation.numbers):
         console.result(line)
@@ -71,7 +79,8 @@ def show(console: Console, results: Sequence[Evaluation], *, per_image: bool, ex
             image: {model: scores[name].images[image] for model, scores in evaluation.models.items()}
             for image in bicubic[name].images
         }
-        show_scores(console, "image", images, f"{name}, {title}")
+        for reference in evaluation.references:
+            show_scores(console, "image", images, evaluation, reference, f"{name}, ")
     if explain:
         show_conventions(console, results)
 
@@ -80,20 +89,25 @@ def records(results: Sequence[Evaluation], *, per_image: bool) -> Records:
     """A row for each convention, model and set; `per_image` adds one for each image."""
     rows: list[dict[str, object]] = []
     for evaluation in results:
+        columns = {
+            row.key_to(reference): f"{row.key_to(reference)}{'_db' if row.unit == 'dB' else ''}"
+            for reference in evaluation.references
+            for row in (METRICS[name] for name in evaluation.metrics)
+        }
         for model, sets in evaluation.models.items():
             for name, score in sets.items():
-                scores: dict[str, ImageScore | SetScore] = {"": score, **(score.images if per_image else {})}
+                scores: dict[str, ImageScore] = {"": score, **(score.images if per_image else {})}
                 rows += [
                     {
                         "protocol": str(evaluation.protocol),
                         "self_ensemble": evaluation.self_ensemble,
                         "scale": evaluation.scale,
+                        "teacher": evaluation.teacher or "",
                         "model": model,
                         "precision": evaluation.numbers[model].precision,
                         "set": name,
                         "image": image,
-                        "psnr_y_db": each.psnr_y,
-                        "ssim_y": each.ssim_y,
+                        **{column: each[key] for key, column in columns.items()},
                     }
                     for image, each in scores.items()
                 ]
@@ -101,29 +115,39 @@ def records(results: Sequence[Evaluation], *, per_image: bool) -> Records:
 
 
 def show_scores(
-    console: Console, heading: str, rows: Mapping[str, Mapping[str, ImageScore | SetScore]], title: str
+    console: Console,
+    heading: str,
+    rows: Mapping[str, Mapping[str, ImageScore]],
+    evaluation: Evaluation,
+    reference: Reference,
+    of: str = "",
 ) -> None:
-    """Print a row for each name, with two columns for each of its scores."""
-    columns = [f"{name} {figure}" for name in next(iter(rows.values())) for figure in ("PSNR-Y", "SSIM-Y")]
-    lines = []
-    for name, scores in rows.items():
-        cells = [text for score in scores.values() for text in (f"{score.psnr_y:.3f}", f"{score.ssim_y:.4f}")]
-        lines.append([name, *cells])
+    """Print a row for each name, with a column for each metric of each of its scores, all to one reference."""
+    ensemble = ", self-ensemble" if evaluation.self_ensemble else ""
+    title = f"{of}x{evaluation.scale}, {evaluation.protocol}{ensemble}, {evaluation.name_of(reference)}"
+    metrics = [METRICS[name] for name in evaluation.metrics]
+    columns = [f"{name} {row.title}" for name in next(iter(rows.values())) for row in metrics]
+    lines = [
+        [name, *(row.show(score[row.key_to(reference)]) for score in scores.values() for row in metrics)]
+        for name, scores in rows.items()
+    ]
     console.table([heading, *columns], lines, title=title, repeat=1)
 
 
 def show_conventions(console: Console, results: Sequence[Evaluation]) -> None:
-    """Print the mean PSNR of each model and set by each convention, and its difference to the first."""
+    """Print the headline figure of each model and set by each convention, and its difference to the first."""
     first = results[0]
+    metric, reference = first.headline
+    key = metric.key_to(reference)
     sets = list(first.models["bicubic"])
     rows = []
     for evaluation in results:
         for model, scores in evaluation.models.items():
             cells = []
             for name in sets:
-                psnr = scores[name].psnr_y
-                cells += [f"{psnr:.3f}", f"{psnr - first.models[model][name].psnr_y:+.3f}"]
+                figure = scores[name][key]
+                cells += [metric.show(figure), f"{figure - first.models[model][name][key]:+.{metric.digits}f}"]
             rows.append([str(evaluation.protocol), model, *cells])
-    columns = ["protocol", "model", *(text for name in sets for text in (f"{name} PSNR", "difference"))]
-    title = "the same outputs by other conventions: not to be compared with one another"
+    columns = ["protocol", "model", *(text for name in sets for text in (f"{name} {metric.title}", "difference"))]
+    title = f"the same outputs by other conventions, {first.name_of(reference)}: not to be compared with one another"
     console.table(columns, rows, title=title, repeat=2)
