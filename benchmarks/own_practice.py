@@ -15,7 +15,7 @@ from compressor.data.prepare import DataChoice, prepare_data
 from compressor.models.networks.base import Network, Spec
 from compressor.models.networks.registry import build
 from compressor.teachers.teacher import Teacher
-from compressor.training.events import Reference, RunEvents
+from compressor.training.events import RunEvents
 from compressor.training.loop import Trainer
 from compressor.training.losses import compute_losses
 from compressor.training.method import fit_methods
@@ -24,6 +24,7 @@ from compressor.training.run_folder import RunFolder
 from compressor.training.speed import choose_execution_mode
 from compressor.training.state import State
 from compressor.training.step import Step
+from compressor.training.validation import Validation
 from recipes.config.reading import load_preset
 from recipes.terms.phi import PhiSource, bind_phi
 
@@ -68,8 +69,7 @@ class OwnLoop:
         self.events = RunEvents(
             RunFolder(folder),
             stages=(self.stage,),
-            images=data.validation,
-            reference=Reference(0.0, None),
+            validation=Validation(data.validation, spec.scale, "original"),
             context=QUIET,
         )
 

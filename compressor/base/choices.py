@@ -38,5 +38,11 @@ Precision: TypeAlias = Literal["fp32", "bf16"]
 Layout: TypeAlias = Literal["channels_last", "contiguous"]
 """The memory layout of a network and its images in training."""
 
+Goal: TypeAlias = Literal["original", "teacher"]
+"""What a student is judged by: how near its images are to the originals, or to those of its teacher."""
+
+GoalOption: TypeAlias = Literal["auto", "original", "teacher"]
+"""A goal; auto: the originals for a teacher that is nearer to them than bicubic, else the teacher."""
+
 MOST_LIMITS = 1000
 """The largest factor by which the limits of a foreign program are widened."""

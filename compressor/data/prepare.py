@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -14,14 +14,11 @@ from compressor.base.cache_folder import DEFAULT_LIMIT, CacheFolder, default_fol
 from compressor.base.choices import Border
 from compressor.base.context import QUIET, Context
 from compressor.base.errors import SrkdError, UsageError
-from compressor.data.decode import decode_all
+from compressor.data.decode import Source, decode_all
 from compressor.data.doubts import doubts
 from compressor.data.store import ImageStore
 from compressor.images.files import image_size
 from compressor.images.sets import ImagePair, embedded_pairs, find_lr_images, find_sets
-
-MAX_HR_SIDE = 480
-"""Largest side in HR pixels of the image centre that is validated, to keep validation fast."""
 
 VALIDATION_PATCH = 4
 
@@ -35,27 +32,48 @@ MOST_NAMES = 5
 
 @dataclass(frozen=True)
 class ValidationImage:
-    """The centre crops of an image in [0,1], 1,3,H,W."""
+    """A whole image in bytes, (1,3,H,W); `hr` is None if there is no original."""
 
     name: str
     lr: torch.Tensor
-    hr: torch.Tensor
+    hr: torch.Tensor | None
 
 
-def validation_images(store: ImageStore) -> tuple[ValidationImage, ...]:
-    """Return the centre of each image of the store, and the same region of its LR image."""
-    if store.hr is None:
-        raise SrkdError("validation needs images with their HR originals: give some with --val")
-    lr_side = MAX_HR_SIDE // store.scale
-    images = []
-    for index, name in enumerate(store.names):
-        lr, hr = store.lr.image(index), store.hr.image(index)
-        h, w = (min(lr_side, n) for n in lr.shape[1:])
-        top, left = (lr.shape[1] - h) // 2, (lr.shape[2] - w) // 2
-        s = store.scale
-        lr, hr = lr[:, top : top + h, left : left + w], hr[:, top * s : (top + h) * s, left * s : (left + w) * s]
-        images.append(ValidationImage(name, lr.float().div(255)[None], hr.float().div(255)[None]))
-    return tuple(images)
+@dataclass(frozen=True)
+class ValidationSet:
+    """Validation images under the name that their scores have."""
+
+    name: str
+    images: tuple[ValidationImage, ...]
+
+    @classmethod
+    def of(cls, name: str, store: ImageStore) -> ValidationSet:
+        hr = store.hr
+        return cls(
+            name,
+            tuple(
+                ValidationImage(stem, store.lr.image(index)[None], None if hr is None else hr.image(index)[None])
+                for index, stem in enumerate(store.names)
+            ),
+        )
+
+
+@dataclass(frozen=True)
+class ValidationFolder:
+    """A folder of `--val`, or with `is_lr_only` of `--val-lr`; `name` is the user's name of its set."""
+
+    path: Path
+    name: str | None = None
+    is_lr_only: bool = False
+
+    def sources(self, scale: int) -> Mapping[str, Sequence[Source]]:
+        """The images of the folder's sets by the names of these."""
+        if self.is_lr_only:
+            return {self.name or self.path.resolve().name: find_lr_images(self.path, "--val-lr")}
+        sets = find_sets(self.path, scale=scale)
+        if self.name is None or len(sets) == 1:
+            return {self.name or image_set.name: image_set.pairs for image_set in sets}
+        return {f"{self.name}/{image_set.name}": image_set.pairs for image_set in sets}
 
 
 @dataclass(frozen=True)
@@ -64,7 +82,8 @@ class DataChoice:
 
     data: Path | None = None
     lr: Path | None = None
-    val: Path | None = None
+    val: tuple[ValidationFolder, ...] = ()
+    """The first set decides which student is best."""
     lr_border: Border = "mirror"
     lr_only: Path | None = None
     cache_size: int = DEFAULT_LIMIT
@@ -78,14 +97,44 @@ class DataChoice:
     def cache(self) -> CacheFolder:
         return CacheFolder(default_folder(), self.cache_size)
 
+    @property
+    def has_labels(self) -> bool:
+        """Whether the training images have originals."""
+        return self.lr_only is None
+
+    @property
+    def has_originals(self) -> bool:
+        """Whether the images that decide which student is best have originals."""
+        return not (self.val and self.val[0].is_lr_only)
+
+    def validation_sources(self, scale: int) -> Mapping[str, Sequence[Source]]:
+        """The images of `--val` and `--val-lr` by the names of their sets; two sets of one name are refused."""
+        named: dict[str, Sequence[Source]] = {}
+        for folder in self.val:
+            for name, sources in folder.sources(scale).items():
+                if name in named:
+                    raise UsageError(f"two validation sets are named {name}: give one a name, --val NAME={folder.path}")
+                named[name] = sources
+        return named
+
 
 @dataclass(frozen=True)
 class Data:
-    """Training images, validation images, and the name of their source."""
+    """Training images, validation sets, and the name of the source of the former."""
 
     train: ImageStore
-    validation: tuple[ValidationImage, ...]
+    validation: tuple[ValidationSet, ...]
     origin: str
+
+    @property
+    def validation_names(self) -> tuple[str, ...]:
+        """The names of the validation images, with those of their sets if there are several."""
+        several = len(self.validation) > 1
+        return tuple(
+            f"{image_set.name}/{image.name}" if several else image.name
+            for image_set in self.validation
+            for image in image_set.images
+        )
 
 
 def prepare_data(choice: DataChoice, *, scale: int, lr_patch: int, context: Context = QUIET) -> Data:
@@ -103,7 +152,7 @@ def prepare_data(choice: DataChoice, *, scale: int, lr_patch: int, context: Cont
         # Both parts are decoded together, so that held-out images change nothing in the cache.
         images = decode([pair for image_set in sets for pair in image_set.pairs])
         origin = ", ".join(image_set.name for image_set in sets)
-        if choice.val is None:
+        if not choice.val:
             held_out = _held_out(len(images.images))
     else:
         context.note(
@@ -114,27 +163,39 @@ def prepare_data(choice: DataChoice, *, scale: int, lr_patch: int, context: Cont
         [position for position in range(len(images.images)) if position not in held_out], lr_patch=lr_patch
     )
     if held_out:
-        validation = images.select(held_out, lr_patch=VALIDATION_PATCH)
-    elif choice.val is not None:
-        validation = decode(_pairs(choice.val, scale, None)).select(lr_patch=VALIDATION_PATCH)
+        stores = {"held out": images.select(held_out, lr_patch=VALIDATION_PATCH)}
+    elif choice.val:
+        stores = {
+            name: decode(sources).select(lr_patch=VALIDATION_PATCH)
+            for name, sources in choice.validation_sources(scale).items()
+        }
     else:
-        validation = decode_embedded(embedded_pairs("val")).select(lr_patch=VALIDATION_PATCH)
+        stores = {"embedded photos": decode_embedded(embedded_pairs("val")).select(lr_patch=VALIDATION_PATCH)}
+    validation = tuple(ValidationSet.of(name, store) for name, store in stores.items())
     if train.skipped:
         first = train.skipped[0]
         context.note(f"{len(train.skipped)} images left out; the first: {first.path}: {first.reason} (all in run.json)")
     if choice.data is not None or choice.lr_only is not None:
         for line in doubts(train):
             context.note(f"about these images: {line}")
-    data = Data(train, validation_images(validation), origin)
-    source = "images of --data that are not trained on" if held_out else "embedded photos"
-    source = f"images of {choice.val}" if choice.val is not None else source
-    context.note(f"validating on {len(data.validation)} {source}: {_list_names(data.validation)}")
+    data = Data(train, validation, origin)
+    context.note(f"validating on {_describe_validation(data, choice)}")
     return data
 
 
-def _list_names(images: Sequence[ValidationImage]) -> str:
-    names = ", ".join(image.name for image in images[:MOST_NAMES])
-    return names if len(images) <= MOST_NAMES else f"{names} and {len(images) - MOST_NAMES} more (run.json has all)"
+def _describe_validation(data: Data, choice: DataChoice) -> str:
+    names = data.validation_names
+    if len(data.validation) == 1:
+        kinds = {"held out": "images of --data that are not trained on", "embedded photos": "embedded photos"}
+        source = f"images of {choice.val[0].path}" if choice.val else kinds[data.validation[0].name]
+        return f"{len(names)} {source}: {_list_names(names)}"
+    sets = ", ".join(f"{image_set.name} ({len(image_set.images)} images)" for image_set in data.validation)
+    return f"{len(data.validation)} sets, of which the first decides what is best: {sets}"
+
+
+def _list_names(names: Sequence[str]) -> str:
+    listed = ", ".join(names[:MOST_NAMES])
+    return listed if len(names) <= MOST_NAMES else f"{listed} and {len(names) - MOST_NAMES} more (run.json has all)"
 
 
 def _require_patches(choice: DataChoice, scale: int, lr_patch: int) -> None:
@@ -170,13 +231,14 @@ class ImageCounts:
 
 def count_images(choice: DataChoice, *, scale: int) -> ImageCounts:
     """Return the numbers of a run's images without reading one."""
-    val = embedded_pairs("val") if choice.val is None else _pairs(choice.val, scale, None)
+    named = choice.validation_sources(scale) or {"embedded photos": embedded_pairs("val")}
+    val = [image for sources in named.values() for image in sources]
     if choice.lr_only is not None:
         return ImageCounts(choice.lr_only.resolve().name, len(find_lr_images(choice.lr_only)), len(val), "teacher")
     if choice.data is None:
         return ImageCounts("embedded photos", len(embedded_pairs("train")), len(val), "HR")
     images = len(_pairs(choice.data, scale, choice.lr))
-    held_out = len(_held_out(images)) if choice.val is None else 0
+    held_out = len(_held_out(images)) if not choice.val else 0
     return ImageCounts(choice.data.resolve().name, images - held_out, held_out or len(val), "HR")
 
 

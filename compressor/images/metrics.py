@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from compressor.base.choices import Border
+from compressor.base.choices import Border, Goal
 from compressor.base.errors import SrkdError
 
 Y_WEIGHTS = (65.481, 128.553, 24.966)
@@ -49,9 +49,9 @@ class Protocol:
         return ",".join([*words, "lr_border=clamp"] if self.lr_border == "clamp" else words)
 
 
-def below_bicubic(name: str, psnr_y: float, bicubic_psnr_y: float) -> str | None:
-    """Return a warning if a network's images are worse than a bicubic enlargement, else None."""
-    if not psnr_y < bicubic_psnr_y:
+def below_bicubic(name: str, psnr_y: float | None, bicubic_psnr_y: float | None, goal: Goal = "original") -> str | None:
+    """A warning if a network's images are farther from the originals, its goal, than a bicubic enlargement."""
+    if goal == "teacher" or psnr_y is None or bicubic_psnr_y is None or not psnr_y < bicubic_psnr_y:
         return None
     return (
         f"{name} is BELOW BICUBIC, {psnr_y:.2f} dB against {bicubic_psnr_y:.2f} dB on the validation images: enlarging "

@@ -84,11 +84,14 @@ def find_sets(data: Path, *, scale: int, lr: Path | None = None) -> tuple[ImageS
     return tuple(_read_set(folder, scale, lr) for folder in folders)
 
 
-def find_lr_images(folder: Path) -> tuple[LrImage, ...]:
-    """Return the images of a folder, or of its subfolders if it has none, as LR images without HR partners."""
+def find_lr_images(folder: Path, option: str = "--lr-only") -> tuple[LrImage, ...]:
+    """Return the images of a folder, or of its subfolders if it has none, as LR images without HR partners. `option` is
+    the one that named the folder.
+    """
     _require_folder(folder, "LR folder")
     if (folder / "HR").is_dir():
-        raise SrkdError(f"{folder} holds HR/: --lr-only is for LR images without HR partners, give it with --data")
+        pairs = "--val" if option == "--val-lr" else "--data"
+        raise SrkdError(f"{folder} holds HR/: {option} is for LR images without HR partners, give it with {pairs}")
     images = list_images(folder) or [path for inner in _subfolders(folder) for path in list_images(inner)]
     if not images:
         raise SrkdError(f"no images in {folder}: it holds none of {' '.join(sorted(IMAGE_SUFFIXES))}")

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from compressor.base.choices import Goal
 from compressor.base.errors import SrkdError
 from compressor.images.files import read_rgb_u8
 from compressor.images.metrics import psnr, to_u8
@@ -60,6 +61,19 @@ class TeacherCheck:
         return self.to_original >= self.bicubic_to_original + ABOVE_DB
 
     @property
+    def goal(self) -> Goal:
+        """What a student of this teacher is judged by."""
+        return "original" if self.to_original > self.bicubic_to_original else "teacher"
+
+    @property
+    def why_teacher(self) -> str:
+        """Why a student is judged by the teacher's images, for the goal `teacher`."""
+        return (
+            f"the teacher has {self.to_original:.2f} dB to the original of the photo {self.photo!r}, bicubic "
+            f"{self.bicubic_to_original:.2f}"
+        )
+
+    @property
     def options(self) -> str:
         """The suggestion as command-line options."""
         return format_options(self.suggestion)
@@ -94,8 +108,8 @@ class TeacherCheck:
             )
         elif not self.beats_bicubic:
             lines.append(
-                "warning: the teacher is no better than bicubic against the original, as networks trained for "
-                "perceptual quality are, and a student will learn that"
+                "the teacher is no better than bicubic against the original, as networks trained for looks are: its "
+                "students are judged by its images"
             )
         return tuple(lines)
 

@@ -1,33 +1,26 @@
-"""The events of a run: metrics, progress, validation, checkpoints.
-
-Student, teacher and bicubic are scored on the same few images, by the same protocol as all other scores.
-"""
+"""The events of a run: metrics, progress, validation, checkpoints."""
 
 from __future__ import annotations
 
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict
 from itertools import accumulate
 from typing import TypeAlias
 
-import torch
-
+from compressor.base.choices import Goal
 from compressor.base.context import Context
 from compressor.base.interrupts import Interrupted
-from compressor.base.processes import Processes
 from compressor.data.batches import BatchHashes
-from compressor.data.prepare import ValidationImage
-from compressor.images.metrics import psnr_y, to_u8
-from compressor.images.resize import upscale_bicubic
-from compressor.models.networks.base import ImageModel
+from compressor.images.scores import GOAL_WORDS, Scores
 from compressor.training.guard import Balance, SkippedStep
 from compressor.training.losses import Losses
 from compressor.training.pace import Pace
 from compressor.training.run_folder import RunFolder
 from compressor.training.stage import Stage
 from compressor.training.state import State, require_equal_weights
+from compressor.training.validation import Reference, Validation
 
 STATUS_SECONDS = 0.5
 """Minimum interval of the status line, in seconds."""
@@ -38,18 +31,6 @@ Advise: TypeAlias = Callable[[float, int], str | None]
 """Called as advise(seconds per step, steps left) once a long run's speed is known; returns a line or None."""
 
 
-@dataclass(frozen=True)
-class Reference:
-    """Reference scores for the student, in dB on the validation images."""
-
-    bicubic: float
-    teacher: float | None
-
-    def line(self) -> str:
-        teacher = "" if self.teacher is None else f"teacher {self.teacher:.3f} dB, "
-        return f"{teacher}bicubic {self.bicubic:.3f} dB"
-
-
 class RunEvents:
     """The listener that writes metrics.jsonl and log.txt, feeds trackers, validates, and saves states and students."""
 
@@ -58,8 +39,7 @@ class RunEvents:
         folder: RunFolder,
         *,
         stages: Sequence[Stage],
-        images: Sequence[ValidationImage],
-        reference: Reference,
+        validation: Validation,
         context: Context,
         pace: Pace | None = None,
         advise: Advise | None = None,
@@ -68,7 +48,7 @@ class RunEvents:
         self.folder, self.stages, self.context = folder, stages, context
         self.ends = tuple(accumulate(stage.schedule.steps for stage in stages))
         self.steps = self.ends[-1]
-        self.images, self.reference, self.batch_hashes = images, reference, batch_hashes
+        self.validation, self.batch_hashes = validation, batch_hashes
         self.log_every = max(1, min(100, self.steps // 100))
         self.saved_at = time.monotonic()
         self.pace, self.advise, self.status_at = pace, advise, -math.inf
@@ -149,37 +129,48 @@ class RunEvents:
         """Score the averaged student; save it if it is the best so far."""
         processes = self.context.processes
         require_equal_weights(state, processes)
-        averaged, reference = state.averaged_network(), self.reference
-        psnr = mean_psnr_y(averaged, self.images, averaged.spec.scale, processes)
+        averaged, validation = state.averaged_network(), self.validation
+        by_set = validation.score_sets(averaged)
+        scores, reference = by_set[validation.name], validation.reference
         if state.role == "teacher":
-            self.folder.metrics("validation", done, {"tuned_teacher_psnr_y": psnr})
-            self.note(f"step {done}/{self.steps}: teacher being tuned {psnr:.3f} dB, {reference.line()}")
+            self.folder.metrics("validation", done, _numbers("tuned_teacher", scores))
+            self.note(f"step {done}/{self.steps}: teacher being tuned {_decibels(scores, 'original')}")
             return
-        numbers = {"student_psnr_y": psnr, "bicubic_psnr_y": reference.bicubic}
+        numbers = _numbers("student", scores) | _numbers("bicubic", reference.bicubic)
         if reference.teacher is not None:
-            numbers["teacher_psnr_y"] = reference.teacher
+            numbers |= _numbers("teacher", reference.teacher)
+        for name, others in by_set.items() if len(by_set) > 1 else ():
+            numbers |= _numbers(f"{name}/student", others)
         self.folder.metrics("validation", done, numbers)
-        self.note(f"step {done}/{self.steps}: student {psnr:.3f} dB, {reference.line()}")
-        if psnr > state.best_psnr_y:
-            state.best_psnr_y = psnr
+        self.note(f"step {done}/{self.steps}: {describe_scores(scores, reference, validation.goal)}")
+        judged = validation.judge(scores)
+        if judged > state.best_psnr_y:
+            state.best_psnr_y = judged
             self.folder.save_best(averaged)
 
 
-@torch.no_grad()
-def sr_8bit(model: ImageModel | None, lr: torch.Tensor, scale: int) -> torch.Tensor:
-    """Return the model's output in fp32, or the bicubic enlargement without a model; rounded to 8 bit, on the CPU."""
-    sr = upscale_bicubic(lr, scale) if model is None else model(lr.to(model.device))
-    return to_u8(sr.float()).cpu().float() / 255
+def _numbers(network: str, scores: Scores) -> dict[str, float]:
+    """The scores of a network as numbers of metrics.jsonl."""
+    return {f"{network}_{name}": value for name, value in asdict(scores).items() if value is not None}
 
 
-def mean_psnr_y(
-    model: ImageModel | None, images: Sequence[ValidationImage], scale: int, processes: Processes | None = None
-) -> float:
-    """Return the mean Y-PSNR in dB, border = scale; bicubic's without a model. Processes divide the images."""
-    processes = processes or Processes()
-    figures = torch.zeros(len(images))
-    for index in range(processes.rank.index, len(images), processes.rank.world_size):
-        image = images[index]
-        figures[index] = psnr_y(sr_8bit(model, image.lr, scale), image.hr, border=scale)
-    processes.sum_(figures)
-    return float(figures.mean())
+def _decibels(scores: Scores, goal: Goal) -> str:
+    psnr = scores.by(goal)
+    return "-" if psnr is None else f"{psnr:.3f} dB"
+
+
+def describe_scores(student: Scores, reference: Reference, goal: Goal) -> str:
+    """The scores of a student beside those of teacher and bicubic: first what the student is judged by."""
+    bicubic, teacher = reference.bicubic, reference.teacher
+    to_original = f"student {_decibels(student, 'original')}"
+    if teacher is not None:
+        to_original += f", teacher {_decibels(teacher, 'original')}"
+    to_original += f", bicubic {_decibels(bicubic, 'original')}"
+    if teacher is None:
+        return to_original
+    to_teacher = f"student {_decibels(student, 'teacher')}, bicubic {_decibels(bicubic, 'teacher')}"
+    if student.psnr_y is None:
+        return f"to the teacher: {to_teacher}"
+    both = {"original": to_original, "teacher": to_teacher}
+    other: Goal = "teacher" if goal == "original" else "original"
+    return "; ".join(f"{GOAL_WORDS[name]}: {both[name]}" for name in (goal, other))

@@ -15,12 +15,22 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from compressor.base.cache_folder import DEFAULT_LIMIT
-from compressor.base.choices import DEFAULT_TRACKERS, MOST_LIMITS, TRACKERS, Border, Init, Select, TrackerName
+from compressor.base.choices import (
+    DEFAULT_TRACKERS,
+    MOST_LIMITS,
+    TRACKERS,
+    Border,
+    Goal,
+    GoalOption,
+    Init,
+    Select,
+    TrackerName,
+)
 from compressor.base.errors import UsageError
 from compressor.runtimes.table import RUNTIMES
 from srkd.options.option import Group, Option, Options, options
-from srkd.options.shared import LIMITS_HELP, LR_ALIAS, TRUST_HELP, ModelOrPath, PathOption, Size, path_of
-from srkd.options.values import BYTES, DEVICE, MODEL, SETTING, SIZE, OneOf, names_of
+from srkd.options.shared import GOAL_HELP, LIMITS_HELP, LR_ALIAS, TRUST_HELP, ModelOrPath, PathOption, Size, path_of
+from srkd.options.values import BYTES, DEVICE, MODEL, NAMED_FOLDER, SETTING, SIZE, OneOf, names_of
 
 TargetPrecision: TypeAlias = Literal["fp32", "bf16", "fp16", "int8"]
 
@@ -70,6 +80,7 @@ class TeacherOptions(Group):
             flags=("--arch-option",),
         ),
     ] = None
+    goal: Annotated[GoalOption, Option(GOAL_HELP)] = "auto"
     limits: Annotated[float, Field(ge=1, le=MOST_LIMITS), Option(LIMITS_HELP, rare=True)] = 1.0
     trust_code: Annotated[bool, Option(TRUST_HELP, rare=True)] = False
 
@@ -173,7 +184,29 @@ class DataOptions(Group):
         Option("Folder of the LR images of --data.", unset="made bicubically", aliases=LR_ALIAS, is_input=True),
     ] = None
     val: Annotated[
-        PathOption, Option("Validation images.", unset="some of --data, or embedded ones", is_input=True)
+        str | Path | Sequence[str | Path],
+        NAMED_FOLDER,
+        Option(
+            "Validation images; give it again for more sets. The first decides which student is best.",
+            unset="some of --data, or embedded ones",
+            metavar="[NAME=]DIR",
+        ),
+    ] = ()
+    val_lr: Annotated[
+        str | Path | Sequence[str | Path],
+        NAMED_FOLDER,
+        Option(
+            "LR images without HR partners to validate on, by the teacher's images.",
+            unset="none",
+            metavar="[NAME=]DIR",
+        ),
+    ] = ()
+    labels: Annotated[
+        Goal | None,
+        Option(
+            "What the student learns to give: the original images or the teacher's.",
+            unset="the originals; with --goal teacher its images, in recipes that use the teacher",
+        ),
     ] = None
     lr_only: Annotated[
         PathOption,

@@ -44,6 +44,10 @@ Tile: TypeAlias = Annotated[
 ]
 SelfEnsemble: TypeAlias = Annotated[bool, Option("Mean over the eight symmetries; takes eight times as long.")]
 LIMITS_HELP = "How many times 60 s, 4 GB and 64 MB of output a foreign program may use when it is first tried."
+GOAL_HELP = (
+    "What a student is judged by: nearness to the originals or to the teacher's images. auto: the originals if the "
+    "teacher is nearer to them than bicubic, as a teacher trained for looks is not."
+)
 TRUST_HELP = "Run TorchScript and .pt2 programs without a jail, as where the kernel offers none."
 LR_ALIAS = ("--lr",)
 """The older name of --lr-images, which looks like a learning rate."""

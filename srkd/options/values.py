@@ -157,6 +157,26 @@ class PathOr(ValueType):
         return click.Path().shell_complete(ctx, param, incomplete)
 
 
+class NamedFolder(ValueType):
+    """Words [NAME=]DIR; the path becomes absolute, so that a run continues from any folder."""
+
+    name, is_of_one_item = "[NAME=]DIR", True
+
+    def read(self, value: object) -> str:
+        name, path = split_name(os.fspath(value) if isinstance(value, os.PathLike) else str(value))
+        return f"{Path(path).resolve()}" if name is None else f"{name}={Path(path).resolve()}"
+
+
+def split_name(text: str) -> tuple[str | None, Path]:
+    """The name and the path of a word [NAME=]DIR. A name holds no slash, and an existing path is not split."""
+    name, equals, path = text.partition("=")
+    if not equals or "/" in name or Path(text).exists():
+        return None, Path(text)
+    if not name.strip() or not path.strip():
+        raise UsageError(f"{text!r} is no folder with a name: write NAME=DIR")
+    return name.strip(), Path(path)
+
+
 def format_size(width_height: tuple[int, int]) -> str:
     return f"{width_height[0]}x{width_height[1]}"
 
@@ -233,6 +253,7 @@ SIZES = ListOf("WxH[,WxH]", read_size, format_size, _is_size)
 COUNTS = ListOf("N[,N]", read_count)
 BYTES = Parsed("SIZE", parse_bytes, format_exact_bytes)
 SETTING = Settings()
+NAMED_FOLDER = NamedFolder()
 DEVICE = Parsed("device", read_device)
 MODEL = PathOr("a model: give a path, a run folder or what srkd.load returned", "descriptor")
 PICTURE = PathOr("a picture: give a path, a PIL image, a NumPy array or a tensor", "getbands", "shape")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from compressor.base.choices import Goal
+from compressor.images.scores import Scores
 from compressor.models.networks.image_cost import Cost
 from srkd.record.reading import Decibels
 from srkd.record.trials import TrialsReport
@@ -12,15 +15,32 @@ from srkd.record.trials import TrialsReport
 
 @dataclass(frozen=True)
 class Quality:
-    """Y-PSNR in dB on the validation images, and cost at 256×256 LR pixels."""
+    """The scores of a network on the validation images that decide, and its cost at 256×256 LR pixels."""
 
-    psnr_y: Decibels
+    psnr_y: float | None
+    """Y-PSNR in dB to the originals; None without originals."""
     cost: Cost | None
+    ssim_y: float | None = None
+    psnr_y_teacher: float | None = None
+    """Y-PSNR in dB to the teacher's images; None without a teacher, and for the teacher itself."""
+    ssim_y_teacher: float | None = None
+    sets: dict[str, Scores] = field(default_factory=dict)
+    """The scores on each validation set, if there are several."""
+
+    @classmethod
+    def of(cls, by_set: Mapping[str, Scores], cost: Cost | None) -> Quality:
+        """The quality by the scores on all sets, of which the first decides."""
+        first = next(iter(by_set.values()))
+        return cls(cost=cost, sets=dict(by_set) if len(by_set) > 1 else {}, **asdict(first))
+
+    @property
+    def scores(self) -> Scores:
+        return Scores(self.psnr_y, self.ssim_y, self.psnr_y_teacher, self.ssim_y_teacher)
 
 
 @dataclass(frozen=True)
 class ScoresBeforeTraining:
-    """Y-PSNR in dB on the validation images before the first step: of the student, and of a slice of the teacher."""
+    """Y-PSNR in dB before the first step, by the run's goal: of the student, and of a slice of the teacher."""
 
     student: Decibels
     slice: Decibels
@@ -67,6 +87,8 @@ class CompressReport:
     student: Quality
     teacher: Quality | None
     bicubic: Quality
+    goal: Goal = "original"
+    """What the student is judged by."""
     phi: str | None = None
     """The network whose features a contrastive method compared (φ)."""
     teacher_joint: Quality | None = None

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
-from compressor.base.choices import Init, Layout, Precision, Select
+from compressor.base.choices import Goal, Init, Layout, Precision, Select
 from compressor.base.errors import SrkdError
 from compressor.base.files import file_sha256
 from compressor.models.checkpoints.header import RUN_FOLDER_FACTS, RUN_FOLDER_WEIGHTS
@@ -184,6 +184,7 @@ class RunFile(Entry):
     device: str | None = None
     execution_mode: TrainingMode | None = None
     processes: int | None = None
+    goal: Goal | None = None
     student: StudentSpec | None = None
     quantisation: Quantisation | None = None
     start: StudentStart | None = None

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from compressor.base.choices import Goal
+from compressor.images.scores import GOAL_WORDS
 from compressor.models.checkpoints.header import RUN_FOLDER_WEIGHTS
 from srkd.record.reading import Decibels
 
@@ -91,28 +93,37 @@ class SameBatches:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The result of one trial: Y-PSNR in dB on the validation images."""
+    """The result of one trial: Y-PSNR in dB on the validation images, to the originals and to the teacher's images."""
 
     run: str
     variant: str
     seed: int
-    psnr_y: Decibels
+    psnr_y: float | None
     seconds: float
+    psnr_y_teacher: float | None = None
+
+    def by(self, goal: Goal) -> float:
+        """The figure by which the trial is judged."""
+        psnr = self.psnr_y if goal == "original" else self.psnr_y_teacher
+        return math.inf if psnr is None else psnr
 
 
 @dataclass(frozen=True)
 class VariantScores:
-    """A recipe or a baseline over its seeds."""
+    """A recipe or a baseline over its seeds; mean and spread are those of the figure by which students are judged."""
 
     name: str
-    psnr_y: tuple[Decibels, ...]
+    psnr_y: tuple[float | None, ...]
     mean: Decibels
     sd: float | None
+    psnr_y_teacher: tuple[float | None, ...] = ()
 
     @classmethod
-    def of(cls, name: str, psnr_y: Sequence[float]) -> VariantScores:
-        spread = Spread.of(psnr_y)
-        return cls(name, tuple(psnr_y), spread.mean, spread.sd)
+    def of(cls, name: str, outcomes: Sequence[Outcome], goal: Goal) -> VariantScores:
+        spread = Spread.of([outcome.by(goal) for outcome in outcomes])
+        both = [(outcome.psnr_y, outcome.psnr_y_teacher) for outcome in outcomes]
+        to_original, to_teacher = zip(*both, strict=True)
+        return cls(name, to_original, spread.mean, spread.sd, to_teacher)
 
     @property
     def spread(self) -> Spread:
@@ -129,21 +140,25 @@ class TrialsReport:
     chosen: Outcome
     runs: tuple[Outcome, ...]
     batches: tuple[SameBatches, ...]
+    goal: Goal = "original"
+    """What the mean, the gains and the choice are about."""
 
     @classmethod
-    def of(cls, outcomes: Sequence[Outcome], batches: Sequence[SameBatches]) -> TrialsReport:
+    def of(cls, outcomes: Sequence[Outcome], batches: Sequence[SameBatches], goal: Goal = "original") -> TrialsReport:
         """Build the report from outcomes in the order of the plan: seed by seed, the recipe first."""
-        psnr_y: dict[str, list[float]] = {}
+        groups: dict[str, list[Outcome]] = {}
         for outcome in outcomes:
-            psnr_y.setdefault(outcome.variant, []).append(outcome.psnr_y)
-        recipe, *baselines = (VariantScores.of(name, values) for name, values in psnr_y.items())
+            groups.setdefault(outcome.variant, []).append(outcome)
+        recipe, *baselines = groups
+        judged = {name: [outcome.by(goal) for outcome in group] for name, group in groups.items()}
         return cls(
             seeds=tuple(dict.fromkeys(outcome.seed for outcome in outcomes)),
-            rows=(recipe, *baselines),
-            gains=tuple(Gain.between(row.name, recipe.psnr_y, row.psnr_y) for row in baselines),
-            chosen=max((o for o in outcomes if o.variant == recipe.name), key=lambda outcome: outcome.psnr_y),
+            rows=tuple(VariantScores.of(name, group, goal) for name, group in groups.items()),
+            gains=tuple(Gain.between(name, judged[recipe], judged[name]) for name in baselines),
+            chosen=max(groups[recipe], key=lambda outcome: outcome.by(goal)),
             runs=tuple(outcomes),
             batches=tuple(batches),
+            goal=goal,
         )
 
     def lines(self) -> tuple[str, ...]:
@@ -151,7 +166,7 @@ class TrialsReport:
         gains = tuple(gain.line() for gain in self.gains)
         if len(self.seeds) == 1:
             return gains
-        best = f"{self.chosen.psnr_y:.3f} dB, seed {self.chosen.seed}"
+        best = f"{self.chosen.by(self.goal):.3f} dB {GOAL_WORDS[self.goal]}, seed {self.chosen.seed}"
         return (
             *gains,
             f"{RUN_FOLDER_WEIGHTS} is the best of {len(self.seeds)} seeds by validation ({best}); "

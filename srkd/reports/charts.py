@@ -9,12 +9,15 @@ from typing import TypeVar
 
 from PIL import Image
 
+from compressor.base.choices import Goal
 from compressor.base.machine import count_threads
+from compressor.images.scores import GOAL_WORDS
 from srkd.charts.curves import Chart, Curve, draw_charts, drawable, style_of
 from srkd.charts.pen import DARK, Sheet
 from srkd.charts.scatter import Scatter, ScatterPoint, draw_scatter
 from srkd.record.measurements import ProfileFile
-from srkd.reports.contents import Contents, Role, Score
+from srkd.record.scores import Role, Score, of_role
+from srkd.reports.contents import Contents
 from srkd.reports.curves import Metrics, charts_of
 from srkd.reports.render import Table
 
@@ -98,14 +101,14 @@ def _number(value: float) -> str:
     return f"{value:,.3f}" if 0.01 <= abs(value) < 1e6 else f"{value:.3g}"
 
 
-def against_macs(scores: Sequence[Score]) -> Scatter | None:
+def against_macs(scores: Sequence[Score], goal: Goal) -> Scatter | None:
     """The chart of quality against multiply-accumulates; None if fewer than two networks have both."""
     points = tuple(
-        ScatterPoint(score.name, score.macs / 1e9, score.psnr_y, score.role)
+        ScatterPoint(score.name, score.macs / 1e9, judged.mean, score.role)
         for score in scores
-        if score.macs and score.psnr_y is not None and score.role != "start"
+        if score.macs and score.role != "start" and (judged := score.by(goal)) is not None
     )
-    return _scatter(f"Quality against work; {BEST}", "GMAC at LR 256x256", points, scores)
+    return _scatter(f"Quality against work; {BEST}", "GMAC at LR 256x256", points, scores, goal)
 
 
 def against_time(contents: Contents, profile: ProfileFile) -> Scatter | None:
@@ -115,14 +118,19 @@ def against_time(contents: Contents, profile: ProfileFile) -> Scatter | None:
     for row in profile.rows:
         role: Role = "teacher" if row.model == profile.teacher else "student"
         score = contents.score(role)
-        if row.lr_size == first.lr_size and row.bounded is not False and score is not None and score.psnr_y is not None:
-            points.append(ScatterPoint(f"{role}, {row.runtime} {row.precision}", row.ms, score.psnr_y, role))
+        judged = None if score is None else score.by(contents.goal)
+        if row.lr_size == first.lr_size and row.bounded is not False and judged is not None:
+            points.append(ScatterPoint(f"{role}, {row.runtime} {row.precision}", row.ms, judged.mean, role))
     label = f"ms an image of LR {first.lr_size}, {first.device}, {count_threads(first.threads)}"
-    return _scatter(f"Quality against time; {BEST}", label, tuple(points), contents.scores)
+    return _scatter(f"Quality against time; {BEST}", label, tuple(points), contents.scores, contents.goal)
 
 
-def _scatter(title: str, x_label: str, points: tuple[ScatterPoint, ...], scores: Sequence[Score]) -> Scatter | None:
+def _scatter(
+    title: str, x_label: str, points: tuple[ScatterPoint, ...], scores: Sequence[Score], goal: Goal
+) -> Scatter | None:
     if len(points) < 2:
         return None
-    levels = [(score.name, score.psnr_y) for score in scores if score.role == "bicubic" and score.psnr_y is not None]
-    return Scatter(title, x_label, SCATTER_Y, points, levels=tuple(levels[:1]))
+    bicubic = of_role(scores, "bicubic")
+    level = None if bicubic is None else bicubic.by(goal)
+    levels = () if bicubic is None or level is None else ((bicubic.name, level.mean),)
+    return Scatter(title, x_label, f"{SCATTER_Y} {GOAL_WORDS[goal]}", points, levels=levels)

@@ -8,13 +8,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from compressor.base.choices import Goal
 from compressor.base.errors import SrkdError, UsageError
 from compressor.training.run_folder import FACTS
 from srkd.record.code import listed, short
 from srkd.record.result import CompressReport
 from srkd.record.run_file import RunFile, read_for_display
+from srkd.record.scores import Role, Score, spread_of
 from srkd.record.trials import Gain, Spread
-from srkd.reports.contents import Contents, Role
+from srkd.reports.contents import Contents
 
 SAME_BICUBIC_DB = 0.002
 """Largest difference in dB between bicubic scores of the same images, by rounding, also between machines."""
@@ -76,11 +78,15 @@ class Trained:
 
 @dataclass(frozen=True)
 class MethodScores:
-    """A method over its seeds; Y-PSNR in dB on the validation images."""
+    """A method over its seeds; Y-PSNR in dB on the validation images. `judged` are the figures by the goal, of which
+    mean, spread and differences are.
+    """
 
     name: str
     seeds: tuple[int, ...]
-    psnr_y: tuple[float, ...]
+    psnr_y: tuple[float | None, ...]
+    psnr_y_teacher: tuple[float | None, ...]
+    judged: tuple[float, ...]
     mean: float
     sd: float | None
     over_bicubic: float
@@ -90,6 +96,12 @@ class MethodScores:
     steps: int | None
     runs: tuple[str, ...]
 
+    @property
+    def score(self) -> Score:
+        """The row of the method in tables and charts."""
+        to_original, to_teacher = spread_of(self.psnr_y), spread_of(self.psnr_y_teacher)
+        return Score(self.name, "student", self.params, self.macs, to_original, to_teacher, len(self.seeds))
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -97,6 +109,8 @@ class Comparison:
 
     scale: int
     protocol: str
+    goal: Goal
+    """What all figures are about: nearness to the originals, or to the teacher's images."""
     validation: tuple[str, ...]
     bicubic: float
     teacher: float | None
@@ -129,7 +143,7 @@ def compare_contents(runs: Sequence[Contents]) -> Comparison:
     _require_alike(finished)
     trained = [row for run in finished for row in _trained(run)]
     first = finished[0]
-    bicubic, teacher = (_psnr_y(first, role) for role in ("bicubic", "teacher"))
+    bicubic, teacher = (_judged(first, role) for role in ("bicubic", "teacher"))
     if not trained or bicubic is None:
         raise SrkdError(
             f"{first.path / FACTS} does not say what its networks scored: it was written by another program"
@@ -139,6 +153,7 @@ def compare_contents(runs: Sequence[Contents]) -> Comparison:
     return Comparison(
         scale=_scale(first),
         protocol=trained[0].result.protocol,
+        goal=first.goal,
         validation=first.validation,
         bicubic=bicubic,
         teacher=teacher,
@@ -149,9 +164,11 @@ def compare_contents(runs: Sequence[Contents]) -> Comparison:
     )
 
 
-def _psnr_y(run: Contents, role: Role) -> float | None:
+def _judged(run: Contents, role: Role) -> float | None:
+    """The Y-PSNR in dB of a network by the run's goal."""
     score = run.score(role)
-    return None if score is None else score.psnr_y
+    spread = None if score is None else score.by(run.goal)
+    return None if spread is None else spread.mean
 
 
 def _scale(run: Contents) -> int:
@@ -166,6 +183,7 @@ def _require_alike(runs: Sequence[Contents]) -> None:
         both = (first, run)
         facts = {
             "scale": [str(_scale(each)) for each in both],
+            "goal": [str(each.goal) for each in both],
             "validation protocol": [str(each.protocol) for each in both],
             "validation images": [", ".join(each.validation) for each in both],
             "training images": ["" if each.file.data is None else each.file.data.digest for each in both],
@@ -176,7 +194,7 @@ def _require_alike(runs: Sequence[Contents]) -> None:
                     f"{first.name} and {run.name} cannot be compared: their {what} differ{'s' * (what[-1] != 's')} "
                     f"({own} and {other})"
                 )
-        bicubic = [_psnr_y(each, "bicubic") for each in both]
+        bicubic = [_judged(each, "bicubic") for each in both]
         if None in bicubic or abs((bicubic[0] or 0.0) - (bicubic[1] or 0.0)) > SAME_BICUBIC_DB:
             raise UsageError(
                 f"{first.name} and {run.name} cannot be compared: bicubic has {bicubic[0]} and {bicubic[1]} dB on "
@@ -208,13 +226,16 @@ def _methods(trained: Sequence[Trained], bicubic: float, teacher: float | None) 
     names = [group[0].method for group in groups.values()]
     methods = []
     for group in groups.values():
-        first, values = group[0], tuple(row.result.student.psnr_y for row in group)
-        spread, cost = Spread.of(values), first.result.student.cost
+        first, students = group[0], [row.result.student for row in group]
+        judged = tuple(value for each in students if (value := each.scores.by(first.result.goal)) is not None)
+        spread, cost = Spread.of(judged), first.result.student.cost
         methods.append(
             MethodScores(
                 name=first.method if names.count(first.method) == 1 else f"{first.method} ({first.run})",
                 seeds=tuple(row.seed for row in group),
-                psnr_y=values,
+                psnr_y=tuple(each.psnr_y for each in students),
+                psnr_y_teacher=tuple(each.psnr_y_teacher for each in students),
+                judged=judged,
                 mean=spread.mean,
                 sd=spread.sd,
                 over_bicubic=spread.mean - bicubic,
@@ -269,7 +290,7 @@ def _flat(values: Mapping[str, Any], path: str = "") -> dict[str, str]:
 
 def _gain(best: MethodScores, other: MethodScores) -> Gain | None:
     """The gain of the best over another method on their shared seeds; None if they share none."""
-    own, others = dict(zip(best.seeds, best.psnr_y, strict=True)), dict(zip(other.seeds, other.psnr_y, strict=True))
+    own, others = dict(zip(best.seeds, best.judged, strict=True)), dict(zip(other.seeds, other.judged, strict=True))
     shared = [seed for seed in own if seed in others]
     if not shared:
         return None

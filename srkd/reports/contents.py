@@ -2,38 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
+from compressor.base.choices import Goal
 from compressor.base.files import file_sha256
 from compressor.training.run_folder import FACTS, STUDENT
 from srkd.record.measurements import ExportedEntry, read_exports
-from srkd.record.result import CompressReport, Quality
 from srkd.record.run_file import RunFile, read_for_display
-from srkd.record.trials import Spread
+from srkd.record.scores import Role, Score, of_role, scores_of, spread_of
 from srkd.reports.curves import Metrics
-
-Role = Literal["teacher", "student", "baseline", "start", "bicubic"]
-
-
-@dataclass(frozen=True)
-class Score:
-    """A row of the table: a network's cost, and its Y-PSNR in dB on the validation images over a number of seeds."""
-
-    name: str
-    role: Role
-    params: int | None
-    macs: int | None
-    psnr_y: float | None
-    sd: float | None = None
-    seeds: int = 1
-
-    @property
-    def spread(self) -> str:
-        return "unknown" if self.psnr_y is None else str(Spread(self.psnr_y, self.sd))
 
 
 @dataclass(frozen=True)
@@ -78,9 +57,14 @@ class Contents:
     def protocol(self) -> str | None:
         return None if self.file.result is None else self.file.result.protocol
 
+    @property
+    def goal(self) -> Goal:
+        """What the student is judged by."""
+        return self.first.goal or "original" if self.file.result is None else self.file.result.goal
+
     def score(self, role: Role) -> Score | None:
         """The first row of a role."""
-        return next((score for score in self.scores if score.role == role), None)
+        return of_role(self.scores, role)
 
 
 def read_contents(run: Path) -> Contents:
@@ -97,7 +81,7 @@ def read_contents(run: Path) -> Contents:
         file=file,
         first=first,
         unfinished=None if finished else _unfinished(run, file, first, metrics, folders),
-        scores=tuple(_finished_scores(result) if result is not None and finished else _scores_so_far(metrics)),
+        scores=tuple(scores_of(result) if result is not None and finished else _scores_so_far(metrics)),
         metrics=metrics,
         files=tuple(
             ExportedFile(name, entry, _outdated(run / name, entry)) for name, entry in read_exports(run).items()
@@ -118,41 +102,6 @@ def _unfinished(run: Path, file: RunFile, first: RunFile, metrics: Sequence[Metr
     return f"This run is not finished: it is at {where}. srkd compress --resume {run.resolve().name} continues it."
 
 
-def _finished_scores(result: CompressReport) -> list[Score]:
-    """The scores of teacher, student, baselines, the student's start, and bicubic."""
-    params, macs = _cost(result.student)
-    rows = []
-    teachers = {"teacher": result.teacher, "teacher, trained with the student": result.teacher_joint}
-    rows += [_score(name, "teacher", quality) for name, quality in teachers.items() if quality is not None]
-    if result.trials is None:
-        rows.append(_score(", ".join(filter(None, ("student", result.quantisation))), "student", result.student))
-    else:
-        for index, row in enumerate(result.trials.rows):
-            role: Role = "baseline" if index else "student"
-            name = f"student ({row.name})" if role == "student" else row.name
-            rows.append(Score(name, role, params, macs, _finite(row.mean), row.sd, len(row.psnr_y)))
-    if result.untrained is not None:
-        before = {"its start": result.untrained.student, "a slice of the teacher": result.untrained.slice}
-        rows += [Score(f"{name}, untrained", "start", params, macs, _finite(psnr)) for name, psnr in before.items()]
-    if result.float_student is not None:
-        rows.append(_score("student before it was quantised", "baseline", result.float_student))
-    return [*rows, _score("bicubic", "bicubic", result.bicubic)]
-
-
-def _score(name: str, role: Role, quality: Quality) -> Score:
-    return Score(name, role, *_cost(quality), _finite(quality.psnr_y))
-
-
-def _cost(quality: Quality) -> tuple[int | None, int | None]:
-    """The parameters and MACs of a network; None for each without a network."""
-    return (None, None) if quality.cost is None else (quality.cost.params, quality.cost.macs)
-
-
-def _finite(psnr_y: float) -> float | None:
-    """A score that can be drawn; None for the infinite one of equal images."""
-    return psnr_y if math.isfinite(psnr_y) else None
-
-
 def _scores_so_far(metrics: Sequence[Metrics]) -> list[Score]:
     """The scores of the newest validation in the first run of an unfinished folder."""
     rows = [row for row in metrics[0].rows if row.kind == "validation"] if metrics else []
@@ -160,8 +109,14 @@ def _scores_so_far(metrics: Sequence[Metrics]) -> list[Score]:
         return []
     newest = rows[-1]
     names: dict[Role, str] = {"teacher": "teacher", "student": f"student at step {newest.step:,}", "bicubic": "bicubic"}
-    scores: dict[Role, float | None] = {role: newest.numbers.get(f"{role}_psnr_y") for role in names}
-    return [Score(names[role], role, None, None, psnr_y) for role, psnr_y in scores.items() if psnr_y is not None]
+    scores = []
+    for role, name in names.items():
+        to_original, to_teacher = (
+            spread_of([newest.numbers.get(f"{role}_{key}")]) for key in ("psnr_y", "psnr_y_teacher")
+        )
+        if to_original is not None or to_teacher is not None:
+            scores.append(Score(name, role, to_original=to_original, to_teacher=to_teacher))
+    return scores
 
 
 def _outdated(file: Path, entry: ExportedEntry) -> str | None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from compressor.base.choices import Goal
 from compressor.base.machine import count_threads
+from compressor.images.scores import GOAL_WORDS
 from compressor.models.checkpoints.licence import commercial_warning
 from srkd.record.measurements import MeasuredDifference, ProfileFile
+from srkd.record.scores import Score, of_role
 from srkd.reports.charts import against_macs, against_time, curve_figures, point_figure
 from srkd.reports.comparison import Comparison
-from srkd.reports.contents import Contents, ExportedFile, Score
+from srkd.reports.contents import Contents, ExportedFile
 from srkd.reports.pictures import MAP_LEVELS, Crop
 from srkd.reports.render import Table, render_page
 from srkd.reports.reproduction import command_of, deciding_facts
@@ -55,17 +58,15 @@ def comparison_page(comparison: Comparison, runs: Sequence[Contents]) -> str:
 
 def _show_comparison(comparison: Comparison, runs: Sequence[Contents]) -> dict[str, object]:
     """The values of the template comparison.html."""
-    methods = [
-        Score(method.name, "student", method.params, method.macs, method.mean, method.sd, len(method.seeds))
-        for method in comparison.methods
-    ]
+    goal = comparison.goal
+    methods = [method.score for method in comparison.methods]
     references = [score for score in runs[0].scores if score.role in ("teacher", "bicubic")]
     scores = [*references[:-1], *methods, *references[-1:]]
     caption = f"Y-PSNR on the validation images ({', '.join(comparison.validation)}), {comparison.protocol}"
-    by_work = point_figure(against_macs(scores))
+    by_work = point_figure(against_macs(scores, goal))
     curves = curve_figures([rows for run in runs for rows in run.metrics])
     charts = curves if by_work is None else [by_work, *curves]
-    table = _score_table(scores, comparison.bicubic, caption)
+    table = _score_table(scores, goal, caption)
     return {"scores": table, "lines": comparison.lines(), "charts": charts}
 
 
@@ -76,7 +77,7 @@ def _show_run(section: Section) -> dict[str, object]:
     licence = None if first.teacher is None else first.teacher.licence
     warning = commercial_warning(licence)
     by_time = None if speed is None else against_time(contents, speed)
-    figures = (point_figure(by_time), point_figure(against_macs(contents.scores)))
+    figures = (point_figure(by_time), point_figure(against_macs(contents.scores, contents.goal)))
     command, is_shortened = command_of(contents.name, file.request)
     facts = deciding_facts(contents.path, file, first)
     facts.append(("teacher's licence", licence or "not stated in its file"))
@@ -117,14 +118,14 @@ def _what(contents: Contents) -> str:
 
 def _notices(contents: Contents, warning: str | None) -> list[str]:
     """The lines that a reader must not miss."""
-    student, bicubic = contents.score("student"), contents.score("bicubic")
+    student = contents.score("student")
     lines = [contents.unfinished] if contents.unfinished is not None else []
     if warning is not None:
         lines.append(f"{warning[0].upper()}{warning[1:]}.")
-    if student is None or bicubic is None or student.psnr_y is None or bicubic.psnr_y is None:
-        return lines
-    below = ["The student is below bicubic: enlarging without a network is better."]
-    return lines + (below if student.psnr_y < bicubic.psnr_y else [])
+    over = None if student is None else student.over(contents.score("bicubic"), "original")
+    if contents.goal == "original" and over is not None and over < 0:
+        lines.append("The student is below bicubic: enlarging without a network is better.")
+    return lines
 
 
 # Tiles: how much smaller and faster the student is, and its loss of quality.
@@ -162,17 +163,32 @@ def _speed_tile(speed: ProfileFile | None) -> Tile:
 
 
 def _loss_tile(contents: Contents) -> Tile:
-    student, teacher, bicubic = (contents.score(role) for role in ("student", "teacher", "bicubic"))
-    if student is None or student.psnr_y is None:
+    """The quality by the run's goal: nearness to the teacher, or what is lost of the teacher's nearness to the
+    originals.
+    """
+    goal = contents.goal
+    student, teacher, bicubic = (
+        None if (score := contents.score(role)) is None else score.by(goal)
+        for role in ("student", "teacher", "bicubic")
+    )
+    if student is None:
         return Tile("–", "lost", "no score of the student yet")
     protocol = f"; {contents.protocol.replace(',', ', ')}" if contents.protocol else ""
-    over = "" if bicubic is None or bicubic.psnr_y is None else f", bicubic {bicubic.psnr_y:.3f} dB"
-    if teacher is None or teacher.psnr_y is None:
-        gain = student.psnr_y - (bicubic.psnr_y if bicubic is not None and bicubic.psnr_y is not None else 0.0)
-        return Tile(f"{gain:+.2f} dB", "over bicubic", f"{student.spread} dB{over}; no teacher was scored{protocol}")
-    lost = teacher.psnr_y - student.psnr_y
-    label = "lost" if lost >= 0 else "gained"
-    below = f"Y-PSNR {student.spread} dB against {teacher.psnr_y:.3f} dB{over}{protocol}"
+    over = "" if bicubic is None else f", bicubic {bicubic.mean:.3f} dB"
+    if goal == "teacher":
+        originals = contents.score("student")
+        to_original = None if originals is None else originals.to_original
+        also = "" if to_original is None else f"; to the original {to_original} dB"
+        return Tile(f"{student.mean:.2f} dB", "to the teacher", f"Y-PSNR {student} dB{over}{also}{protocol}")
+    if teacher is None:
+        gain = student.mean - (0.0 if bicubic is None else bicubic.mean)
+        return Tile(f"{gain:+.2f} dB", "over bicubic", f"{student} dB{over}; no teacher was scored{protocol}")
+    lost = teacher.mean - student.mean
+    label = "lost, to the original" if lost >= 0 else "gained, to the original"
+    near = contents.score("student")
+    to_teacher = None if near is None else near.to_teacher
+    also = "" if to_teacher is None else f"; {to_teacher} dB to the teacher"
+    below = f"Y-PSNR {student} dB against {teacher.mean:.3f} dB{over}{also}{protocol}"
     return Tile(f"{abs(lost):.2f} dB", label, below)
 
 
@@ -180,8 +196,6 @@ def _loss_tile(contents: Contents) -> Tile:
 
 
 def _scores(contents: Contents) -> Table:
-    bicubic = contents.score("bicubic")
-    base = None if bicubic is None else bicubic.psnr_y
     names = (
         ", ".join(contents.validation)
         if len(contents.validation) <= MOST_IMAGES_NAMED
@@ -190,25 +204,31 @@ def _scores(contents: Contents) -> Table:
     caption = f"Y-PSNR on the validation images ({names or 'unknown'})"
     if contents.protocol:
         caption += f", {contents.protocol}"
-    return _score_table(contents.scores, base, caption)
+    return _score_table(contents.scores, contents.goal, caption)
 
 
-def _score_table(scores: Sequence[Score], bicubic: float | None, caption: str) -> Table:
-    rows = [
-        [
-            score.name,
-            "–" if score.params is None else f"{score.params:,}",
-            "–" if score.macs is None else f"{score.macs / 1e9:.2f}",
-            score.spread,
-            "–"
-            if score.psnr_y is None or bicubic is None or score.role == "bicubic"
-            else f"{score.psnr_y - bicubic:+.3f}",
-            f"{score.seeds}",
-        ]
-        for score in scores
-    ]
-    columns = ["network", "parameters", "GMAC at LR 256x256", "Y-PSNR in dB", "over bicubic", "seeds"]
-    return Table(columns, rows, caption)
+def _score_table(scores: Sequence[Score], goal: Goal, caption: str) -> Table:
+    """The table of networks: first the figure that the student is judged by, then the other one if it is known."""
+    goals: tuple[Goal, ...] = (goal, "teacher" if goal == "original" else "original")
+    shown = [each for each in goals if any(score.by(each) is not None for score in scores)]
+    bicubic, rows = of_role(scores, "bicubic"), []
+    for score in scores:
+        over = score.over(bicubic, goal)
+        figures = ["unknown" if (spread := score.by(each)) is None else str(spread) for each in shown]
+        figures.insert(1, "–" if over is None else f"{over:+.3f}")
+        name = f"student ({score.name})" if score.role == "student" and "student" not in score.name else score.name
+        rows.append(
+            [
+                name,
+                "–" if score.params is None else f"{score.params:,}",
+                "–" if score.macs is None else f"{score.macs / 1e9:.2f}",
+                *figures,
+                f"{score.seeds}",
+            ]
+        )
+    columns = [f"dB {GOAL_WORDS[each]}" for each in shown]
+    columns.insert(1, "over bicubic")
+    return Table(["network", "parameters", "GMAC at LR 256x256", *columns, "seeds"], rows, caption)
 
 
 def _times(speed: ProfileFile) -> Table:

@@ -61,7 +61,7 @@ def cache_advice(config: RunConfig, teacher: Teacher | None, seconds_per_step: f
         return None
     rule, images = config.preset.schedule, config.data.train.lr
     try:
-        views = views_to_cache(config.recipe, config.methods, lr_only=config.data.train.hr is None)
+        views = views_to_cache(config.recipe, config.methods, labels=config.labels)
     except UsageError:  # the recipe has nothing to cache, or must not
         return None
     patch = torch.zeros(rule.batch, 3, rule.lr_patch, rule.lr_patch, device=config.device)

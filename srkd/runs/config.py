@@ -8,22 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 
 from compressor.assets import embedded_teacher
 from compressor.base.cache_folder import parse_bytes
-from compressor.base.choices import Init, Precision, Select
+from compressor.base.choices import Goal, Init, Precision, Select
 from compressor.base.context import Context, Note, no_note
 from compressor.base.errors import SrkdError, UsageError, reason_of
 from compressor.base.machine import total_memory
 from compressor.base.processes import Rank
 from compressor.data.batches import View
-from compressor.data.prepare import Data, DataChoice, prepare_data
+from compressor.data.prepare import Data, DataChoice, ValidationFolder, prepare_data
 from compressor.data.teacher_cache import TeacherCache
-from compressor.inference.teacher_check import check_teacher, format_options
+from compressor.inference.teacher_check import TeacherCheck, check_teacher, format_options
 from compressor.models.fitting.fit import require_linear_plan
 from compressor.models.networks.base import Network
 from compressor.models.networks.registry import architecture, build, quantise
@@ -41,7 +41,6 @@ from compressor.models.students.students import (
 from compressor.runtimes.torch_runtime import torch_device
 from compressor.teachers.teacher import Teacher, load_teacher
 from compressor.training.distributed import process_device
-from compressor.training.events import Reference
 from compressor.training.footprint import BatchShape, Footprint, footprint
 from compressor.training.method import (
     FeedsOtherSizes,
@@ -54,6 +53,7 @@ from compressor.training.method import (
 )
 from compressor.training.speed import PLAIN_MODE, ExecutionMode, SpeedOptions, choose_execution_mode
 from compressor.training.stage import Stage
+from compressor.training.validation import Validation
 from recipes.catalogue import RECIPES, teacher_needs
 from recipes.config.preset import SHORT_RUN_STEPS, Preset
 from recipes.config.reading import load_preset, recipe_label
@@ -61,9 +61,13 @@ from recipes.terms.features import describe_taps
 from recipes.terms.phi import PhiSource, UsesPerceptualNet, bind_phi, find_phi
 from srkd.options.compress import CompressOptions, TeacherOptions
 from srkd.options.shared import path_of
+from srkd.options.values import split_name
 from srkd.record.run_file import RunFile, StudentStart
 
 EMBEDDED = "the embedded teacher"
+
+PIXEL_ONLY = frozenset({"scratch", "inherit"})
+"""Methods whose only loss is L1 to the label; they differ in the student's start."""
 
 
 class UnknownCost(SrkdError):
@@ -95,6 +99,17 @@ class RunNetworks:
     methods: tuple[Method, ...]
     teacher: Teacher | None
     student_init: StudentInit
+    goal: Goal = "original"
+    """What the student is judged by."""
+    labels: Goal = "original"
+    """What the student learns to give: the original images or the teacher's."""
+    check: TeacherCheck | None = None
+    """The check of the teacher on a photo, if it was made to choose the goal."""
+
+    @property
+    def runs_teacher(self) -> bool:
+        """Whether a step runs the teacher."""
+        return self.labels == "teacher" or needs_teacher(self.methods)
 
     @property
     def student(self) -> Network:
@@ -122,11 +137,11 @@ class RunNetworks:
             return replace(options, teacher_precision="fp32")
         return options
 
-    def step_footprint(self, *, batch: int | None = None, labels: bool = True) -> Footprint:
+    def step_footprint(self, *, batch: int | None = None) -> Footprint:
         """The cost of a step of the student's stage, run on shapes alone; raise `UnknownCost` if impossible."""
         rule = self.preset.schedule
-        teacher = self.teacher if needs_teacher(self.methods, self.options) else None
-        shape = BatchShape(batch or rule.batch, rule.lr_patch, labels=labels)
+        teacher = self.teacher if self.runs_teacher else None
+        shape = BatchShape(batch or rule.batch, rule.lr_patch, labels=self.labels == "original")
         try:
             stage, quantisation = self.preset.stage(self.methods), self.student.quantisation
             return footprint(stage, self.student.spec, teacher, shape, quantisation=quantisation)
@@ -167,20 +182,24 @@ class RunNetworks:
             elif (
                 options.teacher.teacher is not None
                 or options.student.student is None
-                or needs_teacher(methods, options)
+                or needs_teacher(methods)
+                or "teacher" in (options.teacher.goal, options.data.labels)
+                or not data_choice(options).has_labels
             ):
                 teacher = load_given_teacher(options.teacher, context.note)
                 require_fit(teacher, options.training.recipe, methods)
             methods = use_embedded_phi(methods, teacher, context.note)
             start = choose_student(teacher, preset, options, context.note)
+            goal, check = choose_goal(options, teacher, shared, began, context.note)
+            labels = choose_labels(options, methods, goal, context.note)
             scaled, network = preset.at_scale(start.network.spec.scale), None if teacher is None else teacher.network
-            if teacher is not None and needs_teacher(methods, options):
+            if teacher is not None and (labels == "teacher" or needs_teacher(methods)):
                 methods = fit_sizes(methods, teacher, scaled.schedule.lr_patch, context.note)
             start = quantise_student(start, methods, teacher)
             methods = fit_methods(methods, network, start.network)
             for method in methods:
                 if isinstance(method, TrainsJointly):
-                    require_inside(start, method.name, has_labels=options.data.lr_only is None)
+                    require_inside(start, method.name, has_labels=labels == "original")
                     teacher = None if teacher is None else whole_teacher(teacher, start)
             rank, rule = processes.rank, scaled.schedule
             batch, count = len(rank.share(rule.batch)), rank.world_size
@@ -190,7 +209,7 @@ class RunNetworks:
                 context.note(line)
             for line in lines:
                 context.note(line)
-            return cls(options, scaled, methods, teacher, start)
+            return cls(options, scaled, methods, teacher, start, goal, labels, check)
 
         return processes.run_on_all(choose)
 
@@ -199,12 +218,12 @@ class RunNetworks:
 class RunConfig(RunNetworks):
     """All decisions of a run: its networks, images, device and execution mode."""
 
-    data: Data
-    device: torch.device
+    data: Data = field(kw_only=True)
+    device: torch.device = field(kw_only=True)
+    validation: Validation = field(kw_only=True)
+    """The validation sets; the runs of a plan share it, so that the teacher enlarges their images once."""
     cache: TeacherCache | None = None
     mode: ExecutionMode = PLAIN_MODE
-    reference: Reference | None = None
-    """Quality of bicubic and the teacher, if another run of the plan has measured them."""
 
     @classmethod
     def decide(
@@ -248,7 +267,12 @@ class RunConfig(RunNetworks):
             return mode
 
         mode = processes.broadcast(processes.run_on_all(choose_mode))
-        return cls(**vars(networks), data=data, device=device, cache=cache, mode=mode)
+        validation = (
+            Validation(data.validation, networks.student.spec.scale, networks.goal, networks.teacher, context)
+            if shared is None
+            else shared.validation
+        )
+        return cls(**vars(networks), data=data, device=device, cache=cache, mode=mode, validation=validation)
 
 
 def require_memory_for_step(networks: RunNetworks, device: torch.device, rank: Rank) -> None:
@@ -259,7 +283,7 @@ def require_memory_for_step(networks: RunNetworks, device: torch.device, rank: R
     memory = total_memory() if device.type == "cpu" else torch.cuda.get_device_properties(device).total_memory
     batch = len(rank.share(rule.batch))
     try:
-        peak = networks.step_footprint(batch=batch, labels=networks.options.data.lr_only is None).memory.peak
+        peak = networks.step_footprint(batch=batch).memory.peak
     except UnknownCost:
         return
     if peak > 2 * memory:
@@ -329,9 +353,9 @@ def repeats_published(recipe: str) -> bool:
     return Path(recipe).stem.endswith("-paper")
 
 
-def needs_teacher(methods: Sequence[Method], options: CompressOptions) -> bool:
-    """Whether a step runs the teacher. Without HR images its outputs are the labels in every recipe."""
-    return any(teacher_needs(method) != "nothing" for method in methods) or options.data.lr_only is not None
+def needs_teacher(methods: Sequence[Method]) -> bool:
+    """Whether the methods need a teacher; also the labels may be its images."""
+    return any(teacher_needs(method) != "nothing" for method in methods)
 
 
 def choose_phi(
@@ -394,9 +418,59 @@ def load_given_teacher(given: TeacherOptions, note: Note) -> Teacher:
     return teacher
 
 
-def require_sound_teacher(teacher: Teacher, options: CompressOptions, note: Note) -> None:
+def choose_goal(
+    options: CompressOptions, teacher: Teacher | None, shared: RunConfig | None, began: RunFile | None, note: Note
+) -> tuple[Goal, TeacherCheck | None]:
+    """What the student is judged by, and the check of the teacher if that decides it."""
+    if shared is not None:
+        return shared.goal, shared.check
+    if began is not None and began.goal is not None:
+        return began.goal, None
+    goal = options.teacher.goal
+    if not data_choice(options).has_originals:
+        if goal == "original":
+            raise UsageError("--goal original: the images of --val-lr have no originals; give some with --val first")
+        goal = "teacher"
+    if teacher is None:
+        if goal == "teacher":
+            raise UsageError("--goal teacher: there is no teacher; add --teacher FILE")
+        return "original", None
+    check = None
+    if goal == "auto":
+        check = check_teacher(teacher)
+        goal = check.goal
+    reason = "" if check is None or goal == "original" else f", as {check.why_teacher}"
+    what = "the original images" if goal == "original" else "the teacher's images"
+    note(f"goal {goal}: the student is judged by {what}{reason}")
+    return goal, check
+
+
+def choose_labels(options: CompressOptions, methods: Sequence[Method], goal: Goal, note: Note) -> Goal:
+    """What the student learns to give. Recipes that do not use the teacher stay what they are, for comparison."""
+    given = options.data.labels
+    if options.data.lr_only is not None:
+        if given == "original":
+            raise UsageError("--labels original: the images of --lr-only have no originals")
+        return "teacher"
+    if given is not None or goal == "original":
+        return given or "original"
+    joint = [method.name for method in methods if isinstance(method, TrainsJointly)]
+    if joint:
+        note(
+            f"labels: the originals, as {joint[0]} trains its teacher on them, which moves both away from the teacher "
+            "as it came; csd-lite and logits keep to its images"
+        )
+        return "original"
+    is_comparison = not needs_teacher(methods) or {method.name for method in methods} <= PIXEL_ONLY
+    if is_comparison or repeats_published(options.training.recipe):
+        return "original"
+    note("labels: the teacher's images alone (--labels original: the originals)")
+    return "teacher"
+
+
+def require_sound_teacher(networks: RunNetworks, teacher: Teacher, note: Note) -> None:
     """Check the teacher on a photo; refuse it if other settings improve it and the user has not chosen them."""
-    check = check_teacher(teacher)
+    check, options = networks.check or check_teacher(teacher), networks.options
     for line in check.lines():
         note(line)
     names = {name for choices in teacher.alternatives() for changes in choices for name in changes}
@@ -635,7 +709,10 @@ def data_choice(options: CompressOptions) -> DataChoice:
     return DataChoice(
         data=path_of(options.data.data),
         lr=path_of(options.data.lr_images),
-        val=path_of(options.data.val),
+        val=(
+            *(ValidationFolder(path, name) for name, path in map(split_name, map(str, options.data.val))),
+            *(ValidationFolder(path, name, True) for name, path in map(split_name, map(str, options.data.val_lr))),
+        ),
         lr_border=options.data.lr_border,
         lr_only=path_of(options.data.lr_only),
         cache_size=parse_bytes(options.data.cache_size),
@@ -649,12 +726,12 @@ def _prepare_images(
     options, rule, teacher = networks.options, networks.preset.schedule, networks.teacher
     views: tuple[View, ...] = ()
     if options.training.teacher_cache:
-        views = views_to_cache(options.training.recipe, networks.methods, lr_only=options.data.lr_only is not None)
+        views = views_to_cache(options.training.recipe, networks.methods, labels=networks.labels)
     if shared is not None:
         data = shared.data
     else:
-        if teacher is not None and needs_teacher(networks.methods, options):
-            require_sound_teacher(teacher, options, context.note)
+        if teacher is not None and networks.runs_teacher:
+            require_sound_teacher(networks, teacher, context.note)
         data = prepare_data(choice, scale=networks.student.spec.scale, lr_patch=rule.lr_patch, context=context)
     if not views or teacher is None:
         return data, None
@@ -672,7 +749,7 @@ def cache_precision(preset: Preset) -> Precision:
     return "bf16" if preset.schedule.teacher_precision == "bf16" else "fp32"
 
 
-def views_to_cache(recipe: str, methods: Sequence[Method], *, lr_only: bool) -> tuple[View, ...]:
+def views_to_cache(recipe: str, methods: Sequence[Method], *, labels: Goal) -> tuple[View, ...]:
     """The views whose teacher outputs `--teacher-cache` stores; refuse a recipe without any."""
     if repeats_published(recipe):
         raise UsageError(
@@ -685,8 +762,7 @@ def views_to_cache(recipe: str, methods: Sequence[Method], *, lr_only: bool) -> 
                 f"--teacher-cache keeps the outputs of the teacher as it came, and {method.name} tunes a copy of it "
                 "that teaches: leave it out"
             )
-    # Without HR images the teacher's output for the batch is the label.
-    views: list[View] = ["whole"] if lr_only else []
+    views: list[View] = ["whole"] if labels == "teacher" else []
     views += teacher_views(methods)
     if not views:
         has_teacher = any(teacher_needs(method) != "nothing" for method in methods)

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import torch
 
-from compressor.base.choices import Precision
+from compressor.base.choices import Goal, Precision
 from compressor.base.context import QUIET, Context, Progress
 from compressor.base.durations import describe_duration
 from compressor.base.errors import UsageError
@@ -25,7 +25,6 @@ from compressor.data.prepare import ImageCounts, count_images
 from compressor.models.networks.base import ImageModel
 from compressor.models.networks.cost import cost
 from compressor.teachers.teacher import TeacherOrigin
-from compressor.training.events import mean_psnr_y
 from compressor.training.footprint import Footprint, Macs
 from compressor.training.loop import Trainer
 from compressor.training.losses import Losses
@@ -34,7 +33,7 @@ from compressor.training.speed import choose_execution_mode, measure_macs_per_se
 from compressor.training.state import State
 from recipes.catalogue import teacher_needs
 from srkd.options.compress import CompressOptions
-from srkd.runs.config import RunConfig, RunNetworks, UnknownCost, data_choice, needs_teacher, open_device
+from srkd.runs.config import RunConfig, RunNetworks, UnknownCost, data_choice, open_device
 from srkd.runs.run import build_batches, place_student, place_teacher
 
 DryRunKind = Literal["estimate", "measure"]
@@ -110,6 +109,8 @@ class DryRun:
     batch: int
     lr_patch: int
     data: ImageCounts
+    goal: Goal
+    labels: Goal
     needs: tuple[str, ...]
     """Outputs, features or weights that the run needs of its teacher."""
     step: Footprint | None
@@ -148,7 +149,7 @@ class DryRun:
             rows.append(("time", f"{duration}; by the speed of one patch: --dry-run=measure times whole steps"))
         return [
             *rows,
-            ("data", f"{self.data.origin}: {images}; labels: {self.data.labels}"),
+            ("data", f"{self.data.origin}: {images}; labels: {self.labels}"),
             *(("note", note) for note in self.notes),
             *(self.measured.rows(self.steps) if self.measured else ()),
         ]
@@ -192,7 +193,7 @@ def estimate(networks: RunNetworks) -> DryRun:
     images = count_images(data_choice(options), scale=networks.student.spec.scale)
     step, notes = None, []
     try:
-        step = networks.step_footprint(labels=images.labels == "HR")
+        step = networks.step_footprint()
     except UnknownCost as error:
         notes.append(f"forwards and memory are not known: {error}")
     if options.training.teacher_cache:
@@ -216,6 +217,8 @@ def estimate(networks: RunNetworks) -> DryRun:
         batch=rule.batch,
         lr_patch=rule.lr_patch,
         data=images,
+        goal=networks.goal,
+        labels=networks.labels,
         needs=_needs(networks, step),
         step=step,
         notes=tuple(notes),
@@ -228,7 +231,7 @@ def _needs(networks: RunNetworks, step: Footprint | None) -> tuple[str, ...]:
     if step is not None:
         needs += ["outputs"] if step.teacher_forwards else []
         needs += [f"features {', '.join(step.taps)}"] if step.taps else []
-    elif needs_teacher(networks.methods, networks.options):
+    elif networks.runs_teacher:
         needs.append("outputs")
     if networks.student_init.init in NEEDS_TEXT:
         needs.append(f"weights (the student is {NEEDS_TEXT[networks.student_init.init]})")
@@ -283,7 +286,7 @@ def measure(config: RunConfig, context: Context) -> StepTimings:
     seconds = [after - before for before, after in zip(clock.times, clock.times[1:], strict=False)][-TIMED_STEPS:]
     mean = statistics.fmean(seconds)
     started = time.perf_counter()
-    mean_psnr_y(state.averaged_network(), config.data.validation, config.student.spec.scale)
+    config.validation.score_sets(state.averaged_network())
     synchronise(device)
     validation = time.perf_counter() - started
     validations = -(-rule.steps // stage.validate_every)

@@ -8,7 +8,7 @@ import json
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -22,7 +22,9 @@ from compressor.base.memory import keep_freed_memory
 from compressor.base.processes import Processes
 from compressor.data.batches import Batches, draw_calibration_patches
 from compressor.data.placement import place_on_device
-from compressor.images.metrics import Protocol, below_bicubic
+from compressor.images.metrics import below_bicubic
+from compressor.images.resize import centre_crop
+from compressor.images.scores import GOAL_WORDS
 from compressor.models.checkpoints.licence import KEY as LICENCE
 from compressor.models.checkpoints.licence import commercial_warning
 from compressor.models.checkpoints.save import save_network
@@ -32,12 +34,13 @@ from compressor.models.networks.cost import cost
 from compressor.models.quantisation.quantisers import round_biases
 from compressor.teachers.licence import licence_of
 from compressor.teachers.teacher import Teacher
-from compressor.training.events import Reference, RunEvents, mean_psnr_y, sr_8bit
+from compressor.training.events import RunEvents
 from compressor.training.loop import Trainer
 from compressor.training.pace import Pace, describe_device
 from compressor.training.run_folder import FACTS, JOINT_TEACHER, SHEET, STUDENT, RunFolder, require_run
 from compressor.training.stage import Stage
 from compressor.training.state import State, follow_leader
+from compressor.training.validation import Reference, enlarge
 from demo.sheet import Panel, write_sheet
 from srkd.options.compress import CompressOptions
 from srkd.options.option import to_json
@@ -150,7 +153,8 @@ def place_teacher(config: RunConfig) -> Teacher | None:
 def build_batches(config: RunConfig, context: Context) -> Batches:
     """This process's part of every batch, without outputs of the teacher cache."""
     rule = config.preset.schedule
-    store = place_on_device(config.data.train, config.device, context.note)
+    images = config.data.train if config.labels == "original" else replace(config.data.train, hr=None)
+    store = place_on_device(images, config.device, context.note)
     batches = Batches.for_store(
         store,
         batch=rule.batch,
@@ -187,9 +191,7 @@ class TrainingRun:
         stages = config.stages(config.mode)
         teacher = place_teacher(config)
         teacher_network = None if teacher is None else teacher.network
-        reference = config.reference
-        if reference is None:
-            reference = Reference(self._psnr_y(None), None if teacher is None else self._psnr_y(teacher))
+        reference = config.validation.reference
         state, is_new = processes.run_on_all(lambda: self._load_state(stages, teacher_network))
         if began is not None:
             code = code.continuing(began.code, state.done)
@@ -197,6 +199,10 @@ class TrainingRun:
         if processes.broadcast(is_new):
             untrained = self._solve_or_turn(teacher_network, reference)
             state = self._fresh_state(stages, teacher_network)
+            if untrained is not None:
+                # The student may be at its best before the first step.
+                state.best_psnr_y = untrained.student
+                self.folder.save_best(config.student)
         if untrained is not None or code != code_so_far:
             processes.run_on_all(lambda: self._write(self.facts().changed(untrained=untrained, code=code)))
         follow_leader(state, processes, stages, teacher_network)
@@ -209,8 +215,7 @@ class TrainingRun:
             events = RunEvents(
                 self.folder,
                 stages=stages,
-                images=config.data.validation,
-                reference=reference,
+                validation=config.validation,
                 context=self.context,
                 pace=Pace(state.done, steps, where=where, runs=self.runs_left),
                 advise=partial(cache_advice, config, teacher),
@@ -219,22 +224,21 @@ class TrainingRun:
             seed = config.options.training.seed
             Trainer(stages, state, batches, teacher, events, seed=seed, context=self.context).run()
         trained, joint = _finished(state.averaged_network()), None
-        student = self._psnr_y(trained)
+        student = Quality.of(config.validation.score_sets(trained), cost(config.student.spec))
         if state.role == "joint":
             whole = state.ema.network
-            joint = Quality(self._psnr_y(whole), cost(whole.spec))
+            joint = Quality.of(config.validation.score_sets(whole), cost(whole.spec))
         report = None
         if processes.is_leader:
-            self._write_networks(state, trained, student, reference.bicubic, teacher)
+            self._write_networks(state, trained, student, teacher)
             seconds = time.monotonic() - started
-            report = self._report(state, student, joint, reference, seconds=seconds, untrained=untrained)
+            report = self._report(state, student, joint, seconds=seconds, untrained=untrained)
             self._write(self.facts().changed(untrained=untrained, code=code, result=report))
         return processes.broadcast(report)
 
-    def _psnr_y(self, network: ImageModel | None) -> float:
-        """The mean Y-PSNR in dB of a network on the validation images; None stands for bicubic."""
-        images, scale = self.config.data.validation, self.config.student.spec.scale
-        return mean_psnr_y(network, images, scale, self.context.processes)
+    def _judge(self, network: ImageModel) -> float:
+        """The Y-PSNR in dB by which a student is judged."""
+        return self.config.validation.judge(self.config.validation.score(network))
 
     def _require_same_everywhere(self) -> None:
         """Refuse a process, perhaps on another machine, that has read other files."""
@@ -277,8 +281,7 @@ class TrainingRun:
         plain_slice = config.student_init.plain_slice
         if teacher is None or plain_slice is None:
             return None
-        assert reference.teacher is not None
-        sliced = self._psnr_y(plain_slice.to(config.device).eval())
+        sliced = self._judge(plain_slice.to(config.device).eval())
         how = "the teacher's strongest directions come first"
         if config.student_init.init == "fit":
             patches = draw_calibration_patches(config.data.train, seed=config.options.training.seed)
@@ -287,10 +290,13 @@ class TrainingRun:
                 f"solved for in {time.monotonic() - began:.0f} s on {len(patches)} patches of "
                 f"{patches.shape[-1]}x{patches.shape[-2]}"
             )
-        untrained = ScoresBeforeTraining(self._psnr_y(config.student.to(config.device).eval()), sliced)
+        untrained = ScoresBeforeTraining(self._judge(config.student.to(config.device).eval()), sliced)
+        others = {"slice": untrained.slice, "bicubic": reference.bicubic.by(config.goal)}
+        if config.goal == "original" and reference.teacher is not None:
+            others["teacher"] = reference.teacher.psnr_y
         self.note(
-            f"{how}: the student has {untrained.student:.3f} dB before the first step (slice {untrained.slice:.3f}, "
-            f"bicubic {reference.bicubic:.3f}, teacher {reference.teacher:.3f})"
+            f"{how}: the student has {untrained.student:.3f} dB {GOAL_WORDS[config.goal]} before the first step "
+            f"({', '.join(f'{name} {psnr:.3f}' for name, psnr in others.items() if psnr is not None)})"
         )
         return untrained
 
@@ -318,6 +324,7 @@ class TrainingRun:
             device=str(config.device),
             execution_mode=TrainingMode(**asdict(config.mode)),
             processes=self.context.processes.rank.world_size,
+            goal=config.goal,
             student=StudentSpec.model_validate(json_value(config.student.spec.to_dict())),
             quantisation=config.student.quantisation,
             start=config.student_init.facts(),
@@ -326,31 +333,35 @@ class TrainingRun:
             teacher_cache=None if cache is None else TeacherOutputs.model_validate(cache.facts()),
             data=TrainingImages(
                 origin=data.origin,
-                labels="teacher" if data.train.hr is None else "HR",
+                labels="teacher" if config.labels == "teacher" else "HR",
                 used=len(data.train),
                 digest=data.train.digest(),
                 skipped={str(image.path): image.reason for image in data.train.skipped},
-                validation=tuple(image.name for image in data.validation),
+                validation=data.validation_names,
             ),
         )
 
     def _report(
         self,
         state: State,
-        psnr_y: float,
+        student: Quality,
         joint: Quality | None,
-        reference: Reference,
         *,
         seconds: float,
         untrained: ScoresBeforeTraining | None,
     ) -> CompressReport:
         config, teacher = self.config, None
-        if reference.teacher is not None:
-            network = None if config.teacher is None else config.teacher.network
-            teacher = Quality(reference.teacher, None if network is None else cost(network.spec))
-        warning = below_bicubic("the student", psnr_y, reference.bicubic)
+        validation = config.validation
+        if validation.teacher is not None:
+            network = validation.teacher.network
+            teacher = Quality.of(validation.teacher_by_set, None if network is None else cost(network.spec))
+        bicubic = Quality.of(validation.bicubic_by_set, None)
+        warning = below_bicubic("the student", student.psnr_y, bicubic.psnr_y, config.goal)
         if warning:
             self.folder.log(warning)
+        worse = _below_its_start(student.scores.by(config.goal), untrained, self.folder.best)
+        if worse:
+            self.folder.log(worse)
         origin = None if config.teacher is None else config.teacher.origin
         licence_warning = None if origin is None else commercial_warning(licence_of(origin.path))
         return CompressReport(
@@ -359,46 +370,71 @@ class TrainingRun:
             recipe=config.recipe,
             steps=state.done,
             seconds=seconds,
-            protocol=self._protocol,
+            protocol=config.validation.protocol,
             images_used=len(config.data.train),
             images_skipped={str(image.path): image.reason for image in config.data.train.skipped},
-            student=Quality(psnr_y, cost(config.student.spec)),
+            student=student,
             teacher=teacher,
-            bicubic=Quality(reference.bicubic, None),
+            bicubic=bicubic,
+            goal=config.goal,
             phi=None if config.phi is None else config.phi.how,
             teacher_joint=joint,
             untrained=untrained,
-            flags=(*self.folder.flags(), *(line for line in (warning, licence_warning) if line)),
+            flags=(*self.folder.flags(), *(line for line in (warning, worse, licence_warning) if line)),
             quantisation=None if config.student.quantisation is None else config.student.quantisation.line(),
         )
 
-    @property
-    def _protocol(self) -> str:
-        return str(Protocol(border=self.config.student.spec.scale))
-
-    def _write_networks(
-        self, state: State, student: Network, psnr_y: float, bicubic: float, teacher: Teacher | None
-    ) -> None:
+    def _write_networks(self, state: State, student: Network, quality: Quality, teacher: Teacher | None) -> None:
         """Write comparison.png, the student and, if it was trained too, the teacher."""
         config = self.config
-        image, scale = config.data.validation[0], config.student.spec.scale
+        image, scale = config.data.validation[0].images[0], config.student.spec.scale
         models: dict[str, ImageModel | None] = {"bicubic": None, "student": student}
         if teacher is not None:
             models["teacher"] = teacher
-        pictures = {caption: sr_8bit(model, image.lr, scale) for caption, model in models.items()}
-        pictures["original"] = image.hr
-        panels = [Panel(picture[0].cpu(), caption) for caption, picture in pictures.items()]
+        pictures = {caption: enlarge(model, image.lr, scale) for caption, model in models.items()}
+        if image.hr is not None:
+            pictures["original"] = image.hr
+        panels = [Panel(middle_of(picture)[0].float() / 255, caption) for caption, picture in pictures.items()]
         write_sheet(panels, self.folder.path / SHEET)
         source = None if config.teacher is None else config.teacher.origin
         origin = {"srkd.recipe": config.recipe, "srkd.source_sha256": "" if source is None else source.sha256}
         licence = None if source is None else licence_of(source.path)
         if licence is not None:
             origin[LICENCE] = licence
-        figures = {"validation_psnr_y": round(psnr_y, 4), "bicubic_psnr_y": round(bicubic, 4)}
-        scores = {"srkd.protocol": self._protocol, "srkd.scores": json.dumps(figures)}
+        reference = config.validation.reference
+        figures = {
+            "validation_psnr_y": quality.psnr_y,
+            "bicubic_psnr_y": reference.bicubic.psnr_y,
+            "validation_psnr_y_teacher": quality.psnr_y_teacher,
+            "bicubic_psnr_y_teacher": reference.bicubic.psnr_y_teacher,
+        }
+        known = {name: round(psnr, 4) for name, psnr in figures.items() if psnr is not None}
+        scores = {"srkd.protocol": config.validation.protocol, "srkd.scores": json.dumps(known)}
         save_network(student.to("cpu"), self.folder.path / STUDENT, metadata={**origin, **scores})
         if state.role == "joint":
             save_network(state.ema.network.to("cpu"), self.folder.path / JOINT_TEACHER, metadata=origin)
+
+
+WORSE_DB = 0.02
+"""Difference in dB from which a student is worse than its start."""
+SHEET_SIDE = 480
+"""Largest side in pixels of the pictures in comparison.png: the middle of the first validation image."""
+
+
+def middle_of(image_u8: torch.Tensor) -> torch.Tensor:
+    """The middle of an image, for a picture."""
+    height, width = (min(length, SHEET_SIDE) for length in image_u8.shape[-2:])
+    return centre_crop(image_u8, height, width)
+
+
+def _below_its_start(judged: float | None, untrained: ScoresBeforeTraining | None, best: Path) -> str | None:
+    """A line if training made a student worse than it was before the first step."""
+    if untrained is None or judged is None or judged >= untrained.student - WORSE_DB:
+        return None
+    return (
+        f"training made the student worse than its start, {judged:.3f} dB against {untrained.student:.3f}: the best "
+        f"student, perhaps the start, is {best}; train for more steps (--steps) or at a lower rate (--rate)"
+    )
 
 
 def _finished(student: Network) -> Network:

@@ -13,17 +13,18 @@ from pathlib import Path
 
 import torch
 
-from compressor.base.context import Context
+from compressor.base.context import Context, no_note
 from compressor.base.errors import SrkdError, UsageError
 from compressor.models.networks.base import Spec
 from compressor.models.networks.registry import build
 from compressor.training.method import quantisation_of
 from compressor.training.run_folder import FLOAT_STUDENT, SHEET, STUDENT
+from compressor.training.validation import Validation
 from recipes.config.reading import load_preset, recipe_label
 from srkd.options.compress import CompressOptions, StudentOptions, TargetOptions, TeacherOptions
 from srkd.record.result import CompressReport
 from srkd.record.run_file import RunFile
-from srkd.runs.config import RunNetworks, load_recipe
+from srkd.runs.config import RunConfig, RunNetworks, load_given_teacher, load_recipe
 from srkd.runs.run_plan import PlannedRun, RunPlan, in_folder
 
 
@@ -44,7 +45,7 @@ class Then(RunPlan):
         assert training.then is not None
         second = replace(
             self.options,
-            teacher=TeacherOptions(self.first.run.folder / STUDENT),
+            teacher=TeacherOptions(self.first.run.folder / STUDENT, goal=self.options.teacher.goal),
             student=StudentOptions(),
             target=TargetOptions(),
             plan=None,
@@ -66,6 +67,17 @@ class Then(RunPlan):
 
     def require_possible(self) -> None:
         require_quantising(self.second, RunNetworks.choose(self.first, Context(), download=False))
+
+    def decide(self, run: PlannedRun, results: Sequence[RunFile], context: Context, began: RunFile | None) -> RunConfig:
+        """The config of a run. The quantised student is judged as the distilled one was, also by its teacher."""
+        if not results:
+            return super().decide(run, results, context, began)
+        goal, given = results[0].goal or "original", self.options.teacher
+        options = replace(run.options, teacher=replace(run.options.teacher, goal=goal))
+        config = RunConfig.decide(options, context, began=began)
+        teacher = None if results[0].teacher is None else load_given_teacher(given, no_note).move_to(config.device)
+        sets, scale = config.data.validation, config.student.spec.scale
+        return replace(config, goal=goal, validation=Validation(sets, scale, goal, teacher, context))
 
     def copies(self, report: CompressReport) -> Mapping[str, Path]:
         distilled, quantised = self.first.run.folder, self.second.run.folder

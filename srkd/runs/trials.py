@@ -20,7 +20,6 @@ from compressor.base.choices import Init
 from compressor.base.context import Context, Note, no_note
 from compressor.base.errors import SrkdError, UsageError
 from compressor.models.students.students import student_cuts, student_text
-from compressor.training.events import Reference
 from compressor.training.run_files import read_metrics
 from compressor.training.run_folder import JOINT_TEACHER, SHEET, STUDENT
 from recipes.config.reading import load_preset
@@ -28,15 +27,12 @@ from srkd.options.compress import CompressOptions
 from srkd.record.result import CompressReport
 from srkd.record.run_file import RunFile, TrainingMode
 from srkd.record.trials import Outcome, SameBatches, TrialsReport
-from srkd.runs.config import RunConfig, schedule_settings
+from srkd.runs.config import PIXEL_ONLY, RunConfig, schedule_settings
 from srkd.runs.run import phi_entry
 from srkd.runs.run_plan import PlannedRun, RunPlan, in_folder
 
 TOP_FILES = (STUDENT, SHEET, JOINT_TEACHER)
 """Files of the chosen trial that are copied to the plan's folder, so that verbs accept it as a run folder."""
-
-PIXEL_ONLY = frozenset({"scratch", "inherit"})
-"""Methods whose only loss is L1 to the ground truth; they differ in the student's start."""
 
 HASHES = ("batches", "first_pixels")
 """Keys of hashes of the batches in a row of metrics.jsonl."""
@@ -83,20 +79,14 @@ class Trials(RunPlan):
         return self.trials
 
     def decide(self, run: PlannedRun, results: Sequence[RunFile], context: Context, began: RunFile | None) -> RunConfig:
-        """The config of a trial, with the teacher, images and mode of the plan, and the scores of its first result."""
+        """The config of a trial, with the teacher, images, validation and mode of the plan."""
         quiet, plan = replace(context, note=no_note), self.config
         config = RunConfig.decide(run.options, quiet, shared=plan)
         if config.preset.with_own_rate().schedule != plan.preset.with_own_rate().schedule:
             raise SrkdError(f"{run.title} would not run the recipe's schedule: this is a fault of srkd")
         if config.student.spec != plan.student.spec:
             raise SrkdError(f"{run.title} would not train the recipe's student: this is a fault of srkd")
-        if not results:
-            return config
-        # The first trial has measured bicubic and the teacher, which are the same for all.
-        first = results[0].result
-        assert first is not None
-        teacher_psnr_y = None if first.teacher is None else first.teacher.psnr_y
-        return replace(config, reference=Reference(first.bicubic.psnr_y, teacher_psnr_y))
+        return config
 
     def require_same_inputs(self, run: PlannedRun, before: RunFile) -> None:
         """Refuse to continue a plan if a finished trial had other images or another teacher."""
@@ -137,14 +127,17 @@ class Trials(RunPlan):
         for trial, contents in zip(self.trials, results, strict=True):
             result = contents.result
             assert result is not None
-            outcomes.append(Outcome(trial.name, trial.variant, trial.seed, result.student.psnr_y, result.seconds))
+            student = result.student
+            outcomes.append(
+                Outcome(trial.name, trial.variant, trial.seed, student.psnr_y, result.seconds, student.psnr_y_teacher)
+            )
         seeds, group = dict.fromkeys(trial.seed for trial in self.trials), self.context.processes
         batches = group.broadcast(
             group.run_on_all(
                 lambda: [self._same_batches(self.trials, seed) for seed in seeds] if group.is_leader else None
             )
         )
-        trials = TrialsReport.of(outcomes, batches)
+        trials = TrialsReport.of(outcomes, batches, self.config.goal)
         chosen = results[outcomes.index(trials.chosen)]
         assert chosen.result is not None
         report = replace(

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 
 from compressor.base.context import Context
 from compressor.data.doubts import is_enlarged, is_screenshot
-from compressor.data.prepare import DataChoice, prepare_data
+from compressor.data.prepare import DataChoice, ValidationFolder, prepare_data
 from compressor.images.files import read_rgb_u8
 from compressor.images.metrics import to_u8
 from compressor.images.resize import downscale_u8, mod_crop, upscale_bicubic
@@ -108,6 +108,6 @@ def test_the_images_that_validate_are_named(tmp_path, photo):
     line = notes_about(tmp_path / "many", [photo] * 31)[-1]
     assert line == "validating on 2 images of --data that are not trained on: 10, 30"
     notes: list[str] = []
-    choice = DataChoice(data=tmp_path / "few", val=tmp_path / "many", cache_size=0)
+    choice = DataChoice(data=tmp_path / "few", val=(ValidationFolder(tmp_path / "many"),), cache_size=0)
     prepare_data(choice, scale=2, lr_patch=16, context=Context(note=notes.append))
     assert notes[-1].startswith(f"validating on 31 images of {tmp_path / 'many'}: 00, 01, 02, 03, 04 and 26 more")

@@ -13,7 +13,7 @@ from compressor.models.checkpoints.header import read_own_file
 from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.networks.cost import cost
 from compressor.teachers.teacher import load_teacher
-from compressor.training.events import mean_psnr_y
+from compressor.training.validation import Validation
 from srkd import evaluate
 from tests.support.shared import benchmarks, needs_shared
 
@@ -33,9 +33,9 @@ def test_they_are_fp16_and_small(asset: Callable[[], Path], largest: int, width:
 
 @pytest.mark.parametrize(("asset", "gain"), [(embedded_teacher, 1.2), (embedded_student, 0.8)])
 def test_they_beat_bicubic_on_photographs_they_never_saw(asset: Callable[[], Path], gain: float) -> None:
-    images = prepare_data(DataChoice(), scale=4, lr_patch=16).validation
-    psnr = mean_psnr_y(load_checkpoint(asset()).network, images, 4)
-    assert psnr - mean_psnr_y(None, images, 4) > gain
+    validation = Validation(prepare_data(DataChoice(), scale=4, lr_patch=16).validation, 4, "original")
+    own, bicubic = validation.score(load_checkpoint(asset()).network), validation.reference.bicubic
+    assert own.psnr_y is not None and bicubic.psnr_y is not None and own.psnr_y - bicubic.psnr_y > gain
 
 
 @needs_shared

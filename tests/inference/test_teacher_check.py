@@ -240,4 +240,4 @@ def test_published_teachers_pass_and_their_wrong_settings_are_named() -> None:
     other_mean = check_teacher(load_checkpoint(carn_m, scale=4, arch_options={"mean": DIV_FLICKR_MEAN}).network)
     assert other_mean.suggestion == {}  # it is hardly visible, so it is not a suspicion
     gan = check_teacher(load_teacher(shared() / "data" / "checkpoints" / "realesr-animevideov3_rezipped.pth"))
-    assert gan.suggestion == {} and "trained for perceptual quality" in gan.lines()[-1]
+    assert gan.suggestion == {} and "trained for looks" in gan.lines()[-1]

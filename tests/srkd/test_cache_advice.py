@@ -71,7 +71,7 @@ def words(tmp_path: Path) -> dict[str, Any]:
 def test_what_a_recipe_could_keep(
     words: dict[str, Any], monkeypatch: pytest.MonkeyPatch, recipe: str, views: float | None
 ) -> None:
-    config = RunConfig.decide(CompressOptions.of(**{**words, "recipe": recipe}), QUIET)
+    config = RunConfig.decide(CompressOptions.of(**{**words, "recipe": recipe, "goal": "original"}), QUIET)
     costs: list[CacheCost] = []
 
     def recorded(cost: CacheCost, seconds_per_step: float, steps: int, free: int) -> str:

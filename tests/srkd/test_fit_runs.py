@@ -38,7 +38,7 @@ def test_a_run_says_what_the_fitted_student_scores_and_repeats_to_the_byte(groun
     lines = compress(ground, tmp_path / "one")
     compress(ground, tmp_path / "other")
     (line,) = [line for line in lines if "solved for in" in line]
-    pattern = r"the student has ([\d.]+) dB before the first step \(slice ([\d.]+), bicubic [\d.]+, teacher [\d.]+\)"
+    pattern = r"the student has ([\d.]+) dB to the teacher before the first step \(slice ([\d.]+), bicubic [\d.]+\)"
     fitted, sliced = map(float, re.search(pattern, line).groups())  # type: ignore[union-attr]
     assert fitted != sliced and "on 64 patches of 20x20" in line
     assert read_json(tmp_path / "one")["start"]["init"] == "fit"

@@ -46,6 +46,7 @@ def plan(tmp_path_factory: pytest.TempPathFactory) -> Path:
     srkd.compress(
         teacher,
         recipe="inherit",
+        goal="original",
         data=photos,
         val=photos,
         width=0.5,
@@ -231,24 +232,25 @@ def test_long_curves_are_thinned_in_the_table_of_figures(copy: Path) -> None:
 
 def test_points_are_networks_above_their_cost_with_bicubic_as_a_level(plan: Path) -> None:
     contents = read_contents(plan)
-    by_work = against_macs(contents.scores)
+    by_work = against_macs(contents.scores, "original")
     assert by_work is not None
     assert [(point.label, point.group) for point in by_work.points] == [
-        ("teacher", "teacher"),
-        ("student (inherit)", "student"),
+        ("inherit", "student"),
         ("scratch", "baseline"),
+        ("teacher", "teacher"),
     ]
     bicubic = contents.score("bicubic")
-    assert bicubic is not None and by_work.levels == (("bicubic", bicubic.psnr_y),)
+    assert bicubic is not None and bicubic.to_original is not None
+    assert by_work.levels == (("bicubic", bicubic.to_original.mean),)
     assert all(point.x == score.macs / 1e9 for point, score in zip(by_work.points, contents.scores, strict=False))  # type: ignore[operator]
     figure = point_figure(by_work)
     assert figure is not None and [row[0] for row in figure.table.rows] == [
         *(p.label for p in by_work.points),
         "bicubic",
     ]
-    assert [entry.name for entry in figure.legend] == ["teacher", "student", "baseline"]
+    assert [entry.name for entry in figure.legend] == ["student", "baseline", "teacher"]
     assert picture(figure.dark).getpixel((0, 0)) == ImageColor.getrgb(DARK.paper)
-    assert against_macs([score for score in contents.scores if score.role == "teacher"]) is None
+    assert against_macs([score for score in contents.scores if score.role == "teacher"], "original") is None
     assert point_figure(None) is None
 
 
@@ -345,7 +347,7 @@ def test_a_teacher_of_outputs_alone_is_shown_by_its_images(
 
 def test_a_teacher_that_was_trained_beside_its_student_is_a_row(copy: Path) -> None:
     change(copy, result__teacher_joint={"psnr_y": 23.456, "cost": None})
-    assert "teacher, trained with the student – – 23.456" in shown(copy).text
+    assert "teacher, joint – – 23.456" in shown(copy).text
 
 
 def test_several_runs_are_one_page(plan: Path, copy: Path, tmp_path: Path) -> None:
@@ -447,6 +449,6 @@ def test_compare_as_table_json_csv_and_page(plan: Path, tmp_path: Path, capsys: 
     document = json.loads(capsys.readouterr().out)
     assert document["schema"] == "srkd.compare/1" and len(document["methods"]) == 2
     assert run(["compare", str(plan), "--csv"]) == 0
-    assert capsys.readouterr().out.splitlines()[0].startswith("method,seeds,psnr_y_db,sd_db")
+    assert capsys.readouterr().out.splitlines()[0].startswith("method,seeds,psnr_y_db,psnr_y_teacher_db,goal,sd_db")
     assert run(["compare", str(plan), "--html", str(tmp_path / "m.html")]) == 0
     assert "Methods side by side" in page_of(tmp_path / "m.html").text

@@ -18,9 +18,9 @@ from compressor.training.events import RunEvents
 from compressor.training.state import State
 from srkd import compress, resume
 from srkd.cli.main import run
-from srkd.cli.verbs.compress import scores
 from srkd.record.result import CompressReport
 from srkd.record.run_teacher import find_run_teacher
+from srkd.record.scores import scores_of
 from tests.support.deaths import death_after
 from tests.support.run_files import assert_read_as_written, read_json
 from tests.support.small_runs import SMALL
@@ -55,10 +55,13 @@ def test_both_students_lie_in_the_folder(both: CompressReport) -> None:
 
 
 def test_the_report_has_a_row_for_each(both: CompressReport) -> None:
-    rows = {name: spread.mean for name, _, spread in scores(both)}
+    rows = {score.name: score.to_original.mean for score in scores_of(both) if score.to_original is not None}
     assert list(rows) == ["student, pams, 4 bits, placement paper", "float student", "teacher", "bicubic"]
     runs = [read_json(both.run / name)["result"] for name in ("1-logits", "2-pams")]
-    assert rows["float student"] == runs[0]["student"]["psnr_y"] == runs[1]["teacher"]["psnr_y"]
+    assert rows["float student"] == runs[0]["student"]["psnr_y"]
+    # The quantised student is judged by the teacher of the float one.
+    assert runs[1]["teacher"]["psnr_y"] == runs[0]["teacher"]["psnr_y"]
+    assert runs[1]["student"]["psnr_y_teacher"] is not None
     assert rows["student, pams, 4 bits, placement paper"] == runs[1]["student"]["psnr_y"]
     assert rows["teacher"] == runs[0]["teacher"]["psnr_y"]
     assert both.recipe == "logits, then pams" and both.steps == sum(row["steps"] for row in runs) == 6 + 1 + 6

@@ -10,6 +10,8 @@ import torch
 from torch import nn
 
 from compressor.data.batches import Batch
+from compressor.data.prepare import ValidationImage, ValidationSet
+from compressor.images.metrics import to_u8
 from compressor.models.networks.base import Network
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
@@ -20,6 +22,7 @@ from compressor.training.method import PlainMethod
 from compressor.training.stage import Stage
 from compressor.training.state import State
 from compressor.training.step import Step
+from compressor.training.validation import Validation
 from recipes.config.reading import load_preset
 
 
@@ -39,6 +42,14 @@ def smooth_patch(side: int = 12) -> OnePatch:
         None
     ]
     return OnePatch(nn.functional.avg_pool2d(hr, 2), hr)
+
+
+def validation_on(image: Batch) -> Validation:
+    """A validation on one patch, to its original."""
+    assert image.hr is not None
+    return Validation(
+        [ValidationSet("patch", (ValidationImage("patch", to_u8(image.lr), to_u8(image.hr)),))], 2, "original"
+    )
 
 
 def network(seed: int, width: int = 8, depth: int = 2, scale: int = 2) -> Network:

@@ -9,12 +9,11 @@ import pytest
 import torch
 
 from compressor.base.context import Context
-from compressor.data.prepare import ValidationImage
-from compressor.training.events import Reference, RunEvents
+from compressor.training.events import RunEvents
 from compressor.training.guard import BALANCE_ROWS, BALANCE_STEPS, Balance
 from compressor.training.losses import Losses
 from compressor.training.run_folder import RunFolder
-from tests.support.training import smooth_patch, stage
+from tests.support.training import smooth_patch, stage, validation_on
 
 
 def losses(pixel: float, logits: float, contrast: float = 0.0) -> Losses:
@@ -28,8 +27,7 @@ def events_of(folder: RunFolder, lines: list[str], *, steps: int = 10_000, stage
     return RunEvents(
         folder,
         stages=(stage([], steps=steps // stages),) * stages,
-        images=(ValidationImage("patch", image.lr, image.hr),),
-        reference=Reference(20.0, None),
+        validation=validation_on(image),
         context=Context(note=lines.append),
     )
 

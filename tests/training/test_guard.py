@@ -11,14 +11,22 @@ import torch
 
 from compressor.base.context import Context
 from compressor.base.errors import SrkdError
-from compressor.data.prepare import ValidationImage
-from compressor.training.events import Reference, RunEvents
+from compressor.training.events import RunEvents
 from compressor.training.guard import MAX_IN_A_ROW, MAX_RATIO, MIN_GOOD_STEPS, Guard
 from compressor.training.loop import Trainer
 from compressor.training.run_folder import RunFolder
 from compressor.training.state import State
 from compressor.training.step import Step
-from tests.support.training import Faulty, all_numbers, is_same, network, smooth_patch, stage, train_on_patch
+from tests.support.training import (
+    Faulty,
+    all_numbers,
+    is_same,
+    network,
+    smooth_patch,
+    stage,
+    train_on_patch,
+    validation_on,
+)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
@@ -92,8 +100,7 @@ def test_ten_in_a_row_end_the_run_and_say_what_is_safe(tmp_path: Path):
     events = RunEvents(
         RunFolder(tmp_path / "run"),
         stages=(one,),
-        images=(ValidationImage("patch", image.lr, image.hr),),
-        reference=Reference(20.0, None),
+        validation=validation_on(image),
         context=Context(note=lines.append),
     )
     with pytest.raises(SrkdError) as caught:

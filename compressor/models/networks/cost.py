@@ -69,6 +69,7 @@ def layer_costs(network: ImageModel | Spec, lr_size: tuple[int, int] = (256, 256
 
 
 @lru_cache(maxsize=64)
+@lru_cache(maxsize=16)
 def pixel_bytes(spec: Spec) -> int:
     """Return the peak memory in bytes per LR pixel in fp32 without gradients, excluding the weights."""
     with torch.device("meta"), torch.no_grad(), LiveBytes() as live:

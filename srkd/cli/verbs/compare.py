@@ -9,7 +9,8 @@ from srkd.options.verbs import CompareOptions
 from srkd.terminal.console import Console, Records, cell
 
 if TYPE_CHECKING:
-    from srkd.reports.comparison import Comparison
+    from compressor.base.choices import Goal
+    from srkd.reports.comparison import Comparison, MethodScores
 
 
 @verb(
@@ -35,12 +36,19 @@ def command(console: Console, options: CompareOptions) -> None:
     console.report("compare", comparison, show, records)
 
 
+def mean_of(method: MethodScores, goal: Goal) -> float | None:
+    spread = method.score.by(goal)
+    return None if spread is None else spread.mean
+
+
 def records(comparison: Comparison) -> Records:
     return [
         {
             "method": method.name,
             "seeds": len(method.seeds),
-            "psnr_y_db": method.mean,
+            "psnr_y_db": mean_of(method, "original"),
+            "psnr_y_teacher_db": mean_of(method, "teacher"),
+            "goal": comparison.goal,
             "sd_db": method.sd,
             "over_bicubic_db": method.over_bicubic,
             "below_teacher_db": method.below_teacher,
@@ -71,7 +79,8 @@ def show(console: Console, comparison: Comparison) -> None:
     ]
     teacher = "" if comparison.teacher is None else f", teacher {comparison.teacher:.3f} dB"
     title = f"Scale {comparison.scale}, {comparison.protocol}; bicubic {comparison.bicubic:.3f} dB{teacher}"
-    columns = ["method", "seeds", "PSNR-Y dB", "over bicubic", "to teacher", "params", "GMAC at 256x256", "steps"]
+    figure = "PSNR-Y dB" if comparison.goal == "original" else "dB to the teacher"
+    columns = ["method", "seeds", figure, "over bicubic", "over teacher", "params", "GMAC at 256x256", "steps"]
     console.table(columns, rows, title=title)
     for line in comparison.lines():
         console.result(line)

@@ -15,9 +15,8 @@ from srkd.options.compress import CompressOptions
 from srkd.terminal.console import Console, Records
 
 if TYPE_CHECKING:
-    from compressor.models.networks.image_cost import Cost
+    from compressor.base.choices import Goal
     from srkd.record.result import CompressReport
-    from srkd.record.trials import Spread
     from srkd.runs.dry_run import DryRunKind
 
 
@@ -123,39 +122,29 @@ def _report_dry_run(console: Console, options: CompressOptions, kind: DryRunKind
     console.facts(report.rows())
 
 
-def scores(report: CompressReport) -> list[tuple[str, Cost | None, Spread]]:
-    """Name, cost and PSNR in dB of the student or its variants, its start, the teacher and bicubic."""
-    from srkd.record.trials import Spread
-
-    cost = report.student.cost
-    if report.trials is None:
-        name = "student" if report.quantisation is None else f"student, {report.quantisation}"
-        rows = [(name, cost, Spread(report.student.psnr_y, None))]
-    else:
-        rows = [(row.name, cost, row.spread) for row in report.trials.rows]
-    if report.untrained is not None:
-        rows.append(("its start, untrained", cost, Spread(report.untrained.student, None)))
-        rows.append(("a slice, untrained", cost, Spread(report.untrained.slice, None)))
-    if report.float_student is not None:
-        rows.append(("float student", report.float_student.cost, Spread(report.float_student.psnr_y, None)))
-    networks = {"teacher": report.teacher, "teacher, joint": report.teacher_joint, "bicubic": report.bicubic}
-    return rows + [(name, q.cost, Spread(q.psnr_y, None)) for name, q in networks.items() if q is not None]
-
-
 def records(report: CompressReport) -> Records:
     """The table of the report as values."""
-    return [
-        {
-            "network": name,
-            "params": None if cost is None else cost.params,
-            "macs_at_256x256": None if cost is None else cost.macs,
-            "psnr_y_db": psnr_y.mean,
-            "sd_db": psnr_y.sd,
-            "over_bicubic_db": psnr_y.mean - report.bicubic.psnr_y,
-            "protocol": report.protocol,
-        }
-        for name, cost, psnr_y in scores(report)
-    ]
+    from srkd.record.scores import of_role, scores_of
+
+    scores, goal = scores_of(report), report.goal
+    bicubic = of_role(scores, "bicubic")
+    rows: list[dict[str, object]] = []
+    for score in scores:
+        judged, over = score.by(goal), score.over(bicubic, goal)
+        rows.append(
+            {
+                "network": score.name,
+                "params": score.params,
+                "macs_at_256x256": score.macs,
+                "psnr_y_db": None if score.to_original is None else score.to_original.mean,
+                "psnr_y_teacher_db": None if score.to_teacher is None else score.to_teacher.mean,
+                "goal": goal,
+                "sd_db": None if judged is None else judged.sd,
+                "over_bicubic_db": 0.0 if score is bicubic else over,
+                "protocol": report.protocol,
+            }
+        )
+    return rows
 
 
 def ways_to_look(report: CompressReport) -> list[str]:
@@ -175,35 +164,64 @@ def ways_to_look(report: CompressReport) -> list[str]:
     return lines + addresses
 
 
+def set_line(report: CompressReport, name: str) -> str:
+    """The scores on one of several validation sets."""
+    networks = {"student": report.student, "teacher": report.teacher, "bicubic": report.bicubic}
+    parts = []
+    for network, quality in networks.items():
+        scores = None if quality is None else quality.sets.get(name)
+        if scores is None:
+            continue
+        figures = []
+        if scores.psnr_y is not None:
+            figures.append(f"{scores.psnr_y:.3f} dB" + ("" if scores.ssim_y is None else f" {scores.ssim_y:.4f}"))
+        if scores.psnr_y_teacher is not None:
+            figures.append(f"{scores.psnr_y_teacher:.3f} dB to the teacher")
+        parts.append(f"{network} {', '.join(figures)}")
+    return f"{name}: {'; '.join(parts)}"
+
+
 def show(console: Console, report: CompressReport) -> None:
     """Print student, baselines, teacher and bicubic side by side, and the gains of the recipe."""
     from compressor.images.metrics import below_bicubic
+    from compressor.images.scores import GOAL_WORDS
     from compressor.training.run_folder import FLOAT_STUDENT, JOINT_TEACHER
+    from srkd.record.scores import of_role, scores_of
 
     trials, joint = report.trials, report.teacher_joint
     runs = "" if trials is None else f", {len(trials.runs)} runs"
+    scores, goal = scores_of(report), report.goal
+    bicubic = of_role(scores, "bicubic")
+    goals: tuple[Goal, ...] = (goal, "teacher" if goal == "original" else "original")
+    shown = [each for each in goals if any(score.by(each) is not None for score in scores)]
+    only_originals = shown == ["original"]
+    rows = []
+    for score in scores:
+        over = score.over(bicubic, goal)
+        figures = [str(spread) if (spread := score.by(each)) is not None else "-" for each in shown]
+        figures.insert(1, "-" if over is None else f"{over:+.3f}")
+        counts = (
+            "-" if score.params is None else f"{score.params:,}",
+            "-" if score.macs is None else f"{score.macs / 1e9:.2f}",
+        )
+        rows.append((score.name, *counts, *figures))
+    columns = ["PSNR-Y dB" if only_originals else f"dB {GOAL_WORDS[each]}" for each in shown]
+    columns.insert(1, "over bicubic")
     console.table(
-        ["", "params", "GMAC at 256x256", "PSNR-Y dB", "over bicubic"],
-        [
-            (
-                name,
-                "-" if cost is None else f"{cost.params:,}",
-                "-" if cost is None else f"{cost.macs / 1e9:.2f}",
-                str(psnr_y),
-                f"{psnr_y.mean - report.bicubic.psnr_y:+.3f}",
-            )
-            for name, cost, psnr_y in scores(report)
-        ],
+        ["", "params", "GMAC at 256x256", *columns],
+        rows,
         title=f"{report.recipe}, {report.steps} steps{runs}, {report.seconds:.0f} s; "
         f"validation images, {report.protocol}",
     )
+    for name in report.student.sets:
+        console.result(set_line(report, name))
     for line in () if trials is None else trials.lines():
         console.result(line)
     if report.target is not None:
         console.result(report.target.line())
     if report.phi is not None:
         console.say(f"phi: {report.phi}")
-    warning = below_bicubic("the student", report.student.psnr_y, report.bicubic.psnr_y)
+    warning = below_bicubic("the student", report.student.psnr_y, report.bicubic.psnr_y, report.goal)
     for flag in report.flags:
         if flag != warning:
             console.say(f"note: {flag}")

@@ -1,0 +1,26 @@
+"""The scores of a network's images on a set: how near they are to the originals, and to the teacher's images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from compressor.base.choices import Goal
+
+GOAL_WORDS: dict[Goal, str] = {"original": "to the original", "teacher": "to the teacher"}
+"""How a figure says what it was measured against."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Means over a set of Y-PSNR in dB and of SSIM. None: there is nothing to compare with."""
+
+    psnr_y: float | None = None
+    """To the original images."""
+    ssim_y: float | None = None
+    psnr_y_teacher: float | None = None
+    """To the teacher's images."""
+    ssim_y_teacher: float | None = None
+
+    def by(self, goal: Goal) -> float | None:
+        """The Y-PSNR in dB by which a student is judged."""
+        return self.psnr_y if goal == "original" else self.psnr_y_teacher

@@ -1,0 +1,183 @@
+"""Validation: scores of networks on whole images, to the originals and to the teacher's images.
+
+The protocol is that of `srkd evaluate` (Y-PSNR, a border of `scale` pixels left out, outputs rounded to 8 bit), and so
+are the figures: images are enlarged whole, or in exact tiles where memory asks for them. The teacher enlarges each
+image once, before the first step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+
+from compressor.base.choices import Goal
+from compressor.base.context import QUIET, Context
+from compressor.base.errors import SrkdError
+from compressor.data.prepare import ValidationImage, ValidationSet
+from compressor.images.metrics import PEAK, SSIM_WINDOW, Protocol, luma, psnr, ssim, to_u8
+from compressor.images.resize import upscale_bicubic
+from compressor.images.scores import Scores
+from compressor.inference.tiling import run_tiled
+from compressor.models.networks.base import ImageModel
+from compressor.models.networks.cost import pixel_bytes
+
+EQUAL_DB = 120.0
+"""The PSNR in dB that equal images have in a mean, in place of infinity."""
+
+SetScores = Mapping[str, Scores]
+"""The scores of a network by the names of the validation sets."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Scores that the student's are compared with, on the first set: bicubic's and the teacher's."""
+
+    bicubic: Scores
+    teacher: Scores | None = None
+
+
+class Validation:
+    """The validation sets of a run. The first one decides, by the goal, which student is best."""
+
+    def __init__(
+        self,
+        sets: Sequence[ValidationSet],
+        scale: int,
+        goal: Goal,
+        teacher: ImageModel | None = None,
+        context: Context = QUIET,
+    ) -> None:
+        if goal == "teacher" and teacher is None:
+            raise SrkdError("a student without a teacher cannot be judged by it: this is a fault of srkd")
+        self.sets, self.scale, self.goal, self.teacher, self.context = tuple(sets), scale, goal, teacher, context
+
+    @property
+    def name(self) -> str:
+        """The name of the set that decides."""
+        return self.sets[0].name
+
+    @property
+    def protocol(self) -> str:
+        return str(Protocol(border=self.scale))
+
+    @cached_property
+    def reference(self) -> Reference:
+        teacher = None if self.teacher is None else self.teacher_by_set[self.name]
+        return Reference(self.bicubic_by_set[self.name], teacher)
+
+    @cached_property
+    def bicubic_by_set(self) -> SetScores:
+        return self.score_sets(None)
+
+    @cached_property
+    def teacher_by_set(self) -> SetScores:
+        """The teacher's scores to the originals."""
+        enlarged = {index: image for index, (image, _) in self._teacher_images.items()}
+        return self._means({index: self._of_image(index, sr_u8, to_teacher=False) for index, sr_u8 in enlarged.items()})
+
+    def score(self, model: ImageModel | None) -> Scores:
+        """The mean scores of a network, or of bicubic, on the first set."""
+        return self.score_sets(model, self.sets[:1])[self.name]
+
+    def score_sets(self, model: ImageModel | None, sets: Sequence[ValidationSet] | None = None) -> SetScores:
+        """The mean scores of a network, or of bicubic, on each set; all processes share the images."""
+        count = sum(len(image_set.images) for image_set in (self.sets if sets is None else sets))
+        figures = {}
+        for index in self._own_images:
+            if index < count:
+                figures[index] = self._of_image(index, enlarge(model, self._images[index].lr, self.scale))
+        return self._means(figures, sets)
+
+    def judge(self, scores: Scores) -> float:
+        """The Y-PSNR in dB by which a student is judged."""
+        judged = scores.by(self.goal)
+        if judged is None:
+            raise SrkdError(f"the validation images have nothing to judge by ({self.goal}): this is a fault of srkd")
+        return judged
+
+    @cached_property
+    def _images(self) -> tuple[ValidationImage, ...]:
+        return tuple(image for image_set in self.sets for image in image_set.images)
+
+    @property
+    def _own_images(self) -> range:
+        """The positions of the images that this process scores."""
+        rank = self.context.processes.rank
+        return range(rank.index, len(self._images), rank.world_size)
+
+    @cached_property
+    def _teacher_images(self) -> Mapping[int, tuple[torch.Tensor, torch.Tensor]]:
+        """The teacher's images of this process by position: in bytes, and their luminance."""
+        if self.teacher is None:
+            return {}
+        enlarged, own = {}, self._own_images
+        for done, index in enumerate(own):
+            self.context.progress("teacher: validation images", done, len(own))
+            sr_u8 = enlarge(self.teacher, self._images[index].lr, self.scale)
+            enlarged[index] = sr_u8, _luma_of(sr_u8).float()
+        self.context.progress("teacher: validation images", len(own), len(own))
+        return enlarged
+
+    def _of_image(self, index: int, sr_u8: torch.Tensor, *, to_teacher: bool = True) -> list[float | None]:
+        """The four figures of one image in the order of `Scores`."""
+        image, sr = self._images[index], _luma_of(sr_u8)
+        references = [
+            None if image.hr is None else _luma_of(image.hr),
+            self._teacher_images[index][1].double() if to_teacher and self.teacher is not None else None,
+        ]
+        figures: list[float | None] = []
+        for reference in references:
+            if reference is None:
+                figures += [None, None]
+                continue
+            figures.append(min(EQUAL_DB, float(psnr(sr, reference, border=self.scale))))
+            has_ssim = min(sr.shape[-2:]) - 2 * self.scale >= SSIM_WINDOW
+            figures.append(float(ssim(sr, reference, border=self.scale)) if has_ssim else None)
+        return figures
+
+    def _means(
+        self, figures: Mapping[int, Sequence[float | None]], sets: Sequence[ValidationSet] | None = None
+    ) -> SetScores:
+        """The means over each set of the figures of all processes; None if an image of the set has no such figure."""
+        values = torch.zeros(len(self._images), 8, dtype=torch.float64)
+        for index, row in figures.items():
+            for column, figure in enumerate(row):
+                if figure is not None:
+                    values[index, column], values[index, 4 + column] = figure, 1.0
+        self.context.processes.sum_(values)
+        means, first = {}, 0
+        for image_set in self.sets if sets is None else sets:
+            rows = values[first : first + len(image_set.images)]
+            first += len(image_set.images)
+            columns = [
+                float(rows[:, column].mean()) if bool(rows[:, 4 + column].all()) else None for column in range(4)
+            ]
+            means[image_set.name] = Scores(*columns)
+        return means
+
+
+@torch.no_grad()
+def enlarge(model: ImageModel | None, lr_u8: torch.Tensor, scale: int) -> torch.Tensor:
+    """An image (1,3,h,w) in bytes as a network enlarges it in fp32, or bicubic without one; in bytes, on the CPU."""
+    lr = lr_u8.float() / 255
+    if model is None:
+        return to_u8(upscale_bicubic(lr, scale))
+    network = model
+
+    def run(window: torch.Tensor) -> torch.Tensor:
+        sr: torch.Tensor = network(window.to(network.device))
+        return sr.float().cpu()
+
+    descriptor = model.descriptor
+    # Tiles of a network that sees the whole image would change its figures.
+    tile = None if descriptor.receptive_radius is not None else 0
+    memory = None if model.network is None else pixel_bytes(model.network.spec)
+    return to_u8(run_tiled(run, lr, descriptor, tile=tile, pixel_bytes=memory).sr)
+
+
+def _luma_of(image_u8: torch.Tensor) -> torch.Tensor:
+    """The luminance Y of an image in bytes, on 0..255."""
+    return luma(image_u8.double() / PEAK)

@@ -1,0 +1,83 @@
+"""The scores of a run's networks side by side, as every table and chart shows them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from compressor.base.choices import Goal
+from compressor.models.networks.image_cost import Cost
+from srkd.record.result import CompressReport, Quality
+from srkd.record.trials import Spread
+
+Role = Literal["teacher", "student", "baseline", "start", "bicubic"]
+
+
+@dataclass(frozen=True)
+class Score:
+    """A network: its cost at 256×256 LR pixels, and its Y-PSNR in dB over a number of seeds; None: not known."""
+
+    name: str
+    role: Role
+    params: int | None = None
+    macs: int | None = None
+    to_original: Spread | None = None
+    to_teacher: Spread | None = None
+    seeds: int = 1
+
+    def by(self, goal: Goal) -> Spread | None:
+        return self.to_original if goal == "original" else self.to_teacher
+
+    def over(self, other: Score | None, goal: Goal) -> float | None:
+        """The mean in dB above that of another network."""
+        own, others = self.by(goal), None if other is None else other.by(goal)
+        return None if own is None or others is None or self is other else own.mean - others.mean
+
+
+def of_role(scores: Sequence[Score], role: Role) -> Score | None:
+    """The first score of a role."""
+    return next((score for score in scores if score.role == role), None)
+
+
+def scores_of(result: CompressReport) -> list[Score]:
+    """The scores of student (or its variants), its start, the teacher and bicubic."""
+    cost = result.student.cost
+    params, macs = (None, None) if cost is None else (cost.params, cost.macs)
+    rows: list[Score] = []
+    if result.trials is None:
+        rows.append(_of_quality(", ".join(filter(None, ("student", result.quantisation))), "student", result.student))
+    else:
+        for index, row in enumerate(result.trials.rows):
+            role: Role = "baseline" if index else "student"
+            to_original, to_teacher = spread_of(row.psnr_y), spread_of(row.psnr_y_teacher)
+            rows.append(Score(row.name, role, params, macs, to_original, to_teacher, len(row.psnr_y)))
+    if result.untrained is not None:
+        before = {"its start, untrained": result.untrained.student, "a slice, untrained": result.untrained.slice}
+        for name, psnr in before.items():
+            spread = spread_of([psnr])
+            to_original, to_teacher = (spread, None) if result.goal == "original" else (None, spread)
+            rows.append(Score(name, "start", params, macs, to_original, to_teacher))
+    if result.float_student is not None:
+        rows.append(_of_quality("float student", "baseline", result.float_student))
+    if result.teacher is not None:
+        rows.append(_of_quality("teacher", "teacher", result.teacher))
+    if result.teacher_joint is not None:
+        rows.append(_of_quality("teacher, joint", "teacher", result.teacher_joint))
+    return [*rows, _of_quality("bicubic", "bicubic", result.bicubic)]
+
+
+def _of_quality(name: str, role: Role, quality: Quality) -> Score:
+    params, macs = (None, None) if quality.cost is None else _counts(quality.cost)
+    return Score(name, role, params, macs, spread_of([quality.psnr_y]), spread_of([quality.psnr_y_teacher]))
+
+
+def _counts(cost: Cost) -> tuple[int, int]:
+    return cost.params, cost.macs
+
+
+def spread_of(values: Sequence[float | None]) -> Spread | None:
+    """Mean and spread of finite figures; None if one is missing."""
+    known = [value for value in values if value is not None and math.isfinite(value)]
+    return Spread.of(known) if values and len(known) == len(values) else None
