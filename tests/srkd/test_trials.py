@@ -369,7 +369,7 @@ def test_every_column_of_a_draw_is_in_its_hash(ground) -> None:
 def test_the_summary_has_rows_gains_and_one_json_object(plan, capsys) -> None:
     Console().report("compress", plan, show)
     out = capsys.readouterr().out
-    table = out.partition("dB to the original")[2].splitlines()[2:10]
+    table = out[out.rindex("───") :].splitlines()[1:9]
     assert [re.split(r"  +", line.strip())[0] for line in table] == [
         *VARIANTS,
         "its start, untrained",
