@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from compressor.base.choices import Goal
 
+EQUAL_DB = 120.0
+"""The PSNR in dB that equal images have in a mean, in place of infinity."""
+
 GOAL_WORDS: dict[Goal, str] = {"original": "to the original", "teacher": "to the teacher"}
 """How a figure says what it was measured against."""
 

@@ -285,7 +285,7 @@ class _Table:
             references: dict[Reference, Tensor] = {} if picture.hr_u8 is None else {"original": picture.hr_u8}
             for label, model in rows:
                 ensemble = self.settings.self_ensemble and label != "bicubic"
-                sr = _run_exactly(model, lr, self.settings.tile, ensemble, source.path)
+                sr = run_exactly(model, lr, self.settings.tile, ensemble, source.path)
                 if model is self.teacher:
                     references["teacher"] = to_u8(sr[0])
                 keys = [(protocol, label, image_set) for protocol in same_lr]
@@ -426,7 +426,7 @@ def _read_picture(source: ImagePair | LrImage, scale: int, protocols: Sequence[P
     return _Picture(hr_u8, grey_file, tuple(inputs))
 
 
-def _run_exactly(model: Runtime, lr: Tensor, tile: int | None, ensemble: bool, path: Path) -> Tensor:
+def run_exactly(model: Runtime, lr: Tensor, tile: int | None, ensemble: bool, path: Path) -> Tensor:
     """Return the output; for an unbounded receptive field, tiles change the figures and are used only on request."""
     is_exact = model.descriptor.receptive_radius is not None
     result = super_resolve(model, lr, tile=tile if is_exact or tile is not None else 0, self_ensemble=ensemble)

@@ -19,13 +19,10 @@ from compressor.base.errors import SrkdError
 from compressor.data.prepare import ValidationImage, ValidationSet
 from compressor.images.metrics import PEAK, SSIM_WINDOW, Protocol, luma, psnr, ssim, to_u8
 from compressor.images.resize import upscale_bicubic
-from compressor.images.scores import Scores
+from compressor.images.scores import EQUAL_DB, Scores
 from compressor.inference.tiling import run_tiled
 from compressor.models.networks.base import ImageModel
 from compressor.models.networks.cost import pixel_bytes
-
-EQUAL_DB = 120.0
-"""The PSNR in dB that equal images have in a mean, in place of infinity."""
 
 SetScores = Mapping[str, Scores]
 """The scores of a network by the names of the validation sets."""

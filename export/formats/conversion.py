@@ -15,7 +15,7 @@ from compressor.base.context import QUIET, Context
 from compressor.base.errors import SrkdError, UsageError
 
 if TYPE_CHECKING:
-    from compressor.models.networks.base import Network
+    from compressor.models.networks.base import ImageModel, Network
     from export.formats.proof_inputs import ProofInput
 
 IO = Literal["float", "uint8"]
@@ -36,6 +36,8 @@ class Int8Options:
     max_drop: float | None = 0.1
     """`--max-drop DB`: the most Y-PSNR that a file may lose on these photos. None: quantise everything, whatever the
     loss, to time the file."""
+    teacher: ImageModel | None = None
+    """The teacher whose images the Y-PSNR is measured to, if the student's goal is the teacher; None: the originals."""
 
 
 @dataclass(frozen=True)

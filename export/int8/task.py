@@ -29,7 +29,7 @@ class Int8Task:
         network, options, size = network or job.network, job.options.int8, job.options.lr_size
         descriptor = replace(network.descriptor, fixed_size=size, max_size=max_size)
         calibration = calibration_patches(descriptor, options.calibrate)
-        photos = QualityPhotos.of(job.network, options.data, size, max_size)
+        photos = QualityPhotos.of(job.network, options, size, max_size)
         return cls(job, network, descriptor, calibration, photos)
 
     @cached_property

@@ -60,7 +60,7 @@ def _learnt(job: Conversion, flavour: Flavour) -> tuple[ExportedGraph, dict[str,
     if job.options.shuffle == "dcr":
         raise CannotConvert("a network that was trained quantised keeps its shuffles: leave out --shuffle dcr")
     graph = build_learnt_graph(job.network, lr_size, OPSET, flavour)
-    quality = measure_graph(graph.model, QualityPhotos.of(job.network, job.options.int8.data, lr_size), flavour)
+    quality = measure_graph(graph.model, QualityPhotos.of(job.network, job.options.int8, lr_size), flavour)
     more = {"in_float": "all but the blocks"} if quantisation.placement == "paper" else {}
     described = describe_file(flavour.name, flavour.weights.bits, LEARNT, quality, **more)
     return graph, {**asdict(quantisation), **described}

@@ -9,6 +9,7 @@ import torch
 from compressor.base.context import QUIET, Context
 from compressor.base.errors import SrkdError
 from compressor.images.metrics import to_u8
+from compressor.images.scores import Scores
 from compressor.images.sets import embedded_photos
 from compressor.models.fitting.fit import fit
 from compressor.models.fitting.patches import embedded_patches, texture_of
@@ -29,11 +30,13 @@ SIDE = 96
 
 
 class FittedQuality:
-    """Mean Y-PSNR in dB of candidates' fitted students, on the middles of the validation photos."""
+    """Mean Y-PSNR in dB of candidates' fitted students, on the middles of the validation photos: to the originals, and
+    to the teacher's images.
+    """
 
     def __init__(self, teacher: Network | None, *, most: int = 4, context: Context = QUIET) -> None:
         self.teacher, self.most, self.context = teacher, most, context
-        self.scores: dict[str, float | None] = {}
+        self.scores: dict[str, Scores | None] = {}
         self.seconds = 0.0
         if teacher is not None:
             scale = teacher.descriptor.scale
@@ -45,10 +48,11 @@ class FittedQuality:
                 middle_of_photo(path, teacher.descriptor, None, (SIDE, SIDE))
                 for path in embedded_photos("val").values()
             )
-            self.photos = [middle for middle in middles if middle is not None]
+            with torch.no_grad():
+                self.photos = [(*middle, to_u8(teacher(middle[0]))) for middle in middles if middle is not None]
 
-    def __call__(self, candidate: CandidateShape) -> float | None:
-        """The score in dB; None for a shape that cannot be fitted, or after `most` shapes or SECONDS."""
+    def __call__(self, candidate: CandidateShape) -> Scores | None:
+        """The scores; None for a shape that cannot be fitted, or after `most` shapes or SECONDS."""
         if self.teacher is None or not candidate.fits:
             return None
         if candidate.student not in self.scores:
@@ -60,7 +64,7 @@ class FittedQuality:
             self.seconds += time.monotonic() - began
         return self.scores[candidate.student]
 
-    def _score(self, teacher: Network, candidate: CandidateShape) -> float | None:
+    def _score(self, teacher: Network, candidate: CandidateShape) -> Scores | None:
         try:
             student = fit(teacher, parse_student(candidate.student), self.patches)
         except SrkdError as error:
@@ -68,8 +72,13 @@ class FittedQuality:
             return None
         return self.score(student)
 
-    def score(self, network: Network) -> float:
-        """The mean Y-PSNR in dB of a network on the same photos."""
+    def score(self, network: Network) -> Scores:
+        """The mean scores of a network on the same photos."""
+        to_original = to_teacher = 0.0
         with torch.no_grad():
-            scores = [psnr_of(to_u8(network(lr)), hr, network.descriptor.scale) for lr, hr in self.photos]
-        return sum(scores) / len(scores)
+            for lr, hr, teacher_u8 in self.photos:
+                sr_u8, scale = to_u8(network(lr)), network.descriptor.scale
+                to_original += psnr_of(sr_u8, hr, scale)
+                to_teacher += psnr_of(sr_u8, teacher_u8, scale)
+        count = len(self.photos)
+        return Scores(psnr_y=to_original / count, psnr_y_teacher=to_teacher / count)

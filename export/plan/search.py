@@ -11,8 +11,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Literal, TypeAlias
 
+from compressor.base.choices import Goal
 from compressor.base.context import QUIET, Context
 from compressor.base.errors import SrkdError, UsageError
+from compressor.images.scores import Scores
 from export.plan.time_model import TimeModel
 
 MARGIN = 0.10
@@ -125,6 +127,12 @@ class PlanRow(Shape):
     psnr_y: float | None
     verdict: Verdict
     why: str
+    psnr_y_teacher: float | None = None
+    """Y-PSNR in dB to the teacher's images."""
+
+    @property
+    def scores(self) -> Scores:
+        return Scores(psnr_y=self.psnr_y, psnr_y_teacher=self.psnr_y_teacher)
 
 
 @dataclass(frozen=True)
@@ -152,11 +160,11 @@ class Unreachable(SrkdError):
 Measure: TypeAlias = Callable[[CandidateShape], ShapeMeasurement]
 """Function that measures a candidate or raises an `SrkdError`. The first call may be quick. Each later call returns the
 result of all later calls, with the range of their results as its interval."""
-KnownQuality: TypeAlias = Callable[[CandidateShape], "float | None"]
-"""Function that returns the Y-PSNR in dB of a candidate before any training, or None."""
+KnownQuality: TypeAlias = Callable[[CandidateShape], "Scores | None"]
+"""Function that returns the scores of a candidate before any training, or None."""
 
 
-def unknown(candidate: CandidateShape) -> float | None:
+def unknown(candidate: CandidateShape) -> Scores | None:
     """The `quality` of a search that knows none before training."""
     return None
 
@@ -167,6 +175,7 @@ def find_student(
     measure: Measure,
     quality: KnownQuality = unknown,
     *,
+    goal: Goal = "original",
     margin: float = MARGIN,
     per_kind: int = PER_KIND,
     remedies: Callable[[float], Sequence[str]] = lambda excess: (),
@@ -179,7 +188,7 @@ def find_student(
     `Unreachable` names them. `enough(share)` is called before each further shape and returns True once that share of
     the time is used up. Each candidate to be tried is measured at least once.
     """
-    return _ShapeSearch(candidates, targets, measure, quality, margin, per_kind, remedies, enough, context).run()
+    return _ShapeSearch(candidates, targets, measure, quality, goal, margin, per_kind, remedies, enough, context).run()
 
 
 @dataclass
@@ -188,6 +197,8 @@ class _ShapeSearch:
     targets: Targets
     measure: Measure
     quality: KnownQuality
+    goal: Goal
+    """What the candidates are compared by."""
     margin: float
     per_kind: int
     remedies: Callable[[float], Sequence[str]]
@@ -195,7 +206,7 @@ class _ShapeSearch:
     context: Context
     measured: dict[CandidateShape, ShapeMeasurement] = field(default_factory=dict)
     failed: dict[CandidateShape, str] = field(default_factory=dict)
-    scores: dict[CandidateShape, float] = field(default_factory=dict)
+    scores: dict[CandidateShape, Scores] = field(default_factory=dict)
     again: set[CandidateShape] = field(default_factory=set)
     stopped: bool = False
 
@@ -262,7 +273,12 @@ class _ShapeSearch:
             score = self.quality(candidate)
             if score is not None:
                 self.scores[candidate] = score
-        return max(tied, key=lambda candidate: (self.scores.get(candidate, -math.inf), *_size(candidate))), tied
+        return max(tied, key=lambda candidate: (self._judge(candidate), *_size(candidate))), tied
+
+    def _judge(self, candidate: CandidateShape) -> float:
+        scores = self.scores.get(candidate)
+        judged = None if scores is None else scores.by(self.goal)
+        return -math.inf if judged is None else judged
 
     def measure_again(self, finalists: Sequence[CandidateShape]) -> None:
         self.again.update(finalists)
@@ -328,16 +344,17 @@ class _ShapeSearch:
         return f"{figures.megabytes:.2f} MB, more than the target"
 
     def row(self, candidate: CandidateShape, verdict: Verdict, why: str) -> PlanRow:
-        figures = self.measured.get(candidate)
+        figures, scores = self.measured.get(candidate), self.scores.get(candidate)
         return PlanRow(
             **{entry.name: getattr(candidate, entry.name) for entry in fields(Shape)},
             megabytes=None if figures is None else figures.megabytes,
             ms=None if figures is None else figures.ms,
             ms_interval=None if figures is None else (figures.low, figures.high),
             fps=None if figures is None else 1000 / figures.ms,
-            psnr_y=self.scores.get(candidate),
+            psnr_y=None if scores is None else scores.psnr_y,
             verdict=verdict,
             why=why,
+            psnr_y_teacher=None if scores is None else scores.psnr_y_teacher,
         )
 
     def unreachable_by_macs(self) -> Unreachable:

@@ -20,12 +20,16 @@ import torch
 from compressor.base.context import Progress
 from compressor.base.errors import SrkdError, is_out_of_memory, reason_of
 from compressor.base.memory import keep_freed_memory
-from compressor.images.metrics import finite_or_none
-from compressor.images.sets import ImageSet, embedded_pairs
+from compressor.images.files import read_rgb_u8
+from compressor.images.metrics import PEAK, Protocol, psnr_y, to_u8
+from compressor.images.resize import mod_crop
+from compressor.images.scores import EQUAL_DB, Scores
+from compressor.images.sets import embedded_pairs
 from compressor.inference.checkpoint_runtime import ForeignRuntime
-from compressor.inference.evaluate import EvaluationSettings, evaluate
+from compressor.inference.evaluate import make_lr, run_exactly
 from compressor.inference.numbers import numbers_of
 from compressor.inference.open import open_model
+from compressor.inference.super_resolve import Bicubic
 from compressor.runtimes.file_runtime import FileRuntime
 from compressor.runtimes.onnx_providers import torch_device_for
 from compressor.runtimes.table import OpenOptions
@@ -35,8 +39,6 @@ from export.profile.memory import PeakMemory
 from export.proof.integer_nodes import IntegerNodes, count_integer_nodes
 from export.timing.stopwatch import image_for, timer_for
 from export.timing.turns import Call, TurnTimes
-
-PHOTOS = "embedded photos"
 
 
 @dataclass(frozen=True)
@@ -80,10 +82,10 @@ class FirstCall:
 
 @dataclass(frozen=True)
 class PhotoScores:
-    """Mean Y-PSNR in dB on the embedded validation photos, of a model and of bicubic; None if it is infinite."""
+    """Mean scores on the embedded validation photos, of a model and of bicubic."""
 
-    psnr_y: float | None
-    bicubic: float | None
+    own: Scores
+    bicubic: Scores
 
 
 class MeasuredModel:
@@ -174,13 +176,26 @@ class MeasuredModel:
         rate = matrix_rate(torch_device_for(self._runtime.device), precision)
         return None if rate is None else asdict(rate)
 
-    def quality(self) -> dict[str, Any]:
-        """The `PhotoScores` on the embedded validation photos."""
-        settings = EvaluationSettings(self._runtime.descriptor.scale)
+    def quality(self, *, folder: str, is_teacher: bool) -> dict[str, Any]:
+        """The `PhotoScores` on the embedded validation photos. The teacher writes its images into the folder, and later
+        models are compared with those that are there.
+        """
+        scale, scores = self._runtime.descriptor.scale, []
         with _failures_in_one_line("scoring it"):
-            scores = evaluate([self._runtime], [ImageSet(PHOTOS, embedded_pairs("val"))], settings).models
-        bicubic, own = (sets[PHOTOS].psnr_y for sets in scores.values())
-        return asdict(PhotoScores(finite_or_none(own), finite_or_none(bicubic)))
+            for pair in embedded_pairs("val"):
+                hr_u8 = mod_crop(read_rgb_u8(pair.hr), scale)
+                lr = make_lr(hr_u8, scale, Protocol())[None].float() / 255
+                images = [
+                    to_u8(run_exactly(model, lr, None, False, pair.hr)) for model in (self._runtime, Bicubic(scale))
+                ]
+                file, teacher_u8 = Path(folder, f"{pair.stem}-x{scale}.pt"), None
+                if is_teacher:
+                    torch.save(images[0], file)
+                elif file.is_file():
+                    teacher_u8 = torch.load(file, weights_only=True)
+                scores.append([_scores_of(sr_u8, hr_u8[None], teacher_u8, scale) for sr_u8 in images])
+        own, bicubic = (_mean(of_images) for of_images in zip(*scores, strict=True))
+        return asdict(PhotoScores(own, bicubic))
 
     def _call(self, workload: Sequence[int]) -> Call:
         return partial(self._runtime.run, self._image(workload))
@@ -191,6 +206,23 @@ class MeasuredModel:
         if (width, height, batch) not in self._images:
             self._images[width, height, batch] = image_for(self._runtime, width, height, batch)
         return self._images[width, height, batch]
+
+
+def _scores_of(
+    sr_u8: torch.Tensor, hr_u8: torch.Tensor, teacher_u8: torch.Tensor | None, scale: int
+) -> Sequence[float | None]:
+    """Y-PSNR in dB of an image to the original and to the teacher's."""
+    planes = [None if image is None else image.double() / PEAK for image in (hr_u8, teacher_u8)]
+    sr = sr_u8.double() / PEAK
+    return [None if plane is None else min(EQUAL_DB, float(psnr_y(sr, plane, border=scale))) for plane in planes]
+
+
+def _mean(of_images: Sequence[Sequence[float | None]]) -> Scores:
+    to_original, to_teacher = (
+        None if None in column else sum(value or 0.0 for value in column) / len(column)
+        for column in zip(*of_images, strict=True)
+    )
+    return Scores(psnr_y=to_original, psnr_y_teacher=to_teacher)
 
 
 def _described(workload: Sequence[int]) -> str:

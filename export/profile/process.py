@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from compressor.base.child import ChildFailed, Worker, start_child
+from compressor.images.scores import Scores
 from export.profile.layers import LayerTime
 from export.profile.matrix_rate import MatrixRate
 from export.profile.measured import FirstCall, MeasuredJob, ModelFacts, PhotoScores
@@ -67,8 +68,9 @@ class ModelProcess:
         values = self._call("matrix_rate", precision=precision)
         return None if values is None else MatrixRate(**values)
 
-    def quality(self) -> PhotoScores:
-        return PhotoScores(**self._call("quality"))
+    def quality(self, folder: str, *, is_teacher: bool) -> PhotoScores:
+        scores = self._call("quality", folder=folder, is_teacher=is_teacher)
+        return PhotoScores(**{name: Scores(**values) for name, values in scores.items()})
 
     def _call(self, name: str, **arguments: object) -> Any:
         self.start()

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from compressor.base.choices import Goal
 from compressor.base.context import QUIET, Context
 from compressor.base.errors import SrkdError, UsageError
 from compressor.base.machine import available_memory, has_integer_products, torch_threads
@@ -21,7 +22,7 @@ from compressor.runtimes.table import RUNTIMES
 from export.profile.conditions import Conditions, Observation
 from export.profile.layers import LayerTime
 from export.profile.matrix_rate import MatrixRate
-from export.profile.measured import FirstCall
+from export.profile.measured import FirstCall, PhotoScores
 from export.profile.memory import MEMORY_METHOD
 from export.profile.models import ProfiledModel, open_models
 from export.profile.process import Workload
@@ -141,15 +142,22 @@ class ModelCost:
 @dataclass(frozen=True)
 class QualityRow:
     """Mean Y-PSNR in dB of a model in a precision on the embedded validation photos, under the first runtime that has
-    it; None if it is infinite. In int8 each runtime's file has its own row, as the files differ."""
+    it. In int8 each runtime's file has its own row, as the files differ."""
 
     model: str
     scale: int
     psnr_y: float | None
+    """To the originals."""
     over_bicubic: float | None
+    """By the goal of the profile."""
     runtime: str | None = None
     """Name of the runtime; None for bicubic."""
     precision: str | None = None
+    psnr_y_teacher: float | None = None
+    """To the teacher's images; None for the teacher itself, and without one."""
+
+    def by(self, goal: Goal) -> float | None:
+        return self.psnr_y if goal == "original" else self.psnr_y_teacher
 
 
 @dataclass(frozen=True)
@@ -171,6 +179,8 @@ class ProfileReport:
     matrix_rates: tuple[MatrixRate, ...] = ()
     conditions: tuple[Conditions, ...] = ()
     layers: tuple[LayerTimes, ...] = ()
+    goal: Goal = "original"
+    """What the quality is judged by."""
 
     def quality_of(self, row: ProfileRow) -> QualityRow | None:
         """The quality of a row: for int8 that of its own file, otherwise that of its model in its precision."""
@@ -237,8 +247,9 @@ class _Measurement:
             raise SrkdError(f"nothing could be profiled: {'; '.join(reasons)}")
         self.note_disturbances(rows, conditions)
         layers = self.measure_layers() if self.settings.layers else ()
-        quality = self.measure_quality() if self.settings.quality else ()
-        self.notes += _note_below_bicubic(quality)
+        quality, goal = self.measure_quality() if self.settings.quality else ((), self.goal_of(None))
+        if goal == "original":
+            self.notes += _note_below_bicubic(quality)
         return ProfileReport(
             teacher=next((model.label for model in self.models if model.is_teacher), None),
             rows=tuple(rows),
@@ -252,7 +263,17 @@ class _Measurement:
             matrix_rates=tuple(rates.values()),
             conditions=(conditions,),
             layers=layers,
+            goal=goal,
         )
+
+    def goal_of(self, teacher: PhotoScores | None) -> Goal:
+        """What the models are judged by: auto asks whether the teacher is nearer to the originals than bicubic."""
+        goal = self.settings.goal
+        if goal != "auto":
+            return goal
+        if teacher is None or teacher.own.psnr_y is None or teacher.bicubic.psnr_y is None:
+            return "original"
+        return "original" if teacher.own.psnr_y > teacher.bicubic.psnr_y else "teacher"
 
     def lose(self, model: ProfiledModel, workload: Workload, error: SrkdError) -> None:
         """Record a row that cannot be measured."""
@@ -364,27 +385,41 @@ class _Measurement:
         self.context.progress("layers", len(self.models), len(self.models))
         return tuple(tables)
 
-    def measure_quality(self) -> tuple[QualityRow, ...]:
-        """Score each model once per precision and each int8 file; for each scale bicubic comes first."""
+    def measure_quality(self) -> tuple[tuple[QualityRow, ...], Goal]:
+        """Score the teacher, then each model once per precision and each int8 file; for each scale bicubic comes first.
+        Also return what the models are judged by.
+        """
         chosen: dict[tuple[str, ...], ProfiledModel] = {}
-        for model in self.models:
+        for model in sorted(self.models, key=lambda model: not model.is_teacher):
             own_file = (model.facts.runtime,) if model.facts.precision == "int8" else ()
             chosen.setdefault((model.label, model.facts.precision, *own_file), model)
-        rows: dict[int, list[QualityRow]] = {}
-        for done, model in enumerate(chosen.values()):
-            self.context.progress("quality", done, len(chosen))
-            facts = model.facts
-            try:
-                scores = model.process.quality()
-            except SrkdError as error:
-                self.notes.append(f"{model.name}: {error}")
-                continue
-            own, bicubic = scores.psnr_y, scores.bicubic
-            of_scale = rows.setdefault(facts.scale, [QualityRow("bicubic", facts.scale, bicubic, 0.0)])
-            over = None if own is None or bicubic is None else own - bicubic
-            of_scale.append(QualityRow(model.label, facts.scale, own, over, facts.runtime, facts.precision))
+        scored: list[tuple[ProfiledModel, PhotoScores]] = []
+        with TemporaryDirectory(prefix="srkd-profile-") as folder:
+            for done, model in enumerate(chosen.values()):
+                self.context.progress("quality", done, len(chosen))
+                is_reference = model.is_teacher and not any(other.is_teacher for other, _ in scored)
+                try:
+                    scored.append((model, model.process.quality(folder, is_teacher=is_reference)))
+                except SrkdError as error:
+                    self.notes.append(f"{model.name}: {error}")
         self.context.progress("quality", len(chosen), len(chosen))
-        return tuple(row for of_scale in rows.values() for row in of_scale)
+        goal = self.goal_of(next((scores for model, scores in scored if model.is_teacher), None))
+        rows: dict[int, list[QualityRow]] = {}
+        for model, scores in scored:
+            facts, own = model.facts, scores.own
+            # The teacher's own row has no image of the teacher to compare bicubic with.
+            bicubic = next((s.bicubic for m, s in reversed(scored) if m.facts.scale == facts.scale), scores.bicubic)
+            if facts.scale not in rows:
+                row = QualityRow("bicubic", facts.scale, bicubic.psnr_y, 0.0, psnr_y_teacher=bicubic.psnr_y_teacher)
+                rows[facts.scale] = [row]
+            judged, base = own.by(goal), bicubic.by(goal)
+            over = None if judged is None or base is None else judged - base
+            rows[facts.scale].append(
+                QualityRow(
+                    model.label, facts.scale, own.psnr_y, over, facts.runtime, facts.precision, own.psnr_y_teacher
+                )
+            )
+        return tuple(row for of_scale in rows.values() for row in of_scale), goal
 
     def distributions(self) -> tuple[str, ...]:
         """The distribution names of torch, ONNX Runtime and the packages that these models' runtimes need."""

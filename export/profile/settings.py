@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
 
+from compressor.base.choices import GoalOption
 from compressor.base.errors import UsageError
 from compressor.base.machine import require_threads
 from compressor.models.networks.base import Descriptor
@@ -40,6 +41,8 @@ class ProfileSettings:
     memory: bool = True
     quality: bool = True
     layers: bool = False
+    goal: GoalOption = "auto"
+    """What models are judged by."""
     scale: int | None = None
     arch_options: Mapping[str, object] | None = None
     teacher_options: Mapping[str, object] | None = None

@@ -10,12 +10,16 @@ from pathlib import Path
 
 import torch
 
+from compressor.base.choices import Goal
 from compressor.base.errors import UsageError
 from compressor.images.files import read_rgb_u8
 from compressor.images.metrics import psnr, psnr_y, to_u8
 from compressor.images.resize import centre_crop, downscale_u8
+from compressor.images.scores import GOAL_WORDS
 from compressor.images.sets import embedded_photos, evenly_spaced_photos
-from compressor.models.networks.base import Descriptor, Network
+from compressor.inference.tiling import run_tiled
+from compressor.models.networks.base import Descriptor, ImageModel, Network
+from export.formats.conversion import Int8Options
 from export.formats.table import MIN_PSNR_TO_SOURCE
 
 MAX_PHOTOS = 16
@@ -27,12 +31,15 @@ Run = Callable[[torch.Tensor], torch.Tensor]
 
 @dataclass(frozen=True)
 class QualityLoss:
-    """Mean Y-PSNR in dB of the network and of the file, and the PSNR between their images (None: they are equal)."""
+    """Mean Y-PSNR in dB of the network and of the file to what the network is judged by, and the PSNR between their
+    images (None: they are equal).
+    """
 
     psnr_y_source: float
     psnr_y: float
     psnr_to_source: float | None
     photos: int
+    goal: Goal = "original"
 
     @property
     def drop(self) -> float:
@@ -43,20 +50,24 @@ class QualityLoss:
         if max_drop is None:
             return None
         if self.drop > max_drop:
-            return f"loses {self.drop:.3f} dB of Y-PSNR on {self.photos} photos; --max-drop {max_drop:g} is allowed"
+            return (
+                f"loses {self.drop:.3f} dB of Y-PSNR {GOAL_WORDS[self.goal]} on {self.photos} photos; --max-drop "
+                f"{max_drop:g} is allowed"
+            )
         if self.psnr_to_source is not None and self.psnr_to_source < MIN_PSNR_TO_SOURCE:
             return f"is {self.psnr_to_source:.1f} dB from the network's images; {MIN_PSNR_TO_SOURCE:g} dB is needed"
         return None
 
     def facts(self) -> dict[str, object]:
         to_source = None if self.psnr_to_source is None else round(self.psnr_to_source, 2)
-        return {"drop_db": round(self.drop, 4), "psnr_to_source_db": to_source, "photos": self.photos}
+        goal = {} if self.goal == "original" else {"goal": self.goal}
+        return {"drop_db": round(self.drop, 4), "psnr_to_source_db": to_source, "photos": self.photos, **goal}
 
     def __str__(self) -> str:
         apart = (
             "equal images" if self.psnr_to_source is None else f"{self.psnr_to_source:.1f} dB to the network's image"
         )
-        return f"{-self.drop:+.3f} dB of Y-PSNR, {apart}"
+        return f"{-self.drop:+.3f} dB of Y-PSNR {GOAL_WORDS[self.goal]}, {apart}"
 
 
 @dataclass(frozen=True)
@@ -69,29 +80,38 @@ class QualityPhotos:
     """Width and height of the only LR size that a file takes; None: any."""
     largest: tuple[int, int] | None = None
     """Width and height of the largest LR size that a file takes; None: any."""
+    teacher: ImageModel | None = None
+    """The teacher whose images take the place of the originals."""
 
     @classmethod
     def of(
         cls,
         network: Network,
-        folder: Path | None,
+        options: Int8Options,
         size: tuple[int, int] | None = None,
         largest: tuple[int, int] | None = None,
     ) -> QualityPhotos:
-        """At most `MAX_PHOTOS` photos of a folder, evenly spaced; None: the embedded validation photos."""
+        """At most `MAX_PHOTOS` photos of the options' folder, evenly spaced, or the embedded validation photos."""
+        folder = options.data
         photos = embedded_photos("val") if folder is None else evenly_spaced_photos(folder, MAX_PHOTOS, option="--data")
-        return cls(network, photos, size, largest)
+        return cls(network, photos, size, largest, options.teacher)
 
     @cached_property
     def images(self) -> tuple[tuple[torch.Tensor, torch.Tensor, torch.Tensor], ...]:
-        """For each photo LR in [0,1], and HR and the network's image in bytes, each (1, C, H, W)."""
+        """For each photo LR in [0,1], and HR (or the teacher's image) and the network's image in bytes, each
+        (1, C, H, W).
+        """
         descriptor = self.network.descriptor
         images = []
         with torch.no_grad():
             for path in self.photos.values():
                 pair = middle_of_photo(path, descriptor, self.size, self.largest or (LARGEST_SIDE, LARGEST_SIDE))
                 if pair is not None:
-                    images.append((*pair, to_u8(self.network(pair[0]))))
+                    lr, hr = pair
+                    wanted = (
+                        hr if self.teacher is None else to_u8(run_tiled(self.teacher, lr, self.teacher.descriptor).sr)
+                    )
+                    images.append((lr, wanted, to_u8(self.network(lr))))
         if not images:
             raise UsageError("the photos are too small to measure the file on: give others with --data")
         return tuple(images)
@@ -108,7 +128,8 @@ class QualityPhotos:
             values += file_u8.numel()
         count = len(self.images)
         to_source = None if squares == 0 else 10 * math.log10(255**2 * values / squares)
-        return QualityLoss(source / count, file / count, to_source, count)
+        goal: Goal = "original" if self.teacher is None else "teacher"
+        return QualityLoss(source / count, file / count, to_source, count, goal)
 
 
 def psnr_of(sr_u8: torch.Tensor, hr_u8: torch.Tensor, border: int) -> float:

@@ -14,7 +14,9 @@ from typing import Any
 
 import yaml
 
+from compressor.base.choices import Goal
 from compressor.base.files import atomic_path, read_text
+from compressor.images.scores import GOAL_WORDS
 from compressor.models.checkpoints.licence import commercial_warning, hub_licence
 from compressor.models.networks.base import Network
 from compressor.models.networks.cost import cost
@@ -23,6 +25,8 @@ from export.writing.record import read_record
 
 MARK = "<!-- srkd export wrote this card, and writes it anew. Without this line it is left alone. -->"
 MOST_BYTES = 10**6
+KEYS: Mapping[Goal, str] = {"original": "psnr_y", "teacher": "psnr_y_teacher"}
+"""The ends of the names of scores in a checkpoint's header."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,7 @@ class CardFacts:
     teacher: str | None = None
     """The name of the teacher's file."""
     teacher_psnr_y: float | None = None
+    """To the originals."""
     validation: tuple[str, ...] = ()
     code: tuple[tuple[str, str], ...] = ()
     """Names and versions of what trained the network, with the hashes of its source."""
@@ -94,10 +99,17 @@ def _scores(facts: CardFacts) -> dict[str, float]:
         return {}
 
 
+def _goals(facts: CardFacts) -> tuple[Goal, Goal]:
+    """First what the network is judged by."""
+    return ("teacher", "original") if facts.metadata.get("srkd.goal") == "teacher" else ("original", "teacher")
+
+
 def _results(network: Network, facts: CardFacts) -> list[dict[str, Any]]:
-    """The score on the validation images, whose protocol is part of the metric's name."""
-    psnr_y = _scores(facts).get("validation_psnr_y")
-    if psnr_y is None:
+    """The scores on the validation images, first what the network is judged by; the metric's name says how."""
+    scores = _scores(facts)
+    values = [(goal, scores.get(f"validation_{KEYS[goal]}")) for goal in _goals(facts)]
+    known = [(goal, psnr) for goal, psnr in values if psnr is not None]
+    if not known:
         return []
     protocol = facts.metadata.get("srkd.protocol", "unknown protocol")
     images = (
@@ -107,7 +119,10 @@ def _results(network: Network, facts: CardFacts) -> list[dict[str, Any]]:
         {
             "task": {"type": "image-to-image", "name": f"Super-resolution x{network.spec.scale}"},
             "dataset": {"type": "validation", "name": f"validation images of the run ({images})"},
-            "metrics": [{"type": "psnr", "name": f"Y-PSNR in dB, {protocol}", "value": round(psnr_y, 3)}],
+            "metrics": [
+                {"type": "psnr", "name": f"Y-PSNR in dB {GOAL_WORDS[goal]}, {protocol}", "value": round(psnr, 3)}
+                for goal, psnr in known
+            ],
         }
     ]
 
@@ -155,22 +170,27 @@ def _body(folder: Path, network: Network, facts: CardFacts) -> list[str]:
 
 def _quality(facts: CardFacts) -> list[str]:
     scores = _scores(facts)
-    rows = {
-        "this network": scores.get("validation_psnr_y"),
-        "teacher": facts.teacher_psnr_y,
-        "bicubic": scores.get("bicubic_psnr_y"),
+    rows: dict[str, dict[Goal, float | None]] = {
+        "this network": {goal: scores.get(f"validation_{key}") for goal, key in KEYS.items()},
+        "teacher": {"original": facts.teacher_psnr_y},
+        "bicubic": {goal: scores.get(f"bicubic_{key}") for goal, key in KEYS.items()},
     }
-    finite = {name: psnr_y for name, psnr_y in rows.items() if psnr_y is not None}
-    if not finite:
+    shown = [goal for goal in _goals(facts) if any(row.get(goal) is not None for row in rows.values())]
+    if not shown:
         return ["The checkpoint does not say what it scored."]
     protocol = facts.metadata.get("srkd.protocol", "unknown protocol")
-    return [
-        f"Y-PSNR on the validation images of the run, {_plain(protocol)}:",
+    lines = [
+        f"Y-PSNR on the validation images of the run, {_plain(protocol)}. The network was made to be near "
+        f"{'the original images' if _goals(facts)[0] == 'original' else 'the images of its teacher'}:",
         "",
-        "| network | Y-PSNR in dB |",
-        "|---|---|",
-        *(f"| {name} | {psnr_y:.3f} |" for name, psnr_y in finite.items()),
+        f"| network | {' | '.join(f'dB {GOAL_WORDS[goal]}' for goal in shown)} |",
+        "|---|" + "---|" * len(shown),
     ]
+    for name, row in rows.items():
+        figures = [row.get(goal) for goal in shown]
+        if any(figure is not None for figure in figures):
+            lines.append(f"| {name} | {' | '.join('–' if psnr is None else f'{psnr:.3f}' for psnr in figures)} |")
+    return lines
 
 
 def _files(folder: Path, facts: CardFacts) -> list[str]:

@@ -37,7 +37,7 @@ from export.proof.quality import QualityLoss, QualityPhotos
 from export.proof.speed import Int8Speed, compare_speed
 from export.proof.verify import Parity, Proof, require_finite_outputs, verify
 
-INHERITED_KEYS = ("srkd.recipe", "srkd.protocol", "srkd.scores")
+INHERITED_KEYS = ("srkd.recipe", "srkd.protocol", "srkd.scores", "srkd.goal")
 """Metadata keys that are copied to exported files, as they describe the weights."""
 
 Verdict = Literal["passed", "unproved", "failed", "unavailable"]
@@ -149,7 +149,9 @@ def export_model(
 
 
 def _warning_about(source: Source) -> str | None:
-    """A warning if the scores in the checkpoint's header are below bicubic; None without such scores."""
+    """A warning if the originals are the goal and the scores in the header are below bicubic; else None."""
+    if source.header.get("srkd.goal") == "teacher":
+        return None
     try:
         scores = json.loads(source.header.get("srkd.scores", "{}"))
         return below_bicubic(source.stem, float(scores["validation_psnr_y"]), float(scores["bicubic_psnr_y"]))
@@ -361,7 +363,7 @@ def _with_quality(
     """The proof with the loss of an int8 file on photos and its speed against the same in float."""
     if proof.reason is not None:
         return proof
-    photos = QualityPhotos.of(network, options.int8.data, options.lr_size, file.descriptor.max_size)
+    photos = QualityPhotos.of(network, options.int8, options.lr_size, file.descriptor.max_size)
     quality = photos.measure(file.run)
     proof = replace(proof, quality=quality, reason=quality.reason(options.int8.max_drop))
     if row.float_format is None or proof.reason is not None:

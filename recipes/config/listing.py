@@ -72,7 +72,7 @@ def copy_recipe(name: str, target: Path) -> Path:
 
 
 @dataclass(frozen=True)
-class Validation:
+class RecipeProblems:
     """A recipe file and all mistakes in it."""
 
     file: str
@@ -80,12 +80,12 @@ class Validation:
     problems: tuple[Problem, ...]
 
 
-def validate_recipe(recipe: str) -> Validation:
+def validate_recipe(recipe: str) -> RecipeProblems:
     """Return all mistakes in a recipe, given by file or name, including those in the options of its methods."""
     try:
         load_preset(recipe if is_recipe_file(recipe) or not Path(recipe).exists() else str(Path(recipe).resolve()))
     except PresetError as error:
-        return Validation(recipe, False, error.problems)
+        return RecipeProblems(recipe, False, error.problems)
     except SrkdError as error:
-        return Validation(recipe, False, file_error(recipe, str(error)).problems)
-    return Validation(recipe, True, ())
+        return RecipeProblems(recipe, False, file_error(recipe, str(error)).problems)
+    return RecipeProblems(recipe, True, ())

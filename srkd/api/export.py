@@ -10,7 +10,9 @@ from compressor.base.errors import SrkdError, UsageError
 from compressor.inference.open import resolve_checkpoint
 from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.networks.base import ImageModel, Network
+from compressor.teachers.teacher import Teacher, load_teacher
 from export.formats.conversion import FileOptions, Int8Options, tuned_and_largest
+from export.formats.table import find_formats
 from export.writing.card import CardFacts, write_card
 from export.writing.exporting import ExportReport, Source, export_model
 from export.writing.record import write_record
@@ -19,6 +21,7 @@ from srkd.options.models import refuse_file_options
 from srkd.options.values import SIZES, read_size
 from srkd.options.verbs import ExportOptions
 from srkd.record.run_file import find_run_of
+from srkd.record.run_teacher import find_run_teacher
 
 
 def run_export(options: ExportOptions, context: Context) -> ExportReport:
@@ -48,6 +51,7 @@ def run_export(options: ExportOptions, context: Context) -> ExportReport:
                 calibrate=None if options.calibrate is None else Path(options.calibrate),
                 data=None if options.data is None else Path(options.data),
                 max_drop=options.max_drop,
+                teacher=_int8_teacher(options, source, context.note),
             ),
         ),
     )
@@ -56,6 +60,22 @@ def run_export(options: ExportOptions, context: Context) -> ExportReport:
         if write_card(folder, network, _card_facts(source, context.note)) is None:
             context.note(f"{folder / source.stem}.md is not a card of srkd export: it is left alone")
     return report
+
+
+def _int8_teacher(options: ExportOptions, source: Source, note: Note) -> Teacher | None:
+    """The teacher whose images int8 is compared with; None: the originals, also if its file is not at hand."""
+    formats = find_formats(options.formats)
+    if (
+        source.header.get("srkd.goal") != "teacher"
+        or source.path is None
+        or not any(row.precision == "int8" for row in formats)
+    ):
+        return None
+    run = find_run_teacher(source.path.parent, note)
+    if run is None:
+        note("int8 is judged by the originals, as the teacher that this student imitates is not at hand")
+        return None
+    return load_teacher(run.path, scale=run.scale, arch_options=run.options or None)
 
 
 def _card_facts(source: Source, note: Note) -> CardFacts:

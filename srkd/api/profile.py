@@ -42,6 +42,7 @@ def run_profile(options: ProfileOptions, context: Context) -> ProfileReport:
         memory=options.memory,
         quality=options.quality,
         layers=options.layers,
+        goal=options.goal,
         scale=options.scale,
         arch_options=options.arch_options,
         limits=options.limits,

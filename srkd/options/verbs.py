@@ -9,12 +9,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from compressor.base.choices import Border
+from compressor.base.choices import Border, GoalOption
 from compressor.inference.metric_table import DEFAULT_METRICS, METRICS
 from compressor.runtimes.table import RUNTIMES
 from export.formats.table import DEFAULT_FORMATS, FORMATS
 from srkd.options.option import Option, Options, options
 from srkd.options.shared import (
+    GOAL_HELP,
     LR_ALIAS,
     CheckpointOptions,
     Device,
@@ -107,6 +108,7 @@ class ProfileOptions(ProgramOptions):
     seconds: Annotated[float, Field(ge=0.1), Option("Time for each row at each size.")] = 3.0
     memory: Annotated[bool, Option("Measure peak memory.")] = True
     quality: Annotated[bool, Option("Measure Y-PSNR on the embedded validation photos.")] = True
+    goal: Annotated[GoalOption, Option(GOAL_HELP)] = "auto"
     layers: Annotated[bool, Option("Show time and MACs of each layer (torch and onnxruntime).")] = False
     pareto: Annotated[
         PathOption, Option("Draw quality against speed as a PNG picture.", unset="no picture", metavar="FILE")

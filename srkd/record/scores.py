@@ -54,7 +54,7 @@ def scores_of(result: CompressReport) -> list[Score]:
             to_original, to_teacher = spread_of(row.psnr_y), spread_of(row.psnr_y_teacher)
             rows.append(Score(row.name, role, params, macs, to_original, to_teacher, len(row.psnr_y)))
     if result.untrained is not None:
-        before = {"its start, untrained": result.untrained.student, "a slice, untrained": result.untrained.slice}
+        before = {"untrained": result.untrained.student, "untrained slice": result.untrained.slice}
         for name, psnr in before.items():
             spread = spread_of([psnr])
             to_original, to_teacher = (spread, None) if result.goal == "original" else (None, spread)

@@ -8,6 +8,7 @@ from compressor.base.context import Note
 from compressor.base.errors import UsageError
 from compressor.base.files import atomic_path
 from compressor.base.machine import count_threads
+from compressor.images.scores import GOAL_WORDS
 from export.profile.report import ProfileReport
 from srkd.charts.scatter import Scatter, ScatterPoint, draw_scatter
 from srkd.options.values import require_png
@@ -31,10 +32,10 @@ def points_of(report: ProfileReport) -> list[ScatterPoint]:
     points = []
     for row in report.rows:
         quality = report.quality_of(row)
-        psnr_y = None if quality is None else quality.psnr_y
-        if (row.lr_size, row.batch) == (first.lr_size, first.batch) and psnr_y is not None:
+        judged = None if quality is None else quality.by(report.goal)
+        if (row.lr_size, row.batch) == (first.lr_size, first.batch) and judged is not None:
             label = f"{row.model}, {row.runtime} {row.precision}"
-            points.append(ScatterPoint(label, row.latency_ms.p50, psnr_y, row.model))
+            points.append(ScatterPoint(label, row.latency_ms.p50, judged, row.model))
     return points
 
 
@@ -45,7 +46,7 @@ def write_pareto(report: ProfileReport, path: Path, note: Note) -> None:
         note(f"{path} is not drawn: no model has both a time and a quality")
         return
     title = f"Quality against speed: LR {row.lr_size}, batch {row.batch}, {row.device}, {count_threads(row.threads)}"
-    y_label = "Y-PSNR in dB on the embedded validation photos"
+    y_label = f"Y-PSNR in dB {GOAL_WORDS[report.goal]}, on the embedded validation photos"
     picture = draw_scatter(Scatter(title, "ms a batch, median", y_label, tuple(points)))
     with atomic_path(path) as temporary:
         picture.save(temporary, format="PNG")

@@ -60,6 +60,7 @@ from recipes.config.reading import load_preset, recipe_label
 from recipes.terms.features import describe_taps
 from recipes.terms.phi import PhiSource, UsesPerceptualNet, bind_phi, find_phi
 from srkd.options.compress import CompressOptions, TeacherOptions
+from srkd.options.models import as_tuple
 from srkd.options.shared import path_of
 from srkd.options.values import split_name
 from srkd.record.run_file import RunFile, StudentStart
@@ -710,8 +711,11 @@ def data_choice(options: CompressOptions) -> DataChoice:
         data=path_of(options.data.data),
         lr=path_of(options.data.lr_images),
         val=(
-            *(ValidationFolder(path, name) for name, path in map(split_name, map(str, options.data.val))),
-            *(ValidationFolder(path, name, True) for name, path in map(split_name, map(str, options.data.val_lr))),
+            *(ValidationFolder(path, name) for name, path in map(split_name, map(str, as_tuple(options.data.val)))),
+            *(
+                ValidationFolder(path, name, True)
+                for name, path in map(split_name, map(str, as_tuple(options.data.val_lr)))
+            ),
         ),
         lr_border=options.data.lr_border,
         lr_only=path_of(options.data.lr_only),

@@ -7,15 +7,19 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from compressor.base.choices import Goal
 from compressor.base.context import Context
 from compressor.base.errors import SrkdError
 from compressor.base.files import atomic_path
 from compressor.base.machine import require_threads, torch_threads
 from compressor.base.memory import keep_freed_memory
+from compressor.images.scores import GOAL_WORDS
+from compressor.inference.teacher_check import check_teacher
 from compressor.models.networks.base import ImageModel
 from compressor.runtimes.base import require_memory_for
 from compressor.runtimes.table import RUNTIMES
@@ -63,6 +67,8 @@ class PlanReport:
     seconds: float
     picture: Path | None
     notes: tuple[str, ...]
+    goal: Goal = "original"
+    """What finalists that tie were compared by."""
 
 
 @dataclass(frozen=True)
@@ -154,6 +160,12 @@ class Planning:
     context: Context
     began: float = field(default_factory=time.monotonic)
 
+    @cached_property
+    def goal(self) -> Goal:
+        """What the finalists are compared by."""
+        goal = self.options.teacher.goal
+        return check_teacher(self.teacher).goal if goal == "auto" else goal
+
     def here(self, targets: Targets, place: Environment, candidates: Sequence[CandidateShape]) -> PlanReport:
         measurement, context = self.options.measurement, self.context
         require_threads(measurement.threads)
@@ -189,6 +201,7 @@ class Planning:
             targets,
             measure,
             FittedQuality(self.teacher.network, context=context) if measurement.quality else unknown,
+            goal=self.goal,
             margin=measurement.margin,
             remedies=lambda excess: remedies(excess, targets, place),
             enough=lambda share: time.monotonic() - began > share * LOOK_SECONDS,
@@ -200,7 +213,7 @@ class Planning:
         teacher, given, picture = self.teacher, self.options.teacher.teacher, path_of(self.options.picture)
         if picture is not None:
             with atomic_path(picture) as temporary:
-                draw_scatter(chart_of(result, place)).save(temporary, format="PNG")
+                draw_scatter(chart_of(result, place, self.goal)).save(temporary, format="PNG")
         return PlanReport(
             teacher=_name(teacher),
             teacher_path=None if isinstance(given, ImageModel) else path_of(given),
@@ -219,6 +232,7 @@ class Planning:
             seconds=time.monotonic() - self.began,
             picture=picture,
             notes=tuple(notes),
+            goal=self.goal,
         )
 
 
@@ -242,12 +256,13 @@ def _is_there(runtime: str, precision: str) -> bool:
         return False
 
 
-def chart_of(result: Plan, place: Environment) -> Scatter:
+def chart_of(result: Plan, place: Environment, goal: Goal = "original") -> Scatter:
     """The chart of size against speed, with the chosen shape marked and a line at the target."""
     points = []
     for row in result.rows:
         if row.ms is not None:
-            quality = "" if row.psnr_y is None else f", {row.psnr_y:.2f} dB"
+            judged = row.scores.by(goal)
+            quality = "" if judged is None else f", {judged:.2f} dB {GOAL_WORDS[goal]}"
             label = f"{row.kind} {row.width}x{row.depth}{quality}"
             points.append(ScatterPoint(label, row.ms, row.params, row.kind, marked=row is result.chosen))
     most = result.targets.most_ms

@@ -409,7 +409,11 @@ class TrainingRun:
             "bicubic_psnr_y_teacher": reference.bicubic.psnr_y_teacher,
         }
         known = {name: round(psnr, 4) for name, psnr in figures.items() if psnr is not None}
-        scores = {"srkd.protocol": config.validation.protocol, "srkd.scores": json.dumps(known)}
+        scores = {
+            "srkd.protocol": config.validation.protocol,
+            "srkd.scores": json.dumps(known),
+            "srkd.goal": config.goal,
+        }
         save_network(student.to("cpu"), self.folder.path / STUDENT, metadata={**origin, **scores})
         if state.role == "joint":
             save_network(state.ema.network.to("cpu"), self.folder.path / JOINT_TEACHER, metadata=origin)

@@ -190,9 +190,9 @@ def test_equal_images_lose_nothing(student: Network) -> None:
             sr: torch.Tensor = student(lr)
         return sr
 
-    measured = QualityPhotos.of(student, None).measure(run)
+    measured = QualityPhotos.of(student, Int8Options()).measure(run)
     assert (measured.drop, measured.psnr_to_source, measured.reason(0.0)) == (0, None, None)
-    darker = QualityPhotos.of(student, None).measure(lambda lr: run(lr) - 4 / 255)
+    darker = QualityPhotos.of(student, Int8Options()).measure(lambda lr: run(lr) - 4 / 255)
     assert darker.psnr_to_source == pytest.approx(36.1, abs=0.3)  # 20 log10(255 / 4)
     assert "needed" in (replace(darker, psnr_y=darker.psnr_y_source).reason(0.1) or "")
     assert "--max-drop 0.1 is allowed" in (darker.reason(0.1) or "")

@@ -10,6 +10,7 @@ import pytest
 
 from compressor.base.context import Context
 from compressor.base.errors import SrkdError, UsageError
+from compressor.images.scores import Scores
 from export.plan.search import (
     LOOKS,
     PER_KIND,
@@ -257,13 +258,17 @@ def test_a_neighbour_of_the_best_is_tried_where_the_model_is_pessimistic() -> No
 
 
 def test_quality_decides_between_shapes_that_tie_and_unknown_loses() -> None:
-    def prefers_narrow(candidate: CandidateShape) -> float | None:
-        return 30 - candidate.width / 100 if candidate.fits else None
+    def prefers_narrow(candidate: CandidateShape) -> Scores | None:
+        # To the teacher the wide ones are better.
+        score = candidate.width / 100
+        return Scores(psnr_y=30 - score, psnr_y_teacher=30 + score) if candidate.fits else None
 
     plain = find_student(shapes(), Targets(ms=40), Clock(smooth))
     fitted = find_student(shapes(), Targets(ms=40), Clock(smooth), prefers_narrow)
     assert fitted.chosen.width <= plain.chosen.width and fitted.chosen.psnr_y is not None
     assert fitted.chosen.params >= 0.75 * plain.chosen.params
+    near = find_student(shapes(), Targets(ms=40), Clock(smooth), prefers_narrow, goal="teacher").chosen
+    assert near.width > fitted.chosen.width and near.psnr_y_teacher == 30 + near.width / 100
     both = [*shapes(), *shapes("compact", fits=False)]
     chosen = find_student(both, Targets(ms=40), Clock(smooth), prefers_narrow).chosen
     assert chosen.kind == "edsr"
@@ -300,7 +305,7 @@ def test_a_shape_exactly_on_its_targets_meets_them_and_one_exactly_at_the_tie_ti
         [*some, candidate(200, macs=8, width=9)],
         Targets(ms=10, megabytes=0.5, macs=7),
         lambda _: ShapeMeasurement(10, 10, 10, 0.5),
-        lambda candidate: 30.0 - candidate.params / 100,
+        lambda candidate: Scores(psnr_y=30.0 - candidate.params / 100),
         margin=0.0,
     )
     assert (plan.chosen.params, plan.chosen.why) == (75, "best fitted quality of those that tie")

@@ -167,11 +167,11 @@ def test_large_images_are_read_and_scored_one_at_a_time(data: Path, monkeypatch:
         function = getattr(module, name)
         monkeypatch.setattr(module, name, lambda *a, **k: (function(*a, **k), events.append(name))[0])
 
-    for module, name in ((evaluation, "read_rgb_u8_and_grey"), (evaluation, "_run_exactly"), (metrics, "ssim")):
+    for module, name in ((evaluation, "read_rgb_u8_and_grey"), (evaluation, "run_exactly"), (metrics, "ssim")):
         noted(module, name)
     evaluate([nearest_model(2)], sets, AT_X2)
     trial, *rest = events
-    assert trial == "ssim" and rest == ["read_rgb_u8_and_grey", *("_run_exactly", "ssim") * 2] * 2
+    assert trial == "ssim" and rest == ["read_rgb_u8_and_grey", *("run_exactly", "ssim") * 2] * 2
 
 
 def test_an_error_of_a_score_precedes_what_failed_after_it(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -242,8 +242,8 @@ def test_images_without_labels_are_labelled_by_the_teacher_as_it_came() -> None:
 
 def test_kept_outputs_of_the_teacher_as_it_came_are_not_those_of_the_one_that_teaches() -> None:
     with pytest.raises(UsageError, match=r"--teacher-cache .*hkdsr"):
-        views_to_cache("mine", [Logits(), Hkdsr()], lr_only=True)
-    assert views_to_cache("mine", [Logits(), Hkdsr(tuning=0)], lr_only=False) == ("whole",)
+        views_to_cache("mine", [Logits(), Hkdsr()], labels="teacher")
+    assert views_to_cache("mine", [Logits(), Hkdsr(tuning=0)], labels="original") == ("whole",)
 
 
 def test_the_dry_run_counts_heads_and_intermediate_images() -> None:

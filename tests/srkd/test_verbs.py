@@ -133,14 +133,14 @@ def test_ctrl_c_during_evaluate_prints_the_sets_that_are_finished(
 ) -> None:
     for name in ("first", "second"):
         shutil.copytree(photos, tmp_path / "sets" / name)
-    run_exactly = evaluation._run_exactly
+    run_exactly = evaluation.run_exactly
 
     def until_the_second(model: Runtime, lr: Tensor, tile: int | None, ensemble: bool, path: Path) -> Tensor:
         if path.parent.name == "second":
             raise KeyboardInterrupt
         return run_exactly(model, lr, tile, ensemble, path)
 
-    monkeypatch.setattr(evaluation, "_run_exactly", until_the_second)
+    monkeypatch.setattr(evaluation, "run_exactly", until_the_second)
     command = ["evaluate", str(model), "--data", str(tmp_path / "sets")]
     assert run(command) == 130
     output = capsys.readouterr()

@@ -17,12 +17,13 @@ from compressor.base.context import QUIET
 from compressor.base.errors import SrkdError, UsageError
 from compressor.data.prepare import DataChoice, ValidationFolder, ValidationImage, ValidationSet, prepare_data
 from compressor.images.metrics import to_u8
+from compressor.images.scores import EQUAL_DB
 from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.networks.base import Network
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
 from compressor.teachers.teacher import load_teacher
-from compressor.training.validation import EQUAL_DB, Validation, enlarge
+from compressor.training.validation import Validation, enlarge
 from srkd.cli.verbs.compress import show
 from srkd.options.compress import CompressOptions
 from srkd.reports.reproduction import command_of

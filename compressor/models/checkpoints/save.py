@@ -29,6 +29,7 @@ METADATA_KEYS = frozenset(
         "srkd.source_sha256",
         "srkd.protocol",
         "srkd.scores",
+        "srkd.goal",
         LICENCE,
         QUANT,
     }

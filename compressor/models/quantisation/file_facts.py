@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from compressor.base.choices import Goal
 from compressor.base.errors import UsageError
 from compressor.models.quantisation.description import KEY, Quantisation, read_quantisation
 
@@ -35,6 +36,8 @@ class QuantisedFile:
     """Description of the parts left in float."""
     drop_db: float | None = None
     """Loss of Y-PSNR on photos, in dB."""
+    goal: Goal = "original"
+    """What the Y-PSNR was measured to."""
     psnr_to_source_db: float | None = None
     """PSNR in dB of its images to those of the source network."""
     photos: int | None = None
@@ -49,7 +52,7 @@ class QuantisedFile:
         if self.drop_db is None:
             return None
         on = "" if self.photos is None else f" on {self.photos} photo{'s' * (self.photos != 1)}"
-        return f"{-self.drop_db:+.3f} dB of Y-PSNR{on}"
+        return f"{-self.drop_db:+.3f} dB of Y-PSNR{' to the teacher' * (self.goal == 'teacher')}{on}"
 
     def source(self) -> str | None:
         """Return the source of the ranges in words, or None."""
@@ -71,6 +74,7 @@ def read_quantised_file(metadata: Mapping[str, str]) -> QuantisedFile | None:
         weight_bits=_of_kind(values.get("weight_bits"), int),
         in_float=_text(values.get("in_float")),
         drop_db=_number(values.get("drop_db")),
+        goal="teacher" if values.get("goal") == "teacher" else "original",
         psnr_to_source_db=_number(values.get("psnr_to_source_db")),
         photos=_of_kind(values.get("photos"), int),
     )

@@ -55,6 +55,8 @@ def records(report: PlanReport) -> Records:
             "ms_high": None if row.ms_interval is None else row.ms_interval[1],
             "fps": row.fps,
             "psnr_y_db": row.psnr_y,
+            "psnr_y_teacher_db": row.psnr_y_teacher,
+            "goal": report.goal,
             "verdict": row.verdict,
             "why": row.why,
             "student": row.student,
@@ -65,6 +67,8 @@ def records(report: PlanReport) -> Records:
 
 def show(console: Console, report: PlanReport) -> None:
     """Print the shapes with their reasons, the chosen one, and the command that trains it."""
+    from compressor.images.scores import GOAL_WORDS
+
     lines = [
         [
             row.name,
@@ -73,14 +77,14 @@ def show(console: Console, report: PlanReport) -> None:
             cell(row.megabytes, "{:.2f}"),
             "-" if row.ms_interval is None else f"{row.ms:.1f} [{row.ms_interval[0]:.1f}, {row.ms_interval[1]:.1f}]",
             cell(row.fps, "{:.1f}"),
-            "unknown" if row.psnr_y is None else f"{row.psnr_y:.2f}",
+            "unknown" if (fitted := row.scores.by(report.goal)) is None else f"{fitted:.2f}",
             f"{row.verdict}: {row.why}",
         ]
         for row in report.rows
     ]
     threads = "" if report.threads is None else f", {count_threads(report.threads)}"
     console.table(
-        ["shape", "params", "GMAC", "MB", "ms", "FPS", "fitted dB", "verdict"],
+        ["shape", "params", "GMAC", "MB", "ms", "FPS", f"fitted dB {GOAL_WORDS[report.goal]}", "verdict"],
         lines,
         title=f"{report.targets} at LR {report.lr_size} in {report.runtime} {report.precision}, {report.device}"
         f"{threads}, {report.measured_on}; {len(report.rows)} of {report.candidates} shapes in {report.seconds:.0f} s",

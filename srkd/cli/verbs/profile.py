@@ -12,6 +12,7 @@ from srkd.options.verbs import ProfileOptions
 from srkd.terminal.console import Console, Records, cell
 
 if TYPE_CHECKING:
+    from compressor.base.choices import Goal
     from export.profile.report import LayerTimes, ProfileReport, ProfileRow, QualityRow
 
 
@@ -69,6 +70,8 @@ def records(report: ProfileReport) -> Records:
                 "params": row.params,
                 "macs_at_256x256": costs[row.model].macs,
                 "psnr_y_db": None if score is None else score.psnr_y,
+                "psnr_y_teacher_db": None if score is None else score.psnr_y_teacher,
+                "goal": report.goal,
                 "over_bicubic_db": None if score is None else score.over_bicubic,
                 **{f"latency_{name}_ms": value for name, value in vars(row.latency_ms).items()},
                 "spread_percent": row.spread_percent,
@@ -121,6 +124,10 @@ def show(console: Console, report: ProfileReport) -> None:
 
 def _show_models(console: Console, report: ProfileReport) -> None:
     """Print a line for each model, and one for each further precision whose quality is known."""
+    from compressor.images.scores import GOAL_WORDS
+
+    goals: tuple[Goal, ...] = (report.goal, "teacher" if report.goal == "original" else "original")
+    shown = [goal for goal in goals if any(row.by(goal) is not None for row in report.quality)] or ["original"]
     lines = []
     for cost in report.costs:
         name = f"{cost.model} (teacher)" if cost.model == report.teacher else cost.model
@@ -134,12 +141,15 @@ def _show_models(console: Console, report: ProfileReport) -> None:
                     f"{name}{precision}",
                     cell(cost.params, "{:,}") if place == 0 else "",
                     ("-" if cost.macs is None else f"{cost.macs / 1e9:.2f}") if place == 0 else "",
-                    cell(None if score is None else score.psnr_y, "{:.3f}"),
+                    cell(None if score is None else score.by(shown[0]), "{:.3f}"),
                     cell(None if score is None else score.over_bicubic, "{:+.3f}"),
+                    *(cell(None if score is None else score.by(other), "{:.3f}") for other in shown[1:]),
                 ]
             )
     title = f"PSNR-Y on the embedded validation photos, {report.protocol}"
-    console.table(["model", "params", "GMAC at 256x256", "PSNR-Y dB", "over bicubic"], lines, title=title)
+    figures = [f"dB {GOAL_WORDS[goal]}" for goal in shown] if len(shown) > 1 else ["PSNR-Y dB"]
+    columns = ["model", "params", "GMAC at 256x256", figures[0], "over bicubic", *figures[1:]]
+    console.table(columns, lines, title=title)
 
 
 def _runtime(row: ProfileRow, rows: list[ProfileRow]) -> str:
