@@ -13,6 +13,11 @@ GOAL_WORDS: dict[Goal, str] = {"original": "to the original", "teacher": "to the
 """How a figure says what it was measured against."""
 
 
+def both_goals(goal: Goal) -> tuple[Goal, Goal]:
+    """The goal, then the other one: the order in which figures are shown."""
+    return ("original", "teacher") if goal == "original" else ("teacher", "original")
+
+
 @dataclass(frozen=True)
 class Scores:
     """Means over a set of Y-PSNR in dB and of SSIM. None: there is nothing to compare with."""

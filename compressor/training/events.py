@@ -13,7 +13,7 @@ from compressor.base.choices import Goal
 from compressor.base.context import Context
 from compressor.base.interrupts import Interrupted
 from compressor.data.batches import BatchHashes
-from compressor.images.scores import GOAL_WORDS, Scores
+from compressor.images.scores import GOAL_WORDS, Scores, both_goals
 from compressor.training.guard import Balance, SkippedStep
 from compressor.training.losses import Losses
 from compressor.training.pace import Pace
@@ -171,6 +171,5 @@ def describe_scores(student: Scores, reference: Reference, goal: Goal) -> str:
     to_teacher = f"student {_decibels(student, 'teacher')}, bicubic {_decibels(bicubic, 'teacher')}"
     if student.psnr_y is None:
         return f"to the teacher: {to_teacher}"
-    both = {"original": to_original, "teacher": to_teacher}
-    other: Goal = "teacher" if goal == "original" else "original"
-    return "; ".join(f"{GOAL_WORDS[name]}: {both[name]}" for name in (goal, other))
+    both: dict[Goal, str] = {"original": to_original, "teacher": to_teacher}
+    return "; ".join(f"{GOAL_WORDS[name]}: {both[name]}" for name in both_goals(goal))

@@ -49,7 +49,8 @@ class Validation:
     ) -> None:
         if goal == "teacher" and teacher is None:
             raise SrkdError("a student without a teacher cannot be judged by it: this is a fault of srkd")
-        self.sets, self.scale, self.goal, self.teacher, self.context = tuple(sets), scale, goal, teacher, context
+        self.sets, self.scale, self.teacher, self.context = tuple(sets), scale, teacher, context
+        self.goal: Goal = goal
 
     @property
     def name(self) -> str:

@@ -16,7 +16,7 @@ import yaml
 
 from compressor.base.choices import Goal
 from compressor.base.files import atomic_path, read_text
-from compressor.images.scores import GOAL_WORDS
+from compressor.images.scores import GOAL_WORDS, both_goals
 from compressor.models.checkpoints.licence import commercial_warning, hub_licence
 from compressor.models.networks.base import Network
 from compressor.models.networks.cost import cost
@@ -101,14 +101,14 @@ def _scores(facts: CardFacts) -> dict[str, float]:
 
 def _goals(facts: CardFacts) -> tuple[Goal, Goal]:
     """First what the network is judged by."""
-    return ("teacher", "original") if facts.metadata.get("srkd.goal") == "teacher" else ("original", "teacher")
+    return both_goals("teacher" if facts.metadata.get("srkd.goal") == "teacher" else "original")
 
 
 def _results(network: Network, facts: CardFacts) -> list[dict[str, Any]]:
     """The scores on the validation images, first what the network is judged by; the metric's name says how."""
     scores = _scores(facts)
-    values = [(goal, scores.get(f"validation_{KEYS[goal]}")) for goal in _goals(facts)]
-    known = [(goal, psnr) for goal, psnr in values if psnr is not None]
+    values: list[tuple[Goal, float | None]] = [(goal, scores.get(f"validation_{KEYS[goal]}")) for goal in _goals(facts)]
+    known: list[tuple[Goal, float]] = [(goal, psnr) for goal, psnr in values if psnr is not None]
     if not known:
         return []
     protocol = facts.metadata.get("srkd.protocol", "unknown protocol")
@@ -175,7 +175,7 @@ def _quality(facts: CardFacts) -> list[str]:
         "teacher": {"original": facts.teacher_psnr_y},
         "bicubic": {goal: scores.get(f"bicubic_{key}") for goal, key in KEYS.items()},
     }
-    shown = [goal for goal in _goals(facts) if any(row.get(goal) is not None for row in rows.values())]
+    shown: list[Goal] = [goal for goal in _goals(facts) if any(row.get(goal) is not None for row in rows.values())]
     if not shown:
         return ["The checkpoint does not say what it scored."]
     protocol = facts.metadata.get("srkd.protocol", "unknown protocol")

@@ -52,7 +52,7 @@ def run_report(options: ReportOptions, context: Context) -> ReportFile:
     """
     folders = [Path(run) for run in as_tuple(options.runs)]
     path = output_file(path_of(options.out), folders, REPORT, require_html)
-    runs = [read_contents(folder) for folder in folders]
+    runs = [read_contents(folder, options.goal) for folder in folders]
     comparison = None if len(runs) == 1 else compare_contents(runs)
     sections = [_section(contents, options, context, crops=3 if len(runs) == 1 else 1) for contents in runs]
     text = report_page(sections, comparison)

@@ -283,6 +283,10 @@ class ReportOptions(Options):
         bool, Option("Show the speed, from profile.json in the run folder or a measurement of seconds.")
     ] = True
     threads: Annotated[int | None, Field(ge=1), Option("CPU threads of that measurement.", unset="any")] = None
+    goal: Annotated[
+        GoalOption,
+        Option("What headline and charts are about: originals or teacher; auto: the run's goal."),
+    ] = "auto"
 
 
 @options

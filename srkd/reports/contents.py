@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from compressor.base.choices import Goal
+from compressor.base.choices import Goal, GoalOption
+from compressor.base.errors import UsageError
 from compressor.base.files import file_sha256
+from compressor.images.scores import GOAL_WORDS
 from compressor.training.run_folder import FACTS, STUDENT
 from srkd.record.measurements import ExportedEntry, read_exports
 from srkd.record.run_file import RunFile, read_for_display
@@ -39,6 +41,8 @@ class Contents:
     metrics: tuple[Metrics, ...]
     files: tuple[ExportedFile, ...]
     student_sha256: str | None
+    goal: Goal
+    """What figures and charts are about."""
 
     @property
     def name(self) -> str:
@@ -57,18 +61,13 @@ class Contents:
     def protocol(self) -> str | None:
         return None if self.file.result is None else self.file.result.protocol
 
-    @property
-    def goal(self) -> Goal:
-        """What the student is judged by."""
-        return self.first.goal or "original" if self.file.result is None else self.file.result.goal
-
     def score(self, role: Role) -> Score | None:
         """The first row of a role."""
         return of_role(self.scores, role)
 
 
-def read_contents(run: Path) -> Contents:
-    """Read a run folder, or the folder of a plan of runs."""
+def read_contents(run: Path, goal: GoalOption = "auto") -> Contents:
+    """Read a run folder, or the folder of a plan of runs. By default the figures are about the run's own goal."""
     file = read_for_display(run)
     folders = [run / name for name in file.run_names]
     has_facts = file.student is not None or not folders or not (folders[0] / FACTS).exists()
@@ -76,17 +75,24 @@ def read_contents(run: Path) -> Contents:
     metrics = tuple(rows for folder in (run, *folders) if (rows := Metrics.read(folder)) is not None)
     student, result = run / STUDENT, file.result
     finished = result is not None and student.is_file()
+    scores = tuple(scores_of(result) if result is not None and finished else _scores_so_far(metrics))
+    student_score = of_role(scores, "student")
+    if goal == "auto":
+        goal = first.goal or "original" if result is None else result.goal
+    elif student_score is not None and student_score.by(goal) is None:
+        raise UsageError(f"--goal {goal}: {run} has no score of its student {GOAL_WORDS[goal]}")
     return Contents(
         path=run,
         file=file,
         first=first,
         unfinished=None if finished else _unfinished(run, file, first, metrics, folders),
-        scores=tuple(scores_of(result) if result is not None and finished else _scores_so_far(metrics)),
+        scores=scores,
         metrics=metrics,
         files=tuple(
             ExportedFile(name, entry, _outdated(run / name, entry)) for name, entry in read_exports(run).items()
         ),
         student_sha256=file_sha256(student) if student.is_file() else None,
+        goal=goal,
     )
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from compressor.base.choices import Goal
 from compressor.base.machine import count_threads
-from compressor.images.scores import GOAL_WORDS
+from compressor.images.scores import GOAL_WORDS, both_goals
 from compressor.models.checkpoints.licence import commercial_warning
 from srkd.record.measurements import MeasuredDifference, ProfileFile
 from srkd.record.scores import Score, of_role
@@ -209,8 +209,7 @@ def _scores(contents: Contents) -> Table:
 
 def _score_table(scores: Sequence[Score], goal: Goal, caption: str) -> Table:
     """The table of networks: first the figure that the student is judged by, then the other one if it is known."""
-    goals: tuple[Goal, ...] = (goal, "teacher" if goal == "original" else "original")
-    shown = [each for each in goals if any(score.by(each) is not None for score in scores)]
+    shown: list[Goal] = [each for each in both_goals(goal) if any(score.by(each) is not None for score in scores)]
     bicubic, rows = of_role(scores, "bicubic"), []
     for score in scores:
         over = score.over(bicubic, goal)

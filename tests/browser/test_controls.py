@@ -319,20 +319,25 @@ def test_int8_states_its_loss_and_its_speed_beside_the_float_network(app: App, m
 def test_the_list_names_every_kind_and_an_int8_file_has_no_score_of_the_float_network(app: App, models: Models) -> None:
     """Two of a kind are told apart by their names."""
     scores = {"srkd.scores": '{"validation_psnr_y": 31.5}'}
+    both = {"srkd.scores": '{"validation_psnr_y": 25.0, "validation_psnr_y_teacher": 35.3}'}
     files = [
         models.described(models.tiny, scores),
         replace(models.half, name="tiny"),
         models.int8,
         models.described(models.int8, {**QUANT, **scores}),
+        models.described(models.tiny, {**both, "srkd.goal": "teacher"}),
         replace(models.tiny, role="teacher"),
     ]
     with app.visit(app.site(files, {}), **DESKTOP) as visit:
-        names = ["Sharpened", "Sharpened, 16-bit", "int8: Sharpened", "int8 −0.03 dB: Sharpened: int8"]
+        names = ["Sharpened", "Sharpened, 16-bit", "int8: Sharpened", "int8 −0.03 dB: Sharpened: int8", "Sharpened"]
         assert visit.titles() == ["Ordinary", *names, "Large network"]
-        assert "31.5 dBon its validation images" in visit.text("card-figures")
+        assert "31.5 dBto the originals, on its validation images" in visit.text("card-figures")
         visit.page.select_option("#right", index=4, force=True)
         visit.until("document.querySelector('#card-figures').textContent.includes('in float')")
-        assert "31.5 dBin float; int8 changes it by −0.03 dB" in visit.text("card-figures")
+        assert "31.5 dBto the originals, in float; int8 changes it by −0.03 dB" in visit.text("card-figures")
+        visit.page.select_option("#right", index=5, force=True)
+        visit.until("document.querySelector('#card-figures').textContent.includes('35.3')")
+        assert "35.3 dBto its teacher’s images, on its validation images" in visit.text("card-figures")
 
 
 @pytest.mark.slow

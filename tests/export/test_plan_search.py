@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
+from compressor.base.choices import Goal
 from compressor.base.context import Context
 from compressor.base.errors import SrkdError, UsageError
 from compressor.images.scores import Scores
@@ -15,6 +16,7 @@ from export.plan.search import (
     LOOKS,
     PER_KIND,
     CandidateShape,
+    Plan,
     ShapeMeasurement,
     Targets,
     Unreachable,
@@ -259,16 +261,12 @@ def test_a_neighbour_of_the_best_is_tried_where_the_model_is_pessimistic() -> No
 
 def test_quality_decides_between_shapes_that_tie_and_unknown_loses() -> None:
     def prefers_narrow(candidate: CandidateShape) -> Scores | None:
-        # To the teacher the wide ones are better.
-        score = candidate.width / 100
-        return Scores(psnr_y=30 - score, psnr_y_teacher=30 + score) if candidate.fits else None
+        return Scores(psnr_y=30 - candidate.width / 100) if candidate.fits else None
 
     plain = find_student(shapes(), Targets(ms=40), Clock(smooth))
     fitted = find_student(shapes(), Targets(ms=40), Clock(smooth), prefers_narrow)
     assert fitted.chosen.width <= plain.chosen.width and fitted.chosen.psnr_y is not None
     assert fitted.chosen.params >= 0.75 * plain.chosen.params
-    near = find_student(shapes(), Targets(ms=40), Clock(smooth), prefers_narrow, goal="teacher").chosen
-    assert near.width > fitted.chosen.width and near.psnr_y_teacher == 30 + near.width / 100
     both = [*shapes(), *shapes("compact", fits=False)]
     chosen = find_student(both, Targets(ms=40), Clock(smooth), prefers_narrow).chosen
     assert chosen.kind == "edsr"
@@ -301,18 +299,26 @@ def candidate(params: int, *, macs: int = 1, width: int = 8) -> CandidateShape:
 def test_a_shape_exactly_on_its_targets_meets_them_and_one_exactly_at_the_tie_ties() -> None:
     """Without a margin: 10 ms of 10, 0.5 MB of 0.5, 7 MACs of 7; 75 parameters of 100 tie."""
     some = [candidate(100, macs=7, width=8), candidate(75, macs=7, width=4)]
-    plan = find_student(
-        [*some, candidate(200, macs=8, width=9)],
-        Targets(ms=10, megabytes=0.5, macs=7),
-        lambda _: ShapeMeasurement(10, 10, 10, 0.5),
-        lambda candidate: Scores(psnr_y=30.0 - candidate.params / 100),
-        margin=0.0,
-    )
+    shapes_and_larger = [*some, candidate(200, macs=8, width=9)]
+
+    def plan_by(goal: Goal) -> Plan:
+        return find_student(
+            shapes_and_larger,
+            Targets(ms=10, megabytes=0.5, macs=7),
+            lambda _: ShapeMeasurement(10, 10, 10, 0.5),
+            lambda shape: Scores(psnr_y=30.0 - shape.params / 100, psnr_y_teacher=30.0 + shape.params / 100),
+            goal=goal,
+            margin=0.0,
+        )
+
+    plan = plan_by("original")
     assert (plan.chosen.params, plan.chosen.why) == (75, "best fitted quality of those that tie")
     assert {row.params: (row.verdict, row.why) for row in plan.rows} == {
         100: ("meets", "ties, and its fitted quality is no better"),
         75: ("chosen", plan.chosen.why),
     }
+    near = plan_by("teacher").chosen
+    assert (near.params, near.psnr_y, near.psnr_y_teacher) == (100, 29.0, 31.0)
 
 
 @pytest.mark.parametrize(

@@ -47,27 +47,33 @@ function specOf(metadata) {
   return typeof spec?.arch === "string" ? spec : null;
 }
 
+/** The score that the network is judged by, and what it was measured to. */
 function scoreOf(metadata) {
-  const score = parsed(metadata["srkd.scores"])?.validation_psnr_y;
-  return typeof score === "number" ? score : null;
+  const scores = parsed(metadata["srkd.scores"]);
+  const isNearTeacher = metadata["srkd.goal"] === "teacher";
+  const score = isNearTeacher ? scores?.validation_psnr_y_teacher : scores?.validation_psnr_y;
+  const to = isNearTeacher ? "to its teacher’s images" : "to the originals";
+  return typeof score === "number" ? { score, to } : null;
 }
 
 function figuresOf(model, models) {
   const { bytes, precision, scale, weights, fixed, metadata } = describe(model);
   const large = models.find(({ role }) => role === "teacher");
   const compared = large && large !== model && model.role !== "teacher";
-  const score = scoreOf(metadata);
   return [
     ["File", fileSize(bytes), compared ? `${shareOf(bytes, large.bytes)} of the large network’s` : ""],
     ["Enlarges", scale ? `×${scale}` : "–", fixed ? `pictures of ${size(...fixed)}` : "pictures of any size"],
     ["Weights", weights ? millions(weights) : "–", precision ? `${bits(precision)} numbers` : ""],
-    ...qualityOf(score, lossOf(model)),
+    ...qualityOf(scoreOf(metadata), lossOf(model)),
   ];
 }
 
 /** The score is that of the network in float, whose weights a file in eight bits has. */
-function qualityOf(score, loss) {
-  if (score) return [["Quality", `${number(score)} dB`, loss ? `in float; int8 changes it by ${loss}` : "on its validation images"]];
+function qualityOf(scored, loss) {
+  if (scored) {
+    const below = loss ? `${scored.to}, in float; int8 changes it by ${loss}` : `${scored.to}, on its validation images`;
+    return [["Quality", `${number(scored.score)} dB`, below]];
+  }
   return loss ? [["Quality", loss, "against the same in float"]] : [];
 }
 

@@ -184,7 +184,7 @@ def set_line(report: CompressReport, name: str) -> str:
 def show(console: Console, report: CompressReport) -> None:
     """Print student, baselines, teacher and bicubic side by side, and the gains of the recipe."""
     from compressor.images.metrics import below_bicubic
-    from compressor.images.scores import GOAL_WORDS
+    from compressor.images.scores import GOAL_WORDS, both_goals
     from compressor.training.run_folder import FLOAT_STUDENT, JOINT_TEACHER
     from srkd.record.scores import of_role, scores_of
 
@@ -192,8 +192,7 @@ def show(console: Console, report: CompressReport) -> None:
     runs = "" if trials is None else f", {len(trials.runs)} runs"
     scores, goal = scores_of(report), report.goal
     bicubic = of_role(scores, "bicubic")
-    goals: tuple[Goal, ...] = (goal, "teacher" if goal == "original" else "original")
-    shown = [each for each in goals if any(score.by(each) is not None for score in scores)]
+    shown: list[Goal] = [each for each in both_goals(goal) if any(score.by(each) is not None for score in scores)]
     only_originals = shown == ["original"]
     rows = []
     for score in scores:

@@ -124,10 +124,11 @@ def show(console: Console, report: ProfileReport) -> None:
 
 def _show_models(console: Console, report: ProfileReport) -> None:
     """Print a line for each model, and one for each further precision whose quality is known."""
-    from compressor.images.scores import GOAL_WORDS
+    from compressor.images.scores import GOAL_WORDS, both_goals
 
-    goals: tuple[Goal, ...] = (report.goal, "teacher" if report.goal == "original" else "original")
-    shown = [goal for goal in goals if any(row.by(goal) is not None for row in report.quality)] or ["original"]
+    goals = both_goals(report.goal)
+    shown: list[Goal] = [goal for goal in goals if any(row.by(goal) is not None for row in report.quality)]
+    shown = shown or ["original"]
     lines = []
     for cost in report.costs:
         name = f"{cost.model} (teacher)" if cost.model == report.teacher else cost.model
