@@ -27,6 +27,7 @@ from compressor.images.resize import centre_crop
 from compressor.images.scores import GOAL_WORDS
 from compressor.models.checkpoints.licence import KEY as LICENCE
 from compressor.models.checkpoints.licence import commercial_warning
+from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.checkpoints.save import save_network
 from compressor.models.fitting.fit import fit
 from compressor.models.networks.base import ImageModel, Network, Spec
@@ -225,6 +226,13 @@ class TrainingRun:
             Trainer(stages, state, batches, teacher, events, seed=seed, context=self.context).run()
         trained, joint = _finished(state.averaged_network()), None
         student = Quality.of(config.validation.score_sets(trained), cost(config.student.spec))
+        worse = _below_its_start(student.scores.by(config.goal), untrained)
+        if worse and state.role == "student":
+            # Not the trained student but the best one, which may be the start.
+            weights = processes.run_on_all(lambda: self._best_weights() if processes.is_leader else None)
+            trained.load_state_dict(processes.broadcast(weights))
+            student = Quality.of(config.validation.score_sets(trained), cost(config.student.spec))
+            self.note(worse)
         if state.role == "joint":
             whole = state.ema.network
             joint = Quality.of(config.validation.score_sets(whole), cost(whole.spec))
@@ -232,9 +240,12 @@ class TrainingRun:
         if processes.is_leader:
             self._write_networks(state, trained, student, teacher)
             seconds = time.monotonic() - started
-            report = self._report(state, student, joint, seconds=seconds, untrained=untrained)
+            report = self._report(state, student, joint, worse, seconds=seconds, untrained=untrained)
             self._write(self.facts().changed(untrained=untrained, code=code, result=report))
         return processes.broadcast(report)
+
+    def _best_weights(self) -> dict[str, torch.Tensor]:
+        return load_checkpoint(self.folder.best).network.state_dict()
 
     def _judge(self, network: ImageModel) -> float:
         """The Y-PSNR in dB by which a student is judged."""
@@ -346,6 +357,7 @@ class TrainingRun:
         state: State,
         student: Quality,
         joint: Quality | None,
+        worse: str | None,
         *,
         seconds: float,
         untrained: ScoresBeforeTraining | None,
@@ -359,9 +371,6 @@ class TrainingRun:
         warning = below_bicubic("the student", student.psnr_y, bicubic.psnr_y, config.goal)
         if warning:
             self.folder.log(warning)
-        worse = _below_its_start(student.scores.by(config.goal), untrained, self.folder.best)
-        if worse:
-            self.folder.log(worse)
         origin = None if config.teacher is None else config.teacher.origin
         licence_warning = None if origin is None else commercial_warning(licence_of(origin.path))
         return CompressReport(
@@ -431,13 +440,13 @@ def middle_of(image_u8: torch.Tensor) -> torch.Tensor:
     return centre_crop(image_u8, height, width)
 
 
-def _below_its_start(judged: float | None, untrained: ScoresBeforeTraining | None, best: Path) -> str | None:
+def _below_its_start(judged: float | None, untrained: ScoresBeforeTraining | None) -> str | None:
     """A line if training made a student worse than it was before the first step."""
     if untrained is None or judged is None or judged >= untrained.student - WORSE_DB:
         return None
     return (
-        f"training made the student worse than its start, {judged:.3f} dB against {untrained.student:.3f}: the best "
-        f"student, perhaps the start, is {best}; train for more steps (--steps) or at a lower rate (--rate)"
+        f"training made the student worse than its start, {judged:.3f} dB against {untrained.student:.3f}: {STUDENT} is "
+        "the best one, perhaps the start; train for more steps (--steps) or at a lower rate (--rate)"
     )
 
 

@@ -175,7 +175,10 @@ def test_evaluate_names_models_below_bicubic_and_the_option(tmp_path: Path, caps
     path = save_torchscript(Particular("255"), tmp_path / "foreign.pt")
     assert run(["evaluate", str(path)]) == 0
     error = " ".join("".join(capsys.readouterr()).split())
-    assert "foreign is below bicubic to the original on embedded" in error and "with --arch-option img_range=255 it has" in error
+    assert (
+        "foreign is below bicubic to the original on embedded" in error
+        and "with --arch-option img_range=255 it has" in error
+    )
     assert run(["evaluate", str(path), "--arch-option", "img_range=255"]) == 0
     assert "below bicubic" not in "".join(capsys.readouterr())
 
