@@ -9,8 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from compressor.base.errors import SrkdError
-from compressor.images.metrics import PEAK, crop_both
+from compressor.images.metrics import PEAK, ImageTooSmall, crop_both
 
 RINGS = 32
 """Rings of equal width into which the frequencies from 0 to Nyquist are divided."""
@@ -68,7 +67,7 @@ def _ring_power(images: Tensor) -> Tensor:
     height, width = images.shape[-2:]
     side = min(height, width) // 2 * 2
     if side < MIN_SPECTRUM_SIDE:
-        raise SrkdError(
+        raise ImageTooSmall(
             f"the spectrum needs {MIN_SPECTRUM_SIDE}x{MIN_SPECTRUM_SIDE} pixels, the image has {width}x{height} after "
             "cropping the border: leave such images out of the set"
         )

@@ -25,6 +25,10 @@ SSIM_WINDOW = 11
 SSIM_SIGMA = 1.5
 
 
+class ImageTooSmall(SrkdError):
+    """An image that is too small for a metric."""
+
+
 @dataclass(frozen=True)
 class Protocol:
     """The conditions of a PSNR figure. `border` None crops `scale` pixels; `bicubic` is the filter of the LR images."""
@@ -89,7 +93,7 @@ def ssim(images_255: Tensor, reference_255: Tensor, *, border: int = 0) -> Tenso
     images, reference = crop_both(images_255, reference_255, border)
     height, width = images.shape[-2:]
     if min(height, width) < SSIM_WINDOW:
-        raise SrkdError(
+        raise ImageTooSmall(
             f"SSIM needs {SSIM_WINDOW}x{SSIM_WINDOW} pixels, the image has {width}x{height} after cropping a border "
             f"of {border}: leave such images out of the set"
         )
@@ -125,7 +129,7 @@ def crop_both(images: Tensor, reference: Tensor, border: int) -> tuple[Tensor, T
         raise SrkdError(f"cannot compare images of {_size(images)} with a reference of {_size(reference)}")
     height, width = images.shape[-2] - 2 * border, images.shape[-1] - 2 * border
     if border < 0 or height < 1 or width < 1:
-        raise SrkdError(f"nothing is left of {_size(images)} after cropping a border of {border} pixels")
+        raise ImageTooSmall(f"nothing is left of {_size(images)} after cropping a border of {border} pixels")
     window = (..., slice(border, border + height), slice(border, border + width))
     return images[window].double(), reference[window].double()
 

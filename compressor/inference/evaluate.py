@@ -21,7 +21,7 @@ from torch import Tensor
 from compressor.base.context import QUIET, Context
 from compressor.base.errors import SrkdError, UsageError
 from compressor.images.files import grey_of, image_size, read_rgb_u8, read_rgb_u8_and_grey
-from compressor.images.metrics import PEAK, Protocol, finite_or_none, luma, to_u8
+from compressor.images.metrics import PEAK, ImageTooSmall, Protocol, finite_or_none, luma, to_u8
 from compressor.images.resize import downscale_u8, mod_crop
 from compressor.images.sets import AnySet, ImagePair, LrImage, LrSet
 from compressor.inference.background import OneBehind, read_ahead
@@ -404,7 +404,7 @@ def _check_sets(
         blank = torch.zeros(1, 3, height, width)
         try:
             measure(blank, blank, border=border)
-        except SrkdError as error:
+        except ImageTooSmall as error:
             raise UsageError(f"{path}: {error}") from error
     return {path: width * height for path, (width, height) in sizes.items()}
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, cast
 
 from compressor.base.errors import SrkdError
@@ -15,6 +16,8 @@ from compressor.runtimes.table import Requirements
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from compressor.inference.learned_metrics import Backbone
 
 Reference: TypeAlias = Literal["original", "teacher"]
 
@@ -61,6 +64,15 @@ class Metric(Requirements):
 
     def show(self, figure: float) -> str:
         return f"{figure:.{self.digits}f}"
+
+
+LEARNED = "compressor.inference.learned_metrics"
+
+
+def _missing_weights(backbone: str) -> str | None:
+    """The obstacle of a metric that needs the file of this `Backbone`."""
+    row: Backbone = getattr(importlib.import_module(LEARNED), backbone)
+    return row.missing()
 
 
 METRICS: dict[str, Metric] = {
@@ -112,6 +124,30 @@ METRICS: dict[str, Metric] = {
             source="compressor.images.looks:gradient_psnr",
             best="highest",
             unit="dB",
+        ),
+        Metric(
+            name="lpips",
+            key="lpips_squeeze",
+            title="LPIPS-squeeze",
+            source=f"{LEARNED}:lpips",
+            best="lowest",
+            digits=4,
+            takes="rgb",
+            needs=("torchmetrics",),
+            extra="looks",
+            obstacle=partial(_missing_weights, "SQUEEZENET"),
+        ),
+        Metric(
+            name="dists",
+            key="dists",
+            title="DISTS",
+            source=f"{LEARNED}:dists",
+            best="lowest",
+            digits=4,
+            takes="rgb",
+            needs=("torchmetrics",),
+            extra="looks",
+            obstacle=partial(_missing_weights, "VGG16"),
         ),
     )
 }

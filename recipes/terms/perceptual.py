@@ -23,9 +23,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from compressor.base.errors import SrkdError
-from compressor.models.checkpoints.files import open_container
-from compressor.models.checkpoints.unwrap import unwrap
+from compressor.models.checkpoints.published import read_published
 from compressor.models.networks.base import Network, Spec
 from compressor.models.networks.layers import MeanShift
 from compressor.models.networks.registry import build
@@ -98,21 +96,8 @@ def load_vgg19(path: Path, *, sha256: str = "") -> VGG19:
     # On the meta device, initialising weights that the file replaces does not use torch's global generator.
     with torch.device("meta"):
         vgg = VGG19()
-    try:
-        with open_container(path) as container:
-            if not container.sha256.startswith(sha256):
-                raise SrkdError(f"its SHA-256 begins with {container.sha256[:8]}, not with {sha256}: download it again")
-            refs, state = unwrap(container.content).refs, {}
-            for name, value in vgg.state_dict().items():
-                ref, shape = refs.get(name), tuple(value.shape)
-                if ref is None or tuple(ref.shape) != shape:
-                    actual = "missing" if ref is None else f"of shape {str(tuple(ref.shape))[:60]}"
-                    raise SrkdError(
-                        f"not VGG-19: {name} is {actual}, not of {shape}: give torchvision's vgg19-dcbb9e9d.pth"
-                    )
-                state[name] = container.tensor(ref).float().contiguous()
-    except SrkdError as error:
-        raise SrkdError(f"{path}: {error}") from error
+    shapes = {name: value.shape for name, value in vgg.state_dict().items()}
+    state = read_published(path, shapes, what="VGG-19", give="torchvision's vgg19-dcbb9e9d.pth", sha256=sha256)
     vgg.load_state_dict(state, assign=True)
     vgg.freeze()
     return vgg

@@ -26,6 +26,7 @@ from torch import nn
 from compressor.base.context import Progress, no_progress
 from compressor.base.errors import SrkdError, UsageError
 from compressor.base.files import atomic_path, file_sha256
+from compressor.models.checkpoints.published import hub_file
 from compressor.models.networks.base import Network
 from compressor.training.method import Method, PlainMethod
 from recipes.terms.perceptual import VGG19, Phi, TeacherPhi, load_vgg19, plan_teacher_phi
@@ -135,7 +136,7 @@ def resolve_phi(
         return PhiSource("vgg19", f"VGG-19 from {weights}", weights, file_sha256(weights))
     if choice == "teacher":
         return PhiSource("teacher", f"{TEACHER_BLOCKS} (phi=teacher)")
-    cached = hub_cache()
+    cached = hub_file(FILE)
     reason = ""
     if not (cached.is_file() and file_sha256(cached).startswith(SHA256)):
         if not download:
@@ -153,13 +154,6 @@ def resolve_phi(
             f"put it at {cached}"
         )
     return PhiSource("teacher", f"{TEACHER_BLOCKS}, as VGG-19 is not available ({reason})")
-
-
-def hub_cache() -> Path:
-    """Return the file's path in torch.hub's cache ($TORCH_HOME)."""
-    import torch.hub
-
-    return Path(torch.hub.get_dir()) / "checkpoints" / FILE
 
 
 def fetch(url: str, path: Path, sha256: str, *, progress: Progress = no_progress) -> None:

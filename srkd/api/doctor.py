@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from compressor.base.errors import MissingExtra
 from compressor.base.machine import gpu_facts, installed_version, integer_products
+from compressor.inference.metric_table import METRICS
 from compressor.models.networks.registry import NETWORKS
 from compressor.runtimes.onnx_providers import PROVIDERS, providers_here
 from compressor.runtimes.table import RUNTIMES, missing_modules
@@ -113,6 +114,11 @@ def diagnose() -> Diagnosis:
             _demo_app(),
             _piece("tensorboard", "`tensorboard --logdir RUN`, curves of runs", ("tensorboard",), "tensorboard"),
             _piece("wandb", "`srkd compress --track wandb`, curves at Weights & Biases", ("wandb",), "wandb"),
+            *(
+                _piece(f"--metrics {row.name}", f"{row.title} in `srkd evaluate`", row.needs, row.extra, row.obstacle())
+                for row in METRICS.values()
+                if row.needs
+            ),
             # Device names of ONNX Runtime: each of its builds supports some of them.
             *(
                 Piece(f"--device {name}", row.adds, name in providers, (), None if name in providers else row.command)

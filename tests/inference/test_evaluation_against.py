@@ -69,12 +69,10 @@ def test_lr_images_alone_are_scored_to_the_teacher(photos: Path) -> None:
         evaluate([teacher], [lr], LOOKS)
 
 
-@pytest.mark.parametrize("name", METRICS)
+@pytest.mark.parametrize("name", [name for name, row in METRICS.items() if not row.needs])
 def test_an_image_has_the_best_figure_to_itself(name: str) -> None:
     """Every row holds for an image with texture and for a flat one; a blur is worse."""
     row = METRICS[name]
-    if row.missing_requirement() is not None:
-        pytest.skip(f"{name}: {row.missing_requirement()}")
     measure = row.load()
     images = 255 * torch.rand(1, 3, 80, 80, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     blurred = torch.nn.functional.avg_pool2d(images, 3, 1, 1, count_include_pad=False)

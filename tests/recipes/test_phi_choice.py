@@ -14,9 +14,10 @@ import torch
 
 import recipes.terms.phi
 from compressor.base.errors import SrkdError, UsageError
+from compressor.models.checkpoints.published import hub_file
 from compressor.models.networks.registry import build
 from recipes.terms.perceptual import VGG19, TeacherPhi
-from recipes.terms.phi import SHA256, PhiSource, hub_cache, resolve_phi
+from recipes.terms.phi import FILE, SHA256, PhiSource, resolve_phi
 from tests.support.downloads import UNREACHABLE, file_server
 from tests.support.networks import tiny
 
@@ -27,7 +28,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     monkeypatch.setattr(recipes.terms.phi, "URL", UNREACHABLE)
-    return hub_cache()
+    return hub_file(FILE)
 
 
 @pytest.fixture
