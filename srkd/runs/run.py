@@ -445,8 +445,8 @@ def _below_its_start(judged: float | None, untrained: ScoresBeforeTraining | Non
     if untrained is None or judged is None or judged >= untrained.student - WORSE_DB:
         return None
     return (
-        f"training made the student worse than its start, {judged:.3f} dB against {untrained.student:.3f}: {STUDENT} is "
-        "the best one, perhaps the start; train for more steps (--steps) or at a lower rate (--rate)"
+        f"training made the student worse than its start, {judged:.3f} dB against {untrained.student:.3f}: {STUDENT} "
+        "is the best one, perhaps the start; train for more steps (--steps) or at a lower rate (--rate)"
     )
 
 
