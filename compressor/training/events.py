@@ -14,13 +14,14 @@ from compressor.base.context import Context
 from compressor.base.interrupts import Interrupted
 from compressor.data.batches import BatchHashes
 from compressor.images.scores import GOAL_WORDS, Scores, both_goals
+from compressor.models.networks.base import ImageModel
 from compressor.training.guard import Balance, SkippedStep
 from compressor.training.losses import Losses
 from compressor.training.pace import Pace
 from compressor.training.run_folder import RunFolder
 from compressor.training.stage import Stage
 from compressor.training.state import State, require_equal_weights
-from compressor.training.validation import Reference, Validation
+from compressor.training.validation import Reference, Validation, enlarge, middle_of
 
 STATUS_SECONDS = 0.5
 """Minimum interval of the status line, in seconds."""
@@ -40,6 +41,7 @@ class RunEvents:
         *,
         stages: Sequence[Stage],
         validation: Validation,
+        pictures: Sequence[int] = (),
         context: Context,
         pace: Pace | None = None,
         advise: Advise | None = None,
@@ -49,6 +51,7 @@ class RunEvents:
         self.ends = tuple(accumulate(stage.schedule.steps for stage in stages))
         self.steps = self.ends[-1]
         self.validation, self.batch_hashes = validation, batch_hashes
+        self.pictures, self.has_shown_references = pictures, False
         self.log_every = max(1, min(100, self.steps // 100))
         self.saved_at = time.monotonic()
         self.pace, self.advise, self.status_at = pace, advise, -math.inf
@@ -143,10 +146,26 @@ class RunEvents:
             numbers |= _numbers(f"{name}/student", others)
         self.folder.metrics("validation", done, numbers)
         self.note(f"step {done}/{self.steps}: {describe_scores(scores, reference, validation.goal)}")
+        self._show_pictures(done, averaged)
         judged = validation.judge(scores)
         if judged > state.best_psnr_y:
             state.best_psnr_y = judged
             self.folder.save_best(averaged)
+
+    def _show_pictures(self, done: int, student: ImageModel) -> None:
+        """Give the trackers the student's images, and once those that it is compared with."""
+        if not self.folder.takes_pictures:
+            return
+        for number in self.pictures:
+            name, image = self.validation.image(number)
+            networks: dict[str, ImageModel | None] = {"student": student}
+            if not self.has_shown_references:
+                networks |= {"bicubic": None, **({"teacher": t} if (t := self.validation.teacher) is not None else {})}
+            shown = {title: enlarge(model, image.lr, self.validation.scale) for title, model in networks.items()}
+            if not self.has_shown_references and image.hr is not None:
+                shown["original"] = image.hr
+            self.folder.pictures(done, {f"{name}/{title}": middle_of(sr_u8) for title, sr_u8 in shown.items()})
+        self.has_shown_references = True
 
 
 def _numbers(network: str, scores: Scores) -> dict[str, float]:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from compressor.base.choices import DEFAULT_TRACKERS, TrackerName
 from compressor.base.context import Note
 from compressor.base.errors import SrkdError, Unwritable, UsageError, report_unwritable
@@ -21,7 +23,7 @@ from compressor.models.networks.base import Network
 from compressor.training.guard import SkippedStep
 from compressor.training.run_files import METRICS, read_metrics, write_facts
 from compressor.training.state import DamagedState, State
-from compressor.training.trackers import TRACKER_TYPES, Tracker, TrackerLost
+from compressor.training.trackers import TRACKER_TYPES, Tracker, TrackerLost, as_png
 
 KEPT_STATES = 3
 FACTS, LOG, LOCK = RUN_FOLDER_FACTS, "log.txt", ".lock"
@@ -52,8 +54,10 @@ class RunFolder:
         part_of: Path | None = None,
         writes: bool = True,
         trackers: Sequence[TrackerName] = DEFAULT_TRACKERS,
+        sends_pictures: bool = False,
     ) -> None:
         self.path, self._plan, self.writes = path, part_of or path, writes
+        self._sends_pictures = sends_pictures
         self.checkpoints = path / "checkpoints"
         self.best = self.checkpoints / "best.safetensors"
         self.states = SavedStates(self.checkpoints) if writes else NoStates(self.checkpoints)
@@ -137,9 +141,26 @@ class RunFolder:
     ) -> None:
         """Append a row to metrics.jsonl, and send its numbers to the trackers."""
         self._append(METRICS, json.dumps({"kind": kind, "step": done, **numbers, **(words or {})}))
+        self._track(done, lambda tracker: tracker.scalars(kind, done, numbers))
+
+    @property
+    def takes_pictures(self) -> bool:
+        return any(map(self._may_show, self._trackers))
+
+    def _may_show(self, tracker: Tracker) -> bool:
+        """Images leave this machine only if they were asked for."""
+        return tracker.is_local or self._sends_pictures
+
+    def pictures(self, done: int, pictures: Mapping[str, torch.Tensor]) -> None:
+        """Give the trackers images in bytes, each (1,3,H,W), by their names."""
+        files = {name: as_png(image_u8) for name, image_u8 in pictures.items()}
+        self._track(done, lambda tracker: tracker.pictures(done, files) if self._may_show(tracker) else None)
+
+    def _track(self, done: int, send: Callable[[Tracker], None]) -> None:
+        """Send something to every tracker; a service that failed is left out from then on."""
         for tracker in tuple(self._trackers):
             try:
-                tracker.scalars(kind, done, numbers)
+                send(tracker)
             except TrackerLost as error:
                 self._trackers.remove(tracker)
                 self.log(f"step {done}: {error}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import socket
@@ -12,6 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
+from PIL import Image
 from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
 from tensorboardX.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
 from tensorboardX.record_writer import masked_crc32c
@@ -33,13 +36,19 @@ class TrackerLost(SrkdError):
 
 
 class Tracker(Protocol):
-    """A tracker of one run's numbers."""
+    """A tracker of one run's numbers and pictures."""
+
+    is_local: bool
+    """True if nothing leaves this machine."""
 
     def begin(self, facts: Mapping[str, Any]) -> None:
         """Begin or continue, with the content of run.json; called again when that changes."""
 
     def scalars(self, kind: str, step: int, numbers: Mapping[str, float]) -> None:
         """Record the numbers of one step."""
+
+    def pictures(self, step: int, pictures: Mapping[str, bytes]) -> None:
+        """Show PNG pictures by name."""
 
     def end(self, *, finished: bool) -> None:
         """Finish the tracking; called once, when the run is finished or stops."""
@@ -53,6 +62,8 @@ class Board:
     and the run waits for ever on the queue. Here a failed write is an error at the line that wrote.
     """
 
+    is_local = True
+
     def __init__(self, folder: Path) -> None:
         # The process id prevents a run resumed within the same second from appending to a cut record.
         self.path = folder / f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}.{os.getpid()}"
@@ -62,10 +73,20 @@ class Board:
         pass
 
     def scalars(self, kind: str, step: int, numbers: Mapping[str, float]) -> None:
+        self._add(step, [Summary.Value(tag=f"{kind}/{name}", simple_value=value) for name, value in numbers.items()])
+
+    def pictures(self, step: int, pictures: Mapping[str, bytes]) -> None:
+        values = []
+        for name, png in pictures.items():
+            width, height = Image.open(io.BytesIO(png)).size
+            image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=png)
+            values.append(Summary.Value(tag=name, image=image))
+        self._add(step, values)
+
+    def _add(self, step: int, values: Sequence[Any]) -> None:
         if not self._begun:
             self._write(Event(wall_time=time.time(), file_version="brain.Event:2"))
             self._begun = True
-        values = [Summary.Value(tag=f"{kind}/{name}", simple_value=value) for name, value in numbers.items()]
         self._write(Event(wall_time=time.time(), step=step, summary=Summary(value=values)))
 
     def end(self, *, finished: bool) -> None:
@@ -86,6 +107,8 @@ class WeightsAndBiases:
     Neither code, git state nor the terminal is sent. An error at the start must be fixed by the user; after a later one
     the run continues without wandb.
     """
+
+    is_local = False
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -115,10 +138,18 @@ class WeightsAndBiases:
             temporary.write_text(json.dumps({"id": identity, "url": url}) + "\n", encoding="utf-8")
 
     def scalars(self, kind: str, step: int, numbers: Mapping[str, float]) -> None:
+        self._log({"step": step, **{f"{kind}/{name}": value for name, value in numbers.items()}})
+
+    def pictures(self, step: int, pictures: Mapping[str, bytes]) -> None:
+        if self._run is not None:
+            images = {name: import_wandb().Image(Image.open(io.BytesIO(png))) for name, png in pictures.items()}
+            self._log({"step": step, **images})
+
+    def _log(self, row: Mapping[str, Any]) -> None:
         if self._run is None:
             return
         try:
-            self._run.log({"step": step, **{f"{kind}/{name}": value for name, value in numbers.items()}})
+            self._run.log(row)
         except Exception as error:
             # A failure of a service must not end the training.
             self._run = None
@@ -133,6 +164,13 @@ class WeightsAndBiases:
 
 TRACKER_TYPES: Mapping[TrackerName, Callable[[Path], Tracker]] = {"tensorboard": Board, "wandb": WeightsAndBiases}
 """The trackers of a run folder by name; nothing is written before one begins."""
+
+
+def as_png(image_u8: torch.Tensor) -> bytes:
+    """An image in bytes, (1,3,H,W), as PNG."""
+    stream = io.BytesIO()
+    Image.fromarray(image_u8[0].permute(1, 2, 0).contiguous().numpy()).save(stream, format="PNG")
+    return stream.getvalue()
 
 
 def require_trackers(names: Sequence[TrackerName]) -> None:

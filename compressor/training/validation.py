@@ -18,7 +18,7 @@ from compressor.base.context import QUIET, Context
 from compressor.base.errors import SrkdError
 from compressor.data.prepare import ValidationImage, ValidationSet
 from compressor.images.metrics import PEAK, SSIM_WINDOW, Protocol, luma, psnr, ssim, to_u8
-from compressor.images.resize import upscale_bicubic
+from compressor.images.resize import centre_crop, upscale_bicubic
 from compressor.images.scores import EQUAL_DB, Scores
 from compressor.inference.tiling import run_tiled
 from compressor.models.networks.base import ImageModel
@@ -95,6 +95,11 @@ class Validation:
         if judged is None:
             raise SrkdError(f"the validation images have nothing to judge by ({self.goal}): this is a fault of srkd")
         return judged
+
+    def image(self, position: int) -> tuple[str, ValidationImage]:
+        """An image by its position among those of all sets, and the name of its set and its own."""
+        name = next(s.name for s in self.sets if any(image is self._images[position] for image in s.images))
+        return f"{name}/{self._images[position].name}", self._images[position]
 
     @cached_property
     def _images(self) -> tuple[ValidationImage, ...]:
@@ -174,6 +179,16 @@ def enlarge(model: ImageModel | None, lr_u8: torch.Tensor, scale: int) -> torch.
     tile = None if descriptor.receptive_radius is not None else 0
     memory = None if model.network is None else pixel_bytes(model.network.spec)
     return to_u8(run_tiled(run, lr, descriptor, tile=tile, pixel_bytes=memory).sr)
+
+
+SHEET_SIDE = 480
+"""Largest side in pixels of the pictures that a person looks at."""
+
+
+def middle_of(image_u8: torch.Tensor) -> torch.Tensor:
+    """The middle of an image, for a picture."""
+    height, width = (min(length, SHEET_SIDE) for length in image_u8.shape[-2:])
+    return centre_crop(image_u8, height, width)
 
 
 def _luma_of(image_u8: torch.Tensor) -> torch.Tensor:

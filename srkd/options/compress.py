@@ -30,7 +30,7 @@ from compressor.base.errors import UsageError
 from compressor.runtimes.table import RUNTIMES
 from srkd.options.option import Group, Option, Options, options
 from srkd.options.shared import GOAL_HELP, LIMITS_HELP, LR_ALIAS, TRUST_HELP, ModelOrPath, PathOption, Size, path_of
-from srkd.options.values import BYTES, DEVICE, MODEL, NAMED_FOLDER, SETTING, SIZE, OneOf, names_of
+from srkd.options.values import BYTES, COUNTS, DEVICE, MODEL, NAMED_FOLDER, SETTING, SIZE, OneOf, names_of
 
 TargetPrecision: TypeAlias = Literal["fp32", "bf16", "fp16", "int8"]
 
@@ -320,6 +320,14 @@ class RunOptions(Group):
         names_of(*TRACKERS),
         Option("Where to watch curves: tensorboard (files in the run folder), wandb (Weights & Biases, srkd[wandb])."),
     ] = DEFAULT_TRACKERS
+    track_images: Annotated[
+        int | Sequence[int] | None,
+        COUNTS,
+        Option(
+            "Numbers, from 1, of the validation images that are shown there as student, teacher and bicubic.",
+            unset="the first, and none to wandb",
+        ),
+    ] = None
 
     @property
     def folder(self) -> Path:

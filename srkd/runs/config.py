@@ -247,6 +247,7 @@ class RunConfig(RunNetworks):
         if shared is None:
             processes.run_on_all(lambda: require_memory_for_step(networks, device, processes.rank))
         data, cache = processes.run_on_all(lambda: _prepare_images(networks, choice, context, shared))
+        processes.run_on_all(lambda: require_tracked_images(options, data))
 
         def choose_mode() -> ExecutionMode | None:
             if shared is not None:
@@ -743,6 +744,14 @@ def _prepare_images(
     precision = cache_precision(networks.preset)
     cache = TeacherCache.plan(teacher, data.train, views, folder=folder, lr_patch=rule.lr_patch, precision=precision)
     return data, cache
+
+
+def require_tracked_images(options: CompressOptions, data: Data) -> None:
+    """Refuse the number of an image that is not there."""
+    count = len(data.validation_names)
+    for number in as_tuple(options.run.track_images or ()):
+        if number > count:
+            raise UsageError(f"--track-images {number}: there are {count} validation images")
 
 
 def cache_precision(preset: Preset) -> Precision:

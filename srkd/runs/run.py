@@ -23,7 +23,6 @@ from compressor.base.processes import Processes
 from compressor.data.batches import Batches, draw_calibration_patches
 from compressor.data.placement import place_on_device
 from compressor.images.metrics import below_bicubic
-from compressor.images.resize import centre_crop
 from compressor.images.scores import GOAL_WORDS
 from compressor.models.checkpoints.licence import KEY as LICENCE
 from compressor.models.checkpoints.licence import commercial_warning
@@ -41,9 +40,10 @@ from compressor.training.pace import Pace, describe_device
 from compressor.training.run_folder import FACTS, JOINT_TEACHER, SHEET, STUDENT, RunFolder, require_run
 from compressor.training.stage import Stage
 from compressor.training.state import State, follow_leader
-from compressor.training.validation import Reference, enlarge
+from compressor.training.validation import Reference, enlarge, middle_of
 from demo.sheet import Panel, write_sheet
 from srkd.options.compress import CompressOptions
+from srkd.options.models import as_tuple
 from srkd.options.option import to_json
 from srkd.record.result import CompressReport, Quality, ScoresBeforeTraining
 from srkd.record.run_file import (
@@ -89,6 +89,7 @@ def train_run(
             part_of=part_of,
             writes=processes.is_leader,
             trackers=config.options.run.track,
+            sends_pictures=config.options.run.track_images is not None,
         )
     )
     if not processes.is_single:
@@ -217,6 +218,7 @@ class TrainingRun:
                 self.folder,
                 stages=stages,
                 validation=config.validation,
+                pictures=[number - 1 for number in as_tuple(config.options.run.track_images or 1)],
                 context=self.context,
                 pace=Pace(state.done, steps, where=where, runs=self.runs_left),
                 advise=partial(cache_advice, config, teacher),
@@ -232,7 +234,7 @@ class TrainingRun:
             weights = processes.run_on_all(lambda: self._best_weights() if processes.is_leader else None)
             trained.load_state_dict(processes.broadcast(weights))
             student = Quality.of(config.validation.score_sets(trained), cost(config.student.spec))
-            self.note(worse)
+            self.folder.log(worse)
         if state.role == "joint":
             whole = state.ema.network
             joint = Quality.of(config.validation.score_sets(whole), cost(whole.spec))
@@ -430,14 +432,6 @@ class TrainingRun:
 
 WORSE_DB = 0.02
 """Difference in dB from which a student is worse than its start."""
-SHEET_SIDE = 480
-"""Largest side in pixels of the pictures in comparison.png: the middle of the first validation image."""
-
-
-def middle_of(image_u8: torch.Tensor) -> torch.Tensor:
-    """The middle of an image, for a picture."""
-    height, width = (min(length, SHEET_SIDE) for length in image_u8.shape[-2:])
-    return centre_crop(image_u8, height, width)
 
 
 def _below_its_start(judged: float | None, untrained: ScoresBeforeTraining | None) -> str | None:

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from PIL import Image
+from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
 
 import srkd
 from compressor.base.errors import MissingExtra, SrkdError, UsageError
+from compressor.data.prepare import DataChoice, prepare_data
+from compressor.models.checkpoints.load import load_checkpoint
 from compressor.training.run_folder import RunFolder
 from compressor.training.trackers import WANDB_FILE
+from compressor.training.validation import enlarge, middle_of
 from srkd.cli.main import run
 from tests.support.small_runs import SMALL
 
@@ -51,23 +59,79 @@ def wandb_runs(monkeypatch: pytest.MonkeyPatch) -> list[WandbRun]:
         return runs[-1]
 
     module = ModuleType("wandb")
-    module.init, module.Settings = init, SimpleNamespace  # type: ignore[attr-defined]
+    module.init, module.Settings, module.Image = init, SimpleNamespace, lambda image: image  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "wandb", module)
     monkeypatch.delenv("WANDB_PROJECT", raising=False)
     return runs
+
+
+def read_events(folder: Path) -> list[Any]:
+    """The records of the only event file: length and its checksum (12 bytes), the event, its checksum (4)."""
+    (path,) = folder.glob("events.out.tfevents.*")
+    content, events = path.read_bytes(), []
+    while content:
+        length = int.from_bytes(content[:8], "little")
+        events.append(Event.FromString(content[12 : 12 + length]))
+        content = content[16 + length :]
+    return events
+
+
+def embedded_set(scale: int) -> torch.Tensor:
+    """The LR image of the first embedded validation photo."""
+    return prepare_data(DataChoice(), scale=scale, lr_patch=8).validation[0].images[0].lr
+
+
+def test_the_number_of_a_picture_that_is_not_there_is_refused(teacher: Path, photos: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--track-images 3: there are 2"):
+        srkd.compress(teacher, data=photos, steps=1, out=tmp_path / "run", settings=SMALL, track_images=(1, 3))
 
 
 def test_a_run_sends_its_numbers_and_no_path(
     wandb_runs: list[WandbRun], teacher: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "run"
-    words = ["--teacher", str(teacher), "--data", str(photos), "--steps", "3", "--out", str(folder)]
-    assert run(["compress", *words, "--track", "tensorboard,wandb", *(f"--set={text}" for text in SMALL)]) == 0
+    words = [
+        "--teacher",
+        str(teacher),
+        "--data",
+        str(photos),
+        "--steps",
+        "3",
+        "--init",
+        "inherit",
+        "--out",
+        str(folder),
+    ]
+    assert (
+        run(
+            [
+                "compress",
+                *words,
+                "--track",
+                "tensorboard,wandb",
+                "--track-images",
+                "1",
+                *(f"--set={text}" for text in SMALL),
+            ]
+        )
+        == 0
+    )
     (wandb_run,) = wandb_runs
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in wandb_run.rows] == [row["step"] for row in rows]
-    assert wandb_run.rows[0]["train/loss"] == rows[0]["loss"] and wandb_run.step_metric == "step"
-    assert wandb_run.rows[-1]["validation/student_psnr_y"] == rows[-1]["student_psnr_y"]
+    *numbers, pictures = wandb_run.rows
+    assert [row["step"] for row in numbers] == [row["step"] for row in rows]
+    assert numbers[0]["train/loss"] == rows[0]["loss"] and wandb_run.step_metric == "step"
+    assert numbers[-1]["validation/student_psnr_y"] == rows[-1]["student_psnr_y"]
+    name = "embedded photos/astronaut"
+    assert pictures.keys() == {"step", *(f"{name}/{title}" for title in ("student", "bicubic", "teacher", "original"))}
+    # TensorBoard's file holds the same pictures, and the last one is the student's.
+    shown = [value for event in read_events(folder) for value in event.summary.value if value.HasField("image")]
+    assert {value.tag for value in shown} == pictures.keys() - {"step"}
+    (student,) = [value.image.encoded_image_string for value in shown if value.tag == f"{name}/student"]
+    network, astronaut = load_checkpoint(folder).network, embedded_set(2)
+    expected = middle_of(enlarge(network, astronaut, 2))[0].permute(1, 2, 0).numpy()
+    difference = np.abs(np.asarray(Image.open(io.BytesIO(student))).astype(int) - expected.astype(int))
+    assert difference.max() <= 1 and np.asarray(pictures[f"{name}/student"]).shape == expected.shape
     assert wandb_run.exit_code == 0 and wandb_run.settings["project"] == "srkd" and wandb_run.settings["name"] == "run"
     assert wandb_run.settings["config"]["recipe"] == "logits" and str(tmp_path) not in json.dumps(
         wandb_run.settings["config"]
@@ -91,6 +155,7 @@ def test_a_resumed_run_goes_on_with_its_curves(
         srkd.compress(teacher, data=photos, steps=3, out=folder, settings=SMALL, track=("wandb",), progress=stop)
     srkd.resume(folder)
     first, second = wandb_runs
+    assert not any("/student" in key and "psnr" not in key and "ssim" not in key for row in second.rows for key in row)
     assert first.settings["id"] == second.settings["id"] == json.loads((folder / WANDB_FILE).read_text())["id"]
     assert (first.exit_code, second.exit_code) == (1, 0) and second.settings["resume"] == "allow"
     assert not list(folder.glob("events.*"))
