@@ -145,6 +145,7 @@ class Evaluation:
             "scale": self.scale,
             "self_ensemble": self.self_ensemble,
             "references": list(self.references),
+            "goal": self.references[0],
             "teacher": self.teacher,
             "metrics": {row.key: {"unit": row.unit, "best": row.best} for row in rows},
             "models": {

@@ -61,6 +61,11 @@ class TeacherCheck:
         return self.to_original >= self.bicubic_to_original + ABOVE_DB
 
     @property
+    def is_for_looks(self) -> bool:
+        """Whether it is an ordinary network that is no nearer to the original than bicubic."""
+        return self.goal == "teacher" and self.advice is None and self.to_bicubic >= FAR_DB
+
+    @property
     def goal(self) -> Goal:
         """What a student of this teacher is judged by."""
         return "original" if self.to_original > self.bicubic_to_original else "teacher"

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
+from compressor.base.choices import GoalOption
 from compressor.base.context import Context, Note
 from compressor.base.errors import UsageError
 from compressor.images.metrics import Protocol
+from compressor.images.scores import both_goals
 from compressor.images.sets import AnySet, ImageSet, LrSet, embedded_pairs, find_lr_images, find_lr_set, find_sets
 from compressor.inference import evaluate as evaluation
 from compressor.inference.evaluate import Evaluation, EvaluationSettings
@@ -34,7 +37,7 @@ def run_evaluate(options: EvaluateOptions, context: Context) -> Evaluation:
         >>> scores = srkd.evaluate("runs/small", data="photos", against="edsr.pt", metrics=["psnr", "sharpness"])
         >>> print(scores.models["small"]["photos"]["sharpness_teacher"])
     """
-    result = _score(evaluation.evaluate, options, context)
+    result = by_goal(_score(evaluation.evaluate, options, context), options.goal)
     _note_below_bicubic(result, options, context.note)
     return result
 
@@ -44,12 +47,29 @@ evaluate = public(EvaluateOptions, EvaluateOptions, run_evaluate, "evaluate")
 
 def run_explain(options: EvaluateOptions, context: Context) -> tuple[Evaluation, ...]:
     """Score as `evaluate` does, and also by the conventions with which these figures are often confused."""
-    return _score(evaluation.explain, options, context)
+    return tuple(by_goal(result, options.goal) for result in _score(evaluation.explain, options, context))
+
+
+def by_goal(result: Evaluation, goal: GoalOption) -> Evaluation:
+    """The scores with what models are judged by first. auto: the originals if the teacher is nearer to them than
+    bicubic.
+    """
+    if result.teacher is None or len(result.references) < 2:
+        return result
+    if goal == "auto":
+        key, bicubic = METRICS["psnr"].key_to("original"), result.models["bicubic"]
+        teacher = result.models[result.teacher]
+        is_known = "psnr" in result.metrics
+        gain = sum(scores[key] - bicubic[name][key] for name, scores in teacher.items()) if is_known else 1.0
+        goal = "original" if gain > 0 else "teacher"
+    return replace(result, references=both_goals(goal))
 
 
 def _score(score: Callable[..., R], options: EvaluateOptions, context: Context) -> R:
     for name in options.metrics:
         METRICS[name].require()
+    if options.goal == "teacher" and options.against is None:
+        raise UsageError("--goal teacher: name the teacher, --against TEACHER")
     models = _models(options)
     runtimes = [open_runtime(model, options, context) for model in models]
     teacher = next((runtime for runtime, model in zip(runtimes, models, strict=True) if model is options.against), None)
@@ -94,6 +114,8 @@ def _sets(options: EvaluateOptions, scale: int, note: Note) -> tuple[AnySet, ...
 def _note_below_bicubic(result: Evaluation, options: EvaluateOptions, note: Note) -> None:
     """Warn of models below bicubic, and name the option if a setting missing in a teacher's file explains it."""
     reference = result.references[0]
+    if reference == "teacher":
+        return
     key, against = METRICS["psnr"].key_to(reference), result.name_of(reference)
     bicubic, *rows = result.models.items()
     for (label, scores), model in zip(rows, _models(options), strict=True):
@@ -104,8 +126,12 @@ def _note_below_bicubic(result: Evaluation, options: EvaluateOptions, note: Note
         ]
         if not below:
             continue
-        note(f"warning: {label} is below bicubic {against} on {', '.join(below)}")
+        check = None
         if isinstance(model, (str, Path)) and RUNTIMES[runtime_of(Path(model))].opens_as_teacher:
-            advice = check_teacher(load_checkpoint(model, options)).advice
-            if advice is not None:
-                note(f"{label}: {advice}")
+            check = check_teacher(load_checkpoint(model, options))
+        if check is not None and check.is_for_looks:
+            note(f"{label} is farther from the originals than bicubic, as networks for looks are: {', '.join(below)}")
+            continue
+        note(f"warning: {label} is below bicubic {against} on {', '.join(below)}")
+        if check is not None and check.advice is not None:
+            note(f"{label}: {check.advice}")

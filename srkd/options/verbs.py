@@ -148,6 +148,7 @@ class EvaluateOptions(RuntimeOptions):
             "Teacher whose images are compared with, beside the originals.", unset="originals alone", metavar="TEACHER"
         ),
     ] = None
+    goal: Annotated[GoalOption, Option(GOAL_HELP)] = "auto"
     metrics: Annotated[str | Sequence[str], names_of(*METRICS), Option(f"Some of {', '.join(METRICS)}.")] = (
         DEFAULT_METRICS
     )

@@ -30,6 +30,7 @@ from srkd.options.shared import RuntimeOptions
 from srkd.record.run_teacher import find_run_teacher
 from tests.support.foreign_models import save_onnx, twin
 from tests.support.run_files import save_run_file, teacher_entry
+from tests.support.shared import needs_shared, shared
 
 ReadJson = Callable[..., dict[str, Any]]
 
@@ -206,13 +207,33 @@ def test_evaluate_json_has_the_keys_of_the_contract(
     assert value["models"]["small#2"]["sets"]["gradients"]["psnr_y"] == pytest.approx(scores["psnr_y"], abs=1e-3)
 
 
+def test_evaluate_shows_first_what_the_goal_says(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The teacher has random weights, and is farther from the originals than bicubic."""
+    firsts = []
+    for goal in ("auto", "teacher", "original"):
+        assert run(["evaluate", str(model), "--against", str(model), "--goal", goal, "--json"]) == 0
+        answer = json.loads(capsys.readouterr().out)
+        firsts.append((answer["goal"], answer["references"][0]))
+    assert firsts == [("teacher", "teacher"), ("teacher", "teacher"), ("original", "original")]
+    assert run(["evaluate", str(model), "--goal", "teacher"]) == 2
+    assert "--goal teacher: name the teacher" in capsys.readouterr().err
+
+
+@needs_shared
+def test_a_network_for_looks_is_not_called_worse_than_none(capsys: pytest.CaptureFixture[str]) -> None:
+    gan = shared() / "data" / "checkpoints" / "realesr-animevideov3_rezipped.pth"
+    assert run(["evaluate", str(gan)]) == 0
+    error = " ".join("".join(capsys.readouterr()).split())
+    assert "as networks for looks are" in error and "warning" not in error
+
+
 def test_evaluate_against_a_teacher(
     model: Path, exported: Path, photos: Path, read_json: ReadJson, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The file of the same network is as sharp as its teacher; a teacher among the models has one row."""
     command = ["evaluate", str(exported), "--against", str(model), "--metrics", "psnr,sharpness"]
     value = read_json(*command, "--data", photos)
-    assert (value["teacher"], value["references"]) == ("small", ["original", "teacher"])
+    assert (value["teacher"], set(value["references"])) == ("small", {"original", "teacher"})
     assert list(value["models"]) == ["bicubic", "small", "small#2"]
     scores = value["models"]["small#2"]["sets"]["gradients"]
     assert scores["sharpness_teacher"] == pytest.approx(1, abs=1e-3)
