@@ -151,6 +151,18 @@ class FeedsOtherSizes(Protocol):
         ...
 
 
+@runtime_checkable
+class FitsBatch(Protocol):
+    """A method whose default weights depend on the number of patches of a step, over all processes.
+
+    Asked by the configuration of a run. Without it: the weights as they are.
+    """
+
+    def fit_batch(self, batch: int) -> tuple[Method, str | None]:
+        """Return the method with its weights for this batch, and a note if they are not the published ones."""
+        ...
+
+
 Shape: TypeAlias = Sequence[int]
 """The shape of a feature: N, C, h, w."""
 

@@ -10,7 +10,8 @@ version, trainer/slim_contrast_trainer.py. λ_T = 1, K = 10. λ_C = 200 for imag
 fed 255·image all the same.
 
 - Means run over the whole batch, of all processes, before the division. K negatives are drawn from it; a smaller batch
-  is used completely, and the term is larger by K/B, being a ratio to a sum over negatives.
+  is used completely. D_j is a ratio to a sum over negatives, so with fewer of them it is larger: `lam=None` makes λ_C
+  smaller by as much, 0.784314·K/10 for K negatives in use. A λ_C that is given stays as it is.
 - T and S share memory: S runs on leading slices of T's parameters, and all gradients go to T.
 - Whether the positive φ(T) is detached is a flag in the code, which its README sets: detached unless `detach: false`.
 - The code switches λ_T off from an epoch that the README sets to the end of the run: here it is never switched off.
@@ -27,7 +28,7 @@ of its first blocks.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 import torch
@@ -41,15 +42,19 @@ from compressor.models.networks.base import Network, Spec
 from compressor.models.students.students import require_slice
 from compressor.training.method import Kind, TeacherNeeds
 from compressor.training.step import Step
-from recipes.terms.contrast import ContrastsThroughPhi
+from recipes.terms.contrast import NEGATIVES, ContrastsThroughPhi
 
 Width = Annotated[float, Field(gt=0, lt=1)]
 CSD_WEIGHT = 0.784314
+"""λ_C of the paper, with 10 negatives."""
 
 
 @dataclass(frozen=True)
 class CsdLite(ContrastsThroughPhi):
-    lam: Annotated[float, Field(ge=0, description="weight of the contrast; 200 for images in [0,255]")] = CSD_WEIGHT
+    lam: Annotated[
+        float | None,
+        Field(ge=0, description="weight of the contrast; none: 0.784314 (200/255) · negatives in use / 10"),
+    ] = None
     name: str = "csd-lite"
     kind: Kind = "contrast"
     teacher_views: tuple[View, ...] = ("whole",)
@@ -61,7 +66,15 @@ class CsdLite(ContrastsThroughPhi):
 
     @property
     def weights(self) -> Mapping[str, float]:
-        return {"pixel": 1.0, "contrast": self.lam}
+        return {"pixel": 1.0, "contrast": CSD_WEIGHT if self.lam is None else self.lam}
+
+    def fit_batch(self, batch: int) -> tuple[CsdLite, str | None]:
+        used = min(self.negatives, batch)
+        if self.lam is not None or used == NEGATIVES:
+            return self, None
+        lam = CSD_WEIGHT * used / NEGATIVES
+        counted = f"{used} negative{'s' if used > 1 else ''} where the paper has {NEGATIVES}"
+        return replace(self, lam=lam), f"contrast: {counted}: weight {lam:.3g} in place of {CSD_WEIGHT:.3g}"
 
     def terms(self, step: Step) -> dict[str, torch.Tensor]:
         sr = step.student().sr

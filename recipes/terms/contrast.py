@@ -5,7 +5,8 @@
 Wang et al., CSD (IJCAI 2021); code followed: Booooooooooo/CSD, loss/contrast_loss.py, trainer/slim_contrast_trainer.py.
 
 - Both means run over the whole batch before the division: a ratio of the batch, not a mean of ratios. The denominator
-  is a sum over the K negatives, not a mean: with half as many the term is twice as large.
+  is a sum over the K negatives, not a mean: with half as many the term is twice as large, and methods whose λ is
+  published for a number of them scale it (`fit_batch`).
 - Negatives are LR images of the same batch enlarged by torch's bicubic (a = -0.75), neither clamped nor given a
   gradient; each is compared with every student image, including its own.
 - The code draws a permutation of 0…K-1 and so always uses the first K of the batch, whose order has no effect on a sum.

@@ -44,6 +44,7 @@ from compressor.training.distributed import process_device
 from compressor.training.footprint import BatchShape, Footprint, footprint
 from compressor.training.method import (
     FeedsOtherSizes,
+    FitsBatch,
     HasEarlierStages,
     Method,
     TrainsJointly,
@@ -55,7 +56,7 @@ from compressor.training.speed import PLAIN_MODE, ExecutionMode, SpeedOptions, c
 from compressor.training.stage import Stage
 from compressor.training.validation import Validation
 from recipes.catalogue import RECIPES, teacher_needs
-from recipes.config.preset import SHORT_RUN_STEPS, Preset
+from recipes.config.preset import SHORT_RUN_STEPS, Preset, StudentRule
 from recipes.config.reading import load_preset, recipe_label
 from recipes.terms.features import describe_taps
 from recipes.terms.phi import PhiSource, UsesPerceptualNet, bind_phi, find_phi
@@ -176,7 +177,7 @@ class RunNetworks:
             phi = choose_phi(preset, options, context, download=download)
 
         def choose() -> RunNetworks:
-            methods = bind_phi(preset.build_methods(), phi)
+            methods = bind_phi(fit_batch(preset, context.note), phi)
             teacher = None
             if shared is not None:
                 teacher = shared.teacher
@@ -483,6 +484,20 @@ def require_sound_teacher(networks: RunNetworks, teacher: Teacher, note: Note) -
     )
 
 
+def fit_batch(preset: Preset, note: Note) -> tuple[Method, ...]:
+    """The preset's methods with their weights for its batch; a note says which, unless the preset gives the weight."""
+    fitted = []
+    for method in preset.build_methods():
+        if isinstance(method, FitsBatch):
+            before = method.weights
+            method, text = method.fit_batch(preset.schedule.batch)
+            changed = {term for term, weight in method.weights.items() if before[term] != weight}
+            if text is not None and not changed <= preset.weights.keys():
+                note(text)
+        fitted.append(method)
+    return tuple(fitted)
+
+
 def fit_sizes(methods: Sequence[Method], teacher: Teacher, lr_patch: int, note: Note) -> tuple[Method, ...]:
     """Refuse a teacher whose fixed size is not that of patches; adapt methods that give it images of other sizes."""
     sizes = teacher.own_sizes
@@ -541,7 +556,7 @@ def choose_student(teacher: Teacher | None, preset: Preset, options: CompressOpt
     if options.student.student is not None:
         network = _student_of_spec(options.student.student, init, select, options, teacher)
     else:
-        network = _cut_student(teacher, init, select, preset, options)
+        network = _cut_student(teacher, init, select, preset, options, note)
     if init == "fit" and network_of_teacher is not None:
         require_linear_plan(network_of_teacher.spec, network.spec)
     channels = network.descriptor.channels
@@ -625,11 +640,13 @@ def _choose_select(init: Init, teacher: Network | None, preset: Preset, options:
 
 
 def _cut_student(
-    teacher: Teacher | None, init: Init, select: Select, preset: Preset, options: CompressOptions
+    teacher: Teacher | None, init: Init, select: Select, preset: Preset, options: CompressOptions, note: Note
 ) -> Network:
     """Cut the student from a teacher whose network is known, by width and depth."""
     if teacher is None:
         raise UsageError("without --student the student is cut from a teacher: add --teacher FILE or --student SPEC")
+    for line in _also_reduced(preset.student, options):
+        note(line)
     if teacher.network is None:
         scale = teacher.descriptor.scale
         raise UsageError(
@@ -644,6 +661,20 @@ def _cut_student(
         seed=options.training.seed,
         select=select,
     )
+
+
+def _also_reduced(rule: StudentRule, options: CompressOptions) -> list[str]:
+    """A line if only one of width and depth is given and the recipe reduces the other."""
+    width, depth = options.student.width, options.student.depth
+    if depth is not None and width is None and rule.width < 1:
+        return [f"--depth {depth:g}: the recipe also {_reduces(rule.width, 'width')}: add --width 1 to keep it"]
+    if width is not None and depth is None and rule.depth < 1:
+        return [f"--width {width:g}: the recipe also {_reduces(rule.depth, 'depth')}: add --depth 1 to keep it"]
+    return []
+
+
+def _reduces(fraction: float, what: str) -> str:
+    return f"halves the {what}" if fraction == 0.5 else f"takes {fraction:g} of the {what}"
 
 
 def _student_of_spec(

@@ -32,6 +32,7 @@ from recipes.terms.contrast import bicubic_negatives
 from recipes.terms.perceptual import VGG19, TeacherPhi
 from srkd import compress, resume
 from srkd.options.compress import CompressOptions
+from srkd.runs.config import fit_batch
 from srkd.runs.dry_run import dry_run
 from tests.support.downloads import UNREACHABLE
 from tests.support.foreign_models import save_onnx, twin
@@ -127,6 +128,39 @@ def test_vgg_gets_no_gradient_and_passes_it_on() -> None:
 def test_weights_are_those_of_the_paper_in_0_1() -> None:
     assert Csd().weights == pytest.approx({"pixel": 1.0, "contrast": 200 / 255, "teacher": 1.0}, abs=1e-6)
     assert CsdLite(lam=0.5).weights == {"pixel": 1.0, "contrast": 0.5}
+
+
+def test_the_contrast_counts_the_same_with_fewer_negatives() -> None:
+    """All negatives are alike: the distance to one stands for the distance to each."""
+    anchor, positive, negative = (torch.full((1, 1, 2, 2), value) for value in (0.0, 0.1, 0.5))
+    weighed = []
+    for batch in (1, 4, 10, 16):
+        method, _ = CsdLite().fit_batch(batch)
+        negatives = negative.repeat(min(batch, 10), 1, 1, 1)
+        weighed.append(method.weights["contrast"] * float(contrast_ratio([anchor], [positive], [negatives])))
+    assert weighed == pytest.approx([weighed[-1]] * 4, rel=1e-6)
+    assert CsdLite(lam=0.5).fit_batch(4) == (CsdLite(lam=0.5), None)
+    assert CsdLite(negatives=5).fit_batch(16)[0].weights["contrast"] == pytest.approx(0.784314 / 2)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "settings", "note"),
+    [
+        ("csd", (), "contrast: 4 negatives where the paper has 10: weight 0.314 in place of 0.784"),
+        (
+            "csd-lite",
+            ("schedule.batch=1",),
+            "contrast: 1 negative where the paper has 10: weight 0.0784 in place of 0.784",
+        ),
+        ("csd", ("weights.contrast=0.5",), None),
+        ("csd", ("lam=0.5",), None),
+        ("csd-paper", (), None),
+    ],
+)
+def test_a_run_says_a_weight_that_is_not_the_published_one(recipe, settings, note) -> None:
+    notes: list[str] = []
+    fit_batch(load_preset(recipe, settings), notes.append)
+    assert notes == ([] if note is None else [note])
 
 
 # Joint training

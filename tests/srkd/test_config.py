@@ -62,6 +62,15 @@ def test_select_reaches_the_student(teacher: Teacher, choose: Choose) -> None:
     assert notes == []
 
 
+def test_a_recipe_that_also_reduces_the_other_side_says_so(choose: Choose) -> None:
+    width = "the recipe also halves the width: add --width 1 to keep it"
+    assert choose(depth=0.5, init="inherit")[1] == [f"--depth 0.5: {width}"]
+    assert choose(width=0.5, recipe="facd-paper")[1] == [
+        "--width 0.5: the recipe also takes 0.3 of the depth: add --depth 1 to keep it"
+    ]
+    assert choose(depth=0.5, width=1.0, init="inherit")[1] == choose(depth=0.5, recipe="scratch")[1] == []
+
+
 def test_another_network_takes_the_teachers_scale_and_starts_at_random(choose: Choose) -> None:
     start, notes = choose(student="compact:width=8,depth=2")
     assert start.network.spec == CompactSpec(2, width=8, depth=2)
