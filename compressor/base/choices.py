@@ -38,6 +38,9 @@ Precision: TypeAlias = Literal["fp32", "bf16"]
 Layout: TypeAlias = Literal["channels_last", "contiguous"]
 """The memory layout of a network and its images in training."""
 
+BaselineName: TypeAlias = Literal["scratch", "inherit", "fit", "init-from", "logits"]
+"""Baselines: L1 to the label from four kinds of first weights, and logits from the recipe's own."""
+
 Goal: TypeAlias = Literal["original", "teacher"]
 """What a student is judged by: how near its images are to the originals, or to those of its teacher."""
 

@@ -57,7 +57,7 @@ def parameters_of(row: Declaration) -> list[click.Parameter]:
         return [VerbOption(words, is_flag=True, default=row.default, help=option.help, **ours)]
     # The help shows the default as a user would write it.
     show: Callable[[Any], str] = getattr(kind, "show", str)
-    has_text = row.default not in (None, dataclasses.MISSING) and not row.is_multiple
+    has_text = row.default not in (None, (), dataclasses.MISSING) and not row.is_multiple
     return [
         VerbOption(
             words,

@@ -10,7 +10,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
@@ -19,6 +19,7 @@ from compressor.base.choices import (
     DEFAULT_TRACKERS,
     MOST_LIMITS,
     TRACKERS,
+    BaselineName,
     Border,
     Goal,
     GoalOption,
@@ -309,9 +310,14 @@ class RunOptions(Group):
         PathOption,
         Option("Run folder to write, required for a run; must not exist yet.", flags=("-o", "--out"), in_json=False),
     ] = None
-    with_baseline: Annotated[bool, Option("Also train the same student on the same batches without distillation.")] = (
-        False
-    )
+    with_baseline: Annotated[
+        bool, Option("Also train the same student on the same batches without distillation, and by logits.")
+    ] = False
+    baselines: Annotated[
+        tuple[BaselineName, ...],
+        names_of(*get_args(BaselineName)),
+        Option("The baselines to train, some of scratch, inherit, fit, init-from, logits.", unset="none"),
+    ] = ()
     seeds: Annotated[int, Field(ge=1), Option("Number of runs with different seeds, for mean and spread.")] = 1
     device: Annotated[str, DEVICE, Option("cpu, cuda, cuda:N or mps.")] = "cpu"
     threads: Annotated[int | None, Field(ge=1), Option("CPU threads.", unset="as many as torch uses")] = None
@@ -328,6 +334,10 @@ class RunOptions(Group):
             unset="the first, and none to wandb",
         ),
     ] = None
+
+    @property
+    def has_baselines(self) -> bool:
+        return self.with_baseline or self.baselines != ()
 
     @property
     def folder(self) -> Path:
@@ -358,12 +368,12 @@ class CompressOptions(Options):
         if training.then is None and training.then_settings:
             raise UsageError(f"--set {THEN}{training.then_settings[0]}: there is no second recipe; add --then pams")
         if training.then is not None and self.is_compared:
-            raise UsageError("--then makes one student: leave out --with-baseline and --seeds")
+            raise UsageError("--then makes one student: leave out --with-baseline, --baselines and --seeds")
 
     @property
     def is_compared(self) -> bool:
         """Whether the recipe is compared with baselines, or over seeds, and so needs several runs."""
-        return self.run.with_baseline or self.run.seeds > 1
+        return self.run.has_baselines or self.run.seeds > 1
 
 
 @options

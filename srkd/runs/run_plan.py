@@ -99,7 +99,7 @@ class RunPlan(ABC):
             request=to_json(self.options),
             plan=plan_entry(self.options),
             trials=PlannedRuns(
-                runs=tuple(run.name for run in self.runs), with_baseline=run.with_baseline, seeds=run.seeds
+                runs=tuple(run.name for run in self.runs), with_baseline=run.has_baselines, seeds=run.seeds
             ),
         )
 
@@ -173,5 +173,5 @@ class RunPlan(ABC):
 
 def in_folder(options: CompressOptions, folder: Path) -> CompressOptions:
     """Options of one run in a folder of its own."""
-    run = dataclasses.replace(options.run, out=folder, with_baseline=False, seeds=1)
+    run = dataclasses.replace(options.run, out=folder, with_baseline=False, baselines=(), seeds=1)
     return dataclasses.replace(options, run=run)

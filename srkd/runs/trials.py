@@ -3,8 +3,9 @@
 The folder of a plan holds run.json, a run folder for each trial, and the recipe's best student by validation.
 
 A baseline is the same student without distillation, from random weights, from a slice of the teacher and, if the recipe
-starts from a fit, from the same fit. It is an ordinary run with the recipe's whole schedule, its student, seed, images
-and device, with L1 to the ground truth as the only loss.
+starts from a fit, from the same fit: L1 to the ground truth is the only loss. Beside a recipe that distils, `logits` is
+one too, from the recipe's own first weights. A baseline is an ordinary run with the recipe's whole schedule, its
+student, seed, images and device.
 """
 
 from __future__ import annotations
@@ -16,10 +17,12 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from compressor.base.choices import Init
+from compressor.base.choices import BaselineName, Init
 from compressor.base.context import Context, Note, no_note
 from compressor.base.errors import SrkdError, UsageError
+from compressor.models.fitting.fit import require_linear_plan
 from compressor.models.students.students import student_cuts, student_text
+from compressor.training.method import quantisation_of
 from compressor.training.run_files import read_metrics
 from compressor.training.run_folder import JOINT_TEACHER, SHEET, STUDENT
 from recipes.config.reading import load_preset
@@ -27,7 +30,7 @@ from srkd.options.compress import CompressOptions
 from srkd.record.result import CompressReport
 from srkd.record.run_file import RunFile, TrainingMode
 from srkd.record.trials import Outcome, SameBatches, TrialsReport
-from srkd.runs.config import PIXEL_ONLY, RunConfig, schedule_settings
+from srkd.runs.config import PIXEL_ONLY, RunConfig, needs_teacher, schedule_settings
 from srkd.runs.run import phi_entry
 from srkd.runs.run_plan import PlannedRun, RunPlan, in_folder
 
@@ -60,7 +63,7 @@ class Trials(RunPlan):
         """The trials seed by seed, so that a plan that is stopped early has pairs to compare."""
         options = self.options
         variants = {self.config.recipe: options}
-        if options.run.with_baseline:
+        if options.run.has_baselines:
             variants |= baselines(self.config, self.context.note)
         return tuple(
             Trial(
@@ -154,8 +157,13 @@ class Trials(RunPlan):
 
 
 def baselines(config: RunConfig, note: Note) -> dict[str, CompressOptions]:
-    """The options of each baseline by its name, without those that equal the recipe or are impossible."""
+    """The options of each baseline by its name: those that were chosen, or the usual ones without those that equal the
+    recipe or are impossible.
+    """
     options = config.options
+    starts = list(options.run.baselines) or _usual_baselines(config, note)
+    for start in starts:
+        _require_possible(start, config)
     if config.data.train.hr is None:
         raise UsageError(
             "--with-baseline: without HR images the teacher is the only label, and nothing can be trained without it"
@@ -165,7 +173,14 @@ def baselines(config: RunConfig, note: Note) -> dict[str, CompressOptions]:
             "--with-baseline: the teacher cache of this recipe moves patches to other places than the baselines'; "
             "leave out --teacher-cache"
         )
-    starts = ["scratch"]
+    return {
+        f"{start}-baseline" if start == config.recipe else start: _baseline_options(start, config) for start in starts
+    }
+
+
+def _usual_baselines(config: RunConfig, note: Note) -> list[BaselineName]:
+    """The baselines of `--with-baseline`."""
+    options, starts = config.options, list[BaselineName](["scratch"])
     obstacle = _cutting_obstacle(config)
     if obstacle is None:
         starts.append("inherit")
@@ -175,18 +190,37 @@ def baselines(config: RunConfig, note: Note) -> dict[str, CompressOptions]:
         starts.append("fit")
     if options.student.init_from is not None:
         starts.append("init-from")
-    if {rule.name for rule in config.preset.methods} <= PIXEL_ONLY:
-        names = {"random": "scratch", "inherit": "inherit", "fit": "fit"}
+    methods = {rule.name for rule in config.preset.methods}
+    if methods <= PIXEL_ONLY:
+        names: Mapping[Init, BaselineName] = {"random": "scratch", "inherit": "inherit", "fit": "fit"}
         recipe_start = "init-from" if options.student.init_from is not None else names[config.student_init.init]
-        starts = [start for start in starts if start != recipe_start]
+        starts = list[BaselineName](start for start in starts if start != recipe_start)
+    elif needs_teacher(config.methods) and methods != {"logits"} and quantisation_of(config.methods) is None:
+        starts.append("logits")
     if not starts:
         raise UsageError(
             f"--with-baseline: recipe {options.training.recipe} from these weights is itself the only baseline there "
             "is; leave it out, or name a teacher to cut the student from"
         )
-    return {
-        f"{start}-baseline" if start == config.recipe else start: _baseline_options(start, config) for start in starts
-    }
+    return starts
+
+
+def _require_possible(start: BaselineName, config: RunConfig) -> None:
+    """Refuse a baseline that cannot be trained with this student."""
+    reason, teacher = None, config.teacher
+    if start in ("inherit", "fit"):
+        reason = _cutting_obstacle(config)
+    if start == "fit" and reason is None and teacher is not None and teacher.network is not None:
+        try:
+            require_linear_plan(teacher.network.spec, config.student.spec)
+        except SrkdError as error:
+            reason = str(error)
+    if start == "logits" and teacher is None:
+        reason = "there is no teacher"
+    if start == "init-from" and config.options.student.init_from is None:
+        reason = "there is no --init-from"
+    if reason is not None:
+        raise UsageError(f"--baselines {start}: {reason}")
 
 
 def _cutting_obstacle(config: RunConfig) -> str | None:
@@ -203,12 +237,12 @@ def _cutting_obstacle(config: RunConfig) -> str | None:
     return None
 
 
-def _baseline_options(start: str, config: RunConfig) -> CompressOptions:
-    """The recipe's options with only the methods and the starting weights changed."""
+def _baseline_options(start: BaselineName, config: RunConfig) -> CompressOptions:
+    """The recipe's options with only the methods and, but for logits, the starting weights changed."""
     options, teacher, student, rule = config.options, config.teacher, config.student_init, config.preset.student
     has_spec = options.student.student is not None
-    inits: Mapping[str, Init] = {"scratch": "random", "inherit": "inherit", "fit": "fit", "init-from": student.init}
-    init = inits[start]
+    inits: Mapping[BaselineName, Init] = {"scratch": "random", "inherit": "inherit", "fit": "fit"}
+    init = inits.get(start, student.init)
     # Every field is set, so that the baseline's preset changes none of them.
     schedule = dict(sorted(config.preset.schedule.model_dump(mode="json").items()))
     if start == "fit" and not schedule_settings(options) & {"rate", "fit_rate"}:
@@ -226,11 +260,11 @@ def _baseline_options(start: str, config: RunConfig) -> CompressOptions:
             student=student_text(student.network.spec) if has_spec else None,
             init=init,
             select=student.select if init == "inherit" else None,
-            init_from=options.student.init_from if start == "init-from" else None,
+            init_from=options.student.init_from if start in ("init-from", "logits") else None,
         ),
         training=replace(
             options.training,
-            recipe="inherit" if start == "inherit" else "scratch",
+            recipe=start if start in ("inherit", "logits") else "scratch",
             steps=None,
             batch=None,
             lr_patch=None,

@@ -245,7 +245,7 @@ def test_a_run_leaves_student_and_teacher_and_other_widths_can_be_cut(
     assert said.startswith("phi: the teacher's own first blocks, as VGG-19 is not available (")
     files = {file.parent.name: json.loads(file.read_text()) for file in report.run.glob("*/run.json")}
     assert {name: facts["phi"] and facts["phi"]["kind"] for name, facts in files.items()} == {
-        "csd-seed10": "teacher", "inherit-seed10": None, "scratch-seed10": None,
+        "csd-seed10": "teacher", "inherit-seed10": None, "logits-seed10": None, "scratch-seed10": None,
     }  # fmt: skip
     assert files["csd-seed10"]["result"]["phi"] == report.phi == said[5:]
     whole = srkd.load(report.run / "teacher_joint.safetensors")

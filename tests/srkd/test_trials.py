@@ -305,6 +305,21 @@ def test_what_has_no_slice_has_one_baseline_and_says_why(ground, tmp_path) -> No
     assert not (tmp_path / "alone").exists()
 
 
+def test_baselines_are_chosen_by_name(ground, tmp_path) -> None:
+    """logits keeps the recipe's first weights: what is left is the method."""
+    words = {"recipe": "dukd", "init": "inherit", "steps": 1, "baselines": "logits,fit"}
+    report = compressed(ground, tmp_path / "run", **words)
+    assert names(report) == ["dukd", "logits", "fit"]
+    files = {name: read_json(report.run / f"{name}-seed10") for name in names(report)}
+    assert files["logits"]["start"] == files["dukd"]["start"] != files["fit"]["start"]
+    assert files["logits"]["preset"]["schedule"] == files["dukd"]["preset"]["schedule"]
+    assert [rule["name"] for rule in files["logits"]["preset"]["methods"]] == ["logits"]
+    for baseline, student in (("fit", "compact:width=4,depth=1,scale=2"), ("init-from", None)):
+        with pytest.raises(UsageError, match=f"--baselines {baseline}: "):
+            compressed(ground, tmp_path / "other", baselines=baseline, student=student, steps=1)
+    assert not (tmp_path / "other").exists()
+
+
 def test_a_student_of_its_own_shape_has_baselines_of_that_shape(ground, tmp_path) -> None:
     """`--init inherit` takes unnamed fields from the teacher, random weights from the network's defaults."""
     out = tmp_path / "run"
