@@ -79,6 +79,8 @@ def values(part: Mapping[str, Any]) -> str:
     """Return in words which values a part of the schema allows."""
     if "anyOf" in part:
         return ", or ".join(values(one) for one in part["anyOf"])
+    if "$ref" in part:
+        return "keys and values"
     if "enum" in part:
         return ", ".join(f"`{_text(value)}`" for value in part["enum"])
     kind = part.get("type")

@@ -115,18 +115,20 @@ def _require_pixels(images: Tensor) -> None:
 @lru_cache(maxsize=64)
 def _axis_taps(size: int, scale: float) -> tuple[Tensor, Tensor]:
     """Return source indices (taps, n') and float64 weights (taps, n') for one axis."""
-    stretch = min(scale, 1.0)
-    support = 4.0 / stretch
-    # The small term absorbs the rounding error of sizes such as 33 * (1/3), which must not gain a pixel.
-    out_size = max(1, math.ceil(size * scale - 1e-9))
-    centre = torch.arange(1, out_size + 1, dtype=torch.float64) / scale + 0.5 * (1 - 1 / scale)
-    first = (centre - support / 2).floor()
-    positions = first + torch.arange(math.ceil(support) + 2, dtype=torch.float64)[:, None]
-    weights = stretch * cubic(stretch * (centre - positions))
-    weights = weights / weights.sum(dim=0)
-    used = weights.abs().amax(dim=1) > 0
-    indices = reflected_indices(positions.long() - 1, size)
-    return indices[used], weights[used]
+    # Real numbers also in a dry run, which computes shapes alone: the cache outlives it.
+    with torch.device("cpu"):
+        stretch = min(scale, 1.0)
+        support = 4.0 / stretch
+        # The small term absorbs the rounding error of sizes such as 33 * (1/3), which must not gain a pixel.
+        out_size = max(1, math.ceil(size * scale - 1e-9))
+        centre = torch.arange(1, out_size + 1, dtype=torch.float64) / scale + 0.5 * (1 - 1 / scale)
+        first = (centre - support / 2).floor()
+        positions = first + torch.arange(math.ceil(support) + 2, dtype=torch.float64)[:, None]
+        weights = stretch * cubic(stretch * (centre - positions))
+        weights = weights / weights.sum(dim=0)
+        used = weights.abs().amax(dim=1) > 0
+        indices = reflected_indices(positions.long() - 1, size)
+        return indices[used], weights[used]
 
 
 def _resize_axis(images: Tensor, axis: int, scale: float) -> Tensor:

@@ -11,6 +11,7 @@ from compressor.base.choices import CompileOption, Decay, Init, PrecisionOption,
 from compressor.base.errors import UsageError
 
 if TYPE_CHECKING:
+    from compressor.models.networks.base import Spec
     from compressor.training.method import Method
     from compressor.training.speed import ExecutionMode, SpeedOptions
     from compressor.training.stage import Stage
@@ -32,6 +33,14 @@ class PresetPart(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+class PublishedStudent(PresetPart):
+    """The student that a paper or its code trains for one teacher."""
+
+    teacher: dict[str, str | int] = Field(description="kind and sizes of the teacher: {arch: edsr, width: 256}")
+    student: str = Field(description="the student, as --student takes it")
+    start_scale: int | None = Field(default=None, description="scale of the student from which it starts there")
+
+
 class StudentRule(PresetPart):
     """The rule for building the student; the command line wins over it."""
 
@@ -42,6 +51,14 @@ class StudentRule(PresetPart):
         default="leading",
         description="what a narrower student inherits; principal: the leading units of a teacher that cannot be turned",
     )
+    published: tuple[PublishedStudent, ...] = Field(
+        default=(), description="published students by their teachers, the first that fits; others: width and depth"
+    )
+
+    def published_for(self, teacher: Spec) -> PublishedStudent | None:
+        """Return the published student of a teacher, if there is one."""
+        sizes = teacher.to_dict()
+        return next((entry for entry in self.published if entry.teacher.items() <= sizes.items()), None)
 
 
 class ScheduleRule(PresetPart):

@@ -16,12 +16,13 @@ from recipes.catalogue import METHODS, RECIPES
 from recipes.composition import disagreements, refusals
 from recipes.config.errors import KeyPath, PresetError, PresetSource, Problem, file_error
 from recipes.config.options import options_model, read_options
-from recipes.config.preset import MethodRule, Preset, ScheduleRule, StudentRule
+from recipes.config.preset import MethodRule, Preset, PublishedStudent, ScheduleRule, StudentRule
 from recipes.config.yaml_text import parse_value, parse_yaml
 
 MODELS: Mapping[tuple[str, ...], type[BaseModel]] = {
     (): Preset,
     ("student",): StudentRule,
+    ("student", "published"): PublishedStudent,
     ("schedule",): ScheduleRule,
     ("methods",): MethodRule,
 }

@@ -353,7 +353,7 @@ def schedule_settings(options: CompressOptions) -> set[str]:
 
 def repeats_published(recipe: str) -> bool:
     """Whether a recipe, by its name, repeats a published run; such a recipe is not adapted."""
-    return Path(recipe).stem.endswith("-paper")
+    return Path(recipe).stem.endswith(("-paper", "-code"))
 
 
 def needs_teacher(methods: Sequence[Method]) -> bool:
@@ -553,8 +553,11 @@ def choose_student(teacher: Teacher | None, preset: Preset, options: CompressOpt
     select = _choose_select(init, network_of_teacher, preset, options, note)
     if init == "fit" and options.student.init_from is not None:
         raise UsageError(f"--init-from {options.student.init_from} gives the student its weights: leave out --init fit")
+    published = _published_student(network_of_teacher, preset, options, note)
     if options.student.student is not None:
         network = _student_of_spec(options.student.student, init, select, options, teacher)
+    elif published is not None:
+        network = _student_of_spec(published, init, select, options, teacher)
     else:
         network = _cut_student(teacher, init, select, preset, options, note)
     if init == "fit" and network_of_teacher is not None:
@@ -577,6 +580,21 @@ def choose_student(teacher: Teacher | None, preset: Preset, options: CompressOpt
     if network_of_teacher is not None and (init == "fit" or select == "principal"):
         plain_slice = student_of_spec(network_of_teacher, network.spec)
     return StudentInit(network, init, select, init_from, plain_slice)
+
+
+def _published_student(teacher: Network | None, preset: Preset, options: CompressOptions, note: Note) -> str | None:
+    """The student that is published for this teacher, unless the options give a shape."""
+    given = (options.student.student, options.student.width, options.student.depth)
+    entry = None if teacher is None else preset.student.published_for(teacher.spec)
+    if entry is None or any(value is not None for value in given):
+        return None
+    note(f"student: {entry.student}, as published for this teacher")
+    if entry.start_scale is not None and options.student.init_from is None:
+        note(
+            f"student: random weights; the published run starts from its student of x{entry.start_scale}: train that "
+            f"with a teacher of x{entry.start_scale} and the same recipe, then add --init-from FILE"
+        )
+    return entry.student
 
 
 def _default_init(teacher: Network | None, preset: Preset, options: CompressOptions, note: Note) -> Init:
@@ -798,7 +816,7 @@ def views_to_cache(recipe: str, methods: Sequence[Method], *, labels: Goal) -> t
     if repeats_published(recipe):
         raise UsageError(
             f"--teacher-cache changes what the teacher sees, and {recipe} repeats a published run: "
-            "leave it out, or take the recipe without -paper"
+            "leave it out, or take the recipe without -paper or -code"
         )
     for method in methods:
         if isinstance(method, HasEarlierStages) and any(stage.tunes_teacher for stage in method.earlier_stages()):

@@ -21,7 +21,7 @@ from compressor.models.networks.registry import build
 from compressor.models.networks.swinir import SwinIRSpec
 from compressor.models.students.students import build_student
 from compressor.teachers.teacher import Teacher
-from recipes.config.reading import load_preset
+from recipes.config.reading import load_preset, read_preset
 from srkd import compress
 from srkd.cli.main import run
 from srkd.options.compress import CompressOptions
@@ -69,6 +69,31 @@ def test_a_recipe_that_also_reduces_the_other_side_says_so(choose: Choose) -> No
         "--width 0.5: the recipe also takes 0.3 of the depth: add --depth 1 to keep it"
     ]
     assert choose(depth=0.5, width=1.0, init="inherit")[1] == choose(depth=0.5, recipe="scratch")[1] == []
+
+
+PUBLISHED = """\
+title: t
+source: s
+methods: [{name: logits}]
+student:
+  width: 0.5
+  published:
+    - teacher: {arch: rcan, width: 16, groups: 2, scale: 4}
+      student: "rcan:width=16,groups=1,depth=1,hidden=4"
+    - teacher: {arch: rcan, width: 16, groups: 2}
+      student: "rcan:width=16,groups=2,depth=1,hidden=4"
+      start_scale: 4
+"""
+
+
+def test_the_published_student_of_a_teacher_counts_unless_a_shape_is_given(teacher: Teacher) -> None:
+    preset, notes = read_preset(PUBLISHED, "mine.yaml"), []
+    start = choose_student(teacher, preset, CompressOptions.of(seed=0), notes.append)
+    assert start.network.spec == RCANSpec(2, width=16, groups=2, depth=1, hidden=4) and start.init == "random"
+    published, begun = notes
+    assert "rcan:width=16,groups=2,depth=1,hidden=4" in published and "--init-from" in begun and "x4" in begun
+    narrow = choose_student(teacher, preset, CompressOptions.of(seed=0, width=0.5), notes.append)
+    assert narrow.network.spec == RCANSpec(2, width=8, groups=2, depth=2, hidden=2) and len(notes) == 2
 
 
 def test_another_network_takes_the_teachers_scale_and_starts_at_random(choose: Choose) -> None:
