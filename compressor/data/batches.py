@@ -167,13 +167,42 @@ class Labels:
 
 
 @dataclass(frozen=True)
+class WiderPatches:
+    """Square windows of the LR images around the patches of a batch, with the same symmetries: a teacher that runs on
+    them sees what lies beyond the patches.
+
+    A window that would leave its image is moved inwards, so the patch's place in it differs by sample. A patch at the
+    border of its image is at the border of its window, too, and the teacher sees the same border as in the image.
+    """
+
+    lr: torch.Tensor
+    patch: int
+    """The side of the patches in LR pixels."""
+    corners: tuple[tuple[int, int], ...]
+    """The top left corner of each patch in its window."""
+
+    def crop(self, images: torch.Tensor) -> torch.Tensor:
+        """The part over the patches of what the teacher makes of the windows: an output, or features."""
+        scale = images.shape[-1] // self.lr.shape[-1]
+        side = self.patch * scale
+        rows = zip(images, self.corners, strict=True)
+        return torch.stack(
+            [
+                row[..., top * scale : top * scale + side, left * scale : left * scale + side]
+                for row, (top, left) in rows
+            ]
+        )
+
+
+@dataclass(frozen=True)
 class Batch:
-    """LR and HR patches in [0,1], NCHW, and the labels from a teacher cache."""
+    """LR and HR patches in [0,1], NCHW, the labels from a teacher cache, and wider patches for the teacher."""
 
     lr: torch.Tensor
     hr: torch.Tensor | None
     """None if there are only LR images: then the teacher's outputs are the labels."""
     labels: Mapping[View, LabelPatches] = field(default_factory=dict)
+    wider: WiderPatches | None = None
 
     def digest(self) -> str:
         """A hash of the LR pixels, to show that two runs had the same batches; their labels may differ."""
@@ -193,6 +222,8 @@ class Batches:
     """The device of the batches; None: the store's."""
     all_samples: Sequence[int] | None = None
     """The samples of all processes, if `samples` are only a part of them."""
+    teacher_side: int | None = None
+    """The side of the windows around the patches on which the teacher runs; None: it runs on the patches."""
 
     @classmethod
     def for_store(
@@ -233,6 +264,7 @@ class Batches:
             lr=lr,
             hr=None if hr is None else self._to_unit_range(gather(hr, draw, patch * scale, scale)),
             labels={view: labels.crop(draw, lr) for view, labels in self.labels.items()},
+            wider=None if self.teacher_side is None else self._wider(draw, self.teacher_side),
         )
         if self.all_samples is not None and len(self.all_samples) > len(self.samples):
             return batch
@@ -240,6 +272,12 @@ class Batches:
         if step == 0:
             self.hashes.record_pixels(batch.digest())
         return batch
+
+    def _wider(self, draw: Draw, side: int) -> WiderPatches:
+        """The windows of a side around the patches of a draw."""
+        patch, sampler = self.sampler.lr_patch, self.sampler
+        windows, corners = around(draw, sampler.heights, sampler.widths, patch, side)
+        return WiderPatches(self._to_unit_range(gather(self.store.lr, windows, side, 1)), patch, corners)
 
     def _to_unit_range(self, patches_u8: torch.Tensor) -> torch.Tensor:
         """Return float patches in [0,1]; they are copied to the device as bytes, a quarter of the traffic."""
@@ -256,6 +294,21 @@ def draw_calibration_patches(store: ImageStore, *, seed: int, count: int = COUNT
     batches = Batches.for_store(store, batch=CANDIDATES, lr_patch=side, seed=seed, device=torch.device("cpu"))
     drawn = (batches.at(step).lr for step in range(count))
     return torch.stack([candidates[texture_of(candidates).argmax()] for candidates in drawn])
+
+
+def around(
+    draw: Draw, heights: torch.Tensor, widths: torch.Tensor, patch: int, side: int
+) -> tuple[Draw, tuple[tuple[int, int], ...]]:
+    """Return the draw of windows of a side around patches, inside their images, and the corners of patches in them."""
+    at, sizes = (draw.tops, draw.lefts), (heights[draw.images], widths[draw.images])
+    tops, lefts = (
+        (start - (side - patch) // 2).clamp(min=0).minimum(size - side) for start, size in zip(at, sizes, strict=True)
+    )
+    rows, columns, spare = draw.tops - tops, draw.lefts - lefts, side - patch
+    rows = torch.where(draw.vflip, spare - rows, rows)
+    columns = torch.where(draw.hflip, spare - columns, columns)
+    rows, columns = torch.where(draw.transpose, columns, rows), torch.where(draw.transpose, rows, columns)
+    return replace(draw, tops=tops, lefts=lefts), tuple(zip(rows.tolist(), columns.tolist(), strict=True))
 
 
 def gather(plane: Plane, draw: Draw, patch: int, scale: int) -> torch.Tensor:

@@ -18,7 +18,7 @@ from torch import nn
 from compressor.base.context import no_note
 from compressor.base.errors import SrkdError
 from compressor.base.processes import Processes
-from compressor.data.batches import Batch
+from compressor.data.batches import Batch, WiderPatches
 from compressor.models.networks.base import ImageModel, Network, Spec
 from compressor.models.networks.meta_device import LiveBytes, macs_of
 from compressor.models.networks.registry import build
@@ -90,11 +90,15 @@ class Footprint:
 
 @dataclass(frozen=True)
 class BatchShape:
-    """The shape of a step's batch; without `labels` the teacher's outputs are the labels."""
+    """The shape of a step's batch; without `labels` the teacher's outputs are the labels.
+
+    `teacher_side` is the side of the windows around the patches that the teacher runs on; None: the patches.
+    """
 
     batch: int
     lr_patch: int
     labels: bool = True
+    teacher_side: int | None = None
 
 
 def footprint(
@@ -114,6 +118,12 @@ def footprint(
         side, scale = shape.lr_patch, student.scale
         lr = torch.empty(shape.batch, 3, side, side)
         hr = torch.empty(shape.batch, 3, side * scale, side * scale) if shape.labels else None
+        inputs = [lr] if hr is None else [lr, hr]
+        wider = None
+        if shape.teacher_side is not None:
+            windows = torch.empty(shape.batch, 3, shape.teacher_side, shape.teacher_side)
+            wider = WiderPatches(windows, side, ((0, 0),) * shape.batch)
+            inputs.append(windows)
         if networks.teacher is not None and not networks.teacher.trains:
             live.follow("frozen", networks.teacher.model)
         for helper in networks.helpers.values():
@@ -122,7 +132,7 @@ def footprint(
         before, activations = live.bytes, 0
         for update in range(stage.updates):
             begin = live.bytes
-            losses = compute_losses(stage, state, Step(0, 0, Batch(lr, hr), networks, update))
+            losses = compute_losses(stage, state, Step(0, 0, Batch(lr, hr, wider=wider), networks, update))
             activations = max(activations, live.bytes - begin)
             torch.autograd.backward(losses.total)
     trained, modules = _bytes(state.trained_network), _bytes(state.modules)
@@ -133,7 +143,7 @@ def footprint(
         gradients=gradients,
         optimiser=ADAM_TENSORS * gradients,
         average=trained,
-        frozen=before - gradients - lr.nbytes - (0 if hr is None else hr.nbytes),
+        frozen=before - gradients - sum(images.nbytes for images in inputs),
         activations=activations,
         peak=live.peak + ADAM_TENSORS * gradients + trained,
     )

@@ -12,7 +12,7 @@ from torch import nn
 
 from compressor.base.errors import SrkdError
 from compressor.base.processes import Processes
-from compressor.data.batches import Batch
+from compressor.data.batches import Batch, WiderPatches
 from compressor.images.resize import imresize
 from compressor.models.networks.base import ImageModel, Network
 from compressor.models.networks.taps import read_taps, resolve_tap
@@ -36,6 +36,13 @@ class Forward:
         )
         return Forward(self.sr.detach(), features, images)
 
+    def cropped(self, wider: WiderPatches) -> Forward:
+        """What a network made of windows around the patches, cut to the patches: output, features and images."""
+        features, images = (
+            {tap: wider.crop(tensor) for tap, tensor in tensors.items()} for tensors in (self.features, self.images)
+        )
+        return Forward(wider.crop(self.sr), features, images)
+
 
 class Runner:
     """A model in a precision, trained or frozen, that caches its outputs within a step."""
@@ -55,6 +62,8 @@ class Runner:
         self.compiled: ForwardFunction = self.forward if compiled is None else compiled
         self.outputs: dict[int, tuple[torch.Tensor, Forward]] = {}
         """The outputs of this step by the identity of their input, which is stored with them to keep it alive."""
+        self.wider: tuple[torch.Tensor, WiderPatches] | None = None
+        """An input of this step, and windows around it: the model runs on these, and its results are cropped."""
         self.requests: list[tuple[set[str], set[str]]] = []
         """Taps and images requested so far of the first input of a step, of the second, and so on."""
         self.forwards = 0
@@ -78,6 +87,9 @@ class Runner:
         Inputs of different sizes, inputs with requested features or images, and models that are no srkd network are
         left to those calls.
         """
+        for lr in inputs:
+            if self._wider_of(lr) is not None:
+                self(lr, ())
         fresh = [lr for lr in inputs if id(lr) not in self.outputs]
         first = len(self.outputs)
         requests = self.requests[first : first + len(fresh)]
@@ -89,7 +101,12 @@ class Runner:
         for lr, sr in zip(fresh, torch.split(forward.sr, [len(lr) for lr in fresh]), strict=True):
             self.outputs[id(lr)] = (lr, Forward(sr))
 
+    def _wider_of(self, lr: torch.Tensor) -> WiderPatches | None:
+        return None if self.wider is None or self.wider[0] is not lr else self.wider[1]
+
     def _run(self, lr: torch.Tensor, taps: Sequence[str], images: Sequence[str]) -> Forward:
+        wider = self._wider_of(lr)
+        lr = lr if wider is None else wider.lr
         with (
             torch.enable_grad() if self.trains else torch.no_grad(),
             self.autocast(),
@@ -100,6 +117,8 @@ class Runner:
             finished = {tap: self._finish(tap, tail_inputs, lr, sr).float() for tap in images}
         self.forwards += 1
         forward = Forward(sr.float(), dict(features), finished)
+        if wider is not None:
+            forward = forward.cropped(wider)
         return forward if self.trains else forward.detached()
 
     def _all_requests(
@@ -163,6 +182,7 @@ class Step:
             # Outputs from a teacher cache; features of the same input still run the network.
             labels = batch.labels.values()
             networks.teacher.outputs = {id(label.lr): (label.lr, Forward(label.sr)) for label in labels}
+            networks.teacher.wider = None if batch.wider is None else (batch.lr, batch.wider)
 
     @property
     def hr(self) -> torch.Tensor:

@@ -267,6 +267,14 @@ class TrainingOptions(Group):
     teacher_cache: Annotated[
         bool, Option("Run the teacher once over whole images; steps crop its stored outputs (fp16).", rare=True)
     ] = False
+    label_margin: Annotated[
+        int | None,
+        Field(ge=0),
+        Option(
+            "LR pixels around each patch that the teacher sees, too; 0: none.",
+            unset="measured at the start: as many as its images need, often none",
+        ),
+    ] = None
     phi_weights: Annotated[
         PathOption,
         Option(

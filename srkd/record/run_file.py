@@ -31,7 +31,7 @@ SCHEMA = "srkd.compress/2"
 OLDER_SCHEMA = "srkd.compress/1"
 """The schema that srkd 0.1.0 wrote: the same with older names of some keys."""
 
-SAME = ("preset", "student", "teacher", "data", "teacher_cache", "phi")
+SAME = ("preset", "student", "teacher", "data", "teacher_cache", "label_margin", "phi")
 """Entries that must be equal on every process, and when a run is continued."""
 
 DECIDED = ("recipe", "preset", "seed", "device", "execution_mode", "processes", "student", "start", "data")
@@ -143,6 +143,15 @@ class TeacherOutputs(Entry):
     views: dict[str, StoredView]
 
 
+class MarginOfLabels(Entry):
+    """The margin that the teacher sees around patches (`compressor.data.label_margin.LabelMargin`)."""
+
+    pixels: int
+    side: int
+    psnr_alone: float | None = None
+    psnr: float | None = None
+
+
 class TrainingImages(Entry):
     """The images of the run."""
 
@@ -191,6 +200,7 @@ class RunFile(Entry):
     teacher: TeacherFile | None = None
     phi: PhiFile | None = None
     teacher_cache: TeacherOutputs | None = None
+    label_margin: MarginOfLabels | None = None
     data: TrainingImages | None = None
     untrained: ScoresBeforeTraining | None = None
     trials: PlannedRuns | None = None

@@ -64,16 +64,18 @@ def cache_advice(config: RunConfig, teacher: Teacher | None, seconds_per_step: f
         views = views_to_cache(config.recipe, config.methods, labels=config.labels)
     except UsageError:  # the recipe has nothing to cache, or must not
         return None
-    patch = torch.zeros(rule.batch, 3, rule.lr_patch, rule.lr_patch, device=config.device)
+    side = config.teacher_side or rule.lr_patch
+    patch = torch.zeros(rule.batch, 3, side, side, device=config.device)
     in_step = _seconds(teacher, patch, config.mode.teacher_precision)
     in_fill = _seconds(teacher, patch, cache_precision(config.preset))
     scale = config.student.spec.scale
     areas: dict[View, float] = {"whole": 1.0, "zoom-out": 1 / scale**2}
     area = sum(areas[view] for view in views)
+    in_steps: dict[View, float] = {"whole": 1.0, "zoom-out": rule.lr_patch**2 / side**2 / scale**2}
     pixels = int((images.heights * images.widths).sum()) * area
     cost = CacheCost(
-        step_seconds=in_step * area,
-        fill_seconds=in_fill * pixels / (rule.batch * rule.lr_patch**2),
+        step_seconds=in_step * sum(in_steps[view] for view in views),
+        fill_seconds=in_fill * pixels / (rule.batch * side**2),
         size=round(3 * FP16_BYTES * scale**2 * pixels),
     )
     folder = data_choice(config.options).cache()

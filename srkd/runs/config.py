@@ -21,6 +21,7 @@ from compressor.base.errors import SrkdError, UsageError, reason_of
 from compressor.base.machine import total_memory
 from compressor.base.processes import Rank
 from compressor.data.batches import View
+from compressor.data.label_margin import LabelMargin, given_margin, measure_margin
 from compressor.data.prepare import Data, DataChoice, ValidationFolder, prepare_data
 from compressor.data.teacher_cache import TeacherCache
 from compressor.inference.teacher_check import TeacherCheck, check_teacher, format_options
@@ -46,6 +47,7 @@ from compressor.training.method import (
     FeedsOtherSizes,
     FitsBatch,
     HasEarlierStages,
+    HasTeacherViews,
     Method,
     TrainsJointly,
     fit_methods,
@@ -114,6 +116,30 @@ class RunNetworks:
         return self.labels == "teacher" or needs_teacher(self.methods)
 
     @property
+    def runs_teacher_on_patches(self) -> bool:
+        """Whether a step runs the teacher, as it came, on the patches of the batch."""
+        if self.teacher is None or any(map(trains_teacher, self.methods)):
+            return False
+        return self.labels == "teacher" or any(
+            teacher_needs(method) != "nothing"
+            and (not isinstance(method, HasTeacherViews) or "whole" in method.teacher_views)
+            for method in self.methods
+        )
+
+    @property
+    def measures_margin(self) -> bool:
+        """Whether a new run measures the margin that its teacher needs around patches."""
+        training = self.options.training
+        is_asked = training.label_margin is None and not training.teacher_cache
+        return is_asked and self.runs_teacher_on_patches and not repeats_published(training.recipe)
+
+    @property
+    def teacher_side(self) -> int | None:
+        """The side of the windows around the patches on which the teacher runs; None: it runs on the patches."""
+        margin = self.options.training.label_margin
+        return self.preset.schedule.lr_patch + 2 * margin if margin and self.runs_teacher_on_patches else None
+
+    @property
     def student(self) -> Network:
         return self.student_init.network
 
@@ -143,7 +169,8 @@ class RunNetworks:
         """The cost of a step of the student's stage, run on shapes alone; raise `UnknownCost` if impossible."""
         rule = self.preset.schedule
         teacher = self.teacher if self.runs_teacher else None
-        shape = BatchShape(batch or rule.batch, rule.lr_patch, labels=self.labels == "original")
+        labels = self.labels == "original"
+        shape = BatchShape(batch or rule.batch, rule.lr_patch, labels, self.teacher_side)
         try:
             stage, quantisation = self.preset.stage(self.methods), self.student.quantisation
             return footprint(stage, self.student.spec, teacher, shape, quantisation=quantisation)
@@ -225,7 +252,13 @@ class RunConfig(RunNetworks):
     validation: Validation = field(kw_only=True)
     """The validation sets; the runs of a plan share it, so that the teacher enlarges their images once."""
     cache: TeacherCache | None = None
+    label_margin: LabelMargin | None = None
+    """None: the teacher does not run on patches, or as it did before there was a margin."""
     mode: ExecutionMode = PLAIN_MODE
+
+    @property
+    def teacher_side(self) -> int | None:
+        return self.label_margin.side if self.label_margin is not None and self.label_margin.pixels else None
 
     @classmethod
     def decide(
@@ -249,6 +282,15 @@ class RunConfig(RunNetworks):
             processes.run_on_all(lambda: require_memory_for_step(networks, device, processes.rank))
         data, cache = processes.run_on_all(lambda: _prepare_images(networks, choice, context, shared))
         processes.run_on_all(lambda: require_tracked_images(options, data))
+
+        def choose_margin() -> LabelMargin | None:
+            if shared is not None:
+                return shared.label_margin
+            if began is not None:
+                return None if began.label_margin is None else LabelMargin(**began.label_margin.model_dump())
+            return choose_label_margin(networks, data, cache, device, context) if processes.is_leader else None
+
+        margin = processes.broadcast((processes.run_on_all(choose_margin),))[0]
 
         def choose_mode() -> ExecutionMode | None:
             if shared is not None:
@@ -275,7 +317,15 @@ class RunConfig(RunNetworks):
             if shared is None
             else shared.validation
         )
-        return cls(**vars(networks), data=data, device=device, cache=cache, mode=mode, validation=validation)
+        return cls(
+            **vars(networks),
+            data=data,
+            device=device,
+            cache=cache,
+            label_margin=margin,
+            mode=mode,
+            validation=validation,
+        )
 
 
 def require_memory_for_step(networks: RunNetworks, device: torch.device, rank: Rank) -> None:
@@ -359,6 +409,16 @@ def repeats_published(recipe: str) -> bool:
 def needs_teacher(methods: Sequence[Method]) -> bool:
     """Whether the methods need a teacher; also the labels may be its images."""
     return any(teacher_needs(method) != "nothing" for method in methods)
+
+
+def tunes_teacher(method: Method) -> bool:
+    """Whether the method trains a copy of the teacher that teaches."""
+    return isinstance(method, HasEarlierStages) and any(stage.tunes_teacher for stage in method.earlier_stages())
+
+
+def trains_teacher(method: Method) -> bool:
+    """Whether the teacher that teaches is not the one that came, but trained on patches, before or with the student."""
+    return isinstance(method, TrainsJointly) or tunes_teacher(method)
 
 
 def choose_phi(
@@ -803,6 +863,44 @@ def require_tracked_images(options: CompressOptions, data: Data) -> None:
             raise UsageError(f"--track-images {number}: there are {count} validation images")
 
 
+def choose_label_margin(
+    networks: RunNetworks, data: Data, cache: TeacherCache | None, device: torch.device, context: Context
+) -> LabelMargin | None:
+    """The margin that the teacher sees around patches, given or measured, and announce it."""
+    training, teacher, lr_patch = networks.options.training, networks.teacher, networks.preset.schedule.lr_patch
+    given = training.label_margin
+    has_cache = cache is not None and any(view.view == "whole" for view in cache.views)
+    if teacher is None or has_cache or not networks.runs_teacher_on_patches:
+        if given:
+            reason = (
+                "with --teacher-cache the teacher sees whole images"
+                if has_cache
+                else f"recipe {networks.recipe} does not run a frozen teacher on patches"
+            )
+            raise UsageError(f"--label-margin {given}: {reason}; leave it out")
+        return None
+    if given is None and repeats_published(training.recipe):
+        return None
+    if given is not None:
+        margin = given_margin(given, teacher, data.train, lr_patch)
+    else:
+        margin = measure_margin(teacher.move_to(device), data.train, lr_patch, context)
+    if given != 0:
+        context.note(margin.line(lr_patch) + _margin_advice(networks, margin))
+    return margin
+
+
+def _margin_advice(networks: RunNetworks, margin: LabelMargin) -> str:
+    """What a user can do about the price of a measured margin."""
+    training = networks.options.training
+    if not margin.pixels or training.label_margin is not None:
+        return ""
+    with suppress(UsageError):
+        views_to_cache(training.recipe, networks.methods, labels=networks.labels)
+        return " (--teacher-cache: it runs once over the whole images; --label-margin 0: no margin)"
+    return " (--label-margin 0: no margin)"
+
+
 def cache_precision(preset: Preset) -> Precision:
     """The precision in which the outputs of a teacher cache are computed.
 
@@ -819,7 +917,7 @@ def views_to_cache(recipe: str, methods: Sequence[Method], *, labels: Goal) -> t
             "leave it out, or take the recipe without -paper or -code"
         )
     for method in methods:
-        if isinstance(method, HasEarlierStages) and any(stage.tunes_teacher for stage in method.earlier_stages()):
+        if tunes_teacher(method):
             raise UsageError(
                 f"--teacher-cache keeps the outputs of the teacher as it came, and {method.name} tunes a copy of it "
                 "that teaches: leave it out"

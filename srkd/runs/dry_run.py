@@ -198,6 +198,8 @@ def estimate(networks: RunNetworks) -> DryRun:
         notes.append(f"forwards and memory are not known: {error}")
     if options.training.teacher_cache:
         notes.append("counted and timed without --teacher-cache")
+    if not isinstance(networks, RunConfig) and networks.measures_margin:
+        notes.append("counted without the margin that a run may measure for its teacher (--label-margin)")
     if rule.precision != "fp32":
         notes.append("memory is that of fp32; in bf16 activations take about half")
     if teacher is not None and teacher.network is None:

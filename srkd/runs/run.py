@@ -49,6 +49,7 @@ from srkd.record.result import CompressReport, Quality, ScoresBeforeTraining
 from srkd.record.run_file import (
     SAME,
     MachineFacts,
+    MarginOfLabels,
     PhiFile,
     RunFile,
     StudentPlan,
@@ -165,6 +166,7 @@ def build_batches(config: RunConfig, context: Context) -> Batches:
         device=config.device,
         candidates=rule.crop_candidates,
     )
+    batches = replace(batches, teacher_side=config.teacher_side)
     return batches.for_samples(context.processes.rank.share(rule.batch))
 
 
@@ -344,6 +346,7 @@ class TrainingRun:
             teacher=None if config.teacher is None else _teacher_entry(config.teacher),
             phi=phi_entry(config),
             teacher_cache=None if cache is None else TeacherOutputs.model_validate(cache.facts()),
+            label_margin=margin_entry(config),
             data=TrainingImages(
                 origin=data.origin,
                 labels="teacher" if config.labels == "teacher" else "HR",
@@ -461,6 +464,11 @@ def plan_entry(options: CompressOptions) -> StudentPlan | None:
 def phi_entry(networks: RunNetworks) -> PhiFile | None:
     """The entry `phi` of run.json; None for a recipe without φ."""
     return None if networks.phi is None else PhiFile(**asdict(networks.phi))
+
+
+def margin_entry(config: RunConfig) -> MarginOfLabels | None:
+    """The entry `label_margin` of run.json; None if no teacher runs on patches, or where nothing was decided."""
+    return None if config.label_margin is None else MarginOfLabels(**asdict(config.label_margin))
 
 
 def _teacher_entry(teacher: Teacher) -> TeacherFile | None:

@@ -56,6 +56,7 @@ class Then(RunPlan):
                 settings=training.then_settings,
                 rate=None,
                 teacher_cache=False,
+                label_margin=None,
             ),
         )
         return in_folder(second, self.folder / f"2-{recipe_label(training.then)}")

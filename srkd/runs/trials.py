@@ -31,7 +31,7 @@ from srkd.record.result import CompressReport
 from srkd.record.run_file import RunFile, TrainingMode
 from srkd.record.trials import Outcome, SameBatches, TrialsReport
 from srkd.runs.config import PIXEL_ONLY, RunConfig, needs_teacher, schedule_settings
-from srkd.runs.run import phi_entry
+from srkd.runs.run import margin_entry, phi_entry
 from srkd.runs.run_plan import PlannedRun, RunPlan, in_folder
 
 TOP_FILES = (STUDENT, SHEET, JOINT_TEACHER)
@@ -118,7 +118,11 @@ class Trials(RunPlan):
 
     def contents(self) -> RunFile:
         mode = TrainingMode(**asdict(self.config.mode))
-        return super().contents().changed(execution_mode=mode, phi=phi_entry(self.config))
+        return (
+            super()
+            .contents()
+            .changed(execution_mode=mode, phi=phi_entry(self.config), label_margin=margin_entry(self.config))
+        )
 
     def copies(self, report: CompressReport) -> Mapping[str, Path]:
         assert report.trials is not None
@@ -271,6 +275,7 @@ def _baseline_options(start: BaselineName, config: RunConfig) -> CompressOptions
             rate=None,
             settings=tuple(f"schedule.{name}={json.dumps(value).strip(chr(34))}" for name, value in schedule.items()),
             teacher_cache=False,
+            label_margin=None,
             phi_weights=None,
         ),
     )
