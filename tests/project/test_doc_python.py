@@ -58,6 +58,7 @@ def program_of(page: str) -> str:
 def test_every_program_is_run_by_a_test_below() -> None:
     assert {page for page, text in PAGES.items() if programs(text)} == {
         *("formats/onnx.md", "formats/openvino.md", "formats/tensorrt.md", "use/recipes.md", "methods/csd.md"),
+        "use/evaluate.md",
     }
 
 
@@ -86,6 +87,17 @@ def test_a_program_in_openvino(desk: Path) -> None:
     names: dict[str, np.ndarray] = {"lr": np.full((1, 3, 10, 12), 0.5, dtype=np.float32)}
     exec(program_of("formats/openvino.md"), names)
     assert names["sr"].shape == (1, 3, 40, 48) and 0 <= names["sr"].min() <= names["sr"].max() <= 1
+
+
+def test_scores_to_the_original_and_to_the_teacher(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for path in ("runs/small/student.safetensors", "edsr.pt"):
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        srkd.save(build(EDSRSpec(scale=4, width=8, depth=1), seed=3), Path(path).with_suffix(".safetensors"))
+    Path("edsr.safetensors").rename("edsr.pt")
+    Path("photos").mkdir()
+    Image.fromarray(np.random.default_rng(1).integers(0, 256, (48, 64, 3), dtype=np.uint8)).save("photos/a.png")
+    exec(program_of("use/evaluate.md"))
+    assert capsys.readouterr().out.split()[1:] == ["inf", "1.0"], "the student is the teacher"
 
 
 def test_a_narrower_student_cut_from_a_teacher_of_csd(desk: Path) -> None:

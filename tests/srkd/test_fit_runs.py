@@ -57,7 +57,7 @@ def test_two_processes_start_from_the_fit_of_one(ground: Path, tmp_path: Path) -
     (line,) = (line for line in compress(ground, tmp_path / "one") if "solved for in" in line)
     (same,) = (line for line in out.splitlines() if "solved for in" in line)
     figures = [[float(number) for number in re.findall(r"\d+\.\d{3}", text)] for text in (line, same)]
-    assert len(figures[0]) == 4 and figures[0] == pytest.approx(figures[1], abs=0.02)
+    assert len(figures[0]) == 3 and figures[0] == pytest.approx(figures[1], abs=0.02)
 
 
 def test_the_start_is_the_fit_and_not_the_slice(ground: Path, tmp_path: Path) -> None:
