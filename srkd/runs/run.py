@@ -189,8 +189,8 @@ class TrainingRun:
             keep_freed_memory()
         # Written first, so that a run killed from here on can be continued.
         began, code = self.began, used_code(config)
-        code_so_far = code if began is None else began.code
-        processes.run_on_all(lambda: self._write(self.facts().changed(code=code_so_far)))
+        code_so_far, untrained = (code, None) if began is None else (began.code, began.untrained)
+        processes.run_on_all(lambda: self._write(self.facts().changed(untrained=untrained, code=code_so_far)))
         processes.set_resume_hint(lambda: "before the first step", self.folder.resume_command)
         stages = config.stages(config.mode)
         teacher = place_teacher(config)
@@ -199,7 +199,6 @@ class TrainingRun:
         state, is_new = processes.run_on_all(lambda: self._load_state(stages, teacher_network))
         if began is not None:
             code = code.continuing(began.code, state.done)
-        untrained = None if began is None else began.untrained
         if processes.broadcast(is_new):
             untrained = self._solve_or_turn(teacher_network, reference)
             state = self._fresh_state(stages, teacher_network)

@@ -31,7 +31,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("report")
     photos, teacher = save_photos(folder / "photos"), save_teacher(folder / "teacher.safetensors")
     run = folder / "small"
-    options = {"width": 0.5, "steps": 4, "settings": SMALL, "with_baseline": True, "threads": 1}
+    options = {"goal": "original", "width": 0.5, "steps": 4, "settings": SMALL, "with_baseline": True, "threads": 1}
     srkd.compress(teacher, recipe="logits", data=photos, out=run, **options)
     srkd.profile(run, runtime="torch", lr_size="16x12", seconds=0.1, memory=False, quality=False, threads=1)
     return srkd.report(run).path

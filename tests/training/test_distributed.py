@@ -336,6 +336,7 @@ def test_only_the_leader_writes(tmp_path):
     arguments = {
         "log": ("line",),
         "metrics": ("train", 1, {"loss": 1.0}),
+        "pictures": (1, {"photo": torch.zeros(1, 3, 8, 8, dtype=torch.uint8)}),
         "log_skip": (1, SkippedStep(("raw/pixel",), "not finite", 1.0, 1)),
         "flag": (1, "reason"),
         "write_facts": ({},),
