@@ -8,6 +8,7 @@ takes the machine away (Slurm's preemption and time limit, Kubernetes). One of s
 
 from __future__ import annotations
 
+import math
 import os
 import select
 import signal
@@ -241,8 +242,7 @@ def _end_despite_native_code() -> Iterator[None]:
                     return
                 take(byte[0])
             for number, deadline in deadlines.items():
-                may_save = number == signal.SIGINT and _listener is not None
-                if time.monotonic() > deadline and not may_save:
+                if time.monotonic() > deadline:
                     os._exit(128 + number)
 
     def take(number: int) -> None:
@@ -253,7 +253,10 @@ def _end_despite_native_code() -> Iterator[None]:
         if number == signal.SIGINT and number in deadlines:
             os._exit(128 + number)
         received[number] += 1
-        deadlines.setdefault(number, time.monotonic() + GRACE_SECONDS[number])
+        # The first one is a request to save, which waits for the step, however long that takes.
+        may_save = _listener is not None and (_listener.launched or not _listener.received)
+        grace = math.inf if number == signal.SIGINT and may_save else GRACE_SECONDS[number]
+        deadlines.setdefault(number, time.monotonic() + grace)
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()

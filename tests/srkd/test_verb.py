@@ -114,17 +114,22 @@ def test_a_signal_ends_it(body: str, last: str, number: signal.Signals, code: in
 
 
 @pytest.mark.ci
-def test_a_second_ctrl_c_ends_training_whose_step_does_not_return(tmp_path: Path) -> None:
-    """The first one is a request to save; it is answered at once, and waits for the step."""
+@pytest.mark.parametrize("handled_by", ["nobody", "Python"])
+def test_a_second_ctrl_c_ends_training_whose_step_does_not_return(handled_by: str, tmp_path: Path) -> None:
+    """The first one is a request to save; it is answered at once, and waits for the step. It comes while native code
+    runs, or just before.
+    """
+    wait = "    while not request.received:\n        time.sleep(0.01)\n" if handled_by == "Python" else ""
     (tmp_path / "training.py").write_text(
-        "import signal, torch\n"
+        "import signal, time, torch\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from compressor.base.interrupts import StopRequest, catch_signals\n"
         "from srkd.terminal.console import Console\n"
         "from srkd.cli.verb import run_or_exit\n"
-        f"{NATIVE}\n"
+        "request = StopRequest(acknowledge=lambda: print('saving', flush=True))\n"
+        f"{NATIVE.replace('    endless(1)', wait + '    endless(1)')}\n"
         "def train():\n"
-        "    with catch_signals(StopRequest(acknowledge=lambda: print('saving', flush=True))):\n"
+        "    with catch_signals(request):\n"
         "        body()\n"
         "run_or_exit(Console(), train)\n"
     )
