@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, cast
 
+from compressor.base.choices import Goal
 from compressor.base.errors import SrkdError
 from compressor.runtimes.table import Requirements
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from compressor.inference.learned_metrics import Backbone
 
-Reference: TypeAlias = Literal["original", "teacher"]
+Reference: TypeAlias = Goal
 
 
 class Measure(Protocol):

@@ -43,8 +43,7 @@ def of_role(scores: Sequence[Score], role: Role) -> Score | None:
 
 def scores_of(result: CompressReport) -> list[Score]:
     """The scores of student (or its variants), its start, the teacher and bicubic."""
-    cost = result.student.cost
-    params, macs = (None, None) if cost is None else (cost.params, cost.macs)
+    params, macs = _counts(result.student.cost)
     rows: list[Score] = []
     if result.trials is None:
         rows.append(_of_quality(", ".join(filter(None, ("student", result.quantisation))), "student", result.student))
@@ -69,12 +68,11 @@ def scores_of(result: CompressReport) -> list[Score]:
 
 
 def _of_quality(name: str, role: Role, quality: Quality) -> Score:
-    params, macs = (None, None) if quality.cost is None else _counts(quality.cost)
-    return Score(name, role, params, macs, spread_of([quality.psnr_y]), spread_of([quality.psnr_y_teacher]))
+    return Score(name, role, *_counts(quality.cost), spread_of([quality.psnr_y]), spread_of([quality.psnr_y_teacher]))
 
 
-def _counts(cost: Cost) -> tuple[int, int]:
-    return cost.params, cost.macs
+def _counts(cost: Cost | None) -> tuple[int | None, int | None]:
+    return (None, None) if cost is None else (cost.params, cost.macs)
 
 
 def spread_of(values: Sequence[float | None]) -> Spread | None:
