@@ -10,10 +10,12 @@ from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import TYPE_CHECKING
 
+from compressor.base.errors import SrkdError
+from compressor.training.calibration import term_weights
 from compressor.training.method import GatesPatches, Kind, Method, kind_of, updates_of
 
 if TYPE_CHECKING:
-    from compressor.training.calibration import Calibrated
+    from compressor.training.calibration import Blend, Calibrated
 
 IMAGE_TERM, GATED_IMAGE_TERM = "logits", "gated_logits"
 """Names of the L1 terms to the teacher's image: of all patches, and of those that pass a gate."""
@@ -82,8 +84,17 @@ def _different_updates(first: Method, second: Method) -> str | None:
     return f"{more.name} makes {updates_of(more)} updates a step, and {other.name} would count in each"
 
 
-def disagreements(methods: Sequence[Method], weights: Mapping[str, float]) -> list[str]:
-    """Return one line for each term to which methods give different weights and the preset none."""
+def disagreements(methods: Sequence[Method], weights: Mapping[str, float], blend: Blend | None = None) -> list[str]:
+    """Return one line for each term to which methods give different weights and the preset none.
+
+    With `blend` they are added; then there is a line for weights that have no sum.
+    """
+    if blend is not None:
+        try:
+            term_weights(methods, weights, blend)
+        except SrkdError as error:
+            return [str(error)]
+        return []
     first_weights: dict[str, tuple[str, float | Calibrated]] = {}
     lines = []
     for method in methods:
@@ -95,7 +106,8 @@ def disagreements(methods: Sequence[Method], weights: Mapping[str, float]) -> li
                 )
                 lines.append(
                     f"the term {term} is {_describe_weight(other)} in {name} and {_describe_weight(weight)} in "
-                    f"{method.name}: it is one quantity and counts once, so give its weight, weights.{term}={number}"
+                    f"{method.name}: it is one quantity: blend the methods, blend={1 / len(methods):.2g} "
+                    f"(the factor of each), or give its weight, weights.{term}={number}"
                 )
     return lines
 

@@ -9,7 +9,7 @@ from typing import Literal
 
 from compressor.base.choices import Decay
 from compressor.models.networks.axes import Segments
-from compressor.training.calibration import Calibrated
+from compressor.training.calibration import Blend, Calibrated, term_weights
 from compressor.training.method import HasEarlierStages, Method, TrainsJointly, updates_of
 from compressor.training.speed import PLAIN_MODE, ExecutionMode
 
@@ -62,7 +62,10 @@ class Average:
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage, which the loop runs. `weights` of terms by name override the methods' own."""
+    """A stage, which the loop runs. `weights` of terms by name override the methods' own.
+
+    With `blend` the loss is the sum of the methods' losses, each times its factor.
+    """
 
     name: str
     methods: Sequence[Method]
@@ -72,6 +75,7 @@ class Stage:
     mode: ExecutionMode = PLAIN_MODE
     tunes_teacher: bool = False
     weights: Mapping[str, float] = field(default_factory=dict)
+    blend: Blend | None = None
     validate_every: int = 1000
 
     @property
@@ -92,8 +96,7 @@ class Stage:
     @property
     def term_weights(self) -> dict[str, float | Calibrated]:
         """The weight of each term; some are still to be calibrated."""
-        weights = {name: weight for method in self.methods for name, weight in method.weights.items()}
-        return {**weights, **{name: weight for name, weight in self.weights.items() if name in weights}}
+        return term_weights(self.methods, self.weights, self.blend)
 
     @property
     def updates(self) -> int:
@@ -113,6 +116,7 @@ def with_earlier_stages(main: Stage) -> tuple[Stage, ...]:
                 main,
                 name=earlier.name,
                 methods=(earlier.method,),
+                blend=None,
                 schedule=Schedule(steps, rate),
                 tunes_teacher=earlier.tunes_teacher,
                 validate_every=steps,

@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
+from pydantic_core import PydanticCustomError
 
 from compressor.base.choices import CompileOption, Decay, Init, PrecisionOption, Select, TeacherPrecisionOption
 from compressor.base.errors import UsageError
@@ -25,6 +33,16 @@ SHORT_RUN_RATE = 8e-4
 """[choice] The highest rate at which joint training (CSD) was stable in runs of this length."""
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
+Factor = Annotated[float, Field(gt=0)]
+
+
+def _one_error(blend: Any, check: ValidatorFunctionWrapHandler) -> Any:
+    """Return the checked value; one error in place of one for each type that it may have."""
+    try:
+        return check(blend)
+    except ValidationError as error:
+        text = "a number above 0, or such a number for each method: {a: 0.3, b: 0.7}"
+        raise PydanticCustomError("blend", "{text}", {"text": text}) from error
 
 
 class PresetPart(BaseModel):
@@ -131,6 +149,11 @@ class Preset(PresetPart):
         default_factory=dict,
         description="weights of terms by name: to change one, or where methods that share a term disagree",
     )
+    blend: Annotated[Factor | dict[str, Factor] | None, WrapValidator(_one_error)] = Field(
+        default=None,
+        description="factor of the whole loss of each method, or of each by name; a shared term then has the sum of "
+        "its weights in the methods, each times its factor; none: methods must agree on the weights of shared terms",
+    )
     student: StudentRule = Field(default=StudentRule(), description="how the student is built")
     schedule: ScheduleRule = Field(default=ScheduleRule(), description="length, batches and learning rate of the run")
 
@@ -207,5 +230,6 @@ class Preset(PresetPart):
             average=Average(rule.ema, rule.ema_warmup),
             mode=plain_mode(self.speed_options()) if mode is None else mode,
             weights=self.weights,
+            blend=self.blend,
             validate_every=rule.validate_every or max(MIN_VALIDATE_EVERY, rule.steps // 10),
         )

@@ -113,7 +113,7 @@ def _option_problems(values: Mapping[str, Any], origin: PresetSource) -> list[Pr
 def _composition_problems(preset: Preset, methods: Sequence[Method], origin: PresetSource) -> list[Problem]:
     """Return mistakes in the combination: incompatible methods, unsuitable sizes, weights of unknown terms."""
     schedule = preset.schedule
-    lines = dict.fromkeys([*refusals(methods), *disagreements(methods, preset.weights)])
+    lines = dict.fromkeys([*refusals(methods), *disagreements(methods, preset.weights, preset.blend)])
     problems = [origin.problem(("methods",), None, line) for line in lines]
     for method in methods:
         if isinstance(method, NeedsBatch) and schedule.batch < method.smallest_batch:
@@ -126,6 +126,10 @@ def _composition_problems(preset: Preset, methods: Sequence[Method], origin: Pre
     for term in preset.weights.keys() - terms:
         expected = f"none of these methods has this term; {nearest(term, sorted(terms))}"
         problems.append(origin.problem(("weights", term), None, expected))
+    names = [method.name for method in methods]
+    for name in preset.blend.keys() - set(names) if isinstance(preset.blend, Mapping) else ():
+        expected = f"the recipe has no such method; {nearest(name, names)}"
+        problems.append(origin.problem(("blend", name), None, expected))
     return problems
 
 

@@ -17,7 +17,7 @@ from compressor.base.errors import SrkdError
 from compressor.base.sources import class_sources
 from compressor.models.networks.base import Network
 from compressor.models.networks.registry import NETWORKS
-from compressor.training.calibration import Calibrated
+from compressor.training.calibration import Calibrated, Weights
 from compressor.training.method import Method
 from recipes.catalogue import METHODS
 from recipes.config.options import FIXED
@@ -31,7 +31,7 @@ from srkd.version import __version__
 def used_code(networks: RunNetworks) -> CodeFacts:
     """The entry `code` of run.json for a run that starts now."""
     stages = networks.stages()
-    methods = [_used_method(method, stage.name, stage.weights) for stage in stages for method in stage.methods]
+    methods = [_used_method(method, stage.name, stage.term_weights) for stage in stages for method in stage.methods]
     student = _used_network(networks.student)
     teacher = None if networks.teacher is None or networks.teacher.network is None else networks.teacher.network
     of_teacher = None if teacher is None else _used_network(teacher)
@@ -48,8 +48,8 @@ def _used_network(network: Network) -> UsedCode:
     return UsedCode(name=name, package=NETWORKS.find(name).package, sources=dict(class_sources(cls)))
 
 
-def _used_method(method: Method, stage: str, overrides: Mapping[str, float]) -> UsedMethod:
-    """A method of a stage whose recipe gives some terms the weights `overrides`."""
+def _used_method(method: Method, stage: str, weights: Weights) -> UsedMethod:
+    """A method of a stage in which the terms have these weights."""
     entry = METHODS.get(method.name)
     cls: type[Any] = type(method)
     fields = dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ()
@@ -64,7 +64,7 @@ def _used_method(method: Method, stage: str, overrides: Mapping[str, float]) -> 
             for field in fields
             if field.init and field.name not in FIXED
         },
-        weights={term: _weight(method, term, overrides.get(term, weight)) for term, weight in method.weights.items()},
+        weights={term: _weight(method, term, weights[term]) for term in method.weights},
     )
 
 

@@ -16,15 +16,17 @@ from compressor.models.networks.base import Network
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build, quantise
 from compressor.models.students.students import student_of_spec
-from compressor.training.calibration import Calibrated
+from compressor.training.calibration import Blend, Calibrated, term_weights
 from compressor.training.loop import Trainer
 from compressor.training.method import Kind, Method, fit_methods, quantisation_of
 from compressor.training.state import State
 from compressor.training.step import Step
 from recipes.composition import REFUSED, disagreements, refusals
+from recipes.config.errors import PresetError
 from recipes.config.options import make_method
 from recipes.config.reading import load_preset, read_preset
 from recipes.methods.scratch import Scratch
+from recipes.terms.phi import PhiSource, bind_phi
 from tests.support.method_runs import StubMethod, Waves
 from tests.support.methods_table import ROWS, Row
 from tests.support.training import Recorder, SavingRecorder, is_same, network, smooth_patch, stage
@@ -87,6 +89,24 @@ def test_shared_terms_must_agree_or_be_given_a_weight() -> None:
     assert "calibrated to 0.2 of pixel in a and weighed 3 in b" in line and line.endswith("weights.far=3")
 
 
+def test_weights_that_have_no_sum_are_not_blended() -> None:
+    shares = [StubMethod("a", "pixel", weights={"far": Calibrated(0.2)}), StubMethod("b", "data", weights={"far": 3.0})]
+    (line,) = disagreements(shares, {}, 0.5)
+    assert "far cannot be added" in line and disagreements(shares, {"far": 1.0}, 0.5) == []
+    both = [StubMethod(name, "pixel", weights={"far": Calibrated(0.2)}) for name in ("a", "b")]
+    assert term_weights(both, {}, {"a": 0.5}) == {"far": Calibrated(0.1 + 0.2)}
+
+
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [("blend=lots", "a number above 0"), ("blend.scratch=-1", "above 0"), ("blend.csd=1", "no such")],
+)
+def test_a_wrong_blend_is_one_line(setting: str, expected: str) -> None:
+    with pytest.raises(PresetError, match=expected) as error:
+        load_preset("scratch", [setting])
+    assert len(error.value.problems) == 1
+
+
 WHOLE, HALF = EDSRSpec(scale=2, width=8, depth=3), EDSRSpec(scale=2, width=4, depth=3)
 """A teacher and a slice of it, with taps by thirds, suitable for every method."""
 
@@ -103,14 +123,24 @@ def test_terms_that_methods_share_are_one_quantity_and_their_order_is_none(row: 
         assert totals[0] == pytest.approx(totals[1], rel=1e-5), name
 
 
-def loss_of(methods: Sequence[Method], weights: Mapping[str, float]) -> float:
+def test_a_blend_is_the_sum_of_the_methods_losses_each_times_its_factor() -> None:
+    methods = make_method("dukd", {}), make_method("csd-lite", {"phi": "teacher", "lam": 0.5})
+    methods = bind_phi(methods, PhiSource("teacher", "the teacher's first blocks"))
+    alone = [loss_of([method], {}) for method in methods]
+    assert alone[0] != pytest.approx(alone[1], rel=0.1)
+    factors = {"dukd": 0.25, "csd-lite": 0.75}
+    assert loss_of(methods, {}, factors) == pytest.approx(0.25 * alone[0] + 0.75 * alone[1], rel=1e-5)
+    assert loss_of(methods, {}, 0.5) == pytest.approx(sum(alone) / 2, rel=1e-5)
+
+
+def loss_of(methods: Sequence[Method], weights: Mapping[str, float], blend: Blend | None = None) -> float:
     """Return the loss of the first step of a recipe of these methods; shared terms that differ are refused."""
     teacher = build(WHOLE, seed=1).eval().requires_grad_(False)
     student, quantisation = student_of_spec(teacher, HALF), quantisation_of(methods)
     if quantisation is not None:
         student = quantise(student, quantisation)
     methods = fit_methods(methods, teacher, student)
-    preset = load_preset("scratch").with_steps(1).model_copy(update={"weights": weights})
+    preset = load_preset("scratch").with_steps(1).model_copy(update={"weights": weights, "blend": blend})
     stage, recorder = preset.stage(methods), Recorder()
     state = State.fresh(student, teacher, stage)
     Trainer([stage], state, Waves(2, range(2)), teacher, recorder, seed=3).run()
