@@ -59,7 +59,7 @@ BUILTIN: Mapping[str, MethodEntry] = {
     "lfd": MethodEntry("recipes.methods.lfd:LFD", "network"),
     "facd": MethodEntry("recipes.methods.facd:FACD", "network"),
     "csd": MethodEntry("recipes.methods.csd:Csd", "network"),
-    "csd-lite": MethodEntry("recipes.methods.csd:CsdLite", "network"),
+    "csd-lite": MethodEntry("recipes.methods.csd:CsdLite", "outputs"),
     "dukd": MethodEntry("recipes.methods.dukd:DUKD", "outputs"),
     "pams": MethodEntry("recipes.methods.pams:Pams", "network"),
     "pact": MethodEntry("recipes.methods.pact:Pact", "network"),

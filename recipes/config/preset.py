@@ -63,6 +63,9 @@ class StudentRule(PresetPart):
     """The rule for building the student; the command line wins over it."""
 
     init: Init = Field(default="random", description="weights solved for, cut from the teacher, or random")
+    init_required: bool = Field(
+        default=False, description="refuse a student that cannot start so, instead of training it from random weights"
+    )
     width: float = Field(default=1.0, gt=0, le=1, description="fraction of the teacher's channels")
     depth: float = Field(default=1.0, gt=0, le=1, description="fraction of the teacher's blocks")
     select: Select = Field(

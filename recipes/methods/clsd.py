@@ -18,15 +18,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
 from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
-from torch import nn
 
-from compressor.assets import embedded_teacher
-from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.networks.base import Network
 from compressor.training.calibration import Calibrated
 from compressor.training.step import Step
@@ -52,24 +48,10 @@ class Clsd(DeepSupervision, ContrastsThroughPhi):
 
     def fit(self, teacher: Network | None, student: Network) -> Clsd:
         DeepSupervision.fit(self, teacher, student)
-        ContrastsThroughPhi.fit(self, self.phi_network(teacher), student)
+        ContrastsThroughPhi.fit(self, teacher, student)
         return self
-
-    def helpers(self, teacher: Network | None, student: Network) -> nn.ModuleDict:
-        return super().helpers(self.phi_network(teacher), student)
-
-    def phi_network(self, teacher: Network | None) -> Network | None:
-        """Return the network whose first blocks are φ: the teacher or, without one, the embedded teacher."""
-        return _embedded_network() if teacher is None and self.uses_teacher_blocks else teacher
 
     def terms(self, step: Step) -> dict[str, torch.Tensor]:
         images = self.head_images(step)
         positive = step.hr if self.pos == "gt" else step.student().sr.detach()
         return {**self.supervised_losses(step, images), "heads_contrast": self.contrast(step, images, positive)}
-
-
-@cache
-def _embedded_network() -> Network:
-    """Return the embedded teacher on the CPU, also in a dry run, which only uses shapes; φ is a copy of it."""
-    with torch.device("cpu"):
-        return load_checkpoint(embedded_teacher()).network

@@ -21,8 +21,8 @@ fed 255·image all the same.
   at half the width are weights of the first map only; ours uses the leading columns of every map.
 - φ = teacher is a copy of the blocks of the teacher as loaded, not as it is being trained.
 
-CSD-lite is ours: λ_T·L1(T, y) is dropped, as T is not trained. Any teacher with outputs can be used, unless φ consists
-of its first blocks.
+CSD-lite is ours: λ_T·L1(T, y) is dropped, as T is not trained. Any teacher with outputs can be used; its φ = teacher is
+then that of the embedded teacher.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from compressor.data.batches import View
 from compressor.models.networks.axes import Segments
 from compressor.models.networks.base import Network, Spec
 from compressor.models.students.students import require_slice
-from compressor.training.method import Kind, TeacherNeeds
+from compressor.training.method import Kind
 from compressor.training.step import Step
 from recipes.terms.contrast import NEGATIVES, ContrastsThroughPhi
 
@@ -58,11 +58,6 @@ class CsdLite(ContrastsThroughPhi):
     name: str = "csd-lite"
     kind: Kind = "contrast"
     teacher_views: tuple[View, ...] = ("whole",)
-
-    @property
-    def teacher_needs(self) -> TeacherNeeds:
-        """The largest teacher need: the network if φ consists of its first blocks; with VGG-19 only its outputs."""
-        return "network" if self.uses_teacher_blocks else "outputs"
 
     @property
     def weights(self) -> Mapping[str, float]:
@@ -91,10 +86,6 @@ class Csd(CsdLite):
     name: str = "csd"
     kind: Kind = "joint"
     teacher_views: tuple[View, ...] = ()
-
-    @property
-    def teacher_needs(self) -> TeacherNeeds:
-        return "network"
 
     @property
     def segments(self) -> Segments:

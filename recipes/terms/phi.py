@@ -16,6 +16,7 @@ import threading
 import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias, cast
 
@@ -23,9 +24,11 @@ import torch
 from pydantic import Field
 from torch import nn
 
+from compressor.assets import embedded_teacher
 from compressor.base.context import Progress, no_progress
 from compressor.base.errors import SrkdError, UsageError
 from compressor.base.files import atomic_path, file_sha256
+from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.checkpoints.published import hub_file
 from compressor.models.networks.base import Network
 from compressor.training.method import Method, PlainMethod
@@ -60,16 +63,29 @@ class UsesPerceptualNet(PlainMethod):
         return self.phi == "teacher" if self.phi_source is None else self.phi_source.kind == "teacher"
 
     def fit(self, teacher: Network | None, student: Network) -> Method:
-        if self.uses_teacher_blocks and teacher is not None:
+        owner = self._phi_owner(teacher)
+        if self.uses_teacher_blocks and owner is not None:
             # The plan is cached here, so that a later dry run does not count the planning of φ.
-            plan_teacher_phi(teacher.spec)
+            plan_teacher_phi(owner.spec)
         return cast(Method, self)
 
     def helpers(self, teacher: Network | None, student: Network) -> nn.ModuleDict:
         """Return φ as a helper; `teacher` is the loaded teacher, even if a copy of it is trained."""
         if self.phi_source is None and self.phi != "teacher":
             raise SrkdError(f"phi={self.phi} of {self.name} has not been resolved: pass the method through `bind_phi`")
-        return nn.ModuleDict({"phi": (self.phi_source or resolve_phi("teacher")).build(teacher)})
+        source = self.phi_source or resolve_phi("teacher")
+        return nn.ModuleDict({"phi": source.build(self._phi_owner(teacher))})
+
+    def _phi_owner(self, teacher: Network | None) -> Network | None:
+        """Return the network whose first blocks are φ: the teacher or, if it gives outputs only, the embedded one."""
+        return _embedded_network() if teacher is None and self.uses_teacher_blocks else teacher
+
+
+@cache
+def _embedded_network() -> Network:
+    """Return the embedded teacher on the CPU, also in a dry run, which only uses shapes; φ is a copy of it."""
+    with torch.device("cpu"):
+        return load_checkpoint(embedded_teacher()).network
 
 
 def find_phi(
@@ -88,6 +104,12 @@ def find_phi(
         raise UsageError(f"phi is {text}: a run has one, --set phi=vgg19 or --set phi=teacher")
     choice: PhiChoice = next(iter(choices)) if choices else "auto"
     return resolve_phi(choice, weights, download=download, progress=progress)
+
+
+def lacks_vgg19(methods: Sequence[Method]) -> bool:
+    """Return whether methods accept only VGG-19, and its file is not in the cache."""
+    is_needed = any(isinstance(method, UsesPerceptualNet) and method.phi == "vgg19" for method in methods)
+    return is_needed and not hub_file(FILE).is_file()
 
 
 def bind_phi(methods: Sequence[Method], source: PhiSource | None) -> tuple[Method, ...]:

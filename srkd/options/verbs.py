@@ -225,7 +225,9 @@ class InspectOptions(ProgramOptions):
 class ConvertOptions(CheckpointOptions):
     model: Annotated[ModelOrPath, MODEL, Option("Checkpoint or run folder.", argument=True)]
     _: KW_ONLY
-    to: Annotated[str, Option("basicsr, edsr-pytorch, srkd; also rcan, carn, csd, fakd, swinir.", metavar="CODE")]
+    to: Annotated[
+        str, Option("basicsr, edsr-pytorch, srkd; also rcan, carn, csd, fakd, srvgg, swinir.", metavar="CODE")
+    ]
     out: Annotated[PathOption, Option("File to write.", unset="beside the model, as _CODE", flags=("-o", "--out"))] = (
         None
     )

@@ -61,7 +61,7 @@ from recipes.catalogue import RECIPES, teacher_needs
 from recipes.config.preset import SHORT_RUN_STEPS, Preset, StudentRule
 from recipes.config.reading import load_preset, recipe_label
 from recipes.terms.features import describe_taps
-from recipes.terms.phi import PhiSource, UsesPerceptualNet, bind_phi, find_phi
+from recipes.terms.phi import PhiSource, UsesPerceptualNet, bind_phi, find_phi, lacks_vgg19
 from srkd.options.compress import CompressOptions, TeacherOptions
 from srkd.options.models import as_tuple
 from srkd.options.shared import path_of
@@ -585,20 +585,21 @@ def require_fit(teacher: Teacher, recipe: str, methods: Sequence[Method]) -> Non
             "the teacher takes one channel, and compress trains on RGB images: use a teacher of 3 channels"
         )
     if teacher.network is None and any(teacher_needs(method) == "network" for method in methods):
-        phi = phi_of(methods)
-        reason = "" if phi is None or phi.kind != "teacher" else f" (phi is {phi.how})"
         raise UsageError(
-            f"recipe {recipe} needs weights or features of its teacher{reason}, and the {teacher.backend} teacher "
+            f"recipe {recipe} needs weights or features of its teacher, and the {teacher.backend} teacher "
             f"gives outputs only; recipes that take it: {', '.join(recipes_for_outputs())}"
         )
 
 
 def recipes_for_outputs() -> tuple[str, ...]:
-    """The recipes that need at most outputs of a teacher; one that does not load is left out."""
+    """The recipes that need at most outputs of a teacher; one that does not load, or lacks its VGG-19, is left out."""
     names = []
     for name in sorted(RECIPES):
         with suppress(SrkdError):
-            if not any(teacher_needs(method) == "network" for method in load_preset(name).build_methods()):
+            preset = load_preset(name)
+            methods = preset.build_methods()
+            needs_weights = any(teacher_needs(method) == "network" for method in methods)
+            if not needs_weights and not preset.student.init_required and not lacks_vgg19(methods):
                 names.append(name)
     return tuple(names)
 
@@ -669,9 +670,9 @@ def _default_init(teacher: Network | None, preset: Preset, options: CompressOpti
             note(f"the student is cut from the teacher: a {teacher.spec.arch} cannot be solved for")
             return "inherit"
         return init
-    if init == "inherit" and options.student.init_from is None and preset.methods[0].name == "inherit":
-        _require_cut(teacher, options.student.student)
-        return "inherit"
+    if preset.student.init_required and not is_replaced:
+        _require_start(init, teacher, options.student.student)
+        return init
     if teacher is None or init == "random" or (init == "fit" and is_replaced):
         return "random"
     if init == "inherit":
@@ -687,16 +688,20 @@ def _default_init(teacher: Network | None, preset: Preset, options: CompressOpti
     return "fit"
 
 
-def _require_cut(teacher: Network | None, student: str) -> None:
-    """Refuse a recipe that is its start, for a student that cannot be cut from the teacher."""
+def _require_start(init: Init, teacher: Network | None, student: str) -> None:
+    """Refuse a recipe that is its start, for a student that cannot be cut from the teacher, or solved for."""
     try:
         if teacher is None:
             raise SrkdError("no teacher whose layers srkd knows")
-        student_cuts(teacher.spec, parse_student(student, like=teacher.spec, scale=teacher.spec.scale))
+        spec = parse_student(student, like=teacher.spec, scale=teacher.spec.scale)
+        student_cuts(teacher.spec, spec)
+        if init == "fit":
+            require_linear_plan(teacher.spec, spec)
     except SrkdError as error:
+        does, other = ("solves for it by", "logits") if init == "fit" else ("cuts it from", "scratch")
         raise UsageError(
-            f"--student {student}: the recipe inherit cuts it from the teacher, which is impossible ({error}); "
-            "--recipe scratch trains it from random weights"
+            f"--student {student}: the recipe {init} {does} the teacher's weights, which is impossible ({error}); "
+            f"--recipe {other} trains it from random weights"
         ) from error
 
 

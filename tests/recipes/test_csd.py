@@ -283,8 +283,6 @@ def test_a_run_leaves_student_and_teacher_and_other_widths_can_be_cut(
         ({"lr_only": "photos"}, "--lr-only: csd trains its teacher.*csd-lite"),
         ({"teacher_cache": True}, "--teacher-cache"),
         ({"teacher": "foreign"}, "recipe csd"),
-        ({"teacher": "foreign", "recipe": "csd-lite", "student": "compact:width=8,depth=2,scale=2"},
-         "csd-lite"),
         ({"recipe": "logits", "phi_weights": "vgg.pth"}, "--phi-weights .*logits does not use VGG-19"),
         ({"phi_weights": "nowhere.pth"}, "nowhere.pth"),
     ],
@@ -303,6 +301,18 @@ def test_what_cannot_be_trained_is_refused_before_anything_is_written(
     with pytest.raises(SrkdError, match=message) as caught:
         compress(arguments.pop("teacher"), out=tmp_path / "run", **arguments)  # type: ignore[arg-type]
     assert "\n" not in str(caught.value) and not (tmp_path / "run").exists()
+
+
+@pytest.mark.usefixtures("offline")
+def test_csd_lite_compares_features_of_the_embedded_teacher_if_its_own_gives_outputs_only(
+    photos: Path, tmp_path: Path
+) -> None:
+    foreign, notes = save_onnx(twin(), tmp_path / "foreign.onnx"), list[str]()
+    compress(
+        foreign, recipe="csd-lite", student="compact:width=8,depth=2,scale=2", announce=notes.append,
+        data=photos, steps=1, settings=SMALL, out=tmp_path / "run",
+    )  # fmt: skip
+    assert "phi: the embedded teacher's first blocks, as the ONNX teacher gives outputs only" in notes
 
 
 @pytest.mark.usefixtures("offline")

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
-from compressor.base.errors import UsageError
+from compressor.base.errors import SrkdError, UsageError
+from compressor.training.method import TeacherNeeds
 from recipes.catalogue import METHODS, MethodEntry, teacher_needs
 from recipes.config.errors import PresetError, Problem
 from recipes.config.options import make_method, options_model
 from recipes.config.reading import load_preset, read_preset
 from recipes.config.schema import COMMENT, preset_schema
 from recipes.config.yaml_text import parse_value, parse_yaml
+from recipes.methods.scratch import Scratch
 from tests.support.commands import ROOT
 
 PRESETS = ROOT / "recipes" / "presets"
@@ -212,10 +215,15 @@ def test_lines_are_those_of_the_file():
 
 
 def test_a_method_whose_entry_promises_less_than_it_needs_is_refused(monkeypatch):
-    entry = MethodEntry("recipes.methods.csd:CsdLite", "nothing", "elsewhere")
-    monkeypatch.setitem(METHODS.rows, "csd-lite", entry)
-    with pytest.raises(Exception, match=r"elsewhere.*needs 'outputs'"):
-        make_method("csd-lite", {"phi": "vgg19"})
+    monkeypatch.setitem(METHODS.rows, "greedy", MethodEntry(f"{__name__}:Greedy", "nothing", "elsewhere"))
+    with pytest.raises(SrkdError, match=r"elsewhere.*needs 'outputs'"):
+        make_method("greedy", {})
+
+
+@dataclass(frozen=True)
+class Greedy(Scratch):
+    name: str = "greedy"
+    teacher_needs: TeacherNeeds = "outputs"
 
 
 @pytest.mark.parametrize("name", METHODS)

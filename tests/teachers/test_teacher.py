@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 import srkd
+from compressor.base.context import Context
 from compressor.base.errors import SrkdError, UsageError
 from compressor.inference.open import open_model
 from compressor.models.checkpoints.save import save_network
@@ -21,7 +22,8 @@ from compressor.runtimes.table import OpenOptions
 from compressor.teachers.teacher import Teacher, load_teacher
 from compressor.training.step import Runner
 from srkd import compress
-from srkd.runs.config import recipes_for_outputs
+from srkd.options.compress import CompressOptions
+from srkd.runs.config import RunNetworks, recipes_for_outputs
 from tests.support.foreign_models import KINDS, MultiplesOf, save_all, save_export, save_onnx, save_torchscript, twin
 
 
@@ -238,6 +240,13 @@ def test_compress_trains_towards_a_foreign_teacher(
     assert any(line.startswith("teacher check ") for line in message)
 
 
+def test_every_recipe_that_a_refusal_names_takes_a_foreign_teacher(files: dict[str, Path], photos: Path) -> None:
+    student = "edsr:width=4,depth=4,scale=2"
+    for recipe in recipes_for_outputs():
+        options = CompressOptions.of(files["ONNX"], recipe=recipe, student=student, data=photos, out="unused")
+        assert RunNetworks.choose(options, Context(), download=False).student_init.init == "random"
+
+
 def test_what_a_foreign_teacher_cannot_do_is_said_before_anything_is_read(
     files: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -247,6 +256,8 @@ def test_what_a_foreign_teacher_cannot_do_is_said_before_anything_is_read(
     assert "inherit" not in recipes_for_outputs()
     with pytest.raises(UsageError, match=f"inherit needs weights or features.*recipes that take it: {offered}"):
         compress(path, recipe="inherit", data=nowhere, student="edsr:scale=2", out=tmp_path / "run")
+    with pytest.raises(UsageError, match=r"fit solves for it .* --recipe logits trains it from random weights"):
+        compress(path, recipe="fit", data=nowhere, student="edsr:scale=2", out=tmp_path / "run")
     with pytest.raises(UsageError, match="give its shape, --student compact:width=32,depth=8,scale=2"):
         compress(path, recipe="logits", data=nowhere, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -47,12 +47,12 @@ class Converted:
 
 def code_bases() -> tuple[str, ...]:
     """Return the names of all code bases that at least one network can be converted to."""
-    return tuple(sorted({to for family in architectures() for dialect in family.dialects for to in dialect.code_bases}))
+    return tuple(sorted({to for family in architectures() for dialect in family.dialects for to in dialect.targets}))
 
 
 def find_dialect(arch: str, to: str) -> Dialect | None:
     """Return the dialect of a network in a code base, or None if the code base lacks that network."""
-    return next((dialect for dialect in architecture(arch).dialects if to in dialect.code_bases), None)
+    return next((dialect for dialect in architecture(arch).dialects if to in dialect.targets), None)
 
 
 def convert_file(
@@ -86,7 +86,7 @@ def convert_network(network: Network, to: str, path: Path, *, metadata: Mapping[
     arch = network.spec.arch
     dialect = find_dialect(arch, to)
     if dialect is None:
-        homes = sorted(to for known in architecture(arch).dialects for to in known.code_bases)
+        homes = sorted(to for known in architecture(arch).dialects for to in known.targets)
         raise UsageError(f"{to} has no {arch}; those that have: {', '.join([*homes, OWN_DIALECT])}")
     if network.quantisation is not None:
         raise SrkdError(
@@ -118,7 +118,7 @@ def state_in_dialect(network: Network, dialect: Dialect) -> tuple[State, tuple[s
     for name, value in dialect.fixed.items():
         if fields[name] != value:
             able = (candidate for candidate in architecture(network.spec.arch).dialects if name not in candidate.fixed)
-            others = sorted(to for candidate in able for to in candidate.code_bases)
+            others = sorted(to for candidate in able for to in candidate.targets)
             raise SrkdError(
                 f"{dialect.name} files know only {name}={value}, this network has {name}={fields[name]}, and its "
                 f"outputs would change: convert to {' or '.join([*others, OWN_DIALECT])}"

@@ -58,13 +58,18 @@ class Dialect:
     surplus: Callable[[str], bool] = lambda name: False
     """Returns True for names of tensors that may be ignored (buffers that are rebuilt, other scales)."""
     code_bases: tuple[str, ...] = ()
-    """The code bases that load files of this dialect: the targets of `srkd convert`."""
+    """The code bases that load files of this dialect."""
     wrapping: Wrapping = "bare"
     """The dictionary around the state dict in files of these code bases."""
     companions: Callable[[Any], Companions] = lambda spec: Companions()
     """Function that returns the extra contents of files for a spec; none by default."""
     fixed: Mapping[str, Any] = field(default_factory=dict)
     """Fields for which the code base supports only one value."""
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """Names by which `srkd convert` writes this dialect: its code bases' and, if it has any, its own."""
+        return tuple(dict.fromkeys((*self.code_bases, self.name))) if self.code_bases else ()
 
 
 def has_tensors(*names: str) -> Callable[[State], bool]:
