@@ -327,6 +327,15 @@ class RunOptions(Group):
         Option("The baselines to train, some of scratch, inherit, fit, init-from, logits.", unset="none"),
     ] = ()
     seeds: Annotated[int, Field(ge=1), Option("Number of runs with different seeds, for mean and spread.")] = 1
+    sweep: Annotated[
+        Sequence[str],
+        Option(
+            "Train once for each value of a student or training option, or of a key of --set, such as rate=1e-4,2e-4; "
+            "give it again for all combinations.",
+            unset="none",
+            metavar="KEY=V1,V2",
+        ),
+    ] = ()
     device: Annotated[str, DEVICE, Option("cpu, cuda, cuda:N or mps.")] = "cpu"
     threads: Annotated[int | None, Field(ge=1), Option("CPU threads.", unset="as many as torch uses")] = None
     track: Annotated[
@@ -376,12 +385,12 @@ class CompressOptions(Options):
         if training.then is None and training.then_settings:
             raise UsageError(f"--set {THEN}{training.then_settings[0]}: there is no second recipe; add --then pams")
         if training.then is not None and self.is_compared:
-            raise UsageError("--then makes one student: leave out --with-baseline, --baselines and --seeds")
+            raise UsageError("--then makes one student: leave out --with-baseline, --baselines, --seeds and --sweep")
 
     @property
     def is_compared(self) -> bool:
-        """Whether the recipe is compared with baselines, or over seeds, and so needs several runs."""
-        return self.run.has_baselines or self.run.seeds > 1
+        """Whether the recipe is compared with baselines, over seeds or in a sweep, and so needs several runs."""
+        return self.run.has_baselines or self.run.seeds > 1 or self.run.sweep != ()
 
 
 @options

@@ -48,10 +48,14 @@ def scores_of(result: CompressReport) -> list[Score]:
     if result.trials is None:
         rows.append(_of_quality(", ".join(filter(None, ("student", result.quantisation))), "student", result.student))
     else:
-        for index, row in enumerate(result.trials.rows):
-            role: Role = "baseline" if index else "student"
+        trials, chosen = result.trials, result.trials.chosen.variant
+        points, baselines = trials.rows[: trials.points], trials.rows[trials.points :]
+        # The first student is the one whose file the folder holds.
+        for row in (*sorted(points, key=lambda row: row.name != chosen), *baselines):
+            role: Role = "baseline" if row in baselines else "student"
+            counts = _counts(row.cost or result.student.cost)
             to_original, to_teacher = spread_of(row.psnr_y), spread_of(row.psnr_y_teacher)
-            rows.append(Score(row.name, role, params, macs, to_original, to_teacher, len(row.psnr_y)))
+            rows.append(Score(row.name, role, *counts, to_original, to_teacher, len(row.psnr_y)))
     if result.untrained is not None:
         before = {"untrained": result.untrained.student, "untrained slice": result.untrained.slice}
         for name, psnr in before.items():

@@ -6,13 +6,14 @@ The verdict on a gain compares the paired differences over seeds with their spre
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from compressor.base.choices import Goal
 from compressor.images.scores import GOAL_WORDS
 from compressor.models.checkpoints.header import RUN_FOLDER_WEIGHTS
+from compressor.models.networks.image_cost import Cost
 from srkd.record.reading import Decibels
 
 Verdict = Literal["better", "worse", "no difference", "spread unknown"]
@@ -52,9 +53,13 @@ class Gain:
     mean: Decibels
     sd: float | None
     verdict: Verdict
+    point: str | None = None
+    """The point of a sweep whose gain it is."""
 
     @classmethod
-    def between(cls, over: str, recipe: Sequence[float], baseline: Sequence[float]) -> Gain:
+    def between(
+        cls, over: str, recipe: Sequence[float], baseline: Sequence[float], *, point: str | None = None
+    ) -> Gain:
         """Compare the PSNRs of a recipe and a baseline, both in the same order of seeds."""
         differences = tuple(a - b for a, b in zip(recipe, baseline, strict=True))
         spread = Spread.of(differences)
@@ -63,11 +68,13 @@ class Gain:
             verdict = "spread unknown"
         elif abs(spread.mean) < max(DEVIATIONS * spread.sd, RESOLUTION):
             verdict = "no difference"
-        return cls(over, differences, spread.mean, spread.sd, verdict)
+        return cls(over, differences, spread.mean, spread.sd, verdict, point)
 
     def line(self) -> str:
         """A line on the gain, or that there is no difference."""
         name = f"gain over {self.over}"
+        if self.point is not None:
+            name = f"{self.point}: gain over {self.over.removesuffix(f', {self.point}')}"
         if self.sd is None:
             return f"{name}: {self.mean:+.3f} dB (one seed, spread unknown: --seeds 3)"
         figures = f"{self.mean:+.3f} ± {self.sd:.3f} dB"
@@ -101,6 +108,7 @@ class Outcome:
     psnr_y: float | None
     seconds: float
     psnr_y_teacher: float | None = None
+    cost: Cost | None = None
 
     def by(self, goal: Goal) -> float:
         """The figure by which the trial is judged."""
@@ -117,13 +125,14 @@ class VariantScores:
     mean: Decibels
     sd: float | None
     psnr_y_teacher: tuple[float | None, ...] = ()
+    cost: Cost | None = None
 
     @classmethod
     def of(cls, name: str, outcomes: Sequence[Outcome], goal: Goal) -> VariantScores:
         spread = Spread.of([outcome.by(goal) for outcome in outcomes])
         both = [(outcome.psnr_y, outcome.psnr_y_teacher) for outcome in outcomes]
         to_original, to_teacher = zip(*both, strict=True)
-        return cls(name, to_original, spread.mean, spread.sd, to_teacher)
+        return cls(name, to_original, spread.mean, spread.sd, to_teacher, outcomes[0].cost)
 
     @property
     def spread(self) -> Spread:
@@ -132,7 +141,9 @@ class VariantScores:
 
 @dataclass(frozen=True)
 class TrialsReport:
-    """Rows (the recipe first), the recipe's gain over each baseline, and evidence that the batches were the same."""
+    """Rows (the recipe or the points of a sweep first, then the baselines), the gain of each point over its baselines,
+    and evidence that the batches were the same.
+    """
 
     seeds: tuple[int, ...]
     rows: tuple[VariantScores, ...]
@@ -142,28 +153,59 @@ class TrialsReport:
     batches: tuple[SameBatches, ...]
     goal: Goal = "original"
     """What the mean, the gains and the choice are about."""
+    points: int = 1
+    """How many of the rows are points of a sweep; the others are baselines."""
 
     @classmethod
-    def of(cls, outcomes: Sequence[Outcome], batches: Sequence[SameBatches], goal: Goal = "original") -> TrialsReport:
-        """Build the report from outcomes in the order of the plan: seed by seed, the recipe first."""
+    def of(
+        cls,
+        outcomes: Sequence[Outcome],
+        batches: Sequence[SameBatches],
+        goal: Goal = "original",
+        baselines_of: Mapping[str, Sequence[str]] | None = None,
+    ) -> TrialsReport:
+        """Build the report from outcomes in the order of the plan, seed by seed.
+
+        `baselines_of` names the baselines of each point; without it the first variant is the only point.
+        """
         groups: dict[str, list[Outcome]] = {}
         for outcome in outcomes:
             groups.setdefault(outcome.variant, []).append(outcome)
-        recipe, *baselines = groups
+        first, *others = groups
+        points = {first: others} if baselines_of is None else baselines_of
+        is_sweep = len(points) > 1
         judged = {name: [outcome.by(goal) for outcome in group] for name, group in groups.items()}
         return cls(
             seeds=tuple(dict.fromkeys(outcome.seed for outcome in outcomes)),
-            rows=tuple(VariantScores.of(name, group, goal) for name, group in groups.items()),
-            gains=tuple(Gain.between(name, judged[recipe], judged[name]) for name in baselines),
-            chosen=max(groups[recipe], key=lambda outcome: outcome.by(goal)),
+            rows=tuple(VariantScores.of(name, groups[name], goal) for name in dict.fromkeys([*points, *groups])),
+            gains=tuple(
+                Gain.between(name, judged[point], judged[name], point=point if is_sweep else None)
+                for point, baselines in points.items()
+                for name in baselines
+            ),
+            chosen=max((outcome for point in points for outcome in groups[point]), key=lambda each: each.by(goal)),
             runs=tuple(outcomes),
             batches=tuple(batches),
             goal=goal,
+            points=len(points),
         )
 
+    @property
+    def best_point(self) -> VariantScores:
+        """The point with the best mean over the seeds."""
+        return max(self.rows[: self.points], key=lambda row: row.mean)
+
     def lines(self) -> tuple[str, ...]:
-        """The lines below the table: the gains, and the origin of student.safetensors."""
+        """The lines below the table: the gains, the best point, and the origin of student.safetensors."""
         gains = tuple(gain.line() for gain in self.gains)
+        if self.points > 1:
+            point, over = self.best_point, "" if len(self.seeds) == 1 else f" over {len(self.seeds)} seeds"
+            return (
+                *gains,
+                f"best by validation{over}: {point.name} ({point.spread} dB {GOAL_WORDS[self.goal]})",
+                f"{RUN_FOLDER_WEIGHTS} is that of the best single run, {self.chosen.run} "
+                f"({self.chosen.by(self.goal):.3f} dB)",
+            )
         if len(self.seeds) == 1:
             return gains
         best = f"{self.chosen.by(self.goal):.3f} dB {GOAL_WORDS[self.goal]}, seed {self.chosen.seed}"

@@ -23,6 +23,7 @@ from compressor.training.trackers import require_trackers
 from srkd.options.compress import CompressOptions
 from srkd.options.models import ModelFile, file_of, refuse_file_options
 from srkd.options.option import from_json, to_json
+from srkd.options.sweep import points
 from srkd.record.result import CompressReport
 from srkd.record.run_file import MachineFacts, RunFile, read_run_file, write_run_file
 from srkd.runs.config import RunConfig
@@ -43,7 +44,8 @@ def run_compress(options: CompressOptions, context: Context) -> CompressReport:
         >>> report = srkd.compress("edsr.pt", data="photos", width=0.5, steps=2000, out="runs/small")
     """
     path = options.run.folder
-    refuse_contradictions(options)
+    for point in points(options):
+        refuse_contradictions(point.options)
     with _all_processes(context) as context, _teacher_file(options, context) as options:
         group = context.processes
         restarts = max(group.gather_objects(group.rank.restarts))
@@ -144,10 +146,9 @@ def _train(options: CompressOptions, context: Context, began: RunFile | None) ->
     """Train one run, or those of a plan."""
     if options.training.then is not None:
         return Then(options, context).train()
-    config = RunConfig.decide(options, context, began=began)
     if options.is_compared:
-        return Trials(options, context, config).train()
-    return train_run(config, context, began=began)
+        return Trials.decide_points(options, context, began).train()
+    return train_run(RunConfig.decide(options, context, began=began), context, began=began)
 
 
 def _with_target(report: CompressReport, options: CompressOptions, context: Context) -> CompressReport:

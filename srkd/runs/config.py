@@ -6,10 +6,11 @@ mode. Every mistake in the options is reported here, before anything is written.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeVar, cast
 
 import torch
 
@@ -68,6 +69,8 @@ from srkd.options.shared import path_of
 from srkd.options.values import split_name
 from srkd.record.run_file import RunFile, StudentStart
 
+T = TypeVar("T")
+
 EMBEDDED = "the embedded teacher"
 
 PIXEL_ONLY = frozenset({"scratch", "inherit"})
@@ -76,6 +79,19 @@ PIXEL_ONLY = frozenset({"scratch", "inherit"})
 
 class UnknownCost(SrkdError):
     """The methods cannot run on shapes alone, so the cost of a step is unknown."""
+
+
+class SharedInputs:
+    """What runs read before their first step, read once for all runs of a process that ask for the same."""
+
+    def __init__(self) -> None:
+        self._found: dict[tuple[object, ...], object] = {}
+
+    def once(self, *key: object, read: Callable[[], T]) -> T:
+        """The value of `read` for this key. An object of which a key has the `id` must be held by a value."""
+        if key not in self._found:
+            self._found[key] = read()
+        return cast(T, self._found[key])
 
 
 @dataclass(frozen=True)
@@ -186,6 +202,7 @@ class RunNetworks:
         *,
         shared: RunConfig | None = None,
         began: RunFile | None = None,
+        inputs: SharedInputs | None = None,
         download: bool = True,
     ) -> RunNetworks:
         """Read the recipe, load the teacher, build the student, and refuse combinations that do not fit.
@@ -193,7 +210,7 @@ class RunNetworks:
         `shared` is another run of the same plan, `began` the run.json of a continued run; their φ is used again.
         Without `download` φ is named but not downloaded.
         """
-        processes = context.processes
+        processes, inputs = context.processes, inputs or SharedInputs()
         lines: list[str] = []
         preset = processes.run_on_all(lambda: load_recipe(options, lines.append))
         if shared is not None:
@@ -215,11 +232,15 @@ class RunNetworks:
                 or "teacher" in (options.teacher.goal, options.data.labels)
                 or not data_choice(options).has_labels
             ):
-                teacher = load_given_teacher(options.teacher, context.note)
+                teacher = inputs.once(
+                    "teacher",
+                    repr(options.teacher),
+                    read=lambda: load_given_teacher(options.teacher, context.note),
+                )
                 require_fit(teacher, options.training.recipe, methods)
             methods = use_embedded_phi(methods, teacher, context.note)
             start = choose_student(teacher, preset, options, context.note)
-            goal, check = choose_goal(options, teacher, shared, began, context.note)
+            goal, check = choose_goal(options, teacher, shared, began, inputs, context.note)
             labels = choose_labels(options, methods, goal, context.note)
             scaled, network = preset.at_scale(start.network.spec.scale), None if teacher is None else teacher.network
             if teacher is not None and (labels == "teacher" or needs_teacher(methods)):
@@ -268,19 +289,20 @@ class RunConfig(RunNetworks):
         *,
         shared: RunConfig | None = None,
         began: RunFile | None = None,
+        inputs: SharedInputs | None = None,
     ) -> RunConfig:
         """Decide the networks, read the images, choose the execution mode.
 
         A continued run keeps its mode (`began` is its run.json). A further run of a plan uses the teacher, images, φ
-        and mode of `shared`.
+        and mode of `shared`; one that decides these itself reads again only what is not in `inputs`.
         """
-        processes = context.processes
+        processes, inputs = context.processes, inputs or SharedInputs()
         device = processes.run_on_all(lambda: open_device(process_device(options.run.device, processes.rank)))
         choice = processes.run_on_all(lambda: data_choice(options))
-        networks = RunNetworks.choose(options, context, shared=shared, began=began)
+        networks = RunNetworks.choose(options, context, shared=shared, began=began, inputs=inputs)
         if shared is None:
             processes.run_on_all(lambda: require_memory_for_step(networks, device, processes.rank))
-        data, cache = processes.run_on_all(lambda: _prepare_images(networks, choice, context, shared))
+        data, cache = processes.run_on_all(lambda: _prepare_images(networks, choice, context, shared, inputs))
         processes.run_on_all(lambda: require_tracked_images(options, data))
 
         def choose_margin() -> LabelMargin | None:
@@ -288,7 +310,9 @@ class RunConfig(RunNetworks):
                 return shared.label_margin
             if began is not None:
                 return None if began.label_margin is None else LabelMargin(**began.label_margin.model_dump())
-            return choose_label_margin(networks, data, cache, device, context) if processes.is_leader else None
+            if not processes.is_leader:
+                return None
+            return choose_label_margin(networks, data, cache, device, inputs, context)
 
         margin = processes.broadcast((processes.run_on_all(choose_margin),))[0]
 
@@ -312,8 +336,13 @@ class RunConfig(RunNetworks):
             return mode
 
         mode = processes.broadcast(processes.run_on_all(choose_mode))
+        scale, goal, teacher = networks.student.spec.scale, networks.goal, networks.teacher
         validation = (
-            Validation(data.validation, networks.student.spec.scale, networks.goal, networks.teacher, context)
+            inputs.once(
+                "validation",
+                *(id(data), scale, goal, id(teacher)),
+                read=lambda: Validation(data.validation, scale, goal, teacher, context),
+            )
             if shared is None
             else shared.validation
         )
@@ -482,7 +511,12 @@ def load_given_teacher(given: TeacherOptions, note: Note) -> Teacher:
 
 
 def choose_goal(
-    options: CompressOptions, teacher: Teacher | None, shared: RunConfig | None, began: RunFile | None, note: Note
+    options: CompressOptions,
+    teacher: Teacher | None,
+    shared: RunConfig | None,
+    began: RunFile | None,
+    inputs: SharedInputs,
+    note: Note,
 ) -> tuple[Goal, TeacherCheck | None]:
     """What the student is judged by, and the check of the teacher if that decides it."""
     if shared is not None:
@@ -500,7 +534,7 @@ def choose_goal(
         return "original", None
     check = None
     if goal == "auto":
-        check = check_teacher(teacher)
+        check = inputs.once("check", repr(options.teacher), read=lambda: check_teacher(teacher))
         goal = check.goal
     reason = "" if check is None or goal == "original" else f", as {check.why_teacher}"
     what = "the original images" if goal == "original" else "the teacher's images"
@@ -531,9 +565,10 @@ def choose_labels(options: CompressOptions, methods: Sequence[Method], goal: Goa
     return "teacher"
 
 
-def require_sound_teacher(networks: RunNetworks, teacher: Teacher, note: Note) -> None:
+def require_sound_teacher(networks: RunNetworks, teacher: Teacher, inputs: SharedInputs, note: Note) -> None:
     """Check the teacher on a photo; refuse it if other settings improve it and the user has not chosen them."""
-    check, options = networks.check or check_teacher(teacher), networks.options
+    options = networks.options
+    check = networks.check or inputs.once("check", repr(options.teacher), read=lambda: check_teacher(teacher))
     for line in check.lines():
         note(line)
     names = {name for choices in teacher.alternatives() for changes in choices for name in changes}
@@ -839,7 +874,7 @@ def data_choice(options: CompressOptions) -> DataChoice:
 
 
 def _prepare_images(
-    networks: RunNetworks, choice: DataChoice, context: Context, shared: RunConfig | None
+    networks: RunNetworks, choice: DataChoice, context: Context, shared: RunConfig | None, inputs: SharedInputs
 ) -> tuple[Data, TeacherCache | None]:
     """Check the teacher on a photo, decode the images, and plan the teacher cache."""
     options, rule, teacher = networks.options, networks.preset.schedule, networks.teacher
@@ -850,8 +885,13 @@ def _prepare_images(
         data = shared.data
     else:
         if teacher is not None and networks.runs_teacher:
-            require_sound_teacher(networks, teacher, context.note)
-        data = prepare_data(choice, scale=networks.student.spec.scale, lr_patch=rule.lr_patch, context=context)
+            require_sound_teacher(networks, teacher, inputs, context.note)
+        scale, lr_patch = networks.student.spec.scale, rule.lr_patch
+        data = inputs.once(
+            "images",
+            *(choice, scale, lr_patch),
+            read=lambda: prepare_data(choice, scale=scale, lr_patch=lr_patch, context=context),
+        )
     if not views or teacher is None:
         return data, None
     folder = choice.cache()
@@ -869,7 +909,12 @@ def require_tracked_images(options: CompressOptions, data: Data) -> None:
 
 
 def choose_label_margin(
-    networks: RunNetworks, data: Data, cache: TeacherCache | None, device: torch.device, context: Context
+    networks: RunNetworks,
+    data: Data,
+    cache: TeacherCache | None,
+    device: torch.device,
+    inputs: SharedInputs,
+    context: Context,
 ) -> LabelMargin | None:
     """The margin that the teacher sees around patches, given or measured, and announce it."""
     training, teacher, lr_patch = networks.options.training, networks.teacher, networks.preset.schedule.lr_patch
@@ -889,7 +934,11 @@ def choose_label_margin(
     if given is not None:
         margin = given_margin(given, teacher, data.train, lr_patch)
     else:
-        margin = measure_margin(teacher.move_to(device), data.train, lr_patch, context)
+        margin = inputs.once(
+            "margin",
+            *(repr(networks.options.teacher), id(data), lr_patch, str(device)),
+            read=lambda: measure_margin(teacher.move_to(device), data.train, lr_patch, context),
+        )
     if given != 0:
         context.note(margin.line(lr_patch) + _margin_advice(networks, margin))
     return margin

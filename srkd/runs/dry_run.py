@@ -9,14 +9,14 @@ import dataclasses
 import statistics
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
 
 from compressor.base.choices import Goal, Precision
-from compressor.base.context import QUIET, Context, Progress
-from compressor.base.durations import describe_duration
+from compressor.base.context import QUIET, Context, Progress, no_note
+from compressor.base.durations import describe_duration, format_duration
 from compressor.base.errors import UsageError
 from compressor.base.machine import peak_resident_bytes
 from compressor.base.precision import synchronise
@@ -33,6 +33,7 @@ from compressor.training.speed import choose_execution_mode, measure_macs_per_se
 from compressor.training.state import State
 from recipes.catalogue import teacher_needs
 from srkd.options.compress import CompressOptions
+from srkd.options.sweep import points
 from srkd.runs.config import RunConfig, RunNetworks, UnknownCost, data_choice, open_device
 from srkd.runs.run import build_batches, place_student, place_teacher
 
@@ -119,6 +120,23 @@ class DryRun:
     """Estimated seconds of all steps, by their multiply-accumulates and the student's speed on one patch."""
     where: str = ""
     measured: StepTimings | None = None
+    points: Mapping[str, DryRun] = field(default_factory=dict)
+    """The reports of the points of a sweep by their labels; the first one is also this report."""
+
+    def point_rows(self) -> list[tuple[str, str]]:
+        """A row for each point of a sweep: the cost of a run there."""
+        rows = []
+        for label, point in self.points.items():
+            facts = [
+                "params unknown" if point.student.params is None else f"{point.student.params:,} params",
+                f"{point.steps:,} steps of {point.batch} patches of {point.lr_patch}x{point.lr_patch}",
+            ]
+            if point.step is not None:
+                facts.append(f"{point.step.macs.total / 1e9:.1f} G MACs a step")
+            if point.seconds is not None:
+                facts.append(f"about {format_duration(point.seconds)}")
+            rows.append((label, ", ".join(facts)))
+        return rows
 
     def rows(self) -> list[tuple[str, str]]:
         """The report as pairs of a name and a text."""
@@ -152,6 +170,7 @@ class DryRun:
             ("data", f"{self.data.origin}: {images}; labels: {self.labels}"),
             *(("note", note) for note in self.notes),
             *(self.measured.rows(self.steps) if self.measured else ()),
+            *self.point_rows(),
         ]
 
 
@@ -161,6 +180,16 @@ def dry_run(options: CompressOptions, kind: DryRunKind = "estimate", context: Co
         raise UsageError("--dry-run reports on one run: leave out --then, and start a second dry run for its recipe")
     if Rank.from_environment().world_size > 1:
         raise UsageError("--dry-run reports on one process: start it without torchrun")
+    first, *others = points(options)
+    report, quiet = _report(first.options, kind, context), dataclasses.replace(context, note=no_note)
+    if not others:
+        return report
+    reports = {point.label: _report(point.options, kind, quiet) for point in others}
+    return dataclasses.replace(report, points={first.label: report, **reports})
+
+
+def _report(options: CompressOptions, kind: DryRunKind, context: Context) -> DryRun:
+    """The report of one run."""
     if kind == "measure":
         config = RunConfig.decide(options, context)
         return dataclasses.replace(estimate(config), dry_run="measure", measured=measure(config, context))

@@ -173,5 +173,5 @@ class RunPlan(ABC):
 
 def in_folder(options: CompressOptions, folder: Path) -> CompressOptions:
     """Options of one run in a folder of its own."""
-    run = dataclasses.replace(options.run, out=folder, with_baseline=False, baselines=(), seeds=1)
+    run = dataclasses.replace(options.run, out=folder, with_baseline=False, baselines=(), seeds=1, sweep=())
     return dataclasses.replace(options, run=run)

@@ -1,6 +1,7 @@
-"""Plans of runs: a recipe and its baselines over several seeds, which can be continued after any interruption.
+"""Plans of runs: the points of a sweep and their baselines over several seeds, continued after any interruption.
 
-The folder of a plan holds run.json, a run folder for each trial, and the recipe's best student by validation.
+The folder of a plan holds run.json, a run folder for each trial, and the best student by validation, of no baseline.
+Without a sweep there is one point, the recipe as it is.
 
 A baseline is the same student without distillation, from random weights, from a slice of the teacher and, if the recipe
 starts from a fit, from the same fit: L1 to the ground truth is the only loss. Beside a recipe that distils, `logits` is
@@ -27,10 +28,11 @@ from compressor.training.run_files import read_metrics
 from compressor.training.run_folder import JOINT_TEACHER, SHEET, STUDENT
 from recipes.config.reading import load_preset
 from srkd.options.compress import CompressOptions
+from srkd.options.sweep import Point, points
 from srkd.record.result import CompressReport
-from srkd.record.run_file import RunFile, TrainingMode
+from srkd.record.run_file import RunFile, TrainingMode, find_run_file
 from srkd.record.trials import Outcome, SameBatches, TrialsReport
-from srkd.runs.config import PIXEL_ONLY, RunConfig, needs_teacher, schedule_settings
+from srkd.runs.config import PIXEL_ONLY, RunConfig, SharedInputs, needs_teacher, schedule_settings
 from srkd.runs.run import margin_entry, phi_entry
 from srkd.runs.run_plan import PlannedRun, RunPlan, in_folder
 
@@ -41,11 +43,21 @@ HASHES = ("batches", "first_pixels")
 """Keys of hashes of the batches in a row of metrics.jsonl."""
 
 
+@dataclass(frozen=True, eq=False)
+class Variant:
+    """A point or a baseline: its label for a person, the name of its folders, its options, and the point's config."""
+
+    label: str
+    name: str
+    options: CompressOptions
+    config: RunConfig
+
+
 @dataclass(frozen=True)
 class Trial(PlannedRun):
-    """The recipe or a baseline, with one seed."""
+    """A variant with one seed."""
 
-    variant: str
+    variant: Variant
 
     @property
     def seed(self) -> int:
@@ -54,51 +66,112 @@ class Trial(PlannedRun):
 
 @dataclass(frozen=True)
 class Trials(RunPlan):
-    """A recipe and its baselines over several seeds; `config` is that of the recipe with the first seed."""
+    """The points of a sweep and their baselines over several seeds."""
 
-    config: RunConfig
+    configs: tuple[RunConfig, ...]
+    """The config of each point with the first seed; without a sweep that of the recipe."""
+
+    @classmethod
+    def decide_points(cls, options: CompressOptions, context: Context, began: RunFile | None = None) -> Trials:
+        """Decide every point, so that a mistake in one shows before the first run; `began` is the plan's run.json."""
+        group, inputs, configs = context.processes, SharedInputs(), list[RunConfig]()
+        for point in points(options):
+            if not point.name:
+                configs.append(RunConfig.decide(point.options, context, began=began))
+                continue
+            (before,) = group.broadcast([_first_run(point) if group.is_leader else None])
+            told = replace(context, note=no_note) if configs else context
+            try:
+                configs.append(RunConfig.decide(point.options, told, began=before, inputs=inputs))
+            except SrkdError as error:
+                if type(error) not in (SrkdError, UsageError):
+                    raise
+                raise type(error)(f"--sweep, at {point.label}: {error}") from error
+        return cls(options, context, tuple(configs))
+
+    @cached_property
+    def points(self) -> tuple[Variant, ...]:
+        return tuple(
+            Variant(point.label or config.recipe, point.name or config.recipe, point.options, config)
+            for point, config in zip(points(self.options), self.configs, strict=True)
+        )
+
+    @cached_property
+    def baselines_of(self) -> Mapping[str, tuple[Variant, ...]]:
+        """The baselines of each point, by its label. Points whose baselines have equal options share these."""
+        if not self.options.run.has_baselines:
+            return {point.label: () for point in self.points}
+        wanted = {point.label: baselines(point.config, self.context.note) for point in self.points}
+        found: list[Variant] = []
+        chosen: dict[str, tuple[Variant, ...]] = {}
+        for point in self.points:
+            own = []
+            for start, options in wanted[point.label].items():
+                same = next((variant for variant in found if variant.options == options), None)
+                if same is None:
+                    is_shared = all(others.get(start) == options for others in wanted.values())
+                    label, name = (start, start) if is_shared else (f"{start}, {point.label}", f"{start}-{point.name}")
+                    found.append(same := Variant(label, name, options, point.config))
+                own.append(same)
+            chosen[point.label] = tuple(own)
+        return chosen
 
     @cached_property
     def trials(self) -> tuple[Trial, ...]:
         """The trials seed by seed, so that a plan that is stopped early has pairs to compare."""
-        options = self.options
-        variants = {self.config.recipe: options}
-        if options.run.has_baselines:
-            variants |= baselines(self.config, self.context.note)
+        options, variants = self.options, dict[str, Variant]()
+        for point in self.points:
+            for variant in (point, *self.baselines_of[point.label]):
+                variants.setdefault(variant.name, variant)
         return tuple(
             Trial(
-                f"{variant}, seed {seed}",
+                f"{variant.label}, seed {seed}",
                 in_folder(
-                    replace(chosen, training=replace(chosen.training, seed=seed)),
-                    self.folder / f"{variant}-seed{seed}",
+                    replace(variant.options, training=replace(variant.options.training, seed=seed)),
+                    self.folder / f"{variant.name}-seed{seed}",
                 ),
                 variant,
             )
             for seed in range(options.training.seed, options.training.seed + options.run.seeds)
-            for variant, chosen in variants.items()
+            for variant in variants.values()
+        )
+
+    @cached_property
+    def compared(self) -> tuple[tuple[Trial, ...], ...]:
+        """Trials that must see the same batches: those of a point and its baselines with one seed."""
+        seeds = dict.fromkeys(trial.seed for trial in self.trials)
+        return tuple(
+            tuple(
+                trial
+                for trial in self.trials
+                if trial.seed == seed and trial.variant in (point, *self.baselines_of[point.label])
+            )
+            for seed in seeds
+            for point in self.points
         )
 
     def list_runs(self) -> tuple[Trial, ...]:
         return self.trials
 
     def decide(self, run: PlannedRun, results: Sequence[RunFile], context: Context, began: RunFile | None) -> RunConfig:
-        """The config of a trial, with the teacher, images, validation and mode of the plan."""
-        quiet, plan = replace(context, note=no_note), self.config
-        config = RunConfig.decide(run.options, quiet, shared=plan)
-        if config.preset.with_own_rate().schedule != plan.preset.with_own_rate().schedule:
+        """The config of a trial, with the teacher, images, validation and mode of its point."""
+        quiet, point = replace(context, note=no_note), self._config_of(run)
+        config = RunConfig.decide(run.options, quiet, shared=point)
+        if config.preset.with_own_rate().schedule != point.preset.with_own_rate().schedule:
             raise SrkdError(f"{run.title} would not run the recipe's schedule: this is a fault of srkd")
-        if config.student.spec != plan.student.spec:
+        if config.student.spec != point.student.spec:
             raise SrkdError(f"{run.title} would not train the recipe's student: this is a fault of srkd")
         return config
 
     def require_same_inputs(self, run: PlannedRun, before: RunFile) -> None:
         """Refuse to continue a plan if a finished trial had other images or another teacher."""
-        teacher = self.config.teacher
+        config = self._config_of(run)
+        teacher = config.teacher
         origin = None if teacher is None else teacher.origin
         old_digest = None if before.data is None else before.data.digest
         old_sha256 = None if before.teacher is None else before.teacher.sha256
         compared = {
-            "data": (old_digest, self.config.data.train.digest()),
+            "data": (old_digest, config.data.train.digest()),
             "teacher": (old_sha256, None if origin is None else origin.sha256),
         }
         for key, (old, new) in compared.items():
@@ -108,21 +181,24 @@ class Trials(RunPlan):
                     "(run.json has it); put it back, or start a new run"
                 )
 
-    def require_comparable(self, results: Sequence[RunFile]) -> None:
-        """Refuse trials of the newest seed that did not see the same batches."""
-        self._same_batches(self.trials[: len(results)], self.trials[len(results) - 1].seed)
-
     @staticmethod
-    def _same_batches(trials: Sequence[Trial], seed: int) -> SameBatches:
-        return compare_batches(seed, [trial.folder for trial in trials if trial.seed == seed])
+    def _config_of(run: PlannedRun) -> RunConfig:
+        assert isinstance(run, Trial)
+        return run.variant.config
+
+    def require_comparable(self, results: Sequence[RunFile]) -> None:
+        """Refuse trials that did not see the same batches as the newest one."""
+        newest, finished = self.trials[len(results) - 1], self.trials[: len(results)]
+        for trials in self.compared:
+            if newest in trials:
+                _same_batches([trial for trial in trials if trial in finished])
 
     def contents(self) -> RunFile:
-        mode = TrainingMode(**asdict(self.config.mode))
-        return (
-            super()
-            .contents()
-            .changed(execution_mode=mode, phi=phi_entry(self.config), label_margin=margin_entry(self.config))
-        )
+        contents, (config, *others) = super().contents(), self.configs
+        if others:
+            return contents
+        mode = TrainingMode(**asdict(config.mode))
+        return contents.changed(execution_mode=mode, phi=phi_entry(config), label_margin=margin_entry(config))
 
     def copies(self, report: CompressReport) -> Mapping[str, Path]:
         assert report.trials is not None
@@ -136,15 +212,22 @@ class Trials(RunPlan):
             assert result is not None
             student = result.student
             outcomes.append(
-                Outcome(trial.name, trial.variant, trial.seed, student.psnr_y, result.seconds, student.psnr_y_teacher)
+                Outcome(
+                    run=trial.name,
+                    variant=trial.variant.label,
+                    seed=trial.seed,
+                    psnr_y=student.psnr_y,
+                    seconds=result.seconds,
+                    psnr_y_teacher=student.psnr_y_teacher,
+                    cost=student.cost,
+                )
             )
-        seeds, group = dict.fromkeys(trial.seed for trial in self.trials), self.context.processes
+        group = self.context.processes
         batches = group.broadcast(
-            group.run_on_all(
-                lambda: [self._same_batches(self.trials, seed) for seed in seeds] if group.is_leader else None
-            )
+            group.run_on_all(lambda: [_same_batches(trials) for trials in self.compared] if group.is_leader else None)
         )
-        trials = TrialsReport.of(outcomes, batches, self.config.goal)
+        names = {label: [variant.label for variant in found] for label, found in self.baselines_of.items()}
+        trials = TrialsReport.of(outcomes, batches, self.configs[0].goal, baselines_of=names)
         chosen = results[outcomes.index(trials.chosen)]
         assert chosen.result is not None
         report = replace(
@@ -155,6 +238,15 @@ class Trials(RunPlan):
             trials=trials,
         )
         return report, chosen
+
+
+def _first_run(point: Point) -> RunFile | None:
+    """run.json of the first run of a point, which keeps what was decided for it."""
+    return find_run_file(point.options.run.folder / f"{point.name}-seed{point.options.training.seed}")
+
+
+def _same_batches(trials: Sequence[Trial]) -> SameBatches:
+    return compare_batches(trials[0].seed, [trial.folder for trial in trials])
 
 
 # Baselines.

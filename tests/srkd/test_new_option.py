@@ -31,7 +31,6 @@ from compressor.base.context import QUIET
 from srkd.cli.verbs.compress import command
 from srkd.options.compress import CompressOptions
 from srkd.options.option import from_json, to_json, values_of
-from srkd.runs.config import RunConfig
 from srkd.runs.then import Then
 from srkd.runs.trials import Trials
 
@@ -42,7 +41,7 @@ small = dict(teacher="teacher.safetensors", data="photos", width=0.5, init="inhe
 small |= dict(grain=2, tint=3)
 baselines = CompressOptions.of(**small, with_baseline=True, seeds=2, out=folder / "plan")
 then = CompressOptions.of(**small, then="pams", out=folder / "then")
-trials = Trials(baselines, QUIET, RunConfig.decide(baselines, QUIET))
+trials = Trials.decide_points(baselines, QUIET)
 srkd.compress(**small, out=folder / "run")
 request = json.loads((folder / "run" / "run.json").read_text())["request"]
 print(json.dumps({

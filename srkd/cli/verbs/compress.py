@@ -103,13 +103,15 @@ def _require_alone() -> None:
 
 def _report_dry_run(console: Console, options: CompressOptions, kind: DryRunKind) -> None:
     from compressor.base.machine import torch_threads
+    from srkd.options.sweep import points
     from srkd.runs.dry_run import dry_run
     from srkd.runs.targeted import plan_student, refuse_contradictions
 
-    if options.is_compared:
+    if options.run.has_baselines or options.run.seeds > 1:
         console.say("--seeds and --with-baseline plan several runs: this reports on one of them")
     with console.context() as context, torch_threads(options.run.threads):
-        refuse_contradictions(options)
+        for point in points(options):
+            refuse_contradictions(point.options)
         if options.target.is_given:
             options = plan_student(options, context)
         report = dry_run(options, kind, context)

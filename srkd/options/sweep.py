@@ -1,0 +1,151 @@
+"""`--sweep KEY=V1,V2`: the points of a sweep, each of which is the base options with some values replaced."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import click
+
+from compressor.base.errors import UsageError
+from srkd.options.compress import THEN, CompressOptions
+from srkd.options.option import Declaration, click_type, declarations
+from srkd.options.values import parse_scalar
+
+GROUPS = ("student", "training")
+"""The groups whose options can be swept."""
+NOT_SWEPT = {
+    "seed": "--seeds N trains N of them",
+    "settings": "name the setting itself, such as --sweep kappa=0.5,1",
+    "then": "--then makes one student",
+}
+MOST_NAME = 120
+"""Characters of the name of a folder."""
+
+Apply = Callable[[CompressOptions], CompressOptions]
+
+
+@dataclass(frozen=True)
+class Point:
+    """One combination of swept values: the name of its folders, its label for a person, and its options.
+
+    Without a sweep there is one point, whose name and label are empty.
+    """
+
+    name: str
+    label: str
+    options: CompressOptions
+
+
+@dataclass(frozen=True)
+class _Value:
+    """A value of a swept key as the user wrote it, and how it changes the options."""
+
+    key: str
+    text: str
+    apply: Apply
+
+
+def points(options: CompressOptions) -> tuple[Point, ...]:
+    """The points of the sweep of `options`; the first key changes slowest."""
+    base = replace(options, run=replace(options.run, sweep=()))
+    if not options.run.sweep:
+        return (Point("", "", base),)
+    axes = [_read(text, base) for text in options.run.sweep]
+    keys = [axis[0].key for axis in axes]
+    for key in keys:
+        if keys.count(key) > 1:
+            raise UsageError(f"--sweep {key}=...: it is given twice; write all values in one, {key}=V1,V2")
+    found: dict[str, Point] = {}
+    for values in itertools.product(*axes):
+        chosen = base
+        for value in values:
+            chosen = value.apply(chosen)
+        name = _free_name("-".join(f"{value.key}-{value.text}" for value in values), found)
+        found[name] = Point(name, ", ".join(f"{value.key}={value.text}" for value in values), chosen)
+    return tuple(found.values())
+
+
+def _read(text: str, base: CompressOptions) -> list[_Value]:
+    """The values of one `--sweep`."""
+    key, equals, listed = text.partition("=")
+    key = key.strip()
+    rows = {row.name: row for row in declarations(CompressOptions) if row.group in GROUPS}
+    row = rows.get(key.replace("-", "_"))
+    # A comma inside brackets, or between the fields of a student, belongs to the value.
+    comma = r",(?=\s*[\w-]+:)" if row is not None and row.name == "student" else r",(?![^\[{]*[\]}])"
+    words = [word.strip() for word in re.split(comma, listed)]
+    if not equals or not key or not all(words):
+        raise UsageError(f"--sweep {text}: write KEY=V1,V2, such as rate=1e-4,2e-4")
+    if row is None:
+        values = _of_setting(key, words, base)
+    elif row.name in NOT_SWEPT:
+        raise UsageError(f"--sweep {text}: {NOT_SWEPT[row.name]}")
+    else:
+        values = _of_option(row, words, base)
+    return values
+
+
+def _of_option(row: Declaration, words: list[str], base: CompressOptions) -> list[_Value]:
+    """The values of an option of the student or the training."""
+    group = getattr(base, row.group)
+    before = getattr(group, row.name)
+    if before != row.default:
+        raise UsageError(f"--sweep {row.name}={words[0]},... and {row.flag} {before} contradict each other: give one")
+    values, read = [], set[object]()
+    for word in words:
+        where = f"--sweep {row.name}={word}"
+        try:
+            value = click_type(row).convert(word, None, None)
+            changed = replace(group, **{row.name: value})
+        except click.BadParameter as error:
+            raise UsageError(f"{where}: {error.message.rstrip('.')}") from error
+        except UsageError as error:
+            raise UsageError(f"{where}: {error}") from error
+        _require_new(getattr(changed, row.name), read, where)
+        values.append(_Value(row.name, word, partial(_with_option, row=row, value=value)))
+    return values
+
+
+def _of_setting(key: str, words: list[str], base: CompressOptions) -> list[_Value]:
+    """The values of a key that `--set` takes; the recipe checks them."""
+    if key.startswith(THEN):
+        raise UsageError(f"--sweep {key}={words[0]}: {NOT_SWEPT['then']}")
+    if any(row.name == key.replace("-", "_") for row in declarations(CompressOptions)):
+        raise UsageError(f"--sweep {key}={words[0]}: only options of the student and the training can be swept")
+    if any(setting.partition("=")[0].strip() == key for setting in base.training.settings):
+        raise UsageError(f"--sweep {key}={words[0]},... and --set {key}=... contradict each other: give one of them")
+    read = set[object]()
+    for word in words:
+        _require_new(parse_scalar(word), read, f"--sweep {key}={word}")
+    return [_Value(key, word, partial(_with_setting, setting=f"{key}={word}")) for word in words]
+
+
+def _with_option(options: CompressOptions, *, row: Declaration, value: Any) -> CompressOptions:
+    changed = replace(getattr(options, row.group), **{row.name: value})
+    return replace(options, **{row.group: changed})
+
+
+def _with_setting(options: CompressOptions, *, setting: str) -> CompressOptions:
+    training = options.training
+    return replace(options, training=replace(training, settings=(*training.settings, setting)))
+
+
+def _require_new(value: object, read: set[object], where: str) -> None:
+    if value in read:
+        raise UsageError(f"{where}: this value is given twice")
+    read.add(value)
+
+
+def _free_name(text: str, taken: dict[str, Point]) -> str:
+    """A name for a folder that no other point has."""
+    name = re.sub(r"[^\w.+=-]+", "-", text)[:MOST_NAME].strip("-.")
+    numbers = itertools.count(2)
+    free = name
+    while free in taken:
+        free = f"{name}-{next(numbers)}"
+    return free
