@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 import shutil
 import time
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from compressor.base.cache_folder import CacheFolder, default_folder, parse_bytes
 from compressor.base.context import Context, Note
 from compressor.base.errors import SrkdError
 from compressor.base.interrupts import catch_signals
@@ -28,8 +28,7 @@ from compressor.models.checkpoints.licence import KEY as LICENCE
 from compressor.models.checkpoints.licence import commercial_warning
 from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.checkpoints.save import save_network
-from compressor.models.fitting.fit import fit
-from compressor.models.networks.base import ImageModel, Network, Spec
+from compressor.models.networks.base import ImageModel, Network
 from compressor.models.networks.cost import cost
 from compressor.models.quantisation.quantisers import round_biases
 from compressor.teachers.licence import licence_of
@@ -63,6 +62,7 @@ from srkd.record.run_file import (
 from srkd.runs.cache_advice import cache_advice
 from srkd.runs.code import require_same_code, used_code
 from srkd.runs.config import RunConfig, RunNetworks
+from srkd.runs.solved import solve
 from srkd.terminal.console import json_value
 from srkd.version import __version__
 
@@ -299,11 +299,11 @@ class TrainingRun:
         how = "the teacher's strongest directions come first"
         if config.student_init.init == "fit":
             patches = draw_calibration_patches(config.data.train, seed=config.options.training.seed)
-            config.student.load_state_dict(solve(teacher, config.student.spec, patches, self.context))
-            how = (
-                f"solved for in {time.monotonic() - began:.0f} s on {len(patches)} patches of "
-                f"{patches.shape[-1]}x{patches.shape[-2]}"
-            )
+            cache = CacheFolder(default_folder(), parse_bytes(config.options.data.cache_size))
+            solved, was_kept = solve(teacher, config.student.spec, patches, cache, self.context)
+            config.student.load_state_dict(solved.state_dict())
+            when = "as it was solved for before" if was_kept else f"solved for in {time.monotonic() - began:.0f} s"
+            how = f"{when} on {len(patches)} patches of {patches.shape[-1]}x{patches.shape[-2]}"
         untrained = ScoresBeforeTraining(self._judge(config.student.to(config.device).eval()), sliced)
         others = {"slice": untrained.slice, "bicubic": reference.bicubic.by(config.goal)}
         if config.goal == "original" and reference.teacher is not None:
@@ -482,18 +482,3 @@ def _teacher_entry(teacher: Teacher) -> TeacherFile | None:
         options=dict(origin.options),
         licence=licence_of(origin.path),
     )
-
-
-_SOLVED: dict[tuple[object, ...], dict[str, torch.Tensor]] = {}
-"""Cache of the last fitted student: the runs of a plan with one seed, and comparisons, need the same one again."""
-
-
-def solve(teacher: Network, spec: Spec, patches: torch.Tensor, context: Context) -> dict[str, torch.Tensor]:
-    """The weights of a fitted student, computed once for the same teacher, spec and patches."""
-    digest = hashlib.blake2b(patches.numpy().tobytes(), digest_size=16).hexdigest()
-    key = (teacher.fingerprint(), spec, digest, str(teacher.device), torch.get_num_threads())
-    if key not in _SOLVED:
-        weights = fit(teacher, spec, patches, context=context).state_dict()
-        _SOLVED.clear()
-        _SOLVED[key] = {name: value.clone() for name, value in weights.items()}
-    return _SOLVED[key]

@@ -36,7 +36,7 @@ def compress(ground: Path, out: Path, **options: object) -> list[str]:
 
 def test_a_run_says_what_the_fitted_student_scores_and_repeats_to_the_byte(ground: Path, tmp_path: Path) -> None:
     lines = compress(ground, tmp_path / "one")
-    compress(ground, tmp_path / "other")
+    compress(ground, tmp_path / "other", cache_size=0)
     (line,) = [line for line in lines if "solved for in" in line]
     pattern = r"the student has ([\d.]+) dB to the teacher before the first step \(slice ([\d.]+), bicubic [\d.]+\)"
     fitted, sliced = map(float, re.search(pattern, line).groups())  # type: ignore[union-attr]
@@ -44,6 +44,28 @@ def test_a_run_says_what_the_fitted_student_scores_and_repeats_to_the_byte(groun
     assert read_json(tmp_path / "one")["start"]["init"] == "fit"
     one, other = ((tmp_path / name / "student.safetensors").read_bytes() for name in ("one", "other"))
     assert one == other
+
+
+def test_a_student_is_solved_for_once(ground: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SRKD_CACHE", str(tmp_path / "cache"))
+
+    def how(name: str, **options: object) -> str:
+        lines = compress(ground, tmp_path / name, **options)
+        return next(line.partition(" on ")[0].rpartition(" in ")[0] or line for line in lines if "solved for" in line)
+
+    assert not any("damaged" in line for line in compress(ground, tmp_path / "new", seed=12))
+    assert how("first") == "solved for"
+    assert "as it was solved for before" in how("again", recipe="logits", init="fit")
+    assert how("other seed", seed=11) == how("other shape", width=0.25) == "solved for"
+    students = (tmp_path / "cache").glob("solved-*/student.safetensors")
+    for student in students:
+        content = bytearray(student.read_bytes())
+        content[-1] ^= 1
+        student.write_bytes(content)
+    lines = compress(ground, tmp_path / "damaged")
+    assert any("is damaged (its weights" in line for line in lines) and any("solved for in" in line for line in lines)
+    first, again = ((tmp_path / name / "student.safetensors").read_bytes() for name in ("first", "damaged"))
+    assert first == again
 
 
 @pytest.mark.ci
