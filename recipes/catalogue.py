@@ -11,7 +11,7 @@ import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import metadata, resources
-from typing import Any
+from typing import Any, cast
 
 from compressor.base.entry_points import EntryPointTable, describe_failure, package_of, top_module
 from compressor.base.errors import SrkdError
@@ -30,15 +30,19 @@ class MethodEntry:
     package: str = "srkd"
     """The distribution that provides it; the table sets this and the name."""
     name: str = ""
+    loaded: type[Any] | None = None
+    """The class itself, if no package provides it."""
 
     def __post_init__(self) -> None:
         if self.needs not in TEACHER_NEEDS:
             raise SrkdError(f"method {self.where}: needs={self.needs!r} is not one of {', '.join(TEACHER_NEEDS)}")
-        if self.where.count(":") != 1:
+        if self.where.count(":") != 1 and self.loaded is None:
             raise SrkdError(f"method {self.where!r} does not have the form module:Class")
 
     def load(self) -> type[Any]:
         """Return the imported class. A failure of the module becomes one line that names its package."""
+        if self.loaded is not None:
+            return self.loaded
         module, _, name = self.where.partition(":")
         try:
             method: type[Any] = getattr(importlib.import_module(module), name)
@@ -128,7 +132,19 @@ def notes() -> tuple[str, ...]:
 
 
 def teacher_needs(method: Method) -> TeacherNeeds:
-    """Return what the method needs of a teacher: what its options say, otherwise what its entry says."""
+    """Return what the method needs of a teacher: what its options say, otherwise what its entry or its class says."""
     if isinstance(method, ChoosesTeacherNeeds):
         return method.teacher_needs
-    return METHODS.find(method.name).needs
+    entry = METHODS.get(method.name)
+    return needs_of_class(type(method)) if entry is None else entry.needs
+
+
+def needs_of_class(method: type[Any]) -> TeacherNeeds:
+    """Return the most that a method without an entry can need: its `teacher_needs`, if that does not depend on options.
+
+    Without it: outputs, or the network for a method that declares pairs of features.
+    """
+    stated = getattr(method, "teacher_needs", None)
+    if isinstance(stated, str):
+        return cast(TeacherNeeds, stated)  # checked by MethodEntry
+    return "network" if stated is not None or hasattr(method, "feature_pairs") else "outputs"

@@ -1,8 +1,9 @@
 """The source of a class that a run depends on, as hashes, so that changed code can be seen.
 
 The source of a class is the file that holds it and the files of its base classes, without those of Python and torch;
-and the files of its own top-level package that its file imports, directly or through others. Not followed are imports
-of other packages, compiled files, and imports under `if TYPE_CHECKING:`.
+and the files of its own top-level package that its file imports, directly or through others; for a class of a file that
+a user names, those in the file's folder. Not followed are imports of other packages, compiled files, and imports under
+`if TYPE_CHECKING:`.
 """
 
 from __future__ import annotations
@@ -10,13 +11,16 @@ from __future__ import annotations
 import ast
 import hashlib
 import inspect
+import linecache
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
 from compressor.base.entry_points import top_module
 from compressor.base.files import file_sha256
+from compressor.base.python_files import file_of_module, file_sources, imports_of
 
 NOT_FOLLOWED = frozenset({*sys.stdlib_module_names, "torch"})
 """Top-level packages whose version says what their code is."""
@@ -35,17 +39,35 @@ def class_sources(cls: type) -> Mapping[str, str | None]:
         if base.__module__ == "__main__":
             sources[f"__main__.{base.__qualname__}"] = _text_sha256(base)
     for module in dict.fromkeys([*modules, *_imported(cls.__module__)]):
-        if module != "__main__":
+        named = file_of_module(module)
+        if named is not None:
+            sources |= file_sources(named)
+        elif module != "__main__":
             file = _file_of(module)
             sources[module] = None if file is None else file_sha256(file)
     return dict(sorted(sources.items()))
 
 
 def _text_sha256(cls: type) -> str | None:
+    text = _class_text(cls)
+    return None if text is None else hashlib.sha256(text.encode()).hexdigest()
+
+
+def _class_text(cls: type) -> str | None:
+    """The text of a class; of one in a notebook by the cell of its first function, as it has no file."""
     try:
-        return hashlib.sha256(inspect.getsource(cls).encode()).hexdigest()
+        return inspect.getsource(cls)
     except (OSError, TypeError):
-        return None
+        functions = [value for value in vars(cls).values() if inspect.isfunction(value)]
+    for code in (function.__code__ for function in functions):
+        lines = linecache.getlines(code.co_filename)
+        with suppress(SyntaxError):
+            nodes = [node for node in ast.walk(ast.parse("".join(lines))) if isinstance(node, ast.ClassDef)]
+            for node in nodes:
+                is_around = node.lineno <= code.co_firstlineno <= (node.end_lineno or 0)
+                if is_around and node.name == cls.__name__:
+                    return "".join(lines[node.lineno - 1 : node.end_lineno])
+    return None
 
 
 def _imported(module: str) -> Iterator[str]:
@@ -56,38 +78,11 @@ def _imported(module: str) -> Iterator[str]:
         file = _file_of(current)
         if file is None:
             continue
-        for name in _imports(current, file):
+        for name in imports_of(current, file):
             if top_module(name) == top and name not in seen and _file_of(name) is not None:
                 seen.add(name)
                 waiting.append(name)
                 yield name
-
-
-def _imports(module: str, file: Path) -> Iterator[str]:
-    """Yield the names in a file's imports: each may be a module, or something in one."""
-    package = module if file.name == "__init__.py" else module.rpartition(".")[0]
-    try:
-        waiting: list[ast.AST] = [ast.parse(file.read_bytes())]
-    except (SyntaxError, ValueError):
-        return  # a file that nothing has imported yet
-    while waiting:
-        node = waiting.pop()
-        if isinstance(node, ast.Import):
-            yield from (name.name for name in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            base = _absolute(node, package)
-            yield base
-            yield from (f"{base}.{name.name}" for name in node.names)
-        elif isinstance(node, ast.If) and ast.unparse(node.test).rpartition(".")[2] == "TYPE_CHECKING":
-            waiting += node.orelse
-        else:
-            waiting += ast.iter_child_nodes(node)
-
-
-def _absolute(node: ast.ImportFrom, package: str) -> str:
-    """The module of a `from` import by its full name; an import from above the top-level package gives that."""
-    parents = package.split(".")[: max(1, package.count(".") + 2 - node.level)]
-    return ".".join([*(parents if node.level else ()), *filter(None, [node.module])])
 
 
 def _file_of(module: str) -> Path | None:

@@ -9,6 +9,7 @@ import torch
 
 from compressor.base.errors import SrkdError
 from compressor.base.processes import Processes
+from compressor.training.method import KINDS, AddsToPixelLoss
 from compressor.training.stage import Stage
 from compressor.training.state import State
 from compressor.training.step import Step
@@ -45,7 +46,13 @@ def compute_losses(stage: Stage, state: State, step: Step) -> Losses:
     """Return the losses of the methods, which share terms of one name (`require_same_terms` has checked them)."""
     terms: dict[str, torch.Tensor] = {}
     for method in stage.methods:
+        step.uses_features = False
         terms.update(method.terms(step))
+        if step.uses_features and not isinstance(method, AddsToPixelLoss):
+            raise SrkdError(
+                f"{method.name} compares features and declares no kind, which decides the methods it goes with: add "
+                f'kind = "feature" to its class, or one of {", ".join(KINDS)}'
+            )
     weights = state.calibration.resolve(stage.term_weights)
     unweighted = terms.keys() - weights.keys()
     if unweighted:

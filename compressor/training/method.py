@@ -46,7 +46,16 @@ class Method(Protocol):
 
 
 class PlainMethod:
-    """A base class for methods without modules of their own."""
+    """A base class for methods without modules of their own, called by the class's name unless they have one."""
+
+    if TYPE_CHECKING:
+        name: str
+
+    def __getattr__(self, member: str) -> str:
+        # No property: a dataclass would take it for the default of a field `name`.
+        if member != "name":
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {member!r}", name=member, obj=self)
+        return type(self).__name__
 
     def modules(self, teacher: Network | None, student: Network) -> nn.ModuleDict:
         """Return the modules that are trained with the student and not exported: none."""
@@ -76,6 +85,7 @@ class ChoosesTeacherNeeds(Protocol):
 
 Kind = Literal["pixel", "output", "feature", "data", "contrast", "heads", "bands", "joint", "quantised"]
 """The kind of loss that a method adds to the pixel loss."""
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 @runtime_checkable

@@ -174,6 +174,8 @@ class Step:
         self.lr, self._hr, self._step_networks = batch.lr, batch.hr, networks
         self.modules, self.helpers = networks.modules, networks.helpers
         self.observed: dict[str, torch.Tensor] = {}
+        self.uses_features = False
+        """Whether features, or images of them, have been asked for."""
         self._after_update: list[Callable[[], object]] = []
         self._zoom_out = batch.labels["zoom-out"].lr if "zoom-out" in batch.labels else None
         for runner in networks.students:
@@ -196,6 +198,7 @@ class Step:
 
         `images` are taps of the body whose features the network's own tail finishes.
         """
+        self.uses_features |= bool(taps or images)
         return self._step_networks.students[branch](self.lr if lr is None else lr, taps, images)
 
     @property
@@ -211,6 +214,7 @@ class Step:
         self, lr: torch.Tensor | None = None, taps: Sequence[str] = (), *, images: Sequence[str] = ()
     ) -> Forward:
         """Return the teacher's output, unclipped, and without gradients unless it is trained with the student."""
+        self.uses_features |= bool(taps or images)
         return self._teacher(self.lr if lr is None else lr, taps, images)
 
     def run_together(self, student: Sequence[torch.Tensor] = (), teacher: Sequence[torch.Tensor] = ()) -> None:

@@ -11,7 +11,7 @@ from compressor.training.method import TEACHER_NEEDS, TeacherNeeds
 from recipes.catalogue import METHODS, RECIPES, notes
 from recipes.config.errors import PresetError, Problem, file_error
 from recipes.config.preset import Preset
-from recipes.config.reading import is_recipe_file, load_preset
+from recipes.config.reading import absolute_recipe, is_recipe_file, load_preset, recipe_label, recipe_text
 from recipes.config.schema import COMMENT, write_schema
 from recipes.config.yaml_text import parse_yaml
 
@@ -54,8 +54,8 @@ def list_recipes() -> RecipeTable:
 
 def copy_recipe(name: str, target: Path) -> Path:
     """Copy a recipe to a file, or into a folder, for editing. An existing file is never overwritten."""
-    text = RECIPES.find(name).text()
-    path = target / f"{name}.yaml" if target.is_dir() else target
+    text = recipe_text(name)
+    path = target / f"{recipe_label(name)}.yaml" if target.is_dir() else target
     if path.suffix not in (".yaml", ".yml"):
         raise UsageError(f"{path}: a recipe's file must end in .yaml, because a word alone is a recipe's name")
     if path.exists():
@@ -83,7 +83,8 @@ class RecipeProblems:
 def validate_recipe(recipe: str) -> RecipeProblems:
     """Return all mistakes in a recipe, given by file or name, including those in the options of its methods."""
     try:
-        load_preset(recipe if is_recipe_file(recipe) or not Path(recipe).exists() else str(Path(recipe).resolve()))
+        is_file = is_recipe_file(recipe) or not Path(recipe).exists()
+        load_preset(absolute_recipe(recipe) if is_file else str(Path(recipe).resolve()))
     except PresetError as error:
         return RecipeProblems(recipe, False, error.problems)
     except SrkdError as error:

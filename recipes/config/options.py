@@ -12,14 +12,12 @@ from pydantic import BaseModel, ConfigDict, Field, PydanticUserError, Validation
 
 from compressor.base.errors import SrkdError, UsageError
 from compressor.training.method import TEACHER_NEEDS, ChoosesTeacherNeeds
-from recipes.catalogue import METHODS, MethodEntry
+from recipes.catalogue import MethodEntry
+from recipes.config.by_class import FIXED, find_method
 from recipes.config.errors import KeyPath, PresetError, PresetSource, Problem
 
 if TYPE_CHECKING:
     from compressor.training.method import Method
-
-FIXED = {"name", "teacher_views", "weights", "kind", "updates", "smallest_batch", "segments", "phi_source"}
-"""Fields of a method that are facts about it and not options."""
 
 
 @cache
@@ -57,19 +55,24 @@ def read_options(
 
 
 def make_method(name: str, options: Mapping[str, Any]) -> Method:
-    """Return a method with its options, or raise one line with all mistakes."""
-    entry = METHODS.find(name)
-    values, problems = read_options(entry, dict(options), (), PresetSource(f"method {name}", {}, {}))
+    """Return a method, given by its name or class, with its options, or raise one line with all mistakes."""
+    entry = find_method(name)
+    values, problems = read_options(entry, dict(options), (), PresetSource(f"method {entry.name}", {}, {}))
     if problems:
         raise PresetError(problems)
     try:
         method = cast("Method", entry.load()(**values))
     except (ValueError, TypeError) as error:
-        raise UsageError(f"method {name}: {error}") from error
-    needs = method.teacher_needs if isinstance(method, ChoosesTeacherNeeds) else entry.needs
-    if TEACHER_NEEDS.index(needs) > TEACHER_NEEDS.index(entry.needs) or method.name != name:
+        raise UsageError(f"method {entry.name}: {error}") from error
+    if missing := [member for member in ("name", "weights", "modules") if not hasattr(method, member)]:
         raise SrkdError(
-            f"the method {name} of {entry.package} is called {method.name!r} and needs {needs!r}, "
-            f"its entry says {name!r} and {entry.needs!r}: correct one of them"
+            f"the method {entry.where} of {entry.package} has no `{missing[0]}`: derive it from srkd.PlainMethod and "
+            "give `weights`, a number for each of its terms"
+        )
+    needs = method.teacher_needs if isinstance(method, ChoosesTeacherNeeds) else entry.needs
+    if TEACHER_NEEDS.index(needs) > TEACHER_NEEDS.index(entry.needs) or method.name != entry.name:
+        raise SrkdError(
+            f"the method {entry.name} of {entry.package} is called {method.name!r} and needs {needs!r}, "
+            f"its entry says {entry.name!r} and {entry.needs!r}: correct one of them"
         )
     return method

@@ -138,7 +138,7 @@ class ScheduleRule(PresetPart):
 class MethodRule(PresetPart):
     """A method by name, with its options."""
 
-    name: str = Field(description="name of a method; `srkd recipes ls` lists methods")
+    name: str = Field(description="name of a method (`srkd recipes ls`), or ./mine.py:CLASS")
     options: dict[str, Any] = Field(default_factory=dict, description="options of the method")
 
 

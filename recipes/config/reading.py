@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from pydantic import BaseModel, ValidationError
 
 from compressor.base.errors import SrkdError, UsageError, nearest, parse_int
@@ -14,10 +15,11 @@ from compressor.base.files import read_text
 from compressor.training.method import Method, NeedsBatch
 from recipes.catalogue import METHODS, RECIPES
 from recipes.composition import disagreements, refusals
+from recipes.config.by_class import BASE, ByClass, find_method, is_class, read_class
 from recipes.config.errors import KeyPath, PresetError, PresetSource, Problem, file_error
 from recipes.config.options import options_model, read_options
 from recipes.config.preset import MethodRule, Preset, PublishedStudent, ScheduleRule, StudentRule
-from recipes.config.yaml_text import parse_value, parse_yaml
+from recipes.config.yaml_text import Document, parse_value, parse_yaml
 
 MODELS: Mapping[tuple[str, ...], type[BaseModel]] = {
     (): Preset,
@@ -34,31 +36,79 @@ MOST_BYTES = 10**6
 
 
 def load_preset(recipe: str, settings: Sequence[str] = ()) -> Preset:
-    """Return the preset called `recipe`, or the one in a file such as ./my.yaml, with `key=value` settings applied."""
+    """Return the preset of a name, of a file such as ./my.yaml, or of a method's class, with `key=value` settings."""
+    if is_class(recipe):
+        given = read_class(recipe)
+        find_method(recipe)  # an unknown one is not a mistake in a file
+        return _read_document(Document(_values_of(given), {}), str(given), settings)
     if not is_recipe_file(recipe):
         return read_preset(RECIPES.find(recipe).text(), f"recipe {recipe}", settings)
+    document = parse_yaml(_read_file(recipe), recipe)
+    for rule in _method_rules(document.values):
+        if is_class(name := str(rule.get("name", ""))):
+            rule["name"] = read_class(name).inside(Path(recipe).parent).method
+    return _read_document(document, recipe, settings)
+
+
+def recipe_text(recipe: str) -> str:
+    """Return the YAML of a recipe, given by name, file or class."""
+    if is_class(recipe):
+        given = read_class(recipe).inside(Path())
+        load_preset(str(given))  # refuses mistakes
+        text: str = yaml.safe_dump(_values_of(given), sort_keys=False, allow_unicode=True)
+        return text
+    return _read_file(recipe) if is_recipe_file(recipe) else RECIPES.find(recipe).text()
+
+
+def _read_file(recipe: str) -> str:
     try:
-        text = read_text(Path(recipe), MOST_BYTES)
+        return read_text(Path(recipe), MOST_BYTES)
     except OSError as error:
         raise file_error(recipe, f"{error.strerror}; a recipe is a name or a YAML file") from error
     except UnicodeDecodeError as error:
         raise file_error(recipe, f"not UTF-8 text: {error.reason} at byte {error.start}") from error
-    return read_preset(text, recipe, settings)
+
+
+def _values_of(given: ByClass) -> dict[str, Any]:
+    """Return the values of a recipe with one method, and the student and schedule of `BASE`."""
+    base = parse_yaml(RECIPES.find(BASE).text(), BASE).values
+    options = dict(given.options)
+    weights = {"weights": weights} if (weights := options.pop("weights", None)) is not None else {}
+    return {
+        "title": f"{given.label} of {Path(given.place).name}",
+        "source": f"{given.method}; student and schedule of {BASE}",
+        "methods": [{"name": given.method, "options": options}],
+        **weights,
+        "student": base["student"],
+        "schedule": base["schedule"],
+    }
 
 
 def is_recipe_file(recipe: str) -> bool:
-    """Return True if a recipe is given as a file: names have neither dots nor slashes."""
-    return recipe.endswith((".yaml", ".yml")) or "/" in recipe or "\\" in recipe
+    """Return True if a recipe is given as a YAML file: names have neither dots nor slashes."""
+    return not is_class(recipe) and (recipe.endswith((".yaml", ".yml")) or "/" in recipe or "\\" in recipe)
+
+
+def absolute_recipe(recipe: str) -> str:
+    """Return a recipe with the absolute path of its file, so that it means the same in any folder."""
+    if is_class(recipe):
+        return str(read_class(recipe).inside(Path()))
+    return str(Path(recipe).resolve()) if is_recipe_file(recipe) else recipe
 
 
 def recipe_label(recipe: str) -> str:
-    """Return the recipe's label in a run's files: its name, or its file's name without folder and suffix."""
+    """Return the recipe's label in a run's files: its name, its class, or its file without folder and suffix."""
+    if is_class(recipe):
+        return read_class(recipe).label
     return Path(recipe).stem if is_recipe_file(recipe) else recipe
 
 
 def read_preset(text: str, file: str, settings: Sequence[str] = ()) -> Preset:
     """Return the preset in a file's text, or raise a PresetError with all mistakes in it."""
-    document = parse_yaml(text, file)
+    return _read_document(parse_yaml(text, file), file, settings)
+
+
+def _read_document(document: Document, file: str, settings: Sequence[str]) -> Preset:
     values = document.values
     origin, problems = _apply(settings, values, PresetSource(file, document.lines, {}))
     preset = None
@@ -88,7 +138,7 @@ def _shape_problem(detail: Any, values: Mapping[str, Any], origin: PresetSource)
         ".".join((*path, name)) for path, model in MODELS.items() for name in model.model_fields if path != keys
     ]
     if not keys:
-        options = [f"{rule.get('name')}.{option}" for rule in _method_rules(values) for option in _options_of(rule)]
+        options = [f"{_name_of(rule)}.{option}" for rule in _method_rules(values) for option in _options_of(rule)]
         elsewhere = [*options, *elsewhere]
     return origin.pydantic_problem(detail, siblings, other_paths=elsewhere)
 
@@ -101,8 +151,8 @@ def _option_problems(values: Mapping[str, Any], origin: PresetSource) -> list[Pr
         if not isinstance(name, str):
             continue  # a mistake in the shape, reported as such
         try:
-            entry = METHODS.find(name)
-        except UsageError as error:
+            entry = find_method(name)
+        except SrkdError as error:
             problems.append(origin.problem(("methods", index, "name"), None, str(error)))
             continue
         if isinstance(options, dict):
@@ -139,10 +189,18 @@ def _method_rules(values: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [rule if isinstance(rule, dict) else {} for rule in rules] if isinstance(rules, list) else []
 
 
+def _name_of(rule: Mapping[str, Any]) -> str:
+    """Return the name of a rule's method; what it says for an unknown one."""
+    try:
+        return find_method(str(rule.get("name"))).name
+    except SrkdError:
+        return str(rule.get("name"))
+
+
 def _options_of(rule: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the option names of a rule's method; none for an unknown method."""
     try:
-        return tuple(options_model(METHODS.find(str(rule.get("name")))).model_fields)
+        return tuple(options_model(find_method(str(rule.get("name")))).model_fields)
     except SrkdError:
         return ()
 
@@ -182,13 +240,13 @@ def _target_paths(values: dict[str, Any], key: str) -> list[KeyPath]:
     if first in Preset.model_fields:
         return [(first, *(parse_int(piece) if piece.isdecimal() else piece for piece in rest))]
     rules = _method_rules(values)
-    if indices := [index for index, rule in enumerate(rules) if rest and rule.get("name") == first]:
+    if indices := [index for index, rule in enumerate(rules) if rest and _name_of(rule) == first]:
         return [("methods", index, "options", *rest) for index in indices]
     if holders := [index for index, rule in enumerate(rules) if first in _options_of(rule)]:
         return [("methods", index, "options", first, *rest) for index in holders]
     elsewhere = [name for name in sorted(METHODS) if first in _options_of({"name": name})]
     if elsewhere and rules:
-        names = " nor ".join(str(rule.get("name")) for rule in rules)
+        names = " nor ".join(map(_name_of, rules))
         raise UsageError(f"{first} is an option of {', '.join(elsewhere)}, not of {names}")
     # An unknown key: validation of the whole preset suggests the nearest one.
     return [(first, *rest)]

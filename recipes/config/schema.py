@@ -32,12 +32,14 @@ def preset_schema(methods: Mapping[str, MethodEntry]) -> dict[str, Any]:
     whole = _schema_of(Preset)
     definitions: dict[str, Any] = whole.pop("definitions")
     definitions.pop(MethodRule.__name__)
-    branches = []
+    branches: list[dict[str, Any]] = []
     for name, entry in methods.items():
         branch = _schema_of(_method_rule(name, entry))
         definitions.update(branch.pop("definitions", {}))
         definitions[f"method-{name}"] = branch
         branches.append({"$ref": f"#/definitions/method-{name}"})
+    by_class = {"name": {"type": "string", "pattern": ":"}, "options": {"type": "object"}}
+    branches.append({"type": "object", "properties": by_class, "required": ["name"], "additionalProperties": False})
     whole["properties"]["methods"]["items"] = {"oneOf": branches}
     draft = {"$schema": "http://json-schema.org/draft-07/schema#"}
     return {**draft, **whole, "title": "A recipe of srkd", "definitions": definitions}

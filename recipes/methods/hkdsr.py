@@ -74,6 +74,7 @@ class Tuning(PlainMethod):
 
     taps: tuple[str, ...]
     name: str = "hkdsr-tuning"
+    kind: Kind = "bands"
 
     @property
     def weights(self) -> Mapping[str, float | Calibrated]:

@@ -116,6 +116,7 @@ class Calibration(PlainMethod):
 
     of: QuantisedMethod
     name: str
+    kind: Kind = "quantised"
 
     @property
     def weights(self) -> Mapping[str, float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from compressor.base.context import Note, Progress
 from srkd.options.compress import CompressKeywords, CompressOptions
@@ -11,6 +11,9 @@ from srkd.options.function import public
 from srkd.record.result import CompressReport
 from srkd.runs.compression import run_compress, run_resume
 from srkd.terminal.console import context_for_python
+
+if TYPE_CHECKING:
+    from compressor.training.method import Method
 
 __all__ = ["CompressReport", "compress", "resume"]
 
@@ -20,6 +23,7 @@ compress = public(CompressKeywords, CompressOptions, run_compress, "compress")
 def resume(
     run: str | Path,
     *,
+    recipe: Method | type[Method] | str | None = None,
     accept_changed_code: bool = False,
     progress: Progress | Literal[False] | None = None,
     announce: Note | None = None,
@@ -27,8 +31,9 @@ def resume(
     """Continue an unfinished run, or a plan of runs, from the last saved state, as if it had never stopped.
 
     A method or network whose source has changed since the run began is refused; with `accept_changed_code` the run goes
-    on, and its run.json says from which step on the code was another.
+    on, and its run.json says from which step on the code was another. `recipe` is that of the run; a method of a
+    notebook, which is in no file, must be given again: `srkd.resume("runs/edges", recipe=SobelKD(lam=0.1))`.
     `progress` and `announce` are those of `compress`: bars and notes in a terminal or a notebook, and `False` for none.
     """
     with context_for_python(progress, announce) as context:
-        return run_resume(Path(run), context, accept_changed_code=accept_changed_code)
+        return run_resume(Path(run), context, accept_changed_code=accept_changed_code, recipe=recipe)

@@ -10,7 +10,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
@@ -35,6 +35,9 @@ from srkd.options.values import BYTES, COUNTS, DEVICE, MODEL, NAMED_FOLDER, SETT
 
 TargetPrecision: TypeAlias = Literal["fp32", "bf16", "fp16", "int8"]
 
+if TYPE_CHECKING:
+    from compressor.training.method import Method
+
 THEN = "then."
 """Prefix of a setting of the second recipe."""
 SCHEDULE_SETTINGS = {"batch": "schedule.batch", "lr_patch": "schedule.lr_patch", "rate": "schedule.rate"}
@@ -52,11 +55,18 @@ def refuse_rate(lr_images: object) -> object:
     return lr_images
 
 
-def absolute_recipe(recipe: str | None) -> str | None:
-    """The recipe's name, or the absolute path of its file, so that a run continues from any folder."""
-    from recipes.config.reading import is_recipe_file  # imports yaml
+def recipe_as_text(recipe: object) -> object:
+    """A method, or the class of one, as the text of a recipe."""
+    from recipes.config.by_class import recipe_of  # imports yaml
 
-    return str(Path(recipe).resolve()) if recipe is not None and is_recipe_file(recipe) else recipe
+    return recipe if recipe is None or isinstance(recipe, str) else recipe_of(recipe)
+
+
+def absolute_recipe(recipe: str | None) -> str | None:
+    """The recipe with the absolute path of its file, so that a run continues from any folder."""
+    from recipes.config.reading import absolute_recipe  # imports yaml
+
+    return None if recipe is None else absolute_recipe(recipe)
 
 
 @options
@@ -234,7 +244,10 @@ class TrainingOptions(Group):
 
     _: KW_ONLY
     recipe: Annotated[
-        str, AfterValidator(absolute_recipe), Option("A name of `srkd recipes ls`, or a file such as ./my.yaml.")
+        str,
+        BeforeValidator(recipe_as_text),
+        AfterValidator(absolute_recipe),
+        Option("A name of `srkd recipes ls`, a file such as ./my.yaml, or a method of a file: ./mine.py:SobelKD."),
     ] = "logits"
     then: Annotated[
         str | None,
@@ -398,6 +411,10 @@ class CompressKeywords(
     TeacherOptions, StudentOptions, TargetOptions, DataOptions, TrainingOptions, RunOptions, Options
 ):
     """The groups of `CompressOptions` side by side: the typed arguments of `srkd.compress`."""
+
+    if TYPE_CHECKING:
+        _: KW_ONLY
+        recipe: str | Method | type[Method] = "logits"  # type: ignore[assignment]  # a method becomes its text
 
 
 @options

@@ -155,7 +155,8 @@ class CodeFacts(Entry):
         """Each method and network with its version, hash and weights, and each continuation with other code."""
         rows = []
         for name, code in self.named():
-            facts = [f"{code.package} {self.packages.get(code.package) or UNKNOWN}"]
+            version = self.packages.get(code.package, "")
+            facts = [f"{code.package} {UNKNOWN if version is None else version}".rstrip()]
             facts.append(f"source sha256 {short(code.sha256)}")
             if isinstance(code, UsedMethod) and code.weights:
                 facts.append("weights " + ", ".join(f"{term} {_weight(value)}" for term, value in code.weights.items()))

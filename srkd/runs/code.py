@@ -5,22 +5,25 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import cache
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from compressor.base.context import Note
+from compressor.base.context import Note, no_note
 from compressor.base.entry_points import OWN_MODULES, installed_packages, top_module
 from compressor.base.errors import SrkdError
+from compressor.base.python_files import checking_files, file_of_module, file_sources
 from compressor.base.sources import class_sources
 from compressor.models.networks.base import Network
 from compressor.models.networks.registry import NETWORKS
 from compressor.training.calibration import Calibrated, Weights
 from compressor.training.method import Method
 from recipes.catalogue import METHODS
-from recipes.config.options import FIXED
+from recipes.config.by_class import FIXED
 from srkd.record.code import CalibratedWeight, CodeFacts, Difference, UsedCode, UsedMethod, differences, listed
 from srkd.record.reading import LARGEST_NUMBER
 from srkd.record.run_file import RunFile
@@ -38,8 +41,9 @@ def used_code(networks: RunNetworks) -> CodeFacts:
     packages: dict[str, str | None] = {"srkd": __version__, "torch": str(torch.__version__)}
     for code in (*methods, student, *(() if of_teacher is None else (of_teacher,))):
         for package in (code.package, *(_package(module) for module in code.sources)):
-            if package is not None and package not in packages:
-                packages[package] = _version(package)
+            version = None if package is None or package in packages else _version(package)
+            if package is not None and version is not None:
+                packages[package] = version
     return CodeFacts(packages=packages, methods=tuple(methods), student=student, teacher=of_teacher)
 
 
@@ -53,7 +57,9 @@ def _used_method(method: Method, stage: str, weights: Weights) -> UsedMethod:
     entry = METHODS.get(method.name)
     cls: type[Any] = type(method)
     fields = dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ()
+    file = file_of_module(cls.__module__)
     package = entry.package if entry is not None else _package(cls.__module__) or top_module(cls.__module__)
+    package = package if file is None else file.name
     return UsedMethod(
         name=method.name,
         package=package,
@@ -109,6 +115,23 @@ def _version(package: str) -> str | None:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
+
+
+def checking_recorded(codes: Sequence[CodeFacts], where: str, *, accepted: bool) -> AbstractContextManager[None]:
+    """Let a continued run import only files that a user named if their source is one with which it trained before."""
+    recorded = {source for code in codes for method in code.methods for source in method.sources.items()}
+    before = dict(recorded)
+
+    def check(path: Path) -> None:
+        changed = [
+            Difference(what=f"source of {path}: {file}", before=before.get(file), now=sha256)
+            for file, sha256 in file_sources(path).items()
+            if (file, sha256) not in recorded
+        ]
+        if changed and not accepted:
+            accept_or_refuse(changed, where, no_note, accepted=False)
+
+    return checking_files(check)
 
 
 def require_same_code(began: RunFile, now: CodeFacts, where: str, note: Note, *, accepted: bool) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import torch
@@ -24,8 +24,10 @@ from srkd.options.compress import CompressOptions
 from srkd.options.models import ModelFile, file_of, refuse_file_options
 from srkd.options.option import from_json, to_json
 from srkd.options.sweep import points
+from srkd.record.code import CodeFacts
 from srkd.record.result import CompressReport
-from srkd.record.run_file import MachineFacts, RunFile, read_run_file, write_run_file
+from srkd.record.run_file import MachineFacts, RunFile, find_run_file, read_run_file, write_run_file
+from srkd.runs.code import checking_recorded
 from srkd.runs.config import RunConfig
 from srkd.runs.run import read_unfinished, train_run
 from srkd.runs.targeted import check_target, plan_student, refuse_contradictions
@@ -92,21 +94,39 @@ def _teacher_file(options: CompressOptions, context: Context) -> Iterator[Compre
             path.unlink(missing_ok=True)
 
 
-def run_resume(run: Path, context: Context, *, accept_changed_code: bool = False) -> CompressReport:
-    """Continue a run with all of its processes."""
+def run_resume(
+    run: Path, context: Context, *, accept_changed_code: bool = False, recipe: object = None
+) -> CompressReport:
+    """Continue a run with all of its processes; `recipe` is its method, if no file holds that."""
     with _all_processes(context) as context:
-        return _resume(run, context, accept_changed_code=accept_changed_code)
+        return _resume(run, context, accept_changed_code=accept_changed_code, recipe=recipe)
 
 
-def _resume(run: Path, context: Context, *, accept_changed_code: bool = False) -> CompressReport:
-    read_unfinished(run, context.processes)  # refuse other folders before they are locked
-    with lock_run(run, context, "--resume"):
+def _resume(run: Path, context: Context, *, accept_changed_code: bool = False, recipe: object = None) -> CompressReport:
+    began = read_unfinished(run, context.processes)  # refuse other folders before they are locked
+    if recipe is not None:
+        given, recorded = CompressOptions.of(recipe=recipe).training.recipe, began.request.get("recipe")
+        if given != recorded:
+            raise SrkdError(f"--resume {run}: its recipe is {recorded}, not {given}: give that, or start a new run")
+    with lock_run(run, context, "--resume"), _recorded_code(run, context, accepted=accept_changed_code):
         began = read_unfinished(run, context.processes)
         plan = None if began.plan is None else began.plan.model_dump(mode="json")
         decided = {"out": run, "plan": plan, "accept_changed_code": accept_changed_code}
         options = from_json(CompressOptions, began.request, f"--resume {run}", **decided)
         with _threads_of(began, context.note):
             return _run(options, context, began)
+
+
+def _recorded_code(run: Path, context: Context, *, accepted: bool) -> AbstractContextManager[None]:
+    """Import only files with which the run, or a run of the plan, trained before."""
+
+    def read() -> list[CodeFacts]:
+        files = [find_run_file(folder) for folder in (run, *sorted(run.iterdir())) if folder.is_dir()]
+        return [file.code for file in files if file is not None and file.code is not None]
+
+    group = context.processes
+    codes = group.broadcast(group.run_on_all(lambda: read() if group.is_leader else []))
+    return checking_recorded(codes, f"--resume {run}", accepted=accepted)
 
 
 @contextmanager

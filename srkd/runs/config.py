@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TypeVar, cast
 
 import torch
@@ -59,8 +58,9 @@ from compressor.training.speed import PLAIN_MODE, ExecutionMode, SpeedOptions, c
 from compressor.training.stage import Stage
 from compressor.training.validation import Validation
 from recipes.catalogue import RECIPES, teacher_needs
+from recipes.config.by_class import is_class
 from recipes.config.preset import SHORT_RUN_STEPS, Preset, StudentRule
-from recipes.config.reading import load_preset, recipe_label
+from recipes.config.reading import is_recipe_file, load_preset, recipe_label
 from recipes.terms.features import describe_taps
 from recipes.terms.phi import PhiSource, UsesPerceptualNet, bind_phi, find_phi, lacks_vgg19
 from srkd.options.compress import CompressOptions, TeacherOptions
@@ -406,6 +406,9 @@ RATE_SETTINGS = ("rate", "fit_rate", "decay", "milestones", "factor")
 def load_recipe(options: CompressOptions, note: Note = no_note) -> Preset:
     """The recipe's preset with `--set` and `--steps` applied; a shortened recipe gets a suitable rate."""
     preset = load_preset(options.training.recipe, options.training.recipe_settings)
+    for rule in preset.methods if is_recipe_file(options.training.recipe) else ():
+        if is_class(rule.name):
+            note(f"recipe: it runs the code of {rule.name}")
     keys = schedule_settings(options)
     if "rate" in keys and "fit_rate" not in keys:
         preset = preset.with_own_rate()  # the user's rate is for this student, also if it is fitted
@@ -432,7 +435,7 @@ def schedule_settings(options: CompressOptions) -> set[str]:
 
 def repeats_published(recipe: str) -> bool:
     """Whether a recipe, by its name, repeats a published run; such a recipe is not adapted."""
-    return Path(recipe).stem.endswith(("-paper", "-code"))
+    return recipe_label(recipe).endswith(("-paper", "-code"))
 
 
 def needs_teacher(methods: Sequence[Method]) -> bool:

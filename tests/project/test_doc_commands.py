@@ -216,6 +216,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
         srkd.save(student, folder / f"{name}.safetensors")
     for name in ("photos", "other-photos", "BSDS400", "CLIC2025-valid", "DIV2K_train_HR", "benchmarks/Set5/HR"):
         save_photos(folder / name)
+    shutil.copy(ROOT / "tests" / "example_recipes" / "mine.py", folder)
     (folder / "frames").mkdir()
     for photo in (folder / "photos").glob("*.png"):
         image = Image.open(photo)

@@ -57,7 +57,7 @@ def program_of(page: str) -> str:
 
 def test_every_program_is_run_by_a_test_below() -> None:
     assert {page for page, text in PAGES.items() if programs(text)} == {
-        *("formats/onnx.md", "formats/openvino.md", "formats/tensorrt.md", "use/recipes.md", "methods/csd.md"),
+        *("formats/onnx.md", "formats/openvino.md", "formats/tensorrt.md", "methods/csd.md"),
         "use/evaluate.md",
     }
 
@@ -120,12 +120,6 @@ def test_a_program_in_tensorrt_gives_the_plan_to_its_runtime(desk: Path, monkeyp
     names: dict[str, object] = {"path": path}
     exec(program_of("formats/tensorrt.md"), names)
     assert names["engine"] == b"plan of TensorRT"
-
-
-def test_the_contribution_of_a_package() -> None:
-    names: dict[str, srkd.Contribution] = {}
-    exec(program_of("use/recipes.md"), names)
-    assert list(names["CONTRIBUTION"].methods) == ["charbonnier"]
 
 
 def calls() -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -309,6 +310,7 @@ def fits(value: Any, schema: dict[str, Any], whole: dict[str, Any] | None = None
         "maximum": lambda bound: value <= bound,
         "exclusiveMinimum": lambda bound: value > bound,
         "exclusiveMaximum": lambda bound: value < bound,
+        "pattern": lambda pattern: re.search(pattern, value) is not None,
         "minLength": lambda bound: len(value) >= bound,
         "minItems": lambda bound: len(value) >= bound,
         "maxItems": lambda bound: len(value) <= bound,

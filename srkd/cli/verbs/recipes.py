@@ -60,11 +60,12 @@ def show(console: Console, options: ShowRecipeOptions) -> None:
     if options.schema == (options.name is not None):
         raise click.UsageError("give the name of a recipe, or --schema")
     from recipes.catalogue import METHODS, RECIPES
+    from recipes.config.reading import recipe_label, recipe_text
 
     if options.name is not None:
-        recipe = RECIPES.find(options.name)
-        text = recipe.text()
-        content: dict[str, object] = {"name": recipe.name, "package": recipe.package, "text": text}
+        name, text = recipe_label(options.name), recipe_text(options.name)
+        package = RECIPES[name].package if options.name in RECIPES else None
+        content: dict[str, object] = {"name": name, "package": package, "text": text}
     else:
         from recipes.config.schema import preset_schema, schema_text
 
