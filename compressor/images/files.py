@@ -23,19 +23,8 @@ from torch import Tensor
 from compressor.base.errors import SrkdError
 from compressor.base.files import atomic_path, require_regular
 from compressor.images.sixteen_bit import Samples, encode_png_16bit, encode_tiff, read_samples_16bit
+from compressor.images.suffixes import FORMAT_OF_SUFFIX, IMAGE_SUFFIXES
 
-FORMAT_OF_SUFFIX = {
-    ".png": "PNG",
-    ".jpg": "JPEG",
-    ".jpeg": "JPEG",
-    ".webp": "WEBP",
-    ".tif": "TIFF",
-    ".tiff": "TIFF",
-    ".bmp": "BMP",
-}
-IMAGE_SUFFIXES: frozenset[str] = frozenset(FORMAT_OF_SUFFIX)
-OTHER_PICTURE_SUFFIXES = frozenset((".gif", ".apng", ".avif", ".heic", ".heif", ".jxl", ".jp2", ".psd", ".dng"))
-"""Suffixes of pictures that srkd cannot read; a file list that omits such a file reports it."""
 MAX_PIXELS = 178_956_970
 """The most pixels of a picture (Pillow's own limit for decompression bombs); larger ones are refused before decoding.
 """

@@ -8,14 +8,12 @@ over all). SSIM: Wang et al., 'Image quality assessment: from error visibility t
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-from compressor.base.choices import Border, Goal
+from compressor.base.choices import Goal
 from compressor.base.errors import SrkdError
 
 Y_WEIGHTS = (65.481, 128.553, 24.966)
@@ -27,30 +25,6 @@ SSIM_SIGMA = 1.5
 
 class ImageTooSmall(SrkdError):
     """An image that is too small for a metric."""
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """The conditions of a PSNR figure. `border` None crops `scale` pixels; `bicubic` is the filter of the LR images."""
-
-    channel: Literal["y", "rgb"] = "y"
-    border: int | None = None
-    bicubic: Literal["matlab", "pil"] = "matlab"
-    lr_border: Border = "mirror"
-    grey: Literal["rgb", "raw"] = "rgb"
-
-    def __post_init__(self) -> None:
-        if self.border is not None and self.border < 0:
-            raise SrkdError(f"protocol: the border must be 0 pixels or more, got {self.border}")
-
-    def at(self, scale: int) -> Protocol:
-        """Return the same protocol with its border in pixels."""
-        return replace(self, border=scale if self.border is None else self.border)
-
-    def __str__(self) -> str:
-        border = "scale" if self.border is None else str(self.border)
-        words = [f"psnr@{self.channel}", f"border={border}", f"bicubic={self.bicubic}", f"grey={self.grey}"]
-        return ",".join([*words, "lr_border=clamp"] if self.lr_border == "clamp" else words)
 
 
 def below_bicubic(name: str, psnr_y: float | None, bicubic_psnr_y: float | None, goal: Goal = "original") -> str | None:

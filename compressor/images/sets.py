@@ -1,5 +1,5 @@
 """Image sets: the rule for a data folder (images, a set with HR/ and LR folders, or a folder of several of those), and
-the photographs embedded in srkd, for a run without `--data`.
+the photographs embedded in srkd, for a run without `--data`. Importing this module imports no torch.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 from compressor.base.errors import SrkdError, UsageError
-from compressor.images.files import IMAGE_SUFFIXES
+from compressor.images.suffixes import IMAGE_SUFFIXES
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ Images are compared with the originals, with the images of a teacher, or with bo
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,7 +22,8 @@ from torch import Tensor
 from compressor.base.context import QUIET, Context
 from compressor.base.errors import SrkdError, UsageError
 from compressor.images.files import grey_of, image_size, read_rgb_u8, read_rgb_u8_and_grey
-from compressor.images.metrics import PEAK, ImageTooSmall, Protocol, finite_or_none, luma, to_u8
+from compressor.images.metrics import PEAK, ImageTooSmall, finite_or_none, luma, to_u8
+from compressor.images.protocol import Protocol
 from compressor.images.resize import downscale_u8, mod_crop
 from compressor.images.sets import AnySet, ImagePair, LrImage, LrSet
 from compressor.inference.background import OneBehind, read_ahead
@@ -229,7 +231,7 @@ def _evaluate(
     pixels = _check_sets(sets, scale, protocols, table.measures, has_teacher=teacher is not None)
     sources = [source for image_set in sets for source in image_set.sources]
     read = partial(_read_picture, scale=scale, protocols=protocols)
-    done, total = 0, len(sources)
+    done, finished_pixels, total, start = 0, 0, len(sources), time.monotonic()
 
     def is_overlapped(source: ImagePair | LrImage) -> bool:
         return pixels[source.path] <= OVERLAPPED_PIXELS
@@ -238,9 +240,12 @@ def _evaluate(
         for number, image_set in enumerate(sets):
             try:
                 for source, reading in islice(pictures, len(image_set.sources)):
-                    context.progress(f"{image_set.name}: {source.stem}", done, total)
+                    context.progress("scored", done, total)
+                    if done and context.status is not None:
+                        rest = sum(pixels[other.path] for other in sources[done:]) / finished_pixels
+                        context.status(f"{image_set.name}: {source.stem}", (time.monotonic() - start) * rest)
                     table.run_models(image_set.name, source, reading.result(), scorer, overlapped=is_overlapped(source))
-                    done += 1
+                    done, finished_pixels = done + 1, finished_pixels + pixels[source.path]
                 scorer.finish()
             except KeyboardInterrupt as error:
                 if number == 0:

@@ -21,9 +21,6 @@ from compressor.base.context import Progress, no_progress
 from compressor.base.errors import SrkdError, UsageError
 from compressor.base.files import require_writable_folder
 from compressor.images.files import (
-    FORMAT_OF_SUFFIX,
-    IMAGE_SUFFIXES,
-    OTHER_PICTURE_SUFFIXES,
     Picture,
     read_picture,
     require_writable,
@@ -32,6 +29,7 @@ from compressor.images.files import (
 from compressor.images.in_memory import ImageInMemory, Planes, like, read_planes
 from compressor.images.resize import upscale_bicubic
 from compressor.images.sets import list_images, natural_key
+from compressor.images.suffixes import FORMAT_OF_SUFFIX, IMAGE_SUFFIXES, OTHER_PICTURE_SUFFIXES
 from compressor.inference.background import OneBehind, read_ahead
 from compressor.inference.lower_precision import PrecisionChoice
 from compressor.inference.numbers import Numbers, numbers_of

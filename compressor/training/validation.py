@@ -17,7 +17,8 @@ from compressor.base.choices import Goal
 from compressor.base.context import QUIET, Context
 from compressor.base.errors import SrkdError
 from compressor.data.prepare import ValidationImage, ValidationSet
-from compressor.images.metrics import PEAK, SSIM_WINDOW, Protocol, luma, psnr, ssim, to_u8
+from compressor.images.metrics import PEAK, SSIM_WINDOW, luma, psnr, ssim, to_u8
+from compressor.images.protocol import Protocol
 from compressor.images.resize import centre_crop, upscale_bicubic
 from compressor.images.scores import EQUAL_DB, Scores
 from compressor.inference.tiling import run_tiled

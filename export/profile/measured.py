@@ -21,7 +21,8 @@ from compressor.base.context import Progress
 from compressor.base.errors import SrkdError, is_out_of_memory, reason_of
 from compressor.base.memory import keep_freed_memory
 from compressor.images.files import read_rgb_u8
-from compressor.images.metrics import PEAK, Protocol, psnr_y, to_u8
+from compressor.images.metrics import PEAK, psnr_y, to_u8
+from compressor.images.protocol import Protocol
 from compressor.images.resize import mod_crop
 from compressor.images.scores import EQUAL_DB, Scores
 from compressor.images.sets import embedded_pairs

@@ -13,7 +13,8 @@ from compressor.base.choices import Goal
 from compressor.base.context import QUIET, Context
 from compressor.base.errors import SrkdError, UsageError
 from compressor.base.machine import available_memory, has_integer_products, torch_threads
-from compressor.images.metrics import Protocol, below_bicubic
+from compressor.images.metrics import below_bicubic
+from compressor.images.protocol import Protocol
 from compressor.inference.open import SOURCE
 from compressor.models.networks.base import Descriptor
 from compressor.models.networks.image_cost import COMPARED_SIZE

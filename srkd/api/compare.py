@@ -2,34 +2,50 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from compressor.base.context import Context
+from compressor.base.errors import UsageError
 from compressor.base.files import atomic_path
+from compressor.images.sets import find_sets
 from srkd.options.function import public
-from srkd.options.models import as_tuple
-from srkd.options.shared import path_of
-from srkd.options.values import require_html
+from srkd.options.option import declarations
+from srkd.options.shared import ScoringOptions, path_of
+from srkd.options.values import as_tuple, require_html
 from srkd.options.verbs import CompareOptions
 from srkd.reports.comparison import Comparison, compare_contents
-from srkd.reports.contents import read_contents
-from srkd.reports.page import comparison_page
+from srkd.reports.contents import Contents, read_contents
+from srkd.reports.methods import find_methods
+from srkd.reports.set_scores import Scoring, read_student
+from srkd.reports.set_table import SetTable, build_table
 
 
 def run_compare(options: CompareOptions, context: Context) -> Comparison:
     """Compare the methods of run folders: mean and spread of the runs' Y-PSNR over seeds.
 
-    For a plan, all of its runs are compared. Runs of another scale, protocol or other images are refused.
+    For a plan, all of its runs are compared. Runs of another scale, protocol or other images are refused. With `data`
+    all students are also scored on benchmark sets, as `evaluate` does; evaluations.json in the run folders keeps these
+    scores, so that a second call computes none.
 
         >>> print(srkd.compare("runs/small").methods[0].name)
+        >>> table = srkd.compare("runs/small", data="photos").sets
+        >>> print(table.rows[-1].name, table.rows[-1].sets["photos"]["psnr_y"].mean)
     """
     folders = [Path(run) for run in as_tuple(options.runs)]
-    html = path_of(options.html)
+    data, html = path_of(options.data), path_of(options.html)
     if html is not None:
         require_html(html, "--html")
+    if data is None:
+        _refuse_scoring_options(options)
     runs = [read_contents(folder) for folder in folders]
     comparison = compare_contents(runs)
+    if data is not None:
+        comparison = replace(comparison, sets=_score(comparison, runs, data, options, context))
     if html is not None:
+        from srkd.reports.page import comparison_page
+
         with atomic_path(html) as temporary:
             temporary.write_text(comparison_page(comparison, runs), encoding="utf-8")
         context.note(f"wrote {html}")
@@ -37,3 +53,21 @@ def run_compare(options: CompareOptions, context: Context) -> Comparison:
 
 
 compare = public(CompareOptions, CompareOptions, run_compare, "compare")
+
+
+def _refuse_scoring_options(options: CompareOptions) -> None:
+    """Refuse options that have no effect without benchmark sets."""
+    for row in declarations(ScoringOptions):
+        if getattr(options, row.name) != row.default:
+            raise UsageError(f"{row.flag}: it is about the sets of --data, which is not given")
+
+
+def _score(
+    comparison: Comparison, runs: Sequence[Contents], data: Path, options: CompareOptions, context: Context
+) -> SetTable:
+    """The methods on benchmark sets, in the order of the comparison."""
+    methods = {method.name: method for method in find_methods(runs)}
+    ordered = [methods[row.name] for row in comparison.methods]
+    sets = find_sets(data, scale=comparison.scale, lr=path_of(options.lr_images))
+    students = [read_student(run) for method in ordered for run in method.runs]
+    return build_table(ordered, Scoring(students, sets, comparison.scale, comparison.goal, options, context))

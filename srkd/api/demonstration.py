@@ -15,7 +15,7 @@ from compressor.inference.open import find_source_checkpoint, model_file
 from compressor.runtimes.table import runtime_of
 from demo.catalogue import Model, NotForBrowsers, Role, read_model
 from srkd.api.export import export
-from srkd.options.models import as_tuple
+from srkd.options.values import as_tuple
 from srkd.options.verbs import DemoOptions
 from srkd.record.run_teacher import find_run_teacher
 

@@ -10,7 +10,7 @@ from typing import TypeVar
 from compressor.base.choices import GoalOption
 from compressor.base.context import Context, Note
 from compressor.base.errors import UsageError
-from compressor.images.metrics import Protocol
+from compressor.images.protocol import Protocol
 from compressor.images.scores import both_goals
 from compressor.images.sets import AnySet, ImageSet, LrSet, embedded_pairs, find_lr_images, find_lr_set, find_sets
 from compressor.inference import evaluate as evaluation
@@ -19,8 +19,9 @@ from compressor.inference.metric_table import METRICS
 from compressor.inference.teacher_check import check_teacher
 from compressor.runtimes.table import RUNTIMES, runtime_of
 from srkd.options.function import public
-from srkd.options.models import as_tuple, common_scale, load_checkpoint, open_runtime
+from srkd.options.models import common_scale, load_checkpoint, open_runtime
 from srkd.options.shared import Model, path_of
+from srkd.options.values import as_tuple
 from srkd.options.verbs import EvaluateOptions
 
 R = TypeVar("R")

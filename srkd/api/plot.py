@@ -12,9 +12,8 @@ from compressor.base.files import atomic_path
 from compressor.training.run_files import METRICS
 from srkd.charts.curves import NothingToDraw, draw_charts
 from srkd.options.function import public
-from srkd.options.models import as_tuple
 from srkd.options.shared import path_of
-from srkd.options.values import output_file, require_png
+from srkd.options.values import as_tuple, output_file, require_png
 from srkd.options.verbs import PlotOptions
 from srkd.reports.curves import CURVES, charts_of, read_runs
 

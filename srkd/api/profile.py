@@ -12,9 +12,9 @@ from compressor.models.networks.base import ImageModel
 from export.profile.report import ProfileReport, profile_models
 from export.profile.settings import DEFAULT_SIZE, ProfileSettings
 from srkd.options.function import public
-from srkd.options.models import ModelFile, as_tuple, file_of
+from srkd.options.models import ModelFile, file_of
 from srkd.options.shared import ModelOrPath
-from srkd.options.values import SIZES
+from srkd.options.values import SIZES, as_tuple
 from srkd.options.verbs import ProfileOptions
 from srkd.record.measurements import write_profile
 from srkd.record.run_teacher import find_run_teacher

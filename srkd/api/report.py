@@ -14,9 +14,8 @@ from compressor.runtimes.table import OpenOptions
 from compressor.training.run_folder import STUDENT
 from srkd.api.profile import run_profile
 from srkd.options.function import public
-from srkd.options.models import as_tuple
 from srkd.options.shared import path_of
-from srkd.options.values import output_file, require_html
+from srkd.options.values import as_tuple, output_file, require_html
 from srkd.options.verbs import ProfileOptions, ReportOptions
 from srkd.record.measurements import ProfileFile, read_profile
 from srkd.record.run_teacher import find_run_teacher

@@ -11,7 +11,8 @@ from compressor.images.in_memory import ImageInMemory, is_in_memory
 from compressor.inference import upscale as upscaling
 from compressor.inference.upscale import UpscaleReport, UpscaleSettings
 from srkd.options.function import public
-from srkd.options.models import as_tuple, open_runtime
+from srkd.options.models import open_runtime
+from srkd.options.values import as_tuple
 from srkd.options.verbs import UpscaleOptions
 
 

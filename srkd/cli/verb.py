@@ -44,27 +44,43 @@ class VerbCommand(click.Command):
 
 
 def verb(
-    name: str, options: type[Options] | None = None, *, examples: Sequence[str] = (), csv: bool = False
+    name: str,
+    options: type[Options] | None = None,
+    *,
+    examples: Sequence[str] = (),
+    csv: bool = False,
+    latex: bool = False,
 ) -> Callable[[Body], click.Command]:
     """A decorator that makes a click command of a function of the console and an object of `options`.
 
     Further click options of the function, for the command line only, are passed by name. With `csv` the
-    verb has --csv, and prints its table with `Console.write_csv`.
+    verb has --csv, and prints its table with `Console.write_csv`; with `latex` it has --latex.
     """
 
     def decorate(body: Body) -> click.Command:
         @functools.wraps(body)
-        def run(*, verbose: bool, quiet: bool, as_json: bool, as_csv: bool = False, **values: object) -> None:
-            if as_json and as_csv:
-                raise click.UsageError("--json and --csv both take stdout: give one of them")
+        def run(
+            *,
+            verbose: bool,
+            quiet: bool,
+            as_json: bool,
+            as_csv: bool = False,
+            as_latex: bool = False,
+            **values: object,
+        ) -> None:
+            takers = {"--json": as_json, "--csv": as_csv, "--latex": as_latex}
+            taking = [flag for flag, is_given in takers.items() if is_given]
+            if len(taking) > 1:
+                raise click.UsageError(f"{taking[0]} and {taking[1]} both take stdout: give one of them")
             inherited = click.get_current_context().find_object(Console) or Console()
             with ExitStack() as stack:
-                stream = stack.enter_context(stdout_for_data()) if as_json or as_csv else None
+                stream = stack.enter_context(stdout_for_data()) if taking else None
                 console = Console(
                     verbose or inherited.verbose,
                     quiet or inherited.quiet,
                     json_stream=stream if as_json else None,
                     csv_stream=stream if as_csv else None,
+                    latex_stream=stream if as_latex else None,
                 )
 
                 def call() -> None:
@@ -77,7 +93,7 @@ def verb(
         command.options = options
         if options is not None:
             command.params = [*command_line_options(options), *command.params]
-        command.params += console_options(json=True, csv=csv)
+        command.params += console_options(json=True, csv=csv, latex=latex)
         return command
 
     return decorate

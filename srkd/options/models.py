@@ -7,7 +7,6 @@ import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from compressor.base.context import Context
 from compressor.base.errors import SrkdError, UsageError
@@ -78,11 +77,6 @@ def file_of(model: ModelOrPath, path: Path) -> ModelFile:
     if origin is None:
         raise SrkdError(f"the {model.backend} model came from no file: give its path")
     return ModelFile(origin.path, origin.options)
-
-
-def as_tuple(values: object) -> tuple[Any, ...]:
-    """One value or a sequence of values as a tuple. A string is one value."""
-    return tuple(values) if isinstance(values, Sequence) and not isinstance(values, str) else (values,)
 
 
 def load_checkpoint(path: str | Path, options: ProgramOptions) -> Teacher:

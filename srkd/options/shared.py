@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 from pydantic import Field
 
-from compressor.base.choices import MOST_LIMITS
+from compressor.base.choices import MOST_LIMITS, Border
 from compressor.runtimes.table import RUNTIMES, device_patterns
 from srkd.options.option import Option, Options, options
 from srkd.options.values import DEVICE, SETTING, OneOf
@@ -95,3 +95,25 @@ class RuntimeOptions(ProgramOptions):
     runtime: Annotated[str | None, OneOf(*RUNTIMES), Option("Runtime to use.", unset="the one the file is for")] = None
     precision: Annotated[Precision | None, Option("Precision of the arithmetic in torch and OpenVINO.")] = None
     threads: Threads = None
+
+
+@options
+class ScoringOptions(Options):
+    """Options of how models are scored: the LR images, the protocol, and what is run."""
+
+    _: KW_ONLY
+    lr_images: Annotated[
+        PathOption,
+        Option("Folder of the LR images of --data.", unset="its LR*X4/, or made bicubically", aliases=LR_ALIAS),
+    ] = None
+    border: Annotated[int | None, Field(ge=0), Option("Pixels cropped on each side.", unset="as many as the scale")] = (
+        None
+    )
+    lr_border: Annotated[
+        Border, Option("Border of the bicubic that makes LR images; clamp for packs made by an older MATLAB.")
+    ] = "mirror"
+    grey: Annotated[Literal["rgb", "raw"], Option("Grey files: replicated to RGB and then Y, or their raw values.")] = (
+        "rgb"
+    )
+    self_ensemble: SelfEnsemble = False
+    tile: Tile = None

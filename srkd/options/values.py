@@ -49,6 +49,11 @@ def output_file(out: Path | None, runs: Sequence[Path], name: str, require: Call
     return runs[0] / name
 
 
+def as_tuple(values: object) -> tuple[Any, ...]:
+    """One value or a sequence of values as a tuple. A string is one value."""
+    return tuple(values) if isinstance(values, Sequence) and not isinstance(values, str) else (values,)
+
+
 class ValueType(click.ParamType[Any]):
     """The type of an option whose Python type does not tell how text is read. It checks values from Python, too."""
 

@@ -9,14 +9,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from compressor.base.choices import Border, GoalOption
+from compressor.base.choices import GoalOption
 from compressor.inference.metric_table import DEFAULT_METRICS, METRICS
 from compressor.runtimes.table import RUNTIMES
 from export.formats.table import DEFAULT_FORMATS, FORMATS
 from srkd.options.option import Option, Options, options
 from srkd.options.shared import (
     GOAL_HELP,
-    LR_ALIAS,
     CheckpointOptions,
     Device,
     LimitOptions,
@@ -26,6 +25,7 @@ from srkd.options.shared import (
     PictureOrPath,
     ProgramOptions,
     RuntimeOptions,
+    ScoringOptions,
     SelfEnsemble,
     Size,
     Sizes,
@@ -116,7 +116,7 @@ class ProfileOptions(ProgramOptions):
 
 
 @options
-class EvaluateOptions(RuntimeOptions):
+class EvaluateOptions(ScoringOptions, RuntimeOptions):
     models: Annotated[
         Model | Sequence[Model],
         MODEL,
@@ -128,10 +128,6 @@ class EvaluateOptions(RuntimeOptions):
     data: Annotated[
         PathOption,
         Option("Folder of HR images, a set with HR/ and LR*X4/, or several sets.", unset="the embedded photos"),
-    ] = None
-    lr_images: Annotated[
-        PathOption,
-        Option("Folder of the LR images of --data.", unset="its LR*X4/, or made bicubically", aliases=LR_ALIAS),
     ] = None
     lr_only: Annotated[
         PathOption,
@@ -152,17 +148,6 @@ class EvaluateOptions(RuntimeOptions):
     metrics: Annotated[str | Sequence[str], names_of(*METRICS), Option(f"Some of {', '.join(METRICS)}.")] = (
         DEFAULT_METRICS
     )
-    border: Annotated[int | None, Field(ge=0), Option("Pixels cropped on each side.", unset="as many as the scale")] = (
-        None
-    )
-    lr_border: Annotated[
-        Border, Option("Border of the bicubic that makes LR images; clamp for packs made by an older MATLAB.")
-    ] = "mirror"
-    grey: Annotated[Literal["rgb", "raw"], Option("Grey files: replicated to RGB and then Y, or their raw values.")] = (
-        "rgb"
-    )
-    self_ensemble: SelfEnsemble = False
-    tile: Tile = None
 
 
 @options
@@ -293,9 +278,14 @@ class ReportOptions(Options):
 
 
 @options
-class CompareOptions(Options):
+class CompareOptions(ScoringOptions):
     runs: Annotated[str | Path | Sequence[str | Path], Option("Run folders.", argument=True, metavar="RUN...")]
     _: KW_ONLY
+    data: Annotated[
+        PathOption,
+        Option("Benchmark sets to score all students on: as of evaluate.", unset="the runs' own validation alone"),
+    ] = None
+    device: Device = "cpu"
     html: Annotated[PathOption, Option("HTML file to write in addition.", unset="none", metavar="FILE")] = None
 
 

@@ -11,7 +11,7 @@ from compressor.base.context import Note
 from compressor.base.errors import SrkdError
 from compressor.base.files import file_sha256
 from compressor.models.checkpoints.header import RUN_FOLDER_FACTS
-from srkd.record.run_file import find_run_file
+from srkd.record.run_file import TeacherFile, find_run_file
 
 
 @dataclass(frozen=True)
@@ -32,12 +32,18 @@ def find_run_teacher(run: Path, note: Note) -> RunTeacher | None:
     if contents is None or contents.teacher is None:
         return None
     teacher, scale = contents.teacher, None if contents.student is None else contents.student.scale
-    for candidate in (teacher.path, embedded_teacher()):
-        if candidate.is_file() and file_sha256(candidate) == teacher.sha256:
-            note(f"teacher: {candidate}, from {run / RUN_FOLDER_FACTS}")
-            return RunTeacher(candidate, scale, teacher.options)
+    path = find_teacher_file(teacher)
+    if path is not None:
+        note(f"teacher: {path}, from {run / RUN_FOLDER_FACTS}")
+        return RunTeacher(path, scale, teacher.options)
     note(
         f"the teacher of {run}, {teacher.path}, is missing or has changed: continuing without it "
         "(--teacher FILE names one)"
     )
     return None
+
+
+def find_teacher_file(teacher: TeacherFile) -> Path | None:
+    """The file of a run's teacher, if it is there and unchanged."""
+    candidates = (teacher.path, embedded_teacher())
+    return next((path for path in candidates if path.is_file() and file_sha256(path) == teacher.sha256), None)

@@ -58,17 +58,30 @@ class Gain:
 
     @classmethod
     def between(
-        cls, over: str, recipe: Sequence[float], baseline: Sequence[float], *, point: str | None = None
+        cls,
+        over: str,
+        recipe: Sequence[float],
+        baseline: Sequence[float],
+        *,
+        point: str | None = None,
+        resolution: float = RESOLUTION,
     ) -> Gain:
-        """Compare the PSNRs of a recipe and a baseline, both in the same order of seeds."""
+        """Compare the PSNRs of a recipe and a baseline, both in the same order of seeds. `resolution` is the smallest
+        difference that counts.
+        """
         differences = tuple(a - b for a, b in zip(recipe, baseline, strict=True))
         spread = Spread.of(differences)
         verdict: Verdict = "better" if spread.mean > 0 else "worse"
         if spread.sd is None:
             verdict = "spread unknown"
-        elif abs(spread.mean) < max(DEVIATIONS * spread.sd, RESOLUTION):
+        elif abs(spread.mean) < max(DEVIATIONS * spread.sd, resolution):
             verdict = "no difference"
         return cls(over, differences, spread.mean, spread.sd, verdict, point)
+
+    @property
+    def above_zero(self) -> int:
+        """The number of differences above zero."""
+        return sum(difference > 0 for difference in self.differences)
 
     def line(self) -> str:
         """A line on the gain, or that there is no difference."""

@@ -10,7 +10,7 @@ from compressor.base.choices import Goal, GoalOption
 from compressor.base.errors import UsageError
 from compressor.base.files import file_sha256
 from compressor.images.scores import GOAL_WORDS
-from compressor.training.run_folder import FACTS, STUDENT
+from compressor.models.checkpoints.header import RUN_FOLDER_FACTS, RUN_FOLDER_WEIGHTS
 from srkd.record.measurements import ExportedEntry, read_exports
 from srkd.record.run_file import RunFile, read_for_display
 from srkd.record.scores import Role, Score, of_role, scores_of, spread_of
@@ -70,10 +70,10 @@ def read_contents(run: Path, goal: GoalOption = "auto") -> Contents:
     """Read a run folder, or the folder of a plan of runs. By default the figures are about the run's own goal."""
     file = read_for_display(run)
     folders = [run / name for name in file.run_names]
-    has_facts = file.student is not None or not folders or not (folders[0] / FACTS).exists()
+    has_facts = file.student is not None or not folders or not (folders[0] / RUN_FOLDER_FACTS).exists()
     first = file if has_facts else read_for_display(folders[0])
     metrics = tuple(rows for folder in (run, *folders) if (rows := Metrics.read(folder)) is not None)
-    student, result = run / STUDENT, file.result
+    student, result = run / RUN_FOLDER_WEIGHTS, file.result
     finished = result is not None and student.is_file()
     scores = tuple(scores_of(result) if result is not None and finished else _scores_so_far(metrics))
     student_score = of_role(scores, "student")
@@ -99,12 +99,12 @@ def read_contents(run: Path, goal: GoalOption = "auto") -> Contents:
 def _unfinished(run: Path, file: RunFile, first: RunFile, metrics: Sequence[Metrics], folders: Sequence[Path]) -> str:
     """A line with the progress of an unfinished run and the command that continues it."""
     if file.is_finished:
-        return f"The run is finished, but {STUDENT} is missing from its folder."
+        return f"The run is finished, but {RUN_FOLDER_WEIGHTS} is missing from its folder."
     done = max((rows.last_step for rows in metrics), default=0)
     steps = None if first.preset is None else first.preset.schedule.steps
     where = f"step {done:,}" + (f" of {steps:,}" if steps and not folders else "")
     if folders:
-        where = f"run {sum((folder / FACTS).is_file() for folder in folders)} of {len(folders)}"
+        where = f"run {sum((folder / RUN_FOLDER_FACTS).is_file() for folder in folders)} of {len(folders)}"
     return f"This run is not finished: it is at {where}. srkd compress --resume {run.resolve().name} continues it."
 
 
@@ -130,7 +130,7 @@ def _outdated(file: Path, entry: ExportedEntry) -> str | None:
         return "the file is gone"
     if entry.sha256 is not None and (not file.is_file() or file_sha256(file) != entry.sha256):
         return "the file has changed since it was compared"
-    student, source = file.parent / STUDENT, entry.source_sha256
+    student, source = file.parent / RUN_FOLDER_WEIGHTS, entry.source_sha256
     if source is not None and student.is_file() and file_sha256(student) != source:
         return "made from other weights than the student's"
     return None

@@ -64,9 +64,8 @@ from recipes.config.reading import is_recipe_file, load_preset, recipe_label
 from recipes.terms.features import describe_taps
 from recipes.terms.phi import PhiSource, UsesPerceptualNet, bind_phi, find_phi, lacks_vgg19
 from srkd.options.compress import CompressOptions, TeacherOptions
-from srkd.options.models import as_tuple
 from srkd.options.shared import path_of
-from srkd.options.values import split_name
+from srkd.options.values import as_tuple, split_name
 from srkd.record.run_file import RunFile, StudentStart
 
 T = TypeVar("T")

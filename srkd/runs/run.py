@@ -42,8 +42,8 @@ from compressor.training.state import State, follow_leader
 from compressor.training.validation import Reference, enlarge, middle_of
 from demo.sheet import Panel, write_sheet
 from srkd.options.compress import CompressOptions
-from srkd.options.models import as_tuple
 from srkd.options.option import to_json
+from srkd.options.values import as_tuple
 from srkd.record.result import CompressReport, Quality, ScoresBeforeTraining
 from srkd.record.run_file import (
     SAME,

@@ -38,12 +38,13 @@ to the second, which keeps long logs short; under -v always after the first time
 
 @dataclasses.dataclass(frozen=True)
 class Console:
-    """The output of one command: results go to stdout, or to stderr if stdout is for JSON or CSV."""
+    """The output of one command: results go to stdout, or to stderr if stdout is for JSON, CSV or LaTeX."""
 
     verbose: bool = False
     quiet: bool = False
     json_stream: TextIO | None = None
     csv_stream: TextIO | None = None
+    latex_stream: TextIO | None = None
 
     @property
     def wants_json(self) -> bool:
@@ -54,6 +55,11 @@ class Console:
     def wants_csv(self) -> bool:
         """True if --csv was given: the rows of the table as CSV."""
         return self.csv_stream is not None
+
+    @property
+    def wants_latex(self) -> bool:
+        """True if --latex was given: the table as LaTeX."""
+        return self.latex_stream is not None
 
     def say(self, text: str) -> None:
         """Print a line about the work; -q silences it."""
@@ -123,6 +129,10 @@ class Console:
         text = csv_text([{name: json_value(value) for name, value in record.items()} for record in records])
         _write(text, self.csv_stream or sys.stdout)
 
+    def write_latex(self, text: str) -> None:
+        """Print the verb's table as LaTeX."""
+        _write(text, self.latex_stream or sys.stdout)
+
     def emit(self, verb: str, payload: object) -> None:
         """Print the command's JSON object, with its schema and the facts of the machine."""
         from compressor.base.machine import machine_facts
@@ -135,7 +145,7 @@ class Console:
         _write(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False), stream)
 
     def _out(self) -> TextIO:
-        return sys.stderr if self.wants_json or self.wants_csv else sys.stdout
+        return sys.stderr if self.wants_json or self.wants_csv or self.wants_latex else sys.stdout
 
 
 def is_watched() -> bool:

@@ -9,7 +9,8 @@ import torch
 
 from compressor.base.errors import SrkdError
 from compressor.images.files import read_rgb_u8
-from compressor.images.metrics import Protocol, finite_or_none, luma, psnr, psnr_y, ssim, ssim_y, to_u8
+from compressor.images.metrics import finite_or_none, luma, psnr, psnr_y, ssim, ssim_y, to_u8
+from compressor.images.protocol import Protocol
 from compressor.images.resize import mod_crop
 from compressor.images.sets import find_sets
 from tests.support.shared import benchmarks, needs_shared, shared

@@ -20,10 +20,10 @@ from srkd.options import compress as compress_options
 from srkd.options import option
 from srkd.options import verbs as verb_options
 from srkd.options.option import Options, declarations, groups_of
-from srkd.options.shared import CheckpointOptions, LimitOptions, ProgramOptions, RuntimeOptions
+from srkd.options.shared import CheckpointOptions, LimitOptions, ProgramOptions, RuntimeOptions, ScoringOptions
 
 CALLBACKS = ["progress", "announce"]
-CONSOLE = {"as_json", "as_csv", "verbose", "quiet", "help"}
+CONSOLE = {"as_json", "as_csv", "as_latex", "verbose", "quiet", "help"}
 
 KEPT_WITH = {"compress": {"plan", "accept_changed_code"}}
 """Fields that are no part of a request: decisions of a run, and of the person who continues it."""
@@ -66,7 +66,8 @@ def test_every_class_of_options_is_that_of_one_verb() -> None:
         for value in vars(module).values()
         if isinstance(value, type) and issubclass(value, Options)
     }
-    shared = {Options, CheckpointOptions, LimitOptions, ProgramOptions, RuntimeOptions, compress_options.PictureOptions}
+    shared = {Options, CheckpointOptions, LimitOptions, ProgramOptions, RuntimeOptions, ScoringOptions}
+    shared.add(compress_options.PictureOptions)
     keywords = {compress_options.CompressKeywords, compress_options.PlanKeywords}
     assert set(classes) == declared - shared - keywords
     assert len(classes) == len(set(classes))

@@ -1,0 +1,33 @@
+"""The protocol of an evaluation as a value. Importing this module imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from compressor.base.choices import Border
+from compressor.base.errors import SrkdError
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """The conditions of a PSNR figure. `border` None crops `scale` pixels; `bicubic` is the filter of the LR images."""
+
+    channel: Literal["y", "rgb"] = "y"
+    border: int | None = None
+    bicubic: Literal["matlab", "pil"] = "matlab"
+    lr_border: Border = "mirror"
+    grey: Literal["rgb", "raw"] = "rgb"
+
+    def __post_init__(self) -> None:
+        if self.border is not None and self.border < 0:
+            raise SrkdError(f"protocol: the border must be 0 pixels or more, got {self.border}")
+
+    def at(self, scale: int) -> Protocol:
+        """Return the same protocol with its border in pixels."""
+        return replace(self, border=scale if self.border is None else self.border)
+
+    def __str__(self) -> str:
+        border = "scale" if self.border is None else str(self.border)
+        words = [f"psnr@{self.channel}", f"border={border}", f"bicubic={self.bicubic}", f"grey={self.grey}"]
+        return ",".join([*words, "lr_border=clamp"] if self.lr_border == "clamp" else words)

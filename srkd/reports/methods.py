@@ -1,0 +1,211 @@
+"""The methods of run folders: finished runs that differ only in their seed, named by what else differs between them."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from srkd.record.code import short
+from srkd.record.result import CompressReport
+from srkd.record.run_file import RunFile, read_for_display
+from srkd.reports.contents import Contents
+
+SEED_MARK = "-seed"
+BASELINE = "scratch"
+"""The recipe whose runs are baselines of others also outside of a plan."""
+SHAPES = ("student.", "quantisation", "schedule.", "teacher")
+"""The beginnings of settings that name a row wherever they differ; others do so among rows of one method, which implies
+them otherwise."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """One finished run: a method with one seed. `plan` is the folder of the plan that it belongs to, and `baselines` are
+    the methods there with which the plan compares it.
+    """
+
+    run: str
+    method: str
+    seed: int
+    file: RunFile
+    result: CompressReport
+    folder: Path
+    plan: Path | None
+    baselines: tuple[str, ...]
+    is_baseline: bool
+
+    @cached_property
+    def settings(self) -> dict[str, str]:
+        """All else that decides the result, by key: runs with equal settings and code are seeds of one method."""
+        file, code = self.file, self.file.code
+        kept = file.model_dump(mode="json", include={"student", "quantisation"})
+        if file.start is not None:
+            origin = file.start.init_from
+            kept["start"] = {**file.start.model_dump(), "init_from": None if origin is None else origin.sha256}
+        kept["teacher"] = None if file.teacher is None else file.teacher.sha256
+        settings = _flat(kept)
+        if file.preset is not None:
+            settings |= _flat({"schedule": file.preset.schedule.model_dump(mode="json")})
+        if code is not None:
+            return settings | code.settings
+        # A run.json of an older srkd has only the options and weights that the recipe states.
+        preset = {} if file.preset is None else file.preset.model_dump(mode="json")
+        options = {rule["name"]: rule["options"] for rule in preset.get("methods", ())}
+        return settings | _flat({"weights": preset.get("weights", {}), "options": options})
+
+    @property
+    def variant(self) -> str:
+        """The name of a point of a sweep or of its baseline, such as `rate=0.0001`; empty for other runs."""
+        return self.method if "=" in self.method else ""
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """The settings that can name a row: those of `settings` under short names, with the rate that was used."""
+        recipe = self.file.recipe if self.variant else self.method
+        values = {"recipe": recipe or self.method, **self.settings}
+        fit_rate = values.pop("schedule.fit_rate", "none")
+        if values.get("start.init") == "fit" and fit_rate != "none":
+            values["schedule.rate"] = fit_rate
+        if self.file.teacher is not None:
+            values["teacher"] = f"{self.file.teacher.path.name} {short(self.file.teacher.sha256)}"
+        return values
+
+    @property
+    def sources(self) -> dict[str, str]:
+        """The hash of each source file of methods and networks; empty if run.json does not say."""
+        files = {} if self.file.code is None else self.file.code.sources()
+        return {f"source of {module}": sha256 for module, (_, sha256) in files.items()}
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """The version of each package that took part."""
+        if self.file.code is not None:
+            return self.file.code.versions
+        versions = {"srkd": self.file.srkd_version, "torch": self.file.machine.torch}
+        return {f"version of {name}": version for name, version in versions.items() if version is not None}
+
+    @property
+    def key(self) -> str:
+        """What is equal in all seeds of a method."""
+        continued = () if self.file.code is None else self.file.code.continued
+        changed = [[change.what, change.now] for entry in continued for change in entry.changes]
+        return json.dumps([self.method, self.settings, self.sources, changed], sort_keys=True)
+
+
+@dataclass(frozen=True)
+class MethodRuns:
+    """Runs that differ only in their seed, by a name that no other method has."""
+
+    name: str
+    runs: tuple[Trained, ...]
+    settings: Mapping[str, str]
+    """Its settings that other methods have with another value."""
+
+
+def find_methods(runs: Sequence[Contents]) -> tuple[MethodRuns, ...]:
+    """The methods of the finished runs, in the order of the runs."""
+    return tuple(group_methods(trained_runs([run for run in runs if run.unfinished is None])))
+
+
+def trained_runs(runs: Sequence[Contents]) -> list[Trained]:
+    """The single runs, and the finished runs of plans, each once; the two runs of `--then` count as one."""
+    trained: dict[Path, Trained] = {}
+    for run in runs:
+        names = () if run.file.request.get("then") else run.file.run_names
+        trials = None if run.file.result is None else run.file.result.trials
+        gains = () if trials is None else trials.gains
+        variants = {} if trials is None else {outcome.run: outcome.variant for outcome in trials.runs}
+        files = {run.path / name: read_for_display(run.path / name) for name in names} or {run.path: run.file}
+        for folder, file in files.items():
+            if file.result is None or file.seed is None:
+                continue
+            if names:
+                label, plan = f"{run.name}/{folder.name}", run.path
+                method = variants.get(folder.name) or folder.name.rpartition(SEED_MARK)[0] or folder.name
+                is_baseline = any(gain.over == method for gain in gains)
+                own = (gain.over for gain in gains if not is_baseline and gain.point in (None, method))
+                baselines = tuple(dict.fromkeys(own))
+            else:
+                label, plan, method = run.name, None, run.recipe
+                is_baseline = method == BASELINE
+                baselines = () if is_baseline else (BASELINE,)
+            row = Trained(label, method, file.seed, file, file.result, folder, plan, baselines, is_baseline)
+            trained.setdefault(folder.resolve(), row)
+    return list(trained.values())
+
+
+def group_methods(trained: Sequence[Trained]) -> list[MethodRuns]:
+    """Group runs that differ only in their seed, and name the groups by what differs between them."""
+    groups: dict[tuple[str, int], list[Trained]] = {}
+    for row in trained:
+        # A second run with the same seed does not count as another seed of the method.
+        key, number = row.key, 0
+        while any(row.seed == other.seed for other in groups.get((key, number), [])):
+            number += 1
+        groups.setdefault((key, number), []).append(row)
+    settings = _differing([group[0].labels for group in groups.values()])
+    names = [", ".join(named_value(*item) for item in each.items()) for each in settings]
+    names = [name or group[0].labels["recipe"] for name, group in zip(names, groups.values(), strict=True)]
+    # Methods that differ in their source alone, and seeds that were trained twice, are told apart by where they are.
+    names = _unique(names, [group[0].variant or group[0].run.partition("/")[0] for group in groups.values()])
+    names = _unique(names, [group[0].run for group in groups.values()])
+    return [
+        MethodRuns(name, tuple(group), each) for name, group, each in zip(names, groups.values(), settings, strict=True)
+    ]
+
+
+def _unique(names: Sequence[str], places: Sequence[str]) -> list[str]:
+    """The names, each with its place if another one is equal."""
+    return [name if names.count(name) == 1 else f"{name} ({place})" for name, place in zip(names, places, strict=True)]
+
+
+def _differing(rows: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
+    """The settings of each row that name it: the recipe, unless it is the same and another setting differs, and all
+    that differ.
+    """
+    keys = []
+    for key in dict.fromkeys(key for row in rows for key in row):
+        values = {(row["recipe"] if not key.startswith(SHAPES) else "", row[key]) for row in rows if key in row}
+        recipes = [recipe for recipe, _ in values]
+        if key != "recipe" and len(set(recipes)) < len(recipes):
+            keys.append(key)
+    if not keys or len({row["recipe"] for row in rows}) > 1:
+        keys.insert(0, "recipe")
+    return [{key: row[key] for key in keys if key in row} for row in rows]
+
+
+def shared_settings(methods: Sequence[MethodRuns]) -> dict[str, str]:
+    """The settings that all methods have with one value."""
+    first, *others = (method.runs[0].labels for method in methods)
+    return {
+        key: value for key, value in first.items() if value != "none" and all(each.get(key) == value for each in others)
+    }
+
+
+def named_value(key: str, value: str) -> str:
+    """A setting in the name of a method: the recipe by itself, others as in `width=16`, `schedule.rate=0.0001`, `lam=2`
+    and `weights.pixel=1.0`.
+    """
+    if key == "recipe":
+        return value
+    of_method = re.fullmatch(r"(option|weight) (.+) of method .+", key)
+    if of_method is not None:
+        key = of_method[2] if of_method[1] == "option" else f"weights.{of_method[2]}"
+    return f"{key.removeprefix('student.')}={short(value)}"
+
+
+def _flat(values: Mapping[str, Any], path: str = "") -> dict[str, str]:
+    """Nested settings by their path, such as `schedule.rate`."""
+    flat: dict[str, str] = {}
+    for name, value in values.items():
+        key = f"{path}.{name}" if path else name
+        if isinstance(value, Mapping):
+            flat |= _flat(value, key)
+        else:
+            flat[key] = "none" if value is None else value if isinstance(value, str) else json.dumps(value)
+    return flat

@@ -1,0 +1,306 @@
+"""`srkd compare --data`: students on benchmark sets over seeds, gains over baselines, and the scores that are kept."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+import srkd
+from compressor.base.errors import UsageError
+from srkd.cli.main import run
+from srkd.record.evaluations import EVALUATIONS
+from srkd.reports.latex import escape, latex_table
+from srkd.reports.set_table import SetTable
+from tests.support.small_runs import SMALL, save_photos, save_teacher
+
+SETS = ("A_1", "B%")
+SHARED: dict[str, Any] = {"settings": SMALL, "threads": 1, "goal": "original", "width": 0.5, "steps": 2, "seeds": 2}
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with two plans of two seeds, one of them with a baseline, and two sets in benchmarks/."""
+    desk = tmp_path_factory.mktemp("sets")
+    photos, teacher = save_photos(desk / "photos"), save_teacher(desk / "teacher.safetensors")
+    words: dict[str, Any] = {"data": photos, "val": photos, **SHARED}
+    srkd.compress(teacher, recipe="inherit", baselines=("scratch",), out=desk / "first", **words)
+    srkd.compress(
+        teacher, recipe="scratch", out=desk / "second", **{**words, "settings": (*SMALL, "schedule.rate=0.01")}
+    )
+    for index, name in enumerate(SETS):
+        folder = desk / "benchmarks" / name
+        folder.mkdir(parents=True)
+        for photo in list(photos.iterdir())[index:]:
+            shutil.copy(photo, folder)
+    return desk
+
+
+@pytest.fixture
+def copy(desk: Path, tmp_path: Path) -> Path:
+    """Return a copy of the folder that a test may change; no score is kept there yet."""
+    folder = Path(shutil.copytree(desk, tmp_path / "copy"))
+    for file in folder.rglob(EVALUATIONS):
+        file.unlink()
+    for file in folder.rglob("run.json"):
+        file.write_text(file.read_text().replace(str(desk), str(folder)))
+    return folder
+
+
+def table_of(folder: Path, *plans: str, **words: Any) -> SetTable:
+    runs = [folder / plan for plan in plans or ("first", "second")]
+    table = srkd.compare(runs, data=folder / "benchmarks", **words).sets
+    assert table is not None
+    return table
+
+
+def scored_images(folder: Path, *plans: str) -> int:
+    """Return how many images a call of compare enlarges."""
+    counts: list[int] = []
+    table_of(folder, *plans, progress=lambda title, done, total: counts.append(done))
+    return max(counts, default=0)
+
+
+def test_figures_are_those_of_evaluate(desk: Path) -> None:
+    table = table_of(desk, "first")
+    runs = [desk / "first" / f"{name}-seed{seed}" for name in ("inherit", "scratch") for seed in (10, 11)]
+    scores = srkd.evaluate([desk / "teacher.safetensors", *runs], data=desk / "benchmarks").models
+    rows = {row.name: row for row in table.rows}
+    (gains,) = table.gains
+    assert (gains.method, gains.over, gains.seeds) == ("inherit", "scratch", (10, 11))
+    assert list(rows)[:2] == ["bicubic", "teacher"] and rows.keys() == {"bicubic", "teacher", "inherit", "scratch"}
+    assert [rows[name].role for name in ("inherit", "scratch")] == ["student", "baseline"]
+    for name in SETS:
+        for key in ("psnr_y", "ssim_y"):
+            for reference in ("bicubic", "teacher"):
+                assert rows[reference].sets[name][key].values == (scores[reference][name][key],)
+            for method in ("inherit", "scratch"):
+                figure = rows[method].sets[name][key]
+                assert figure.values == tuple(scores[f"{method}-seed{seed}"][name][key] for seed in (10, 11))
+                assert figure.mean == pytest.approx(statistics.mean(figure.values))
+                assert figure.sd == pytest.approx(statistics.stdev(figure.values))
+            gain, (own, other) = gains.sets[name][key], (rows[m].sets[name][key].values for m in ("inherit", "scratch"))
+            by_hand = [mine - theirs for mine, theirs in zip(own, other, strict=True)]
+            assert gain.differences == tuple(by_hand) and gain.mean == pytest.approx(statistics.mean(by_hand))
+            assert gain.sd == pytest.approx(statistics.stdev(by_hand))
+            assert gain.above_zero == sum(difference > 0 for difference in by_hand)
+
+
+def test_with_one_seed_there_is_no_spread(desk: Path) -> None:
+    (row,) = [row for row in table_of(desk, "first/inherit-seed10").rows if row.seeds]
+    assert all(figure.sd is None for keys in row.sets.values() for figure in keys.values())
+
+
+def test_rows_are_labelled_by_the_settings_that_differ(desk: Path) -> None:
+    table = table_of(desk)
+    names = {row.name for row in table.rows if row.seeds}
+    rates = {row.settings["schedule.rate"] for row in table.rows if row.seeds}
+    assert len(names) == 3 and "scratch, schedule.rate=0.01" in names and "0.01" in rates and len(rates) == 2
+    assert "width=4" in table.shared_line() and "schedule.rate" not in table.shared_line()
+    # Of one recipe, the rate alone tells the rows apart.
+    scratch = [desk / "first" / "scratch-seed10", desk / "second"]
+    alone = srkd.compare(scratch, data=desk / "benchmarks").sets
+    assert alone is not None and "scratch" in alone.shared_line()
+    assert "schedule.rate=0.01" in {row.name for row in alone.rows}
+
+
+def test_a_run_counts_once_and_pairs_are_of_one_plan(desk: Path) -> None:
+    again = table_of(desk, "first", "first/scratch-seed10")
+    assert [len(row.seeds) for row in again.rows] == [0, 0, 2, 2]
+    # The recipe of the second plan shares seeds with the baseline of the first one, but not batches.
+    assert [gains.method for gains in table_of(desk).gains] == ["inherit, schedule.rate=0.0008"]
+    alone = table_of(desk, "first/inherit-seed10", "second/scratch-seed10", "second/scratch-seed11")
+    assert [gains.seeds for gains in alone.gains] == [(10,)]
+    assert table_of(desk, "second").left_out[0].startswith("no gains")
+
+
+def test_a_second_call_enlarges_nothing(copy: Path) -> None:
+    (copy / "elsewhere").mkdir()
+    images = sum(len(list((copy / "benchmarks" / name).iterdir())) for name in SETS)
+    notes: list[str] = []
+    first = table_of(copy, "first", announce=notes.append)
+    assert any(EVALUATIONS in note for note in notes)
+    notes.clear()
+    shutil.move(copy / "teacher.safetensors", copy / "elsewhere")
+    assert table_of(copy, "first", announce=notes.append) == first and notes == []
+    assert scored_images(copy, "first") == 0
+    # Another plan is scored; what is known is not.
+    assert scored_images(copy) == images and scored_images(copy) == 0
+    assert first.left_out == () and [row.role for row in first.rows][:2] == ["bicubic", "teacher"]
+
+
+def test_what_has_changed_is_scored_anew(copy: Path) -> None:
+    before = table_of(copy, "first")
+    shutil.copy(copy / "second" / "scratch-seed10" / "student.safetensors", copy / "first" / "inherit-seed10")
+    assert scored_images(copy, "first") == 5
+    photo = next((copy / "benchmarks" / "B%").iterdir())
+    times = photo.stat()
+    Image.open(photo).rotate(180).save(photo)
+    os.utime(photo, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert scored_images(copy, "first") == 2
+    after = table_of(copy, "first")
+    assert after.sets["A_1"] == before.sets["A_1"] and after.sets["B%"].digest != before.sets["B%"].digest
+    other = table_of(copy, "first", border=0)
+    assert other.rows != after.rows and "border=0" in other.title
+
+
+def test_files_of_scores_that_cannot_be_used(copy: Path) -> None:
+    table = table_of(copy, "first")
+    damaged, folder = (copy / "first" / f"scratch-seed{seed}" / EVALUATIONS for seed in (10, 11))
+    damaged.write_text("{")
+    folder.unlink()
+    folder.mkdir()
+    notes: list[str] = []
+    assert table_of(copy, "first", announce=notes.append) == table
+    assert sum("damaged" in note for note in notes) == 1 and sum("not kept" in note for note in notes) == 1
+    assert json.loads(damaged.read_text())["schema"] == "srkd.evaluations/1"
+
+
+def test_an_interrupted_call_keeps_the_finished_sets(copy: Path) -> None:
+    def stop(title: str, done: int, total: int) -> None:
+        if done == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        table_of(copy, "first", progress=stop)
+    assert scored_images(copy, "first") == 2
+
+
+def test_a_teacher_whose_file_is_gone_is_left_out(copy: Path) -> None:
+    (copy / "teacher.safetensors").unlink()
+    table = table_of(copy, "first")
+    assert "teacher" not in {row.role for row in table.rows} and "teacher.safetensors" in table.left_out[0]
+
+
+def test_by_the_goal_teacher_its_images_come_first(copy: Path) -> None:
+    photos, words = copy / "photos", {**SHARED, "goal": "teacher"}
+    srkd.compress(copy / "teacher.safetensors", recipe="logits", data=photos, val=photos, out=copy / "third", **words)
+    table = table_of(copy, "third")
+    runs = sorted((copy / "third").glob("logits-seed*"))
+    scores = srkd.evaluate(runs, data=copy / "benchmarks", against=copy / "teacher.safetensors").models
+    row = table.rows[-1]
+    assert table.references == ("teacher", "original") and "to the teacher" in latex_table(table)
+    for key in ("psnr_y_teacher", "ssim_y_teacher", "psnr_y", "ssim_y"):
+        assert row.sets["B%"][key].values == tuple(scores[run.name]["B%"][key] for run in runs)
+    assert [each.role for each in table.rows_to("teacher")] == ["bicubic", "student"]
+
+
+# Output.
+
+
+def rows_of(tabular: str) -> list[list[str]]:
+    """Return the cells of a tabular as LaTeX reads it; refuse anything that LaTeX would not accept."""
+    lines = [line for line in tabular.splitlines() if not line.startswith("%")]
+    begin, *inner, end = lines
+    columns = re.fullmatch(r"\\begin\{tabular\}\{([lr]+)\}", begin)
+    assert columns and end == r"\end{tabular}" and "\\begin" not in "".join(inner)
+    rows = []
+    for line in inner:
+        if line == r"\hline":
+            continue
+        assert line.endswith(r" \\"), line
+        text, depth = line.removesuffix(r" \\"), 0
+        commands = r"\\(textbf\{|pm(?![a-z])|text(backslash|asciitilde|asciicircum|less|greater|bar)\{\}|[&%$#_{}])"
+        plain = re.sub(commands, lambda found: "{" if found[0].endswith("bf{") else "", text)
+        assert not re.search(r"[\\%#_^~]", plain) and plain.count("$") % 2 == 0, line
+        for character in plain:
+            depth += {"{": 1, "}": -1}.get(character, 0)
+            assert depth >= 0, line
+        assert depth == 0, line
+        cells = re.split(r"(?<!\\)&", text)
+        assert len(cells) == len(columns[1]), line
+        rows.append([cell.strip() for cell in cells])
+    return rows
+
+
+def test_latex(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["compare", str(desk / "first"), "--data", str(desk / "benchmarks"), "--latex"]) == 0
+    text, table = capsys.readouterr().out, table_of(desk, "first")
+    head, *rows, gains = rows_of(text)
+    assert head == ["", r"A\_1 PSNR-Y (dB)", r"A\_1 SSIM-Y", r"B\% PSNR-Y (dB)", r"B\% SSIM-Y"]
+    assert [row[0] for row in rows] == [escape(row.name) for row in table.rows] and " over scratch" in gains[0]
+    assert gains[1][:2] in ("$+", "$-")
+    for index, (name, key, digits) in enumerate(
+        (name, *each) for name in SETS for each in (("psnr_y", 3), ("ssim_y", 4))
+    ):
+        figures = [row.sets[name][key] for row in table.rows]
+        best = max(figure.mean for figure, row in zip(figures, table.rows, strict=True) if row.seeds)
+        for row, figure, facts in zip(rows, figures, table.rows, strict=True):
+            shown = f"{figure.mean:.{digits}f}"
+            is_best = facts.seeds and shown == f"{best:.{digits}f}"
+            sd = "" if figure.sd is None else rf" $\pm$ {figure.sd:.{digits}f}"
+            assert row[index + 1] == (rf"\textbf{{{shown}}}" if is_best else shown) + sd
+    caption = "\n".join(line for line in text.splitlines() if line.startswith("%"))
+    assert table.title in caption and "seeds 10, 11" in caption and srkd.__version__ in caption
+
+
+def test_names_with_special_characters_are_latex(desk: Path) -> None:
+    table, name = table_of(desk, "first"), "[a_b] 5% & $x$ #1 {y} ~^\\ <z> | *"
+    odd = replace(table, rows=tuple(replace(row, name=name) for row in table.rows))
+    assert rows_of(latex_table(odd))[1][0] == escape(name)
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs pdflatex")
+def test_pdflatex_accepts_the_table(desk: Path, tmp_path: Path) -> None:
+    text = latex_table(table_of(desk))
+    document = f"\\documentclass{{article}}\n\\begin{{document}}\n{text}\n\\end{{document}}\n"
+    (tmp_path / "table.tex").write_text(document)
+    done = subprocess.run(["pdflatex", "-halt-on-error", "table.tex"], cwd=tmp_path, capture_output=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+def test_csv_and_json(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table, arguments = table_of(desk, "first"), ["compare", str(desk / "first"), "--data", str(desk / "benchmarks")]
+    assert run([*arguments, "--csv"]) == 0
+    records = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    figures = {(each["method"], each["over"], each["set"], each["metric"]): each for each in records}
+    assert len(figures) == len(records) == 4 * len(SETS) * 2 + len(SETS) * 2
+    for row in table.rows:
+        record = figures[row.name, "", "B%", "psnr_y_db"]
+        assert float(record["mean"]) == row.sets["B%"]["psnr_y"].mean and record["n"] == str(len(row.seeds) or 1)
+        assert tuple(map(float, record["values"].split())) == row.sets["B%"]["psnr_y"].values
+    gain = table.gains[0].sets["B%"]["ssim_y"]
+    record = figures["inherit", "scratch", "B%", "ssim_y"]
+    assert (float(record["mean"]), int(record["above_zero"])) == (gain.mean, gain.above_zero)
+    assert run([*arguments, "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["schema"] == "srkd.compare/1" and document["sets"]["metrics"]["psnr_y"]["unit"] == "dB"
+    assert document["sets"]["rows"][0]["sets"]["A_1"]["psnr_y"]["mean"] == table.rows[0].sets["A_1"]["psnr_y"].mean
+
+
+def test_the_table_in_the_terminal(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["compare", str(desk / "first"), "--data", str(desk / "benchmarks")]) == 0
+    out = capsys.readouterr().out
+    table = table_of(desk, "first")
+    assert table.shared_line().split(",")[0] in out and table.heading("original") in " ".join(out.split())
+    assert re.search(r"\d\.\d{3} ± \d\.\d{3}", out) and re.search(r"\([0-2]/2\)", out)
+
+
+def test_options_without_a_meaning_are_refused(desk: Path) -> None:
+    with pytest.raises(UsageError, match="--border"):
+        srkd.compare(desk / "first", border=0)
+    assert run(["compare", str(desk / "first"), "--latex", "-q"]) == 2
+
+
+def test_known_scores_need_no_torch(desk: Path) -> None:
+    """Importing torch takes longer than the rest of a second call."""
+    table_of(desk, "first")
+    code = (
+        "import sys; from srkd.cli.main import run; code = run(sys.argv[1:]); "
+        "print('torch' in sys.modules, file=sys.stderr); sys.exit(code)"
+    )
+    words = ["compare", str(desk / "first"), "--data", str(desk / "benchmarks"), "--json"]
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.split()) == (0, ["False"]) and "A_1" in done.stdout
