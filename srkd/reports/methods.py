@@ -25,8 +25,8 @@ them otherwise."""
 
 @dataclass(frozen=True)
 class Trained:
-    """One finished run: a method with one seed. `plan` is the folder of the plan that it belongs to, and `baselines` are
-    the methods there with which the plan compares it.
+    """One finished run: a method with one seed. `plan` is the folder of its plan, `baselines` the methods that the plan
+    compares it with.
     """
 
     run: str

@@ -32,14 +32,13 @@ SHARED: dict[str, Any] = {"settings": SMALL, "threads": 1, "goal": "original", "
 
 @pytest.fixture(scope="module")
 def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with two plans of two seeds, one of them with a baseline, and two sets in benchmarks/."""
+    """Return a folder with two plans of two seeds and a baseline, the second a sweep, and two sets in benchmarks/."""
     desk = tmp_path_factory.mktemp("sets")
     photos, teacher = save_photos(desk / "photos"), save_teacher(desk / "teacher.safetensors")
     words: dict[str, Any] = {"data": photos, "val": photos, **SHARED}
     srkd.compress(teacher, recipe="inherit", baselines=("scratch",), out=desk / "first", **words)
-    srkd.compress(
-        teacher, recipe="scratch", out=desk / "second", **{**words, "settings": (*SMALL, "schedule.rate=0.01")}
-    )
+    words |= {"sweep": ("rate=0.001,0.01",)}
+    srkd.compress(teacher, recipe="inherit", baselines=("scratch",), out=desk / "second", **words)
     for index, name in enumerate(SETS):
         folder = desk / "benchmarks" / name
         folder.mkdir(parents=True)
@@ -105,25 +104,26 @@ def test_with_one_seed_there_is_no_spread(desk: Path) -> None:
 
 def test_rows_are_labelled_by_the_settings_that_differ(desk: Path) -> None:
     table = table_of(desk)
-    names = {row.name for row in table.rows if row.seeds}
-    rates = {row.settings["schedule.rate"] for row in table.rows if row.seeds}
-    assert len(names) == 3 and "scratch, schedule.rate=0.01" in names and "0.01" in rates and len(rates) == 2
+    rates = ("0.0008", "0.001", "0.01")
+    names = {f"{recipe}, schedule.rate={rate}" for recipe in ("inherit", "scratch") for rate in rates}
+    assert {row.name for row in table.rows if row.seeds} == names
+    assert {row.settings["schedule.rate"] for row in table.rows if row.seeds} == set(rates)
     assert "width=4" in table.shared_line() and "schedule.rate" not in table.shared_line()
     # Of one recipe, the rate alone tells the rows apart.
-    scratch = [desk / "first" / "scratch-seed10", desk / "second"]
-    alone = srkd.compare(scratch, data=desk / "benchmarks").sets
-    assert alone is not None and "scratch" in alone.shared_line()
-    assert "schedule.rate=0.01" in {row.name for row in alone.rows}
+    alone = table_of(desk, "first/scratch-seed10", "second/scratch-rate-0.01-seed10")
+    assert {row.name for row in alone.rows if row.seeds} == {"schedule.rate=0.0008", "schedule.rate=0.01"}
+    assert "scratch" in alone.shared_line()
 
 
 def test_a_run_counts_once_and_pairs_are_of_one_plan(desk: Path) -> None:
     again = table_of(desk, "first", "first/scratch-seed10")
     assert [len(row.seeds) for row in again.rows] == [0, 0, 2, 2]
-    # The recipe of the second plan shares seeds with the baseline of the first one, but not batches.
-    assert [gains.method for gains in table_of(desk).gains] == ["inherit, schedule.rate=0.0008"]
-    alone = table_of(desk, "first/inherit-seed10", "second/scratch-seed10", "second/scratch-seed11")
-    assert [gains.seeds for gains in alone.gains] == [(10,)]
-    assert table_of(desk, "second").left_out[0].startswith("no gains")
+    # A point shares seeds with the baselines of other points and plans, but it is compared with its own.
+    gains = table_of(desk).gains
+    assert len(gains) == 3 and all(each.over == each.method.replace("inherit", "scratch") for each in gains)
+    alone = table_of(desk, *(f"first/{name}" for name in ("inherit-seed10", "scratch-seed10", "scratch-seed11")))
+    assert [each.seeds for each in alone.gains] == [(10,)]
+    assert table_of(desk, "first/inherit-seed10").left_out[0].startswith("no gains")
 
 
 def test_a_second_call_enlarges_nothing(copy: Path) -> None:
@@ -143,7 +143,7 @@ def test_a_second_call_enlarges_nothing(copy: Path) -> None:
 
 def test_what_has_changed_is_scored_anew(copy: Path) -> None:
     before = table_of(copy, "first")
-    shutil.copy(copy / "second" / "scratch-seed10" / "student.safetensors", copy / "first" / "inherit-seed10")
+    shutil.copy(copy / "second" / "rate-0.01-seed10" / "student.safetensors", copy / "first" / "inherit-seed10")
     assert scored_images(copy, "first") == 5
     photo = next((copy / "benchmarks" / "B%").iterdir())
     times = photo.stat()
