@@ -35,7 +35,8 @@ Every function takes a model as a file, a run folder or an open network. Each ha
     cost           count parameters and multiply-accumulates
                    >>> srkd.cost(student, "320x180")
 
-The same verbs are commands of the shell: `srkd --help`. Importing srkd does not import torch.
+The same verbs are commands of the shell: `srkd --help`. Importing srkd does not import torch. `srkd.training` has the
+parts for a training loop of one's own: help(srkd.training).
 """
 
 from __future__ import annotations
@@ -104,6 +105,8 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> object:
+    if name == "training":
+        return import_module("srkd.training")
     if name not in __all__:
         raise AttributeError(f"module 'srkd' has no attribute {name!r}")
     value = getattr(import_module(_MODULES[name]), name)

@@ -44,7 +44,7 @@ class Validation:
         self,
         sets: Sequence[ValidationSet],
         scale: int,
-        goal: Goal,
+        goal: Goal = "original",
         teacher: ImageModel | None = None,
         context: Context = QUIET,
     ) -> None:
