@@ -5,9 +5,10 @@ What a run folder keeps is not computed again. Importing this module does not im
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from compressor.base.choices import Goal
@@ -17,7 +18,7 @@ from compressor.base.files import file_sha256
 from compressor.images.protocol import Protocol
 from compressor.images.scores import both_goals
 from compressor.images.sets import ImageSet
-from compressor.inference.metric_table import DEFAULT_METRICS
+from compressor.inference.metric_table import DEFAULT_METRICS, METRICS
 from compressor.models.checkpoints.header import RUN_FOLDER_WEIGHTS
 from compressor.runtimes.table import OpenOptions
 from srkd.options.verbs import CompareOptions
@@ -36,9 +37,9 @@ from srkd.record.run_teacher import find_teacher_file
 from srkd.reports.methods import Trained
 
 if TYPE_CHECKING:
-    from compressor.inference.evaluate import Evaluation
     from compressor.runtimes.base import Runtime
 
+Key: TypeAlias = tuple[str, ScoringConditions]
 SetFigures: TypeAlias = Mapping[str, Mapping[str, float]]
 """The figures of a model, by set and key."""
 
@@ -61,12 +62,13 @@ class SetScores:
 
     conditions: Mapping[str, ScoringConditions]
     """What decides the scores on each set, by the set's name."""
-    entries: Mapping[tuple[str, ScoringConditions], KeptScores]
+    entries: Mapping[Key, KeptScores]
 
     def of(self, model: str) -> SetFigures:
-        """The figures of a model; none if its file is gone."""
+        """The figures of a model; none if its file is gone and not all of them are kept."""
         rows = {name: self.entries.get((model, each)) for name, each in self.conditions.items()}
-        return {name: row.figures for name, row in rows.items() if row is not None}
+        figures = {name: row.figures for name, row in rows.items() if row is not None}
+        return figures if len(figures) == len(rows) else {}
 
     def lr_of(self, name: str) -> str:
         """The origin of a set's LR images."""
@@ -98,6 +100,11 @@ class Scoring:
         """What images are compared with, the goal first."""
         return ("original",) if self.goal == "original" else both_goals(self.goal)
 
+    @property
+    def _keys(self) -> set[str]:
+        """The keys of the figures on each set."""
+        return {METRICS[name].key_to(reference) for name in DEFAULT_METRICS for reference in self.references}
+
     @cached_property
     def teachers(self) -> Mapping[str, TeacherFile]:
         """The distinct teachers of the students, by the SHA-256 of their files."""
@@ -115,10 +122,11 @@ class Scoring:
             )
         return next(iter(self.teachers))
 
-    def scores(self) -> SetScores:
-        """The scores of all models that are there; new ones are kept in the run folders."""
-        options, folders = self.options, {student.run.folder: student for student in self.students}
-        conditions = {
+    @cached_property
+    def conditions(self) -> Mapping[str, ScoringConditions]:
+        """What decides the scores on each set."""
+        options = self.options
+        return {
             image_set.name: ScoringConditions(
                 images=images_digest(file for pair in image_set.pairs for file in (pair.hr, pair.lr)),
                 scale=self.scale,
@@ -131,55 +139,49 @@ class Scoring:
             )
             for image_set in self.sets
         }
+
+    def scores(self) -> SetScores:
+        """The scores of all models that are there; new ones are kept in the run folders."""
+        folders = {student.run.folder: student for student in self.students}
         kept = {folder: read_evaluations(folder, self.context.note) for folder in folders}
-        known = {entry.key: entry for entries in kept.values() for entry in entries}
-        new: dict[tuple[str, ScoringConditions], KeptScores] = {}
-
-        def keep(evaluation: Evaluation, models: Sequence[str]) -> None:
-            for model, sets in zip(models, evaluation.models.values(), strict=True):
-                for name, score in sets.items():
-                    figures = dict(score.figures)
-                    entry = KeptScores(
-                        model=model,
-                        conditions=conditions[name],
-                        lr="stored" if score.lr == "stored" else "made",
-                        figures=figures,
-                    )
-                    new[entry.key] = entry
-
+        known = {
+            entry.key: entry for entries in kept.values() for entry in entries if self._keys <= entry.figures.keys()
+        }
+        new: dict[Key, KeptScores] = {}
         try:
-            for models, sets in self._missing(conditions, known).items():
-                self._evaluate(models, sets, keep)
+            for models, sets in self._missing(known).items():
+                for entry in self._evaluate(models, sets):
+                    new[entry.key] = entry
         finally:
-            known |= new
-            obstacles = []
-            for folder, student in folders.items() if new else ():
-                own = {student.sha256, BICUBIC, *([] if student.teacher is None else [student.teacher.sha256])}
-                entries = {entry.key: entry for entry in (*kept[folder], *new.values()) if entry.model in own}
-                if entries.keys() & new.keys():
-                    obstacles.append(write_evaluations(folder, tuple(entries.values())))
-            reasons = [str(obstacle) for obstacle in obstacles if obstacle is not None]
-            if reasons:
-                more = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
-                self.context.note(f"evaluations are not kept for the next time: {reasons[0]}{more}")
-        return SetScores(conditions, known)
+            self._keep(kept, new)
+        return SetScores(self.conditions, known | new)
 
-    def _missing(
-        self, conditions: Mapping[str, ScoringConditions], known: Mapping[tuple[str, ScoringConditions], KeptScores]
-    ) -> dict[tuple[str, ...], list[ImageSet]]:
+    def _keep(self, kept: Mapping[Path, Sequence[KeptScores]], new: Mapping[Key, KeptScores]) -> None:
+        """Add new scores to the folders of their runs."""
+        obstacles = []
+        for student in self.students:
+            folder, own = student.run.folder, {student.sha256, BICUBIC}
+            own |= set() if student.teacher is None else {student.teacher.sha256}
+            entries = {entry.key: entry for entry in (*kept[folder], *new.values()) if entry.model in own}
+            if entries.keys() & new.keys():
+                obstacles.append(write_evaluations(folder, tuple(entries.values())))
+        reasons = [str(obstacle) for obstacle in obstacles if obstacle is not None]
+        if reasons:
+            more = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
+            self.context.note(f"scores are not kept for the next time: {reasons[0]}{more}")
+
+    def _missing(self, known: Mapping[Key, KeptScores]) -> dict[tuple[str, ...], list[ImageSet]]:
         """The sets by the models that lack scores on them."""
         models = dict.fromkeys([BICUBIC, *self.teachers, *(student.sha256 for student in self.students)])
         missing: dict[tuple[str, ...], list[ImageSet]] = {}
         for image_set in self.sets:
-            lacking = tuple(model for model in models if (model, conditions[image_set.name]) not in known)
+            lacking = tuple(model for model in models if (model, self.conditions[image_set.name]) not in known)
             missing.setdefault(lacking, []).append(image_set)
         missing.pop((), None)
         return missing
 
-    def _evaluate(
-        self, models: Sequence[str], sets: Sequence[ImageSet], keep: Callable[[Evaluation, Sequence[str]], None]
-    ) -> None:
-        """Score models on sets; of an interrupted evaluation the finished sets are kept."""
+    def _evaluate(self, models: Sequence[str], sets: Sequence[ImageSet]) -> Iterator[KeptScores]:
+        """Score models on sets; of an interrupted evaluation, the finished sets."""
         from compressor.inference.evaluate import EvaluationInterrupted, EvaluationSettings, evaluate
 
         options = self.options
@@ -197,12 +199,21 @@ class Scoring:
             self.scale, self.protocol, options.self_ensemble, options.tile, metrics=DEFAULT_METRICS
         )
         teacher = None if self.against is None else runtimes[self.against]
-        rows = (BICUBIC, *runtimes)
+        interrupted: EvaluationInterrupted | None = None
         try:
-            keep(evaluate(tuple(runtimes.values()), sets, settings, self.context, teacher=teacher), rows)
-        except EvaluationInterrupted as interrupted:
-            keep(interrupted.evaluations[0], rows)
-            raise
+            evaluation = evaluate(tuple(runtimes.values()), sets, settings, self.context, teacher=teacher)
+        except EvaluationInterrupted as error:
+            interrupted, evaluation = error, error.evaluations[0]
+        for model, scores in zip((BICUBIC, *runtimes), evaluation.models.values(), strict=True):
+            for name, score in scores.items():
+                yield KeptScores(
+                    model=model,
+                    conditions=self.conditions[name],
+                    lr="stored" if score.lr == "stored" else "made",
+                    figures=dict(score.figures),
+                )
+        if interrupted is not None:
+            raise interrupted
 
     def _open(self, model: str) -> Runtime | None:
         """Open a student, or a teacher whose file is there."""

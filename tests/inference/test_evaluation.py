@@ -53,7 +53,9 @@ def data(tmp_path: Path) -> Path:
 def test_the_table(data: Path) -> None:
     sets = find_sets(data, scale=2)
     calls: list[tuple[str, int, int]] = []
-    evaluation = evaluate([nearest_model(2)], sets, AT_X2, Context(progress=lambda *now: calls.append(now)))
+    lines: list[tuple[str, float]] = []
+    context = Context(progress=lambda *now: calls.append(now), status=lambda *now: lines.append(now))
+    evaluation = evaluate([nearest_model(2)], sets, AT_X2, context)
     assert list(evaluation.models) == ["bicubic", "nearest"]
     assert list(evaluation.models["nearest"]) == ["plain", "stored"]
     assert str(evaluation.protocol) == "psnr@y,border=2,bicubic=matlab,grey=rgb"
@@ -69,6 +71,8 @@ def test_the_table(data: Path) -> None:
     # The stored LR images are darker: they were used.
     assert evaluation.models["bicubic"]["stored"].psnr_y < 30 < plain.psnr_y
     assert (calls[0], calls[-1]) == (("scored", 0, 4), ("scored", 4, 4))
+    # The time that is left is known after the first image.
+    assert [line for line, seconds in lines if seconds > 0] == ["plain: grey", "stored: 0", "stored: 1"]
 
 
 def test_a_printed_evaluation_is_a_line_for_each_model(data: Path) -> None:

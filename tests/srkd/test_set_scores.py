@@ -184,6 +184,15 @@ def test_a_teacher_whose_file_is_gone_is_left_out(copy: Path) -> None:
     assert "teacher" not in {row.role for row in table.rows} and "teacher.safetensors" in table.left_out[0]
 
 
+def test_a_teacher_that_was_scored_on_some_of_the_sets_is_left_out(copy: Path) -> None:
+    shutil.move(copy / "benchmarks" / "B%", copy / "later")
+    assert "teacher" in {row.role for row in table_of(copy, "first").rows}
+    shutil.move(copy / "later", copy / "benchmarks" / "B%")
+    (copy / "teacher.safetensors").unlink()
+    table = table_of(copy, "first")
+    assert "teacher" not in {row.role for row in table.rows} and set(table.rows[-1].sets) == set(SETS)
+
+
 def test_by_the_goal_teacher_its_images_come_first(copy: Path) -> None:
     photos, words = copy / "photos", {**SHARED, "goal": "teacher"}
     srkd.compress(copy / "teacher.safetensors", recipe="logits", data=photos, val=photos, out=copy / "third", **words)
