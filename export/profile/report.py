@@ -15,6 +15,7 @@ from compressor.base.errors import SrkdError, UsageError
 from compressor.base.machine import available_memory, has_integer_products, torch_threads
 from compressor.images.metrics import below_bicubic
 from compressor.images.protocol import Protocol
+from compressor.images.scores import Scores
 from compressor.inference.open import SOURCE
 from compressor.models.networks.base import Descriptor
 from compressor.models.networks.image_cost import COMPARED_SIZE
@@ -158,7 +159,7 @@ class QualityRow:
     """To the teacher's images; None for the teacher itself, and without one."""
 
     def by(self, goal: Goal) -> float | None:
-        return self.psnr_y if goal == "original" else self.psnr_y_teacher
+        return Scores(psnr_y=self.psnr_y, psnr_y_teacher=self.psnr_y_teacher).by(goal)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from compressor.base.choices import Goal
-from compressor.images.scores import GOAL_WORDS
+from compressor.images.scores import GOAL_WORDS, Scores
 from compressor.models.checkpoints.header import RUN_FOLDER_WEIGHTS
 from compressor.models.networks.image_cost import Cost
 from srkd.record.reading import Decibels
@@ -125,7 +125,7 @@ class Outcome:
 
     def by(self, goal: Goal) -> float:
         """The figure by which the trial is judged."""
-        psnr = self.psnr_y if goal == "original" else self.psnr_y_teacher
+        psnr = Scores(psnr_y=self.psnr_y, psnr_y_teacher=self.psnr_y_teacher).by(goal)
         return math.inf if psnr is None else psnr
 
 
