@@ -12,6 +12,7 @@ from importlib import metadata
 from typing import Protocol, TypeVar
 
 from compressor.base.errors import UsageError, nearest, shorten
+from compressor.base.python_files import imported_files
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 
@@ -122,15 +123,16 @@ def installed_packages() -> dict[str, str]:
 
 
 def package_at_fault(error: BaseException) -> str | None:
-    """Return one line that names the installed package that raised an error, and where; None if srkd's own code did.
+    """Return one line that names the package, or the user's own file, that raised an error; None if srkd's code did.
 
     An error raised in a library is attributed to the library's caller.
     """
-    packages = installed_packages()
-    module, _ = _last_line([*packages, *OWN_MODULES], error)
-    if module not in packages:
+    packages, files = installed_packages(), imported_files()
+    module, _ = _last_line([*packages, *files, *OWN_MODULES], error)
+    if module not in packages and module not in files:
         return None
-    return f"the package {packages[module]} failed: {describe_failure(error, module)}"
+    owner = f"{files[module]}" if module in files else f"the package {packages[module]}"
+    return f"{owner} failed: {describe_failure(error, module)}"
 
 
 OWN_MODULES = ("compressor", "recipes", "export", "demo", "srkd")

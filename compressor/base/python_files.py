@@ -6,7 +6,7 @@ import ast
 import hashlib
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -53,9 +53,9 @@ def module_of_file(path: Path) -> str:
     return f"{stem}_{digest[:12]}"
 
 
-def file_of_module(name: str) -> Path | None:
-    """Return the file that was imported as this module by `import_file`; None for other modules."""
-    return _IMPORTED.get(name)
+def imported_files() -> Mapping[str, Path]:
+    """Return the files that `import_file` has imported, by the names of their modules."""
+    return _IMPORTED
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from compressor.base.entry_points import top_module
 from compressor.base.files import file_sha256
-from compressor.base.python_files import file_of_module, file_sources, imports_of
+from compressor.base.python_files import file_sources, imported_files, imports_of
 
 NOT_FOLLOWED = frozenset({*sys.stdlib_module_names, "torch"})
 """Top-level packages whose version says what their code is."""
@@ -39,7 +39,7 @@ def class_sources(cls: type) -> Mapping[str, str | None]:
         if base.__module__ == "__main__":
             sources[f"__main__.{base.__qualname__}"] = _text_sha256(base)
     for module in dict.fromkeys([*modules, *_imported(cls.__module__)]):
-        named = file_of_module(module)
+        named = imported_files().get(module)
         if named is not None:
             sources |= file_sources(named)
         elif module != "__main__":

@@ -1,4 +1,4 @@
-"""What a distillation method is to the rest of srkd: a name, weighted terms, and modules trained with the student.
+"""The interface of a distillation method: a name, weighted terms, and modules that are trained with the student.
 
 `Method` has the four members that every method has; every protocol after it is an optional member. Each says who asks
 for it, and what holds for a method without it. Importing this file does not import torch.

@@ -37,7 +37,7 @@ class Forward:
         return Forward(self.sr.detach(), features, images)
 
     def cropped(self, wider: WiderPatches) -> Forward:
-        """What a network made of windows around the patches, cut to the patches: output, features and images."""
+        """Return the output, features and images of windows around patches, cut to the patches."""
         features, images = (
             {tap: wider.crop(tensor) for tap, tensor in tensors.items()} for tensors in (self.features, self.images)
         )

@@ -19,7 +19,7 @@ from typing import Any
 
 from compressor.base.entry_points import describe_failure, top_module
 from compressor.base.errors import SrkdError, UsageError, nearest
-from compressor.base.python_files import file_of_module, import_file, module_of_file
+from compressor.base.python_files import import_file, imported_files, module_of_file
 from recipes.catalogue import METHODS, MethodEntry, needs_of_class
 
 BASE = "logits"
@@ -182,7 +182,7 @@ def recipe_of(method: object) -> str:
 
 def _file_of(cls: type[Any]) -> Path | None:
     """Return the file from which a class can be imported anew, by its path; None for one in a program or package."""
-    named = file_of_module(cls.__module__)
+    named = imported_files().get(cls.__module__)
     module = sys.modules.get(cls.__module__)
     if (
         named is not None

@@ -1,4 +1,4 @@
-"""What a paper or its code sets for a network: options of a method, declared beside the network."""
+"""Options of methods that papers or their code set for a network; they are declared beside the network."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What terms of several methods are made of: distances, gates, features, contrast, φ, quantisers."""
+"""Parts of terms that several methods share: distances, gates, features, contrast, φ, quantisers."""

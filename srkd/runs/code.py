@@ -16,7 +16,7 @@ import torch
 from compressor.base.context import Note, no_note
 from compressor.base.entry_points import OWN_MODULES, installed_packages, top_module
 from compressor.base.errors import SrkdError
-from compressor.base.python_files import checking_files, file_of_module, file_sources
+from compressor.base.python_files import checking_files, file_sources, imported_files
 from compressor.base.sources import class_sources
 from compressor.models.networks.base import Network
 from compressor.models.networks.registry import NETWORKS
@@ -57,7 +57,7 @@ def _used_method(method: Method, stage: str, weights: Weights) -> UsedMethod:
     entry = METHODS.get(method.name)
     cls: type[Any] = type(method)
     fields = dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ()
-    file = file_of_module(cls.__module__)
+    file = imported_files().get(cls.__module__)
     package = entry.package if entry is not None else _package(cls.__module__) or top_module(cls.__module__)
     package = package if file is None else file.name
     return UsedMethod(

@@ -165,6 +165,15 @@ def test_a_mistake_is_one_line(recipe: str, expected: str, mine: Path) -> None:
     assert "\n" not in str(error.value)
 
 
+def test_an_error_in_training_names_the_file_and_the_line(
+    mine: Path, words: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine.write_text(mine.read_text().replace("        sr, target", "        1 / 0\n        sr, target"))
+    assert srkd_in_process(["compress", "--recipe", f"{mine}:SobelKD", "--out", str(tmp_path / "run")]) == 1
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert f"{mine} failed: ZeroDivisionError" in line and f"at {mine}:17;" in line
+
+
 def test_a_feature_method_is_asked_for_its_kind(
     mine: Path, words: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
