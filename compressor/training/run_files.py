@@ -15,6 +15,7 @@ from compressor.base.files import atomic_path, require_regular
 from compressor.models.checkpoints.header import RUN_FOLDER_FACTS
 
 METRICS = "metrics.jsonl"
+MOST_END_BYTES = 64 * 2**10
 MOST_ROW_CHARACTERS = 10**6
 """The longest line of metrics.jsonl; a longer one is read in parts, none of which is a row."""
 
@@ -31,6 +32,18 @@ def read_metrics(run: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                 row = json.loads(line)
                 if isinstance(row, dict) and type(row.get("step")) is int:
                     yield line.rstrip("\n"), row
+
+
+def newest_step(run: Path) -> int:
+    """The step of the newest row of metrics.jsonl, from the end of the file; 0 without one."""
+    with suppress(OSError), open(run / METRICS, "rb") as file:
+        file.seek(max(0, file.seek(0, 2) - MOST_END_BYTES))
+        for line in reversed(file.read().splitlines()):
+            with suppress(ValueError, RecursionError):
+                row = json.loads(line)
+                if isinstance(row, dict) and type(row.get("step")) is int:
+                    return int(row["step"])
+    return 0
 
 
 def write_facts(run: Path, facts: Mapping[str, Any]) -> None:

@@ -9,6 +9,7 @@ import errno
 import fcntl
 import os
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,19 +21,21 @@ from compressor.training.run_folder import LOCK, remove_leftovers
 
 WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EINVAL)
 """Errors of file systems without locks."""
+LOOK_SECONDS = 0.5
+"""Time between two looks at a lock that another process holds."""
 
 
 @contextmanager
-def lock_run(run: Path, context: Context, option: str = "--out") -> Iterator[None]:
+def lock_run(run: Path, context: Context, option: str = "--out", *, wait_seconds: float = 0.0) -> Iterator[None]:
     """Hold the lock on a run folder within the block; the folder is created, and removed again if it stays empty.
 
     The leading process takes the lock for all processes of its run. `option` is the option that named the folder, for
-    the error if it cannot be written.
+    the error if it cannot be written. `wait_seconds` is the time for another process to release it.
     """
     processes = context.processes
 
     def take() -> _Lock | None:
-        return _Lock.take(run, option) if processes.is_leader else None
+        return _Lock.take(run, option, wait_seconds) if processes.is_leader else None
 
     lock = processes.run_on_all(take)
     try:
@@ -53,12 +56,19 @@ class _Lock:
         self.path, self.descriptor, self.folders, self.is_held = path, descriptor, folders, is_held
 
     @classmethod
-    def take(cls, run: Path, option: str) -> _Lock:
+    def take(cls, run: Path, option: str, wait_seconds: float = 0.0) -> _Lock:
+        deadline = time.monotonic() + wait_seconds
         try:
             folders = [folder for folder in (*reversed(run.parents), run) if not folder.exists()]
             run.mkdir(parents=True, exist_ok=True)
             while True:
-                lock = cls._open(run / LOCK, folders, run)
+                try:
+                    lock = cls._open(run / LOCK, folders, run)
+                except SrkdError:
+                    if time.monotonic() > deadline:
+                        raise
+                    time.sleep(LOOK_SECONDS)
+                    continue
                 if lock is not None:
                     return lock
         except OSError as error:

@@ -349,8 +349,20 @@ class RunOptions(Group):
             metavar="KEY=V1,V2",
         ),
     ] = ()
+    jobs: Annotated[
+        int | None,
+        Field(ge=1),
+        Option(
+            "Train this many of the runs at the same time, each in a process; --device cuda: on the next GPU.",
+            unset="1",
+        ),
+    ] = None
     device: Annotated[str, DEVICE, Option("cpu, cuda, cuda:N or mps.")] = "cpu"
-    threads: Annotated[int | None, Field(ge=1), Option("CPU threads.", unset="as many as torch uses")] = None
+    threads: Annotated[
+        int | None,
+        Field(ge=1),
+        Option("CPU threads.", unset="as many as torch uses; with --jobs its share of the cores"),
+    ] = None
     track: Annotated[
         tuple[TrackerName, ...],
         names_of(*TRACKERS),
@@ -368,6 +380,11 @@ class RunOptions(Group):
     @property
     def has_baselines(self) -> bool:
         return self.with_baseline or self.baselines != ()
+
+    @property
+    def is_side_by_side(self) -> bool:
+        """Whether processes of their own train the runs of a plan."""
+        return self.jobs is not None and self.jobs > 1
 
     @property
     def folder(self) -> Path:

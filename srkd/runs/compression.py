@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 
 from compressor.base.context import Context, Note
-from compressor.base.errors import SrkdError
+from compressor.base.errors import SrkdError, UsageError
 from compressor.base.files import require_writable_folder
-from compressor.base.machine import count_threads, machine_facts, torch_threads
+from compressor.base.machine import count_threads, machine_facts, torch_threads, usable_cores
 from compressor.base.processes import Rank
 from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.networks.base import ImageModel
@@ -28,7 +28,7 @@ from srkd.record.code import CodeFacts
 from srkd.record.result import CompressReport
 from srkd.record.run_file import MachineFacts, RunFile, find_run_file, read_run_file, write_run_file
 from srkd.runs.code import checking_recorded
-from srkd.runs.config import RunConfig
+from srkd.runs.config import RunConfig, SharedInputs
 from srkd.runs.run import read_unfinished, train_run
 from srkd.runs.targeted import check_target, plan_student, refuse_contradictions
 from srkd.runs.then import Then
@@ -45,7 +45,7 @@ def run_compress(options: CompressOptions, context: Context) -> CompressReport:
 
         >>> report = srkd.compress("edsr.pt", data="photos", width=0.5, steps=2000, out="runs/small")
     """
-    path = options.run.folder
+    path, options = options.run.folder, with_worker_threads(options)
     for point in points(options):
         refuse_contradictions(point.options)
     with _all_processes(context) as context, _teacher_file(options, context) as options:
@@ -95,14 +95,28 @@ def _teacher_file(options: CompressOptions, context: Context) -> Iterator[Compre
 
 
 def run_resume(
-    run: Path, context: Context, *, accept_changed_code: bool = False, recipe: object = None
+    run: Path,
+    context: Context,
+    *,
+    accept_changed_code: bool = False,
+    recipe: object = None,
+    jobs: int | None = None,
 ) -> CompressReport:
-    """Continue a run with all of its processes; `recipe` is its method, if no file holds that."""
+    """Continue a run with all of its processes; `recipe` is its method, if no file holds that. From now on `jobs`
+    processes train the runs of a plan.
+    """
     with _all_processes(context) as context:
-        return _resume(run, context, accept_changed_code=accept_changed_code, recipe=recipe)
+        return _resume(run, context, accept_changed_code=accept_changed_code, recipe=recipe, jobs=jobs)
 
 
-def _resume(run: Path, context: Context, *, accept_changed_code: bool = False, recipe: object = None) -> CompressReport:
+def _resume(
+    run: Path,
+    context: Context,
+    *,
+    accept_changed_code: bool = False,
+    recipe: object = None,
+    jobs: int | None = None,
+) -> CompressReport:
     began = read_unfinished(run, context.processes)  # refuse other folders before they are locked
     if recipe is not None:
         given, recorded = CompressOptions.of(recipe=recipe).training.recipe, began.request.get("recipe")
@@ -113,8 +127,36 @@ def _resume(run: Path, context: Context, *, accept_changed_code: bool = False, r
         plan = None if began.plan is None else began.plan.model_dump(mode="json")
         decided = {"out": run, "plan": plan, "accept_changed_code": accept_changed_code}
         options = from_json(CompressOptions, began.request, f"--resume {run}", **decided)
+        if jobs is not None:
+            options = dataclasses.replace(options, run=dataclasses.replace(options.run, jobs=jobs))
+            refuse_side_by_side(options)
         with _threads_of(began, context.note):
             return _run(options, context, began)
+
+
+def continue_planned(
+    run: Path,
+    plan: Path,
+    context: Context,
+    inputs: SharedInputs,
+    *,
+    accept_changed_code: bool = False,
+    wait_seconds: float = 0.0,
+) -> None:
+    """Continue a run of a plan to its end, in a process of its own; a finished run stays as it is.
+
+    `wait_seconds` is the time for another process to leave the run: one whose machine was lost may still have its lock.
+    """
+    accepted = accept_changed_code
+    with lock_run(run, context, "--resume", wait_seconds=wait_seconds), _recorded_code(run, context, accepted=accepted):
+        began = read_run_file(run)
+        if began.is_finished:
+            return
+        decided = {"out": run, "accept_changed_code": accept_changed_code}
+        options = from_json(CompressOptions, began.request, f"--resume {plan}", **decided)
+        with _threads_of(began, context.note):
+            config = RunConfig.decide(options, context, began=began, inputs=inputs)
+            train_run(config, context, began=began, part_of=plan)
 
 
 def _recorded_code(run: Path, context: Context, *, accepted: bool) -> AbstractContextManager[None]:
@@ -160,6 +202,27 @@ def _run(options: CompressOptions, context: Context, began: RunFile | None = Non
         if began is None and options.target.is_given:
             options = plan_student(options, context)
         return _with_target(_train(options, context, began), options, context)
+
+
+def refuse_side_by_side(options: CompressOptions) -> None:
+    """Refuse workers for a single run, and under torchrun."""
+    run = options.run
+    if not run.is_side_by_side:
+        return
+    if not options.is_compared:
+        raise UsageError(f"--jobs {run.jobs}: there is one run; add --seeds, --sweep or --with-baseline")
+    if Rank.from_environment().world_size > 1:
+        raise UsageError(f"--jobs {run.jobs} starts its processes itself: start it without torchrun")
+
+
+def with_worker_threads(options: CompressOptions) -> CompressOptions:
+    """Options with the threads of each worker, if runs are trained side by side and none were given."""
+    refuse_side_by_side(options)
+    run = options.run
+    if not run.is_side_by_side or run.threads is not None:
+        return options
+    threads = max(1, (usable_cores() or 1) // (run.jobs or 1))
+    return dataclasses.replace(options, run=dataclasses.replace(run, threads=threads))
 
 
 def _train(options: CompressOptions, context: Context, began: RunFile | None) -> CompressReport:

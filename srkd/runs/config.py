@@ -229,6 +229,7 @@ class RunNetworks:
                 or options.student.student is None
                 or needs_teacher(methods)
                 or "teacher" in (options.teacher.goal, options.data.labels)
+                or (began is not None and began.teacher is not None)  # that of its plan
                 or not data_choice(options).has_labels
             ):
                 teacher = inputs.once(

@@ -324,37 +324,7 @@ class TrainingRun:
         return cache.attach(labels, teacher, batches, context.note)
 
     def facts(self) -> RunFile:
-        """run.json before the result: all that is needed to identify and repeat this run."""
-        config, data, cache = self.config, self.config.data, self.config.cache
-        return RunFile(
-            srkd_version=__version__,
-            machine=MachineFacts.model_validate(machine_facts()),
-            request=to_json(config.options),
-            plan=plan_entry(config.options),
-            recipe=config.recipe,
-            preset=config.preset,
-            code=used_code(config),
-            seed=config.options.training.seed,
-            device=str(config.device),
-            execution_mode=TrainingMode(**asdict(config.mode)),
-            processes=self.context.processes.rank.world_size,
-            goal=config.goal,
-            student=StudentSpec.model_validate(json_value(config.student.spec.to_dict())),
-            quantisation=config.student.quantisation,
-            start=config.student_init.facts(),
-            teacher=None if config.teacher is None else _teacher_entry(config.teacher),
-            phi=phi_entry(config),
-            teacher_cache=None if cache is None else TeacherOutputs.model_validate(cache.facts()),
-            label_margin=margin_entry(config),
-            data=TrainingImages(
-                origin=data.origin,
-                labels="teacher" if config.labels == "teacher" else "HR",
-                used=len(data.train),
-                digest=data.train.digest(),
-                skipped={str(image.path): image.reason for image in data.train.skipped},
-                validation=data.validation_names,
-            ),
-        )
+        return run_facts(self.config, self.context.processes)
 
     def _report(
         self,
@@ -453,6 +423,40 @@ def _finished(student: Network) -> Network:
     finished = copy.deepcopy(student)
     round_biases(finished, torch.zeros(1, finished.descriptor.channels, 16, 16, device=finished.device))
     return finished
+
+
+def run_facts(config: RunConfig, processes: Processes) -> RunFile:
+    """run.json before the result: all that is needed to identify and repeat a run."""
+    data, cache = config.data, config.cache
+    return RunFile(
+        srkd_version=__version__,
+        machine=MachineFacts.model_validate(machine_facts()),
+        request=to_json(config.options),
+        plan=plan_entry(config.options),
+        recipe=config.recipe,
+        preset=config.preset,
+        code=used_code(config),
+        seed=config.options.training.seed,
+        device=str(config.device),
+        execution_mode=TrainingMode(**asdict(config.mode)),
+        processes=processes.rank.world_size,
+        goal=config.goal,
+        student=StudentSpec.model_validate(json_value(config.student.spec.to_dict())),
+        quantisation=config.student.quantisation,
+        start=config.student_init.facts(),
+        teacher=None if config.teacher is None else _teacher_entry(config.teacher),
+        phi=phi_entry(config),
+        teacher_cache=None if cache is None else TeacherOutputs.model_validate(cache.facts()),
+        label_margin=margin_entry(config),
+        data=TrainingImages(
+            origin=data.origin,
+            labels="teacher" if config.labels == "teacher" else "HR",
+            used=len(data.train),
+            digest=data.train.digest(),
+            skipped={str(image.path): image.reason for image in data.train.skipped},
+            validation=data.validation_names,
+        ),
+    )
 
 
 def plan_entry(options: CompressOptions) -> StudentPlan | None:

@@ -19,9 +19,11 @@ from functools import cached_property
 from pathlib import Path
 
 from compressor.base.context import Context
+from compressor.base.errors import SrkdError
 from compressor.base.files import atomic_path
 from compressor.base.interrupts import Interrupted, StopRequest, catch_signals
 from compressor.base.machine import machine_facts
+from compressor.training.run_folder import LOG
 from compressor.training.run_lock import lock_run
 from srkd.options.compress import CompressOptions
 from srkd.options.option import to_json
@@ -29,7 +31,8 @@ from srkd.record.result import CompressReport
 from srkd.record.run_file import MachineFacts, PlannedRuns, RunFile, find_run_file, read_run_file, write_run_file
 from srkd.runs.code import accept_or_refuse, used_code
 from srkd.runs.config import RunConfig
-from srkd.runs.run import STOPPING, plan_entry, read_or_discard_started, train_run
+from srkd.runs.run import STOPPING, plan_entry, read_or_discard_started, run_facts, train_run
+from srkd.runs.workers import BegunRun, SideBySide, local_workers
 from srkd.version import __version__
 
 
@@ -111,6 +114,8 @@ class RunPlan(ABC):
         self._write(self.contents())
         request = StopRequest(launched=not group.is_single, acknowledge=lambda: self.context.note(STOPPING))
         with catch_signals(request) as stop:
+            if self.options.run.is_side_by_side:
+                self._train_side_by_side(stop)
             for number, run in enumerate(self.runs, start=1):
                 title = f"run {number} of {len(self.runs)}"
                 results.append(self._finish(run, title, results))
@@ -122,6 +127,52 @@ class RunPlan(ABC):
         self._write(shown.updated(self.contents()).changed(recipe=report.recipe, result=report))
         return report
 
+    def _train_side_by_side(self, stop: StopRequest) -> None:
+        """Begin all runs, and let workers train those that are not finished."""
+        how, resume = self.options.run, f"srkd compress --resume {self.folder}"
+        begun = [
+            self._begin(run, number) for number, run in enumerate(self.runs, start=1) if not self._is_finished(run)
+        ]
+        if not begun:
+            return
+        workers = local_workers(min(how.jobs or 1, len(begun)), how.threads, how.device)
+        training = SideBySide(begun, workers, self.context, stop)
+        try:
+            training.train()
+        except Interrupted as error:
+            done = sum(map(self._is_finished, self.runs))
+            raise Interrupted(
+                f"interrupted: {done} of {len(self.runs)} runs are done; continue with: {resume}"
+            ) from error
+        if training.failures:
+            (title, reason), *others = training.failures.items()
+            log = next(run.folder for run in begun if run.title == title) / LOG
+            also = "".join(f"; {title} failed too" for title, _ in others)
+            raise SrkdError(
+                f"{len(training.failures)} of {len(self.runs)} runs failed: {title}: {reason} ({log}){also}; "
+                f"the others are done; continue with: {resume}"
+            )
+
+    def _begin(self, run: PlannedRun, number: int) -> BegunRun:
+        """Write the run.json of a run, from which a worker trains it, unless it has begun before."""
+        finished = [read_run_file(other.folder) for other in self.runs if self._is_finished(other)]
+        with lock_run(run.folder, self.context):
+            began = read_or_discard_started(run.folder)
+            config = self.decide(run, finished, self.context, began)
+            self._require_code_of(finished, config)
+            if began is None:
+                write_run_file(run.folder, run_facts(config, self.context.processes))
+        return BegunRun(
+            title=f"run {number} of {len(self.runs)}: {run.title}",
+            folder=run.folder,
+            steps=sum(stage.schedule.steps for stage in config.stages(config.mode)),
+            job={
+                "run": str(run.folder.resolve()),
+                "plan": str(self.folder),
+                "accept_changed_code": self.options.accept_changed_code,
+            },
+        )
+
     def _finish(self, run: PlannedRun, title: str, results: Sequence[RunFile]) -> RunFile:
         """Start or continue a run unless it is finished, and return its run.json."""
         group = self.context.processes
@@ -131,7 +182,8 @@ class RunPlan(ABC):
         if began is not None and began.is_finished:
             before = began
             group.run_on_all(lambda: self.require_same_inputs(run, before))
-            self.context.note(f"{title}: {run.title} (finished before)")
+            if not self.options.run.is_side_by_side:
+                self.context.note(f"{title}: {run.title} (finished before)")
             return before
         self.context.note(f"{title}: {run.title}")
 
@@ -173,5 +225,5 @@ class RunPlan(ABC):
 
 def in_folder(options: CompressOptions, folder: Path) -> CompressOptions:
     """Options of one run in a folder of its own."""
-    run = dataclasses.replace(options.run, out=folder, with_baseline=False, baselines=(), seeds=1, sweep=())
+    run = dataclasses.replace(options.run, out=folder, with_baseline=False, baselines=(), seeds=1, sweep=(), jobs=None)
     return dataclasses.replace(options, run=run)

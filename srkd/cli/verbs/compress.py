@@ -81,7 +81,9 @@ def command(
         return
     with console.context() as context:
         if resume is not None:
-            report = compression.run_resume(resume, context, accept_changed_code=accept_changed_code)
+            report = compression.run_resume(
+                resume, context, accept_changed_code=accept_changed_code, jobs=options.run.jobs
+            )
         else:
             report = compression.run_compress(options, context)
     if Rank.from_environment().is_leader:
@@ -89,12 +91,12 @@ def command(
 
 
 def _require_alone() -> None:
-    """Refuse all options that would change the run that --resume continues."""
+    """Refuse all options that would change the run that --resume continues; --jobs changes no result."""
     context = click.get_current_context()
     others = [
         parameter.opts[-1]
         for parameter in context.command.params
-        if parameter.name not in ("resume", "accept_changed_code", "as_json", "as_csv", "verbose", "quiet")
+        if parameter.name not in ("resume", "accept_changed_code", "jobs", "as_json", "as_csv", "verbose", "quiet")
         and context.get_parameter_source(str(parameter.name)) is ParameterSource.COMMANDLINE
     ]
     if others:
