@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from compressor.base.entry_points import describe_failure, top_module
+from compressor.base.entry_points import describe_failure
 from compressor.base.errors import SrkdError, UsageError, nearest
 from compressor.base.python_files import import_file, imported_files, module_of_file
 from recipes.catalogue import METHODS, MethodEntry, needs_of_class
@@ -51,8 +51,6 @@ class ByClass:
     place: str
     name: str
     options: Mapping[str, Any]
-    call: str = ""
-    """The options as they were written."""
 
     @property
     def method(self) -> str:
@@ -70,6 +68,11 @@ class ByClass:
     def inside(self, folder: Path) -> ByClass:
         """Return it with the absolute path of its file; a relative one begins in `folder`."""
         return dataclasses.replace(self, place=str((folder / self.place).resolve())) if self.is_file else self
+
+    @property
+    def call(self) -> str:
+        """The options as Python writes them; empty without any."""
+        return f"({', '.join(f'{name}={value!r}' for name, value in self.options.items())})" if self.options else ""
 
     def __str__(self) -> str:
         return self.method + self.call
@@ -89,14 +92,13 @@ def read_class(recipe: str) -> ByClass:
     try:
         if found is None:
             raise ValueError
-        call = found["call"] or ""
-        tree = ast.parse(f"f{call or '()'}", mode="eval").body
+        tree = ast.parse(f"f{found['call'] or '()'}", mode="eval").body
         if not isinstance(tree, ast.Call) or tree.args or any(keyword.arg is None for keyword in tree.keywords):
             raise ValueError
         options = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in tree.keywords}
     except (ValueError, SyntaxError) as error:
         raise UsageError(f"{recipe}: a method is written as FILE.py:CLASS or FILE.py:CLASS(option=0.5)") from error
-    return ByClass(found["place"], found["name"], options, call)
+    return ByClass(found["place"], found["name"], options)
 
 
 def find_method(name: str) -> MethodEntry:
@@ -128,10 +130,10 @@ def _class_in(path: Path, name: str) -> type[Any]:
 
 def _methods_in(path: Path) -> dict[str, type[Any]]:
     """Return the classes of a Python file that are methods, by name."""
+    if not path.is_file():
+        raise UsageError(f"{path} is no file: a method of one's own is given as FILE.py:CLASS")
     try:
         module = import_file(path)
-    except OSError as error:
-        raise UsageError(f"{path}: {error.strerror}; a method of one's own is given as FILE.py:CLASS") from error
     except SrkdError:
         raise
     except (Exception, SystemExit) as error:
@@ -175,9 +177,8 @@ def recipe_of(method: object) -> str:
     file = _file_of(cls)
     if file is None:
         _OPEN[where] = cls
-    place = where if file is None else f"{file}:{cls.__qualname__}"
     options = {} if isinstance(method, type) else _changed_options(method)
-    return place + (f"({', '.join(f'{name}={value!r}' for name, value in options.items())})" if options else "")
+    return str(ByClass(cls.__module__ if file is None else str(file), cls.__qualname__, options))
 
 
 def _file_of(cls: type[Any]) -> Path | None:
@@ -195,7 +196,7 @@ def _file_of(cls: type[Any]) -> Path | None:
         file = Path(inspect.getfile(cls))
     except (OSError, TypeError):
         return None
-    return file.resolve() if file.suffix == ".py" and file.is_file() and "." not in top_module(file.stem) else None
+    return file.resolve() if file.suffix == ".py" and file.is_file() else None
 
 
 def _changed_options(method: Any) -> dict[str, Any]:

@@ -41,7 +41,7 @@ def run_compress(options: CompressOptions, context: Context) -> CompressReport:
 
     `with_baseline` also trains the same student on the same batches without distillation; `seeds` repeats it all. A
     teacher that is an open network is written beside the run folder (`small-teacher.safetensors` beside `small`), so
-    that the run can be continued, and profiled against it.
+    that the run can be continued, and profiled against it. `recipe` may be a method of one's own, `SobelKD(lam=0.1)`.
 
         >>> report = srkd.compress("edsr.pt", data="photos", width=0.5, steps=2000, out="runs/small")
     """
