@@ -83,6 +83,11 @@ def is_class(recipe: str) -> bool:
     return not recipe.endswith((".yaml", ".yml")) and (":" in recipe or recipe.endswith(".py"))
 
 
+def is_open_class(recipe: str) -> bool:
+    """Return True for a class that only this program knows."""
+    return is_class(recipe) and not read_class(recipe).is_file
+
+
 def read_class(recipe: str) -> ByClass:
     """Return the parts of `PLACE:CLASS` or `PLACE:CLASS(key=value, ...)`."""
     found = TEXT.fullmatch(recipe)

@@ -20,6 +20,8 @@ from compressor.training.distributed import open_processes
 from compressor.training.run_folder import FACTS, require_new
 from compressor.training.run_lock import lock_run
 from compressor.training.trackers import require_trackers
+from recipes.config.by_class import is_open_class
+from recipes.config.reading import recipe_label
 from srkd.options.compress import CompressOptions
 from srkd.options.models import ModelFile, file_of, refuse_file_options
 from srkd.options.option import from_json, to_json
@@ -213,6 +215,9 @@ def refuse_side_by_side(options: CompressOptions) -> None:
         raise UsageError(f"--jobs {run.jobs}: there is one run; add --seeds, --sweep or --with-baseline")
     if Rank.from_environment().world_size > 1:
         raise UsageError(f"--jobs {run.jobs} starts its processes itself: start it without torchrun")
+    if is_open_class(options.training.recipe):
+        name = recipe_label(options.training.recipe)
+        raise UsageError(f"--jobs {run.jobs}: other processes cannot import {name}: put it into a file, mine.py:{name}")
 
 
 def with_worker_threads(options: CompressOptions) -> CompressOptions:

@@ -269,6 +269,8 @@ def test_seeds_and_baselines_train_with_a_method_of_a_notebook(
 ) -> None:
     plan = srkd.compress(recipe=in_notebook(NOTEBOOK), out=tmp_path / "plan", seeds=2, baselines=("scratch",), **words)
     assert plan.trials is not None and len(plan.trials.runs) == 4
+    with pytest.raises(UsageError, match="other processes cannot import SobelKD"):
+        srkd.compress(recipe=in_notebook(NOTEBOOK), out=tmp_path / "jobs", seeds=2, jobs=2, **words)
 
 
 def test_an_instance_of_a_class_of_a_file_is_that_of_the_file(mine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
