@@ -70,8 +70,9 @@ def main() -> int:
     rows = [one for text in options.widths.split(",") for one in contenders(float(text))]
     scores = compare(rows, budget, options.data)
     facts = {one.name: facts_of(budget.folder(one.name)) for one in rows}
+    shared = conditions(budget.folder(rows[0].name), shared=f"{options.steps:,} steps")
     caption = (
-        f"Teacher: the embedded EDSR 16/48; {conditions(budget.folder(rows[0].name), shared=f'{options.steps:,} steps')} "
+        f"Teacher: the embedded EDSR 16/48; {shared} "
         "Published: CSD's figures of EDSR+ x4, not over fit + L1; of width 0.75 it has none."
     )
     save("csd_contrast", table(rows, scores, facts, caption), seeds=seeds_of(budget), variant=options.variant)

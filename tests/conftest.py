@@ -7,7 +7,6 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,6 @@ import torch
 from compressor.base.child import Child, StartChild, children_started_by
 from compressor.base.memory import collect_less_often
 from tests.support.children import quick_start
-from tests.support.forks import WarmProcess
 from tests.support.small_runs import save_photos, save_teacher
 
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -75,9 +73,7 @@ def _own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPat
 @pytest.fixture(scope="session", autouse=True)
 def quick_children() -> Iterator[StartChild]:
     """Start children quickly, in forks or in this process, and return the way in which they start."""
-    warm = WarmProcess()
-    start = quick_start(warm)
-    with closing(warm), children_started_by(start):
+    with quick_start() as start, children_started_by(start):
         yield start
 
 

@@ -57,6 +57,7 @@ def test_an_app_sees_an_image_as_it_has_it(network: Network, good: Path) -> None
     ("program", "reason"),
     [("import os; os.kill(os.getpid(), 11)", "SIGSEGV"), ("import sys; sys.exit('no space left')", "no space left")],
 )
+@pytest.mark.usefixtures("real_children")
 def test_a_converter_that_dies_is_one_line(
     program: str, reason: str, network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

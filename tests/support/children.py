@@ -1,48 +1,56 @@
 """Quick ways to start srkd's children (`children_started_by`): a new interpreter takes seconds to import torch.
 
-A child with limits, which tries an untrusted file, is a fork with the same limits. A profiled model and a program
-that was tried stay in this process, but arguments and results still pass as JSON. All other children are processes as
-for a user.
+A child with limits, which tries an untrusted file, is a fork with the same limits. LiteRT's converter and quantiser run
+in forks of a process that has imported them. A profiled model and a program that was tried stay in this process, but
+arguments and results still pass as JSON. All other children are processes as for a user.
 """
 
 from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from functools import partial
 from typing import Any
 
 from compressor.base.child import Child, StartChild, Worker
 from compressor.base.context import Progress, no_progress
 from compressor.base.errors import SrkdError
 from compressor.base.isolation import ResourceLimits
-from tests.support.forks import WarmProcess
+from tests.support.forks import OF_UNTRUSTED_FILES, WarmProcess
 
 KEPT_HERE = ("export.profile.measured:MeasuredModel", "compressor.teachers.program_in_child:ProgramInChild")
+OF_LITERT = ("export.convert.to_litert:convert_checkpoint", "export.int8.litert_quantiser:quantise_file")
 
 
-def quick_start(warm: WarmProcess) -> StartChild:
-    """Return a way to start children that forks `warm` for those with limits."""
+@contextmanager
+def quick_start() -> Iterator[StartChild]:
+    """Yield a way to start children quickly; the processes that it forks end with the context."""
+    with closing(WarmProcess(*OF_UNTRUSTED_FILES)) as tries, closing(WarmProcess("litert_torch")) as litert:
+        yield partial(_start, tries, litert)
 
-    def start(
-        function: str,
-        job: Mapping[str, object],
-        *,
-        what: str,
-        environment: Mapping[str, str] | None = None,
-        progress: Progress = no_progress,
-        limits: ResourceLimits | None = None,
-        files: Sequence[int] = (),
-    ) -> Worker:
-        if function in KEPT_HERE:
-            return ChildHere(function, job)
-        if limits is not None:
-            return RunWhenAsked(
-                lambda: warm.run(function, job, what=what, limits=limits, environment=environment, progress=progress)
-            )
-        return Child(function, job, what=what, environment=environment, progress=progress)
 
-    return start
+def _start(
+    tries: WarmProcess,
+    litert: WarmProcess,
+    function: str,
+    job: Mapping[str, object],
+    *,
+    what: str,
+    environment: Mapping[str, str] | None = None,
+    progress: Progress = no_progress,
+    limits: ResourceLimits | None = None,
+    files: Sequence[int] = (),
+) -> Worker:
+    if function in KEPT_HERE:
+        return ChildHere(function, job)
+    if limits is not None or function in OF_LITERT:
+        warm = litert if limits is None else tries
+        return RunWhenAsked(
+            lambda: warm.run(function, job, what=what, limits=limits, environment=environment, progress=progress)
+        )
+    return Child(function, job, what=what, environment=environment, progress=progress)
 
 
 class RunWhenAsked:

@@ -1,7 +1,7 @@
 """Children in forks with the same restrictions, which saves the seconds of a new interpreter and its imports.
 
-`Fork` forks this process, which must have no threads. `WarmProcess` is another process, which has imported all
-libraries that open untrusted files, and forks for each job with one result: `python -m tests.support.forks`.
+`Fork` forks this process, which must have no threads. `WarmProcess` is another process, which has imported the
+libraries of its jobs, and forks for each job with one result: `python -m tests.support.forks LIBRARY...`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,12 @@ from compressor.base.context import Progress, no_progress
 from compressor.base.errors import SrkdError
 from compressor.base.isolation import MB, ResourceLimits, restrict_process
 
-LIBRARIES = ("onnxruntime", "torch.export", "compressor.teachers.program_in_child", "compressor.runtimes.onnx_runtime")
+OF_UNTRUSTED_FILES = (
+    "onnxruntime",
+    "torch.export",
+    "compressor.teachers.program_in_child",
+    "compressor.runtimes.onnx_runtime",
+)
 
 
 class Fork:
@@ -35,7 +40,7 @@ class Fork:
         job: Mapping[str, object],
         *,
         what: str,
-        limits: ResourceLimits,
+        limits: ResourceLimits | None,
         environment: Mapping[str, str] | None = None,
         progress: Progress = no_progress,
         files: Sequence[int] = (),
@@ -59,7 +64,8 @@ class Fork:
     def result(self, timeout_seconds: float | None = None) -> Any:
         """Return the next result; the fork ends itself after the seconds of its limits, if they are finite."""
         event: dict[str, Any] = {}
-        while line := self._answers.readline(self._limits.output_mb * MB):
+        most = -1 if self._limits is None else self._limits.output_mb * MB
+        while line := self._answers.readline(most):
             event = json.loads(line) if line.endswith(b"\n") else {}
             if "progress" not in event:
                 break
@@ -69,7 +75,7 @@ class Fork:
         if "error" in event:
             raise SrkdError(event["error"])
         code = self._end()
-        if code == -signal.SIGALRM:
+        if code == -signal.SIGALRM and self._limits is not None:
             raise ChildFailed(self._what, f"it took over {self._limits.seconds:g} s")
         raise ChildFailed(
             self._what, f"its process ended with exit code {code}: {event.get('raised')}", crashed=code < 0
@@ -101,28 +107,31 @@ def run_in_fork(
     job: Mapping[str, object],
     *,
     what: str,
-    limits: ResourceLimits,
+    limits: ResourceLimits | None,
     environment: Mapping[str, str] | None = None,
     progress: Progress = no_progress,
 ) -> Any:
-    """Do as `run_in_child` with `limits`."""
+    """Do as `run_in_child`."""
     with closing(Fork(function, job, what=what, limits=limits, environment=environment, progress=progress)) as child:
         return child.result()
 
 
-def _work(asked: int, answer: int, function: str, limits: ResourceLimits, environment: Mapping[str, str]) -> NoReturn:
+def _work(
+    asked: int, answer: int, function: str, limits: ResourceLimits | None, environment: Mapping[str, str]
+) -> NoReturn:
     """Do what the parent asks for in the fork, and end it."""
     code = 1
     try:
         events = os.fdopen(answer, "w")
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        if math.isfinite(limits.seconds):
+        if limits is not None and math.isfinite(limits.seconds):
             signal.setitimer(signal.ITIMER_REAL, limits.seconds)
         nowhere = os.open(os.devnull, os.O_RDWR)
         for stream in (0, 1, 2):
             os.dup2(nowhere, stream)
         os.environ.update(environment)
-        restrict_process(limits)
+        if limits is not None:
+            restrict_process(limits)
         try:
             serve(function, os.fdopen(asked), events)
             code = 0
@@ -136,7 +145,8 @@ def _work(asked: int, answer: int, function: str, limits: ResourceLimits, enviro
 class WarmProcess:
     """A process that forks for each job; it is started by the first one."""
 
-    def __init__(self) -> None:
+    def __init__(self, *libraries: str) -> None:
+        self._libraries = libraries
         self._process: subprocess.Popen[str] | None = None
 
     def run(
@@ -145,13 +155,13 @@ class WarmProcess:
         job: Mapping[str, object],
         *,
         what: str,
-        limits: ResourceLimits,
+        limits: ResourceLimits | None,
         environment: Mapping[str, str] | None = None,
         progress: Progress = no_progress,
     ) -> Any:
-        """Do as `run_in_child` with `limits`."""
+        """Do as `run_in_child`."""
         if self._process is None:
-            command = [sys.executable, "-W", "ignore", "-m", __name__]
+            command = [sys.executable, "-W", "ignore", "-m", __name__, *self._libraries]
             path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
             environment_here = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
             self._process = subprocess.Popen(
@@ -159,7 +169,7 @@ class WarmProcess:
             )
         assert self._process.stdin is not None and self._process.stdout is not None
         values = {"function": function, "job": job, "what": what, "environment": dict(environment or {})}
-        self._process.stdin.write(json.dumps({**values, "limits": asdict(limits)}) + "\n")
+        self._process.stdin.write(json.dumps({**values, "limits": limits and asdict(limits)}) + "\n")
         self._process.stdin.flush()
         event: dict[str, Any] = {"progress": None}
         try:
@@ -187,7 +197,7 @@ class WarmProcess:
 
 def main() -> None:
     """Import the libraries, then run the job of each line of stdin."""
-    for name in LIBRARIES:
+    for name in sys.argv[1:]:
         importlib.import_module(name)
 
     def write(event: object) -> None:
@@ -196,7 +206,7 @@ def main() -> None:
 
     for line in sys.stdin:
         values = json.loads(line)
-        values["limits"] = ResourceLimits(**values["limits"])
+        values["limits"] = values["limits"] and ResourceLimits(**values["limits"])
         try:
             write({"result": run_in_fork(**values, progress=lambda *event: write({"progress": event}))})
         except ChildFailed as error:
