@@ -188,15 +188,15 @@ def shared_settings(methods: Sequence[MethodRuns]) -> dict[str, str]:
 
 
 def named_value(key: str, value: str) -> str:
-    """A setting in the name of a method: the recipe by itself, others as in `width=16`, `schedule.rate=0.0001`, `lam=2`
-    and `weights.pixel=1.0`.
+    """A setting in the name of a method: the recipe by itself, others as in `width=16`, `rate=0.0001`, `lam=2` and
+    `weights.pixel=1.0`.
     """
     if key == "recipe":
         return value
     of_method = re.fullmatch(r"(option|weight) (.+) of method .+", key)
     if of_method is not None:
         key = of_method[2] if of_method[1] == "option" else f"weights.{of_method[2]}"
-    return f"{key.removeprefix('student.')}={short(value)}"
+    return f"{re.sub(r'^(student|schedule|start)[.]', '', key)}={short(value)}"
 
 
 def _flat(values: Mapping[str, Any], path: str = "") -> dict[str, str]:
