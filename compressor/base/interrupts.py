@@ -196,6 +196,21 @@ def python_handles_ctrl_c() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
+@contextmanager
+def keep_handlers() -> Iterator[None]:
+    """Restore the handlers that a library replaces within the block."""
+    if not _in_main_thread():
+        yield
+        return
+    before: dict[signal.Signals, Handler] = {
+        number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        _restore(before)
+
+
 def ignore_sigterm() -> None:
     """Let the process end by itself, also if SIGTERM came just before, which no handler sees now."""
     if _in_main_thread():

@@ -26,6 +26,7 @@ def resume(
     recipe: Method | type[Method] | str | None = None,
     accept_changed_code: bool = False,
     jobs: int | None = None,
+    on: str | None = None,
     progress: Progress | Literal[False] | None = None,
     announce: Note | None = None,
 ) -> CompressReport:
@@ -34,8 +35,8 @@ def resume(
     A method or network whose source has changed since the run began is refused; with `accept_changed_code` the run goes
     on, and its run.json says from which step on the code was another. `recipe` is that of the run; a method of a
     notebook, which is in no file, must be given again: `srkd.resume("runs/edges", recipe=SobelKD(lam=0.1))`.
-    `jobs` of a plan's runs are trained at the same time from now on; None: as many as before.
+    `jobs` of a plan's runs are trained at the same time from now on, or all `on` a cluster; None: as before.
     `progress` and `announce` are those of `compress`: bars and notes in a terminal or a notebook, and `False` for none.
     """
     with context_for_python(progress, announce) as context:
-        return run_resume(Path(run), context, accept_changed_code=accept_changed_code, recipe=recipe, jobs=jobs)
+        return run_resume(Path(run), context, accept_changed_code=accept_changed_code, recipe=recipe, jobs=jobs, on=on)

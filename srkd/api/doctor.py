@@ -113,6 +113,7 @@ def diagnose() -> Diagnosis:
             _piece("demo", "the server of `srkd demo` (`srkd demo --build` needs none)", SERVER_MODULES, "demo"),
             _demo_app(),
             _piece("tensorboard", "`tensorboard --logdir RUN`, curves of runs", ("tensorboard",), "tensorboard"),
+            _piece("ray", "`--on ray`, runs and archives on a Ray cluster", ("ray",), "ray"),
             _piece("wandb", "`srkd compress --track wandb`, curves at Weights & Biases", ("wandb",), "wandb"),
             *(
                 _piece(f"--metrics {row.name}", f"{row.title} in `srkd evaluate`", row.needs, row.extra, row.obstacle())

@@ -31,7 +31,7 @@ from compressor.base.errors import UsageError
 from compressor.runtimes.table import RUNTIMES
 from srkd.options.option import Group, Option, Options, options
 from srkd.options.shared import GOAL_HELP, LIMITS_HELP, LR_ALIAS, TRUST_HELP, ModelOrPath, PathOption, Size, path_of
-from srkd.options.values import BYTES, COUNTS, DEVICE, MODEL, NAMED_FOLDER, SETTING, SIZE, OneOf, names_of
+from srkd.options.values import BYTES, CLUSTER, COUNTS, DEVICE, MODEL, NAMED_FOLDER, SETTING, SIZE, OneOf, names_of
 
 TargetPrecision: TypeAlias = Literal["fp32", "bf16", "fp16", "int8"]
 
@@ -357,6 +357,11 @@ class RunOptions(Group):
             unset="1",
         ),
     ] = None
+    on: Annotated[
+        str | None,
+        CLUSTER,
+        Option("Train the runs as tasks of a Ray cluster (srkd[ray], docs/use/many-gpus.md).", unset="here"),
+    ] = None
     device: Annotated[str, DEVICE, Option("cpu, cuda, cuda:N or mps.")] = "cpu"
     threads: Annotated[
         int | None,
@@ -384,7 +389,7 @@ class RunOptions(Group):
     @property
     def is_side_by_side(self) -> bool:
         """Whether processes of their own train the runs of a plan."""
-        return self.jobs is not None and self.jobs > 1
+        return self.on is not None or (self.jobs is not None and self.jobs > 1)
 
     @property
     def folder(self) -> Path:

@@ -242,6 +242,13 @@ def read_device(value: object) -> str:
     return str(value)
 
 
+def read_cluster(value: object) -> str:
+    """Check the address of a cluster: `ray`, or `ray://HOST:PORT`."""
+    if not re.fullmatch(r"ray(://[^\s/:]+:\d{1,5})?", str(value)):
+        raise UsageError(f"{value!r} is not a cluster: give ray, or ray://HOST:PORT")
+    return str(value)
+
+
 def names_of(*choices: str) -> ListOf:
     """The type of a list `a,b` of `choices`."""
 
@@ -259,6 +266,7 @@ COUNTS = ListOf("N[,N]", read_count)
 BYTES = Parsed("SIZE", parse_bytes, format_exact_bytes)
 SETTING = Settings()
 NAMED_FOLDER = NamedFolder()
+CLUSTER = Parsed("ray[://HOST:PORT]", read_cluster)
 DEVICE = Parsed("device", read_device)
 MODEL = PathOr("a model: give a path, a run folder or what srkd.load returned", "descriptor")
 PICTURE = PathOr("a picture: give a path, a PIL image, a NumPy array or a tensor", "getbands", "shape")

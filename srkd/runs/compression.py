@@ -103,12 +103,13 @@ def run_resume(
     accept_changed_code: bool = False,
     recipe: object = None,
     jobs: int | None = None,
+    on: str | None = None,
 ) -> CompressReport:
     """Continue a run with all of its processes; `recipe` is its method, if no file holds that. From now on `jobs`
-    processes train the runs of a plan.
+    processes, or those of the cluster `on`, train the runs of a plan.
     """
     with _all_processes(context) as context:
-        return _resume(run, context, accept_changed_code=accept_changed_code, recipe=recipe, jobs=jobs)
+        return _resume(run, context, accept_changed_code=accept_changed_code, recipe=recipe, jobs=jobs, on=on)
 
 
 def _resume(
@@ -118,6 +119,7 @@ def _resume(
     accept_changed_code: bool = False,
     recipe: object = None,
     jobs: int | None = None,
+    on: str | None = None,
 ) -> CompressReport:
     began = read_unfinished(run, context.processes)  # refuse other folders before they are locked
     if recipe is not None:
@@ -129,8 +131,8 @@ def _resume(
         plan = None if began.plan is None else began.plan.model_dump(mode="json")
         decided = {"out": run, "plan": plan, "accept_changed_code": accept_changed_code}
         options = from_json(CompressOptions, began.request, f"--resume {run}", **decided)
-        if jobs is not None:
-            options = dataclasses.replace(options, run=dataclasses.replace(options.run, jobs=jobs))
+        if (jobs, on) != (None, None):
+            options = dataclasses.replace(options, run=dataclasses.replace(options.run, jobs=jobs, on=on))
             refuse_side_by_side(options)
         with _threads_of(began, context.note):
             return _run(options, context, began)
@@ -211,13 +213,16 @@ def refuse_side_by_side(options: CompressOptions) -> None:
     run = options.run
     if not run.is_side_by_side:
         return
+    flag = f"--jobs {run.jobs}" if run.on is None else f"--on {run.on}"
+    if run.on is not None and run.jobs is not None:
+        raise UsageError(f"{flag}: the cluster decides how many runs it trains at once; leave out --jobs {run.jobs}")
     if not options.is_compared:
-        raise UsageError(f"--jobs {run.jobs}: there is one run; add --seeds, --sweep or --with-baseline")
+        raise UsageError(f"{flag}: there is one run; add --seeds, --sweep or --with-baseline")
     if Rank.from_environment().world_size > 1:
-        raise UsageError(f"--jobs {run.jobs} starts its processes itself: start it without torchrun")
+        raise UsageError(f"{flag} starts its processes itself: start it without torchrun")
     if is_open_class(options.training.recipe):
         name = recipe_label(options.training.recipe)
-        raise UsageError(f"--jobs {run.jobs}: other processes cannot import {name}: put it into a file, mine.py:{name}")
+        raise UsageError(f"{flag}: other processes cannot import {name}: put it into a file, mine.py:{name}")
 
 
 def with_worker_threads(options: CompressOptions) -> CompressOptions:
@@ -226,7 +231,7 @@ def with_worker_threads(options: CompressOptions) -> CompressOptions:
     run = options.run
     if not run.is_side_by_side or run.threads is not None:
         return options
-    threads = max(1, (usable_cores() or 1) // (run.jobs or 1))
+    threads = 1 if run.on is not None else max(1, (usable_cores() or 1) // (run.jobs or 1))
     return dataclasses.replace(options, run=dataclasses.replace(run, threads=threads))
 
 

@@ -14,6 +14,7 @@ import dataclasses
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -31,8 +32,9 @@ from srkd.record.result import CompressReport
 from srkd.record.run_file import MachineFacts, PlannedRuns, RunFile, find_run_file, read_run_file, write_run_file
 from srkd.runs.code import accept_or_refuse, used_code
 from srkd.runs.config import RunConfig
+from srkd.runs.on_ray import ray_slots
 from srkd.runs.run import STOPPING, plan_entry, read_or_discard_started, run_facts, train_run
-from srkd.runs.workers import BegunRun, SideBySide, local_workers
+from srkd.runs.workers import BegunRun, SideBySide, local_slots
 from srkd.version import __version__
 
 
@@ -135,10 +137,16 @@ class RunPlan(ABC):
         ]
         if not begun:
             return
-        workers = local_workers(min(how.jobs or 1, len(begun)), how.threads, how.device)
-        training = SideBySide(begun, workers, self.context, stop)
+        count, on_gpu = min(how.jobs or len(begun), len(begun)), how.device.startswith("cuda")
+        opened = (
+            nullcontext(local_slots(count, how.threads, how.device))
+            if how.on is None
+            else ray_slots(how.on, count, folder=self.folder, threads=how.threads or 1, on_gpu=on_gpu)
+        )
         try:
-            training.train()
+            with opened as slots:
+                training = SideBySide(begun, slots, self.context, stop)
+                training.train()
         except Interrupted as error:
             done = sum(map(self._is_finished, self.runs))
             raise Interrupted(
@@ -225,5 +233,7 @@ class RunPlan(ABC):
 
 def in_folder(options: CompressOptions, folder: Path) -> CompressOptions:
     """Options of one run in a folder of its own."""
-    run = dataclasses.replace(options.run, out=folder, with_baseline=False, baselines=(), seeds=1, sweep=(), jobs=None)
+    run = dataclasses.replace(
+        options.run, out=folder, with_baseline=False, baselines=(), seeds=1, sweep=(), jobs=None, on=None
+    )
     return dataclasses.replace(options, run=run)

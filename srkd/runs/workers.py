@@ -24,6 +24,7 @@ from compressor.base.context import Context
 from compressor.base.errors import SrkdError
 from compressor.base.interrupts import Interrupted, StopRequest
 from compressor.training.run_files import newest_step
+from compressor.training.run_folder import LOCK
 
 MOST_DEATHS = 3
 """A run whose worker died this often has failed."""
@@ -92,7 +93,7 @@ class LocalSlot(Slot):
                 os.kill(child.pid, number)
 
 
-def local_workers(jobs: int, threads: int | None, device: str) -> list[Slot]:
+def local_slots(jobs: int, threads: int | None, device: str) -> list[Slot]:
     """Workers on this machine, each with its threads and, where there are several, a GPU of its own."""
     gpus = [""] * jobs
     if device == "cuda":
@@ -112,7 +113,7 @@ class SideBySide:
 
     def __init__(self, runs: Sequence[BegunRun], workers: Sequence[Slot], context: Context, stop: StopRequest) -> None:
         self.runs, self.workers, self.context, self.stop = runs, workers, context, stop
-        self.waiting, self.running = deque(runs), set[str]()
+        self.waiting, self.running, self.announced = deque(runs), set[str](), set[str]()
         self.failures: dict[str, str] = {}
         """The reason of each run that failed, by its title."""
         self.notes: SimpleQueue[str] = SimpleQueue()
@@ -151,7 +152,6 @@ class SideBySide:
             except IndexError:
                 return
             self.running.add(run.title)
-            self.notes.put(run.title)
             try:
                 self._train(worker, run)
             except SrkdError as error:
@@ -183,6 +183,10 @@ class SideBySide:
         with suppress(Empty):
             while True:
                 self.context.note(self.notes.get_nowait())
+        at_work = {run.title for run in self.runs if run.title in self.running and (run.folder / LOCK).exists()}
+        for title in at_work - self.announced:
+            self.context.note(title)
+        self.announced |= at_work
         now = time.monotonic()
         if now - self.reported < REPORT_SECONDS:
             return
@@ -190,7 +194,7 @@ class SideBySide:
         for run in self.runs:
             if run.title in self.running:
                 self.steps[run.title] = newest_step(run.folder)
-        left, running = len(self.waiting), len(self.running)
+        left = len(self.waiting) + len(self.running)
         done, total = sum(self.steps.values()), sum(run.steps for run in self.runs)
         self.context.progress("steps of all runs", done, total)
         if self.first is None and done > self.before:
@@ -198,6 +202,6 @@ class SideBySide:
         began, before = self.first or (now, done)
         if self.context.status is not None and done > before:
             seconds = (now - began) / (done - before) * (total - done)
-            finished = len(self.runs) - left - running - len(self.failures)
+            finished = len(self.runs) - left - len(self.failures)
             failed = f", {len(self.failures)} failed" if self.failures else ""
-            self.context.status(f"{finished} of {len(self.runs)} runs done, {running} running{failed}", seconds)
+            self.context.status(f"{finished} of {len(self.runs)} runs done, {len(at_work)} running{failed}", seconds)

@@ -50,6 +50,7 @@ ELSEWHERE = {
     r"^srkd demo": "serves until it is stopped: tests/demo",
     r"--resume": "needs a run that was interrupted: tests/training/test_resume.py",
     r"--device cuda": "needs a GPU",
+    r"--on ray": "needs Ray: tests/srkd/test_on_ray.py",
     r"charbonnier|plain\.pt": "needs an installed package: tests/recipes/test_recipe_packages.py and its like",
     r"--runtime all": "takes a minute: tests/export/test_profile.py",
     r"--measured": "needs the times of another device: tests/srkd/test_plan.py",

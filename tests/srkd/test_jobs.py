@@ -6,8 +6,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,7 +19,7 @@ from compressor.training.run_files import newest_step
 from srkd import compress, resume
 from srkd.runs.workers import BegunRun, SideBySide, Slot
 from tests.support.run_files import read_json
-from tests.support.small_runs import SMALL
+from tests.support.side_by_side import at_first_state, plan
 
 
 class FakeSlot(Slot):
@@ -107,29 +106,6 @@ def test_one_run_has_no_jobs(ground, tmp_path) -> None:
     with pytest.raises(UsageError, match="--seeds, --sweep"):
         compress(ground / "teacher.safetensors", data=ground / "photos", jobs=2, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
-
-
-def plan(ground: Path, out: Path, **words: object):
-    settings = (*SMALL, "schedule.validate_every=100")
-    small = {"data": ground / "photos", "goal": "original", "init": "inherit", "settings": settings, "threads": 1}
-    return compress(*(ground / "teacher.safetensors",), out=out, **{**small, **words})
-
-
-@contextmanager
-def at_first_state(run: Path, act: Callable[[int], None]) -> Iterator[list[int]]:
-    """Call `act` with the process that trains a run, once that has saved a state; yield the list of these processes."""
-    done = list[int]()
-
-    def watch() -> None:
-        while not any((run / "checkpoints").glob("state-*.pt")) or not (run / ".lock").is_file():
-            time.sleep(0.02)
-        done.append(int((run / ".lock").read_text().split()[1]))
-        act(done[0])
-
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    yield done
-    thread.join(60)
 
 
 @pytest.mark.ci

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from srkd.runs.dry_run import DryRunKind
 
 
+CONTINUING = ("resume", "accept_changed_code", "jobs", "on")
+"""Parameters that change no run, and go with --resume."""
+
+
 @verb(
     "compress",
     CompressOptions,
@@ -82,7 +86,11 @@ def command(
     with console.context() as context:
         if resume is not None:
             report = compression.run_resume(
-                resume, context, accept_changed_code=accept_changed_code, jobs=options.run.jobs
+                resume,
+                context,
+                accept_changed_code=accept_changed_code,
+                jobs=options.run.jobs,
+                on=options.run.on,
             )
         else:
             report = compression.run_compress(options, context)
@@ -91,12 +99,13 @@ def command(
 
 
 def _require_alone() -> None:
-    """Refuse all options that would change the run that --resume continues; --jobs changes no result."""
+    """Refuse all options that would change the run that --resume continues; --jobs and --on change no result."""
     context = click.get_current_context()
     others = [
         parameter.opts[-1]
         for parameter in context.command.params
-        if parameter.name not in ("resume", "accept_changed_code", "jobs", "as_json", "as_csv", "verbose", "quiet")
+        if parameter.name
+        not in ("resume", "accept_changed_code", "jobs", "on", "as_json", "as_csv", "verbose", "quiet")
         and context.get_parameter_source(str(parameter.name)) is ParameterSource.COMMANDLINE
     ]
     if others:

@@ -1,0 +1,166 @@
+"""Work on a Ray cluster (`--on ray`): tasks that Ray places by their resources, and starts elsewhere when one dies.
+
+A task names a class of srkd and calls one of its methods; the process of the task keeps the object for its next task.
+All nodes must see the same files under the same paths, as the folder of the work is where its results go.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from compressor.base.child import ROOT, ChildFailed
+from compressor.base.errors import MissingExtra, SrkdError
+from compressor.base.interrupts import Interrupted, keep_handlers
+from compressor.training.run_folder import LOCK
+from srkd.runs.workers import MOST_DEATHS, WORKER, BegunRun, Slot
+
+ANYWHERE = "ray"
+"""The address of the cluster that this machine belongs to, or of one that is started here."""
+SEEN_SECONDS, SAVED_SECONDS = 120.0, 60.0
+LOCK_SECONDS = 120.0
+"""Time for the lock of a lost node to end: on a shared disk it ends some time after the node."""
+
+_kept: dict[str, Any] = {}
+"""The objects of this process's tasks."""
+
+
+def execute(target: str, method: str, job: Mapping[str, Any]) -> dict[str, Any]:
+    """Call a method of the object `target` ("module:Class"); return its result, or the line of its error."""
+    if target not in _kept:
+        module, _, name = target.partition(":")
+        _kept[target] = getattr(import_module(module), name)()
+    try:
+        return {"result": getattr(_kept[target], method)(**job)}
+    except Interrupted:
+        raise  # its node goes away, and the work goes on elsewhere
+    except SrkdError as error:
+        return {"error": str(error)}
+
+
+def can_write(folder: str) -> bool:
+    return os.access(folder, os.W_OK | os.X_OK)
+
+
+class Cluster:
+    """An open connection; `threads` and `on_gpu` are what a task needs."""
+
+    def __init__(self, ray: Any, threads: int, *, on_gpu: bool) -> None:
+        self.ray = ray
+        self._execute = ray.remote(execute).options(
+            num_cpus=threads,
+            num_gpus=1 if on_gpu else 0,
+            max_retries=MOST_DEATHS - 1,
+            retry_exceptions=[Interrupted],
+        )
+
+    def start(self, target: str, method: str, job: Mapping[str, Any]) -> Any:
+        """Start a task; return its reference."""
+        return self._execute.remote(target, method, dict(job))
+
+    def result(self, reference: Any) -> Any:
+        """Wait for a task, and return its result or raise its error."""
+        try:
+            answer = self.ray.get(reference)
+        except self.ray.exceptions.TaskCancelledError as error:
+            raise Interrupted("interrupted") from error
+        except self.ray.exceptions.RayError as error:
+            line = next(iter(str(error).strip().splitlines()), type(error).__name__)
+            raise ChildFailed("its task on Ray", line[:300], crashed=False) from error
+        if "error" in answer:
+            raise SrkdError(answer["error"])
+        return answer["result"]
+
+    def cancel(self, reference: Any, *, at_once: bool = False) -> None:
+        self.ray.cancel(reference, force=at_once)
+
+    def require_shared(self, folder: Path, option: str) -> None:
+        """Refuse a folder that a node of the cluster cannot write under this path."""
+        strategy = import_module("ray.util.scheduling_strategies").NodeAffinitySchedulingStrategy
+        look = self.ray.remote(can_write)
+        nodes = {node["NodeID"]: node["NodeManagerAddress"] for node in self.ray.nodes() if node["Alive"]}
+        looks = {
+            node: look.options(num_cpus=0, scheduling_strategy=strategy(node, soft=False)).remote(str(folder.resolve()))
+            for node in nodes
+        }
+        for node, reference in looks.items():
+            try:
+                sees = self.ray.get(reference, timeout=SEEN_SECONDS)
+            except self.ray.exceptions.RayError as error:
+                line = next(iter(str(error).strip().splitlines()), type(error).__name__)
+                raise SrkdError(f"the node {nodes[node]} of the Ray cluster cannot run srkd: {line[:300]}") from error
+            if not sees:
+                raise SrkdError(
+                    f"{option} {folder}: the node {nodes[node]} of the Ray cluster cannot write there; choose a "
+                    "folder on a disk that all nodes share under the same path"
+                )
+
+
+@contextmanager
+def open_cluster(address: str, *, threads: int = 1, on_gpu: bool = False) -> Iterator[Cluster]:
+    """Connect to a cluster: the one of the address, or that of RAY_ADDRESS or of this machine, or a new one here."""
+    try:
+        import ray
+    except ImportError as error:
+        raise MissingExtra("Ray", "ray") from error
+    if ray.is_initialized():  # by the program that calls srkd
+        yield Cluster(ray, threads, on_gpu=on_gpu)
+        return
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    with keep_handlers():
+        try:
+            ray.init(address="auto" if address == ANYWHERE else address, **quiet)
+        except ConnectionError as error:
+            if address != ANYWHERE or os.environ.get("RAY_ADDRESS"):
+                where = os.environ.get("RAY_ADDRESS") if address == ANYWHERE else address
+                raise SrkdError(f"--on {address}: no Ray cluster answers at {where}") from error
+            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+            path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+            ray.init(include_dashboard=False, runtime_env={"env_vars": {"PYTHONPATH": path}}, **quiet)
+    try:
+        yield Cluster(ray, threads, on_gpu=on_gpu)
+    finally:
+        with keep_handlers():
+            ray.shutdown()
+
+
+class RaySlot(Slot):
+    """A task of the cluster; Ray itself starts it again if its process or node dies."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster, self._is_killed = cluster, False
+        self._reference: Any = None
+
+    def train(self, run: BegunRun) -> None:
+        self._reference = self._cluster.start(WORKER, "train", {**run.job, "wait_seconds": LOCK_SECONDS})
+        try:
+            self._cluster.result(self._reference)
+        except Interrupted:
+            # Ray gives up the task before it has saved its state and let go of the folder.
+            deadline = time.monotonic() + SAVED_SECONDS
+            while (run.folder / LOCK).exists() and time.monotonic() < deadline and not self._is_killed:
+                time.sleep(0.1)
+            raise
+
+    def stop(self) -> None:
+        if self._reference is not None:
+            self._cluster.cancel(self._reference)
+
+    def kill(self) -> None:
+        self._is_killed = True
+        if self._reference is not None:
+            self._cluster.cancel(self._reference, at_once=True)
+
+
+@contextmanager
+def ray_slots(address: str, count: int, *, folder: Path, threads: int, on_gpu: bool) -> Iterator[list[Slot]]:
+    """A task for each of `count` runs in `folder`; Ray decides how many of them run at once."""
+    with open_cluster(address, threads=threads, on_gpu=on_gpu) as cluster:
+        cluster.require_shared(folder, "--out")
+        yield [RaySlot(cluster) for _ in range(count)]
