@@ -168,22 +168,51 @@ class Inputs:
         ]
 
 
+@dataclass(frozen=True)
+class Outcomes:
+    """What became of some pictures."""
+
+    done: Sequence[Upscaled] = ()
+    failed: Sequence[Failed] = ()
+    skipped: Sequence[SkippedPicture] = ()
+
+
+DoJobs = Callable[[Sequence[Job], UpscaleSettings], Outcomes]
+"""Enlarges pictures, here or elsewhere."""
+
+
 def upscale(
     inputs: Sequence[str | Path],
     runtime: Runtime,
     settings: UpscaleSettings | None = None,
     progress: Progress = no_progress,
+    *,
+    do_jobs: DoJobs | None = None,
 ) -> UpscaleReport:
     """Enlarge pictures and write them beside their sources, or to the output of the settings.
 
-    Alpha, grey, 16 bit, ICC profile and EXIF are kept if the format supports them. While one picture is enlarged, the
-    next one is read and the previous one written.
+    Alpha, grey, 16 bit, ICC profile and EXIF are kept if the format supports them. `do_jobs` enlarges the pictures
+    elsewhere.
     """
     settings = settings or UpscaleSettings()
     if settings.suffix is None:
         settings = replace(settings, suffix=f"_x{runtime.descriptor.scale}")
     jobs, contents = _plan_jobs(inputs, settings)
-    failed, skipped = contents.failed, contents.skipped
+    do_jobs = do_jobs or partial(upscale_jobs, runtime, progress=progress)
+    outcomes = do_jobs(jobs, settings)
+    return UpscaleReport(
+        tuple(outcomes.done),
+        (*contents.failed, *outcomes.failed),
+        (*contents.skipped, *outcomes.skipped),
+        numbers_of(runtime),
+    )
+
+
+def upscale_jobs(
+    runtime: Runtime, jobs: Sequence[Job], settings: UpscaleSettings, progress: Progress = no_progress
+) -> Outcomes:
+    """Enlarge some pictures. While one is enlarged, the next one is read and the previous one written."""
+    failed, skipped = list[Failed](), list[SkippedPicture]()
     choice = PrecisionChoice(runtime, exact=settings.exact)
     writes: list[Future[Upscaled | Failed]] = []
     read = _reader(jobs, runtime.descriptor.scale, settings)
@@ -210,8 +239,22 @@ def upscale(
                 progress(title, 1, 1)
     results = [writing.result() for writing in writes]
     failed += [result for result in results if isinstance(result, Failed)]
-    done = tuple(result for result in results if isinstance(result, Upscaled))
-    return UpscaleReport(done, tuple(failed), tuple(skipped), numbers_of(runtime))
+    return Outcomes([result for result in results if isinstance(result, Upscaled)], failed, skipped)
+
+
+def without_outputs(jobs: Sequence[Job], settings: UpscaleSettings) -> tuple[list[Job], Outcomes]:
+    """The jobs whose output is to be written, and what becomes of the others."""
+    sources = {_identity(job.source) for job in jobs}
+    left, failed, skipped = list[Job](), list[Failed](), list[SkippedPicture]()
+    for job in jobs:
+        try:
+            if _has_output(job, settings, sources):
+                skipped.append(SkippedPicture(job.source, f"{job.output} exists", output_exists=True))
+            else:
+                left.append(job)
+        except SrkdError as error:
+            failed.append(_failure(job, error))
+    return left, Outcomes((), failed, skipped)
 
 
 def _failure(job: Job, error: BaseException) -> Failed:

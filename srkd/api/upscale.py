@@ -21,6 +21,10 @@ def run_upscale(options: UpscaleOptions, context: Context) -> UpscaleReport:
 
     Outputs are written beside their sources, with `_x4` (the scale) in their names, or to `out`.
     """
+    if options.on is not None:
+        from srkd.runs.archives import upscale_on_ray  # imports the training loop
+
+        return upscale_on_ray(options, _upscale_settings(options), context)
     runtime = open_runtime(options.model, options, context)
     return upscaling.upscale(as_tuple(options.inputs), runtime, _upscale_settings(options), context.progress)
 
@@ -48,7 +52,7 @@ def run_upscale_any(options: UpscaleOptions, context: Context) -> UpscaleResult:
         return run_upscale(options, context)
     if len(images) < len(inputs):
         raise UsageError("files and images in memory at once: files give a report, images give images: call twice")
-    for_files = ("out", "suffix", "extension", "overwrite", "skip_existing", "recursive")
+    for_files = ("out", "suffix", "extension", "overwrite", "skip_existing", "recursive", "on")
     names = [name for name in for_files if getattr(options, name)]
     if names:
         raise UsageError(f"{', '.join(names)}: for files; an image comes back, and is not written")

@@ -31,7 +31,7 @@ from srkd.options.shared import (
     Sizes,
     Tile,
 )
-from srkd.options.values import COUNTS, MODEL, PICTURE, SIZE, SIZES, names_of
+from srkd.options.values import CLUSTER, COUNTS, MODEL, PICTURE, SIZE, SIZES, names_of
 
 FORMAT_FLAGS = {
     row.name: f"{row.description}{'; the default' if row.name in DEFAULT_FORMATS else ''}." for row in FORMATS.values()
@@ -185,6 +185,11 @@ class UpscaleOptions(RuntimeOptions):
             "and are exact."
         ),
     ] = 16
+    on: Annotated[
+        str | None,
+        CLUSTER,
+        Option("Enlarge the pictures as tasks of a Ray cluster (srkd[ray], docs/use/many-gpus.md).", unset="here"),
+    ] = None
     self_ensemble: SelfEnsemble = False
     exact: Annotated[
         bool,

@@ -77,6 +77,11 @@ class Cluster:
             raise SrkdError(answer["error"])
         return answer["result"]
 
+    @property
+    def processors(self) -> int:
+        """The processors of all nodes together."""
+        return max(1, int(self.ray.cluster_resources().get("CPU", 1)))
+
     def cancel(self, reference: Any, *, at_once: bool = False) -> None:
         self.ray.cancel(reference, force=at_once)
 

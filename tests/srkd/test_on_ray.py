@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from pathlib import Path
+
 import pytest
 
+import srkd
 from compressor.base.errors import UsageError
-from srkd import compress
+from srkd import compress, upscale
 from tests.support.ray_cluster import kill_node_of, two_nodes
 from tests.support.run_files import read_json
 from tests.support.side_by_side import at_first_state, plan
@@ -38,3 +43,42 @@ def test_what_no_cluster_can_do_is_refused(ground, tmp_path, words, named) -> No
     with pytest.raises(UsageError, match=named):
         compress(ground / "teacher.safetensors", data=ground / "photos", out=tmp_path / "run", **words)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.extras
+@pytest.mark.ci
+def test_an_archive_is_enlarged_though_a_node_is_killed(ground, tmp_path) -> None:
+    """The outputs equal those of one process, also where a node died; kept ones stay as they are."""
+    archive, out = tmp_path / "archive", tmp_path / "out"
+    (archive / "inner").mkdir(parents=True)
+    photo = (ground / "photos" / "0.png").read_bytes()
+    for number in range(24):
+        (archive / ("inner" if number % 2 else "") / f"{number}.png").write_bytes(photo)
+    (archive / "bad.png").write_bytes(photo[:100])
+    out.mkdir()
+    (out / "0_x2.png").write_bytes(b"kept")
+    words = {"recursive": True, "skip_existing": True, "threads": 1}
+    with two_nodes() as cluster:
+        watch = threading.Thread(target=kill_a_node, args=(cluster, out), daemon=True)
+        watch.start()
+        report = upscale(ground / "teacher.safetensors", archive, out=out, on="ray", **words)
+        watch.join(60)
+        assert len(cluster.worker_nodes) == 1
+    assert len(report.done) == 23 and [failed.source.name for failed in report.failed] == ["bad.png"]
+    assert [skipped.source.name for skipped in report.skipped] == ["0.png"]
+    assert (out / "0_x2.png").read_bytes() == b"kept"
+    here = upscale(ground / "teacher.safetensors", archive / "2.png", out=tmp_path / "here", threads=1)
+    written = [path.read_bytes() for path in out.rglob("*.png") if path.name != "0_x2.png"]
+    assert len(written) == 23 and set(written) == {here.done[0].output.read_bytes()}
+
+
+def kill_a_node(cluster, out: Path) -> None:
+    """Kill one of the nodes as soon as a picture is written."""
+    while len(list(out.rglob("*_x2.png"))) < 2:
+        time.sleep(0.01)
+    cluster.remove_node(cluster.worker_nodes.copy().pop(), allow_graceful=False)
+
+
+def test_a_cluster_takes_a_model_from_a_file(ground) -> None:
+    with pytest.raises(UsageError, match="--on ray"):
+        upscale(srkd.load(ground / "teacher.safetensors"), ground / "photos", on="ray")
