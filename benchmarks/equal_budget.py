@@ -26,7 +26,7 @@ from recipes.config.reading import is_recipe_file, load_preset
 from srkd import compress, resume
 from srkd.options.compress import CompressOptions
 from srkd.record.trials import Gain, Spread
-from srkd.runs.config import load_recipe
+from srkd.runs.recipe import load_recipe
 
 SETS = ("Set5", "Set14", "B100")
 SETTINGS = ("batch=4", "lr_patch=16", "rate=1e-3", "decay=cosine", "precision=bf16")

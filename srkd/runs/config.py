@@ -13,10 +13,9 @@ from typing import TypeVar, cast
 
 import torch
 
-from compressor.assets import embedded_teacher
 from compressor.base.cache_folder import parse_bytes
-from compressor.base.choices import Goal, Init, Precision, Select
-from compressor.base.context import Context, Note, no_note
+from compressor.base.choices import Goal, Precision
+from compressor.base.context import Context, Note
 from compressor.base.errors import SrkdError, UsageError, reason_of
 from compressor.base.machine import total_memory
 from compressor.base.processes import Rank
@@ -25,55 +24,47 @@ from compressor.data.label_margin import LabelMargin, given_margin, measure_marg
 from compressor.data.prepare import Data, DataChoice, ValidationFolder, prepare_data
 from compressor.data.teacher_cache import TeacherCache
 from compressor.inference.teacher_check import TeacherCheck, check_teacher, format_options
-from compressor.models.fitting.fit import require_linear_plan
 from compressor.models.networks.base import Network
-from compressor.models.networks.registry import architecture, build, quantise
-from compressor.models.students.init_from import initialise_from
-from compressor.models.students.init_report import InitReport
-from compressor.models.students.principal import can_be_turned
-from compressor.models.students.students import (
-    build_student,
-    parse_student,
-    reordered,
-    student_cuts,
-    student_of_spec,
-    width_hint,
-)
 from compressor.runtimes.torch_runtime import torch_device
-from compressor.teachers.teacher import Teacher, load_teacher
+from compressor.teachers.teacher import Teacher
 from compressor.training.distributed import process_device
 from compressor.training.footprint import BatchShape, Footprint, footprint
 from compressor.training.method import (
-    FeedsOtherSizes,
-    FitsBatch,
-    HasEarlierStages,
     HasTeacherViews,
     Method,
     TrainsJointly,
     fit_methods,
-    quantisation_of,
     teacher_views,
 )
 from compressor.training.speed import PLAIN_MODE, ExecutionMode, SpeedOptions, choose_execution_mode
 from compressor.training.stage import Stage
 from compressor.training.validation import Validation
-from recipes.catalogue import RECIPES, teacher_needs
-from recipes.config.by_class import is_class
-from recipes.config.preset import SHORT_RUN_STEPS, Preset, StudentRule
-from recipes.config.reading import is_recipe_file, load_preset, recipe_label
+from recipes.catalogue import teacher_needs
+from recipes.config.preset import Preset
+from recipes.config.reading import recipe_label
 from recipes.terms.features import describe_taps
-from recipes.terms.phi import PhiSource, UsesPerceptualNet, bind_phi, find_phi, lacks_vgg19
-from srkd.options.compress import CompressOptions, TeacherOptions
+from recipes.terms.phi import PhiSource, bind_phi
+from srkd.options.compress import CompressOptions
 from srkd.options.shared import path_of
 from srkd.options.values import as_tuple, split_name
-from srkd.record.run_file import RunFile, StudentStart
+from srkd.record.run_file import RunFile
+from srkd.runs.recipe import (
+    PIXEL_ONLY,
+    choose_phi,
+    fit_batch,
+    load_recipe,
+    needs_teacher,
+    phi_of,
+    read_phi,
+    repeats_published,
+    trains_teacher,
+    tunes_teacher,
+    use_embedded_phi,
+)
+from srkd.runs.student import StudentInit, choose_student, quantise_student, require_inside, whole_teacher
+from srkd.runs.teacher import fit_sizes, load_given_teacher, require_fit
 
 T = TypeVar("T")
-
-EMBEDDED = "the embedded teacher"
-
-PIXEL_ONLY = frozenset({"scratch", "inherit"})
-"""Methods whose only loss is L1 to the label; they differ in the student's start."""
 
 
 class UnknownCost(SrkdError):
@@ -91,22 +82,6 @@ class SharedInputs:
         if key not in self._found:
             self._found[key] = read()
         return cast(T, self._found[key])
-
-
-@dataclass(frozen=True)
-class StudentInit:
-    """The student before its first step, and the origin of its weights."""
-
-    network: Network
-    init: Init
-    select: Select
-    init_from: InitReport | None = None
-    plain_slice: Network | None = None
-    """The leading slice of the teacher for comparison, if the student starts from a better one; else None."""
-
-    def facts(self) -> StudentStart:
-        """The entry `start` of run.json."""
-        return StudentStart(init=self.init, select=self.select, init_from=self.init_from)
 
 
 @dataclass(frozen=True)
@@ -396,121 +371,7 @@ def open_device(name: str) -> torch.device:
     return device
 
 
-# The recipe and φ.
-
-
-RATE_SETTINGS = ("rate", "fit_rate", "decay", "milestones", "factor")
-"""Keys of a schedule that decide the learning rate; if the user sets one, srkd does not change the rate."""
-
-
-def load_recipe(options: CompressOptions, note: Note = no_note) -> Preset:
-    """The recipe's preset with `--set` and `--steps` applied; a shortened recipe gets a suitable rate."""
-    preset = load_preset(options.training.recipe, options.training.recipe_settings)
-    for rule in preset.methods if is_recipe_file(options.training.recipe) else ():
-        if is_class(rule.name):
-            note(f"recipe: it runs the code of {rule.name}")
-    keys = schedule_settings(options)
-    if "rate" in keys and "fit_rate" not in keys:
-        preset = preset.with_own_rate()  # the user's rate is for this student, also if it is fitted
-    if options.training.steps is None:
-        return preset
-    scaled, before = preset.with_steps(options.training.steps), preset.schedule
-    is_shortened = options.training.steps < SHORT_RUN_STEPS <= before.steps and before.decay == "milestones"
-    if not is_shortened or repeats_published(options.training.recipe) or keys.intersection(RATE_SETTINGS):
-        return scaled
-    short = scaled.for_short_run()
-    note(
-        f"--steps {options.training.steps}: a short run, so the rate falls from {short.schedule.rate:g} along a "
-        "cosine, "
-        f"not from {before.rate:g} at milestones (--set schedule.decay=milestones keeps those)"
-    )
-    return short
-
-
-def schedule_settings(options: CompressOptions) -> set[str]:
-    """The keys of the schedule that the options set."""
-    paths = [setting.partition("=")[0].split(".") for setting in options.training.recipe_settings]
-    return {path[1] for path in paths if path[0] == "schedule" and len(path) > 1}
-
-
-def repeats_published(recipe: str) -> bool:
-    """Whether a recipe, by its name, repeats a published run; such a recipe is not adapted."""
-    return recipe_label(recipe).endswith(("-paper", "-code"))
-
-
-def needs_teacher(methods: Sequence[Method]) -> bool:
-    """Whether the methods need a teacher; also the labels may be its images."""
-    return any(teacher_needs(method) != "nothing" for method in methods)
-
-
-def tunes_teacher(method: Method) -> bool:
-    """Whether the method trains a copy of the teacher that teaches."""
-    return isinstance(method, HasEarlierStages) and any(stage.tunes_teacher for stage in method.earlier_stages())
-
-
-def trains_teacher(method: Method) -> bool:
-    """Whether the teacher that teaches is not the one that came, but trained on patches, before or with the student."""
-    return isinstance(method, TrainsJointly) or tunes_teacher(method)
-
-
-def choose_phi(
-    preset: Preset, options: CompressOptions, context: Context, *, download: bool = True
-) -> PhiSource | None:
-    """Φ and announce it; None for a recipe without. The leading process finds or downloads it for all."""
-    processes = context.processes
-
-    def find() -> PhiSource | None:
-        if not processes.is_leader:
-            return None
-        weights = path_of(options.training.phi_weights)
-        phi = find_phi(preset.build_methods(), weights, download=download, progress=context.progress)
-        if phi is None:
-            return None
-        phi = phi.with_owner(EMBEDDED) if options.teacher.teacher is None else phi
-        context.note(f"phi: {phi.how}")
-        return phi
-
-    # A tuple, because None is the value of a process that does not lead.
-    return processes.broadcast((processes.run_on_all(find),))[0]
-
-
-def phi_of(methods: Sequence[Method]) -> PhiSource | None:
-    """The φ to which the methods are bound."""
-    return next((method.phi_source for method in methods if isinstance(method, UsesPerceptualNet)), None)
-
-
-def read_phi(began: RunFile) -> PhiSource | None:
-    """The φ with which a run began: it continues with the same, even if the cache has changed."""
-    return None if began.phi is None else PhiSource(**began.phi.model_dump())
-
-
-def use_embedded_phi(methods: Sequence[Method], teacher: Teacher | None, note: Note) -> tuple[Method, ...]:
-    """Bind the embedded teacher's blocks as φ if the run's own teacher gives outputs only."""
-    phi = phi_of(methods)
-    if phi is None or phi.kind != "teacher" or teacher is None or teacher.network is not None:
-        return tuple(methods)
-    note(f"phi: {EMBEDDED}'s first blocks, as the {teacher.backend} teacher gives outputs only")
-    return bind_phi(methods, phi.with_owner(EMBEDDED))
-
-
-# The teacher.
-
-
-def load_given_teacher(given: TeacherOptions, note: Note) -> Teacher:
-    """Load `--teacher`, or the embedded one, and announce the assumptions about it."""
-    path = given.path
-    if path is None:
-        path = embedded_teacher()
-        note("no --teacher: using the embedded teacher")
-    teacher = load_teacher(
-        path, scale=given.scale, arch_options=given.arch_options, limits=given.limits, trust_code=given.trust_code
-    )
-    if teacher.origin is not None:
-        for assumption in teacher.origin.assumed:
-            note(f"teacher: {assumption.field}={assumption.value} assumed ({assumption.why})")
-        for line in teacher.origin.notes:
-            note(f"teacher: {line}")
-    return teacher
+# What the student is judged by, and learns to give.
 
 
 def choose_goal(
@@ -580,279 +441,6 @@ def require_sound_teacher(networks: RunNetworks, teacher: Teacher, inputs: Share
     raise UsageError(
         f"{check.advice}: add that, or {format_options(teacher.settings())} to train towards it as it stands"
     )
-
-
-def fit_batch(preset: Preset, note: Note) -> tuple[Method, ...]:
-    """The preset's methods with their weights for its batch; a note says which, unless the preset gives the weight."""
-    fitted = []
-    for method in preset.build_methods():
-        if isinstance(method, FitsBatch):
-            before = method.weights
-            method, text = method.fit_batch(preset.schedule.batch)
-            changed = {term for term, weight in method.weights.items() if before[term] != weight}
-            if text is not None and not changed <= preset.weights.keys():
-                note(text)
-        fitted.append(method)
-    return tuple(fitted)
-
-
-def fit_sizes(methods: Sequence[Method], teacher: Teacher, lr_patch: int, note: Note) -> tuple[Method, ...]:
-    """Refuse a teacher whose fixed size is not that of patches; adapt methods that give it images of other sizes."""
-    sizes = teacher.own_sizes
-    if sizes.fixed_size not in (None, (lr_patch, lr_patch)):
-        width, height = sizes.fixed_size
-        remedy = f"--lr-patch {width}" if width == height else "export it with free height and width"
-        raise UsageError(
-            f"the teacher takes images of {width}x{height} only, and the recipe's patches have {lr_patch}x{lr_patch}: "
-            f"{remedy}"
-        )
-    fitted = []
-    for method in methods:
-        if isinstance(method, FeedsOtherSizes):
-            method, text = method.fit_sizes(sizes, lr_patch, sizes.scale)
-            if text is not None:
-                note(text)
-        fitted.append(method)
-    return tuple(fitted)
-
-
-def require_fit(teacher: Teacher, recipe: str, methods: Sequence[Method]) -> None:
-    """Refuse a teacher without the channels, weights or features that the recipe needs."""
-    if teacher.descriptor.channels != 3:
-        raise UsageError(
-            "the teacher takes one channel, and compress trains on RGB images: use a teacher of 3 channels"
-        )
-    if teacher.network is None and any(teacher_needs(method) == "network" for method in methods):
-        raise UsageError(
-            f"recipe {recipe} needs weights or features of its teacher, and the {teacher.backend} teacher "
-            f"gives outputs only; recipes that take it: {', '.join(recipes_for_outputs())}"
-        )
-
-
-def recipes_for_outputs() -> tuple[str, ...]:
-    """The recipes that need at most outputs of a teacher; one that does not load, or lacks its VGG-19, is left out."""
-    names = []
-    for name in sorted(RECIPES):
-        with suppress(SrkdError):
-            preset = load_preset(name)
-            methods = preset.build_methods()
-            needs_weights = any(teacher_needs(method) == "network" for method in methods)
-            if not needs_weights and not preset.student.init_required and not lacks_vgg19(methods):
-                names.append(name)
-    return tuple(names)
-
-
-# The student.
-
-
-def choose_student(teacher: Teacher | None, preset: Preset, options: CompressOptions, note: Note) -> StudentInit:
-    """Build the student by the options, else the preset; note hints and the result of `--init-from`."""
-    network_of_teacher = None if teacher is None else teacher.network
-    init = options.student.init or _default_init(network_of_teacher, preset, options, note)
-    select = _choose_select(init, network_of_teacher, preset, options, note)
-    if init == "fit" and options.student.init_from is not None:
-        raise UsageError(f"--init-from {options.student.init_from} gives the student its weights: leave out --init fit")
-    published = _published_student(network_of_teacher, preset, options, note)
-    if options.student.student is not None:
-        network = _student_of_spec(options.student.student, init, select, options, teacher)
-    elif published is not None:
-        network = _student_of_spec(published, init, select, options, teacher)
-    else:
-        network = _cut_student(teacher, init, select, preset, options, note)
-    if init == "fit" and network_of_teacher is not None:
-        require_linear_plan(network_of_teacher.spec, network.spec)
-    channels = network.descriptor.channels
-    if channels != 3:
-        raise UsageError(
-            f"the student has {channels} channels, and compress trains on RGB images: add channels=3 to --student"
-        )
-    teacher_spec = None if network_of_teacher is None else network_of_teacher.spec
-    hint, width = width_hint(network.spec), network.spec.to_dict().get("width")
-    if hint is not None and (teacher_spec is None or teacher_spec.to_dict().get("width") != width):
-        note(hint)
-    init_from = None
-    if options.student.init_from is not None:
-        init_from = initialise_from(network, options.student.init_from)
-        for line in init_from.lines():
-            note(line)
-    plain_slice = None
-    if network_of_teacher is not None and (init == "fit" or select == "principal"):
-        plain_slice = student_of_spec(network_of_teacher, network.spec)
-    return StudentInit(network, init, select, init_from, plain_slice)
-
-
-def _published_student(teacher: Network | None, preset: Preset, options: CompressOptions, note: Note) -> str | None:
-    """The student that is published for this teacher, unless the options give a shape."""
-    given = (options.student.student, options.student.width, options.student.depth)
-    entry = None if teacher is None else preset.student.published_for(teacher.spec)
-    if entry is None or any(value is not None for value in given):
-        return None
-    note(f"student: {entry.student}, as published for this teacher")
-    if entry.start_scale is not None and options.student.init_from is None:
-        note(
-            f"student: random weights; the published run starts from its student of x{entry.start_scale}: train that "
-            f"with a teacher of x{entry.start_scale} and the same recipe, then add --init-from FILE"
-        )
-    return entry.student
-
-
-def _default_init(teacher: Network | None, preset: Preset, options: CompressOptions, note: Note) -> Init:
-    """The recipe's start, or the nearest one that the student and its teacher allow."""
-    init = preset.student.init
-    # --select or --init-from replace a fit.
-    is_replaced = options.student.select is not None or options.student.init_from is not None
-    if options.student.student is None:
-        if init == "fit" and is_replaced:
-            return "inherit"
-        if init == "fit" and teacher is not None and architecture(teacher.spec.arch).linear is None:
-            note(f"the student is cut from the teacher: a {teacher.spec.arch} cannot be solved for")
-            return "inherit"
-        return init
-    if preset.student.init_required and not is_replaced:
-        _require_start(init, teacher, options.student.student)
-        return init
-    if teacher is None or init == "random" or (init == "fit" and is_replaced):
-        return "random"
-    if init == "inherit":
-        note("--student: random weights, where the recipe would inherit; --init inherit cuts them from the teacher")
-        return "random"
-    try:
-        spec = parse_student(options.student.student, like=teacher.spec, scale=teacher.spec.scale)
-        student_cuts(teacher.spec, spec)
-        require_linear_plan(teacher.spec, spec)
-    except SrkdError:
-        note(f"--student: random weights, as no student of this shape can be solved for from the {teacher.spec.arch}")
-        return "random"
-    return "fit"
-
-
-def _require_start(init: Init, teacher: Network | None, student: str) -> None:
-    """Refuse a recipe that is its start, for a student that cannot be cut from the teacher, or solved for."""
-    try:
-        if teacher is None:
-            raise SrkdError("no teacher whose layers srkd knows")
-        spec = parse_student(student, like=teacher.spec, scale=teacher.spec.scale)
-        student_cuts(teacher.spec, spec)
-        if init == "fit":
-            require_linear_plan(teacher.spec, spec)
-    except SrkdError as error:
-        does, other = ("solves for it by", "logits") if init == "fit" else ("cuts it from", "scratch")
-        raise UsageError(
-            f"--student {student}: the recipe {init} {does} the teacher's weights, which is impossible ({error}); "
-            f"--recipe {other} trains it from random weights"
-        ) from error
-
-
-def _choose_select(init: Init, teacher: Network | None, preset: Preset, options: CompressOptions, note: Note) -> Select:
-    """Which of the teacher's channels an inherited student keeps."""
-    if options.student.select is not None and init != "inherit":
-        remedy = "leave it out, as there is no teacher to inherit from" if teacher is None else "add --init inherit"
-        raise UsageError(f"--select {options.student.select} chooses what is inherited: {remedy}")
-    select = options.student.select or (preset.student.select if init == "inherit" else "leading")
-    if (
-        select == "principal"
-        and options.student.select is None
-        and teacher is not None
-        and not can_be_turned(teacher.spec)
-    ):
-        note(f"select: the leading channels, as the stream of a {teacher.spec.arch} cannot be turned")
-        return "leading"
-    return select
-
-
-def _cut_student(
-    teacher: Teacher | None, init: Init, select: Select, preset: Preset, options: CompressOptions, note: Note
-) -> Network:
-    """Cut the student from a teacher whose network is known, by width and depth."""
-    if teacher is None:
-        raise UsageError("without --student the student is cut from a teacher: add --teacher FILE or --student SPEC")
-    for line in _also_reduced(preset.student, options):
-        note(line)
-    if teacher.network is None:
-        scale = teacher.descriptor.scale
-        raise UsageError(
-            f"no student can be cut from the {teacher.backend} teacher: give its shape, "
-            f"--student compact:width=32,depth=8,scale={scale}"
-        )
-    return build_student(
-        teacher.network,
-        width=preset.student.width if options.student.width is None else options.student.width,
-        depth=preset.student.depth if options.student.depth is None else options.student.depth,
-        init="inherit" if init == "fit" else init,  # the fit follows later, on the run's own images
-        seed=options.training.seed,
-        select=select,
-    )
-
-
-def _also_reduced(rule: StudentRule, options: CompressOptions) -> list[str]:
-    """A line if only one of width and depth is given and the recipe reduces the other."""
-    width, depth = options.student.width, options.student.depth
-    if depth is not None and width is None and rule.width < 1:
-        return [f"--depth {depth:g}: the recipe also {_reduces(rule.width, 'width')}: add --width 1 to keep it"]
-    if width is not None and depth is None and rule.depth < 1:
-        return [f"--width {width:g}: the recipe also {_reduces(rule.depth, 'depth')}: add --depth 1 to keep it"]
-    return []
-
-
-def _reduces(fraction: float, what: str) -> str:
-    return f"halves the {what}" if fraction == 0.5 else f"takes {fraction:g} of the {what}"
-
-
-def _student_of_spec(
-    text: str, init: Init, select: Select, options: CompressOptions, teacher: Teacher | None
-) -> Network:
-    """Build the student of `--student`, with random weights or with those of a slice, which a fit then replaces."""
-    if options.student.width is not None or options.student.depth is not None:
-        raise UsageError("--student gives the whole shape: leave out --width and --depth")
-    scale = None if teacher is None else teacher.descriptor.scale
-    if init != "random":
-        if teacher is None or teacher.network is None:
-            raise UsageError(
-                f"--init {init} makes the student of its teacher's weights: add --teacher FILE of a known network"
-            )
-        spec = parse_student(text, like=teacher.network.spec, scale=scale)
-        return student_of_spec(teacher.network, spec, select=select)
-    spec = parse_student(text, scale=scale)
-    if scale is not None and spec.scale != scale:
-        raise UsageError(f"the student is for x{spec.scale}, the teacher for x{scale}")
-    return build(spec, seed=options.training.seed)
-
-
-def quantise_student(start: StudentInit, methods: Sequence[Method], teacher: Teacher | None) -> StudentInit:
-    """The start with a quantised student if a method trains one."""
-    quantisation = quantisation_of(methods)
-    if quantisation is None:
-        return start
-    of_teacher = None if teacher is None or teacher.network is None else teacher.network.quantisation
-    if of_teacher is not None:
-        raise UsageError(
-            f"the teacher is quantised itself ({of_teacher.line()}): give the float network that it was made from"
-        )
-    if start.plain_slice is not None:
-        raise UsageError(
-            f"{quantisation.method} is the last stage and starts from trained weights, not from ones that are solved "
-            f"for or turned: distil first (--recipe logits --then {quantisation.method}), or --init inherit"
-        )
-    return replace(start, network=quantise(start.network, quantisation))
-
-
-def whole_teacher(teacher: Teacher, start: StudentInit) -> Teacher:
-    """The teacher inside which the student is trained, reordered so that the student's channels come first."""
-    if teacher.network is None or start.select == "leading":
-        return teacher
-    return Teacher(reordered(teacher.network, start.network.spec, start.select), teacher.origin)
-
-
-def require_inside(student: StudentInit, method: str, *, has_labels: bool) -> None:
-    """Refuse options that have no meaning for a student trained on slices of the teacher's own weights."""
-    inside = f"{method} trains the student on slices of the teacher's own weights"
-    if student.init != "inherit":
-        others = "random" if student.init == "random" else "others"
-        raise UsageError(f"{inside}, and these would be {others}: --init inherit")
-    if student.init_from is not None:
-        raise UsageError(f"{inside}: leave out --init-from, or give {student.init_from.path} as --teacher")
-    if not has_labels:
-        raise UsageError(f"--lr-only: {method} trains its teacher, which then cannot be the only label; use csd-lite")
 
 
 # The images.

@@ -36,7 +36,7 @@ from srkd.options.compress import PlanOptions, TargetOptions
 from srkd.options.models import refuse_file_options
 from srkd.options.shared import path_of
 from srkd.options.values import format_size, require_png
-from srkd.runs.config import load_given_teacher
+from srkd.runs.teacher import load_given_teacher
 
 LOOK_SECONDS = 90.0
 """Time after which no further shape is tried; finalists are then measured again and fitted."""

@@ -24,8 +24,10 @@ from recipes.config.reading import load_preset, recipe_label
 from srkd.options.compress import CompressOptions, StudentOptions, TargetOptions, TeacherOptions
 from srkd.record.result import CompressReport
 from srkd.record.run_file import RunFile
-from srkd.runs.config import RunConfig, RunNetworks, load_given_teacher, load_recipe
+from srkd.runs.config import RunConfig, RunNetworks
+from srkd.runs.recipe import load_recipe
 from srkd.runs.run_plan import PlannedRun, RunPlan, in_folder
+from srkd.runs.teacher import load_given_teacher
 
 
 class Then(RunPlan):

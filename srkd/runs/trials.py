@@ -32,7 +32,8 @@ from srkd.options.sweep import Point, points
 from srkd.record.result import CompressReport
 from srkd.record.run_file import RunFile, TrainingMode, find_run_file
 from srkd.record.trials import Outcome, SameBatches, TrialsReport
-from srkd.runs.config import PIXEL_ONLY, RunConfig, SharedInputs, needs_teacher, schedule_settings
+from srkd.runs.config import RunConfig, SharedInputs
+from srkd.runs.recipe import PIXEL_ONLY, needs_teacher, schedule_settings
 from srkd.runs.run import margin_entry, phi_entry
 from srkd.runs.run_plan import PlannedRun, RunPlan, in_folder
 

@@ -32,8 +32,8 @@ from recipes.terms.contrast import bicubic_negatives
 from recipes.terms.perceptual import VGG19, TeacherPhi
 from srkd import compress, resume
 from srkd.options.compress import CompressOptions
-from srkd.runs.config import fit_batch
 from srkd.runs.dry_run import dry_run
+from srkd.runs.recipe import fit_batch
 from tests.support.downloads import UNREACHABLE
 from tests.support.foreign_models import save_onnx, twin
 from tests.support.small_runs import SMALL

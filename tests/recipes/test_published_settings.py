@@ -19,8 +19,8 @@ from recipes.catalogue import RECIPES
 from recipes.config.reading import load_preset
 from recipes.terms.phi import bind_phi, resolve_phi
 from srkd.options.compress import CompressOptions
-from srkd.runs.config import repeats_published
 from srkd.runs.dry_run import dry_run
+from srkd.runs.recipe import repeats_published
 from tests.support.small_runs import SMALL, save_photos
 
 EDSR, RCAN = EDSRSpec(4, width=256, depth=32, res_scale=0.1), RCANSpec(4, width=64, groups=10, depth=20)

@@ -20,7 +20,7 @@ from srkd.cli.main import run
 from srkd.cli.verbs.compress import command
 from srkd.options.compress import CompressOptions
 from srkd.options.option import declarations, to_json
-from srkd.runs.config import load_recipe
+from srkd.runs.recipe import load_recipe
 from tests.support.small_runs import SMALL
 
 GROUPS = ["Teacher", "Student", "Target", "Data", "Training", "Run", "Output"]

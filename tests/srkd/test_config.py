@@ -26,7 +26,7 @@ from srkd import compress
 from srkd.cli.main import run
 from srkd.options.compress import CompressOptions
 from srkd.record.run_file import StudentStart
-from srkd.runs.config import StudentInit, choose_student
+from srkd.runs.student import StudentInit, choose_student
 
 STILL = ("schedule.batch=2", "schedule.lr_patch=8", "schedule.rate=1e-30")
 """Settings with a rate that changes no weight: the written student equals the initial one."""

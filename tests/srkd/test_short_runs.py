@@ -9,7 +9,7 @@ import pytest
 from recipes.catalogue import RECIPES
 from srkd import compress
 from srkd.options.compress import CompressOptions
-from srkd.runs.config import load_recipe
+from srkd.runs.recipe import load_recipe
 
 
 @pytest.fixture

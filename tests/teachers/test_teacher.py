@@ -23,7 +23,8 @@ from compressor.teachers.teacher import Teacher, load_teacher
 from compressor.training.step import Runner
 from srkd import compress
 from srkd.options.compress import CompressOptions
-from srkd.runs.config import RunNetworks, recipes_for_outputs
+from srkd.runs.config import RunNetworks
+from srkd.runs.recipe import recipes_for_outputs
 from tests.support.foreign_models import KINDS, MultiplesOf, save_all, save_export, save_onnx, save_torchscript, twin
 
 

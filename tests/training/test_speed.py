@@ -32,8 +32,9 @@ from compressor.training.state import State
 from recipes.config.reading import load_preset
 from srkd.options.compress import CompressOptions
 from srkd.runs import config
-from srkd.runs.config import RunNetworks, StudentInit
+from srkd.runs.config import RunNetworks
 from srkd.runs.run import TrainingRun
+from srkd.runs.student import StudentInit
 from tests.support.training import Recorder, smooth_patch
 
 CPU = torch.device("cpu")

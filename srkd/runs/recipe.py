@@ -1,0 +1,144 @@
+"""The recipe of a run: its preset for these options, its methods for this batch, and the φ that they share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+
+from compressor.base.context import Context, Note, no_note
+from compressor.base.errors import SrkdError
+from compressor.teachers.teacher import Teacher
+from compressor.training.method import FitsBatch, HasEarlierStages, Method, TrainsJointly
+from recipes.catalogue import RECIPES, teacher_needs
+from recipes.config.by_class import is_class
+from recipes.config.preset import SHORT_RUN_STEPS, Preset
+from recipes.config.reading import is_recipe_file, load_preset, recipe_label
+from recipes.terms.phi import PhiSource, UsesPerceptualNet, bind_phi, find_phi, lacks_vgg19
+from srkd.options.compress import CompressOptions
+from srkd.options.shared import path_of
+from srkd.record.run_file import RunFile
+
+EMBEDDED = "the embedded teacher"
+
+PIXEL_ONLY = frozenset({"scratch", "inherit"})
+"""Methods whose only loss is L1 to the label; they differ in the student's start."""
+
+RATE_SETTINGS = ("rate", "fit_rate", "decay", "milestones", "factor")
+"""Keys of a schedule that decide the learning rate; if the user sets one, srkd does not change the rate."""
+
+
+def load_recipe(options: CompressOptions, note: Note = no_note) -> Preset:
+    """The recipe's preset with `--set` and `--steps` applied; a shortened recipe gets a suitable rate."""
+    preset = load_preset(options.training.recipe, options.training.recipe_settings)
+    for rule in preset.methods if is_recipe_file(options.training.recipe) else ():
+        if is_class(rule.name):
+            note(f"recipe: it runs the code of {rule.name}")
+    keys = schedule_settings(options)
+    if "rate" in keys and "fit_rate" not in keys:
+        preset = preset.with_own_rate()  # the user's rate is for this student, also if it is fitted
+    if options.training.steps is None:
+        return preset
+    scaled, before = preset.with_steps(options.training.steps), preset.schedule
+    is_shortened = options.training.steps < SHORT_RUN_STEPS <= before.steps and before.decay == "milestones"
+    if not is_shortened or repeats_published(options.training.recipe) or keys.intersection(RATE_SETTINGS):
+        return scaled
+    short = scaled.for_short_run()
+    note(
+        f"--steps {options.training.steps}: a short run, so the rate falls from {short.schedule.rate:g} along a "
+        "cosine, "
+        f"not from {before.rate:g} at milestones (--set schedule.decay=milestones keeps those)"
+    )
+    return short
+
+
+def schedule_settings(options: CompressOptions) -> set[str]:
+    """The keys of the schedule that the options set."""
+    paths = [setting.partition("=")[0].split(".") for setting in options.training.recipe_settings]
+    return {path[1] for path in paths if path[0] == "schedule" and len(path) > 1}
+
+
+def repeats_published(recipe: str) -> bool:
+    """Whether a recipe, by its name, repeats a published run; such a recipe is not adapted."""
+    return recipe_label(recipe).endswith(("-paper", "-code"))
+
+
+def needs_teacher(methods: Sequence[Method]) -> bool:
+    """Whether the methods need a teacher; also the labels may be its images."""
+    return any(teacher_needs(method) != "nothing" for method in methods)
+
+
+def tunes_teacher(method: Method) -> bool:
+    """Whether the method trains a copy of the teacher that teaches."""
+    return isinstance(method, HasEarlierStages) and any(stage.tunes_teacher for stage in method.earlier_stages())
+
+
+def trains_teacher(method: Method) -> bool:
+    """Whether the teacher that teaches is not the one that came, but trained on patches, before or with the student."""
+    return isinstance(method, TrainsJointly) or tunes_teacher(method)
+
+
+def fit_batch(preset: Preset, note: Note) -> tuple[Method, ...]:
+    """The preset's methods with their weights for its batch; a note says which, unless the preset gives the weight."""
+    fitted = []
+    for method in preset.build_methods():
+        if isinstance(method, FitsBatch):
+            before = method.weights
+            method, text = method.fit_batch(preset.schedule.batch)
+            changed = {term for term, weight in method.weights.items() if before[term] != weight}
+            if text is not None and not changed <= preset.weights.keys():
+                note(text)
+        fitted.append(method)
+    return tuple(fitted)
+
+
+def recipes_for_outputs() -> tuple[str, ...]:
+    """The recipes that need at most outputs of a teacher; one that does not load, or lacks its VGG-19, is left out."""
+    names = []
+    for name in sorted(RECIPES):
+        with suppress(SrkdError):
+            preset = load_preset(name)
+            methods = preset.build_methods()
+            needs_weights = any(teacher_needs(method) == "network" for method in methods)
+            if not needs_weights and not preset.student.init_required and not lacks_vgg19(methods):
+                names.append(name)
+    return tuple(names)
+
+
+def choose_phi(
+    preset: Preset, options: CompressOptions, context: Context, *, download: bool = True
+) -> PhiSource | None:
+    """Φ and announce it; None for a recipe without. The leading process finds or downloads it for all."""
+    processes = context.processes
+
+    def find() -> PhiSource | None:
+        if not processes.is_leader:
+            return None
+        weights = path_of(options.training.phi_weights)
+        phi = find_phi(preset.build_methods(), weights, download=download, progress=context.progress)
+        if phi is None:
+            return None
+        phi = phi.with_owner(EMBEDDED) if options.teacher.teacher is None else phi
+        context.note(f"phi: {phi.how}")
+        return phi
+
+    # A tuple, because None is the value of a process that does not lead.
+    return processes.broadcast((processes.run_on_all(find),))[0]
+
+
+def phi_of(methods: Sequence[Method]) -> PhiSource | None:
+    """The φ to which the methods are bound."""
+    return next((method.phi_source for method in methods if isinstance(method, UsesPerceptualNet)), None)
+
+
+def read_phi(began: RunFile) -> PhiSource | None:
+    """The φ with which a run began: it continues with the same, even if the cache has changed."""
+    return None if began.phi is None else PhiSource(**began.phi.model_dump())
+
+
+def use_embedded_phi(methods: Sequence[Method], teacher: Teacher | None, note: Note) -> tuple[Method, ...]:
+    """Bind the embedded teacher's blocks as φ if the run's own teacher gives outputs only."""
+    phi = phi_of(methods)
+    if phi is None or phi.kind != "teacher" or teacher is None or teacher.network is not None:
+        return tuple(methods)
+    note(f"phi: {EMBEDDED}'s first blocks, as the {teacher.backend} teacher gives outputs only")
+    return bind_phi(methods, phi.with_owner(EMBEDDED))

@@ -1,0 +1,255 @@
+"""The student of a run before its first step: its shape and the origin of its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from compressor.base.choices import Init, Select
+from compressor.base.context import Note
+from compressor.base.errors import SrkdError, UsageError
+from compressor.models.fitting.fit import require_linear_plan
+from compressor.models.networks.base import Network
+from compressor.models.networks.registry import architecture, build, quantise
+from compressor.models.students.init_from import initialise_from
+from compressor.models.students.init_report import InitReport
+from compressor.models.students.principal import can_be_turned
+from compressor.models.students.students import (
+    build_student,
+    parse_student,
+    reordered,
+    student_cuts,
+    student_of_spec,
+    width_hint,
+)
+from compressor.teachers.teacher import Teacher
+from compressor.training.method import Method, quantisation_of
+from recipes.config.preset import Preset, StudentRule
+from srkd.options.compress import CompressOptions
+from srkd.record.run_file import StudentStart
+
+
+@dataclass(frozen=True)
+class StudentInit:
+    """The student before its first step, and the origin of its weights."""
+
+    network: Network
+    init: Init
+    select: Select
+    init_from: InitReport | None = None
+    plain_slice: Network | None = None
+    """The leading slice of the teacher for comparison, if the student starts from a better one; else None."""
+
+    def facts(self) -> StudentStart:
+        """The entry `start` of run.json."""
+        return StudentStart(init=self.init, select=self.select, init_from=self.init_from)
+
+
+def choose_student(teacher: Teacher | None, preset: Preset, options: CompressOptions, note: Note) -> StudentInit:
+    """Build the student by the options, else the preset; note hints and the result of `--init-from`."""
+    network_of_teacher = None if teacher is None else teacher.network
+    init = options.student.init or _default_init(network_of_teacher, preset, options, note)
+    select = _choose_select(init, network_of_teacher, preset, options, note)
+    if init == "fit" and options.student.init_from is not None:
+        raise UsageError(f"--init-from {options.student.init_from} gives the student its weights: leave out --init fit")
+    published = _published_student(network_of_teacher, preset, options, note)
+    if options.student.student is not None:
+        network = _student_of_spec(options.student.student, init, select, options, teacher)
+    elif published is not None:
+        network = _student_of_spec(published, init, select, options, teacher)
+    else:
+        network = _cut_student(teacher, init, select, preset, options, note)
+    if init == "fit" and network_of_teacher is not None:
+        require_linear_plan(network_of_teacher.spec, network.spec)
+    channels = network.descriptor.channels
+    if channels != 3:
+        raise UsageError(
+            f"the student has {channels} channels, and compress trains on RGB images: add channels=3 to --student"
+        )
+    teacher_spec = None if network_of_teacher is None else network_of_teacher.spec
+    hint, width = width_hint(network.spec), network.spec.to_dict().get("width")
+    if hint is not None and (teacher_spec is None or teacher_spec.to_dict().get("width") != width):
+        note(hint)
+    init_from = None
+    if options.student.init_from is not None:
+        init_from = initialise_from(network, options.student.init_from)
+        for line in init_from.lines():
+            note(line)
+    plain_slice = None
+    if network_of_teacher is not None and (init == "fit" or select == "principal"):
+        plain_slice = student_of_spec(network_of_teacher, network.spec)
+    return StudentInit(network, init, select, init_from, plain_slice)
+
+
+def _published_student(teacher: Network | None, preset: Preset, options: CompressOptions, note: Note) -> str | None:
+    """The student that is published for this teacher, unless the options give a shape."""
+    given = (options.student.student, options.student.width, options.student.depth)
+    entry = None if teacher is None else preset.student.published_for(teacher.spec)
+    if entry is None or any(value is not None for value in given):
+        return None
+    note(f"student: {entry.student}, as published for this teacher")
+    if entry.start_scale is not None and options.student.init_from is None:
+        note(
+            f"student: random weights; the published run starts from its student of x{entry.start_scale}: train that "
+            f"with a teacher of x{entry.start_scale} and the same recipe, then add --init-from FILE"
+        )
+    return entry.student
+
+
+def _default_init(teacher: Network | None, preset: Preset, options: CompressOptions, note: Note) -> Init:
+    """The recipe's start, or the nearest one that the student and its teacher allow."""
+    init = preset.student.init
+    # --select or --init-from replace a fit.
+    is_replaced = options.student.select is not None or options.student.init_from is not None
+    if options.student.student is None:
+        if init == "fit" and is_replaced:
+            return "inherit"
+        if init == "fit" and teacher is not None and architecture(teacher.spec.arch).linear is None:
+            note(f"the student is cut from the teacher: a {teacher.spec.arch} cannot be solved for")
+            return "inherit"
+        return init
+    if preset.student.init_required and not is_replaced:
+        _require_start(init, teacher, options.student.student)
+        return init
+    if teacher is None or init == "random" or (init == "fit" and is_replaced):
+        return "random"
+    if init == "inherit":
+        note("--student: random weights, where the recipe would inherit; --init inherit cuts them from the teacher")
+        return "random"
+    try:
+        spec = parse_student(options.student.student, like=teacher.spec, scale=teacher.spec.scale)
+        student_cuts(teacher.spec, spec)
+        require_linear_plan(teacher.spec, spec)
+    except SrkdError:
+        note(f"--student: random weights, as no student of this shape can be solved for from the {teacher.spec.arch}")
+        return "random"
+    return "fit"
+
+
+def _require_start(init: Init, teacher: Network | None, student: str) -> None:
+    """Refuse a recipe that is its start, for a student that cannot be cut from the teacher, or solved for."""
+    try:
+        if teacher is None:
+            raise SrkdError("no teacher whose layers srkd knows")
+        spec = parse_student(student, like=teacher.spec, scale=teacher.spec.scale)
+        student_cuts(teacher.spec, spec)
+        if init == "fit":
+            require_linear_plan(teacher.spec, spec)
+    except SrkdError as error:
+        does, other = ("solves for it by", "logits") if init == "fit" else ("cuts it from", "scratch")
+        raise UsageError(
+            f"--student {student}: the recipe {init} {does} the teacher's weights, which is impossible ({error}); "
+            f"--recipe {other} trains it from random weights"
+        ) from error
+
+
+def _choose_select(init: Init, teacher: Network | None, preset: Preset, options: CompressOptions, note: Note) -> Select:
+    """Which of the teacher's channels an inherited student keeps."""
+    if options.student.select is not None and init != "inherit":
+        remedy = "leave it out, as there is no teacher to inherit from" if teacher is None else "add --init inherit"
+        raise UsageError(f"--select {options.student.select} chooses what is inherited: {remedy}")
+    select = options.student.select or (preset.student.select if init == "inherit" else "leading")
+    if (
+        select == "principal"
+        and options.student.select is None
+        and teacher is not None
+        and not can_be_turned(teacher.spec)
+    ):
+        note(f"select: the leading channels, as the stream of a {teacher.spec.arch} cannot be turned")
+        return "leading"
+    return select
+
+
+def _cut_student(
+    teacher: Teacher | None, init: Init, select: Select, preset: Preset, options: CompressOptions, note: Note
+) -> Network:
+    """Cut the student from a teacher whose network is known, by width and depth."""
+    if teacher is None:
+        raise UsageError("without --student the student is cut from a teacher: add --teacher FILE or --student SPEC")
+    for line in _also_reduced(preset.student, options):
+        note(line)
+    if teacher.network is None:
+        scale = teacher.descriptor.scale
+        raise UsageError(
+            f"no student can be cut from the {teacher.backend} teacher: give its shape, "
+            f"--student compact:width=32,depth=8,scale={scale}"
+        )
+    return build_student(
+        teacher.network,
+        width=preset.student.width if options.student.width is None else options.student.width,
+        depth=preset.student.depth if options.student.depth is None else options.student.depth,
+        init="inherit" if init == "fit" else init,  # the fit follows later, on the run's own images
+        seed=options.training.seed,
+        select=select,
+    )
+
+
+def _also_reduced(rule: StudentRule, options: CompressOptions) -> list[str]:
+    """A line if only one of width and depth is given and the recipe reduces the other."""
+    width, depth = options.student.width, options.student.depth
+    if depth is not None and width is None and rule.width < 1:
+        return [f"--depth {depth:g}: the recipe also {_reduces(rule.width, 'width')}: add --width 1 to keep it"]
+    if width is not None and depth is None and rule.depth < 1:
+        return [f"--width {width:g}: the recipe also {_reduces(rule.depth, 'depth')}: add --depth 1 to keep it"]
+    return []
+
+
+def _reduces(fraction: float, what: str) -> str:
+    return f"halves the {what}" if fraction == 0.5 else f"takes {fraction:g} of the {what}"
+
+
+def _student_of_spec(
+    text: str, init: Init, select: Select, options: CompressOptions, teacher: Teacher | None
+) -> Network:
+    """Build the student of `--student`, with random weights or with those of a slice, which a fit then replaces."""
+    if options.student.width is not None or options.student.depth is not None:
+        raise UsageError("--student gives the whole shape: leave out --width and --depth")
+    scale = None if teacher is None else teacher.descriptor.scale
+    if init != "random":
+        if teacher is None or teacher.network is None:
+            raise UsageError(
+                f"--init {init} makes the student of its teacher's weights: add --teacher FILE of a known network"
+            )
+        spec = parse_student(text, like=teacher.network.spec, scale=scale)
+        return student_of_spec(teacher.network, spec, select=select)
+    spec = parse_student(text, scale=scale)
+    if scale is not None and spec.scale != scale:
+        raise UsageError(f"the student is for x{spec.scale}, the teacher for x{scale}")
+    return build(spec, seed=options.training.seed)
+
+
+def quantise_student(start: StudentInit, methods: Sequence[Method], teacher: Teacher | None) -> StudentInit:
+    """The start with a quantised student if a method trains one."""
+    quantisation = quantisation_of(methods)
+    if quantisation is None:
+        return start
+    of_teacher = None if teacher is None or teacher.network is None else teacher.network.quantisation
+    if of_teacher is not None:
+        raise UsageError(
+            f"the teacher is quantised itself ({of_teacher.line()}): give the float network that it was made from"
+        )
+    if start.plain_slice is not None:
+        raise UsageError(
+            f"{quantisation.method} is the last stage and starts from trained weights, not from ones that are solved "
+            f"for or turned: distil first (--recipe logits --then {quantisation.method}), or --init inherit"
+        )
+    return replace(start, network=quantise(start.network, quantisation))
+
+
+def whole_teacher(teacher: Teacher, start: StudentInit) -> Teacher:
+    """The teacher inside which the student is trained, reordered so that the student's channels come first."""
+    if teacher.network is None or start.select == "leading":
+        return teacher
+    return Teacher(reordered(teacher.network, start.network.spec, start.select), teacher.origin)
+
+
+def require_inside(student: StudentInit, method: str, *, has_labels: bool) -> None:
+    """Refuse options that have no meaning for a student trained on slices of the teacher's own weights."""
+    inside = f"{method} trains the student on slices of the teacher's own weights"
+    if student.init != "inherit":
+        others = "random" if student.init == "random" else "others"
+        raise UsageError(f"{inside}, and these would be {others}: --init inherit")
+    if student.init_from is not None:
+        raise UsageError(f"{inside}: leave out --init-from, or give {student.init_from.path} as --teacher")
+    if not has_labels:
+        raise UsageError(f"--lr-only: {method} trains its teacher, which then cannot be the only label; use csd-lite")
