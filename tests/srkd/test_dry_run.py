@@ -21,7 +21,7 @@ from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import NETWORKS, build
 from compressor.teachers.teacher import Teacher
 from compressor.training.footprint import BatchShape, Footprint, footprint
-from compressor.training.method import PlainMethod
+from compressor.training.method import Kind, PlainMethod
 from compressor.training.state import State
 from recipes.config.reading import load_preset
 from srkd.cli.main import run
@@ -40,6 +40,7 @@ class Asking(PlainMethod):
     """A method that uses features and a second input of the teacher, and has its own module."""
 
     name: str = "asking"
+    kind: Kind = "feature"
     weights: Mapping[str, float] = field(default_factory=lambda: {"feature": 1.0, "small": 1.0})
 
     def modules(self, teacher: Any, student: Any) -> nn.ModuleDict:

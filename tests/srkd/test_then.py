@@ -135,7 +135,7 @@ def test_alone_it_quantises_its_teacher(ground: Path, tmp_path: Path) -> None:
         ({"then": "nothing"}, "--then nothing: .*nothing"),
         ({"recipe": "pams"}, "--then pams: recipe pams quantises the student already"),
         ({"settings": (*SMALL, "then.bits=99")}, "--then pams: .*bits"),
-        ({"seeds": 2}, "--then makes one student: leave out --with-baseline, --baselines and --seeds"),
+        ({"seeds": 2}, "--then makes one student: leave out --with-baseline, --baselines, --seeds and --sweep"),
         ({"then": None, "settings": ("then.bits=4",)}, r"--set then\.bits=4: there is no second recipe"),
         (
             {"student": "compact:width=8,depth=2,scale=2", "init": None, "settings": (*SMALL, "bits=4")},

@@ -24,7 +24,7 @@ from compressor.models.networks.registry import build
 from compressor.training.distributed import open_processes
 from compressor.training.loop import Trainer
 from compressor.training.losses import average_gradients
-from compressor.training.method import PlainMethod
+from compressor.training.method import Kind, PlainMethod
 from compressor.training.state import State, follow_leader, require_equal_weights
 from compressor.training.step import Step
 from recipes.config.reading import load_preset
@@ -40,6 +40,7 @@ class Contrast(PlainMethod):
     """A method by which a student sample should resemble the teacher's of the same image more than all others."""
 
     name: str = "contrast"
+    kind: Kind = "contrast"
     weights: Mapping[str, float] = field(default_factory=lambda: {"contrast": 0.05})
 
     def terms(self, step: Step) -> dict[str, torch.Tensor]:

@@ -18,7 +18,7 @@ from compressor.models.networks.registry import build
 from compressor.training.guard import SkippedStep
 from compressor.training.loop import Trainer
 from compressor.training.losses import Losses
-from compressor.training.method import PlainMethod
+from compressor.training.method import Kind, PlainMethod
 from compressor.training.stage import Stage
 from compressor.training.state import State
 from compressor.training.step import Step
@@ -106,6 +106,7 @@ class Faulty(PlainMethod):
 
     factors: Mapping[int, float]
     name: str = "faulty"
+    kind: Kind = "feature"
     weights: Mapping[str, float] = field(default_factory=lambda: {"pixel": 1.0, "still": 1.0})
 
     def terms(self, step: Step) -> dict[str, torch.Tensor]:
