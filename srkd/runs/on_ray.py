@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import logging
 import os
+import re
+import socket
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -23,7 +25,7 @@ from srkd.runs.workers import MOST_DEATHS, WORKER, BegunRun, Slot
 
 ANYWHERE = "ray"
 """The address of the cluster that this machine belongs to, or of one that is started here."""
-SEEN_SECONDS, SAVED_SECONDS = 120.0, 60.0
+ANSWER_SECONDS, SEEN_SECONDS, SAVED_SECONDS = 10.0, 120.0, 60.0
 LOCK_SECONDS = 120.0
 """Time for the lock of a lost node to end: on a shared disk it ends some time after the node."""
 
@@ -117,14 +119,15 @@ def open_cluster(address: str, *, threads: int = 1, on_gpu: bool = False) -> Ite
     if ray.is_initialized():  # by the program that calls srkd
         yield Cluster(ray, threads, on_gpu=on_gpu)
         return
+    given = os.environ.get("RAY_ADDRESS", "") if address == ANYWHERE else address
+    _require_answer(address, given)
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     with keep_handlers():
         try:
             ray.init(address="auto" if address == ANYWHERE else address, **quiet)
         except ConnectionError as error:
-            if address != ANYWHERE or os.environ.get("RAY_ADDRESS"):
-                where = os.environ.get("RAY_ADDRESS") if address == ANYWHERE else address
-                raise SrkdError(f"--on {address}: no Ray cluster answers at {where}") from error
+            if given:
+                raise SrkdError(f"--on {address}: no Ray cluster answers at {given}") from error
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
             path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
             ray.init(include_dashboard=False, runtime_env={"env_vars": {"PYTHONPATH": path}}, **quiet)
@@ -133,6 +136,17 @@ def open_cluster(address: str, *, threads: int = 1, on_gpu: bool = False) -> Ite
     finally:
         with keep_handlers():
             ray.shutdown()
+
+
+def _require_answer(address: str, given: str) -> None:
+    """Refuse an address HOST:PORT where nothing answers: Ray would wait for minutes, and end the process."""
+    found = re.fullmatch(r"(?:ray://)?([^\s/:]+):(\d+)", given)
+    if found is None:
+        return
+    try:
+        socket.create_connection((found[1], int(found[2])), timeout=ANSWER_SECONDS).close()
+    except OSError as error:
+        raise SrkdError(f"--on {address}: no Ray cluster answers at {given} ({error})") from error
 
 
 class RaySlot(Slot):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import srkd
-from compressor.base.errors import UsageError
+from compressor.base.errors import SrkdError, UsageError
 from srkd import compress, upscale
 from tests.support.ray_cluster import kill_node_of, two_nodes
 from tests.support.run_files import read_json
@@ -77,6 +78,18 @@ def kill_a_node(cluster, out: Path) -> None:
     while len(list(out.rglob("*_x2.png"))) < 2:
         time.sleep(0.01)
     cluster.remove_node(cluster.worker_nodes.copy().pop(), allow_graceful=False)
+
+
+@pytest.mark.extras
+@pytest.mark.parametrize("address", ["ray", "ray://127.0.0.1:{port}"])
+def test_an_address_without_a_cluster_is_one_line(ground, monkeypatch, address) -> None:
+    pytest.importorskip("ray")
+    with socket.socket() as bound:  # it does not listen
+        bound.bind(("127.0.0.1", 0))
+        port = bound.getsockname()[1]
+        monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{port}")
+        with pytest.raises(SrkdError, match=f"no Ray cluster answers at .*:{port}"):
+            upscale(ground / "teacher.safetensors", ground / "photos", on=address.format(port=port))
 
 
 def test_a_cluster_takes_a_model_from_a_file(ground) -> None:
