@@ -154,6 +154,8 @@ def _methods_in(path: Path) -> dict[str, type[Any]]:
 
 def _open_class(given: ByClass) -> type[Any]:
     if given.method not in _OPEN:
+        if Path(f"{given.place}.py").is_file():
+            raise UsageError(f"recipe {given.method}: write ./{given.place}.py:{given.label} for the method of a file")
         raise UsageError(
             f"the method {given.label} is in no file but in a program ({given.place}): train there with "
             f"srkd.compress(recipe={given.label}(...)), or continue with srkd.resume(RUN, recipe={given.label}"

@@ -205,6 +205,12 @@ def test_a_recipe_file_may_name_a_class_beside_it(mine: Path, capsys: pytest.Cap
     assert capsys.readouterr().out.strip() == recipe_text(f"{mine}:SobelKD").strip()
 
 
+def test_a_class_of_a_file_that_is_written_as_in_python(mine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(mine.parent)
+    with pytest.raises(UsageError, match=r"write \./mine\.py:SobelKD"):
+        load_preset("mine:SobelKD")
+
+
 @pytest.mark.parametrize("changed", ["mine.py", "edge_tools.py"])
 def test_a_changed_file_is_refused_before_it_runs(
     mine: Path, words: dict[str, Any], tmp_path: Path, changed: str, capsys: pytest.CaptureFixture[str]
