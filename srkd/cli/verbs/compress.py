@@ -104,8 +104,7 @@ def _require_alone() -> None:
     others = [
         parameter.opts[-1]
         for parameter in context.command.params
-        if parameter.name
-        not in ("resume", "accept_changed_code", "jobs", "on", "as_json", "as_csv", "verbose", "quiet")
+        if parameter.name not in (*CONTINUING, "as_json", "as_csv", "verbose", "quiet")
         and context.get_parameter_source(str(parameter.name)) is ParameterSource.COMMANDLINE
     ]
     if others:
