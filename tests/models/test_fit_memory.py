@@ -50,8 +50,8 @@ def growth(bound: int) -> int:
 @pytest.mark.ci
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc says how much memory a process needed at most")
 def test_four_times_the_patches_need_little_more_memory() -> None:
-    """The features of 48 more patches are at least 65 MB; the patches are 1 MB, and allocators keep some."""
-    assert growth(1 << 20) < 30_000_000 < growth(1 << 40)
+    """The features of 48 more patches are at least 65 MB; the patches are 1 MB, and allocators keep 8 to 37 MB."""
+    assert growth(1 << 20) < 50_000_000 < growth(1 << 40)
 
 
 @pytest.mark.parametrize("name", ["rcan", "swinir"])
