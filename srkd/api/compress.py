@@ -9,7 +9,7 @@ from compressor.base.context import Note, Progress
 from srkd.options.compress import CompressKeywords, CompressOptions
 from srkd.options.function import public
 from srkd.record.result import CompressReport
-from srkd.runs.compression import run_compress, run_resume
+from srkd.runs.compression import ResumeOptions, run_compress, run_resume
 from srkd.terminal.console import context_for_python
 
 if TYPE_CHECKING:
@@ -39,4 +39,4 @@ def resume(
     `progress` and `announce` are those of `compress`: bars and notes in a terminal or a notebook, and `False` for none.
     """
     with context_for_python(progress, announce) as context:
-        return run_resume(Path(run), context, accept_changed_code=accept_changed_code, recipe=recipe, jobs=jobs, on=on)
+        return run_resume(Path(run), context, ResumeOptions(accept_changed_code, recipe, jobs, on))

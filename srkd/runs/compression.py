@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -96,43 +97,42 @@ def _teacher_file(options: CompressOptions, context: Context) -> Iterator[Compre
             path.unlink(missing_ok=True)
 
 
-def run_resume(
-    run: Path,
-    context: Context,
-    *,
-    accept_changed_code: bool = False,
-    recipe: object = None,
-    jobs: int | None = None,
-    on: str | None = None,
-) -> CompressReport:
-    """Continue a run with all of its processes; `recipe` is its method, if no file holds that. From now on `jobs`
-    processes, or those of the cluster `on`, train the runs of a plan.
+@dataclass(frozen=True)
+class ResumeOptions:
+    """What may be given when a run is continued; all else is as it began.
+
+    `recipe` is its method, if no file holds that. From now on `jobs` processes, or those of the cluster `on`, train the
+    runs of a plan.
     """
+
+    accept_changed_code: bool = False
+    recipe: object = None
+    jobs: int | None = None
+    on: str | None = None
+
+
+AS_IT_BEGAN = ResumeOptions()
+
+
+def run_resume(run: Path, context: Context, given: ResumeOptions) -> CompressReport:
+    """Continue a run with all of its processes."""
     with _all_processes(context) as context:
-        return _resume(run, context, accept_changed_code=accept_changed_code, recipe=recipe, jobs=jobs, on=on)
+        return _resume(run, context, given)
 
 
-def _resume(
-    run: Path,
-    context: Context,
-    *,
-    accept_changed_code: bool = False,
-    recipe: object = None,
-    jobs: int | None = None,
-    on: str | None = None,
-) -> CompressReport:
+def _resume(run: Path, context: Context, given: ResumeOptions = AS_IT_BEGAN) -> CompressReport:
     began = read_unfinished(run, context.processes)  # refuse other folders before they are locked
-    if recipe is not None:
-        given, recorded = CompressOptions.of(recipe=recipe).training.recipe, began.request.get("recipe")
-        if given != recorded:
-            raise SrkdError(f"--resume {run}: its recipe is {recorded}, not {given}: give that, or start a new run")
-    with lock_run(run, context, "--resume"), _recorded_code(run, context, accepted=accept_changed_code):
+    if given.recipe is not None:
+        recipe, recorded = CompressOptions.of(recipe=given.recipe).training.recipe, began.request.get("recipe")
+        if recipe != recorded:
+            raise SrkdError(f"--resume {run}: its recipe is {recorded}, not {recipe}: give that, or start a new run")
+    with lock_run(run, context, "--resume"), _recorded_code(run, context, accepted=given.accept_changed_code):
         began = read_unfinished(run, context.processes)
         plan = None if began.plan is None else began.plan.model_dump(mode="json")
-        decided = {"out": run, "plan": plan, "accept_changed_code": accept_changed_code}
+        decided = {"out": run, "plan": plan, "accept_changed_code": given.accept_changed_code}
         options = from_json(CompressOptions, began.request, f"--resume {run}", **decided)
-        if (jobs, on) != (None, None):
-            options = dataclasses.replace(options, run=dataclasses.replace(options.run, jobs=jobs, on=on))
+        if (given.jobs, given.on) != (None, None):
+            options = dataclasses.replace(options, run=dataclasses.replace(options.run, jobs=given.jobs, on=given.on))
             refuse_side_by_side(options)
         with _threads_of(began, context.note):
             return _run(options, context, began)

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import torch
 
-from compressor.base.cache_folder import CacheFolder, default_folder, parse_bytes
 from compressor.base.context import Context, Note
 from compressor.base.errors import SrkdError
 from compressor.base.interrupts import catch_signals
@@ -61,7 +60,7 @@ from srkd.record.run_file import (
 )
 from srkd.runs.cache_advice import cache_advice
 from srkd.runs.code import require_same_code, used_code
-from srkd.runs.config import RunConfig, RunNetworks
+from srkd.runs.config import RunConfig, RunNetworks, data_choice
 from srkd.runs.solved import solve
 from srkd.terminal.console import json_value
 from srkd.version import __version__
@@ -299,7 +298,7 @@ class TrainingRun:
         how = "the teacher's strongest directions come first"
         if config.student_init.init == "fit":
             patches = draw_calibration_patches(config.data.train, seed=config.options.training.seed)
-            cache = CacheFolder(default_folder(), parse_bytes(config.options.data.cache_size))
+            cache = data_choice(config.options).cache()
             solved, was_kept = solve(teacher, config.student.spec, patches, cache, self.context)
             config.student.load_state_dict(solved.state_dict())
             when = "as it was solved for before" if was_kept else f"solved for in {time.monotonic() - began:.0f} s"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from compressor.base.errors import UsageError
@@ -49,12 +50,8 @@ def command(console: Console, options: CompareOptions) -> None:
         console.report("compare", comparison, show, records)
     elif console.wants_latex:
         console.write_latex(latex_table(table))
-    elif console.wants_csv:
-        console.write_csv(set_records(table))
-    elif console.wants_json:
-        console.emit("compare", comparison)
     else:
-        show_sets(console, comparison, table)
+        console.report("compare", comparison, partial(show_sets, table=table), lambda _: set_records(table))
 
 
 def mean_of(method: MethodScores, goal: Goal) -> float | None:

@@ -85,13 +85,8 @@ def command(
         return
     with console.context() as context:
         if resume is not None:
-            report = compression.run_resume(
-                resume,
-                context,
-                accept_changed_code=accept_changed_code,
-                jobs=options.run.jobs,
-                on=options.run.on,
-            )
+            given = compression.ResumeOptions(accept_changed_code, jobs=options.run.jobs, on=options.run.on)
+            report = compression.run_resume(resume, context, given)
         else:
             report = compression.run_compress(options, context)
     if Rank.from_environment().is_leader:
