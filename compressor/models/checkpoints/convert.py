@@ -125,10 +125,11 @@ def state_in_dialect(network: Network, dialect: Dialect) -> tuple[State, tuple[s
             )
     companions = dialect.companions(network.spec)
     tensors = network.state_dict()
-    state = dict(companions.tensors)
-    for here, there in dialect.names(network.spec, set()).items():
-        state[there] = tensors[here].detach().cpu().clone().contiguous()
-    return state, companions.notes
+    names = dialect.names(network.spec, set())
+    state = {there: tensors[here].detach().cpu().clone().contiguous() for here, there in names.items()}
+    if dialect.folding is not None:
+        state = dict(dialect.folding.unfold(state))
+    return {**companions.tensors, **state}, companions.notes
 
 
 def _read_back(network: Network, dialect: Dialect, state: State) -> Mapping[str, Any]:
@@ -141,10 +142,10 @@ def _read_back(network: Network, dialect: Dialect, state: State) -> Mapping[str,
     if reading.dialect != dialect.name or not set(needs) <= set(spec.undetectable):
         lost = ", ".join(f"{name}={value}" for name, value in needs.items())
         raise SrkdError(f"{dialect.name} files cannot hold {lost or reading.dialect}: convert to srkd")
-    names = recognise(state, None, needs).names
+    read = recognise(state, None, needs)
     tensors = network.state_dict()
-    if set(names) != set(tensors) or any(
-        not torch.equal(state[there], tensors[here].cpu()) for here, there in names.items()
+    if set(read.names) != set(tensors) or any(
+        not torch.equal(read.state[there], tensors[here].cpu()) for here, there in read.names.items()
     ):
         raise SrkdError(f"{dialect.name}: the tensors read back are not those of the network: nothing was written")
     return needs

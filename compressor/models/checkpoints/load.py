@@ -20,7 +20,7 @@ from compressor.models.checkpoints.files import Container, open_container
 from compressor.models.checkpoints.header import weights_file
 from compressor.models.checkpoints.unwrap import Unwrapped, readings, unwrap
 from compressor.models.networks.base import Architecture, Network, Spec
-from compressor.models.networks.dialect import Assumption, Dialect
+from compressor.models.networks.dialect import Assumption, Dialect, State
 from compressor.models.networks.registry import NETWORKS, architectures, build, spec_from_dict
 from compressor.models.quantisation.description import Quantisation, read_quantisation
 from compressor.models.quantisation.quantisers import quantisers_of
@@ -58,10 +58,11 @@ class Loaded:
 
 @dataclass(frozen=True)
 class Recognised:
-    """A spec, the file's tensor names by srkd's names, and a test for names that may be left over in the file."""
+    """A spec, the file's tensors, their names by srkd's names, and a test for names that may be left over."""
 
     spec: Spec
     dialect: str
+    state: State
     names: Mapping[str, str]
     surplus: Callable[[str], bool] = lambda name: False
     assumed: tuple[Assumption, ...] = ()
@@ -113,8 +114,8 @@ def _load(
     if spec_json is None:
         unwrapped, match, network = _fit_any(container, unwrapped, scale, options)
     else:
-        match = _read_own(spec_json, container.header, options)
-        network = _fill(match, _tensors(container, unwrapped), container.size_bytes)
+        match = _read_own(spec_json, container.header, _tensors(container, unwrapped), options)
+        network = _fill(match, container.size_bytes)
     if scale is not None and match.spec.scale != scale:
         raise UsageError(f"the file is for scale {match.spec.scale}, not {scale}")
     return Loaded(
@@ -142,9 +143,11 @@ def _fit_any(
         state = _tensors(container, candidate)
         dialects = [(family, dialect) for family, dialect in _dialects() if dialect.recognises(state)]
         for family, dialect in dialects:
+            if dialect.folding is not None:
+                _require_own_values(_size_of(state), container.size_bytes)
             try:
                 match = _read(family, dialect, state, scale, options)
-                return candidate, match, _fill(match, state, container.size_bytes)
+                return candidate, match, _fill(match, container.size_bytes)
             except DoesNotFit as error:
                 misfit = misfit or error
         if not dialects:
@@ -152,7 +155,7 @@ def _fit_any(
     raise misfit or unknown or UnknownNetwork("it holds no tensors")
 
 
-def recognise(state: Mapping[str, torch.Tensor], scale: int | None, options: Mapping[str, object]) -> Recognised:
+def recognise(state: State, scale: int | None, options: Mapping[str, object]) -> Recognised:
     """Return the dialect of the tensors, and the spec from their shapes and the options."""
     for family, dialect in _dialects():
         if dialect.recognises(state):
@@ -161,14 +164,13 @@ def recognise(state: Mapping[str, torch.Tensor], scale: int | None, options: Map
 
 
 def _read(
-    family: Architecture,
-    dialect: Dialect,
-    state: Mapping[str, torch.Tensor],
-    scale: int | None,
-    options: Mapping[str, object],
+    family: Architecture, dialect: Dialect, state: State, scale: int | None, options: Mapping[str, object]
 ) -> Recognised:
     """Return the spec of tensors with the names of a dialect."""
+    notes: tuple[str, ...] = ()
     try:
+        if dialect.folding is not None:
+            state, notes = dialect.folding.fold(state)
         reading = dialect.read(state, scale)
     except UsageError:
         raise
@@ -182,18 +184,18 @@ def _read(
         spec = plain.with_options(options)
     except UsageError:
         # Check the fit first: the file, and so the options, may belong to another reader.
-        match = Recognised(plain, dialect.name, dialect.names(plain, set(state)), dialect.surplus)
-        _require_fit(match, _skeleton(plain).state_dict(), state)
+        match = Recognised(plain, dialect.name, state, dialect.names(plain, set(state)), dialect.surplus)
+        _require_fit(match, _skeleton(plain).state_dict())
         raise
     names = dialect.names(spec, set(state))
-    return Recognised(spec, dialect.name, names, dialect.surplus, reading.assumed, reading.notes)
+    return Recognised(spec, dialect.name, state, names, dialect.surplus, reading.assumed, (*notes, *reading.notes))
 
 
 def _dialects() -> Iterator[tuple[Architecture, Dialect]]:
     return ((family, dialect) for family in architectures() for dialect in family.dialects)
 
 
-def _read_own(spec_json: str, header: Mapping[str, str], options: Mapping[str, object]) -> Recognised:
+def _read_own(spec_json: str, header: Mapping[str, str], state: State, options: Mapping[str, object]) -> Recognised:
     """Return the spec of a file written by save.py from its header; its names are srkd's own."""
     try:
         spec = spec_from_dict(json.loads(spec_json))
@@ -205,7 +207,7 @@ def _read_own(spec_json: str, header: Mapping[str, str], options: Mapping[str, o
         names = {name: name for name in _skeleton(spec, quantisation).state_dict()}
     except UsageError as error:
         raise SrkdError(f"it cannot be used as a quantised network: {error}") from error
-    return Recognised(spec, OWN_DIALECT, names, quantisation=quantisation)
+    return Recognised(spec, OWN_DIALECT, state, names, quantisation=quantisation)
 
 
 def _skeleton(spec: Spec, quantisation: Quantisation | None = None) -> Network:
@@ -214,40 +216,49 @@ def _skeleton(spec: Spec, quantisation: Quantisation | None = None) -> Network:
         return build(spec, quantisation=quantisation)
 
 
-def _fill(match: Recognised, state: Mapping[str, torch.Tensor], file_bytes: int) -> Network:
+def _fill(match: Recognised, file_bytes: int) -> Network:
     """Return the network with the file's tensors, after checking every name and shape."""
     expected = _skeleton(match.spec, match.quantisation).state_dict()
-    _require_fit(match, expected, state)
+    _require_fit(match, expected)
     for name in match.names.values():
-        if not bool(state[name].isfinite().all()):
+        if not bool(match.state[name].isfinite().all()):
             raise SrkdError(
                 f"tensor {name[:100]} holds NaN or infinity: its training diverged or the file is damaged, "
                 "take an earlier checkpoint"
             )
-    network_bytes = sum(tensor.numel() * tensor.element_size() for tensor in expected.values())
-    if network_bytes > LARGEST_GROWTH * file_bytes + SMALL_BYTES:
-        raise SrkdError(
-            f"its tensors would make a network of {network_bytes:,} bytes out of {file_bytes:,}: they share their "
-            "values, save them apart"
-        )
+    _require_own_values(_size_of(expected), file_bytes)
     network = build(match.spec, seed=0, quantisation=match.quantisation)
-    network.load_state_dict({here: state[there] for here, there in match.names.items()}, strict=True)
+    network.load_state_dict({here: match.state[there] for here, there in match.names.items()}, strict=True)
     for name, quantiser in quantisers_of(network).items():
         if not float(quantiser.alpha.detach()) > 0:
             raise SrkdError(f"tensor {name}.alpha is {float(quantiser.alpha.detach()):g}: a range is above 0")
     return network
 
 
-def _require_fit(match: Recognised, expected: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor]) -> None:
-    if misfit := _misfit(match, expected, state):
+def _size_of(state: State) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in state.values())
+
+
+def _require_own_values(tensor_bytes: int, file_bytes: int) -> None:
+    """Refuse tensors that share their values, before memory is taken for each."""
+    if tensor_bytes > LARGEST_GROWTH * file_bytes + SMALL_BYTES:
+        raise SrkdError(
+            f"its tensors would make a network of {tensor_bytes:,} bytes out of {file_bytes:,}: they share their "
+            "values, save them apart"
+        )
+
+
+def _require_fit(match: Recognised, expected: State) -> None:
+    if misfit := _misfit(match, expected):
         raise DoesNotFit(f"recognised as {match.spec.arch} ({match.dialect} names), but {misfit}")
 
 
-def _misfit(match: Recognised, expected: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor]) -> str:
+def _misfit(match: Recognised, expected: State) -> str:
     """Return a line about the tensors that do not fit the network, and the likely cause; empty if all fit.
 
     `missing` and `misshaped` map srkd's names to descriptions of the file's tensors.
     """
+    state = match.state
     present = {here: there for here, there in match.names.items() if there in state}
     missing = {here: there for here, there in match.names.items() if there not in state}
     used = set(match.names.values())
@@ -286,7 +297,7 @@ def _first(items: Sequence[str], count: int = 3) -> str:
     return f"{listing}, …" if len(items) > count else listing
 
 
-def _describe_unknown(state: Mapping[str, torch.Tensor]) -> str:
+def _describe_unknown(state: State) -> str:
     """Return a line about an unknown network: its first names, and the nearest dialect."""
     patterns = _patterns(state)
     candidates = (

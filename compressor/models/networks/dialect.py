@@ -46,9 +46,21 @@ class Companions:
 
 
 @dataclass(frozen=True)
+class Folding:
+    """How the tensors of a file become those that are read, and how they are written.
+
+    `fold` returns the tensors that `Dialect.names` means, such as collapsed branches, and notes for the user; `unfold`
+    returns tensors of which `fold` makes the same, bit for bit.
+    """
+
+    fold: Callable[[State], tuple[State, tuple[str, ...]]]
+    unfold: Callable[[State], State]
+
+
+@dataclass(frozen=True)
 class Dialect:
     """The dialect of a code base: `read(state, scale)` infers a spec; `names(spec, in_file)` maps srkd's tensor names
-    one to one to the file's.
+    one to one to the file's, after its `folding` if it has one.
     """
 
     name: str
@@ -65,6 +77,8 @@ class Dialect:
     """Function that returns the extra contents of files for a spec; none by default."""
     fixed: Mapping[str, Any] = field(default_factory=dict)
     """Fields for which the code base supports only one value."""
+    folding: Folding | None = None
+    """How tensors that are not one to one are read and written; `recognises` sees those of the file."""
 
     @property
     def targets(self) -> tuple[str, ...]:
