@@ -21,7 +21,7 @@ from compressor.models.networks.base import Network
 from compressor.models.networks.taps import read_taps
 from compressor.models.students.students import build_student
 
-UNKNOWN = ("rrdb_*", "span*", "compact_leakyrelu_*", "compact_relu_*", "compact_noresidual_*")
+UNKNOWN = ("rrdb_*", "span*")
 """Cases of networks that srkd does not have."""
 SKIPPED = ("pams_*", "edsr_chop_and_x8_x2", *UNKNOWN)
 """Cases that are left out: quantised networks, which differ, and one whose weights are not published."""
@@ -87,6 +87,10 @@ def _of_other_weights(name: str, file: Path) -> bool:
 def _options(hyper: Mapping[str, Any], name: str) -> dict[str, Any]:
     """Return the options that no file holds. The official RCAN takes a res_scale but ignores it."""
     options: dict[str, Any] = {}
+    if hyper.get("act_type", "prelu") != "prelu":
+        options["act"] = hyper["act_type"]
+    if "learn_residual" in hyper:
+        options["residual"] = hyper["learn_residual"]
     if "res_scale" in hyper and "n_resgroups" not in hyper:
         options["res_scale"] = float(hyper["res_scale"])
     if "window_size" in hyper:

@@ -17,7 +17,7 @@ from compressor.inference.teacher_check import EXPECTED_DB, NEARER_DB, PLAUSIBLE
 from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.checkpoints.save import save_network
 from compressor.models.networks.base import Network, Spec
-from compressor.models.networks.compact import CompactSpec
+from compressor.models.networks.compact import Compact, CompactSpec
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.layers import DIV2K_MEAN, DIV_FLICKR_MEAN
 from compressor.models.networks.registry import NETWORKS, architecture, build
@@ -197,6 +197,18 @@ def test_of_two_kinds_of_noise_neither_is_named() -> None:
     scaled = check_teacher(fitted(EDSRSpec(2, 8, 2, res_scale=0.1), offset=600.0))
     assert check.to_bicubic + NEARER_DB < scaled.to_bicubic < PLAUSIBLE_DB
     assert dict(check.suggestion) == {}
+
+
+def test_a_compact_that_adds_no_enlarged_input_is_noticed() -> None:
+    """The file does not say that the network was trained without it: the image is then about twice too bright."""
+    network = Compact(CompactSpec(2, width=3, depth=1, act="relu"))
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.zero_()
+        for conv in (network.head.conv, network.layers[0].conv):
+            conv.weight[range(3), range(3), 1, 1] = 1
+        network.tail.weight[range(12), [row // 4 for row in range(12)], 1, 1] = 1  # the nearest enlargement
+    assert dict(check_teacher(network).suggestion) == {"residual": False}
 
 
 @pytest.mark.parametrize("scale", [1, 2, 3, 4, 8])

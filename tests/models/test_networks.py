@@ -94,7 +94,7 @@ def test_rcan_keeps_a_mean_shift_that_training_has_moved(tmp_path: Path) -> None
 @needs_shared
 def test_every_golden_case_of_the_shared_folder() -> None:
     result = list(rows(shared() / "golden", shared() / "data" / "checkpoints"))
-    assert len(result) >= 53
+    assert len(result) >= 57
     outputs = {(row.case, row.output) for row in result}
     assert outputs >= {
         ("carn_m_official_checkpoint_outputs", "y_s3"),
@@ -109,24 +109,40 @@ def test_every_golden_case_of_the_shared_folder() -> None:
     assert [row for row in result if not row.equal] == []
 
 
-@pytest.mark.parametrize("scale", [1, 2, 3, 4, 8])
-def test_compact_is_its_definition(scale: int, tmp_path: Path) -> None:
-    """Compact: conv, PReLU, n times; conv, shuffle, plus the nearest upscale: written again, from BasicSR's names."""
+@pytest.mark.parametrize(
+    ("scale", "act", "options"),
+    [
+        *((scale, partial(nn.PReLU, 6), {}) for scale in (1, 2, 3, 4, 8)),
+        (2, nn.ReLU, {}),
+        (3, partial(nn.LeakyReLU, 0.1), {"act": "leakyrelu"}),
+        (2, partial(nn.PReLU, 6), {"residual": False}),
+    ],
+)
+def test_compact_is_its_definition(
+    scale: int, act: Callable[[], nn.Module], options: dict[str, object], tmp_path: Path
+) -> None:
+    """Compact: conv, act, n times; conv, shuffle, plus the nearest upscale: written again, from BasicSR's names."""
     torch.manual_seed(scale)
-    layers: list[nn.Module] = [nn.Conv2d(3, 6, 3, padding=1), nn.PReLU(6)]
+    layers: list[nn.Module] = [nn.Conv2d(3, 6, 3, padding=1), act()]
     for _ in range(3):
-        layers += [nn.Conv2d(6, 6, 3, padding=1), nn.PReLU(6)]
+        layers += [nn.Conv2d(6, 6, 3, padding=1), act()]
     body = nn.Sequential(*layers, nn.Conv2d(6, 3 * scale**2, 3, padding=1))
     with torch.no_grad():
         for module in body:
             if isinstance(module, nn.PReLU):
                 module.weight.uniform_(-0.5, 1.0)
     torch.save({"params": {f"body.{name}": value for name, value in body.state_dict().items()}}, tmp_path / "srvgg.pth")
-    loaded = load_checkpoint(tmp_path / "srvgg.pth")
-    assert loaded.network.spec == CompactSpec(scale, width=6, depth=3)
+    loaded = load_checkpoint(tmp_path / "srvgg.pth", arch_options=options)
+    assert loaded.network.spec == CompactSpec(scale, 6, 3).with_options(
+        {"act": "relu", **options} if act is nn.ReLU else options
+    )
+    # Without slopes the file is of ReLU or LeakyReLU: an option says which, or the assumption is reported.
+    assert [(entry.field, entry.value) for entry in loaded.assumed] == ([("act", "relu")] if act is nn.ReLU else [])
     lr = torch.rand(2, 3, 7, 5)
     with torch.no_grad():
-        sr = nn.PixelShuffle(scale)(body(lr)) + lr.repeat_interleave(scale, -1).repeat_interleave(scale, -2)
+        sr = nn.PixelShuffle(scale)(body(lr))
+        if options.get("residual", True):
+            sr = sr + lr.repeat_interleave(scale, -1).repeat_interleave(scale, -2)
         assert torch.allclose(loaded.network(lr), sr, atol=1e-6)
 
 
@@ -234,6 +250,7 @@ def test_a_spec_that_no_network_has_is_refused() -> None:
         ({"arch": "rcan", "mean_shift": "moved"}, "neither 'constant' nor 'file'"),
         ({"arch": "compact", "scale": 5}, "not one of 1, 2, 3, 4, 8"),
         ({"arch": "compact", "channels": 2}, "neither 1 nor 3"),
+        ({"arch": "compact", "act": "gelu"}, "not one of prelu, relu, leakyrelu"),
         ({"arch": "swinir", "width": 61}, "not a multiple of every one of heads"),
         ({"arch": "swinir", "depths": [6, 6]}, "equally many"),
         ({"arch": "swinir", "depths": [], "heads": []}, "is not tuple"),

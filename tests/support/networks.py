@@ -35,6 +35,7 @@ FORMS: dict[str, Spec] = {
     "swinir 3conv": _changed(TEACHERS["swinir"], width=28, heads=(7, 7, 7), connection="3conv"),
     "swinir denoiser": _changed(TEACHERS["swinir"], upsampler="none", scale=1, channels=1, img_range=255.0),
     "compact grey x1": _changed(TEACHERS["compact"], scale=1, channels=1),
+    "compact relu": _changed(TEACHERS["compact"], scale=2, act="relu", residual=False),
     "rcan x8": _changed(TEACHERS["rcan"], scale=8),
 }
 """Networks to be cut: those of TEACHERS and other forms."""

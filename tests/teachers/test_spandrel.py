@@ -10,8 +10,9 @@ import torch
 
 import srkd
 from compressor.base.errors import MissingExtra, SrkdError
-from compressor.models.checkpoints.convert import find_dialect, state_in_dialect
+from compressor.models.checkpoints.convert import convert_network, find_dialect, state_in_dialect
 from compressor.models.checkpoints.load import DoesNotFit, UnknownNetwork, load_checkpoint
+from compressor.models.networks.compact import CompactSpec
 from compressor.models.networks.registry import build
 from compressor.models.networks.swinir import SwinIRSpec
 from compressor.teachers import spandrel_teacher
@@ -72,6 +73,16 @@ def test_a_network_with_the_names_of_another_goes_to_the_next_reader(tmp_path: P
     assert teacher(torch.rand(1, 3, 16, 16)).shape == (1, 3, 32, 32)
     # Options of the next reader are its own.
     assert load_teacher(tmp_path / "hat.pth", arch_options={"bgr": 1}).settings() == {"bgr": 1}
+
+
+@needs_spandrel
+@pytest.mark.parametrize("scale", [1, 2, 3, 4])
+def test_a_converted_compact_is_the_same_in_spandrel(scale: int, tmp_path: Path) -> None:
+    network = build(CompactSpec(scale, width=8, depth=2), seed=0)
+    convert_network(network, "srvgg", tmp_path / "home.pth")
+    there = spandrel_teacher.import_spandrel().ModelLoader().load_from_file(tmp_path / "home.pth")
+    lr = torch.rand(1, 3, 9, 13)
+    assert torch.allclose(there(lr), network(lr).clamp(0, 1), atol=1e-6)
 
 
 def test_a_network_with_the_names_of_another_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,16 +1,17 @@
 """Compact, also SRVGG (Real-ESRGAN, srvgg_arch.py): plain convolutions and PReLU, used on phones.
 
 Range [0,1], no mean. conv, PReLU, n × (conv, PReLU), conv to 3·s² channels, pixel shuffle, plus the nearest upscale
-of the input.
+of the input. Its variants have ReLU or LeakyReLU (BasicSR), or add nothing to the shuffled image (traiNNer-redux).
 """
 
 from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -19,40 +20,61 @@ from torch.nn import functional as F
 from compressor.base.errors import SrkdError, UsageError
 from compressor.models.networks.axes import Axis, AxisPlan, Repeat, layer_axes
 from compressor.models.networks.base import Architecture, Descriptor, Network, Spec, Tap, require_positive
-from compressor.models.networks.dialect import Dialect, Reading, State, columns, rows
+from compressor.models.networks.dialect import Assumption, Dialect, Reading, State, columns, rows
 from compressor.models.networks.linear_plan import LinearLayer, LinearPlan, SpaceKind
 from compressor.models.quantisation.quantisers import Place
+
+ACTIVATIONS = ("prelu", "relu", "leakyrelu")
+LEAKY_SLOPE = 0.1
 
 
 @dataclass(frozen=True)
 class CompactSpec(Spec):
-    """The spec of Compact; `depth` is the number of convolutions between the first and the last."""
+    """The spec of Compact; `depth` is the number of convolutions between the first and the last.
+
+    With `residual` the network adds the nearest upscale of its input.
+    """
 
     arch: ClassVar[str] = "compact"
     width: int = 64
     depth: int = 16
     channels: int = 3
+    act: str = "prelu"
+    residual: bool = True
 
     def __post_init__(self) -> None:
         require_positive(self, "width", "depth")
+        if self.act not in ACTIVATIONS:
+            raise UsageError(f"compact: act={self.act!r} is not one of {', '.join(ACTIVATIONS)}")
         if self.scale not in (1, 2, 3, 4, 8):
             raise UsageError(f"compact: scale={self.scale} is not one of 1, 2, 3, 4, 8")
         if self.channels not in (1, 3):
             raise UsageError(f"compact: channels={self.channels} is neither 1 nor 3")
 
+    @property
+    def undetectable(self) -> Mapping[str, tuple[Any, ...]]:
+        slopes = {} if self.act == "prelu" else {"act": ("relu", "leakyrelu")}
+        return {**slopes, "residual": (True, False)}
+
 
 class CompactLayer(nn.Module):
-    """A layer: PReLU(conv(x)), one slope per channel."""
+    """A layer: act(conv(x)); PReLU has one slope per channel."""
 
-    def __init__(self, inputs: int, width: int) -> None:
+    def __init__(self, inputs: int, width: int, act: str, *, signed: bool = True) -> None:
         super().__init__()
         self.conv = nn.Conv2d(inputs, width, 3, padding=1)
-        self.slope = nn.PReLU(width)
-        self.read = Place()
+        self.slope = _activation(act, width)
+        self.read = Place(signed=signed)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         activated: torch.Tensor = self.slope(self.conv(self.read(x)))
         return activated
+
+
+def _activation(act: str, width: int) -> nn.Module:
+    if act == "prelu":
+        return nn.PReLU(width)
+    return nn.ReLU() if act == "relu" else nn.LeakyReLU(LEAKY_SLOPE)
 
 
 class Compact(Network):
@@ -61,8 +83,9 @@ class Compact(Network):
     def __init__(self, spec: CompactSpec) -> None:
         super().__init__()
         self.spec = spec
-        self.head = CompactLayer(spec.channels, spec.width)
-        self.layers = nn.Sequential(*(CompactLayer(spec.width, spec.width) for _ in range(spec.depth)))
+        self.head = CompactLayer(spec.channels, spec.width, spec.act)
+        layers = (CompactLayer(spec.width, spec.width, spec.act, signed=spec.act != "relu") for _ in range(spec.depth))
+        self.layers = nn.Sequential(*layers)
         self.tail = nn.Conv2d(spec.width, spec.channels * spec.scale**2, 3, padding=1)
 
     def stem(self, lr: torch.Tensor) -> torch.Tensor:
@@ -75,6 +98,8 @@ class Compact(Network):
 
     def finish(self, feature: torch.Tensor, shallow: torch.Tensor, lr: torch.Tensor) -> torch.Tensor:
         detail = F.pixel_shuffle(self.tail(feature), self.spec.scale)
+        if not self.spec.residual:
+            return detail
         return detail + F.interpolate(lr, scale_factor=float(self.spec.scale), mode="nearest")
 
     @property
@@ -90,18 +115,22 @@ class Compact(Network):
 
 def axes(spec: CompactSpec) -> AxisPlan:
     weights = {"tail": ("rgb", "width"), "head.conv": ("width", "colour"), "layers.*.conv": ("width", "width")}
-    parameters = {**layer_axes(weights), "head.slope.weight": ("width",), "layers.*.slope.weight": ("width",)}
+    parameters = layer_axes(weights)
+    if spec.act == "prelu":
+        parameters |= {"head.slope.weight": ("width",), "layers.*.slope.weight": ("width",)}
     fixed = {"colour": Axis(spec.channels), "rgb": Axis(spec.channels * spec.scale**2)}
     return AxisPlan({"width": Axis(spec.width), **fixed}, parameters, (Repeat("layers", spec.depth),))
 
 
 def linear(spec: CompactSpec) -> LinearPlan:
-    """Return the linear plan. PReLU follows every convolution but the last: units are selected, with their slopes."""
+    """Return the linear plan. An activation follows every convolution but the last: units are selected, with their
+    slopes.
+    """
     names = ["head", *(f"layers.{index}" for index in range(spec.depth))]
     layers = [LinearLayer(f"{name}.conv", (before,), name) for before, name in pairwise(["lr", *names])]
     layers.append(LinearLayer("tail", (names[-1],), "sr"))
     kinds: dict[str, SpaceKind] = {"lr": "fixed", **dict.fromkeys(names, "units"), "sr": "fixed"}
-    slopes = {f"{name}.slope.weight": name for name in names}
+    slopes = {f"{name}.slope.weight": name for name in names if spec.act == "prelu"}
     return LinearPlan(tuple(layers), kinds, tuple(names[1:]), values=slopes)
 
 
@@ -114,20 +143,28 @@ def _read(state: State, scale: int | None) -> Reading:
     if root**2 * channels != outputs:
         raise SrkdError(f"body.{last}.weight has {outputs} rows: {channels} channels fit no scale")
     fields = {"width": rows(state, "body.0.weight"), "depth": (last - 2) // 2, "channels": channels, "scale": root}
-    return Reading(fields)
+    if "body.1.weight" in state:
+        return Reading(fields)
+    why = "without slopes the file is of ReLU or LeakyReLU, and does not say which: --arch-option act=leakyrelu"
+    return Reading({**fields, "act": "relu"}, (Assumption("act", "relu", why),))
 
 
 def _names(spec: CompactSpec, in_file: set[str]) -> dict[str, str]:
     names = {f"tail.{kind}": f"body.{2 * spec.depth + 2}.{kind}" for kind in ("weight", "bias")}
     for index, layer in enumerate(["head", *(f"layers.{k}" for k in range(spec.depth))]):
         names |= {f"{layer}.conv.{kind}": f"body.{2 * index}.{kind}" for kind in ("weight", "bias")}
-        names[f"{layer}.slope.weight"] = f"body.{2 * index + 1}.weight"
+        if spec.act == "prelu":
+            names[f"{layer}.slope.weight"] = f"body.{2 * index + 1}.weight"
     return names
 
 
 def _recognises(state: State) -> bool:
     first, slope = state.get("body.0.weight"), state.get("body.1.weight")
-    return first is not None and first.dim() == 4 and slope is not None and slope.dim() == 1
+    if first is None or first.dim() != 4:
+        return False
+    if slope is None:  # no slopes: convolutions at even numbers alone
+        return all(re.fullmatch(r"body\.\d*[02468]\.(weight|bias)", name) for name in state)
+    return slope.dim() == 1
 
 
 SRVGG = Dialect(
@@ -145,6 +182,8 @@ ARCHITECTURE = Architecture(
         CompactSpec(8, width=4, depth=2),
         CompactSpec(1, width=4, depth=2),
         CompactSpec(2, width=4, depth=2, channels=1),
+        CompactSpec(2, width=4, depth=2, act="relu"),
+        CompactSpec(3, width=4, depth=2, act="leakyrelu", residual=False),
     ),
     dialects=(SRVGG,),
     # The size of Real-ESRGAN's small models.
