@@ -21,7 +21,7 @@ from compressor.models.networks.base import Network
 from compressor.models.networks.taps import read_taps
 from compressor.models.students.students import build_student
 
-UNKNOWN = ("rrdb_*", "span*")
+UNKNOWN = ("rrdb_*",)
 """Cases of networks that srkd does not have."""
 SKIPPED = ("pams_*", "edsr_chop_and_x8_x2", *UNKNOWN)
 """Cases that are left out: quantised networks, which differ, and one whose weights are not published."""

@@ -59,6 +59,12 @@ SHAPES: Mapping[str, Sequence[Shape]] = {
         Shape("compact:width=64,depth=32", "realesr-general-x4v3"),
         Shape("compact:width=32,depth=8", "a student for a phone"),
     ),
+    "span": (
+        Shape("span:width=48", "SPAN, also of spanx4_ch48 and most community models"),
+        Shape("span:width=52", "the default of traiNNer-redux"),
+        Shape("span:width=28", "the winner of NTIRE 2024 and the baseline of 2026"),
+    ),
+    "spanf3": (Shape("spanf3:width=64,depth=8", "b8f64 at ×4"), Shape("spanf3:width=48,depth=5", "b5f48 at ×4")),
 }
 
 COMPARABLE = {

@@ -14,6 +14,8 @@ from compressor.models.networks.carn import CARNSpec
 from compressor.models.networks.carn_m import CARNMSpec
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.rcan import RCANSpec
+from compressor.models.networks.span import SPANSpec
+from compressor.models.networks.spanf3 import SPANF3Spec
 from compressor.models.networks.swinir import SwinIRSpec
 
 SCALES = (2, 3, 4)
@@ -84,6 +86,11 @@ PUBLISHED = (
         121.48,
     ),
     Published("SwinIR C60 4x6 direct", DIRECT, (910_152, 918_267, 929_628)),
+    Published("SPAN 48", SPANSpec(), (410_700, 417_195, 426_288)),
+    Published("SPAN 52", SPANSpec(width=52), (481_324, 488_359, 498_208)),
+    Published("SPAN 32", SPANSpec(width=32), (184_204, 188_539, 194_608)),
+    Published("SPAN 28", SPANSpec(width=28), (141_580, 145_375, 150_688)),
+    Published("SPAN 26", SPANSpec(width=26), (122_368, 125_893, 130_828)),
 )
 
 HR_720P = {2: (640, 360), 3: (427, 240), 4: (320, 180)}
@@ -133,3 +140,12 @@ OFFICIAL: tuple[tuple[Spec, int, int, int], ...] = (
 
 COMPACT_PARAMS = 621_424
 """Parameters of Compact 16/64 ×4, the published realesr-animevideov3."""
+
+SPANF3_PARAMS = {
+    SPANF3Spec(2, width=64, depth=8, unshuffle=2): 970_672,
+    SPANF3Spec(2, width=48, depth=5, unshuffle=2): 358_800,
+    SPANF3Spec(2, width=48, depth=6, unshuffle=2): 423_504,
+    SPANF3Spec(4, width=48, depth=6): 419_616,
+    SPANF3Spec(1, width=48, depth=6, unshuffle=4): 439_056,
+}
+"""Parameters of SPANF3, collapsed."""

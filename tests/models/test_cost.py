@@ -21,6 +21,7 @@ from benchmarks.published_counts import (
     OFFICIAL,
     PUBLISHED,
     SCALES,
+    SPANF3_PARAMS,
 )
 from compressor.base.errors import UsageError
 from compressor.models.networks.base import Spec
@@ -32,6 +33,8 @@ from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.image_cost import Cost
 from compressor.models.networks.rcan import RCANSpec
 from compressor.models.networks.registry import build
+from compressor.models.networks.span import SPANSpec
+from compressor.models.networks.spanf3 import SPANF3Spec
 from compressor.models.networks.swinir import SwinIRSpec
 from tests.support.networks import VARIANTS, label, tiny_networks
 
@@ -55,6 +58,29 @@ def test_the_table_of_counts() -> None:
                 assert expected is None or abs(counted[1] / 1e9 - expected) < 0.0101, published.name
         if published.gmacs_plus_x4 is not None:
             assert round(cost(published.at(4)).macs_plus / 1e9, 2) == published.gmacs_plus_x4, published.name
+
+
+def test_the_counts_of_spanf3() -> None:
+    for spec, params in SPANF3_PARAMS.items():
+        assert cost(spec).params == params, spec
+
+
+@pytest.mark.parametrize(
+    ("spec", "gmacs"),
+    [
+        (SPANSpec(width=48), 27.87),
+        (SPANSpec(width=52), 32.58),
+        (SPANSpec(width=28), 9.83),
+        (SPANSpec(width=26), 8.54),
+        (SPANF3Spec(2, 64, 8, unshuffle=2), 15.87),
+        (SPANF3Spec(2, 48, 5, unshuffle=2), 5.86),
+        (SPANF3Spec(2, 48, 6, unshuffle=2), 6.92),
+        (SPANF3Spec(4, 48, 6), 27.42),
+        (SPANF3Spec(1, 48, 6, unshuffle=4), 1.79),
+    ],
+)
+def test_the_macs_of_span_and_spanf3(spec: Spec, gmacs: float) -> None:
+    assert round(cost(spec).macs / 1e9, 2) == gmacs
 
 
 def test_the_official_classes_to_the_last_digit() -> None:

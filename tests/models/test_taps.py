@@ -66,9 +66,9 @@ def test_every_tap_is_a_feature_of_the_low_resolution_size(spec: Spec) -> None:
     assert {"body[0]", "body_end", "pre_up"} <= set(network.taps)
     with torch.no_grad(), read_taps(network, network.taps) as features:
         network(noise(spec, 5, 4, batch=2))
-    width = spec.to_dict()["width"]
+    width, square = spec.to_dict()["width"], spec.to_dict().get("unshuffle", 1)
     shapes = {name: tuple(feature.shape) for name, feature in features.items()}
-    assert shapes == dict.fromkeys(network.taps, (2, width, 5, 4))
+    assert shapes == dict.fromkeys(network.taps, (2, width, -(-5 // square), -(-4 // square)))
 
 
 def test_what_edsrs_taps_are() -> None:

@@ -13,7 +13,9 @@ from compressor.base.errors import MissingExtra, SrkdError
 from compressor.models.checkpoints.convert import convert_network, find_dialect, state_in_dialect
 from compressor.models.checkpoints.load import DoesNotFit, UnknownNetwork, load_checkpoint
 from compressor.models.networks.compact import CompactSpec
+from compressor.models.networks.layers import DIV2K_MEAN
 from compressor.models.networks.registry import build
+from compressor.models.networks.span import NO_MEAN, SPANSpec
 from compressor.models.networks.swinir import SwinIRSpec
 from compressor.teachers import spandrel_teacher
 from compressor.teachers import teacher as teachers
@@ -97,6 +99,20 @@ def test_a_network_with_the_names_of_another_names_the_extra(tmp_path: Path, mon
         load_teacher(save_as)
 
 
+@needs_spandrel
+@pytest.mark.parametrize("mean", [DIV2K_MEAN, NO_MEAN])
+def test_spandrel_loads_a_span_on_its_way_home(mean: tuple[float, ...], tmp_path: Path) -> None:
+    spec = SPANSpec(4, width=8, mean=mean, img_range=255.0 if mean == DIV2K_MEAN else 1.0)
+    network = build(spec, seed=0)
+    home = convert_network(network, "span", tmp_path / "span.pth").path
+    model = spandrel_teacher.import_spandrel().ModelLoader().load_from_file(home)
+    assert (model.architecture.name, model.scale) == ("SPAN", 4)
+    lr = torch.rand(1, 3, 17, 12)
+    with torch.no_grad():
+        expected = network(lr)
+        assert (model.model.eval()(lr) - expected).abs().max() < 1e-6 * expected.abs().max()
+
+
 def test_the_stand_ins_say_what_is_missing() -> None:
     if "torchvision" in sys.modules:
         pytest.skip("torchvision is here")
@@ -114,6 +130,7 @@ def test_the_stand_ins_say_what_is_missing() -> None:
     ("name", "kind", "psnr_y"),
     [
         ("DCTLSA_x4.pt", "spandrel", 32.52),
+        ("team00_SPAN.pth", "srkd", 31.739),
         pytest.param("CRAFT_ntire2024_team34_x4.pth", "spandrel", 32.39, marks=pytest.mark.ci),
         ("realesr-animevideov3_rezipped.pth", "srkd", 28.23),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -110,13 +111,22 @@ def _shape(state: State, name: str) -> torch.Size:
     return tensor.shape
 
 
-def count(state: State, pattern: str) -> int:
-    """Return the number of distinct integers in the only group of `pattern`; they must be 0, 1, 2, …"""
+def count(state: State, pattern: str, *, first: int = 0) -> int:
+    """Return the number of distinct integers in the only group of `pattern`; they must be `first`, `first` + 1, …"""
     numbers = {int(match.group(1)) for name in state if (match := re.match(pattern, name))}
-    if numbers != set(range(len(numbers))):
-        missing = [str(i) for i in range(min(len(numbers), 10_000)) if i not in numbers]
+    if numbers != set(range(first, first + len(numbers))):
+        missing = [str(i) for i in range(first, first + min(len(numbers), 10_000)) if i not in numbers]
         raise SrkdError(f"block numbers {', '.join(missing[:5])} are missing")
     return len(numbers)
+
+
+def shuffle_scale(state: State, name: str, channels: int) -> int:
+    """Return the scale of a last convolution before a pixel shuffle: it has channels·scale² rows."""
+    outputs = rows(state, name)
+    scale = math.isqrt(outputs // channels)
+    if scale**2 * channels != outputs:
+        raise SrkdError(f"{name} has {outputs} rows: {channels} channels fit no scale")
+    return scale
 
 
 def weight_and_bias(*layers: tuple[str, str]) -> dict[str, str]:

@@ -41,6 +41,8 @@ NETWORKS: EntryPointTable[NetworkEntry] = EntryPointTable(
         NetworkEntry("rcan", "compressor.models.networks.rcan:ARCHITECTURE"),
         NetworkEntry("swinir", "compressor.models.networks.swinir:ARCHITECTURE"),
         NetworkEntry("compact", "compressor.models.networks.compact:ARCHITECTURE"),
+        NetworkEntry("span", "compressor.models.networks.span:ARCHITECTURE"),
+        NetworkEntry("spanf3", "compressor.models.networks.spanf3:ARCHITECTURE"),
     ),
     GROUP,
     lambda point: (NetworkEntry(point.name, point.value, package_of(point)),),

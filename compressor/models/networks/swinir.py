@@ -42,6 +42,7 @@ from compressor.models.networks.dialect import (
     count,
     has_tensors,
     rows,
+    shuffle_scale,
     weight_and_bias,
 )
 from compressor.models.networks.layers import DIV2K_MEAN, MeanShift, Upsampler, scale_from_upsampler, upsampler_factors
@@ -520,11 +521,7 @@ def _upsampler(state: State, width: int, channels: int) -> dict[str, Any]:
         scale = scale_from_upsampler([rows(state, name) for name in convs], features)
         return {"upsampler": "pixelshuffle", "scale": scale, "features": features}
     if "upsample.0.weight" in state:
-        outputs = rows(state, "upsample.0.weight")
-        scale = math.isqrt(outputs // channels)
-        if scale**2 * channels != outputs:
-            raise SrkdError(f"upsample.0.weight has {outputs} rows: {channels} channels fit no scale")
-        return {"upsampler": "pixelshuffledirect", "scale": scale}
+        return {"upsampler": "pixelshuffledirect", "scale": shuffle_scale(state, "upsample.0.weight", channels)}
     return {"upsampler": "none", "scale": 1}
 
 

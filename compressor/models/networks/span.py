@@ -1,0 +1,342 @@
+"""SPAN (Wan et al., 2024): blocks of three convolutions whose output gates itself, a parameter-free attention.
+
+Code followed: hongyuanyu/SPAN, basicsr/archs/span_arch.py. Its Conv3XC layers are held as the 3×3 convolutions that
+they collapse to. The official block activates in place, so that the last block's first feature, which the fusion reads,
+is the activated one. There is no image skip, and nothing leaves the range of 0..255 behind: the last convolution does.
+
+    block    (h + x)·(sigmoid(h) - 1/2),   h = c3(SiLU(c2(SiLU(c1(x)))))
+    trunk    fuse(concat(x, end(o_n), o_1, SiLU(c1 of block n))),   o_k: output of block k, o_0 = x
+
+This file also holds what SPANF3 shares: the trunk, its axes and linear layers, and the folding of Conv3XC.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from compressor.base.errors import UsageError
+from compressor.models.networks.axes import Axis, AxisPlan, Repeat, layer_axes
+from compressor.models.networks.base import Architecture, Descriptor, Network, Spec, Tap, require_positive
+from compressor.models.networks.collapse import Kernel, in_parallel, in_series
+from compressor.models.networks.dialect import (
+    Assumption,
+    Companions,
+    Dialect,
+    Folding,
+    Reading,
+    State,
+    columns,
+    count,
+    has_tensors,
+    rows,
+    shuffle_scale,
+    weight_and_bias,
+)
+from compressor.models.networks.layers import DIV2K_MEAN, MeanShift
+from compressor.models.networks.linear_plan import LinearLayer, LinearPlan, SpaceKind
+from compressor.models.quantisation.quantisers import Place, Shortcut
+
+NO_MEAN = (0.0, 0.0, 0.0)
+STALE = 1e-4
+"""Share of the largest value by which a file's collapsed convolution may differ from its branches unmentioned."""
+
+
+@dataclass(frozen=True)
+class SPANSpec(Spec):
+    """The spec of SPAN; `depth` is the number of blocks. Without normalisation, mean is 0 and img_range is 1."""
+
+    arch: ClassVar[str] = "span"
+    width: int = 48
+    depth: int = 6
+    channels: int = 3
+    mean: tuple[float, ...] = DIV2K_MEAN
+    img_range: float = 255.0
+
+    def __post_init__(self) -> None:
+        require_sizes(self, (1, 2, 3, 4, 8))
+        if not self.img_range > 0:
+            raise UsageError(f"span: img_range={self.img_range:g} is not above 0")
+
+    @property
+    def undetectable(self) -> Mapping[str, tuple[Any, ...]]:
+        return {"img_range": (255.0, 1.0), "mean": () if self.unused else (DIV2K_MEAN, NO_MEAN)}
+
+    @property
+    def unused(self) -> frozenset[str]:
+        return frozenset() if self.channels == 3 else frozenset({"mean"})
+
+    @property
+    def has_norm(self) -> bool:
+        return self.img_range != 1 or (self.channels == 3 and self.mean != NO_MEAN)
+
+
+def require_sizes(spec: Any, scales: tuple[int, ...]) -> None:
+    require_positive(spec, "width")
+    require_positive(spec, "depth", limit=1024)
+    if spec.scale not in scales:
+        raise UsageError(f"{spec.arch}: scale={spec.scale} is not one of {', '.join(map(str, scales))}")
+    if spec.channels not in (1, 3):
+        raise UsageError(f"{spec.arch}: channels={spec.channels} is neither 1 nor 3")
+
+
+def conv3(inputs: int, outputs: int) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, 3, padding=1)
+
+
+class SpanBlock(nn.Module):
+    """A block: its output, and its first activated feature."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.c1, self.c2, self.c3 = (conv3(width, width) for _ in range(3))
+        self.activation, signed = self.activated()
+        self.shortcut, self.branch = Shortcut(), Place()
+        self.hidden1, self.hidden2 = Place(signed=signed), Place(signed=signed)
+        self.joined = nn.Identity()
+
+    def activated(self) -> tuple[nn.Module, bool]:
+        """Return the activation, and whether it gives negative values."""
+        return nn.SiLU(), True
+
+    def gate(self, branch: torch.Tensor) -> torch.Tensor:
+        return branch.sigmoid() - 0.5
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        branch_input, skip = self.shortcut(x)
+        first: torch.Tensor = self.activation(self.c1(branch_input))
+        second = self.activation(self.c2(self.hidden1(first)))
+        branch = self.branch(self.c3(self.hidden2(second)))
+        return self.joined((branch + skip) * self.gate(branch)), first
+
+
+class SpanTrunk(nn.Module):
+    """The blocks and the fusion of four features; `end` precedes it on the way of the last block's output."""
+
+    def __init__(self, width: int, blocks: Iterable[SpanBlock], end: nn.Module) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(blocks)
+        self.end = end
+        self.fuse = nn.Conv2d(4 * width, width, 1)
+
+    def forward(self, shallow: torch.Tensor) -> torch.Tensor:
+        outputs, first = [shallow], shallow
+        for block in self.blocks:
+            out, first = block(outputs[-1])
+            outputs.append(out)
+        fused: torch.Tensor = self.fuse(torch.cat((shallow, self.end(outputs[-1]), outputs[1], first), 1))
+        return fused
+
+
+class SPAN(Network):
+    spec: SPANSpec
+
+    def __init__(self, spec: SPANSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        mean = spec.mean if spec.channels == 3 else (0.0,)
+        self.sub_mean = MeanShift(mean, spec.img_range, leave=False, from_file=False)
+        self.head = conv3(spec.channels, spec.width)
+        with torch.no_grad():
+            self.head.weight.div_(spec.img_range)  # nothing else does: random weights start in the range of images
+        blocks = (SpanBlock(spec.width) for _ in range(spec.depth))
+        self.trunk = SpanTrunk(spec.width, blocks, conv3(spec.width, spec.width))
+        self.tail = conv3(spec.width, spec.channels * spec.scale**2)
+
+    def stem(self, lr: torch.Tensor) -> torch.Tensor:
+        shallow: torch.Tensor = self.head(self.sub_mean(lr) if self.spec.has_norm else lr)
+        return shallow
+
+    def body(self, feature: torch.Tensor) -> torch.Tensor:
+        fused: torch.Tensor = self.trunk(feature)
+        return fused
+
+    def finish(self, feature: torch.Tensor, shallow: torch.Tensor, lr: torch.Tensor) -> torch.Tensor:
+        """Return the image of the fused feature alone."""
+        return F.pixel_shuffle(self.tail(feature), self.spec.scale)
+
+    @property
+    def descriptor(self) -> Descriptor:
+        radius = 3 * self.spec.depth + 3
+        return Descriptor(scale=self.spec.scale, channels=self.spec.channels, receptive_radius=radius)
+
+    @property
+    def taps(self) -> dict[str, Tap]:
+        return trunk_taps(self.spec.depth)
+
+
+def trunk_taps(depth: int) -> dict[str, Tap]:
+    blocks = {f"body[{k}]": Tap(f"trunk.blocks.{k}.joined") for k in range(depth)}
+    return {"head": Tap("head"), **blocks, "body_end": Tap("trunk.fuse"), "pre_up": Tap("trunk.fuse")}
+
+
+def trunk_axes(spec: Any, inputs: int, outputs: int, *, has_end: bool, gates: Iterable[str] = ()) -> AxisPlan:
+    """Return the axis plan. A gate multiplies the units of x and h, so all on the skip share one axis.
+
+    `gates` are layers from and to these units. `first` is the axis of the feature that the fusion reads of the last
+    block; each block's second feature is its own.
+    """
+    block = "trunk.blocks.*"
+    weights = {
+        "head": ("width", "image"),
+        f"{block}.c1": ("first", "width"),
+        f"{block}.c2": ("second", "first"),
+        f"{block}.c3": ("width", "second"),
+        **{f"{block}.{gate}": ("width", "width") for gate in gates},
+        "trunk.end": ("end", "width"),
+        "trunk.fuse": ("fused", f"width | {'end' if has_end else 'width'} | width | first"),
+        "tail": ("shuffled", "fused"),
+    }
+    sizes = {name: Axis(spec.width) for name in ("width", "first", "end", "fused")}
+    sizes |= {"second": Axis(spec.width, local=True), "image": Axis(inputs), "shuffled": Axis(outputs)}
+    return AxisPlan(sizes, layer_axes(weights), (Repeat("trunk.blocks", spec.depth),))
+
+
+def axes(spec: SPANSpec) -> AxisPlan:
+    return trunk_axes(spec, spec.channels, spec.channels * spec.scale**2, has_end=True)
+
+
+def trunk_linear(depth: int, *, has_end: bool, gates: Iterable[str] = ()) -> LinearPlan:
+    """Return the linear plan. Units of the skip are selected, as gates multiply them one by one; so are hidden ones."""
+    kinds: dict[str, SpaceKind] = {"lr": "fixed", "width": "units", "fused": "linear", "sr": "fixed"}
+    layers, first = [LinearLayer("head", ("lr",), "width")], ""
+    for block in (f"trunk.blocks.{index}" for index in range(depth)):
+        first, second = f"{block}.first", f"{block}.second"
+        kinds |= {first: "units", second: "units"}
+        layers += [
+            LinearLayer(f"{block}.c1", ("width",), first),
+            LinearLayer(f"{block}.c2", (first,), second),
+            LinearLayer(f"{block}.c3", (second,), "width"),
+            *(LinearLayer(f"{block}.{gate}", ("width",), "width") for gate in gates),
+        ]
+    if has_end:
+        kinds["end"] = "linear"
+        layers.append(LinearLayer("trunk.end", ("width",), "end"))
+    fused = ("width", "end" if has_end else "width", "width", first)
+    layers += [LinearLayer("trunk.fuse", fused, "fused"), LinearLayer("tail", ("fused",), "sr")]
+    return LinearPlan(tuple(layers), kinds, ("trunk",))
+
+
+def linear(spec: SPANSpec) -> LinearPlan:
+    return trunk_linear(spec.depth, has_end=True)
+
+
+BRANCHES = ("conv.0", "conv.1", "conv.2")
+
+
+def _collapsed(state: State) -> tuple[State, tuple[str, ...]]:
+    """Return the state with each Conv3XC as its 3×3 convolution. A stored one is a cache and may be of other weights:
+    it is used only where the branches are missing.
+    """
+    layers = [match.group(1) for name in state if (match := re.fullmatch(r"(.+)\.sk\.weight", name))]
+    plain, stale = dict(state), 0.0
+    for layer in layers:
+        kernel = in_parallel(
+            in_series(*(Kernel.of(state, f"{layer}.{branch}") for branch in BRANCHES)), Kernel.of(state, f"{layer}.sk")
+        )
+        for branch in (*BRANCHES, "sk"):
+            del plain[f"{layer}.{branch}.weight"], plain[f"{layer}.{branch}.bias"]
+        for name, value in zip((f"{layer}.eval_conv.weight", f"{layer}.eval_conv.bias"), kernel, strict=True):
+            cached = state.get(name)
+            if cached is not None and cached.shape == value.shape:
+                stale = max(stale, float((cached.double() - value).abs().max() / value.abs().max().clamp_min(1e-30)))
+            plain[name] = value.float()
+    note = f"its eval_conv tensors differ from its branches by up to {stale:.2g} of the largest value: not used"
+    return plain, (note,) if stale > STALE else ()
+
+
+def _with_branches(state: State) -> State:
+    """Return the state with branches that collapse to the same convolutions: units pass the 1×1 layers unchanged."""
+    written = dict(state)
+    for name, kernel in state.items():
+        if not name.endswith(".eval_conv.weight"):
+            continue
+        layer, bias = name.removesuffix(".eval_conv.weight"), state[name.removesuffix("weight") + "bias"]
+        outputs, inputs = kernel.shape[:2]
+        middle = kernel.new_zeros(2 * outputs, 2 * inputs, 3, 3)
+        middle[:outputs, :inputs] = kernel
+        branches = {
+            "sk": (kernel.new_zeros(outputs, inputs, 1, 1), torch.zeros_like(bias)),
+            "conv.0": (torch.eye(2 * inputs, inputs)[:, :, None, None], bias.new_zeros(2 * inputs)),
+            "conv.1": (middle, torch.cat((bias, torch.zeros_like(bias)))),
+            "conv.2": (torch.eye(outputs, 2 * outputs)[:, :, None, None], torch.zeros_like(bias)),
+        }
+        for branch, tensors in branches.items():
+            written |= {f"{layer}.{branch}.{kind}": t for kind, t in zip(("weight", "bias"), tensors, strict=True)}
+    return written
+
+
+CONV3XC = Folding(_collapsed, _with_branches)
+
+
+def trunk_names(depth: int, *layers: tuple[str, str]) -> dict[str, str]:
+    """Return the names of a trunk's tensors, and of other layers."""
+    blocks = [(f"trunk.blocks.{k}.c{i}", f"block_{k + 1}.c{i}_r.eval_conv") for k in range(depth) for i in (1, 2, 3)]
+    return weight_and_bias(*layers, *blocks, ("trunk.fuse", "conv_cat"))
+
+
+def count_blocks(state: State) -> int:
+    return count(state, r"block_(\d+)\.c1_r\.eval_conv\.weight", first=1)
+
+
+def _read(state: State, scale: int | None) -> Reading:
+    channels = columns(state, "conv_1.eval_conv.weight")
+    fields = {
+        "width": rows(state, "conv_1.eval_conv.weight"),
+        "depth": count_blocks(state),
+        "channels": channels,
+        "scale": shuffle_scale(state, "upsampler.0.weight", channels),
+    }
+    if "no_norm" in state:
+        return Reading({**fields, "img_range": 1.0, "mean": NO_MEAN})
+    why = "not in the file; SPAN's default, which a file without it marks by a tensor no_norm"
+    assumed = [Assumption("img_range", 255.0, why), Assumption("mean", DIV2K_MEAN, why)]
+    return Reading(fields, tuple(assumed[: 2 if channels == 3 else 1]))
+
+
+def _names(spec: SPANSpec, in_file: set[str]) -> dict[str, str]:
+    ends = [("head", "conv_1.eval_conv"), ("trunk.end", "conv_2.eval_conv"), ("tail", "upsampler.0")]
+    return trunk_names(spec.depth, *ends)
+
+
+def _companions(spec: SPANSpec) -> Companions:
+    return Companions({} if spec.has_norm else {"no_norm": torch.zeros(1)})
+
+
+def _dialect(name: str, mark: str, **options: Any) -> Dialect:
+    return Dialect(
+        name,
+        has_tensors(f"conv_1.{mark}.weight", f"block_1.c1_r.{mark}.weight", "conv_cat.weight", "upsampler.0.weight"),
+        _read,
+        _names,
+        surplus=lambda name: name == "no_norm",
+        code_bases=(name,),
+        companions=_companions,
+        **options,
+    )
+
+
+ARCHITECTURE = Architecture(
+    SPANSpec,
+    SPAN,
+    axes,
+    linear=linear,
+    quantised=tuple(f"trunk.blocks.*.{conv}" for conv in ("c1", "c2", "c3")),
+    small=SPANSpec(width=20, depth=3),
+    variants=(
+        SPANSpec(8, width=4, depth=2),
+        SPANSpec(1, width=4, depth=1, mean=NO_MEAN, img_range=1.0),
+        SPANSpec(2, width=4, depth=2, channels=1),
+    ),
+    dialects=(
+        _dialect("span", "sk", wrapping="params", folding=CONV3XC),
+        # The form that is run, as in the files of NTIRE's baseline.
+        _dialect("span-collapsed", "eval_conv"),
+    ),
+)

@@ -1,0 +1,213 @@
+"""SPANF3 (traiNNer-redux, archs/spanf3_arch.py): SPAN with ReLU, a trained gate, and an image unshuffled before it.
+
+Range [0,1], no mean. At ×1 and ×2 the image is mirrored to a multiple of u = 4/scale and its u×u pixels become
+channels; the network then enlarges ×4, and the padding is cut off. A spec with u = 1 does neither.
+
+    block    (x + h)·tanh(attention(h)),   h = c3(ReLU(c2(ReLU(c1(x)))))
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from compressor.base.errors import SrkdError, UsageError
+from compressor.images.resize import reflected_indices
+from compressor.models.networks.axes import AxisPlan
+from compressor.models.networks.base import Architecture, Descriptor, Network, Spec, Tap
+from compressor.models.networks.dialect import Dialect, Reading, State, columns, has_tensors, rows, shuffle_scale
+from compressor.models.networks.linear_plan import LinearPlan
+from compressor.models.networks.span import (
+    CONV3XC,
+    SpanBlock,
+    SpanTrunk,
+    conv3,
+    count_blocks,
+    require_sizes,
+    trunk_axes,
+    trunk_linear,
+    trunk_names,
+    trunk_taps,
+)
+
+GATES = ("attention",)
+
+
+@dataclass(frozen=True)
+class SPANF3Spec(Spec):
+    """The spec of SPANF3: `unshuffle` is u, the side of the squares of pixels that become channels."""
+
+    arch: ClassVar[str] = "spanf3"
+    width: int = 64
+    depth: int = 8
+    channels: int = 3
+    unshuffle: int = 1
+
+    def __post_init__(self) -> None:
+        require_sizes(self, (1, 2, 3, 4, 8))
+        if self.unshuffle != 1 and self.unshuffle * self.scale != 4:
+            raise UsageError(f"spanf3: unshuffle={self.unshuffle} is neither 1 nor 4/{self.scale}")
+
+
+class SpanF3Block(SpanBlock):
+    """A block of SPANF3; it starts with an open gate."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width)
+        self.attention = nn.Conv2d(width, width, 1)
+        with torch.no_grad():
+            self.attention.weight.zero_()
+            assert self.attention.bias is not None
+            self.attention.bias.fill_(3.0)
+
+    def activated(self) -> tuple[nn.Module, bool]:
+        return nn.ReLU(), False
+
+    def gate(self, branch: torch.Tensor) -> torch.Tensor:
+        return torch.tanh(self.attention(branch))
+
+
+class SPANF3(Network):
+    spec: SPANF3Spec
+    size: tuple[int, int] | None = None
+    """Height and width of the only image of a form for one size."""
+
+    def __init__(self, spec: SPANF3Spec) -> None:
+        super().__init__()
+        self.spec = spec
+        self.head = conv3(spec.channels * spec.unshuffle**2, spec.width)
+        self.trunk = SpanTrunk(spec.width, (SpanF3Block(spec.width) for _ in range(spec.depth)), nn.Identity())
+        self.tail = conv3(spec.width, spec.channels * (spec.scale * spec.unshuffle) ** 2)
+
+    def stem(self, lr: torch.Tensor) -> torch.Tensor:
+        u = self.spec.unshuffle
+        shallow: torch.Tensor = self.head(F.pixel_unshuffle(self._padded(lr), u) if u > 1 else lr)
+        return shallow
+
+    def body(self, feature: torch.Tensor) -> torch.Tensor:
+        fused: torch.Tensor = self.trunk(feature)
+        return fused
+
+    def finish(self, feature: torch.Tensor, shallow: torch.Tensor, lr: torch.Tensor) -> torch.Tensor:
+        """Return the image of the fused feature alone."""
+        sr = F.pixel_shuffle(self.tail(feature), self.spec.scale * self.spec.unshuffle)
+        return sr if self.spec.unshuffle == 1 else self._cropped(sr, lr)
+
+    def _padded(self, lr: torch.Tensor) -> torch.Tensor:
+        u = self.spec.unshuffle
+        for dim in (-2, -1):
+            if self.size is None:
+                length = lr.shape[dim]
+                positions = torch.arange((length + u - 1) // u * u, device=lr.device)
+                lr = lr.index_select(dim, reflected_indices(positions, length, repeat_edge=False))
+                continue
+            length = self.size[dim]
+            mirrored = reflected_indices(torch.arange(length, -(-length // u) * u), length, repeat_edge=False)
+            lr = torch.cat([lr, *(lr.narrow(dim, position, 1) for position in mirrored.tolist())], dim)
+        return lr
+
+    def _cropped(self, sr: torch.Tensor, lr: torch.Tensor) -> torch.Tensor:
+        for dim in (-2, -1):
+            length = (lr.shape if self.size is None else self.size)[dim] * self.spec.scale
+            if self.size is None:  # not a slice: a trace would decide once whether it covers everything
+                sr = sr.index_select(dim, torch.arange(length, device=sr.device))
+            elif length != sr.shape[dim]:
+                sr = sr.narrow(dim, 0, length)
+        return sr
+
+    def for_size(self, height: int, width: int) -> Network:
+        if self.spec.unshuffle == 1:
+            return self
+        fixed = copy.copy(self)
+        fixed.size = (height, width)
+        return fixed
+
+    @property
+    def descriptor(self) -> Descriptor:
+        """The descriptor: any size is allowed. Unshuffled squares start at the top left; tiles keep to their grid."""
+        u = self.spec.unshuffle
+        return Descriptor(
+            scale=self.spec.scale,
+            channels=self.spec.channels,
+            receptive_radius=(3 * self.spec.depth + 2) * u + u - 1,
+            window=u,
+            mirror_repeats_edge=u == 1,
+        )
+
+    @property
+    def taps(self) -> dict[str, Tap]:
+        return trunk_taps(self.spec.depth)
+
+
+def axes(spec: SPANF3Spec) -> AxisPlan:
+    inputs, outputs = (spec.channels * side**2 for side in (spec.unshuffle, spec.scale * spec.unshuffle))
+    return trunk_axes(spec, inputs, outputs, has_end=False, gates=GATES)
+
+
+def linear(spec: SPANF3Spec) -> LinearPlan:
+    return trunk_linear(spec.depth, has_end=False, gates=GATES)
+
+
+def _head(names: Any) -> str:
+    """Return the name of the first layer, which is the second module after an unshuffle."""
+    return "conv_1.1" if any(name.startswith("conv_1.1.") for name in names) else "conv_1"
+
+
+def _read(state: State, scale: int | None) -> Reading:
+    head = f"{_head(state)}.eval_conv.weight"
+    inputs = columns(state, head)
+    # 12 and 48 columns are 3 channels in squares of 2 and 4; 4 and 16 are one channel.
+    squares = (
+        {4: (1, 2), 12: (3, 2), 16: (1, 4), 48: (3, 4)} if head.startswith("conv_1.1.") else {1: (1, 1), 3: (3, 1)}
+    )
+    if inputs not in squares:
+        raise SrkdError(f"{head} has {inputs} columns, not {' or '.join(map(str, squares))}")
+    channels, unshuffle = squares[inputs]
+    inner = shuffle_scale(state, "to_pixel.eval_conv.weight", channels)
+    if inner % unshuffle:
+        raise SrkdError(f"an image unshuffled by {unshuffle} is not enlarged ×{inner} again")
+    fields = {
+        "width": rows(state, head),
+        "depth": count_blocks(state),
+        "channels": channels,
+        "unshuffle": unshuffle,
+        "scale": inner // unshuffle,
+    }
+    return Reading(fields)
+
+
+def _names(spec: SPANF3Spec, in_file: set[str]) -> dict[str, str]:
+    head = "conv_1.1" if spec.unshuffle > 1 else "conv_1"
+    gates = [(f"trunk.blocks.{k}.attention", f"block_{k + 1}.att_conv") for k in range(spec.depth)]
+    return trunk_names(spec.depth, ("head", f"{head}.eval_conv"), *gates, ("tail", "to_pixel.eval_conv"))
+
+
+def _dialect(name: str, mark: str, **options: Any) -> Dialect:
+    marks = (f"block_1.c1_r.{mark}.weight", "block_1.att_conv.weight", f"to_pixel.{mark}.weight")
+    return Dialect(name, has_tensors(*marks), _read, _names, code_bases=(name,), **options)
+
+
+_SMALL = SPANF3Spec(width=20, depth=3)
+
+ARCHITECTURE = Architecture(
+    SPANF3Spec,
+    SPANF3,
+    axes,
+    linear=linear,
+    quantised=tuple(f"trunk.blocks.*.{conv}" for conv in ("c1", "c2", "c3", *GATES)),
+    small=_SMALL,
+    variants=(
+        replace(_SMALL, scale=8, width=4, depth=2),
+        replace(_SMALL, scale=2, width=4, depth=1, unshuffle=2),
+        replace(_SMALL, scale=1, width=4, depth=1, unshuffle=4, channels=1),
+    ),
+    dialects=(
+        _dialect("spanf3", "sk", wrapping="params", folding=CONV3XC),
+        _dialect("spanf3-collapsed", "eval_conv"),
+    ),
+)
