@@ -40,10 +40,10 @@ class Quality:
 
 @dataclass(frozen=True)
 class ScoresBeforeTraining:
-    """Y-PSNR in dB before the first step, by the run's goal: of the student, and of a slice of the teacher."""
+    """Y-PSNR in dB before the first step, by the run's goal: of the student, and of a slice of the teacher, if any."""
 
     student: Decibels
-    slice: Decibels
+    slice: Decibels | None = None
 
 
 @dataclass(frozen=True)

@@ -59,6 +59,8 @@ def scores_of(result: CompressReport) -> list[Score]:
     if result.untrained is not None:
         before = {"untrained": result.untrained.student, "untrained slice": result.untrained.slice}
         for name, psnr in before.items():
+            if psnr is None:
+                continue
             spread = spread_of([psnr])
             to_original, to_teacher = (spread, None) if result.goal == "original" else (None, spread)
             rows.append(Score(name, "start", params, macs, to_original, to_teacher))

@@ -145,7 +145,7 @@ class RunNetworks:
 
     def stages(self, mode: ExecutionMode | None = None) -> tuple[Stage, ...]:
         """The stages of the run in order; the learning rate depends on how the student starts."""
-        return self.preset.stages(self.methods, mode, is_fitted=self.student_init.plain_slice is not None)
+        return self.preset.stages(self.methods, mode, is_fitted=self.student_init.is_computed)
 
     def speed_options(self) -> SpeedOptions:
         """The preset's speed options; a foreign teacher computes in fp32 unless the preset says otherwise."""

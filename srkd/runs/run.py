@@ -27,6 +27,7 @@ from compressor.models.checkpoints.licence import KEY as LICENCE
 from compressor.models.checkpoints.licence import commercial_warning
 from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.checkpoints.save import save_network
+from compressor.models.fitting.patches import PATCH
 from compressor.models.networks.base import ImageModel, Network
 from compressor.models.networks.cost import cost
 from compressor.models.quantisation.quantisers import round_biases
@@ -199,7 +200,7 @@ class TrainingRun:
         if began is not None:
             code = code.continuing(began.code, state.done)
         if processes.broadcast(is_new):
-            untrained = self._solve_or_turn(teacher_network, reference)
+            untrained = self._solve_or_turn(teacher, reference)
             state = self._fresh_state(stages, teacher_network)
             if untrained is not None:
                 # The student may be at its best before the first step.
@@ -284,20 +285,22 @@ class TrainingRun:
         self.folder.log(line)
         self.context.note(line)
 
-    def _solve_or_turn(self, teacher: Network | None, reference: Reference) -> ScoresBeforeTraining | None:
+    def _solve_or_turn(self, teacher: Teacher | None, reference: Reference) -> ScoresBeforeTraining | None:
         """Solve for the student's weights, on all processes together, if the run starts with a fit.
 
         A run that starts with a fit or with a slice of the teacher turned to its strongest directions gets the scores
         before its first step; others get None.
         """
         config, began = self.config, time.monotonic()
-        plain_slice = config.student_init.plain_slice
-        if teacher is None or plain_slice is None:
+        if teacher is None or not config.student_init.is_computed:
             return None
-        sliced = self._judge(plain_slice.to(config.device).eval())
+        plain_slice = config.student_init.plain_slice
+        sliced = None if plain_slice is None else self._judge(plain_slice.to(config.device).eval())
         how = "the teacher's strongest directions come first"
         if config.student_init.init == "fit":
-            patches = draw_calibration_patches(config.data.train, seed=config.options.training.seed)
+            size = teacher.own_sizes.fixed_size
+            side = PATCH if size is None else min(size)
+            patches = draw_calibration_patches(config.data.train, seed=config.options.training.seed, side=side)
             cache = data_choice(config.options).cache()
             solved, was_kept = solve(teacher, config.student.spec, patches, cache, self.context)
             config.student.load_state_dict(solved.state_dict())

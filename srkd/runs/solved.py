@@ -15,8 +15,11 @@ from compressor.base.machine import machine_facts
 from compressor.base.sources import class_sources
 from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.checkpoints.save import save_network
-from compressor.models.fitting.fit import Fitting, fit
-from compressor.models.networks.base import Network, Spec
+from compressor.models.fitting.across import AcrossFit
+from compressor.models.fitting.fit import fit
+from compressor.models.fitting.same_kind import SameKindFit
+from compressor.models.networks.base import ImageModel, Network, Spec
+from compressor.models.networks.registry import build
 
 STUDENT, FINGERPRINT = "student.safetensors", "fingerprint.txt"
 HEADER_BYTES = 2**16
@@ -24,7 +27,7 @@ HEADER_BYTES = 2**16
 
 
 def solve(
-    teacher: Network, spec: Spec, patches: torch.Tensor, cache: CacheFolder, context: Context
+    teacher: ImageModel, spec: Spec, patches: torch.Tensor, cache: CacheFolder, context: Context
 ) -> tuple[Network, bool]:
     """The fitted student, the same on all processes, and whether it was kept from a run before."""
     group, key = context.processes, _key(teacher, spec, patches, context)
@@ -45,14 +48,16 @@ def solve(
         solved.append(fit(teacher, spec, patches, context=context))
         _write(solved[0], folder)
 
+    with torch.device("meta"):
+        room = _bytes_of(build(spec))
     # Another process that needs the same student waits for it.
-    made = cache.make(key, _read, write, _bytes_of(teacher), context.note)
+    made = cache.make(key, _read, write, room, context.note)
     if solved or made is None:
         return (solved or [fit(teacher, spec, patches, context=context)])[0], False
     return made, True
 
 
-def _key(teacher: Network, spec: Spec, patches: torch.Tensor, context: Context) -> str:
+def _key(teacher: ImageModel, spec: Spec, patches: torch.Tensor, context: Context) -> str:
     """A name from all that decides the bytes of a fitted student."""
     facts = machine_facts()
     decides = {
@@ -61,7 +66,7 @@ def _key(teacher: Network, spec: Spec, patches: torch.Tensor, context: Context) 
         "patches": hashlib.sha256(patches.numpy().tobytes()).hexdigest(),
         "place": [str(teacher.device), facts["cpu"], facts["gpu"], facts["torch"], torch.get_num_threads()],
         "processes": context.processes.rank.world_size,
-        "code": class_sources(Fitting),
+        "code": {**class_sources(SameKindFit), **class_sources(AcrossFit)},
     }
     return f"solved-{hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:32]}"
 

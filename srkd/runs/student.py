@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from compressor.base.choices import Init, Select
 from compressor.base.context import Note
 from compressor.base.errors import SrkdError, UsageError
-from compressor.models.fitting.fit import require_linear_plan
-from compressor.models.networks.base import Network
+from compressor.models.fitting.fit import require_solvable
+from compressor.models.networks.base import Network, Spec
 from compressor.models.networks.registry import architecture, build, quantise
 from compressor.models.students.init_from import initialise_from
 from compressor.models.students.init_report import InitReport
@@ -40,6 +41,11 @@ class StudentInit:
     plain_slice: Network | None = None
     """The leading slice of the teacher for comparison, if the student starts from a better one; else None."""
 
+    @property
+    def is_computed(self) -> bool:
+        """True if the student starts from weights that are better than random ones or a plain slice."""
+        return self.init == "fit" or self.plain_slice is not None
+
     def facts(self) -> StudentStart:
         """The entry `start` of run.json."""
         return StudentStart(init=self.init, select=self.select, init_from=self.init_from)
@@ -48,7 +54,7 @@ class StudentInit:
 def choose_student(teacher: Teacher | None, preset: Preset, options: CompressOptions, note: Note) -> StudentInit:
     """Build the student by the options, else the preset; note hints and the result of `--init-from`."""
     network_of_teacher = None if teacher is None else teacher.network
-    init = options.student.init or _default_init(network_of_teacher, preset, options, note)
+    init = options.student.init or _default_init(teacher, preset, options, note)
     select = _choose_select(init, network_of_teacher, preset, options, note)
     if init == "fit" and options.student.init_from is not None:
         raise UsageError(f"--init-from {options.student.init_from} gives the student its weights: leave out --init fit")
@@ -59,8 +65,8 @@ def choose_student(teacher: Teacher | None, preset: Preset, options: CompressOpt
         network = _student_of_spec(published, init, select, options, teacher)
     else:
         network = _cut_student(teacher, init, select, preset, options, note)
-    if init == "fit" and network_of_teacher is not None:
-        require_linear_plan(network_of_teacher.spec, network.spec)
+    if init == "fit" and teacher is not None:
+        require_solvable(teacher, network.spec)
     channels = network.descriptor.channels
     if channels != 3:
         raise UsageError(
@@ -77,7 +83,8 @@ def choose_student(teacher: Teacher | None, preset: Preset, options: CompressOpt
             note(line)
     plain_slice = None
     if network_of_teacher is not None and (init == "fit" or select == "principal"):
-        plain_slice = student_of_spec(network_of_teacher, network.spec)
+        with suppress(SrkdError):  # a student of another kind
+            plain_slice = student_of_spec(network_of_teacher, network.spec)
     return StudentInit(network, init, select, init_from, plain_slice)
 
 
@@ -96,20 +103,21 @@ def _published_student(teacher: Network | None, preset: Preset, options: Compres
     return entry.student
 
 
-def _default_init(teacher: Network | None, preset: Preset, options: CompressOptions, note: Note) -> Init:
+def _default_init(teacher: Teacher | None, preset: Preset, options: CompressOptions, note: Note) -> Init:
     """The recipe's start, or the nearest one that the student and its teacher allow."""
-    init = preset.student.init
+    init, given = preset.student.init, options.student.student
+    network = None if teacher is None else teacher.network
     # --select or --init-from replace a fit.
     is_replaced = options.student.select is not None or options.student.init_from is not None
-    if options.student.student is None:
+    if given is None:
         if init == "fit" and is_replaced:
             return "inherit"
-        if init == "fit" and teacher is not None and architecture(teacher.spec.arch).linear is None:
-            note(f"the student is cut from the teacher: a {teacher.spec.arch} cannot be solved for")
+        if init == "fit" and network is not None and architecture(network.spec.arch).linear is None:
+            note(f"the student is cut from the teacher: a {network.spec.arch} cannot be solved for")
             return "inherit"
         return init
     if preset.student.init_required and not is_replaced:
-        _require_start(init, teacher, options.student.student)
+        _require_start(init, teacher, given)
         return init
     if teacher is None or init == "random" or (init == "fit" and is_replaced):
         return "random"
@@ -117,24 +125,29 @@ def _default_init(teacher: Network | None, preset: Preset, options: CompressOpti
         note("--student: random weights, where the recipe would inherit; --init inherit cuts them from the teacher")
         return "random"
     try:
-        spec = parse_student(options.student.student, like=teacher.spec, scale=teacher.spec.scale)
-        student_cuts(teacher.spec, spec)
-        require_linear_plan(teacher.spec, spec)
-    except SrkdError:
-        note(f"--student: random weights, as no student of this shape can be solved for from the {teacher.spec.arch}")
+        require_solvable(teacher, _shape_of(given, teacher))
+    except SrkdError as error:
+        note(f"--student: random weights ({error})")
         return "random"
     return "fit"
 
 
-def _require_start(init: Init, teacher: Network | None, student: str) -> None:
+def _shape_of(text: str, teacher: Teacher) -> Spec:
+    """The spec of `--student`, with the teacher's fields where it is of the teacher's kind."""
+    like = None if teacher.network is None else teacher.network.spec
+    return parse_student(text, like=like, scale=teacher.descriptor.scale)
+
+
+def _require_start(init: Init, teacher: Teacher | None, student: str) -> None:
     """Refuse a recipe that is its start, for a student that cannot be cut from the teacher, or solved for."""
     try:
         if teacher is None:
-            raise SrkdError("no teacher whose layers srkd knows")
-        spec = parse_student(student, like=teacher.spec, scale=teacher.spec.scale)
-        student_cuts(teacher.spec, spec)
+            raise SrkdError("there is no teacher")
+        spec = _shape_of(student, teacher)
         if init == "fit":
-            require_linear_plan(teacher.spec, spec)
+            require_solvable(teacher, spec)
+        else:
+            student_cuts(teacher.require_network("weights").spec, spec)
     except SrkdError as error:
         does, other = ("solves for it by", "logits") if init == "fit" else ("cuts it from", "scratch")
         raise UsageError(
@@ -201,21 +214,17 @@ def _reduces(fraction: float, what: str) -> str:
 def _student_of_spec(
     text: str, init: Init, select: Select, options: CompressOptions, teacher: Teacher | None
 ) -> Network:
-    """Build the student of `--student`, with random weights or with those of a slice, which a fit then replaces."""
+    """Build the student of `--student`, cut from the teacher or with random weights, which a fit then replaces."""
     if options.student.width is not None or options.student.depth is not None:
         raise UsageError("--student gives the whole shape: leave out --width and --depth")
-    scale = None if teacher is None else teacher.descriptor.scale
-    if init != "random":
-        if teacher is None or teacher.network is None:
-            raise UsageError(
-                f"--init {init} makes the student of its teacher's weights: add --teacher FILE of a known network"
-            )
-        spec = parse_student(text, like=teacher.network.spec, scale=scale)
-        return student_of_spec(teacher.network, spec, select=select)
-    spec = parse_student(text, scale=scale)
-    if scale is not None and spec.scale != scale:
-        raise UsageError(f"the student is for x{spec.scale}, the teacher for x{scale}")
-    return build(spec, seed=options.training.seed)
+    if teacher is None and init != "random":
+        raise UsageError(f"--init {init} makes the student of its teacher: add --teacher FILE")
+    spec = parse_student(text) if teacher is None else _shape_of(text, teacher)
+    if init == "inherit" and teacher is not None:
+        return student_of_spec(teacher.require_network("weights"), spec, select=select)
+    if teacher is not None and spec.scale != teacher.descriptor.scale:
+        raise UsageError(f"the student is for x{spec.scale}, the teacher for x{teacher.descriptor.scale}")
+    return build(spec, seed=options.training.seed)  # a fit follows later, on the run's own images
 
 
 def quantise_student(start: StudentInit, methods: Sequence[Method], teacher: Teacher | None) -> StudentInit:
@@ -228,7 +237,7 @@ def quantise_student(start: StudentInit, methods: Sequence[Method], teacher: Tea
         raise UsageError(
             f"the teacher is quantised itself ({of_teacher.line()}): give the float network that it was made from"
         )
-    if start.plain_slice is not None:
+    if start.is_computed:
         raise UsageError(
             f"{quantisation.method} is the last stage and starts from trained weights, not from ones that are solved "
             f"for or turned: distil first (--recipe logits --then {quantisation.method}), or --init inherit"

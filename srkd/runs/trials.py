@@ -21,7 +21,7 @@ from pathlib import Path
 from compressor.base.choices import BaselineName, Init
 from compressor.base.context import Context, Note, no_note
 from compressor.base.errors import SrkdError, UsageError
-from compressor.models.fitting.fit import require_linear_plan
+from compressor.models.fitting.fit import require_solvable
 from compressor.models.students.students import student_cuts, student_text
 from compressor.training.method import quantisation_of
 from compressor.training.run_files import read_metrics
@@ -305,15 +305,15 @@ def _usual_baselines(config: RunConfig, note: Note) -> list[BaselineName]:
 def _require_possible(start: BaselineName, config: RunConfig) -> None:
     """Refuse a baseline that cannot be trained with this student."""
     reason, teacher = None, config.teacher
-    if start in ("inherit", "fit"):
+    if teacher is None and start in ("inherit", "fit", "logits"):
+        reason = "there is no teacher"
+    elif start == "inherit":
         reason = _cutting_obstacle(config)
-    if start == "fit" and reason is None and teacher is not None and teacher.network is not None:
+    elif start == "fit" and teacher is not None:
         try:
-            require_linear_plan(teacher.network.spec, config.student.spec)
+            require_solvable(teacher, config.student.spec)
         except SrkdError as error:
             reason = str(error)
-    if start == "logits" and teacher is None:
-        reason = "there is no teacher"
     if start == "init-from" and config.options.student.init_from is None:
         reason = "there is no --init-from"
     if reason is not None:

@@ -15,8 +15,10 @@ from compressor.base.errors import SrkdError, UsageError
 from compressor.images.metrics import psnr
 from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.fitting import least_squares
-from compressor.models.fitting.fit import Fitting, fit, pixel_weights
+from compressor.models.fitting.fit import fit
+from compressor.models.fitting.layer_solver import pixel_weights
 from compressor.models.fitting.patches import embedded_patches
+from compressor.models.fitting.same_kind import SameKindFit
 from compressor.models.networks.base import Network, Spec
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import architecture
@@ -158,7 +160,7 @@ def test_dead_units_are_not_kept() -> None:
     with torch.no_grad():
         for block in teacher.blocks:  # type: ignore[union-attr]
             block.conv1.weight[:4], block.conv1.bias[:4] = 0.0, -1.0  # type: ignore[index, union-attr, operator]
-    bases = Fitting(teacher, replace(teacher.spec, width=4), patches(8)).bases
+    bases = SameKindFit(teacher, replace(teacher.spec, width=4), patches(8)).bases
     for block in range(2):
         assert bases[f"blocks.{block}.hidden"].matrix[:4].count_nonzero() == 0
 
@@ -177,8 +179,8 @@ def test_what_cannot_be_solved_for_is_one_line() -> None:
         broken.head.weight[0] = float("nan")  # type: ignore[index, union-attr, operator]
     with pytest.raises(SrkdError, match=r"the input of .* is not finite"):
         fit(broken, broken.spec.narrowed(0.5), patches())
-    other: Spec = architecture("compact").small
-    with pytest.raises(UsageError, match=r"a compact .* from a edsr"):
+    other: Spec = replace(architecture("carn").small, scale=2)
+    with pytest.raises(UsageError, match=r"a carn cannot be solved for from a network of another kind"):
         fit(teacher, other, patches())
 
 

@@ -13,7 +13,8 @@ import torch
 from compressor.base.errors import SrkdError
 from compressor.models.fitting import feature_store
 from compressor.models.fitting.feature_store import FeatureStore
-from compressor.models.fitting.fit import Fitting, fit
+from compressor.models.fitting.fit import fit
+from compressor.models.fitting.same_kind import SameKindFit
 from compressor.models.networks.registry import architecture
 from tests.support.commands import ROOT
 from tests.support.slices import lively
@@ -63,7 +64,7 @@ def test_a_student_is_the_same_from_memory_and_from_a_file(
     spec = teacher.spec.narrowed(0.5)
     expected = fit(teacher, spec, patches(12)).fingerprint()
     monkeypatch.setattr(feature_store, "MEMORY_BYTES", 20_000)
-    fitting = Fitting(teacher, spec, patches(12))
+    fitting = SameKindFit(teacher, spec, patches(12))
     assert fitting.run().fingerprint() == expected
     assert fitting.store.file_bytes > 100_000
     assert list(tmp_path.iterdir()) == []
@@ -73,7 +74,7 @@ def test_nothing_is_left_on_disk_after_an_error(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(feature_store, "MEMORY_BYTES", 0)
     teacher = lively(architecture("edsr").small)
-    fitting = Fitting(teacher, teacher.spec.narrowed(0.5), patches(4))
+    fitting = SameKindFit(teacher, teacher.spec.narrowed(0.5), patches(4))
 
     def fail(*_: object) -> None:
         raise KeyboardInterrupt

@@ -10,6 +10,8 @@ nothing is lost where nothing is cut; the intercept β is free. Sums are in floa
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 
 RIDGES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
@@ -88,16 +90,26 @@ class Sums:
         return slope, (self.r - slope @ self.x) / self.count
 
 
-def best_correction(fitted: Sums, apart: Sums) -> tuple[torch.Tensor, torch.Tensor, float | None]:
-    """Return slope, intercept and ridge: the best ridge on the held-out pixels, solved on all pixels.
+class Correction(NamedTuple):
+    """A correction of a layer, its ridge, and the mean squared error that it leaves on the held-out pixels.
 
     The ridge is None, and the correction zero, if no correction improves the held-out pixels.
     """
+
+    slope: torch.Tensor
+    intercept: torch.Tensor
+    ridge: float | None
+    error_apart: float
+
+
+def best_correction(fitted: Sums, apart: Sums) -> Correction:
+    """Return the correction with the best ridge on the held-out pixels, solved on all pixels."""
     nothing = torch.zeros_like(fitted.rx), torch.zeros_like(fitted.r)
     errors = {ridge: apart.error(*fitted.solve(ridge)) for ridge in RIDGES}
     # The sums are rounded: an error far below the initial one may come out negative.
-    least = max(min(errors.values()), ROUNDED * float(apart.rr / apart.count))
+    before = float(apart.rr / apart.count)
+    least = max(min(errors.values()), ROUNDED * before)
     if not least < apart.error(*nothing):
-        return (*nothing, None)
+        return Correction(*nothing, None, before)
     ridge = max(ridge for ridge, error in errors.items() if error <= least * AS_GOOD)
-    return (*fitted.plus(apart).solve(ridge), ridge)
+    return Correction(*fitted.plus(apart).solve(ridge), ridge, errors[ridge])

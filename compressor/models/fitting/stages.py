@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
@@ -12,7 +12,7 @@ from compressor.models.fitting.feature_store import FeatureStore
 from compressor.models.fitting.shares import ShareBatch
 from compressor.models.fitting.watching import features_at, watched
 from compressor.models.networks.base import Network, Tap
-from compressor.models.networks.linear_plan import Correspondence, LinearLayer, LinearPlan
+from compressor.models.networks.linear_plan import LinearLayer, LinearPlan
 
 Role: TypeAlias = Literal["teacher", "student"]
 
@@ -26,8 +26,11 @@ class FitStage:
     modules: Mapping[Role, tuple[str, ...]] = field(default_factory=dict)
 
 
-def stages(plan: LinearPlan, places: Correspondence) -> Iterator[FitStage]:
-    """Yield the stages of a student with this plan, in the order of execution."""
+def stages(plan: LinearPlan, of_teacher: Callable[[str], Sequence[str]]) -> Iterator[FitStage]:
+    """Yield the stages of a student with this plan, in the order of execution.
+
+    `of_teacher` names the teacher's modules that a module of the student's body replaces.
+    """
     inside = {
         layer.name: stage for stage in plan.stages for layer in plan.layers if f"{layer.name}.".startswith(f"{stage}.")
     }
@@ -35,7 +38,7 @@ def stages(plan: LinearPlan, places: Correspondence) -> Iterator[FitStage]:
     yield FitStage("stem", plan.layers[:first])
     for stage in plan.stages:
         own = tuple(layer for layer in plan.layers if inside.get(layer.name) == stage)
-        yield FitStage("body", own, {"teacher": tuple(places.all_of(stage)), "student": (stage,)})
+        yield FitStage("body", own, {"teacher": tuple(of_teacher(stage)), "student": (stage,)})
     yield FitStage("end", tuple(layer for layer in plan.layers[first:] if layer.name not in inside))
 
 

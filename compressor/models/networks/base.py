@@ -250,6 +250,10 @@ class Network(ImageModel):
     def finish(self, feature: torch.Tensor, shallow: torch.Tensor, lr: torch.Tensor) -> torch.Tensor:
         """Return the image that the network's own tail computes from a deep feature."""
 
+    def tail_output(self, image: torch.Tensor, lr: torch.Tensor) -> torch.Tensor:
+        """Return the output of the last layer with which the network gives `image`; chains of layers define it."""
+        raise SrkdError(f"a {self.spec.arch} cannot be solved for from a network of another kind")
+
     def forward(self, lr: torch.Tensor) -> torch.Tensor:
         shallow = self.stem(lr)
         return self.finish(self.body(shallow), shallow, lr)

@@ -21,7 +21,7 @@ from compressor.base.errors import SrkdError, UsageError
 from compressor.models.networks.axes import Axis, AxisPlan, Repeat, layer_axes
 from compressor.models.networks.base import Architecture, Descriptor, Network, Spec, Tap, require_positive
 from compressor.models.networks.dialect import Assumption, Dialect, Reading, State, columns, rows
-from compressor.models.networks.linear_plan import LinearLayer, LinearPlan, SpaceKind
+from compressor.models.networks.linear_plan import LinearLayer, LinearPlan, SpaceKind, Stream
 from compressor.models.quantisation.quantisers import Place
 
 ACTIVATIONS = ("prelu", "relu", "leakyrelu")
@@ -102,6 +102,11 @@ class Compact(Network):
             return detail
         return detail + F.interpolate(lr, scale_factor=float(self.spec.scale), mode="nearest")
 
+    def tail_output(self, image: torch.Tensor, lr: torch.Tensor) -> torch.Tensor:
+        if self.spec.residual:
+            image = image - F.interpolate(lr, scale_factor=float(self.spec.scale), mode="nearest")
+        return F.pixel_unshuffle(image, self.spec.scale)
+
     @property
     def descriptor(self) -> Descriptor:
         return Descriptor(scale=self.spec.scale, channels=self.spec.channels, receptive_radius=self.spec.depth + 2)
@@ -130,8 +135,12 @@ def linear(spec: CompactSpec) -> LinearPlan:
     layers = [LinearLayer(f"{name}.conv", (before,), name) for before, name in pairwise(["lr", *names])]
     layers.append(LinearLayer("tail", (names[-1],), "sr"))
     kinds: dict[str, SpaceKind] = {"lr": "fixed", **dict.fromkeys(names, "units"), "sr": "fixed"}
-    slopes = {f"{name}.slope.weight": name for name in names if spec.act == "prelu"}
-    return LinearPlan(tuple(layers), kinds, tuple(names[1:]), values=slopes)
+    fixed = {"relu": 0.0, "leakyrelu": LEAKY_SLOPE}
+    slopes = {name: fixed.get(spec.act, f"{name}.slope.weight") for name in names}
+    states = (Tap("head.conv", "input"), *(Tap(name) for name in names[:-1]))
+    stream = Stream(states, tuple((name,) for name in names), (Tap("tail", "input"),))
+    values = {f"{name}.slope.weight": name for name in names if spec.act == "prelu"}
+    return LinearPlan(tuple(layers), kinds, tuple(names[1:]), values=values, slopes=slopes, stream=stream)
 
 
 def _read(state: State, scale: int | None) -> Reading:

@@ -15,6 +15,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 from typing import Literal, TypeAlias
 
 from compressor.models.networks.axes import AxisPlan, Repeat
@@ -56,13 +57,28 @@ class LinearLayer:
 
 
 @dataclass(frozen=True)
+class Stream:
+    """What a student of another kind can follow, step by step: features that only sums change, and the units between.
+
+    `states` are these features in the order of execution. `units[t]` are the spaces that are computed from state t on
+    the way to state t + 1. If there are as many as states, the last ones lead to the end. `end` are features behind
+    the body, of which the network's own tail is a linear function.
+    """
+
+    states: tuple[Tap, ...]
+    units: tuple[tuple[str, ...], ...]
+    end: tuple[Tap, ...] = ()
+
+
+@dataclass(frozen=True)
 class LinearPlan:
     """The layers in the order of execution, the kind of each space, and the modules that the body runs in turn.
 
     `sweeps` is the number of times that all layers are solved: more than one if a layer is used several times. `values`
     are the parameters with one value per unit of a space, such as slopes: a student copies those of its units. Units of
     a space in `blocks` are kept in whole blocks of that size, the channels of an attention head; a value of such a
-    space belongs to a block.
+    space belongs to a block. `slopes` are those of the activations on units below zero, by space: a number, 0 for ReLU,
+    or the name of a parameter. `stream` is what students of other kinds follow.
     """
 
     layers: tuple[LinearLayer, ...]
@@ -71,6 +87,8 @@ class LinearPlan:
     sweeps: int = 1
     values: Mapping[str, str] = field(default_factory=dict)
     blocks: Mapping[str, int] = field(default_factory=dict)
+    slopes: Mapping[str, float | str] = field(default_factory=dict)
+    stream: Stream | None = None
 
     @cached_property
     def producers(self) -> dict[str, tuple[LinearLayer, ...]]:
@@ -100,6 +118,12 @@ class LinearPlan:
         """True if a change of basis preserves the function: non-linear spaces are hidden within one module."""
         kinds = {kind for space, kind in self.spaces.items() if not self.is_hidden(space)}
         return "linear" in kinds and kinds <= {"linear", "fixed"}
+
+    @property
+    def is_chain(self) -> bool:
+        """True if each layer reads the one before it, with an activation of known slopes between any two."""
+        links = pairwise(self.layers)
+        return all(right.inputs == (left.output,) and left.output in self.slopes for left, right in links)
 
     def is_hidden(self, space: str) -> bool:
         """Return True for the units between two consecutive layers of the same module."""

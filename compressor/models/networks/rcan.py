@@ -33,7 +33,7 @@ from compressor.models.networks.edsr_family import (
     long_skip_axes,
     long_skip_end,
 )
-from compressor.models.networks.linear_plan import LinearLayer, LinearPlan, SpaceKind
+from compressor.models.networks.linear_plan import LinearLayer, LinearPlan, SpaceKind, Stream
 from compressor.models.quantisation.quantisers import Place, Shortcut
 
 
@@ -155,7 +155,15 @@ def linear(spec: RCANSpec) -> LinearPlan:
             kinds |= {hidden: "units", inner: "units"}
         layers.append(LinearLayer(f"{group}.conv", ("stream",), "stream", at=Tap(group)))
     end, levels = long_skip_end(spec.scale)
-    return LinearPlan((*layers, *end), kinds | levels, tuple(f"groups.{g}" for g in range(spec.groups)))
+    steps: list[tuple[str, tuple[str, ...]]] = []  # a state, and the units on the way to it
+    for group in (f"groups.{g}" for g in range(spec.groups)):
+        blocks = [f"{group}.blocks.{b}" for b in range(spec.depth)]
+        steps += [*((block, (f"{block}.hidden",)) for block in blocks), (group, ())]
+    states = (Tap("head"), *(Tap(state) for state, _ in steps))
+    stream = Stream(states, tuple(units for _, units in steps), (Tap("upsampler", "input"),))
+    slopes = {space: 0.0 for _, units in steps for space in units}
+    groups = tuple(f"groups.{g}" for g in range(spec.groups))
+    return LinearPlan((*layers, *end), kinds | levels, groups, slopes=slopes, stream=stream)
 
 
 @dataclass(frozen=True, kw_only=True)
