@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from compressor.base.errors import SrkdError
+from compressor.models.fitting.across import is_chain
 from compressor.models.networks.base import Spec
 from compressor.models.networks.cost import cost
 from compressor.models.networks.image_cost import Cost
@@ -39,7 +40,8 @@ def list_candidates(teacher: TeacherFacts, lr_size: tuple[int, int]) -> tuple[Ca
         if largest is None or (teacher.spec is not None and teacher.spec.arch == kind.name):
             continue
         try:
-            candidates += _shapes(largest(teacher.scale, teacher.channels), lr_size, fits=False)
+            shape = largest(teacher.scale, teacher.channels)
+            candidates += _shapes(shape, lr_size, fits=is_chain(shape))
         except SrkdError:  # the network does not support this scale
             continue
     most: Cost | None = None

@@ -13,7 +13,7 @@ from compressor.images.scores import Scores
 from compressor.images.sets import embedded_photos
 from compressor.models.fitting.fit import fit
 from compressor.models.fitting.patches import embedded_patches, texture_of
-from compressor.models.networks.base import Network
+from compressor.models.networks.base import ImageModel, Network
 from compressor.models.networks.cost import cost
 from compressor.models.students.students import parse_student
 from export.plan.search import CandidateShape
@@ -34,15 +34,17 @@ class FittedQuality:
     to the teacher's images.
     """
 
-    def __init__(self, teacher: Network | None, *, most: int = 4, context: Context = QUIET) -> None:
+    def __init__(self, teacher: ImageModel | None, *, most: int = 4, context: Context = QUIET) -> None:
         self.teacher, self.most, self.context = teacher, most, context
         self.scores: dict[str, Scores | None] = {}
         self.seconds = 0.0
         if teacher is not None:
             scale = teacher.descriptor.scale
             patches = embedded_patches(scale, teacher.descriptor.channels)
-            macs = cost(teacher, (patches.shape[-1], patches.shape[-2])).macs
-            count = min(PATCHES, max(FEWEST, int(WORK // macs)))
+            count = PATCHES
+            if teacher.network is not None:
+                macs = cost(teacher.network, (patches.shape[-1], patches.shape[-2])).macs
+                count = min(PATCHES, max(FEWEST, int(WORK // macs)))
             self.patches = patches[texture_of(patches).argsort(descending=True)[: 2 * count : 2]]
             middles = (
                 middle_of_photo(path, teacher.descriptor, None, (SIDE, SIDE))
@@ -64,7 +66,7 @@ class FittedQuality:
             self.seconds += time.monotonic() - began
         return self.scores[candidate.student]
 
-    def _score(self, teacher: Network, candidate: CandidateShape) -> Scores | None:
+    def _score(self, teacher: ImageModel, candidate: CandidateShape) -> Scores | None:
         try:
             student = fit(teacher, parse_student(candidate.student), self.patches)
         except SrkdError as error:

@@ -134,6 +134,10 @@ class ScheduleRule(PresetPart):
         default=0, ge=0, description="steps between validations; 0: a tenth of the run, at least 25"
     )
 
+    def rate_of(self, *, is_fitted: bool) -> float:
+        """Return the learning rate of a student by its start."""
+        return self.fit_rate if is_fitted and self.fit_rate is not None else self.rate
+
 
 class MethodRule(PresetPart):
     """A method by name, with its options."""
@@ -207,6 +211,13 @@ class Preset(PresetPart):
         """Return the preset with `rate` for every student, without `fit_rate`."""
         return self.model_copy(update={"schedule": self.schedule.model_copy(update={"fit_rate": None})})
 
+    def at_rate_times(self, factor: float) -> Preset:
+        """Return the preset with its rates multiplied by a factor."""
+        rule = self.schedule
+        fit_rate = None if rule.fit_rate is None else rule.fit_rate * factor
+        rates = {"rate": rule.rate * factor, "fit_rate": fit_rate}
+        return self.model_copy(update={"schedule": rule.model_copy(update=rates)})
+
     def stages(
         self, methods: Sequence[Method], mode: ExecutionMode | None = None, *, is_fitted: bool = False
     ) -> tuple[Stage, ...]:
@@ -224,7 +235,7 @@ class Preset(PresetPart):
         from compressor.training.stage import Average, Optimiser, Schedule, Stage
 
         rule = self.schedule
-        rate = rule.fit_rate if is_fitted and rule.fit_rate is not None else rule.rate
+        rate = rule.rate_of(is_fitted=is_fitted)
         return Stage(
             name="distil",
             methods=methods,

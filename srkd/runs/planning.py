@@ -200,7 +200,7 @@ class Planning:
             candidates,
             targets,
             measure,
-            FittedQuality(self.teacher.network, context=context) if measurement.quality else unknown,
+            FittedQuality(self.teacher, context=context) if measurement.quality else unknown,
             goal=self.goal,
             margin=measurement.margin,
             remedies=lambda excess: remedies(excess, targets, place),

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from compressor.base.choices import Init, Select
 from compressor.base.context import Note
 from compressor.base.errors import SrkdError, UsageError
-from compressor.models.fitting.fit import require_solvable
+from compressor.models.fitting.fit import is_same_kind, require_solvable
 from compressor.models.networks.base import Network, Spec
 from compressor.models.networks.registry import architecture, build, quantise
 from compressor.models.students.init_from import initialise_from
@@ -40,6 +40,9 @@ class StudentInit:
     init_from: InitReport | None = None
     plain_slice: Network | None = None
     """The leading slice of the teacher for comparison, if the student starts from a better one; else None."""
+
+    is_across: bool = False
+    """Whether the student is solved for from a network of another kind."""
 
     @property
     def is_computed(self) -> bool:
@@ -85,7 +88,8 @@ def choose_student(teacher: Teacher | None, preset: Preset, options: CompressOpt
     if network_of_teacher is not None and (init == "fit" or select == "principal"):
         with suppress(SrkdError):  # a student of another kind
             plain_slice = student_of_spec(network_of_teacher, network.spec)
-    return StudentInit(network, init, select, init_from, plain_slice)
+    is_across = init == "fit" and (teacher_spec is None or not is_same_kind(teacher_spec, network.spec))
+    return StudentInit(network, init, select, init_from, plain_slice, is_across)
 
 
 def _published_student(teacher: Network | None, preset: Preset, options: CompressOptions, note: Note) -> str | None:

@@ -138,7 +138,7 @@ class AcrossFit(LayerSolver):
     @property
     def error(self) -> float:
         """The mean squared error of the tail's output on the patches kept apart."""
-        return self.errors_apart[self.short.layers[-1].name]
+        return self.errors_apart.get(self.short.layers[-1].name, 0.0)  # 0: no layer needed a correction
 
     def _choose_aims(self) -> dict[str, Aim]:
         """Return what each layer but the tail is to give, from moments of the source's features on all patches."""
@@ -242,10 +242,15 @@ def has_stream(spec: Spec) -> bool:
     return linear is not None and linear(spec).stream is not None
 
 
+def is_chain(spec: Spec) -> bool:
+    """Return True if a student of this spec can be solved for from a network of another kind."""
+    linear = architecture(spec.arch).linear
+    return linear is not None and linear(spec).is_chain
+
+
 def chain_plan(spec: Spec) -> LinearPlan:
     """Return the linear plan of a chain of convolutions; refuse a student of another form."""
     linear = architecture(spec.arch).linear
-    plan = None if linear is None else linear(spec)
-    if plan is None or not plan.is_chain:
+    if linear is None or not is_chain(spec):
         raise UsageError(f"a {spec.arch} cannot be solved for from a network of another kind: take --init random")
-    return plan
+    return linear(spec)

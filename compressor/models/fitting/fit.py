@@ -16,12 +16,12 @@ from compressor.models.networks.base import ImageModel, Network, Spec
 from compressor.models.networks.linear_plan import LinearPlan
 from compressor.models.networks.registry import architecture, build
 
-STREAM_SHARES = (0.15, 0.35, 0.55)
+STREAM_SHARES = (0.1, 0.25, 0.4, 0.55)
 """Shares of a student's channels that may hold the stream of a network of another kind; the best on a few patches is
 taken."""
 
-TRIAL = 4
-"""One patch in TRIAL is used to choose the share."""
+TRIAL, FEWEST = 8, 8
+"""One patch in TRIAL, but no fewer than FEWEST, is used to choose the share."""
 
 
 def fit(teacher: ImageModel, spec: Spec, lr: torch.Tensor, *, context: Context = QUIET) -> Network:
@@ -36,10 +36,8 @@ def fit(teacher: ImageModel, spec: Spec, lr: torch.Tensor, *, context: Context =
             whole = SameKindFit(teacher.network, spec, lr, context)
             return whole.solve(FitProgress(context, whole.work))
         source = source_for(teacher).to(teacher.device)
-        trials = [
-            AcrossFit(source, teacher, spec, lr[::TRIAL], stream_share=share, context=context)
-            for share in STREAM_SHARES
-        ]
+        few = lr[:: max(1, min(TRIAL, len(lr) // FEWEST))]
+        trials = [AcrossFit(source, teacher, spec, few, stream_share=share, context=context) for share in STREAM_SHARES]
         last = AcrossFit(source, teacher, spec, lr, context=context)
         progress = FitProgress(context, last.work + sum(trial.work for trial in trials))
         for trial in trials:
