@@ -3,7 +3,8 @@
 Layer j of the student's layers 0 … d stands at the source's state t(j) = round(j·T/d), T the last state (`Stream`). Of
 its w channels, s hold the stream, and the others hold hidden units:
 
-- a stream channel is to be pᵀh, h the source's features at state t(j) and p a leading eigenvector of Σ h·hᵀ;
+- a stream channel is to be pᵀh, h the source's features at state t(j), with those that skips add later, and p a leading
+  eigenvector of Σ h·hᵀ;
 - a hidden channel is to be a unit of the source between states t(j) and t(j+1), before its activation: the strongest of
   these, by var(act(u))·‖w‖², w the weights of the layers that read it;
 - the last layer, which has no units, holds leading directions of the last state and of the features behind the body.
@@ -146,7 +147,7 @@ class AcrossFit(LayerSolver):
         depth = len(layers) - 1
         at = [round(index * last / depth) if depth else last for index in range(depth + 1)] + [len(self.stream.units)]
         spaces = [tuple(space for units in self.stream.units[a:b] for space in units) for a, b in pairwise(at)]
-        taps: list[tuple[Tap, ...]] = [(self.stream.states[state],) for state in at[:-1]]
+        taps = [self.stream.states[state] for state in at[:-1]]
         if not spaces[-1]:
             taps[-1] += self.stream.end
         second, strength = self._moments(taps, {space for names in spaces for space in names})

@@ -137,7 +137,7 @@ def linear(spec: CompactSpec) -> LinearPlan:
     kinds: dict[str, SpaceKind] = {"lr": "fixed", **dict.fromkeys(names, "units"), "sr": "fixed"}
     fixed = {"relu": 0.0, "leakyrelu": LEAKY_SLOPE}
     slopes = {name: fixed.get(spec.act, f"{name}.slope.weight") for name in names}
-    states = (Tap("head.conv", "input"), *(Tap(name) for name in names[:-1]))
+    states = ((Tap("head.conv", "input"),), *((Tap(name),) for name in names[:-1]))
     stream = Stream(states, tuple((name,) for name in names), (Tap("tail", "input"),))
     values = {f"{name}.slope.weight": name for name in names if spec.act == "prelu"}
     return LinearPlan(tuple(layers), kinds, tuple(names[1:]), values=values, slopes=slopes, stream=stream)

@@ -91,7 +91,9 @@ def linear(spec: EDSRSpec) -> LinearPlan:
         ]
     end, levels = long_skip_end(spec.scale)
     hidden = [f"{block}.hidden" for block in blocks]
-    stream = Stream((Tap("head"), *map(Tap, blocks)), tuple((space,) for space in hidden), (Tap("upsampler", "input"),))
+    head = Tap("head")
+    states = ((head,), *((Tap(block), head) for block in blocks))
+    stream = Stream(states, tuple((space,) for space in hidden), (Tap("upsampler", "input"),))
     slopes = dict.fromkeys(hidden, 0.0)
     return LinearPlan((*layers, *end), kinds | levels, tuple(blocks), slopes=slopes, stream=stream)
 

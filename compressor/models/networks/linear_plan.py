@@ -60,12 +60,13 @@ class LinearLayer:
 class Stream:
     """What a student of another kind can follow, step by step: features that only sums change, and the units between.
 
-    `states` are these features in the order of execution. `units[t]` are the spaces that are computed from state t on
-    the way to state t + 1. If there are as many as states, the last ones lead to the end. `end` are features behind
-    the body, of which the network's own tail is a linear function.
+    `states` are these features in the order of execution, with all that skips later add to them: of its state alone, a
+    network can compute the rest. `units[t]` are the spaces that are computed from state t on the way to state t + 1. If
+    there are as many as states, the last ones lead to the end. `end` are features behind the body, of which the
+    network's own tail is a linear function.
     """
 
-    states: tuple[Tap, ...]
+    states: tuple[tuple[Tap, ...], ...]
     units: tuple[tuple[str, ...], ...]
     end: tuple[Tap, ...] = ()
 

@@ -155,13 +155,17 @@ def linear(spec: RCANSpec) -> LinearPlan:
             kinds |= {hidden: "units", inner: "units"}
         layers.append(LinearLayer(f"{group}.conv", ("stream",), "stream", at=Tap(group)))
     end, levels = long_skip_end(spec.scale)
-    steps: list[tuple[str, tuple[str, ...]]] = []  # a state, and the units on the way to it
+    head = entry = Tap("head")
+    states: list[tuple[Tap, ...]] = [(head,)]
+    units: list[tuple[str, ...]] = []
     for group in (f"groups.{g}" for g in range(spec.groups)):
         blocks = [f"{group}.blocks.{b}" for b in range(spec.depth)]
-        steps += [*((block, (f"{block}.hidden",)) for block in blocks), (group, ())]
-    states = (Tap("head"), *(Tap(state) for state, _ in steps))
-    stream = Stream(states, tuple(units for _, units in steps), (Tap("upsampler", "input"),))
-    slopes = {space: 0.0 for _, units in steps for space in units}
+        states += [tuple(dict.fromkeys((Tap(block), entry, head))) for block in blocks]
+        entry = Tap(group)
+        states.append((entry, head))
+        units += [*((f"{block}.hidden",) for block in blocks), ()]
+    stream = Stream(tuple(states), tuple(units), (Tap("upsampler", "input"),))
+    slopes = {space: 0.0 for spaces in units for space in spaces}
     groups = tuple(f"groups.{g}" for g in range(spec.groups))
     return LinearPlan((*layers, *end), kinds | levels, groups, slopes=slopes, stream=stream)
 

@@ -1,0 +1,174 @@
+"""Students of another kind than their teacher, solved for: what fits into them is reproduced, and borders excepted,
+an activation that cannot be switched off changes nothing."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import nn
+
+from compressor.base.context import QUIET
+from compressor.base.errors import UsageError
+from compressor.models.fitting.across import AcrossFit
+from compressor.models.fitting.fit import fit, require_solvable, source_for
+from compressor.models.fitting.progress import FitProgress
+from compressor.models.networks.base import Descriptor, ImageModel, Network, Spec
+from compressor.models.networks.compact import CompactSpec
+from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.registry import architecture, build
+from tests.models.test_fit import patches
+from tests.support.slices import lively
+
+WIDTH = 6
+STREAM, SHARE = WIDTH + 3, 0.6
+"""Channels of the stream of `composable`: its own, and the three of the image that its long skip adds at the end."""
+
+
+def one_tap(conv: nn.Module) -> None:
+    """Leave a convolution only its middle and no bias: its composition with a 3×3 one is 3×3, also at borders."""
+    assert isinstance(conv, nn.Conv2d) and conv.bias is not None
+    middle = conv.weight.detach()[:, :, 1:2, 1:2].clone()
+    with torch.no_grad():
+        conv.weight.zero_()
+        conv.weight[:, :, 1:2, 1:2] = 2 * middle
+        conv.bias.zero_()
+
+
+def composable(depth: int = 3, seed: int = 5) -> Network:
+    """Return a residual network that a chain of 3×3 convolutions can be: each pair of its layers reaches 3×3."""
+    spec = EDSRSpec(2, width=WIDTH, depth=depth, mean=(0.0, 0.0, 0.0), img_range=1.0, res_scale=1.0)
+    network = build(spec, seed=seed)
+    for conv in (network.get_submodule("head"), network.get_submodule("upsampler.convs.0")):
+        one_tap(conv)
+    for index in range(depth):
+        one_tap(network.get_submodule(f"blocks.{index}.conv2"))
+        with torch.no_grad():
+            network.get_parameter(f"blocks.{index}.conv1.weight").mul_(3)
+    one_tap(network.get_submodule("body_end"))
+    return network.eval()
+
+
+def inner_error(student: Network, teacher: ImageModel) -> float:
+    """Return the largest difference of the images inside their borders, where layers read zeros."""
+    lr = patches(4, seed=9)
+    with torch.no_grad():
+        return float((student(lr) - teacher(lr))[..., 16:-16, 16:-16].abs().max())
+
+
+def across(source: Network, spec: Spec, lr: torch.Tensor, share: float) -> Network:
+    solver = AcrossFit(source, source, spec, lr, stream_share=share)
+    return solver.solve(FitProgress(QUIET, solver.work))
+
+
+def test_a_residual_network_that_fits_into_a_chain_is_reproduced() -> None:
+    teacher, lr = composable(), patches(24)
+    student = across(teacher, CompactSpec(2, width=STREAM + WIDTH, depth=3), lr, SHARE)
+    assert inner_error(student, teacher) < 1e-3
+    # Without a channel for each unit it is not.
+    smaller = across(teacher, CompactSpec(2, width=STREAM + WIDTH - 3, depth=3), lr, 0.75)
+    assert inner_error(smaller, teacher) > 5e-3
+
+
+def test_a_deeper_step_is_a_wrong_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The state a layer stands at decides: one block later, the units of its own block are missing."""
+    teacher, lr = composable(), patches(24)
+    spec = CompactSpec(2, width=STREAM + WIDTH, depth=3)
+    solver = AcrossFit(teacher, teacher, spec, lr, stream_share=SHARE)
+    solver.stream = replace(solver.stream, states=(*solver.stream.states[1:], solver.stream.states[-1]))
+    student = solver.solve(FitProgress(QUIET, solver.work))
+    assert inner_error(student, teacher) > 5e-3
+
+
+def test_the_tail_aims_at_the_image_without_the_anchor() -> None:
+    teacher = composable()
+    student = build(CompactSpec(2, width=8, depth=2), seed=1)
+    lr = patches(2)
+    with torch.no_grad():
+        image = teacher(lr)
+        out = student.tail_output(image, lr)
+        anchor = torch.nn.functional.interpolate(lr, scale_factor=2.0, mode="nearest")
+        assert torch.allclose(torch.nn.functional.pixel_shuffle(out, 2) + anchor, image, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["edsr", "rcan", "compact"])
+@pytest.mark.parametrize("shape", [(20, 2), (24, 5)], ids=str)
+def test_a_solved_student_is_nearer_than_random_weights(name: str, shape: tuple[int, int]) -> None:
+    teacher = lively(replace(architecture(name).small, scale=2))
+    spec, lr = CompactSpec(2, width=shape[0], depth=shape[1]), patches(24)
+    student = across(teacher, spec, lr, 0.4)
+    apart = patches(6, seed=11)
+    with torch.no_grad():
+        error, random = ((net(apart) - teacher(apart)).square().mean() for net in (student, build(spec, seed=3)))
+    assert error < random / 4
+
+
+def test_more_patches_never_hurt() -> None:
+    teacher, apart = lively(replace(architecture("edsr").small, scale=2)), patches(8, seed=12)
+    spec = CompactSpec(2, width=20, depth=3)
+    errors = []
+    for count in (16, 32, 64):
+        student = across(teacher, spec, patches(count), 0.4)
+        with torch.no_grad():
+            errors.append(float((student(apart) - teacher(apart)).square().mean()))
+    assert all(later < 1.02 * earlier for earlier, later in pairwise(errors)), errors
+
+
+class Outputs(ImageModel):
+    """A model that gives outputs only, as a foreign file does."""
+
+    def __init__(self, inside: Network) -> None:
+        super().__init__()
+        self.inside = inside
+
+    def forward(self, lr: torch.Tensor) -> torch.Tensor:
+        sr: torch.Tensor = self.inside(lr)
+        return sr
+
+    @property
+    def descriptor(self) -> Descriptor:
+        return self.inside.descriptor
+
+    network = None  # type: ignore[assignment]
+    architecture = "unknown"  # type: ignore[assignment]
+    backend = "ONNX"  # type: ignore[assignment]
+    params = None  # type: ignore[assignment]
+    device = torch.device("cpu")  # type: ignore[assignment]
+
+    def move_to(self, device: torch.device) -> Outputs:
+        return self
+
+    def settings(self) -> dict[str, object]:
+        return {}
+
+    def alternatives(self) -> list[list[dict[str, object]]]:  # type: ignore[override]
+        return []
+
+    def with_settings(self, settings: object) -> Outputs:
+        return self
+
+    def fingerprint(self) -> str:
+        return self.inside.fingerprint()
+
+
+@pytest.mark.parametrize("scale", [2, 3])
+def test_outputs_alone_are_enough_at_any_scale(scale: int) -> None:
+    """The embedded network gives the features, the teacher the image: here a sharpened enlargement."""
+    teacher = Outputs(lively(replace(architecture("edsr").small, scale=scale)))
+    spec, lr = CompactSpec(scale, width=16, depth=2), patches(16)
+    assert source_for(teacher).spec.scale == 4
+    student, apart = fit(teacher, spec, lr), patches(4, seed=13)
+    with torch.no_grad():
+        error, random = ((net(apart) - teacher(apart)).square().mean() for net in (student, build(spec, seed=3)))
+    assert error < random / 2
+    assert fit(teacher, spec, lr).fingerprint() == student.fingerprint()
+
+
+def test_students_that_are_no_chain_are_refused_by_name() -> None:
+    teacher = lively(replace(architecture("rcan").small, scale=2))
+    with pytest.raises(UsageError, match="a swinir cannot be solved for from a network of another kind"):
+        require_solvable(teacher, replace(architecture("swinir").small, scale=2))
+    with pytest.raises(UsageError, match="the student is for x4, the teacher for x2"):
+        require_solvable(teacher, CompactSpec(4))
