@@ -103,7 +103,7 @@ def test_what_cannot_start_from_a_fit_is_refused_before_anything_is_written(grou
     for options, words in (
         ({"recipe": "csd"}, "csd trains the student on slices of the teacher's own weights"),
         ({"select": "l1"}, "--select l1"),
-        ({"student": "compact:width=4,depth=1,scale=2"}, "a compact"),
+        ({"student": "carn:width=8,scale=2"}, "a carn"),
     ):
         with pytest.raises(UsageError, match=words):
             compress(ground, tmp_path / "run", init="fit", **options)
@@ -136,7 +136,8 @@ def test_csd_trains_its_student_inside_the_turned_teacher(ground: Path, tmp_path
     [
         ({"recipe": "logits"}, "fit", "leading"),
         ({"recipe": "logits", "student": "edsr:width=4"}, "fit", "leading"),
-        ({"recipe": "logits", "student": "compact:width=4,depth=1,scale=2"}, "random", "leading"),
+        ({"recipe": "logits", "student": "compact:width=4,depth=1,scale=2"}, "fit", "leading"),
+        ({"recipe": "logits", "student": "carn:width=8,scale=2"}, "random", "leading"),
         ({"recipe": "logits", "student": "edsr:width=64"}, "random", "leading"),
         ({"recipe": "logits", "select": "l1"}, "inherit", "l1"),
         ({"recipe": "logits", "init": "inherit"}, "inherit", "leading"),
@@ -155,6 +156,26 @@ def test_where_a_student_starts(ground: Path, options: dict[str, object], init: 
     words = {"teacher": ground / "teacher.safetensors", "settings": SMALL, **options}
     start = RunNetworks.choose(CompressOptions.of(**words), QUIET).student_init
     assert (start.init, start.select) == (init, select)
+
+
+def test_a_student_of_another_kind_is_trained_at_a_lower_rate(ground: Path) -> None:
+    options = {"recipe": "logits", "student": "compact:width=12,depth=2", "teacher": ground / "teacher.safetensors"}
+
+    def rate_of(**more: object) -> float:
+        chosen = RunNetworks.choose(CompressOptions.of(**{**options, **more}), QUIET)
+        return chosen.preset.schedule.rate_of(is_fitted=True)
+
+    same = rate_of(student=None)
+    assert rate_of() == same / 4 and rate_of(init="random") == same
+    assert rate_of(settings=("schedule.rate=3e-4",)) == 3e-4, "the user's rate is kept"
+
+
+def test_a_run_with_a_student_of_another_kind_starts_solved(ground: Path, tmp_path: Path) -> None:
+    lines = compress(ground, tmp_path / "run", student="compact:width=12,depth=2", steps=1)
+    (line,) = [line for line in lines if "solved for in" in line]
+    solved, bicubic = map(float, re.search(r"has ([\d.]+) dB .* \(bicubic ([\d.]+)\)", line).groups())  # type: ignore[union-attr]
+    assert solved > bicubic, "the teacher's images are the goal"
+    assert read_json(tmp_path / "run")["start"]["init"] == "fit"
 
 
 def test_weights_of_a_file_stand_in_the_place_of_a_fit(ground: Path, tmp_path: Path) -> None:
