@@ -10,11 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-from compressor.base.context import QUIET
 from compressor.base.errors import UsageError
 from compressor.models.fitting.across import AcrossFit
 from compressor.models.fitting.fit import fit, require_solvable, source_for
-from compressor.models.fitting.progress import FitProgress
 from compressor.models.networks.base import Descriptor, ImageModel, Network, Spec
 from compressor.models.networks.compact import CompactSpec
 from compressor.models.networks.edsr import EDSRSpec
@@ -59,8 +57,7 @@ def inner_error(student: Network, teacher: ImageModel) -> float:
 
 
 def across(source: Network, spec: Spec, lr: torch.Tensor, share: float) -> Network:
-    solver = AcrossFit(source, source, spec, lr, stream_share=share)
-    return solver.solve(FitProgress(QUIET, solver.work))
+    return AcrossFit(source, source, spec, lr, stream_share=share).solve()
 
 
 def test_a_residual_network_that_fits_into_a_chain_is_reproduced() -> None:
@@ -80,7 +77,7 @@ def test_a_step_later_is_a_wrong_step() -> None:
         solver = AcrossFit(teacher, teacher, spec, lr, stream_share=SHARE)
         states = solver.stream.states
         solver.stream = replace(solver.stream, states=(*states[shift:], *states[len(states) - shift :]))
-        errors.append(inner_error(solver.solve(FitProgress(QUIET, solver.work)), teacher))
+        errors.append(inner_error(solver.solve(), teacher))
     assert errors[1] > 4 * errors[0], errors
 
 

@@ -65,7 +65,7 @@ def test_a_student_is_the_same_from_memory_and_from_a_file(
     expected = fit(teacher, spec, patches(12)).fingerprint()
     monkeypatch.setattr(feature_store, "MEMORY_BYTES", 20_000)
     fitting = SameKindFit(teacher, spec, patches(12))
-    assert fitting.run().fingerprint() == expected
+    assert fitting.solve().fingerprint() == expected
     assert fitting.store.file_bytes > 100_000
     assert list(tmp_path.iterdir()) == []
 
@@ -81,7 +81,7 @@ def test_nothing_is_left_on_disk_after_an_error(tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setattr(fitting, "_leave", fail)
     with pytest.raises(KeyboardInterrupt):
-        fitting.run()
+        fitting.solve()
     assert fitting.store.file_bytes > 0 and not fitting.store.is_open
     assert list(tmp_path.iterdir()) == []
 

@@ -33,8 +33,7 @@ def fit(teacher: ImageModel, spec: Spec, lr: torch.Tensor, *, context: Context =
     require_solvable(teacher, spec)
     with torch.no_grad():
         if teacher.network is not None and is_same_kind(teacher.network.spec, spec):
-            whole = SameKindFit(teacher.network, spec, lr, context)
-            return whole.solve(FitProgress(context, whole.work))
+            return SameKindFit(teacher.network, spec, lr, context).solve()
         source = source_for(teacher).to(teacher.device)
         few = lr[:: max(1, min(TRIAL, len(lr) // FEWEST))]
         trials = [AcrossFit(source, teacher, spec, few, stream_share=share, context=context) for share in STREAM_SHARES]

@@ -58,7 +58,7 @@ class LayerSolver(ABC):
     """
 
     def __init__(self, student: Network, plan: LinearPlan, lr: torch.Tensor, context: Context) -> None:
-        self.student, self.short = student.eval(), plan
+        self.student, self.short, self.context = student.eval(), plan, context
         self.device = student.device
         self.patches = Share(lr, self.device, context.processes)
         inputs = [Tap(layer.name, "input") for layer in plan.layers]
@@ -84,7 +84,9 @@ class LayerSolver(ABC):
     def _finish(self, layer: LinearLayer, stage: FitStage) -> None:
         """Finish a solved layer, before its outputs are used."""
 
-    def solve(self, progress: FitProgress) -> Network:
+    def solve(self, progress: FitProgress | None = None) -> Network:
+        """Solve for all layers and return the student; without `progress` this is the whole of the work."""
+        progress = progress or FitProgress(self.context, self.work)
         with torch.no_grad(), FeatureStore() as self.store, Replay(self.student, self.store) as self.replay:
             self._begin(progress)
             self.patches.follow(*self.student.parameters())
