@@ -59,10 +59,10 @@ def test_four_times_the_patches_need_little_more_memory() -> None:
 def test_a_student_is_the_same_from_memory_and_from_a_file(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     teacher = lively(architecture(name).small).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     spec = teacher.spec.narrowed(0.5)
     expected = fit(teacher, spec, patches(12)).fingerprint()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(feature_store, "MEMORY_BYTES", 20_000)
     fitting = SameKindFit(teacher, spec, patches(12))
     assert fitting.solve().fingerprint() == expected
