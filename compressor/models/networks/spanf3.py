@@ -74,8 +74,8 @@ class SpanF3Block(SpanBlock):
 
 class SPANF3(Network):
     spec: SPANF3Spec
-    size: tuple[int, int] | None = None
-    """Height and width of the only image of a form for one size."""
+    mirrored: tuple[list[int], list[int]] | None = None
+    """In a form for images of one size: the rows and columns that are repeated behind the last ones."""
 
     def __init__(self, spec: SPANF3Spec) -> None:
         super().__init__()
@@ -99,32 +99,32 @@ class SPANF3(Network):
         return sr if self.spec.unshuffle == 1 else self._cropped(sr, lr)
 
     def _padded(self, lr: torch.Tensor) -> torch.Tensor:
-        u = self.spec.unshuffle
         for dim in (-2, -1):
-            if self.size is None:
-                length = lr.shape[dim]
-                positions = torch.arange((length + u - 1) // u * u, device=lr.device)
-                lr = lr.index_select(dim, reflected_indices(positions, length, repeat_edge=False))
-                continue
-            length = self.size[dim]
-            mirrored = reflected_indices(torch.arange(length, -(-length // u) * u), length, repeat_edge=False)
-            lr = torch.cat([lr, *(lr.narrow(dim, position, 1) for position in mirrored.tolist())], dim)
+            if self.mirrored is None:
+                lr = lr.index_select(dim, self._positions(lr.shape[dim], lr.device))
+            elif self.mirrored[dim]:
+                lr = torch.cat([lr, *(_part(lr, dim, place, place + 1) for place in self.mirrored[dim])], dim)
         return lr
+
+    def _positions(self, length: int, device: torch.device) -> torch.Tensor:
+        """Return the source position, on an axis of `length`, of each position of the padded axis."""
+        u = self.spec.unshuffle
+        return reflected_indices(torch.arange((length + u - 1) // u * u, device=device), length, repeat_edge=False)
 
     def _cropped(self, sr: torch.Tensor, lr: torch.Tensor) -> torch.Tensor:
         for dim in (-2, -1):
-            length = (lr.shape if self.size is None else self.size)[dim] * self.spec.scale
-            if self.size is None:  # not a slice: a trace would decide once whether it covers everything
-                sr = sr.index_select(dim, torch.arange(length, device=sr.device))
-            elif length != sr.shape[dim]:
-                sr = sr.narrow(dim, 0, length)
+            if self.mirrored is None:  # not a slice: a trace would decide once whether it covers everything
+                sr = sr.index_select(dim, torch.arange(lr.shape[dim] * self.spec.scale, device=sr.device))
+            elif self.mirrored[dim]:
+                sr = _part(sr, dim, 0, -len(self.mirrored[dim]) * self.spec.scale)
         return sr
 
     def for_size(self, height: int, width: int) -> Network:
         if self.spec.unshuffle == 1:
             return self
-        fixed = copy.copy(self)
-        fixed.size = (height, width)
+        fixed, cpu = copy.copy(self), torch.device("cpu")
+        rows, columns = (self._positions(length, cpu)[length:].tolist() for length in (height, width))
+        fixed.mirrored = (rows, columns)
         return fixed
 
     @property
@@ -142,6 +142,11 @@ class SPANF3(Network):
     @property
     def taps(self) -> dict[str, Tap]:
         return trunk_taps(self.spec.depth)
+
+
+def _part(image: torch.Tensor, dim: int, start: int, stop: int) -> torch.Tensor:
+    """Return rows or columns by the slices that every converter knows."""
+    return image[:, :, start:stop] if dim == -2 else image[:, :, :, start:stop]
 
 
 def axes(spec: SPANF3Spec) -> AxisPlan:
