@@ -1,7 +1,7 @@
 """Every method on every network at every scale: `python -m benchmarks methods_matrix`.
 
 A cell is a teacher with random weights, a student of half its width and three steps on small images; `make test-matrix`
-does it again and exports each student. --method measures one row and keeps the others as they are.
+does it again and exports each student. --method and --network measure one row or column and keep the others.
 """
 
 from __future__ import annotations
@@ -137,11 +137,12 @@ def _outcome(words: Sequence[str], scale: int, notes: Sequence[str]) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--method", choices=list(methods()), help="measure this one's row and keep the others")
+    parser.add_argument("--network", choices=list(NETWORKS), help="measure this one's column and keep the others")
     options = parser.parse_args()
-    last = documented() if options.method else {}
+    last = documented() if options.method or options.network else {}
     cells: dict[tuple[str, str, int], str] = {}
     for method, arch, scale in itertools.product(methods(), NETWORKS, SCALES):
-        if options.method in (None, method):
+        if options.method in (None, method) and options.network in (None, arch):
             cells[method, arch, scale] = cell(method, arch, scale)
             print(f"{method} {arch} x{scale}: {cells[method, arch, scale]}", file=sys.stderr)
         elif (method, arch, scale) in last:

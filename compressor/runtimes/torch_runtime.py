@@ -47,6 +47,7 @@ class TorchRuntime:
             raise UsageError(f"precision {precision!r} is not one of {', '.join(PRECISIONS)} (runtime torch)")
         self.label, self.precision = label, precision
         self.metadata: Mapping[str, str] = dict(metadata or {})
+        network = network.deployed()
         self.descriptor: Descriptor = network.descriptor
         self.spec: Spec = network.spec
         self._device = torch_device(device)

@@ -116,6 +116,7 @@ def export_model(
     A format that fails or is not installed does not stop the others: each has its verdict in the report. If `photos` is
     None, files are compared on the embedded validation photos. A file for one size only has the size in its name.
     """
+    network = network.deployed()
     _require_finite_weights(network)
     options = options or FileOptions()
     rows = _with_substitutes(find_formats(formats), options)

@@ -151,7 +151,7 @@ def _require_start(init: Init, teacher: Teacher | None, student: str) -> None:
         if init == "fit":
             require_solvable(teacher, spec)
         else:
-            student_cuts(teacher.require_network("weights").spec, spec)
+            student_cuts(teacher.require_network("weights").spec.deployed, spec.deployed)
     except SrkdError as error:
         does, other = ("solves for it by", "logits") if init == "fit" else ("cuts it from", "scratch")
         raise UsageError(

@@ -328,7 +328,7 @@ def _cutting_obstacle(config: RunConfig) -> str | None:
     if teacher.network is None:
         return f"the {teacher.backend} teacher gives outputs only"
     try:
-        student_cuts(teacher.network.spec, config.student.spec)
+        student_cuts(teacher.network.spec.deployed, config.student.spec.deployed)
     except SrkdError as error:
         return str(error)
     return None

@@ -28,7 +28,7 @@ from tests.support.few_directions import in_few_directions
 from tests.support.networks import pairs
 from tests.support.slices import lively, run
 
-FITTED = ("edsr", "rcan", "carn", "carn_m", "compact", "swinir")
+FITTED = ("edsr", "rcan", "carn", "carn_m", "compact", "plain", "swinir")
 
 
 def patches(count: int = 8, side: int = 20, seed: int = 4) -> torch.Tensor:

@@ -110,10 +110,10 @@ def test_a_broken_package_harms_nobody_and_is_named_when_asked_for(
 def test_an_entry_point_must_lead_to_an_architecture_of_its_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    site = install_network(tmp_path / "site", program=EXAMPLE.read_text(), entry_points="plain = plainsr:ARCHITECTURE")
+    site = install_network(tmp_path / "site", program=EXAMPLE.read_text(), entry_points="simple = plainsr:ARCHITECTURE")
     monkeypatch.syspath_prepend(str(site))
-    with pytest.raises(SrkdError, match="not an Architecture called 'plain'"):
-        architecture("plain")
+    with pytest.raises(SrkdError, match="not an Architecture called 'simple'"):
+        architecture("simple")
 
 
 @pytest.mark.usefixtures("fresh_registry")

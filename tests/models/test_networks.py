@@ -179,7 +179,7 @@ def reach(network: Network, size: int) -> int:
             parameter.abs_().add_(0.01)  # every ReLU passes everything, no two paths cancel
     lr = noise(network.spec, size, size).double().requires_grad_(True)
     centre, scale = size // 2, network.spec.scale
-    sr = network.double()(lr)
+    sr = network.double().train()(lr)  # a network that clips its image does not clip it in training
     sr[..., centre * scale : (centre + 1) * scale, centre * scale : (centre + 1) * scale].sum().backward()
     assert lr.grad is not None
     positions = lr.grad.abs().sum(dim=(0, 1)).nonzero()

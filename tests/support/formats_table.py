@@ -15,6 +15,7 @@ from compressor.models.networks.carn import CARNSpec
 from compressor.models.networks.carn_m import CARNMSpec
 from compressor.models.networks.compact import CompactSpec
 from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.plain import PlainSpec
 from compressor.models.networks.rcan import RCANSpec
 from compressor.models.networks.swinir import SwinIRSpec
 from compressor.runtimes.sidecar import sidecar_path
@@ -24,6 +25,7 @@ WINDOWS = SwinIRSpec(width=8, depths=(2,), heads=(2,), window=4, scale=2, featur
 RCAN = RCANSpec(width=8, hidden=2, groups=1, depth=1, scale=3)
 CARN_M = CARNMSpec(width=8, scale=2)
 GREY = CompactSpec(width=8, depth=1, scale=3, channels=1)
+PLAIN = PlainSpec(width=8, depth=1, scale=3)
 
 Damage: TypeAlias = Callable[[Path], None]
 """A change of an exported file or of a companion of it."""
@@ -115,7 +117,7 @@ CASES = (
         "openvino",
         ("small.openvino.bin", "small.openvino.xml"),
         "OpenVINO runs on cpu",
-        specs=(RCAN, CARN_M, GREY, WINDOWS),
+        specs=(RCAN, CARN_M, GREY, PLAIN, WINDOWS),
         damages=(
             (half, "small.openvino.xml is not a model OpenVINO can open: "),
             (of_weights(Path.unlink), r"keeps its weights in small\.openvino\.bin, which is not beside it"),
@@ -140,6 +142,7 @@ CASES = (
             EDSRSpec(width=8, depth=1, scale=3, res_scale=0.1, mean_shift="file"),
             RCANSpec(width=8, groups=2, depth=1, hidden=2, scale=2),
             GREY,
+            PLAIN,
             CARNMSpec(width=8, scale=3),
         ),
         damages=(
@@ -177,7 +180,7 @@ CASES = (
         ("small.pte", "small.pte.json"),
         "ExecuTorch runs on cpu",
         specs=(RCAN,),
-        slow_specs=(GREY, CARNSpec(width=8, scale=2), CARNMSpec(width=8, scale=4)),
+        slow_specs=(GREY, PLAIN, CARNSpec(width=8, scale=2), CARNMSpec(width=8, scale=4)),
         damages=(
             (half, CHANGED_PROGRAM),
             (flipped, CHANGED_PROGRAM),

@@ -31,6 +31,12 @@ def fit(teacher: ImageModel, spec: Spec, lr: torch.Tensor, *, context: Context =
     patches, and get the same student.
     """
     require_solvable(teacher, spec)
+    if spec.deployed != spec:
+        student = build(spec, seed=0).to(teacher.device)
+        student.fill(fit(teacher, spec.deployed, lr, context=context))
+        return student
+    if teacher.network is not None:
+        teacher = teacher.network.deployed()
     with torch.no_grad():
         if teacher.network is not None and is_same_kind(teacher.network.spec, spec):
             return SameKindFit(teacher.network, spec, lr, context).solve()
@@ -59,6 +65,7 @@ def require_solvable(teacher: ImageModel, spec: Spec) -> None:
 
 def is_same_kind(teacher: Spec, student: Spec) -> bool:
     """Return True if the student is the teacher's network with fewer units or blocks."""
+    teacher, student = teacher.deployed, student.deployed
     family = architecture(student.arch)
     if teacher.arch != student.arch or family.linear is None:
         return False

@@ -69,6 +69,11 @@ class Spec:
         """Fields without effect for this configuration."""
         return frozenset()
 
+    @property
+    def deployed(self: S) -> S:
+        """The spec of the network that runs after training; another one if some layers exist only in training."""
+        return self
+
     def narrowed(self: S, width: float) -> S:
         """Return the spec with a fraction of the channels (0 < width <= 1), by default of its field `width`."""
         return self._reduced("width", width)
@@ -264,6 +269,17 @@ class Network(ImageModel):
         This is the network itself if its operations are simple enough.
         """
         return self
+
+    def deployed(self) -> Network:
+        """Return the same function as the network that runs after training, of the spec's `deployed`.
+
+        Whatever exports or times a network asks for it; only training and its files keep what exists only there.
+        """
+        return self
+
+    def fill(self, deployed: Network) -> None:
+        """Set the weights so that `deployed()` is that network."""
+        self.load_state_dict(deployed.state_dict(), strict=True)
 
     @property
     @abstractmethod

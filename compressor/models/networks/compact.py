@@ -45,11 +45,11 @@ class CompactSpec(Spec):
     def __post_init__(self) -> None:
         require_positive(self, "width", "depth")
         if self.act not in ACTIVATIONS:
-            raise UsageError(f"compact: act={self.act!r} is not one of {', '.join(ACTIVATIONS)}")
+            raise UsageError(f"{self.arch}: act={self.act!r} is not one of {', '.join(ACTIVATIONS)}")
         if self.scale not in (1, 2, 3, 4, 8):
-            raise UsageError(f"compact: scale={self.scale} is not one of 1, 2, 3, 4, 8")
+            raise UsageError(f"{self.arch}: scale={self.scale} is not one of 1, 2, 3, 4, 8")
         if self.channels not in (1, 3):
-            raise UsageError(f"compact: channels={self.channels} is neither 1 nor 3")
+            raise UsageError(f"{self.arch}: channels={self.channels} is neither 1 nor 3")
 
     @property
     def undetectable(self) -> Mapping[str, tuple[Any, ...]]:
@@ -60,9 +60,9 @@ class CompactSpec(Spec):
 class CompactLayer(nn.Module):
     """A layer: act(conv(x)); PReLU has one slope per channel."""
 
-    def __init__(self, inputs: int, width: int, act: str, *, signed: bool = True) -> None:
+    def __init__(self, conv: nn.Module, width: int, act: str, *, signed: bool = True) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(inputs, width, 3, padding=1)
+        self.conv = conv
         self.slope = _activation(act, width)
         self.read = Place(signed=signed)
 
@@ -83,10 +83,14 @@ class Compact(Network):
     def __init__(self, spec: CompactSpec) -> None:
         super().__init__()
         self.spec = spec
-        self.head = CompactLayer(spec.channels, spec.width, spec.act)
-        layers = (CompactLayer(spec.width, spec.width, spec.act, signed=spec.act != "relu") for _ in range(spec.depth))
-        self.layers = nn.Sequential(*layers)
-        self.tail = nn.Conv2d(spec.width, spec.channels * spec.scale**2, 3, padding=1)
+        width, signed = spec.width, spec.act != "relu"
+        self.head = CompactLayer(self.convolution(spec.channels, width), width, spec.act)
+        layers = [self.convolution(width, width) for _ in range(spec.depth)]
+        self.layers = nn.Sequential(*(CompactLayer(conv, width, spec.act, signed=signed) for conv in layers))
+        self.tail = self.convolution(width, spec.channels * spec.scale**2)
+
+    def convolution(self, inputs: int, outputs: int) -> nn.Module:
+        return nn.Conv2d(inputs, outputs, 3, padding=1)
 
     def stem(self, lr: torch.Tensor) -> torch.Tensor:
         shallow: torch.Tensor = self.head(lr)

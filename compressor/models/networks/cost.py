@@ -73,7 +73,7 @@ def layer_costs(network: ImageModel | Spec, lr_size: tuple[int, int] = (256, 256
 def pixel_bytes(spec: Spec) -> int:
     """Return the peak memory in bytes per LR pixel in fp32 without gradients, excluding the weights."""
     with torch.device("meta"), torch.no_grad(), LiveBytes() as live:
-        network = build(spec).eval()
+        network = build(spec.deployed).eval()
         model = network.descriptor
         side = -(-max(MEASURED_SIDE, model.min_size) // model.size_multiple) * model.size_multiple
         before = live.bytes
@@ -84,7 +84,9 @@ def pixel_bytes(spec: Spec) -> int:
 
 @dataclass(frozen=True)
 class OperationCounts:
-    """The operations of one image: MACs by module ("" is the whole network), and the additional ones of MAC+."""
+    """The operations of one image in the deployed network: MACs by module ("" is the whole network), and those that
+    MAC+ adds.
+    """
 
     network: Network
     macs: dict[str, int]
@@ -95,7 +97,7 @@ class OperationCounts:
 
 def count_operations(spec: Spec, lr_size: tuple[int, int]) -> OperationCounts:
     with torch.device("meta"), torch.no_grad(), MetaDevice():
-        network = build(spec)
+        network = build(spec.deployed)
         lr = torch.empty(1, network.descriptor.channels, lr_size[1], lr_size[0])
         with _Counter(network) as counter:
             network(lr)

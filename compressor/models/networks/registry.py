@@ -41,6 +41,7 @@ NETWORKS: EntryPointTable[NetworkEntry] = EntryPointTable(
         NetworkEntry("rcan", "compressor.models.networks.rcan:ARCHITECTURE"),
         NetworkEntry("swinir", "compressor.models.networks.swinir:ARCHITECTURE"),
         NetworkEntry("compact", "compressor.models.networks.compact:ARCHITECTURE"),
+        NetworkEntry("plain", "compressor.models.networks.plain:ARCHITECTURE"),
         NetworkEntry("span", "compressor.models.networks.span:ARCHITECTURE"),
         NetworkEntry("spanf3", "compressor.models.networks.spanf3:ARCHITECTURE"),
     ),
@@ -86,6 +87,8 @@ def build(spec: Spec, *, seed: int | None = None, quantisation: Quantisation | N
     With a seed the weights depend on it alone, and torch's global generator is not changed.
     """
     family = architecture(spec.arch)
+    if quantisation is not None and spec.deployed != spec:
+        raise UsageError(f"a {spec.arch} with layers that exist only in training is not quantised: train without them")
     with nullcontext() if seed is None else torch_seed(seed):
         network = family.build(spec)
         if quantisation is not None:
@@ -98,6 +101,7 @@ def quantise(network: Network, quantisation: Quantisation) -> Network:
     """Return a quantised network with the weights of a float one, on its device; its ranges are not calibrated yet."""
     if network.quantisation is not None:
         raise UsageError(f"the network is quantised already ({network.quantisation.line()}): give the float one")
+    network = network.deployed()
     like = next(network.parameters())
     quantised = build(network.spec, seed=0, quantisation=quantisation).to(like.device, like.dtype)
     missing, _ = quantised.load_state_dict(network.state_dict(), strict=False)

@@ -70,7 +70,9 @@ def student_of_spec(
         descriptor = teacher.descriptor
         return fit(teacher, spec, embedded_patches(descriptor.scale, descriptor.channels))
     student = build(spec, seed=seed)
-    if init == "inherit":
+    if init == "inherit" and spec.deployed != spec:
+        student.fill(student_of_spec(teacher.deployed(), spec.deployed, segments=segments, select=select))
+    elif init == "inherit":
         source = reordered(teacher, spec, select)
         # load_state_dict copies: the student shares no memory with the teacher.
         student.load_state_dict(view_parameters(source, spec, segments) | buffers_of(teacher), strict=True)

@@ -1,0 +1,128 @@
+"""Plain: a student for phones. Convolutions with ReLU, a pixel shuffle, and the input's pixels as an anchor (ABPN).
+
+It is Compact with three changes for integer units: ReLU instead of PReLU; the anchor, each pixel repeated s² times, is
+added before the shuffle at the size of the input, which gives the same image as a nearest upscale behind it; and the
+image is clipped to [0,1], except in training, where a clipped pixel would have no gradient.
+
+With `branches` every convolution is trained as a sum of branches (RepVGG, ECBSR) and deployed as the 3×3 convolution
+that they collapse to.
+
+Sources: Du et al., Anchor-based Plain Net for Mobile Image Super-Resolution, 2021; Zhang et al., Edge-oriented
+Convolution Block for Real-time Super Resolution on Mobile Devices, 2021.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from compressor.models.networks import compact
+from compressor.models.networks.axes import AxisPlan, layer_axes
+from compressor.models.networks.base import Architecture, Network
+from compressor.models.networks.branches import EXPANSION, BranchedConv
+from compressor.models.networks.compact import Compact, CompactSpec
+
+
+@dataclass(frozen=True)
+class PlainSpec(CompactSpec):
+    """The spec of Plain; with `residual` it adds the anchor, and `branches` exist in training only."""
+
+    arch: ClassVar[str] = "plain"
+    width: int = 32
+    depth: int = 4
+    act: str = "relu"
+    branches: bool = False
+
+    @property
+    def deployed(self) -> PlainSpec:
+        return replace(self, branches=False)
+
+
+class Plain(Compact):
+    spec: PlainSpec
+    copies: torch.Tensor
+    """A 1×1 convolution that repeats each pixel s² times: exact, also in eight bits, and every runtime has it."""
+
+    def __init__(self, spec: PlainSpec) -> None:
+        super().__init__(spec)
+        copies = torch.eye(spec.channels).repeat_interleave(spec.scale**2, 0)
+        self.register_buffer("copies", copies[:, :, None, None], persistent=False)
+
+    def convolution(self, inputs: int, outputs: int) -> nn.Module:
+        if not self.spec.branches:
+            return super().convolution(inputs, outputs)
+        return BranchedConv(inputs, outputs, identity=inputs == outputs == self.spec.width)
+
+    def finish(self, feature: torch.Tensor, shallow: torch.Tensor, lr: torch.Tensor) -> torch.Tensor:
+        spread = self.tail(feature)
+        if self.spec.residual:
+            spread = spread + F.conv2d(lr, self.copies)
+        sr = F.pixel_shuffle(spread, self.spec.scale)
+        return sr if self.training else sr.clamp(0, 1)
+
+    @torch.no_grad()
+    def deployed(self) -> Network:
+        if not self.spec.branches:
+            return self
+        state = self.state_dict()
+        for name, conv in _branched(self):
+            for branch in [entry for entry in state if entry.startswith(f"{name}.")]:
+                del state[branch]
+            state[f"{name}.weight"], state[f"{name}.bias"] = conv.collapsed()
+        like = next(self.parameters())
+        plain = type(self)(self.spec.deployed).to(like.device, like.dtype)
+        plain.load_state_dict(state, strict=True)
+        return plain.train(self.training)
+
+    @torch.no_grad()
+    def fill(self, deployed: Network) -> None:
+        state = deployed.state_dict()
+        for name, conv in _branched(self):
+            conv.fill(state.pop(f"{name}.weight"), state.pop(f"{name}.bias"))
+        self.load_state_dict(state | {name: value for name, value in self.state_dict().items() if name not in state})
+
+
+def _branched(network: nn.Module) -> list[tuple[str, BranchedConv]]:
+    return [(name, module) for name, module in network.named_modules() if isinstance(module, BranchedConv)]
+
+
+def axes(spec: PlainSpec) -> AxisPlan:
+    plan = compact.axes(spec)
+    if not spec.branches:
+        return plan
+    weights: dict[str, tuple[str, ...]] = {}
+    for name, expressions in plan.parameters.items():
+        layer, _, kind = name.rpartition(".")
+        if kind != "weight" or len(expressions) == 1:  # the entry of its bias, or slopes
+            continue
+        rows, columns = expressions
+        more_rows, more_columns = (f"{axis} * {EXPANSION}" for axis in expressions)
+        weights |= {
+            f"{layer}.main": (rows, columns),
+            f"{layer}.point": (rows, columns),
+            f"{layer}.expand": (more_columns, columns),
+            f"{layer}.middle": (more_rows, more_columns),
+            f"{layer}.project": (rows, more_rows),
+        }
+    slopes = {name: expressions for name, expressions in plan.parameters.items() if "slope" in name}
+    return replace(plan, parameters={**layer_axes(weights), **slopes})
+
+
+ARCHITECTURE = Architecture(
+    PlainSpec,
+    Plain,
+    axes,
+    linear=compact.linear,
+    quantised=("layers.*.conv",),
+    small=PlainSpec(width=20, depth=3),
+    variants=(
+        PlainSpec(8, width=4, depth=2),
+        PlainSpec(1, width=4, depth=2),
+        PlainSpec(2, width=4, depth=2, channels=1, residual=False),
+        PlainSpec(3, width=4, depth=2, branches=True),
+    ),
+)
