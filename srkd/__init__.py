@@ -24,6 +24,8 @@ Every function takes a model as a file, a run folder or an open network. Each ha
                    >>> srkd.upscale("runs/small", "photos/0.png", out="large.png")
     inspect        tell what a file holds, and what srkd assumed
                    >>> srkd.inspect("edsr.pt")
+    networks       list the networks and their named sizes, with their cost
+                   >>> srkd.networks("plain").networks[0].params
     convert        write a network in the names of another code base
                    >>> srkd.convert("runs/small", to="basicsr", out="small.pth")
     load           open a network: a torch module of RGB in [0,1], NCHW, in and out
@@ -57,6 +59,7 @@ if TYPE_CHECKING:
     from srkd.api.convert import convert
     from srkd.api.evaluate import evaluate
     from srkd.api.export import export
+    from srkd.api.network_list import networks
     from srkd.api.networks import build_student, cost, inspect, load, save
     from srkd.api.plan import plan
     from srkd.api.plot import plot
@@ -82,6 +85,7 @@ __all__ = [
     "export",
     "inspect",
     "load",
+    "networks",
     "plan",
     "plot",
     "profile",
@@ -94,6 +98,7 @@ __all__ = [
 _MODULES = {
     **{name: f"srkd.api.{name}" for name in __all__},
     **dict.fromkeys(("build_student", "cost", "inspect", "load", "save"), "srkd.api.networks"),
+    "networks": "srkd.api.network_list",
     "resume": "srkd.api.compress",
     "ImageModel": "compressor.models.networks.base",
     "Network": "compressor.models.networks.base",

@@ -28,6 +28,7 @@ VERBS = {
     "evaluate": "Score models on benchmark images, and bicubic beside them.",
     "upscale": "Enlarge pictures, folders of pictures and globs with MODEL.",
     "inspect": "Show the network in MODEL, its cost, and what srkd assumed.",
+    "networks": "List the networks and their named sizes, with their cost.",
     "recipes": "List, show, copy and check recipes.",
     "convert": "Write MODEL as a checkpoint of another code base.",
     "demo": "Show MODELs in an app that runs them in the browser.",

@@ -121,7 +121,7 @@ class StudentOptions(Group):
     student: Annotated[
         str | None,
         Option(
-            "The student's whole shape, such as edsr:width=48,depth=16,scale=4.",
+            "The student's whole shape, such as edsr:width=48,depth=16,scale=4, or a size of `srkd networks`: plain-s.",
             unset="by --width and --depth",
             metavar="SPEC",
         ),

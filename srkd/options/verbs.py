@@ -29,6 +29,7 @@ from srkd.options.shared import (
     SelfEnsemble,
     Size,
     Sizes,
+    Threads,
     Tile,
 )
 from srkd.options.values import CLUSTER, COUNTS, MODEL, PICTURE, SIZE, SIZES, names_of
@@ -292,6 +293,21 @@ class CompareOptions(ScoringOptions):
     ] = None
     device: Device = "cpu"
     html: Annotated[PathOption, Option("HTML file to write in addition.", unset="none", metavar="FILE")] = None
+
+
+@options
+class NetworksOptions(Options):
+    names: Annotated[
+        str | Sequence[str], Option("Networks or named sizes, such as plain or plain-s; all if none.", argument=True)
+    ] = ()
+    _: KW_ONLY
+    scale: Annotated[int, Field(ge=1, le=8), Option("Scale of the networks.")] = 4
+    lr_size: Annotated[Size, SIZE, Option("LR image that MACs are counted for, and that is timed.")] = (320, 180)
+    time: Annotated[
+        bool, Option("Time them here, in torch on the CPU in fp32; without NAMES the named sizes only.")
+    ] = False
+    threads: Threads = None
+    seconds: Annotated[float, Field(ge=0.1), Option("Time for each network.")] = 1.0
 
 
 @options

@@ -10,13 +10,15 @@ import torch
 
 from compressor.base.errors import SrkdError, UsageError
 from compressor.models.checkpoints.load import load_checkpoint
-from compressor.models.networks.base import Spec
+from compressor.models.networks.base import Architecture, Spec
 from compressor.models.networks.carn import CARNSpec
 from compressor.models.networks.carn_m import CARNMSpec
 from compressor.models.networks.compact import CompactSpec
+from compressor.models.networks.cost import cost
 from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.plain import PlainSpec
 from compressor.models.networks.rcan import RCANSpec
-from compressor.models.networks.registry import build
+from compressor.models.networks.registry import architectures, build
 from compressor.models.networks.swinir import SwinIRSpec
 from compressor.models.students.students import build_student, parse_student, student_of_spec, width_hint
 from tests.support import official
@@ -64,10 +66,20 @@ def test_a_student_has_the_teachers_type() -> None:
         (" edsr: width = 8 , res_scale=0.1", EDSRSpec(4, 8, 16, 0.1)),
         ("edsr:mean=0.5/0.25/0.125,img_range=1", EDSRSpec(mean=(0.5, 0.25, 0.125), img_range=1.0)),
         ("carn_m:groups=2,scale=3", CARNMSpec(3, groups=2)),
+        ("plain-s", PlainSpec(4, 32, 4)),
+        ("compact-xs:scale=2, depth=4", CompactSpec(2, 24, 4)),
     ],
 )
 def test_parse_student(text: str, spec: Spec) -> None:
     assert parse_student(text) == spec
+
+
+@pytest.mark.parametrize("family", [family for family in architectures() if family.sizes], ids=lambda each: each.name)
+def test_named_sizes_grow(family: Architecture) -> None:
+    counts = [cost(parse_student(f"{family.name}-{size}:scale=3"), (64, 36)) for size in family.sizes]
+    assert [each.params for each in counts] == sorted({each.params for each in counts})
+    if family.name == "plain":
+        assert counts[1].params <= 60_000, "s is for phones in real time"
 
 
 def test_parse_student_takes_the_rest_from_the_teacher() -> None:
@@ -77,6 +89,7 @@ def test_parse_student_takes_the_rest_from_the_teacher() -> None:
     assert parse_student("carn:width=8", like=teacher, scale=2) == CARNSpec(2, width=8)
     assert parse_student("carn:width=8,scale=3", scale=2) == CARNSpec(3, width=8)
     assert parse_student("edsr:width=8", scale=3) == EDSRSpec(3, 8)
+    assert parse_student("compact-s", like=CompactSpec(3, act="relu"), scale=3) == CompactSpec(3, 64, 8, act="relu")
 
 
 @pytest.mark.parametrize(
@@ -99,6 +112,8 @@ def test_widths_that_hardware_dislikes_are_hinted_at(spec: Spec, hint: str | Non
     [
         ("edrs:width=3", "did you mean 'edsr'"),
         ("edsr:widht=3", "did you mean 'width'"),
+        ("plain-xxl", "plain has no size 'xxl'; it has xs, s, m, l"),
+        ("edsr-s:scale=2", "it has none by name"),
         ("edsr:width", "not of the form field=value"),
         ("edsr:width=3,width=4", "width appears twice"),
         ("edsr:mean=0.1/0.2", "is not tuple"),

@@ -374,6 +374,8 @@ class Architecture:
     """Patterns of the layers that quantisation papers quantise, those of the residual blocks: `blocks.*.conv1`."""
     linear: Callable[[Any], LinearPlan] | None = None
     """The function that declares the linear layers of a spec; None: students cannot be solved for."""
+    sizes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Fields of the spec by name of a size, small first: `plain-s` is the size s of plain."""
     for_any_teacher: Callable[[int, int], Spec] | None = None
     """Returns the largest spec, by scale and channels, that plans offer for teachers of other kinds, or None."""
     published: tuple[PublishedSettings, ...] = ()
@@ -389,6 +391,12 @@ class Architecture:
     @property
     def name(self) -> str:
         return self.spec.arch
+
+    def size(self, name: str) -> Mapping[str, Any]:
+        """Return the fields of a named size."""
+        if name not in self.sizes:
+            raise UsageError(f"{self.name} has no size {name!r}; it has {', '.join(self.sizes) or 'none by name'}")
+        return self.sizes[name]
 
     def published_settings(self, spec: Spec) -> dict[str, Any]:
         """Return the published settings for a spec; a later entry counts where two have one name."""

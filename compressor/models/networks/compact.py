@@ -199,6 +199,13 @@ ARCHITECTURE = Architecture(
         CompactSpec(3, width=4, depth=2, act="leakyrelu", residual=False),
     ),
     dialects=(SRVGG,),
+    # Those of published files; l is realesr-general-x4v3, m realesr-animevideov3.
+    sizes={
+        "xs": {"width": 24, "depth": 8},
+        "s": {"width": 64, "depth": 8},
+        "m": {"width": 64, "depth": 16},
+        "l": {"width": 64, "depth": 32},
+    },
     # The size of Real-ESRGAN's small models.
     for_any_teacher=lambda scale, channels: CompactSpec(scale, width=64, depth=16, channels=channels),
 )

@@ -119,6 +119,12 @@ ARCHITECTURE = Architecture(
     linear=compact.linear,
     quantised=("layers.*.conv",),
     small=PlainSpec(width=20, depth=3),
+    sizes={
+        "xs": {"width": 16, "depth": 3},
+        "s": {"width": 32, "depth": 4},
+        "m": {"width": 48, "depth": 6},
+        "l": {"width": 64, "depth": 8},
+    },
     variants=(
         PlainSpec(8, width=4, depth=2),
         PlainSpec(1, width=4, depth=2),

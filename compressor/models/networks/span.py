@@ -329,6 +329,8 @@ ARCHITECTURE = Architecture(
     linear=linear,
     quantised=tuple(f"trunk.blocks.*.{conv}" for conv in ("c1", "c2", "c3")),
     small=SPANSpec(width=20, depth=3),
+    # Widths of published files.
+    sizes={"xs": {"width": 28}, "s": {"width": 48}, "m": {"width": 52}},
     variants=(
         SPANSpec(8, width=4, depth=2),
         SPANSpec(1, width=4, depth=1, mean=NO_MEAN, img_range=1.0),

@@ -18,7 +18,7 @@ from compressor.models.fitting.fit import fit
 from compressor.models.fitting.patches import embedded_patches
 from compressor.models.networks.axes import AxisPlan, Cut, Segments, cuts
 from compressor.models.networks.base import ImageModel, Network, Spec
-from compressor.models.networks.registry import architecture, build
+from compressor.models.networks.registry import NETWORKS, architecture, build
 from compressor.models.students.principal import order_by_principal_directions
 from compressor.models.students.unit_order import order_by_strength
 
@@ -150,14 +150,16 @@ def buffers_of(teacher: Network) -> dict[str, torch.Tensor]:
 
 
 def parse_student(text: str, like: Spec | None = None, *, scale: int | None = None) -> Spec:
-    """Return the spec in `edsr:width=48,depth=16,scale=4`; numbers of a tuple are separated by slashes
-    (mean=0.4/0.4/0.4).
+    """Return the spec in `edsr:width=48,depth=16,scale=4` or, by a named size, `plain-s:scale=2`; numbers of a tuple
+    are separated by slashes (mean=0.4/0.4/0.4).
 
     With `like`, a spec of the same network, missing fields are copied from it; otherwise they have the network's
     defaults, and `scale` unless that is None.
     """
-    name, _, listing = text.strip().partition(":")
-    family = architecture(name.strip())
+    name, _, listing = (part.strip() for part in text.partition(":"))
+    arch, _, size = name.rpartition("-")
+    is_sized = arch in NETWORKS and name not in NETWORKS
+    family = architecture(arch if is_sized else name)
     options: dict[str, object] = {}
     for entry in filter(None, (piece.strip() for piece in listing.split(","))):
         field, equals, value = entry.partition("=")
@@ -166,6 +168,8 @@ def parse_student(text: str, like: Spec | None = None, *, scale: int | None = No
         if field.strip() in options:
             raise UsageError(f"--student {text!r}: {field.strip()} appears twice")
         options[field.strip()] = value.strip()
+    if is_sized:
+        options = {**family.size(size), **options}
     base = like if isinstance(like, family.spec) and like.arch == family.name else family.spec()
     if base is not like and scale is not None:
         options = {"scale": scale, **options}

@@ -1,0 +1,51 @@
+"""`srkd networks`: a list of the networks and their named sizes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from srkd.cli.verb import verb
+from srkd.options.verbs import NetworksOptions
+from srkd.terminal.console import Console, Records, cell
+
+if TYPE_CHECKING:
+    from srkd.api.network_list import NetworkList
+
+
+@verb(
+    "networks",
+    NetworksOptions,
+    examples=("srkd networks", "srkd networks plain compact-xs --time --threads 1", "srkd networks --scale 2 --json"),
+    csv=True,
+)
+def command(console: Console, options: NetworksOptions) -> None:
+    """List the networks and their named sizes, with their cost.
+
+    Each name is a student for --student, plain-s or plain-s:scale=2,act=prelu. A network without named sizes has its
+    published default. NAMES are networks or sizes; all without them.
+    """
+    from srkd.api.network_list import run_networks
+
+    with console.context() as context:
+        listed = run_networks(options, context)
+    console.report("networks", listed, show, records)
+
+
+def records(listed: NetworkList) -> Records:
+    """A row of values for each network."""
+    size = "{}x{}".format(*listed.lr_size)
+    return [{**vars(row), "lr_size": size, "scale": listed.scale, "place": listed.place} for row in listed.networks]
+
+
+def show(console: Console, listed: NetworkList) -> None:
+    """Print a row for each network, and where it was timed."""
+    size = "{}x{}".format(*listed.lr_size)
+    columns = ["--student", "params", f"GMAC at {size}", *(["ms"] if listed.place else [])]
+    lines = []
+    for row in listed.networks:
+        spread = cell(row.spread_percent and row.spread_percent / 2, " ±{:.0f}%")
+        times = [cell(row.ms, "{:.1f}") + spread] if listed.place else []
+        lines.append([row.name, f"{row.params:,}", f"{row.macs / 1e9:.2f}", *times])
+    console.table(columns, lines, title=f"networks at x{listed.scale}")
+    if listed.place:
+        console.result(f"timed untrained, in turns: {listed.place}")
