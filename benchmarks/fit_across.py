@@ -14,9 +14,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
 import srkd
 from benchmarks.evidence import Benchmark, Cell, Column, Row, Table, save
-from compressor.base.machine import count_threads, machine_facts
+from compressor.base.machine import machine_facts
 from compressor.models.networks.cost import cost
 from compressor.models.students.students import parse_student
 
@@ -54,12 +56,12 @@ def main() -> int:
         row, curve = measured(shape, options, options.out / f"{number}-{shape.replace(':', '-').replace(',', '-')}")
         rows.append(row)
         curves += curve
-    photos, threads = options.photos.name, count_threads()
+    teacher = options.teacher or "the embedded EDSR 16/48"
     caption = (
-        f"Teacher: {options.teacher or 'the embedded EDSR 16/48'}, {rows[0]['teacher']:.3f} dB on {options.val.name}; "
-        f"bicubic {rows[0]['bicubic']:.3f}. Patches and training from {photos}; {options.minutes:g} minutes are as many "
-        f"steps of logits of 8 patches of 32×32, a rate of 2e-4 from the fit and 8e-4 from random weights, one seed; "
-        f"{machine_facts()['cpu']}, {threads} thread(s)."
+        f"Teacher: {teacher}, {rows[0]['teacher']:.3f} dB on {options.val.name}; bicubic {rows[0]['bicubic']:.3f}. "
+        f"Patches and training from {options.photos.name}; {options.minutes:g} minutes are as many steps of logits of 8 "
+        "patches of 32×32, a rate of 2e-4 from the fit and 8e-4 from random weights, one seed; "
+        f"{machine_facts()['cpu']}, {torch.get_num_threads()} thread(s)."
     )
     save(
         "fit_across",
