@@ -104,6 +104,24 @@ def test_a_solved_student_is_nearer_than_random_weights(name: str, shape: tuple[
     assert error < random / 4
 
 
+def test_a_unit_is_as_large_where_it_is_written_as_where_it_is_read() -> None:
+    """Weights far from 1 beside small ones would train badly; scaling a unit changes no output."""
+    teacher, lr = lively(replace(architecture("edsr").small, scale=2)), patches(16)
+    solver = AcrossFit(teacher, teacher, CompactSpec(2, width=20, depth=2), lr, stream_share=0.4)
+    before = solver.solve()
+    writer, reader = (before.get_parameter(f"{name}.weight") for name in ("layers.0.conv", "layers.1.conv"))
+    sizes = [writer.square().mean((1, 2, 3)).sqrt(), reader.square().mean((0, 2, 3)).sqrt()]
+    assert torch.allclose(sizes[0], sizes[1], rtol=0.5)
+    with torch.no_grad():
+        expected = before(lr[:2])
+        before.get_parameter("layers.0.conv.weight").mul_(8)
+        before.get_parameter("layers.0.conv.bias").mul_(8)
+        before.get_parameter("layers.1.conv.weight").div_(8)
+        assert torch.allclose(before(lr[:2]), expected, atol=1e-4)
+        solver._balance()
+        assert torch.allclose(before(lr[:2]), expected, atol=1e-4)
+
+
 def test_more_patches_never_hurt() -> None:
     teacher, apart = lively(replace(architecture("edsr").small, scale=2)), patches(8, seed=12)
     spec = CompactSpec(2, width=20, depth=3)

@@ -166,7 +166,7 @@ def test_a_student_of_another_kind_is_trained_at_a_lower_rate(ground: Path) -> N
         return chosen.preset.schedule.rate_of(is_fitted=True)
 
     same = rate_of(student=None)
-    assert rate_of() == same / 4 and rate_of(init="random") == same
+    assert rate_of() == same / 2 and rate_of(init="random") == same
     assert rate_of(settings=("schedule.rate=3e-4",)) == 3e-4, "the user's rate is kept"
 
 

@@ -45,6 +45,10 @@ QUANTILE = 5e-4
 """Share of the stream's values that an activation with a fixed slope may cut off."""
 
 
+BALANCE_SWEEPS = 4
+"""Passes over the layers in which units are scaled; neighbours share a layer, so one does not suffice."""
+
+
 @dataclass(frozen=True)
 class Unit:
     """A unit of the source: its space, its index there, and its slope below zero."""
@@ -83,6 +87,26 @@ class AcrossFit(LayerSolver):
         assert self.long.stream is not None
         self.stream = self.long.stream
         super().__init__(build(spec, seed=0).to(teacher.device), chain_plan(spec), lr, context)
+
+    def solve(self, progress: FitProgress | None = None) -> Network:
+        student = super().solve(progress)
+        with torch.no_grad():
+            self._balance()
+        return student
+
+    def _balance(self) -> None:
+        """Give each unit's weights the same size in the layer that writes it as in the one that reads it.
+
+        This changes no output, as w·act(u) = (w/c)·act(c·u), but how the student trains: features are in the source's
+        range, and beside weights far from 1 a step of Adam is far too large, or too small.
+        """
+        for writer, reader in list(pairwise(self.short.layers)) * BALANCE_SWEEPS:
+            weight, read = (linear_layer(self.student, layer).weight for layer in (writer, reader))
+            ratio = read.square().mean((0, 2, 3)) / weight.square().mean((1, 2, 3))
+            factor = torch.where(ratio.isfinite() & (ratio > 0), ratio, torch.ones_like(ratio)).pow(0.25)
+            weight.mul_(factor[:, None, None, None])
+            self._bias(writer).mul_(factor)
+            read.div_(factor[:, None, None])
 
     def _begin(self, progress: FitProgress) -> None:
         with torch.no_grad():
