@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import onnx
@@ -15,6 +16,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from compressor.base.errors import SrkdError
+from compressor.models.networks.base import Network
 from compressor.runtimes.onnx_file import drop_unused, set_nodes
 from export.convert.to_onnx import write_graph
 from export.formats.conversion import CannotConvert, Conversion
@@ -59,14 +61,20 @@ def _require_equal(
     The bounds of half precision allow for rounding: a weight of a weak layer could be wrong by a fifth and pass.
     """
     for sample, output in zip(inputs, measured.outputs, strict=True):
-        with torch.no_grad():
-            expected = job.network(sample.lr)
+        run = partial(_run, job.network)
+        expected = run(sample.lr)
         if not expected.isfinite().all():
             raise SrkdError(NOT_FINITE.format(sample.name))
-        reason = compare(sample, output, expected, FORMATS["onnx"].bounds).reason
+        reason = compare(sample, output, expected, FORMATS["onnx"].bounds, network=run).reason
         if reason is not None:
             begins = first_divergence(model, job.network, sample.lr, job.options, job.context)
             raise SrkdError(f"before it is rounded, it {reason}" + ("" if begins is None else f"; {begins}"))
+
+
+def _run(network: Network, lr: torch.Tensor) -> torch.Tensor:
+    with torch.no_grad():
+        sr: torch.Tensor = network(lr)
+    return sr
 
 
 def to_half(model: onnx.ModelProto, half_type: int) -> set[str]:

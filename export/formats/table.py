@@ -35,6 +35,8 @@ class Bounds:
     """Largest difference on flat colours, if it is set."""
     as_images: bool = False
     """True if images are compared as people see them: clipped to [0,1], and photos by lost quality (`quality.py`)."""
+    rounding: float = 0.0
+    """Relative rounding of the precision: where the network itself turns as little into more, more is allowed."""
 
     def max_difference(self, *, photo: bool, flat: bool = False) -> float:
         if flat and self.max_abs_flat is not None:
@@ -42,14 +44,14 @@ class Bounds:
         return self.max_abs if photo or self.max_abs_elsewhere is None else self.max_abs_elsewhere
 
 
-FP32 = Bounds(max_abs=1e-4)
-HALF = Bounds(max_abs=0.1, min_psnr=60.0)
+FP32 = Bounds(max_abs=1e-4, rounding=2**-24)
+HALF = Bounds(max_abs=0.1, min_psnr=60.0, rounding=2**-11)
 """fp16: differences of up to a tenth of the range; on photos also at least 60 dB."""
 QUANTISED = Bounds(max_abs=0.04, min_psnr=45.0)
 """A network that was trained quantised: the order of a sum decides to which of two levels a feature is rounded, and one
 level is a few grey levels of the image. In torch itself fp32 and fp64 differ by up to 0.024, at 47 dB, if every layer
 is quantised, and by 0.008, at 65 dB, if only the blocks are."""
-BF16 = Bounds(max_abs=0.1, min_psnr=40.0)
+BF16 = Bounds(max_abs=0.1, min_psnr=40.0, rounding=2**-8)
 """Eight bits of mantissa: a network whose last layer adds the image in bf16 cannot be nearer than about 55 dB."""
 
 
