@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from torch.nn import functional as F
 
 from compressor.base.errors import SrkdError, UsageError
 from compressor.models.checkpoints.convert import convert_file
-from compressor.models.checkpoints.load import load_checkpoint
+from compressor.models.checkpoints.load import UnknownNetwork, load_checkpoint
 from compressor.models.networks.base import Spec
 from compressor.models.networks.registry import build
 from compressor.models.networks.span import NO_MEAN, SPANSpec
@@ -157,6 +158,21 @@ def test_what_is_missing_or_does_not_fit_is_named(tmp_path: Path) -> None:
         first = {"conv_1.1.sk.weight": (8, columns, 1, 1), "conv_1.1.conv.0.weight": (24, columns, 1, 1)}
         with pytest.raises(SrkdError, match=message):
             load_checkpoint(save_state({**state, **{name: torch.zeros(s) for name, s in first.items()}}, tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor"),
+    [
+        ("SPANF", "conv_near.weight"),
+        ("SPANV2", "guidance_map_conv.weight"),
+        ("SPAN+", "feats.0.sk.weight"),
+        ("TemporalSPAN", "temp1.m_head.eval_conv.weight"),
+    ],
+)
+def test_relatives_are_refused_by_name(name: str, tensor: str, tmp_path: Path) -> None:
+    state = {**written(SPECS[0]).state_dict(), tensor: torch.zeros(8, 3, 1, 1)}
+    with pytest.raises(UnknownNetwork, match=f"it is a {re.escape(name)}, a relative of span"):
+        load_checkpoint(save_state({"params": state}, tmp_path))
 
 
 @pytest.mark.parametrize(

@@ -141,6 +141,7 @@ def _fit_any(
     unknown: UnknownNetwork | None = None
     for candidate in readings(unwrapped):
         state = _tensors(container, candidate)
+        _refuse_relatives(state)
         dialects = [(family, dialect) for family, dialect in _dialects() if dialect.recognises(state)]
         for family, dialect in dialects:
             if dialect.folding is not None:
@@ -153,6 +154,16 @@ def _fit_any(
         if not dialects:
             unknown = unknown or UnknownNetwork(_describe_unknown(state))
     raise misfit or unknown or UnknownNetwork("it holds no tensors")
+
+
+def _refuse_relatives(state: State) -> None:
+    for family in architectures():
+        for name, recognises in family.relatives.items():
+            if recognises(state):
+                raise UnknownNetwork(
+                    f"it is a {name}, a relative of {family.name} that srkd does not know: export it to ONNX or "
+                    "TorchScript as a teacher"
+                )
 
 
 def recognise(state: State, scale: int | None, options: Mapping[str, object]) -> Recognised:

@@ -17,7 +17,7 @@ from torch import nn
 
 from compressor.base.errors import SrkdError, UsageError, nearest
 from compressor.models.networks.axes import AxisPlan
-from compressor.models.networks.dialect import Dialect
+from compressor.models.networks.dialect import Dialect, State
 from compressor.models.networks.linear_plan import LinearPlan as LinearPlan
 from compressor.models.networks.linear_plan import Tap as Tap
 from compressor.models.quantisation.description import Quantisation
@@ -370,6 +370,8 @@ class Architecture:
     variants: tuple[Spec, ...] = ()
     """Small networks of the family's other forms, for tests."""
     dialects: tuple[Dialect, ...] = ()
+    relatives: Mapping[str, Callable[[State], bool]] = field(default_factory=dict)
+    """Other networks whose files look like this one's, by name, with what recognises them: they are refused by name."""
     quantised: tuple[str, ...] = ()
     """Patterns of the layers that quantisation papers quantise, those of the residual blocks: `blocks.*.conv1`."""
     linear: Callable[[Any], LinearPlan] | None = None

@@ -13,7 +13,7 @@ This file also holds what SPANF3 shares: the trunk, its axes and linear layers, 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -322,11 +322,22 @@ def _dialect(name: str, mark: str, **options: Any) -> Dialect:
     )
 
 
+def _has(pattern: str) -> Callable[[State], bool]:
+    """Return a function that tells whether a file holds a tensor whose name begins like the pattern."""
+    return lambda state: any(re.match(pattern, name) for name in state)
+
+
 ARCHITECTURE = Architecture(
     SPANSpec,
     SPAN,
     axes,
     linear=linear,
+    relatives={
+        "SPANF": _has(r"conv_near\."),
+        "SPANV2": _has(r"guidance_map_conv\."),
+        "SPAN+": _has(r"feats\.0\.(sk|eval_conv)\."),
+        "TemporalSPAN": _has(r"(.+\.)?m_head\.(sk|eval_conv)\."),
+    },
     quantised=tuple(f"trunk.blocks.*.{conv}" for conv in ("c1", "c2", "c3")),
     small=SPANSpec(width=20, depth=3),
     # Widths of published files.
