@@ -116,6 +116,7 @@ def test_every_golden_case_of_the_shared_folder() -> None:
         (2, nn.ReLU, {}),
         (3, partial(nn.LeakyReLU, 0.1), {"act": "leakyrelu"}),
         (2, partial(nn.PReLU, 6), {"residual": False}),
+        (3, nn.PReLU, {}),
     ],
 )
 def test_compact_is_its_definition(

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from compressor.base.errors import SrkdError, UsageError
 from compressor.models.networks.axes import Axis, AxisPlan, Repeat, layer_axes
 from compressor.models.networks.base import Architecture, Descriptor, Network, Spec, Tap, require_positive
-from compressor.models.networks.dialect import Assumption, Dialect, Reading, State, columns, rows
+from compressor.models.networks.dialect import Assumption, Dialect, Folding, Reading, State, columns, rows
 from compressor.models.networks.linear_plan import LinearLayer, LinearPlan, SpaceKind, Stream
 from compressor.models.quantisation.quantisers import Place
 
@@ -180,8 +180,24 @@ def _recognises(state: State) -> bool:
     return slope.dim() == 1
 
 
+def _one_slope_per_channel(state: State) -> tuple[State, tuple[str, ...]]:
+    """Return the state with a slope that all channels of a layer share once for each."""
+    whole = dict(state)
+    for name, tensor in state.items():
+        match = re.fullmatch(r"body\.(\d+)\.weight", name)
+        if match and tensor.shape == (1,):
+            whole[name] = tensor.expand(rows(state, f"body.{int(match.group(1)) - 1}.weight"))
+    return whole, ()
+
+
 SRVGG = Dialect(
-    name="srvgg", recognises=_recognises, read=_read, names=_names, code_bases=("basicsr",), wrapping="params"
+    name="srvgg",
+    recognises=_recognises,
+    read=_read,
+    names=_names,
+    code_bases=("basicsr",),
+    wrapping="params",
+    folding=Folding(_one_slope_per_channel, lambda state: state),
 )
 
 ARCHITECTURE = Architecture(
