@@ -20,6 +20,7 @@ from compressor.models.fitting.patches import CANDIDATES
 from compressor.models.networks.rcan import RCANSpec
 from compressor.models.networks.registry import build
 from srkd.options.compress import CompressOptions
+from srkd.options.models import spec_of
 from srkd.runs.config import RunNetworks
 from tests.support.run_files import read_json
 from tests.support.small_runs import SMALL
@@ -44,6 +45,17 @@ def test_a_run_says_what_the_fitted_student_scores_and_repeats_to_the_byte(groun
     assert read_json(tmp_path / "one")["start"]["init"] == "fit"
     one, other = ((tmp_path / name / "student.safetensors").read_bytes() for name in ("one", "other"))
     assert one == other
+
+
+def test_a_student_with_branches_is_solved_trained_and_exported_without_them(ground: Path, tmp_path: Path) -> None:
+    lines = compress(ground, tmp_path / "run", student="plain:width=8,depth=1,branches=True")
+    assert any("solved for in" in line for line in lines)
+    student = srkd.load(tmp_path / "run").require_network("a spec")
+    assert student.spec.to_dict()["branches"]
+    (file,) = srkd.export(tmp_path / "run", formats="onnx").files
+    assert file.verdict == "passed" and file.path is not None
+    assert srkd.cost(file.path) == srkd.cost(student) == srkd.cost(student.deployed())
+    assert not spec_of(file.path).to_dict()["branches"]
 
 
 def test_a_student_is_solved_for_once(ground: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
