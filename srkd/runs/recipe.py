@@ -63,9 +63,8 @@ def with_rate_across(preset: Preset, options: CompressOptions, note: Note) -> Pr
     if {"rate", "fit_rate"} & schedule_settings(options):
         return preset
     slower = preset.at_rate_times(ACROSS_RATE)
-    note(
-        f"rate: {slower.schedule.rate_of(is_fitted=True):g}, half the recipe's, for a student that is solved for from another kind"
-    )
+    rate = slower.schedule.rate_of(is_fitted=True)
+    note(f"rate: {rate:g}, half the recipe's, as the student is solved for from another kind of network")
     return slower
 
 
