@@ -299,11 +299,33 @@ BREAKS = (
         ],
     ),
     *_in(
-        "compressor/models/fitting/fit.py",
+        "compressor/models/fitting/layer_solver.py",
         ("models/test_fit.py",),
         [
             ("correction of a layer in a fit", "module.weight.add_(slope", "module.weight.add_(0 * slope"),
             ("bias in a fit", "module.bias.add_(intercept", "module.bias.add_(0 * intercept"),
+        ],
+    ),
+    *_in(
+        "compressor/models/fitting/across.py",
+        ("models/test_fit_across.py",),
+        [
+            ("offset of a stream", "bias[:carried] -= joined", "bias[:carried] -= 0 * joined"),
+            ("slopes of hidden units", "[unit.slope for unit in", "[0.25 for unit in"),
+            ("state of a layer", "round(index * last / depth)", "min(last, 1 + round(index * last / depth))"),
+            ("units between two states", "self.stream.units[a:b]", "self.stream.units[b : b + 1]"),
+            ("scale of a unit", "read.div_(factor", "read.mul_(factor"),
+        ],
+    ),
+    *_in(
+        "compressor/models/networks/compact.py",
+        ("models/test_fit_across.py",),
+        [("anchor in the aim of a tail", "image = image - F.interpolate(", "image = image - 0 * F.interpolate(")],
+    ),
+    *_in(
+        "compressor/models/fitting/same_kind.py",
+        ("models/test_fit.py",),
+        [
             (
                 "pull towards the teacher's weights",
                 "self._write(layer, *self._prior(layer))",

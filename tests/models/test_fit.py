@@ -25,19 +25,11 @@ from compressor.models.networks.registry import architecture
 from compressor.models.students.students import build_student
 from compressor.models.students.unit_order import order_by_strength
 from tests.support.few_directions import in_few_directions
+from tests.support.fit_patches import patches
 from tests.support.networks import pairs
 from tests.support.slices import lively, run
 
 FITTED = ("edsr", "rcan", "carn", "carn_m", "compact", "plain", "swinir")
-
-
-def patches(count: int = 8, side: int = 20, seed: int = 4) -> torch.Tensor:
-    """Return smooth noise: neighbouring pixels are alike, as in photos."""
-    generator = torch.Generator().manual_seed(seed)
-    coarse = torch.rand(count, 3, side // 4 + 2, side // 4 + 2, generator=generator)
-    fine = torch.rand(count, 3, side, side, generator=generator)
-    smooth = torch.nn.functional.interpolate(coarse, size=(side, side), mode="bicubic", align_corners=False)
-    return (0.8 * smooth + 0.2 * fine).clamp(0, 1)
 
 
 def difference(first: Network, second: Network, lr: torch.Tensor) -> torch.Tensor:

@@ -11,13 +11,14 @@ import torch
 from torch import nn
 
 from compressor.base.errors import UsageError
+from compressor.models.fitting import across as across_module
 from compressor.models.fitting.across import AcrossFit
 from compressor.models.fitting.fit import fit, require_solvable, source_for
 from compressor.models.networks.base import Descriptor, ImageModel, Network, Spec
 from compressor.models.networks.compact import CompactSpec
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import architecture, build
-from tests.models.test_fit import patches
+from tests.support.fit_patches import patches
 from tests.support.slices import lively
 
 WIDTH = 6
@@ -49,9 +50,9 @@ def composable(depth: int = 3, seed: int = 5) -> Network:
     return network.eval()
 
 
-def inner_error(student: Network, teacher: ImageModel) -> float:
+def inner_error(student: Network, teacher: ImageModel, lr: torch.Tensor | None = None) -> float:
     """Return the largest difference of the images inside their borders, where layers read zeros."""
-    lr = patches(4, seed=9)
+    lr = patches(4, seed=9) if lr is None else lr
     with torch.no_grad():
         return float((student(lr) - teacher(lr))[..., 16:-16, 16:-16].abs().max())
 
@@ -66,6 +67,23 @@ def test_a_residual_network_that_fits_into_a_chain_is_reproduced() -> None:
     smaller = inner_error(across(teacher, CompactSpec(2, width=STREAM + WIDTH - 3, depth=3), lr, SHARE), teacher)
     assert exact < 1e-3
     assert smaller > 4 * exact, "it has no channel for each unit"
+
+
+def test_relu_is_as_good_as_prelu_inside_the_border(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stream passes it by an offset, which the next layer takes back; here it cuts off nothing."""
+    monkeypatch.setattr(across_module, "QUANTILE", 0.0)
+    teacher, lr = composable(), patches(24)
+    student = across(teacher, CompactSpec(2, width=STREAM + WIDTH, depth=3, act="relu"), lr, SHARE)
+    assert inner_error(student, teacher, lr[:4]) < 1e-2
+
+
+def test_hidden_units_get_the_slopes_of_their_source() -> None:
+    teacher = lively(CompactSpec(2, width=6, depth=1))
+    student = across(teacher, CompactSpec(2, width=6 + 3, depth=1), patches(24), 0.34)
+    slopes = dict(student.named_parameters())["head.slope.weight"]
+    theirs = dict(teacher.named_parameters())["head.slope.weight"]
+    assert torch.equal(slopes[:3], torch.ones(3)) and set(slopes[3:].tolist()) == set(theirs.tolist())
+    assert inner_error(student, teacher) < 2e-2
 
 
 def test_a_step_later_is_a_wrong_step() -> None:

@@ -1,7 +1,7 @@
 """Fitting of a chain of convolutions (Compact, plain) to a network of another kind, layer by layer, without a gradient.
 
-Layer j of the student's layers 0 … d stands at the source's state t(j) = round(j·T/d), T the last state (`Stream`). Of
-its w channels, s hold the stream, and the others hold hidden units:
+Layer j of the student's layers 0 … d stands at the source's state t(j) = round(j·T/d), T the last state of its
+`FeatureStream`. Of its w channels, s hold the stream, and the others hold hidden units:
 
 - a stream channel is to be pᵀh, h the source's features at state t(j), with those that skips add later, and p a leading
   eigenvector of Σ h·hᵀ;

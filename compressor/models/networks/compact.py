@@ -21,7 +21,7 @@ from compressor.base.errors import SrkdError, UsageError
 from compressor.models.networks.axes import Axis, AxisPlan, Repeat, layer_axes
 from compressor.models.networks.base import Architecture, Descriptor, Network, Spec, Tap, require_positive
 from compressor.models.networks.dialect import Assumption, Dialect, Folding, Reading, State, columns, rows
-from compressor.models.networks.linear_plan import LinearLayer, LinearPlan, SpaceKind, Stream
+from compressor.models.networks.linear_plan import FeatureStream, LinearLayer, LinearPlan, SpaceKind
 from compressor.models.quantisation.quantisers import Place
 
 ACTIVATIONS = ("prelu", "relu", "leakyrelu")
@@ -142,7 +142,7 @@ def linear(spec: CompactSpec) -> LinearPlan:
     fixed = {"relu": 0.0, "leakyrelu": LEAKY_SLOPE}
     slopes = {name: fixed.get(spec.act, f"{name}.slope.weight") for name in names}
     states = ((Tap("head.conv", "input"),), *((Tap(name),) for name in names[:-1]))
-    stream = Stream(states, tuple((name,) for name in names), (Tap("tail", "input"),))
+    stream = FeatureStream(states, tuple((name,) for name in names), (Tap("tail", "input"),))
     values = {f"{name}.slope.weight": name for name in names if spec.act == "prelu"}
     return LinearPlan(tuple(layers), kinds, tuple(names[1:]), values=values, slopes=slopes, stream=stream)
 

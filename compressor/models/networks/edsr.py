@@ -21,7 +21,7 @@ from compressor.models.networks.base import Architecture, Descriptor, PublishedS
 from compressor.models.networks.dialect import Assumption, Reading, State, rows
 from compressor.models.networks.edsr_family import LongSkipNetwork, Naming, ShiftedSpec, long_skip_axes, long_skip_end
 from compressor.models.networks.layers import upsampler_reach
-from compressor.models.networks.linear_plan import LinearLayer, LinearPlan, SpaceKind, Stream
+from compressor.models.networks.linear_plan import FeatureStream, LinearLayer, LinearPlan, SpaceKind
 from compressor.models.quantisation.quantisers import Place, Shortcut
 
 
@@ -93,7 +93,7 @@ def linear(spec: EDSRSpec) -> LinearPlan:
     hidden = [f"{block}.hidden" for block in blocks]
     head = Tap("head")
     states = ((head,), *((Tap(block), head) for block in blocks))
-    stream = Stream(states, tuple((space,) for space in hidden), (Tap("upsampler", "input"),))
+    stream = FeatureStream(states, tuple((space,) for space in hidden), (Tap("upsampler", "input"),))
     slopes = dict.fromkeys(hidden, 0.0)
     return LinearPlan((*layers, *end), kinds | levels, tuple(blocks), slopes=slopes, stream=stream)
 

@@ -57,7 +57,7 @@ class LinearLayer:
 
 
 @dataclass(frozen=True)
-class Stream:
+class FeatureStream:
     """What a student of another kind can follow, step by step: features that only sums change, and the units between.
 
     `states` are these features in the order of execution, with all that skips later add to them: of its state alone, a
@@ -89,7 +89,7 @@ class LinearPlan:
     values: Mapping[str, str] = field(default_factory=dict)
     blocks: Mapping[str, int] = field(default_factory=dict)
     slopes: Mapping[str, float | str] = field(default_factory=dict)
-    stream: Stream | None = None
+    stream: FeatureStream | None = None
 
     @cached_property
     def producers(self) -> dict[str, tuple[LinearLayer, ...]]:

@@ -33,7 +33,7 @@ from compressor.models.networks.edsr_family import (
     long_skip_axes,
     long_skip_end,
 )
-from compressor.models.networks.linear_plan import LinearLayer, LinearPlan, SpaceKind, Stream
+from compressor.models.networks.linear_plan import FeatureStream, LinearLayer, LinearPlan, SpaceKind
 from compressor.models.quantisation.quantisers import Place, Shortcut
 
 
@@ -164,7 +164,7 @@ def linear(spec: RCANSpec) -> LinearPlan:
         entry = Tap(group)
         states.append((entry, head))
         units += [*((f"{block}.hidden",) for block in blocks), ()]
-    stream = Stream(tuple(states), tuple(units), (Tap("upsampler", "input"),))
+    stream = FeatureStream(tuple(states), tuple(units), (Tap("upsampler", "input"),))
     slopes = {space: 0.0 for spaces in units for space in spaces}
     groups = tuple(f"groups.{g}" for g in range(spec.groups))
     return LinearPlan((*layers, *end), kinds | levels, groups, slopes=slopes, stream=stream)
