@@ -29,7 +29,7 @@ from tests.support.fit_patches import patches
 from tests.support.networks import pairs
 from tests.support.slices import lively, run
 
-FITTED = ("edsr", "rcan", "carn", "carn_m", "compact", "plain", "swinir")
+FITTED = ("edsr", "rcan", "carn", "carn_m", "compact", "plain", "rrdbnet", "swinir")
 
 
 def difference(first: Network, second: Network, lr: torch.Tensor) -> torch.Tensor:

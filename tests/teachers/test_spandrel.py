@@ -15,6 +15,7 @@ from compressor.models.checkpoints.load import DoesNotFit, UnknownNetwork, load_
 from compressor.models.networks.compact import CompactSpec
 from compressor.models.networks.layers import DIV2K_MEAN
 from compressor.models.networks.registry import build
+from compressor.models.networks.rrdbnet import RRDBNetSpec
 from compressor.models.networks.span import NO_MEAN, SPANSpec
 from compressor.models.networks.swinir import SwinIRSpec
 from compressor.teachers import spandrel_teacher
@@ -111,6 +112,19 @@ def test_spandrel_loads_a_span_on_its_way_home(mean: tuple[float, ...], tmp_path
     with torch.no_grad():
         expected = network(lr)
         assert (model.model.eval()(lr) - expected).abs().max() < 1e-6 * expected.abs().max()
+
+
+@needs_spandrel
+@pytest.mark.parametrize("name", ["real-esrgan", "esrgan", "esrgan-old"])
+@pytest.mark.parametrize(("scale", "unshuffle"), [(4, 1), (2, 1), (2, 2), (1, 4)])
+def test_spandrel_loads_an_rrdbnet_on_its_way_home(name: str, scale: int, unshuffle: int, tmp_path: Path) -> None:
+    network = build(RRDBNetSpec(scale, width=8, depth=1, unshuffle=unshuffle), seed=0)
+    home = convert_network(network, name, tmp_path / "model.pth").path
+    model = spandrel_teacher.import_spandrel().ModelLoader().load_from_file(home)
+    assert (model.architecture.name, model.scale) == ("ESRGAN", scale)
+    lr = torch.rand(1, 3, 17, 14)
+    with torch.no_grad():
+        assert (model(lr) - network(lr).clamp(0, 1)).abs().max() < 1e-5
 
 
 def test_the_stand_ins_say_what_is_missing() -> None:

@@ -44,6 +44,7 @@ NETWORKS: EntryPointTable[NetworkEntry] = EntryPointTable(
         NetworkEntry("plain", "compressor.models.networks.plain:ARCHITECTURE"),
         NetworkEntry("span", "compressor.models.networks.span:ARCHITECTURE"),
         NetworkEntry("spanf3", "compressor.models.networks.spanf3:ARCHITECTURE"),
+        NetworkEntry("rrdbnet", "compressor.models.networks.rrdbnet:ARCHITECTURE"),
     ),
     GROUP,
     lambda point: (NetworkEntry(point.name, point.value, package_of(point)),),

@@ -8,7 +8,6 @@ channels; the network then enlarges ×4, and the padding is cut off. A spec with
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -17,9 +16,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from compressor.base.errors import SrkdError, UsageError
-from compressor.images.resize import reflected_indices
 from compressor.models.networks.axes import AxisPlan
-from compressor.models.networks.base import Architecture, Descriptor, Network, Spec, Tap
+from compressor.models.networks.base import Architecture, Descriptor, Spec, Tap
 from compressor.models.networks.dialect import Dialect, Reading, State, columns, has_tensors, rows, shuffle_scale
 from compressor.models.networks.linear_plan import LinearPlan
 from compressor.models.networks.span import (
@@ -34,6 +32,7 @@ from compressor.models.networks.span import (
     trunk_names,
     trunk_taps,
 )
+from compressor.models.networks.unshuffle import UnshufflingNetwork
 
 GATES = ("attention",)
 
@@ -72,10 +71,8 @@ class SpanF3Block(SpanBlock):
         return torch.tanh(self.attention(branch))
 
 
-class SPANF3(Network):
+class SPANF3(UnshufflingNetwork):
     spec: SPANF3Spec
-    mirrored: tuple[list[int], list[int]] | None = None
-    """In a form for images of one size: the rows and columns that are repeated behind the last ones."""
 
     def __init__(self, spec: SPANF3Spec) -> None:
         super().__init__()
@@ -85,8 +82,7 @@ class SPANF3(Network):
         self.tail = conv3(spec.width, spec.channels * (spec.scale * spec.unshuffle) ** 2)
 
     def stem(self, lr: torch.Tensor) -> torch.Tensor:
-        u = self.spec.unshuffle
-        shallow: torch.Tensor = self.head(F.pixel_unshuffle(self._padded(lr), u) if u > 1 else lr)
+        shallow: torch.Tensor = self.head(self.unshuffled(lr))
         return shallow
 
     def body(self, feature: torch.Tensor) -> torch.Tensor:
@@ -95,37 +91,7 @@ class SPANF3(Network):
 
     def finish(self, feature: torch.Tensor, shallow: torch.Tensor, lr: torch.Tensor) -> torch.Tensor:
         """Return the image of the fused feature alone."""
-        sr = F.pixel_shuffle(self.tail(feature), self.spec.scale * self.spec.unshuffle)
-        return sr if self.spec.unshuffle == 1 else self._cropped(sr, lr)
-
-    def _padded(self, lr: torch.Tensor) -> torch.Tensor:
-        for dim in (-2, -1):
-            if self.mirrored is None:
-                lr = lr.index_select(dim, self._positions(lr.shape[dim], lr.device))
-            elif self.mirrored[dim]:
-                lr = torch.cat([lr, *(_part(lr, dim, place, place + 1) for place in self.mirrored[dim])], dim)
-        return lr
-
-    def _positions(self, length: int, device: torch.device) -> torch.Tensor:
-        """Return the source position, on an axis of `length`, of each position of the padded axis."""
-        u = self.spec.unshuffle
-        return reflected_indices(torch.arange((length + u - 1) // u * u, device=device), length, repeat_edge=False)
-
-    def _cropped(self, sr: torch.Tensor, lr: torch.Tensor) -> torch.Tensor:
-        for dim in (-2, -1):
-            if self.mirrored is None:  # not a slice: a trace would decide once whether it covers everything
-                sr = sr.index_select(dim, torch.arange(lr.shape[dim] * self.spec.scale, device=sr.device))
-            elif self.mirrored[dim]:
-                sr = _part(sr, dim, 0, -len(self.mirrored[dim]) * self.spec.scale)
-        return sr
-
-    def for_size(self, height: int, width: int) -> Network:
-        if self.spec.unshuffle == 1:
-            return self
-        fixed, cpu = copy.copy(self), torch.device("cpu")
-        rows, columns = (self._positions(length, cpu)[length:].tolist() for length in (height, width))
-        fixed.mirrored = (rows, columns)
-        return fixed
+        return self.cropped(F.pixel_shuffle(self.tail(feature), self.spec.scale * self.spec.unshuffle), lr)
 
     @property
     def descriptor(self) -> Descriptor:
@@ -142,11 +108,6 @@ class SPANF3(Network):
     @property
     def taps(self) -> dict[str, Tap]:
         return trunk_taps(self.spec.depth)
-
-
-def _part(image: torch.Tensor, dim: int, start: int, stop: int) -> torch.Tensor:
-    """Return rows or columns by the slices that every converter knows."""
-    return image[:, :, start:stop] if dim == -2 else image[:, :, :, start:stop]
 
 
 def axes(spec: SPANF3Spec) -> AxisPlan:

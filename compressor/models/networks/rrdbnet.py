@@ -1,0 +1,335 @@
+"""RRDBNet: ESRGAN, Real-ESRGAN, BSRGAN, and most models that people share (basicsr/archs/rrdbnet_arch.py).
+
+Range [0,1], no mean, no enlarged input added. LeakyReLU has the slope 0.2:
+
+    dense block    x1 = lrelu(c1(x)), x2 = lrelu(c2[x, x1]), …, x4;   x + 0.2·c5[x, x1, …, x4]
+    block          x + 0.2·(three dense blocks)(x)
+    end            + head, then nearest ×2 and lrelu(conv) for each doubling, lrelu(hr), tail
+
+BasicSR's ×2 and ×1 are the ×4 network behind an unshuffle of the image by 2 and 4; ESRGAN's own have fewer doublings.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, TypeVar
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from compressor.base.errors import SrkdError, UsageError
+from compressor.models.networks.axes import Axis, AxisPlan, Repeat, layer_axes
+from compressor.models.networks.base import Architecture, Descriptor, Spec, Tap, require_positive, scale_count
+from compressor.models.networks.dialect import (
+    Dialect,
+    Reading,
+    State,
+    columns,
+    count,
+    has_tensors,
+    rows,
+    weight_and_bias,
+)
+from compressor.models.networks.linear_plan import LinearLayer, LinearPlan, SpaceKind
+from compressor.models.networks.unshuffle import UnshufflingNetwork
+
+S = TypeVar("S", bound="RRDBNetSpec")
+SLOPE, RESIDUAL = 0.2, 0.2
+DENSE = (1, 2, 3)
+"""The dense blocks of a block, by the numbers in names of files."""
+CONVS = (1, 2, 3, 4, 5)
+
+
+@dataclass(frozen=True)
+class RRDBNetSpec(Spec):
+    """The spec of RRDBNet: `growth` channels per layer of a dense block; `unshuffle` as in SPANF3."""
+
+    arch: ClassVar[str] = "rrdbnet"
+    width: int = 64
+    depth: int = 23
+    growth: int = 32
+    channels: int = 3
+    unshuffle: int = 1
+
+    def __post_init__(self) -> None:
+        require_positive(self, "width", "depth", "growth")
+        if self.scale not in (1, 2, 3, 4, 8):
+            raise UsageError(f"rrdbnet: scale={self.scale} is not one of 1, 2, 3, 4, 8")
+        if self.channels not in (1, 3):
+            raise UsageError(f"rrdbnet: channels={self.channels} is neither 1 nor 3")
+        if self.unshuffle not in (1, 2, 4) or (self.unshuffle > 1 and self.scale not in (1, 2, 4)):
+            raise UsageError(f"rrdbnet: unshuffle={self.unshuffle} at x{self.scale} is none of 1, 2, 4")
+
+    @property
+    def ups(self) -> tuple[int, ...]:
+        """The factors of the upsampler's steps."""
+        factor = self.scale * self.unshuffle
+        return (3,) if factor == 3 else (2,) * (factor.bit_length() - 1)
+
+    def narrowed(self: S, width: float) -> S:
+        """Return the spec with a fraction of the channels of the stream and of the dense blocks."""
+        sizes = {name: scale_count(name, width, getattr(self, name)) for name in ("width", "growth")}
+        return replace(self, **sizes)
+
+
+class DenseBlock(nn.Module):
+    """Five convolutions, each of which reads all before it."""
+
+    def __init__(self, width: int, growth: int) -> None:
+        super().__init__()
+        for number in CONVS:
+            outputs = growth if number < CONVS[-1] else width
+            self.add_module(f"conv{number}", nn.Conv2d(width + (number - 1) * growth, outputs, 3, padding=1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        known = [x]
+        for number in CONVS[:-1]:
+            known.append(F.leaky_relu(self.get_submodule(f"conv{number}")(torch.cat(known, 1)), SLOPE))
+        change: torch.Tensor = self.get_submodule(f"conv{CONVS[-1]}")(torch.cat(known, 1))
+        return x + RESIDUAL * change
+
+
+class Block(nn.Module):
+    """A residual block of three dense blocks."""
+
+    def __init__(self, width: int, growth: int) -> None:
+        super().__init__()
+        self.dense = nn.Sequential(*(DenseBlock(width, growth) for _ in DENSE))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        change: torch.Tensor = self.dense(x)
+        return x + RESIDUAL * change
+
+
+class NearestUpsampler(nn.Module):
+    """For each step the nearest enlargement and a convolution, then one at the full size, each with LeakyReLU."""
+
+    def __init__(self, width: int, factors: tuple[int, ...]) -> None:
+        super().__init__()
+        self.factors = factors
+        self.convs = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in factors)
+        self.hr = nn.Conv2d(width, width, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for factor, conv in zip(self.factors, self.convs, strict=True):
+            x = F.leaky_relu(conv(F.interpolate(x, scale_factor=float(factor), mode="nearest")), SLOPE)
+        return F.leaky_relu(self.hr(x), SLOPE)
+
+
+class RRDBNet(UnshufflingNetwork):
+    spec: RRDBNetSpec
+
+    def __init__(self, spec: RRDBNetSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        self.head = nn.Conv2d(spec.channels * spec.unshuffle**2, spec.width, 3, padding=1)
+        self.blocks = nn.Sequential(*(Block(spec.width, spec.growth) for _ in range(spec.depth)))
+        self.body_end = nn.Conv2d(spec.width, spec.width, 3, padding=1)
+        self.upsampler = NearestUpsampler(spec.width, spec.ups)
+        self.tail = nn.Conv2d(spec.width, spec.channels, 3, padding=1)
+
+    def stem(self, lr: torch.Tensor) -> torch.Tensor:
+        shallow: torch.Tensor = self.head(self.unshuffled(lr))
+        return shallow
+
+    def body(self, feature: torch.Tensor) -> torch.Tensor:
+        deep: torch.Tensor = self.blocks(feature)
+        return deep
+
+    def finish(self, feature: torch.Tensor, shallow: torch.Tensor, lr: torch.Tensor) -> torch.Tensor:
+        return self.cropped(self.tail(self.upsampler(self.body_end(feature) + shallow)), lr)
+
+    @property
+    def descriptor(self) -> Descriptor:
+        """The descriptor: any size is allowed. Unshuffled squares start at the top left; tiles keep to their grid."""
+        u, reach, magnified = self.spec.unshuffle, 15.0 * self.spec.depth + 2, 1
+        for factor in self.spec.ups:
+            magnified *= factor
+            reach += 1 / magnified + 1 / 2
+        return Descriptor(
+            scale=self.spec.scale,
+            channels=self.spec.channels,
+            receptive_radius=math.ceil(reach + 2 / magnified) * u + u - 1,
+            window=u,
+            mirror_repeats_edge=u == 1,
+        )
+
+    @property
+    def taps(self) -> dict[str, Tap]:
+        blocks = {f"body[{k}]": Tap(f"blocks.{k}") for k in range(self.spec.depth)}
+        return {"head": Tap("head"), **blocks, "body_end": Tap("body_end"), "pre_up": Tap("upsampler", "input")}
+
+
+def axes(spec: RRDBNetSpec) -> AxisPlan:
+    weights = {
+        "head": ("width", "colour"),
+        "body_end": ("width", "width"),
+        "upsampler.convs.*": ("width", "width"),
+        "upsampler.hr": ("width", "width"),
+        "tail": ("rgb", "width"),
+    }
+    for number in CONVS:
+        inputs = " | ".join(["width", *["growth"] * (number - 1)])
+        weights[f"blocks.*.dense.*.conv{number}"] = ("growth" if number < CONVS[-1] else "width", inputs)
+    sizes = {
+        "width": Axis(spec.width),
+        "growth": Axis(spec.growth, local=True),
+        "colour": Axis(spec.channels * spec.unshuffle**2),
+        "rgb": Axis(spec.channels),
+    }
+    return AxisPlan(sizes, layer_axes(weights), (Repeat("blocks", spec.depth),))
+
+
+def linear(spec: RRDBNetSpec) -> LinearPlan:
+    """Return the linear plan: the stream is linear, the channels of dense blocks and of the upsampler are units."""
+    layers = [LinearLayer("head", ("lr",), "stream")]
+    kinds: dict[str, SpaceKind] = {"lr": "fixed", "stream": "linear"}
+    for block in (f"blocks.{index}.dense.{dense}" for index in range(spec.depth) for dense in range(len(DENSE))):
+        known = ["stream"]
+        for number in CONVS[:-1]:
+            units = f"{block}.x{number}"
+            layers.append(LinearLayer(f"{block}.conv{number}", tuple(known), units))
+            known.append(units)
+        change = LinearLayer(f"{block}.conv{CONVS[-1]}", tuple(known), "stream", at=Tap(block), gain=RESIDUAL)
+        layers.append(change)
+        kinds |= dict.fromkeys(known[1:], "units")
+    layers.append(LinearLayer("body_end", ("stream",), "stream", at=Tap("upsampler", "input")))
+    last = "stream"
+    for name in (*(f"upsampler.convs.{k}" for k in range(len(spec.ups))), "upsampler.hr"):
+        layers.append(LinearLayer(name, (last,), name))
+        kinds[name], last = "units", name
+    kinds["sr"] = "fixed"
+    slopes = {space: SLOPE for space, kind in kinds.items() if kind == "units"}
+    blocks = tuple(f"blocks.{index}" for index in range(spec.depth))
+    return LinearPlan((*layers, LinearLayer("tail", (last,), "sr")), kinds, blocks, slopes=slopes)
+
+
+@dataclass(frozen=True)
+class RRDBNaming:
+    """The names of a code base: {i} is the block, {d} the dense block, {c} the convolution, {N} the count of blocks."""
+
+    head: str
+    conv: str
+    body_end: str
+    up: Callable[[int], str]
+    hr: Callable[[int], str]
+    tail: Callable[[int], str]
+    """`up` is the name of a step, counted from 1; `hr` and `tail` depend on the number of steps."""
+
+    def steps(self, state: State) -> int:
+        found = 0
+        while f"{self.up(found + 1)}.weight" in state and self.up(found + 1) != self.hr(found):
+            found += 1
+        return found
+
+    def read(self, state: State, scale: int | None) -> Reading:
+        pattern = re.escape(self.conv.format(i="#", d=1, c=1)).replace(r"\#", r"(\d+)")
+        depth = count(state, pattern)
+        steps = self.steps(state)
+        channels, inputs = rows(state, f"{self.tail(steps)}.weight"), columns(state, f"{self.head}.weight")
+        sides = {channels * side**2: side for side in (1, 2, 4)}
+        if inputs not in sides:
+            raise SrkdError(
+                f"{self.head}.weight has {inputs} columns for {channels} channels, not 1, 4 or 16 for each: a variant "
+                "for videos or with more inputs"
+            )
+        factor = 3 if scale == 3 and steps == 1 else 2**steps
+        if factor % sides[inputs]:
+            raise SrkdError(f"an image unshuffled by {sides[inputs]} is not enlarged x{factor} again")
+        fields = {
+            "width": rows(state, f"{self.head}.weight"),
+            "growth": rows(state, f"{self.conv.format(i=0, d=1, c=1)}.weight"),
+            "depth": depth,
+            "channels": channels,
+            "unshuffle": sides[inputs],
+            "scale": factor // sides[inputs],
+        }
+        return Reading(fields)
+
+    def names(self, spec: RRDBNetSpec, in_file: set[str]) -> dict[str, str]:
+        steps = len(spec.ups)
+        layers = [("head", self.head), ("body_end", self.body_end.format(N=spec.depth)), ("tail", self.tail(steps))]
+        layers += [(f"upsampler.convs.{k}", self.up(k + 1)) for k in range(steps)]
+        layers.append(("upsampler.hr", self.hr(steps)))
+        layers += [
+            (f"blocks.{i}.dense.{d - 1}.conv{c}", self.conv.format(i=i, d=d, c=c))
+            for i in range(spec.depth)
+            for d in DENSE
+            for c in CONVS
+        ]
+        return weight_and_bias(*layers)
+
+    def dialect(self, name: str, **options: Any) -> Dialect:
+        first = f"{self.conv.format(i=0, d=1, c=1)}.weight"
+        recognises = has_tensors(f"{self.head}.weight", first)
+        return Dialect(name, recognises, self.read, self.names, code_bases=(name,), **options)
+
+
+OLD = RRDBNaming(
+    head="model.0",
+    conv="model.1.sub.{i}.RDB{d}.conv{c}.0",
+    body_end="model.1.sub.{N}",
+    up=lambda step: f"model.{3 * step}",
+    hr=lambda steps: f"model.{3 * steps + 2}",
+    tail=lambda steps: f"model.{3 * steps + 4}",
+)
+NEW = RRDBNaming(
+    head="conv_first",
+    conv="RRDB_trunk.{i}.RDB{d}.conv{c}",
+    body_end="trunk_conv",
+    up=lambda step: f"upconv{step}",
+    hr=lambda steps: "HRconv",
+    tail=lambda steps: "conv_last",
+)
+BASICSR = RRDBNaming(
+    head="conv_first",
+    conv="body.{i}.rdb{d}.conv{c}",
+    body_end="conv_body",
+    up=lambda step: f"conv_up{step}",
+    hr=lambda steps: "conv_hr",
+    tail=lambda steps: "conv_last",
+)
+
+
+def _has(pattern: str) -> Callable[[State], bool]:
+    """Return a function that tells whether a file holds a tensor whose name has the pattern."""
+    return lambda state: any(re.search(pattern, name) for name in state)
+
+
+def _shuffles(state: State) -> bool:
+    """Return True for an old generator whose upsampler is a convolution to four times the channels and a shuffle."""
+    first, up = state.get("model.0.weight"), state.get("model.3.weight")
+    is_dense = "model.1.sub.0.RDB1.conv1.0.weight" in state and first is not None and up is not None
+    return is_dense and first.dim() == up.dim() == 4 and len(up) == 4 * len(first)  # type: ignore[union-attr, arg-type]
+
+
+_SMALL = RRDBNetSpec(width=20, growth=10, depth=3)
+
+ARCHITECTURE = Architecture(
+    RRDBNetSpec,
+    RRDBNet,
+    axes,
+    linear=linear,
+    relatives={
+        "ESRGAN+": _has(r"\.RDB\d\.conv1x1\.|\.rdb\d\.conv1x1\."),
+        "ESRGAN with a pixel shuffle": _shuffles,
+        "ESRGAN with norms": _has(r"\.RDB\d\.conv\d\.1\.weight$"),
+        "discriminator of Real-ESRGAN": has_tensors("conv0.weight", "conv1.weight_orig", "conv9.weight"),
+    },
+    quantised=tuple(f"blocks.*.dense.*.conv{number}" for number in CONVS),
+    small=_SMALL,
+    variants=(
+        replace(_SMALL, scale=2, width=6, growth=4, depth=1, unshuffle=2),
+        replace(_SMALL, scale=1, width=6, growth=4, depth=1, unshuffle=4),
+        replace(_SMALL, scale=1, width=6, growth=4, depth=1, channels=1),
+    ),
+    dialects=(
+        BASICSR.dialect("real-esrgan", wrapping="params"),
+        NEW.dialect("esrgan"),
+        OLD.dialect("esrgan-old"),
+    ),
+)
