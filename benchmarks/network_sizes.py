@@ -64,6 +64,10 @@ SHAPES: Mapping[str, Sequence[Shape]] = {
         Shape("span:width=52", "the default of traiNNer-redux"),
         Shape("span:width=28", "the winner of NTIRE 2024 and the baseline of 2026"),
     ),
+    "rrdbnet": (
+        Shape("rrdbnet:depth=23", "ESRGAN, RealESRGAN_x4plus, and most community models"),
+        Shape("rrdbnet:depth=6", "RealESRGAN_x4plus_anime_6B"),
+    ),
     "spanf3": (Shape("spanf3:width=64,depth=8", "b8f64 at ×4"), Shape("spanf3:width=48,depth=5", "b5f48 at ×4")),
 }
 

@@ -17,7 +17,7 @@ import torch
 
 from benchmarks.evidence import Benchmark, Column, Table, save
 from benchmarks.golden_networks import TOLERANCE, Row, rows
-from benchmarks.published_counts import COMPACT_PARAMS, HR_720P, OFFICIAL, PUBLISHED, SCALES, SPANF3_PARAMS
+from benchmarks.published_counts import COMPACT_PARAMS, HR_720P, OFFICIAL, PUBLISHED, RRDBNET, SCALES, SPANF3_PARAMS
 from compressor.images.files import read_rgb_u8
 from compressor.images.sets import embedded_photos
 from compressor.inference.tiling import UNBOUNDED_OVERLAP, run_tiled
@@ -87,6 +87,7 @@ def counts(arch: str) -> str:
             matches += [counted.params == params, counted.macs == macs]
             matches.append(cost(spec, HR_720P[spec.scale]).macs == macs_720p)
     matches += [cost(spec).params == params for spec, params in SPANF3_PARAMS.items() if spec.arch == arch]
+    matches += [cost(spec).params == params for spec, (params, _) in RRDBNET.items() if spec.arch == arch]
     if arch == "compact":
         matches.append(cost(CompactSpec(4, width=64, depth=16)).params == COMPACT_PARAMS)
     return f"{sum(matches)} of {len(matches)}"

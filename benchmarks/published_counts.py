@@ -14,6 +14,7 @@ from compressor.models.networks.carn import CARNSpec
 from compressor.models.networks.carn_m import CARNMSpec
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.rcan import RCANSpec
+from compressor.models.networks.rrdbnet import RRDBNetSpec
 from compressor.models.networks.span import SPANSpec
 from compressor.models.networks.spanf3 import SPANF3Spec
 from compressor.models.networks.swinir import SwinIRSpec
@@ -149,3 +150,13 @@ SPANF3_PARAMS = {
     SPANF3Spec(1, width=48, depth=6, unshuffle=4): 439_056,
 }
 """Parameters of SPANF3, collapsed."""
+
+RRDBNET: dict[Spec, tuple[int, float]] = {
+    RRDBNetSpec(4): (16_697_987, 1174.85),
+    RRDBNetSpec(2, unshuffle=2): (16_703_171, 293.8),
+    RRDBNetSpec(1, unshuffle=4): (16_723_907, 73.53),
+    RRDBNetSpec(4, depth=6): (4_467_779, 373.98),
+    RRDBNetSpec(2, depth=6, unshuffle=2): (4_472_963, 93.58),
+    RRDBNetSpec(1, depth=6, unshuffle=4): (4_493_699, 23.48),
+}
+"""Parameters of RRDBNet, and its GMACs at 256×256."""

@@ -20,6 +20,7 @@ from benchmarks.published_counts import (
     HR_720P,
     OFFICIAL,
     PUBLISHED,
+    RRDBNET,
     SCALES,
     SPANF3_PARAMS,
 )
@@ -63,6 +64,12 @@ def test_the_table_of_counts() -> None:
 def test_the_counts_of_spanf3() -> None:
     for spec, params in SPANF3_PARAMS.items():
         assert cost(spec).params == params, spec
+
+
+def test_the_counts_of_rrdbnet() -> None:
+    for spec, (params, gmacs) in RRDBNET.items():
+        counted = cost(spec)
+        assert (counted.params, round(counted.macs / 1e9, 2)) == (params, gmacs), spec
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,9 @@ from compressor.models.networks.compact import CompactSpec
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.rcan import RCANSpec
 from compressor.models.networks.registry import NETWORKS, architecture, build
+from compressor.models.networks.rrdbnet import RRDBNetSpec
+from compressor.models.networks.span import SPANSpec
+from compressor.models.networks.spanf3 import SPANF3Spec
 from compressor.models.networks.swinir import SwinIRSpec
 from tests.support.hostile_checkpoints import damaged, damaged_pickle
 
@@ -32,6 +35,9 @@ SPECS: tuple[Spec, ...] = (
     SwinIRSpec(2, 4, (2, 1), (2, 2), window=2, features=4),
     SwinIRSpec(2, 4, (2,), (2,), window=2, upsampler="pixelshuffledirect"),
     CompactSpec(4, 4, 2),
+    SPANSpec(2, 4, 1),
+    SPANF3Spec(2, 4, 1),
+    RRDBNetSpec(2, 4, 1, growth=2),
 )
 WRAPPERS = ("params", "params_ema", "state_dict", "model", "net_g", "no_note of", "")
 PREFIXES = ("module.", "model.", "net_g.", "model.net.", "ema_model.", "a.", "")

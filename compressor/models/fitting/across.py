@@ -32,7 +32,7 @@ from compressor.base.context import QUIET, Context
 from compressor.base.errors import UsageError
 from compressor.models.fitting.bases import leading_directions
 from compressor.models.fitting.layer_solver import LayerSolver
-from compressor.models.fitting.layers import dense_weight, linear_layer
+from compressor.models.fitting.layers import dense_weight, linear_layer, segments_of
 from compressor.models.fitting.progress import FitProgress
 from compressor.models.fitting.shares import ShareBatch
 from compressor.models.fitting.stages import FitStage, stages
@@ -224,7 +224,8 @@ class AcrossFit(LayerSolver):
         """Return ‖w‖² for each unit of a space: the squared weights of the layers that read it."""
         total = torch.zeros((), dtype=torch.float64, device=self.device)
         for layer, segment in self.long.consumers[space]:
-            weight = dense_weight(linear_layer(self.source, layer)).chunk(len(layer.inputs), 1)[segment]
+            sizes = segments_of(self.source, self.long, layer)
+            weight = torch.split(dense_weight(linear_layer(self.source, layer)), sizes, 1)[segment]
             total = total + (layer.gain * weight).square().sum((0, 2, 3))
         return total
 

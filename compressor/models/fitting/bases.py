@@ -18,7 +18,15 @@ from typing import TypeAlias
 import torch
 
 from compressor.base.processes import SharedFailure
-from compressor.models.fitting.layers import channels_first, dense_weight, groups_of, in_rows, linear_layer, units_of
+from compressor.models.fitting.layers import (
+    channels_first,
+    dense_weight,
+    groups_of,
+    in_rows,
+    linear_layer,
+    segments_of,
+    units_of,
+)
 from compressor.models.fitting.shares import Share
 from compressor.models.fitting.watching import watched
 from compressor.models.networks.base import Network, Tap
@@ -141,7 +149,7 @@ def _moments(teacher: Network, plan: LinearPlan, patches: Share) -> dict[str, _M
     def measure(tap: Tap, feature: torch.Tensor) -> None:
         layer = taps[tap]
         feature = channels_first(feature, linear_layer(teacher, layer))
-        for space, segment in zip(layer.inputs, feature.chunk(len(layer.inputs), 1), strict=True):
+        for space, segment in zip(layer.inputs, feature.split(segments_of(teacher, plan, layer), 1), strict=True):
             moments[space].add(segment.transpose(0, 1).flatten(1))
 
     with torch.no_grad(), watched(teacher, taps, measure):
@@ -214,7 +222,7 @@ def _use(teacher: Network, plan: LinearPlan, space: str, bases: Mapping[str, Bas
     size = units_of(teacher, plan, space)
     use = torch.zeros(size, size, dtype=torch.float64, device=teacher.device)
     for layer, segment in plan.consumers[space]:
-        weight = dense_weight(linear_layer(teacher, layer)).chunk(len(layer.inputs), 1)[segment]
+        weight = torch.split(dense_weight(linear_layer(teacher, layer)), segments_of(teacher, plan, layer), 1)[segment]
         row_bases = [basis.rows_of(layer.output) for basis in bases.values() if layer.output in basis.sources]
         for chunk in weight.chunk(layer.parts):
             for rows in [in_rows(chunk, basis) for basis in row_bases] or [chunk]:

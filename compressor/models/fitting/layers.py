@@ -42,9 +42,19 @@ def area_of(module: nn.Module) -> int:
 
 
 def units_of(network: Network, plan: LinearPlan, space: str) -> int:
+    """Return the number of units of a space: the inputs of a layer that reads it alone, or what is written to it."""
     for layer, _ in plan.consumers[space]:
-        return inputs_of(linear_layer(network, layer)) // len(layer.inputs)
-    return outputs_of(linear_layer(network, plan.producers[space][0]))
+        if len(layer.inputs) == 1:
+            return inputs_of(linear_layer(network, layer))
+    if plan.producers[space]:
+        return outputs_of(linear_layer(network, plan.producers[space][0]))
+    layer, _ = plan.consumers[space][0]
+    return inputs_of(linear_layer(network, layer)) // len(layer.inputs)
+
+
+def segments_of(network: Network, plan: LinearPlan, layer: LinearLayer) -> list[int]:
+    """Return the number of units in each of the spaces that a layer reads side by side."""
+    return [units_of(network, plan, space) for space in layer.inputs]
 
 
 def channels_first(feature: torch.Tensor, module: nn.Module) -> torch.Tensor:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, TypeVar
 
@@ -63,6 +63,11 @@ class RRDBNetSpec(Spec):
             raise UsageError(f"rrdbnet: channels={self.channels} is neither 1 nor 3")
         if self.unshuffle not in (1, 2, 4) or (self.unshuffle > 1 and self.scale not in (1, 2, 4)):
             raise UsageError(f"rrdbnet: unshuffle={self.unshuffle} at x{self.scale} is none of 1, 2, 4")
+
+    @property
+    def undetectable(self) -> Mapping[str, tuple[Any, ...]]:
+        """One step of the upsampler may enlarge two or three times: its tensors are the same."""
+        return {"scale": ()} if self.scale * self.unshuffle in (2, 3) else {}
 
     @property
     def ups(self) -> tuple[int, ...]:

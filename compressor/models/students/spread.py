@@ -25,7 +25,7 @@ from dataclasses import dataclass
 
 import torch
 
-from compressor.models.fitting.layers import change_basis, linear_layer, units_of
+from compressor.models.fitting.layers import change_basis, linear_layer, segments_of, units_of
 from compressor.models.fitting.watching import watched
 from compressor.models.networks.base import Network, Tap
 from compressor.models.networks.linear_plan import LinearPlan
@@ -76,8 +76,9 @@ def spread_streams(network: Network, patches: torch.Tensor) -> Network:
         if layer.output in bases or bases.keys() & set(layer.inputs):
             module = linear_layer(spread, layer)
             rows = bases.get(layer.output, torch.eye(len(module.weight), dtype=torch.float64)).T
-            same = torch.eye(module.weight.shape[1] // len(layer.inputs), dtype=torch.float64)
-            change_basis(module, rows, [inverses.get(space, same) for space in layer.inputs])
+            sizes = zip(layer.inputs, segments_of(network, plan, layer), strict=True)
+            same = {space: torch.eye(size, dtype=torch.float64) for space, size in sizes}
+            change_basis(module, rows, [inverses.get(space, same[space]) for space in layer.inputs])
     return spread
 
 
