@@ -149,7 +149,9 @@ def _moments(teacher: Network, plan: LinearPlan, patches: Share) -> dict[str, _M
     def measure(tap: Tap, feature: torch.Tensor) -> None:
         layer = taps[tap]
         feature = channels_first(feature, linear_layer(teacher, layer))
-        for space, segment in zip(layer.inputs, feature.split(segments_of(teacher, plan, layer), 1), strict=True):
+        for space, segment in zip(
+            layer.inputs, torch.split(feature, segments_of(teacher, plan, layer), 1), strict=True
+        ):
             moments[space].add(segment.transpose(0, 1).flatten(1))
 
     with torch.no_grad(), watched(teacher, taps, measure):
