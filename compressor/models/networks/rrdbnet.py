@@ -151,14 +151,11 @@ class RRDBNet(UnshufflingNetwork):
     @property
     def descriptor(self) -> Descriptor:
         """The descriptor: any size is allowed. Unshuffled squares start at the top left; tiles keep to their grid."""
-        u, reach, magnified = self.spec.unshuffle, 15.0 * self.spec.depth + 2, 1
-        for factor in self.spec.ups:
-            magnified *= factor
-            reach += 1 / magnified + 1 / 2
+        u = self.spec.unshuffle
         return Descriptor(
             scale=self.spec.scale,
             channels=self.spec.channels,
-            receptive_radius=math.ceil(reach + 2 / magnified) * u + u - 1,
+            receptive_radius=(15 * self.spec.depth + 2 + _reach(self.spec.ups)) * u,
             window=u,
             mirror_repeats_edge=u == 1,
         )
@@ -167,6 +164,17 @@ class RRDBNet(UnshufflingNetwork):
     def taps(self) -> dict[str, Tap]:
         blocks = {f"body[{k}]": Tap(f"blocks.{k}") for k in range(self.spec.depth)}
         return {"head": Tap("head"), **blocks, "body_end": Tap("body_end"), "pre_up": Tap("upsampler", "input")}
+
+
+def _reach(factors: tuple[int, ...]) -> int:
+    """Return how many pixels before its own the upsampler and the tail read for a pixel of the image, at most."""
+    furthest = 0
+    for pixel in range(math.prod(factors)):
+        position = pixel - 2  # hr and tail
+        for factor in reversed(factors):
+            position = (position - 1) // factor
+        furthest = max(furthest, -position)
+    return furthest
 
 
 def axes(spec: RRDBNetSpec) -> AxisPlan:
