@@ -174,7 +174,7 @@ def test_the_parts_make_the_whole(spec: Spec) -> None:
 
 
 def reach(network: Network, size: int) -> int:
-    """Return the distance in LR pixels on which the SR pixels of a central LR pixel depend, at any place in a window."""
+    """Return the distance in LR pixels on which the SR pixels of an LR pixel depend, at any place in a window."""
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.abs_().add_(0.01)  # every ReLU passes everything, no two paths cancel
