@@ -110,7 +110,7 @@ class Block(nn.Module):
         return x + RESIDUAL * change
 
 
-class NearestUpsampler(nn.Module):
+class NearestSteps(nn.Module):
     """For each step the nearest enlargement and a convolution, then one at the full size, each with LeakyReLU."""
 
     def __init__(self, width: int, factors: tuple[int, ...]) -> None:
@@ -134,7 +134,7 @@ class RRDBNet(UnshufflingNetwork):
         self.head = nn.Conv2d(spec.channels * spec.unshuffle**2, spec.width, 3, padding=1)
         self.blocks = nn.Sequential(*(Block(spec.width, spec.growth) for _ in range(spec.depth)))
         self.body_end = nn.Conv2d(spec.width, spec.width, 3, padding=1)
-        self.upsampler = NearestUpsampler(spec.width, spec.ups)
+        self.upsampler = NearestSteps(spec.width, spec.ups)
         self.tail = nn.Conv2d(spec.width, spec.channels, 3, padding=1)
 
     def stem(self, lr: torch.Tensor) -> torch.Tensor:
