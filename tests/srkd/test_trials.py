@@ -281,7 +281,7 @@ def test_baselines_that_the_recipe_itself_is_are_left_out(ground) -> None:
     assert left("logits", init_from=ground / "other.safetensors") == ["scratch", "inherit", "init-from"]
 
 
-def test_what_has_no_slice_has_one_baseline_and_says_why(ground, tmp_path) -> None:
+def test_what_has_no_slice_has_no_baseline_of_one_and_says_why(ground, tmp_path) -> None:
     notes: list[str] = []
     report = compressed(
         ground,
@@ -291,7 +291,7 @@ def test_what_has_no_slice_has_one_baseline_and_says_why(ground, tmp_path) -> No
         with_baseline=True,
         announce=notes.append,
     )
-    assert names(report) == ["logits", "scratch"]
+    assert names(report) == ["logits", "scratch", "fit"]
     assert any("not inherited: " in line for line in notes)
     with pytest.raises(UsageError, match=r"--with-baseline: recipe scratch .*leave it out"):
         compressed(
@@ -314,7 +314,7 @@ def test_baselines_are_chosen_by_name(ground, tmp_path) -> None:
     assert files["logits"]["start"] == files["dukd"]["start"] != files["fit"]["start"]
     assert files["logits"]["preset"]["schedule"] == files["dukd"]["preset"]["schedule"]
     assert [rule["name"] for rule in files["logits"]["preset"]["methods"]] == ["logits"]
-    for baseline, student in (("fit", "compact:width=4,depth=1,scale=2"), ("init-from", None)):
+    for baseline, student in (("fit", "carn:width=8,scale=2"), ("init-from", None)):
         with pytest.raises(UsageError, match=f"--baselines {baseline}: "):
             compressed(ground, tmp_path / "other", baselines=baseline, student=student, steps=1)
     assert not (tmp_path / "other").exists()

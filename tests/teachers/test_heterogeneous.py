@@ -26,14 +26,14 @@ def onnx(folder: Path) -> Path:
 
 
 def rrdb(folder: Path) -> Path:
-    """Return a small network that spandrel knows and srkd does not."""
+    """Return a small ESRGAN+, which spandrel knows and srkd does not."""
     if not is_spandrel_installed():
         pytest.skip("spandrel is not installed: pip install --no-deps spandrel einops")
     import_spandrel()
     network = importlib.import_module("spandrel.architectures.ESRGAN.__arch.RRDB").RRDBNet
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        state = network(num_filters=8, num_blocks=1, scale=2).state_dict()
+        state = network(num_filters=8, num_blocks=1, scale=2, plus=True).state_dict()
     torch.save(state, folder / "teacher.pth")
     return folder / "teacher.pth"
 
