@@ -143,6 +143,14 @@ def require_positive(spec: Spec, *names: str, limit: int = 65536) -> None:
             raise UsageError(f"{spec.arch}: {name}={value} is outside 1..{limit}")
 
 
+def require_image(spec: Any, *scales: int) -> None:
+    """Refuse a spec whose scale is not one of `scales`, or whose images have neither one channel nor three."""
+    if spec.scale not in scales:
+        raise UsageError(f"{spec.arch}: scale={spec.scale} is not one of {', '.join(map(str, scales))}")
+    if spec.channels not in (1, 3):
+        raise UsageError(f"{spec.arch}: channels={spec.channels} is neither 1 nor 3")
+
+
 @dataclass(frozen=True)
 class Descriptor:
     """The facts that a caller needs to run a network, so that no caller asks which network it is."""

@@ -6,7 +6,6 @@ of the input. Its variants have ReLU or LeakyReLU (BasicSR), or add nothing to t
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,8 +18,25 @@ from torch.nn import functional as F
 
 from compressor.base.errors import SrkdError, UsageError
 from compressor.models.networks.axes import Axis, AxisPlan, Repeat, layer_axes
-from compressor.models.networks.base import Architecture, Descriptor, Network, Spec, Tap, require_positive
-from compressor.models.networks.dialect import Assumption, Dialect, Folding, Reading, State, columns, rows
+from compressor.models.networks.base import (
+    Architecture,
+    Descriptor,
+    Network,
+    Spec,
+    Tap,
+    require_image,
+    require_positive,
+)
+from compressor.models.networks.dialect import (
+    Assumption,
+    Dialect,
+    Folding,
+    Reading,
+    State,
+    columns,
+    rows,
+    shuffle_scale,
+)
 from compressor.models.networks.linear_plan import FeatureStream, LinearLayer, LinearPlan, SpaceKind
 from compressor.models.quantisation.quantisers import Place
 
@@ -46,10 +62,7 @@ class CompactSpec(Spec):
         require_positive(self, "width", "depth")
         if self.act not in ACTIVATIONS:
             raise UsageError(f"{self.arch}: act={self.act!r} is not one of {', '.join(ACTIVATIONS)}")
-        if self.scale not in (1, 2, 3, 4, 8):
-            raise UsageError(f"{self.arch}: scale={self.scale} is not one of 1, 2, 3, 4, 8")
-        if self.channels not in (1, 3):
-            raise UsageError(f"{self.arch}: channels={self.channels} is neither 1 nor 3")
+        require_image(self, 1, 2, 3, 4, 8)
 
     @property
     def undetectable(self) -> Mapping[str, tuple[Any, ...]]:
@@ -151,11 +164,9 @@ def _read(state: State, scale: int | None) -> Reading:
     last = max(int(match.group(1)) for name in state if (match := re.fullmatch(r"body\.(\d+)\.weight", name)))
     if last < 4 or last % 2:
         raise SrkdError(f"its last layer is body.{last}: Compact ends with an even number from 4 on")
-    channels, outputs = columns(state, "body.0.weight"), rows(state, f"body.{last}.weight")
-    root = math.isqrt(outputs // channels)
-    if root**2 * channels != outputs:
-        raise SrkdError(f"body.{last}.weight has {outputs} rows: {channels} channels fit no scale")
-    fields = {"width": rows(state, "body.0.weight"), "depth": (last - 2) // 2, "channels": channels, "scale": root}
+    channels = columns(state, "body.0.weight")
+    scale = shuffle_scale(state, f"body.{last}.weight", channels)
+    fields = {"width": rows(state, "body.0.weight"), "depth": (last - 2) // 2, "channels": channels, "scale": scale}
     if "body.1.weight" in state:
         return Reading(fields)
     why = "without slopes the file is of ReLU or LeakyReLU, and does not say which: --arch-option act=leakyrelu"

@@ -92,6 +92,11 @@ def has_tensors(*names: str) -> Callable[[State], bool]:
     return lambda state: all(name in state for name in names)
 
 
+def has_names(pattern: str) -> Callable[[State], bool]:
+    """Return a function that tells whether a file holds a tensor in whose name the pattern is found."""
+    return lambda state: any(re.search(pattern, name) for name in state)
+
+
 def rows(state: State, name: str) -> int:
     """Return the output rows of a convolution's weight; a missing or misshaped weight is refused by name."""
     return _shape(state, name)[0]

@@ -23,13 +23,22 @@ from torch.nn import functional as F
 
 from compressor.base.errors import SrkdError, UsageError
 from compressor.models.networks.axes import Axis, AxisPlan, Repeat, layer_axes
-from compressor.models.networks.base import Architecture, Descriptor, Spec, Tap, require_positive, scale_count
+from compressor.models.networks.base import (
+    Architecture,
+    Descriptor,
+    Spec,
+    Tap,
+    require_image,
+    require_positive,
+    scale_count,
+)
 from compressor.models.networks.dialect import (
     Dialect,
     Reading,
     State,
     columns,
     count,
+    has_names,
     has_tensors,
     rows,
     weight_and_bias,
@@ -57,10 +66,7 @@ class RRDBNetSpec(Spec):
 
     def __post_init__(self) -> None:
         require_positive(self, "width", "depth", "growth")
-        if self.scale not in (1, 2, 3, 4, 8):
-            raise UsageError(f"rrdbnet: scale={self.scale} is not one of 1, 2, 3, 4, 8")
-        if self.channels not in (1, 3):
-            raise UsageError(f"rrdbnet: channels={self.channels} is neither 1 nor 3")
+        require_image(self, 1, 2, 3, 4, 8)
         if self.unshuffle not in (1, 2, 4) or (self.unshuffle > 1 and self.scale not in (1, 2, 4)):
             raise UsageError(f"rrdbnet: unshuffle={self.unshuffle} at x{self.scale} is none of 1, 2, 4")
 
@@ -235,7 +241,7 @@ class RRDBNaming:
 
     def steps(self, state: State) -> int:
         found = 0
-        while f"{self.up(found + 1)}.weight" in state and self.up(found + 1) != self.hr(found):
+        while f"{self.up(found + 1)}.weight" in state:
             found += 1
         return found
 
@@ -308,11 +314,6 @@ BASICSR = RRDBNaming(
 )
 
 
-def _has(pattern: str) -> Callable[[State], bool]:
-    """Return a function that tells whether a file holds a tensor whose name has the pattern."""
-    return lambda state: any(re.search(pattern, name) for name in state)
-
-
 def _shuffles(state: State) -> bool:
     """Return True for an old generator whose upsampler is a convolution to four times the channels and a shuffle."""
     first, up = state.get("model.0.weight"), state.get("model.3.weight")
@@ -328,9 +329,9 @@ ARCHITECTURE = Architecture(
     axes,
     linear=linear,
     relatives={
-        "ESRGAN+": _has(r"\.RDB\d\.conv1x1\.|\.rdb\d\.conv1x1\."),
+        "ESRGAN+": has_names(r"\.RDB\d\.conv1x1\.|\.rdb\d\.conv1x1\."),
         "ESRGAN with a pixel shuffle": _shuffles,
-        "ESRGAN with norms": _has(r"\.RDB\d\.conv\d\.1\.weight$"),
+        "ESRGAN with norms": has_names(r"\.RDB\d\.conv\d\.1\.weight$"),
         "discriminator of Real-ESRGAN": has_tensors("conv0.weight", "conv1.weight_orig", "conv9.weight"),
     },
     quantised=tuple(f"blocks.*.dense.*.conv{number}" for number in CONVS),

@@ -13,7 +13,7 @@ This file also holds what SPANF3 shares: the trunk, its axes and linear layers, 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -23,7 +23,15 @@ from torch.nn import functional as F
 
 from compressor.base.errors import UsageError
 from compressor.models.networks.axes import Axis, AxisPlan, Repeat, layer_axes
-from compressor.models.networks.base import Architecture, Descriptor, Network, Spec, Tap, require_positive
+from compressor.models.networks.base import (
+    Architecture,
+    Descriptor,
+    Network,
+    Spec,
+    Tap,
+    require_image,
+    require_positive,
+)
 from compressor.models.networks.collapse import Kernel, in_parallel, in_series
 from compressor.models.networks.dialect import (
     Assumption,
@@ -34,6 +42,7 @@ from compressor.models.networks.dialect import (
     State,
     columns,
     count,
+    has_names,
     has_tensors,
     rows,
     shuffle_scale,
@@ -60,7 +69,7 @@ class SPANSpec(Spec):
     img_range: float = 255.0
 
     def __post_init__(self) -> None:
-        require_sizes(self, (1, 2, 3, 4, 8))
+        require_sizes(self)
         if not self.img_range > 0:
             raise UsageError(f"span: img_range={self.img_range:g} is not above 0")
 
@@ -77,13 +86,10 @@ class SPANSpec(Spec):
         return self.img_range != 1 or (self.channels == 3 and self.mean != NO_MEAN)
 
 
-def require_sizes(spec: Any, scales: tuple[int, ...]) -> None:
+def require_sizes(spec: Any) -> None:
     require_positive(spec, "width")
     require_positive(spec, "depth", limit=1024)
-    if spec.scale not in scales:
-        raise UsageError(f"{spec.arch}: scale={spec.scale} is not one of {', '.join(map(str, scales))}")
-    if spec.channels not in (1, 3):
-        raise UsageError(f"{spec.arch}: channels={spec.channels} is neither 1 nor 3")
+    require_image(spec, 1, 2, 3, 4, 8)
 
 
 def conv3(inputs: int, outputs: int) -> nn.Conv2d:
@@ -322,21 +328,16 @@ def _dialect(name: str, mark: str, **options: Any) -> Dialect:
     )
 
 
-def _has(pattern: str) -> Callable[[State], bool]:
-    """Return a function that tells whether a file holds a tensor whose name begins like the pattern."""
-    return lambda state: any(re.match(pattern, name) for name in state)
-
-
 ARCHITECTURE = Architecture(
     SPANSpec,
     SPAN,
     axes,
     linear=linear,
     relatives={
-        "SPANF": _has(r"conv_near\."),
-        "SPANV2": _has(r"guidance_map_conv\."),
-        "SPAN+": _has(r"feats\.0\.(sk|eval_conv)\."),
-        "TemporalSPAN": _has(r"(.+\.)?m_head\.(sk|eval_conv)\."),
+        "SPANF": has_names(r"^conv_near\."),
+        "SPANV2": has_names(r"^guidance_map_conv\."),
+        "SPAN+": has_names(r"^feats\.0\.(sk|eval_conv)\."),
+        "TemporalSPAN": has_names(r"^(.+\.)?m_head\.(sk|eval_conv)\."),
     },
     quantised=tuple(f"trunk.blocks.*.{conv}" for conv in ("c1", "c2", "c3")),
     small=SPANSpec(width=20, depth=3),

@@ -48,7 +48,7 @@ class SPANF3Spec(Spec):
     unshuffle: int = 1
 
     def __post_init__(self) -> None:
-        require_sizes(self, (1, 2, 3, 4, 8))
+        require_sizes(self)
         if self.unshuffle != 1 and self.unshuffle * self.scale != 4:
             raise UsageError(f"spanf3: unshuffle={self.unshuffle} is neither 1 nor 4/{self.scale}")
 
