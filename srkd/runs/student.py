@@ -12,6 +12,7 @@ from compressor.base.errors import SrkdError, UsageError
 from compressor.models.fitting.fit import is_same_kind, require_solvable
 from compressor.models.networks.base import Network, Spec
 from compressor.models.networks.registry import architecture, build, quantise
+from compressor.models.networks.slices import student_cuts
 from compressor.models.students.init_from import initialise_from
 from compressor.models.students.init_report import InitReport
 from compressor.models.students.principal import can_be_turned
@@ -19,7 +20,6 @@ from compressor.models.students.students import (
     build_student,
     parse_student,
     reordered,
-    student_cuts,
     student_of_spec,
     width_hint,
 )
@@ -40,7 +40,6 @@ class StudentInit:
     init_from: InitReport | None = None
     plain_slice: Network | None = None
     """The leading slice of the teacher for comparison, if the student starts from a better one; else None."""
-
     is_across: bool = False
     """Whether the student is solved for from a network of another kind."""
 

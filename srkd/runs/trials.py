@@ -22,7 +22,8 @@ from compressor.base.choices import BaselineName, Init
 from compressor.base.context import Context, Note, no_note
 from compressor.base.errors import SrkdError, UsageError
 from compressor.models.fitting.fit import require_solvable
-from compressor.models.students.students import student_cuts, student_text
+from compressor.models.networks.slices import student_cuts
+from compressor.models.students.students import student_text
 from compressor.training.method import quantisation_of
 from compressor.training.run_files import read_metrics
 from compressor.training.run_folder import JOINT_TEACHER, SHEET, STUDENT

@@ -18,8 +18,9 @@ from compressor.models.networks.carn_m import CARNMSpec
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.rcan import RCANSpec
 from compressor.models.networks.registry import build
+from compressor.models.networks.slices import student_cuts
 from compressor.models.networks.swinir import SwinIRSpec
-from compressor.models.students.students import build_student, student_cuts, student_of_spec, view_parameters
+from compressor.models.students.students import build_student, student_of_spec, view_parameters
 from tests.support import official, official_rcan
 from tests.support.networks import FORMS, TEACHERS, label, tiny_networks, zero_outside
 from tests.support.slices import lively, run, zero_masked

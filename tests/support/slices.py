@@ -8,8 +8,8 @@ from torch.nn import functional as F
 
 from compressor.models.networks.base import Network, Spec
 from compressor.models.networks.registry import build
+from compressor.models.networks.slices import student_cuts
 from compressor.models.networks.swinir import ChannelNorm
-from compressor.models.students.students import student_cuts
 from tests.support.networks import zero_outside
 
 

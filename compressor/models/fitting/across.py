@@ -39,11 +39,10 @@ from compressor.models.fitting.stages import FitStage, stages
 from compressor.models.fitting.watching import AllSeen, watched
 from compressor.models.networks.base import ImageModel, Network, Spec, Tap
 from compressor.models.networks.linear_plan import LinearLayer, LinearPlan
-from compressor.models.networks.registry import architecture, build
+from compressor.models.networks.registry import build, linear_plan
 
 QUANTILE = 5e-4
 """Share of the stream's values that an activation with a fixed slope may cut off."""
-
 
 BALANCE_SWEEPS = 4
 """Passes over the layers in which units are scaled; neighbours share a layer, so one does not suffice."""
@@ -81,11 +80,9 @@ class AcrossFit(LayerSolver):
         context: Context = QUIET,
     ) -> None:
         self.source, self.teacher, self.stream_share = source.eval(), teacher.eval(), stream_share
-        family = architecture(source.spec.arch)
-        assert family.linear is not None
-        self.long = family.linear(source.spec)
-        assert self.long.stream is not None
-        self.stream = self.long.stream
+        plan = linear_plan(source.spec)
+        assert plan is not None and plan.stream is not None
+        self.long, self.stream = plan, plan.stream
         super().__init__(build(spec, seed=0).to(teacher.device), chain_plan(spec), lr, context)
 
     def solve(self, progress: FitProgress | None = None) -> Network:
@@ -118,7 +115,8 @@ class AcrossFit(LayerSolver):
         tail = self.short.layers[-1]
         linear_layer(self.student, tail).weight.zero_()
         self._bias(tail).zero_()
-        taps = {tap for aim in self.aims.values() for tap in (*aim.taps, *self._taps_of(aim.units))}
+        taps = {tap for aim in self.aims.values() for tap in aim.taps}
+        taps |= {self._tap_of(unit.space) for aim in self.aims.values() for unit in aim.units}
         for batch in self.patches.batches():
             features, image = self._run(batch, taps)
             for name, aim in self.aims.items():
@@ -240,9 +238,6 @@ class AcrossFit(LayerSolver):
         (producer,) = self.long.producers[space]
         return producer.target
 
-    def _taps_of(self, units: Iterable[Unit]) -> set[Tap]:
-        return {self._tap_of(unit.space) for unit in units}
-
     def _run(
         self, batch: ShareBatch, taps: set[Tap], *, image: bool = True
     ) -> tuple[Mapping[Tap, torch.Tensor], torch.Tensor]:
@@ -264,19 +259,19 @@ class AcrossFit(LayerSolver):
 
 def has_stream(spec: Spec) -> bool:
     """Return True if students of other kinds can follow the features of this network."""
-    linear = architecture(spec.arch).linear
-    return linear is not None and linear(spec).stream is not None
+    plan = linear_plan(spec)
+    return plan is not None and plan.stream is not None
 
 
 def is_chain(spec: Spec) -> bool:
     """Return True if a student of this spec can be solved for from a network of another kind."""
-    linear = architecture(spec.arch).linear
-    return linear is not None and linear(spec).is_chain
+    plan = linear_plan(spec)
+    return plan is not None and plan.is_chain
 
 
 def chain_plan(spec: Spec) -> LinearPlan:
     """Return the linear plan of a chain of convolutions; refuse a student of another form."""
-    linear = architecture(spec.arch).linear
-    if linear is None or not is_chain(spec):
+    plan = linear_plan(spec)
+    if plan is None or not plan.is_chain:
         raise UsageError(f"a {spec.arch} cannot be solved for from a network of another kind: take --init random")
-    return linear(spec)
+    return plan

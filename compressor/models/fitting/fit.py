@@ -11,10 +11,10 @@ from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.fitting.across import AcrossFit, chain_plan, has_stream
 from compressor.models.fitting.progress import FitProgress
 from compressor.models.fitting.same_kind import SameKindFit
-from compressor.models.networks.axes import cuts
 from compressor.models.networks.base import ImageModel, Network, Spec
 from compressor.models.networks.linear_plan import LinearPlan
-from compressor.models.networks.registry import architecture, build
+from compressor.models.networks.registry import build, linear_plan
+from compressor.models.networks.slices import student_cuts
 
 STREAM_SHARES = (0.1, 0.25, 0.4, 0.55)
 """Shares of a student's channels that may hold the stream of a network of another kind; the best on a few patches is
@@ -66,18 +66,12 @@ def require_solvable(teacher: ImageModel, spec: Spec) -> None:
 def is_same_kind(teacher: Spec, student: Spec) -> bool:
     """Return True if the student is the teacher's network with fewer units or blocks."""
     teacher, student = teacher.deployed, student.deployed
-    family = architecture(student.arch)
-    if teacher.arch != student.arch or family.linear is None:
-        return False
-    if _activations(family.linear(teacher)) != _activations(family.linear(student)):
-        return False
     try:
-        with torch.device("meta"):
-            names = [name for name, _ in build(student).named_parameters()]
-        cuts(family.axes(teacher), family.axes(student), names)
+        student_cuts(teacher, student)
     except SrkdError:
         return False
-    return True
+    long, short = linear_plan(teacher), linear_plan(student)
+    return long is not None and short is not None and _activations(long) == _activations(short)
 
 
 def _activations(plan: LinearPlan) -> set[float | None]:

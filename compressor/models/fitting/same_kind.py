@@ -36,7 +36,8 @@ from compressor.models.fitting.progress import FitProgress
 from compressor.models.fitting.stages import FitStage, StageWalk, stages
 from compressor.models.networks.base import Network, Spec, Tap
 from compressor.models.networks.linear_plan import Correspondence, LinearLayer
-from compressor.models.networks.registry import architecture, build
+from compressor.models.networks.registry import build, linear_plan
+from compressor.models.networks.slices import axis_plans
 
 BASES = 0.25
 """Work of choosing the bases, as a share of the work on all layers."""
@@ -46,15 +47,15 @@ class SameKindFit(LayerSolver):
     """The state of solving for a student of the teacher's kind."""
 
     def __init__(self, teacher: Network, spec: Spec, lr: torch.Tensor, context: Context = QUIET) -> None:
-        family = architecture(teacher.spec.arch)
-        if spec.arch != teacher.spec.arch or family.linear is None:
+        long, short = linear_plan(teacher.spec), linear_plan(spec)
+        if spec.arch != teacher.spec.arch or long is None or short is None:
             raise UsageError(f"a {spec.arch} cannot be solved for layer by layer from a {teacher.spec.arch}")
         student = build(spec).to(teacher.device)
         student.load_state_dict(dict(teacher.named_buffers()), strict=False)
         self.teacher = teacher.eval()
-        self.long = family.linear(teacher.spec)
-        self.places = Correspondence.between(family.axes(teacher.spec), family.axes(spec))
-        super().__init__(student, family.linear(spec), lr, context)
+        self.long = long
+        self.places = Correspondence.between(*axis_plans(teacher.spec, spec))
+        super().__init__(student, short, lr, context)
         self.work *= 1 + BASES
 
     @cached_property

@@ -15,7 +15,7 @@ from functools import cache
 from compressor.base.entry_points import EntryPointTable, describe_failure, package_of, top_module
 from compressor.base.errors import SrkdError, UsageError
 from compressor.base.randomness import torch_seed
-from compressor.models.networks.base import Architecture, Network, Spec
+from compressor.models.networks.base import Architecture, LinearPlan, Network, Spec
 from compressor.models.quantisation.description import Quantisation
 from compressor.models.quantisation.quantisers import add_quantisers
 
@@ -80,6 +80,12 @@ def spec_from_dict(fields: object) -> Spec:
     if not isinstance(fields, Mapping) or not isinstance(fields.get("arch"), str):
         raise UsageError(f"a spec is an object that names its network under 'arch'; this one is {str(fields)[:80]}")
     return architecture(fields["arch"]).spec.from_dict(fields)
+
+
+def linear_plan(spec: Spec) -> LinearPlan | None:
+    """Return the linear plan of a spec; None if its network declares none."""
+    linear = architecture(spec.arch).linear
+    return None if linear is None else linear(spec)
 
 
 def build(spec: Spec, *, seed: int | None = None, quantisation: Quantisation | None = None) -> Network:

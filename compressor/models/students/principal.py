@@ -20,13 +20,13 @@ from compressor.models.fitting.layers import change_basis, linear_layer
 from compressor.models.fitting.shares import Share
 from compressor.models.networks.base import Network, Spec
 from compressor.models.networks.linear_plan import Correspondence
-from compressor.models.networks.registry import architecture, build
+from compressor.models.networks.registry import architecture, build, linear_plan
 
 
 def can_be_turned(spec: Spec) -> bool:
     """Return True if a network's basis can be changed without changing its function."""
-    linear = architecture(spec.arch).linear
-    return linear is not None and linear(spec).is_exact
+    plan = linear_plan(spec)
+    return plan is not None and plan.is_exact
 
 
 def order_by_principal_directions(teacher: Network, student: Spec, patches: torch.Tensor) -> Network:

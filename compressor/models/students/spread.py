@@ -29,7 +29,7 @@ from compressor.models.fitting.layers import change_basis, linear_layer, segment
 from compressor.models.fitting.watching import watched
 from compressor.models.networks.base import Network, Tap
 from compressor.models.networks.linear_plan import LinearPlan
-from compressor.models.networks.registry import architecture
+from compressor.models.networks.registry import linear_plan
 
 CANDIDATES = 16
 """Number of initial bases with different signs, of which the best is used."""
@@ -64,8 +64,7 @@ def spread_streams(network: Network, patches: torch.Tensor) -> Network:
 
     `patches` are low-resolution images, (N, C, H, W) in [0,1], on which values and sensitivities are measured.
     """
-    linear = architecture(network.spec.arch).linear
-    plan = None if linear is None else linear(network.spec)
+    plan = linear_plan(network.spec)
     if plan is None or not any(True for _ in plan.spaces_of("linear")):
         return network
     spread = copy.deepcopy(network).eval()

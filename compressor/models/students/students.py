@@ -16,9 +16,10 @@ from compressor.base.choices import Init, Select
 from compressor.base.errors import UsageError
 from compressor.models.fitting.fit import fit
 from compressor.models.fitting.patches import embedded_patches
-from compressor.models.networks.axes import AxisPlan, Cut, Segments, cuts
+from compressor.models.networks.axes import Segments
 from compressor.models.networks.base import ImageModel, Network, Spec
 from compressor.models.networks.registry import NETWORKS, architecture, build
+from compressor.models.networks.slices import axis_plans, student_cuts
 from compressor.models.students.principal import order_by_principal_directions
 from compressor.models.students.unit_order import order_by_strength
 
@@ -88,14 +89,14 @@ def reordered(teacher: Network, spec: Spec, select: Select) -> Network:
         return teacher
     if select == "l1":
         return strongest_first(teacher, spec)
-    _plans(teacher.spec, spec)
+    axis_plans(teacher.spec, spec)
     descriptor = teacher.descriptor
     return order_by_principal_directions(teacher, spec, embedded_patches(descriptor.scale, descriptor.channels))
 
 
 def strongest_first(teacher: Network, spec: Spec) -> Network:
     """Return a copy of the teacher with the same function, the strongest units first on every axis that is cut."""
-    long, short = _plans(teacher.spec, spec)
+    long, short = axis_plans(teacher.spec, spec)
     sizes = {name: axis.size for name, axis in long.axes.items() if axis.follows is None}
     narrower = frozenset(name for name, axis in short.axes.items() if axis.size < sizes.get(name, 0))
     return order_by_strength(teacher, long, narrower)
@@ -111,18 +112,10 @@ def view_parameters(teacher: Network, spec: Spec, segments: Segments = "each") -
     return {name: cut.take(parameters[cut.source]) for name, cut in student_cuts(teacher.spec, spec, segments).items()}
 
 
-def student_cuts(teacher: Spec, student: Spec, segments: Segments = "each") -> dict[str, Cut]:
-    """Return the place of each parameter of the student in the teacher."""
-    long, short = _plans(teacher, student)
-    with torch.device("meta"):
-        names = [name for name, _ in build(student).named_parameters()]
-    return cuts(long, short, names, segments=segments)
-
-
 def require_slice(teacher: Spec, student: Spec) -> None:
     """Refuse a student that is not the same network with the same depth and fewer channels."""
     student_cuts(teacher, student)
-    long, short = (plan.repeats for plan in _plans(teacher, student))
+    long, short = (plan.repeats for plan in axis_plans(teacher, student))
     for whole, kept in zip(long, short, strict=True):
         if kept.count < whole.count:
             raise UsageError(
@@ -131,16 +124,6 @@ def require_slice(teacher: Spec, student: Spec) -> None:
             )
     if student == teacher:
         raise UsageError("the student is the whole teacher: inside it a student has fewer channels, --width 0.5")
-
-
-def _plans(teacher: Spec, student: Spec) -> tuple[AxisPlan, AxisPlan]:
-    """Return the axis plans of both specs, which must be of one network and one scale."""
-    if teacher.arch != student.arch:
-        raise UsageError(f"a {student.arch} cannot inherit from a {teacher.arch}: use init='random'")
-    if teacher.scale != student.scale:
-        raise UsageError(f"a student of scale {student.scale} cannot inherit from a teacher of scale {teacher.scale}")
-    axes = architecture(student.arch).axes
-    return axes(teacher), axes(student)
 
 
 def buffers_of(teacher: Network) -> dict[str, torch.Tensor]:
