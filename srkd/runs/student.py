@@ -127,8 +127,9 @@ def _default_init(teacher: Teacher | None, preset: Preset, options: CompressOpti
     if init == "inherit":
         note("--student: random weights, where the recipe would inherit; --init inherit cuts them from the teacher")
         return "random"
+    spec = _shape_of(given, teacher)
     try:
-        require_solvable(teacher, _shape_of(given, teacher))
+        require_solvable(teacher, spec)
     except SrkdError as error:
         note(f"--student: random weights ({error})")
         return "random"
@@ -143,10 +144,10 @@ def _shape_of(text: str, teacher: Teacher) -> Spec:
 
 def _require_start(init: Init, teacher: Teacher | None, student: str) -> None:
     """Refuse a recipe that is its start, for a student that cannot be cut from the teacher, or solved for."""
+    spec = None if teacher is None else _shape_of(student, teacher)
     try:
-        if teacher is None:
+        if teacher is None or spec is None:
             raise SrkdError("there is no teacher")
-        spec = _shape_of(student, teacher)
         if init == "fit":
             require_solvable(teacher, spec)
         else:

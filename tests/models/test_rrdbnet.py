@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -60,7 +61,7 @@ def discriminator(_: State) -> State:
         (discriminator, "discriminator of Real-ESRGAN"),
     ],
 )
-def test_relatives_are_refused_by_name(change, name: str, tmp_path: Path) -> None:
+def test_relatives_are_refused_by_name(change: Callable[[State], State], name: str, tmp_path: Path) -> None:
     with pytest.raises(UnknownNetwork, match=f"{name}, a relative of rrdbnet"):
         load_checkpoint(save_state(change(state_of(SMALL)), tmp_path))
 

@@ -103,6 +103,9 @@ def test_another_network_takes_the_teachers_scale_and_is_solved_for_if_it_is_a_c
     start, (note,) = choose(student="carn:width=8")
     assert start.init == "random"
     assert note.startswith("--student: random weights (a carn cannot be solved for")
+    for recipe in ("fit", "logits"):
+        with pytest.raises(UsageError, match=r"^compact has no option 'wdith'"):
+            choose(student="compact:wdith=8", recipe=recipe)
     _, notes = choose(student="compact:width=8,depth=2", recipe="csd-paper")
     assert notes == [
         "--student: random weights, where the recipe would inherit; --init inherit cuts them from the teacher"
