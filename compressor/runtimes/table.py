@@ -110,6 +110,8 @@ class RuntimeEntry(Requirements):
     """Import path of the `RuntimeModule`."""
     suffixes: tuple[str, ...] = ()
     """Suffixes of its files; empty: every file without another runtime."""
+    sidecar: str = ""
+    """Suffix after the file's own of one beside it, without which torch's loader reads the file as a checkpoint."""
     alternative_to: str | None = None
     """The runtime whose files it runs in another way: it has no suffixes, and is selected by name."""
     devices: Mapping[str, str] = field(default_factory=lambda: {"cpu": ""})
@@ -187,6 +189,7 @@ RUNTIMES: EntryPointTable[RuntimeEntry] = EntryPointTable(
             files="an ncnn network (.param, with .bin and .param.json beside it)",
             module="compressor.runtimes.ncnn_runtime",
             suffixes=(".param",),
+            sidecar=".json",
             needs=("ncnn",),
             extra="ncnn",
         ),
@@ -235,7 +238,8 @@ RUNTIMES: EntryPointTable[RuntimeEntry] = EntryPointTable(
 
 def runtime_of(file: Path) -> str:
     """The name of the runtime for files of this kind: by suffix, else torch, whose loader reads the content."""
-    return next((row.name for row in RUNTIMES.values() if file.suffix.lower() in row.suffixes), "torch")
+    rows = (row for row in RUNTIMES.values() if file.suffix.lower() in row.suffixes)
+    return next((row.name for row in rows if not row.sidecar or Path(f"{file}{row.sidecar}").exists()), "torch")
 
 
 def device_patterns() -> dict[str, str]:

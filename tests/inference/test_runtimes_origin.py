@@ -115,6 +115,7 @@ def test_what_is_alone_or_foreign_is_refused_in_one_line(checkpoint: Path, tmp_p
         demo_models(DemoOptions([phone]), QUIET)
     with pytest.raises(SrkdError, match="uint8"):
         demo_models(DemoOptions([foreign]), QUIET)
-    sidecar_path(phone).unlink()
-    with pytest.raises(SrkdError, match=r"phone\.param\.json is not"):
-        demo_models(DemoOptions([phone]), QUIET)
+    program = sidecar_file(tmp_path / "phone.pte", {})
+    sidecar_path(program).unlink()
+    with pytest.raises(SrkdError, match=r"phone\.pte\.json is not"):
+        demo_models(DemoOptions([program]), QUIET)

@@ -1,6 +1,6 @@
 """Checkpoint files as tensors: a file of any format, opened without running any of its code.
 
-Each of three formats is read into plain values, with a `TensorRef` for every tensor, and a function that reads a
+Each of four formats is read into plain values, with a `TensorRef` for every tensor, and a function that reads a
 storage. Memory is bounded by the file: a storage is read when one of its tensors is requested, never past its size in
 the file, and all storages together never exceed a small multiple of the file (a deflated archive may be a bomb).
 """
@@ -24,6 +24,8 @@ import torch
 from compressor.base.errors import SrkdError, is_out_of_memory
 from compressor.base.files import sha256_of
 from compressor.models.checkpoints.header import AGAIN, HEADER_BYTES_LIMIT, read_header
+from compressor.models.checkpoints.ncnn_graph import BINARY_MAGIC, MAGIC, TEXT_BYTES_LIMIT
+from compressor.models.checkpoints.ncnn_networks import read_network
 from compressor.models.checkpoints.pickles import StorageRef, TensorRef, read_pickle
 
 PICKLE_BYTES_LIMIT = 64 * 2**20
@@ -64,6 +66,9 @@ class Container:
     budget_bytes: int
     """Bytes that the storages may still occupy together; overlapping or inflated records and tensors exceed it."""
     header: Mapping[str, str] = field(default_factory=dict)
+    fields: Mapping[str, object] = field(default_factory=dict)
+    """Fields of the network's spec that the file states beside its tensors."""
+    notes: tuple[str, ...] = ()
     sha256: str = field(init=False)
     size_bytes: int = field(init=False)
     _storages: dict[tuple[str, torch.dtype], torch.Tensor] = field(default_factory=dict, init=False)
@@ -217,16 +222,49 @@ def open_safetensors(handle: IO[bytes], size_bytes: int) -> Container:
     return Container("safetensors", refs, read, size_bytes, header.metadata)
 
 
+def open_ncnn(param: Path, handle: IO[bytes], size_bytes: int) -> Container:
+    """Open the .bin of ncnn, whose .param names its tensors."""
+    with open(param, "rb") as text:
+        content = text.read(TEXT_BYTES_LIMIT + 1)
+    if content.startswith(BINARY_MAGIC):
+        raise SrkdError(f"{param.name} is a binary .param of ncnn: only the text is read")
+    if len(content) > TEXT_BYTES_LIMIT:
+        raise SrkdError(f"{param.name} has over {TEXT_BYTES_LIMIT:,} bytes: this is not a network")
+    refs, fields, notes = read_network(content, handle, size_bytes)
+
+    def read(ref: StorageRef, count_bytes: int) -> bytearray:
+        handle.seek(int(ref.key))
+        return _require_size(handle.read(count_bytes), ref, count_bytes)
+
+    return Container("ncnn", refs, read, size_bytes, fields=fields, notes=notes)
+
+
+def _ncnn_files(path: Path) -> tuple[Path, Path] | None:
+    """Return .param and .bin of an ncnn network, given either; None if the file is none of both."""
+    param, weights = path.with_suffix(".param"), path.with_suffix(".bin")
+    if path.suffix.lower() == ".param":
+        if not weights.is_file():
+            raise SrkdError(f"its weights, {weights.name}, are not beside it")
+        return path, weights
+    with open(path, "rb") as handle:
+        start = handle.read(8)
+    if start.startswith((MAGIC, BINARY_MAGIC)):
+        raise SrkdError("a network of ncnn without its weights: only a text NAME.param with NAME.bin beside it is read")
+    is_pickle = start.startswith((b"PK\x03\x04", b"\x80"))
+    return (param, path) if path.suffix.lower() == ".bin" and not is_pickle and param.is_file() else None
+
+
 @contextmanager
 def open_container(path: Path) -> Iterator[Container]:
     """Open a checkpoint of any format. Errors do not name the path: the caller adds the name that the user gave."""
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             raise SrkdError("not a file: give a checkpoint (.pt, .pth, .safetensors) or a run folder")
-        with open(path, "rb") as handle:
+        ncnn = _ncnn_files(path)
+        with open(ncnn[1] if ncnn else path, "rb") as handle:
             sha256 = sha256_of(handle)
             size_bytes = handle.tell()
-            container = _open(handle, size_bytes)
+            container = open_ncnn(ncnn[0], handle, size_bytes) if ncnn else _open(handle, size_bytes)
             container.sha256, container.size_bytes = sha256, size_bytes
             yield container
     except FileNotFoundError as error:
@@ -255,5 +293,5 @@ def _open(handle: IO[bytes], size_bytes: int) -> Container:
         return open_legacy(handle, size_bytes)
     raise SrkdError(
         f"not a checkpoint, it starts with {start[:8]!r}: srkd reads .pt, .pth, .ckpt and .safetensors "
-        "files, TorchScript, .pt2 and .onnx"
+        "files, ncnn's .param with its .bin, TorchScript, .pt2 and .onnx"
     )

@@ -110,6 +110,7 @@ def _tensors(container: Container, unwrapped: Unwrapped) -> dict[str, torch.Tens
 def _load(
     container: Container, unwrapped: Unwrapped, path: Path, scale: int | None, options: Mapping[str, object]
 ) -> Loaded:
+    options = {**container.fields, **options}
     spec_json = container.header.get("srkd.spec")
     if spec_json is None:
         unwrapped, match, network = _fit_any(container, unwrapped, scale, options)
@@ -127,7 +128,7 @@ def _load(
         bytes=container.size_bytes,
         path=path,
         wrapping=unwrapped.wrapping,
-        notes=(*unwrapped.notes, *match.notes),
+        notes=(*container.notes, *unwrapped.notes, *match.notes),
     )
 
 

@@ -1,0 +1,167 @@
+"""ncnn files: the layers in a text (.param), and the place of their weights in the file beside it (.bin).
+
+The .bin has neither header nor names: the weights follow each other in the order of the layers. Sizes are compared with
+the file before anything is read. Followed: ncnn's wiki, "param and model file structure", and src/modelbin.cpp.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import IO
+
+import torch
+
+from compressor.base.errors import SrkdError
+from compressor.models.checkpoints.header import AGAIN
+from compressor.models.checkpoints.pickles import StorageRef, TensorRef
+
+MAGIC = b"7767517"
+BINARY_MAGIC = int(MAGIC).to_bytes(4, "little")
+TEXT_BYTES_LIMIT = 4 * 2**20
+LAYERS_LIMIT = 10_000
+FP16_TAG = 0x01306B47
+EIGHT_BITS = {0x000D4B38: "int8", 0x0002C056: "the floats of an int8 network"}
+
+Value = int | float | tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Layer:
+    kind: str
+    name: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    params: Mapping[int, Value]
+
+    def integer(self, key: int, default: int = 0) -> int:
+        value = self.params.get(key, default)
+        if not isinstance(value, int):
+            raise SrkdError(f"layer {self.name[:60]!r}: parameter {key} is {str(value)[:40]}, not a whole number")
+        return value
+
+    def number(self, key: int, default: float = 0.0) -> float:
+        value = self.params.get(key, default)
+        if isinstance(value, tuple):
+            raise SrkdError(f"layer {self.name[:60]!r}: parameter {key} is a list, not a number")
+        return float(value)
+
+    def numbers(self, key: int) -> tuple[float, ...]:
+        value = self.params.get(key, ())
+        return value if isinstance(value, tuple) else (float(value),)
+
+
+def read_layers(content: bytes) -> list[Layer]:
+    """Return the layers of a .param text."""
+    lines = [line.split() for line in content.decode("utf-8", "replace").splitlines() if line.strip()]
+    if not lines or lines[0] != [MAGIC.decode()]:
+        start = " ".join(lines[0])[:20] if lines else ""
+        raise SrkdError(f"not a .param text of ncnn: it begins with {start!r} in place of {MAGIC.decode()}")
+    try:
+        layer_count, blob_count = map(int, lines[1])
+        if layer_count > LAYERS_LIMIT:
+            raise SrkdError(f"it claims {layer_count:,} layers: at most {LAYERS_LIMIT:,} are read")
+        if layer_count != len(lines) - 2:
+            raise SrkdError(f"it has {len(lines) - 2} layers and claims {layer_count}: {AGAIN}")
+        layers = [_read_layer(words) for words in lines[2:]]
+    except (ValueError, IndexError) as error:
+        raise SrkdError(f"its .param is damaged ({str(error)[:80]}): {AGAIN}") from error
+    blobs = [blob for layer in layers for blob in layer.outputs]
+    if len(set(blobs)) != len(blobs) or len(blobs) > blob_count:
+        raise SrkdError(f"its layers write {len(blobs)} blobs of {len(set(blobs))} names, and it claims {blob_count}")
+    return layers
+
+
+def _read_layer(words: Sequence[str]) -> Layer:
+    kind, name, inputs, outputs = words[0], words[1], int(words[2]), int(words[3])
+    first_output, end = 4 + inputs, 4 + inputs + outputs
+    if min(inputs, outputs) < 0 or len(words) < end:
+        raise ValueError(f"layer {name[:60]!r} names fewer blobs than it claims")
+    params: dict[int, Value] = {}
+    for word in words[end:]:
+        key, _, value = word.partition("=")
+        if int(key) <= -23300:
+            count, *values = value.split(",")
+            if int(count) != len(values):
+                raise ValueError(f"layer {name[:60]!r}: {word[:40]!r} is a list of another length")
+            params[-int(key) - 23300] = tuple(map(float, values))
+        else:
+            number = float(value) if set(value) & set(".eE") else int(value)
+            if abs(number) > 2**31:
+                raise ValueError(f"layer {name[:60]!r}: {word[:40]!r} is no number of 32 bits")
+            params[int(key)] = number
+    return Layer(kind, name, tuple(words[4:first_output]), tuple(words[first_output:end]), params)
+
+
+def locate_weights(layers: Sequence[Layer], handle: IO[bytes], size_bytes: int) -> list[dict[str, TensorRef]]:
+    """Return the tensors of each layer (`weight`, `bias`); they must use up the .bin exactly."""
+    located, at = [], 0
+
+    def take(layer: Layer, shape: tuple[int, ...], *, tagged: bool = False) -> TensorRef:
+        nonlocal at
+        count, dtype = 1, torch.float32
+        for size in shape:
+            count *= size
+        if tagged:
+            handle.seek(at)
+            dtype = _dtype(layer, handle.read(4))
+            at += 4
+        ref = TensorRef(StorageRef(str(at), dtype, count), 0, shape, _strides(shape))
+        at += -(-count * dtype.itemsize // 4) * 4
+        if at > size_bytes:
+            raise SrkdError(f"its .bin of {size_bytes:,} bytes ends within layer {layer.name[:60]!r}: {AGAIN}")
+        return ref
+
+    for layer in layers:
+        tensors = {}
+        if layer.kind == "Convolution":
+            tensors["weight"] = take(layer, _kernel_shape(layer), tagged=True)
+            if layer.integer(5):
+                tensors["bias"] = take(layer, (layer.integer(0),))
+        elif layer.kind == "PReLU":
+            tensors["weight"] = take(layer, (_positive(layer, 0),))
+        elif layer.kind == "MemoryData":
+            tensors["weight"] = take(layer, memory_shape(layer))
+        located.append(tensors)
+    if at != size_bytes:
+        raise SrkdError(f"its .bin has {size_bytes - at:,} bytes more than its layers take: {AGAIN}")
+    return located
+
+
+def memory_shape(layer: Layer) -> tuple[int, ...]:
+    """Return the channels, height and width of constant data."""
+    return tuple(_positive(layer, key) for key in (2, 1, 0) if layer.integer(key))
+
+
+def _kernel_shape(layer: Layer) -> tuple[int, ...]:
+    outputs, width = _positive(layer, 0), _positive(layer, 1)
+    height, count = layer.integer(11, width), _positive(layer, 6)
+    if height < 1 or count % (outputs * height * width):
+        raise SrkdError(
+            f"layer {layer.name[:60]!r}: {count} weights fit no {outputs} kernels of {width}x{height}: {AGAIN}"
+        )
+    return (outputs, count // (outputs * height * width), height, width)
+
+
+def _positive(layer: Layer, key: int) -> int:
+    value = layer.integer(key)
+    if value < 1:
+        raise SrkdError(f"layer {layer.name[:60]!r}: parameter {key} is {str(value)[:40]}, a size is 1 or more")
+    return value
+
+
+def _strides(shape: tuple[int, ...]) -> tuple[int, ...]:
+    strides = [1]
+    for size in reversed(shape[1:]):
+        strides.insert(0, strides[0] * size)
+    return tuple(strides)
+
+
+def _dtype(layer: Layer, tag: bytes) -> torch.dtype:
+    number = int.from_bytes(tag, "little")
+    if number == 0:
+        return torch.float32
+    if number == FP16_TAG:
+        return torch.float16
+    packed = EIGHT_BITS.get(number, "a table of 256 values")
+    raise SrkdError(f"layer {layer.name[:60]!r} has weights as {packed}: only fp32 and fp16 are read")

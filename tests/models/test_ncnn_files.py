@@ -1,0 +1,248 @@
+"""ncnn files as checkpoints: the tensors under a code base's names, the facts of the graph, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from compressor.base.errors import SrkdError
+from compressor.inference.open import open_model
+from compressor.models.checkpoints.convert import convert_file
+from compressor.models.checkpoints.load import load_checkpoint, read_states
+from compressor.models.networks.base import Network, Spec
+from compressor.models.networks.compact import SRVGG, CompactSpec
+from compressor.models.networks.registry import NETWORKS, architecture, build
+from compressor.models.networks.span import NO_MEAN, SPANSpec
+from compressor.teachers.teacher import load_teacher
+from tests.support.hostile_checkpoints import damaged
+from tests.support.ncnn_files import compact_file, rrdbnet_file, run_ncnn, span_file
+from tests.support.shared import needs_shared, shared
+
+IMAGE = torch.rand(3, 9, 11, generator=torch.Generator().manual_seed(0))
+FILES: dict[str, tuple[Spec, bool]] = {
+    "Compact": (CompactSpec(2, width=6, depth=2), False),
+    "Compact in fp16": (CompactSpec(3, width=5, depth=1), True),
+    "Compact with ReLU": (CompactSpec(2, width=6, depth=2, act="relu"), False),
+    "Compact with LeakyReLU": (CompactSpec(4, width=6, depth=1, act="leakyrelu"), False),
+    "SPAN": (SPANSpec(2, width=4, depth=3), False),
+    "SPAN in fp16": (SPANSpec(4, width=5, depth=2), True),
+    "SPAN without mean": (SPANSpec(2, width=4, depth=2, mean=NO_MEAN, img_range=1.0), False),
+}
+ACTIVATIONS = {"prelu": None, "relu": "9=1", "leakyrelu": "9=2 -23310=1,0.1"}
+
+
+def tensors_of(network: Network, dialect: str) -> dict[str, Tensor]:
+    """Return the tensors by a dialect's names."""
+    spec, state = network.spec, network.state_dict()
+    names = next(row for row in architecture(spec.arch).dialects if row.name == dialect).names(spec, set())
+    return {there: state[here] for here, there in names.items()}
+
+
+def write(network: Network, folder: Path, *, fp16: bool = False) -> Path:
+    spec = network.spec
+    if isinstance(spec, CompactSpec):
+        return compact_file(tensors_of(network, SRVGG.name), spec.scale, ACTIVATIONS[spec.act], fp16=fp16).write(folder)
+    assert isinstance(spec, SPANSpec)
+    mean = torch.tensor(spec.mean) if spec.has_norm else None
+    return span_file(tensors_of(network, "span-collapsed"), spec.scale, mean, fp16=fp16).write(folder)
+
+
+@pytest.fixture
+def compact(tmp_path: Path) -> Path:
+    return write(build(CompactSpec(2, width=6, depth=2), seed=1), tmp_path)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_is_the_network_that_it_was_written_from(name: str, tmp_path: Path) -> None:
+    spec, fp16 = FILES[name]
+    network = build(spec, seed=1)
+    loaded = load_checkpoint(write(network, tmp_path, fp16=fp16))
+    assert loaded.network.spec == spec
+    assert not loaded.assumed
+    for key, tensor in network.state_dict().items():
+        is_kernel = tensor.dim() == 4
+        torch.testing.assert_close(
+            loaded.network.state_dict()[key], tensor.half().float() if fp16 and is_kernel else tensor, rtol=0, atol=0
+        )
+
+
+@pytest.mark.extras
+@pytest.mark.parametrize("name", FILES)
+def test_ncnn_computes_the_same_from_that_file(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("ncnn")
+    spec, fp16 = FILES[name]
+    path = write(build(spec, seed=1), tmp_path, fp16=fp16)
+    with torch.no_grad():
+        sr = load_checkpoint(path).network(IMAGE[None])[0]
+    torch.testing.assert_close(sr, run_ncnn(path, IMAGE), rtol=0, atol=2e-5)
+
+
+def rrdbnet_state(ups: int, inputs: int = 3, width: int = 6, growth: int = 3) -> dict[str, Tensor]:
+    rows = {"conv_first": (inputs, width), "conv_body": (width, width), "conv_hr": (width, width)}
+    rows |= {f"conv_up{index + 1}": (width, width) for index in range(ups)}
+    rows |= {"conv_last": (width, 3)}
+    for block in range(2):
+        for dense in (1, 2, 3):
+            sizes = {k: (width + (k - 1) * growth, growth if k < 5 else width) for k in range(1, 6)}
+            rows |= {f"body.{block}.rdb{dense}.conv{k}": size for k, size in sizes.items()}
+    draw = torch.Generator().manual_seed(3)
+    shapes = {f"{name}.weight": (out, into, 3, 3) for name, (into, out) in rows.items()}
+    shapes |= {f"{name}.bias": (out,) for name, (_, out) in rows.items()}
+    return {name: torch.randn(shape, generator=draw) * 0.1 for name, shape in shapes.items()}
+
+
+@pytest.mark.parametrize("eltwise", [True, False])
+@pytest.mark.parametrize(("ups", "unshuffle"), [(2, 1), (2, 2), (1, 1)])
+def test_the_tensors_of_an_rrdbnet_have_basicsr_names(ups: int, unshuffle: int, eltwise: bool, tmp_path: Path) -> None:
+    state = rrdbnet_state(ups, 3 * unshuffle**2)
+    path = rrdbnet_file(state, ups, eltwise=eltwise, unshuffle=unshuffle).write(tmp_path)
+    ((_, read),) = read_states(path)
+    assert read.keys() == state.keys()
+    assert all(torch.equal(read[name], tensor) for name, tensor in state.items())
+
+
+def test_either_file_finds_the_other_and_every_reader_takes_it(compact: Path, tmp_path: Path) -> None:
+    one, other = load_checkpoint(compact), load_checkpoint(compact.with_suffix(".bin"))
+    assert one.network.fingerprint() == other.network.fingerprint()
+    assert one.sha256 == other.sha256
+    assert load_teacher(compact).network is not None
+    assert open_model(compact).name == "torch"
+    assert open_model(compact).descriptor.scale == 2
+    written = tmp_path / "back.pth"
+    convert_file(compact, "basicsr", written)
+    assert load_checkpoint(written).network.fingerprint() == one.network.fingerprint()
+
+
+def test_a_bin_that_is_a_pickle_is_read_as_one_beside_any_param(compact: Path) -> None:
+    network = build(CompactSpec(2, width=4, depth=1), seed=2)
+    torch.save(tensors_of(network, SRVGG.name), compact.with_suffix(".bin"))
+    assert load_checkpoint(compact.with_suffix(".bin")).network.fingerprint() == network.fingerprint()
+
+
+def test_a_file_that_ends_with_a_resize_is_the_network_before_it(tmp_path: Path) -> None:
+    network = build(CompactSpec(4, width=6, depth=1), seed=1)
+    file = compact_file(tensors_of(network, SRVGG.name), 4)
+    file.add("Interp", [len(file.layers) - 1], "0=3 1=0.5 2=0.5")
+    loaded = load_checkpoint(file.write(tmp_path))
+    assert loaded.network.spec == network.spec
+    assert loaded.network.fingerprint() == network.fingerprint()
+    assert "0.5" in loaded.notes[0]
+
+
+def in_param(old: str, new: str) -> Callable[[Path], None]:
+    def change(path: Path) -> None:
+        text = path.read_text()
+        assert old in text
+        path.write_text(text.replace(old, new, 1))
+
+    return change
+
+
+def in_bin(change: Callable[[bytes], bytes]) -> Callable[[Path], None]:
+    return lambda path: none(path.with_suffix(".bin").write_bytes(change(path.with_suffix(".bin").read_bytes())))
+
+
+def none(_: object) -> None:
+    return None
+
+
+REFUSED: dict[str, tuple[Callable[[Path], None], str]] = {
+    "binary": (lambda path: none(path.write_bytes((7767517).to_bytes(4, "little") * 9)), "binary"),
+    "another first word": (in_param("7767517", "7767516"), "7767516"),
+    "an empty text": (lambda path: none(path.write_bytes(b"")), "begins with ''"),
+    "a lost line": (lambda path: none(path.write_text(path.read_text().rpartition("Bin")[0])), "and claims"),
+    "a billion layers": (in_param("\n12 ", "\n1000000000 "), "1,000,000,000 layers"),
+    "a number that is text": (in_param("0=6", "0=six"), "damaged"),
+    "an endless number": (in_param("0=6", f"0={'9' * 5000}"), "damaged"),
+    "a huge size": (in_param("6=162", "6=1073741824"), "fit no 6 kernels"),
+    "a huge size that divides": (in_param("6=162", "6=1620000000"), "ends within layer 'l1'"),
+    "a negative size": (in_param("0=6", "0=-6"), "a size is 1 or more"),
+    "a size that is no whole number": (in_param("0=6", "0=6.5"), "6.5"),
+    "more blobs than words": (in_param("Convolution l1 1 1", "Convolution l1 1 900000000"), "fewer blobs"),
+    "an unwritten blob": (in_param("b0_", "c0_"), "which no layer before it writes"),
+    "eight bits": (in_param("5=1 6=162", "5=1 8=1 6=162"), "int8"),
+    "another layer": (in_param("PReLU l2", "Mish l2"), "Mish.. is not one of Compact"),
+    "another slope": (in_param("5=1 6=162", "5=1 9=2 -23310=1,0.3 6=162"), "0.3"),
+    "a stride": (in_param("5=1 6=162", "5=1 3=2 6=162"), "'l1'"),
+    "a cut end": (in_bin(lambda content: content[:-5]), "ends within layer .l7."),
+    "a byte more": (in_bin(lambda content: content + b"\0"), "1 bytes more"),
+    "weights as bytes": (in_bin(lambda content: (0x000D4B38).to_bytes(4, "little") + content[4:]), "as int8"),
+    "weights by a table": (in_bin(lambda content: b"\1" + content[1:]), "a table of 256 values"),
+    "no weights": (lambda path: path.with_suffix(".bin").unlink(), "net.bin, are not beside it"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", REFUSED)
+def test_a_damaged_or_foreign_file_is_refused_in_one_line(damage: str, compact: Path) -> None:
+    change, said = REFUSED[damage]
+    change(compact)
+    with pytest.raises(SrkdError, match=said) as raised:
+        load_checkpoint(compact)
+    assert len(str(raised.value).splitlines()) == 1
+    assert str(raised.value).startswith(f"{compact}: ")
+
+
+@pytest.mark.parametrize("part", [".param", ".bin"])
+def test_a_file_damaged_at_random_opens_or_is_refused_in_one_line(part: str, compact: Path) -> None:
+    rng = random.Random(0)
+    file, refused = compact.with_suffix(part), 0
+    whole = file.read_bytes()
+    for _ in range(300):
+        file.write_bytes(damaged(whole, rng))
+        try:
+            load_checkpoint(compact)
+        except SrkdError as error:
+            assert str(error).isprintable(), repr(error)
+            assert len(str(error)) < 900
+            refused += 1
+    assert refused > 30
+
+
+def test_an_image_that_changes_its_channels_is_refused(tmp_path: Path) -> None:
+    path = rrdbnet_file(rrdbnet_state(2, 12), 2, eltwise=True).write(tmp_path)
+    with pytest.raises(SrkdError, match="takes 12 channels"):
+        load_checkpoint(path)
+
+
+GOLDEN = ("compact_leaky_x3", "compact_prelu_x2", "span_x4", "rrdb_x4")
+REAL = ("realesr-general-x4v3", "spanx2_ch48", "spanx4_ch48", "realesrgan-x4plus-anime")
+
+
+@needs_shared
+@pytest.mark.parametrize("precision", ["fp16", "fp32"])
+@pytest.mark.parametrize("name", GOLDEN)
+def test_random_networks_of_the_official_converter(name: str, precision: str) -> None:
+    folder = shared() / "golden" / "ncnn" / f"{name}_{precision}"
+    require_network(folder / "model.param", name)
+    assert json.loads((folder / "meta.json").read_text())["cls"]
+    for file in ("model.param", "model.bin"):
+        assert distance(folder / file, np.load(folder / "input.npz")["x"], np.load(folder / "output.npz")["y"]) <= 2e-5
+
+
+@needs_shared
+@pytest.mark.parametrize("name", REAL)
+def test_published_files(name: str) -> None:
+    path, outputs = shared() / "data" / "checkpoints" / f"{name}.param", shared() / "golden" / "ncnn" / "real_files"
+    require_network(path, name)
+    assert distance(path, np.load(outputs / "input.npz")["x"], np.load(outputs / "output.npz")[f"y_{name}"]) <= 1e-4
+
+
+def require_network(path: Path, name: str) -> None:
+    if not path.is_file():
+        pytest.skip(f"no {path.name} in the shared folder")
+    if name.startswith(("rrdb", "realesrgan")) and "rrdbnet" not in NETWORKS:
+        pytest.skip("RRDBNet is not a network here")
+
+
+def distance(path: Path, image: np.ndarray, expected: np.ndarray) -> float:  # type: ignore[type-arg]
+    lr = torch.from_numpy(image)
+    with torch.no_grad():
+        sr = load_checkpoint(path).network(lr if lr.dim() == 4 else lr[None])
+    return float((sr - torch.from_numpy(expected)).abs().max())
