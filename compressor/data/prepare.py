@@ -14,17 +14,21 @@ from compressor.base.cache_folder import DEFAULT_LIMIT, CacheFolder, default_fol
 from compressor.base.choices import Border
 from compressor.base.context import QUIET, Context
 from compressor.base.errors import SrkdError, UsageError
-from compressor.data.decode import Source, decode_all
+from compressor.data.decode import DecodedImage, Source, decode_all, decode_image
 from compressor.data.doubts import doubts
 from compressor.data.store import ImageStore
 from compressor.images.files import image_size
-from compressor.images.sets import ImagePair, embedded_pairs, find_lr_images, find_sets
+from compressor.images.sets import ImagePair, embedded_pairs, find_lr_images, find_sets, line_about_inputs
+from compressor.inference.teacher_check import TrialPair
 
 VALIDATION_PATCH = 4
 
 MIN_IMAGES_TO_HOLD_OUT = 20
 """Number of images from which on a twentieth (ten at most) is held out for validation; with fewer, embedded photos are
 used."""
+
+MOST_TRIALS = 4
+"""Largest number of pairs that a teacher is tried on."""
 
 MOST_NAMES = 5
 """Largest number of validation images that a note names."""
@@ -107,6 +111,21 @@ class DataChoice:
         """Whether the images that decide which student is best have originals."""
         return not (self.val and self.val[0].is_lr_only)
 
+    def trial_pairs(self, scale: int) -> tuple[TrialPair, ...]:
+        """Some stored pairs of the kind that decides which student is best, to try a teacher on."""
+        sources: Sequence[Source] = ()
+        if self.val:
+            sources = next(iter(self.validation_sources(scale).values()))
+        elif self.data is not None and len(pairs := _pairs(self.data, scale, self.lr)) >= MIN_IMAGES_TO_HOLD_OUT:
+            sources = pairs
+        stored = [source for source in sources if isinstance(source, ImagePair) and source.lr is not None]
+        images = (decode_image(pair, scale, self.lr_border) for pair in stored[:: -(-len(stored) // MOST_TRIALS) or 1])
+        return tuple(
+            TrialPair(image.name, image.lr[None], image.hr[None])
+            for image in images
+            if isinstance(image, DecodedImage) and image.hr is not None
+        )
+
     def validation_sources(self, scale: int) -> Mapping[str, Sequence[Source]]:
         """The images of `--val` and `--val-lr` by the names of their sets; two sets of one name are refused."""
         named: dict[str, Sequence[Source]] = {}
@@ -146,11 +165,13 @@ def prepare_data(choice: DataChoice, *, scale: int, lr_patch: int, context: Cont
     _require_patches(choice, scale, lr_patch)
     if choice.lr_only is not None:
         context.note(f"no HR images: the teacher's output is the only label of the images in {choice.lr_only}")
-        images, origin = decode(find_lr_images(choice.lr_only)), choice.lr_only.resolve().name
+        sources, origin = list[Source](find_lr_images(choice.lr_only)), choice.lr_only.resolve().name
+        images = decode(sources)
     elif choice.data is not None:
         sets = find_sets(choice.data, scale=scale, lr=choice.lr)
         # Both parts are decoded together, so that held-out images change nothing in the cache.
-        images = decode([pair for image_set in sets for pair in image_set.pairs])
+        sources = [pair for image_set in sets for pair in image_set.pairs]
+        images = decode(sources)
         origin = ", ".join(image_set.name for image_set in sets)
         if not choice.val:
             held_out = _held_out(len(images.images))
@@ -158,19 +179,20 @@ def prepare_data(choice: DataChoice, *, scale: int, lr_patch: int, context: Cont
         context.note(
             "no --data: training on the embedded photos, which show that everything works, not what it can reach"
         )
-        images, origin = decode_embedded(embedded_pairs("train")), "embedded photos"
+        sources, origin = list(embedded_pairs("train")), "embedded photos"
+        images = decode_embedded(sources)
     train = images.select(
         [position for position in range(len(images.images)) if position not in held_out], lr_patch=lr_patch
     )
     if held_out:
         stores = {"held out": images.select(held_out, lr_patch=VALIDATION_PATCH)}
     elif choice.val:
-        stores = {
-            name: decode(sources).select(lr_patch=VALIDATION_PATCH)
-            for name, sources in choice.validation_sources(scale).items()
-        }
+        named = choice.validation_sources(scale)
+        stores = {name: decode(images).select(lr_patch=VALIDATION_PATCH) for name, images in named.items()}
+        sources += [source for images in named.values() for source in images]
     else:
         stores = {"embedded photos": decode_embedded(embedded_pairs("val")).select(lr_patch=VALIDATION_PATCH)}
+        sources += embedded_pairs("val")
     validation = tuple(ValidationSet.of(name, store) for name, store in stores.items())
     if train.skipped:
         first = train.skipped[0]
@@ -180,6 +202,9 @@ def prepare_data(choice: DataChoice, *, scale: int, lr_patch: int, context: Cont
             context.note(f"about these images: {line}")
     data = Data(train, validation, origin)
     context.note(f"validating on {_describe_validation(data, choice)}")
+    about_inputs = line_about_inputs(sources, scale)
+    if about_inputs is not None:
+        context.note(about_inputs)
     return data
 
 

@@ -18,6 +18,11 @@ def both_goals(goal: Goal) -> tuple[Goal, Goal]:
     return ("original", "teacher") if goal == "original" else ("teacher", "original")
 
 
+def without_network(scale: int | None) -> str:
+    """The name of the row that networks are compared with: bicubic enlargements, at scale 1 the inputs as they are."""
+    return "input" if scale == 1 else "bicubic"
+
+
 @dataclass(frozen=True)
 class Scores:
     """Means over a set of Y-PSNR in dB and of SSIM. None: there is nothing to compare with."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -82,6 +82,16 @@ def find_sets(data: Path, *, scale: int, lr: Path | None = None) -> tuple[ImageS
         names = ", ".join(folder.name for folder in folders)
         raise SrkdError(f"an LR folder belongs to one set, but {data} holds {len(folders)} ({names}): name one of them")
     return tuple(_read_set(folder, scale, lr) for folder in folders)
+
+
+def line_about_inputs(sources: Iterable[ImagePair | LrImage], scale: int) -> str | None:
+    """A line if images of scale 1 are their own inputs, as no LR images are stored for them."""
+    if scale != 1 or not any(isinstance(source, ImagePair) and source.lr is None for source in sources):
+        return None
+    return (
+        "at scale 1 an image without a stored LR image is its own input, so no network comes nearer to the original: "
+        "judge by a teacher, or give pairs of one size (docs/use/data.md)"
+    )
 
 
 def find_lr_images(folder: Path, option: str = "--lr-only") -> tuple[LrImage, ...]:

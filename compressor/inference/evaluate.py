@@ -1,4 +1,5 @@
-"""Scores of models on benchmark sets. Each image is decoded once and run once per model; bicubic is always included.
+"""Scores of models on benchmark sets. Each image is decoded once and run once per model; bicubic is always included, at
+scale 1 the input.
 
 Images are compared with the originals, with the images of a teacher, or with both.
 """
@@ -25,6 +26,7 @@ from compressor.images.files import grey_of, image_size, read_rgb_u8, read_rgb_u
 from compressor.images.metrics import PEAK, ImageTooSmall, finite_or_none, luma, to_u8
 from compressor.images.protocol import Protocol
 from compressor.images.resize import downscale_u8, mod_crop
+from compressor.images.scores import without_network
 from compressor.images.sets import AnySet, ImagePair, LrImage, LrSet
 from compressor.inference.background import OneBehind, read_ahead
 from compressor.inference.metric_table import DEFAULT_METRICS, METRICS, Measure, Metric, Reference
@@ -118,6 +120,11 @@ class Evaluation:
     """The label of the model whose images are the reference `teacher`."""
 
     @property
+    def without_network(self) -> Mapping[str, SetScore]:
+        """The scores of bicubic, at scale 1 of the input, by set: always the first row."""
+        return self.models[without_network(self.scale)]
+
+    @property
     def headline(self) -> tuple[Metric, Reference]:
         """The figure to show where there is room for one: the first metric, to the first reference."""
         return METRICS[self.metrics[0]], self.references[0]
@@ -177,9 +184,9 @@ def evaluate(
     teacher: Runtime | None = None,
 ) -> Evaluation:
     """Return the scores of models on sets by the protocol of the settings. Stored LR images are used where a set has
-    them, otherwise they are made. The model `bicubic` is always the first row, without the self-ensemble. With several
-    sets each is noted when it is finished, and Ctrl-C raises `EvaluationInterrupted` with the finished ones. While a
-    network runs, the next image is read and the last output is scored.
+    them, otherwise they are made. The first row is always `bicubic`, at scale 1 `input`, without the self-ensemble.
+    With several sets each is noted when it is finished, and Ctrl-C raises `EvaluationInterrupted` with the finished
+    ones. While a network runs, the next image is read and the last output is scored.
 
     All images are also compared with those of `teacher`, one of the models; sets of LR images alone need it.
     """
@@ -227,7 +234,7 @@ def _evaluate(
 ) -> tuple[Evaluation, ...]:
     scale = settings.scale
     protocols = [protocol.at(scale) for protocol in protocols]
-    table = _Table({"bicubic": Bicubic(scale)} | _by_label(models, scale), settings, protocols, teacher)
+    table = _Table(_by_label(models, scale), settings, protocols, teacher)
     pixels = _check_sets(sets, scale, protocols, table.measures, has_teacher=teacher is not None)
     sources = [source for image_set in sets for source in image_set.sources]
     read = partial(_read_picture, scale=scale, protocols=protocols)
@@ -290,7 +297,7 @@ class _Table:
         for lr, same_lr in picture.inputs:
             references: dict[Reference, Tensor] = {} if picture.hr_u8 is None else {"original": picture.hr_u8}
             for label, model in rows:
-                ensemble = self.settings.self_ensemble and label != "bicubic"
+                ensemble = self.settings.self_ensemble and not isinstance(model, Bicubic)
                 sr = run_exactly(model, lr, self.settings.tile, ensemble, source.path)
                 if model is self.teacher:
                     references["teacher"] = to_u8(sr[0])
@@ -371,12 +378,13 @@ def _set_score(image_set: AnySet, protocol: Protocol, images: Mapping[str, Image
 
 
 def _by_label(models: Sequence[Runtime], scale: int) -> dict[str, Runtime]:
-    """Return the models by label; duplicate labels are numbered."""
-    rows: dict[str, Runtime] = {}
+    """Return the models by label, after the row without a network; duplicate labels are numbered."""
+    first = Bicubic(scale)
+    rows: dict[str, Runtime] = {first.label: first}
     for model in models:
         if model.descriptor.scale != scale:
             raise UsageError(f"{model.label} enlarges {model.descriptor.scale} times, the evaluation is at x{scale}")
-        rows[unique_label(model.label, {"bicubic", *rows})] = model
+        rows[unique_label(model.label, set(rows))] = model
     return rows
 
 

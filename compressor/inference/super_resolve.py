@@ -12,6 +12,7 @@ from torch import Tensor
 
 from compressor.base.errors import SrkdError, UsageError
 from compressor.images.resize import upscale_bicubic
+from compressor.images.scores import without_network
 from compressor.inference.tiling import UNBOUNDED_OVERLAP, Run, Tiled, WindowProgress, run_tiled
 from compressor.models.networks.base import Descriptor
 from compressor.models.networks.cost import pixel_bytes
@@ -22,16 +23,18 @@ _YCBCR_OFFSET = (16.0, 128.0, 128.0)
 
 
 class Bicubic:
-    """The reference row of every table, as a model: MATLAB's bicubic in float, rounded only when written."""
+    """The reference row of every table, as a model: MATLAB's bicubic in float, rounded only when written. At scale 1 it
+    is the input as it is.
+    """
 
     name = "torch"
-    label = "bicubic"
     device = "cpu"
     precision = "fp32"
     layout = "contiguous"
     spec = None
 
     def __init__(self, scale: int) -> None:
+        self.label = without_network(scale)
         self.descriptor = Descriptor(scale=scale, receptive_radius=3)
         self.metadata = MappingProxyType[str, str]({})
 

@@ -3,11 +3,14 @@
 A wrong value range, residual scale, mean or colour order raises no error. The teacher may output noise; or, if its skip
 connection hides the fault, a fair image that is no better than bicubic. So it is compared with the original: a teacher
 that does not reach bicubic is run with other settings, and those that lift it above bicubic are reported.
+
+A teacher of scale 1 is compared with its input in place of bicubic, on a pair of the user's. Without one its input is
+the photograph itself, to which nothing is nearer: then only an output far from it is reported.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -19,6 +22,7 @@ from compressor.base.errors import SrkdError
 from compressor.images.files import read_rgb_u8
 from compressor.images.metrics import psnr, to_u8
 from compressor.images.resize import downscale_u8, reflected_indices, upscale_bicubic
+from compressor.images.scores import without_network
 from compressor.images.sets import embedded_photos
 from compressor.inference.super_resolve import rgb_to_ycbcr, ycbcr_to_rgb
 from compressor.models.networks.base import ImageModel
@@ -38,17 +42,29 @@ NEARER_DB = 3.0
 """Settings with which the teacher stays below bicubic are suggested if they gain at least this much."""
 PLAUSIBLE_DB = 20.0
 """An output below this PSNR in dB is noise; the better of two kinds of noise is not suggested."""
+EQUAL_DB = 99.0
+"""The PSNR in dB that equal images have, in place of infinity."""
 FEWER_CHANGES_DB = 0.5
 LEAST_GAIN_DB = 0.2
 """The least gain in dB of a suggestion: of two nearly equal settings, neither is wrong."""
 
 
 @dataclass(frozen=True)
+class TrialPair:
+    """An LR image and its original in bytes, (1,3,h,w) and (1,3,H,W), to try a teacher on."""
+
+    name: str
+    lr: torch.Tensor
+    hr: torch.Tensor
+
+
+@dataclass(frozen=True)
 class TeacherCheck:
     """A teacher's PSNR in dB over RGB on one photograph. `suggestion` holds options that make the teacher far more
-    plausible, and `with_suggestion` is its PSNR to the original with them.
+    plausible, and `with_suggestion` is its PSNR to the original with them. At scale 1, bicubic is the input.
     """
 
+    scale: int
     photo: str
     to_bicubic: float
     to_original: float
@@ -61,9 +77,15 @@ class TeacherCheck:
         return self.to_original >= self.bicubic_to_original + ABOVE_DB
 
     @property
+    def is_clean(self) -> bool:
+        """Whether the input is the original, as at scale 1 on a photo without a degraded image."""
+        return self.bicubic_to_original >= EQUAL_DB
+
+    @property
     def is_for_looks(self) -> bool:
         """Whether it is an ordinary network that is no nearer to the original than bicubic."""
-        return self.goal == "teacher" and self.advice is None and self.to_bicubic >= FAR_DB
+        is_ordinary = self.advice is None and self.to_bicubic >= FAR_DB and not self.is_clean
+        return self.goal == "teacher" and is_ordinary
 
     @property
     def goal(self) -> Goal:
@@ -73,9 +95,15 @@ class TeacherCheck:
     @property
     def why_teacher(self) -> str:
         """Why a student is judged by the teacher's images, for the goal `teacher`."""
+        if self.is_clean:
+            return "no stored pairs decide, and at scale 1 the input is otherwise the original"
+        return self._figures
+
+    @property
+    def _figures(self) -> str:
         return (
-            f"the teacher has {self.to_original:.2f} dB to the original of the photo {self.photo!r}, bicubic "
-            f"{self.bicubic_to_original:.2f}"
+            f"the teacher has {self.to_original:.2f} dB to the original of the photo {self.photo!r}, "
+            f"{without_network(self.scale)} {self.bicubic_to_original:.2f}"
         )
 
     @property
@@ -88,45 +116,58 @@ class TeacherCheck:
         """The suggestion in one line, or None."""
         if not self.suggestion:
             return None
-        return (
-            f"the teacher has {self.to_original:.2f} dB to the original of the photo {self.photo!r}, bicubic "
-            f"{self.bicubic_to_original:.2f}; with {self.options} it has {self.with_suggestion:.2f}"
-        )
+        return f"{self._figures}; with {self.options} it has {self.with_suggestion:.2f}"
 
     def lines(self) -> tuple[str, ...]:
         """Return notes: one line with the figures, and a warning if the teacher is no better than bicubic."""
+        plain, start = without_network(self.scale), f"teacher check on the photo {self.photo!r}: "
+        if self.is_clean:
+            lines = [f"{start}{self.to_original:.2f} dB to it; at scale 1 a photo is its own input"]
+            if self.to_original < FAR_DB:
+                lines.append(
+                    "warning: the teacher changes a clean photo much: are its value range, order of colours and mean "
+                    "right (--arch-option), and was it trained?"
+                )
+            return tuple(lines)
+        usual = "" if self.scale == 1 else f" (most teachers have {EXPECTED_DB:.0f})"
         lines = [
-            f"teacher check on the photo {self.photo!r}: {self.to_original:.2f} dB to the original, bicubic "
-            f"{self.bicubic_to_original:.2f}; to bicubic {self.to_bicubic:.1f} (most teachers have {EXPECTED_DB:.0f})"
+            f"{start}{self.to_original:.2f} dB to the original, {plain} {self.bicubic_to_original:.2f}; to {plain} "
+            f"{self.to_bicubic:.1f}{usual}"
         ]
         if self.advice is not None:
             lines.append(f"warning: {self.advice}: the file does not say what is right, and nothing was changed")
-        elif self.to_bicubic < FAR_DB:
+        elif self.to_bicubic < FAR_DB and not self.beats_bicubic:
             lines.append(
-                "warning: the teacher is far from bicubic, and no other value range, order of colours, residual scale "
+                f"warning: the teacher is far from {plain}, and no other value range, order of colours, residual scale "
                 "or mean explains it: was it trained for other images, or not at all?"
             )
         elif not self.beats_bicubic and self.to_original > self.bicubic_to_original:
             lines.append(
-                "warning: the teacher is hardly better than bicubic against the original, as a skip connection is "
+                f"warning: the teacher is hardly better than {plain} against the original, as a skip connection is "
                 "and a student will learn no more"
             )
         elif not self.beats_bicubic:
             lines.append(
-                "the teacher is no better than bicubic against the original, as networks trained for looks are: its "
+                f"the teacher is no better than {plain} against the original, as networks trained for looks are: its "
                 "students are judged by its images"
             )
         return tuple(lines)
 
 
-def check_teacher(teacher: ImageModel) -> TeacherCheck:
-    """Return the check of a teacher on the photograph; if it is no better than bicubic, other settings are tried."""
+def check_teacher(teacher: ImageModel, pairs: Sequence[TrialPair] = ()) -> TeacherCheck:
+    """Return the check of a teacher on the photograph; if it is no better than bicubic, other settings are tried. At
+    scale 1 it is made on the pair that is degraded most, if there is one.
+    """
     scale = teacher.descriptor.scale
-    hr, lr = _photo(scale, teacher.descriptor.fixed_size or (LR_SIDE, LR_SIDE))
+    size = teacher.descriptor.fixed_size or (LR_SIDE, LR_SIDE)
+    name, hr, lr = PHOTO, *_photo(scale, size)
+    if scale == 1 and pairs:
+        crops = [(pair.name, _middle(pair.hr, size) / 255, _middle(pair.lr, size) / 255) for pair in pairs]
+        name, hr, lr = min(crops, key=lambda crop: _psnr(crop[1], crop[2]))
     bicubic = upscale_bicubic(lr, scale)
     sr = _outputs(teacher, lr)
-    check = TeacherCheck(PHOTO, _psnr(sr, bicubic), _psnr(sr, hr), _psnr(bicubic, hr), {}, None)
-    if check.beats_bicubic:
+    check = TeacherCheck(scale, name, _psnr(sr, bicubic), _psnr(sr, hr), _psnr(bicubic, hr), {}, None)
+    if check.beats_bicubic or check.is_clean:
         return check
     suggestion, with_suggestion = _best_alternative(teacher, lr, hr, check)
     return replace(check, suggestion=suggestion, with_suggestion=with_suggestion)
@@ -135,11 +176,16 @@ def check_teacher(teacher: ImageModel) -> TeacherCheck:
 @cache
 def _photo(scale: int, lr_size: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the photograph's centre in [0,1], mirrored if it is too small, and its LR image of (width, height)."""
-    hr = read_rgb_u8(embedded_photos("val")[PHOTO])
-    for axis, side in ((-1, lr_size[0] * scale), (-2, lr_size[1] * scale)):
-        first = max(0, (hr.shape[axis] - side) // 2)
-        hr = hr.index_select(axis, reflected_indices(torch.arange(first, first + side), hr.shape[axis]))
+    hr = _middle(read_rgb_u8(embedded_photos("val")[PHOTO]), (lr_size[0] * scale, lr_size[1] * scale))
     return hr[None].float() / 255, downscale_u8(hr, scale)[None].float() / 255
+
+
+def _middle(image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """The middle of an image in (width, height), mirrored where the image is smaller."""
+    for axis, side in zip((-1, -2), size, strict=True):
+        first = max(0, (image.shape[axis] - side) // 2)
+        image = image.index_select(axis, reflected_indices(torch.arange(first, first + side), image.shape[axis]))
+    return image
 
 
 @torch.no_grad()
@@ -157,17 +203,20 @@ def _outputs(teacher: ImageModel, lr: torch.Tensor) -> torch.Tensor:
 
 
 def _psnr(first: torch.Tensor, second: torch.Tensor) -> float:
-    """Return the PSNR in dB over RGB of two images rounded to 8 bit; 99 dB if they are equal."""
-    return min(99.0, float(psnr(to_u8(first), to_u8(second)).mean()))
+    """Return the PSNR in dB over RGB of two images rounded to 8 bit."""
+    return min(EQUAL_DB, float(psnr(to_u8(first), to_u8(second)).mean()))
 
 
 def _best_alternative(
     teacher: ImageModel, lr: torch.Tensor, hr: torch.Tensor, check: TeacherCheck
 ) -> tuple[Mapping[str, Any], float | None]:
-    """Return the likeliest settings that lift the teacher above bicubic, or gain 3 dB, and the PSNR with them."""
+    """Return the likeliest settings that lift the teacher above bicubic, or gain 3 dB, and the PSNR with them. At scale
+    1 they must lift it above the input: settings that hide what the network adds come close to it.
+    """
     best: tuple[Mapping[str, Any], float | None] = {}, None
     above = check.bicubic_to_original + ABOVE_DB
-    needed = max(PLAUSIBLE_DB, check.to_original + LEAST_GAIN_DB, min(above, check.to_original + NEARER_DB))
+    nearer = above if check.scale == 1 else min(above, check.to_original + NEARER_DB)
+    needed = max(PLAUSIBLE_DB, check.to_original + LEAST_GAIN_DB, nearer)
     for round_of_settings in teacher.alternatives():
         for settings in round_of_settings:
             try:

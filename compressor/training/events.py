@@ -139,7 +139,7 @@ class RunEvents:
             self.folder.metrics("validation", done, _numbers("tuned_teacher", scores))
             self.note(f"step {done}/{self.steps}: teacher being tuned {_decibels(scores, 'original')}")
             return
-        numbers = _numbers("student", scores) | _numbers("bicubic", reference.bicubic)
+        numbers = _numbers("student", scores) | _numbers(reference.name, reference.bicubic)
         if reference.teacher is not None:
             numbers |= _numbers("teacher", reference.teacher)
         for name, others in by_set.items() if len(by_set) > 1 else ():
@@ -160,7 +160,10 @@ class RunEvents:
             name, image = self.validation.image(number)
             networks: dict[str, ImageModel | None] = {"student": student}
             if not self.has_shown_references:
-                networks |= {"bicubic": None, **({"teacher": t} if (t := self.validation.teacher) is not None else {})}
+                networks |= {
+                    self.validation.reference.name: None,
+                    **({"teacher": t} if (t := self.validation.teacher) is not None else {}),
+                }
             shown = {title: enlarge(model, image.lr, self.validation.scale) for title, model in networks.items()}
             if not self.has_shown_references and image.hr is not None:
                 shown["original"] = image.hr
@@ -179,15 +182,15 @@ def _decibels(scores: Scores, goal: Goal) -> str:
 
 
 def describe_scores(student: Scores, reference: Reference, goal: Goal) -> str:
-    """The scores of a student beside those of teacher and bicubic: first what the student is judged by."""
+    """The scores of a student beside the teacher's and those without a network: first what it is judged by."""
     bicubic, teacher = reference.bicubic, reference.teacher
     to_original = f"student {_decibels(student, 'original')}"
     if teacher is not None:
         to_original += f", teacher {_decibels(teacher, 'original')}"
-    to_original += f", bicubic {_decibels(bicubic, 'original')}"
+    to_original += f", {reference.name} {_decibels(bicubic, 'original')}"
     if teacher is None:
         return to_original
-    to_teacher = f"student {_decibels(student, 'teacher')}, bicubic {_decibels(bicubic, 'teacher')}"
+    to_teacher = f"student {_decibels(student, 'teacher')}, {reference.name} {_decibels(bicubic, 'teacher')}"
     if student.psnr_y is None:
         return f"to the teacher: {to_teacher}"
     both: dict[Goal, str] = {"original": to_original, "teacher": to_teacher}

@@ -20,7 +20,7 @@ from compressor.data.prepare import ValidationImage, ValidationSet
 from compressor.images.metrics import PEAK, SSIM_WINDOW, luma, psnr, ssim, to_u8
 from compressor.images.protocol import Protocol
 from compressor.images.resize import centre_crop, upscale_bicubic
-from compressor.images.scores import EQUAL_DB, Scores
+from compressor.images.scores import EQUAL_DB, Scores, without_network
 from compressor.inference.tiling import run_tiled
 from compressor.models.networks.base import ImageModel
 from compressor.models.networks.cost import pixel_bytes
@@ -31,8 +31,11 @@ SetScores = Mapping[str, Scores]
 
 @dataclass(frozen=True)
 class Reference:
-    """Scores that the student's are compared with, on the first set: bicubic's and the teacher's."""
+    """Scores that the student's are compared with, on the first set: bicubic's, at scale 1 the input's, and the
+    teacher's. `name` is that of the former.
+    """
 
+    name: str
     bicubic: Scores
     teacher: Scores | None = None
 
@@ -65,7 +68,7 @@ class Validation:
     @cached_property
     def reference(self) -> Reference:
         teacher = None if self.teacher is None else self.teacher_by_set[self.name]
-        return Reference(self.bicubic_by_set[self.name], teacher)
+        return Reference(without_network(self.scale), self.bicubic_by_set[self.name], teacher)
 
     @cached_property
     def bicubic_by_set(self) -> SetScores:

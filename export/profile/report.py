@@ -15,7 +15,8 @@ from compressor.base.errors import SrkdError, UsageError
 from compressor.base.machine import available_memory, has_integer_products, torch_threads
 from compressor.images.metrics import below_bicubic
 from compressor.images.protocol import Protocol
-from compressor.images.scores import Scores
+from compressor.images.scores import Scores, without_network
+from compressor.images.sets import embedded_pairs, line_about_inputs
 from compressor.inference.open import SOURCE
 from compressor.models.networks.base import Descriptor
 from compressor.models.networks.image_cost import COMPARED_SIZE
@@ -153,7 +154,7 @@ class QualityRow:
     over_bicubic: float | None
     """By the goal of the profile."""
     runtime: str | None = None
-    """Name of the runtime; None for bicubic."""
+    """Name of the runtime; None for bicubic, at scale 1 the input."""
     precision: str | None = None
     psnr_y_teacher: float | None = None
     """To the teacher's images; None for the teacher itself, and without one."""
@@ -252,6 +253,7 @@ class _Measurement:
         quality, goal = self.measure_quality() if self.settings.quality else ((), self.goal_of(None))
         if goal == "original":
             self.notes += _note_below_bicubic(quality)
+        self.notes += filter(None, (line_about_inputs(embedded_pairs("val"), row.scale) for row in quality))
         return ProfileReport(
             teacher=next((model.label for model in self.models if model.is_teacher), None),
             rows=tuple(rows),
@@ -412,7 +414,8 @@ class _Measurement:
             # The teacher's own row has no image of the teacher to compare bicubic with.
             bicubic = next((s.bicubic for m, s in reversed(scored) if m.facts.scale == facts.scale), scores.bicubic)
             if facts.scale not in rows:
-                row = QualityRow("bicubic", facts.scale, bicubic.psnr_y, 0.0, psnr_y_teacher=bicubic.psnr_y_teacher)
+                name = without_network(facts.scale)
+                row = QualityRow(name, facts.scale, bicubic.psnr_y, 0.0, psnr_y_teacher=bicubic.psnr_y_teacher)
                 rows[facts.scale] = [row]
             judged, base = own.by(goal), bicubic.by(goal)
             over = None if judged is None or base is None else judged - base
@@ -573,7 +576,6 @@ def _compared_cost(model: ProfiledModel) -> ModelCost:
 
 def _note_below_bicubic(quality: Sequence[QualityRow]) -> list[str]:
     """A line for each model that scores below bicubic."""
-    bicubic = {row.scale: row.psnr_y for row in quality if row.model == "bicubic"}
-    scores = [(row.model, row.psnr_y, bicubic.get(row.scale)) for row in quality]
-    lines = [below_bicubic(name, own, other) for name, own, other in scores if own is not None and other is not None]
+    bicubic = {row.scale: row.psnr_y for row in quality if row.model == without_network(row.scale)}
+    lines = [below_bicubic(row.model, row.psnr_y, bicubic.get(row.scale), scale=row.scale) for row in quality]
     return [line for line in lines if line is not None]

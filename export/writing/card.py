@@ -16,7 +16,7 @@ import yaml
 
 from compressor.base.choices import Goal
 from compressor.base.files import atomic_path, read_text
-from compressor.images.scores import GOAL_WORDS, both_goals
+from compressor.images.scores import GOAL_WORDS, both_goals, without_network
 from compressor.models.checkpoints.licence import commercial_warning, hub_licence
 from compressor.models.networks.base import Network
 from compressor.models.networks.cost import cost
@@ -78,7 +78,7 @@ def _head(network: Network, facts: CardFacts) -> dict[str, Any]:
     head["pipeline_tag"] = "image-to-image"
     head["library_name"] = "srkd"
     tags = [
-        "super-resolution",
+        "image-restoration" if spec.scale == 1 else "super-resolution",
         f"x{spec.scale}",
         spec.arch,
         "knowledge-distillation",
@@ -111,13 +111,16 @@ def _results(network: Network, facts: CardFacts) -> list[dict[str, Any]]:
     known: list[tuple[Goal, float]] = [(goal, psnr) for goal, psnr in values if psnr is not None]
     if not known:
         return []
-    protocol = facts.metadata.get("srkd.protocol", "unknown protocol")
+    protocol, scale = facts.metadata.get("srkd.protocol", "unknown protocol"), network.spec.scale
     images = (
         ", ".join(facts.validation) if 0 < len(facts.validation) <= 6 else f"{len(facts.validation) or 'some'} images"
     )
     return [
         {
-            "task": {"type": "image-to-image", "name": f"Super-resolution x{network.spec.scale}"},
+            "task": {
+                "type": "image-to-image",
+                "name": f"{'Restoration' if scale == 1 else 'Super-resolution'} x{scale}",
+            },
             "dataset": {"type": "validation", "name": f"validation images of the run ({images})"},
             "metrics": [
                 {"type": "psnr", "name": f"Y-PSNR in dB {GOAL_WORDS[goal]}, {protocol}", "value": round(psnr, 3)}
@@ -140,18 +143,19 @@ def _body(folder: Path, network: Network, facts: CardFacts) -> list[str]:
     warning = commercial_warning(facts.licence)
     if warning is not None:
         lines += [f"> **{_plain(warning[0].upper() + warning[1:])}.**", ""]
+    does = "gives pictures back at their own size" if spec.scale == 1 else f"enlarges pictures {spec.scale} times"
     teacher = "" if facts.teacher is None else f" of {_plain(facts.teacher)}"
     recipe = facts.metadata.get("srkd.recipe")
     training = f" It is a student{teacher}, trained by srkd with recipe {_plain(recipe)}." if recipe else ""
     lines += [
-        f"A network that enlarges pictures {spec.scale} times: {', '.join([spec.arch, *sizes])}. {counts.params:,} "
+        f"A network that {does}: {', '.join([spec.arch, *sizes])}. {counts.params:,} "
         f"parameters, {counts.macs / 1e9:.2f} GMAC for an LR image of {size}.{training}",
         "",
         "RGB in [0,1], N,C,H,W, in and out.",
         "",
         "## Quality",
         "",
-        *_quality(facts),
+        *_quality(facts, spec.scale),
         "",
         "## Files",
         "",
@@ -168,12 +172,12 @@ def _body(folder: Path, network: Network, facts: CardFacts) -> list[str]:
     return [*lines, *(f"- {_plain(name)}: {_plain(text)}" for name, text in facts.code)]
 
 
-def _quality(facts: CardFacts) -> list[str]:
-    scores = _scores(facts)
+def _quality(facts: CardFacts, scale: int) -> list[str]:
+    scores, plain = _scores(facts), without_network(scale)
     rows: dict[str, dict[Goal, float | None]] = {
         "this network": {goal: scores.get(f"validation_{key}") for goal, key in KEYS.items()},
         "teacher": {"original": facts.teacher_psnr_y},
-        "bicubic": {goal: scores.get(f"bicubic_{key}") for goal, key in KEYS.items()},
+        plain: {goal: scores.get(f"{plain}_{key}") for goal, key in KEYS.items()},
     }
     shown: list[Goal] = [goal for goal in _goals(facts) if any(row.get(goal) is not None for row in rows.values())]
     if not shown:

@@ -18,6 +18,7 @@ from compressor.base.errors import SrkdError, UsageError, is_out_of_memory
 from compressor.base.files import atomic_files, require_writable_folder
 from compressor.base.metadata import srkd_keys
 from compressor.images.metrics import below_bicubic
+from compressor.images.scores import without_network
 from compressor.models.checkpoints.licence import KEY as LICENCE
 from compressor.models.checkpoints.licence import read_licence
 from compressor.models.checkpoints.save import metadata_of
@@ -146,16 +147,24 @@ def export_model(
     context.progress("export", len(rows), len(rows))
     paths = {file.format: file.path for file in files if file.path is not None}
     files = [_with_next_step(row, file, paths, network, options) for row, file in zip(rows, files, strict=True)]
-    return ExportReport(tuple(files), tuple(sample.name for sample in inputs), _warning_about(source), source.licence)
+    return ExportReport(
+        tuple(files),
+        tuple(sample.name for sample in inputs),
+        _warning_about(source, network.descriptor.scale),
+        source.licence,
+    )
 
 
-def _warning_about(source: Source) -> str | None:
-    """A warning if the originals are the goal and the scores in the header are below bicubic; else None."""
+def _warning_about(source: Source, scale: int) -> str | None:
+    """A warning if the originals are the goal and the scores in the header are below bicubic, at scale 1 the input;
+    else None.
+    """
     if source.header.get("srkd.goal") == "teacher":
         return None
     try:
         scores = json.loads(source.header.get("srkd.scores", "{}"))
-        return below_bicubic(source.stem, float(scores["validation_psnr_y"]), float(scores["bicubic_psnr_y"]))
+        psnr_y, plain = float(scores["validation_psnr_y"]), float(scores[f"{without_network(scale)}_psnr_y"])
+        return below_bicubic(source.stem, psnr_y, plain, scale=scale)
     except (ValueError, LookupError, TypeError, RecursionError):
         return None
 

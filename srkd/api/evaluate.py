@@ -1,7 +1,8 @@
-"""`srkd evaluate`: scores of models, to the originals and to a teacher, bicubic beside them."""
+"""`srkd evaluate`: scores of models, to the originals and to a teacher, bicubic or at scale 1 the input beside them."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,16 @@ from compressor.base.context import Context, Note
 from compressor.base.errors import UsageError
 from compressor.images.protocol import Protocol
 from compressor.images.scores import both_goals
-from compressor.images.sets import AnySet, ImageSet, LrSet, embedded_pairs, find_lr_images, find_lr_set, find_sets
+from compressor.images.sets import (
+    AnySet,
+    ImageSet,
+    LrSet,
+    embedded_pairs,
+    find_lr_images,
+    find_lr_set,
+    find_sets,
+    line_about_inputs,
+)
 from compressor.inference import evaluate as evaluation
 from compressor.inference.evaluate import Evaluation, EvaluationSettings
 from compressor.inference.metric_table import METRICS
@@ -28,7 +38,8 @@ R = TypeVar("R")
 
 
 def run_evaluate(options: EvaluateOptions, context: Context) -> Evaluation:
-    """Score models by Y-PSNR and SSIM. Bicubic is always the first; without data the embedded photos are used.
+    """Score models by Y-PSNR and SSIM. Bicubic, at scale 1 the input, is always the first; without data the embedded
+    photos are used.
 
     `data` is a folder of HR images, a set with `HR/` and optionally `LR*X{scale}/`, or a folder of several sets. Images
     are compared with the originals and, given a teacher in `against`, with its images. Ctrl-C raises
@@ -58,7 +69,7 @@ def by_goal(result: Evaluation, goal: GoalOption) -> Evaluation:
     if result.teacher is None or len(result.references) < 2:
         return result
     if goal == "auto":
-        key, bicubic = METRICS["psnr"].key_to("original"), result.models["bicubic"]
+        key, bicubic = METRICS["psnr"].key_to("original"), result.without_network
         teacher = result.models[result.teacher]
         is_known = "psnr" in result.metrics
         gain = sum(scores[key] - bicubic[name][key] for name, scores in teacher.items()) if is_known else 1.0
@@ -77,7 +88,10 @@ def _score(score: Callable[..., R], options: EvaluateOptions, context: Context) 
     scale = common_scale(runtimes, options.scale)
     protocol = Protocol(border=options.border, lr_border=options.lr_border, grey=options.grey)
     settings = EvaluationSettings(scale, protocol, options.self_ensemble, options.tile, tuple(options.metrics))
-    return score(runtimes, _sets(options, scale, context.note), settings, context, teacher=teacher)
+    sets = _sets(options, scale, context.note)
+    if line := line_about_inputs((source for image_set in sets for source in image_set.sources), scale):
+        context.note(line)
+    return score(runtimes, sets, settings, context, teacher=teacher)
 
 
 def _models(options: EvaluateOptions) -> tuple[Model, ...]:
@@ -118,12 +132,12 @@ def _note_below_bicubic(result: Evaluation, options: EvaluateOptions, note: Note
     if reference == "teacher":
         return
     key, against = METRICS["psnr"].key_to(reference), result.name_of(reference)
-    bicubic, *rows = result.models.items()
+    (plain, bicubic), *rows = result.models.items()
     for (label, scores), model in zip(rows, _models(options), strict=True):
         below = [
-            f"{name} ({score[key]:.2f} dB, bicubic {bicubic[1][name][key]:.2f})"
+            f"{name} ({score[key]:.2f} dB, {plain} {bicubic[name][key]:.2f})"
             for name, score in scores.items()
-            if "psnr" in result.metrics and score[key] < bicubic[1][name][key]
+            if "psnr" in result.metrics and score[key] < bicubic[name][key] < math.inf
         ]
         if not below:
             continue
@@ -131,8 +145,8 @@ def _note_below_bicubic(result: Evaluation, options: EvaluateOptions, note: Note
         if isinstance(model, (str, Path)) and RUNTIMES[runtime_of(Path(model))].opens_as_teacher:
             check = check_teacher(load_checkpoint(model, options))
         if check is not None and check.is_for_looks:
-            note(f"{label} is farther from the originals than bicubic, as networks for looks are: {', '.join(below)}")
+            note(f"{label} is farther from the originals than {plain}, as networks for looks are: {', '.join(below)}")
             continue
-        note(f"warning: {label} is below bicubic {against} on {', '.join(below)}")
+        note(f"warning: {label} is below {plain} {against} on {', '.join(below)}")
         if check is not None and check.advice is not None:
             note(f"{label}: {check.advice}")

@@ -87,6 +87,9 @@ class CompressReport:
     student: Quality
     teacher: Quality | None
     bicubic: Quality
+    """Of bicubic enlargements, at scale 1 of the inputs."""
+    scale: int | None = None
+    """None in the files of older versions."""
     goal: Goal = "original"
     """What the student is judged by."""
     phi: str | None = None

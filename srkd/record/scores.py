@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from compressor.base.choices import Goal
+from compressor.images.scores import without_network
 from compressor.models.networks.image_cost import Cost
 from srkd.record.result import CompressReport, Quality
 from srkd.record.trials import Spread
@@ -42,7 +43,7 @@ def of_role(scores: Sequence[Score], role: Role) -> Score | None:
 
 
 def scores_of(result: CompressReport) -> list[Score]:
-    """The scores of student (or its variants), its start, the teacher and bicubic."""
+    """The scores of student (or its variants), its start, the teacher and, without a network, bicubic or the input."""
     params, macs = _counts(result.student.cost)
     rows: list[Score] = []
     if result.trials is None:
@@ -70,7 +71,7 @@ def scores_of(result: CompressReport) -> list[Score]:
         rows.append(_of_quality("teacher", "teacher", result.teacher))
     if result.teacher_joint is not None:
         rows.append(_of_quality("teacher, joint", "teacher", result.teacher_joint))
-    return [*rows, _of_quality("bicubic", "bicubic", result.bicubic)]
+    return [*rows, _of_quality(without_network(result.scale), "bicubic", result.bicubic)]
 
 
 def _of_quality(name: str, role: Role, quality: Quality) -> Score:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from compressor.base.choices import Goal
 from compressor.base.errors import SrkdError, UsageError
+from compressor.images.scores import without_network
 from compressor.models.checkpoints.header import RUN_FOLDER_FACTS
 from srkd.record.code import listed, short
 from srkd.record.scores import Role, Score, spread_of
@@ -148,8 +149,8 @@ def _require_alike(runs: Sequence[Contents]) -> None:
         bicubic = [_judged(each, "bicubic") for each in both]
         if None in bicubic or abs((bicubic[0] or 0.0) - (bicubic[1] or 0.0)) > SAME_BICUBIC_DB:
             raise UsageError(
-                f"{first.name} and {run.name} cannot be compared: bicubic has {bicubic[0]} and {bicubic[1]} dB on "
-                "their validation images, so these are not the same"
+                f"{first.name} and {run.name} cannot be compared: {without_network(_scale(run))} has {bicubic[0]} and "
+                f"{bicubic[1]} dB on their validation images, so these are not the same"
             )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from compressor.base.choices import Goal, GoalOption
 from compressor.base.errors import UsageError
 from compressor.base.files import file_sha256
-from compressor.images.scores import GOAL_WORDS
+from compressor.images.scores import GOAL_WORDS, without_network
 from compressor.models.checkpoints.header import RUN_FOLDER_FACTS, RUN_FOLDER_WEIGHTS
 from srkd.record.measurements import ExportedEntry, read_exports
 from srkd.record.run_file import RunFile, read_for_display
@@ -75,7 +75,8 @@ def read_contents(run: Path, goal: GoalOption = "auto") -> Contents:
     metrics = tuple(rows for folder in (run, *folders) if (rows := Metrics.read(folder)) is not None)
     student, result = run / RUN_FOLDER_WEIGHTS, file.result
     finished = result is not None and student.is_file()
-    scores = tuple(scores_of(result) if result is not None and finished else _scores_so_far(metrics))
+    scale = None if first.student is None else first.student.scale
+    scores = tuple(scores_of(result) if result is not None and finished else _scores_so_far(metrics, scale))
     student_score = of_role(scores, "student")
     if goal == "auto":
         goal = first.goal or "original" if result is None else result.goal
@@ -108,17 +109,22 @@ def _unfinished(run: Path, file: RunFile, first: RunFile, metrics: Sequence[Metr
     return f"This run is not finished: it is at {where}. srkd compress --resume {run.resolve().name} continues it."
 
 
-def _scores_so_far(metrics: Sequence[Metrics]) -> list[Score]:
+def _scores_so_far(metrics: Sequence[Metrics], scale: int | None) -> list[Score]:
     """The scores of the newest validation in the first run of an unfinished folder."""
-    rows = [row for row in metrics[0].rows if row.kind == "validation"] if metrics else []
-    if not rows:
+    validations = [row for row in metrics[0].rows if row.kind == "validation"] if metrics else []
+    if not validations:
         return []
-    newest = rows[-1]
-    names: dict[Role, str] = {"teacher": "teacher", "student": f"student at step {newest.step:,}", "bicubic": "bicubic"}
+    newest = validations[-1]
+    plain = without_network(scale)
+    rows: list[tuple[Role, str, str]] = [
+        ("teacher", "teacher", "teacher"),
+        ("student", "student", f"student at step {newest.step:,}"),
+        ("bicubic", plain, plain),
+    ]
     scores = []
-    for role, name in names.items():
+    for role, start, name in rows:
         to_original, to_teacher = (
-            spread_of([newest.numbers.get(f"{role}_{key}")]) for key in ("psnr_y", "psnr_y_teacher")
+            spread_of([newest.numbers.get(f"{start}_{key}")]) for key in ("psnr_y", "psnr_y_teacher")
         )
         if to_original is not None or to_teacher is not None:
             scores.append(Score(name, role, to_original=to_original, to_teacher=to_teacher))

@@ -89,8 +89,8 @@ def _charts_of_one(run: Metrics) -> list[Chart]:
 
 
 def _levels(run: Metrics) -> list[Curve]:
-    """The curves of the teacher and bicubic, with which the student is compared."""
-    return [run.level(f"{name}_psnr_y", name) for name in ("teacher", "bicubic")]
+    """The curves of the teacher and bicubic or the input, with which the student is compared."""
+    return [run.level(f"{name}_psnr_y", name) for name in ("teacher", "bicubic", "input")]
 
 
 def _charts_of_several(runs: Sequence[Metrics]) -> list[Chart]:

@@ -122,9 +122,10 @@ def _notices(contents: Contents, warning: str | None) -> list[str]:
     lines = [contents.unfinished] if contents.unfinished is not None else []
     if warning is not None:
         lines.append(f"{warning[0].upper()}{warning[1:]}.")
-    over = None if student is None else student.over(contents.score("bicubic"), "original")
-    if contents.goal == "original" and over is not None and over < 0:
-        lines.append("The student is below bicubic: enlarging without a network is better.")
+    plain = contents.score("bicubic")
+    over = None if student is None else student.over(plain, "original")
+    if contents.goal == "original" and plain is not None and over is not None and over < 0:
+        lines.append(f"The student is below {plain.name}: pictures are better without the network.")
     return lines
 
 
@@ -171,10 +172,11 @@ def _loss_tile(contents: Contents) -> Tile:
         None if (score := contents.score(role)) is None else score.by(goal)
         for role in ("student", "teacher", "bicubic")
     )
+    plain = _without_network(contents.scores)
     if student is None:
         return Tile("–", "lost", "no score of the student yet")
     protocol = f"; {contents.protocol.replace(',', ', ')}" if contents.protocol else ""
-    over = "" if bicubic is None else f", bicubic {bicubic.mean:.3f} dB"
+    over = "" if bicubic is None else f", {plain} {bicubic.mean:.3f} dB"
     if goal == "teacher":
         originals = contents.score("student")
         to_original = None if originals is None else originals.to_original
@@ -182,7 +184,7 @@ def _loss_tile(contents: Contents) -> Tile:
         return Tile(f"{student.mean:.2f} dB", "to the teacher", f"Y-PSNR {student} dB{over}{also}{protocol}")
     if teacher is None:
         gain = student.mean - (0.0 if bicubic is None else bicubic.mean)
-        return Tile(f"{gain:+.2f} dB", "over bicubic", f"{student} dB{over}; no teacher was scored{protocol}")
+        return Tile(f"{gain:+.2f} dB", f"over {plain}", f"{student} dB{over}; no teacher was scored{protocol}")
     lost = teacher.mean - student.mean
     label = "lost, to the original" if lost >= 0 else "gained, to the original"
     near = contents.score("student")
@@ -226,8 +228,14 @@ def _score_table(scores: Sequence[Score], goal: Goal, caption: str) -> Table:
             ]
         )
     columns = [f"dB {GOAL_WORDS[each]}" for each in shown]
-    columns.insert(1, "over bicubic")
+    columns.insert(1, f"over {_without_network(scores)}")
     return Table(["network", "parameters", "GMAC at LR 256x256", *columns, "seeds"], rows, caption)
+
+
+def _without_network(scores: Sequence[Score]) -> str:
+    """The name of the row without a network."""
+    score = of_role(scores, "bicubic")
+    return "bicubic" if score is None else score.name
 
 
 def _times(speed: ProfileFile) -> Table:

@@ -1,4 +1,4 @@
-"""Crops of photos enlarged by student, teacher and bicubic, chosen by their differences, and maps of these."""
+"""Crops of photos by student, teacher and bicubic or the input, chosen by their differences, and maps of these."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def make_crops(
     The least is searched among windows with at least the median detail: in an even sky all networks agree.
     """
     scale = student.descriptor.scale
-    networks: dict[str, Runtime] = {"student": student, "bicubic": Bicubic(scale)}
+    networks: dict[str, Runtime] = {"student": student, (plain := Bicubic(scale)).label: plain}
     if teacher is not None:
         networks = {"teacher": teacher, **networks}
     some = pairs[:: math.ceil(len(pairs) / MOST_PHOTOS)] if pairs else ()

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from compressor.base.choices import Goal
-from compressor.images.scores import GOAL_WORDS
+from compressor.images.scores import GOAL_WORDS, without_network
 from compressor.inference.metric_table import DEFAULT_METRICS, METRICS, Metric
 from srkd.record.evaluations import BICUBIC, software
 from srkd.record.scores import Role
@@ -178,7 +178,7 @@ def build_table(methods: Sequence[MethodRuns], scoring: Scoring) -> SetTable:
         settings=shared_settings(methods),
         software=software(),
         rows=(
-            _reference("bicubic", "bicubic", scores.of(BICUBIC)),
+            _reference(without_network(scoring.scale), "bicubic", scores.of(BICUBIC)),
             *(_reference(name, "teacher", row) for name, row in zip(names, filter(None, known.values()), strict=True)),
             *(_method_row(method, figures) for method in methods),
         ),

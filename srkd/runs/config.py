@@ -401,12 +401,20 @@ def choose_goal(
         return "original", None
     check = None
     if goal == "auto":
-        check = inputs.once("check", repr(options.teacher), read=lambda: check_teacher(teacher))
+        check = _check(teacher, options, inputs)
         goal = check.goal
     reason = "" if check is None or goal == "original" else f", as {check.why_teacher}"
     what = "the original images" if goal == "original" else "the teacher's images"
     note(f"goal {goal}: the student is judged by {what}{reason}")
     return goal, check
+
+
+def _check(teacher: Teacher, options: CompressOptions, inputs: SharedInputs) -> TeacherCheck:
+    def read() -> TeacherCheck:
+        scale = teacher.descriptor.scale
+        return check_teacher(teacher, data_choice(options).trial_pairs(scale) if scale == 1 else ())
+
+    return inputs.once("check", repr(options.teacher), repr(options.data), read=read)
 
 
 def choose_labels(options: CompressOptions, methods: Sequence[Method], goal: Goal, note: Note) -> Goal:
@@ -435,7 +443,7 @@ def choose_labels(options: CompressOptions, methods: Sequence[Method], goal: Goa
 def require_sound_teacher(networks: RunNetworks, teacher: Teacher, inputs: SharedInputs, note: Note) -> None:
     """Check the teacher on a photo; refuse it if other settings improve it and the user has not chosen them."""
     options = networks.options
-    check = networks.check or inputs.once("check", repr(options.teacher), read=lambda: check_teacher(teacher))
+    check = networks.check or _check(teacher, options, inputs)
     for line in check.lines():
         note(line)
     names = {name for choices in teacher.alternatives() for changes in choices for name in changes}

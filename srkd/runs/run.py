@@ -22,7 +22,7 @@ from compressor.base.processes import Processes
 from compressor.data.batches import Batches, draw_calibration_patches
 from compressor.data.placement import place_on_device
 from compressor.images.metrics import below_bicubic
-from compressor.images.scores import GOAL_WORDS
+from compressor.images.scores import GOAL_WORDS, without_network
 from compressor.models.checkpoints.licence import KEY as LICENCE
 from compressor.models.checkpoints.licence import commercial_warning
 from compressor.models.checkpoints.load import load_checkpoint
@@ -307,7 +307,7 @@ class TrainingRun:
             when = "as it was solved for before" if was_kept else f"solved for in {time.monotonic() - began:.0f} s"
             how = f"{when} on {len(patches)} patches of {patches.shape[-1]}x{patches.shape[-2]}"
         untrained = ScoresBeforeTraining(self._judge(config.student.to(config.device).eval()), sliced)
-        others = {"slice": untrained.slice, "bicubic": reference.bicubic.by(config.goal)}
+        others = {"slice": untrained.slice, reference.name: reference.bicubic.by(config.goal)}
         if config.goal == "original" and reference.teacher is not None:
             others["teacher"] = reference.teacher.psnr_y
         self.note(
@@ -344,7 +344,7 @@ class TrainingRun:
             network = validation.teacher.network
             teacher = Quality.of(validation.teacher_by_set, None if network is None else cost(network.spec))
         bicubic = Quality.of(validation.bicubic_by_set, None)
-        warning = below_bicubic("the student", student.psnr_y, bicubic.psnr_y, config.goal)
+        warning = below_bicubic("the student", student.psnr_y, bicubic.psnr_y, config.goal, validation.scale)
         if warning:
             self.folder.log(warning)
         origin = None if config.teacher is None else config.teacher.origin
@@ -361,6 +361,7 @@ class TrainingRun:
             student=student,
             teacher=teacher,
             bicubic=bicubic,
+            scale=validation.scale,
             goal=config.goal,
             phi=None if config.phi is None else config.phi.how,
             teacher_joint=joint,
@@ -373,7 +374,7 @@ class TrainingRun:
         """Write comparison.png, the student and, if it was trained too, the teacher."""
         config = self.config
         image, scale = config.data.validation[0].images[0], config.student.spec.scale
-        models: dict[str, ImageModel | None] = {"bicubic": None, "student": student}
+        models: dict[str, ImageModel | None] = {without_network(scale): None, "student": student}
         if teacher is not None:
             models["teacher"] = teacher
         pictures = {caption: enlarge(model, image.lr, scale) for caption, model in models.items()}
@@ -389,9 +390,9 @@ class TrainingRun:
         reference = config.validation.reference
         figures = {
             "validation_psnr_y": quality.psnr_y,
-            "bicubic_psnr_y": reference.bicubic.psnr_y,
+            f"{reference.name}_psnr_y": reference.bicubic.psnr_y,
             "validation_psnr_y_teacher": quality.psnr_y_teacher,
-            "bicubic_psnr_y_teacher": reference.bicubic.psnr_y_teacher,
+            f"{reference.name}_psnr_y_teacher": reference.bicubic.psnr_y_teacher,
         }
         known = {name: round(psnr, 4) for name, psnr in figures.items() if psnr is not None}
         scores = {

@@ -54,6 +54,6 @@ def test_a_good_one_is_not():
 
 def test_scores_of_others_say_nothing():
     for scores in ("", "{}", "[]", '{"Set5": 30.1}', "{", '{"validation_psnr_y": "x", "bicubic_psnr_y": 3}'):
-        assert _warning_about(Source("a", header={"srkd.scores": scores})) is None
+        assert _warning_about(Source("a", header={"srkd.scores": scores}), 2) is None
     scores = '{"validation_psnr_y": 20.0, "bicubic_psnr_y": 30.0}'
-    assert "BELOW BICUBIC" in str(_warning_about(Source("a", header={"srkd.scores": scores})))
+    assert "BELOW BICUBIC" in str(_warning_about(Source("a", header={"srkd.scores": scores}), 2))

@@ -6,7 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from compressor.base.errors import UsageError
-from compressor.images.scores import GOAL_WORDS
+from compressor.images.scores import GOAL_WORDS, without_network
 from srkd.cli.verb import verb
 from srkd.options.verbs import CompareOptions
 from srkd.record.trials import Gain
@@ -95,10 +95,11 @@ def show(console: Console, comparison: Comparison) -> None:
         )
         for method in comparison.methods
     ]
+    plain = without_network(comparison.scale)
     teacher = "" if comparison.teacher is None else f", teacher {comparison.teacher:.3f} dB"
-    title = f"Scale {comparison.scale}, {comparison.protocol}; bicubic {comparison.bicubic:.3f} dB{teacher}"
+    title = f"Scale {comparison.scale}, {comparison.protocol}; {plain} {comparison.bicubic:.3f} dB{teacher}"
     figure = "PSNR-Y dB" if comparison.goal == "original" else "dB to the teacher"
-    columns = ["method", "seeds", figure, "over bicubic", "over teacher", "params", "GMAC at 256x256", "steps"]
+    columns = ["method", "seeds", figure, f"over {plain}", "over teacher", "params", "GMAC at 256x256", "steps"]
     console.table(columns, rows, title=title)
     for line in comparison.lines():
         console.result(line)

@@ -173,7 +173,9 @@ def ways_to_look(report: CompressReport) -> list[str]:
 
 def set_line(report: CompressReport, name: str) -> str:
     """The scores on one of several validation sets."""
-    networks = {"student": report.student, "teacher": report.teacher, "bicubic": report.bicubic}
+    from compressor.images.scores import without_network
+
+    networks = {"student": report.student, "teacher": report.teacher, without_network(report.scale): report.bicubic}
     parts = []
     for network, quality in networks.items():
         scores = None if quality is None else quality.sets.get(name)
@@ -189,9 +191,9 @@ def set_line(report: CompressReport, name: str) -> str:
 
 
 def show(console: Console, report: CompressReport) -> None:
-    """Print student, baselines, teacher and bicubic side by side, and the gains of the recipe."""
+    """Print student, baselines, teacher and bicubic or input side by side, and the gains of the recipe."""
     from compressor.images.metrics import below_bicubic
-    from compressor.images.scores import GOAL_WORDS, both_goals
+    from compressor.images.scores import GOAL_WORDS, both_goals, without_network
     from compressor.training.run_folder import FLOAT_STUDENT, JOINT_TEACHER
     from srkd.record.scores import of_role, scores_of
 
@@ -212,7 +214,7 @@ def show(console: Console, report: CompressReport) -> None:
         )
         rows.append((score.name, *counts, *figures))
     columns = ["PSNR-Y dB" if only_originals else f"dB {GOAL_WORDS[each]}" for each in shown]
-    columns.insert(1, "over bicubic")
+    columns.insert(1, f"over {without_network(report.scale)}")
     console.table(
         ["", "params", "GMAC at 256x256", *columns],
         rows,
@@ -227,7 +229,7 @@ def show(console: Console, report: CompressReport) -> None:
         console.result(report.target.line())
     if report.phi is not None:
         console.say(f"phi: {report.phi}")
-    warning = below_bicubic("the student", report.student.psnr_y, report.bicubic.psnr_y, report.goal)
+    warning = below_bicubic("the student", report.student.psnr_y, report.bicubic.psnr_y, report.goal, report.scale)
     for flag in report.flags:
         if flag != warning:
             console.say(f"note: {flag}")

@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 def command(console: Console, options: EvaluateOptions, *, explain: bool, per_image: bool) -> None:
     """Score models on benchmark images, and bicubic beside them.
 
-    MODEL is a checkpoint, a run folder or an exported file. Without --data the embedded photos are used. With --against
-    the images are also compared with those of a teacher.
+    MODEL is a checkpoint, a run folder or an exported file. At scale 1 the input stands for bicubic. Without --data the
+    embedded photos are used. With --against the images are also compared with those of a teacher.
     """
     from compressor.inference.evaluate import EvaluationInterrupted
     from srkd.api.evaluate import run_evaluate, run_explain
@@ -65,7 +65,7 @@ def show(console: Console, results: Sequence[Evaluation], *, per_image: bool, ex
     from compressor.inference.numbers import lines_about
 
     evaluation = results[0]
-    bicubic = evaluation.models["bicubic"]
+    bicubic = evaluation.without_network
     for reference in evaluation.references:
         show_scores(console, "model", evaluation.models, evaluation, reference)
     unusual = [METRICS[name] for name in evaluation.metrics if name not in DEFAULT_METRICS]
@@ -139,7 +139,7 @@ def show_conventions(console: Console, results: Sequence[Evaluation]) -> None:
     first = results[0]
     metric, reference = first.headline
     key = metric.key_to(reference)
-    sets = list(first.models["bicubic"])
+    sets = list(first.without_network)
     rows = []
     for evaluation in results:
         for model, scores in evaluation.models.items():
