@@ -8,7 +8,7 @@ from pathlib import Path
 from compressor.base.context import Context, no_note
 from compressor.base.errors import SrkdError
 from compressor.base.files import atomic_path
-from compressor.images.sets import ImagePair, embedded_pairs, find_sets
+from compressor.images.sets import ImagePair, embedded_pairs, find_sets, line_about_inputs
 from compressor.inference.open import open_model
 from compressor.runtimes.table import OpenOptions
 from compressor.training.run_folder import STUDENT
@@ -120,7 +120,10 @@ def _crops(
             teacher = open_model(run_teacher.path, teacher_options)
         except SrkdError as error:
             missing.append(f"the teacher could not be opened: {error}")
-    return make_crops(_pairs(path_of(options.data), scale), student, teacher, context, most=most)
+    pairs = _pairs(path_of(options.data), scale)
+    if line := line_about_inputs(pairs, scale):
+        context.note(line)
+    return make_crops(pairs, student, teacher, context, most=most)
 
 
 def _pairs(data: Path | None, scale: int) -> tuple[ImagePair, ...]:

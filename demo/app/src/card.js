@@ -10,12 +10,19 @@ const DESCRIPTION_LETTERS = 300;
 export function showCard(model, models) {
   part("model-name").textContent = model?.title ?? "";
   part("card-title").textContent = model ? (model.name ?? model.title) : "No network";
-  const words = model ? sentences(model, describe(model)) : ["Ordinary enlarging (bicubic) computes pixels between pixels."];
+  const words = model ? sentences(model, describe(model)) : [ordinary(models)];
   part("card-words").textContent = words.join(" ");
   part("card-figures").replaceChildren(...(model ? figuresOf(model, models).map(figure) : []));
   part("card-figures").hidden = part("card-all").hidden = !model;
   const rows = model ? rowsOf(model) : [];
   part("model-facts").replaceChildren(...rows.flatMap(([key, value]) => [element("dt", key), element("dd", value)]));
+}
+
+/** Beside networks of scale 1 an ordinary picture is not enlarged at all. */
+function ordinary(models) {
+  const scales = models.map(({ scale }) => scale).filter(Boolean);
+  if (scales.length && scales.every((scale) => scale === 1)) return "The picture as it is, without a network.";
+  return "Ordinary enlarging (bicubic) computes pixels between pixels.";
 }
 
 /** Return the facts about a model: from its file once it was opened, before that from the list. */
@@ -62,7 +69,7 @@ function figuresOf(model, models) {
   const compared = large && large !== model && model.role !== "teacher";
   return [
     ["File", fileSize(bytes), compared ? `${shareOf(bytes, large.bytes)} of the large network’s` : ""],
-    ["Enlarges", scale ? `×${scale}` : "–", fixed ? `pictures of ${size(...fixed)}` : "pictures of any size"],
+    [...(scale === 1 ? ["Keeps", "the size"] : ["Enlarges", scale ? `×${scale}` : "–"]), fixed ? `pictures of ${size(...fixed)}` : "pictures of any size"],
     ["Weights", weights ? millions(weights) : "–", precision ? `${bits(precision)} numbers` : ""],
     ...qualityOf(scoreOf(metadata), lossOf(model)),
   ];
