@@ -38,7 +38,7 @@ def below_bicubic(
         return None
     if not psnr_y < bicubic_psnr_y:
         return None
-    better = "the input as it is" if scale == 1 else "enlarging without a network"
+    better = "the untouched input" if scale == 1 else "enlarging without a network"
     return (
         f"{name} is BELOW {without_network(scale).upper()}, {psnr_y:.2f} dB against {bicubic_psnr_y:.2f} dB on the "
         f"validation images: {better} is better. Train for more steps (--steps), at a rate that suits them "

@@ -93,7 +93,7 @@ class AuxiliaryHead(nn.Module):
         )
         self.blocks = nn.Sequential(*(ResidualBlock(WIDTH, 1.0) for _ in range(BLOCKS)))
         self.body_end = nn.Conv2d(WIDTH, WIDTH, 3, padding=1)
-        self.upsampler = Upsampler(scale, WIDTH)
+        self.upsampler = nn.Identity() if scale == 1 else Upsampler(scale, WIDTH)
         self.tail = nn.Conv2d(WIDTH, len(mean), 3, padding=1)
         self.add_mean = MeanShift(mean, img_range, leave=True, from_file=False)
 
@@ -110,5 +110,6 @@ def auxiliary_head(network: Network, *, seed: int) -> AuxiliaryHead:
     mean = getattr(spec, "mean", DIV2K_MEAN if channels == 3 else (0.0,))
     img_range = float(getattr(spec, "img_range", 1.0))
     width = int(getattr(spec, "width"))  # noqa: B009 - every network with taps has one, the base class has not
+    factor = spec.scale * int(getattr(spec, "unshuffle", 1))  # features of an unshuffled image are smaller
     with torch_seed(seed):
-        return AuxiliaryHead(width, spec.scale, img_range=img_range, mean=mean)
+        return AuxiliaryHead(width, factor, img_range=img_range, mean=mean)
