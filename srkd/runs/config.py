@@ -118,17 +118,26 @@ class RunNetworks:
         )
 
     @property
+    def compares_unshuffled(self) -> bool:
+        """Whether a method takes features of a teacher that unshuffles its image: they have no exact crop."""
+        network = None if self.teacher is None else self.teacher.network
+        is_unshuffled = network is not None and getattr(network.spec, "unshuffle", 1) > 1
+        return is_unshuffled and any(teacher_needs(method) == "network" for method in self.methods)
+
+    @property
     def measures_margin(self) -> bool:
         """Whether a new run measures the margin that its teacher needs around patches."""
         training = self.options.training
         is_asked = training.label_margin is None and not training.teacher_cache
-        return is_asked and self.runs_teacher_on_patches and not repeats_published(training.recipe)
+        can_be = self.runs_teacher_on_patches and not self.compares_unshuffled
+        return is_asked and can_be and not repeats_published(training.recipe)
 
     @property
     def teacher_side(self) -> int | None:
         """The side of the windows around the patches on which the teacher runs; None: it runs on the patches."""
         margin = self.options.training.label_margin
-        return self.preset.schedule.lr_patch + 2 * margin if margin and self.runs_teacher_on_patches else None
+        sees_more = self.runs_teacher_on_patches and not self.compares_unshuffled
+        return self.preset.schedule.lr_patch + 2 * margin if margin and sees_more else None
 
     @property
     def student(self) -> Network:
@@ -530,6 +539,13 @@ def choose_label_margin(
                 else f"recipe {networks.recipe} does not run a frozen teacher on patches"
             )
             raise UsageError(f"--label-margin {given}: {reason}; leave it out")
+        return None
+    if networks.compares_unshuffled:
+        if given:
+            raise UsageError(
+                f"--label-margin {given}: recipe {networks.recipe} compares features of a teacher that unshuffles its "
+                "image, and they cannot be cropped to patches; leave it out"
+            )
         return None
     if given is None and repeats_published(training.recipe):
         return None

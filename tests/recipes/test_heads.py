@@ -17,6 +17,7 @@ from compressor.models.networks.base import Network, Spec
 from compressor.models.networks.cost import cost
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import NETWORKS, build
+from compressor.models.networks.spanf3 import SPANF3Spec
 from compressor.models.networks.taps import read_taps
 from compressor.teachers.teacher import Teacher
 from compressor.training.calibration import Calibrated
@@ -36,8 +37,9 @@ from tests.support.tensors import noise
 from tests.support.training import network, stage, train_on_patch
 
 TAPS = ("rel(1/3)", "rel(2/3)")
+X1 = tuple(replace(SPANF3Spec(scale=1, width=8, depth=3), unshuffle=factor) for factor in (1, 4))
 FULL, NARROW = EDSRSpec(scale=3, width=64, depth=3), EDSRSpec(scale=2, width=16, depth=3)
-STUDENTS = (FULL, NARROW, *(tiny(arch, 2) for arch in NETWORKS), replace(tiny("compact", 2), channels=1))
+STUDENTS = (FULL, NARROW, *(tiny(arch, 2) for arch in NETWORKS), replace(tiny("compact", 2), channels=1), *X1)
 
 
 def student(depth: int = 3) -> Network:
@@ -64,11 +66,13 @@ def trained(method: Clsd | DeepSupervision | Scratch, heads: nn.Module | None = 
 # The head
 
 
-@pytest.mark.parametrize("spec", STUDENTS, ids=lambda spec: f"{spec.arch}-{spec.width}-{getattr(spec, 'channels', 3)}")
+@pytest.mark.parametrize(
+    "spec", STUDENTS, ids=lambda spec: f"{spec.arch}-{spec.width}-{getattr(spec, 'channels', 3)}-x{spec.scale}"
+)
 def test_a_head_makes_an_image_and_leaves_the_student_alone(spec: Spec) -> None:
     student = build(spec, seed=0)
     counted = cost(student).params
-    lr = torch.rand(2, student.descriptor.channels, 6, 7)
+    lr = torch.rand(2, student.descriptor.channels, 12, 8)
     with torch.no_grad():
         before = student(lr)
     head = auxiliary_head(student, seed=1)

@@ -37,7 +37,7 @@ SPECS: dict[str, Spec] = {
     "plain": PlainSpec(scale=1, width=8, depth=2),
     "span": SPANSpec(scale=1, width=8, depth=2),
     "spanf3": SPANF3Spec(scale=1, width=8, depth=2, unshuffle=1),
-    "spanf3 unshuffled": SPANF3Spec(scale=1, width=8, depth=2, unshuffle=4),
+    "spanf3 unshuffled": SPANF3Spec(scale=1, width=8, depth=3, unshuffle=4),
     "rrdbnet": RRDBNetSpec(scale=1, width=8, growth=4, depth=1, unshuffle=1),
     "rrdbnet unshuffled": RRDBNetSpec(scale=1, width=8, growth=4, depth=1, unshuffle=4),
     "swinir": SwinIRSpec(scale=1, width=12, depths=(1, 1), heads=(2, 2), window=4, upsampler="none"),
@@ -190,6 +190,17 @@ def test_students_are_solved_for(name: str, ground: Path, tmp_path: Path) -> Non
     )
     assert report.untrained is not None and report.bicubic.psnr_y_teacher is not None
     assert report.untrained.student > report.bicubic.psnr_y_teacher
+
+
+@pytest.mark.parametrize("recipe", ["ds", "fakd", "lfd"])
+def test_features_of_an_unshuffled_image_are_compared(recipe: str, ground: Path, tmp_path: Path) -> None:
+    """They are smaller than the image. The teacher sees no margin, of which they have no exact crop."""
+    save_network(build(SPECS["spanf3 unshuffled"], seed=1), tmp_path / "teacher.safetensors")
+    own = ["--recipe", recipe, "--init", "inherit", "--teacher", str(tmp_path / "teacher.safetensors"), "--steps", "1"]
+    own += ["--batch", "2", "--lr-patch", "16", "--width", "0.5", "--data", str(ground / "pairs")]
+    assert run(["compress", *own, "--out", str(tmp_path / "run")]) == 0
+    if recipe != "ds":
+        assert run(["compress", *own, "--label-margin", "4", "--out", str(tmp_path / "margin")]) == 2
 
 
 class Ripple(torch.nn.Module):
