@@ -171,7 +171,7 @@ def test_what_is_missing_or_does_not_fit_is_named(tmp_path: Path) -> None:
 )
 def test_relatives_are_refused_by_name(name: str, tensor: str, tmp_path: Path) -> None:
     state = {**written(SPECS[0]).state_dict(), tensor: torch.zeros(8, 3, 1, 1)}
-    with pytest.raises(UnknownNetwork, match=f"it is a {re.escape(name)}, a relative of span"):
+    with pytest.raises(UnknownNetwork, match=f"the weights of {re.escape(name)}, a relative of span"):
         load_checkpoint(save_state({"params": state}, tmp_path))
 
 

@@ -162,8 +162,8 @@ def _refuse_relatives(state: State) -> None:
         for name, recognises in family.relatives.items():
             if recognises(state):
                 raise UnknownNetwork(
-                    f"it is a {name}, a relative of {family.name} that srkd does not know: export it to ONNX or "
-                    "TorchScript as a teacher"
+                    f"these are the weights of {name}, a relative of {family.name} that srkd does not know: export its "
+                    "network to ONNX or TorchScript as a teacher"
                 )
 
 
