@@ -217,7 +217,12 @@ class ConvertOptions(CheckpointOptions):
     model: Annotated[ModelOrPath, MODEL, Option("Checkpoint or run folder.", argument=True)]
     _: KW_ONLY
     to: Annotated[
-        str, Option("basicsr, edsr-pytorch, srkd; also rcan, carn, csd, fakd, srvgg, swinir.", metavar="CODE")
+        str,
+        Option(
+            "basicsr, edsr-pytorch, srkd; also carn, carn_m, csd, esrgan, esrgan-old, fakd, rcan, real-esrgan, span, "
+            "span-collapsed, spanf3, spanf3-collapsed, srvgg, swinir.",
+            metavar="CODE",
+        ),
     ]
     out: Annotated[PathOption, Option("File to write.", unset="beside the model, as _CODE", flags=("-o", "--out"))] = (
         None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,8 @@ from compressor.models.networks.registry import NETWORKS, architecture, build
 from compressor.models.networks.swinir import SwinIRSpec
 from compressor.models.networks.windows import shift_mask
 from srkd.cli.main import run
+from srkd.options.option import declarations
+from srkd.options.verbs import ConvertOptions
 from tests.support import official, official_rcan
 from tests.support.networks import VARIANTS, save_new, tiny
 from tests.support.shared import needs_shared, shared
@@ -47,6 +50,8 @@ def stored(path: Path) -> dict[str, torch.Tensor]:
 def test_every_network_has_a_way_home() -> None:
     assert {spec.arch for spec, _ in PAIRS} == set(NETWORKS) - {"plain"}, "plain is srkd's own"
     assert {to for _, to in PAIRS} == set(code_bases())
+    (told,) = (row.option.help for row in declarations(ConvertOptions) if row.name == "to")
+    assert set(re.findall(r"[\w-]+", told)) == {*code_bases(), "srkd", "also"}
     assert {"srvgg", "carn_m"} <= set(code_bases()), "names that docs/networks/README.md has in its table"
 
 

@@ -282,10 +282,10 @@ class RRDBNaming:
         ]
         return weight_and_bias(*layers)
 
-    def dialect(self, name: str, **options: Any) -> Dialect:
+    def dialect(self, name: str, *code_bases: str, **options: Any) -> Dialect:
         first = f"{self.conv.format(i=0, d=1, c=1)}.weight"
         recognises = has_tensors(f"{self.head}.weight", first)
-        return Dialect(name, recognises, self.read, self.names, code_bases=(name,), **options)
+        return Dialect(name, recognises, self.read, self.names, code_bases=(*code_bases, name), **options)
 
 
 OLD = RRDBNaming(
@@ -342,7 +342,7 @@ ARCHITECTURE = Architecture(
         replace(_SMALL, scale=1, width=6, growth=4, depth=1, channels=1),
     ),
     dialects=(
-        BASICSR.dialect("real-esrgan", wrapping="params"),
+        BASICSR.dialect("real-esrgan", "basicsr", wrapping="params"),
         NEW.dialect("esrgan"),
         OLD.dialect("esrgan-old"),
     ),
