@@ -153,9 +153,9 @@ def _require_start(init: Init, teacher: Teacher | None, student: str) -> None:
         else:
             student_cuts(teacher.require_network("weights").spec.deployed, spec.deployed)
     except SrkdError as error:
-        does, other = ("solves for it by", "logits") if init == "fit" else ("cuts it from", "scratch")
+        does, other = ("solves for it", "logits") if init == "fit" else ("cuts it from its teacher", "scratch")
         raise UsageError(
-            f"--student {student}: the recipe {init} {does} the teacher's weights, which is impossible ({error}); "
+            f"--student {student}: the recipe {init} {does}, which is impossible ({error}); "
             f"--recipe {other} trains it from random weights"
         ) from error
 
