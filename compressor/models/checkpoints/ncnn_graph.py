@@ -27,7 +27,7 @@ Value = int | float | tuple[float, ...]
 
 
 @dataclass(frozen=True)
-class Layer:
+class NcnnLayer:
     kind: str
     name: str
     inputs: tuple[str, ...]
@@ -51,7 +51,7 @@ class Layer:
         return value if isinstance(value, tuple) else (float(value),)
 
 
-def read_layers(content: bytes) -> list[Layer]:
+def read_layers(content: bytes) -> list[NcnnLayer]:
     """Return the layers of a .param text."""
     lines = [line.split() for line in content.decode("utf-8", "replace").splitlines() if line.strip()]
     if not lines or lines[0] != [MAGIC.decode()]:
@@ -72,7 +72,7 @@ def read_layers(content: bytes) -> list[Layer]:
     return layers
 
 
-def _read_layer(words: Sequence[str]) -> Layer:
+def _read_layer(words: Sequence[str]) -> NcnnLayer:
     kind, name, inputs, outputs = words[0], words[1], int(words[2]), int(words[3])
     first_output, end = 4 + inputs, 4 + inputs + outputs
     if min(inputs, outputs) < 0 or len(words) < end:
@@ -90,14 +90,14 @@ def _read_layer(words: Sequence[str]) -> Layer:
             if abs(number) > 2**31:
                 raise ValueError(f"layer {name[:60]!r}: {word[:40]!r} is no number of 32 bits")
             params[int(key)] = number
-    return Layer(kind, name, tuple(words[4:first_output]), tuple(words[first_output:end]), params)
+    return NcnnLayer(kind, name, tuple(words[4:first_output]), tuple(words[first_output:end]), params)
 
 
-def locate_weights(layers: Sequence[Layer], handle: IO[bytes], size_bytes: int) -> list[dict[str, TensorRef]]:
+def locate_weights(layers: Sequence[NcnnLayer], handle: IO[bytes], size_bytes: int) -> list[dict[str, TensorRef]]:
     """Return the tensors of each layer (`weight`, `bias`); they must use up the .bin exactly."""
     located, at = [], 0
 
-    def take(layer: Layer, shape: tuple[int, ...], *, tagged: bool = False) -> TensorRef:
+    def take(layer: NcnnLayer, shape: tuple[int, ...], *, tagged: bool = False) -> TensorRef:
         nonlocal at
         count, dtype = 1, torch.float32
         for size in shape:
@@ -128,12 +128,12 @@ def locate_weights(layers: Sequence[Layer], handle: IO[bytes], size_bytes: int) 
     return located
 
 
-def memory_shape(layer: Layer) -> tuple[int, ...]:
+def memory_shape(layer: NcnnLayer) -> tuple[int, ...]:
     """Return the channels, height and width of constant data."""
     return tuple(_positive(layer, key) for key in (2, 1, 0) if layer.integer(key))
 
 
-def _kernel_shape(layer: Layer) -> tuple[int, ...]:
+def _kernel_shape(layer: NcnnLayer) -> tuple[int, ...]:
     outputs, width = _positive(layer, 0), _positive(layer, 1)
     height, count = layer.integer(11, width), _positive(layer, 6)
     if height < 1 or count % (outputs * height * width):
@@ -143,7 +143,7 @@ def _kernel_shape(layer: Layer) -> tuple[int, ...]:
     return (outputs, count // (outputs * height * width), height, width)
 
 
-def _positive(layer: Layer, key: int) -> int:
+def _positive(layer: NcnnLayer, key: int) -> int:
     value = layer.integer(key)
     if value < 1:
         raise SrkdError(f"layer {layer.name[:60]!r}: parameter {key} is {str(value)[:40]}, a size is 1 or more")
@@ -157,7 +157,7 @@ def _strides(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(strides)
 
 
-def _dtype(layer: Layer, tag: bytes) -> torch.dtype:
+def _dtype(layer: NcnnLayer, tag: bytes) -> torch.dtype:
     number = int.from_bytes(tag, "little")
     if number == 0:
         return torch.float32

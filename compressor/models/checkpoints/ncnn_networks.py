@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import IO
 
 from compressor.base.errors import SrkdError
-from compressor.models.checkpoints.ncnn_graph import Layer, locate_weights, memory_shape, read_layers
+from compressor.models.checkpoints.ncnn_graph import NcnnLayer, locate_weights, memory_shape, read_layers
 from compressor.models.checkpoints.pickles import TensorRef
 
 READ = "ncnn files of Compact, RRDBNet and SPAN are read; another network can be a teacher as ONNX or TorchScript"
@@ -102,7 +102,7 @@ def read_network(
     return refs, fields, network.notes
 
 
-def recognise_layers(layers: Sequence[Layer]) -> NcnnNetwork:
+def recognise_layers(layers: Sequence[NcnnLayer]) -> NcnnNetwork:
     """Return the network of the layers; refuse the first layer that does not belong to it, by name."""
     expressions = Expressions()
     numbers = _number(layers, expressions)
@@ -133,8 +133,8 @@ def recognise_layers(layers: Sequence[Layer]) -> NcnnNetwork:
     return NcnnNetwork(names, fields, (facts.unshuffle, max(facts.shuffle, 1)), notes)
 
 
-def _facts(layers: Sequence[Layer]) -> _Facts:
-    def of(kind: str) -> list[Layer]:
+def _facts(layers: Sequence[NcnnLayer]) -> _Facts:
+    def of(kind: str) -> list[NcnnLayer]:
         return [layer for layer in layers if layer.kind == kind]
 
     convs = of("Convolution")
@@ -239,7 +239,7 @@ def _span(facts: _Facts, of: Expressions) -> tuple[int, dict[str, object]]:
     return x, {"img_range": facts.img_range, "mean": (0.0, 0.0, 0.0), "scale": scale}
 
 
-def _number(layers: Sequence[Layer], of: Expressions) -> list[tuple[int, ...]]:
+def _number(layers: Sequence[NcnnLayer], of: Expressions) -> list[tuple[int, ...]]:
     """Return the numbers of each layer's expressions; a fused activation is a second one."""
     blobs: dict[str, int] = {}
     numbers: list[tuple[int, ...]] = []
@@ -258,11 +258,11 @@ def _number(layers: Sequence[Layer], of: Expressions) -> list[tuple[int, ...]]:
     return numbers
 
 
-def _unknown(layer: Layer, inputs: list[int], of: Expressions) -> int:
+def _unknown(layer: NcnnLayer, inputs: list[int], of: Expressions) -> int:
     return of(f"unknown {layer.kind}", *inputs)
 
 
-def _convolution(layer: Layer, inputs: list[int], of: Expressions) -> tuple[int, ...]:
+def _convolution(layer: NcnnLayer, inputs: list[int], of: Expressions) -> tuple[int, ...]:
     if layer.integer(8):
         raise SrkdError(f"layer {layer.name[:60]!r} computes in int8: only fp32 and fp16 are read")
     width, left, dilation, stride = layer.integer(1), layer.integer(4), layer.integer(2, 1), layer.integer(3, 1)
@@ -280,12 +280,12 @@ def _convolution(layer: Layer, inputs: list[int], of: Expressions) -> tuple[int,
     return conv, of(FUSED.get(activation, "unknown"), conv, constants=(0.0,) if activation == 1 else constants)
 
 
-def _binary(layer: Layer, inputs: list[int], of: Expressions) -> tuple[int, ...]:
+def _binary(layer: NcnnLayer, inputs: list[int], of: Expressions) -> tuple[int, ...]:
     kind = BINARY.get(layer.integer(0), "unknown")
     return (of(kind, *inputs, constants=(layer.number(2),) if layer.integer(1) else ()),)
 
 
-def _eltwise(layer: Layer, inputs: list[int], of: Expressions) -> tuple[int, ...]:
+def _eltwise(layer: NcnnLayer, inputs: list[int], of: Expressions) -> tuple[int, ...]:
     """A sum with factors is one of products; a factor 1 is none."""
     factors = layer.numbers(1) or (1.0,) * len(inputs)
     if layer.integer(0) != 1 or len(factors) != len(inputs):
@@ -294,7 +294,7 @@ def _eltwise(layer: Layer, inputs: list[int], of: Expressions) -> tuple[int, ...
     return (of("add", *terms),)
 
 
-def _interp(layer: Layer) -> Constants:
+def _interp(layer: NcnnLayer) -> Constants:
     return (
         layer.integer(0),
         layer.number(1),
@@ -304,14 +304,14 @@ def _interp(layer: Layer) -> Constants:
     )
 
 
-def _plain(kind: str, *keys: tuple[int, float]) -> Callable[[Layer, list[int], Expressions], tuple[int, ...]]:
+def _plain(kind: str, *keys: tuple[int, float]) -> Callable[[NcnnLayer, list[int], Expressions], tuple[int, ...]]:
     """Return the maker of an operation with numbers: the keys and what they are if left out."""
     return lambda layer, inputs, of: (
         of(kind, *inputs, constants=tuple(layer.number(key, default) for key, default in keys)),
     )
 
 
-_MAKERS: Mapping[str, Callable[[Layer, list[int], Expressions], tuple[int, ...]]] = {
+_MAKERS: Mapping[str, Callable[[NcnnLayer, list[int], Expressions], tuple[int, ...]]] = {
     "Input": _plain("input"),
     "MemoryData": _plain("memory"),
     "Convolution": _convolution,
