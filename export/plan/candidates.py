@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from compressor.base.errors import SrkdError
-from compressor.models.fitting.across import is_chain
+from compressor.models.fitting.across import can_follow
 from compressor.models.networks.base import Spec
 from compressor.models.networks.cost import cost
 from compressor.models.networks.image_cost import Cost
@@ -41,7 +41,7 @@ def list_candidates(teacher: TeacherFacts, lr_size: tuple[int, int]) -> tuple[Ca
             continue
         try:
             shape = largest(teacher.scale, teacher.channels)
-            candidates += _shapes(shape, lr_size, fits=is_chain(shape))
+            candidates += _shapes(shape, lr_size, fits=can_follow(shape))
         except SrkdError:  # the network does not support this scale
             continue
     most: Cost | None = None

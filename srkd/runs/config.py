@@ -229,7 +229,7 @@ class RunNetworks:
             labels = choose_labels(options, methods, goal, context.note)
             scaled, network = preset.at_scale(start.network.spec.scale), None if teacher is None else teacher.network
             if start.is_across:
-                scaled = with_rate_across(scaled, options, context.note)
+                scaled = with_rate_across(scaled, start.network.spec, options, context.note)
             if teacher is not None and (labels == "teacher" or needs_teacher(methods)):
                 methods = fit_sizes(methods, teacher, scaled.schedule.lr_patch, context.note)
             start = quantise_student(start, methods, teacher)

@@ -18,6 +18,7 @@ from compressor.models.networks.base import Descriptor, ImageModel, Network, Spe
 from compressor.models.networks.compact import CompactSpec
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import architecture, build
+from compressor.models.networks.span import SPANSpec
 from tests.support.fit_patches import patches
 from tests.support.slices import lively
 
@@ -36,11 +37,11 @@ def one_tap(conv: nn.Module) -> None:
         conv.bias.zero_()
 
 
-def composable(depth: int = 3, seed: int = 5) -> Network:
+def composable(depth: int = 3, seed: int = 5, scale: int = 2) -> Network:
     """Return a residual network that a chain of 3×3 convolutions can be: each pair of its layers reaches 3×3."""
-    spec = EDSRSpec(2, width=WIDTH, depth=depth, mean=(0.0, 0.0, 0.0), img_range=1.0, res_scale=1.0)
+    spec = EDSRSpec(scale, width=WIDTH, depth=depth, mean=(0.0, 0.0, 0.0), img_range=1.0, res_scale=1.0)
     network = build(spec, seed=seed)
-    for conv in (network.get_submodule("head"), network.get_submodule("upsampler.convs.0")):
+    for conv in (network.get_submodule("head"), *network.get_submodule("upsampler.convs").children()):
         one_tap(conv)
     for index in range(depth):
         one_tap(network.get_submodule(f"blocks.{index}.conv2"))
@@ -67,6 +68,29 @@ def test_a_residual_network_that_fits_into_a_chain_is_reproduced() -> None:
     smaller = inner_error(across(teacher, CompactSpec(2, width=STREAM + WIDTH - 3, depth=3), lr, SHARE), teacher)
     assert exact < 1e-3
     assert smaller > 4 * exact, "it has no channel for each unit"
+
+
+@pytest.mark.parametrize("scale", [2, 4])
+def test_a_residual_network_that_fits_into_one_is_reproduced(scale: int) -> None:
+    """Its stream passes by the skips, in another basis, and the layers of its upsampler hold the image's pixels."""
+    teacher = composable(scale=scale)
+    spec = EDSRSpec(scale, width=12, depth=3, img_range=1.0)
+    assert inner_error(across(teacher, spec, patches(24), SHARE), teacher) < 1e-3
+
+
+def test_gates_that_open_themselves_are_open_and_their_offset_is_taken_back() -> None:
+    teacher, lr = lively(replace(architecture("edsr").small, scale=2)), patches(24)
+    spec = SPANSpec(2, width=24, depth=2)
+    student = across(teacher, spec, lr, 0.4)
+    inputs: list[torch.Tensor] = []
+    for index in range(spec.depth):
+        student.get_submodule(f"trunk.blocks.{index}.c3").register_forward_hook(lambda *call: inputs.append(call[2]))
+    with torch.no_grad():
+        student(lr)
+        gates = torch.cat(inputs, 1)[..., 8:-8, 8:-8].sigmoid()
+        assert float(gates.quantile(0.01)) > 0.95
+        offset = (student(lr) - teacher(lr)).mean((0, 2, 3)).abs().max()
+    assert offset < 0.01
 
 
 def test_relu_is_as_good_as_prelu_inside_the_border(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,12 +134,19 @@ def test_the_tail_aims_at_the_image_without_the_anchor() -> None:
         assert torch.allclose(torch.nn.functional.pixel_shuffle(out, 2) + anchor, image, atol=1e-6)
 
 
+STUDENTS = (
+    CompactSpec(2, width=20, depth=2),
+    CompactSpec(2, width=24, depth=5),
+    EDSRSpec(2, width=24, depth=2),
+    SPANSpec(2, width=24, depth=2),
+)
+
+
 @pytest.mark.parametrize("name", ["edsr", "rcan", "compact"])
-@pytest.mark.parametrize("shape", [(20, 2), (24, 5)], ids=str)
-def test_a_solved_student_is_nearer_than_random_weights(name: str, shape: tuple[int, int]) -> None:
-    teacher = lively(replace(architecture(name).small, scale=2))
-    spec, lr = CompactSpec(2, width=shape[0], depth=shape[1]), patches(24)
-    student = across(teacher, spec, lr, 0.4)
+@pytest.mark.parametrize("spec", STUDENTS, ids=lambda spec: f"{spec.arch} {spec.width}x{spec.depth}")
+def test_a_solved_student_is_nearer_than_random_weights(name: str, spec: Spec) -> None:
+    teacher, lr = lively(replace(architecture(name).small, scale=2)), patches(24)
+    student = AcrossFit(source_for(teacher, spec), teacher, spec, lr, stream_share=0.4).solve()
     apart = patches(6, seed=11)
     with torch.no_grad():
         error, random = ((net(apart) - teacher(apart)).square().mean() for net in (student, build(spec, seed=3)))
@@ -193,7 +224,7 @@ def test_outputs_alone_are_enough_at_any_scale(scale: int) -> None:
     """The embedded network gives the features, the teacher the image: here a sharpened enlargement."""
     teacher = Outputs(lively(replace(architecture("edsr").small, scale=scale)))
     spec, lr = CompactSpec(scale, width=16, depth=2), patches(16)
-    assert source_for(teacher).spec.scale == 4
+    assert source_for(teacher, spec).spec.scale == 4
     student, apart = fit(teacher, spec, lr), patches(4, seed=13)
     with torch.no_grad():
         error, random = ((net(apart) - teacher(apart)).square().mean() for net in (student, build(spec, seed=3)))
@@ -201,7 +232,7 @@ def test_outputs_alone_are_enough_at_any_scale(scale: int) -> None:
     assert fit(teacher, spec, lr).fingerprint() == student.fingerprint()
 
 
-def test_students_that_are_no_chain_are_refused_by_name() -> None:
+def test_students_that_no_stream_passes_are_refused_by_name() -> None:
     teacher = lively(replace(architecture("rcan").small, scale=2))
     with pytest.raises(UsageError, match="a swinir cannot be solved for from a network of another kind"):
         require_solvable(teacher, replace(architecture("swinir").small, scale=2))

@@ -1,7 +1,7 @@
-"""Fitting of a chain of convolutions (Compact, plain) to a network of another kind, layer by layer, without a gradient.
+"""Fitting of a student to a network of another kind, layer by layer, without a gradient.
 
-Layer j of the student's layers 0 … d stands at the source's state t(j) = round(j·T/d), T the last state of its
-`FeatureStream`. Of its w channels, s hold the stream, and the others hold hidden units:
+A layer with j of the student's d activations before it stands at the source's state t(j) = round(j·T/d), T the last state
+of its `FeatureStream`. Of its w channels, s hold the stream, and the others hold hidden units:
 
 - a stream channel is to be pᵀh, h the source's features at state t(j), with those that skips add later, and p a leading
   eigenvector of Σ h·hᵀ;
@@ -9,11 +9,14 @@ Layer j of the student's layers 0 … d stands at the source's state t(j) = roun
   these, by var(act(u))·‖w‖², w the weights of the layers that read it;
 - the last layer, which has no units, holds leading directions of the last state and of the features behind the body.
 
+Layers that write to one stream share p, so that skips carry it; hidden layers that a skip passes by hold units alone.
+
 Each convolution is a ridge regression of these values on 3×3 patches of the student's own features, so that errors are
-corrected and do not add up. The tail is one onto what the tail has to give for the teacher's image.
+corrected and do not add up. The layers behind the body are ones onto the pixels of the teacher's image, in channels.
 
 The stream passes an activation unchanged: with PReLU by slope 1; with a fixed slope by an offset, minus the 0.05 %
-quantile of its values, which the intercept of the next layer takes back. Hidden units get the source's slopes.
+quantile of its values, which the intercept of the next layer takes back; a gate that it opens itself, by such an offset,
+too. Before a rounded activation the values are FAR times its bend. Hidden units get the source's slopes.
 Channels for which the source has nothing keep random weights: the next layers may use what they give.
 
 The source is the teacher, or another network with the same LR images if the teacher's own features cannot be followed.
@@ -21,12 +24,12 @@ The source is the teacher, or another network with the same LR images if the tea
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from itertools import pairwise
+from dataclasses import dataclass, replace
 
 import torch
+from torch.nn import functional as F
 
 from compressor.base.context import QUIET, Context
 from compressor.base.errors import UsageError
@@ -44,6 +47,9 @@ from compressor.models.networks.registry import build, linear_plan
 QUANTILE = 5e-4
 """Share of the stream's values that an activation with a fixed slope may cut off."""
 
+FAR = 2.0
+"""Size of what passes a rounded activation, as a multiple of the width of its bend."""
+
 BALANCE_SWEEPS = 4
 """Passes over the layers in which units are scaled; neighbours share a layer, so one does not suffice."""
 
@@ -59,11 +65,15 @@ class Unit:
 
 @dataclass(frozen=True)
 class Aim:
-    """What a layer's leading channels are to give: directions of features, then units before their activation."""
+    """What a layer's leading channels are to give: directions of features, then units before their activation.
+
+    Each value is multiplied by the `factor` of its channel.
+    """
 
     taps: tuple[Tap, ...]
     directions: torch.Tensor
-    units: tuple[Unit, ...] = ()
+    units: tuple[Unit, ...]
+    factor: torch.Tensor
 
 
 class AcrossFit(LayerSolver):
@@ -83,7 +93,7 @@ class AcrossFit(LayerSolver):
         plan = linear_plan(source.spec)
         assert plan is not None and plan.stream is not None
         self.long, self.stream = plan, plan.stream
-        super().__init__(build(spec, seed=0).to(teacher.device), chain_plan(spec), lr, context)
+        super().__init__(build(spec, seed=0).to(teacher.device), following_plan(spec), lr, context)
 
     def solve(self, progress: FitProgress | None = None) -> Network:
         student = super().solve(progress)
@@ -92,39 +102,92 @@ class AcrossFit(LayerSolver):
         return student
 
     def _balance(self) -> None:
-        """Give each unit's weights the same size in the layer that writes it as in the one that reads it.
+        """Give each unit's weights the same size in the layers that write it as in those that read it.
 
         This changes no output, as w·act(u) = (w/c)·act(c·u), but how the student trains: features are in the source's
         range, and beside weights far from 1 a step of Adam is far too large, or too small.
         """
-        for writer, reader in list(pairwise(self.short.layers)) * BALANCE_SWEEPS:
-            weight, read = (linear_layer(self.student, layer).weight for layer in (writer, reader))
-            ratio = read.square().mean((0, 2, 3)) / weight.square().mean((1, 2, 3))
+        plan = self.short
+        spaces = [space for space, kind in plan.spaces.items() if kind == "linear" or space in plan.slopes]
+        for space in [space for space in spaces if not plan.bends.get(space)] * BALANCE_SWEEPS:
+            writers = [linear_layer(self.student, layer) for layer in plan.producers[space]]
+            readers = [
+                torch.split(linear_layer(self.student, layer).weight, segments_of(self.student, plan, layer), 1)[
+                    segment
+                ]
+                for layer, segment in plan.consumers[space]
+            ]
+            if len(writers[0].weight) != readers[0].shape[1]:  # a shuffle is between them
+                continue
+            written = torch.stack([writer.weight.square().mean((1, 2, 3)) for writer in writers]).sum(0)
+            ratio = torch.stack([read.square().mean((0, 2, 3)) for read in readers]).sum(0) / written
             factor = torch.where(ratio.isfinite() & (ratio > 0), ratio, torch.ones_like(ratio)).pow(0.25)
-            weight.mul_(factor[:, None, None, None])
-            self._bias(writer).mul_(factor)
-            read.div_(factor[:, None, None])
+            for layer, writer in zip(plan.producers[space], writers, strict=True):
+                writer.weight.mul_(factor[:, None, None, None])
+                self._bias(layer).mul_(factor)
+            for read in readers:
+                read.div_(factor[:, None, None])
 
     def _begin(self, progress: FitProgress) -> None:
         with torch.no_grad():
             self.aims = self._choose_aims()
-        for name, aim in self.aims.items():
-            aimed = aim.directions.shape[1] + len(aim.units)
-            linear_layer(self.student, self.short.by_name[name]).weight[:aimed] = 0
-            self._bias(self.short.by_name[name])[:aimed] = 0
-        tail = self.short.layers[-1]
-        linear_layer(self.student, tail).weight.zero_()
-        self._bias(tail).zero_()
         taps = {tap for aim in self.aims.values() for tap in aim.taps}
         taps |= {self._tap_of(unit.space) for aim in self.aims.values() for unit in aim.units}
+        for name, aim in self.aims.items():
+            self._clear(name, len(aim.factor))
         for batch in self.patches.batches():
             features, image = self._run(batch, taps)
             for name, aim in self.aims.items():
                 stream = torch.cat([features[tap] for tap in aim.taps], 1)
                 carried = torch.einsum("nchw,cs->nshw", stream, aim.directions.to(stream.dtype))
                 units = [features[self._tap_of(unit.space)][:, unit.index, None] for unit in aim.units]
-                self.store[name, 0, batch.first] = torch.cat([carried, *units], 1)
-            self.store[tail.name, 0, batch.first] = self.student.tail_output(image, batch.lr)
+                values = torch.cat([carried, *units], 1)
+                self.store[name, 0, batch.first] = values * aim.factor.to(values.dtype)[:, None, None]
+            for name, values in self._image_values(image, batch.lr):
+                self._clear(name, values.shape[1])
+                self.store[name, 0, batch.first] = values
+        self._open_gates()
+
+    def _image_values(self, image: torch.Tensor, lr: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
+        """Yield what the layers behind the body are to give: the image, its pixels in as many channels as needed."""
+        values = self.student.tail_output(image, lr)
+        for layer in reversed(self.short.layers[len(self.short.body_layers) :]):
+            size = self.sizes[layer.target][0]
+            values = F.pixel_unshuffle(values, values.shape[-1] * self.patches.lr.shape[-1] // lr.shape[-1] // size[-1])
+            yield layer.name, values if values.shape[1] <= size[1] else values[:, :0]
+
+    def _clear(self, name: str, count: int) -> None:
+        """Set the weights of a layer's first channels to zero; the others keep random ones."""
+        layer = self.short.by_name[name]
+        linear_layer(self.student, layer).weight[:count] = 0
+        self._bias(layer)[:count] = 0
+
+    def _open_gates(self) -> None:
+        """Raise the outputs that gate themselves until the gates are open; the next layers take the offset back."""
+        for space in dict.fromkeys(layer.output for layer in self.short.layers if layer.opens):
+            offset, before = torch.zeros((), device=self.device), list[torch.Tensor]()
+            for layer in self.short.producers[space]:
+                values = [self.store[layer.name, 0, batch.first] for batch in self.patches.batches()]
+                if layer.opens is not None:
+                    changes = [value / layer.gain - old for value, old in zip(values, before, strict=True)]
+                    raised = (layer.opens.bend - self._lowest(changes)).clamp_min(0)
+                    self.patches.follow(raised)
+                    self._bias(layer)[: len(raised)] += raised
+                    offset = layer.gain * (offset + raised)
+                    for batch, value in zip(self.patches.batches(), values, strict=True):
+                        self.store[layer.name, 0, batch.first] = value + offset[:, None, None]
+                before = values
+
+    def _bend(self, space: str) -> float:
+        gates = [layer.opens.bend for layer in self.short.producers[space] if layer.opens]
+        return max(gates, default=self.short.bends.get(space, 0.0))
+
+    def _lowest(self, values: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Return the QUANTILE of each channel; infinite if this process has no values."""
+        if not values:
+            return torch.full((1,), torch.inf, device=self.device)
+        joined = torch.cat([value.transpose(0, 1).flatten(1) for value in values], 1)
+        return joined.kthvalue(max(1, round(QUANTILE * joined.shape[1])), 1).values
 
     def _stages(self) -> Iterator[FitStage]:
         return stages(self.short, lambda _: ())
@@ -135,21 +198,19 @@ class AcrossFit(LayerSolver):
     def _finish(self, layer: LinearLayer, stage: FitStage) -> None:
         """Let the stream pass the activation behind a solved layer, and give the units their slopes."""
         aim = self.aims.get(layer.name)
-        if aim is None:
+        if aim is None or layer.output not in self.short.slopes:
             return
         carried, slope = aim.directions.shape[1], self.short.slopes[layer.output]
         if isinstance(slope, str):
             slopes = torch.tensor([1.0] * carried + [unit.slope for unit in aim.units])
             self.student.get_parameter(slope)[: len(slopes)] = slopes.to(self.device)
         elif carried:
-            bias, values = self._bias(layer), []
-            for batch in self.patches.batches():
-                (output,) = self._seen(stage, batch, Tap(layer.name))[Tap(layer.name)]
-                values.append(output[:, :carried].transpose(0, 1).flatten(1))
-            if values:
-                joined = torch.cat(values, 1)
-                count = max(1, round(QUANTILE * joined.shape[1]))
-                bias[:carried] -= joined.kthvalue(count, 1).values.clamp_max(0)
+            bias, bend = self._bias(layer), self._bend(layer.output)
+            values = [
+                self._seen(stage, batch, Tap(layer.name))[Tap(layer.name)][0][:, :carried]
+                for batch in self.patches.batches()
+            ]
+            bias[:carried] += (bend - self._lowest(values)).clamp_min(0)
             self.patches.follow(bias)
 
     def _bias(self, layer: LinearLayer) -> torch.Tensor:
@@ -164,15 +225,12 @@ class AcrossFit(LayerSolver):
         return self.errors_apart.get(self.short.layers[-1].name, 0.0)  # 0: no layer needed a correction
 
     def _choose_aims(self) -> dict[str, Aim]:
-        """Return what each layer but the tail is to give, from moments of the source's features on all patches."""
-        layers, last = self.short.layers[:-1], len(self.stream.states) - 1
-        depth = len(layers) - 1
-        at = [round(index * last / depth) if depth else last for index in range(depth + 1)] + [len(self.stream.units)]
-        spaces = [tuple(space for units in self.stream.units[a:b] for space in units) for a, b in pairwise(at)]
-        taps = [self.stream.states[state] for state in at[:-1]]
-        if not spaces[-1]:
-            taps[-1] += self.stream.end
-        second, strength = self._moments(taps, {space for names in spaces for space in names})
+        """Return what each layer of the body is to give, from moments of the source's features on all patches."""
+        layers, taps, spaces = self.short.body_layers, *self._steps()
+        second, strength, size = self._moments(taps, {space for names in spaces for space in names})
+        groups: dict[tuple[str, int], set[tuple[Tap, ...]]] = {}  # layers that write to one space need one basis
+        for layer, group in zip(layers, taps, strict=True):
+            groups.setdefault((layer.output, len(group)), set()).add(group)
         aims: dict[str, Aim] = {}
         for layer, names, group in zip(layers, spaces, taps, strict=True):
             width = linear_layer(self.student, layer).weight.shape[0]
@@ -180,40 +238,79 @@ class AcrossFit(LayerSolver):
                 ((float(value), space, index) for space in names for index, value in enumerate(strength[space])),
                 key=lambda entry: -entry[0],
             )
-            moments = second[group]
-            carried = min(len(moments), max(width - len(units), round(self.stream_share * width)))
-            kept = [
+            joint = sorted(groups[layer.output, len(group)], key=taps.index)
+            moments = torch.stack([second[each] for each in joint]).mean(0)
+            carried = min(len(moments), max(width - len(units), round(self._share_of(layer) * width)))
+            kept = tuple(
                 Unit(space, index, float(self._slopes(space)[index])) for _, space, index in units[: width - carried]
-            ]
-            aims[layer.name] = Aim(group, leading_directions(moments)[:, :carried], tuple(kept))
+            )
+            factor = torch.ones(carried + len(kept), dtype=moments.dtype, device=self.device)
+            if bend := FAR * self._bend(layer.output):
+                factor[:carried] = bend / moments.diagonal().sum().sqrt()
+                factor[carried:] = bend / torch.tensor([size[unit.space][unit.index] for unit in kept])
+            aims[layer.name] = Aim(group, leading_directions(moments)[:, :carried], kept, factor)
         return aims
+
+    def _steps(self) -> tuple[list[tuple[Tap, ...]], list[tuple[str, ...]]]:
+        """Return the source's features at the state of each layer of the body, and the spaces of its units there."""
+        states, between = [*self.stream.states], [*self.stream.units]
+        holds_units = [layer.output in self.short.slopes for layer in self.short.body_layers]
+        if len(between) == len(states) and not holds_units[-1]:
+            states.append(self.stream.end)
+        passed = [sum(holds_units[:index]) for index in range(len(holds_units))]  # the activations before each layer
+        steps, last = passed[-1], len(states) - 1
+        at = [round(step * last / steps) if steps else last for step in range(steps + 1)] + [len(between)]
+        taps = [states[at[step]] for step in passed]
+        spaces = [
+            tuple(space for units in between[at[step] : at[step + 1]] for space in units) if holds else ()
+            for step, holds in zip(passed, holds_units, strict=True)
+        ]
+        if not spaces[-1] and taps[-1] != self.stream.end:
+            taps[-1] += self.stream.end
+        return taps, spaces
+
+    def _share_of(self, layer: LinearLayer) -> float:
+        """Return the share of a layer's channels that the stream takes: all where no activation is behind them, none
+        where a skip carries it past them.
+        """
+        if layer.output not in self.short.slopes:
+            return 1.0
+        readers = [reader for reader, _ in self.short.consumers[layer.output]]
+        is_bypassed = all(reader.at is not None and reader.opens is None for reader in readers)
+        return 0.0 if is_bypassed else self.stream_share
+
+    @property
+    def has_shares(self) -> bool:
+        """True if layers hold both the stream and units, so that the share of the stream matters."""
+        return any(0 < self._share_of(layer) < 1 for layer in self.short.body_layers)
 
     def _moments(
         self, groups: Iterable[tuple[Tap, ...]], spaces: Iterable[str]
-    ) -> tuple[dict[tuple[Tap, ...], torch.Tensor], dict[str, torch.Tensor]]:
-        """Return Σ h·hᵀ of the features at each group of taps, and the strength of the units of each space."""
+    ) -> tuple[dict[tuple[Tap, ...], torch.Tensor], dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+        """Return the means of h·hᵀ at each group of taps, and the strength and size of the units by space."""
         groups, spaces = tuple(dict.fromkeys(groups)), sorted(spaces)
         taps = {tap for group in groups for tap in group} | {self._tap_of(space) for space in spaces}
         probe, _ = self._run(ShareBatch(0, self.patches.lr[:1].to(self.device)), taps, image=False)
         sizes = {group: sum(probe[tap].shape[1] for tap in group) for group in groups}
         second = {group: self._zeros(size, size) for group, size in sizes.items()}
         sums = {space: self._zeros(3, probe[self._tap_of(space)].shape[1]) for space in spaces}
+        count = self._zeros()
         for batch in self.patches.batches():
             features, _ = self._run(batch, taps, image=False)
+            count += batch.lr[:, 0].numel()
             for group in groups:
                 pixels = torch.cat([features[tap] for tap in group], 1).transpose(0, 1).flatten(1)
                 second[group] += (pixels @ pixels.T).double()
             for space in spaces:
-                before = features[self._tap_of(space)].transpose(0, 1).flatten(1)
-                after = torch.where(before > 0, before, before * self._slopes(space)[:, None].to(before)).double()
-                count = torch.full_like(after[:, 0], after.shape[1])
-                sums[space] += torch.stack([count, after.sum(1), after.square().sum(1)])
-        self.patches.add(*second.values(), *sums.values())
-        strength = {}
-        for space, (count, first, squares) in sums.items():
-            variance = squares / count - (first / count).square()
-            strength[space] = variance * self._reading(space)
-        return second, strength
+                before = features[self._tap_of(space)].transpose(0, 1).flatten(1).double()
+                after = torch.where(before > 0, before, before * self._slopes(space)[:, None].to(before))
+                sums[space] += torch.stack([before.square().sum(1), after.sum(1), after.square().sum(1)])
+        self.patches.add(count, *second.values(), *sums.values())
+        sizes_by_space, strength = {}, {}
+        for space, (before, first, squares) in ((space, values / count) for space, values in sums.items()):
+            sizes_by_space[space] = before.sqrt()
+            strength[space] = (squares - first.square()) * self._reading(space)
+        return {group: moments / count for group, moments in second.items()}, strength, sizes_by_space
 
     def _zeros(self, *size: int) -> torch.Tensor:
         return torch.zeros(size, dtype=torch.float64, device=self.device)
@@ -257,21 +354,28 @@ class AcrossFit(LayerSolver):
         return features, self.teacher(batch.lr) if image and not goes_on else sr
 
 
-def has_stream(spec: Spec) -> bool:
-    """Return True if students of other kinds can follow the features of this network."""
-    plan = linear_plan(spec)
-    return plan is not None and plan.stream is not None
+def has_stream_for(student: Spec, source: Spec) -> bool:
+    """Return True if the student can follow the features of the source: one with skips needs a stream with skips."""
+    short, long = linear_plan(student), linear_plan(source)
+    if short is None or long is None or long.stream is None:
+        return False
+    has_skips = any(len(short.producers[layer.output]) > 1 for layer in short.body_layers)
+    return long.stream.is_residual or not has_skips
 
 
-def is_chain(spec: Spec) -> bool:
+def can_follow(spec: Spec) -> bool:
     """Return True if a student of this spec can be solved for from a network of another kind."""
     plan = linear_plan(spec)
-    return plan is not None and plan.is_chain
+    return plan is not None and plan.can_follow
 
 
-def chain_plan(spec: Spec) -> LinearPlan:
-    """Return the linear plan of a chain of convolutions; refuse a student of another form."""
+def following_plan(spec: Spec) -> LinearPlan:
+    """Return the linear plan of a student with its own gates open; refuse one that the stream cannot pass."""
     plan = linear_plan(spec)
-    if plan is None or not plan.is_chain:
+    if plan is None or not plan.can_follow:
         raise UsageError(f"a {spec.arch} cannot be solved for from a network of another kind: take --init random")
-    return plan
+    layers = (
+        layer if layer.opens is None else replace(layer, at=layer.opens.at, gain=layer.opens.gain)
+        for layer in plan.layers
+    )
+    return replace(plan, layers=tuple(layers))

@@ -8,7 +8,7 @@ from compressor.assets import embedded_teacher
 from compressor.base.context import QUIET, Context
 from compressor.base.errors import SrkdError, UsageError
 from compressor.models.checkpoints.load import load_checkpoint
-from compressor.models.fitting.across import AcrossFit, chain_plan, has_stream
+from compressor.models.fitting.across import AcrossFit, following_plan, has_stream_for
 from compressor.models.fitting.progress import FitProgress
 from compressor.models.fitting.same_kind import SameKindFit
 from compressor.models.networks.base import ImageModel, Network, Spec
@@ -40,14 +40,18 @@ def fit(teacher: ImageModel, spec: Spec, lr: torch.Tensor, *, context: Context =
     with torch.no_grad():
         if teacher.network is not None and is_same_kind(teacher.network.spec, spec):
             return SameKindFit(teacher.network, spec, lr, context).solve()
-        source = source_for(teacher).to(teacher.device)
+        source = source_for(teacher, spec).to(teacher.device)
         few = lr[:: max(1, min(TRIAL, len(lr) // FEWEST))]
-        trials = [AcrossFit(source, teacher, spec, few, stream_share=share, context=context) for share in STREAM_SHARES]
         last = AcrossFit(source, teacher, spec, lr, context=context)
+        trials = [
+            AcrossFit(source, teacher, spec, few, stream_share=share, context=context)
+            for share in (STREAM_SHARES if last.has_shares else ())
+        ]
         progress = FitProgress(context, last.work + sum(trial.work for trial in trials))
         for trial in trials:
             trial.solve(progress)
-        last.stream_share = min(trials, key=lambda trial: trial.error).stream_share
+        if trials:
+            last.stream_share = min(trials, key=lambda trial: trial.error).stream_share
         return last.solve(progress)
 
 
@@ -56,8 +60,8 @@ def require_solvable(teacher: ImageModel, spec: Spec) -> None:
     if teacher.descriptor.scale != spec.scale:
         raise UsageError(f"the student is for x{spec.scale}, the teacher for x{teacher.descriptor.scale}")
     if teacher.network is None or not is_same_kind(teacher.network.spec, spec):
-        chain_plan(spec)
-        if teacher.descriptor.channels != 3 and source_for(teacher) is not teacher.network:
+        following_plan(spec)
+        if teacher.descriptor.channels != 3 and source_for(teacher, spec) is not teacher.network:
             raise UsageError(
                 f"a student of a {teacher.architecture} of one channel cannot be solved for: take --init random"
             )
@@ -78,8 +82,8 @@ def _activations(plan: LinearPlan) -> set[float | None]:
     return {None if isinstance(slope, str) else slope for slope in plan.slopes.values()}
 
 
-def source_for(teacher: ImageModel) -> Network:
+def source_for(teacher: ImageModel, spec: Spec) -> Network:
     """Return the network whose features a student of another kind follows: the teacher, or the embedded one."""
-    if teacher.network is not None and has_stream(teacher.network.spec):
+    if teacher.network is not None and has_stream_for(spec, teacher.network.spec):
         return teacher.network
     return load_checkpoint(embedded_teacher()).network

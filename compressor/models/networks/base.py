@@ -264,7 +264,7 @@ class Network(ImageModel):
         """Return the image that the network's own tail computes from a deep feature."""
 
     def tail_output(self, image: torch.Tensor, lr: torch.Tensor) -> torch.Tensor:
-        """Return the output of the last layer with which the network gives `image`; chains of layers define it."""
+        """Return the output of the last layer with which the network gives `image`, if others can be followed."""
         raise SrkdError(f"a {self.spec.arch} cannot be solved for from a network of another kind")
 
     def forward(self, lr: torch.Tensor) -> torch.Tensor:

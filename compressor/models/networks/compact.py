@@ -155,7 +155,7 @@ def linear(spec: CompactSpec) -> LinearPlan:
     fixed = {"relu": 0.0, "leakyrelu": LEAKY_SLOPE}
     slopes = {name: fixed.get(spec.act, f"{name}.slope.weight") for name in names}
     states = ((Tap("head.conv", "input"),), *((Tap(name),) for name in names[:-1]))
-    stream = FeatureStream(states, tuple((name,) for name in names), (Tap("tail", "input"),))
+    stream = FeatureStream(states, tuple((name,) for name in names), (Tap("tail", "input"),), is_residual=False)
     values = {f"{name}.slope.weight": name for name in names if spec.act == "prelu"}
     return LinearPlan(tuple(layers), kinds, tuple(names[1:]), values=values, slopes=slopes, stream=stream)
 

@@ -92,10 +92,12 @@ def linear(spec: EDSRSpec) -> LinearPlan:
     end, levels = long_skip_end(spec.scale)
     hidden = [f"{block}.hidden" for block in blocks]
     head = Tap("head")
-    states = ((head,), *((Tap(block), head) for block in blocks))
+    states = ((head, head), *((Tap(block), head) for block in blocks))
     stream = FeatureStream(states, tuple((space,) for space in hidden), (Tap("upsampler", "input"),))
     slopes = dict.fromkeys(hidden, 0.0)
-    return LinearPlan((*layers, *end), kinds | levels, tuple(blocks), slopes=slopes, stream=stream)
+    return LinearPlan(
+        (*layers, *end), kinds | levels, tuple(blocks), slopes=slopes, stream=stream, image_layers=len(levels) + 1
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -102,6 +102,9 @@ class LongSkipNetwork(Network):
         sr: torch.Tensor = self.add_mean(self.tail(self.upsampler(self.body_end(feature) + shallow)))
         return sr
 
+    def tail_output(self, image: torch.Tensor, lr: torch.Tensor) -> torch.Tensor:
+        return self.add_mean.undo(image)
+
     @property
     def taps(self) -> dict[str, Tap]:
         count = len(getattr(self, self.repeated))

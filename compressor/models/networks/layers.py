@@ -46,6 +46,15 @@ class MeanShift(nn.Module):
             return x / self.img_range + self.mean.to(x.dtype)
         return (x - self.mean.to(x.dtype)) * self.img_range
 
+    def undo(self, y: torch.Tensor) -> torch.Tensor:
+        """Return the x of which the layer makes y."""
+        if not self.from_file:
+            mean = self.mean.to(y.dtype)
+            return (y - mean) * self.img_range if self.leave else y / self.img_range + mean
+        scaled = y * self.img_range if self.leave else y
+        x = F.conv2d(scaled - self.bias[:, None, None], self.weight[:, :, 0, 0].inverse()[:, :, None, None])
+        return x if self.leave else x / self.img_range
+
 
 class Upsampler(nn.Module):
     """An upsampler: convolution and pixel shuffle, once for ×2 and ×3, twice for ×4, three times for ×8.

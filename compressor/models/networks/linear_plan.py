@@ -15,7 +15,6 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import pairwise
 from typing import Literal, TypeAlias
 
 from compressor.models.networks.axes import AxisPlan, Repeat
@@ -33,14 +32,24 @@ SpaceKind: TypeAlias = Literal["linear", "mixed", "units", "fixed"]
 
 
 @dataclass(frozen=True)
+class OwnGate:
+    """A gate that a layer's output opens by itself: outputs above `bend` are added up at `at`, by the factor `gain`."""
+
+    at: Tap
+    gain: float
+    bend: float
+
+
+@dataclass(frozen=True)
 class LinearLayer:
     """A linear layer: the spaces of its input segments, that of its output, and its target.
 
     `at` is the tap where the layer is compared with the teacher, for a layer whose output is added to something else,
     and `gain` the factor of the output on the way there; without `at` the layer's own output is compared. Before a
     pixel shuffle each unit of the output has one row per offset. `gate` is the layer whose output, through a sigmoid,
-    multiplies this one's. `parts` is the number of times that the output's units are repeated: three for queries, keys
-    and values. A LayerNorm counts as a layer that scales and shifts each unit separately.
+    multiplies this one's; `opens` describes an output that multiplies itself. `parts` is the number of times that the
+    output's units are repeated: three for queries, keys and values. A LayerNorm counts as a layer that scales and
+    shifts each unit separately.
     """
 
     name: str
@@ -49,6 +58,7 @@ class LinearLayer:
     at: Tap | None = None
     gain: float = 1.0
     gate: str | None = None
+    opens: OwnGate | None = None
     parts: int = 1
 
     @property
@@ -63,12 +73,13 @@ class FeatureStream:
     `states` are these features in the order of execution, with all that skips later add to them: of its state alone, a
     network can compute the rest. `units[t]` are the spaces that are computed from state t on the way to state t + 1. If
     there are as many as states, the last ones lead to the end. `end` are features behind the body, of which the
-    network's own tail is a linear function.
+    network's own tail is a linear function. In a residual stream each state is the one before it and a sum.
     """
 
     states: tuple[tuple[Tap, ...], ...]
     units: tuple[tuple[str, ...], ...]
     end: tuple[Tap, ...] = ()
+    is_residual: bool = True
 
 
 @dataclass(frozen=True)
@@ -79,7 +90,8 @@ class LinearPlan:
     are the parameters with one value per unit of a space, such as slopes: a student copies those of its units. Units of
     a space in `blocks` are kept in whole blocks of that size, the channels of an attention head; a value of such a
     space belongs to a block. `slopes` are those of the activations on units below zero, by space: a number, 0 for ReLU,
-    or the name of a parameter. `stream` is what students of other kinds follow.
+    or the name of a parameter. A rounded activation, such as SiLU, has them only farther from zero than its space's
+    number in `bends`. `stream` is what students of other kinds follow; `image_layers` last layers make the image of it.
     """
 
     layers: tuple[LinearLayer, ...]
@@ -89,7 +101,9 @@ class LinearPlan:
     values: Mapping[str, str] = field(default_factory=dict)
     blocks: Mapping[str, int] = field(default_factory=dict)
     slopes: Mapping[str, float | str] = field(default_factory=dict)
+    bends: Mapping[str, float] = field(default_factory=dict)
     stream: FeatureStream | None = None
+    image_layers: int = 1
 
     @cached_property
     def producers(self) -> dict[str, tuple[LinearLayer, ...]]:
@@ -121,10 +135,16 @@ class LinearPlan:
         return "linear" in kinds and kinds <= {"linear", "fixed"}
 
     @property
-    def is_chain(self) -> bool:
-        """True if each layer reads the one before it, with an activation of known slopes between any two."""
-        links = pairwise(self.layers)
-        return all(right.inputs == (left.output,) and left.output in self.slopes for left, right in links)
+    def body_layers(self) -> tuple[LinearLayer, ...]:
+        return self.layers[: -self.image_layers]
+
+    @property
+    def can_follow(self) -> bool:
+        """True if the stream of another network passes through: only sums, activations of known slopes and own gates
+        are between the layers."""
+        passed = {space for space, kind in self.spaces.items() if kind in ("linear", "fixed")} | set(self.slopes)
+        passed |= {layer.output for layer in self.layers if layer.opens}
+        return not self.gates and all(layer.output in passed and layer.parts == 1 for layer in self.layers)
 
     def is_hidden(self, space: str) -> bool:
         """Return True for the units between two consecutive layers of the same module."""

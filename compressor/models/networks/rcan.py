@@ -156,13 +156,13 @@ def linear(spec: RCANSpec) -> LinearPlan:
         layers.append(LinearLayer(f"{group}.conv", ("stream",), "stream", at=Tap(group)))
     end, levels = long_skip_end(spec.scale)
     head = entry = Tap("head")
-    states: list[tuple[Tap, ...]] = [(head,)]
+    states = [(head, head, head)]
     units: list[tuple[str, ...]] = []
     for group in (f"groups.{g}" for g in range(spec.groups)):
         blocks = [f"{group}.blocks.{b}" for b in range(spec.depth)]
-        states += [tuple(dict.fromkeys((Tap(block), entry, head))) for block in blocks]
+        states += [(Tap(block), entry, head) for block in blocks]
         entry = Tap(group)
-        states.append((entry, head))
+        states.append((entry, entry, head))
         units += [*((f"{block}.hidden",) for block in blocks), ()]
     stream = FeatureStream(tuple(states), tuple(units), (Tap("upsampler", "input"),))
     slopes = {space: 0.0 for spaces in units for space in spaces}

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -49,10 +49,13 @@ from compressor.models.networks.dialect import (
     weight_and_bias,
 )
 from compressor.models.networks.layers import DIV2K_MEAN, MeanShift
-from compressor.models.networks.linear_plan import LinearLayer, LinearPlan, SpaceKind
+from compressor.models.networks.linear_plan import LinearLayer, LinearPlan, OwnGate, SpaceKind
 from compressor.models.quantisation.quantisers import Place, Shortcut
 
 NO_MEAN = (0.0, 0.0, 0.0)
+BEND = 4.0
+"""Distance from zero at which SiLU is as good as ReLU, and a gate as good as open."""
+
 STALE = 1e-4
 """Share of the largest value by which a file's collapsed convolution may differ from its branches unmentioned."""
 
@@ -167,6 +170,9 @@ class SPAN(Network):
         """Return the image of the fused feature alone."""
         return F.pixel_shuffle(self.tail(feature), self.spec.scale)
 
+    def tail_output(self, image: torch.Tensor, lr: torch.Tensor) -> torch.Tensor:
+        return F.pixel_unshuffle(image, self.spec.scale)
+
     @property
     def descriptor(self) -> Descriptor:
         radius = 3 * self.spec.depth + 3
@@ -230,7 +236,17 @@ def trunk_linear(depth: int, *, has_end: bool, gates: Iterable[str] = ()) -> Lin
 
 
 def linear(spec: SPANSpec) -> LinearPlan:
-    return trunk_linear(spec.depth, has_end=True)
+    """Return the linear plan. SiLU is a rounded ReLU, and (h + x)·(sigmoid(h) - 1/2) is (h + x)/2 for a large h."""
+    plan = trunk_linear(spec.depth, has_end=True)
+    layers = (
+        replace(layer, opens=OwnGate(Tap(layer.name.replace("c3", "joined")), 0.5, BEND))
+        if layer.name.endswith(".c3")
+        else layer
+        for layer in plan.layers
+    )
+    hidden = [layer.output for layer in plan.layers if layer.name.endswith((".c1", ".c2"))]
+    slopes, bends = dict.fromkeys(hidden, 0.0), dict.fromkeys(hidden, BEND)
+    return replace(plan, layers=tuple(layers), slopes=slopes, bends=bends)
 
 
 BRANCHES = ("conv.0", "conv.1", "conv.2")
