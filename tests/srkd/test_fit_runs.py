@@ -150,7 +150,7 @@ def test_csd_trains_its_student_inside_the_turned_teacher(ground: Path, tmp_path
         ({"recipe": "logits", "student": "edsr:width=4"}, "fit", "leading"),
         ({"recipe": "logits", "student": "compact:width=4,depth=1,scale=2"}, "fit", "leading"),
         ({"recipe": "logits", "student": "carn:width=8,scale=2"}, "random", "leading"),
-        ({"recipe": "logits", "student": "edsr:width=64"}, "random", "leading"),
+        ({"recipe": "logits", "student": "edsr:width=64"}, "fit", "leading"),
         ({"recipe": "logits", "select": "l1"}, "inherit", "l1"),
         ({"recipe": "logits", "init": "inherit"}, "inherit", "leading"),
         ({"recipe": "csd-lite", "settings": (*SMALL, "phi=teacher")}, "fit", "leading"),

@@ -1,7 +1,7 @@
 """Fitting of a student to a network of another kind, layer by layer, without a gradient.
 
-A layer with j of the student's d activations before it stands at the source's state t(j) = round(j·T/d), T the last state
-of its `FeatureStream`. Of its w channels, s hold the stream, and the others hold hidden units:
+A layer with j of the student's d activations before it stands at the source's state t(j) = round(j·T/d), T the last
+state of its `FeatureStream`. Of its w channels, s hold the stream, and the others hold hidden units:
 
 - a stream channel is to be pᵀh, h the source's features at state t(j), with those that skips add later, and p a leading
   eigenvector of Σ h·hᵀ;
@@ -15,9 +15,9 @@ Each convolution is a ridge regression of these values on 3×3 patches of the st
 corrected and do not add up. The layers behind the body are ones onto the pixels of the teacher's image, in channels.
 
 The stream passes an activation unchanged: with PReLU by slope 1; with a fixed slope by an offset, minus the 0.05 %
-quantile of its values, which the intercept of the next layer takes back; a gate that it opens itself, by such an offset,
-too. Before a rounded activation the values are FAR times its bend. Hidden units get the source's slopes.
-Channels for which the source has nothing keep random weights: the next layers may use what they give.
+quantile of its values, which the intercept of the next layer takes back; by such an offset an output opens its own
+gate, too. Before a rounded activation the values are FAR times its bend. Hidden units get the source's slopes. Channels
+for which the source has nothing keep random weights: the next layers may use what they give.
 
 The source is the teacher, or another network with the same LR images if the teacher's own features cannot be followed.
 """
