@@ -122,7 +122,7 @@ def require_size(job: Conversion, title: str) -> None:
     """Refuse a conversion without a fixed size if the network's graph holds for one size only."""
     if job.options.lr_size is None and needs_fixed_size(job.network):
         raise CannotConvert(
-            f"{job.network.spec.arch} in {title} takes images of one size only, because of its windows: "
+            f"{job.network.spec.arch} in {title} takes images of one size only, as it works on whole squares: "
             "name it, as in --static 64x64"
         )
 
