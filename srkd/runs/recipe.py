@@ -7,7 +7,6 @@ from contextlib import suppress
 
 from compressor.base.context import Context, Note, no_note
 from compressor.base.errors import SrkdError
-from compressor.models.networks.base import Spec
 from compressor.models.networks.registry import linear_plan
 from compressor.teachers.teacher import Teacher
 from compressor.training.method import FitsBatch, HasEarlierStages, Method, TrainsJointly
@@ -19,6 +18,7 @@ from recipes.terms.phi import PhiSource, UsesPerceptualNet, bind_phi, find_phi, 
 from srkd.options.compress import CompressOptions
 from srkd.options.shared import path_of
 from srkd.record.run_file import RunFile
+from srkd.runs.student import StudentInit
 
 EMBEDDED = "the embedded teacher"
 
@@ -35,10 +35,11 @@ ACROSS_RATE = 0.5
 In the recipe fit (4e-4) Compact 64x16 of EDSR gains most at a quarter of it, 56x3 at the whole or more.
 """
 
-OPEN_GATES_RATE = ACROSS_RATE / 8
-"""The same of a student with own gates (SPAN): behind their offset a step of all weights moves the whole image.
+OPEN_GATES_RATE = 1 / 64
+"""The same of a student with own gates (SPAN), of whichever kind its teacher is: a step of all weights behind the
+gates' offset moves the whole image.
 
-At 1e-4, an eighth of the rate of logits, SPAN 48x6 of EDSR falls by 2 dB in 50 steps; at half of that it gains.
+SPAN 48x6 of EDSR gains 0.1 dB in 100 steps of logits at this rate; at eight times it, it falls by 2 dB in 50.
 """
 
 
@@ -66,15 +67,19 @@ def load_recipe(options: CompressOptions, note: Note = no_note) -> Preset:
     return short
 
 
-def with_rate_across(preset: Preset, student: Spec, options: CompressOptions, note: Note) -> Preset:
-    """The preset with a lower rate for a student solved for from another kind, unless the options give the rate."""
+def with_rate_of_start(preset: Preset, start: StudentInit, options: CompressOptions, note: Note) -> Preset:
+    """The preset with a lower rate for a student whose solved start its own would throw away."""
+    plan = linear_plan(start.network.spec)
+    if plan is not None and start.init == "fit" and any(layer.opens for layer in plan.layers):
+        factor, why = OPEN_GATES_RATE, "the student is solved for, and its outputs gate themselves"
+    elif start.is_across:
+        factor, why = ACROSS_RATE, "the student is solved for from another kind of network"
+    else:
+        return preset
     if {"rate", "fit_rate"} & schedule_settings(options):
         return preset
-    plan = linear_plan(student)
-    factor = OPEN_GATES_RATE if plan and any(layer.opens for layer in plan.layers) else ACROSS_RATE
     slower = preset.at_rate_times(factor)
-    rate = slower.schedule.rate_of(is_fitted=True)
-    note(f"rate: {rate:g}, {factor:g} of the recipe's: the student is solved for from another kind of network")
+    note(f"rate: {slower.schedule.rate_of(is_fitted=True):g}, {factor:g} of the recipe's: {why}")
     return slower
 
 

@@ -179,6 +179,7 @@ def test_a_student_of_another_kind_is_trained_at_a_lower_rate(ground: Path) -> N
 
     same = rate_of(student=None)
     assert rate_of() == same / 2 and rate_of(init="random") == same
+    assert rate_of(student="span:width=4,depth=1,scale=2") < same / 16, "its outputs gate themselves"
     assert rate_of(settings=("schedule.rate=3e-4",)) == 3e-4, "the user's rate is kept"
 
 
