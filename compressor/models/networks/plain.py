@@ -125,6 +125,7 @@ ARCHITECTURE = Architecture(
         "m": {"width": 48, "depth": 6},
         "l": {"width": 64, "depth": 8},
     },
+    for_any_teacher=lambda scale, channels: PlainSpec(scale, width=64, depth=16, channels=channels),
     variants=(
         PlainSpec(8, width=4, depth=2),
         PlainSpec(1, width=4, depth=2),

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 def command(console: Console, options: PlanOptions) -> None:
     """Find the largest student that meets a target on this machine.
 
-    srkd exports shapes of the teacher's kind and of Compact untrained and times them in the runtime. It measures the
-    best ones again before it chooses. With --emit another device measures.
+    srkd exports shapes of the teacher's kind, of Compact and of plain untrained and times them in the runtime. It
+    measures the best ones again before it chooses. With --emit another device measures.
     """
     from srkd.runs.planning import PlanReport, run_plan
 
