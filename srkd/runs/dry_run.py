@@ -264,7 +264,7 @@ def _needs(networks: RunNetworks, step: Footprint | None) -> tuple[str, ...]:
         needs += [f"features {', '.join(step.taps)}"] if step.taps else []
     elif networks.runs_teacher:
         needs.append("outputs")
-    if networks.student_init.init in NEEDS_TEXT:
+    if networks.student_init.init in NEEDS_TEXT and not networks.student_init.is_across:
         needs.append(f"weights (the student is {NEEDS_TEXT[networks.student_init.init]})")
     elif any(teacher_needs(method) == "network" for method in networks.methods) and not (step and step.taps):
         needs.append("weights or features")

@@ -116,9 +116,7 @@ def test_messages_name_what_helps(tmp_path: Path, model: Path, capsys: pytest.Ca
     (tmp_path / "text.pth").write_text("not a checkpoint at all")
     assert "TorchScript, .pt2 and .onnx" in error("inspect", tmp_path / "text.pth")
     (tmp_path / "theirs.param").write_text("7767517\n1 1\nInput in 0 1 in\n")
-    assert "if another program wrote the file, give srkd the model as ONNX" in error(
-        "inspect", tmp_path / "theirs.param"
-    )
+    assert "its weights, theirs.bin, are not beside it" in error("inspect", tmp_path / "theirs.param")
 
 
 def test_an_onnx_teacher_is_not_offered_to_inherit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

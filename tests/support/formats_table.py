@@ -151,7 +151,7 @@ CASES = (
             (of_weights(half), NOT_OF_ONE_EXPORT),
             (replaced(b"0=8 ", b"0=9 ", 1), NOT_OF_ONE_EXPORT),
             (of_weights(Path.unlink), "its weights, small.bin, are not beside it"),
-            (without_sidecar, "small.param.json is not beside it: copy that"),
+            (without_sidecar, "`srkd export` runs with its NAME.param.json beside it"),
         ),
         windows=(
             SwinIRSpec(width=12, depths=(2, 1), heads=(2, 3), window=4, features=8, scale=2),

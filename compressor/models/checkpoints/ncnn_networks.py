@@ -16,7 +16,10 @@ from compressor.base.errors import SrkdError
 from compressor.models.checkpoints.ncnn_graph import NcnnLayer, locate_weights, memory_shape, read_layers
 from compressor.models.checkpoints.pickles import TensorRef
 
-READ = "ncnn files of Compact, RRDBNet and SPAN are read; another network can be a teacher as ONNX or TorchScript"
+READ = (
+    "ncnn files of Compact, RRDBNet and SPAN are read; another network can be a teacher as ONNX or TorchScript, and a "
+    "file of `srkd export` runs with its NAME.param.json beside it"
+)
 NEAREST, BICUBIC = 1, 3
 LEAKY_SLOPES = {0.0: "relu", 0.1: "leakyrelu"}
 BINARY = {0: "add", 1: "sub", 2: "mul", 3: "div"}
