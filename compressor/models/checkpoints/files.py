@@ -236,7 +236,7 @@ def open_ncnn(param: Path, handle: IO[bytes], size_bytes: int) -> Container:
         handle.seek(int(ref.key))
         return _require_size(handle.read(count_bytes), ref, count_bytes)
 
-    return Container("ncnn", refs, read, size_bytes, fields=fields, notes=notes)
+    return Container("ncnn files", refs, read, size_bytes, fields=fields, notes=notes)
 
 
 def _ncnn_files(path: Path) -> tuple[Path, Path] | None:
