@@ -13,12 +13,20 @@ from compressor.base.context import Context
 from compressor.base.errors import SrkdError
 from compressor.base.processes import Processes, Rank, exit_process
 from compressor.models.fitting.fit import fit
+from compressor.models.networks.compact import CompactSpec
 from compressor.models.networks.registry import architecture
+from compressor.models.networks.span import SPANSpec
 from compressor.training.distributed import open_processes
 from tests.support.slices import lively, run
 
-NAMES = ("rcan", "swinir")
-"""Gates, and norms with heads."""
+EDSR = architecture("edsr").small
+PAIRS = {
+    "rcan": (architecture("rcan").small, architecture("rcan").small.narrowed(0.5)),
+    "swinir": (architecture("swinir").small, architecture("swinir").small.narrowed(0.5)),
+    "compact of edsr": (EDSR, CompactSpec(EDSR.scale, width=12, depth=2)),
+    "span of edsr": (EDSR, SPANSpec(EDSR.scale, width=12, depth=1)),
+}
+"""Teacher and student: gates; norms with heads; two of another kind, the last with offsets of one process's patches."""
 COUNTS = (13, 1)
 """Numbers of patches: one that processes cannot share evenly, and one smaller than the number of processes."""
 
@@ -26,13 +34,11 @@ COUNTS = (13, 1)
 def measure(processes: Processes) -> dict[str, Any]:
     """Return the student's image and the processes' fingerprints, by network and number of patches."""
     results: dict[str, Any] = {}
-    for name in NAMES:
-        teacher = lively(architecture(name).small)
+    for name, (teacher_spec, spec) in PAIRS.items():
+        teacher = lively(teacher_spec)
         for count in COUNTS:
             lr = torch.rand(count, 3, 16, 16, generator=torch.Generator().manual_seed(5))
-            students = [
-                fit(teacher, teacher.spec.narrowed(0.5), lr, context=Context(processes=processes)) for _ in range(2)
-            ]
+            students = [fit(teacher, spec, lr, context=Context(processes=processes)) for _ in range(2)]
             prints = processes.gather_objects([student.fingerprint() for student in students])
             results[f"{name} {count}"] = {"image": run(students[0]).flatten().tolist(), "prints": prints}
     return results

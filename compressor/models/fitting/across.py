@@ -77,7 +77,7 @@ class Aim:
 
 
 class AcrossFit(LayerSolver):
-    """The state of solving for a student that is a chain; `stream_share` of its channels hold the source's stream."""
+    """The state of solving for a student; `stream_share` of the channels that could hold units hold the stream."""
 
     def __init__(
         self,
@@ -111,12 +111,7 @@ class AcrossFit(LayerSolver):
         spaces = [space for space, kind in plan.spaces.items() if kind == "linear" or space in plan.slopes]
         for space in [space for space in spaces if not plan.bends.get(space)] * BALANCE_SWEEPS:
             writers = [linear_layer(self.student, layer) for layer in plan.producers[space]]
-            readers = [
-                torch.split(linear_layer(self.student, layer).weight, segments_of(self.student, plan, layer), 1)[
-                    segment
-                ]
-                for layer, segment in plan.consumers[space]
-            ]
+            readers = [self._columns(layer)[segment] for layer, segment in plan.consumers[space]]
             if len(writers[0].weight) != readers[0].shape[1]:  # a shuffle is between them
                 continue
             written = torch.stack([writer.weight.square().mean((1, 2, 3)) for writer in writers]).sum(0)
@@ -128,6 +123,11 @@ class AcrossFit(LayerSolver):
             for read in readers:
                 read.div_(factor[:, None, None])
 
+    def _columns(self, layer: LinearLayer) -> tuple[torch.Tensor, ...]:
+        """Return views of a layer's weights, one for each space that it reads."""
+        sizes = segments_of(self.student, self.short, layer)
+        return torch.split(linear_layer(self.student, layer).weight, sizes, 1)
+
     def _begin(self, progress: FitProgress) -> None:
         with torch.no_grad():
             self.aims = self._choose_aims()
@@ -135,6 +135,9 @@ class AcrossFit(LayerSolver):
         taps |= {self._tap_of(unit.space) for aim in self.aims.values() for unit in aim.units}
         for name, aim in self.aims.items():
             self._clear(name, len(aim.factor))
+        lr = self.patches.lr[:1].to(self.device)
+        for name, values in self._image_values(F.interpolate(lr, scale_factor=float(self.student.spec.scale)), lr):
+            self._clear(name, values.shape[1])
         for batch in self.patches.batches():
             features, image = self._run(batch, taps)
             for name, aim in self.aims.items():
@@ -144,7 +147,6 @@ class AcrossFit(LayerSolver):
                 values = torch.cat([carried, *units], 1)
                 self.store[name, 0, batch.first] = values * aim.factor.to(values.dtype)[:, None, None]
             for name, values in self._image_values(image, batch.lr):
-                self._clear(name, values.shape[1])
                 self.store[name, 0, batch.first] = values
         self._open_gates()
 
@@ -153,7 +155,7 @@ class AcrossFit(LayerSolver):
         values = self.student.tail_output(image, lr)
         for layer in reversed(self.short.layers[len(self.short.body_layers) :]):
             size = self.sizes[layer.target][0]
-            values = F.pixel_unshuffle(values, values.shape[-1] * self.patches.lr.shape[-1] // lr.shape[-1] // size[-1])
+            values = F.pixel_unshuffle(values, values.shape[-1] // size[-1])
             yield layer.name, values if values.shape[1] <= size[1] else values[:, :0]
 
     def _clear(self, name: str, count: int) -> None:
@@ -170,7 +172,8 @@ class AcrossFit(LayerSolver):
                 values = [self.store[layer.name, 0, batch.first] for batch in self.patches.batches()]
                 if layer.opens is not None:
                     changes = [value / layer.gain - old for value, old in zip(values, before, strict=True)]
-                    raised = (layer.opens.bend - self._lowest(changes)).clamp_min(0)
+                    raised = torch.zeros(len(self.aims[layer.name].factor), device=self.device)
+                    raised += (layer.opens.bend - self._lowest(changes)).clamp_min(0)
                     self.patches.follow(raised)
                     self._bias(layer)[: len(raised)] += raised
                     offset = layer.gain * (offset + raised)
