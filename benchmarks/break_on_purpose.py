@@ -311,7 +311,7 @@ BREAKS = (
         ("models/test_fit_across.py",),
         [
             ("offset of a stream", "bias[:carried] += (bend", "bias[:carried] += 0 * (bend"),
-            ("offset that opens gates", "_bias(layer)[: len(raised)] += raised", "_bias(layer)[: len(raised)] += 0"),
+            ("offset that opens gates", "= value + offset[:, None, None]", "= value"),
             ("one basis for a stream", "torch.stack([second[each] for each in joint]).mean(0)", "second[group]"),
             ("slopes of hidden units", "[unit.slope for unit in", "[0.25 for unit in"),
             ("state of a layer", "round(step * last / steps)", "min(last, 1 + round(step * last / steps))"),
