@@ -312,7 +312,7 @@ BREAKS = (
         [
             ("offset of a stream", "bias[:carried] += (bend", "bias[:carried] += 0 * (bend"),
             ("offset that opens gates", "= value + offset[:, None, None]", "= value"),
-            ("one basis for a stream", "torch.stack([second[each] for each in joint]).mean(0)", "second[group]"),
+            ("one basis for a stream", "bases[layer.output, len(group)]", "leading_directions(second[group])"),
             ("slopes of hidden units", "[unit.slope for unit in", "[0.25 for unit in"),
             ("state of a layer", "round(step * last / steps)", "min(last, 1 + round(step * last / steps))"),
             (

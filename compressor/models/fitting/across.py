@@ -35,7 +35,7 @@ from compressor.base.context import QUIET, Context
 from compressor.base.errors import UsageError
 from compressor.models.fitting.bases import leading_directions
 from compressor.models.fitting.layer_solver import LayerSolver
-from compressor.models.fitting.layers import dense_weight, linear_layer, segments_of
+from compressor.models.fitting.layers import dense_segment, linear_layer, segments_of
 from compressor.models.fitting.progress import FitProgress
 from compressor.models.fitting.shares import ShareBatch
 from compressor.models.fitting.stages import FitStage, stages
@@ -231,9 +231,12 @@ class AcrossFit(LayerSolver):
         """Return what each layer of the body is to give, from moments of the source's features on all patches."""
         layers, taps, spaces = self.short.body_layers, *self._steps()
         second, strength, size = self._moments(taps, {space for names in spaces for space in names})
-        groups: dict[tuple[str, int], set[tuple[Tap, ...]]] = {}  # layers that write to one space need one basis
+        groups: dict[tuple[str, int], dict[tuple[Tap, ...], torch.Tensor]] = {}
         for layer, group in zip(layers, taps, strict=True):
-            groups.setdefault((layer.output, len(group)), set()).add(group)
+            groups.setdefault((layer.output, len(group)), {})[group] = second[group]
+        # Layers that write to one space need one basis.
+        joint = {key: torch.stack([*moments.values()]).mean(0) for key, moments in groups.items()}
+        bases = {key: leading_directions(moments) for key, moments in joint.items()}
         aims: dict[str, Aim] = {}
         for layer, names, group in zip(layers, spaces, taps, strict=True):
             width = linear_layer(self.student, layer).weight.shape[0]
@@ -241,8 +244,7 @@ class AcrossFit(LayerSolver):
                 ((float(value), space, index) for space in names for index, value in enumerate(strength[space])),
                 key=lambda entry: -entry[0],
             )
-            joint = sorted(groups[layer.output, len(group)], key=taps.index)
-            moments = torch.stack([second[each] for each in joint]).mean(0)
+            moments, directions = joint[layer.output, len(group)], bases[layer.output, len(group)]
             carried = min(len(moments), max(width - len(units), round(self._share_of(layer) * width)))
             kept = tuple(
                 Unit(space, index, float(self._slopes(space)[index])) for _, space, index in units[: width - carried]
@@ -251,7 +253,7 @@ class AcrossFit(LayerSolver):
             if bend := FAR * self._bend(layer.output):
                 factor[:carried] = bend / moments.diagonal().sum().sqrt()
                 factor[carried:] = bend / torch.tensor([size[unit.space][unit.index] for unit in kept])
-            aims[layer.name] = Aim(group, leading_directions(moments)[:, :carried], kept, factor)
+            aims[layer.name] = Aim(group, directions[:, :carried], kept, factor)
         return aims
 
     def _steps(self) -> tuple[list[tuple[Tap, ...]], list[tuple[str, ...]]]:
@@ -322,8 +324,7 @@ class AcrossFit(LayerSolver):
         """Return ‖w‖² for each unit of a space: the squared weights of the layers that read it."""
         total = torch.zeros((), dtype=torch.float64, device=self.device)
         for layer, segment in self.long.consumers[space]:
-            sizes = segments_of(self.source, self.long, layer)
-            weight = torch.split(dense_weight(linear_layer(self.source, layer)), sizes, 1)[segment]
+            weight = dense_segment(self.source, self.long, layer, segment)
             total = total + (layer.gain * weight).square().sum((0, 2, 3))
         return total
 

@@ -20,7 +20,7 @@ import torch
 from compressor.base.processes import SharedFailure
 from compressor.models.fitting.layers import (
     channels_first,
-    dense_weight,
+    dense_segment,
     groups_of,
     in_rows,
     linear_layer,
@@ -224,7 +224,7 @@ def _use(teacher: Network, plan: LinearPlan, space: str, bases: Mapping[str, Bas
     size = units_of(teacher, plan, space)
     use = torch.zeros(size, size, dtype=torch.float64, device=teacher.device)
     for layer, segment in plan.consumers[space]:
-        weight = torch.split(dense_weight(linear_layer(teacher, layer)), segments_of(teacher, plan, layer), 1)[segment]
+        weight = dense_segment(teacher, plan, layer, segment)
         row_bases = [basis.rows_of(layer.output) for basis in bases.values() if layer.output in basis.sources]
         for chunk in weight.chunk(layer.parts):
             for rows in [in_rows(chunk, basis) for basis in row_bases] or [chunk]:

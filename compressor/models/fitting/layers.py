@@ -57,6 +57,11 @@ def segments_of(network: Network, plan: LinearPlan, layer: LinearLayer) -> list[
     return [units_of(network, plan, space) for space in layer.inputs]
 
 
+def dense_segment(network: Network, plan: LinearPlan, layer: LinearLayer, segment: int) -> torch.Tensor:
+    """Return the columns of a layer's dense weight that read one of its spaces."""
+    return torch.split(dense_weight(linear_layer(network, layer)), segments_of(network, plan, layer), 1)[segment]
+
+
 def channels_first(feature: torch.Tensor, module: nn.Module) -> torch.Tensor:
     """Return a feature as (N, C, ., .); linear layers, and norms of tokens, have channels last."""
     is_last = isinstance(module, nn.Linear) or type(module) is nn.LayerNorm
