@@ -9,15 +9,17 @@ state of its `FeatureStream`. Of its w channels, s hold the stream, and the othe
   these, by var(act(u))·‖w‖², w the weights of the layers that read it;
 - the last layer, which has no units, holds leading directions of the last state and of the features behind the body.
 
-Layers that write to one stream share p, so that skips carry it; hidden layers that a skip passes by hold units alone.
+Layers that write to one stream share p, so that skips carry it; hidden layers that it passes by, on a skip or as it
+is read again beside them, hold units alone.
 
 Each convolution is a ridge regression of these values on 3×3 patches of the student's own features, so that errors are
 corrected and do not add up. The layers behind the body are ones onto the pixels of the teacher's image, in channels.
 
 The stream passes an activation unchanged: with PReLU by slope 1; with a fixed slope by an offset, minus the 0.05 %
 quantile of its values, which the intercept of the next layer takes back; by such an offset an output opens its own
-gate, too. Before a rounded activation the values are FAR times its bend. Hidden units get the source's slopes. Channels
-for which the source has nothing keep random weights: the next layers may use what they give.
+gate, too. A gate that another layer makes is held constant. Before a rounded activation the values are FAR times its
+bend. Hidden units get the source's slopes. Channels for which the source has nothing keep random weights: the next
+layers may use what they give.
 
 The source is the teacher, or another network with the same LR images if the teacher's own features cannot be followed.
 """
@@ -26,9 +28,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from compressor.base.context import QUIET, Context
@@ -133,6 +136,11 @@ class AcrossFit(LayerSolver):
             self.aims = self._choose_aims()
         taps = {tap for aim in self.aims.values() for tap in aim.taps}
         taps |= {self._tap_of(unit.space) for aim in self.aims.values() for unit in aim.units}
+        for gate in (layer.held for layer in self.short.layers if layer.held):
+            maker = self.student.get_submodule(gate.by)
+            assert isinstance(maker, nn.Conv2d) and maker.bias is not None
+            maker.weight.zero_()
+            maker.bias.fill_(gate.bias)
         for name, aim in self.aims.items():
             self._clear(name, len(aim.factor))
         lr = self.patches.lr[:1].to(self.device)
@@ -276,12 +284,15 @@ class AcrossFit(LayerSolver):
 
     def _share_of(self, layer: LinearLayer) -> float:
         """Return the share of a layer's channels that the stream takes: all where no activation is behind them, none
-        where a skip carries it past them.
+        where a skip carries it past them, or their readers also read what they are made of.
         """
         if layer.output not in self.short.slopes:
             return 1.0
         readers = [reader for reader, _ in self.short.consumers[layer.output]]
-        is_bypassed = all(reader.at is not None and reader.opens is None for reader in readers)
+        is_bypassed = all(
+            (reader.at is not None and reader.opens is None) or set(layer.inputs) < set(reader.inputs)
+            for reader in readers
+        )
         return 0.0 if is_bypassed else self.stream_share
 
     @property
@@ -374,12 +385,8 @@ def can_follow(spec: Spec) -> bool:
 
 
 def following_plan(spec: Spec) -> LinearPlan:
-    """Return the linear plan of a student with its own gates open; refuse one that the stream cannot pass."""
+    """Return the plan by which a student follows another network; refuse one that the stream cannot pass."""
     plan = linear_plan(spec)
     if plan is None or not plan.can_follow:
         raise UsageError(f"a {spec.arch} cannot be solved for from a network of another kind: take --init random")
-    layers = (
-        layer if layer.opens is None else replace(layer, at=layer.opens.at, gain=layer.opens.gain)
-        for layer in plan.layers
-    )
-    return replace(plan, layers=tuple(layers))
+    return plan.following

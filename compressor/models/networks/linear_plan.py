@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal, TypeAlias
 
@@ -41,15 +41,28 @@ class OwnGate:
 
 
 @dataclass(frozen=True)
+class HeldGate:
+    """A gate that another layer makes, and that is constant if this layer, `by`, has a bias alone: `bias` everywhere.
+    Then what the gate multiplies is added up at `at`, by the factor `gain`.
+    """
+
+    by: str
+    bias: float
+    at: Tap
+    gain: float
+
+
+@dataclass(frozen=True)
 class LinearLayer:
     """A linear layer: the spaces of its input segments, that of its output, and its target.
 
     `at` is the tap where the layer is compared with the teacher, for a layer whose output is added to something else,
     and `gain` the factor of the output on the way there; without `at` the layer's own output is compared. Before a
     pixel shuffle each unit of the output has one row per offset. `gate` is the layer whose output, through a sigmoid,
-    multiplies this one's; `opens` describes an output that multiplies itself. `parts` is the number of times that the
-    output's units are repeated: three for queries, keys and values. A LayerNorm counts as a layer that scales and
-    shifts each unit separately.
+    multiplies this one's; `opens` describes an output that multiplies itself, and `held` the gate that is constant
+    where a student follows another kind of network. `parts` is the number of times that the output's units are
+    repeated: three for queries, keys and values. A LayerNorm counts as a layer that scales and shifts each unit
+    separately.
     """
 
     name: str
@@ -59,6 +72,7 @@ class LinearLayer:
     gain: float = 1.0
     gate: str | None = None
     opens: OwnGate | None = None
+    held: HeldGate | None = None
     parts: int = 1
 
     @property
@@ -139,12 +153,27 @@ class LinearPlan:
         return self.layers[: -self.image_layers]
 
     @property
+    def following(self) -> LinearPlan:
+        """The plan by which a student follows the stream of another network: its own gates are open, and the others
+        are held, so that what they multiply is a sum, and no layer before them matters.
+        """
+        making = {layer.held.by for layer in self.layers if layer.held}
+        for layer in reversed(self.layers):
+            readers = {reader.name for reader, _ in self.consumers[layer.output]}
+            if readers and readers <= making:
+                making.add(layer.name)
+        kinds: dict[str, SpaceKind] = {layer.output: "linear" for layer in self.layers if layer.held}
+        layers = tuple(_at_constant_gate(layer) for layer in self.layers if layer.name not in making)
+        return replace(self, layers=layers, spaces={**self.spaces, **kinds})
+
+    @property
     def can_follow(self) -> bool:
-        """True if the stream of another network passes through: only sums, activations of known slopes and own gates
-        are between the layers."""
-        passed = {space for space, kind in self.spaces.items() if kind in ("linear", "fixed")} | set(self.slopes)
-        passed |= {layer.output for layer in self.layers if layer.opens}
-        return not self.gates and all(layer.output in passed and layer.parts == 1 for layer in self.layers)
+        """True if the stream of another network passes through: only sums, activations of known slopes, and gates that
+        can be open or held, are between the layers."""
+        plan = self.following
+        passed = {space for space, kind in plan.spaces.items() if kind in ("linear", "fixed")} | set(plan.slopes)
+        passed |= {layer.output for layer in plan.layers if layer.opens}
+        return not plan.gates and all(layer.output in passed and layer.parts == 1 for layer in plan.layers)
 
     def is_hidden(self, space: str) -> bool:
         """Return True for the units between two consecutive layers of the same module."""
@@ -153,6 +182,11 @@ class LinearPlan:
 
     def spaces_of(self, kind: SpaceKind) -> Iterator[str]:
         return (space for space, its_kind in self.spaces.items() if its_kind == kind)
+
+
+def _at_constant_gate(layer: LinearLayer) -> LinearLayer:
+    gate = layer.held or layer.opens
+    return layer if gate is None else replace(layer, at=gate.at, gain=gate.gain, gate=None)
 
 
 @dataclass(frozen=True)

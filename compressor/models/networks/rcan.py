@@ -33,7 +33,7 @@ from compressor.models.networks.edsr_family import (
     long_skip_axes,
     long_skip_end,
 )
-from compressor.models.networks.linear_plan import FeatureStream, LinearLayer, LinearPlan, SpaceKind
+from compressor.models.networks.linear_plan import FeatureStream, HeldGate, LinearLayer, LinearPlan, SpaceKind
 from compressor.models.quantisation.quantisers import Place, Shortcut
 
 
@@ -139,16 +139,20 @@ def axes(spec: RCANSpec) -> AxisPlan:
 
 
 def linear(spec: RCANSpec) -> LinearPlan:
-    """Return the linear plan. Gates multiply the blocks' outputs, so another basis of the stream is approximate."""
+    """Return the linear plan. Gates multiply the blocks' outputs, so another basis of the stream is approximate. A gate
+    whose last layer is zero is 1/2.
+    """
     layers = [LinearLayer("head", ("lr",), "stream")]
     kinds: dict[str, SpaceKind] = {"lr": "fixed", "stream": "mixed", "sr": "fixed"}
     for group in (f"groups.{g}" for g in range(spec.groups)):
         for block in (f"{group}.blocks.{b}" for b in range(spec.depth)):
             hidden, inner = f"{block}.hidden", f"{block}.attention.hidden"
             gate = f"{block}.attention.expand"
+            at, gain = Tap(block), spec.res_scale
+            held = HeldGate(gate, bias=0.0, at=at, gain=gain / 2)
             layers += [
                 LinearLayer(f"{block}.conv1", ("stream",), hidden),
-                LinearLayer(f"{block}.conv2", (hidden,), "stream", at=Tap(block), gain=spec.res_scale, gate=gate),
+                LinearLayer(f"{block}.conv2", (hidden,), "stream", at=at, gain=gain, gate=gate, held=held),
                 LinearLayer(f"{block}.attention.squeeze", ("stream",), inner),
                 LinearLayer(gate, (inner,), "stream"),
             ]
@@ -167,7 +171,9 @@ def linear(spec: RCANSpec) -> LinearPlan:
     stream = FeatureStream(tuple(states), tuple(units), (Tap("upsampler", "input"),))
     slopes = {space: 0.0 for spaces in units for space in spaces}
     groups = tuple(f"groups.{g}" for g in range(spec.groups))
-    return LinearPlan((*layers, *end), kinds | levels, groups, slopes=slopes, stream=stream)
+    return LinearPlan(
+        (*layers, *end), kinds | levels, groups, slopes=slopes, stream=stream, image_layers=len(levels) + 1
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,6 +15,7 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -154,6 +155,9 @@ class RRDBNet(UnshufflingNetwork):
     def finish(self, feature: torch.Tensor, shallow: torch.Tensor, lr: torch.Tensor) -> torch.Tensor:
         return self.cropped(self.tail(self.upsampler(self.body_end(feature) + shallow)), lr)
 
+    def tail_output(self, image: torch.Tensor, lr: torch.Tensor) -> torch.Tensor:
+        return image
+
     @property
     def descriptor(self) -> Descriptor:
         """The descriptor: any size is allowed. Unshuffled squares start at the top left; tiles keep to their grid."""
@@ -207,14 +211,15 @@ def linear(spec: RRDBNetSpec) -> LinearPlan:
     """Return the linear plan: the stream is linear, the channels of dense blocks and of the upsampler are units."""
     layers = [LinearLayer("head", ("lr",), "stream")]
     kinds: dict[str, SpaceKind] = {"lr": "fixed", "stream": "linear"}
-    for block in (f"blocks.{index}.dense.{dense}" for index in range(spec.depth) for dense in range(len(DENSE))):
-        known = ["stream"]
+    for index, dense in product(range(spec.depth), range(len(DENSE))):
+        block, known = f"blocks.{index}.dense.{dense}", ["stream"]
         for number in CONVS[:-1]:
             units = f"{block}.x{number}"
             layers.append(LinearLayer(f"{block}.conv{number}", tuple(known), units))
             known.append(units)
-        change = LinearLayer(f"{block}.conv{CONVS[-1]}", tuple(known), "stream", at=Tap(block), gain=RESIDUAL)
-        layers.append(change)
+        is_last = dense == len(DENSE) - 1  # its output is added to the block's input, too
+        at, gain = (Tap(f"blocks.{index}"), RESIDUAL**2) if is_last else (Tap(block), RESIDUAL)
+        layers.append(LinearLayer(f"{block}.conv{CONVS[-1]}", tuple(known), "stream", at=at, gain=gain))
         kinds |= dict.fromkeys(known[1:], "units")
     layers.append(LinearLayer("body_end", ("stream",), "stream", at=Tap("upsampler", "input")))
     last = "stream"
@@ -222,9 +227,11 @@ def linear(spec: RRDBNetSpec) -> LinearPlan:
         layers.append(LinearLayer(name, (last,), name))
         kinds[name], last = "units", name
     kinds["sr"] = "fixed"
-    slopes = {space: SLOPE for space, kind in kinds.items() if kind == "units"}
+    # Behind an unshuffle features are smaller than those of other networks: no slopes, as they cannot pass.
+    slopes = {space: SLOPE for space, kind in kinds.items() if kind == "units" and spec.unshuffle == 1}
     blocks = tuple(f"blocks.{index}" for index in range(spec.depth))
-    return LinearPlan((*layers, LinearLayer("tail", (last,), "sr")), kinds, blocks, slopes=slopes)
+    tail = LinearLayer("tail", (last,), "sr")
+    return LinearPlan((*layers, tail), kinds, blocks, slopes=slopes, image_layers=len(spec.ups) + 2)
 
 
 @dataclass(frozen=True)

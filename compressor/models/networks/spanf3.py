@@ -8,6 +8,7 @@ channels; the network then enlarges ×4, and the padding is cut off. A spec with
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -19,7 +20,7 @@ from compressor.base.errors import SrkdError, UsageError
 from compressor.models.networks.axes import AxisPlan
 from compressor.models.networks.base import Architecture, Descriptor, Spec, Tap
 from compressor.models.networks.dialect import Dialect, Reading, State, columns, has_tensors, rows, shuffle_scale
-from compressor.models.networks.linear_plan import LinearPlan
+from compressor.models.networks.linear_plan import HeldGate, LinearPlan
 from compressor.models.networks.span import (
     CONV3XC,
     SpanBlock,
@@ -35,6 +36,8 @@ from compressor.models.networks.span import (
 from compressor.models.networks.unshuffle import UnshufflingNetwork
 
 GATES = ("attention",)
+OPEN = 3.0
+"""Bias of a gate's layer at the start, without weights: the gate is tanh(3) = 0.995."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ class SpanF3Block(SpanBlock):
         with torch.no_grad():
             self.attention.weight.zero_()
             assert self.attention.bias is not None
-            self.attention.bias.fill_(3.0)
+            self.attention.bias.fill_(OPEN)
 
     def activated(self) -> tuple[nn.Module, bool]:
         return nn.ReLU(), False
@@ -93,6 +96,9 @@ class SPANF3(UnshufflingNetwork):
         """Return the image of the fused feature alone."""
         return self.cropped(F.pixel_shuffle(self.tail(feature), self.spec.scale * self.spec.unshuffle), lr)
 
+    def tail_output(self, image: torch.Tensor, lr: torch.Tensor) -> torch.Tensor:
+        return F.pixel_unshuffle(image, self.spec.scale)
+
     @property
     def descriptor(self) -> Descriptor:
         """The descriptor: any size is allowed. Unshuffled squares start at the top left; tiles keep to their grid."""
@@ -116,7 +122,21 @@ def axes(spec: SPANF3Spec) -> AxisPlan:
 
 
 def linear(spec: SPANF3Spec) -> LinearPlan:
-    return trunk_linear(spec.depth, has_end=False, gates=GATES)
+    """Return the linear plan. With its first gates a block is (h + x)·tanh(3), which a stream of another network passes
+    if its features have the size of the image: behind an unshuffle they are smaller.
+    """
+    plan = trunk_linear(spec.depth, has_end=False, gates=GATES)
+    if spec.unshuffle > 1:
+        return plan
+    layers = []
+    for layer in plan.layers:
+        block, _, conv = layer.name.rpartition(".")
+        if conv == "c3":
+            at, gain = Tap(f"{block}.joined"), math.tanh(OPEN)
+            layer = replace(layer, held=HeldGate(f"{block}.attention", bias=OPEN, at=at, gain=gain))
+        layers.append(layer)
+    hidden = [layer.output for layer in layers if layer.name.endswith((".c1", ".c2"))]
+    return replace(plan, layers=tuple(layers), slopes=dict.fromkeys(hidden, 0.0))
 
 
 def _head(names: Any) -> str:
