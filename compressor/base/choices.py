@@ -23,6 +23,9 @@ directions of the teacher's features."""
 Decay: TypeAlias = Literal["constant", "milestones", "cosine"]
 """The course of the learning rate: constant, multiplied by a factor at each milestone, or falling to zero."""
 
+OptimiserName: TypeAlias = Literal["adam", "soap"]
+"""The optimiser of training: Adam, or SOAP, which is Adam in bases of each weight's own."""
+
 PrecisionOption: TypeAlias = Literal["auto", "fp32", "bf16", "measure"]
 """The precision of training; auto: by facts of machine and run, measure: whichever is faster."""
 

@@ -31,9 +31,6 @@ from compressor.training.stage import Role, Stage
 from compressor.training.state import State
 from compressor.training.step import Step
 
-ADAM_TENSORS = 2
-"""Tensors that Adam keeps per parameter; its fused update needs no more."""
-
 
 @dataclass(frozen=True)
 class Memory:
@@ -55,7 +52,7 @@ class Memory:
     def line(self) -> str:
         learning = self.trained + self.modules + self.gradients + self.optimiser + self.average
         parts = {
-            "weights, gradients, Adam and EMA": learning,
+            "weights, gradients, optimiser and EMA": learning,
             "frozen networks": self.frozen,
             "activations": self.activations,
         }
@@ -137,15 +134,16 @@ def footprint(
             torch.autograd.backward(losses.total)
     trained, modules = _bytes(state.trained_network), _bytes(state.modules)
     gradients = trained + modules
+    kept = stage.optimiser.state_bytes([*state.trained_network.parameters(), *state.modules.parameters()])
     memory = Memory(
         trained=trained,
         modules=modules,
         gradients=gradients,
-        optimiser=ADAM_TENSORS * gradients,
+        optimiser=kept,
         average=trained,
         frozen=before - gradients - sum(images.nbytes for images in inputs),
         activations=activations,
-        peak=live.peak + ADAM_TENSORS * gradients + trained,
+        peak=live.peak + kept + trained,
     )
     frozen, helper, teacher_runner = live.parts["frozen"], live.parts["helper"], networks.teacher
     requests = [] if teacher_runner is None else teacher_runner.requests

@@ -11,6 +11,7 @@ from compressor.base.choices import Decay
 from compressor.models.networks.axes import Segments
 from compressor.training.calibration import Blend, Calibrated, term_weights
 from compressor.training.method import HasEarlierStages, Method, TrainsJointly, updates_of
+from compressor.training.optimisers import Optimiser
 from compressor.training.speed import PLAIN_MODE, ExecutionMode
 
 Role = Literal["student", "teacher", "joint"]
@@ -41,15 +42,6 @@ class Schedule:
         if self.decay == "cosine":
             return self.rate * 0.5 * (1 + math.cos(math.pi * (step - self.warmup) / max(1, self.steps - self.warmup)))
         return self.rate
-
-
-@dataclass(frozen=True)
-class Optimiser:
-    """Adam; `clip` bounds the gradient norm (CARN uses 10)."""
-
-    betas: tuple[float, float] = (0.9, 0.99)
-    eps: float = 1e-8
-    clip: float | None = None
 
 
 @dataclass(frozen=True)

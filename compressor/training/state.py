@@ -71,7 +71,7 @@ class State:
 
     networks: dict[Role, Network]
     modules: nn.ModuleDict
-    optimiser: torch.optim.Adam
+    optimiser: torch.optim.Optimizer
     ema: EMA
     role: Role = "student"
     segments: Segments = "each"
@@ -172,7 +172,7 @@ class State:
 
 def _prepare(
     stage: Stage, networks: dict[Role, Network], modules: nn.ModuleDict, teacher: Network | None, seed: int
-) -> tuple[torch.optim.Adam, EMA]:
+) -> tuple[torch.optim.Optimizer, EMA]:
     """Add the missing network and modules of `stage`; return its optimiser and average."""
     if stage.role not in networks:
         if teacher is None:
@@ -185,14 +185,7 @@ def _prepare(
             with torch_stream(f"modules of {method.name}", seed):
                 modules[method.name] = method.modules(teacher, networks["student"]).to(device)
     extra = [parameter for method in stage.methods for parameter in modules[method.name].parameters()]
-    optimiser = torch.optim.Adam(
-        _parameter_groups(stage, network, extra),
-        lr=stage.schedule.rate,
-        betas=stage.optimiser.betas,
-        eps=stage.optimiser.eps,
-        # One kernel for all parameters: a third of the time of foreach on CPU, and one launch on a GPU.
-        fused=True,
-    )
+    optimiser = stage.optimiser.build(_parameter_groups(stage, network, extra), stage.schedule.rate)
     return optimiser, EMA(network, decay=stage.average.decay, warmup=stage.average.warmup)
 
 

@@ -15,7 +15,15 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from compressor.base.choices import CompileOption, Decay, Init, PrecisionOption, Select, TeacherPrecisionOption
+from compressor.base.choices import (
+    CompileOption,
+    Decay,
+    Init,
+    OptimiserName,
+    PrecisionOption,
+    Select,
+    TeacherPrecisionOption,
+)
 from compressor.base.errors import UsageError
 
 if TYPE_CHECKING:
@@ -114,8 +122,12 @@ class ScheduleRule(PresetPart):
     )
     factor: float = Field(default=0.1, gt=0, le=1, description="multiplies the rate at each milestone")
     warmup: int = Field(default=0, ge=0, description="steps of linear warm-up")
-    betas: tuple[Beta, Beta] = Field(default=(0.9, 0.99), description="betas of Adam")
-    eps: float = Field(default=1e-8, gt=0, description="epsilon of Adam")
+    optimiser: OptimiserName = Field(
+        default="adam",
+        description="adam, or soap: Adam in bases of each weight's own, which needs fewer steps",
+    )
+    betas: tuple[Beta, Beta] = Field(default=(0.9, 0.99), description="betas of the optimiser")
+    eps: float = Field(default=1e-8, gt=0, description="epsilon of the optimiser")
     clip: float | None = Field(default=None, gt=0, description="largest gradient norm; larger ones are scaled down")
     ema: float = Field(default=0.999, ge=0, lt=1, description="decay of the averaged weights; 0 copies the weights")
     ema_warmup: bool = Field(default=True, description="let the average start fast: min(ema, (1+n)/(10+n))")
@@ -231,8 +243,9 @@ class Preset(PresetPart):
 
         A fitted student uses `fit_rate`, if that is set.
         """
+        from compressor.training.optimisers import Optimiser
         from compressor.training.speed import plain_mode
-        from compressor.training.stage import Average, Optimiser, Schedule, Stage
+        from compressor.training.stage import Average, Schedule, Stage
 
         rule = self.schedule
         rate = rule.rate_of(is_fitted=is_fitted)
@@ -240,7 +253,7 @@ class Preset(PresetPart):
             name="distil",
             methods=methods,
             schedule=Schedule(rule.steps, rate, rule.decay, rule.milestones, rule.factor, rule.warmup),
-            optimiser=Optimiser(rule.betas, rule.eps, rule.clip),
+            optimiser=Optimiser(rule.optimiser, rule.betas, rule.eps, rule.clip),
             average=Average(rule.ema, rule.ema_warmup),
             mode=plain_mode(self.speed_options()) if mode is None else mode,
             weights=self.weights,

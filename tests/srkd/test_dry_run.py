@@ -101,14 +101,18 @@ def test_activations_grow_with_the_batch_and_weights_do_not():
     assert (one.trained, one.gradients, one.optimiser, one.average) == tuple(4 * params * k for k in (1, 1, 2, 1))
 
 
-def test_the_optimisers_share_is_what_adam_keeps():
-    preset = load_preset("scratch")
-    state = State.fresh(build(SMALL["edsr"]), None, preset.stage(preset.build_methods()))
+@pytest.mark.parametrize("optimiser", ["adam", "soap"])
+def test_the_optimisers_share_is_what_it_keeps(optimiser):
+    preset = load_preset("scratch", [f"schedule.optimiser={optimiser}"])
+    stage = preset.stage(preset.build_methods())
+    state = State.fresh(build(SMALL["edsr"]), None, stage)
     for parameter in state.student.parameters():
         parameter.grad = torch.zeros_like(parameter)
     state.optimiser.step()
-    tensors = [tensor for size in state.optimiser.state.values() for tensor in size.values() if tensor.dim() > 0]
-    assert sum(tensor.nbytes for tensor in tensors) == of("scratch", SMALL["edsr"], None).memory.optimiser
+    kept = [value for of in state.optimiser.state.values() for value in of.values()]
+    tensors = [tensor for value in kept for tensor in (value.values() if isinstance(value, dict) else [value])]
+    size = sum(tensor.nbytes for tensor in tensors if isinstance(tensor, torch.Tensor) and tensor.dim() > 0)
+    assert size == footprint(stage, SMALL["edsr"], None, BatchShape(1, 16)).memory.optimiser
 
 
 MEASURE = """
