@@ -223,6 +223,10 @@ class Preset(PresetPart):
         """Return the preset with `rate` for every student, without `fit_rate`."""
         return self.model_copy(update={"schedule": self.schedule.model_copy(update={"fit_rate": None})})
 
+    def with_optimiser(self, name: OptimiserName) -> Preset:
+        """Return the preset with another optimiser."""
+        return self.model_copy(update={"schedule": self.schedule.model_copy(update={"optimiser": name})})
+
     def at_rate_times(self, factor: float) -> Preset:
         """Return the preset with its rates multiplied by a factor."""
         rule = self.schedule

@@ -60,7 +60,7 @@ from srkd.runs.recipe import (
     trains_teacher,
     tunes_teacher,
     use_embedded_phi,
-    with_rate_of_start,
+    with_pace_of_start,
 )
 from srkd.runs.student import StudentInit, choose_student, quantise_student, require_inside, whole_teacher
 from srkd.runs.teacher import fit_sizes, load_given_teacher, require_fit
@@ -228,7 +228,7 @@ class RunNetworks:
             goal, check = choose_goal(options, teacher, shared, began, inputs, context.note)
             labels = choose_labels(options, methods, goal, context.note)
             scaled, network = preset.at_scale(start.network.spec.scale), None if teacher is None else teacher.network
-            scaled = with_rate_of_start(scaled, start, options, context.note)
+            scaled = with_pace_of_start(scaled, start, options, context.note)
             if teacher is not None and (labels == "teacher" or needs_teacher(methods)):
                 methods = fit_sizes(methods, teacher, scaled.schedule.lr_patch, context.note)
             start = quantise_student(start, methods, teacher)

@@ -170,17 +170,20 @@ def test_where_a_student_starts(ground: Path, options: dict[str, object], init: 
     assert (start.init, start.select) == (init, select)
 
 
-def test_a_student_of_another_kind_is_trained_at_a_lower_rate(ground: Path) -> None:
+def test_solved_students_of_another_kind_or_with_gates_are_trained_by_soap(ground: Path) -> None:
     options = {"recipe": "logits", "student": "compact:width=12,depth=2", "teacher": ground / "teacher.safetensors"}
 
-    def rate_of(**more: object) -> float:
-        chosen = RunNetworks.choose(CompressOptions.of(**{**options, **more}), QUIET)
-        return chosen.preset.schedule.rate_of(is_fitted=True)
+    def pace_of(**more: object) -> tuple[str, float]:
+        schedule = RunNetworks.choose(CompressOptions.of(**{**options, **more}), QUIET).preset.schedule
+        return schedule.optimiser, schedule.rate_of(is_fitted=True)
 
-    same = rate_of(student=None)
-    assert rate_of() == same / 2 and rate_of(init="random") == same
-    assert rate_of(student="span:width=4,depth=1,scale=2") < same / 16, "its outputs gate themselves"
-    assert rate_of(settings=("schedule.rate=3e-4",)) == 3e-4, "the user's rate is kept"
+    name, rate = pace_of(student=None)
+    assert name == "adam" and pace_of(init="random") == (name, rate)
+    assert pace_of() == ("soap", rate)
+    assert pace_of(settings=("schedule.optimiser=adam",)) == ("adam", rate), "the user's optimiser is kept"
+    assert pace_of(settings=("schedule.rate=3e-4",)) == ("soap", 3e-4), "the user's rate is kept"
+    optimiser, slower = pace_of(student="span:width=4,depth=1,scale=2")
+    assert optimiser == "soap" and slower < rate / 8, "its outputs gate themselves"
 
 
 def test_a_run_with_a_student_of_another_kind_starts_solved(ground: Path, tmp_path: Path) -> None:
