@@ -312,8 +312,8 @@ BREAKS = (
         [
             ("offset of a stream", "bias[:carried] += (bend", "bias[:carried] += 0 * (bend"),
             ("offset that opens gates", "= value + offset[:, None, None]", "= value"),
-            ("one basis for a stream", "bases[layer.output, len(group)]", "leading_directions(second[group])"),
-            ("slopes of hidden units", "[unit.slope for unit in", "[0.25 for unit in"),
+            ("one basis for a stream", "bases[layer.output, len(group)]", "leading_directions(source.second[group])"),
+            ("slopes of hidden units", "mix, slopes[chosen], size", "mix, 0.25 + 0 * slopes[chosen], size"),
             ("state of a layer", "round(step * last / steps)", "min(last, 1 + round(step * last / steps))"),
             (
                 "units between two states",

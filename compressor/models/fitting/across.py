@@ -5,8 +5,9 @@ state of its `FeatureStream`. Of its w channels, s hold the stream, and the othe
 
 - a stream channel is to be pᵀh, h the source's features at state t(j), with those that skips add later, and p a leading
   eigenvector of Σ h·hᵀ;
-- a hidden channel is to be a unit of the source between states t(j) and t(j+1), before its activation: the strongest of
-  these, by var(act(u))·‖w‖², w the weights of the layers that read it;
+- a hidden channel is to be a unit of the source between states t(j) and t(j+1), before its activation: of more units
+  than channels those combinations that explain most of what is read of them (`merging.py`), which begin with the
+  strongest units, by var(act(u))·‖w‖², w the weights of the layers that read one;
 - the last layer, which has no units, holds leading directions of the last state and of the features behind the body.
 
 Layers that write to one stream share p, so that skips carry it; hidden layers that it passes by, on a skip or as it
@@ -39,6 +40,7 @@ from compressor.base.errors import UsageError
 from compressor.models.fitting.bases import leading_directions
 from compressor.models.fitting.layer_solver import LayerSolver
 from compressor.models.fitting.layers import dense_segment, linear_layer, segments_of
+from compressor.models.fitting.merging import MOST_UNITS, SAMPLE, merge, places_of, predicted
 from compressor.models.fitting.progress import FitProgress
 from compressor.models.fitting.shares import ShareBatch
 from compressor.models.fitting.stages import FitStage, stages
@@ -58,29 +60,39 @@ BALANCE_SWEEPS = 4
 
 
 @dataclass(frozen=True)
-class Unit:
-    """A unit of the source: its space, its index there, and its slope below zero."""
-
-    space: str
-    index: int
-    slope: float
-
-
-@dataclass(frozen=True)
 class Aim:
     """What a layer's leading channels are to give: directions of features, then units before their activation.
 
-    Each value is multiplied by the `factor` of its channel.
+    A hidden channel is a column of `mix`, a combination of the units of `spaces`, with a slope below zero. Each value
+    is multiplied by the `factor` of its channel.
     """
 
     taps: tuple[Tap, ...]
     directions: torch.Tensor
-    units: tuple[Unit, ...]
+    spaces: tuple[str, ...]
+    mix: torch.Tensor
+    slopes: torch.Tensor
     factor: torch.Tensor
 
 
+@dataclass(frozen=True)
+class SourceMoments:
+    """What is known of the source's features: the means of h·hᵀ by group of taps, by space the strength and the size of
+    its units, and on sampled pixels 3×3 patches of features, by group, and units, by space; none of a large source.
+    """
+
+    second: dict[tuple[Tap, ...], torch.Tensor]
+    strength: dict[str, torch.Tensor]
+    size: dict[str, torch.Tensor]
+    patches: dict[tuple[Tap, ...], torch.Tensor]
+    units: dict[str, torch.Tensor]
+
+
 class AcrossFit(LayerSolver):
-    """The state of solving for a student; `stream_share` of the channels that could hold units hold the stream."""
+    """The state of solving for a student; `stream_share` of the channels that could hold units hold the stream.
+
+    Without `merges_units` the hidden channels are the strongest units, which is quicker.
+    """
 
     def __init__(
         self,
@@ -90,9 +102,11 @@ class AcrossFit(LayerSolver):
         lr: torch.Tensor,
         *,
         stream_share: float = 0.5,
+        merges_units: bool = True,
         context: Context = QUIET,
     ) -> None:
         self.source, self.teacher, self.stream_share = source.eval(), teacher.eval(), stream_share
+        self.merges_units = merges_units
         plan = linear_plan(source.spec)
         assert plan is not None and plan.stream is not None
         self.long, self.stream = plan, plan.stream
@@ -135,7 +149,7 @@ class AcrossFit(LayerSolver):
         with torch.no_grad():
             self.aims = self._choose_aims()
         taps = {tap for aim in self.aims.values() for tap in aim.taps}
-        taps |= {self._tap_of(unit.space) for aim in self.aims.values() for unit in aim.units}
+        taps |= {self._tap_of(space) for aim in self.aims.values() for space in aim.spaces}
         for gate in (layer.held for layer in self.short.layers if layer.held):
             maker = self.student.get_submodule(gate.by)
             assert isinstance(maker, nn.Conv2d) and maker.bias is not None
@@ -151,8 +165,9 @@ class AcrossFit(LayerSolver):
             for name, aim in self.aims.items():
                 stream = torch.cat([features[tap] for tap in aim.taps], 1)
                 carried = torch.einsum("nchw,cs->nshw", stream, aim.directions.to(stream.dtype))
-                units = [features[self._tap_of(unit.space)][:, unit.index, None] for unit in aim.units]
-                values = torch.cat([carried, *units], 1)
+                units = [features[self._tap_of(space)] for space in aim.spaces]
+                mixed = [torch.einsum("nchw,cu->nuhw", torch.cat(units, 1), aim.mix)] if units else []
+                values = torch.cat([carried, *mixed], 1)
                 self.store[name, 0, batch.first] = values * aim.factor.to(values.dtype)[:, None, None]
             for name, values in self._image_values(image, batch.lr):
                 self.store[name, 0, batch.first] = values
@@ -213,8 +228,8 @@ class AcrossFit(LayerSolver):
             return
         carried, slope = aim.directions.shape[1], self.short.slopes[layer.output]
         if isinstance(slope, str):
-            slopes = torch.tensor([1.0] * carried + [unit.slope for unit in aim.units])
-            self.student.get_parameter(slope)[: len(slopes)] = slopes.to(self.device)
+            slopes = torch.cat([torch.ones(carried, device=self.device), aim.slopes])
+            self.student.get_parameter(slope)[: len(slopes)] = slopes
         elif carried:
             bias, bend = self._bias(layer), self._bend(layer.output)
             values = [
@@ -238,31 +253,68 @@ class AcrossFit(LayerSolver):
     def _choose_aims(self) -> dict[str, Aim]:
         """Return what each layer of the body is to give, from moments of the source's features on all patches."""
         layers, taps, spaces = self.short.body_layers, *self._steps()
-        second, strength, size = self._moments(taps, {space for names in spaces for space in names})
+        source = self._moments(taps, {space for names in spaces for space in names})
         groups: dict[tuple[str, int], dict[tuple[Tap, ...], torch.Tensor]] = {}
         for layer, group in zip(layers, taps, strict=True):
-            groups.setdefault((layer.output, len(group)), {})[group] = second[group]
+            groups.setdefault((layer.output, len(group)), {})[group] = source.second[group]
         # Layers that write to one space need one basis.
         joint = {key: torch.stack([*moments.values()]).mean(0) for key, moments in groups.items()}
         bases = {key: leading_directions(moments) for key, moments in joint.items()}
         aims: dict[str, Aim] = {}
         for layer, names, group in zip(layers, spaces, taps, strict=True):
             width = linear_layer(self.student, layer).weight.shape[0]
-            units = sorted(
-                ((float(value), space, index) for space in names for index, value in enumerate(strength[space])),
-                key=lambda entry: -entry[0],
-            )
             moments, directions = joint[layer.output, len(group)], bases[layer.output, len(group)]
-            carried = min(len(moments), max(width - len(units), round(self._share_of(layer) * width)))
-            kept = tuple(
-                Unit(space, index, float(self._slopes(space)[index])) for _, space, index in units[: width - carried]
-            )
-            factor = torch.ones(carried + len(kept), dtype=moments.dtype, device=self.device)
+            count = sum(len(source.strength[space]) for space in names)
+            carried = min(len(moments), max(width - count, round(self._share_of(layer) * width)))
+            directions, names = directions[:, :carried], names if carried < width else ()
+            mix, slopes, size = self._mix(layer, names, group, directions, width - carried, source)
+            factor = torch.ones(carried + len(slopes), dtype=moments.dtype, device=self.device)
             if bend := FAR * self._bend(layer.output):
                 factor[:carried] = bend / moments.diagonal().sum().sqrt()
-                factor[carried:] = bend / torch.tensor([size[unit.space][unit.index] for unit in kept])
-            aims[layer.name] = Aim(group, directions[:, :carried], kept, factor)
+                factor[carried:] = bend / size
+            aims[layer.name] = Aim(group, directions, names, mix, slopes, factor)
         return aims
+
+    def _mix(
+        self,
+        layer: LinearLayer,
+        spaces: tuple[str, ...],
+        group: tuple[Tap, ...],
+        directions: torch.Tensor,
+        count: int,
+        source: SourceMoments,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return what a layer's hidden channels take of the units of these spaces, with their slopes and sizes."""
+        if not spaces:
+            return torch.zeros(0, 0, device=self.device), torch.zeros(0, device=self.device), self._zeros(0)
+        strength, size = (torch.cat([values[space] for space in spaces]) for values in (source.strength, source.size))
+        slopes = torch.cat([self._slopes(space).to(self.device) for space in spaces]).float()
+        chosen = strength.argsort(descending=True, stable=True)[:count]
+        mix = torch.eye(len(strength), device=self.device)[:, chosen]
+        if len(chosen) == len(strength) or not source.units:
+            return mix, slopes[chosen], size[chosen]
+        units, patches = torch.cat([source.units[space] for space in spaces]), source.patches[group]
+        middle = patches[4::9]  # of nine pixels the one in the middle
+        stream = directions.T.to(middle) @ middle
+        known = predicted(units, patches)
+        applied = self.short.slopes[layer.output]
+        below = slopes if isinstance(applied, str) else torch.full_like(slopes, applied)
+        mix = merge(units, known, stream, self._use(spaces), below, chosen.tolist()).float()
+        self.patches.follow(mix)
+        return mix, slopes[chosen], (mix.T.double() @ known).square().mean(1).sqrt()
+
+    def _use(self, spaces: tuple[str, ...]) -> torch.Tensor:
+        """Return Σ VᵀV for the units of these spaces, V the weights that read them and write to one space."""
+        sizes = [len(self._slopes(space)) for space in spaces]
+        readers: dict[tuple[str, int], list[torch.Tensor]] = {}
+        for index, space in enumerate(spaces):
+            for layer, segment in self.long.consumers[space]:
+                weight = layer.gain * dense_segment(self.source, self.long, layer, segment).transpose(0, 1).flatten(1)
+                rows = [weight.new_zeros(size, weight.shape[1]) for size in sizes]
+                rows[index] = weight
+                readers.setdefault((layer.output, weight.shape[1]), []).append(torch.cat(rows))
+        whole = [torch.stack(weights).sum(0) for weights in readers.values()]
+        return torch.stack([weight @ weight.T for weight in whole]).sum(0)
 
     def _steps(self) -> tuple[list[tuple[Tap, ...]], list[tuple[str, ...]]]:
         """Return the source's features at the state of each layer of the body, and the spaces of its units there."""
@@ -300,10 +352,8 @@ class AcrossFit(LayerSolver):
         """True if layers hold both the stream and units, so that the share of the stream matters."""
         return any(0 < self._share_of(layer) < 1 for layer in self.short.body_layers)
 
-    def _moments(
-        self, groups: Iterable[tuple[Tap, ...]], spaces: Iterable[str]
-    ) -> tuple[dict[tuple[Tap, ...], torch.Tensor], dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-        """Return the means of h·hᵀ at each group of taps, and the strength and size of the units by space."""
+    def _moments(self, groups: Iterable[tuple[Tap, ...]], spaces: Iterable[str]) -> SourceMoments:
+        """Return the moments of the source's features at each group of taps, and of its units by space."""
         groups, spaces = tuple(dict.fromkeys(groups)), sorted(spaces)
         taps = {tap for group in groups for tap in group} | {self._tap_of(space) for space in spaces}
         probe, _ = self._run(ShareBatch(0, self.patches.lr[:1].to(self.device)), taps, image=False)
@@ -311,8 +361,26 @@ class AcrossFit(LayerSolver):
         second = {group: self._zeros(size, size) for group, size in sizes.items()}
         sums = {space: self._zeros(3, probe[self._tap_of(space)].shape[1]) for space in spaces}
         count = self._zeros()
+        height, width = self.patches.lr.shape[-2:]
+        each = min(max(1, SAMPLE // len(self.patches.lr)), height * width)
+        total = each * len(self.patches.lr)
+        is_sampled = self.merges_units and sum(values.shape[1] for values in sums.values()) <= MOST_UNITS
+        units: dict[str, torch.Tensor] = {}
+        patches: dict[tuple[Tap, ...], torch.Tensor] = {}
+        if is_sampled:
+            units = {space: torch.zeros(values.shape[1], total, device=self.device) for space, values in sums.items()}
+            patches = {group: torch.zeros(9 * size, total, device=self.device) for group, size in sizes.items()}
         for batch in self.patches.batches():
             features, _ = self._run(batch, taps, image=False)
+            for index in range(len(batch.lr)) if is_sampled else ():
+                number = batch.first + index
+                places = places_of(height, width, each, number).to(self.device)
+                part = slice(number * each, (number + 1) * each)
+                for group in groups:
+                    stream = torch.cat([features[tap][index] for tap in group])
+                    patches[group][:, part] = F.unfold(stream[None], 3, padding=1)[0][:, places]
+                for space in spaces:
+                    units[space][:, part] = features[self._tap_of(space)][index].flatten(1)[:, places]
             count += batch.lr[:, 0].numel()
             for group in groups:
                 pixels = torch.cat([features[tap] for tap in group], 1).transpose(0, 1).flatten(1)
@@ -321,12 +389,13 @@ class AcrossFit(LayerSolver):
                 before = features[self._tap_of(space)].transpose(0, 1).flatten(1).double()
                 after = torch.where(before > 0, before, before * self._slopes(space)[:, None].to(before))
                 sums[space] += torch.stack([before.square().sum(1), after.sum(1), after.square().sum(1)])
-        self.patches.add(count, *second.values(), *sums.values())
+        self.patches.add(count, *second.values(), *sums.values(), *units.values(), *patches.values())
         sizes_by_space, strength = {}, {}
         for space, (before, first, squares) in ((space, values / count) for space, values in sums.items()):
             sizes_by_space[space] = before.sqrt()
             strength[space] = (squares - first.square()) * self._reading(space)
-        return {group: moments / count for group, moments in second.items()}, strength, sizes_by_space
+        means = {group: moments / count for group, moments in second.items()}
+        return SourceMoments(means, strength, sizes_by_space, patches, units)
 
     def _zeros(self, *size: int) -> torch.Tensor:
         return torch.zeros(size, dtype=torch.float64, device=self.device)

@@ -44,7 +44,7 @@ def fit(teacher: ImageModel, spec: Spec, lr: torch.Tensor, *, context: Context =
         few = lr[:: max(1, min(TRIAL, len(lr) // FEWEST))]
         last = AcrossFit(source, teacher, spec, lr, context=context)
         trials = [
-            AcrossFit(source, teacher, spec, few, stream_share=share, context=context)
+            AcrossFit(source, teacher, spec, few, stream_share=share, merges_units=False, context=context)
             for share in (STREAM_SHARES if last.has_shares else ())
         ]
         progress = FitProgress(context, last.work + sum(trial.work for trial in trials))
