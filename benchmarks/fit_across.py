@@ -1,7 +1,8 @@
 """Students of another kind than their teacher: `python -m benchmarks fit_across --photos PHOTOS --val FOLDER`.
 
 Each shape is solved for and polished (`--recipe fit`), then trained with logits for as many steps as take --minutes,
-once from the solved start and once from random weights. Finished runs are kept, in --out.
+from the solved start, from random weights, and from these with the optimiser that the solved start has. Finished runs
+are kept, in --out.
 
 With `--teachers A;B` each shape is solved for and polished under each teacher for --minutes in all, and trained from
 random weights for as long; both are judged by the teacher's own images.
@@ -40,6 +41,8 @@ SHAPES = "compact:width=56,depth=3;compact:width=64,depth=6;compact:width=64,dep
 SETTINGS = ("schedule.batch=8", "schedule.lr_patch=32")
 MARKS = (0.2, 0.4, 0.6, 0.8, 1.0)
 """Shares of the training at which the curve is shown."""
+WITH_SOAP = ("schedule.optimiser=soap", "schedule.rate=3e-3")
+"""The best settings from random weights (docs/use/recipes.md)."""
 AT_THE_END = ("schedule.validate_every=1000000",)
 WARM_UP = 20
 """Steps by which the time of a step is measured."""
@@ -68,7 +71,7 @@ def main() -> int:
     caption = (
         f"Teacher: {teacher}, {rows[0]['teacher']:.3f} dB on {options.val.name}; bicubic {rows[0]['bicubic']:.3f}. "
         f"Patches and training from {options.photos.name}; {options.minutes:g} minutes are as many steps of logits of "
-        "8 patches of 32×32, a rate of 4e-4 from the fit and 8e-4 from random weights, one seed; "
+        "8 patches of 32×32, SOAP at 8e-4 from the fit, from random weights Adam at 8e-4, or SOAP at 3e-3; one seed; "
         f"{machine_facts()['cpu']}, {torch.get_num_threads()} thread(s)."
     )
     save(
@@ -89,6 +92,7 @@ COLUMNS = (
     Column("recipe_seconds", "s", ".0f"),
     Column("from_fit", "then logits", ".3f"),
     Column("from_random", "logits from random weights", ".3f"),
+    Column("from_random_soap", "by SOAP", ".3f"),
     Column("steps", "steps", ",d"),
 )
 CURVE = (
@@ -122,8 +126,8 @@ def in_minutes(options: argparse.Namespace, shapes: list[str]) -> int:
     caption = (
         f"Luma PSNR to the teacher's own images of {options.val.parent.name}. A student has {options.minutes:g} "
         f"minute(s) of one thread's processor time on {options.photos.name}, validation apart: recipe fit, solving "
-        "included, or logits from random weights, on 4 patches of 32×32 a step; a rate of 2e-4 from the fit and 8e-4 "
-        f"from random weights, one seed; {machine_facts()['cpu']}, beside other work."
+        "included, or logits from random weights, on 4 patches of 32×32 a step; SOAP at 1e-3 from the fit, Adam "
+        f"at 8e-4 from random weights, one seed; {machine_facts()['cpu']}, beside other work."
     )
     table = Table(MINUTES, rows, caption)
     file = results_folder() / "fit_across.json"
@@ -169,6 +173,8 @@ def measured(shape: str, options: argparse.Namespace, folder: Path) -> tuple[Row
     every = (*SETTINGS, f"schedule.validate_every={max(1, steps // 20)}")
     fitted = run(folder / "fit", options, shape, recipe="logits", steps=steps, settings=every)
     random = run(folder / "random", options, shape, recipe="logits", init="random", steps=steps, settings=every)
+    quicker = (*every, *WITH_SOAP)
+    soap = run(folder / "random-soap", options, shape, recipe="logits", init="random", steps=steps, settings=quicker)
     row: dict[str, Cell] = {
         "student": shape,
         "params": cost(parse_student(shape, scale=recipe["scale"])).params,
@@ -178,12 +184,14 @@ def measured(shape: str, options: argparse.Namespace, folder: Path) -> tuple[Row
         "recipe_seconds": recipe["whole_seconds"],
         "from_fit": fitted["psnr"],
         "from_random": random["psnr"],
+        "from_random_soap": soap["psnr"],
         "steps": steps,
         "teacher": recipe["teacher"],
         "bicubic": recipe["bicubic"],
     }
     curves: list[Row] = []
-    for start, result in (("solved for", fitted), ("random weights", random)):
+    starts = (("solved for", fitted), ("random weights", random), ("random weights, SOAP", soap))
+    for start, result in starts:
         points: Mapping[int, float] = {int(step): psnr for step, psnr in result["curve"].items()}
         shown = {f"at_{round(100 * mark)}": points[nearest(points, mark * steps)] for mark in MARKS}
         curves.append({"student": shape, "start": start, **shown, "all": json.dumps(points)})
