@@ -22,7 +22,7 @@ SAMPLE = 8192
 MOST_UNITS = 2048
 """Units of a source that are sampled at most: of a larger one the strongest units are taken."""
 
-STEPS, PIXELS, RATE, DECAY = 150, 2048, 2e-3, 0.985
+STEPS, PIXELS, RATE, DECAY = 60, 1024, 4e-3, 0.96
 """Steps of Adam, the pixels of each, the first rate, as a share of a unit's weight, and its fall per step."""
 
 RIDGE = 1e-4
