@@ -133,5 +133,5 @@ def _renew_bases(states: Iterable[dict[str, Any]]) -> None:
 def _turned(values: Tensor, bases: Mapping[int, Tensor]) -> Tensor:
     """Return a copy of the values with each of these modes in its basis."""
     for mode, basis in bases.items():
-        values = torch.tensordot(values, basis, dims=([mode], [0])).movedim(-1, mode)
+        values = (values.movedim(mode, -1) @ basis).movedim(-1, mode)
     return values.clone() if not bases else values

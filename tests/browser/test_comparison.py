@@ -315,7 +315,7 @@ def test_a_missing_file_is_reported(app: App, models: Models, missing: str, trou
     """For a network when it is needed: measuring without one explains why there is no figure."""
     site = app.site([models.tiny], {})
     del site.files[missing]
-    with app.visit(site, expected=("404", "integrity"), **DESKTOP) as visit:
+    with app.visit(site, expected=("404", "integrity", "ERR_FAILED"), **DESKTOP) as visit:
         if missing.startswith("models/"):
             visit.open_details().page.click("#measure")
         visit.page.wait_for_selector(f"#trouble:has-text('{trouble}')")

@@ -16,6 +16,7 @@ from PIL import Image
 
 from compressor.base.context import Context
 from compressor.base.errors import SrkdError, UsageError
+from compressor.base.machine import has_integer_products
 from compressor.images.sample import sample_photo
 from compressor.images.sets import embedded_photos
 from compressor.inference.open import open_model
@@ -111,7 +112,11 @@ def test_flat_colours_keep_their_colour(exported: tuple[FileReport, ...], studen
 
 
 def test_dark_photos_keep_their_mean(exported: tuple[FileReport, ...], student: Network) -> None:
-    """The mean changes by at most half a grey level per channel: users complain about int8 files with dark output."""
+    """The mean changes by at most half a grey level per channel: users complain about int8 files with dark output.
+
+    A processor whose sums of byte products overflow gets weights of seven bits, with twice the steps.
+    """
+    limit = 0.5 if has_integer_products() else 1.0
     assert exported[0].path is not None
     model = open_model(exported[0].path)
     for light in (0.05, 0.2):
@@ -120,7 +125,7 @@ def test_dark_photos_keep_their_mean(exported: tuple[FileReport, ...], student: 
         with torch.no_grad():
             expected = student(dark).clamp(0, 1)
         shift = (model.run(dark).clamp(0, 1) - expected).mean((2, 3)).abs() * 255
-        assert float(shift.max()) < 0.5, light
+        assert float(shift.max()) < limit, light
 
 
 def test_greys_are_no_more_coloured_than_in_float(exported: tuple[FileReport, ...], student: Network) -> None:

@@ -79,6 +79,7 @@ def test_a_file_of_the_older_version_is_read(tmp_path: Path) -> None:
     assert newer.pop("schema") == "srkd.compress/2"
     renamed = {"schema", "pace", "start"}
     assert newer["preset"]["student"].pop("published") == []
+    assert newer["preset"]["schedule"].pop("optimiser") == "adam"
     assert newer["preset"].pop("blend") is None and newer["preset"]["student"].pop("init_required") is False
     changed_keys = renamed | {"teacher", "result"}
     assert {key: newer[key] for key in older if key not in changed_keys} == {
