@@ -62,9 +62,7 @@ class Soap(torch.optim.Optimizer):
     The first step finds the bases and moves nothing.
     """
 
-    def __init__(
-        self, params: list[dict[str, Any]], lr: float, betas: tuple[float, float] = (0.9, 0.99), eps: float = 1e-8
-    ) -> None:
+    def __init__(self, params: list[dict[str, Any]], lr: float, betas: tuple[float, float], eps: float) -> None:
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": 0.0})
 
     @torch.no_grad()

@@ -191,7 +191,8 @@ def test_a_solved_student_is_nearer_than_random_weights(name: str, spec: Spec) -
     apart = patches(6, seed=11)
     with torch.no_grad():
         error, random = ((net(apart) - teacher(apart)).square().mean() for net in (student, build(spec, seed=3)))
-    assert error < random / 3
+    # The nearest upsampler of an RRDBNet tells pixels apart by their neighbours only.
+    assert error < random / (3 if isinstance(spec, RRDBNetSpec) else 4)
 
 
 def test_a_unit_is_as_large_where_it_is_written_as_where_it_is_read() -> None:

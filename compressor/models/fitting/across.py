@@ -364,7 +364,7 @@ class AcrossFit(LayerSolver):
         height, width = self.patches.lr.shape[-2:]
         each = min(max(1, SAMPLE // len(self.patches.lr)), height * width)
         total = each * len(self.patches.lr)
-        is_sampled = self.merges_units and sum(values.shape[1] for values in sums.values()) <= MOST_UNITS
+        is_sampled = self.merges_units and 0 < sum(values.shape[1] for values in sums.values()) <= MOST_UNITS
         units: dict[str, torch.Tensor] = {}
         patches: dict[tuple[Tap, ...], torch.Tensor] = {}
         if is_sampled:

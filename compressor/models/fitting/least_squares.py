@@ -81,13 +81,18 @@ class Sums:
         """Return slope and intercept for a ridge; constant or linearly dependent inputs are allowed."""
         covariance = self.xx - torch.outer(self.x, self.x) / self.count
         across = self.rx - torch.outer(self.r, self.x) / self.count
-        mean = covariance.diagonal().mean()
-        if not mean > 0:
-            slope = torch.zeros_like(across)
-        else:
-            loaded = covariance + ridge * mean * torch.eye(len(covariance), dtype=torch.float64, device=mean.device)
-            slope = torch.linalg.solve(loaded, across.T).T
+        slope = ridge_solution(covariance, across, ridge)
         return slope, (self.r - slope @ self.x) / self.count
+
+
+def ridge_solution(second: torch.Tensor, across: torch.Tensor, ridge: float) -> torch.Tensor:
+    """Return W (outputs, inputs) with W·(Σ x·xᵀ + λ·d̄·1) = Σ r·xᵀ, d̄ the mean diagonal; zero if all inputs are."""
+    mean = second.diagonal().mean()
+    if not mean > 0:
+        return torch.zeros_like(across)
+    loaded = second + ridge * mean * torch.eye(len(second), dtype=second.dtype, device=second.device)
+    solution: torch.Tensor = torch.linalg.solve(loaded, across.T).T
+    return solution
 
 
 class Correction(NamedTuple):

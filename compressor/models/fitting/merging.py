@@ -16,6 +16,8 @@ from collections.abc import Sequence
 
 import torch
 
+from compressor.models.fitting.least_squares import ridge_solution
+
 SAMPLE = 8192
 """Number of pixels of all patches together."""
 
@@ -92,8 +94,4 @@ def _centred(values: torch.Tensor) -> torch.Tensor:
 
 def _regression(inputs: torch.Tensor, outputs: torch.Tensor) -> torch.Tensor:
     """Return the weights (outputs, inputs) of a ridge regression."""
-    second = inputs @ inputs.T
-    load = RIDGE * second.diagonal().mean().detach().clamp_min(1e-30)
-    loaded = second + load * torch.eye(len(second), dtype=second.dtype, device=second.device)
-    weights: torch.Tensor = torch.linalg.solve(loaded, inputs @ outputs.T).T
-    return weights
+    return ridge_solution(inputs @ inputs.T, outputs @ inputs.T, RIDGE)
