@@ -17,8 +17,7 @@ import torch
 
 def uniforms(stream: str, seed: int, step: int, samples: Sequence[int], count: int) -> npt.NDArray[np.float64]:
     """Return `count` numbers in [0,1) per sample, (len(samples), count): Philox, one counter block per sample."""
-    key = int.from_bytes(hashlib.blake2b(f"{stream}:{seed}".encode(), digest_size=16).digest(), "little")
-    philox = np.random.Philox(key=key)
+    philox = np.random.Philox(key=_key(stream, seed))
     generator, state = np.random.Generator(philox), philox.state
     counter = state["state"]["counter"]
     numbers = np.empty((len(samples), count))
@@ -28,6 +27,15 @@ def uniforms(stream: str, seed: int, step: int, samples: Sequence[int], count: i
         philox.state = state
         generator.random(out=row)
     return numbers
+
+
+def generator_of(stream: str, seed: int, step: int, sample: int) -> np.random.Generator:
+    """Return the generator of one sample, for numbers of which there are many or an unknown count."""
+    return np.random.Generator(np.random.Philox(key=_key(stream, seed), counter=(0, sample, step, 0)))
+
+
+def _key(stream: str, seed: int) -> int:
+    return int.from_bytes(hashlib.blake2b(f"{stream}:{seed}".encode(), digest_size=16).digest(), "little")
 
 
 @contextmanager

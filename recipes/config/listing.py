@@ -7,13 +7,13 @@ from pathlib import Path
 
 from compressor.base.errors import SrkdError, UsageError
 from compressor.base.files import atomic_path, require_writable_folder
+from compressor.base.yaml_errors import Problem, YamlError, file_error
+from compressor.base.yaml_text import parse_yaml
 from compressor.training.method import TEACHER_NEEDS, TeacherNeeds
 from recipes.catalogue import METHODS, RECIPES, notes
-from recipes.config.errors import PresetError, Problem, file_error
 from recipes.config.preset import Preset
 from recipes.config.reading import absolute_recipe, is_recipe_file, load_preset, recipe_label, recipe_text
 from recipes.config.schema import COMMENT, write_schema
-from recipes.config.yaml_text import parse_yaml
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def validate_recipe(recipe: str) -> RecipeProblems:
     try:
         is_file = is_recipe_file(recipe) or not Path(recipe).exists()
         load_preset(absolute_recipe(recipe) if is_file else str(Path(recipe).resolve()))
-    except PresetError as error:
+    except YamlError as error:
         return RecipeProblems(recipe, False, error.problems)
     except SrkdError as error:
         return RecipeProblems(recipe, False, file_error(recipe, str(error)).problems)

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, cast, get_type_hints
 from pydantic import BaseModel, ConfigDict, Field, PydanticUserError, ValidationError, create_model
 
 from compressor.base.errors import SrkdError, UsageError
+from compressor.base.yaml_errors import KeyPath, Problem, YamlError, YamlSource
 from compressor.training.method import TEACHER_NEEDS, ChoosesTeacherNeeds
 from recipes.catalogue import MethodEntry
 from recipes.config.by_class import FIXED, find_method
-from recipes.config.errors import KeyPath, PresetError, PresetSource, Problem
 
 if TYPE_CHECKING:
     from compressor.training.method import Method
@@ -43,7 +43,7 @@ def options_model(entry: MethodEntry) -> type[BaseModel]:
 
 
 def read_options(
-    entry: MethodEntry, options: Any, path: KeyPath, origin: PresetSource
+    entry: MethodEntry, options: Any, path: KeyPath, origin: YamlSource
 ) -> tuple[dict[str, Any], list[Problem]]:
     """Return the options with their types, and the mistakes in them."""
     model = options_model(entry)
@@ -57,9 +57,9 @@ def read_options(
 def make_method(name: str, options: Mapping[str, Any]) -> Method:
     """Return a method, given by its name or class, with its options, or raise one line with all mistakes."""
     entry = find_method(name)
-    values, problems = read_options(entry, dict(options), (), PresetSource(f"method {entry.name}", {}, {}))
+    values, problems = read_options(entry, dict(options), (), YamlSource(f"method {entry.name}", {}, {}))
     if problems:
-        raise PresetError(problems)
+        raise YamlError(problems)
     try:
         method = cast("Method", entry.load()(**values))
     except (ValueError, TypeError) as error:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from compressor.base.yaml_errors import YamlError, YamlSource
 from compressor.models.networks.base import Spec
 from compressor.models.networks.registry import architecture, architectures
 from recipes.catalogue import METHODS
-from recipes.config.errors import PresetError, PresetSource
 from recipes.config.options import read_options
 
 
@@ -16,10 +16,10 @@ def published_options(method: str, spec: Spec) -> dict[str, Any]:
     prefix = f"{method}."
     settings = architecture(spec.arch).published_settings(spec)
     options = {name.removeprefix(prefix): value for name, value in settings.items() if name.startswith(prefix)}
-    source = PresetSource(f"what {spec.arch} publishes for {method}", {}, {})
+    source = YamlSource(f"what {spec.arch} publishes for {method}", {}, {})
     values, problems = read_options(METHODS.find(method), options, (), source)
     if problems:
-        raise PresetError(problems)
+        raise YamlError(problems)
     return values
 
 

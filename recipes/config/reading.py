@@ -12,14 +12,14 @@ from pydantic import BaseModel, ValidationError
 
 from compressor.base.errors import SrkdError, UsageError, nearest, parse_int
 from compressor.base.files import read_text
+from compressor.base.yaml_errors import KeyPath, Problem, YamlError, YamlSource, file_error
+from compressor.base.yaml_text import Document, parse_value, parse_yaml
 from compressor.training.method import Method, NeedsBatch
 from recipes.catalogue import METHODS, RECIPES
 from recipes.composition import disagreements, refusals
 from recipes.config.by_class import BASE, ByClass, find_method, is_class, read_class
-from recipes.config.errors import KeyPath, PresetError, PresetSource, Problem, file_error
 from recipes.config.options import options_model, read_options
 from recipes.config.preset import MethodRule, Preset, PublishedStudent, ScheduleRule, StudentRule
-from recipes.config.yaml_text import Document, parse_value, parse_yaml
 
 MODELS: Mapping[tuple[str, ...], type[BaseModel]] = {
     (): Preset,
@@ -104,13 +104,13 @@ def recipe_label(recipe: str) -> str:
 
 
 def read_preset(text: str, file: str, settings: Sequence[str] = ()) -> Preset:
-    """Return the preset in a file's text, or raise a PresetError with all mistakes in it."""
+    """Return the preset in a file's text, or raise a YamlError with all mistakes in it."""
     return _read_document(parse_yaml(text, file), file, settings)
 
 
 def _read_document(document: Document, file: str, settings: Sequence[str]) -> Preset:
     values = document.values
-    origin, problems = _apply(settings, values, PresetSource(file, document.lines, {}))
+    origin, problems = _apply(settings, values, YamlSource(file, document.lines, {}))
     preset = None
     try:
         preset = Preset.model_validate_json(json.dumps(values, default=str), strict=True)
@@ -118,19 +118,19 @@ def _read_document(document: Document, file: str, settings: Sequence[str]) -> Pr
         problems += [_shape_problem(detail, values, origin) for detail in error.errors()]
     problems += _option_problems(values, origin)
     if preset is None or problems:
-        raise PresetError(sorted(problems, key=lambda problem: (problem.setting is not None, problem.line or 0)))
+        raise YamlError(sorted(problems, key=lambda problem: (problem.setting is not None, problem.line or 0)))
     try:
         methods = preset.build_methods()
-    except PresetError:
+    except YamlError:
         raise
     except SrkdError as error:
         raise type(error)(f"{file}: {error}") from error
     if problems := _composition_problems(preset, methods, origin):
-        raise PresetError(problems)
+        raise YamlError(problems)
     return preset
 
 
-def _shape_problem(detail: Any, values: Mapping[str, Any], origin: PresetSource) -> Problem:
+def _shape_problem(detail: Any, values: Mapping[str, Any], origin: YamlSource) -> Problem:
     """Return a mistake outside the options of methods."""
     keys = tuple(piece for piece in detail["loc"][:-1] if isinstance(piece, str))
     siblings = MODELS[keys].model_fields if keys in MODELS else ()
@@ -143,7 +143,7 @@ def _shape_problem(detail: Any, values: Mapping[str, Any], origin: PresetSource)
     return origin.pydantic_problem(detail, siblings, other_paths=elsewhere)
 
 
-def _option_problems(values: Mapping[str, Any], origin: PresetSource) -> list[Problem]:
+def _option_problems(values: Mapping[str, Any], origin: YamlSource) -> list[Problem]:
     """Return mistakes in methods: unknown names, and invalid options."""
     problems: list[Problem] = []
     for index, rule in enumerate(_method_rules(values)):
@@ -160,7 +160,7 @@ def _option_problems(values: Mapping[str, Any], origin: PresetSource) -> list[Pr
     return problems
 
 
-def _composition_problems(preset: Preset, methods: Sequence[Method], origin: PresetSource) -> list[Problem]:
+def _composition_problems(preset: Preset, methods: Sequence[Method], origin: YamlSource) -> list[Problem]:
     """Return mistakes in the combination: incompatible methods, unsuitable sizes, weights of unknown terms."""
     schedule = preset.schedule
     lines = dict.fromkeys([*refusals(methods), *disagreements(methods, preset.weights, preset.blend)])
@@ -208,7 +208,7 @@ def _options_of(rule: Mapping[str, Any]) -> tuple[str, ...]:
 # --set key=value: a key by its path, or a method's option by its bare name.
 
 
-def _apply(settings: Sequence[str], values: dict[str, Any], origin: PresetSource) -> tuple[PresetSource, list[Problem]]:
+def _apply(settings: Sequence[str], values: dict[str, Any], origin: YamlSource) -> tuple[YamlSource, list[Problem]]:
     """Apply the settings to `values` in place, the last one wins; the new origin names each path's setting."""
     settings_by_path: dict[KeyPath, str] = {}
     problems = []
@@ -231,7 +231,7 @@ def _apply(settings: Sequence[str], values: dict[str, Any], origin: PresetSource
                 settings_by_path[path] = setting
         except UsageError as error:
             problems.append(Problem("", None, key, None, str(error), setting))
-    return PresetSource(origin.file, origin.lines, settings_by_path), problems
+    return YamlSource(origin.file, origin.lines, settings_by_path), problems
 
 
 def _target_paths(values: dict[str, Any], key: str) -> list[KeyPath]:

@@ -14,7 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from compressor.base.errors import SrkdError, report_unreadable
 from compressor.base.files import read_text
-from recipes.config.errors import PresetSource
+from compressor.base.yaml_errors import YamlSource
 
 MOST_BYTES = 64 * 10**6
 LARGEST_NUMBER = 2.0**64
@@ -86,7 +86,7 @@ def parse(model: type[EntryT], values: dict[str, Any], file: Path) -> EntryT:
 
 def _describe(error: Any, file: Path) -> str:
     """One mistake: file, key, value, and what was expected."""
-    origin = PresetSource(str(file), {}, {})
+    origin = YamlSource(str(file), {}, {})
     if error["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         return str(origin.problem(error["loc"], None, "unknown key: another version of srkd wrote it"))
     return str(origin.pydantic_problem(error, ()))

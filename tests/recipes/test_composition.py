@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from compressor.base.errors import SrkdError, UsageError
+from compressor.base.yaml_errors import YamlError
 from compressor.models.networks.base import Network
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build, quantise
@@ -22,7 +23,6 @@ from compressor.training.method import Kind, Method, fit_methods, quantisation_o
 from compressor.training.state import State
 from compressor.training.step import Step
 from recipes.composition import REFUSED, disagreements, refusals
-from recipes.config.errors import PresetError
 from recipes.config.options import make_method
 from recipes.config.reading import load_preset, read_preset
 from recipes.methods.scratch import Scratch
@@ -102,7 +102,7 @@ def test_weights_that_have_no_sum_are_not_blended() -> None:
     [("blend=lots", "a number above 0"), ("blend.scratch=-1", "above 0"), ("blend.csd=1", "no such")],
 )
 def test_a_wrong_blend_is_one_line(setting: str, expected: str) -> None:
-    with pytest.raises(PresetError, match=expected) as error:
+    with pytest.raises(YamlError, match=expected) as error:
         load_preset("scratch", [setting])
     assert len(error.value.problems) == 1
 

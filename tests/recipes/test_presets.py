@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 
 from compressor.base.errors import SrkdError, UsageError
+from compressor.base.yaml_errors import Problem, YamlError
+from compressor.base.yaml_text import parse_value, parse_yaml
 from compressor.training.method import TeacherNeeds
 from recipes.catalogue import METHODS, MethodEntry, teacher_needs
-from recipes.config.errors import PresetError, Problem
 from recipes.config.options import make_method, options_model
 from recipes.config.reading import load_preset, read_preset
 from recipes.config.schema import COMMENT, preset_schema
-from recipes.config.yaml_text import parse_value, parse_yaml
 from recipes.methods.scratch import Scratch
 from tests.support.commands import ROOT
 
@@ -52,7 +52,7 @@ batch: 3
 
 
 def problems(text: str, *settings: str) -> list[Problem]:
-    with pytest.raises(PresetError) as caught:
+    with pytest.raises(YamlError) as caught:
         read_preset(text, "my.yaml", settings)
     assert "\n" not in str(caught.value) and caught.value.exit_code == 2
     return list(caught.value.problems)
@@ -107,7 +107,7 @@ def test_a_file_of_hundreds_of_mistakes_is_one_line_that_can_be_read():
     text = GOOD_TEXT + "  - name: logits\n" * 60
     assert len(problems(text)) == 1
     text = GOOD_TEXT + "".join(f"wrong{number}: 1\n" for number in range(300))
-    with pytest.raises(PresetError, match=r"my\.yaml:5: wrong0: .*; and 280 more$") as caught:
+    with pytest.raises(YamlError, match=r"my\.yaml:5: wrong0: .*; and 280 more$") as caught:
         read_preset(text, "my.yaml")
     assert len(caught.value.problems) == 300
 
@@ -131,7 +131,7 @@ def test_a_number_of_five_thousand_digits_is_said_in_plain_words():
     text = f"title: t\nsource: s\nmethods:\n  - name: logits\nschedule:\n  batch: {LONG}\n"
     assert [str(problem) for problem in problems(text)] == [f"my.yaml:6: {TOO_LONG}"]
     for setting in (f"schedule.batch={LONG}", f"schedule.betas.{LONG}=1"):
-        with pytest.raises(PresetError) as caught:
+        with pytest.raises(YamlError) as caught:
             load_preset("logits", [setting])
         short = setting.replace(LONG, "99999999999999999999... (5,000 digits)")
         assert str(caught.value) == f"--set {short}: {TOO_LONG}"
@@ -174,7 +174,7 @@ def test_a_setting_mends_a_wrong_file_and_the_last_one_counts():
     ],
 )
 def test_a_file_that_is_not_a_preset_is_one_line(text, message):
-    with pytest.raises(PresetError) as caught:
+    with pytest.raises(YamlError) as caught:
         read_preset(text, "f")
     assert str(caught.value).startswith(message)
 
@@ -281,7 +281,7 @@ def test_the_schema_and_the_check_agree(path, value):
     try:
         read_preset(json.dumps(values), "f")
         accepted = True
-    except PresetError:
+    except YamlError:
         accepted = False
     assert fits(values, preset_schema(METHODS)) is accepted
 

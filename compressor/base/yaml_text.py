@@ -1,6 +1,7 @@
-"""The YAML of recipes: the core types of YAML 1.2 (1e-4 is a number, `no` is text), with the line of each key.
+"""The YAML of recipes and degradations: the core types of YAML 1.2 (1e-4 is a number, `no` is text), with the line of
+each key.
 
-Anchors, tags and duplicate keys are refused: a recipe states each value once, and every editor reads it in the same
+Anchors, tags and duplicate keys are refused: a file states each value once, and every editor reads it in the same
 way. PyYAML composes the tree; ruamel.yaml supports YAML 1.2, but its values, tags, anchors and dates would need the
 same traversal as here.
 """
@@ -15,7 +16,7 @@ from typing import Any
 import yaml
 
 from compressor.base.errors import UsageError, parse_int
-from recipes.config.errors import KeyPath, file_error
+from compressor.base.yaml_errors import KeyPath, file_error
 
 CORE = "tag:yaml.org,2002:"
 
@@ -69,7 +70,7 @@ def parse_yaml(text: str, file: str) -> Document:
         line = None if mark is None else mark.line + 1
         raise file_error(file, f"not YAML: {getattr(error, 'problem', None) or error}", line) from error
     except RecursionError as error:
-        raise file_error(file, "nested too deeply for a recipe") from error
+        raise file_error(file, "nested too deeply") from error
     if not isinstance(values, dict):
         raise file_error(file, "expected keys and values, such as title: My recipe")
     return Document(values, lines)

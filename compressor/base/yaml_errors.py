@@ -1,4 +1,4 @@
-"""Mistakes in a recipe: each with file, line, key, value and expected value, all reported at once."""
+"""Mistakes in a YAML file: each with file, line, key, value and expected value, all reported at once."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ class Problem:
 MOST_IN_A_LINE = 20
 
 
-class PresetError(UsageError):
-    """A recipe with mistakes. The message is one line about the first ones; `problems` holds all."""
+class YamlError(UsageError):
+    """A file with mistakes. The message is one line about the first ones; `problems` holds all."""
 
     def __init__(self, problems: Sequence[Problem]) -> None:
         self.problems = tuple(problems)
@@ -68,14 +68,14 @@ class PresetError(UsageError):
         super().__init__("; ".join([*map(str, problems[:MOST_IN_A_LINE]), *more]))
 
 
-def file_error(file: str, expected: str, line: int | None = None) -> PresetError:
+def file_error(file: str, expected: str, line: int | None = None) -> YamlError:
     """Return an error that belongs to no key of the file, at most to a line."""
-    return PresetError([Problem(file, line, "", None, expected)])
+    return YamlError([Problem(file, line, "", None, expected)])
 
 
 @dataclass(frozen=True)
-class PresetSource:
-    """The source of a recipe's values: its file, the line of each path, and the setting that last changed each path."""
+class YamlSource:
+    """The source of the values: their file, the line of each path, and the setting that last changed each path."""
 
     file: str
     lines: Mapping[KeyPath, int]
@@ -109,7 +109,9 @@ class PresetSource:
         limits = {
             name: f"{limit:g}" if isinstance(limit, float) else limit for name, limit in error.get("ctx", {}).items()
         }
-        if kind in EXPECTED:
+        if kind == "value_error":
+            expected = str(error["ctx"]["error"])
+        elif kind in EXPECTED:
             expected = EXPECTED[kind].format(**limits)
         else:
             expected = "expected " + error["msg"].removeprefix("Input should be ")

@@ -1,0 +1,157 @@
+"""A degradation: a name and its steps, read from a name, a text such as jpeg=30..90,noise=0..10, or a YAML file.
+
+The steps of an image draw their numbers by (seed, step, sample), so it depends on nothing else: not on the batch, the
+number of processes, or where a run was interrupted. The end is the LR image in 8 bit.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+from compressor.base.errors import UsageError, nearest
+from compressor.base.files import read_text
+from compressor.base.yaml_errors import Problem, YamlError, YamlSource, file_error
+from compressor.base.yaml_text import parse_yaml
+from compressor.degradation.steps import STEPS, DegradationStep, Draws, Shrink, Target
+
+NONE = "none"
+NAMED = Path(__file__).parent / "named"
+MOST_BYTES = 10**5
+"""Most bytes of a file, which has a few lines a step."""
+KEYS = ("title", "steps")
+
+
+@dataclass(frozen=True)
+class Degradation:
+    """Steps that make an LR image of an original."""
+
+    name: str
+    title: str
+    steps: tuple[DegradationStep, ...]
+
+    @torch.no_grad()
+    def apply(self, image_01: Tensor, scale: int, draws: Draws) -> Tensor:
+        """Return the LR image (3,h,w) in uint8 of an image (3,H,W) in [0,1]; at scale 1 of the LR image itself."""
+        height, width = (side // scale for side in image_01.shape[-2:])
+        target = Target(height, width, scale)
+        for number, step in enumerate(self.steps):
+            image_01 = step.apply(image_01, target, draws.stage(f"{number} {step.name}"))
+        if tuple(image_01.shape[-2:]) != (height, width):
+            image_01 = Shrink().apply(image_01, target, draws.stage("shrink"))
+        return (image_01 * 255).round().clamp(0, 255).to(torch.uint8)
+
+    def to_json(self) -> dict[str, Any]:
+        """The steps as a file has them, with all their values."""
+        steps = [{step.name: step.model_dump(mode="json", exclude_none=True)} for step in self.steps]
+        return {"name": self.name, "title": self.title, "steps": steps}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Degradation:
+        return _of_values(str(values["name"]), {key: values[key] for key in KEYS}, YamlSource("run.json", {}, {}))
+
+
+def names() -> tuple[str, ...]:
+    """The names of the degradations that srkd has."""
+    return tuple(sorted(path.stem for path in NAMED.glob("*.yaml")))
+
+
+def read_degradation(text: str) -> Degradation | None:
+    """Return the degradation of a name, a file or steps in a line; None for none."""
+    if text == NONE:
+        return None
+    if text in names():
+        return _read_file(NAMED / f"{text}.yaml", text)
+    if text.endswith((".yaml", ".yml")):
+        return _read_file(Path(text), Path(text).stem)
+    if "=" in text:
+        return _of_line(text)
+    raise UsageError(
+        f"{text!r} is no degradation: a file ends in .yaml, steps are such as jpeg=30..90,noise=0..10, and of names "
+        f"{nearest(text, (NONE, *names()))}"
+    )
+
+
+def short_steps() -> dict[str, type[DegradationStep]]:
+    """The steps that a line can have, in their order."""
+    return {name: cls for name, cls in sorted(STEPS.items(), key=lambda item: item[1].order) if cls.short}
+
+
+def _of_line(text: str) -> Degradation:
+    """The degradation of a line NAME=LOW..HIGH,…: blur before the change of size, the others behind it."""
+    known, given = short_steps(), {}
+    for part in text.split(","):
+        name, _, value = (word.strip() for word in part.partition("="))
+        if name not in known:
+            raise UsageError(f"{part.strip()!r}: the steps are {', '.join(known)}, each with =NUMBER or =LOW..HIGH")
+        if name in given:
+            raise UsageError(f"{name} stands twice in {text!r}")
+        match = re.fullmatch(r"([0-9]*\.?[0-9]+)(?:\.\.([0-9]*\.?[0-9]+))?", value)
+        if match is None:
+            raise UsageError(f"{part.strip()!r}: write {name}=NUMBER or {name}=LOW..HIGH")
+        low = float(match[1])
+        key = str(known[name].short)
+        try:
+            given[name] = known[name].model_validate({key: (low, low if match[2] is None else float(match[2]))})
+        except ValidationError as error:
+            raise UsageError(f"{part.strip()!r}: {_reason(error)}") from error
+    steps = [*given.values(), Shrink()]
+    return Degradation(text, text, tuple(sorted(steps, key=lambda step: step.order)))
+
+
+def _read_file(path: Path, name: str) -> Degradation:
+    try:
+        text = read_text(path, MOST_BYTES)
+    except OSError as error:
+        raise UsageError(
+            f"{path}: {error.strerror}; a degradation is a name, steps in a line or a YAML file"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: not UTF-8 text: {error.reason} at byte {error.start}") from error
+    document = parse_yaml(text, str(path))
+    return _of_values(name, document.values, YamlSource(str(path), document.lines, {}))
+
+
+def _of_values(name: str, values: Mapping[str, Any], source: YamlSource) -> Degradation:
+    """The degradation of a file's values; all mistakes are reported at once."""
+    problems: list[Problem] = [
+        source.problem((key,), None, f"unknown key: there are {', '.join(KEYS)}") for key in values if key not in KEYS
+    ]
+    entries = values.get("steps")
+    if not isinstance(entries, Sequence) or isinstance(entries, str) or not entries:
+        raise file_error(source.file, "expected a list of steps, such as steps: [jpeg: {quality: [30, 90]}]")
+    steps = []
+    for number, entry in enumerate(entries):
+        entry = {entry: None} if isinstance(entry, str) else entry
+        if not isinstance(entry, Mapping) or len(entry) != 1:
+            problems.append(source.problem(("steps", number), None, "expected one step, such as jpeg: {quality: 50}"))
+            continue
+        ((kind, options),) = entry.items()
+        if kind not in STEPS:
+            expected = f"unknown step: {nearest(str(kind), STEPS)}"
+            problems.append(source.problem(("steps", number, str(kind)), None, expected))
+            continue
+        try:
+            steps.append(STEPS[kind].model_validate({} if options is None else options))
+        except ValidationError as error:
+            prefix, fields = ("steps", number, kind), STEPS[kind].model_fields
+            problems += [source.pydantic_problem(detail, fields, prefix=prefix) for detail in error.errors()]
+    if problems:
+        raise YamlError(problems)
+    title = str(values.get("title", name))
+    if not any(step.name in ("shrink", "finish") for step in steps):
+        # Said here, as the place of the change of size matters.
+        steps.append(Shrink())
+    return Degradation(name, title, tuple(steps))
+
+
+def _reason(error: ValidationError) -> str:
+    """The first mistake in the words of a file's."""
+    return str(YamlSource("", {}, {}).pydantic_problem(error.errors()[0], ()).expected)

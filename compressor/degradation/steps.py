@@ -1,0 +1,399 @@
+"""The steps of a degradation. Each is a model of its values in a file, and what it does to an image.
+
+A step draws all its random numbers in a fixed order from a stream of its own, also those that it then does not need. So
+a changed value, or a skipped step, changes nothing that other steps draw.
+
+To add one, write a class with `@step("name")` here: files, `--degrade name=LOW..HIGH` if it has a `short` form, the
+reference and run.json have it then.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal, TypeAlias, TypeVar
+
+import numpy as np
+import torch
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from torch import Tensor
+
+from compressor.base.randomness import generator_of
+from compressor.degradation.codec import intra_frame
+from compressor.degradation.filters import KernelShape, bell_kernel, correlate, sharpen, sinc_kernel
+from compressor.degradation.jpeg import BLOCK, blockwise, jpeg, jpeg_in_torch
+from compressor.degradation.noise import add_gaussian, add_poisson
+from compressor.images.resize import imresize
+
+Kind: TypeAlias = Literal["iso", "aniso", "generalized-iso", "generalized-aniso", "plateau-iso", "plateau-aniso"]
+Mode: TypeAlias = Literal["area", "bilinear", "bicubic"]
+Codec: TypeAlias = Literal["libjpeg", "torch"]
+MODES: tuple[Mode, ...] = ("area", "bilinear", "bicubic")
+SIZES = (7, 21)
+"""Sides of kernels (Real-ESRGAN)."""
+LARGE_KERNEL = 13
+"""Side of a kernel from which on its low-pass may cut off lower, at π/5 instead of π/3 (Real-ESRGAN)."""
+MOST = 1000
+"""Largest amount of anything."""
+
+
+def _as_pair(value: object) -> object:
+    """One number stands for a range of itself."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return (value, value)
+    if not isinstance(value, (list, tuple)) or len(value) != 2:
+        raise ValueError("expected a number, or two as [LOW, HIGH]")
+    return value
+
+
+def _require_order(pair: tuple[float, float]) -> tuple[float, float]:
+    if not pair[0] <= pair[1]:
+        raise ValueError(f"the range {pair[0]:g}..{pair[1]:g} begins above its end")
+    return pair
+
+
+def _require_odd(pair: tuple[float, float]) -> tuple[float, float]:
+    if any(side % 2 == 0 or side != int(side) for side in pair):
+        raise ValueError("expected odd whole numbers, the side of a kernel")
+    return pair
+
+
+Amount: TypeAlias = Annotated[float, Field(ge=0, le=MOST, allow_inf_nan=False)]
+Range: TypeAlias = Annotated[tuple[Amount, Amount], BeforeValidator(_as_pair), AfterValidator(_require_order)]
+"""A number or two, from which each image draws uniformly."""
+Share: TypeAlias = Annotated[float, Field(ge=0, le=1)]
+
+
+@dataclass(frozen=True)
+class Draws:
+    """The random numbers of one image: a pure function of seed, step and sample index, one stream a stage."""
+
+    seed: int
+    step: int
+    sample: int
+
+    def stage(self, name: str) -> np.random.Generator:
+        return generator_of(f"degradation {name}", self.seed, self.step, self.sample)
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a degradation makes of an image: its size, `scale` times smaller."""
+
+    height: int
+    width: int
+    scale: int
+
+
+class DegradationStep(BaseModel):
+    """A step: its values, and `apply`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
+    name: ClassVar[str]
+    short: ClassVar[str | None] = None
+    """The value that `--degrade NAME=LOW..HIGH` sets; None: the step has no such form."""
+    order: ClassVar[int] = 0
+    """The place among the steps of such a text."""
+
+    def apply(self, image_01: Tensor, target: Target, numbers: np.random.Generator) -> Tensor:
+        """Return the image (3,H,W); `numbers` is the stream of this step."""
+        raise NotImplementedError
+
+
+StepT = TypeVar("StepT", bound=type[DegradationStep])
+STEPS: dict[str, type[DegradationStep]] = {}
+
+
+def step(name: str) -> Callable[[StepT], StepT]:
+    """Register the class of a step under its name in files."""
+
+    def register(cls: StepT) -> StepT:
+        cls.name = name
+        STEPS[name] = cls
+        return cls
+
+    return register
+
+
+def _between(pair: tuple[float, float], u: float) -> float:
+    return pair[0] + (pair[1] - pair[0]) * u
+
+
+def _choice(shares: Mapping[str, float], u: float) -> str:
+    """The name at which the running sum of shares passes u times their sum."""
+    total, reached = sum(shares.values()), 0.0
+    for name, share in shares.items():
+        reached += share
+        if u * total < reached:
+            return name
+    return next(reversed(shares))
+
+
+@step("sharpen")
+class Sharpen(DegradationStep):
+    """Unsharp masking of the original, as Real-ESRGAN does before it makes LR images."""
+
+    def apply(self, image_01: Tensor, target: Target, numbers: np.random.Generator) -> Tensor:
+        return sharpen(image_01)
+
+
+@step("blur")
+class Blur(DegradationStep):
+    """A blur by a bell-shaped kernel, or by a low-pass that rings."""
+
+    short: ClassVar[str | None] = "sigma_lr"
+    order: ClassVar[int] = 1
+
+    probability: Share = 1.0
+    """Share of the images that are blurred."""
+    sigma: Range | None = None
+    """Standard deviation in pixels of the image at this step."""
+    sigma_lr: Range | None = None
+    """The same in pixels of the LR image, instead of `sigma`."""
+    kinds: dict[Kind, Share] = Field(default_factory=lambda: {"iso": 1.0}, min_length=1)
+    """Kinds of kernels and their shares; aniso ones have two widths and an angle."""
+    size: Annotated[Range, AfterValidator(_require_odd)] | None = None
+    """Odd side of the kernel; left out: six standard deviations, 7 … 21 for a low-pass."""
+    beta_generalized: Range = (0.5, 4.0)
+    """Exponent of generalized kernels: half of them have one below 1."""
+    beta_plateau: Range = (1.0, 2.0)
+    """Exponent of plateau kernels: half of them have the least."""
+    sinc: Share = 0.0
+    """Share of low-passes among the kernels."""
+
+    def apply(self, image_01: Tensor, target: Target, numbers: np.random.Generator) -> Tensor:
+        u = numbers.random(10)
+        kernel = self.kernel(u[1:], target.scale)
+        return correlate(image_01, kernel.float()) if u[0] < self.probability else image_01
+
+    def kernel(self, u: np.ndarray[tuple[int], np.dtype[np.float64]], scale: int) -> Tensor:
+        """Return the kernel of nine uniform numbers."""
+        low, high = (int(side) for side in self.size or SIZES)
+        size = low + 2 * int(u[0] * ((high - low) // 2 + 1))
+        if u[1] < self.sinc:
+            return sinc_kernel(size, _between((math.pi / (3 if size < LARGE_KERNEL else 5), math.pi), u[2]))
+        widths = self.sigma or tuple(scale * width for width in self.sigma_lr or (0.0, 0.0))
+        kind = _choice(self.kinds, u[3])
+        shape: KernelShape = "gaussian"
+        beta = 1.0
+        if kind.startswith("generalized"):
+            low_beta, high_beta = self.beta_generalized
+            shape, beta = "generalized", _between((low_beta, 1) if u[7] < 0.5 else (1, high_beta), u[8])
+        elif kind.startswith("plateau"):
+            low_beta, high_beta = self.beta_plateau
+            shape, beta = "plateau", _between((low_beta, 1) if u[7] < 0.5 else (1, high_beta), u[8])
+        sigma_x, sigma_y = (max(_between(widths, each), 1e-3) for each in u[4:6])
+        if self.size is None:
+            size = 2 * math.ceil(3 * (max(sigma_x, sigma_y) if kind.endswith("aniso") else sigma_x)) + 1
+        if not kind.endswith("aniso"):
+            return bell_kernel(size, sigma_x, sigma_x, 0.0, shape, beta)
+        return bell_kernel(size, sigma_x, sigma_y, _between((-math.pi, math.pi), u[6]), shape, beta)
+
+
+@step("resize")
+class Resize(DegradationStep):
+    """A change of size that later steps or the end take back, without antialiasing."""
+
+    up: Share = 0.0
+    """Share of the images that are enlarged."""
+    down: Share = 0.0
+    """Share of those that are reduced; the others keep their size."""
+    factor: Range = (0.5, 1.5)
+    """Smallest factor of reduced images and largest of enlarged ones."""
+    to: Literal["image", "lr"] = "image"
+    """What the factor is of: the image at this step, or the LR image."""
+    modes: tuple[Mode, ...] = Field(MODES, min_length=1)
+    """Interpolations, each as often."""
+
+    def apply(self, image_01: Tensor, target: Target, numbers: np.random.Generator) -> Tensor:
+        u = numbers.random(3)
+        factor = 1.0
+        if u[0] < self.up:
+            factor = _between((1.0, max(1.0, self.factor[1])), u[1])
+        elif u[0] < self.up + self.down:
+            factor = _between((min(1.0, self.factor[0]), 1.0), u[1])
+        mode = self.modes[int(u[2] * len(self.modes))]
+        if self.to == "lr":
+            return interpolate(image_01, (int(target.height * factor), int(target.width * factor)), mode)
+        return interpolate_by(image_01, factor, mode)
+
+
+def interpolate(image_01: Tensor, size: tuple[int, int], mode: Mode) -> Tensor:
+    """Return an image of another size by torch's interpolation, which does not antialias; bicubic has a = -0.75."""
+    height, width = (max(1, side) for side in size)
+    return torch.nn.functional.interpolate(image_01[None], size=(height, width), mode=mode)[0]
+
+
+def interpolate_by(image_01: Tensor, factor: float, mode: Mode) -> Tensor:
+    """Return an image of ⌊size·factor⌋ whose pixels lie exactly 1/factor apart."""
+    height, width = (int(side * factor) for side in image_01.shape[-2:])
+    if not height or not width:
+        return interpolate(image_01, (height, width), mode)
+    return torch.nn.functional.interpolate(image_01[None], scale_factor=factor, mode=mode)[0]
+
+
+@step("noise")
+class Noise(DegradationStep):
+    """Gaussian noise, or shot noise that is stronger where it is bright."""
+
+    short: ClassVar[str | None] = "sigma"
+    order: ClassVar[int] = 3
+
+    gaussian: Share = 1.0
+    """Share of Gaussian noise; the others are Poisson noise."""
+    sigma: Range = (0.0, 0.0)
+    """Standard deviation of Gaussian noise in grey levels of 255."""
+    poisson: Range = (0.05, 1.0)
+    """Strength of Poisson noise."""
+    grey: Share = 0.4
+    """Share of noise that is equal in all channels."""
+
+    def apply(self, image_01: Tensor, target: Target, numbers: np.random.Generator) -> Tensor:
+        u = numbers.random(4)
+        grey = bool(u[1] < self.grey)
+        if u[0] < self.gaussian:
+            image_01 = add_gaussian(image_01, _between(self.sigma, u[2]), grey=grey, generator=numbers)
+        else:
+            image_01 = add_poisson(image_01, _between(self.poisson, u[2]), grey=grey, generator=numbers)
+        return image_01.clamp(0, 1)
+
+
+@step("shrink")
+class Shrink(DegradationStep):
+    """The change to the size of the LR image."""
+
+    order: ClassVar[int] = 2
+
+    modes: tuple[Mode, ...] | None = None
+    """Interpolations without antialiasing, each as often; left out: the bicubic that srkd makes LR images with."""
+
+    def apply(self, image_01: Tensor, target: Target, numbers: np.random.Generator) -> Tensor:
+        u = float(numbers.random())
+        return to_lr_size(image_01, target, None if not self.modes else self.modes[int(u * len(self.modes))])
+
+
+def to_lr_size(image_01: Tensor, target: Target, mode: Mode | None) -> Tensor:
+    """Return the image in the size of the LR image, in [0,1]; without a mode by srkd's own bicubic."""
+    size = (target.height, target.width)
+    if tuple(image_01.shape[-2:]) == size:
+        return image_01
+    if mode is None and tuple(image_01.shape[-2:]) == tuple(side * target.scale for side in size):
+        return imresize(image_01, 1 / target.scale).clamp(0, 1)
+    return interpolate(image_01, size, mode or "bicubic").clamp(0, 1)
+
+
+@step("jpeg")
+class Jpeg(DegradationStep):
+    """Storage as JPEG."""
+
+    short: ClassVar[str | None] = "quality"
+    order: ClassVar[int] = 5
+
+    quality: Range = (30.0, 95.0)
+    probability: Share = 1.0
+    """Share of the images that are stored."""
+    codec: Codec = "libjpeg"
+    """libjpeg is the real codec; torch is an approximation that runs on the device."""
+    shift: bool = False
+    """Whether the 8×8 blocks begin at a random pixel, as in a picture that was cropped before."""
+
+    def apply(self, image_01: Tensor, target: Target, numbers: np.random.Generator) -> Tensor:
+        u = numbers.random(4)
+        if u[0] >= self.probability:
+            return image_01
+        top, left = (int(each * BLOCK) if self.shift else 0 for each in u[2:4])
+        padded = torch.nn.functional.pad(image_01[None], (left, 0, top, 0), mode="replicate")[0]
+        return stored_as_jpeg(padded, _between(self.quality, u[1]), self.codec)[:, top:, left:]
+
+
+def stored_as_jpeg(image_01: Tensor, quality: float, codec: Codec) -> Tensor:
+    """Return an image as a JPEG file has it, at a quality that is rounded and at least 1."""
+    whole = min(100, max(1, round(quality)))
+    return jpeg(image_01, whole) if codec == "libjpeg" else jpeg_in_torch(image_01.clamp(0, 1), whole)
+
+
+@step("finish")
+class Finish(DegradationStep):
+    """Real-ESRGAN's end: the LR size and a low-pass, and JPEG before or after them."""
+
+    sinc: Share = 0.8
+    """Share of the images that get the low-pass."""
+    size: Annotated[Range, AfterValidator(_require_odd)] = SIZES
+    """Odd side of its kernel."""
+    quality: Range = (30.0, 95.0)
+    """Quality of the JPEG."""
+    jpeg_first: Share = 0.5
+    """Share of the images whose JPEG comes before the change of size."""
+    codec: Codec = "libjpeg"
+    """libjpeg is the real codec; torch is an approximation that runs on the device."""
+    modes: tuple[Mode, ...] = Field(MODES, min_length=1)
+    """Interpolations, each as often."""
+
+    def apply(self, image_01: Tensor, target: Target, numbers: np.random.Generator) -> Tensor:
+        u = numbers.random(6)
+        mode, (low, high) = self.modes[int(u[2] * len(self.modes))], (int(side) for side in self.size)
+        side = low + 2 * int(u[3] * ((high - low) // 2 + 1))
+        quality = _between(self.quality, u[1])
+        if u[0] < self.jpeg_first:
+            image_01 = stored_as_jpeg(image_01.clamp(0, 1), quality, self.codec)
+        image_01 = interpolate(image_01, (target.height, target.width), mode)
+        if u[4] < self.sinc:
+            kernel = sinc_kernel(side, _between((math.pi / 3, math.pi), u[5]))
+            image_01 = correlate(image_01, kernel.float())
+        if u[0] >= self.jpeg_first:
+            image_01 = stored_as_jpeg(image_01.clamp(0, 1), quality, self.codec)
+        return image_01.clamp(0, 1)
+
+
+TO_Y = ((0.2126, 0.7152, 0.0722), (-0.114572, -0.385428, 0.5), (0.5, -0.454153, -0.045847))
+FROM_Y = ((1.0, 0.0, 1.5748), (1.0, -0.187324, -0.468124), (1.0, 1.8556, 0.0))
+"""ITU-R BT.709."""
+LUMA_RANGE, CHROMA_RANGE = 219.0, 224.0
+PREDICTED = 2.0
+"""Width in pixels of the blur that stands for what a codec predicts of a block."""
+
+
+@step("blocks")
+class Blocks(DegradationStep):
+    """Blocks as of a video codec: an approximation, not a codec.
+
+    The picture is rounded to 8-bit BT.709 of limited range with half the chroma. Its luma minus a blurred copy is cut
+    into blocks of 8×8 or 16×16 pixels, whose cosine coefficients are rounded to multiples of one step.
+    """
+
+    short: ClassVar[str | None] = "step"
+    order: ClassVar[int] = 4
+
+    step: Range = (4.0, 40.0)
+    """Step in grey levels of 255."""
+
+    def apply(self, image_01: Tensor, target: Target, numbers: np.random.Generator) -> Tensor:
+        u = numbers.random(2)
+        side = BLOCK if u[0] < 0.5 else 2 * BLOCK
+        height, width = image_01.shape[-2:]
+        fill = (0, -width % (2 * BLOCK), 0, -height % (2 * BLOCK))
+        padded = torch.nn.functional.pad(image_01[None], fill, mode="replicate")[0]
+        ycc = torch.einsum("oc,chw->ohw", torch.tensor(TO_Y).to(padded), padded)
+        luma = (ycc[:1] * LUMA_RANGE).round() / LUMA_RANGE
+        chroma = (torch.nn.functional.avg_pool2d(ycc[1:], 2) * CHROMA_RANGE).round() / CHROMA_RANGE
+        width_step = max(_between(self.step, u[1]) / 255, 1e-6)
+        blurred = correlate(luma, bell_kernel(4 * int(PREDICTED) + 1, PREDICTED, PREDICTED).float())
+        coded = blurred + blockwise(luma - blurred, side, lambda waves: (waves / width_step).round() * width_step)
+        chroma = torch.nn.functional.interpolate(chroma[None], scale_factor=2, mode="bilinear")[0]
+        rgb = torch.einsum("oc,chw->ohw", torch.tensor(FROM_Y).to(padded), torch.cat([coded, chroma]))
+        return rgb[:, :height, :width].clamp(0, 1)
+
+
+@step("h264")
+class H264(DegradationStep):
+    """One intra frame of H.264, by the real encoder of PyAV (srkd[video])."""
+
+    short: ClassVar[str | None] = "crf"
+    order: ClassVar[int] = 4
+
+    crf: Range = (18.0, 34.0)
+    """Constant rate factor: 0 is lossless, 51 the worst."""
+
+    def apply(self, image_01: Tensor, target: Target, numbers: np.random.Generator) -> Tensor:
+        return intra_frame(image_01, round(_between(self.crf, float(numbers.random()))))
