@@ -18,7 +18,8 @@ import torch
 
 from compressor.base.randomness import uniforms
 from compressor.data.placement import move_patches, pack
-from compressor.data.store import ImageStore, Plane
+from compressor.data.store import DegradedImages, ImageStore, Plane
+from compressor.degradation.steps import Draws
 from compressor.models.fitting.patches import CANDIDATES, COUNT, PATCH, texture_of
 
 View = Literal["whole", "zoom-out"]
@@ -26,6 +27,9 @@ View = Literal["whole", "zoom-out"]
 
 DIGEST_BYTES = 8
 """Bytes of one step's hash; the hashes of several steps are hashed into 16 bytes per row of metrics."""
+
+DEGRADED_MARGIN = 4
+"""LR pixels around a patch, at least, that are degraded with it: blurs and blocks reach beyond its border."""
 
 
 @dataclass(frozen=True)
@@ -259,12 +263,18 @@ class Batches:
         draw = self.sampler.draw(step, self.samples)
         patch, scale = self.sampler.lr_patch, self.store.scale
         hr = self.store.hr
-        lr = self._to_unit_range(gather(self.store.lr, draw, patch, 1))
+        degraded, side = self.store.degraded, self.teacher_side
+        if degraded is not None:
+            windows = self._degraded(degraded, step, draw, self.samples)
+            lr, wider = windows.crop(windows.lr), None if side is None else windows
+        else:
+            lr = self._to_unit_range(gather(self.store.lr, draw, patch, 1))
+            wider = None if side is None else self._wider(draw, side)
         batch = Batch(
             lr=lr,
             hr=None if hr is None else self._to_unit_range(gather(hr, draw, patch * scale, scale)),
             labels={view: labels.crop(draw, lr) for view, labels in self.labels.items()},
-            wider=None if self.teacher_side is None else self._wider(draw, self.teacher_side),
+            wider=wider,
         )
         if self.all_samples is not None and len(self.all_samples) > len(self.samples):
             return batch
@@ -279,6 +289,19 @@ class Batches:
         windows, corners = around(draw, sampler.heights, sampler.widths, patch, side)
         return WiderPatches(self._to_unit_range(gather(self.store.lr, windows, side, 1)), patch, corners)
 
+    def _degraded(self, degraded: DegradedImages, step: int, draw: Draw, samples: Sequence[int]) -> WiderPatches:
+        """The windows around the patches of a draw, degraded one by one, as the teacher and the student see them."""
+        patch, sampler = self.sampler.lr_patch, self.sampler
+        smallest = int(min(sampler.heights.min(), sampler.widths.min()))
+        side = min(max(self.teacher_side or 0, patch + 2 * DEGRADED_MARGIN), smallest)
+        windows, corners = around(draw, sampler.heights, sampler.widths, patch, side)
+        originals = self._to_unit_range(gather(degraded.images, windows, side * degraded.scale, degraded.scale))
+        lr_u8 = [
+            degraded.degradation.apply(original, degraded.scale, Draws(sampler.seed, step, sample))
+            for original, sample in zip(originals, samples, strict=True)
+        ]
+        return WiderPatches(self._to_unit_range(torch.stack(lr_u8)), patch, corners)
+
     def _to_unit_range(self, patches_u8: torch.Tensor) -> torch.Tensor:
         """Return float patches in [0,1]; they are copied to the device as bytes, a quarter of the traffic."""
         patches = patches_u8 if self.device is None else move_patches(patches_u8, self.device)
@@ -291,9 +314,14 @@ def draw_calibration_patches(store: ImageStore, *, seed: int, count: int = COUNT
     If an image is smaller, all patches are reduced to its size.
     """
     side = min(side, int(store.lr.heights.min()), int(store.lr.widths.min()))
-    batches = Batches.for_store(store, batch=CANDIDATES, lr_patch=side, seed=seed, device=torch.device("cpu"))
-    drawn = (batches.at(step).lr for step in range(count))
-    return torch.stack([candidates[texture_of(candidates).argmax()] for candidates in drawn])
+    batches = Batches.for_store(store, batch=1, lr_patch=side, seed=seed, device=torch.device("cpu"))
+    patches = []
+    for step in range(count):
+        drawn = batches.sampler.draw(step, range(CANDIDATES))
+        # By the images as they are: where noise is added, the flattest patch would look textured.
+        best = int(texture_of(gather(store.lr, drawn, side, 1)).argmax())
+        patches.append(replace(batches, samples=range(best, best + 1)).at(step).lr[0])
+    return torch.stack(patches)
 
 
 def around(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from compressor.base.errors import SrkdError, UsageError
 from compressor.data.decode import DecodedImage, Source, decode_all, decode_image
 from compressor.data.doubts import doubts
 from compressor.data.store import ImageStore
+from compressor.degradation.chain import Degradation
 from compressor.images.files import image_size
 from compressor.images.sets import ImagePair, embedded_pairs, find_lr_images, find_sets, line_about_inputs
 from compressor.inference.teacher_check import TrialPair
@@ -61,6 +62,17 @@ class ValidationSet:
             ),
         )
 
+    def degraded(self, degradation: Degradation, scale: int) -> ValidationSet:
+        """The same images with LR images that are degraded, each always in the same way."""
+
+        def lr_of(image: ValidationImage) -> torch.Tensor:
+            source, by = (image.lr, 1) if image.hr is None else (image.hr, scale)
+            return degradation.of_image(source[0], by, image.name)[None]
+
+        return ValidationSet(
+            f"{self.name} ({degradation.name})", tuple(replace(image, lr=lr_of(image)) for image in self.images)
+        )
+
 
 @dataclass(frozen=True)
 class ValidationFolder:
@@ -91,12 +103,16 @@ class DataChoice:
     lr_border: Border = "mirror"
     lr_only: Path | None = None
     cache_size: int = DEFAULT_LIMIT
+    degradation: Degradation | None = None
+    """What LR images suffer: in training anew for every patch, in validation beside sets of LR images as they are."""
 
     def __post_init__(self) -> None:
         if self.lr_only is not None and (self.data or self.lr):
             raise UsageError("--lr-only takes neither --data nor --lr-images: its images have no HR partners")
         if self.lr is not None and self.data is None:
             raise UsageError("--lr-images names the LR images of --data, and no --data is given")
+        if self.lr is not None and self.degradation is not None:
+            raise UsageError("--degrade makes LR images from the originals, and --lr-images has others: leave one out")
 
     def cache(self) -> CacheFolder:
         return CacheFolder(default_folder(), self.cache_size)
@@ -194,6 +210,11 @@ def prepare_data(choice: DataChoice, *, scale: int, lr_patch: int, context: Cont
         stores = {"embedded photos": decode_embedded(embedded_pairs("val")).select(lr_patch=VALIDATION_PATCH)}
         sources += embedded_pairs("val")
     validation = tuple(ValidationSet.of(name, store) for name, store in stores.items())
+    degradation = choice.degradation
+    if degradation is not None:
+        train = train.with_degradation(degradation)
+        # What the student is for comes first: the first set decides which student is best.
+        validation = (*(image_set.degraded(degradation, scale) for image_set in validation), *validation)
     if train.skipped:
         first = train.skipped[0]
         context.note(f"{len(train.skipped)} images left out; the first: {first.path}: {first.reason} (all in run.json)")

@@ -10,7 +10,7 @@ import json
 import mmap
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO
 
@@ -19,6 +19,7 @@ from pydantic import TypeAdapter
 
 from compressor.base.cache_folder import map_file
 from compressor.base.errors import SrkdError, reason_of
+from compressor.degradation.chain import Degradation
 
 LAYOUT_VERSION = 2
 """Part of every cache key: a new layout or decoding invalidates all entries."""
@@ -53,6 +54,16 @@ class Plane:
 
 
 @dataclass(frozen=True)
+class DegradedImages:
+    """Images of which every sample of every step makes an LR patch of its own, and how."""
+
+    degradation: Degradation
+    images: Plane
+    """The originals, `scale` times as large as the LR images; without originals the LR images, and a scale of 1."""
+    scale: int
+
+
+@dataclass(frozen=True)
 class ImageStore:
     """HR images cropped to multiples of the scale, and their LR images of 1/scale the size; or only LR images."""
 
@@ -63,21 +74,39 @@ class ImageStore:
     skipped: tuple[SkippedImage, ...]
     digests: tuple[str, ...]
     """One hash per image, of all its LR and HR pixels."""
+    degraded: DegradedImages | None = None
+    """None: the LR images are used as they are."""
 
     def __len__(self) -> int:
         return len(self.names)
 
     @property
     def bytes(self) -> int:
-        return sum(plane.flat.numel() * plane.flat.element_size() for plane in (self.lr, self.hr) if plane is not None)
+        planes = {id(plane): plane for plane in (self.lr, self._source, self.hr) if plane is not None}
+        return sum(plane.flat.numel() * plane.flat.element_size() for plane in planes.values())
+
+    @property
+    def _source(self) -> Plane | None:
+        return None if self.degraded is None else self.degraded.images
 
     def digest(self) -> str:
         """Return a hash of scale, names and pixels: equal for the same images in the same order."""
         return hashlib.blake2b(repr((self.scale, self.names, self.digests)).encode(), digest_size=16).hexdigest()
 
     def to(self, device: torch.device) -> ImageStore:
-        hr = None if self.hr is None else self.hr.to(device)
-        return ImageStore(self.scale, self.names, hr, self.lr.to(device), self.skipped, self.digests)
+        moved = {id(plane): plane.to(device) for plane in (self.lr, self.hr, self._source) if plane is not None}
+        hr = None if self.hr is None else moved[id(self.hr)]
+        degraded = self.degraded
+        if degraded is not None:
+            degraded = replace(degraded, images=moved[id(degraded.images)])
+        return replace(self, hr=hr, lr=moved[id(self.lr)], degraded=degraded)
+
+    def with_degradation(self, degradation: Degradation | None) -> ImageStore:
+        """The same images, whose LR patches are made anew for every sample; None: as they are."""
+        if degradation is None:
+            return self
+        images, scale = (self.lr, 1) if self.hr is None else (self.hr, self.scale)
+        return replace(self, degraded=DegradedImages(degradation, images, scale))
 
 
 @dataclass(frozen=True)

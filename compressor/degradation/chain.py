@@ -6,6 +6,8 @@ number of processes, or where a run was interrupted. The end is the LR image in 
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,14 +18,13 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from compressor.base.errors import UsageError, nearest
+from compressor.base.errors import SrkdError, UsageError, nearest
 from compressor.base.files import read_text
 from compressor.base.yaml_errors import Problem, YamlError, YamlSource, file_error
 from compressor.base.yaml_text import parse_yaml
+from compressor.degradation.names import METADATA, NAMED, NONE, is_degradation_file, names
 from compressor.degradation.steps import STEPS, DegradationStep, Draws, Shrink, Target
 
-NONE = "none"
-NAMED = Path(__file__).parent / "named"
 MOST_BYTES = 10**5
 """Most bytes of a file, which has a few lines a step."""
 KEYS = ("title", "steps")
@@ -48,19 +49,37 @@ class Degradation:
             image_01 = Shrink().apply(image_01, target, draws.stage("shrink"))
         return (image_01 * 255).round().clamp(0, 255).to(torch.uint8)
 
+    def of_image(self, image_u8: Tensor, scale: int, name: str) -> Tensor:
+        """Return the LR image in uint8 of an image (3,H,W) in uint8 that is scored: always the same for its name."""
+        return self.apply(image_u8.float() / 255, scale, Draws.of_name(name))
+
+    @property
+    def label(self) -> str:
+        """The name; for a file with a hash of its steps, as its contents may change."""
+        if self.name in names() or "=" in self.name:
+            return self.name
+        return f"{self.name} {hashlib.blake2b(json.dumps(self.to_json()).encode(), digest_size=4).hexdigest()}"
+
+    def __hash__(self) -> int:
+        return hash(json.dumps(self.to_json()))
+
     def to_json(self) -> dict[str, Any]:
         """The steps as a file has them, with all their values."""
         steps = [{step.name: step.model_dump(mode="json", exclude_none=True)} for step in self.steps]
         return {"name": self.name, "title": self.title, "steps": steps}
 
     @classmethod
+    def of_header(cls, metadata: Mapping[str, str]) -> Degradation | None:
+        """What a model was trained for, by the header of its file; None for images as they are, or unreadable ones."""
+        text = metadata.get(METADATA)
+        try:
+            return None if text is None else cls.from_json(json.loads(text))
+        except (ValueError, KeyError, TypeError, SrkdError):
+            return None
+
+    @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Degradation:
         return _of_values(str(values["name"]), {key: values[key] for key in KEYS}, YamlSource("run.json", {}, {}))
-
-
-def names() -> tuple[str, ...]:
-    """The names of the degradations that srkd has."""
-    return tuple(sorted(path.stem for path in NAMED.glob("*.yaml")))
 
 
 def read_degradation(text: str) -> Degradation | None:
@@ -69,7 +88,7 @@ def read_degradation(text: str) -> Degradation | None:
         return None
     if text in names():
         return _read_file(NAMED / f"{text}.yaml", text)
-    if text.endswith((".yaml", ".yml")):
+    if is_degradation_file(text):
         return _read_file(Path(text), Path(text).stem)
     if "=" in text:
         return _of_line(text)

@@ -9,6 +9,7 @@ reference and run.json have it then.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -72,6 +73,12 @@ class Draws:
     seed: int
     step: int
     sample: int
+
+    @classmethod
+    def of_name(cls, name: str) -> Draws:
+        """The numbers of an image that is scored and not drawn: they depend on its name alone."""
+        digest = hashlib.blake2b(name.encode(errors="surrogateescape"), digest_size=7).digest()
+        return cls(0, 0, int.from_bytes(digest, "little"))
 
     def stage(self, name: str) -> np.random.Generator:
         return generator_of(f"degradation {name}", self.seed, self.step, self.sample)

@@ -18,6 +18,8 @@ class Protocol:
     bicubic: Literal["matlab", "pil"] = "matlab"
     lr_border: Border = "mirror"
     grey: Literal["rgb", "raw"] = "rgb"
+    degradation: str = ""
+    """The name of the degradation of the LR images; empty for none."""
 
     def __post_init__(self) -> None:
         if self.border is not None and self.border < 0:
@@ -30,4 +32,5 @@ class Protocol:
     def __str__(self) -> str:
         border = "scale" if self.border is None else str(self.border)
         words = [f"psnr@{self.channel}", f"border={border}", f"bicubic={self.bicubic}", f"grey={self.grey}"]
-        return ",".join([*words, "lr_border=clamp"] if self.lr_border == "clamp" else words)
+        words += ["lr_border=clamp"] if self.lr_border == "clamp" else []
+        return ",".join([*words, f"degraded={self.degradation}"] if self.degradation else words)

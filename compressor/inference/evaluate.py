@@ -22,6 +22,7 @@ from torch import Tensor
 
 from compressor.base.context import QUIET, Context
 from compressor.base.errors import SrkdError, UsageError
+from compressor.degradation.chain import Degradation
 from compressor.images.files import grey_of, image_size, read_rgb_u8, read_rgb_u8_and_grey
 from compressor.images.metrics import PEAK, ImageTooSmall, finite_or_none, luma, to_u8
 from compressor.images.protocol import Protocol
@@ -50,6 +51,8 @@ class EvaluationSettings:
     tile: int | None = None
     metrics: tuple[str, ...] = DEFAULT_METRICS
     """Names of METRICS."""
+    degradation: Degradation | None = None
+    """What the LR images suffer: they are made from the originals, stored ones are degraded if there are no others."""
 
 
 @dataclass(frozen=True)
@@ -209,7 +212,7 @@ def explain(
     variants = [
         replace(base, channel="rgb" if base.channel == "y" else "y"),
         replace(base, border=0 if base.border else settings.scale),
-        replace(base, bicubic="pil" if base.bicubic == "matlab" else "matlab"),
+        *([] if settings.degradation else [replace(base, bicubic="pil" if base.bicubic == "matlab" else "matlab")]),
         replace(base, grey="raw" if base.grey == "rgb" else "rgb"),
     ]
     return _evaluate(models, sets, settings, [base, *variants], context, teacher)
@@ -237,7 +240,7 @@ def _evaluate(
     table = _Table(_by_label(models, scale), settings, protocols, teacher)
     pixels = _check_sets(sets, scale, protocols, table.measures, has_teacher=teacher is not None)
     sources = [source for image_set in sets for source in image_set.sources]
-    read = partial(_read_picture, scale=scale, protocols=protocols)
+    read = partial(_read_picture, scale=scale, protocols=protocols, degradation=settings.degradation)
     done, finished_pixels, total, start = 0, 0, len(sources), time.monotonic()
 
     def is_overlapped(source: ImagePair | LrImage) -> bool:
@@ -365,8 +368,9 @@ def _with_unit(metric: Metric, figure: float) -> str:
 
 
 def _set_score(image_set: AnySet, protocol: Protocol, images: Mapping[str, ImageScore]) -> SetScore:
-    stored = isinstance(image_set, LrSet) or (
-        protocol.bicubic == "matlab" and all(pair.lr is not None for pair in image_set.pairs)
+    stored = not protocol.degradation and (
+        isinstance(image_set, LrSet)
+        or (protocol.bicubic == "matlab" and all(pair.lr is not None for pair in image_set.pairs))
     )
     keys = next(iter(images.values())).figures
     return SetScore(
@@ -423,12 +427,19 @@ def _check_sets(
     return {path: width * height for path, (width, height) in sizes.items()}
 
 
-def _read_picture(source: ImagePair | LrImage, scale: int, protocols: Sequence[Protocol]) -> _Picture:
+def _read_picture(
+    source: ImagePair | LrImage, scale: int, protocols: Sequence[Protocol], degradation: Degradation | None
+) -> _Picture:
     """Return the images of a pair; protocols with the same LR image share the models' outputs."""
     image_u8, grey_file = read_rgb_u8_and_grey(source.path)
     if isinstance(source, LrImage):
+        if degradation is not None:
+            image_u8 = degradation.of_image(image_u8, 1, source.stem)
         return _Picture(None, grey_file, ((image_u8[None].float().div(255), tuple(protocols)),))
     hr_u8 = mod_crop(image_u8, scale)
+    if degradation is not None:
+        lr_u8 = degradation.of_image(hr_u8, scale, source.stem)
+        return _Picture(hr_u8, grey_file, ((lr_u8[None].float().div(255), tuple(protocols)),))
     by_lr: dict[tuple[str, str], list[Protocol]] = defaultdict(list)
     for protocol in protocols:
         by_lr[protocol.bicubic, protocol.lr_border].append(protocol)

@@ -10,6 +10,7 @@ import torch
 from torch.nn import functional as F
 
 from compressor.base.errors import UsageError
+from compressor.degradation.chain import Degradation
 from compressor.images.files import read_rgb_u8
 from compressor.images.resize import downscale_u8, mod_crop
 from compressor.images.sets import embedded_photos, evenly_spaced_photos
@@ -33,17 +34,20 @@ class CalibrationPatches:
 
 
 def calibration_patches(
-    descriptor: Descriptor, folder: Path | None = None, *, count: int = COUNT
+    descriptor: Descriptor, folder: Path | None = None, degradation: Degradation | None = None, *, count: int = COUNT
 ) -> CalibrationPatches:
     """Patches of downscaled photos, equally many of each, and one patch of flat colours.
 
-    Without a folder they come from the embedded training photos. Colours at the ends of [0,1] are rare in photos; a
-    calibrated range that does not contain them would shift them.
+    Of a student that was trained on degraded images every second patch is degraded. Without a folder they come from the
+    embedded training photos. Colours at the ends of [0,1] are rare in photos; a calibrated range that does not contain
+    them would shift them.
     """
     photos = _photos(folder)
     side = descriptor.fixed_size or (_whole(SIDE, descriptor), _whole(SIDE, descriptor))
     patches = [
-        patch for path in photos.values() for patch in _patches(path, descriptor, side, -(-count // len(photos)))
+        patch
+        for path in photos.values()
+        for patch in _patches(path, descriptor, side, -(-count // len(photos)), degradation)
     ]
     if not patches:
         width, height = side
@@ -55,6 +59,7 @@ def calibration_patches(
     if not any(float(texture_of(patch[None])) for patch in patches):
         raise UsageError(f"--calibrate {folder}: its images are flat, which no photo is: give photos")
     where = "embedded photos" if folder is None else f"{len(photos)} photos of {folder.name}"
+    where += "" if degradation is None else f", every second one degraded by {degradation.name}"
     return CalibrationPatches(
         torch.stack([*patches, _colour_patch(descriptor, side)]), f"{len(patches)} patches of {where}, flat colours"
     )
@@ -71,20 +76,30 @@ def _whole(length: int, descriptor: Descriptor) -> int:
     return -(-max(length, descriptor.min_size) // step) * step
 
 
-def _patches(path: Path, descriptor: Descriptor, size: tuple[int, int], count: int) -> Sequence[torch.Tensor]:
+def _patches(
+    path: Path, descriptor: Descriptor, size: tuple[int, int], count: int, degradation: Degradation | None
+) -> Sequence[torch.Tensor]:
     """Patches of a photo, from the flattest to the most textured; neighbours overlap by half.
 
     The most textured ones alone widen ranges for what is rare in photos (0.02 dB on Set5).
     """
-    hr, scale, (width, height) = read_rgb_u8(path), descriptor.scale, size
-    lr = downscale_u8(mod_crop(hr, scale), scale)[: descriptor.channels]
+    hr, scale = mod_crop(read_rgb_u8(path), descriptor.scale), descriptor.scale
+    clean = _tiles(downscale_u8(hr, scale)[: descriptor.channels], size)
+    order = texture_of(clean).argsort(stable=True)
+    ranks = order[torch.linspace(0, len(order) - 1, min(count, len(order))).round().long()]
+    patches = clean[ranks]
+    if degradation is not None:
+        patches[1::2] = _tiles(degradation.of_image(hr, scale, path.stem)[: descriptor.channels], size)[ranks[1::2]]
+    return list(patches.float().div(255))
+
+
+def _tiles(lr: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """The patches (N,C,H,W) of an image in uint8; none if it is smaller."""
+    width, height = size
     if lr.shape[1] < height or lr.shape[2] < width:
-        return []
+        return lr.new_empty((0, lr.shape[0], height, width))
     tiles = lr.unfold(1, height, max(1, height // 2)).unfold(2, width, max(1, width // 2))
-    patches = tiles.permute(1, 2, 0, 3, 4).reshape(-1, descriptor.channels, height, width)
-    order = texture_of(patches).argsort(stable=True)
-    ranks = torch.linspace(0, len(order) - 1, min(count, len(order))).round().long()
-    return list(patches[order[ranks]].float().div(255))
+    return tiles.permute(1, 2, 0, 3, 4).reshape(-1, lr.shape[0], height, width)
 
 
 def _colour_patch(descriptor: Descriptor, size: tuple[int, int]) -> torch.Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from compressor.degradation.chain import Degradation
 from compressor.models.networks.base import Descriptor, Network
 from compressor.models.students.spread import spread_streams
 from export.formats.conversion import Conversion
@@ -28,7 +29,7 @@ class Int8Task:
         """The task of a job; `network`: the job's without its quantisers, if it has any."""
         network, options, size = network or job.network, job.options.int8, job.options.lr_size
         descriptor = replace(network.descriptor, fixed_size=size, max_size=max_size)
-        calibration = calibration_patches(descriptor, options.calibrate)
+        calibration = calibration_patches(descriptor, options.calibrate, Degradation.of_header(job.metadata))
         photos = QualityPhotos.of(job.network, options, size, max_size)
         return cls(job, network, descriptor, calibration, photos)
 

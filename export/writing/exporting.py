@@ -17,6 +17,7 @@ from compressor.base.context import QUIET, Context
 from compressor.base.errors import SrkdError, UsageError, is_out_of_memory
 from compressor.base.files import atomic_files, require_writable_folder
 from compressor.base.metadata import srkd_keys
+from compressor.degradation.names import METADATA as DEGRADATION
 from compressor.images.metrics import below_bicubic
 from compressor.images.scores import without_network
 from compressor.models.checkpoints.licence import KEY as LICENCE
@@ -38,7 +39,7 @@ from export.proof.quality import QualityLoss, QualityPhotos
 from export.proof.speed import Int8Speed, compare_speed
 from export.proof.verify import Parity, Proof, require_finite_outputs, verify
 
-INHERITED_KEYS = ("srkd.recipe", "srkd.protocol", "srkd.scores", "srkd.goal")
+INHERITED_KEYS = ("srkd.recipe", "srkd.protocol", "srkd.scores", "srkd.goal", DEGRADATION)
 """Metadata keys that are copied to exported files, as they describe the weights."""
 
 Verdict = Literal["passed", "unproved", "failed", "unavailable"]

@@ -11,7 +11,6 @@ from typing import TypeVar
 from compressor.base.choices import GoalOption
 from compressor.base.context import Context, Note
 from compressor.base.errors import UsageError
-from compressor.images.protocol import Protocol
 from compressor.images.scores import both_goals
 from compressor.images.sets import (
     AnySet,
@@ -28,6 +27,7 @@ from compressor.inference.evaluate import Evaluation, EvaluationSettings
 from compressor.inference.metric_table import METRICS
 from compressor.inference.teacher_check import check_teacher
 from compressor.runtimes.table import RUNTIMES, runtime_of
+from srkd.options.degradation import degradation_of, protocol_of
 from srkd.options.function import public
 from srkd.options.models import common_scale, load_checkpoint, open_runtime
 from srkd.options.shared import Model, path_of
@@ -86,8 +86,11 @@ def _score(score: Callable[..., R], options: EvaluateOptions, context: Context) 
     runtimes = [open_runtime(model, options, context) for model in models]
     teacher = next((runtime for runtime, model in zip(runtimes, models, strict=True) if model is options.against), None)
     scale = common_scale(runtimes, options.scale)
-    protocol = Protocol(border=options.border, lr_border=options.lr_border, grey=options.grey)
-    settings = EvaluationSettings(scale, protocol, options.self_ensemble, options.tile, tuple(options.metrics))
+    degradation = degradation_of(options.degrade, context.note)
+    protocol = protocol_of(options, degradation)
+    settings = EvaluationSettings(
+        scale, protocol, options.self_ensemble, options.tile, tuple(options.metrics), degradation
+    )
     sets = _sets(options, scale, context.note)
     if line := line_about_inputs((source for image_set in sets for source in image_set.sources), scale):
         context.note(line)

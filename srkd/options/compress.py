@@ -28,9 +28,20 @@ from compressor.base.choices import (
     TrackerName,
 )
 from compressor.base.errors import UsageError
+from compressor.degradation.names import NONE
 from compressor.runtimes.table import RUNTIMES
 from srkd.options.option import Group, Option, Options, options
-from srkd.options.shared import GOAL_HELP, LIMITS_HELP, LR_ALIAS, TRUST_HELP, ModelOrPath, PathOption, Size, path_of
+from srkd.options.shared import (
+    GOAL_HELP,
+    LIMITS_HELP,
+    LR_ALIAS,
+    TRUST_HELP,
+    Degrade,
+    ModelOrPath,
+    PathOption,
+    Size,
+    path_of,
+)
 from srkd.options.values import BYTES, CLUSTER, COUNTS, DEVICE, MODEL, NAMED_FOLDER, SETTING, SIZE, OneOf, names_of
 
 TargetPrecision: TypeAlias = Literal["fp32", "bf16", "fp16", "int8"]
@@ -228,6 +239,7 @@ class DataOptions(Group):
             is_input=True,
         ),
     ] = None
+    degrade: Degrade = NONE
     lr_border: Annotated[
         Border, Option("Border of the downscale that makes LR images; clamp is that of an older MATLAB.", rare=True)
     ] = "mirror"

@@ -7,9 +7,10 @@ from dataclasses import KW_ONLY
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from compressor.base.choices import MOST_LIMITS, Border
+from compressor.degradation.names import NONE, absolute_degradation, names
 from compressor.runtimes.table import RUNTIMES, device_patterns
 from srkd.options.option import Option, Options, options
 from srkd.options.values import DEVICE, SETTING, OneOf
@@ -49,6 +50,15 @@ GOAL_HELP = (
     "teacher is nearer to them than bicubic, as a teacher trained for looks is not."
 )
 TRUST_HELP = "Run TorchScript and .pt2 programs without a jail, as where the kernel offers none."
+Degrade: TypeAlias = Annotated[
+    str,
+    AfterValidator(absolute_degradation),
+    Option(
+        f"What LR images suffer: {', '.join(names())}, steps such as jpeg=30..90,noise=0..10,blur=0..2, a YAML file, "
+        "or like:DIR, as the pictures of a folder.",
+        metavar="HOW",
+    ),
+]
 LR_ALIAS = ("--lr",)
 """The older name of --lr-images, which looks like a learning rate."""
 
@@ -112,6 +122,7 @@ class ScoringOptions(Options):
     lr_border: Annotated[
         Border, Option("Border of the bicubic that makes LR images; clamp for packs made by an older MATLAB.")
     ] = "mirror"
+    degrade: Degrade = NONE
     grey: Annotated[Literal["rgb", "raw"], Option("Grey files: replicated to RGB and then Y, or their raw values.")] = (
         "rgb"
     )

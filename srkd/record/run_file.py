@@ -31,7 +31,7 @@ SCHEMA = "srkd.compress/2"
 OLDER_SCHEMA = "srkd.compress/1"
 """The schema that srkd 0.1.0 wrote: the same with older names of some keys."""
 
-SAME = ("preset", "student", "teacher", "data", "teacher_cache", "label_margin", "phi")
+SAME = ("preset", "student", "teacher", "data", "degradation", "teacher_cache", "label_margin", "phi")
 """Entries that must be equal on every process, and when a run is continued."""
 
 DECIDED = ("recipe", "preset", "seed", "device", "execution_mode", "processes", "student", "start", "data")
@@ -164,6 +164,14 @@ class TrainingImages(Entry):
     validation: tuple[str, ...]
 
 
+class DegradationSteps(Entry):
+    """What the LR images suffer (`compressor.degradation.chain.Degradation`)."""
+
+    name: str
+    title: str
+    steps: tuple[dict[str, dict[str, Any]], ...]
+
+
 def _inside(name: str) -> str:
     """The name of a folder in the run folder; refuse one that leads elsewhere."""
     if not name or Path(name).name != name or name == ".." or "\0" in name:
@@ -202,6 +210,7 @@ class RunFile(Entry):
     teacher_cache: TeacherOutputs | None = None
     label_margin: MarginOfLabels | None = None
     data: TrainingImages | None = None
+    degradation: DegradationSteps | None = None
     untrained: ScoresBeforeTraining | None = None
     trials: PlannedRuns | None = None
     target: TargetReport | None = None

@@ -15,12 +15,14 @@ from compressor.base.choices import Goal
 from compressor.base.context import Context
 from compressor.base.errors import SrkdError, UsageError
 from compressor.base.files import file_sha256
+from compressor.degradation.chain import Degradation
 from compressor.images.protocol import Protocol
 from compressor.images.scores import both_goals
 from compressor.images.sets import ImageSet
 from compressor.inference.metric_table import DEFAULT_METRICS, METRICS
 from compressor.models.checkpoints.header import RUN_FOLDER_WEIGHTS
 from compressor.runtimes.table import OpenOptions
+from srkd.options.degradation import degradation_of, protocol_of
 from srkd.options.verbs import CompareOptions
 from srkd.record.evaluations import (
     BICUBIC,
@@ -92,8 +94,12 @@ class Scoring:
 
     @property
     def protocol(self) -> Protocol:
-        options = self.options
-        return Protocol(border=options.border, lr_border=options.lr_border, grey=options.grey).at(self.scale)
+        return protocol_of(self.options, self.degradation).at(self.scale)
+
+    @cached_property
+    def degradation(self) -> Degradation | None:
+        """What the LR images suffer."""
+        return degradation_of(self.options.degrade, self.context.note)
 
     @property
     def references(self) -> tuple[Goal, ...]:
@@ -196,7 +202,7 @@ class Scoring:
         names = ", ".join(image_set.name for image_set in sets)
         self.context.note(f"scoring {len(runtimes)} models on {names}; {EVALUATIONS} of each run keeps the scores")
         settings = EvaluationSettings(
-            self.scale, self.protocol, options.self_ensemble, options.tile, metrics=DEFAULT_METRICS
+            self.scale, self.protocol, options.self_ensemble, options.tile, DEFAULT_METRICS, self.degradation
         )
         teacher = None if self.against is None else runtimes[self.against]
         interrupted: EvaluationInterrupted | None = None

@@ -24,6 +24,7 @@ from compressor.training.trackers import require_trackers
 from recipes.config.by_class import is_open_class
 from recipes.config.reading import recipe_label
 from srkd.options.compress import CompressOptions
+from srkd.options.degradation import measured
 from srkd.options.models import ModelFile, file_of, refuse_file_options
 from srkd.options.option import from_json, to_json
 from srkd.options.sweep import points
@@ -48,7 +49,7 @@ def run_compress(options: CompressOptions, context: Context) -> CompressReport:
 
         >>> report = srkd.compress("edsr.pt", data="photos", width=0.5, steps=2000, out="runs/small")
     """
-    path, options = options.run.folder, with_worker_threads(options)
+    path, options = options.run.folder, with_measured_degradation(with_worker_threads(options), context.note)
     for point in points(options):
         refuse_contradictions(point.options)
     with _all_processes(context) as context, _teacher_file(options, context) as options:
@@ -233,6 +234,14 @@ def with_worker_threads(options: CompressOptions) -> CompressOptions:
         return options
     threads = 1 if run.on is not None else max(1, (usable_cores() or 1) // (run.jobs or 1))
     return dataclasses.replace(options, run=dataclasses.replace(run, threads=threads))
+
+
+def with_measured_degradation(options: CompressOptions, note: Note) -> CompressOptions:
+    """Options with the steps that were measured in place of --degrade like:DIR: a continued run does not measure."""
+    text = measured(options.data.degrade, note)
+    if text == options.data.degrade:
+        return options
+    return dataclasses.replace(options, data=dataclasses.replace(options.data, degrade=text))
 
 
 def _train(options: CompressOptions, context: Context, began: RunFile | None) -> CompressReport:

@@ -15,7 +15,7 @@ import torch
 
 from compressor.base.cache_folder import parse_bytes
 from compressor.base.choices import Goal, Precision
-from compressor.base.context import Context, Note
+from compressor.base.context import Context, Note, no_note
 from compressor.base.errors import SrkdError, UsageError, reason_of
 from compressor.base.machine import total_memory
 from compressor.base.processes import Rank
@@ -45,6 +45,7 @@ from recipes.config.reading import recipe_label
 from recipes.terms.features import describe_taps
 from recipes.terms.phi import PhiSource, bind_phi
 from srkd.options.compress import CompressOptions
+from srkd.options.degradation import degradation_of
 from srkd.options.shared import path_of
 from srkd.options.values import as_tuple, split_name
 from srkd.record.run_file import RunFile
@@ -480,6 +481,7 @@ def data_choice(options: CompressOptions) -> DataChoice:
         lr_border=options.data.lr_border,
         lr_only=path_of(options.data.lr_only),
         cache_size=parse_bytes(options.data.cache_size),
+        degradation=degradation_of(options.data.degrade, no_note),
     )
 
 
@@ -490,6 +492,11 @@ def _prepare_images(
     options, rule, teacher = networks.options, networks.preset.schedule, networks.teacher
     views: tuple[View, ...] = ()
     if options.training.teacher_cache:
+        if choice.degradation is not None:
+            raise UsageError(
+                "--teacher-cache keeps what the teacher makes of LR images that stay the same, and --degrade makes new "
+                "ones for every step: leave one of them out"
+            )
         views = views_to_cache(options.training.recipe, networks.methods, labels=networks.labels)
     if shared is not None:
         data = shared.data

@@ -21,6 +21,7 @@ from compressor.base.memory import keep_freed_memory
 from compressor.base.processes import Processes
 from compressor.data.batches import Batches, draw_calibration_patches
 from compressor.data.placement import place_on_device
+from compressor.degradation.names import METADATA as DEGRADATION
 from compressor.images.metrics import below_bicubic
 from compressor.images.scores import GOAL_WORDS, without_network
 from compressor.models.checkpoints.licence import KEY as LICENCE
@@ -47,6 +48,7 @@ from srkd.options.values import as_tuple
 from srkd.record.result import CompressReport, Quality, ScoresBeforeTraining
 from srkd.record.run_file import (
     SAME,
+    DegradationSteps,
     MachineFacts,
     MarginOfLabels,
     PhiFile,
@@ -387,6 +389,8 @@ class TrainingRun:
         licence = None if source is None else licence_of(source.path)
         if licence is not None:
             origin[LICENCE] = licence
+        if config.data.train.degraded is not None:
+            origin[DEGRADATION] = json.dumps(config.data.train.degraded.degradation.to_json())
         reference = config.validation.reference
         figures = {
             "validation_psnr_y": quality.psnr_y,
@@ -430,7 +434,7 @@ def _finished(student: Network) -> Network:
 
 def run_facts(config: RunConfig, processes: Processes) -> RunFile:
     """run.json before the result: all that is needed to identify and repeat a run."""
-    data, cache = config.data, config.cache
+    data, cache, degraded = config.data, config.cache, config.data.train.degraded
     return RunFile(
         srkd_version=__version__,
         machine=MachineFacts.model_validate(machine_facts()),
@@ -459,6 +463,9 @@ def run_facts(config: RunConfig, processes: Processes) -> RunFile:
             skipped={str(image.path): image.reason for image in data.train.skipped},
             validation=data.validation_names,
         ),
+        degradation=None
+        if degraded is None
+        else DegradationSteps.model_validate_json(json.dumps(degraded.degradation.to_json())),
     )
 
 

@@ -10,6 +10,7 @@ import torch
 
 from compressor.base.errors import SrkdError, UsageError
 from compressor.base.files import atomic_path
+from compressor.degradation.names import METADATA as DEGRADATION
 from compressor.models.checkpoints.header import TensorEntry, cost_entry
 from compressor.models.checkpoints.licence import KEY as LICENCE
 from compressor.models.networks.base import Network, Spec, tensor_bytes
@@ -30,6 +31,7 @@ METADATA_KEYS = frozenset(
         "srkd.protocol",
         "srkd.scores",
         "srkd.goal",
+        DEGRADATION,
         LICENCE,
         QUANT,
     }

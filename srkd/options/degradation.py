@@ -1,0 +1,49 @@
+"""The degradation that an option asks for, and the protocol of scores by it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from compressor.base.context import Note
+from compressor.base.errors import UsageError
+from compressor.degradation.names import LIKE
+from compressor.images.protocol import Protocol
+from srkd.options.shared import ScoringOptions
+
+if TYPE_CHECKING:
+    from compressor.degradation.chain import Degradation
+
+FLAG = "--degrade"
+
+
+def degradation_of(text: str, note: Note) -> Degradation | None:
+    """The degradation of `--degrade`; None for none. A note says what was measured."""
+    from compressor.degradation.chain import read_degradation
+
+    try:
+        return read_degradation(measured(text, note))
+    except UsageError as error:
+        raise UsageError(f"{FLAG}: {error}") from error
+
+
+def measured(text: str, note: Note) -> str:
+    """The text with what the pictures of like:DIR have in place of the folder."""
+    if not text.startswith(LIKE):
+        return text
+    from compressor.degradation.like import measure_like
+
+    try:
+        found = measure_like(Path(text.removeprefix(LIKE)), FLAG)
+    except UsageError as error:
+        raise UsageError(f"{FLAG} {text}: {error}") from error
+    note(found.line(FLAG))
+    return found.text
+
+
+def protocol_of(options: ScoringOptions, degradation: Degradation | None) -> Protocol:
+    """The protocol of scores; refuse options that contradict each other."""
+    if degradation is not None and options.lr_images is not None:
+        raise UsageError(f"{FLAG} makes LR images from the originals, and --lr-images has others: leave one out")
+    name = "" if degradation is None else degradation.label
+    return Protocol(border=options.border, lr_border=options.lr_border, grey=options.grey, degradation=name)
