@@ -2,6 +2,8 @@
 
 Every function takes a model as a file, a run folder or an open network. Each has its own help: help(srkd.compress).
 
+    data           tell and show what a run would see of a folder of images
+                   >>> srkd.data(data="photos", degrade="jpeg=30..90", lr_patch=24).images
     compress       train a student from a teacher and write a run folder
                    >>> srkd.compress("edsr.pt", data="photos", width=0.5, steps=2000, out="runs/small")
     plan           find the largest student that meets a frame rate, a size or a cost here
@@ -57,6 +59,7 @@ if TYPE_CHECKING:
     from srkd.api.compare import compare
     from srkd.api.compress import compress, resume
     from srkd.api.convert import convert
+    from srkd.api.data import data
     from srkd.api.evaluate import evaluate
     from srkd.api.export import export
     from srkd.api.network_list import networks
@@ -81,6 +84,7 @@ __all__ = [
     "compress",
     "convert",
     "cost",
+    "data",
     "evaluate",
     "export",
     "inspect",

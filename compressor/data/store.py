@@ -104,7 +104,7 @@ class ImageStore:
     def with_degradation(self, degradation: Degradation | None) -> ImageStore:
         """The same images, whose LR patches are made anew for every sample; None: as they are."""
         if degradation is None:
-            return self
+            return replace(self, degraded=None)
         images, scale = (self.lr, 1) if self.hr is None else (self.hr, self.scale)
         return replace(self, degraded=DegradedImages(degradation, images, scale))
 

@@ -93,7 +93,7 @@ def read_degradation(text: str) -> Degradation | None:
     if "=" in text:
         return _of_line(text)
     raise UsageError(
-        f"{text!r} is no degradation: a file ends in .yaml, steps are such as jpeg=30..90,noise=0..10, and of names "
+        f"{text!r} is no file that ends in .yaml, no steps such as jpeg=30..90,noise=0..10, and no name: "
         f"{nearest(text, (NONE, *names()))}"
     )
 

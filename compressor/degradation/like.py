@@ -94,7 +94,7 @@ def measure_like(folder: Path, option: str) -> Found:
         if picture is not None:
             measured.append(picture)
     if not measured:
-        raise UsageError(f"no picture of {folder} has {SMALLEST_SIDE} pixels a side")
+        raise UsageError(f"{option} {folder}: none of its pictures has {SMALLEST_SIDE} pixels a side")
     return Found(_as_line(measured), len(measured), folder)
 
 

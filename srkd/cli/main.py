@@ -18,6 +18,7 @@ from srkd.terminal.console import Console
 from srkd.terminal.package_names import hidden_package
 
 VERBS = {
+    "data": "Show what a run would see of a folder of images.",
     "compress": "Train a student from a teacher with a recipe and write a run folder.",
     "plot": "Draw the curves of RUNs as a PNG picture.",
     "export": "Write MODEL in other formats, each compared with the network.",

@@ -21,8 +21,9 @@ def degradation_of(text: str, note: Note) -> Degradation | None:
     """The degradation of `--degrade`; None for none. A note says what was measured."""
     from compressor.degradation.chain import read_degradation
 
+    text = measured(text, note)
     try:
-        return read_degradation(measured(text, note))
+        return read_degradation(text)
     except UsageError as error:
         raise UsageError(f"{FLAG}: {error}") from error
 
@@ -33,10 +34,7 @@ def measured(text: str, note: Note) -> str:
         return text
     from compressor.degradation.like import measure_like
 
-    try:
-        found = measure_like(Path(text.removeprefix(LIKE)), FLAG)
-    except UsageError as error:
-        raise UsageError(f"{FLAG} {text}: {error}") from error
+    found = measure_like(Path(text.removeprefix(LIKE)), f"{FLAG} {LIKE}")
     note(found.line(FLAG))
     return found.text
 

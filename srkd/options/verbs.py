@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from compressor.base.choices import GoalOption
+from compressor.degradation.names import NONE
 from compressor.inference.metric_table import DEFAULT_METRICS, METRICS
 from compressor.runtimes.table import RUNTIMES
 from export.formats.table import DEFAULT_FORMATS, FORMATS
@@ -17,6 +18,7 @@ from srkd.options.option import Option, Options, options
 from srkd.options.shared import (
     GOAL_HELP,
     CheckpointOptions,
+    Degrade,
     Device,
     LimitOptions,
     Model,
@@ -313,6 +315,26 @@ class NetworksOptions(Options):
     ] = False
     threads: Threads = None
     seconds: Annotated[float, Field(ge=0.1), Option("Time for each network.")] = 1.0
+
+
+@options
+class SeenOptions(Options):
+    """The images of a run, before there is one."""
+
+    _: KW_ONLY
+    data: Annotated[
+        PathOption, Option("Folder of HR images, a set with HR/, or several sets.", unset="the embedded photos")
+    ] = None
+    lr_only: Annotated[
+        PathOption, Option("Folder of LR images without HR partners, in place of --data.", unset="none", metavar="DIR")
+    ] = None
+    degrade: Degrade = NONE
+    scale: Annotated[int, Field(ge=1, le=8), Option("Scale of the networks.")] = 4
+    lr_patch: Annotated[int, Field(ge=1), Option("Side of a patch in LR pixels.")] = 48
+    seed: Annotated[int, Option("The seed of the run whose patches are shown.")] = 10
+    show: Annotated[
+        PathOption, Option("Folder to write a picture of patches to.", unset="no picture", metavar="DIR")
+    ] = None
 
 
 @options

@@ -180,7 +180,7 @@ def test_every_named_one_is_a_file_and_survives_json() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("jpg", "'jpg' is no degradation: .* did you mean 'jpeg'"),
+        ("jpg", "'jpg' is no file .* no name: did you mean 'jpeg'"),
         ("jpeg=", "write jpeg=NUMBER or jpeg=LOW..HIGH"),
         ("jpeg=50..20", "the range 50..20 begins above its end"),
         ("noise=-3", "write noise=NUMBER"),

@@ -1,0 +1,105 @@
+"""`srkd data`: what a run would see of a folder of images, as figures and as a picture."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image, ImageDraw, ImageFont
+
+from compressor.base.context import Context
+from compressor.base.files import atomic_path, require_writable_folder
+from compressor.data.batches import Batches
+from compressor.data.doubts import doubts
+from compressor.data.prepare import DataChoice, prepare_data
+from compressor.data.store import ImageStore
+from compressor.images.metrics import to_u8
+from srkd.options.degradation import degradation_of
+from srkd.options.function import public
+from srkd.options.shared import path_of
+from srkd.options.verbs import SeenOptions
+
+SHEET = "patches.png"
+COLUMNS, ROWS = 8, 4
+PANEL_PIXELS, CAPTION_PIXELS, GAP_PIXELS = 144, 22, 4
+EXAMPLES = COLUMNS * ROWS
+
+
+@dataclass(frozen=True)
+class DataReport:
+    """The images of a run: their source, number and sizes, what is doubtful, and what their LR images suffer."""
+
+    origin: str
+    images: int
+    skipped: dict[str, str]
+    """Images that cannot be used, and why."""
+    lr_sizes: dict[str, int]
+    """How many LR images have each size, the most frequent first."""
+    doubts: tuple[str, ...]
+    degradation: dict[str, Any] | None
+    sheet: Path | None
+
+
+def run_data(options: SeenOptions, context: Context) -> DataReport:
+    """Read the images that a run would train on, and show patches of them as the network sees them.
+
+    >>> srkd.data(data="photos", degrade="jpeg=30..90", scale=4, lr_patch=24).images
+    """
+    show = path_of(options.show)
+    if show is not None:
+        require_writable_folder(show, "--show")
+    choice = DataChoice(
+        data=path_of(options.data),
+        lr_only=path_of(options.lr_only),
+        degradation=degradation_of(options.degrade, context.note),
+        cache_size=0,
+    )
+    store = prepare_data(choice, scale=options.scale, lr_patch=options.lr_patch, context=context).train
+    degradation = choice.degradation
+    sizes = Counter(
+        f"{width}x{height}" for width, height in zip(store.lr.widths.tolist(), store.lr.heights.tolist(), strict=True)
+    )
+    return DataReport(
+        origin=str(options.data or options.lr_only or "embedded photos"),
+        images=len(store),
+        skipped={str(image.path): image.reason for image in store.skipped},
+        lr_sizes=dict(sizes.most_common()),
+        doubts=doubts(store),
+        degradation=None if degradation is None else degradation.to_json(),
+        sheet=None if show is None else write_patches(store, options.lr_patch, options.seed, show / SHEET),
+    )
+
+
+data = public(SeenOptions, SeenOptions, run_data, "data")
+
+
+def write_patches(store: ImageStore, lr_patch: int, seed: int, path: Path) -> Path:
+    """Write the first patches of a run as one picture: each as it is, and below it as the network sees it."""
+    batches = Batches.for_store(store, batch=EXAMPLES, lr_patch=lr_patch, seed=seed, device=torch.device("cpu"))
+    clean = Batches.for_store(store.with_degradation(None), batch=EXAMPLES, lr_patch=lr_patch, seed=seed)
+    rows: list[tuple[str, Sequence[torch.Tensor]]] = []
+    for first in range(0, EXAMPLES, COLUMNS):
+        part = slice(first, first + COLUMNS)
+        rows.append(("as they are", list(clean.at(0).lr[part])))
+        if store.degraded is not None:
+            rows.append((store.degraded.degradation.name, list(batches.at(0).lr[part])))
+    width = COLUMNS * (PANEL_PIXELS + GAP_PIXELS) - GAP_PIXELS
+    height = len(rows) * (PANEL_PIXELS + CAPTION_PIXELS)
+    sheet, font = Image.new("RGB", (width, height), "white"), ImageFont.load_default(13)
+    draw = ImageDraw.Draw(sheet)
+    for row, (caption, patches) in enumerate(rows):
+        y = row * (PANEL_PIXELS + CAPTION_PIXELS)
+        draw.text((2, y + 3), caption, fill="black", font=font)
+        for column, patch in enumerate(patches):
+            picture = Image.fromarray(to_u8(patch).permute(1, 2, 0).contiguous().numpy())
+            size = (PANEL_PIXELS, PANEL_PIXELS)
+            at = (column * (PANEL_PIXELS + GAP_PIXELS), y + CAPTION_PIXELS)
+            sheet.paste(picture.resize(size, Image.Resampling.NEAREST), at)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(path) as temporary:
+        sheet.save(temporary, format="PNG")
+    return path

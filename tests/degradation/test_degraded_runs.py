@@ -1,0 +1,248 @@
+"""Degradations in batches, fits, validation, evaluate, exports and run folders."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from compressor.base.errors import UsageError
+from compressor.data.batches import Batches, draw_calibration_patches
+from compressor.data.prepare import DataChoice, ValidationFolder, prepare_data
+from compressor.data.store import ImageStore
+from compressor.degradation.chain import Degradation, read_degradation
+from compressor.degradation.like import measure_like, measure_picture
+from compressor.images.files import Picture, read_rgb_u8, write_picture
+from compressor.images.resize import mod_crop
+from compressor.images.sets import embedded_photos
+from compressor.models.networks.registry import build
+from compressor.models.students.students import parse_student
+from export.int8.calibration import calibration_patches
+from srkd.cli.main import run
+from tests.support.shared import needs_shared, shared
+from tests.support.small_runs import save_photos
+
+STEPS = "blur=0..1,noise=2..8,jpeg=40..80"
+
+
+def steps() -> Degradation:
+    degradation = read_degradation(STEPS)
+    assert degradation is not None
+    return degradation
+
+
+def store_of(folder: Path, *, lr_only: bool = False) -> ImageStore:
+    save_photos(folder)
+    data, frames = (None, folder) if lr_only else (folder, None)
+    choice = DataChoice(data=data, lr_only=frames, cache_size=0, degradation=steps())
+    return prepare_data(choice, scale=2, lr_patch=12).train
+
+
+def test_every_process_and_every_start_has_the_same_degraded_patches(tmp_path: Path) -> None:
+    store = store_of(tmp_path / "photos")
+    whole = Batches.for_store(store, batch=6, lr_patch=12, seed=4)
+    parts = [whole.for_samples(samples) for samples in (range(2), range(2, 6))]
+    for step in (0, 3):
+        together = torch.cat([part.at(step).lr for part in parts])
+        assert torch.equal(together, whole.at(step).lr)
+    again = Batches.for_store(store, batch=6, lr_patch=12, seed=4)  # as after a kill: nothing was drawn before
+    assert torch.equal(again.at(3).lr, whole.at(3).lr)
+    assert not torch.equal(whole.at(3).lr, whole.at(4).lr)
+    assert not torch.equal(Batches.for_store(store, batch=6, lr_patch=12, seed=5).at(3).lr, whole.at(3).lr)
+
+
+def test_patches_are_those_of_the_originals_and_labels_stay_clean(tmp_path: Path) -> None:
+    store = store_of(tmp_path / "photos")
+    clean = Batches.for_store(store.with_degradation(None), batch=6, lr_patch=12, seed=4).at(0)
+    batch = Batches.for_store(store, batch=6, lr_patch=12, seed=4).at(0)
+    assert batch.hr is not None
+    assert clean.hr is not None
+    assert torch.equal(batch.hr, clean.hr)
+    assert batch.lr.shape == clean.lr.shape
+    difference = (batch.lr - clean.lr).abs().mean()
+    assert 0.005 < float(difference) < 0.1  # noisy, but of the same places
+    assert torch.equal((batch.lr * 255).round() / 255, batch.lr)
+
+
+def test_a_teacher_that_sees_more_sees_the_same_degraded_pixels() -> None:
+    store = prepare_data(DataChoice(degradation=steps()), scale=2, lr_patch=12).train
+    plain = Batches.for_store(store, batch=4, lr_patch=12, seed=4)
+    wider = replace(plain, teacher_side=28).at(0)
+    assert wider.wider is not None
+    assert wider.wider.lr.shape[-1] == 28
+    assert torch.equal(wider.wider.crop(wider.wider.lr), wider.lr)
+
+
+def test_lr_images_alone_are_degraded_again(tmp_path: Path) -> None:
+    store = store_of(tmp_path / "frames", lr_only=True)
+    assert store.hr is None
+    batch = Batches.for_store(store, batch=3, lr_patch=12, seed=4).at(0)
+    clean = Batches.for_store(store.with_degradation(None), batch=3, lr_patch=12, seed=4).at(0)
+    assert batch.lr.shape == clean.lr.shape
+    assert float((batch.lr - clean.lr).abs().mean()) > 0.005
+
+
+def test_a_fit_is_made_on_degraded_patches_chosen_by_the_clean_ones(tmp_path: Path) -> None:
+    store = store_of(tmp_path / "photos")
+    clean = draw_calibration_patches(store.with_degradation(None), seed=3, count=6, side=12)
+    degraded = draw_calibration_patches(store, seed=3, count=6, side=12)
+    assert 0.005 < float((clean - degraded).abs().mean()) < 0.1
+    assert torch.equal(degraded, draw_calibration_patches(store, seed=3, count=6, side=12))
+
+
+def test_validation_has_a_degraded_set_before_each_clean_one(tmp_path: Path) -> None:
+    save_photos(tmp_path / "photos")
+    choice = DataChoice(val=(ValidationFolder(tmp_path / "photos", "mine"),), cache_size=0, degradation=steps())
+    sets = prepare_data(choice, scale=2, lr_patch=12).validation
+    assert [each.name for each in sets] == [f"mine ({STEPS})", "mine"]
+    for degraded, clean in zip(sets[0].images, sets[1].images, strict=True):
+        assert degraded.lr.shape == clean.lr.shape
+        assert not torch.equal(degraded.lr, clean.lr)
+        assert torch.equal(degraded.hr, clean.hr)  # type: ignore[arg-type]
+        # By its name alone, also in another set.
+        assert torch.equal(degraded.lr[0], steps().of_image(clean.hr[0], 2, clean.name))  # type: ignore[index]
+
+
+def test_a_run_scores_as_evaluate_does_and_says_what_its_images_suffered(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_photos(tmp_path / "photos")
+    monkeypatch.chdir(tmp_path)
+    line = ["compress", "--student", "compact:width=8,depth=1,scale=2", "--recipe", "scratch", "--steps", "2"]
+    line += ["--batch", "2", "--lr-patch", "12", "--data", "photos", "--val", "photos", "--degrade", STEPS]
+    assert run([*line, "--cache-size", "0", "--out", "run"]) == 0
+    facts = json.loads(Path("run/run.json").read_text())
+    assert facts["request"]["degrade"] == STEPS
+    assert [next(iter(step)) for step in facts["degradation"]["steps"]] == ["blur", "shrink", "noise", "jpeg"]
+    capsys.readouterr()
+    assert run(["evaluate", "run", "--data", "photos", "--degrade", STEPS, "--json"]) == 0
+    scores = json.loads(capsys.readouterr().out)
+    assert scores["protocol"].endswith(f"degraded={STEPS}")
+    measured = facts["result"]["student"]["sets"][f"photos ({STEPS})"]["psnr_y"]
+    assert scores["models"]["run"]["sets"]["photos"]["psnr_y"] == pytest.approx(measured, abs=1e-3)
+    # The file of the student says it, too, and int8 is calibrated on such patches.
+    assert run(["inspect", "run", "--json"]) == 0
+    assert STEPS in capsys.readouterr().out
+
+
+def test_a_changed_file_of_steps_ends_a_continued_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_photos(tmp_path / "photos")
+    monkeypatch.chdir(tmp_path)
+    Path("mine.yaml").write_text("steps:\n- noise: {sigma: 4}\n")
+    line = ["compress", "--student", "compact:width=8,depth=1,scale=2", "--recipe", "scratch", "--steps", "2"]
+    line += ["--batch", "2", "--lr-patch", "12", "--data", "photos", "--degrade", "mine.yaml", "--cache-size", "0"]
+    assert run([*line, "--out", "run"]) == 0
+    facts = json.loads(Path("run/run.json").read_text())
+    del facts["result"]
+    Path("run/run.json").write_text(json.dumps(facts))
+    Path("mine.yaml").write_text("steps:\n- noise: {sigma: 5}\n")
+    assert run(["compress", "--resume", "run"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (["--degrade", "jpeg=9000"], "--degrade: 'jpeg=9000': expected at most 1000"),
+        (["--degrade", "noise", "--teacher-cache"], "--teacher-cache keeps what the teacher makes"),
+        (["--degrade", "noise", "--lr-images", "photos"], "--degrade makes LR images from the originals"),
+    ],
+)
+def test_contradictions_are_refused_in_one_line(
+    more: list[str],
+    words: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    save_photos(tmp_path / "photos")
+    monkeypatch.chdir(tmp_path)
+    if "--teacher-cache" in more:
+        more = [*more[:2], "--set", "teacher_cache=true"]
+    assert run(["compress", "--recipe", "logits", "--data", "photos", "--out", "run", *more]) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_every_second_patch_of_int8s_calibration_is_degraded() -> None:
+    descriptor = build(parse_student("compact:width=8,depth=1", scale=2), seed=0).descriptor
+    clean = calibration_patches(descriptor)
+    degraded = calibration_patches(descriptor, None, steps())
+    assert degraded.source.endswith(f"every second one degraded by {STEPS}, flat colours")
+    differs = (clean.patches != degraded.patches).flatten(1).any(1)
+    assert 0.3 < float(differs.float().mean()) < 0.6
+    assert Degradation.of_header({}) is None
+    assert Degradation.of_header({"srkd.degradation": "{"}) is None
+    assert Degradation.of_header({"srkd.degradation": json.dumps(steps().to_json())}) == steps()
+
+
+@needs_shared
+@pytest.mark.parametrize(
+    ("how", "noise", "blur", "quality"),
+    [
+        ("noise=6", (5, 7), (0, 0.35), None),
+        ("jpeg=50", (0, 2), (0, 0.5), 50),
+        ("jpeg=80", (0, 2.5), (0, 0.5), 80),
+        ("blur=1", (0, 1.5), (0.6, 1.4), None),
+    ],
+)
+def test_what_a_folder_suffers_is_measured(
+    how: str, noise: tuple[float, float], blur: tuple[float, float], quality: int | None, tmp_path: Path
+) -> None:
+    degradation = read_degradation(how)
+    assert degradation is not None
+    photos = sorted((shared() / "data" / "train" / "BSDS400").iterdir())[:12]
+    for path in photos:
+        lr_u8 = degradation.of_image(mod_crop(read_rgb_u8(path), 2), 2, path.stem)
+        write_picture(Picture(lr_u8.float() / 255), tmp_path / f"{path.stem}.png")
+    measured = [measure_picture(path) for path in sorted(tmp_path.iterdir())]
+    middle = sorted(measured, key=lambda picture: picture.noise)[6]  # type: ignore[union-attr]
+    assert middle is not None
+    assert noise[0] <= middle.noise <= noise[1]
+    blurs = sorted(picture.blur for picture in measured if picture is not None)
+    assert blur[0] <= blurs[6] <= blur[1]
+    qualities = [picture.quality for picture in measured if picture is not None]
+    assert qualities.count(quality) >= 10
+    text = measure_like(tmp_path, "--degrade like:").text
+    assert read_degradation(text) is not None
+    assert (quality is not None) == ("jpeg=" in text)
+
+
+def test_a_jpeg_file_tells_its_own_quality(tmp_path: Path) -> None:
+    from PIL import Image
+
+    photo = next(iter(embedded_photos("val").values()))
+    for number, quality in enumerate((30, 60, 90)):
+        Image.open(photo).convert("RGB").save(tmp_path / f"{number}.jpg", quality=quality)
+    found = measure_like(tmp_path, "--degrade like:")
+    assert "jpeg=30..90" in found.text
+    assert f"--degrade {found.text}" in found.line("--degrade")
+
+
+def test_pictures_that_cannot_be_measured_are_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="does not exist"):
+        measure_like(tmp_path / "none", "--degrade like:")
+    write_picture(Picture(torch.zeros(3, 20, 20)), tmp_path / "small.png")
+    with pytest.raises(UsageError, match="48 pixels a side"):
+        measure_like(tmp_path, "--degrade like:")
+
+
+def test_srkd_data_tells_and_shows(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_photos(tmp_path / "photos")
+    monkeypatch.chdir(tmp_path)
+    line = ["data", "--data", "photos", "--scale", "2", "--lr-patch", "12"]
+    assert run([*line, "--degrade", "jpeg=30", "--show", "look", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["images"] == len(list(Path("photos").iterdir()))
+    assert report["degradation"]["name"] == "jpeg=30"
+    picture = read_rgb_u8(Path(report["sheet"]))
+    assert run([*line, "--show", "clean"]) == 0
+    clean = read_rgb_u8(Path("clean/patches.png"))
+    assert picture.shape[1] == 2 * clean.shape[1]
+    assert "look: clean/patches.png" in capsys.readouterr().out
+    folder = next(iter(embedded_photos("val").values())).parent
+    assert run([*line, "--degrade", f"like:{folder}"]) == 0
+    assert "2 pictures of" in capsys.readouterr().err
