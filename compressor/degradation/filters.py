@@ -48,7 +48,7 @@ def sinc_kernel(size: int, cutoff: float) -> Tensor:
     """
     x, y = _grid(size)
     radius = (x**2 + y**2).sqrt()
-    kernel = cutoff * torch.special.bessel_j1(cutoff * radius) / (2 * math.pi * radius)
+    kernel: Tensor = cutoff * torch.special.bessel_j1(cutoff * radius) / (2 * math.pi * radius)
     kernel[size // 2, size // 2] = cutoff**2 / (4 * math.pi)
     return kernel / kernel.sum()
 
@@ -56,7 +56,7 @@ def sinc_kernel(size: int, cutoff: float) -> Tensor:
 def correlate(image: Tensor, kernel: Tensor) -> Tensor:
     """Return (C,H,W) correlated with a kernel (k,k), mirrored beyond the border without repeating the edge pixel.
 
-    It is computed by Fourier transforms: about 20 times as fast as a convolution with 21×21 weights on a CPU.
+    It is computed by Fourier transforms: five times as fast as a convolution with 21×21 weights on a CPU.
     """
     reach = kernel.shape[-1] // 2
     for axis in (-2, -1):
@@ -65,7 +65,7 @@ def correlate(image: Tensor, kernel: Tensor) -> Tensor:
         image = image.index_select(axis, reflected_indices(positions, size, repeat_edge=False))
     height, width = image.shape[-2:]
     weights = torch.fft.rfft2(kernel.to(image).flip(-1, -2), s=(height, width))
-    whole = torch.fft.irfft2(torch.fft.rfft2(image) * weights, s=(height, width))
+    whole: Tensor = torch.fft.irfft2(torch.fft.rfft2(image) * weights, s=(height, width))
     return whole[..., 2 * reach :, 2 * reach :].contiguous()
 
 

@@ -7,6 +7,7 @@ one, with a transposed table, unrounded tables and zeros beyond the border; `lik
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import lru_cache
 from io import BytesIO
@@ -111,8 +112,9 @@ def blockwise(planes: Tensor, side: int, change: Change) -> Tensor:
 def cosine_basis(side: int) -> Tensor:
     """Return the orthonormal cosine transform (side, side), one wave a row."""
     position = torch.arange(side, dtype=torch.float64)
-    basis = torch.cos(torch.pi * position[:, None] * (2 * position + 1) / (2 * side)) * (2 / side) ** 0.5
-    basis[0] /= 2**0.5
+    angle = math.pi * position[:, None] * (2 * position + 1) / (2 * side)
+    basis = torch.cos(angle) * math.sqrt(2 / side)
+    basis[0] /= math.sqrt(2)
     return basis.float()
 
 

@@ -127,14 +127,14 @@ def _between(pair: tuple[float, float], u: float) -> float:
     return pair[0] + (pair[1] - pair[0]) * u
 
 
-def _choice(shares: Mapping[str, float], u: float) -> str:
+def _choice(shares: Mapping[Kind, float], u: float) -> Kind:
     """The name at which the running sum of shares passes u times their sum."""
     total, reached = sum(shares.values()), 0.0
     for name, share in shares.items():
         reached += share
         if u * total < reached:
             return name
-    return next(reversed(shares))
+    return next(iter(shares))
 
 
 @step("sharpen")
@@ -158,7 +158,7 @@ class Blur(DegradationStep):
     """Standard deviation in pixels of the image at this step."""
     sigma_lr: Range | None = None
     """The same in pixels of the LR image, instead of `sigma`."""
-    kinds: dict[Kind, Share] = Field(default_factory=lambda: {"iso": 1.0}, min_length=1)
+    kinds: dict[Kind, Share] = Field({"iso": 1.0}, min_length=1)
     """Kinds of kernels and their shares; aniso ones have two widths and an angle."""
     size: Annotated[Range, AfterValidator(_require_odd)] | None = None
     """Odd side of the kernel; left out: six standard deviations, 7 … 21 for a low-pass."""
@@ -180,7 +180,8 @@ class Blur(DegradationStep):
         size = low + 2 * int(u[0] * ((high - low) // 2 + 1))
         if u[1] < self.sinc:
             return sinc_kernel(size, _between((math.pi / (3 if size < LARGE_KERNEL else 5), math.pi), u[2]))
-        widths = self.sigma or tuple(scale * width for width in self.sigma_lr or (0.0, 0.0))
+        low_lr, high_lr = self.sigma_lr or (0.0, 0.0)
+        widths = self.sigma or (scale * low_lr, scale * high_lr)
         kind = _choice(self.kinds, u[3])
         shape: KernelShape = "gaussian"
         beta = 1.0

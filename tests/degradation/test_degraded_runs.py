@@ -245,4 +245,4 @@ def test_srkd_data_tells_and_shows(
     assert "look: clean/patches.png" in capsys.readouterr().out
     folder = next(iter(embedded_photos("val").values())).parent
     assert run([*line, "--degrade", f"like:{folder}"]) == 0
-    assert "2 pictures of" in capsys.readouterr().err
+    assert "2 pictures of" in capsys.readouterr().out
