@@ -23,7 +23,7 @@ from compressor.base.files import read_text
 from compressor.base.yaml_errors import Problem, YamlError, YamlSource, file_error
 from compressor.base.yaml_text import parse_yaml
 from compressor.degradation.names import METADATA, NAMED, NONE, is_degradation_file, names
-from compressor.degradation.steps import STEPS, DegradationStep, Draws, Shrink, Target
+from compressor.degradation.steps import STEPS, DegradationStep, Draws, LrTarget, Shrink
 
 MOST_BYTES = 10**5
 """Most bytes of a file, which has a few lines a step."""
@@ -42,7 +42,7 @@ class Degradation:
     def apply(self, image_01: Tensor, scale: int, draws: Draws) -> Tensor:
         """Return the LR image (3,h,w) in uint8 of an image (3,H,W) in [0,1]; at scale 1 of the LR image itself."""
         height, width = (side // scale for side in image_01.shape[-2:])
-        target = Target(height, width, scale)
+        target = LrTarget(height, width, scale)
         for number, step in enumerate(self.steps):
             image_01 = step.apply(image_01, target, draws.stage(f"{number} {step.name}"))
         if tuple(image_01.shape[-2:]) != (height, width):

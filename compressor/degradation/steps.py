@@ -85,7 +85,7 @@ class Draws:
 
 
 @dataclass(frozen=True)
-class Target:
+class LrTarget:
     """What a degradation makes of an image: its size, `scale` times smaller."""
 
     height: int
@@ -103,7 +103,7 @@ class DegradationStep(BaseModel):
     order: ClassVar[int] = 0
     """The place among the steps of such a text."""
 
-    def apply(self, image_01: Tensor, target: Target, numbers: np.random.Generator) -> Tensor:
+    def apply(self, image_01: Tensor, target: LrTarget, numbers: np.random.Generator) -> Tensor:
         """Return the image (3,H,W); `numbers` is the stream of this step."""
         raise NotImplementedError
 
@@ -141,7 +141,7 @@ def _choice(shares: Mapping[Kind, float], u: float) -> Kind:
 class Sharpen(DegradationStep):
     """Unsharp masking of the original, as Real-ESRGAN does before it makes LR images."""
 
-    def apply(self, image_01: Tensor, target: Target, numbers: np.random.Generator) -> Tensor:
+    def apply(self, image_01: Tensor, target: LrTarget, numbers: np.random.Generator) -> Tensor:
         return sharpen(image_01)
 
 
@@ -169,7 +169,7 @@ class Blur(DegradationStep):
     sinc: Share = 0.0
     """Share of low-passes among the kernels."""
 
-    def apply(self, image_01: Tensor, target: Target, numbers: np.random.Generator) -> Tensor:
+    def apply(self, image_01: Tensor, target: LrTarget, numbers: np.random.Generator) -> Tensor:
         u = numbers.random(10)
         kernel = self.kernel(u[1:], target.scale)
         return correlate(image_01, kernel.float()) if u[0] < self.probability else image_01
@@ -214,7 +214,7 @@ class Resize(DegradationStep):
     modes: tuple[Mode, ...] = Field(MODES, min_length=1)
     """Interpolations, each as often."""
 
-    def apply(self, image_01: Tensor, target: Target, numbers: np.random.Generator) -> Tensor:
+    def apply(self, image_01: Tensor, target: LrTarget, numbers: np.random.Generator) -> Tensor:
         u = numbers.random(3)
         factor = 1.0
         if u[0] < self.up:
@@ -257,7 +257,7 @@ class Noise(DegradationStep):
     grey: Share = 0.4
     """Share of noise that is equal in all channels."""
 
-    def apply(self, image_01: Tensor, target: Target, numbers: np.random.Generator) -> Tensor:
+    def apply(self, image_01: Tensor, target: LrTarget, numbers: np.random.Generator) -> Tensor:
         u = numbers.random(4)
         grey = bool(u[1] < self.grey)
         if u[0] < self.gaussian:
@@ -276,12 +276,12 @@ class Shrink(DegradationStep):
     modes: tuple[Mode, ...] | None = None
     """Interpolations without antialiasing, each as often; left out: the bicubic that srkd makes LR images with."""
 
-    def apply(self, image_01: Tensor, target: Target, numbers: np.random.Generator) -> Tensor:
+    def apply(self, image_01: Tensor, target: LrTarget, numbers: np.random.Generator) -> Tensor:
         u = float(numbers.random())
         return to_lr_size(image_01, target, None if not self.modes else self.modes[int(u * len(self.modes))])
 
 
-def to_lr_size(image_01: Tensor, target: Target, mode: Mode | None) -> Tensor:
+def to_lr_size(image_01: Tensor, target: LrTarget, mode: Mode | None) -> Tensor:
     """Return the image in the size of the LR image, in [0,1]; without a mode by srkd's own bicubic."""
     size = (target.height, target.width)
     if tuple(image_01.shape[-2:]) == size:
@@ -306,7 +306,7 @@ class Jpeg(DegradationStep):
     shift: bool = False
     """Whether the 8×8 blocks begin at a random pixel, as in a picture that was cropped before."""
 
-    def apply(self, image_01: Tensor, target: Target, numbers: np.random.Generator) -> Tensor:
+    def apply(self, image_01: Tensor, target: LrTarget, numbers: np.random.Generator) -> Tensor:
         u = numbers.random(4)
         if u[0] >= self.probability:
             return image_01
@@ -338,7 +338,7 @@ class Finish(DegradationStep):
     modes: tuple[Mode, ...] = Field(MODES, min_length=1)
     """Interpolations, each as often."""
 
-    def apply(self, image_01: Tensor, target: Target, numbers: np.random.Generator) -> Tensor:
+    def apply(self, image_01: Tensor, target: LrTarget, numbers: np.random.Generator) -> Tensor:
         u = numbers.random(6)
         mode, (low, high) = self.modes[int(u[2] * len(self.modes))], (int(side) for side in self.size)
         side = low + 2 * int(u[3] * ((high - low) // 2 + 1))
@@ -376,7 +376,7 @@ class Blocks(DegradationStep):
     step: Range = (4.0, 40.0)
     """Step in grey levels of 255."""
 
-    def apply(self, image_01: Tensor, target: Target, numbers: np.random.Generator) -> Tensor:
+    def apply(self, image_01: Tensor, target: LrTarget, numbers: np.random.Generator) -> Tensor:
         u = numbers.random(2)
         side = BLOCK if u[0] < 0.5 else 2 * BLOCK
         height, width = image_01.shape[-2:]
@@ -403,5 +403,5 @@ class H264(DegradationStep):
     crf: Range = (18.0, 34.0)
     """Constant rate factor: 0 is lossless, 51 the worst."""
 
-    def apply(self, image_01: Tensor, target: Target, numbers: np.random.Generator) -> Tensor:
+    def apply(self, image_01: Tensor, target: LrTarget, numbers: np.random.Generator) -> Tensor:
         return intra_frame(image_01, round(_between(self.crf, float(numbers.random()))))

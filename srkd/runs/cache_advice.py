@@ -59,6 +59,8 @@ def cache_advice(config: RunConfig, teacher: Teacher | None, seconds_per_step: f
     """The line for a run without a cache; if its recipe could use one, the teacher is timed on a batch."""
     if teacher is None or config.cache is not None or seconds_per_step * steps < LONG_SECONDS:
         return None
+    if config.data.train.degraded is not None:  # every step has other images
+        return None
     rule, images = config.preset.schedule, config.data.train.lr
     try:
         views = views_to_cache(config.recipe, config.methods, labels=config.labels)

@@ -23,6 +23,7 @@ from compressor.data.batches import View
 from compressor.data.label_margin import LabelMargin, given_margin, measure_margin
 from compressor.data.prepare import Data, DataChoice, ValidationFolder, prepare_data
 from compressor.data.teacher_cache import TeacherCache
+from compressor.degradation.names import NONE
 from compressor.inference.teacher_check import TeacherCheck, check_teacher, format_options
 from compressor.models.networks.base import Network
 from compressor.runtimes.torch_runtime import torch_device
@@ -573,6 +574,8 @@ def _margin_advice(networks: RunNetworks, margin: LabelMargin) -> str:
     training = networks.options.training
     if not margin.pixels or training.label_margin is not None:
         return ""
+    if networks.options.data.degrade != NONE:
+        return " (--label-margin 0: no margin)"
     with suppress(UsageError):
         views_to_cache(training.recipe, networks.methods, labels=networks.labels)
         return " (--teacher-cache: it runs once over the whole images; --label-margin 0: no margin)"

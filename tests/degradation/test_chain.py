@@ -15,7 +15,7 @@ from compressor.base.errors import MissingExtra, UsageError
 from compressor.degradation.chain import NAMED, Degradation, names, read_degradation, short_steps
 from compressor.degradation.filters import bell_kernel, correlate, sharpen, sinc_kernel
 from compressor.degradation.jpeg import jpeg_in_torch
-from compressor.degradation.steps import STEPS, Blur, Draws, Mode, Noise, Target, interpolate, interpolate_by
+from compressor.degradation.steps import STEPS, Blur, Draws, LrTarget, Mode, Noise, interpolate, interpolate_by
 from compressor.images.files import read_rgb_u8
 from compressor.images.resize import downscale_u8
 from compressor.images.sets import embedded_photos
@@ -218,7 +218,7 @@ def test_noise_of_both_kinds_is_drawn_as_often_as_the_file_says() -> None:
     noise = Noise(gaussian=0.75, sigma=(255, 255), poisson=(0, 0), grey=0.5)
     image, counts = torch.full((3, 4, 4), 0.5), Counter[str]()
     for sample in range(2000):
-        made = noise.apply(image, Target(4, 4, 1), Draws(0, 0, sample).stage("0 noise"))
+        made = noise.apply(image, LrTarget(4, 4, 1), Draws(0, 0, sample).stage("0 noise"))
         if torch.equal(made, image.mul(255).round().div(255)) or float((made - image).abs().max()) < 0.01:
             counts["poisson"] += 1
         elif torch.equal(made[0], made[1]):
