@@ -79,7 +79,9 @@ CORE: Mapping[str, tuple[str, ...]] = {
     "recipes/methods/csd.py": ("recipes/test_terms_phi.py", "recipes/test_csd.py"),
     "recipes/terms/distances.py": ("recipes/test_terms_features.py", "recipes/test_terms_phi.py"),
     "recipes/methods/ds.py": ("recipes/test_heads.py", "recipes/test_feature_pairs.py"),
+    "recipes/methods/dckd.py": ("recipes/test_dckd.py",),
     "recipes/methods/dukd.py": ("recipes/test_dukd.py", "recipes/test_terms_images.py"),
+    "recipes/terms/symmetries.py": ("recipes/test_dukd.py", "recipes/test_terms_images.py"),
     "recipes/methods/facd.py": (
         "recipes/test_terms_features.py",
         "recipes/test_feature_methods.py",

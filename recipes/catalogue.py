@@ -64,6 +64,7 @@ BUILTIN: Mapping[str, MethodEntry] = {
     "facd": MethodEntry("recipes.methods.facd:FACD", "network"),
     "csd": MethodEntry("recipes.methods.csd:Csd", "network"),
     "csd-lite": MethodEntry("recipes.methods.csd:CsdLite", "outputs"),
+    "dckd": MethodEntry("recipes.methods.dckd:DCKD", "outputs"),
     "dukd": MethodEntry("recipes.methods.dukd:DUKD", "outputs"),
     "pams": MethodEntry("recipes.methods.pams:Pams", "network"),
     "pact": MethodEntry("recipes.methods.pact:Pact", "network"),

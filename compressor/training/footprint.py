@@ -28,7 +28,7 @@ from compressor.training.losses import compute_losses
 from compressor.training.networks import build_networks
 from compressor.training.speed import PLAIN_MODE
 from compressor.training.stage import Role, Stage
-from compressor.training.state import State
+from compressor.training.state import State, learnt_parameters
 from compressor.training.step import Step
 
 
@@ -132,9 +132,10 @@ def footprint(
             losses = compute_losses(stage, state, Step(0, 0, Batch(lr, hr, wider=wider), networks, update))
             activations = max(activations, live.bytes - begin)
             torch.autograd.backward(losses.total)
-    trained, modules = _bytes(state.trained_network), _bytes(state.modules)
+    weights, learnt = list(state.trained_network.parameters()), learnt_parameters(state.modules)
+    trained, modules = _bytes(weights), _bytes(learnt)
     gradients = trained + modules
-    kept = stage.optimiser.state_bytes([*state.trained_network.parameters(), *state.modules.parameters()])
+    kept = stage.optimiser.state_bytes([*weights, *learnt])
     memory = Memory(
         trained=trained,
         modules=modules,
@@ -250,5 +251,5 @@ class _ShapeOnly:
         return ()
 
 
-def _bytes(module: nn.Module) -> int:
-    return sum(parameter.nbytes for parameter in module.parameters())
+def _bytes(parameters: Sequence[nn.Parameter]) -> int:
+    return sum(parameter.nbytes for parameter in parameters)

@@ -96,7 +96,7 @@ class Trainer:
                     losses = losses.merged(later)
             state.done = number + 1
             if skipped is None:
-                state.ema.update(state.trained_network)
+                state.update_average(stage.methods)
                 events.on_step(state.done, rate, losses)
             else:
                 events.on_skip(state.done, skipped)

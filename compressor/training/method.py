@@ -36,7 +36,7 @@ class Method(Protocol):
     def modules(self, teacher: Network | None, student: Network) -> nn.ModuleDict:
         """Return projectors, heads, gates: trained with the student, never exported, never averaged.
 
-        They are available as `step.modules[name]`.
+        They are available as `step.modules[name]`. Frozen parameters among them are saved, but not trained.
         """
         ...
 
@@ -310,6 +310,18 @@ class SeveralUpdates(Protocol):
 def updates_of(method: Method) -> int:
     """Return the number of optimiser updates in a step of the method."""
     return method.updates if isinstance(method, SeveralUpdates) else 1
+
+
+@runtime_checkable
+class FollowsAverage(Protocol):
+    """A method whose modules hold an earlier student, which follows the averaged one: frozen, saved, never exported.
+
+    Asked by the loop after each step that was not skipped, once the average is updated. Without it: nothing is done.
+    """
+
+    def follow_average(self, modules: nn.ModuleDict, averaged: Network, done: int) -> None:
+        """Change the method's `modules` after `done` steps of its stage."""
+        ...
 
 
 @dataclass(frozen=True)

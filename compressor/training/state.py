@@ -12,7 +12,7 @@ import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -26,7 +26,7 @@ from compressor.models.networks.base import ImageModel, Network, tensor_bytes
 from compressor.models.students.students import student_of_spec
 from compressor.training.calibration import TermCalibration
 from compressor.training.guard import Guard
-from compressor.training.method import SetsOwnRates
+from compressor.training.method import FollowsAverage, Method, SetsOwnRates
 from compressor.training.stage import Role, Stage
 
 RATE_RATIO = "rate_ratio"
@@ -108,6 +108,14 @@ class State:
         cut = student_of_spec(self.ema.network, self.student.spec, segments=self.segments)
         return cut.eval().requires_grad_(False)
 
+    def update_average(self, methods: Sequence[Method]) -> None:
+        """Update the average after a step, and then the modules of the methods that follow it."""
+        self.ema.update(self.trained_network)
+        for method in methods:
+            if isinstance(method, FollowsAverage):
+                modules = cast(nn.ModuleDict, self.modules[method.name])
+                method.follow_average(modules, self.averaged_network(), self.done - self.began)
+
     def choose_teacher(self, loaded: ImageModel | None) -> ImageModel | None:
         """Return the teacher of this stage: the copy tuned by an earlier stage, or the loaded one.
 
@@ -184,9 +192,14 @@ def _prepare(
         if method.name not in modules:
             with torch_stream(f"modules of {method.name}", seed):
                 modules[method.name] = method.modules(teacher, networks["student"]).to(device)
-    extra = [parameter for method in stage.methods for parameter in modules[method.name].parameters()]
+    extra = [parameter for method in stage.methods for parameter in learnt_parameters(modules[method.name])]
     optimiser = stage.optimiser.build(_parameter_groups(stage, network, extra), stage.schedule.rate)
     return optimiser, EMA(network, decay=stage.average.decay, warmup=stage.average.warmup)
+
+
+def learnt_parameters(modules: nn.Module) -> list[nn.Parameter]:
+    """Return the parameters of the methods' modules that are trained: those that are not frozen."""
+    return [parameter for parameter in modules.parameters() if parameter.requires_grad]
 
 
 def _parameter_groups(stage: Stage, network: Network, extra: Sequence[nn.Parameter]) -> list[dict[str, Any]]:

@@ -43,6 +43,7 @@ from compressor.models.networks.base import Descriptor, Network
 from compressor.training.method import Kind, PlainMethod
 from compressor.training.step import Step
 from recipes.config.published import networks_with, published_options
+from recipes.terms.symmetries import Operations, apply, draw_operations, invert
 
 PROBABILITY = 0.3
 Switch = Literal["auto", "on", "off"]
@@ -173,9 +174,9 @@ class DUKD(PlainMethod):
                 larger = zoom_in_cells(step.hr, size, self.cells or 1, **draw)
             else:
                 larger = zoom_in(step.hr, size, **draw, samples=step.samples)
-            inputs["zoom_in"] = self._new_input(step, larger, "zoom-in", self.augment)
+            inputs["zoom_in"] = self._new_input(step, larger, "dukd-zoom-in", self.augment)
         if self.zooms_out:
-            inputs["zoom_out"] = self._new_input(step, step.zoom_out(), "zoom-out", self.augment and not is_code)
+            inputs["zoom_out"] = self._new_input(step, step.zoom_out(), "dukd-zoom-out", self.augment and not is_code)
         return inputs
 
     def _new_input(self, step: Step, images: torch.Tensor, stream: str, augment: bool) -> NewInput:
@@ -206,43 +207,6 @@ class NewInput:
     operations: Operations | None = None
 
 
-@dataclass(frozen=True)
-class Operations:
-    """Boolean tensors of shape (B,), on the CPU: True for the samples to which each operation applies."""
-
-    inverted: torch.Tensor
-    upended: torch.Tensor
-    mirrored: torch.Tensor
-    transposed: torch.Tensor
-
-
-def draw_operations(
-    probability: float, *, stream: str, seed: int, step: int, samples: Sequence[int], copies: int = 1
-) -> Operations:
-    """Return the operations, drawn with a probability for each sample; `copies` of the batch are concatenated."""
-    coins = torch.from_numpy(uniforms(f"dukd-{stream}", seed, step, samples, 4 * copies) < probability)
-    by_copy = coins.reshape(len(samples), copies, 4).transpose(0, 1).reshape(-1, 4)
-    return Operations(*by_copy.unbind(1))
-
-
-def apply(images: torch.Tensor, operations: Operations) -> torch.Tensor:
-    """Return images after i, h, v, t in this order; images must be square if any is transposed."""
-    images = _invert_colours(images, operations.inverted)
-    images = _replace(operations.upended, images.flip(-2), images)
-    images = _replace(operations.mirrored, images.flip(-1), images)
-    return _transpose(images, operations.transposed)
-
-
-def invert(images: torch.Tensor, operations: Operations, *, bug: bool = False) -> torch.Tensor:
-    """Return images, of input or output size, with `apply` undone: t, v, h, i. `bug` uses the official order."""
-    if bug:
-        return apply(images, operations)
-    images = _transpose(images, operations.transposed)
-    images = _replace(operations.mirrored, images.flip(-1), images)
-    images = _replace(operations.upended, images.flip(-2), images)
-    return _invert_colours(images, operations.inverted)
-
-
 def zoom_in(hr: torch.Tensor, size: tuple[int, int], *, seed: int, step: int, samples: Sequence[int]) -> torch.Tensor:
     """Return each HR patch cropped to (height, width) at a random position."""
     height, width = _require_size(hr, size)
@@ -270,19 +234,3 @@ def _require_size(hr: torch.Tensor, size: tuple[int, int]) -> tuple[int, int]:
     if height > hr.shape[-2] or width > hr.shape[-1]:
         raise UsageError(f"a crop of {width}x{height} does not fit into HR patches of {hr.shape[-1]}x{hr.shape[-2]}")
     return height, width
-
-
-def _replace(samples: torch.Tensor, changed: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
-    return torch.where(samples.to(images.device)[:, None, None, None], changed, images)
-
-
-def _invert_colours(images: torch.Tensor, samples: torch.Tensor) -> torch.Tensor:
-    return _replace(samples, 1 - images, images)
-
-
-def _transpose(images: torch.Tensor, samples: torch.Tensor) -> torch.Tensor:
-    if images.shape[-1] == images.shape[-2]:
-        return _replace(samples, images.transpose(-1, -2), images)
-    if samples.any():
-        raise UsageError(f"only square patches can be transposed, these are {images.shape[-1]}x{images.shape[-2]}")
-    return images

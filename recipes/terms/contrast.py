@@ -76,14 +76,19 @@ def features_of(phi: Phi, positive: torch.Tensor, negatives: torch.Tensor) -> tu
 
 
 def sample_distances(
-    anchors: Sequence[torch.Tensor], positives: Sequence[torch.Tensor], negatives: Sequence[torch.Tensor]
+    anchors: Sequence[torch.Tensor],
+    positives: Sequence[torch.Tensor],
+    negatives: Sequence[torch.Tensor],
+    *,
+    own: bool = False,
 ) -> torch.Tensor:
     """Return mean |φ(P) - φ(S)| and Σ_k mean |φ(N_k) - φ(S)| of each sample at each level, (B, levels, 2).
 
-    The gradient reaches S, P unless the caller detached it, and never N.
+    The gradient reaches S, P unless the caller detached it, and never N. All samples share the negatives or, with
+    `own`, each has K of its own: K batches in the samples' order, concatenated.
     """
     levels = [
-        torch.stack([sample_l1(anchor, positive), summed_l1(anchor, negative)], 1)
+        torch.stack([sample_l1(anchor, positive), summed_l1(anchor, negative, own=own)], 1)
         for anchor, positive, negative in zip(anchors, positives, negatives, strict=True)
     ]
     return torch.stack(levels, 1)

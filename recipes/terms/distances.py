@@ -44,9 +44,12 @@ def sample_l1(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
     return distances
 
 
-def summed_l1(anchors: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
-    """Return Σ_k d(anchor_i, other_k), (B,). The gradient reaches the anchors; the others are constants."""
-    distances: torch.Tensor = _SummedL1.apply(anchors, others.detach(), False)  # type: ignore[no-untyped-call]
+def summed_l1(anchors: torch.Tensor, others: torch.Tensor, *, own: bool = False) -> torch.Tensor:
+    """Return Σ_k d(anchor_i, other_k), (B,). The gradient reaches the anchors; the others are constants.
+
+    With `own` each anchor has K others of its own: `others` are K batches in the anchors' order, concatenated.
+    """
+    distances: torch.Tensor = _SummedL1.apply(anchors, others.detach(), own)  # type: ignore[no-untyped-call]
     return distances
 
 
@@ -75,7 +78,10 @@ def pairwise_l1(anchors: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
 
 
 class _SummedL1(torch.autograd.Function):
-    """Sums of d over the other at the same index (`is_paired`), or over all others, which are then constants."""
+    """Sums of d over the others at the same index of each batch of them (`is_paired`), or over all others.
+
+    The others are constants, unless they are a single batch and paired.
+    """
 
     @staticmethod
     def forward(ctx: Any, anchors: torch.Tensor, others: torch.Tensor, is_paired: bool) -> torch.Tensor:
@@ -90,7 +96,7 @@ class _SummedL1(torch.autograd.Function):
             columns = slice(start, start + chunk)
             values, compared = rows[:, columns].to(dtype), references[:, columns].to(dtype)
             total = torch.zeros_like(values)
-            for other in compared[None] if is_paired else compared:
+            for other in compared.reshape(-1, *values.shape) if is_paired else compared:
                 difference = values - other
                 totals += difference.abs().sum(1)
                 total += difference.sign_()

@@ -76,6 +76,13 @@ class UsesPerceptualNet(PlainMethod):
         source = self.phi_source or resolve_phi("teacher")
         return nn.ModuleDict({"phi": source.build(self._phi_owner(teacher))})
 
+    def phi_levels(self, teacher: Network | None) -> int:
+        """Return the number of φ's levels."""
+        owner = self._phi_owner(teacher)
+        if not self.uses_teacher_blocks or owner is None:
+            return VGG19.levels
+        return len(plan_teacher_phi(owner.spec).macs)
+
     def _phi_owner(self, teacher: Network | None) -> Network | None:
         """Return the network whose first blocks are φ: the teacher or, if it gives outputs only, the embedded one."""
         return _embedded_network() if teacher is None and self.uses_teacher_blocks else teacher

@@ -163,7 +163,7 @@ def test_a_fit_is_as_good_as_on_a_cpu() -> None:
 
 def run(tmp_path: Path, recipe: str, teacher: Path, photos: Path, compiled: CompileOption = "off") -> float:
     settings = (*SMALL, f"schedule.compile={compiled}")
-    settings += (f"{recipe}.phi=teacher",) if recipe in ("csd", "csd-lite", "clsd") else ()
+    settings += (f"{recipe}.phi=teacher",) if recipe in ("csd", "csd-lite", "clsd", "dckd") else ()
     report = compress(
         teacher, recipe=recipe, width=0.5, steps=6, settings=settings, data=photos, device=DEVICE, out=tmp_path / "run"
     )
@@ -171,7 +171,7 @@ def run(tmp_path: Path, recipe: str, teacher: Path, photos: Path, compiled: Comp
     return report.student.psnr_y
 
 
-RECIPES = ["csd", "fit", "scratch", "logits", "fakd", "csd-lite", "clsd", "dukd", "hkdsr"]
+RECIPES = ["csd", "fit", "scratch", "logits", "fakd", "csd-lite", "clsd", "dckd", "dukd", "hkdsr"]
 
 
 # On a CPU the tests of the recipes train all of them.

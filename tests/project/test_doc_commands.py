@@ -67,7 +67,7 @@ SHORTER = {
     "report": ["--no-speed"],
 }
 """Options that shorten commands; the last of a repeated option counts."""
-THROUGH_PHI = ("clsd", "csd", "csd-lite")
+THROUGH_PHI = ("clsd", "csd", "csd-lite", "dckd")
 NETWORKS: dict[str, tuple[str, Spec]] = {
     "edsr.pt": ("edsr-pytorch", EDSRSpec(scale=4, width=8, depth=2)),
     "rcan.pt": ("rcan", RCANSpec(scale=4, width=8, groups=2, depth=2, hidden=2)),

@@ -24,7 +24,8 @@ from compressor.models.networks.swinir import SwinIRSpec
 from compressor.training.step import Runner, Step, StepNetworks
 from recipes.config.options import make_method
 from recipes.config.reading import read_preset
-from recipes.methods.dukd import DUKD, apply, draw_operations, invert, zoom_in, zoom_in_cells
+from recipes.methods.dukd import DUKD, zoom_in, zoom_in_cells
+from recipes.terms.symmetries import apply, draw_operations, invert
 from srkd.cli.main import run
 from tests.support.foreign_models import save_onnx, twin
 from tests.support.method_runs import Pair, Waves
@@ -87,7 +88,7 @@ def test_the_sum_is_the_papers():
         }
         inputs = {"zoom_in": zoom_in(batch.hr, (12, 12), **draw), "zoom_out": imresize(batch.lr, 0.5)}
         for name, images in inputs.items():
-            operations = draw_operations(0.3, stream=name.replace("_", "-"), **draw)
+            operations = draw_operations(0.3, stream=f"dukd-{name.replace('_', '-')}", **draw)
             undone = invert(student(apply(images, operations)), operations)
             expected[name] = (undone - teacher(images)).abs().mean()
     assert terms.keys() == expected.keys()
@@ -184,7 +185,7 @@ def test_two_updates_of_which_the_second_keeps_the_gradient_of_the_first():
     (5 * F.l1_loss(sr, batch.hr) + F.l1_loss(sr, teacher(batch.lr))).backward()
     adam.step()
     cells = zoom_in_cells(batch.hr, (12, 12), 2, seed=3, step=0)
-    operations = draw_operations(0.3, stream="zoom-in", seed=3, step=0, samples=range(4), copies=2)
+    operations = draw_operations(0.3, stream="dukd-zoom-in", seed=3, step=0, samples=range(4), copies=2)
     smaller = imresize(batch.lr, 0.5)
     sr = student(smaller)
     second = F.l1_loss(invert(student(apply(cells, operations)), operations), teacher(cells))

@@ -20,7 +20,7 @@ from compressor.models.networks.cost import cost
 from compressor.models.networks.registry import build
 from compressor.training.calibration import Calibrated
 from compressor.training.networks import build_networks
-from compressor.training.state import State
+from compressor.training.state import State, learnt_parameters
 from compressor.training.step import Step, StepNetworks
 from recipes.catalogue import METHODS
 from tests.support.method_runs import Curve, Pair, Waves, numbers, total
@@ -98,9 +98,10 @@ def test_gradients_reach_the_learners_alone(row: Row):
         total(terms, weights).backward()
     joint = state.networks.get("joint")
     assert (joint is not None) == ("joint" in row.learners)
-    assert bool(list(state.modules.parameters())) == ("modules" in row.learners)
-    assert all_moved(state.trained_network, row.spared) and all_moved(state.modules, row.spared)
-    others = [pair.teacher, state.networks.get("teacher"), *networks.helpers.values()]
+    assert bool(learnt_parameters(state.modules)) == ("modules" in row.learners)
+    assert all_moved(state.trained_network, row.spared) and all_moved(state.modules, (*row.spared, *row.followers))
+    followers = [state.modules.get_submodule(name) for name in row.followers]
+    others = [pair.teacher, state.networks.get("teacher"), *networks.helpers.values(), *followers]
     for network in others:
         for parameter in () if network is None else network.parameters():
             assert parameter.grad is None and not parameter.requires_grad

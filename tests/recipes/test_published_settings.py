@@ -35,6 +35,8 @@ FAKD = (200_000, 16, 1e-4, (150_000,), 0.5, (0.9, 0.999), 0.0, None)  # FAKD, op
 FAKD_CODE = (*FAKD[:3], (149_000,), *FAKD[4:])
 CLSD = (600_000, 16, 2e-4, (300_000,), 0.5, (0.9, 0.999), 0.0, None)  # CLSD's paper: 2e-4, halved at 300 of 600 epochs
 HKDSR = (300_000, 16, 1e-4, (200_000,), 0.5, (0.9, 0.99), 0.999, None)  # HKDSR, options/rcan_shareupkd_x2.yml
+# DCKD, options/train/SwinIR: 16 on each of four GPUs; the only milestone is the last step.
+DCKD = (250_000, 64, 1e-4, (), 0.1, (0.9, 0.99), 0.999, None)
 PAMS = (30_000, 16, 1e-4, (10_000, 20_000), 0.5, (0.9, 0.999), 0.0, None)  # PAMS: 30 epochs, halved every 10
 
 SCHEDULES = {
@@ -45,6 +47,7 @@ SCHEDULES = {
     "fakd-code": FAKD_CODE,
     **dict.fromkeys(("clsd-paper", "ds-paper"), CLSD),
     **dict.fromkeys(("hkdsr-paper", "hkdsr-code"), HKDSR),
+    "dckd-paper": DCKD,
     **dict.fromkeys(("pams-paper", "pams-code", "pact-paper"), PAMS),
 }
 
@@ -59,6 +62,8 @@ WEIGHTS = {
     "csd-paper": {"pixel": 1, "teacher": 1, "contrast": 200 / 255},
     "csd-code": {"pixel": 1, "teacher": 1, "contrast": 200 / 255},
     "csd-lite-paper": {"pixel": 1, "contrast": 200 / 255},
+    # DCKD, options/train/SwinIR, for images in [0,1].
+    "dckd-paper": {"pixel": 1, "logits": 1, "consistency": 1, "contrast": 0.1},
     # FAKD, scripts: --alpha 0.5, 10*SA, for images in [0,255].
     "fakd-paper": {"pixel": 0.5, "logits": 0.5, "affinity": 10 / 255},
     "fakd-code": {"pixel": 0.5, "logits": 0.5, "affinity": 10 / 255},
@@ -87,6 +92,7 @@ FAKD_STUDENTS: dict[Spec, dict[str, Any]] = {  # FAKD, train.py, create_student_
     RCAN: {"width": 64, "groups": 10, "depth": 6},
 }
 STUDENTS: dict[str, dict[Spec, dict[str, Any]]] = {
+    "dckd-paper": {SWINIR: DUKD_STUDENTS[SWINIR]},
     **dict.fromkeys(("dukd-paper", "logits-paper", "scratch-paper", "dukd-code", "logits-code"), DUKD_STUDENTS),
     **dict.fromkeys(("fakd-paper", "fakd-code"), FAKD_STUDENTS),
     # HKDSR, options/rcan_shareupkd_x2.yml: five groups of five blocks.
@@ -105,7 +111,8 @@ def test_schedules_are_those_of_the_source(name: str) -> None:
     rule = load_preset(name).schedule
     numbers = (rule.steps, rule.batch, rule.rate, rule.milestones, rule.factor, rule.betas, rule.ema, rule.hr_patch)
     assert numbers == SCHEDULES[name]
-    assert (rule.precision, rule.decay, rule.eps, rule.clip, rule.warmup) == ("fp32", "milestones", 1e-8, None, 0)
+    assert (rule.precision, rule.eps, rule.clip, rule.warmup) == ("fp32", 1e-8, None, 0)
+    assert rule.decay == ("milestones" if rule.milestones else "constant")
     assert rule.ema_warmup is False and (rule.hr_patch is not None or rule.lr_patch == 48)
 
 
@@ -131,6 +138,7 @@ def test_further_options_are_those_of_the_source() -> None:
     assert options("dukd-paper") == {"variant": "paper"}
     assert options("csd-paper") == {"phi": "vgg19"}  # CSD: K random negatives
     assert options("csd-code") == {"phi": "vgg19", "compat": "csd"}  # the first K of the batch
+    assert options("dckd-paper") == {"phi": "vgg19"}  # DCKD: VQGAN's encoder, which is not at hand
     assert options("fakd-paper") == {"taps": ["rel(1/3)", "rel(2/3)", "body_end"]}  # FAKD's figure: before the skip
     assert options("fakd-code") == {}  # models/edsr.py, models/rcan.py: the network's own taps, after the skip
     assert options("hkdsr-code")["compat"] == "hkdsr"  # sr_l1_model.py: weights by a running sum

@@ -43,6 +43,8 @@ class Row:
     """The parts whose parameters all get gradients: the student, the modules, the joint copy."""
     spared: tuple[str, ...] = ()
     """Prefixes of parameters that get no gradient nevertheless."""
+    followers: tuple[str, ...] = ()
+    """The modules that hold an earlier student: saved, but not trained."""
     settled: Mapping[str, Any] = field(default_factory=dict)
     """Options beside `options` that give every weight a number (no calibration), for the tests that sum the terms."""
     rate: float = 2e-3
@@ -134,6 +136,13 @@ ROWS: tuple[Row, ...] = (
         degrees={"contrast": 0},
     ),
     Row("csd-lite", options={"phi": "teacher", "negatives": 3}, degrees={"contrast": 0}),
+    Row(
+        "dckd",
+        options={"phi": "teacher", "noisy": 2, "intervals": (14,)},
+        followers=("dckd.history",),
+        degrees={"contrast": 0},
+    ),
+    Row("dckd-bicubic", "dckd", {"phi": "teacher", "history": False}, steps=30, degrees={"contrast": 0}),
     Row("dukd"),
     Row("dukd-code", "dukd", {"variant": "code"}),
     Row("pams", taps=("pre_up",), degrees={"attention": 0}),

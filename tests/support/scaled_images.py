@@ -1,6 +1,6 @@
 """One step of a method with images in [0, top]: everything that writes or reads an image is converted.
 
-Methods work in [0,1]. Here the networks, auxiliary heads and gates of a run, φ, and the inverted colours of an
+Methods work in [0,1]. Here the networks, auxiliary heads and gates of a run, φ, noise, and the inverted colours of an
 augmentation are scaled to [0, top], so that only the arithmetic of a term can depend on the range.
 """
 
@@ -19,9 +19,10 @@ from compressor.models.networks.base import Network
 from compressor.training.networks import build_networks
 from compressor.training.state import State
 from compressor.training.step import Step, StepNetworks
-from recipes.methods import dukd
+from recipes.methods import dckd
 from recipes.methods.ds import AuxiliaryHead
 from recipes.methods.hkdsr import FusionGate
+from recipes.terms import symmetries
 from tests.support.method_runs import Pair, Waves, total
 from tests.support.methods_table import Row
 
@@ -44,7 +45,9 @@ class ScaledStep:
         stage = pair.stages[-1]
         networks = build_networks(stage, state, pair.teacher, lambda line: None, Processes())
         scale_networks(networks, top)
-        monkeypatch.setattr(dukd, "_invert_colours", lambda images, samples: invert_colours(images, samples, top))
+        monkeypatch.setattr(symmetries, "_invert_colours", lambda images, samples: invert_colours(images, samples, top))
+        noisy = dckd.noisy_inputs
+        monkeypatch.setattr(dckd, "noisy_inputs", lambda lr, *how, **draw: top * noisy(lr / top, *how, **draw))
         weights, batch = stage.term_weights, Waves(row.student.scale).at(0)
         assert batch.hr is not None
         raw: dict[str, float] = {}
@@ -78,6 +81,8 @@ def scale_networks(networks: StepNetworks, top: float) -> None:
     for module in networks.modules.modules():
         if isinstance(module, (AuxiliaryHead, FusionGate)):
             scale_module(module, top)
+        elif isinstance(module, Network):
+            scale_network(module, top)
     for helpers in networks.helpers.values():
         for helper in helpers.values():
             helper.register_forward_pre_hook(lambda _, images: tuple(image / top for image in images))
