@@ -11,10 +11,17 @@ import pytest
 import torch
 from torch import nn
 
+from compressor.base.context import QUIET
 from compressor.base.errors import UsageError
+from compressor.images.files import read_rgb_u8
+from compressor.images.resize import downscale_u8
+from compressor.images.sets import embedded_photos
+from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.fitting import across as across_module
 from compressor.models.fitting.across import AcrossFit, can_follow
-from compressor.models.fitting.fit import fit, require_solvable, source_for
+from compressor.models.fitting.fit import fit, is_far_smaller, require_solvable, source_for
+from compressor.models.fitting.patches import embedded_patches
+from compressor.models.fitting.same_kind import SameKindFit
 from compressor.models.networks.base import Descriptor, ImageModel, Network, Spec
 from compressor.models.networks.compact import CompactSpec
 from compressor.models.networks.edsr import EDSRSpec
@@ -24,6 +31,7 @@ from compressor.models.networks.rrdbnet import RRDBNetSpec
 from compressor.models.networks.span import SPANSpec
 from compressor.models.networks.spanf3 import SPANF3Spec
 from tests.support.fit_patches import patches
+from tests.support.shared import needs_shared, shared
 from tests.support.slices import lively
 
 WIDTH = 6
@@ -304,3 +312,25 @@ def test_students_that_no_stream_passes_are_refused_by_name() -> None:
         require_solvable(teacher, replace(architecture("swinir").small, scale=2))
     with pytest.raises(UsageError, match="the student is for x4, the teacher for x2"):
         require_solvable(teacher, CompactSpec(4))
+
+
+@needs_shared
+def test_a_far_smaller_span_follows_the_embedded_network_if_that_is_nearer() -> None:
+    teacher = load_checkpoint(shared() / "data" / "checkpoints" / "spanx4_ch48.param").network.deployed()
+    lr = embedded_patches(4)[:32]
+    spec = replace(teacher.spec, width=24, depth=3)
+    own = SameKindFit(teacher, spec, lr, QUIET).solve()
+    chosen = fit(teacher, spec, lr)
+    photos = [downscale_u8(read_rgb_u8(path), 4)[None].float() / 255 for path in embedded_photos("val").values()]
+    with torch.no_grad():
+        errors = [
+            sum(float((student(photo) - teacher(photo)).square().mean()) for photo in photos)
+            for student in (chosen, own)
+        ]
+    assert errors[0] < 0.95 * errors[1]
+    # At the teacher's depth its own layers are the better start, and no time is spent on another.
+    narrow = replace(teacher.spec, width=24)
+    assert not is_far_smaller(teacher, narrow)
+    assert is_far_smaller(teacher, spec)
+    edsr = build(EDSRSpec(scale=2, width=16, depth=4), seed=0)
+    assert not is_far_smaller(edsr, replace(edsr.spec, width=8, depth=2))

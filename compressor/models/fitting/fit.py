@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from compressor.assets import embedded_teacher
-from compressor.base.context import QUIET, Context
+from compressor.base.context import QUIET, Context, no_progress
 from compressor.base.errors import SrkdError, UsageError
 from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.fitting.across import AcrossFit, following_plan, has_stream_for
 from compressor.models.fitting.progress import FitProgress
 from compressor.models.fitting.same_kind import SameKindFit
 from compressor.models.networks.base import ImageModel, Network, Spec
+from compressor.models.networks.cost import cost
 from compressor.models.networks.linear_plan import LinearPlan
 from compressor.models.networks.registry import build, linear_plan
 from compressor.models.networks.slices import student_cuts
@@ -20,8 +23,15 @@ STREAM_SHARES = (0.1, 0.25, 0.4, 0.55)
 """Shares of a student's channels that may hold the stream of a network of another kind; the best on a few patches is
 taken."""
 
+MIDDLE_SHARE = STREAM_SHARES[1]
+
+NARROWER = 0.75
+"""Parameters of a layer, as a share of the teacher's, below which a student is narrower."""
+
 TRIAL, FEWEST = 8, 8
 """One patch in TRIAL, but no fewer than FEWEST, is used to choose the share."""
+CHOICE = 4
+"""One patch in CHOICE is used to choose the source: of fewer patches the errors differ too much by chance."""
 
 
 def fit(teacher: ImageModel, spec: Spec, lr: torch.Tensor, *, context: Context = QUIET) -> Network:
@@ -37,22 +47,62 @@ def fit(teacher: ImageModel, spec: Spec, lr: torch.Tensor, *, context: Context =
         return student
     if teacher.network is not None:
         teacher = teacher.network.deployed()
+    network = teacher.network
     with torch.no_grad():
-        if teacher.network is not None and is_same_kind(teacher.network.spec, spec):
-            return SameKindFit(teacher.network, spec, lr, context).solve()
-        source = source_for(teacher, spec).to(teacher.device)
-        few = lr[:: max(1, min(TRIAL, len(lr) // FEWEST))]
-        last = AcrossFit(source, teacher, spec, lr, context=context)
-        trials = [
-            AcrossFit(source, teacher, spec, few, stream_share=share, merges_units=False, context=context)
-            for share in (STREAM_SHARES if last.has_shares else ())
-        ]
-        progress = FitProgress(context, last.work + sum(trial.work for trial in trials))
-        for trial in trials:
-            trial.solve(progress)
-        if trials:
-            last.stream_share = min(trials, key=lambda trial: trial.error).stream_share
-        return last.solve(progress)
+        if network is None or not is_same_kind(network.spec, spec):
+            return _follow(teacher, spec, lr, context)
+        if is_far_smaller(network, spec) and _is_nearer_from_another(network, spec, lr, context):
+            return _follow(network, spec, lr, context)
+        return SameKindFit(network, spec, lr, context).solve()
+
+
+def _follow(teacher: ImageModel, spec: Spec, lr: torch.Tensor, context: Context) -> Network:
+    """Return a student that follows a source's features, with the share of its stream that is best on a few patches."""
+    source = source_for(teacher, spec).to(teacher.device)
+    few = _few(lr)
+    last = AcrossFit(source, teacher, spec, lr, context=context)
+    trials = [
+        AcrossFit(source, teacher, spec, few, stream_share=share, merges_units=False, context=context)
+        for share in (STREAM_SHARES if last.has_shares else ())
+    ]
+    progress = FitProgress(context, last.work + sum(trial.work for trial in trials))
+    for trial in trials:
+        trial.solve(progress)
+    if trials:
+        last.stream_share = min(trials, key=lambda trial: trial.error).stream_share
+    return last.solve(progress)
+
+
+def _few(lr: torch.Tensor) -> torch.Tensor:
+    """Return the patches of a trial."""
+    return lr[:: max(1, min(TRIAL, len(lr) // FEWEST))]
+
+
+def is_far_smaller(teacher: Network, spec: Spec) -> bool:
+    """Return True if a student of the teacher's kind has both smaller and fewer layers, and may follow another network.
+
+    A teacher that can be followed itself is always the better source.
+    """
+    long, short = linear_plan(teacher.spec), linear_plan(spec)
+    if long is None or short is None or not short.can_follow or has_stream_for(spec, teacher.spec):
+        return False
+    small, large = (cost(each).params / len(plan.layers) for each, plan in ((spec, short), (teacher.spec, long)))
+    is_smaller = len(short.layers) < len(long.layers) and small < NARROWER * large
+    return is_smaller and teacher.descriptor.channels == 3
+
+
+def _is_nearer_from_another(teacher: Network, spec: Spec, lr: torch.Tensor, context: Context) -> bool:
+    """Return True if a student solved from the embedded network is nearer to the teacher's images than one solved from
+    the teacher, both on a few patches and compared on others.
+    """
+    quiet = replace(context, progress=no_progress, status=None)
+    apart = max(1, min(CHOICE, len(lr) // FEWEST))
+    few, others = lr[::apart], lr[apart // 2 :: apart].to(teacher.device)
+    source, wanted = source_for(teacher, spec).to(teacher.device), teacher(others)
+    own = SameKindFit(teacher, spec, few, quiet).solve()
+    other = AcrossFit(source, teacher, spec, few, stream_share=MIDDLE_SHARE, context=quiet).solve()
+    errors = [float((student(others) - wanted).square().mean()) for student in (own, other)]
+    return context.processes.broadcast(errors[1] < errors[0])
 
 
 def require_solvable(teacher: ImageModel, spec: Spec) -> None:
