@@ -23,8 +23,8 @@ us by its formulas only, second hand. What differs:
 - "Decay 0.1" keeps 10 % of the old H, so that H is nearly the averaged student of at most q steps ago. The code's list
   of q ends at 300,000 steps; here the last one stays.
 
-At the start H = S and only the noise keeps the denominator from zero, so that D_j is large; it falls as S moves away.
-The log has numerator and denominator at φ's last level, seen/contrast_near and seen/contrast_far.
+At the start H = S, and only the noise keeps the denominator from zero: D_j is large if S is far from T. The log has
+numerator and denominator at φ's last level, seen/contrast_near and seen/contrast_far.
 """
 
 from __future__ import annotations
@@ -185,13 +185,14 @@ def noisy_inputs(
 
     Noise is drawn for each sample and each copy: σ, whether it is grey, then the field.
     """
-    copies = []
+    # Fields are drawn on the CPU and sent to the device together.
+    black, fields = torch.zeros(lr.shape[1:], device="cpu"), []
     for copy_number in range(count):
-        for image, sample in zip(lr, samples, strict=True):
+        for sample in samples:
             generator = generator_of(f"dckd-noise-{copy_number}", seed, step, sample)
             sigma, is_grey = generator.uniform(*sigma_255), bool(generator.random() < grey)
-            copies.append(add_gaussian(image, sigma, grey=is_grey, generator=generator))
-    return torch.stack(copies).clamp(0, 1)
+            fields.append(add_gaussian(black, sigma, grey=is_grey, generator=generator))
+    return (lr.repeat(count, 1, 1, 1) + torch.stack(fields).to(lr.device)).clamp(0, 1)
 
 
 @torch.no_grad()
