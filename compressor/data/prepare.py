@@ -50,6 +50,8 @@ class ValidationSet:
 
     name: str
     images: tuple[ValidationImage, ...]
+    degradation: str = ""
+    """The name of what the LR images suffer; empty for none."""
 
     @classmethod
     def of(cls, name: str, store: ImageStore) -> ValidationSet:
@@ -69,9 +71,8 @@ class ValidationSet:
             source, by = (image.lr, 1) if image.hr is None else (image.hr, scale)
             return degradation.of_image(source[0], by, image.name)[None]
 
-        return ValidationSet(
-            f"{self.name} ({degradation.name})", tuple(replace(image, lr=lr_of(image)) for image in self.images)
-        )
+        images = tuple(replace(image, lr=lr_of(image)) for image in self.images)
+        return ValidationSet(f"{self.name} ({degradation.name})", images, degradation.label)
 
 
 @dataclass(frozen=True)

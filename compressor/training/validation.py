@@ -63,7 +63,8 @@ class Validation:
 
     @property
     def protocol(self) -> str:
-        return str(Protocol(border=self.scale))
+        """The protocol of the set that decides."""
+        return str(Protocol(border=self.scale, degradation=self.sets[0].degradation))
 
     @cached_property
     def reference(self) -> Reference:

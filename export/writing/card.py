@@ -16,6 +16,7 @@ import yaml
 
 from compressor.base.choices import Goal
 from compressor.base.files import atomic_path, read_text
+from compressor.degradation.chain import Degradation
 from compressor.images.scores import GOAL_WORDS, both_goals, without_network
 from compressor.models.checkpoints.licence import commercial_warning, hub_licence
 from compressor.models.networks.base import Network
@@ -145,13 +146,14 @@ def _body(folder: Path, network: Network, facts: CardFacts) -> list[str]:
         lines += [f"> **{_plain(warning[0].upper() + warning[1:])}.**", ""]
     does = "gives pictures back at their own size" if spec.scale == 1 else f"enlarges pictures {spec.scale} times"
     teacher = "" if facts.teacher is None else f" of {_plain(facts.teacher)}"
-    recipe = facts.metadata.get("srkd.recipe")
+    recipe, degradation = facts.metadata.get("srkd.recipe"), Degradation.of_header(facts.metadata)
     training = f" It is a student{teacher}, trained by srkd with recipe {_plain(recipe)}." if recipe else ""
     lines += [
         f"A network that {does}: {', '.join([spec.arch, *sizes])}. {counts.params:,} "
         f"parameters, {counts.macs / 1e9:.2f} GMAC for an LR image of {size}.{training}",
         "",
         "RGB in [0,1], N,C,H,W, in and out.",
+        *([] if degradation is None else [f"It was trained on degraded images: {_plain(degradation.title)}."]),
         "",
         "## Quality",
         "",

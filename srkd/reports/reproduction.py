@@ -72,6 +72,8 @@ def deciding_facts(run: Path, file: RunFile, first: RunFile) -> list[tuple[str, 
         lines.append(("teacher", f"{first.teacher.path.name}, sha256 {first.teacher.sha256}"))
     if (data := first.data) is not None:
         lines.append(("images", f"{Path(data.origin).name}, {data.used} used, digest {data.digest}"))
+    if first.degradation is not None:
+        lines.append(("LR images", f"degraded: {first.degradation.title}"))
     if (run / STUDENT).is_file():
         lines.append(("student", f"{STUDENT}, sha256 {file_sha256(run / STUDENT)}"))
     if first.execution_mode is not None:

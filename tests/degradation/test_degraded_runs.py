@@ -123,9 +123,16 @@ def test_a_run_scores_as_evaluate_does_and_says_what_its_images_suffered(
     assert scores["protocol"].endswith(f"degraded={STEPS}")
     measured = facts["result"]["student"]["sets"][f"photos ({STEPS})"]["psnr_y"]
     assert scores["models"]["run"]["sets"]["photos"]["psnr_y"] == pytest.approx(measured, abs=1e-3)
-    # The file of the student says it, too, and int8 is calibrated on such patches.
+    # The file of the student says it, too, and so do its card and its report.
+    assert facts["result"]["protocol"] == scores["protocol"]
     assert run(["inspect", "run", "--json"]) == 0
     assert STEPS in capsys.readouterr().out
+    assert run(["export", "run", "--onnx"]) == 0
+    card = Path("run/student.md").read_text()
+    assert f"trained on degraded images: {STEPS}" in card
+    assert f"degraded={STEPS}" in card
+    assert run(["report", "run", "--out", "report.html"]) == 0
+    assert f"degraded: {STEPS}" in Path("report.html").read_text()
 
 
 def test_a_changed_file_of_steps_ends_a_continued_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
