@@ -17,11 +17,12 @@ from typing import Annotated, ClassVar, Literal, TypeAlias, TypeVar
 
 import numpy as np
 import torch
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from torch import Tensor
+from typing_extensions import Self
 
 from compressor.base.randomness import generator_of
-from compressor.degradation.codec import intra_frame
+from compressor.degradation.codec import LARGEST_CRF, intra_frame
 from compressor.degradation.filters import KernelShape, bell_kernel, correlate, sharpen, sinc_kernel
 from compressor.degradation.jpeg import BLOCK, blockwise, jpeg, jpeg_in_torch
 from compressor.degradation.noise import add_gaussian, add_poisson
@@ -35,8 +36,8 @@ SIZES = (7, 21)
 """Sides of kernels (Real-ESRGAN)."""
 LARGE_KERNEL = 13
 """Side of a kernel from which on its low-pass may cut off lower, at π/5 instead of π/3 (Real-ESRGAN)."""
-MOST = 1000
-"""Largest amount of anything."""
+MOST = 64
+"""Largest width, side, factor or exponent: a larger blur leaves nothing of a picture."""
 
 
 def _as_pair(value: object) -> object:
@@ -60,9 +61,16 @@ def _require_odd(pair: tuple[float, float]) -> tuple[float, float]:
     return pair
 
 
+Grey: TypeAlias = Annotated[float, Field(ge=0, le=255, allow_inf_nan=False)]
+GreyRange: TypeAlias = Annotated[tuple[Grey, Grey], BeforeValidator(_as_pair), AfterValidator(_require_order)]
+"""Grey levels of 255: a number or two, from which each image draws uniformly, as from all ranges."""
 Amount: TypeAlias = Annotated[float, Field(ge=0, le=MOST, allow_inf_nan=False)]
 Range: TypeAlias = Annotated[tuple[Amount, Amount], BeforeValidator(_as_pair), AfterValidator(_require_order)]
-"""A number or two, from which each image draws uniformly."""
+"""Pixels, factors, exponents."""
+Quality: TypeAlias = Annotated[float, Field(ge=1, le=100, allow_inf_nan=False)]
+QualityRange: TypeAlias = Annotated[tuple[Quality, Quality], BeforeValidator(_as_pair), AfterValidator(_require_order)]
+Crf: TypeAlias = Annotated[float, Field(ge=0, le=LARGEST_CRF, allow_inf_nan=False)]
+CrfRange: TypeAlias = Annotated[tuple[Crf, Crf], BeforeValidator(_as_pair), AfterValidator(_require_order)]
 Share: TypeAlias = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -214,6 +222,12 @@ class Resize(DegradationStep):
     modes: tuple[Mode, ...] = Field(MODES, min_length=1)
     """Interpolations, each as often."""
 
+    @model_validator(mode="after")
+    def _require_shares(self) -> Self:
+        if self.up + self.down > 1:
+            raise ValueError(f"up={self.up:g} and down={self.down:g} are more than all images")
+        return self
+
     def apply(self, image_01: Tensor, target: LrTarget, numbers: np.random.Generator) -> Tensor:
         u = numbers.random(3)
         factor = 1.0
@@ -250,7 +264,7 @@ class Noise(DegradationStep):
 
     gaussian: Share = 1.0
     """Share of Gaussian noise; the others are Poisson noise."""
-    sigma: Range = (0.0, 0.0)
+    sigma: GreyRange = (0.0, 0.0)
     """Standard deviation of Gaussian noise in grey levels of 255."""
     poisson: Range = (0.05, 1.0)
     """Strength of Poisson noise."""
@@ -298,7 +312,7 @@ class Jpeg(DegradationStep):
     short: ClassVar[str | None] = "quality"
     order: ClassVar[int] = 5
 
-    quality: Range = (30.0, 95.0)
+    quality: QualityRange = (30.0, 95.0)
     probability: Share = 1.0
     """Share of the images that are stored."""
     codec: Codec = "libjpeg"
@@ -329,7 +343,7 @@ class Finish(DegradationStep):
     """Share of the images that get the low-pass."""
     size: Annotated[Range, AfterValidator(_require_odd)] = SIZES
     """Odd side of its kernel."""
-    quality: Range = (30.0, 95.0)
+    quality: QualityRange = (30.0, 95.0)
     """Quality of the JPEG."""
     jpeg_first: Share = 0.5
     """Share of the images whose JPEG comes before the change of size."""
@@ -373,7 +387,7 @@ class Blocks(DegradationStep):
     short: ClassVar[str | None] = "step"
     order: ClassVar[int] = 4
 
-    step: Range = (4.0, 40.0)
+    step: GreyRange = (4.0, 40.0)
     """Step in grey levels of 255."""
 
     def apply(self, image_01: Tensor, target: LrTarget, numbers: np.random.Generator) -> Tensor:
@@ -400,7 +414,7 @@ class H264(DegradationStep):
     short: ClassVar[str | None] = "crf"
     order: ClassVar[int] = 4
 
-    crf: Range = (18.0, 34.0)
+    crf: CrfRange = (18.0, 34.0)
     """Constant rate factor: 0 is lossless, 51 the worst."""
 
     def apply(self, image_01: Tensor, target: LrTarget, numbers: np.random.Generator) -> Tensor:

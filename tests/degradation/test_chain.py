@@ -184,7 +184,11 @@ def test_every_named_one_is_a_file_and_survives_json() -> None:
         ("jpeg=", "write jpeg=NUMBER or jpeg=LOW..HIGH"),
         ("jpeg=50..20", "the range 50..20 begins above its end"),
         ("noise=-3", "write noise=NUMBER"),
-        ("noise=5000", "expected at most 1000"),
+        ("noise=5000", "expected at most 255"),
+        ("jpeg=0..50", "expected at least 1"),
+        ("jpeg=50..101", "expected at most 100"),
+        ("h264=60", "expected at most 51"),
+        ("blur=200", "expected at most 64"),
         ("jpgs=3", "the steps are blur, noise"),
         ("jpeg=3,jpeg=4", "jpeg stands twice"),
         ("missing.yaml", "missing.yaml: No such file"),
@@ -209,6 +213,9 @@ def test_all_mistakes_of_a_file_are_said_with_their_lines(tmp_path: Path) -> Non
         "mine.yaml:5: more",
     ):
         assert words in str(caught.value), words
+    file.write_text("steps:\n- resize: {up: 0.6, down: 0.6}\n")
+    with pytest.raises(UsageError, match=r"up=0.6 and down=0.6 are more than all images"):
+        read_degradation(str(file))
     file.write_text("steps: 3\n")
     with pytest.raises(UsageError, match="expected a list of steps"):
         read_degradation(str(file))

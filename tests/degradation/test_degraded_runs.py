@@ -152,7 +152,7 @@ def test_a_changed_file_of_steps_ends_a_continued_run(tmp_path: Path, monkeypatc
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        (["--degrade", "jpeg=9000"], "--degrade: 'jpeg=9000': expected at most 1000"),
+        (["--degrade", "jpeg=9000"], "--degrade: 'jpeg=9000': expected at most 100"),
         (["--degrade", "noise", "--teacher-cache"], "--teacher-cache keeps what the teacher makes"),
         (["--degrade", "noise", "--lr-images", "photos"], "--degrade makes LR images from the originals"),
     ],
