@@ -18,7 +18,6 @@ from srkd.terminal.console import Console
 from srkd.terminal.package_names import hidden_package
 
 VERBS = {
-    "data": "Show what a run would see of a folder of images.",
     "compress": "Train a student from a teacher with a recipe and write a run folder.",
     "plot": "Draw the curves of RUNs as a PNG picture.",
     "export": "Write MODEL in other formats, each compared with the network.",
@@ -29,6 +28,7 @@ VERBS = {
     "evaluate": "Score models on benchmark images, and bicubic beside them.",
     "upscale": "Enlarge pictures, folders of pictures and globs with MODEL.",
     "inspect": "Show the network in MODEL, its cost, and what srkd assumed.",
+    "data": "Show what a run would see of a folder of images.",
     "networks": "List the networks and their named sizes, with their cost.",
     "recipes": "List, show, copy and check recipes.",
     "convert": "Write MODEL as a checkpoint of another code base.",

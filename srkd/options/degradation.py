@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from compressor.base.context import Note
 from compressor.base.errors import UsageError
-from compressor.degradation.names import LIKE
+from compressor.degradation.names import LIKE, NONE
 from compressor.images.protocol import Protocol
 from srkd.options.shared import ScoringOptions
 
@@ -18,7 +18,9 @@ FLAG = "--degrade"
 
 
 def degradation_of(text: str, note: Note) -> Degradation | None:
-    """The degradation of `--degrade`; None for none. A note says what was measured."""
+    """The degradation of `--degrade`; None for none, for which no torch is needed. A note says what was measured."""
+    if text == NONE:
+        return None
     from compressor.degradation.chain import read_degradation
 
     text = measured(text, note)

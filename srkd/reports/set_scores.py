@@ -15,7 +15,6 @@ from compressor.base.choices import Goal
 from compressor.base.context import Context
 from compressor.base.errors import SrkdError, UsageError
 from compressor.base.files import file_sha256
-from compressor.degradation.chain import Degradation
 from compressor.images.protocol import Protocol
 from compressor.images.scores import both_goals
 from compressor.images.sets import ImageSet
@@ -39,6 +38,7 @@ from srkd.record.run_teacher import find_teacher_file
 from srkd.reports.methods import Trained
 
 if TYPE_CHECKING:
+    from compressor.degradation.chain import Degradation
     from compressor.runtimes.base import Runtime
 
 Key: TypeAlias = tuple[str, ScoringConditions]
