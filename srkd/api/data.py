@@ -15,7 +15,7 @@ from compressor.base.context import Context
 from compressor.base.files import atomic_path, require_writable_folder
 from compressor.data.batches import Batches
 from compressor.data.doubts import doubts
-from compressor.data.prepare import DataChoice, prepare_data
+from compressor.data.prepare import VALIDATION_PATCH, DataChoice, prepare_data
 from compressor.data.store import ImageStore
 from compressor.images.metrics import to_u8
 from srkd.options.degradation import degradation_of
@@ -24,6 +24,8 @@ from srkd.options.shared import path_of
 from srkd.options.verbs import SeenOptions
 
 SHEET = "patches.png"
+LR_PATCH = 48
+"""Side of the patches of most recipes."""
 COLUMNS, ROWS = 8, 4
 PANEL_PIXELS, CAPTION_PIXELS, GAP_PIXELS = 144, 22, 4
 EXAMPLES = COLUMNS * ROWS
@@ -58,7 +60,9 @@ def run_data(options: SeenOptions, context: Context) -> DataReport:
         degradation=degradation_of(options.degrade, context.note),
         cache_size=0,
     )
-    store = prepare_data(choice, scale=options.scale, lr_patch=options.lr_patch, context=context).train
+    least = options.lr_patch or VALIDATION_PATCH
+    store = prepare_data(choice, scale=options.scale, lr_patch=least, context=context).train
+    lr_patch = options.lr_patch or min(LR_PATCH, int(store.lr.heights.min()), int(store.lr.widths.min()))
     degradation = choice.degradation
     sizes = Counter(
         f"{width}x{height}" for width, height in zip(store.lr.widths.tolist(), store.lr.heights.tolist(), strict=True)
@@ -70,7 +74,7 @@ def run_data(options: SeenOptions, context: Context) -> DataReport:
         lr_sizes=dict(sizes.most_common()),
         doubts=doubts(store),
         degradation=None if degradation is None else degradation.to_json(),
-        sheet=None if show is None else write_patches(store, options.lr_patch, options.seed, show / SHEET),
+        sheet=None if show is None else write_patches(store, lr_patch, options.seed, show / SHEET),
     )
 
 

@@ -330,7 +330,9 @@ class SeenOptions(Options):
     ] = None
     degrade: Degrade = NONE
     scale: Annotated[int, Field(ge=1, le=8), Option("Scale of the networks.")] = 4
-    lr_patch: Annotated[int, Field(ge=1), Option("Side of a patch in LR pixels.")] = 48
+    lr_patch: Annotated[
+        int | None, Field(ge=1), Option("Side of a patch in LR pixels.", unset="48, or the smallest image's side")
+    ] = None
     seed: Annotated[int, Option("The seed of the run whose patches are shown.")] = 10
     show: Annotated[
         PathOption, Option("Folder to write a picture of patches to.", unset="no picture", metavar="DIR")
