@@ -265,7 +265,7 @@ class Batches:
         hr = self.store.hr
         degraded, side = self.store.degraded, self.teacher_side
         if degraded is not None:
-            windows = self._degraded(degraded, step, draw, self.samples)
+            windows = self._degraded(degraded, step, draw)
             lr, wider = windows.crop(windows.lr), None if side is None else windows
         else:
             lr = self._to_unit_range(gather(self.store.lr, draw, patch, 1))
@@ -289,7 +289,7 @@ class Batches:
         windows, corners = around(draw, sampler.heights, sampler.widths, patch, side)
         return WiderPatches(self._to_unit_range(gather(self.store.lr, windows, side, 1)), patch, corners)
 
-    def _degraded(self, degraded: DegradedImages, step: int, draw: Draw, samples: Sequence[int]) -> WiderPatches:
+    def _degraded(self, degraded: DegradedImages, step: int, draw: Draw) -> WiderPatches:
         """The windows around the patches of a draw, degraded one by one, as the teacher and the student see them."""
         patch, sampler = self.sampler.lr_patch, self.sampler
         smallest = int(min(sampler.heights.min(), sampler.widths.min()))
@@ -298,7 +298,7 @@ class Batches:
         originals = self._to_unit_range(gather(degraded.images, windows, side * degraded.scale, degraded.scale))
         lr_u8 = [
             degraded.degradation.apply(original, degraded.scale, Draws(sampler.seed, step, sample))
-            for original, sample in zip(originals, samples, strict=True)
+            for original, sample in zip(originals, self.samples, strict=True)
         ]
         return WiderPatches(self._to_unit_range(torch.stack(lr_u8)), patch, corners)
 

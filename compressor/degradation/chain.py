@@ -70,7 +70,7 @@ class Degradation:
 
     @classmethod
     def of_header(cls, metadata: Mapping[str, str]) -> Degradation | None:
-        """What a model was trained for, by the header of its file; None for images as they are, or unreadable ones."""
+        """The degradation that a model was trained on, by its file's header; None for none, or an unreadable one."""
         text = metadata.get(METADATA)
         try:
             return None if text is None else cls.from_json(json.loads(text))

@@ -101,11 +101,16 @@ def _coded(planes: Tensor, steps: Tensor) -> Tensor:
 
 def blockwise(planes: Tensor, side: int, change: Change) -> Tensor:
     """Return planes (C,H,W) with the cosine coefficients of each block changed; H and W are multiples of the side."""
+    basis, waves = cosine_basis(side).to(planes), change(waves_of(planes, side))
+    return (basis.T @ waves @ basis).transpose(2, 3).reshape(planes.shape)
+
+
+def waves_of(planes: Tensor, side: int) -> Tensor:
+    """Return the cosine coefficients (C, rows, columns, side, side) of the blocks of planes (C,H,W)."""
     channels, height, width = planes.shape
     basis = cosine_basis(side).to(planes)
     blocks = planes.reshape(channels, height // side, side, width // side, side).transpose(2, 3)
-    waves = change(basis @ blocks @ basis.T)
-    return (basis.T @ waves @ basis).transpose(2, 3).reshape(channels, height, width)
+    return basis @ blocks @ basis.T
 
 
 @lru_cache(maxsize=4)

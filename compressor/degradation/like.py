@@ -25,7 +25,7 @@ from PIL import Image
 from torch import Tensor
 
 from compressor.base.errors import UsageError
-from compressor.degradation.jpeg import BLOCK, LUMINANCE, cosine_basis, quantisation_tables
+from compressor.degradation.jpeg import BLOCK, LUMINANCE, quantisation_tables, waves_of
 from compressor.degradation.names import NONE
 from compressor.images.files import read_rgb_u8
 from compressor.images.metrics import PEAK, Y_OFFSET, luma
@@ -126,9 +126,7 @@ def quality_of_file(path: Path) -> float | None:
 def quality_of_blocks(y: Tensor) -> float | None:
     """The quality of the JPEG that a picture (H,W) on 0..255 was, if its coefficients show one."""
     height, width = (side // BLOCK * BLOCK for side in y.shape)
-    basis = cosine_basis(BLOCK)
-    blocks = y[:height, :width].reshape(height // BLOCK, BLOCK, width // BLOCK, BLOCK).transpose(1, 2)
-    waves = (basis @ (blocks - 128) @ basis.T).reshape(-1, BLOCK, BLOCK)
+    waves = waves_of(y[None, :height, :width] - 128, BLOCK).reshape(-1, BLOCK, BLOCK)
     # Flat blocks are at a multiple of any step.
     waves = waves[waves[:, 0, 1:].abs().amax(-1) + waves[:, 1:, 0].abs().amax(-1) > 2 * LUMINANCE[0][1]]
     if len(waves) < 16:

@@ -94,7 +94,7 @@ class Draws:
 
 @dataclass(frozen=True)
 class LrTarget:
-    """What a degradation makes of an image: its size, `scale` times smaller."""
+    """The size of the LR image, `scale` times smaller than the original."""
 
     height: int
     width: int

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from compressor.base.context import Context
@@ -83,22 +81,26 @@ data = public(SeenOptions, SeenOptions, run_data, "data")
 
 def write_patches(store: ImageStore, lr_patch: int, seed: int, path: Path) -> Path:
     """Write the first patches of a run as one picture: each as it is, and below it as the network sees it."""
-    batches = Batches.for_store(store, batch=EXAMPLES, lr_patch=lr_patch, seed=seed, device=torch.device("cpu"))
-    clean = Batches.for_store(store.with_degradation(None), batch=EXAMPLES, lr_patch=lr_patch, seed=seed)
-    rows: list[tuple[str, Sequence[torch.Tensor]]] = []
-    for first in range(0, EXAMPLES, COLUMNS):
-        part = slice(first, first + COLUMNS)
-        rows.append(("as they are", list(clean.at(0).lr[part])))
-        if store.degraded is not None:
-            rows.append((store.degraded.degradation.name, list(batches.at(0).lr[part])))
+    kinds = {"as they are": store.with_degradation(None)}
+    if store.degraded is not None:
+        kinds[store.degraded.degradation.name] = store
+    patches = {
+        caption: Batches.for_store(images, batch=EXAMPLES, lr_patch=lr_patch, seed=seed).at(0).lr
+        for caption, images in kinds.items()
+    }
+    rows = [
+        (caption, lr[first : first + COLUMNS])
+        for first in range(0, EXAMPLES, COLUMNS)
+        for caption, lr in patches.items()
+    ]
     width = COLUMNS * (PANEL_PIXELS + GAP_PIXELS) - GAP_PIXELS
     height = len(rows) * (PANEL_PIXELS + CAPTION_PIXELS)
     sheet, font = Image.new("RGB", (width, height), "white"), ImageFont.load_default(13)
     draw = ImageDraw.Draw(sheet)
-    for row, (caption, patches) in enumerate(rows):
+    for row, (caption, lr) in enumerate(rows):
         y = row * (PANEL_PIXELS + CAPTION_PIXELS)
         draw.text((2, y + 3), caption, fill="black", font=font)
-        for column, patch in enumerate(patches):
+        for column, patch in enumerate(lr):
             picture = Image.fromarray(to_u8(patch).permute(1, 2, 0).contiguous().numpy())
             size = (PANEL_PIXELS, PANEL_PIXELS)
             at = (column * (PANEL_PIXELS + GAP_PIXELS), y + CAPTION_PIXELS)
