@@ -3,24 +3,14 @@
 from __future__ import annotations
 
 from io import BytesIO
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from compressor.base.errors import MissingExtra
+from compressor.video.library import load_av
 
 LARGEST_CRF = 51
-
-
-def load_av() -> Any:
-    """Return the module of PyAV."""
-    try:
-        import av
-    except ImportError as error:
-        raise MissingExtra("PyAV, which reads and writes videos,", "video") from error
-    return av
 
 
 def intra_frame(image_01: Tensor, crf: int) -> Tensor:

@@ -1,8 +1,8 @@
-"""Background threads: one reads the next picture ahead, another finishes the previous result."""
+"""Background threads: one reads the next picture or frame ahead, another finishes the previous result."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from types import TracebackType
@@ -39,6 +39,16 @@ def read_ahead(
             yield results()
         finally:
             reader.shutdown(wait=False, cancel_futures=True)
+
+
+def one_ahead(items: Iterator[Item]) -> Generator[Item, None, None]:
+    """Yield the items; the next one is made in a thread while the current one is in use, which ends with the items."""
+    with ThreadPoolExecutor(max_workers=1) as maker:
+        nothing = object()
+        following: Future[Any] = maker.submit(next, items, nothing)
+        while (item := following.result()) is not nothing:
+            following = maker.submit(next, items, nothing)
+            yield item
 
 
 class OneBehind:

@@ -1,7 +1,7 @@
-"""Upscaling of files, folders and globs (one bad file never stops the rest, no input is overwritten) and of images in
-memory.
+"""Upscaling of pictures in files, folders and globs (one bad file never stops the rest, no input is overwritten), of
+films, and of images in memory.
 
-The report lists every apparent picture that was not enlarged, with the reason.
+The report lists every apparent picture or film that was not enlarged, with the reason.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from compressor.base.context import Progress, no_progress
+from compressor.base.context import QUIET, Context
 from compressor.base.errors import SrkdError, UsageError
 from compressor.base.files import require_writable_folder
 from compressor.images.files import (
@@ -29,13 +29,28 @@ from compressor.images.files import (
 from compressor.images.in_memory import ImageInMemory, Planes, like, read_planes
 from compressor.images.resize import upscale_bicubic
 from compressor.images.sets import list_images, natural_key
-from compressor.images.suffixes import FORMAT_OF_SUFFIX, IMAGE_SUFFIXES, OTHER_PICTURE_SUFFIXES
+from compressor.images.suffixes import (
+    CONTAINER_OF_SUFFIX,
+    FILM_SUFFIXES,
+    FORMAT_OF_SUFFIX,
+    IMAGE_SUFFIXES,
+    OTHER_PICTURE_SUFFIXES,
+)
 from compressor.inference.background import OneBehind, read_ahead
+from compressor.inference.films import (
+    FRAMES_OF_A_SEGMENT,
+    EnlargedFrame,
+    FilmSettings,
+    UpscaledFilm,
+    film_suffix,
+    upscale_film,
+)
 from compressor.inference.lower_precision import PrecisionChoice
 from compressor.inference.numbers import Numbers, numbers_of
 from compressor.inference.super_resolve import super_resolve
 from compressor.inference.tiling import UNBOUNDED_OVERLAP, Tiled, WindowProgress
 from compressor.runtimes.base import Runtime
+from compressor.video.encoding import DEFAULT_CRF
 
 MAX_OUTPUT_PIXELS = 2**29
 """The most output pixels of a picture: outputs are kept whole in memory as floats, here 6.4 GB."""
@@ -43,8 +58,11 @@ MAX_OUTPUT_PIXELS = 2**29
 OVERLAPPED_OUTPUT_PIXELS = 2**27
 """Outputs up to this size (1.6 GB) are written while the next picture is enlarged; larger ones are written first."""
 
+TAKEN_SUFFIXES = IMAGE_SUFFIXES | FILM_SUFFIXES
+"""Suffixes of the files that a glob takes."""
+
 FAILURES = (SrkdError, RuntimeError, OSError, MemoryError)
-"""Exceptions that fail one picture while the others continue."""
+"""Exceptions that fail one picture or film while the others continue."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +86,7 @@ class Upscaled:
 
 @dataclass(frozen=True)
 class Failed:
-    """A picture that was not enlarged, and the reason."""
+    """A picture or film that was not enlarged, and the reason."""
 
     source: Path
     reason: str
@@ -76,7 +94,7 @@ class Failed:
 
 @dataclass(frozen=True)
 class SkippedPicture:
-    """A picture that was left out on purpose, or a folder with such pictures, and the reason."""
+    """A picture or film that was left out on purpose, or a folder with such pictures, and the reason."""
 
     source: Path
     reason: str
@@ -93,16 +111,18 @@ class UpscaleReport:
     skipped: tuple[SkippedPicture, ...]
     numbers: Numbers
     """The model's precision and quantisation; single pictures may have used a lower precision."""
+    films: tuple[UpscaledFilm, ...] = ()
 
 
 @dataclass(frozen=True)
 class UpscaleSettings:
-    """Settings of the outputs and of the tiles. `output` is a folder, or a file for one picture.
+    """Settings of the outputs and of the tiles. `output` is a folder, or a file for one picture or film.
 
     Names get `suffix` (None: `_x4` at scale 4) and keep their extension unless `extension` replaces it. An existing
     file is an error, unless `overwrite` replaces it or `skip_existing` keeps it. `recursive` includes nested folders
     and repeats them in the output folder. `exact` keeps the precision in which the model was opened; otherwise 8-bit
-    pictures may be computed in bf16 (`lower_precision.PrecisionChoice`).
+    pictures may be computed in bf16 (`lower_precision.PrecisionChoice`). `codec`, `crf` and `segment` are those of
+    films (`films.FilmSettings`).
     """
 
     output: str | Path | None = None
@@ -115,6 +135,9 @@ class UpscaleSettings:
     overlap: int = UNBOUNDED_OVERLAP
     self_ensemble: bool = False
     exact: bool = False
+    codec: str | None = None
+    crf: int = DEFAULT_CRF
+    segment: int = FRAMES_OF_A_SEGMENT
 
     def __post_init__(self) -> None:
         if self.overwrite and self.skip_existing:
@@ -133,6 +156,10 @@ class UpscaleSettings:
         suffix = path.suffix.lower()
         if suffix in OTHER_PICTURE_SUFFIXES:
             raise UsageError(f"--out {path}: {suffix} is not written, choose one of {' '.join(sorted(IMAGE_SUFFIXES))}")
+        if suffix in FILM_SUFFIXES - CONTAINER_OF_SUFFIX.keys():
+            raise UsageError(f"--out {path}: {suffix} is not written, choose one of {' '.join(CONTAINER_OF_SUFFIX)}")
+        if suffix in CONTAINER_OF_SUFFIX:
+            return path
         if suffix not in IMAGE_SUFFIXES:
             return None
         if self.extension is not None and self.extension.lower() != suffix:
@@ -142,15 +169,19 @@ class UpscaleSettings:
 
 @dataclass(frozen=True)
 class Job:
-    """A picture and its output file."""
+    """A picture or film and its output file."""
 
     source: Path
     output: Path
 
+    @property
+    def is_film(self) -> bool:
+        return _is_film(self.source)
+
 
 @dataclass
 class Inputs:
-    """The pictures to enlarge, each file once, keyed by `_identity`."""
+    """The pictures and films to enlarge, each file once, keyed by `_identity`."""
 
     named: dict[str, Path] = field(default_factory=dict)
     """Pictures that were named individually."""
@@ -170,11 +201,12 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Outcomes:
-    """What became of some pictures."""
+    """What became of some pictures and films."""
 
     done: Sequence[Upscaled] = ()
     failed: Sequence[Failed] = ()
     skipped: Sequence[SkippedPicture] = ()
+    films: Sequence[UpscaledFilm] = ()
 
 
 DoJobs = Callable[[Sequence[Job], UpscaleSettings], Outcomes]
@@ -185,11 +217,11 @@ def upscale(
     inputs: Sequence[str | Path],
     runtime: Runtime,
     settings: UpscaleSettings | None = None,
-    progress: Progress = no_progress,
+    context: Context = QUIET,
     *,
     do_jobs: DoJobs | None = None,
 ) -> UpscaleReport:
-    """Enlarge pictures and write them beside their sources, or to the output of the settings.
+    """Enlarge pictures and films and write them beside their sources, or to the output of the settings.
 
     Alpha, grey, 16 bit, ICC profile and EXIF are kept if the format supports them. `do_jobs` enlarges the pictures
     elsewhere.
@@ -198,24 +230,65 @@ def upscale(
     if settings.suffix is None:
         settings = replace(settings, suffix=f"_x{runtime.descriptor.scale}")
     jobs, contents = _plan_jobs(inputs, settings)
-    do_jobs = do_jobs or partial(upscale_jobs, runtime, progress=progress)
+    do_jobs = do_jobs or partial(upscale_jobs, runtime, context=context)
     outcomes = do_jobs(jobs, settings)
     return UpscaleReport(
         tuple(outcomes.done),
         (*contents.failed, *outcomes.failed),
         (*contents.skipped, *outcomes.skipped),
         numbers_of(runtime),
+        tuple(outcomes.films),
     )
 
 
 def upscale_jobs(
-    runtime: Runtime, jobs: Sequence[Job], settings: UpscaleSettings, progress: Progress = no_progress
+    runtime: Runtime, jobs: Sequence[Job], settings: UpscaleSettings, context: Context = QUIET
+) -> Outcomes:
+    """Enlarge some pictures, and then some films."""
+    pictures, films = [job for job in jobs if not job.is_film], [job for job in jobs if job.is_film]
+    sources = {_identity(job.source) for job in jobs}
+    choice = PrecisionChoice(runtime, exact=settings.exact)
+    done = _upscale_pictures(pictures, sources, runtime.descriptor.scale, choice, settings, context)
+    failed, skipped, written = [*done.failed], [*done.skipped], list[UpscaledFilm]()
+    for job in films:
+        try:
+            if _has_output(job, settings, sources):
+                skipped.append(SkippedPicture(job.source, f"{job.output} exists", output_exists=True))
+            else:
+                written.append(_upscale_film(job, runtime, choice, settings, context))
+        except FAILURES as error:
+            failed.append(_failure(job, error))
+    return Outcomes(done.done, failed, skipped, written)
+
+
+def _upscale_film(
+    job: Job, runtime: Runtime, choice: PrecisionChoice, settings: UpscaleSettings, context: Context
+) -> UpscaledFilm:
+    def enlarge(rgb: Tensor, bits: int) -> EnlargedFrame:
+        _require_size(job.source, rgb.shape[-1], rgb.shape[-2], runtime.descriptor.scale)
+        frame = _enlarge(Planes(rgb, bits=8 if bits == 8 else 16), choice, settings, None)
+        return EnlargedFrame(frame.tiled.sr, frame.tiled.tile, frame.precision, frame.psnr_to_exact)
+
+    made_with = {
+        name.replace("_", "-"): getattr(settings, name) for name in ("tile", "overlap", "self_ensemble", "exact")
+    }
+    film_settings = FilmSettings(settings.codec, settings.crf, settings.segment)
+    return upscale_film(job.source, job.output, runtime, enlarge, film_settings, made_with, context)
+
+
+def _upscale_pictures(
+    jobs: Sequence[Job],
+    sources: set[str],
+    scale: int,
+    choice: PrecisionChoice,
+    settings: UpscaleSettings,
+    context: Context,
 ) -> Outcomes:
     """Enlarge some pictures. While one is enlarged, the next one is read and the previous one written."""
     failed, skipped = list[Failed](), list[SkippedPicture]()
-    choice = PrecisionChoice(runtime, exact=settings.exact)
+    progress = context.progress
     writes: list[Future[Upscaled | Failed]] = []
-    read = _reader(jobs, runtime.descriptor.scale, settings)
+    read = _reader(sources, scale, settings)
     with OneBehind() as writer, read_ahead(jobs, read) as pictures:
         for number, (job, reading) in enumerate(pictures, start=1):
             title = job.source.name if len(jobs) == 1 else f"{number}/{len(jobs)} {job.source.name}"
@@ -261,9 +334,8 @@ def _failure(job: Job, error: BaseException) -> Failed:
     return Failed(job.source, " ".join(str(error).split()) or type(error).__name__)
 
 
-def _reader(jobs: Sequence[Job], scale: int, settings: UpscaleSettings) -> Callable[[Job], Picture | None]:
+def _reader(sources: set[str], scale: int, settings: UpscaleSettings) -> Callable[[Job], Picture | None]:
     """Return a function that reads the picture of a job, or returns None if its output exists and is kept."""
-    sources = {_identity(job.source) for job in jobs}
 
     def read(job: Job) -> Picture | None:
         if _has_output(job, settings, sources):
@@ -301,11 +373,16 @@ def _plan_jobs(inputs: Sequence[str | Path], settings: UpscaleSettings) -> tuple
     if file is not None:
         if len(pictures) != 1:
             raise UsageError(f"output {file} is one file, but the inputs are {len(pictures)} pictures")
+        if _is_film(pictures[0][0]) != _is_film(file):
+            kinds = "a picture, and the input a film" if _is_film(pictures[0][0]) else "a film, and the input a picture"
+            raise UsageError(f"--out {file} is {kinds}: choose another suffix")
         return [Job(pictures[0][0], file)], contents
     # A second run over a folder must not enlarge the outputs of the first.
     outputs = {}
     for source, inner, _ in pictures:
         extension = settings.extension or (source.suffix if source.suffix.lower() in IMAGE_SUFFIXES else ".png")
+        if _is_film(source):
+            extension = film_suffix(source)
         beside = source.parent if folder is None else folder / inner
         outputs[source] = beside / f"{source.stem}{settings.suffix}{extension}"
     earlier = {_identity(path) for source, path in outputs.items() if _identity(path) != _identity(source)}
@@ -337,7 +414,7 @@ def _collect(inputs: Sequence[str | Path], *, recursive: bool, output: Path | No
             # Path.glob does not accept absolute patterns.
             matches = sorted(map(Path, glob.glob(str(text), recursive=True)), key=natural_key)  # noqa: PTH207
             files = [match for match in matches if match.is_file()]
-            pictures = [(match, Path()) for match in files if match.suffix.lower() in IMAGE_SUFFIXES]
+            pictures = [(match, Path()) for match in files if match.suffix.lower() in TAKEN_SUFFIXES]
             contents.skipped += _of_other_kinds(files)
             reason = f"no picture matches {text}" if glob.has_magic(str(text)) else f"{text} does not exist"
         if not pictures:
@@ -371,7 +448,8 @@ def _search_folder(
             ]
         if recursive or here == folder:
             pictures += [(image, inner) for image in images]
-            contents.skipped += _of_other_kinds(sorted(here.iterdir(), key=natural_key))
+            files = sorted(here.iterdir(), key=natural_key)
+            contents.skipped += [*_of_other_kinds(files), *_films_in_folders(files)]
         elif images:
             top = folder / inner.parts[0]
             nested[top] = nested.get(top, 0) + len(images)
@@ -395,6 +473,19 @@ def _of_other_kinds(files: Sequence[Path]) -> list[SkippedPicture]:
         for path in files
         if path.suffix.lower() in OTHER_PICTURE_SUFFIXES and not path.name.startswith(".")
     ]
+
+
+def _films_in_folders(files: Sequence[Path]) -> list[SkippedPicture]:
+    """A film takes hours, so one that only lies in the folder of pictures is not begun."""
+    return [
+        SkippedPicture(path, "a film in a folder is not enlarged: name it too")
+        for path in files
+        if _is_film(path) and not path.name.startswith(".")
+    ]
+
+
+def _is_film(path: Path) -> bool:
+    return path.suffix.lower() in FILM_SUFFIXES
 
 
 def count_pictures(count: int) -> str:

@@ -1,4 +1,4 @@
-"""`srkd upscale`: files, folders and images in memory enlarged."""
+"""`srkd upscale`: files, folders, films and images in memory enlarged."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from srkd.options.verbs import UpscaleOptions
 
 
 def run_upscale(options: UpscaleOptions, context: Context) -> UpscaleReport:
-    """Enlarge files, folders and globs; a picture that fails does not stop the rest, and the report names it.
+    """Enlarge files, folders and globs; a picture or film that fails does not stop the rest, and the report names it.
 
     Outputs are written beside their sources, with `_x4` (the scale) in their names, or to `out`.
     """
@@ -26,7 +26,7 @@ def run_upscale(options: UpscaleOptions, context: Context) -> UpscaleReport:
 
         return upscale_on_ray(options, _upscale_settings(options), context)
     runtime = open_runtime(options.model, options, context)
-    return upscaling.upscale(as_tuple(options.inputs), runtime, _upscale_settings(options), context.progress)
+    return upscaling.upscale(as_tuple(options.inputs), runtime, _upscale_settings(options), context)
 
 
 UpscaleResult: TypeAlias = Annotated[Any, UpscaleReport | ImageInMemory | list[ImageInMemory]]
@@ -76,6 +76,8 @@ def _upscale_settings(options: UpscaleOptions) -> UpscaleSettings:
         overlap=options.overlap,
         self_ensemble=options.self_ensemble,
         exact=options.exact or options.precision is not None,
+        codec=options.codec,
+        crf=options.crf,
     )
 
 

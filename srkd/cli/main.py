@@ -26,7 +26,7 @@ VERBS = {
     "report": "Write RUNs as one HTML file with scores, speed and pictures.",
     "compare": "Compare the methods of RUNs, each over its seeds.",
     "evaluate": "Score models on benchmark images, and bicubic beside them.",
-    "upscale": "Enlarge pictures, folders of pictures and globs with MODEL.",
+    "upscale": "Enlarge pictures, folders of pictures, films and globs with MODEL.",
     "inspect": "Show the network in MODEL, its cost, and what srkd assumed.",
     "data": "Show what a run would see of a folder of images.",
     "networks": "List the networks and their named sizes, with their cost.",

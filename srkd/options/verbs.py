@@ -159,11 +159,12 @@ class UpscaleOptions(RuntimeOptions):
     inputs: Annotated[
         PictureOrPath | Sequence[PictureOrPath],
         PICTURE,
-        Option("Pictures, folders of pictures and globs.", argument=True, metavar="PICTURE..."),
+        Option("Pictures, folders of pictures, films and globs.", argument=True, metavar="PICTURE..."),
     ]
     _: KW_ONLY
     out: Annotated[
-        PathOption, Option("Folder, or a file for one picture.", unset="beside the picture", flags=("-o", "--out"))
+        PathOption,
+        Option("Folder, or a file for one picture or film.", unset="beside the picture", flags=("-o", "--out")),
     ] = None
     suffix: Annotated[str | None, Option("End of the names of the written files.", unset="_x4 at scale 4")] = None
     extension: Annotated[
@@ -179,6 +180,15 @@ class UpscaleOptions(RuntimeOptions):
     recursive: Annotated[
         bool, Option("Search the folders inside folders, too; --out repeats them.", flags=("-r", "--recursive"))
     ] = False
+    codec: Annotated[
+        str | None,
+        Option(
+            "Codec of films: h264, hevc, vp9 or ffv1 (lossless).",
+            unset="h264; hevc for films in more than 8 bit or in HEVC, vp9 for .webm",
+            metavar="NAME",
+        ),
+    ] = None
+    crf: Annotated[int, Field(ge=0, le=63), Option("Quality of films; lower is better, and larger.")] = 16
     tile: Tile = None
     overlap: Annotated[
         int,

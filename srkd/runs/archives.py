@@ -10,6 +10,7 @@ from typing import Any
 
 from compressor.base.context import Context
 from compressor.base.errors import SrkdError, UsageError
+from compressor.inference.films import UpscaledFilm
 from compressor.inference.upscale import (
     Failed,
     Job,
@@ -66,7 +67,7 @@ def upscale_on_ray(options: UpscaleOptions, settings: UpscaleSettings, context: 
             if left:
                 cluster.require_shared(left[0].output.parent, "--out")
             done = _do_groups(cluster, left, request, replace(settings, overwrite=True, skip_existing=False), context)
-            return Outcomes(done.done, (*others.failed, *done.failed), (*others.skipped, *done.skipped))
+            return Outcomes(done.done, (*others.failed, *done.failed), (*others.skipped, *done.skipped), done.films)
 
         return upscale(inputs, runtime, settings, do_jobs=do_jobs)
 
@@ -81,8 +82,9 @@ def _do_groups(
         cluster.start(WORKER, "upscale", {"options": request, "settings": settings, "jobs": group}) for group in groups
     ]
     done, failed, skipped = list[Upscaled](), list[Failed](), list[SkippedPicture]()
+    films = list[UpscaledFilm]()
     for group, task in zip(groups, tasks, strict=True):
-        context.progress("pictures", len(done) + len(failed), len(jobs))
+        context.progress("pictures", len(done) + len(films) + len(failed), len(jobs))
         try:
             outcomes: Outcomes = cluster.result(task)
         except SrkdError as error:
@@ -91,5 +93,6 @@ def _do_groups(
         done += outcomes.done
         failed += outcomes.failed
         skipped += outcomes.skipped
+        films += outcomes.films
     context.progress("pictures", len(jobs), len(jobs))
-    return Outcomes(done, failed, skipped)
+    return Outcomes(done, failed, skipped, films)

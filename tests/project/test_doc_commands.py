@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import functools
 import importlib
+import importlib.util
 import io
 import re
 import shlex
@@ -37,6 +38,7 @@ from srkd.cli.main import cli, run
 from srkd.cli.verb import VerbCommand
 from srkd.options.command_line import from_command_line
 from tests.support.commands import ROOT
+from tests.support.films import make_film, picture
 from tests.support.pages import COMMAND, FENCE, INDENTED
 
 pytestmark = pytest.mark.ci
@@ -222,6 +224,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for photo in (folder / "photos").glob("*.png"):
         image = Image.open(photo)
         image.resize((image.width // 4, image.height // 4)).save(folder / "frames" / photo.name)
+    if importlib.util.find_spec("av") is not None:
+        make_film(folder / "film.mp4", [picture(number) for number in range(12)], codec="h264", sound_seconds=0.5)
     for suffix in ("jpg", "png"):
         Image.open(folder / "frames" / "0.png").save(folder / f"photo.{suffix}")
     assert run(["export", str(folder / "student.safetensors"), "--onnx", "-q"]) == 0
@@ -256,6 +260,8 @@ def test_every_command_runs_that_can_run_here(
 
 
 def reason_not_to_run(line: Line) -> str | None:
+    if "film.mp4" in line.words and importlib.util.find_spec("av") is None:
+        return "needs srkd[video]: tests/inference/test_films.py"
     return next((why for pattern, why in ELSEWHERE.items() if re.search(pattern, str(line))), None)
 
 

@@ -1,16 +1,18 @@
-"""`srkd upscale`: enlarging pictures."""
+"""`srkd upscale`: enlarging pictures and films."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from compressor.base.errors import SrkdError
+from compressor.images.suffixes import FILM_SUFFIXES
 from srkd.cli.verb import verb
 from srkd.options.values import format_size
 from srkd.options.verbs import UpscaleOptions
 from srkd.terminal.console import Console
 
 if TYPE_CHECKING:
+    from compressor.inference.films import UpscaledFilm
     from compressor.inference.upscale import UpscaleReport
 
 
@@ -21,13 +23,15 @@ if TYPE_CHECKING:
         "srkd upscale runs/first photo.jpg",
         "srkd upscale student.onnx holiday/ -r -o enlarged --skip-existing",
         "srkd upscale edsr.pt 'scans/*.png' --self-ensemble --tile 128",
+        "srkd upscale student.onnx film.mp4 -o large.mp4",
     ),
 )
 def command(console: Console, options: UpscaleOptions) -> None:
-    """Enlarge pictures, folders of pictures and globs with MODEL.
+    """Enlarge pictures, folders of pictures, films and globs with MODEL.
 
-    Transparency, grey, 16 bit, EXIF and colour profile are kept if the format can hold them. One bad file does not
-    stop the rest. srkd names pictures of a folder that it leaves out.
+    Transparency, grey, 16 bit, EXIF and colour profile are kept if the format can hold them; of films the sound,
+    subtitles, times and colours (docs/use/video.md). One bad file does not stop the rest. srkd names pictures of a
+    folder that it leaves out. A film goes on where a killed command left it.
     """
     from compressor.images.metrics import finite_or_none
     from srkd.api.upscale import run_upscale
@@ -44,7 +48,16 @@ def command(console: Console, options: UpscaleOptions) -> None:
             }
             for picture in report.done
         ]
-        results = {"done": done, "failed": report.failed, "skipped": report.skipped}
+        films = [
+            {
+                **vars(film),
+                "lr_size": format_size(film.lr_size),
+                "sr_size": format_size(film.sr_size),
+                "psnr_to_exact": None if film.psnr_to_exact is None else finite_or_none(film.psnr_to_exact),
+            }
+            for film in report.films
+        ]
+        results = {"done": done, "films": films, "failed": report.failed, "skipped": report.skipped}
         console.emit("upscale", {"model": str(options.model), **report.numbers.to_dict(), **results})
     else:
         for picture in report.done:
@@ -52,6 +65,8 @@ def command(console: Console, options: UpscaleOptions) -> None:
             sizes = f"{format_size(picture.lr_size)} -> {format_size(picture.sr_size)}"
             precision = "" if picture.precision == "fp32" else f", in {picture.precision}"
             console.result(f"{picture.output}  {sizes}, {picture.seconds:.1f} s{precision}{seam}")
+        for film in report.films:
+            show_film(console, film)
         line = report.numbers.line()
         if line is not None:
             console.say(f"{options.model}: {line}")
@@ -60,7 +75,24 @@ def command(console: Console, options: UpscaleOptions) -> None:
         console.error(failed.reason)
     if report.failed:
         count = len(report.failed)
-        raise SrkdError(f"{count} of {count + len(report.done)} pictures failed")
+        total = count + len(report.done) + len(report.films)
+        has_films = report.films or any(failed.source.suffix.lower() in FILM_SUFFIXES for failed in report.failed)
+        kinds = "pictures and films" if has_films else "pictures"
+        raise SrkdError(f"{count} of {total} {kinds} failed")
+
+
+def show_film(console: Console, film: UpscaledFilm) -> None:
+    """Say what a film became, and which streams were copied."""
+    counts = [f"{film.frames} frames"]
+    counts += [f"{film.reused} equal to the one before"] if film.reused else []
+    counts += [f"{film.resumed} of an earlier call"] if film.resumed else []
+    lower = ", ".join(name for name in film.precisions if name != "fp32")
+    console.result(
+        f"{film.output}  {format_size(film.lr_size)} -> {format_size(film.sr_size)}, {', '.join(counts)}, "
+        f"{film.seconds:.1f} s, {film.fps:.2f} fps, {film.codec} {film.pixel_format}{f', in {lower}' if lower else ''}"
+    )
+    if film.copied:
+        console.say(f"copied: {', '.join(film.copied)}")
 
 
 def show_skipped(console: Console, report: UpscaleReport) -> None:

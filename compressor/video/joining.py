@@ -1,0 +1,225 @@
+"""The film that is written: encoded segments one after the other, with the other streams of the source copied."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from compressor.base.errors import SrkdError
+from compressor.images.suffixes import CONTAINER_OF_SUFFIX
+from compressor.video.encoding import CODECS, GLOBAL_HEADER, Encoding
+from compressor.video.library import av_errors, load_av
+from compressor.video.reading import is_cover
+
+
+@dataclass(frozen=True)
+class PacketRecord:
+    """An encoded frame in a file of packets: its time, its bytes, and whether decoding can begin with it."""
+
+    pts: int
+    start: int
+    length: int
+    is_key: bool
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Encoded frames in a file, in the order of the encoder; `durations` are in the order of their times."""
+
+    path: Path
+    header: bytes
+    packets: tuple[PacketRecord, ...]
+    durations: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Streams:
+    """What became of the source's other streams, a line for each."""
+
+    copied: tuple[str, ...]
+    left_out: tuple[str, ...]
+
+
+def join(segments: Sequence[Segment], encoding: Encoding, source: Path, output: Path, suffix: str) -> Streams:
+    """Write the film to `output` in the container of `suffix`, the source's other streams packet by packet."""
+    av = load_av()
+    container = CONTAINER_OF_SUFFIX[suffix]
+    with av_errors(f"{source} cannot be read"):
+        original = av.open(str(source), metadata_errors="replace")
+    with original, av_errors(f"{output.name} cannot be written", but_writing=True):
+        video = next(stream for stream in original.streams.video if not is_cover(stream))
+        copied, left_out = _sorted(original, video, container)
+        streams = Streams(tuple(map(_title, copied)), tuple(left_out))
+        target = av.open(str(output), "w", format=container, container_options={"fflags": "+bitexact"})
+        try:
+            target.metadata.update(_kept_metadata(original.metadata))
+            stream = _add_video(target, encoding, segments[0].header, video)
+            others = {each.index: _copy_of(target, each) for each in copied}
+            _copy_chapters(original, target)
+            target.start_encoding()
+            frames = _video_packets(segments, encoding, stream)
+            _interleave(target, frames, _other_packets(original, copied, others))
+        finally:
+            target.close()
+    return streams
+
+
+def _sorted(original: Any, video: Any, container: str) -> tuple[list[Any], list[str]]:
+    """Return the streams that the container takes, and a line for each other one."""
+    copied, left_out = [], []
+    for stream in original.streams:
+        if stream is video:
+            continue
+        reason = _obstacle(stream, container)
+        if reason is None:
+            copied.append(stream)
+        else:
+            left_out.append(f"{_title(stream)} is left out: {reason}")
+    return copied, left_out
+
+
+def _title(stream: Any) -> str:
+    context = stream.codec_context
+    name = getattr(context, "name", None) or "unknown"
+    language = stream.metadata.get("language")
+    return f"{stream.type} stream {stream.index} ({name}{f', {language}' if language else ''})"
+
+
+def _obstacle(stream: Any, container: str) -> str | None:
+    """Return why a container does not take a stream, by trying its header in memory."""
+    av = load_av()
+    if stream.type == "video" and not is_cover(stream):
+        return "only the first film of a file is enlarged"
+    try:
+        with av.open(io.BytesIO(), "w", format=container) as trial:
+            _copy_of(trial, stream)
+            trial.start_encoding()
+    except (av.error.FFmpegError, ValueError, TypeError, NotImplementedError):
+        return f"{container} does not take it"
+    return None
+
+
+def _copy_of(target: Any, stream: Any) -> Any:
+    """Add a stream like the source's."""
+    if stream.type == "attachment":
+        metadata = stream.metadata
+        name, kind = metadata.get("filename", "attachment"), metadata.get("mimetype", "application/octet-stream")
+        return target.add_attachment(name, kind, stream.data)
+    copy = target.add_stream_from_template(stream, opaque=True)
+    copy.metadata.update(_kept_metadata(stream.metadata))
+    copy.time_base = stream.time_base
+    with suppress(AttributeError, TypeError):  # older PyAV cannot set it
+        copy.disposition = getattr(stream.disposition, "value", stream.disposition)
+    return copy
+
+
+def _add_video(target: Any, encoding: Encoding, header: bytes, source: Any) -> Any:
+    """Add the video stream. Its encoder is opened for its header only, which must be that of the segments."""
+    stream = target.add_stream(CODECS[encoding.codec].encoder, rate=encoding.rate, options=encoding.options())
+    context = stream.codec_context
+    encoding.set_up(context)
+    context.flags |= GLOBAL_HEADER
+    stream.time_base = encoding.time_base
+    stream.metadata.update(_kept_metadata(source.metadata))
+    context.open()
+    if bytes(context.extradata or b"") != header:
+        raise SrkdError("the encoder of the first segments was another one: delete the folder of segments, begin anew")
+    return stream
+
+
+def _kept_metadata(metadata: Any) -> dict[str, str]:
+    """Return the facts that hold for the copy, too: not which program wrote it, nor its sizes."""
+    written = ("encoder", "major_brand", "minor_version", "compatible_brands", "vendor_id", "handler_name", "duration")
+    return {
+        name: value
+        for name, value in metadata.items()
+        if name.lower() not in written and not name.startswith(("_STATISTICS", "BPS", "NUMBER_OF_", "DURATION"))
+    }
+
+
+def _copy_chapters(original: Any, target: Any) -> None:
+    if hasattr(original, "chapters") and (chapters := original.chapters()):
+        target.set_chapters(chapters)
+
+
+def decoding_times(presented: Sequence[int]) -> list[int]:
+    """Return the decoding time of each packet, from the presentation times in the order of decoding.
+
+    They rise, and none is after its own presentation: the n-th packet is decoded when the (n - d)-th frame is shown,
+    with the least d for which that holds.
+    """
+    shown = sorted(presented)
+    rank = {pts: index for index, pts in enumerate(shown)}
+    delay = max(0, *(number - rank[pts] for number, pts in enumerate(presented)))
+    step = shown[1] - shown[0] if len(shown) > 1 else 1
+    return [shown[0] - (delay - number) * step for number in range(min(delay, len(shown)))] + shown[
+        : len(shown) - delay
+    ]
+
+
+def packet_of(content: bytes) -> Any:
+    """Return a packet of PyAV with a copy of some bytes.
+
+    `av.Packet(content)` only borrows them, and a muxer that still holds the packet would write freed memory.
+    """
+    packet = load_av().Packet(len(content))
+    packet.update(content)
+    return packet
+
+
+def _video_packets(segments: Sequence[Segment], encoding: Encoding, stream: Any) -> Iterator[Any]:
+    presented = [packet.pts for segment in segments for packet in segment.packets]
+    decoded = iter(decoding_times(presented))
+    shown = sorted(presented)
+    durations = {pts: following - pts for pts, following in pairwise(shown)}
+    durations[shown[-1]] = segments[-1].durations[-1]
+    for segment in segments:
+        with open(segment.path, "rb") as file:
+            for record in segment.packets:
+                file.seek(record.start)
+                packet = packet_of(file.read(record.length))
+                packet.pts, packet.dts = record.pts, next(decoded)
+                packet.duration, packet.time_base = durations[record.pts], encoding.time_base
+                packet.is_keyframe, packet.stream = record.is_key, stream
+                yield packet
+
+
+def _other_packets(original: Any, copied: Sequence[Any], others: dict[int, Any]) -> Iterator[Any]:
+    av = load_av()
+    streams = [stream for stream in copied if stream.type != "attachment"]
+    if not streams:
+        return
+    packets = original.demux(*streams)
+    while True:
+        try:
+            packet = next(packets, None)
+        except av.error.FFmpegError:  # the end of a damaged file
+            return
+        if packet is None:
+            return
+        if packet.size and packet.dts is not None:
+            packet.stream = others[packet.stream_index]
+            yield packet
+
+
+def _interleave(target: Any, frames: Iterator[Any], others: Iterator[Any]) -> None:
+    """Write both in the order of their times, so that the muxer holds few packets."""
+    frame = next(frames, None)
+    for packet in others:
+        while frame is not None and _moment(frame) <= _moment(packet):
+            target.mux_one(frame)
+            frame = next(frames, None)
+        target.mux_one(packet)
+    while frame is not None:
+        target.mux_one(frame)
+        frame = next(frames, None)
+
+
+def _moment(packet: Any) -> Fraction:
+    return Fraction(packet.dts * packet.time_base)

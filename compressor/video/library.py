@@ -1,0 +1,30 @@
+"""PyAV, the extra `srkd[video]`, and its errors in one line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from compressor.base.errors import MissingExtra, SrkdError, reason_of
+
+
+def load_av() -> Any:
+    """Return the module of PyAV."""
+    try:
+        import av
+    except ImportError as error:
+        raise MissingExtra("PyAV, which reads and writes videos,", "video") from error
+    return av
+
+
+@contextmanager
+def av_errors(what: str, *, but_writing: bool = False) -> Iterator[None]:
+    """Turn an error of FFmpeg within the block into one line; with `but_writing` those of the disk stay OSErrors."""
+    av = load_av()
+    try:
+        yield
+    except av.error.FFmpegError as error:
+        if but_writing and isinstance(error, OSError):
+            raise
+        raise SrkdError(f"{what}: {getattr(error, 'strerror', None) or reason_of(error)}") from error
