@@ -12,14 +12,15 @@ import torch
 
 from compressor.base.cache_folder import DEFAULT_LIMIT, CacheFolder, default_folder
 from compressor.base.choices import Border
-from compressor.base.context import QUIET, Context
+from compressor.base.context import QUIET, Context, Note, no_note
 from compressor.base.errors import SrkdError, UsageError
 from compressor.data.decode import DecodedImage, Source, decode_all, decode_image
 from compressor.data.doubts import doubts
+from compressor.data.film_frames import lr_images
 from compressor.data.store import ImageStore
 from compressor.degradation.chain import Degradation
 from compressor.images.files import image_size
-from compressor.images.sets import ImagePair, embedded_pairs, find_lr_images, find_sets, line_about_inputs
+from compressor.images.sets import ImagePair, LrImage, embedded_pairs, find_sets, line_about_inputs
 from compressor.inference.teacher_check import TrialPair
 
 VALIDATION_PATCH = 4
@@ -86,7 +87,7 @@ class ValidationFolder:
     def sources(self, scale: int) -> Mapping[str, Sequence[Source]]:
         """The images of the folder's sets by the names of these."""
         if self.is_lr_only:
-            return {self.name or self.path.resolve().name: find_lr_images(self.path, "--val-lr")}
+            return {self.name or self.path.resolve().name: lr_images(self.path, "--val-lr")}
         sets = find_sets(self.path, scale=scale)
         if self.name is None or len(sets) == 1:
             return {self.name or image_set.name: image_set.pairs for image_set in sets}
@@ -117,6 +118,11 @@ class DataChoice:
 
     def cache(self) -> CacheFolder:
         return CacheFolder(default_folder(), self.cache_size)
+
+    def lr_images(self, note: Note = no_note) -> tuple[LrImage, ...]:
+        """The images of `--lr-only`, or frames of its film, which a note names."""
+        assert self.lr_only is not None
+        return lr_images(self.lr_only, cache=self.cache(), note=note)
 
     @property
     def has_labels(self) -> bool:
@@ -182,7 +188,7 @@ def prepare_data(choice: DataChoice, *, scale: int, lr_patch: int, context: Cont
     _require_patches(choice, scale, lr_patch)
     if choice.lr_only is not None:
         context.note(f"no HR images: the teacher's output is the only label of the images in {choice.lr_only}")
-        sources, origin = list[Source](find_lr_images(choice.lr_only)), choice.lr_only.resolve().name
+        sources, origin = list[Source](choice.lr_images(context.note)), choice.lr_only.resolve().name
         images = decode(sources)
     elif choice.data is not None:
         sets = find_sets(choice.data, scale=scale, lr=choice.lr)
@@ -248,7 +254,7 @@ def _list_names(names: Sequence[str]) -> str:
 def _require_patches(choice: DataChoice, scale: int, lr_patch: int) -> None:
     """Refuse a patch larger than every image, by the files' headers: decoding thousands may take an hour."""
     if choice.lr_only is not None:
-        files, side = [image.lr for image in find_lr_images(choice.lr_only)], lr_patch
+        files, side = [image.lr for image in choice.lr_images()], lr_patch
     else:
         pairs = embedded_pairs("train") if choice.data is None else _pairs(choice.data, scale, choice.lr)
         files, side = [pair.hr for pair in pairs], lr_patch * scale
@@ -281,7 +287,7 @@ def count_images(choice: DataChoice, *, scale: int) -> ImageCounts:
     named = choice.validation_sources(scale) or {"embedded photos": embedded_pairs("val")}
     val = [image for sources in named.values() for image in sources]
     if choice.lr_only is not None:
-        return ImageCounts(choice.lr_only.resolve().name, len(find_lr_images(choice.lr_only)), len(val), "teacher")
+        return ImageCounts(choice.lr_only.resolve().name, len(choice.lr_images()), len(val), "teacher")
     if choice.data is None:
         return ImageCounts("embedded photos", len(embedded_pairs("train")), len(val), "HR")
     images = len(_pairs(choice.data, scale, choice.lr))

@@ -18,7 +18,7 @@ from compressor.data.store import ImageStore
 from compressor.images.metrics import to_u8
 from srkd.options.degradation import degradation_of
 from srkd.options.function import public
-from srkd.options.shared import path_of
+from srkd.options.shared import originals_and_lr_only, path_of
 from srkd.options.verbs import SeenOptions
 
 SHEET = "patches.png"
@@ -52,9 +52,10 @@ def run_data(options: SeenOptions, context: Context) -> DataReport:
     show = path_of(options.show)
     if show is not None:
         require_writable_folder(show, "--show")
+    data, lr_only = originals_and_lr_only(options.data, options.lr_only)
     choice = DataChoice(
-        data=path_of(options.data),
-        lr_only=path_of(options.lr_only),
+        data=data,
+        lr_only=lr_only,
         degradation=degradation_of(options.degrade, context.note),
         cache_size=0,
     )

@@ -110,7 +110,7 @@ def diagnose() -> Diagnosis:
             _piece(
                 "spandrel", "teachers of 42 more architectures, by their published files", ("spandrel",), "spandrel"
             ),
-            _piece("video", "films in `srkd upscale`, and `--degrade h264`", ("av",), "video"),
+            _piece("video", "films in `srkd upscale` and `--data`, and `--degrade h264`", ("av",), "video"),
             _piece("demo", "the server of `srkd demo` (`srkd demo --build` needs none)", SERVER_MODULES, "demo"),
             _demo_app(),
             _piece("tensorboard", "`tensorboard --logdir RUN`, curves of runs", ("tensorboard",), "tensorboard"),

@@ -11,13 +11,13 @@ from typing import TypeVar
 from compressor.base.choices import GoalOption
 from compressor.base.context import Context, Note
 from compressor.base.errors import UsageError
+from compressor.data.film_frames import lr_images
 from compressor.images.scores import both_goals
 from compressor.images.sets import (
     AnySet,
     ImageSet,
     LrSet,
     embedded_pairs,
-    find_lr_images,
     find_lr_set,
     find_sets,
     line_about_inputs,
@@ -30,7 +30,7 @@ from compressor.runtimes.table import RUNTIMES, runtime_of
 from srkd.options.degradation import degradation_of, protocol_of
 from srkd.options.function import public
 from srkd.options.models import common_scale, load_checkpoint, open_runtime
-from srkd.options.shared import Model, path_of
+from srkd.options.shared import Model, originals_and_lr_only, path_of
 from srkd.options.values import as_tuple
 from srkd.options.verbs import EvaluateOptions
 
@@ -113,11 +113,11 @@ def _is_same(model: Model, other: Model) -> bool:
 
 
 def _sets(options: EvaluateOptions, scale: int, note: Note) -> tuple[AnySet, ...]:
-    data, lr, lr_only = path_of(options.data), path_of(options.lr_images), path_of(options.lr_only)
+    lr, (data, lr_only) = path_of(options.lr_images), originals_and_lr_only(options.data, options.lr_only)
     if lr_only is not None:
         if data is not None or lr is not None:
             raise UsageError(f"--lr-only {lr_only} takes the place of --data and --lr-images: leave these out")
-        return (LrSet(lr_only.resolve().name, find_lr_images(lr_only)),)
+        return (LrSet(lr_only.resolve().name, lr_images(lr_only, note=note)),)
     if data is not None:
         without_originals = find_lr_set(data, scale=scale) if lr is None and options.against is not None else None
         return find_sets(data, scale=scale, lr=lr) if without_originals is None else (without_originals,)

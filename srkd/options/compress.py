@@ -198,7 +198,11 @@ class DataOptions(Group):
     _: KW_ONLY
     data: Annotated[
         PathOption,
-        Option("Folder of HR images, a set with HR/, or several sets.", unset="the embedded photos", is_input=True),
+        Option(
+            "Folder of HR images, a set with HR/, or several sets; or a film, whose frames are as those of --lr-only.",
+            unset="the embedded photos",
+            is_input=True,
+        ),
     ] = None
     lr_images: Annotated[
         PathOption,
@@ -233,7 +237,7 @@ class DataOptions(Group):
     lr_only: Annotated[
         PathOption,
         Option(
-            "Folder of LR images without HR partners: the teacher's output is their only label.",
+            "Folder of LR images without HR partners, or a film: the teacher's output is their only label.",
             unset="HR images are the labels",
             metavar="DIR",
             is_input=True,

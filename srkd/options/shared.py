@@ -11,6 +11,7 @@ from pydantic import AfterValidator, Field
 
 from compressor.base.choices import MOST_LIMITS, Border
 from compressor.degradation.names import NONE, absolute_degradation, names
+from compressor.images.suffixes import FILM_SUFFIXES
 from compressor.runtimes.table import RUNTIMES, device_patterns
 from srkd.options.option import Option, Options, options
 from srkd.options.values import DEVICE, SETTING, OneOf
@@ -65,6 +66,14 @@ LR_ALIAS = ("--lr",)
 
 def path_of(value: PathOption) -> Path | None:
     return None if value is None else Path(value)
+
+
+def originals_and_lr_only(data: PathOption, lr_only: PathOption) -> tuple[Path | None, Path | None]:
+    """The paths of `--data` and `--lr-only`. A film has no originals: its frames are LR images, whichever names it."""
+    images, alone = path_of(data), path_of(lr_only)
+    if images is not None and alone is None and images.suffix.lower() in FILM_SUFFIXES and not images.is_dir():
+        return None, images
+    return images, alone
 
 
 @options

@@ -135,7 +135,8 @@ class EvaluateOptions(ScoringOptions, RuntimeOptions):
     lr_only: Annotated[
         PathOption,
         Option(
-            "Folder of LR images without originals, in place of --data: models are compared with --against only.",
+            "Folder of LR images without originals, or a film, in place of --data: models are compared with --against "
+            "only.",
             unset="the images of --data",
             metavar="DIR",
         ),
@@ -333,10 +334,12 @@ class SeenOptions(Options):
 
     _: KW_ONLY
     data: Annotated[
-        PathOption, Option("Folder of HR images, a set with HR/, or several sets.", unset="the embedded photos")
+        PathOption,
+        Option("Folder of HR images, a set with HR/, several sets, or a film.", unset="the embedded photos"),
     ] = None
     lr_only: Annotated[
-        PathOption, Option("Folder of LR images without HR partners, in place of --data.", unset="none", metavar="DIR")
+        PathOption,
+        Option("Folder of LR images without HR partners, or a film, in place of --data.", unset="none", metavar="DIR"),
     ] = None
     degrade: Degrade = NONE
     scale: Annotated[int, Field(ge=1, le=8), Option("Scale of the networks.")] = 4

@@ -47,7 +47,7 @@ from recipes.terms.features import describe_taps
 from recipes.terms.phi import PhiSource, bind_phi
 from srkd.options.compress import CompressOptions
 from srkd.options.degradation import degradation_of
-from srkd.options.shared import path_of
+from srkd.options.shared import originals_and_lr_only, path_of
 from srkd.options.values import as_tuple, split_name
 from srkd.record.run_file import RunFile
 from srkd.runs.recipe import (
@@ -430,9 +430,9 @@ def _check(teacher: Teacher, options: CompressOptions, inputs: SharedInputs) -> 
 def choose_labels(options: CompressOptions, methods: Sequence[Method], goal: Goal, note: Note) -> Goal:
     """What the student learns to give. Recipes that do not use the teacher stay what they are, for comparison."""
     given = options.data.labels
-    if options.data.lr_only is not None:
+    if not data_choice(options).has_labels:
         if given == "original":
-            raise UsageError("--labels original: the images of --lr-only have no originals")
+            raise UsageError("--labels original: the images of --lr-only, or of a film, have no originals")
         return "teacher"
     if given is not None or goal == "original":
         return given or "original"
@@ -469,8 +469,9 @@ def require_sound_teacher(networks: RunNetworks, teacher: Teacher, inputs: Share
 
 def data_choice(options: CompressOptions) -> DataChoice:
     """The choice of images; refuse contradictory options."""
+    data, lr_only = originals_and_lr_only(options.data.data, options.data.lr_only)
     return DataChoice(
-        data=path_of(options.data.data),
+        data=data,
         lr=path_of(options.data.lr_images),
         val=(
             *(ValidationFolder(path, name) for name, path in map(split_name, map(str, as_tuple(options.data.val)))),
@@ -480,7 +481,7 @@ def data_choice(options: CompressOptions) -> DataChoice:
             ),
         ),
         lr_border=options.data.lr_border,
-        lr_only=path_of(options.data.lr_only),
+        lr_only=lr_only,
         cache_size=parse_bytes(options.data.cache_size),
         degradation=degradation_of(options.data.degrade, no_note),
     )

@@ -1,0 +1,90 @@
+"""LR images without originals: those of a folder, or frames of a film, which become a folder of pictures.
+
+The pictures are an entry of the cache folder, so that a run, its continuation and other processes read the same ones;
+where nothing may be kept, they lie in a temporary folder until the process ends.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from pathlib import Path
+
+from PIL import Image
+
+from compressor.base.cache_folder import CacheFolder, default_folder
+from compressor.base.context import Note, no_note
+from compressor.base.errors import SrkdError, report_unreadable, report_unwritable
+from compressor.images.sets import LrImage, find_lr_images
+from compressor.video.library import load_av
+from compressor.video.sampling import FRAMES_OF_A_FILM, FrameSample, is_film, sample_frames
+
+SUMMARY = "frames.json"
+LAYOUT_VERSION = 1
+"""Part of the key of an entry: another choice of frames makes them anew."""
+
+_TEMPORARY: dict[str, tempfile.TemporaryDirectory[str]] = {}
+"""Folders of films whose frames are not kept, by key; Python removes them at its end."""
+
+
+def lr_images(
+    path: Path, option: str = "--lr-only", *, cache: CacheFolder | None = None, note: Note = no_note
+) -> tuple[LrImage, ...]:
+    """Return the images of a folder, or frames of a film, as LR images without HR partners."""
+    if not is_film(path):
+        return find_lr_images(path, option)
+    folder = _frames_folder(path, CacheFolder(default_folder()) if cache is None else cache)
+    note(f"{path.name}: {json.loads((folder / SUMMARY).read_text(encoding='utf-8'))['line']}")
+    return find_lr_images(folder, option)
+
+
+def _frames_folder(film: Path, cache: CacheFolder) -> Path:
+    key = _key(film)
+    if key in _TEMPORARY:
+        return Path(_TEMPORARY[key].name)
+    folder = cache.find(key, _checked, no_note) if cache.limit else None
+    if folder is not None:
+        return folder
+    sample = sample_frames(film)
+    size = sum(frame.rgb_u8.numel() for frame in sample.frames)
+    if cache.limit:
+        folder = cache.make(key, _checked, lambda entry: _write(sample, film, entry), size, no_note)
+    if folder is None:
+        _TEMPORARY[key] = tempfile.TemporaryDirectory(prefix="srkd-frames-")
+        folder = Path(_TEMPORARY[key].name)
+        with report_unwritable(folder):
+            _write(sample, film, folder)
+    return folder
+
+
+def _key(film: Path) -> str:
+    """Return a hash of all that the frames depend on: the film's name, size and time, and how they are chosen."""
+    with report_unreadable(film):
+        status = film.stat()
+    facts = (
+        LAYOUT_VERSION,
+        FRAMES_OF_A_FILM,
+        load_av().__version__,
+        str(film.resolve()),
+        status.st_size,
+        status.st_mtime_ns,
+    )
+    return f"frames-{hashlib.blake2b(repr(facts).encode(), digest_size=16).hexdigest()}"
+
+
+def _write(sample: FrameSample, film: Path, folder: Path) -> None:
+    for frame in sample.frames:
+        picture = Image.fromarray(frame.rgb_u8.permute(1, 2, 0).contiguous().numpy())
+        # No point in the name: it would end the stem.
+        picture.save(folder / f"{film.stem}-{round(frame.seconds * 1000):09d}ms.png", compress_level=1)
+    names = sorted(path.name for path in folder.glob("*.png"))
+    (folder / SUMMARY).write_text(json.dumps({"names": names, "line": sample.line()}), encoding="utf-8")
+
+
+def _checked(folder: Path) -> Path:
+    """Return the folder of an entry that is whole."""
+    summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
+    if sorted(path.name for path in folder.glob("*.png")) != summary["names"]:
+        raise SrkdError("frames are missing")
+    return folder

@@ -1,0 +1,138 @@
+"""Frames of a film are LR images without originals, the same ones every time."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import srkd
+from compressor.base.cache_folder import CacheFolder
+from compressor.base.errors import SrkdError, UsageError
+from compressor.data.film_frames import lr_images
+from compressor.data.prepare import DataChoice, prepare_data
+from compressor.images.files import read_rgb_u8
+from compressor.images.metrics import to_u8
+from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.registry import build
+from compressor.video import sampling
+from compressor.video.reading import Film
+from compressor.video.sampling import format_time, sample_frames
+from tests.support.films import make_film, picture, require_av
+
+require_av()
+
+BLACK = torch.full((1, 3, 48, 64), 0.02)
+
+
+@pytest.fixture
+def film(tmp_path: Path) -> Path:
+    """A film of one second: black at first, then pictures, of which two are shown twice."""
+    pictures = [BLACK, BLACK, *(picture(number) for number in (1, 2, 2, 3, 4, 5, 5, 6))]
+    return make_film(tmp_path / "film.mp4", pictures, codec="h264", crf=0)
+
+
+def pixels(path: Path) -> torch.Tensor:
+    return read_rgb_u8(path)
+
+
+def test_black_and_repeated_frames_are_left_out_and_told(film: Path) -> None:
+    sample = sample_frames(film)
+    step = 1001 / 24000
+    assert [round(frame.seconds / step) for frame in sample.frames] == [2, 3, 5, 6, 7, 9]
+    assert [round(seconds / step) for seconds in sample.equal] == [4, 8] and sample.black == (0, step)
+    with Film(film) as opened:
+        shown = [to_u8(opened.facts.rgb(frame))[0] for frame in opened.frames()]
+    assert all(torch.equal(frame.rgb_u8, shown[round(frame.seconds / step)]) for frame in sample.frames)
+    assert sample.line() == (
+        "6 frames from 0:00.1 to 0:00.4; left out 2 black (0:00.0, 0:00.0); left out 2 equal to another "
+        "(0:00.2, 0:00.3)"
+    )
+
+
+@pytest.mark.parametrize("short", [True, False])
+def test_frames_are_spread_evenly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, short: bool) -> None:
+    """A film that is entered at each place gives the frames of one that is read from its beginning."""
+    source = make_film(tmp_path / "film.mp4", [picture(number) for number in range(60)], codec="h264", crf=0)
+    monkeypatch.setattr(sampling, "SHORT_FILM", 1000 if short else 10)
+    sample = sample_frames(source, 6)
+    numbers = [round(frame.seconds * 24000 / 1001) for frame in sample.frames]
+    assert len(numbers) == 6 and set(np.diff(numbers).tolist()) == {10} and numbers[0] in (5, 6)
+
+
+def test_the_frames_are_a_folder_of_the_cache(film: Path, tmp_path: Path) -> None:
+    notes = list[str]()
+    cache = CacheFolder(tmp_path / "cache")
+    images = lr_images(film, cache=cache, note=notes.append)
+    assert [image.stem for image in images][:2] == ["film-000000083ms", "film-000000125ms"]
+    assert len(images) == 6 and notes[0].startswith("film.mp4: 6 frames from 0:00.1")
+    assert {image.lr.parent.parent for image in images} == {cache.path}
+    before = [image.lr.stat().st_mtime_ns for image in images]
+    assert [image.lr.stat().st_mtime_ns for image in lr_images(film, cache=cache)] == before
+    images[0].lr.unlink()
+    assert len(lr_images(film, cache=cache)) == 6
+    elsewhere = lr_images(film, cache=CacheFolder(tmp_path / "none", limit=0))
+    assert not (tmp_path / "none").exists()
+    assert all(torch.equal(pixels(one.lr), pixels(two.lr)) for one, two in zip(images[1:], elsewhere[1:], strict=True))
+
+
+def test_a_run_on_a_film(film: Path, tmp_path: Path) -> None:
+    notes = list[str]()
+    teacher = build(EDSRSpec(scale=2, width=8, depth=1), seed=1)
+    out = tmp_path / "run"
+    srkd.compress(teacher, data=film, width=0.5, steps=2, batch=2, lr_patch=8, out=out, announce=notes.append)
+    facts = json.loads((out / "run.json").read_text())
+    assert facts["data"]["labels"] == "teacher" and facts["data"]["used"] == 6
+    assert facts["request"]["data"] == str(film.resolve())
+    assert any(line.startswith("film.mp4: 6 frames from") for line in notes)
+    seen = srkd.data(data=film, lr_patch=8)
+    assert (seen.images, seen.lr_sizes, seen.origin) == (6, {"64x48": 6}, str(film))
+
+
+def test_scores_on_a_film_are_those_on_its_frames(film: Path, tmp_path: Path) -> None:
+    teacher, student = (build(EDSRSpec(scale=2, width=8, depth=1), seed=seed) for seed in (1, 2))
+    folder = save_frames(film, tmp_path / "frames")
+    ours = srkd.evaluate(student, data=film, against=teacher).models
+    theirs = srkd.evaluate(student, lr_only=folder, against=teacher).models
+    for label, scores in ours.items():
+        assert [score.figures for score in scores.values()] == [score.figures for score in theirs[label].values()]
+    assert {name for scores in ours.values() for name in scores} == {"film.mp4"}
+
+
+def test_a_film_beside_other_images_is_refused(film: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--lr-only takes neither --data nor --lr-images"):
+        srkd.data(data=film, lr_only=tmp_path)
+    with pytest.raises(UsageError, match="--labels original: the images of --lr-only, or of a film, have no originals"):
+        srkd.compress(data=film, labels="original", out=tmp_path / "run", steps=1)
+    with pytest.raises(SrkdError, match=r"none\.mp4 cannot be read: No such file"):
+        srkd.data(data=tmp_path / "none.mp4")
+    dark = make_film(tmp_path / "dark.mkv", [BLACK] * 3)
+    with pytest.raises(SrkdError, match=r"dark\.mkv holds black frames only"):
+        srkd.data(data=dark)
+
+
+def test_frames_are_those_of_a_folder_of_lr_images(film: Path, tmp_path: Path) -> None:
+    folder = save_frames(film, tmp_path / "frames")
+    ours, theirs = (prepare_data(DataChoice(lr_only=path), scale=2, lr_patch=8).train for path in (film, folder))
+    assert ours.digests == theirs.digests and ours.hr is None
+
+
+def save_frames(film: Path, folder: Path) -> Path:
+    """Write the frames of a film as a user would."""
+    folder.mkdir()
+    for number, frame in enumerate(sample_frames(film).frames):
+        Image.fromarray(frame.rgb_u8.permute(1, 2, 0).numpy()).save(folder / f"{number}.png")
+    return folder
+
+
+def test_times_are_read_as_on_a_player() -> None:
+    assert [format_time(seconds) for seconds in (0, 59.96, 63.4, 3723.44)] == [
+        "0:00.0",
+        "1:00.0",
+        "1:03.4",
+        "1:02:03.4",
+    ]
