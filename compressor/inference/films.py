@@ -7,12 +7,13 @@ made with. At the end the packets are joined with the streams that are copied, a
 
 from __future__ import annotations
 
+import fcntl
 import json
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
-from contextlib import closing
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -39,7 +40,7 @@ from compressor.video.encoding import (
     output_layout,
     require_codec,
 )
-from compressor.video.joining import PacketRecord, Segment, join
+from compressor.video.joining import PacketRecord, Segment, join, other_streams
 from compressor.video.library import load_av
 from compressor.video.reading import Facts, Film, FilmFrame
 
@@ -126,14 +127,17 @@ def upscale_film(
         notes.append(line)
         context.note(f"{source.name}: {line}")
 
-    with Film(source) as film:
+    with Film(source) as film, ExitStack() as held:
         facts = film.facts
         codec = settings.codec or default_codec(suffix, facts.codec, facts.layout.bits)
         require_codec(codec, suffix)
         encoding, lines = _encoding(facts, runtime.descriptor.scale, codec, settings.crf)
-        for line in (*facts.notes, *lines):
+        streams = other_streams(source, suffix)
+        for line in (*facts.notes, *lines, *streams.left_out):
             note(line)
-        work = _Work.open(output, _made_with(source, runtime, settings, encoding, made_with))
+        work = _Work(output.with_name(f"{output.name}.part"))
+        held.enter_context(work.held())
+        work.begin(_made_with(source, runtime, settings, encoding, made_with))
         whole = work.whole_segments()
         resumed = sum(written.frames for written in whole)
         if resumed:
@@ -143,14 +147,12 @@ def upscale_film(
             whole += new.segments(_skip(frames, resumed), first=len(whole))
         for line in film.lines:
             note(line)
-    with report_unwritable(output):
-        for left in temporary_files(output.parent, [output.name]):
-            left.unlink(missing_ok=True)
-    with atomic_path(output) as temporary:
-        streams = join([written.segment for written in whole], encoding, source, temporary, suffix)
-    for line in streams.left_out:
-        note(line)
-    shutil.rmtree(work.folder, ignore_errors=True)
+        with report_unwritable(output):
+            for left in temporary_files(output.parent, [output.name]):
+                left.unlink(missing_ok=True)
+        with atomic_path(output) as temporary:
+            join([written.segment for written in whole], encoding, source, temporary, suffix)
+        shutil.rmtree(work.folder, ignore_errors=True)
     seconds = time.perf_counter() - start
     total = sum(written.frames for written in whole)
     measured = [written.psnr_to_exact for written in whole if written.psnr_to_exact is not None]
@@ -238,26 +240,37 @@ class _Work:
     """The folder of a film's segments."""
 
     folder: Path
-    output: Path
 
-    @classmethod
-    def open(cls, output: Path, made_with: dict[str, Any]) -> _Work:
-        """Create the folder, or check that the segments in it were made in the same way."""
-        work = cls(output.with_name(f"{output.name}.part"), output)
-        state = work.folder / STATE
-        if state.exists():
-            before = _read_json(state)
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Create the folder and hold it: one process at a time fills it."""
+        with report_unwritable(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock = open(self.folder / "lock", "w")  # noqa: SIM115
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise SrkdError(
+                    f"{self.folder} is in use by another process, which enlarges this film: wait for it, or choose "
+                    "another output"
+                ) from error
+            except OSError:  # some network file systems have no locks
+                pass
+            yield
+
+    def begin(self, made_with: dict[str, Any]) -> None:
+        """Note what segments are made with, or check that those that are here were made in the same way."""
+        if self.whole_segments():
+            before = _read_json(self.folder / STATE)
             different = [name for name, value in made_with.items() if _differs(name, before.get(name), value)]
             if different:
                 raise SrkdError(
-                    f"{work.folder} holds segments of an earlier call with another {' and '.join(different)}: delete "
+                    f"{self.folder} holds segments of an earlier call with another {' and '.join(different)}: delete "
                     "this folder to begin anew, or repeat the command as it was"
                 )
-            return work
-        with report_unwritable(work.folder):
-            work.folder.mkdir(parents=True, exist_ok=True)
-            _write_json(state, made_with)
-        return work
+        else:
+            _write_json(self.folder / STATE, made_with)
 
     def whole_segments(self) -> list[_Written]:
         """Return the segments that are whole, from the first on."""

@@ -46,20 +46,25 @@ class Streams:
     left_out: tuple[str, ...]
 
 
-def join(segments: Sequence[Segment], encoding: Encoding, source: Path, output: Path, suffix: str) -> Streams:
+def other_streams(source: Path, suffix: str) -> Streams:
+    """Return what becomes of the source's other streams in the container of a suffix."""
+    with av_errors(f"{source} cannot be read"), load_av().open(str(source), metadata_errors="replace") as original:
+        copied, left_out = _sorted(original, CONTAINER_OF_SUFFIX[suffix])
+        return Streams(tuple(map(_title, copied)), tuple(left_out))
+
+
+def join(segments: Sequence[Segment], encoding: Encoding, source: Path, output: Path, suffix: str) -> None:
     """Write the film to `output` in the container of `suffix`, the source's other streams packet by packet."""
     av = load_av()
     container = CONTAINER_OF_SUFFIX[suffix]
     with av_errors(f"{source} cannot be read"):
         original = av.open(str(source), metadata_errors="replace")
     with original, av_errors(f"{output.name} cannot be written", but_writing=True):
-        video = next(stream for stream in original.streams.video if not is_cover(stream))
-        copied, left_out = _sorted(original, video, container)
-        streams = Streams(tuple(map(_title, copied)), tuple(left_out))
+        copied, _ = _sorted(original, container)
         target = av.open(str(output), "w", format=container, container_options={"fflags": "+bitexact"})
         try:
             target.metadata.update(_kept_metadata(original.metadata))
-            stream = _add_video(target, encoding, segments[0].header, video)
+            stream = _add_video(target, container, encoding, segments[0].header, _film_of(original))
             others = {each.index: _copy_of(target, each) for each in copied}
             _copy_chapters(original, target)
             target.start_encoding()
@@ -67,14 +72,17 @@ def join(segments: Sequence[Segment], encoding: Encoding, source: Path, output: 
             _interleave(target, frames, _other_packets(original, copied, others))
         finally:
             target.close()
-    return streams
 
 
-def _sorted(original: Any, video: Any, container: str) -> tuple[list[Any], list[str]]:
+def _film_of(original: Any) -> Any:
+    return next(stream for stream in original.streams.video if not is_cover(stream))
+
+
+def _sorted(original: Any, container: str) -> tuple[list[Any], list[str]]:
     """Return the streams that the container takes, and a line for each other one."""
-    copied, left_out = [], []
+    copied, left_out, film = [], [], _film_of(original)
     for stream in original.streams:
-        if stream is video:
+        if stream.index == film.index:
             continue
         reason = _obstacle(stream, container)
         if reason is None:
@@ -100,7 +108,7 @@ def _obstacle(stream: Any, container: str) -> str | None:
         with av.open(io.BytesIO(), "w", format=container) as trial:
             _copy_of(trial, stream)
             trial.start_encoding()
-    except (av.error.FFmpegError, ValueError, TypeError, NotImplementedError):
+    except (av.error.FFmpegError, ValueError, TypeError, AttributeError, NotImplementedError):
         return f"{container} does not take it"
     return None
 
@@ -119,12 +127,14 @@ def _copy_of(target: Any, stream: Any) -> Any:
     return copy
 
 
-def _add_video(target: Any, encoding: Encoding, header: bytes, source: Any) -> Any:
+def _add_video(target: Any, container: str, encoding: Encoding, header: bytes, source: Any) -> Any:
     """Add the video stream. Its encoder is opened for its header only, which must be that of the segments."""
     stream = target.add_stream(CODECS[encoding.codec].encoder, rate=encoding.rate, options=encoding.options())
     context = stream.codec_context
     encoding.set_up(context)
     context.flags |= GLOBAL_HEADER
+    if encoding.codec == "hevc" and container in ("mp4", "mov"):
+        context.codec_tag = "hvc1"  # Apple's players know HEVC by this name only
     stream.time_base = encoding.time_base
     stream.metadata.update(_kept_metadata(source.metadata))
     context.open()
@@ -203,6 +213,8 @@ def _other_packets(original: Any, copied: Sequence[Any], others: dict[int, Any])
             return
         if packet is None:
             return
+        if packet.size and packet.dts is None and is_cover(packet.stream):
+            packet.pts = packet.dts = 0
         if packet.size and packet.dts is not None:
             packet.stream = others[packet.stream_index]
             yield packet

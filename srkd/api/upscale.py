@@ -40,8 +40,8 @@ def run_upscale_any(options: UpscaleOptions, context: Context) -> UpscaleResult:
     comes back enlarged in the same kind and type of numbers, a list of images as a list. Nothing is written. A PIL
     image is not turned by its EXIF orientation, which it keeps, as it does its colour profile and transparency.
 
-    Files, folders and globs give an `UpscaleReport`: a picture that fails does not stop the rest, and the report names
-    it. Outputs have `_x4` (the scale) in their names, or go to `out`.
+    Files, folders, films and globs give an `UpscaleReport`: a picture that fails does not stop the rest, and the report
+    names it. Outputs have `_x4` (the scale) in their names, or go to `out`.
 
         >>> large = srkd.upscale("edsr.pt", Image.open("photos/0.png"))
         >>> report = srkd.upscale("edsr.pt", "photos/0.png", out="enlarged", overwrite=True)

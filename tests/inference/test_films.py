@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import re
 import resource
 import struct
@@ -10,12 +11,14 @@ import sys
 import time
 from collections.abc import Iterator
 from fractions import Fraction
+from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from compressor.base.context import Context
 from compressor.base.errors import UsageError
@@ -25,7 +28,7 @@ from compressor.inference.upscale import UpscaleReport, UpscaleSettings, upscale
 from compressor.models.networks.base import Descriptor
 from compressor.video.colours import FULL, LIMITED, Colours, Layout
 from compressor.video.joining import decoding_times, packet_of
-from compressor.video.reading import Film, FilmFrame
+from compressor.video.reading import Film, FilmFrame, is_cover
 from tests.support.commands import ROOT
 from tests.support.fakes import Fake, nearest, nearest_model
 from tests.support.films import frames_of, make_film, packets_of, picture, require_av, streams_of
@@ -190,6 +193,53 @@ def test_the_mastering_display_of_hdr_is_kept(tmp_path: Path) -> None:
     assert done.notes == ("ffv1 is written without the facts of the mastering display",)
 
 
+def test_interlaced_and_transparent_films_are_told(tmp_path: Path) -> None:
+    av, frames = require_av(), {"fields.mkv": ("yuv420p", {"flags": "+ildct"}), "alpha.mkv": ("yuva420p", {})}
+    for name, (pixel_format, options) in frames.items():
+        with av.open(str(tmp_path / name), "w") as out:
+            codec = "mpeg2video" if options else "ffv1"
+            stream = out.add_stream(codec, rate=25, width=64, height=48, pix_fmt=pixel_format, options=options)
+            frame = av.VideoFrame(64, 48, pixel_format)
+            for plane in frame.planes:
+                plane.update(bytes([128]) * plane.buffer_size)
+            out.mux(stream.encode(frame))
+            out.mux(stream.encode())
+    assert "its transparency is left out" in enlarge(tmp_path / "alpha.mkv").notes
+    assert any("it is interlaced" in line for line in enlarge(tmp_path / "fields.mkv").notes)
+
+
+def test_a_cover_is_copied_and_is_not_the_film(tmp_path: Path) -> None:
+    av, film = require_av(), make_film(tmp_path / "film.mp4", [picture(number) for number in range(3)], codec="h264")
+    cover = BytesIO()
+    Image.new("RGB", (16, 16), "red").save(cover, "JPEG")
+    with (
+        av.open(BytesIO(cover.getvalue()), format="jpeg_pipe") as picture_file,
+        av.open(str(film)) as source,
+        av.open(str(tmp_path / "covered.mp4"), "w") as out,
+    ):
+        image = out.add_stream_from_template(picture_file.streams.video[0], opaque=True)
+        image.disposition = 1 << 10  # attached_pic
+        stream = out.add_stream_from_template(source.streams.video[0], opaque=True)
+        packet = next(picture_file.demux())
+        packet.stream, packet.pts, packet.dts = image, 0, 0
+        out.mux(packet)
+        for packet in source.demux():
+            if packet.size:
+                packet.stream = stream
+                out.mux(packet)
+    done = enlarge(tmp_path / "covered.mp4")
+    assert done.frames == 3 and len(done.copied) == 1 and done.copied[0].startswith("video stream")
+    with av.open(str(done.output)) as written:
+        (kept,) = (stream for stream in written.streams.video if is_cover(stream))
+        assert bytes(next(written.demux(kept))) == cover.getvalue()
+
+
+def test_hevc_has_the_name_that_apple_knows(tmp_path: Path) -> None:
+    film = make_film(tmp_path / "film.mp4", [picture(1)], codec="h264")
+    with require_av().open(str(enlarge(film, codec="hevc").output)) as written:
+        assert written.streams.video[0].codec_context.codec_tag == "hvc1"
+
+
 def test_a_stream_that_the_container_does_not_take_is_named(tmp_path: Path) -> None:
     source = make_film(tmp_path / "film.mp4", [picture(1)], codec="h264", sound_seconds=0.1, subtitles=("Hello",))
     done = enlarge(source, output=tmp_path / "out.mkv")
@@ -300,6 +350,7 @@ def test_codecs_that_cannot_be(tmp_path: Path, settings: dict[str, object], erro
 
 SLOW = """
 import sys, time
+from io import BytesIO
 from pathlib import Path
 from compressor.inference.upscale import UpscaleSettings, upscale
 from compressor.models.networks.base import Descriptor
@@ -365,6 +416,10 @@ def test_segments_of_another_call_are_not_mixed_in(tmp_path: Path) -> None:
     ):
         failed = upscale([source], model, UpscaleSettings(output=output, segment=4, **settings))  # type: ignore[arg-type]
         assert f"large.mkv.part holds segments of an earlier call with another {name}" in reason(failed)
+    with open(tmp_path / "large.mkv.part" / "lock") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        failed = upscale([source], nearest_model(2), UpscaleSettings(output=output, segment=4))
+        assert "large.mkv.part is in use by another process" in reason(failed)
     done = enlarge(source, output=output, segment=4)
     assert (done.resumed, done.frames) == (8, 12)
     assert output.read_bytes() == enlarge(source, output=tmp_path / "whole.mkv", segment=4).output.read_bytes()

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 
 from tests.support.commands import ROOT, python
+from tests.support.films import require_av
 
 MOST_SECONDS = 10
 """Most processor seconds for one file; the forks of `tests/support/fuzz.py` are ended earlier."""
 MOST_GROWTH_MB = 1000
-LONG_TIER = {"ONNX": 3000, "TorchScript": 2500, "torch.export": 2500, "recipe": 2000, "image": 2500}
+LONG_TIER = {"ONNX": 3000, "TorchScript": 2500, "torch.export": 2500, "recipe": 2000, "image": 2500, "film": 2500}
 
 
 def attack(kinds: str, count: int, seed: int, folder: Path, timeout: float) -> dict[str, Any]:
@@ -42,6 +43,8 @@ def test_some_mutated_programs(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", LONG_TIER)
 def test_thousands_of_mutated_files(kind: str, tmp_path: Path, record_property: Callable[[str, object], None]) -> None:
+    if kind == "film":
+        require_av()
     count = LONG_TIER[kind]
     report = attack(kind, count, 1, tmp_path, 1800)[kind]
     ended = ", ".join(f"{number} {why}" for why, number in report["ended"].items() if number)

@@ -99,6 +99,8 @@ def _add_sound(out: Any, stream: Any, seconds: float) -> None:
 
 
 def _text_stream(out: Any, path: Path) -> Any:
+    if not hasattr(out, "add_mux_stream"):
+        pytest.skip("this PyAV makes no subtitles")
     stream = out.add_mux_stream("mov_text" if path.suffix == ".mp4" else "subrip")
     stream.metadata["language"] = "swe"
     return stream

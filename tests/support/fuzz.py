@@ -39,10 +39,14 @@ from compressor.models.checkpoints.save import metadata_of
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
 from compressor.teachers.teacher import load_teacher
+from compressor.video.colours import Layout
+from compressor.video.joining import other_streams
+from compressor.video.reading import Film
 from export.convert.to_onnx import convert
 from export.formats.conversion import Conversion
 from recipes.config.reading import load_preset
 from tests.support.commands import ROOT
+from tests.support.films import make_film, picture
 from tests.support.foreign_models import save_export, save_onnx, save_torchscript, twin
 from tests.support.forks import Fork
 from tests.support.hostile_checkpoints import damaged, peak_mb
@@ -301,6 +305,14 @@ def image_seeds(folder: Path) -> list[Path]:
     return [*files, folder / "moves.webp"]
 
 
+def film_seeds(folder: Path) -> list[Path]:
+    """Write films of two frames in each container and codec that are written; return their paths."""
+    frames, files = [picture(1, (32, 24)), picture(2, (32, 24))], list[Path]()
+    for name, codec, depth in (("a.mp4", "h264", 8), ("b.mkv", "hevc", 10), ("c.webm", "vp9", 8), ("d.mkv", "ffv1", 8)):
+        files.append(make_film(folder / name, frames, codec=codec, layout=Layout("420", depth)))
+    return files
+
+
 NOT_FOR_SRKD = ("moves.webp", "F.tif")
 """Pictures that are refused without mutation: several frames, and floating-point pixels."""
 LR = torch.zeros(1, 3, 5, 4)
@@ -321,6 +333,13 @@ def open_image(path: Path) -> None:
     image_size(path)
     read_picture(path)
     read_rgb_u8(path)
+
+
+def open_film(path: Path) -> None:
+    with Film(path) as film:
+        for frame in film.frames():
+            film.facts.rgb(frame)
+    other_streams(path, ".mkv")
 
 
 @dataclass(frozen=True)
@@ -346,6 +365,7 @@ KINDS = {
         lambda path: load_preset(str(path)),
     ),
     "image": Kind(image_seeds, mutated_image, open_image),
+    "film": Kind(film_seeds, mutated_image, open_film),
 }
 
 
