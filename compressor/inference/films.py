@@ -145,6 +145,7 @@ def upscale_film(
         new = _Enlarging(film, encoding, settings, enlarge, work, context, resumed)
         with closing(one_ahead(film.frames())) as frames:
             whole += new.segments(_skip(frames, resumed), first=len(whole))
+        context.progress(source.name, new.done, new.done)
         for line in film.lines:
             note(line)
         with report_unwritable(output):
@@ -380,7 +381,9 @@ class _Enlarging:
         return _Written(segment, reused, precisions, min(measured, default=None))
 
     def _report(self, begun: float, before: int) -> None:
-        total = max(self.film.facts.frames, self.done + 1)
+        # The headers of a film may tell fewer frames than there are, or none.
+        stated = self.film.facts.frames
+        total = stated if stated >= self.done else self.done + 1
         self.context.progress(self.film.path.name, self.done, total)
         if self.context.status is not None:
             fps = (self.done - before) / max(time.monotonic() - begun, 1e-9)

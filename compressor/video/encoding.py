@@ -73,6 +73,8 @@ class Encoding:
         context.time_base, context.framerate = self.time_base, self.rate
         context.sample_aspect_ratio = self.pixel_aspect
         context.colorspace, context.color_range = self.colours.matrix, self.colours.range
+        # PyAV's default is slices, which cost quality in H.264 and do not use all cores.
+        context.thread_type = "AUTO"
         context.color_primaries, context.color_trc = self.colours.primaries, self.colours.transfer
 
 

@@ -145,7 +145,16 @@ def _add_video(target: Any, container: str, encoding: Encoding, header: bytes, s
 
 def _kept_metadata(metadata: Any) -> dict[str, str]:
     """Return the facts that hold for the copy, too: not which program wrote it, nor its sizes."""
-    written = ("encoder", "major_brand", "minor_version", "compatible_brands", "vendor_id", "handler_name", "duration")
+    written = (
+        "encoder",
+        "major_brand",
+        "minor_version",
+        "compatible_brands",
+        "vendor_id",
+        "handler_name",
+        "duration",
+        "rotate",
+    )
     return {
         name: value
         for name, value in metadata.items()

@@ -85,6 +85,8 @@ class Film:
     """Frames before the first lost one."""
     without_time: int = 0
     """Frames whose time is not stated, or not after the one before; they follow it."""
+    read: int = 0
+    """Frames that were read in order."""
     facts: Facts = field(init=False)
     _decoded: Iterator[Any] = field(init=False, repr=False)
     _last_pts: int | None = None
@@ -120,6 +122,7 @@ class Film:
     def frames(self) -> Iterator[FilmFrame]:
         """Yield the frames in the order of their times."""
         while self._ahead:
+            self.read += 1
             yield self._stored(self._ahead.pop())
             following = next(self._decoded, None)
             if following is not None:
@@ -144,6 +147,9 @@ class Film:
         found = []
         if self.lost:
             found.append(f"{self.lost} damaged packets gave no frame, the first after frame {self.first_lost}")
+        stated = self._stream.frames
+        if self.read < ALMOST_ALL * (stated - self.lost):
+            found.append(f"it ends early: {self.read} of the {stated} frames that its headers tell")
         if self.without_time:
             found.append(f"{self.without_time} frames have no time of their own, and follow the one before")
         return tuple(found)
@@ -244,6 +250,8 @@ class Film:
         return FilmFrame(stored_planes(frame, facts.layout), pts, frame.duration or step)
 
 
+ALMOST_ALL = 0.95
+"""Share of the stated frames from which on a film is whole: cuts in its edit list may leave some out."""
 MOST_LOST = 500
 """A film without a frame after so many packets has none."""
 

@@ -332,6 +332,24 @@ def test_a_damaged_film_gives_what_can_be_read(tmp_path: Path) -> None:
     assert [frame.pts for frame in frames_of(done.output)] == kept
 
 
+def test_a_film_that_ends_early_is_told(tmp_path: Path) -> None:
+    """As a download that was broken off, with its index in front."""
+    film = make_film(tmp_path / "film.mp4", [picture(number) for number in range(20)], codec="h264")
+    av, front = require_av(), tmp_path / "front.mp4"
+    with av.open(str(film)) as source, av.open(str(front), "w", options={"movflags": "faststart"}) as out:
+        stream = out.add_stream_from_template(source.streams.video[0], opaque=True)
+        for packet in source.demux():
+            if packet.size:
+                packet.stream = stream
+                out.mux(packet)
+    assert enlarge(front).notes == ()
+    cut = tmp_path / "cut.mp4"
+    cut.write_bytes(front.read_bytes()[: front.stat().st_size * 2 // 3])
+    done = enlarge(cut)
+    assert 0 < done.frames < 19
+    assert any(re.fullmatch(rf"it ends early: {done.frames} of the 20 frames .*", line) for line in done.notes)
+
+
 @pytest.mark.parametrize(
     ("settings", "error"),
     [
@@ -449,8 +467,8 @@ def test_progress_has_frames_and_a_rate(tmp_path: Path) -> None:
     steps, states = list[tuple[str, int, int]](), list[str]()
     context = Context(lambda *step: steps.append(step), status=lambda line, seconds: states.append(line))
     upscale([source], nearest_model(2), UpscaleSettings(), context)
-    assert [done for title, done, total in steps if title == "film.mp4"] == [1, 2, 3, 4, 5, 6]
-    assert {total for title, done, total in steps if done < 6} == {6}
+    assert [done for title, done, total in steps if title == "film.mp4"] == [1, 2, 3, 4, 5, 6, 6]
+    assert {total for title, done, total in steps} == {6}
     assert all(re.fullmatch(r"\d+\.\d\d fps", line) for line in states) and len(states) == 6
 
 
