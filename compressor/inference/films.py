@@ -152,7 +152,7 @@ def upscale_film(
             for left in temporary_files(output.parent, [output.name]):
                 left.unlink(missing_ok=True)
         with atomic_path(output) as temporary:
-            join([written.segment for written in whole], encoding, source, temporary, suffix)
+            join([written.segment for written in whole], encoding, source, streams, temporary, suffix)
         shutil.rmtree(work.folder, ignore_errors=True)
     seconds = time.perf_counter() - start
     total = sum(written.frames for written in whole)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -40,28 +40,47 @@ class Segment:
 
 @dataclass(frozen=True)
 class Streams:
-    """What became of the source's other streams, a line for each."""
+    """The source's other streams that are copied, and a line about each that is not."""
 
     copied: tuple[str, ...]
     left_out: tuple[str, ...]
+    numbers: tuple[int, ...]
+    """The numbers of those that are copied."""
 
 
 def other_streams(source: Path, suffix: str) -> Streams:
-    """Return what becomes of the source's other streams in the container of a suffix."""
+    """Return what becomes of the source's other streams in the container of a suffix; hours may pass before they are
+    copied, so that each is tried first.
+    """
+    copied, left_out, container = [], [], CONTAINER_OF_SUFFIX[suffix]
     with av_errors(f"{source} cannot be read"), load_av().open(str(source), metadata_errors="replace") as original:
-        copied, left_out = _sorted(original, CONTAINER_OF_SUFFIX[suffix])
-        return Streams(tuple(map(_title, copied)), tuple(left_out))
+        film, packets = _film_of(original), _first_packets(original)
+        for stream in original.streams:
+            if stream.index == film.index:
+                continue
+            reason = _obstacle(stream, packets.get(stream.index, []), container)
+            if reason is None:
+                copied.append(stream)
+            else:
+                left_out.append(f"{_title(stream)} is left out: {reason}")
+        return Streams(tuple(map(_title, copied)), tuple(left_out), tuple(stream.index for stream in copied))
 
 
-def join(segments: Sequence[Segment], encoding: Encoding, source: Path, output: Path, suffix: str) -> None:
-    """Write the film to `output` in the container of `suffix`, the source's other streams packet by packet."""
+def join(
+    segments: Sequence[Segment], encoding: Encoding, source: Path, streams: Streams, output: Path, suffix: str
+) -> None:
+    """Write the film to `output` in the container of `suffix`, other streams of the source packet by packet."""
     av = load_av()
     container = CONTAINER_OF_SUFFIX[suffix]
     with av_errors(f"{source} cannot be read"):
         original = av.open(str(source), metadata_errors="replace")
     with original, av_errors(f"{output.name} cannot be written", but_writing=True):
-        copied, _ = _sorted(original, container)
-        target = av.open(str(output), "w", format=container, container_options={"fflags": "+bitexact"})
+        copied = [original.streams[number] for number in streams.numbers]
+        options = {"fflags": "+bitexact"}
+        if container in ("mp4", "mov"):
+            # A late start is written in these ticks, by default milliseconds.
+            options["movie_timescale"] = str(max(encoding.time_base.denominator, 1000))
+        target = av.open(str(output), "w", format=container, container_options=options)
         try:
             target.metadata.update(_kept_metadata(original.metadata))
             stream = _add_video(target, container, encoding, segments[0].header, _film_of(original))
@@ -78,18 +97,18 @@ def _film_of(original: Any) -> Any:
     return next(stream for stream in original.streams.video if not is_cover(stream))
 
 
-def _sorted(original: Any, container: str) -> tuple[list[Any], list[str]]:
-    """Return the streams that the container takes, and a line for each other one."""
-    copied, left_out, film = [], [], _film_of(original)
-    for stream in original.streams:
-        if stream.index == film.index:
-            continue
-        reason = _obstacle(stream, container)
-        if reason is None:
-            copied.append(stream)
-        else:
-            left_out.append(f"{_title(stream)} is left out: {reason}")
-    return copied, left_out
+TRIED_PACKETS, READ_PACKETS = 3, 1000
+"""Packets of each stream that are tried, and packets of the film in which they are looked for."""
+
+
+def _first_packets(original: Any) -> dict[int, list[Any]]:
+    found: dict[int, list[Any]] = {}
+    with suppress(load_av().error.FFmpegError):  # a damaged beginning is told when the frames are read
+        for packet in islice(original.demux(), READ_PACKETS):
+            packets = found.setdefault(packet.stream_index, [])
+            if packet.size and len(packets) < TRIED_PACKETS:
+                packets.append(packet)
+    return found
 
 
 def _title(stream: Any) -> str:
@@ -99,15 +118,19 @@ def _title(stream: Any) -> str:
     return f"{stream.type} stream {stream.index} ({name}{f', {language}' if language else ''})"
 
 
-def _obstacle(stream: Any, container: str) -> str | None:
-    """Return why a container does not take a stream, by trying its header in memory."""
+def _obstacle(stream: Any, packets: Sequence[Any], container: str) -> str | None:
+    """Return why a container does not take a stream, by writing its header and first packets in memory."""
     av = load_av()
     if stream.type == "video" and not is_cover(stream):
         return "only the first film of a file is enlarged"
     try:
         with av.open(io.BytesIO(), "w", format=container) as trial:
-            _copy_of(trial, stream)
+            copy = _copy_of(trial, stream)
             trial.start_encoding()
+            for packet in packets:
+                if _has_time(packet):
+                    packet.stream = copy
+                    trial.mux_one(packet)
     except (av.error.FFmpegError, ValueError, TypeError, AttributeError, NotImplementedError):
         return f"{container} does not take it"
     return None
@@ -222,11 +245,16 @@ def _other_packets(original: Any, copied: Sequence[Any], others: dict[int, Any])
             return
         if packet is None:
             return
-        if packet.size and packet.dts is None and is_cover(packet.stream):
-            packet.pts = packet.dts = 0
-        if packet.size and packet.dts is not None:
+        if packet.size and _has_time(packet):
             packet.stream = others[packet.stream_index]
             yield packet
+
+
+def _has_time(packet: Any) -> bool:
+    """Return True if a packet says when it is decoded; a cover, which has no time, gets one."""
+    if packet.dts is None and is_cover(packet.stream):
+        packet.pts = packet.dts = 0
+    return packet.dts is not None
 
 
 def _interleave(target: Any, frames: Iterator[Any], others: Iterator[Any]) -> None:

@@ -39,7 +39,7 @@ class FilmFrame:
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of a film from its headers and its first frame. `size` is (width, height) of a frame as stored."""
+    """The facts that a film states in headers and first frame. `size` is (width, height) of a frame as stored."""
 
     path: Path
     codec: str
@@ -143,7 +143,7 @@ class Film:
 
     @property
     def lines(self) -> tuple[str, ...]:
-        """What was noticed while the frames were read."""
+        """The lines about what was noticed while the frames were read."""
         found = []
         if self.lost:
             found.append(f"{self.lost} damaged packets gave no frame, the first after frame {self.first_lost}")

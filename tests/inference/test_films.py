@@ -31,7 +31,7 @@ from compressor.video.joining import decoding_times, packet_of
 from compressor.video.reading import Film, FilmFrame, is_cover
 from tests.support.commands import ROOT
 from tests.support.fakes import Fake, nearest, nearest_model
-from tests.support.films import frames_of, make_film, packets_of, picture, require_av, streams_of
+from tests.support.films import frames_of, make_film, packets_of, picture, remux, require_av, streams_of
 
 require_av()
 
@@ -95,6 +95,18 @@ def test_variable_rates_and_a_late_start_hold(tmp_path: Path) -> None:
     source = make_film(tmp_path / "film.mp4", [picture(number) for number in range(7)], times, codec="h264")
     assert [frame.pts for frame in frames_of(source)] == times
     assert [frame.pts for frame in frames_of(enlarge(source).output)] == times
+
+
+def test_a_broadcast_keeps_its_times_to_the_tick(tmp_path: Path) -> None:
+    """A transport stream begins late, in ticks of 1/90000 s, and its sound has headers that mp4 does not take."""
+    film = make_film(tmp_path / "film.mp4", [picture(number) for number in range(12)], codec="h264", sound_seconds=0.5)
+    source = remux(film, tmp_path / "film.ts")
+    done = enlarge(source, output=tmp_path / "large.mp4")
+    before, after = frames_of(source), frames_of(done.output)
+    assert before[0].pts > 0 and [frame.pts for frame in after] == [frame.pts for frame in before]
+    assert len(packets_of(done.output, "audio")) == len(packets_of(source, "audio"))
+    assert abs(packets_of(done.output, "audio")[0][1] - packets_of(source, "audio")[0][1]) < Fraction(1, 44100)
+    assert enlarge(source).output.suffix == ".mkv"
 
 
 @pytest.mark.parametrize(
@@ -335,13 +347,7 @@ def test_a_damaged_film_gives_what_can_be_read(tmp_path: Path) -> None:
 def test_a_film_that_ends_early_is_told(tmp_path: Path) -> None:
     """As a download that was broken off, with its index in front."""
     film = make_film(tmp_path / "film.mp4", [picture(number) for number in range(20)], codec="h264")
-    av, front = require_av(), tmp_path / "front.mp4"
-    with av.open(str(film)) as source, av.open(str(front), "w", options={"movflags": "faststart"}) as out:
-        stream = out.add_stream_from_template(source.streams.video[0], opaque=True)
-        for packet in source.demux():
-            if packet.size:
-                packet.stream = stream
-                out.mux(packet)
+    front = remux(film, tmp_path / "front.mp4", movflags="faststart")
     assert enlarge(front).notes == ()
     cut = tmp_path / "cut.mp4"
     cut.write_bytes(front.read_bytes()[: front.stat().st_size * 2 // 3])

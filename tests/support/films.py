@@ -81,6 +81,18 @@ def make_film(
     return path
 
 
+def remux(source: Path, path: Path, **options: str) -> Path:
+    """Copy all streams to another container."""
+    av = require_av()
+    with av.open(str(source)) as film, av.open(str(path), "w", options=options) as out:
+        copies = {stream.index: out.add_stream_from_template(stream, opaque=True) for stream in film.streams}
+        for packet in film.demux():
+            if packet.size:
+                packet.stream = copies[packet.stream_index]
+                out.mux(packet)
+    return path
+
+
 def _sound_stream(out: Any) -> Any:
     stream = out.add_stream("aac", rate=44100)
     stream.layout = "mono"
