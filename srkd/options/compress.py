@@ -141,7 +141,7 @@ class StudentOptions(Group):
         Init | None,
         Option(
             "First weights of the student: solved for, cut from the teacher, or random.",
-            unset="the recipe's; with --student: solved for if it is a smaller teacher, else random",
+            unset="the recipe's; with --student: solved for, if its network allows it",
         ),
     ] = None
     select: Annotated[

@@ -96,13 +96,13 @@ def test_the_published_student_of_a_teacher_counts_unless_a_shape_is_given(teach
     assert narrow.network.spec == RCANSpec(2, width=8, groups=2, depth=2, hidden=2) and len(notes) == 2
 
 
-def test_another_network_takes_the_teachers_scale_and_is_solved_for_if_it_is_a_chain(choose: Choose) -> None:
+def test_another_network_takes_the_teachers_scale_and_is_solved_for(choose: Choose) -> None:
     start, notes = choose(student="compact:width=8,depth=2")
     assert start.network.spec == CompactSpec(2, width=8, depth=2)
     assert (start.init, start.is_across, notes) == ("fit", True, [])
-    start, (note,) = choose(student="carn:width=8")
-    assert start.init == "random"
-    assert note.startswith("--student: random weights (a carn cannot be solved for")
+    for student in ("carn:width=8", "carn_m:width=8", "swinir:width=8,depths=1/1,heads=2/2", "rrdbnet:unshuffle=2"):
+        start, notes = choose(student=student)
+        assert (start.init, start.is_across, notes) == ("fit", True, [])
     for recipe in ("fit", "logits"):
         with pytest.raises(UsageError, match=r"^compact has no option 'wdith'"):
             choose(student="compact:wdith=8", recipe=recipe)

@@ -115,7 +115,7 @@ def test_what_cannot_start_from_a_fit_is_refused_before_anything_is_written(grou
     for options, words in (
         ({"recipe": "csd"}, "csd trains the student on slices of the teacher's own weights"),
         ({"select": "l1"}, "--select l1"),
-        ({"student": "carn:width=8,scale=2"}, "a carn"),
+        ({"student": "carn:width=8,scale=4"}, "the student is for x4, the teacher for x2"),
     ):
         with pytest.raises(UsageError, match=words):
             compress(ground, tmp_path / "run", init="fit", **options)
@@ -149,7 +149,8 @@ def test_csd_trains_its_student_inside_the_turned_teacher(ground: Path, tmp_path
         ({"recipe": "logits"}, "fit", "leading"),
         ({"recipe": "logits", "student": "edsr:width=4"}, "fit", "leading"),
         ({"recipe": "logits", "student": "compact:width=4,depth=1,scale=2"}, "fit", "leading"),
-        ({"recipe": "logits", "student": "carn:width=8,scale=2"}, "random", "leading"),
+        ({"recipe": "logits", "student": "carn:width=8,scale=2"}, "fit", "leading"),
+        ({"recipe": "logits", "student": "carn:width=8,scale=2", "init": "random"}, "random", "leading"),
         ({"recipe": "logits", "student": "edsr:width=64"}, "fit", "leading"),
         ({"recipe": "logits", "select": "l1"}, "inherit", "l1"),
         ({"recipe": "logits", "init": "inherit"}, "inherit", "leading"),
@@ -184,6 +185,8 @@ def test_solved_students_of_another_kind_or_with_gates_are_trained_by_soap(groun
     assert pace_of(settings=("schedule.rate=3e-4",)) == ("soap", 3e-4), "the user's rate is kept"
     optimiser, slower = pace_of(student="span:width=4,depth=1,scale=2")
     assert optimiser == "soap" and slower < rate / 8, "its outputs gate themselves"
+    assert pace_of(student="carn:width=4,scale=2") == (optimiser, slower), "its stream has an offset"
+    assert pace_of(student="carn:width=4,scale=2", init="random") == (name, rate)
 
 
 def test_a_run_with_a_student_of_another_kind_starts_solved(ground: Path, tmp_path: Path) -> None:

@@ -314,7 +314,7 @@ def test_baselines_are_chosen_by_name(ground, tmp_path) -> None:
     assert files["logits"]["start"] == files["dukd"]["start"] != files["fit"]["start"]
     assert files["logits"]["preset"]["schedule"] == files["dukd"]["preset"]["schedule"]
     assert [rule["name"] for rule in files["logits"]["preset"]["methods"]] == ["logits"]
-    for baseline, student in (("fit", "carn:width=8,scale=2"), ("init-from", None)):
+    for baseline, student in (("inherit", "carn:width=8,scale=2"), ("init-from", None)):
         with pytest.raises(UsageError, match=f"--baselines {baseline}: "):
             compressed(ground, tmp_path / "other", baselines=baseline, student=student, steps=1)
     assert not (tmp_path / "other").exists()

@@ -20,7 +20,9 @@ The stream passes an activation unchanged: with PReLU by slope 1; with a fixed s
 quantile of its values, which the intercept of the next layer takes back; by such an offset an output opens its own
 gate, too. A gate that another layer makes is held constant. Before a rounded activation the values are FAR times its
 bend. Hidden units get the source's slopes. Channels for which the source has nothing keep random weights: the next
-layers may use what they give.
+layers may use what they give. A body that the stream cannot pass is bypassed on its skip: its last layer is zero.
+
+A student whose image is unshuffled follows the source's features unshuffled in the same way.
 
 The source is the teacher, or another network with the same LR images if the teacher's own features cannot be followed.
 """
@@ -29,7 +31,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -39,7 +41,7 @@ from compressor.base.context import QUIET, Context
 from compressor.base.errors import UsageError
 from compressor.models.fitting.bases import leading_directions
 from compressor.models.fitting.layer_solver import LayerSolver
-from compressor.models.fitting.layers import dense_segment, linear_layer, segments_of
+from compressor.models.fitting.layers import area_of, asked_rows, dense_segment, groups_of, linear_layer, segments_of
 from compressor.models.fitting.merging import MOST_UNITS, SAMPLE, merge, places_of, predicted
 from compressor.models.fitting.progress import FitProgress
 from compressor.models.fitting.shares import ShareBatch
@@ -107,10 +109,12 @@ class AcrossFit(LayerSolver):
     ) -> None:
         self.source, self.teacher, self.stream_share = source.eval(), teacher.eval(), stream_share
         self.merges_units = merges_units
-        plan = linear_plan(source.spec)
-        assert plan is not None and plan.stream is not None
-        self.long, self.stream = plan, plan.stream
+        plan, whole = linear_plan(source.spec), linear_plan(spec)
+        assert plan is not None and plan.stream is not None and whole is not None
+        self.long, self.stream, self.whole = plan, plan.stream, whole
         super().__init__(build(spec, seed=0).to(teacher.device), following_plan(spec), lr, context)
+        self.sizes = {tap: sizes[:1] for tap, sizes in self.sizes.items()}  # a layer follows where it is first used
+        self.side = max(1, lr.shape[-1] // self.sizes[self.short.layers[0].target][0][-1])
 
     def solve(self, progress: FitProgress | None = None) -> Network:
         student = super().solve(progress)
@@ -129,21 +133,23 @@ class AcrossFit(LayerSolver):
         for space in [space for space in spaces if not plan.bends.get(space)] * BALANCE_SWEEPS:
             writers = [linear_layer(self.student, layer) for layer in plan.producers[space]]
             readers = [self._columns(layer)[segment] for layer, segment in plan.consumers[space]]
-            if len(writers[0].weight) != readers[0].shape[1]:  # a shuffle is between them
+            if len(writers[0].weight) != readers[0].shape[0] * readers[0].shape[2]:  # a shuffle is between them
                 continue
             written = torch.stack([writer.weight.square().mean((1, 2, 3)) for writer in writers]).sum(0)
-            ratio = torch.stack([read.square().mean((0, 2, 3)) for read in readers]).sum(0) / written
+            ratio = torch.stack([read.square().mean((1, 3, 4)).flatten() for read in readers]).sum(0) / written
             factor = torch.where(ratio.isfinite() & (ratio > 0), ratio, torch.ones_like(ratio)).pow(0.25)
             for layer, writer in zip(plan.producers[space], writers, strict=True):
                 writer.weight.mul_(factor[:, None, None, None])
                 self._bias(layer).mul_(factor)
             for read in readers:
-                read.div_(factor[:, None, None])
+                read.div_(factor.reshape(len(read), 1, -1, 1, 1))
 
     def _columns(self, layer: LinearLayer) -> tuple[torch.Tensor, ...]:
-        """Return views of a layer's weights, one for each space that it reads."""
-        sizes = segments_of(self.student, self.short, layer)
-        return torch.split(linear_layer(self.student, layer).weight, sizes, 1)
+        """Return views of a layer's weights as (groups, rows, columns, h, w), one for each space that it reads."""
+        module, sizes = linear_layer(self.student, layer), segments_of(self.student, self.short, layer)
+        groups = groups_of(module)
+        by_group = module.weight.view(groups, -1, *module.weight.shape[1:])
+        return torch.split(by_group, [size // groups for size in sizes], 2)
 
     def _begin(self, progress: FitProgress) -> None:
         with torch.no_grad():
@@ -155,11 +161,16 @@ class AcrossFit(LayerSolver):
             assert isinstance(maker, nn.Conv2d) and maker.bias is not None
             maker.weight.zero_()
             maker.bias.fill_(gate.bias)
+        for layer in self.whole.bypassed_layers[-1:]:
+            linear_layer(self.student, layer).weight.zero_()
+            self._bias(layer).zero_()
         for name, aim in self.aims.items():
             self._clear(name, len(aim.factor))
         lr = self.patches.lr[:1].to(self.device)
-        for name, values in self._image_values(F.interpolate(lr, scale_factor=float(self.student.spec.scale)), lr):
-            self._clear(name, values.shape[1])
+        image_values = self._image_values(F.interpolate(lr, scale_factor=float(self.student.spec.scale)), lr)
+        self.pixels = {name: values.shape[1] for name, values in image_values}
+        for name, count in self.pixels.items():
+            self._clear(name, count)
         for batch in self.patches.batches():
             features, image = self._run(batch, taps)
             for name, aim in self.aims.items():
@@ -175,17 +186,21 @@ class AcrossFit(LayerSolver):
 
     def _image_values(self, image: torch.Tensor, lr: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
         """Yield what the layers behind the body are to give: the image, its pixels in as many channels as needed."""
-        values = self.student.tail_output(image, lr)
+        values, behind = self.student.tail_output(image, lr), self.sizes[self.short.layers[-1].target][0]
         for layer in reversed(self.short.layers[len(self.short.body_layers) :]):
             size = self.sizes[layer.target][0]
-            values = F.pixel_unshuffle(values, values.shape[-1] // size[-1])
+            groups = groups_of(linear_layer(self.student, layer))
+            grey = values.mean(1, keepdim=True)  # channels do not leave their group: each has the same number
+            values = torch.cat([values, *[grey] * (-values.shape[1] % groups)], 1)
+            values, behind = F.pixel_unshuffle(values, behind[-1] // size[-1]), size
             yield layer.name, values if values.shape[1] <= size[1] else values[:, :0]
 
     def _clear(self, name: str, count: int) -> None:
-        """Set the weights of a layer's first channels to zero; the others keep random ones."""
+        """Set the weights of the channels of which something is asked to zero; the others keep random ones."""
         layer = self.short.by_name[name]
-        linear_layer(self.student, layer).weight[:count] = 0
-        self._bias(layer)[:count] = 0
+        rows = asked_rows(linear_layer(self.student, layer), count)
+        linear_layer(self.student, layer).weight[rows] = 0
+        self._bias(layer)[rows] = 0
 
     def _open_gates(self) -> None:
         """Raise the outputs that gate themselves until the gates are open; the next layers take the offset back."""
@@ -216,27 +231,28 @@ class AcrossFit(LayerSolver):
         return joined.kthvalue(max(1, round(QUANTILE * joined.shape[1])), 1).values
 
     def _stages(self) -> Iterator[FitStage]:
-        return stages(self.short, lambda _: ())
+        layers = self.short.by_name
+        for stage in stages(self.whole, lambda _: ()):
+            yield replace(stage, layers=tuple(layers[layer.name] for layer in stage.layers if layer.name in layers))
 
     def _aim(self, stage: FitStage) -> None:
         """The source has been run once for all layers, in `_begin`."""
 
     def _finish(self, layer: LinearLayer, stage: FitStage) -> None:
         """Let the stream pass the activation behind a solved layer, and give the units their slopes."""
-        aim = self.aims.get(layer.name)
-        if aim is None or layer.output not in self.short.slopes:
+        if layer.output not in self.short.slopes:
             return
-        carried, slope = aim.directions.shape[1], self.short.slopes[layer.output]
-        if isinstance(slope, str):
+        aim, slope = self.aims.get(layer.name), self.short.slopes[layer.output]
+        carried = self.pixels[layer.name] if aim is None else aim.directions.shape[1]
+        if isinstance(slope, str) and aim is not None:
             slopes = torch.cat([torch.ones(carried, device=self.device), aim.slopes])
             self.student.get_parameter(slope)[: len(slopes)] = slopes
         elif carried:
-            bias, bend = self._bias(layer), self._bend(layer.output)
-            values = [
-                self._seen(stage, batch, Tap(layer.name))[Tap(layer.name)][0][:, :carried]
-                for batch in self.patches.batches()
-            ]
-            bias[:carried] += (bend - self._lowest(values)).clamp_min(0)
+            bias, bend, target = self._bias(layer), self._bend(layer.output), layer.target
+            asked = carried if aim is None else len(aim.factor)
+            rows = asked_rows(linear_layer(self.student, layer), asked)[:carried].to(self.device)
+            values = [self._seen(stage, batch, target)[target][0][:, rows] for batch in self.patches.batches()]
+            bias[rows] += (bend - self._lowest(values)).clamp_min(0)
             self.patches.follow(bias)
 
     def _bias(self, layer: LinearLayer) -> torch.Tensor:
@@ -266,7 +282,7 @@ class AcrossFit(LayerSolver):
             moments, directions = joint[layer.output, len(group)], bases[layer.output, len(group)]
             count = sum(len(source.strength[space]) for space in names)
             carried = min(len(moments), max(width - count, round(self._share_of(layer) * width)))
-            directions, names = directions[:, :carried], names if carried < width else ()
+            directions, names = directions[:, self._dealt(layer, carried)], names if carried < width else ()
             mix, slopes, size = self._mix(layer, names, group, directions, width - carried, source)
             factor = torch.ones(carried + len(slopes), dtype=moments.dtype, device=self.device)
             if bend := FAR * self._bend(layer.output):
@@ -274,6 +290,18 @@ class AcrossFit(LayerSolver):
                 factor[carried:] = bend / size
             aims[layer.name] = Aim(group, directions, names, mix, slopes, factor)
         return aims
+
+    def _dealt(self, layer: LinearLayer, count: int) -> list[int]:
+        """Return which directions the stream's channels hold: the leading ones, but each group of a layer behind has
+        half of its channels in common with the others, as it sees no more.
+        """
+        readers = [linear_layer(self.student, reader) for reader, _ in self.short.consumers[layer.output]]
+        groups = max(map(groups_of, readers))
+        each, rest = divmod(count, groups)
+        if rest or groups == 1:
+            return list(range(count))
+        common, own = each // 2, each - each // 2
+        return [k if k < common else k + group * own for group in range(groups) for k in range(each)]
 
     def _mix(
         self,
@@ -319,7 +347,7 @@ class AcrossFit(LayerSolver):
     def _steps(self) -> tuple[list[tuple[Tap, ...]], list[tuple[str, ...]]]:
         """Return the source's features at the state of each layer of the body, and the spaces of its units there."""
         states, between = [*self.stream.states], [*self.stream.units]
-        holds_units = [layer.output in self.short.slopes for layer in self.short.body_layers]
+        holds_units = [self._share_of(layer) < 1 for layer in self.short.body_layers]
         if len(between) == len(states) and not holds_units[-1]:
             states.append(self.stream.end)
         passed = [sum(holds_units[:index]) for index in range(len(holds_units))]  # the activations before each layer
@@ -335,10 +363,13 @@ class AcrossFit(LayerSolver):
         return taps, spaces
 
     def _share_of(self, layer: LinearLayer) -> float:
-        """Return the share of a layer's channels that the stream takes: all where no activation is behind them, none
-        where a skip carries it past them, or their readers also read what they are made of.
+        """Return the share of a layer's channels that the stream takes: all where no activation is behind them, or they
+        are added to it, or the layer sees one pixel, so that it makes no units; none where a skip carries it past them,
+        or their readers also read what they are made of.
         """
-        if layer.output not in self.short.slopes:
+        writers = self.short.producers[layer.output]
+        is_sum = any(writer.at is not None for writer in writers)
+        if layer.output not in self.short.slopes or is_sum or area_of(linear_layer(self.student, layer)) == 1:
             return 1.0
         readers = [reader for reader, _ in self.short.consumers[layer.output]]
         is_bypassed = all(
@@ -350,7 +381,8 @@ class AcrossFit(LayerSolver):
     @property
     def has_shares(self) -> bool:
         """True if layers hold both the stream and units, so that the share of the stream matters."""
-        return any(0 < self._share_of(layer) < 1 for layer in self.short.body_layers)
+        pairs = zip(self.short.body_layers, self._steps()[1], strict=True)
+        return any(0 < self._share_of(layer) < 1 for layer, units in pairs if units)
 
     def _moments(self, groups: Iterable[tuple[Tap, ...]], spaces: Iterable[str]) -> SourceMoments:
         """Return the moments of the source's features at each group of taps, and of its units by space."""
@@ -361,10 +393,11 @@ class AcrossFit(LayerSolver):
         second = {group: self._zeros(size, size) for group, size in sizes.items()}
         sums = {space: self._zeros(3, probe[self._tap_of(space)].shape[1]) for space in spaces}
         count = self._zeros()
-        height, width = self.patches.lr.shape[-2:]
+        height, width = (length // self.side for length in self.patches.lr.shape[-2:])
         each = min(max(1, SAMPLE // len(self.patches.lr)), height * width)
         total = each * len(self.patches.lr)
-        is_sampled = self.merges_units and 0 < sum(values.shape[1] for values in sums.values()) <= MOST_UNITS
+        merges = self.merges_units and self.side == 1
+        is_sampled = merges and 0 < sum(values.shape[1] for values in sums.values()) <= MOST_UNITS
         units: dict[str, torch.Tensor] = {}
         patches: dict[tuple[Tap, ...], torch.Tensor] = {}
         if is_sampled:
@@ -381,7 +414,7 @@ class AcrossFit(LayerSolver):
                     patches[group][:, part] = F.unfold(stream[None], 3, padding=1)[0][:, places]
                 for space in spaces:
                     units[space][:, part] = features[self._tap_of(space)][index].flatten(1)[:, places]
-            count += batch.lr[:, 0].numel()
+            count += batch.lr[:, 0].numel() / self.side**2
             for group in groups:
                 pixels = torch.cat([features[tap] for tap in group], 1).transpose(0, 1).flatten(1)
                 second[group] += (pixels @ pixels.T).double()
@@ -406,14 +439,15 @@ class AcrossFit(LayerSolver):
         for layer, segment in self.long.consumers[space]:
             weight = dense_segment(self.source, self.long, layer, segment)
             total = total + (layer.gain * weight).square().sum((0, 2, 3))
-        return total
+        return total.repeat_interleave(self.side**2)
 
     def _slopes(self, space: str) -> torch.Tensor:
         slope = self.long.slopes[space]
         if isinstance(slope, str):
-            return self.source.get_parameter(slope).detach()
+            return self.source.get_parameter(slope).detach().repeat_interleave(self.side**2)
         (producer,) = self.long.producers[space]
-        return torch.full((linear_layer(self.source, producer).weight.shape[0],), slope, device=self.device)
+        count = linear_layer(self.source, producer).weight.shape[0] * self.side**2
+        return torch.full((count,), slope, device=self.device)
 
     def _tap_of(self, space: str) -> Tap:
         (producer,) = self.long.producers[space]
@@ -428,7 +462,8 @@ class AcrossFit(LayerSolver):
 
         def keep(tap: Tap, feature: torch.Tensor) -> None:
             h, w = batch.lr.shape[-2:]  # a network that pads its input has larger features
-            features[tap] = feature[..., :h, :w].clone()  # the network may change it in place
+            # Behind an unshuffle a student has smaller features; clone, as the network may change it in place.
+            features[tap] = F.pixel_unshuffle(feature[..., :h, :w], self.side).clone()
             if not goes_on and len(features) == len(taps):
                 raise AllSeen
 

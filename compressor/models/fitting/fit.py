@@ -84,7 +84,7 @@ def is_far_smaller(teacher: Network, spec: Spec) -> bool:
     A teacher that can be followed itself is always the better source.
     """
     long, short = linear_plan(teacher.spec), linear_plan(spec)
-    if long is None or short is None or not short.can_follow or has_stream_for(spec, teacher.spec):
+    if long is None or short is None or not short.can_follow or short.bypassed or has_stream_for(spec, teacher.spec):
         return False
     small, large = (cost(each).params / len(plan.layers) for each, plan in ((spec, short), (teacher.spec, long)))
     is_smaller = len(short.layers) < len(long.layers) and small < NARROWER * large

@@ -19,6 +19,7 @@ from compressor.base.processes import SharedFailure
 from compressor.models.fitting.feature_store import FeatureStore
 from compressor.models.fitting.layers import (
     area_of,
+    asked_rows,
     channels_first,
     groups_of,
     inputs_of,
@@ -139,7 +140,10 @@ class LayerSolver(ABC):
             for call, (x, now) in enumerate(zip(features_by_tap[inputs], features_by_tap[target], strict=True)):
                 value = self.store[layer.name, call, batch.first]
                 x, now = channels_first(x, module), channels_first(now, module)
-                value = torch.cat([value, now[:, value.shape[1] :]], 1)  # nothing is asked of the other channels
+                if value.shape[-2:] != now.shape[-2:]:  # the student pads its image
+                    x, now = (feature[..., : value.shape[-2], : value.shape[-1]] for feature in (x, now))
+                asked = asked_rows(module, value.shape[1]).to(self.device)
+                value = now.index_copy(1, asked, value)  # nothing is asked of the other channels
                 energy += value.double().square().sum()
                 if layer.name in self.short.gates:
                     now = now.clamp(-SATURATED, SATURATED)

@@ -36,6 +36,14 @@ def groups_of(module: nn.Module) -> int:
     return module.groups if isinstance(module, nn.Conv2d) else 1
 
 
+def asked_rows(module: Linear, count: int) -> torch.Tensor:
+    """Return the rows of a layer of which something is asked: the first ones, in each group if these share them."""
+    groups = groups_of(module)
+    if count % groups:
+        return torch.arange(count)
+    return torch.arange(outputs_of(module)).view(groups, -1)[:, : count // groups].flatten()
+
+
 def area_of(module: nn.Module) -> int:
     """Return the number of input pixels per output pixel of a layer."""
     return module.kernel_size[0] * module.kernel_size[1] if isinstance(module, nn.Conv2d) else 1

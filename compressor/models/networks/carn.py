@@ -107,6 +107,9 @@ class CARN(Network):
         sr: torch.Tensor = self.add_mean(self.exit(self.upsampler(feature)))
         return sr
 
+    def tail_output(self, image: torch.Tensor, lr: torch.Tensor) -> torch.Tensor:
+        return self.add_mean.undo(image)
+
     @property
     def descriptor(self) -> Descriptor:
         radius = 1 + 3 * 3 * 2 + upsampler_reach(self.spec.scale)
@@ -149,7 +152,8 @@ def cascade_plan(spec: CARNSpec, block: tuple[str, ...], *, shared: bool) -> Lin
     """Return the linear plan of CARN and CARN-M. ReLU follows every map, so units are selected, anew for each fusion.
 
     A residual block adds to its input, so its output has the input's units. `shared`: one block runs three times, so
-    its three inputs have the same units.
+    its three inputs have the same units. A stream that is not negative passes every ReLU; entry, which has none, only
+    gives a stream.
     """
     entry = "entry"
     layers = [LinearLayer("entry", ("lr",), entry)]
@@ -165,7 +169,10 @@ def cascade_plan(spec: CARNSpec, block: tuple[str, ...], *, shared: bool) -> Lin
     layers.append(LinearLayer("exit", (levels[-1],), "sr"))
     names = dict.fromkeys(space for layer in layers for space in (*layer.inputs, layer.output))
     kinds: dict[str, SpaceKind] = {name: "fixed" if name in ("lr", "sr") else "units" for name in names}
-    return LinearPlan(tuple(layers), kinds, ("cascade",), sweeps=2 if shared else 1)
+    slopes = {space: 0.0 for space, kind in kinds.items() if kind == "units"}
+    return LinearPlan(
+        tuple(layers), kinds, ("cascade",), sweeps=2 if shared else 1, slopes=slopes, image_layers=len(levels)
+    )
 
 
 def _cascade_layers(step: str, entry: str, convs: tuple[str, ...], *, shared: bool) -> list[LinearLayer]:

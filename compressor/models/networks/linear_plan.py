@@ -106,6 +106,8 @@ class LinearPlan:
     space belongs to a block. `slopes` are those of the activations on units below zero, by space: a number, 0 for ReLU,
     or the name of a parameter. A rounded activation, such as SiLU, has them only farther from zero than its space's
     number in `bends`. `stream` is what students of other kinds follow; `image_layers` last layers make the image of it.
+    A skip passes by the modules `bypassed`, which the stream of another network does not pass: there a student that
+    follows one keeps random weights, and the last layer within them, whose output is added to the skip, is zero.
     """
 
     layers: tuple[LinearLayer, ...]
@@ -118,6 +120,7 @@ class LinearPlan:
     bends: Mapping[str, float] = field(default_factory=dict)
     stream: FeatureStream | None = None
     image_layers: int = 1
+    bypassed: tuple[str, ...] = ()
 
     @cached_property
     def producers(self) -> dict[str, tuple[LinearLayer, ...]]:
@@ -152,10 +155,16 @@ class LinearPlan:
     def body_layers(self) -> tuple[LinearLayer, ...]:
         return self.layers[: -self.image_layers]
 
+    @cached_property
+    def bypassed_layers(self) -> tuple[LinearLayer, ...]:
+        inside = tuple(f"{name}." for name in self.bypassed)
+        return tuple(layer for layer in self.layers if f"{layer.name}.".startswith(inside))
+
     @property
     def following(self) -> LinearPlan:
         """The plan by which a student follows the stream of another network: its own gates are open, and the others
-        are held, so that what they multiply is a sum, and no layer before them matters.
+        are held, so that what they multiply is a sum, and no layer before them matters. A layer that is used several
+        times follows where it is first used. What bypassed layers read is never scaled.
         """
         making = {layer.held.by for layer in self.layers if layer.held}
         for layer in reversed(self.layers):
@@ -163,8 +172,10 @@ class LinearPlan:
             if readers and readers <= making:
                 making.add(layer.name)
         kinds: dict[str, SpaceKind] = {layer.output: "linear" for layer in self.layers if layer.held}
-        layers = tuple(_at_constant_gate(layer) for layer in self.layers if layer.name not in making)
-        return replace(self, layers=layers, spaces={**self.spaces, **kinds})
+        left_out = making | {layer.name for layer in self.bypassed_layers}
+        kinds |= {space: "fixed" for layer in self.bypassed_layers for space in layer.inputs}
+        layers = tuple(_at_constant_gate(layer) for layer in self.layers if layer.name not in left_out)
+        return replace(self, layers=layers, spaces={**self.spaces, **kinds}, sweeps=1)
 
     @property
     def can_follow(self) -> bool:
@@ -174,6 +185,16 @@ class LinearPlan:
         passed = {space for space, kind in plan.spaces.items() if kind in ("linear", "fixed")} | set(plan.slopes)
         passed |= {layer.output for layer in plan.layers if layer.opens}
         return not plan.gates and all(layer.output in passed and layer.parts == 1 for layer in plan.layers)
+
+    @property
+    def gates_itself(self) -> bool:
+        """True if outputs multiply themselves: they work far from zero, and so does what reads them."""
+        return any(layer.opens for layer in self.layers)
+
+    @property
+    def lifts_stream(self) -> bool:
+        """True if activations are on the stream itself, which that of another network passes by offsets."""
+        return any(layer.at is not None and layer.output in self.slopes for layer in self.layers)
 
     def is_hidden(self, space: str) -> bool:
         """Return True for the units between two consecutive layers of the same module."""

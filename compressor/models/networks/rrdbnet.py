@@ -227,8 +227,7 @@ def linear(spec: RRDBNetSpec) -> LinearPlan:
         layers.append(LinearLayer(name, (last,), name))
         kinds[name], last = "units", name
     kinds["sr"] = "fixed"
-    # Behind an unshuffle features are smaller than those of other networks: no slopes, as they cannot pass.
-    slopes = {space: SLOPE for space, kind in kinds.items() if kind == "units" and spec.unshuffle == 1}
+    slopes = {space: SLOPE for space, kind in kinds.items() if kind == "units"}
     blocks = tuple(f"blocks.{index}" for index in range(spec.depth))
     tail = LinearLayer("tail", (last,), "sr")
     return LinearPlan((*layers, tail), kinds, blocks, slopes=slopes, image_layers=len(spec.ups) + 2)

@@ -97,7 +97,7 @@ class SPANF3(UnshufflingNetwork):
         return self.cropped(F.pixel_shuffle(self.tail(feature), self.spec.scale * self.spec.unshuffle), lr)
 
     def tail_output(self, image: torch.Tensor, lr: torch.Tensor) -> torch.Tensor:
-        return F.pixel_unshuffle(image, self.spec.scale)
+        return F.pixel_unshuffle(image, self.spec.scale * self.spec.unshuffle)
 
     @property
     def descriptor(self) -> Descriptor:
@@ -122,12 +122,10 @@ def axes(spec: SPANF3Spec) -> AxisPlan:
 
 
 def linear(spec: SPANF3Spec) -> LinearPlan:
-    """Return the linear plan. With its first gates a block is (h + x)·tanh(3), which a stream of another network passes
-    if its features have the size of the image: behind an unshuffle they are smaller.
+    """Return the linear plan. With its first gates a block is (h + x)·tanh(3), which a stream of another network
+    passes.
     """
     plan = trunk_linear(spec.depth, has_end=False, gates=GATES)
-    if spec.unshuffle > 1:
-        return plan
     layers = []
     for layer in plan.layers:
         block, _, conv = layer.name.rpartition(".")

@@ -222,6 +222,12 @@ class SwinIR(Network):
         h, w = lr.shape[-2] * self.spec.scale, lr.shape[-1] * self.spec.scale
         return self._cropped(self._upscaled(joined, lr), h, w)
 
+    def tail_output(self, image: torch.Tensor, lr: torch.Tensor) -> torch.Tensor:
+        residual: torch.Tensor = self.add_mean.undo(image)
+        if self.spec.upsampler == "none":
+            residual = residual - self.sub_mean(lr)
+        return residual if self.spec.has_features else F.pixel_unshuffle(residual, self.spec.scale)
+
     def _cropped(self, sr: torch.Tensor, height: int, width: int) -> torch.Tensor:
         # Not a slice: a trace would decide once for all sizes whether the slice covers everything.
         rows, columns = (torch.arange(length, device=sr.device) for length in (height, width))
@@ -308,9 +314,12 @@ def axes(spec: SwinIRSpec) -> AxisPlan:
 
 
 def linear(spec: SwinIRSpec) -> LinearPlan:
-    """Return the linear plan. Norms act on the stream, so its units can only be selected; heads are kept whole."""
+    """Return the linear plan. Norms act on the stream, so its units can only be selected; heads are kept whole.
+
+    Norms and attention change the stream of another network: it passes by the body, on the long skip.
+    """
     layers = [LinearLayer("head", ("lr",), "stream"), LinearLayer("embed_norm", ("stream",), "stream")]
-    kinds: dict[str, SpaceKind] = {"lr": "fixed", "sr": "fixed", "features": "fixed", "stream": "units"}
+    kinds: dict[str, SpaceKind] = {"lr": "fixed", "sr": "fixed", "stream": "units"}
     values: dict[str, str] = {}
     blocks: dict[str, int] = {}
     for group, (depth, heads) in enumerate(zip(spec.depths, spec.heads, strict=True)):
@@ -331,16 +340,27 @@ def linear(spec: SwinIRSpec) -> LinearPlan:
         layers += _connection_layers(spec, f"groups.{group}.conv", Tap(f"groups.{group}"), kinds)
     layers.append(LinearLayer("norm", ("stream",), "stream"))
     layers += _connection_layers(spec, "body_end", Tap("joined"), kinds)
+    slopes: dict[str, float | str] = {}
+    ends = ["stream"]
     if spec.has_features:
         ups = range(len(upsampler_factors(spec.scale))) if spec.upsampler == "pixelshuffle" else ()
         names = [f"upsampler.convs.{k}" for k in ups] or [f"upsampler.{name}" for name in ("up1", "up2", "hr")]
-        layers.append(LinearLayer("before_upsampler", ("stream",), "features"))
-        layers += [LinearLayer(name, ("features",), "features") for name in names]
-    layers.append(LinearLayer("tail", ("features" if spec.has_features else "stream",), "sr"))
-    if not spec.has_features:
-        del kinds["features"]
+        ends += ["before_upsampler", *names]
+        layers += [LinearLayer(name, (space,), name) for space, name in pairwise(ends)]
+        kinds |= dict.fromkeys(ends[1:], "fixed")
+        slopes |= {ends[1]: 0.01} | dict.fromkeys(() if ups else names, 0.2)
+    layers.append(LinearLayer("tail", (ends[-1],), "sr"))
     stages = ("embed_norm", *(f"groups.{group}" for group in range(len(spec.depths))))
-    return LinearPlan(tuple(layers), kinds, stages, values=values, blocks=blocks)
+    return LinearPlan(
+        tuple(layers),
+        kinds,
+        stages,
+        values=values,
+        blocks=blocks,
+        slopes=slopes,
+        image_layers=max(1, len(ends) - 1),
+        bypassed=("embed_norm", "groups", "norm", "body_end"),
+    )
 
 
 def _connection_layers(spec: SwinIRSpec, name: str, at: Tap, kinds: dict[str, SpaceKind]) -> list[LinearLayer]:
