@@ -282,7 +282,7 @@ class AcrossFit(LayerSolver):
             moments, directions = joint[layer.output, len(group)], bases[layer.output, len(group)]
             count = sum(len(source.strength[space]) for space in names)
             carried = min(len(moments), max(width - count, round(self._share_of(layer) * width)))
-            directions, names = directions[:, self._dealt(layer, carried)], names if carried < width else ()
+            directions, names = self._dealt(layer, directions[:, :carried]), names if carried < width else ()
             mix, slopes, size = self._mix(layer, names, group, directions, width - carried, source)
             factor = torch.ones(carried + len(slopes), dtype=moments.dtype, device=self.device)
             if bend := FAR * self._bend(layer.output):
@@ -291,17 +291,17 @@ class AcrossFit(LayerSolver):
             aims[layer.name] = Aim(group, directions, names, mix, slopes, factor)
         return aims
 
-    def _dealt(self, layer: LinearLayer, count: int) -> list[int]:
-        """Return which directions the stream's channels hold: the leading ones, but each group of a layer behind has
+    def _dealt(self, layer: LinearLayer, directions: torch.Tensor) -> torch.Tensor:
+        """Return the directions that the stream's channels hold: the leading ones, but each group of a layer behind has
         half of its channels in common with the others, as it sees no more.
         """
         readers = [linear_layer(self.student, reader) for reader, _ in self.short.consumers[layer.output]]
         groups = max(map(groups_of, readers))
-        each, rest = divmod(count, groups)
+        each, rest = divmod(directions.shape[1], groups)
         if rest or groups == 1:
-            return list(range(count))
+            return directions
         common, own = each // 2, each - each // 2
-        return [k if k < common else k + group * own for group in range(groups) for k in range(each)]
+        return directions[:, [k if k < common else k + group * own for group in range(groups) for k in range(each)]]
 
     def _mix(
         self,
