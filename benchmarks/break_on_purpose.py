@@ -326,7 +326,7 @@ BREAKS = (
         "compressor/models/fitting/across.py",
         ("models/test_fit_across.py",),
         [
-            ("offset of a stream", "bias[:carried] += (bend", "bias[:carried] += 0 * (bend"),
+            ("offset of a stream", "bias[rows] += (bend", "bias[rows] += 0 * (bend"),
             ("offset that opens gates", "= value + offset[:, None, None]", "= value"),
             ("one basis for a stream", "bases[layer.output, len(group)]", "leading_directions(source.second[group])"),
             ("slopes of hidden units", "mix, slopes[chosen], size", "mix, 0.25 + 0 * slopes[chosen], size"),
