@@ -285,6 +285,9 @@ class AcrossFit(LayerSolver):
             directions, names = self._dealt(layer, directions[:, :carried]), names if carried < width else ()
             mix, slopes, size = self._mix(layer, names, group, directions, width - carried, source)
             factor = torch.ones(carried + len(slopes), dtype=moments.dtype, device=self.device)
+            if self.whole.lifts_stream or self.whole.bypassed:
+                # As large as the image: channels that nothing is asked of are not larger, and norms give such units.
+                factor /= (joint[layers[0].output, len(taps[0])].diagonal().sum() / width).sqrt()
             if bend := FAR * self._bend(layer.output):
                 factor[:carried] = bend / moments.diagonal().sum().sqrt()
                 factor[carried:] = bend / size
