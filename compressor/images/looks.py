@@ -65,20 +65,26 @@ def _gradient_magnitude(images: Tensor) -> Tensor:
 
 def _ring_power(images: Tensor) -> Tensor:
     height, width = images.shape[-2:]
-    side = min(height, width) // 2 * 2
-    if side < MIN_SPECTRUM_SIDE:
+    if min(height, width) // 2 * 2 < MIN_SPECTRUM_SIDE:
         raise ImageTooSmall(
             f"the spectrum needs {MIN_SPECTRUM_SIDE}x{MIN_SPECTRUM_SIDE} pixels, the image has {width}x{height} after "
             "cropping the border: leave such images out of the set"
         )
-    top, left = (height - side) // 2, (width - side) // 2
+    return ring_powers(images)
+
+
+def ring_powers(images: Tensor) -> Tensor:
+    """Return P for each ring of each image: (N, rings). Of images under 64 pixels, as many rings as half their side."""
+    height, width = images.shape[-2:]
+    side = min(height, width) // 2 * 2
+    rings, top, left = min(RINGS, side // 2), (height - side) // 2, (width - side) // 2
     square = images[..., top : top + side, left : left + side]
     hann = torch.hann_window(side, dtype=square.dtype, device=square.device)
     windowed = (square - square.mean(dim=(-2, -1), keepdim=True)) * hann[:, None] * hann
     power = torch.fft.fft2(windowed).abs().square().mean(dim=-3).flatten(-2)
     cycles = torch.fft.fftfreq(side, dtype=square.dtype, device=square.device)  # in cycles a pixel; Nyquist is 0.5
-    ring = (torch.hypot(cycles[:, None], cycles).flatten() / 0.5 * RINGS).long()
-    inside = ring < RINGS
-    sums = torch.zeros(len(power), RINGS, dtype=power.dtype, device=power.device)
+    ring = (torch.hypot(cycles[:, None], cycles).flatten() / 0.5 * rings).long()
+    inside = ring < rings
+    sums = torch.zeros(len(power), rings, dtype=power.dtype, device=power.device)
     sums.index_add_(1, ring[inside], power[:, inside])
-    return sums / torch.bincount(ring[inside], minlength=RINGS)
+    return sums / torch.bincount(ring[inside], minlength=rings)

@@ -72,8 +72,11 @@ class RunEvents:
         message = self.balance.add(done - stage_began, numbers)
         if message is not None and not self.flagged:  # once per run
             self.flagged = True
-            self.folder.flag(done, message)
-            self.context.note(f"step {done}/{self.steps}: {message}")
+            self.flag(done, message)
+
+    def flag(self, done: int, message: str) -> None:
+        self.folder.flag(done, message)
+        self.context.note(f"step {done}/{self.steps}: {message}")
 
     def _report_pace(self, done: int, losses: Losses) -> None:
         """Report loss, speed and remaining time, and once the expected duration of the run."""
@@ -148,7 +151,7 @@ class RunEvents:
         self.note(f"step {done}/{self.steps}: {describe_scores(scores, reference, validation.goal)}")
         self._show_pictures(done, averaged)
         judged = validation.judge(scores)
-        if judged > state.best_psnr_y:
+        if self.stages[state.stage].is_later or judged > state.best_psnr_y:
             state.best_psnr_y = judged
             self.folder.save_best(averaged)
 

@@ -39,6 +39,10 @@ class Events(Protocol):
         """Handle a skipped step (instead of `on_step`)."""
         ...
 
+    def flag(self, done: int, message: str) -> None:
+        """Report a message about training that belongs into the report of the run, too."""
+        ...
+
     def after_step(self, done: int, state: State) -> None:
         """Validate and save if it is due; called after each step."""
         ...
@@ -96,7 +100,8 @@ class Trainer:
                     losses = losses.merged(later)
             state.done = number + 1
             if skipped is None:
-                state.update_average(stage.methods)
+                for message in state.update_average(stage.methods):
+                    events.flag(state.done, message)
                 events.on_step(state.done, rate, losses)
             else:
                 events.on_skip(state.done, skipped)
@@ -114,7 +119,9 @@ class Trainer:
             begin_compiled_step()
         losses = compute_losses(stage, state, step)
         if step.number == state.began:
-            processes.run_on_all(functools.partial(require_paths, losses.terms, state.trained_network))
+            processes.run_on_all(
+                functools.partial(require_paths, losses.terms, state.trained_network, stage.opponent_terms)
+            )
         if step.part == 0:
             state.optimiser.zero_grad(set_to_none=True)
         torch.autograd.backward(losses.total)

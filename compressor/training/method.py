@@ -83,7 +83,7 @@ class ChoosesTeacherNeeds(Protocol):
     def teacher_needs(self) -> TeacherNeeds: ...
 
 
-Kind = Literal["pixel", "output", "feature", "data", "contrast", "heads", "bands", "joint", "quantised"]
+Kind = Literal["pixel", "output", "feature", "data", "contrast", "heads", "bands", "looks", "joint", "quantised"]
 """The kind of loss that a method adds to the pixel loss."""
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
@@ -259,10 +259,34 @@ class EarlierStage:
 class HasEarlierStages(Protocol):
     """A method that needs stages before its own, each with a method.
 
-    Asked for the stages of a run (`training.stage.with_earlier_stages`). Without it: its own stage alone.
+    Asked for the stages of a run (`training.stage.with_other_stages`). Without it: its own stage alone.
     """
 
     def earlier_stages(self) -> Sequence[EarlierStage]: ...
+
+
+@dataclass(frozen=True)
+class LaterStage:
+    """A stage after the main one, which gives it `share` of its steps: at a constant rate, with Adam.
+
+    It starts from the averaged student, and its last student counts, not the one of the highest PSNR.
+    `method(began, steps)` returns the method of a stage of `steps` that begins after `began` steps of the run.
+    """
+
+    name: str
+    share: float
+    rate: float
+    method: Callable[[int, int], Method]
+
+
+@runtime_checkable
+class HasLaterStages(Protocol):
+    """A method that needs stages after its own, each with a method.
+
+    Asked for the stages of a run (`training.stage.with_other_stages`). Without it: its own stage is the last.
+    """
+
+    def later_stages(self) -> Sequence[LaterStage]: ...
 
 
 @runtime_checkable
@@ -313,20 +337,40 @@ def updates_of(method: Method) -> int:
 
 
 @runtime_checkable
+class TrainsOpponent(Protocol):
+    """A method with terms that train only its own modules, such as a discriminator.
+
+    Asked by the loop at the first step of a stage: these terms must not reach the student, and all others must.
+    Without it: every term reaches the student.
+    """
+
+    @property
+    def opponent_terms(self) -> Sequence[str]: ...
+
+
+@dataclass(frozen=True)
+class AfterAverage:
+    """What a method that follows the average has to say, and the student to which training goes back, if it must."""
+
+    messages: Sequence[str] = ()
+    back_to: Network | None = None
+
+
+@runtime_checkable
 class FollowsAverage(Protocol):
-    """A method whose modules hold an earlier student, which follows the averaged one: frozen, saved, never exported.
+    """A method that follows the averaged student: its modules hold an earlier one, or it watches over training.
 
     Asked by the loop after each step that was not skipped, once the average is updated. Without it: nothing is done.
     """
 
-    def follow_average(self, modules: nn.ModuleDict, averaged: Network, done: int) -> None:
-        """Change the method's `modules` after `done` steps of its stage."""
+    def follow_average(self, modules: nn.ModuleDict, averaged: Network, done: int) -> AfterAverage | None:
+        """Change the method's `modules` after `done` steps of its stage; they are saved, and never exported."""
         ...
 
 
 @dataclass(frozen=True)
 class OwnRate:
-    """Parameters of the trained network with a learning rate and a weight decay of their own.
+    """Parameters of the trained network, or of a method's modules, with a rate and a weight decay of their own.
 
     The rate is scaled with the stage's schedule: it halves when that halves.
     """
@@ -338,9 +382,9 @@ class OwnRate:
 
 @runtime_checkable
 class SetsOwnRates(Protocol):
-    """A method that trains some parameters of the student at rates of their own, such as learnt ranges.
+    """A method that trains some parameters of the student, or of its own modules, at rates of their own.
 
     Asked by the state of training for its optimiser. Without it: the stage's rate for all.
     """
 
-    def own_rates(self, student: Network) -> Sequence[OwnRate]: ...
+    def own_rates(self, student: Network, modules: nn.ModuleDict) -> Sequence[OwnRate]: ...

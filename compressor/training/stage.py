@@ -10,7 +10,14 @@ from typing import Literal
 from compressor.base.choices import Decay
 from compressor.models.networks.axes import Segments
 from compressor.training.calibration import Blend, Calibrated, term_weights
-from compressor.training.method import HasEarlierStages, Method, TrainsJointly, updates_of
+from compressor.training.method import (
+    HasEarlierStages,
+    HasLaterStages,
+    Method,
+    TrainsJointly,
+    TrainsOpponent,
+    updates_of,
+)
 from compressor.training.optimisers import Optimiser
 from compressor.training.speed import PLAIN_MODE, ExecutionMode
 
@@ -32,6 +39,12 @@ class Schedule:
     milestones: Sequence[int] = ()
     factor: float = 0.1
     warmup: int = 0
+
+    def with_steps(self, steps: int) -> Schedule:
+        """Return the schedule of a stage that is shortened to `steps`, with its warm-up and milestones."""
+        share = steps / self.steps
+        milestones = [round(share * milestone) for milestone in self.milestones]
+        return replace(self, steps=steps, milestones=milestones, warmup=round(share * self.warmup))
 
     def at(self, step: int) -> float:
         """Return the rate of the update at `step`, counted from 0."""
@@ -69,6 +82,8 @@ class Stage:
     weights: Mapping[str, float] = field(default_factory=dict)
     blend: Blend | None = None
     validate_every: int = 1000
+    is_later: bool = False
+    """Whether it comes after the main one: it starts from the averaged student, and its last student counts."""
 
     @property
     def role(self) -> Role:
@@ -91,27 +106,53 @@ class Stage:
         return term_weights(self.methods, self.weights, self.blend)
 
     @property
+    def opponent_terms(self) -> frozenset[str]:
+        """The terms that train only the methods' own modules."""
+        opponents = [method for method in self.methods if isinstance(method, TrainsOpponent)]
+        return frozenset(term for method in opponents for term in method.opponent_terms)
+
+    @property
     def updates(self) -> int:
         """The number of updates in a step."""
         return max((updates_of(method) for method in self.methods), default=1)
 
 
-def with_earlier_stages(main: Stage) -> tuple[Stage, ...]:
-    """Return the stages that the methods need before `main`, and `main` itself."""
-    stages = []
+def with_other_stages(main: Stage) -> tuple[Stage, ...]:
+    """Return the stages that the methods need before `main`, `main` itself, and those that they need after it."""
+    earlier, later = list[Stage](), list[Stage]()
     for method in main.methods:
-        for earlier in method.earlier_stages() if isinstance(method, HasEarlierStages) else ():
-            steps = max(1, round(earlier.share * main.schedule.steps))
-            steps = steps if earlier.most is None else min(steps, earlier.most)
-            rate = main.schedule.rate if earlier.rate is None else earlier.rate
+        for before in method.earlier_stages() if isinstance(method, HasEarlierStages) else ():
+            steps = max(1, round(before.share * main.schedule.steps))
+            steps = steps if before.most is None else min(steps, before.most)
+            rate = main.schedule.rate if before.rate is None else before.rate
             stage = replace(
                 main,
-                name=earlier.name,
-                methods=(earlier.method,),
+                name=before.name,
+                methods=(before.method,),
                 blend=None,
                 schedule=Schedule(steps, rate),
-                tunes_teacher=earlier.tunes_teacher,
+                tunes_teacher=before.tunes_teacher,
                 validate_every=steps,
             )
-            stages.append(stage)
-    return (*stages, main)
+            earlier.append(stage)
+    began = sum(stage.schedule.steps for stage in earlier) + main.schedule.steps
+    for method in reversed(main.methods):
+        for after in reversed(method.later_stages() if isinstance(method, HasLaterStages) else ()):
+            steps = round(after.share * main.schedule.steps)
+            if not 0 < steps < main.schedule.steps - sum(stage.schedule.steps for stage in later):
+                continue
+            began -= steps
+            stage = replace(
+                main,
+                name=after.name,
+                methods=(after.method(began, steps),),
+                blend=None,
+                schedule=Schedule(steps, after.rate),
+                optimiser=replace(main.optimiser, name="adam"),
+                is_later=True,
+            )
+            later.insert(0, stage)
+    if later:
+        own_steps = main.schedule.steps - sum(stage.schedule.steps for stage in later)
+        main = replace(main, schedule=main.schedule.with_steps(own_steps))
+    return (*earlier, main, *later)

@@ -108,13 +108,25 @@ class State:
         cut = student_of_spec(self.ema.network, self.student.spec, segments=self.segments)
         return cut.eval().requires_grad_(False)
 
-    def update_average(self, methods: Sequence[Method]) -> None:
-        """Update the average after a step, and then the modules of the methods that follow it."""
+    def update_average(self, methods: Sequence[Method]) -> list[str]:
+        """Update the average after a step, then the modules of the methods that follow it; return their messages."""
         self.ema.update(self.trained_network)
+        messages = list[str]()
         for method in methods:
             if isinstance(method, FollowsAverage):
                 modules = cast(nn.ModuleDict, self.modules[method.name])
-                method.follow_average(modules, self.averaged_network(), self.done - self.began)
+                after = method.follow_average(modules, self.averaged_network(), self.done - self.began)
+                if after is not None:
+                    messages += after.messages
+                if after is not None and after.back_to is not None:
+                    self._go_back(after.back_to)
+        return messages
+
+    def _go_back(self, student: Network) -> None:
+        """Give the trained network and its average these weights, and the optimiser a fresh start."""
+        for network in (self.trained_network, self.ema.network):
+            network.load_state_dict(student.state_dict())
+        self.optimiser.state.clear()
 
     def choose_teacher(self, loaded: ImageModel | None) -> ImageModel | None:
         """Return the teacher of this stage: the copy tuned by an earlier stage, or the loaded one.
@@ -129,8 +141,11 @@ class State:
     def enter(self, stage: Stage, teacher: Network | None) -> None:
         """Enter the next stage: networks are kept; optimiser, average, guard and calibration are reset.
 
-        Modules of earlier stages are kept, too, and trained if a method of this stage has their name.
+        A stage after the main one begins with the averaged student. Modules of earlier stages are kept, too, and
+        trained if a method of this stage has their name.
         """
+        if stage.is_later:
+            self.trained_network.load_state_dict(self.ema.network.state_dict())
         self.trained_network.eval().requires_grad_(False)
         self.role, self.segments = stage.role, stage.segments
         self.optimiser, self.ema = _prepare(stage, self.networks, self.modules, teacher, self.seed)
@@ -192,8 +207,7 @@ def _prepare(
         if method.name not in modules:
             with torch_stream(f"modules of {method.name}", seed):
                 modules[method.name] = method.modules(teacher, networks["student"]).to(device)
-    extra = [parameter for method in stage.methods for parameter in learnt_parameters(modules[method.name])]
-    optimiser = stage.optimiser.build(_parameter_groups(stage, network, extra), stage.schedule.rate)
+    optimiser = stage.optimiser.build(_parameter_groups(stage, network, modules), stage.schedule.rate)
     return optimiser, EMA(network, decay=stage.average.decay, warmup=stage.average.warmup)
 
 
@@ -202,12 +216,19 @@ def learnt_parameters(modules: nn.Module) -> list[nn.Parameter]:
     return [parameter for parameter in modules.parameters() if parameter.requires_grad]
 
 
-def _parameter_groups(stage: Stage, network: Network, extra: Sequence[nn.Parameter]) -> list[dict[str, Any]]:
+def _parameter_groups(stage: Stage, network: Network, modules: nn.ModuleDict) -> list[dict[str, Any]]:
     """Return all parameters at the stage's rate, then those with rates of their own.
 
     `rate_ratio` is a group's rate over the stage's, by which the loop sets its rate.
     """
-    rates = [rate for method in stage.methods if isinstance(method, SetsOwnRates) for rate in method.own_rates(network)]
+    own_modules = {method.name: cast(nn.ModuleDict, modules[method.name]) for method in stage.methods}
+    extra = [parameter for own in own_modules.values() for parameter in learnt_parameters(own)]
+    rates = [
+        rate
+        for method in stage.methods
+        if isinstance(method, SetsOwnRates)
+        for rate in method.own_rates(network, own_modules[method.name])
+    ]
     apart = {id(parameter) for rate in rates for parameter in rate.parameters}
     rest = [parameter for parameter in (*network.parameters(), *extra) if id(parameter) not in apart]
     groups: list[dict[str, Any]] = [{"params": rest, RATE_RATIO: 1.0}]

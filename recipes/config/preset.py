@@ -237,10 +237,10 @@ class Preset(PresetPart):
     def stages(
         self, methods: Sequence[Method], mode: ExecutionMode | None = None, *, is_fitted: bool = False
     ) -> tuple[Stage, ...]:
-        """Return the stages that methods need first, then the student's own stage, whose length is `steps`."""
-        from compressor.training.stage import with_earlier_stages
+        """Return the student's own stage, with those that methods need before it, and those that they take from it."""
+        from compressor.training.stage import with_other_stages
 
-        return with_earlier_stages(self.stage(methods, mode, is_fitted=is_fitted))
+        return with_other_stages(self.stage(methods, mode, is_fitted=is_fitted))
 
     def stage(self, methods: Sequence[Method], mode: ExecutionMode | None = None, *, is_fitted: bool = False) -> Stage:
         """Return the student's own stage, in the execution mode of the machine, or the plain mode.

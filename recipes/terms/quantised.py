@@ -90,7 +90,7 @@ class QuantisedMethod(PlainMethod):
         stage = Calibration(self, f"{self.name}-calibration")
         return (EarlierStage("calibrate", stage, CALIBRATION_SHARE, most=MOST_CALIBRATION_STEPS),)
 
-    def own_rates(self, student: Network) -> Sequence[OwnRate]:
+    def own_rates(self, student: Network, modules: nn.ModuleDict) -> Sequence[OwnRate]:
         alphas = [quantiser.alpha for quantiser in quantisers_of(student).values()]
         working_range = float(student.spec.to_dict().get("img_range", 1.0))
         return (OwnRate(alphas, self.alpha_rate * working_range / USUAL_RANGE, self.alpha_decay),)
@@ -122,8 +122,8 @@ class Calibration(PlainMethod):
     def weights(self) -> Mapping[str, float]:
         return self.of.weights
 
-    def own_rates(self, student: Network) -> Sequence[OwnRate]:
-        return self.of.own_rates(student)
+    def own_rates(self, student: Network, modules: nn.ModuleDict) -> Sequence[OwnRate]:
+        return self.of.own_rates(student, modules)
 
     def modules(self, teacher: Network | None, student: Network) -> nn.ModuleDict:
         steps = nn.Module()

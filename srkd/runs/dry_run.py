@@ -299,6 +299,9 @@ class _Clock:
     def note(self, line: str) -> None:
         pass
 
+    def flag(self, done: int, message: str) -> None:
+        pass
+
     def after_step(self, done: int, state: State) -> None:
         pass
 

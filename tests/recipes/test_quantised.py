@@ -158,7 +158,7 @@ def test_the_rate_of_ranges_is_that_of_the_networks_own_range() -> None:
         (CARNSpec(2, width=4), 1e-2 / 255),
         (CompactSpec(2, width=4, depth=1), 1e-2 / 255),
     ):
-        (own,) = Pams().own_rates(quantise(build(spec), Pams().quantisation))
+        (own,) = Pams().own_rates(quantise(build(spec), Pams().quantisation), torch.nn.ModuleDict())
         assert own.rate == pytest.approx(expected), spec.arch
 
 

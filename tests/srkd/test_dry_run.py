@@ -137,7 +137,7 @@ class Noise:
 class Silent:
     def on_step(self, *told):
         pass
-    on_skip = after_step = note = on_step
+    on_skip = after_step = note = flag = on_step
 
 def go(batch, side):
     preset = load_preset("scratch", ["schedule.steps=2"])

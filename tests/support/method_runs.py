@@ -27,10 +27,12 @@ from compressor.training.state import State, follow_leader
 from compressor.training.step import Runner, Step, StepNetworks
 from recipes.config.options import make_method
 from recipes.config.reading import load_preset
-from tests.support.methods_table import ROWS, Row
+from tests.support.methods_table import ROWS, STUDENT, TEACHER, Row
 from tests.support.training import SavingRecorder
 
 BATCH, LR_SIDE = 4, 12
+GAME = "perceptual, both stages"
+"""A run beside those of the rows, in which student and discriminator play."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +142,7 @@ def numbers(state: State) -> dict[str, torch.Tensor]:
     adam = state.optimiser.state_dict()["state"]
     return {
         **{f"{role}.{name}": value for role, one in state.networks.items() for name, value in one.state_dict().items()},
-        **{f"modules.{name}": value for name, value in state.modules.state_dict().items()},
+        **{f"modules.{name}": value for name, value in state.modules.state_dict().items() if torch.is_tensor(value)},
         **{f"ema.{name}": value for name, value in state.ema.network.state_dict().items()},
         **{f"adam.{index}.{name}": value for index, one in adam.items() for name, value in one.items()},
     }
@@ -148,7 +150,9 @@ def numbers(state: State) -> dict[str, torch.Tensor]:
 
 def run_rows(processes: Processes, steps: int = 3) -> dict[str, Any]:
     """Return the losses and weights of each row after a few steps, and the number of different replicas."""
-    return {row.name: _run_row(Pair.from_row(row, steps=steps), processes) for row in ROWS}
+    results = {row.name: _run_row(Pair.from_row(row, steps=steps), processes) for row in ROWS}
+    game = make_method("perceptual", {"width": 4, "last_share": 0.8})
+    return results | {GAME: _run_row(Pair.build(game, STUDENT, TEACHER, steps=15), processes)}
 
 
 def _run_row(pair: Pair, processes: Processes) -> dict[str, Any]:

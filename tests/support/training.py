@@ -81,6 +81,9 @@ class Recorder:
     def note(self, line: str) -> None:
         self.notes.append(line)
 
+    def flag(self, done: int, message: str) -> None:
+        self.notes.append(message)
+
     def how_to_continue(self) -> str:
         return "nothing is lost"
 

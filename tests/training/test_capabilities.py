@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from compressor.models.networks.base import Network
 from compressor.training.loop import Trainer
 from compressor.training.method import fit_methods, kind_of
-from compressor.training.stage import with_earlier_stages
+from compressor.training.stage import with_other_stages
 from compressor.training.state import State
 from compressor.training.step import Step
 from tests.support.commands import ROOT
@@ -35,7 +35,7 @@ def test_a_method_of_four_members_trains() -> None:
     method, recorder = FourMembers(), Recorder()
     one = stage([method], steps=3, rate=1e-3)
     assert (one.role, one.updates, one.segments, kind_of(method)) == ("student", 1, "each", "pixel")
-    assert fit_methods([method], None, network(0)) == (method,) and with_earlier_stages(one) == (one,)
+    assert fit_methods([method], None, network(0)) == (method,) and with_other_stages(one) == (one,)
     Trainer([one], State.fresh(network(0), None, one), smooth_patch(), None, recorder).run()
     assert len(recorder.losses) == 3 and recorder.losses[-1]["loss"] < recorder.losses[0]["loss"]
 
@@ -49,6 +49,6 @@ def test_every_optional_member_is_declared_in_one_file_and_says_who_asks() -> No
             r'^@runtime_checkable\nclass (\w+)\(Protocol\):\n    """(A method.*?)"""', path.read_text(), re.M | re.S
         )
     ]
-    assert {file for file, _, _ in protocols} == {"method.py"} and len(protocols) == 16
+    assert {file for file, _, _ in protocols} == {"method.py"} and len(protocols) == 18
     for _, name, docstring in protocols:
         assert "Asked" in docstring and "Without it:" in docstring, name

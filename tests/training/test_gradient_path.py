@@ -88,7 +88,7 @@ def test_a_term_without_a_path_to_the_student_is_refused_by_name(make, why):
 
 def test_the_check_itself_changes_nothing(monkeypatch: pytest.MonkeyPatch):
     checked, _ = train_on_patch(stage([HasModule(through_reentrant_checkpoint)], steps=3, rate=1e-3))
-    monkeypatch.setattr(loop, "require_paths", lambda terms, student: None)
+    monkeypatch.setattr(loop, "require_paths", lambda terms, student, opponent_terms: None)
     unchecked, _ = train_on_patch(stage([HasModule(through_reentrant_checkpoint)], steps=3, rate=1e-3))
     assert all(
         torch.equal(a, b) for a, b in zip(checked.student.parameters(), unchecked.student.parameters(), strict=True)
