@@ -247,10 +247,37 @@ BREAKS = (
         [("gate of the teacher's image", "(gate * sample_l1(student, teacher))", "sample_l1(student, teacher)")],
     ),
     *_in(
+        "recipes/terms/haar.py",
+        ("recipes/test_terms_images.py",),
+        [("sign of a Haar band", "(a - b - c + d) / 2", "(a - b + c + d) / 2")],
+    ),
+    *_in(
+        "recipes/methods/perceptual.py",
+        ("recipes/test_perceptual.py",),
+        [
+            (
+                "the student is detached for the discriminator",
+                "torch.cat([real, fake.detach()])",
+                "torch.cat([real, fake])",
+            ),
+            ("the discriminator's weight rises", "(done - self.alone) / self.ramp", "1.0"),
+            ("the label is rounded", "(255 * images.clamp(0, 1)).round() / 255", "images.clamp(0, 1)"),
+        ],
+    ),
+    *_in(
+        "recipes/terms/discriminator.py",
+        ("recipes/test_perceptual.py",),
+        [("a skip of the discriminator", "SLOPE) + skips.pop()", "SLOPE)")],
+    ),
+    *_in(
+        "recipes/terms/looks_guard.py",
+        ("recipes/test_perceptual.py",),
+        [("a breach halves the weight", "self.scale /= 2", "self.scale /= 1")],
+    ),
+    *_in(
         "recipes/methods/hkdsr.py",
         ("recipes/test_terms_images.py",),
         [
-            ("sign of a Haar band", "(a - b - c + d) / 2", "(a - b + c + d) / 2"),
             (
                 "sigmoid before HKDSR's softmax",
                 "torch.sigmoid(self.choose(torch.relu(self.squeeze(pooled))))",

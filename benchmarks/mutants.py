@@ -80,6 +80,10 @@ CORE: Mapping[str, tuple[str, ...]] = {
     "recipes/terms/distances.py": ("recipes/test_terms_features.py", "recipes/test_terms_phi.py"),
     "recipes/methods/ds.py": ("recipes/test_heads.py", "recipes/test_feature_pairs.py"),
     "recipes/methods/dckd.py": ("recipes/test_dckd.py",),
+    "recipes/methods/perceptual.py": ("recipes/test_perceptual.py",),
+    "recipes/terms/discriminator.py": ("recipes/test_perceptual.py",),
+    "recipes/terms/haar.py": ("recipes/test_terms_images.py", "recipes/test_perceptual.py"),
+    "recipes/terms/looks_guard.py": ("recipes/test_perceptual.py",),
     "recipes/methods/dukd.py": ("recipes/test_dukd.py", "recipes/test_terms_images.py"),
     "recipes/terms/symmetries.py": ("recipes/test_dukd.py", "recipes/test_terms_images.py"),
     "recipes/methods/facd.py": (

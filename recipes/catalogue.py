@@ -65,6 +65,7 @@ BUILTIN: Mapping[str, MethodEntry] = {
     "csd": MethodEntry("recipes.methods.csd:Csd", "network"),
     "csd-lite": MethodEntry("recipes.methods.csd:CsdLite", "outputs"),
     "dckd": MethodEntry("recipes.methods.dckd:DCKD", "outputs"),
+    "perceptual": MethodEntry("recipes.methods.perceptual:Perceptual", "outputs"),
     "dukd": MethodEntry("recipes.methods.dukd:DUKD", "outputs"),
     "pams": MethodEntry("recipes.methods.pams:Pams", "network"),
     "pact": MethodEntry("recipes.methods.pact:Pact", "network"),

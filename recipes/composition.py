@@ -21,7 +21,7 @@ IMAGE_TERM, GATED_IMAGE_TERM = "logits", "gated_logits"
 """Names of the L1 terms to the teacher's image: of all patches, and of those that pass a gate."""
 NO_FROZEN_TEACHER = "its teacher is trained with the student, so there is no frozen one to learn from"
 QUANTISATION_LAST = "quantisation is the last stage: distil first, then quantise (--recipe NAME --then pams)"
-DISTILS: tuple[Kind, ...] = ("feature", "data", "contrast", "heads", "bands")
+DISTILS: tuple[Kind, ...] = ("feature", "data", "contrast", "heads", "bands", "looks")
 """Kinds of losses that cannot be used with a quantised student; besides the pixel loss, it can use the teacher's image.
 """
 REFUSED: Mapping[frozenset[Kind], str] = {
@@ -31,12 +31,15 @@ REFUSED: Mapping[frozenset[Kind], str] = {
     frozenset({"contrast"}): "one contrast at a time",
     frozenset({"heads"}): "one set of auxiliary heads at a time",
     frozenset({"bands"}): "the bands would count twice",
+    frozenset({"looks"}): "one game with a discriminator at a time",
+    frozenset({"looks", "output"}): "the teacher's image would count twice: change its weight instead",
     frozenset({"joint"}): "a teacher can be trained jointly once",
     frozenset({"joint", "output"}): NO_FROZEN_TEACHER,
     frozenset({"joint", "feature"}): NO_FROZEN_TEACHER,
     frozenset({"joint", "contrast"}): "joint training already has a contrast",
     frozenset({"joint", "heads"}): "heads need a student of its own weights, and this one is part of the teacher",
     frozenset({"joint", "bands"}): NO_FROZEN_TEACHER,
+    frozenset({"joint", "looks"}): NO_FROZEN_TEACHER,
     frozenset({"bands", "feature"}): "both use the intermediate features: one at a time",
     frozenset({"quantised"}): "a student is quantised once",
     frozenset({"quantised", "joint"}): "a student inside its teacher shares the teacher's float weights",

@@ -59,6 +59,7 @@ from compressor.training.method import EarlierStage, FeaturePair, Kind, PlainMet
 from compressor.training.step import Forward, Step
 from recipes.terms.distances import full_precision, sample_l1, widen
 from recipes.terms.features import require_network, resolve_taps
+from recipes.terms.haar import high_bands
 
 WINDOW = 24
 TUNING_RATE = 1e-5
@@ -217,18 +218,6 @@ class Hkdsr(PlainMethod):
 def all_outputs(forward: Forward, taps: Sequence[str]) -> list[torch.Tensor]:
     """Return the images of the taps, in order, and the final one."""
     return [*(forward.images[tap] for tap in taps), forward.sr]
-
-
-def high_bands(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return the high bands, (B,C,⌈h/2⌉,⌈w/2⌉), in the code's order: rows, columns, diagonals.
-
-    Odd sizes are padded with zeros at the end.
-    """
-    x = widen(images)
-    x = F.pad(x, (0, x.shape[-1] % 2, 0, x.shape[-2] % 2))
-    a, b = x[..., 0::2, 0::2], x[..., 0::2, 1::2]
-    c, d = x[..., 1::2, 0::2], x[..., 1::2, 1::2]
-    return (a + b - c - d) / 2, (a - b + c - d) / 2, (a - b - c + d) / 2
 
 
 def band_l1(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:

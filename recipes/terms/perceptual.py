@@ -1,9 +1,12 @@
 """φ, the frozen network whose features are used to compare images: VGG-19, or the teacher's first blocks.
 
     VGG-19     ReLU 1_1, 2_1, 3_1, 4_1, 5_1: outputs of the layers 1, 6, 11, 20, 29, fed 255·image without ImageNet's
-               mean and deviation (CSD, loss/contrast_loss.py; Simonyan and Zisserman, 2015, configuration E)
+               mean and deviation (CSD, loss/contrast_loss.py; Simonyan and Zisserman, 2015, configuration E);
+               for looks (ESRGAN): conv 1_2, 2_2, 3_4, 4_4, 5_4 before their ReLU, layers 2, 7, 16, 25, 34, with
+               ImageNet's mean and deviation (BasicSR, archs/vgg_arch.py)
     teacher    a copy of the teacher's stem and first blocks, one level after each block: at least one, at most five, as
-               many as cost no more than VGG-19 on the same image ([choice]: for machines without VGG-19)
+               many as cost no more than VGG-19 on the same image ([choice]: for machines without VGG-19);
+               for looks: one level each after a sixth, a third and half of its blocks
 
 VGG-19 is defined here without torchvision; names and shapes are those of its file (`features.N.weight`), so that
 vgg19-dcbb9e9d.pth can be loaded directly. Its ImageNet weights were not available during development: names, shapes,
@@ -16,9 +19,10 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -29,9 +33,25 @@ from compressor.models.networks.layers import MeanShift
 from compressor.models.networks.registry import build
 from compressor.models.networks.taps import read_taps
 
-VGG19_LAYERS = (64, 64, "pool", 128, 128, "pool", 256, 256, 256, 256, "pool", 512, 512, 512, 512, "pool", 512)
-"""The layers of configuration E up to conv5_1: a number is a 3×3 convolution to that many channels and a ReLU."""
+VGG19_LAYERS: tuple[int | Literal["pool"], ...] = (
+    64,
+    64,
+    "pool",
+    128,
+    128,
+    "pool",
+    *[256] * 4,
+    "pool",
+    *[512] * 4,
+    "pool",
+    *[512] * 4,
+)
+"""The layers of configuration E up to conv5_4: a number is a 3×3 convolution to that many channels and a ReLU."""
 VGG19_TAPS = (1, 6, 11, 20, 29)
+VGG19_TAPS_FOR_LOOKS = (2, 7, 16, 25, 34)
+IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+DEPTHS_FOR_LOOKS = (Fraction(1, 6), Fraction(1, 3), Fraction(1, 2))
+"""Fractions of the teacher's blocks after which φ for looks has its levels."""
 LEVEL_WEIGHTS = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1.0)
 """CSD's level weights v (contrast.py); their number limits the levels of φ."""
 COMPARED_AT = (192, 192)
@@ -64,38 +84,46 @@ class Phi(nn.Module, ABC):
 class VGG19(Phi):
     levels = len(VGG19_TAPS)
 
-    def __init__(self) -> None:
+    def __init__(self, *, for_looks: bool = False) -> None:
         super().__init__()
+        self.taps = VGG19_TAPS_FOR_LOOKS if for_looks else VGG19_TAPS
+        self.for_looks = for_looks
         self.features = nn.Sequential()
         inputs = 3
         for layer in VGG19_LAYERS:
-            if isinstance(layer, str):
+            if layer == "pool":
                 self.features.append(nn.MaxPool2d(2))
                 continue
             # Not in place: a level is still used after the next layer has run.
             self.features.append(nn.Conv2d(inputs, layer, 3, padding=1)).append(nn.ReLU())
             inputs = layer
+        del self.features[self.taps[-1] + 1 :]
         self.freeze()
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Return the features of each level; a grey image is expanded to three equal channels."""
-        x = 255 * images.expand(-1, 3, -1, -1)
+        x = images.expand(-1, 3, -1, -1)
+        if self.for_looks:
+            mean, deviation = (x.new_tensor(v).view(3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_DEVIATION))
+            x = (x - mean) / deviation
+        else:
+            x = 255 * x
         levels = []
         for index, layer in enumerate(self.features):
             x = layer(x)
-            if index in VGG19_TAPS:
+            if index in self.taps:
                 levels.append(x)
         return tuple(levels)
 
 
-def load_vgg19(path: Path, *, sha256: str = "") -> VGG19:
+def load_vgg19(path: Path, *, sha256: str = "", for_looks: bool = False) -> VGG19:
     """Load torchvision's file of the whole VGG-19, or of its features; later layers and the classifier are ignored.
 
     No code in the file is run. Its SHA-256 must begin with `sha256`.
     """
     # On the meta device, initialising weights that the file replaces does not use torch's global generator.
     with torch.device("meta"):
-        vgg = VGG19()
+        vgg = VGG19(for_looks=for_looks)
     shapes = {name: value.shape for name, value in vgg.state_dict().items()}
     state = read_published(path, shapes, what="VGG-19", give="torchvision's vgg19-dcbb9e9d.pth", sha256=sha256)
     vgg.load_state_dict(state, assign=True)
@@ -110,11 +138,10 @@ class _LastLevelReached(Exception):
 class TeacherPhi(Phi):
     """A copy of the teacher's stem and first blocks, without the later layers."""
 
-    def __init__(self, teacher: Network) -> None:
+    def __init__(self, teacher: Network, *, for_looks: bool = False) -> None:
         super().__init__()
-        plan = plan_teacher_phi(teacher.spec)
-        self.levels = len(plan.macs)
-        self.taps = tuple(f"body[{k}]" for k in range(self.levels))
+        plan = plan_teacher_phi(teacher.spec, for_looks=for_looks)
+        self.levels, self.taps = len(plan.macs), plan.taps
         paths = [name.split(".") for name in plan.modules]
         used = {"", *(".".join(path[:end]) for path in paths for end in range(1, len(path) + 1))}
         # deepcopy uses an object's memo entry instead of copying the object.
@@ -144,17 +171,18 @@ def _stop_here(module: nn.Module, inputs: Any, output: Any) -> None:
 
 @dataclass(frozen=True)
 class TeacherPhiPlan:
-    """The MACs of φ = teacher up to each of its levels, and the modules that run up to the last."""
+    """The MACs of φ = teacher up to each of its levels, their taps, and the modules that run up to the last."""
 
     macs: tuple[int, ...]
+    taps: tuple[str, ...]
     modules: frozenset[str]
 
 
 @lru_cache(maxsize=64)
-def plan_teacher_phi(spec: Spec) -> TeacherPhiPlan:
-    """Return the levels of φ = teacher, selected by their MACs, without mean shift.
+def plan_teacher_phi(spec: Spec, *, for_looks: bool = False) -> TeacherPhiPlan:
+    """Return the levels of φ = teacher, selected by their MACs, without mean shift; for looks, by their depth.
 
-    They are counted on the meta device, as in networks/cost.py: convolutions, linear layers and attention products.
+    MACs are counted on the meta device, as in networks/cost.py: convolutions, linear layers and attention products.
     """
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -174,8 +202,18 @@ def plan_teacher_phi(spec: Spec) -> TeacherPhiPlan:
             macs.append((counter.get_total_flops() - sum(shift_flops)) // 2)
             started_by_level.append(frozenset(started))
 
-        for block in [tap for tap in network.taps if tap.startswith("body[")][: len(LEVEL_WEIGHTS)]:
+        blocks = [tap for tap in network.taps if tap.startswith("body[")][: len(LEVEL_WEIGHTS)]
+        if for_looks:
+            blocks = _blocks_at_depths(network)
+        for block in blocks:
             network.get_submodule(network.taps[block].module).register_forward_hook(record_level)
         network(torch.empty(1, network.descriptor.channels, *COMPARED_AT))
-    levels = max(1, sum(count <= VGG19_MACS for count in macs))
-    return TeacherPhiPlan(tuple(macs[:levels]), started_by_level[levels - 1])
+    levels = len(macs) if for_looks else max(1, sum(count <= VGG19_MACS for count in macs))
+    return TeacherPhiPlan(tuple(macs[:levels]), tuple(blocks[:levels]), started_by_level[levels - 1])
+
+
+def _blocks_at_depths(network: Network) -> list[str]:
+    """Return the blocks of φ for looks, each once; of a network with fewer than six blocks the first one, too."""
+    count = sum(tap.startswith("body[") for tap in network.taps)
+    depths = [max(1, int(depth * count)) for depth in DEPTHS_FOR_LOOKS]
+    return [f"body[{depth - 1}]" for depth in dict.fromkeys(depths)]

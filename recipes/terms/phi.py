@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Literal, TypeAlias, cast
+from typing import Annotated, ClassVar, Literal, TypeAlias, cast
 
 import torch
 from pydantic import Field
@@ -56,6 +56,8 @@ class UsesPerceptualNet(PlainMethod):
     ] = "auto"
     phi_source: PhiSource | None = None
     """The φ of the run, set by `bind_phi`."""
+    phi_for_looks: ClassVar[bool] = False
+    """Whether φ has the levels of a perceptual student's loss, not of a contrast's."""
     name: str = ""
 
     @property
@@ -66,7 +68,7 @@ class UsesPerceptualNet(PlainMethod):
         owner = self._phi_owner(teacher)
         if self.uses_teacher_blocks and owner is not None:
             # The plan is cached here, so that a later dry run does not count the planning of φ.
-            plan_teacher_phi(owner.spec)
+            plan_teacher_phi(owner.spec, for_looks=self.phi_for_looks)
         return cast(Method, self)
 
     def helpers(self, teacher: Network | None, student: Network) -> nn.ModuleDict:
@@ -74,14 +76,15 @@ class UsesPerceptualNet(PlainMethod):
         if self.phi_source is None and self.phi != "teacher":
             raise SrkdError(f"phi={self.phi} of {self.name} has not been resolved: pass the method through `bind_phi`")
         source = self.phi_source or resolve_phi("teacher")
-        return nn.ModuleDict({"phi": source.build(self._phi_owner(teacher))})
+        phi = source.build(self._phi_owner(teacher), for_looks=self.phi_for_looks)
+        return nn.ModuleDict({"phi": phi})
 
     def phi_levels(self, teacher: Network | None) -> int:
         """Return the number of φ's levels."""
         owner = self._phi_owner(teacher)
         if not self.uses_teacher_blocks or owner is None:
             return VGG19.levels
-        return len(plan_teacher_phi(owner.spec).macs)
+        return len(plan_teacher_phi(owner.spec, for_looks=self.phi_for_looks).macs)
 
     def _phi_owner(self, teacher: Network | None) -> Network | None:
         """Return the network whose first blocks are φ: the teacher or, if it gives outputs only, the embedded one."""
@@ -140,16 +143,16 @@ class PhiSource:
         """Return the same φ, described as the first blocks of `owner` instead of the teacher."""
         return dataclasses.replace(self, how=self.how.replace(TEACHER_BLOCKS, f"{owner}'s own first blocks"))
 
-    def build(self, teacher: Network | None) -> Phi:
+    def build(self, teacher: Network | None, *, for_looks: bool = False) -> Phi:
         """Return φ on the CPU, or only its shapes without a file; φ = teacher copies the blocks of `teacher`."""
         if self.kind == "vgg19":
             if self.path is not None:
-                return load_vgg19(self.path, sha256=self.sha256)
+                return load_vgg19(self.path, sha256=self.sha256, for_looks=for_looks)
             with torch.device("meta"):
-                return VGG19()
+                return VGG19(for_looks=for_looks)
         if teacher is None:
             raise SrkdError(f"phi is {self.how}, and there is no teacher: add --teacher FILE or --phi-weights FILE")
-        return TeacherPhi(teacher)
+        return TeacherPhi(teacher, for_looks=for_looks)
 
 
 def resolve_phi(
@@ -161,7 +164,7 @@ def resolve_phi(
     """
     if weights is not None:
         if choice == "teacher":
-            raise UsageError("phi=teacher uses no file: leave out --phi-weights or phi=teacher")
+            raise UsageError("phi=teacher uses no file: leave out --phi-weights, or add --set phi=vgg19")
         return PhiSource("vgg19", f"VGG-19 from {weights}", weights, file_sha256(weights))
     if choice == "teacher":
         return PhiSource("teacher", f"{TEACHER_BLOCKS} (phi=teacher)")

@@ -35,6 +35,7 @@ from compressor.training.method import (
     Method,
     TrainsJointly,
     fit_methods,
+    kind_of,
     teacher_views,
 )
 from compressor.training.speed import PLAIN_MODE, ExecutionMode, SpeedOptions, choose_execution_mode
@@ -58,6 +59,7 @@ from srkd.runs.recipe import (
     needs_teacher,
     phi_of,
     read_phi,
+    recipe_for_looks,
     repeats_published,
     trains_teacher,
     tunes_teacher,
@@ -168,13 +170,13 @@ class RunNetworks:
         return options
 
     def step_footprint(self, *, batch: int | None = None) -> Footprint:
-        """The cost of a step of the student's stage, run on shapes alone; raise `UnknownCost` if impossible."""
+        """The cost of a step of the last stage, run on shapes alone; raise `UnknownCost` if impossible."""
         rule = self.preset.schedule
         teacher = self.teacher if self.runs_teacher else None
         labels = self.labels == "original"
         shape = BatchShape(batch or rule.batch, rule.lr_patch, labels, self.teacher_side)
         try:
-            stage, quantisation = self.preset.stage(self.methods), self.student.quantisation
+            stage, quantisation = self.preset.stages(self.methods)[-1], self.student.quantisation
             return footprint(stage, self.student.spec, teacher, shape, quantisation=quantisation)
         except (RuntimeError, NotImplementedError, TypeError) as error:
             names = ", ".join(method.name for method in self.methods)
@@ -456,6 +458,14 @@ def require_sound_teacher(networks: RunNetworks, teacher: Teacher, inputs: Share
     check = networks.check or _check(teacher, options, inputs)
     for line in check.lines():
         note(line)
+    compares_pixels = networks.labels == "teacher" and not any(
+        kind_of(method) == "looks" for method in networks.methods
+    )
+    if check.is_for_looks and compares_pixels and not repeats_published(options.training.recipe):
+        note(
+            f"recipe {networks.recipe} compares pixels, so its student will be softer than this teacher: --recipe "
+            f"{recipe_for_looks()} makes one that looks like it"
+        )
     names = {name for choices in teacher.alternatives() for changes in choices for name in changes}
     if check.advice is None or names & set(options.teacher.arch_options or {}):
         return

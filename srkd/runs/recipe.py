@@ -9,7 +9,7 @@ from compressor.base.context import Context, Note, no_note
 from compressor.base.errors import SrkdError
 from compressor.models.networks.registry import linear_plan
 from compressor.teachers.teacher import Teacher
-from compressor.training.method import FitsBatch, HasEarlierStages, Method, TrainsJointly
+from compressor.training.method import FitsBatch, HasEarlierStages, Method, TrainsJointly, kind_of
 from recipes.catalogue import RECIPES, teacher_needs
 from recipes.config.by_class import is_class
 from recipes.config.preset import SHORT_RUN_STEPS, Preset
@@ -136,6 +136,15 @@ def recipes_for_outputs() -> tuple[str, ...]:
             if not needs_weights and not preset.student.init_required and not lacks_vgg19(methods):
                 names.append(name)
     return tuple(names)
+
+
+def recipe_for_looks() -> str | None:
+    """The first recipe whose student is to look like its teacher."""
+    for name in sorted(RECIPES):
+        with suppress(SrkdError):
+            if any(kind_of(method) == "looks" for method in load_preset(name).build_methods()):
+                return name
+    return None
 
 
 def choose_phi(

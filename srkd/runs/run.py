@@ -231,7 +231,8 @@ class TrainingRun:
             Trainer(stages, state, batches, teacher, events, seed=seed, context=self.context).run()
         trained, joint = _finished(state.averaged_network()), None
         student = Quality.of(config.validation.score_sets(trained), cost(config.student.spec))
-        worse = _below_its_start(student.scores.by(config.goal), untrained)
+        # A stage after the main one gives up some dB on purpose.
+        worse = None if stages[-1].is_later else _below_its_start(student.scores.by(config.goal), untrained)
         if worse and state.role == "student":
             # Not the trained student but the best one, which may be the start.
             weights = processes.run_on_all(lambda: self._best_weights() if processes.is_leader else None)

@@ -64,4 +64,10 @@ def test_the_picture_of_methods_knows_what_the_catalogue_does() -> None:
     dots = methods().dots
     assert ("csd", "TrainsJointly") in dots and ("scratch", "the teacher's images") not in dots
     assert {row for row, column in dots if column == "QuantisesStudent"} == {"pams", "pact"}
-    assert {row for row, column in dots if column == "the teacher's images"} == {"csd-lite", "logits", "dukd", "dckd"}
+    assert {row for row, column in dots if column == "the teacher's images"} == {
+        "csd-lite",
+        "logits",
+        "dukd",
+        "dckd",
+        "perceptual",
+    }

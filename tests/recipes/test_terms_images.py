@@ -16,7 +16,8 @@ from compressor.base.errors import UsageError
 from compressor.base.randomness import crop_each, random_positions
 from compressor.images.resize import imresize
 from recipes.methods.dukd import zoom_in, zoom_in_cells
-from recipes.methods.hkdsr import FusionGate, band_l1, high_bands, matrix_l1, windowed_matrix_l1
+from recipes.methods.hkdsr import FusionGate, band_l1, matrix_l1, windowed_matrix_l1
+from recipes.terms.haar import high_bands
 from recipes.terms.symmetries import Operations, apply, draw_operations, invert
 from tests.support.tensors import close, golden, gradient_of, noise
 

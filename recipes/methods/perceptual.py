@@ -1,0 +1,276 @@
+"""A perceptual student of a perceptual teacher: first near to its images, then not to be told apart from them.
+
+    main stage    L = L1(s,t) + g·L1(∇s,∇t) + w·Σ L1 of Haar's high bands of s and t, two levels
+    last stage    L = L1(s,t) + g·L1(∇s,∇t) + e·Σ|E(s) - E(t)| + λ_φ·L_φ(s,t) + λ_D·BCE(D(s), 1)
+                  D learns BCE(D(t), 1) + BCE(D(s), 0);   it starts from the averaged student
+    t = the teacher's image of the same input, clipped and rounded to 8 bit;   g = w = 0.5, e = 0.3, λ_D = 0.1
+    E = the root of a high band's mean square over a patch, three levels: how much texture there is, wherever it lies
+
+L_φ = Σ_l mean|φ_l(s↓) - φ_l(t↓)| / mean|φ_l(t↓)| with the teacher's own blocks as φ (after a sixth, a third and half of
+them), fed the images shrunk to their input's size, weight calibrated to 0.3 of the L1; or Real-ESRGAN's sum over VGG-19
+with weight 1. D is the U-Net of recipes/terms/discriminator.py. Both of its images are of one input, so it learns what
+the student still lacks, not how photographs look; both get the same uniform noise of ±1/2 of a grey level, so that it
+doesn't read the rounding of t. D first learns alone, then λ_D rises: a twentieth and a tenth of the stage, at most 500
+and 1000 steps. recipes/terms/looks_guard.py watches, and halves λ_D or ends the game.
+
+[choice], after Real-ESRGAN (realesrgan/models/realesrgan_model.py, which trains the teachers) and SDAKD (arXiv
+2510.03870, which needs a discriminator of the student's own size); nothing published is repeated. An original is not
+used. With λ_φ = λ_D = 0 there is no last stage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, cast
+
+import torch
+from pydantic import Field
+from torch import nn
+from torch.nn import functional as F
+
+from compressor.base.randomness import crop_each, generator_of, random_positions
+from compressor.data.batches import View
+from compressor.images.resize import imresize
+from compressor.models.networks.base import Network
+from compressor.training.calibration import Calibrated
+from compressor.training.method import AfterAverage, Kind, LaterStage, OwnRate
+from compressor.training.step import Step
+from recipes.terms.discriminator import LOSSES, LossName, UNetDiscriminator
+from recipes.terms.haar import high_bands, low_band
+from recipes.terms.looks_guard import LooksGuard
+from recipes.terms.perceptual import Phi
+from recipes.terms.phi import PhiChoice, UsesPerceptualNet
+
+PHI_SHARE = 0.3
+VGG_WEIGHT = 1.0
+VGG_LEVEL_WEIGHTS = (0.1, 0.1, 1.0, 1.0, 1.0)
+MOST_ALONE, MOST_RAMP = 500, 1000
+MOST_BETWEEN_CHECKS, CHECKS = 500, 20
+WIDTHS = {200_000: 16, 1_000_000: 32}
+"""Channels of the discriminator for students of at most so many parameters; 64 for larger ones."""
+WAVELET_LEVELS, ENERGY_LEVELS = 2, 3
+SMALLEST_ENERGY = 1e-6
+"""Added to a mean square, whose root has no gradient at zero."""
+DETAIL_SIDE, DETAIL_GAIN = 8, 8.0
+"""The discriminator sees what is finer than 8 pixels, 8 times as strong. Of whole images it learns nothing in the few
+hundred steps of a short run (accuracy 0.52 after 100 steps, of details 0.83), and their coarse part has its own loss.
+"""
+
+
+@dataclass(frozen=True)
+class Perceptual(UsesPerceptualNet):
+    gradients: Annotated[float, Field(ge=0, description="g, weight of the images' gradients")] = 0.5
+    wavelets: Annotated[float, Field(ge=0, description="w, weight of their high bands in the main stage")] = 0.5
+    energies: Annotated[float, Field(ge=0, description="e, weight of the bands' energies in the last stage")] = 0.3
+    last_share: Annotated[float, Field(ge=0, lt=1, description="part of the run's steps for the last stage")] = 0.4
+    last_rate: Annotated[float, Field(gt=0, description="learning rate there")] = 1e-4
+    opponent_rate: Annotated[float, Field(gt=0, description="learning rate of the discriminator")] = 2e-3
+    lam_phi: Annotated[
+        float | None,
+        Field(ge=0, description="λ_φ; none: calibrated to 0.3 of the L1, with VGG-19 1"),
+    ] = None
+    lam_adversarial: Annotated[float, Field(ge=0, description="λ_D, weight of the discriminator's verdict")] = 0.1
+    game: Annotated[LossName, Field(description="how student and discriminator are judged")] = "bce"
+    width: Annotated[
+        int | None,
+        Field(ge=4, description="channels of the discriminator; none: 16, 32 or 64 by the student's size"),
+    ] = None
+    window: Annotated[
+        int, Field(ge=16, description="largest side in pixels of the windows that the discriminator sees, one a patch")
+    ] = 64
+    phi: Annotated[
+        PhiChoice, Field(description="the teacher's first blocks or VGG-19; auto: VGG-19 where it is available")
+    ] = "teacher"
+    name: str = "perceptual"
+    kind: Kind = "looks"
+    teacher_views: tuple[View, ...] = ("whole",)
+    phi_for_looks: ClassVar[bool] = True
+
+    @property
+    def weights(self) -> Mapping[str, float | Calibrated]:
+        return {"logits": 1.0, "gradients": self.gradients, "wavelets": self.wavelets}
+
+    def helpers(self, teacher: Network | None, student: Network) -> nn.ModuleDict:
+        """Return no φ: only the last stage uses it."""
+        return nn.ModuleDict()
+
+    def later_stages(self) -> Sequence[LaterStage]:
+        if self.lam_adversarial == 0 and self.lam_phi == 0:
+            return ()
+        return (LaterStage("looks", self.last_share, self.last_rate, lambda began, steps: Game(self, began, steps)),)
+
+    def terms(self, step: Step) -> dict[str, torch.Tensor]:
+        difference = step.student().sr - target_of(step)
+        return {**pixel_terms(difference), "wavelets": wavelet_l1(difference)}
+
+
+@dataclass(frozen=True)
+class Game:
+    """The last stage, of `steps` after `began`: student against discriminator."""
+
+    of: Perceptual
+    began: int
+    steps: int
+    name: str = "perceptual-looks"
+    kind: Kind = "looks"
+    opponent_terms: tuple[str, ...] = ("discriminator",)
+
+    @property
+    def weights(self) -> Mapping[str, float | Calibrated]:
+        weights: dict[str, float | Calibrated] = {"logits": 1.0, "gradients": self.of.gradients}
+        weights["energies"] = self.of.energies
+        if self.of.lam_phi is not None:
+            weights["phi"] = self.of.lam_phi
+        else:
+            weights["phi"] = Calibrated(PHI_SHARE, against="logits") if self.of.uses_teacher_blocks else VGG_WEIGHT
+        return weights | {"adversarial": self.of.lam_adversarial, "discriminator": 1.0}
+
+    @property
+    def alone(self) -> int:
+        """The steps in which the discriminator learns alone."""
+        return min(MOST_ALONE, self.steps // 20)
+
+    @property
+    def ramp(self) -> int:
+        """The steps in which λ_D rises after that."""
+        return max(1, min(MOST_RAMP, self.steps // 10))
+
+    @property
+    def between_checks(self) -> int:
+        return max(1, min(MOST_BETWEEN_CHECKS, self.steps // CHECKS))
+
+    def modules(self, teacher: Network | None, student: Network) -> nn.ModuleDict:
+        parameters = sum(parameter.numel() for parameter in student.parameters())
+        width = self.of.width or next((width for most, width in WIDTHS.items() if parameters <= most), 64)
+        opponent = UNetDiscriminator(width, student.descriptor.channels)
+        return nn.ModuleDict({"opponent": opponent, "guard": LooksGuard(student)})
+
+    def own_rates(self, student: Network, modules: nn.ModuleDict) -> Sequence[OwnRate]:
+        return (OwnRate(list(modules["opponent"].parameters()), self.of.opponent_rate),)
+
+    def helpers(self, teacher: Network | None, student: Network) -> nn.ModuleDict:
+        if self.of.lam_phi == 0:
+            return nn.ModuleDict()
+        return UsesPerceptualNet.helpers(self.of, teacher, student)
+
+    def terms(self, step: Step) -> dict[str, torch.Tensor]:
+        modules = cast(nn.ModuleDict, step.modules[self.name])
+        guard, opponent = cast(LooksGuard, modules["guard"]), cast(UNetDiscriminator, modules["opponent"])
+        sr, target = step.student().sr, target_of(step)
+        terms = pixel_terms(sr - target) | {"energies": energy_l1(sr, target)}
+        if self.of.lam_phi != 0:
+            terms["phi"] = self._phi_distance(step, sr, target)
+        for name, number in guard.numbers().items():
+            step.observe(f"guard_{name}", sr.new_tensor(number))
+        done = step.number - self.began
+        # A step before the stage is one of a dry run, which counts a full one.
+        if done >= 0 and not guard.has_crops:
+            patches = step.all_gather(step.lr), step.all_gather(target)
+            step.after_update(lambda: guard.collect(*patches))
+        elif self.of.lam_adversarial and guard.scale:
+            share = 1.0 if done < 0 else min(1.0, max(0.0, (done - self.alone) / self.ramp))
+            terms |= self._play(step, opponent, sr, target, share * guard.scale)
+        return terms
+
+    def _phi_distance(self, step: Step, sr: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """Return L_φ."""
+        phi = cast(Phi, step.helpers[self.name]["phi"])
+        if not self.of.uses_teacher_blocks:
+            with step.precision():
+                with torch.no_grad():
+                    theirs = phi(target)
+                ours = phi(sr)
+            pairs = zip(VGG_LEVEL_WEIGHTS, ours, theirs, strict=True)
+            return torch.stack([weight * F.l1_loss(a.float(), b.float()) for weight, a, b in pairs]).sum()
+        small, small_target = (imresize(images, 1 / step.scale) for images in (sr, target))
+        with step.precision():
+            with torch.no_grad():
+                theirs = phi(small_target)
+            ours = phi(small)
+        sizes = torch.stack([feature.float().abs().mean((1, 2, 3)) for feature in theirs], 1)
+        sizes = step.all_gather(sizes).mean(0)  # of the whole batch: a mean of ratios would depend on the processes
+        distances = [F.l1_loss(a.float(), b.float()) for a, b in zip(ours, theirs, strict=True)]
+        return (torch.stack(distances) / sizes).sum()
+
+    def _play(
+        self, step: Step, opponent: UNetDiscriminator, sr: torch.Tensor, target: torch.Tensor, share: float
+    ) -> dict[str, torch.Tensor]:
+        """Return the discriminator's loss and, times a share above 0, the student's."""
+        game = LOSSES[self.of.game]
+        height, width = (min(self.of.window, side) for side in sr.shape[-2:])
+        room = (sr.shape[-2] - height, sr.shape[-1] - width)
+        corners = random_positions("perceptual-windows", step.seed, step.number, step.samples, room)[0]
+        fake, real = (crop_each(images, corners, height, width) for images in (sr.clamp(0, 1), target))
+        noise = dither(fake, seed=step.seed, step=step.number, samples=step.samples)
+        fake, real = (fine_detail(images) for images in (fake + noise[0], real + noise[1]))
+        with step.precision():
+            judged = opponent(torch.cat([real, fake.detach()]), learns=True)
+        of_real, of_fake = judged.chunk(2)
+        terms = {"discriminator": game.of_opponent(of_real, of_fake)}
+        step.observe("adversarial_weight", sr.new_tensor(share * self.of.lam_adversarial))
+        if share:
+            with step.precision():
+                verdict = opponent(fake)
+            terms["adversarial"] = share * game.of_student(of_real.detach(), verdict)
+        return terms
+
+    def follow_average(self, modules: nn.ModuleDict, averaged: Network, done: int) -> AfterAverage | None:
+        """Let the guard look at the averaged student from time to time."""
+        guard, opponent = cast(LooksGuard, modules["guard"]), cast(UNetDiscriminator, modules["opponent"])
+        is_due = guard.start is None or done % self.between_checks == 0
+        if not (guard.has_crops and guard.scale and is_due and self.of.lam_adversarial):
+            return None
+        return guard.check(averaged, lambda images: opponent(fine_detail(images)), done, self.steps)
+
+
+def target_of(step: Step) -> torch.Tensor:
+    """Return t: the teacher's image as it would be written to a file."""
+    return as_in_a_file(step.teacher().sr)
+
+
+def as_in_a_file(images: torch.Tensor) -> torch.Tensor:
+    """Return the images clipped, in steps of 1/255."""
+    return (255 * images.clamp(0, 1)).round() / 255
+
+
+def pixel_terms(difference: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Return the L1 of the images and that of their forward differences, the mean of both directions."""
+    gradients = [difference.diff(dim=axis).abs().mean() for axis in (-2, -1)]
+    return {"logits": difference.abs().mean(), "gradients": torch.stack(gradients).mean()}
+
+
+def wavelet_l1(difference: torch.Tensor) -> torch.Tensor:
+    """Return the sum over levels and high bands of the mean absolute value: the transform is linear."""
+    low, levels = difference, list[torch.Tensor]()
+    for _ in range(WAVELET_LEVELS):
+        levels += [band.abs().mean() for band in high_bands(low)]
+        low = low_band(low)
+    return torch.stack(levels).sum()
+
+
+def energy_l1(images: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Return the sum over levels and high bands of the mean over patches of |E(images) - E(target)|."""
+    distances = list[torch.Tensor]()
+    for _ in range(ENERGY_LEVELS):
+        for ours, theirs in zip(high_bands(images), high_bands(target), strict=True):
+            energies = [(band.square().mean((1, 2, 3)) + SMALLEST_ENERGY).sqrt() for band in (ours, theirs)]
+            distances.append((energies[0] - energies[1]).abs().mean())
+        images, target = low_band(images), low_band(target)
+    return torch.stack(distances).sum()
+
+
+def fine_detail(images: torch.Tensor) -> torch.Tensor:
+    """Return the images without what is coarser than `DETAIL_SIDE` pixels, times `DETAIL_GAIN`."""
+    side = min(DETAIL_SIDE, *images.shape[-2:])
+    coarse = F.avg_pool2d(images, side, ceil_mode=True)
+    return DETAIL_GAIN * (images - F.interpolate(coarse, size=images.shape[-2:], mode="bilinear"))
+
+
+def dither(like: torch.Tensor, *, seed: int, step: int, samples: Sequence[int]) -> torch.Tensor:
+    """Return two fields of uniform noise of ±1/2 of 1/255 for each sample: (2,B,…)."""
+    fields = [
+        torch.from_numpy(generator_of("perceptual-dither", seed, step, sample).random((2, *like.shape[1:]), "float32"))
+        for sample in samples
+    ]
+    return ((torch.stack(fields, 1) - 0.5) / 255).to(like.device)

@@ -1,0 +1,198 @@
+"""The guard of adversarial training: it compares fixed crops with the teacher's before artefacts can show.
+
+    spectrum   R_k = 10·log10((P_S,k + ε)/(P_T,k + ε)) over rings of the crops' mean power: the mean of all rings at
+               most 1 dB, each above half Nyquist at most 3 dB; more is invented noise or a checkerboard
+    colour     the largest |mean(S - T)| of a channel over all crops: at most 0.5/255 above its value at the start; the
+               mean over blocks of 8 LR pixels of |mean(S - T)|: at most 1/255 above it
+    distance   PSNR(S, T) at most 1 dB below its value at the start
+    flat       deviation within the flattest 5 % of the teacher's blocks of 8×8: at most 1.2 times the teacher's, or 1.2
+               times its value at the start
+    opponent   its accuracy on the crops, which it never learns from, above 0.98 for a fourth of the stage: too strong
+
+One breach halves the adversarial weight; after the third the student goes back to the last one without a breach, and
+adversarial training ends. [choice]: the bounds of a spectrum below the teacher's would be broken by every student that
+has yet to sharpen, and those of colour and flat areas by a student that is small; hence the values at the start.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, TypeAlias
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from compressor.images.looks import ring_powers
+from compressor.models.networks.base import Network
+from compressor.training.method import AfterAverage
+from recipes.terms.discriminator import accuracy
+
+Judge: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
+"""The opponent's logits of images."""
+
+CROPS = 16
+"""The fewest crops; all patches of the steps that give them are kept."""
+BATCH = 16
+LEVEL = 1 / 255
+MOST_MEAN_DB, MOST_RING_DB = 1.0, 3.0
+MOST_COLOUR, MOST_BLOCK_COLOUR = 0.5 * LEVEL, LEVEL
+MOST_LOSS_DB = 1.0
+MOST_FLAT = 1.2
+FLATTEST = 0.05
+FLAT_SIDE = 8
+"""Sides in pixels of the blocks whose deviation is compared."""
+FLOOR = 0.5 * LEVEL
+"""The smallest deviation that counts: half a level, as images are rounded."""
+STRONG = 0.98
+STRONG_SHARE = 0.25
+BREACHES = 3
+
+
+@dataclass(frozen=True)
+class Looks:
+    """What the guard measures on its crops."""
+
+    spectrum_db: float
+    ring_db: float
+    colour: float
+    block_colour: float
+    psnr: float
+    flat: float
+    opponent: float
+
+    def breach(self, start: Looks) -> str | None:
+        """Return the first bound that is broken, in words."""
+        if self.spectrum_db > MOST_MEAN_DB or self.ring_db > MOST_RING_DB:
+            return (
+                f"the student's spectrum is {self.spectrum_db:+.2f} dB from the teacher's on average and "
+                f"{self.ring_db:+.2f} dB at one frequency (at most {MOST_MEAN_DB:+g} and {MOST_RING_DB:+g})"
+            )
+        for name, ours, first, more in (
+            ("colour", self.colour, start.colour, MOST_COLOUR),
+            ("colour of blocks", self.block_colour, start.block_colour, MOST_BLOCK_COLOUR),
+        ):
+            if ours > first + more:
+                return (
+                    f"the {name} is {255 * ours:.2f} grey levels from the teacher's, {255 * first:.2f} at the start "
+                    f"(at most {255 * more:g} more)"
+                )
+        if self.psnr < start.psnr - MOST_LOSS_DB:
+            return f"{self.psnr:.2f} dB to the teacher, {start.psnr:.2f} at the start (at most {MOST_LOSS_DB:g} less)"
+        if self.flat > MOST_FLAT * max(1.0, start.flat):
+            return (
+                f"flat areas vary {self.flat:.2f} times as much as the teacher's, {start.flat:.2f} at the start "
+                f"(at most {MOST_FLAT:g} times)"
+            )
+        return None
+
+
+class LooksGuard(nn.Module):
+    """The crops, the values at the start, and what the guard has decided; all of it is saved with the run."""
+
+    def __init__(self, student: Network) -> None:
+        super().__init__()
+        self.good = copy.deepcopy(student).requires_grad_(False).eval()
+        """The last averaged student without a breach."""
+        self.lr, self.target = torch.empty(0), torch.empty(0)
+        self.start: Looks | None = None
+        self.now: Looks | None = None
+        self.scale = 1.0
+        """Factor of the adversarial weight; 0: adversarial training has ended."""
+        self.breaches, self.strong_since = 0, -1
+
+    @property
+    def has_crops(self) -> bool:
+        return len(self.lr) >= CROPS
+
+    def collect(self, lr: torch.Tensor, target: torch.Tensor) -> None:
+        """Keep these patches and the teacher's images of them."""
+        self.lr = torch.cat([self.lr.to(lr.device), lr.detach()]) if len(self.lr) else lr.detach().clone()
+        self.target = torch.cat([self.target.to(lr.device), target]) if len(self.target) else target.clone()
+
+    def check(self, averaged: Network, opponent: Judge, done: int, steps: int) -> AfterAverage:
+        """Measure the averaged student after `done` of the stage's `steps`, and act on a breach."""
+        self.now = self.measure(averaged, opponent)
+        if self.start is None:
+            self.start = self.now
+        why = self.now.breach(self.start) or self._too_strong(done, steps)
+        if why is None:
+            self.good.load_state_dict(averaged.state_dict())
+            return AfterAverage()
+        self.breaches += 1
+        if self.breaches < BREACHES:
+            self.scale /= 2
+            return AfterAverage((f"{why}: the adversarial weight is halved to {self.scale:g} of the recipe's",))
+        self.scale = 0.0
+        message = f"{why}, the third time: back to the last student without this, and adversarial training ends"
+        return AfterAverage((message,), self.good)
+
+    def _too_strong(self, done: int, steps: int) -> str | None:
+        assert self.now is not None
+        if self.now.opponent <= STRONG:
+            self.strong_since = -1
+            return None
+        if self.strong_since < 0:
+            self.strong_since = done
+        if done - self.strong_since < STRONG_SHARE * steps:
+            return None
+        self.strong_since = done
+        return f"the discriminator tells {self.now.opponent:.1%} of the pixels of held-apart patches apart"
+
+    @torch.no_grad()
+    def measure(self, averaged: Network, opponent: Judge) -> Looks:
+        """Return what the averaged student makes of the crops, beside the teacher's images of them."""
+        device = next(averaged.parameters()).device
+        target = self.target.to(device)
+        images = torch.cat([averaged(lr.to(device)).float() for lr in torch.split(self.lr, BATCH)]).clamp(0, 1)
+        logits = [
+            torch.cat([opponent(part) for part in torch.split(side, BATCH)])
+            for side in (target, (255 * images).round() / 255)
+        ]
+        error = images - target
+        blocks = min(FLAT_SIDE * averaged.descriptor.scale, *error.shape[-2:])
+        powers = (ring_powers(255 * side) for side in (images, target))
+        ours, theirs = (power.mean(0) for power in powers)
+        floor = 1e-3 * theirs.mean()
+        rings = 10 * torch.log10((ours + floor) / (theirs + floor))
+        ours_flat, theirs_flat = (_deviations(side) for side in (images, target))
+        flattest = theirs_flat <= theirs_flat.quantile(FLATTEST)
+        return Looks(
+            spectrum_db=float(rings.mean()),
+            ring_db=float(rings[len(rings) // 2 :].max()),
+            colour=float(error.mean((0, -2, -1)).abs().max()),
+            block_colour=float(F.avg_pool2d(error, blocks).abs().mean()),
+            psnr=float(-10 * torch.log10(error.square().mean().clamp_min(1e-10))),
+            flat=float(ours_flat[flattest].mean().clamp_min(FLOOR) / theirs_flat[flattest].mean().clamp_min(FLOOR)),
+            opponent=float(accuracy(*logits)),
+        )
+
+    def get_extra_state(self) -> dict[str, Any]:
+        return {
+            "lr": self.lr,
+            "target": self.target,
+            "start": None if self.start is None else asdict(self.start),
+            "now": None if self.now is None else asdict(self.now),
+            "scale": self.scale,
+            "breaches": self.breaches,
+            "strong_since": self.strong_since,
+        }
+
+    def set_extra_state(self, state: Mapping[str, Any]) -> None:
+        self.lr, self.target = state["lr"], state["target"]
+        self.start, self.now = (None if state[name] is None else Looks(**state[name]) for name in ("start", "now"))
+        self.scale, self.breaches = float(state["scale"]), int(state["breaches"])
+        self.strong_since = int(state["strong_since"])
+
+    def numbers(self) -> dict[str, float]:
+        """Return what was measured last, by name, for the log."""
+        return {} if self.now is None else {field.name: getattr(self.now, field.name) for field in fields(Looks)}
+
+
+def _deviations(images: torch.Tensor) -> torch.Tensor:
+    """Return the deviation within each block of each image, of all channels together, as one row."""
+    side = min(FLAT_SIDE, *images.shape[-2:])
+    mean, square = F.avg_pool2d(images, side), F.avg_pool2d(images.square(), side)
+    return (square - mean.square()).clamp_min(0).mean(1).sqrt().flatten()

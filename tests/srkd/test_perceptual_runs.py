@@ -1,0 +1,72 @@
+"""`--recipe perceptual` as a command: its stages, what it writes, and when other recipes propose it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from compressor.models.checkpoints.load import load_checkpoint
+from compressor.models.checkpoints.save import save_network
+from compressor.models.networks.compact import CompactSpec
+from compressor.models.networks.registry import build
+from srkd.cli.main import run
+from tests.support.small_runs import save_photos
+
+PROPOSAL = "--recipe perceptual makes one that looks like it"
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Photos, and a teacher that hardly does more than repeat pixels, so that bicubic is nearer to the originals."""
+    folder = tmp_path_factory.mktemp("inputs")
+    save_photos(folder / "photos")
+    teacher = build(CompactSpec(scale=2, width=8, depth=1), seed=0)
+    with torch.no_grad():
+        for parameter in list(teacher.parameters())[-2:]:
+            parameter.mul_(0.1)
+    save_network(teacher, folder / "teacher.safetensors", metadata={})
+    return folder
+
+
+def compress(inputs: Path, out: Path, recipe: str, *more: str) -> int:
+    return run(
+        [
+            *("compress", "--teacher", str(inputs / "teacher.safetensors"), "--recipe", recipe, "--width", "0.5"),
+            *("--data", str(inputs / "photos"), "--val", str(inputs / "photos"), "--out", str(out)),
+            *("--batch", "8", "--lr-patch", "12", "--label-margin", "0", *more),
+        ]
+    )
+
+
+def test_other_recipes_propose_it_for_such_a_teacher(
+    inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert compress(inputs, tmp_path / "run", "logits", "--steps", "2") == 0
+    assert f"recipe logits compares pixels, so its student will be softer than this teacher: {PROPOSAL}" in "".join(
+        capsys.readouterr()
+    )
+
+
+def test_a_run_has_two_stages_and_its_last_student_without_the_discriminator(
+    inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    assert compress(inputs, out, "perceptual", "--steps", "20", "--set", "perceptual.width=4") == 0
+    assert PROPOSAL not in "".join(capsys.readouterr())
+    facts = json.loads((out / "run.json").read_text())
+    assert [(method["name"], method["stage"]) for method in facts["code"]["methods"]] == [
+        ("perceptual", "distil"),
+        ("perceptual-looks", "looks"),
+    ]
+    student = load_checkpoint(out / "student.safetensors").network
+    assert sum(value.numel() for value in student.state_dict().values()) < 2000
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    trained = [row for row in rows if row["kind"] == "train"]
+    assert "raw/wavelets" in trained[0] and "raw/wavelets" not in trained[-1]
+    assert "raw/discriminator" in trained[-1] and "seen/guard_spectrum_db" in trained[-1]
+    # The last averaged student counts, not that of the highest PSNR.
+    best = load_checkpoint(out / "checkpoints" / "best.safetensors").network
+    assert best.fingerprint() == student.fingerprint()
