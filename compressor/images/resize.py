@@ -1,4 +1,4 @@
-"""MATLAB's bicubic in torch: the only resizer of pixels in srkd.
+"""MATLAB's bicubic in torch: the only resizer of pixels in srkd, with Lanczos to compare with.
 
 Published low-resolution benchmark images were made by MATLAB's `imresize(image, 1/s, 'bicubic')`: Keys' cubic kernel
 with a = -0.5, stretched by the scale when shrinking (antialiasing), rows before columns, indices reflected at the
@@ -10,7 +10,9 @@ torch's own `bicubic` has a = -0.75: a different filter, never interchangeable w
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from functools import lru_cache
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -20,24 +22,31 @@ from compressor.base.errors import SrkdError
 
 _LARGEST_EXACT_FLOAT32 = 2**24
 
+KernelName: TypeAlias = Literal["cubic", "lanczos"]
 
-def imresize(images: Tensor, scale: float) -> Tensor:
+
+def imresize(images: Tensor, scale: float, kernel: KernelName = "cubic") -> Tensor:
     """Return (..., H, W) floats of any range resized to (..., ceil(H*scale), ceil(W*scale)); no rounding, no clamping.
 
     Per axis, with output index i = 1..n', u = i/r + (1 - 1/r)/2, taps j around u, weights k(u - j) normalised to sum
-    one, k(t) = r*cubic(r*t) when shrinking (antialiasing) and cubic(t) when enlarging; indices are mirrored.
+    one, k(t) = r*kernel(r*t) when shrinking (antialiasing) and kernel(t) when enlarging; indices are mirrored.
     """
     if not images.is_floating_point():
         raise SrkdError(f"imresize takes floating-point images, got {images.dtype}: divide by 255 first")
     if not (math.isfinite(scale) and scale > 0):
         raise SrkdError(f"imresize: the scale must be a positive number, got {scale}")
     _require_pixels(images)
-    return _resize_axis(_resize_axis(images, -2, scale), -1, scale)
+    return _resize_axis(_resize_axis(images, -2, scale, kernel), -1, scale, kernel)
 
 
 def upscale_bicubic(lr: Tensor, scale: int) -> Tensor:
     """Return images upscaled by the reference bicubic: mirrored border, neither rounded nor clamped."""
     return imresize(lr, float(scale))
+
+
+def upscale_lanczos(lr: Tensor, scale: int) -> Tensor:
+    """Return images upscaled by Lanczos with three lobes: mirrored border, neither rounded nor clamped."""
+    return imresize(lr, float(scale), "lanczos")
 
 
 def downscale_u8(hr_u8: Tensor, scale: int, *, border: Border = "mirror") -> Tensor:
@@ -107,32 +116,45 @@ def cubic(distance: Tensor) -> Tensor:
     return torch.where(t <= 1, near, torch.where(t <= 2, far, torch.zeros_like(t)))
 
 
+def lanczos(distance: Tensor) -> Tensor:
+    """Return Lanczos' kernel of three lobes, sinc(t)*sinc(t/3) for |t| < 3 (Duchon, 1979)."""
+    return torch.where(distance.abs() < 3, torch.sinc(distance) * torch.sinc(distance / 3), torch.zeros_like(distance))
+
+
+KERNELS: Mapping[KernelName, tuple[Callable[[Tensor], Tensor], float]] = {
+    "cubic": (cubic, 4.0),
+    "lanczos": (lanczos, 6.0),
+}
+"""Kernels by name, with the width outside of which they are zero."""
+
+
 def _require_pixels(images: Tensor) -> None:
     if images.dim() < 2 or not images.shape[-1] or not images.shape[-2]:
         raise SrkdError(f"cannot resize an image without pixels: its shape is {tuple(images.shape)}")
 
 
 @lru_cache(maxsize=64)
-def _axis_taps(size: int, scale: float) -> tuple[Tensor, Tensor]:
+def _axis_taps(size: int, scale: float, kernel: KernelName) -> tuple[Tensor, Tensor]:
     """Return source indices (taps, n') and float64 weights (taps, n') for one axis."""
     # Real numbers also in a dry run, which computes shapes alone: the cache outlives it.
     with torch.device("cpu"):
         stretch = min(scale, 1.0)
-        support = 4.0 / stretch
+        weigh, width = KERNELS[kernel]
+        support = width / stretch
         # The small term absorbs the rounding error of sizes such as 33 * (1/3), which must not gain a pixel.
         out_size = max(1, math.ceil(size * scale - 1e-9))
         centre = torch.arange(1, out_size + 1, dtype=torch.float64) / scale + 0.5 * (1 - 1 / scale)
         first = (centre - support / 2).floor()
         positions = first + torch.arange(math.ceil(support) + 2, dtype=torch.float64)[:, None]
-        weights = stretch * cubic(stretch * (centre - positions))
+        weights = stretch * weigh(stretch * (centre - positions))
         weights = weights / weights.sum(dim=0)
         used = weights.abs().amax(dim=1) > 0
         indices = reflected_indices(positions.long() - 1, size)
         return indices[used], weights[used]
 
 
-def _resize_axis(images: Tensor, axis: int, scale: float) -> Tensor:
-    indices, weights = _axis_taps(images.shape[axis], scale)
+def _resize_axis(images: Tensor, axis: int, scale: float, kernel: KernelName) -> Tensor:
+    indices, weights = _axis_taps(images.shape[axis], scale, kernel)
     indices = indices.to(images.device)
     weights = weights.to(images.device, images.dtype)
     if axis == -2:

@@ -13,6 +13,10 @@ GOAL_WORDS: dict[Goal, str] = {"original": "to the original", "teacher": "to the
 """How a figure says what it was measured against."""
 
 
+LANCZOS = "lanczos"
+"""The name of the second row without a network, where images are compared with a teacher's."""
+
+
 def both_goals(goal: Goal) -> tuple[Goal, Goal]:
     """The goal, then the other one: the order in which figures are shown."""
     return ("original", "teacher") if goal == "original" else ("teacher", "original")

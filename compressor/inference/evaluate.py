@@ -27,13 +27,13 @@ from compressor.images.files import grey_of, image_size, read_rgb_u8, read_rgb_u
 from compressor.images.metrics import PEAK, ImageTooSmall, finite_or_none, luma, to_u8
 from compressor.images.protocol import Protocol
 from compressor.images.resize import downscale_u8, mod_crop
-from compressor.images.scores import without_network
+from compressor.images.scores import LANCZOS, without_network
 from compressor.images.sets import AnySet, ImagePair, LrImage, LrSet
 from compressor.inference.background import OneBehind, read_ahead
 from compressor.inference.metric_table import DEFAULT_METRICS, METRICS, Measure, Metric, Reference
 from compressor.inference.numbers import Numbers, numbers_of
 from compressor.inference.open import unique_label
-from compressor.inference.super_resolve import Bicubic, super_resolve
+from compressor.inference.super_resolve import Bicubic, Lanczos, super_resolve
 from compressor.runtimes.base import Runtime
 
 OVERLAPPED_PIXELS = 2**23
@@ -128,6 +128,16 @@ class Evaluation:
         return self.models[without_network(self.scale)]
 
     @property
+    def networks(self) -> Mapping[str, Mapping[str, SetScore]]:
+        """The scores of the models, without the rows that need no network."""
+        return dict(islice(self.models.items(), 1 if self.lanczos is None else 2, None))
+
+    @property
+    def lanczos(self) -> Mapping[str, SetScore] | None:
+        """The scores of Lanczos by set; None without a teacher and at scale 1."""
+        return None if self.teacher is None or self.scale == 1 else self.models[LANCZOS]
+
+    @property
     def headline(self) -> tuple[Metric, Reference]:
         """The figure to show where there is room for one: the first metric, to the first reference."""
         return METRICS[self.metrics[0]], self.references[0]
@@ -188,8 +198,9 @@ def evaluate(
 ) -> Evaluation:
     """Return the scores of models on sets by the protocol of the settings. Stored LR images are used where a set has
     them, otherwise they are made. The first row is always `bicubic`, at scale 1 `input`, without the self-ensemble.
-    With several sets each is noted when it is finished, and Ctrl-C raises `EvaluationInterrupted` with the finished
-    ones. While a network runs, the next image is read and the last output is scored.
+    Beside a teacher the second one is `lanczos`. With several sets each is noted when it is finished, and Ctrl-C raises
+    `EvaluationInterrupted` with the finished ones. While a network runs, the next image is read and the last output
+    is scored.
 
     All images are also compared with those of `teacher`, one of the models; sets of LR images alone need it.
     """
@@ -237,7 +248,9 @@ def _evaluate(
 ) -> tuple[Evaluation, ...]:
     scale = settings.scale
     protocols = [protocol.at(scale) for protocol in protocols]
-    table = _Table(_by_label(models, scale), settings, protocols, teacher)
+    table = _Table(
+        _by_label(models, scale, with_lanczos=teacher is not None and scale > 1), settings, protocols, teacher
+    )
     pixels = _check_sets(sets, scale, protocols, table.measures, has_teacher=teacher is not None)
     sources = [source for image_set in sets for source in image_set.sources]
     read = partial(_read_picture, scale=scale, protocols=protocols, degradation=settings.degradation)
@@ -381,10 +394,10 @@ def _set_score(image_set: AnySet, protocol: Protocol, images: Mapping[str, Image
     )
 
 
-def _by_label(models: Sequence[Runtime], scale: int) -> dict[str, Runtime]:
-    """Return the models by label, after the row without a network; duplicate labels are numbered."""
-    first = Bicubic(scale)
-    rows: dict[str, Runtime] = {first.label: first}
+def _by_label(models: Sequence[Runtime], scale: int, *, with_lanczos: bool) -> dict[str, Runtime]:
+    """Return the models by label, after the rows without a network; duplicate labels are numbered."""
+    plain = [Bicubic(scale), *([Lanczos(scale)] if with_lanczos else [])]
+    rows: dict[str, Runtime] = {row.label: row for row in plain}
     for model in models:
         if model.descriptor.scale != scale:
             raise UsageError(f"{model.label} enlarges {model.descriptor.scale} times, the evaluation is at x{scale}")

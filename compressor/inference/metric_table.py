@@ -7,6 +7,7 @@ is one row of METRICS.
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, cast
@@ -62,6 +63,12 @@ class Metric(Requirements):
     def key_to(self, reference: Reference) -> str:
         """The key of its figure in JSON: psnr_y to the original, psnr_y_teacher to the teacher."""
         return self.key if reference == "original" else f"{self.key}_{reference}"
+
+    def error(self, figure: float) -> float:
+        """Return how far a figure is from the best one: less is better."""
+        if self.best == "highest":
+            return -figure
+        return figure if self.best == "lowest" else abs(figure - float(self.best))
 
     def show(self, figure: float) -> str:
         return f"{figure:.{self.digits}f}"
@@ -153,3 +160,21 @@ METRICS: dict[str, Metric] = {
     )
 }
 DEFAULT_METRICS = ("psnr", "ssim")
+
+LOOKS = ("sharpness", "spectrum", "gradient")
+"""The measures of looks, most of which decide together with the PSNR whether images are worse than others."""
+
+
+def worse_measures(ours: Mapping[str, float], others: Mapping[str, float]) -> tuple[str, ...]:
+    """Return the metrics by which our images are worse than others, if they are worse altogether; else nothing.
+
+    Figures are given by the names of metrics. Images are worse altogether if their PSNR is lower and, where looks were
+    measured, so are two of the three (or the only one).
+    """
+    worse = [
+        name
+        for name in ("psnr", *LOOKS)
+        if name in ours and METRICS[name].error(ours[name]) > METRICS[name].error(others[name])
+    ]
+    least = min(2, sum(name in ours for name in LOOKS))
+    return tuple(worse) if "psnr" in worse and len(worse) - 1 >= least else ()

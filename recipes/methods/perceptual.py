@@ -3,7 +3,7 @@
     main stage    L = L1(s,t) + g·L1(∇s,∇t) + w·Σ L1 of Haar's high bands of s and t, two levels
     last stage    L = L1(s,t) + g·L1(∇s,∇t) + e·Σ|E(s) - E(t)| + λ_φ·L_φ(s,t) + λ_D·BCE(D(s), 1)
                   D learns BCE(D(t), 1) + BCE(D(s), 0);   it starts from the averaged student
-    t = the teacher's image of the same input, clipped and rounded to 8 bit;   g = w = 0.5, e = 0.3, λ_D = 0.1
+    t = the teacher's image of the same input, clipped and rounded to 8 bit;   g = w = 0.5, e = 0.6, λ_D = 0.1
     E = the root of a high band's mean square over a patch, three levels: how much texture there is, wherever it lies
 
 L_φ = Σ_l mean|φ_l(s↓) - φ_l(t↓)| / mean|φ_l(t↓)| with the teacher's own blocks as φ (after a sixth, a third and half of
@@ -62,7 +62,7 @@ hundred steps of a short run (accuracy 0.52 after 100 steps, of details 0.83), a
 class Perceptual(UsesPerceptualNet):
     gradients: Annotated[float, Field(ge=0, description="g, weight of the images' gradients")] = 0.5
     wavelets: Annotated[float, Field(ge=0, description="w, weight of their high bands in the main stage")] = 0.5
-    energies: Annotated[float, Field(ge=0, description="e, weight of the bands' energies in the last stage")] = 0.3
+    energies: Annotated[float, Field(ge=0, description="e, weight of the bands' energies in the last stage")] = 0.6
     last_share: Annotated[float, Field(ge=0, lt=1, description="part of the run's steps for the last stage")] = 0.4
     last_rate: Annotated[float, Field(gt=0, description="learning rate there")] = 1e-4
     opponent_rate: Annotated[float, Field(gt=0, description="learning rate of the discriminator")] = 2e-3

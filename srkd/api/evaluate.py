@@ -24,7 +24,7 @@ from compressor.images.sets import (
 )
 from compressor.inference import evaluate as evaluation
 from compressor.inference.evaluate import Evaluation, EvaluationSettings
-from compressor.inference.metric_table import METRICS
+from compressor.inference.metric_table import METRICS, worse_measures
 from compressor.inference.teacher_check import check_teacher
 from compressor.runtimes.table import RUNTIMES, runtime_of
 from srkd.options.degradation import degradation_of, protocol_of
@@ -51,6 +51,8 @@ def run_evaluate(options: EvaluateOptions, context: Context) -> Evaluation:
     """
     result = by_goal(_score(evaluation.evaluate, options, context), options.goal)
     _note_below_bicubic(result, options, context.note)
+    for line in worse_than_lanczos(result):
+        context.note(line)
     return result
 
 
@@ -135,8 +137,8 @@ def _note_below_bicubic(result: Evaluation, options: EvaluateOptions, note: Note
     if reference == "teacher":
         return
     key, against = METRICS["psnr"].key_to(reference), result.name_of(reference)
-    (plain, bicubic), *rows = result.models.items()
-    for (label, scores), model in zip(rows, _models(options), strict=True):
+    plain, bicubic = next(iter(result.models.items()))
+    for (label, scores), model in zip(result.networks.items(), _models(options), strict=True):
         below = [
             f"{name} ({score[key]:.2f} dB, {plain} {bicubic[name][key]:.2f})"
             for name, score in scores.items()
@@ -153,3 +155,23 @@ def _note_below_bicubic(result: Evaluation, options: EvaluateOptions, note: Note
         note(f"warning: {label} is below {plain} {against} on {', '.join(below)}")
         if check is not None and check.advice is not None:
             note(f"{label}: {check.advice}")
+
+
+def worse_than_lanczos(result: Evaluation) -> list[str]:
+    """A line for each model and set on which the model's images are farther from the teacher's than Lanczos' are."""
+    lines, lanczos = list[str](), result.lanczos
+    if lanczos is None:
+        return lines
+    for label, scores in result.networks.items():
+        for name, score in scores.items() if label != result.teacher else ():
+            ours, plain = (
+                {metric: figures[METRICS[metric].key_to("teacher")] for metric in result.metrics}
+                for figures in (score, lanczos[name])
+            )
+            worse = [
+                f"{row.title} {row.show(ours[row.name])}, lanczos {row.show(plain[row.name])}"
+                for row in (METRICS[metric] for metric in worse_measures(ours, plain))
+            ]
+            if worse:
+                lines.append(f"warning: {label} is worse than lanczos to the teacher on {name} ({'; '.join(worse)})")
+    return lines

@@ -10,6 +10,7 @@ from compressor.base.errors import SrkdError
 from compressor.base.files import atomic_path
 from compressor.images.sets import ImagePair, embedded_pairs, find_sets, line_about_inputs
 from compressor.inference.open import open_model
+from compressor.runtimes.base import Runtime
 from compressor.runtimes.table import OpenOptions
 from compressor.training.run_folder import STUDENT
 from srkd.api.profile import run_profile
@@ -22,7 +23,7 @@ from srkd.record.run_teacher import find_run_teacher
 from srkd.reports.comparison import compare_contents
 from srkd.reports.contents import Contents, read_contents
 from srkd.reports.page import Section, report_page
-from srkd.reports.pictures import Crop, make_crops
+from srkd.reports.pictures import Pictures, make_pictures
 
 REPORT = "report.html"
 SECONDS = 0.7
@@ -77,11 +78,13 @@ def _section(contents: Contents, options: ReportOptions, context: Context, *, cr
     if not contents.metrics:
         missing.append("it has no curves: metrics.jsonl holds no row")
     if contents.student_sha256 is None:
-        return Section(contents, None, (), (*missing, "no student yet, so nothing is timed and no picture is made"))
+        return Section(
+            contents, None, Pictures(), (*missing, "no student yet, so nothing is timed and no picture is made")
+        )
     speed = None
     if options.speed:
         speed = _speed(contents, options, context, missing)
-    return Section(contents, speed, _crops(contents, options, context, crops, missing), tuple(missing))
+    return Section(contents, speed, _pictures(contents, options, context, crops, missing), tuple(missing))
 
 
 def _speed(contents: Contents, options: ReportOptions, context: Context, missing: list[str]) -> ProfileFile | None:
@@ -104,10 +107,8 @@ def _speed(contents: Contents, options: ReportOptions, context: Context, missing
     return measured
 
 
-def _crops(
-    contents: Contents, options: ReportOptions, context: Context, most: int, missing: list[str]
-) -> tuple[Crop, ...]:
-    """Crops of the photos; without the teacher's file they compare student and original."""
+def _pictures(contents: Contents, options: ReportOptions, context: Context, most: int, missing: list[str]) -> Pictures:
+    """Pictures of the photos; without the teacher's file they compare student and original."""
     student = open_model(contents.path / STUDENT, OpenOptions())
     scale = student.descriptor.scale
     run_teacher = find_run_teacher(contents.path, context.note)
@@ -123,7 +124,20 @@ def _crops(
     pairs = _pairs(path_of(options.data), scale)
     if line := line_about_inputs(pairs, scale):
         context.note(line)
-    return make_crops(pairs, student, teacher, context, most=most)
+    return make_pictures(pairs, student, teacher, context, control=_control(contents), most=most)
+
+
+def _control(contents: Contents) -> Runtime | None:
+    """The student of the first baseline of a plan, with the seed of the chosen student."""
+    trials = None if contents.file.result is None else contents.file.result.trials
+    if trials is None:
+        return None
+    baselines = [row.name for row in trials.rows[trials.points :]]
+    for outcome in trials.runs:
+        file = contents.path / outcome.run / STUDENT
+        if baselines and outcome.variant == baselines[0] and outcome.seed == trials.chosen.seed and file.is_file():
+            return open_model(file, OpenOptions())
+    return None
 
 
 def _pairs(data: Path | None, scale: int) -> tuple[ImagePair, ...]:

@@ -7,14 +7,15 @@ from dataclasses import dataclass
 
 from compressor.base.choices import Goal
 from compressor.base.machine import count_threads
-from compressor.images.scores import GOAL_WORDS, both_goals
+from compressor.images.scores import GOAL_WORDS, LANCZOS, both_goals
+from compressor.inference.metric_table import METRICS, worse_measures
 from compressor.models.checkpoints.licence import commercial_warning
 from srkd.record.measurements import MeasuredDifference, ProfileFile
 from srkd.record.scores import Score, of_role
 from srkd.reports.charts import against_macs, against_time, curve_figures, point_figure
 from srkd.reports.comparison import Comparison
 from srkd.reports.contents import Contents, ExportedFile
-from srkd.reports.pictures import MAP_LEVELS, Crop
+from srkd.reports.pictures import MAP_LEVELS, MEASURES, Pictures
 from srkd.reports.render import Table, render_page
 from srkd.reports.reproduction import command_of, deciding_facts
 
@@ -23,11 +24,11 @@ MOST_IMAGES_NAMED = 6
 
 @dataclass(frozen=True)
 class Section:
-    """One run of a report: its contents, speed and crops, with a line for each missing part."""
+    """One run of a report: its contents, speed and pictures, with a line for each missing part."""
 
     contents: Contents
     speed: ProfileFile | None
-    crops: tuple[Crop, ...]
+    pictures: Pictures
     missing: tuple[str, ...] = ()
 
 
@@ -85,7 +86,7 @@ def _show_run(section: Section) -> dict[str, object]:
     return {
         "contents": contents,
         "what": _what(contents),
-        "notices": _notices(contents, warning),
+        "notices": _notices(contents, section.pictures, warning),
         "tiles": (_size_tile(contents), _speed_tile(speed), _loss_tile(contents)),
         "scores": _scores(contents),
         "gains": () if result is None or result.trials is None else [gain.line() for gain in result.trials.gains],
@@ -94,13 +95,30 @@ def _show_run(section: Section) -> dict[str, object]:
         "times": None if speed is None else _times(speed),
         "speed_lines": _speed_lines(section),
         "cost_charts": [figure for figure in figures if figure is not None],
-        "crops": section.crops,
+        "crops": section.pictures.crops,
+        "looks": _looks(section),
         "curves": curve_figures(contents.metrics),
         "files": _files(contents.files),
         "command": command,
         "is_shortened": is_shortened,
         "facts": Table(["what", "value"], facts, "What decides the result", "facts"),
     }
+
+
+def _looks(section: Section) -> Table | None:
+    """How near the images of student, control and enlargements without a network are to the teacher's, row by row."""
+    pictures = section.pictures
+    if not pictures.to_teacher:
+        return None
+    metrics = [METRICS[name] for name in MEASURES]
+    rows = [
+        [name, *(metric.show(figures[metric.name]) for metric in metrics)]
+        for name, figures in pictures.to_teacher.items()
+    ]
+    degraded = "" if pictures.degradation is None else f", inputs degraded ({pictures.degradation})"
+    best = ", ".join(f"{metric.title} {metric.best}" for metric in metrics)
+    caption = f"Luminance to the teacher's, the middle of {pictures.photos} photos{degraded}; best: {best}"
+    return Table(["", *(metric.title for metric in metrics)], rows, caption)
 
 
 def _what(contents: Contents) -> str:
@@ -116,7 +134,7 @@ def _what(contents: Contents) -> str:
     return f"{title}: {', '.join(sizes)}, {steps:,} steps"
 
 
-def _notices(contents: Contents, warning: str | None) -> list[str]:
+def _notices(contents: Contents, pictures: Pictures, warning: str | None) -> list[str]:
     """The lines that a reader must not miss."""
     student = contents.score("student")
     lines = [contents.unfinished] if contents.unfinished is not None else []
@@ -126,6 +144,11 @@ def _notices(contents: Contents, warning: str | None) -> list[str]:
     over = None if student is None else student.over(plain, "original")
     if contents.goal == "original" and plain is not None and over is not None and over < 0:
         lines.append(f"The student is below {plain.name}: pictures are better without the network.")
+    for name in ("control", LANCZOS) if contents.goal == "teacher" else ():
+        if name in pictures.to_teacher:
+            worse = worse_measures(pictures.to_teacher["student"], pictures.to_teacher[name])
+            if worse:
+                lines.append(f"The student is worse than {name} by {', '.join(METRICS[key].title for key in worse)}.")
     return lines
 
 

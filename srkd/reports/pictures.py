@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -14,11 +14,15 @@ from PIL import Image
 
 from compressor.base.context import Context
 from compressor.base.errors import SrkdError
+from compressor.degradation.chain import Degradation
 from compressor.images.files import read_rgb_u8
+from compressor.images.looks import MIN_SPECTRUM_SIDE
 from compressor.images.metrics import finite_or_none, luma, psnr, to_u8
 from compressor.images.resize import downscale_u8, mod_crop
+from compressor.images.scores import EQUAL_DB, LANCZOS
 from compressor.images.sets import ImagePair
-from compressor.inference.super_resolve import Bicubic, super_resolve
+from compressor.inference.metric_table import METRICS
+from compressor.inference.super_resolve import Bicubic, Lanczos, super_resolve
 from compressor.runtimes.base import Runtime
 
 SIDE = 160
@@ -28,6 +32,8 @@ STEPS_A_SIDE = 4
 MOST_PHOTOS = 8
 LARGEST_SIDE = 256
 """Largest side in LR pixels of the middle part of a photo that is used: a large teacher takes seconds for one."""
+MEASURES = ("psnr", "ssim", "gradient", "sharpness", "spectrum")
+"""What is measured of whole images to the teacher's."""
 MAP_LEVELS = 32
 """Difference in grey levels of 255 at which a map reaches its last colour."""
 MAP_COLOURS = ("#000004", "#420a68", "#932667", "#dd513a", "#fca50a", "#fcffa4")
@@ -83,28 +89,44 @@ class _Window:
         return self.photo is other.photo and apart < self.side
 
 
-def make_crops(
+@dataclass(frozen=True)
+class Pictures:
+    """The crops of a run, and what was measured of its images to the teacher's: means over photos, by network and name
+    of METRICS; empty without a teacher.
+    """
+
+    crops: tuple[Crop, ...] = ()
+    to_teacher: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    photos: int = 0
+    degradation: str | None = None
+    """What the inputs suffered, as the student's training images did."""
+
+
+def make_pictures(
     pairs: Sequence[ImagePair],
     student: Runtime,
     teacher: Runtime | None,
     context: Context,
     *,
+    control: Runtime | None = None,
     most: int = 3,
-) -> tuple[Crop, ...]:
+) -> Pictures:
     """The crops in which student and teacher differ most, and the one in which they differ least; without a
-    teacher, student and original.
+    teacher, student and original. `control` is a student that was trained otherwise.
 
     The least is searched among windows with at least the median detail: in an even sky all networks agree.
     """
-    scale = student.descriptor.scale
+    scale, degradation = student.descriptor.scale, Degradation.of_header(student.metadata)
     networks: dict[str, Runtime] = {"student": student, (plain := Bicubic(scale)).label: plain}
+    if control is not None:
+        networks = {"student": student, "control": control, plain.label: plain}
     if teacher is not None:
-        networks = {"teacher": teacher, **networks}
+        networks = {"teacher": teacher, **networks} | ({LANCZOS: Lanczos(scale)} if scale > 1 else {})
     some = pairs[:: math.ceil(len(pairs) / MOST_PHOTOS)] if pairs else ()
     photos = []
     for done, pair in enumerate(some):
         context.progress("photos", done, len(some))
-        photo = _enlarge(pair, networks, scale)
+        photo = _enlarge(pair, networks, scale, degradation)
         if photo is not None:
             photos.append(photo)
     context.progress("photos", len(some), len(some))
@@ -118,13 +140,34 @@ def make_crops(
     agreeing = _apart(detailed, 1, first, reverse=False)
     differing = first + _apart(windows, most - 1, [*first, *agreeing], reverse=True)
     crops = [_crop(window, "most", compared) for window in differing]
-    return (*crops, *(_crop(window, "least", compared) for window in agreeing))
+    crops += [_crop(window, "least", compared) for window in agreeing]
+    large = [photo for photo in photos if min(photo.images["student"].shape[-2:]) >= MIN_SPECTRUM_SIDE + 2 * scale]
+    to_teacher = _to_teacher(large, scale) if teacher is not None and large else {}
+    return Pictures(tuple(crops), to_teacher, len(large), None if degradation is None else degradation.label)
 
 
-def _enlarge(pair: ImagePair, networks: Mapping[str, Runtime], scale: int) -> _Photo | None:
+def _to_teacher(photos: Sequence[_Photo], scale: int) -> dict[str, dict[str, float]]:
+    """The means over photos of each measure of each network's luminance to the teacher's."""
+    measures = {name: METRICS[name].load() for name in MEASURES}
+    names = [name for name in photos[0].images if name not in ("teacher", "original")]
+    sums = {name: dict.fromkeys(MEASURES, 0.0) for name in names}
+    for photo in photos:
+        planes = {name: _luma(image) for name, image in photo.images.items()}
+        for name in names:
+            for measure, of in measures.items():
+                figure = float(of(planes[name], planes["teacher"], border=scale))
+                sums[name][measure] += min(EQUAL_DB, figure) / len(photos)
+    return sums
+
+
+def _enlarge(
+    pair: ImagePair, networks: Mapping[str, Runtime], scale: int, degradation: Degradation | None
+) -> _Photo | None:
     """The middle of a photo enlarged by each network; None if it is too small."""
     hr = read_rgb_u8(pair.hr)
-    if pair.lr is None:
+    if degradation is not None and min(hr.shape[-2:]) >= 2 * scale:
+        lr = degradation.of_image(mod_crop(hr, scale), scale, pair.hr.name)
+    elif pair.lr is None:
         if min(hr.shape[-2:]) < 2 * scale:
             return None
         lr = downscale_u8(mod_crop(hr, scale), scale)

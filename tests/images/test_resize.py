@@ -10,11 +10,19 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from compressor.base.choices import Border
 from compressor.base.errors import SrkdError
 from compressor.images.files import read_rgb_u8
-from compressor.images.resize import downscale_u8, imresize, mod_crop, reflected_indices, upscale_bicubic
+from compressor.images.resize import (
+    downscale_u8,
+    imresize,
+    mod_crop,
+    reflected_indices,
+    upscale_bicubic,
+    upscale_lanczos,
+)
 from compressor.images.sets import find_sets
 from tests.support.shared import GOLDEN, benchmarks, needs_shared
 
@@ -185,3 +193,13 @@ def test_published_lr_images_pixel_for_pixel(name: str, scale: int, border: Bord
         assert pair.lr is not None
         computed = downscale_u8(mod_crop(read_rgb_u8(pair.hr), scale), scale, border=border)
         assert torch.equal(computed, read_rgb_u8(pair.lr)), pair.stem
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4])
+def test_lanczos_is_that_of_pillow_away_from_the_border(scale: int) -> None:
+    image = torch.rand(20, 24, generator=torch.Generator().manual_seed(0))
+    resized = Image.fromarray(image.numpy()).resize((24 * scale, 20 * scale), Image.Resampling.LANCZOS)
+    inside = (slice(3 * scale, -3 * scale),) * 2
+    ours = upscale_lanczos(image[None, None], scale)[0, 0]
+    assert torch.allclose(ours[inside], torch.from_numpy(np.array(resized))[inside], atol=1e-5)
+    assert torch.allclose(upscale_lanczos(torch.full((1, 1, 5, 6), 0.3), scale), torch.tensor(0.3))

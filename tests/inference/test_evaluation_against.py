@@ -16,6 +16,8 @@ from compressor.images.resize import downscale_u8, upscale_bicubic
 from compressor.images.sets import LrSet, find_lr_images, find_sets
 from compressor.inference.evaluate import EvaluationSettings, evaluate, explain
 from compressor.inference.metric_table import METRICS
+from compressor.inference.super_resolve import Bicubic
+from srkd.api.evaluate import worse_than_lanczos
 from tests.support.fakes import nearest_model
 
 LOOKS = EvaluationSettings(2, metrics=("psnr", "ssim", "sharpness", "spectrum", "high"))
@@ -45,11 +47,12 @@ def test_both_references_are_scored_side_by_side(photos: Path) -> None:
     assert bicubic["sharpness_teacher"] < 1 and bicubic["high_frequencies_teacher"] < 0
     assert math.isinf(equal.psnr_y_teacher) and not math.isinf(equal.psnr_y)
     assert [equal[f"{key}_teacher"] for key in ("sharpness", "spectrum", "high_frequencies")] == [1, 0, 0]
+    assert list(result.models)[:2] == ["bicubic", "lanczos"] and list(result.networks) == ["teacher", "other"]
     # A teacher changes no figure to the originals.
     alone = evaluate([other], sets, LOOKS).models["other"]["photos"]
     assert {key: equal[key] for key in alone.figures} == alone.figures
     text = str(result).splitlines()
-    assert len(text) == 7 and text[1].endswith(", to the original") and text[-1].endswith(", to the teacher teacher")
+    assert len(text) == 9 and text[1].endswith(", to the original") and text[-1].endswith(", to the teacher teacher")
     assert "sharpness 1.000, to" not in text[-1] and "spectrum 0.000 dB" in text[-1]
 
 
@@ -92,3 +95,28 @@ def test_images_too_small_for_a_metric_are_refused_before_the_work(photos: Path)
     with pytest.raises(UsageError, match=r"small\.png: the spectrum needs 64x64 pixels, the image has 86x62"):
         evaluate([model], find_sets(photos, scale=2), LOOKS)
     assert not model.inputs
+
+
+def test_a_student_behind_lanczos_by_most_measures_is_told(photos: Path) -> None:
+    """Bicubic itself is softer than Lanczos; the teacher, and a student that is its equal, are not worse."""
+    sets, teacher = find_sets(photos, scale=2), nearest_model(2, "teacher")
+    blurred = Blurred(2)
+    settings = EvaluationSettings(2, metrics=("psnr", "sharpness", "spectrum", "gradient"))
+    result = evaluate([teacher, nearest_model(2, "equal"), blurred], sets, settings, teacher=teacher)
+    (line,) = worse_than_lanczos(result)
+    assert line.startswith("warning: blurred is worse than lanczos to the teacher on photos (PSNR-Y ")
+    assert "sharpness" in line and "spectrum" in line
+    alone = evaluate([blurred], sets, EvaluationSettings(2))
+    assert worse_than_lanczos(alone) == [] and alone.lanczos is None
+
+
+class Blurred(Bicubic):
+    """A student whose images are blurred enlargements."""
+
+    def __init__(self, scale: int) -> None:
+        super().__init__(scale)
+        self.label = "blurred"
+
+    def run(self, lr: torch.Tensor) -> torch.Tensor:
+        large = torch.nn.functional.pad(super().run(lr), (4, 4, 4, 4), mode="reflect")
+        return torch.nn.functional.avg_pool2d(large, 9, 1)

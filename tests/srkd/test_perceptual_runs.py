@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -70,3 +71,19 @@ def test_a_run_has_two_stages_and_its_last_student_without_the_discriminator(
     # The last averaged student counts, not that of the highest PSNR.
     best = load_checkpoint(out / "checkpoints" / "best.safetensors").network
     assert best.fingerprint() == student.fingerprint()
+
+
+def test_the_report_shows_teacher_student_and_control_and_measures_them_beside_lanczos(
+    inputs: Path, tmp_path: Path
+) -> None:
+    """In columns and in a table; the inputs suffer what the training images did."""
+    out = tmp_path / "run"
+    more = ("--steps", "3", "--baselines", "scratch", "--degrade", "noise=0..10")
+    assert compress(inputs, out, "logits", *more) == 0
+    assert run(["report", str(out), "--no-speed"]) == 0
+    text = (out / "report.html").read_text()
+    assert [name for name in ("teacher", "student", "control", "lanczos") if f"<b>{name}</b>" not in text] == []
+    (table,) = re.findall(r"<h2>Looks</h2>\s*<.*?</table>", text, re.DOTALL)
+    words = re.sub(r"<[^>]*>", " ", table).split()
+    assert {"student", "control", "bicubic", "lanczos", "sharpness", "spectrum"} <= set(words)
+    assert "degraded (noise=0..10)" in " ".join(words)

@@ -31,6 +31,7 @@ from srkd.record.measurements import ProfileFile, read_profile
 from srkd.reports.charts import CURVES, against_macs, against_time, curve_figures, point_figure
 from srkd.reports.contents import read_contents
 from srkd.reports.page import Section, report_page
+from srkd.reports.pictures import Pictures
 from srkd.reports.render import Table, render_page
 from tests.support.foreign_models import save_onnx, save_torchscript, twin
 from tests.support.small_runs import SMALL, save_photos, save_teacher
@@ -121,7 +122,7 @@ def page_of(path: Path) -> Page:
 def shown(run: Path) -> Page:
     """The page of a run folder without its pictures and curves, which take seconds."""
     contents = replace(read_contents(run), metrics=())
-    return Page(report_page([Section(contents, read_profile(run, contents.student_sha256), ())], None))
+    return Page(report_page([Section(contents, read_profile(run, contents.student_sha256), Pictures())], None))
 
 
 def test_a_report_holds_everything_and_fetches_nothing(plan: Path, tmp_path: Path) -> None:
@@ -145,7 +146,7 @@ def test_a_report_holds_everything_and_fetches_nothing(plan: Path, tmp_path: Pat
 
 
 def test_the_policy_allows_the_one_script_and_no_other(plan: Path) -> None:
-    text = report_page([Section(replace(read_contents(plan), metrics=()), None, ())], None)
+    text = report_page([Section(replace(read_contents(plan), metrics=()), None, Pictures())], None)
     (script,) = re.findall(r"<script>(.*?)</script>", text, flags=re.DOTALL)
     (policy,) = (at["content"] for tag, at in Page(text).elements if at.get("http-equiv") == "Content-Security-Policy")
     assert policy is not None and "default-src 'none'" in policy
