@@ -210,7 +210,8 @@ class Scoring:
             evaluation = evaluate(tuple(runtimes.values()), sets, settings, self.context, teacher=teacher)
         except EvaluationInterrupted as error:
             interrupted, evaluation = error, error.evaluations[0]
-        for model, scores in zip((BICUBIC, *runtimes), evaluation.models.values(), strict=True):
+        rows = (evaluation.without_network, *evaluation.networks.values())
+        for model, scores in zip((BICUBIC, *runtimes), rows, strict=True):
             for name, score in scores.items():
                 yield KeptScores(
                     model=model,

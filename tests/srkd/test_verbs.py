@@ -232,7 +232,7 @@ def test_evaluate_against_a_teacher(
     command = ["evaluate", str(exported), "--against", str(model), "--metrics", "psnr,sharpness"]
     value = read_json(*command, "--data", photos)
     assert (value["teacher"], set(value["references"])) == ("small", {"original", "teacher"})
-    assert list(value["models"]) == ["bicubic", "small", "small#2"]
+    assert list(value["models"]) == ["bicubic", "lanczos", "small", "small#2"]
     scores = value["models"]["small#2"]["sets"]["gradients"]
     assert scores["sharpness_teacher"] == pytest.approx(1, abs=1e-3)
     assert scores["psnr_y_teacher"] in (None, pytest.approx(70, abs=20)) and scores["psnr_y"] < 45
