@@ -1,0 +1,99 @@
+"""Students of a teacher trained for looks: `python -m benchmarks looks --teacher TEACHER --data SETS --photos PHOTOS`.
+
+The teacher's images are learnt pixel by pixel (`logits`), by `perceptual`, and not at all (the control: `scratch`, the
+originals alone), from the same photos and, but for `scratch`, from the same fit. Each has steps that take it about as
+long as the others; the seconds are those of the whole command. Images of a set apart are compared with the teacher's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+import srkd
+from benchmarks.evidence import Benchmark, Cell, Column, Row, Table, save
+from compressor.assets import embedded_teacher
+from compressor.base.machine import machine_facts
+from compressor.inference.metric_table import METRICS
+
+BENCHMARK = Benchmark(
+    "Does a perceptual student look like its teacher, and how near do pixels alone bring it in the same time?",
+    minutes=35,
+    arguments=("--teacher", "{checkpoints}/realesr-general-x4v3.param", "--data", "{sets}", "--photos", "{photos}"),
+    small=(
+        *("--data", "{sets}", "--photos", "{photos}", "--student", "compact:width=8,depth=2", "--set", "Set5"),
+        *("--steps", "perceptual=40,logits=10,scratch=10", "--out", "runs/small/looks"),
+    ),
+)
+
+STUDENT = "compact:width=32,depth=8"
+STEPS = {"scratch": 2400, "logits": 2400, "perceptual": 1700}
+MEASURES = ("psnr", "gradient", "sharpness", "spectrum")
+COLUMNS = (
+    Column("what", ""),
+    Column("steps", "steps"),
+    Column("seconds", "s in all", ".0f"),
+    Column("psnr", "PSNR, dB", ".2f"),
+    Column("gradient", "gradient PSNR, dB", ".2f"),
+    Column("sharpness", "sharpness", ".3f"),
+    Column("spectrum", "spectrum, dB", ".3f"),
+    Column("alarms", "alarms of the guard"),
+)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--teacher", type=Path, default=embedded_teacher(), help="default: the embedded one")
+    parser.add_argument("--data", type=Path, required=True, help="folder with the set")
+    parser.add_argument("--set", default="B100", help="images that are compared")
+    parser.add_argument("--photos", type=Path, required=True, help="folder of HR photos to train on")
+    parser.add_argument("--student", default=STUDENT)
+    parser.add_argument("--degrade", default="realesrgan")
+    parser.add_argument("--label-margin", type=int, default=0, help="LR pixels that the teacher sees around a patch")
+    parser.add_argument("--steps", default=",".join(f"{name}={count}" for name, count in STEPS.items()))
+    parser.add_argument("--out", type=Path, default=Path("runs/looks"), help="folder of the runs")
+    options = parser.parse_args()
+    images, runs = options.data / options.set, dict[str, tuple[Path, int, float, int]]()
+    for recipe, count in (text.split("=") for text in options.steps.split(",")):
+        began, out = time.monotonic(), options.out / recipe
+        report = srkd.compress(
+            teacher=options.teacher, student=options.student, recipe=recipe, degrade=options.degrade, goal="teacher",
+            data=options.photos, val=[images], steps=int(count), batch=8, lr_patch=32, out=out,
+            label_margin=None if recipe == "scratch" else options.label_margin,
+            announce=lambda line: print(line, file=sys.stderr, flush=True),
+        )  # fmt: skip
+        alarms = sum("adversarial" in line for line in report.flags)
+        runs[recipe] = (report.student_path, report.steps, time.monotonic() - began, alarms)
+    scored = srkd.evaluate(
+        [path for path, *_ in runs.values()],
+        against=options.teacher, data=images, degrade=options.degrade, metrics=MEASURES,
+    )  # fmt: skip
+    figures = [
+        {name: sets[options.set][METRICS[name].key_to("teacher")] for name in MEASURES}
+        for label, sets in scored.models.items()
+        if label != scored.teacher
+    ]
+    trained: list[dict[str, Cell]] = [
+        {
+            "what": {"scratch": "control: `scratch`, the originals alone"}.get(recipe, f"`{recipe}`"),
+            "steps": steps,
+            "seconds": seconds,
+            "alarms": alarms if recipe == "perceptual" else None,
+        }
+        for recipe, (_, steps, seconds, alarms) in runs.items()
+    ]
+    plain: list[dict[str, Cell]] = [{"what": "bicubic"}, {"what": "Lanczos"}]
+    rows: list[Row] = [{**what, **row} for what, row in zip([*plain, *trained], figures, strict=True)]
+    machine = machine_facts()
+    caption = (
+        f"{options.student} of {options.teacher.stem}, inputs degraded ({options.degrade}), to the teacher's images of "
+        f"{options.set}, {machine['torch_threads']} threads of {machine['cpu']}; best: sharpness 1, spectrum 0."
+    )
+    save("looks", Table(COLUMNS, rows, caption), seeds=(0,))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
