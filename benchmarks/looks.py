@@ -46,7 +46,7 @@ COLUMNS = (
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--teacher", type=Path, default=embedded_teacher(), help="default: the embedded one")
-    parser.add_argument("--data", type=Path, required=True, help="folder with the set")
+    parser.add_argument("--data", type=Path, required=True, help="folder with the set, and with Set5 for validation")
     parser.add_argument("--set", default="B100", help="images that are compared")
     parser.add_argument("--photos", type=Path, required=True, help="folder of HR photos to train on")
     parser.add_argument("--student", default=STUDENT)
@@ -60,7 +60,7 @@ def main() -> int:
         began, out = time.monotonic(), options.out / recipe
         report = srkd.compress(
             teacher=options.teacher, student=options.student, recipe=recipe, degrade=options.degrade, goal="teacher",
-            data=options.photos, val=[images], steps=int(count), batch=8, lr_patch=32, out=out,
+            data=options.photos, val=[options.data / "Set5"], steps=int(count), batch=8, lr_patch=32, out=out,
             label_margin=None if recipe == "scratch" else options.label_margin,
             announce=lambda line: print(line, file=sys.stderr, flush=True),
         )  # fmt: skip

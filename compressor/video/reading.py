@@ -62,7 +62,8 @@ class Facts:
     @property
     def shown_size(self) -> tuple[int, int]:
         """Width and height of a frame as it is shown."""
-        return self.size if self.turns % 2 == 0 else self.size[::-1]
+        width, height = self.size
+        return (width, height) if self.turns % 2 == 0 else (height, width)
 
     @property
     def shown_aspect(self) -> Fraction:

@@ -83,7 +83,7 @@ class UNetDiscriminator(nn.Module):
         self.conv7, self.conv8 = SpectralConv(n, n, 3), SpectralConv(n, n, 3)
         self.conv9 = OpponentConv(n, 1, 3, padding=1)
         # A pass and its backward pass take three quarters of the time in this layout (16 channels, 64x64, one thread).
-        self.to(memory_format=torch.channels_last)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, images: torch.Tensor, *, learns: bool = False) -> torch.Tensor:
         """Return a logit per pixel, (B,1,H,W), above zero for the teacher's images.
