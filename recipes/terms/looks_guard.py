@@ -9,9 +9,10 @@
                times its value at the start
     opponent   its accuracy on the crops, which it never learns from, above 0.98 for a fourth of the stage: too strong
 
-One breach halves the adversarial weight; after the third the student goes back to the last one without a breach, and
-adversarial training ends. [choice]: the bounds of a spectrum below the teacher's would be broken by every student that
-has yet to sharpen, and those of colour and flat areas by a student that is small; hence the values at the start.
+One breach halves the adversarial weight, and for a tenth of the stage no other one counts, so that this can help; after
+the third the student goes back to the last one without a breach, and adversarial training ends. [choice]: the bounds
+of a spectrum below the teacher's would be broken by every student that has yet to sharpen, and those of colour and flat
+areas by a student that is small; hence the values at the start.
 """
 
 from __future__ import annotations
@@ -48,6 +49,8 @@ FLOOR = 0.5 * LEVEL
 """The smallest deviation that counts: half a level, as images are rounded."""
 STRONG = 0.98
 STRONG_SHARE = 0.25
+REST_SHARE = 0.1
+"""Part of the stage after a breach in which no other one counts."""
 BREACHES = 3
 
 
@@ -101,7 +104,7 @@ class LooksGuard(nn.Module):
         self.now: Looks | None = None
         self.scale = 1.0
         """Factor of the adversarial weight; 0: adversarial training has ended."""
-        self.breaches, self.strong_since = 0, -1
+        self.breaches, self.breached_at, self.strong_since = 0, -1, -1
 
     @property
     def has_crops(self) -> bool:
@@ -121,7 +124,9 @@ class LooksGuard(nn.Module):
         if why is None:
             self.good.load_state_dict(averaged.state_dict())
             return AfterAverage()
-        self.breaches += 1
+        if self.breached_at >= 0 and done - self.breached_at < REST_SHARE * steps:
+            return AfterAverage()
+        self.breaches, self.breached_at = self.breaches + 1, done
         if self.breaches < BREACHES:
             self.scale /= 2
             return AfterAverage((f"{why}: the adversarial weight is halved to {self.scale:g} of the recipe's",))
@@ -177,6 +182,7 @@ class LooksGuard(nn.Module):
             "now": None if self.now is None else asdict(self.now),
             "scale": self.scale,
             "breaches": self.breaches,
+            "breached_at": self.breached_at,
             "strong_since": self.strong_since,
         }
 
@@ -184,7 +190,7 @@ class LooksGuard(nn.Module):
         self.lr, self.target = state["lr"], state["target"]
         self.start, self.now = (None if state[name] is None else Looks(**state[name]) for name in ("start", "now"))
         self.scale, self.breaches = float(state["scale"]), int(state["breaches"])
-        self.strong_since = int(state["strong_since"])
+        self.breached_at, self.strong_since = int(state["breached_at"]), int(state["strong_since"])
 
     def numbers(self) -> dict[str, float]:
         """Return what was measured last, by name, for the log."""

@@ -378,11 +378,21 @@ def test_breaches_halve_the_weight_and_the_third_one_goes_back() -> None:
     good, bad = (Looks(0, 0, 0, 0, psnr, 1, 0.6) for psnr in (30.0, 28.0))
     results = iter([good, bad, good, bad, bad])
     guard.measure = lambda *_: next(results)  # type: ignore[method-assign]
-    said = [guard.check(build(STUDENT, seed=5) if n != 2 else averaged, coin, n, 100) for n in range(5)]
+    said = [guard.check(build(STUDENT, seed=5) if n != 2 else averaged, coin, 10 * n, 100) for n in range(5)]
     assert [len(after.messages) for after in said] == [0, 1, 0, 1, 1] and guard.scale == 0
     assert [after.back_to is guard.good for after in said] == [False] * 4 + [True]
     assert "halved to 0.5" in said[1].messages[0] and "28.00 dB to the teacher, 30.00" in said[1].messages[0]
     assert all(torch.equal(value, averaged.state_dict()[name]) for name, value in guard.good.state_dict().items())
+
+
+def test_a_breach_counts_once_in_a_tenth_of_the_stage() -> None:
+    """So that half the weight has time to help; a student of that time is not kept as a good one."""
+    guard, looks = LooksGuard(STUDENT_NETWORK), [Looks(0, 0, 0, 0, psnr, 1, 0.6) for psnr in (30.0, *[28.0] * 9)]
+    results = iter(looks)
+    guard.measure = lambda *_: next(results)  # type: ignore[method-assign]
+    said = [len(guard.check(build(STUDENT, seed=5), coin, done, 100).messages) for done in range(0, 30, 3)]
+    assert said == [0, 1, 0, 0, 0, 1, 0, 0, 0, 1] and guard.scale == 0
+    assert guard.good.fingerprint() == build(STUDENT, seed=5).fingerprint()
 
 
 def test_a_discriminator_that_knows_everything_for_long_is_too_strong() -> None:
@@ -406,7 +416,7 @@ def test_going_back_restores_the_student_and_ends_the_game() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(LooksGuard, "measure", broken)
         pair.train(state, curve=curve)
-    assert len(seen) == 4 and [line.rpartition(": ")[2] for line in curve.notes if "the third time" in line]
+    assert len(seen) == 10 and [line.rpartition(": ")[2] for line in curve.notes if "the third time" in line]
     weights = [row.get("seen/adversarial_weight") for row in curve.losses]
     assert weights[-1] is None and any(weights)
 
