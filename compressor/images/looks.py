@@ -53,6 +53,11 @@ def ring_ratios(images_255: Tensor, reference_255: Tensor, *, border: int = 0) -
     channels and over the ring; e is 0.001 times the reference's mean power.
     """
     ours, theirs = (_ring_power(image) for image in crop_both(images_255, reference_255, border))
+    return power_ratios(ours, theirs)
+
+
+def power_ratios(ours: Tensor, theirs: Tensor) -> Tensor:
+    """Return R in dB of the powers in each ring, along the last axis."""
     floor = SPECTRUM_FLOOR * theirs.mean(dim=-1, keepdim=True)
     return torch.where(ours == theirs, 0.0, 10 * torch.log10((ours + floor) / (theirs + floor)))
 

@@ -176,22 +176,19 @@ class Game:
     def _phi_distance(self, step: Step, sr: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """Return L_φ."""
         phi = cast(Phi, step.helpers[self.name]["phi"])
-        if not self.of.uses_teacher_blocks:
-            with step.precision():
-                with torch.no_grad():
-                    theirs = phi(target)
-                ours = phi(sr)
-            pairs = zip(VGG_LEVEL_WEIGHTS, ours, theirs, strict=True)
-            return torch.stack([weight * F.l1_loss(a.float(), b.float()) for weight, a, b in pairs]).sum()
-        small, small_target = (imresize(images, 1 / step.scale) for images in (sr, target))
+        is_teacher = self.of.uses_teacher_blocks
+        if is_teacher:
+            sr, target = (imresize(images, 1 / step.scale) for images in (sr, target))
         with step.precision():
             with torch.no_grad():
-                theirs = phi(small_target)
-            ours = phi(small)
+                theirs = phi(target)
+            ours = phi(sr)
+        distances = torch.stack([F.l1_loss(a.float(), b.float()) for a, b in zip(ours, theirs, strict=True)])
+        if not is_teacher:
+            return (distances * distances.new_tensor(VGG_LEVEL_WEIGHTS)).sum()
         sizes = torch.stack([feature.float().abs().mean((1, 2, 3)) for feature in theirs], 1)
         sizes = step.all_gather(sizes).mean(0)  # of the whole batch: a mean of ratios would depend on the processes
-        distances = [F.l1_loss(a.float(), b.float()) for a, b in zip(ours, theirs, strict=True)]
-        return (torch.stack(distances) / sizes).sum()
+        return (distances / sizes).sum()
 
     def _play(
         self, step: Step, opponent: UNetDiscriminator, sr: torch.Tensor, target: torch.Tensor, share: float

@@ -13,8 +13,7 @@ def high_bands(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.
 
     Odd sizes are padded with zeros at the end.
     """
-    x = widen(images)
-    x = F.pad(x, (0, x.shape[-1] % 2, 0, x.shape[-2] % 2))
+    x = _even(images)
     a, b = x[..., 0::2, 0::2], x[..., 0::2, 1::2]
     c, d = x[..., 1::2, 0::2], x[..., 1::2, 1::2]
     return (a + b - c - d) / 2, (a - b + c - d) / 2, (a - b - c + d) / 2
@@ -22,5 +21,8 @@ def high_bands(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.
 
 def low_band(images: torch.Tensor) -> torch.Tensor:
     """Return the low band, (B,C,⌈h/2⌉,⌈w/2⌉): twice the means of 2×2 pixels. Odd sizes are padded with zeros."""
-    x = widen(images)
-    return 2 * F.avg_pool2d(F.pad(x, (0, x.shape[-1] % 2, 0, x.shape[-2] % 2)), 2)
+    return 2 * F.avg_pool2d(_even(images), 2)
+
+
+def _even(images: torch.Tensor) -> torch.Tensor:
+    return F.pad(widen(images), (0, images.shape[-1] % 2, 0, images.shape[-2] % 2))

@@ -26,7 +26,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from compressor.images.looks import ring_powers
+from compressor.images.looks import power_ratios, ring_powers
 from compressor.models.networks.base import Network
 from compressor.training.method import AfterAverage
 from recipes.terms.discriminator import accuracy
@@ -160,8 +160,7 @@ class LooksGuard(nn.Module):
         blocks = min(FLAT_SIDE * averaged.descriptor.scale, *error.shape[-2:])
         powers = (ring_powers(255 * side) for side in (images, target))
         ours, theirs = (power.mean(0) for power in powers)
-        floor = 1e-3 * theirs.mean()
-        rings = 10 * torch.log10((ours + floor) / (theirs + floor))
+        rings = power_ratios(ours, theirs)
         ours_flat, theirs_flat = (_deviations(side) for side in (images, target))
         flattest = theirs_flat <= theirs_flat.quantile(FLATTEST)
         return Looks(
