@@ -8,7 +8,6 @@ writer can tell complete data from data that a crash cut short.
 
 from __future__ import annotations
 
-import fcntl
 import math
 import mmap
 import os
@@ -24,7 +23,7 @@ from typing import IO, TypeVar
 
 from compressor.base.context import Note, no_note
 from compressor.base.errors import SrkdError, UsageError, report_unwritable
-from compressor.base.files import flush_file, is_file_of
+from compressor.base.files import flush_file, is_file_of, lock_file
 
 T = TypeVar("T")
 
@@ -198,9 +197,9 @@ class CacheFolder:
         path = self.path / f"{key}.lock"
         while True:
             handle = open(path, "a")  # noqa: SIM115
-            if not _lock(handle.fileno(), shared=False, wait=False):
+            if not lock_file(handle.fileno(), shared=False, wait=False):
                 note("another process is making the same entry of the cache: waiting for it")
-                _lock(handle.fileno(), shared=False, wait=True)
+                lock_file(handle.fileno(), shared=False, wait=True)
             # The previous holder removed the file at its end: then this lock is on a deleted file, so try again.
             if is_file_of(handle.fileno(), path):
                 break
@@ -218,29 +217,18 @@ def map_file(file: IO[bytes]) -> mmap.mmap:
     The mapping is private: writes to it never reach the file. Torch uses it without a copy.
     """
     # The mapping keeps a duplicate of the descriptor, and the lock with it.
-    _lock(file.fileno(), shared=True, wait=True)
+    lock_file(file.fileno(), shared=True, wait=True)
     size = os.fstat(file.fileno()).st_size
     # Without NORESERVE a system can refuse a private mapping larger than its memory.
     flags = mmap.MAP_PRIVATE | getattr(mmap, "MAP_NORESERVE", 0)
     return mmap.mmap(file.fileno(), size, flags=flags, prot=mmap.PROT_READ | mmap.PROT_WRITE)
 
 
-def _lock(descriptor: int, *, shared: bool, wait: bool, unsupported: bool = True) -> bool:
-    """Try to lock, and return True if this process has the lock; `unsupported` if the file system has no locks."""
-    try:
-        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
-    except BlockingIOError:
-        return False
-    except OSError:
-        return unsupported
-    return True
-
-
 def _is_unlocked(lock: Path) -> bool:
     """Return True if no process holds this lock: its file is removed when its holder is done."""
     try:
         with open(lock, "r+b") as file:
-            return _lock(file.fileno(), shared=False, wait=False, unsupported=False)
+            return lock_file(file.fileno(), shared=False, wait=False, unsupported=False)
     except FileNotFoundError:
         return True
 
@@ -250,7 +238,7 @@ def _is_in_use(entry: Path) -> bool:
     try:
         for path in entry.iterdir():
             with open(path, "r+b") as file:
-                if not _lock(file.fileno(), shared=False, wait=False):
+                if not lock_file(file.fileno(), shared=False, wait=False):
                     return True
     except PermissionError:
         return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import os
 import shutil
@@ -193,3 +194,17 @@ def sha256_of(handle: IO[bytes]) -> str:
     while chunk := handle.read(2**20):
         digest.update(chunk)
     return digest.hexdigest()
+
+
+def lock_file(descriptor: int, *, shared: bool, wait: bool, unsupported: bool = True) -> bool:
+    """Try to lock an open file, until its process ends; return True if this process has the lock.
+
+    `unsupported` is the answer of a file system without locks.
+    """
+    try:
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    except OSError:
+        return unsupported
+    return True

@@ -17,8 +17,9 @@ from compressor.base.cache_folder import CacheFolder, default_folder
 from compressor.base.context import Note, no_note
 from compressor.base.errors import SrkdError, report_unreadable, report_unwritable
 from compressor.images.sets import LrImage, find_lr_images
+from compressor.images.suffixes import is_film
 from compressor.video.library import load_av
-from compressor.video.sampling import FRAMES_OF_A_FILM, FrameSample, is_film, sample_frames
+from compressor.video.sampling import FRAMES_OF_A_FILM, FrameSample, sample_frames
 
 SUMMARY = "frames.json"
 LAYOUT_VERSION = 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 FORMAT_OF_SUFFIX = {
     ".png": "PNG",
     ".jpg": "JPEG",
@@ -36,3 +38,8 @@ FILM_SUFFIXES = frozenset(
 """Suffixes of films; their other streams and codecs are PyAV's matter."""
 CONTAINER_OF_SUFFIX = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm"}
 """The containers of films that are written, as FFmpeg names them."""
+
+
+def is_film(path: Path) -> bool:
+    """Return True if a path is named as a film, and is no folder."""
+    return path.suffix.lower() in FILM_SUFFIXES and not path.is_dir()

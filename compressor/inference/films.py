@@ -7,7 +7,6 @@ made with. At the end the packets are joined with the streams that are copied, a
 
 from __future__ import annotations
 
-import fcntl
 import json
 import shutil
 import time
@@ -25,7 +24,7 @@ from torch.nn.functional import pad
 
 from compressor.base.context import Context
 from compressor.base.errors import SrkdError, UsageError, report_unwritable
-from compressor.base.files import atomic_path, file_sha256, flush_file, temporary_files
+from compressor.base.files import atomic_path, file_sha256, flush_file, lock_file, temporary_files
 from compressor.images.suffixes import CONTAINER_OF_SUFFIX
 from compressor.inference.background import OneBehind, one_ahead
 from compressor.inference.super_resolve import super_resolve
@@ -249,15 +248,11 @@ class _Work:
             self.folder.mkdir(parents=True, exist_ok=True)
             lock = open(self.folder / "lock", "w")  # noqa: SIM115
         with lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
+            if not lock_file(lock.fileno(), shared=False, wait=False):
                 raise SrkdError(
                     f"{self.folder} is in use by another process, which enlarges this film: wait for it, or choose "
                     "another output"
-                ) from error
-            except OSError:  # some network file systems have no locks
-                pass
+                )
             yield
 
     def begin(self, made_with: dict[str, Any]) -> None:

@@ -35,6 +35,7 @@ from compressor.images.suffixes import (
     FORMAT_OF_SUFFIX,
     IMAGE_SUFFIXES,
     OTHER_PICTURE_SUFFIXES,
+    is_film,
 )
 from compressor.inference.background import OneBehind, read_ahead
 from compressor.inference.films import (
@@ -176,7 +177,7 @@ class Job:
 
     @property
     def is_film(self) -> bool:
-        return _is_film(self.source)
+        return is_film(self.source)
 
 
 @dataclass
@@ -373,15 +374,15 @@ def _plan_jobs(inputs: Sequence[str | Path], settings: UpscaleSettings) -> tuple
     if file is not None:
         if len(pictures) != 1:
             raise UsageError(f"output {file} is one file, but the inputs are {len(pictures)} pictures")
-        if _is_film(pictures[0][0]) != _is_film(file):
-            kinds = "a picture, and the input a film" if _is_film(pictures[0][0]) else "a film, and the input a picture"
+        if is_film(pictures[0][0]) != is_film(file):
+            kinds = "a picture, and the input a film" if is_film(pictures[0][0]) else "a film, and the input a picture"
             raise UsageError(f"--out {file} is {kinds}: choose another suffix")
         return [Job(pictures[0][0], file)], contents
     # A second run over a folder must not enlarge the outputs of the first.
     outputs = {}
     for source, inner, _ in pictures:
         extension = settings.extension or (source.suffix if source.suffix.lower() in IMAGE_SUFFIXES else ".png")
-        if _is_film(source):
+        if is_film(source):
             extension = film_suffix(source)
         beside = source.parent if folder is None else folder / inner
         outputs[source] = beside / f"{source.stem}{settings.suffix}{extension}"
@@ -480,12 +481,8 @@ def _films_in_folders(files: Sequence[Path]) -> list[SkippedPicture]:
     return [
         SkippedPicture(path, "a film in a folder is not enlarged: name it too")
         for path in files
-        if _is_film(path) and not path.name.startswith(".")
+        if is_film(path) and not path.name.startswith(".")
     ]
-
-
-def _is_film(path: Path) -> bool:
-    return path.suffix.lower() in FILM_SUFFIXES
 
 
 def count_pictures(count: int) -> str:

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from compressor.base.errors import SrkdError
 from compressor.images.metrics import to_u8
-from compressor.images.suffixes import FILM_SUFFIXES
 from compressor.video.reading import Film, FilmFrame
 
 FRAMES_OF_A_FILM = 64
@@ -48,10 +47,6 @@ class FrameSample:
             if times:
                 line += f"; left out {len(times)} {name} ({_some(times)})"
         return line
-
-
-def is_film(path: Path) -> bool:
-    return path.suffix.lower() in FILM_SUFFIXES and not path.is_dir()
 
 
 def sample_frames(path: Path, most: int = FRAMES_OF_A_FILM) -> FrameSample:

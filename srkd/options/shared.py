@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field
 
 from compressor.base.choices import MOST_LIMITS, Border
 from compressor.degradation.names import NONE, absolute_degradation, names
-from compressor.images.suffixes import FILM_SUFFIXES
+from compressor.images.suffixes import is_film
 from compressor.runtimes.table import RUNTIMES, device_patterns
 from srkd.options.option import Option, Options, options
 from srkd.options.values import DEVICE, SETTING, OneOf
@@ -71,7 +71,7 @@ def path_of(value: PathOption) -> Path | None:
 def originals_and_lr_only(data: PathOption, lr_only: PathOption) -> tuple[Path | None, Path | None]:
     """The paths of `--data` and `--lr-only`. A film has no originals: its frames are LR images, whichever names it."""
     images, alone = path_of(data), path_of(lr_only)
-    if images is not None and alone is None and images.suffix.lower() in FILM_SUFFIXES and not images.is_dir():
+    if images is not None and alone is None and is_film(images):
         return None, images
     return images, alone
 

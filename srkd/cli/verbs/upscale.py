@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from compressor.base.errors import SrkdError
-from compressor.images.suffixes import FILM_SUFFIXES
+from compressor.images.suffixes import is_film
 from srkd.cli.verb import verb
 from srkd.options.values import format_size
 from srkd.options.verbs import UpscaleOptions
@@ -76,7 +76,7 @@ def command(console: Console, options: UpscaleOptions) -> None:
     if report.failed:
         count = len(report.failed)
         total = count + len(report.done) + len(report.films)
-        has_films = report.films or any(failed.source.suffix.lower() in FILM_SUFFIXES for failed in report.failed)
+        has_films = report.films or any(is_film(failed.source) for failed in report.failed)
         kinds = "pictures and films" if has_films else "pictures"
         raise SrkdError(f"{count} of {total} {kinds} failed")
 
