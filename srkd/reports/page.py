@@ -118,7 +118,7 @@ def _looks(section: Section) -> Table | None:
     degraded = "" if pictures.degradation is None else f", inputs degraded ({pictures.degradation})"
     best = ", ".join(f"{metric.title} {metric.best}" for metric in metrics)
     caption = f"Luminance to the teacher's, the middle of {pictures.photos} photos{degraded}; best: {best}"
-    return Table(["", *(metric.title for metric in metrics)], rows, caption)
+    return Table(["images", *(metric.title for metric in metrics)], rows, caption)
 
 
 def _what(contents: Contents) -> str:
