@@ -9,9 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 from PIL import Image
+from torch import Tensor
 
 from compressor.base.cache_folder import CacheFolder, default_folder
 from compressor.base.context import Note, no_note
@@ -30,25 +32,41 @@ _TEMPORARY: dict[str, tempfile.TemporaryDirectory[str]] = {}
 
 
 def lr_images(
-    path: Path, option: str = "--lr-only", *, cache: CacheFolder | None = None, note: Note = no_note
+    path: Path,
+    option: str = "--lr-only",
+    *,
+    cache: CacheFolder | None = None,
+    note: Note = no_note,
+    with_following: bool = False,
 ) -> tuple[LrImage, ...]:
-    """Return the images of a folder, or frames of a film, as LR images without HR partners."""
+    """Return the images of a folder, or frames of a film, as LR images without HR partners.
+
+    Frames of a film come with the one that follows each, if that is asked for.
+    """
     if not is_film(path):
         return find_lr_images(path, option)
-    folder = _frames_folder(path, CacheFolder(default_folder()) if cache is None else cache)
+    folder = _frames_folder(path, CacheFolder(default_folder()) if cache is None else cache, with_following)
     note(f"{path.name}: {json.loads((folder / SUMMARY).read_text(encoding='utf-8'))['line']}")
-    return find_lr_images(folder, option)
+    images = find_lr_images(folder, option)
+    if not with_following:
+        return images
+    return tuple(replace(image, following=_following(image.lr)) for image in images)
 
 
-def _frames_folder(film: Path, cache: CacheFolder) -> Path:
-    key = _key(film)
+def _following(frame: Path) -> Path:
+    """Return the file of the frame that follows one: hidden, so that no list of images has it."""
+    return frame.with_name(f".{frame.name}")
+
+
+def _frames_folder(film: Path, cache: CacheFolder, with_following: bool) -> Path:
+    key = _key(film, with_following)
     if key in _TEMPORARY:
         return Path(_TEMPORARY[key].name)
     folder = cache.find(key, _checked, no_note) if cache.limit else None
     if folder is not None:
         return folder
-    sample = sample_frames(film)
-    size = sum(frame.rgb_u8.numel() for frame in sample.frames)
+    sample = sample_frames(film, with_following=with_following)
+    size = sum(frame.rgb_u8.numel() for frame in sample.frames) * (2 if with_following else 1)
     if cache.limit:
         folder = cache.make(key, _checked, lambda entry: _write(sample, film, entry), size, no_note)
     if folder is None:
@@ -59,13 +77,14 @@ def _frames_folder(film: Path, cache: CacheFolder) -> Path:
     return folder
 
 
-def _key(film: Path) -> str:
+def _key(film: Path, with_following: bool) -> str:
     """Return a hash of all that the frames depend on: the film's name, size and time, and how they are chosen."""
     with report_unreadable(film):
         status = film.stat()
     facts = (
         LAYOUT_VERSION,
         FRAMES_OF_A_FILM,
+        with_following,
         load_av().__version__,
         str(film.resolve()),
         status.st_size,
@@ -76,11 +95,17 @@ def _key(film: Path) -> str:
 
 def _write(sample: FrameSample, film: Path, folder: Path) -> None:
     for frame in sample.frames:
-        picture = Image.fromarray(frame.rgb_u8.permute(1, 2, 0).contiguous().numpy())
         # No point in the name: it would end the stem.
-        picture.save(folder / f"{film.stem}-{round(frame.seconds * 1000):09d}ms.png", compress_level=1)
+        path = folder / f"{film.stem}-{round(frame.seconds * 1000):09d}ms.png"
+        _write_picture(frame.rgb_u8, path)
+        if frame.following_u8 is not None:
+            _write_picture(frame.following_u8, _following(path))
     names = sorted(path.name for path in folder.glob("*.png"))
     (folder / SUMMARY).write_text(json.dumps({"names": names, "line": sample.line()}), encoding="utf-8")
+
+
+def _write_picture(rgb_u8: Tensor, path: Path) -> None:
+    Image.fromarray(rgb_u8.permute(1, 2, 0).contiguous().numpy()).save(path, compress_level=1)
 
 
 def _checked(folder: Path) -> Path:

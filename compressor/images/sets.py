@@ -36,6 +36,8 @@ class LrImage:
 
     stem: str
     lr: Path
+    following: Path | None = None
+    """The next frame of the film that it is a frame of."""
 
     @property
     def path(self) -> Path:

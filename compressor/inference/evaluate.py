@@ -1,15 +1,17 @@
 """Scores of models on benchmark sets. Each image is decoded once and run once per model; bicubic is always included, at
 scale 1 the input.
 
-Images are compared with the originals, with the images of a teacher, or with both.
+Images are compared with the originals, with the images of a teacher, or with both; by flicker with those of the frame
+before.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
@@ -23,7 +25,10 @@ from torch import Tensor
 from compressor.base.context import QUIET, Context
 from compressor.base.errors import SrkdError, UsageError
 from compressor.degradation.chain import Degradation
+from compressor.degradation.noise import add_gaussian
+from compressor.degradation.steps import Draws
 from compressor.images.files import grey_of, image_size, read_rgb_u8, read_rgb_u8_and_grey
+from compressor.images.flicker import still_pixels
 from compressor.images.metrics import PEAK, ImageTooSmall, finite_or_none, luma, to_u8
 from compressor.images.protocol import Protocol
 from compressor.images.resize import downscale_u8, mod_crop
@@ -39,6 +44,9 @@ from compressor.runtimes.base import Runtime
 OVERLAPPED_PIXELS = 2**23
 """Images are read and scored while the network runs, in about 1 GB, if their outputs have up to this size (3840x2160);
 larger ones are processed alone."""
+
+PHOTO_NOISE = 2.0
+"""Standard deviation in grey levels of the two draws of noise that make two frames of a photo."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +65,9 @@ class EvaluationSettings:
 
 @dataclass(frozen=True)
 class ImageScore:
-    """The scores of one image by their keys in JSON; PSNR in dB, infinite for equal images."""
+    """The scores of one image by their keys in JSON; PSNR in dB, infinite for equal images; NaN where there was nothing
+    to measure.
+    """
 
     figures: Mapping[str, float]
 
@@ -87,7 +97,7 @@ class ImageScore:
         return self.figures[key]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the scores for JSON: infinite PSNR becomes None."""
+        """Return the scores for JSON: infinite PSNR and NaN become None."""
         return {key: finite_or_none(figure) for key, figure in self.figures.items()}
 
 
@@ -107,6 +117,28 @@ class SetScore(ImageScore):
 
 
 @dataclass(frozen=True)
+class Stillness:
+    """What of a set stood still, so that flicker could be measured."""
+
+    pairs: int
+    """Pairs of frames, or photos that were made two frames."""
+    still_pairs: int
+    """Those in which something stands still."""
+    share: float
+    """The part of all their pixels that stands still."""
+    noise: float | None
+    """Standard deviation in grey levels of the noise that made two frames of a photo; None: frames of a film."""
+
+    def line(self) -> str:
+        """Return what was compared, for a person."""
+        if self.noise is not None:
+            return f"each LR image twice, with noise of {self.noise:g} grey levels, as two frames that stand still"
+        if not self.still_pairs:
+            return f"nothing stands still in {self.pairs} pairs of frames, so it is not measured"
+        return f"{self.still_pairs} of {self.pairs} pairs of frames, where {self.share:.0%} of the picture stands still"
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """Scores by model and set, all by one protocol; with channel "rgb" the `*_y` fields are of that channel."""
 
@@ -121,6 +153,8 @@ class Evaluation:
     """What the images were compared with; the first is the headline."""
     teacher: str | None = None
     """The label of the model whose images are the reference `teacher`."""
+    still: Mapping[str, Stillness] = field(default_factory=dict)
+    """What stood still for flicker, by set; empty if that was not measured."""
 
     @property
     def without_network(self) -> Mapping[str, SetScore]:
@@ -170,6 +204,7 @@ class Evaluation:
             "goal": self.references[0],
             "teacher": self.teacher,
             "metrics": {row.key: {"unit": row.unit, "best": row.best} for row in rows},
+            **({"still": {name: asdict(still) for name, still in self.still.items()}} if self.still else {}),
             "models": {
                 model: {
                     "sets": {name: score.to_dict() for name, score in sets.items()},
@@ -253,7 +288,7 @@ def _evaluate(
     )
     pixels = _check_sets(sets, scale, protocols, table.measures, has_teacher=teacher is not None)
     sources = [source for image_set in sets for source in image_set.sources]
-    read = partial(_read_picture, scale=scale, protocols=protocols, degradation=settings.degradation)
+    read = partial(_read_picture, settings=settings, protocols=protocols)
     done, finished_pixels, total, start = 0, 0, len(sources), time.monotonic()
 
     def is_overlapped(source: ImagePair | LrImage) -> bool:
@@ -282,12 +317,31 @@ def _evaluate(
 
 
 @dataclass(frozen=True)
+class _Frames:
+    """Two LR images (1,3,h,w) of the same content, and where they stand still (h,w)."""
+
+    first: Tensor
+    second: Tensor
+    still: Tensor
+    noise: float | None
+
+
+@dataclass(frozen=True)
+class _Input:
+    """An LR image (1,3,h,w), the protocols that share it, and two frames for flicker."""
+
+    lr: Tensor
+    protocols: tuple[Protocol, ...]
+    frames: _Frames | None
+
+
+@dataclass(frozen=True)
 class _Picture:
-    """An original (3,H,W) cropped to the scale, if there is one, and each LR image (1,3,h,w) with its protocols."""
+    """An original (3,H,W) cropped to the scale, if there is one, and each LR image."""
 
     hr_u8: Tensor | None
     grey_file: bool
-    inputs: tuple[tuple[Tensor, tuple[Protocol, ...]], ...]
+    inputs: tuple[_Input, ...]
 
 
 @dataclass(frozen=True)
@@ -299,6 +353,10 @@ class _Table:
     protocols: Sequence[Protocol]
     teacher: Runtime | None
     scores: dict[tuple[Protocol, str, str], dict[str, ImageScore]] = field(default_factory=lambda: defaultdict(dict))
+    still: dict[tuple[Protocol, str], list[tuple[float, float | None]]] = field(
+        default_factory=lambda: defaultdict(list)
+    )
+    """The part of each image that stands still, and the noise of its frames, by protocol and set."""
 
     @cached_property
     def measures(self) -> Mapping[str, tuple[Metric, Measure]]:
@@ -310,16 +368,25 @@ class _Table:
     ) -> None:
         """Run every model and score its outputs: during the next run if `overlapped`, else before it."""
         rows = sorted(self.rows.items(), key=lambda row: row[1] is not self.teacher)  # the teacher's image comes first
-        for lr, same_lr in picture.inputs:
+        for each in picture.inputs:
             references: dict[Reference, Tensor] = {} if picture.hr_u8 is None else {"original": picture.hr_u8}
+            if each.frames is not None:
+                share = float(each.frames.still.float().mean())
+                for protocol in each.protocols:
+                    self.still[protocol, image_set].append((share, each.frames.noise))
             for label, model in rows:
                 ensemble = self.settings.self_ensemble and not isinstance(model, Bicubic)
-                sr = run_exactly(model, lr, self.settings.tile, ensemble, source.path)
+
+                def enlarge(lr: Tensor, model: Runtime = model, ensemble: bool = ensemble) -> Tensor:
+                    return run_exactly(model, lr, self.settings.tile, ensemble, source.path)
+
+                sr = enlarge(each.lr)
                 if model is self.teacher:
                     references["teacher"] = to_u8(sr[0])
-                keys = [(protocol, label, image_set) for protocol in same_lr]
-                scorer.submit(partial(self._score, keys, source.stem, sr, references, picture.grey_file))
-                del sr  # free this large tensor before the next one is computed
+                frames = None if each.frames is None else _enlarged(each, sr, enlarge)
+                keys = [(protocol, label, image_set) for protocol in each.protocols]
+                scorer.submit(partial(self._score, keys, source.stem, sr, references, frames, picture.grey_file))
+                del sr, frames  # free these large tensors before the next ones are computed
                 if not overlapped:
                     scorer.finish()
 
@@ -329,14 +396,23 @@ class _Table:
         stem: str,
         sr: Tensor,
         references: Mapping[Reference, Tensor],
+        frames: tuple[Tensor, Tensor, Tensor] | None,
         grey_file: bool,
     ) -> None:
         sr_u8 = to_u8(sr[0])
         for key in keys:
-            protocol, figures = key[0], {}
+            protocol, figures = key[0], dict[str, float]()
+            if frames is not None:
+                first, second = (_planes(image, protocol, grey_file)[None] for image in frames[:2])
+                before = first.masked_fill(~frames[2], math.nan)
+                for row, measure in self.measures.values():
+                    if row.takes == "frames":
+                        figures[row.key] = float(measure(second, before, border=protocol.border or 0))
             for reference, reference_u8 in references.items():
                 planes = [_planes(image, protocol, grey_file)[None] for image in (sr_u8, reference_u8)]
                 for row, measure in self.measures.values():
+                    if row.takes == "frames":
+                        continue
                     ours, theirs = planes if row.takes == "channel" else (sr_u8[None], reference_u8[None])
                     figures[row.key_to(reference)] = float(measure(ours, theirs, border=protocol.border or 0))
             self.scores[key][stem] = ImageScore(figures)
@@ -346,6 +422,10 @@ class _Table:
 
         def of_sets(protocol: Protocol, label: str) -> dict[str, SetScore]:
             return {s.name: _set_score(s, protocol, self.scores[protocol, label, s.name]) for s in finished}
+
+        def of_models(protocol: Protocol) -> dict[str, dict[str, SetScore]]:
+            models = {label: of_sets(protocol, label) for label in self.rows}
+            return models if teacher is None else _over_teacher(models, teacher, self.settings.metrics)
 
         scale, ensemble = self.settings.scale, self.settings.self_ensemble
         numbers = {label: numbers_of(model) for label, model in self.rows.items()}
@@ -357,14 +437,54 @@ class _Table:
                 protocol,
                 scale,
                 ensemble,
-                {label: of_sets(protocol, label) for label in self.rows},
+                of_models(protocol),
                 numbers,
                 self.settings.metrics,
                 tuple(reference for reference, is_there in references.items() if is_there),
                 teacher,
+                {
+                    s.name: _stillness(self.still[protocol, s.name])
+                    for s in finished
+                    if (protocol, s.name) in self.still
+                },
             )
             for protocol in self.protocols
         )
+
+
+def _enlarged(each: _Input, sr: Tensor, enlarge: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the enlarged frames in uint8, and where their input stands still; `sr` is the output of the LR image."""
+    frames = each.frames
+    assert frames is not None
+    first = to_u8(sr[0] if frames.first is each.lr else enlarge(frames.first)[0])
+    scale = sr.shape[-1] // each.lr.shape[-1]
+    still = frames.still.repeat_interleave(scale, 0).repeat_interleave(scale, 1)
+    return first, to_u8(enlarge(frames.second)[0]), still
+
+
+def _stillness(images: Sequence[tuple[float, float | None]]) -> Stillness:
+    shares = [share for share, _ in images]
+    return Stillness(len(shares), sum(share > 0 for share in shares), sum(shares) / len(shares), images[0][1])
+
+
+def _over_teacher(
+    models: Mapping[str, Mapping[str, SetScore]], teacher: str, metrics: Sequence[str]
+) -> dict[str, dict[str, SetScore]]:
+    """Return the scores with figures of frames also in terms of the teacher's; of a set the ratio of the means."""
+    rows = [row for row in map(METRICS.__getitem__, metrics) if row.takes == "frames"]
+
+    def with_ratios(score: ImageScore, theirs: ImageScore) -> dict[str, float]:
+        ratios = {row.key_to("teacher"): row.over_teacher(score[row.key], theirs[row.key]) for row in rows}
+        return {**score.figures, **ratios}
+
+    def of_set(score: SetScore, theirs: SetScore) -> SetScore:
+        images = {stem: ImageScore(with_ratios(image, theirs.images[stem])) for stem, image in score.images.items()}
+        return replace(score, figures=with_ratios(score, theirs), images=images)
+
+    return {
+        label: {name: of_set(score, models[teacher][name]) for name, score in sets.items()}
+        for label, sets in models.items()
+    }
 
 
 def _set_line(evaluation: Evaluation, name: str) -> str:
@@ -387,11 +507,17 @@ def _set_score(image_set: AnySet, protocol: Protocol, images: Mapping[str, Image
     )
     keys = next(iter(images.values())).figures
     return SetScore(
-        {key: sum(score[key] for score in images.values()) / len(images) for key in keys},
+        {key: _mean([score[key] for score in images.values()]) for key in keys},
         image_set.name,
         lr="stored" if stored else "made",
         images=images,
     )
+
+
+def _mean(figures: Sequence[float]) -> float:
+    """Return the mean of the figures that there are."""
+    known = [figure for figure in figures if not math.isnan(figure)]
+    return sum(known) / len(known) if known else math.nan
 
 
 def _by_label(models: Sequence[Runtime], scale: int, *, with_lanczos: bool) -> dict[str, Runtime]:
@@ -440,28 +566,55 @@ def _check_sets(
     return {path: width * height for path, (width, height) in sizes.items()}
 
 
-def _read_picture(
-    source: ImagePair | LrImage, scale: int, protocols: Sequence[Protocol], degradation: Degradation | None
-) -> _Picture:
+def _read_picture(source: ImagePair | LrImage, settings: EvaluationSettings, protocols: Sequence[Protocol]) -> _Picture:
     """Return the images of a pair; protocols with the same LR image share the models' outputs."""
+    scale, degradation = settings.scale, settings.degradation
     image_u8, grey_file = read_rgb_u8_and_grey(source.path)
-    if isinstance(source, LrImage):
-        if degradation is not None:
-            image_u8 = degradation.of_image(image_u8, 1, source.stem)
-        return _Picture(None, grey_file, ((image_u8[None].float().div(255), tuple(protocols)),))
-    hr_u8 = mod_crop(image_u8, scale)
-    if degradation is not None:
-        lr_u8 = degradation.of_image(hr_u8, scale, source.stem)
-        return _Picture(hr_u8, grey_file, ((lr_u8[None].float().div(255), tuple(protocols)),))
+    hr_u8 = None if isinstance(source, LrImage) else mod_crop(image_u8, scale)
     by_lr: dict[tuple[str, str], list[Protocol]] = defaultdict(list)
     for protocol in protocols:
-        by_lr[protocol.bicubic, protocol.lr_border].append(protocol)
+        is_made = hr_u8 is not None and degradation is None
+        by_lr[(protocol.bicubic, protocol.lr_border) if is_made else ("", "")].append(protocol)
     inputs = []
     for same_lr in by_lr.values():
-        stored = source.lr if same_lr[0].bicubic == "matlab" else None
-        lr_u8 = make_lr(hr_u8, scale, same_lr[0]) if stored is None else _read_stored_lr(stored, hr_u8, scale)
-        inputs.append((lr_u8[None].float().div(255), tuple(same_lr)))
+        if isinstance(source, LrImage) or hr_u8 is None:
+            lr_u8 = image_u8 if degradation is None else degradation.of_image(image_u8, 1, source.stem)
+        elif degradation is not None:
+            lr_u8 = degradation.of_image(hr_u8, scale, source.stem)
+        elif source.lr is not None and same_lr[0].bicubic == "matlab":
+            lr_u8 = _read_stored_lr(source.lr, hr_u8, scale)
+        else:
+            lr_u8 = make_lr(hr_u8, scale, same_lr[0])
+        lr = _to_unit_range(lr_u8)
+        has_frames = any(METRICS[name].takes == "frames" for name in settings.metrics)
+        frames = _frames_of(source, lr_u8, lr, degradation) if has_frames else None
+        inputs.append(_Input(lr, tuple(same_lr), frames))
     return _Picture(hr_u8, grey_file, tuple(inputs))
+
+
+def _to_unit_range(image_u8: Tensor) -> Tensor:
+    return image_u8[None].float().div(255)
+
+
+def _frames_of(source: ImagePair | LrImage, lr_u8: Tensor, lr: Tensor, degradation: Degradation | None) -> _Frames:
+    """Return an LR image and the frame after it; for a photo, the LR image with two draws of noise."""
+    if isinstance(source, LrImage) and source.following is not None:
+        after_u8 = read_rgb_u8(source.following)
+        if degradation is not None:
+            after_u8 = degradation.of_image(after_u8, 1, source.stem)
+        return _Frames(lr, _to_unit_range(after_u8), still_pixels(lr_u8, after_u8), None)
+    noisy = [
+        _to_unit_range(
+            to_u8(
+                add_gaussian(
+                    lr[0], PHOTO_NOISE, grey=False, generator=Draws.of_name(source.stem).stage(f"frame {number}")
+                )
+            )
+        )
+        for number in range(2)
+    ]
+    everywhere = torch.ones(lr.shape[-2:], dtype=torch.bool)
+    return _Frames(noisy[0], noisy[1], everywhere, PHOTO_NOISE)
 
 
 def run_exactly(model: Runtime, lr: Tensor, tile: int | None, ensemble: bool, path: Path) -> Tensor:

@@ -1,12 +1,14 @@
 """The table of metrics of `srkd evaluate`. Importing this module imports no torch.
 
-A metric compares an image with a reference: the original photo, or the teacher's image of the same LR image. A new one
-is one row of METRICS.
+A metric compares an image with a reference: the original photo, or the teacher's image of the same LR image. One that
+takes frames compares an image with that of the frame before, and its figure with the teacher's. A new metric is one row
+of METRICS.
 """
 
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -47,8 +49,10 @@ class Metric(Requirements):
     unit: str = ""
     digits: int = 3
     """Decimal places in tables."""
-    takes: Literal["channel", "rgb"] = "channel"
-    """The images that it compares: the channel of the protocol, which is Y, or RGB."""
+    takes: Literal["channel", "rgb", "frames"] = "channel"
+    """The images that it compares: the channel of the protocol, which is Y, or RGB; or the channel of two frames of one
+    film, of which the first is NaN where the input doesn't stand still.
+    """
 
     def require(self) -> None:
         """Raise an error of one line if it cannot be measured here."""
@@ -64,6 +68,12 @@ class Metric(Requirements):
         """The key of its figure in JSON: psnr_y to the original, psnr_y_teacher to the teacher."""
         return self.key if reference == "original" else f"{self.key}_{reference}"
 
+    def over_teacher(self, figure: float, teachers: float) -> float:
+        """Return a figure of frames in terms of the teacher's: 1 if they are equal."""
+        if figure == teachers:
+            return 1.0
+        return figure / teachers if teachers else math.inf
+
     def error(self, figure: float) -> float:
         """Return how far a figure is from the best one: less is better."""
         if self.best == "highest":
@@ -71,7 +81,7 @@ class Metric(Requirements):
         return figure if self.best == "lowest" else abs(figure - float(self.best))
 
     def show(self, figure: float) -> str:
-        return f"{figure:.{self.digits}f}"
+        return "-" if math.isnan(figure) else f"{figure:.{self.digits}f}"
 
 
 LEARNED = "compressor.inference.learned_metrics"
@@ -132,6 +142,14 @@ METRICS: dict[str, Metric] = {
             source="compressor.images.looks:gradient_psnr",
             best="highest",
             unit="dB",
+        ),
+        Metric(
+            name="flicker",
+            key="flicker",
+            title="flicker",
+            source="compressor.images.flicker:flicker",
+            best="lowest",
+            takes="frames",
         ),
         Metric(
             name="lpips",

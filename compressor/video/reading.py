@@ -129,8 +129,8 @@ class Film:
             if following is not None:
                 self._ahead.append(following)
 
-    def frame_at(self, pts: int) -> FilmFrame | None:
-        """Return the first frame at a time or after it, without reading all before it; None at the end."""
+    def frames_from(self, pts: int) -> Iterator[FilmFrame]:
+        """Yield the frames from a time on, without reading all before it; a later call ends those of this one."""
         av = load_av()
         with suppress(av.error.FFmpegError):  # a container without an index is read from where it is
             self._container.seek(pts, stream=self._stream, backward=True)
@@ -139,8 +139,7 @@ class Film:
         for frame in self._decode():
             moment = frame.pts if frame.pts is not None else frame.dts
             if moment is not None and moment >= pts:
-                return self._stored(frame)
-        return None
+                yield self._stored(frame)
 
     @property
     def lines(self) -> tuple[str, ...]:

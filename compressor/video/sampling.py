@@ -25,10 +25,11 @@ BLACK = 0.1
 
 @dataclass(frozen=True)
 class SampledFrame:
-    """A frame as it is shown, and when."""
+    """A frame as it is shown, and when; perhaps with the one that follows it, which the last frame itself is."""
 
     seconds: float
     rgb_u8: Tensor
+    following_u8: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class FrameSample:
         return line
 
 
-def sample_frames(path: Path, most: int = FRAMES_OF_A_FILM) -> FrameSample:
+def sample_frames(path: Path, most: int = FRAMES_OF_A_FILM, *, with_following: bool = False) -> FrameSample:
     """Return the frames in the middle of `most` equal parts of a film, or all of a shorter one."""
     frames, seen = list[SampledFrame](), set[bytes]()
     black, equal = list[float](), list[float]()
@@ -61,7 +62,7 @@ def sample_frames(path: Path, most: int = FRAMES_OF_A_FILM) -> FrameSample:
     with Film(path) as film:
         facts = film.facts
         chosen = _in_order(film, count, most) if count <= SHORT_FILM else _by_time(film, count, most)
-        for frame in chosen:
+        for frame, following in chosen:
             seconds = float(frame.pts * facts.time_base)
             rgb = facts.rgb(frame)
             rgb_u8 = to_u8(rgb)[0]
@@ -72,28 +73,36 @@ def sample_frames(path: Path, most: int = FRAMES_OF_A_FILM) -> FrameSample:
                 equal.append(seconds)
             else:
                 seen.add(digest)
-                frames.append(SampledFrame(seconds, rgb_u8))
+                following_u8 = to_u8(facts.rgb(following))[0] if with_following else None
+                frames.append(SampledFrame(seconds, rgb_u8, following_u8))
     if not frames:
         raise SrkdError(f"{path} holds black frames only: give a film with pictures")
     return FrameSample(tuple(frames), tuple(black), tuple(equal))
 
 
-def _in_order(film: Film, count: int, most: int) -> Iterator[FilmFrame]:
+def _in_order(film: Film, count: int, most: int) -> Iterator[tuple[FilmFrame, FilmFrame]]:
+    """Yield the frames, each with the next one of the film; the last frame stands for its own next one."""
     parts = min(count, most)
     wanted = {int((part + 0.5) * count / parts) for part in range(parts)}
+    chosen: FilmFrame | None = None
     for number, frame in enumerate(film.frames()):
-        if number in wanted:
-            yield frame
+        if chosen is not None:
+            yield chosen, frame
+        chosen = frame if number in wanted else None
+    if chosen is not None:
+        yield chosen, chosen
 
 
-def _by_time(film: Film, count: int, most: int) -> Iterator[FilmFrame]:
+def _by_time(film: Film, count: int, most: int) -> Iterator[tuple[FilmFrame, FilmFrame]]:
+    """Yield what `_in_order` does, without reading the frames between."""
     facts = film.facts
     first = next(film.frames()).pts
     ticks = count / (facts.rate * facts.time_base)
     for part in range(most):
-        frame = film.frame_at(first + int((part + 0.5) * ticks / most))
+        frames = film.frames_from(first + int((part + 0.5) * ticks / most))
+        frame = next(frames, None)
         if frame is not None:
-            yield frame
+            yield frame, next(frames, frame)
 
 
 def format_time(seconds: float) -> str:

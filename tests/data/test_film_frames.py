@@ -136,3 +136,26 @@ def test_times_are_read_as_on_a_player() -> None:
         "1:03.4",
         "1:02:03.4",
     ]
+
+
+@pytest.mark.parametrize("short", [True, False])
+def test_frames_come_with_the_one_that_follows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, short: bool) -> None:
+    """The last frame follows itself; without being asked for, no folder holds following frames."""
+    source = make_film(tmp_path / "film.mp4", [picture(number) for number in range(9)], codec="h264", crf=0)
+    monkeypatch.setattr(sampling, "SHORT_FILM", 1000 if short else 1)
+    cache = CacheFolder(tmp_path / "cache")
+    images = lr_images(source, cache=cache, with_following=True)
+    with Film(source) as opened:
+        step = 1000 * float(opened.facts.time_base * 1001)
+        frames = [to_u8(opened.facts.rgb(frame))[0] for frame in opened.frames()]
+    numbers = [round(int(image.stem.removeprefix("film-").removesuffix("ms")) / step) for image in images]
+    assert len(numbers) >= 8 and numbers[-1] == 8
+    for number, image in zip(numbers, images, strict=True):
+        assert torch.equal(pixels(image.lr), frames[number])
+        assert torch.equal(pixels(image.following or Path()), frames[min(number + 1, 8)])
+    alone = lr_images(source, cache=cache)
+    assert [image.following for image in alone] == [None] * len(images)
+    assert [image.stem for image in alone] == [image.stem for image in images]
+    (images[3].following or Path()).unlink()
+    again = lr_images(source, cache=cache, with_following=True)
+    assert torch.equal(pixels(again[3].following or Path()), frames[numbers[3] + 1])

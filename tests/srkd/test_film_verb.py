@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 import srkd
 from compressor.models.networks.edsr import EDSRSpec
@@ -63,3 +64,19 @@ def test_mistakes_are_one_line_each(
     errors = capfd.readouterr().err.splitlines()
     assert len([error for error in errors if line in error]) == 1
     assert not list(desk.glob("*.part"))
+
+
+def test_flicker_of_a_film(desk: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Grain over a picture that stands still: the change stands in the tables, in grey levels and in CSV."""
+    grain = torch.Generator().manual_seed(3)
+    make_film(desk / "still.mkv", [picture(1) + 0.01 * torch.randn((1, 3, 48, 64), generator=grain) for _ in range(4)])
+    words = ["evaluate", "--against", "student.safetensors", "--data", "still.mkv", "--metrics", "psnr,flicker"]
+    assert run(words) == 0
+    lines = capfd.readouterr().out.splitlines()
+    (line,) = [line for line in lines if line.startswith("flicker on still.mkv: 3 of 4 pairs of frames, where ")]
+    assert "stands still; mean change in grey levels: bicubic " in line
+    (row,) = [line.split() for line in lines if line.startswith("student ")]
+    assert row[1:] == ["inf", "1.000"]
+    assert run([*words, "--csv"]) == 0
+    header, bicubic, *_ = (line.split(",") for line in capfd.readouterr().out.splitlines())
+    assert header[-2:] == ["flicker_teacher", "flicker"] and 0 < float(bicubic[-1]) < 3

@@ -66,9 +66,9 @@ def test_a_frame_is_found_by_its_time(tmp_path: Path) -> None:
     frames = frames_of(film)
     for number in (33, 0, 12, 13, 39):
         with Film(film) as opened:
-            found = opened.frame_at(frames[number].pts)
+            found = next(opened.frames_from(frames[number].pts))
             assert found is not None and found.pts == frames[number].pts and found.equals(frames[number])
-            assert opened.frame_at(frames[-1].pts + 1) is None
+            assert next(opened.frames_from(frames[-1].pts + 1), None) is None
 
 
 def test_what_a_film_tells_of_itself(tmp_path: Path) -> None:

@@ -72,6 +72,8 @@ def show(console: Console, results: Sequence[Evaluation], *, per_image: bool, ex
     if unusual:
         console.say(f"best: {', '.join(f'{row.title} {row.best}' for row in unusual)}")
     console.say(f"LR images: {', '.join(f'{name} {score.lr}' for name, score in bicubic.items())}")
+    for line in lines_about_flicker(evaluation):
+        console.say(line)
     for line in lines_about(evaluation.numbers):
         console.result(line)
     for name in bicubic if per_image else ():
@@ -85,15 +87,26 @@ def show(console: Console, results: Sequence[Evaluation], *, per_image: bool, ex
         show_conventions(console, results)
 
 
+def lines_about_flicker(evaluation: Evaluation) -> list[str]:
+    """Return a line for each set on which flicker was measured: how, and the figures in grey levels."""
+    lines, row = list[str](), METRICS["flicker"]
+    for name, still in evaluation.still.items():
+        levels = {model: sets[name][row.key] for model, sets in evaluation.models.items()}
+        figures = ", ".join(f"{model} {row.show(level)}" for model, level in levels.items() if level == level)
+        lines.append(
+            f"flicker on {name}: {still.line()}{f'; mean change in grey levels: {figures}' if figures else ''}"
+        )
+    return lines
+
+
 def records(results: Sequence[Evaluation], *, per_image: bool) -> Records:
     """A row for each convention, model and set; `per_image` adds one for each image."""
     rows: list[dict[str, object]] = []
     for evaluation in results:
-        columns = {
-            row.key_to(reference): f"{row.key_to(reference)}{'_db' if row.unit == 'dB' else ''}"
-            for reference in evaluation.references
-            for row in (METRICS[name] for name in evaluation.metrics)
-        }
+        metrics = [METRICS[name] for name in evaluation.metrics]
+        keys = [(row.key_to(reference), row) for reference in evaluation.references for row in metrics]
+        keys += [(row.key, row) for row in metrics if row.takes == "frames"]  # in grey levels, beside any reference
+        columns = {key: f"{key}{'_db' if row.unit == 'dB' else ''}" for key, row in keys}
         for model, sets in evaluation.models.items():
             for name, score in sets.items():
                 scores: dict[str, ImageScore] = {"": score, **(score.images if per_image else {})}
