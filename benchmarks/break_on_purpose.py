@@ -286,6 +286,14 @@ BREAKS = (
         ],
     ),
     *_in(
+        "recipes/methods/calm.py",
+        ("recipes/test_calm.py",),
+        [
+            ("the target of calm has no gradient", "step.student().sr.detach()", "step.student().sr"),
+            ("calm compares what the same pixels show", "border + scale * down", "border + down"),
+        ],
+    ),
+    *_in(
         "recipes/methods/dckd.py",
         ("recipes/test_dckd.py",),
         [("share of DCKD's earlier student that is kept", "averaged, self.decay", "averaged, 1 - self.decay")],

@@ -76,6 +76,7 @@ CORE: Mapping[str, tuple[str, ...]] = {
     "export/plan/time_model.py": ("export/test_plan_search.py",),
     "export/int8/quantise/grids.py": ("export/test_quantise.py",),
     "recipes/terms/contrast.py": ("recipes/test_terms_phi.py", "recipes/test_csd.py", "recipes/test_heads.py"),
+    "recipes/methods/calm.py": ("recipes/test_calm.py",),
     "recipes/methods/csd.py": ("recipes/test_terms_phi.py", "recipes/test_csd.py"),
     "recipes/terms/distances.py": ("recipes/test_terms_features.py", "recipes/test_terms_phi.py"),
     "recipes/methods/ds.py": ("recipes/test_heads.py", "recipes/test_feature_pairs.py"),

@@ -67,10 +67,14 @@ BUILTIN: Mapping[str, MethodEntry] = {
     "dckd": MethodEntry("recipes.methods.dckd:DCKD", "outputs"),
     "perceptual": MethodEntry("recipes.methods.perceptual:Perceptual", "outputs"),
     "dukd": MethodEntry("recipes.methods.dukd:DUKD", "outputs"),
+    "calm": MethodEntry("recipes.methods.calm:Calm", "nothing"),
     "pams": MethodEntry("recipes.methods.pams:Pams", "network"),
     "pact": MethodEntry("recipes.methods.pact:Pact", "network"),
 }
 """srkd's own methods."""
+
+FOR_FILMS = "calm"
+"""The method that is added to a recipe whose images are frames of a film, or look like ones."""
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,8 @@ NONE = "none"
 """The name of LR images as they are."""
 LIKE = "like:"
 """What stands before the folder of pictures whose degradation is measured."""
+OF_FILMS = ("video", "h264")
+"""The names whose LR images look like frames of a film."""
 METADATA = "srkd.degradation"
 """The key in the header of a student's file whose value is the JSON of its training's degradation."""
 NAMED = Path(__file__).parent / "named"

@@ -290,6 +290,17 @@ class HasLaterStages(Protocol):
 
 
 @runtime_checkable
+class StaysInLaterStages(Protocol):
+    """A method whose terms also count in the stages that other methods have after the main one.
+
+    Asked for the stages of a run (`training.stage.with_other_stages`). Without it: in its own stage alone.
+    """
+
+    @property
+    def stays(self) -> bool: ...
+
+
+@runtime_checkable
 class TrainsJointly(Protocol):
     """A method that trains a copy of the teacher with the students inside it, on slices of its weights.
 

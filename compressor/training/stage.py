@@ -14,6 +14,7 @@ from compressor.training.method import (
     HasEarlierStages,
     HasLaterStages,
     Method,
+    StaysInLaterStages,
     TrainsJointly,
     TrainsOpponent,
     updates_of,
@@ -135,6 +136,7 @@ def with_other_stages(main: Stage) -> tuple[Stage, ...]:
                 validate_every=steps,
             )
             earlier.append(stage)
+    staying = [method for method in main.methods if isinstance(method, StaysInLaterStages) and method.stays]
     began = sum(stage.schedule.steps for stage in earlier) + main.schedule.steps
     for method in reversed(main.methods):
         for after in reversed(method.later_stages() if isinstance(method, HasLaterStages) else ()):
@@ -145,7 +147,7 @@ def with_other_stages(main: Stage) -> tuple[Stage, ...]:
             stage = replace(
                 main,
                 name=after.name,
-                methods=(after.method(began, steps),),
+                methods=(after.method(began, steps), *staying),
                 blend=None,
                 schedule=Schedule(steps, after.rate),
                 optimiser=replace(main.optimiser, name="adam"),

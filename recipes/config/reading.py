@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import yaml
@@ -35,19 +36,25 @@ MOST_BYTES = 10**6
 """The most bytes of a recipe, which is about a page of text."""
 
 
-def load_preset(recipe: str, settings: Sequence[str] = ()) -> Preset:
-    """Return the preset of a name, of a file such as ./my.yaml, or of a method's class, with `key=value` settings."""
+def load_preset(
+    recipe: str, settings: Sequence[str] = (), more: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
+) -> Preset:
+    """Return the preset of a name, of a file such as ./my.yaml, or of a method's class, with `key=value` settings.
+
+    `more` are methods beside its own, with their options; those of a method that it has replace its own.
+    """
     if is_class(recipe):
         given = read_class(recipe)
         find_method(recipe)  # an unknown one is not a mistake in a file
-        return _read_document(Document(_values_of(given), {}), str(given), settings)
+        return _read_document(Document(_values_of(given), {}), str(given), settings, more)
     if not is_recipe_file(recipe):
-        return read_preset(RECIPES.find(recipe).text(), f"recipe {recipe}", settings)
+        file = f"recipe {recipe}"
+        return _read_document(parse_yaml(RECIPES.find(recipe).text(), file), file, settings, more)
     document = parse_yaml(_read_file(recipe), recipe)
     for rule in _method_rules(document.values):
         if is_class(name := str(rule.get("name", ""))):
             rule["name"] = read_class(name).inside(Path(recipe).parent).method
-    return _read_document(document, recipe, settings)
+    return _read_document(document, recipe, settings, more)
 
 
 def recipe_text(recipe: str) -> str:
@@ -108,8 +115,11 @@ def read_preset(text: str, file: str, settings: Sequence[str] = ()) -> Preset:
     return _read_document(parse_yaml(text, file), file, settings)
 
 
-def _read_document(document: Document, file: str, settings: Sequence[str]) -> Preset:
+def _read_document(
+    document: Document, file: str, settings: Sequence[str], more: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
+) -> Preset:
     values = document.values
+    _add_methods(values, more)
     origin, problems = _apply(settings, values, YamlSource(file, document.lines, {}))
     preset = None
     try:
@@ -187,6 +197,19 @@ def _method_rules(values: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the entries of `methods`; {} for an entry that is not a mapping."""
     rules = values.get("methods")
     return [rule if isinstance(rule, dict) else {} for rule in rules] if isinstance(rules, list) else []
+
+
+def _add_methods(values: dict[str, Any], more: Mapping[str, Mapping[str, Any]]) -> None:
+    """Add methods to those of a preset's values; a list that is a mistake stays as it is."""
+    methods = values.get("methods")
+    if not isinstance(methods, list):
+        return
+    for name, options in more.items():
+        own = next((rule for rule in _method_rules(values) if _name_of(rule) == name), None)
+        if own is None:
+            methods.append({"name": name, "options": dict(options)})
+        else:
+            own["options"] = {**(own.get("options") or {}), **options}
 
 
 def _name_of(rule: Mapping[str, Any]) -> str:

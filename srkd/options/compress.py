@@ -304,6 +304,14 @@ class TrainingOptions(Group):
             unset="measured at the start: as many as its images need, often none",
         ),
     ] = None
+    calm: Annotated[
+        float | None,
+        Field(ge=0),
+        Option(
+            "Weight of a term that makes the student give one image for one content under other noise; 0: none.",
+            unset="that of the method where the images are a film, or --degrade is video or h264; else none",
+        ),
+    ] = None
     phi_weights: Annotated[
         PathOption,
         Option(

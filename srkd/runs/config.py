@@ -41,7 +41,7 @@ from compressor.training.method import (
 from compressor.training.speed import PLAIN_MODE, ExecutionMode, SpeedOptions, choose_execution_mode
 from compressor.training.stage import Stage
 from compressor.training.validation import Validation
-from recipes.catalogue import teacher_needs
+from recipes.catalogue import FOR_FILMS, teacher_needs
 from recipes.config.preset import Preset
 from recipes.config.reading import recipe_label
 from recipes.terms.features import describe_taps
@@ -445,7 +445,7 @@ def choose_labels(options: CompressOptions, methods: Sequence[Method], goal: Goa
             "as it came; csd-lite and logits keep to its images"
         )
         return "original"
-    is_comparison = not needs_teacher(methods) or {method.name for method in methods} <= PIXEL_ONLY
+    is_comparison = not needs_teacher(methods) or {method.name for method in methods} - {FOR_FILMS} <= PIXEL_ONLY
     if is_comparison or repeats_published(options.training.recipe):
         return "original"
     note("labels: the teacher's images alone (--labels original: the originals)")

@@ -7,11 +7,15 @@ from contextlib import suppress
 
 from compressor.base.context import Context, Note, no_note
 from compressor.base.errors import SrkdError
+from compressor.degradation.names import OF_FILMS
+from compressor.images.suffixes import is_film
 from compressor.models.networks.registry import linear_plan
 from compressor.teachers.teacher import Teacher
 from compressor.training.method import FitsBatch, HasEarlierStages, Method, TrainsJointly, kind_of
-from recipes.catalogue import RECIPES, teacher_needs
+from recipes.catalogue import FOR_FILMS, RECIPES, teacher_needs
+from recipes.composition import refusals
 from recipes.config.by_class import is_class
+from recipes.config.options import make_method
 from recipes.config.preset import SHORT_RUN_STEPS, Preset
 from recipes.config.reading import is_recipe_file, load_preset, recipe_label
 from recipes.terms.phi import PhiSource, UsesPerceptualNet, bind_phi, find_phi, lacks_vgg19
@@ -40,7 +44,8 @@ SPAN 48x6 of EDSR gains 0.13 dB in 200 steps of SOAP at 5e-5 and at 2e-4; at 3e-
 
 def load_recipe(options: CompressOptions, note: Note = no_note) -> Preset:
     """The recipe's preset with `--set` and `--steps` applied; a shortened recipe gets a suitable rate."""
-    preset = load_preset(options.training.recipe, options.training.recipe_settings)
+    more = methods_for_films(options, note)
+    preset = load_preset(options.training.recipe, options.training.recipe_settings, more)
     for rule in preset.methods if is_recipe_file(options.training.recipe) else ():
         if is_class(rule.name):
             note(f"recipe: it runs the code of {rule.name}")
@@ -60,6 +65,40 @@ def load_recipe(options: CompressOptions, note: Note = no_note) -> Preset:
         f"not from {before.rate:g} at milestones (--set schedule.decay=milestones keeps those)"
     )
     return short
+
+
+def methods_for_films(options: CompressOptions, note: Note) -> dict[str, dict[str, float]]:
+    """The method that `--calm` adds to the recipe, or the images do: frames of a film, or degraded to look like some.
+
+    By itself it is not added to published runs, to the pixel loss alone, and where it does not fit the recipe.
+    """
+    training, data = options.training, options.data
+    if training.calm is not None:
+        own = {rule.name for rule in load_preset(training.recipe).methods}
+        return {FOR_FILMS: {"weight": training.calm}} if training.calm or FOR_FILMS in own else {}
+    paths = (path_of(data.data), path_of(data.lr_only))
+    if data.degrade in OF_FILMS:
+        reason = f"--degrade {data.degrade} makes frames of a film"
+    elif film := next((path for path in paths if path is not None and is_film(path)), None):
+        reason = f"{film.name} is a film"
+    else:
+        return {}
+    if repeats_published(training.recipe):
+        return {}
+    own_settings = [setting for setting in training.recipe_settings if not setting.startswith(f"{FOR_FILMS}.")]
+    methods = load_preset(training.recipe, own_settings).build_methods()
+    names = {method.name for method in methods}
+    if names <= PIXEL_ONLY or FOR_FILMS in names:
+        return {}
+    method = make_method(FOR_FILMS, {})
+    if lines := refusals([*methods, method]):
+        note(f"{FOR_FILMS} is left out: {lines[0]}")
+        return {}
+    note(
+        f"{FOR_FILMS}: {reason}, so the student also learns to give one image for one content under other noise "
+        "(--calm 0: not)"
+    )
+    return {FOR_FILMS: {}}
 
 
 def with_pace_of_start(preset: Preset, start: StudentInit, options: CompressOptions, note: Note) -> Preset:

@@ -27,6 +27,7 @@ from compressor.models.students.students import student_text
 from compressor.training.method import quantisation_of
 from compressor.training.run_files import read_metrics
 from compressor.training.run_folder import JOINT_TEACHER, SHEET, STUDENT
+from recipes.catalogue import FOR_FILMS
 from recipes.config.reading import load_preset
 from srkd.options.compress import CompressOptions
 from srkd.options.sweep import Point, points
@@ -293,7 +294,11 @@ def _usual_baselines(config: RunConfig, note: Note) -> list[BaselineName]:
         names: Mapping[Init, BaselineName] = {"random": "scratch", "inherit": "inherit", "fit": "fit"}
         recipe_start = "init-from" if options.student.init_from is not None else names[config.student_init.init]
         starts = list[BaselineName](start for start in starts if start != recipe_start)
-    elif needs_teacher(config.methods) and methods != {"logits"} and quantisation_of(config.methods) is None:
+    elif (
+        needs_teacher(config.methods)
+        and methods - {FOR_FILMS} != {"logits"}
+        and quantisation_of(config.methods) is None
+    ):
         starts.append("logits")
     if not starts:
         raise UsageError(
@@ -341,6 +346,8 @@ def _baseline_options(start: BaselineName, config: RunConfig) -> CompressOptions
     has_spec = options.student.student is not None
     inits: Mapping[BaselineName, Init] = {"scratch": "random", "inherit": "inherit", "fit": "fit"}
     init = inits.get(start, student.init)
+    weights = [method.weights.get(FOR_FILMS, 0.0) for method in config.methods if method.name == FOR_FILMS]
+    calm = next((weight for weight in weights if isinstance(weight, float)), 0.0)
     # Every field is set, so that the baseline's preset changes none of them.
     schedule = dict(sorted(config.preset.schedule.model_dump(mode="json").items()))
     if start == "fit" and not schedule_settings(options) & {"rate", "fit_rate"}:
@@ -362,6 +369,7 @@ def _baseline_options(start: BaselineName, config: RunConfig) -> CompressOptions
         ),
         training=replace(
             options.training,
+            calm=calm if start == "logits" else 0.0,
             recipe=start if start in ("inherit", "logits") else "scratch",
             steps=None,
             batch=None,

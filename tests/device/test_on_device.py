@@ -171,7 +171,7 @@ def run(tmp_path: Path, recipe: str, teacher: Path, photos: Path, compiled: Comp
     return report.student.psnr_y
 
 
-RECIPES = ["csd", "fit", "scratch", "logits", "fakd", "csd-lite", "clsd", "dckd", "perceptual", "dukd", "hkdsr"]
+RECIPES = ["csd", "fit", "scratch", "logits", "fakd", "csd-lite", "clsd", "dckd", "perceptual", "calm", "dukd", "hkdsr"]
 
 
 # On a CPU the tests of the recipes train all of them.

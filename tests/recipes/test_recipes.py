@@ -116,7 +116,9 @@ def test_every_preset_is_valid_and_every_method_has_two(name):
     preset = load_preset(name)
     assert preset.build_methods()
     base = name.removesuffix("-paper").removesuffix("-code")
-    assert name in ("srkd-best", "fit", "perceptual") or (base in METHODS and {base, f"{base}-paper"} <= set(RECIPES))
+    assert name in ("srkd-best", "fit", "perceptual", "calm") or (
+        base in METHODS and {base, f"{base}-paper"} <= set(RECIPES)
+    )
 
 
 @pytest.mark.parametrize(

@@ -145,6 +145,7 @@ ROWS: tuple[Row, ...] = (
     Row("dckd-bicubic", "dckd", {"phi": "teacher", "history": False}, steps=30, degrees={"contrast": 0}),
     Row("dukd"),
     Row("dukd-code", "dukd", {"variant": "code"}),
+    Row("calm", teacher=None),
     Row("pams", taps=("pre_up",), degrees={"attention": 0}),
     Row("pams-code", "pams", {"compat": "pams", "bits": 4}, taps=("pre_up",), degrees={"attention": 0}),
     Row("perceptual", options={"lam_phi": 0.0, "lam_adversarial": 0.0}),

@@ -19,7 +19,7 @@ from compressor.models.networks.base import Network
 from compressor.training.networks import build_networks
 from compressor.training.state import State
 from compressor.training.step import Step, StepNetworks
-from recipes.methods import dckd, perceptual
+from recipes.methods import calm, dckd, perceptual
 from recipes.methods.ds import AuxiliaryHead
 from recipes.methods.hkdsr import FusionGate
 from recipes.methods.perceptual import as_in_a_file
@@ -49,6 +49,8 @@ class ScaledStep:
         monkeypatch.setattr(symmetries, "_invert_colours", lambda images, samples: invert_colours(images, samples, top))
         noisy = dckd.noisy_inputs
         monkeypatch.setattr(dckd, "noisy_inputs", lambda lr, *how, **draw: top * noisy(lr / top, *how, **draw))
+        disturbed = calm.disturbed
+        monkeypatch.setattr(calm, "disturbed", lambda lr, *how: top * disturbed(lr / top, *how))
         monkeypatch.setattr(perceptual, "target_of", lambda step: top * as_in_a_file(step.teacher().sr / top))
         weights, batch = stage.term_weights, Waves(row.student.scale).at(0)
         assert batch.hr is not None

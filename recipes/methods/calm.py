@@ -1,0 +1,87 @@
+"""Temporal calm: the student gives the same image for the same content under other noise, or a pixel further on.
+
+    L = w·mean|S(x') - sg S(x)|        x' = round(x moved by a pixel or not, down and right, + σ·n),  σ ~ U(0, noise)
+
+x' is what the next frame of a film may be where nothing moves but the camera, by a pixel: n is normal noise, σ drawn
+for each patch, and both sides are compared where they show the same, away from the patch's border. S(x) is the target
+and gets no gradient: the recipe's own loss holds it. [choice], after stability training (Zheng et al., CVPR 2016): it
+needs neither frames nor motion, nor a teacher.
+
+Known weakness: the noise of a film is that of its codec, not normal; and a blurred image is calm, too. So the weight is
+low, and flicker is to be read beside sharpness.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+import torch
+from pydantic import Field
+from torch.nn import functional as F
+
+from compressor.base.randomness import crop_each, generator_of, uniforms
+from compressor.training.method import PlainMethod
+from compressor.training.step import Step
+
+BORDER = 4
+"""LR pixels at each side of a patch that are not compared, a quarter of a smaller patch: there a move brings in pixels
+that the other input does not have."""
+
+
+@dataclass(frozen=True)
+class Calm(PlainMethod):
+    weight: Annotated[float, Field(ge=0, description="w, weight of the difference; 0: no second pass")] = 1.0
+    noise: Annotated[float, Field(ge=0, description="largest deviation of the noise, in grey levels of 255")] = 4.0
+    moves: Annotated[bool, Field(description="whether half of the patches move by a pixel, in each direction")] = True
+    name: str = "calm"
+    stays: ClassVar[bool] = True
+
+    @property
+    def weights(self) -> Mapping[str, float]:
+        return {"calm": self.weight} if self.weight else {}
+
+    def terms(self, step: Step) -> dict[str, torch.Tensor]:
+        if not self.weight:
+            return {}
+        lr, scale = step.lr, step.scale
+        numbers = uniforms("calm", step.seed, step.number, step.samples, 3)
+        share = 0.5 if self.moves else 0.0
+        steps = [(int(down < share), int(right < share)) for down, right in numbers[:, 1:]]
+        noise = normal_noise(lr, seed=step.seed, step=step.number, samples=step.samples)
+        other = disturbed(lr, steps, lr.new_tensor(numbers[:, 0] * self.noise / 255), noise)
+        step.run_together(student=[lr, other])
+        target, sr = step.student().sr.detach(), step.student(other).sr
+        border = scale * min(BORDER, min(lr.shape[-2:]) // 4)
+        height, width = (side - 2 * border - scale for side in sr.shape[-2:])
+        corners = [(border + scale * down, border + scale * right) for down, right in steps]
+        target = crop_each(target, corners, height, width)
+        return {"calm": F.l1_loss(sr[..., border : border + height, border : border + width], target)}
+
+
+def disturbed(
+    lr: torch.Tensor, steps: Sequence[tuple[int, int]], sigma: torch.Tensor, noise: torch.Tensor
+) -> torch.Tensor:
+    """Return x': images that are moved and have noise of a deviation each, as a film stores them, in 8 bit."""
+    return as_in_a_film(moved(lr, steps) + sigma[:, None, None, None] * noise)
+
+
+def moved(images: torch.Tensor, steps: Sequence[tuple[int, int]]) -> torch.Tensor:
+    """Return images that show what lies 0 or 1 pixels further down and right; the edge is repeated."""
+    height, width = images.shape[-2:]
+    return crop_each(F.pad(images, (0, 1, 0, 1), mode="replicate"), steps, height, width)
+
+
+def normal_noise(like: torch.Tensor, *, seed: int, step: int, samples: Sequence[int]) -> torch.Tensor:
+    """Return normal noise of deviation 1 for each sample."""
+    fields = [
+        torch.from_numpy(generator_of("calm-noise", seed, step, sample).standard_normal(like.shape[1:], "float32"))
+        for sample in samples
+    ]
+    return torch.stack(fields).to(like.device)
+
+
+def as_in_a_film(images: torch.Tensor) -> torch.Tensor:
+    """Return the images clipped, in steps of 1/255."""
+    return (255 * images.clamp(0, 1)).round() / 255
