@@ -3,6 +3,7 @@
 The teacher's images are learnt pixel by pixel (`logits`), by `perceptual`, and not at all (the control: `scratch`, the
 originals alone), from the same photos and, but for `scratch`, from the same fit. Each has steps that take it about as
 long as the others; the seconds are those of the whole command. Images of a set apart are compared with the teacher's.
+OUT/report.html shows the input enlarged, teacher, perceptual student and control side by side, under a slider.
 """
 
 from __future__ import annotations
@@ -86,6 +87,10 @@ def main() -> int:
     ]
     plain: list[dict[str, Cell]] = [{"what": "bicubic"}, {"what": "Lanczos"}]
     rows: list[Row] = [{**what, **row} for what, row in zip([*plain, *trained], figures, strict=True)]
+    if {"perceptual", "scratch"} <= set(runs):
+        page = options.out / "report.html"
+        srkd.report(options.out / "perceptual", control=options.out / "scratch", data=images, out=page, speed=False)
+        print(f"teacher, student and control side by side: {page}", file=sys.stderr)
     machine = machine_facts()
     caption = (
         f"{options.student} of {options.teacher.stem}, inputs degraded ({options.degrade}), to the teacher's images of "

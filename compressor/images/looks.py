@@ -89,7 +89,8 @@ def ring_powers(images: Tensor) -> Tensor:
     power = torch.fft.fft2(windowed).abs().square().mean(dim=-3).flatten(-2)
     cycles = torch.fft.fftfreq(side, dtype=square.dtype, device=square.device)  # in cycles a pixel; Nyquist is 0.5
     ring = (torch.hypot(cycles[:, None], cycles).flatten() / 0.5 * rings).long()
-    inside = ring < rings
-    sums = torch.zeros(len(power), rings, dtype=power.dtype, device=power.device)
-    sums.index_add_(1, ring[inside], power[:, inside])
-    return sums / torch.bincount(ring[inside], minlength=rings)
+    # The last bin is for the corners beyond Nyquist.
+    bins, ones = ring.clamp_max(rings), torch.ones_like(power[0])
+    sums = torch.zeros(len(power), rings + 1, dtype=power.dtype, device=power.device).index_add(1, bins, power)
+    counts = torch.zeros(rings + 1, dtype=power.dtype, device=power.device).index_add(0, bins, ones)
+    return (sums / counts.clamp_min(1))[:, :rings]

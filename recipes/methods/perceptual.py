@@ -1,10 +1,11 @@
 """A perceptual student of a perceptual teacher: first near to its images, then not to be told apart from them.
 
     main stage    L = L1(s,t) + g·L1(∇s,∇t) + w·Σ L1 of Haar's high bands of s and t, two levels
-    last stage    L = L1(s,t) + g·L1(∇s,∇t) + e·Σ|E(s) - E(t)| + λ_φ·L_φ(s,t) + λ_D·BCE(D(s), 1)
+    last stage    L = L1(s,t) + g·L1(∇s,∇t) + p·spectrum(s,t) + q·sharpness(s,t) + f·flat(s,t)
+                      + λ_φ·L_φ(s,t) + λ_D·BCE(D(s), 1)
                   D learns BCE(D(t), 1) + BCE(D(s), 0);   it starts from the averaged student
-    t = the teacher's image of the same input, clipped and rounded to 8 bit;   g = w = 0.5, e = 0.6, λ_D = 0.1
-    E = the root of a high band's mean square over a patch, three levels: how much texture there is, wherever it lies
+    t = the teacher's image of the same input, clipped and rounded to 8 bit
+    g = w = 0.5, p = 0.7, q = 1, f = 2, λ_D = 0.1;   the three of texture are those of recipes/terms/texture.py
 
 L_φ = Σ_l mean|φ_l(s↓) - φ_l(t↓)| / mean|φ_l(t↓)| with the teacher's own blocks as φ (after a sixth, a third and half of
 them), fed the images shrunk to their input's size, weight calibrated to 0.3 of the L1; or Real-ESRGAN's sum over VGG-19
@@ -41,6 +42,7 @@ from recipes.terms.haar import high_bands, low_band
 from recipes.terms.looks_guard import LooksGuard
 from recipes.terms.perceptual import Phi
 from recipes.terms.phi import PhiChoice, UsesPerceptualNet
+from recipes.terms.texture import restlessness, sharpness_distance, spectrum_distance
 
 PHI_SHARE = 0.3
 VGG_WEIGHT = 1.0
@@ -49,9 +51,7 @@ MOST_ALONE, MOST_RAMP = 500, 1000
 MOST_BETWEEN_CHECKS, CHECKS = 500, 20
 WIDTHS = {200_000: 16, 1_000_000: 32}
 """Channels of the discriminator for students of at most so many parameters; 64 for larger ones."""
-WAVELET_LEVELS, ENERGY_LEVELS = 2, 3
-SMALLEST_ENERGY = 1e-6
-"""Added to a mean square, whose root has no gradient at zero."""
+WAVELET_LEVELS = 2
 DETAIL_SIDE, DETAIL_GAIN = 8, 8.0
 """The discriminator sees what is finer than 8 pixels, 8 times as strong. Of whole images it learns nothing in the few
 hundred steps of a short run (accuracy 0.52 after 100 steps, of details 0.83), and their coarse part has its own loss.
@@ -62,7 +62,9 @@ hundred steps of a short run (accuracy 0.52 after 100 steps, of details 0.83), a
 class Perceptual(UsesPerceptualNet):
     gradients: Annotated[float, Field(ge=0, description="g, weight of the images' gradients")] = 0.5
     wavelets: Annotated[float, Field(ge=0, description="w, weight of their high bands in the main stage")] = 0.5
-    energies: Annotated[float, Field(ge=0, description="e, weight of the bands' energies in the last stage")] = 0.6
+    spectrum: Annotated[float, Field(ge=0, description="p, weight of the spectrum in the last stage")] = 0.7
+    sharpness: Annotated[float, Field(ge=0, description="q, weight of the sharpness there")] = 1.0
+    flat: Annotated[float, Field(ge=0, description="f, weight of restless flat areas there")] = 2.0
     last_share: Annotated[float, Field(ge=0, lt=1, description="part of the run's steps for the last stage")] = 0.4
     last_rate: Annotated[float, Field(gt=0, description="learning rate there")] = 1e-4
     opponent_rate: Annotated[float, Field(gt=0, description="learning rate of the discriminator")] = 2e-3
@@ -118,8 +120,9 @@ class Game:
 
     @property
     def weights(self) -> Mapping[str, float | Calibrated]:
-        weights: dict[str, float | Calibrated] = {"logits": 1.0, "gradients": self.of.gradients}
-        weights["energies"] = self.of.energies
+        of = self.of
+        weights: dict[str, float | Calibrated] = {"logits": 1.0, "gradients": of.gradients}
+        weights |= {"spectrum": of.spectrum, "sharpness": of.sharpness, "flat": of.flat}
         if self.of.lam_phi is not None:
             weights["phi"] = self.of.lam_phi
         else:
@@ -158,7 +161,11 @@ class Game:
         modules = cast(nn.ModuleDict, step.modules[self.name])
         guard, opponent = cast(LooksGuard, modules["guard"]), cast(UNetDiscriminator, modules["opponent"])
         sr, target = step.student().sr, target_of(step)
-        terms = pixel_terms(sr - target) | {"energies": energy_l1(sr, target)}
+        terms = pixel_terms(sr - target) | {
+            "spectrum": spectrum_distance(sr, target, step.all_gather),
+            "sharpness": sharpness_distance(sr, target),
+            "flat": restlessness(sr, target),
+        }
         if self.of.lam_phi != 0:
             terms["phi"] = self._phi_distance(step, sr, target)
         for name, number in guard.numbers().items():
@@ -244,17 +251,6 @@ def wavelet_l1(difference: torch.Tensor) -> torch.Tensor:
         levels += [band.abs().mean() for band in high_bands(low)]
         low = low_band(low)
     return torch.stack(levels).sum()
-
-
-def energy_l1(images: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Return the sum over levels and high bands of the mean over patches of |E(images) - E(target)|."""
-    distances = list[torch.Tensor]()
-    for _ in range(ENERGY_LEVELS):
-        for ours, theirs in zip(high_bands(images), high_bands(target), strict=True):
-            energies = [(band.square().mean((1, 2, 3)) + SMALLEST_ENERGY).sqrt() for band in (ours, theirs)]
-            distances.append((energies[0] - energies[1]).abs().mean())
-        images, target = low_band(images), low_band(target)
-    return torch.stack(distances).sum()
 
 
 def fine_detail(images: torch.Tensor) -> torch.Tensor:

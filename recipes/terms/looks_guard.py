@@ -30,6 +30,7 @@ from compressor.images.looks import power_ratios, ring_powers
 from compressor.models.networks.base import Network
 from compressor.training.method import AfterAverage
 from recipes.terms.discriminator import accuracy
+from recipes.terms.texture import FLAT_SIDE, deviations
 
 Judge: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
 """The opponent's logits of images."""
@@ -43,8 +44,6 @@ MOST_COLOUR, MOST_BLOCK_COLOUR = 0.5 * LEVEL, LEVEL
 MOST_LOSS_DB = 1.0
 MOST_FLAT = 1.2
 FLATTEST = 0.05
-FLAT_SIDE = 8
-"""Sides in pixels of the blocks whose deviation is compared."""
 FLOOR = 0.5 * LEVEL
 """The smallest deviation that counts: half a level, as images are rounded."""
 STRONG = 0.98
@@ -161,7 +160,7 @@ class LooksGuard(nn.Module):
         powers = (ring_powers(255 * side) for side in (images, target))
         ours, theirs = (power.mean(0) for power in powers)
         rings = power_ratios(ours, theirs)
-        ours_flat, theirs_flat = (_deviations(side) for side in (images, target))
+        ours_flat, theirs_flat = (deviations(side, FLAT_SIDE).flatten() for side in (images, target))
         flattest = theirs_flat <= theirs_flat.quantile(FLATTEST)
         return Looks(
             spectrum_db=float(rings.mean()),
@@ -194,10 +193,3 @@ class LooksGuard(nn.Module):
     def numbers(self) -> dict[str, float]:
         """Return what was measured last, by name, for the log."""
         return {} if self.now is None else {field.name: getattr(self.now, field.name) for field in fields(Looks)}
-
-
-def _deviations(images: torch.Tensor) -> torch.Tensor:
-    """Return the deviation within each block of each image, of all channels together, as one row."""
-    side = min(FLAT_SIDE, *images.shape[-2:])
-    mean, square = F.avg_pool2d(images, side), F.avg_pool2d(images.square(), side)
-    return (square - mean.square()).clamp_min(0).mean(1).sqrt().flatten()

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from compressor.base.context import Context, no_note
-from compressor.base.errors import SrkdError
+from compressor.base.errors import SrkdError, UsageError
 from compressor.base.files import atomic_path
 from compressor.images.sets import ImagePair, embedded_pairs, find_sets, line_about_inputs
 from compressor.inference.open import open_model
@@ -124,11 +124,18 @@ def _pictures(contents: Contents, options: ReportOptions, context: Context, most
     pairs = _pairs(path_of(options.data), scale)
     if line := line_about_inputs(pairs, scale):
         context.note(line)
-    return make_pictures(pairs, student, teacher, context, control=_control(contents), most=most)
+    return make_pictures(
+        pairs, student, teacher, context, control=_control(contents, path_of(options.control), student), most=most
+    )
 
 
-def _control(contents: Contents) -> Runtime | None:
-    """The student of the first baseline of a plan, with the seed of the chosen student."""
+def _control(contents: Contents, chosen: Path | None, student: Runtime) -> Runtime | None:
+    """The chosen student; without one, that of the first baseline of a plan, with the seed of the chosen student."""
+    if chosen is not None:
+        control = open_model(chosen, OpenOptions())
+        if (scale := control.descriptor.scale) != student.descriptor.scale:
+            raise UsageError(f"--control {chosen}: it enlarges by {scale}, the student by {student.descriptor.scale}")
+        return control
     trials = None if contents.file.result is None else contents.file.result.trials
     if trials is None:
         return None

@@ -291,6 +291,10 @@ class ReportOptions(Options):
     data: Annotated[
         PathOption, Option("Folder of HR images to take the pictures from.", unset="the embedded validation photos")
     ] = None
+    control: Annotated[
+        PathOption,
+        Option("Run or student to show beside the student, trained otherwise.", unset="the first of --baselines"),
+    ] = None
     speed: Annotated[
         bool, Option("Show the speed, from profile.json in the run folder or a measurement of seconds.")
     ] = True

@@ -24,7 +24,6 @@ from recipes.methods.perceptual import (
     Game,
     Perceptual,
     dither,
-    energy_l1,
     fine_detail,
     pixel_terms,
     target_of,
@@ -32,6 +31,7 @@ from recipes.methods.perceptual import (
 )
 from recipes.terms.discriminator import LOSSES, LossName, SpectralConv, UNetDiscriminator, accuracy
 from recipes.terms.looks_guard import Looks, LooksGuard
+from recipes.terms.texture import restlessness, sharpness_distance, spectrum_distance
 from tests.support.method_runs import Curve, Pair, Waves, numbers, step_of
 from tests.support.methods_table import STUDENT, TEACHER
 from tests.support.tensors import golden, noise
@@ -238,7 +238,9 @@ def test_patches_of_the_guard_are_not_shown_to_the_discriminator() -> None:
     student, teacher = build(STUDENT, seed=0), build(TEACHER, seed=1).eval().requires_grad_(False)
     method = game()
     step = step_of(method, student, teacher, Waves(2).at(10), number=10, phi_of=teacher)
-    assert set(method.terms(step)) == {"logits", "gradients", "energies", "phi"}
+    assert set(method.terms(step)) == {
+        *("logits", "gradients", "spectrum", "sharpness", "flat", "phi"),
+    }
     guard = cast(LooksGuard, step.modules.get_submodule("perceptual-looks.guard"))
     assert not len(guard.lr)
     step.finish_update()
@@ -290,12 +292,55 @@ def test_terms_of_the_formula() -> None:
     assert wavelet_l1(torch.ones(1, 3, 8, 8)).item() == 0
 
 
-def test_energies_do_not_ask_where_texture_lies() -> None:
-    target = noise(2, 3, 32, 32)
-    assert energy_l1(target.roll((8, 16), (-2, -1)), target).item() == pytest.approx(0, abs=1e-5)
-    assert energy_l1(0.5 * target, target) > 0.4 * energy_l1(torch.zeros_like(target), target)
-    flat = torch.zeros(1, 3, 8, 8, requires_grad=True)
-    (gradient,) = torch.autograd.grad(energy_l1(flat, target[:1]), flat)
+def as_one_process(tensor: Tensor) -> Tensor:
+    return tensor
+
+
+def test_texture_is_compared_wherever_it_lies() -> None:
+    """Half the contrast is 6.02 dB and half the gradients; a turned image has the same texture."""
+    target = noise(2, 3, 64, 64).mul(0.2).add(0.5)
+    for distance in (spectrum_distance(target.mT, target, as_one_process), sharpness_distance(target, target)):
+        assert distance.item() == pytest.approx(0, abs=1e-5)
+    half = (target - 0.5) / 2 + 0.5
+    assert spectrum_distance(half, target, as_one_process).item() == pytest.approx(0.602, rel=0.01)
+    gradients = torch.hypot(target[..., 1:, :-1] - target[..., :-1, :-1], target[..., :-1, 1:] - target[..., :-1, :-1])
+    assert sharpness_distance(half, target).item() == pytest.approx(gradients.mean().item() / 2, rel=1e-3)
+    images = half.requires_grad_()
+    (gradient,) = torch.autograd.grad(spectrum_distance(images, target, as_one_process), images)
+    assert ((gradient * (images - 0.5)).sum((1, 2, 3)) < 0).all()  # more contrast is better
+
+
+def test_the_spectrum_of_a_textured_patch_counts_more_and_processes_share_its_weight() -> None:
+    target = noise(2, 3, 64, 64).mul(torch.tensor([0.02, 0.2]).view(2, 1, 1, 1))
+    first, second = (torch.cat([target[:n], 0.5 * target[n : n + 1], target[n + 1 :]]) for n in (0, 1))
+    apart = [spectrum_distance(images, target, as_one_process).item() for images in (first, second)]
+    assert apart[1] == pytest.approx(10 * apart[0], rel=0.2)
+    whole = list[Tensor]()
+    spectrum_distance(second, target, lambda weights: whole.append(weights) or weights)
+    halves = [spectrum_distance(second[n : n + 1], target[n : n + 1], lambda _: whole[0]).item() for n in (0, 1)]
+    assert sum(halves) / 2 == pytest.approx(apart[1], rel=1e-4)
+
+
+def test_only_areas_where_the_teacher_is_calm_must_be_calm() -> None:
+    target = noise(1, 3, 32, 32).mul(0.1)
+    target[..., :8] = 0.5  # a quarter
+    restless, sharper = target.clone(), target.clone()
+    restless[..., :8] += 0.01 * noise(1, 3, 32, 8, seed=1)
+    sharper[..., 8:] *= 2
+    assert restlessness(target, target) == 0 == restlessness(sharper, target)
+    spread = restless[..., :8].unfold(2, 8, 8).var((1, 3, 4), correction=0).sqrt().mean().item()
+    assert restlessness(restless, target).item() == pytest.approx(spread, rel=0.1)
+    assert restlessness(torch.full_like(target, 0.5), target) == 0
+
+
+def test_texture_of_flat_images_has_gradients() -> None:
+    target, flat = noise(1, 3, 24, 24), torch.zeros(1, 3, 24, 24, requires_grad=True)
+    terms = (
+        spectrum_distance(flat, target, as_one_process),
+        sharpness_distance(flat, target),
+        restlessness(flat, 0 * target),
+    )
+    (gradient,) = torch.autograd.grad(torch.stack(terms).sum(), flat)
     assert gradient.isfinite().all()
 
 
