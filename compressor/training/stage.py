@@ -27,6 +27,10 @@ Role = Literal["student", "teacher", "joint"]
 with the students inside it."""
 
 
+WARM_UP_PART = 50
+"""A stage after the main one warms up for a fiftieth of its steps: Adam's first ones would shift the colours."""
+
+
 @dataclass(frozen=True)
 class Schedule:
     """The learning rate as a function of the step alone.
@@ -149,7 +153,7 @@ def with_other_stages(main: Stage) -> tuple[Stage, ...]:
                 name=after.name,
                 methods=(after.method(began, steps), *staying),
                 blend=None,
-                schedule=Schedule(steps, after.rate),
+                schedule=Schedule(steps, after.rate, "cosine", warmup=steps // WARM_UP_PART),
                 optimiser=replace(main.optimiser, name="adam"),
                 is_later=True,
             )

@@ -66,7 +66,7 @@ class Perceptual(UsesPerceptualNet):
     sharpness: Annotated[float, Field(ge=0, description="q, weight of the sharpness there")] = 1.0
     flat: Annotated[float, Field(ge=0, description="f, weight of restless flat areas there")] = 2.0
     last_share: Annotated[float, Field(ge=0, lt=1, description="part of the run's steps for the last stage")] = 0.4
-    last_rate: Annotated[float, Field(gt=0, description="learning rate there")] = 1e-4
+    last_rate: Annotated[float, Field(gt=0, description="learning rate there")] = 2e-4
     opponent_rate: Annotated[float, Field(gt=0, description="learning rate of the discriminator")] = 2e-3
     lam_phi: Annotated[
         float | None,
