@@ -267,7 +267,7 @@ class HasEarlierStages(Protocol):
 
 @dataclass(frozen=True)
 class LaterStage:
-    """A stage after the main one, which gives it `share` of its steps: with Adam, at a rate that falls along a cosine.
+    """A stage after the main one, which gives it `share` of its steps: its rate falls along a cosine.
 
     It starts from the averaged student, and its last student counts, not the one of the highest PSNR.
     `method(began, steps)` returns the method of a stage of `steps` that begins after `began` steps of the run.

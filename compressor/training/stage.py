@@ -27,8 +27,8 @@ Role = Literal["student", "teacher", "joint"]
 with the students inside it."""
 
 
-WARM_UP_PART = 50
-"""A stage after the main one warms up for a fiftieth of its steps: Adam's first ones would shift the colours."""
+WARM_UP_PART = 10
+"""A stage after the main one warms up for a tenth of its steps: full ones would shift the colours at first."""
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,6 @@ def with_other_stages(main: Stage) -> tuple[Stage, ...]:
                 methods=(after.method(began, steps), *staying),
                 blend=None,
                 schedule=Schedule(steps, after.rate, "cosine", warmup=steps // WARM_UP_PART),
-                optimiser=replace(main.optimiser, name="adam"),
                 is_later=True,
             )
             later.insert(0, stage)

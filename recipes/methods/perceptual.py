@@ -5,7 +5,7 @@
                       + λ_φ·L_φ(s,t) + λ_D·BCE(D(s), 1)
                   D learns BCE(D(t), 1) + BCE(D(s), 0);   it starts from the averaged student
     t = the teacher's image of the same input, clipped and rounded to 8 bit
-    g = w = 0.5, p = 0.7, q = 1, f = 2, λ_D = 0.1;   the three of texture are those of recipes/terms/texture.py
+    g = w = 0.5, p = 0.6, q = 2.5, f = 1, λ_D = 0.1;   the three of texture are those of recipes/terms/texture.py
 
 L_φ = Σ_l mean|φ_l(s↓) - φ_l(t↓)| / mean|φ_l(t↓)| with the teacher's own blocks as φ (after a sixth, a third and half of
 them), fed the images shrunk to their input's size, weight calibrated to 0.3 of the L1; or Real-ESRGAN's sum over VGG-19
@@ -62,11 +62,11 @@ hundred steps of a short run (accuracy 0.52 after 100 steps, of details 0.83), a
 class Perceptual(UsesPerceptualNet):
     gradients: Annotated[float, Field(ge=0, description="g, weight of the images' gradients")] = 0.5
     wavelets: Annotated[float, Field(ge=0, description="w, weight of their high bands in the main stage")] = 0.5
-    spectrum: Annotated[float, Field(ge=0, description="p, weight of the spectrum in the last stage")] = 0.7
-    sharpness: Annotated[float, Field(ge=0, description="q, weight of the sharpness there")] = 1.0
-    flat: Annotated[float, Field(ge=0, description="f, weight of restless flat areas there")] = 2.0
+    spectrum: Annotated[float, Field(ge=0, description="p, weight of the spectrum in the last stage")] = 0.6
+    sharpness: Annotated[float, Field(ge=0, description="q, weight of the sharpness there")] = 2.5
+    flat: Annotated[float, Field(ge=0, description="f, weight of restless flat areas there")] = 1.0
     last_share: Annotated[float, Field(ge=0, lt=1, description="part of the run's steps for the last stage")] = 0.4
-    last_rate: Annotated[float, Field(gt=0, description="learning rate there")] = 2e-4
+    last_rate: Annotated[float, Field(gt=0, description="learning rate there")] = 3e-4
     opponent_rate: Annotated[float, Field(gt=0, description="learning rate of the discriminator")] = 2e-3
     lam_phi: Annotated[
         float | None,
@@ -79,7 +79,8 @@ class Perceptual(UsesPerceptualNet):
         Field(ge=4, description="channels of the discriminator; none: 16, 32 or 64 by the student's size"),
     ] = None
     window: Annotated[
-        int, Field(ge=16, description="largest side in pixels of the windows that the discriminator sees, one a patch")
+        int,
+        Field(ge=16, description="largest side in pixels of the windows that φ and the discriminator see, one a patch"),
     ] = 64
     phi: Annotated[
         PhiChoice, Field(description="the teacher's first blocks or VGG-19; auto: VGG-19 where it is available")
@@ -166,8 +167,9 @@ class Game:
             "sharpness": sharpness_distance(sr, target),
             "flat": restlessness(sr, target),
         }
+        windows = self._windows(step, sr, target)
         if self.of.lam_phi != 0:
-            terms["phi"] = self._phi_distance(step, sr, target)
+            terms["phi"] = self._phi_distance(step, *windows)
         for name, number in guard.numbers().items():
             step.observe(f"guard_{name}", sr.new_tensor(number))
         done = step.number - self.began
@@ -177,8 +179,15 @@ class Game:
             step.after_update(lambda: guard.collect(*patches))
         elif self.of.lam_adversarial and guard.scale:
             share = 1.0 if done < 0 else min(1.0, max(0.0, (done - self.alone) / self.ramp))
-            terms |= self._play(step, opponent, sr, target, share * guard.scale)
+            terms |= self._play(step, opponent, *windows, share * guard.scale)
         return terms
+
+    def _windows(self, step: Step, sr: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the same window of each image and its target."""
+        height, width = (min(self.of.window, side) // step.scale * step.scale for side in sr.shape[-2:])
+        room = (sr.shape[-2] - height, sr.shape[-1] - width)
+        corners = random_positions("perceptual-windows", step.seed, step.number, step.samples, room)[0]
+        return crop_each(sr, corners, height, width), crop_each(target, corners, height, width)
 
     def _phi_distance(self, step: Step, sr: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """Return L_φ."""
@@ -202,12 +211,8 @@ class Game:
     ) -> dict[str, torch.Tensor]:
         """Return the discriminator's loss and, times a share above 0, the student's."""
         game = LOSSES[self.of.game]
-        height, width = (min(self.of.window, side) for side in sr.shape[-2:])
-        room = (sr.shape[-2] - height, sr.shape[-1] - width)
-        corners = random_positions("perceptual-windows", step.seed, step.number, step.samples, room)[0]
-        fake, real = (crop_each(images, corners, height, width) for images in (sr.clamp(0, 1), target))
-        noise = dither(fake, seed=step.seed, step=step.number, samples=step.samples)
-        fake, real = (fine_detail(images) for images in (fake + noise[0], real + noise[1]))
+        noise = dither(sr, seed=step.seed, step=step.number, samples=step.samples)
+        fake, real = (fine_detail(images) for images in (sr.clamp(0, 1) + noise[0], target + noise[1]))
         with step.precision():
             judged = opponent(torch.cat([real, fake.detach()]), learns=True)
         of_real, of_fake = judged.chunk(2)

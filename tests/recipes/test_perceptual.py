@@ -143,11 +143,11 @@ def test_it_learns_to_tell_a_blurred_image_from_its_original() -> None:
 # The stages
 
 
-def test_the_run_is_divided_and_the_last_part_has_adam_and_its_own_rates() -> None:
+def test_the_run_is_divided_and_the_last_part_has_its_own_rates() -> None:
     pair = Pair.build(perceptual(width=4), STUDENT, TEACHER, settings=("schedule.optimiser=soap",), steps=100)
     main, last = pair.stages
     assert [stage.schedule.steps for stage in pair.stages] == [60, 40]
-    assert (main.optimiser.name, last.optimiser.name) == ("soap", "adam") and last.is_later
+    assert (main.optimiser.name, last.optimiser.name) == ("soap", "soap") and last.is_later
     (method,) = last.methods
     assert isinstance(method, Game) and (method.began, method.steps) == (60, 40)
     state = pair.fresh()
