@@ -35,8 +35,9 @@ from recipes.terms.texture import FLAT_SIDE, deviations
 Judge: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
 """The opponent's logits of images."""
 
-CROPS = 16
-"""The fewest crops; all patches of the steps that give them are kept."""
+CROPS = 64
+"""The fewest crops; all patches of the steps that give them are kept. Of 16 the distance differs by 0.5 dB from those of
+16 others."""
 BATCH = 16
 LEVEL = 1 / 255
 MOST_MEAN_DB, MOST_RING_DB = 1.0, 3.0

@@ -30,7 +30,7 @@ from recipes.methods.perceptual import (
     wavelet_l1,
 )
 from recipes.terms.discriminator import LOSSES, LossName, SpectralConv, UNetDiscriminator, accuracy
-from recipes.terms.looks_guard import Looks, LooksGuard
+from recipes.terms.looks_guard import CROPS, Looks, LooksGuard
 from recipes.terms.texture import restlessness, sharpness_distance, spectrum_distance
 from tests.support.method_runs import Curve, Pair, Waves, numbers, step_of
 from tests.support.methods_table import STUDENT, TEACHER
@@ -200,7 +200,7 @@ def test_a_run_that_is_stopped_within_the_game_continues_with_the_same_bits(tmp_
     assert [name for name, value in before.items() if not torch.equal(value, after[name])] == []
     guards = [cast(LooksGuard, one.modules.get_submodule("perceptual-looks.guard")) for one in (state, again)]
     assert guards[0].now == guards[1].now and guards[0].start == guards[1].start is not None
-    assert torch.equal(guards[0].lr, guards[1].lr) and len(guards[0].lr) == 16
+    assert torch.equal(guards[0].lr, guards[1].lr) and len(guards[0].lr) >= 16
 
 
 def play(method: Game, *, number: int, shift: float = 0.0) -> tuple[Step, dict[str, Tensor]]:
@@ -208,7 +208,7 @@ def play(method: Game, *, number: int, shift: float = 0.0) -> tuple[Step, dict[s
     student, teacher = build(STUDENT, seed=0), build(TEACHER, seed=1).eval().requires_grad_(False)
     step = step_of(method, student, teacher, Waves(2).at(number), number=number, phi_of=teacher)
     guard = cast(LooksGuard, step.modules.get_submodule("perceptual-looks.guard"))
-    guard.collect(step.lr.repeat(4, 1, 1, 1), target_of(step).repeat(4, 1, 1, 1))
+    guard.collect(step.lr.repeat(CROPS, 1, 1, 1), target_of(step).repeat(CROPS, 1, 1, 1))
     return step, method.terms(step)
 
 
@@ -230,7 +230,7 @@ def test_student_and_discriminator_learn_from_their_own_terms_alone() -> None:
 def test_the_discriminator_first_learns_alone_and_then_its_weight_rises() -> None:
     method = game(steps=100)  # 5 steps alone, then 10 of rising
     shares = [float(play(method, number=number)[0].observed["adversarial_weight"]) for number in (10, 15, 20, 25, 90)]
-    assert shares == pytest.approx([0, 0, 0.05, 0.1, 0.1])
+    assert shares == pytest.approx([0, 0, 0.01, 0.02, 0.02])
     assert "adversarial" not in play(method, number=15)[1] and "adversarial" in play(method, number=16)[1]
 
 
