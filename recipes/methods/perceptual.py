@@ -174,7 +174,7 @@ class Game:
             step.observe(f"guard_{name}", sr.new_tensor(number))
         done = step.number - self.began
         # A step before the stage is one of a dry run, which counts a full one.
-        if done >= 0 and not guard.has_crops:
+        if done >= 0 and guard.collects(is_early=done < self.alone):
             patches = step.all_gather(step.lr), step.all_gather(target)
             step.after_update(lambda: guard.collect(*patches))
         elif self.of.lam_adversarial and guard.scale:
@@ -228,7 +228,8 @@ class Game:
         """Let the guard look at the averaged student from time to time."""
         guard, opponent = cast(LooksGuard, modules["guard"]), cast(UNetDiscriminator, modules["opponent"])
         is_due = guard.start is None or done % self.between_checks == 0
-        if not (guard.has_crops and guard.scale and is_due and self.of.lam_adversarial):
+        collects = guard.collects(is_early=done < self.alone)
+        if collects or not (guard.scale and is_due and self.of.lam_adversarial):
             return None
         return guard.check(averaged, lambda images: opponent(fine_detail(images)), done, self.steps)
 

@@ -35,9 +35,10 @@ from recipes.terms.texture import FLAT_SIDE, deviations
 Judge: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
 """The opponent's logits of images."""
 
-CROPS = 64
-"""The fewest crops; all patches of the steps that give them are kept. Of 16 the distance differs by 0.5 dB from those of
-16 others."""
+CROPS, FEWEST = 64, 16
+"""The crops, and the fewest with which a short stage begins; all patches of the steps that give them are kept. Of 16
+crops the distance differs by 0.5 dB from that of 16 others.
+"""
 BATCH = 16
 LEVEL = 1 / 255
 MOST_MEAN_DB, MOST_RING_DB = 1.0, 3.0
@@ -106,9 +107,9 @@ class LooksGuard(nn.Module):
         """Factor of the adversarial weight; 0: adversarial training has ended."""
         self.breaches, self.breached_at, self.strong_since = 0, -1, -1
 
-    @property
-    def has_crops(self) -> bool:
-        return len(self.lr) >= CROPS
+    def collects(self, *, is_early: bool) -> bool:
+        """Return True while crops are missing: `CROPS`, or if it isn't early any more `FEWEST`."""
+        return len(self.lr) < (CROPS if is_early else FEWEST)
 
     def collect(self, lr: torch.Tensor, target: torch.Tensor) -> None:
         """Keep these patches and the teacher's images of them."""
