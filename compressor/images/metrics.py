@@ -51,6 +51,11 @@ def to_u8(images_01: Tensor) -> Tensor:
     return images_01.float().mul(255).add(0.5).floor().clamp(0, 255).to(torch.uint8)
 
 
+def as_in_a_file(images_01: Tensor) -> Tensor:
+    """Return [0,1] floats as a file of 8 bit holds them, still as floats."""
+    return (255 * images_01.clamp(0, 1)).round() / 255
+
+
 def luma(rgb_01: Tensor) -> Tensor:
     """Return Y = 65.481 R + 128.553 G + 24.966 B + 16 of (..., 3, H, W) in [0,1]: (..., 1, H, W), 16..235, float64."""
     if rgb_01.shape[-3] != 3:

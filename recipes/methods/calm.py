@@ -22,6 +22,7 @@ from pydantic import Field
 from torch.nn import functional as F
 
 from compressor.base.randomness import crop_each, generator_of, uniforms
+from compressor.images.metrics import as_in_a_file
 from compressor.training.method import PlainMethod
 from compressor.training.step import Step
 
@@ -64,7 +65,7 @@ def disturbed(
     lr: torch.Tensor, steps: Sequence[tuple[int, int]], sigma: torch.Tensor, noise: torch.Tensor
 ) -> torch.Tensor:
     """Return x': images that are moved and have noise of a deviation each, as a film stores them, in 8 bit."""
-    return as_in_a_film(moved(lr, steps) + sigma[:, None, None, None] * noise)
+    return as_in_a_file(moved(lr, steps) + sigma[:, None, None, None] * noise)
 
 
 def moved(images: torch.Tensor, steps: Sequence[tuple[int, int]]) -> torch.Tensor:
@@ -80,8 +81,3 @@ def normal_noise(like: torch.Tensor, *, seed: int, step: int, samples: Sequence[
         for sample in samples
     ]
     return torch.stack(fields).to(like.device)
-
-
-def as_in_a_film(images: torch.Tensor) -> torch.Tensor:
-    """Return the images clipped, in steps of 1/255."""
-    return (255 * images.clamp(0, 1)).round() / 255

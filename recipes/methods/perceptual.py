@@ -32,6 +32,7 @@ from torch.nn import functional as F
 
 from compressor.base.randomness import crop_each, generator_of, random_positions
 from compressor.data.batches import View
+from compressor.images.metrics import as_in_a_file
 from compressor.images.resize import imresize
 from compressor.models.networks.base import Network
 from compressor.training.calibration import Calibrated
@@ -237,11 +238,6 @@ class Game:
 def target_of(step: Step) -> torch.Tensor:
     """Return t: the teacher's image as it would be written to a file."""
     return as_in_a_file(step.teacher().sr)
-
-
-def as_in_a_file(images: torch.Tensor) -> torch.Tensor:
-    """Return the images clipped, in steps of 1/255."""
-    return (255 * images.clamp(0, 1)).round() / 255
 
 
 def pixel_terms(difference: torch.Tensor) -> dict[str, torch.Tensor]:

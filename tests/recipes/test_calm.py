@@ -10,12 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from compressor.data.batches import Batch
+from compressor.images.metrics import as_in_a_file
 from compressor.models.networks.base import Descriptor
 from compressor.training.method import LaterStage
 from compressor.training.stage import with_other_stages
 from recipes.config.options import make_method
 from recipes.config.reading import load_preset
-from recipes.methods.calm import Calm, as_in_a_film, normal_noise
+from recipes.methods.calm import Calm, normal_noise
 from tests.support.method_runs import BATCH, LR_SIDE, StubMethod, Waves, step_of
 
 SCALE = 2
@@ -47,7 +48,7 @@ class Enlarger(nn.Module):
 def batch() -> Batch:
     """Patches in 8 bit, as those of a run."""
     waves = Waves(SCALE).at(0)
-    return Batch(as_in_a_film(waves.lr), waves.hr)
+    return Batch(as_in_a_file(waves.lr), waves.hr)
 
 
 def term(method: Calm, student: nn.Module, *, number: int = 0, seed: int = 0) -> Tensor:
@@ -95,7 +96,7 @@ def test_only_noise_by_hand() -> None:
     inner = slice(border, LR_SIDE - border - 1)
     expected = 0.5 * (other - lr)[..., inner, inner].abs().mean()
     assert value.item() == pytest.approx(expected.item(), rel=1e-5) and value.item() > 0
-    assert torch.equal(other, as_in_a_film(other)) and other.min() >= 0 and other.max() <= 1
+    assert torch.equal(other, as_in_a_file(other)) and other.min() >= 0 and other.max() <= 1
     deviations = (other - lr).std(dim=(1, 2, 3)) * 255
     assert deviations.max() < 4.5 and deviations.min() < 0.6 * deviations.max()
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from compressor.base.processes import Processes
 from compressor.data.batches import Batch
+from compressor.images.metrics import as_in_a_file
 from compressor.models.networks.base import Network
 from compressor.training.networks import build_networks
 from compressor.training.state import State
@@ -22,7 +23,6 @@ from compressor.training.step import Step, StepNetworks
 from recipes.methods import calm, dckd, perceptual
 from recipes.methods.ds import AuxiliaryHead
 from recipes.methods.hkdsr import FusionGate
-from recipes.methods.perceptual import as_in_a_file
 from recipes.terms import symmetries
 from tests.support.method_runs import Pair, Waves, total
 from tests.support.methods_table import Row
