@@ -30,7 +30,7 @@ BENCHMARK = Benchmark(
 )
 
 STUDENT = "compact:width=32,depth=8"
-STEPS = {"scratch": 2400, "logits": 2400, "perceptual": 1700}
+STEPS = {"scratch": 2000, "logits": 2000, "perceptual": 1400}
 MEASURES = ("psnr", "gradient", "sharpness", "spectrum")
 COLUMNS = (
     Column("what", ""),

@@ -5,7 +5,7 @@
                       + λ_φ·L_φ(s,t) + λ_D·BCE(D(s), 1)
                   D learns BCE(D(t), 1) + BCE(D(s), 0);   it starts from the averaged student
     t = the teacher's image of the same input, clipped and rounded to 8 bit
-    g = w = 0.5, p = 0.7, q = 3, f = 1, λ_D = 0.02;   the three of texture are those of recipes/terms/texture.py
+    g = w = 0.5, p = 0.6, q = 2, f = 3, λ_D = 0.01;   the three of texture are those of recipes/terms/texture.py
 
 L_φ = Σ_l mean|φ_l(s↓) - φ_l(t↓)| / mean|φ_l(t↓)| with the teacher's own blocks as φ (after a sixth, a third and half of
 them), fed the images shrunk to their input's size, weight calibrated to 0.3 of the L1; or Real-ESRGAN's sum over VGG-19
@@ -63,17 +63,17 @@ hundred steps of a short run (accuracy 0.52 after 100 steps, of details 0.83), a
 class Perceptual(UsesPerceptualNet):
     gradients: Annotated[float, Field(ge=0, description="g, weight of the images' gradients")] = 0.5
     wavelets: Annotated[float, Field(ge=0, description="w, weight of their high bands in the main stage")] = 0.5
-    spectrum: Annotated[float, Field(ge=0, description="p, weight of the spectrum in the last stage")] = 0.7
-    sharpness: Annotated[float, Field(ge=0, description="q, weight of the sharpness there")] = 3.0
-    flat: Annotated[float, Field(ge=0, description="f, weight of restless flat areas there")] = 1.0
+    spectrum: Annotated[float, Field(ge=0, description="p, weight of the spectrum in the last stage")] = 0.6
+    sharpness: Annotated[float, Field(ge=0, description="q, weight of the sharpness there")] = 2.0
+    flat: Annotated[float, Field(ge=0, description="f, weight of restless flat areas there")] = 3.0
     last_share: Annotated[float, Field(ge=0, lt=1, description="part of the run's steps for the last stage")] = 0.4
-    last_rate: Annotated[float, Field(gt=0, description="learning rate there")] = 3e-4
+    last_rate: Annotated[float, Field(gt=0, description="learning rate there")] = 1.5e-4
     opponent_rate: Annotated[float, Field(gt=0, description="learning rate of the discriminator")] = 2e-3
     lam_phi: Annotated[
         float | None,
         Field(ge=0, description="λ_φ; none: calibrated to 0.3 of the L1, with VGG-19 1"),
     ] = None
-    lam_adversarial: Annotated[float, Field(ge=0, description="λ_D, weight of the discriminator's verdict")] = 0.02
+    lam_adversarial: Annotated[float, Field(ge=0, description="λ_D, weight of the discriminator's verdict")] = 0.01
     game: Annotated[LossName, Field(description="how student and discriminator are judged")] = "bce"
     width: Annotated[
         int | None,
