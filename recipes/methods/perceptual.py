@@ -228,7 +228,8 @@ class Game:
     def follow_average(self, modules: nn.ModuleDict, averaged: Network, done: int) -> AfterAverage | None:
         """Let the guard look at the averaged student from time to time."""
         guard, opponent = cast(LooksGuard, modules["guard"]), cast(UNetDiscriminator, modules["opponent"])
-        is_due = guard.start is None or done % self.between_checks == 0
+        # Before λ_D has risen the three terms of texture are at work alone; what they upset they calm again.
+        is_due = guard.start is None or (done >= self.alone + self.ramp and done % self.between_checks == 0)
         collects = guard.collects(is_early=done < self.alone)
         if collects or not (guard.scale and is_due and self.of.lam_adversarial):
             return None

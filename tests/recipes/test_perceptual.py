@@ -437,6 +437,19 @@ def test_breaches_halve_the_weight_and_the_third_one_goes_back() -> None:
     assert all(torch.equal(value, averaged.state_dict()[name]) for name, value in guard.good.state_dict().items())
 
 
+def test_the_guard_judges_from_when_the_weight_of_the_discriminator_has_risen() -> None:
+    """Before, it only measures the student that the stage begins with."""
+    method, student = game(steps=100), build(STUDENT, seed=0)  # 5 steps alone, 10 of rising, a look every 5
+    modules = method.modules(None, student)
+    guard = cast(LooksGuard, modules["guard"])
+    guard.collect(torch.zeros(CROPS, 3, 8, 8), torch.zeros(CROPS, 3, 16, 16))
+    results = iter([Looks(0, 0, 0, 0, psnr, 1, 0.6) for psnr in (30.0, *[28.0] * 9)])
+    guard.measure = lambda *_: next(results)  # type: ignore[method-assign]
+    looks = {done: method.follow_average(modules, student, done) for done in range(1, 26)}
+    assert [done for done, after in looks.items() if after is not None] == [1, 15, 20, 25]
+    assert [done for done, after in looks.items() if after is not None and after.messages] == [15, 25]
+
+
 def test_a_breach_counts_once_in_a_tenth_of_the_stage() -> None:
     """So that half the weight has time to help; a student of that time is not kept as a good one."""
     guard, looks = LooksGuard(STUDENT_NETWORK), [Looks(0, 0, 0, 0, psnr, 1, 0.6) for psnr in (30.0, *[28.0] * 9)]
