@@ -261,8 +261,12 @@ BREAKS = (
                 "torch.cat([real, fake])",
             ),
             ("the discriminator's weight rises", "(done - self.alone) / self.ramp", "1.0"),
-            ("the label is rounded", "(255 * images.clamp(0, 1)).round() / 255", "images.clamp(0, 1)"),
         ],
+    ),
+    *_in(
+        "compressor/images/metrics.py",
+        ("recipes/test_perceptual.py",),
+        [("the label is rounded", "(255 * images_01.clamp(0, 1)).round() / 255", "images_01.clamp(0, 1)")],
     ),
     *_in(
         "recipes/terms/discriminator.py",
