@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from compressor.assets import embedded_teacher
 from compressor.base.context import Note
 from compressor.base.errors import SrkdError
-from compressor.base.files import file_sha256
+from compressor.models.checkpoints.files import checkpoint_sha256
 from compressor.models.checkpoints.header import RUN_FOLDER_FACTS
 from srkd.record.run_file import TeacherFile, find_run_file
 
@@ -46,4 +47,8 @@ def find_run_teacher(run: Path, note: Note) -> RunTeacher | None:
 def find_teacher_file(teacher: TeacherFile) -> Path | None:
     """The file of a run's teacher, if it is there and unchanged."""
     candidates = (teacher.path, embedded_teacher())
-    return next((path for path in candidates if path.is_file() and file_sha256(path) == teacher.sha256), None)
+    for path in candidates:
+        with suppress(SrkdError):  # a network of ncnn without its weights
+            if path.is_file() and checkpoint_sha256(path) == teacher.sha256:
+                return path
+    return None

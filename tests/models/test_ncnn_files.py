@@ -21,6 +21,8 @@ from compressor.models.networks.compact import SRVGG, CompactSpec
 from compressor.models.networks.registry import NETWORKS, architecture, build
 from compressor.models.networks.span import NO_MEAN, SPANSpec
 from compressor.teachers.teacher import load_teacher
+from srkd.record.run_file import TeacherFile
+from srkd.record.run_teacher import find_teacher_file
 from tests.support.hostile_checkpoints import damaged
 from tests.support.ncnn_files import compact_file, rrdbnet_file, run_ncnn, span_file
 from tests.support.shared import needs_shared, shared
@@ -124,6 +126,17 @@ def test_a_bin_that_is_a_pickle_is_read_as_one_beside_any_param(compact: Path) -
     network = build(CompactSpec(2, width=4, depth=1), seed=2)
     torch.save(tensors_of(network, SRVGG.name), compact.with_suffix(".bin"))
     assert load_checkpoint(compact.with_suffix(".bin")).network.fingerprint() == network.fingerprint()
+
+
+def test_a_run_finds_its_teacher_again_by_the_hash_of_its_weights(compact: Path) -> None:
+    """Changed weights are another teacher, and those without them none."""
+    recorded = TeacherFile(path=compact, sha256=load_checkpoint(compact).sha256, kind="srkd", options={})
+    assert find_teacher_file(recorded) == compact
+    weights = compact.with_suffix(".bin")
+    weights.write_bytes(weights.read_bytes()[:-4] + b"\0\0\0\1")
+    assert find_teacher_file(recorded) is None
+    weights.unlink()
+    assert find_teacher_file(recorded) is None
 
 
 def test_a_file_that_ends_with_a_resize_is_the_network_before_it(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from typing import IO
 import torch
 
 from compressor.base.errors import SrkdError, is_out_of_memory
-from compressor.base.files import sha256_of
+from compressor.base.files import file_sha256, sha256_of
 from compressor.models.checkpoints.header import AGAIN, HEADER_BYTES_LIMIT, read_header
 from compressor.models.checkpoints.ncnn_graph import BINARY_MAGIC, MAGIC, TEXT_BYTES_LIMIT
 from compressor.models.checkpoints.ncnn_networks import read_network
@@ -252,6 +252,12 @@ def _ncnn_files(path: Path) -> tuple[Path, Path] | None:
         raise SrkdError("a network of ncnn without its weights: only a text NAME.param with NAME.bin beside it is read")
     is_pickle = start.startswith((b"PK\x03\x04", b"\x80"))
     return (param, path) if path.suffix.lower() == ".bin" and not is_pickle and param.is_file() else None
+
+
+def checkpoint_sha256(path: Path) -> str:
+    """Return the SHA-256 that an opened checkpoint has: of a network of ncnn that of its weights."""
+    ncnn = _ncnn_files(path)
+    return file_sha256(ncnn[1] if ncnn else path)
 
 
 @contextmanager
