@@ -10,8 +10,7 @@ from pathlib import Path
 from compressor.assets import embedded_teacher
 from compressor.base.context import Note
 from compressor.base.errors import SrkdError
-from compressor.models.checkpoints.files import checkpoint_sha256
-from compressor.models.checkpoints.header import RUN_FOLDER_FACTS
+from compressor.models.checkpoints.header import RUN_FOLDER_FACTS, checkpoint_sha256
 from srkd.record.run_file import TeacherFile, find_run_file
 
 

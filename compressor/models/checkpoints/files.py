@@ -22,9 +22,15 @@ from typing import IO
 import torch
 
 from compressor.base.errors import SrkdError, is_out_of_memory
-from compressor.base.files import file_sha256, sha256_of
-from compressor.models.checkpoints.header import AGAIN, HEADER_BYTES_LIMIT, read_header
-from compressor.models.checkpoints.ncnn_graph import BINARY_MAGIC, MAGIC, TEXT_BYTES_LIMIT
+from compressor.base.files import sha256_of
+from compressor.models.checkpoints.header import (
+    AGAIN,
+    HEADER_BYTES_LIMIT,
+    NCNN_BINARY_MAGIC,
+    ncnn_files,
+    read_header,
+)
+from compressor.models.checkpoints.ncnn_graph import TEXT_BYTES_LIMIT
 from compressor.models.checkpoints.ncnn_networks import read_network
 from compressor.models.checkpoints.pickles import StorageRef, TensorRef, read_pickle
 
@@ -226,7 +232,7 @@ def open_ncnn(param: Path, handle: IO[bytes], size_bytes: int) -> Container:
     """Open the .bin of ncnn, whose .param names its tensors."""
     with open(param, "rb") as text:
         content = text.read(TEXT_BYTES_LIMIT + 1)
-    if content.startswith(BINARY_MAGIC):
+    if content.startswith(NCNN_BINARY_MAGIC):
         raise SrkdError(f"{param.name} is a binary .param of ncnn: only the text is read")
     if len(content) > TEXT_BYTES_LIMIT:
         raise SrkdError(f"{param.name} has over {TEXT_BYTES_LIMIT:,} bytes: this is not a network")
@@ -239,34 +245,13 @@ def open_ncnn(param: Path, handle: IO[bytes], size_bytes: int) -> Container:
     return Container("ncnn files", refs, read, size_bytes, fields=fields, notes=notes)
 
 
-def _ncnn_files(path: Path) -> tuple[Path, Path] | None:
-    """Return .param and .bin of an ncnn network, given either; None if the file is none of both."""
-    param, weights = path.with_suffix(".param"), path.with_suffix(".bin")
-    if path.suffix.lower() == ".param":
-        if not weights.is_file():
-            raise SrkdError(f"its weights, {weights.name}, are not beside it")
-        return path, weights
-    with open(path, "rb") as handle:
-        start = handle.read(8)
-    if start.startswith((MAGIC, BINARY_MAGIC)):
-        raise SrkdError("a network of ncnn without its weights: only a text NAME.param with NAME.bin beside it is read")
-    is_pickle = start.startswith((b"PK\x03\x04", b"\x80"))
-    return (param, path) if path.suffix.lower() == ".bin" and not is_pickle and param.is_file() else None
-
-
-def checkpoint_sha256(path: Path) -> str:
-    """Return the SHA-256 that an opened checkpoint has: of a network of ncnn that of its weights."""
-    ncnn = _ncnn_files(path)
-    return file_sha256(ncnn[1] if ncnn else path)
-
-
 @contextmanager
 def open_container(path: Path) -> Iterator[Container]:
     """Open a checkpoint of any format. Errors do not name the path: the caller adds the name that the user gave."""
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             raise SrkdError("not a file: give a checkpoint (.pt, .pth, .safetensors) or a run folder")
-        ncnn = _ncnn_files(path)
+        ncnn = ncnn_files(path)
         with open(ncnn[1] if ncnn else path, "rb") as handle:
             sha256 = sha256_of(handle)
             size_bytes = handle.tell()

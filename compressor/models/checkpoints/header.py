@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from compressor.base.errors import SrkdError
-from compressor.base.files import sha256_of
+from compressor.base.files import file_sha256, sha256_of
 from compressor.models.networks.image_cost import Cost
 from compressor.models.quantisation.description import KEY as QUANT
 
@@ -34,6 +34,8 @@ DTYPE_BYTES: Mapping[str, int] = {
     "U8": 1,
     "BOOL": 1,
 }
+NCNN_MAGIC = b"7767517"
+NCNN_BINARY_MAGIC = int(NCNN_MAGIC).to_bytes(4, "little")
 AGAIN = "download or save the file again"
 
 
@@ -79,6 +81,27 @@ def weights_file(path: Path) -> Path:
             f"{path} is a run that is not finished, without {RUN_FOLDER_WEIGHTS}: srkd compress --resume {path}"
         )
     raise SrkdError(f"{path}: a folder without {RUN_FOLDER_WEIGHTS}: give the folder of a finished run, or a file")
+
+
+def ncnn_files(path: Path) -> tuple[Path, Path] | None:
+    """Return .param and .bin of an ncnn network, given either; None if the file is none of both."""
+    param, weights = path.with_suffix(".param"), path.with_suffix(".bin")
+    if path.suffix.lower() == ".param":
+        if not weights.is_file():
+            raise SrkdError(f"its weights, {weights.name}, are not beside it")
+        return path, weights
+    with open(path, "rb") as handle:
+        start = handle.read(8)
+    if start.startswith((NCNN_MAGIC, NCNN_BINARY_MAGIC)):
+        raise SrkdError("a network of ncnn without its weights: only a text NAME.param with NAME.bin beside it is read")
+    is_pickle = start.startswith((b"PK\x03\x04", b"\x80"))
+    return (param, path) if path.suffix.lower() == ".bin" and not is_pickle and param.is_file() else None
+
+
+def checkpoint_sha256(path: Path) -> str:
+    """Return the SHA-256 that an opened checkpoint has: of a network of ncnn that of its weights."""
+    ncnn = ncnn_files(path)
+    return file_sha256(ncnn[1] if ncnn else path)
 
 
 def read_header(handle: IO[bytes], size_bytes: int) -> Header:

@@ -13,11 +13,9 @@ from typing import IO
 import torch
 
 from compressor.base.errors import SrkdError
-from compressor.models.checkpoints.header import AGAIN
+from compressor.models.checkpoints.header import AGAIN, NCNN_MAGIC
 from compressor.models.checkpoints.pickles import StorageRef, TensorRef
 
-MAGIC = b"7767517"
-BINARY_MAGIC = int(MAGIC).to_bytes(4, "little")
 TEXT_BYTES_LIMIT = 4 * 2**20
 LAYERS_LIMIT = 10_000
 FP16_TAG = 0x01306B47
@@ -54,9 +52,9 @@ class NcnnLayer:
 def read_layers(content: bytes) -> list[NcnnLayer]:
     """Return the layers of a .param text."""
     lines = [line.split() for line in content.decode("utf-8", "replace").splitlines() if line.strip()]
-    if not lines or lines[0] != [MAGIC.decode()]:
+    if not lines or lines[0] != [NCNN_MAGIC.decode()]:
         start = " ".join(lines[0])[:20] if lines else ""
-        raise SrkdError(f"not a .param text of ncnn: it begins with {start!r} in place of {MAGIC.decode()}")
+        raise SrkdError(f"not a .param text of ncnn: it begins with {start!r} in place of {NCNN_MAGIC.decode()}")
     try:
         layer_count, blob_count = map(int, lines[1])
         if layer_count > LAYERS_LIMIT:
