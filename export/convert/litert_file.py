@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from export.formats.conversion import INPUT, OUTPUT
+
 
 def read_model(content: bytes) -> Any:
     """The model of a file with its tensors' values inside; in the file, large ones may lie behind the tables."""
@@ -42,9 +44,9 @@ def set_metadata(model: Any, metadata: Mapping[str, str]) -> None:
 
 
 def declare_images(model: Any, *, free: bool) -> None:
-    """Name the input `lr` and the output `sr`; if `free`, declare that they may have any size."""
+    """Name the input and the output; if `free`, declare that they may have any size."""
     (graph,) = model.subgraphs
-    for index, name in ((graph.inputs[0], "lr"), (graph.outputs[0], "sr")):
+    for index, name in ((graph.inputs[0], INPUT), (graph.outputs[0], OUTPUT)):
         tensor = graph.tensors[index]
         tensor.name = name
         if free:

@@ -20,9 +20,8 @@ from compressor.base.errors import SrkdError, reason_of
 from compressor.base.machine import installed_version
 from compressor.models.networks.base import Network
 from compressor.runtimes.coreml_runtime import read_image_format
-from export.formats.conversion import CannotConvert, Conversion, require_size, silence
+from export.formats.conversion import INPUT, OUTPUT, CannotConvert, Conversion, require_size, silence
 
-INPUT, OUTPUT = "lr", "sr"
 MAX_SIDE = 2048
 """Largest side in pixels of a file for any size: Core ML needs a bound."""
 MAX_AXES = 5

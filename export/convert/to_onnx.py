@@ -1,4 +1,4 @@
-"""ONNX by torch's exporter: input `lr`, output `sr`, float32 RGB in [0,1], any batch, height and width."""
+"""ONNX by torch's exporter: input `input`, output `output`, float32 RGB in [0,1], any batch, height and width."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def _write(model: onnx.ModelProto, path: Path) -> None:
 
 
 def _format_value(value: onnx.ValueInfoProto) -> str:
-    """Return `lr float32 n x 3 x h x w`."""
+    """Return `input float32 n x 3 x h x w`."""
     kind = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type).name
     sizes = [dim.dim_param or str(dim.dim_value) for dim in value.type.tensor_type.shape.dim]
     return f"{value.name} {kind} {' x '.join(sizes)}"

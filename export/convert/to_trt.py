@@ -15,9 +15,8 @@ from compressor.runtimes.tensorrt.device import open_device
 from compressor.runtimes.tensorrt.engines import build_engine, current_machine, machine_tag
 from compressor.runtimes.tensorrt.installation import import_tensorrt
 from compressor.runtimes.tensorrt.profiles import OptimizationProfile, dynamic_profile, static_profile
-from export.formats.conversion import Conversion, FileOptions
+from export.formats.conversion import INPUT, Conversion, FileOptions
 from export.formats.table import FORMATS
-from export.graph.onnx_graph import INPUT
 
 SOURCES = {"fp32": "onnx", "tf32": "onnx", "fp16": "fp16", "bf16": "bf16", "int8": "int8-trt"}
 """Source format of an engine by its precision."""

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from compressor.models.networks.base import ImageModel, Network
     from export.formats.proof_inputs import ProofInput
 
+INPUT, OUTPUT = "input", "output"
+"""Names of the image tensors of exported files, which programs such as vs-mlrt expect; ncnn's are its own."""
+
 IO = Literal["float", "uint8"]
 Size = tuple[int, int]
 """Width and height in pixels."""

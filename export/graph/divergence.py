@@ -22,8 +22,8 @@ from compressor.base.errors import one_line
 from compressor.models.networks.base import Network
 from compressor.runtimes.onnx_file import emulate_half, set_nodes, weight_precision
 from compressor.runtimes.onnx_runtime import cpu_session
-from export.formats.conversion import FileOptions
-from export.graph.onnx_graph import INPUT, OPSET, OUTPUT, trace
+from export.formats.conversion import INPUT, OUTPUT, FileOptions
+from export.graph.onnx_graph import OPSET, trace
 
 BATCH_OF_VALUES = 24
 """Number of values held in memory at the same time: the features of a whole network would not fit."""

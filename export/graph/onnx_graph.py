@@ -23,13 +23,12 @@ from onnx import TensorProto, helper, numpy_helper
 from compressor.base.errors import SrkdError, one_line, reason_of
 from compressor.models.networks.base import Network
 from compressor.runtimes.onnx_file import set_nodes
-from export.formats.conversion import example_size, silence
+from export.formats.conversion import INPUT, OUTPUT, example_size, silence
 from export.graph.recent import Recent, network_key
 
 OPSET = 18
 """Lowest opset in which torch's exporter writes every network here; runtimes of 2023 read it."""
 
-INPUT, OUTPUT = "lr", "sr"
 ORDER_PRESERVING = ("Relu", "LeakyRelu", "Sigmoid", "Tanh", "Clip", "Cast", "Identity")
 """Operators that treat every channel alike, so that they keep an order of channels."""
 
@@ -39,7 +38,7 @@ NODE_SCOPES = "pkg.torch.onnx.name_scopes"
 
 @dataclass(frozen=True)
 class ExportedGraph:
-    """A float32 graph from `lr` to `sr`. Values are named after the torch operations that compute them."""
+    """A float32 graph from `INPUT` to `OUTPUT`. Values are named after the torch operations that compute them."""
 
     model: onnx.ModelProto
     nodes_before_onnxsim: int
@@ -165,7 +164,7 @@ def _smaller(plain: onnx.ModelProto, simpler: onnx.ModelProto | None) -> tuple[o
 def convert_to_bytes(model: onnx.ModelProto, channels: int) -> None:
     """Make input and output bytes, N,H,W,C in 0..255, as cameras and screens use, so that an app needs no image code.
 
-    Range, order of axes, clamp and rounding become part of the graph; its input and output keep the names `lr`, `sr`.
+    Range, order of axes, clamp and rounding become part of the graph; its input and output keep their names.
     """
     graph = model.graph
     inside, outside = f"{INPUT}.float", f"{OUTPUT}.float"
@@ -177,16 +176,16 @@ def convert_to_bytes(model: onnx.ModelProto, channels: int) -> None:
         numpy_helper.from_array(np.array(value, np.float32), name) for name, value in constants.items()
     )
     before = [
-        _bytes_node("Cast", INPUT, "lr.levels", to=TensorProto.FLOAT),
-        _bytes_node("Transpose", "lr.levels", "lr.planes", perm=(0, 3, 1, 2)),
-        _bytes_node("Div", "lr.planes", inside, "bytes.range"),
+        _bytes_node("Cast", INPUT, f"{INPUT}.levels", to=TensorProto.FLOAT),
+        _bytes_node("Transpose", f"{INPUT}.levels", f"{INPUT}.planes", perm=(0, 3, 1, 2)),
+        _bytes_node("Div", f"{INPUT}.planes", inside, "bytes.range"),
     ]
     after = [
-        _bytes_node("Mul", outside, "sr.range", "bytes.range"),
-        _bytes_node("Clip", "sr.range", "sr.clipped", "bytes.lowest", "bytes.highest"),
-        _bytes_node("Round", "sr.clipped", "sr.levels"),
-        _bytes_node("Cast", "sr.levels", "sr.planes", to=TensorProto.UINT8),
-        _bytes_node("Transpose", "sr.planes", OUTPUT, perm=(0, 2, 3, 1)),
+        _bytes_node("Mul", outside, f"{OUTPUT}.range", "bytes.range"),
+        _bytes_node("Clip", f"{OUTPUT}.range", f"{OUTPUT}.clipped", "bytes.lowest", "bytes.highest"),
+        _bytes_node("Round", f"{OUTPUT}.clipped", f"{OUTPUT}.levels"),
+        _bytes_node("Cast", f"{OUTPUT}.levels", f"{OUTPUT}.planes", to=TensorProto.UINT8),
+        _bytes_node("Transpose", f"{OUTPUT}.planes", OUTPUT, perm=(0, 2, 3, 1)),
     ]
     set_nodes(graph, [*before, *graph.node, *after])
     for value in (graph.input[0], graph.output[0]):

@@ -29,6 +29,7 @@ from export.convert.litert_file import (
     set_metadata,
     text_of,
 )
+from export.formats.conversion import OUTPUT
 from export.int8.quantise.grids import U8, choose_grid
 
 GATES = ("LOGISTIC", "TANH", "GELU", "MEAN", "SUM", "RSQRT", "SQRT", "DIV", "SQUARED_DIFFERENCE")
@@ -61,9 +62,9 @@ def quantise_file(
         quantised = read_model(_quantise(content, ranges, in_float, bytes_at_ends=io == "uint8"))
     set_metadata(quantised, metadata)
     (graph,) = quantised.subgraphs
-    for tensor in graph.tensors:  # rename the image in bytes: the output image gets the name "sr"
-        if text_of(tensor.name) == "sr":
-            tensor.name = "sr_int8"
+    for tensor in graph.tensors:  # rename the image in bytes: the output image gets its name
+        if text_of(tensor.name) == OUTPUT:
+            tensor.name = f"{OUTPUT}_int8"
     declare_images(quantised, free=free)
     Path(path).write_bytes(pack_model(quantised))
 

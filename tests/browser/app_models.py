@@ -114,7 +114,7 @@ class Models:
         class Photos(CalibrationDataReader):  # type: ignore[misc]
             def __init__(self) -> None:
                 photo = torch.from_numpy(sample_rgb("chelsea", 48).copy()).permute(2, 0, 1)[None].float() / 255
-                self.left = [{"lr": photo.numpy()}]
+                self.left = [{"input": photo.numpy()}]
 
             def get_next(self) -> dict[str, NDArray[np.float32]] | None:
                 return self.left.pop() if self.left else None

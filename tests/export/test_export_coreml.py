@@ -57,7 +57,7 @@ def good(network: Network, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_package_for_any_size(good: Path) -> None:
     message = package(good).get_spec().description
     (source,), (target,) = message.input, message.output
-    assert (source.name, target.name) == ("lr", "sr")
+    assert (source.name, target.name) == ("input", "output")
     ranges = [(size.lowerBound, size.upperBound) for size in source.type.multiArrayType.shapeRange.sizeRanges]
     assert ranges == [(1, 1), (3, 3), (1, 2048), (1, 2048)]
     assert message.metadata.userDefined["srkd.scale"] == "2"
@@ -131,9 +131,9 @@ def test_the_runtime_asks_core_ml_as_it_is_to_be_asked(
 
         def predict(source: dict[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
             (lr,) = source.values()
-            assert list(source) == ["lr"] and lr.dtype == np.float32 and len(lr) == 1
+            assert list(source) == ["input"] and lr.dtype == np.float32 and len(lr) == 1
             with torch.no_grad():
-                return {"sr": network(torch.from_numpy(lr)).numpy()}
+                return {"output": network(torch.from_numpy(lr)).numpy()}
 
         return SimpleNamespace(
             get_spec=model.get_spec, user_defined_metadata=model.user_defined_metadata, predict=predict

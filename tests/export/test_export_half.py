@@ -135,7 +135,7 @@ def test_bytes_in_bytes_out(network: Network, graphs: Callable[[int], ExportedGr
     path = written(network, graphs(18), tmp_path / "u.onnx", FileOptions(io="uint8"))
     session = onnxruntime.InferenceSession(str(path))
     lr_u8 = (LR * 255).round().to(torch.uint8)
-    (sr_u8,) = session.run(None, {"lr": lr_u8.permute(0, 2, 3, 1).numpy()})
+    (sr_u8,) = session.run(None, {"input": lr_u8.permute(0, 2, 3, 1).numpy()})
     assert sr_u8.dtype == np.uint8 and sr_u8.shape == (2, 28, 36, 3)
     with torch.no_grad():
         exact = network(lr_u8.float() / 255).clamp(0, 1) * 255
@@ -151,7 +151,7 @@ def test_what_leaves_the_range_is_clamped_inside(network: Network, tmp_path: Pat
         bright.get_parameter("tail.bias").add_(torch.tensor([300.0, -300.0, 0.0]))
     file = export_file(bright, "onnx", tmp_path, FileOptions(io="uint8"))
     assert file.verdict == "passed" and str(file.path).endswith("small-uint8.onnx")
-    assert file.facts["input"] == "lr uint8 n x h x w x 3"
+    assert file.facts["input"] == "input uint8 n x h x w x 3"
     sr = open_model(tmp_path / "small-uint8.onnx").run(LR)
     assert sr[:, 0].min() == 1 and sr[:, 1].max() == 0 and 0 < sr[:, 2].mean() < 1
 

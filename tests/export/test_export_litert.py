@@ -42,7 +42,12 @@ def test_an_app_sees_an_image_as_it_has_it(network: Network, good: Path) -> None
     """An app uses it without srkd: N,H,W,C, resized by the library's own call."""
     model = interpreter.Interpreter(str(good))
     (source,), (output,) = model.get_input_details(), model.get_output_details()
-    assert (source["name"], output["name"]) == ("lr", "sr") and list(source["shape_signature"]) == [-1, -1, -1, 3]
+    assert (source["name"], output["name"]) == ("input", "output") and list(source["shape_signature"]) == [
+        -1,
+        -1,
+        -1,
+        3,
+    ]
     image = np.random.default_rng(0).random((1, 6, 9, 3), dtype=np.float32)
     model.resize_tensor_input(source["index"], image.shape)
     model.allocate_tensors()

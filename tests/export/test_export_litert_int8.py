@@ -64,7 +64,12 @@ def test_an_app_gives_it_any_size(good: FileReport, small_edsr: Network) -> None
     """An app uses it without srkd: float images, resized by the library's own call."""
     model = interpreter.Interpreter(str(good.path))
     (source,), (output,) = model.get_input_details(), model.get_output_details()
-    assert (source["name"], output["name"]) == ("lr", "sr") and list(source["shape_signature"]) == [-1, -1, -1, 3]
+    assert (source["name"], output["name"]) == ("input", "output") and list(source["shape_signature"]) == [
+        -1,
+        -1,
+        -1,
+        3,
+    ]
     for shape in ((1, 6, 9, 3), (2, 31, 17, 3)):
         image = np.random.default_rng(0).random(shape, dtype=np.float32)
         model.resize_tensor_input(source["index"], shape)
@@ -131,7 +136,7 @@ def test_what_can_stay_in_float(tmp_path: Path) -> None:
     """The layers and sums of our networks are found in the graph (mean shifts are no sums), and can stay in float."""
     for spec, upsampler, sums in (
         (EDSR, ["conv_2d_7", "conv_2d_9"], ["add_4", "add_6"]),
-        (CompactSpec(width=8, depth=1, scale=4), [], ["concatenation_6", "sr"]),
+        (CompactSpec(width=8, depth=1, scale=4), [], ["concatenation_6", "output"]),
     ):
         network = build(spec, seed=0)
         file = export_file(network, "litert", tmp_path / spec.arch)

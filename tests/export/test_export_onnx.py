@@ -84,7 +84,7 @@ def test_the_file_says_what_it_is(network: Network, good: Path) -> None:
     assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", 18)]
     (source,), (target,) = model.graph.input, model.graph.output
     dims = [dim.dim_param or dim.dim_value for dim in source.type.tensor_type.shape.dim]
-    assert (source.name, target.name, dims) == ("lr", "sr", ["n", 3, "h", "w"])
+    assert (source.name, target.name, dims) == ("input", "output", ["n", 3, "h", "w"])
     assert "RGB" in source.doc_string and "4 times larger" in target.doc_string
     metadata = {prop.key: prop.value for prop in model.metadata_props}
     assert metadata["srkd.source_sha256"] == "ab" * 32 and metadata["srkd.recipe"] == "logits"
@@ -236,7 +236,7 @@ def test_onnxsim_is_used_only_when_it_helps(
         if fails == "unequal":
             return onnx.ModelProto(), False
         larger = copy.deepcopy(model)
-        larger.graph.node.append(onnx.helper.make_node("Identity", ["lr"], ["unused"], name="unused"))
+        larger.graph.node.append(onnx.helper.make_node("Identity", ["input"], ["unused"], name="unused"))
         return larger, True
 
     monkeypatch.setattr(onnxsim, "simplify", simplify)

@@ -197,9 +197,9 @@ def test_without_nvidia_the_onnx_file_and_the_command_are_given(
         "onnx": "small.onnx",
         "stronglyTyped": "",
         "noTF32": "",
-        "minShapes": "lr:1x3x1x1",
-        "optShapes": "lr:1x3x24x40",
-        "maxShapes": "lr:1x3x32x64",
+        "minShapes": "input:1x3x1x1",
+        "optShapes": "input:1x3x24x40",
+        "maxShapes": "input:1x3x32x64",
         "saveEngine": "small.fp32.engine",
     }
     engine, _ = exported(network, tmp_path, "trt-fp32", FileOptions(lr_size=(40, 24)))
