@@ -30,7 +30,7 @@ from compressor.images.looks import power_ratios, ring_powers
 from compressor.models.networks.base import Network
 from compressor.training.method import AfterAverage
 from recipes.terms.discriminator import accuracy
-from recipes.terms.texture import FLAT_SIDE, deviations
+from recipes.terms.texture import BLOCK_SIDE, deviations
 
 Judge: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
 """The opponent's logits of images."""
@@ -158,11 +158,11 @@ class LooksGuard(nn.Module):
             for side in (target, (255 * images).round() / 255)
         ]
         error = images - target
-        blocks = min(FLAT_SIDE * averaged.descriptor.scale, *error.shape[-2:])
+        blocks = min(BLOCK_SIDE * averaged.descriptor.scale, *error.shape[-2:])
         powers = (ring_powers(255 * side) for side in (images, target))
         ours, theirs = (power.mean(0) for power in powers)
         rings = power_ratios(ours, theirs)
-        ours_flat, theirs_flat = (deviations(side, FLAT_SIDE).flatten() for side in (images, target))
+        ours_flat, theirs_flat = (deviations(side, BLOCK_SIDE).flatten() for side in (images, target))
         flattest = theirs_flat <= theirs_flat.quantile(FLATTEST)
         return Looks(
             spectrum_db=float(rings.mean()),

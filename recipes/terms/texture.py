@@ -1,13 +1,13 @@
-"""How much texture an image has beside another, wherever it lies, as losses: by frequency, in all, and in flat areas.
+"""How much texture an image has beside another, wherever it lies, as losses: by frequency, and by place.
 
     spectrum    Σ_b v_b·mean_k |log10((P_S,bk + ε_b)/(P_T,bk + ε_b))| / Σ_b v_b
-    sharpness   mean over b of |G(S_b) - G(T_b)|,   G the mean of √(∂x² + ∂y² + 10⁻⁶)
-    flat        mean over the calmest quarter of T_b's blocks of 8×8 of max(0, dev(S) - dev(T))
+    contrast    mean over blocks of 8×8 pixels of |dev(S) - dev(T)|
 
 S_b and T_b are two patches, the first of them the student's; P_bk is the power of the luminance in ring k of the
-frequencies (compressor/images/looks.py, whose measures these are), ε_b a thousandth of the mean of P_T,b, and v_b² the
-mean of P_T,b in the rings finer than 8 pixels: patches count by the texture that they should have. G alone would be met
-by stronger edges with nothing between them, P alone by noise in flat areas.
+frequencies (compressor/images/looks.py), ε_b a thousandth of the mean of P_T,b, and v_b² the mean of P_T,b in the rings
+finer than 8 pixels: patches count by the texture that they should have. dev is a block's deviation, of all channels
+together. The spectrum alone would be met by stronger edges and noise in flat areas: the contrast holds each to its
+place, and says nothing of where in a block a line lies, of which a small student is not sure.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ FINE_RINGS = 4
 """Rings from a quarter of Nyquist on are finer than 8 pixels."""
 SMALLEST_SQUARE = 1e-6
 """Added to a square, as a root has no gradient at zero."""
-FLAT_SIDE, CALMEST = 8, 0.25
+BLOCK_SIDE = 8
 
 
 def spectrum_distance(
@@ -38,18 +38,10 @@ def spectrum_distance(
     return (distances * weights).mean() / gather(weights).mean().clamp_min(SMALLEST_SQUARE)
 
 
-def sharpness_distance(images: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Return by how much the mean gradient magnitudes of the patches differ."""
-    ours, theirs = (_gradient_magnitudes(widen(side)) for side in (images, target))
+def contrast_distance(images: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Return by how much the deviations of the blocks differ."""
+    ours, theirs = (deviations(widen(side), BLOCK_SIDE) for side in (images, target))
     return (ours - theirs).abs().mean()
-
-
-def restlessness(images: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Return by how much the images vary more than the target where that varies least."""
-    ours, theirs = (deviations(widen(side), FLAT_SIDE) for side in (images, target))
-    calm = theirs <= theirs.quantile(CALMEST, dim=1, keepdim=True)
-    # Patch by patch: equal blocks make the calmest quarter larger, and two processes must have the mean of one.
-    return (F.relu(ours - theirs).mul(calm).sum(1) / calm.sum(1)).mean()
 
 
 def deviations(images: torch.Tensor, side: int) -> torch.Tensor:
@@ -64,9 +56,3 @@ def _luminance(images: torch.Tensor) -> torch.Tensor:
     if images.shape[1] != len(Y_WEIGHTS):
         return images
     return (images * images.new_tensor(Y_WEIGHTS).view(-1, 1, 1)).sum(1, keepdim=True)
-
-
-def _gradient_magnitudes(images: torch.Tensor) -> torch.Tensor:
-    down = images[..., 1:, :-1] - images[..., :-1, :-1]
-    right = images[..., :-1, 1:] - images[..., :-1, :-1]
-    return (down.square() + right.square() + SMALLEST_SQUARE).sqrt().mean((1, 2, 3))

@@ -31,7 +31,7 @@ from recipes.methods.perceptual import (
 )
 from recipes.terms.discriminator import LOSSES, LossName, SpectralConv, UNetDiscriminator, accuracy
 from recipes.terms.looks_guard import CROPS, Looks, LooksGuard
-from recipes.terms.texture import restlessness, sharpness_distance, spectrum_distance
+from recipes.terms.texture import contrast_distance, spectrum_distance
 from tests.support.method_runs import Curve, Pair, Waves, numbers, step_of
 from tests.support.methods_table import STUDENT, TEACHER
 from tests.support.tensors import golden, noise
@@ -239,7 +239,7 @@ def test_patches_of_the_guard_are_not_shown_to_the_discriminator() -> None:
     method = game()
     step = step_of(method, student, teacher, Waves(2).at(10), number=10, phi_of=teacher)
     assert set(method.terms(step)) == {
-        *("logits", "gradients", "spectrum", "sharpness", "flat", "phi"),
+        *("logits", "gradients", "spectrum", "contrast", "phi"),
     }
     guard = cast(LooksGuard, step.modules.get_submodule("perceptual-looks.guard"))
     assert not len(guard.lr)
@@ -297,17 +297,18 @@ def as_one_process(tensor: Tensor) -> Tensor:
 
 
 def test_texture_is_compared_wherever_it_lies() -> None:
-    """Half the contrast is 6.02 dB and half the gradients; a turned image has the same texture."""
+    """Half the contrast is 6.02 dB and half the deviation; a turned image has the same spectrum."""
     target = noise(2, 3, 64, 64).mul(0.2).add(0.5)
-    for distance in (spectrum_distance(target.mT, target, as_one_process), sharpness_distance(target, target)):
+    for distance in (spectrum_distance(target.mT, target, as_one_process), contrast_distance(target, target)):
         assert distance.item() == pytest.approx(0, abs=1e-5)
     half = (target - 0.5) / 2 + 0.5
     assert spectrum_distance(half, target, as_one_process).item() == pytest.approx(0.602, rel=0.01)
-    gradients = torch.hypot(target[..., 1:, :-1] - target[..., :-1, :-1], target[..., :-1, 1:] - target[..., :-1, :-1])
-    assert sharpness_distance(half, target).item() == pytest.approx(gradients.mean().item() / 2, rel=1e-3)
+    blocks = target.unfold(2, 8, 8).unfold(3, 8, 8).var((1, 4, 5), correction=0).sqrt()
+    assert contrast_distance(half, target).item() == pytest.approx(blocks.mean().item() / 2, rel=0.01)
     images = half.requires_grad_()
-    (gradient,) = torch.autograd.grad(spectrum_distance(images, target, as_one_process), images)
-    assert ((gradient * (images - 0.5)).sum((1, 2, 3)) < 0).all()  # more contrast is better
+    for distance in (spectrum_distance(images, target, as_one_process), contrast_distance(images, target)):
+        (gradient,) = torch.autograd.grad(distance, images)
+        assert ((gradient * (images - 0.5)).sum((1, 2, 3)) < 0).all()  # more contrast is better
 
 
 def test_the_spectrum_of_a_textured_patch_counts_more_and_processes_share_its_weight() -> None:
@@ -321,25 +322,21 @@ def test_the_spectrum_of_a_textured_patch_counts_more_and_processes_share_its_we
     assert sum(halves) / 2 == pytest.approx(apart[1], rel=1e-4)
 
 
-def test_only_areas_where_the_teacher_is_calm_must_be_calm() -> None:
-    target = noise(1, 3, 32, 32).mul(0.1)
-    target[..., :8] = 0.5  # a quarter
-    restless, sharper = target.clone(), target.clone()
-    restless[..., :8] += 0.01 * noise(1, 3, 32, 8, seed=1)
-    sharper[..., 8:] *= 2
-    assert restlessness(target, target) == 0 == restlessness(sharper, target)
-    spread = restless[..., :8].unfold(2, 8, 8).var((1, 3, 4), correction=0).sqrt().mean().item()
-    assert restlessness(restless, target).item() == pytest.approx(spread, rel=0.1)
-    assert restlessness(torch.full_like(target, 0.5), target) == 0
+def test_contrast_has_a_place_but_no_phase() -> None:
+    """Noise turned within its block is the same contrast; moved to a flat block it is wrong twice."""
+    target = torch.full((1, 3, 16, 16), 0.5)
+    target[..., :8, :8] += noise(1, 3, 8, 8).mul(0.1)
+    turned = target.clone()
+    turned[..., :8, :8] = target[..., :8, :8].mT.flip(-1)
+    assert not torch.equal(turned, target) and contrast_distance(turned, target).item() < 1e-6
+    moved, without = target.roll(8, -1), torch.full_like(target, 0.5)
+    missing = contrast_distance(without, target).item()
+    assert missing > 0.005 and contrast_distance(moved, target).item() == pytest.approx(2 * missing, rel=1e-5)
 
 
 def test_texture_of_flat_images_has_gradients() -> None:
     target, flat = noise(1, 3, 24, 24), torch.zeros(1, 3, 24, 24, requires_grad=True)
-    terms = (
-        spectrum_distance(flat, target, as_one_process),
-        sharpness_distance(flat, target),
-        restlessness(flat, 0 * target),
-    )
+    terms = (spectrum_distance(flat, target, as_one_process), contrast_distance(flat, 0 * target))
     (gradient,) = torch.autograd.grad(torch.stack(terms).sum(), flat)
     assert gradient.isfinite().all()
 
