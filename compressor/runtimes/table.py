@@ -14,6 +14,7 @@ from compressor.base.context import Context
 from compressor.base.entry_points import EntryPointTable
 from compressor.base.errors import MissingExtra
 from compressor.runtimes.onnx_providers import PROVIDERS
+from compressor.runtimes.shader_player import player_missing
 from compressor.runtimes.tensorrt.installation import driver_missing
 
 if TYPE_CHECKING:
@@ -229,6 +230,13 @@ RUNTIMES: EntryPointTable[RuntimeEntry] = EntryPointTable(
             extra="coreml",
             devices={"cpu": "", "coreml": "gpu|ane"},
             obstacle=_not_macos,
+        ),
+        RuntimeEntry(
+            name="libplacebo",
+            files="an mpv user shader (.glsl) that srkd wrote",
+            module="compressor.runtimes.libplacebo_runtime",
+            suffixes=(".glsl",),
+            obstacle=player_missing,
         ),
     ),
     GROUP,

@@ -35,6 +35,8 @@ class Bounds:
     """Largest difference on flat colours, if it is set."""
     as_images: bool = False
     """True if images are compared as people see them: clipped to [0,1], and photos by lost quality (`quality.py`)."""
+    clipped: bool = False
+    """True if the file clips its images to [0,1]; as_images includes it."""
     rounding: float = 0.0
     """Relative rounding of the precision: where the network itself turns as little into more, more is allowed."""
 
@@ -53,6 +55,11 @@ level is a few grey levels of the image. In torch itself fp32 and fp64 differ by
 is quantised, and by 0.008, at 65 dB, if only the blocks are."""
 BF16 = Bounds(max_abs=0.1, min_psnr=40.0, rounding=2**-8)
 """Eight bits of mantissa: a network whose last layer adds the image in bf16 cannot be nearer than about 55 dB."""
+
+
+SHADER = Bounds(max_abs=1.5 / 255, min_psnr=60.0, clipped=True, rounding=2**-11)
+"""Sums in float32, and half precision wherever the player keeps a picture; at most one and a half grey levels."""
+HALF_SHADER = Bounds(max_abs=0.1, min_psnr=60.0, clipped=True, rounding=2**-11)
 
 
 MIN_PSNR_TO_SOURCE = 40.0
@@ -325,6 +332,21 @@ FORMATS: EntryPointTable[Format] = EntryPointTable(
             runtime="coreml",
             options=("static",),
             tested=False,
+        ),
+        *(
+            Format(
+                name=name,
+                title=f"mpv user shader, {title}; plain and compact only, any image size",
+                suffix=suffix,
+                precision=precision,
+                module="export.convert.to_glsl",
+                bounds=bounds,
+                runtime="libplacebo",
+            )
+            for name, suffix, precision, bounds, title in (
+                ("glsl", ".glsl", "fp32", SHADER, "sums in float32"),
+                ("glsl-fp16", ".fp16.glsl", "fp16", HALF_SHADER, "sums in fp16 where the GPU has it"),
+            )
         ),
     ),
     GROUP,

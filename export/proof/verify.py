@@ -136,9 +136,10 @@ def compare(
 ) -> FileComparison:
     """Compare an output of the file with that of the network, which is asked again what rounding does to it."""
     exact = expected
-    if bounds.as_images:
+    clipped = bounds.as_images or bounds.clipped
+    if clipped:
         actual = actual.clamp(0, 1)
-    if io == "uint8" or bounds.as_images:
+    if io == "uint8" or clipped:
         expected = expected.clamp(0, 1)
     rounded = _round_to_bytes(expected) if io == "uint8" else expected
     parity = _largest_difference(sample.name, actual, expected, allowed=HALF_LEVEL if io == "uint8" else 0.0)

@@ -1,0 +1,310 @@
+"""mpv user shaders: their text by the rules of mpv's manual, and their images by ffmpeg's libplacebo."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from compressor.base.errors import SrkdError, UsageError
+from compressor.inference.open import open_model, read_metadata
+from compressor.inference.super_resolve import super_resolve
+from compressor.models.networks.base import Network
+from compressor.models.networks.compact import Compact, CompactSpec
+from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.plain import PlainSpec
+from compressor.models.networks.registry import build, quantise
+from compressor.models.quantisation.description import Quantisation
+from compressor.runtimes.libplacebo_runtime import CHECKSUM, format_shader
+from compressor.runtimes.shader_player import player_missing
+from compressor.runtimes.table import RUNTIMES, OpenOptions
+from compressor.runtimes.torch_runtime import TorchRuntime
+from export.formats.table import FORMATS
+from export.writing.exporting import Source, convert_to
+from tests.support.exports import export_file
+
+LUMA = PlainSpec(2, width=16, depth=4, channels=1)
+RGB = CompactSpec(2, width=8, depth=1)
+LEVEL = 1 / 255
+
+plays = pytest.mark.usefixtures("player")
+
+
+@pytest.fixture(scope="session")
+def player() -> None:
+    """Skip by name what cannot be played; the text is tested without it."""
+    missing = player_missing()
+    if missing is not None:
+        pytest.skip(missing)
+
+
+def lively(spec: PlainSpec | CompactSpec) -> Network:
+    """Return a network whose first layer sees much of the border, and whose slopes differ."""
+    network = build(spec, seed=0).eval()
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for module in network.modules():
+            if isinstance(module, nn.PReLU):
+                module.weight.copy_(torch.rand(module.weight.shape, generator=generator) - 0.5)
+    return network
+
+
+def shader(network: Network, folder: Path, name: str = "glsl") -> Path:
+    path = folder / f"small{FORMATS[name].suffix}"
+    convert_to(FORMATS[name], network, Source("small", "ab" * 32), path)
+    return path
+
+
+def blocks(path: Path) -> list[dict[str, list[str]]]:
+    """Return the lines of metadata of each pass, by their keyword."""
+    found = []
+    for text in re.split(r"(?<=\n)(?=//!HOOK)", path.read_text())[1:]:
+        block: dict[str, list[str]] = {}
+        for keyword, arguments in re.findall(r"^//!(\w+) (.*)$", text, re.M):
+            block.setdefault(keyword, []).append(arguments)
+        found.append(block)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("spec", "hook", "across"),
+    [(LUMA, "LUMA", 2), (RGB, "MAIN", 2), (CompactSpec(4, width=30, depth=2, channels=1), "LUMA", 3)],
+    ids=["plain luma", "compact RGB", "width 30"],
+)
+def test_passes_follow_the_manual_of_mpv(spec: PlainSpec | CompactSpec, hook: str, across: int, tmp_path: Path) -> None:
+    passes = blocks(shader(build(spec, seed=0), tmp_path))
+    assert len(passes) == spec.depth + 2
+    textures = {hook}
+    for number, block in enumerate(passes, 1):
+        last = number == len(passes)
+        assert block["HOOK"] == [hook] and len(block["DESC"]) == 1
+        assert set(block["BIND"]) <= textures, "a texture is saved before it is bound"
+        assert len(block["BIND"]) == len(set(block["BIND"])) == (2 if last else 1)
+        (width,), (height,) = block["WIDTH"], block["HEIGHT"]
+        block_width, block_height, threads_across, threads_down = map(int, block["COMPUTE"][0].split())
+        copies = block_width // threads_across, block_height // threads_down
+        assert width == f"{hook}.w {copies[0]} *" and height == f"{hook}.h {copies[1]} *"
+        assert block["WHEN"] == [f"OUTPUT.w {hook}.w 1.2 * > OUTPUT.h {hook}.h 1.2 * > *"]
+        if last:  # without SAVE it overwrites what it hooks
+            assert "SAVE" not in block and copies == (spec.scale, spec.scale)
+        else:
+            assert block["COMPONENTS"] == ["4"] and copies[0] == across
+            assert 4 * copies[0] * copies[1] >= spec.width
+            textures.update(block["SAVE"])
+    assert len(textures) == spec.depth + 2, "no pass overwrites what another saved"
+
+
+def test_a_shader_for_the_same_size_is_not_left_out_when_nothing_is_enlarged(tmp_path: Path) -> None:
+    passes = blocks(shader(build(CompactSpec(1, width=4, depth=1), seed=0), tmp_path))
+    assert not any("WHEN" in block for block in passes)
+
+
+def test_every_weight_is_in_the_text_with_all_its_digits(tmp_path: Path) -> None:
+    network = build(CompactSpec(2, width=6, depth=1, channels=1), seed=0)
+    numbers = re.findall(r"(?<=[(,])-?\d[\d.]*(?:e-?\d+)?(?=[,)])", shader(network, tmp_path).read_text())
+    held = {float(np.float32(number)) for number in numbers}
+    for name, tensor in network.state_dict().items():
+        assert set(tensor.flatten().tolist()) <= held, name
+
+
+def test_the_first_lines_hold_the_metadata_and_players_skip_them(tmp_path: Path) -> None:
+    network = build(LUMA, seed=0)
+    path = tmp_path / "small.glsl"
+    convert_to(FORMATS["glsl"], network, Source("small", header={"srkd.recipe": "a\n//!HOOK MAIN\nb é"}), path)
+    assert read_metadata(path)["srkd.recipe"] == "a\n//!HOOK MAIN\nb é"
+    assert list(tmp_path.iterdir()) == [path], "a shader has no sidecar"
+    first, text = path.read_text().split("//!HOOK", 1)
+    assert all(line.startswith("//") for line in first.splitlines() if line)
+    assert text.count("//!HOOK") == LUMA.depth + 1 and "MAIN" not in text
+
+
+@plays
+@pytest.mark.parametrize("name", ["glsl", "glsl-fp16"])
+@pytest.mark.parametrize(
+    "spec",
+    [
+        LUMA,
+        PlainSpec(3, width=6, depth=1, act="leakyrelu", residual=False),
+        CompactSpec(2, width=8, depth=2, channels=1),
+        CompactSpec(4, width=8, depth=1),
+        CompactSpec(1, width=12, depth=1),
+    ],
+    ids=lambda spec: f"{spec.arch} x{spec.scale} {spec.channels}",
+)
+def test_images_are_those_of_the_network_to_the_border(
+    spec: PlainSpec | CompactSpec, name: str, tmp_path: Path
+) -> None:
+    network = lively(spec)
+    model = open_model(shader(network, tmp_path, name))
+    assert model.precision == ("fp32" if name == "glsl" else "fp16")
+    lr = torch.rand(2, spec.channels, 19, 37, generator=torch.Generator().manual_seed(2))
+    expected = TorchRuntime(network, label="network").run(lr).clamp(0, 1)
+    difference = (model.run(lr) - expected).abs()
+    assert difference.max() <= 1.5 * LEVEL
+    inner = difference[..., spec.scale : -spec.scale, spec.scale : -spec.scale].max()
+    # The border differs no more than the middle; repeated pixels in place of zeros would move it by more than that.
+    assert difference.max() <= max(2 * float(inner), 0.5 * LEVEL)
+    repeated = network(F.pad(lr, (9, 9, 9, 9), mode="replicate")).clamp(0, 1)
+    cut = 9 * spec.scale
+    assert (repeated[..., cut:-cut, cut:-cut] - expected).abs().max() > 4 * LEVEL
+
+
+@plays
+def test_images_of_any_size_run_and_those_of_a_pixel(tmp_path: Path) -> None:
+    network = lively(LUMA)
+    model = open_model(shader(network, tmp_path))
+    for height, width in ((1, 1), (1, 50), (17, 3)):
+        lr = torch.rand(1, 1, height, width, generator=torch.Generator().manual_seed(height))
+        assert (model.run(lr) - TorchRuntime(network, label="network").run(lr)).abs().max() <= LEVEL
+
+
+@plays
+def test_a_luma_shader_enlarges_pictures_in_colour(tmp_path: Path) -> None:
+    network = lively(LUMA)
+    lr = torch.rand(1, 3, 12, 15, generator=torch.Generator().manual_seed(3))
+    played = super_resolve(open_model(shader(network, tmp_path)), lr).sr
+    assert (played - super_resolve(TorchRuntime(network, label="network"), lr).sr).abs().max() <= 2 * LEVEL
+
+
+@plays
+@pytest.mark.ci
+@pytest.mark.parametrize("name", ["glsl", "glsl-fp16"])
+@pytest.mark.parametrize("spec", [LUMA, CompactSpec(2, width=24, depth=8)], ids=["plain", "compact-xs"])
+def test_a_shader_is_compared_before_it_is_kept(spec: PlainSpec | CompactSpec, name: str, tmp_path: Path) -> None:
+    report = export_file(build(spec, seed=0), name, tmp_path)
+    assert (report.verdict, report.reason) == ("passed", None)
+    assert report.parity is not None and report.parity.max_abs <= 1.5 * LEVEL
+    assert report.facts["passes"] == spec.depth + 2
+
+
+@plays
+def test_another_network_than_that_of_the_shader_fails(tmp_path: Path) -> None:
+    """The bound of a file is no wider than a weight that a little training would move."""
+    network = build(CompactSpec(2, width=4, depth=1, channels=1), seed=0)
+    path = shader(network, tmp_path)
+    with torch.no_grad():
+        assert isinstance(network, Compact)
+        network.tail.bias += 2 * LEVEL  # type: ignore[union-attr,operator]
+    lr = torch.full((1, 1, 8, 8), 0.5)
+    assert (open_model(path).run(lr) - TorchRuntime(network, label="network").run(lr)).abs().max() > 1.5 * LEVEL
+
+
+@plays
+def test_a_shader_that_does_not_compile_is_an_error(tmp_path: Path) -> None:
+    """libplacebo would leave it out, and return an enlarged image without it."""
+    path = shader(build(LUMA, seed=0), tmp_path)
+    passes = path.read_text().partition(CHECKSUM)[2].partition("\n\n")[2]
+    path.write_text(format_shader(read_metadata(path), passes.replace("barrier();", "barrier(;", 1)))
+    with pytest.raises(SrkdError, match=r"small: ffmpeg's libplacebo does not run the shader: .+") as error:
+        open_model(path).run(torch.rand(1, 1, 8, 8))
+    assert "\n" not in str(error.value)
+
+
+@plays
+def test_another_device_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="libplacebo runs on cpu here"):
+        RUNTIMES["libplacebo"].load().open_file(
+            shader(build(LUMA, seed=0), tmp_path),
+            OpenOptions(device="cuda"),
+            None,  # type: ignore[arg-type]
+        )
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        (lambda text: text[: len(text) // 2], "is damaged or was changed after its export"),
+        (lambda text: text.replace("0.1", "0.2", 1), "is damaged or was changed after its export"),
+        (lambda text: text.replace('"2"', '"3"', 1), "is damaged or was changed after its export"),
+        (
+            lambda text: "//!HOOK LUMA\n//!BIND HOOKED\nvec4 hook() { return HOOKED_tex(HOOKED_pos); }\n",
+            "was not written",
+        ),
+        (lambda text: "", "was not written by `srkd export --glsl`: srkd runs no other shaders"),
+    ],
+    ids=["half", "weight", "metadata", "foreign", "empty"],
+)
+def test_a_changed_file_is_one_line(change: object, error: str, tmp_path: Path) -> None:
+    path = shader(build(LUMA, seed=0), tmp_path)
+    path.write_text(change(path.read_text()))  # type: ignore[operator]
+    with pytest.raises(SrkdError, match=rf"small\.glsl {error}"):
+        read_metadata(path)
+
+
+def quantised() -> Network:
+    return quantise(build(PlainSpec(2, width=8, depth=1), seed=0), Quantisation("pams", 8, "all"))
+
+
+def large_weight() -> Network:
+    network = build(PlainSpec(2, width=8, depth=1), seed=0)
+    with torch.no_grad():
+        next(network.parameters())[0, 0, 0, 0] = 1e5
+    return network
+
+
+@pytest.mark.parametrize(
+    ("network", "name", "reason"),
+    [
+        (
+            lambda: build(EDSRSpec(width=8, depth=1, scale=2), seed=0),
+            "glsl",
+            "edsr is not written as GLSL: plain and compact are; a student: --student plain:width=8,depth=4",
+        ),
+        (
+            lambda: build(CompactSpec(2, width=68, depth=1), seed=0),
+            "glsl",
+            "compact with width=68 is not written as GLSL: at most 64 are; a student: --student plain:width=16,depth=4",
+        ),
+        (quantised, "glsl", "trained quantised"),
+        (large_weight, "glsl-fp16", "a weight of 100000 is beyond fp16: export --glsl"),
+    ],
+    ids=["edsr", "wide", "quantised", "fp16"],
+)
+def test_what_cannot_be_written_is_refused_in_one_line(network: object, name: str, reason: str, tmp_path: Path) -> None:
+    report = export_file(network(), name, tmp_path)  # type: ignore[operator]
+    assert report.verdict == "unavailable" and report.reason is not None
+    assert reason in report.reason and "\n" not in report.reason
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_a_player_the_file_is_written_and_unproved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = dataclasses.replace(RUNTIMES["libplacebo"], obstacle=lambda: "no ffmpeg here")
+    monkeypatch.setitem(RUNTIMES.rows, "libplacebo", row)
+    report = export_file(build(LUMA, seed=0), "glsl", tmp_path)
+    assert report.verdict == "unproved" and report.path == tmp_path / "small.glsl"
+    assert report.reason == "no ffmpeg here, so the file is not compared with the network"
+
+
+@pytest.mark.parametrize(
+    ("program", "reason"),
+    [
+        (None, "ffmpeg, which runs mpv's shaders, is not installed"),
+        ("echo ' ... scale  V->V  Scale'", "this ffmpeg was built without its filter libplacebo"),
+        (
+            'case "$*" in *-filters*) echo " ..C libplacebo V->V";; *) echo "No device" >&2; exit 1;; esac',
+            r"ffmpeg finds no Vulkan driver, .*: No device$",
+        ),
+        ('case "$*" in *-filters*) echo " ..C libplacebo V->V";; esac', None),
+    ],
+    ids=["no ffmpeg", "no filter", "no driver", "all"],
+)
+def test_what_is_missing_here_is_named(
+    program: str | None, reason: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if program is not None:
+        file = tmp_path / "ffmpeg"
+        file.write_text(f"#!/bin/sh\n{program}\n")
+        file.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    missing = player_missing.__wrapped__()
+    if reason is None:
+        assert missing is None
+    else:
+        assert missing is not None and re.search(reason, missing), missing
+        assert "Debian's packages are ffmpeg, libvulkan1 and mesa-vulkan-drivers" in missing
