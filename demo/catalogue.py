@@ -117,9 +117,9 @@ def _read_proto(content: bytes, path: Path) -> onnx.ModelProto:
     if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in graph.initializer):
         raise NotForBrowsers(f"{path} keeps weights in a file beside it, which a browser does not get")
     element_type = graph.input[0].type.tensor_type.elem_type
-    if element_type != onnx.TensorProto.FLOAT:
+    if element_type not in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16):
         type_name = onnx.TensorProto.DataType.Name(element_type).lower()
-        raise NotForBrowsers(f"{path} takes {type_name}, and the demo feeds float32 in [0,1]")
+        raise NotForBrowsers(f"{path} takes {type_name}, and the demo feeds float32 or float16 in [0,1]")
     return proto
 
 

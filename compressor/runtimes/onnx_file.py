@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -179,7 +179,8 @@ EXACT = frozenset(
 
 
 def emulate_half(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy in float32, including inputs and outputs, with each half result rounded. Value names are kept."""
+    """A copy in float32, including inputs and outputs, with half inputs and each half result rounded. Value names are
+    kept."""
     attributes = [attribute for node in model.graph.node for attribute in node.attribute]
     has_graphs = any(attribute.HasField("g") or attribute.graphs for attribute in attributes)
     if has_graphs or any(node.domain not in ("", "ai.onnx") for node in model.graph.node):
@@ -197,8 +198,30 @@ def emulate_half(model: onnx.ModelProto) -> onnx.ModelProto:
     for value in (*graph.input, *graph.output, *graph.value_info):
         if value.type.tensor_type.elem_type in HALVES:
             value.type.tensor_type.elem_type = TensorProto.FLOAT
-    set_nodes(graph, [emulated for node in graph.node for emulated in _emulated_nodes(node, halves)])
+    nodes = [emulated for node in graph.node for emulated in _emulated_nodes(node, halves)]
+    set_nodes(graph, [*_rounded_inputs(graph, nodes, halves), *nodes])
     return copy
+
+
+def _rounded_inputs(
+    graph: onnx.GraphProto, nodes: Sequence[onnx.NodeProto], halves: dict[str, int]
+) -> list[onnx.NodeProto]:
+    """The nodes that round the half inputs of a graph; `nodes` read their results from here on."""
+    stored = {tensor.name for tensor in graph.initializer}
+    rounding: list[onnx.NodeProto] = []
+    for name in (value.name for value in graph.input if value.name in halves and value.name not in stored):
+        rounding += _round(name, f"{name}.rounded", halves[name])
+        for node in nodes:
+            node.input[:] = [f"{name}.rounded" if source == name else source for source in node.input]
+    return rounding
+
+
+def _round(source: str, output: str, kind: int) -> list[onnx.NodeProto]:
+    """Nodes that round a float32 value to the type `kind`."""
+    return [
+        onnx.helper.make_node("Cast", [source], [f"{output}.cast"], to=kind),
+        onnx.helper.make_node("Cast", [f"{output}.cast"], [output], to=TensorProto.FLOAT),
+    ]
 
 
 def _emulated_nodes(node: onnx.NodeProto, halves: dict[str, int]) -> list[onnx.NodeProto]:
@@ -213,10 +236,7 @@ def _emulated_nodes(node: onnx.NodeProto, halves: dict[str, int]) -> list[onnx.N
         for index, name in enumerate(node.output):
             if name in halves:
                 node.output[index] = f"{name}.exact"
-                following += [
-                    onnx.helper.make_node("Cast", [f"{name}.exact"], [f"{name}.half"], to=halves[name]),
-                    onnx.helper.make_node("Cast", [f"{name}.half"], [name], to=TensorProto.FLOAT),
-                ]
+                following += _round(f"{name}.exact", name, halves[name])
     return [node, *following]
 
 

@@ -1,4 +1,5 @@
-"""ONNX with weights and arithmetic in fp16 or bf16; images stay float32, so an app only changes the file's name.
+"""ONNX with weights and arithmetic in fp16 or bf16; images stay float32, so an app only changes the file's name, or are
+float16 with `--io fp16`.
 
 The graph of the float32 file is rewritten: values keep their names, and a Cast is inserted where a value is needed in
 the other type. fp16 ends at 65504: channels that come near it are rescaled, and a file without headroom is refused.
@@ -48,7 +49,8 @@ def convert(job: Conversion) -> Mapping[str, object]:
         to_half(graph.model, half_type)
         return write_graph(job, graph)
     rescaled = rescale_channels(graph.model, measured.peaks)
-    headroom = require_headroom(measured.peaks, to_half(graph.model, half_type))
+    in_half = to_half(graph.model, half_type, images=job.options.io == "fp16")
+    headroom = require_headroom(measured.peaks, in_half)
     room = {"headroom": round(headroom, 1), "rescaled_channels": rescaled}
     return {**write_graph(job, graph), **room}
 
@@ -77,13 +79,14 @@ def _run(network: Network, lr: torch.Tensor) -> torch.Tensor:
     return sr
 
 
-def to_half(model: onnx.ModelProto, half_type: int) -> set[str]:
-    """Rewrite a model in place; return the names of the values that are now in half precision.
+def to_half(model: onnx.ModelProto, half_type: int, *, images: bool = False) -> set[str]:
+    """Rewrite a model in place; return the names of the values that are now in half precision. With `images`, its input
+    and output are, too.
 
     A weight beyond the range of the type is refused, never clamped.
     """
     inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
-    in_half = _HalfPass(inferred, half_type).rewrite()
+    in_half = _HalfPass(inferred, half_type, half_type if images else TensorProto.FLOAT).rewrite()
     model.CopyFrom(inferred)
     return in_half
 
@@ -91,12 +94,12 @@ def to_half(model: onnx.ModelProto, half_type: int) -> set[str]:
 class _HalfPass:
     """One pass over the nodes in order. `types` holds the type in which each float value is computed."""
 
-    def __init__(self, model: onnx.ModelProto, half_type: int) -> None:
-        self.graph, self.half_type = model.graph, half_type
+    def __init__(self, model: onnx.ModelProto, half_type: int, image_type: int) -> None:
+        self.graph, self.half_type, self.image_type = model.graph, half_type, image_type
         self.opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
         self.weights = {tensor.name: tensor for tensor in self.graph.initializer}
         self.floats = _floats(self.graph)
-        self.types: dict[str, int] = {value.name: TensorProto.FLOAT for value in self.graph.input}
+        self.types: dict[str, int] = dict.fromkeys((value.name for value in self.graph.input), image_type)
         self.nodes: list[onnx.NodeProto] = []
         self.copies: dict[tuple[str, int], str] = {}
 
@@ -115,14 +118,15 @@ class _HalfPass:
                 if name in self.floats:
                     in_half = half and self._is_generic(node, index, output=True)
                     self.types[name] = self.half_type if in_half else TensorProto.FLOAT
-                    if name in outputs and self.types[name] == self.half_type:
-                        node.output[index] = f"{name}.half"
-                        self._cast(f"{name}.half", name, TensorProto.FLOAT)
+                    if name in outputs and self.types[name] != self.image_type:
+                        node.output[index] = _copy_name(name, self.types[name])
+                        self._cast(node.output[index], name, self.image_type)
+        for value in (*self.graph.input, *self.graph.output):
+            value.type.tensor_type.elem_type = self.image_type
         set_nodes(self.graph, self.nodes)
         drop_unused(self.graph)  # the weights in float32, and types inferred for them
-        return {name for name, kind in self.types.items() if kind == self.half_type} | {
-            name for name, kind in self.copies if kind == self.half_type
-        }
+        halves = {name for name, kind in (*self.types.items(), *self.copies) if kind == self.half_type}
+        return halves | (outputs if self.image_type == self.half_type else set())
 
     def _supports_half(self, node: onnx.NodeProto) -> bool:
         """Whether a node's operator supports this precision and is not to stay in float32."""
@@ -151,7 +155,7 @@ class _HalfPass:
         if kind == (TensorProto.FLOAT if name in self.weights else self.types[name]):
             return name
         if (name, kind) not in self.copies:
-            copy = self.copies[name, kind] = f"{name}.{'float' if kind == TensorProto.FLOAT else 'half'}"
+            copy = self.copies[name, kind] = _copy_name(name, kind)
             if name in self.weights:
                 self.graph.initializer.append(_round_tensor(self.weights[name], copy, kind, user))
             else:
@@ -160,6 +164,11 @@ class _HalfPass:
 
     def _cast(self, source: str, output: str, kind: int) -> None:
         self.nodes.append(helper.make_node("Cast", [source], [output], name=f"cast/{output}", to=kind))
+
+
+def _copy_name(name: str, kind: int) -> str:
+    """The name of a value in the other type."""
+    return f"{name}.{'float' if kind == TensorProto.FLOAT else 'half'}"
 
 
 def _floats(graph: onnx.GraphProto) -> set[str]:

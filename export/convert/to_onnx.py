@@ -62,7 +62,8 @@ def _describe(model: onnx.ModelProto, job: Conversion) -> None:
         model.graph.input[0].doc_string = f"{kind} images, bytes, N x H x W x {descriptor.channels}"
         model.graph.output[0].doc_string = f"the same {descriptor.scale} times larger; clamped and rounded"
     else:
-        model.graph.input[0].doc_string = f"{kind} images, float32 in [0,1], N x {descriptor.channels} x H x W"
+        number = "float16" if job.options.io == "fp16" else "float32"
+        model.graph.input[0].doc_string = f"{kind} images, {number} in [0,1], N x {descriptor.channels} x H x W"
         model.graph.output[0].doc_string = f"the same {descriptor.scale} times larger; not clamped to [0,1]"
     for key, value in sorted(job.metadata.items()):
         model.metadata_props.add(key=key, value=value)

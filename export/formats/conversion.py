@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 INPUT, OUTPUT = "input", "output"
 """Names of the image tensors of exported files, which programs such as vs-mlrt expect; ncnn's are its own."""
 
-IO = Literal["float", "uint8"]
+IO = Literal["float", "uint8", "fp16"]
 Size = tuple[int, int]
 """Width and height in pixels."""
 
@@ -50,7 +50,8 @@ class FileOptions:
     lr_size: Size | None = None
     """`--static WxH`: the only image size that the file takes, in a batch of one; None: any."""
     io: IO = "float"
-    """float: N,C,H,W in [0,1], unclamped. uint8: N,H,W,C in 0..255, so that an app needs no image code."""
+    """float: N,C,H,W in [0,1], unclamped. uint8: N,H,W,C in 0..255, so that an app needs no image code. fp16: as float,
+    in float16, for programs that keep images so on the GPU."""
     shuffle: Shuffle = "crd"
     """Channel order of DepthToSpace; some accelerators support dcr only."""
     sizes: tuple[Size, Size] | None = None
@@ -70,6 +71,14 @@ class FileOptions:
         if self.shuffle != "crd":
             changes["shuffle"] = self.shuffle
         return changes
+
+    def marks(self) -> str:
+        """The marks of changed options in a file's name: `-320x180-uint8-dcr`. Images in fp16 are `-fp16io`, as
+        the suffix `.fp16.onnx` alone is that of float32 images."""
+        marks = self.changed()
+        if self.io == "fp16":
+            marks["io"] = "fp16io"
+        return "".join(f"-{mark}" for mark in marks.values())
 
 
 def tuned_and_largest(sizes: Sequence[Size] | None) -> tuple[Size, Size] | None:

@@ -15,7 +15,7 @@ from compressor.base.entry_points import EntryPointTable
 from compressor.base.errors import SrkdError
 from compressor.runtimes.table import GROUP, RUNTIMES, Requirements, RuntimeEntry
 from compressor.runtimes.tensorrt.installation import driver_missing
-from export.formats.conversion import Conversion, FileOptions
+from export.formats.conversion import IO, Conversion, FileOptions
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -104,6 +104,8 @@ class Format(Requirements):
     bounds: Bounds = FP32
     options: tuple[str, ...] = ()
     """The options that the format supports: static, io, shuffle, sizes, int8."""
+    images: tuple[IO, ...] = ("float", "uint8")
+    """The values of io that it supports, if it has that option."""
     sidecar: bool = False
     """True if the `srkd.*` keys are in a JSON file beside the exported file."""
     tested: bool = True
@@ -124,8 +126,15 @@ class Format(Requirements):
 
     def unsupported_option(self, options: FileOptions) -> str | None:
         """Return in one line the first option that the format does not have, or None."""
-        foreign = [f"--{name} {value}" for name, value in options.changed().items() if name not in self.options]
-        return f"{self.title.split(',')[0]} has no {foreign[0]}" if foreign else None
+        for name, value in options.changed().items():
+            if name not in self.options:
+                return f"{self.title.split(',')[0]} has no --{name} {value}"
+            if name == "io" and value not in self.images:
+                others = ", ".join(
+                    f"--{other}" for other, row in FORMATS.items() if "io" in row.options and value in row.images
+                )
+                return f"{self.title.split(',')[0]} has no --{name} {value}: take {others}"
+        return None
 
     def cannot_run_here(self) -> str | None:
         """Why such a file cannot run, and so is not compared, on this machine; None if it can."""
@@ -163,6 +172,7 @@ FORMATS: EntryPointTable[Format] = EntryPointTable(
                 bounds=bounds,
                 runtime="onnxruntime",
                 options=("static", "io", "shuffle"),
+                images=("float", "uint8", "fp16") if name == "fp16" else ("float", "uint8"),
             )
             for name, suffix, precision, bounds, title in (
                 ("onnx", ".onnx", "fp32", FP32, "ONNX, float32, any batch and image size"),

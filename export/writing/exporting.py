@@ -225,7 +225,7 @@ class _Job:
 
     def path(self) -> Path:
         """The final path; the name includes changed options (`-128x96`, `-uint8`, `-dcr`) and the machine."""
-        marks = "".join(f"-{value}" for value in self.options.changed().values())
+        marks = self.options.marks()
         if self.row.machine_bound:
             marks += f".{self.row.precision}.{self.row.load_machine_module().machine_name()}"
         return self.out_dir / f"{self.source.stem}{marks}{self.row.suffix}"

@@ -61,8 +61,11 @@ class ExportOptions(CheckpointOptions):
         Option("LR sizes that a TensorRT engine is tuned for, and takes at most.", unset="256x256,512x512"),
     ] = None
     io: Annotated[
-        Literal["float", "uint8"],
-        Option("Images of the files: N,C,H,W in [0,1] unclamped, or N,H,W,C bytes, clamped and rounded inside."),
+        Literal["float", "uint8", "fp16"],
+        Option(
+            "Images of the files: N,C,H,W in [0,1] unclamped, or N,H,W,C bytes, clamped and rounded inside; fp16: as "
+            "float, in float16 (--fp16)."
+        ),
     ] = "float"
     shuffle: Annotated[
         Literal["crd", "dcr"], Option("Order of channels at DepthToSpace; some accelerators support only dcr.")

@@ -27,10 +27,12 @@ from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
 from demo.catalogue import build_site, load_samples, read_model
 from demo.files import CATALOGUE, is_app_outdated, read_app, write_site
+from export.formats.conversion import FileOptions
 from srkd.api.demonstration import demo_models
 from srkd.cli.main import run
 from srkd.options.verbs import DemoOptions
 from tests.support.demo_process import HASHED_SCRIPT, write_app
+from tests.support.exports import export_file
 from tests.support.onnx_files import enlarger
 from tests.support.run_files import save_run_file, teacher_entry
 
@@ -57,6 +59,14 @@ def test_a_file_of_another_tool_is_described(tmp_path: Path) -> None:
 def test_an_int8_file_has_that_role(tmp_path: Path) -> None:
     model = read_model(enlarger(tmp_path / "small.onnx", int8=True), "small", "student")
     assert (model.role, model.precision) == ("int8", "int8")
+
+
+def test_a_file_with_images_in_fp16_is_shown(tmp_path: Path) -> None:
+    """The app feeds what the file names: float16 too."""
+    file = export_file(build(SMALL, seed=0), "fp16", tmp_path, FileOptions(io="fp16"))
+    assert file.path is not None, file.reason
+    model = read_model(file.path, "half", "student")
+    assert (model.precision, model.input, model.output) == ("fp16", "input", "output")
 
 
 def test_a_file_that_no_browser_runs_is_refused_in_one_line(tmp_path: Path, checkpoint: Path) -> None:

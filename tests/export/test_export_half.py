@@ -13,21 +13,25 @@ import pytest
 import torch
 from onnx import TensorProto, numpy_helper
 
+import srkd
 from compressor.inference.open import open_model
-from compressor.models.networks.base import Network
+from compressor.models.networks.base import Network, Spec
+from compressor.models.networks.compact import CompactSpec
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
+from compressor.runtimes.table import OpenOptions
 from compressor.runtimes.torch_runtime import TorchRuntime
 from export.convert import to_onnx
 from export.convert.to_half import to_half
 from export.convert.to_onnx import write_graph
 from export.formats.conversion import CannotConvert, Conversion, FileOptions
 from export.formats.proof_inputs import proof_inputs
-from export.formats.table import Bounds
+from export.formats.table import FORMATS, Bounds
 from export.graph.onnx_graph import ExportedGraph, build_graph, new_order
 from export.profile.report import profile_models
 from export.profile.settings import ProfileSettings
 from export.proof.verify import verify
+from srkd.cli.main import run
 from tests.support.exports import export_file
 
 SPEC = EDSRSpec(width=8, depth=1, scale=4)
@@ -220,3 +224,70 @@ def test_profile_says_where_a_time_means_nothing(network: Network, tmp_path: Pat
     result = profile_models([file], settings=settings)
     assert [(row.runtime, row.precision) for row in result.rows] == [("onnxruntime", "bf16")]
     assert any("bf16 is computed in float32 here and rounded" in note for note in result.notes)
+
+
+@pytest.mark.parametrize(
+    ("spec", "casts"), [(SPEC, 4), (CompactSpec(width=8, depth=1, scale=2), 0)], ids=["shifted", "plain"]
+)
+def test_images_in_fp16(spec: Spec, casts: int, tmp_path: Path) -> None:
+    """Input and output are float16; only the two mean shifts, which stay in float32, have casts around them."""
+    network = build(spec, seed=0)
+    file = export_file(network, "fp16", tmp_path, FileOptions(io="fp16"))
+    assert file.verdict == "passed" and file.path == tmp_path / "small-fp16io.fp16.onnx", file.reason
+    assert file.parity is not None and file.parity.psnr is not None and file.parity.psnr >= 60
+    assert file.facts["input"] == "input float16 n x 3 x h x w"
+    model = onnx.load_model(str(file.path))
+    kinds = [value.type.tensor_type.elem_type for value in (*model.graph.input, *model.graph.output)]
+    assert kinds == [TensorProto.FLOAT16] * 2
+    assert sum(node.op_type == "Cast" for node in model.graph.node) == casts
+    assert "float16" in model.graph.input[0].doc_string
+    session = onnxruntime.InferenceSession(str(file.path))
+    (sr,) = session.run(None, {"input": LR.half().numpy()})
+    assert sr.dtype == np.float16
+    with torch.no_grad():
+        expected = network(LR)
+    assert np.abs(sr - expected.numpy()).max() < 4e-3
+    runtime = open_model(file.path)
+    ours = runtime.run(LR)
+    assert runtime.precision == "fp16" and ours.dtype == torch.float32
+    assert torch.equal(ours, torch.from_numpy(sr).float())
+    picture = srkd.upscale(file.path, LR)
+    assert isinstance(picture, torch.Tensor) and (picture - expected.clamp(0, 1)).abs().max() < 6e-3
+
+
+def test_the_rounding_of_the_image_is_emulated_too(network: Network, tmp_path: Path) -> None:
+    """On a GPU the image itself has been rounded; so it is where half precision is emulated."""
+    file = export_file(network, "fp16", tmp_path, FileOptions(io="fp16"))
+    assert file.path is not None
+    runtime = open_model(file.path, OpenOptions(emulate_target=True))
+    assert runtime.emulated
+    ours = runtime.run(LR)
+    assert torch.equal(ours, runtime.run(LR.half().float())) and torch.equal(ours, ours.half().float())
+
+
+def test_an_output_in_fp16_needs_headroom(graphs: Callable[[int], ExportedGraph]) -> None:
+    """The mean shift is added in float32, so only a float16 image can leave the range behind it."""
+    assert "output" not in to_half(graphs(18).model, TensorProto.FLOAT16)
+    assert "output" in to_half(graphs(18).model, TensorProto.FLOAT16, images=True)
+
+
+def test_only_the_fp16_file_has_such_images(network: Network, tmp_path: Path) -> None:
+    options = FileOptions(io="fp16")
+    assert [name for name, row in FORMATS.items() if row.unsupported_option(options) is None] == ["fp16"]
+    file = export_file(network, "bf16", tmp_path, options)
+    assert file.verdict == "unavailable" and list(tmp_path.iterdir()) == []
+    assert file.reason == "ONNX with bf16 inside has no --io fp16: take --fp16"
+
+
+def test_the_command_line_says_which_format_has_them(
+    network: Network, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    srkd.save(network, tmp_path / "small.safetensors")
+    words = ["export", str(tmp_path / "small.safetensors"), "-q"]
+    assert run([*words, "--io", "fp16"]) == 1
+    assert "ONNX has no --io fp16: take --fp16" in capfd.readouterr().err
+    assert run([*words, "--fp16", "--io", "half"]) == 2
+    assert "'half' is not one of" in capfd.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["small.safetensors"]
+    assert run([*words, "--fp16", "--io", "fp16"]) == 0
+    assert (tmp_path / "small-fp16io.fp16.onnx").is_file()

@@ -54,7 +54,7 @@ def read_onnx_info(path: Path) -> OnnxInfo:
     tensor = inputs[0].type.tensor_type
     if tensor.elem_type != onnx.TensorProto.FLOAT:
         kind = onnx.TensorProto.DataType.Name(tensor.elem_type)
-        raise SrkdError(f"{path} takes {kind}: an engine here takes float images (export without --io uint8)")
+        raise SrkdError(f"{path} takes {kind}: an engine here takes float32 images (export without --io)")
     shape = tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in tensor.shape.dim)
     if len(shape) != 4 or shape[1] is None:
         raise SrkdError(f"{path} takes {inputs[0].name} of shape {list(shape)}: expected N,C,H,W with a fixed C")
