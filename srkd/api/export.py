@@ -33,6 +33,8 @@ def run_export(options: ExportOptions, context: Context) -> ExportReport:
         >>> srkd.export("edsr.pt", formats="onnx", out="exported")
     """
     network, source = _export_source(options, context)
+    if options.luma:
+        network, source = _in_luma(network, source)
     if options.out is None and source.path is None:
         raise UsageError("an open network has no folder to write to: give out, the folder for the files")
     folder = source.path.parent if source.path is not None and options.out is None else Path(options.out or "")
@@ -60,6 +62,12 @@ def run_export(options: ExportOptions, context: Context) -> ExportReport:
         if write_card(folder, network, _card_facts(source, context.note)) is None:
             context.note(f"{folder / source.stem}.md is not a card of srkd export: it is left alone")
     return report
+
+
+def _in_luma(network: Network, source: Source) -> tuple[Network, Source]:
+    """The network for luma, whose files have names of their own; its scores were not measured."""
+    header = {key: value for key, value in source.header.items() if key != "srkd.scores"}
+    return network.deployed().in_luma(), replace(source, stem=f"{source.stem}-luma", header=header)
 
 
 def _int8_teacher(options: ExportOptions, source: Source, note: Note) -> Teacher | None:

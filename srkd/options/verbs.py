@@ -70,6 +70,9 @@ class ExportOptions(CheckpointOptions):
     shuffle: Annotated[
         Literal["crd", "dcr"], Option("Order of channels at DepthToSpace; some accelerators support only dcr.")
     ] = "crd"
+    luma: Annotated[bool, Option("Files for the luma of a picture alone, with one channel (plain and compact).")] = (
+        False
+    )
     calibrate: Annotated[
         PathOption, Option("Photos on which int8 measures a network's values.", unset="embedded photos", metavar="DIR")
     ] = None

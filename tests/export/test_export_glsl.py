@@ -12,11 +12,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+import srkd
 from compressor.base.errors import SrkdError, UsageError
 from compressor.inference.open import open_model, read_metadata
 from compressor.inference.super_resolve import super_resolve
+from compressor.models.checkpoints.save import save_network
 from compressor.models.networks.base import Network
-from compressor.models.networks.compact import Compact, CompactSpec
+from compressor.models.networks.compact import CompactSpec
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.plain import PlainSpec
 from compressor.models.networks.registry import build, quantise
@@ -172,6 +174,25 @@ def test_a_luma_shader_enlarges_pictures_in_colour(tmp_path: Path) -> None:
     assert (played - super_resolve(TorchRuntime(network, label="network"), lr).sr).abs().max() <= 2 * LEVEL
 
 
+def test_a_student_in_rgb_is_written_for_luma(tmp_path: Path) -> None:
+    network = lively(RGB)
+    save_network(network, tmp_path / "student.safetensors", metadata={"srkd.scores": "{}", "srkd.recipe": "logits"})
+    report = srkd.export(tmp_path / "student.safetensors", formats=("glsl", "onnx"), luma=True)
+    shader_file, onnx_file = (file.path for file in report.files)
+    assert shader_file == tmp_path / "student-luma.glsl" and onnx_file == tmp_path / "student-luma.onnx"
+    assert {block["HOOK"][0] for block in blocks(shader_file)} == {"LUMA"}
+    metadata = read_metadata(shader_file)
+    assert metadata["srkd.recipe"] == "logits" and "srkd.scores" not in metadata, "its scores were not measured"
+    assert open_model(onnx_file).descriptor.channels == 1
+
+
+def test_a_network_without_a_form_for_luma_is_refused(tmp_path: Path) -> None:
+    save_network(build(EDSRSpec(width=8, depth=1, scale=2), seed=0), tmp_path / "edsr.safetensors")
+    with pytest.raises(SrkdError, match="this edsr has no form for luma alone"):
+        srkd.export(tmp_path / "edsr.safetensors", formats=("glsl",), luma=True)
+    assert len(list(tmp_path.iterdir())) == 1
+
+
 @plays
 @pytest.mark.ci
 @pytest.mark.parametrize("name", ["glsl", "glsl-fp16"])
@@ -189,8 +210,7 @@ def test_another_network_than_that_of_the_shader_fails(tmp_path: Path) -> None:
     network = build(CompactSpec(2, width=4, depth=1, channels=1), seed=0)
     path = shader(network, tmp_path)
     with torch.no_grad():
-        assert isinstance(network, Compact)
-        network.tail.bias += 2 * LEVEL  # type: ignore[union-attr,operator]
+        network.get_parameter("tail.bias").add_(2 * LEVEL)
     lr = torch.full((1, 1, 8, 8), 0.5)
     assert (open_model(path).run(lr) - TorchRuntime(network, label="network").run(lr)).abs().max() > 1.5 * LEVEL
 

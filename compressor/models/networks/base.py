@@ -285,6 +285,15 @@ class Network(ImageModel):
         """
         return self
 
+    def in_luma(self) -> Network:
+        """Return a network of one channel that does to a picture's luma what this one does to a grey picture.
+
+        Luma is Y of BT.601 in studio range divided by 255, as films and one-channel networks of srkd have it.
+        """
+        raise SrkdError(
+            f"this {self.spec.arch} has no form for luma alone: float plain and compact with three channels do"
+        )
+
     def fill(self, deployed: Network) -> None:
         """Set the weights so that `deployed()` is that network."""
         self.load_state_dict(deployed.state_dict(), strict=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, ClassVar
 
@@ -42,6 +42,10 @@ from compressor.models.quantisation.quantisers import Place
 
 ACTIVATIONS = ("prelu", "relu", "leakyrelu")
 LEAKY_SLOPE = 0.1
+LUMA_PARTS = (0.299, 0.587, 0.114)
+"""The parts of red, green and blue in luma (ITU-R BT.601)."""
+STUDIO_BLACK, STUDIO_RANGE = 16 / 255, 219 / 255
+"""Luma of black, and of white above it, divided by 255 (ITU-R BT.601)."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +127,28 @@ class Compact(Network):
         if self.spec.residual:
             image = image - F.interpolate(lr, scale_factor=float(self.spec.scale), mode="nearest")
         return F.pixel_unshuffle(image, self.spec.scale)
+
+    @torch.no_grad()
+    def in_luma(self) -> Network:
+        """Sum the first layer over the colours, and weigh those of the last by their part in the luma.
+
+        With Y = (219 y + 16) / 255 of a grey y the first convolution reads y, and the last gives its change in Y. The
+        two networks differ only near the border: the zeros around a picture are black to one of them only.
+        """
+        if self.spec.channels != 3 or self.quantisation is not None:
+            return super().in_luma()
+        network = type(self)(replace(self.spec, channels=1))
+        state = {name: tensor.clone() for name, tensor in self.state_dict().items()}
+        weight, tail = state["head.conv.weight"].sum(1, keepdim=True) / STUDIO_RANGE, self.spec.scale**2
+        state["head.conv.weight"] = weight
+        state["head.conv.bias"] -= STUDIO_BLACK * weight.sum((1, 2, 3))
+        parts = STUDIO_RANGE * torch.tensor(LUMA_PARTS, device=weight.device, dtype=weight.dtype)
+        for name in ("tail.weight", "tail.bias"):
+            state[name] = torch.einsum("c,cs...->s...", parts, state[name].unflatten(0, (3, tail)))
+        if not self.spec.residual:
+            state["tail.bias"] += STUDIO_BLACK
+        network.load_state_dict(state)
+        return network.to(weight.device, weight.dtype).train(self.training)
 
     @property
     def descriptor(self) -> Descriptor:
