@@ -59,13 +59,11 @@ def _read(path: Path) -> tuple[dict[str, str], str]:
     if not found or not header.startswith("// srkd."):
         raise SrkdError(f"{path} was not written by `srkd export --glsl`: srkd runs no other shaders")
     if checksum != _crc32(header + passes):
-        raise SrkdError(
-            f"{path} is damaged or was changed after its export (its checksum is not {checksum[:8]}): export it again"
-        )
+        raise SrkdError(f"{path} is damaged or was changed after its export: export it again")
     try:
         pairs = (line.removeprefix("// ").partition(" ") for line in header.splitlines())
         return {key: str(value) for key, value in srkd_keys({k: json.loads(v) for k, _, v in pairs}).items()}, text
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise SrkdError(f"{path}: its metadata cannot be read: {error}") from error
 
 
