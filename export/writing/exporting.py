@@ -81,8 +81,24 @@ class FileReport:
 
 
 @dataclass(frozen=True)
+class HostFolder:
+    """Result of one host of `--for`. If nothing was written, `folder` is None and `reason` says why."""
+
+    host: str
+    folder: Path | None
+    files: tuple[FileReport, ...] = ()
+    also: tuple[Path, ...] = ()
+    """Files beside the models: a script, the README."""
+    expect: str | None = None
+    """The time of an image here, with what it was measured on, or where to see it; None if no such file runs here."""
+    notes: tuple[str, ...] = ()
+    verdict: Literal["written", "failed", "unavailable"] = "written"
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
 class ExportReport:
-    """The result of `export`: a report of each format, the inputs of the comparison, and remarks."""
+    """The result of `export`: a report of each format and host, the inputs of the comparison, and remarks."""
 
     files: tuple[FileReport, ...]
     compared_on: tuple[str, ...]
@@ -91,11 +107,12 @@ class ExportReport:
     """A warning about the network itself: its run measured it worse than bicubic."""
     licence: str | None = None
     """Licence of the weights if their file states one; for a student, the teacher's."""
+    hosts: tuple[HostFolder, ...] = ()
 
     @property
     def ok(self) -> bool:
-        """True if every format was written, and passed the comparison if such files run here."""
-        return all(file.path is not None for file in self.files)
+        """True if every format and host was written, and passed the comparison if such files run here."""
+        return all(file.path is not None for file in self.files) and all(host.folder for host in self.hosts)
 
     @property
     def failed(self) -> tuple[FileReport, ...]:

@@ -13,12 +13,13 @@ from compressor.models.networks.base import ImageModel, Network
 from compressor.teachers.teacher import Teacher, load_teacher
 from export.formats.conversion import FileOptions, Int8Options, tuned_and_largest
 from export.formats.table import find_formats
+from export.hosts.writing import export_for_hosts
 from export.writing.card import CardFacts, write_card
 from export.writing.exporting import ExportReport, Source, export_model
 from export.writing.record import write_record
 from srkd.options.function import public
 from srkd.options.models import refuse_file_options
-from srkd.options.values import SIZES, read_size
+from srkd.options.values import SIZES, as_tuple, read_size
 from srkd.options.verbs import ExportOptions
 from srkd.record.run_file import find_run_of
 from srkd.record.run_teacher import find_run_teacher
@@ -38,6 +39,12 @@ def run_export(options: ExportOptions, context: Context) -> ExportReport:
     if options.out is None and source.path is None:
         raise UsageError("an open network has no folder to write to: give out, the folder for the files")
     folder = source.path.parent if source.path is not None and options.out is None else Path(options.out or "")
+    hosts = as_tuple(options.hosts)
+    if hosts and (options.static is not None or options.io != "float" or options.shuffle != "crd"):
+        raise UsageError("--for decides size, images and channel order itself: leave out --static, --io and --shuffle")
+    folders = export_for_hosts(network, source, hosts, folder, context) if hosts else ()
+    if hosts and not options.formats:
+        return ExportReport((), (), licence=source.licence, hosts=folders)
     report = export_model(
         network,
         source,
@@ -61,7 +68,7 @@ def run_export(options: ExportOptions, context: Context) -> ExportReport:
         write_record(folder, report, source.sha256)
         if write_card(folder, network, _card_facts(source, context.note)) is None:
             context.note(f"{folder / source.stem}.md is not a card of srkd export: it is left alone")
-    return report
+    return replace(report, hosts=folders)
 
 
 def _in_luma(network: Network, source: Source) -> tuple[Network, Source]:

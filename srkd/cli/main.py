@@ -21,6 +21,7 @@ VERBS = {
     "compress": "Train a student from a teacher with a recipe and write a run folder.",
     "plot": "Draw the curves of RUNs as a PNG picture.",
     "export": "Write MODEL in other formats, each compared with the network.",
+    "hosts": "List the programs that srkd export --for writes for.",
     "profile": "Time MODELs beside their teacher, with cost, memory and quality.",
     "plan": "Find the largest student that meets a target on this machine.",
     "report": "Write RUNs as one HTML file with scores, speed and pictures.",

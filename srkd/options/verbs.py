@@ -14,6 +14,7 @@ from compressor.degradation.names import NONE
 from compressor.inference.metric_table import DEFAULT_METRICS, METRICS
 from compressor.runtimes.table import RUNTIMES
 from export.formats.table import DEFAULT_FORMATS, FORMATS
+from export.hosts.table import HOSTS
 from srkd.options.option import Option, Options, options
 from srkd.options.shared import (
     GOAL_HELP,
@@ -49,6 +50,16 @@ class ExportOptions(CheckpointOptions):
         Sequence[str],
         Option(
             f"Names of formats: {', '.join(FORMATS)}.", unset=", ".join(DEFAULT_FORMATS), flag_per_value=FORMAT_FLAGS
+        ),
+    ] = ()
+    hosts: Annotated[
+        str | Sequence[str],
+        names_of(*HOSTS),
+        Option(
+            f"Programs to write for, each in a folder of its name that is ready to copy: some of {', '.join(HOSTS)} "
+            "(srkd hosts lists them).",
+            flags=("--for",),
+            unset="none",
         ),
     ] = ()
     out: Annotated[PathOption, Option("Folder to write to.", unset="beside the model", flags=("-o", "--out"))] = None

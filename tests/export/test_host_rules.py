@@ -1,6 +1,6 @@
 """Files that other programs are to take satisfy the rules that stand in those programs' sources.
 
-The programs themselves are not run here: Debian's FFmpeg has no backend for ONNX, and vs-mlrt needs VapourSynth.
+FFmpeg itself is not run: Debian's has no backend for ONNX. tests/hosts/test_vapoursynth.py runs vs-mlrt.
 """
 
 from __future__ import annotations

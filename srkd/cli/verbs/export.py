@@ -17,7 +17,7 @@ from srkd.terminal.console import Console, Records
 if TYPE_CHECKING:
     from export.proof.integer_nodes import IntegerNodes
     from export.proof.verify import Parity
-    from export.writing.exporting import ExportReport
+    from export.writing.exporting import ExportReport, HostFolder
 
 
 @verb(
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     examples=(
         "srkd export runs/first",
         "srkd export student.safetensors --onnx -o exported",
+        "srkd export runs/first --for upscayl,vapoursynth -o for-friends",
         "srkd export student.safetensors --onnx --static 320x180",
         "srkd export student.safetensors --onnx --fp16 --io uint8",
         "srkd export student.safetensors --int8 --calibrate photos --max-drop 0.05",
@@ -55,15 +56,18 @@ def command(console: Console, options: ExportOptions, *, every_format: bool) -> 
     for_exit_code = [
         file for file in report.files if not every_format or file.format in options.formats or file.verdict == "failed"
     ]
-    missing = [file for file in for_exit_code if file.path is None]
+    missing = [f"{file.format}: {file.reason}" for file in for_exit_code if file.path is None]
+    missing += [f"{host.host}: {host.reason}" for host in report.hosts if host.folder is None]
     if missing:
-        raise SrkdError("; ".join(f"{file.format}: {file.reason}" for file in missing))
+        raise SrkdError("; ".join(missing))
 
 
 def records(report: ExportReport) -> Records:
-    """A row of values for each format."""
+    """A row of values for each format, and for each file of a host."""
+    files = [("", file) for file in report.files] + [(host.host, file) for host in report.hosts for file in host.files]
     return [
         {
+            "host": host,
             "format": file.format,
             "precision": file.precision,
             "path": file.path,
@@ -77,11 +81,32 @@ def records(report: ExportReport) -> Records:
             "reason": file.reason,
             "seconds": file.seconds,
         }
-        for file in report.files
+        for host, file in files
     ]
 
 
 def show(console: Console, report: ExportReport) -> None:
+    """Print a row for each format, then their paths; a line or two for each host."""
+    for host in report.hosts:
+        if host.folder is not None:
+            console.result(f"wrote {host.folder}: {', '.join(_names(host))}")
+            console.say(f"{host.host}: expect {host.expect or 'a time that cannot be measured here'}")
+        for note in host.notes:
+            console.say(f"{host.host}: {note}")
+    if report.files or not report.hosts:
+        show_formats(console, report)
+    for warning in (report.warning, commercial_warning(report.licence)):
+        if warning is not None:
+            console.warn(warning)
+
+
+def _names(host: HostFolder) -> list[str]:
+    """The files of a host, in its folder."""
+    paths = [*(file.path for file in host.files if file.path is not None), *host.also]
+    return [str(path.relative_to(host.folder)) if host.folder is not None else path.name for path in paths]
+
+
+def show_formats(console: Console, report: ExportReport) -> None:
     """Print a row for each format, then their paths."""
     console.table(
         ["format", "precision", "file", "MB", "largest difference", "PSNR to the network", "verdict", "s"],
@@ -115,9 +140,6 @@ def show(console: Console, report: ExportReport) -> None:
         if file.facts:
             facts = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in file.facts.items())
             console.say(f"{file.format}: {facts}")
-    for warning in (report.warning, commercial_warning(report.licence)):
-        if warning is not None:
-            console.warn(warning)
 
 
 def integer_cells(nodes: IntegerNodes | None) -> dict[str, int | None]:

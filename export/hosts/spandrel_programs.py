@@ -1,0 +1,98 @@
+"""chaiNNer, ComfyUI, AUTOMATIC1111's web UI and InvokeAI: checkpoints in home names, which they load with spandrel.
+
+Read in chaiNNer-org/spandrel (libs/spandrel/spandrel/architectures) and in the programs' pull requests ComfyUI 2146,
+stable-diffusion-webui 14425 and InvokeAI 6556.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from time import monotonic
+
+import torch
+
+from compressor.base.errors import SrkdError, UsageError, one_line
+from compressor.base.files import atomic_path
+from compressor.models.checkpoints.convert import convert_network
+from compressor.models.networks.base import Network
+from compressor.teachers.spandrel_teacher import import_spandrel, is_spandrel_installed
+from export.formats.conversion import CannotConvert
+from export.formats.proof_inputs import proof_inputs
+from export.formats.table import Bounds
+from export.hosts.job import HostFiles, HostJob
+from export.proof.verify import Parity, compare
+from export.writing.exporting import FileReport
+
+HOMES: Mapping[str, str] = {
+    "compact": "srvgg",
+    "rrdbnet": "esrgan",
+    "rcan": "rcan",
+    "swinir": "swinir",
+    "span": "span",
+}
+"""The code base in whose names spandrel knows each network."""
+PLACES: Mapping[str, tuple[str, str]] = {
+    "chainner": ("anywhere", "the node Load Model opens {name}, and Upscale Image runs it"),
+    "comfyui": ("ComfyUI/models/upscale_models", "the node Load Upscale Model lists {name}"),
+    "a1111": ("stable-diffusion-webui/models/ESRGAN", "Extras > Upscaler lists {name}"),
+    "invokeai": ("anywhere; add it in the model manager", "the node Image-to-Image lists {name}"),
+}
+BOUNDS = Bounds(max_abs=1e-4, as_images=True)
+"""spandrel's own call clips images to [0,1]."""
+NOT_LOADED = "spandrel is not installed, so the file was not loaded: pip install --no-deps spandrel einops"
+INSTEAD = "--student compact-s runs there"
+
+
+def write(job: HostJob) -> HostFiles:
+    """Write `4x-MODEL.pth` in its home names; if spandrel is installed, it must load it and give the same images."""
+    network, started = job.network, monotonic()
+    home = HOMES.get(network.spec.arch)
+    if home is None:
+        raise CannotConvert(f"{job.title} loads models with spandrel, which has no {network.spec.arch}: {INSTEAD}")
+    name = f"{job.scale}x-{job.model}.pth"
+    path = job.folder / name
+    job.folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with atomic_path(path) as temporary:
+            converted = convert_network(network, home, temporary)
+            parity = compare_in_spandrel(temporary, network) if is_spandrel_installed() else None
+    except UsageError as error:
+        raise CannotConvert(str(error)) from error
+    place, call = PLACES[job.host]
+    file = FileReport(
+        format=f"checkpoint of {converted.to}",
+        path=path,
+        bytes=converted.bytes,
+        precision="fp32",
+        parity=parity,
+        verdict="unproved" if parity is None else "passed",
+        seconds=monotonic() - started,
+        reason=NOT_LOADED if parity is None else None,
+    )
+    return HostFiles(
+        (file,), place=f"{name} into {place}", call=call.format(name=name), timed=path, notes=converted.notes
+    )
+
+
+def compare_in_spandrel(path: Path, network: Network) -> Parity:
+    """Return the largest difference between the file in spandrel and the network; refuse one that it doesn't run."""
+    try:
+        with one_line("spandrel does not load it"):
+            model = import_spandrel().ModelLoader(device="cpu").load_from_file(path)
+    except SrkdError as error:
+        raise CannotConvert(f"{error}: {INSTEAD}") from error
+    model.model.eval()
+    largest: Parity | None = None
+    for sample in proof_inputs(network.descriptor):
+        with torch.no_grad():
+            outcome = compare(sample, model(sample.lr).float(), network(sample.lr), BOUNDS)
+        if outcome.reason is not None:
+            raise CannotConvert(
+                f"spandrel's {model.architecture.name} is another network, it {outcome.reason}: {INSTEAD}"
+            )
+        if largest is None or outcome.parity.max_abs > largest.max_abs:
+            largest = outcome.parity
+    if largest is None:
+        raise SrkdError("there are no images to compare on")
+    return largest

@@ -1,0 +1,83 @@
+"""VapourSynth with vs-mlrt: ONNX files by the names that its users know, and a script that runs.
+
+Read in AmusementClub/vs-mlrt at vsort/vs_onnxruntime.cpp (checkNodesAndNetwork: one input and one output of four axes,
+N,C,H,W, fp32 or fp16, 1 or 3 channels, a whole scale) and common/onnx_utils.cpp (`specifyShape` writes 1 and the tile's
+size over the batch and H, W), and in scripts/vsmlrt.py (TensorRT's shapes are of an input called "input").
+Names follow those of traiNNer and AnimeJaNai: 2x_MODEL_1x3xHxW_fp32_op18.onnx.
+"""
+
+from __future__ import annotations
+
+from compressor.base.files import atomic_path
+from export.formats.conversion import CannotConvert, FileOptions, needs_fixed_size
+from export.hosts.job import STUDENTS, HostFiles, HostJob
+from export.writing.exporting import FileReport
+
+SCRIPT = '''"""Enlarge a film {scale} times: vspipe -a film=film.mkv -c y4m {script} - | ffmpeg -i - large.mkv
+
+Needs VapourSynth with vs-mlrt and a source plugin: pip install vapoursynth vapoursynth-mlrt-ort vapoursynth-bestsource,
+then once: vapoursynth config
+"""
+
+
+import vapoursynth as vs
+
+MODEL = Path(__file__).with_name("{model}")
+
+
+def enlarge(clip: vs.VideoNode) -> vs.VideoNode:
+    """Return the clip {scale} times as large, as {format}. On an NVIDIA GPU: provider="CUDA", or core.trt.Model."""
+    images = clip.resize.Bicubic(format=vs.{format}{matrix})
+    return vs.core.ort.Model([images], network_path=str(MODEL), provider="CPU")
+
+
+if "film" in globals():
+    source = vs.core.bs.VideoSource(film)  # noqa: F821
+    large = enlarge(source)
+    large.resize.Bicubic(format=vs.{output}{back}).set_output()
+'''
+
+
+def write(job: HostJob) -> HostFiles:
+    """Write the network in fp32 and in fp16 with fp16 images, and `MODEL.vpy`."""
+    if needs_fixed_size(job.network):
+        raise CannotConvert(
+            f"vs-mlrt cuts clips into tiles of any size, and {job.network.spec.arch} in ONNX takes one size only: "
+            f"{STUDENTS} run there"
+        )
+    channels, scale = job.network.descriptor.channels, job.scale
+    files: list[FileReport] = []
+    for format_name, precision, options in (
+        ("onnx", "fp32", FileOptions()),
+        ("fp16", "strong_fp16", FileOptions(io="fp16")),
+    ):
+        name = f"{scale}x_{job.model}_1x{channels}xHxW_{precision}_op18"
+        files += job.export([format_name], name, options=options, suffix=".onnx")
+    script = job.folder / f"{scale}x_{job.model}.vpy"
+    model = files[0].path or script
+    colour = channels == 3
+    with atomic_path(script) as temporary:
+        temporary.write_text(
+            SCRIPT.format(
+                scale=scale,
+                script=script.name,
+                model=model.name,
+                format="RGBS" if colour else "GRAYS",
+                matrix=', matrix_in_s="709"' if colour else "",
+                output="YUV420P8" if colour else "GRAY8",
+                back=', matrix_s="709"' if colour else "",
+            ),
+            encoding="utf-8",
+        )
+    radius = job.network.descriptor.receptive_radius
+    notes = ["fp16 takes and gives fp16 images (RGBH): for vs-mlrt's TensorRT and CUDA backends"]
+    if radius is not None:
+        notes.append(f"with tiles, overlap={radius} or more makes their borders exact")
+    return HostFiles(
+        tuple(files),
+        place="this folder anywhere; for vsmlrt.py into its models folder",
+        call=f"vspipe -a film=film.mkv -c y4m {script.name} - | ffmpeg -i - large.mkv",
+        also=(script,),
+        timed=files[0].path,
+        notes=tuple(notes),
+    )

@@ -1,0 +1,80 @@
+"""`srkd export --for HOST`: a folder for each host, with a README of three lines and notes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from compressor.base.context import QUIET, Context
+from compressor.base.errors import SrkdError
+from compressor.base.files import atomic_path, read_text, require_writable_folder
+from compressor.base.machine import count_threads, machine_facts
+from compressor.inference.open import open_model
+from compressor.models.networks.base import Network
+from compressor.runtimes.table import OpenOptions
+from export.formats.conversion import CannotConvert
+from export.hosts.job import HostFiles, HostJob
+from export.hosts.table import HOSTS
+from export.timing.stopwatch import image_for
+from export.timing.turns import take_turns
+from export.writing.exporting import HostFolder, Source
+
+README = "README.md"
+MARK = "Written by srkd export"
+TIMED_SIZE, TIMED_SECONDS = (320, 180), 1.0
+
+
+def export_for_hosts(
+    network: Network, source: Source, hosts: Sequence[str], out_dir: Path, context: Context = QUIET
+) -> tuple[HostFolder, ...]:
+    """Write `<out_dir>/<host>` for each host; one that cannot run the network does not stop the others."""
+    require_writable_folder(out_dir, "--out")
+    network = network.deployed()
+    folders = []
+    for name in dict.fromkeys(hosts):
+        host = HOSTS.find(name)
+        folder = out_dir / host.name
+        try:
+            written = host.load().write(HostJob(host.name, host.title, network, source, folder, context))
+            expected = _expected(written)
+            readme = _write_readme(folder, host.title, written, expected)
+            also = written.also if readme is None else (*written.also, readme)
+            folders.append(HostFolder(host.name, folder, written.files, also, expected, written.notes))
+        except CannotConvert as error:
+            folders.append(HostFolder(host.name, None, reason=str(error), verdict="unavailable"))
+        except SrkdError as error:
+            folders.append(HostFolder(host.name, None, reason=str(error), verdict="failed"))
+    return tuple(folders)
+
+
+def _expected(written: HostFiles) -> str | None:
+    """Return the time of an image here, with what it was measured on, or what the host says of it."""
+    if written.timed is None:
+        return written.expect
+    runtime = open_model(written.timed, OpenOptions(trusted=True))
+    size = runtime.descriptor.fixed_size or TIMED_SIZE
+    image = image_for(runtime, *size)
+    (times,) = take_turns([lambda: runtime.run(image)], seconds_each=TIMED_SECONDS)
+    where = f"{runtime.name} on {machine_facts()['cpu']}, {count_threads(torch.get_num_threads())}"
+    return f"{times.percentile(50):.1f} ms for an image of {size[0]}x{size[1]} in srkd, {runtime.precision}, {where}"
+
+
+def _write_readme(folder: Path, title: str, written: HostFiles, expected: str | None) -> Path | None:
+    """Write the README; None if one that srkd did not write is there."""
+    path = folder / README
+    if path.exists() and MARK not in read_text(path, 10**6):
+        return None
+    lines = [
+        f"# {title}\n",
+        f"- Put {written.place}.",
+        f"- Call: `{written.call}`",
+        f"- Expect {expected}." if expected else "- Expect: no file of this kind runs on the machine that wrote it.",
+        "",
+        *(f"{note[0].upper()}{note[1:]}." for note in written.notes),
+        f"{MARK}.",
+    ]
+    with atomic_path(path) as temporary:
+        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path

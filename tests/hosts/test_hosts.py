@@ -1,0 +1,122 @@
+"""`--for HOST` and `srkd hosts`: the table, names, checkpoints for spandrel's programs, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+import srkd
+from compressor.base.errors import UsageError
+from compressor.models.networks.carn import CARNSpec
+from compressor.models.networks.compact import CompactSpec
+from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.registry import build
+from compressor.teachers.spandrel_teacher import import_spandrel, is_spandrel_installed
+from export.hosts.job import model_name
+from export.hosts.table import HOSTS
+from export.hosts.writing import export_for_hosts
+from export.writing.exporting import Source
+from srkd.cli.main import run
+from tests.support.hosts import enlarged, photo
+
+
+def test_every_host_says_what_it_writes_and_where_that_ran() -> None:
+    for name, host in HOSTS.items():
+        assert host.name == name and host.writes and host.proved and callable(host.load().write)
+
+
+def test_the_list_is_the_table(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["hosts", "--json"]) == 0
+    assert [host["name"] for host in json.loads(capsys.readouterr().out)["hosts"]] == list(HOSTS)
+    assert run(["hosts"]) == 0
+    out = capsys.readouterr().out
+    assert all(host.name in out for host in HOSTS.values())
+
+
+@pytest.mark.parametrize(
+    ("stem", "parent", "expected"),
+    [
+        ("student", "anime-light", "anime-light"),
+        ("student", "x2", "student"),  # a folder that is called by a scale alone
+        ("student-luma", "anime-light", "anime-light-luma"),
+        ("mine", "anime-light", "mine"),
+        ("4x_mine", "runs", "mine"),
+        ("mine-x3-v2", "runs", "mine-v2"),
+        ("minex2", "runs", "mine2"),
+        ("compact-24x8x2", "runs", "compact-24by8by2"),
+        ("my best: one", "runs", "my-best-one"),
+    ],
+)
+def test_names_have_no_scale_but_the_networks(stem: str, parent: str, expected: str, tmp_path: Path) -> None:
+    """Upscayl runs a name with x2 or 2x at x2, whatever the network's scale is."""
+    folder = tmp_path / parent
+    name = model_name(Source(stem, path=folder / f"{stem.removesuffix('-luma')}.safetensors"))
+    assert name == expected
+    assert not any(mark in name.lower() for mark in ("x1", "x2", "2x", "x3", "3x", "x8"))
+
+
+@pytest.mark.extras
+@pytest.mark.skipif(not is_spandrel_installed(), reason="spandrel is not installed")
+def test_spandrel_loads_what_its_programs_get(tmp_path: Path) -> None:
+    network = build(CompactSpec(4, width=24, depth=8), seed=1).eval()
+    folders = export_for_hosts(network, Source("small"), ["chainner", "comfyui", "a1111", "invokeai"], tmp_path)
+    for folder in folders:
+        (file,) = folder.files
+        assert file.verdict == "passed" and file.path is not None and file.path.name == "4x-small.pth"
+    model = import_spandrel().ModelLoader(device="cpu").load_from_file(folders[0].files[0].path)
+    lr = photo()
+    with torch.no_grad():
+        image = model(lr)[0].permute(1, 2, 0).numpy()
+    assert model.scale == 4 and abs(image - enlarged(network, lr)).max() < 1e-5
+
+
+@pytest.mark.parametrize("spec", [EDSRSpec(width=8, depth=1, scale=2), CARNSpec(scale=2, width=8)])
+def test_spandrels_programs_have_no_edsr_and_no_carn(spec: EDSRSpec, tmp_path: Path) -> None:
+    (folder,) = export_for_hosts(build(spec, seed=0), Source("it"), ["comfyui"], tmp_path)
+    assert folder.reason is not None and f"has no {spec.arch}: --student compact-s runs there" in folder.reason
+    assert not (tmp_path / "comfyui" / "2x-it.pth").exists()
+
+
+@pytest.mark.extras
+@pytest.mark.skipif(not is_spandrel_installed(), reason="spandrel is not installed")
+def test_what_spandrel_takes_for_another_network_is_not_kept(tmp_path: Path) -> None:
+    """It knows Compact with PReLU only, and of a file with ReLU it makes another network or none."""
+    network = build(CompactSpec(2, width=8, depth=2, act="relu"), seed=1)
+    (folder,) = export_for_hosts(network, Source("it"), ["chainner"], tmp_path)
+    assert folder.verdict == "unavailable" and "compact-s" in str(folder.reason)
+    assert not list((tmp_path / "chainner").glob("*.pth"))
+
+
+def test_a_command_writes_for_several_and_fails_for_one_that_cannot(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    srkd.save(build(EDSRSpec(width=8, depth=1, scale=2), seed=0), tmp_path / "net.safetensors")
+    words = ["export", str(tmp_path / "net.safetensors"), "--for", "vapoursynth,chainner", "-o", str(tmp_path / "out")]
+    assert run([*words, "--json"]) == 1
+    out, err = capsys.readouterr()
+    written, refused = json.loads(out)["hosts"]
+    assert written["verdict"] == "written" and written["folder"] == str(tmp_path / "out" / "vapoursynth")
+    assert refused["verdict"] == "unavailable" and err.strip().splitlines()[-1].count("chainner: ") == 1
+    readme = (tmp_path / "out" / "vapoursynth" / "README.md").read_text(encoding="utf-8")
+    assert [line[:6] for line in readme.splitlines() if line.startswith("- ")] == ["- Put ", "- Call", "- Expe"]
+
+
+def test_a_readme_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "vapoursynth").mkdir()
+    (tmp_path / "vapoursynth" / "README.md").write_text("mine\n")
+    (folder,) = export_for_hosts(
+        build(EDSRSpec(width=8, depth=1, scale=2), seed=0), Source("net"), ["vapoursynth"], tmp_path
+    )
+    assert (tmp_path / "vapoursynth" / "README.md").read_text() == "mine\n"
+    assert not any(path.name == "README.md" for path in folder.also)
+
+
+def test_wrong_words_are_refused(tmp_path: Path) -> None:
+    srkd.save(build(EDSRSpec(width=8, depth=1, scale=2), seed=0), tmp_path / "net.safetensors")
+    with pytest.raises(UsageError, match="upscayl"):
+        srkd.export(tmp_path / "net.safetensors", hosts="upscale")
+    with pytest.raises(UsageError, match="--for decides"):
+        srkd.export(tmp_path / "net.safetensors", hosts="upscayl", static="64x64")

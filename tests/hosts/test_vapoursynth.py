@@ -1,0 +1,96 @@
+"""VapourSynth with vs-mlrt's ONNX Runtime plugin runs what `--for vapoursynth` writes, and gives srkd's images."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from compressor.base.metadata import srkd_keys
+from export.hosts.writing import export_for_hosts
+from export.writing.exporting import Source
+from tests.support.hosts import STUDENTS, enlarged, host_python, photo, run_host
+
+CLIP = """
+import sys
+import numpy as np
+import vapoursynth as vs
+model, source, target, form = sys.argv[1:]
+image = np.load(source)
+blank = vs.core.std.BlankClip(width=image.shape[1], height=image.shape[0], format=getattr(vs, form), length=1)
+def fill(n, f):
+    frame = f.copy()
+    for index in range(image.shape[2]):
+        np.asarray(frame[index])[:] = image[..., index]
+    return frame
+clip = vs.core.std.ModifyFrame(blank, blank, fill)
+frame = vs.core.ort.Model([clip], network_path=model, provider="CPU").get_frame(0)
+np.save(target, np.stack([np.asarray(frame[index]).astype(np.float32) for index in range(image.shape[2])], -1))
+"""
+
+
+@pytest.mark.extras
+@pytest.mark.parametrize("student", STUDENTS)
+def test_its_onnx_runtime_gives_the_networks_image(student: str, tmp_path: Path) -> None:
+    host_python("vapoursynth")
+    network = STUDENTS[student]().eval()
+    (folder,) = export_for_hosts(network, Source(student), ["vapoursynth"], tmp_path)
+    assert folder.verdict == "written", folder.reason
+    lr = photo(channels=network.descriptor.channels)
+    np.save(tmp_path / "lr.npy", lr[0].permute(1, 2, 0).numpy())
+    for file in folder.files:
+        assert file.path is not None
+        strong = "strong_fp16" in file.path.name
+        colour = "RGB" if network.descriptor.channels == 3 else "GRAY"
+        run_host("vapoursynth", CLIP, file.path, tmp_path / "lr.npy", tmp_path / "sr.npy", colour + "SH"[strong])
+        difference = np.abs(np.load(tmp_path / "sr.npy").clip(0, 1) - enlarged(network, lr)).max()
+        assert difference < (2 if strong else 1) / 255 / (1 if strong else 100)
+
+
+@pytest.mark.extras
+def test_the_script_enlarges_a_film(tmp_path: Path) -> None:
+    """As its README says: vspipe with -a film=."""
+    av = pytest.importorskip("av")
+    python = host_python("vapoursynth")
+    network = STUDENTS["compact-24x8"]().eval()
+    (folder,) = export_for_hosts(network, Source("small"), ["vapoursynth"], tmp_path)
+    with av.open(str(tmp_path / "film.mkv"), "w") as container:
+        stream = container.add_stream("mpeg4", rate=24)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for _ in range(3):
+            picture = (255 * photo(64, 48)[0]).byte().permute(1, 2, 0).contiguous().numpy()
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+    script = next(path for path in folder.also if path.suffix == ".vpy")
+    environment = {**os.environ, "HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path)}
+    subprocess.run([python.with_name("vapoursynth"), "config"], env=environment, check=True, capture_output=True)
+    command = [python.with_name("vspipe"), "-a", f"film={tmp_path / 'film.mkv'}", "-c", "y4m", script, "-"]
+    done = subprocess.run(list(map(str, command)), capture_output=True, check=False, timeout=300, env=environment)
+    assert done.returncode == 0, done.stderr.decode()[-2000:]
+    assert done.stdout.startswith(b"YUV4MPEG2") and b"W256 H192" in done.stdout[:80]
+    assert done.stdout.count(b"FRAME") == 3
+
+
+def test_names_tell_scale_shape_precision_and_opset(tmp_path: Path) -> None:
+    """Facts of vs-mlrt's checks: one input and one output, N,C,H,W, called as vsmlrt.py expects."""
+    network = STUDENTS["plain-luma-x2"]().eval()
+    (folder,) = export_for_hosts(network, Source("thing-x3"), ["vapoursynth"], tmp_path)
+    names = [file.path.name for file in folder.files if file.path is not None]
+    assert names == ["2x_thing_1x1xHxW_fp32_op18.onnx", "2x_thing_1x1xHxW_strong_fp16_op18.onnx"]
+    for file, kind in zip(folder.files, (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16), strict=True):
+        assert file.path is not None
+        model = onnx.load(file.path)
+        assert model.opset_import[0].version == 18 and srkd_keys({p.key: p.value for p in model.metadata_props})
+        (image,), (output,) = model.graph.input, model.graph.output
+        assert (image.name, output.name) == ("input", "output")
+        for value in (image, output):
+            assert value.type.tensor_type.elem_type == kind
+            batch, channels, *sides = value.type.tensor_type.shape.dim
+            assert channels.dim_value == 1 and all(side.dim_param for side in sides) and not batch.dim_value > 1
+    script = (tmp_path / "vapoursynth" / "2x_thing.vpy").read_text(encoding="utf-8")
+    compile(script, "2x_thing.vpy", "exec")
+    assert names[0] in script and "GRAYS" in script
