@@ -126,7 +126,8 @@ class TermCalibration:
         if total <= 0:
             raise SrkdError(
                 f"the weight of {name} cannot be calibrated: the term was {total / self.count:g} on average "
-                f"over {self.count} steps; give its weight (--set lam=...)"
+                f"over {self.count} steps, as of a student that already equals its teacher; give its weight (--set, "
+                "under the name on the method's page)"
             )
         return weight.share * reference / total
 

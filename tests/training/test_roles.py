@@ -204,7 +204,7 @@ def test_a_given_weight_skips_calibration():
 
 
 def test_a_term_of_zero_cannot_be_calibrated():
-    with pytest.raises(SrkdError, match=r"weight of extra .*--set lam="):
+    with pytest.raises(SrkdError, match=r"weight of extra .*--set, under the name"):
         TermCalibration().update({"pixel": 1.0, "extra": 0.0}, {"pixel": 1.0, "extra": Calibrated()}, steps=1)
 
 
