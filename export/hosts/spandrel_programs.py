@@ -46,21 +46,26 @@ INSTEAD = "--student compact-s runs there"
 
 def write(job: HostJob) -> HostFiles:
     """Write `4x-MODEL.pth` in its home names; if spandrel is installed, it must load it and give the same images."""
+    name = f"{job.scale}x-{job.model}.pth"
+    file, notes = write_home_file(job, job.folder / name)
+    place, call = PLACES[job.host]
+    return HostFiles((file,), place=f"{name} into {place}", call=call.format(name=name), timed=file.path, notes=notes)
+
+
+def write_home_file(job: HostJob, path: Path) -> tuple[FileReport, tuple[str, ...]]:
+    """Write the network in its home names, compared in spandrel if that is installed; return what to tell, too."""
     network, started = job.network, monotonic()
     home = HOMES.get(network.spec.arch)
     if home is None:
         raise CannotConvert(f"{job.title} loads models with spandrel, which has no {network.spec.arch}: {INSTEAD}")
-    name = f"{job.scale}x-{job.model}.pth"
-    path = job.folder / name
-    job.folder.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with atomic_path(path) as temporary:
             converted = convert_network(network, home, temporary)
             parity = compare_in_spandrel(temporary, network) if is_spandrel_installed() else None
     except UsageError as error:
         raise CannotConvert(str(error)) from error
-    place, call = PLACES[job.host]
-    file = FileReport(
+    report = FileReport(
         format=f"checkpoint of {converted.to}",
         path=path,
         bytes=converted.bytes,
@@ -70,9 +75,7 @@ def write(job: HostJob) -> HostFiles:
         seconds=monotonic() - started,
         reason=NOT_LOADED if parity is None else None,
     )
-    return HostFiles(
-        (file,), place=f"{name} into {place}", call=call.format(name=name), timed=path, notes=converted.notes
-    )
+    return report, converted.notes
 
 
 def compare_in_spandrel(path: Path, network: Network) -> Parity:

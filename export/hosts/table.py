@@ -122,6 +122,14 @@ HOSTS: EntryPointTable[Host] = EntryPointTable(
                 ("invokeai", "InvokeAI"),
             )
         ),
+        Host(
+            name="openmodeldb",
+            title="OpenModelDB",
+            module="export.hosts.openmodeldb",
+            writes="NAME.onnx, NAME.pth if spandrel reads the network, and the entry NAME.json",
+            proved="the entry by the rules of its schema, the .pth in spandrel",
+            limits="author, tags, urls and images are left to you",
+        ),
     ),
     "srkd.hosts",
     lambda point: point.load().hosts,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -120,3 +122,23 @@ def test_wrong_words_are_refused(tmp_path: Path) -> None:
         srkd.export(tmp_path / "net.safetensors", hosts="upscale")
     with pytest.raises(UsageError, match="--for decides"):
         srkd.export(tmp_path / "net.safetensors", hosts="upscayl", static="64x64")
+
+
+@pytest.mark.parametrize("spec", [CompactSpec(4, width=8, depth=2), EDSRSpec(width=8, depth=1, scale=2)])
+def test_an_entry_of_openmodeldb_has_the_types_of_its_schema(spec: CompactSpec, tmp_path: Path) -> None:
+    """src/lib/schema.ts and model-props.ts: the id's pattern, the keys that are needed, resources, a SPDX name."""
+    source = Source("it's_one", header={"srkd.recipe": "fit", "srkd.license": "cc-by-nc-4.0"})
+    (folder,) = export_for_hosts(build(spec, seed=0), source, ["openmodeldb"], tmp_path)
+    (entry,) = (path for path in folder.also if path.suffix == ".json")
+    assert re.fullmatch(r"\d+x-[a-zA-Z0-9]+(?:-[a-zA-Z0-9]+)*", entry.stem) and entry.stem == f"{spec.scale}x-it-s-one"
+    content = json.loads(entry.read_text(encoding="utf-8"))
+    required = {"name", "author", "tags", "description", "date", "architecture", "scale"}
+    assert {*required, "inputChannels", "outputChannels", "resources", "images"} <= set(content)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d", content["date"]) and content["license"] == "CC-BY-NC-4.0"
+    assert all(isinstance(size, str) and size for size in content["size"])
+    types = {"onnx": "onnx", "pth": "pytorch"}
+    for resource in content["resources"]:
+        file = entry.with_suffix(f".{resource['type']}")
+        assert types[resource["type"]] == resource["platform"] and resource["size"] == file.stat().st_size
+        assert resource["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
+    assert [resource["type"] for resource in content["resources"]] == ["pth", "onnx"][spec.arch == "edsr" :]
