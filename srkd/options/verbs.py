@@ -350,6 +350,11 @@ class NetworksOptions(Options):
 
 
 @options
+class HostsOptions(Options):
+    names: Annotated[str | Sequence[str], Option("Names of programs; all if none.", argument=True)] = ()
+
+
+@options
 class SeenOptions(Options):
     """The images of a run, before there is one."""
 
