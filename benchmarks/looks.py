@@ -2,15 +2,15 @@
 
 The teacher's images are learnt pixel by pixel (`logits`), by `perceptual`, and not at all (the control: `scratch`, the
 originals alone), from the same photos and, but for `scratch`, from the same fit. Each has steps that take it about as
-long as the others; the seconds are those of the whole command. Images of a set apart are compared with the teacher's.
-OUT/report.html shows the input enlarged, teacher, perceptual student and control side by side, under a slider.
+long as the others. Images of a set apart are compared with the teacher's. OUT/report.html shows the input enlarged,
+teacher, perceptual student and control side by side, under a slider. Every finished run is kept: the command can be
+repeated.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-import time
 from pathlib import Path
 
 import srkd
@@ -18,6 +18,8 @@ from benchmarks.evidence import Benchmark, Cell, Column, Row, Table, save
 from compressor.assets import embedded_teacher
 from compressor.base.machine import machine_facts
 from compressor.inference.metric_table import METRICS
+from srkd.record.result import CompressReport
+from srkd.record.run_file import find_run_file
 
 BENCHMARK = Benchmark(
     "Does a perceptual student look like its teacher, and how near do pixels alone bring it in the same time?",
@@ -58,15 +60,14 @@ def main() -> int:
     options = parser.parse_args()
     images, runs = options.data / options.set, dict[str, tuple[Path, int, float, int]]()
     for recipe, count in (text.split("=") for text in options.steps.split(",")):
-        began, out = time.monotonic(), options.out / recipe
-        report = srkd.compress(
+        report = kept(options.out / recipe, int(count)) or srkd.compress(
             teacher=options.teacher, student=options.student, recipe=recipe, degrade=options.degrade, goal="teacher",
-            data=options.photos, val=[options.data / "Set5"], steps=int(count), batch=8, lr_patch=32, out=out,
-            label_margin=None if recipe == "scratch" else options.label_margin,
+            data=options.photos, val=[options.data / "Set5"], steps=int(count), batch=8, lr_patch=32,
+            label_margin=None if recipe == "scratch" else options.label_margin, out=options.out / recipe,
             announce=lambda line: print(line, file=sys.stderr, flush=True),
         )  # fmt: skip
         alarms = sum("adversarial" in line for line in report.flags)
-        runs[recipe] = (report.student_path, report.steps, time.monotonic() - began, alarms)
+        runs[recipe] = (report.student_path, report.steps, report.seconds, alarms)
     scored = srkd.evaluate(
         [path for path, *_ in runs.values()],
         against=options.teacher, data=images, degrade=options.degrade, metrics=MEASURES,
@@ -98,6 +99,13 @@ def main() -> int:
     )
     save("looks", Table(COLUMNS, rows, caption), seeds=(0,))
     return 0
+
+
+def kept(run: Path, steps: int) -> CompressReport | None:
+    """Return the result of a run of so many steps that an earlier call has finished."""
+    contents = find_run_file(run)
+    result = None if contents is None else contents.result
+    return result if result is not None and result.steps == steps else None
 
 
 if __name__ == "__main__":
