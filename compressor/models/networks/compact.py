@@ -7,10 +7,10 @@ of the input. Its variants have ReLU or LeakyReLU (BasicSR), or add nothing to t
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import nn
@@ -27,6 +27,7 @@ from compressor.models.networks.base import (
     require_image,
     require_positive,
 )
+from compressor.models.networks.chain import Chain
 from compressor.models.networks.dialect import (
     Assumption,
     Dialect,
@@ -87,6 +88,13 @@ class CompactLayer(nn.Module):
         activated: torch.Tensor = self.slope(self.conv(self.read(x)))
         return activated
 
+    @property
+    def slopes(self) -> torch.Tensor:
+        """The slopes below zero, one for each channel or one for all."""
+        if isinstance(self.slope, nn.PReLU):
+            return self.slope.weight
+        return torch.full((1,), LEAKY_SLOPE if isinstance(self.slope, nn.LeakyReLU) else 0.0)
+
 
 def _activation(act: str, width: int) -> nn.Module:
     if act == "prelu":
@@ -127,6 +135,33 @@ class Compact(Network):
         if self.spec.residual:
             image = image - F.interpolate(lr, scale_factor=float(self.spec.scale), mode="nearest")
         return F.pixel_unshuffle(image, self.spec.scale)
+
+    def chain(self) -> Chain | None:
+        layers = [self.head, *cast("Iterable[CompactLayer]", self.layers)]
+        convolutions = [*(layer.conv for layer in layers), self.tail]
+        if self.quantisation is not None or not all(isinstance(conv, nn.Conv2d) for conv in convolutions):
+            return None
+        slopes = tuple(layer.slopes for layer in layers)
+        return Chain(tuple(cast("list[nn.Conv2d]", convolutions)), slopes, self.spec.residual)
+
+    @torch.no_grad()
+    def in_rgb(self) -> Network:
+        """Write the weights as blocks along a diagonal, three times as wide: at 9 times the MACs."""
+        if self.spec.channels == 3:
+            return self
+        if self.quantisation is not None:
+            return super().in_rgb()
+        network = type(self)(replace(self.spec, channels=3, width=3 * self.spec.width))
+        state = {}
+        for name, tensor in self.state_dict().items():
+            if tensor.dim() == 1:
+                state[name] = tensor.repeat(3)
+            else:
+                each = torch.eye(3, device=tensor.device, dtype=tensor.dtype)
+                state[name] = torch.einsum("ab,oikl->aobikl", each, tensor).flatten(2, 3).flatten(0, 1)
+        network.load_state_dict(state)
+        like = next(self.parameters())
+        return network.to(like.device, like.dtype).train(self.training)
 
     @torch.no_grad()
     def in_luma(self) -> Network:
@@ -233,6 +268,7 @@ SRVGG = Dialect(
     read=_read,
     names=_names,
     code_bases=("basicsr",),
+    community_name="compact",
     wrapping="params",
     folding=Folding(_one_slope_per_channel, lambda state: state),
 )

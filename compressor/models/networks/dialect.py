@@ -80,6 +80,8 @@ class Dialect:
     """Fields for which the code base supports only one value."""
     folding: Folding | None = None
     """How tensors that are not one to one are read and written; `recognises` sees those of the file."""
+    community_name: str | None = None
+    """The network's name where people share models, if spandrel, which their programs use, reads such files."""
 
     @property
     def targets(self) -> tuple[str, ...]:

@@ -65,6 +65,17 @@ class Plain(Compact):
         return sr if self.training else sr.clamp(0, 1)
 
     @torch.no_grad()
+    def unclipped(self) -> Network:
+        """Return Compact with ReLU, whose nearest upscale gives the image of the anchor."""
+        if self.spec.branches or self.quantisation is not None:
+            return self
+        fields = ("scale", "width", "depth", "channels", "act", "residual")
+        like = next(self.parameters())
+        network = Compact(CompactSpec(**{name: getattr(self.spec, name) for name in fields}))
+        network.load_state_dict(self.state_dict())
+        return network.to(like.device, like.dtype).train(self.training)
+
+    @torch.no_grad()
     def deployed(self) -> Network:
         if not self.spec.branches:
             return self

@@ -270,13 +270,16 @@ ARCHITECTURE = Architecture(
         RCANSpec(2, width=4, groups=1, depth=2, hidden=1, res_scale=0.1, mean_shift="file"),
     ),
     dialects=(
-        OFFICIAL.dialect(
-            "rcan",
-            "rcan",
-            "edsr-pytorch",
-            marks=("body.0.body.0.body.3.conv_du.0.weight",),
-            surplus=_is_surplus,
-            fixed=NO_RES_SCALE,
+        replace(
+            OFFICIAL.dialect(
+                "rcan",
+                "rcan",
+                "edsr-pytorch",
+                marks=("body.0.body.0.body.3.conv_du.0.weight",),
+                surplus=_is_surplus,
+                fixed=NO_RES_SCALE,
+            ),
+            community_name="rcan",
         ),
         FAKD.dialect("fakd", "fakd", marks=("body_group0.body.0.body.3.conv_du.0.weight",), fixed=NO_RES_SCALE),
         BASICSR.dialect("basicsr", "basicsr", marks=("body.0.residual_group.0.rcab.0.weight",), wrapping="params"),

@@ -349,7 +349,7 @@ ARCHITECTURE = Architecture(
     ),
     dialects=(
         BASICSR.dialect("real-esrgan", "basicsr", wrapping="params"),
-        NEW.dialect("esrgan"),
+        NEW.dialect("esrgan", community_name="esrgan"),
         OLD.dialect("esrgan-old"),
     ),
 )

@@ -365,7 +365,7 @@ ARCHITECTURE = Architecture(
         SPANSpec(2, width=4, depth=2, channels=1),
     ),
     dialects=(
-        _dialect("span", "sk", wrapping="params", folding=CONV3XC),
+        _dialect("span", "sk", wrapping="params", folding=CONV3XC, community_name="span"),
         # The form that is run, as in the files of NTIRE's baseline.
         _dialect("span-collapsed", "eval_conv"),
     ),

@@ -632,6 +632,7 @@ OFFICIAL = Dialect(
     # Buffers that depend on the training size; srkd computes them for every input.
     surplus=lambda name: name.endswith((".relative_position_index", ".attn_mask")) or name == "attn_mask",
     code_bases=("swinir", "basicsr"),
+    community_name="swinir",
     wrapping="params",
     companions=_window_buffers,
 )
