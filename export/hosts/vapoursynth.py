@@ -13,28 +13,47 @@ from export.formats.conversion import CannotConvert, FileOptions, needs_fixed_si
 from export.hosts.job import STUDENTS, HostFiles, HostJob
 from export.writing.exporting import FileReport
 
-SCRIPT = '''"""Enlarge a film {scale} times: vspipe -a film=film.mkv -c y4m {script} - | ffmpeg -i - large.mkv
+HEAD = '''"""Enlarge a film {scale} times: vspipe -a film=film.mkv -c y4m {script} - | ffmpeg -i - large.mkv
 
 Needs VapourSynth with vs-mlrt and a source plugin: pip install vapoursynth vapoursynth-mlrt-ort vapoursynth-bestsource,
 then once: vapoursynth config
 """
 
+from pathlib import Path
 
 import vapoursynth as vs
 
 MODEL = Path(__file__).with_name("{model}")
 
 
+'''
+COLOUR = '''
 def enlarge(clip: vs.VideoNode) -> vs.VideoNode:
-    """Return the clip {scale} times as large, as {format}. On an NVIDIA GPU: provider="CUDA", or core.trt.Model."""
-    images = clip.resize.Bicubic(format=vs.{format}{matrix})
-    return vs.core.ort.Model([images], network_path=str(MODEL), provider="CPU")
+    """Return the clip {scale} times as large, as RGBS. On an NVIDIA GPU: provider="CUDA", or core.trt.Model."""
+    return vs.core.ort.Model([clip.resize.Bicubic(format=vs.RGBS)], network_path=str(MODEL), provider="CPU")
 
 
 if "film" in globals():
     source = vs.core.bs.VideoSource(film)  # noqa: F821
-    large = enlarge(source)
-    large.resize.Bicubic(format=vs.{output}{back}).set_output()
+    matrix = source.get_frame(0).props.get("_Matrix", 2)
+    if matrix == 2:  # not told: BT.709 for large pictures, BT.601 for small ones
+        matrix = 1 if source.height > 576 else 6
+        source = source.std.SetFrameProps(_Matrix=matrix)
+    enlarge(source).resize.Bicubic(format=vs.YUV420P8, matrix=matrix or 1).set_output()
+'''
+LUMA = '''
+def enlarge(clip: vs.VideoNode) -> vs.VideoNode:
+    """Return the clip's luma {scale} times as large, as GRAYS. The network takes it as films store it, 16 to 235."""
+    luma = clip.resize.Bicubic(format=vs.GRAYS).std.Expr("x 219 * 16 + 255 /")
+    large = vs.core.ort.Model([luma], network_path=str(MODEL), provider="CPU")
+    return large.std.Expr("x 255 * 16 - 219 /")
+
+
+if "film" in globals():
+    source = vs.core.bs.VideoSource(film)  # noqa: F821
+    luma = enlarge(source).resize.Bicubic(format=vs.GRAY8, range_s="limited")
+    colours = source.resize.Bicubic({scale} * source.width, {scale} * source.height, format=vs.YUV420P8)
+    vs.core.std.ShufflePlanes([luma, colours, colours], [0, 1, 2], vs.YUV).set_output()
 '''
 
 
@@ -55,20 +74,9 @@ def write(job: HostJob) -> HostFiles:
         files += job.export([format_name], name, options=options, suffix=".onnx")
     script = job.folder / f"{scale}x_{job.model}.vpy"
     model = files[0].path or script
-    colour = channels == 3
+    text = HEAD + (COLOUR if channels == 3 else LUMA)
     with atomic_path(script) as temporary:
-        temporary.write_text(
-            SCRIPT.format(
-                scale=scale,
-                script=script.name,
-                model=model.name,
-                format="RGBS" if colour else "GRAYS",
-                matrix=', matrix_in_s="709"' if colour else "",
-                output="YUV420P8" if colour else "GRAY8",
-                back=', matrix_s="709"' if colour else "",
-            ),
-            encoding="utf-8",
-        )
+        temporary.write_text(text.format(scale=scale, script=script.name, model=model.name), encoding="utf-8")
     radius = job.network.descriptor.receptive_radius
     notes = ["fp16 takes and gives fp16 images (RGBH): for vs-mlrt's TensorRT and CUDA backends"]
     if radius is not None:
