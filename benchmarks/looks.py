@@ -32,7 +32,7 @@ BENCHMARK = Benchmark(
 )
 
 STUDENT = "compact:width=32,depth=8"
-STEPS = {"scratch": 2000, "logits": 2000, "perceptual": 1400}
+STEPS = {"scratch": 2000, "logits": 2000, "perceptual": 1100}
 MEASURES = ("psnr", "gradient", "sharpness", "spectrum")
 COLUMNS = (
     Column("what", ""),

@@ -1,13 +1,15 @@
-"""How much texture an image has beside another, wherever it lies, as losses: by frequency, and by place.
+"""How much texture an image has beside another, wherever it lies, as losses: by frequency, by place, and in flat areas.
 
     spectrum    Σ_b v_b·mean_k |log10((P_S,bk + ε_b)/(P_T,bk + ε_b))| / Σ_b v_b
     contrast    mean over blocks of 8×8 pixels of |dev(S) - dev(T)|
+    flat        mean over the calmest quarter of T_b's blocks of max(0, dev(S) - dev(T))
 
 S_b and T_b are two patches, the first of them the student's; P_bk is the power of the luminance in ring k of the
 frequencies (compressor/images/looks.py), ε_b a thousandth of the mean of P_T,b, and v_b² the mean of P_T,b in the rings
 finer than 8 pixels: patches count by the texture that they should have. dev is a block's deviation, of all channels
 together. The spectrum alone would be met by stronger edges and noise in flat areas: the contrast holds each to its
-place, and says nothing of where in a block a line lies, of which a small student is not sure.
+place, and says nothing of where in a block a line lies, of which a small student is not sure. It treats a block with
+too much as one with too little; in flat areas too much is seen first, which is why they count once more.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ FINE_RINGS = 4
 """Rings from a quarter of Nyquist on are finer than 8 pixels."""
 SMALLEST_SQUARE = 1e-6
 """Added to a square, as a root has no gradient at zero."""
-BLOCK_SIDE = 8
+BLOCK_SIDE, CALMEST = 8, 0.25
 
 
 def spectrum_distance(
@@ -42,6 +44,14 @@ def contrast_distance(images: torch.Tensor, target: torch.Tensor) -> torch.Tenso
     """Return by how much the deviations of the blocks differ."""
     ours, theirs = (deviations(widen(side), BLOCK_SIDE) for side in (images, target))
     return (ours - theirs).abs().mean()
+
+
+def restlessness(images: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Return by how much the images vary more than the target where that varies least."""
+    ours, theirs = (deviations(widen(side), BLOCK_SIDE) for side in (images, target))
+    calm = theirs <= theirs.quantile(CALMEST, dim=1, keepdim=True)
+    # Patch by patch: equal blocks make the calmest quarter larger, and two processes must have the mean of one.
+    return (F.relu(ours - theirs).mul(calm).sum(1) / calm.sum(1)).mean()
 
 
 def deviations(images: torch.Tensor, side: int) -> torch.Tensor:

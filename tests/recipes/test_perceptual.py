@@ -31,7 +31,7 @@ from recipes.methods.perceptual import (
 )
 from recipes.terms.discriminator import LOSSES, LossName, SpectralConv, UNetDiscriminator, accuracy
 from recipes.terms.looks_guard import CROPS, Looks, LooksGuard
-from recipes.terms.texture import contrast_distance, spectrum_distance
+from recipes.terms.texture import contrast_distance, restlessness, spectrum_distance
 from tests.support.method_runs import Curve, Pair, Waves, numbers, step_of
 from tests.support.methods_table import STUDENT, TEACHER
 from tests.support.tensors import golden, noise
@@ -239,7 +239,7 @@ def test_patches_of_the_guard_are_not_shown_to_the_discriminator() -> None:
     method = game()
     step = step_of(method, student, teacher, Waves(2).at(10), number=10, phi_of=teacher)
     assert set(method.terms(step)) == {
-        *("logits", "gradients", "spectrum", "contrast", "phi"),
+        *("logits", "gradients", "spectrum", "contrast", "flat", "phi"),
     }
     guard = cast(LooksGuard, step.modules.get_submodule("perceptual-looks.guard"))
     assert not len(guard.lr)
@@ -334,9 +334,22 @@ def test_contrast_has_a_place_but_no_phase() -> None:
     assert missing > 0.005 and contrast_distance(moved, target).item() == pytest.approx(2 * missing, rel=1e-5)
 
 
+def test_only_areas_where_the_teacher_is_calm_must_be_calm() -> None:
+    target = noise(1, 3, 32, 32).mul(0.1)
+    target[..., :8] = 0.5  # a quarter
+    restless, sharper = target.clone(), target.clone()
+    restless[..., :8] += 0.01 * noise(1, 3, 32, 8, seed=1)
+    sharper[..., 8:] *= 2
+    assert restlessness(target, target) == 0 == restlessness(sharper, target)
+    spread = restless[..., :8].unfold(2, 8, 8).var((1, 3, 4), correction=0).sqrt().mean().item()
+    assert restlessness(restless, target).item() == pytest.approx(spread, rel=0.1)
+    assert restlessness(torch.full_like(target, 0.5), target) == 0
+
+
 def test_texture_of_flat_images_has_gradients() -> None:
     target, flat = noise(1, 3, 24, 24), torch.zeros(1, 3, 24, 24, requires_grad=True)
-    terms = (spectrum_distance(flat, target, as_one_process), contrast_distance(flat, 0 * target))
+    still = 0 * target
+    terms = (spectrum_distance(flat, target, as_one_process), contrast_distance(flat, still), restlessness(flat, still))
     (gradient,) = torch.autograd.grad(torch.stack(terms).sum(), flat)
     assert gradient.isfinite().all()
 
