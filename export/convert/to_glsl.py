@@ -22,7 +22,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from compressor.models.networks.chain import Chain
+from compressor.models.networks.chain import ConvChain
 from compressor.runtimes.file_runtime import Array
 from compressor.runtimes.libplacebo_runtime import format_shader
 from export.formats.conversion import CannotConvert, Conversion
@@ -61,7 +61,7 @@ def convert(job: Conversion) -> Mapping[str, object]:
     return {"passes": len(passes), "hook": _hook(chain), "threads": "{}x{}".format(*THREADS)}
 
 
-def _supported(job: Conversion) -> Chain:
+def _supported(job: Conversion) -> ConvChain:
     """Return the network as a chain, or say which student can be written."""
     network, spec = job.network, job.network.spec
     student = f"a student: --student plain:width={min(getattr(spec, 'width', 16), 16)},depth=4"
@@ -79,7 +79,7 @@ def _supported(job: Conversion) -> Chain:
     return chain
 
 
-def _hook(chain: Chain) -> str:
+def _hook(chain: ConvChain) -> str:
     return "LUMA" if chain.channels == 1 else "MAIN"
 
 
@@ -110,7 +110,7 @@ class Packing:
 class ConvolutionPass:
     """A pass: it reads the texture `source` and writes `target`; None is the picture itself, enlarged by `scale`."""
 
-    chain: Chain
+    chain: ConvChain
     conv: nn.Conv2d
     slopes: torch.Tensor | None
     """None in the last pass."""
@@ -242,7 +242,7 @@ class ConvolutionPass:
         return ",".join(_literals(values, half=self.half))
 
 
-def _passes(chain: Chain, name: str, *, half: bool) -> Iterator[str]:
+def _passes(chain: ConvChain, name: str, *, half: bool) -> Iterator[str]:
     name, count = re.sub(r"[^\w .+-]", "_", name), len(chain.convolutions)
     for number, (conv, slopes) in enumerate(zip(chain.convolutions, (*chain.slopes, None), strict=True), 1):
         source = f"srkd_{number - 1}" if number > 1 else None

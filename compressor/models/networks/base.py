@@ -17,7 +17,7 @@ from torch import nn
 
 from compressor.base.errors import SrkdError, UsageError, nearest
 from compressor.models.networks.axes import AxisPlan
-from compressor.models.networks.chain import Chain
+from compressor.models.networks.chain import ConvChain
 from compressor.models.networks.dialect import Dialect, State
 from compressor.models.networks.linear_plan import LinearPlan as LinearPlan
 from compressor.models.networks.linear_plan import Tap as Tap
@@ -286,7 +286,7 @@ class Network(ImageModel):
         """
         return self
 
-    def chain(self) -> Chain | None:
+    def chain(self) -> ConvChain | None:
         """Return the network as a chain of 3×3 convolutions; None if it is more than that."""
         return None
 

@@ -14,7 +14,7 @@ from torch import nn
 
 
 @dataclass(frozen=True)
-class Chain:
+class ConvChain:
     convolutions: tuple[nn.Conv2d, ...]
     slopes: tuple[torch.Tensor, ...]
     """Of each convolution but the last: one for all its channels, or one for each."""

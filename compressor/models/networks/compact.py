@@ -27,7 +27,7 @@ from compressor.models.networks.base import (
     require_image,
     require_positive,
 )
-from compressor.models.networks.chain import Chain
+from compressor.models.networks.chain import ConvChain
 from compressor.models.networks.dialect import (
     Assumption,
     Dialect,
@@ -136,13 +136,13 @@ class Compact(Network):
             image = image - F.interpolate(lr, scale_factor=float(self.spec.scale), mode="nearest")
         return F.pixel_unshuffle(image, self.spec.scale)
 
-    def chain(self) -> Chain | None:
+    def chain(self) -> ConvChain | None:
         layers = [self.head, *cast("Iterable[CompactLayer]", self.layers)]
         convolutions = [*(layer.conv for layer in layers), self.tail]
         if self.quantisation is not None or not all(isinstance(conv, nn.Conv2d) for conv in convolutions):
             return None
         slopes = tuple(layer.slopes for layer in layers)
-        return Chain(tuple(cast("list[nn.Conv2d]", convolutions)), slopes, self.spec.residual)
+        return ConvChain(tuple(cast("list[nn.Conv2d]", convolutions)), slopes, self.spec.residual)
 
     @torch.no_grad()
     def in_rgb(self) -> Network:
