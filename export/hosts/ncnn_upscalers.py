@@ -37,17 +37,13 @@ LAYERS: Mapping[str, str] = {
     "upscayl": f"{FEW_LAYERS} Clip ConvolutionDepthWise Deconvolution LayerNorm MemoryData Permute Pooling Reduction "
     "Reorg Reshape Sigmoid Slice Swish",
 }
-CALLS = {
-    "upscayl": ("models", "in Upscayl: Settings > Add custom models, choose the folder models; then choose {name}"),
-    "realesrgan-ncnn-vulkan": (
-        "models",
-        "realesrgan-ncnn-vulkan -i input.png -o output.png -m models -n {name} -s {scale}",
-    ),
-    "realesrgan-ncnn-py": (
-        "models",
-        "python: r = Realesrgan(gpuid=0, model=-1); r._load(Path('models/{name}.param'), Path('models/{name}.bin'), "
-        "{scale}); r.process_pil(image)",
-    ),
+FOLDER = "models"
+"""Upscayl wants the word in the path of custom models; the others look there."""
+CALLS: Mapping[str, str] = {
+    "upscayl": "in Upscayl: Settings > Add custom models, choose the folder models; then choose {name}",
+    "realesrgan-ncnn-vulkan": "realesrgan-ncnn-vulkan -i input.png -o output.png -m models -n {name} -s {scale}",
+    "realesrgan-ncnn-py": "python: r = Realesrgan(gpuid=0, model=-1); r._load(Path('models/{name}.param'), "
+    "Path('models/{name}.bin'), {scale}); r.process_pil(image)",
 }
 
 
@@ -66,8 +62,7 @@ def write(job: HostJob) -> HostFiles:
     except SrkdError as error:
         raise CannotConvert(f"{title} takes RGB only: {error}") from error
     name = f"{job.scale}x-{job.model}"
-    folder, call = CALLS[job.host]
-    files = job.export(["ncnn"], name, network=network, folder=job.folder / folder)
+    files = job.export(["ncnn"], name, network=network, folder=job.folder / FOLDER)
     _require_layers(job, files[0].path)
     notes = []
     if network.descriptor.channels != job.network.descriptor.channels:
@@ -82,10 +77,10 @@ def write(job: HostJob) -> HostFiles:
         )
     return HostFiles(
         files,
-        place=f"the folder {folder} with {name}.param and {name}.bin; Upscayl wants 'models' in its path"
+        place=f"the folder {FOLDER} with {name}.param and {name}.bin; Upscayl wants 'models' in its path"
         if job.host == "upscayl"
-        else f"{name}.param and {name}.bin into the folder {folder} of the program",
-        call=call.format(name=name, scale=job.scale),
+        else f"{name}.param and {name}.bin into the folder {FOLDER} of the program",
+        call=CALLS[job.host].format(name=name, scale=job.scale),
         timed=files[0].path,
         notes=tuple(notes),
     )
