@@ -43,7 +43,7 @@ from recipes.terms.haar import high_bands, low_band
 from recipes.terms.looks_guard import LooksGuard
 from recipes.terms.perceptual import Phi
 from recipes.terms.phi import PhiChoice, UsesPerceptualNet
-from recipes.terms.texture import contrast_distance, restlessness, spectrum_distance
+from recipes.terms.texture import block_deviations, contrast_distance, restlessness, spectrum_distance
 
 PHI_SHARE = 0.3
 VGG_WEIGHT = 1.0
@@ -65,7 +65,7 @@ class Perceptual(UsesPerceptualNet):
     wavelets: Annotated[float, Field(ge=0, description="w, weight of their high bands in the main stage")] = 0.5
     spectrum: Annotated[float, Field(ge=0, description="p, weight of the spectrum in the last stage")] = 1.0
     contrast: Annotated[float, Field(ge=0, description="q, weight of the contrast of small blocks there")] = 4.0
-    flat: Annotated[float, Field(ge=0, description="f, weight of restless flat areas there")] = 4.0
+    flat: Annotated[float, Field(ge=0, description="f, weight of restless flat areas there")] = 1.0
     last_share: Annotated[float, Field(ge=0, lt=1, description="part of the run's steps for the last stage")] = 0.4
     last_rate: Annotated[float, Field(gt=0, description="learning rate there")] = 4e-4
     opponent_rate: Annotated[float, Field(gt=0, description="learning rate of the discriminator")] = 2e-3
@@ -163,10 +163,11 @@ class Game:
         modules = cast(nn.ModuleDict, step.modules[self.name])
         guard, opponent = cast(LooksGuard, modules["guard"]), cast(UNetDiscriminator, modules["opponent"])
         sr, target = step.student().sr, target_of(step)
+        ours, theirs = block_deviations(sr), block_deviations(target)
         terms = pixel_terms(sr - target) | {
             "spectrum": spectrum_distance(sr, target, step.all_gather),
-            "contrast": contrast_distance(sr, target),
-            "flat": restlessness(sr, target),
+            "contrast": contrast_distance(ours, theirs),
+            "flat": restlessness(ours, theirs),
         }
         windows = self._windows(step, sr, target)
         if self.of.lam_phi != 0:

@@ -40,18 +40,21 @@ def spectrum_distance(
     return (distances * weights).mean() / gather(weights).mean().clamp_min(SMALLEST_SQUARE)
 
 
-def contrast_distance(images: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+def contrast_distance(ours: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:
     """Return by how much the deviations of the blocks differ."""
-    ours, theirs = (deviations(widen(side), BLOCK_SIDE) for side in (images, target))
     return (ours - theirs).abs().mean()
 
 
-def restlessness(images: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Return by how much the images vary more than the target where that varies least."""
-    ours, theirs = (deviations(widen(side), BLOCK_SIDE) for side in (images, target))
+def restlessness(ours: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:
+    """Return by how much more our blocks vary where theirs vary least."""
     calm = theirs <= theirs.quantile(CALMEST, dim=1, keepdim=True)
     # Patch by patch: equal blocks make the calmest quarter larger, and two processes must have the mean of one.
     return (F.relu(ours - theirs).mul(calm).sum(1) / calm.sum(1)).mean()
+
+
+def block_deviations(images: torch.Tensor) -> torch.Tensor:
+    """Return what both distances compare: the deviations of the blocks of 8×8 pixels, (N, blocks)."""
+    return deviations(widen(images), BLOCK_SIDE)
 
 
 def deviations(images: torch.Tensor, side: int) -> torch.Tensor:

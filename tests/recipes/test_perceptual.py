@@ -31,7 +31,7 @@ from recipes.methods.perceptual import (
 )
 from recipes.terms.discriminator import LOSSES, LossName, SpectralConv, UNetDiscriminator, accuracy
 from recipes.terms.looks_guard import CROPS, Looks, LooksGuard
-from recipes.terms.texture import contrast_distance, restlessness, spectrum_distance
+from recipes.terms.texture import block_deviations, contrast_distance, restlessness, spectrum_distance
 from tests.support.method_runs import Curve, Pair, Waves, numbers, step_of
 from tests.support.methods_table import STUDENT, TEACHER
 from tests.support.tensors import golden, noise
@@ -292,6 +292,14 @@ def test_terms_of_the_formula() -> None:
     assert wavelet_l1(torch.ones(1, 3, 8, 8)).item() == 0
 
 
+def contrast_apart(images: Tensor, target: Tensor) -> Tensor:
+    return contrast_distance(block_deviations(images), block_deviations(target))
+
+
+def restless_beside(images: Tensor, target: Tensor) -> Tensor:
+    return restlessness(block_deviations(images), block_deviations(target))
+
+
 def as_one_process(tensor: Tensor) -> Tensor:
     return tensor
 
@@ -299,14 +307,14 @@ def as_one_process(tensor: Tensor) -> Tensor:
 def test_texture_is_compared_wherever_it_lies() -> None:
     """Half the contrast is 6.02 dB and half the deviation; a turned image has the same spectrum."""
     target = noise(2, 3, 64, 64).mul(0.2).add(0.5)
-    for distance in (spectrum_distance(target.mT, target, as_one_process), contrast_distance(target, target)):
+    for distance in (spectrum_distance(target.mT, target, as_one_process), contrast_apart(target, target)):
         assert distance.item() == pytest.approx(0, abs=1e-5)
     half = (target - 0.5) / 2 + 0.5
     assert spectrum_distance(half, target, as_one_process).item() == pytest.approx(0.602, rel=0.01)
     blocks = target.unfold(2, 8, 8).unfold(3, 8, 8).var((1, 4, 5), correction=0).sqrt()
-    assert contrast_distance(half, target).item() == pytest.approx(blocks.mean().item() / 2, rel=0.01)
+    assert contrast_apart(half, target).item() == pytest.approx(blocks.mean().item() / 2, rel=0.01)
     images = half.requires_grad_()
-    for distance in (spectrum_distance(images, target, as_one_process), contrast_distance(images, target)):
+    for distance in (spectrum_distance(images, target, as_one_process), contrast_apart(images, target)):
         (gradient,) = torch.autograd.grad(distance, images)
         assert ((gradient * (images - 0.5)).sum((1, 2, 3)) < 0).all()  # more contrast is better
 
@@ -328,10 +336,10 @@ def test_contrast_has_a_place_but_no_phase() -> None:
     target[..., :8, :8] += noise(1, 3, 8, 8).mul(0.1)
     turned = target.clone()
     turned[..., :8, :8] = target[..., :8, :8].mT.flip(-1)
-    assert not torch.equal(turned, target) and contrast_distance(turned, target).item() < 1e-6
+    assert not torch.equal(turned, target) and contrast_apart(turned, target).item() < 1e-6
     moved, without = target.roll(8, -1), torch.full_like(target, 0.5)
-    missing = contrast_distance(without, target).item()
-    assert missing > 0.005 and contrast_distance(moved, target).item() == pytest.approx(2 * missing, rel=1e-5)
+    missing = contrast_apart(without, target).item()
+    assert missing > 0.005 and contrast_apart(moved, target).item() == pytest.approx(2 * missing, rel=1e-5)
 
 
 def test_only_areas_where_the_teacher_is_calm_must_be_calm() -> None:
@@ -340,16 +348,16 @@ def test_only_areas_where_the_teacher_is_calm_must_be_calm() -> None:
     restless, sharper = target.clone(), target.clone()
     restless[..., :8] += 0.01 * noise(1, 3, 32, 8, seed=1)
     sharper[..., 8:] *= 2
-    assert restlessness(target, target) == 0 == restlessness(sharper, target)
+    assert restless_beside(target, target) == 0 == restless_beside(sharper, target)
     spread = restless[..., :8].unfold(2, 8, 8).var((1, 3, 4), correction=0).sqrt().mean().item()
-    assert restlessness(restless, target).item() == pytest.approx(spread, rel=0.1)
-    assert restlessness(torch.full_like(target, 0.5), target) == 0
+    assert restless_beside(restless, target).item() == pytest.approx(spread, rel=0.1)
+    assert restless_beside(torch.full_like(target, 0.5), target) == 0
 
 
 def test_texture_of_flat_images_has_gradients() -> None:
     target, flat = noise(1, 3, 24, 24), torch.zeros(1, 3, 24, 24, requires_grad=True)
     still = 0 * target
-    terms = (spectrum_distance(flat, target, as_one_process), contrast_distance(flat, still), restlessness(flat, still))
+    terms = (spectrum_distance(flat, target, as_one_process), contrast_apart(flat, still), restless_beside(flat, still))
     (gradient,) = torch.autograd.grad(torch.stack(terms).sum(), flat)
     assert gradient.isfinite().all()
 
