@@ -25,7 +25,7 @@ CHECKPOINTS = frozenset({".safetensors", ".pt", ".pth", ".ckpt"})
 
 
 def open_model(path: Path | str, options: OpenOptions | None = None, context: Context = QUIET) -> Runtime:
-    """Open a checkpoint, a run folder (its student) or an exported file, in the selected runtime or in the file's own.
+    """Open a checkpoint, a folder of a run or of the hub, or an exported file, in the selected or its own runtime.
 
     In ONNX Runtime `threads` applies to the session; in torch it sets the thread count of the whole process.
     """
@@ -67,7 +67,7 @@ def read_metadata(path: Path) -> Mapping[str, str]:
 
 
 def model_file(path: Path) -> Path:
-    """Return the file of a model: `path` itself (some formats are folders), or the student of a run folder."""
+    """Return the file of a model: `path` itself (some formats are folders), or the weights in a run or hub folder."""
     if path.is_dir() and runtime_of(path) == "torch":
         return weights_file(path)
     if not path.exists():

@@ -9,9 +9,10 @@ from pathlib import Path
 
 from compressor.base.context import QUIET, Context
 from compressor.base.errors import SrkdError
-from compressor.models.checkpoints.header import RUN_FOLDER_WEIGHTS
+from compressor.models.checkpoints.header import HUB_FOLDER_WEIGHTS, RUN_FOLDER_WEIGHTS
 from compressor.models.networks.base import Network
 from export.formats.conversion import CannotConvert, FileOptions
+from export.writing.card import CardFacts
 from export.writing.exporting import FileReport, Source, export_model
 
 STUDENTS = "--student compact-s and --student plain-s"
@@ -33,6 +34,8 @@ class HostFiles:
     expect: str | None = None
     """What to expect where a time here would say nothing."""
     notes: tuple[str, ...] = ()
+    card: str = ""
+    """A model card that the README begins with in place of the program's title."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,8 @@ class HostJob:
     source: Source
     folder: Path
     context: Context = QUIET
+    facts: CardFacts | None = None
+    """What a model card says beyond the network; None: what the checkpoint's header says."""
 
     @property
     def model(self) -> str:
@@ -87,12 +92,12 @@ class HostJob:
 
 
 def model_name(source: Source) -> str:
-    """Return a name that tells the model to people: that of its run folder, or of its file, without a scale.
+    """Return a name that tells the model to people: that of its folder, or of its file, without a scale.
 
     Programs read the scale in a name, so there must be no other one in it than the network's.
     """
-    name = source.stem
-    if source.path is not None and source.path.name == RUN_FOLDER_WEIGHTS and source.path.resolve().parent.name:
+    name, in_folder = source.stem, (RUN_FOLDER_WEIGHTS, HUB_FOLDER_WEIGHTS)
+    if source.path is not None and source.path.name in in_folder and source.path.resolve().parent.name:
         # What srkd adds to the file's name stays: student-luma
         name = source.path.resolve().parent.name + name.removeprefix(source.path.stem)
     name = re.sub(r"(?i)(?<![a-z0-9])(x\d+|\d+x)(?![a-z0-9])", "", re.sub(r"[^\w.-]+", "-", name))

@@ -1,4 +1,7 @@
-"""`srkd export --for HOST`: a folder for each host, with a README of three lines and notes."""
+"""`srkd export --for HOST`: a folder for each host, with a README of three lines and notes.
+
+Where a host shows the README as the model card, these lines are the card's last section.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +22,8 @@ from export.hosts.job import HostFiles, HostJob
 from export.hosts.table import HOSTS
 from export.timing.stopwatch import image_for
 from export.timing.turns import take_turns
+from export.writing.card import MARK as CARD_MARK
+from export.writing.card import CardFacts
 from export.writing.exporting import HostFolder, Source
 
 README = "README.md"
@@ -27,9 +32,17 @@ TIMED_SIZE, TIMED_SECONDS = (320, 180), 1.0
 
 
 def export_for_hosts(
-    network: Network, source: Source, hosts: Sequence[str], out_dir: Path, context: Context = QUIET
+    network: Network,
+    source: Source,
+    hosts: Sequence[str],
+    out_dir: Path,
+    context: Context = QUIET,
+    facts: CardFacts | None = None,
 ) -> tuple[HostFolder, ...]:
-    """Write `<out_dir>/<host>` for each host; one that cannot run the network does not stop the others."""
+    """Write `<out_dir>/<host>` for each host; one that cannot run the network does not stop the others.
+
+    `facts` are for a host whose README is a model card; None: those of the checkpoint's header.
+    """
     require_writable_folder(out_dir, "--out")
     network = network.deployed()
     folders = []
@@ -37,7 +50,7 @@ def export_for_hosts(
         host = HOSTS.find(name)
         folder = out_dir / host.name
         try:
-            written = host.load().write(HostJob(host.name, host.title, network, source, folder, context))
+            written = host.load().write(HostJob(host.name, host.title, network, source, folder, context, facts))
             expected = _expected(written)
             readme = _write_readme(folder, host.title, written, expected)
             also = written.also if readme is None else (*written.also, readme)
@@ -63,17 +76,17 @@ def _expected(written: HostFiles) -> str | None:
 
 def _write_readme(folder: Path, title: str, written: HostFiles, expected: str | None) -> Path | None:
     """Write the README; None if one that srkd did not write is there."""
-    path = folder / README
-    if path.exists() and MARK not in read_text(path, 10**6):
+    path, mark = folder / README, CARD_MARK if written.card else MARK
+    if path.exists() and mark not in read_text(path, 10**6):
         return None
     lines = [
-        f"# {title}\n",
+        f"{written.card}\n## Use\n" if written.card else f"# {title}\n",
         f"- Put {written.place}.",
         f"- Call: `{written.call}`",
         f"- Expect {expected}." if expected else "- Expect: no file of this kind runs on the machine that wrote it.",
         "",
         *(f"{note[0].upper()}{note[1:]}." for note in written.notes),
-        f"{MARK}.",
+        *([] if written.card else [f"{MARK}."]),
     ]
     with atomic_path(path) as temporary:
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -7,6 +7,7 @@ not write is never overwritten.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,7 +55,7 @@ def write_card(folder: Path, network: Network, facts: CardFacts) -> Path | None:
     if path.exists() and not _is_own(path):
         return None
     with atomic_path(path) as temporary:
-        temporary.write_text(_card(folder, network, facts), encoding="utf-8")
+        temporary.write_text(card_text(network, facts, read_record(folder)), encoding="utf-8")
     return path
 
 
@@ -65,16 +66,17 @@ def _is_own(path: Path) -> bool:
         return False
 
 
-def _card(folder: Path, network: Network, facts: CardFacts) -> str:
+def card_text(network: Network, facts: CardFacts, record: Mapping[str, Any] | None = None) -> str:
+    """Return the card of a network; `record` holds the files that it lists, as `read_record` returns them."""
     head = yaml.safe_dump(_head(network, facts), sort_keys=False, allow_unicode=True, width=1000)
-    return f"---\n{head}---\n\n{MARK}\n\n" + "\n".join(_body(folder, network, facts)) + "\n"
+    return f"---\n{head}---\n\n{MARK}\n\n" + "\n".join(_body(network, facts, record or {})) + "\n"
 
 
 def _head(network: Network, facts: CardFacts) -> dict[str, Any]:
     spec = network.spec
     head: dict[str, Any] = hub_licence(facts.licence)
     if facts.teacher is not None:
-        head["base_model"] = Path(facts.teacher).stem
+        head["base_model"] = _repository_name(Path(facts.teacher).stem)
         head["base_model_relation"] = "quantized" if network.quantisation is not None else "finetune"
     head["pipeline_tag"] = "image-to-image"
     head["library_name"] = "srkd"
@@ -90,6 +92,16 @@ def _head(network: Network, facts: CardFacts) -> dict[str, Any]:
     if results:
         head["model-index"] = [{"name": facts.name, "results": results}]
     return head
+
+
+def _repository_name(name: str) -> str:
+    """Return a teacher's name as hubs accept the name of a base model.
+
+    Its rules stand in huggingface_hub/utils/_validators.py, validate_repo_id: at most 96 letters, digits, `-`, `_` and
+    `.`, none of these at the ends, no `--` and no `..`.
+    """
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", name.removesuffix(".git"))
+    return re.sub(r"(-|\.){2,}", r"\1", name)[:96].strip("-._") or "teacher"
 
 
 def _scores(facts: CardFacts) -> dict[str, float]:
@@ -136,7 +148,7 @@ def _plain(text: str) -> str:
     return "".join("\\" + c if c in "\\`*_{}[]<>#|!&" else c for c in " ".join(text.split()))
 
 
-def _body(folder: Path, network: Network, facts: CardFacts) -> list[str]:
+def _body(network: Network, facts: CardFacts, record: Mapping[str, Any]) -> list[str]:
     spec, counts = network.spec, cost(network.spec)
     size = "{}x{}".format(*COMPARED_SIZE)
     sizes = [f"{key} {value}" for key in ("width", "depth") if (value := getattr(spec, key, None)) is not None]
@@ -159,10 +171,7 @@ def _body(folder: Path, network: Network, facts: CardFacts) -> list[str]:
         "",
         *_quality(facts, spec.scale),
         "",
-        "## Files",
-        "",
-        *_files(folder, facts),
-        "",
+        *(["## Files", "", *_files(record, facts), ""] if record else []),
         "## Origin",
         "",
         f"- sha256 of the checkpoint: `{facts.sha256 or 'unknown'}`",
@@ -199,13 +208,13 @@ def _quality(facts: CardFacts, scale: int) -> list[str]:
     return lines
 
 
-def _files(folder: Path, facts: CardFacts) -> list[str]:
-    """A Markdown table of this checkpoint's files in the folder's record, with the results of their exports."""
+def _files(record: Mapping[str, Any], facts: CardFacts) -> list[str]:
+    """A Markdown table of this checkpoint's files in a folder's record, with the results of their exports."""
     lines = [
         "| file | precision | MB | largest difference | change of Y-PSNR in int8 | verdict |",
         "|---|---|---|---|---|---|",
     ]
-    for name, entry in read_record(folder).items():
+    for name, entry in record.items():
         if facts.sha256 and entry.get("source_sha256") != facts.sha256:
             continue
         parity, quality, size = entry.get("parity"), entry.get("quality"), entry.get("bytes")

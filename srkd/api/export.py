@@ -7,6 +7,7 @@ from pathlib import Path
 
 from compressor.base.context import Context, Note
 from compressor.base.errors import SrkdError, UsageError
+from compressor.base.hub import import_hub, is_pulled, push, require_repository
 from compressor.inference.open import resolve_checkpoint
 from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.networks.base import ImageModel, Network
@@ -15,7 +16,7 @@ from export.formats.conversion import FileOptions, Int8Options, tuned_and_larges
 from export.formats.table import find_formats
 from export.hosts.writing import export_for_hosts
 from export.writing.card import CardFacts, write_card
-from export.writing.exporting import ExportReport, Source, export_model
+from export.writing.exporting import ExportReport, HostFolder, Source, export_model
 from export.writing.record import write_record
 from srkd.options.function import public
 from srkd.options.models import refuse_file_options
@@ -23,6 +24,9 @@ from srkd.options.values import SIZES, as_tuple, read_size
 from srkd.options.verbs import ExportOptions
 from srkd.record.run_file import find_run_of
 from srkd.record.run_teacher import find_run_teacher
+
+HUB = "huggingface"
+"""The host whose folder --push sends."""
 
 
 def run_export(options: ExportOptions, context: Context) -> ExportReport:
@@ -39,10 +43,20 @@ def run_export(options: ExportOptions, context: Context) -> ExportReport:
     if options.out is None and source.path is None:
         raise UsageError("an open network has no folder to write to: give out, the folder for the files")
     folder = source.path.parent if source.path is not None and options.out is None else Path(options.out or "")
+    if options.out is None and is_pulled(folder):
+        raise UsageError("a model of the hub has no folder to write to: give --out, the folder for the files")
     hosts = as_tuple(options.hosts)
     if hosts and (options.static is not None or options.io != "float" or options.shuffle != "crd"):
         raise UsageError("--for decides size, images and channel order itself: leave out --static, --io and --shuffle")
-    folders = export_for_hosts(network, source, hosts, folder, context) if hosts else ()
+    if options.push is not None:
+        require_repository(options.push)
+        if HUB not in hosts:
+            raise UsageError(f"--push sends the folder of --for {HUB}: give both")
+        import_hub()
+    facts = _card_facts(source, context.note)
+    folders = export_for_hosts(network, source, hosts, folder, context, facts) if hosts else ()
+    if options.push is not None:
+        folders = tuple(_pushed(host, options.push) if host.host == HUB else host for host in folders)
     if hosts and not options.formats:
         return ExportReport((), (), licence=source.licence, hosts=folders)
     report = export_model(
@@ -66,9 +80,16 @@ def run_export(options: ExportOptions, context: Context) -> ExportReport:
     )
     if any(file.path is not None for file in report.files):
         write_record(folder, report, source.sha256)
-        if write_card(folder, network, _card_facts(source, context.note)) is None:
+        if write_card(folder, network, facts) is None:
             context.note(f"{folder / source.stem}.md is not a card of srkd export: it is left alone")
     return replace(report, hosts=folders)
+
+
+def _pushed(host: HostFolder, repository: str) -> HostFolder:
+    """Send a host's folder to the hub, if it was written."""
+    if host.folder is None:
+        return host
+    return replace(host, notes=(*host.notes, f"pushed to {push(host.folder, repository)}"))
 
 
 def _in_luma(network: Network, source: Source) -> tuple[Network, Source]:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from compressor.base.context import Context
 from compressor.base.errors import SrkdError, UsageError
+from compressor.base.hub import is_address, pull
 from compressor.inference.checkpoint_runtime import ForeignRuntime
 from compressor.inference.open import model_file, open_model, read_metadata
 from compressor.models.checkpoints.save import save_network
@@ -33,6 +34,8 @@ class ModelFile:
 
 def path_of_model(model: object) -> Path:
     """A caller's model as a path; refuse anything that is not one."""
+    if isinstance(model, str) and is_address(model):
+        return pull(model)
     if isinstance(model, (str, os.PathLike)):
         return Path(model)
     raise UsageError(f"{reprlib.repr(model)} is not {MODEL.what}")

@@ -36,6 +36,7 @@ from typing_extensions import Self, dataclass_transform
 
 from compressor.base.context import Note, Progress
 from compressor.base.errors import SrkdError, UsageError
+from compressor.base.hub import is_address
 from srkd.options.values import ValueType
 from srkd.terminal.console import json_value
 
@@ -309,7 +310,7 @@ def _plain(cls: type, name: str, value: Any) -> Any:
         if isinstance(text, (str, os.PathLike)) and "\0" in os.fspath(text):
             raise UsageError(f"{name}: {os.fspath(text)!r} has a NUL character, which no path and no name has")
     row = next((row for row in declarations(cls) if row.name == name and not row.group), None)
-    if row is not None and row.option.is_input and isinstance(value, (str, os.PathLike)):
+    if row is not None and row.option.is_input and isinstance(value, (str, os.PathLike)) and not is_address(value):
         return Path(value).resolve()
     if row is None or not row.is_multiple or row.is_mapping:
         return value

@@ -17,6 +17,7 @@ from pydantic import GetCoreSchemaHandler, PlainValidator
 from compressor.base.cache_folder import format_exact_bytes, parse_bytes
 from compressor.base.errors import UsageError, parse_int
 from compressor.base.files import require_writable_folder
+from compressor.base.hub import is_address, pull
 from compressor.runtimes.table import device_patterns
 
 
@@ -162,6 +163,17 @@ class PathOr(ValueType):
         return click.Path().shell_complete(ctx, param, incomplete)
 
 
+class ModelPath(PathOr):
+    """The type of a model: also an address of the Hugging Face hub, whose files are fetched when it is read."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return value if is_address(value) else super().convert(value, param, ctx)
+
+    def read(self, value: object) -> Any:
+        value = super().read(value)
+        return pull(value) if isinstance(value, str) and is_address(value) else value
+
+
 class NamedFolder(ValueType):
     """Words [NAME=]DIR; the path becomes absolute, so that a run continues from any folder."""
 
@@ -268,5 +280,5 @@ SETTING = Settings()
 NAMED_FOLDER = NamedFolder()
 CLUSTER = Parsed("ray[://HOST:PORT]", read_cluster)
 DEVICE = Parsed("device", read_device)
-MODEL = PathOr("a model: give a path, a run folder or what srkd.load returned", "descriptor")
+MODEL = ModelPath("a model: give a path, a run folder, hf://OWNER/NAME or what srkd.load returned", "descriptor")
 PICTURE = PathOr("a picture: give a path, a PIL image, a NumPy array or a tensor", "getbands", "shape")

@@ -62,6 +62,14 @@ class ExportOptions(CheckpointOptions):
             unset="none",
         ),
     ] = ()
+    push: Annotated[
+        str | None,
+        Option(
+            "Repository of the Hugging Face hub to send the folder of --for huggingface to; it is made if needed.",
+            unset="nothing is sent",
+            metavar="OWNER/NAME",
+        ),
+    ] = None
     out: Annotated[PathOption, Option("Folder to write to.", unset="beside the model", flags=("-o", "--out"))] = None
     static: Annotated[
         Size | None, SIZE, Option("The only LR size that the files take.", unset="any, where possible")

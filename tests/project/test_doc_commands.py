@@ -51,6 +51,7 @@ ELSEWHERE = {
     ),
     r"^srkd demo": "serves until it is stopped: tests/demo",
     r"--resume": "needs a run that was interrupted: tests/training/test_resume.py",
+    r"hf://|--push": "needs the Hugging Face hub: tests/hosts/test_huggingface.py",
     r"--device cuda": "needs a GPU",
     r"--on ray": "needs Ray: tests/srkd/test_on_ray.py",
     r"charbonnier|plain\.pt": "needs an installed package: tests/recipes/test_recipe_packages.py and its like",
@@ -162,6 +163,7 @@ def options_of(words: list[str]) -> set[str]:
 @pytest.mark.parametrize("page", with_commands("srkd", "torchrun"), ids=named)
 def test_the_command_line_reads_every_command(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("srkd.options.values.pull", lambda address: tmp_path)  # else a word of hf:// asks the hub
     for line in lines(page):
         words = list(line.words)
         if "srkd" in words and line.program in ("srkd", "torchrun"):

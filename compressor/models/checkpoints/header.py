@@ -21,6 +21,8 @@ from compressor.models.networks.image_cost import Cost
 from compressor.models.quantisation.description import KEY as QUANT
 
 RUN_FOLDER_WEIGHTS, RUN_FOLDER_FACTS = "student.safetensors", "run.json"
+HUB_FOLDER_WEIGHTS = "model.safetensors"
+"""The name of the weights in a folder of the Hugging Face hub."""
 HEADER_BYTES_LIMIT = 16 * 2**20
 DTYPE_BYTES: Mapping[str, int] = {
     "F64": 8,
@@ -70,17 +72,20 @@ class OwnFile:
 
 
 def weights_file(path: Path) -> Path:
-    """Return the file that holds the weights: `path` itself, or the student of a run folder."""
+    """Return the file that holds the weights: `path` itself, the student of a run folder, the model of a hub folder."""
     if not path.is_dir():
         return path
-    student = path / RUN_FOLDER_WEIGHTS
-    if student.is_file():
-        return student
+    for name in (RUN_FOLDER_WEIGHTS, HUB_FOLDER_WEIGHTS):
+        if (path / name).is_file():
+            return path / name
     if (path / RUN_FOLDER_FACTS).is_file():
         raise SrkdError(
             f"{path} is a run that is not finished, without {RUN_FOLDER_WEIGHTS}: srkd compress --resume {path}"
         )
-    raise SrkdError(f"{path}: a folder without {RUN_FOLDER_WEIGHTS}: give the folder of a finished run, or a file")
+    raise SrkdError(
+        f"{path}: a folder without {RUN_FOLDER_WEIGHTS} and {HUB_FOLDER_WEIGHTS}: give the folder of a finished run or "
+        "of the Hugging Face hub, or a file"
+    )
 
 
 def ncnn_files(path: Path) -> tuple[Path, Path] | None:

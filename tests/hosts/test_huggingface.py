@@ -1,0 +1,240 @@
+"""`--for huggingface`, `--push` and hf://: a folder that rebuilds the network, and repositories in local folders."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import shutil
+import sys
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+from safetensors.torch import load_file
+
+import srkd
+from compressor.base import hub
+from compressor.base.errors import SrkdError, UsageError
+from compressor.inference.open import open_model
+from compressor.models.networks.base import Network
+from compressor.models.networks.compact import CompactSpec
+from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.registry import build, spec_from_dict
+from export.hosts.writing import export_for_hosts
+from export.writing.card import MARK, CardFacts
+from export.writing.exporting import Source
+from srkd.cli.main import run
+from srkd.options.compress import TeacherOptions
+from srkd.options.values import MODEL
+from tests.support.hosts import photo
+
+FILES = {"README.md", "config.json", "model.safetensors"}
+
+
+@dataclass(frozen=True)
+class LocalHub:
+    """huggingface_hub's calls on repositories that are folders under `root`."""
+
+    root: Path
+
+    def snapshot_download(
+        self, repo_id: str, *, revision: str | None = None, local_dir: Path, allow_patterns: list[str]
+    ) -> str:
+        repository = self.root / repo_id
+        if not repository.is_dir() or revision not in (None, "main"):
+            raise RuntimeError("404 Client Error.\nRepository Not Found")
+        local_dir.mkdir(parents=True, exist_ok=True)
+        for file in repository.iterdir():
+            if any(fnmatch(file.name, pattern) for pattern in allow_patterns):
+                shutil.copy(file, local_dir)
+        return str(local_dir)
+
+    def HfApi(self) -> LocalHub:
+        return self
+
+    def create_repo(self, repo_id: str, *, exist_ok: bool) -> str:
+        (self.root / repo_id).mkdir(parents=True, exist_ok=exist_ok)
+        return f"https://huggingface.co/{repo_id}"
+
+    def upload_folder(self, *, repo_id: str, folder_path: Path, allow_patterns: list[str], commit_message: str) -> None:
+        assert commit_message
+        for file in folder_path.iterdir():
+            if any(fnmatch(file.name, pattern) for pattern in allow_patterns):
+                shutil.copy(file, self.root / repo_id)
+
+
+@pytest.fixture
+def local_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    root = tmp_path / "hub"
+    monkeypatch.setitem(sys.modules, "huggingface_hub", LocalHub(root))
+    monkeypatch.setenv("SRKD_CACHE", str(tmp_path / "cache"))
+    return root
+
+
+def written(network: Network, folder: Path, source: Source | None = None, facts: CardFacts | None = None) -> Path:
+    (host,) = export_for_hosts(network, source or Source("net"), ["huggingface"], folder, facts=facts)
+    assert host.folder is not None, host.reason
+    return host.folder
+
+
+def head_of_readme(folder: Path) -> dict[str, Any]:
+    text = (folder / "README.md").read_text(encoding="utf-8")
+    assert text.startswith("---\n")
+    head: dict[str, Any] = yaml.safe_load(text.split("---\n")[1])
+    return head
+
+
+@pytest.mark.parametrize("spec", [EDSRSpec(width=8, depth=1, scale=2), CompactSpec(4, width=8, depth=2, channels=1)])
+def test_config_and_weights_rebuild_the_network_without_srkds_loader(
+    spec: EDSRSpec | CompactSpec, tmp_path: Path
+) -> None:
+    network = build(spec, seed=3).eval()
+    folder = written(network, tmp_path)
+    assert {file.name for file in folder.iterdir()} == FILES
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    assert (config["arch"], config["scale"], config["channels"]) == (spec.arch, spec.scale, network.descriptor.channels)
+    rebuilt = build(spec_from_dict(config["spec"]), seed=0).eval()
+    rebuilt.load_state_dict(load_file(folder / "model.safetensors"))
+    lr = photo(channels=network.descriptor.channels)
+    with torch.no_grad():
+        assert torch.equal(rebuilt(lr), network(lr))
+
+
+def test_the_folder_is_a_model_of_every_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    network = build(EDSRSpec(width=8, depth=1, scale=2), seed=3)
+    folder = written(network, tmp_path)
+    lr = photo()
+    with torch.no_grad():
+        torch.testing.assert_close(open_model(folder).run(lr), network(lr), atol=1e-6, rtol=0)
+    Image.new("RGB", (20, 16), (200, 90, 10)).save(tmp_path / "a.png")
+    assert run(["upscale", str(folder), str(tmp_path / "a.png"), "-o", str(tmp_path / "b.png")]) == 0
+    assert Image.open(tmp_path / "b.png").size == (40, 32)
+    assert run(["inspect", str(folder), "--json"]) == 0
+    assert run(["export", str(folder), "--onnx", "-o", str(tmp_path / "onnx")]) == 0
+    capsys.readouterr()
+    with pytest.raises(SrkdError, match=r"without student.safetensors and model.safetensors"):
+        open_model(tmp_path / "onnx")
+
+
+def test_what_the_checkpoint_says_stays_in_its_copy(tmp_path: Path) -> None:
+    """Equal bytes have the hash that the run's record holds."""
+    network = build(EDSRSpec(width=8, depth=1, scale=2), seed=3)
+    srkd.save(network, tmp_path / "net.safetensors")
+    (host,) = srkd.export(tmp_path / "net.safetensors", hosts="huggingface", out=tmp_path / "out").hosts
+    assert host.folder is not None
+    assert (host.folder / "model.safetensors").read_bytes() == (tmp_path / "net.safetensors").read_bytes()
+
+
+def test_the_readme_is_the_card_and_ends_with_the_three_lines(tmp_path: Path) -> None:
+    source = Source("net", header={"srkd.recipe": "fit", "srkd.license": "cc-by-nc-4.0"})
+    facts = CardFacts("student", source.header, "ab" * 32, "cc-by-nc-4.0", teacher="my best -- 4x..teacher.pth")
+    network = build(EDSRSpec(width=8, depth=1, scale=2), seed=0)
+    folder = written(network, tmp_path, source, facts)
+    head = head_of_readme(folder)
+    assert head["license"] == "cc-by-nc-4.0" and head["base_model"] == "my-best-4x.teacher"
+    assert (head["pipeline_tag"], head["library_name"]) == ("image-to-image", "srkd")
+    text = (folder / "README.md").read_text(encoding="utf-8")
+    assert "# net\n" in text and "## Files" not in text and "forbids commercial use" in text
+    ending = text.split("## Use\n")[1].split()
+    assert [word for word, before in zip(ending[1:], ending, strict=False) if before == "-"] == [
+        "Put",
+        "Call:",
+        "Expect",
+    ]
+    assert srkd.inspect(folder).licence == "cc-by-nc-4.0"
+
+
+def test_a_card_that_its_owner_changed_is_left_alone(tmp_path: Path) -> None:
+    network = build(EDSRSpec(width=8, depth=1, scale=2), seed=0)
+    readme = written(network, tmp_path) / "README.md"
+    readme.write_text(readme.read_text().replace("# net", "# old"))
+    written(network, tmp_path)
+    assert "# net" in readme.read_text()
+    readme.write_text(readme.read_text().replace(MARK, "").replace("# net", "# mine"))
+    written(network, tmp_path)
+    assert "# mine" in readme.read_text()
+
+
+def test_pushed_and_pulled(local_hub: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    srkd.save(build(EDSRSpec(width=8, depth=1, scale=2), seed=3), tmp_path / "net.safetensors")
+    words = ["export", str(tmp_path / "net.safetensors"), "--for", "huggingface", "--push", "me/first"]
+    assert run([*words, "-o", str(tmp_path / "out")]) == 0
+    assert "pushed to https://huggingface.co/me/first" in " ".join(capsys.readouterr().out.split())
+    assert {file.name for file in (local_hub / "me" / "first").iterdir()} == FILES
+    Image.new("RGB", (20, 16), (200, 90, 10)).save(tmp_path / "a.png")
+    assert run(["upscale", "hf://me/first", str(tmp_path / "a.png"), "-o", str(tmp_path / "b.png")]) == 0
+    assert Image.open(tmp_path / "b.png").size == (40, 32)
+    lr = photo()
+    assert torch.equal(srkd.load("hf://me/first@main").forward(lr), srkd.load(tmp_path / "net.safetensors").forward(lr))
+    teacher = TeacherOptions(teacher="hf://me/first").teacher
+    assert isinstance(teacher, Path) and teacher.is_absolute() and teacher.is_dir()
+    (host,) = srkd.export("hf://me/first", hosts="openmodeldb", out=tmp_path / "again").hosts
+    assert host.files[-1].path is not None and host.files[-1].path.name == "2x-first.onnx"
+    with pytest.raises(UsageError, match="give --out"):
+        srkd.export("hf://me/first", formats="onnx")
+
+
+def test_another_programs_checkpoint_is_fetched_by_its_name(local_hub: Path, tmp_path: Path) -> None:
+    network = build(EDSRSpec(width=8, depth=1, scale=2), seed=3)
+    (local_hub / "you" / "zoo").mkdir(parents=True)
+    srkd.save(network, local_hub / "you" / "zoo" / "4x.safetensors")
+    with pytest.raises(SrkdError, match=r"no model.safetensors: name a file of it, as in hf://you/zoo/FILE"):
+        srkd.load("hf://you/zoo")
+    lr = photo()
+    with torch.no_grad():
+        assert torch.equal(srkd.load("hf://you/zoo/4x.safetensors").forward(lr), network(lr))
+    with pytest.raises(SrkdError, match=r"no other\.pth"):
+        srkd.load("hf://you/zoo/other.pth")
+    with pytest.raises(SrkdError, match=r"hf://you/none cannot be fetched: 404 Client Error"):
+        srkd.load("hf://you/none")
+
+
+@pytest.mark.parametrize("address", ["hf://first", "hf://me/first/../../x", "hf://../first", "hf://me/fi rst"])
+def test_what_is_no_address_is_refused(address: str, local_hub: Path) -> None:
+    with pytest.raises(UsageError, match="hf://OWNER/NAME"):
+        MODEL.read(address)
+
+
+def test_push_is_refused_before_any_work(local_hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    srkd.save(build(EDSRSpec(width=8, depth=1, scale=2), seed=0), tmp_path / "net.safetensors")
+    with pytest.raises(UsageError, match="--for huggingface: give both"):
+        srkd.export(tmp_path / "net.safetensors", hosts="upscayl", push="me/first")
+    with pytest.raises(UsageError, match="OWNER/NAME"):
+        srkd.export(tmp_path / "net.safetensors", hosts="huggingface", push="first")
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(SrkdError, match=r"srkd\[hub\]"):
+        srkd.export(tmp_path / "net.safetensors", hosts="huggingface", push="me/first")
+    with pytest.raises(SrkdError, match=r"srkd\[hub\]"):
+        srkd.load("hf://me/first")
+    assert [file.name for file in tmp_path.iterdir()] == ["net.safetensors"]
+
+
+@pytest.mark.extras
+def test_the_real_library_has_these_calls_and_reads_the_card(tmp_path: Path) -> None:
+    real = pytest.importorskip("huggingface_hub")
+    for call, double in (
+        (real.snapshot_download, LocalHub.snapshot_download),
+        (real.HfApi.create_repo, LocalHub.create_repo),
+        (real.HfApi.upload_folder, LocalHub.upload_folder),
+    ):
+        wanted = set(inspect.signature(double).parameters) - {"self"}
+        assert wanted <= set(inspect.signature(call).parameters)
+    source = Source(
+        "net",
+        header={"srkd.scores": '{"validation_psnr_y": 31.5, "bicubic_psnr_y": 29.0}', "srkd.license": "mit"},
+    )
+    facts = CardFacts("net", source.header, "ab" * 32, "mit", teacher="big one.pth")
+    folder = written(build(EDSRSpec(width=8, depth=1, scale=2), seed=0), tmp_path, source, facts)
+    card = real.ModelCard.load(folder / "README.md")
+    assert (card.data.license, card.data.library_name, card.data.base_model) == ("mit", "srkd", "big-one")
+    (result,) = card.data.eval_results
+    assert result.metric_value == 31.5 and "Y-PSNR" in result.metric_name
+    real.utils.validate_repo_id(card.data.base_model)
+    for name in ("me/first", "me/4x-net_2.0"):
+        hub.require_repository(name)
+        real.utils.validate_repo_id(name)
