@@ -17,6 +17,7 @@ from compressor.inference.open import open_model
 from compressor.models.networks.base import Spec
 from compressor.models.networks.compact import CompactSpec
 from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.plain import PlainSpec
 from compressor.models.networks.registry import build
 from compressor.runtimes import onnx_runtime
 from export.formats.conversion import FileOptions, Int8Options
@@ -60,9 +61,16 @@ def test_prelus_fall_back_to_float_between_conversions(tmp_path: Path) -> None:
     nodes = counted(written(PRELU, tmp_path))
     assert nodes.in_float["PRelu"] == 4
     assert next(iter(nodes.in_float)) == "PRelu"  # the most first
-    assert nodes.nodes_in_int8 == 5
+    assert nodes.nodes_in_int8 == 5 + 2  # the convolutions, and the image enlarged and added
     assert nodes.conversions >= 8
-    assert "5 of 11 nodes compute in integers, PRelu 4" in str(nodes)
+    assert "7 of 11 nodes compute in integers, PRelu 4 in float" in str(nodes)
+
+
+@pytest.mark.parametrize("spec", [PlainSpec(width=8, depth=2), CompactSpec(2, width=8, depth=2, act="relu")], ids=str)
+def test_students_for_phones_compute_in_integers_from_end_to_end(spec: Spec, tmp_path: Path) -> None:
+    nodes = counted(written(spec, tmp_path))
+    assert nodes.nodes_in_int8 == nodes.nodes == spec.depth + 4  # type: ignore[attr-defined]
+    assert nodes.conversions == 2  # the float images at both ends
 
 
 def test_a_float_file_computes_nothing_in_integers(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from compressor.models.networks.base import Network, Spec
 from compressor.models.networks.carn_m import CARNMSpec
 from compressor.models.networks.compact import CompactSpec
 from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.plain import PlainSpec
 from compressor.models.networks.rcan import RCANSpec
 from compressor.models.networks.registry import architecture, build
 from compressor.models.students.spread import Value, best_basis, mixing_matrix, rounding_noise, spread_streams
@@ -33,7 +34,10 @@ from export.int8.quantise.walk import GraphWalk, Solution
 from tests.support.onnx_files import run_graph as run
 
 SMALL = EDSRSpec(width=8, depth=2, scale=2)
-SPECS: tuple[Spec, ...] = tuple(architecture(name).small for name in ("edsr", "rcan", "carn_m", "swinir", "compact"))
+SPECS: tuple[Spec, ...] = tuple(
+    architecture(name).small for name in ("edsr", "rcan", "carn_m", "swinir", "compact", "plain")
+)
+ANCHORED = (PlainSpec(width=8, depth=2), PlainSpec(1, width=8, depth=1), CompactSpec(2, width=8, depth=2, act="relu"))
 
 
 def photos_like(count: int = 4, side: int = 16, seed: int = 0) -> torch.Tensor:
@@ -228,6 +232,41 @@ def test_the_image_reaches_the_first_layer_without_its_mean() -> None:
     assert layers[0].input[0] in ends.images
     assert not any(node.op_type == "Div" for node in ends.graph.nodes)
     assert ends.graph.model.graph.output[0].name == layers[-1].output[0]
+
+
+@pytest.mark.parametrize("spec", ANCHORED, ids=str)
+def test_a_sum_with_the_image_is_bytes_from_end_to_end(spec: Spec) -> None:
+    """The copied image is exact, the sum is rounded to the image's bytes, and nothing is left to compute in float."""
+    network, ends = ends_of(spec)
+    lr = photos_like(2)
+    with torch.no_grad():
+        assert np.abs(run(ends.graph.model, lr) - network.eval()(lr).numpy()).max() < 1e-5
+    plan, solution, _ = quantised(ends, lr)
+    assert [solution.grids[name] for name in sorted(ends.images)] == [BYTES] * len(ends.images)
+    computing = [index for index, node in enumerate(ends.graph.nodes) if node.op_type in ("Conv", "Add", "Resize")]
+    assert set(computing) <= plan.integer
+    # Without the layers, whose weights are random, the image itself is left: enlarged without a change.
+    for layer in ends.graph.layers.values():
+        if layer.bias is not None:
+            stored = next(tensor for tensor in ends.graph.model.graph.initializer if tensor.name == layer.weight)
+            stored.CopyFrom(numpy_helper.from_array(np.zeros(tuple(stored.dims), np.float32), layer.weight))
+            bias = next(tensor for tensor in ends.graph.model.graph.initializer if tensor.name == layer.bias)
+            bias.CopyFrom(numpy_helper.from_array(np.zeros(tuple(bias.dims), np.float32), layer.bias))
+    _, _, copied = quantised(Ends(FloatGraph(ends.graph.model), ends.images), lr)
+    enlarged = lr.repeat_interleave(spec.scale, 2).repeat_interleave(spec.scale, 3)
+    assert np.abs(run(copied, lr) - enlarged.numpy()).max() < 1e-6
+
+
+@pytest.mark.parametrize("spec", ANCHORED, ids=str)
+def test_without_a_zero_point_the_sum_with_the_image_stays_in_float_and_says_why(spec: Spec) -> None:
+    _, ends = ends_of(spec)
+    plan, _, model = quantised(ends, photos_like(2), TENSORRT)
+    (add,) = [node for node in model.graph.node if node.op_type == "Add"]
+    assert "half of an image's levels" in add.doc_string
+    # Both are read as floats: the image as it is, and the last layer's result before it is rounded.
+    assert not any(name.endswith(".dequantised") for name in add.input)
+    others = {index for index, node in enumerate(ends.graph.nodes) if node.op_type == "Conv" and len(node.input) > 2}
+    assert others <= plan.integer
 
 
 # --- equalising

@@ -2,9 +2,10 @@
 
     input    conv(a·x + c)  →  conv'(x),  W' = W·a, b' = b + ΣW·c      x on the grid of bytes: no error at all
     output   a·conv(x) + c  →  conv'(x),  W' = a·W, b' = a·b + c       rounded to bytes once, not twice
+    anchor   clip(shuffle(conv(x) + lr))  →  shuffle(clip(conv(x) + lr))   clipped and rounded to bytes by the sum
 
 a and c are constants, per channel or for all. If the convolution pads with zeros, the image is padded by
--c/a before it, so that borders do not change.
+-c/a before it, so that borders do not change. An anchor is the image itself, copied or enlarged, and added last.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from onnx import helper, numpy_helper
 from compressor.runtimes.onnx_file import drop_unused, set_nodes
 from export.graph.onnx_graph import attribute_of
 from export.int8.quantise.grids import U8, Grid
-from export.int8.quantise.plan import FloatGraph
+from export.int8.quantise.plan import FloatGraph, enlarges_by_copies
 
 BYTES = Grid(1 / 255, 0, U8)
 """The grid of images in [0,1]."""
@@ -43,8 +44,9 @@ def meet_image(model: onnx.ModelProto) -> Ends:
     copy.CopyFrom(model)
     first = _rewrite_input(copy)
     last = _rewrite_output(copy)
+    sums = () if last else _meet_anchor(copy)
     _remove_unused(copy.graph)
-    return Ends(FloatGraph(copy), frozenset(name for name in (first, last) if name is not None))
+    return Ends(FloatGraph(copy), frozenset(name for name in (first, last, *sums) if name is not None))
 
 
 @dataclass(frozen=True)
@@ -179,6 +181,52 @@ def _steps_before(graph: FloatGraph, output: str) -> tuple[_Steps | None, int]:
             shuffled *= attribute_of(node, "blocksize") ** 2
         name = source
     return None, 1
+
+
+def _meet_anchor(model: onnx.ModelProto) -> tuple[str, ...]:
+    """Clip before the last shuffle if a sum with the image is shuffled; return the names of the image values there."""
+    graph = FloatGraph(model)
+    (image,), name, moves = (value.name for value in model.graph.input), model.graph.output[0].name, list[int]()
+    while (index := graph.producer.get(name)) is not None and graph.nodes[index].op_type in ("DepthToSpace", "Clip"):
+        name = graph.nodes[index].input[0]
+        if graph.sole_user(name) != index:
+            return ()
+        moves.append(index)
+    anchors = [] if index is None else [value for value in graph.nodes[index].input if _copies(graph, value, image)]
+    if index is None or graph.nodes[index].op_type != "Add" or not anchors:
+        return ()
+    # Whatever is clipped first: a shuffle only moves pixels.
+    ordered = sorted(moves, key=lambda place: (graph.nodes[place].op_type != "Clip", place))
+    values = [name, *(graph.nodes[place].output[0] for place in reversed(moves))]
+    nodes = list(model.graph.node)
+    for place, node in zip(sorted(moves), (_copy_of(graph.nodes[place]) for place in ordered), strict=True):
+        node.input[0], node.output[0] = values[:2]
+        values.pop(0)
+        nodes[place] = node
+    set_nodes(model.graph, nodes)
+    clipped = FloatGraph(model)
+    user = clipped.sole_user(name)
+    is_clipped = user is not None and clipped.nodes[user].op_type == "Clip"
+    return (*anchors, clipped.nodes[user].output[0] if user is not None and is_clipped else name)
+
+
+def _copies(graph: FloatGraph, name: str, image: str) -> bool:
+    """Whether a value is the image with each pixel repeated, by a 1×1 convolution or by nearest enlarging."""
+    index = graph.producer.get(name)
+    if index is None or graph.nodes[index].input[0] != image:
+        return False
+    node, layer = graph.nodes[index], graph.layers.get(index)
+    if layer is None:
+        return node.op_type == "Resize" and enlarges_by_copies(node)
+    weight = graph.constants[layer.weight]
+    is_point = layer.kind == "conv" and layer.bias is None and weight.shape[2:] == (1, 1)
+    return is_point and bool(((weight == 0) | (weight == 1)).all() and (weight.sum((1, 2, 3)) == 1).all())
+
+
+def _copy_of(node: onnx.NodeProto) -> onnx.NodeProto:
+    copy = onnx.NodeProto()
+    copy.CopyFrom(node)
+    return copy
 
 
 def _drop(model: onnx.ModelProto, steps: Sequence[onnx.NodeProto], value: str) -> None:

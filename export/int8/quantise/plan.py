@@ -5,7 +5,7 @@ stay in float. Operators that only move values keep their grid. An activation di
 value between them is never stored. Everything else (softmax, norms, GELU) is float, and so are:
 
 - a gate, from the pooling of a whole image to its sigmoid: one pixel per image costs nothing, its error affects all
-- a sum whose result is the image itself: its error is directly visible
+- a sum whose result is the image itself, unless it is rounded to the image's own bytes: its error is directly visible
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ MOVES = frozenset(
         "Relu",
     }
 )
-"""Operators whose results are values of their first input, or zero (Relu)."""
+"""Operators whose results are values of their first input, or zero (Relu); so is a Resize that copies pixels."""
 
 FUSED = frozenset({"Relu", "Clip"})
 """Activations that a runtime computes with the layer before them."""
@@ -216,6 +216,17 @@ class QuantisationPlan:
         """True if weights are solved for again before they are rounded."""
         return self.parts.variant
 
+    def why_in_float(self, index: int) -> str | None:
+        """Why a layer or a sum computes in float, for the node's doc_string; None if it doesn't, or is neither."""
+        node, layer = self.graph.nodes[index], self.graph.layers.get(index)
+        if index in self.integer or (layer is None and node.op_type not in SUMS):
+            return None
+        if layer is not None and layer.name in self.parts.layers:
+            return "in float, so that the file loses little enough"
+        if not self.flavour.image_bytes and _result(self.graph, index) in self.images:
+            return "in float: bytes without a zero point hold only half of an image's levels"
+        return None
+
     def reads_grid(self, index: int, name: str) -> bool:
         """Whether a node reads a quantised value: if it is an integer node, or if no float value exists."""
         if name not in self.grids:
@@ -227,6 +238,13 @@ def fused_activation(graph: FloatGraph, index: int) -> int | None:
     """The index of the activation that a runtime computes with a node, or None."""
     user = graph.sole_user(graph.nodes[index].output[0])
     return user if user is not None and graph.nodes[user].op_type in FUSED else None
+
+
+def _result(graph: FloatGraph, index: int) -> str:
+    """The value that a node and the activation computed with it write."""
+    last = fused_activation(graph, index)
+    (result,) = graph.nodes[index if last is None else last].output
+    return str(result)
 
 
 def make_plan(
@@ -241,9 +259,13 @@ def make_plan(
         raise SrkdError(f"the graph has no layer called {sorted(unknown)[0]!r}")
     gates = set(_gates(graph))
     layers = {
-        index: layer for index, layer in graph.layers.items() if layer.name not in parts.layers and index not in gates
+        index: layer
+        for index, layer in graph.layers.items()
+        if layer.name not in parts.layers
+        and index not in gates
+        and (flavour.image_bytes or not images >= {graph.nodes[index].input[0], graph.nodes[index].output[0]})
     }
-    sums = () if parts.sums else tuple(_sums(graph, gates))
+    sums = () if parts.sums else tuple(_sums(graph, gates, images if flavour.image_bytes else frozenset()))
     integer = {*layers, *sums}
     grids: dict[str, str | None] = {}
     on_grid: set[int] = set()
@@ -255,25 +277,40 @@ def make_plan(
         if index in integer:
             if node.op_type == "MatMul":  # runtimes return its products in float
                 continue
-            last = fused_activation(graph, index)
-            (result,) = graph.nodes[index if last is None else last].output
-            if result in images and not flavour.image_bytes:
+            last, result = fused_activation(graph, index), _result(graph, index)
+            if not flavour.image_bytes and (result in images or _is_added_to_image(graph, result, images)):
                 continue
             grids.setdefault(result, None)
             on_grid |= {index} if last is None else {index, last}
-        elif _moves_grid(graph, index, grids, on_grid):
+        elif _moves_grid(graph, index, grids, on_grid, images if flavour.image_bytes else frozenset()):
             grids.setdefault(node.output[0], node.input[0])
             integer.add(index)
             on_grid.add(index)
     return QuantisationPlan(graph, flavour, parts, layers, frozenset(integer), frozenset(on_grid), grids, images)
 
 
-def _moves_grid(graph: FloatGraph, index: int, grids: Container[str], on_grid: Container[int]) -> bool:
-    """True if the node rearranges values that are stored only as integers."""
+def _moves_grid(
+    graph: FloatGraph, index: int, grids: Container[str], on_grid: Container[int], images: Container[str]
+) -> bool:
+    """True if the node rearranges values that are stored only as integers, or that are the image's bytes."""
     node = graph.nodes[index]
-    if node.op_type not in MOVES or index in on_grid:
+    if index in on_grid or not (node.op_type in MOVES or enlarges_by_copies(node)) or node.input[0] not in grids:
         return False
-    return node.input[0] in grids and graph.producer.get(node.input[0], -1) in on_grid
+    return node.input[0] in images or graph.producer.get(node.input[0], -1) in on_grid
+
+
+def enlarges_by_copies(node: onnx.NodeProto) -> bool:
+    return node.op_type == "Resize" and attribute_of(node, "mode", b"nearest") == b"nearest"
+
+
+def _is_added_to_image(graph: FloatGraph, name: str, images: frozenset[str]) -> bool:
+    """True if a value is only rearranged and added to the image's own pixels, which gives the image."""
+    user = graph.sole_user(name)
+    while user is not None and graph.nodes[user].op_type in MOVES:
+        user = graph.sole_user(graph.nodes[user].output[0])
+    if user is None or graph.nodes[user].op_type != "Add" or not images.intersection(graph.nodes[user].input):
+        return False
+    return _result(graph, user) in images
 
 
 def _gates(graph: FloatGraph) -> Iterator[int]:
@@ -298,8 +335,8 @@ def _is_whole_image(graph: FloatGraph, node: onnx.NodeProto) -> bool:
     return axes is not None and sorted(axis % 4 for axis in axes) == [2, 3]
 
 
-def _sums(graph: FloatGraph, gates: set[int]) -> Iterator[int]:
-    """Yield the sums and products of values whose results lead to a layer."""
+def _sums(graph: FloatGraph, gates: set[int], images: frozenset[str]) -> Iterator[int]:
+    """Yield the sums and products of values whose results lead to a layer or are the image in bytes."""
     leads_on: set[str] = set()
     for index in reversed(range(len(graph.nodes))):
         node = graph.nodes[index]
@@ -307,5 +344,7 @@ def _sums(graph: FloatGraph, gates: set[int]) -> Iterator[int]:
         if index in graph.layers or goes_on:
             leads_on.update(node.input)
         values = [name for name in node.input if name in graph.floats]
-        if goes_on and index not in gates and node.op_type in SUMS and len(values) == len(node.input):
+        if node.op_type not in SUMS or index in gates or len(values) < len(node.input):
+            continue
+        if goes_on or _result(graph, index) in images:
             yield index

@@ -45,6 +45,7 @@ class _Writer:
                 self._layer(index, node, self.solution.layers[index])
             for place, name in enumerate(node.output):
                 node.output[place] = renamed.get(name, name)
+            node.doc_string = self.plan.why_in_float(index) or ""
             self.nodes.append(node)
             for name in graph.nodes[index].output:
                 self._pair(name, renamed.get(name, name), last=name in renamed)
