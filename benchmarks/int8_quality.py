@@ -23,6 +23,7 @@ import torch
 
 from benchmarks.evidence import Benchmark, Cell, Column, Row, Table, add_variant_option, save
 from compressor.assets import embedded_student, embedded_teacher
+from compressor.base.machine import has_integer_products
 from compressor.images.files import read_rgb_u8
 from compressor.images.metrics import psnr_y, to_u8
 from compressor.images.resize import downscale_u8, mod_crop
@@ -36,9 +37,10 @@ from export.int8.calibration import COUNT, calibration_patches
 from export.int8.float_parts import NOTHING, FloatParts
 from export.int8.quantise.ends import meet_image
 from export.int8.quantise.equalise import equalise_channels
-from export.int8.quantise.plan import CPU, TENSORRT, Flavour, make_plan
+from export.int8.quantise.plan import TENSORRT, Flavour, make_plan
 from export.int8.quantise.qdq import write_qdq
 from export.int8.quantise.walk import GraphWalk
+from export.int8.to_int8 import cpu_flavour
 
 BENCHMARK = Benchmark(
     "What do eight bits lose and gain on different networks?",
@@ -175,6 +177,7 @@ def by_onnx_runtime(network: Network, plain: onnx.ModelProto, patches: torch.Ten
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             per_channel=True,
+            reduce_range=not has_integer_products(),
         )
         return onnx.load(result)
 
@@ -191,9 +194,9 @@ def ours(flavour: Flavour, parts: FloatParts = NOTHING) -> Build:
 
 BUILDS: dict[str, Build] = {
     "`quantize_static` of ONNX Runtime": by_onnx_runtime,
-    "`--int8`": ours(CPU),
-    "`--int8`, sums in float": ours(CPU, FloatParts(sums=True)),
-    "`--int8`, weights solved again": ours(CPU, FloatParts(variant=True)),
+    "`--int8`": ours(cpu_flavour(learnt=False)),
+    "`--int8`, sums in float": ours(cpu_flavour(learnt=False), FloatParts(sums=True)),
+    "`--int8`, weights solved again": ours(cpu_flavour(learnt=False), FloatParts(variant=True)),
     "`--int8-trt`": ours(TENSORRT),
 }
 """Functions that build a quantised graph from the network, its float graph and the patches, by table row."""

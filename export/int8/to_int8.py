@@ -36,13 +36,13 @@ LEARNT = "learnt in training"
 
 
 def convert(job: Conversion) -> Mapping[str, object]:
-    flavour = TENSORRT if job.format == "int8-trt" else _cpu_flavour(learnt=job.network.quantisation is not None)
+    flavour = TENSORRT if job.format == "int8-trt" else cpu_flavour(learnt=job.network.quantisation is not None)
     graph, quant = _learnt(job, flavour) if job.network.quantisation is not None else _calibrated(job, flavour)
     described = replace(job, metadata={**job.metadata, KEY: json.dumps(quant, sort_keys=True)})
     return {**write_graph(described, graph), **quant}
 
 
-def _cpu_flavour(*, learnt: bool) -> Flavour:
+def cpu_flavour(*, learnt: bool) -> Flavour:
     """The flavour for this processor.
 
     Without VNNI, two products of a byte and a signed byte are added in 16 bits, where they overflow. Weights of seven
