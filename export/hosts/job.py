@@ -11,7 +11,7 @@ from compressor.base.context import QUIET, Context
 from compressor.base.errors import SrkdError
 from compressor.models.checkpoints.header import HUB_FOLDER_WEIGHTS, RUN_FOLDER_WEIGHTS
 from compressor.models.networks.base import Network
-from export.formats.conversion import CannotConvert, FileOptions
+from export.formats.conversion import CannotConvert, FileOptions, Size
 from export.writing.card import CardFacts
 from export.writing.exporting import FileReport, Source, export_model
 
@@ -50,6 +50,8 @@ class HostJob:
     context: Context = QUIET
     facts: CardFacts | None = None
     """What a model card says beyond the network; None: what the checkpoint's header says."""
+    size: Size | None = None
+    """The only LR size that the files take, for hosts with a `Host.size`; None: any."""
 
     @property
     def model(self) -> str:

@@ -38,6 +38,8 @@ class Host:
     """Where such files were run, or how else they are checked."""
     limits: str = ""
     """What the host does not run, or runs in another way than srkd."""
+    size: tuple[int, int] | None = None
+    """Width and height of the images that its files take, if --static names no other size; None: any size."""
     distribution: str = "srkd"
 
     def load(self) -> HostModule:
@@ -121,6 +123,15 @@ HOSTS: EntryPointTable[Host] = EntryPointTable(
                 ("a1111", "AUTOMATIC1111's web UI"),
                 ("invokeai", "InvokeAI"),
             )
+        ),
+        Host(
+            name="litert-gpu",
+            title="LiteRT on a phone's GPU",
+            module="export.hosts.litert_gpu",
+            writes="a .tflite of one size in operators that the GPU takes",
+            proved="LiteRT's own GPU accelerator on a software Vulkan driver, every operator on it; no phone was run",
+            limits="one size, 256x256 or --static WxH",
+            size=(256, 256),
         ),
         Host(
             name="openmodeldb",

@@ -11,13 +11,13 @@ from pathlib import Path
 import torch
 
 from compressor.base.context import QUIET, Context
-from compressor.base.errors import SrkdError
+from compressor.base.errors import SrkdError, UsageError
 from compressor.base.files import atomic_path, read_text, require_writable_folder
 from compressor.base.machine import count_threads, machine_facts
 from compressor.inference.open import open_model
 from compressor.models.networks.base import Network
 from compressor.runtimes.table import OpenOptions
-from export.formats.conversion import CannotConvert
+from export.formats.conversion import CannotConvert, Size
 from export.hosts.job import HostFiles, HostJob
 from export.hosts.table import HOSTS
 from export.timing.stopwatch import image_for
@@ -38,19 +38,29 @@ def export_for_hosts(
     out_dir: Path,
     context: Context = QUIET,
     facts: CardFacts | None = None,
+    size: Size | None = None,
 ) -> tuple[HostFolder, ...]:
     """Write `<out_dir>/<host>` for each host; one that cannot run the network does not stop the others.
 
-    `facts` are for a host whose README is a model card; None: those of the checkpoint's header.
+    `facts` are for a host whose README is a model card; None: those of the checkpoint's header. `size` is that of the
+    images, in place of a host's own, for hosts whose files take one size.
     """
     require_writable_folder(out_dir, "--out")
     network = network.deployed()
     folders = []
-    for name in dict.fromkeys(hosts):
-        host = HOSTS.find(name)
+    rows = [HOSTS.find(name) for name in dict.fromkeys(hosts)]
+    for host in rows:
+        if size is not None and host.size is None:
+            raise UsageError(
+                f"--static is for hosts whose files take one size, and {host.name} takes any: leave it out"
+            )
+    for host in rows:
         folder = out_dir / host.name
         try:
-            written = host.load().write(HostJob(host.name, host.title, network, source, folder, context, facts))
+            job = HostJob(
+                host.name, host.title, network, source, folder, context, facts, host.size and (size or host.size)
+            )
+            written = host.load().write(job)
             expected = _expected(written)
             readme = _write_readme(folder, host.title, written, expected)
             also = written.also if readme is None else (*written.also, readme)

@@ -46,15 +46,16 @@ def run_export(options: ExportOptions, context: Context) -> ExportReport:
     if options.out is None and is_pulled(folder):
         raise UsageError("a model of the hub has no folder to write to: give --out, the folder for the files")
     hosts = as_tuple(options.hosts)
-    if hosts and (options.static is not None or options.io != "float" or options.shuffle != "crd"):
-        raise UsageError("--for decides size, images and channel order itself: leave out --static, --io and --shuffle")
+    if hosts and (options.io != "float" or options.shuffle != "crd"):
+        raise UsageError("--for decides images and channel order itself: leave out --io and --shuffle")
+    size = None if options.static is None else read_size(options.static)
     if options.push is not None:
         require_repository(options.push)
         if HUB not in hosts:
             raise UsageError(f"--push sends the folder of --for {HUB}: give both")
         import_hub()
     facts = _card_facts(source, context.note)
-    folders = export_for_hosts(network, source, hosts, folder, context, facts) if hosts else ()
+    folders = export_for_hosts(network, source, hosts, folder, context, facts, size) if hosts else ()
     if options.push is not None:
         folders = tuple(_pushed(host, options.push) if host.host == HUB else host for host in folders)
     if hosts and not options.formats:
@@ -66,7 +67,7 @@ def run_export(options: ExportOptions, context: Context) -> ExportReport:
         folder,
         context,
         options=FileOptions(
-            lr_size=None if options.static is None else read_size(options.static),
+            lr_size=size,
             io=options.io,
             shuffle=options.shuffle,
             sizes=tuned_and_largest(None if options.sizes is None else SIZES.read(options.sizes)),

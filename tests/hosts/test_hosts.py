@@ -120,8 +120,10 @@ def test_wrong_words_are_refused(tmp_path: Path) -> None:
     srkd.save(build(EDSRSpec(width=8, depth=1, scale=2), seed=0), tmp_path / "net.safetensors")
     with pytest.raises(UsageError, match="upscayl"):
         srkd.export(tmp_path / "net.safetensors", hosts="upscale")
+    with pytest.raises(UsageError, match="--static is for hosts whose files take one size, and upscayl takes any"):
+        srkd.export(tmp_path / "net.safetensors", hosts=["litert-gpu", "upscayl"], static="64x64")
     with pytest.raises(UsageError, match="--for decides"):
-        srkd.export(tmp_path / "net.safetensors", hosts="upscayl", static="64x64")
+        srkd.export(tmp_path / "net.safetensors", hosts="upscayl", io="uint8")
 
 
 @pytest.mark.parametrize("spec", [CompactSpec(4, width=8, depth=2), EDSRSpec(width=8, depth=1, scale=2)])
