@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
 from compressor.base.context import QUIET, Context
 from compressor.base.errors import SrkdError, UsageError, one_line
@@ -58,6 +59,8 @@ class CoreMLRuntime(FileRuntime):
         self.metadata = srkd_keys(self._model.user_defined_metadata)
         self.spec = read_spec(self.metadata, self.label)
         self._image = read_image_format(spec, self.label)
+        if self._image.channels_last:
+            self.precision = "fp16"
         self.descriptor = replace(describe(self.spec, self._image, self.label, self._run), max_size=read_max_size(spec))
 
     def _run(self, lr: torch.Tensor) -> torch.Tensor:
@@ -65,23 +68,45 @@ class CoreMLRuntime(FileRuntime):
             return self._image.run_arrays(lr, self._run_array)
 
     def _run_array(self, images: Array) -> Array:
+        if self._image.channels_last:
+            return self._run_picture(images)
         output: Array = self._model.predict({self._input: images})[self._output]
         return output.astype(np.float32, copy=False)
+
+    def _run_picture(self, images: Array) -> Array:
+        mode = "RGB" if self._image.channels == 3 else "L"
+        picture = Image.fromarray(images[0] if mode == "RGB" else images[0, :, :, 0])
+        large = np.array(self._model.predict({self._input: picture})[self._output].convert(mode))
+        return large.reshape(1, *large.shape[:2], self._image.channels)
 
 
 open_file = CoreMLRuntime
 
 
 def read_image_format(spec: Any, label: str) -> ImageFormat:
-    """The image format of a package, from its description."""
+    """The image format of a package, from its description; a picture of Core ML is bytes with channels last."""
     require_one_image(label, len(spec.description.input), len(spec.description.output))
     kind = spec.description.input[0].type
+    if kind.WhichOneof("Type") == "imageType":
+        picture = kind.imageType
+        if picture.WhichOneof("SizeFlexibility") is not None:
+            raise SrkdError(f"{label} takes pictures of several sizes: expected one size")
+        channels = channels_of(picture, label)
+        return ImageFormat(channels, picture.height, picture.width, 1, channels_last=True, dtype=torch.uint8)
     if kind.WhichOneof("Type") != "multiArrayType":
         raise SrkdError(f"{label} takes {kind.WhichOneof('Type')}: expected tensors in [0,1]")
     shape: list[int | None] = [int(length) for length in kind.multiArrayType.shape]
     if read_max_size(spec) is not None:
         shape[2:] = [None, None]
     return replace(image_format(label, shape, torch.float32, channels_last=False), batch=1)
+
+
+def channels_of(picture: Any, label: str) -> int:
+    """The channels of Core ML's picture, by its space of colours."""
+    space = picture.ColorSpace.Name(picture.colorSpace)
+    if space not in ("RGB", "GRAYSCALE"):
+        raise SrkdError(f"{label} takes pictures in {space}: expected RGB or GRAYSCALE")
+    return 3 if space == "RGB" else 1
 
 
 def read_max_size(spec: Any) -> tuple[int, int] | None:

@@ -19,7 +19,7 @@ from torch import nn
 from compressor.base.errors import SrkdError, reason_of
 from compressor.base.machine import installed_version
 from compressor.models.networks.base import Network
-from compressor.runtimes.coreml_runtime import read_image_format
+from compressor.runtimes.coreml_runtime import channels_of, read_image_format
 from export.formats.conversion import INPUT, OUTPUT, CannotConvert, Conversion, require_size, silence
 
 MAX_SIDE = 2048
@@ -44,14 +44,14 @@ def convert(job: Conversion) -> Mapping[str, object]:
             model.user_defined_metadata.update(job.metadata)
             _describe(model, job.network)
             model.save(str(job.path))
-            program, spec = _read_back(job.path)
+            program, spec = read_back(job.path)
     except Exception as error:
         raise CannotConvert(f"coremltools cannot convert {arch}: {reason_of(error, first=True)}") from error
-    _require_images(spec, job.network, size)
+    require_images(spec, job.network, size)
     for operation in program.functions["main"].operations:
         if any(value.shape is not None and len(value.shape) > MAX_AXES for value in operation.outputs):
             raise CannotConvert(f"Core ML takes tensors of at most {MAX_AXES} axes, {operation.name} has more")
-    count = _require_weights(program, network)
+    count = require_weights(program, network)
     return {
         "coremltools": installed_version("coremltools"),
         "target": TARGETS[target],
@@ -73,8 +73,6 @@ def _convert_traced(network: Network, size: tuple[int, int] | None, target: str)
     shape: tuple[Any, ...] = tuple(example.shape)
     if size is None:
         shape = (*shape[:2], ct.RangeDim(least, MAX_SIDE, height), ct.RangeDim(least, MAX_SIDE, width))
-    passes: Any = ct.PassPipeline.DEFAULT
-    passes.remove_passes(SKIPPED_PASSES)
     return ct.convert(
         traced,
         inputs=[ct.TensorType(name=INPUT, shape=shape, dtype=np.float32)],
@@ -82,9 +80,17 @@ def _convert_traced(network: Network, size: tuple[int, int] | None, target: str)
         convert_to="mlprogram",
         compute_precision=ct.precision.FLOAT32,
         minimum_deployment_target=ct.target[target],
-        pass_pipeline=passes,
+        pass_pipeline=default_passes(),
         skip_model_load=True,
     )
+
+
+def default_passes() -> Any:
+    import coremltools as ct
+
+    passes: Any = ct.PassPipeline.DEFAULT
+    passes.remove_passes(SKIPPED_PASSES)
+    return passes
 
 
 def _describe(model: Any, network: Network) -> None:
@@ -95,7 +101,7 @@ def _describe(model: Any, network: Network) -> None:
     model.output_description[OUTPUT] = f"the same {descriptor.scale} times larger; not clamped to [0,1]"
 
 
-def _read_back(path: Path) -> tuple[Any, Any]:
+def read_back(path: Path) -> tuple[Any, Any]:
     """The program with its weights, and the description, from the package."""
     import coremltools as ct
     from coremltools.converters.mil.frontend.milproto.load import load
@@ -105,12 +111,16 @@ def _read_back(path: Path) -> tuple[Any, Any]:
     return load(spec, spec.specificationVersion, str(model.weights_dir)), spec
 
 
-def _require_images(spec: Any, network: Network, size: tuple[int, int] | None) -> None:
+def require_images(spec: Any, network: Network, size: tuple[int, int] | None) -> None:
     """Refuse a package that does not take and return one image of these sizes."""
     image = read_image_format(spec, "the package")
     scale, channels = network.descriptor.scale, network.descriptor.channels
     fixed = None if size is None else (1, channels, size[1] * scale, size[0] * scale)
-    actual = tuple(spec.description.output[0].type.multiArrayType.shape)
+    output = spec.description.output[0].type
+    actual = tuple(output.multiArrayType.shape)
+    if image.channels_last:  # a picture: its space of colours has as many channels
+        picture = output.imageType
+        actual = (1, channels_of(picture, "the package"), picture.height, picture.width)
     # An output size that depends on a free input size is missing, or that of the example.
     if (image.channels, image.fixed_size) != (channels, size) or (fixed is not None and actual != fixed):
         raise SrkdError(
@@ -118,14 +128,14 @@ def _require_images(spec: Any, network: Network, size: tuple[int, int] | None) -
         )
 
 
-def _require_weights(program: Any, network: Network) -> int:
-    """Refuse a package that lacks a weight, compared bit for bit; return the number of tensors compared."""
+def require_weights(program: Any, network: Network, dtype: torch.dtype = torch.float32) -> int:
+    """Refuse a package that lacks a weight in `dtype`, compared bit for bit; return the number of tensors compared."""
     stored: Counter[tuple[int, bytes]] = Counter()
     for operation in program.functions["main"].operations:
         if operation.op_type == "const" and isinstance(operation.outputs[0].val, np.ndarray):
             stored[_content(operation.outputs[0].val)] += 1
     weights = [
-        (f"{name}.{kind}", tensor.detach().numpy())
+        (f"{name}.{kind}", tensor.detach().to(dtype).float().numpy())
         for name, module in network.named_modules()
         if isinstance(module, LAYERS_WITH_WEIGHTS)
         for kind, tensor in module.named_parameters(recurse=False)

@@ -57,6 +57,8 @@ BF16 = Bounds(max_abs=0.1, min_psnr=40.0, rounding=2**-8)
 """Eight bits of mantissa: a network whose last layer adds the image in bf16 cannot be nearer than about 55 dB."""
 
 
+PICTURES = Bounds(max_abs=0.1, min_psnr=45.0, clipped=True, rounding=2**-8)
+"""Half precision between bytes: rounding an image to bytes is 59 dB, and networks sharpen what their input lost."""
 SHADER = Bounds(max_abs=1.5 / 255, min_psnr=50.0, clipped=True, rounding=2**-11)
 """Sums in float32, and half precision wherever the player keeps a picture; at most one and a half grey levels."""
 HALF_SHADER = Bounds(max_abs=0.1, min_psnr=50.0, clipped=True, rounding=2**-11)
@@ -340,6 +342,19 @@ FORMATS: EntryPointTable[Format] = EntryPointTable(
             module="export.convert.to_coreml",
             needs=("coremltools",),
             extra="coreml",
+            runtime="coreml",
+            options=("static",),
+            tested=False,
+        ),
+        Format(
+            name="coreml-fp16",
+            title="Core ML for the neural engine, fp16, pictures in and out, one size; runs on macOS and iOS only",
+            suffix=".fp16.mlpackage",
+            precision="fp16",
+            module="export.convert.to_coreml_images",
+            needs=("coremltools",),
+            extra="coreml",
+            bounds=PICTURES,
             runtime="coreml",
             options=("static",),
             tested=False,

@@ -142,6 +142,15 @@ HOSTS: EntryPointTable[Host] = EntryPointTable(
             limits="author, tags, urls and images are left to you",
         ),
         Host(
+            name="coreml",
+            title="Apps on macOS and iOS",
+            module="export.hosts.coreml",
+            writes="NAME-256x256.fp16.mlpackage and one of 640x360: fp16, pictures in and out, for the neural engine",
+            proved="types, sizes, operations and weights of the packages, whose programs srkd computes; not run on a "
+            "device",
+            limits="one size a package; networks of windows (SwinIR) leave the neural engine",
+        ),
+        Host(
             name="huggingface",
             title="Hugging Face hub",
             module="export.hosts.huggingface",

@@ -75,7 +75,10 @@ def test_a_format_inside_touches_its_files_and_the_tables() -> None:
             f"compressor/runtimes/{name}_runtime.py",
             f"export/int8/to_{name}_int8.py",
             f"export/int8/{name}_quantiser.py",
-            *(f"export/convert/{file}.py" for file in (f"to_{name}", f"{name}_graph", f"{name}_file")),
+            *(
+                f"export/convert/{file}.py"
+                for file in (f"to_{name}", f"to_{name}_images", f"{name}_graph", f"{name}_program", f"{name}_file")
+            ),
         }
         for name in ("openvino", "ncnn", "litert", "executorch", "coreml")
     }

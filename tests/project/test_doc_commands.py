@@ -46,7 +46,7 @@ pytestmark = pytest.mark.ci
 PAGES = sorted([ROOT / "CONTRIBUTING.md", ROOT / "demo" / "README.md", *ROOT.glob("docs/**/*.md")])
 """Pages with commands; test_readme.py runs those of the README and of reference.md."""
 ELSEWHERE = {
-    r"--(trt|coreml|ncnn|litert|executorch|openvino|all)\b|\.(param|tflite|pte|engine)\b|openvino|ncnn": (
+    r"--(trt|coreml|ncnn|litert|executorch|openvino|all)\b|\.(param|tflite|pte|engine)\b|openvino|ncnn|--for coreml": (
         "needs an optional library: tests/export and tests/runtimes"
     ),
     r"^srkd demo": "serves until it is stopped: tests/demo",
