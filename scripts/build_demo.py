@@ -36,11 +36,11 @@ ENGINE_FILES = {
     "ort.wasm.min.mjs": None,
     "ort-wasm-simd-threaded.mjs": None,
     "ort-wasm-simd-threaded.wasm": None,
-    "ort.webgpu.min.mjs": "webgpu",
-    "ort-wasm-simd-threaded.asyncify.mjs": "webgpu",
-    "ort-wasm-simd-threaded.asyncify.wasm": "webgpu",
+    "ort.webgpu.min.mjs": ("webgpu", "webnn"),
+    "ort-wasm-simd-threaded.asyncify.mjs": ("webgpu", "webnn"),
+    "ort-wasm-simd-threaded.asyncify.wasm": ("webgpu", "webnn"),
 }
-"""Files of onnxruntime-web, each with the engine whose use triggers caching it (WebGPU's files are 27 MB)."""
+"""Files of onnxruntime-web, each with the engines whose use triggers caching it (27 MB for WebGPU and WebNN)."""
 
 COMPRESSED = (".wasm", ".mjs", ".js", ".css", ".html", ".webmanifest", ".svg")
 NOTICE = """ort/ is onnxruntime-web {version} as npm has it (https://github.com/microsoft/onnxruntime):
@@ -175,16 +175,16 @@ def build(*, dev: bool = False) -> Path:
 def fill(folder: Path) -> None:
     """Write every file of the app, and the list of files last."""
     package = MODULES / "onnxruntime-web"
-    files: dict[str, tuple[Path, str | None]] = {address: (path, None) for address, path in app_files()}
-    files |= {f"ort/{name}": (package / "dist" / name, engine) for name, engine in ENGINE_FILES.items()}
+    files: dict[str, tuple[Path, tuple[str, ...] | None]] = {address: (path, None) for address, path in app_files()}
+    files |= {f"ort/{name}": (package / "dist" / name, engines) for name, engines in ENGINE_FILES.items()}
     entries = []
-    for address, (source, engine) in files.items():
+    for address, (source, engines) in files.items():
         if not source.is_file():
             raise BuildError(f"{source} does not exist: delete {MODULES} and build again")
         content = source.read_bytes()
         write(folder, address, content)
         if address != "sw.js":  # the browser checks that one itself
-            entries.append({"path": address, "integrity": integrity(content), "later": engine, "bytes": len(content)})
+            entries.append({"path": address, "integrity": integrity(content), "later": engines, "bytes": len(content)})
     version = digest(json.dumps(entries).encode() + (APP / "sw.js").read_bytes())[:16]
     precache = {"version": version, "files": entries}
     write(folder, "precache.js", f"self.PRECACHE = {json.dumps(precache, indent=1)};\n".encode())

@@ -40,11 +40,11 @@ async function keepFile(cache, { path, integrity }) {
   await cache.put(here(path), response);
 }
 
-/** Store the files of an engine that this device uses; `later` names the engine of files not stored from the start. */
+/** Store the files of an engine that this device uses; `later` names the engines of files not stored from the start. */
 async function keepEngine(engine) {
   const cache = await caches.open(APP);
   for (const file of PRECACHE.files) {
-    if (file.later !== engine || (await cache.match(here(file.path)))) continue;
+    if (!file.later?.includes(engine) || (await cache.match(here(file.path)))) continue;
     await keepFile(cache, file).catch(() => {});
   }
 }
@@ -63,7 +63,7 @@ async function findUncached(engine) {
   const missing = [];
   for (const row of [...models, ...samples]) if (!(await data.match(addressOf(row)))) missing.push(row.url);
   for (const { path, later } of PRECACHE.files) {
-    if (later === engine && !(await app.match(here(path)))) missing.push(path);
+    if (later?.includes(engine) && !(await app.match(here(path)))) missing.push(path);
   }
   return missing;
 }

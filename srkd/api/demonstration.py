@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import itertools
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from compressor.assets import embedded_student, embedded_teacher
 from compressor.base.context import Context
 from compressor.base.errors import SrkdError, UsageError
-from compressor.inference.open import find_source_checkpoint, model_file
+from compressor.base.files import file_sha256
+from compressor.inference.open import SOURCE, find_source_checkpoint, model_file, read_metadata
 from compressor.runtimes.table import runtime_of
 from demo.catalogue import Model, NotForBrowsers, Role, read_model
 from srkd.api.export import export
@@ -29,7 +30,7 @@ def demo_models(options: DemoOptions, context: Context) -> tuple[Model, ...]:
         context.note("no MODEL: showing the embedded student")
         paths = [embedded_student()]
     with tempfile.TemporaryDirectory(prefix="srkd-demo-") as folder:
-        reader = _ModelReader(Path(folder), options.scale, options.arch_options, options.limits, context)
+        reader = _ModelReader(Path(folder), options.scale, options.arch_options, options.limits, context, paths)
         models: list[Model] = []
         for path in paths:
             models += reader.read(path, "student", {model.name for model in models})
@@ -66,6 +67,8 @@ class _ModelReader:
     arch_options: Mapping[str, object] | None
     limits: float
     context: Context
+    named: Sequence[Path] = ()
+    """Every path that the user named."""
 
     def read(self, path: Path, role: Role, used_names: set[str]) -> list[Model]:
         """The model of a path in every format of its role, under unique names."""
@@ -73,6 +76,8 @@ class _ModelReader:
         stem = file.stem if file == path else path.resolve().name
         is_checkpoint = runtime_of(file) == "torch"
         models = self._export(path, stem, role) if is_checkpoint else self._read_exported(file, stem, role)
+        if is_checkpoint and role == "student":
+            models += [read_model(exported, stem, role, limits=self.limits) for exported in self._int8_beside(file)]
         for index, model in enumerate(models):
             name = stem if model.precision == "fp32" or len(models) == 1 else f"{stem}-{model.precision}"
             names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
@@ -80,6 +85,19 @@ class _ModelReader:
             models[index] = replace(model, name=name)
             used_names.add(name)
         return models
+
+    def _int8_beside(self, checkpoint: Path) -> Iterator[Path]:
+        """The int8 file for browsers that was exported from a checkpoint into its folder, if it was not named itself.
+
+        A new one would need a minute of calibration at every start.
+        """
+        named = {path.resolve() for path in self.named}
+        source = ""
+        for file in sorted(checkpoint.parent.glob("*.int8.onnx")):
+            source = source or file_sha256(checkpoint)
+            if file.resolve() not in named and read_metadata(file).get(SOURCE) == source:
+                yield file
+                return
 
     def _read_exported(self, file: Path, stem: str, role: Role) -> list[Model]:
         """An exported file, or an export of its checkpoint if browsers cannot run the file."""

@@ -107,6 +107,24 @@ def test_a_checkpoint_becomes_onnx_files_beside_its_teacher(checkpoint: Path, tm
     assert len({model.address for model in models}) == len(models)
 
 
+def test_an_int8_file_beside_its_checkpoint_is_shown_with_it(checkpoint: Path, tmp_path: Path) -> None:
+    """It is found by the hash of its checkpoint; another one's file is not shown, and no file twice."""
+    student = tmp_path / "student.safetensors"
+    student.write_bytes(checkpoint.read_bytes())
+    teacher = enlarger(tmp_path / "teacher.onnx")
+    for name, sha256 in (("a", "0" * 64), ("b", hashlib.sha256(student.read_bytes()).hexdigest())):
+        path = enlarger(tmp_path / f"{name}.int8.onnx", int8=True)
+        model = onnx.load(path)
+        model.metadata_props.add(key="srkd.source_sha256", value=sha256)
+        path.write_bytes(model.SerializeToString())
+
+    def shown(*models: Path) -> list[str]:
+        return [each.name for each in demo_models(DemoOptions(models, teacher=teacher), QUIET) if each.role == "int8"]
+
+    assert shown(student) == ["student-int8"]
+    assert shown(student, tmp_path / "b.int8.onnx") == ["b.int8"]
+
+
 def test_without_arguments_the_embedded_pair_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(srkd.api.demonstration, "embedded_student", lambda: enlarger(tmp_path / "small.onnx"))
     monkeypatch.setattr(srkd.api.demonstration, "embedded_teacher", lambda: enlarger(tmp_path / "teacher.onnx"))

@@ -2,6 +2,7 @@
 
 import { Cancelled, Engine } from "./engine.js";
 import { Camera } from "./camera.js";
+import { clearComparison, compared, familyOf, offerComparison, showComparison } from "./compare.js";
 import { showCard } from "./card.js";
 import { wireFiles } from "./input_files.js";
 import { cameraObstacle } from "./live.js";
@@ -84,6 +85,7 @@ function showSubject() {
   showCard(side && session.sides[side], models);
   panel.showMeasure(networksOf(session.sides).length > 1);
   panel.showFigures(side && session.resultOf(side));
+  if (choice) offerComparison(side ? familyOf(session.sides[side], models) : [], choice.available);
 }
 
 function askFirst(picture, pixels) {
@@ -191,15 +193,19 @@ async function addModels(files) {
 
 async function changeEngine() {
   part("measured").textContent = "";
+  clearComparison();
   await attempt(async () => {
-    const options = { engine: part("engine-wanted").value, threads: Number(part("threads-wanted").value) };
-    const ready = session.setup(options);
-    showSubject();
-    offerFiles();
-    showEngine(await ready);
-    if (kept) keepEngine(choice.engine).then(tellKept);
-    await refresh();
+    await startEngine({ engine: part("engine-wanted").value, threads: Number(part("threads-wanted").value) });
   });
+}
+
+async function startEngine(options) {
+  const ready = session.setup(options);
+  showSubject();
+  offerFiles();
+  showEngine(await ready);
+  if (kept) keepEngine(choice.engine).then(tellKept);
+  await refresh();
 }
 
 async function measure() {
@@ -218,6 +224,36 @@ async function measure() {
       output.textContent = await measured(compared, once);
     });
     await refresh();
+  });
+}
+
+/** Measure the shown network in every precision and engine, and go on with the fastest that is exact enough. */
+async function compare() {
+  clearComparison();
+  await attempt(async () => {
+    const side = session.subject();
+    const before = session.options;
+    const use = (wanted) => session.use({ ...before, engine: wanted });
+    const rows = await session.alone("Comparing…", async (signal) => {
+      const at = viewer.middle();
+      const sample = async (model) => {
+        await session.open(model, signal);
+        return engine.ask("sample", { at }, { signal });
+      };
+      const onRow = ({ model }, round) => panel.showWork(`Comparing, round ${round + 1}: ${model.title}`);
+      try {
+        return await compared(familyOf(session.sides[side], models), choice.available, { use, sample, onRow });
+      } finally {
+        await session.use(before);
+      }
+    });
+    const best = showComparison(rows);
+    if (!best) return;
+    session.sides[side] = best.model;
+    panel.fillChoices(models, session.sides);
+    part("engine-wanted").value = best.engine;
+    say(part("compared-words").textContent);
+    await startEngine({ ...before, engine: best.engine, measured: true });
   });
 }
 
@@ -257,7 +293,7 @@ function toggleLive() {
 
 function wire() {
   wireFiles({ show, openModels });
-  const clicks = { live: toggleLive, save, share, crop: cutToView, "ask-part": cutToView, measure, cancel: stop };
+  const clicks = { live: toggleLive, save, share, crop: cutToView, "ask-part": cutToView, measure, compare, cancel: stop };
   for (const [id, work] of Object.entries(clicks)) part(id).addEventListener("click", work);
   part("ask-whole").addEventListener("click", () => {
     session.picture.agreed = true;

@@ -31,13 +31,20 @@ function describe({ facts, bytes, precision, scale, fixed_size, receptive_radius
   return { bytes, precision, scale, fixed, radius: receptive_radius ?? undefined, metadata: metadata ?? {}, about: { producer }, ...facts };
 }
 
+/** What a student is for, by the goal of its run. */
+const PURPOSES = {
+  teacher: () => "It is for looking like its teacher: its images come near to the large network’s.",
+  original: (scale) => (scale === 1 ? "It is for restoring photographs." : "It is for restoring photographs that became small."),
+};
+
 /** A file of srkd's has its spec; any other one is described by what it says of itself. */
-function sentences({ role }, { metadata, about }) {
+function sentences({ role }, { metadata, about, scale }) {
   const spec = specOf(metadata);
   const recipe = metadata["srkd.recipe"];
   return [
     role === "teacher" && "The larger network that the sharpened picture can be compared with.",
     spec && `A network of the kind ${kindOf(spec)}.`,
+    role !== "teacher" && PURPOSES[metadata["srkd.goal"]]?.(scale),
     recipe && `Trained by srkd’s recipe ${recipe}.`,
     !spec && (about.producer ? `Not from srkd: written by ${about.producer}.` : "Not from srkd."),
     !spec && about.description?.slice(0, DESCRIPTION_LETTERS),

@@ -3,7 +3,7 @@
 import { bicubic, BICUBIC_RADIUS } from "./bicubic.js";
 import { UnusableModel, describeOnnx } from "./onnx_file.js";
 import { floatsFromHalves, halvesFromFloats, rgbFromYcbcr, ycbcrFromRgb } from "./pixels.js";
-import { openSession } from "./runtime.js";
+import { firstLine, openSession } from "./runtime.js";
 import { roundedUp } from "./tiling.js";
 
 const PROBE_SIDE = 16;
@@ -22,33 +22,69 @@ export async function openNetwork(ort, choice, bytes, name, entry = {}) {
   const facts = describeOnnx(bytes, name);
   if (Number.isInteger(entry.receptive_radius)) facts.radius = entry.receptive_radius;
   Object.assign(facts, { multiple: entry.size_multiple ?? 1, least: entry.min_size ?? 1 });
-  let session;
+  const sessions = new Sessions(ort, choice, bytes, facts);
   try {
-    session = await openSession(ort, choice, bytes);
+    await sessions.at(...probeSize(facts));
   } catch (error) {
     throw new UnusableModel(`${name} cannot be opened by ONNX Runtime: ${firstLine(error)}`);
   }
   const network = {
     facts: { ...facts, bytes: bytes.length },
-    run: (planes, width, height) => enlarge(ort, session, network.facts, planes, width, height),
-    release: () => session.release(),
+    run: (planes, width, height) => enlarge(sessions, network.facts, planes, width, height),
+    release: () => sessions.release(),
   };
   try {
-    await probe(ort, session, network.facts, name);
+    await probe(sessions, network.facts, name);
   } catch (error) {
-    await session.release();
+    await sessions.release();
     throw error;
   }
   return network;
 }
 
+/** The session of a file. WebNN's graphs have fixed sizes: there a window of another size gets another session. */
+class Sessions {
+  #session = null;
+  #size = null;
+
+  constructor(ort, choice, bytes, { axes }) {
+    const sized = choice.engine === "webnn";
+    Object.assign(this, { ort, choice, axes, sized, bytes });
+  }
+
+  async at(width, height) {
+    const size = this.sized ? `${width} × ${height}` : "any";
+    if (this.#size === size) return this.#session;
+    await this.release();
+    this.#session = await openSession(this.ort, this.choice, this.bytes, this.sized ? this.#lengths(width, height) : null);
+    this.#size = size;
+    if (!this.sized) this.bytes = null;
+    return this.#session;
+  }
+
+  #lengths(width, height) {
+    const [batch, , tall, wide] = this.axes;
+    const named = [[batch, 1], [tall, height], [wide, width]].filter(([name]) => name);
+    return Object.fromEntries(named);
+  }
+
+  async release() {
+    await this.#session?.release();
+    this.#session = this.#size = null;
+  }
+}
+
+function probeSize({ fixed, least, multiple }) {
+  const side = roundedUp(Math.max(PROBE_SIDE, least), multiple);
+  return fixed ?? [side, side];
+}
+
 /** Run a small grey picture: this gives the scale, and shows that the graph runs. */
-async function probe(ort, session, facts, name) {
-  const side = roundedUp(Math.max(PROBE_SIDE, facts.least), facts.multiple);
-  const [width, height] = facts.fixed ?? [side, side];
+async function probe(sessions, facts, name) {
+  const [width, height] = probeSize(facts);
   let sr;
   try {
-    sr = await inSession(ort, session, facts, new Float32Array(facts.channels * width * height).fill(0.5), width, height);
+    sr = await inSession(sessions, facts, new Float32Array(facts.channels * width * height).fill(0.5), width, height);
   } catch (error) {
     throw new UnusableModel(`${name} does not run on a picture of ${width} × ${height}: ${firstLine(error)}`);
   }
@@ -66,16 +102,18 @@ async function probe(ort, session, facts, name) {
   facts.scale = scale;
 }
 
-async function enlarge(ort, session, facts, planes, width, height) {
-  if (facts.channels === 3) return (await inSession(ort, session, facts, planes, width, height)).data;
+async function enlarge(sessions, facts, planes, width, height) {
+  if (facts.channels === 3) return (await inSession(sessions, facts, planes, width, height)).data;
   const count = width * height;
   const ycbcr = ycbcrFromRgb(planes, count);
-  const y = (await inSession(ort, session, facts, ycbcr.subarray(0, count), width, height)).data;
+  const y = (await inSession(sessions, facts, ycbcr.subarray(0, count), width, height)).data;
   const chroma = bicubic(ycbcr.subarray(count), 2, width, height, facts.scale);
   return rgbFromYcbcr(y, chroma.subarray(0, y.length), chroma.subarray(y.length));
 }
 
-async function inSession(ort, session, facts, planes, width, height) {
+async function inSession(sessions, facts, planes, width, height) {
+  const { ort } = sessions;
+  const session = await sessions.at(width, height);
   const half = facts.type === "float16";
   const dims = [1, facts.channels, height, width];
   const lr = new ort.Tensor(facts.type, half ? halvesFromFloats(planes) : planes, dims);
@@ -92,8 +130,4 @@ async function inSession(ort, session, facts, planes, width, height) {
 /** Browsers with Float16Array return numbers, the others bits. */
 function floatsOf(halves) {
   return halves instanceof Uint16Array ? floatsFromHalves(halves) : Float32Array.from(halves);
-}
-
-export function firstLine(error) {
-  return String(error?.message ?? error).trim().split("\n")[0].slice(0, 200);
 }

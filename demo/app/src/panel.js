@@ -1,12 +1,12 @@
 // The texts beside the picture: result, figures, engine, progress, errors.
 
-import { NOT_ISOLATED } from "./runtime.js";
+import { ENGINES, NOT_ISOLATED } from "./runtime.js";
 import { duration, enlargement, megapixels, number, size } from "./format.js";
 import { lossOf } from "./models.js";
 
 export const part = (id) => document.getElementById(id);
 
-const ENGINES = { webgpu: "WebGPU", wasm: "WebAssembly" };
+const CHIPS = { npu: "neural processor", gpu: "graphics processor", cpu: "processor" };
 
 /** Announce `words` to screen readers. */
 export function say(words) {
@@ -20,10 +20,28 @@ export function trouble(words) {
 
 /** `remedy` says what a page that is not isolated can do. */
 export function showEngine(choice, remedy) {
-  const threads = choice.engine === "webgpu" ? choice.adapter : `${choice.threads} thread${choice.threads === 1 ? "" : "s"}`;
-  part("engine").textContent = `${ENGINES[choice.engine]} · ${threads}`;
+  const threads = `${choice.threads} thread${choice.threads === 1 ? "" : "s"}`;
+  const on = { webgpu: choice.adapter, webnn: CHIPS[choice.device], wasm: threads }[choice.engine];
+  const chip = chipOf(choice);
+  part("engine").textContent = `${ENGINES[choice.engine]} · ${on}`;
+  part("chip").textContent = `on the ${chip}`;
+  part("engine-words").textContent = `The ${chip} of this device computes${hostWords()}.`;
   const why = choice.why.map((each) => (each === NOT_ISOLATED ? `${each} ${remedy}` : each));
   part("why").replaceChildren(...(why.length ? why : ["The best engine that this app supports."]).map(item));
+}
+
+/** Return the word for what computes; WebGPU's adapter in software is the processor. */
+function chipOf({ engine, device, software }) {
+  if (engine === "webgpu") return software ? CHIPS.cpu : CHIPS.gpu;
+  return engine === "webnn" ? CHIPS[device] : CHIPS.cpu;
+}
+
+/** Return in which program that happens, where the browser says its name. */
+function hostWords() {
+  const { brands = [], platform } = navigator.userAgentData ?? {};
+  const known = brands.filter(({ brand }) => !/not.?a.?brand/i.test(brand.replace(/[^a-z]/gi, "")));
+  const named = known.find(({ brand }) => brand !== "Chromium") ?? known[0];
+  return named ? `, in ${named.brand} ${named.version}${platform ? ` on ${platform}` : ""}` : "";
 }
 
 /** Show work of unknown length; null: it is over. */

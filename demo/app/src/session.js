@@ -78,6 +78,15 @@ export class Session {
     });
   }
 
+  /** Within a task: go on with another engine in the same worker, and without a network. */
+  async use(options) {
+    this.#opening?.controller.abort();
+    this.#opened = null;
+    this.options = options;
+    const choice = await this.engine.ask("setup", { options });
+    this.events.engine(choice);
+  }
+
   /** Open a picture from a file. The last request wins. */
   take(blob, name) {
     this.#taking.abort();

@@ -70,6 +70,12 @@ export class Viewer {
     this.#draw();
   }
 
+  /** Return the middle of the view, as shares of the picture's width and height. */
+  middle() {
+    const { box, sheetWidth, sheetHeight } = this.#sheet();
+    return [(box.width / 2 - this.#x) / sheetWidth, (box.height / 2 - this.#y) / sheetHeight];
+  }
+
   /** Return the visible part, in whole pixels of a picture of this size. */
   visible(width, height) {
     const box = this.stage.getBoundingClientRect();

@@ -4,12 +4,16 @@ import { Cancelled, enlarge, median, reductionFor } from "./enlarge.js";
 import { UnusableModel } from "./onnx_file.js";
 import { Picture, UnusablePicture } from "./picture.js";
 import { planesFromRgba, rgbaFromPlanes } from "./pixels.js";
-import { bicubicNetwork, firstLine, openNetwork } from "./network.js";
-import { choose, runtimeFor } from "./runtime.js";
+import { bicubicNetwork, openNetwork } from "./network.js";
+import { ENGINES, choose, firstLine, runtimeFor } from "./runtime.js";
 import { roundedUp } from "./tiling.js";
 
 const MEASURED_SIDE = 64;
 const MEASURED_RUNS = 7;
+
+const SAMPLED_SIDE = 64;
+const SAMPLED_RUNS = 5;
+const SAMPLED_MS = 1500;
 
 let choice = null;
 let ort = null;
@@ -18,7 +22,7 @@ let network = null;
 let networkName = null;
 const stopped = new Set();
 
-const actions = { setup, open, shut, picture: takePicture, part, run, frame, measure };
+const actions = { setup, open, shut, picture: takePicture, part, run, frame, measure, sample };
 let queue = Promise.resolve();
 
 self.onmessage = ({ data }) => {
@@ -50,16 +54,18 @@ async function setup({ options }) {
   try {
     ort = await runtimeFor(choice);
   } catch (error) {
-    if (choice.engine !== "webgpu") throw error;
-    await withoutGraphics(error, options);
+    if (choice.engine === "wasm") throw error;
+    await onTheProcessor(error, options);
   }
   return [choice];
 }
 
-async function withoutGraphics(error, options) {
-  const reason = `WebGPU is available but failed: ${firstLine(error)}`;
+/** Continue with WebAssembly, which runs everywhere, when another engine has failed. */
+async function onTheProcessor(error, options) {
+  const name = ENGINES[choice.engine];
+  const reason = `${name} is available but failed: ${firstLine(error)}`;
   choice = await choose({ ...options, engine: "wasm" });
-  choice.why = [reason, ...choice.why.slice(1)];
+  choice.why = [reason, ...choice.why.filter((each) => !each.includes(name))];
   ort = await runtimeFor(choice);
 }
 
@@ -70,8 +76,8 @@ async function open({ name, bytes, entry, options }) {
   try {
     network = await openNetwork(ort, choice, content, name, entry);
   } catch (error) {
-    if (choice.engine !== "webgpu") throw error;
-    await withoutGraphics(error, options);
+    if (choice.engine === "wasm") throw error;
+    await onTheProcessor(error, options);
     network = await openNetwork(ort, choice, content, name, entry);
   }
   networkName = name;
@@ -158,4 +164,28 @@ async function measure({ side = MEASURED_SIDE, runs = MEASURED_RUNS }) {
   }
   const { engine, threads } = choice;
   return [{ name: networkName, width, height, ms: median(times), least: Math.min(...times), engine, threads }];
+}
+
+/**
+ * Run the open network on a part of the picture around a point (shares of its sides), so that networks and engines can be
+ * compared: what it gives, and the times of some runs after one to warm up, fewer on a slow device.
+ */
+async function sample({ at: [across, down] = [0.5, 0.5] }) {
+  if (!network) throw new UnusableModel("No model is open.");
+  const { facts } = network;
+  const length = (side) => roundedUp(Math.max(Math.min(SAMPLED_SIDE, side), facts.least), facts.multiple);
+  const [width, height] = facts.fixed ?? [length(picture.width), length(picture.height)];
+  const begin = (share, side, covered) => Math.max(0, Math.min(Math.round(share * side - covered / 2), side - covered));
+  const planes = picture.window(begin(across, picture.width, width), begin(down, picture.height, height), width, height);
+  const times = [];
+  let sr = await network.run(planes, width, height);
+  const ends = performance.now() + SAMPLED_MS;
+  while (!times.length || (times.length < SAMPLED_RUNS && performance.now() < ends)) {
+    const began = performance.now();
+    sr = await network.run(planes, width, height);
+    times.push(performance.now() - began);
+  }
+  const size = { width: width * facts.scale, height: height * facts.scale };
+  const rgba = rgbaFromPlanes(sr, size.width, size.height, { left: 0, top: 0, ...size });
+  return [{ rgba, ...size, from: { width, height }, ms: Math.min(...times), engine: choice.engine }, [rgba.buffer]];
 }

@@ -1,0 +1,224 @@
+"""Engines and precisions: the page says what computes and why nothing better, and measures which is fastest."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from export.formats.table import MIN_PSNR_TO_SOURCE
+from tests.browser.app_models import Models, png, sample_rgb, upscaled
+from tests.browser.app_site import Model, Site
+from tests.browser.visits import DESKTOP, FLAGS, PHONE, App, Visit, visiting
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+pytestmark = pytest.mark.browser
+
+SIDE = 64
+SOURCE = {"srkd.source_sha256": "0" * 64}
+TABLE = """[...document.querySelectorAll("#compared tbody tr")]
+    .map((row) => [row.className, ...[...row.cells].map((cell) => cell.textContent.replace("✓ ", ""))])"""
+BITS = {"32-bit": "Sharpened", "16-bit": "Sharpened, 16-bit", "8-bit": "Sharpened, int8"}
+
+
+def family(models: Models) -> list[Model]:
+    return [
+        models.described(replace(each, name=name), SOURCE)
+        for each, name in ((models.tiny, "net"), (models.half, "net-fp16"), (models.int8, "net-int8"))
+    ]
+
+
+def psnr(one: np.ndarray[Any, Any], other: np.ndarray[Any, Any]) -> float:
+    return float(10 * np.log10(255**2 / np.mean((one.astype(float) - other.astype(float)) ** 2)))
+
+
+def compare(visit: Visit) -> list[list[str]]:
+    visit.page.click("#compare")
+    visit.until("document.querySelector('#compared-words').textContent !== ''")
+    visit.done()
+    visit.rest()
+    return list(visit.page.evaluate(TABLE))
+
+
+def test_the_fastest_precision_that_is_exact_enough_is_used(app: App, models: Models) -> None:
+    """The nearness in the table is the PSNR between the images of onnxruntime in Python."""
+    sample = sample_rgb("chelsea", SIDE)
+    files = family(models)
+    with app.visit(app.site(files, {"cat.png": png(sample)}), **PHONE) as visit:
+        assert visit.page.is_hidden("#precisions")
+        visit.enlarge()
+        assert "numbers of 32-bit, 16-bit and 8-bit" in visit.page.inner_text("#precisions-words")
+        rows = compare(visit)
+        assert [(bits, engine) for _, bits, engine, *_ in rows] == [(bits, "WebAssembly") for bits in BITS]
+        assert rows[0][4] == "the measure"
+        match = re.fullmatch(r"([\d.]+) dB(: too far)?", rows[2][4])
+        assert match is not None, rows
+        expected = psnr(upscaled(models.tiny, sample), upscaled(models.int8, sample))
+        assert float(match[1]) == pytest.approx(expected, abs=1)
+        assert bool(match[2]) == (float(match[1]) < MIN_PSNR_TO_SOURCE)
+        near = [row for row in rows if "too far" not in row[4]]
+        best = min(near, key=lambda row: float(row[3].replace(",", "")))
+        (marked,) = (row for row in rows if row[0] == "best")
+        assert float(marked[3].replace(",", "")) == float(best[3].replace(",", ""))
+        assert visit.text("model-name") == BITS[marked[1]]
+        assert f"{marked[1]} on WebAssembly" in visit.text("compared-words")
+        assert visit.page.eval_on_selector("#engine-wanted", "select => select.value") == "wasm"
+        # It is forgotten with the choice that it was made for.
+        visit.open_details().page.select_option("#threads-wanted", "1")
+        visit.done()
+        assert visit.page.is_hidden("#compared") and visit.text("compared-words") == ""
+
+
+def test_a_cancelled_comparison_leaves_the_page_working(app: App, models: Models) -> None:
+    with app.visit(app.site(family(models), {"cat.png": png(sample_rgb("chelsea", SIDE))}), **DESKTOP) as visit:
+        visit.enlarge()
+        visit.page.evaluate("""() => { document.querySelector("#compare").click();
+            document.querySelector("#cancel").click(); }""")
+        visit.rest()
+        assert visit.page.is_hidden("#compared")
+        with visit.finishing():
+            visit.page.select_option("#right", label="Sharpened, 16-bit")
+        assert visit.text("model-name") == "Sharpened, 16-bit"
+
+
+def test_a_picture_that_is_too_far_is_never_chosen(desktop: Visit) -> None:
+    """However fast it is. Equal pixels are infinitely near, a failure is no candidate."""
+    bound, chosen, equal, alone = desktop.page.evaluate(
+        """async () => {
+            const { EXACT_ENOUGH_DB, fastest, psnr } = await import(new URL("src/compare.js", document.baseURI).href);
+            const rows = [
+                { id: "measure", ms: 9, db: null, failed: null },
+                { id: "far", ms: 1, db: EXACT_ENOUGH_DB - 0.1, failed: null },
+                { id: "near", ms: 3, db: EXACT_ENOUGH_DB, failed: null },
+                { id: "equal", ms: 4, db: Infinity, failed: null },
+                { id: "failed", ms: 0, db: null, failed: "it does not run" },
+            ];
+            const grey = { width: 2, height: 1, rgba: [9, 9, 9, 255, 9, 9, 9, 255] };
+            const none = fastest(rows.slice(4)) === undefined;
+            return [EXACT_ENOUGH_DB, fastest(rows).id, psnr(grey, grey) === Infinity, none];
+        }"""
+    )
+    assert (bound, chosen, equal, alone) == (MIN_PSNR_TO_SOURCE, "near", True, True)
+    assert f"{bound:g} dB" in desktop.text("compared")
+
+
+def test_each_engine_is_compared_and_software_is_called_so(webgpu_browser: Browser, app: App, models: Models) -> None:
+    """One precision on two engines: WebGPU in software is a candidate once it is selected, and loses."""
+    site = app.site([models.tiny], {"cat.png": png(sample_rgb("chelsea", 16))})
+    expected = ("WebGPU", "powerPreference", "webgpu")
+    with visiting(webgpu_browser, site, address="?engine=webgpu", expected=expected, **DESKTOP) as visit:
+        assert visit.text("engine").startswith("WebGPU · ")
+        assert visit.text("chip") == "on the processor"
+        visit.enlarge()
+        assert "on WebGPU and WebAssembly" in visit.text("precisions-words")
+        rows = compare(visit)
+        assert [row[2] for row in rows] == ["WebAssembly", "WebGPU"]
+        assert rows[1][4] == "equal pixels" or float(rows[1][4].split()[0]) > 60
+        assert rows[0][0] == "best"
+        assert visit.text("engine").startswith("WebAssembly")
+
+
+GOALS = {
+    "teacher": "It is for looking like its teacher: its images come near to the large network’s.",
+    "original": "It is for restoring photographs that became small.",
+}
+
+
+@pytest.mark.parametrize("goal", GOALS)
+def test_the_card_says_what_a_student_is_for(app: App, models: Models, goal: str) -> None:
+    student = models.described(models.tiny, {"srkd.goal": goal})
+    with app.visit([student, replace(models.tiny, role="teacher")], **DESKTOP) as visit:
+        assert GOALS[goal] in visit.text("card-words")
+        visit.page.select_option("#right", label="Large network", force=True)
+        visit.until("document.querySelector('#model-name').textContent === 'Large network'")
+        assert "It is for" not in visit.text("card-words")
+
+
+def test_what_computes_is_said_in_plain_words(desktop: Visit) -> None:
+    assert desktop.page.inner_text("#chip") == "on the processor"
+    words = desktop.text("engine-words")
+    assert re.fullmatch(r"The processor of this device computes, in Chromium \d+ on Linux\.", words), words
+    assert "No WebGPU: " in desktop.text("why") and "No WebNN: this browser does not have it." in desktop.text("why")
+
+
+CHOOSE = """async ([devices, gpu, options]) => {
+    const { choose } = await import(new URL("src/runtime.js", document.baseURI).href);
+    const createContext = async ({ deviceType }) => {
+        if (!devices.includes(deviceType)) throw new Error("no such device\\nand more");
+        return {};
+    };
+    const adapter = { info: { vendor: "acme", architecture: "rocket" } };
+    Object.defineProperty(navigator, "ml", { value: devices && { createContext }, configurable: true });
+    const requestAdapter = async () => gpu && adapter;
+    Object.defineProperty(navigator, "gpu", { value: { requestAdapter }, configurable: true });
+    return choose(options);
+}"""
+
+
+@pytest.mark.parametrize(
+    ("devices", "gpu", "wanted", "engine", "why"),
+    [
+        (None, False, "auto", "wasm", "No WebNN: this browser does not have it."),
+        ([], False, "auto", "wasm", "No WebNN: the browser has it, but no device for it (no such device)."),
+        (["npu", "cpu"], False, "auto", "webnn", "No WebGPU: the browser has it"),
+        (["cpu"], False, "auto", "wasm", "a comparison shows which is faster"),
+        (["gpu"], True, "auto", "webgpu", ""),
+        (["npu"], True, "webnn", "webnn", "WebGPU is not used because WebNN is selected."),
+        (["cpu"], True, "wasm", "wasm", "WebNN is not used because WebAssembly is selected."),
+        ([], True, "webnn", "webgpu", "No WebNN: the browser has it"),
+    ],
+)
+def test_webnn_is_chosen_where_the_browser_has_it(
+    desktop: Visit, devices: Sequence[str] | None, gpu: bool, wanted: str, engine: str, why: str
+) -> None:
+    """Before the processor, after WebGPU, and on a neural processor first; a stub stands for the browser's."""
+    choice = desktop.page.evaluate(CHOOSE, [devices, gpu, {"engine": wanted}])
+    assert choice["engine"] == engine, choice
+    assert why in " ".join(choice["why"])
+    assert choice["device"] == (devices[0] if devices else None)
+    assert choice["available"] == [*["webgpu"] * gpu, *["webnn"] * bool(devices), "wasm"]
+    if not why:
+        assert choice["why"] == [] and choice["adapter"] == "acme rocket"
+    measured = desktop.page.evaluate(CHOOSE, [["npu"], True, {"engine": "wasm", "measured": True}])
+    assert "WebGPU is not used because WebAssembly was faster in the comparison." in measured["why"]
+
+
+@pytest.fixture(scope="module")
+def webnn_browser(launch: Callable[[Sequence[str]], Browser]) -> Iterator[Browser]:
+    yield launch([*FLAGS, "--enable-features=WebMachineLearningNeuralNetwork"])
+
+
+def test_a_browser_whose_webnn_has_no_device_says_so(webnn_browser: Browser, app: App, models: Models) -> None:
+    """Debian's Chromium shows `navigator.ml` with a flag, and refuses every context: the page runs as before."""
+    with visiting(webnn_browser, app.site([models.tiny]), **DESKTOP) as visit:
+        if not visit.page.evaluate("'ml' in navigator"):
+            pytest.skip("this Chromium has no WebNN behind its flag")
+        if "no device for it" not in visit.text("why"):
+            pytest.skip("this Chromium's WebNN has a device")
+        assert visit.text("engine").startswith("WebAssembly")
+        visit.enlarge()
+
+
+def with_stub(site: Site, context: str) -> Site:
+    """Give the worker a `navigator.ml` whose contexts are `context`."""
+    stub = f'Object.defineProperty(navigator, "ml", {{ value: {{ createContext: async () => ({context}) }} }});\n'
+    site.files["src/worker.js"] = (site.content("src/worker.js") or b"") + stub.encode()
+    site.files.pop("src/worker.js.gz", None)
+    return site
+
+
+def test_a_webnn_that_fails_is_replaced_by_the_processor(app: App, models: Models) -> None:
+    """It was chosen by itself, and the network could not be opened in it."""
+    site = with_stub(app.site([models.tiny]), "{ opSupportLimits() { throw new Error('it is broken'); } }")
+    # The service worker refuses a file that is not from the build.
+    with app.visit(site, expected=("integrity", "hash", "could not"), **DESKTOP) as visit:
+        visit.enlarge()
+        assert visit.text("engine").startswith("WebAssembly")
+        assert "WebNN is available but failed: " in visit.text("why")
+        assert "WebNN is not used" not in visit.text("why")
