@@ -44,10 +44,15 @@ def describe_next_step(written: Mapping[str, Path], network: Network, options: F
     """A line with the files written for TensorRT and the command that builds an engine from one of them."""
     names = ", ".join(str(path) for path in written.values())
     name = next(name for name in ("int8-trt", "fp16", "bf16", "onnx") if name in written)
-    onnx, precision = written[name], FORMATS[name].precision
-    engine = f"{onnx.name.removesuffix(FORMATS[name].suffix)}.{precision}.engine"
-    command = trtexec_command(onnx.name, engine, INPUT, _profile(network, options), precision)
+    command = build_command(written[name], name, network, options)
     return f"wrote {names}, which TensorRT reads; on the machine with the GPU: {command}"
+
+
+def build_command(onnx: Path, name: str, network: Network, options: FileOptions | None = None) -> str:
+    """Return the command that builds an engine from an ONNX file of the format `name`."""
+    precision = FORMATS[name].precision
+    engine = f"{onnx.name.removesuffix(FORMATS[name].suffix)}.{precision}.engine"
+    return trtexec_command(onnx.name, engine, INPUT, _profile(network, options or FileOptions()), precision)
 
 
 def _profile(network: Network, options: FileOptions) -> OptimizationProfile:

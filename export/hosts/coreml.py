@@ -1,4 +1,4 @@
-"""Apps on macOS and iOS: pictures in and out of the neural engine, one package for each size.
+"""Apps on macOS and iOS: pictures of one size in and out of the neural engine, which runs one of a range of sizes only.
 
 Read in coremltools' guide, "Image Input and Output" and "Flexible Input Shapes"; export/convert/coreml_program.py says
 what is known of the engine.
@@ -8,10 +8,6 @@ from __future__ import annotations
 
 from export.formats.conversion import CannotConvert, FileOptions, needs_fixed_size
 from export.hosts.job import STUDENTS, HostFiles, HostJob
-from export.writing.exporting import FileReport
-
-SIZES = ((256, 256), (640, 360))
-"""A tile, and a frame of a small film. Of a range of sizes the engine would run one only."""
 
 
 def write(job: HostJob) -> HostFiles:
@@ -19,17 +15,12 @@ def write(job: HostJob) -> HostFiles:
     if needs_fixed_size(job.network):
         raise CannotConvert(f"{job.network.spec.arch}'s windows leave the neural engine: {STUDENTS} run there")
     name = f"{job.scale}x-{job.model}"
-    files: list[FileReport] = []
-    for size in SIZES:
-        files += job.export(["coreml-fp16"], name, options=FileOptions(lr_size=size))
+    files = job.export(["coreml-fp16"], name, options=FileOptions(lr_size=job.size))
     return HostFiles(
-        tuple(files),
-        place="the packages into an Xcode project, which makes a class of each",
+        files,
+        place="the package into an Xcode project, which makes a class of it",
         call='let large = try model.prediction(from: MLDictionaryFeatureProvider(dictionary: ["input": '
         'MLFeatureValue(pixelBuffer: picture)])).featureValue(for: "output")!.imageBufferValue!',
         expect="what Xcode's performance report shows for your device, with the chip that runs each operation",
-        notes=(
-            "nothing of this was run on a device",
-            "another size: srkd export MODEL --coreml-fp16 --static 1280x720",
-        ),
+        notes=("nothing of this was run on a device", "--static 640x360 writes a package for pictures of that size"),
     )

@@ -142,10 +142,19 @@ HOSTS: EntryPointTable[Host] = EntryPointTable(
             limits="author, tags, urls and images are left to you",
         ),
         Host(
+            name="tensorrt",
+            title="TensorRT 10 and 11",
+            module="export.hosts.tensorrt",
+            writes="ONNX with its types inside: fp16, fp16 with fp16 images, int8; an engine where one can be built",
+            proved="ONNX Runtime, and types and zero points by the rules of TensorRT 11; no engine was built",
+            limits="networks of windows (SwinIR) take one size only",
+        ),
+        Host(
             name="coreml",
             title="Apps on macOS and iOS",
             module="export.hosts.coreml",
-            writes="NAME-256x256.fp16.mlpackage and one of 640x360: fp16, pictures in and out, for the neural engine",
+            size=(256, 256),
+            writes="NAME-256x256.fp16.mlpackage: fp16, pictures in and out, for the neural engine; --static changes it",
             proved="types, sizes, operations and weights of the packages, whose programs srkd computes; not run on a "
             "device",
             limits="one size a package; networks of windows (SwinIR) leave the neural engine",

@@ -188,10 +188,9 @@ def test_the_runtime_gives_core_ml_pictures(package: tuple[Network, Path], monke
         torch.testing.assert_close(runtime.run(lr), network(lr).clamp(0, 1), atol=0.51 / 255, rtol=0)
 
 
-def test_the_folder_for_apps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("export.hosts.coreml.SIZES", ((32, 24), (24, 24)))
-    (host,) = export_for_hosts(trained(SPECS[2]), Source("net"), ["coreml"], tmp_path)
+def test_the_folder_for_apps(tmp_path: Path) -> None:
+    (host,) = export_for_hosts(trained(SPECS[2]), Source("net"), ["coreml"], tmp_path, size=(32, 24))
     assert host.folder is not None, host.reason
     names = {file.path.name for file in host.files if file.path is not None}
-    assert names == {"2x-net-32x24.fp16.mlpackage", "2x-net-24x24.fp16.mlpackage"}
+    assert names == {"2x-net-32x24.fp16.mlpackage"}
     assert "not" in " ".join(host.notes) and "Xcode" in (host.folder / "README.md").read_text(encoding="utf-8")

@@ -1,0 +1,77 @@
+"""`--for tensorrt`: files that TensorRT 11 builds without a switch, and the command. TensorRT itself is not run."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, numpy_helper
+
+from compressor.models.networks.compact import CompactSpec
+from compressor.models.networks.registry import build
+from compressor.models.networks.swinir import SwinIRSpec
+from export.hosts.writing import export_for_hosts
+from export.writing.exporting import HostFolder, Source
+
+FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.BFLOAT16)
+GONE = ("--fp16", "--int8", "--bf16", "--fp8", "--int4", "--best", "--calib")
+"""Options that trtexec 11 does not have (NVIDIA, Migrating trtexec Usage from TensorRT 10.x to 11.x)."""
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> HostFolder:
+    network = build(CompactSpec(4, width=8, depth=2), seed=1)
+    (host,) = export_for_hosts(network, Source("net"), ["tensorrt"], tmp_path_factory.mktemp("out"))
+    assert host.folder is not None, host.reason
+    return host
+
+
+def model(written: HostFolder, name: str) -> onnx.ModelProto:
+    assert written.folder is not None
+    return onnx.shape_inference.infer_shapes(onnx.load_model(str(written.folder / name)), strict_mode=True)
+
+
+@pytest.mark.parametrize(("name", "images"), [("4x-net.fp16.onnx", "float"), ("4x-net-fp16io.fp16.onnx", "fp16")])
+def test_all_between_the_images_is_fp16(written: HostFolder, name: str, images: str) -> None:
+    """A strongly typed network computes in the types of its tensors, so a float32 one would stay float32."""
+    graph = model(written, name).graph
+    ends = {graph.input[0].name, graph.output[0].name}
+    kind = TensorProto.FLOAT if images == "float" else TensorProto.FLOAT16
+    assert {value.type.tensor_type.elem_type for value in (*graph.input, *graph.output)} == {kind}
+    inside = [value for value in graph.value_info if value.name not in ends]
+    assert inside and not [value.name for value in inside if value.type.tensor_type.elem_type in FLOATS]
+    weights = [tensor for tensor in graph.initializer if len(tensor.dims) == 4]
+    assert weights and all(tensor.data_type == TensorProto.FLOAT16 for tensor in weights)
+
+
+def test_int8_is_symmetric(written: HostFolder) -> None:
+    graph = model(written, "4x-net.int8-trt.onnx").graph
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    nodes = [node for node in graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")]
+    assert {node.op_type for node in nodes} == {"QuantizeLinear", "DequantizeLinear"}
+    for node in nodes:
+        zero = constants[node.input[2]]
+        assert zero.dtype == np.int8 and not zero.any()
+
+
+def test_the_command_has_no_option_that_11_lacks(written: HostFolder) -> None:
+    assert written.folder is not None
+    text = (written.folder / "README.md").read_text(encoding="utf-8")
+    (line,) = (line for line in text.splitlines() if line.startswith("- Call: "))
+    words = shlex.split(line.removeprefix("- Call: ").strip("`"))
+    assert words[0] == "trtexec" and not [word for word in words if word.split("=")[0] in GONE]
+    values = dict(word.split("=", 1) for word in words[1:] if "=" in word)
+    onnx_file = written.folder / values["--onnx"]
+    (source,) = onnx.load_model(str(onnx_file)).graph.input
+    for name in ("--minShapes", "--optShapes", "--maxShapes"):
+        tensor, shape = values[name].split(":")
+        assert tensor == source.name and [int(side) for side in shape.split("x")][:2] == [1, 3]
+
+
+def test_one_size_only_is_refused(tmp_path: Path) -> None:
+    spec = SwinIRSpec(width=4, depths=(2,), heads=(2,), window=4, scale=2, features=4)
+    (host,) = export_for_hosts(build(spec, seed=1), Source("it"), ["tensorrt"], tmp_path)
+    assert host.folder is None and "--student compact-s" in str(host.reason)
