@@ -12,6 +12,7 @@ import torch
 
 import srkd
 from compressor.base.errors import UsageError
+from compressor.inference.open import open_model
 from compressor.models.networks.carn import CARNSpec
 from compressor.models.networks.compact import CompactSpec
 from compressor.models.networks.edsr import EDSRSpec
@@ -144,3 +145,16 @@ def test_an_entry_of_openmodeldb_has_the_types_of_its_schema(spec: CompactSpec, 
         assert types[resource["type"]] == resource["platform"] and resource["size"] == file.stat().st_size
         assert resource["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
     assert [resource["type"] for resource in content["resources"]] == ["pth", "onnx"][spec.arch == "edsr" :]
+
+
+@pytest.mark.extras
+def test_core_ai_gives_the_networks_image(tmp_path: Path) -> None:
+    pytest.importorskip("coreai_torch")
+    pytest.importorskip("coreai")
+    network = build(CompactSpec(4, width=8, depth=2), seed=1).eval()
+    (folder,) = export_for_hosts(network, Source("net"), ["coreai"], tmp_path)
+    (file,) = folder.files
+    assert file.path is not None and file.path.name == "4x-net.aimodel" and file.verdict == "passed"
+    lr = photo()
+    with torch.no_grad():
+        torch.testing.assert_close(open_model(file.path).run(lr), network(lr), atol=1e-5, rtol=0)

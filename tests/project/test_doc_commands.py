@@ -46,9 +46,8 @@ pytestmark = pytest.mark.ci
 PAGES = sorted([ROOT / "CONTRIBUTING.md", ROOT / "demo" / "README.md", *ROOT.glob("docs/**/*.md")])
 """Pages with commands; test_readme.py runs those of the README and of reference.md."""
 ELSEWHERE = {
-    r"--(trt|coreml|ncnn|litert|executorch|openvino|all)\b|\.(param|tflite|pte|engine)\b|openvino|ncnn|--for coreml": (
-        "needs an optional library: tests/export and tests/runtimes"
-    ),
+    r"(--|--for )(trt|coreml|coreai|ncnn|litert|executorch|openvino|all)\b": "needs an optional library: tests/export",
+    r"\.(param|tflite|pte|engine)\b|openvino|ncnn": "needs an optional library: tests/runtimes",
     r"^srkd demo": "serves until it is stopped: tests/demo",
     r"--resume": "needs a run that was interrupted: tests/training/test_resume.py",
     r"hf://|--push": "needs the Hugging Face hub: tests/hosts/test_huggingface.py",

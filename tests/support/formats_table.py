@@ -85,6 +85,15 @@ def of_weights(damage: Damage) -> Damage:
     return lambda path: damage(path.with_suffix(".bin"))
 
 
+def inside(name: str, damage: Damage) -> Damage:
+    """Return a damage of a file in an exported folder."""
+
+    def change(path: Path) -> None:
+        damage(path / name)
+
+    return change
+
+
 def without_sidecar(path: Path) -> None:
     sidecar_path(path).unlink()
 
@@ -189,6 +198,18 @@ CASES = (
             (bound("wide"), WRONG_BOUND.format("wide")),
             (bound(7), WRONG_BOUND.format(7)),
             (without_sidecar, r"small\.pte\.json is not beside it: copy that from the export"),
+        ),
+    ),
+    FormatCase(
+        "coreai",
+        ("small.aimodel", "small.aimodel.json"),
+        "Core AI runs on cpu",
+        specs=(RCAN, GREY),
+        slow_specs=(PLAIN, CARNSpec(width=8, scale=2), CARNMSpec(width=8, scale=4)),
+        damages=(
+            (inside("main.mlirb", half), "damaged or changed; export it again"),
+            (inside("main.mlirb", becomes(b"")), "damaged or changed; export it again"),
+            (without_sidecar, r"small\.aimodel\.json is not beside it: copy that from the export"),
         ),
     ),
 )

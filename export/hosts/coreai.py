@@ -1,0 +1,21 @@
+"""Apps on macOS and iOS 27 and newer: a network for Core AI, whose compiler chooses the chip and the precision there.
+
+Read in coreai-torch's README and in coreai-core's coreai/authoring/asset.py: an asset is for a version of the system
+from 27 on, and Xcode or the system compiles it for the device's chips.
+"""
+
+from __future__ import annotations
+
+from export.hosts.job import HostFiles, HostJob
+
+
+def write(job: HostJob) -> HostFiles:
+    """Write `4x-MODEL.aimodel`."""
+    files = job.export(["coreai"], f"{job.scale}x-{job.model}")
+    return HostFiles(
+        files,
+        place="the .aimodel into an Xcode project for macOS or iOS 27; the .json beside it is srkd's",
+        call=f"main(input: float32 in [0,1], 1 x {job.network.descriptor.channels} x H x W) gives output, not clamped",
+        timed=files[0].path,
+        notes=("nothing of this was run on a device of Apple's; the time is that of Core AI's runtime for this CPU",),
+    )
