@@ -20,7 +20,7 @@ TEACHER, STUDENT, NEUTRAL = "#c9ddd9", "#5fd4bd", "#eef3f2"
 SANS = "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif"
 MONO = "ui-monospace, SFMono-Regular, Menlo, Consolas, monospace"
 
-FORMATS = ("ONNX", "TensorRT", "OpenVINO", "ncnn", "LiteRT", "ExecuTorch", "Core ML", "libplacebo")
+FORMATS = ("ONNX", "TensorRT", "OpenVINO", "ncnn", "LiteRT", "ExecuTorch", "Core ML", "Core AI", "libplacebo")
 
 
 def figures(network: str) -> tuple[str, str, str]:
@@ -63,7 +63,7 @@ def draw() -> str:
         *(arrow(196, 100, 322, 100), text(259, 86, "distil", 14), command(259, 124, "srkd compress")),
         *card(330, 36, 160, 128, STUDENT, "Student", figures("logits")),
         *(arrow(496, 100, 602, 100), text(549, 86, "export", 14), command(549, 124, "srkd export")),
-        *card(610, 14, 130, 206, NEUTRAL, "Formats", FORMATS),
+        *card(610, 14, 130, 226, NEUTRAL, "Formats", FORMATS),
         *(arrow(746, 100, 802, 100), text(774, 86, "measure", 14)),
         *card(810, 36, 130, 128, NEUTRAL, "Figures", ("PSNR and SSIM", "ms and FPS", "memory")),
         *(command(875, 188, "srkd profile"), command(875, 206, "srkd evaluate")),
@@ -72,7 +72,7 @@ def draw() -> str:
         text(640, 250, "Each exported file is compared with its network before it is kept.", color=MUTED),
         text(640, 270, "Teacher and student are timed in turns; bicubic is scored beside them.", color=MUTED),
     ]
-    label = "A teacher is distilled into a student with your photos, exported to eight formats and measured."
+    label = "A teacher is distilled into a student with your photos, exported to nine formats and measured."
     size = f'viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}"'
     head = f'<path d="M0 0L6 3L0 6Z" fill="{MUTED}"/>'
     return "\n".join(
