@@ -50,10 +50,10 @@ FLOAT_ON_GRIDS = ("session.disable_quant_qdq", "1")
 results on every CPU. CPUs without VNNI add two products of a byte and a signed byte in 16 bits, where they overflow."""
 
 
-def is_for_tensorrt(metadata: Mapping[str, str]) -> bool:
-    """Whether these are the metadata of an int8 file for TensorRT."""
+def is_for_another_chip(metadata: Mapping[str, str]) -> bool:
+    """Whether these are the metadata of an int8 file for TensorRT or Qualcomm's NPUs."""
     file = read_quantised_file(metadata)
-    return file is not None and file.flavour == "tensorrt"
+    return file is not None and file.flavour in ("tensorrt", "qnn-w8a8", "qnn-w8a16")
 
 
 def read_metadata(path: Path) -> Mapping[str, str]:
@@ -88,7 +88,7 @@ class OnnxRuntime(FileRuntime):
             self._gpu = torch.device("cuda", int(self.device.rpartition(":")[2]))
         on_cpu = self._providers.names[0] == CPU
         self.emulated = on_cpu and (self.precision == "bf16" or (options.emulate_target and self.precision == "fp16"))
-        self._float_on_grids = on_cpu and options.emulate_target and is_for_tensorrt(self.metadata)
+        self._float_on_grids = on_cpu and options.emulate_target and is_for_another_chip(self.metadata)
         self._session = self._open(content, path)
         self._input, self._output, self._image, self._output_dtype = _read_images(self._session, self.label)
         self.spec = read_spec(self.metadata, self.label)

@@ -205,6 +205,8 @@ FORMATS: EntryPointTable[Format] = EntryPointTable(
                     "ONNX in int8 for CPUs, float32 images; loses at most --max-drop",
                 ),
                 ("int8-trt", (), None, "ONNX in int8 as TensorRT wants it: signed, no zero points"),
+                ("qnn-w8a8", (), None, "ONNX in int8 as Qualcomm's NPUs want it: one size, nothing in float"),
+                ("qnn-w8a16", (), None, "the same with values of sixteen bits and weights of eight"),
             )
         ),
         Format(

@@ -134,6 +134,15 @@ HOSTS: EntryPointTable[Host] = EntryPointTable(
             size=(256, 256),
         ),
         Host(
+            name="qnn",
+            title="Qualcomm's NPUs",
+            module="export.hosts.qnn",
+            writes="ONNX of one size in 8 bits, with values of 8 and of 16 bits",
+            proved="Qualcomm's NPU compiler and its emulation on a PC (onnxruntime-qnn 2.7.0); no phone was run",
+            limits="one size, 256x256 or --static WxH; networks of windows (SwinIR) do not run",
+            size=(256, 256),
+        ),
+        Host(
             name="openmodeldb",
             title="OpenModelDB",
             module="export.hosts.openmodeldb",

@@ -48,6 +48,10 @@ class Tool(ABC, Generic[File]):
     """The second way to quantise. Ranges that hold everything measured are coarser than those that leave out outliers,
     but these may leave out the borders of a flat colour."""
     weight_bits: int = 8
+    bits: int = 8
+    """Bits of the values."""
+    mixes: bool = True
+    """False if the file's chip runs nothing in float, so that no part can stay there."""
 
     @abstractmethod
     def write(self, parts: FloatParts) -> File:
@@ -131,6 +135,8 @@ class Search(Generic[File]):
             best = _nearest([best, self.attempt(replace(NOTHING, variant=True))])
         if best.reason is None:
             return best
+        if not self.tool.mixes:
+            raise self.refusal(best, best.parts)
         if isinstance(self.tool, QuickTool):
             return self.best_first(self.tool, best)
         return self.in_order(best)
@@ -142,7 +148,9 @@ class Search(Generic[File]):
             "float_layers": sorted(parts.layers),
             tool.variant.replace(" ", "_"): parts.variant,
         }
-        return describe_file(tool.flavour, tool.weight_bits, self.task.calibration.source, tried.quality, **more)
+        return describe_file(
+            tool.flavour, (tool.weight_bits, tool.bits), self.task.calibration.source, tried.quality, **more
+        )
 
     def in_order(self, best: TriedParts[File]) -> TriedParts[File]:
         tries = [best]

@@ -40,8 +40,8 @@ class Int8Task:
 
 
 def describe_file(
-    flavour: str, weight_bits: int, calibration: str, quality: QualityLoss, **more: object
+    flavour: str, bits: tuple[int, int], calibration: str, quality: QualityLoss, **more: object
 ) -> dict[str, object]:
-    """The facts of a file for its metadata (`srkd.quant`) and the report."""
-    widths = {"precision": "int8", "flavour": flavour, "bits": 8, "weight_bits": weight_bits}
+    """The facts of a file for its metadata (`srkd.quant`) and the report; `bits` are those of weights and values."""
+    widths = {"precision": "int8", "flavour": flavour, "bits": bits[1], "weight_bits": bits[0]}
     return {**widths, "calibration": calibration, **more, **quality.facts()}

@@ -2,6 +2,8 @@
 
     int8       for CPUs: values in bytes with a zero point, weights signed, one scale per channel
     int8-trt   for TensorRT: all signed, no zero points, biases in float
+    qnn-w8a8   for Qualcomm's NPUs: as for CPUs, one size, nothing in float
+    qnn-w8a16  the same with values of sixteen bits
 
 A float network is calibrated; one that was trained quantised at 8 bits brings its ranges (`learnt_graph.py`).
 Images stay float32, so that an app changes only the file's name; outputs are clipped to [0,1].
@@ -19,27 +21,43 @@ from compressor.base.machine import has_integer_products
 from compressor.models.networks.base import tensor_bytes
 from compressor.models.quantisation.description import KEY
 from export.convert.to_onnx import write_graph
-from export.formats.conversion import CannotConvert, Conversion
+from export.formats.conversion import CannotConvert, Conversion, needs_fixed_size
 from export.graph.onnx_graph import OPSET, ExportedGraph, build_graph, use_depth_first
 from export.graph.recent import Recent, network_key
 from export.int8.learnt_graph import build_learnt_graph
 from export.int8.quantise.ends import Ends, meet_image
 from export.int8.quantise.equalise import equalise_channels
 from export.int8.quantise.grids import S7, U8
-from export.int8.quantise.plan import CPU, TENSORRT, Flavour
+from export.int8.quantise.plan import CPU, QNN, QNN16, TENSORRT, Flavour
 from export.int8.quantise.tool import OwnQuantiser, measure_graph
 from export.int8.search import Search
 from export.int8.task import Int8Task, describe_file
 from export.proof.quality import QualityPhotos
 
 LEARNT = "learnt in training"
+FLAVOURS = {"int8-trt": TENSORRT, QNN.name: QNN, QNN16.name: QNN16}
+"""The flavour of each format that is not for this processor."""
 
 
 def convert(job: Conversion) -> Mapping[str, object]:
-    flavour = TENSORRT if job.format == "int8-trt" else cpu_flavour(learnt=job.network.quantisation is not None)
+    flavour = FLAVOURS.get(job.format) or cpu_flavour(learnt=job.network.quantisation is not None)
+    if flavour.everything:
+        _require_plain(job)
     graph, quant = _learnt(job, flavour) if job.network.quantisation is not None else _calibrated(job, flavour)
     described = replace(job, metadata={**job.metadata, KEY: json.dumps(quant, sort_keys=True)})
     return {**write_graph(described, graph), **quant}
+
+
+def _require_plain(job: Conversion) -> None:
+    """Refuse what a file without any float cannot hold, or what a chip without free sizes does not run."""
+    if job.options.lr_size is None:
+        raise CannotConvert("Qualcomm's NPUs run one size only: name it, as in --static 256x256")
+    if needs_fixed_size(job.network):
+        raise CannotConvert(
+            f"Qualcomm's NPUs run no windows of {job.network.spec.arch}: --student compact-s runs there"
+        )
+    if job.network.quantisation is not None:
+        raise CannotConvert("a network that was trained quantised leaves parts in float: export its float network")
 
 
 def cpu_flavour(*, learnt: bool) -> Flavour:
@@ -62,7 +80,7 @@ def _learnt(job: Conversion, flavour: Flavour) -> tuple[ExportedGraph, dict[str,
     graph = build_learnt_graph(job.network, lr_size, OPSET, flavour)
     quality = measure_graph(graph.model, QualityPhotos.of(job.network, job.options.int8, lr_size), flavour)
     more = {"in_float": "all but the blocks"} if quantisation.placement == "paper" else {}
-    described = describe_file(flavour.name, flavour.weights.bits, LEARNT, quality, **more)
+    described = describe_file(flavour.name, (flavour.weights.bits, 8), LEARNT, quality, **more)
     return graph, {**asdict(quantisation), **described}
 
 

@@ -26,7 +26,7 @@ DAMPING = 1e-2
 
 @dataclass(frozen=True)
 class Levels:
-    """A range of integers, unsigned or signed, of at most eight bits; symmetric ones have zero point 0."""
+    """A range of integers, unsigned or signed, of at most sixteen bits; symmetric ones have zero point 0."""
 
     low: int
     high: int
@@ -42,6 +42,7 @@ class Levels:
 
 
 U8 = Levels(0, 255)
+U16 = Levels(0, 65535)
 S8 = Levels(-127, 127, symmetric=True)
 S7 = Levels(-63, 63, symmetric=True)
 """Seven bits, for processors that add two products in sixteen bits, where eight bits would overflow."""
@@ -83,6 +84,17 @@ def choose_grid(values: torch.Tensor, levels: Levels) -> Grid:
         below = min((low * share for share in SHARES), key=lambda end: error(end, above))
         above = min((high * share for share in SHARES), key=lambda end: error(below, end))
     return _grid(below, above, levels)
+
+
+def whole_range(low: float, high: float, levels: Levels) -> Grid:
+    """The grid that holds zero and all values from `low` to `high`."""
+    low, high = min(0.0, low), max(0.0, high)
+    return _grid(low, high, levels) if high > low else Grid(1.0, 0, levels)
+
+
+def image_grid(levels: Levels) -> Grid:
+    """The grid of images in [0,1], on which the bytes of an image lie exactly."""
+    return Grid(1 / levels.high, 0, levels)
 
 
 def _grid(low: float, high: float, levels: Levels) -> Grid:

@@ -6,12 +6,14 @@ value between them is never stored. Everything else (softmax, norms, GELU) is fl
 
 - a gate, from the pooling of a whole image to its sigmoid: one pixel per image costs nothing, its error affects all
 - a sum whose result is the image itself, unless it is rounded to the image's own bytes: its error is directly visible
+
+A flavour with `everything` leaves nothing in float; stored operands such as a PReLU's slopes are integers, too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Container, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -23,7 +25,7 @@ from onnx import TensorProto, TypeProto, helper, numpy_helper
 from compressor.base.errors import SrkdError
 from export.graph.onnx_graph import attribute_of
 from export.int8.float_parts import NOTHING, FloatParts
-from export.int8.quantise.grids import S8, U8, Levels
+from export.int8.quantise.grids import S8, U8, U16, Grid, Levels, whole_range
 
 SUMS = frozenset({"Add", "Sub", "Mul", "Concat"})
 MOVES = frozenset(
@@ -60,10 +62,19 @@ class Flavour:
     image_bytes: bool
     """True if the image itself is on the grid of bytes, at both ends. Without a zero point it could use only half of
     the levels, so the last layer returns floats instead."""
+    elsewhere: bool = False
+    """True if files run on another chip than a CPU, so that here they compute in float on their grids."""
+    everything: bool = False
+    """True if every node computes with integers, for chips that have no float beside them."""
 
 
 CPU = Flavour("cpu", U8, S8, integer_bias=True, image_bytes=True)
-TENSORRT = Flavour("tensorrt", S8, S8, integer_bias=False, image_bytes=False)
+TENSORRT = Flavour("tensorrt", S8, S8, integer_bias=False, image_bytes=False, elsewhere=True)
+QNN = Flavour("qnn-w8a8", U8, S8, integer_bias=True, image_bytes=True, elsewhere=True, everything=True)
+"""Qualcomm's NPUs: docs/execution_providers/QNN-ExecutionProvider.md of onnxruntime-qnn, and `get_qnn_qdq_config` of
+ONNX Runtime: values unsigned with a zero point, weights signed with a scale for each channel."""
+QNN16 = Flavour("qnn-w8a16", U16, S8, integer_bias=True, image_bytes=True, elsewhere=True, everything=True)
+"""The same with values of sixteen bits."""
 
 
 @dataclass(frozen=True)
@@ -210,6 +221,8 @@ class QuantisationPlan:
     on_grid: frozenset[int]
     grids: Mapping[str, str | None]
     images: frozenset[str] = frozenset()
+    operands: Mapping[str, Grid] = field(default_factory=dict)
+    """The grids of stored operands that are not a layer's weight or bias, by their names."""
 
     @property
     def solved_weights(self) -> bool:
@@ -257,7 +270,7 @@ def make_plan(
     unknown = parts.layers - {layer.name for layer in graph.layers.values()}
     if unknown:
         raise SrkdError(f"the graph has no layer called {sorted(unknown)[0]!r}")
-    gates = set(_gates(graph))
+    gates = set() if flavour.everything else set(_gates(graph))
     layers = {
         index: layer
         for index, layer in graph.layers.items()
@@ -270,12 +283,13 @@ def make_plan(
     grids: dict[str, str | None] = {}
     on_grid: set[int] = set()
     inputs = {name for index in integer for name in graph.nodes[index].input if name in graph.floats}
+    rest = set(range(len(graph.nodes))) if flavour.everything else set()
     for index, node in enumerate(graph.nodes):
         for name in node.input:
             if name in inputs:
                 grids.setdefault(name, None)
         if index in integer:
-            if node.op_type == "MatMul":  # runtimes return its products in float
+            if node.op_type == "MatMul" and not flavour.everything:  # runtimes return its products in float
                 continue
             last, result = fused_activation(graph, index), _result(graph, index)
             if not flavour.image_bytes and (result in images or _is_added_to_image(graph, result, images)):
@@ -286,7 +300,33 @@ def make_plan(
             grids.setdefault(node.output[0], node.input[0])
             integer.add(index)
             on_grid.add(index)
-    return QuantisationPlan(graph, flavour, parts, layers, frozenset(integer), frozenset(on_grid), grids, images)
+        elif index in rest - on_grid and len(node.output) == 1 and any(name in graph.floats for name in node.input):
+            for name in node.input:
+                if name in graph.floats:
+                    grids.setdefault(name, None)
+            last = fused_activation(graph, index)
+            grids.setdefault(_result(graph, index), None)
+            integer.add(index)
+            on_grid |= {index} if last is None else {index, last}
+    operands = _operands(graph, integer - set(layers), flavour.values) if flavour.everything else {}
+    return QuantisationPlan(
+        graph, flavour, parts, layers, frozenset(integer), frozenset(on_grid), grids, images, operands
+    )
+
+
+BOUNDS = frozenset({"Clip", "Pad", "Resize"})
+"""Operators whose stored operands are numbers of the operator: limits, a padding value, factors."""
+
+
+def _operands(graph: FloatGraph, nodes: set[int], levels: Levels) -> dict[str, Grid]:
+    """The grids of stored floats that these nodes compute with, each over its whole range."""
+    names = {name for index in nodes if graph.nodes[index].op_type not in BOUNDS for name in graph.nodes[index].input}
+    stored = {name: graph.constants[name] for name in names if name in graph.constants}
+    return {
+        name: whole_range(float(values.min()), float(values.max()), levels)
+        for name, values in stored.items()
+        if values.dtype == np.float32
+    }
 
 
 def _moves_grid(

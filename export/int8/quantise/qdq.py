@@ -15,6 +15,8 @@ from export.int8.quantise.plan import QuantisationPlan
 from export.int8.quantise.walk import QuantisedLayer, Solution
 
 INT32 = 2**31 - 1
+SIXTEEN_BITS = "com.microsoft"
+"""The domain of operators that quantise to sixteen bits."""
 
 
 def write_qdq(plan: QuantisationPlan, solution: Solution) -> onnx.ModelProto:
@@ -39,6 +41,8 @@ class _Writer:
             for place, name in enumerate(node.input):
                 if name in renamed:
                     node.input[place] = renamed[name]
+                if name in self.plan.operands and index in self.plan.integer:
+                    node.input[place] = self._operand(name)
                 if self.plan.reads_grid(index, name):
                     node.input[place] = name if name in renamed else f"{name}.dequantised"
             if index in self.solution.layers:
@@ -49,6 +53,8 @@ class _Writer:
             self.nodes.append(node)
             for name in graph.nodes[index].output:
                 self._pair(name, renamed.get(name, name), last=name in renamed)
+        if self._domain():
+            self.model.opset_import.append(helper.make_opsetid(self._domain(), 1))
         set_nodes(self.model.graph, self.nodes)
         drop_unused(self.model.graph)
         self.model.graph.initializer.extend(self.stored)
@@ -61,13 +67,37 @@ class _Writer:
         names = self._grid(f"{name}.grid", grid)
         quantised = f"{name}.quantised"
         result = name if last else f"{name}.dequantised"
+        domain = self._domain()
         self.nodes += [
-            helper.make_node("QuantizeLinear", [computed, *names], [quantised], name=f"quantise/{name}"),
-            helper.make_node("DequantizeLinear", [quantised, *names], [result], name=f"dequantise/{name}"),
+            helper.make_node("QuantizeLinear", [computed, *names], [quantised], f"quantise/{name}", domain=domain),
+            helper.make_node("DequantizeLinear", [quantised, *names], [result], f"dequantise/{name}", domain=domain),
         ]
 
+    def _domain(self) -> str:
+        """ONNX has quantisation to sixteen bits since opset 21, ONNX Runtime's own operators at any."""
+        return "" if self.plan.flavour.values.bits <= 8 else SIXTEEN_BITS
+
+    def _operand(self, name: str) -> str:
+        """The name of a stored operand's values, which lie in the file as integers on their grid."""
+        grid, result = self.plan.operands[name], f"{name}.dequantised"
+        if all(result not in node.output for node in self.nodes):
+            names = self._grid(f"{name}.grid", grid)
+            exact = self.plan.graph.constants[name].astype(np.float64) / grid.scale
+            integers = np.clip(np.round(exact) + grid.zero_point, grid.levels.low, grid.levels.high)
+            self._store(f"{name}.integers", integers.astype(_kind(grid)))
+            self.nodes.append(
+                helper.make_node(
+                    "DequantizeLinear",
+                    [f"{name}.integers", *names],
+                    [result],
+                    f"dequantise/{name}",
+                    domain=self._domain(),
+                )
+            )
+        return result
+
     def _grid(self, name: str, grid: Grid) -> tuple[str, str]:
-        kind = np.int8 if grid.levels.signed else np.uint8
+        kind = _kind(grid)
         self._store(f"{name}.scale", np.array(grid.scale, np.float32))
         self._store(f"{name}.zero_point", np.array(grid.zero_point, kind))
         return f"{name}.scale", f"{name}.zero_point"
@@ -104,3 +134,10 @@ class _Writer:
 
     def _store(self, name: str, values: NDArray[np.generic]) -> None:
         self.stored.append(numpy_helper.from_array(values, name))
+
+
+def _kind(grid: Grid) -> type[np.integer[Any]]:
+    """The type in which a file stores integers of a grid."""
+    if grid.levels.bits > 8:
+        return np.uint16
+    return np.int8 if grid.levels.signed else np.uint8

@@ -14,7 +14,7 @@ from compressor.images.sample import sample_photo
 from compressor.runtimes.onnx_runtime import cpu_session
 from export.int8.float_parts import FloatParts, LayerNames
 from export.int8.quantise.ends import Ends
-from export.int8.quantise.plan import CPU, TENSORRT, Flavour, FloatGraph, QuantisationPlan, make_plan
+from export.int8.quantise.plan import CPU, Flavour, FloatGraph, QuantisationPlan, make_plan
 from export.int8.quantise.qdq import write_qdq
 from export.int8.quantise.walk import GraphWalk
 from export.int8.search import QuickTool, Times, Unwritten
@@ -37,7 +37,8 @@ class OwnQuantiser(QuickTool[onnx.ModelProto]):
 
     def __init__(self, ends: Ends, flavour: Flavour, task: Int8Task) -> None:
         self.name = self.flavour = flavour.name
-        self.weight_bits = flavour.weights.bits
+        self.weight_bits, self.bits = flavour.weights.bits, flavour.values.bits
+        self.mixes = not flavour.everything
         self.layers = _layers(ends, flavour)
         self._ends, self._rules, self._task = ends, flavour, task
         self._patches = task.calibration.patches
@@ -94,7 +95,7 @@ def _before_shuffles(graph: FloatGraph) -> frozenset[str]:
 
 
 def _session(model: onnx.ModelProto, flavour: Flavour = CPU) -> Any:
-    return cpu_session(model, threads=torch.get_num_threads(), float_on_grids=flavour == TENSORRT)
+    return cpu_session(model, threads=torch.get_num_threads(), float_on_grids=flavour.elsewhere)
 
 
 def _run(session: Any, lr: torch.Tensor) -> torch.Tensor:

@@ -25,8 +25,7 @@ from compressor.base.context import QUIET, Context
 from compressor.base.errors import one_line
 from compressor.models.fitting.least_squares import Sums, best_correction
 from compressor.runtimes.onnx_runtime import cpu_session
-from export.int8.quantise.ends import BYTES
-from export.int8.quantise.grids import Grid, choose_grid, round_rows, round_with_feedback, row_scales
+from export.int8.quantise.grids import Grid, choose_grid, image_grid, round_rows, round_with_feedback, row_scales
 from export.int8.quantise.plan import Layer, QuantisationPlan
 
 APART = 4
@@ -34,6 +33,9 @@ APART = 4
 
 PIXELS_OF_A_PATCH = 1024
 """Largest number of pixels per patch that count in the sums of a layer, as neighbours are alike."""
+
+BIAS = 2.0**30
+"""Largest bias in steps of its layer's products, where it must be an integer; half of what 32 bits hold."""
 
 FEEDBACK_COLUMNS = 4096
 """Largest number of columns of a layer that is rounded with feedback, whose cost grows with their cube."""
@@ -119,7 +121,8 @@ class GraphWalk:
         constants = self.plan.graph.constants
         if not name or name in constants:
             stored = constants.get(name, np.empty(0))
-            return stored, stored
+            grid = self.plan.operands.get(name)
+            return stored, stored if grid is None else grid.round(torch.from_numpy(stored.copy())).numpy()
         value = self.values[name]
         on_grid = value.rounded is not None and self.plan.reads_grid(index, name)
         return value.exact, value.rounded if on_grid and value.rounded is not None else value.raw
@@ -135,7 +138,8 @@ class GraphWalk:
         shared, flavour = self.plan.grids[name], self.plan.flavour
         if shared is not None:
             return self.grids[shared]
-        return BYTES if name in self.plan.images and flavour.image_bytes else choose_grid(values, flavour.values)
+        image = name in self.plan.images and flavour.image_bytes
+        return image_grid(flavour.values) if image else choose_grid(values, flavour.values)
 
     def _solve(self, layer: Layer, inputs: NDArray[Any], exact: NDArray[Any], index: int) -> NDArray[Any]:
         """Quantise a layer, and return its result before rounding."""
@@ -158,6 +162,9 @@ class GraphWalk:
                 weight_rows = weight_rows + best_correction(fitted, apart)[0]
             total = fitted.plus(apart)
             scale = row_scales(weight_rows, levels)
+            if self.plan.flavour.everything and bias is not None:  # so that the bias fits into 32 bits
+                source = self.grids[graph.nodes[index].input[0]].scale
+                scale = torch.maximum(scale, (bias[rows].abs() / (BIAS * source)).to(scale.dtype))
             covariance = total.xx - torch.outer(total.x, total.x) / total.count
             rounded = (
                 round_with_feedback(weight_rows, scale, covariance, levels)
