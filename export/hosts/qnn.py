@@ -1,6 +1,6 @@
 """Qualcomm's NPUs (HTP) through QNN: ONNX of one size with every node quantised, values in 8 and in 16 bits.
 
-Read in onnxruntime/onnxruntime-qnn at docs/execution_providers/QNN-ExecutionProvider.md (no dynamic shapes; the
+Read in onnxruntime/onnxruntime-qnn at QNN-ExecutionProvider.md (no dynamic shapes; the
 operators; uint8 and uint16 values, quantisation to sixteen bits in the domain com.microsoft below opset 21) and in
 ONNX Runtime at onnxruntime/python/tools/quantization/execution_providers/qnn/quant_config.py (stored operands are
 quantised as values are).

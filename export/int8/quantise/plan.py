@@ -71,7 +71,7 @@ class Flavour:
 CPU = Flavour("cpu", U8, S8, integer_bias=True, image_bytes=True)
 TENSORRT = Flavour("tensorrt", S8, S8, integer_bias=False, image_bytes=False, elsewhere=True)
 QNN = Flavour("qnn-w8a8", U8, S8, integer_bias=True, image_bytes=True, elsewhere=True, everything=True)
-"""Qualcomm's NPUs: docs/execution_providers/QNN-ExecutionProvider.md of onnxruntime-qnn, and `get_qnn_qdq_config` of
+"""Qualcomm's NPUs: QNN-ExecutionProvider.md of onnxruntime-qnn, and `get_qnn_qdq_config` of
 ONNX Runtime: values unsigned with a zero point, weights signed with a scale for each channel."""
 QNN16 = Flavour("qnn-w8a16", U16, S8, integer_bias=True, image_bytes=True, elsewhere=True, everything=True)
 """The same with values of sixteen bits."""
