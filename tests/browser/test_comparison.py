@@ -258,7 +258,7 @@ def test_a_drop_opens_all_its_models_and_one_photo(desktop: Visit, models: Model
     desktop.rest()
     assert desktop.text("figure-from") == "80 × 80"
     drop(desktop, *photos)
-    desktop.page.wait_for_selector("#trouble:has-text('One photo at a time: of these 2, first.png is opened.')")
+    desktop.page.wait_for_selector("#trouble:has-text('One photo or film at a time: of these 2, first.png is opened.')")
     desktop.done()
     drop(desktop, ("bad.onnx", b"no model"), ("good.onnx", content))
     desktop.page.wait_for_selector("#trouble:has-text('bad.onnx')")

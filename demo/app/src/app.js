@@ -1,11 +1,11 @@
 // The page: the actions of its buttons.
 
 import { Cancelled, Engine } from "./engine.js";
-import { Camera } from "./camera.js";
 import { clearComparison, compared, familyOf, offerComparison, showComparison } from "./compare.js";
 import { showCard } from "./card.js";
 import { wireFiles } from "./input_files.js";
 import { cameraObstacle } from "./live.js";
+import { LiveView } from "./live_view.js";
 import { BICUBIC, ORDINARY, fetchList, fromFile } from "./models.js";
 import { keepEngine, keepOffline, offerInstall, offlineObstacle } from "./offline.js";
 import * as panel from "./panel.js";
@@ -35,7 +35,7 @@ const session = new Session(engine, {
   engine: showEngine,
 });
 session.sides = { left: models[0], right: models[0] };
-const camera = new Camera({ engine, session, viewer, refresh, complain });
+const live = new LiveView({ engine, session, viewer, refresh, complain });
 
 /** The last request: a picture that arrives late does not replace a later one. */
 let asked = 0;
@@ -288,11 +288,17 @@ async function choose(side, key) {
 function toggleLive() {
   asked++;
   trouble(null);
-  return camera.toggle();
+  return live.toggle();
+}
+
+function play(file, name) {
+  asked++;
+  trouble(null);
+  return live.play(file, name);
 }
 
 function wire() {
-  wireFiles({ show, openModels });
+  wireFiles({ show, play, openModels });
   const clicks = { live: toggleLive, save, share, crop: cutToView, "ask-part": cutToView, measure, compare, cancel: stop };
   for (const [id, work] of Object.entries(clicks)) part(id).addEventListener("click", work);
   part("ask-whole").addEventListener("click", () => {

@@ -2,16 +2,18 @@
 
 import { part, trouble } from "./panel.js";
 
-/** `show(file, name)` receives a photo, `openModels(files)` networks. */
-export function wireFiles({ show, openModels }) {
+/** `show(file, name)` receives a photo, `play(file, name)` a film, `openModels(files)` networks. */
+export function wireFiles({ show, play, openModels }) {
   const take = (list) => {
     const files = [...(list ?? [])];
     const networks = files.filter(({ name }) => /\.onnx$/i.test(name));
     const photos = files.filter((file) => !networks.includes(file));
     if (networks.length) openModels(networks);
     if (!photos.length) return;
-    show(photos[0], photos[0].name || "pasted.png");
-    if (photos.length > 1) trouble(`One photo at a time: of these ${photos.length}, ${photos[0].name} is opened.`);
+    const [first] = photos;
+    if (isFilm(first)) play(first, first.name || "the film");
+    else show(first, first.name || "pasted.png");
+    if (photos.length > 1) trouble(`One photo or film at a time: of these ${photos.length}, ${first.name} is opened.`);
   };
   for (const id of ["library", "shoot", "model-file"]) {
     part(id).addEventListener("change", ({ target }) => {
@@ -31,4 +33,9 @@ export function wireFiles({ show, openModels }) {
     mark(false);
     take(event.dataTransfer.files);
   });
+}
+
+/** Some systems know no type for a film's file. */
+function isFilm({ type, name }) {
+  return type.startsWith("video/") || (!type && /\.(mp4|m4v|mov|webm|mkv|ogv)$/i.test(name));
 }

@@ -1,4 +1,4 @@
-// The live camera: one picture at a time, so that the frames a second are those of the network.
+// The live camera and films: one picture at a time, so that the frames a second are those of the network.
 
 import { raced } from "./engine.js";
 import { median } from "./enlarge.js";
@@ -20,31 +20,152 @@ export function cameraObstacle() {
 }
 
 /**
- * Run until `signal`. Before each frame `choose()` returns { width, with, scale, facts }: the model and its sizes.
- * `onFrame({rgba, width, height, before, from, ms, fps})` shows it.
+ * Run until `signal`. Before each frame `choose()` returns { width, with, scale, facts, key }: the model and its sizes.
+ * Only the newest frame is taken: those that come meanwhile are dropped. A frame is shown again if `key` changes.
+ * `onFrame({rgba, width, height, before, from, ms, fps})` shows it, `onPause(paused)` tells whether it stands.
  */
-export async function film(engine, { signal, choose, onFrame }) {
-  const stream = await camera(signal);
-  const video = document.createElement("video");
-  try {
-    Object.assign(video, { muted: true, playsInline: true, srcObject: stream });
-    await raced(video.play(), signal);
-    const times = [];
-    let last = performance.now();
-    while (!signal.aborted) {
-      const { width, facts, ...how } = await choose();
-      const image = await grab(video, frameSize(video, width, facts));
+export async function film(engine, source, { signal, choose, onFrame, onPause }) {
+  const times = [];
+  let last = performance.now();
+  let shown = null;
+  while (!signal.aborted) {
+    const { width, facts, key, ...how } = await choose();
+    onPause(source.paused);
+    if (source.isNew() || key !== shown) {
+      await raced(source.take(), signal);
+      const image = await grab(source.video, frameSize(source.video, width, facts));
       const frame = await engine.ask("frame", { image, ...how }, { transfer: [image], signal });
+      shown = key;
       const now = performance.now();
       times.push(now - last);
       last = now;
       if (times.length > AVERAGED_FRAMES) times.shift();
       onFrame({ ...frame, fps: 1000 / median(times) });
-      await new Promise((resolve) => requestAnimationFrame(resolve));
-    }
-  } finally {
+    } else if (source.paused) last = performance.now();
+    await new Promise((resolve) => requestAnimationFrame(resolve));
+  }
+}
+
+/** Open the camera: each of its frames is new. */
+export async function cameraSource(signal) {
+  const stream = await camera(signal);
+  const video = silent({ srcObject: stream });
+  const close = () => {
     stopped(stream);
     video.srcObject = null;
+  };
+  const source = { video, paused: false, isNew: () => true, take: async () => {}, close };
+  return started(source, video.play(), signal);
+}
+
+/** Open a video file, which plays at its own speed, or is sought where a browser does not tell of its frames. */
+export async function filmSource(file, name, signal) {
+  const video = silent({ src: URL.createObjectURL(file), preload: "auto" });
+  const source = video.requestVideoFrameCallback ? new PlayedFilm(video) : new SoughtFilm(video);
+  return started(source, opened(video, name).then(() => source.play()), signal);
+}
+
+function silent(attributes) {
+  return Object.assign(document.createElement("video"), { muted: true, playsInline: true, ...attributes });
+}
+
+async function started(source, ready, signal) {
+  try {
+    await raced(ready, signal);
+    return source;
+  } catch (error) {
+    source.close();
+    throw error;
+  }
+}
+
+async function opened(video, name) {
+  await new Promise((resolve, reject) => {
+    video.addEventListener("loadeddata", resolve, { once: true });
+    video.addEventListener("error", () => reject(new Error(`This browser cannot play ${name}.`)), { once: true });
+  });
+  if (!video.videoWidth) throw new Error(`${name} has no pictures.`);
+}
+
+/** A film that the browser plays, and tells of each frame that it shows. */
+class PlayedFilm {
+  #presented = 0;
+  #taken = 0;
+
+  constructor(video) {
+    this.video = video;
+    const count = () => {
+      this.#presented++;
+      video.requestVideoFrameCallback(count);
+    };
+    video.requestVideoFrameCallback(count);
+  }
+
+  get paused() {
+    return this.video.paused || this.video.ended;
+  }
+
+  play() {
+    return this.video.play();
+  }
+
+  toggle() {
+    if (this.paused) this.video.play().catch(() => {});
+    else this.video.pause();
+  }
+
+  isNew() {
+    return this.#presented !== this.#taken;
+  }
+
+  async take() {
+    this.#taken = this.#presented;
+  }
+
+  close() {
+    this.video.pause();
+    URL.revokeObjectURL(this.video.src);
+    this.video.removeAttribute("src");
+    this.video.load();
+  }
+}
+
+/** A film that stands, and is sought to where it would be if it played. */
+class SoughtFilm extends PlayedFilm {
+  #from = 0;
+  #began = null;
+
+  constructor(video) {
+    super(Object.assign(video, { requestVideoFrameCallback: () => {} }));
+  }
+
+  get paused() {
+    return this.#began === null;
+  }
+
+  async play() {
+    if (this.video.currentTime >= this.video.duration) this.video.currentTime = 0;
+    this.#from = this.video.currentTime;
+    this.#began = performance.now();
+  }
+
+  toggle() {
+    if (this.paused) this.play();
+    else this.#began = null;
+  }
+
+  isNew() {
+    return !this.paused;
+  }
+
+  async take() {
+    if (this.paused) return;
+    const time = Math.min(this.#from + (performance.now() - this.#began) / 1000, this.video.duration);
+    if (time === this.video.currentTime) return;
+    const sought = new Promise((resolve) => this.video.addEventListener("seeked", resolve, { once: true }));
+    this.video.currentTime = time;
+    await sought;
+    if (time >= this.video.duration) this.#began = null;
   }
 }
 
