@@ -77,8 +77,7 @@ def write(job: HostJob) -> HostFiles:
         (file,),
         place=f"{name} into the assets of the app; images are float RGB in [0,1], N,H,W,C, not clamped at the end",
         call=f'CompiledModel.create(context.assets, "{name}", CompiledModel.Options(Accelerator.GPU))',
-        expect="what benchmark_model --use_gpu=true prints on the phone: a GPU's times cannot be "
-        "foretold from a CPU's",
+        expect="what benchmark_model --use_gpu=true prints on the phone: a GPU's times cannot be foretold from a CPU's",
         notes=(
             "a GPU computes in fp16 unless the app asks for float32; the file itself is in float32 and was compared in "
             "LiteRT on a CPU",
