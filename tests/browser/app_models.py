@@ -67,6 +67,11 @@ class Models:
         return self._build(EDSRSpec(4, width=8, depth=1), "four")
 
     @cached_property
+    def restoring(self) -> Model:
+        """A network that keeps the size, for noise and JPEG blocks."""
+        return self._build(CompactSpec(1, width=4, depth=2), "restoring")
+
+    @cached_property
     def luminance(self) -> Model:
         return self._build(CompactSpec(2, width=4, depth=2, channels=1), "luminance")
 

@@ -346,9 +346,10 @@ def test_how_it_looks(app: App, models: Models, tmp_path: Path) -> None:
     DEMO_PICTURE=1 writes it to docs/images; otherwise it goes to a temporary folder.
     """
     requested = bool(os.environ.get("DEMO_PICTURE"))
-    site = app.site([models.student], {f"{sample.name}.png": sample.content for sample in load_samples()[:4]})
+    samples = {f"{sample.name}.png": sample.content for sample in load_samples()[:4]}
     shots = []
     for scheme in ("light", "dark"):
+        site = app.site([models.student], samples)
         with app.visit(site, color_scheme=scheme, reduced_motion="reduce", **PHONE) as visit:
             visit.enlarge(sample=len(shots))
             path = tmp_path / f"{scheme}.png"
@@ -365,3 +366,18 @@ def test_how_it_looks(app: App, models: Models, tmp_path: Path) -> None:
     target = (ROOT / "docs" / "images" if requested else tmp_path) / "demo.webp"
     sheet.save(target, quality=92, method=6)
     assert target.stat().st_size < PICTURE_BYTES
+
+
+def test_a_network_that_keeps_the_size_shows_before_and_after(app: App, models: Models) -> None:
+    """Its picture is as large as before; nothing speaks of enlarging."""
+    with app.visit([models.restoring], **DESKTOP) as visit:
+        assert visit.titles() == ["Before", "After"]
+        visit.enlarge()
+        left, right = visit.page.evaluate(
+            "['left', 'right'].map((s) => document.querySelector(`#sheet-${s} canvas`)).map((c) => [c.width, c.height])"
+        )
+        assert left == right
+        assert "pixels instead of" not in visit.text("result")
+        assert not re.search("enlarg|sharpen|bicubic", visit.page.inner_text("main").lower())
+        visit.page.select_option("#right", label="Before")
+        assert visit.text("card-words") == "The picture as it is, without a network."

@@ -6,7 +6,7 @@ import { showCard } from "./card.js";
 import { wireFiles } from "./input_files.js";
 import { cameraObstacle } from "./live.js";
 import { LiveView } from "./live_view.js";
-import { BICUBIC, ORDINARY, fetchList, fromFile } from "./models.js";
+import { BICUBIC, ORDINARY, fetchList, fromFile, keepSize } from "./models.js";
 import { keepEngine, keepOffline, offerInstall, offlineObstacle } from "./offline.js";
 import * as panel from "./panel.js";
 import { part, say, trouble } from "./panel.js";
@@ -92,7 +92,7 @@ function askFirst(picture, pixels) {
   const words = `${size(picture.width, picture.height)} pixels become ${number(pixels / 1e6)} megapixels. `;
   part("ask-words").textContent = `${words}All of it can take minutes. Zoom in for a quick look at a part.`;
   part("ask").hidden = false;
-  say(`${words}Enlarge what is in view, or all of it?`);
+  say(`${words}${part("ask-part").textContent}, or all of it?`);
 }
 
 function stop() {
@@ -355,6 +355,7 @@ async function start() {
   const right = models.find(({ role }) => role === "student") ?? models[1] ?? models[0];
   session.sides = { left: models[0], right };
   session.usualScale = models.find(({ scale }) => scale)?.scale ?? 4;
+  if (keepSize(listed.models)) panel.speakOfRestoring();
   panel.fillChoices(models, session.sides);
   panel.showSamples(samples, showSample);
   await changeEngine();

@@ -1,7 +1,7 @@
 // The card of a network: what it is in a sentence, four figures, and everything that its file says.
 
 import { bits, fileSize, millions, number, size } from "./format.js";
-import { lossOf, parsed } from "./models.js";
+import { keepSize, lossOf, parsed } from "./models.js";
 import { part } from "./panel.js";
 
 const DESCRIPTION_LETTERS = 300;
@@ -20,8 +20,7 @@ export function showCard(model, models) {
 
 /** Beside networks of scale 1 an ordinary picture is not enlarged at all. */
 function ordinary(models) {
-  const scales = models.map(({ scale }) => scale).filter(Boolean);
-  if (scales.length && scales.every((scale) => scale === 1)) return "The picture as it is, without a network.";
+  if (keepSize(models.filter(({ scale }) => scale))) return "The picture as it is, without a network.";
   return "Ordinary enlarging (bicubic) computes pixels between pixels.";
 }
 
@@ -42,7 +41,7 @@ function sentences({ role }, { metadata, about, scale }) {
   const spec = specOf(metadata);
   const recipe = metadata["srkd.recipe"];
   return [
-    role === "teacher" && "The larger network that the sharpened picture can be compared with.",
+    role === "teacher" && `The larger network that the ${scale === 1 ? "restored" : "sharpened"} picture can be compared with.`,
     spec && `A network of the kind ${kindOf(spec)}.`,
     role !== "teacher" && PURPOSES[metadata["srkd.goal"]]?.(scale),
     recipe && `Trained by srkd’s recipe ${recipe}.`,

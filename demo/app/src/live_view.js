@@ -8,6 +8,7 @@ import { number, size } from "./format.js";
 
 /** A film begins at the largest width whose frames take no longer than this. */
 const FRAME_MS = 150;
+const FRAMES_TRIED = 4;
 
 export class LiveView {
   #filming = null;
@@ -55,14 +56,15 @@ export class LiveView {
     part("live").lastElementChild.textContent = "Stop";
     part("ask").hidden = true;
     let shape = "";
-    let seen = 0;
+    const took = [];
     const onFrame = (frame) => {
       const found = size(frame.from.width, frame.from.height);
       if (shape !== found) this.#begin(frame, title);
       shape = found;
       this.#paint(frame);
-      // The first frame is slower than the others.
-      if (this.#source.toggle && ++seen === 2) widen(frame, this.#source.video);
+      // The first frame is slower than the others, and any one may have waited for another program.
+      took.push(frame.ms);
+      if (this.#source.toggle && took.length === FRAMES_TRIED) widen(frame, Math.min(...took), this.#source.video);
     };
     try {
       this.#source = await open(signal);
@@ -118,8 +120,8 @@ function showPause(paused) {
   if (part("pause").textContent !== words) part("pause").textContent = words;
 }
 
-/** Select the largest width of a film that this device enlarges fast enough, by the time of a frame. */
-function widen({ ms, from }, { videoWidth }) {
+/** Select the largest width of a film that this device enlarges fast enough, by the ms of a frame. */
+function widen({ from }, ms, { videoWidth }) {
   const affordable = Math.min(from.width * Math.sqrt(FRAME_MS / ms), videoWidth);
   const widths = [...part("live-width").options].map(({ value }) => Number(value)).filter((each) => each <= affordable);
   const widest = Math.max(...widths);

@@ -6,13 +6,21 @@ export const BICUBIC = "bicubic";
 export const ORDINARY = { key: BICUBIC, title: "Ordinary", scale: null };
 
 const ROLES = { student: "Sharpened", teacher: "Large network", int8: "Sharpened" };
+/** Networks that keep the size (×1) restore a picture: it is shown before and after. */
+const RESTORING = { student: "After", teacher: "Large network", int8: "After" };
 
 /** Return the server's list, or the stored one when offline. */
 export async function fetchList() {
   const response = await fetch("api/models.json", { cache: "no-cache" });
   if (!response.ok) throw new Error(`The list of models could not be loaded (${response.status}).`);
   const { models = [], samples = [] } = await response.json();
+  if (keepSize(models)) ORDINARY.title = "Before";
   return { models: models.map((model, i) => ({ ...model, key: `model-${i}`, title: titleOf(model, models) })), samples };
+}
+
+/** Whether all of these networks keep the size of a picture. */
+export function keepSize(models) {
+  return models.length > 0 && models.every(({ scale }) => scale === 1);
 }
 
 /** Return a row of the list for a file of the user. */
@@ -67,8 +75,9 @@ function titleOf(model, models) {
 }
 
 /** A file of another tool's keeps its name: the list knows no architecture of it, and whether it sharpens is not known. */
-function roleOf({ role, name, architecture }) {
-  return architecture === null && role !== "teacher" ? name : (ROLES[role] ?? name);
+function roleOf({ role, name, architecture, scale }) {
+  const words = scale === 1 ? RESTORING : ROLES;
+  return architecture === null && role !== "teacher" ? name : (words[role] ?? name);
 }
 
 function integrity(sha256) {

@@ -139,6 +139,11 @@ function optionOf(model) {
 }
 
 /** Fill the same list for both sides. */
+/** Say "restore" where the page says "enlarge": all networks keep the size. */
+export function speakOfRestoring() {
+  for (const each of document.querySelectorAll("[data-restoring]")) each.textContent = each.dataset.restoring;
+}
+
 export function fillChoices(models, sides) {
   for (const side of ["left", "right"]) {
     part(side).replaceChildren(...models.map((model) => new Option(optionOf(model), model.key)));
