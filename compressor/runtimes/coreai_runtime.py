@@ -70,7 +70,8 @@ class CoreAIRuntime(FileRuntime):
         from coreai.runtime import NDArray
 
         outputs = self._loop.run_until_complete(self._function({INPUT: NDArray(images)}))
-        enlarged: Array = outputs[OUTPUT].numpy().copy()
+        result: Any = outputs[OUTPUT]
+        enlarged: Array = result.numpy().copy()
         return enlarged
 
 
