@@ -42,7 +42,19 @@ from srkd.options.shared import (
     Size,
     path_of,
 )
-from srkd.options.values import BYTES, CLUSTER, COUNTS, DEVICE, MODEL, NAMED_FOLDER, SETTING, SIZE, OneOf, names_of
+from srkd.options.values import (
+    BYTES,
+    CLUSTER,
+    COUNTS,
+    DEVICE,
+    MODEL,
+    NAMED_FOLDER,
+    PLAN_DEVICE,
+    SETTING,
+    SIZE,
+    OneOf,
+    names_of,
+)
 
 TargetPrecision: TypeAlias = Literal["fp32", "bf16", "fp16", "int8"]
 
@@ -468,7 +480,11 @@ class MeasurementOptions(Group):
     """How a plan measures, here or elsewhere."""
 
     _: KW_ONLY
-    device: Annotated[str, DEVICE, Option("Device that the student will run on.")] = "cpu"
+    device: Annotated[
+        str,
+        PLAN_DEVICE,
+        Option("Device that the student will run on; galaxy-s25-npu: a rough guide from published figures."),
+    ] = "cpu"
     threads: Annotated[
         int | None, Field(ge=1), Option("CPU threads; no more than there are cores.", unset="as many as torch uses")
     ] = None

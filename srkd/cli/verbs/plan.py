@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from compressor.base.machine import count_threads
@@ -10,7 +11,10 @@ from srkd.options.compress import PlanOptions
 from srkd.terminal.console import Console, Records, cell
 
 if TYPE_CHECKING:
-    from srkd.runs.planning import PlanFiles, PlanReport
+    from srkd.runs.planning import PlanFiles, PlanGuess, PlanReport
+
+GUESSES_SHOWN = 20
+"""About this many rough times are printed, evenly from the slowest to the fastest."""
 
 
 @verb(
@@ -21,6 +25,7 @@ if TYPE_CHECKING:
         "srkd plan --teacher edsr.pt --target-ms 20 --target-mb 0.5 --precision int8 --threads 2 -o plan.png",
         "srkd plan --teacher edsr.pt --target-fps 30 --emit phone",
         "srkd plan --teacher edsr.pt --measured phone/measured.json",
+        "srkd plan --teacher edsr.pt --target-ms 1 --lr-size 128x128 --device galaxy-s25-npu",
     ),
     csv=True,
 )
@@ -28,14 +33,17 @@ def command(console: Console, options: PlanOptions) -> None:
     """Find the largest student that meets a target on this machine.
 
     srkd exports shapes of the teacher's kind, of Compact and of plain untrained and times them in the runtime. It
-    measures the best ones again before it chooses. With --emit another device measures.
+    measures the best ones again before it chooses. With --emit another device measures. For a device that you do not
+    have, --device galaxy-s25-npu is a rough guide from published figures: nothing is measured.
     """
-    from srkd.runs.planning import PlanReport, run_plan
+    from srkd.runs.planning import PlanGuess, PlanReport, run_plan
 
     with console.context() as context:
         result = run_plan(options, context)
     if isinstance(result, PlanReport):
         console.report("plan", result, show, records)
+    elif isinstance(result, PlanGuess):
+        console.report("plan", result, show_guess, guess_records)
     else:
         console.report("plan", result, show_files)
 
@@ -97,6 +105,59 @@ def show(console: Console, report: PlanReport) -> None:
         console.say(f"wrote {report.picture}")
     teacher = "" if report.teacher_path is None else f"--teacher {report.teacher_path} "
     console.say(f"next: srkd compress {teacher}--student {chosen.student}")
+
+
+def guess_records(guessed: PlanGuess) -> Records:
+    """A row of values for each shape; no column of it is a measurement."""
+    return [
+        {
+            "kind": row.kind,
+            "width": row.width,
+            "depth": row.depth,
+            "params": row.params,
+            "macs": row.macs,
+            "rough_ms": None if row.rough_ms is None else row.rough_ms.ms,
+            "rough_ms_low": None if row.rough_ms is None else row.rough_ms.low,
+            "rough_ms_high": None if row.rough_ms is None else row.rough_ms.high,
+            "guess": row.guess,
+            "why": row.why,
+            "mark": guessed.mark,
+            "source": guessed.source,
+            "student": row.student,
+        }
+        for row in guessed.rows
+    ]
+
+
+def show_guess(console: Console, guessed: PlanGuess) -> None:
+    """Print the rough times under their mark and source, and how to measure."""
+    likely = next((row for row in guessed.rows if row.student == guessed.largest_likely), None)
+    known = [row for row in guessed.rows if row.rough_ms is not None]
+    shown = {id(row) for row in known[:: math.ceil(len(known) / GUESSES_SHOWN) or 1]} | {id(likely)}
+    lines = [
+        [
+            row.name,
+            f"{row.params:,}",
+            f"{row.macs / 1e9:.3g}",
+            "-" if row.rough_ms is None else f"about {row.rough_ms.low:.2g} to {row.rough_ms.high:.2g}",
+            row.guess,
+        ]
+        for row in known
+        if id(row) in shown
+    ]
+    title = f"{guessed.mark}; {guessed.targets} at LR {guessed.lr_size} on {guessed.device_title}, {guessed.precision}"
+    console.table(["shape", "params", "GMAC", "ms (rough guide)", "guess"], lines, title=title)
+    console.say(f"{len(lines)} of {len(known)} shapes with a guess are shown; --csv and --json have all")
+    console.say(f"source: {guessed.source}")
+    silent = {row.why for row in guessed.rows if row.rough_ms is None}
+    for why in sorted(silent):
+        count = sum(row.why == why for row in guessed.rows)
+        console.say(f"{count} of {guessed.candidates} shapes: {why}")
+    if likely is None:
+        console.result(f"no shape is likely to meet the target ({guessed.mark})")
+    else:
+        console.result(f"largest that is likely to meet the target: {likely.name} ({guessed.mark})")
+    console.say("next: measure on such a device: srkd plan --emit DIR, without --device")
 
 
 def show_files(console: Console, files: PlanFiles) -> None:
