@@ -1,7 +1,9 @@
-"""Plans for a device that srkd does not run on: candidates as ONNX files with a runner, whose timings are read back.
+"""Plans for a device that srkd does not run on: candidates as files with runners, whose timings are read back.
 
-The folder holds the files, plan.json and run.py (`runner.py`), which needs onnxruntime and numpy alone and writes
-measured.json. The same search then reads these timings in place of a clock.
+The folder holds the files, plan.json and runners that write measured.json: run.py (`runner.py`), which needs
+onnxruntime and numpy alone, and run_adb.py (`runner_adb.py`), which has a phone's benchmark program time files of one
+size through adb. browser.json is a form for times that a page shows. The same search then reads these timings in place
+of a clock.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 
 from compressor.base.context import QUIET, Context
 from compressor.base.errors import SrkdError, UsageError
@@ -24,6 +27,8 @@ from export.plan.measure import Environment, megabytes_of, write_untrained
 from export.plan.search import CandidateShape, ShapeMeasurement, Targets
 
 PLAN, RUN, PHOTO = "plan.json", "run.py", "photo.npy"
+RUN_ADB, FORM, FIXED = "run_adb.py", "browser.json", "android"
+"""The runner of a phone, the form for times from a page, and the folder of ONNX files of one size."""
 MOST_BYTES = 10**7
 """The largest plan, and the largest timings of a device, that are read."""
 SCHEMA, MEASURED_SCHEMA = "srkd.plan-emit/1", "srkd.plan-measured/1"
@@ -75,9 +80,10 @@ def emit(
     folder: Path,
     context: Context = QUIET,
 ) -> Emitted:
-    """Write candidates, plan.json, run.py and the photo that it times to a new or empty folder."""
-    if place.runtime != "onnxruntime":
-        raise UsageError(f"--emit writes ONNX files, and --runtime {place.runtime} runs others: leave it out")
+    """Write candidates, plan.json, the runners and what they need to a new or empty folder."""
+    of_onnx = place.runtime == "onnxruntime"
+    if not of_onnx and place.runtime != "litert":
+        raise UsageError(f"--emit writes files for onnxruntime or litert, not for --runtime {place.runtime}")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"--emit {folder} is not empty: name a new folder")
     require_writable_folder(folder, "--emit")
@@ -87,17 +93,21 @@ def emit(
     for done, candidate in enumerate(candidates):
         context.progress("write shapes", done, len(candidates))
         try:
-            file = write_untrained(candidate, place, folder)
+            # Programs on a phone fill a free size with 1: their files have one size.
+            file = write_untrained(candidate, place, folder, fixed=not of_onnx)
+            fixed = _write_fixed(file, place.lr_size, folder / FIXED / file.name) if of_onnx else file
         except SrkdError as error:
             failed[candidate.name] = str(error)
             context.note(f"{candidate.name} is left out: {error}")
             continue
-        entries.append({"name": candidate.name, "file": file.name, **asdict(candidate), "mb": megabytes_of(file)})
+        names = {"name": candidate.name, "file": file.name, "fixed": fixed.relative_to(folder).as_posix()}
+        entries.append({**names, **asdict(candidate), "mb": megabytes_of(file)})
     if not entries:
         raise SrkdError(f"--emit {folder}: no shape could be written: {next(iter(failed.values()), 'there is none')}")
     body = {
         "schema": SCHEMA,
         "teacher": teacher,
+        "runtime": place.runtime,
         "lr_size": "{}x{}".format(*place.lr_size),
         "channels": channels,
         "precision": place.precision,
@@ -107,13 +117,35 @@ def emit(
         "failed": failed,
     }
     name = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:16]
-    with atomic_path(folder / PHOTO) as temporary, temporary.open("wb") as photo:
-        np.save(photo, (255 * sample_photo(*place.lr_size, channels=channels)).round().byte().numpy())
-    # Copied, not imported: it runs on a device without srkd.
-    shutil.copyfile(Path(__file__).with_name("runner.py"), folder / RUN)
+    # Copied, not imported: they run without srkd.
+    runner = Path(__file__)
+    shutil.copyfile(runner.with_name("runner_adb.py"), folder / RUN_ADB)
+    if of_onnx:
+        shutil.copyfile(runner.with_name("runner.py"), folder / RUN)
+        with atomic_path(folder / PHOTO) as temporary, temporary.open("wb") as photo:
+            np.save(photo, (255 * sample_photo(*place.lr_size, channels=channels)).round().byte().numpy())
+        form = {"schema": MEASURED_SCHEMA, "plan": name, "machine": "a browser"}
+        rows = {str(entry["name"]): {"ms": None} for entry in entries}
+        with atomic_path(folder / FORM) as temporary:
+            temporary.write_text(json.dumps({**form, "rows": rows}, indent=2), encoding="utf-8")
     with atomic_path(folder / PLAN) as temporary:
         temporary.write_text(json.dumps({"id": name, **body}, indent=2), encoding="utf-8")
     return read_emitted(folder)
+
+
+def _write_fixed(source: Path, lr_size: tuple[int, int], target: Path) -> Path:
+    """Write an ONNX file again that takes one image of one size."""
+    model = onnx.load_model(str(source))
+    dims = model.graph.input[0].type.tensor_type.shape.dim
+    for dim, size in zip(dims, (1, dims[1].dim_value, lr_size[1], lr_size[0]), strict=True):
+        dim.Clear()
+        dim.dim_value = size
+    del model.graph.value_info[:]
+    for output in model.graph.output:
+        output.type.tensor_type.ClearField("shape")
+    target.parent.mkdir(exist_ok=True)
+    onnx.save_model(onnx.shape_inference.infer_shapes(model, data_prop=True), str(target))
+    return target
 
 
 def read_emitted(folder: Path) -> Emitted:
@@ -125,7 +157,7 @@ def read_emitted(folder: Path) -> Emitted:
             folder,
             str(plan["id"]),
             str(plan["teacher"]),
-            Environment("onnxruntime", plan["precision"], (width, height), threads=plan["threads"]),
+            Environment(plan["runtime"], plan["precision"], (width, height), threads=plan["threads"]),
             Targets(**plan["targets"]),
             {row["name"]: CandidateShape(**{name: row[name] for name in names}) for row in plan["candidates"]},
             {row["name"]: float(row["mb"]) for row in plan["candidates"]},
@@ -162,13 +194,15 @@ def read_measured(file: Path, folder: Path | None, teacher: str) -> DeviceTiming
     if measured.get("plan") != emitted.id:
         raise UsageError(
             f"--measured {file} is of another emit ({measured.get('plan')}) than {emitted.folder / PLAN} "
-            f"({emitted.id}): name the folder it was measured in with --emit, or run its run.py again"
+            f"({emitted.id}): name the folder it was measured in with --emit, or measure again"
         )
     if teacher != emitted.teacher:
         raise UsageError(f"--measured {file}: {emitted.folder} was written for another teacher: give that one")
     rows = measured.get("rows")
+    if isinstance(rows, Mapping):  # a form need not be filled in whole
+        rows = {name: row for name, row in rows.items() if row != {"ms": None}}
     if not isinstance(rows, Mapping) or not rows:
-        raise UsageError(f"--measured {file} holds no timings: run {RUN} on the device")
+        raise UsageError(f"--measured {file} holds no timings: run {RUN} on the device, or {RUN_ADB} for a phone")
     for name, row in rows.items():
         figures = [row.get("ms"), row.get("low"), row.get("high")] if isinstance(row, Mapping) else [None]
         if name not in emitted.candidates and name not in emitted.failed:

@@ -496,13 +496,13 @@ class MeasurementOptions(Group):
     emit: Annotated[
         PathOption,
         Option(
-            "Write shapes as ONNX files and a program that times them on another device.",
+            "Write shapes as files, and programs that time them on another device or, through adb, on a phone.",
             unset="time here",
             metavar="DIR",
         ),
     ] = None
     measured: Annotated[
-        PathOption, Option("Plan from the timings that this program wrote.", unset="time here", metavar="FILE")
+        PathOption, Option("Plan from the timings that such a program wrote.", unset="time here", metavar="FILE")
     ] = None
 
 

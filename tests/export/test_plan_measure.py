@@ -11,6 +11,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import onnxruntime
 import pytest
 import torch
 
@@ -34,6 +36,7 @@ from export.timing.turns import CallTimes
 
 SIZE = (24, 16)
 TORCH = Environment("torch", "fp32", SIZE, threads=1)
+EMITTED = ["android", "browser.json", "compact-8x1.onnx", "photo.npy", "plan.json", "run.py", "run_adb.py"]
 FOR_ANY = {"compact", "plain"}
 """Networks whose shapes suit any teacher."""
 ORT = Environment("onnxruntime", "fp32", SIZE, threads=1)
@@ -198,7 +201,7 @@ def test_another_device_measures_and_the_plan_reads_it_back(tmp_path: Path) -> N
     targets, folder = Targets(fps=1), tmp_path / "phone"
     emitted = emit([SMALL, replace(SMALL, width=7, student="swinir:width=7")], targets, ORT, "abc", 3, folder)
     assert list(emitted.candidates) == ["compact 8x1"] and "not a multiple" in emitted.failed["compact 7x1"]
-    assert sorted(path.name for path in folder.iterdir()) == ["compact-8x1.onnx", "photo.npy", "plan.json", "run.py"]
+    assert sorted(path.name for path in folder.iterdir()) == EMITTED
     text = (folder / "run.py").read_text()
     assert not {
         line.split()[1].partition(".")[0] for line in text.splitlines() if line.startswith(("import ", "from "))
@@ -219,6 +222,37 @@ def test_another_device_measures_and_the_plan_reads_it_back(tmp_path: Path) -> N
         read_measured(folder / "measured.json", None, "abd")
 
 
+def test_files_for_a_phone_have_one_size_and_a_form_takes_what_a_page_shows(tmp_path: Path) -> None:
+    """perf_test fills a free size with 1 (`-I`, onnxruntime/test/perftest/command_args_parser.cc)."""
+    folder, other = tmp_path / "phone", shape(CompactSpec(2, width=8, depth=2))
+    emit([SMALL, other], Targets(ms=5), ORT, "abc", 3, folder)
+    for entry in json.loads((folder / "plan.json").read_text())["candidates"]:
+        free, fixed = (onnxruntime.InferenceSession(folder / entry[key]) for key in ("file", "fixed"))
+        assert fixed.get_inputs()[0].shape == [1, 3, 16, 24] and fixed.get_outputs()[0].shape == [1, 3, 32, 48]
+        image = np.random.default_rng(0).random((1, 3, 16, 24), dtype=np.float32)
+        np.testing.assert_array_equal(*(session.run(None, {"input": image})[0] for session in (free, fixed)))
+    form = json.loads((folder / "browser.json").read_text())
+    form["rows"][SMALL.name]["ms"] = 2.5
+    (folder / "browser.json").write_text(json.dumps(form))
+    timings = read_measured(folder / "browser.json", None, "abc")
+    assert timings.measure(SMALL).ms == 2.5 and timings.machine == "a browser"
+    with pytest.raises(SrkdError, match="not among the timings"):
+        timings.measure(other)
+
+
+@pytest.mark.extras
+def test_a_plan_for_litert_writes_files_of_one_size_for_a_phone(tmp_path: Path) -> None:
+    """benchmark_model times a file's own sizes (tensorflow/lite/tools/benchmark/README.md)."""
+    pytest.importorskip("litert_torch")
+    interpreter = pytest.importorskip("ai_edge_litert.interpreter")
+    folder, place = tmp_path / "phone", replace(ORT, runtime="litert")
+    emitted = emit([SMALL], Targets(ms=5), place, "abc", 3, folder)
+    assert sorted(path.name for path in folder.iterdir()) == ["compact-8x1.tflite", "plan.json", "run_adb.py"]
+    assert (emitted.place.runtime, emitted.place.lr_size) == ("litert", SIZE)
+    image = interpreter.Interpreter(str(folder / "compact-8x1.tflite")).get_input_details()[0]
+    assert [*image["shape_signature"]] == [1, 16, 24, 3]
+
+
 def test_timings_that_are_not_those_of_the_files_are_refused(tmp_path: Path) -> None:
     folder = tmp_path / "phone"
     emitted = emit([SMALL], Targets(ms=5), ORT, "abc", 3, folder)
@@ -234,11 +268,12 @@ def test_timings_that_are_not_those_of_the_files_are_refused(tmp_path: Path) -> 
     refused("no timings", rows={})
     refused("no time", rows={"compact 8x1": {"ms": -1}})
     refused("no time", rows={"compact 8x1": {}})
+    refused("no timings", rows={"compact 8x1": {"ms": None}})
     refused("not among the files", rows={"compact 9x9": {"ms": 1}})
     refused("schema", schema="other")
     with pytest.raises(UsageError, match="is not empty"):
         emit([SMALL], Targets(ms=5), ORT, "abc", 3, folder)
-    with pytest.raises(UsageError, match="writes ONNX files"):
+    with pytest.raises(UsageError, match="files for onnxruntime or litert"):
         emit([SMALL], Targets(ms=5), TORCH, "abc", 3, tmp_path / "other")
 
 

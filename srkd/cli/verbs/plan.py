@@ -162,7 +162,13 @@ def show_guess(console: Console, guessed: PlanGuess) -> None:
 
 def show_files(console: Console, files: PlanFiles) -> None:
     """Print the written files, and the next steps."""
-    models = [name for name in files.files if name.endswith(".onnx")]
-    console.result(f"wrote {len(models)} shapes, plan.json and run.py to {files.folder}")
-    console.say(f"next: copy {files.folder} to the device, run python run.py there (onnxruntime and numpy), bring")
-    console.say(f"measured.json back, and: srkd plan --measured {files.folder}/measured.json")
+    of_onnx = any(name.endswith(".onnx") for name in files.files)
+    models = [name for name in files.files if name.endswith((".onnx", ".tflite"))]
+    console.result(f"wrote {len(models)} shapes and plan.json to {files.folder}")
+    program = "onnxruntime_perf_test" if of_onnx else "benchmark_model"
+    console.say(f"next, on an Android phone: python {files.folder}/run_adb.py --program {program}")
+    if of_onnx:
+        console.say(f"or copy {files.folder} to the device, and run python run.py there (onnxruntime and numpy)")
+        console.say(f"or in a browser: srkd demo {files.folder}/*.onnx, and type the times into browser.json")
+        console.say("files for LiteRT: --runtime litert --emit DIR")
+    console.say(f"then: srkd plan --measured {files.folder}/measured.json")
