@@ -101,6 +101,14 @@ HOSTS: EntryPointTable[Host] = EntryPointTable(
             limits="plain and compact of up to 64 channels",
         ),
         Host(
+            name="web",
+            title="a page in a browser",
+            module="export.hosts.web",
+            writes="ONNX in fp32 and fp16, and a page that runs them with onnxruntime-web",
+            proved="Chromium, by WebAssembly, to 1/255; WebGPU and WebNN were not run by this page",
+            limits="RGB, any size; the page fetches onnxruntime-web from a CDN (srkd demo --build needs none)",
+        ),
+        Host(
             name="ffmpeg",
             title="FFmpeg",
             module="export.hosts.ffmpeg",
