@@ -153,6 +153,7 @@ def test_core_ai_gives_the_networks_image(tmp_path: Path) -> None:
     pytest.importorskip("coreai")
     network = build(CompactSpec(4, width=8, depth=2), seed=1).eval()
     (folder,) = export_for_hosts(network, Source("net"), ["coreai"], tmp_path)
+    assert folder.reason is None
     (file,) = folder.files
     assert file.path is not None and file.path.name == "4x-net.aimodel" and file.verdict == "passed"
     lr = photo()
