@@ -153,11 +153,12 @@ def read_emitted(folder: Path) -> Emitted:
     try:
         width, height = map(int, plan["lr_size"].split("x"))
         names = [field.name for field in fields(CandidateShape)]
+        runtime = plan.get("runtime", "onnxruntime")  # folders of before had ONNX Runtime's files only
         return Emitted(
             folder,
             str(plan["id"]),
             str(plan["teacher"]),
-            Environment(plan["runtime"], plan["precision"], (width, height), threads=plan["threads"]),
+            Environment(runtime, plan["precision"], (width, height), threads=plan["threads"]),
             Targets(**plan["targets"]),
             {row["name"]: CandidateShape(**{name: row[name] for name in names}) for row in plan["candidates"]},
             {row["name"]: float(row["mb"]) for row in plan["candidates"]},

@@ -252,7 +252,7 @@ class _Measurement:
         layers = self.measure_layers() if self.settings.layers else ()
         quality, goal = self.measure_quality() if self.settings.quality else ((), self.goal_of(None))
         if goal == "original":
-            self.notes += _note_below_bicubic(quality)
+            self.notes += _note_below_bicubic(quality, {model.label: model.facts.metadata for model in self.models})
         self.notes += filter(None, (line_about_inputs(embedded_pairs("val"), row.scale) for row in quality))
         return ProfileReport(
             teacher=next((model.label for model in self.models if model.is_teacher), None),
@@ -574,8 +574,19 @@ def _compared_cost(model: ProfiledModel) -> ModelCost:
     return ModelCost(model.label, *((None, None) if cost is None else (cost.params, cost.macs)))
 
 
-def _note_below_bicubic(quality: Sequence[QualityRow]) -> list[str]:
-    """A line for each model that scores below bicubic."""
+def _note_below_bicubic(quality: Sequence[QualityRow], headers: Mapping[str, Mapping[str, str]]) -> list[str]:
+    """A line for each model that scores below bicubic, by `headers`: advice on training is for srkd's students."""
     bicubic = {row.scale: row.psnr_y for row in quality if row.model == without_network(row.scale)}
-    lines = [below_bicubic(row.model, row.psnr_y, bicubic.get(row.scale), scale=row.scale) for row in quality]
+    lines = []
+    for row in quality:
+        plain, header = bicubic.get(row.scale), headers.get(row.model, {})
+        goal: Goal = "teacher" if header.get("srkd.goal") == "teacher" else "original"
+        line = below_bicubic(row.model, row.psnr_y, plain, goal, row.scale)
+        if line is not None and "srkd.recipe" not in header:
+            line = (
+                f"{row.model} is farther from the originals than {without_network(row.scale)}, {row.psnr_y:.2f} dB "
+                f"against {plain:.2f} dB: a network that is trained for looks may be, and srkd inspect --check tells; "
+                "its students are judged by its own images"
+            )
+        lines.append(line)
     return [line for line in lines if line is not None]

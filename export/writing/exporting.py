@@ -168,12 +168,12 @@ def export_model(
     return ExportReport(
         tuple(files),
         tuple(sample.name for sample in inputs),
-        _warning_about(source, network.descriptor.scale),
+        warning_about(source, network.descriptor.scale),
         source.licence,
     )
 
 
-def _warning_about(source: Source, scale: int) -> str | None:
+def warning_about(source: Source, scale: int) -> str | None:
     """A warning if the originals are the goal and the scores in the header are below bicubic, at scale 1 the input;
     else None.
     """

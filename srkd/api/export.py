@@ -16,7 +16,7 @@ from export.formats.conversion import FileOptions, Int8Options, tuned_and_larges
 from export.formats.table import find_formats
 from export.hosts.writing import export_for_hosts
 from export.writing.card import CardFacts, write_card
-from export.writing.exporting import ExportReport, HostFolder, Source, export_model
+from export.writing.exporting import ExportReport, HostFolder, Source, export_model, warning_about
 from export.writing.record import write_record
 from srkd.options.function import public
 from srkd.options.models import refuse_file_options
@@ -59,7 +59,8 @@ def run_export(options: ExportOptions, context: Context) -> ExportReport:
     if options.push is not None:
         folders = tuple(_pushed(host, options.push) if host.host == HUB else host for host in folders)
     if hosts and not options.formats:
-        return ExportReport((), (), licence=source.licence, hosts=folders)
+        warning = warning_about(source, network.descriptor.scale)
+        return ExportReport((), (), warning, licence=source.licence, hosts=folders)
     report = export_model(
         network,
         source,

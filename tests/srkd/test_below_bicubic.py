@@ -8,7 +8,7 @@ import pytest
 
 from compressor.images.metrics import below_bicubic
 from export.profile.report import QualityRow, _note_below_bicubic
-from export.writing.exporting import Source, _warning_about
+from export.writing.exporting import Source, warning_about
 from srkd.cli.main import run
 from tests.support.small_runs import SMALL
 
@@ -40,6 +40,8 @@ def test_export_and_profile_say_it_too(bad_run, capfd):
     assert "BELOW BICUBIC" in capfd.readouterr().err
     assert run(["export", str(bad_run), "--onnx", "--json"]) == 0
     assert "BELOW BICUBIC" in json.loads(capfd.readouterr().out)["warning"]
+    assert run(["export", str(bad_run), "--for", "ffmpeg", "-o", str(bad_run / "hosts")]) == 0
+    assert "BELOW BICUBIC" in capfd.readouterr().err
     words = ["--runtime", "torch", "--lr-size", "16x16", "--seconds", "0.1"]
     assert run(["profile", str(bad_run / "student.safetensors"), *words]) == 0
     assert "srkd: warning: student is BELOW BICUBIC, " in capfd.readouterr().err
@@ -48,12 +50,21 @@ def test_export_and_profile_say_it_too(bad_run, capfd):
 def test_a_good_one_is_not():
     assert below_bicubic("it", 30.0, 30.0) is None and below_bicubic("it", 30.1, 30.0) is None
     rows = (QualityRow("bicubic", 2, 30.0, 0.0), QualityRow("good", 2, 31.0, 1.0), QualityRow("bad", 2, 29.0, -1.0))
-    (line,) = _note_below_bicubic((*rows, QualityRow("exact", 2, None, None)))
+    (line,) = _note_below_bicubic((*rows, QualityRow("exact", 2, None, None)), {"bad": {"srkd.recipe": "csd"}})
     assert line.startswith("bad is BELOW BICUBIC, 29.00 dB against 30.00 dB")
+
+
+def test_a_network_that_was_not_trained_here_gets_no_advice_on_training():
+    """A published network may be trained for looks; a student with the teacher for its goal is not meant to restore."""
+    rows = (QualityRow("bicubic", 4, 29.27, 0.0), QualityRow("published", 4, 27.59, -1.68))
+    (line,) = _note_below_bicubic(rows, {"published": {}})
+    assert "27.59 dB against 29.27 dB" in line and "trained for looks" in line
+    assert "BELOW" not in line and "--steps" not in line and "is better" not in line
+    assert _note_below_bicubic(rows, {"published": {"srkd.recipe": "logits", "srkd.goal": "teacher"}}) == []
 
 
 def test_scores_of_others_say_nothing():
     for scores in ("", "{}", "[]", '{"Set5": 30.1}', "{", '{"validation_psnr_y": "x", "bicubic_psnr_y": 3}'):
-        assert _warning_about(Source("a", header={"srkd.scores": scores}), 2) is None
+        assert warning_about(Source("a", header={"srkd.scores": scores}), 2) is None
     scores = '{"validation_psnr_y": 20.0, "bicubic_psnr_y": 30.0}'
-    assert "BELOW BICUBIC" in str(_warning_about(Source("a", header={"srkd.scores": scores}), 2))
+    assert "BELOW BICUBIC" in str(warning_about(Source("a", header={"srkd.scores": scores}), 2))
