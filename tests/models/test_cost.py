@@ -188,7 +188,7 @@ def test_large_networks_take_no_time_and_no_memory(spec: Spec, params: int) -> N
         with OnlyMeta() as mode:
             assert cost(spec, size).params == params
         seconds.append(time.process_time() - before)
-    assert min(seconds) < 1.5
+    assert min(seconds) < 5  # the image itself would take minutes
     assert mode.largest < 100_000
     assert torch.equal(rng, torch.random.get_rng_state())
 

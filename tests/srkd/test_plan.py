@@ -52,7 +52,7 @@ def test_the_function_returns_what_json_prints(teacher: Path, capsys: pytest.Cap
     assert isinstance(report, PlanReport) and report.chosen in report.rows and report.scale == 2
     assert parse_student(report.chosen.student) == TEACHER
     assert report.chosen.psnr_y is not None, "solved for: the finalists' quality is known"
-    assert next(row for row in report.rows if row.kind == "compact").psnr_y is None
+    assert any(row.psnr_y is None for row in report.rows), "of the others it is not"
     assert all(row.why for row in report.rows)
     assert run(["plan", "--teacher", str(teacher), *EASY, *WORDS, "--seconds", "0.05", "--no-quality", "--json"]) == 0
     values = json.loads(capsys.readouterr().out)
