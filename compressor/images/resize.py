@@ -99,10 +99,15 @@ def reflected_indices(positions: Tensor, size: int, *, repeat_edge: bool = True)
 
 def pad_to(images: Tensor, size_multiple: int, min_size: int = 1, *, repeat_edge: bool = True) -> Tensor:
     """Return images padded by reflection at the right and bottom, to multiples and at least `min_size`."""
-    for axis in (-2, -1):
+    height, width = (-(-max(size, min_size) // size_multiple) * size_multiple for size in images.shape[-2:])
+    return mirror_to(images, height, width, repeat_edge=repeat_edge)
+
+
+def mirror_to(images: Tensor, height: int, width: int, *, repeat_edge: bool = True) -> Tensor:
+    """Return images of at least this size: smaller ones go on by reflection at the right and bottom."""
+    for axis, target in ((-2, height), (-1, width)):
         size = images.shape[axis]
-        target = -(-max(size, min_size) // size_multiple) * size_multiple
-        if target != size:
+        if size < target:
             positions = torch.arange(target, device=images.device)
             images = images.index_select(axis, reflected_indices(positions, size, repeat_edge=repeat_edge))
     return images

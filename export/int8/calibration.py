@@ -12,13 +12,15 @@ from torch.nn import functional as F
 from compressor.base.errors import UsageError
 from compressor.degradation.chain import Degradation
 from compressor.images.files import read_rgb_u8
-from compressor.images.resize import downscale_u8, mod_crop
+from compressor.images.resize import downscale_u8, mirror_to, mod_crop
 from compressor.images.sets import embedded_photos, evenly_spaced_photos
 from compressor.models.fitting.patches import texture_of
 from compressor.models.networks.base import Descriptor
 
 COUNT = 32
 SIDE = 48
+LARGE, FEWEST = 4, 4
+"""Patches of a large size are fewer, down to `FEWEST`: together as many pixels as `LARGE` times the usual ones."""
 PHOTOS = 64
 """Largest number of photos that are read from a folder."""
 
@@ -38,23 +40,24 @@ def calibration_patches(
 ) -> CalibrationPatches:
     """Patches of downscaled photos, equally many of each, and one patch of flat colours.
 
+    A file of one size takes patches of that size, and a photo that is smaller goes on by reflection; one that has less
+    than a usual patch is left out.
+
     Of a student that was trained on degraded images every second patch is degraded. Without a folder they come from the
     embedded training photos. Colours at the ends of [0,1] are rare in photos; a calibrated range that does not contain
     them would shift them.
     """
     photos = _photos(folder)
     side = descriptor.fixed_size or (_whole(SIDE, descriptor), _whole(SIDE, descriptor))
+    count = min(count, max(FEWEST, LARGE * COUNT * SIDE**2 // (side[0] * side[1])))
     patches = [
         patch
         for path in photos.values()
         for patch in _patches(path, descriptor, side, -(-count // len(photos)), degradation)
     ]
     if not patches:
-        width, height = side
-        raise UsageError(
-            f"--calibrate {folder}: no photo holds a patch of {width * descriptor.scale}x{height * descriptor.scale} "
-            "pixels: give larger ones"
-        )
+        least = [min(SIDE, length) * descriptor.scale for length in side]
+        raise UsageError(f"--calibrate {folder}: no photo has {least[0]}x{least[1]} pixels: give larger ones")
     patches = patches[:: max(1, len(patches) // count)][:count]
     if not any(float(texture_of(patch[None])) for patch in patches):
         raise UsageError(f"--calibrate {folder}: its images are flat, which no photo is: give photos")
@@ -84,6 +87,9 @@ def _patches(
     The most textured ones alone widen ranges for what is rare in photos (0.02 dB on Set5).
     """
     hr, scale = mod_crop(read_rgb_u8(path), descriptor.scale), descriptor.scale
+    if any(pixels < min(SIDE, length) * scale for pixels, length in zip(hr.shape[-2:], reversed(size), strict=True)):
+        return ()
+    hr = mirror_to(hr, size[1] * scale, size[0] * scale)
     clean = _tiles(downscale_u8(hr, scale)[: descriptor.channels], size)
     order = texture_of(clean).argsort(stable=True)
     ranks = order[torch.linspace(0, len(order) - 1, min(count, len(order))).round().long()]
@@ -94,10 +100,8 @@ def _patches(
 
 
 def _tiles(lr: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """The patches (N,C,H,W) of an image in uint8; none if it is smaller."""
+    """The patches (N,C,H,W) of an image in uint8."""
     width, height = size
-    if lr.shape[1] < height or lr.shape[2] < width:
-        return lr.new_empty((0, lr.shape[0], height, width))
     tiles = lr.unfold(1, height, max(1, height // 2)).unfold(2, width, max(1, width // 2))
     return tiles.permute(1, 2, 0, 3, 4).reshape(-1, lr.shape[0], height, width)
 

@@ -14,7 +14,7 @@ from compressor.base.choices import Goal
 from compressor.base.errors import UsageError
 from compressor.images.files import read_rgb_u8
 from compressor.images.metrics import psnr, psnr_y, to_u8
-from compressor.images.resize import centre_crop, downscale_u8
+from compressor.images.resize import centre_crop, downscale_u8, mirror_to
 from compressor.images.scores import GOAL_WORDS
 from compressor.images.sets import embedded_photos, evenly_spaced_photos
 from compressor.inference.tiling import run_tiled
@@ -142,16 +142,18 @@ def psnr_of(sr_u8: torch.Tensor, hr_u8: torch.Tensor, border: int) -> float:
 def middle_of_photo(
     path: Path, descriptor: Descriptor, size: tuple[int, int] | None, largest: tuple[int, int]
 ) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """The middle of a photo as LR in [0,1] and HR in bytes; None if the photo is too small."""
+    """The middle of a photo as LR in [0,1] and HR in bytes; None if the photo is too small.
+
+    For a file of one size a smaller photo goes on by reflection.
+    """
     hr, scale, step = read_rgb_u8(path), descriptor.scale, descriptor.size_multiple
     height, width = (
         min(length // scale, LARGEST_SIDE, most) // step * step
         for length, most in zip(hr.shape[-2:], reversed(largest), strict=True)
     )
     if size is not None:
-        if size[0] * scale > hr.shape[-1] or size[1] * scale > hr.shape[-2]:
-            return None
         width, height = size
+        hr = mirror_to(hr, height * scale, width * scale)
     if min(height, width) < max(descriptor.min_size, 16):
         return None
     hr = centre_crop(hr, height * scale, width * scale)

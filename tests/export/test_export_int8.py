@@ -212,6 +212,17 @@ def test_calibration_patches_are_of_the_size_and_say_where_they_come_from(studen
     assert torch.equal(calibration.patches, again.patches)
 
 
+def test_a_file_of_one_large_size_is_calibrated_on_photos_that_go_on_by_reflection(student: Network) -> None:
+    """No embedded photo has 1280x720 pixels, which the patches of 320x180 need at x4: fewer and mirrored ones do."""
+    fixed = replace(student.descriptor, fixed_size=(320, 180))
+    calibration = calibration_patches(fixed)
+    assert calibration.patches.shape == (5, 3, 180, 320)
+    photo = calibration.patches[0]
+    width = next(side for side in range(48, 320) if torch.equal(photo[..., side], photo[..., side - 1]))
+    mirrored = min(width, 320 - width)
+    assert torch.equal(photo[..., width : width + mirrored], photo[..., width - mirrored : width].flip(-1))
+
+
 def test_calibration_takes_a_folder_of_photos_and_refuses_others(student: Network, tmp_path: Path) -> None:
     photos = next(iter(embedded_photos("val").values())).parent
     calibration = calibration_patches(student.descriptor, photos)
@@ -227,7 +238,11 @@ def test_calibration_takes_a_folder_of_photos_and_refuses_others(student: Networ
     ("name", "pixels", "words"),
     [
         ("flat.png", np.full((256, 256, 3), 90, np.uint8), "flat.*give photos"),
-        ("small.png", np.arange(48 * 48 * 3).reshape(48, 48, 3).astype(np.uint8), "192x192 pixels: give larger ones"),
+        (
+            "small.png",
+            np.arange(48 * 48 * 3).reshape(48, 48, 3).astype(np.uint8),
+            "192x192 pixels: give larger ones",
+        ),
         ("nan.tif", np.full((256, 256), np.nan, np.float32), "nan.tif"),
     ],
     ids=["one flat image", "images in the size of another scale's LR", "NaN"],
