@@ -6,6 +6,7 @@ import os
 import subprocess
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
@@ -51,7 +52,10 @@ def run_host(name: str, program: str, *words: object, may_fail: bool = False) ->
     environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "VIRTUAL_ENV")}
     environment["VK_ICD_FILENAMES"] = str(SOFTWARE_VULKAN)
     command = [str(host_python(name)), "-c", program, *map(str, words)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=300)
+    with TemporaryDirectory() as folder:  # QNN's compiler leaves a file where it runs
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, env=environment, timeout=300, cwd=folder
+        )
     assert may_fail or done.returncode == 0, done.stderr[-2000:]
     return done.stdout + done.stderr
 
