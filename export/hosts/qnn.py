@@ -15,6 +15,7 @@ import onnx
 
 from export.formats.conversion import CannotConvert, FileOptions
 from export.hosts.job import STUDENTS, HostFiles, HostJob
+from export.int8.quantise.plan import BOUNDS, FUSED
 from export.writing.exporting import FileReport
 
 FORMATS = ("qnn-w8a8", "qnn-w8a16")
@@ -55,10 +56,6 @@ OPERATORS = frozenset(
 )
 """The operators of srkd's networks among those of the list."""
 PAIR = frozenset({"QuantizeLinear", "DequantizeLinear"})
-FUSED = frozenset({"Relu", "Clip"})
-"""Activations that QNN computes with the node before them."""
-NUMBERS = frozenset({"Clip", "Pad", "Resize"})
-"""Operators whose further operands are numbers of their own."""
 FLOAT = onnx.TensorProto.FLOAT
 
 
@@ -110,7 +107,7 @@ def qnn_refusals(model: onnx.ModelProto) -> Iterator[str]:
             continue
         if node.op_type not in OPERATORS:
             yield f"it has no {node.op_type}"
-        operands = node.input[:1] if node.op_type in NUMBERS else node.input
+        operands = node.input[:1] if node.op_type in BOUNDS else node.input
         loose = [
             name
             for name in operands

@@ -47,6 +47,9 @@ MOVES = frozenset(
 FUSED = frozenset({"Relu", "Clip"})
 """Activations that a runtime computes with the layer before them."""
 
+BOUNDS = frozenset({"Clip", "Pad", "Resize"})
+"""Operators whose stored operands are numbers of the operator: limits, a padding value, factors."""
+
 POOLS = frozenset({"GlobalAveragePool", "ReduceMean"})
 
 
@@ -278,7 +281,8 @@ def make_plan(
         and index not in gates
         and (flavour.image_bytes or not images >= {graph.nodes[index].input[0], graph.nodes[index].output[0]})
     }
-    sums = () if parts.sums else tuple(_sums(graph, gates, images if flavour.image_bytes else frozenset()))
+    byte_images = images if flavour.image_bytes else frozenset[str]()
+    sums = () if parts.sums else tuple(_sums(graph, gates, byte_images))
     integer = {*layers, *sums}
     grids: dict[str, str | None] = {}
     on_grid: set[int] = set()
@@ -296,7 +300,7 @@ def make_plan(
                 continue
             grids.setdefault(result, None)
             on_grid |= {index} if last is None else {index, last}
-        elif _moves_grid(graph, index, grids, on_grid, images if flavour.image_bytes else frozenset()):
+        elif _moves_grid(graph, index, grids, on_grid, byte_images):
             grids.setdefault(node.output[0], node.input[0])
             integer.add(index)
             on_grid.add(index)
@@ -312,10 +316,6 @@ def make_plan(
     return QuantisationPlan(
         graph, flavour, parts, layers, frozenset(integer), frozenset(on_grid), grids, images, operands
     )
-
-
-BOUNDS = frozenset({"Clip", "Pad", "Resize"})
-"""Operators whose stored operands are numbers of the operator: limits, a padding value, factors."""
 
 
 def _operands(graph: FloatGraph, nodes: set[int], levels: Levels) -> dict[str, Grid]:
