@@ -123,6 +123,8 @@ class RuntimeEntry(Requirements):
     """True if it reads a tensor on its device without a copy through the host."""
     opens_as_teacher: bool = False
     """True if its files can be foreign teachers, so that `OpenOptions.arch_options` apply."""
+    phone_program: str = ""
+    """The runtime's own program that times its files on an Android phone, if `srkd plan --emit` can have it do so."""
 
     @property
     def runs_checkpoints(self) -> bool:
@@ -174,6 +176,7 @@ RUNTIMES: EntryPointTable[RuntimeEntry] = EntryPointTable(
             devices={device: row.part for device, row in PROVIDERS.items()},
             reads_torch_memory=True,
             opens_as_teacher=True,
+            phone_program="onnxruntime_perf_test",
         ),
         RuntimeEntry(
             name="openvino",
@@ -212,6 +215,7 @@ RUNTIMES: EntryPointTable[RuntimeEntry] = EntryPointTable(
             suffixes=(".tflite",),
             needs=("ai_edge_litert",),
             extra="litert",
+            phone_program="benchmark_model",
         ),
         RuntimeEntry(
             name="executorch",

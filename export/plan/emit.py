@@ -23,6 +23,7 @@ from compressor.base.context import QUIET, Context
 from compressor.base.errors import SrkdError, UsageError
 from compressor.base.files import atomic_path, read_text, require_writable_folder
 from compressor.images.sample import sample_photo
+from compressor.runtimes.table import RUNTIMES
 from export.plan.measure import Environment, megabytes_of, write_untrained
 from export.plan.search import CandidateShape, ShapeMeasurement, Targets
 
@@ -81,9 +82,10 @@ def emit(
     context: Context = QUIET,
 ) -> Emitted:
     """Write candidates, plan.json, the runners and what they need to a new or empty folder."""
-    of_onnx = place.runtime == "onnxruntime"
-    if not of_onnx and place.runtime != "litert":
-        raise UsageError(f"--emit writes files for onnxruntime or litert, not for --runtime {place.runtime}")
+    of_onnx, program = place.runtime == "onnxruntime", RUNTIMES[place.runtime].phone_program
+    if not program:
+        others = " or ".join(name for name, row in RUNTIMES.items() if row.phone_program)
+        raise UsageError(f"--emit writes files for {others}, not for --runtime {place.runtime}")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"--emit {folder} is not empty: name a new folder")
     require_writable_folder(folder, "--emit")
@@ -108,6 +110,7 @@ def emit(
         "schema": SCHEMA,
         "teacher": teacher,
         "runtime": place.runtime,
+        "program": program,
         "lr_size": "{}x{}".format(*place.lr_size),
         "channels": channels,
         "precision": place.precision,

@@ -18,8 +18,6 @@ from typing import Literal
 MARK = "rough guide, from published figures of other networks, not measured"
 SPREAD = 2.0
 """Factor by which a guess may be wrong either way."""
-STACKS = ("compact", "plain")
-"""Kinds of srkd's networks that are stacks of 3x3 convolutions at the size of the LR image."""
 
 NumberFormat = Literal["float", "w8a8"]
 
@@ -92,10 +90,8 @@ PUBLISHED: Mapping[str, PublishedDevice] = MappingProxyType({device.name: device
 """Devices by the name that `srkd plan --device` takes."""
 
 
-def guess(device: PublishedDevice, kind: str, macs: int, number_format: NumberFormat) -> RoughTime | str:
-    """The guess for a network of a kind; in words why there is none."""
-    if kind not in STACKS:
-        return f"no figures of networks like {kind}"
+def guess(device: PublishedDevice, macs: int, number_format: NumberFormat) -> RoughTime | str:
+    """The guess for a stack of 3x3 convolutions at the size of the LR image; in words why there is none."""
     least, most = device.span()
     if not least <= macs <= most:
         return f"outside of the figures, which are of {least / 1e9:.2g} to {most / 1e9:.2g} GMAC"

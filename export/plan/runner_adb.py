@@ -59,8 +59,8 @@ def main() -> None:
 
 def measure(here: Path, plan: dict[str, Any], options: argparse.Namespace) -> dict[str, object]:
     """The contents of measured.json."""
-    of_tflite = plan.get("runtime") == "litert"
-    needed = "benchmark_model" if of_tflite else "onnxruntime_perf_test"
+    needed = str(plan["program"])
+    of_tflite = needed == "benchmark_model"
     require_program(options, needed)
     phone = find_phone(options.serial)
     machine = ", ".join(filter(None, (adb(phone, "shell", f"getprop ro.{key}").strip() for key in PROPERTIES)))

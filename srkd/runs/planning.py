@@ -21,6 +21,7 @@ from compressor.base.memory import keep_freed_memory
 from compressor.images.scores import GOAL_WORDS
 from compressor.inference.teacher_check import check_teacher
 from compressor.models.networks.base import ImageModel
+from compressor.models.networks.registry import is_chain
 from compressor.runtimes.base import require_memory_for
 from compressor.runtimes.table import RUNTIMES
 from compressor.teachers.teacher import Teacher
@@ -79,6 +80,10 @@ class PlanFiles:
     folder: Path
     id: str
     files: tuple[str, ...]
+    shapes: int
+    """Number of shapes with a file."""
+    phone_program: str
+    """The program that times the files on an Android phone."""
     lr_size: str
     precision: str
     targets: Targets
@@ -190,12 +195,14 @@ def guessed(
 ) -> PlanGuess:
     """The candidates within the targets' MACs by their rough times."""
     number_format: NumberFormat = "w8a8" if place.precision == "int8" else "float"
+    stacks = {kind for kind in {shape.kind for shape in candidates} if is_chain(kind)}
     rows = []
     for shape in candidates:
         rough: RoughTime | None = None
         if shape.macs > targets.most_macs:
             continue
-        result = guess(device, shape.kind, shape.macs, number_format)
+        like_none = f"no figures of networks like {shape.kind}"
+        result = guess(device, shape.macs, number_format) if shape.kind in stacks else like_none
         word: Literal["likely", "open", "unlikely", "unknown"] = "unknown"
         why = f"no guess: {result}"
         if isinstance(result, RoughTime):
@@ -395,6 +402,8 @@ def _files(emitted: Emitted) -> PlanFiles:
         folder=emitted.folder,
         id=emitted.id,
         files=tuple(sorted(path.name for path in emitted.folder.iterdir())),
+        shapes=len(emitted.candidates),
+        phone_program=RUNTIMES[emitted.place.runtime].phone_program,
         lr_size=format_size(emitted.place.lr_size),
         precision=emitted.place.precision,
         targets=emitted.targets,

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from compressor.runtimes.table import RUNTIMES
 from export.plan import runner_adb
 
 LITERT = """\
@@ -67,7 +68,8 @@ class FakePhone:
         suffix, program = (".tflite", "benchmark_model") if runtime == "litert" else (".onnx", "onnxruntime_perf_test")
         self.folder.mkdir()
         entries = [{"name": name, "fixed": f"{name}{suffix}"} for name in ("small", "large")]
-        plan = {"id": "p1", "runtime": runtime, "threads": 2, "candidates": entries}
+        assert RUNTIMES[runtime].phone_program == program
+        plan = {"id": "p1", "program": program, "threads": 2, "candidates": entries}
         (self.folder / "plan.json").write_text(json.dumps(plan))
         (self.folder / "run_adb.py").write_bytes(Path(runner_adb.__file__).read_bytes())
         self.bin = folder / "bin"

@@ -10,6 +10,7 @@ import pytest
 import srkd
 from compressor.models.networks.compact import CompactSpec
 from compressor.models.networks.cost import cost
+from compressor.models.networks.registry import NETWORKS, is_chain
 from export.plan.published import MARK, PUBLISHED, SPREAD, NumberFormat, RoughTime, between, docs_table, guess
 from srkd.cli.main import run
 from srkd.runs.planning import PlanGuess
@@ -33,7 +34,7 @@ def test_the_published_compact_counts_as_ours_does() -> None:
 @pytest.mark.parametrize("number_format", ["float", "w8a8"])
 def test_a_guess_meets_each_published_stack_and_a_stack_left_out_lies_in_its_range(number_format: NumberFormat) -> None:
     for row in STACKS:
-        rough = guess(DEVICE, "plain", row.macs or 0, number_format)
+        rough = guess(DEVICE, row.macs or 0, number_format)
         assert isinstance(rough, RoughTime) and rough.ms == pytest.approx(row.ms(number_format))
         assert rough.low < rough.ms < rough.high
     for left, row, right in zip(STACKS, STACKS[1:], STACKS[2:], strict=False):
@@ -44,9 +45,9 @@ def test_a_guess_meets_each_published_stack_and_a_stack_left_out_lies_in_its_ran
 
 def test_nothing_is_guessed_for_other_kinds_or_beyond_the_figures() -> None:
     least, most = DEVICE.span()
-    assert "swinir" in str(guess(DEVICE, "swinir", least * 2, "float"))
+    assert {kind for kind in NETWORKS if is_chain(kind)} == {"compact", "plain"}
     for macs in (least - 1, most + 1):
-        assert "outside of the figures" in str(guess(DEVICE, "compact", macs, "float"))
+        assert "outside of the figures" in str(guess(DEVICE, macs, "float"))
 
 
 def test_a_guess_ranks_and_marks_and_holds_no_measured_time(capsys: pytest.CaptureFixture[str]) -> None:

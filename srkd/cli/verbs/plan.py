@@ -163,9 +163,8 @@ def show_guess(console: Console, guessed: PlanGuess) -> None:
 def show_files(console: Console, files: PlanFiles) -> None:
     """Print the written files, and the next steps."""
     of_onnx = any(name.endswith(".onnx") for name in files.files)
-    models = [name for name in files.files if name.endswith((".onnx", ".tflite"))]
-    console.result(f"wrote {len(models)} shapes and plan.json to {files.folder}")
-    program = "onnxruntime_perf_test" if of_onnx else "benchmark_model"
+    console.result(f"wrote {files.shapes} shapes and plan.json to {files.folder}")
+    program = files.phone_program
     console.say(f"next, on an Android phone: python {files.folder}/run_adb.py --program {program}")
     if of_onnx:
         console.say(f"or copy {files.folder} to the device, and run python run.py there (onnxruntime and numpy)")
