@@ -20,6 +20,7 @@ import srkd
 from benchmarks.evidence import Cell, Column, Row, Table, add_variant_option
 from compressor.assets import embedded_teacher
 from compressor.base.choices import Select
+from compressor.base.errors import UsageError
 from compressor.base.files import atomic_path, file_sha256
 from compressor.base.machine import cpu_model
 from recipes.config.reading import is_recipe_file, load_preset
@@ -28,7 +29,8 @@ from srkd.options.compress import CompressOptions
 from srkd.record.trials import Gain, Spread
 from srkd.runs.recipe import load_recipe
 
-SETS = ("Set5", "Set14", "B100")
+SETS = ("Set5", "Set14", "B100", "Urban100-20")
+"""Sets of --data; the last one is the first 20 images of Urban100."""
 SETTINGS = ("batch=4", "lr_patch=16", "rate=1e-3", "decay=cosine", "precision=bf16")
 FIRST_SEED = 10
 Start = Literal["fit", "inherit", "random"]
@@ -92,7 +94,7 @@ Scores = Mapping[str, Sequence[Mapping[str, float]]]
 def parser_of(words: str | None, *, out: str, steps: int = 240) -> argparse.ArgumentParser:
     """Return a parser with the options of every comparison."""
     parser = argparse.ArgumentParser(description=words, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder with Set5, Set14 and B100")
+    parser.add_argument("--data", type=Path, required=True, help="folder with " + ", ".join(SETS))
     parser.add_argument("--train", type=Path, help="photographs to train on; none: the embedded ones")
     parser.add_argument("--steps", type=int, default=steps, help="of every run")
     parser.add_argument("--seeds", type=int, default=3, help="how many runs each")
@@ -117,34 +119,51 @@ def compare(contenders: Sequence[Contender], budget: Budget, data: Path) -> Scor
     return scores
 
 
+def possible(contenders: Sequence[Contender], budget: Budget) -> tuple[list[Contender], list[str]]:
+    """Train each once; return those that srkd trains, and for each other one its name with the reason."""
+    can: list[Contender] = []
+    reasons: list[str] = []
+    for one in contenders:
+        try:
+            trained(one, FIRST_SEED, budget)
+        except UsageError as error:
+            reasons.append(f"{one.label} is not among the rows: {error}.")
+        else:
+            can.append(one)
+    return can, reasons
+
+
 def trained(one: Contender, seed: int, budget: Budget) -> Path:
     """Return the run folder of a contender and seed; train it, continue it or reuse a finished run."""
     folder = budget.folder(one.name, seed)
-    settings = (*(f"schedule.{setting}" for setting in budget.settings), *one.settings)
+    options = _options(one, seed, budget)
     if (folder / "run.json").is_file():
         facts = facts_of(folder)
-        _require_same(folder, facts, one, budget, settings)
+        _require_same(folder, facts, one, budget, options["settings"])
         if "result" not in facts:
             resume(folder, announce=say)
         return folder
     say(f"{one.label}, seed {seed}")
-    compress(
-        one.teacher,
-        recipe=one.recipe,
-        data=budget.train,
-        width=one.width,
-        student=one.student,
-        init=one.init,
-        select=one.select,
-        steps=one.steps or budget.steps,
-        seed=seed,
-        settings=settings,
-        phi_weights=one.phi_weights,
-        device=budget.device,
-        out=folder,
-        announce=say,
-    )
+    compress(**options, out=folder, announce=say)
     return folder
+
+
+def _options(one: Contender, seed: int, budget: Budget) -> dict[str, Any]:
+    """Return the options of `srkd.compress` for a contender."""
+    return {
+        "teacher": one.teacher,
+        "recipe": one.recipe,
+        "data": budget.train,
+        "width": one.width,
+        "student": one.student,
+        "init": one.init,
+        "select": one.select,
+        "steps": one.steps or budget.steps,
+        "seed": seed,
+        "settings": (*(f"schedule.{setting}" for setting in budget.settings), *one.settings),
+        "phi_weights": one.phi_weights,
+        "device": budget.device,
+    }
 
 
 def _require_same(
@@ -177,13 +196,13 @@ def _require_same(
 def scored(folder: Path, data: Path) -> dict[str, float]:
     """Return the Y-PSNR in dB of a run by set; it is evaluated once and stored in the folder."""
     file = folder / "benchmarks.json"
-    if file.is_file():
-        scores: dict[str, float] = json.loads(file.read_text(encoding="utf-8"))
-        return scores
-    psnr = {name: srkd.evaluate([folder], data=data / name).models[folder.name][name].psnr_y for name in SETS}
-    with atomic_path(file) as temporary:
-        temporary.write_text(json.dumps(psnr), encoding="utf-8")
-    return psnr
+    scores: dict[str, float] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    if missing := [name for name in SETS if name not in scores]:
+        for name in missing:
+            scores[name] = srkd.evaluate([folder], data=data / name).models[folder.name][name].psnr_y
+        with atomic_path(file) as temporary:
+            temporary.write_text(json.dumps(scores), encoding="utf-8")
+    return {name: scores[name] for name in SETS}
 
 
 def seconds_a_run(contenders: Sequence[Contender], budget: Budget) -> dict[str, float]:
@@ -215,6 +234,13 @@ def schedule_line(folder: Path) -> str:
     chosen = start["init"] if start["select"] == "leading" else start["select"]
     rate = rule["rate"] if chosen in ("inherit", "random") else rule["fit_rate"] or rule["rate"]
     return f"{chosen}, {rule['steps']:,} at {rate:g}"
+
+
+def teacher_line(folder: Path) -> str:
+    """Return the teacher of a run: the name of its file, or `the embedded EDSR`."""
+    teacher = facts_of(folder)["teacher"]
+    embedded = teacher is None or teacher["sha256"] == file_sha256(embedded_teacher())
+    return "the embedded EDSR" if embedded else Path(teacher["path"]).stem
 
 
 def student_line(folder: Path) -> str:

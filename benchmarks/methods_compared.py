@@ -1,9 +1,11 @@
 """Every method from the same teacher at the same budget: `python -m benchmarks methods_compared --data BENCHMARKS`.
 
-BENCHMARKS holds Set5/, Set14/ and B100/ (HR/ and LRbicX4/ in each). The teacher is the embedded EDSR 16/48, the student
-EDSR 16/24. Each recipe uses its preset's rate, which falls along a cosine. In one table students start as the preset
-says, most of them from a fit, and a further row is the fitted student with L1 alone; in the other table they start from
-the teacher's leading channels. All have the same patches and, for one seed, the same batches.
+BENCHMARKS holds Set5/, Set14/, B100/ and Urban100-20/ (HR/ and LRbicX4/ in each). The teacher is the embedded EDSR
+16/48, or that of --teacher, and the student half as wide. Each recipe uses its preset's rate, which falls along a
+cosine. In table `fit` students start as the preset says, most of them from a fit, and a further row is the fitted
+student with L1 alone; in table `slice` they start from the teacher's leading channels; those of table `kind` are fitted
+students of another kind, without the methods that need a slice. All have the same patches and, for one seed, the same
+batches.
 Every finished run is kept: the command can be stopped and repeated, and `--methods` can add rows. Published gains are
 shown for context: they are of other data, other networks, and hundreds of times the budget.
 
@@ -31,14 +33,17 @@ from benchmarks.equal_budget import (
     leaders,
     means,
     parser_of,
+    possible,
     preset_contender,
     schedule_line,
     seconds_a_run,
     seeds_of,
     student_line,
     table,
+    teacher_line,
 )
 from benchmarks.evidence import ROOT, Benchmark, Table, save
+from compressor.assets import embedded_teacher
 from recipes.catalogue import METHODS
 from recipes.config.listing import list_recipes
 from recipes.config.options import options_model
@@ -71,8 +76,10 @@ TITLES: Mapping[str, str] = {
 }
 """Titles of methods whose sources leave choices open: their results are not those of the papers' methods."""
 FIRST = ("scratch", "inherit", "logits")
-QUANTISING = {"pams", "pact"}
-"""Methods that start from a distilled student, which benchmarks/quantised_students.py measures."""
+ELSEWHERE = {"pams", "pact", "perceptual", "calm"}
+"""Methods of other questions: quantised students (benchmarks/quantised_students.py), looks (looks.py), and films."""
+OTHER_KIND = "compact:width=24,depth=8,scale=4"
+"""Student of another kind than its teacher."""
 SETTINGS = ("batch=4", "lr_patch=24", "decay=cosine", "precision=bf16", "validate_every=100000")
 """Settings of all runs; only the last step is validated, as the scores are measured afterwards."""
 FIT_ALONE = Contender(
@@ -96,16 +103,16 @@ PUBLISHED: Mapping[str, Published] = {
 }
 
 
-STARTS = ("fit", "slice")
-"""First weights of the students: those of the recipes, which are a fit for most, or the teacher's leading channels."""
+STARTS = ("fit", "slice", "kind")
+"""The students of a table: as the recipes begin, mostly from a fit; the teacher's leading channels; of another kind."""
 RANDOM_START = "scratch"
-"""The recipe whose students start from random weights in both tables."""
+"""The recipe whose students start from random weights in all tables."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parser_with_methods(__doc__, out="runs/methods-compared").parse_args(arguments)
     shared = f"{options.steps:,} steps of {{patches}}"
-    tables = {
+    tables: dict[str, Table] = {
         start: compared(contenders_of(options, start), budget_from(options, start), options.data, shared)
         for start in starts_of(options)
     }
@@ -117,7 +124,8 @@ def parser_with_methods(words: str | None, *, out: str) -> argparse.ArgumentPars
     parser = parser_of(words, out=out)
     parser.add_argument("--methods", default=",".join(all_rows()), help="names separated by commas; none: all")
     parser.add_argument("--preset", type=Path, nargs="+", default=[], metavar="FILE", help="recipes of one's own too")
-    parser.add_argument("--start", choices=STARTS, help="first weights of the students; none: a table for each")
+    parser.add_argument("--start", choices=STARTS, help="the students of a table; none: a table for each")
+    parser.add_argument("--teacher", type=Path, help="in place of the embedded one; use --variant with it")
     return parser
 
 
@@ -127,18 +135,25 @@ def starts_of(options: argparse.Namespace) -> Sequence[str]:
 
 def budget_from(options: argparse.Namespace, start: str) -> Budget:
     """Return the budget; each start has its folder of runs."""
-    return replace(budget_of(options, SETTINGS), out=options.out / start)
+    # Recipes train such students by SOAP, too: Adam's first steps throw away what is solved across kinds.
+    settings = (*SETTINGS, "optimiser=soap") if start == "kind" else SETTINGS
+    return replace(budget_of(options, settings), out=options.out / start)
 
 
 def contenders_of(options: argparse.Namespace, start: str) -> list[Contender]:
     """Return the rows of a start. From a slice, L1 alone is `inherit`."""
     contenders = all_contenders([name for name in options.methods.split(",") if name], options.preset)
+    contenders = [replace(one, teacher=options.teacher) for one in contenders]
+    if start == "kind":
+        # Recipes without a teacher need one for the fit.
+        teacher = options.teacher or embedded_teacher()
+        return [replace(one, width=None, student=OTHER_KIND, teacher=teacher) for one in contenders]
     if start == "fit":
         return contenders
     return [
         one if one.recipe == RANDOM_START else replace(one, init="inherit", select="leading")
         for one in contenders
-        if one is not FIT_ALONE
+        if one.name != FIT_ALONE.name
     ]
 
 
@@ -147,6 +162,7 @@ def compared(contenders: Sequence[Contender], budget: Budget, data: Path, shared
 
     `shared` is the budget in words, and `steps_are` says what the number of steps follows from.
     """
+    contenders, left_out = possible(contenders, budget)
     scores, seconds = compare(contenders, budget, data), seconds_a_run(contenders, budget)
     folders = {one.name: budget.folder(one.name) for one in contenders}
     first = folders[contenders[0].name]
@@ -161,8 +177,8 @@ def compared(contenders: Sequence[Contender], budget: Budget, data: Path, shared
         seconds,
         baseline,
         schedules,
-        caption=f"Teacher: the embedded EDSR; student {student_line(first)}; {conditions(first, shared=shared)}",
-        conclusions=[*leaders(contenders, scores), "", *ranking(scores)],
+        caption=f"Teacher: {teacher_line(first)}; student {student_line(first)}; {conditions(first, shared=shared)}",
+        conclusions=[*leaders(contenders, scores), "", *ranking(scores), *left_out],
         sentences={name: sentence(name, scores, compared_with, schedules[name], steps_are) for name in labels},
     )
 
@@ -184,7 +200,7 @@ def sentence(name: str, scores: Scores, baselines: Mapping[str, str], schedule: 
 
 def all_methods() -> tuple[str, ...]:
     """Return the distilling methods of srkd, the baselines first; each has a recipe of the same name."""
-    return (*FIRST, *sorted(METHODS.keys() - set(FIRST) - QUANTISING))
+    return (*FIRST, *sorted(METHODS.keys() - set(FIRST) - ELSEWHERE))
 
 
 def all_rows() -> tuple[str, ...]:

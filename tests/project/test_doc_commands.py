@@ -33,6 +33,7 @@ from compressor.models.networks.carn_m import CARNMSpec
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.rcan import RCANSpec
 from compressor.models.networks.registry import build
+from compressor.models.networks.rrdbnet import RRDBNetSpec
 from compressor.models.networks.swinir import SwinIRSpec
 from srkd.cli.main import cli, run
 from srkd.cli.verb import VerbCommand
@@ -76,6 +77,7 @@ NETWORKS: dict[str, tuple[str, Spec]] = {
     "rcan.pt": ("rcan", RCANSpec(scale=4, width=8, groups=2, depth=2, hidden=2)),
     "swinir.pt": ("swinir", SwinIRSpec(scale=4, width=12, depths=(2,), heads=(2,), features=8)),
     "carn_m.pth": ("carn", CARNMSpec(scale=4, width=16)),
+    "esrgan.pth": ("esrgan-old", RRDBNetSpec(scale=4, width=8, depth=1, growth=4)),
 }
 
 
