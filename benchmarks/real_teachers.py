@@ -1,10 +1,10 @@
 """Students of networks that people have: `python -m benchmarks real_teachers --checkpoints DIR --data SETS --photos P`.
 
 Each teacher gets students of several kinds for a minute, and some of them for ten, of one thread's processor time,
-validation apart; on a busy machine a step takes more of it. Teachers trained for looks: a degraded input, `fit` for the minute
-and `perceptual` for the ten. Teachers trained for PSNR: bicubic input, `fit` and `logits`. A control of the same shape
-and time learns the originals without a teacher (`scratch`). Students, control, bicubic and Lanczos are compared with
-the teacher's images of a set, and with the originals where the teacher is for these.
+validation apart; on a busy machine a step takes more of it. Teachers trained for looks: a degraded input, `fit` for the
+minute and `perceptual` for the ten. Teachers trained for PSNR: bicubic input, `fit` and `logits`. A control of the same
+shape and time learns the originals without a teacher (`scratch`). Students, control, bicubic and Lanczos are compared
+with the teacher's images of a set, and with the originals where the teacher is for these.
 
 Finished runs are kept in --out, and so is every score: the command can be stopped and repeated, and --only makes the
 rows of some teachers.
