@@ -390,6 +390,7 @@ def test_students_that_no_stream_passes_are_refused_by_name(monkeypatch: pytest.
         require_solvable(teacher, CompactSpec(4))
 
 
+@pytest.mark.ci
 @needs_shared
 def test_a_far_smaller_span_follows_the_embedded_network_if_that_is_nearer() -> None:
     teacher = load_checkpoint(shared() / "data" / "checkpoints" / "spanx4_ch48.param").network.deployed()
