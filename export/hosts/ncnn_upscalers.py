@@ -51,7 +51,10 @@ def write(job: HostJob) -> HostFiles:
     """Write NAME.param and NAME.bin, called `4x-MODEL`, into a folder `models`, as Upscayl wants it called."""
     title = job.title
     if job.scale not in SCALES:
-        raise CannotConvert(f"{title} runs scales 2, 3 and 4, and would run this x{job.scale} network as x4")
+        raise CannotConvert(
+            f"{title} runs scales 2, 3 and 4, and would run this x{job.scale} network as x4: "
+            "--student compact-s:scale=2 runs there"
+        )
     if needs_fixed_size(job.network):
         raise CannotConvert(
             f"{title} runs tiles of any size, and {job.network.spec.arch} in ncnn takes one size only: {STUDENTS} run "
@@ -60,7 +63,7 @@ def write(job: HostJob) -> HostFiles:
     try:  # grey networks give black pictures there
         network = in_few_layers(job.network if job.network.descriptor.channels == 3 else job.network.in_rgb())
     except SrkdError as error:
-        raise CannotConvert(f"{title} takes RGB only: {error}") from error
+        raise CannotConvert(f"{title} takes RGB only: {error}: {STUDENTS} run there") from error
     name = f"{job.scale}x-{job.model}"
     files = job.export(["ncnn"], name, network=network, folder=job.folder / FOLDER)
     _require_layers(job, files[0].path)

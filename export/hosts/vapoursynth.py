@@ -15,6 +15,8 @@ from export.writing.exporting import FileReport
 
 HEAD = '''"""Enlarge a film {scale} times: vspipe -a film=film.mkv -c y4m {script} - | ffmpeg -i - large.mkv
 
+vspipe works in the folder of this script: give a film that lies elsewhere with its whole path.
+
 Needs VapourSynth with vs-mlrt and a source plugin: pip install vapoursynth vapoursynth-mlrt-ort vapoursynth-bestsource,
 then once: vapoursynth config
 """
@@ -78,7 +80,8 @@ def write(job: HostJob) -> HostFiles:
     with atomic_path(script) as temporary:
         temporary.write_text(text.format(scale=scale, script=script.name, model=model.name), encoding="utf-8")
     radius = job.network.descriptor.receptive_radius
-    notes = ["fp16 takes and gives fp16 images (RGBH): for vs-mlrt's TensorRT and CUDA backends"]
+    notes = ["vspipe looks for a film in the script's folder: give one that lies elsewhere with its whole path"]
+    notes += ["fp16 takes and gives fp16 images (RGBH): for vs-mlrt's TensorRT and CUDA backends"]
     if radius is not None:
         notes.append(f"with tiles, overlap={radius} or more makes their borders exact")
     return HostFiles(

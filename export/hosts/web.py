@@ -121,7 +121,8 @@ def write(job: HostJob) -> HostFiles:
         )
     if descriptor.channels != 3:
         raise CannotConvert(
-            f"the page enlarges RGB, and this network has {descriptor.channels} channel: srkd demo runs it"
+            f"the page enlarges RGB, and this network has {descriptor.channels} channel: {STUDENTS} run there, and "
+            "srkd demo runs this one"
         )
     name = f"{job.scale}x-{job.model}"
     files = job.export(["onnx", "fp16"], name)

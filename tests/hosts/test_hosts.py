@@ -17,13 +17,14 @@ from compressor.models.networks.carn import CARNSpec
 from compressor.models.networks.compact import CompactSpec
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
+from compressor.models.networks.swinir import SwinIRSpec
 from compressor.teachers.spandrel_teacher import import_spandrel, is_spandrel_installed
 from export.hosts.job import model_name
 from export.hosts.table import HOSTS
 from export.hosts.writing import export_for_hosts
 from export.writing.exporting import Source
 from srkd.cli.main import run
-from tests.support.hosts import enlarged, photo
+from tests.support.hosts import STUDENTS, enlarged, photo, refusal
 
 
 def test_every_host_says_what_it_writes_and_where_that_ran() -> None:
@@ -61,25 +62,38 @@ def test_names_have_no_scale_but_the_networks(stem: str, parent: str, expected: 
     assert not any(mark in name.lower() for mark in ("x1", "x2", "2x", "x3", "3x", "x8"))
 
 
+SPANDREL_PROGRAMS = ["chainner", "comfyui", "a1111", "invokeai"]
+
+
 @pytest.mark.extras
 @pytest.mark.skipif(not is_spandrel_installed(), reason="spandrel is not installed")
-def test_spandrel_loads_what_its_programs_get(tmp_path: Path) -> None:
-    network = build(CompactSpec(4, width=24, depth=8), seed=1).eval()
-    folders = export_for_hosts(network, Source("small"), ["chainner", "comfyui", "a1111", "invokeai"], tmp_path)
+@pytest.mark.parametrize("student", STUDENTS)
+def test_spandrel_gives_the_networks_image(student: str, tmp_path: Path) -> None:
+    """It is what these programs load models with."""
+    network = STUDENTS[student]().eval()
+    folders = export_for_hosts(network, Source("small"), SPANDREL_PROGRAMS, tmp_path)
+    if student in ("edsr", "plain-luma-x2"):
+        for folder in folders:
+            assert f"has no {network.spec.arch}: --student compact-s runs there" in refusal(folder)
+        assert not list(tmp_path.rglob("*.pth"))
+        return
+    scale, contents = network.descriptor.scale, set()
     for folder in folders:
         (file,) = folder.files
-        assert file.verdict == "passed" and file.path is not None and file.path.name == "4x-small.pth"
+        assert file.verdict == "passed" and file.path is not None and file.path.name == f"{scale}x-small.pth"
+        contents.add(hashlib.sha256(file.path.read_bytes()).hexdigest())
+    assert len(contents) == 1, "one file for all of them"
     model = import_spandrel().ModelLoader(device="cpu").load_from_file(folders[0].files[0].path)
     lr = photo()
     with torch.no_grad():
         image = model(lr)[0].permute(1, 2, 0).numpy()
-    assert model.scale == 4 and abs(image - enlarged(network, lr)).max() < 1e-5
+    assert model.scale == scale and abs(image - enlarged(network, lr)).max() < 1e-5
 
 
 @pytest.mark.parametrize("spec", [EDSRSpec(width=8, depth=1, scale=2), CARNSpec(scale=2, width=8)])
 def test_spandrels_programs_have_no_edsr_and_no_carn(spec: EDSRSpec, tmp_path: Path) -> None:
     (folder,) = export_for_hosts(build(spec, seed=0), Source("it"), ["comfyui"], tmp_path)
-    assert folder.reason is not None and f"has no {spec.arch}: --student compact-s runs there" in folder.reason
+    assert f"has no {spec.arch}: --student compact-s runs there" in refusal(folder)
     assert not (tmp_path / "comfyui" / "2x-it.pth").exists()
 
 
@@ -89,7 +103,7 @@ def test_what_spandrel_takes_for_another_network_is_not_kept(tmp_path: Path) -> 
     """It knows Compact with PReLU only, and of a file with ReLU it makes another network or none."""
     network = build(CompactSpec(2, width=8, depth=2, act="relu"), seed=1)
     (folder,) = export_for_hosts(network, Source("it"), ["chainner"], tmp_path)
-    assert folder.verdict == "unavailable" and "compact-s" in str(folder.reason)
+    assert "--student compact-s" in refusal(folder)
     assert not list((tmp_path / "chainner").glob("*.pth"))
 
 
@@ -147,15 +161,32 @@ def test_an_entry_of_openmodeldb_has_the_types_of_its_schema(spec: CompactSpec, 
     assert [resource["type"] for resource in content["resources"]] == ["pth", "onnx"][spec.arch == "edsr" :]
 
 
+@pytest.mark.ci
+@pytest.mark.parametrize("student", STUDENTS)
+def test_openmodeldbs_files_give_the_networks_image(student: str, tmp_path: Path) -> None:
+    """Those that are in the entry, and a .pth where spandrel reads the network."""
+    network = STUDENTS[student]().eval()
+    (folder,) = export_for_hosts(network, Source("it"), ["openmodeldb"], tmp_path)
+    paths = [file.path for file in folder.files if file.path is not None]
+    assert [path.suffix for path in paths] == [".pth", ".onnx"][student in ("edsr", "plain-luma-x2") :]
+    lr = photo(channels=network.descriptor.channels)
+    for path in paths:
+        with torch.no_grad():
+            difference = (open_model(path).run(lr) - network(lr)).abs().max()
+        assert difference < 1e-4
+    entry = json.loads(paths[0].with_suffix(".json").read_text(encoding="utf-8"))
+    assert {resource["sha256"] for resource in entry["resources"]} == {
+        hashlib.sha256(path.read_bytes()).hexdigest() for path in paths
+    }
+    assert entry["inputChannels"] == network.descriptor.channels and entry["scale"] == network.descriptor.scale
+
+
+TAKE_WINDOWS = (*SPANDREL_PROGRAMS, "openmodeldb", "huggingface")
+"""Where SwinIR is at home, or any file is."""
+
+
 @pytest.mark.extras
-def test_core_ai_gives_the_networks_image(tmp_path: Path) -> None:
-    pytest.importorskip("coreai_torch")
-    pytest.importorskip("coreai")
-    network = build(CompactSpec(4, width=8, depth=2), seed=1).eval()
-    (folder,) = export_for_hosts(network, Source("net"), ["coreai"], tmp_path)
-    assert folder.reason is None
-    (file,) = folder.files
-    assert file.path is not None and file.path.name == "4x-net.aimodel" and file.verdict == "passed"
-    lr = photo()
-    with torch.no_grad():
-        torch.testing.assert_close(open_model(file.path).run(lr), network(lr), atol=1e-5, rtol=0)
+@pytest.mark.parametrize("host", [name for name in HOSTS if name not in TAKE_WINDOWS])
+def test_a_network_of_windows_is_refused_with_one_that_works(host: str, tmp_path: Path) -> None:
+    network = build(SwinIRSpec(scale=2, width=8, depths=(2,), heads=(2,), window=4, features=8), seed=0)
+    refusal(*export_for_hosts(network, Source("it"), [host], tmp_path, size=HOSTS[host].size and (16, 16)))

@@ -15,23 +15,22 @@ import pytest
 import torch
 import yaml
 from PIL import Image
-from safetensors.torch import load_file
 
 import srkd
 from compressor.base import hub
 from compressor.base.errors import SrkdError, UsageError
 from compressor.inference.open import open_model
 from compressor.models.networks.base import Network
-from compressor.models.networks.compact import CompactSpec
 from compressor.models.networks.edsr import EDSRSpec
-from compressor.models.networks.registry import build, spec_from_dict
+from compressor.models.networks.registry import build
 from export.hosts.writing import export_for_hosts
 from export.writing.card import MARK, CardFacts
 from export.writing.exporting import Source
 from srkd.cli.main import run
 from srkd.options.compress import TeacherOptions
 from srkd.options.values import MODEL
-from tests.support.hosts import photo
+from tests.support.hosts import ROOT, STUDENTS, photo
+from tests.support.pages import FENCE
 
 FILES = {"README.md", "config.json", "model.safetensors"}
 
@@ -89,28 +88,32 @@ def head_of_readme(folder: Path) -> dict[str, Any]:
     return head
 
 
-@pytest.mark.parametrize("spec", [EDSRSpec(width=8, depth=1, scale=2), CompactSpec(4, width=8, depth=2, channels=1)])
-def test_config_and_weights_rebuild_the_network_without_srkds_loader(
-    spec: EDSRSpec | CompactSpec, tmp_path: Path
+@pytest.mark.parametrize(
+    "student", [pytest.param(name, marks=[pytest.mark.ci] * (name != "plain-luma-x2")) for name in STUDENTS]
+)
+def test_srkd_and_the_pages_snippet_rebuild_the_network(
+    student: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    network = build(spec, seed=3).eval()
+    network = STUDENTS[student]().eval()
     folder = written(network, tmp_path)
     assert {file.name for file in folder.iterdir()} == FILES
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    assert (config["arch"], config["scale"], config["channels"]) == (spec.arch, spec.scale, network.descriptor.channels)
-    rebuilt = build(spec_from_dict(config["spec"]), seed=0).eval()
-    rebuilt.load_state_dict(load_file(folder / "model.safetensors"))
-    lr = photo(channels=network.descriptor.channels)
+    spec, channels = network.spec, network.descriptor.channels
+    assert (config["arch"], config["scale"], config["channels"]) == (spec.arch, spec.scale, channels)
+    section = (ROOT / "docs" / "formats" / "hosts.md").read_text(encoding="utf-8").split("## Hugging Face\n")[1]
+    snippet = next(body for language, body in FENCE.findall(section) if language == "python")
+    names: dict[str, Any] = {}
+    monkeypatch.chdir(folder)
+    exec(snippet, names)
+    lr = photo(channels=channels)
     with torch.no_grad():
-        assert torch.equal(rebuilt(lr), network(lr))
+        expected = network(lr)
+        assert torch.equal(names["network"].eval()(lr), expected)
+    torch.testing.assert_close(open_model(folder).run(lr), expected, atol=1e-6, rtol=0)
 
 
 def test_the_folder_is_a_model_of_every_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    network = build(EDSRSpec(width=8, depth=1, scale=2), seed=3)
-    folder = written(network, tmp_path)
-    lr = photo()
-    with torch.no_grad():
-        torch.testing.assert_close(open_model(folder).run(lr), network(lr), atol=1e-6, rtol=0)
+    folder = written(build(EDSRSpec(width=8, depth=1, scale=2), seed=3), tmp_path)
     Image.new("RGB", (20, 16), (200, 90, 10)).save(tmp_path / "a.png")
     assert run(["upscale", str(folder), str(tmp_path / "a.png"), "-o", str(tmp_path / "b.png")]) == 0
     assert Image.open(tmp_path / "b.png").size == (40, 32)

@@ -4,24 +4,50 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+import onnxruntime
 import pytest
+import torch
 
+from compressor.inference.open import open_model
+from compressor.models.networks.base import Network
+from compressor.models.networks.compact import CompactSpec
+from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
 from compressor.models.networks.swinir import SwinIRSpec
-from compressor.runtimes.table import RUNTIMES
+from export.formats.conversion import FileOptions
 from export.hosts.writing import export_for_hosts
 from export.writing.exporting import Source
-from tests.support.hosts import STUDENTS
+from tests.support.exports import export_file
+from tests.support.hosts import STUDENTS, as_without, enlarged, needs_libplacebo, photo, refusal
 
 WINDOWS = SwinIRSpec(scale=2, width=12, depths=(1,), heads=(2,), window=4)
+NAMES = ("input", "output")
+
+
+@pytest.mark.extras
+@pytest.mark.parametrize("student", STUDENTS)
+def test_libplacebo_gives_the_networks_image(student: str, tmp_path: Path) -> None:
+    """A CPU in place of a GPU compiles a wide shader for seconds at each call, so the proof of export is left out."""
+    needs_libplacebo()
+    network = STUDENTS[student]().eval()
+    with as_without("libplacebo"):
+        (folder,) = export_for_hosts(network, Source(student), ["mpv"], tmp_path)
+    if student in ("edsr", "span"):
+        assert refusal(folder).endswith("plain and compact are; a student: --student plain:width=16,depth=4")
+        assert not list(tmp_path.rglob("*.glsl"))
+        return
+    lr = photo(24, 18, channels=network.descriptor.channels)
+    for file in folder.files:
+        assert file.path is not None
+        sr = open_model(file.path).run(lr)[0].permute(1, 2, 0).numpy()
+        assert np.abs(sr - enlarged(network, lr)).max() <= 1.5 / 255
+    assert len(folder.files) == 2
 
 
 @pytest.mark.extras
 def test_a_player_gets_shaders_that_libplacebo_has_run(tmp_path: Path) -> None:
-    """The RGB ones take a minute of a CPU that stands in for a GPU: tests/export/test_export_glsl.py has them."""
-    obstacle = RUNTIMES["libplacebo"].obstacle()
-    if obstacle is not None:
-        pytest.skip(obstacle)
+    needs_libplacebo()
     (folder,) = export_for_hosts(STUDENTS["plain-luma-x2"]().eval(), Source("luma"), ["mpv"], tmp_path)
     names = [file.path.name for file in folder.files if file.path is not None]
     assert names == ["2x-luma.glsl", "2x-luma.fp16.glsl"]
@@ -41,11 +67,61 @@ def test_a_player_gets_shaders_that_libplacebo_has_run(tmp_path: Path) -> None:
 )
 def test_networks_of_windows_are_refused_with_one_that_works(host: str, words: str, tmp_path: Path) -> None:
     (folder,) = export_for_hosts(build(WINDOWS, seed=0), Source("it"), [host], tmp_path)
-    assert folder.verdict == "unavailable" and words in str(folder.reason)
+    assert words in refusal(folder)
 
 
-def test_ffmpeg_gets_the_names_of_its_command(tmp_path: Path) -> None:
-    (folder,) = export_for_hosts(STUDENTS["plain-luma-x2"]().eval(), Source("it"), ["ffmpeg"], tmp_path)
+def ffmpeg_refuses(path: Path, name: str, output: str) -> str | None:
+    """What FFmpeg's `libavfilter/dnn/dnn_backend_onnx.c` (master, 2026) says to a file; None if it takes it."""
+    session = onnxruntime.InferenceSession(str(path))
+    inputs, outputs = session.get_inputs(), session.get_outputs()
+    if len(inputs) != 1:  # dnn_load_model_onnx
+        return "the ONNX backend supports single-input models only"
+    if inputs[0].name != name:  # get_input_onnx, and the next three
+        return "input name not found in ONNX model"
+    if len(inputs[0].shape) != 4:
+        return "support for other than 4 dimensional input"
+    if isinstance(inputs[0].shape[0], int) and inputs[0].shape[0] > 1:
+        return "ONNX model has fixed batch size"
+    if inputs[0].type != "tensor(float)":
+        return "unsupported input tensor data type, only float is supported"
+    if output not in [value.name for value in outputs]:  # onnx_start_inference
+        return "output name not found in ONNX model"
+    if outputs[0].type != "tensor(float)":  # infer_completion_callback
+        return "unsupported output tensor data type, only float supported"
+    return None
+
+
+@pytest.mark.parametrize(
+    "student", [pytest.param(name, marks=[pytest.mark.ci] * (name != "plain-luma-x2")) for name in STUDENTS]
+)
+def test_ffmpeg_takes_its_file_by_the_names_of_its_command(student: str, tmp_path: Path) -> None:
+    """`dnn_processing=dnn_backend=onnx:model=F:input=input:output=output`: bytes / 255 in N,C,H,W, result x 255."""
+    network = STUDENTS[student]().eval()
+    (folder,) = export_for_hosts(network, Source("it"), ["ffmpeg"], tmp_path)
+    channels, scale = network.descriptor.channels, network.descriptor.scale
+    path = tmp_path / "ffmpeg" / f"{scale}x-it.onnx"
+    assert [file.path for file in folder.files] == [path]
     readme = (tmp_path / "ffmpeg" / "README.md").read_text(encoding="utf-8")
-    assert folder.files[0].path == tmp_path / "ffmpeg" / "2x-it.onnx"
-    assert "model=2x-it.onnx:input=input:output=output" in readme and "format=yuv420p" in readme
+    assert f"model={path.name}:input=input:output=output" in readme
+    assert f"format={'rgb24' if channels == 3 else 'yuv420p'}," in readme
+    assert ffmpeg_refuses(path, *NAMES) is None
+    session = onnxruntime.InferenceSession(str(path))
+    assert not any(isinstance(side, int) for side in session.get_inputs()[0].shape[2:]), "a frame of any size"
+    frame = (255 * photo(32, 18, channels)).byte().numpy()
+    (sr,) = session.run(["output"], {"input": frame.astype(np.float32) / 255})
+    assert sr.shape == (1, channels, 18 * scale, 32 * scale)
+    image = sr[0].transpose(1, 2, 0).clip(0, 1)
+    assert np.abs(image - enlarged(network, torch.from_numpy(frame).float() / 255)).max() * 255 < 0.01
+
+
+@pytest.mark.parametrize("spec", [EDSRSpec(width=8, depth=1, scale=2), CompactSpec(4, width=8, depth=1, channels=1)])
+def test_ffmpeg_takes_no_images_but_float32(spec: EDSRSpec, tmp_path: Path) -> None:
+    network: Network = build(spec, seed=0)
+
+    def refused(name: str, io: str) -> str | None:
+        path = export_file(network, name, tmp_path, FileOptions(io=io)).path  # type: ignore[arg-type]
+        assert path is not None
+        return ffmpeg_refuses(path, *NAMES)
+
+    assert "only float" in str(refused("fp16", "fp16")) and "only float" in str(refused("onnx", "uint8"))
+    assert refused("fp16", "float") is None

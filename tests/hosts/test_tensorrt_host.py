@@ -13,8 +13,10 @@ from onnx import TensorProto, numpy_helper
 from compressor.models.networks.compact import CompactSpec
 from compressor.models.networks.registry import build
 from compressor.models.networks.swinir import SwinIRSpec
+from compressor.runtimes.onnx_runtime import cpu_session
 from export.hosts.writing import export_for_hosts
 from export.writing.exporting import HostFolder, Source
+from tests.support.hosts import STUDENTS, enlarged, photo, refusal
 
 FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.BFLOAT16)
 GONE = ("--fp16", "--int8", "--bf16", "--fp8", "--int4", "--best", "--calib")
@@ -74,4 +76,29 @@ def test_the_command_has_no_option_that_11_lacks(written: HostFolder) -> None:
 def test_one_size_only_is_refused(tmp_path: Path) -> None:
     spec = SwinIRSpec(width=4, depths=(2,), heads=(2,), window=4, scale=2, features=4)
     (host,) = export_for_hosts(build(spec, seed=1), Source("it"), ["tensorrt"], tmp_path)
-    assert host.folder is None and "--student compact-s" in str(host.reason)
+    assert "--student compact-s" in refusal(host)
+
+
+@pytest.mark.ci
+@pytest.mark.parametrize("student", STUDENTS)
+def test_onnx_runtime_gives_the_networks_image(student: str, tmp_path: Path) -> None:
+    """The types are those in the files; on eight bits ONNX Runtime and TensorRT agree by their sources only."""
+    network = STUDENTS[student]().eval()
+    (host,) = export_for_hosts(network, Source("net"), ["tensorrt"], tmp_path)
+    assert host.folder is not None, host.reason
+    lr = photo(channels=network.descriptor.channels)
+    expected = enlarged(network, lr)
+    for file in host.files:
+        if file.format == "trt":
+            continue
+        assert file.path is not None
+        session = cpu_session(file.path)
+        (source,) = session.get_inputs()
+        kind = np.float16 if source.type == "tensor(float16)" else np.float32
+        (sr,) = session.run(None, {source.name: lr.numpy().astype(kind)})
+        image = sr[0].astype(np.float32).transpose(1, 2, 0).clip(0, 1)
+        if file.format == "int8-trt":
+            assert -10 * np.log10(np.square(image - expected).mean()) > 38
+        else:
+            assert np.abs(image - expected).max() <= 1 / 255
+    assert [file.format for file in host.files][:2] == ["fp16", "fp16"]

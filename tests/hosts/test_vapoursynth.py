@@ -53,12 +53,13 @@ def test_its_onnx_runtime_gives_the_networks_image(student: str, tmp_path: Path)
 
 
 @pytest.mark.extras
-@pytest.mark.parametrize("student", ["compact-24x8", "plain-luma-x2"])
-def test_the_script_enlarges_a_film(student: str, tmp_path: Path) -> None:
-    """As its README says: vspipe with -a film=. An untrained network with an anchor keeps the picture's brightness."""
+def test_the_script_for_luma_enlarges_a_film(tmp_path: Path) -> None:
+    """As its README says: vspipe with -a film=. An untrained network with an anchor keeps the picture's brightness.
+
+    tests/hosts/test_strangers.py runs the script for colours."""
     av = pytest.importorskip("av")
     python = host_python("vapoursynth")
-    network = STUDENTS[student]().eval()
+    network = STUDENTS["plain-luma-x2"]().eval()
     for parameter in network.parameters():
         parameter.data *= 0.1
     (folder,) = export_for_hosts(network, Source("small"), ["vapoursynth"], tmp_path)
@@ -85,12 +86,15 @@ def test_the_script_enlarges_a_film(student: str, tmp_path: Path) -> None:
     assert abs(luma.mean() - picture.mean()) < 2 and np.corrcoef(luma.ravel(), picture.ravel())[0, 1] > 0.98
 
 
-def test_names_tell_scale_shape_precision_and_opset(tmp_path: Path) -> None:
-    """Facts of vs-mlrt's checks: one input and one output, N,C,H,W, called as vsmlrt.py expects."""
-    network = STUDENTS["plain-luma-x2"]().eval()
+@pytest.mark.parametrize("student", ["plain-luma-x2", pytest.param("span", marks=pytest.mark.ci)])
+def test_names_tell_scale_shape_precision_and_opset(student: str, tmp_path: Path) -> None:
+    """vs-mlrt 3.23: `checkIOInfo` and `checkNodesAndNetwork` in vsort/vs_onnxruntime.cpp, `specifyShape` in
+    common/onnx_utils.cpp, and `input_name="input"` of the TensorRT path in scripts/vsmlrt.py."""
+    network = STUDENTS[student]().eval()
+    channels = network.descriptor.channels
     (folder,) = export_for_hosts(network, Source("thing-x3"), ["vapoursynth"], tmp_path)
     names = [file.path.name for file in folder.files if file.path is not None]
-    assert names == ["2x_thing_1x1xHxW_fp32_op18.onnx", "2x_thing_1x1xHxW_strong_fp16_op18.onnx"]
+    assert names == [f"2x_thing_1x{channels}xHxW_{precision}_op18.onnx" for precision in ("fp32", "strong_fp16")]
     for file, kind in zip(folder.files, (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16), strict=True):
         assert file.path is not None
         model = onnx.load(file.path)
@@ -99,8 +103,19 @@ def test_names_tell_scale_shape_precision_and_opset(tmp_path: Path) -> None:
         assert (image.name, output.name) == ("input", "output")
         for value in (image, output):
             assert value.type.tensor_type.elem_type == kind
-            batch, channels, *sides = value.type.tensor_type.shape.dim
-            assert channels.dim_value == 1 and all(side.dim_param for side in sides) and not batch.dim_value > 1
+            batch, colours, *sides = value.type.tensor_type.shape.dim
+            assert colours.dim_value == channels and all(side.dim_param for side in sides) and not batch.dim_value > 1
+        assert size_of_tile(model, (1, channels, 48, 64)) == [96, 128], "a whole multiple of the tile"
     script = (tmp_path / "vapoursynth" / "2x_thing.vpy").read_text(encoding="utf-8")
     compile(script, "2x_thing.vpy", "exec")
-    assert names[0] in script and "GRAYS" in script and "RGBS" not in script
+    assert names[0] in script and ("GRAYS" in script, "RGBS" in script) == (channels == 1, channels == 3)
+
+
+def size_of_tile(model: onnx.ModelProto, tile: tuple[int, ...]) -> list[int]:
+    """Return height and width of the output for a tile, inferred as vs-mlrt's specifyShape does."""
+    for dim, length in zip(model.graph.input[0].type.tensor_type.shape.dim, tile, strict=True):
+        dim.dim_value = length
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+    del model.graph.value_info[:]
+    (inferred,) = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True).graph.output
+    return [dim.dim_value for dim in inferred.type.tensor_type.shape.dim][2:]

