@@ -2,8 +2,8 @@
 
 The folder holds the files, plan.json and runners that write measured.json: run.py (`runner.py`), which needs
 onnxruntime and numpy alone, and run_adb.py (`runner_adb.py`), which has a phone's benchmark program time files of one
-size through adb. browser.json is a form for times that a page shows. The same search then reads these timings in place
-of a clock.
+size through adb; a browser times them in the page of `srkd demo`. The same search then reads these timings in place of
+a clock.
 """
 
 from __future__ import annotations
@@ -23,13 +23,14 @@ from compressor.base.context import QUIET, Context
 from compressor.base.errors import SrkdError, UsageError
 from compressor.base.files import atomic_path, read_text, require_writable_folder
 from compressor.images.sample import sample_photo
+from compressor.inference.open import open_model
 from compressor.runtimes.table import RUNTIMES
 from export.plan.measure import Environment, megabytes_of, write_untrained
 from export.plan.search import CandidateShape, ShapeMeasurement, Targets
 
 PLAN, RUN, PHOTO = "plan.json", "run.py", "photo.npy"
-RUN_ADB, FORM, FIXED = "run_adb.py", "browser.json", "android"
-"""The runner of a phone, the form for times from a page, and the folder of ONNX files of one size."""
+RUN_ADB, FIXED = "run_adb.py", "android"
+"""The runner of a phone, and the folder of ONNX files of one size."""
 MOST_BYTES = 10**7
 """The largest plan, and the largest timings of a device, that are read."""
 SCHEMA, MEASURED_SCHEMA = "srkd.plan-emit/1", "srkd.plan-measured/1"
@@ -49,6 +50,8 @@ class Emitted:
     targets: Targets
     candidates: Mapping[str, CandidateShape]
     """Candidates by their names in measured.json."""
+    files: Mapping[str, Path]
+    """The files of the candidates."""
     megabytes: Mapping[str, float]
     failed: Mapping[str, str]
     """Shapes that could not be written, and why."""
@@ -98,6 +101,8 @@ def emit(
             # Programs on a phone fill a free size with 1: their files have one size.
             file = write_untrained(candidate, place, folder, fixed=not of_onnx)
             fixed = _write_fixed(file, place.lr_size, folder / FIXED / file.name) if of_onnx else file
+            if of_onnx:  # so that it is known to run: the demo need not try each one in a child process
+                open_model(file, place.open_options())
         except SrkdError as error:
             failed[candidate.name] = str(error)
             context.note(f"{candidate.name} is left out: {error}")
@@ -127,10 +132,6 @@ def emit(
         shutil.copyfile(runner.with_name("runner.py"), folder / RUN)
         with atomic_path(folder / PHOTO) as temporary, temporary.open("wb") as photo:
             np.save(photo, (255 * sample_photo(*place.lr_size, channels=channels)).round().byte().numpy())
-        form = {"schema": MEASURED_SCHEMA, "plan": name, "machine": "a browser"}
-        rows = {str(entry["name"]): {"ms": None} for entry in entries}
-        with atomic_path(folder / FORM) as temporary:
-            temporary.write_text(json.dumps({**form, "rows": rows}, indent=2), encoding="utf-8")
     with atomic_path(folder / PLAN) as temporary:
         temporary.write_text(json.dumps({"id": name, **body}, indent=2), encoding="utf-8")
     return read_emitted(folder)
@@ -164,6 +165,7 @@ def read_emitted(folder: Path) -> Emitted:
             Environment(runtime, plan["precision"], (width, height), threads=plan["threads"]),
             Targets(**plan["targets"]),
             {row["name"]: CandidateShape(**{name: row[name] for name in names}) for row in plan["candidates"]},
+            {row["name"]: folder / Path(row["file"]).name for row in plan["candidates"]},
             {row["name"]: float(row["mb"]) for row in plan["candidates"]},
             dict(plan["failed"]),
         )
@@ -178,6 +180,10 @@ class DeviceTimings:
     emitted: Emitted
     rows: Mapping[str, Mapping[str, Any]]
     machine: str
+    provider: str
+    """What computed there."""
+    threads: int | None
+    """The threads there; None: as many as that program chose."""
 
     def measure(self, candidate: CandidateShape) -> ShapeMeasurement:
         """The device's measurement of a candidate, the same at each call."""
@@ -203,10 +209,11 @@ def read_measured(file: Path, folder: Path | None, teacher: str) -> DeviceTiming
     if teacher != emitted.teacher:
         raise UsageError(f"--measured {file}: {emitted.folder} was written for another teacher: give that one")
     rows = measured.get("rows")
-    if isinstance(rows, Mapping):  # a form need not be filled in whole
-        rows = {name: row for name, row in rows.items() if row != {"ms": None}}
     if not isinstance(rows, Mapping) or not rows:
-        raise UsageError(f"--measured {file} holds no timings: run {RUN} on the device, or {RUN_ADB} for a phone")
+        raise UsageError(
+            f"--measured {file} holds no timings: run {RUN} on the device, {RUN_ADB} for a phone, or srkd demo "
+            f"{emitted.folder} for a browser"
+        )
     for name, row in rows.items():
         figures = [row.get("ms"), row.get("low"), row.get("high")] if isinstance(row, Mapping) else [None]
         if name not in emitted.candidates and name not in emitted.failed:
@@ -214,7 +221,14 @@ def read_measured(file: Path, folder: Path | None, teacher: str) -> DeviceTiming
         good = all(value is None or (type(value) in (int, float) and value > 0) for value in figures)
         if not good or (figures[0] is None and not (isinstance(row, Mapping) and "failed" in row)):
             raise UsageError(f"--measured {file}: {name} has no time: give it as {{'ms': 31.5}}")
-    return DeviceTimings(emitted, rows, str(measured.get("machine", "another device")))
+    threads = measured.get("threads", emitted.place.threads)
+    return DeviceTimings(
+        emitted,
+        rows,
+        str(measured.get("machine", "another device")),
+        str(measured.get("provider", emitted.place.device)),
+        threads if type(threads) is int and threads > 0 else None,
+    )
 
 
 def _read(file: Path, schema: str) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,13 +15,37 @@ from compressor.base.errors import SrkdError, UsageError
 from compressor.base.files import file_sha256
 from compressor.inference.open import SOURCE, find_source_checkpoint, model_file, read_metadata
 from compressor.runtimes.table import runtime_of
-from demo.catalogue import Model, NotForBrowsers, Role, read_model
+from demo.catalogue import Model, NotForBrowsers, PlanToTime, Role, read_model
+from export.plan.emit import PLAN, read_emitted
 from srkd.api.export import export
 from srkd.options.values import as_tuple
 from srkd.options.verbs import DemoOptions
 from srkd.record.run_teacher import find_run_teacher
 
 FORMATS: Mapping[Role, Sequence[str]] = {"student": ("onnx", "fp16"), "teacher": ("onnx",)}
+
+
+def plan_to_time(options: DemoOptions, context: Context) -> tuple[PlanToTime, tuple[Model, ...]] | None:
+    """A plan and the files of its shapes, if the folder of one is named; its networks are untrained, so no teacher."""
+    paths = [Path(model) for model in as_tuple(options.models)]
+    folder = next((path for path in paths if (path / PLAN).is_file()), None)
+    if folder is None:
+        return None
+    if len(paths) > 1 or options.teacher is not None:
+        raise UsageError(f"{folder} holds a plan, whose files are timed alone: name no other model and no --teacher")
+    emitted = read_emitted(folder)
+    if emitted.place.runtime != "onnxruntime":
+        raise UsageError(
+            f"{folder} holds files for {emitted.place.runtime}, and browsers run ONNX files: "
+            "write them with srkd plan --runtime onnxruntime --emit DIR"
+        )
+    models = []
+    for done, (name, file) in enumerate(emitted.files.items()):
+        context.progress("read shapes", done, len(emitted.files))
+        models.append(read_model(file, name, "student", limits=options.limits))
+    most_ms = emitted.targets.most_ms
+    plan = PlanToTime(emitted.id, emitted.place.lr_size, None if math.isinf(most_ms) else most_ms)
+    return plan, tuple(models)
 
 
 def demo_models(options: DemoOptions, context: Context) -> tuple[Model, ...]:
@@ -77,7 +102,7 @@ class _ModelReader:
         is_checkpoint = runtime_of(file) == "torch"
         models = self._export(path, stem, role) if is_checkpoint else self._read_exported(file, stem, role)
         if is_checkpoint and role == "student":
-            models += [read_model(exported, stem, role, limits=self.limits) for exported in self._int8_beside(file)]
+            models += [read_model(exported, stem, role, limits=self.limits) for exported in self._int8_beside(path)]
         for index, model in enumerate(models):
             name = stem if model.precision == "fp32" or len(models) == 1 else f"{stem}-{model.precision}"
             names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
@@ -86,18 +111,24 @@ class _ModelReader:
             used_names.add(name)
         return models
 
-    def _int8_beside(self, checkpoint: Path) -> Iterator[Path]:
+    def _int8_beside(self, path: Path) -> Iterator[Path]:
         """The int8 file for browsers that was exported from a checkpoint into its folder, if it was not named itself.
 
-        A new one would need a minute of calibration at every start.
+        None is written here: its calibration and search take about ten times as long as the float files.
         """
-        named = {path.resolve() for path in self.named}
+        checkpoint, is_there = model_file(path), False
+        named = {named.resolve() for named in self.named}
         source = ""
         for file in sorted(checkpoint.parent.glob("*.int8.onnx")):
             source = source or file_sha256(checkpoint)
-            if file.resolve() not in named and read_metadata(file).get(SOURCE) == source:
+            if read_metadata(file).get(SOURCE) != source:
+                continue
+            is_there = True
+            if file.resolve() not in named:
                 yield file
                 return
+        if not is_there and checkpoint != embedded_student():
+            self.context.note(f"no int8 file beside {checkpoint}: srkd export {path} --int8 writes one to show")
 
     def _read_exported(self, file: Path, stem: str, role: Role) -> list[Model]:
         """An exported file, or an export of its checkpoint if browsers cannot run the file."""

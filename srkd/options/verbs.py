@@ -272,7 +272,7 @@ class DemoOptions(LimitOptions):
     models: Annotated[
         str | Path | Sequence[str | Path],
         Option(
-            "Checkpoints, run folders and ONNX files.",
+            "Checkpoints, run folders and ONNX files; or the folder of a plan (srkd plan --emit), to time its files.",
             unset="the embedded student",
             argument=True,
             metavar="[MODEL]...",

@@ -311,7 +311,8 @@ class Planning:
         emitted = timings.emitted
         candidates = list(emitted.candidates.values())
         result = self.search(targets or emitted.targets, emitted.place, candidates, timings.measure)
-        return self.report(emitted.place, result, timings.machine)
+        place = replace(emitted.place, device=timings.provider, threads=timings.threads)
+        return self.report(place, result, timings.machine)
 
     def search(
         self, targets: Targets, place: Environment, candidates: Sequence[CandidateShape], measure: Measure

@@ -28,7 +28,10 @@ from compressor.models.networks.registry import build
 from demo.catalogue import build_site, load_samples, read_model
 from demo.files import CATALOGUE, is_app_outdated, read_app, write_site
 from export.formats.conversion import FileOptions
-from srkd.api.demonstration import demo_models
+from export.plan.emit import emit
+from export.plan.measure import Environment
+from export.plan.search import CandidateShape, Targets
+from srkd.api.demonstration import demo_models, plan_to_time
 from srkd.cli.main import run
 from srkd.options.verbs import DemoOptions
 from tests.support.demo_process import HASHED_SCRIPT, write_app
@@ -118,11 +121,18 @@ def test_an_int8_file_beside_its_checkpoint_is_shown_with_it(checkpoint: Path, t
         model.metadata_props.add(key="srkd.source_sha256", value=sha256)
         path.write_bytes(model.SerializeToString())
 
+    notes: list[str] = []
+
     def shown(*models: Path) -> list[str]:
-        return [each.name for each in demo_models(DemoOptions(models, teacher=teacher), QUIET) if each.role == "int8"]
+        found = demo_models(DemoOptions(models, teacher=teacher), Context(note=notes.append))
+        return [each.name for each in found if each.role == "int8"]
 
     assert shown(student) == ["student-int8"]
     assert shown(student, tmp_path / "b.int8.onnx") == ["b.int8"]
+    assert not any("--int8" in note for note in notes)
+    (tmp_path / "b.int8.onnx").unlink()
+    assert shown(student) == []
+    assert f"srkd export {student} --int8 writes one" in notes[-1]
 
 
 def test_without_arguments_the_embedded_pair_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,6 +160,33 @@ def test_the_teacher_of_a_run_and_models_that_differ(checkpoint: Path, tmp_path:
     notes: list[str] = []
     assert [model.name for model in demo_models(DemoOptions([other]), Context(note=notes.append))] == ["other"]
     assert "no teacher beside it" in notes[-1]
+
+
+def test_the_folder_of_a_plan_gives_its_files_by_their_names(tmp_path: Path) -> None:
+    shapes = [
+        CandidateShape("compact", 8, depth, 1, 1, f"compact:scale=2,width=8,depth={depth}", True) for depth in (1, 2)
+    ]
+    place, folder = Environment(lr_size=(24, 16)), tmp_path / "phone"
+    emitted = emit(shapes, Targets(fps=20, ms=60), place, "abc", 3, folder)
+    planned = plan_to_time(DemoOptions([folder]), QUIET)
+    assert planned is not None
+    plan, models = planned
+    assert plan.catalogue_entry() == {"id": emitted.id, "width": 24, "height": 16, "target_ms": 50.0}
+    assert [model.name for model in models] == ["compact 8x1", "compact 8x2"]
+    assert models[1].content == (folder / "compact-8x2.onnx").read_bytes()
+    site = build_site(read_app(write_app(tmp_path / "app")), models, (), plan)
+    assert json.loads(site[CATALOGUE].content)["plan"]["id"] == emitted.id
+    assert plan_to_time(DemoOptions([folder / "compact-8x1.onnx"]), QUIET) is None
+    for options in (
+        DemoOptions([folder, folder / "compact-8x1.onnx"]),
+        DemoOptions([folder], teacher=embedded_student()),
+    ):
+        with pytest.raises(UsageError, match="holds a plan, whose files are timed alone"):
+            plan_to_time(options, QUIET)
+    written = json.loads((folder / "plan.json").read_text())
+    (folder / "plan.json").write_text(json.dumps({**written, "runtime": "litert"}))
+    with pytest.raises(UsageError, match="browsers run ONNX files: write them with srkd plan --runtime onnxruntime"):
+        plan_to_time(DemoOptions([folder]), QUIET)
 
 
 @pytest.fixture(scope="module")

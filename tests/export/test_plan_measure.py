@@ -36,7 +36,7 @@ from export.timing.turns import CallTimes
 
 SIZE = (24, 16)
 TORCH = Environment("torch", "fp32", SIZE, threads=1)
-EMITTED = ["android", "browser.json", "compact-8x1.onnx", "photo.npy", "plan.json", "run.py", "run_adb.py"]
+EMITTED = ["android", "compact-8x1.onnx", "photo.npy", "plan.json", "run.py", "run_adb.py"]
 FOR_ANY = {"compact", "plain"}
 """Networks whose shapes suit any teacher."""
 ORT = Environment("onnxruntime", "fp32", SIZE, threads=1)
@@ -222,22 +222,34 @@ def test_another_device_measures_and_the_plan_reads_it_back(tmp_path: Path) -> N
         read_measured(folder / "measured.json", None, "abd")
 
 
-def test_files_for_a_phone_have_one_size_and_a_form_takes_what_a_page_shows(tmp_path: Path) -> None:
+def test_files_for_a_phone_have_one_size(tmp_path: Path) -> None:
     """perf_test fills a free size with 1 (`-I`, onnxruntime/test/perftest/command_args_parser.cc)."""
-    folder, other = tmp_path / "phone", shape(CompactSpec(2, width=8, depth=2))
-    emit([SMALL, other], Targets(ms=5), ORT, "abc", 3, folder)
+    folder = tmp_path / "phone"
+    emit([SMALL], Targets(ms=5), ORT, "abc", 3, folder)
     for entry in json.loads((folder / "plan.json").read_text())["candidates"]:
         free, fixed = (onnxruntime.InferenceSession(folder / entry[key]) for key in ("file", "fixed"))
         assert fixed.get_inputs()[0].shape == [1, 3, 16, 24] and fixed.get_outputs()[0].shape == [1, 3, 32, 48]
         image = np.random.default_rng(0).random((1, 3, 16, 24), dtype=np.float32)
         np.testing.assert_array_equal(*(session.run(None, {"input": image})[0] for session in (free, fixed)))
-    form = json.loads((folder / "browser.json").read_text())
-    form["rows"][SMALL.name]["ms"] = 2.5
-    (folder / "browser.json").write_text(json.dumps(form))
-    timings = read_measured(folder / "browser.json", None, "abc")
-    assert timings.measure(SMALL).ms == 2.5 and timings.machine == "a browser"
+
+
+def test_timings_say_where_they_come_from_and_may_be_of_some_shapes(tmp_path: Path) -> None:
+    folder, other = tmp_path / "phone", shape(CompactSpec(2, width=8, depth=2))
+    emitted = emit([SMALL, other], Targets(ms=5), ORT, "abc", 3, folder)
+    timings = {"schema": "srkd.plan-measured/1", "plan": emitted.id, "rows": {SMALL.name: {"ms": 2.5}}}
+    for said, provider, threads in (
+        ({"provider": "WebGPU", "threads": None, "machine": "a browser"}, "WebGPU", None),
+        ({"provider": "xnnpack", "threads": 4}, "xnnpack", 4),
+        ({"threads": 0}, "cpu", None),
+        ({}, "cpu", ORT.threads),
+    ):
+        (folder / "measured.json").write_text(json.dumps({**timings, **said}))
+        read = read_measured(folder / "measured.json", None, "abc")
+        assert (read.provider, read.threads) == (provider, threads)
+        assert read.machine == said.get("machine", "another device")
+    assert read.measure(SMALL).ms == 2.5
     with pytest.raises(SrkdError, match="not among the timings"):
-        timings.measure(other)
+        read.measure(other)
 
 
 @pytest.mark.extras
@@ -268,7 +280,7 @@ def test_timings_that_are_not_those_of_the_files_are_refused(tmp_path: Path) -> 
     refused("no timings", rows={})
     refused("no time", rows={"compact 8x1": {"ms": -1}})
     refused("no time", rows={"compact 8x1": {}})
-    refused("no timings", rows={"compact 8x1": {"ms": None}})
+    refused("no time", rows={"compact 8x1": {"ms": None}})
     refused("not among the files", rows={"compact 9x9": {"ms": 1}})
     refused("schema", schema="other")
     with pytest.raises(UsageError, match="is not empty"):

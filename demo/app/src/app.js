@@ -3,7 +3,7 @@
 import { Cancelled, Engine } from "./engine.js";
 import { clearComparison, compared, familyOf, offerComparison, showComparison } from "./compare.js";
 import { showCard } from "./card.js";
-import { wireFiles } from "./input_files.js";
+import { download, wireFiles } from "./input_files.js";
 import { cameraObstacle } from "./live.js";
 import { LiveView } from "./live_view.js";
 import { BICUBIC, ORDINARY, fetchList, fromFile, keepSize } from "./models.js";
@@ -11,7 +11,9 @@ import { keepEngine, keepOffline, offerInstall, offlineObstacle } from "./offlin
 import * as panel from "./panel.js";
 import { part, say, trouble } from "./panel.js";
 import { Session } from "./session.js";
+import { clearTimes, inFront, isEnough, loaded, measuredFile, nameEngine, ROUNDS, showPlan, showTime, showTimed, turnOf } from "./plan.js";
 import { measured, networksOf } from "./speed.js";
+import { inTurns } from "./turns.js";
 import { Viewer } from "./viewer.js";
 import { number, size } from "./format.js";
 
@@ -44,6 +46,9 @@ let adding = Promise.resolve();
 let choice = null;
 let workerRefused = null;
 let kept = false;
+/** The plan whose files the page times, or null; and their times once it did. */
+let plan = null;
+let planTimes = null;
 
 /** Run `work` and show its error on the page. Resolves to true if it finished. */
 async function attempt(work) {
@@ -70,6 +75,7 @@ function showEngine(chosen) {
     ? "Here no service worker can add them."
     : "The app's service worker adds them: load the page once more.";
   panel.showEngine(choice, remedy);
+  nameEngine(choice);
 }
 
 function finished(side, result) {
@@ -194,6 +200,7 @@ async function addModels(files) {
 async function changeEngine() {
   part("measured").textContent = "";
   clearComparison();
+  if (plan) forgetTimes();
   await attempt(async () => {
     await startEngine({ engine: part("engine-wanted").value, threads: Number(part("threads-wanted").value) });
   });
@@ -240,9 +247,9 @@ async function compare() {
         await session.open(model, signal);
         return engine.ask("sample", { at }, { signal });
       };
-      const onRow = ({ model }, round) => panel.showWork(`Comparing, round ${round + 1}: ${model.title}`);
+      const onTurn = ({ model }, round) => panel.showWork(`Comparing, round ${round + 1}: ${model.title}`);
       try {
-        return await compared(familyOf(session.sides[side], models), choice.available, { use, sample, onRow });
+        return await compared(familyOf(session.sides[side], models), choice.available, { use, sample, onTurn });
       } finally {
         await session.use(before);
       }
@@ -257,14 +264,69 @@ async function compare() {
   });
 }
 
+/** Time the files of the plan in turns, on the engine that computes. */
+async function timePlan() {
+  const networks = models.filter(({ key }) => key !== BICUBIC);
+  forgetTimes();
+  part("time-plan").disabled = true;
+  await attempt(async () => {
+    const before = session.options;
+    const { engine: chosen } = choice;
+    const timed = await session.alone("Loading…", async (signal) => {
+      const onLoad = ({ name }, done) => panel.showProgress({ done, total: networks.length, ms: 0 }, `Loading ${name}`);
+      const files = await loaded(networks, signal, onLoad);
+      const rows = files.map((model) => ({ model, engine: chosen }));
+      const use = (wanted) => session.use({ ...before, engine: wanted });
+      const once = async ({ model }) => {
+        await session.open(model, signal, { quiet: true });
+        if (choice.engine !== chosen) throw new Error(choice.why[0]);
+        return engine.ask("measure", turnOf(plan), { signal });
+      };
+      const began = performance.now();
+      let done = 0;
+      let last = null;
+      const onTurn = (row, round, left) => {
+        if (last) showTime(plan, rows, last);
+        last = row;
+        const total = done + 1 + left;
+        panel.showBegun(total, "");
+        panel.showProgress({ done, total, ms: (performance.now() - began) / done }, `Round ${round + 1}, ${row.model.name}`);
+        done++;
+      };
+      try {
+        await inTurns(rows, ROUNDS, { use, once, onTurn, enough: isEnough });
+      } finally {
+        await session.use(before);
+      }
+      for (const row of rows) showTime(plan, rows, row);
+      return { rows, choice };
+    });
+    planTimes = timed;
+    showTimed(timed.rows, timed.choice);
+    say(part("plan-result").textContent);
+  });
+  part("time-plan").disabled = false;
+  if (!planTimes) forgetTimes();
+}
+
+function stopTiming(why) {
+  session.stop();
+  complain(new Error(why));
+}
+
+function forgetTimes() {
+  planTimes = null;
+  clearTimes(models.filter(({ key }) => key !== BICUBIC));
+}
+
+async function savePlan() {
+  await attempt(async () => download(await measuredFile(plan, planTimes.rows, planTimes.choice)));
+}
+
 async function save() {
   await attempt(async () => {
     const { file, shown } = await session.file("right");
-    const link = document.createElement("a");
-    link.href = URL.createObjectURL(file);
-    link.download = file.name;
-    link.click();
-    setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
+    download(file);
     say(`Saved as ${file.name}.`);
     if (shown) trouble("This browser cannot write pictures this large: what was saved is the picture in the size that is shown.");
   });
@@ -298,9 +360,10 @@ function play(file, name) {
 }
 
 function wire() {
-  wireFiles({ show, play, openModels });
-  const clicks = { live: toggleLive, save, share, crop: cutToView, "ask-part": cutToView, measure, compare, cancel: stop };
+  wireFiles({ show, play, openModels, isOpen: () => !plan });
+  const clicks = { live: toggleLive, save, share, crop: cutToView, "ask-part": cutToView, measure, compare, cancel: stop, "save-plan": savePlan };
   for (const [id, work] of Object.entries(clicks)) part(id).addEventListener("click", work);
+  part("time-plan").addEventListener("click", () => inFront(timePlan, stopTiming));
   part("ask-whole").addEventListener("click", () => {
     session.picture.agreed = true;
     attempt(refresh);
@@ -349,13 +412,17 @@ async function start() {
   const obstacle = cameraObstacle();
   part("live").disabled = Boolean(obstacle);
   if (obstacle) part("live").title = obstacle;
-  const listed = await fetchList().catch((error) => ({ models: [], samples: [], error }));
+  const listed = await fetchList().catch((error) => ({ models: [], samples: [], plan: null, error }));
   models.splice(1, 0, ...listed.models);
   samples.push(...listed.samples);
   const right = models.find(({ role }) => role === "student") ?? models[1] ?? models[0];
   session.sides = { left: models[0], right };
   session.usualScale = models.find(({ scale }) => scale)?.scale ?? 4;
-  if (keepSize(listed.models)) panel.speakOfRestoring();
+  plan = listed.plan;
+  if (plan) {
+    panel.speakOf("plan");
+    showPlan(plan, listed.models);
+  } else if (keepSize(listed.models)) panel.speakOf("restoring");
   panel.fillChoices(models, session.sides);
   panel.showSamples(samples, showSample);
   await changeEngine();

@@ -1,16 +1,15 @@
 // The same network in several precisions and engines, measured in turns on the picture: the fastest that is exact enough.
 
-import { Cancelled } from "./engine.js";
 import { bits, number } from "./format.js";
 import { part } from "./panel.js";
 import { ENGINES } from "./runtime.js";
+import { inTurns } from "./turns.js";
 
 /** PSNR in dB to the most precise result from which on images count as equal: MIN_PSNR_TO_SOURCE of srkd export. */
 export const EXACT_ENOUGH_DB = 40;
 
 const PRECISIONS = ["fp32", "fp16", "bf16", "int8"];
 
-/** Rounds over all of them, every second one backwards, because a phone slows down as it gets warm. */
 const ROUNDS = 3;
 
 /** Return the files of a model's network in different precisions, the most precise one first. */
@@ -31,30 +30,14 @@ function sourceOf({ facts, metadata }) {
  * worker's `sample` gives. Resolves to rows { model, engine, ms, db (null: the reference), failed (a reason) }; the
  * reference is the most precise file on WebAssembly, which computes in the order of Python's ONNX Runtime.
  */
-export async function compared(family, engines, { use, sample, onRow }) {
+export async function compared(family, engines, { use, sample, onTurn }) {
   const ordered = ["wasm", ...engines.filter((engine) => engine !== "wasm")];
-  const rows = ordered.flatMap((engine) => family.map((model) => ({ engine, model, ms: Infinity, db: null, failed: null })));
-  let used = null;
-  let reference = null;
-  for (let round = 0; round < ROUNDS; round++) {
-    for (const row of round % 2 ? [...rows].reverse() : rows) {
-      if (row.failed) continue;
-      if (used !== row.engine) await use(row.engine);
-      onRow(row, round);
-      used = null;
-      try {
-        const found = await sample(row.model);
-        used = found.engine;
-        if (used !== row.engine) throw new Error(`${ENGINES[row.engine]} cannot run it`);
-        reference ??= found;
-        row.ms = Math.min(row.ms, found.ms);
-        row.db = row === rows[0] ? null : psnr(found, reference);
-        row.from = found.from;
-      } catch (error) {
-        if (error instanceof Cancelled) throw error;
-        row.failed = error.message;
-      }
-    }
+  const rows = ordered.flatMap((engine) => family.map((model) => ({ engine, model })));
+  await inTurns(rows, ROUNDS, { use, once: ({ model }) => sample(model), onTurn });
+  const reference = rows.find(({ found }) => found.length)?.found[0];
+  for (const row of rows) {
+    row.ms = Math.min(...row.found.map(({ ms }) => ms));
+    row.db = row === rows[0] || !row.found.length ? null : psnr(row.found.at(-1), reference);
   }
   return rows;
 }

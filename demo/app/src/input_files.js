@@ -1,11 +1,11 @@
-// Files from the user: by the buttons, by paste, by drop. Models and photos may come together.
+// Files from the user: by the buttons, by paste, by drop. Models and photos may come together. Files to the user: downloads.
 
 import { part, trouble } from "./panel.js";
 
-/** `show(file, name)` receives a photo, `play(file, name)` a film, `openModels(files)` networks. */
-export function wireFiles({ show, play, openModels }) {
+/** `show(file, name)` receives a photo, `play(file, name)` a film, `openModels(files)` networks; none does unless `isOpen()`. */
+export function wireFiles({ show, play, openModels, isOpen }) {
   const take = (list) => {
-    const files = [...(list ?? [])];
+    const files = isOpen() ? [...(list ?? [])] : [];
     const networks = files.filter(({ name }) => /\.onnx$/i.test(name));
     const photos = files.filter((file) => !networks.includes(file));
     if (networks.length) openModels(networks);
@@ -22,7 +22,7 @@ export function wireFiles({ show, play, openModels }) {
     });
   }
   addEventListener("paste", ({ clipboardData }) => take(clipboardData?.files));
-  const mark = (on) => document.body.classList.toggle("dragging", on);
+  const mark = (on) => document.body.classList.toggle("dragging", on && isOpen());
   addEventListener("dragover", (event) => {
     event.preventDefault();
     mark(true);
@@ -33,6 +33,14 @@ export function wireFiles({ show, play, openModels }) {
     mark(false);
     take(event.dataTransfer.files);
   });
+}
+
+export function download(file) {
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(file);
+  link.download = file.name;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
 }
 
 /** Some systems know no type for a film's file. */

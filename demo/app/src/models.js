@@ -13,9 +13,9 @@ const RESTORING = { student: "After", teacher: "Large network", int8: "After" };
 export async function fetchList() {
   const response = await fetch("api/models.json", { cache: "no-cache" });
   if (!response.ok) throw new Error(`The list of models could not be loaded (${response.status}).`);
-  const { models = [], samples = [] } = await response.json();
+  const { models = [], samples = [], plan = null } = await response.json();
   if (keepSize(models)) ORDINARY.title = "Before";
-  return { models: models.map((model, i) => ({ ...model, key: `model-${i}`, title: titleOf(model, models) })), samples };
+  return { models: models.map((model, i) => ({ ...model, key: `model-${i}`, title: titleOf(model, models) })), samples, plan };
 }
 
 /** Whether all of these networks keep the size of a picture. */

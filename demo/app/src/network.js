@@ -31,6 +31,8 @@ export async function openNetwork(ort, choice, bytes, name, entry = {}) {
   const network = {
     facts: { ...facts, bytes: bytes.length },
     run: (planes, width, height) => enlarge(sessions, network.facts, planes, width, height),
+    /** Run the file alone, on as many channels as it has. */
+    infer: (planes, width, height) => inSession(sessions, network.facts, planes, width, height),
     release: () => sessions.release(),
   };
   try {

@@ -20,14 +20,17 @@ export function trouble(words) {
 
 /** `remedy` says what a page that is not isolated can do. */
 export function showEngine(choice, remedy) {
-  const threads = `${choice.threads} thread${choice.threads === 1 ? "" : "s"}`;
-  const on = { webgpu: choice.adapter, webnn: CHIPS[choice.device], wasm: threads }[choice.engine];
   const chip = chipOf(choice);
-  part("engine").textContent = `${ENGINES[choice.engine]} · ${on}`;
+  part("engine").textContent = `${ENGINES[choice.engine]} · ${engineOn(choice)}`;
   part("chip").textContent = `on the ${chip}`;
-  part("engine-words").textContent = `The ${chip} of this device computes${hostWords()}.`;
+  part("engine-words").textContent = `The ${chip} of this device computes${browserName() ? `, in ${browserName()}` : ""}.`;
   const why = choice.why.map((each) => (each === NOT_ISOLATED ? `${each} ${remedy}` : each));
   part("why").replaceChildren(...(why.length ? why : ["The best engine that this app supports."]).map(item));
+}
+
+/** Return what an engine runs on: the adapter, the kind of processor, or the threads. */
+export function engineOn({ engine, adapter, device, threads }) {
+  return { webgpu: adapter, webnn: CHIPS[device], wasm: `${threads} thread${threads === 1 ? "" : "s"}` }[engine];
 }
 
 /** Return the word for what computes; WebGPU's adapter in software is the processor. */
@@ -36,12 +39,12 @@ function chipOf({ engine, device, software }) {
   return engine === "webnn" ? CHIPS[device] : CHIPS.cpu;
 }
 
-/** Return in which program that happens, where the browser says its name. */
-function hostWords() {
+/** Return the browser and its system, where the browser says them; else "". */
+export function browserName() {
   const { brands = [], platform } = navigator.userAgentData ?? {};
   const known = brands.filter(({ brand }) => !/not.?a.?brand/i.test(brand.replace(/[^a-z]/gi, "")));
   const named = known.find(({ brand }) => brand !== "Chromium") ?? known[0];
-  return named ? `, in ${named.brand} ${named.version}${platform ? ` on ${platform}` : ""}` : "";
+  return named ? `${named.brand} ${named.version}${platform ? ` on ${platform}` : ""}` : "";
 }
 
 /** Show work of unknown length; null: it is over. */
@@ -138,12 +141,12 @@ function optionOf(model) {
   return `int8${loss ? ` ${loss}` : ""}: ${title.replace(/, int8\b/, "")}`;
 }
 
-/** Fill the same list for both sides. */
-/** Say "restore" where the page says "enlarge": all networks keep the size. */
-export function speakOfRestoring() {
-  for (const each of document.querySelectorAll("[data-restoring]")) each.textContent = each.dataset.restoring;
+/** Say "restore" where the page says "enlarge" (`kind` "restoring": all networks keep the size), or speak of a plan's times. */
+export function speakOf(kind) {
+  for (const each of document.querySelectorAll(`[data-${kind}]`)) each.textContent = each.dataset[kind];
 }
 
+/** Fill the same list for both sides. */
 export function fillChoices(models, sides) {
   for (const side of ["left", "right"]) {
     part(side).replaceChildren(...models.map((model) => new Option(optionOf(model), model.key)));

@@ -229,10 +229,10 @@ export class Session {
     return result;
   }
 
-  /** Open a model in the worker. A load in progress is shared; one of another model is cancelled. */
-  async open(model, signal) {
+  /** Open a model in the worker. A load in progress is shared; one of another model is cancelled. `quiet`: no word about it. */
+  async open(model, signal, { quiet = false } = {}) {
     if (this.#opened === model.key) return undefined;
-    if (this.#pending) this.events.work(`Loading “${model.title}”…`);
+    if (this.#pending && !quiet) this.events.work(`Loading “${model.title}”…`);
     if (this.#opening?.key !== model.key) this.#load(model);
     return raced(this.#opening.promise, signal);
   }

@@ -1,13 +1,13 @@
-// How fast networks are on this device. Two are measured in turns, because a phone slows down as it gets warm.
+// How fast networks are on this device. Two are measured in turns.
 
 import { number, size } from "./format.js";
 import { BICUBIC } from "./models.js";
+import { inTurns } from "./turns.js";
 
 /** Closer times than this are one time: a phone does more than this by itself. */
 const EQUAL = 1.05;
 
-/** Which of two is measured; of each the least time counts, which other work on the device spoils least. */
-const TURNS = [0, 1, 1, 0, 0, 1];
+const ROUNDS = 3;
 
 /** Return the networks of both sides, the right one first: one, two different ones, or none. */
 export function networksOf({ right, left }) {
@@ -17,16 +17,18 @@ export function networksOf({ right, left }) {
 
 /** Measure a tile by each of one or two models; `once(model)` opens it and resolves to { ms, least, width, height }. */
 export async function measured(models, once) {
-  if (models.length === 1) {
-    const { ms, width, height } = await once(models[0]);
-    return `${models[0].title}: ${number(ms)} ms for ${size(width, height)}`;
-  }
-  const times = models.map((model) => ({ title: model.title, ms: Infinity }));
-  for (const i of TURNS) {
-    const { least, width, height } = await once(models[i]);
-    Object.assign(times[i], { ms: Math.min(times[i].ms, least), size: size(width, height) });
-  }
-  return words(times);
+  const rows = models.map((model) => ({ model, engine: null }));
+  await inTurns(rows, models.length === 1 ? 1 : ROUNDS, { once: ({ model }) => once(model) });
+  const broken = rows.find(({ failed }) => failed);
+  if (broken) throw new Error(broken.failed);
+  const times = rows.map(({ model, found }) => {
+    const [{ ms, width, height }] = found;
+    // Of several the least time counts, which other work on the device spoils least.
+    const shown = found.length === 1 ? ms : Math.min(...found.map(({ least }) => least));
+    return { title: model.title, ms: shown, size: size(width, height) };
+  });
+  if (times.length > 1) return words(times);
+  return `${times[0].title}: ${number(times[0].ms)} ms for ${times[0].size}`;
 }
 
 /** Return the times beside each other, and how many times as fast the faster network is. */

@@ -149,21 +149,34 @@ async function frame({ image, with: what, scale }) {
   }
 }
 
-/** Measure a tile of 64 x 64, to compare devices: the median of some runs after one to warm up. */
-async function measure({ side = MEASURED_SIDE, runs = MEASURED_RUNS }) {
-  if (!network) throw new UnusableModel("No model is open.");
-  const length = roundedUp(Math.max(side, network.facts.least), network.facts.multiple);
-  const [width, height] = network.facts.fixed ?? [length, length];
-  const noise = Uint8ClampedArray.from({ length: width * height * 4 }, (_, i) => (i * 2654435761) >>> 24);
-  const planes = planesFromRgba(noise, width * height);
+/**
+ * Time `run` after one run to warm up: the times in ms of at most `runs`, of fewer if they take longer than `limit` ms, but of one
+ * at least; and what the last one gave.
+ */
+async function timed(run, runs, limit = Infinity) {
   const times = [];
-  for (let i = 0; i <= runs; i++) {
+  let sr = await run();
+  const ends = performance.now() + limit;
+  while (!times.length || (times.length < runs && performance.now() < ends)) {
     const began = performance.now();
-    await network.run(planes, width, height);
-    if (i) times.push(performance.now() - began);
+    sr = await run();
+    times.push(performance.now() - began);
   }
+  return { times, sr };
+}
+
+/** Measure the open network on an image of `size`, else on a tile of 64 x 64, to compare devices. */
+async function measure({ size, runs = MEASURED_RUNS, limit }) {
+  if (!network) throw new UnusableModel("No model is open.");
+  const { fixed, least, multiple, channels } = network.facts;
+  const length = roundedUp(Math.max(MEASURED_SIDE, least), multiple);
+  const [width, height] = size ?? fixed ?? [length, length];
+  const noise = Uint8ClampedArray.from({ length: width * height * 4 }, (_, i) => (i * 2654435761) >>> 24);
+  const planes = planesFromRgba(noise, width * height).slice(0, channels * width * height);
+  const { times } = await timed(() => network.infer(planes, width, height), runs, limit);
   const { engine, threads } = choice;
-  return [{ name: networkName, width, height, ms: median(times), least: Math.min(...times), engine, threads }];
+  const { web: version } = ort.env.versions;
+  return [{ name: networkName, width, height, ms: median(times), least: Math.min(...times), times, engine, threads, version }];
 }
 
 /**
@@ -177,14 +190,7 @@ async function sample({ at: [across, down] = [0.5, 0.5] }) {
   const [width, height] = facts.fixed ?? [length(picture.width), length(picture.height)];
   const begin = (share, side, covered) => Math.max(0, Math.min(Math.round(share * side - covered / 2), side - covered));
   const planes = picture.window(begin(across, picture.width, width), begin(down, picture.height, height), width, height);
-  const times = [];
-  let sr = await network.run(planes, width, height);
-  const ends = performance.now() + SAMPLED_MS;
-  while (!times.length || (times.length < SAMPLED_RUNS && performance.now() < ends)) {
-    const began = performance.now();
-    sr = await network.run(planes, width, height);
-    times.push(performance.now() - began);
-  }
+  const { times, sr } = await timed(() => network.run(planes, width, height), SAMPLED_RUNS, SAMPLED_MS);
   const size = { width: width * facts.scale, height: height * facts.scale };
   const rgba = rgbaFromPlanes(sr, size.width, size.height, { left: 0, top: 0, ...size });
   return [{ rgba, ...size, from: { width, height }, ms: Math.min(...times), engine: choice.engine }, [rgba.buffer]];

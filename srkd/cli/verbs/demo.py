@@ -32,12 +32,14 @@ if TYPE_CHECKING:
         "srkd demo student.onnx --host 0.0.0.0",
         "srkd demo runs/first --host 0.0.0.0 --tls-cert cert.pem --tls-key key.pem",
         "srkd demo runs/first other.onnx --build site",
+        "srkd demo phone --host 0.0.0.0",
     ),
 )
 def command(console: Console, options: DemoOptions) -> None:
     """Show MODELs in an app that runs them in the browser.
 
-    MODEL is a checkpoint, a run folder or an ONNX file. Without MODEL it shows the embedded student. Ctrl-C ends it.
+    MODEL is a checkpoint, a run folder or an ONNX file. Without MODEL it shows the embedded student. The folder of a
+    plan (srkd plan --emit) opens a page that times its files, for srkd plan --measured. Ctrl-C ends it.
     """
     from demo import require_server_modules
     from demo.addresses import bind_sockets, read_certificate
@@ -61,11 +63,12 @@ def command(console: Console, options: DemoOptions) -> None:
         listeners = [] if build is not None else bind_sockets(options.host, options.port)
         sockets = [stack.enter_context(listener) for listener in listeners]
         from demo.catalogue import build_site, load_samples
-        from srkd.api.demonstration import demo_models
+        from srkd.api.demonstration import demo_models, plan_to_time
 
         with console.context() as context:
-            models = demo_models(options, context)
-        files = build_site(app, models, load_samples())
+            planned = plan_to_time(options, context)
+            plan, models = planned or (None, demo_models(options, context))
+        files = build_site(app, models, () if plan else load_samples(), plan)
         if build is not None:
             _show_site(console, build, write_site(files, build), models)
         else:

@@ -168,6 +168,6 @@ def show_files(console: Console, files: PlanFiles) -> None:
     console.say(f"next, on an Android phone: python {files.folder}/run_adb.py --program {program}")
     if of_onnx:
         console.say(f"or copy {files.folder} to the device, and run python run.py there (onnxruntime and numpy)")
-        console.say(f"or in a browser: srkd demo {files.folder}/*.onnx, and type the times into browser.json")
+        console.say(f"or in a browser, on a phone too: srkd demo {files.folder} --host 0.0.0.0")
         console.say("files for LiteRT: --runtime litert --emit DIR")
     console.say(f"then: srkd plan --measured {files.folder}/measured.json")

@@ -1,0 +1,186 @@
+"""The page that times a plan's files: what it shows, and the file that it saves for `srkd plan --measured`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import srkd
+from compressor.base.context import QUIET
+from compressor.models.checkpoints.save import save_network
+from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.registry import build
+from demo.catalogue import build_site
+from demo.files import read_app
+from srkd.api.demonstration import plan_to_time
+from srkd.options.verbs import DemoOptions
+from srkd.runs import planning
+from srkd.runs.planning import PlanReport
+from tests.browser.app_models import FOREIGN
+from tests.browser.app_site import Site, served
+from tests.browser.visits import DESKTOP, PHONE, PHONE_HOST, App, Visit, drop, violations
+
+pytestmark = pytest.mark.browser
+
+SIZE = "24x16"
+REFUSED = "unknown-operation"
+LINES = """[...document.querySelectorAll("#plan-times tbody tr")]
+    .map((row) => [row.className, ...[...row.cells].map((cell) => cell.textContent.replace("✓ ", ""))])"""
+MEASURED = """() => {
+    window.sizes = [];
+    const post = Worker.prototype.postMessage;
+    Worker.prototype.postMessage = function (message, ...rest) {
+        if (message.action === "open") window.sizes.push(message.name);
+        if (message.action === "measure") window.sizes.push(message.size.join("x"));
+        return post.call(this, message, ...rest);
+    };
+}"""
+
+
+@dataclass(frozen=True)
+class PlanPage:
+    """A plan's folder with its teacher, and the site that `srkd demo` serves for it, whose last file no engine runs."""
+
+    folder: Path
+    teacher: Path
+    site: Site
+    names: tuple[str, ...]
+
+    def planned(self, measured: Path) -> PlanReport:
+        report = srkd.plan(self.teacher, measured=measured, emit=self.folder, quality=False)
+        assert isinstance(report, PlanReport)
+        return report
+
+
+@pytest.fixture(scope="module")
+def page(app_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PlanPage]:
+    folder = tmp_path_factory.mktemp("plan")
+    teacher = folder / "teacher.safetensors"
+    save_network(build(EDSRSpec(2, width=8, depth=2), seed=0), teacher)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(planning, "spread_out", lambda candidates, targets: candidates[:3])
+        srkd.plan(teacher, target_ms=10_000, lr_size=SIZE, emit=folder / "phone")
+    planned = plan_to_time(DemoOptions([folder / "phone"]), QUIET)
+    assert planned is not None
+    plan, models = planned
+    broken = FOREIGN[REFUSED][0]().SerializeToString()
+    models = (*models[:2], replace(models[2], content=broken, sha256=hashlib.sha256(broken).hexdigest()))
+    files: dict[str, bytes | Path] = {}
+    for address, asset in build_site(read_app(app_folder), models, (), plan).items():
+        files[address] = asset.content
+    with served(Site(files)) as site:
+        yield PlanPage(folder / "phone", teacher, site, tuple(model.name for model in models))
+
+
+def timed(visit: Visit) -> None:
+    visit.page.click("#time-plan")
+    visit.until("!document.querySelector('#save-plan').hidden")
+    visit.rest()
+
+
+def downloaded(visit: Visit, folder: Path) -> tuple[Path, dict[str, Any]]:
+    with visit.page.expect_download() as waiting:
+        visit.page.click("#save-plan")
+    path = folder / waiting.value.suggested_filename
+    waiting.value.save_as(path)
+    return path, json.loads(path.read_text())
+
+
+def test_the_files_of_a_plan_are_timed_in_turns_and_the_plan_reads_their_times(
+    app: App, page: PlanPage, tmp_path: Path
+) -> None:
+    """Nine rounds in alternating order at the plan's size. A file that the engine refuses leaves the others."""
+    with app.visit(page.site, **PHONE) as visit:
+        assert visit.page.is_visible("#plan") and visit.page.is_hidden("#stage") and visit.page.is_hidden("#card")
+        words = visit.text("plan-words")
+        assert words.startswith("3 networks of srkd plan") and "24\u00a0×\u00a016" in words and "10,000 ms" in words
+        assert visit.page.inner_text("#time-plan") == "Time them on WebAssembly"
+        assert violations(visit.page) == []
+        visit.page.evaluate(MEASURED)
+        timed(visit)
+        sizes = visit.page.evaluate("window.sizes")
+        one, two, broken = page.names
+        first_two = [one, SIZE, two, SIZE, broken, two, SIZE, one, SIZE]
+        # The last file of a round is open already when it is the first of the next one.
+        assert sizes == [*first_two, *[SIZE, two, SIZE, SIZE, one, SIZE] * 3, SIZE, two, SIZE]
+        lines = visit.page.evaluate(LINES)
+        assert [line[1] for line in lines] == list(page.names)
+        assert [line[0] for line in lines] == ["best", "best", ""]
+        assert lines[2][2].startswith("does not run: ") and "cannot be opened by ONNX Runtime" in lines[2][2]
+        assert "2 of 3 were timed on WebAssembly (" in visit.text("plan-result")
+        file, measured = downloaded(visit, tmp_path)
+        threads = visit.page.evaluate("Math.min(4, navigator.hardwareConcurrency)")
+    assert file.name == "measured.json"
+    assert (measured["schema"], measured["provider"], measured["threads"]) == (
+        "srkd.plan-measured/1",
+        "WebAssembly",
+        threads,
+    )
+    assert "cores" in measured["machine"] and measured["onnxruntime"].startswith("1.")
+    for name in (one, two):
+        row = measured["rows"][name]
+        assert 0 < row["low"] <= row["ms"] <= row["high"]
+    assert "cannot be opened" in measured["rows"][broken]["failed"]
+    report = page.planned(file)
+    assert {row.name: row.ms for row in report.rows if row.ms is not None} == {
+        name: measured["rows"][name]["ms"] for name in (one, two)
+    }
+    assert report.measured_on == measured["machine"] and report.device == "WebAssembly" and report.threads == threads
+    assert report.chosen.name in (one, two)
+
+
+def test_a_phone_over_plain_http_saves_times_too(app: App, page: PlanPage, tmp_path: Path) -> None:
+    """There a browser says less of itself, and has neither threads nor a lock of the screen."""
+    address = f"http://{PHONE_HOST}:{page.site.port}/"
+    with app.visit(page.site, address=address, expected=("Cross-Origin-Opener-Policy",), **PHONE) as visit:
+        timed(visit)
+        file, measured = downloaded(visit, tmp_path)
+    assert measured["threads"] == 1 and "Chrom" in measured["machine"]
+    assert page.planned(file).chosen.name in page.names
+
+
+def test_what_is_stopped_keeps_no_time(app: App, page: PlanPage) -> None:
+    """By Cancel, by another engine's choice, and by a page that is not in front, which browsers slow down."""
+    with app.visit(page.site, **DESKTOP) as visit:
+        for stop in ("#cancel", None):
+            visit.page.click("#time-plan")
+            visit.until("document.querySelector('#progress-words').textContent.startsWith('Round ')")
+            if stop is not None:
+                visit.page.click(stop)
+            else:
+                visit.page.evaluate(
+                    """() => { Object.defineProperty(document, "hidden", { value: true });
+                        document.dispatchEvent(new Event("visibilitychange")); }"""
+                )
+            visit.rest()
+            visit.until("!document.querySelector('#time-plan').disabled")
+            assert visit.page.is_hidden("#save-plan")
+            assert {line[2] for line in visit.page.evaluate(LINES)} == {"–"}
+        assert "not in front" in visit.text("trouble")
+        timed(visit)
+        visit.page.select_option("#threads-wanted", "1")
+        assert visit.page.is_hidden("#save-plan")
+        visit.rest()
+
+
+def test_a_file_that_does_not_arrive_is_no_failure_of_the_device(app: App, page: PlanPage) -> None:
+    files = dict(page.site.files)
+    del files[next(address for address in files if address.startswith("models/"))]
+    with app.visit(Site(files), expected=("404", "integrity", "ERR_FAILED"), **DESKTOP) as visit:
+        visit.page.click("#time-plan")
+        visit.page.wait_for_selector("#trouble:has-text('could not be loaded')")
+        visit.rest()
+        assert visit.page.is_hidden("#save-plan") and visit.page.is_enabled("#time-plan")
+
+
+def test_a_page_of_a_plan_opens_no_photo(app: App, page: PlanPage) -> None:
+    with app.visit(page.site, **DESKTOP) as visit:
+        drop(visit, ("photo.png", b"anything"))
+        visit.rest()
+        assert visit.page.is_visible("#plan") and visit.page.is_hidden("#trouble")
