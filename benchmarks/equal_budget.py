@@ -239,8 +239,9 @@ def schedule_line(folder: Path) -> str:
 def teacher_line(folder: Path) -> str:
     """Return the teacher of a run: the name of its file, or `the embedded EDSR`."""
     teacher = facts_of(folder)["teacher"]
-    embedded = teacher is None or teacher["sha256"] == file_sha256(embedded_teacher())
-    return "the embedded EDSR" if embedded else Path(teacher["path"]).stem
+    if teacher is None or teacher["sha256"] == file_sha256(embedded_teacher()):
+        return "the embedded EDSR"
+    return Path(teacher["path"]).stem
 
 
 def student_line(folder: Path) -> str:
