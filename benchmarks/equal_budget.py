@@ -29,8 +29,7 @@ from srkd.options.compress import CompressOptions
 from srkd.record.trials import Gain, Spread
 from srkd.runs.recipe import load_recipe
 
-SETS = ("Set5", "Set14", "B100", "Urban100-20")
-"""Sets of --data; the last one is the first 20 images of Urban100."""
+SETS = ("Set5", "Set14", "B100")
 SETTINGS = ("batch=4", "lr_patch=16", "rate=1e-3", "decay=cosine", "precision=bf16")
 FIRST_SEED = 10
 Start = Literal["fit", "inherit", "random"]

@@ -1,11 +1,11 @@
 """Every method from the same teacher at the same budget: `python -m benchmarks methods_compared --data BENCHMARKS`.
 
-BENCHMARKS holds Set5/, Set14/, B100/ and Urban100-20/ (HR/ and LRbicX4/ in each). The teacher is the embedded EDSR
+BENCHMARKS holds Set5/, Set14/ and B100/ (HR/ and LRbicX4/ in each). The teacher is the embedded EDSR
 16/48, or that of --teacher, and the student half as wide. Each recipe uses its preset's rate, which falls along a
 cosine. In table `fit` students start as the preset says, most of them from a fit, and a further row is the fitted
-student with L1 alone; in table `slice` they start from the teacher's leading channels; those of table `kind` are fitted
-students of another kind, without the methods that need a slice. All have the same patches and, for one seed, the same
-batches.
+student with L1 alone; in table `slice` they start from the teacher's leading channels. `--start kind` makes a table of
+fitted students of another kind, without the methods that need a slice; give it a --variant. All have the same patches
+and, for one seed, the same batches.
 Every finished run is kept: the command can be stopped and repeated, and `--methods` can add rows. Published gains are
 shown for context: they are of other data, other networks, and hundreds of times the budget.
 
@@ -103,8 +103,8 @@ PUBLISHED: Mapping[str, Published] = {
 }
 
 
-STARTS = ("fit", "slice", "kind")
-"""The students of a table: as the recipes begin, mostly from a fit; the teacher's leading channels; of another kind."""
+STARTS = ("fit", "slice")
+"""The students of a table: as the recipes begin, mostly from a fit, or the teacher's leading channels."""
 RANDOM_START = "scratch"
 """The recipe whose students start from random weights in all tables."""
 
@@ -124,7 +124,7 @@ def parser_with_methods(words: str | None, *, out: str) -> argparse.ArgumentPars
     parser = parser_of(words, out=out)
     parser.add_argument("--methods", default=",".join(all_rows()), help="names separated by commas; none: all")
     parser.add_argument("--preset", type=Path, nargs="+", default=[], metavar="FILE", help="recipes of one's own too")
-    parser.add_argument("--start", choices=STARTS, help="the students of a table; none: a table for each")
+    parser.add_argument("--start", choices=(*STARTS, "kind"), help="the students of a table; none: fit and slice")
     parser.add_argument("--teacher", type=Path, help="in place of the embedded one; use --variant with it")
     return parser
 

@@ -85,7 +85,7 @@ def by_method(tables: Mapping[str, Table], costs: Mapping[str, float]) -> Table:
         of_start = {start: gains.get(name) for start, gains in cells.items()}
         step = costs[ALIKE.get(name, name)]
         rows.append({"row": row["row"], "start": START_IN_WORDS[start], "step": step, "steps": steps, **of_start})
-    return Table(columns, rows, f"{first[1].caption} Gains are means over the sets.")
+    return Table(columns, rows, f"{first[1].caption} Gains are means over the three sets.")
 
 
 def title_of_gain(table: Table) -> str:

@@ -113,6 +113,16 @@ def test_from_a_slice_every_student_but_that_of_scratch_has_the_teachers_leading
     assert folders["fit"] != folders["slice"], "runs of one start are not taken for those of the other"
 
 
+def test_students_of_another_kind_are_of_one_shape_and_rows_that_cannot_be_say_why(tmp_path: Path) -> None:
+    options = methods_compared.parser_with_methods("", out="runs/x").parse_args(["--data", "sets"])
+    contenders = methods_compared.contenders_of(options, "kind")
+    assert {(one.student, one.width) for one in contenders} == {(methods_compared.OTHER_KIND, None)}
+    slices = [one for one in contenders if one.name in ("inherit", "csd")]
+    can, reasons = equal_budget.possible(slices, Budget(None, 1, tmp_path, settings=TINY))
+    assert can == [] and len(reasons) == 2
+    assert all("cannot inherit from a edsr" in reason and reason.startswith(("inherit", "csd")) for reason in reasons)
+
+
 def test_a_composition_is_a_row_under_its_files_name(tmp_path: Path) -> None:
     file = tmp_path / "both.yaml"
     text = "title: Both\nsource: ours\nweights: {pixel: 5}\nmethods: [{name: dukd}, {name: csd-lite}]\n"
