@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import weakref
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ class CoreAIRuntime(FileRuntime):
 
             self._loop = asyncio.new_event_loop()
             opened = AIModelAsset.load(path).executable()
-            model = self._loop.run_until_complete(opened.__aenter__())
+            model = _run(self._loop, opened.__aenter__())
             self._function = model.load_function(FUNCTION)
         weakref.finalize(self, _close, self._loop, opened)
 
@@ -69,15 +70,23 @@ class CoreAIRuntime(FileRuntime):
     def _run_array(self, images: Array) -> Array:
         from coreai.runtime import NDArray
 
-        outputs = self._loop.run_until_complete(self._function({INPUT: NDArray(images)}))
+        outputs = _run(self._loop, self._function({INPUT: NDArray(images)}))
         result: Any = outputs[OUTPUT]
         enlarged: Array = result.numpy().copy()
         return enlarged
 
 
+def _run(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """Run a coroutine to its end, in another thread if one of this thread's own is running, as in a notebook."""
+    if asyncio._get_running_loop() is None:
+        return loop.run_until_complete(coroutine)
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(loop.run_until_complete, coroutine).result()
+
+
 def _close(loop: asyncio.AbstractEventLoop, opened: Any) -> None:
     """Let Core AI remove the files of a model that it runs."""
-    loop.run_until_complete(opened.__aexit__(None, None, None))
+    _run(loop, opened.__aexit__(None, None, None))
     loop.close()
 
 

@@ -25,7 +25,9 @@ from pathlib import Path
 
 import vapoursynth as vs
 
-MODEL = Path(__file__).with_name("{model}")
+# vspipe works in this folder, and __file__ is from where it was called; a script that imports this one is elsewhere.
+NAME = "{model}"
+MODEL = next(path.resolve() for path in (Path(__file__).with_name(NAME), Path(NAME)) if path.exists())
 
 
 '''

@@ -20,7 +20,7 @@ from export.hosts.web import ORT
 from export.hosts.writing import export_for_hosts
 from export.writing.exporting import HostFolder, Source
 from tests.browser.app_site import Site, served
-from tests.browser.visits import APP
+from tests.browser.visits import APP, PATIENCE_MS
 from tests.support.hosts import STUDENTS, photo, refusal
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def enlarged_by_page(browser: Browser, folder: Path, lr: Tensor) -> tuple[str, n
         page.route(f"{ORT}**", from_packages)
         page.goto(f"{site.origin}/index.html")
         page.set_input_files("#picture", folder / "photo.png")
-        page.wait_for_selector("#said:has-text('by WebAssembly')")
+        page.wait_for_selector("#said:has-text('by WebAssembly')", timeout=2 * PATIENCE_MS)
         said = page.inner_text("#said")
         width, height, data = page.evaluate(
             """() => { const c = document.querySelector("#large");
