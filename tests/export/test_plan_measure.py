@@ -253,16 +253,25 @@ def test_timings_say_where_they_come_from_and_may_be_of_some_shapes(tmp_path: Pa
 
 
 @pytest.mark.extras
-def test_a_plan_for_litert_writes_files_of_one_size_for_a_phone(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("precision", "suffix"), [("fp32", ".tflite"), ("int8", ".int8.tflite")])
+def test_a_plan_for_litert_writes_files_of_one_size_for_a_phone(precision: str, suffix: str, tmp_path: Path) -> None:
     """benchmark_model times a file's own sizes (tensorflow/lite/tools/benchmark/README.md)."""
     pytest.importorskip("litert_torch")
     interpreter = pytest.importorskip("ai_edge_litert.interpreter")
-    folder, place = tmp_path / "phone", replace(ORT, runtime="litert")
+    folder, place = tmp_path / "phone", replace(ORT, runtime="litert", precision=precision)
     emitted = emit([SMALL], Targets(ms=5), place, "abc", 3, folder)
-    assert sorted(path.name for path in folder.iterdir()) == ["compact-8x1.tflite", "plan.json", "run_adb.py"]
+    assert sorted(path.name for path in folder.iterdir()) == [f"compact-8x1{suffix}", "plan.json", "run_adb.py"]
     assert (emitted.place.runtime, emitted.place.lr_size) == ("litert", SIZE)
-    image = interpreter.Interpreter(str(folder / "compact-8x1.tflite")).get_input_details()[0]
+    model = interpreter.Interpreter(str(folder / f"compact-8x1{suffix}"))
+    (image,), (output,) = model.get_input_details(), model.get_output_details()
     assert [*image["shape_signature"]] == [1, 16, 24, 3]
+    model.allocate_tensors()
+    model.set_tensor(image["index"], np.zeros(image["shape"], image["dtype"]))
+    model.invoke()
+    assert model.get_tensor(output["index"]).shape == (1, 32, 48, 3)
+    measured = {"schema": "srkd.plan-measured/1", "plan": emitted.id, "rows": {SMALL.name: {"ms": 2.5}}}
+    (folder / "measured.json").write_text(json.dumps(measured))
+    assert read_measured(folder / "measured.json", None, "abc").measure(SMALL).ms == 2.5
 
 
 def test_timings_that_are_not_those_of_the_files_are_refused(tmp_path: Path) -> None:
