@@ -80,7 +80,9 @@ def test_one_size_only_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.ci
-@pytest.mark.parametrize("student", STUDENTS)
+@pytest.mark.parametrize(
+    "student", [pytest.param(name, marks=[pytest.mark.slow] * (name in ("edsr", "span"))) for name in STUDENTS]
+)
 def test_onnx_runtime_gives_the_networks_image(student: str, tmp_path: Path) -> None:
     """The types are those in the files; on eight bits ONNX Runtime and TensorRT agree by their sources only."""
     network = STUDENTS[student]().eval()
