@@ -6,17 +6,12 @@ from 27 on, and Xcode or the system compiles it for the device's chips.
 
 from __future__ import annotations
 
-from export.formats.conversion import CannotConvert, needs_fixed_size
-from export.hosts.job import STUDENTS, HostFiles, HostJob
+from export.hosts.job import HostFiles, HostJob
 
 
 def write(job: HostJob) -> HostFiles:
     """Write `4x-MODEL.aimodel`."""
-    if needs_fixed_size(job.network):
-        raise CannotConvert(
-            f"{job.network.spec.arch} in Core AI takes one size only: {STUDENTS} take any, and "
-            f"srkd export MODEL --coreai --static 256x256 writes that one"
-        )
+    job.require_any_size("Core AI", flag="--coreai")
     files = job.export(["coreai"], f"{job.scale}x-{job.model}")
     return HostFiles(
         files,

@@ -7,17 +7,12 @@ the luma of yuv420p and its kind).
 
 from __future__ import annotations
 
-from export.formats.conversion import CannotConvert, needs_fixed_size
-from export.hosts.job import STUDENTS, HostFiles, HostJob
+from export.hosts.job import HostFiles, HostJob
 
 
 def write(job: HostJob) -> HostFiles:
     """Write `2x-MODEL.onnx`."""
-    if needs_fixed_size(job.network):
-        raise CannotConvert(
-            f"dnn_processing gives frames of the film's size, and {job.network.spec.arch} in ONNX takes one size only: "
-            f"{STUDENTS} run there"
-        )
+    job.require_any_size("ONNX", why="dnn_processing gives frames of the film's size")
     name = f"{job.scale}x-{job.model}"
     files = job.export(["onnx"], name)
     pixels = "rgb24" if job.network.descriptor.channels == 3 else "yuv420p"

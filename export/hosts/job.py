@@ -11,7 +11,7 @@ from compressor.base.context import QUIET, Context
 from compressor.base.errors import SrkdError
 from compressor.models.checkpoints.header import HUB_FOLDER_WEIGHTS, RUN_FOLDER_WEIGHTS
 from compressor.models.networks.base import Network
-from export.formats.conversion import CannotConvert, FileOptions, Size
+from export.formats.conversion import CannotConvert, FileOptions, Size, needs_fixed_size
 from export.writing.card import CardFacts
 from export.writing.exporting import FileReport, Source, export_model
 
@@ -52,6 +52,16 @@ class HostJob:
     """What a model card says beyond the network; None: what the checkpoint's header says."""
     size: Size | None = None
     """The only LR size that the files take, for hosts with a `Host.size`; None: any."""
+
+    def require_any_size(self, graph: str, *, why: str = "", flag: str = "") -> None:
+        """Refuse a network whose `graph` holds for one size only; the line says why the host needs any size, or which
+        flag of export writes one size."""
+        if not needs_fixed_size(self.network):
+            return
+        line = f"{self.network.spec.arch} in {graph} takes one size only: {STUDENTS}"
+        if flag:
+            raise CannotConvert(f"{line} take any, and srkd export MODEL {flag} --static 256x256 writes that one")
+        raise CannotConvert(f"{why}, and {line} run there")
 
     @property
     def model(self) -> str:

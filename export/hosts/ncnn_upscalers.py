@@ -18,7 +18,7 @@ from compressor.base.errors import SrkdError
 from compressor.images.sample import sample_photo
 from compressor.models.networks.base import Network
 from compressor.models.networks.layers import MeanShift
-from export.formats.conversion import CannotConvert, needs_fixed_size
+from export.formats.conversion import CannotConvert
 from export.hosts.job import STUDENTS, HostFiles, HostJob
 
 SCALES = (2, 3, 4)
@@ -55,11 +55,7 @@ def write(job: HostJob) -> HostFiles:
             f"{title} runs scales 2, 3 and 4, and would run this x{job.scale} network as x4: "
             "--student compact-s:scale=2 runs there"
         )
-    if needs_fixed_size(job.network):
-        raise CannotConvert(
-            f"{title} runs tiles of any size, and {job.network.spec.arch} in ncnn takes one size only: {STUDENTS} run "
-            "there"
-        )
+    job.require_any_size("ncnn", why=f"{title} runs tiles of any size")
     try:  # grey networks give black pictures there
         network = in_few_layers(job.network if job.network.descriptor.channels == 3 else job.network.in_rgb())
     except SrkdError as error:

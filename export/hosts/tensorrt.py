@@ -8,19 +8,15 @@ around zero. --stronglyTyped makes 10 do the same, and 11 takes it without effec
 from __future__ import annotations
 
 from export.convert.to_trt import build_command
-from export.formats.conversion import CannotConvert, FileOptions, needs_fixed_size
+from export.formats.conversion import CannotConvert, FileOptions
 from export.formats.table import FORMATS
-from export.hosts.job import STUDENTS, HostFiles, HostJob
+from export.hosts.job import HostFiles, HostJob
 from export.writing.exporting import FileReport
 
 
 def write(job: HostJob) -> HostFiles:
     """Write `4x-MODEL.fp16.onnx`, the same with fp16 images, int8, and an engine where one can be built."""
-    if needs_fixed_size(job.network):
-        raise CannotConvert(
-            f"{job.network.spec.arch} in ONNX takes one size only: {STUDENTS} take any, and "
-            f"srkd export MODEL --fp16 --static 256x256 writes that one"
-        )
+    job.require_any_size("ONNX", flag="--fp16")
     name = f"{job.scale}x-{job.model}"
     files: list[FileReport] = list(job.export(["fp16"], name))
     files += job.export(["fp16"], name, options=FileOptions(io="fp16"))

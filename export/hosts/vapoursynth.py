@@ -9,8 +9,8 @@ Names follow those of traiNNer and AnimeJaNai: 2x_MODEL_1x3xHxW_fp32_op18.onnx.
 from __future__ import annotations
 
 from compressor.base.files import atomic_path
-from export.formats.conversion import CannotConvert, FileOptions, needs_fixed_size
-from export.hosts.job import STUDENTS, HostFiles, HostJob
+from export.formats.conversion import FileOptions
+from export.hosts.job import HostFiles, HostJob
 from export.writing.exporting import FileReport
 
 HEAD = '''"""Enlarge a film {scale} times: vspipe -a film=film.mkv -c y4m {script} - | ffmpeg -i - large.mkv
@@ -63,11 +63,7 @@ if "film" in globals():
 
 def write(job: HostJob) -> HostFiles:
     """Write the network in fp32 and in fp16 with fp16 images, and `MODEL.vpy`."""
-    if needs_fixed_size(job.network):
-        raise CannotConvert(
-            f"vs-mlrt cuts clips into tiles of any size, and {job.network.spec.arch} in ONNX takes one size only: "
-            f"{STUDENTS} run there"
-        )
+    job.require_any_size("ONNX", why="vs-mlrt cuts clips into tiles of any size")
     channels, scale = job.network.descriptor.channels, job.scale
     files: list[FileReport] = []
     for format_name, precision, options in (

@@ -10,7 +10,7 @@ from __future__ import annotations
 from string import Template
 
 from compressor.base.files import atomic_path
-from export.formats.conversion import CannotConvert, needs_fixed_size
+from export.formats.conversion import CannotConvert
 from export.hosts.job import STUDENTS, HostFiles, HostJob
 
 ORT = "https://cdn.jsdelivr.net/npm/onnxruntime-web@1.30.0/dist/"
@@ -109,11 +109,7 @@ document.querySelector("#picture").addEventListener("change", async ({ target })
 def write(job: HostJob) -> HostFiles:
     """Write `4x-MODEL.onnx`, `4x-MODEL.fp16.onnx` and `index.html`."""
     descriptor = job.network.descriptor
-    if needs_fixed_size(job.network):
-        raise CannotConvert(
-            f"the page cuts pictures into tiles of any size, and {job.network.spec.arch} in ONNX takes one size only: "
-            f"{STUDENTS} run there"
-        )
+    job.require_any_size("ONNX", why="the page cuts pictures into tiles of any size")
     if descriptor.size_multiple > 1:
         raise CannotConvert(
             f"the page cuts pictures into tiles of any size, and {job.network.spec.arch} takes multiples of "
