@@ -215,12 +215,17 @@ async function startEngine(options) {
   await refresh();
 }
 
+/** Return all models that are networks: without the ordinary enlargement. */
+function networkModels() {
+  return models.filter(({ key }) => key !== BICUBIC);
+}
+
 async function measure() {
   const output = part("measured");
   output.textContent = "";
   await attempt(async () => {
     const shown = networksOf(session.sides);
-    const compared = shown.length ? shown : models.filter(({ key }) => key !== BICUBIC).slice(0, 1);
+    const compared = shown.length ? shown : networkModels().slice(0, 1);
     if (!compared.length) throw new Error("There is no network to measure: open an .onnx file first.");
     const titles = compared.map(({ title }) => title).join(" and ");
     await session.alone(`Measuring ${titles}…`, async (signal) => {
@@ -266,7 +271,7 @@ async function compare() {
 
 /** Time the files of the plan in turns, on the engine that computes. */
 async function timePlan() {
-  const networks = models.filter(({ key }) => key !== BICUBIC);
+  const networks = networkModels();
   forgetTimes();
   part("time-plan").disabled = true;
   await attempt(async () => {
@@ -316,7 +321,7 @@ function stopTiming(why) {
 
 function forgetTimes() {
   planTimes = null;
-  clearTimes(models.filter(({ key }) => key !== BICUBIC));
+  clearTimes(networkModels());
 }
 
 async function savePlan() {

@@ -2,7 +2,7 @@
 
 import { bits, fileSize, millions, number, size } from "./format.js";
 import { keepSize, lossOf, parsed } from "./models.js";
-import { part } from "./panel.js";
+import { element, part } from "./panel.js";
 
 const DESCRIPTION_LETTERS = 300;
 
@@ -122,10 +122,4 @@ function figure([name, value, note]) {
   small.className = "small";
   box.append(element("dt", name), element("dd", value), small);
   return box;
-}
-
-function element(kind, words) {
-  const made = document.createElement(kind);
-  made.textContent = words;
-  return made;
 }

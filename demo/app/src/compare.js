@@ -1,7 +1,7 @@
 // The same network in several precisions and engines, measured in turns on the picture: the fastest that is exact enough.
 
 import { bits, number } from "./format.js";
-import { part } from "./panel.js";
+import { element, part } from "./panel.js";
 import { ENGINES } from "./runtime.js";
 import { inTurns } from "./turns.js";
 
@@ -100,9 +100,8 @@ function line(row, isBest) {
     nearness(row),
   ];
   cells.forEach((words, i) => {
-    const cell = document.createElement(i ? "td" : "th");
+    const cell = element(i ? "td" : "th", words);
     if (!i) cell.scope = "row";
-    cell.textContent = words;
     tr.append(cell);
   });
   if (row.failed) tr.title = row.failed;

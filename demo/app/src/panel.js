@@ -154,8 +154,13 @@ export function fillChoices(models, sides) {
   }
 }
 
+/** Return a new element with words in it. */
+export function element(kind, words) {
+  const made = document.createElement(kind);
+  made.textContent = words;
+  return made;
+}
+
 function item(words) {
-  const li = document.createElement("li");
-  li.textContent = words;
-  return li;
+  return element("li", words);
 }

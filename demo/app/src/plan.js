@@ -3,7 +3,7 @@
 import { median } from "./enlarge.js";
 import { number, size } from "./format.js";
 import { bytesOf } from "./models.js";
-import { browserName, engineOn, part } from "./panel.js";
+import { browserName, element, engineOn, part } from "./panel.js";
 import { ENGINES } from "./runtime.js";
 
 /** The first round does not count: a browser goes on compiling an engine while it runs. */
@@ -119,7 +119,7 @@ export function showTimed(rows, choice) {
   const timed = rows.filter((row) => !timeOf(row).failed).length;
   offerSave(timed > 0);
   part("plan-result").textContent = `${timed} of ${rows.length} were timed on ${ENGINES[choice.engine]} (${engineOn(choice)}). `;
-  if (timed) part("plan-result").append("Save the times; then, where the plan is: ", cell("code", "srkd plan --measured measured.json --emit FOLDER"));
+  if (timed) part("plan-result").append("Save the times; then, where the plan is: ", element("code", "srkd plan --measured measured.json --emit FOLDER"));
 }
 
 /** The button that comes next stands out. */
@@ -133,24 +133,18 @@ function line(row, target) {
   const within = time?.ms <= target;
   const tr = document.createElement("tr");
   if (within) tr.className = "best";
-  tr.append(cell("th", `${within ? "✓ " : ""}${row.model.name}`));
+  tr.append(element("th", `${within ? "✓ " : ""}${row.model.name}`));
   tr.firstChild.scope = "row";
-  if (!time) tr.append(cell("td", "–"), cell("td", ""), cell("td", ""));
+  if (!time) tr.append(element("td", "–"), element("td", ""), element("td", ""));
   else if (time.failed) {
-    const words = cell("td", `does not run: ${time.failed}`);
+    const words = element("td", `does not run: ${time.failed}`);
     Object.assign(words, { colSpan: 3, className: "small" });
     tr.append(words);
   } else {
     const range = `${number(time.low)}–${number(time.high)}`;
-    tr.append(...[number(time.ms), range, number(1000 / time.ms)].map((words) => cell("td", words)));
+    tr.append(...[number(time.ms), range, number(1000 / time.ms)].map((words) => element("td", words)));
   }
   return tr;
-}
-
-function cell(kind, words) {
-  const made = document.createElement(kind);
-  made.textContent = words;
-  return made;
 }
 
 function sum(values) {
