@@ -135,34 +135,31 @@ def possible(contenders: Sequence[Contender], budget: Budget) -> tuple[list[Cont
 def trained(one: Contender, seed: int, budget: Budget) -> Path:
     """Return the run folder of a contender and seed; train it, continue it or reuse a finished run."""
     folder = budget.folder(one.name, seed)
-    options = _options(one, seed, budget)
+    settings = (*(f"schedule.{setting}" for setting in budget.settings), *one.settings)
     if (folder / "run.json").is_file():
         facts = facts_of(folder)
-        _require_same(folder, facts, one, budget, options["settings"])
+        _require_same(folder, facts, one, budget, settings)
         if "result" not in facts:
             resume(folder, announce=say)
         return folder
     say(f"{one.label}, seed {seed}")
-    compress(**options, out=folder, announce=say)
+    compress(
+        one.teacher,
+        recipe=one.recipe,
+        data=budget.train,
+        width=one.width,
+        student=one.student,
+        init=one.init,
+        select=one.select,
+        steps=one.steps or budget.steps,
+        seed=seed,
+        settings=settings,
+        phi_weights=one.phi_weights,
+        device=budget.device,
+        out=folder,
+        announce=say,
+    )
     return folder
-
-
-def _options(one: Contender, seed: int, budget: Budget) -> dict[str, Any]:
-    """Return the options of `srkd.compress` for a contender."""
-    return {
-        "teacher": one.teacher,
-        "recipe": one.recipe,
-        "data": budget.train,
-        "width": one.width,
-        "student": one.student,
-        "init": one.init,
-        "select": one.select,
-        "steps": one.steps or budget.steps,
-        "seed": seed,
-        "settings": (*(f"schedule.{setting}" for setting in budget.settings), *one.settings),
-        "phi_weights": one.phi_weights,
-        "device": budget.device,
-    }
 
 
 def _require_same(
@@ -195,13 +192,13 @@ def _require_same(
 def scored(folder: Path, data: Path) -> dict[str, float]:
     """Return the Y-PSNR in dB of a run by set; it is evaluated once and stored in the folder."""
     file = folder / "benchmarks.json"
-    scores: dict[str, float] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    if missing := [name for name in SETS if name not in scores]:
-        for name in missing:
-            scores[name] = srkd.evaluate([folder], data=data / name).models[folder.name][name].psnr_y
-        with atomic_path(file) as temporary:
-            temporary.write_text(json.dumps(scores), encoding="utf-8")
-    return {name: scores[name] for name in SETS}
+    if file.is_file():
+        scores: dict[str, float] = json.loads(file.read_text(encoding="utf-8"))
+        return scores
+    psnr = {name: srkd.evaluate([folder], data=data / name).models[folder.name][name].psnr_y for name in SETS}
+    with atomic_path(file) as temporary:
+        temporary.write_text(json.dumps(psnr), encoding="utf-8")
+    return psnr
 
 
 def seconds_a_run(contenders: Sequence[Contender], budget: Budget) -> dict[str, float]:

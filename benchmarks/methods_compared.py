@@ -112,7 +112,7 @@ RANDOM_START = "scratch"
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parser_with_methods(__doc__, out="runs/methods-compared").parse_args(arguments)
     shared = f"{options.steps:,} steps of {{patches}}"
-    tables: dict[str, Table] = {
+    tables = {
         start: compared(contenders_of(options, start), budget_from(options, start), options.data, shared)
         for start in starts_of(options)
     }

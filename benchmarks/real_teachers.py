@@ -95,7 +95,7 @@ def main() -> int:
     parser.add_argument("--set", default="Set14", help="images that are compared")
     parser.add_argument("--photos", type=Path, required=True, help="folder of HR photos to train on")
     parser.add_argument("--only", default="", help="teachers, separated by commas")
-    parser.add_argument("--students", default=";".join(STUDENTS), help="students, separated by semicolons")
+    parser.add_argument("--students", help="separated by semicolons; none: three kinds and the teacher's own")
     parser.add_argument("--minutes", default=",".join(f"{minutes:g}" for minutes in MINUTES))
     parser.add_argument("--out", type=Path, default=Path("runs/real-teachers"), help="folder of the runs")
     options = parser.parse_args()
@@ -122,8 +122,7 @@ def caption_of(teacher: Published, options: argparse.Namespace) -> str:
 def rows_of(teacher: Published, minutes: list[float], options: argparse.Namespace) -> Iterator[Row]:
     """Yield bicubic and Lanczos, then for each student its rows by minutes and its control."""
     folder = options.out / teacher.name
-    own = [] if teacher.own is None else [teacher.own]
-    students = [*options.students.split(";"), *own] if options.students == ";".join(STUDENTS) else [options.students]
+    students = options.students.split(";") if options.students else [*STUDENTS, *filter(None, [teacher.own])]
     trained: dict[str, dict[str, Cell]] = {}
     controls: dict[str, str] = {}
     for student in students:
@@ -145,9 +144,7 @@ def rows_of(teacher: Published, minutes: list[float], options: argparse.Namespac
     for name, row in trained.items():
         student = parse_student(str(row["student"]), scale=teacher.scale)
         count = cost(student, (320, 180))
-        nearer = None
-        if name in controls:
-            nearer = scores[name]["psnr"] - scores[controls[name]]["psnr"]
+        nearer = scores[name]["psnr"] - scores[controls[name]]["psnr"] if name in controls else None
         shown = {key: value for key, value in row.items() if key != "run"}
         yield {**shown, "params": count.params, "gmac": count.macs / 1e9, **scores[name], "over_control": nearer}
 
@@ -165,10 +162,10 @@ def learn(
         student = f"{student},scale={teacher.scale}" if ":" in student else f"{student}:scale={teacher.scale}"
     look = run(folder / f"{recipe}-look", options, student, recipe=recipe, steps=WARM_UP, **words)
     steps = max(1, round((60 * minutes - look["fit_seconds"]) / look["step_seconds"]))
-    result = run(folder / f"{recipe}-{minutes:g}", options, student, recipe=recipe, steps=steps, **words)
-    name = f"{recipe}-{minutes:g}"
-    print(f"{folder / name}: {steps} steps, {result['psnr_teacher']} dB to the teacher", file=sys.stderr, flush=True)
-    return {"student": student, "run": str(folder / name), "recipe": f"`{recipe}`", "minutes": minutes, "steps": steps}
+    place = folder / f"{recipe}-{minutes:g}"
+    result = run(place, options, student, recipe=recipe, steps=steps, **words)
+    print(f"{place}: {steps} steps, {result['psnr_teacher']} dB to the teacher", file=sys.stderr, flush=True)
+    return {"student": student, "run": str(place), "recipe": f"`{recipe}`", "minutes": minutes, "steps": steps}
 
 
 def scored(teacher: Published, runs: Mapping[str, Path], options: argparse.Namespace) -> dict[str, dict[str, float]]:

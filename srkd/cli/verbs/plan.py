@@ -164,8 +164,7 @@ def show_files(console: Console, files: PlanFiles) -> None:
     """Print the written files, and the next steps."""
     of_onnx = any(name.endswith(".onnx") for name in files.files)
     console.result(f"wrote {files.shapes} shapes and plan.json to {files.folder}")
-    program = files.phone_program
-    console.say(f"next, on an Android phone: python {files.folder}/run_adb.py --program {program}")
+    console.say(f"next, on an Android phone: python {files.folder}/run_adb.py --program {files.phone_program}")
     if of_onnx:
         console.say(f"or copy {files.folder} to the device, and run python run.py there (onnxruntime and numpy)")
         console.say(f"or in a browser, on a phone too: srkd demo {files.folder} --host 0.0.0.0")
