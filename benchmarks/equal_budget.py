@@ -80,6 +80,7 @@ class Budget:
     seeds: int = 3
     settings: tuple[str, ...] = SETTINGS
     device: str = "cpu"
+    sets: tuple[str, ...] = SETS
 
     def folder(self, name: str, seed: int = FIRST_SEED) -> Path:
         """Return the run folder of a contender."""
@@ -93,7 +94,8 @@ Scores = Mapping[str, Sequence[Mapping[str, float]]]
 def parser_of(words: str | None, *, out: str, steps: int = 240) -> argparse.ArgumentParser:
     """Return a parser with the options of every comparison."""
     parser = argparse.ArgumentParser(description=words, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder with " + ", ".join(SETS))
+    parser.add_argument("--data", type=Path, required=True, help="folder of the sets")
+    parser.add_argument("--sets", nargs="+", default=SETS, metavar="SET", help="that students are scored on")
     parser.add_argument("--train", type=Path, help="photographs to train on; none: the embedded ones")
     parser.add_argument("--steps", type=int, default=steps, help="of every run")
     parser.add_argument("--seeds", type=int, default=3, help="how many runs each")
@@ -104,17 +106,18 @@ def parser_of(words: str | None, *, out: str, steps: int = 240) -> argparse.Argu
 
 
 def budget_of(options: argparse.Namespace, settings: tuple[str, ...] = SETTINGS) -> Budget:
-    return Budget(options.train, options.steps, options.out, options.seeds, settings, options.device)
+    sets = tuple(options.sets)
+    return Budget(options.train, options.steps, options.out, options.seeds, settings, options.device, sets)
 
 
 def compare(contenders: Sequence[Contender], budget: Budget, data: Path) -> Scores:
     """Return the scores; runs are trained seed by seed, so that a command that is stopped early has compared all."""
-    if missing := [name for name in SETS if not (data / name).is_dir()]:
-        raise SystemExit(f"--data {data}: it has no folder {missing[0]}; give the folder with {', '.join(SETS)}")
+    if missing := [name for name in budget.sets if not (data / name).is_dir()]:
+        raise SystemExit(f"--data {data}: it has no folder {missing[0]}; give the folder with {', '.join(budget.sets)}")
     scores: dict[str, list[dict[str, float]]] = {one.name: [] for one in contenders}
     for seed in seeds_of(budget):
         for one in contenders:
-            scores[one.name].append(scored(trained(one, seed, budget), data))
+            scores[one.name].append(scored(trained(one, seed, budget), data, budget.sets))
     return scores
 
 
@@ -189,16 +192,15 @@ def _require_same(
         )
 
 
-def scored(folder: Path, data: Path) -> dict[str, float]:
-    """Return the Y-PSNR in dB of a run by set; it is evaluated once and stored in the folder."""
+def scored(folder: Path, data: Path, sets: Sequence[str] = SETS) -> dict[str, float]:
+    """Return the Y-PSNR in dB of a run by set; what was measured before is read from the folder."""
     file = folder / "benchmarks.json"
-    if file.is_file():
-        scores: dict[str, float] = json.loads(file.read_text(encoding="utf-8"))
-        return scores
-    psnr = {name: srkd.evaluate([folder], data=data / name).models[folder.name][name].psnr_y for name in SETS}
-    with atomic_path(file) as temporary:
-        temporary.write_text(json.dumps(psnr), encoding="utf-8")
-    return psnr
+    known: dict[str, float] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    if missing := [name for name in sets if name not in known]:
+        known |= {name: srkd.evaluate([folder], data=data / name).models[folder.name][name].psnr_y for name in missing}
+        with atomic_path(file) as temporary:
+            temporary.write_text(json.dumps(known), encoding="utf-8")
+    return {name: known[name] for name in sets}
 
 
 def seconds_a_run(contenders: Sequence[Contender], budget: Budget) -> dict[str, float]:
@@ -265,7 +267,8 @@ def table(
     or seconds there is no column for them.
     """
     over = next((one.label for one in contenders if one.name == baseline), baseline)
-    columns = [Column("row", ""), *(Column(name, name) for name in SETS), Column("gain", f"gain over {over}")]
+    sets = scores[contenders[0].name][0]
+    columns = [Column("row", ""), *(Column(name, name) for name in sets), Column("gain", f"gain over {over}")]
     columns += [Column("published", "published")] if published else []
     columns += [] if seconds is None else [Column("seconds", "s a run", ".0f")]
     columns += [] if schedules is None else [Column("schedule", "start, steps at rate")]
@@ -334,14 +337,14 @@ def leaders(contenders: Sequence[Contender], scores: Scores) -> list[str]:
 
 def means(runs: Sequence[Mapping[str, float]]) -> list[float]:
     """Return the mean over the sets for each seed."""
-    return [_mean([run[name] for name in SETS]) for run in runs]
+    return [_mean(list(run.values())) for run in runs]
 
 
 def cells_of(runs: Sequence[Mapping[str, float]], first_seed: int = FIRST_SEED) -> dict[str, Cell]:
     """Return the spread on each set, and the scores of each seed."""
     return {
-        **{name: str(Spread.of([run[name] for run in runs])) for name in SETS},
-        **{f"{name}, seed {seed}": run[name] for seed, run in enumerate(runs, first_seed) for name in SETS},
+        **{name: str(Spread.of([run[name] for run in runs])) for name in runs[0]},
+        **{f"{name}, seed {seed}": score for seed, run in enumerate(runs, first_seed) for name, score in run.items()},
     }
 
 

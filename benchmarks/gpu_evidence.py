@@ -51,8 +51,8 @@ def parts(device: str, *, tiny: bool, data: Path | None, train: Path | None, run
         else ("--lr-size", "256x256")
     )
     profile = ("--variant", "gpu", *on, "--runtimes", runtimes, "--precisions", "fp32,bf16", *size)
-    start, methods, steps = ("slice", "logits", "4") if tiny else ("fit", LEADING, "20000")
-    compared = (*on, "--start", start, "--seeds", "1", "--methods", methods, "--out", str(runs), "--steps", steps)
+    methods, steps = ("inherit", "4") if tiny else (LEADING, "20000")
+    compared = (*on, "--seeds", "1", "--methods", methods, "--out", str(runs), "--steps", steps)
     few = ("--recipes", "logits") if tiny else ()  # all of them run in the part before
     folders: tuple[str, ...] = () if data is None else ("--data", str(data))
     folders += () if train is None else ("--train", str(train))

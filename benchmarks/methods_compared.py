@@ -1,11 +1,10 @@
 """Every method from the same teacher at the same budget: `python -m benchmarks methods_compared --data BENCHMARKS`.
 
-BENCHMARKS holds Set5/, Set14/ and B100/ (HR/ and LRbicX4/ in each). The teacher is the embedded EDSR
-16/48, or that of --teacher, and the student half as wide. Each recipe uses its preset's rate, which falls along a
-cosine. In table `fit` students start as the preset says, most of them from a fit, and a further row is the fitted
-student with L1 alone; in table `slice` they start from the teacher's leading channels. `--start kind` makes a table of
-fitted students of another kind, without the methods that need a slice; give it a --variant. All have the same patches
-and, for one seed, the same batches.
+BENCHMARKS holds Set5/, Set14/, B100/ and Urban100-20/ (HR/ and LRbicX4/ in each). The teacher is the
+embedded EDSR 16/48, or that of --teacher, and the student half as wide, or that of --student; name those --variant.
+Each recipe uses its preset's rate, which falls along a cosine. Students start as the preset says, most of them from a
+fit, and a further row is the fitted student with L1 alone. All have the same patches and, for one seed, the same
+batches. A student of another kind than its teacher is trained by SOAP, and methods that need a slice are left out.
 Every finished run is kept: the command can be stopped and repeated, and `--methods` can add rows. Published gains are
 shown for context: they are of other data, other networks, and hundreds of times the budget.
 
@@ -22,6 +21,7 @@ from itertools import combinations
 from pathlib import Path
 
 from benchmarks.equal_budget import (
+    SETS,
     Budget,
     Contender,
     Published,
@@ -78,8 +78,6 @@ TITLES: Mapping[str, str] = {
 FIRST = ("scratch", "inherit", "logits")
 ELSEWHERE = {"pams", "pact", "perceptual", "calm"}
 """Methods of other questions: quantised students (benchmarks/quantised_students.py), looks (looks.py), and films."""
-OTHER_KIND = "compact:width=24,depth=8,scale=4"
-"""Student of another kind than its teacher."""
 SETTINGS = ("batch=4", "lr_patch=24", "decay=cosine", "precision=bf16", "validate_every=100000")
 """Settings of all runs; only the last step is validated, as the scores are measured afterwards."""
 FIT_ALONE = Contender(
@@ -103,58 +101,39 @@ PUBLISHED: Mapping[str, Published] = {
 }
 
 
-STARTS = ("fit", "slice")
-"""The students of a table: as the recipes begin, mostly from a fit, or the teacher's leading channels."""
-RANDOM_START = "scratch"
-"""The recipe whose students start from random weights in all tables."""
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parser_with_methods(__doc__, out="runs/methods-compared").parse_args(arguments)
     shared = f"{options.steps:,} steps of {{patches}}"
-    tables = {
-        start: compared(contenders_of(options, start), budget_from(options, start), options.data, shared)
-        for start in starts_of(options)
-    }
-    save("methods_compared", tables, seeds=seeds_of(budget_of(options)), variant=options.variant)
+    budget = budget_from(options)
+    table = compared(contenders_of(options), budget, options.data, shared)
+    save("methods_compared", table, seeds=seeds_of(budget), variant=options.variant)
     return 0
 
 
 def parser_with_methods(words: str | None, *, out: str) -> argparse.ArgumentParser:
     parser = parser_of(words, out=out)
+    parser.set_defaults(sets=(*SETS, "Urban100-20"))
     parser.add_argument("--methods", default=",".join(all_rows()), help="names separated by commas; none: all")
     parser.add_argument("--preset", type=Path, nargs="+", default=[], metavar="FILE", help="recipes of one's own too")
-    parser.add_argument("--start", choices=(*STARTS, "kind"), help="the students of a table; none: fit and slice")
-    parser.add_argument("--teacher", type=Path, help="in place of the embedded one; use --variant with it")
+    parser.add_argument("--teacher", type=Path, help="in place of the embedded one")
+    parser.add_argument("--student", help="such as compact:width=24,depth=8,scale=4; none: half as wide as the teacher")
     return parser
 
 
-def starts_of(options: argparse.Namespace) -> Sequence[str]:
-    return STARTS if options.start is None else (options.start,)
+def budget_from(options: argparse.Namespace) -> Budget:
+    # Recipes train students of another kind by SOAP: Adam's first steps throw away what is solved across kinds.
+    return budget_of(options, (*SETTINGS, "optimiser=soap") if options.student else SETTINGS)
 
 
-def budget_from(options: argparse.Namespace, start: str) -> Budget:
-    """Return the budget; each start has its folder of runs."""
-    # Recipes train such students by SOAP, too: Adam's first steps throw away what is solved across kinds.
-    settings = (*SETTINGS, "optimiser=soap") if start == "kind" else SETTINGS
-    return replace(budget_of(options, settings), out=options.out / start)
-
-
-def contenders_of(options: argparse.Namespace, start: str) -> list[Contender]:
-    """Return the rows of a start. From a slice, L1 alone is `inherit`."""
+def contenders_of(options: argparse.Namespace) -> list[Contender]:
+    """Return the rows."""
     contenders = all_contenders([name for name in options.methods.split(",") if name], options.preset)
     contenders = [replace(one, teacher=options.teacher) for one in contenders]
-    if start == "kind":
-        # Recipes without a teacher need one for the fit.
-        teacher = options.teacher or embedded_teacher()
-        return [replace(one, width=None, student=OTHER_KIND, teacher=teacher) for one in contenders]
-    if start == "fit":
+    if options.student is None:
         return contenders
-    return [
-        one if one.recipe == RANDOM_START else replace(one, init="inherit", select="leading")
-        for one in contenders
-        if one.name != FIT_ALONE.name
-    ]
+    # Recipes without a teacher need one for the fit.
+    teacher = options.teacher or embedded_teacher()
+    return [replace(one, width=None, student=options.student, teacher=teacher) for one in contenders]
 
 
 def compared(contenders: Sequence[Contender], budget: Budget, data: Path, shared: str, steps_are: str = "") -> Table:
@@ -233,14 +212,15 @@ def all_contenders(methods: Sequence[str], files: Sequence[Path]) -> list[Conten
 
 
 def ranking(scores: Scores) -> list[str]:
-    """Return lines on pairs of methods whose published order differs from ours.
+    """Return lines on pairs of methods whose published order differs from ours, over the sets of the published gains.
 
     Without `inherit`, whose published gain is that of a start: the students of most papers start at random.
     """
+    comparable = {name: [{one: run[one] for one in SETS} for run in runs] for name, runs in scores.items()}
     names, lines = [name for name in scores if name in PUBLISHED and name != "inherit"], []
     for first, second in combinations(names, 2):
         better, worse = sorted((first, second), key=lambda name: -sum(PUBLISHED[name].gains))
-        ours, theirs = means(scores[better]), means(scores[worse])
+        ours, theirs = means(comparable[better]), means(comparable[worse])
         if sum(ours) < sum(theirs):
             # A published result is of the authors' method, which our "-style" version is not.
             above, below = (f"{name.upper()}'s" if name in TITLES else name for name in (better, worse))

@@ -25,7 +25,6 @@ from benchmarks.methods_compared import (
     compared,
     contenders_of,
     parser_with_methods,
-    starts_of,
 )
 
 BENCHMARK = Benchmark(
@@ -45,21 +44,18 @@ SHAPE = argparse.Namespace(batch=4, lr_patch=24, width=WIDTH)
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parser_with_methods(__doc__, out="runs/methods-equal-time").parse_args(arguments)
-    contenders = {start: contenders_of(options, start) for start in starts_of(options)}
+    contenders = contenders_of(options)
     options.out.mkdir(parents=True, exist_ok=True)
     rows = Rows(options.out / "costs.json")
-    names = dict.fromkeys(ALIKE.get(one.name, one.name) for group in contenders.values() for one in group)
+    names = dict.fromkeys(ALIKE.get(one.name, one.name) for one in contenders)
     costs = {name: rows.get(name, partial(time_of, name, SHAPE)) for name in names}
     shared = f"the time of {options.steps:,} steps of logits for each, in steps of {{patches}}"
     steps_are = f", the time of {options.steps:,} of logits"
     steps = ", ".join(f"{TITLES.get(name, name)} {cost:.2f}" for name, cost in costs.items())
-    tables = dict[str, Table]()
-    for start, group in contenders.items():
-        timed = at_equal_time(group, costs, options.steps)
-        result = compared(timed, budget_from(options, start), options.data, shared, steps_are)
-        lines = [f"Time of a step over that of logits: {steps}.", "", *result.conclusions]
-        tables[start] = replace(result, conclusions=lines)
-    tables = {**tables, "by-method": by_method(tables, costs)}
+    timed = at_equal_time(contenders, costs, options.steps)
+    result = compared(timed, budget_from(options), options.data, shared, steps_are)
+    lines = [f"Time of a step over that of logits: {steps}.", "", *result.conclusions]
+    tables = {"rows": replace(result, conclusions=lines), "by-method": by_method(result, costs)}
     save("methods_equal_time", tables, seeds=seeds_of(budget_of(options)), variant=options.variant)
     return 0
 
@@ -69,27 +65,21 @@ def at_equal_time(contenders: Sequence[Contender], costs: Mapping[str, float], s
     return [replace(one, steps=max(1, round(steps / costs[ALIKE.get(one.name, one.name)]))) for one in contenders]
 
 
-def by_method(tables: Mapping[str, Table], costs: Mapping[str, float]) -> Table:
-    """Return a row for each method, the best first, with the gains of all tables; `costs` are times per step."""
-    first, *others = tables.items()
-    gains = [Column(start, f"from a {start}: {title_of_gain(table)}") for start, table in (first, *others)]
+def by_method(table: Table, costs: Mapping[str, float]) -> Table:
+    """Return a row for each method, the best first, with its gain; `costs` are times per step."""
+    gain = next(column for column in table.columns if column.key == "gain")
     columns = [
         Column("row", ""),
         *(Column("start", "start"), Column("step", "time of a step, logits = 1", ".2f"), Column("steps", "steps")),
-        *(replace(column, title=column.title.removeprefix("from a fit: ")) for column in gains),
+        gain,
     ]
-    cells = {start: {row["name"]: row["gain"] for row in table.rows} for start, table in tables.items()}
     rows: list[Row] = []
-    for row in sorted(first[1].rows, key=lambda row: -mean_of(row)):
+    for row in sorted(table.rows, key=lambda row: -mean_of(row)):
         name, (start, steps) = str(row["name"]), str(row["schedule"]).split(" at ")[0].split(", ", 1)
-        of_start = {start: gains.get(name) for start, gains in cells.items()}
         step = costs[ALIKE.get(name, name)]
-        rows.append({"row": row["row"], "start": START_IN_WORDS[start], "step": step, "steps": steps, **of_start})
-    return Table(columns, rows, f"{first[1].caption} Gains are means over the three sets.")
-
-
-def title_of_gain(table: Table) -> str:
-    return next(column.title for column in table.columns if column.key == "gain")
+        start = START_IN_WORDS[start]
+        rows.append({"row": row["row"], "start": start, "step": step, "steps": steps, "gain": row["gain"]})
+    return Table(columns, rows, f"{table.caption} Gains are means over the sets.")
 
 
 def mean_of(row: Row) -> float:

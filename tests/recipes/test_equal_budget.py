@@ -91,32 +91,31 @@ def test_a_wrong_folder_of_sets_is_refused_before_any_training(budget: Budget, t
     assert not budget.out.exists()
 
 
-def test_compositions_are_of_two_methods_and_also_start_from_a_slice() -> None:
+def test_a_set_can_be_added_to_finished_runs(budget: Budget, sets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = compare([ONE], replace(budget, sets=("Set5", "Set14")), sets)["mine"][0]
+    measured = []
+    evaluate = equal_budget.srkd.evaluate
+    monkeypatch.setattr(
+        equal_budget.srkd, "evaluate", lambda *runs, data: measured.append(data.name) or evaluate(*runs, data=data)
+    )
+    after = compare([ONE], budget, sets)["mine"][0]
+    assert measured == ["B100"] and {name: after[name] for name in before} == before
+    assert equal_budget.means([after]) == [pytest.approx(sum(after.values()) / 3)]
+
+
+def test_compositions_are_of_two_methods() -> None:
     for file in methods_compared.COMPOSITIONS:
         (row,) = methods_compared.all_contenders([], [file])
         assert len(_terms(row)) > 1 and row.label == " + ".join(rule.name for rule in load_preset(str(file)).methods)
-    options = methods_compared.parser_with_methods("", out="runs/x").parse_args(
-        ["--data", "sets", "--methods", "logits", "--preset", *map(str, methods_compared.COMPOSITIONS)]
-    )
-    assert [one.init for one in methods_compared.contenders_of(options, "slice")] == ["inherit"] * 3
-
-
-def test_from_a_slice_every_student_but_that_of_scratch_has_the_teachers_leading_channels() -> None:
-    parser = methods_compared.parser_with_methods("", out="runs/x")
-    options = parser.parse_args(["--data", "sets"])
-    assert methods_compared.starts_of(options) == ("fit", "slice")
-    fit, cut = (methods_compared.contenders_of(options, start) for start in ("fit", "slice"))
-    assert [one.name for one in fit if one.name != "fit-l1"] == [one.name for one in cut]
-    assert {one.name for one in cut if (one.init, one.select) != ("inherit", "leading")} == {"scratch"}
-    assert {one.name for one in fit if one.init is not None} == {"fit-l1"}
-    folders = {start: methods_compared.budget_from(options, start).folder("logits") for start in ("fit", "slice")}
-    assert folders["fit"] != folders["slice"], "runs of one start are not taken for those of the other"
 
 
 def test_students_of_another_kind_are_of_one_shape_and_rows_that_cannot_be_say_why(tmp_path: Path) -> None:
-    options = methods_compared.parser_with_methods("", out="runs/x").parse_args(["--data", "sets"])
-    contenders = methods_compared.contenders_of(options, "kind")
-    assert {(one.student, one.width) for one in contenders} == {(methods_compared.OTHER_KIND, None)}
+    student = "compact:width=24,depth=8,scale=4"
+    parser = methods_compared.parser_with_methods("", out="runs/x")
+    options = parser.parse_args(["--data", "sets", "--student", student])
+    contenders = methods_compared.contenders_of(options)
+    assert {(one.student, one.width) for one in contenders} == {(student, None)}
+    assert "optimiser=soap" in methods_compared.budget_from(options).settings
     slices = [one for one in contenders if one.name in ("inherit", "csd")]
     can, reasons = equal_budget.possible(slices, Budget(None, 1, tmp_path, settings=TINY))
     assert can == [] and len(reasons) == 2
