@@ -4,30 +4,43 @@ Each teacher gets students of several kinds for a minute, and some of them for t
 validation apart; on a busy machine a step takes more of it. Teachers trained for looks: a degraded input, `fit` for the
 minute and `perceptual` for the ten. Teachers trained for PSNR: bicubic input, `fit` and `logits`. A control of the same
 shape and time learns the originals without a teacher (`scratch`). Students, control, bicubic and Lanczos are compared
-with the teacher's images of a set, and with the originals where the teacher is for these.
+with the teacher's images of a set, and with the originals where the teacher is for these; published figures of networks
+of the students' cost stand beside them. Each student is timed in turns with its teacher.
 
-Finished runs are kept in --out, and so is every score: the command can be stopped and repeated, and --only makes the
-rows of some teachers.
+docs/results/real_teachers.webp gets a row for each teacher: of the embedded photos, the crop in which the student of the
+first kind that was trained longest differs most from its teacher.
+
+Finished runs are kept in --out, and so are scores and times: the command can be stopped and repeated. --only measures
+some teachers, and the tables of the others stay in the result as they are.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import json
+import shlex
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 import srkd
-from benchmarks.evidence import Benchmark, Cell, Column, Row, Table, save
+from benchmarks.evidence import Benchmark, Cell, Column, Result, Row, Table, results_folder, save
 from benchmarks.fit_across import AT_THE_END, WARM_UP, run
+from compressor.base.context import QUIET
 from compressor.base.files import atomic_path
 from compressor.base.machine import machine_facts
+from compressor.images.sets import embedded_pairs
 from compressor.inference.metric_table import METRICS
+from compressor.inference.open import open_model
 from compressor.models.networks.cost import cost
 from compressor.models.students.students import parse_student
+from srkd.reports.pictures import SIDE, make_pictures
 
 BENCHMARK = Benchmark(
     "What does srkd make of the networks that people have, in a minute and in ten?",
@@ -45,6 +58,7 @@ STUDENTS = ("compact:width=24,depth=8", "plain-s", "span-s")
 MINUTES = (1.0, 10.0)
 A_MINUTE = ("plain-s", "span-s")
 """Students that get the shortest time only; the first one and the teacher's own kind get all."""
+LR_SIZE = "128x128"
 LOOKS, PSNR = ("psnr", "gradient", "sharpness", "spectrum"), ("psnr",)
 
 
@@ -73,19 +87,47 @@ TEACHERS = (
     Published("DCTLSA_x4.pt", 4, "DCTLSA", None, False),
 )
 
+RUNTIMES = ("onnxruntime", "openvino")
+PICTURE = "real_teachers.webp"
+"""File beside the result."""
+GAP = 4
+"""Pixels between the crops of the picture."""
+
+
+@dataclass(frozen=True)
+class Anchor:
+    """A published network: parameters, GMAC to 1280x720, and Y-PSNR in dB on Set14."""
+
+    network: str
+    params: int
+    gmac: float
+    set14: float
+
+
+SOURCE = "the table of the CARN paper, arXiv 1803.08664"
+ANCHORS: Mapping[int, Sequence[Anchor]] = {
+    2: (Anchor("FSRCNN", 12_000, 6.0, 32.63), Anchor("SRCNN", 57_000, 52.7, 32.42)),
+    4: (Anchor("FSRCNN", 12_000, 4.6, 27.59), Anchor("SRCNN", 57_000, 52.7, 27.49)),
+}
+"""Networks that cost as much as the students, by scale, as SOURCE has them."""
+
 COLUMNS = (
     Column("student", "student"),
     Column("params", "parameters", ",d"),
-    Column("gmac", "GMAC for 320x180", ".2f"),
+    Column("gmac", "GMAC to 1280x720", ".2f"),
     Column("recipe", "recipe"),
     Column("minutes", "minutes", "g"),
-    Column("steps", "steps", ",d"),
     Column("psnr", "to the teacher, dB", ".2f"),
+    Column("over_control", "nearer than the control, dB", "+.2f"),
     Column("sharpness", "sharpness", ".2f"),
     Column("spectrum", "spectrum, dB", ".2f"),
     Column("original", "to the original, dB", ".2f"),
-    Column("over_control", "nearer to the teacher than the control, dB", "+.2f"),
+    Column("onnxruntime", "ms, ONNX Runtime", ".1f"),
+    Column("openvino", "ms, OpenVINO", ".1f"),
+    Column("int8", "ms, int8", ".1f"),
+    Column("times_as_fast", "times as fast as the teacher", ".1f"),
 )
+COMMANDS = (Column("student", "student"), Column("minutes", "minutes", "g"), Column("command", "command"))
 
 
 def main() -> int:
@@ -102,51 +144,84 @@ def main() -> int:
     options.val = options.data / "Set5"
     only = set(filter(None, options.only.split(",")))
     minutes = [float(text) for text in options.minutes.split(",")]
-    tables: dict[str, Table] = {}
+    tables = tables_before()
     for teacher in TEACHERS:
         if only and teacher.name not in only:
             continue
-        tables[teacher.name] = Table(COLUMNS, list(rows_of(teacher, minutes, options)), caption_of(teacher, options))
+        trained = students_of(teacher, minutes, options)
+        rows = list(rows_of(teacher, trained, options))
+        tables[teacher.name] = Table(COLUMNS, rows, caption_of(teacher, options), behind(rows))
+        commands = [{**row, "command": command(teacher, row, options)} for row in trained.values()]
+        tables[f"{teacher.name}-commands"] = Table(COMMANDS, commands)
+        draw(teacher, trained, options)
     save("real_teachers", tables, seeds=(0,))
     return 0
+
+
+def tables_before() -> dict[str, Table]:
+    """Return the tables of an earlier call."""
+    file = results_folder() / "real_teachers.json"
+    return dict(Result.read(file).tables) if file.is_file() else {}
+
+
+def behind(rows: Sequence[Row]) -> list[str]:
+    """Return a line on the students that are no nearer to their teacher than their control."""
+    names = [f"{row['student']} ({row['minutes']:g} min)" for row in rows if float(row.get("over_control") or 1) <= 0]
+    return [f"No nearer to the teacher than the control: {', '.join(names)}."] if names else []
 
 
 def caption_of(teacher: Published, options: argparse.Namespace) -> str:
     of_inputs = f"degraded inputs ({DEGRADATION})" if teacher.for_looks else "bicubic inputs"
     return (
         f"{teacher.network}, x{teacher.scale} ({teacher.name}), on {of_inputs}; images of {options.set}, trained on "
-        f"{options.photos.name}, minutes of one thread's processor time, one seed; {machine_facts()['cpu']}."
+        f"{options.photos.name}, minutes of one thread's processor time, one seed; ms for LR {LR_SIZE}, one thread; "
+        f"{machine_facts()['cpu']}, {date.today()}."
     )
 
 
-def rows_of(teacher: Published, minutes: list[float], options: argparse.Namespace) -> Iterator[Row]:
-    """Yield bicubic and Lanczos, then for each student its rows by minutes and its control."""
+def students_of(
+    teacher: Published, minutes: Sequence[float], options: argparse.Namespace
+) -> dict[str, dict[str, Cell]]:
+    """Return the trained students by name, each with its control after its lengths."""
     folder = options.out / teacher.name
     students = options.students.split(";") if options.students else [*STUDENTS, *filter(None, [teacher.own])]
     trained: dict[str, dict[str, Cell]] = {}
-    controls: dict[str, str] = {}
     for student in students:
         safe = student.replace(":", "-").replace(",", "-")
         lengths = [min(minutes)] if student in A_MINUTE else minutes
-        longest = max(lengths)
         for length in lengths:
             short = length == min(minutes)
             recipe = "fit" if short else "perceptual" if teacher.for_looks else "logits"
-            trained[f"{safe}-{length:g}"] = learn(teacher, student, recipe, length, folder / safe, options)
+            row = learn(teacher, student, recipe, length, folder / safe, options)
+            trained[f"{safe}-{length:g}"] = {**row, "control": f"{safe}-control"}
         # A control knows no teacher: it serves all teachers of the scale and the inputs.
         kind = f"x{teacher.scale}-{'degraded' if teacher.for_looks else 'bicubic'}"
-        control = learn(teacher, student, "scratch", longest, options.out / "controls" / f"{kind}-{safe}", options)
-        trained[f"{safe}-control"] = {**control, "student": student, "recipe": "control"}
-        controls |= {f"{safe}-{length:g}": f"{safe}-control" for length in lengths}
+        trained[f"{safe}-control"] = learn(
+            teacher, student, "scratch", max(lengths), options.out / "controls" / f"{kind}-{safe}", options
+        )
+    return trained
+
+
+def rows_of(teacher: Published, trained: Mapping[str, dict[str, Cell]], options: argparse.Namespace) -> Iterator[Row]:
+    """Yield bicubic and Lanczos, then each student, and published networks."""
     scores = scored(teacher, {name: Path(str(row["run"])) for name, row in trained.items()}, options)
     for name in ("bicubic", "lanczos"):
         yield {"student": {"bicubic": "bicubic", "lanczos": "Lanczos"}[name], **scores[name]}
     for name, row in trained.items():
         student = parse_student(str(row["student"]), scale=teacher.scale)
-        count = cost(student, (320, 180))
-        nearer = scores[name]["psnr"] - scores[controls[name]]["psnr"] if name in controls else None
-        shown = {key: value for key, value in row.items() if key != "run"}
+        count = cost(student, (1280 // teacher.scale, 720 // teacher.scale))
+        control = str(row.get("control"))
+        nearer = scores[name]["psnr"] - scores[control]["psnr"] if control in scores else None
+        shown = {key: value for key, value in row.items() if key not in ("run", "control")}
+        shown |= {} if control not in scores else timed(teacher, row, options)
+        shown |= {"recipe": f"`{row['recipe']}`" if control in scores else "control"}
         yield {**shown, "params": count.params, "gmac": count.macs / 1e9, **scores[name], "over_control": nearer}
+    if not teacher.for_looks and options.set == "Set14":
+        for anchor in ANCHORS[teacher.scale]:
+            yield {
+                "student": f"{anchor.network}, published", "params": anchor.params, "gmac": anchor.gmac,
+                "original": anchor.set14,
+            }  # fmt: skip
 
 
 def learn(
@@ -157,15 +232,79 @@ def learn(
     words: dict[str, Any] = {"batch": 8, "lr_patch": 32, "settings": AT_THE_END, "goal": "teacher"}
     words |= {"degrade": DEGRADATION} if teacher.for_looks else {}
     options.teacher = None if recipe == "scratch" else options.checkpoints / teacher.file
-    if recipe == "scratch":
-        words |= {"goal": "original"}
-        student = f"{student},scale={teacher.scale}" if ":" in student else f"{student}:scale={teacher.scale}"
-    look = run(folder / f"{recipe}-look", options, student, recipe=recipe, steps=WARM_UP, **words)
+    words |= {"goal": "original"} if recipe == "scratch" else {}
+    shape = at_scale(student, teacher.scale) if recipe == "scratch" else student
+    look = run(folder / f"{recipe}-look", options, shape, recipe=recipe, steps=WARM_UP, **words)
     steps = max(1, round((60 * minutes - look["fit_seconds"]) / look["step_seconds"]))
     place = folder / f"{recipe}-{minutes:g}"
-    result = run(place, options, student, recipe=recipe, steps=steps, **words)
+    result = run(place, options, shape, recipe=recipe, steps=steps, **words)
     print(f"{place}: {steps} steps, {result['psnr_teacher']} dB to the teacher", file=sys.stderr, flush=True)
-    return {"student": student, "run": str(place), "recipe": f"`{recipe}`", "minutes": minutes, "steps": steps}
+    return {"student": student, "run": str(place), "recipe": recipe, "minutes": minutes, "steps": steps}
+
+
+def at_scale(student: str, scale: int) -> str:
+    """Return a student with its scale, which no teacher tells it."""
+    return f"{student}{',' if ':' in student else ':'}scale={scale}"
+
+
+def command(teacher: Published, row: Mapping[str, Cell], options: argparse.Namespace) -> str:
+    """Return the command line that trains a row, with the names of folders alone."""
+    words = ["srkd", "compress", "--recipe", str(row["recipe"])]
+    if row["recipe"] == "scratch":
+        words += ["--student", at_scale(str(row["student"]), teacher.scale)]
+    else:
+        words += ["--teacher", teacher.file, "--student", str(row["student"]), "--goal", "teacher"]
+    words += ["--degrade", DEGRADATION] if teacher.for_looks else []
+    words += ["--data", options.photos.name, "--batch", "8", "--lr-patch", "32", "--steps", str(row["steps"])]
+    return f"`{shlex.join(words)}`"
+
+
+def timed(teacher: Published, row: Mapping[str, Cell], options: argparse.Namespace) -> dict[str, Cell]:
+    """Return the milliseconds of a student of this shape, and how many times as fast as the teacher it is in ONNX
+    Runtime, or in eager torch where ONNX Runtime cannot run the teacher."""
+    file = options.out / teacher.name / f"times-{str(row['student']).replace(':', '-').replace(',', '-')}.json"
+    if not file.is_file():
+        report = srkd.profile(
+            [str(row["run"])], teacher=options.checkpoints / teacher.file, runtime=RUNTIMES, precision=("fp32", "int8"),
+            lr_size=LR_SIZE, threads=1, seconds=1.0, memory=False, quality=False,
+        )  # fmt: skip
+        own = {(one.runtime, one.precision): one for one in report.rows if one.model != report.teacher}
+        first, second = RUNTIMES
+        faster = own[first, "fp32"].speedup_same_runtime or own[first, "fp32"].speedup_vs_teacher_eager
+        measured = {
+            first: own[first, "fp32"].latency_ms.p50,
+            second: own[second, "fp32"].latency_ms.p50,
+            "int8": own[first, "int8"].latency_ms.p50,
+            "times_as_fast": faster,
+        }
+        with atomic_path(file) as temporary:
+            temporary.write_text(json.dumps(measured), encoding="utf-8")
+    times: dict[str, Cell] = json.loads(file.read_text(encoding="utf-8"))
+    return times
+
+
+def draw(teacher: Published, trained: Mapping[str, Mapping[str, Cell]], options: argparse.Namespace) -> None:
+    """Draw the teacher's row of the picture: the enlarged input, the teacher, the student, its control."""
+    name, row = max(((name, row) for name, row in trained.items() if "control" in row), key=_first_and_longest)
+    print(f"picture of {teacher.name}: {name}", file=sys.stderr, flush=True)
+    student, control = (open_model(Path(str(trained[one]["run"]))) for one in (name, str(row["control"])))
+    runtime = open_model(options.checkpoints / teacher.file)
+    pictures = make_pictures(embedded_pairs("val"), student, runtime, QUIET, control=control, most=1)
+    crop = pictures.crops[0]
+    shown = ("bicubic", "teacher", "student", "control")
+    size = len(shown) * (SIDE + GAP) - GAP, len(TEACHERS) * (SIDE + GAP) - GAP
+    file = results_folder() / PICTURE
+    canvas = Image.open(file).convert("RGB") if file.is_file() else Image.new("RGB", size, "white")
+    for column, network in enumerate(shown):
+        at = column * (SIDE + GAP), TEACHERS.index(teacher) * (SIDE + GAP)
+        canvas.paste(Image.open(io.BytesIO(crop.pictures[network])), at)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(file) as temporary:
+        canvas.save(temporary, format="WEBP", quality=92, method=6)
+
+
+def _first_and_longest(item: tuple[str, Mapping[str, Cell]]) -> tuple[bool, float]:
+    return str(item[1]["student"]) == STUDENTS[0], float(str(item[1]["minutes"]))
 
 
 def scored(teacher: Published, runs: Mapping[str, Path], options: argparse.Namespace) -> dict[str, dict[str, float]]:

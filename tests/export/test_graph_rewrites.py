@@ -65,6 +65,10 @@ class Drawing:
         self.nodes.append(helper.make_node(operation, values, [result], name=result, **attributes))
         return result
 
+    def constant(self, name: str, values: NDArray[np.float32]) -> str:
+        self.constants[name] = values
+        return name
+
     def model(self, output: str) -> onnx.ModelProto:
         self.nodes.append(helper.make_node("Identity", [output], ["unused"], name="unused"))
         graph = helper.make_graph(
@@ -208,6 +212,47 @@ def test_other_steps_on_the_output_stay(steps: tuple[Step, ...]) -> None:
     drawing = before(steps)
     rewritten = same_numbers(drawing.model(drawing.nodes[-1].output[0]))
     assert operations(rewritten)[-1] == drawing.nodes[-2].op_type
+
+
+# --- anchors
+
+
+def anchored(*, scale: int, enlarged: bool, order: Sequence[int] | None = None, clip: bool = False) -> onnx.ModelProto:
+    """A graph that adds copies of the image: made by a convolution before the shuffle, or enlarged after it."""
+    drawing = Drawing()
+    square = scale**2
+    value = drawing.conv(drawing.node("Relu", drawing.conv("lr", 4, 3)), 3 * square, 4)
+    if enlarged:
+        value = drawing.node("DepthToSpace", value, blocksize=scale, mode="CRD")
+        scales = drawing.constant("scales", np.array([1, 1, scale, scale], np.float32))
+        words = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+        value = drawing.node("Add", value, drawing.node("Resize", "lr", "", scales, **words))
+    else:
+        sources = np.arange(3 * square) // square if order is None else np.array(order)
+        copies = drawing.constant("copies", np.eye(3, dtype=np.float32)[sources][:, :, None, None])
+        value = drawing.node("Add", value, drawing.node("Conv", "lr", copies, kernel_shape=[1, 1]))
+        value = drawing.node("DepthToSpace", value, blocksize=scale, mode="CRD")
+    if clip:
+        bounds = [drawing.constant(name, np.array(bound, np.float32)) for name, bound in (("low", 0), ("high", 1))]
+        value = drawing.node("Clip", value, *bounds)
+    return drawing.model(value)
+
+
+@pytest.mark.parametrize("clip", [False, True])
+@pytest.mark.parametrize("enlarged", [False, True], ids=["convolved", "enlarged"])
+@pytest.mark.parametrize("scale", [2, 3])
+def test_copies_of_the_image_are_laid_side_by_side(scale: int, enlarged: bool, clip: bool) -> None:
+    model = anchored(scale=scale, enlarged=enlarged, clip=clip)
+    ends, rewritten = meet_image(model), same_numbers(model)
+    clips = ["Clip"] * clip
+    assert operations(rewritten) == ["Conv", "Relu", "Conv", "Concat", "Add", *clips, "DepthToSpace"]
+    (concat,) = (node for node in rewritten.graph.node if node.op_type == "Concat")
+    assert list(concat.input) == ["lr"] * scale**2 and {"lr", concat.output[0]} <= ends.images
+
+
+def test_copies_in_another_order_stay() -> None:
+    model = anchored(scale=2, enlarged=False, order=[0, 1, 2] * 4)
+    assert operations(same_numbers(model)) == ["Conv", "Relu", "Conv", "Conv", "Add", "DepthToSpace"]
 
 
 # --- shuffles

@@ -439,7 +439,9 @@ def test_the_bias_makes_up_for_what_rounding_shifts() -> None:
         walk = GraphWalk(plan, patches.numpy(), correct=correct)
         walk.run()
         value = walk.values[ends.graph.model.graph.output[0].name]
-        shifts.append(np.abs((value.raw - value.exact).mean((0, 2, 3))).max())
+        # Bytes also cut off what an image does not show, which shifts the mean of the whole.
+        inside = (value.exact > 0.1) & (value.exact < 0.9)
+        shifts.append(max(abs((value.raw - value.exact)[:, one][inside[:, one]].mean()) for one in range(3)))
     assert shifts[1] < 0.2 * shifts[0]
 
 

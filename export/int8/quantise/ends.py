@@ -3,9 +3,11 @@
     input    conv(a·x + c)  →  conv'(x),  W' = W·a, b' = b + ΣW·c      x on the grid of bytes: no error at all
     output   a·conv(x) + c  →  conv'(x),  W' = a·W, b' = a·b + c       rounded to bytes once, not twice
     anchor   clip(shuffle(conv(x) + lr))  →  shuffle(clip(conv(x) + lr))   clipped and rounded to bytes by the sum
+    copies   shuffle(conv(x) + copy(lr))  →  shuffle'(conv'(x) + concat(lr, lr, …))   bytes are moved, not convolved
 
 a and c are constants, per channel or for all. If the convolution pads with zeros, the image is padded by
--c/a before it, so that borders do not change. An anchor is the image itself, copied or enlarged, and added last.
+-c/a before it, so that borders do not change. An anchor is the image itself, copied or enlarged, and added last. Its
+copies lie side by side if shuffle' reads positions before channels (ONNX's mode DCR), and conv' writes them so.
 """
 
 from __future__ import annotations
@@ -44,6 +46,8 @@ def meet_image(model: onnx.ModelProto) -> Ends:
     copy.CopyFrom(model)
     first = _rewrite_input(copy)
     last = _rewrite_output(copy)
+    if not last:
+        _lay_copies_side_by_side(copy)
     sums = () if last else _meet_anchor(copy)
     _remove_unused(copy.graph)
     return Ends(FloatGraph(copy), frozenset(name for name in (first, last, *sums) if name is not None))
@@ -171,8 +175,7 @@ def _steps_before(graph: FloatGraph, output: str) -> tuple[_Steps | None, int]:
             return (_Steps(graph, value, nodes, index) if own else None), shuffled
         source = next((value_read for value_read in node.input if value_read in graph.floats), "")
         is_step = shuffled == 1 and bool(source) and _affine(graph, node, source) is not None
-        is_shuffle = node.op_type == "DepthToSpace" and attribute_of(node, "mode") == b"CRD"
-        if graph.sole_user(source) != index or not (is_step or is_shuffle):
+        if graph.sole_user(source) != index or not (is_step or _is_shuffle(node)):
             return None, 1
         if is_step:
             nodes.insert(0, node)
@@ -181,6 +184,77 @@ def _steps_before(graph: FloatGraph, output: str) -> tuple[_Steps | None, int]:
             shuffled *= attribute_of(node, "blocksize") ** 2
         name = source
     return None, 1
+
+
+def _lay_copies_side_by_side(model: onnx.ModelProto) -> None:
+    """Make the copies of an anchor by one Concat before the last shuffle, whichever way they were made."""
+    graph, image = FloatGraph(model), model.graph.input[0].name
+    for index, node in enumerate(graph.nodes):
+        copies = [name for name in node.input if node.op_type == "Add" and _copies(graph, name, image)]
+        if len(copies) == 1 and (anchor := _anchor_of(graph, index, copies[0])) is not None:
+            layer, square = graph.layers[anchor.conv], anchor.square
+            order = np.arange(len(graph.constants[layer.weight])).reshape(-1, square).T.ravel()
+            for name in filter(None, (layer.weight, layer.bias)):
+                _store(model, name, graph.constants[name][order])
+            made = [
+                helper.make_node("Concat", [image] * square, copies, name="image/copies", axis=1),
+                helper.make_node("Add", [anchor.features, *copies], [anchor.sum], name="image/sum"),
+                helper.make_node("DepthToSpace", [anchor.sum], [anchor.result], blocksize=anchor.block, mode="DCR"),
+            ]
+            old = {index, anchor.shuffle, graph.producer[copies[0]]}
+            nodes = list(graph.nodes)
+            last = max(index, anchor.shuffle)
+            behind = [other for place, other in enumerate(nodes) if place > last and place not in old]
+            ahead = [other for place, other in enumerate(nodes) if place < last and place not in old]
+            set_nodes(model.graph, [*ahead, *made, *behind])
+            return
+
+
+@dataclass(frozen=True)
+class _Anchor:
+    """A sum with the copies of an image, whose result is shuffled, or one operand was: `features` come from `conv`."""
+
+    conv: int
+    shuffle: int
+    block: int
+    features: str
+    sum: str
+    result: str
+
+    @property
+    def square(self) -> int:
+        return self.block**2
+
+
+def _anchor_of(graph: FloatGraph, index: int, copies: str) -> _Anchor | None:
+    """The anchor that a sum adds, if the channels before its shuffle can be put in another order."""
+    total, maker = graph.nodes[index], graph.nodes[graph.producer[copies]]
+    (other,) = (name for name in total.input if name != copies)
+    enlarged = maker.op_type == "Resize"
+    shuffle = graph.producer.get(other) if enlarged else graph.sole_user(total.output[0])
+    if shuffle is None or not _is_shuffle(graph.nodes[shuffle]) or graph.sole_user(copies) != index:
+        return None
+    node = graph.nodes[shuffle]
+    first, second = (node, total) if enlarged else (total, node)
+    features, block = node.input[0] if enlarged else other, attribute_of(node, "blocksize")
+    conv = graph.producer.get(features, -1)
+    layer = graph.layers.get(conv)
+    if layer is None or layer.kind != "conv" or layer.groups != 1 or graph.sole_user(first.output[0]) is None:
+        return None
+    if graph.sole_user(features) is None or any(
+        len(graph.users[name]) > 1 for name in (layer.weight, layer.bias) if name
+    ):
+        return None
+    if not enlarged:
+        sources = graph.constants[maker.input[1]][:, :, 0, 0].argmax(1)
+        if not (sources == np.arange(len(sources)) // block**2).all():
+            return None
+    return _Anchor(conv, shuffle, block, features, first.output[0], second.output[0])
+
+
+def _is_shuffle(node: onnx.NodeProto) -> bool:
+    """Whether a node is torch's pixel shuffle."""
+    return node.op_type == "DepthToSpace" and attribute_of(node, "mode") == b"CRD"
 
 
 def _meet_anchor(model: onnx.ModelProto) -> tuple[str, ...]:
@@ -211,11 +285,13 @@ def _meet_anchor(model: onnx.ModelProto) -> tuple[str, ...]:
 
 
 def _copies(graph: FloatGraph, name: str, image: str) -> bool:
-    """Whether a value is the image with each pixel repeated, by a 1×1 convolution or by nearest enlarging."""
+    """Whether a value is the image with each pixel repeated, by a Concat, a 1×1 convolution or nearest enlarging."""
     index = graph.producer.get(name)
     if index is None or graph.nodes[index].input[0] != image:
         return False
     node, layer = graph.nodes[index], graph.layers.get(index)
+    if node.op_type == "Concat":
+        return all(name == image for name in node.input)
     if layer is None:
         return node.op_type == "Resize" and enlarges_by_copies(node)
     weight = graph.constants[layer.weight]
