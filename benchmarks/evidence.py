@@ -99,7 +99,17 @@ class Result:
 
     @classmethod
     def read(cls, file: Path) -> Result:
-        content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        (result,) = cls.read_all(file)
+        return result
+
+    @classmethod
+    def read_all(cls, file: Path) -> list[Result]:
+        """Return the results of a file: one, or those of the settled questions."""
+        content = json.loads(file.read_text(encoding="utf-8"))
+        return [cls._of(one, file) for one in (content if isinstance(content, list) else [content])]
+
+    @classmethod
+    def _of(cls, content: dict[str, Any], file: Path) -> Result:
         if content.pop("schema") != SCHEMA:
             raise ValueError(f"{file}: written by another version of this code: run its command again")
         tables = {
@@ -153,6 +163,12 @@ LIBRARIES = (
 
 def results_folder() -> Path:
     return Path(os.environ.get(FOLDER_VARIABLE, ROOT / "docs" / "results"))
+
+
+def results_of(folder: Path) -> dict[str, tuple[Path, Result]]:
+    """Return every result of a folder by name, with its file; the settled ones share a file."""
+    files = sorted(folder.glob("*.json"))
+    return {result.benchmark: (file, result) for file in files for result in Result.read_all(file)}
 
 
 def add_variant_option(parser: argparse.ArgumentParser) -> None:

@@ -1,6 +1,6 @@
 """Results as Markdown: the tables of the site's pages, the README's table, a page a result, and the list of all.
 
-A line `[result: NAME](path/of/NAME.json)` on a page of the docs stands for a table: the site shows the table in its
+A line `[result: NAME](path/of/FILE.json)` on a page of the docs stands for a table: the site shows the table in its
 place, a code host the link. `NAME.TABLE` selects one of several tables in a file; `NAME/ROW` shows the sentences of the
 rows of that name (`*`: any). What has not been measured yet has no link. The README has its tables itself, between
 `<!-- result: NAME -->` and `<!-- end of result -->`; `python -m benchmarks docs` writes them there.
@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks.evidence import ROOT, Result, benchmarks
+from benchmarks.evidence import ROOT, Result, benchmarks, results_of
 
 README = ROOT / "README.md"
 NAME = r"([\w-]+)(?:\.([\w-]+)|/([\w*-]+))?"
@@ -37,10 +37,9 @@ def filled(text: str, folder: Path) -> str:
 
 def rendered(name: str, table: str | None, row: str | None, folder: Path) -> str:
     """Return a table of a result, or the sentences of a row."""
-    file = folder / f"{name}.json"
-    if not file.is_file():
+    if name not in (results := results_of(folder)):
         return f"*Not run yet: `{command_of(name)}`.*"
-    result = Result.read(file)
+    _, result = results[name]
     return result.sentences(row) if row else result.tables[table or ""].render()
 
 
@@ -65,7 +64,7 @@ def shown_results() -> set[str]:
 def index(folder: Path) -> str:
     """Return the table of every question that can be asked, with its results, and those that pages still miss."""
     lines = ["| question | command | measured |", "|---|---|---|"]
-    names = {file.stem for file in folder.glob("*.json")} | shown_results()
+    names = results_of(folder).keys() | shown_results()
     for benchmark_name, benchmark in benchmarks().items():
         of_benchmark = sorted(name for name in names if question_of(name) == benchmark_name)
         lines += [_index_row(name, benchmark.question, folder) for name in of_benchmark or [benchmark_name]]

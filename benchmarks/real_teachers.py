@@ -7,8 +7,8 @@ shape and time learns the originals without a teacher (`scratch`). Students, con
 with the teacher's images of a set, and with the originals where the teacher is for these; published figures of networks
 of the students' cost stand beside them. Each student is timed in turns with its teacher.
 
-docs/results/real_teachers.webp gets a row for each teacher: of the embedded photos, the crop in which the student of the
-first kind that was trained longest differs most from its teacher.
+docs/results/real_teachers.webp gets a row for each teacher: of the embedded photos, the crop in which the student of
+the first kind that was trained longest differs most from its teacher.
 
 Finished runs are kept in --out, and so are scores and times: the command can be stopped and repeated. --only measures
 some teachers, and the tables of the others stay in the result as they are.

@@ -148,7 +148,7 @@ def on_files(files: Any, config: Any) -> Any:
 
     pages = {str(place_of(path)): text for path, text in outside().items()}
     for file in results_folder().glob("*.json"):
-        pages[str(place_of(RESULTS / file.name))] = Result.read(file).page()
+        pages[str(place_of(RESULTS / file.name))] = "\n\n".join(result.page() for result in Result.read_all(file))
     for place, text in pages.items():
         page = File.generated(config, place, content=text)
         page.inclusion = InclusionLevel.NOT_IN_NAV

@@ -25,7 +25,7 @@ MAX_SAMPLE_LEVELS = 2
 """The largest difference of a sample's values, in 8-bit steps.
 
 It is two less than the whole picture may differ, as that has more values than its samples. All the same, of 139 whole
-benchmark pictures one, through CARN-M, was 5 off (docs/results/upscale_speed.json).
+benchmark pictures one, through CARN-M, was 5 off (upscale_speed in docs/results/settled.json).
 """
 
 SAMPLE = 64

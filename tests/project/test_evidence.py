@@ -22,6 +22,7 @@ from benchmarks.evidence import (
     benchmarks,
     module_names,
     results_folder,
+    results_of,
     save,
     without_private,
 )
@@ -102,7 +103,7 @@ SPREAD, EXAMPLE = r"\d\.\d{3} ± \d\.\d{3}", re.compile(r"^ {4}.*$", re.MULTILIN
 
 
 def test_a_spread_that_is_typed_into_a_page_is_one_of_the_results() -> None:
-    results = "".join(Result.read(file).page() for file in results_folder().glob("*.json"))
+    results = "".join(result.page() for _, result in results_of(results_folder()).values())
     for page in (README, *pages()):
         typed = EXAMPLE.sub("", FILLED.sub("", page.read_text(encoding="utf-8")))
         assert [spread for spread in re.findall(SPREAD, typed) if spread not in results] == [], page.name
@@ -130,21 +131,24 @@ def test_the_readme_has_the_figures_of_its_results() -> None:
 
 def test_every_mark_of_a_page_is_a_result_and_has_its_link_once_it_is_measured() -> None:
     marks = [(page, match) for page in pages() for match in MARK.finditer(page.read_text(encoding="utf-8"))]
+    measured = results_of(results_folder())
     assert len(marks) > 60
     for page, match in marks:
-        file = results_folder() / f"{match[1]}.json"
+        file, _ = measured.get(match[1], (None, None))
         link = re.search(r"\((.*)\)$", match[0])
-        assert (link is not None) == file.is_file(), f"{page}: {match[0]}"
+        assert (link is not None) == (file is not None), f"{page}: {match[0]}"
         assert link is None or (page.parent / link[1]).resolve() == file, f"{page}: {match[0]}"
         assert rendered(*match.groups(), results_folder()).strip(), f"{page}: {match[0]}"
 
 
 def test_every_result_has_a_benchmark_or_is_settled_with_an_answer() -> None:
     text = (results_folder() / "README.md").read_text(encoding="utf-8")
-    settled = set(re.findall(r"\((\S+)\.json\)", text.partition("\n## Settled")[2].partition("\nThe second tables")[0]))
-    measured = {file.stem for file in results_folder().glob("*.json")}
+    rows = text.partition("\n## Settled")[2].partition("\nThe second tables")[0]
+    settled = {name for row in rows.splitlines() for name in re.findall(r"`(\w+)`", row.partition(" | ")[0])}
+    measured = results_of(results_folder())
     of_benchmarks = {name for name in measured if question_of(name) in benchmarks()}
-    assert settled == measured - of_benchmarks and len(settled) > 15
+    assert settled == measured.keys() - of_benchmarks and len(settled) > 15
+    assert {measured[name][0].name for name in settled} == {"settled.json"}
     rows = index(results_folder())
     assert all(f"]({name}.json) | `python -m benchmarks " in rows for name in of_benchmarks)
 
