@@ -37,9 +37,9 @@ def filled(text: str, folder: Path) -> str:
 
 def rendered(name: str, table: str | None, row: str | None, folder: Path) -> str:
     """Return a table of a result, or the sentences of a row."""
-    if name not in (results := results_of(folder)):
+    _, result = results_of(folder).get(name, (None, None))
+    if result is None or not (row or (table or "") in result.tables):
         return f"*Not run yet: `{command_of(name)}`.*"
-    _, result = results[name]
     return result.sentences(row) if row else result.tables[table or ""].render()
 
 
