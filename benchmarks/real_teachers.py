@@ -40,7 +40,7 @@ from compressor.inference.metric_table import METRICS
 from compressor.inference.open import open_model
 from compressor.models.networks.cost import cost
 from compressor.models.students.students import parse_student
-from srkd.reports.pictures import SIDE, make_pictures
+from srkd.reports.pictures import SIDE, Crop, make_pictures
 
 BENCHMARK = Benchmark(
     "What does srkd make of the networks that people have, in a minute and in ten?",
@@ -290,17 +290,25 @@ def draw(teacher: Published, trained: Mapping[str, Mapping[str, Cell]], options:
     student, control = (open_model(Path(str(trained[one]["run"]))) for one in (name, str(row["control"])))
     runtime = open_model(options.checkpoints / teacher.file)
     pictures = make_pictures(embedded_pairs("val"), student, runtime, QUIET, control=control, most=1)
-    crop = pictures.crops[0]
-    shown = ("bicubic", "teacher", "student", "control")
-    size = len(shown) * (SIDE + GAP) - GAP, len(TEACHERS) * (SIDE + GAP) - GAP
+    drawn = strip(pictures.crops[:1], ("bicubic", "teacher", "student", "control"))
     file = results_folder() / PICTURE
+    size = drawn.width, len(TEACHERS) * (SIDE + GAP) - GAP
     canvas = Image.open(file).convert("RGB") if file.is_file() else Image.new("RGB", size, "white")
-    for column, network in enumerate(shown):
-        at = column * (SIDE + GAP), TEACHERS.index(teacher) * (SIDE + GAP)
-        canvas.paste(Image.open(io.BytesIO(crop.pictures[network])), at)
+    canvas.paste(drawn, (0, TEACHERS.index(teacher) * (SIDE + GAP)))
     file.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(file) as temporary:
         canvas.save(temporary, format="WEBP", quality=92, method=6)
+
+
+def strip(crops: Sequence[Crop], networks: Sequence[str]) -> Image.Image:
+    """Return crops below each other, each by the networks from left to right."""
+    size = len(networks) * (SIDE + GAP) - GAP, len(crops) * (SIDE + GAP) - GAP
+    drawn = Image.new("RGB", size, "white")
+    for row, crop in enumerate(crops):
+        for column, network in enumerate(networks):
+            at = column * (SIDE + GAP), row * (SIDE + GAP)
+            drawn.paste(Image.open(io.BytesIO(crop.pictures[network])), at)
+    return drawn
 
 
 def _first_and_longest(item: tuple[str, Mapping[str, Cell]]) -> tuple[bool, float]:
