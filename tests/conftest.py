@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 import signal
 import sys
 from collections.abc import Iterator
@@ -82,6 +83,17 @@ def real_children() -> Iterator[None]:
     """Start each child in a new interpreter, as for a user."""
     with children_started_by(Child):
         yield
+
+
+WHOLE_FILE = re.compile(r"^pytestmark = \[?pytest\.mark\.(ci|extras|browser)\b", re.MULTILINE)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out files of another tier than the chosen one without importing them: their libraries take seconds."""
+    if collection_path.suffix != ".py":
+        return None
+    tier = WHOLE_FILE.search(collection_path.read_text(encoding="utf-8"))
+    return True if tier and f"not {tier[1]}" in config.option.markexpr else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -80,6 +80,7 @@ def test_the_frames_are_a_folder_of_the_cache(film: Path, tmp_path: Path) -> Non
     assert all(torch.equal(pixels(one.lr), pixels(two.lr)) for one, two in zip(images[1:], elsewhere[1:], strict=True))
 
 
+@pytest.mark.ci
 def test_a_run_on_a_film(film: Path, tmp_path: Path) -> None:
     notes = list[str]()
     teacher = build(EDSRSpec(scale=2, width=8, depth=1), seed=1)

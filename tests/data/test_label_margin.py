@@ -148,6 +148,7 @@ def options(tmp_path: Path) -> dict[str, Any]:
     }
 
 
+@pytest.mark.ci
 def test_a_run_measures_its_margin_once_and_resumes_with_it_to_the_same_bytes(options: dict[str, Any], tmp_path: Path):
     notes: list[str] = []
     compress(**options, out=tmp_path / "whole", announce=notes.append)

@@ -67,6 +67,7 @@ def test_hr_images_stay_the_label_where_there_are_some():
     assert Step(0, 0, Batch(lr, hr), StepNetworks([Runner(network, trains=True)])).hr is hr
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("recipe", ["logits", "scratch"])
 def test_a_run_from_lr_images_alone(recipe, teacher, lr_folder, tmp_path):
     out = tmp_path / "run"
@@ -83,6 +84,7 @@ def test_a_run_from_lr_images_alone(recipe, teacher, lr_folder, tmp_path):
         resume(out)
 
 
+@pytest.mark.ci
 def test_a_student_drawn_anew_still_needs_a_teacher_and_gets_the_embedded_one(lr_folder, tmp_path):
     notes: list[str] = []
     compress(

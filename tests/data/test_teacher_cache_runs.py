@@ -160,6 +160,7 @@ def options(tmp_path, monkeypatch) -> dict[str, object]:
     return {"teacher": tmp_path / "teacher.safetensors", "data": tmp_path / "photos", "settings": SETTINGS}
 
 
+@pytest.mark.ci
 def test_a_run_records_its_cache_and_resumes_to_the_same_bytes(options, tmp_path):
     lines: list[str] = []
     straight = compress(**options, steps=6, teacher_cache=True, out=tmp_path / "straight", announce=lines.append)

@@ -89,6 +89,7 @@ def test_kernels_are_drawn_as_in_real_esrgan() -> None:
     assert all(abs(float(kernel.sum()) - 1) < 1e-9 for kernel in kernels)
 
 
+@pytest.mark.ci
 @needs_shared
 def test_the_population_of_kernels_is_that_of_basicsr() -> None:
     made = np.load(shared() / "golden" / "losses" / "realesrgan_kernel_population" / "output.npz")

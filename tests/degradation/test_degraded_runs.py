@@ -106,6 +106,7 @@ def test_validation_has_a_degraded_set_before_each_clean_one(tmp_path: Path) -> 
         assert torch.equal(degraded.lr[0], steps().of_image(clean.hr[0], 2, clean.name))  # type: ignore[index]
 
 
+@pytest.mark.ci
 def test_a_run_scores_as_evaluate_does_and_says_what_its_images_suffered(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -184,6 +185,7 @@ def test_every_second_patch_of_int8s_calibration_is_degraded() -> None:
     assert Degradation.of_header({"srkd.degradation": json.dumps(steps().to_json())}) == steps()
 
 
+@pytest.mark.ci
 @needs_shared
 @pytest.mark.parametrize(
     ("how", "noise", "blur", "quality"),

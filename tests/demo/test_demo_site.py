@@ -162,6 +162,7 @@ def test_the_teacher_of_a_run_and_models_that_differ(checkpoint: Path, tmp_path:
     assert "no teacher beside it" in notes[-1]
 
 
+@pytest.mark.ci
 def test_the_folder_of_a_plan_gives_its_files_by_their_names(tmp_path: Path) -> None:
     shapes = [
         CandidateShape("compact", 8, depth, 1, 1, f"compact:scale=2,width=8,depth={depth}", True) for depth in (1, 2)

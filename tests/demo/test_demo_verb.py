@@ -110,6 +110,7 @@ def interrupt(process: subprocess.Popen[str], seconds: float = 60.0) -> tuple[in
     return process.returncode, err
 
 
+@pytest.mark.ci
 def test_it_serves_until_ctrl_c(desk: Path) -> None:
     with running(desk, *PAIR, "--json") as process:
         report = json.loads(lines_until(process, "}"))

@@ -175,6 +175,7 @@ RECIPES = ["csd", "fit", "scratch", "logits", "fakd", "csd-lite", "clsd", "dckd"
 
 
 # On a CPU the tests of the recipes train all of them.
+@pytest.mark.ci
 @pytest.mark.parametrize("recipe", RECIPES[:2] if DEVICE == "cpu" else RECIPES)
 def test_recipes_train(recipe: str, tmp_path: Path, teacher: Path, photos: Path) -> None:
     assert run(tmp_path, recipe, teacher, photos) > 5

@@ -71,6 +71,7 @@ def test_the_card_is_what_hubs_read(small: Path) -> None:
     assert "forbids commercial use" in body and "student.onnx" in body and MARK in body
 
 
+@pytest.mark.ci
 def test_the_licence_goes_with_the_student(small: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """The student's files state it, and so does every verb that describes the student."""
     warning = commercial_warning(FORBIDS)

@@ -123,6 +123,7 @@ def test_a_file_of_another_kind_is_one_line(tmp_path: Path, graph: ExportedGraph
         assert name in str(caught.value) and "\n" not in str(caught.value) and len(str(caught.value)) < 700
 
 
+@pytest.mark.ci
 def test_an_export_that_is_ended_leaves_nothing_behind(tmp_path: Path) -> None:
     save_network(build(SPEC, seed=0), tmp_path / "small.safetensors")
     for attempt in range(5):

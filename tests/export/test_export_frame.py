@@ -82,6 +82,7 @@ def test_a_file_of_one_size_says_so_and_runs_any_picture(network: Network, tmp_p
         )
 
 
+@pytest.mark.ci
 def test_windows_too_small_for_the_network_tell_their_seam(network: Network, tmp_path: Path) -> None:
     deep = build(dataclasses.replace(SPEC, depth=6), seed=0)
     (file,) = export_model(deep, SOURCE, ["onnx"], tmp_path, options=FileOptions(lr_size=(16, 16))).files

@@ -126,6 +126,7 @@ def test_the_first_lines_hold_the_metadata_and_players_skip_them(tmp_path: Path)
     assert text.count("//!HOOK") == LUMA.depth + 1 and "MAIN" not in text
 
 
+@pytest.mark.ci
 @plays
 @pytest.mark.parametrize("name", ["glsl", "glsl-fp16"])
 @pytest.mark.parametrize(
@@ -157,6 +158,7 @@ def test_images_are_those_of_the_network_to_the_border(
     assert (repeated[..., cut:-cut, cut:-cut] - expected).abs().max() > 4 * LEVEL
 
 
+@pytest.mark.ci
 @plays
 def test_images_of_any_size_run_and_those_of_a_pixel(tmp_path: Path) -> None:
     network = lively(LUMA)
@@ -174,6 +176,7 @@ def test_a_luma_shader_enlarges_pictures_in_colour(tmp_path: Path) -> None:
     assert (played - super_resolve(TorchRuntime(network, label="network"), lr).sr).abs().max() <= 2 * LEVEL
 
 
+@pytest.mark.ci
 def test_a_student_in_rgb_is_written_for_luma(tmp_path: Path) -> None:
     network = lively(RGB)
     save_network(network, tmp_path / "student.safetensors", metadata={"srkd.scores": "{}", "srkd.recipe": "logits"})

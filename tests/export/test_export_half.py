@@ -56,6 +56,7 @@ def written(network: Network, graph: ExportedGraph, path: Path, options: FileOpt
     return path
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(("format", "least", "opset"), [("fp16", 70.0, 18), ("bf16", 50.0, 22)])
 def test_half_precision_is_near_and_half_the_size(
     network: Network, tmp_path: Path, format: str, least: float, opset: int
@@ -149,6 +150,7 @@ def test_bytes_in_bytes_out(network: Network, graphs: Callable[[int], ExportedGr
     assert torch.equal(runtime.run(lr_u8.float() / 255).mul(255).round(), torch.from_numpy(sr_u8).permute(0, 3, 1, 2))
 
 
+@pytest.mark.ci
 def test_what_leaves_the_range_is_clamped_inside(network: Network, tmp_path: Path) -> None:
     bright = copy.deepcopy(network)
     with torch.no_grad():
@@ -198,6 +200,7 @@ def test_the_distance_of_bytes_is_that_of_what_was_rounded(network: Network) -> 
         assert proof.reason is None and proof.parity is not None and proof.parity.psnr == pytest.approx(70, abs=0.3)
 
 
+@pytest.mark.ci
 def test_all_choices_at_once(network: Network, tmp_path: Path) -> None:
     options = FileOptions(lr_size=(16, 12), io="uint8", shuffle="dcr")
     file = export_file(network, "fp16", tmp_path, options)

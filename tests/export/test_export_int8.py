@@ -61,12 +61,14 @@ def exported(quick_int8: None, student: Network, tmp_path_factory: pytest.TempPa
     return export_model(student, source, ["int8"], tmp_path_factory.mktemp("int8")).files
 
 
+@pytest.mark.ci
 def test_one_flag_writes_a_file_for_cpus_and_one_for_tensorrt(exported: tuple[FileReport, ...]) -> None:
     assert [file.format for file in exported] == ["int8", "int8-trt"]
     assert [file.verdict for file in exported] == ["passed", "passed"]
     assert [file.path.name for file in exported if file.path] == ["student.int8.onnx", "student.int8-trt.onnx"]
 
 
+@pytest.mark.ci
 def test_photos_lose_little_and_the_metadata_says_how_much(exported: tuple[FileReport, ...]) -> None:
     for file in exported:
         assert file.quality is not None and file.path is not None and file.quality.psnr_to_source is not None
@@ -76,6 +78,7 @@ def test_photos_lose_little_and_the_metadata_says_how_much(exported: tuple[FileR
         assert (quant["in_float"], quant["bits"]) == ("nothing", 8) and "8 patches" in quant["calibration"]
 
 
+@pytest.mark.ci
 def test_the_file_opens_as_int8_and_takes_any_size(exported: tuple[FileReport, ...], student: Network) -> None:
     assert exported[0].path is not None
     model = open_model(exported[0].path)
@@ -85,6 +88,7 @@ def test_the_file_opens_as_int8_and_takes_any_size(exported: tuple[FileReport, .
         assert model.run(torch.rand(2, 3, *size)).shape == (2, 3, 4 * size[0], 4 * size[1])
 
 
+@pytest.mark.ci
 def test_a_file_for_tensorrt_is_compared_in_float_on_its_grids(exported: tuple[FileReport, ...]) -> None:
     """With a CPU's own products, its images would differ between processors."""
     path, lr = exported[1].path, sample_photo(40, 30)
@@ -99,6 +103,7 @@ def test_a_file_for_tensorrt_is_compared_in_float_on_its_grids(exported: tuple[F
     assert compared_error < 1e-4 and compared_error < 0.2 * usual_error, (compared_error, usual_error)
 
 
+@pytest.mark.ci
 def test_flat_colours_keep_their_colour(exported: tuple[FileReport, ...], student: Network) -> None:
     assert exported[0].path is not None
     model = open_model(exported[0].path)
@@ -111,6 +116,7 @@ def test_flat_colours_keep_their_colour(exported: tuple[FileReport, ...], studen
         assert float(difference.abs().max()) < 2.5 / 255, colour
 
 
+@pytest.mark.ci
 def test_dark_photos_keep_their_mean(exported: tuple[FileReport, ...], student: Network) -> None:
     """The mean changes by at most half a grey level per channel: users complain about int8 files with dark output.
 
@@ -128,6 +134,7 @@ def test_dark_photos_keep_their_mean(exported: tuple[FileReport, ...], student: 
         assert float(shift.max()) < limit, light
 
 
+@pytest.mark.ci
 def test_greys_are_no_more_coloured_than_in_float(exported: tuple[FileReport, ...], student: Network) -> None:
     """On a ramp from black to white the mean difference between channels changes by at most one grey level."""
     assert exported[0].path is not None
@@ -143,6 +150,7 @@ def test_greys_are_no_more_coloured_than_in_float(exported: tuple[FileReport, ..
     assert float((tint(model.run(ramp)) - expected).max()) < 1
 
 
+@pytest.mark.ci
 def test_the_speed_is_told_against_float_in_the_same_runtime(exported: tuple[FileReport, ...]) -> None:
     measured = exported[0].speed
     assert measured is not None and measured.runtime == "onnxruntime" and measured.ms > 0
@@ -171,6 +179,7 @@ def test_int8_gives_bytes_to_an_app_that_wants_bytes(student: Network, tmp_path:
     assert model.graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.UINT8
 
 
+@pytest.mark.ci
 def test_a_bound_that_cannot_be_met_is_refused_with_the_figures(tmp_path: Path) -> None:
     network, notes = build(EDSRSpec(width=4, depth=1, scale=2), seed=0), list[str]()
     options = FileOptions(lr_size=(40, 32), int8=Int8Options(max_drop=-10.0))
@@ -265,6 +274,7 @@ def written(name: str, network: Network, folder: Path) -> tuple[Mapping[str, obj
     return facts, [values for values in stored if values.ndim == 4 and values.dtype != np.float32]
 
 
+@pytest.mark.ci
 def test_weights_have_seven_bits_where_the_processor_overflows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(to_int8, "has_integer_products", lambda: False)
     facts, weights = written("int8", build(EDSRSpec(width=4, depth=1, scale=2), seed=0), tmp_path)
@@ -294,6 +304,7 @@ def test_a_network_that_was_trained_quantised_brings_its_ranges(student: Network
         assert (file.quality.psnr_to_source or 100) > 45  # to the fake-quantised network
 
 
+@pytest.mark.ci
 def test_learnt_weights_are_bytes_where_the_processor_overflows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -62,6 +62,7 @@ def test_where_it_begins_may_be_unknown_and_the_proof_still_counts(
     assert re.search("where it begins is not known: larger than 2 GB", str(file.reason))
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("format", ["onnx", "fp16"])
 def test_a_simplifier_that_damages_the_graph(format: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It claims that its graph is equal, but the last convolution is a fifth too strong."""

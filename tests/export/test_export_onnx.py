@@ -58,6 +58,7 @@ def only(report: ExportReport) -> FileReport:
     return file
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("spec", SPECS, ids=lambda spec: f"{spec.arch}x{spec.scale}{spec.mean_shift[0]}")
 def test_every_network_exports_and_equals_itself(
     spec: EDSRSpec, tmp_path: Path, capfd: pytest.CaptureFixture[str]
@@ -164,6 +165,7 @@ def corrupting(monkeypatch: pytest.MonkeyPatch, good: Path, change: Change) -> N
     monkeypatch.setitem(FORMATS.rows, "corrupt", row)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -213,6 +215,7 @@ def test_what_the_exporter_cannot_convert(network: Network, tmp_path: Path) -> N
     assert "\n" not in str(file.reason) and list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.ci
 def test_a_network_that_is_constant_may_be_exported_and_one_that_is_not_finite_may_not(
     network: Network, tmp_path: Path
 ) -> None:

@@ -125,6 +125,7 @@ def test_options_that_a_file_does_not_have(case: FormatCase, good: FileReport) -
         assert "\n" not in str(caught.value)
 
 
+@pytest.mark.ci
 def test_a_file_of_one_size(case: FormatCase, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """Networks with windows are included, for which most converters write files for one size only."""
     for number, spec in enumerate(case.windows):
@@ -234,6 +235,7 @@ def test_a_weight_that_is_not_finite(network: Network, tmp_path: Path, name: str
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.ci
 def test_denormal_weights_that_count_are_not_lost_in_silence(
     case: FormatCase, network: Network, tmp_path: Path
 ) -> None:
@@ -253,6 +255,7 @@ def test_denormal_weights_that_count_are_not_lost_in_silence(
         torch.testing.assert_close(open_model(file.path).run(lr), expected(tiny, lr), atol=1e-4, rtol=0)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("shape", [(1, 13, 7), (2, 9, 11), (1, 1, 1), (1, 64, 96)])
 def test_a_runtime_that_is_wrong_at_one_size(
     network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int, int]

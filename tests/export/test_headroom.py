@@ -90,6 +90,7 @@ def test_what_one_convolution_multiplies_and_the_next_divides(network: Network, 
     assert file.parity.psnr > plain.parity.psnr - 3
 
 
+@pytest.mark.ci
 def test_a_stream_without_room_is_refused_and_the_layer_is_named(network: Network, tmp_path: Path) -> None:
     """The stream of the residual blocks has several users, so none of its channels can be rescaled."""
 
@@ -109,6 +110,7 @@ def test_a_stream_without_room_is_refused_and_the_layer_is_named(network: Networ
     assert bf16.verdict == "passed", bf16.reason  # bf16 reaches as far as float32
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     "spec",
     [SPEC, CompactSpec(width=8, depth=2, scale=2), CARNMSpec(width=16, groups=4, scale=2)],

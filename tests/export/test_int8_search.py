@@ -268,6 +268,7 @@ def test_where_no_choice_is_enough_the_most_sensitive_layers_follow(network: Net
         searched(network, lambda parts: 0.5, lambda parts: 1.0)
 
 
+@pytest.mark.ci
 def test_the_one_layer_that_spoils_it_is_the_first_of_the_ranking() -> None:
     """One weight of each row is so large that all others round to zero; the unit that it reads is always zero."""
     network = build(EDSRSpec(width=8, depth=2, scale=2), seed=0)

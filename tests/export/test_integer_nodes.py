@@ -48,6 +48,7 @@ def counted(path: Path) -> IntegerNodes:
     return nodes
 
 
+@pytest.mark.ci
 def test_all_layers_of_a_network_with_relus_compute_in_integers(tmp_path: Path) -> None:
     nodes = counted(written(RELU, tmp_path))
     # Eight convolutions, the sums of two blocks and that of the body.
@@ -66,6 +67,7 @@ def test_prelus_fall_back_to_float_between_conversions(tmp_path: Path) -> None:
     assert "7 of 11 nodes compute in integers, PRelu 4 in float" in str(nodes)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("spec", [PlainSpec(width=8, depth=2), CompactSpec(2, width=8, depth=2, act="relu")], ids=str)
 def test_students_for_phones_compute_in_integers_from_end_to_end(spec: Spec, tmp_path: Path) -> None:
     nodes = counted(written(spec, tmp_path))

@@ -78,6 +78,7 @@ def run(model: onnx.ModelProto, lr: torch.Tensor, *, plain: bool = False) -> tor
     return torch.from_numpy(run_graph(model, lr, exactly=plain))
 
 
+@pytest.mark.ci
 @every_case
 @pytest.mark.parametrize("plain", [True, False], ids=["as written", "optimised"])
 def test_it_gives_the_numbers_of_the_fake_quantisation(case: Case, plain: bool) -> None:
@@ -122,6 +123,7 @@ def test_onnx_runtime_computes_the_blocks_in_integers(method: Method, flavour: s
     assert kinds.count("QLinearConv") >= 5 and kinds.count("QLinearAdd") >= 1
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(("method", "placement"), [("pams", "paper"), ("pact", "all")])
 def test_rounded_biases_are_whole_numbers_of_the_steps_in_which_integers_add(
     method: Method, placement: Placement
@@ -171,6 +173,7 @@ def test_what_has_no_integers_is_refused_in_one_line(tmp_path: Path) -> None:
         build_learnt_graph(four, None, 18)
 
 
+@pytest.mark.ci
 def test_float_files_hold_the_fake_quantisation_and_half_ones_are_refused(tmp_path: Path) -> None:
     network = network_of(EDSR, "pams", "paper", 4)
     report = export_model(network, Source("student"), ["onnx", "fp16", "bf16"], tmp_path)
@@ -186,6 +189,7 @@ def test_float_files_hold_the_fake_quantisation_and_half_ones_are_refused(tmp_pa
         assert "trained quantised (pams, 4 bits, placement paper)" in file.reason and "\n" not in file.reason
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("flavour", [CPU, TENSORRT], ids=lambda flavour: flavour.name)
 def test_what_lies_below_a_range_ends_on_its_lowest_level(flavour: Flavour) -> None:
     """A byte has one more level below zero than above; with narrow ranges an error affects almost every pixel."""

@@ -37,6 +37,7 @@ def operations(module: GraphModule) -> list[object]:
     return [node.target for node in module.graph.nodes if node.op == "call_function"]
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("spec", (*FREE, *WINDOWS), ids=lambda spec: f"{spec.arch}x{spec.scale}")
 def test_the_rewritten_graph_is_the_same_function(spec: Spec) -> None:
     network = build(spec, seed=5).eval().requires_grad_(False)

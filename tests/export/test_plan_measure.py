@@ -50,6 +50,7 @@ def shape(spec: CompactSpec | EDSRSpec, *, fits: bool = False) -> CandidateShape
 SMALL, LARGE = shape(CompactSpec(2, width=8, depth=1)), shape(CompactSpec(2, width=32, depth=8))
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     "spec",
     [
@@ -82,6 +83,7 @@ def test_a_foreign_teacher_has_shapes_for_any_and_a_scale_without_them_none() ->
     assert list_candidates(TeacherFacts(16, 3), SIZE) == ()
 
 
+@pytest.mark.ci
 def test_a_bench_measures_beside_its_reference_and_a_failure_is_one_line(tmp_path: Path) -> None:
     bench = Bench(TORCH, tmp_path, seconds=0.05)
     small, large, again = (bench.measure(candidate) for candidate in (SMALL, LARGE, SMALL))

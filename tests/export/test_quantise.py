@@ -157,6 +157,7 @@ def test_a_mixing_matrix_is_orthogonal_and_even(size: int) -> None:
     assert float(matrix.abs().max()) <= (2 / size) ** 0.5 + 1e-12
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("spec", SPECS, ids=lambda spec: str(spec.arch))
 def test_a_turned_network_computes_the_same(spec: Spec) -> None:
     network, patches = build(spec, seed=2), photos_like()
@@ -207,6 +208,7 @@ def test_the_best_basis_disturbs_the_image_less_than_an_even_one() -> None:
     assert torch.linalg.det(best_basis(values)).abs() == pytest.approx(1)
 
 
+@pytest.mark.ci
 def test_the_basis_is_the_same_every_time() -> None:
     network, patches = build(SMALL, seed=0), photos_like()
     once, again = (spread_streams(network, patches).state_dict() for _ in range(2))
@@ -216,6 +218,7 @@ def test_the_basis_is_the_same_every_time() -> None:
 # --- ends
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("spec", SPECS, ids=lambda spec: str(spec.arch))
 def test_the_image_itself_meets_the_first_layer_and_nothing_changes(spec: Spec) -> None:
     """Borders do not change either: they are padded with the mean, which equals zeros after its subtraction."""
@@ -234,6 +237,7 @@ def test_the_image_reaches_the_first_layer_without_its_mean() -> None:
     assert ends.graph.model.graph.output[0].name == layers[-1].output[0]
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("spec", ANCHORED, ids=str)
 def test_a_sum_with_the_image_is_bytes_from_end_to_end(spec: Spec) -> None:
     """The copied image is exact, the sum is rounded to the image's bytes, and nothing is left to compute in float."""
@@ -337,6 +341,7 @@ def test_a_stream_of_sums_alone_is_left_to_its_basis() -> None:
 # --- files
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("spec", SPECS, ids=lambda spec: str(spec.arch))
 @pytest.mark.parametrize(
     ("flavour", "float_sums"), [(CPU, False), (TENSORRT, True)], ids=["cpu", "tensorrt, sums in float"]
@@ -429,6 +434,7 @@ def test_a_weight_that_several_layers_share_is_rounded_alike() -> None:
     assert all(np.array_equal(copy, copies[0]) for copies in by_weight.values() for copy in copies)
 
 
+@pytest.mark.ci
 def test_the_bias_makes_up_for_what_rounding_shifts() -> None:
     """With very coarsely rounded weights the mean of each channel of the image does not change."""
     _, ends = ends_of(CompactSpec(2, width=8, depth=2))

@@ -44,6 +44,7 @@ def test_a_key_holds_everything_that_a_graph_depends_on() -> None:
     assert network_key(network) not in {network_key(other) for other in (*others, changed, renamed)}
 
 
+@pytest.mark.ci
 def test_a_graph_that_is_changed_leaves_the_next_one_whole() -> None:
     network = build(SPEC, seed=0)
     first = build_graph(network, None, 18).model

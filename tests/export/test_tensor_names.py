@@ -114,6 +114,7 @@ def a_file(
     return copy, None
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_every_file_has_the_names_that_programs_expect_and_runs_under_those_of_before(
     name: str, network: Network, int8_file: Callable[[str], tuple[FileReport, list[str]]], tmp_path: Path

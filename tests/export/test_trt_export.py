@@ -64,6 +64,7 @@ def exported(network: Network, folder: Path, name: str, options: FileOptions | N
     return export_model(network, Source("small"), [name], folder, options=options, photos={}).files
 
 
+@pytest.mark.ci
 @needs_linux
 @pytest.mark.parametrize(
     ("name", "precision", "onnx"),

@@ -141,6 +141,7 @@ def test_wrong_words_are_refused(tmp_path: Path) -> None:
         srkd.export(tmp_path / "net.safetensors", hosts="upscayl", io="uint8")
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("spec", [CompactSpec(4, width=8, depth=2), EDSRSpec(width=8, depth=1, scale=2)])
 def test_an_entry_of_openmodeldb_has_the_types_of_its_schema(spec: CompactSpec, tmp_path: Path) -> None:
     """src/lib/schema.ts and model-props.ts: the id's pattern, the keys that are needed, resources, a SPDX name."""

@@ -152,6 +152,7 @@ def test_the_readme_is_the_card_and_ends_with_the_three_lines(tmp_path: Path) ->
     assert srkd.inspect(folder).licence == "cc-by-nc-4.0"
 
 
+@pytest.mark.ci
 def test_a_card_that_its_owner_changed_is_left_alone(tmp_path: Path) -> None:
     network = build(EDSRSpec(width=8, depth=1, scale=2), seed=0)
     readme = written(network, tmp_path) / "README.md"

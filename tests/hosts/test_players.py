@@ -91,6 +91,7 @@ def ffmpeg_refuses(path: Path, name: str, output: str) -> str | None:
     return None
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     "student", [pytest.param(name, marks=[pytest.mark.ci] * (name != "plain-luma-x2")) for name in STUDENTS]
 )
@@ -114,6 +115,7 @@ def test_ffmpeg_takes_its_file_by_the_names_of_its_command(student: str, tmp_pat
     assert np.abs(image - enlarged(network, torch.from_numpy(frame).float() / 255)).max() * 255 < 0.01
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("spec", [EDSRSpec(width=8, depth=1, scale=2), CompactSpec(4, width=8, depth=1, channels=1)])
 def test_ffmpeg_takes_no_images_but_float32(spec: EDSRSpec, tmp_path: Path) -> None:
     network: Network = build(spec, seed=0)

@@ -36,6 +36,7 @@ def model(written: HostFolder, name: str) -> onnx.ModelProto:
     return onnx.shape_inference.infer_shapes(onnx.load_model(str(written.folder / name)), strict_mode=True)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(("name", "images"), [("4x-net.fp16.onnx", "float"), ("4x-net-fp16io.fp16.onnx", "fp16")])
 def test_all_between_the_images_is_fp16(written: HostFolder, name: str, images: str) -> None:
     """A strongly typed network computes in the types of its tensors, so a float32 one would stay float32."""
@@ -49,6 +50,7 @@ def test_all_between_the_images_is_fp16(written: HostFolder, name: str, images: 
     assert weights and all(tensor.data_type == TensorProto.FLOAT16 for tensor in weights)
 
 
+@pytest.mark.ci
 def test_int8_is_symmetric(written: HostFolder) -> None:
     graph = model(written, "4x-net.int8-trt.onnx").graph
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
@@ -59,6 +61,7 @@ def test_int8_is_symmetric(written: HostFolder) -> None:
         assert zero.dtype == np.int8 and not zero.any()
 
 
+@pytest.mark.ci
 def test_the_command_has_no_option_that_11_lacks(written: HostFolder) -> None:
     assert written.folder is not None
     text = (written.folder / "README.md").read_text(encoding="utf-8")

@@ -38,6 +38,7 @@ def test_they_beat_bicubic_on_photographs_they_never_saw(asset: Callable[[], Pat
     assert own.psnr_y is not None and bicubic.psnr_y is not None and own.psnr_y - bicubic.psnr_y > gain
 
 
+@pytest.mark.ci
 @needs_shared
 @pytest.mark.parametrize(("asset", "least"), [(embedded_teacher, 2.9), (embedded_student, 2.3)])
 def test_their_gain_on_set5_is_what_the_card_says(asset: Callable[[], Path], least: float) -> None:

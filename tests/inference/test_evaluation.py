@@ -313,6 +313,7 @@ def test_mistakes_are_told_in_one_line(data: Path) -> None:
         evaluate([], find_sets(data / "stored", scale=2), AT_X2)
 
 
+@pytest.mark.ci
 @needs_shared
 @pytest.mark.parametrize(
     ("name", "scale", "psnr", "ssim"),

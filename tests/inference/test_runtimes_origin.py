@@ -68,6 +68,7 @@ def test_the_checkpoint_is_found_by_its_hash(checkpoint: Path) -> None:
         find_source_checkpoint(exported[0])
 
 
+@pytest.mark.ci
 def test_the_demo_shows_the_network_of_a_file_that_no_browser_runs(checkpoint: Path, tmp_path: Path) -> None:
     teacher = enlarger(tmp_path / "teacher.onnx")
     phone = sidecar_file(tmp_path / "phone.param", source_metadata(checkpoint))

@@ -155,6 +155,7 @@ def test_a_mean_of_reversed_colours_is_tried() -> None:
     assert network.settings() == {"img_range": 255.0, "mean": DIV2K_MEAN, "res_scale": 1.0}
 
 
+@pytest.mark.ci
 def test_compress_stops_at_a_teacher_that_an_option_improves(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -183,6 +184,7 @@ def test_evaluate_names_models_below_bicubic_and_the_option(tmp_path: Path, caps
     assert "below bicubic" not in "".join(capsys.readouterr())
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("name", NETWORKS)
 def test_untrained_networks_are_not_explained_away(name: str) -> None:
     check = check_teacher(build(architecture(name).small, seed=1))

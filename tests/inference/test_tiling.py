@@ -118,6 +118,7 @@ def test_spans_cover_an_axis_once_with_equal_windows(size: int, tile: int, margi
         assert len(cut) == 1 or span.stop - span.start <= tile
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("padding", ["network", "testscript"])
 @pytest.mark.parametrize("size", [(64, 88), (50, 71)])
 def test_tiles_keep_to_the_grid_of_windows(size: tuple[int, int], padding: str) -> None:

@@ -55,6 +55,7 @@ def test_every_network_has_a_way_home() -> None:
     assert {"srvgg", "carn_m"} <= set(code_bases()), "names that docs/networks/README.md has in its table"
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("to", code_bases())
 def test_the_way_home_and_back_changes_no_bit(to: str, tmp_path: Path) -> None:
     attempts = refused = 0

@@ -90,6 +90,7 @@ def test_the_macs_of_span_and_spanf3(spec: Spec, gmacs: float) -> None:
     assert round(cost(spec).macs / 1e9, 2) == gmacs
 
 
+@pytest.mark.ci
 def test_the_official_classes_to_the_last_digit() -> None:
     for spec, params, macs, _ in OFFICIAL:
         assert cost(spec) == Cost(params, macs, macs + extra(spec, 256 * 256), (256, 256)), spec
@@ -114,6 +115,7 @@ def extra(spec: Spec, pixels: int) -> int:
     return 0
 
 
+@pytest.mark.ci
 def test_padding_is_counted() -> None:
     """SwinIR pads to the next multiple of its window; only the crop at its tail costs nothing."""
     assert cost(DIRECT, (25, 33)).macs == cost(DIRECT, (32, 40)).macs > cost(DIRECT, (24, 32)).macs

@@ -46,6 +46,7 @@ def test_nothing_is_lost_where_nothing_is_cut(name: str, scale: int) -> None:
     assert float((run(student) - run(teacher)).abs().max()) < 1e-4
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     "spec",
     [spec for name in FITTED for spec in architecture(name).variants],
@@ -57,6 +58,7 @@ def test_nothing_is_lost_in_other_forms(spec: Spec) -> None:
     assert float((run(student) - run(teacher)).abs().max()) < 1e-4
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     ("name", "axes"),
     [
@@ -81,6 +83,7 @@ def test_what_lies_in_few_directions_is_reproduced() -> None:
     assert float((run(student) - run(teacher)).abs().max()) < 1e-4
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     ("axes", "share"),
     [({"width": 0.5}, 0.75), pytest.param({"depth": 0.5}, 0.75, marks=pytest.mark.ci), ({"width": 0.25}, 0.2)],

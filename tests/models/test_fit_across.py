@@ -198,6 +198,7 @@ STUDENTS = (
 )
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("name", ["edsr", "rcan", "compact", "plain"])
 @pytest.mark.parametrize("spec", STUDENTS, ids=str)
 def test_a_solved_student_is_nearer_than_random_weights(name: str, spec: Spec) -> None:
@@ -278,6 +279,7 @@ class Outputs(ImageModel):
         return self.inside.fingerprint()
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("scale", [2, 3])
 def test_outputs_alone_are_enough_at_any_scale(scale: int) -> None:
     """The embedded network gives the features, the teacher the image: here a sharpened enlargement."""
@@ -300,6 +302,7 @@ def is_slow(spec: Spec) -> bool:
     return bool(spec.to_dict().get("unshuffle", 1) > 2)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     "spec", [pytest.param(spec, marks=[pytest.mark.ci] * is_slow(spec), id=str(spec)) for spec in COLOUR]
 )
@@ -312,6 +315,7 @@ def test_every_shape_is_solved_for(spec: Spec) -> None:
         assert student(lr).isfinite().all()
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     "spec",
     [

@@ -19,6 +19,7 @@ def patches(count: int) -> torch.Tensor:
     return torch.rand(count, 3, 12, 12, generator=torch.Generator().manual_seed(6))
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("name", ["rcan", "carn_m", "swinir"])
 def test_a_student_is_the_same_without(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     teacher = lively(architecture(name).small)

@@ -91,6 +91,7 @@ def test_rcan_keeps_a_mean_shift_that_training_has_moved(tmp_path: Path) -> None
     assert float((official.thinned(constant) - case.outputs["y"]).abs().max()) > 1e-3
 
 
+@pytest.mark.ci
 @needs_shared
 def test_every_golden_case_of_the_shared_folder() -> None:
     result = list(rows(shared() / "golden", shared() / "data" / "checkpoints"))

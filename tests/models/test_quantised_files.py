@@ -56,6 +56,7 @@ def with_header(path: Path, **changes: str | None) -> Path:
     return path
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("arch", sorted(NETWORKS))
 @pytest.mark.parametrize("placement", ["paper", "all"])
 def test_a_file_gives_the_same_network(arch: str, placement: Placement, tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ def crop(side: int = 24) -> torch.Tensor:
     return torch.rand(1, 3, side, side - 4, generator=torch.Generator().manual_seed(0))
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(("name", "psnr_y"), [("spanx4_ch48.param", 32.203), ("spanx2_ch48.param", 38.070)])
 def test_ncnn_files_score_on_set5_what_their_authors_files_score(name: str, psnr_y: float) -> None:
     path = real(name)
@@ -40,6 +41,7 @@ def test_ncnn_files_score_on_set5_what_their_authors_files_score(name: str, psnr
     assert scores.psnr_y == pytest.approx(psnr_y, abs=0.001)
 
 
+@pytest.mark.ci
 @pytest.mark.skipif(not spandrel_teacher.is_spandrel_installed(), reason="spandrel is not installed: make extras")
 @pytest.mark.parametrize(
     ("name", "to", "there"),
@@ -62,6 +64,7 @@ def test_spandrel_gives_the_same_image_on_the_way_home(name: str, to: str, there
         assert (model(crop()) - network(crop()).clamp(0, 1)).abs().max() < 1e-5
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize(("width", "depth"), [(0.5, 1.0), pytest.param(1.0, 0.5, marks=pytest.mark.slow)])
 def test_a_half_of_a_file_is_smaller_and_goes_to_onnx(name: str, width: float, depth: float, tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ def teacher_of(arch: str, scale: int) -> Network:
     return lively(replace(TEACHERS[arch], scale=scale))
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("arch", TEACHERS)
 def test_a_slice_is_the_teacher_with_the_dropped_channels_zeroed(arch: str) -> None:
     for scale, width in ((2, 0.01), (2, 0.29), (3, 0.5), (4, 0.7)):
@@ -41,6 +42,7 @@ def test_a_slice_is_the_teacher_with_the_dropped_channels_zeroed(arch: str) -> N
         assert float((run(teacher) - masked).abs().max()) > 1e-3
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("variant", FORMS)
 def test_a_slice_of_a_rarer_form(variant: str) -> None:
     teacher = lively(FORMS[variant])

@@ -47,6 +47,7 @@ def test_every_file_is_of_the_oldest_python() -> None:
         ast.parse(path.read_text(encoding="utf-8"), str(path), feature_version=(3, int(OLDEST[1])))
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("version", ["3.10", "3.11", "3.12", "3.13"])
 def test_every_file_compiles_without_a_warning(version: str) -> None:
     names = "".join(f"{path}\n" for path in FILES)

@@ -111,6 +111,7 @@ WHOLE, HALF = EDSRSpec(scale=2, width=8, depth=3), EDSRSpec(scale=2, width=4, de
 """A teacher and a slice of it, with taps by thirds, suitable for every method."""
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 def test_terms_that_methods_share_are_one_quantity_and_their_order_is_none(row: Row) -> None:
     """Each form of a method is combined with the simplest one that has the pixel loss, or the teacher's image."""

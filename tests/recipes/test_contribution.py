@@ -126,6 +126,7 @@ def test_five_places_are_enough_for_every_test_of_methods(contributed: Path) -> 
     assert passed >= 25, report
 
 
+@pytest.mark.ci
 def test_everything_else_is_made_from_them(contributed: Path) -> None:
     """The list, the schema for editors, and of the site the keys of recipes, the picture of methods and the menu."""
     program = """

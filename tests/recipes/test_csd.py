@@ -231,6 +231,7 @@ def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(recipes.terms.phi, "URL", UNREACHABLE)
 
 
+@pytest.mark.ci
 @pytest.mark.usefixtures("offline")
 def test_a_run_leaves_student_and_teacher_and_other_widths_can_be_cut(
     edsr: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -303,6 +304,7 @@ def test_what_cannot_be_trained_is_refused_before_anything_is_written(
     assert "\n" not in str(caught.value) and not (tmp_path / "run").exists()
 
 
+@pytest.mark.ci
 @pytest.mark.usefixtures("offline")
 def test_csd_lite_compares_features_of_the_embedded_teacher_if_its_own_gives_outputs_only(
     photos: Path, tmp_path: Path
@@ -315,6 +317,7 @@ def test_csd_lite_compares_features_of_the_embedded_teacher_if_its_own_gives_out
     assert "phi: the embedded teacher's first blocks, as the ONNX teacher gives outputs only" in notes
 
 
+@pytest.mark.ci
 @pytest.mark.usefixtures("offline")
 def test_csd_lite_takes_a_teacher_of_any_origin_with_vgg(photos: Path, tmp_path: Path) -> None:
     foreign = save_onnx(twin(), tmp_path / "foreign.onnx")

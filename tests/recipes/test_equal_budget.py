@@ -47,6 +47,7 @@ def test_a_finished_run_is_neither_trained_nor_evaluated_again(
         compare([ONE], replace(budget, seeds=2), sets)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     ("contender", "changed", "message"),
     [

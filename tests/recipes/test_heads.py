@@ -220,6 +220,7 @@ def test_phi_must_be_resolved_first() -> None:
         Clsd().helpers(None, student())
 
 
+@pytest.mark.ci
 def test_a_run_says_whose_blocks_it_looks_through(tmp_path: Path) -> None:
     settings = ("phi=teacher", "schedule.batch=2", "schedule.lr_patch=8", "lam=0.1", "negatives=1")
     foreign, out, notes = save_onnx(twin(), tmp_path / "teacher.onnx"), tmp_path / "run", list[str]()

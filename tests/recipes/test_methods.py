@@ -116,6 +116,7 @@ def all_moved(module: nn.Module, spared: tuple[str, ...]) -> bool:
     return True
 
 
+@pytest.mark.ci
 @every
 def test_the_teacher_stays_to_the_bit_and_a_resumed_run_too(row: Row, run_of: Callable[[Row], Run]):
     run = run_of(row)

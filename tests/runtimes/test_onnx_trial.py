@@ -69,6 +69,7 @@ def test_a_loop_without_end_is_one_line(tmp_path: Path) -> None:
     assert time.monotonic() - began < 40
 
 
+@pytest.mark.ci
 def test_a_block_size_that_ends_the_process_is_one_line(tmp_path: Path, real_children: None) -> None:
     weights: Weights = {}
     nodes = [*enlarge(weights, 2**40), helper.make_node("Identity", ["large"], ["sr"])]

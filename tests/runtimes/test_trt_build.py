@@ -110,6 +110,7 @@ def test_profiles(gpu: Nvidia, tmp_path: Path) -> None:
             dynamic_profile(3, 8, 8, sizes)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     ("fault", "message"),
     [

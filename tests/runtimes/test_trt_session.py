@@ -78,6 +78,7 @@ def engine(folder: Path, profile: OptimizationProfile = SIZES, **kind: tuple[int
     return path
 
 
+@pytest.mark.ci
 def test_an_engine_enlarges_what_it_is_given(gpu: Nvidia, tmp_path: Path) -> None:
     path = engine(tmp_path)
     runtime = open_model(path)
@@ -176,6 +177,7 @@ def test_an_engine_that_srkd_did_not_write(with_torch: Nvidia, tmp_path: Path) -
     torch.testing.assert_close(runtime.run(lr), expected(tmp_path / "small.onnx", lr), atol=1e-5, rtol=0)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     ("fault", "message"),
     [

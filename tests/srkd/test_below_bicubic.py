@@ -34,6 +34,7 @@ def test_compress_ends_with_it(photos, tmp_path, capfd, bad_run):
     assert "BELOW BICUBIC" not in output.out
 
 
+@pytest.mark.ci
 def test_export_and_profile_say_it_too(bad_run, capfd):
     capfd.readouterr()
     assert run(["export", str(bad_run), "--onnx"]) == 0

@@ -106,6 +106,7 @@ def test_no_teacher_is_timed_in_vain(words: dict[str, Any], monkeypatch: pytest.
     assert cache_advice(cached, cached.teacher, 10.0, 1000) is None
 
 
+@pytest.mark.ci
 def test_a_long_run_prints_it_once_and_its_student_is_the_same(
     words: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -89,6 +89,7 @@ def test_its_options_are_set_as_those_of_other_methods(tmp_path: Path) -> None:
     assert methods_of(recipe=str(file), calm=0.0)[0][FOR_FILMS] == {**own, "weight": 0.0}
 
 
+@pytest.mark.ci
 def test_a_run_on_a_film(tmp_path: Path) -> None:
     """The term is in the curve, and the run goes on as it began; without it there is none."""
     require_av()

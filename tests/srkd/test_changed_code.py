@@ -96,6 +96,7 @@ def stopped(edit_package: Edit, words: dict[str, Any], tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
+@pytest.mark.ci
 def test_changed_code_is_refused_and_recorded_if_accepted(
     stopped: Path, edit_package: Edit, words: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -172,6 +173,7 @@ def test_a_run_whose_code_was_not_recorded_goes_on_and_says_so(stopped: Path) ->
     assert contents.code is not None and contents.code.continued[0].step == 1
 
 
+@pytest.mark.ci
 def test_a_plan_does_not_mix_code(edit_package: Edit, words: dict[str, Any], tmp_path: Path) -> None:
     plan = srkd.compress(out=tmp_path / "plan", seeds=2, **words).run
     shutil.rmtree(plan / "heavy-seed11")

@@ -19,6 +19,7 @@ from tests.support.run_files import save_run_file
 from tests.support.small_runs import SMALL
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("recipe", ["scratch", "inherit", "logits"])
 def test_every_recipe_leaves_a_whole_run_folder(recipe, teacher, photos, tmp_path):
     untouched = teacher.read_bytes()
@@ -43,6 +44,7 @@ def test_every_recipe_leaves_a_whole_run_folder(recipe, teacher, photos, tmp_pat
     assert teacher.read_bytes() == untouched
 
 
+@pytest.mark.ci
 def test_the_same_seed_writes_the_same_bytes_and_another_does_not(teacher, photos, tmp_path):
     def student(name: str, seed: int) -> bytes:
         words = {"data": photos, "init": "inherit", "steps": 3, "settings": SMALL}
@@ -60,6 +62,7 @@ def test_depth_width_and_spec_shape_the_student(teacher):
     assert spec(student="edsr:width=3,depth=1,scale=2") == EDSRSpec(scale=2, width=3, depth=1)
 
 
+@pytest.mark.ci
 def test_inherited_students_start_as_the_teacher_and_random_ones_do_not(teacher, photos, tmp_path):
     """With width 1 and a rate of almost zero, the inherited student equals the teacher."""
     still = (*SMALL, "schedule.rate=1e-12")
@@ -112,6 +115,7 @@ def test_mistakes_are_one_line_with_the_right_code(arguments, code, part, teache
     assert not (tmp_path / "r" / "student.safetensors").exists()
 
 
+@pytest.mark.ci
 def test_an_existing_run_is_left_alone(teacher, photos, tmp_path):
     out = tmp_path / "run"
     first = compress(teacher, data=photos, steps=1, out=out, settings=SMALL).student_path.read_bytes()
@@ -127,6 +131,7 @@ def test_without_teacher_and_data_the_embedded_ones_are_announced():
     assert "embedded teacher" in lines[0] and "embedded photos" in " ".join(lines)
 
 
+@pytest.mark.ci
 def test_run_json_has_every_option(teacher, photos, tmp_path):
     fields = [declaration.name for declaration in declarations(CompressOptions)]
     report = compress(teacher, data=photos, steps=1, out=tmp_path / "run", settings=SMALL)

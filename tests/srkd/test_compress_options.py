@@ -161,6 +161,7 @@ def test_threads_are_those_of_the_run_alone(teacher: Path, photos: Path, tmp_pat
     assert torch.get_num_threads() == before
 
 
+@pytest.mark.ci
 def test_baselines_have_the_batch_of_the_recipe(teacher: Path, photos: Path, tmp_path: Path) -> None:
     report = srkd.compress(
         teacher, data=photos, steps=2, batch=3, lr_patch=8, rate=3e-4, with_baseline=True, out=tmp_path / "plan"

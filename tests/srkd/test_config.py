@@ -199,6 +199,7 @@ def test_a_run_tells_where_its_student_started(photos: Path, tmp_path: Path) -> 
         assert torch.allclose(student[name], earlier_weights[name], atol=1e-6), name
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     "spec",
     [

@@ -49,6 +49,7 @@ def test_missing_modules_are_named_with_the_command(monkeypatch: pytest.MonkeyPa
     assert {piece.name for piece in diagnosis.runtimes} >= {"torch", "onnxruntime"}
 
 
+@pytest.mark.ci
 def test_the_demo_is_ready_only_with_its_built_app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The server's packages alone are not enough: the page must be built, too."""
 

@@ -75,6 +75,7 @@ def test_macs_are_those_of_torchs_own_counter_module_by_module(name):
     assert {name: macs for name, macs in macs_by_module.items() if macs} == expected
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("name", SMALL)
 def test_our_shapes_are_those_of_torchs_kernels(name, monkeypatch):
     quick = of("logits", SMALL[name], SMALL[name])
@@ -248,6 +249,7 @@ def test_durations_read_as_one_plans_with_them(seconds, result):
     assert format_duration(seconds) == result
 
 
+@pytest.mark.ci
 def test_the_cost_of_a_step_is_counted_with_phi_and_backward():
     """A step of L1 costs a forward pass and, without the gradient of the first layer's input, twice that backward."""
     alone = of("scratch", SMALL["edsr"], None, BatchShape(2, 16))

@@ -35,6 +35,7 @@ def compress(ground: Path, out: Path, **options: object) -> list[str]:
     return lines
 
 
+@pytest.mark.ci
 def test_a_run_says_what_the_fitted_student_scores_and_repeats_to_the_byte(ground: Path, tmp_path: Path) -> None:
     lines = compress(ground, tmp_path / "one")
     compress(ground, tmp_path / "other", cache_size=0)
@@ -47,6 +48,7 @@ def test_a_run_says_what_the_fitted_student_scores_and_repeats_to_the_byte(groun
     assert one == other
 
 
+@pytest.mark.ci
 def test_a_student_with_branches_is_solved_trained_and_exported_without_them(ground: Path, tmp_path: Path) -> None:
     lines = compress(ground, tmp_path / "run", student="plain:width=8,depth=1,branches=True")
     assert any("solved for in" in line for line in lines)
@@ -58,6 +60,7 @@ def test_a_student_with_branches_is_solved_trained_and_exported_without_them(gro
     assert not spec_of(file.path).to_dict()["branches"]
 
 
+@pytest.mark.ci
 def test_a_student_is_solved_for_once(ground: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SRKD_CACHE", str(tmp_path / "cache"))
 
@@ -94,6 +97,7 @@ def test_two_processes_start_from_the_fit_of_one(ground: Path, tmp_path: Path) -
     assert len(figures[0]) == 3 and figures[0] == pytest.approx(figures[1], abs=0.02)
 
 
+@pytest.mark.ci
 def test_the_start_is_the_fit_and_not_the_slice(ground: Path, tmp_path: Path) -> None:
     """The test compares after one step at a rate of almost zero."""
     for init in ("fit", "inherit"):
@@ -133,6 +137,7 @@ def test_patches_are_the_most_textured_of_those_drawn(ground: Path) -> None:
     assert small.shape[-1] == min(int(store.lr.heights.min()), int(store.lr.widths.min()))
 
 
+@pytest.mark.ci
 def test_csd_trains_its_student_inside_the_turned_teacher(ground: Path, tmp_path: Path) -> None:
     """After one step at a rate of almost zero the student is the leading slice of an equal teacher."""
     for select in ("principal", "leading"):
@@ -189,6 +194,7 @@ def test_solved_students_of_another_kind_or_with_gates_are_trained_by_soap(groun
     assert pace_of(student="carn:width=4,scale=2", init="random") == (name, rate)
 
 
+@pytest.mark.ci
 def test_a_run_with_a_student_of_another_kind_starts_solved(ground: Path, tmp_path: Path) -> None:
     lines = compress(ground, tmp_path / "run", student="compact:width=12,depth=2", steps=1)
     (line,) = [line for line in lines if "solved for in" in line]
@@ -197,6 +203,7 @@ def test_a_run_with_a_student_of_another_kind_starts_solved(ground: Path, tmp_pa
     assert read_json(tmp_path / "run")["start"]["init"] == "fit"
 
 
+@pytest.mark.ci
 def test_weights_of_a_file_stand_in_the_place_of_a_fit(ground: Path, tmp_path: Path) -> None:
     compress(ground, tmp_path / "first", steps=1)
     compress(ground, tmp_path / "second", recipe="logits", steps=1, init_from=tmp_path / "first")
@@ -205,6 +212,7 @@ def test_weights_of_a_file_stand_in_the_place_of_a_fit(ground: Path, tmp_path: P
         compress(ground, tmp_path / "third", init="fit", init_from=tmp_path / "first")
 
 
+@pytest.mark.ci
 def test_a_stream_that_cannot_be_turned_is_cut_as_it_is(ground: Path, tmp_path: Path) -> None:
     save_network(build(RCANSpec(scale=2, width=8, groups=1, depth=2, hidden=2), seed=3), tmp_path / "rcan.safetensors")
     options = {
@@ -221,6 +229,7 @@ def test_a_stream_that_cannot_be_turned_is_cut_as_it_is(ground: Path, tmp_path: 
     compress(ground, tmp_path / "strongest", **options, select="l1")
 
 
+@pytest.mark.ci
 def test_the_report_keeps_where_the_student_started(ground: Path, tmp_path: Path) -> None:
     """A run that was stopped and continued keeps it, too."""
 
@@ -239,6 +248,7 @@ def test_the_report_keeps_where_the_student_started(ground: Path, tmp_path: Path
     assert trained.untrained is None
 
 
+@pytest.mark.ci
 def test_lr_images_alone_are_enough(ground: Path, tmp_path: Path) -> None:
     lines = compress(ground, tmp_path / "run", data=None, lr_only=ground / "photos", recipe="logits", steps=1)
     assert any("solved for in" in line and "on 64 patches" in line for line in lines)

@@ -45,6 +45,7 @@ def rewrite(path: Path, change: Callable[[dict[str, object]], None]) -> None:
     path.write_bytes(len(text).to_bytes(8, "little") + text + content[end:])
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("spec", tiny_networks(), ids=label)
 def test_the_header_says_what_the_network_is(spec: Spec, tmp_path: Path) -> None:
     for dtype in DTYPES:

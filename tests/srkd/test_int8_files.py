@@ -77,6 +77,7 @@ def told(capsys: pytest.CaptureFixture[str], *arguments: object) -> Any:
     return json.loads(capsys.readouterr().out)
 
 
+@pytest.mark.ci
 def test_inspect_names_flavour_calibration_and_loss(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = folder / "small.int8.onnx"
     words = said(capsys, "inspect", file)
@@ -89,6 +90,7 @@ def test_inspect_names_flavour_calibration_and_loss(folder: Path, capsys: pytest
     assert told(capsys, "inspect", folder / "small.onnx")["int8"] is None
 
 
+@pytest.mark.ci
 def test_inspect_of_a_network_trained_quantised(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = said(capsys, "inspect", folder / "rounded.int8.onnx")
     assert "calibration learnt in training by pams" in words
@@ -98,6 +100,7 @@ def test_inspect_of_a_network_trained_quantised(folder: Path, capsys: pytest.Cap
     )
 
 
+@pytest.mark.ci
 def test_evaluate_says_what_was_scored(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     models = [folder / name for name in ("small.int8.onnx", "rounded.safetensors", "small.onnx")]
     words = said(capsys, "evaluate", *models)
@@ -114,12 +117,14 @@ def test_evaluate_says_what_was_scored(folder: Path, capsys: pytest.CaptureFixtu
     assert [row["precision"] for row in rows] == ["fp32", "int8"]
 
 
+@pytest.mark.ci
 def test_an_open_network_that_was_trained_quantised_is_no_float_one(folder: Path) -> None:
     network = srkd.load(folder / "rounded.safetensors")
     numbers = srkd.evaluate(network).numbers[network.architecture]
     assert numbers.quantised == Quantisation("pams", 8, "all")
 
 
+@pytest.mark.ci
 def test_upscale_names_precision_and_loss(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ("upscale", folder / "small.int8.onnx", folder / "photo.png", "-o", tmp_path, "--overwrite")
     assert run([str(argument) for argument in arguments]) == 0
@@ -130,6 +135,7 @@ def test_upscale_names_precision_and_loss(folder: Path, tmp_path: Path, capsys: 
     assert report["done"][0]["precision"] == "int8"
 
 
+@pytest.mark.ci
 def test_profile_says_what_an_int8_file_is_and_how_it_compares(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -144,6 +150,7 @@ def test_profile_says_what_an_int8_file_is_and_how_it_compares(
     assert int8 is not None and (int8.bounded, int8.nodes_in_int8, report.rows[1].int8) == (True, 8, None)
 
 
+@pytest.mark.ci
 def test_a_file_is_timed_where_its_graph_is_not_shown(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -156,6 +163,7 @@ def test_a_file_is_timed_where_its_graph_is_not_shown(
     assert "onnxruntime does not show its graph" in report["notes"]
 
 
+@pytest.mark.ci
 def test_profile_writes_a_checkpoint_in_eight_bits(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Torch and the teacher stay in float; the row says that the loss is not bounded.
 
@@ -181,12 +189,14 @@ def test_profile_writes_a_checkpoint_in_eight_bits(folder: Path, monkeypatch: py
     assert (records(report)[3]["int8_bounded"], records(report)[3]["nodes_in_int8"]) == (False, 8)
 
 
+@pytest.mark.ci
 def test_a_runtime_without_int8_files_is_left_out(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["profile", str(folder / "small.safetensors"), "--precision", "int8", "--no-quality", *PROFILE]
     assert run([*arguments, "--runtime", "onnxruntime,coreml"]) == 0
     assert "no int8 file is made for runtime coreml" in capsys.readouterr().err
 
 
+@pytest.mark.ci
 def test_a_network_trained_at_eight_bits_needs_no_bound(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (row,) = told(
         capsys,
@@ -197,6 +207,7 @@ def test_a_network_trained_at_eight_bits_needs_no_bound(folder: Path, capsys: py
     assert row["int8"]["calibration"] == "learnt in training"
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("product", ["avx512_vnni", "asimddp", ""])
 def test_doctor_says_whether_int8_pays_here(
     product: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -222,6 +233,7 @@ def test_doctor_names_the_runtimes_of_int8_files(monkeypatch: pytest.MonkeyPatch
     assert "not here: " in diagnosis.lines()[1]
 
 
+@pytest.mark.ci
 def test_the_demo_lists_the_loss(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     app = tmp_path / "app"
     app.mkdir()

@@ -59,6 +59,7 @@ VERBS: dict[str, Callable[..., object]] = {
 }
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("verb", VERBS)
 def test_a_verb_passes_them_on(
     verb: str, teacher: Path, photos: Path, tried_with: list[ResourceLimits], tmp_path: Path

@@ -102,6 +102,7 @@ def last_line(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     return line
 
 
+@pytest.mark.ci
 def test_a_class_of_a_file_is_a_recipe_with_its_options(mine: Path, words: dict[str, Any], tmp_path: Path) -> None:
     preset = load_preset(f"{mine}:SobelKD", ["SobelKD.lam=0.3"])
     (method,) = preset.build_methods()
@@ -117,6 +118,7 @@ def test_a_class_of_a_file_is_a_recipe_with_its_options(mine: Path, words: dict[
     assert_read_as_written(by_call)
 
 
+@pytest.mark.ci
 def test_verbs_that_read_a_run_do_not_import_its_method(mine: Path, words: dict[str, Any], tmp_path: Path) -> None:
     run = sobel_run(f"{mine}:SobelKD", tmp_path / "run", words)
     mine.write_text("raise SystemExit('imported')")
@@ -127,6 +129,7 @@ def test_verbs_that_read_a_run_do_not_import_its_method(mine: Path, words: dict[
     assert "mine.py; source sha256" in page
 
 
+@pytest.mark.ci
 def test_plans_train_with_it(mine: Path, words: dict[str, Any], tmp_path: Path) -> None:
     plan = sobel_run(f"{mine}:SobelKD", tmp_path / "plan", words, baselines=("scratch", "logits"))
     assert {row.name for row in srkd.compare(plan).methods} == {"SobelKD", "scratch", "logits"}
@@ -211,6 +214,7 @@ def test_a_class_of_a_file_that_is_written_as_in_python(mine: Path, monkeypatch:
         load_preset("mine:SobelKD")
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("changed", ["mine.py", "edge_tools.py"])
 def test_a_changed_file_is_refused_before_it_runs(
     mine: Path, words: dict[str, Any], tmp_path: Path, changed: str, capsys: pytest.CaptureFixture[str]
@@ -230,6 +234,7 @@ def test_a_changed_file_is_refused_before_it_runs(
     assert entry["step"] == 1 and changed in entry["changes"][0]["what"]
 
 
+@pytest.mark.ci
 def test_an_unchanged_file_goes_on_to_the_same_bytes(mine: Path, words: dict[str, Any], tmp_path: Path) -> None:
     whole = sobel_run(f"{mine}:SobelKD", tmp_path / "whole", words)
     with death_after(1):
@@ -241,6 +246,7 @@ def test_an_unchanged_file_goes_on_to_the_same_bytes(mine: Path, words: dict[str
 # In a notebook.
 
 
+@pytest.mark.ci
 def test_a_method_of_a_notebook_trains_and_goes_on_there(
     in_notebook: Callable[[str], Any], words: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -261,6 +267,7 @@ def test_a_method_of_a_notebook_trains_and_goes_on_there(
     assert (run / "student.safetensors").read_bytes() == (whole / "student.safetensors").read_bytes()
 
 
+@pytest.mark.ci
 def test_the_shell_says_where_such_a_run_goes_on(
     in_notebook: Callable[[str], Any], words: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -270,6 +277,7 @@ def test_the_shell_says_where_such_a_run_goes_on(
     assert outcome.code == 2 and "srkd.resume(RUN, recipe=SobelKD(lam=0.3))" in outcome.err.splitlines()[-1]
 
 
+@pytest.mark.ci
 def test_seeds_and_baselines_train_with_a_method_of_a_notebook(
     in_notebook: Callable[[str], Any], words: dict[str, Any], tmp_path: Path
 ) -> None:

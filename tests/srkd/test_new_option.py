@@ -7,6 +7,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.support.commands import ROOT, python
 from tests.support.small_runs import save_photos, save_teacher
 
@@ -60,6 +62,7 @@ print(json.dumps({
 """
 
 
+@pytest.mark.ci
 def test_an_option_is_in_every_place_and_in_the_runs_of_its_group(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "srkd", tmp_path / "srkd", ignore=shutil.ignore_patterns("__pycache__"))
     file = tmp_path / "srkd" / "options" / "compress.py"

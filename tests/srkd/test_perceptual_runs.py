@@ -73,6 +73,7 @@ def test_a_run_has_two_stages_and_its_last_student_without_the_discriminator(
     assert best.fingerprint() == student.fingerprint()
 
 
+@pytest.mark.ci
 def test_the_report_shows_teacher_student_and_control_and_measures_them_beside_lanczos(
     inputs: Path, tmp_path: Path
 ) -> None:
@@ -89,6 +90,7 @@ def test_the_report_shows_teacher_student_and_control_and_measures_them_beside_l
     assert "degraded (noise=0..10)" in " ".join(words)
 
 
+@pytest.mark.ci
 def test_any_run_can_be_the_control_of_a_report(
     inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

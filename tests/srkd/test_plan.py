@@ -47,6 +47,7 @@ def test_the_verb_prints_a_table_of_reasons_draws_a_picture_and_names_the_next_s
         assert drawn.format == "PNG" and drawn.convert("L").getextrema()[0] < 100
 
 
+@pytest.mark.ci
 def test_the_function_returns_what_json_prints(teacher: Path, capsys: pytest.CaptureFixture[str]) -> None:
     report = srkd.plan(teacher, target_fps=0.2, target_mb=1, seconds=0.05, **TINY)
     assert isinstance(report, PlanReport) and report.chosen in report.rows and report.scale == 2
@@ -141,6 +142,7 @@ def compressed(teacher: Path, folder: Path, **options: Any) -> CompressReport:
     return srkd.compress(teacher, data=teacher.parent / "photos", out=folder / "run", **settings, **TINY)  # type: ignore[arg-type]
 
 
+@pytest.mark.ci
 @pytest.mark.usefixtures("soon")
 def test_compress_trains_what_the_target_decides_and_says_whether_it_is_met(teacher: Path, tmp_path: Path) -> None:
     notes: list[str] = []

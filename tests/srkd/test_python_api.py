@@ -57,6 +57,7 @@ def model(request: pytest.FixtureRequest, ground: Path) -> Any:
     }[request.param]()
 
 
+@pytest.mark.ci
 def test_every_function_takes_every_kind_of_model(model: Any, ground: Path, tmp_path: Path) -> None:
     params = srkd.cost(model, "10x12").params
     assert srkd.cost(model, (10, 12)).lr_size == (10, 12)

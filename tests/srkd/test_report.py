@@ -199,6 +199,7 @@ def picture(content: bytes) -> Image.Image:
     return Image.open(io.BytesIO(content)).convert("RGB")
 
 
+@pytest.mark.ci
 def test_curves_are_drawn_for_light_and_dark_pages_with_their_names_and_figures(plan: Path) -> None:
     quality, loss = curve_figures(read_contents(plan).metrics)
     assert quality.title == "Y-PSNR on the validation images in dB, over steps" and loss.title == "Loss, over steps"
@@ -270,6 +271,7 @@ def test_points_are_times_at_the_first_size_without_unbounded_files(plan: Path) 
     ]
 
 
+@pytest.mark.ci
 def test_speed_is_measured_once_and_kept(plan: Path, copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def measure(options: ProfileOptions, context: Context) -> object:
         # In torch alone, on small images: exports to ONNX would take seconds.
@@ -351,6 +353,7 @@ def test_a_teacher_that_was_trained_beside_its_student_is_a_row(copy: Path) -> N
     assert "teacher, joint – – 23.456" in shown(copy).text
 
 
+@pytest.mark.ci
 def test_several_runs_are_one_page(plan: Path, copy: Path, tmp_path: Path) -> None:
     report = srkd.report([plan, copy], out=tmp_path / "both.html", speed=False, data=plan.parent / "photos")
     text = page_of(report.path).text

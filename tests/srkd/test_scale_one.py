@@ -133,6 +133,7 @@ VERBS: dict[str, list[str]] = {
 }
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("verb", VERBS)
 def test_it_is_named_in_every_verb(
     verb: str, ground: Path, trained: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
@@ -170,6 +171,7 @@ def test_pictures_keep_their_size(ground: Path, trained: Path, tmp_path: Path) -
     assert {Image.open(done.output).size for done in report.done} == {(WIDTH, HEIGHT)}
 
 
+@pytest.mark.ci
 def test_a_plan_and_the_demo_take_them(ground: Path, trained: Path, tmp_path: Path) -> None:
     plan = srkd.plan(ground / "teacher.safetensors", target_fps=1, lr_size="16x16", seconds=0.05)
     assert isinstance(plan, PlanReport) and "scale=1" in plan.chosen.student and plan.goal == "teacher"
@@ -179,6 +181,7 @@ def test_a_plan_and_the_demo_take_them(ground: Path, trained: Path, tmp_path: Pa
     assert {model["scale"] for model in catalogue["models"]} == {1} and len(catalogue["models"]) > 1
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("name", SPECS)
 def test_students_are_solved_for(name: str, ground: Path, tmp_path: Path) -> None:
     """Of every kind that has scale 1, and half of it is nearer to its teacher than its input is."""
@@ -192,6 +195,7 @@ def test_students_are_solved_for(name: str, ground: Path, tmp_path: Path) -> Non
     assert report.untrained.student > report.bicubic.psnr_y_teacher
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("recipe", ["ds", "fakd", "lfd"])
 def test_features_of_an_unshuffled_image_are_compared(recipe: str, ground: Path, tmp_path: Path) -> None:
     """They are smaller than the image. The teacher sees no margin, of which they have no exact crop."""

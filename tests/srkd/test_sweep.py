@@ -120,6 +120,7 @@ def swept(ground, tmp_path_factory):
     )
 
 
+@pytest.mark.ci
 def test_a_sweep_has_a_run_for_each_point_and_seed(ground, swept, tmp_path) -> None:
     trials = swept.trials
     labels = [f"width={width}, rate={rate}" for width in ("0.25", "0.5") for rate in ("1e-4", "1e-2")]
@@ -151,6 +152,7 @@ def test_a_sweep_has_a_run_for_each_point_and_seed(ground, swept, tmp_path) -> N
     assert alone.student_path.read_bytes() == there.read_bytes()
 
 
+@pytest.mark.ci
 def test_the_best_point_and_each_points_gains_are_reported(swept) -> None:
     trials = swept.trials
     means = {row.name: row.mean for row in trials.rows[: trials.points]}

@@ -137,6 +137,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 PROFILE = ("--lr-size", "12x10,8x8", "--seconds", "0.1", "--no-memory", "--no-quality", "--threads", "1")
 
 
+@pytest.mark.ci
 def test_every_verb_with_a_table_has_csv(
     model: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

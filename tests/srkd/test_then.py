@@ -77,6 +77,7 @@ def test_every_verb_takes_the_folder(both: CompressReport, ground: Path) -> None
     assert next(iter(evaluation.models.values()))
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("saves", [1, 2, 3])
 def test_a_run_that_died_goes_on_to_the_same_bytes(
     ground: Path, both: CompressReport, tmp_path: Path, saves: int

@@ -81,6 +81,7 @@ def test_it_is_an_attribute_that_costs_nothing_until_it_is_used() -> None:
     assert python("-c", program).out.split() == ["False", "srkd.training", "True"]
 
 
+@pytest.mark.ci
 def test_the_loop_of_the_page_trains_a_student_that_every_verb_takes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

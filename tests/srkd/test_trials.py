@@ -77,6 +77,7 @@ VARIANTS = ["logits", "scratch", "inherit", "fit"]
 NAMES = [f"{variant}-seed{seed}" for seed in (10, 11) for variant in VARIANTS]
 
 
+@pytest.mark.ci
 def test_each_trial_is_a_run_folder_and_the_best_of_the_recipe_lies_on_top(plan) -> None:
     assert sorted(path.name for path in plan.run.iterdir() if path.is_dir()) == sorted(NAMES)
     for name in NAMES:
@@ -99,6 +100,7 @@ def test_each_trial_is_a_run_folder_and_the_best_of_the_recipe_lies_on_top(plan)
     assert teacher is not None and (teacher.path.name, teacher.scale) == ("teacher.safetensors", 2)
 
 
+@pytest.mark.ci
 def test_figures_are_those_of_the_runs(plan) -> None:
     """Mean, sd and gain equal those of another library, computed from each run's run.json."""
     psnr_y = {name: read_json(plan.run / name)["result"]["student"]["psnr_y"] for name in NAMES}
@@ -117,6 +119,7 @@ def test_figures_are_those_of_the_runs(plan) -> None:
     assert written["seeds"] == [10, 11] and len(written["runs"]) == 8
 
 
+@pytest.mark.ci
 def test_runs_of_one_seed_see_the_same_batches_and_other_seeds_others(plan) -> None:
     first, second = plan.trials.batches
     assert (first.seed, second.seed) == (10, 11) and first.digest != second.digest
@@ -125,6 +128,7 @@ def test_runs_of_one_seed_see_the_same_batches_and_other_seeds_others(plan) -> N
     assert all("batches" in row for row in rows if row["kind"] == "train")
 
 
+@pytest.mark.ci
 def test_a_baseline_differs_in_methods_and_starting_weights_alone(plan) -> None:
     recipe, scratch, inherit, solved = (read_json(plan.run / f"{name}-seed10") for name in VARIANTS)
     assert recipe["start"]["init"] == "fit"
@@ -137,6 +141,7 @@ def test_a_baseline_differs_in_methods_and_starting_weights_alone(plan) -> None:
         assert raw == {"raw/pixel"}
 
 
+@pytest.mark.ci
 def test_l1_from_a_fit_has_its_own_rate_unless_one_was_set(ground, plan, tmp_path) -> None:
     def schedules(run: Path) -> list[dict]:
         return [read_json(run / f"{name}-seed10")["preset"]["schedule"] for name in ("logits", "inherit", "fit")]
@@ -156,6 +161,7 @@ def lines(plan: CompressReport, variant: str) -> list[dict]:
     return [json.loads(line) for line in text.splitlines()]
 
 
+@pytest.mark.ci
 def test_a_trial_equals_the_run_that_its_own_request_asks_for(ground, plan, tmp_path) -> None:
     """The recipe's second seed and a baseline give the same bytes when run alone."""
     alone = compressed(ground, tmp_path / "alone", seed=11)
@@ -172,6 +178,7 @@ def outcome(out: Path) -> dict[str, tuple[bytes, str]]:
     }
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("deaths", [(3,), (2, 7)])
 def test_a_plan_that_died_goes_on_to_the_same_bytes(ground, plan, tmp_path, deaths) -> None:
     """The process dies right after a given number of saves, anywhere in the plan."""
@@ -192,6 +199,7 @@ def test_a_plan_that_died_goes_on_to_the_same_bytes(ground, plan, tmp_path, deat
         resume(out)
 
 
+@pytest.mark.ci
 def test_ctrl_c_in_a_run_names_the_plan_to_continue(ground, tmp_path, monkeypatch) -> None:
     on_step = RunEvents.on_step
 
@@ -330,6 +338,7 @@ def test_a_student_of_its_own_shape_has_baselines_of_that_shape(ground, tmp_path
     assert starts == {"logits": "inherit", "scratch": "random", "inherit": "inherit"}
 
 
+@pytest.mark.ci
 def test_other_batches_are_an_error(plan, tmp_path) -> None:
     folders = []
     for name in ("a", "b"):
@@ -381,6 +390,7 @@ def test_every_column_of_a_draw_is_in_its_hash(ground) -> None:
     assert len(digests) == 1 + len(dataclasses.fields(draw))
 
 
+@pytest.mark.ci
 def test_the_summary_has_rows_gains_and_one_json_object(plan, capsys) -> None:
     Console().report("compress", plan, show)
     out = capsys.readouterr().out

@@ -38,6 +38,7 @@ def rrdb(folder: Path) -> Path:
     return folder / "teacher.pth"
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     ("kind", "make", "student"),
     [

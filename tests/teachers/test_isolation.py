@@ -80,6 +80,7 @@ class LaterPlain(Twice):
         return torch.nn.functional.interpolate(x, scale_factor=2.0)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     "code",
     [
@@ -189,6 +190,7 @@ def later(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_torchscript(Later(), tmp_path_factory.mktemp("later") / "late.pt")
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     ("width", "message", "goes_on"),
     [
@@ -214,6 +216,7 @@ def test_harm_that_no_trial_finds_is_one_line(
             program.run(small)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("save", [save_torchscript, save_export])
 def test_the_outputs_are_those_of_the_same_process_bit_for_bit(
     save: Callable[..., Path], tmp_path: Path, real_programs: None

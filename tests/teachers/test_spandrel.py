@@ -138,6 +138,7 @@ def test_the_stand_ins_say_what_is_missing() -> None:
     assert "torchvision" not in sys.modules
 
 
+@pytest.mark.ci
 @needs_shared
 @needs_spandrel
 @pytest.mark.parametrize(

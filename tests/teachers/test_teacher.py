@@ -219,6 +219,7 @@ def _photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("kind", KINDS)
 def test_compress_trains_towards_a_foreign_teacher(
     kind: str, files: dict[str, Path], photos: Path, tmp_path: Path

@@ -48,6 +48,7 @@ def rewritten(path: Path, out: Path, change: Callable[[str, bytes], bytes], extr
 CODE = ["a weight", "an object", "the example inputs", "an expression", "an operator", "a class of the inputs"]
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("place", CODE)
 def test_code_within_an_exported_program_does_no_harm(place: str, files: dict[str, Path], tmp_path: Path) -> None:
     """torch unpickles weights, objects and example inputs, evaluates expressions, and imports what they name."""

@@ -248,6 +248,7 @@ def file_size_limit(most_bytes: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     "unwritable", ["run.json", "log.txt", "metrics.jsonl", "comparison.png", "student.safetensors"]
 )
