@@ -169,15 +169,16 @@ class RunNetworks:
             return replace(options, teacher_precision="fp32")
         return options
 
-    def step_footprint(self, *, batch: int | None = None) -> Footprint:
-        """The cost of a step of the last stage, run on shapes alone; raise `UnknownCost` if impossible."""
+    def step_footprints(self, *, batch: int | None = None) -> tuple[Footprint, ...]:
+        """The cost of a step of each stage, run on shapes alone; raise `UnknownCost` if impossible."""
         rule = self.preset.schedule
         teacher = self.teacher if self.runs_teacher else None
         labels = self.labels == "original"
         shape = BatchShape(batch or rule.batch, rule.lr_patch, labels, self.teacher_side)
         try:
-            stage, quantisation = self.preset.stages(self.methods)[-1], self.student.quantisation
-            return footprint(stage, self.student.spec, teacher, shape, quantisation=quantisation)
+            spec, quantisation = self.student.spec, self.student.quantisation
+            stages = self.preset.stages(self.methods)
+            return tuple(footprint(stage, spec, teacher, shape, quantisation=quantisation) for stage in stages)
         except (RuntimeError, NotImplementedError, TypeError) as error:
             names = ", ".join(method.name for method in self.methods)
             raise UnknownCost(f"{names} cannot run on shapes alone ({reason_of(error, first=True)})") from error
@@ -355,7 +356,7 @@ def require_memory_for_step(networks: RunNetworks, device: torch.device, rank: R
     memory = total_memory() if device.type == "cpu" else torch.cuda.get_device_properties(device).total_memory
     batch = len(rank.share(rule.batch))
     try:
-        peak = networks.step_footprint(batch=batch).memory.peak
+        peak = max(step.memory.peak for step in networks.step_footprints(batch=batch))
     except UnknownCost:
         return
     if peak > 2 * memory:

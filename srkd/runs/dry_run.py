@@ -25,7 +25,7 @@ from compressor.data.prepare import ImageCounts, count_images
 from compressor.models.networks.base import ImageModel
 from compressor.models.networks.cost import cost
 from compressor.teachers.teacher import TeacherOrigin
-from compressor.training.footprint import Footprint, Macs
+from compressor.training.footprint import Footprint
 from compressor.training.loop import Trainer
 from compressor.training.losses import Losses
 from compressor.training.pace import describe_device
@@ -115,6 +115,7 @@ class DryRun:
     needs: tuple[str, ...]
     """Outputs, features or weights that the run needs of its teacher."""
     step: Footprint | None
+    """The cost of a step of the last stage."""
     notes: tuple[str, ...]
     seconds: float | None = None
     """Estimated seconds of all steps, by their multiply-accumulates and the student's speed on one patch."""
@@ -195,12 +196,12 @@ def _report(options: CompressOptions, kind: DryRunKind, context: Context) -> Dry
         return dataclasses.replace(estimate(config), dry_run="measure", measured=measure(config, context))
     device = open_device(options.run.device)
     report = estimate(networks := RunNetworks.choose(options, context, download=False))
-    seconds = None if report.step is None else estimate_seconds(networks, report.step.macs, device)
+    seconds = None if report.step is None else estimate_seconds(networks, device)
     return dataclasses.replace(report, seconds=seconds, where=describe_device(device))
 
 
-def estimate_seconds(networks: RunNetworks, macs: Macs, device: torch.device) -> float:
-    """The seconds of all steps: multiply-accumulates of a step divided by the student's speed on one patch."""
+def estimate_seconds(networks: RunNetworks, device: torch.device) -> float:
+    """The seconds of all steps: multiply-accumulates of each stage's step divided by the student's speed on a patch."""
     rule = networks.preset.schedule
     options = dataclasses.replace(networks.speed_options(), compile="off")
     options = dataclasses.replace(options, precision="auto") if options.precision == "measure" else options
@@ -212,8 +213,12 @@ def estimate_seconds(networks: RunNetworks, macs: Macs, device: torch.device) ->
         precision: measure_macs_per_second(networks.student, rule.lr_patch, device, precision)
         for precision in precisions
     }
-    seconds = (macs.total - macs.frozen) / speeds[mode.precision] + macs.frozen / speeds[mode.teacher_precision]
-    return seconds * sum(stage.schedule.steps for stage in networks.stages(mode))
+    stages, costs = networks.stages(mode), [step.macs for step in networks.step_footprints()]
+    return sum(
+        stage.schedule.steps
+        * ((macs.total - macs.frozen) / speeds[mode.precision] + macs.frozen / speeds[mode.teacher_precision])
+        for stage, macs in zip(stages, costs, strict=True)
+    )
 
 
 def estimate(networks: RunNetworks) -> DryRun:
@@ -222,7 +227,7 @@ def estimate(networks: RunNetworks) -> DryRun:
     images = count_images(data_choice(options), scale=networks.student.spec.scale)
     step, notes = None, []
     try:
-        step = networks.step_footprint()
+        step = networks.step_footprints()[-1]
     except UnknownCost as error:
         notes.append(f"forwards and memory are not known: {error}")
     if options.training.teacher_cache:

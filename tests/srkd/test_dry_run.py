@@ -277,6 +277,20 @@ def test_the_time_of_a_run_is_estimated_from_one_patch(monkeypatch, teacher, pho
     assert dict(report.rows())["time"].startswith("about ")
 
 
+def test_each_stage_has_the_cost_of_its_own_step(monkeypatch, teacher, photos):
+    """A step of the last stage of perceptual, with a discriminator, costs several times one of the main stage."""
+    monkeypatch.setattr(dry_runs, "measure_macs_per_second", lambda *_: 1e9)
+
+    def seconds(share):
+        settings = (f"perceptual.last_share={share}",)
+        words = {"teacher": teacher, "data": photos, "recipe": "perceptual", "goal": "teacher", "steps": 100}
+        return dry_run(CompressOptions.of(**words, settings=settings)).seconds
+
+    none, part, most = map(seconds, (0.0, 0.4, 0.8))
+    assert most > 3 * none
+    assert part == pytest.approx((none + most) / 2)
+
+
 def test_a_patch_in_hr_pixels_is_told_in_lr_pixels(photos):
     for scale, side in ((2, 96), (3, 64)):
         student = f"edsr:width=4,depth=1,scale={scale}"
