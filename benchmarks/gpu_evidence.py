@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from datetime import datetime
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -23,6 +24,9 @@ from benchmarks.evidence import FOLDER_VARIABLE
 from benchmarks.parts import Part, answer_all
 from compressor.images.files import read_rgb_u8
 from compressor.images.sets import embedded_photos
+from compressor.models.checkpoints.save import save_network
+from compressor.models.networks.registry import build
+from compressor.models.networks.rrdbnet import RRDBNetSpec
 
 LARGE = ("--teacher", "edsr:width=256,depth=32,scale=4,res_scale=0.1")
 PUBLISHED_STUDENT = ("--student", "edsr:width=64,depth=32,scale=4")
@@ -30,6 +34,8 @@ SMALL_STUDENT = ("--student", "edsr:width=16,depth=32,scale=4")
 MIDDLE = ("--teacher", "edsr:width=64,depth=32,scale=4")
 TINY = ("--batch", "1", "--lr-patch", "16", "--rounds", "1", "--steps", "1")
 TINY_NETWORKS = ("--teacher", "edsr:width=16,depth=2,scale=4", "--student", "edsr:width=8,depth=2,scale=4")
+ESRGAN = "esrgan.safetensors"
+PHI = ("--set", "dckd.phi=teacher")
 LEADING = "logits,fakd,hkdsr"
 """The best methods after equal steps (docs/methods/results.md)."""
 
@@ -51,9 +57,19 @@ def parts(device: str, *, tiny: bool, data: Path | None, train: Path | None, run
         else ("--lr-size", "256x256")
     )
     profile = ("--variant", "gpu", *on, "--runtimes", runtimes, "--precisions", "fp32,bf16", *size)
-    methods, steps = ("inherit", "4") if tiny else (LEADING, "20000")
-    compared = (*on, "--seeds", "1", "--methods", methods, "--out", str(runs), "--steps", steps)
+    methods, steps = ("inherit", "4") if tiny else (LEADING, "10000")
+    compared = (*on, "--sets", *SETS, "--seeds", "1", "--methods", methods, "--out", str(runs), "--steps", steps)
     few = ("--recipes", "logits") if tiny else ()  # all of them run in the part before
+    student = "compact:width=8,depth=1" if tiny else "compact:width=64,depth=16"
+    photos = () if train is None else ("--data", str(train))
+
+    slices = ("--init", "inherit") if tiny else ()  # no fit of a minute on a CPU
+
+    def compress(name: str, steps: int, *words: str) -> tuple[str, ...]:
+        shape = ("--steps", "2", "--batch", "2", "--lr-patch", "16") if tiny else ("--steps", str(steps))
+        folder = runs / f"{name}-{datetime.now():%H%M%S}"  # a folder of a part that failed is not written to again
+        return ("srkd", "compress", *words, *on, *photos, *shape, "--out", str(folder), "--json")
+
     folders: tuple[str, ...] = () if data is None else ("--data", str(data))
     folders += () if train is None else ("--train", str(train))
     return [
@@ -70,6 +86,29 @@ def parts(device: str, *, tiny: bool, data: Path | None, train: Path | None, run
             "steps of DUKD 32/64 -> 32/16 with all its operations on data (goal: 140 a second on an H200)",
             2,
             speed("gpu-dukd", "--recipes", "dukd", *MIDDLE, *SMALL_STUDENT),
+        ),
+        Part(
+            "fit",
+            "a Compact solved for on the device under an EDSR, then 200 steps",
+            1,
+            compress("fit", 200, "--recipe", "fit", "--student", student),
+        ),
+        Part(
+            "perceptual",
+            "an ESRGAN (random weights) and a student against a discriminator, on degraded photos",
+            3,
+            compress(
+                *("perceptual", 400, "--recipe", "perceptual", "--teacher", str(runs.parent / ESRGAN)),
+                *("--goal", "teacher", "--degrade", "realesrgan", "--student", student, "--init", "random"),
+            ),
+        ),
+        Part("dckd", "contrast with a following copy", 2, compress("dckd", 200, "--recipe", "dckd", *PHI, *slices)),
+        Part(
+            "ray",
+            "two runs on Ray, which lends the GPU to one after the other",
+            1,
+            compress("ray", 200, "--recipe", "inherit", "--width", "0.5", "--seeds", "2", "--on", "ray"),
+            needs="" if find_spec("ray") else "Ray (pip install srkd[ray])",
         ),
         Part(
             "affinity",
@@ -90,11 +129,11 @@ def parts(device: str, *, tiny: bool, data: Path | None, train: Path | None, run
             ("srkd", "doctor", "--trt", "--json"),
             needs="" if find_spec("tensorrt") else "TensorRT (pip install srkd[tensorrt])",
         ),
-        Part("training-embedded", "steps of EDSR 16/48 -> 16/24, beside the field's loops", 4, speed("gpu", *few)),
+        Part("training-embedded", "steps of EDSR 16/48 -> 16/24, beside the field's loops", 3, speed("gpu", *few)),
         Part(
             "methods",
-            f"{LEADING} for 20,000 steps from the fit",
-            15,
+            f"{LEADING} for 10,000 steps from the fit",
+            8,
             ("benchmarks.methods_compared", "--variant", "gpu", *compared, *folders),
             needs="--data" if data is None else "",
         ),
@@ -112,12 +151,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     data = save_tiny_sets(options.out / "tiny-sets") if options.tiny and options.data is None else options.data
     runs = options.out / "methods-runs"
+    save_esrgan(options.out / ESRGAN, tiny=options.tiny)
     every = parts(options.device, tiny=options.tiny, data=data, train=options.train, runs=runs)
     chosen = [part for part in every if options.only is None or part.name in options.only.split(",")]
     if not chosen:
         parser.error(f"--only {options.only}: the parts are {', '.join(part.name for part in every)}")
     results = {FOLDER_VARIABLE: str((options.out / "results").resolve())} if options.tiny else {}
     return answer_all(chosen, options.out, {"SRKD_TEST_DEVICE": options.device, **results})
+
+
+def save_esrgan(file: Path, *, tiny: bool) -> None:
+    """Write an ESRGAN with random weights: a step costs what it would with others."""
+    spec = RRDBNetSpec(4, width=8, depth=1, growth=4) if tiny else RRDBNetSpec(4)
+    if not file.is_file():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        save_network(build(spec, seed=0), file, metadata={})
 
 
 def save_tiny_sets(folder: Path) -> Path:
