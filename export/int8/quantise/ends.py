@@ -202,11 +202,9 @@ def _lay_copies_side_by_side(model: onnx.ModelProto) -> None:
                 helper.make_node("DepthToSpace", [anchor.sum], [anchor.result], blocksize=anchor.block, mode="DCR"),
             ]
             old = {index, anchor.shuffle, graph.producer[copies[0]]}
-            nodes = list(graph.nodes)
             last = max(index, anchor.shuffle)
-            behind = [other for place, other in enumerate(nodes) if place > last and place not in old]
-            ahead = [other for place, other in enumerate(nodes) if place < last and place not in old]
-            set_nodes(model.graph, [*ahead, *made, *behind])
+            ahead = [other for place, other in enumerate(graph.nodes) if place < last and place not in old]
+            set_nodes(model.graph, [*ahead, *made, *graph.nodes[last + 1 :]])
             return
 
 
@@ -241,9 +239,8 @@ def _anchor_of(graph: FloatGraph, index: int, copies: str) -> _Anchor | None:
     layer = graph.layers.get(conv)
     if layer is None or layer.kind != "conv" or layer.groups != 1 or graph.sole_user(first.output[0]) is None:
         return None
-    if graph.sole_user(features) is None or any(
-        len(graph.users[name]) > 1 for name in (layer.weight, layer.bias) if name
-    ):
+    is_own = all(len(graph.users[name]) == 1 for name in filter(None, (layer.weight, layer.bias)))
+    if not is_own or graph.sole_user(features) is None:
         return None
     if not enlarged:
         sources = graph.constants[maker.input[1]][:, :, 0, 0].argmax(1)
