@@ -7,6 +7,7 @@ stable-diffusion-webui 14425 and InvokeAI 6556.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from time import monotonic
 
@@ -78,15 +79,18 @@ def write_home_file(job: HostJob, path: Path) -> tuple[FileReport, tuple[str, ..
 
 
 def compare_in_spandrel(path: Path, network: Network) -> Parity:
-    """Return the largest difference between the file in spandrel and the network; refuse one that it doesn't run."""
+    """Return the largest difference between the file in spandrel and the network; refuse one that it doesn't run.
+
+    On images that spandrel takes as they are: it pads smaller ones (SwinIR: to 16 pixels).
+    """
     try:
         with one_line("spandrel does not load it"):
             model = import_spandrel().ModelLoader(device="cpu").load_from_file(path)
     except SrkdError as error:
         raise CannotConvert(f"{error}: {INSTEAD}") from error
     model.model.eval()
-    largest: Parity | None = None
-    for sample in proof_inputs(network.descriptor):
+    side, largest = max(network.descriptor.min_size, model.size_requirements.minimum), None
+    for sample in proof_inputs(replace(network.descriptor, min_size=side)):
         with torch.no_grad():
             outcome = compare(sample, model(sample.lr).float(), network(sample.lr), BOUNDS)
         if outcome.reason is not None:

@@ -90,6 +90,22 @@ def test_spandrel_gives_the_networks_image(student: str, tmp_path: Path) -> None
     assert model.scale == scale and abs(image - enlarged(network, lr)).max() < 1e-5
 
 
+@pytest.mark.extras
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.skipif(not is_spandrel_installed(), reason="spandrel is not installed")
+def test_a_network_is_compared_on_images_that_spandrel_does_not_pad(tmp_path: Path) -> None:
+    """It pads images for SwinIR to 16 pixels, and windows see what it added; its network alone gives our image."""
+    network = build(SwinIRSpec(scale=2, width=12, depths=(2,), heads=(2,), features=64), seed=1).eval()
+    (folder,) = export_for_hosts(network, Source("it"), ["chainner"], tmp_path)
+    (file,) = folder.files
+    assert file.verdict == "passed" and file.path is not None
+    model = import_spandrel().ModelLoader(device="cpu").load_from_file(file.path)
+    small = photo(8, 7)
+    with torch.no_grad():
+        torch.testing.assert_close(model.model.eval()(small), network(small), atol=1e-5, rtol=0)
+        assert abs(model(small) - network(small)).max() > 1e-3
+
+
 @pytest.mark.parametrize("spec", [EDSRSpec(width=8, depth=1, scale=2), CARNSpec(scale=2, width=8)])
 def test_spandrels_programs_have_no_edsr_and_no_carn(spec: EDSRSpec, tmp_path: Path) -> None:
     (folder,) = export_for_hosts(build(spec, seed=0), Source("it"), ["comfyui"], tmp_path)
