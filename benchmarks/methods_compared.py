@@ -216,8 +216,11 @@ def ranking(scores: Scores) -> list[str]:
 
     Without `inherit`, whose published gain is that of a start: the students of most papers start at random.
     """
-    comparable = {name: [{one: run[one] for one in SETS} for run in runs] for name, runs in scores.items()}
-    names, lines = [name for name in scores if name in PUBLISHED and name != "inherit"], []
+    comparable = {
+        name: [{one: run[one] for one in SETS if one in run} for run in runs] for name, runs in scores.items()
+    }
+    names = [name for name in scores if name in PUBLISHED and name != "inherit" and all(comparable[name])]
+    lines = []
     for first, second in combinations(names, 2):
         better, worse = sorted((first, second), key=lambda name: -sum(PUBLISHED[name].gains))
         ours, theirs = means(comparable[better]), means(comparable[worse])
