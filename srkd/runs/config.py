@@ -72,6 +72,10 @@ from srkd.runs.teacher import fit_sizes, load_given_teacher, require_fit
 T = TypeVar("T")
 
 
+IMPOSSIBLE = (RuntimeError, NotImplementedError, TypeError)
+"""What torch raises where tensors without values do not do."""
+
+
 class UnknownCost(SrkdError):
     """The methods cannot run on shapes alone, so the cost of a step is unknown."""
 
@@ -170,18 +174,29 @@ class RunNetworks:
         return options
 
     def step_footprints(self, *, batch: int | None = None) -> tuple[Footprint, ...]:
-        """The cost of a step of each stage, run on shapes alone; raise `UnknownCost` if impossible."""
-        rule = self.preset.schedule
-        teacher = self.teacher if self.runs_teacher else None
-        labels = self.labels == "original"
-        shape = BatchShape(batch or rule.batch, rule.lr_patch, labels, self.teacher_side)
+        """The cost of a step of each stage, run on shapes alone; raise `UnknownCost` if the last one cannot.
+
+        An earlier stage that reads values, as PAMS's calibration does, counts as the last one.
+        """
+        *earlier, last = self.preset.stages(self.methods)
         try:
-            spec, quantisation = self.student.spec, self.student.quantisation
-            stages = self.preset.stages(self.methods)
-            return tuple(footprint(stage, spec, teacher, shape, quantisation=quantisation) for stage in stages)
-        except (RuntimeError, NotImplementedError, TypeError) as error:
+            step = self._footprint(last, batch)
+        except IMPOSSIBLE as error:
             names = ", ".join(method.name for method in self.methods)
             raise UnknownCost(f"{names} cannot run on shapes alone ({reason_of(error, first=True)})") from error
+        steps = []
+        for stage in earlier:
+            try:
+                steps.append(self._footprint(stage, batch))
+            except IMPOSSIBLE:
+                steps.append(step)
+        return (*steps, step)
+
+    def _footprint(self, stage: Stage, batch: int | None) -> Footprint:
+        rule = self.preset.schedule
+        teacher = self.teacher if self.runs_teacher else None
+        shape = BatchShape(batch or rule.batch, rule.lr_patch, self.labels == "original", self.teacher_side)
+        return footprint(stage, self.student.spec, teacher, shape, quantisation=self.student.quantisation)
 
     @classmethod
     def choose(
