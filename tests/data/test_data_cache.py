@@ -224,6 +224,7 @@ def test_images_arrive_in_the_order_of_asking_a_few_at_a_time(workers, tmp_path,
     assert names == [pair.stem for pair in pairs] and torch.get_num_threads() == threads
 
 
+@pytest.mark.ci
 def test_a_run_says_where_its_images_are_and_sees_the_same_ones(tmp_path):
     folder = tmp_path / "photos"
     folder.mkdir()

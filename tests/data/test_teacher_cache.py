@@ -219,6 +219,7 @@ def test_the_key_is_teacher_image_view_and_precision(store, tmp_path):
     assert len({image_key(image), image_key(copy), image_key(reshaped)}) == 3
 
 
+@pytest.mark.ci
 def test_foreign_files_differ_by_their_bytes_and_their_range_and_are_served(store, tmp_path):
     path, same_weights = tmp_path / "1.onnx", tmp_path / "2.onnx"
     first = load_teacher(save_onnx(twin(SCALE, 1), path))

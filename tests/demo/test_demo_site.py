@@ -64,6 +64,7 @@ def test_an_int8_file_has_that_role(tmp_path: Path) -> None:
     assert (model.role, model.precision) == ("int8", "int8")
 
 
+@pytest.mark.ci
 def test_a_file_with_images_in_fp16_is_shown(tmp_path: Path) -> None:
     """The app feeds what the file names: float16 too."""
     file = export_file(build(SMALL, seed=0), "fp16", tmp_path, FileOptions(io="fp16"))
@@ -110,6 +111,7 @@ def test_a_checkpoint_becomes_onnx_files_beside_its_teacher(checkpoint: Path, tm
     assert len({model.address for model in models}) == len(models)
 
 
+@pytest.mark.ci
 def test_an_int8_file_beside_its_checkpoint_is_shown_with_it(checkpoint: Path, tmp_path: Path) -> None:
     """It is found by the hash of its checkpoint; another one's file is not shown, and no file twice."""
     student = tmp_path / "student.safetensors"

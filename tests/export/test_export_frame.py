@@ -57,6 +57,7 @@ def exported(network: Network, folder: Path, options: FileOptions | None = None)
     return file
 
 
+@pytest.mark.ci
 def test_a_file_of_one_size_says_so_and_runs_any_picture(network: Network, tmp_path: Path) -> None:
     report = export_model(network, SOURCE, ["onnx"], tmp_path, options=FileOptions(lr_size=(40, 24)))
     (file,) = report.files

@@ -162,6 +162,7 @@ def test_what_leaves_the_range_is_clamped_inside(network: Network, tmp_path: Pat
     assert sr[:, 0].min() == 1 and sr[:, 1].max() == 0 and 0 < sr[:, 2].mean() < 1
 
 
+@pytest.mark.ci
 def test_bytes_of_another_size_fail_the_proof(
     network: Network, graphs: Callable[[int], ExportedGraph], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

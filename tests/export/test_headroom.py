@@ -76,6 +76,7 @@ def test_the_overflow_is_rescaled_away(network: Network, tmp_path: Path) -> None
     assert float(str(file.facts["headroom"])) >= HEADROOM
 
 
+@pytest.mark.ci
 def test_what_one_convolution_multiplies_and_the_next_divides(network: Network, tmp_path: Path) -> None:
     def louder(state: dict[str, torch.Tensor]) -> None:
         for name in ("blocks.0.conv1.weight", "blocks.0.conv1.bias"):
@@ -135,6 +136,7 @@ def test_rescaling_changes_no_bit_of_the_output(spec: Spec, monkeypatch: pytest.
     assert any(name.endswith(".rescaled") for name in peaks)
 
 
+@pytest.mark.ci
 def test_a_weight_that_would_lose_digits_stays(network: Network) -> None:
     """Divided by 2^k, a tiny weight in a large row would become denormal, so the row is not changed."""
 

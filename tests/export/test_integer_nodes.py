@@ -58,6 +58,7 @@ def test_all_layers_of_a_network_with_relus_compute_in_integers(tmp_path: Path) 
     assert nodes.conversions == 2
 
 
+@pytest.mark.ci
 def test_prelus_fall_back_to_float_between_conversions(tmp_path: Path) -> None:
     nodes = counted(written(PRELU, tmp_path))
     assert nodes.in_float["PRelu"] == 4
@@ -75,6 +76,7 @@ def test_students_for_phones_compute_in_integers_from_end_to_end(spec: Spec, tmp
     assert nodes.conversions == 2  # the float images at both ends
 
 
+@pytest.mark.ci
 def test_a_float_file_computes_nothing_in_integers(tmp_path: Path) -> None:
     nodes = counted(written(RELU, tmp_path, "onnx"))
     assert (nodes.nodes_in_int8, nodes.conversions) == (0, 0)

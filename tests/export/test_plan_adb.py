@@ -121,6 +121,7 @@ def onnx(tmp_path: Path) -> FakePhone:
     return phone
 
 
+@pytest.mark.ci
 def test_benchmark_model_of_litert(litert: FakePhone) -> None:
     done = litert.run("--runs", "7", "--gpu")
     assert done.returncode == 0 and done.stderr == "", done.stderr

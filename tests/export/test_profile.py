@@ -264,6 +264,7 @@ def test_exported_files_take_part_with_their_cost(folder: Path) -> None:
     assert onnx_cost(folder / "foreign.onnx", (40, 30)) == cost(LARGE, (40, 30))
 
 
+@pytest.mark.ci
 def test_the_teacher_is_timed_in_torch_even_when_only_another_runtime_was_asked_for(folder: Path) -> None:
     settings = ProfileSettings(runtimes=("onnxruntime",), **QUICK)  # type: ignore[arg-type]
     result = profile_models([folder / "small.onnx"], teacher=folder / "large.safetensors", settings=settings)

@@ -73,6 +73,7 @@ def test_a_process_that_is_killed_is_lost_and_starts_anew_for_the_next_size(proc
     assert len(process.turn((16, 16, 1), 2).ms) == 2 and process._child.pid != pid
 
 
+@pytest.mark.ci
 def test_rows_that_fail_are_lost_alone_with_their_reasons(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = TorchRuntime.run
 

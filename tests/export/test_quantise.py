@@ -166,6 +166,7 @@ def test_a_turned_network_computes_the_same(spec: Spec) -> None:
         assert torch.allclose(turned(patches), network(patches), atol=1e-4)
 
 
+@pytest.mark.ci
 def test_turning_lowers_the_peaks_of_a_stream_with_one_strong_channel() -> None:
     network = build(SMALL, seed=0)
     with torch.no_grad():
@@ -285,6 +286,7 @@ def test_equalised_channels_compute_the_same(spec: Spec) -> None:
         assert np.abs(run(equal.graph.model, patches) - network(patches).numpy()).max() < 2e-4
 
 
+@pytest.mark.ci
 def test_weak_units_come_nearer_to_the_strong_ones() -> None:
     network = build(CompactSpec(2, width=8, depth=2), seed=0)
     with torch.no_grad():
@@ -406,6 +408,7 @@ def test_layers_and_sums_stay_in_float_that_are_named() -> None:
         make_plan(ends.graph, CPU, FloatParts(layers=frozenset({"nothing"})), ends.images)
 
 
+@pytest.mark.ci
 def test_gates_of_a_pooled_image_stay_in_float() -> None:
     """RCAN's attention computes on one pixel per image."""
     spec = RCANSpec(2, width=8, groups=1, depth=1, hidden=2)

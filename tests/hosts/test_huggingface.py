@@ -164,6 +164,7 @@ def test_a_card_that_its_owner_changed_is_left_alone(tmp_path: Path) -> None:
     assert "# mine" in readme.read_text()
 
 
+@pytest.mark.ci
 def test_pushed_and_pulled(local_hub: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     srkd.save(build(EDSRSpec(width=8, depth=1, scale=2), seed=3), tmp_path / "net.safetensors")
     words = ["export", str(tmp_path / "net.safetensors"), "--for", "huggingface", "--push", "me/first"]

@@ -31,6 +31,7 @@ def test_they_are_fp16_and_small(asset: Callable[[], Path], largest: int, width:
     assert (spec.arch, spec.scale, spec.width, spec.depth) == ("edsr", 4, width, 16)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(("asset", "gain"), [(embedded_teacher, 1.2), (embedded_student, 0.8)])
 def test_they_beat_bicubic_on_photographs_they_never_saw(asset: Callable[[], Path], gain: float) -> None:
     validation = Validation(prepare_data(DataChoice(), scale=4, lr_patch=16).validation, 4, "original")

@@ -79,6 +79,7 @@ def test_basicsr_outputs(case: str) -> None:
     assert (actual - reference).abs().max() < 2e-6
 
 
+@pytest.mark.ci
 @settings(max_examples=60, deadline=None)
 @given(SIZES, SIZES, st.sampled_from([2, 3, 4, 5, 8]), st.sampled_from(["mirror", "clamp"]), st.integers(0, 99))
 def test_8_bit_downscale_is_exact_for_every_size(h: int, w: int, scale: int, border: Border, seed: int) -> None:

@@ -176,6 +176,7 @@ class OnlyMeta(TorchDispatchMode):
         return result
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     ("spec", "params"),
     [(RCANSpec(4), 15_592_355), (replace(CLASSICAL, scale=4), 11_900_199)],

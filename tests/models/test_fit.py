@@ -37,6 +37,7 @@ def difference(first: Network, second: Network, lr: torch.Tensor) -> torch.Tenso
         return first(lr) - second(lr)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(("name", "scale"), [(name, scale) for name, scale in pairs() if name in FITTED])
 def test_nothing_is_lost_where_nothing_is_cut(name: str, scale: int) -> None:
     family = architecture(name)

@@ -341,6 +341,7 @@ def test_a_start_is_nearer_to_the_teacher_than_bicubic(spec: Spec) -> None:
     assert errors[0] < errors[1]
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("spec", [CARNSpec(2, width=8), SwinIRSpec(2, width=8, depths=(1,), heads=(1,))], ids=str)
 def test_a_start_is_the_same_again(spec: Spec) -> None:
     teacher, lr = lively(replace(architecture("edsr").small, scale=2)), patches(16)

@@ -152,6 +152,7 @@ def test_every_dialect_is_attacked(tmp_path: Path) -> None:
         assert verdict(tmp_path / "good.pth") == "loaded", name
 
 
+@pytest.mark.ci
 def test_attacks_on_all_dialects(tmp_path: Path) -> None:
     attack(120, 0, tmp_path)
 

@@ -202,6 +202,7 @@ def test_a_damaged_or_foreign_file_is_refused_in_one_line(damage: str, compact: 
     assert str(raised.value).startswith(f"{compact}: ")
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("part", [".param", ".bin"])
 def test_a_file_damaged_at_random_opens_or_is_refused_in_one_line(part: str, compact: Path) -> None:
     rng = random.Random(0)

@@ -158,6 +158,7 @@ def names_in(path: Path) -> tuple[set[str], set[str]]:
     return texts, {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module}
 
 
+@pytest.mark.ci
 def test_a_network_inside_touches_its_file_and_the_registry() -> None:
     """With its test, its row in the table of networks and possibly golden outputs, this is at most five files."""
     registered = architecture.__module__.replace(".", "/") + ".py"

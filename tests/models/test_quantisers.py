@@ -228,6 +228,7 @@ def test_at_many_bits_a_network_is_the_float_one(arch: str, placement: Placement
         assert float((quantised(lr) - network(lr)).abs().max()) < 1e-4
 
 
+@pytest.mark.ci
 @every_network
 @pytest.mark.parametrize("method", ["pams", "pact"])
 def test_at_eight_bits_it_is_near_and_at_two_it_is_not(arch: str, method: Literal["pams", "pact"]) -> None:

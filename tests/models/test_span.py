@@ -106,6 +106,7 @@ SPECS: list[SPANSpec | SPANF3Spec] = [
 ]
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("spec", SPECS, ids=str)
 def test_files_of_training_compute_what_their_code_computes(spec: SPANSpec | SPANF3Spec, tmp_path: Path) -> None:
     network = written(spec)

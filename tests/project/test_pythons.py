@@ -41,6 +41,7 @@ def python_of(version: str) -> str:
     pytest.skip(f"no Python {version} here")
 
 
+@pytest.mark.ci
 def test_every_file_is_of_the_oldest_python() -> None:
     assert OLDEST is not None and len(FILES) > 600
     for path in FILES:

@@ -268,6 +268,7 @@ def test_a_run_leaves_student_and_teacher_and_other_widths_can_be_cut(
     assert resume(report.run).student_path.read_bytes() == expected
 
 
+@pytest.mark.ci
 @pytest.mark.usefixtures("offline")
 @pytest.mark.parametrize(
     ("options", "message"),

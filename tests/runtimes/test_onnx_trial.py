@@ -42,6 +42,7 @@ def enlarge(weights: Weights, block: int = 2) -> list[onnx.NodeProto]:
     ]
 
 
+@pytest.mark.ci
 def test_a_loop_without_end_is_one_line(tmp_path: Path) -> None:
     body = helper.make_graph(
         [helper.make_node("Identity", ["c"], ["c_out"]), helper.make_node("Add", ["x", "x"], ["x_out"])],

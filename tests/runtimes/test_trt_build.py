@@ -133,6 +133,7 @@ def test_a_build_that_fails_is_one_line_and_leaves_nothing(
     assert "\n" not in str(caught.value) and list(out.iterdir()) == []
 
 
+@pytest.mark.ci
 def test_an_engine_says_what_it_was_built_for(gpu: Nvidia, tmp_path: Path) -> None:
     gpu.is_(gpu="NVIDIA GeForce RTX 4090|8|9", driver="12080")
     trt, device = import_tensorrt(), open_device()

@@ -134,6 +134,7 @@ def test_changed_code_is_refused_and_recorded_if_accepted(
     assert srkd.compare([whole.run, again]).differences == ()
 
 
+@pytest.mark.ci
 def test_a_formula_in_another_file_of_the_package_is_part_of_it(
     stopped: Path, edit_package: Edit, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -151,6 +152,7 @@ def change_code(run: Path, change: Callable[[dict[str, Any]], object]) -> None:
     (run / "run.json").write_text(json.dumps(facts))
 
 
+@pytest.mark.ci
 def test_another_version_with_the_same_source_goes_on_and_is_recorded(stopped: Path) -> None:
     change_code(stopped, lambda facts: facts["code"]["packages"].update(srkd="0.0.1"))
     notes: list[str] = []
@@ -164,6 +166,7 @@ def test_another_version_with_the_same_source_goes_on_and_is_recorded(stopped: P
     assert srkd.compare(stopped).differences != ()
 
 
+@pytest.mark.ci
 def test_a_run_whose_code_was_not_recorded_goes_on_and_says_so(stopped: Path) -> None:
     change_code(stopped, lambda facts: facts.pop("code"))
     notes: list[str] = []

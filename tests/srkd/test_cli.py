@@ -37,6 +37,7 @@ def test_help_is_fast_and_lists_the_verbs_in_order() -> None:
     assert positions == sorted(positions)
 
 
+@pytest.mark.ci
 def test_help_loads_nothing_heavy() -> None:
     """One process prints every help: what one of them imported would still be there after the others.
 
@@ -114,6 +115,7 @@ def test_a_number_of_five_thousand_digits_is_one_short_line(option: str, capsys:
     assert "internal error" not in line
 
 
+@pytest.mark.ci
 def test_a_missing_file_is_one_line_and_exit_1(tmp_path: Path) -> None:
     for options in ([], ["--json"]):
         outcome = srkd("inspect", tmp_path / "nowhere.pt", *options)

@@ -85,6 +85,7 @@ def test_scratch_without_a_teacher_takes_the_students_spec(photos, tmp_path):
     assert load_checkpoint(report.student_path).network.spec.arch == "carn_m"
 
 
+@pytest.mark.ci
 def test_json_is_one_object_and_talk_goes_to_stderr(teacher, photos, tmp_path, capfd):
     words = ["compress", "--teacher", str(teacher), "--data", str(photos), "--steps", "2", "--out", str(tmp_path / "r")]
     code = run([*words, *(word for setting in SMALL for word in ("--set", setting)), "--json"])

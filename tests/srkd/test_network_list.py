@@ -15,6 +15,7 @@ from compressor.models.students.students import parse_student
 from srkd.cli.main import run
 
 
+@pytest.mark.ci
 def test_every_network_is_listed_with_the_cost_of_its_student() -> None:
     listed = srkd.networks(scale=2, lr_size="64x36")
     assert {row.network for row in listed.networks} == set(NETWORKS)

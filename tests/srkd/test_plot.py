@@ -104,6 +104,7 @@ def test_odd_rows_are_no_obstacle(rows: list[object], tmp_path: Path) -> None:
 NUMBER = st.floats(allow_nan=True, allow_infinity=True) | st.integers(-(10**9), 10**9).map(float)
 
 
+@pytest.mark.ci
 @example([(1.0, 2.0)], False, False, ["two\nlines", "\ud800", "x" * 500])
 @settings(max_examples=40, deadline=None)  # each one draws a picture
 @given(

@@ -47,6 +47,7 @@ def test_a_mistake_without_a_model_is_one_line(words: list[str], line: str, caps
     assert line in capsys.readouterr().err.strip().splitlines()[-1]
 
 
+@pytest.mark.ci
 def test_the_picture_layers_and_json(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     picture = tmp_path / "pareto.png"
     assert (

@@ -446,6 +446,7 @@ def test_unfinished_runs_are_left_out(plan: Path, copy: Path) -> None:
         srkd.compare(copy)
 
 
+@pytest.mark.ci
 def test_compare_as_table_json_csv_and_page(plan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["compare", str(plan)]) == 0
     assert "gain over" in capsys.readouterr().out

@@ -91,6 +91,7 @@ def test_a_file_of_the_older_version_is_read(tmp_path: Path) -> None:
     assert read_run_file(run) == contents
 
 
+@pytest.mark.ci
 def test_an_unfinished_run_of_the_older_version_is_continued_to_the_same_bytes(
     ground: Path, runs: Path, tmp_path: Path
 ) -> None:

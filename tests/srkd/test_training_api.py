@@ -76,6 +76,7 @@ def test_each_name_is_explained() -> None:
         assert getattr(training, name).__doc__, name
 
 
+@pytest.mark.ci
 def test_it_is_an_attribute_that_costs_nothing_until_it_is_used() -> None:
     program = "import sys, srkd; print('torch' in sys.modules, srkd.training.__name__, 'torch' in sys.modules)"
     assert python("-c", program).out.split() == ["False", "srkd.training", "True"]

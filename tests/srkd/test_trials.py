@@ -231,6 +231,7 @@ def test_ctrl_c_at_the_last_step_of_a_run_stops_before_the_next(ground, tmp_path
     assert "result" in read_json(tmp_path / "run" / "logits-seed10")
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(("place", "saved"), [("run 1 of 4: training", ""), ("run 2 of 4: scratch", ".* step 1 of 4;")])
 def test_ctrl_c_in_a_run_or_before_its_first_step_is_acknowledged_and_stops_it(ground, tmp_path, place, saved) -> None:
     """Otherwise hours of steps would follow, if only the preparation noticed the request."""
@@ -249,6 +250,7 @@ def test_ctrl_c_in_a_run_or_before_its_first_step_is_acknowledged_and_stops_it(g
     assert sum(line.startswith("stopping: ") for line in lines) == 1
 
 
+@pytest.mark.ci
 def test_a_plan_on_other_images_is_refused(ground, tmp_path, monkeypatch) -> None:
     draw_photos(tmp_path / "photos")
     out = tmp_path / "run"
@@ -266,6 +268,7 @@ def unfinish(out: Path) -> None:
     (out / "run.json").write_text(json.dumps(contents))
 
 
+@pytest.mark.ci
 def test_seeds_alone_have_a_spread_and_no_gain(ground, tmp_path) -> None:
     report = compressed(ground, tmp_path / "run", seeds=2, steps=2)
     assert [row.name for row in report.trials.rows] == ["logits"] and report.trials.gains == ()
@@ -289,6 +292,7 @@ def test_baselines_that_the_recipe_itself_is_are_left_out(ground) -> None:
     assert left("logits", init_from=ground / "other.safetensors") == ["scratch", "inherit", "init-from"]
 
 
+@pytest.mark.ci
 def test_what_has_no_slice_has_no_baseline_of_one_and_says_why(ground, tmp_path) -> None:
     notes: list[str] = []
     report = compressed(
@@ -313,6 +317,7 @@ def test_what_has_no_slice_has_no_baseline_of_one_and_says_why(ground, tmp_path)
     assert not (tmp_path / "alone").exists()
 
 
+@pytest.mark.ci
 def test_baselines_are_chosen_by_name(ground, tmp_path) -> None:
     """logits keeps the recipe's first weights: what is left is the method."""
     words = {"recipe": "dukd", "init": "inherit", "steps": 1, "baselines": "logits,fit"}

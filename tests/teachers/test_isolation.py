@@ -272,6 +272,7 @@ def test_a_process_that_is_gone_is_one_line_that_names_the_file(tmp_path: Path, 
             teacher(torch.rand(1, 3, 4, 4))
 
 
+@pytest.mark.ci
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child of its parent's death")
 def test_its_process_ends_with_srkd_even_if_that_is_killed(tmp_path: Path) -> None:
     path = save_torchscript(twin(), tmp_path / "twin.pt")
@@ -328,6 +329,7 @@ def test_sigterm_ends_srkd_while_a_program_runs_for_ever(tmp_path: Path) -> None
     assert is_gone(child, seconds=30)
 
 
+@pytest.mark.ci
 def test_sizes_that_take_for_ever_to_compute_are_one_line(tmp_path: Path) -> None:
     good, bad = save_export(twin(), tmp_path / "good.pt2"), tmp_path / "power.pt2"
     power = b"Mul(Pow(Integer(9), Pow(Integer(9), Pow(Integer(9), Integer(9)))), Integer(2)"
