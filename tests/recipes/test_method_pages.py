@@ -19,6 +19,8 @@ from recipes.catalogue import METHODS, RECIPES
 from recipes.config.options import options_model
 from recipes.config.reading import load_preset
 
+pytestmark = pytest.mark.ci
+
 PAGES = Path(__file__).resolve().parents[2] / "docs" / "methods"
 TITLES = {"lfd": "LFD-style", "facd": "FACD-style", "clsd": "CLSD-style"}
 """Names of methods whose sources leave choices to us, for use everywhere that a user sees them."""

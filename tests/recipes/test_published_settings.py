@@ -170,7 +170,6 @@ def build_small(teacher: Spec, scale: int) -> Network:
 
 
 @pytest.mark.ci
-@pytest.mark.ci
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_a_dry_run_of_every_published_recipe_knows_its_cost(name: str, tmp_path: Path) -> None:
     """On small networks of ten blocks, which HKDSR's taps need; its student has five."""
