@@ -19,7 +19,6 @@ from typing import Any, Literal
 import srkd
 from benchmarks.evidence import Cell, Column, Row, Table, add_variant_option
 from compressor.assets import embedded_teacher
-from compressor.base.choices import Select
 from compressor.base.errors import UsageError
 from compressor.base.files import atomic_path, file_sha256
 from compressor.base.machine import cpu_model
@@ -39,7 +38,7 @@ Start = Literal["fit", "inherit", "random"]
 class Contender:
     """One row of a comparison: a recipe (or preset file) and a student; `name` begins the names of its run folders.
 
-    None is the embedded teacher, the recipe's own `init` and `select`, and the budget's steps.
+    None is the embedded teacher, the recipe's own `init`, and the budget's steps.
     """
 
     name: str
@@ -48,7 +47,6 @@ class Contender:
     width: float | None = None
     student: str | None = None
     init: Start | None = None
-    select: Select | None = None
     teacher: Path | None = None
     settings: tuple[str, ...] = ()
     steps: int | None = None
@@ -153,7 +151,6 @@ def trained(one: Contender, seed: int, budget: Budget) -> Path:
         width=one.width,
         student=one.student,
         init=one.init,
-        select=one.select,
         steps=one.steps or budget.steps,
         seed=seed,
         settings=settings,
@@ -175,7 +172,7 @@ def _require_same(
     before = {key: facts["preset"][key] for key in now}
     options = {
         "data": None if budget.train is None else str(budget.train.resolve()),
-        **{key: getattr(one, key) for key in ("width", "student", "init", "select")},
+        **{key: getattr(one, key) for key in ("width", "student", "init")},
     }
     now, before = now | options, before | {key: facts["request"][key] for key in options}
     now["phi_weights"] = one.phi_weights and file_sha256(one.phi_weights)

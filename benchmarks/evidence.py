@@ -165,6 +165,19 @@ def results_folder() -> Path:
     return Path(os.environ.get(FOLDER_VARIABLE, ROOT / "docs" / "results"))
 
 
+SETTLED = "settled.json"
+"""The file of the results of settled questions."""
+
+
+def find_result(name: str, folder: Path) -> Result | None:
+    """Return a result, from its own file or from that of the settled ones; None if it was not measured."""
+    file = folder / f"{name}.json"
+    if file.is_file():
+        return Result.read(file)
+    settled = Result.read_all(folder / SETTLED) if (folder / SETTLED).is_file() else []
+    return next((result for result in settled if result.benchmark == name), None)
+
+
 def results_of(folder: Path) -> dict[str, tuple[Path, Result]]:
     """Return every result of a folder by name, with its file; the settled ones share a file."""
     files = sorted(folder.glob("*.json"))

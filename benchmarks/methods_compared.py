@@ -126,7 +126,7 @@ def budget_from(options: argparse.Namespace) -> Budget:
 
 
 def contenders_of(options: argparse.Namespace) -> list[Contender]:
-    """Return the rows."""
+    """Return the contenders of the chosen methods and preset files, with the teacher and student of the options."""
     contenders = all_contenders([name for name in options.methods.split(",") if name], options.preset)
     contenders = [replace(one, teacher=options.teacher) for one in contenders]
     if options.student is None:

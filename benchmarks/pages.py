@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks.evidence import ROOT, Result, benchmarks, results_of
+from benchmarks.evidence import ROOT, Result, benchmarks, find_result, results_of
 
 README = ROOT / "README.md"
 NAME = r"([\w-]+)(?:\.([\w-]+)|/([\w*-]+))?"
@@ -37,7 +37,7 @@ def filled(text: str, folder: Path) -> str:
 
 def rendered(name: str, table: str | None, row: str | None, folder: Path) -> str:
     """Return a table of a result, or the sentences of a row."""
-    _, result = results_of(folder).get(name, (None, None))
+    result = find_result(name, folder)
     if result is None or not (row or (table or "") in result.tables):
         return f"*Not run yet: `{command_of(name)}`.*"
     return result.sentences(row) if row else result.tables[table or ""].render()

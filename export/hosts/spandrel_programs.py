@@ -89,7 +89,8 @@ def compare_in_spandrel(path: Path, network: Network) -> Parity:
     except SrkdError as error:
         raise CannotConvert(f"{error}: {INSTEAD}") from error
     model.model.eval()
-    side, largest = max(network.descriptor.min_size, model.size_requirements.minimum), None
+    side = max(network.descriptor.min_size, model.size_requirements.minimum)
+    largest: Parity | None = None
     for sample in proof_inputs(replace(network.descriptor, min_size=side)):
         with torch.no_grad():
             outcome = compare(sample, model(sample.lr).float(), network(sample.lr), BOUNDS)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -195,12 +195,10 @@ def _report(options: CompressOptions, kind: DryRunKind, context: Context) -> Dry
         config = RunConfig.decide(options, context)
         return dataclasses.replace(estimate(config), dry_run="measure", measured=measure(config, context))
     device = open_device(options.run.device)
-    report = estimate(networks := RunNetworks.choose(options, context, download=False))
-    seconds = None if report.step is None else estimate_seconds(networks, device)
-    return dataclasses.replace(report, seconds=seconds, where=describe_device(device))
+    return estimate(RunNetworks.choose(options, context, download=False), device)
 
 
-def estimate_seconds(networks: RunNetworks, device: torch.device) -> float:
+def estimate_seconds(networks: RunNetworks, steps: Sequence[Footprint], device: torch.device) -> float:
     """The seconds of all steps: multiply-accumulates of each stage's step divided by the student's speed on a patch."""
     rule = networks.preset.schedule
     options = dataclasses.replace(networks.speed_options(), compile="off")
@@ -213,7 +211,7 @@ def estimate_seconds(networks: RunNetworks, device: torch.device) -> float:
         precision: measure_macs_per_second(networks.student, rule.lr_patch, device, precision)
         for precision in precisions
     }
-    stages, costs = networks.stages(mode), [step.macs for step in networks.step_footprints()]
+    stages, costs = networks.stages(mode), [step.macs for step in steps]
     return sum(
         stage.schedule.steps
         * ((macs.total - macs.frozen) / speeds[mode.precision] + macs.frozen / speeds[mode.teacher_precision])
@@ -221,15 +219,17 @@ def estimate_seconds(networks: RunNetworks, device: torch.device) -> float:
     )
 
 
-def estimate(networks: RunNetworks) -> DryRun:
-    """The report from shapes, file names and counts alone."""
+def estimate(networks: RunNetworks, device: torch.device | None = None) -> DryRun:
+    """The report from shapes, file names and counts alone; with a device, the seconds of all steps there, too."""
     options, preset, teacher, rule = networks.options, networks.preset, networks.teacher, networks.preset.schedule
     images = count_images(data_choice(options), scale=networks.student.spec.scale)
-    step, notes = None, []
+    steps: tuple[Footprint, ...] = ()
+    notes = []
     try:
-        step = networks.step_footprints()[-1]
+        steps = networks.step_footprints()
     except UnknownCost as error:
         notes.append(f"forwards and memory are not known: {error}")
+    step = steps[-1] if steps else None
     if options.training.teacher_cache:
         notes.append("counted and timed without --teacher-cache")
     if not isinstance(networks, RunConfig) and networks.measures_margin:
@@ -258,6 +258,8 @@ def estimate(networks: RunNetworks) -> DryRun:
         needs=_needs(networks, step),
         step=step,
         notes=tuple(notes),
+        seconds=estimate_seconds(networks, steps, device) if steps and device is not None else None,
+        where="" if device is None else describe_device(device),
     )
 
 

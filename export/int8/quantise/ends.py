@@ -46,8 +46,6 @@ def meet_image(model: onnx.ModelProto) -> Ends:
     copy.CopyFrom(model)
     first = _rewrite_input(copy)
     last = _rewrite_output(copy)
-    if not last:
-        _lay_copies_side_by_side(copy)
     sums = () if last else _meet_anchor(copy)
     _remove_unused(copy.graph)
     return Ends(FloatGraph(copy), frozenset(name for name in (first, last, *sums) if name is not None))
@@ -192,7 +190,7 @@ def _lay_copies_side_by_side(model: onnx.ModelProto) -> None:
     for index, node in enumerate(graph.nodes):
         copies = [name for name in node.input if node.op_type == "Add" and _copies(graph, name, image)]
         if len(copies) == 1 and (anchor := _anchor_of(graph, index, copies[0])) is not None:
-            layer, square = graph.layers[anchor.conv], anchor.square
+            layer, square = graph.layers[anchor.conv], anchor.block**2
             order = np.arange(len(graph.constants[layer.weight])).reshape(-1, square).T.ravel()
             for name in filter(None, (layer.weight, layer.bias)):
                 _store(model, name, graph.constants[name][order])
@@ -218,10 +216,6 @@ class _Anchor:
     features: str
     sum: str
     result: str
-
-    @property
-    def square(self) -> int:
-        return self.block**2
 
 
 def _anchor_of(graph: FloatGraph, index: int, copies: str) -> _Anchor | None:
@@ -256,6 +250,7 @@ def _is_shuffle(node: onnx.NodeProto) -> bool:
 
 def _meet_anchor(model: onnx.ModelProto) -> tuple[str, ...]:
     """Clip before the last shuffle if a sum with the image is shuffled; return the names of the image values there."""
+    _lay_copies_side_by_side(model)
     graph = FloatGraph(model)
     (image,), name, moves = (value.name for value in model.graph.input), model.graph.output[0].name, list[int]()
     while (index := graph.producer.get(name)) is not None and graph.nodes[index].op_type in ("DepthToSpace", "Clip"):
