@@ -45,6 +45,8 @@ COLUMNS = (
 )
 Pixels: TypeAlias = NDArray[np.uint8]
 Enlarge: TypeAlias = Callable[[Pixels], Pixels]
+Way: TypeAlias = Callable[[Path], object]
+"""Writes the enlarged picture or film to a path."""
 
 
 def main() -> int:
@@ -66,8 +68,8 @@ def main() -> int:
         Image.fromarray(photo(options.picture)).save(picture)
         write_film(film, (photo(options.film, shift) for shift in range(options.frames)))
         tables = {
-            "picture": table(pictures(folder, picture, options.threads), options.rounds, folder),
-            "film": table(films(folder, film, options.threads), options.rounds, None),
+            "picture": table(pictures(folder, picture, options.threads), options.rounds, ".png"),
+            "film": table(films(folder, film, options.threads), options.rounds, ".mp4"),
         }
     where = f"{machine_facts()['cpu']}, {options.threads} thread(s); medians of {options.rounds} rounds in turns"
     captions = {"picture": f"A picture of {options.picture}", "film": f"{options.frames} frames of {options.film}"}
@@ -88,18 +90,18 @@ def photo(size: str, shift: int = 0) -> Pixels:
     return np.ascontiguousarray(source[rows][:, columns])
 
 
-def table(ways: Mapping[str, Callable[[Path], None]], rounds: int, folder: Path | None) -> list[Row]:
-    """Time the ways in turns; the first is what the others are compared with."""
+def table(ways: Mapping[str, Way], rounds: int, suffix: str) -> list[Row]:
+    """Time the ways in turns; the first is what the others, and their pictures, are compared with."""
     seconds: dict[str, list[float]] = {way: [] for way in ways}
     written: dict[str, NDArray[np.int16]] = {}
     for number in range(rounds):
         for way, run in ways.items():
             with tempfile.TemporaryDirectory() as place:
-                out = Path(place, "out.png" if folder else "out.mp4")
+                out = Path(place, f"out{suffix}")
                 began = time.monotonic()
                 run(out)
                 seconds[way].append(time.monotonic() - began)
-                if folder and number == 0:
+                if suffix == ".png" and number == 0:
                     written[way] = np.asarray(Image.open(out)).astype(np.int16)
             print(f"{way}: {seconds[way][-1]:.2f} s", file=sys.stderr, flush=True)
     first = next(iter(ways))
@@ -114,19 +116,25 @@ def table(ways: Mapping[str, Callable[[Path], None]], rounds: int, folder: Path 
     ]
 
 
-def pictures(folder: Path, picture: Path, threads: int) -> dict[str, Callable[[Path], None]]:
+def pictures(folder: Path, picture: Path, threads: int) -> dict[str, Way]:
     model = folder / "model.safetensors"
-    others = {way: partial(enlarge_picture, picture, opened) for way, opened in engines(folder, threads).items()}
+    others: dict[str, Way] = {
+        way: partial(enlarge_picture, picture, opened) for way, opened in engines(folder, threads).items()
+    }
     return others | {
-        "`srkd upscale`": lambda out: _upscale(model, picture, out),
-        "`srkd upscale --exact`": lambda out: _upscale(model, picture, out, exact=True),
+        "`srkd upscale`": lambda out: srkd.upscale(model, picture, out=out),
+        "`srkd upscale --exact`": lambda out: srkd.upscale(model, picture, out=out, exact=True),
     }
 
 
-def films(folder: Path, film: Path, threads: int) -> dict[str, Callable[[Path], None]]:
+def films(folder: Path, film: Path, threads: int) -> dict[str, Way]:
     model = folder / "model.safetensors"
-    others = {way: partial(enlarge_film, film, opened) for way, opened in engines(folder, threads).items()}
-    return others | {"`srkd upscale`": lambda out: _upscale(model, film, out, codec="h264", crf=18)}
+    others: dict[str, Way] = {
+        way: partial(enlarge_film, film, opened) for way, opened in engines(folder, threads).items()
+    }
+    return others | {
+        "`srkd upscale`": lambda out: srkd.upscale(model, film, out=out, codec="h264", crf=18),
+    }
 
 
 def engines(folder: Path, threads: int) -> dict[str, Callable[[], Enlarge]]:
@@ -206,10 +214,6 @@ def write_film(path: Path, frames: Iterator[Pixels]) -> None:
                 stream.height, stream.width = pixels.shape[:2]
             target.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
         target.mux(stream.encode())
-
-
-def _upscale(model: Path, source: Path, out: Path, **words: Any) -> None:
-    srkd.upscale(model, source, out=out, **words)
 
 
 def _planes(image_u8: Pixels) -> NDArray[np.float32]:

@@ -64,7 +64,7 @@ def main() -> int:
         return in_minutes(options, shapes)
     rows, curves = [], []
     for number, shape in enumerate(shapes):
-        row, curve = measured(shape, options, options.out / f"{number}-{shape.replace(':', '-').replace(',', '-')}")
+        row, curve = measured(shape, options, options.out / f"{number}-{file_name(shape)}")
         rows.append(row)
         curves += curve
     teacher = options.teacher or "the embedded EDSR 16/48"
@@ -140,7 +140,7 @@ def in_minutes(options: argparse.Namespace, shapes: list[str]) -> int:
 
 
 def in_minutes_of(teacher: Path, shape: str, options: argparse.Namespace) -> Row:
-    folder = options.out / f"{teacher.stem}-{shape.replace(':', '-').replace(',', '-')}"
+    folder = options.out / f"{teacher.stem}-{file_name(shape)}"
     options.teacher, goal = teacher, {"goal": "teacher", "batch": 4, "lr_patch": 32, "settings": AT_THE_END}
     look = run(folder / "look", options, shape, recipe="fit", steps=WARM_UP, **goal)
     left = 60 * options.minutes - look["fit_seconds"]
@@ -196,6 +196,11 @@ def measured(shape: str, options: argparse.Namespace, folder: Path) -> tuple[Row
         shown = {f"at_{round(100 * mark)}": points[nearest(points, mark * steps)] for mark in MARKS}
         curves.append({"student": shape, "start": start, **shown, "all": json.dumps(points)})
     return row, curves
+
+
+def file_name(student: str) -> str:
+    """Return a student as the name of a file or folder."""
+    return student.replace(":", "-").replace(",", "-")
 
 
 def nearest(points: Mapping[int, float], step: float) -> int:

@@ -11,12 +11,15 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import srkd
 from benchmarks.evidence import Benchmark, Cell, Column, Row, Table, save
 from compressor.assets import embedded_teacher
+from compressor.base.choices import Goal
 from compressor.base.machine import machine_facts
+from compressor.inference.evaluate import Evaluation
 from compressor.inference.metric_table import METRICS
 from srkd.record.result import CompressReport
 from srkd.record.run_file import find_run_file
@@ -72,11 +75,7 @@ def main() -> int:
         [path for path, *_ in runs.values()],
         against=options.teacher, data=images, degrade=options.degrade, metrics=MEASURES,
     )  # fmt: skip
-    figures = [
-        {name: sets[options.set][METRICS[name].key_to("teacher")] for name in MEASURES}
-        for label, sets in scored.models.items()
-        if label != scored.teacher
-    ]
+    figures = figures_of(scored, MEASURES, to="teacher")
     trained: list[dict[str, Cell]] = [
         {
             "what": {"scratch": "control: `scratch`, the originals alone"}.get(recipe, f"`{recipe}`"),
@@ -99,6 +98,12 @@ def main() -> int:
     )
     save("looks", Table(COLUMNS, rows, caption), seeds=(0,))
     return 0
+
+
+def figures_of(scored: Evaluation, measures: Sequence[str], *, to: Goal) -> list[dict[str, float]]:
+    """Return the figures of the only set: of bicubic, Lanczos and then each model in turn, without the teacher."""
+    sets = [next(iter(by_set.values())) for label, by_set in scored.models.items() if label != scored.teacher]
+    return [{name: float(figures[METRICS[name].key_to(to)]) for name in measures} for figures in sets]
 
 
 def kept(run: Path, steps: int) -> CompressReport | None:

@@ -31,12 +31,12 @@ from PIL import Image
 
 import srkd
 from benchmarks.evidence import Benchmark, Cell, Column, Result, Row, Table, results_folder, save
-from benchmarks.fit_across import AT_THE_END, WARM_UP, run
+from benchmarks.fit_across import AT_THE_END, WARM_UP, file_name, run
+from benchmarks.looks import figures_of
 from compressor.base.context import QUIET
 from compressor.base.files import atomic_path
 from compressor.base.machine import machine_facts
 from compressor.images.sets import embedded_pairs
-from compressor.inference.metric_table import METRICS
 from compressor.inference.open import open_model
 from compressor.models.networks.cost import cost
 from compressor.models.students.students import parse_student
@@ -187,7 +187,7 @@ def students_of(
     students = options.students.split(";") if options.students else [*STUDENTS, *filter(None, [teacher.own])]
     trained: dict[str, dict[str, Cell]] = {}
     for student in students:
-        safe = student.replace(":", "-").replace(",", "-")
+        safe = file_name(student)
         lengths = [min(minutes)] if student in A_MINUTE else minutes
         for length in lengths:
             short = length == min(minutes)
@@ -262,7 +262,7 @@ def command(teacher: Published, row: Mapping[str, Cell], options: argparse.Names
 def timed(teacher: Published, row: Mapping[str, Cell], options: argparse.Namespace) -> dict[str, Cell]:
     """Return the milliseconds of a student of this shape, and how many times as fast as the teacher it is in ONNX
     Runtime, or in eager torch where ONNX Runtime cannot run the teacher."""
-    file = options.out / teacher.name / f"times-{str(row['student']).replace(':', '-').replace(',', '-')}.json"
+    file = options.out / teacher.name / f"times-{file_name(str(row['student']))}.json"
     if not file.is_file():
         report = srkd.profile(
             [str(row["run"])], teacher=options.checkpoints / teacher.file, runtime=RUNTIMES, precision=("fp32", "int8"),
@@ -329,12 +329,11 @@ def scored(teacher: Published, runs: Mapping[str, Path], options: argparse.Names
             degrade=DEGRADATION if teacher.for_looks else "none",
             metrics=measures,
         )
-        labels = [label for label in result.models if label != result.teacher]
-        for label, name in zip(labels, ["bicubic", "lanczos", *missing], strict=True):
-            figures = result.models[label][options.set]
-            scores[name] = {measure: float(figures[METRICS[measure].key_to("teacher")]) for measure in measures}
-            if not teacher.for_looks:
-                scores[name]["original"] = float(figures[METRICS["psnr"].key_to("original")])
+        rows = ["bicubic", "lanczos", *missing]
+        scores |= dict(zip(rows, figures_of(result, measures, to="teacher"), strict=True))
+        if not teacher.for_looks:
+            for name, figures in zip(rows, figures_of(result, PSNR, to="original"), strict=True):
+                scores[name]["original"] = figures["psnr"]
         with atomic_path(file) as temporary:
             temporary.write_text(json.dumps(scores, indent=1), encoding="utf-8")
     return scores

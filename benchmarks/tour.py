@@ -18,11 +18,11 @@ from pathlib import Path
 
 import srkd
 from benchmarks.evidence import ROOT, Benchmark, Cell, Column, Row, Table, results_folder, save
+from benchmarks.looks import figures_of
 from benchmarks.real_teachers import DEGRADATION, LOOKS, strip
 from compressor.base.context import QUIET
 from compressor.base.files import atomic_path
 from compressor.images.sets import embedded_pairs
-from compressor.inference.metric_table import METRICS
 from compressor.inference.open import open_model
 from srkd.reports.pictures import make_pictures
 
@@ -66,7 +66,7 @@ def main() -> int:
     about = f"Teacher {options.teacher.stem}, photos {options.photos.name}; all took {whole / 60:.1f} minutes."
     run = options.out / RUN
     save(
-        "tour", {"commands": Table(COLUMNS, ran, about), "student": Table(STUDENT, list(compared(run, options)), about)}
+        "tour", {"student": Table(STUDENT, list(compared(run, options)), about), "commands": Table(COLUMNS, ran, about)}
     )
     draw(run, options)
     return 0
@@ -97,9 +97,7 @@ def compared(run: Path, options: argparse.Namespace) -> Iterator[dict[str, Cell]
     profile = srkd.profile(run, runtime="onnxruntime", memory=False, quality=False)
     costs = {cost.model: cost for cost in profile.costs}
     result = srkd.evaluate([run], against=options.teacher, degrade=DEGRADATION, metrics=LOOKS)
-    figures = [next(iter(sets.values())) for label, sets in result.models.items() if label != result.teacher]
-    names = {name: METRICS[name].key_to("teacher") for name in LOOKS}
-    bicubic, lanczos, student = ({name: float(sets[key]) for name, key in names.items()} for sets in figures)
+    bicubic, lanczos, student = figures_of(result, LOOKS, to="teacher")
     for row in profile.rows:
         cost, is_teacher = costs[row.model], row.model == profile.teacher
         yield {
