@@ -15,7 +15,8 @@ TENSORRT_BINDINGS := tensorrt_cu12_bindings==10.0.1 tensorrt_cu12_bindings==10.1
 
 ENVIRONMENT := $(shell PYTHON=$(PYTHON) sh scripts/environment.sh where)
 BIN := $(ENVIRONMENT)/bin
-RUN_TESTS := -m pytest -q -n $(JOBS) --dist loadfile --durations=10
+# SHARE=2/6: the third of six parts of the tests.
+RUN_TESTS := -m pytest -q -n $(JOBS) --dist loadfile --durations=10 $(SHARE:%=--share %)
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python $(RUN_TESTS)
 PYRIGHT := $(BIN)/pyright --pythonpath $(BIN)/python
 FAST := -m "not slow and not matrix and not ci and not extras and not browser"

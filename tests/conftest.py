@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import sys
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -96,8 +97,17 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     return True if tier and f"not {tier[1]}" in config.option.markexpr else None
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give tests of the slow tier an hour each."""
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--share", default="0/1", help="K/N: run share K of N, from 0, of the tests, by their names")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave the tests of one share, and give those of the slow tier an hour each."""
+    number, count = map(int, config.option.share.split("/"))
+    others = [item for item in items if zlib.crc32(item.nodeid.encode()) % count != number % count]
+    if others:
+        items[:] = [item for item in items if item not in set(others)]
+        config.hook.pytest_deselected(items=others)
     for item in items:
         if any(item.get_closest_marker(name) for name in ("slow", "matrix")):
             item.add_marker(pytest.mark.timeout(3600))

@@ -60,6 +60,14 @@ def test_the_small_form_asks_the_same_questions(tmp_path: Path) -> None:
     assert sum(part.minutes for part in full) == pytest.approx(40, abs=5)
 
 
+@pytest.mark.ci
+@pytest.mark.parametrize("part", [part.name for part in parts("cpu", tiny=True, data=ROOT, train=None, runs=ROOT)])
+def test_every_command_works_in_the_small_form(part: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """They must work when somebody has a GPU."""
+    done = main(["--tiny", "--device", "cpu", "--out", str(tmp_path), "--only", part])
+    assert done == 0, capsys.readouterr().out
+
+
 def test_make_asks_them_with_the_words_of_its_user() -> None:
     words = ["make", "-n", "evidence-gpu", "GPU=--only tests"]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True)
