@@ -3,9 +3,6 @@
 Each shape is solved for and polished (`--recipe fit`), then trained with logits for as many steps as take --minutes,
 from the solved start, from random weights, and from these with the optimiser that the solved start has. Finished runs
 are kept, in --out.
-
-With `--teachers A;B` each shape is solved for and polished under each teacher for --minutes in all, and trained from
-random weights for as long; both are judged by the teacher's own images.
 """
 
 from __future__ import annotations
@@ -15,14 +12,13 @@ import json
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 import srkd
-from benchmarks.evidence import Benchmark, Cell, Column, Result, Row, Table, results_folder, save
+from benchmarks.evidence import Benchmark, Cell, Column, Row, Table, save
 from compressor.base.machine import machine_facts
 from compressor.models.networks.cost import cost
 from compressor.models.students.students import parse_student
@@ -53,15 +49,12 @@ def main() -> int:
     parser.add_argument("--photos", type=Path, required=True, help="folder of HR photos to fit and train on")
     parser.add_argument("--val", type=Path, required=True, help="folder of HR images to score")
     parser.add_argument("--teacher", help="a checkpoint; left out: the embedded teacher")
-    parser.add_argument("--teachers", help="checkpoints, separated by semicolons, whose students get --minutes in all")
     parser.add_argument("--shapes", default=SHAPES, help="students, separated by semicolons")
     parser.add_argument("--minutes", type=float, default=5.0, help="minutes of training")
     parser.add_argument("--out", type=Path, default=Path("runs/fit-across"), help="folder of the runs")
     parser.add_argument("--variant", default="", help="ending of the result's name")
     options = parser.parse_args()
     shapes = options.shapes.split(";")
-    if options.teachers:
-        return in_minutes(options, shapes)
     rows, curves = [], []
     for number, shape in enumerate(shapes):
         row, curve = measured(shape, options, options.out / f"{number}-{file_name(shape)}")
@@ -100,69 +93,6 @@ CURVE = (
     Column("start", "start"),
     *(Column(f"at_{round(100 * mark)}", f"{round(100 * mark)} % of the time", ".2f") for mark in MARKS),
 )
-
-
-MINUTES = (
-    Column("teacher", "teacher"),
-    Column("student", "student"),
-    Column("params", "parameters", ",d"),
-    Column("bicubic", "bicubic", ".2f"),
-    Column("solved", "solved for", ".2f"),
-    Column("solved_seconds", "s", ".0f"),
-    Column("fit", "recipe fit", ".2f"),
-    Column("fit_steps", "steps", ",d"),
-    Column("fit_whole", "s", ".0f"),
-    Column("random", "from random weights", ".2f"),
-    Column("random_steps", "steps", ",d"),
-    Column("random_whole", "s", ".0f"),
-    Column("over_bicubic", "fit over bicubic", "+.2f"),
-    Column("over_random", "fit over random", "+.2f"),
-)
-
-
-def in_minutes(options: argparse.Namespace, shapes: list[str]) -> int:
-    """Write the table of what --minutes give the students of each teacher from either start."""
-    rows = [in_minutes_of(Path(teacher), shape, options) for teacher in options.teachers.split(";") for shape in shapes]
-    caption = (
-        f"Luma PSNR to the teacher's own images of {options.val.parent.name}. A student has {options.minutes:g} "
-        f"minute(s) of one thread's processor time on {options.photos.name}, validation apart: recipe fit, solving "
-        "included, or logits from random weights, on 4 patches of 32×32 a step; SOAP at 1e-3 from the fit, Adam "
-        f"at 8e-4 from random weights, one seed; {machine_facts()['cpu']}, beside other work."
-    )
-    table = Table(MINUTES, rows, caption)
-    file = results_folder() / "fit_across.json"
-    if file.is_file() and not options.variant:  # beside the students of one teacher, which keep their command and date
-        result = Result.read(file)
-        replace(result, tables={**result.tables, "minutes": table}).write(file.parent)
-    else:
-        save("fit_across", {"minutes": table}, seeds=[0], variant=options.variant)
-    return 0
-
-
-def in_minutes_of(teacher: Path, shape: str, options: argparse.Namespace) -> Row:
-    folder = options.out / f"{teacher.stem}-{file_name(shape)}"
-    options.teacher, goal = teacher, {"goal": "teacher", "batch": 4, "lr_patch": 32, "settings": AT_THE_END}
-    look = run(folder / "look", options, shape, recipe="fit", steps=WARM_UP, **goal)
-    left = 60 * options.minutes - look["fit_seconds"]
-    steps, most = (max(1, round(time / look["step_seconds"])) for time in (left, 60 * options.minutes))
-    fitted = run(folder / "fit", options, shape, recipe="fit", steps=steps, **goal)
-    random = run(folder / "random", options, shape, recipe="logits", init="random", steps=most, **goal)
-    return {
-        "teacher": teacher.stem,
-        "student": shape,
-        "params": cost(parse_student(shape, scale=look["scale"])).params,
-        "bicubic": fitted["bicubic_teacher"],
-        "solved": fitted["untrained"],
-        "solved_seconds": fitted["fit_seconds"],
-        "fit": fitted["psnr_teacher"],
-        "fit_steps": steps,
-        "fit_whole": fitted["fit_seconds"] + steps * fitted["step_seconds"],
-        "random": random["psnr_teacher"],
-        "random_steps": most,
-        "random_whole": most * random["step_seconds"],
-        "over_bicubic": fitted["psnr_teacher"] - fitted["bicubic_teacher"],
-        "over_random": fitted["psnr_teacher"] - random["psnr_teacher"],
-    }
 
 
 def measured(shape: str, options: argparse.Namespace, folder: Path) -> tuple[Row, list[Row]]:
@@ -216,13 +146,14 @@ def run(folder: Path, options: argparse.Namespace, shape: str, **words: Any) -> 
         return facts
     lines: list[str] = []
     steps: dict[int, float] = {}
-    fit: list[float] = []
+    before: dict[str, list[float]] = {"fit": [], "degrading": [], "teacher on": []}
 
     def progress(title: str, done: int, total: int) -> None:
         if title == "training":
             steps.setdefault(done, time.process_time())
-        elif title.startswith("fit"):
-            fit.append(time.process_time())
+        for work in before:
+            if title.startswith(work):
+                before[work].append(time.process_time())
 
     began = time.monotonic()
     report = srkd.compress(
@@ -245,7 +176,7 @@ def run(folder: Path, options: argparse.Namespace, shape: str, **words: Any) -> 
         "whole_seconds": whole,
         "seconds": report.seconds,
         "step_seconds": (steps[last] - steps[1]) / max(1, last - 1),
-        "fit_seconds": fit[-1] - fit[0] if fit else 0.0,
+        "seconds_before": sum(times[-1] - times[0] for times in before.values() if times),
         "curve": curve,
         "scale": srkd.load(folder).descriptor.scale,
     }

@@ -3,9 +3,10 @@
 Each teacher gets students of several kinds for a minute, and some of them for ten, of one thread's processor time,
 validation apart; on a busy machine a step takes more of it. Teachers trained for looks: a degraded input, `fit` for the
 minute and `perceptual` for the ten. Teachers trained for PSNR: bicubic input, `fit` and `logits`. A control of the same
-shape and time learns the originals without a teacher (`scratch`). Students, control, bicubic and Lanczos are compared
-with the teacher's images of a set, and with the originals where the teacher is for these; published figures of networks
-of the students' cost stand beside them. Each student is timed in turns with its teacher.
+shape and time learns the originals without a teacher (`scratch`). A teacher whose step takes seconds runs once on some
+of the photos, each degraded once (`--teacher-cache`), within the ten minutes. Students, control, bicubic and Lanczos
+are compared with the teacher's images of a set, and with the originals where the teacher is for these; published
+figures of networks of the students' cost stand beside them. Each student is timed in turns with its teacher.
 
 docs/results/real_teachers.webp gets a row for each teacher: of the embedded photos, the crop in which the student of
 the first kind that was trained longest differs most from its teacher.
@@ -71,6 +72,8 @@ class Published:
     network: str
     own: str | None
     for_looks: bool
+    kept: int | None = None
+    """Photos of which a slow teacher's images are made once, and kept; None: it runs at every step."""
 
     @property
     def name(self) -> str:
@@ -78,7 +81,7 @@ class Published:
 
 
 TEACHERS = (
-    Published("realesrgan-x4plus-anime.param", 4, "ESRGAN, 6 blocks", "rrdbnet:width=16,depth=2,growth=8", True),
+    Published("realesrgan-x4plus-anime.param", 4, "ESRGAN, 6 blocks", "rrdbnet:width=16,depth=2,growth=8", True, 120),
     Published("realesr-general-x4v3.param", 4, "Compact 64x32", "compact:width=32,depth=16", True),
     Published("realesr-animevideov3_rezipped.pth", 4, "Compact 64x16", "compact:width=32,depth=16", True),
     Published("spanx4_ch48.param", 4, "SPAN 48", "span:width=24", False),
@@ -234,12 +237,31 @@ def learn(
     options.teacher = None if recipe == "scratch" else options.checkpoints / teacher.file
     words |= {"goal": "original"} if recipe == "scratch" else {}
     shape = at_scale(student, teacher.scale) if recipe == "scratch" else student
-    look = run(folder / f"{recipe}-look", options, shape, recipe=recipe, steps=WARM_UP, **words)
-    steps = max(1, round((60 * minutes - look["fit_seconds"]) / look["step_seconds"]))
+    given = argparse.Namespace(**vars(options))
+    if keeps(teacher, recipe):
+        given.photos, words["teacher_cache"] = some_photos(options.photos, teacher, options.out), True
+    look = run(folder / f"{recipe}-look", given, shape, recipe=recipe, steps=WARM_UP, **words)
+    steps = max(1, round((60 * minutes - look["seconds_before"]) / look["step_seconds"]))
     place = folder / f"{recipe}-{minutes:g}"
-    result = run(place, options, shape, recipe=recipe, steps=steps, **words)
+    result = run(place, given, shape, recipe=recipe, steps=steps, **words)
     print(f"{place}: {steps} steps, {result['psnr_teacher']} dB to the teacher", file=sys.stderr, flush=True)
     return {"student": student, "run": str(place), "recipe": recipe, "minutes": minutes, "steps": steps}
+
+
+def keeps(teacher: Published, recipe: str) -> bool:
+    """Return True if the teacher's images are made once; in a minute there is no time for that."""
+    return teacher.kept is not None and recipe not in ("scratch", "fit")
+
+
+def some_photos(photos: Path, teacher: Published, out: Path) -> Path:
+    """Return a folder with links to as many photos as the teacher gets, from all of the folder."""
+    files, folder = sorted(photos.iterdir()), out / f"{photos.name}-{teacher.kept}"
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in files[:: max(1, len(files) // (teacher.kept or 1))][: teacher.kept]:
+        link = folder / file.name
+        if not link.is_symlink():
+            link.symlink_to(file.resolve())
+    return folder
 
 
 def at_scale(student: str, scale: int) -> str:
@@ -255,7 +277,10 @@ def command(teacher: Published, row: Mapping[str, Cell], options: argparse.Names
     else:
         words += ["--teacher", teacher.file, "--student", str(row["student"]), "--goal", "teacher"]
     words += ["--degrade", DEGRADATION] if teacher.for_looks else []
-    words += ["--data", options.photos.name, "--batch", "8", "--lr-patch", "32", "--steps", str(row["steps"])]
+    photos = options.photos.name
+    if keeps(teacher, str(row["recipe"])):
+        words, photos = [*words, "--teacher-cache"], f"{photos}-{teacher.kept}"
+    words += ["--data", photos, "--batch", "8", "--lr-patch", "32", "--steps", str(row["steps"])]
     return f"`{shlex.join(words)}`"
 
 

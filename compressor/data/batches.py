@@ -264,7 +264,7 @@ class Batches:
         patch, scale = self.sampler.lr_patch, self.store.scale
         hr = self.store.hr
         degraded, side = self.store.degraded, self.teacher_side
-        if degraded is not None:
+        if degraded is not None and not degraded.once:
             windows = self._degraded(degraded, step, draw)
             lr, wider = windows.crop(windows.lr), None if side is None else windows
         else:
@@ -319,7 +319,7 @@ def draw_calibration_patches(store: ImageStore, *, seed: int, count: int = COUNT
     for step in range(count):
         drawn = batches.sampler.draw(step, range(CANDIDATES))
         # By the images as they are: where noise is added, the flattest patch would look textured.
-        best = int(texture_of(gather(store.lr, drawn, side, 1)).argmax())
+        best = int(texture_of(gather(store.clean_lr, drawn, side, 1)).argmax())
         patches.append(replace(batches, samples=range(best, best + 1)).at(step).lr[0])
     return torch.stack(patches)
 

@@ -107,6 +107,8 @@ class DataChoice:
     cache_size: int = DEFAULT_LIMIT
     degradation: Degradation | None = None
     """What LR images suffer: in training anew for every patch, in validation beside sets of LR images as they are."""
+    degrades_once: bool = False
+    """Whether each training image is degraded once and for all, so that a teacher's outputs for it can be kept."""
 
     def __post_init__(self) -> None:
         if self.lr_only is not None and (self.data or self.lr):
@@ -219,7 +221,7 @@ def prepare_data(choice: DataChoice, *, scale: int, lr_patch: int, context: Cont
     validation = tuple(ValidationSet.of(name, store) for name, store in stores.items())
     degradation = choice.degradation
     if degradation is not None:
-        train = train.with_degradation(degradation)
+        train = train if choice.degrades_once else train.with_degradation(degradation)
         # What the student is for comes first: the first set decides which student is best.
         validation = (*(image_set.degraded(degradation, scale) for image_set in validation), *validation)
     if train.skipped:
@@ -228,6 +230,9 @@ def prepare_data(choice: DataChoice, *, scale: int, lr_patch: int, context: Cont
     if choice.data is not None or choice.lr_only is not None:
         for line in doubts(train):
             context.note(f"about these images: {line}")
+    if degradation is not None and choice.degrades_once:
+        train = train.degraded_once(degradation, context.progress)
+        context.note(f"each of the {len(train)} images is degraded once, as what the teacher makes of it is kept")
     data = Data(train, validation, origin)
     context.note(f"validating on {_describe_validation(data, choice)}")
     about_inputs = line_about_inputs(sources, scale)

@@ -18,6 +18,7 @@ import torch
 from pydantic import TypeAdapter
 
 from compressor.base.cache_folder import map_file
+from compressor.base.context import Progress, no_progress
 from compressor.base.errors import SrkdError, reason_of
 from compressor.degradation.chain import Degradation
 
@@ -55,12 +56,14 @@ class Plane:
 
 @dataclass(frozen=True)
 class DegradedImages:
-    """Images of which every sample of every step makes an LR patch of its own, and how."""
+    """Images of which every sample of every step makes an LR patch of its own, and how; or each image has made one."""
 
     degradation: Degradation
     images: Plane
     """The originals, `scale` times as large as the LR images; without originals the LR images, and a scale of 1."""
     scale: int
+    once: bool = False
+    """Whether the LR images of the store are already degraded, and no sample is any more; `images` are as they were."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,11 @@ class ImageStore:
         return sum(plane.flat.numel() * plane.flat.element_size() for plane in planes.values())
 
     @property
+    def clean_lr(self) -> Plane:
+        """The LR images before they were degraded."""
+        return self.degraded.images if self.degraded is not None and self.degraded.once else self.lr
+
+    @property
     def _source(self) -> Plane | None:
         return None if self.degraded is None else self.degraded.images
 
@@ -107,6 +115,21 @@ class ImageStore:
             return replace(self, degraded=None)
         images, scale = (self.lr, 1) if self.hr is None else (self.hr, self.scale)
         return replace(self, degraded=DegradedImages(degradation, images, scale))
+
+    def degraded_once(self, degradation: Degradation, progress: Progress = no_progress) -> ImageStore:
+        """The same images with LR images that are degraded, each always in the same way; all its patches share it."""
+        images, scale = (self.lr, 1) if self.hr is None else (self.hr, self.scale)
+        lr, digests = torch.empty_like(self.lr.flat), []
+        plane = replace(self.lr, flat=lr)
+        for index, name in enumerate(self.names):
+            degraded = degradation.of_image(images.image(index), scale, name)
+            plane.image(index).copy_(degraded)
+            pixels = hashlib.blake2b(degraded.numpy().tobytes(), key=self.digests[index].encode(), digest_size=16)
+            digests.append(pixels.hexdigest())
+            progress("degrading images", index + 1, len(self.names))
+        return replace(
+            self, lr=plane, digests=tuple(digests), degraded=DegradedImages(degradation, self.lr, 1, once=True)
+        )
 
 
 @dataclass(frozen=True)

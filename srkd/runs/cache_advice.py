@@ -39,6 +39,7 @@ class CacheCost:
     step_seconds: float
     fill_seconds: float
     size: int
+    price: str = "targets differ a little"
 
     def advice(self, seconds_per_step: float, steps: int, free: int) -> str | None:
         """The line for a run with `steps` left, if the cache saves enough time and fits; `free` is in bytes."""
@@ -50,7 +51,7 @@ class CacheCost:
         return (
             f"the teacher takes {share:.0%} of a step: with --teacher-cache these {steps:,} steps would take about "
             f"{format_duration(cached)} in place of {format_duration(without)}, {format_duration(self.fill_seconds)} "
-            f"of it to run the teacher once ({format_bytes(self.size)} on disk; targets differ a little, see "
+            f"of it to run the teacher once ({format_bytes(self.size)} on disk; {self.price}, see "
             "docs/use/teacher-cache.md)"
         )
 
@@ -58,8 +59,6 @@ class CacheCost:
 def cache_advice(config: RunConfig, teacher: Teacher | None, seconds_per_step: float, steps: int) -> str | None:
     """The line for a run without a cache; if its recipe could use one, the teacher is timed on a batch."""
     if teacher is None or config.cache is not None or seconds_per_step * steps < LONG_SECONDS:
-        return None
-    if config.data.train.degraded is not None:  # every step has other images
         return None
     rule, images = config.preset.schedule, config.data.train.lr
     try:
@@ -79,6 +78,7 @@ def cache_advice(config: RunConfig, teacher: Teacher | None, seconds_per_step: f
         step_seconds=in_step * sum(in_steps[view] for view in views),
         fill_seconds=in_fill * pixels / (rule.batch * side**2),
         size=round(3 * FP16_BYTES * scale**2 * pixels),
+        price="targets differ a little" if config.data.train.degraded is None else "each image is degraded only once",
     )
     folder = data_choice(config.options).cache()
     existing = next(place for place in (folder.path, *folder.path.parents) if place.exists())

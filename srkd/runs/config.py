@@ -23,7 +23,6 @@ from compressor.data.batches import View
 from compressor.data.label_margin import LabelMargin, given_margin, measure_margin
 from compressor.data.prepare import Data, DataChoice, ValidationFolder, prepare_data
 from compressor.data.teacher_cache import TeacherCache
-from compressor.degradation.names import NONE
 from compressor.inference.teacher_check import TeacherCheck, check_teacher, format_options
 from compressor.models.networks.base import Network
 from compressor.runtimes.torch_runtime import torch_device
@@ -510,6 +509,7 @@ def data_choice(options: CompressOptions) -> DataChoice:
         lr_only=lr_only,
         cache_size=parse_bytes(options.data.cache_size),
         degradation=degradation_of(options.data.degrade, no_note),
+        degrades_once=options.training.teacher_cache,
     )
 
 
@@ -520,11 +520,6 @@ def _prepare_images(
     options, rule, teacher = networks.options, networks.preset.schedule, networks.teacher
     views: tuple[View, ...] = ()
     if options.training.teacher_cache:
-        if choice.degradation is not None:
-            raise UsageError(
-                "--teacher-cache keeps what the teacher makes of LR images that stay the same, and --degrade makes new "
-                "ones for every step: leave one of them out"
-            )
         views = views_to_cache(options.training.recipe, networks.methods, labels=networks.labels)
     if shared is not None:
         data = shared.data
@@ -601,8 +596,6 @@ def _margin_advice(networks: RunNetworks, margin: LabelMargin) -> str:
     training = networks.options.training
     if not margin.pixels or training.label_margin is not None:
         return ""
-    if networks.options.data.degrade != NONE:
-        return " (--label-margin 0: no margin)"
     with suppress(UsageError):
         views_to_cache(training.recipe, networks.methods, labels=networks.labels)
         return " (--teacher-cache: it runs once over the whole images; --label-margin 0: no margin)"

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from compressor.base.errors import UsageError
-from compressor.data.batches import Batches, draw_calibration_patches
+from compressor.data.batches import Batches, draw_calibration_patches, gather
 from compressor.data.prepare import DataChoice, ValidationFolder, prepare_data
 from compressor.data.store import ImageStore
 from compressor.degradation.chain import Degradation, read_degradation
@@ -93,6 +93,40 @@ def test_a_fit_is_made_on_degraded_patches_chosen_by_the_clean_ones(tmp_path: Pa
     assert torch.equal(degraded, draw_calibration_patches(store, seed=3, count=6, side=12))
 
 
+def test_images_that_are_degraded_once_have_one_draw_for_all_patches(tmp_path: Path) -> None:
+    save_photos(tmp_path / "photos")
+    choice = DataChoice(data=tmp_path / "photos", cache_size=0, degradation=steps())
+    anew, once = (
+        prepare_data(replace(choice, degrades_once=kept), scale=2, lr_patch=12).train for kept in (False, True)
+    )
+    assert torch.equal(once.clean_lr.flat, anew.lr.flat)
+    for index, name in enumerate(once.names):
+        assert once.hr is not None
+        assert torch.equal(once.lr.image(index), steps().of_image(once.hr.image(index), 2, name))
+    assert once.digest() != anew.digest()
+    batches = Batches.for_store(once, batch=6, lr_patch=12, seed=4)
+    draw = batches.sampler.draw(3, range(6))
+    assert torch.equal(batches.at(3).lr, gather(once.lr, draw, 12, 1).float() / 255)
+
+
+@pytest.mark.ci
+def test_a_teachers_images_of_degraded_photos_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], teacher: Path
+) -> None:
+    save_photos(tmp_path / "photos")
+    monkeypatch.chdir(tmp_path)
+    line = ["compress", "--teacher", str(teacher), "--recipe", "logits", "--width", "0.5", "--init", "inherit"]
+    line += ["--steps", "4", "--batch", "2", "--lr-patch", "12", "--data", "photos", "--degrade", STEPS]
+    assert run([*line, "--set", "teacher_cache=true", "--out", "run"]) == 0
+    assert "each of the 3 images is degraded once" in capsys.readouterr().out
+    facts = json.loads(Path("run/run.json").read_text())
+    assert [*facts["teacher_cache"]["views"]] == ["whole"]
+    assert facts["degradation"]["name"] == STEPS
+    student = Path("run/student.safetensors").read_bytes()
+    assert run([*line, "--set", "teacher_cache=true", "--out", "again"]) == 0
+    assert Path("again/student.safetensors").read_bytes() == student
+
+
 def test_validation_has_a_degraded_set_before_each_clean_one(tmp_path: Path) -> None:
     save_photos(tmp_path / "photos")
     choice = DataChoice(val=(ValidationFolder(tmp_path / "photos", "mine"),), cache_size=0, degradation=steps())
@@ -154,7 +188,6 @@ def test_a_changed_file_of_steps_ends_a_continued_run(tmp_path: Path, monkeypatc
     ("more", "words"),
     [
         (["--degrade", "jpeg=9000"], "--degrade: 'jpeg=9000': expected at most 100"),
-        (["--degrade", "noise", "--teacher-cache"], "--teacher-cache keeps what the teacher makes"),
         (["--degrade", "noise", "--lr-images", "photos"], "--degrade makes LR images from the originals"),
     ],
 )
@@ -167,8 +200,6 @@ def test_contradictions_are_refused_in_one_line(
 ) -> None:
     save_photos(tmp_path / "photos")
     monkeypatch.chdir(tmp_path)
-    if "--teacher-cache" in more:
-        more = [*more[:2], "--set", "teacher_cache=true"]
     assert run(["compress", "--recipe", "logits", "--data", "photos", "--out", "run", *more]) == 2
     assert words in capsys.readouterr().err
 
