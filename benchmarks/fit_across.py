@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import sys
 import time
 from collections.abc import Mapping
@@ -144,6 +145,7 @@ def run(folder: Path, options: argparse.Namespace, shape: str, **words: Any) -> 
     if kept.exists():
         facts: dict[str, Any] = json.loads(kept.read_text())
         return facts
+    shutil.rmtree(folder, ignore_errors=True)  # a run that was interrupted
     lines: list[str] = []
     steps: dict[int, float] = {}
     before: dict[str, list[float]] = {"fit": [], "degrading": [], "teacher on": []}
