@@ -159,8 +159,8 @@ def run(folder: Path, options: argparse.Namespace, shape: str, **words: Any) -> 
 
     began = time.monotonic()
     report = srkd.compress(
-        options.teacher, student=shape, data=options.photos, val=[options.val], out=folder, cache_size=0,
-        announce=lines.append, progress=progress, **words,
+        options.teacher, student=shape, data=options.photos, val=[options.val], out=folder,
+        announce=lines.append, progress=progress, **{"cache_size": 0, **words},
     )  # fmt: skip
     whole = time.monotonic() - began
     last = max(steps)

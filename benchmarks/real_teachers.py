@@ -239,7 +239,8 @@ def learn(
     shape = at_scale(student, teacher.scale) if recipe == "scratch" else student
     given = argparse.Namespace(**vars(options))
     if keeps(teacher, recipe):
-        given.photos, words["teacher_cache"] = some_photos(options.photos, teacher, options.out), True
+        given.photos = some_photos(options.photos, teacher, options.out)
+        words |= {"teacher_cache": True, "cache_size": "4GB"}
     look = run(folder / f"{recipe}-look", given, shape, recipe=recipe, steps=WARM_UP, **words)
     steps = max(1, round((60 * minutes - look["seconds_before"]) / look["step_seconds"]))
     place = folder / f"{recipe}-{minutes:g}"
