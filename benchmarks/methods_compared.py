@@ -88,10 +88,6 @@ FIT_ALONE = Contender(
     init="fit",
 )
 """The fitted student, trained with L1 and without distillation."""
-CSD_TEN = Contender("csd-10", "csd", "csd, 10 patches", width=WIDTH, settings=("phi=teacher", "schedule.batch=10"))
-"""csd with as many negatives as its paper, which are the patches of a batch; the others have four patches a step."""
-ALONE = {one.name: one for one in (CSD_TEN, FIT_ALONE)}
-"""Rows that are no recipe as it is."""
 
 PUBLISHED: Mapping[str, Published] = {
     "inherit": Published((0.115, 0.098, 0.062), "a user of CSD's code, its issue 9, EDSR at width 0.25"),
@@ -106,9 +102,7 @@ PUBLISHED: Mapping[str, Published] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = parser_with_methods(__doc__, out="runs/methods-compared")
-    parser.set_defaults(methods=",".join((*all_rows(), CSD_TEN.name)))
-    options = parser.parse_args(arguments)
+    options = parser_with_methods(__doc__, out="runs/methods-compared").parse_args(arguments)
     shared = f"{options.steps:,} steps of {{patches}}"
     budget = budget_from(options)
     table = compared(contenders_of(options), budget, options.data, shared)
@@ -204,9 +198,9 @@ def all_contenders(methods: Sequence[str], files: Sequence[Path]) -> list[Conten
             settings=OPTIONS.get(name, ()),
         )
         for name in methods
-        if name not in ALONE
+        if name != FIT_ALONE.name
     ]
-    contenders += [one for name, one in ALONE.items() if name in methods]
+    contenders += [FIT_ALONE] if FIT_ALONE.name in methods else []
     contenders += [preset_contender(file, OPTIONS, width=WIDTH) for file in files]
     if not contenders:
         raise SystemExit("nothing to compare: give --methods or --preset")
