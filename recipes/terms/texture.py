@@ -3,13 +3,16 @@
     spectrum    Σ_b v_b·mean_k |log10((P_S,bk + ε_b)/(P_T,bk + ε_b))| / Σ_b v_b
     contrast    mean over blocks of 8×8 pixels of |dev(S) - dev(T)|
     flat        mean over the calmest quarter of T_b's blocks of max(0, dev(S) - dev(T))
+    grid        mean over b, both directions and phases k < scale of |(m_k - mean_k m)(S_b) - (m_k - mean_k m)(T_b)|
 
 S_b and T_b are two patches, the first of them the student's; P_bk is the power of the luminance in ring k of the
 frequencies (compressor/images/looks.py), ε_b a thousandth of the mean of P_T,b, and v_b² the mean of P_T,b in the rings
 finer than 8 pixels: patches count by the texture that they should have. dev is a block's deviation, of all channels
-together. The spectrum alone would be met by stronger edges and noise in flat areas: the contrast holds each to its
+together. m_k is the mean magnitude of the differences of neighbours at positions k, k + scale, k + 2·scale, …: larger
+between the squares of enlarged LR pixels than inside them where these show. The spectrum alone would be met by stronger edges and noise in flat areas: the contrast holds each to its
 place, and says nothing of where in a block a line lies, of which a small student is not sure. It treats a block with
-too much as one with too little; in flat areas too much is seen first, which is why they count once more.
+too much as one with too little; in flat areas too much is seen first, which is why they count once more. Both would be
+met by steps from one LR pixel to the next, which cost a network that adds to the enlarged input nothing; the grid isn't.
 """
 
 from __future__ import annotations
@@ -50,6 +53,19 @@ def restlessness(ours: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:
     calm = theirs <= theirs.quantile(CALMEST, dim=1, keepdim=True)
     # Patch by patch: equal blocks make the calmest quarter larger, and two processes must have the mean of one.
     return (F.relu(ours - theirs).mul(calm).sum(1) / calm.sum(1)).mean()
+
+
+def grid_distance(images: torch.Tensor, target: torch.Tensor, scale: int) -> torch.Tensor:
+    """Return by how much more, or less, the squares of LR pixels show."""
+    return (_grid(widen(images), scale) - _grid(widen(target), scale)).abs().mean()
+
+
+def _grid(images: torch.Tensor, scale: int) -> torch.Tensor:
+    """Return m_k less its mean over k, (N, 2, scale), of images whose sides are multiples of the scale."""
+    steps = [images.diff(dim=axis, append=images.narrow(axis, -1, 1)).abs() for axis in (-2, -1)]
+    down, right = (step.mean(1) for step in steps)
+    phases = torch.stack([down.unflatten(1, (-1, scale)).mean((1, 3)), right.unflatten(2, (-1, scale)).mean((1, 2))], 1)
+    return phases - phases.mean(2, keepdim=True)
 
 
 def block_deviations(images: torch.Tensor) -> torch.Tensor:
