@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import io
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -88,7 +89,9 @@ def join(
             _copy_chapters(original, target)
             target.start_encoding()
             frames = _video_packets(segments, encoding, stream)
-            _interleave(target, frames, _other_packets(original, copied, others))
+            # In the order of their times, so that the muxer holds few packets.
+            for packet in heapq.merge(frames, _other_packets(original, copied, others), key=_moment):
+                target.mux_one(packet)
         finally:
             target.close()
 
@@ -237,17 +240,11 @@ def _other_packets(original: Any, copied: Sequence[Any], others: dict[int, Any])
     streams = [stream for stream in copied if stream.type != "attachment"]
     if not streams:
         return
-    packets = original.demux(*streams)
-    while True:
-        try:
-            packet = next(packets, None)
-        except av.error.FFmpegError:  # the end of a damaged file
-            return
-        if packet is None:
-            return
-        if packet.size and _has_time(packet):
-            packet.stream = others[packet.stream_index]
-            yield packet
+    with suppress(av.error.FFmpegError):  # the end of a damaged file
+        for packet in original.demux(*streams):
+            if packet.size and _has_time(packet):
+                packet.stream = others[packet.stream_index]
+                yield packet
 
 
 def _has_time(packet: Any) -> bool:
@@ -255,19 +252,6 @@ def _has_time(packet: Any) -> bool:
     if packet.dts is None and is_cover(packet.stream):
         packet.pts = packet.dts = 0
     return packet.dts is not None
-
-
-def _interleave(target: Any, frames: Iterator[Any], others: Iterator[Any]) -> None:
-    """Write both in the order of their times, so that the muxer holds few packets."""
-    frame = next(frames, None)
-    for packet in others:
-        while frame is not None and _moment(frame) <= _moment(packet):
-            target.mux_one(frame)
-            frame = next(frames, None)
-        target.mux_one(packet)
-    while frame is not None:
-        target.mux_one(frame)
-        frame = next(frames, None)
 
 
 def _moment(packet: Any) -> Fraction:
