@@ -20,12 +20,7 @@ from torch import Tensor
 from compressor.base.context import QUIET, Context
 from compressor.base.errors import SrkdError, UsageError
 from compressor.base.files import require_writable_folder
-from compressor.images.files import (
-    Picture,
-    read_picture,
-    require_writable,
-    write_picture,
-)
+from compressor.images.files import Picture, read_picture, require_writable, write_picture
 from compressor.images.in_memory import ImageInMemory, Planes, like, read_planes
 from compressor.images.resize import upscale_bicubic
 from compressor.images.sets import list_images, natural_key

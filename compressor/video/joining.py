@@ -169,22 +169,17 @@ def _add_video(target: Any, container: str, encoding: Encoding, header: bytes, s
     return stream
 
 
+WRITTEN = (
+    "encoder", "major_brand", "minor_version", "compatible_brands", "vendor_id", "handler_name", "duration", "rotate",
+)  # fmt: skip
+
+
 def _kept_metadata(metadata: Any) -> dict[str, str]:
     """Return the facts that hold for the copy, too: not which program wrote it, nor its sizes."""
-    written = (
-        "encoder",
-        "major_brand",
-        "minor_version",
-        "compatible_brands",
-        "vendor_id",
-        "handler_name",
-        "duration",
-        "rotate",
-    )
     return {
         name: value
         for name, value in metadata.items()
-        if name.lower() not in written and not name.startswith(("_STATISTICS", "BPS", "NUMBER_OF_", "DURATION"))
+        if name.lower() not in WRITTEN and not name.startswith(("_STATISTICS", "BPS", "NUMBER_OF_", "DURATION"))
     }
 
 

@@ -23,13 +23,7 @@ import torch
 
 from compressor.base.errors import SrkdError, is_out_of_memory
 from compressor.base.files import sha256_of
-from compressor.models.checkpoints.header import (
-    AGAIN,
-    HEADER_BYTES_LIMIT,
-    NCNN_BINARY_MAGIC,
-    ncnn_files,
-    read_header,
-)
+from compressor.models.checkpoints.header import AGAIN, HEADER_BYTES_LIMIT, NCNN_BINARY_MAGIC, ncnn_files, read_header
 from compressor.models.checkpoints.ncnn_graph import TEXT_BYTES_LIMIT
 from compressor.models.checkpoints.ncnn_networks import read_network
 from compressor.models.checkpoints.pickles import StorageRef, TensorRef, read_pickle

@@ -218,12 +218,7 @@ class LayerSolver(ABC):
             handle.remove()
 
     def _add(
-        self,
-        sums: Sequence[Sums],
-        x: torch.Tensor,
-        missing: torch.Tensor,
-        weight: torch.Tensor,
-        module: nn.Module,
+        self, sums: Sequence[Sums], x: torch.Tensor, missing: torch.Tensor, weight: torch.Tensor, module: nn.Module
     ) -> None:
         """Add the pixels of one patch, weighted by `weight`, to the sums of each group."""
         if not isinstance(module, nn.Conv2d):  # in windows, or tokens

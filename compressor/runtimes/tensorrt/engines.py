@@ -50,12 +50,7 @@ def cache_folder() -> Path:
 
 
 def build_engine(
-    onnx: Path,
-    path: Path,
-    precision: str,
-    profile: OptimizationProfile,
-    trt: Any,
-    device: Device,
+    onnx: Path, path: Path, precision: str, profile: OptimizationProfile, trt: Any, device: Device
 ) -> dict[str, object]:
     """Build an engine file in a child process and return facts for a report."""
     machine = current_machine(trt, device)
@@ -76,13 +71,7 @@ def build_engine(
 
 
 def build_in_child(
-    progress: Progress,
-    *,
-    onnx: str,
-    plan: str,
-    precision: str,
-    shapes: dict[str, list[int]],
-    index: int,
+    progress: Progress, *, onnx: str, plan: str, precision: str, shapes: dict[str, list[int]], index: int
 ) -> dict[str, object]:
     """Build a plan in the child process, on the GPU with this index."""
     trt, _device = import_tensorrt(), open_device(index)
