@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Hashable
-from types import TracebackType
 from typing import IO, NamedTuple
 
 import torch
@@ -45,9 +44,7 @@ class FeatureStore:
     def __enter__(self) -> FeatureStore:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.in_memory.clear()
         self.in_file.clear()
         if self._file is not None:
