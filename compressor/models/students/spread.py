@@ -65,10 +65,11 @@ def spread_streams(network: Network, patches: torch.Tensor) -> Network:
     `patches` are low-resolution images, (N, C, H, W) in [0,1], on which values and sensitivities are measured.
     """
     plan = linear_plan(network.spec)
-    if plan is None or not any(True for _ in plan.spaces_of("linear")):
+    if plan is None or "linear" not in plan.spaces.values():
         return network
     spread = copy.deepcopy(network).eval()
-    spaces = [space for space in plan.spaces_of("linear") if plan.producers[space] and plan.consumers[space]]
+    linear = [space for space, kind in plan.spaces.items() if kind == "linear"]
+    spaces = [space for space in linear if plan.producers[space] and plan.consumers[space]]
     bases = {space: best_basis(values) for space, values in _measure(network, plan, spaces, patches).items()}
     inverses = {space: torch.linalg.inv(basis) for space, basis in bases.items()}
     for layer in plan.layers:
