@@ -44,11 +44,6 @@ def engine_name(onnx: str, precision: str, machine: Machine) -> str:
     return f"{stem}.{precision}.{machine_tag(machine)}.engine"
 
 
-def cache_folder() -> Path:
-    """The folder that records which engines were tried."""
-    return default_folder() / "tensorrt"
-
-
 def build_engine(
     onnx: Path, path: Path, precision: str, profile: OptimizationProfile, trt: Any, device: Device
 ) -> dict[str, object]:
@@ -102,7 +97,7 @@ def _try_once(file: EngineFile, machine: Machine, device: Device) -> None:
     """Open and run the engine in a child process, once per engine and machine."""
     digest = hashlib.sha256(file.plan)
     digest.update(repr(machine).encode())
-    mark = cache_folder() / "tried" / digest.hexdigest()[:32]
+    mark = default_folder() / "tensorrt" / "tried" / digest.hexdigest()[:32]
     if mark.exists():
         return
     job = {"path": str(file.path), "index": device.gpu.index, "label": file.path.stem}
