@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -24,9 +23,7 @@ from compressor.runtimes.file_runtime import (
 )
 from compressor.runtimes.table import DEFAULTS, ExecutedNode, OpenOptions
 
-PRECISIONS: Mapping[str, tuple[str, str]] = MappingProxyType(
-    {"fp32": ("f32", "FP32"), "bf16": ("bf16", "BF16"), "fp16": ("f16", "FP16")}
-)
+PRECISIONS: Mapping[str, tuple[str, str]] = {"fp32": ("f32", "FP32"), "bf16": ("bf16", "BF16"), "fp16": ("f16", "FP16")}
 """OpenVINO's name of a precision as a hint, and as a device capability."""
 
 CONVERSIONS = frozenset({"FakeQuantize", "Convert", "Quantize"})
