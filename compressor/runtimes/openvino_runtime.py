@@ -85,7 +85,7 @@ class OpenVinoRuntime(FileRuntime):
         target = _find_device(core, options.device)
         self.device = target.lower().replace(".", ":")
         model = _read_model(core, path)
-        if _is_quantised(model):
+        if any(node.get_type_name() == "FakeQuantize" for node in model.get_ops()):
             self.precision = "int8"
             if options.precision not in (None, "int8"):
                 raise UsageError(f"{path} computes in int8, not {options.precision}: export it in that")
@@ -148,10 +148,6 @@ def _require_precision(core: Any, target: str, precision: str) -> None:
     if precision != "fp32" and PRECISIONS[precision][1] not in capabilities:
         available = ", ".join(n for n, (_, word) in PRECISIONS.items() if n == "fp32" or word in capabilities)
         raise UsageError(f"precision {precision}: OpenVINO has {available} on this {target}")
-
-
-def _is_quantised(model: Any) -> bool:
-    return any(node.get_type_name() == "FakeQuantize" for node in model.get_ops())
 
 
 def _image_format(model: Any, label: str) -> ImageFormat:

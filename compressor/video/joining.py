@@ -86,7 +86,8 @@ def join(
             target.metadata.update(_kept_metadata(original.metadata))
             stream = _add_video(target, container, encoding, segments[0].header, _film_of(original))
             others = {each.index: _copy_of(target, each) for each in copied}
-            _copy_chapters(original, target)
+            if hasattr(original, "chapters") and (chapters := original.chapters()):
+                target.set_chapters(chapters)
             target.start_encoding()
             frames = _video_packets(segments, encoding, stream)
             # In the order of their times, so that the muxer holds few packets.
@@ -181,11 +182,6 @@ def _kept_metadata(metadata: Any) -> dict[str, str]:
         for name, value in metadata.items()
         if name.lower() not in WRITTEN and not name.startswith(("_STATISTICS", "BPS", "NUMBER_OF_", "DURATION"))
     }
-
-
-def _copy_chapters(original: Any, target: Any) -> None:
-    if hasattr(original, "chapters") and (chapters := original.chapters()):
-        target.set_chapters(chapters)
 
 
 def decoding_times(presented: Sequence[int]) -> list[int]:

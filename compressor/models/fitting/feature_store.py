@@ -52,8 +52,9 @@ class FeatureStore:
 
     def __setitem__(self, key: Hashable, feature: torch.Tensor) -> None:
         self.discard(key)
-        # Copy a view: it would keep its whole base tensor alive.
-        whole = feature if _is_whole(feature) else feature.clone(memory_format=torch.preserve_format)
+        # Copy a view, which does not use all of its storage: it would keep its whole base tensor alive.
+        is_view = feature.untyped_storage().nbytes() != feature.nbytes
+        whole = feature.clone(memory_format=torch.preserve_format) if is_view else feature
         if self.memory_bytes + whole.nbytes <= MEMORY_BYTES:
             self.in_memory[key] = whole
             self.memory_bytes += whole.nbytes
@@ -104,11 +105,6 @@ class FeatureStore:
             ) from error
         self.file_bytes = max(self.file_bytes, offset + feature.nbytes)
         return _Place(offset, feature.size(), feature.stride(), feature.dtype, feature.device)
-
-
-def _is_whole(feature: torch.Tensor) -> bool:
-    """Return True if a tensor uses all of its storage, in any order of dimensions."""
-    return feature.untyped_storage().nbytes() == feature.nbytes
 
 
 def _bytes_of(feature: torch.Tensor) -> memoryview:

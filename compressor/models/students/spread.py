@@ -91,7 +91,7 @@ def _measure(
     features.
     """
     probed = copy.deepcopy(network).eval().requires_grad_(False)
-    taps = {tap: (space, units_of(network, plan, space)) for space in spaces for tap in _evenly(_taps(plan, space))}
+    taps = {tap: (space, units_of(network, plan, space)) for space in spaces for tap in _taps(plan, space)}
     generator = torch.Generator().manual_seed(0)
     pixels: dict[Tap, list[torch.Tensor]] = {tap: [] for tap in taps}
     sensitivity = {tap: torch.zeros(n, n) for tap, (_, n) in taps.items()}
@@ -132,12 +132,10 @@ def _noise(shape: torch.Size, generator: torch.Generator) -> torch.Tensor:
 
 
 def _taps(plan: LinearPlan, space: str) -> list[Tap]:
+    """Return taps of a space's values, evenly spaced if there are many."""
     # A layer that reads several spaces has them concatenated in its input, with other channels.
     readers = [Tap(layer.name, "input") for layer, _ in plan.consumers[space] if len(layer.inputs) == 1]
-    return list(dict.fromkeys([*(Tap(layer.name, "output") for layer in plan.producers[space]), *readers]))
-
-
-def _evenly(taps: list[Tap]) -> list[Tap]:
+    taps = list(dict.fromkeys([*(Tap(layer.name, "output") for layer in plan.producers[space]), *readers]))
     return taps[:: math.ceil(len(taps) / MAX_VALUES)]
 
 
