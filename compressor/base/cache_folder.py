@@ -33,7 +33,7 @@ DEFAULT_LIMIT = 20_000_000_000
 SPARE_BYTES = 500_000_000
 """Free space left on the disk, in bytes."""
 
-_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
 
 def default_folder() -> Path:
@@ -47,12 +47,10 @@ def default_folder() -> Path:
 
 def parse_bytes(text: str | int) -> int:
     """Read 500MB, 8GB, 1.5 TB or a plain number of bytes; MB = 10^6."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?B?)\s*", str(text).upper())
-    unit = match[2] if match else ""
-    unit = unit + "B" if unit in ("K", "M", "G", "T") else unit
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)B?\s*", str(text).upper())
     if match is None:
         raise UsageError(f"cache size {str(text)!r} is not a size: give for example 500MB, 8GB, or 0 to keep nothing")
-    size = float(match[1]) * _UNITS[unit]
+    size = float(match[1]) * _UNITS[match[2]]
     if not math.isfinite(size):
         raise UsageError(f"{text} is more than any disk has")
     return int(size)
@@ -60,8 +58,8 @@ def parse_bytes(text: str | int) -> int:
 
 def format_exact_bytes(size: int) -> str:
     """Return a number of bytes as `parse_bytes` reads it, in the largest unit that divides it: 20GB."""
-    units = [unit for unit in ("GB", "MB", "KB") if size and size % _UNITS[unit] == 0]
-    return f"{size // _UNITS[units[0]]}{units[0]}" if units else str(size)
+    unit = next((unit for unit in "GMK" if size and size % _UNITS[unit] == 0), None)
+    return str(size) if unit is None else f"{size // _UNITS[unit]}{unit}B"
 
 
 def format_bytes(size: int) -> str:

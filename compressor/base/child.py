@@ -66,20 +66,8 @@ class Worker(Protocol):
     def close(self) -> None: ...
 
 
-class StartChild(Protocol):
-    """A way to start a child; its keywords are those of `Child`."""
-
-    def __call__(
-        self,
-        function: str,
-        job: Mapping[str, object],
-        *,
-        what: str,
-        environment: Mapping[str, str] | None = None,
-        progress: Progress = no_progress,
-        limits: ResourceLimits | None = None,
-        files: Sequence[int] = (),
-    ) -> Worker: ...
+StartChild: TypeAlias = Callable[..., Worker]
+"""A way to start a child; its arguments are those of `Child`."""
 
 
 class Child:

@@ -46,12 +46,7 @@ def cpu_model() -> str:
     return platform.processor() or platform.machine() or "unknown"
 
 
-INTEGER_PRODUCTS = {
-    "avx512_vnni": "AVX-512 VNNI",
-    "avx_vnni": "AVX VNNI",
-    "amx_int8": "AMX",
-    "asimddp": "dot products",
-}
+INTEGER_PRODUCTS = {"avx512_vnni": "AVX-512 VNNI", "avx_vnni": "AVX VNNI", "amx_int8": "AMX", "asimddp": "dot products"}
 """Names of the instructions that add 8-bit products in 32 bits, by their flag in /proc/cpuinfo."""
 
 

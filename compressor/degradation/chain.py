@@ -120,7 +120,9 @@ def _of_line(text: str) -> Degradation:
         try:
             given[name] = known[name].model_validate({key: (low, low if match[2] is None else float(match[2]))})
         except ValidationError as error:
-            raise UsageError(f"{part.strip()!r}: {_reason(error)}") from error
+            # The first mistake in the words of a file's.
+            reason = YamlSource("", {}, {}).pydantic_problem(error.errors()[0], ()).expected
+            raise UsageError(f"{part.strip()!r}: {reason}") from error
     steps = [*given.values(), Shrink()]
     return Degradation(text, text, tuple(sorted(steps, key=lambda step: step.order)))
 
@@ -169,8 +171,3 @@ def _of_values(name: str, values: Mapping[str, Any], source: YamlSource) -> Degr
         # Said here, as the place of the change of size matters.
         steps.append(Shrink())
     return Degradation(name, title, tuple(steps))
-
-
-def _reason(error: ValidationError) -> str:
-    """The first mistake in the words of a file's."""
-    return str(YamlSource("", {}, {}).pydantic_problem(error.errors()[0], ()).expected)

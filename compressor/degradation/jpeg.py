@@ -46,11 +46,11 @@ Change: TypeAlias = Callable[[Tensor], Tensor]
 """A change of the cosine coefficients of blocks (C, rows, columns, side, side)."""
 
 
-def jpeg(image_01: Tensor, quality: int, *, chroma: str = "4:2:0") -> Tensor:
+def jpeg(image_01: Tensor, quality: int) -> Tensor:
     """Return an image (3,H,W) in [0,1] as libjpeg stores it at a quality of 1 … 100, on the image's device."""
     bytes_u8 = (image_01.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().contiguous().numpy()
     file = BytesIO()
-    Image.fromarray(bytes_u8).save(file, format="JPEG", quality=quality, subsampling=chroma)
+    Image.fromarray(bytes_u8).save(file, format="JPEG", quality=quality, subsampling="4:2:0")
     with Image.open(file) as decoded:
         samples = np.asarray(decoded).transpose(2, 0, 1).astype(np.float32)
     return torch.from_numpy(samples).div_(255).to(image_01.device)

@@ -88,11 +88,8 @@ class Found:
 
 def measure_like(folder: Path, option: str) -> Found:
     """Measure the pictures of a folder."""
-    measured = []
-    for path in evenly_spaced_photos(folder, MOST_PICTURES, option=option).values():
-        picture = measure_picture(path)
-        if picture is not None:
-            measured.append(picture)
+    pictures = map(measure_picture, evenly_spaced_photos(folder, MOST_PICTURES, option=option).values())
+    measured = [picture for picture in pictures if picture is not None]
     if not measured:
         raise UsageError(f"{option} {folder}: none of its pictures has {SMALLEST_SIDE} pixels a side")
     return Found(_as_line(measured), len(measured), folder)

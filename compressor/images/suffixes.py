@@ -16,28 +16,12 @@ FORMAT_OF_SUFFIX = {
 IMAGE_SUFFIXES: frozenset[str] = frozenset(FORMAT_OF_SUFFIX)
 OTHER_PICTURE_SUFFIXES = frozenset((".gif", ".apng", ".avif", ".heic", ".heif", ".jxl", ".jp2", ".psd", ".dng"))
 """Suffixes of pictures that srkd cannot read; a file list that omits such a file reports it."""
-FILM_SUFFIXES = frozenset(
-    (
-        ".mp4",
-        ".m4v",
-        ".mkv",
-        ".mov",
-        ".webm",
-        ".avi",
-        ".mpg",
-        ".mpeg",
-        ".ts",
-        ".m2ts",
-        ".mts",
-        ".wmv",
-        ".flv",
-        ".3gp",
-        ".ogv",
-    )
-)
-"""Suffixes of films; their other streams and codecs are PyAV's matter."""
 CONTAINER_OF_SUFFIX = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm"}
 """The containers of films that are written, as FFmpeg names them."""
+FILM_SUFFIXES = frozenset(
+    (*CONTAINER_OF_SUFFIX, ".avi", ".mpg", ".mpeg", ".ts", ".m2ts", ".mts", ".wmv", ".flv", ".3gp", ".ogv")
+)
+"""Suffixes of films; their other streams and codecs are PyAV's matter."""
 
 
 def is_film(path: Path) -> bool:

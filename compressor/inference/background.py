@@ -12,13 +12,9 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def _always(item: object) -> bool:
-    return True
-
-
 @contextmanager
 def read_ahead(
-    items: Sequence[Item], read: Callable[[Item], Result], may_wait: Callable[[Item], bool] = _always
+    items: Sequence[Item], read: Callable[[Item], Result], may_wait: Callable[[Item], bool] = lambda item: True
 ) -> Iterator[Iterator[tuple[Item, Future[Result]]]]:
     """Yield an iterator over the items with their results; it reads the next item while the current one is in use.
 

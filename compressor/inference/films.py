@@ -15,6 +15,7 @@ from concurrent.futures import Future
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -143,7 +144,8 @@ def upscale_film(
             context.note(f"{source.name}: goes on after {resumed} frames of an earlier call")
         new = _Enlarging(film, encoding, settings, enlarge, work, context, resumed)
         with closing(one_ahead(film.frames())) as frames:
-            whole += new.segments(_skip(frames, resumed), first=len(whole))
+            # Frames that are done are decoded all the same, as not every container can be entered exactly.
+            whole += new.segments(islice(frames, resumed, None), first=len(whole))
         context.progress(source.name, new.done, new.done)
         for line in film.lines:
             note(line)
@@ -317,13 +319,6 @@ def _write_json(path: Path, content: object) -> None:
         temporary.write_text(json.dumps(content), encoding="utf-8")
 
 
-def _skip(frames: Iterator[FilmFrame], count: int) -> Iterator[FilmFrame]:
-    """Drop frames that are done. They are decoded all the same, as not every container can be entered exactly."""
-    for number, frame in enumerate(frames):
-        if number >= count:
-            yield frame
-
-
 @dataclass
 class _Enlarging:
     """The frames of one call: computed here, converted and encoded one behind in another thread."""
@@ -425,16 +420,7 @@ class _PacketWriter:
 def _groups(frames: Iterator[FilmFrame], size: int) -> Iterator[Iterator[FilmFrame]]:
     """Yield iterators over so many frames each, the last over the rest; each is to be used up before the next."""
     for first in frames:
-        yield _group(first, frames, size)
-
-
-def _group(first: FilmFrame, frames: Iterator[FilmFrame], size: int) -> Iterator[FilmFrame]:
-    yield first
-    for _ in range(size - 1):
-        following = next(frames, None)
-        if following is None:
-            return
-        yield following
+        yield chain([first], islice(frames, size - 1))
 
 
 def film_suffix(source: Path) -> str:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from itertools import product
-from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -36,7 +36,7 @@ class Bicubic:
     def __init__(self, scale: int) -> None:
         self.label = without_network(scale)
         self.descriptor = Descriptor(scale=scale, receptive_radius=3)
-        self.metadata = MappingProxyType[str, str]({})
+        self.metadata: Mapping[str, str] = {}
 
     def run(self, lr: Tensor) -> Tensor:
         return upscale_bicubic(lr, self.descriptor.scale)

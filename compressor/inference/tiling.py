@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from compressor.base.errors import SrkdError, UsageError, is_out_of_memory
-from compressor.images.resize import pad_to, reflected_indices
+from compressor.images.resize import mirror_to, pad_to
 from compressor.models.networks.base import Descriptor
 
 Run: TypeAlias = Callable[[Tensor], Tensor]
@@ -130,15 +130,12 @@ def _run_fixed(run: Run, lr: Tensor, model: Descriptor, overlap: int, progress: 
     radius, scale = model.receptive_radius, model.scale
     axes = list(zip((height, width), reversed(model.fixed_size), strict=True))
     margin = overlap if radius is None else radius
-    per_axis = []
-    for axis, (size, length) in zip((-2, -1), axes, strict=True):
-        target = length if size <= length else _round_up(size, model.window)
-        if target != size:
-            positions = torch.arange(target, device=lr.device)
-            lr = lr.index_select(axis, reflected_indices(positions, size, repeat_edge=model.mirror_repeats_edge))
-        per_axis.append(fixed_spans(target, length, margin, model.window))
+    targets = [length if size <= length else _round_up(size, model.window) for size, length in axes]
+    lr = mirror_to(lr, *targets, repeat_edge=model.mirror_repeats_edge)
     exact = radius is not None and all(size <= length or length // 4 >= radius for size, length in axes)
-    rows, columns = per_axis
+    rows, columns = (
+        fixed_spans(target, length, margin, model.window) for target, (_, length) in zip(targets, axes, strict=True)
+    )
     windows = list(product(rows, columns))
     outputs = [_run_windows(run, image[None], windows, scale, progress, measure=not exact) for image in lr]
     seams = [seam for _, seam in outputs if seam is not None]

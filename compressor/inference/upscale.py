@@ -20,12 +20,7 @@ from torch import Tensor
 from compressor.base.context import QUIET, Context
 from compressor.base.errors import SrkdError, UsageError
 from compressor.base.files import require_writable_folder
-from compressor.images.files import (
-    Picture,
-    read_picture,
-    require_writable,
-    write_picture,
-)
+from compressor.images.files import Picture, read_picture, require_writable, write_picture
 from compressor.images.in_memory import ImageInMemory, Planes, like, read_planes
 from compressor.images.resize import upscale_bicubic
 from compressor.images.sets import list_images, natural_key
@@ -289,7 +284,7 @@ def _upscale_pictures(
     failed, skipped = list[Failed](), list[SkippedPicture]()
     progress = context.progress
     writes: list[Future[Upscaled | Failed]] = []
-    read = _reader(sources, scale, settings)
+    read = partial(_read, sources=sources, scale=scale, settings=settings)
     with OneBehind() as writer, read_ahead(jobs, read) as pictures:
         for number, (job, reading) in enumerate(pictures, start=1):
             title = job.source.name if len(jobs) == 1 else f"{number}/{len(jobs)} {job.source.name}"
@@ -335,19 +330,15 @@ def _failure(job: Job, error: BaseException) -> Failed:
     return Failed(job.source, " ".join(str(error).split()) or type(error).__name__)
 
 
-def _reader(sources: set[str], scale: int, settings: UpscaleSettings) -> Callable[[Job], Picture | None]:
-    """Return a function that reads the picture of a job, or returns None if its output exists and is kept."""
-
-    def read(job: Job) -> Picture | None:
-        if _has_output(job, settings, sources):
-            return None
-        picture = read_picture(job.source)
-        height, width = picture.rgb.shape[-2:]
-        _require_size(job.source, width, height, scale)
-        require_writable(job.output, (width * scale, height * scale), alpha=picture.alpha is not None)
-        return picture
-
-    return read
+def _read(job: Job, sources: set[str], scale: int, settings: UpscaleSettings) -> Picture | None:
+    """Read the picture of a job; None if its output exists and is kept."""
+    if _has_output(job, settings, sources):
+        return None
+    picture = read_picture(job.source)
+    height, width = picture.rgb.shape[-2:]
+    _require_size(job.source, width, height, scale)
+    require_writable(job.output, (width * scale, height * scale), alpha=picture.alpha is not None)
+    return picture
 
 
 def _has_output(job: Job, settings: UpscaleSettings, sources: set[str]) -> bool:

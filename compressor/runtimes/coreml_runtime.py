@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -26,9 +25,7 @@ from compressor.runtimes.file_runtime import (
 )
 from compressor.runtimes.table import DEFAULTS, OpenOptions
 
-UNITS: Mapping[str, str] = MappingProxyType(
-    {"cpu": "CPU_ONLY", "coreml": "ALL", "coreml:gpu": "CPU_AND_GPU", "coreml:ane": "CPU_AND_NE"}
-)
+UNITS: Mapping[str, str] = {"cpu": "CPU_ONLY", "coreml": "ALL", "coreml:gpu": "CPU_AND_GPU", "coreml:ane": "CPU_AND_NE"}
 """Core ML's compute units by device; the neural engine computes in fp16 and does not run float32 programs."""
 
 

@@ -7,7 +7,6 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Literal
 
 from compressor.base.errors import UsageError
@@ -89,32 +88,30 @@ def _openvino(target: Target) -> dict[str, str]:
     return {"device_type": target.part, "precision": precision, "num_of_threads": str(target.threads)}
 
 
-PROVIDERS: Mapping[str, Provider] = MappingProxyType(
-    {
-        "cpu": Provider(CPU, "onnxruntime", "", "", "ONNX files on the processor", lambda target: {}),
-        "cuda": Provider(
-            "CUDAExecutionProvider", "onnxruntime-gpu", r"\d+", "0", "ONNX files on an NVIDIA GPU", _cuda, memory="cuda"
-        ),
-        "tensorrt": Provider(
-            "TensorrtExecutionProvider",
-            "onnxruntime-gpu tensorrt",
-            r"\d+",
-            "0",
-            "ONNX files through TensorRT, which ONNX Runtime drives",
-            _tensorrt,
-            fallbacks=("CUDAExecutionProvider",),
-            memory="cuda",
-        ),
-        "openvino": Provider(
-            "OpenVINOExecutionProvider",
-            "onnxruntime-openvino",
-            r"(CPU|GPU|NPU)(\.\d+)?",
-            "CPU",
-            "ONNX files through OpenVINO, on Intel's GPUs and NPUs too",
-            _openvino,
-        ),
-    }
-)
+PROVIDERS: Mapping[str, Provider] = {
+    "cpu": Provider(CPU, "onnxruntime", "", "", "ONNX files on the processor", lambda target: {}),
+    "cuda": Provider(
+        "CUDAExecutionProvider", "onnxruntime-gpu", r"\d+", "0", "ONNX files on an NVIDIA GPU", _cuda, memory="cuda"
+    ),
+    "tensorrt": Provider(
+        "TensorrtExecutionProvider",
+        "onnxruntime-gpu tensorrt",
+        r"\d+",
+        "0",
+        "ONNX files through TensorRT, which ONNX Runtime drives",
+        _tensorrt,
+        fallbacks=("CUDAExecutionProvider",),
+        memory="cuda",
+    ),
+    "openvino": Provider(
+        "OpenVINOExecutionProvider",
+        "onnxruntime-openvino",
+        r"(CPU|GPU|NPU)(\.\d+)?",
+        "CPU",
+        "ONNX files through OpenVINO, on Intel's GPUs and NPUs too",
+        _openvino,
+    ),
+}
 
 
 def providers_here() -> dict[str, str]:

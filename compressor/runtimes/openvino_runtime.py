@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -24,9 +23,7 @@ from compressor.runtimes.file_runtime import (
 )
 from compressor.runtimes.table import DEFAULTS, ExecutedNode, OpenOptions
 
-PRECISIONS: Mapping[str, tuple[str, str]] = MappingProxyType(
-    {"fp32": ("f32", "FP32"), "bf16": ("bf16", "BF16"), "fp16": ("f16", "FP16")}
-)
+PRECISIONS: Mapping[str, tuple[str, str]] = {"fp32": ("f32", "FP32"), "bf16": ("bf16", "BF16"), "fp16": ("f16", "FP16")}
 """OpenVINO's name of a precision as a hint, and as a device capability."""
 
 CONVERSIONS = frozenset({"FakeQuantize", "Convert", "Quantize"})
@@ -88,7 +85,7 @@ class OpenVinoRuntime(FileRuntime):
         target = _find_device(core, options.device)
         self.device = target.lower().replace(".", ":")
         model = _read_model(core, path)
-        if _is_quantised(model):
+        if any(node.get_type_name() == "FakeQuantize" for node in model.get_ops()):
             self.precision = "int8"
             if options.precision not in (None, "int8"):
                 raise UsageError(f"{path} computes in int8, not {options.precision}: export it in that")
@@ -151,10 +148,6 @@ def _require_precision(core: Any, target: str, precision: str) -> None:
     if precision != "fp32" and PRECISIONS[precision][1] not in capabilities:
         available = ", ".join(n for n, (_, word) in PRECISIONS.items() if n == "fp32" or word in capabilities)
         raise UsageError(f"precision {precision}: OpenVINO has {available} on this {target}")
-
-
-def _is_quantised(model: Any) -> bool:
-    return any(node.get_type_name() == "FakeQuantize" for node in model.get_ops())
 
 
 def _image_format(model: Any, label: str) -> ImageFormat:

@@ -44,20 +44,8 @@ def play(shader: bytes, frames: bytes, size: tuple[int, int], pixels: str, scale
         f"hwdownload,format={pixels}"
     )
     raw = ("-f", "rawvideo", "-pix_fmt", pixels)
-    code, enlarged, errors = _call(
-        *VULKAN,
-        *raw,
-        "-s",
-        f"{width}x{height}",
-        "-i",
-        "pipe:0",
-        "-vf",
-        filters,
-        *raw,
-        "pipe:1",
-        frames=frames,
-        folder=folder,
-    )
+    enlarging = (*raw, "-s", f"{width}x{height}", "-i", "pipe:0", "-vf", filters, *raw, "pipe:1")
+    code, enlarged, errors = _call(*VULKAN, *enlarging, frames=frames, folder=folder)
     # A shader that cannot be compiled is left out, with a line at the level of errors and exit code 0.
     if code or errors.strip():
         raise SrkdError(f"ffmpeg's libplacebo does not run the shader: {_last_line(errors)}")

@@ -69,11 +69,6 @@ ExecutedNode = tuple[Literal["int8", "float", "conversion"], str]
 NodeReader = Callable[[Path], Iterator[ExecutedNode]]
 
 
-def no_obstacle() -> str | None:
-    """The `obstacle` of a runtime that works on every machine."""
-    return None
-
-
 @dataclass(frozen=True, kw_only=True)
 class Requirements:
     """The requirements of a runtime or a format."""
@@ -82,7 +77,7 @@ class Requirements:
     """Modules that must be importable."""
     extra: str | None = None
     """The optional dependency group of srkd that installs them; None if the plain installation does."""
-    obstacle: Callable[[], str | None] = no_obstacle
+    obstacle: Callable[[], str | None] = lambda: None
     """Function that returns one line about a lack of this machine that no package fixes, or None."""
     distribution: str = "srkd"
     """The distribution that defines the row."""

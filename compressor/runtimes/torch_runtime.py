@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from types import MappingProxyType
 
 import torch
 
@@ -15,9 +14,7 @@ from compressor.base.precision import memory_format, synchronise
 from compressor.models.networks.base import Descriptor, Network, Spec
 from compressor.runtimes.base import require_input, require_output
 
-PRECISIONS: Mapping[str, torch.dtype] = MappingProxyType(
-    {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-)
+PRECISIONS: Mapping[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class TorchRuntime:
@@ -52,7 +49,8 @@ class TorchRuntime:
         self.spec: Spec = network.spec
         self._device = torch_device(device)
         self.device = str(self._device)
-        self.layout: Layout = "channels_last" if self._channels_last() else "contiguous"
+        is_last = self._device.type == "cpu" or (self._device.type == "cuda" and precision != "fp32")
+        self.layout: Layout = "channels_last" if is_last else "contiguous"
         self._format = memory_format(self.layout)
         self.network = copy.deepcopy(network).to(self._device, torch.float32).eval().requires_grad_(False)
         self.network.to(memory_format=self._format)  # type: ignore[call-overload]
@@ -73,9 +71,6 @@ class TorchRuntime:
 
     def _build_forward(self) -> Callable[[torch.Tensor], torch.Tensor]:
         return self.network
-
-    def _channels_last(self) -> bool:
-        return self._device.type == "cpu" or (self._device.type == "cuda" and self.precision != "fp32")
 
     def _precision_context(self) -> AbstractContextManager[object]:
         if self.precision != "fp32":

@@ -71,10 +71,7 @@ def _open_export(content: bytes, device: torch.device) -> Any:
     return program if device.type == "cpu" else move_to_device_pass(program, str(device))
 
 
-OPENERS: dict[str, Callable[[bytes, torch.device], Any]] = {
-    "torchscript": _open_torchscript,
-    "export": _open_export,
-}
+OPENERS: dict[str, Callable[[bytes, torch.device], Any]] = {"torchscript": _open_torchscript, "export": _open_export}
 
 
 def _module(opened: Any) -> nn.Module:

@@ -210,10 +210,8 @@ class SavedStates:
         path = self.folder / f"state-{state.done:08d}.pt"
         state.save(path)
         for old in self.paths()[:-KEPT_STATES]:
-            try:
+            with report_unwritable(old):
                 old.unlink(missing_ok=True)
-            except OSError as error:
-                raise Unwritable(old, error) from error
         return path
 
     def load_newest(self, load: Callable[[Path], None], note: Note) -> Path | None:

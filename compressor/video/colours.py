@@ -31,8 +31,6 @@ Chroma: TypeAlias = Literal["444", "422", "420", "grey", "rgb"]
 RGB, BT709, UNSPECIFIED, BT601 = 0, 1, 2, 6
 """Numbers of matrices in H.273, as FFmpeg has them."""
 LIMITED, FULL = 1, 2
-PQ, HLG = 16, 18
-"""Numbers of the transfer functions of HDR in H.273."""
 
 WEIGHTS = {
     BT709: (0.2126, 0.0722),
@@ -57,10 +55,6 @@ class Colours:
     range: int
     primaries: int = UNSPECIFIED
     transfer: int = UNSPECIFIED
-
-    @property
-    def is_hdr(self) -> bool:
-        return self.transfer in (PQ, HLG)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import io
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -85,10 +86,13 @@ def join(
             target.metadata.update(_kept_metadata(original.metadata))
             stream = _add_video(target, container, encoding, segments[0].header, _film_of(original))
             others = {each.index: _copy_of(target, each) for each in copied}
-            _copy_chapters(original, target)
+            if hasattr(original, "chapters") and (chapters := original.chapters()):
+                target.set_chapters(chapters)
             target.start_encoding()
             frames = _video_packets(segments, encoding, stream)
-            _interleave(target, frames, _other_packets(original, copied, others))
+            # In the order of their times, so that the muxer holds few packets.
+            for packet in heapq.merge(frames, _other_packets(original, copied, others), key=_moment):
+                target.mux_one(packet)
         finally:
             target.close()
 
@@ -166,28 +170,18 @@ def _add_video(target: Any, container: str, encoding: Encoding, header: bytes, s
     return stream
 
 
+WRITTEN = (
+    "encoder", "major_brand", "minor_version", "compatible_brands", "vendor_id", "handler_name", "duration", "rotate",
+)  # fmt: skip
+
+
 def _kept_metadata(metadata: Any) -> dict[str, str]:
     """Return the facts that hold for the copy, too: not which program wrote it, nor its sizes."""
-    written = (
-        "encoder",
-        "major_brand",
-        "minor_version",
-        "compatible_brands",
-        "vendor_id",
-        "handler_name",
-        "duration",
-        "rotate",
-    )
     return {
         name: value
         for name, value in metadata.items()
-        if name.lower() not in written and not name.startswith(("_STATISTICS", "BPS", "NUMBER_OF_", "DURATION"))
+        if name.lower() not in WRITTEN and not name.startswith(("_STATISTICS", "BPS", "NUMBER_OF_", "DURATION"))
     }
-
-
-def _copy_chapters(original: Any, target: Any) -> None:
-    if hasattr(original, "chapters") and (chapters := original.chapters()):
-        target.set_chapters(chapters)
 
 
 def decoding_times(presented: Sequence[int]) -> list[int]:
@@ -237,17 +231,11 @@ def _other_packets(original: Any, copied: Sequence[Any], others: dict[int, Any])
     streams = [stream for stream in copied if stream.type != "attachment"]
     if not streams:
         return
-    packets = original.demux(*streams)
-    while True:
-        try:
-            packet = next(packets, None)
-        except av.error.FFmpegError:  # the end of a damaged file
-            return
-        if packet is None:
-            return
-        if packet.size and _has_time(packet):
-            packet.stream = others[packet.stream_index]
-            yield packet
+    with suppress(av.error.FFmpegError):  # the end of a damaged file
+        for packet in original.demux(*streams):
+            if packet.size and _has_time(packet):
+                packet.stream = others[packet.stream_index]
+                yield packet
 
 
 def _has_time(packet: Any) -> bool:
@@ -255,19 +243,6 @@ def _has_time(packet: Any) -> bool:
     if packet.dts is None and is_cover(packet.stream):
         packet.pts = packet.dts = 0
     return packet.dts is not None
-
-
-def _interleave(target: Any, frames: Iterator[Any], others: Iterator[Any]) -> None:
-    """Write both in the order of their times, so that the muxer holds few packets."""
-    frame = next(frames, None)
-    for packet in others:
-        while frame is not None and _moment(frame) <= _moment(packet):
-            target.mux_one(frame)
-            frame = next(frames, None)
-        target.mux_one(packet)
-    while frame is not None:
-        target.mux_one(frame)
-        frame = next(frames, None)
 
 
 def _moment(packet: Any) -> Fraction:

@@ -55,10 +55,7 @@ def sample_frames(path: Path, most: int = FRAMES_OF_A_FILM, *, with_following: b
     frames, seen = list[SampledFrame](), set[bytes]()
     black, equal = list[float](), list[float]()
     with Film(path) as film:
-        count = film.facts.frames
-    if count == 0:
-        with Film(path) as film:
-            count = sum(1 for _ in film.frames())
+        count = film.facts.frames or sum(1 for _ in film.frames())
     with Film(path) as film:
         facts = film.facts
         chosen = _in_order(film, count, most) if count <= SHORT_FILM else _by_time(film, count, most)

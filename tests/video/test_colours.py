@@ -98,6 +98,6 @@ def test_a_matrix_that_is_not_stated_follows_from_the_size() -> None:
     layout, unknown = Layout("420", 8), Colours(2, 0)
     assert resolved(unknown, (720, 576), layout, "a.mp4") == Colours(6, LIMITED)
     assert resolved(unknown, (1280, 544), layout, "a.mp4") == Colours(1, LIMITED)
-    assert resolved(Colours(9, FULL, 9, 16), (64, 48), layout, "a.mp4").is_hdr
+    assert resolved(Colours(9, FULL, 9, 16), (64, 48), layout, "a.mp4") == Colours(9, FULL, 9, 16)
     with pytest.raises(SrkdError, match=r"a\.mp4 has the colour matrix ICtCp, which is not supported"):
         resolved(Colours(14, LIMITED), (64, 48), layout, Path("a.mp4"))

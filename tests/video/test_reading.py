@@ -76,5 +76,5 @@ def test_what_a_film_tells_of_itself(tmp_path: Path) -> None:
     with Film(film) as opened:
         facts = opened.facts
         assert (facts.codec, facts.size, facts.frames, facts.turns) == ("h264", (64, 48), 5, 0)
-        assert facts.colours == Colours(5, FULL, 5, 6) and not facts.colours.is_hdr and facts.notes == ()
+        assert facts.colours == Colours(5, FULL, 5, 6) and facts.notes == ()
         assert (facts.mastering, facts.light_level) == ("", "")

@@ -23,13 +23,7 @@ import torch
 
 from compressor.base.errors import SrkdError, is_out_of_memory
 from compressor.base.files import sha256_of
-from compressor.models.checkpoints.header import (
-    AGAIN,
-    HEADER_BYTES_LIMIT,
-    NCNN_BINARY_MAGIC,
-    ncnn_files,
-    read_header,
-)
+from compressor.models.checkpoints.header import AGAIN, HEADER_BYTES_LIMIT, NCNN_BINARY_MAGIC, ncnn_files, read_header
 from compressor.models.checkpoints.ncnn_graph import TEXT_BYTES_LIMIT
 from compressor.models.checkpoints.ncnn_networks import read_network
 from compressor.models.checkpoints.pickles import StorageRef, TensorRef, read_pickle
@@ -215,11 +209,10 @@ def open_legacy(handle: IO[bytes], size_bytes: int) -> Container:
 def open_safetensors(handle: IO[bytes], size_bytes: int) -> Container:
     """Open a safetensors file: header, values."""
     header = read_header(handle, size_bytes)
-    refs = {}
-    for name, entry in header.tensors.items():
-        stride = tuple(math.prod(entry.shape[axis + 1 :]) for axis in range(len(entry.shape)))
-        storage = StorageRef(name, SAFETENSORS_DTYPES[entry.dtype], math.prod(entry.shape))
-        refs[name] = TensorRef(storage, 0, entry.shape, stride)
+    refs = {
+        name: TensorRef.contiguous(name, SAFETENSORS_DTYPES[entry.dtype], entry.shape)
+        for name, entry in header.tensors.items()
+    }
 
     def read(ref: StorageRef, count_bytes: int) -> bytearray:
         handle.seek(header.values_begin + header.tensors[ref.key].begin)

@@ -24,18 +24,7 @@ RUN_FOLDER_WEIGHTS, RUN_FOLDER_FACTS = "student.safetensors", "run.json"
 HUB_FOLDER_WEIGHTS = "model.safetensors"
 """The name of the weights in a folder of the Hugging Face hub."""
 HEADER_BYTES_LIMIT = 16 * 2**20
-DTYPE_BYTES: Mapping[str, int] = {
-    "F64": 8,
-    "F32": 4,
-    "F16": 2,
-    "BF16": 2,
-    "I64": 8,
-    "I32": 4,
-    "I16": 2,
-    "I8": 1,
-    "U8": 1,
-    "BOOL": 1,
-}
+DTYPE_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 NCNN_MAGIC = b"7767517"
 NCNN_BINARY_MAGIC = int(NCNN_MAGIC).to_bytes(4, "little")
 AGAIN = "download or save the file again"

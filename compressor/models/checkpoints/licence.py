@@ -10,50 +10,13 @@ KEY = "srkd.license"
 FOREIGN_KEYS = (KEY, "license", "licence", "modelspec.license", "general.license")
 """Metadata keys of a licence in foreign safetensors and ONNX files."""
 LONGEST = 200
-HUB_LICENCES = frozenset(
-    [
-        "apache-2.0",
-        "mit",
-        "bsd",
-        "bsd-2-clause",
-        "bsd-3-clause",
-        "bsd-3-clause-clear",
-        "isc",
-        "unlicense",
-        "cc0-1.0",
-        "cc-by-2.0",
-        "cc-by-2.5",
-        "cc-by-3.0",
-        "cc-by-4.0",
-        "cc-by-sa-3.0",
-        "cc-by-sa-4.0",
-        "cc-by-nc-2.0",
-        "cc-by-nc-3.0",
-        "cc-by-nc-4.0",
-        "cc-by-nd-4.0",
-        "cc-by-nc-nd-3.0",
-        "cc-by-nc-nd-4.0",
-        "cc-by-nc-sa-2.0",
-        "cc-by-nc-sa-3.0",
-        "cc-by-nc-sa-4.0",
-        "afl-3.0",
-        "artistic-2.0",
-        "bsl-1.0",
-        "gpl",
-        "gpl-2.0",
-        "gpl-3.0",
-        "agpl-3.0",
-        "lgpl",
-        "lgpl-2.1",
-        "lgpl-3.0",
-        "mpl-2.0",
-        "ms-pl",
-        "ncsa",
-        "openrail",
-        "zlib",
-        "wtfpl",
-    ]
-)
+HUB_LICENCES = frozenset([
+    "apache-2.0", "mit", "bsd", "bsd-2-clause", "bsd-3-clause", "bsd-3-clause-clear", "isc", "unlicense", "cc0-1.0",
+    "cc-by-2.0", "cc-by-2.5", "cc-by-3.0", "cc-by-4.0", "cc-by-sa-3.0", "cc-by-sa-4.0", "cc-by-nc-2.0", "cc-by-nc-3.0",
+    "cc-by-nc-4.0", "cc-by-nd-4.0", "cc-by-nc-nd-3.0", "cc-by-nc-nd-4.0", "cc-by-nc-sa-2.0", "cc-by-nc-sa-3.0",
+    "cc-by-nc-sa-4.0", "afl-3.0", "artistic-2.0", "bsl-1.0", "gpl", "gpl-2.0", "gpl-3.0", "agpl-3.0", "lgpl",
+    "lgpl-2.1", "lgpl-3.0", "mpl-2.0", "ms-pl", "ncsa", "openrail", "zlib", "wtfpl",
+])  # fmt: skip
 """Licence identifiers of model hubs; any other licence is written as `other`, with its own name."""
 
 _WORDS = re.compile(

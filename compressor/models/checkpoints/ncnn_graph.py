@@ -14,7 +14,7 @@ import torch
 
 from compressor.base.errors import SrkdError
 from compressor.models.checkpoints.header import AGAIN, NCNN_MAGIC
-from compressor.models.checkpoints.pickles import StorageRef, TensorRef
+from compressor.models.checkpoints.pickles import TensorRef
 
 TEXT_BYTES_LIMIT = 4 * 2**20
 LAYERS_LIMIT = 10_000
@@ -97,15 +97,13 @@ def locate_weights(layers: Sequence[NcnnLayer], handle: IO[bytes], size_bytes: i
 
     def take(layer: NcnnLayer, shape: tuple[int, ...], *, tagged: bool = False) -> TensorRef:
         nonlocal at
-        count, dtype = 1, torch.float32
-        for size in shape:
-            count *= size
+        dtype = torch.float32
         if tagged:
             handle.seek(at)
             dtype = _dtype(layer, handle.read(4))
             at += 4
-        ref = TensorRef(StorageRef(str(at), dtype, count), 0, shape, _strides(shape))
-        at += -(-count * dtype.itemsize // 4) * 4
+        ref = TensorRef.contiguous(str(at), dtype, shape)
+        at += -(-ref.storage.size * dtype.itemsize // 4) * 4
         if at > size_bytes:
             raise SrkdError(f"its .bin of {size_bytes:,} bytes ends within layer {layer.name[:60]!r}: {AGAIN}")
         return ref
@@ -146,13 +144,6 @@ def _positive(layer: NcnnLayer, key: int) -> int:
     if value < 1:
         raise SrkdError(f"layer {layer.name[:60]!r}: parameter {key} is {str(value)[:40]}, a size is 1 or more")
     return value
-
-
-def _strides(shape: tuple[int, ...]) -> tuple[int, ...]:
-    strides = [1]
-    for size in reversed(shape[1:]):
-        strides.insert(0, strides[0] * size)
-    return tuple(strides)
 
 
 def _dtype(layer: NcnnLayer, tag: bytes) -> torch.dtype:

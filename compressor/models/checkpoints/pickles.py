@@ -7,6 +7,7 @@ torch would build a tensor. Any other name is an error that quotes it.
 
 from __future__ import annotations
 
+import math
 import pickle
 import pickletools
 import struct
@@ -78,6 +79,12 @@ class TensorRef:
     offset: int
     shape: tuple[int, ...]
     stride: tuple[int, ...]
+
+    @classmethod
+    def contiguous(cls, key: str, dtype: torch.dtype, shape: tuple[int, ...]) -> TensorRef:
+        """Return a tensor whose values are all those of a storage of its own, row by row."""
+        stride = tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
+        return cls(StorageRef(key, dtype, math.prod(shape)), 0, shape, stride)
 
 
 @dataclass(frozen=True)

@@ -20,22 +20,10 @@ from compressor.models.quantisation.description import KEY as QUANT
 from compressor.models.quantisation.description import Quantisation
 
 FORMAT = "srkd/1"
-METADATA_KEYS = frozenset(
-    {
-        "srkd.format",
-        "srkd.spec",
-        "srkd.scale",
-        "srkd.range",
-        "srkd.recipe",
-        "srkd.source_sha256",
-        "srkd.protocol",
-        "srkd.scores",
-        "srkd.goal",
-        DEGRADATION,
-        LICENCE,
-        QUANT,
-    }
-)
+METADATA_KEYS = frozenset([
+    "srkd.format", "srkd.spec", "srkd.scale", "srkd.range", "srkd.recipe", "srkd.source_sha256", "srkd.protocol",
+    "srkd.scores", "srkd.goal", DEGRADATION, LICENCE, QUANT,
+])  # fmt: skip
 DTYPE_NAMES: Mapping[torch.dtype, str] = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 
 
@@ -98,11 +86,7 @@ def _header(tensors: Mapping[str, TensorEntry], metadata: Mapping[str, str]) -> 
     """
     entries: dict[str, object] = {"__metadata__": dict(sorted(metadata.items()))}
     for name, entry in tensors.items():
-        entries[name] = {
-            "dtype": entry.dtype,
-            "shape": list(entry.shape),
-            "data_offsets": [entry.begin, entry.end],
-        }
+        entries[name] = {"dtype": entry.dtype, "shape": list(entry.shape), "data_offsets": [entry.begin, entry.end]}
     text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text

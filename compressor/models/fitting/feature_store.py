@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Hashable
-from types import TracebackType
 from typing import IO, NamedTuple
 
 import torch
@@ -45,9 +44,7 @@ class FeatureStore:
     def __enter__(self) -> FeatureStore:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.in_memory.clear()
         self.in_file.clear()
         if self._file is not None:
@@ -55,8 +52,9 @@ class FeatureStore:
 
     def __setitem__(self, key: Hashable, feature: torch.Tensor) -> None:
         self.discard(key)
-        # Copy a view: it would keep its whole base tensor alive.
-        whole = feature if _is_whole(feature) else feature.clone(memory_format=torch.preserve_format)
+        # Copy a view, which does not use all of its storage: it would keep its whole base tensor alive.
+        is_view = feature.untyped_storage().nbytes() != feature.nbytes
+        whole = feature.clone(memory_format=torch.preserve_format) if is_view else feature
         if self.memory_bytes + whole.nbytes <= MEMORY_BYTES:
             self.in_memory[key] = whole
             self.memory_bytes += whole.nbytes
@@ -107,11 +105,6 @@ class FeatureStore:
             ) from error
         self.file_bytes = max(self.file_bytes, offset + feature.nbytes)
         return _Place(offset, feature.size(), feature.stride(), feature.dtype, feature.device)
-
-
-def _is_whole(feature: torch.Tensor) -> bool:
-    """Return True if a tensor uses all of its storage, in any order of dimensions."""
-    return feature.untyped_storage().nbytes() == feature.nbytes
 
 
 def _bytes_of(feature: torch.Tensor) -> memoryview:

@@ -59,7 +59,7 @@ def fit(teacher: ImageModel, spec: Spec, lr: torch.Tensor, *, context: Context =
 def _follow(teacher: ImageModel, spec: Spec, lr: torch.Tensor, context: Context) -> Network:
     """Return a student that follows a source's features, with the share of its stream that is best on a few patches."""
     source = source_for(teacher, spec).to(teacher.device)
-    few = _few(lr)
+    few = lr[:: max(1, min(TRIAL, len(lr) // FEWEST))]
     last = AcrossFit(source, teacher, spec, lr, context=context)
     trials = [
         AcrossFit(source, teacher, spec, few, stream_share=share, merges_units=False, context=context)
@@ -71,11 +71,6 @@ def _follow(teacher: ImageModel, spec: Spec, lr: torch.Tensor, context: Context)
     if trials:
         last.stream_share = min(trials, key=lambda trial: trial.error).stream_share
     return last.solve(progress)
-
-
-def _few(lr: torch.Tensor) -> torch.Tensor:
-    """Return the patches of a trial."""
-    return lr[:: max(1, min(TRIAL, len(lr) // FEWEST))]
 
 
 def is_far_smaller(teacher: Network, spec: Spec) -> bool:

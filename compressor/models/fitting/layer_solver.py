@@ -109,14 +109,11 @@ class LayerSolver(ABC):
         """Run a stage of the solved student; discard the targets of its layers."""
         for batch in self.patches.batches():
             for layer in stage.layers:
-                for key in (*range(self._calls(layer)), "gates"):
+                for key in (*range(len(self.sizes[layer.target])), "gates"):
                     self.store.discard((layer.name, key, batch.first))
             if stage.kind != "end":
                 with self.replay.of(batch.first):
                     self.walk.advance(stage, batch)
-
-    def _calls(self, layer: LinearLayer) -> int:
-        return len(self.sizes[layer.target])
 
     def _work(self, layer: LinearLayer) -> float:
         """Return the approximate number of products in a layer's sums, for one patch."""
@@ -218,12 +215,7 @@ class LayerSolver(ABC):
             handle.remove()
 
     def _add(
-        self,
-        sums: Sequence[Sums],
-        x: torch.Tensor,
-        missing: torch.Tensor,
-        weight: torch.Tensor,
-        module: nn.Module,
+        self, sums: Sequence[Sums], x: torch.Tensor, missing: torch.Tensor, weight: torch.Tensor, module: nn.Module
     ) -> None:
         """Add the pixels of one patch, weighted by `weight`, to the sums of each group."""
         if not isinstance(module, nn.Conv2d):  # in windows, or tokens

@@ -21,15 +21,11 @@ def linear_layer(network: Network, layer: LinearLayer) -> Linear:
 
 
 def inputs_of(module: Linear) -> int:
-    if isinstance(module, nn.Conv2d):
-        return module.in_channels
-    return module.in_features if isinstance(module, nn.Linear) else module.normalized_shape[0]
+    return len(module.weight) if isinstance(module, nn.LayerNorm) else module.weight.shape[1] * groups_of(module)
 
 
 def outputs_of(module: Linear) -> int:
-    if isinstance(module, nn.Conv2d):
-        return module.out_channels
-    return module.out_features if isinstance(module, nn.Linear) else module.normalized_shape[0]
+    return len(module.weight)
 
 
 def groups_of(module: nn.Module) -> int:

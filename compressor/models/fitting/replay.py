@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from types import TracebackType
 from typing import Any, TypeAlias
 
 import torch
@@ -50,9 +49,7 @@ class Replay:
                 vars(module)["forward"] = partial(self._forward, name, module.forward)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         for module in self.network.modules():
             vars(module).pop("forward", None)
 

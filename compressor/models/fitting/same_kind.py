@@ -93,10 +93,12 @@ class SameKindFit(LayerSolver):
 
     def _targets(self, layer: LinearLayer) -> list[Tap]:
         """Return the teacher's taps of a layer's targets: in several blocks if its units come from several."""
-        several = len(self.bases[layer.output].sources) > 1
-        name, side = layer.target.module, layer.target.side
-        names = self.places.all_of(name) if several else [self.places.last_of(name)]
-        return [Tap(module, side) for module in names]
+        return [Tap(module, layer.target.side) for module in self._theirs(layer.output, layer.target.module)]
+
+    def _theirs(self, space: str, name: str) -> list[str]:
+        """Return the teacher's names for a part of the student: several if the units of the space come from several."""
+        several = len(self.bases[space].sources) > 1
+        return self.places.all_of(name) if several else [self.places.last_of(name)]
 
     def _gate(self, layer: LinearLayer) -> list[Tap]:
         """Return the teacher's tap of the gates that multiply a layer's output, or an empty list."""
@@ -154,7 +156,5 @@ class SameKindFit(LayerSolver):
     def _copy_values(self, name: str, space: str) -> None:
         """Copy the teacher's per-unit parameters, such as slopes, to the student's units, or blocks of units."""
         matrix, size = self.bases[space].matrix, self.short.blocks.get(space, 1)
-        several = len(self.bases[space].sources) > 1
-        names = self.places.all_of(name) if several else [self.places.last_of(name)]
-        old = torch.cat([self.teacher.get_parameter(parameter).double() for parameter in names], -1)
+        old = torch.cat([self.teacher.get_parameter(theirs).double() for theirs in self._theirs(space, name)], -1)
         self.student.get_parameter(name).copy_(old @ matrix[::size, ::size])

@@ -56,7 +56,7 @@ def _count(spec: Spec, lr_size: tuple[int, int]) -> Cost:
     return Cost(counts.network.params, macs, macs + counts.extra, lr_size)
 
 
-def layer_costs(network: ImageModel | Spec, lr_size: tuple[int, int] = (256, 256)) -> tuple[LayerCost, ...]:
+def layer_costs(network: ImageModel | Spec, lr_size: tuple[int, int] = COMPARED_SIZE) -> tuple[LayerCost, ...]:
     """Return the cost of each layer, in the order of the network; the rows add up to its parameters and MACs."""
     counts = count_operations(network if isinstance(network, Spec) else network.require_network("a spec").spec, lr_size)
     rows = []
@@ -69,7 +69,6 @@ def layer_costs(network: ImageModel | Spec, lr_size: tuple[int, int] = (256, 256
 
 
 @lru_cache(maxsize=64)
-@lru_cache(maxsize=16)
 def pixel_bytes(spec: Spec) -> int:
     """Return the peak memory in bytes per LR pixel in fp32 without gradients, excluding the weights."""
     with torch.device("meta"), torch.no_grad(), LiveBytes() as live:

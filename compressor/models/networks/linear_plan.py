@@ -12,7 +12,7 @@ it may be changed:
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal, TypeAlias
@@ -200,9 +200,6 @@ class LinearPlan:
         """Return True for the units between two consecutive layers of the same module."""
         names = {layer.name for layer in self.producers[space]} | {layer.name for layer, _ in self.consumers[space]}
         return len(names) == 2 and len({name.rpartition(".")[0] for name in names}) == 1
-
-    def spaces_of(self, kind: SpaceKind) -> Iterator[str]:
-        return (space for space, its_kind in self.spaces.items() if its_kind == kind)
 
 
 def _at_constant_gate(layer: LinearLayer) -> LinearLayer:

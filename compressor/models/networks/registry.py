@@ -1,6 +1,6 @@
-"""Networks by name: srkd's own, one line each, and those of installed packages.
+"""Networks by name: srkd's own, each in the file of its name, and those of installed packages.
 
-To add a network, add one file and one line in NETWORKS. Another package adds one by an entry point of the group
+To add a network, add one file and its name in NETWORKS. Another package adds one by an entry point of the group
 `srkd.networks`, with the network's name, that points at its `Architecture`. Its file looks like one here.
 """
 
@@ -37,16 +37,8 @@ class NetworkEntry:
 NETWORKS: EntryPointTable[NetworkEntry] = EntryPointTable(
     "network",
     (
-        NetworkEntry("edsr", "compressor.models.networks.edsr:ARCHITECTURE"),
-        NetworkEntry("carn", "compressor.models.networks.carn:ARCHITECTURE"),
-        NetworkEntry("carn_m", "compressor.models.networks.carn_m:ARCHITECTURE"),
-        NetworkEntry("rcan", "compressor.models.networks.rcan:ARCHITECTURE"),
-        NetworkEntry("swinir", "compressor.models.networks.swinir:ARCHITECTURE"),
-        NetworkEntry("compact", "compressor.models.networks.compact:ARCHITECTURE"),
-        NetworkEntry("plain", "compressor.models.networks.plain:ARCHITECTURE"),
-        NetworkEntry("span", "compressor.models.networks.span:ARCHITECTURE"),
-        NetworkEntry("spanf3", "compressor.models.networks.spanf3:ARCHITECTURE"),
-        NetworkEntry("rrdbnet", "compressor.models.networks.rrdbnet:ARCHITECTURE"),
+        NetworkEntry(name, f"compressor.models.networks.{name}:ARCHITECTURE")
+        for name in ("edsr", "carn", "carn_m", "rcan", "swinir", "compact", "plain", "span", "spanf3", "rrdbnet")
     ),
     GROUP,
     lambda point: (NetworkEntry(point.name, point.value, package_of(point)),),

@@ -245,16 +245,10 @@ class RRDBNaming:
     tail: Callable[[int], str]
     """`up` is the name of a step, counted from 1; `hr` and `tail` depend on the number of steps."""
 
-    def steps(self, state: State) -> int:
-        found = 0
-        while f"{self.up(found + 1)}.weight" in state:
-            found += 1
-        return found
-
     def read(self, state: State, scale: int | None) -> Reading:
         pattern = re.escape(self.conv.format(i="#", d=1, c=1)).replace(r"\#", r"(\d+)")
         depth = count(state, pattern)
-        steps = self.steps(state)
+        steps = next(found for found in range(len(state) + 1) if f"{self.up(found + 1)}.weight" not in state)
         channels, inputs = rows(state, f"{self.tail(steps)}.weight"), columns(state, f"{self.head}.weight")
         sides = {channels * side**2: side for side in (1, 2, 4)}
         if inputs not in sides:

@@ -137,18 +137,13 @@ def linear(spec: SPANF3Spec) -> LinearPlan:
     return replace(plan, layers=tuple(layers), slopes=dict.fromkeys(hidden, 0.0))
 
 
-def _head(names: Any) -> str:
-    """Return the name of the first layer, which is the second module after an unshuffle."""
-    return "conv_1.1" if any(name.startswith("conv_1.1.") for name in names) else "conv_1"
-
-
 def _read(state: State, scale: int | None) -> Reading:
-    head = f"{_head(state)}.eval_conv.weight"
+    # The first layer is the second module after an unshuffle.
+    is_unshuffled = any(name.startswith("conv_1.1.") for name in state)
+    head = f"{'conv_1.1' if is_unshuffled else 'conv_1'}.eval_conv.weight"
     inputs = columns(state, head)
     # 12 and 48 columns are 3 channels in squares of 2 and 4; 4 and 16 are one channel.
-    squares = (
-        {4: (1, 2), 12: (3, 2), 16: (1, 4), 48: (3, 4)} if head.startswith("conv_1.1.") else {1: (1, 1), 3: (3, 1)}
-    )
+    squares = {4: (1, 2), 12: (3, 2), 16: (1, 4), 48: (3, 4)} if is_unshuffled else {1: (1, 1), 3: (3, 1)}
     if inputs not in squares:
         raise SrkdError(f"{head} has {inputs} columns, not {' or '.join(map(str, squares))}")
     channels, unshuffle = squares[inputs]

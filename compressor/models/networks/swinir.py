@@ -603,8 +603,8 @@ def _tail(spec: SwinIRSpec) -> Iterator[tuple[str, str]]:
     if spec.upsampler == "nearest+conv":
         yield from ((f"upsampler.{name}", f"conv_{name}") for name in ("up1", "up2", "hr"))
     else:
-        steps = {2: 1, 3: 1, 4: 2, 8: 3}[spec.scale]
-        yield from ((f"upsampler.convs.{k}", f"upsample.{2 * k}") for k in range(steps))
+        steps = range(len(upsampler_factors(spec.scale)))
+        yield from ((f"upsampler.convs.{k}", f"upsample.{2 * k}") for k in steps)
 
 
 def _window_buffers(spec: SwinIRSpec) -> Companions:

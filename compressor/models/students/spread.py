@@ -65,10 +65,11 @@ def spread_streams(network: Network, patches: torch.Tensor) -> Network:
     `patches` are low-resolution images, (N, C, H, W) in [0,1], on which values and sensitivities are measured.
     """
     plan = linear_plan(network.spec)
-    if plan is None or not any(True for _ in plan.spaces_of("linear")):
+    if plan is None or "linear" not in plan.spaces.values():
         return network
     spread = copy.deepcopy(network).eval()
-    spaces = [space for space in plan.spaces_of("linear") if plan.producers[space] and plan.consumers[space]]
+    linear = [space for space, kind in plan.spaces.items() if kind == "linear"]
+    spaces = [space for space in linear if plan.producers[space] and plan.consumers[space]]
     bases = {space: best_basis(values) for space, values in _measure(network, plan, spaces, patches).items()}
     inverses = {space: torch.linalg.inv(basis) for space, basis in bases.items()}
     for layer in plan.layers:
@@ -90,7 +91,7 @@ def _measure(
     features.
     """
     probed = copy.deepcopy(network).eval().requires_grad_(False)
-    taps = {tap: (space, units_of(network, plan, space)) for space in spaces for tap in _evenly(_taps(plan, space))}
+    taps = {tap: (space, units_of(network, plan, space)) for space in spaces for tap in _taps(plan, space)}
     generator = torch.Generator().manual_seed(0)
     pixels: dict[Tap, list[torch.Tensor]] = {tap: [] for tap in taps}
     sensitivity = {tap: torch.zeros(n, n) for tap, (_, n) in taps.items()}
@@ -131,12 +132,10 @@ def _noise(shape: torch.Size, generator: torch.Generator) -> torch.Tensor:
 
 
 def _taps(plan: LinearPlan, space: str) -> list[Tap]:
+    """Return taps of a space's values, evenly spaced if there are many."""
     # A layer that reads several spaces has them concatenated in its input, with other channels.
     readers = [Tap(layer.name, "input") for layer, _ in plan.consumers[space] if len(layer.inputs) == 1]
-    return list(dict.fromkeys([*(Tap(layer.name, "output") for layer in plan.producers[space]), *readers]))
-
-
-def _evenly(taps: list[Tap]) -> list[Tap]:
+    taps = list(dict.fromkeys([*(Tap(layer.name, "output") for layer in plan.producers[space]), *readers]))
     return taps[:: math.ceil(len(taps) / MAX_VALUES)]
 
 

@@ -44,18 +44,8 @@ def engine_name(onnx: str, precision: str, machine: Machine) -> str:
     return f"{stem}.{precision}.{machine_tag(machine)}.engine"
 
 
-def cache_folder() -> Path:
-    """The folder that records which engines were tried."""
-    return default_folder() / "tensorrt"
-
-
 def build_engine(
-    onnx: Path,
-    path: Path,
-    precision: str,
-    profile: OptimizationProfile,
-    trt: Any,
-    device: Device,
+    onnx: Path, path: Path, precision: str, profile: OptimizationProfile, trt: Any, device: Device
 ) -> dict[str, object]:
     """Build an engine file in a child process and return facts for a report."""
     machine = current_machine(trt, device)
@@ -76,13 +66,7 @@ def build_engine(
 
 
 def build_in_child(
-    progress: Progress,
-    *,
-    onnx: str,
-    plan: str,
-    precision: str,
-    shapes: dict[str, list[int]],
-    index: int,
+    progress: Progress, *, onnx: str, plan: str, precision: str, shapes: dict[str, list[int]], index: int
 ) -> dict[str, object]:
     """Build a plan in the child process, on the GPU with this index."""
     trt, _device = import_tensorrt(), open_device(index)
@@ -113,7 +97,7 @@ def _try_once(file: EngineFile, machine: Machine, device: Device) -> None:
     """Open and run the engine in a child process, once per engine and machine."""
     digest = hashlib.sha256(file.plan)
     digest.update(repr(machine).encode())
-    mark = cache_folder() / "tried" / digest.hexdigest()[:32]
+    mark = default_folder() / "tensorrt" / "tried" / digest.hexdigest()[:32]
     if mark.exists():
         return
     job = {"path": str(file.path), "index": device.gpu.index, "label": file.path.stem}
