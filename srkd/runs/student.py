@@ -61,10 +61,9 @@ def choose_student(teacher: Teacher | None, preset: Preset, options: CompressOpt
     if init == "fit" and options.student.init_from is not None:
         raise UsageError(f"--init-from {options.student.init_from} gives the student its weights: leave out --init fit")
     published = _published_student(network_of_teacher, preset, options, note)
-    if options.student.student is not None:
-        network = _student_of_spec(options.student.student, init, select, options, teacher)
-    elif published is not None:
-        network = _student_of_spec(published, init, select, options, teacher)
+    shape = published if options.student.student is None else options.student.student
+    if shape is not None:
+        network = _student_of_spec(shape, init, select, options, teacher)
     else:
         network = _cut_student(teacher, init, select, preset, options, note)
     if init == "fit" and teacher is not None:
