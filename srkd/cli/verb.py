@@ -60,13 +60,7 @@ def verb(
     def decorate(body: Body) -> click.Command:
         @functools.wraps(body)
         def run(
-            *,
-            verbose: bool,
-            quiet: bool,
-            as_json: bool,
-            as_csv: bool = False,
-            as_latex: bool = False,
-            **values: object,
+            *, verbose: bool, quiet: bool, as_json: bool, as_csv: bool = False, as_latex: bool = False, **values: object
         ) -> None:
             takers = {"json": as_json, "csv": as_csv, "latex": as_latex}
             taking = [name for name, is_given in takers.items() if is_given]

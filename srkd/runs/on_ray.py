@@ -56,10 +56,7 @@ class Cluster:
     def __init__(self, ray: Any, threads: int, *, on_gpu: bool) -> None:
         self.ray = ray
         self._execute = ray.remote(execute).options(
-            num_cpus=threads,
-            num_gpus=1 if on_gpu else 0,
-            max_retries=MOST_DEATHS - 1,
-            retry_exceptions=[Interrupted],
+            num_cpus=threads, num_gpus=1 if on_gpu else 0, max_retries=MOST_DEATHS - 1, retry_exceptions=[Interrupted]
         )
 
     def start(self, target: str, method: str, job: Mapping[str, Any]) -> Any:

@@ -16,13 +16,7 @@ from compressor.models.networks.slices import student_cuts
 from compressor.models.students.init_from import initialise_from
 from compressor.models.students.init_report import InitReport
 from compressor.models.students.principal import can_be_turned
-from compressor.models.students.students import (
-    build_student,
-    parse_student,
-    reordered,
-    student_of_spec,
-    width_hint,
-)
+from compressor.models.students.students import build_student, parse_student, reordered, student_of_spec, width_hint
 from compressor.teachers.teacher import Teacher
 from compressor.training.method import Method, quantisation_of
 from recipes.config.preset import Preset, StudentRule
