@@ -66,11 +66,6 @@ class Option:
     rare: bool = False
     """True for an option that the help of a verb with --set lists only there, as `--set NAME=VALUE`."""
 
-    @property
-    def full_help(self) -> str:
-        """The help with the meaning of None, for places that do not show defaults."""
-        return f"{self.help} None: {self.unset}." if self.unset else self.help
-
 
 ClassT = TypeVar("ClassT", bound=type)
 OptionsT = TypeVar("OptionsT", bound="Options")
