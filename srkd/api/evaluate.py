@@ -13,15 +13,7 @@ from compressor.base.context import Context, Note
 from compressor.base.errors import UsageError
 from compressor.data.film_frames import lr_images
 from compressor.images.scores import both_goals
-from compressor.images.sets import (
-    AnySet,
-    ImageSet,
-    LrSet,
-    embedded_pairs,
-    find_lr_set,
-    find_sets,
-    line_about_inputs,
-)
+from compressor.images.sets import AnySet, ImageSet, LrSet, embedded_pairs, find_lr_set, find_sets, line_about_inputs
 from compressor.inference import evaluate as evaluation
 from compressor.inference.evaluate import Evaluation, EvaluationSettings
 from compressor.inference.metric_table import METRICS, worse_measures

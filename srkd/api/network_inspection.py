@@ -42,8 +42,10 @@ def inspect_opened(options: InspectOptions) -> Inspection:
         inspection = _inspect_open(options.path, options)
     else:
         file = model_file(Path(options.path))
-        inspect_file = _inspect_checkpoint if runtime_of(file) == "torch" else _inspect_exported
-        inspection = inspect_file(file, options)
+        if runtime_of(file) == "torch":
+            inspection = _inspect_teacher(load_checkpoint(file, options), options)
+        else:
+            inspection = _inspect_exported(file, options)
     if inspection.spec is None:
         if options.layers:
             raise SrkdError(
@@ -54,10 +56,6 @@ def inspect_opened(options: InspectOptions) -> Inspection:
     counts = cost(spec, lr_size)
     layers = layer_costs(spec, lr_size) if options.layers else None
     return replace(inspection, params=counts.params, macs=counts.macs, macs_plus=counts.macs_plus, layers=layers)
-
-
-def _inspect_checkpoint(file: Path, options: InspectOptions) -> Inspection:
-    return _inspect_teacher(load_checkpoint(file, options), options)
 
 
 def _inspect_open(model: ImageModel, options: InspectOptions) -> Inspection:

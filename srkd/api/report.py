@@ -81,9 +81,7 @@ def _section(contents: Contents, options: ReportOptions, context: Context, *, cr
         return Section(
             contents, None, Pictures(), (*missing, "no student yet, so nothing is timed and no picture is made")
         )
-    speed = None
-    if options.speed:
-        speed = _speed(contents, options, context, missing)
+    speed = _speed(contents, options, context, missing) if options.speed else None
     return Section(contents, speed, _pictures(contents, options, context, crops, missing), tuple(missing))
 
 

@@ -131,7 +131,8 @@ class _CurvePlot:
         return self.below - share * (self.below - self.above)
 
     def draw_grid(self) -> None:
-        for value in self.value_ticks():
+        ticks = logarithmic_ticks if self.chart.logarithmic else round_ticks
+        for value in ticks(self.low, self.high):
             y = self.y(value)
             self.pen.line([(self.left, y), (self.right, y)], self.look.grid, 1)
             label = format_tick(value)
@@ -142,11 +143,6 @@ class _CurvePlot:
             self.pen.line([(self.x(step), self.below), (self.x(step), self.below + 4)], self.look.ink, 1)
             self.pen.text((self.x(step) - self.pen.width_of(label) / 2, self.below + 6), label)
         self.pen.line([(self.left, self.below), (self.right, self.below)], self.look.ink, 1)
-
-    def value_ticks(self) -> list[float]:
-        if not self.chart.logarithmic:
-            return round_ticks(self.low, self.high)
-        return logarithmic_ticks(self.low, self.high)
 
     def draw_curves(self) -> None:
         for index, curve in enumerate(self.curves):

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
 
 from PIL import Image
 
@@ -56,21 +55,9 @@ class Scatter:
         return list(dict.fromkeys(point.group for point in self.points))
 
 
-class HasPlace(Protocol):
-    """A point of a picture in which a smaller `x` and a larger `y` are better."""
-
-    @property
-    def x(self) -> float: ...
-    @property
-    def y(self) -> float: ...
-
-
-PointT = TypeVar("PointT", bound=HasPlace)
-
-
-def pareto_front(points: Sequence[PointT]) -> list[PointT]:
+def pareto_front(points: Sequence[ScatterPoint]) -> list[ScatterPoint]:
     """The Pareto front, smallest `x` first; a point is left out if another has no larger x and no smaller y."""
-    front: list[PointT] = []
+    front: list[ScatterPoint] = []
     for point in sorted(points, key=lambda point: (point.x, -point.y)):
         if not front or point.y > front[-1].y:
             front.append(point)
@@ -94,7 +81,8 @@ def draw_scatter(chart: Scatter, sheet: Sheet = SHEET) -> Image.Image:
         raise ValueError("no point can be drawn")
     plot = _ScatterPlot(chart, drawable, sheet)
     plot.draw_axes()
-    plot.draw_front(pareto_front(drawable))
+    front = [plot.place(point.x, point.y) for point in pareto_front(drawable)]
+    plot.pen.line(front, plot.look.quiet, 2)
     plot.draw_points()
     return plot.pen.picture()
 
@@ -135,7 +123,8 @@ class _ScatterPlot:
         self.pen.text((self.start, self.top - 24), printable(chart.y_label))
         x_label = printable(chart.x_label)
         self.pen.text((self.end - self.pen.width_of(x_label), self.sheet.height - 26), x_label)
-        for value in self.y_ticks():
+        ticks = logarithmic_ticks if chart.logarithmic_y else round_ticks
+        for value in ticks(self.low, self.high):
             y = self.place_y(value)
             self.pen.line([(self.start, y), (self.end, y)], self.look.grid, 1)
             label = format_tick(value) if chart.logarithmic_y else f"{round(value, 6):g}"
@@ -155,13 +144,6 @@ class _ScatterPlot:
             self.pen.line([(self.start, y), (self.end, y)], self.look.quiet, 1, dash=LEVEL_DASH)
             self.pen.text((self.end - width, y - 18), name)
             self.occupied.append((self.end - width, self.end, y - 9))
-
-    def y_ticks(self) -> list[float]:
-        ticks = logarithmic_ticks if self.chart.logarithmic_y else round_ticks
-        return ticks(self.low, self.high)
-
-    def draw_front(self, front: Sequence[ScatterPoint]) -> None:
-        self.pen.line([self.place(point.x, point.y) for point in front], self.look.quiet, 2)
 
     def draw_points(self) -> None:
         """Draw each point with its label beside it; move labels that would cover a point or another label."""

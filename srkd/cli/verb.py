@@ -8,7 +8,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 
 import click
 
@@ -60,27 +60,16 @@ def verb(
     def decorate(body: Body) -> click.Command:
         @functools.wraps(body)
         def run(
-            *,
-            verbose: bool,
-            quiet: bool,
-            as_json: bool,
-            as_csv: bool = False,
-            as_latex: bool = False,
-            **values: object,
+            *, verbose: bool, quiet: bool, as_json: bool, as_csv: bool = False, as_latex: bool = False, **values: object
         ) -> None:
-            takers = {"--json": as_json, "--csv": as_csv, "--latex": as_latex}
-            taking = [flag for flag, is_given in takers.items() if is_given]
+            takers = {"json": as_json, "csv": as_csv, "latex": as_latex}
+            taking = [name for name, is_given in takers.items() if is_given]
             if len(taking) > 1:
-                raise click.UsageError(f"{taking[0]} and {taking[1]} both take stdout: give one of them")
+                raise click.UsageError(f"--{taking[0]} and --{taking[1]} both take stdout: give one of them")
             inherited = click.get_current_context().find_object(Console) or Console()
-            with ExitStack() as stack:
-                stream = stack.enter_context(stdout_for_data()) if taking else None
+            with stdout_for_data() if taking else nullcontext() as stream:
                 console = Console(
-                    verbose or inherited.verbose,
-                    quiet or inherited.quiet,
-                    json_stream=stream if as_json else None,
-                    csv_stream=stream if as_csv else None,
-                    latex_stream=stream if as_latex else None,
+                    verbose or inherited.verbose, quiet or inherited.quiet, data="".join(taking), stream=stream
                 )
 
                 def call() -> None:

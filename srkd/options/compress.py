@@ -192,8 +192,7 @@ class TargetOptions(Group):
         ),
     ] = None
     precision: Annotated[
-        TargetPrecision | None,
-        Option("Precision in which it must meet the target; int8: in all layers.", unset="fp32"),
+        TargetPrecision | None, Option("Precision in which it must meet the target; int8: in all layers.", unset="fp32")
     ] = None
     lr_size: Annotated[Size | None, SIZE, Option("LR size at which it must meet the target.", unset="320x180")] = None
 
@@ -234,9 +233,7 @@ class DataOptions(Group):
         str | Path | Sequence[str | Path],
         NAMED_FOLDER,
         Option(
-            "LR images without HR partners to validate on, by the teacher's images.",
-            unset="none",
-            metavar="[NAME=]DIR",
+            "LR images without HR partners to validate on, by the teacher's images.", unset="none", metavar="[NAME=]DIR"
         ),
     ] = ()
     labels: Annotated[

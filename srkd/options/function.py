@@ -60,7 +60,8 @@ def public(
     function.__name__ = function.__qualname__ = name
     function.__module__ = run.__module__
     function.__annotations__ = {**{each.name: each.annotation for each in parameters}, "return": returned}
-    texts = {row.name: row.option.full_help for row in rows} | CALLBACKS
+    unset = {row.name: f" None: {row.option.unset}." if row.option.unset else "" for row in rows}
+    texts = {row.name: row.option.help + unset[row.name] for row in rows} | CALLBACKS
     lines = [
         textwrap.fill(f"{each}: {text}", 100, initial_indent=" " * 4, subsequent_indent=" " * 8)
         for each, text in texts.items()

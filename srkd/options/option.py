@@ -66,11 +66,6 @@ class Option:
     rare: bool = False
     """True for an option that the help of a verb with --set lists only there, as `--set NAME=VALUE`."""
 
-    @property
-    def full_help(self) -> str:
-        """The help with the meaning of None, for places that do not show defaults."""
-        return f"{self.help} None: {self.unset}." if self.unset else self.help
-
 
 ClassT = TypeVar("ClassT", bound=type)
 OptionsT = TypeVar("OptionsT", bound="Options")
@@ -354,7 +349,7 @@ def _with_rare_settings(rows: Mapping[str, Declaration], keywords: Mapping[str, 
         if row is None or not row.is_hidden or not equals:
             others.append(setting)
             continue
-        value = _read_setting(row, text.strip(), f"--set {setting}")
+        value = read_word(row, text.strip(), f"--set {setting}")
         before = keywords.get(row.name, row.default)
         if before not in (row.default, value):
             raise UsageError(f"--set {setting} contradicts {row.flag} {before}: give one of them")
@@ -362,12 +357,12 @@ def _with_rare_settings(rows: Mapping[str, Declaration], keywords: Mapping[str, 
     return {**values, SETTINGS: tuple(others)} if settings else values
 
 
-def _read_setting(row: Declaration, text: str, setting: str) -> Any:
-    """The value of a rare option from its text."""
+def read_word(row: Declaration, word: str, where: str) -> Any:
+    """The value of an option from one word of a command line; an error begins with `where`."""
     try:
-        return click_type(row).convert(text, None, None)
+        return click_type(row).convert(word, None, None)
     except click.BadParameter as error:
-        raise UsageError(f"{setting}: {error.message.rstrip('.')}") from error
+        raise UsageError(f"{where}: {error.message.rstrip('.')}") from error
 
 
 def to_json(options: Options) -> dict[str, Any]:

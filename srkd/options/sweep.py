@@ -9,11 +9,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-import click
-
 from compressor.base.errors import UsageError
 from srkd.options.compress import THEN, CompressOptions
-from srkd.options.option import Declaration, click_type, declarations
+from srkd.options.option import Declaration, declarations, read_word
 from srkd.options.values import parse_scalar
 
 GROUPS = ("student", "training")
@@ -82,12 +80,10 @@ def _read(text: str, base: CompressOptions) -> list[_Value]:
     if not equals or not key or not all(words):
         raise UsageError(f"--sweep {text}: write KEY=V1,V2, such as rate=1e-4,2e-4")
     if row is None:
-        values = _of_setting(key, words, base)
-    elif row.name in NOT_SWEPT:
+        return _of_setting(key, words, base)
+    if row.name in NOT_SWEPT:
         raise UsageError(f"--sweep {text}: {NOT_SWEPT[row.name]}")
-    else:
-        values = _of_option(row, words, base)
-    return values
+    return _of_option(row, words, base)
 
 
 def _of_option(row: Declaration, words: list[str], base: CompressOptions) -> list[_Value]:
@@ -99,11 +95,9 @@ def _of_option(row: Declaration, words: list[str], base: CompressOptions) -> lis
     values, read = [], set[object]()
     for word in words:
         where = f"--sweep {row.name}={word}"
+        value = read_word(row, word, where)
         try:
-            value = click_type(row).convert(word, None, None)
             changed = replace(group, **{row.name: value})
-        except click.BadParameter as error:
-            raise UsageError(f"{where}: {error.message.rstrip('.')}") from error
         except UsageError as error:
             raise UsageError(f"{where}: {error}") from error
         _require_new(getattr(changed, row.name), read, where)

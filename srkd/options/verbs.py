@@ -325,8 +325,7 @@ class ReportOptions(Options):
     ] = True
     threads: Annotated[int | None, Field(ge=1), Option("CPU threads of that measurement.", unset="any")] = None
     goal: Annotated[
-        GoalOption,
-        Option("What headline and charts are about: originals or teacher; auto: the run's goal."),
+        GoalOption, Option("What headline and charts are about: originals or teacher; auto: the run's goal.")
     ] = "auto"
 
 
@@ -368,8 +367,7 @@ class SeenOptions(Options):
 
     _: KW_ONLY
     data: Annotated[
-        PathOption,
-        Option("Folder of HR images, a set with HR/, several sets, or a film.", unset="the embedded photos"),
+        PathOption, Option("Folder of HR images, a set with HR/, several sets, or a film.", unset="the embedded photos")
     ] = None
     lr_only: Annotated[
         PathOption,

@@ -53,9 +53,6 @@ class Metrics:
         rows = (row for row in self.rows if row.kind == kind)
         return list(dict.fromkeys(key for row in rows for key in row.numbers if key.startswith(start)))
 
-    def steps_of(self, kind: str) -> tuple[float, ...]:
-        return tuple(row.step for row in self.rows if row.kind == kind)
-
 
 def read_runs(folder: Path) -> list[Metrics]:
     """The rows of a run, or of each started run of a plan."""
@@ -79,7 +76,7 @@ def _charts_of_one(run: Metrics) -> list[Chart]:
     if len(terms) > 1:
         losses += [run.curve("train", key, key.removeprefix("weighted/")) for key in terms]
     scores = [run.curve("validation", key, name) for key, name in SCORES.items()]
-    skipped = run.steps_of("skipped")
+    skipped = tuple(row.step for row in run.rows if row.kind == "skipped")
     title = f"{LOSS_TITLE}; red: skipped steps" if skipped else LOSS_TITLE
     return [
         Chart(f"{run.name}: {QUALITY_TITLE}", (*scores, *_levels(run))),

@@ -191,28 +191,25 @@ def _loss_tile(contents: Contents) -> Tile:
     originals.
     """
     goal = contents.goal
-    student, teacher, bicubic = (
-        None if (score := contents.score(role)) is None else score.by(goal)
-        for role in ("student", "teacher", "bicubic")
+    score = contents.score("student")
+    student = None if score is None else score.by(goal)
+    teacher, bicubic = (
+        None if (other := contents.score(role)) is None else other.by(goal) for role in ("teacher", "bicubic")
     )
     plain = _without_network(contents.scores)
-    if student is None:
+    if score is None or student is None:
         return Tile("–", "lost", "no score of the student yet")
     protocol = f"; {contents.protocol.replace(',', ', ')}" if contents.protocol else ""
     over = "" if bicubic is None else f", {plain} {bicubic.mean:.3f} dB"
     if goal == "teacher":
-        originals = contents.score("student")
-        to_original = None if originals is None else originals.to_original
-        also = "" if to_original is None else f"; to the original {to_original} dB"
+        also = "" if score.to_original is None else f"; to the original {score.to_original} dB"
         return Tile(f"{student.mean:.2f} dB", "to the teacher", f"Y-PSNR {student} dB{over}{also}{protocol}")
     if teacher is None:
         gain = student.mean - (0.0 if bicubic is None else bicubic.mean)
         return Tile(f"{gain:+.2f} dB", f"over {plain}", f"{student} dB{over}; no teacher was scored{protocol}")
     lost = teacher.mean - student.mean
     label = "lost, to the original" if lost >= 0 else "gained, to the original"
-    near = contents.score("student")
-    to_teacher = None if near is None else near.to_teacher
-    also = "" if to_teacher is None else f"; {to_teacher} dB to the teacher"
+    also = "" if score.to_teacher is None else f"; {score.to_teacher} dB to the teacher"
     below = f"Y-PSNR {student} dB against {teacher.mean:.3f} dB{over}{also}{protocol}"
     return Tile(f"{abs(lost):.2f} dB", label, below)
 

@@ -65,7 +65,7 @@ def upscale_on_ray(options: UpscaleOptions, settings: UpscaleSettings, context: 
             for folder in dict.fromkeys(job.output.parent for job in left):
                 folder.mkdir(parents=True, exist_ok=True)
             if left:
-                cluster.require_shared(left[0].output.parent, "--out")
+                cluster.require_shared(left[0].output.parent)
             done = _do_groups(cluster, left, request, replace(settings, overwrite=True, skip_existing=False), context)
             return Outcomes(done.done, (*others.failed, *done.failed), (*others.skipped, *done.skipped), done.films)
 

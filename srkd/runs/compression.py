@@ -57,7 +57,7 @@ def run_compress(options: CompressOptions, context: Context) -> CompressReport:
         restarts = max(group.gather_objects(group.rank.restarts))
         if restarts > 0 and group.broadcast(_holds_run_of(path, options)):
             context.note(f"started again by torchrun: continuing {path}")
-            return _resume(path, context)
+            return _resume(path, context, ResumeOptions())
         group.run_on_all(lambda: require_new(path) if group.is_leader else None)
         with lock_run(path, context):
             return _run(options, context)
@@ -112,16 +112,13 @@ class ResumeOptions:
     on: str | None = None
 
 
-AS_IT_BEGAN = ResumeOptions()
-
-
 def run_resume(run: Path, context: Context, given: ResumeOptions) -> CompressReport:
     """Continue a run with all of its processes."""
     with _all_processes(context) as context:
         return _resume(run, context, given)
 
 
-def _resume(run: Path, context: Context, given: ResumeOptions = AS_IT_BEGAN) -> CompressReport:
+def _resume(run: Path, context: Context, given: ResumeOptions) -> CompressReport:
     began = read_unfinished(run, context.processes)  # refuse other folders before they are locked
     if given.recipe is not None:
         recipe, recorded = CompressOptions.of(recipe=given.recipe).training.recipe, began.request.get("recipe")

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from compressor.base.child import ROOT, ChildFailed
-from compressor.base.errors import MissingExtra, SrkdError
+from compressor.base.errors import MissingExtra, SrkdError, reason_of
 from compressor.base.interrupts import Interrupted, keep_handlers
 from compressor.training.run_folder import LOCK
 from srkd.runs.workers import MOST_DEATHS, WORKER, BegunRun, Slot
@@ -56,10 +56,7 @@ class Cluster:
     def __init__(self, ray: Any, threads: int, *, on_gpu: bool) -> None:
         self.ray = ray
         self._execute = ray.remote(execute).options(
-            num_cpus=threads,
-            num_gpus=1 if on_gpu else 0,
-            max_retries=MOST_DEATHS - 1,
-            retry_exceptions=[Interrupted],
+            num_cpus=threads, num_gpus=1 if on_gpu else 0, max_retries=MOST_DEATHS - 1, retry_exceptions=[Interrupted]
         )
 
     def start(self, target: str, method: str, job: Mapping[str, Any]) -> Any:
@@ -73,8 +70,7 @@ class Cluster:
         except self.ray.exceptions.TaskCancelledError as error:
             raise Interrupted("interrupted") from error
         except self.ray.exceptions.RayError as error:
-            line = next(iter(str(error).strip().splitlines()), type(error).__name__)
-            raise ChildFailed("its task on Ray", line[:300], crashed=False) from error
+            raise ChildFailed("its task on Ray", reason_of(error, first=True), crashed=False) from error
         if "error" in answer:
             raise SrkdError(answer["error"])
         return answer["result"]
@@ -87,8 +83,8 @@ class Cluster:
     def cancel(self, reference: Any, *, at_once: bool = False) -> None:
         self.ray.cancel(reference, force=at_once)
 
-    def require_shared(self, folder: Path, option: str) -> None:
-        """Refuse a folder that a node of the cluster cannot write under this path."""
+    def require_shared(self, folder: Path) -> None:
+        """Refuse a folder of --out that a node of the cluster cannot write under this path."""
         strategy = import_module("ray.util.scheduling_strategies").NodeAffinitySchedulingStrategy
         look = self.ray.remote(can_write)
         nodes = {node["NodeID"]: node["NodeManagerAddress"] for node in self.ray.nodes() if node["Alive"]}
@@ -100,17 +96,17 @@ class Cluster:
             try:
                 sees = self.ray.get(reference, timeout=SEEN_SECONDS)
             except self.ray.exceptions.RayError as error:
-                line = next(iter(str(error).strip().splitlines()), type(error).__name__)
-                raise SrkdError(f"the node {nodes[node]} of the Ray cluster cannot run srkd: {line[:300]}") from error
+                reason = reason_of(error, first=True)
+                raise SrkdError(f"the node {nodes[node]} of the Ray cluster cannot run srkd: {reason}") from error
             if not sees:
                 raise SrkdError(
-                    f"{option} {folder}: the node {nodes[node]} of the Ray cluster cannot write there; choose a "
+                    f"--out {folder}: the node {nodes[node]} of the Ray cluster cannot write there; choose a "
                     "folder on a disk that all nodes share under the same path"
                 )
 
 
 @contextmanager
-def open_cluster(address: str, *, threads: int = 1, on_gpu: bool = False) -> Iterator[Cluster]:
+def open_cluster(address: str, *, threads: int, on_gpu: bool) -> Iterator[Cluster]:
     """Connect to a cluster: the one of the address, or that of RAY_ADDRESS or of this machine, or a new one here."""
     try:
         import ray
@@ -181,5 +177,5 @@ class RaySlot(Slot):
 def ray_slots(address: str, count: int, *, folder: Path, threads: int, on_gpu: bool) -> Iterator[list[Slot]]:
     """A task for each of `count` runs in `folder`; Ray decides how many of them run at once."""
     with open_cluster(address, threads=threads, on_gpu=on_gpu) as cluster:
-        cluster.require_shared(folder, "--out")
+        cluster.require_shared(folder)
         yield [RaySlot(cluster) for _ in range(count)]

@@ -16,13 +16,7 @@ from compressor.models.networks.slices import student_cuts
 from compressor.models.students.init_from import initialise_from
 from compressor.models.students.init_report import InitReport
 from compressor.models.students.principal import can_be_turned
-from compressor.models.students.students import (
-    build_student,
-    parse_student,
-    reordered,
-    student_of_spec,
-    width_hint,
-)
+from compressor.models.students.students import build_student, parse_student, reordered, student_of_spec, width_hint
 from compressor.teachers.teacher import Teacher
 from compressor.training.method import Method, quantisation_of
 from recipes.config.preset import Preset, StudentRule
@@ -61,10 +55,9 @@ def choose_student(teacher: Teacher | None, preset: Preset, options: CompressOpt
     if init == "fit" and options.student.init_from is not None:
         raise UsageError(f"--init-from {options.student.init_from} gives the student its weights: leave out --init fit")
     published = _published_student(network_of_teacher, preset, options, note)
-    if options.student.student is not None:
-        network = _student_of_spec(options.student.student, init, select, options, teacher)
-    elif published is not None:
-        network = _student_of_spec(published, init, select, options, teacher)
+    shape = published if options.student.student is None else options.student.student
+    if shape is not None:
+        network = _student_of_spec(shape, init, select, options, teacher)
     else:
         network = _cut_student(teacher, init, select, preset, options, note)
     if init == "fit" and teacher is not None:

@@ -8,10 +8,7 @@ from compressor.assets import embedded_teacher
 from compressor.base.context import Note
 from compressor.base.errors import UsageError
 from compressor.teachers.teacher import Teacher, load_teacher
-from compressor.training.method import (
-    FeedsOtherSizes,
-    Method,
-)
+from compressor.training.method import FeedsOtherSizes, Method
 from recipes.catalogue import teacher_needs
 from srkd.options.compress import TeacherOptions
 from srkd.runs.recipe import recipes_for_outputs

@@ -42,24 +42,25 @@ class Console:
 
     verbose: bool = False
     quiet: bool = False
-    json_stream: TextIO | None = None
-    csv_stream: TextIO | None = None
-    latex_stream: TextIO | None = None
+    data: str = ""
+    """What stdout is for, "json", "csv" or "latex"; empty: results."""
+    stream: TextIO | None = None
+    """The stream of the data; None: stdout."""
 
     @property
     def wants_json(self) -> bool:
         """True if --json was given: one JSON object instead of tables."""
-        return self.json_stream is not None
+        return self.data == "json"
 
     @property
     def wants_csv(self) -> bool:
         """True if --csv was given: the rows of the table as CSV."""
-        return self.csv_stream is not None
+        return self.data == "csv"
 
     @property
     def wants_latex(self) -> bool:
         """True if --latex was given: the table as LaTeX."""
-        return self.latex_stream is not None
+        return self.data == "latex"
 
     def say(self, text: str) -> None:
         """Print a line about the work; -q silences it."""
@@ -127,11 +128,11 @@ class Console:
     def write_csv(self, records: Records) -> None:
         """Print the rows of the verb's table as CSV."""
         text = csv_text([{name: json_value(value) for name, value in record.items()} for record in records])
-        _write(text, self.csv_stream or sys.stdout)
+        _write(text, self.stream or sys.stdout)
 
     def write_latex(self, text: str) -> None:
         """Print the verb's table as LaTeX."""
-        _write(text, self.latex_stream or sys.stdout)
+        _write(text, self.stream or sys.stdout)
 
     def emit(self, verb: str, payload: object) -> None:
         """Print the command's JSON object, with its schema and the facts of the machine."""
@@ -141,11 +142,11 @@ class Console:
         if not isinstance(body, dict):
             raise TypeError(f"the payload of srkd.{verb} is a {type(body).__name__}, not an object")
         document = {"schema": f"srkd.{verb}/1", **body, "machine": machine_facts()}
-        stream = self.json_stream or sys.stdout
-        _write(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False), stream)
+        text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
+        _write(text, self.stream or sys.stdout)
 
     def _out(self) -> TextIO:
-        return sys.stderr if self.wants_json or self.wants_csv or self.wants_latex else sys.stdout
+        return sys.stderr if self.data else sys.stdout
 
 
 def is_watched() -> bool:
@@ -163,7 +164,7 @@ def context_for_python(progress: Progress | Literal[False] | None, announce: Not
     All output goes to stderr: stdout belongs to the caller.
     """
     if progress is None and is_watched():
-        console = Console(json_stream=sys.stdout)
+        console = Console(data="json")
         with console.context() as context:
             yield context if announce is None else dataclasses.replace(context, note=announce)
     else:

@@ -149,11 +149,7 @@ def _cards(columns: Sequence[str], rows: Sequence[Sequence[str]], width: int) ->
 
 def _wrap(text: str, width: int, *, indent: str = "") -> list[str]:
     return textwrap.wrap(
-        text,
-        max(width, 1),
-        subsequent_indent=indent,
-        break_long_words=False,
-        break_on_hyphens=False,
+        text, max(width, 1), subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
     ) or [""]
 
 

@@ -18,15 +18,12 @@ from compressor.data.decode import decode_all
 from compressor.images.resize import downscale_u8
 from compressor.images.sets import ImagePair, embedded_pairs, embedded_photos
 from compressor.models.fitting.patches import texture_of
+from tests.support.data_cache_cases import noise
 
 
 def write(path: Path, pixels: np.ndarray) -> ImagePair:
     Image.fromarray(pixels).save(path)
     return ImagePair(path.stem, path, None)
-
-
-def noise(h: int, w: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, (h, w, 3), dtype=np.uint8)
 
 
 @pytest.fixture

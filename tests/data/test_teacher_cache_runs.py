@@ -36,6 +36,7 @@ from recipes.config.reading import load_preset
 from recipes.methods.logits import Logits
 from srkd import compress, resume
 from srkd.cli.main import run as srkd_in_process
+from tests.support.data_cache_cases import noise
 from tests.support.teacher_cache_cases import (
     PATCH,
     SCALE,
@@ -45,7 +46,6 @@ from tests.support.teacher_cache_cases import (
     edsr,
     images,
     inner,
-    noise,
     upright,
 )
 from tests.support.training import Recorder

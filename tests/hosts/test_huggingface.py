@@ -29,7 +29,8 @@ from export.writing.exporting import Source
 from srkd.cli.main import run
 from srkd.options.compress import TeacherOptions
 from srkd.options.values import MODEL
-from tests.support.hosts import ROOT, STUDENTS, photo
+from tests.support.commands import ROOT
+from tests.support.hosts import STUDENTS, photo
 from tests.support.pages import FENCE
 
 FILES = {"README.md", "config.json", "model.safetensors"}

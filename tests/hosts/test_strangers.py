@@ -21,9 +21,9 @@ from compressor.assets import embedded_student
 from compressor.models.networks.plain import PlainSpec
 from compressor.models.networks.registry import build
 from srkd.cli.main import run
+from tests.support.commands import ROOT
 from tests.support.films import make_film, require_av
 from tests.support.hosts import (
-    ROOT,
     STUDENTS,
     as_without,
     check_in_realesrgan,

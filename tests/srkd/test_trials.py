@@ -8,7 +8,6 @@ import os
 import re
 import signal
 import statistics
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -408,7 +407,7 @@ def test_the_summary_has_rows_gains_and_one_json_object(plan, capsys) -> None:
         "bicubic",
     ]
     assert "gain over scratch: " in out and "student.safetensors is the best of 2 seeds by validation" in out
-    Console(json_stream=sys.stdout).report("compress", plan, show)
+    Console(data="json").report("compress", plan, show)
     report = json.loads(capsys.readouterr().out)
     assert [gain["over"] for gain in report["trials"]["gains"]] == VARIANTS[1:]
     assert all(len(gain["differences"]) == 2 and gain["sd"] is not None for gain in report["trials"]["gains"])

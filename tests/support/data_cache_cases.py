@@ -29,12 +29,10 @@ def write_photos(folder: Path, count: int = 3, seed: int = 0) -> list[ImagePair]
     return pairs
 
 
-def read(
-    pairs: list[ImagePair], cache: CacheFolder | None, notes: list[str] | None = None, scale: int = 4
-) -> DecodedImages:
+def read(pairs: list[ImagePair], cache: CacheFolder | None, notes: list[str] | None = None) -> DecodedImages:
     """Decode the photos; also cache small ones."""
     context = Context(note=(lambda line: None) if notes is None else notes.append)
-    return decode_all(pairs, scale=scale, cache=cache, context=context, small_bytes=0)
+    return decode_all(pairs, scale=4, cache=cache, context=context, small_bytes=0)
 
 
 def entries(cache: CacheFolder) -> list[Path]:

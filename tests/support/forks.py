@@ -102,20 +102,6 @@ class Fork:
             self._asking.flush()
 
 
-def run_in_fork(
-    function: str,
-    job: Mapping[str, object],
-    *,
-    what: str,
-    limits: ResourceLimits | None,
-    environment: Mapping[str, str] | None = None,
-    progress: Progress = no_progress,
-) -> Any:
-    """Do as `run_in_child`."""
-    with closing(Fork(function, job, what=what, limits=limits, environment=environment, progress=progress)) as child:
-        return child.result()
-
-
 def _work(
     asked: int, answer: int, function: str, limits: ResourceLimits | None, environment: Mapping[str, str]
 ) -> NoReturn:
@@ -208,7 +194,8 @@ def main() -> None:
         values = json.loads(line)
         values["limits"] = values["limits"] and ResourceLimits(**values["limits"])
         try:
-            write({"result": run_in_fork(**values, progress=lambda *event: write({"progress": event}))})
+            with closing(Fork(**values, progress=lambda *event: write({"progress": event}))) as child:
+                write({"result": child.result()})
         except ChildFailed as error:
             write({"reason": error.reason, "crashed": error.crashed})
         except SrkdError as error:

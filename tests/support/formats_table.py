@@ -133,10 +133,7 @@ CASES = (
             (of_weights(becomes(b"abc")), "is not a model OpenVINO can open: Incorrect weights in bin file"),
             (becomes(b"<html><body>404</body></html>"), "is not an OpenVINO model: no <net> at its beginning"),
             (replaced(b"edsr", b"esdr"), r"small\.openvino: its srkd\.spec cannot be used: .*esdr"),
-            (
-                replaced(b'type="Convolution"', b'type="Folding"', 1),
-                "is not a model OpenVINO can open: .*Folding",
-            ),
+            (replaced(b'type="Convolution"', b'type="Folding"', 1), "is not a model OpenVINO can open: .*Folding"),
         ),
         free_windows=True,
         selects_precision=True,

@@ -20,6 +20,7 @@ import warnings
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +59,14 @@ WILD_INTEGERS = (0, -1, 1, 2, 3, 7, 255, 2**16, 2**31 - 1, 2**31, 2**40, 2**62, 
 WILD_WORDS = ("", "0", "-1", "1e99", "99999999999999999999", "null", ".nan", "[", "{", '"', "é", "\u202e", "*a", "!!x")
 
 
-def mutated_zip(path: Path, rng: random.Random, change: Callable[[str, bytes, random.Random], bytes]) -> bytes:
-    """Return the file with damaged bytes, or an archive with one changed record and correct checksums."""
+Mutation = Callable[[bytes, random.Random], bytes]
+
+
+def mutated_zip(path: Path, rng: random.Random, *, ending: str, share: float, change: Mutation) -> bytes:
+    """Return the file with damaged bytes, or an archive with one changed record and correct checksums.
+
+    This share of records with the ending is changed by `change`, all others are damaged.
+    """
     if rng.random() < 0.3:
         return damaged(path.read_bytes(), rng)
     with zipfile.ZipFile(path) as archive:
@@ -72,26 +79,9 @@ def mutated_zip(path: Path, rng: random.Random, change: Callable[[str, bytes, ra
     elif kind < 0.2:
         records[name.swapcase()] = records[name]
     else:
-        records[name] = change(name, records[name], rng)
+        how = change if name.endswith(ending) and rng.random() < share else damaged
+        records[name] = how(records[name], rng)
     return zipped(records)
-
-
-def mutated_torchscript(path: Path, rng: random.Random) -> bytes:
-    def change(name: str, content: bytes, rng: random.Random) -> bytes:
-        if name.endswith(".py") and rng.random() < 0.6:
-            return mutated_words(content, rng)
-        return damaged(content, rng)
-
-    return mutated_zip(path, rng, change)
-
-
-def mutated_export(path: Path, rng: random.Random) -> bytes:
-    def change(name: str, content: bytes, rng: random.Random) -> bytes:
-        if name.endswith(".json") and rng.random() < 0.7:
-            return mutated_json(content, rng)
-        return damaged(content, rng)
-
-    return mutated_zip(path, rng, change)
 
 
 def mutated_words(content: bytes, rng: random.Random) -> bytes:
@@ -355,10 +345,14 @@ KINDS = {
     "ONNX": Kind(onnx_seeds, mutated_onnx, open_program),
     "TorchScript": Kind(
         lambda folder: [save_torchscript(twin(), folder / "twin.pt"), save_torchscript(Busy(), folder / "busy.pt")],
-        mutated_torchscript,
+        partial(mutated_zip, ending=".py", share=0.6, change=mutated_words),
         open_program,
     ),
-    "torch.export": Kind(lambda folder: [save_export(twin(), folder / "twin.pt2")], mutated_export, open_program),
+    "torch.export": Kind(
+        lambda folder: [save_export(twin(), folder / "twin.pt2")],
+        partial(mutated_zip, ending=".json", share=0.7, change=mutated_json),
+        open_program,
+    ),
     "recipe": Kind(
         lambda folder: sorted((ROOT / "recipes" / "presets").glob("*.yaml")),
         mutated_recipe,

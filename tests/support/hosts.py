@@ -28,8 +28,8 @@ from compressor.models.networks.span import SPANSpec
 from compressor.runtimes.table import RUNTIMES
 from export.hosts.ncnn_upscalers import PADDING
 from export.writing.exporting import HostFolder
+from tests.support.commands import ROOT
 
-ROOT = Path(__file__).parents[2]
 SOFTWARE_VULKAN = Path("/usr/share/vulkan/icd.d/lvp_icd.x86_64.json")
 
 STUDENTS: Mapping[str, Callable[[], Network]] = {

@@ -17,11 +17,7 @@ Learner = Literal["student", "modules", "joint"]
 AFTER_SKIP, BEFORE_SKIP = ("head", "body[0]", "pre_up"), ("head", "body[0]", "body_end")
 """The taps rel(1/3), rel(2/3) and the last, in a body of two blocks."""
 TRANSFORMER = SwinIRSpec(scale=2, width=8, depths=(1, 1, 1), heads=(2, 2, 2), window=4)
-FACD: Mapping[str, Any] = {
-    "taps": BEFORE_SKIP,
-    "learners": ("student", "modules"),
-    "degrees": {"patch_contrast": 0},
-}
+FACD: Mapping[str, Any] = {"taps": BEFORE_SKIP, "learners": ("student", "modules"), "degrees": {"patch_contrast": 0}}
 STUDENT, TEACHER = EDSRSpec(scale=2, width=4, depth=2), EDSRSpec(scale=2, width=8, depth=2)
 DEEPER = EDSRSpec(scale=2, width=4, depth=3)
 """A spec with taps at one and two thirds of the body."""
@@ -66,13 +62,7 @@ ROWS: tuple[Row, ...] = (
     Row("logits"),
     Row("logits-b", "logits", {"form": "B"}),
     Row("logits-gated", "logits", {"gate": "hard"}),
-    Row(
-        "ds",
-        student=DEEPER,
-        teacher=None,
-        taps=("head", "rel(1/3)", "rel(2/3)"),
-        learners=("student", "modules"),
-    ),
+    Row("ds", student=DEEPER, teacher=None, taps=("head", "rel(1/3)", "rel(2/3)"), learners=("student", "modules")),
     *(
         Row(
             f"clsd-{pos}",
@@ -101,13 +91,7 @@ ROWS: tuple[Row, ...] = (
     Row("fakd", taps=AFTER_SKIP, degrees={"affinity": 0}),
     Row("fakd-gated", "fakd", {"gate": "hard"}, taps=AFTER_SKIP, degrees={"affinity": 0}),
     Row("fakd-swinir", "fakd", teacher=TRANSFORMER, taps=AFTER_SKIP, degrees={"affinity": 0}),
-    Row(
-        "lfd",
-        taps=AFTER_SKIP,
-        learners=("student", "modules"),
-        settled={"lam": 0.01},
-        degrees={"matching": 0},
-    ),
+    Row("lfd", taps=AFTER_SKIP, learners=("student", "modules"), settled={"lam": 0.01}, degrees={"matching": 0}),
     Row(
         "lfd-gated",
         "lfd",
@@ -121,13 +105,7 @@ ROWS: tuple[Row, ...] = (
     Row("facd-infonce", "facd", {"form": "infonce"}, settled={"lam": 0.05}, **FACD),
     Row("facd-soft", "facd", {"gate": "soft"}, settled={"lam": 0.05}, **FACD),
     Row("facd-open", "facd", {"gate": "off"}, settled={"lam": 0.05}, **FACD),
-    Row(
-        "csd",
-        options={"phi": "teacher", "negatives": 3},
-        learners=("joint",),
-        steps=30,
-        degrees={"contrast": 0},
-    ),
+    Row("csd", options={"phi": "teacher", "negatives": 3}, learners=("joint",), steps=30, degrees={"contrast": 0}),
     Row(
         "csd-widths",
         "csd",

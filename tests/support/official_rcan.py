@@ -69,7 +69,8 @@ def rcan(layout: Layout, scale: int, *, width: int = 16, groups: int = 2, depth:
         for b in range(depth):
             block = _block(layout, g, b, width, hidden)
             convs += block
-            registered += [conv.name for conv in (block[2:] + block[:2] if _late(layout) else block)]
+            in_order = block[2:] + block[:2] if layout.attention_is_registered_first else block
+            registered += [conv.name for conv in in_order]
         convs.append(Conv(layout.group_conv.format(g=g, n=depth), width, width))
         registered.append(convs[-1].name)
     ends = [
@@ -93,10 +94,6 @@ def drifted(state: State) -> State:
     for name in ("sub_mean.weight", "sub_mean.bias", "add_mean.weight", "add_mean.bias"):
         moved[name] = state[name] + 0.02 * torch.randn(state[name].shape, generator=generator)
     return moved
-
-
-def _late(layout: Layout) -> bool:
-    return layout.attention_is_registered_first
 
 
 def _block(layout: Layout, g: int, b: int, width: int, hidden: int) -> list[Conv]:

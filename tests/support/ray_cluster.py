@@ -33,14 +33,10 @@ def two_nodes() -> Iterator[Any]:
             cluster.shutdown()
 
 
-def node_of(cluster: Any, pid: int) -> Any:
-    """The node of the cluster whose worker a process is."""
-    parents = {parent.pid for parent in psutil.Process(pid).parents()}
-    return next(node for node in cluster.worker_nodes if node.all_processes["raylet"][0].process.pid in parents)
-
-
 def kill_node_of(cluster: Any, pid: int) -> None:
     """Kill a node at once, as a machine that loses its power, with the worker `pid`."""
-    cluster.remove_node(node_of(cluster, pid), allow_graceful=False)
+    parents = {parent.pid for parent in psutil.Process(pid).parents()}
+    nodes = (node for node in cluster.worker_nodes if node.all_processes["raylet"][0].process.pid in parents)
+    cluster.remove_node(next(nodes), allow_graceful=False)
     if psutil.pid_exists(pid):
         os.kill(pid, 9)

@@ -26,14 +26,7 @@ RUN: dict[str, Any] = {
     "teacher": None,
     "phi": None,
     "teacher_cache": None,
-    "data": {
-        "origin": "photos",
-        "labels": "HR",
-        "used": 3,
-        "digest": "0123",
-        "skipped": {},
-        "validation": ["a", "b"],
-    },
+    "data": {"origin": "photos", "labels": "HR", "used": 3, "digest": "0123", "skipped": {}, "validation": ["a", "b"]},
 }
 """A run that has begun."""
 

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from PIL import Image
 
@@ -19,15 +18,10 @@ from compressor.models.networks.base import Network
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
 from compressor.teachers.teacher import Teacher
+from tests.support.data_cache_cases import noise
 
 SCALE, PATCH = 2, 8
-
-
 SETTINGS = ("schedule.batch=2", f"schedule.lr_patch={PATCH}", "schedule.validate_every=3", "schedule.rate=1e-3")
-
-
-def noise(h: int, w: int, seed: int) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, (h, w, 3), dtype=np.uint8)
 
 
 def images(folder: Path, seeds: Sequence[int] = (0, 1, 2)) -> tuple[ImagePair, ...]:

@@ -199,7 +199,7 @@ def test_sets_have_curves_and_lines_of_their_own(
     assert report.student.psnr_y == report.student.sets["first"].psnr_y
     last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
     assert last["Second/student_psnr_y"] == report.student.sets["Second"].psnr_y and "lr/student_psnr_y" not in last
-    Console(json_stream=None).report("compress", report, show)
+    Console().report("compress", report, show)
     out = capsys.readouterr().out
     assert "Second: student " in out and "lr: student " in out
     assert "--val first=photos --val Second --val-lr lr=photos" in str(command_of("run", read_json(run)["request"]))

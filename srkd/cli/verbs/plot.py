@@ -12,11 +12,7 @@ if TYPE_CHECKING:
     from srkd.api.plot import PlotReport
 
 
-@verb(
-    "plot",
-    PlotOptions,
-    examples=("srkd plot runs/first", "srkd plot runs/first runs/second -o compared.png"),
-)
+@verb("plot", PlotOptions, examples=("srkd plot runs/first", "srkd plot runs/first runs/second -o compared.png"))
 def command(console: Console, options: PlotOptions) -> None:
     """Draw the curves of RUNs as a PNG picture.
 

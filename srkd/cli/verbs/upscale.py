@@ -13,7 +13,7 @@ from srkd.terminal.console import Console
 
 if TYPE_CHECKING:
     from compressor.inference.films import UpscaledFilm
-    from compressor.inference.upscale import UpscaleReport
+    from compressor.inference.upscale import Upscaled, UpscaleReport
 
 
 @verb(
@@ -33,30 +33,12 @@ def command(console: Console, options: UpscaleOptions) -> None:
     subtitles, times and colours (docs/use/video.md). One bad file does not stop the rest. srkd names pictures of a
     folder that it leaves out. A film goes on where a killed command left it.
     """
-    from compressor.images.metrics import finite_or_none
     from srkd.api.upscale import run_upscale
 
     with console.context() as context:
         report = run_upscale(options, context)
     if console.wants_json:
-        done = [
-            {
-                **vars(picture),
-                "lr_size": format_size(picture.lr_size),
-                "sr_size": format_size(picture.sr_size),
-                "psnr_to_exact": None if picture.psnr_to_exact is None else finite_or_none(picture.psnr_to_exact),
-            }
-            for picture in report.done
-        ]
-        films = [
-            {
-                **vars(film),
-                "lr_size": format_size(film.lr_size),
-                "sr_size": format_size(film.sr_size),
-                "psnr_to_exact": None if film.psnr_to_exact is None else finite_or_none(film.psnr_to_exact),
-            }
-            for film in report.films
-        ]
+        done, films = list(map(entry, report.done)), list(map(entry, report.films))
         results = {"done": done, "films": films, "failed": report.failed, "skipped": report.skipped}
         console.emit("upscale", {"model": str(options.model), **report.numbers.to_dict(), **results})
     else:
@@ -79,6 +61,12 @@ def command(console: Console, options: UpscaleOptions) -> None:
         has_films = report.films or any(is_film(failed.source) for failed in report.failed)
         kinds = "pictures and films" if has_films else "pictures"
         raise SrkdError(f"{count} of {total} {kinds} failed")
+
+
+def entry(written: Upscaled | UpscaledFilm) -> dict[str, object]:
+    """The entry of a picture or film under --json."""
+    sizes = {"lr_size": format_size(written.lr_size), "sr_size": format_size(written.sr_size)}
+    return {**vars(written), **sizes}
 
 
 def show_film(console: Console, film: UpscaledFilm) -> None:
