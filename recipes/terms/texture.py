@@ -8,11 +8,14 @@
 S_b and T_b are two patches, the first of them the student's; P_bk is the power of the luminance in ring k of the
 frequencies (compressor/images/looks.py), ε_b a thousandth of the mean of P_T,b, and v_b² the mean of P_T,b in the rings
 finer than 8 pixels: patches count by the texture that they should have. dev is a block's deviation, of all channels
-together. m_k is the mean magnitude of the differences of neighbours at positions k, k + scale, k + 2·scale, …: larger
-between the squares of enlarged LR pixels than inside them where these show. The spectrum alone would be met by stronger edges and noise in flat areas: the contrast holds each to its
-place, and says nothing of where in a block a line lies, of which a small student is not sure. It treats a block with
-too much as one with too little; in flat areas too much is seen first, which is why they count once more. Both would be
-met by steps from one LR pixel to the next, which cost a network that adds to the enlarged input nothing; the grid isn't.
+together. m_k is the mean magnitude of the differences of neighbours at positions k, k + scale, k + 2·scale, …: where
+the squares of enlarged LR pixels show it is larger between them than inside.
+
+The spectrum alone would be met by stronger edges and noise in flat areas: the contrast holds each to its place, and
+says nothing of where in a block a line lies, of which a small student is not sure. It treats a block with too much as
+one with too little; in flat areas too much is seen first, which is why they count once more. Spectrum and contrast
+would be met by steps from one LR pixel to the next, too, which a network that adds to the enlarged input has at no
+cost; the grid would not.
 """
 
 from __future__ import annotations
@@ -62,9 +65,9 @@ def grid_distance(images: torch.Tensor, target: torch.Tensor, scale: int) -> tor
 
 def _grid(images: torch.Tensor, scale: int) -> torch.Tensor:
     """Return m_k less its mean over k, (N, 2, scale), of images whose sides are multiples of the scale."""
-    steps = [images.diff(dim=axis, append=images.narrow(axis, -1, 1)).abs() for axis in (-2, -1)]
-    down, right = (step.mean(1) for step in steps)
-    phases = torch.stack([down.unflatten(1, (-1, scale)).mean((1, 3)), right.unflatten(2, (-1, scale)).mean((1, 2))], 1)
+    across = [images, images.mT]
+    steps = [view.diff(dim=-1, append=view[..., -1:]).abs().mean((1, 2)) for view in across]
+    phases = torch.stack([step.reshape(len(step), -1, scale).mean(1) for step in steps], 1)
     return phases - phases.mean(2, keepdim=True)
 
 
