@@ -41,6 +41,7 @@ from compressor.images.sets import embedded_pairs
 from compressor.inference.open import open_model
 from compressor.models.networks.cost import cost
 from compressor.models.students.students import parse_student
+from compressor.runtimes.table import OpenOptions
 from srkd.reports.pictures import SIDE, Crop, make_pictures
 
 BENCHMARK = Benchmark(
@@ -72,8 +73,15 @@ class Published:
     network: str
     own: str | None
     for_looks: bool
+    several_scales: bool = False
+    """Whether the file holds other scales, too."""
     kept: int | None = None
     """Photos of which a slow teacher's images are made once, and kept; None: it runs at every step."""
+
+    @property
+    def words(self) -> dict[str, Any]:
+        """What srkd must be told to open the file."""
+        return {"scale": self.scale} if self.several_scales else {}
 
     @property
     def name(self) -> str:
@@ -81,12 +89,14 @@ class Published:
 
 
 TEACHERS = (
-    Published("realesrgan-x4plus-anime.param", 4, "ESRGAN, 6 blocks", "rrdbnet:width=16,depth=2,growth=8", True, 120),
+    Published(
+        "realesrgan-x4plus-anime.param", 4, "ESRGAN, 6 blocks", "rrdbnet:width=16,depth=2,growth=8", True, kept=120
+    ),
     Published("realesr-general-x4v3.param", 4, "Compact 64x32", "compact:width=32,depth=16", True),
     Published("realesr-animevideov3_rezipped.pth", 4, "Compact 64x16", "compact:width=32,depth=16", True),
     Published("spanx4_ch48.param", 4, "SPAN 48", "span:width=24", False),
     Published("spanx2_ch48.param", 2, "SPAN 48", "span:width=24", False),
-    Published("carn_m.pth", 4, "CARN-M", "carn_m:width=32,groups=4", False),
+    Published("carn_m.pth", 4, "CARN-M", "carn_m:width=32,groups=4", False, True),
     Published("DCTLSA_x4.pt", 4, "DCTLSA", None, False),
 )
 
@@ -157,7 +167,7 @@ def main() -> int:
         commands = [{**row, "command": command(teacher, row, options)} for row in trained.values()]
         tables[f"{teacher.name}-commands"] = Table(COMMANDS, commands)
         draw(teacher, trained, options)
-    save("real_teachers", tables, seeds=(0,))
+        save("real_teachers", tables, seeds=(0,))
     return 0
 
 
@@ -188,6 +198,9 @@ def students_of(
     """Return the trained students by name, each with its control after its lengths."""
     folder = options.out / teacher.name
     students = options.students.split(";") if options.students else [*STUDENTS, *filter(None, [teacher.own])]
+    of_teacher = srkd.load(options.checkpoints / teacher.file, **teacher.words).network
+    if of_teacher is not None:  # the teacher itself is no student
+        students = [one for one in students if parse_student(one, scale=teacher.scale) != of_teacher.spec]
     trained: dict[str, dict[str, Cell]] = {}
     for student in students:
         safe = file_name(student)
@@ -235,7 +248,7 @@ def learn(
     words: dict[str, Any] = {"batch": 8, "lr_patch": 32, "settings": AT_THE_END, "goal": "teacher"}
     words |= {"degrade": DEGRADATION} if teacher.for_looks else {}
     options.teacher = None if recipe == "scratch" else options.checkpoints / teacher.file
-    words |= {"goal": "original"} if recipe == "scratch" else {}
+    words |= {"goal": "original"} if recipe == "scratch" else teacher.words
     shape = at_scale(student, teacher.scale) if recipe == "scratch" else student
     given = argparse.Namespace(**vars(options))
     if keeps(teacher, recipe):
@@ -276,7 +289,8 @@ def command(teacher: Published, row: Mapping[str, Cell], options: argparse.Names
     if row["recipe"] == "scratch":
         words += ["--student", at_scale(str(row["student"]), teacher.scale)]
     else:
-        words += ["--teacher", teacher.file, "--student", str(row["student"]), "--goal", "teacher"]
+        words += ["--teacher", teacher.file, *(["--scale", str(teacher.scale)] if teacher.several_scales else [])]
+        words += ["--student", str(row["student"]), "--goal", "teacher"]
     words += ["--degrade", DEGRADATION] if teacher.for_looks else []
     photos = options.photos.name
     if keeps(teacher, str(row["recipe"])):
@@ -292,7 +306,7 @@ def timed(teacher: Published, row: Mapping[str, Cell], options: argparse.Namespa
     if not file.is_file():
         report = srkd.profile(
             [str(row["run"])], teacher=options.checkpoints / teacher.file, runtime=RUNTIMES, precision=("fp32", "int8"),
-            lr_size=LR_SIZE, threads=1, seconds=1.0, memory=False, quality=False,
+            lr_size=LR_SIZE, threads=1, seconds=1.0, memory=False, quality=False, **teacher.words,
         )  # fmt: skip
         own = {(one.runtime, one.precision): one for one in report.rows if one.model != report.teacher}
         first, second = RUNTIMES
@@ -314,7 +328,7 @@ def draw(teacher: Published, trained: Mapping[str, Mapping[str, Cell]], options:
     name, row = max(((name, row) for name, row in trained.items() if "control" in row), key=_first_and_longest)
     print(f"picture of {teacher.name}: {name}", file=sys.stderr, flush=True)
     student, control = (open_model(Path(str(trained[one]["run"]))) for one in (name, str(row["control"])))
-    runtime = open_model(options.checkpoints / teacher.file)
+    runtime = open_model(options.checkpoints / teacher.file, OpenOptions(**teacher.words))
     pictures = make_pictures(embedded_pairs("val"), student, runtime, QUIET, control=control, most=1)
     drawn = strip(pictures.crops[:1], ("bicubic", "teacher", "student", "control"))
     file = results_folder() / PICTURE
@@ -354,6 +368,7 @@ def scored(teacher: Published, runs: Mapping[str, Path], options: argparse.Names
             data=options.data / options.set,
             degrade=DEGRADATION if teacher.for_looks else "none",
             metrics=measures,
+            **teacher.words,
         )
         rows = ["bicubic", "lanczos", *missing]
         scores |= dict(zip(rows, figures_of(result, measures, to="teacher"), strict=True))
