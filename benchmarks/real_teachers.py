@@ -2,7 +2,7 @@
 
 Each teacher gets students of several kinds for a minute, and some of them for ten, of one thread's processor time,
 validation apart; on a busy machine a step takes more of it. Teachers trained for looks: a degraded input, `fit` for the
-minute and `perceptual` for the ten. Teachers trained for PSNR: bicubic input, `fit` and `logits`. A control of the same
+minute and `perceptual` for the ten (under the ESRGAN, which students cannot follow, `logits`). Teachers trained for PSNR: bicubic input, `fit` and `logits`. A control of the same
 shape and time learns the originals without a teacher (`scratch`). A teacher whose step takes seconds runs once on some
 of the photos, each degraded once (`--teacher-cache`), within the ten minutes. Students, control, bicubic and Lanczos
 are compared with the teacher's images of a set, and with the originals where the teacher is for these; published
@@ -207,7 +207,8 @@ def students_of(
         lengths = [min(minutes)] if student in A_MINUTE else minutes
         for length in lengths:
             short = length == min(minutes)
-            recipe = "fit" if short else "perceptual" if teacher.for_looks else "logits"
+            # Students of a teacher that is far above them gain from its pixels alone.
+            recipe = "fit" if short else "perceptual" if teacher.for_looks and teacher.kept is None else "logits"
             row = learn(teacher, student, recipe, length, folder / safe, options)
             trained[f"{safe}-{length:g}"] = {**row, "control": f"{safe}-control"}
         # A control knows no teacher: it serves all teachers of the scale and the inputs.

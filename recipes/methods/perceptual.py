@@ -2,10 +2,10 @@
 
     main stage    L = L1(s,t) + g·L1(∇s,∇t) + w·Σ L1 of Haar's high bands of s and t, two levels
     last stage    L = L1(s,t) + g·L1(∇s,∇t) + p·spectrum(s,t) + q·contrast(s,t) + f·flat(s,t)
-                      + e·grid(s,t) + λ_φ·L_φ(s,t) + λ_D·BCE(D(s), 1)
+                      + λ_φ·L_φ(s,t) + λ_D·BCE(D(s), 1)
                   D learns BCE(D(t), 1) + BCE(D(s), 0);   it starts from the averaged student
     t = the teacher's image of the same input, clipped and rounded to 8 bit
-    g = w = 0.5, p = f = 1, q = e = 4, λ_D = 0.01;   the four of texture are those of recipes/terms/texture.py
+    g = w = 0.5, p = f = 1, q = 4, λ_D = 0.01;   the three of texture are those of recipes/terms/texture.py
 
 L_φ = Σ_l mean|φ_l(s↓) - φ_l(t↓)| / mean|φ_l(t↓)| with the teacher's own blocks as φ (after a sixth, a third and half of
 them), fed the images shrunk to their input's size, weight calibrated to 0.3 of the L1; or Real-ESRGAN's sum over VGG-19
@@ -43,7 +43,7 @@ from recipes.terms.haar import high_bands, low_band
 from recipes.terms.looks_guard import LooksGuard
 from recipes.terms.perceptual import Phi
 from recipes.terms.phi import PhiChoice, UsesPerceptualNet
-from recipes.terms.texture import block_deviations, contrast_distance, grid_distance, restlessness, spectrum_distance
+from recipes.terms.texture import block_deviations, contrast_distance, restlessness, spectrum_distance
 
 PHI_SHARE = 0.3
 VGG_WEIGHT = 1.0
@@ -66,7 +66,6 @@ class Perceptual(UsesPerceptualNet):
     spectrum: Annotated[float, Field(ge=0, description="p, weight of the spectrum in the last stage")] = 1.0
     contrast: Annotated[float, Field(ge=0, description="q, weight of the contrast of small blocks there")] = 4.0
     flat: Annotated[float, Field(ge=0, description="f, weight of restless flat areas there")] = 1.0
-    grid: Annotated[float, Field(ge=0, description="e, weight of the grid of LR pixels there")] = 4.0
     last_share: Annotated[float, Field(ge=0, lt=1, description="part of the run's steps for the last stage")] = 0.4
     last_rate: Annotated[float, Field(gt=0, description="learning rate there")] = 4e-4
     opponent_rate: Annotated[float, Field(gt=0, description="learning rate of the discriminator")] = 2e-3
@@ -125,7 +124,7 @@ class Game:
     def weights(self) -> Mapping[str, float | Calibrated]:
         of = self.of
         weights: dict[str, float | Calibrated] = {"logits": 1.0, "gradients": of.gradients}
-        weights |= {"spectrum": of.spectrum, "contrast": of.contrast, "flat": of.flat, "grid": of.grid}
+        weights |= {"spectrum": of.spectrum, "contrast": of.contrast, "flat": of.flat}
         if self.of.lam_phi is not None:
             weights["phi"] = self.of.lam_phi
         else:
@@ -169,7 +168,6 @@ class Game:
             "spectrum": spectrum_distance(sr, target, step.all_gather),
             "contrast": contrast_distance(ours, theirs),
             "flat": restlessness(ours, theirs),
-            "grid": grid_distance(sr, target, step.scale),
         }
         windows = self._windows(step, sr, target)
         if self.of.lam_phi != 0:

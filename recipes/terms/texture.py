@@ -3,19 +3,13 @@
     spectrum    Σ_b v_b·mean_k |log10((P_S,bk + ε_b)/(P_T,bk + ε_b))| / Σ_b v_b
     contrast    mean over blocks of 8×8 pixels of |dev(S) - dev(T)|
     flat        mean over the calmest quarter of T_b's blocks of max(0, dev(S) - dev(T))
-    grid        mean over b, both directions and k < scale² of |(m_k - mean_k m)(S_b) - (m_k - mean_k m)(T_b)|
 
 S_b and T_b are two patches, the first of them the student's; P_bk is the power of the luminance in ring k of the
 frequencies (compressor/images/looks.py), ε_b a thousandth of the mean of P_T,b, and v_b² the mean of P_T,b in the rings
 finer than 8 pixels: patches count by the texture that they should have. dev is a block's deviation, of all channels
-together. m_k is the mean magnitude of the differences of neighbours at one of the scale² places within the
-squares of enlarged LR pixels: where these show it is larger at their borders than inside.
-
-The spectrum alone would be met by stronger edges and noise in flat areas: the contrast holds each to its place, and
-says nothing of where in a block a line lies, of which a small student is not sure. It treats a block with too much as
-one with too little; in flat areas too much is seen first, which is why they count once more. Spectrum and contrast
-would be met by steps from one LR pixel to the next, too, which a network that adds to the enlarged input has at no
-cost; the grid would not.
+together. The spectrum alone would be met by stronger edges and noise in flat areas: the contrast holds each to its
+place, and says nothing of where in a block a line lies, of which a small student is not sure. It treats a block with
+too much as one with too little; in flat areas too much is seen first, which is why they count once more.
 """
 
 from __future__ import annotations
@@ -56,20 +50,6 @@ def restlessness(ours: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:
     calm = theirs <= theirs.quantile(CALMEST, dim=1, keepdim=True)
     # Patch by patch: equal blocks make the calmest quarter larger, and two processes must have the mean of one.
     return (F.relu(ours - theirs).mul(calm).sum(1) / calm.sum(1)).mean()
-
-
-def grid_distance(images: torch.Tensor, target: torch.Tensor, scale: int) -> torch.Tensor:
-    """Return by how much more, or less, the squares of LR pixels show."""
-    return (_grid(widen(images), scale) - _grid(widen(target), scale)).abs().mean()
-
-
-def _grid(images: torch.Tensor, scale: int) -> torch.Tensor:
-    """Return m_k less its mean over k, (N, 2, scale, scale), of images whose sides are multiples of the scale."""
-    steps = [images.diff(dim=axis, append=images.narrow(axis, -1, 1)).abs().mean(1) for axis in (-2, -1)]
-    rows, columns = (side // scale for side in images.shape[-2:])
-    phases = [step.reshape(-1, rows, scale, columns, scale).mean((1, 3)) for step in steps]
-    means = torch.stack(phases, 1)
-    return means - means.mean((2, 3), keepdim=True)
 
 
 def block_deviations(images: torch.Tensor) -> torch.Tensor:

@@ -31,7 +31,7 @@ from recipes.methods.perceptual import (
 )
 from recipes.terms.discriminator import LOSSES, LossName, SpectralConv, UNetDiscriminator, accuracy
 from recipes.terms.looks_guard import CROPS, Looks, LooksGuard
-from recipes.terms.texture import block_deviations, contrast_distance, grid_distance, restlessness, spectrum_distance
+from recipes.terms.texture import block_deviations, contrast_distance, restlessness, spectrum_distance
 from tests.support.method_runs import Curve, Pair, Waves, numbers, step_of
 from tests.support.methods_table import STUDENT, TEACHER
 from tests.support.tensors import golden, noise
@@ -354,25 +354,10 @@ def test_only_areas_where_the_teacher_is_calm_must_be_calm() -> None:
     assert restless_beside(torch.full_like(target, 0.5), target) == 0
 
 
-def test_squares_of_lr_pixels_are_seen_and_nothing_else_is() -> None:
-    lr = noise(2, 3, 16, 16)
-    squares = F.interpolate(lr, scale_factor=4.0, mode="nearest")
-    # By hand: 0 within a square, and between two what their pixels differ by, in a fourth of the places.
-    between = (lr.diff(dim=-1).abs().sum((1, 2, 3)) + lr.diff(dim=-2).abs().sum((1, 2, 3))).mean().item()
-    by_hand = between / (3 * 16 * 16) / 2 * (3 / 4 + 3 * 1 / 4) / 4
-    assert grid_distance(squares, torch.zeros_like(squares), 4).item() == pytest.approx(by_hand, rel=1e-5)
-    assert grid_distance(squares, squares, 4) == 0
-    smooth, texture = F.interpolate(lr, scale_factor=4.0, mode="bicubic"), noise(2, 3, 64, 64, seed=1)
-    assert grid_distance(smooth, squares.mean((2, 3), keepdim=True).expand_as(squares), 4).item() < by_hand / 4
-    assert grid_distance(texture, smooth, 4).item() < by_hand / 4
-    assert grid_distance(squares, smooth, 1) == 0
-
-
 def test_texture_of_flat_images_has_gradients() -> None:
     target, flat = noise(1, 3, 24, 24), torch.zeros(1, 3, 24, 24, requires_grad=True)
     still = 0 * target
     terms = (spectrum_distance(flat, target, as_one_process), contrast_apart(flat, still), restless_beside(flat, still))
-    terms += (grid_distance(flat, target, 4),)
     (gradient,) = torch.autograd.grad(torch.stack(terms).sum(), flat)
     assert gradient.isfinite().all()
 
