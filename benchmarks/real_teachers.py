@@ -2,11 +2,12 @@
 
 Each teacher gets students of several kinds for a minute, and some of them for ten, of one thread's processor time,
 validation apart; on a busy machine a step takes more of it. Teachers trained for looks: a degraded input, `fit` for the
-minute and `perceptual` for the ten (under the ESRGAN, which students cannot follow, `logits`). Teachers trained for PSNR: bicubic input, `fit` and `logits`. A control of the same
-shape and time learns the originals without a teacher (`scratch`). A teacher whose step takes seconds runs once on some
-of the photos, each degraded once (`--teacher-cache`), within the ten minutes. Students, control, bicubic and Lanczos
-are compared with the teacher's images of a set, and with the originals where the teacher is for these; published
-figures of networks of the students' cost stand beside them. Each student is timed in turns with its teacher.
+minute and `perceptual` for the ten, or `logits` under the ESRGAN, which students cannot follow. Teachers trained for
+PSNR: bicubic input, `fit` and `logits`. A control of the same shape and time learns the originals without a teacher
+(`scratch`). A teacher whose step takes seconds runs once on some of the photos, each degraded once (`--teacher-cache`),
+within the ten minutes. Students, control, bicubic and Lanczos are compared with the teacher's images of a set, and with
+the originals where the teacher is for these; published figures of networks of the students' cost stand beside them.
+Each student is timed in turns with its teacher.
 
 docs/results/real_teachers.webp gets a row for each teacher: of the embedded photos, the crop in which the student of
 the first kind that was trained longest differs most from its teacher.
