@@ -41,7 +41,7 @@ COLUMNS = (
 )
 
 
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shapes", default=SHAPES, help="samples x channels of student x of teacher x side, ...")
     parser.add_argument("--rounds", type=int, default=15)
@@ -58,7 +58,6 @@ def main() -> int:
         "are samples x channels of student x of teacher x side."
     )
     save("affinity_kernel", Table(COLUMNS, rows, caption), variant=options.variant)
-    return 0
 
 
 def rows_of(shape: str, rounds: int, device: torch.device, now: Callable[[], float]) -> list[Row]:
@@ -133,7 +132,3 @@ def peak_of(way: Way, device: torch.device) -> float | None:
     torch.cuda.reset_peak_memory_stats(device)
     way()
     return (torch.cuda.max_memory_allocated(device) - before) / 2**20
-
-
-if __name__ == "__main__":
-    sys.exit(main())

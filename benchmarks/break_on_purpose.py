@@ -503,7 +503,3 @@ def run_tests(
         timeout=seconds,
         check=False,
     )
-
-
-if __name__ == "__main__":
-    sys.exit(main())

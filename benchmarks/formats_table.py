@@ -72,7 +72,7 @@ IN_FLOAT = [name for name, row in FORMATS.items() if row.precision != "int8" and
 """Without shaders: they hold two networks, and their speed is that of a player on its GPU."""
 
 
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--format", action="append", choices=IN_FLOAT, help="measure these and keep the others")
     parser.add_argument("--network", action="append", choices=list(SPECS), help="measure these and keep the others")
@@ -83,7 +83,6 @@ def main() -> int:
     for name in options.network or SPECS:
         rows |= {(name, str(row["format"])): row for row in measured(name, network_of(name), formats, options.seconds)}
     save("formats_table", table(rows))
-    return 0
 
 
 def last_rows() -> dict[tuple[str, str], Row]:
@@ -159,7 +158,3 @@ def table(rows: Mapping[tuple[str, str], Row]) -> Table:
         f"and torch taking turns. Not run by us: {untested}."
     )
     return Table(COLUMNS, ordered, caption)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -41,7 +41,7 @@ COLUMNS = (
 )
 
 
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with Set5")
     parser.add_argument("--photos", type=Path, required=True, help="folder of HR photos to train on")
@@ -85,8 +85,3 @@ def main() -> int:
         f"{machine['torch_threads']} threads of {machine['cpu']}. Teacher: the embedded EDSR 16/48."
     )
     save("frame_rate", Table(COLUMNS, rows, caption), seeds=(0,))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -61,7 +61,7 @@ SIDE = 128
 Build = Callable[[Network, onnx.ModelProto, torch.Tensor], onnx.ModelProto]
 
 
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="benchmark sets")
     parser.add_argument("--sets", nargs="+", default=["Set5", "Set14"])
@@ -91,7 +91,6 @@ def main() -> int:
         f"one thread, LR {SIDE}x{SIDE}, times of the processor in turns."
     )
     save("int8_quality", Table(columns, measured, caption), variant=options.variant)
-    return 0
 
 
 def rows(network: Network, data: Path, names: list[str], patches: torch.Tensor) -> Iterator[dict[str, Cell]]:
@@ -200,6 +199,3 @@ BUILDS: dict[str, Build] = {
     "`--int8-trt`": ours(TENSORRT),
 }
 """Functions that build a quantised graph from the network, its float graph and the patches, by table row."""
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -9,7 +9,6 @@ in turns, and the nodes that ONNX Runtime computes in integers.
 from __future__ import annotations
 
 import statistics
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -71,7 +70,7 @@ class Row:
     nodes: str | None = None
 
 
-def main() -> int:
+def main() -> None:
     parser = parser_of(__doc__, out="runs/quantised-students", steps=300)
     parser.add_argument("--calibrate", type=Path, help="photos to calibrate on; none: the embedded ones")
     options = parser.parse_args()
@@ -81,7 +80,6 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         rows = list(_rows(options.data, options.calibrate, runs, Path(folder)))
     save("int8_table", table(rows, budget.steps), seeds=(FIRST_SEED,))
-    return 0
 
 
 def _rows(data: Path, photos: Path | None, runs: Mapping[str, tuple[Contender, Path]], folder: Path) -> Iterator[Row]:
@@ -151,7 +149,3 @@ def table(rows: Sequence[Row], steps: int) -> Table:
     cells = [{**vars(row), **row.psnr_y, "psnr_y": None} for row in rows]
     caption = f"ONNX Runtime, one thread, LR {SIDE}x{SIDE}, times of the processor in turns; {steps} steps."
     return Table(columns, cells, caption)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

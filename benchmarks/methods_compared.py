@@ -14,7 +14,6 @@ shown for context: they are of other data, other networks, and hundreds of times
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
@@ -95,13 +94,12 @@ PUBLISHED: Mapping[str, Published] = {
 }
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    options = parser_with_methods(__doc__, out="runs/methods-compared").parse_args(arguments)
+def main() -> None:
+    options = parser_with_methods(__doc__, out="runs/methods-compared").parse_args()
     shared = f"{options.steps:,} steps of {{patches}}"
     budget = budget_from(options)
     table = compared(contenders_of(options), budget, options.data, shared)
     save("methods_compared", table, seeds=seeds_of(budget), variant=options.variant)
-    return 0
 
 
 def parser_with_methods(words: str | None, *, out: str) -> argparse.ArgumentParser:
@@ -235,7 +233,3 @@ def ranking(scores: Scores) -> list[str]:
     return (
         ["Where our order is another than the published one:", *lines] if lines else ["Our order is the published one."]
     )
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -134,7 +134,7 @@ def _outcome(words: Sequence[str], scale: int, notes: Sequence[str]) -> str:
     return notes[int(at[4:-1]) - 1]
 
 
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--method", choices=list(methods()), help="measure this one's row and keep the others")
     parser.add_argument("--network", choices=list(NETWORKS), help="measure this one's column and keep the others")
@@ -148,8 +148,3 @@ def main() -> int:
         elif (method, arch, scale) in last:
             cells[method, arch, scale] = last[method, arch, scale]
     save(NAME, table(cells))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

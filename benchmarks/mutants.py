@@ -11,7 +11,6 @@ import argparse
 import ast
 import random
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
@@ -147,7 +146,7 @@ class Mutant:
         return f"{self.file}: {self.code}: {self.change} ({self.node})"
 
 
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
@@ -167,7 +166,6 @@ def main() -> int:
                 raise SystemExit(f"{file}: its tests fail before anything is changed: {', '.join(CORE[file])}")
         outcomes = {mutant: rows.get(mutant.key, partial(is_noticed, mutant, copy)) for mutant in chosen}
     save("mutants", tables(outcomes, len(every)), seeds=(options.seed,))
-    return 0
 
 
 def mutants_of(file: str, source: str) -> Iterator[Mutant]:
@@ -282,7 +280,3 @@ def tables(outcomes: Mapping[Mutant, bool], every: int) -> dict[str, Table]:
         "files": Table(columns, sorted(rows, key=lambda row: str(row["file"])), caption),
         "survivors": Table(places, survivors, "Not noticed:"),
     }
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -56,7 +56,7 @@ COLUMNS = (
 )
 
 
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--teacher", default="edsr:width=256,depth=32,scale=4,res_scale=0.1")
     parser.add_argument("--student", default="edsr:width=64,depth=32,scale=4,res_scale=0.1")
@@ -99,7 +99,6 @@ def main() -> int:
     save("profile_everywhere", Table(COLUMNS, [eager, *rows(report, slower)], caption), variant=options.variant)
     for lost in report.lost:
         print(f"lost: {lost.model} in {lost.runtime} {lost.precision}: {lost.reason}", file=sys.stderr)
-    return 0
 
 
 @dataclass(frozen=True)
@@ -191,7 +190,3 @@ def rows(report: ProfileReport, slower: float) -> list[Row]:
         }
         table.append(cells)
     return table
-
-
-if __name__ == "__main__":
-    sys.exit(main())

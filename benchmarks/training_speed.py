@@ -63,7 +63,7 @@ BATCHES = {"csd": (4, 32)}
 """Batch and LR patch by recipe, smaller if φ computes features of images in HR size."""
 
 
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--teacher", default="edsr:width=48,depth=16,scale=4")
     parser.add_argument("--student", default="edsr:width=24,depth=16,scale=4")
@@ -87,7 +87,6 @@ def main() -> int:
         f"range of {options.rounds} rounds."
     )
     save("training_speed", Table(COLUMNS, rows, caption), variant=options.variant)
-    return 0
 
 
 def edsr_spec(text: str) -> EDSRSpec:
@@ -171,7 +170,3 @@ def in_turns(ways: Mapping[str, Callable[[int], None]], steps: int, rounds: int)
             run(steps)
             seconds[name].append((time.perf_counter() - started) / steps)
     return {name: figures[1:] for name, figures in seconds.items()}
-
-
-if __name__ == "__main__":
-    sys.exit(main())
