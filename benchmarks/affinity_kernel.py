@@ -19,7 +19,7 @@ from typing import TypeAlias
 import torch
 
 from benchmarks.evidence import Benchmark, Column, Row, Table, add_variant_option, save
-from compressor.base.precision import synchronise
+from benchmarks.turns import in_turns
 from recipes.methods.fakd import BLOCK_BYTES, distances_by_rows, kernel_for, rows_within, unit_columns
 
 BENCHMARK = Benchmark(
@@ -50,8 +50,8 @@ def main() -> None:
     add_variant_option(parser)
     options = parser.parse_args()
     device = torch.device(options.device)
-    now = time.process_time if options.busy else time.perf_counter
-    rows = [row for shape in options.shapes.split(",") for row in rows_of(shape, options.rounds, device, now)]
+    clock = time.process_time if options.busy else time.perf_counter
+    rows = [row for shape in options.shapes.split(",") for row in rows_of(shape, options.rounds, device, clock)]
     place = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} thread(s)"
     caption = (
         f"{place}, the median of {options.rounds} rounds in turns{', processor time' if options.busy else ''}; shapes "
@@ -60,7 +60,7 @@ def main() -> None:
     save("affinity_kernel", Table(COLUMNS, rows, caption), variant=options.variant)
 
 
-def rows_of(shape: str, rounds: int, device: torch.device, now: Callable[[], float]) -> list[Row]:
+def rows_of(shape: str, rounds: int, device: torch.device, clock: Callable[[], float]) -> list[Row]:
     samples, student_channels, teacher_channels, side = map(int, shape.split("x"))
     noise = torch.Generator().manual_seed(0)
     student, teacher = (
@@ -69,14 +69,7 @@ def rows_of(shape: str, rounds: int, device: torch.device, now: Callable[[], flo
     )
     exact = distances_by_rows(student.double(), teacher.double(), True, rows=rows_within(BLOCK_BYTES, side**2))
     ways = ways_of(student, teacher)
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(rounds + 1):
-        for name, way in ways.items():
-            synchronise(device)
-            began = now()
-            way()
-            synchronise(device)
-            seconds[name].append(now() - began)
+    seconds = in_turns(ways, rounds, device=device, clock=clock)
     rows: list[Row] = []
     for name, way in ways.items():
         value, gradient = errors_of(way(), exact)
@@ -84,7 +77,7 @@ def rows_of(shape: str, rounds: int, device: torch.device, now: Callable[[], flo
             {
                 "shape": shape,
                 "way": name,
-                "ms": 1e3 * statistics.median(seconds[name][1:]),
+                "ms": 1e3 * statistics.median(seconds[name]),
                 "peak_mib": peak_of(way, device),
                 "value": value,
                 "gradient": gradient,

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.evidence import Benchmark, Column, Result, Row, Table, results_folder, save
+from benchmarks.evidence import Benchmark, Column, Row, Table, find_result, results_folder, save
 from compressor.assets import embedded_student
 from compressor.base.context import no_progress
 from compressor.images.sample import sample_photo
@@ -87,9 +87,8 @@ def main() -> None:
 
 def last_rows() -> dict[tuple[str, str], Row]:
     """Return the rows of the last result."""
-    file = results_folder() / "formats_table.json"
-    rows = Result.read(file).tables[""].rows if file.is_file() else ()
-    return {(str(row["network"]), str(row["format"])): row for row in rows}
+    last = find_result("formats_table", results_folder())
+    return {} if last is None else {(str(row["network"]), str(row["format"])): row for row in last.tables[""].rows}
 
 
 def network_of(name: str) -> Network:
