@@ -54,7 +54,8 @@ def main(words: Sequence[str]) -> int:
         print(f"benchmarks: no benchmark is called {name!r}: {hint}", file=sys.stderr)
         return 2
     sys.argv = [f"benchmarks {name}", *rest]
-    return int(importlib.import_module(f"benchmarks.{name}").main())
+    code: int | None = importlib.import_module(f"benchmarks.{name}").main()
+    return code or 0
 
 
 def list_questions(words: Sequence[str]) -> int:

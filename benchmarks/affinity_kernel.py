@@ -19,7 +19,7 @@ from typing import TypeAlias
 import torch
 
 from benchmarks.evidence import Benchmark, Column, Row, Table, add_variant_option, save
-from compressor.base.precision import synchronise
+from benchmarks.turns import in_turns
 from recipes.methods.fakd import BLOCK_BYTES, distances_by_rows, kernel_for, rows_within, unit_columns
 
 BENCHMARK = Benchmark(
@@ -41,7 +41,7 @@ COLUMNS = (
 )
 
 
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shapes", default=SHAPES, help="samples x channels of student x of teacher x side, ...")
     parser.add_argument("--rounds", type=int, default=15)
@@ -50,18 +50,17 @@ def main() -> int:
     add_variant_option(parser)
     options = parser.parse_args()
     device = torch.device(options.device)
-    now = time.process_time if options.busy else time.perf_counter
-    rows = [row for shape in options.shapes.split(",") for row in rows_of(shape, options.rounds, device, now)]
+    clock = time.process_time if options.busy else time.perf_counter
+    rows = [row for shape in options.shapes.split(",") for row in rows_of(shape, options.rounds, device, clock)]
     place = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} thread(s)"
     caption = (
         f"{place}, the median of {options.rounds} rounds in turns{', processor time' if options.busy else ''}; shapes "
         "are samples x channels of student x of teacher x side."
     )
     save("affinity_kernel", Table(COLUMNS, rows, caption), variant=options.variant)
-    return 0
 
 
-def rows_of(shape: str, rounds: int, device: torch.device, now: Callable[[], float]) -> list[Row]:
+def rows_of(shape: str, rounds: int, device: torch.device, clock: Callable[[], float]) -> list[Row]:
     samples, student_channels, teacher_channels, side = map(int, shape.split("x"))
     noise = torch.Generator().manual_seed(0)
     student, teacher = (
@@ -70,14 +69,7 @@ def rows_of(shape: str, rounds: int, device: torch.device, now: Callable[[], flo
     )
     exact = distances_by_rows(student.double(), teacher.double(), True, rows=rows_within(BLOCK_BYTES, side**2))
     ways = ways_of(student, teacher)
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(rounds + 1):
-        for name, way in ways.items():
-            synchronise(device)
-            began = now()
-            way()
-            synchronise(device)
-            seconds[name].append(now() - began)
+    seconds = in_turns(ways, rounds, device=device, clock=clock)
     rows: list[Row] = []
     for name, way in ways.items():
         value, gradient = errors_of(way(), exact)
@@ -85,7 +77,7 @@ def rows_of(shape: str, rounds: int, device: torch.device, now: Callable[[], flo
             {
                 "shape": shape,
                 "way": name,
-                "ms": 1e3 * statistics.median(seconds[name][1:]),
+                "ms": 1e3 * statistics.median(seconds[name]),
                 "peak_mib": peak_of(way, device),
                 "value": value,
                 "gradient": gradient,
@@ -133,7 +125,3 @@ def peak_of(way: Way, device: torch.device) -> float | None:
     torch.cuda.reset_peak_memory_stats(device)
     way()
     return (torch.cuda.max_memory_allocated(device) - before) / 2**20
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -31,7 +31,7 @@ COLUMNS = (
 )
 
 
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tests", nargs="*", help="test files or folders; none: all that need no browser")
     options = parser.parse_args()
@@ -41,7 +41,6 @@ def main() -> int:
     command = ["make", "coverage", f"TESTS={' '.join(options.tests)}"]
     subprocess.run(command, cwd=ROOT, env=environment, stdout=sys.stderr, check=False)
     save("branches_covered", Table(COLUMNS, [row(package, totals(package)) for package in PACKAGES]))
-    return 0
 
 
 def totals(package: str) -> Mapping[str, float]:
@@ -62,7 +61,3 @@ def row(package: str, figures: Mapping[str, float]) -> Row:
         "branches": int(figures["num_branches"]),
         "branches_percent": 100 * figures["covered_branches"] / figures["num_branches"],
     }
-
-
-if __name__ == "__main__":
-    sys.exit(main())

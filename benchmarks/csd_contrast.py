@@ -6,7 +6,6 @@ Every finished run is kept.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -62,7 +61,7 @@ def contenders(width: float) -> list[Contender]:
     return rows
 
 
-def main() -> int:
+def main() -> None:
     parser = parser_of(__doc__, out="runs/csd-contrast", steps=300)
     parser.add_argument("--widths", default=",".join(map(str, WIDTHS)), help="fractions of the teacher's channels")
     options = parser.parse_args()
@@ -76,7 +75,6 @@ def main() -> int:
         "Published: CSD's figures of EDSR+ x4, not over fit + L1; of width 0.75 it has none."
     )
     save("csd_contrast", table(rows, scores, facts, caption), seeds=seeds_of(budget), variant=options.variant)
-    return 0
 
 
 def table(rows: Sequence[Contender], scores: Scores, facts: Mapping[str, dict[str, Any]], caption: str) -> Table:
@@ -115,7 +113,3 @@ def table(rows: Sequence[Contender], scores: Scores, facts: Mapping[str, dict[st
 
 def batch_of(facts: Mapping[str, Any]) -> int:
     return int(facts["preset"]["schedule"]["batch"])
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -49,7 +49,7 @@ Way: TypeAlias = Callable[[Path], object]
 """Writes the enlarged picture or film to a path."""
 
 
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, default=embedded_student(), help="default: the embedded student")
     parser.add_argument("--picture", default="960x540", metavar="WxH")
@@ -79,7 +79,6 @@ def main() -> int:
         {key: Table(COLUMNS, rows, f"{captions[key]} {named}; {where}.") for key, rows in tables.items()},
         variant=options.variant,
     )
-    return 0
 
 
 def photo(size: str, shift: int = 0) -> Pixels:
@@ -223,7 +222,3 @@ def _planes(image_u8: Pixels) -> NDArray[np.float32]:
 
 def _bytes(image: NDArray[np.float32]) -> Pixels:
     return np.ascontiguousarray((image[0].clip(0, 1) * 255 + 0.5).astype(np.uint8).transpose(1, 2, 0))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

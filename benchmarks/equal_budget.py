@@ -1,4 +1,4 @@
-"""Comparisons at equal budget: contenders, their cached runs, and the table of their scores.
+"""Comparisons at equal budget: contenders, their cached runs, and their scores.
 
 A contender is a recipe with a student and a teacher; all have the same schedule and, for one seed, the same batches.
 Every finished run stays in its folder with its scores, so that a command can be stopped and repeated, and contenders
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import srkd
-from benchmarks.evidence import Cell, Column, Row, Table, add_variant_option
+from benchmarks.evidence import Cell, add_variant_option
 from compressor.assets import embedded_teacher
 from compressor.base.errors import UsageError
 from compressor.base.files import atomic_path, file_sha256
@@ -50,7 +50,6 @@ class Contender:
     teacher: Path | None = None
     settings: tuple[str, ...] = ()
     steps: int | None = None
-    phi_weights: Path | None = None
 
     @property
     def label(self) -> str:
@@ -65,7 +64,7 @@ class Published:
     source: str = ""
 
     def __str__(self) -> str:
-        return f"{_mean(self.gains):+.3f}" + (f" ({self.source})" if self.source else "")
+        return f"{statistics.fmean(self.gains):+.3f}" + (f" ({self.source})" if self.source else "")
 
 
 @dataclass(frozen=True)
@@ -154,7 +153,6 @@ def trained(one: Contender, seed: int, budget: Budget) -> Path:
         steps=one.steps or budget.steps,
         seed=seed,
         settings=settings,
-        phi_weights=one.phi_weights,
         device=budget.device,
         out=folder,
         announce=say,
@@ -175,8 +173,6 @@ def _require_same(
         **{key: getattr(one, key) for key in ("width", "student", "init")},
     }
     now, before = now | options, before | {key: facts["request"][key] for key in options}
-    now["phi_weights"] = one.phi_weights and file_sha256(one.phi_weights)
-    before["phi_weights"] = facts["request"]["phi_weights"] and facts["phi"]["sha256"]
     if facts["teacher"] is not None:
         now["teacher"] = file_sha256(one.teacher or embedded_teacher())
         before["teacher"] = facts["teacher"]["sha256"]
@@ -209,7 +205,7 @@ def seconds_a_run(contenders: Sequence[Contender], budget: Budget) -> dict[str, 
     }
 
 
-def conditions(folder: Path, *, shared: str = "", spread: str = "mean ± sd") -> str:
+def conditions(folder: Path, *, shared: str = "") -> str:
     """Describe the training in a line, from one of the runs that share it; `shared` replaces its steps and rate."""
     facts = facts_of(folder)
     rule = facts["preset"]["schedule"]
@@ -218,7 +214,7 @@ def conditions(folder: Path, *, shared: str = "", spread: str = "mean ± sd") ->
     return (
         f"{shared.format(patches=patches)}, {rule['precision']}, trained on {facts['data']['origin']}; "
         f"{cpu_model()}, {facts['machine']['torch_threads']} thread(s), torch {facts['machine']['torch']}. "
-        f"Y-PSNR in dB, {spread}."
+        "Y-PSNR in dB, mean ± sd."
     )
 
 
@@ -246,74 +242,6 @@ def student_line(folder: Path) -> str:
     return f"{spec['arch'].upper()} {size}, ×{spec['scale']}"
 
 
-def table(
-    contenders: Sequence[Contender],
-    scores: Scores,
-    published: Mapping[str, Published | str],
-    seconds: Mapping[str, float] | None,
-    baseline: str = "scratch",
-    schedules: Mapping[str, str] | None = None,
-    *,
-    caption: str = "",
-    conclusions: Sequence[str] = (),
-    sentences: Mapping[str, str] | None = None,
-) -> Table:
-    """Return a row per contender: our scores, gain over the baseline, published gain, seconds per run, schedule.
-
-    The rows also hold the scores of each seed, and a sentence for pages that show only that. Without published gains
-    or seconds there is no column for them.
-    """
-    over = next((one.label for one in contenders if one.name == baseline), baseline)
-    sets = scores[contenders[0].name][0]
-    columns = [Column("row", ""), *(Column(name, name) for name in sets), Column("gain", f"gain over {over}")]
-    columns += [Column("published", "published")] if published else []
-    columns += [] if seconds is None else [Column("seconds", "s a run", ".0f")]
-    columns += [] if schedules is None else [Column("schedule", "start, steps at rate")]
-    rows: list[Row] = []
-    for one in contenders:
-        runs = scores[one.name]
-        rows.append(
-            {
-                "name": one.name,
-                "row": one.label,
-                **cells_of(runs),
-                "gain": None if one.name == baseline or baseline not in scores else gain(scores, one.name, baseline),
-                "published": str(published.get(one.name, "")),
-                "seconds": None if seconds is None else seconds[one.name],
-                "schedule": None if schedules is None else schedules[one.name],
-                "sentence": (sentences or {}).get(one.name),
-            }
-        )
-    return Table(columns, rows, caption, conclusions)
-
-
-def compared(
-    contenders: Sequence[Contender],
-    budget: Budget,
-    data: Path,
-    published: Mapping[str, Published | str] | None = None,
-    *,
-    shared: str = "",
-    remark: str = "",
-    timed: bool = True,
-) -> Table:
-    """Train what is not trained yet, and return the table, with gains over the first contender.
-
-    Without `timed` there is no column of seconds: for rows that cost the same, it shows only what else the machine did.
-    """
-    scores, first = compare(contenders, budget, data), contenders[0].name
-    folder = budget.folder(first)
-    return table(
-        contenders,
-        scores,
-        published or {},
-        seconds_a_run(contenders, budget) if timed else None,
-        first,
-        caption=f"Student {student_line(folder)}; {conditions(folder, shared=shared)} {remark}".strip(),
-        conclusions=leaders(contenders, scores),
-    )
-
-
 def gain(scores: Scores, ours: str, theirs: str) -> str:
     """Return the gain of one contender over another as text, from means over the sets by seed."""
     return Gain.between(theirs, means(scores[ours]), means(scores[theirs])).line().split(": ", 1)[1]
@@ -326,7 +254,7 @@ def leaders(contenders: Sequence[Contender], scores: Scores) -> list[str]:
     """
     if len(contenders) == 2:
         return []
-    ordered = sorted(contenders, key=lambda one: -_mean(means(scores[one.name])))
+    ordered = sorted(contenders, key=lambda one: -statistics.fmean(means(scores[one.name])))
     best = ordered[0]
     lines = [f"Best by mean over the sets: {best.label}."]
     return lines + [f"- over {one.label}: {gain(scores, best.name, one.name)}" for one in ordered[1:]]
@@ -334,14 +262,14 @@ def leaders(contenders: Sequence[Contender], scores: Scores) -> list[str]:
 
 def means(runs: Sequence[Mapping[str, float]]) -> list[float]:
     """Return the mean over the sets for each seed."""
-    return [_mean(list(run.values())) for run in runs]
+    return [statistics.fmean(run.values()) for run in runs]
 
 
-def cells_of(runs: Sequence[Mapping[str, float]], first_seed: int = FIRST_SEED) -> dict[str, Cell]:
+def cells_of(runs: Sequence[Mapping[str, float]]) -> dict[str, Cell]:
     """Return the spread on each set, and the scores of each seed."""
     return {
         **{name: str(Spread.of([run[name] for run in runs])) for name in runs[0]},
-        **{f"{name}, seed {seed}": score for seed, run in enumerate(runs, first_seed) for name, score in run.items()},
+        **{f"{name}, seed {seed}": score for seed, run in enumerate(runs, FIRST_SEED) for name, score in run.items()},
     }
 
 
@@ -370,7 +298,3 @@ def preset_contender(file: Path, options: Mapping[str, Sequence[str]], *, width:
 
 def say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
-
-
-def _mean(figures: Sequence[float]) -> float:
-    return statistics.fmean(figures)

@@ -35,17 +35,17 @@ SUB_IMAGE = 480
 """Side of the sub-images on which BasicSR trains, because whole 2K images take too long to decode."""
 
 
-def write_pngs(folder: Path, *, scale: int, photos: list[Path] | None = None) -> Path:
+def write_pngs(folder: Path, *, scale: int) -> Path:
     """Write HR/ and LR/ as PNG sub-images, as data sets are prepared for this loop; return the folder."""
     for name in ("HR", "LR"):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    for path in photos or [pair.hr for pair in embedded_pairs("train")]:
-        whole = read_rgb_u8(path)
+    for pair in embedded_pairs("train"):
+        whole = read_rgb_u8(pair.hr)
         side = min(SUB_IMAGE, *whole.shape[1:])
         for top in range(0, whole.shape[1] - side + 1, side // 2):
             for left in range(0, whole.shape[2] - side + 1, side // 2):
                 hr_u8 = mod_crop(whole[:, top : top + side, left : left + side], scale)
-                name = f"{path.stem}_{top}_{left}.png"
+                name = f"{pair.hr.stem}_{top}_{left}.png"
                 for kind, image in (("HR", hr_u8), ("LR", downscale_u8(hr_u8, scale))):
                     Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()).save(folder / kind / name)
     return folder
@@ -87,11 +87,6 @@ class PngPatches(Dataset[tuple[torch.Tensor, torch.Tensor]]):
 
 def _tensor(image: Pixels) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).float() / 255
-
-
-def field_loader(folder: Path, *, scale: int, lr_patch: int, batch: int, length: int) -> DataLoader:  # type: ignore[type-arg]
-    data = PngPatches(folder, scale=scale, lr_patch=lr_patch, length=length)
-    return DataLoader(data, batch_size=batch, shuffle=True, num_workers=2, drop_last=True, persistent_workers=True)
 
 
 class InMemory:
@@ -221,7 +216,11 @@ class FieldLoop:
         if data == "memory":
             self.batches = iter(InMemory(folder, scale=self.scale, lr_patch=lr_patch, batch=batch))
         else:
-            self.batches = iter(field_loader(folder, scale=self.scale, lr_patch=lr_patch, batch=batch, length=10**6))
+            patches = PngPatches(folder, scale=self.scale, lr_patch=lr_patch, length=10**6)
+            loader = DataLoader(
+                patches, batch_size=batch, shuffle=True, num_workers=2, drop_last=True, persistent_workers=True
+            )
+            self.batches = iter(loader)
 
     def run(self, steps: int) -> None:
         for _ in range(steps):

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.evidence import Benchmark, Column, Result, Row, Table, results_folder, save
+from benchmarks.evidence import Benchmark, Column, Row, Table, find_result, results_folder, save
 from compressor.assets import embedded_student
 from compressor.base.context import no_progress
 from compressor.images.sample import sample_photo
@@ -72,7 +72,7 @@ IN_FLOAT = [name for name, row in FORMATS.items() if row.precision != "int8" and
 """Without shaders: they hold two networks, and their speed is that of a player on its GPU."""
 
 
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--format", action="append", choices=IN_FLOAT, help="measure these and keep the others")
     parser.add_argument("--network", action="append", choices=list(SPECS), help="measure these and keep the others")
@@ -83,14 +83,12 @@ def main() -> int:
     for name in options.network or SPECS:
         rows |= {(name, str(row["format"])): row for row in measured(name, network_of(name), formats, options.seconds)}
     save("formats_table", table(rows))
-    return 0
 
 
 def last_rows() -> dict[tuple[str, str], Row]:
     """Return the rows of the last result."""
-    file = results_folder() / "formats_table.json"
-    rows = Result.read(file).tables[""].rows if file.is_file() else ()
-    return {(str(row["network"]), str(row["format"])): row for row in rows}
+    last = find_result("formats_table", results_folder())
+    return {} if last is None else {(str(row["network"]), str(row["format"])): row for row in last.tables[""].rows}
 
 
 def network_of(name: str) -> Network:
@@ -159,7 +157,3 @@ def table(rows: Mapping[tuple[str, str], Row]) -> Table:
         f"and torch taking turns. Not run by us: {untested}."
     )
     return Table(COLUMNS, ordered, caption)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -46,7 +46,7 @@ def parts(device: str, *, tiny: bool, data: Path | None, train: Path | None, run
 
     def speed(variant: str, *words: str) -> tuple[str, ...]:
         shape = (*TINY, *TINY_NETWORKS) if tiny else ("--steps", "20")
-        return ("benchmarks.training_speed", "--variant", variant, *on, *words, *shape)
+        return ("benchmarks", "training_speed", "--variant", variant, *on, *words, *shape)
 
     affinity = ("--variant", "gpu", *on, *(("--shapes", "1x16x8x8", "--rounds", "1") if tiny else ()))
 
@@ -114,13 +114,13 @@ def parts(device: str, *, tiny: bool, data: Path | None, train: Path | None, run
             "affinity",
             "affinities by the kernel, by rows and whole: time, memory and how exact",
             1,
-            ("benchmarks.affinity_kernel", *affinity),
+            ("benchmarks", "affinity_kernel", *affinity),
         ),
         Part(
             "profile",
             "EDSR 32/64 beside 32/256 in fp32 and bf16: plain, compiled with graphs, and in ONNX Runtime",
             5,
-            ("benchmarks.profile_everywhere", *profile),
+            ("benchmarks", "profile_everywhere", *profile),
         ),
         Part(
             "tensorrt",
@@ -134,7 +134,7 @@ def parts(device: str, *, tiny: bool, data: Path | None, train: Path | None, run
             "methods",
             f"{LEADING} for 10,000 steps from the fit",
             8,
-            ("benchmarks.methods_compared", "--variant", "gpu", *compared, *folders),
+            ("benchmarks", "methods_compared", "--variant", "gpu", *compared, *folders),
             needs="--data" if data is None else "",
         ),
     ]

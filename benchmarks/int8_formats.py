@@ -48,7 +48,7 @@ COLUMNS = (
 )
 
 
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, nargs="+", default=[embedded_student()])
     parser.add_argument("--format", action="append", choices=FILES, help="measure these; none: all")
@@ -64,7 +64,6 @@ def main() -> int:
     width, height = SIZE
     caption = f"×{SCALE}, LR {width}x{height}, one thread; Y-PSNR on the embedded validation photos."
     save("int8_formats", {name: table(of_format, caption) for name, of_format in rows.items()})
-    return 0
 
 
 def exported(model: Path, name: str, photos: Path | None) -> FileReport:
@@ -102,7 +101,3 @@ def parts(facts: Any) -> str | None:
 def table(rows: Sequence[Row], caption: str) -> Table:
     """Return the table without empty columns."""
     return Table([column for column in COLUMNS if any(row.get(column.key) is not None for row in rows)], rows, caption)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ import onnx
 import torch
 
 from benchmarks.evidence import Benchmark, Cell, Column, Row, Table, add_variant_option, save
+from benchmarks.turns import in_turns
 from compressor.assets import embedded_student, embedded_teacher
 from compressor.base.machine import has_integer_products
 from compressor.images.files import read_rgb_u8
@@ -61,7 +63,7 @@ SIDE = 128
 Build = Callable[[Network, onnx.ModelProto, torch.Tensor], onnx.ModelProto]
 
 
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="benchmark sets")
     parser.add_argument("--sets", nargs="+", default=["Set5", "Set14"])
@@ -91,7 +93,6 @@ def main() -> int:
         f"one thread, LR {SIDE}x{SIDE}, times of the processor in turns."
     )
     save("int8_quality", Table(columns, measured, caption), variant=options.variant)
-    return 0
 
 
 def rows(network: Network, data: Path, names: list[str], patches: torch.Tensor) -> Iterator[dict[str, Cell]]:
@@ -139,15 +140,9 @@ def run(session: Any, lr: torch.Tensor) -> torch.Tensor:
 def cpu_times(reference: Any, session: Any) -> list[tuple[float, float]]:
     """Return pairs of CPU times in seconds, taken in turns."""
     lr = torch.rand(1, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
-    pairs = []
-    for _ in range(ROUNDS):
-        times = []
-        for one in (reference, session):
-            began = time.process_time()
-            run(one, lr)
-            times.append(time.process_time() - began)
-        pairs.append((times[0], times[1]))
-    return pairs
+    ways = {"float": partial(run, reference, lr), "file": partial(run, session, lr)}
+    times = in_turns(ways, ROUNDS, clock=time.process_time)
+    return list(zip(times["float"], times["file"], strict=True))
 
 
 def speed_up(reference: Any, session: Any) -> float:
@@ -200,6 +195,3 @@ BUILDS: dict[str, Build] = {
     "`--int8-trt`": ours(TENSORRT),
 }
 """Functions that build a quantised graph from the network, its float graph and the patches, by table row."""
-
-if __name__ == "__main__":
-    sys.exit(main())

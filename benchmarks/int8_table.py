@@ -9,17 +9,15 @@ in turns, and the nodes that ONNX Runtime computes in integers.
 from __future__ import annotations
 
 import statistics
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
 import torch
 
 from benchmarks.equal_budget import FIRST_SEED, SETS, Contender, budget_of, parser_of, scored, trained
-from benchmarks.evidence import Benchmark, Column, Table, save
+from benchmarks.evidence import Benchmark, Cell, Column, Row, Table, save
 from benchmarks.int8_quality import SIDE, by_onnx_runtime, cpu_times, pairs, run, score
 from benchmarks.quantised_students import CONTROL, SETTINGS, contenders
 from compressor.assets import embedded_student
@@ -59,19 +57,7 @@ FILES: Mapping[str, tuple[Flavour, Callable[[Ends], FloatParts]]] = {
 }
 
 
-@dataclass(frozen=True)
-class Row:
-    """A precision of the student; None: not measured."""
-
-    name: str
-    psnr_y: Mapping[str, float]
-    megabytes: float
-    ms: float | None = None
-    times_as_fast: float | None = None
-    nodes: str | None = None
-
-
-def main() -> int:
+def main() -> None:
     parser = parser_of(__doc__, out="runs/quantised-students", steps=300)
     parser.add_argument("--calibrate", type=Path, help="photos to calibrate on; none: the embedded ones")
     options = parser.parse_args()
@@ -81,7 +67,6 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         rows = list(_rows(options.data, options.calibrate, runs, Path(folder)))
     save("int8_table", table(rows, budget.steps), seeds=(FIRST_SEED,))
-    return 0
 
 
 def _rows(data: Path, photos: Path | None, runs: Mapping[str, tuple[Contender, Path]], folder: Path) -> Iterator[Row]:
@@ -105,7 +90,7 @@ def _rows(data: Path, photos: Path | None, runs: Mapping[str, tuple[Contender, P
     for one, run_folder in runs.values():
         if "-4-" in one.name or one.name == CONTROL:
             size = quantised_bytes(load_checkpoint(run_folder).network) / 1e6
-            yield Row(one.label, scored(run_folder, data), size)
+            yield {"name": one.label, **scored(run_folder, data), "megabytes": size}
 
 
 def _names(ends: Ends) -> list[str]:
@@ -125,18 +110,17 @@ class _Measure:
 
     def row(self, name: str, path: Path, *, timed: bool) -> Row:
         session = cpu_session(path, threads=1)
-        psnr = {
-            name: statistics.mean(score(run(session, lr), hr) for lr, hr in images)
-            for name, images in self.images.items()
-        }
-        size = path.stat().st_size / 1e6
+        row: dict[str, Cell] = {"name": name, "megabytes": path.stat().st_size / 1e6}
+        for set_name, images in self.images.items():
+            row[set_name] = statistics.mean(score(run(session, lr), hr) for lr, hr in images)
         if not timed:  # the file is for another runtime
-            return Row(name, psnr, size)
+            return row
         times = cpu_times(self.reference, session)
-        ms = 1000 * statistics.median(one for _, one in times)
+        row["ms"] = 1000 * statistics.median(one for _, one in times)
+        row["times_as_fast"] = statistics.median(float_s / s for float_s, s in times)
         counted = count_integer_nodes(open_model(path), path)
-        nodes = None if counted is None else f"{counted.nodes_in_int8} of {counted.nodes}"
-        return Row(name, psnr, size, ms, statistics.median(float_s / s for float_s, s in times), nodes)
+        row["nodes"] = None if counted is None else f"{counted.nodes_in_int8} of {counted.nodes}"
+        return row
 
 
 def table(rows: Sequence[Row], steps: int) -> Table:
@@ -148,10 +132,5 @@ def table(rows: Sequence[Row], steps: int) -> Table:
         Column("times_as_fast", "times as fast as float", ".2f"),
         Column("nodes", "nodes in int8"),
     ]
-    cells = [{**vars(row), **row.psnr_y, "psnr_y": None} for row in rows]
     caption = f"ONNX Runtime, one thread, LR {SIDE}x{SIDE}, times of the processor in turns; {steps} steps."
-    return Table(columns, cells, caption)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    return Table(columns, rows, caption)

@@ -49,7 +49,7 @@ COLUMNS = (
 )
 
 
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--teacher", type=Path, default=embedded_teacher(), help="default: the embedded one")
     parser.add_argument("--data", type=Path, required=True, help="folder with the set, and with Set5 for validation")
@@ -97,7 +97,6 @@ def main() -> int:
         f"{options.set}, {machine['torch_threads']} threads of {machine['cpu']}; best: sharpness 1, spectrum 0."
     )
     save("looks", Table(COLUMNS, rows, caption), seeds=(0,))
-    return 0
 
 
 def figures_of(scored: Evaluation, measures: Sequence[str], *, to: Goal) -> list[dict[str, float]]:
@@ -111,7 +110,3 @@ def kept(run: Path, steps: int) -> CompressReport | None:
     contents = find_run_file(run)
     result = None if contents is None else contents.result
     return result if result is not None and result.steps == steps else None
-
-
-if __name__ == "__main__":
-    sys.exit(main())

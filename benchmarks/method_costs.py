@@ -79,7 +79,7 @@ class Cost:
         }
 
 
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--methods", default=",".join(all_methods()), help="names separated by commas; none: all")
     parser.add_argument("--batch", type=int, default=8)
@@ -90,7 +90,7 @@ def main() -> int:
     torch.set_num_threads(1)
     if options.peak is not None:
         print(json.dumps(peak_of(options.peak, options)))
-        return 0
+        return
     rows = []
     for name in options.methods.split(","):
         if name != "logits":
@@ -102,7 +102,6 @@ def main() -> int:
         f"{EXPLAINED:g} times what its multiply-accumulates explain. {REMARK}"
     )
     save("method_costs", Table(COLUMNS, rows, caption))
-    return 0
 
 
 def loop_of(name: str, folder: Path, options: argparse.Namespace, precision: str = "fp32") -> OwnLoop:
@@ -168,10 +167,6 @@ def peak_of(name: str, options: argparse.Namespace) -> int:
 
 def measured_peak(name: str, options: argparse.Namespace) -> int:
     shape = ["--batch", options.batch, "--lr-patch", options.lr_patch, "--width", options.width]
-    command = [sys.executable, "-m", "benchmarks.method_costs", "--peak", name, *map(str, shape)]
+    command = [sys.executable, "-m", "benchmarks", "method_costs", "--peak", name, *map(str, shape)]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     return int(json.loads(done.stdout))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -14,7 +14,6 @@ shown for context: they are of other data, other networks, and hundreds of times
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
@@ -27,6 +26,7 @@ from benchmarks.equal_budget import (
     Published,
     Scores,
     budget_of,
+    cells_of,
     compare,
     conditions,
     gain,
@@ -39,10 +39,9 @@ from benchmarks.equal_budget import (
     seconds_a_run,
     seeds_of,
     student_line,
-    table,
     teacher_line,
 )
-from benchmarks.evidence import ROOT, Benchmark, Table, save
+from benchmarks.evidence import ROOT, Benchmark, Column, Table, save
 from compressor.assets import embedded_teacher
 from recipes.catalogue import METHODS
 from recipes.config.listing import list_recipes
@@ -80,13 +79,7 @@ ELSEWHERE = {"pams", "pact", "perceptual", "calm"}
 """Methods of other questions: quantised students (benchmarks/quantised_students.py), looks (looks.py), and films."""
 SETTINGS = ("batch=4", "lr_patch=24", "decay=cosine", "precision=bf16", "validate_every=100000")
 """Settings of all runs; only the last step is validated, as the scores are measured afterwards."""
-FIT_ALONE = Contender(
-    "fit-l1",
-    "scratch",
-    "fit + L1",
-    width=WIDTH,
-    init="fit",
-)
+FIT_ALONE = Contender("fit-l1", "scratch", "fit + L1", width=WIDTH, init="fit")
 """The fitted student, trained with L1 and without distillation."""
 
 PUBLISHED: Mapping[str, Published] = {
@@ -101,13 +94,12 @@ PUBLISHED: Mapping[str, Published] = {
 }
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    options = parser_with_methods(__doc__, out="runs/methods-compared").parse_args(arguments)
+def main() -> None:
+    options = parser_with_methods(__doc__, out="runs/methods-compared").parse_args()
     shared = f"{options.steps:,} steps of {{patches}}"
     budget = budget_from(options)
     table = compared(contenders_of(options), budget, options.data, shared)
     save("methods_compared", table, seeds=seeds_of(budget), variant=options.variant)
-    return 0
 
 
 def parser_with_methods(words: str | None, *, out: str) -> argparse.ArgumentParser:
@@ -137,8 +129,9 @@ def contenders_of(options: argparse.Namespace) -> list[Contender]:
 
 
 def compared(contenders: Sequence[Contender], budget: Budget, data: Path, shared: str, steps_are: str = "") -> Table:
-    """Train the unfinished contenders, and return the table of all, with a sentence for each.
+    """Train the unfinished contenders, and return the table of all.
 
+    The rows also hold the scores of each seed, and a sentence for pages that show only that.
     `shared` is the budget in words, and `steps_are` says what the number of steps follows from.
     """
     contenders, left_out = possible(contenders, budget)
@@ -149,17 +142,29 @@ def compared(contenders: Sequence[Contender], budget: Budget, data: Path, shared
     labels = {one.name: one.label for one in contenders}
     schedules = {name: schedule_line(folder) for name, folder in folders.items()}
     compared_with = {name: labels[name] for name in (baseline, "logits") if name in labels}
-    return table(
-        contenders,
-        scores,
-        PUBLISHED,
-        seconds,
-        baseline,
-        schedules,
-        caption=f"Teacher: {teacher_line(first)}; student {student_line(first)}; {conditions(first, shared=shared)}",
-        conclusions=[*leaders(contenders, scores), "", *ranking(scores), *left_out],
-        sentences={name: sentence(name, scores, compared_with, schedules[name], steps_are) for name in labels},
-    )
+    columns = [
+        Column("row", ""),
+        *(Column(name, name) for name in budget.sets),
+        Column("gain", f"gain over {labels.get(baseline, baseline)}"),
+        Column("published", "published"),
+        Column("seconds", "s a run", ".0f"),
+        Column("schedule", "start, steps at rate"),
+    ]
+    rows = [
+        {
+            "name": name,
+            "row": label,
+            **cells_of(scores[name]),
+            "gain": None if name == baseline or baseline not in scores else gain(scores, name, baseline),
+            "published": str(PUBLISHED.get(name, "")),
+            "seconds": seconds[name],
+            "schedule": schedules[name],
+            "sentence": sentence(name, scores, compared_with, schedules[name], steps_are),
+        }
+        for name, label in labels.items()
+    ]
+    caption = f"Teacher: {teacher_line(first)}; student {student_line(first)}; {conditions(first, shared=shared)}"
+    return Table(columns, rows, caption, [*leaders(contenders, scores), "", *ranking(scores), *left_out])
 
 
 START_IN_WORDS = {
@@ -190,13 +195,7 @@ def all_rows() -> tuple[str, ...]:
 def all_contenders(methods: Sequence[str], files: Sequence[Path]) -> list[Contender]:
     """Return the contenders for recipes by name and for preset files, named after the files."""
     contenders = [
-        Contender(
-            name,
-            name,
-            TITLES.get(name, ""),
-            width=WIDTH,
-            settings=OPTIONS.get(name, ()),
-        )
+        Contender(name, name, TITLES.get(name, ""), width=WIDTH, settings=OPTIONS.get(name, ()))
         for name in methods
         if name != FIT_ALONE.name
     ]
@@ -234,7 +233,3 @@ def ranking(scores: Scores) -> list[str]:
     return (
         ["Where our order is another than the published one:", *lines] if lines else ["Our order is the published one."]
     )
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -7,7 +7,6 @@ measured first, in turns, and cached in --out, because the steps of finished run
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -42,8 +41,8 @@ ALIKE = {FIT_ALONE.name: "scratch"}
 SHAPE = argparse.Namespace(batch=4, lr_patch=24, width=WIDTH)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    options = parser_with_methods(__doc__, out="runs/methods-equal-time").parse_args(arguments)
+def main() -> None:
+    options = parser_with_methods(__doc__, out="runs/methods-equal-time").parse_args()
     contenders = contenders_of(options)
     options.out.mkdir(parents=True, exist_ok=True)
     rows = Rows(options.out / "costs.json")
@@ -57,7 +56,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     lines = [f"Time of a step over that of logits: {steps}.", "", *result.conclusions]
     tables = {"rows": replace(result, conclusions=lines), "by-method": by_method(result, costs)}
     save("methods_equal_time", tables, seeds=seeds_of(budget_of(options)), variant=options.variant)
-    return 0
 
 
 def at_equal_time(contenders: Sequence[Contender], costs: Mapping[str, float], steps: int) -> list[Contender]:
@@ -85,7 +83,3 @@ def by_method(table: Table, costs: Mapping[str, float]) -> Table:
 def mean_of(row: Row) -> float:
     """Return the mean of a row's scores over sets and seeds."""
     return fmean(float(score) for key, score in row.items() if ", seed " in key and isinstance(score, float))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.evidence import Benchmark, Column, Result, Table, results_folder, save
+from benchmarks.evidence import Benchmark, Column, Table, find_result, results_folder, save
 from compressor.base.errors import SrkdError
 from compressor.models.networks.base import Spec
 from compressor.models.networks.registry import NETWORKS, architecture
@@ -111,8 +111,8 @@ def shown(outcomes: Iterable[str], reasons: list[str]) -> str:
 
 def documented() -> dict[tuple[str, str, int], str]:
     """Return the cells of the last result, in the form of `cell`."""
-    file = results_folder() / f"{NAME}.json"
-    return cells_of(Result.read(file).tables[""]) if file.is_file() else {}
+    last = find_result(NAME, results_folder())
+    return {} if last is None else cells_of(last.tables[""])
 
 
 def cells_of(rendered: Table) -> dict[tuple[str, str, int], str]:
@@ -134,7 +134,7 @@ def _outcome(words: Sequence[str], scale: int, notes: Sequence[str]) -> str:
     return notes[int(at[4:-1]) - 1]
 
 
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--method", choices=list(methods()), help="measure this one's row and keep the others")
     parser.add_argument("--network", choices=list(NETWORKS), help="measure this one's column and keep the others")
@@ -148,8 +148,3 @@ def main() -> int:
         elif (method, arch, scale) in last:
             cells[method, arch, scale] = last[method, arch, scale]
     save(NAME, table(cells))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

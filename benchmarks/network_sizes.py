@@ -8,7 +8,6 @@ for each pooled element and five for each element of a LayerNorm), or the table 
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -80,10 +79,9 @@ COMPARABLE = {
 """Title of the column of published counts, by network, after ours that count the same."""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    argparse.ArgumentParser(description="Count the usual shapes of each network.").parse_args(arguments)
+def main() -> None:
+    argparse.ArgumentParser(description="Count the usual shapes of each network.").parse_args()
     save("network_sizes", {arch: table(arch, shapes) for arch, shapes in SHAPES.items()})
-    return 0
 
 
 def table(arch: str, shapes: Sequence[Shape]) -> Table:
@@ -110,7 +108,3 @@ def row(shape: Shape) -> Row:
         "published": CARN_720P.get(spec.arch, dukd),
         "role": shape.role,
     }
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -7,7 +7,6 @@ it, benchmark sets in ../data/benchmarks; without --golden that column is not me
 from __future__ import annotations
 
 import argparse
-import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
@@ -181,7 +180,7 @@ def table(outputs: Sequence[Row], shared: Path | None) -> Table:
     return Table(COLUMNS, table_rows)
 
 
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--golden", type=Path, help="the folder that holds archs/")
     options = parser.parse_args()
@@ -192,8 +191,3 @@ def main() -> int:
         shared = golden_folder.resolve().parent
         outputs = list(rows(golden_folder, shared / "data" / "checkpoints"))
     save("networks_table", table(outputs, shared))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -51,7 +51,6 @@ class OwnLoop:
     ) -> None:
         preset = load_preset(recipe, (f"schedule.batch={batch}", f"schedule.lr_patch={lr_patch}", *settings))
         student = (build(spec, seed=10) if student is None else student).to(device)
-        self.lr_patch = lr_patch
         self.mode = choose_execution_mode(
             student, steps=LONG, batch=batch, lr_patch=lr_patch, device=device, options=preset.speed_options()
         )
@@ -73,9 +72,6 @@ class OwnLoop:
             context=QUIET,
         )
 
-    def mode_line(self) -> str:
-        return self.mode.line(self.lr_patch)
-
     def run(self, steps: int) -> None:
         """Train for a number of further steps."""
         until = replace(self.stage, schedule=replace(self.stage.schedule, steps=self.state.done + steps))
@@ -85,16 +81,12 @@ class OwnLoop:
         for step in range(steps):
             self.batches.at(step)
 
-    def bare(self, steps: int, *, updates: bool = False) -> None:
-        """Run forward and backward on one fixed batch; with `updates` also Adam and the weight average."""
+    def step_alone(self, steps: int) -> None:
+        """Run forward, backward, Adam and the weight average on one fixed batch."""
         networks = build_networks(self.stage, self.state, self.teacher, no_note, Processes())
         for number in range(steps):
             losses = compute_losses(self.stage, self.state, Step(number, 10, self.fixed, networks))
             self.state.optimiser.zero_grad(set_to_none=True)
             torch.autograd.backward(losses.total)
-            if updates:
-                self.state.optimiser.step()
-                self.state.ema.update(self.state.trained_network)
-
-    def step_alone(self, steps: int) -> None:
-        self.bare(steps, updates=True)
+            self.state.optimiser.step()
+            self.state.ema.update(self.state.trained_network)

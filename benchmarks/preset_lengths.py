@@ -47,7 +47,7 @@ def all_recipes() -> list[str]:
     return [name for name in RECIPES if not name.endswith(("-paper", "-code"))]
 
 
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recipes", default=",".join(all_recipes()), help="names separated by commas")
     parser.add_argument(
@@ -68,7 +68,6 @@ def main() -> int:
         f"{precision}, ×4, φ = teacher; the embedded teacher and the recipe's own student."
     )
     save("preset_lengths", Table(COLUMNS, rows, caption), variant=options.variant)
-    return 0
 
 
 def seconds_a_step(name: str, preset: Preset, settings: list[str]) -> float:
@@ -101,7 +100,3 @@ def row(name: str, preset: Preset, seconds: float) -> Row:
         "steps": rule.steps,
         "hours": seconds * rule.steps / 3600,
     }
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -14,7 +14,6 @@ import argparse
 import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -23,8 +22,8 @@ from pathlib import Path
 import torch
 
 from benchmarks.evidence import Benchmark, Cell, Column, Row, Table, add_variant_option, save
+from benchmarks.turns import in_turns
 from compressor.base.machine import torch_threads
-from compressor.base.precision import synchronise
 from compressor.inference.open import open_model
 from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.checkpoints.save import save_network
@@ -56,7 +55,7 @@ COLUMNS = (
 )
 
 
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--teacher", default="edsr:width=256,depth=32,scale=4,res_scale=0.1")
     parser.add_argument("--student", default="edsr:width=64,depth=32,scale=4,res_scale=0.1")
@@ -99,7 +98,6 @@ def main() -> int:
     save("profile_everywhere", Table(COLUMNS, [eager, *rows(report, slower)], caption), variant=options.variant)
     for lost in report.lost:
         print(f"lost: {lost.model} in {lost.runtime} {lost.precision}: {lost.reason}", file=sys.stderr)
-    return 0
 
 
 @dataclass(frozen=True)
@@ -152,18 +150,12 @@ def eager_row(files: Mapping[str, Path], size: tuple[int, int], place: OpenOptio
         "student": partial(networks["student"], lr),
         "runtime": partial(runtime.run, lr),
     }
-    times: dict[str, list[float]] = {name: [] for name in ways}
     with torch_threads(place.threads):
-        for _ in range(rounds + 1):
-            for name, call in ways.items():
-                began = time.perf_counter()
-                call()
-                synchronise(device)
-                times[name].append(1000 * (time.perf_counter() - began))
-    ms = {name: statistics.median(each[1:]) for name, each in times.items()}  # the first round warms up
+        times = in_turns(ways, rounds, device=device)
+    ms = {name: 1000 * statistics.median(each) for name, each in times.items()}
 
     def ratio(above: str, below: str) -> float:
-        return statistics.median(a / b for a, b in zip(times[above][1:], times[below][1:], strict=True))
+        return statistics.median(a / b for a, b in zip(times[above], times[below], strict=True))
 
     over = ratio("teacher", "student")
     cells: dict[str, Cell] = {"runtime": "eager torch", "precision": "fp32"}
@@ -191,7 +183,3 @@ def rows(report: ProfileReport, slower: float) -> list[Row]:
         }
         table.append(cells)
     return table
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import copy
 import math
-import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -76,7 +75,7 @@ def contenders() -> list[Contender]:
     return rows
 
 
-def main() -> int:
+def main() -> None:
     parser = parser_of(__doc__, out="runs/quantised-students", steps=300)
     parser.add_argument("--only", default="", help="contenders by name, with commas between")
     options = parser.parse_args()
@@ -95,7 +94,6 @@ def main() -> int:
     rows = [{"row": one.label, **file_row(budget.folder(one.name), options.data / "Set5")} for one in in_eight_bits]
     tables["files"] = Table(FILE_COLUMNS, rows, FILE_CAPTION)
     save("quantised_students", tables, seeds=seeds_of(budget), variant=options.variant)
-    return 0
 
 
 def table(
@@ -154,7 +152,3 @@ def file_row(folder: Path, images: Path) -> Row:
 def distance(difference: torch.Tensor) -> str:
     """Return the largest difference in grey levels and PSNR in dB, of values in [0,1]."""
     return f"{255 * float(difference.abs().max()):.1f}, {-10 * math.log10(float(difference.square().mean())):.0f} dB"
-
-
-if __name__ == "__main__":
-    sys.exit(main())

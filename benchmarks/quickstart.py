@@ -42,7 +42,7 @@ SPEED = (
 )
 
 
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--set", action="append", default=[], dest="settings", help="a variable of the Makefile")
     parser.add_argument("--out", type=Path, default=Path("runs/quickstart-measured"), help="folder to run in")
@@ -63,7 +63,6 @@ def main() -> int:
             "speed": Table(SPEED, [timing(row) for row in speed], f"LR {speed[0]['lr_size']}, {place(speed[0])}."),
         },
     )
-    return 0
 
 
 def summary(rows: Sequence[Row]) -> list[Row]:
@@ -124,7 +123,3 @@ def place(row: dict[str, str]) -> str:
 
 def number(text: str) -> float | None:
     return float(text) if text else None
-
-
-if __name__ == "__main__":
-    sys.exit(main())

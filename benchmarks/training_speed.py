@@ -17,8 +17,8 @@ import argparse
 import statistics
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -27,6 +27,7 @@ import torch
 from benchmarks.evidence import Benchmark, Cell, Column, Row, Table, add_variant_option, save
 from benchmarks.field_practice import FieldLoop, write_pngs
 from benchmarks.own_practice import OwnLoop
+from benchmarks.turns import in_turns
 from compressor.base.memory import keep_freed_memory
 from compressor.models.networks.base import Network, Spec
 from compressor.models.networks.edsr import EDSRSpec
@@ -63,7 +64,7 @@ BATCHES = {"csd": (4, 32)}
 """Batch and LR patch by recipe, smaller if φ computes features of images in HR size."""
 
 
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--teacher", default="edsr:width=48,depth=16,scale=4")
     parser.add_argument("--student", default="edsr:width=24,depth=16,scale=4")
@@ -87,7 +88,6 @@ def main() -> int:
         f"range of {options.rounds} rounds."
     )
     save("training_speed", Table(COLUMNS, rows, caption), variant=options.variant)
-    return 0
 
 
 def edsr_spec(text: str) -> EDSRSpec:
@@ -114,10 +114,10 @@ def row(recipe: str, teacher: EDSRSpec, student: EDSRSpec, options: argparse.Nam
         own = own_loop(recipe, teacher, student, folder, batch, lr_patch, device)
         ways: dict[str, Callable[[int], None]] = {name: loop.run for name, loop in fields.items()}
         ways |= {"srkd": own.run, "step": own.step_alone, "data": own.data}
-        seconds = in_turns(ways, options.steps, options.rounds)
+        seconds = in_turns({name: partial(run, options.steps) for name, run in ways.items()}, options.rounds)
 
     ms: dict[str, Cell] = {
-        name: 1e3 * statistics.median(seconds[name]) for name in (*SOURCES, "srkd") if name in seconds
+        name: 1e3 * statistics.median(seconds[name]) / options.steps for name in (*SOURCES, "srkd") if name in seconds
     }
     faster: dict[str, Cell] = {
         f"over {source}": ratio(seconds[source], seconds["srkd"]) for source in SOURCES if source in seconds
@@ -160,18 +160,3 @@ def own_loop(
         student=student_of_spec(network, student) if network is not None and recipe == "csd" else None,
         phi=phi,
     )
-
-
-def in_turns(ways: Mapping[str, Callable[[int], None]], steps: int, rounds: int) -> dict[str, list[float]]:
-    """Return the seconds per step of each way and round, without the first round, which warms up."""
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(rounds + 1):
-        for name, run in ways.items():
-            started = time.perf_counter()
-            run(steps)
-            seconds[name].append((time.perf_counter() - started) / steps)
-    return {name: figures[1:] for name, figures in seconds.items()}
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -11,29 +11,22 @@ from typing import Any
 
 import torch
 
-from compressor.base.errors import SrkdError, reason_of
 from compressor.base.files import file_sha256
 from compressor.base.machine import installed_version, native_silence
 from compressor.models.networks.base import Network
 from compressor.runtimes.coreai_runtime import PROGRAM
-from export.formats.conversion import INPUT, OUTPUT, CannotConvert, Conversion, example_size, require_size, silence
+from export.formats.conversion import INPUT, OUTPUT, Conversion, example_size, refusals_of, require_size
 
 
 def convert(job: Conversion) -> Mapping[str, object]:
     """Write the asset; return its facts. The runtime reads the program's hash from the sidecar."""
     require_size(job, "Core AI")
-    try:
-        with silence(), native_silence():
-            from coreai_torch import TorchConverter, get_decomp_table
+    with refusals_of("coreai-torch", job.network), native_silence():
+        from coreai_torch import TorchConverter, get_decomp_table
 
-            traced = _trace(job.network, job.options.lr_size).run_decompositions(get_decomp_table())
-            converter = TorchConverter().add_exported_program(traced, input_names=[INPUT], output_names=[OUTPUT])
-            converter.to_coreai().save_asset(job.path)
-    except SrkdError:
-        raise
-    except Exception as error:
-        reason = reason_of(error, first=True)
-        raise CannotConvert(f"coreai-torch cannot convert {job.network.spec.arch}: {reason}") from error
+        traced = _trace(job.network, job.options.lr_size).run_decompositions(get_decomp_table())
+        converter = TorchConverter().add_exported_program(traced, input_names=[INPUT], output_names=[OUTPUT])
+        converter.to_coreai().save_asset(job.path)
     return {
         "coreai-torch": installed_version("coreai-torch"),
         "target": "iOS 27, macOS 27",

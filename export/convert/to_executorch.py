@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
-from compressor.base.errors import SrkdError, reason_of
 from compressor.base.machine import installed_version
 from compressor.models.networks.base import Network
-from export.formats.conversion import CannotConvert, Conversion, example_size, require_size, silence
+from export.formats.conversion import Conversion, example_size, refusals_of, require_size
 
 PLANNED_BYTES = 256 * 1024**2
 """Largest planned memory of a file for any size, in bytes."""
@@ -31,21 +29,8 @@ def convert(job: Conversion) -> Mapping[str, object]:
     require_size(job, "ExecuTorch")
     size = job.options.lr_size
     side = None if size is not None else max_side(job.network)
-    with within_executorch(job.network):
+    with refusals_of("ExecuTorch", job.network):
         return write(job, lower(trace(job.network, size, side)), side)
-
-
-@contextmanager
-def within_executorch(network: Network) -> Iterator[None]:
-    """Suppress the converter's output, and turn its errors into one line."""
-    try:
-        with silence():
-            yield
-    except SrkdError:
-        raise
-    except Exception as error:
-        reason = reason_of(error, first=True)
-        raise CannotConvert(f"ExecuTorch cannot convert {network.spec.arch}: {reason}") from error
 
 
 def trace(network: Network, size: tuple[int, int] | None, side: int | None) -> Any:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from compressor.base.context import QUIET, Context
-from compressor.base.errors import SrkdError, UsageError
+from compressor.base.errors import SrkdError, UsageError, reason_of
 
 if TYPE_CHECKING:
     from compressor.models.networks.base import ImageModel, Network
@@ -137,6 +137,20 @@ def require_size(job: Conversion, title: str) -> None:
             f"{job.network.spec.arch} in {title} takes images of one size only, as it works on whole squares: "
             "name it, as in --static 64x64"
         )
+
+
+@contextmanager
+def refusals_of(converter: str, network: Network) -> Iterator[None]:
+    """Suppress a converter's output, and turn its errors into one line that it cannot convert the network."""
+    try:
+        with silence():
+            yield
+    except SrkdError:
+        raise
+    except Exception as error:
+        raise CannotConvert(
+            f"{converter} cannot convert {network.spec.arch}: {reason_of(error, first=True)}"
+        ) from error
 
 
 @contextmanager

@@ -6,6 +6,7 @@ each value, and the values are compared in the order of the file.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -153,8 +154,7 @@ def _errors(
 
 def _run(model: onnx.ModelProto, names: Sequence[str], lr: torch.Tensor) -> dict[str, NDArray[np.float32]]:
     """The values of these names, whether or not they are outputs of the graph."""
-    extended = onnx.ModelProto()
-    extended.CopyFrom(model)
+    extended = copy.deepcopy(model)
     present = {value.name for value in model.graph.output}
     extended.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in present)
     with one_line("the file cannot be run value by value", first=True):

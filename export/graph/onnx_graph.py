@@ -8,6 +8,7 @@ grouped convolution) the channels are gathered.
 from __future__ import annotations
 
 import ast
+import copy
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -59,9 +60,7 @@ def build_graph(
     if translations is not None:
         return _build(network, lr_size, opset, translations)
     graph = _graphs.get((network_key(network), lr_size, opset), lambda: _build(network, lr_size, opset, None))
-    model = onnx.ModelProto()
-    model.CopyFrom(graph.model)
-    return replace(graph, model=model)
+    return replace(graph, model=copy.deepcopy(graph.model))
 
 
 _graphs = Recent[ExportedGraph](lambda graph: graph.model.ByteSize())
@@ -274,3 +273,18 @@ def _gather(graph: onnx.GraphProto, node: onnx.NodeProto, block: int) -> None:
 def attribute_of(node: onnx.NodeProto, name: str, default: Any = None) -> Any:
     """The value of a node's attribute; `default` if the node lacks it."""
     return next((helper.get_attribute_value(entry) for entry in node.attribute if entry.name == name), default)
+
+
+def for_one_size(model: onnx.ModelProto, lr_size: tuple[int, int]) -> onnx.ModelProto:
+    """Make a graph take one image of a size (width, height), and return it with the shapes of all its values."""
+    stored = {tensor.name for tensor in model.graph.initializer}
+    image = next(value for value in model.graph.input if value.name not in stored)
+    dims = image.type.tensor_type.shape.dim
+    for dim, size in zip(dims, (1, dims[1].dim_value, lr_size[1], lr_size[0]), strict=True):
+        dim.Clear()
+        dim.dim_value = size
+    # Stored shapes, which are for free sizes, would be used instead of inferred ones.
+    del model.graph.value_info[:]
+    for output in model.graph.output:
+        output.type.tensor_type.ClearField("shape")
+    return onnx.shape_inference.infer_shapes(model, data_prop=True)

@@ -12,7 +12,7 @@ from export.hosts.job import HostFiles, HostJob
 def write(job: HostJob) -> HostFiles:
     """Write `4x-MODEL.aimodel`."""
     job.require_any_size("Core AI", flag="--coreai")
-    files = job.export(["coreai"], f"{job.scale}x-{job.model}")
+    files = job.export(["coreai"], job.name)
     return HostFiles(
         files,
         place="the .aimodel into an Xcode project for macOS or iOS 27; the .json beside it is srkd's",

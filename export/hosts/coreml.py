@@ -14,8 +14,7 @@ def write(job: HostJob) -> HostFiles:
     """Write `4x-MODEL-256x256.fp16.mlpackage` and the like."""
     if needs_fixed_size(job.network):
         raise CannotConvert(f"{job.network.spec.arch}'s windows leave the neural engine: {STUDENTS} run there")
-    name = f"{job.scale}x-{job.model}"
-    files = job.export(["coreml-fp16"], name, options=FileOptions(lr_size=job.size))
+    files = job.export(["coreml-fp16"], job.name, options=FileOptions(lr_size=job.size))
     return HostFiles(
         files,
         place="the package into an Xcode project, which makes a class of it",

@@ -13,8 +13,7 @@ from export.hosts.job import HostFiles, HostJob
 def write(job: HostJob) -> HostFiles:
     """Write `2x-MODEL.onnx`."""
     job.require_any_size("ONNX", why="dnn_processing gives frames of the film's size")
-    name = f"{job.scale}x-{job.model}"
-    files = job.export(["onnx"], name)
+    files = job.export(["onnx"], job.name)
     pixels = "rgb24" if job.network.descriptor.channels == 3 else "yuv420p"
     names = "input=input:output=output"
     notes = (
@@ -22,7 +21,7 @@ def write(job: HostJob) -> HostFiles:
         "FFmpeg's OpenVINO backend takes a file of the film's size: srkd export MODEL --openvino --static 640x360, and "
         "dnn_backend=openvino:layout=nchw",
     )
-    filters = f"format={pixels},dnn_processing=dnn_backend=onnx:model={name}.onnx:{names}"
+    filters = f"format={pixels},dnn_processing=dnn_backend=onnx:model={job.name}.onnx:{names}"
     return HostFiles(
         files,
         place="the files anywhere",

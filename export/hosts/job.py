@@ -72,6 +72,11 @@ class HostJob:
     def scale(self) -> int:
         return self.network.descriptor.scale
 
+    @property
+    def name(self) -> str:
+        """The name of files, in which programs read the scale: 4x-MODEL."""
+        return f"{self.scale}x-{self.model}"
+
     def export(
         self,
         formats: Sequence[str],

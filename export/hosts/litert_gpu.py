@@ -62,8 +62,7 @@ OVER_AXES = frozenset({"MEAN", "SUM"})
 
 def write(job: HostJob) -> HostFiles:
     """Write `4x-MODEL-256x256.tflite`, checked operator by operator."""
-    name, network = f"{job.scale}x-{job.model}", job.network.unclipped()
-    (file,) = job.export(["litert"], name, network=network, options=FileOptions(lr_size=job.size))
+    (file,) = job.export(["litert"], job.name, network=job.network.unclipped(), options=FileOptions(lr_size=job.size))
     assert file.path is not None
     reasons = list(gpu_refusals(file.path.read_bytes()))
     if reasons:

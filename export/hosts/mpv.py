@@ -12,15 +12,14 @@ FOLDER = "~/.config/mpv/shaders (on Windows %APPDATA%\\mpv\\shaders; for jellyfi
 
 def write(job: HostJob) -> HostFiles:
     """Write `2x-MODEL.glsl` and `2x-MODEL.fp16.glsl`."""
-    name = f"{job.scale}x-{job.model}"
-    files = job.export(["glsl", "glsl-fp16"], name)
+    files = job.export(["glsl", "glsl-fp16"], job.name)
     notes = ["the fp16 shader is the faster one where the GPU has fp16"]
     if job.network.descriptor.channels == 3:
         notes.append("it enlarges RGB; with --luma srkd writes one of the luma alone, which costs less")
     return HostFiles(
         files,
-        place=f"{name}.glsl into {FOLDER}",
-        call=f'mpv --glsl-shaders="~~/shaders/{name}.glsl" film.mkv',
+        place=f"{job.name}.glsl into {FOLDER}",
+        call=f'mpv --glsl-shaders="~~/shaders/{job.name}.glsl" film.mkv',
         expect="what mpv's statistics show on your GPU (I, then 2): a GPU's times cannot be foretold from a CPU's",
         notes=tuple(notes),
     )

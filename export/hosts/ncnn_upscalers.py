@@ -60,8 +60,7 @@ def write(job: HostJob) -> HostFiles:
         network = in_few_layers(job.network if job.network.descriptor.channels == 3 else job.network.in_rgb())
     except SrkdError as error:
         raise CannotConvert(f"{title} takes RGB only: {error}: {STUDENTS} run there") from error
-    name = f"{job.scale}x-{job.model}"
-    files = job.export(["ncnn"], name, network=network, folder=job.folder / FOLDER)
+    files = job.export(["ncnn"], job.name, network=network, folder=job.folder / FOLDER)
     _require_layers(job, files[0].path)
     notes = []
     if network.descriptor.channels != job.network.descriptor.channels:
@@ -76,10 +75,10 @@ def write(job: HostJob) -> HostFiles:
         )
     return HostFiles(
         files,
-        place=f"the folder {FOLDER} with {name}.param and {name}.bin; Upscayl wants 'models' in its path"
+        place=f"the folder {FOLDER} with {job.name}.param and {job.name}.bin; Upscayl wants 'models' in its path"
         if job.host == "upscayl"
-        else f"{name}.param and {name}.bin into the folder {FOLDER} of the program",
-        call=CALLS[job.host].format(name=name, scale=job.scale),
+        else f"{job.name}.param and {job.name}.bin into the folder {FOLDER} of the program",
+        call=CALLS[job.host].format(name=job.name, scale=job.scale),
         timed=files[0].path,
         notes=tuple(notes),
     )

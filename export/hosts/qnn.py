@@ -65,7 +65,7 @@ def write(job: HostJob) -> HostFiles:
     notes: list[str] = []
     for name in FORMATS:
         try:
-            (file,) = job.export([name], f"{job.scale}x-{job.model}", options=FileOptions(lr_size=job.size))
+            (file,) = job.export([name], job.name, options=FileOptions(lr_size=job.size))
             assert file.path is not None
             _require_whole(job, file.path)
             files.append(file)

@@ -41,7 +41,7 @@ INSTEAD = "--student compact-s runs there"
 
 def write(job: HostJob) -> HostFiles:
     """Write `4x-MODEL.pth` in its home names; if spandrel is installed, it must load it and give the same images."""
-    name = f"{job.scale}x-{job.model}.pth"
+    name = f"{job.name}.pth"
     file, notes = write_home_file(job, job.folder / name)
     place, call = PLACES[job.host]
     return HostFiles((file,), place=f"{name} into {place}", call=call.format(name=name), timed=file.path, notes=notes)

@@ -17,17 +17,16 @@ from export.writing.exporting import FileReport
 def write(job: HostJob) -> HostFiles:
     """Write `4x-MODEL.fp16.onnx`, the same with fp16 images, int8, and an engine where one can be built."""
     job.require_any_size("ONNX", flag="--fp16")
-    name = f"{job.scale}x-{job.model}"
-    files: list[FileReport] = list(job.export(["fp16"], name))
-    files += job.export(["fp16"], name, options=FileOptions(io="fp16"))
+    files: list[FileReport] = list(job.export(["fp16"], job.name))
+    files += job.export(["fp16"], job.name, options=FileOptions(io="fp16"))
     notes = ["fp16io is the same with images in fp16, for programs that keep them on the GPU so"]
     try:
-        files += job.export(["int8-trt"], name)
+        files += job.export(["int8-trt"], job.name)
         notes.append("int8-trt is built by the same command; it is symmetric, so it needs no switch and no calibration")
     except CannotConvert as error:
         notes.append(f"without int8: {error}")
     if FORMATS["trt"].missing_requirement() is None:
-        files += job.export(["trt"], name)
+        files += job.export(["trt"], job.name)
         notes.append("the engine belongs to the GPU, driver and TensorRT of the machine that wrote it")
     fp16 = files[0].path
     assert fp16 is not None

@@ -120,8 +120,7 @@ def write(job: HostJob) -> HostFiles:
             f"the page enlarges RGB, and this network has {descriptor.channels} channel: {STUDENTS} run there, and "
             "srkd demo runs this one"
         )
-    name = f"{job.scale}x-{job.model}"
-    files = job.export(["onnx", "fp16"], name)
+    files = job.export(["onnx", "fp16"], job.name)
     fp32, fp16 = (file.path.name for file in files if file.path is not None)
     radius = descriptor.receptive_radius
     margin = UNBOUNDED_MARGIN if radius is None else radius

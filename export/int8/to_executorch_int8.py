@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -19,8 +20,8 @@ from torch import nn
 
 from compressor.base.machine import installed_version
 from compressor.models.quantisation.description import KEY
-from export.convert.to_executorch import lower, max_side, retrace, trace, within_executorch, write
-from export.formats.conversion import CannotConvert, Conversion, require_size
+from export.convert.to_executorch import lower, max_side, retrace, trace, write
+from export.formats.conversion import CannotConvert, Conversion, refusals_of, require_size
 from export.int8.float_parts import FloatParts, LayerNames
 from export.int8.search import Search, Tool, Unwritten
 from export.int8.task import Int8Task
@@ -53,7 +54,7 @@ def convert(job: Conversion) -> Mapping[str, object]:
     task = Int8Task.of(job, max_size=None if side is None else (side, side))
     search = Search(Torchao(task, side), task)
     result = search.run()
-    with within_executorch(network):
+    with refusals_of(Torchao.name, network):
         lowered = lower(retrace(result.file, network, size, side))
         int8, other = _count(lowered.exported_program().graph_module)
         facts = write(job, lowered, side)
@@ -77,12 +78,12 @@ class Torchao(Tool[nn.Module]):
 
     def __init__(self, task: Int8Task, side: int | None) -> None:
         self._task, network = task, task.job.network
-        with within_executorch(network):
+        with refusals_of(Torchao.name, network):
             self._program = trace(task.spread, task.job.options.lr_size, side)
             self.layers = _layers(self._program.module().graph)
 
     def write(self, parts: FloatParts) -> nn.Module:
-        with within_executorch(self._task.job.network):
+        with refusals_of(self.name, self._task.job.network):
             return _quantise(self._program.module(), self._task.calibration.patches, parts)
 
     def open(self, file: nn.Module) -> Unwritten:
@@ -139,7 +140,7 @@ def _separate_layers(module: nn.Module) -> None:
     for node in [node for node in graph.nodes if node.op == "get_attr"]:
         for index, user in enumerate([user for user in node.users if user.target in LAYERS][1:]):
             name = f"{node.target.replace('.', '_')}_again{index}"
-            value = _attribute(module, node.target)
+            value = attrgetter(node.target)(module)
             assert isinstance(value, torch.Tensor)
             module.register_parameter(name, nn.Parameter(value.detach().clone(), requires_grad=False))
             with graph.inserting_before(user):
@@ -189,13 +190,7 @@ def _layers(graph: Any) -> LayerNames:
 def _is_stored(node: Any) -> bool:
     """Whether a layer's weight is a parameter; that of a mean shift is not in some files."""
     weight = node.args[1]
-    return weight.op == "get_attr" and isinstance(_attribute(node.graph.owning_module, weight.target), nn.Parameter)
-
-
-def _attribute(module: Any, target: str) -> object:
-    for name in target.split("."):
-        module = getattr(module, name)
-    return module
+    return weight.op == "get_attr" and isinstance(attrgetter(weight.target)(node.graph.owning_module), nn.Parameter)
 
 
 def _name(node: Any) -> str:

@@ -25,6 +25,7 @@ from compressor.base.files import atomic_path, read_text, require_writable_folde
 from compressor.images.sample import sample_photo
 from compressor.inference.open import open_model
 from compressor.runtimes.table import RUNTIMES
+from export.graph.onnx_graph import for_one_size
 from export.plan.measure import Environment, megabytes_of, write_untrained
 from export.plan.search import CandidateShape, ShapeMeasurement, Targets
 
@@ -139,16 +140,8 @@ def emit(
 
 def _write_fixed(source: Path, lr_size: tuple[int, int], target: Path) -> Path:
     """Write an ONNX file again that takes one image of one size."""
-    model = onnx.load_model(str(source))
-    dims = model.graph.input[0].type.tensor_type.shape.dim
-    for dim, size in zip(dims, (1, dims[1].dim_value, lr_size[1], lr_size[0]), strict=True):
-        dim.Clear()
-        dim.dim_value = size
-    del model.graph.value_info[:]
-    for output in model.graph.output:
-        output.type.tensor_type.ClearField("shape")
     target.parent.mkdir(exist_ok=True)
-    onnx.save_model(onnx.shape_inference.infer_shapes(model, data_prop=True), str(target))
+    onnx.save_model(for_one_size(onnx.load_model(str(source)), lr_size), str(target))
     return target
 
 

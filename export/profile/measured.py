@@ -39,7 +39,7 @@ from export.profile.matrix_rate import matrix_rate
 from export.profile.memory import PeakMemory
 from export.proof.integer_nodes import IntegerNodes, count_integer_nodes
 from export.timing.stopwatch import image_for, timer_for
-from export.timing.turns import Call, TurnTimes
+from export.timing.turns import Call, TurnTimes, no_garbage_collection
 
 
 @dataclass(frozen=True)
@@ -153,16 +153,11 @@ class MeasuredModel:
 
     def turn(self, *, workload: Sequence[int], calls: int) -> dict[str, Any]:
         """The `TurnTimes` of that many calls."""
-        gc.collect()
-        gc.disable()
-        try:
-            with _failures_in_one_line(_described(workload)):
-                started = time.process_time()
-                milliseconds = self._time(self._call(workload), calls)
-                ran = calls + (calls > 1)  # with several calls an untimed one runs first
-                cpu_ms = 1000 * (time.process_time() - started) / ran
-        finally:
-            gc.enable()
+        with no_garbage_collection(), _failures_in_one_line(_described(workload)):
+            started = time.process_time()
+            milliseconds = self._time(self._call(workload), calls)
+            ran = calls + (calls > 1)  # with several calls an untimed one runs first
+            cpu_ms = 1000 * (time.process_time() - started) / ran
         # CPU time is meaningless for several threads, which spin while they wait, and for the work of a GPU or a child.
         in_child = isinstance(self._runtime, ForeignRuntime) and self._runtime.child is not None
         is_alone = self._threads == 1 and self._runtime.device == "cpu" and not in_child

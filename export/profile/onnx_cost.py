@@ -9,6 +9,7 @@ from pathlib import Path
 import onnx
 
 from compressor.models.networks.image_cost import Cost
+from export.graph.onnx_graph import for_one_size
 
 Shape = tuple[int, ...]
 
@@ -35,17 +36,7 @@ def onnx_cost(path: Path, lr_size: tuple[int, int]) -> Cost | None:
 
 def _shapes(model: onnx.ModelProto, lr_size: tuple[int, int]) -> dict[str, Shape]:
     """The shape of every tensor for one image of this size."""
-    stored = {tensor.name for tensor in model.graph.initializer}
-    image = next(value for value in model.graph.input if value.name not in stored)
-    sizes = image.type.tensor_type.shape.dim
-    for dim, size in zip(sizes, (1, sizes[1].dim_value, lr_size[1], lr_size[0]), strict=True):
-        dim.Clear()
-        dim.dim_value = size
-    # Stored shapes, which are for free sizes, would be used instead of inferred ones.
-    del model.graph.value_info[:]
-    for output in model.graph.output:
-        output.type.tensor_type.ClearField("shape")
-    inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+    inferred = for_one_size(model, lr_size).graph
     shapes = {tensor.name: tuple(tensor.dims) for tensor in inferred.initializer}
     for value in (*inferred.input, *inferred.output, *inferred.value_info):
         dims = value.type.tensor_type.shape.dim

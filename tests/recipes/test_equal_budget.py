@@ -65,18 +65,6 @@ def test_a_run_of_another_budget_is_refused(
         trained(contender, 10, replace(budget, **changed))
 
 
-def test_a_run_with_another_vgg_is_refused(budget: Budget, tmp_path: Path) -> None:
-    folder = trained(ONE, 10, budget)
-    facts = equal_budget.facts_of(folder)
-    facts["request"]["phi_weights"], facts["phi"] = "vgg19.pth", {"sha256": "0123"}
-    (folder / "run.json").write_text(json.dumps(facts), encoding="utf-8")
-    file = tmp_path / "vgg19.pth"
-    file.write_bytes(b"weights")
-    for now in (file, None):
-        with pytest.raises(SystemExit, match=r'mine-seed10: trained with phi_weights="0123", and now it would be'):
-            trained(replace(ONE, phi_weights=now), 10, budget)
-
-
 def test_an_interrupted_run_is_taken_up(budget: Budget) -> None:
     folder = trained(ONE, 10, budget)
     facts = {key: value for key, value in equal_budget.facts_of(folder).items() if key != "result"}

@@ -12,6 +12,7 @@ copies lie side by side if shuffle' reads positions before channels (ONNX's mode
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -42,13 +43,12 @@ class Ends:
 
 def meet_image(model: onnx.ModelProto) -> Ends:
     """The rewritten graph; ends that do not have these forms stay unchanged."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    first = _rewrite_input(copy)
-    last = _rewrite_output(copy)
-    sums = () if last else _meet_anchor(copy)
-    _remove_unused(copy.graph)
-    return Ends(FloatGraph(copy), frozenset(name for name in (first, last, *sums) if name is not None))
+    model = copy.deepcopy(model)
+    first = _rewrite_input(model)
+    last = _rewrite_output(model)
+    sums = () if last else _meet_anchor(model)
+    _remove_unused(model.graph)
+    return Ends(FloatGraph(model), frozenset(name for name in (first, last, *sums) if name is not None))
 
 
 @dataclass(frozen=True)
@@ -265,7 +265,7 @@ def _meet_anchor(model: onnx.ModelProto) -> tuple[str, ...]:
     ordered = sorted(moves, key=lambda place: (graph.nodes[place].op_type != "Clip", place))
     values = [name, *(graph.nodes[place].output[0] for place in reversed(moves))]
     nodes = list(model.graph.node)
-    for place, node in zip(sorted(moves), (_copy_of(graph.nodes[place]) for place in ordered), strict=True):
+    for place, node in zip(sorted(moves), (copy.deepcopy(graph.nodes[place]) for place in ordered), strict=True):
         node.input[0], node.output[0] = values[:2]
         values.pop(0)
         nodes[place] = node
@@ -289,12 +289,6 @@ def _copies(graph: FloatGraph, name: str, image: str) -> bool:
     weight = graph.constants[layer.weight]
     is_point = layer.kind == "conv" and layer.bias is None and weight.shape[2:] == (1, 1)
     return is_point and bool(((weight == 0) | (weight == 1)).all() and (weight.sum((1, 2, 3)) == 1).all())
-
-
-def _copy_of(node: onnx.NodeProto) -> onnx.NodeProto:
-    copy = onnx.NodeProto()
-    copy.CopyFrom(node)
-    return copy
 
 
 def _drop(model: onnx.ModelProto, steps: Sequence[onnx.NodeProto], value: str) -> None:

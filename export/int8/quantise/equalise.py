@@ -11,6 +11,7 @@ channel gains is lost in its readers' weights. Streams with sums only change the
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -40,8 +41,7 @@ def equalise_channels(ends: Ends, patches: torch.Tensor) -> Ends:
     inputs = [ProofInput(f"patch {n}", lr[None]) for n, lr in enumerate(patches)]
     peaks = measure_graph(ends.graph.model, inputs).peaks
     scales = ties.scales({name: peaks[name].channels for name in plan.grids if name in peaks})
-    model = onnx.ModelProto()
-    model.CopyFrom(ends.graph.model)
+    model = copy.deepcopy(ends.graph.model)
     stored = {tensor.name: tensor for tensor in model.graph.initializer}
     rescaled: set[str] = set()
     for index, layer in convolutions.items():

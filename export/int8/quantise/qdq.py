@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -27,8 +28,7 @@ def write_qdq(plan: QuantisationPlan, solution: Solution) -> onnx.ModelProto:
 class _Writer:
     def __init__(self, plan: QuantisationPlan, solution: Solution) -> None:
         self.plan, self.solution = plan, solution
-        self.model = onnx.ModelProto()
-        self.model.CopyFrom(plan.graph.model)
+        self.model = copy.deepcopy(plan.graph.model)
         self.nodes: list[onnx.NodeProto] = []
         self.stored: list[onnx.TensorProto] = []
 
