@@ -165,7 +165,10 @@ def main() -> int:
         trained = students_of(teacher, minutes, options)
         rows = list(rows_of(teacher, trained, options))
         tables[teacher.name] = Table(COLUMNS, rows, caption_of(teacher, options), behind(rows))
-        commands = [{**row, "command": command(teacher, row, options)} for row in trained.values()]
+        commands: list[Row] = [
+            {"student": row["student"], "minutes": row["minutes"], "command": command(teacher, row, options)}
+            for row in trained.values()
+        ]
         tables[f"{teacher.name}-commands"] = Table(COMMANDS, commands)
         draw(teacher, trained, options)
         save("real_teachers", tables, seeds=(0,))
@@ -181,7 +184,8 @@ def tables_before() -> dict[str, Table]:
 def behind(rows: Sequence[Row]) -> list[str]:
     """Return a line on the students that are no nearer to their teacher than their control."""
     names = [f"{row['student']} ({row['minutes']:g} min)" for row in rows if float(row.get("over_control") or 1) <= 0]
-    return [f"No nearer to the teacher than the control: {', '.join(names)}."] if names else []
+    of_control = "the control, which has the longest time of its students"
+    return [f"No nearer to the teacher than {of_control}: {', '.join(names)}."] if names else []
 
 
 def caption_of(teacher: Published, options: argparse.Namespace) -> str:
