@@ -26,7 +26,7 @@ STABLE = {
     "Batches.at": "(self, step)",
     "Batches.for_store": "(store, *, batch, lr_patch, seed, device=, candidates=)",
     "Calibrated": "(share=, against=, by=)",
-    "DataChoice": "(data=, lr=, val=, lr_border=, lr_only=, cache_size=, degradation=)",
+    "DataChoice": "(data=, lr=, val=, lr_border=, lr_only=, cache_size=, degradation=, degrades_once=)",
     "FeaturePair": "(term, student, teacher, bytes_of)",
     "Losses": "(terms, weights, observed=)",
     "Losses.numbers": "(self)",
