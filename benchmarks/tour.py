@@ -19,9 +19,10 @@ from pathlib import Path
 import srkd
 from benchmarks.evidence import ROOT, Benchmark, Cell, Column, Row, Table, results_folder, save
 from benchmarks.looks import figures_of
-from benchmarks.real_teachers import DEGRADATION, LOOKS, strip
+from benchmarks.real_teachers import DEGRADATION, LOOKS, LR_SIZE, strip
 from compressor.base.context import QUIET
 from compressor.base.files import atomic_path
+from compressor.base.machine import machine_facts
 from compressor.images.sets import embedded_pairs
 from compressor.inference.open import open_model
 from srkd.reports.pictures import make_pictures
@@ -40,6 +41,7 @@ PAGE = ROOT / "docs" / "tour.md"
 TEACHER, PHOTOS, RUN = "esrgan.pth", "photos", "runs/tour"
 """Names on the page."""
 SERVES = "--host"
+RUNTIME = "onnxruntime"
 COLUMNS = (Column("command", "command"), Column("seconds", "seconds", ".0f"))
 STUDENT = (
     Column("network", ""),
@@ -65,9 +67,13 @@ def main() -> int:
     whole = sum(float(str(row["seconds"])) for row in ran)
     about = f"Teacher {options.teacher.stem}, photos {options.photos.name}; all took {whole / 60:.1f} minutes."
     run = options.out / RUN
-    save(
-        "tour", {"student": Table(STUDENT, list(compared(run, options)), about), "commands": Table(COLUMNS, ran, about)}
+    machine = machine_facts()
+    of_student = (
+        f"Teacher {options.teacher.stem}; milliseconds in ONNX Runtime for LR {LR_SIZE}, {machine['torch_threads']} "
+        f"threads of {machine['cpu']}; the rest on the embedded photos, degraded ({DEGRADATION})."
     )
+    student = Table(STUDENT, list(compared(run, options)), of_student)
+    save("tour", {"student": student, "commands": Table(COLUMNS, ran, about)})
     draw(run, options)
     return 0
 
@@ -94,11 +100,11 @@ def timed(words: Sequence[str], options: argparse.Namespace) -> Row:
 
 def compared(run: Path, options: argparse.Namespace) -> Iterator[dict[str, Cell]]:
     """Yield teacher, student, and enlarging without a network: cost, time in ONNX Runtime, looks."""
-    profile = srkd.profile(run, runtime="onnxruntime", memory=False, quality=False)
+    profile = srkd.profile(run, runtime=RUNTIME, lr_size=LR_SIZE, memory=False, quality=False)
     costs = {cost.model: cost for cost in profile.costs}
     result = srkd.evaluate([run], against=options.teacher, degrade=DEGRADATION, metrics=LOOKS)
     bicubic, lanczos, student = figures_of(result, LOOKS, to="teacher")
-    for row in profile.rows:
+    for row in (row for row in profile.rows if row.runtime == RUNTIME):
         cost, is_teacher = costs[row.model], row.model == profile.teacher
         yield {
             "network": "teacher" if is_teacher else "student",

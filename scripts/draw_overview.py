@@ -1,4 +1,4 @@
-"""Drawing of docs/images/overview.svg, the README's overview of srkd: teacher, student, formats, measurements.
+"""Drawing of docs/images/overview.svg, an overview of srkd: teacher, student, formats, measurements.
 
 Run it after a change. Needs only Python's standard library.
 """

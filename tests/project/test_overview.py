@@ -10,6 +10,7 @@ from types import ModuleType
 
 import pytest
 
+from benchmarks.pages import rendered
 from compressor.runtimes.table import RUNTIMES
 from scripts.design_parts import imports, methods
 from srkd.cli.main import VERBS
@@ -43,10 +44,10 @@ def test_the_picture_names_every_runtime_but_torch(script: ModuleType) -> None:
     assert drawn == {name.removesuffix("runtime") for name in RUNTIMES if not name.startswith("torch")}
 
 
-def test_its_figures_are_those_of_the_readme_and_its_commands_are_verbs(script: ModuleType) -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+def test_its_figures_are_those_of_the_quickstart_and_its_commands_are_verbs(script: ModuleType) -> None:
+    shown = rendered("quickstart", "summary", None, ROOT / "docs" / "results")
     for line in (*script.figures("teacher"), *script.figures("logits")):
-        assert line.split()[0] in readme
+        assert line.split()[0] in shown
     commands = {line.split()[1] for line in texts(script.draw()) if line.startswith("srkd ")}
     assert commands == {"compress", "export", "profile", "evaluate"} and commands <= set(VERBS)
 
