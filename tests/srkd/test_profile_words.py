@@ -63,8 +63,10 @@ def test_the_picture_layers_and_json(model: Path, tmp_path: Path, capsys: pytest
     assert {"layer", "kind", "ms", "share", "macs", "macs_share"} <= set(value["layers"][0]["layers"][0])
     assert run(["profile", str(model), *QUICK, "--no-quality", "--layers", "--batch", "1,2", "-v"]) == 0
     output = capsys.readouterr()
-    for words in ("MPixel/s", "of matrix rate", "small under torch by layer", "LR 12x10, batch 2", "upsampler.convs.0"):
+    for words in ("MPixel/s", "of matrix rate", "small under torch by layer", "LR 12x10, batch 2"):
         assert words in output.out
+    # The slowest layers are shown by name; which those are, is another matter on a busy machine.
+    assert any(row["layer"] in output.out.split() for row in value["layers"][0]["layers"])
     assert "matrix rate of cpu in fp32" in output.err and "governor" in output.err
     assert run(["profile", str(model), *QUICK, "--no-quality", "--csv"]) == 0
     (row,) = csv.DictReader(io.StringIO(capsys.readouterr().out))
