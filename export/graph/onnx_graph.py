@@ -17,7 +17,6 @@ from typing import Any, TypeAlias
 import numpy as np
 import onnx
 import torch
-import torch._dynamo.exc
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
@@ -103,7 +102,7 @@ def trace(
                 verbose=False,
                 custom_translation_table=None if translations is None else dict(translations),
             )
-    except (torch.onnx.errors.OnnxExporterError, torch._dynamo.exc.TorchDynamoException, RuntimeError) as error:
+    except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
         reason = reason_of(error, first=True)
         raise SrkdError(f"torch's exporter cannot convert {network.spec.arch}: {reason}") from error
     if program is None:

@@ -166,7 +166,9 @@ import sys, time, torch
 imported = time.process_time()
 from srkd.cli.main import run
 code = run(["compress", "--dry-run"])
-print(code, imported, time.process_time() - imported, "sympy" in sys.modules, "torch._dynamo" in sys.modules)
+seconds = time.process_time() - imported
+import srkd.runs.compression  # what a run that trains imports
+print(code, imported, seconds, "sympy" in sys.modules, "torch._dynamo" in sys.modules)
 """
 
 
