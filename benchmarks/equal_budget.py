@@ -196,15 +196,6 @@ def scored(folder: Path, data: Path, sets: Sequence[str] = SETS) -> dict[str, fl
     return {name: known[name] for name in sets}
 
 
-def seconds_a_run(contenders: Sequence[Contender], budget: Budget) -> dict[str, float]:
-    """Return each contender's median seconds of training over its seeds; a continued run counts its last part only."""
-    folders = {one.name: [budget.folder(one.name, seed) for seed in seeds_of(budget)] for one in contenders}
-    return {
-        name: statistics.median(float(facts_of(run)["result"]["seconds"]) for run in runs)
-        for name, runs in folders.items()
-    }
-
-
 def conditions(folder: Path, *, shared: str = "") -> str:
     """Describe the training in a line, from one of the runs that share it; `shared` replaces its steps and rate."""
     facts = facts_of(folder)

@@ -36,7 +36,6 @@ from benchmarks.equal_budget import (
     possible,
     preset_contender,
     schedule_line,
-    seconds_a_run,
     seeds_of,
     student_line,
     teacher_line,
@@ -135,7 +134,7 @@ def compared(contenders: Sequence[Contender], budget: Budget, data: Path, shared
     `shared` is the budget in words, and `steps_are` says what the number of steps follows from.
     """
     contenders, left_out = possible(contenders, budget)
-    scores, seconds = compare(contenders, budget, data), seconds_a_run(contenders, budget)
+    scores = compare(contenders, budget, data)
     folders = {one.name: budget.folder(one.name) for one in contenders}
     first = folders[contenders[0].name]
     baseline = next((name for name in (FIT_ALONE.name, "inherit") if name in scores), "scratch")
@@ -147,7 +146,6 @@ def compared(contenders: Sequence[Contender], budget: Budget, data: Path, shared
         *(Column(name, name) for name in budget.sets),
         Column("gain", f"gain over {labels.get(baseline, baseline)}"),
         Column("published", "published"),
-        Column("seconds", "s a run", ".0f"),
         Column("schedule", "start, steps at rate"),
     ]
     rows = [
@@ -157,7 +155,6 @@ def compared(contenders: Sequence[Contender], budget: Budget, data: Path, shared
             **cells_of(scores[name]),
             "gain": None if name == baseline or baseline not in scores else gain(scores, name, baseline),
             "published": str(PUBLISHED.get(name, "")),
-            "seconds": seconds[name],
             "schedule": schedules[name],
             "sentence": sentence(name, scores, compared_with, schedules[name], steps_are),
         }
