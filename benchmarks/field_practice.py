@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -116,6 +116,19 @@ class SlimmableConv(nn.Conv2d):
         return F.conv2d(input, self.weight[:outputs, : input.shape[1]], bias, padding=self.padding)
 
 
+class Pass(NamedTuple):
+    """What a network computed: its first feature, those of three blocks, the one before the upsampler, the image."""
+
+    first: torch.Tensor
+    blocks: list[torch.Tensor]
+    deep: torch.Tensor
+    sr: torch.Tensor
+
+    @property
+    def features(self) -> list[torch.Tensor]:
+        return [*self.blocks[:-1], self.deep]
+
+
 class FieldEDSR(nn.Module):
     """EDSR as the field writes it (EDSR-PyTorch, FAKD's models/edsr.py): three feature maps and the image."""
 
@@ -134,18 +147,41 @@ class FieldEDSR(nn.Module):
         self.register_buffer("mean", torch.tensor([0.4488, 0.4371, 0.404]).view(1, 3, 1, 1))
         self.taps = (depth // 3, 2 * depth // 3)
 
-    def forward(self, images: torch.Tensor, width: float = 1.0) -> tuple[list[torch.Tensor], torch.Tensor]:
+    def forward(self, images: torch.Tensor, width: float = 1.0) -> Pass:
         for module in self.modules():
             if isinstance(module, SlimmableConv):
                 module.width = width
         x = first = self.head(255 * (images - self.mean))
-        features = []
+        blocks = []
         for number, block in enumerate(self.body, start=1):
             x = x + block(x)
             if number in self.taps:
-                features.append(x)
-        x = self.body_end(x) + first
-        return [*features, x], self.tail(self.up(x)) / 255 + self.mean
+                blocks.append(x)
+        deep = self.body_end(x) + first
+        return Pass(first, [*blocks, x], deep, self.image(deep))
+
+    def images(self, run: Pass) -> list[torch.Tensor]:
+        """The images that the tail makes of each block, and the last one."""
+        return [*(self.image(self.body_end(block) + run.first) for block in run.blocks), run.sr]
+
+    def image(self, deep: torch.Tensor) -> torch.Tensor:
+        image: torch.Tensor = self.tail(self.up(deep)) / 255 + self.mean
+        return image
+
+
+class FieldHead(nn.Module):
+    """An auxiliary head of 5 residual blocks of 64 channels on a feature (CLSD, rows DS)."""
+
+    def __init__(self, width: int, scale: int) -> None:
+        super().__init__()
+        self.enter, self.enter_first = nn.Conv2d(width, 64, 1), nn.Conv2d(width, 64, 1)
+        self.body = FieldEDSR(64, 5, scale)
+
+    def forward(self, feature: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
+        x = self.enter(feature)
+        for block in self.body.body:
+            x = x + block(x)
+        return self.body.image(self.body.body_end(x) + self.enter_first(first))
 
 
 class FieldVGG(nn.Module):
@@ -173,6 +209,32 @@ class FieldVGG(nn.Module):
         return levels
 
 
+THROUGH_VGG = ("csd", "clsd", "dckd")
+"""Recipes that compute features of images in HR size."""
+Loss: TypeAlias = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+def changed(image: torch.Tensor, inverted: bool, rows: bool, columns: bool, transposed: bool) -> torch.Tensor:
+    """Invert, flip and transpose an image (DUKD, models/dukd_model.py, noising)."""
+    image = 1 - image if inverted else image
+    image = image.flip(-2) if rows else image
+    image = image.flip(-1) if columns else image
+    return image.transpose(-2, -1) if transposed else image
+
+
+def changed_back(image: torch.Tensor, inverted: bool, rows: bool, columns: bool, transposed: bool) -> torch.Tensor:
+    image = image.transpose(-2, -1) if transposed else image
+    return changed(image, inverted, rows, columns, False)
+
+
+def high_bands(images: torch.Tensor) -> list[torch.Tensor]:
+    """The three high bands of Haar's transform, channel by channel (pytorch_wavelets, DWTForward)."""
+    signs = [[[1, 1], [-1, -1]], [[1, -1], [1, -1]], [[1, -1], [-1, 1]]]
+    filters = torch.tensor(signs, dtype=images.dtype, device=images.device)[:, None] / 2
+    bands = F.conv2d(images.flatten(0, 1)[:, None], filters, stride=2)
+    return [band.unflatten(0, images.shape[:2]) for band in bands.unbind(1)]
+
+
 def affinity(features: torch.Tensor) -> torch.Tensor:
     """Return the affinities of all pairs of positions (FAKD, feature_transformation.py, spatial_similarity)."""
     flat = features.flatten(2)
@@ -188,6 +250,10 @@ class FieldLoop:
     - fakd: the same with the affinities of three feature maps
     - csd: CSD, trainer/slim_contrast_trainer.py, loss/contrast_loss.py: the student on slices of the teacher's weights,
       both trained, and the contrast through VGG-19 to ten bicubic negatives
+    - dukd: DUKD, models/dukd_model.py: zoom-in and zoom-out as passes of their own, operations sample by sample
+    - dckd: DCKD, basicsr/models/dckd_model.py, with VGG-19 in place of its VQGAN
+    - hkdsr: HKDSR, sr_l1_model.py, its second stage: high bands by a convolution with Haar's filters
+    - ds, clsd, lfd, facd: no code was published. The formulas of docs/methods, in the same style
     """
 
     def __init__(
@@ -208,11 +274,18 @@ class FieldLoop:
         torch.manual_seed(10)
         self.device, self.scale, self.ratio = device, student.scale, student.width / teacher.width
         self.network = build(teacher if recipe == "csd" else student).train()
-        self.teacher = build(teacher).eval().requires_grad_(False) if recipe in ("logits", "fakd") else None
-        self.vgg = FieldVGG().to(device) if recipe == "csd" else None
+        self.teacher = build(teacher).eval().requires_grad_(False)
+        self.vgg = FieldVGG().to(device) if recipe in THROUGH_VGG else None
+        parts: dict[str, Callable[[], Sequence[nn.Module]]] = {
+            **dict.fromkeys(("ds", "clsd"), lambda: [FieldHead(student.width, student.scale) for _ in range(2)]),
+            **dict.fromkeys(("lfd", "facd"), lambda: [nn.Conv2d(student.width, teacher.width, 1) for _ in range(3)]),
+            "hkdsr": lambda: [nn.Sequential(nn.Conv2d(6, 96, 1), nn.ReLU(), nn.Conv2d(96, 2, 1)) for _ in range(4)],
+        }
+        self.parts = nn.ModuleList(parts[recipe]() if recipe in parts else ()).to(device)
+        self.history = copy.deepcopy(self.network).requires_grad_(False) if recipe == "dckd" else None
         self.average = copy.deepcopy(self.network) if recipe == "scratch" else None
-        self.optimiser = torch.optim.Adam(self.network.parameters(), lr=1e-4)
-        self.loss = {"scratch": self._scratch, "logits": self._logits, "fakd": self._fakd, "csd": self._csd}[recipe]
+        self.optimiser = torch.optim.Adam([*self.network.parameters(), *self.parts.parameters()], lr=1e-4)
+        self.loss: Loss = getattr(self, f"_{recipe}")
         if data == "memory":
             self.batches = iter(InMemory(folder, scale=self.scale, lr_patch=lr_patch, batch=batch))
         else:
@@ -235,34 +308,128 @@ class FieldLoop:
                     for mean, weight in zip(self.average.parameters(), self.network.parameters(), strict=True):
                         mean.mul_(0.999).add_(weight, alpha=0.001)
 
+    def _taught(self, lr: torch.Tensor) -> tuple[Pass, Pass]:
+        student: Pass = self.network(lr)
+        with torch.no_grad():
+            return student, self.teacher(lr)
+
     def _scratch(self, lr: torch.Tensor, hr: torch.Tensor) -> torch.Tensor:
-        return F.l1_loss(self.network(lr)[1], hr)
+        return F.l1_loss(self.network(lr).sr, hr)
 
     def _logits(self, lr: torch.Tensor, hr: torch.Tensor) -> torch.Tensor:
-        return self._distilled(lr, hr)[0]
+        student, teacher = self._taught(lr)
+        return 0.5 * F.l1_loss(student.sr, hr) + 0.5 * F.l1_loss(student.sr, teacher.sr)
 
     def _fakd(self, lr: torch.Tensor, hr: torch.Tensor) -> torch.Tensor:
-        loss, features, teacher_features = self._distilled(lr, hr)
-        for mine, theirs in zip(features, teacher_features, strict=True):
+        student, teacher = self._taught(lr)
+        loss = 0.5 * F.l1_loss(student.sr, hr) + 0.5 * F.l1_loss(student.sr, teacher.sr)
+        for mine, theirs in zip(student.features, teacher.features, strict=True):
             loss = loss + 10 / 255 * F.l1_loss(affinity(mine), affinity(theirs))
         return loss
 
-    def _distilled(
-        self, lr: torch.Tensor, hr: torch.Tensor
-    ) -> tuple[torch.Tensor, list[torch.Tensor], list[torch.Tensor]]:
-        assert self.teacher is not None
-        features, sr = self.network(lr)
-        with torch.no_grad():
-            teacher_features, target = self.teacher(lr)
-        return 0.5 * F.l1_loss(sr, hr) + 0.5 * F.l1_loss(sr, target), features, teacher_features
-
     def _csd(self, lr: torch.Tensor, hr: torch.Tensor) -> torch.Tensor:
-        assert self.vgg is not None
-        teacher, student = self.network(lr)[1], self.network(lr, self.ratio)[1]
-        negatives = F.interpolate(lr[:10], scale_factor=self.scale, mode="bicubic", align_corners=False)
-        positive, anchor, away = self.vgg(teacher.detach()), self.vgg(student), self.vgg(negatives)
+        teacher, student = self.network(lr).sr, self.network(lr, self.ratio).sr
         loss = F.l1_loss(student, hr) + F.l1_loss(teacher, hr)
-        for weight, p, a, n in zip(LEVEL_WEIGHTS, positive, anchor, away, strict=True):
-            far = (n[None] - a[:, None]).abs().mean((0, 2, 3, 4)).sum()
-            loss = loss + 200 / 255 * weight * (a - p).abs().mean() / (far + 1e-7)
+        return loss + 200 / 255 * self._contrast(student, teacher.detach(), self._bicubic(lr[:10]))
+
+    def _bicubic(self, lr: torch.Tensor) -> torch.Tensor:
+        return F.interpolate(lr, scale_factor=self.scale, mode="bicubic", align_corners=False)
+
+    def _contrast(
+        self, anchor: torch.Tensor, positive: torch.Tensor, negatives: torch.Tensor, *, own: bool = False
+    ) -> torch.Tensor:
+        """CSD's ratio; `own`: the negatives are some of each sample, batch by batch."""
+        assert self.vgg is not None
+        ratio, batch = anchor.new_zeros(()), len(anchor)
+        levels = zip(LEVEL_WEIGHTS, self.vgg(positive), self.vgg(anchor), self.vgg(negatives), strict=True)
+        for weight, p, a, n in levels:
+            pairs = n.unflatten(0, (-1, batch)) - a if own else n[:, None] - a
+            ratio = ratio + weight * (a - p).abs().mean() / (pairs.abs().mean((1, 2, 3, 4)).sum() + 1e-7)
+        return ratio
+
+    def _dukd(self, lr: torch.Tensor, hr: torch.Tensor) -> torch.Tensor:
+        student, teacher = self._taught(lr)
+        loss = 5 * F.l1_loss(student.sr, hr) + F.l1_loss(student.sr, teacher.sr)
+        side, room = lr.shape[-1], hr.shape[-1] - lr.shape[-1]
+        corners = [(random.randint(0, room), random.randint(0, room)) for _ in hr]
+        crops = [image[:, y : y + side, x : x + side] for image, (y, x) in zip(hr, corners, strict=True)]
+        smaller = F.interpolate(lr, scale_factor=1 / self.scale, mode="bicubic", antialias=True)
+        for images in (torch.stack(crops), smaller):
+            drawn = [[random.random() < 0.3 for _ in range(4)] for _ in images]
+            sr = self.network(torch.stack([changed(one, *of) for one, of in zip(images, drawn, strict=True)])).sr
+            with torch.no_grad():
+                target = self.teacher(images).sr
+            restored = [changed_back(one, *of) for one, of in zip(sr, drawn, strict=True)]
+            loss = loss + F.l1_loss(torch.stack(restored), target)
         return loss
+
+    def _dckd(self, lr: torch.Tensor, hr: torch.Tensor) -> torch.Tensor:
+        assert self.history is not None
+        student, teacher = self._taught(lr)
+        drawn = [[random.random() < 0.5 for _ in range(4)] for _ in lr]
+        with torch.no_grad():
+            images = self.teacher(torch.stack([changed(one, *of) for one, of in zip(lr, drawn, strict=True)])).sr
+            label = torch.stack([changed_back(one, *of) for one, of in zip(images, drawn, strict=True)])
+            noisy = []
+            for _ in range(4):
+                sigma = torch.empty(len(lr), 1, 1, 1, device=lr.device).uniform_(1 / 255, 30 / 255)
+                noisy.append((lr + sigma * torch.randn_like(lr)).clamp(0, 1))
+            negatives = torch.cat([self.history(one).sr for one in (lr, *noisy)])
+        loss = F.l1_loss(student.sr, hr) + F.l1_loss(student.sr, teacher.sr) + F.l1_loss(student.sr, label)
+        return loss + 0.1 * self._contrast(student.sr, teacher.sr, negatives, own=True)
+
+    def _hkdsr(self, lr: torch.Tensor, hr: torch.Tensor) -> torch.Tensor:
+        student, teacher = self._taught(lr)
+        with torch.no_grad():
+            targets = self.teacher.images(teacher)
+        loss = F.l1_loss(student.sr, hr)
+        for gate, image, target in zip(self.parts, self.network.images(student), targets, strict=True):
+            share = torch.softmax(torch.sigmoid(gate(torch.cat((hr, target), 1).mean((2, 3), keepdim=True))), 1)
+            for mine, theirs in zip(high_bands(image), high_bands(target), strict=True):
+                loss = loss + 0.0625 * F.l1_loss(mine, theirs)
+            loss = loss + 0.2 * F.l1_loss(image, share[:, :1] * hr + share[:, 1:] * target)
+        return loss
+
+    def _ds(self, lr: torch.Tensor, hr: torch.Tensor) -> torch.Tensor:
+        return self._supervised(lr, hr)[0]
+
+    def _supervised(self, lr: torch.Tensor, hr: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        student = self.network(lr)
+        images = [head(block, student.first) for head, block in zip(self.parts, student.blocks[:-1], strict=True)]
+        loss = F.l1_loss(student.sr, hr)
+        for image in images:
+            loss = loss + F.l1_loss(image, hr)
+        return loss, images
+
+    def _clsd(self, lr: torch.Tensor, hr: torch.Tensor) -> torch.Tensor:
+        loss, images = self._supervised(lr, hr)
+        for image in images:
+            loss = loss + 0.1 * self._contrast(image, hr, self._bicubic(lr[:10]))
+        return loss
+
+    def _regressed(self, student: Pass, teacher: Pass) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        return [
+            (part(mine), theirs)
+            for part, mine, theirs in zip(self.parts, student.features, teacher.features, strict=True)
+        ]
+
+    def _lfd(self, lr: torch.Tensor, hr: torch.Tensor) -> torch.Tensor:
+        student, teacher = self._taught(lr)
+        loss = F.l1_loss(student.sr, hr)
+        for mine, theirs in self._regressed(student, teacher):
+            error = (mine - theirs).abs()
+            by_position = error.detach().mean(1, keepdim=True)
+            attention = by_position / (by_position.mean((2, 3), keepdim=True) + 1e-8)
+            loss = loss + 0.003 * (attention * error).mean() / (theirs.abs().mean() + 1e-8)
+        return loss
+
+    def _facd(self, lr: torch.Tensor, hr: torch.Tensor) -> torch.Tensor:
+        student, teacher = self._taught(lr)
+        better = ((student.sr - hr).abs().mean((1, 2, 3)) > (teacher.sr - hr).abs().mean((1, 2, 3))).float()
+        contrast = torch.zeros_like(better)
+        for mine, theirs in self._regressed(student, teacher):
+            distances = torch.stack([(mine - one).abs().mean((1, 2, 3)) for one in theirs], 1)
+            own = distances.diagonal()
+            contrast = contrast + own / (distances.sum(1) - own + 1e-7) / len(self.parts)
+        image = (student.sr - teacher.sr).abs().mean((1, 2, 3))
+        return F.l1_loss(student.sr, hr) + (better * (image + 0.06 * contrast)).mean()

@@ -7,8 +7,7 @@ Ways to make the same step, a few of each in turns, so that ratios hold although
 - step: forward, backward, Adam and average on the same tensors, without data, guard and logging;
 - data: srkd's batches alone.
 
-EDSR students and teachers; weights are random. φ of csd is VGG-19 in both loops. Recipes for which no trainer of the
-field is written here (`--recipes dukd`) have srkd's columns alone.
+EDSR students and teachers; weights are random. φ is VGG-19 in both loops.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from typing import Literal
 import torch
 
 from benchmarks.evidence import Benchmark, Cell, Column, Row, Table, add_variant_option, save
-from benchmarks.field_practice import FieldLoop, write_pngs
+from benchmarks.field_practice import THROUGH_VGG, FieldLoop, write_pngs
 from benchmarks.own_practice import OwnLoop
 from benchmarks.turns import in_turns
 from compressor.base.memory import keep_freed_memory
@@ -42,7 +41,7 @@ BENCHMARK = Benchmark(
     minutes=45,
     small=(
         *("--teacher", "edsr:width=16,depth=2,scale=4", "--student", "edsr:width=8,depth=2,scale=4"),
-        *("--batch", "1", "--lr-patch", "16", "--rounds", "1", "--steps", "1", "--recipes", "logits"),
+        *("--batch", "1", "--lr-patch", "16", "--rounds", "1", "--steps", "1", "--recipes", "logits,facd,dukd"),
     ),
 )
 COLUMNS = (
@@ -57,11 +56,11 @@ COLUMNS = (
     Column("data", "share of data", ".1%"),
 )
 
-RECIPES = ("scratch", "logits", "fakd", "csd")
+RECIPES = ("scratch", "logits", "ds", "fakd", "lfd", "csd", "facd", "hkdsr", "clsd", "dukd", "dckd")
 SOURCES: tuple[Literal["png", "memory"], ...] = ("png", "memory")
 ROUNDS = 7
-BATCHES = {"csd": (4, 32)}
-"""Batch and LR patch by recipe, smaller if φ computes features of images in HR size."""
+SMALL, USUAL = (4, 32), (16, 48)
+"""Batch and LR patch of recipes that compute VGG-19 of images in HR size, and of all others."""
 
 
 def main() -> None:
@@ -69,8 +68,8 @@ def main() -> None:
     parser.add_argument("--teacher", default="edsr:width=48,depth=16,scale=4")
     parser.add_argument("--student", default="edsr:width=24,depth=16,scale=4")
     parser.add_argument("--recipes", default=",".join(RECIPES))
-    parser.add_argument("--batch", type=int, help="16; 4 for csd")
-    parser.add_argument("--lr-patch", type=int, help="48; 32 for csd")
+    parser.add_argument("--batch", type=int, help="16; 4 through VGG-19")
+    parser.add_argument("--lr-patch", type=int, help="48; 32 through VGG-19")
     parser.add_argument("--steps", type=int, default=2, help="steps of each way in a round")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--device", default="cpu")
@@ -98,7 +97,7 @@ def edsr_spec(text: str) -> EDSRSpec:
 
 
 def row(recipe: str, teacher: EDSRSpec, student: EDSRSpec, options: argparse.Namespace) -> Row:
-    default_batch, default_patch = BATCHES.get(recipe, (16, 48))
+    default_batch, default_patch = SMALL if recipe in THROUGH_VGG else USUAL
     batch, lr_patch = options.batch or default_batch, options.lr_patch or default_patch
     device = torch.device(options.device)
     with tempfile.TemporaryDirectory() as text:
@@ -109,7 +108,6 @@ def row(recipe: str, teacher: EDSRSpec, student: EDSRSpec, options: argparse.Nam
                 recipe, teacher, student, pngs, data=source, batch=batch, lr_patch=lr_patch, device=device
             )
             for source in SOURCES
-            if recipe in RECIPES
         }
         own = own_loop(recipe, teacher, student, folder, batch, lr_patch, device)
         ways: dict[str, Callable[[int], None]] = {name: loop.run for name, loop in fields.items()}
@@ -141,13 +139,13 @@ def ratio(above: Sequence[float], below: Sequence[float], digits: int = 2) -> st
 def own_loop(
     recipe: str, teacher: Spec, student: Spec, folder: Path, batch: int, lr_patch: int, device: torch.device
 ) -> OwnLoop:
-    network: Network | None = None if recipe == "scratch" else build(teacher, seed=1)
+    network: Network | None = None if recipe in ("scratch", "ds", "clsd") else build(teacher, seed=1)
     settings: tuple[str, ...] = ()
     phi = None
-    if recipe == "csd":
+    if recipe in THROUGH_VGG:
         torch.manual_seed(10)
         torch.save(VGG19().state_dict(), folder / "vgg19.pth")
-        settings, phi = (("csd.phi=vgg19",), resolve_phi("vgg19", folder / "vgg19.pth"))
+        settings, phi = ((f"{recipe}.phi=vgg19",), resolve_phi("vgg19", folder / "vgg19.pth"))
     return OwnLoop(
         student,
         None if network is None else Teacher(network),
