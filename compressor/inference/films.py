@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -28,6 +28,7 @@ from compressor.base.errors import SrkdError, UsageError, report_unwritable
 from compressor.base.files import atomic_path, file_sha256, flush_file, lock_file, temporary_files
 from compressor.images.suffixes import CONTAINER_OF_SUFFIX
 from compressor.inference.background import OneBehind, one_ahead
+from compressor.inference.lower_precision import MAX_FRAME_LEVELS, MAX_SAMPLE_LEVELS
 from compressor.inference.super_resolve import super_resolve
 from compressor.runtimes.base import Runtime
 from compressor.video.colours import BT601, BT709, LIMITED, MANY_COLUMNS, MANY_ROWS, RGB, FramePlanes, to_planes
@@ -46,6 +47,9 @@ from compressor.video.reading import Facts, Film, FilmFrame
 
 FRAMES_OF_A_SEGMENT = 120
 """About five seconds: as much as a kill loses at most. Each segment costs a key frame, a few percent of the file."""
+
+FRAMES_OF_A_CHOICE = 12
+"""Half a second: so many frames are computed in the precision that the first of them allows."""
 
 PROBE_SIDE, PROBE_VALUES, PROBE_TOLERANCE = 24, 64, 2e-3
 """A model is known by its output for an image of noise: by so many values of it, within a tolerance."""
@@ -70,6 +74,10 @@ class EnlargedFrame:
     tile: int | None
     precision: str
     psnr_to_exact: float | None
+
+
+Enlarge: TypeAlias = Callable[[Tensor, int, "int | None"], EnlargedFrame]
+"""Takes RGB, its bit depth and, where the precision is to be chosen anew, by how many 8-bit steps values may differ."""
 
 
 @dataclass(frozen=True)
@@ -115,12 +123,12 @@ def upscale_film(
     source: Path,
     output: Path,
     runtime: Runtime,
-    enlarge: Callable[[Tensor, int], EnlargedFrame],
+    enlarge: Enlarge,
     settings: FilmSettings,
     made_with: Mapping[str, object],
     context: Context,
 ) -> UpscaledFilm:
-    """Enlarge a film; `enlarge` takes RGB and its bit depth. `made_with` is what else the output depends on."""
+    """Enlarge a film. `made_with` is what else the output depends on."""
     start, suffix, notes = time.perf_counter(), output.suffix.lower(), list[str]()
 
     def note(line: str) -> None:
@@ -326,7 +334,7 @@ class _Enlarging:
     film: Film
     encoding: Encoding
     settings: FilmSettings
-    enlarge: Callable[[Tensor, int], EnlargedFrame]
+    enlarge: Enlarge
     work: _Work
     context: Context
     done: int
@@ -346,6 +354,7 @@ class _Enlarging:
     def _segment(self, frames: Iterator[FilmFrame], number: int, report: Callable[[], None]) -> _Written:
         last: FilmFrame | None = None
         reused, durations, outputs = 0, list[int](), list[EnlargedFrame]()
+        choose_at, max_levels = 0, MAX_SAMPLE_LEVELS if self.encoding.is_lossless else MAX_FRAME_LEVELS
         path, facts = self.work.packets(number), self.film.facts
         with open(path, "wb") as file, OneBehind() as behind:
             writer = _PacketWriter(SegmentEncoder(self.encoding), file)
@@ -355,7 +364,10 @@ class _Enlarging:
                     reused += 1
                     planes = behind.submit(partial(writer.add_again, planes, frame.pts))
                 else:
-                    output = self.enlarge(facts.rgb(frame), facts.layout.bits)
+                    # By the number in the segment: a film that is continued is the film of one call.
+                    is_due = len(durations) >= choose_at
+                    choose_at = len(durations) + FRAMES_OF_A_CHOICE if is_due else choose_at
+                    output = self.enlarge(facts.rgb(frame), facts.layout.bits, max_levels if is_due else None)
                     planes = behind.submit(partial(writer.add, output.rgb, frame.pts))
                     outputs.append(replace(output, rgb=torch.empty(0)))
                 last = frame

@@ -1,5 +1,7 @@
 """bf16 instead of fp32, per picture: if the device multiplies it natively and samples of the picture agree.
 
+Frames of a film are pictures too; some in a row share what the first of them decides.
+
 A checkpoint opened without a precision is fp32. On devices with native bf16 its convolutions run 1.3 to 3 times as fast
 in bf16, usually with a smaller difference than the rounding to 8 bit. As that depends on network and picture, it is
 tested on samples of every picture; timings play no part, so the same picture, model and machine give the same file.
@@ -28,12 +30,15 @@ It is two less than the whole picture may differ, as that has more values than i
 benchmark pictures one, through CARN-M, was 5 off (upscale_speed in docs/results/settled.json).
 """
 
+MAX_FRAME_LEVELS = 8
+"""The same of frames that an encoder with loss changes by more than that."""
+
 SAMPLE = 64
 """The side of a sample, in LR pixels."""
 
 SAMPLES = 4
 LEAST_LR_PIXELS = 16 * SAMPLES * SAMPLE**2
-"""Smaller pictures stay in fp32: the samples are run twice, which must cost little compared with the picture."""
+"""Fewer pixels stay in fp32: the samples are run twice, which must cost little compared with what they decide about."""
 
 
 @dataclass(frozen=True)
@@ -53,13 +58,17 @@ class PrecisionChoice:
         if not exact and isinstance(runtime, TorchRuntime) and runtime.precision == "fp32":
             self._lower = runtime.in_bf16() if computes_bf16(torch.device(runtime.device)) else None
 
-    def select(self, lr: Tensor, *, bits: int = 8) -> Selected:
-        """Return the runtime for a picture (N,3,h,w): bf16 if it has 8 bit and its samples pass both bounds."""
-        if self._lower is None or bits > 8 or lr[:, 0].numel() < LEAST_LR_PIXELS:
+    def select(self, lr: Tensor, *, bits: int = 8, pictures: int = 1, max_levels: int = MAX_SAMPLE_LEVELS) -> Selected:
+        """Return the runtime for a picture (N,3,h,w): bf16 if it has 8 bit and its samples pass both bounds.
+
+        `pictures` of this size share the choice.
+        """
+        is_small = min(lr.shape[-2:]) < SAMPLE or pictures * lr[:, 0].numel() < LEAST_LR_PIXELS
+        if self._lower is None or bits > 8 or is_small:
             return Selected(self._runtime)
         samples = sample_patches(lr)
         exact, lower = (to_u8(super_resolve(runtime, samples, tile=0).sr) for runtime in (self._runtime, self._lower))
-        if int((exact.int() - lower.int()).abs().max()) > MAX_SAMPLE_LEVELS:
+        if int((exact.int() - lower.int()).abs().max()) > max_levels:
             return Selected(self._runtime)
         psnr_to_exact = float(psnr(lower, exact).min())
         return Selected(self._lower, psnr_to_exact) if psnr_to_exact >= MIN_PSNR_DB else Selected(self._runtime)

@@ -34,6 +34,7 @@ from compressor.images.suffixes import (
 )
 from compressor.inference.background import OneBehind, read_ahead
 from compressor.inference.films import (
+    FRAMES_OF_A_CHOICE,
     FRAMES_OF_A_SEGMENT,
     EnlargedFrame,
     FilmSettings,
@@ -41,7 +42,7 @@ from compressor.inference.films import (
     film_suffix,
     upscale_film,
 )
-from compressor.inference.lower_precision import PrecisionChoice
+from compressor.inference.lower_precision import PrecisionChoice, Selected
 from compressor.inference.numbers import Numbers, numbers_of
 from compressor.inference.super_resolve import super_resolve
 from compressor.inference.tiling import UNBOUNDED_OVERLAP, Tiled, WindowProgress
@@ -260,9 +261,15 @@ def upscale_jobs(
 def _upscale_film(
     job: Job, runtime: Runtime, choice: PrecisionChoice, settings: UpscaleSettings, context: Context
 ) -> UpscaledFilm:
-    def enlarge(rgb: Tensor, bits: int) -> EnlargedFrame:
+    selected = Selected(runtime)
+
+    def enlarge(rgb: Tensor, bits: int, max_levels: int | None) -> EnlargedFrame:
+        nonlocal selected
         _require_size(job.source, rgb.shape[-1], rgb.shape[-2], runtime.descriptor.scale)
-        frame = _enlarge(Planes(rgb, bits=8 if bits == 8 else 16), choice, settings, None)
+        planes = Planes(rgb, bits=8 if bits == 8 else 16)
+        if max_levels is not None:
+            selected = choice.select(rgb, bits=planes.bits, pictures=FRAMES_OF_A_CHOICE, max_levels=max_levels)
+        frame = _enlarge(planes, selected, settings, None)
         return EnlargedFrame(frame.tiled.sr, frame.tiled.tile, frame.precision, frame.psnr_to_exact)
 
     made_with = {
@@ -297,7 +304,8 @@ def _upscale_pictures(
                     continue
                 alpha = None if picture.alpha is None else picture.alpha[None]
                 planes = Planes(picture.rgb[None], alpha, picture.bits)
-                enlarged = _enlarge(planes, choice, settings, partial(progress, title))
+                selected = choice.select(planes.rgb, bits=planes.bits)
+                enlarged = _enlarge(planes, selected, settings, partial(progress, title))
                 seconds = time.perf_counter() - start
                 writes.append(writer.submit(partial(_write, job, picture, enlarged, seconds)))
                 if enlarged.tiled.sr[0, 0].numel() > OVERLAPPED_OUTPUT_PIXELS:
@@ -495,7 +503,8 @@ def upscale_image(
     settings, scale = settings or UpscaleSettings(), runtime.descriptor.scale
     planes = read_planes(image)
     _require_size("the image", planes.rgb.shape[-1], planes.rgb.shape[-2], scale)
-    enlarged = _enlarge(planes, PrecisionChoice(runtime, exact=settings.exact), settings, progress)
+    selected = PrecisionChoice(runtime, exact=settings.exact).select(planes.rgb, bits=planes.bits)
+    enlarged = _enlarge(planes, selected, settings, progress)
     return like(image, Planes(enlarged.tiled.sr, enlarged.alpha))
 
 
@@ -518,10 +527,9 @@ class _Enlarged:
 
 
 def _enlarge(
-    planes: Planes, choice: PrecisionChoice, settings: UpscaleSettings, progress: WindowProgress | None
+    planes: Planes, selected: Selected, settings: UpscaleSettings, progress: WindowProgress | None
 ) -> _Enlarged:
     """Return the planes enlarged: colours by the network, alpha bicubically, as networks are trained on colours."""
-    selected = choice.select(planes.rgb, bits=planes.bits)
     tiled = super_resolve(
         selected.runtime,
         planes.rgb,

@@ -50,6 +50,10 @@ class Encoding:
     mastering: str = ""
     light_level: str = ""
 
+    @property
+    def is_lossless(self) -> bool:
+        return CODECS[self.codec].crf is None or self.crf == 0
+
     def options(self) -> dict[str, str]:
         codec = CODECS[self.codec]
         options = dict(codec.options)

@@ -233,8 +233,8 @@ class UpscaleOptions(RuntimeOptions):
     exact: Annotated[
         bool,
         Option(
-            "Always compute in fp32. Otherwise checkpoints compute large 8-bit pictures in bf16, if the device "
-            "supports it and samples of the picture are 50 dB or more from fp32, no value over 2 grey levels off."
+            "Always compute in fp32. Otherwise checkpoints compute large 8-bit pictures and films in bf16, if the "
+            "device supports it and samples are 50 dB or more from fp32, no value over 2 grey levels off (films: 8)."
         ),
     ] = False
 

@@ -17,6 +17,7 @@ from compressor.images.in_memory import read_planes
 from compressor.images.metrics import to_u8
 from compressor.inference import lower_precision
 from compressor.inference import upscale as upscaling
+from compressor.inference.films import FRAMES_OF_A_CHOICE
 from compressor.inference.lower_precision import PrecisionChoice, sample_patches
 from compressor.inference.open import open_model
 from compressor.inference.upscale import UpscaleSettings, upscale, upscale_image
@@ -25,6 +26,7 @@ from compressor.runtimes.torch_runtime import TorchRuntime
 from srkd.api.upscale import _upscale_settings
 from srkd.options.verbs import UpscaleOptions
 from tests.support.fakes import nearest_model
+from tests.support.films import make_film, picture, require_av
 
 
 @pytest.fixture(autouse=True)
@@ -66,11 +68,9 @@ def test_a_picture_that_agrees_is_computed_in_bf16(student: TorchRuntime) -> Non
     assert int((whole.int() - exact.int()).abs().max()) <= 4
 
 
-@pytest.mark.parametrize(("limit", "value"), [("MIN_PSNR_DB", 90.0), ("MAX_SAMPLE_LEVELS", 0)])
-def test_each_bound_alone_refuses(
-    student: TorchRuntime, monkeypatch: pytest.MonkeyPatch, limit: str, value: float
-) -> None:
-    monkeypatch.setattr(lower_precision, limit, value)
+def test_each_bound_alone_refuses(student: TorchRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert PrecisionChoice(student).select(photo(), max_levels=0).runtime is student
+    monkeypatch.setattr(lower_precision, "MIN_PSNR_DB", 90.0)
     assert PrecisionChoice(student).select(photo()).runtime is student
 
 
@@ -91,6 +91,22 @@ def test_what_is_never_lowered(student: TorchRuntime, monkeypatch: pytest.Monkey
     assert PrecisionChoice(other).select(photo()).runtime is other
     monkeypatch.setattr(lower_precision, "computes_bf16", lambda device: False)
     assert PrecisionChoice(student).select(photo()).runtime is student
+
+
+def test_pictures_of_a_size_can_share_a_choice(student: TorchRuntime) -> None:
+    choice = PrecisionChoice(student)
+    assert choice.select(photo(127), pictures=2).runtime.precision == "bf16"
+    assert choice.select(photo(63), pictures=100).runtime is student, "smaller than a sample"
+
+
+def test_a_frame_of_a_film_decides_for_those_behind_it(student: TorchRuntime, tmp_path: Path) -> None:
+    require_av()
+    frames = [picture(number, (64, 64)) for number in range(2 * FRAMES_OF_A_CHOICE + 1)]
+    film = make_film(tmp_path / "film.mkv", frames)
+    (written,) = upscale([film], student, UpscaleSettings(codec="h264")).films
+    assert written.precisions == ("bf16",) and written.psnr_to_exact is not None
+    (exact,) = upscale([film], student, UpscaleSettings(exact=True, suffix="-exact")).films
+    assert exact.precisions == ("fp32",) and exact.psnr_to_exact is None
 
 
 def test_a_named_precision_is_exact() -> None:
