@@ -33,8 +33,7 @@ from PIL import Image
 
 import srkd
 from benchmarks.evidence import Benchmark, Cell, Column, Result, Row, Table, results_folder, save
-from benchmarks.fit_across import AT_THE_END, WARM_UP, file_name, run
-from benchmarks.looks import figures_of
+from benchmarks.kept_runs import AT_THE_END, WARM_UP, figures_of, file_name, run
 from compressor.base.context import QUIET
 from compressor.base.files import atomic_path
 from compressor.base.machine import machine_facts

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import srkd
 from benchmarks.evidence import ROOT, Benchmark, Cell, Column, Row, Table, results_folder, save
-from benchmarks.looks import figures_of
+from benchmarks.kept_runs import figures_of
 from benchmarks.real_teachers import DEGRADATION, LOOKS, LR_SIZE, strip
 from compressor.base.context import QUIET
 from compressor.base.files import atomic_path

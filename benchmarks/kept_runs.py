@@ -1,0 +1,78 @@
+"""Training runs of benchmarks that are kept with their figures, and scores of several models as figures."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import srkd
+from compressor.base.choices import Goal
+from compressor.inference.evaluate import Evaluation
+from compressor.inference.metric_table import METRICS
+
+AT_THE_END = ("schedule.validate_every=1000000",)
+WARM_UP = 20
+"""Steps by which the time of a step is measured."""
+
+
+def file_name(student: str) -> str:
+    """Return a student as the name of a file or folder."""
+    return student.replace(":", "-").replace(",", "-")
+
+
+def run(folder: Path, options: argparse.Namespace, shape: str, **words: Any) -> dict[str, Any]:
+    """Train a run, or read it if it is finished, and return its figures."""
+    kept = folder.with_name(f"{folder.name}.json")
+    if kept.exists():
+        facts: dict[str, Any] = json.loads(kept.read_text())
+        return facts
+    shutil.rmtree(folder, ignore_errors=True)  # a run that was interrupted
+    lines: list[str] = []
+    steps: dict[int, float] = {}
+    before: dict[str, list[float]] = {"fit": [], "degrading": [], "teacher on": []}
+
+    def progress(title: str, done: int, total: int) -> None:
+        if title == "training":
+            steps.setdefault(done, time.process_time())
+        for work in before:
+            if title.startswith(work):
+                before[work].append(time.process_time())
+
+    began = time.monotonic()
+    report = srkd.compress(
+        options.teacher, student=shape, data=options.photos, val=[options.val], out=folder,
+        announce=lines.append, progress=progress, **{"cache_size": 0, **words},
+    )  # fmt: skip
+    whole = time.monotonic() - began
+    last = max(steps)
+    solved = next((line for line in lines if "solved for in" in line), "solved for in 0 s")
+    metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    curve = {entry["step"]: entry["student_psnr_y"] for entry in metrics if entry["kind"] == "validation"}
+    facts = {
+        "psnr": report.student.psnr_y,
+        "teacher": report.teacher.psnr_y if report.teacher is not None else None,
+        "bicubic": report.bicubic.psnr_y,
+        "psnr_teacher": report.student.psnr_y_teacher,
+        "bicubic_teacher": report.bicubic.psnr_y_teacher,
+        "untrained": None if report.untrained is None else report.untrained.student,
+        "solved_seconds": float(solved.partition("solved for in ")[2].split(" s")[0]),
+        "whole_seconds": whole,
+        "seconds": report.seconds,
+        "step_seconds": (steps[last] - steps[1]) / max(1, last - 1),
+        "seconds_before": sum(times[-1] - times[0] for times in before.values() if times),
+        "curve": curve,
+        "scale": srkd.load(folder).descriptor.scale,
+    }
+    kept.write_text(json.dumps(facts))
+    return facts
+
+
+def figures_of(scored: Evaluation, measures: Sequence[str], *, to: Goal) -> list[dict[str, float]]:
+    """Return the figures of the only set: of bicubic, Lanczos and then each model in turn, without the teacher."""
+    sets = [next(iter(by_set.values())) for label, by_set in scored.models.items() if label != scored.teacher]
+    return [{name: float(figures[METRICS[name].key_to(to)]) for name in measures} for figures in sets]
