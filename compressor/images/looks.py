@@ -80,17 +80,27 @@ def _ring_power(images: Tensor) -> Tensor:
 
 def ring_powers(images: Tensor) -> Tensor:
     """Return P for each ring of each image: (N, rings). Of images under 64 pixels, as many rings as half their side."""
+    return ring_means(windowed_spectrum(images).abs().square())
+
+
+def windowed_spectrum(images: Tensor) -> Tensor:
+    """Return the DFT of the central even square, its mean removed, under a Hann window: (N,C,side,side), complex."""
     height, width = images.shape[-2:]
     side = min(height, width) // 2 * 2
-    rings, top, left = min(RINGS, side // 2), (height - side) // 2, (width - side) // 2
+    top, left = (height - side) // 2, (width - side) // 2
     square = images[..., top : top + side, left : left + side]
     hann = torch.hann_window(side, dtype=square.dtype, device=square.device)
-    windowed = (square - square.mean(dim=(-2, -1), keepdim=True)) * hann[:, None] * hann
-    power = torch.fft.fft2(windowed).abs().square().mean(dim=-3).flatten(-2)
-    cycles = torch.fft.fftfreq(side, dtype=square.dtype, device=square.device)  # in cycles a pixel; Nyquist is 0.5
+    return torch.fft.fft2((square - square.mean(dim=(-2, -1), keepdim=True)) * hann[:, None] * hann)
+
+
+def ring_means(values: Tensor) -> Tensor:
+    """Return the means of what a spectrum of (N,C,side,side) holds over its channels and each ring: (N, rings)."""
+    side = values.shape[-1]
+    rings, flat = min(RINGS, side // 2), values.mean(dim=-3).flatten(-2)
+    cycles = torch.fft.fftfreq(side, dtype=flat.dtype, device=flat.device)  # in cycles a pixel; Nyquist is 0.5
     ring = (torch.hypot(cycles[:, None], cycles).flatten() / 0.5 * rings).long()
     # The last bin is for the corners beyond Nyquist.
-    bins, ones = ring.clamp_max(rings), torch.ones_like(power[0])
-    sums = torch.zeros(len(power), rings + 1, dtype=power.dtype, device=power.device).index_add(1, bins, power)
-    counts = torch.zeros(rings + 1, dtype=power.dtype, device=power.device).index_add(0, bins, ones)
+    bins, ones = ring.clamp_max(rings), torch.ones_like(flat[0])
+    sums = torch.zeros(len(flat), rings + 1, dtype=flat.dtype, device=flat.device).index_add(1, bins, flat)
+    counts = torch.zeros(rings + 1, dtype=flat.dtype, device=flat.device).index_add(0, bins, ones)
     return (sums / counts.clamp_min(1))[:, :rings]

@@ -43,7 +43,13 @@ from recipes.terms.haar import high_bands, low_band
 from recipes.terms.looks_guard import LooksGuard
 from recipes.terms.perceptual import Phi
 from recipes.terms.phi import PhiChoice, UsesPerceptualNet
-from recipes.terms.texture import block_deviations, contrast_distance, restlessness, spectrum_distance
+from recipes.terms.texture import (
+    block_agreement,
+    block_deviations,
+    contrast_distance,
+    restlessness,
+    spectrum_distance,
+)
 
 PHI_SHARE = 0.3
 VGG_WEIGHT = 1.0
@@ -166,7 +172,7 @@ class Game:
         ours, theirs = block_deviations(sr), block_deviations(target)
         terms = pixel_terms(sr - target) | {
             "spectrum": spectrum_distance(sr, target, step.all_gather),
-            "contrast": contrast_distance(ours, theirs),
+            "contrast": contrast_distance(ours, theirs, block_agreement(sr, target)),
             "flat": restlessness(ours, theirs),
         }
         windows = self._windows(step, sr, target)

@@ -1,14 +1,24 @@
-"""How much texture an image has beside another, wherever it lies, as losses: by frequency, by place, and in flat areas.
+"""How much texture an image has beside another, as losses: by frequency, by place, and in flat areas.
 
-    spectrum    Σ_b v_b·mean_k |log10((P_S,bk + ε_b)/(P_T,bk + ε_b))| / Σ_b v_b
-    contrast    mean over blocks of 8×8 pixels of |dev(S) - dev(T)|
+    spectrum    Σ_b v_b·mean_k γ_k²·|log10((P_S,bk + ε_b)/(P_T,bk + ε_b))| / Σ_b v_b
+    contrast    mean over blocks of 8×8 pixels of ρ²·|dev(S) - dev(T)|
     flat        mean over the calmest quarter of T_b's blocks of max(0, dev(S) - dev(T))
 
 S_b and T_b are two patches, the first of them the student's; P_bk is the power of the luminance in ring k of the
 frequencies (compressor/images/looks.py), ε_b a thousandth of the mean of P_T,b, and v_b² the mean of P_T,b in the rings
 finer than 8 pixels: patches count by the texture that they should have. dev is a block's deviation, of all channels
-together. The spectrum alone would be met by stronger edges and noise in flat areas: the contrast holds each to its
-place, and says nothing of where in a block a line lies, of which a small student is not sure. It treats a block with
+together.
+
+γ_k is the coherence of S and T in ring k, over the batch, and ρ their correlation within a block, of all channels
+together; both without gradient, and 0 in place of a negative one:
+
+    γ_k = Σ_b Re mean(F_S·conj F_T) / √(Σ_b P_S,bk · Σ_b P_T,bk),   ρ = cov(S, T)/(dev(S)·dev(T))
+
+Texture is asked for where the student knows where it lies. Where it doesn't, it would meet the demand in the cheapest
+way, by the squares of the LR pixels along its edges.
+
+The spectrum alone would be met by stronger edges and noise in flat areas: the contrast holds each to its
+place, and says little of where in a block a line lies, of which a small student is not sure. It treats a block with
 too much as one with too little; in flat areas too much is seen first, which is why they count once more.
 """
 
@@ -19,7 +29,7 @@ from collections.abc import Callable
 import torch
 from torch.nn import functional as F
 
-from compressor.images.looks import power_ratios, ring_powers
+from compressor.images.looks import power_ratios, ring_means, windowed_spectrum
 from compressor.images.metrics import Y_WEIGHTS
 from recipes.terms.distances import widen
 
@@ -33,16 +43,40 @@ BLOCK_SIDE, CALMEST = 8, 0.25
 def spectrum_distance(
     images: torch.Tensor, target: torch.Tensor, gather: Callable[[torch.Tensor], torch.Tensor]
 ) -> torch.Tensor:
-    """Return the spectrum's distance; `gather` gives the weights of the patches of all processes."""
-    ours, theirs = (ring_powers(_luminance(widen(side))) for side in (images, target))
+    """Return the spectrum's distance; `gather` gives values of the patches of all processes."""
+    spectra = [windowed_spectrum(_luminance(widen(side))) for side in (images, target)]
+    ours, theirs = (ring_means(spectrum.abs().square()) for spectrum in spectra)
+    shared = ring_means((spectra[0].detach() * spectra[1].conj()).real)
+    agreement = _squared_ratio(*gather(torch.stack([shared, ours.detach(), theirs], 1)).sum(0))
     weights = theirs[:, theirs.shape[1] // FINE_RINGS :].mean(1).sqrt()
-    distances = power_ratios(ours, theirs).abs().mean(1) / 10
+    distances = (agreement * power_ratios(ours, theirs).abs()).mean(1) / 10
     return (distances * weights).mean() / gather(weights).mean().clamp_min(SMALLEST_SQUARE)
 
 
-def contrast_distance(ours: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:
-    """Return by how much the deviations of the blocks differ."""
-    return (ours - theirs).abs().mean()
+def _squared_ratio(shared: torch.Tensor, ours: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:
+    """Return max(0, shared)²/(ours·theirs), at most 1, and 0 where nothing is there."""
+    tiny = torch.finfo(shared.dtype).tiny
+    # Two divisions, as the product of two small powers is 0.
+    return (shared.clamp_min(0) / ours.clamp_min(tiny) * (shared / theirs.clamp_min(tiny))).clamp_max(1)
+
+
+def contrast_distance(ours: torch.Tensor, theirs: torch.Tensor, agreement: torch.Tensor) -> torch.Tensor:
+    """Return by how much the deviations of the blocks differ, where both agree (`block_agreement`)."""
+    return (agreement * (ours - theirs).abs()).mean()
+
+
+@torch.no_grad()
+def block_agreement(images: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Return ρ² of the blocks of 8×8 pixels, (N, blocks)."""
+    ours, theirs = widen(images), widen(target)
+    side = min(BLOCK_SIDE, *ours.shape[-2:])
+
+    def shared(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        covariance = F.avg_pool2d(a * b, side) - F.avg_pool2d(a, side) * F.avg_pool2d(b, side)
+        return covariance.mean(1).flatten(1)
+
+    variances = (shared(one, one).clamp_min(0) + SMALLEST_SQUARE for one in (ours, theirs))
+    return _squared_ratio(shared(ours, theirs), *variances)
 
 
 def restlessness(ours: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:

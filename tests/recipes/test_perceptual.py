@@ -31,7 +31,13 @@ from recipes.methods.perceptual import (
 )
 from recipes.terms.discriminator import LOSSES, LossName, SpectralConv, UNetDiscriminator, accuracy
 from recipes.terms.looks_guard import CROPS, Looks, LooksGuard
-from recipes.terms.texture import block_deviations, contrast_distance, restlessness, spectrum_distance
+from recipes.terms.texture import (
+    block_agreement,
+    block_deviations,
+    contrast_distance,
+    restlessness,
+    spectrum_distance,
+)
 from tests.support.method_runs import Curve, Pair, Waves, numbers, step_of
 from tests.support.methods_table import STUDENT, TEACHER
 from tests.support.tensors import golden, noise
@@ -293,7 +299,8 @@ def test_terms_of_the_formula() -> None:
 
 
 def contrast_apart(images: Tensor, target: Tensor) -> Tensor:
-    return contrast_distance(block_deviations(images), block_deviations(target))
+    agreement = block_agreement(images, target)
+    return contrast_distance(block_deviations(images), block_deviations(target), agreement)
 
 
 def restless_beside(images: Tensor, target: Tensor) -> Tensor:
@@ -304,11 +311,14 @@ def as_one_process(tensor: Tensor) -> Tensor:
     return tensor
 
 
-def test_texture_is_compared_wherever_it_lies() -> None:
-    """Half the contrast is 6.02 dB and half the deviation; a turned image has the same spectrum."""
+def test_texture_is_compared_where_both_agree() -> None:
+    """Half the contrast is 6.02 dB and half the deviation; of other noise nothing is asked."""
     target = noise(2, 3, 64, 64).mul(0.2).add(0.5)
-    for distance in (spectrum_distance(target.mT, target, as_one_process), contrast_apart(target, target)):
+    for distance in (spectrum_distance(target, target, as_one_process), contrast_apart(target, target)):
         assert distance.item() == pytest.approx(0, abs=1e-5)
+    other = noise(2, 3, 64, 64, seed=1).mul(0.1).add(0.5)
+    assert spectrum_distance(other, target, as_one_process).item() < 0.1
+    assert contrast_apart(other, target).item() < 0.05 * block_deviations(target).mean().item()
     half = (target - 0.5) / 2 + 0.5
     assert spectrum_distance(half, target, as_one_process).item() == pytest.approx(0.602, rel=0.01)
     blocks = target.unfold(2, 8, 8).unfold(3, 8, 8).var((1, 4, 5), correction=0).sqrt()
@@ -325,21 +335,27 @@ def test_the_spectrum_of_a_textured_patch_counts_more_and_processes_share_its_we
     apart = [spectrum_distance(images, target, as_one_process).item() for images in (first, second)]
     assert apart[1] == pytest.approx(10 * apart[0], rel=0.2)
     whole = list[Tensor]()
-    spectrum_distance(second, target, lambda weights: whole.append(weights) or weights)
-    halves = [spectrum_distance(second[n : n + 1], target[n : n + 1], lambda _: whole[0]).item() for n in (0, 1)]
+
+    def keep(values: Tensor) -> Tensor:
+        whole.append(values)
+        return values
+
+    spectrum_distance(second, target, keep)
+    halves = []
+    for n in (0, 1):
+        values = iter(whole)
+        halves.append(spectrum_distance(second[n : n + 1], target[n : n + 1], lambda _: next(values)).item())  # noqa: B023
     assert sum(halves) / 2 == pytest.approx(apart[1], rel=1e-4)
 
 
-def test_contrast_has_a_place_but_no_phase() -> None:
-    """Noise turned within its block is the same contrast; moved to a flat block it is wrong twice."""
-    target = torch.full((1, 3, 16, 16), 0.5)
-    target[..., :8, :8] += noise(1, 3, 8, 8).mul(0.1)
-    turned = target.clone()
-    turned[..., :8, :8] = target[..., :8, :8].mT.flip(-1)
-    assert not torch.equal(turned, target) and contrast_apart(turned, target).item() < 1e-6
-    moved, without = target.roll(8, -1), torch.full_like(target, 0.5)
-    missing = contrast_apart(without, target).item()
-    assert missing > 0.005 and contrast_apart(moved, target).item() == pytest.approx(2 * missing, rel=1e-5)
+def test_agreement_is_the_share_of_what_two_images_have_in_common() -> None:
+    """Where an image is the other and as much noise of its own, half of its power is common to both."""
+    common, own = noise(16, 3, 64, 64), noise(16, 3, 64, 64, seed=1)
+    for images, share in ((common, 1.0), (common + own, 0.5), (own, 0.0), (-common, 0.0)):
+        assert block_agreement(images, common).mean().item() == pytest.approx(share, abs=0.03)
+    # By the ratio of both distances: the spectrum of twice the power is 3.01 dB away in each ring.
+    apart = spectrum_distance(common + own, common, as_one_process).item()
+    assert apart == pytest.approx(0.5 * 0.301, rel=0.1)
 
 
 def test_only_areas_where_the_teacher_is_calm_must_be_calm() -> None:
