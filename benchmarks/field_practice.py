@@ -232,7 +232,7 @@ def high_bands(images: torch.Tensor) -> list[torch.Tensor]:
     signs = [[[1, 1], [-1, -1]], [[1, -1], [1, -1]], [[1, -1], [-1, 1]]]
     filters = torch.tensor(signs, dtype=images.dtype, device=images.device)[:, None] / 2
     bands = F.conv2d(images.flatten(0, 1)[:, None], filters, stride=2)
-    return [band.unflatten(0, images.shape[:2]) for band in bands.unbind(1)]
+    return [band.reshape(*images.shape[:2], *band.shape[1:]) for band in bands.unbind(1)]
 
 
 def affinity(features: torch.Tensor) -> torch.Tensor:
@@ -343,7 +343,7 @@ class FieldLoop:
         ratio, batch = anchor.new_zeros(()), len(anchor)
         levels = zip(LEVEL_WEIGHTS, self.vgg(positive), self.vgg(anchor), self.vgg(negatives), strict=True)
         for weight, p, a, n in levels:
-            pairs = n.unflatten(0, (-1, batch)) - a if own else n[:, None] - a
+            pairs = n.reshape(-1, batch, *n.shape[1:]) - a if own else n[:, None] - a
             ratio = ratio + weight * (a - p).abs().mean() / (pairs.abs().mean((1, 2, 3, 4)).sum() + 1e-7)
         return ratio
 

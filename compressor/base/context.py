@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 from compressor.base.processes import Processes
+
+ItemT = TypeVar("ItemT")
 
 Progress: TypeAlias = Callable[[str, int, int], None]
 """Called as progress(title, done, total)."""
@@ -35,6 +37,13 @@ class Context:
     status: Status | None = None
     """Receives loss and speed of the running step; None: they are not reported."""
     processes: Processes = field(default_factory=Processes)
+
+    def each(self, title: str, items: Collection[ItemT]) -> Iterator[ItemT]:
+        """Yield the items, and report how many of them are done."""
+        for done, item in enumerate(items):
+            self.progress(title, done, len(items))
+            yield item
+        self.progress(title, len(items), len(items))
 
 
 QUIET = Context()

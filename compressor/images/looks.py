@@ -90,7 +90,8 @@ def windowed_spectrum(images: Tensor) -> Tensor:
     top, left = (height - side) // 2, (width - side) // 2
     square = images[..., top : top + side, left : left + side]
     hann = torch.hann_window(side, dtype=square.dtype, device=square.device)
-    return torch.fft.fft2((square - square.mean(dim=(-2, -1), keepdim=True)) * hann[:, None] * hann)
+    spectrum: Tensor = torch.fft.fft2((square - square.mean(dim=(-2, -1), keepdim=True)) * hann[:, None] * hann)
+    return spectrum
 
 
 def ring_means(values: Tensor) -> Tensor:

@@ -121,12 +121,10 @@ class Validation:
         """The teacher's images of this process by position: in bytes, and their luminance."""
         if self.teacher is None:
             return {}
-        enlarged, own = {}, self._own_images
-        for done, index in enumerate(own):
-            self.context.progress("teacher: validation images", done, len(own))
+        enlarged = {}
+        for index in self.context.each("teacher: validation images", self._own_images):
             sr_u8 = enlarge(self.teacher, self._images[index].lr, self.scale)
             enlarged[index] = sr_u8, _luma_of(sr_u8).float()
-        self.context.progress("teacher: validation images", len(own), len(own))
         return enlarged
 
     def _of_image(self, index: int, sr_u8: torch.Tensor, *, to_teacher: bool = True) -> list[float | None]:

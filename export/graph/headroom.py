@@ -66,8 +66,7 @@ def measure_graph(model: onnx.ModelProto, inputs: Sequence[ProofInput], context:
     producers = {name: node.name for node in model.graph.node for name in node.output}
     peaks: dict[str, Peak] = {}
     outputs = []
-    for done, sample in enumerate(inputs):
-        context.progress("measure", done, len(inputs))
+    for sample in context.each("measure", inputs):
         with one_line(f"the graph fails on {sample.name}", first=True):
             image, *results = session.run([output, *(f"{name}.peak" for name in names)], {source: sample.lr.numpy()})
         outputs.append(torch.from_numpy(np.asarray(image)))
@@ -85,7 +84,6 @@ def measure_graph(model: onnx.ModelProto, inputs: Sequence[ProofInput], context:
             else:
                 both = np.array([max(channels.max(), previous.largest)])
             peaks[name] = Peak(previous.node, both, on)
-    context.progress("measure", len(inputs), len(inputs))
     return Measurement(peaks, tuple(outputs))
 
 

@@ -96,8 +96,7 @@ def emit(
     folder.mkdir(parents=True, exist_ok=True)
     entries: list[dict[str, object]] = []
     failed: dict[str, str] = {}
-    for done, candidate in enumerate(candidates):
-        context.progress("write shapes", done, len(candidates))
+    for candidate in context.each("write shapes", candidates):
         try:
             # Programs on a phone fill a free size with 1: their files have one size.
             file = write_untrained(candidate, place, folder, fixed=not of_onnx)

@@ -333,8 +333,7 @@ class _Measurement:
         """The device's multiply rate in each precision of the rows, measured in the first process that can."""
         rates: dict[str, MatrixRate] = {}
         precisions = dict.fromkeys(model.facts.precision for model in self.models)
-        self.context.progress("matrix rate", 0, len(precisions))
-        for done, precision in enumerate(precisions, 1):
+        for precision in self.context.each("matrix rate", precisions):
             for model in self.models:
                 try:
                     rate = model.process.matrix_rate(precision)
@@ -343,7 +342,6 @@ class _Measurement:
                 if rate is not None:
                     rates[precision] = rate
                 break
-            self.context.progress("matrix rate", done, len(precisions))
         return rates
 
     def rows_of(
@@ -374,8 +372,7 @@ class _Measurement:
         """The times of each model's layers at the first size and batch."""
         workload = width, height, batch = self.settings.workloads[0]
         tables = []
-        for done, model in enumerate(self.models):
-            self.context.progress("layers", done, len(self.models))
+        for model in self.context.each("layers", self.models):
             try:
                 layers = model.process.layers(workload)
             except SrkdError as error:
@@ -386,7 +383,6 @@ class _Measurement:
                 continue
             facts = model.facts
             tables.append(LayerTimes(model.label, facts.runtime, facts.precision, f"{width}x{height}", batch, layers))
-        self.context.progress("layers", len(self.models), len(self.models))
         return tuple(tables)
 
     def measure_quality(self) -> tuple[tuple[QualityRow, ...], Goal]:
@@ -399,14 +395,12 @@ class _Measurement:
             chosen.setdefault((model.label, model.facts.precision, *own_file), model)
         scored: list[tuple[ProfiledModel, PhotoScores]] = []
         with TemporaryDirectory(prefix="srkd-profile-") as folder:
-            for done, model in enumerate(chosen.values()):
-                self.context.progress("quality", done, len(chosen))
+            for model in self.context.each("quality", chosen.values()):
                 is_reference = model.is_teacher and not any(other.is_teacher for other, _ in scored)
                 try:
                     scored.append((model, model.process.quality(folder, is_teacher=is_reference)))
                 except SrkdError as error:
                     self.notes.append(f"{model.name}: {error}")
-        self.context.progress("quality", len(chosen), len(chosen))
         goal = self.goal_of(next((scores for model, scores in scored if model.is_teacher), None))
         rows: dict[int, list[QualityRow]] = {}
         for model, scores in scored:

@@ -72,8 +72,7 @@ def verify(
     results: list[FileComparison] = []
     if io == "uint8":
         inputs = [replace(sample, lr=_round_to_bytes(sample.lr)) for sample in inputs]
-    for done, sample in enumerate(inputs):
-        context.progress("compare", done, len(inputs))
+    for sample in context.each("compare", inputs):
         expected = network.run(sample.lr)
         if not expected.isfinite().all():
             return Proof(None, NOT_FINITE.format(sample.name))
@@ -82,7 +81,6 @@ def verify(
         except SrkdError as error:
             return Proof(None, f"fails on {sample.name}: {error}")
         results.append(compare(sample, actual, expected, bounds, io, network.run))
-    context.progress("compare", len(inputs), len(inputs))
     if not results:
         raise SrkdError("nothing to compare the file on")
     worst = max(results, key=lambda result: result.parity.max_abs)

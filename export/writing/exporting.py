@@ -149,8 +149,7 @@ def export_model(
     inputs: tuple[ProofInput, ...] = ()
     files = []
     reserved = {} if source.path is None else {source.path.resolve(): "the model itself"}
-    for done, row in enumerate(rows):
-        context.progress("export", done, len(rows))
+    for row in context.each("export", rows):
         job = _Job(row, network, source, out_dir, options, reserved)
         try:
             inputs = inputs or proof_inputs(
@@ -162,7 +161,6 @@ def export_model(
                 raise
             reason = "its images do not fit into memory: name a smaller size"
             files.append(job.report("failed", reason, time.monotonic()))
-    context.progress("export", len(rows), len(rows))
     paths = {file.format: file.path for file in files if file.path is not None}
     files = [_with_next_step(row, file, paths, network, options) for row, file in zip(rows, files, strict=True)]
     return ExportReport(

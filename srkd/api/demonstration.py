@@ -40,8 +40,7 @@ def plan_to_time(options: DemoOptions, context: Context) -> tuple[PlanToTime, tu
             "write them with srkd plan --runtime onnxruntime --emit DIR"
         )
     models = []
-    for done, (name, file) in enumerate(emitted.files.items()):
-        context.progress("read shapes", done, len(emitted.files))
+    for name, file in context.each("read shapes", emitted.files.items()):
         models.append(read_model(file, name, "student", limits=options.limits))
     most_ms = emitted.targets.most_ms
     plan = PlanToTime(emitted.id, emitted.place.lr_size, None if math.isinf(most_ms) else most_ms)

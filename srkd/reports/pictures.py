@@ -124,12 +124,10 @@ def make_pictures(
         networks = {"teacher": teacher, **networks} | ({LANCZOS: Lanczos(scale)} if scale > 1 else {})
     some = pairs[:: math.ceil(len(pairs) / MOST_PHOTOS)] if pairs else ()
     photos = []
-    for done, pair in enumerate(some):
-        context.progress("photos", done, len(some))
+    for pair in context.each("photos", some):
         photo = _enlarge(pair, networks, scale, degradation)
         if photo is not None:
             photos.append(photo)
-    context.progress("photos", len(some), len(some))
     if not photos:
         raise SrkdError("no photo is large enough to compare the networks on: give others with --data")
     compared = ("student", "teacher" if teacher is not None else "original")

@@ -85,15 +85,13 @@ class GraphWalk:
         left = Counter(name for node in graph.nodes for name in dict.fromkeys(node.input))
         (source,) = (value.name for value in graph.model.graph.input)
         self._keep(source, self.images, self.images)
-        for index, node in enumerate(graph.nodes):
-            self.context.progress("quantise", index, len(graph.nodes))
+        for index, node in enumerate(self.context.each("quantise", graph.nodes)):
             if node.op_type != "Constant":
                 self._run(index, node)
             for name in dict.fromkeys(node.input):
                 left[name] -= 1
                 if not left[name]:
                     self.values.pop(name, None)
-        self.context.progress("quantise", len(graph.nodes), len(graph.nodes))
         return Solution(self.grids, self.layers)
 
     def error(self) -> float:
