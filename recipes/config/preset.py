@@ -176,13 +176,16 @@ class Preset(PresetPart):
     student: StudentRule = Field(default=StudentRule(), description="how the student is built")
     schedule: ScheduleRule = Field(default=ScheduleRule(), description="length, batches and learning rate of the run")
 
+    def with_schedule(self, **changes: Any) -> Preset:
+        """Return the preset with some fields of its schedule replaced."""
+        return self.model_copy(update={"schedule": self.schedule.model_copy(update=changes)})
+
     def with_steps(self, steps: int) -> Preset:
         """Return the preset with its schedule rescaled to `steps` updates."""
         rule = self.schedule
         ratio = steps / rule.steps
         milestones = tuple(round(milestone * ratio) for milestone in rule.milestones)
-        changes = {"steps": steps, "milestones": milestones, "warmup": round(rule.warmup * ratio)}
-        return self.model_copy(update={"schedule": rule.model_copy(update=changes)})
+        return self.with_schedule(steps=steps, milestones=milestones, warmup=round(rule.warmup * ratio))
 
     def for_short_run(self) -> Preset:
         """Return the preset with the rate of a short run: high, and falling along a cosine to zero.
@@ -190,9 +193,7 @@ class Preset(PresetPart):
         Milestones suit runs in which the student has almost converged before the first one. Rescaled to a few hundred
         steps they would end the training too early.
         """
-        rule = self.schedule
-        changes = {"decay": "cosine", "milestones": (), "rate": max(rule.rate, SHORT_RUN_RATE)}
-        return self.model_copy(update={"schedule": rule.model_copy(update=changes)})
+        return self.with_schedule(decay="cosine", milestones=(), rate=max(self.schedule.rate, SHORT_RUN_RATE))
 
     def at_scale(self, scale: int) -> Preset:
         """Return the preset with `hr_patch`, if it has one, converted to `lr_patch` for a scale."""
@@ -204,8 +205,7 @@ class Preset(PresetPart):
                 f"schedule.hr_patch={rule.hr_patch} is not a multiple of the scale {scale}: "
                 f"--set schedule.hr_patch={max(1, rule.hr_patch // scale) * scale}"
             )
-        changes = {"lr_patch": rule.hr_patch // scale, "hr_patch": None}
-        return self.model_copy(update={"schedule": rule.model_copy(update=changes)})
+        return self.with_schedule(lr_patch=rule.hr_patch // scale, hr_patch=None)
 
     def build_methods(self) -> tuple[Method, ...]:
         from recipes.config.options import make_method
@@ -219,20 +219,11 @@ class Preset(PresetPart):
         rule = self.schedule
         return SpeedOptions(rule.precision, rule.teacher_precision, rule.compile)
 
-    def with_own_rate(self) -> Preset:
-        """Return the preset with `rate` for every student, without `fit_rate`."""
-        return self.model_copy(update={"schedule": self.schedule.model_copy(update={"fit_rate": None})})
-
-    def with_optimiser(self, name: OptimiserName) -> Preset:
-        """Return the preset with another optimiser."""
-        return self.model_copy(update={"schedule": self.schedule.model_copy(update={"optimiser": name})})
-
     def at_rate_times(self, factor: float) -> Preset:
         """Return the preset with its rates multiplied by a factor."""
         rule = self.schedule
         fit_rate = None if rule.fit_rate is None else rule.fit_rate * factor
-        rates = {"rate": rule.rate * factor, "fit_rate": fit_rate}
-        return self.model_copy(update={"schedule": rule.model_copy(update=rates)})
+        return self.with_schedule(rate=rule.rate * factor, fit_rate=fit_rate)
 
     def stages(
         self, methods: Sequence[Method], mode: ExecutionMode | None = None, *, is_fitted: bool = False

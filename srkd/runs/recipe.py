@@ -51,7 +51,7 @@ def load_recipe(options: CompressOptions, note: Note = no_note) -> Preset:
             note(f"recipe: it runs the code of {rule.name}")
     keys = schedule_settings(options)
     if "rate" in keys and "fit_rate" not in keys:
-        preset = preset.with_own_rate()  # the user's rate is for this student, also if it is fitted
+        preset = preset.with_schedule(fit_rate=None)  # the user's rate is for this student, also if it is fitted
     if options.training.steps is None:
         return preset
     scaled, before = preset.with_steps(options.training.steps), preset.schedule
@@ -114,7 +114,7 @@ def with_pace_of_start(preset: Preset, start: StudentInit, options: CompressOpti
         return preset
     keys = schedule_settings(options)
     if preset.schedule.optimiser != "soap" and "optimiser" not in keys:
-        preset = preset.with_optimiser("soap")
+        preset = preset.with_schedule(optimiser="soap")
         note("optimiser: SOAP, as Adam's first steps would throw away such a start")
     if has_offsets and not {"rate", "fit_rate"} & keys:
         preset = preset.at_rate_times(OFFSET_RATE)

@@ -160,7 +160,7 @@ class Trials(RunPlan):
         """The config of a trial, with the teacher, images, validation and mode of its point."""
         quiet, point = replace(context, note=no_note), self._config_of(run)
         config = RunConfig.decide(run.options, quiet, shared=point)
-        if config.preset.with_own_rate().schedule != point.preset.with_own_rate().schedule:
+        if config.preset.with_schedule(fit_rate=None).schedule != point.preset.with_schedule(fit_rate=None).schedule:
             raise SrkdError(f"{run.title} would not run the recipe's schedule: this is a fault of srkd")
         if config.student.spec != point.student.spec:
             raise SrkdError(f"{run.title} would not train the recipe's student: this is a fault of srkd")
