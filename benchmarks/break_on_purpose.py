@@ -304,7 +304,7 @@ BREAKS = (
     *_in(
         "recipes/config/preset.py",
         "recipes/test_recipes.py",
-        ("LR patch of an HR patch", '"lr_patch": rule.hr_patch // scale', '"lr_patch": rule.hr_patch // 4'),
+        ("LR patch of an HR patch", "lr_patch=rule.hr_patch // scale", "lr_patch=rule.hr_patch // 4"),
     ),
     *_in(
         "compressor/models/fitting/bases.py",
