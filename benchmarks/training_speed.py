@@ -40,8 +40,8 @@ BENCHMARK = Benchmark(
     "How much faster is a training step than the field's?",
     minutes=45,
     small=(
-        *("--teacher", "edsr:width=16,depth=2,scale=4", "--student", "edsr:width=8,depth=2,scale=4"),
-        *("--batch", "1", "--lr-patch", "16", "--rounds", "1", "--steps", "1", "--recipes", "logits,facd,dukd"),
+        *("--teacher", "edsr:width=16,depth=3,scale=4", "--student", "edsr:width=8,depth=3,scale=4"),
+        *("--batch", "2", "--lr-patch", "16", "--rounds", "1", "--steps", "1", "--recipes", "logits,facd,dukd"),
     ),
 )
 COLUMNS = (
