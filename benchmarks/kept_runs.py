@@ -32,7 +32,6 @@ def run(folder: Path, options: argparse.Namespace, shape: str, **words: Any) -> 
         facts: dict[str, Any] = json.loads(kept.read_text())
         return facts
     shutil.rmtree(folder, ignore_errors=True)  # a run that was interrupted
-    lines: list[str] = []
     steps: dict[int, float] = {}
     before: dict[str, list[float]] = {"fit": [], "degrading": [], "teacher on": []}
 
@@ -43,30 +42,15 @@ def run(folder: Path, options: argparse.Namespace, shape: str, **words: Any) -> 
             if title.startswith(work):
                 before[work].append(time.process_time())
 
-    began = time.monotonic()
     report = srkd.compress(
-        options.teacher, student=shape, data=options.photos, val=[options.val], out=folder,
-        announce=lines.append, progress=progress, **{"cache_size": 0, **words},
+        options.teacher, student=shape, data=options.photos, val=[options.val], out=folder, announce=lambda line: None,
+        progress=progress, **{"cache_size": 0, **words},
     )  # fmt: skip
-    whole = time.monotonic() - began
     last = max(steps)
-    solved = next((line for line in lines if "solved for in" in line), "solved for in 0 s")
-    metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    curve = {entry["step"]: entry["student_psnr_y"] for entry in metrics if entry["kind"] == "validation"}
     facts = {
-        "psnr": report.student.psnr_y,
-        "teacher": report.teacher.psnr_y if report.teacher is not None else None,
-        "bicubic": report.bicubic.psnr_y,
         "psnr_teacher": report.student.psnr_y_teacher,
-        "bicubic_teacher": report.bicubic.psnr_y_teacher,
-        "untrained": None if report.untrained is None else report.untrained.student,
-        "solved_seconds": float(solved.partition("solved for in ")[2].split(" s")[0]),
-        "whole_seconds": whole,
-        "seconds": report.seconds,
         "step_seconds": (steps[last] - steps[1]) / max(1, last - 1),
         "seconds_before": sum(times[-1] - times[0] for times in before.values() if times),
-        "curve": curve,
-        "scale": srkd.load(folder).descriptor.scale,
     }
     kept.write_text(json.dumps(facts))
     return facts

@@ -121,7 +121,8 @@ def open_models(
     labels: set[str] = set()
     starting: list[_Starting] = []
     try:
-        for path, is_teacher in context.each("open", files):
+        for done, (path, is_teacher) in enumerate(files):
+            context.progress("open", done, len(files))
             label = unique_label(path.name if path.is_dir() else path.stem, labels)
             labels.add(label)
             if runtime_of(model_file(path)) == "torch":
@@ -129,6 +130,7 @@ def open_models(
             else:
                 starting += _start_exported(path, label, is_teacher, settings, opened)
         opened.collect(starting)
+        context.progress("open", len(files), len(files))
         if all(model.is_teacher for model in opened.models):
             raise SrkdError(f"nothing to profile: {'; '.join(opened.notes)}")
     except BaseException:
