@@ -75,7 +75,7 @@ TITLES: Mapping[str, str] = {
 """Titles of methods whose sources leave choices open: their results are not those of the papers' methods."""
 FIRST = ("scratch", "inherit", "logits")
 ELSEWHERE = {"pams", "pact", "perceptual", "calm"}
-"""Methods of other questions: quantised students (benchmarks/quantised_students.py), looks, and films."""
+"""Methods of other questions: quantised students, looks, and films."""
 SETTINGS = ("batch=4", "lr_patch=24", "decay=cosine", "precision=bf16", "validate_every=100000")
 """Settings of all runs; only the last step is validated, as the scores are measured afterwards."""
 FIT_ALONE = Contender("fit-l1", "scratch", "fit + L1", width=WIDTH, init="fit")

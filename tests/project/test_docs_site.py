@@ -44,7 +44,7 @@ def test_links_are_moved_to_the_pages_of_the_site() -> None:
     assert moved("[a](docs/formats/int8.md)", PurePosixPath("project/README.md")) == "[a](../formats/int8.md)"
     source = moved("[a](../../export/formats/table.py)", PurePosixPath("design/export.md"))
     assert source == "[a](../project/export/formats/table.py.md)"
-    assert moved("[a](../results/int8_table.json)", place) == "[a](../results/int8_table.md)"
+    assert moved("[a](../results/int8_quality.json)", place) == "[a](../results/int8_quality.md)"
     assert moved('<img src="docs/a.svg">', PurePosixPath("project/README.md")) == '<img src="docs/a.svg">', (
         "no such file"
     )
