@@ -126,19 +126,19 @@ ANCHORS: Mapping[int, Sequence[Anchor]] = {
 
 COLUMNS = (
     Column("student", "student"),
-    Column("params", "parameters", ",d"),
-    Column("gmac", "GMAC to 1280x720", ".2f"),
-    Column("recipe", "recipe"),
     Column("minutes", "minutes", "g"),
     Column("psnr", "to the teacher, dB", ".2f"),
-    Column("over_control", "nearer than the control, dB", "+.2f"),
+    Column("over_control", "over its control, dB", "+.2f"),
     Column("sharpness", "sharpness", ".2f"),
     Column("spectrum", "spectrum, dB", ".2f"),
     Column("original", "to the original, dB", ".2f"),
+    Column("times_as_fast", "times as fast", ".1f"),
     Column("onnxruntime", "ms, ONNX Runtime", ".1f"),
     Column("openvino", "ms, OpenVINO", ".1f"),
     Column("int8", "ms, int8", ".1f"),
-    Column("times_as_fast", "times as fast as the teacher", ".1f"),
+    Column("params", "parameters", ",d"),
+    Column("gmac", "GMAC to 1280x720", ".2f"),
+    Column("recipe", "recipe"),
 )
 COMMANDS = (Column("student", "student"), Column("minutes", "minutes", "g"), Column("command", "command"))
 
