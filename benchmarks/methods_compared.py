@@ -76,7 +76,7 @@ TITLES: Mapping[str, str] = {
 FIRST = ("scratch", "inherit", "logits")
 ELSEWHERE = {"pams", "pact", "perceptual", "calm"}
 """Methods of other questions: quantised students, looks, and films."""
-SETTINGS = ("batch=4", "lr_patch=24", "decay=cosine", "precision=bf16", "validate_every=100000")
+SETTINGS = ("batch=4", "lr_patch=24", "decay=cosine", "validate_every=100000")
 """Settings of all runs; only the last step is validated, as the scores are measured afterwards."""
 FIT_ALONE = Contender("fit-l1", "scratch", "fit + L1", width=WIDTH, init="fit")
 """The fitted student, trained with L1 and without distillation."""
@@ -107,13 +107,15 @@ def parser_with_methods(words: str | None, *, out: str) -> argparse.ArgumentPars
     parser.add_argument("--methods", default=",".join(all_rows()), help="names separated by commas; none: all")
     parser.add_argument("--preset", type=Path, nargs="+", default=[], metavar="FILE", help="recipes of one's own too")
     parser.add_argument("--teacher", type=Path, help="in place of the embedded one")
+    parser.add_argument("--precision", default="bf16", help="of training; fp32 where a processor has no bf16")
     parser.add_argument("--student", help="such as compact:width=24,depth=8,scale=4; none: half as wide as the teacher")
     return parser
 
 
 def budget_from(options: argparse.Namespace) -> Budget:
     # Recipes train students of another kind by SOAP: Adam's first steps throw away what is solved across kinds.
-    return budget_of(options, (*SETTINGS, "optimiser=soap") if options.student else SETTINGS)
+    optimiser = ("optimiser=soap",) if options.student else ()
+    return budget_of(options, (*SETTINGS, f"precision={options.precision}", *optimiser))
 
 
 def contenders_of(options: argparse.Namespace) -> list[Contender]:

@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from benchmarks.evidence import Benchmark, Column, Row, Table, save
-from benchmarks.published_counts import CARN_720P, HR_720P, PUBLISHED
 from compressor.models.networks.cost import cost
 from compressor.models.students.students import parse_student
+from tests.support.published_counts import CARN_720P, HR_720P, PUBLISHED
 
 BENCHMARK = Benchmark("How large are the usual shapes of each network?", minutes=0.2)
 SCALE = 4

@@ -125,7 +125,7 @@ PUBLISHED = (
     ),
     PublishedSpeed("edsr:width=256,depth=32,scale=4", "edsr:width=128,depth=32,scale=4", "1.77", CSD),
 )
-"""Published speed-ups; `published_counts.py` has the parameters and multiply-accumulates of the same networks."""
+"""Published speed-ups; `tests/support/published_counts.py` has the counts of the same networks."""
 
 
 def published_speed(teacher: str, student: str) -> PublishedSpeed | None:

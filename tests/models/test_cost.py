@@ -13,17 +13,6 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from benchmarks.published_counts import (
-    CLASSICAL,
-    COMPACT_PARAMS,
-    DIRECT,
-    HR_720P,
-    OFFICIAL,
-    PUBLISHED,
-    RRDBNET,
-    SCALES,
-    SPANF3_PARAMS,
-)
 from compressor.base.errors import UsageError
 from compressor.models.networks.base import Spec
 from compressor.models.networks.carn import CARNSpec
@@ -38,6 +27,17 @@ from compressor.models.networks.span import SPANSpec
 from compressor.models.networks.spanf3 import SPANF3Spec
 from compressor.models.networks.swinir import SwinIRSpec
 from tests.support.networks import VARIANTS, label, tiny_networks
+from tests.support.published_counts import (
+    CLASSICAL,
+    COMPACT_PARAMS,
+    DIRECT,
+    HR_720P,
+    OFFICIAL,
+    PUBLISHED,
+    RRDBNET,
+    SCALES,
+    SPANF3_PARAMS,
+)
 
 PUBLISHED_720P = {
     "carn": {2: 222.82, 3: 118.88, 4: 90.87},

@@ -12,7 +12,6 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks.golden_networks import TOLERANCE, rows
 from compressor.base.errors import SrkdError, UsageError
 from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.networks.base import Network, Spec
@@ -21,6 +20,7 @@ from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.layers import DIV2K_MEAN, DIV_FLICKR_MEAN, scale_from_upsampler
 from compressor.models.networks.registry import build, spec_from_dict
 from tests.support import official, official_rcan, official_swinir
+from tests.support.golden_networks import TOLERANCE, rows
 from tests.support.networks import VARIANTS, is_bounded, label, noise, tiny, tiny_networks
 from tests.support.shared import needs_shared, shared
 

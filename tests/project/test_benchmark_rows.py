@@ -13,12 +13,12 @@ from benchmarks import (
     methods_equal_time,
     network_sizes,
     profile_everywhere,
-    published_counts,
     quickstart,
 )
 from benchmarks.evidence import Result, results_folder
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.students.students import parse_student
+from tests.support import published_counts
 
 
 def test_sizes_of_networks_are_those_of_the_papers() -> None:

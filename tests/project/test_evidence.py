@@ -142,7 +142,7 @@ def test_every_mark_of_a_page_is_a_result_and_has_its_link_once_it_is_measured()
 def test_every_result_has_a_benchmark_or_is_settled_with_an_answer() -> None:
     text = (results_folder() / "README.md").read_text(encoding="utf-8")
     rows = text.partition("\n## Settled")[2].partition("\nThe second tables")[0]
-    settled = {name for row in rows.splitlines() for name in re.findall(r"`(\w+)`", row.partition(" | ")[0])}
+    settled = {name for row in rows.splitlines() for name in re.findall(r"`([\w-]+)`", row.partition(" | ")[0])}
     measured = results_of(results_folder())
     of_benchmarks = {name for name in measured if question_of(name) in benchmarks()}
     assert settled == measured.keys() - of_benchmarks and len(settled) > 15
