@@ -15,6 +15,7 @@ TENSORRT_BINDINGS := tensorrt_cu12_bindings==10.0.1 tensorrt_cu12_bindings==10.1
 
 ENVIRONMENT := $(shell PYTHON=$(PYTHON) sh scripts/environment.sh where)
 BIN := $(ENVIRONMENT)/bin
+INSTALL := sh scripts/install.sh
 # SHARE=2/6: the third of six parts of the tests.
 RUN_TESTS := -m pytest -q -n $(JOBS) --dist loadfile --durations=10 $(SHARE:%=--share %)
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python $(RUN_TESTS)
@@ -58,10 +59,10 @@ env:
 	@PYTHON=$(PYTHON) sh scripts/environment.sh
 
 extras: env
-	$(BIN)/python -m pip install -q --no-deps -c constraints.txt -r scripts/extras.txt
+	$(INSTALL) $(BIN)/python --no-deps -c constraints.txt -r scripts/extras.txt
 	@# NVIDIA's bindings for a test of names and signatures: all versions are called alike, so each has its folder.
 	@for pin in $(TENSORRT_BINDINGS); do test -d $(ENVIRONMENT)/share/$$pin || \
-	  $(BIN)/python -m pip install -q --no-deps --target $(ENVIRONMENT)/share/$$pin $$pin || \
+	  $(INSTALL) $(BIN)/python --no-deps --target $(ENVIRONMENT)/share/$$pin $$pin || \
 	  echo "no $$pin for this Python: its test skips"; done
 	-$(BIN)/python scripts/ncnn_source.py
 
@@ -69,7 +70,7 @@ app: env
 	$(BIN)/python scripts/build_demo.py --get-node
 
 app-for-tests: env
-	$(BIN)/python -m pip install -q -c constraints.txt playwright
+	$(INSTALL) $(BIN)/python -c constraints.txt playwright
 	$(BIN)/python scripts/build_demo.py --get-node --dev
 
 quickstart: env
@@ -123,8 +124,8 @@ test-matrix: env
 # The tests of the dependencies (or TESTS) in an environment of its own, which stays in build/: its name, its requirements.
 define test_in
 	test -x build/$(1)/bin/python || $(PYTHON) -m venv build/$(1)
-	build/$(1)/bin/python -m pip install -q $(2) hatchling hypothesis pytest pytest-timeout pytest-xdist
-	build/$(1)/bin/python -m pip install -q --no-deps -e .
+	$(INSTALL) build/$(1)/bin/python $(2) hatchling hypothesis pytest pytest-timeout pytest-xdist
+	$(INSTALL) build/$(1)/bin/python --no-deps -e .
 	build/$(1)/bin/python -m pip list
 	OMP_NUM_THREADS=1 build/$(1)/bin/python $(RUN_TESTS) $(FAST) $(or $(TESTS),$(OF_DEPENDENCIES))
 endef
@@ -149,7 +150,7 @@ evidence-gpu: env
 	$(BIN)/python -m benchmarks.gpu_evidence $(GPU)
 
 site: env
-	$(BIN)/python -m pip install -q -c constraints.txt mkdocs mkdocs-material mkdocstrings-python mkdocs-click
+	$(INSTALL) $(BIN)/python -c constraints.txt mkdocs mkdocs-material mkdocstrings-python mkdocs-click
 	NO_MKDOCS_2_WARNING=1 PYTHONPATH=. $(BIN)/mkdocs build --quiet
 
 docs: site

@@ -10,7 +10,7 @@ export SRKD_WITHOUT_APP=1 # an editable install uses the demo's app in the worki
 
 say() { echo "environment: $*" >&2; }
 stop() { say "$*"; exit 1; }
-install() { "$python" -m pip install -qq --disable-pip-version-check "$@"; }
+install() { sh scripts/install.sh "$python" "$@"; }
 
 environment=$PWD/.venv active=
 for folder in "${VIRTUAL_ENV:-}" "${CONDA_PREFIX:-}"; do

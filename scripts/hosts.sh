@@ -21,7 +21,7 @@ host() {
   shift 2
   [ -n "$python" ] || { echo "hosts: $name needs Python 3.12 or newer, and there is none here: its tests skip"; return; }
   [ -f "$folder/$name/.installed" ] && [ "$(cat "$folder/$name/.installed")" = "$*" ] && return
-  "$python" -m venv --clear "$folder/$name" && "$folder/$name/bin/python" -m pip install -q --disable-pip-version-check "$@" &&
+  "$python" -m venv --clear "$folder/$name" && sh scripts/install.sh "$folder/$name/bin/python" "$@" &&
     echo "$*" >"$folder/$name/.installed" || echo "hosts: no $* for this machine: the tests of $name skip"
 }
 
