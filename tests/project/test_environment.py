@@ -57,6 +57,21 @@ def test_an_older_python_is_refused_in_one_line(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("uv_works", [True, False])
+def test_packages_are_installed_by_uv_and_by_pip_where_uv_fails(tmp_path: Path, uv_works: bool) -> None:
+    log = tmp_path / "log"
+    for name, exit_code in (("uv", int(not uv_works)), ("python", 0)):
+        program = tmp_path / name
+        program.write_text(f'#!/bin/sh\necho "{name} $* in $UV_FIND_LINKS" >>"{log}"\nexit {exit_code}\n')
+        program.chmod(0o755)
+    script, python = str(ROOT / "scripts" / "install.sh"), str(tmp_path / "python")
+    variables = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "PIP_FIND_LINKS": "/wheels"}
+    subprocess.run(["sh", script, python, "--no-deps", "click"], env=variables, check=True)
+    by_uv, *by_pip = log.read_text().splitlines()
+    assert by_uv == f"uv pip install -qq --python {python} --no-deps click in /wheels"
+    assert [line.split(" -q ")[0] for line in by_pip] == ([] if uv_works else ["python -m pip install"])
+
+
 def test_the_lowest_versions_are_those_of_the_core_dependencies() -> None:
     done = subprocess.run(["make", "-n", "test-lowest"], cwd=ROOT, capture_output=True, text=True, check=True)
     (line,) = (line for line in done.stdout.splitlines() if "torch==" in line)
