@@ -178,7 +178,9 @@ class Preset(PresetPart):
 
     def with_schedule(self, **changes: Any) -> Preset:
         """Return the preset with some fields of its schedule replaced."""
-        return self.model_copy(update={"schedule": self.schedule.model_copy(update=changes)})
+        given = {name: getattr(self.schedule, name) for name in self.schedule.model_fields_set}
+        schedule = ScheduleRule.model_validate({**given, **changes})
+        return self.model_copy(update={"schedule": schedule})
 
     def with_steps(self, steps: int) -> Preset:
         """Return the preset with its schedule rescaled to `steps` updates."""

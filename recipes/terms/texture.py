@@ -71,12 +71,16 @@ def block_agreement(images: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     ours, theirs = widen(images), widen(target)
     side = min(BLOCK_SIDE, *ours.shape[-2:])
 
-    def shared(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-        covariance = F.avg_pool2d(a * b, side) - F.avg_pool2d(a, side) * F.avg_pool2d(b, side)
-        return covariance.mean(1).flatten(1)
+    our_mean, their_mean = F.avg_pool2d(ours, side), F.avg_pool2d(theirs, side)
 
-    variances = (shared(one, one).clamp_min(0) + SMALLEST_SQUARE for one in (ours, theirs))
-    return _squared_ratio(shared(ours, theirs), *variances)
+    def covariance(products: torch.Tensor, of_means: torch.Tensor) -> torch.Tensor:
+        return (F.avg_pool2d(products, side) - of_means).mean(1).flatten(1)
+
+    our_variance, their_variance = (
+        covariance(each.square(), mean.square()).clamp_min(0) + SMALLEST_SQUARE
+        for each, mean in ((ours, our_mean), (theirs, their_mean))
+    )
+    return _squared_ratio(covariance(ours * theirs, our_mean * their_mean), our_variance, their_variance)
 
 
 def restlessness(ours: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:
