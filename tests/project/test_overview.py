@@ -1,54 +1,40 @@
-"""The pictures in docs/images are those that the scripts draw, and their statements about srkd are true."""
+"""What the pictures of the documentation say of srkd is true."""
 
 from __future__ import annotations
 
-import importlib.util
 import re
-import sys
 import xml.etree.ElementTree as ET
-from types import ModuleType
 
 import pytest
 
-from benchmarks.pages import rendered
+from benchmarks.evidence import Result, results_folder
 from compressor.runtimes.table import RUNTIMES
 from scripts.design_parts import imports, methods
 from srkd.cli.main import VERBS
 from tests.support.commands import ROOT
 
+PICTURE = ROOT / "docs" / "images" / "overview.svg"
+
 
 @pytest.fixture(scope="module")
-def script() -> ModuleType:
-    return load("draw_overview")
+def texts() -> list[str]:
+    """Return the lines of text in the picture of srkd."""
+    picture = ET.fromstring(PICTURE.read_text(encoding="utf-8"))
+    return ["".join(element.itertext()) for element in picture.iter("{http://www.w3.org/2000/svg}text")]
 
 
-def load(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+def test_the_picture_names_every_runtime_but_torch(texts: list[str]) -> None:
+    named = {re.sub(r"\W", "", line).lower() for line in texts[texts.index("Formats") + 1 : texts.index("measure")]}
+    assert named == {name.removesuffix("runtime") for name in RUNTIMES if not name.startswith("torch")}
 
 
-def texts(svg: str) -> list[str]:
-    return ["".join(element.itertext()) for element in ET.fromstring(svg).iter("{http://www.w3.org/2000/svg}text")]
-
-
-def test_the_committed_picture_is_what_the_script_draws(script: ModuleType) -> None:
-    assert script.PICTURE.read_text(encoding="utf-8") == script.draw(), "run: python scripts/draw_overview.py"
-
-
-def test_the_picture_names_every_runtime_but_torch(script: ModuleType) -> None:
-    drawn = {re.sub(r"\W", "", name).lower() for name in script.FORMATS}
-    assert drawn == {name.removesuffix("runtime") for name in RUNTIMES if not name.startswith("torch")}
-
-
-def test_its_figures_are_those_of_the_quickstart_and_its_commands_are_verbs(script: ModuleType) -> None:
-    shown = rendered("quickstart", "summary", None, ROOT / "docs" / "results")
-    for line in (*script.figures("teacher"), *script.figures("logits")):
-        assert line.split()[0] in shown
-    commands = {line.split()[1] for line in texts(script.draw()) if line.startswith("srkd ")}
+def test_its_figures_are_those_of_the_quickstart_and_its_commands_are_verbs(texts: list[str]) -> None:
+    rows = Result.read(results_folder() / "quickstart.json").tables["scores"].rows
+    for title, network in (("Teacher", "teacher"), ("Student", "logits")):
+        (row,) = (row for row in rows if row["network"] == network)
+        figures = f"{row['params']:,} parameters", f"{row['gmacs']:.2f} GMAC", f"{row['psnr_y_db']:.3f} dB"
+        assert set(figures) <= set(texts[texts.index(title) :][:5])
+    commands = {line.split()[1] for line in texts if line.startswith("srkd ")}
     assert commands == {"compress", "export", "profile", "evaluate"} and commands <= set(VERBS)
 
 
