@@ -22,6 +22,7 @@ from compressor.assets import embedded_teacher
 from compressor.base.errors import UsageError
 from compressor.base.files import atomic_path, file_sha256
 from compressor.base.machine import cpu_model
+from compressor.models.checkpoints.load import load_checkpoint
 from recipes.config.reading import is_recipe_file, load_preset
 from srkd import compress, resume
 from srkd.options.compress import CompressOptions
@@ -168,13 +169,17 @@ def _require_same(
     preset = load_recipe(request).model_dump(mode="json")
     now = {key: preset[key] for key in ("methods", "weights", "schedule")}
     before = {key: facts["preset"][key] for key in now}
+    # srkd chooses it, and a rate with it, for some starts.
+    if before["schedule"]["optimiser"] == "soap" != now["schedule"]["optimiser"]:
+        for key in ("optimiser", "rate", "fit_rate"):
+            del before["schedule"][key], now["schedule"][key]
     options = {
         "data": None if budget.train is None else str(budget.train.resolve()),
         **{key: getattr(one, key) for key in ("width", "student", "init")},
     }
     now, before = now | options, before | {key: facts["request"][key] for key in options}
     if facts["teacher"] is not None:
-        now["teacher"] = file_sha256(one.teacher or embedded_teacher())
+        now["teacher"] = load_checkpoint(one.teacher or embedded_teacher()).sha256
         before["teacher"] = facts["teacher"]["sha256"]
     changed = [key for key in now if now[key] != before[key]]
     if changed:
