@@ -9,8 +9,8 @@ within the ten minutes. Students, control, bicubic and Lanczos are compared with
 the originals where the teacher is for these; published figures of networks of the students' cost stand beside them.
 Each student is timed in turns with its teacher.
 
-docs/results/real_teachers.webp gets a row for each teacher: of the embedded photos, the crop in which the student of
-the first kind that was trained longest differs most from its teacher.
+docs/results/real_teachers-NAME.webp shows, of the embedded photos, the crop in which the student of the first kind
+that was trained longest differs most from its teacher.
 
 Finished runs are kept in --out, and so are scores and times: the command can be stopped and repeated. --only measures
 some teachers, and the tables of the others stay in the result as they are.
@@ -101,10 +101,8 @@ TEACHERS = (
 )
 
 RUNTIMES = ("onnxruntime", "openvino")
-PICTURE = "real_teachers.webp"
-"""File beside the result."""
 GAP = 4
-"""Pixels between the crops of the picture."""
+"""Pixels between the crops of a picture."""
 
 
 @dataclass(frozen=True)
@@ -163,7 +161,8 @@ def main() -> int:
             continue
         trained = students_of(teacher, minutes, options)
         rows = list(rows_of(teacher, trained, options))
-        tables[teacher.name] = Table(COLUMNS, rows, caption_of(teacher, options), behind(rows))
+        filled = [column for column in COLUMNS if any(row.get(column.key) is not None for row in rows)]
+        tables[teacher.name] = Table(filled, rows, caption_of(teacher, options), behind(rows))
         commands: list[Row] = [
             {"student": row["student"], "minutes": row["minutes"], "command": command(teacher, row, options)}
             for row in trained.values()
@@ -329,20 +328,17 @@ def timed(teacher: Published, row: Mapping[str, Cell], options: argparse.Namespa
 
 
 def draw(teacher: Published, trained: Mapping[str, Mapping[str, Cell]], options: argparse.Namespace) -> None:
-    """Draw the teacher's row of the picture: the enlarged input, the teacher, the student, its control."""
+    """Draw the picture of a teacher: the enlarged input, the teacher, the student, its control."""
     name, row = max(((name, row) for name, row in trained.items() if "control" in row), key=_first_and_longest)
     print(f"picture of {teacher.name}: {name}", file=sys.stderr, flush=True)
     student, control = (open_model(Path(str(trained[one]["run"]))) for one in (name, str(row["control"])))
     runtime = open_model(options.checkpoints / teacher.file, OpenOptions(**teacher.words))
     pictures = make_pictures(embedded_pairs("val"), student, runtime, QUIET, control=control, most=1)
     drawn = strip(pictures.crops[:1], ("bicubic", "teacher", "student", "control"))
-    file = results_folder() / PICTURE
-    size = drawn.width, len(TEACHERS) * (SIDE + GAP) - GAP
-    canvas = Image.open(file).convert("RGB") if file.is_file() else Image.new("RGB", size, "white")
-    canvas.paste(drawn, (0, TEACHERS.index(teacher) * (SIDE + GAP)))
+    file = results_folder() / f"real_teachers-{teacher.name}.webp"
     file.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(file) as temporary:
-        canvas.save(temporary, format="WEBP", quality=92, method=6)
+        drawn.save(temporary, format="WEBP", quality=92, method=6)
 
 
 def strip(crops: Sequence[Crop], networks: Sequence[str]) -> Image.Image:
