@@ -22,7 +22,7 @@ from compressor.assets import embedded_teacher
 from compressor.base.errors import UsageError
 from compressor.base.files import atomic_path, file_sha256
 from compressor.base.machine import cpu_model
-from compressor.models.checkpoints.load import load_checkpoint
+from compressor.models.checkpoints.header import ncnn_files
 from recipes.config.reading import is_recipe_file, load_preset
 from srkd import compress, resume
 from srkd.options.compress import CompressOptions
@@ -179,7 +179,9 @@ def _require_same(
     }
     now, before = now | options, before | {key: facts["request"][key] for key in options}
     if facts["teacher"] is not None:
-        now["teacher"] = load_checkpoint(one.teacher or embedded_teacher()).sha256
+        file = one.teacher or embedded_teacher()
+        ncnn = ncnn_files(file)
+        now["teacher"] = file_sha256(ncnn[1] if ncnn else file)  # as runs record it
         before["teacher"] = facts["teacher"]["sha256"]
     changed = [key for key in now if now[key] != before[key]]
     if changed:

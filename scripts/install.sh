@@ -1,7 +1,7 @@
 #!/bin/sh
 # Install packages into the environment of a Python: `install.sh PYTHON WORDS...`, with the words of `pip install`.
 #
-# uv does it, in a tenth of pip's time: the machine's, else one in build/uv. It does not read pip's settings, so it is told
+# uv does it, in a fifth of pip's time: the machine's, else one in build/uv. It does not read pip's settings, so it is told
 # the folders of packages that pip has. If uv cannot be had, or fails, pip does it, and its message is the one shown.
 set -u
 cd "$(dirname "$0")/.."
