@@ -371,6 +371,8 @@ def _plan_jobs(inputs: Sequence[str | Path], settings: UpscaleSettings) -> tuple
     contents = _collect(inputs, recursive=settings.recursive, output=folder)
     pictures = contents.pictures()
     if file is not None:
+        if not pictures and contents.failed:
+            return [], contents
         if len(pictures) != 1:
             raise UsageError(f"output {file} is one file, but the inputs are {len(pictures)} pictures")
         if is_film(pictures[0][0]) != is_film(file):

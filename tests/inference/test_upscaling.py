@@ -164,6 +164,8 @@ def test_one_output_file_for_one_picture(tmp_path: Path) -> None:
     put(tmp_path / "b.png")
     with pytest.raises(UsageError, match=r"big\.tiff.*\b2 pictures"):
         upscale([tmp_path], nearest_model(2), UpscaleSettings(output=tmp_path / "big.tiff"))
+    (failed,) = upscale([tmp_path / "c.png"], nearest_model(2), UpscaleSettings(output=tmp_path / "big.png")).failed
+    assert failed.reason.endswith("c.png does not exist")
     with pytest.raises(UsageError, match=r"extension '\.gif' is not one of"):
         upscale([tmp_path], nearest_model(2), UpscaleSettings(extension=".gif"))
 
