@@ -52,7 +52,17 @@ CASES: list[Case] = [
     (COMPACT, "pams", "all", "cpu"),
     (SWINIR, "pams", "all", "cpu without VNNI"),
 ]
-every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case[0].arch}-{'-'.join(case[1:])}")
+IN_MAKE_TEST = ((EDSR, "pams", "all", "cpu"), (EDSR, "pact", "all", "tensorrt"))
+each_case = pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(
+            case, marks=[] if case in IN_MAKE_TEST else pytest.mark.ci, id=f"{case[0].arch}-{'-'.join(case[1:])}"
+        )
+        for case in CASES
+    ],
+)
+"""Tracing takes seconds, so most of the cases are of CI's tier."""
 
 
 @cache
@@ -79,7 +89,7 @@ def run(model: onnx.ModelProto, lr: torch.Tensor, *, plain: bool = False) -> tor
 
 
 @pytest.mark.ci
-@every_case
+@each_case
 @pytest.mark.parametrize("plain", [True, False], ids=["as written", "optimised"])
 def test_it_gives_the_numbers_of_the_fake_quantisation(case: Case, plain: bool) -> None:
     if case[-1] != "cpu without VNNI" and not plain and not has_integer_products():
@@ -96,7 +106,7 @@ def test_it_gives_the_numbers_of_the_fake_quantisation(case: Case, plain: bool) 
     assert float((plain_network - expected).abs().max()) > 2 * float(difference.abs().max())
 
 
-@every_case
+@each_case
 def test_weights_are_integers_and_features_go_through_them(case: Case) -> None:
     network, graph = network_of(*case[:3]), graph_of(case).graph
     kind, middle = (np.uint8, 128) if case[-1] == "cpu without VNNI" else (np.int8, 0)

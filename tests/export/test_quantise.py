@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import onnx
@@ -38,6 +39,11 @@ SPECS: tuple[Spec, ...] = tuple(
     architecture(name).small for name in ("edsr", "rcan", "carn_m", "swinir", "compact", "plain")
 )
 ANCHORED = (PlainSpec(width=8, depth=2), PlainSpec(1, width=8, depth=1), CompactSpec(2, width=8, depth=2, act="relu"))
+
+
+def first_in_make_test(specs: Sequence[Spec]) -> list[Any]:
+    """Tracing a network takes seconds: all but the first are of CI's tier."""
+    return [pytest.param(spec, marks=pytest.mark.ci if place else []) for place, spec in enumerate(specs)]
 
 
 def photos_like(count: int = 4, side: int = 16, seed: int = 0) -> torch.Tensor:
@@ -262,7 +268,7 @@ def test_a_sum_with_the_image_is_bytes_from_end_to_end(spec: Spec) -> None:
     assert np.abs(run(copied, lr) - enlarged.numpy()).max() < 1e-6
 
 
-@pytest.mark.parametrize("spec", ANCHORED, ids=str)
+@pytest.mark.parametrize("spec", first_in_make_test(ANCHORED), ids=str)
 def test_without_a_zero_point_the_sum_with_the_image_stays_in_float_and_says_why(spec: Spec) -> None:
     _, ends = ends_of(spec)
     plan, _, model = quantised(ends, photos_like(2), TENSORRT)
@@ -277,7 +283,7 @@ def test_without_a_zero_point_the_sum_with_the_image_stays_in_float_and_says_why
 # --- equalising
 
 
-@pytest.mark.parametrize("spec", SPECS, ids=lambda spec: str(spec.arch))
+@pytest.mark.parametrize("spec", first_in_make_test(SPECS), ids=lambda spec: str(spec.arch))
 def test_equalised_channels_compute_the_same(spec: Spec) -> None:
     network, ends = ends_of(spec, size_for(spec))
     patches = photos_like()[:1]

@@ -125,6 +125,7 @@ def test_the_order_of_the_teachers_units_does_not_matter(name: str, monkeypatch:
     assert float(difference(straight, permuted, patches(2, seed=8)).abs().max()) < 1e-3
 
 
+@pytest.mark.ci
 def test_more_patches_do_no_harm() -> None:
     teacher = lively(EDSRSpec(2, width=16, depth=3))
     spec, apart = teacher.spec.narrowed(0.5), patches(8, seed=99)

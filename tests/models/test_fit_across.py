@@ -231,6 +231,7 @@ def test_a_unit_is_as_large_where_it_is_written_as_where_it_is_read() -> None:
         assert torch.allclose(before(lr[:2]), expected, atol=1e-4)
 
 
+@pytest.mark.ci
 def test_more_patches_never_hurt() -> None:
     teacher, apart = lively(replace(architecture("edsr").small, scale=2)), patches(8, seed=12)
     spec = CompactSpec(2, width=20, depth=3)

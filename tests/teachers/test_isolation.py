@@ -313,6 +313,7 @@ def test_a_program_is_refused_where_there_is_no_jail_unless_its_code_is_trusted(
         jailed.clear()
 
 
+@pytest.mark.ci
 def test_sigterm_ends_srkd_while_a_program_runs_for_ever(tmp_path: Path) -> None:
     path = save_torchscript(Endless(), tmp_path / "endless.pt")
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

@@ -138,6 +138,7 @@ def test_sizes_that_a_model_refuses_are_padded_and_cropped(multiple: int, tmp_pa
     assert teacher(torch.rand(1, 3, 1, 1)).shape == (1, 3, 2, 2)
 
 
+@pytest.mark.ci
 def test_files_of_a_fixed_batch_and_size(tmp_path: Path) -> None:
     one = load_teacher(save_onnx(twin(), tmp_path / "one.onnx", batch=1))
     lr = torch.rand(3, 3, 6, 5)
