@@ -146,7 +146,7 @@ def tunes_teacher(method: Method) -> bool:
 
 
 def trains_teacher(method: Method) -> bool:
-    """Whether the teacher that teaches is not the one that came, but trained on patches, before or with the student."""
+    """Whether the run trains its teacher on patches, before the student or with it."""
     return isinstance(method, TrainsJointly) or tunes_teacher(method)
 
 
