@@ -37,6 +37,12 @@ def test_links_lead_somewhere() -> None:
     assert [link for page in PAGES for link in broken_links(page)] == []
 
 
+def test_a_page_has_each_heading_once() -> None:
+    for page in PAGES:
+        headings = re.findall(r"^##+ .+$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+        assert len(headings) == len(set(headings)), page
+
+
 def test_the_index_has_every_page() -> None:
     index = ROOT / "docs" / "README.md"
     linked = {(index.parent / link.partition("#")[0]).resolve() for link in links(index)}
