@@ -57,11 +57,10 @@ class OwnLoop:
         own = None if teacher is None else teacher.network
         methods = fit_methods(bind_phi(preset.build_methods(), phi), own, student)
         self.stage = preset.with_steps(LONG).stage(methods, self.mode)
-        placed = self.mode.lay_out(student)
         self.teacher = None if teacher is None else teacher.move_to(device).network
         if self.teacher is not None:
-            self.mode.lay_out(self.teacher)
-        self.state = State.fresh(placed, self.teacher, self.stage)
+            self.mode.lay_out(self.teacher, frozen=True)
+        self.state = State.fresh(student, self.teacher, self.stage)
         data = prepare_data(DataChoice(), scale=spec.scale, lr_patch=lr_patch)
         self.batches = Batches.for_store(data.train.to(device), batch=batch, lr_patch=lr_patch, seed=10)
         self.fixed: Batch = self.batches.at(0)

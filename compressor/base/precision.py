@@ -19,6 +19,19 @@ def computes_bf16(device: torch.device) -> bool:
     return False
 
 
+def training_layout(device: torch.device, precision: Precision) -> Layout:
+    """Return the memory layout in which networks train faster on this device.
+
+    That is channels last, but for fp32 on x86 processors without AVX-512: there oneDNN takes up to four times as long
+    for the gradients of wide layers' weights if channels are last.
+    """
+    if device.type == "cpu" and precision == "fp32":
+        capabilities = torch.cpu.get_capabilities()
+        if capabilities.get("architecture") == "x86_64" and not capabilities.get("avx512_f"):
+            return "contiguous"
+    return "channels_last"
+
+
 def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
     """Return the context in which a network computes in `precision`."""
     return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()

@@ -29,7 +29,7 @@ def build_networks(
         return Runner(model, trains=trains, autocast=lambda: autocast(precision, device), compiled=compiled)
 
     def frozen(module: nn.ModuleDict) -> nn.ModuleDict:
-        return mode.lay_out(module.to(device)).eval().requires_grad_(False)
+        return mode.lay_out(module.to(device), frozen=True).eval().requires_grad_(False)
 
     def student_inside(spec: Spec) -> Runner:
         view = StudentView(state.trained_network, spec, state.segments)

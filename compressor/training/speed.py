@@ -1,8 +1,9 @@
 """The execution mode of training on this machine: precision, memory layout and compilation.
 
 It is decided by facts, never by timing, so that the same seed gives the same run on the same machine, however busy it
-is: bf16 autocast if the processor computes bf16 natively and the run is not short, else fp32; channels last. A frozen
-teacher computes in the student's precision, if it is one of srkd's networks.
+is: bf16 autocast if the processor computes bf16 natively and the run is not short, else fp32; channels last, except in
+fp32 on a processor without AVX-512. A frozen teacher computes in the student's precision, if it is one of srkd's
+networks.
 
 Only if the preset asks for it (`precision: measure`), a measurement decides. The candidates are then fp32 and, if
 native, bf16, each with channels last or first. In this order each must be a tenth faster than the best before it, so
@@ -30,7 +31,7 @@ from compressor.base.choices import CompileOption, Layout, Precision, PrecisionO
 from compressor.base.context import Note
 from compressor.base.errors import reason_of
 from compressor.base.machine import count_threads
-from compressor.base.precision import autocast, computes_bf16, memory_format, synchronise
+from compressor.base.precision import autocast, computes_bf16, memory_format, synchronise, training_layout
 from compressor.models.networks.base import Network
 from compressor.models.networks.cost import cost
 
@@ -92,9 +93,13 @@ class ExecutionMode:
     step_ms: Mapping[str, float] = field(default_factory=dict)
     reason: str = ""
 
-    def lay_out(self, module: M) -> M:
-        """Return a module with its tensors converted in place to the mode's memory layout."""
-        return module.to(memory_format=memory_format(self.layout))  # type: ignore[call-overload, no-any-return]
+    def lay_out(self, module: M, *, frozen: bool = False) -> M:
+        """Return a module with its tensors converted in place to the mode's memory layout.
+
+        A frozen one computes no gradients of weights: it is faster with channels last, unless a measurement decided.
+        """
+        layout = PLAIN.layout if frozen and not self.step_ms else self.layout
+        return module.to(memory_format=memory_format(layout))  # type: ignore[call-overload, no-any-return]
 
     def line(self, lr_patch: int) -> str:
         """Return the choice as one line."""
@@ -132,7 +137,8 @@ def choose_execution_mode(
     if options.precision == "measure":
         return _measured_mode(student, batch, lr_patch, device, options, compiled)
     precision, reason = _precision_by_facts(student, steps * batch, lr_patch, device, options.precision)
-    return ExecutionMode(precision, PLAIN.layout, options.of_teacher(precision), compiled, reason=reason)
+    layout = training_layout(device, precision)
+    return ExecutionMode(precision, layout, options.of_teacher(precision), compiled, reason=reason)
 
 
 def _precision_by_facts(
@@ -173,7 +179,7 @@ def _measured_mode(
 
 def measure_macs_per_second(student: Network, lr_patch: int, device: torch.device, precision: Precision) -> float:
     """Return multiply-accumulates per second of forward and backward of one patch, measured in about 0.2 s."""
-    trial = _Trial(student, PrecisionAndLayout(precision, PLAIN.layout), 1, lr_patch, device)
+    trial = _Trial(student, PrecisionAndLayout(precision, training_layout(device, precision)), 1, lr_patch, device)
     trial.run()
     times = [trial.seconds()]
     while len(times) < ROUNDS and sum(times) < STEP_SECONDS:

@@ -201,7 +201,7 @@ def _prepare(
         if teacher is None:
             raise SrkdError(f"stage {stage.name!r} trains a copy of the teacher, and there is none: add --teacher FILE")
         networks[stage.role] = copy.deepcopy(teacher)
-    network = networks[stage.role].train().requires_grad_(True)
+    network = stage.mode.lay_out(networks[stage.role]).train().requires_grad_(True)
     device = next(network.parameters()).device
     for method in stage.methods:
         if method.name not in modules:

@@ -35,7 +35,7 @@ from recipes.catalogue import teacher_needs
 from srkd.options.compress import CompressOptions
 from srkd.options.sweep import points
 from srkd.runs.config import RunConfig, RunNetworks, UnknownCost, data_choice, open_device
-from srkd.runs.run import build_batches, place_student, place_teacher
+from srkd.runs.run import build_batches, place_teacher
 
 DryRunKind = Literal["estimate", "measure"]
 WARM_UP_STEPS, TIMED_STEPS = 3, 20
@@ -321,7 +321,7 @@ def measure(config: RunConfig, context: Context) -> StepTimings:
     short = dataclasses.replace(stage, schedule=dataclasses.replace(stage.schedule, steps=timed_steps))
     teacher = place_teacher(config)
     network = None if teacher is None else teacher.network
-    state = State.fresh(place_student(config), network, short, seed)
+    state = State.fresh(config.student.to(config.device), network, short, seed)
     clock = _Clock(context.progress, timed_steps)
     Trainer([short], state, build_batches(config, context), teacher, clock, seed=seed).run()
     seconds = [after - before for before, after in zip(clock.times, clock.times[1:], strict=False)][-TIMED_STEPS:]

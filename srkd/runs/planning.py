@@ -359,7 +359,7 @@ class Planning:
 
 
 def remedies(excess: float, targets: Targets, place: Environment) -> list[str]:
-    """Options for a target that the fastest shape misses: its time is `excess` times too long. The surest comes first."""
+    """Options for a target that the fastest shape misses, as its time is `excess` times too long; the surest first."""
     if math.isinf(targets.most_ms):
         return []
     width, height = (max(8, int(side / math.sqrt(excess)) // 4 * 4) for side in place.lr_size)

@@ -140,18 +140,13 @@ def require_same(before: RunFile, now: RunFile, options: CompressOptions, note: 
     require_same_code(before, now.code, f"--resume {run}", note, accepted=options.accept_changed_code)
 
 
-def place_student(config: RunConfig) -> Network:
-    """Move the student to the run's device, in the memory layout of its execution mode."""
-    return config.mode.lay_out(config.student.to(config.device))
-
-
 def place_teacher(config: RunConfig) -> Teacher | None:
-    """Move the teacher to the run's device, a network in the same layout as the student."""
+    """Move the teacher to the run's device, in the memory layout in which a frozen network is fast."""
     if config.teacher is None:
         return None
     teacher = config.teacher.move_to(config.device)
     if teacher.network is not None:
-        config.mode.lay_out(teacher.network)
+        config.mode.lay_out(teacher.network, frozen=True)
     return teacher
 
 
@@ -278,7 +273,8 @@ class TrainingRun:
         return state, path is None
 
     def _fresh_state(self, stages: Sequence[Stage], teacher: Network | None) -> State:
-        return State.fresh(place_student(self.config), teacher, stages[0], self.config.options.training.seed)
+        config = self.config
+        return State.fresh(config.student.to(config.device), teacher, stages[0], config.options.training.seed)
 
     def _write(self, contents: RunFile) -> None:
         self.folder.write_facts(contents.to_json())

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Literal, cast
 
 import pytest
 import torch
+from torch import nn
 
 import srkd
+from compressor.base.choices import Precision
+from compressor.base.precision import training_layout
 from compressor.base.processes import Processes
 from compressor.models.networks.base import Network
 from compressor.models.networks.edsr import EDSRSpec
@@ -71,7 +75,7 @@ def test_what_the_clock_says_changes_nothing_unless_it_is_asked(
     monkeypatch.setattr(speed, "computes_bf16", lambda device: native)
     slow_in(monkeypatch, **{"fp32": 1.0, "bf16": 1.0, slow: 1000.0})
     mode = chosen()
-    assert (mode.precision, mode.layout) == ("bf16" if native else "fp32", "channels_last")
+    assert mode.precision == ("bf16" if native else "fp32")
     assert not mode.step_ms
     expected = "cpu computes bf16 natively here" if native else "cpu has no arithmetic for bf16 here"
     assert mode.line(12).endswith(expected)
@@ -119,7 +123,34 @@ def test_a_processor_without_bf16_is_never_asked_for_it(monkeypatch: pytest.Monk
 def test_a_short_run_trains_in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(speed, "computes_bf16", lambda device: True)
     mode = chosen(steps=3)
-    assert (mode.precision, mode.layout, mode.reason) == ("fp32", "channels_last", "a short run")
+    assert (mode.precision, mode.reason) == ("fp32", "a short run")
+
+
+@pytest.mark.parametrize(
+    ("device", "precision", "processor", "expected"),
+    [
+        ("cpu", "fp32", {"architecture": "x86_64", "avx2": True}, "contiguous"),
+        ("cpu", "fp32", {"architecture": "x86_64", "avx2": True, "avx512_f": True}, "channels_last"),
+        ("cpu", "bf16", {"architecture": "x86_64", "avx2": True}, "channels_last"),
+        ("cpu", "fp32", {"architecture": "aarch64"}, "channels_last"),
+        ("cuda", "fp32", {"architecture": "x86_64", "avx2": True}, "channels_last"),
+    ],
+)
+def test_channels_are_first_where_gradients_of_weights_are_slow(
+    device: str, precision: Precision, processor: dict[str, object], expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: processor)
+    assert training_layout(torch.device(device), precision) == expected
+
+
+def test_what_is_frozen_has_channels_last_unless_measured() -> None:
+    def channels_are_last(mode: ExecutionMode, *, frozen: bool) -> bool:
+        weight = mode.lay_out(nn.Conv2d(2, 2, 3), frozen=frozen).weight
+        return weight.is_contiguous(memory_format=torch.channels_last)
+
+    by_facts = ExecutionMode("fp32", "contiguous")
+    assert not channels_are_last(by_facts, frozen=False) and channels_are_last(by_facts, frozen=True)
+    assert not channels_are_last(replace(by_facts, step_ms={"fp32 contiguous": 1.0}), frozen=True)
 
 
 def test_measuring_leaves_the_student_as_it_was() -> None:
