@@ -11,14 +11,16 @@ import argparse
 import json
 import statistics
 import sys
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import srkd
 from benchmarks.evidence import Cell, add_variant_option
 from compressor.assets import embedded_teacher
+from compressor.base.context import Progress, no_progress
 from compressor.base.errors import UsageError
 from compressor.base.files import atomic_path, file_sha256
 from compressor.base.machine import cpu_model
@@ -32,6 +34,8 @@ from srkd.runs.recipe import load_recipe
 SETS = ("Set5", "Set14", "B100")
 SETTINGS = ("batch=4", "lr_patch=16", "rate=1e-3", "decay=cosine", "precision=bf16")
 FIRST_SEED = 10
+LOOK_STEPS = 24
+"""Steps by which the time of a step is measured."""
 Start = Literal["fit", "inherit", "random"]
 
 
@@ -133,7 +137,20 @@ def possible(contenders: Sequence[Contender], budget: Budget) -> tuple[list[Cont
     return can, reasons
 
 
-def trained(one: Contender, seed: int, budget: Budget) -> Path:
+def step_seconds(one: Contender, budget: Budget) -> float:
+    """Return the processor time of a step, in seconds, of a short run of a contender."""
+    ends: dict[int, float] = {}
+
+    def progress(title: str, done: int, total: int) -> None:
+        if title == "training":
+            ends.setdefault(done, time.process_time())
+
+    trained(one, FIRST_SEED, replace(budget, steps=LOOK_STEPS, out=budget.out / "looks"), progress)
+    first, last = min(ends), max(ends)
+    return (ends[last] - ends[first]) / (last - first)
+
+
+def trained(one: Contender, seed: int, budget: Budget, progress: Progress = no_progress) -> Path:
     """Return the run folder of a contender and seed; train it, continue it or reuse a finished run."""
     folder = budget.folder(one.name, seed)
     settings = (*(f"schedule.{setting}" for setting in budget.settings), *one.settings)
@@ -157,6 +174,7 @@ def trained(one: Contender, seed: int, budget: Budget) -> Path:
         device=budget.device,
         out=folder,
         announce=say,
+        progress=progress,
     )
     return folder
 

@@ -29,7 +29,7 @@ from compressor.base.machine import peak_resident_bytes
 from compressor.models.students.students import student_of_spec
 from compressor.teachers.teacher import load_teacher
 
-ROUNDS, TIME_ROUNDS = 5, 15
+ROUNDS = 5
 EXPLAINED = 1.3
 
 
@@ -104,7 +104,7 @@ def main() -> None:
     save("method_costs", Table(COLUMNS, rows, caption))
 
 
-def loop_of(name: str, folder: Path, options: argparse.Namespace, precision: str = "fp32") -> OwnLoop:
+def loop_of(name: str, folder: Path, options: argparse.Namespace) -> OwnLoop:
     """Return a training loop of the method on the embedded photos, with a student cut from the embedded teacher."""
     teacher = load_teacher(embedded_teacher())
     network = teacher.require_network("weights")
@@ -117,7 +117,7 @@ def loop_of(name: str, folder: Path, options: argparse.Namespace, precision: str
         batch=options.batch,
         lr_patch=options.lr_patch,
         device=torch.device("cpu"),
-        settings=(f"schedule.precision={precision}", *OPTIONS.get(name, ())),
+        settings=("schedule.precision=fp32", *OPTIONS.get(name, ())),
         student=student_of_spec(network, spec),
     )
 
@@ -132,15 +132,6 @@ def cost_of(name: str, options: argparse.Namespace) -> Cost:
             ratios.append(mine / theirs)
     peaks = [measured_peak(one, options) for one in (name, "logits")]
     return Cost(name, statistics.median(ratios), macs, peaks[0] / peaks[1])
-
-
-def time_of(name: str, options: argparse.Namespace) -> float:
-    """Return the median ratio of a method's time per step to that of logits, in bf16, in turns."""
-    with tempfile.TemporaryDirectory() as folder:
-        pair = [loop_of(one, Path(folder) / one, options, "bf16") for one in (name, "logits")]
-        for loop in pair:
-            loop.run(2)
-        return statistics.median(seconds(pair[0]) / seconds(pair[1]) for _ in range(TIME_ROUNDS))
 
 
 def counted(loop: OwnLoop) -> float:
