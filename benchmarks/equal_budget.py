@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import statistics
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 import srkd
 from benchmarks.evidence import Cell, add_variant_option
+from benchmarks.kept_runs import StepClock
 from compressor.assets import embedded_teacher
 from compressor.base.context import Progress, no_progress
 from compressor.base.errors import UsageError
@@ -139,15 +140,10 @@ def possible(contenders: Sequence[Contender], budget: Budget) -> tuple[list[Cont
 
 def step_seconds(one: Contender, budget: Budget) -> float:
     """Return the processor time of a step, in seconds, of a short run of a contender."""
-    ends: dict[int, float] = {}
-
-    def progress(title: str, done: int, total: int) -> None:
-        if title == "training":
-            ends.setdefault(done, time.process_time())
-
-    trained(one, FIRST_SEED, replace(budget, steps=LOOK_STEPS, out=budget.out / "looks"), progress)
-    first, last = min(ends), max(ends)
-    return (ends[last] - ends[first]) / (last - first)
+    clock, look = StepClock(), replace(budget, steps=LOOK_STEPS, out=budget.out / "looks")
+    shutil.rmtree(look.folder(one.name), ignore_errors=True)  # a finished run takes no steps
+    trained(one, FIRST_SEED, look, clock)
+    return clock.step_seconds()
 
 
 def trained(one: Contender, seed: int, budget: Budget, progress: Progress = no_progress) -> Path:

@@ -20,6 +20,22 @@ WARM_UP = 20
 """Steps by which the time of a step is measured."""
 
 
+class StepClock:
+    """A run's callback for progress, which notes the processor time at its steps."""
+
+    def __init__(self) -> None:
+        self.ends: dict[int, float] = {}
+
+    def __call__(self, title: str, done: int, total: int) -> None:
+        if title == "training":
+            self.ends.setdefault(done, time.process_time())
+
+    def step_seconds(self) -> float:
+        """Return the processor time of a step, in seconds."""
+        first, last = min(self.ends), max(self.ends)
+        return (self.ends[last] - self.ends[first]) / max(1, last - first)
+
+
 def file_name(student: str) -> str:
     """Return a student as the name of a file or folder."""
     return student.replace(":", "-").replace(",", "-")
@@ -32,12 +48,11 @@ def run(folder: Path, options: argparse.Namespace, shape: str, **words: Any) -> 
         facts: dict[str, Any] = json.loads(kept.read_text())
         return facts
     shutil.rmtree(folder, ignore_errors=True)  # a run that was interrupted
-    steps: dict[int, float] = {}
+    clock = StepClock()
     before: dict[str, list[float]] = {"fit": [], "degrading": [], "teacher on": []}
 
     def progress(title: str, done: int, total: int) -> None:
-        if title == "training":
-            steps.setdefault(done, time.process_time())
+        clock(title, done, total)
         for work in before:
             if title.startswith(work):
                 before[work].append(time.process_time())
@@ -46,10 +61,9 @@ def run(folder: Path, options: argparse.Namespace, shape: str, **words: Any) -> 
         options.teacher, student=shape, data=options.photos, val=[options.val], out=folder, announce=lambda line: None,
         progress=progress, **{"cache_size": 0, **words},
     )  # fmt: skip
-    last = max(steps)
     facts = {
         "psnr_teacher": report.student.psnr_y_teacher,
-        "step_seconds": (steps[last] - steps[1]) / max(1, last - 1),
+        "step_seconds": clock.step_seconds(),
         "seconds_before": sum(times[-1] - times[0] for times in before.values() if times),
     }
     kept.write_text(json.dumps(facts))

@@ -11,7 +11,7 @@ from dataclasses import replace
 from functools import partial
 from statistics import fmean
 
-from benchmarks.equal_budget import Contender, budget_of, seeds_of, step_seconds
+from benchmarks.equal_budget import Contender, budget_of, possible, seeds_of, step_seconds
 from benchmarks.evidence import Benchmark, Column, Row, Rows, Table, save
 from benchmarks.methods_compared import (
     START_IN_WORDS,
@@ -41,6 +41,7 @@ def main() -> None:
     budget = budget_from(options)
     if all(one.name != "logits" for one in contenders):
         raise SystemExit("--methods: the time is that of logits, so it must be among them")
+    contenders, left_out = possible(contenders, replace(budget, steps=1, out=budget.out / "tried"))
     seconds = {one.name: rows.get(one.name, partial(step_seconds, one, budget)) for one in contenders}
     costs = {name: each / seconds["logits"] for name, each in seconds.items()}
     shared = f"the time of {options.steps:,} steps of logits for each, in steps of {{patches}}"
@@ -48,7 +49,7 @@ def main() -> None:
     steps = ", ".join(f"{TITLES.get(name, name)} {cost:.2f}" for name, cost in costs.items())
     timed = at_equal_time(contenders, costs, options.steps)
     result = compared(timed, budget, options.data, shared, steps_are)
-    lines = [f"Time of a step over that of logits: {steps}.", "", *result.conclusions]
+    lines = [f"Time of a step over that of logits: {steps}.", "", *result.conclusions, *left_out]
     tables = {"rows": replace(result, conclusions=lines), "by-method": by_method(result, costs)}
     save("methods_equal_time", tables, seeds=seeds_of(budget_of(options)), variant=options.variant)
 

@@ -75,7 +75,8 @@ def test_what_the_clock_says_changes_nothing_unless_it_is_asked(
     monkeypatch.setattr(speed, "computes_bf16", lambda device: native)
     slow_in(monkeypatch, **{"fp32": 1.0, "bf16": 1.0, slow: 1000.0})
     mode = chosen()
-    assert mode.precision == ("bf16" if native else "fp32")
+    expected_precision: Precision = "bf16" if native else "fp32"
+    assert (mode.precision, mode.layout) == (expected_precision, training_layout(CPU, expected_precision))
     assert not mode.step_ms
     expected = "cpu computes bf16 natively here" if native else "cpu has no arithmetic for bf16 here"
     assert mode.line(12).endswith(expected)
@@ -123,7 +124,7 @@ def test_a_processor_without_bf16_is_never_asked_for_it(monkeypatch: pytest.Monk
 def test_a_short_run_trains_in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(speed, "computes_bf16", lambda device: True)
     mode = chosen(steps=3)
-    assert (mode.precision, mode.reason) == ("fp32", "a short run")
+    assert (mode.precision, mode.layout, mode.reason) == ("fp32", training_layout(CPU, "fp32"), "a short run")
 
 
 @pytest.mark.parametrize(
