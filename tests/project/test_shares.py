@@ -1,4 +1,4 @@
-"""`--share K/N` of the tests, by which CI takes a twelfth of its tier with each commit."""
+"""`--share K/N` of the tests, by which CI takes a part of its tier with each commit."""
 
 from __future__ import annotations
 
