@@ -17,8 +17,10 @@ from compressor.training.method import GatesPatches, Kind, Method, kind_of, upda
 if TYPE_CHECKING:
     from compressor.training.calibration import Blend, Calibrated
 
-IMAGE_TERM, GATED_IMAGE_TERM = "logits", "gated_logits"
-"""Names of the L1 terms to the teacher's image: of all patches, and of those that pass a gate."""
+IMAGE_TERM, GATED_IMAGE_TERM, ROUNDED_IMAGE_TERM = "logits", "gated_logits", "rounded_logits"
+"""Names of the L1 terms to the teacher's image: of all patches, of those that pass a gate, and to the image as a file
+would hold it."""
+COMPARED = {IMAGE_TERM: "whole", GATED_IMAGE_TERM: "by the patch", ROUNDED_IMAGE_TERM: "rounded"}
 NO_FROZEN_TEACHER = "its teacher is trained with the student, so there is no frozen one to learn from"
 QUANTISATION_LAST = "quantisation is the last stage: distil first, then quantise (--recipe NAME --then pams)"
 DISTILS: tuple[Kind, ...] = ("feature", "data", "contrast", "heads", "bands", "looks")
@@ -67,17 +69,18 @@ def _different_gates(first: Method, second: Method) -> str | None:
 
 
 def _teacher_image_twice(first: Method, second: Method) -> str | None:
-    """Refuse a method that compares whole images with the teacher's beside one that compares gated patches of them.
+    """Refuse two methods that compare the student with the teacher's image in different ways.
 
-    Two methods that both compare whole images are refused as methods of one kind.
+    Two methods that do it in one way share a term, or are refused as methods of one kind.
     """
-    for whole, gated in ((first, second), (second, first)):
-        if whole.weights.get(IMAGE_TERM) and gated.weights.get(GATED_IMAGE_TERM):
-            return (
-                f"the teacher's image would count twice, whole in {whole.name} and by the patch in {gated.name}: give "
-                "both one gate (--set gate=...), or one of them no such term (its weight 0; dukd: logits=false)"
-            )
-    return None
+    used = {term: method for method in (first, second) for term in COMPARED if method.weights.get(term)}
+    if len(used) < 2:
+        return None
+    how = " and ".join(f"{COMPARED[term]} in {used[term].name}" for term in COMPARED if term in used)
+    both = "" if ROUNDED_IMAGE_TERM in used else "both one gate (--set gate=...), or "
+    one = "the other" if ROUNDED_IMAGE_TERM in used else "one of them"
+    way_out = f"give {both}{one} no such term (its weight 0; dukd: logits=false)"
+    return f"the teacher's image would count twice, {how}: {way_out}"
 
 
 def _different_updates(first: Method, second: Method) -> str | None:

@@ -1,4 +1,5 @@
-"""Pictures and tables of the design notes, made from the code for the site: imports, and what methods ask for."""
+"""Pictures and tables of the design notes, made from the code for the site: imports, what methods ask for, and which of
+them go together."""
 
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ from xml.sax.saxutils import escape
 
 from compressor.training import method
 from recipes.catalogue import BUILTIN
+from recipes.composition import REFUSED
 from scripts.markdown import table
 
 if sys.version_info >= (3, 11):
@@ -141,6 +143,22 @@ def methods() -> Matrix:
         }
     columns = [*needs.values(), OWN_MODULES, *asked]
     return Matrix("What each method asks of the loop.", list(BUILTIN), columns, frozenset(dots))
+
+
+def combinations() -> str:
+    """Return a table of the kinds of methods: which methods are of a kind, and which kinds do not go with it."""
+    of_kind: dict[str, list[str]] = {}
+    for name, entry in BUILTIN.items():
+        of_kind.setdefault(method.kind_of(entry.load()), []).append(f"`{name}`")
+    rows = []
+    for kind, names in of_kind.items():
+        refused = {" ".join(pair - {kind}) or kind: reason for pair, reason in REFUSED.items() if kind in pair}
+        reasons: dict[str, list[str]] = {}
+        for other, reason in refused.items():
+            reasons.setdefault(reason, []).append(other)
+        lines = [f"*{', '.join(others)}*: {reason}" for reason, others in reasons.items()]
+        rows.append((f"`{kind}`", ", ".join(names), "; ".join(lines) or "goes with all"))
+    return table(("kind", "methods", "does not go with"), rows)
 
 
 def _has_modules(cls: type[object]) -> bool:

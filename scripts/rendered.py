@@ -11,13 +11,14 @@ from pathlib import PurePosixPath
 
 from benchmarks.evidence import results_folder
 from benchmarks.pages import index
-from scripts.design_parts import imports, members_table, methods
+from scripts.design_parts import combinations, imports, members_table, methods
 from scripts.recipe_keys import keys_of_recipes
 
 PARTS: Mapping[str, Callable[[PurePosixPath], str]] = {
     "imports of packages": lambda folder: _picture(imports().draw()),
     "what methods ask": lambda folder: _picture(methods().draw()),
     "optional members": lambda folder: members_table(),
+    "methods together": lambda folder: combinations(),
     "keys of a recipe": keys_of_recipes,
     "commands and Python": lambda folder: _reference(),
     "all questions": lambda folder: index(results_folder()),

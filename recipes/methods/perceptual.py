@@ -38,6 +38,7 @@ from compressor.models.networks.base import Network
 from compressor.training.calibration import Calibrated
 from compressor.training.method import AfterAverage, Kind, LaterStage, OwnRate
 from compressor.training.step import Step
+from recipes.composition import ROUNDED_IMAGE_TERM
 from recipes.terms.discriminator import LOSSES, LossName, UNetDiscriminator
 from recipes.terms.haar import high_bands, low_band
 from recipes.terms.looks_guard import LooksGuard
@@ -99,7 +100,7 @@ class Perceptual(UsesPerceptualNet):
 
     @property
     def weights(self) -> Mapping[str, float | Calibrated]:
-        return {"logits": 1.0, "gradients": self.gradients, "wavelets": self.wavelets}
+        return {ROUNDED_IMAGE_TERM: 1.0, "gradients": self.gradients, "wavelets": self.wavelets}
 
     def helpers(self, teacher: Network | None, student: Network) -> nn.ModuleDict:
         """Return no φ: only the last stage uses it."""
@@ -129,13 +130,13 @@ class Game:
     @property
     def weights(self) -> Mapping[str, float | Calibrated]:
         of = self.of
-        weights: dict[str, float | Calibrated] = {"logits": 1.0, "gradients": of.gradients}
+        weights: dict[str, float | Calibrated] = {ROUNDED_IMAGE_TERM: 1.0, "gradients": of.gradients}
         weights |= {"spectrum": of.spectrum, "contrast": of.contrast, "flat": of.flat}
-        if self.of.lam_phi is not None:
-            weights["phi"] = self.of.lam_phi
+        if of.lam_phi is not None:
+            weights["phi"] = of.lam_phi
         else:
-            weights["phi"] = Calibrated(PHI_SHARE, against="logits") if self.of.uses_teacher_blocks else VGG_WEIGHT
-        return weights | {"adversarial": self.of.lam_adversarial, "discriminator": 1.0}
+            weights["phi"] = Calibrated(PHI_SHARE, ROUNDED_IMAGE_TERM) if of.uses_teacher_blocks else VGG_WEIGHT
+        return weights | {"adversarial": of.lam_adversarial, "discriminator": 1.0}
 
     @property
     def alone(self) -> int:
@@ -251,7 +252,7 @@ def target_of(step: Step) -> torch.Tensor:
 def pixel_terms(difference: torch.Tensor) -> dict[str, torch.Tensor]:
     """Return the L1 of the images and that of their forward differences, the mean of both directions."""
     gradients = [difference.diff(dim=axis).abs().mean() for axis in (-2, -1)]
-    return {"logits": difference.abs().mean(), "gradients": torch.stack(gradients).mean()}
+    return {ROUNDED_IMAGE_TERM: difference.abs().mean(), "gradients": torch.stack(gradients).mean()}
 
 
 def wavelet_l1(difference: torch.Tensor) -> torch.Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import xml.etree.ElementTree as ET
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
@@ -46,6 +46,15 @@ def test_the_table_of_members_has_every_optional_protocol() -> None:
     assert len(rows) == 19 and all("Asked" in row[2] for row in rows)
     for _, name, _ in rows:
         assert issubclass(getattr(method, name.strip(" `")), object)
+
+
+def test_the_table_of_kinds_says_what_does_not_go_together() -> None:
+    rows = {line.split("|")[1].strip(" `"): line for line in PARTS["methods together"](FOLDER).splitlines()[2:] if line}
+    assert set(rows) == set(get_args(method.Kind)) and "goes with all" in rows["pixel"]
+    assert all(any(f"`{name}`" in row for row in rows.values()) for name in BUILTIN)
+    for first, second in (("contrast", "contrast"), ("bands", "feature"), ("looks", "output")):
+        for kind, other in ((first, second), (second, first)):
+            assert re.search(rf"\*[^*]*\b{other}\b[^*]*\*: ", rows[kind])
 
 
 def rows(page: str, heading: str) -> dict[str, list[str]]:

@@ -14,11 +14,13 @@ from compressor.models.networks.registry import build
 from compressor.training.step import Step
 from recipes.composition import refusals
 from recipes.config.reading import load_preset, read_preset
+from recipes.methods.dckd import DCKD
 from recipes.methods.dukd import DUKD
 from recipes.methods.facd import FACD
 from recipes.methods.fakd import FAKD, affinity_l1
 from recipes.methods.lfd import LFD
 from recipes.methods.logits import Logits
+from recipes.methods.perceptual import Perceptual
 from recipes.terms.gating import HORIZON, RunningSpread
 from tests.support.method_runs import Pair, Waves, step_of
 from tests.support.methods_table import STUDENT, TEACHER
@@ -159,6 +161,17 @@ def test_the_teachers_image_counts_once_whole_or_gated(whole: Any, gated: Any, w
         (line,) = refusals(pair)
         assert "would count twice, whole in " in line and f"by the patch in {gated.name}" in line
     assert refusals(way_out) == []
+
+
+@pytest.mark.parametrize(
+    ("other", "way_out"),
+    [(DUKD(), DUKD(logits=False)), (FAKD(), FAKD(alpha=0)), (DCKD(), DCKD(kappa=0)), (FACD(), FACD(kappa=0))],
+)
+def test_it_counts_once_whole_or_rounded_for_looks(other: Any, way_out: Any) -> None:
+    for pair in ((Perceptual(), other), (other, Perceptual())):
+        (line,) = refusals(pair)
+        assert "would count twice" in line and "rounded in perceptual: give the other no such term" in line
+    assert refusals((Perceptual(), way_out)) == [] == refusals((LFD(), Perceptual()))
 
 
 @pytest.mark.parametrize("recipe", ["csd", "csd-lite", "clsd", "ds", "hkdsr", "dukd"])

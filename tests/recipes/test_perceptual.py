@@ -245,7 +245,7 @@ def test_patches_of_the_guard_are_not_shown_to_the_discriminator() -> None:
     method = game()
     step = step_of(method, student, teacher, Waves(2).at(10), number=10, phi_of=teacher)
     assert set(method.terms(step)) == {
-        *("logits", "gradients", "spectrum", "contrast", "flat", "phi"),
+        *("rounded_logits", "gradients", "spectrum", "contrast", "flat", "phi"),
     }
     guard = cast(LooksGuard, step.modules.get_submodule("perceptual-looks.guard"))
     assert not len(guard.lr)
@@ -273,7 +273,7 @@ def test_a_student_that_is_its_teacher_has_no_distance_but_rounding() -> None:
     )
     terms = method.terms(step)
     inside = (step.teacher().sr == step.teacher().sr.clamp(0, 1)).float().mean()
-    assert terms["logits"] < 0.5 / 255 + (1 - inside) and terms["phi"] < 0.05
+    assert terms["rounded_logits"] < 0.5 / 255 + (1 - inside) and terms["phi"] < 0.05
 
 
 def test_both_images_get_noise_that_hides_the_rounding() -> None:

@@ -95,6 +95,7 @@ STUDENTS: dict[str, dict[Spec, dict[str, Any]]] = {
     "dckd-paper": {SWINIR: DUKD_STUDENTS[SWINIR]},
     **dict.fromkeys(("dukd-paper", "logits-paper", "scratch-paper", "dukd-code", "logits-code"), DUKD_STUDENTS),
     **dict.fromkeys(("fakd-paper", "fakd-code"), FAKD_STUDENTS),
+    "lfd-paper": {EDSR: FAKD_STUDENTS[EDSR]},  # CLSD, table 5: EDSR 16/64 from 32/256
     # HKDSR, options/rcan_shareupkd_x2.yml: five groups of five blocks.
     **{name: {RCAN: {"width": 64, "groups": 5, "depth": 5}} for name in ("hkdsr-paper", "hkdsr-code")},
 }
