@@ -97,7 +97,7 @@ TEACHERS = (
     Published("spanx4_ch48.param", 4, "SPAN 48", "span:width=24", False),
     Published("spanx2_ch48.param", 2, "SPAN 48", "span:width=24", False),
     Published("carn_m.pth", 4, "CARN-M", "carn_m:width=32,groups=4", False, True),
-    Published("DCTLSA_x4.pt", 4, "DCTLSA", None, False),
+    Published("DCTLSA_x4.pt", 4, "DCTLSA", None, False, kept=120),
 )
 
 RUNTIMES = ("onnxruntime", "openvino")

@@ -222,7 +222,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     student = build(EDSRSpec(scale=4, width=8, depth=1), seed=2)
     for name in ("student", "half"):
         srkd.save(student, folder / f"{name}.safetensors")
-    for name in ("photos", "other-photos", "BSDS400", "CLIC2025-valid", "DIV2K_train_HR", "benchmarks/Set5/HR"):
+    for name in ("photos", "other-photos", "BSDS400", "CLIC2025-valid", "DIV2K_train_HR", "sets/Set5/HR"):
         save_photos(folder / name)
     shutil.copy(ROOT / "tests" / "example_recipes" / "mine.py", folder)
     (folder / "frames").mkdir()

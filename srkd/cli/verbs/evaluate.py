@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     EvaluateOptions,
     examples=(
         "srkd evaluate runs/first edsr.pt --data Set5",
-        "srkd evaluate student.onnx --data benchmarks --self-ensemble --per-image",
+        "srkd evaluate student.onnx --data sets --self-ensemble --per-image",
         "srkd evaluate --scale 4 --data Set14 --explain",
         "srkd evaluate runs/first --against teacher.pt --data Set5 --metrics psnr,ssim,sharpness,spectrum",
         "srkd evaluate runs/first --against teacher.pt --lr-only frames",
-        "srkd evaluate student.onnx --data benchmarks --csv > scores.csv",
+        "srkd evaluate student.onnx --data sets --csv > scores.csv",
     ),
     csv=True,
 )
