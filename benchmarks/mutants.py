@@ -29,7 +29,7 @@ BENCHMARK = Benchmark(
 
 NETWORK_TESTS = (
     "models/test_networks.py models/test_cost.py models/test_students.py models/test_checkpoints.py "
-    "models/test_convert.py models/test_fit.py"
+    "models/test_convert.py models/test_fit.py recipes/test_published_settings.py"
 )
 CORE: Mapping[str, str] = {
     "compressor/images/metrics.py": "images/test_metrics.py",
@@ -38,8 +38,8 @@ CORE: Mapping[str, str] = {
     "compressor/models/quantisation/quantisers.py": "models/test_quantisers.py recipes/test_quantised.py "
     "models/test_quantised_files.py export/test_learnt_graph.py",
     "compressor/models/networks/axes.py": "models/test_axes.py models/test_students.py models/test_select.py",
-    "compressor/models/networks/layers.py": "models/test_networks.py models/test_swinir.py models/test_convert.py "
-    "inference/test_teacher_check.py",
+    "compressor/models/networks/layers.py": "models/test_layers.py models/test_networks.py models/test_swinir.py "
+    "models/test_convert.py inference/test_teacher_check.py",
     "compressor/models/networks/windows.py": "models/test_swinir.py models/test_networks.py",
     "compressor/models/networks/edsr.py": NETWORK_TESTS,
     "compressor/models/networks/rcan.py": NETWORK_TESTS,
@@ -47,7 +47,8 @@ CORE: Mapping[str, str] = {
     "compressor/models/students/principal.py": "models/test_principal.py",
     "compressor/models/students/students.py": "models/test_students.py models/test_student_specs.py",
     "compressor/training/losses.py": "training/test_training.py training/test_balance.py training/test_distributed.py",
-    "compressor/training/guard.py": "training/test_guard.py training/test_balance.py training/test_training.py",
+    "compressor/training/guard.py": "training/test_guard.py training/test_balance.py training/test_training.py "
+    "training/test_gradient_path.py",
     "compressor/data/batches.py": "data/test_data.py",
     "export/timing/turns.py": "export/test_profile.py export/test_plan_measure.py",
     "export/plan/search.py": "export/test_plan_search.py srkd/test_plan.py",
@@ -69,7 +70,7 @@ CORE: Mapping[str, str] = {
     "recipes/methods/fakd.py": "recipes/test_terms_features.py recipes/test_feature_methods.py recipes/test_gating.py",
     "recipes/methods/hkdsr.py": "recipes/test_hkdsr.py recipes/test_terms_images.py recipes/test_feature_pairs.py",
     "recipes/methods/lfd.py": "recipes/test_terms_features.py recipes/test_feature_methods.py recipes/test_gating.py",
-    "recipes/methods/logits.py": "recipes/test_terms_images.py recipes/test_methods.py",
+    "recipes/methods/logits.py": "recipes/test_terms_images.py recipes/test_methods.py recipes/test_recipes.py",
 }
 """The files of the numeric core, and the tests that should notice changes in them, separated by spaces."""
 SECONDS = 600

@@ -242,7 +242,7 @@ def _excluded_ranks(count: int) -> int:
     excluded, tail = 0, 0.5**count
     while True:
         tail += math.comb(count, excluded + 1) * 0.5**count
-        if 1 - 2 * tail < CONFIDENCE or 2 * (excluded + 1) >= count:
+        if 1 - 2 * tail < CONFIDENCE:
             return excluded
         excluded += 1
 

@@ -91,14 +91,14 @@ def contrast(
     return torch.stack([one_tap(u, target, first) for u, target in zip(student, teacher, strict=True)]).mean(0)
 
 
-def ratio_form(student: torch.Tensor, teacher: torch.Tensor, first: int = 0) -> torch.Tensor:
+def ratio_form(student: torch.Tensor, teacher: torch.Tensor, first: int) -> torch.Tensor:
     distances = pairwise_l1(student, teacher)
     positive = torch.zeros_like(distances, dtype=torch.bool)
     positive.diagonal(first).fill_(True)
     return distances.diagonal(first) / (distances.masked_fill(positive, 0.0).sum(1) + EPS)
 
 
-def infonce_form(student: torch.Tensor, teacher: torch.Tensor, first: int = 0) -> torch.Tensor:
+def infonce_form(student: torch.Tensor, teacher: torch.Tensor, first: int) -> torch.Tensor:
     with full_precision(student):
         u, target = (F.normalize(widen(side).mean((2, 3)), dim=1) for side in (student, teacher.detach()))
         similarity = u @ target.T / TEMPERATURE

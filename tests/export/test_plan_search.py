@@ -259,6 +259,15 @@ def test_a_neighbour_of_the_best_is_tried_where_the_model_is_pessimistic() -> No
         assert plan.chosen.params >= 0.7 * best.params, most
 
 
+def test_shapes_that_should_miss_by_a_third_are_not_measured() -> None:
+    """Beside the first four, which are measured before the model of time is any good."""
+    for most in (9.0, 12.0, 20.0, 40.0):
+        clock = Clock(smooth)
+        find_student(shapes(), Targets(ms=most), clock)
+        assert all(1.1 * smooth(candidate) <= 1.35 * most for candidate in clock.calls[4:])
+        assert len(set(clock.calls)) <= 8
+
+
 def test_quality_decides_between_shapes_that_tie_and_unknown_loses() -> None:
     def prefers_narrow(candidate: CandidateShape) -> Scores | None:
         return Scores(psnr_y=30 - candidate.width / 100) if candidate.fits else None

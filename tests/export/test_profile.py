@@ -85,6 +85,11 @@ def test_a_process_that_waits_longer_in_every_round_is_not_slower_unless_it_also
     assert compare(reference, CallTimes(((15.0,),) * 9)).verdict == "slower"
 
 
+def test_the_spread_is_the_distance_of_the_quartiles_in_percent_of_the_median() -> None:
+    times = CallTimes((tuple(range(1, 202, 2)), tuple(range(2, 201, 2))))  # 1 to 201
+    assert (times.percentile(50), times.spread_percent) == (101, pytest.approx(100 * (151 - 51) / 101))
+
+
 def test_an_interval_that_reaches_to_a_tiny_difference_is_none() -> None:
     """Two processes of one model may differ slightly, even over many rounds."""
     reference, other = CallTimes(((10.0,),) * 8), CallTimes(tuple((ms,) for ms in (9.85, *[9.5] * 7)))

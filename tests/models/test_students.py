@@ -20,7 +20,7 @@ from compressor.models.networks.rcan import RCANSpec
 from compressor.models.networks.registry import build
 from compressor.models.networks.slices import student_cuts
 from compressor.models.networks.swinir import SwinIRSpec
-from compressor.models.students.students import build_student, student_of_spec, view_parameters
+from compressor.models.students.students import build_student, require_slice, student_of_spec, view_parameters
 from tests.support import official, official_rcan
 from tests.support.networks import FORMS, TEACHERS, label, tiny_networks, zero_outside
 from tests.support.slices import lively, run, zero_masked
@@ -250,3 +250,12 @@ def test_a_view_of_a_shorter_student_trains_the_kept_blocks() -> None:
     functional_call(skeleton, view_parameters(teacher, skeleton.spec), (torch.rand(1, 3, 4, 4),)).sum().backward()
     trained = [parameter.grad is not None for parameter in (block.conv1.weight for block in teacher.blocks)]  # type: ignore[union-attr]
     assert trained == [False, True, False, True]
+
+
+def test_inside_its_teacher_a_student_has_fewer_channels_and_all_blocks() -> None:
+    teacher = EDSRSpec(2, width=8, depth=4)
+    require_slice(teacher, replace(teacher, width=4))
+    with pytest.raises(UsageError, match="has 3 of the teacher's 4 blocks"):
+        require_slice(teacher, replace(teacher, width=4, depth=3))
+    with pytest.raises(UsageError, match="is the whole teacher"):
+        require_slice(teacher, teacher)

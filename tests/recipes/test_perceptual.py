@@ -502,6 +502,14 @@ def test_a_discriminator_that_knows_everything_for_long_is_too_strong() -> None:
     assert "99.0%" in said[3][0]
 
 
+def test_a_discriminator_that_was_weak_meanwhile_is_not_too_strong() -> None:
+    guard = LooksGuard(STUDENT_NETWORK)
+    accuracies = iter((0.99, 0.6, 0.99, 0.99, 0.99))
+    guard.measure = lambda *_: Looks(0, 0, 0, 0, 30, 1, next(accuracies))  # type: ignore[method-assign]
+    said = [guard.check(STUDENT_NETWORK, coin, done, 100).messages for done in (0, 10, 20, 40, 45)]
+    assert [bool(messages) for messages in said] == [False] * 4 + [True]
+
+
 def test_going_back_restores_the_student_and_ends_the_game() -> None:
     pair = Pair.build(perceptual(width=4, last_share=0.9), STUDENT, TEACHER, steps=40)
     state, curve = pair.fresh(), Curve()
