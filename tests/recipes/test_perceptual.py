@@ -240,6 +240,11 @@ def test_the_discriminator_first_learns_alone_and_then_its_weight_rises() -> Non
     assert "adversarial" not in play(method, number=15)[1] and "adversarial" in play(method, number=16)[1]
 
 
+@pytest.mark.parametrize("lam_phi", [0.0, 1.0])
+def test_features_are_compared_unless_their_weight_is_0(lam_phi: float) -> None:
+    assert ("phi" in play(game(steps=100, lam_phi=lam_phi), number=16)[1]) is (lam_phi > 0)
+
+
 def test_patches_of_the_guard_are_not_shown_to_the_discriminator() -> None:
     student, teacher = build(STUDENT, seed=0), build(TEACHER, seed=1).eval().requires_grad_(False)
     method = game()
