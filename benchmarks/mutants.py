@@ -33,7 +33,7 @@ NETWORK_TESTS = (
 )
 CORE: Mapping[str, str] = {
     "compressor/images/metrics.py": "images/test_metrics.py",
-    "compressor/images/resize.py": "images/test_resize.py",
+    "compressor/images/resize.py": "images/test_resize.py inference/test_tiling.py",
     "compressor/models/networks/cost.py": "models/test_cost.py inference/test_tiling.py",
     "compressor/models/quantisation/quantisers.py": "models/test_quantisers.py recipes/test_quantised.py "
     "models/test_quantised_files.py export/test_learnt_graph.py",
@@ -59,7 +59,7 @@ CORE: Mapping[str, str] = {
     "recipes/methods/csd.py": "recipes/test_terms_phi.py recipes/test_csd.py",
     "recipes/terms/distances.py": "recipes/test_terms_features.py recipes/test_terms_phi.py",
     "recipes/methods/ds.py": "recipes/test_heads.py recipes/test_feature_pairs.py",
-    "recipes/methods/dckd.py": "recipes/test_dckd.py",
+    "recipes/methods/dckd.py": "recipes/test_dckd.py recipes/test_published_settings.py",
     "recipes/methods/perceptual.py": "recipes/test_perceptual.py",
     "recipes/terms/discriminator.py": "recipes/test_perceptual.py",
     "recipes/terms/haar.py": "recipes/test_terms_images.py recipes/test_perceptual.py",

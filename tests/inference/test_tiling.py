@@ -95,6 +95,7 @@ def test_size_multiples_are_met_by_reflection_before_cutting() -> None:
         tiled = run_on(network, lr, scale=2, radius=3, tile=8, size_multiple=8)
     assert (tiled.sr - whole).abs().max() < 1e-5
     assert pad_to(noise(1, 1, 1, 1), 8, 11).shape == (1, 1, 16, 16)
+    assert pad_to(noise(1, 1, 1, 1), 1).shape == (1, 1, 1, 1)
 
 
 def test_the_self_ensemble_in_tiles() -> None:
