@@ -17,7 +17,7 @@ from compressor.models.networks.swinir import SwinIRSpec
 from compressor.models.students.students import parse_student
 from recipes.catalogue import RECIPES
 from recipes.config.reading import load_preset
-from recipes.methods.dckd import DCKD
+from recipes.methods import dckd
 from recipes.terms.phi import bind_phi, resolve_phi
 from srkd.options.compress import CompressOptions
 from srkd.runs.dry_run import dry_run
@@ -150,7 +150,7 @@ def test_further_options_are_those_of_the_source() -> None:
 
 def test_dckds_numbers_are_those_of_its_code() -> None:
     """DCKD, options/train/SwinIR/*.yml and dckd_model.py: an update of H keeps 0.1 of it."""
-    method = DCKD()
+    method = dckd.DCKD()
     assert (method.noisy, method.sigma, method.grey, method.probability) == (4, (1.0, 30.0), 0.5, 0.5)
     assert (method.decay, method.intervals, method.every) == (0.1, (1000, 2000, 3000), 1)
 
