@@ -232,3 +232,8 @@ def test_the_memory_of_a_pixel_does_not_count_weights() -> None:
 def test_a_size_that_is_none_is_refused(lr_size: tuple[int, int]) -> None:
     with pytest.raises(UsageError, match=re.escape(f"lr_size={lr_size}") + ".*65536"):
         cost(EDSRSpec(2, 4, 1), lr_size)
+
+
+def test_macs_follow_the_number_of_pixels_from_one_to_the_largest_side() -> None:
+    one = cost(EDSRSpec(2, 4, 1), (1, 1)).macs
+    assert one > 0 and cost(EDSRSpec(2, 4, 1), (65536, 1)).macs == 65536 * one

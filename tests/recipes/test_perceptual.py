@@ -21,6 +21,7 @@ from compressor.training.step import Step
 from recipes.config.options import make_method
 from recipes.config.reading import load_preset
 from recipes.methods.perceptual import (
+    DETAIL_GAIN,
     Game,
     Perceptual,
     dither,
@@ -287,6 +288,21 @@ def test_both_images_get_noise_that_hides_the_rounding() -> None:
         assert field.abs().max() <= 0.5 / 255 and field.var().item() == pytest.approx(1 / 255**2 / 12, rel=0.03)
     assert torch.equal(dither(torch.zeros(1, 3, 40, 40), seed=1, step=5, samples=[2])[0], first[2:])
     assert torch.corrcoef(torch.stack([first.flatten(), second.flatten()]))[0, 1].abs() < 0.03
+
+
+def test_each_image_gets_noise_of_its_own() -> None:
+    """What the discriminator sees of a student that is its teacher differs by noise of a grey level at most."""
+    method, teacher = game(steps=100), build(TEACHER, seed=1).eval().requires_grad_(False)
+    step = step_of(method, teacher, teacher, Waves(2).at(90), number=90, phi_of=teacher)
+    guard = cast(LooksGuard, step.modules.get_submodule("perceptual-looks.guard"))
+    guard.collect(step.lr.repeat(CROPS, 1, 1, 1), target_of(step).repeat(CROPS, 1, 1, 1))
+    seen = list[Tensor]()
+    opponent = step.modules.get_submodule("perceptual-looks.opponent")
+    opponent.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    method.terms(step)
+    real, fake = seen[0].chunk(2)
+    # The rounding of one of them alone would be 0.25 of a level, with both noises it is 0.4.
+    assert 0.33 < (real - fake).abs().mean() / (DETAIL_GAIN / 255) < 0.5
 
 
 def test_terms_of_the_formula() -> None:
