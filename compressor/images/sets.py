@@ -142,7 +142,8 @@ def evenly_spaced_photos(folder: Path, most: int, *, option: str) -> dict[str, P
     images = list_images(folder / "HR" if (folder / "HR").is_dir() else folder)
     if not images:
         raise UsageError(f"{option} {folder}: holds no images: give a folder of photos")
-    return {path.stem: path for path in images[:: math.ceil(len(images) / most)]}
+    names = _names(images)
+    return {names[path]: path for path in images[:: math.ceil(len(images) / most)]}
 
 
 def natural_key(path: Path) -> tuple[tuple[int, int, str], ...]:
@@ -188,9 +189,15 @@ def _stored_lr(folder: Path, scale: int) -> Path | None:
 
 def _partners(images: list[Path], lr_folder: Path, scale: int) -> dict[Path, Path | None]:
     _require_folder(lr_folder, "LR folder")
-    stored = {path.stem: path for path in reversed(list_images(lr_folder))}  # the first of equal stems wins
-    partners = {image: _partner(image.stem, stored, scale) for image in images}
-    missing = [image.stem for image, partner in partners.items() if partner is None]
+    files, names = list_images(lr_folder), _names(images)
+    whole = {path.name: path for path in files}
+    stored = {path.stem: path for path in reversed(files)}  # the first of equal stems wins
+    # Originals of one stem have partners of the same whole names.
+    partners = {
+        image: whole.get(image.name) if names[image] == image.name else _partner(image.stem, stored, scale)
+        for image in images
+    }
+    missing = [names[image] for image, partner in partners.items() if partner is None]
     if missing:
         listing = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
         raise SrkdError(

@@ -28,13 +28,24 @@ Samples: TypeAlias = "npt.NDArray[np.uint8] | npt.NDArray[np.uint16]"
 """Samples (H,W,C) as stored: grey, grey and alpha, RGB, or RGB and alpha."""
 
 _STRIP_BYTES = 1 << 20
+BITS, PHOTOMETRIC, PLANES = 258, 262, 284
+"""Tags of TIFF: bits of a sample, what 0 means, and whether colours lie beside each other or in planes."""
 
 
 def read_samples_16bit(image: Image.Image, path: Path) -> npt.NDArray[np.uint16] | None:
     """Return the (H,W,C) samples of an opened 16-bit picture, or None if it has at most 8 bit per sample."""
+    tags: Mapping[int, Any] = getattr(image, "tag_v2", {}) if image.format == "TIFF" else {}
+    stored = tags.get(BITS, 8)
+    bits = max(stored) if isinstance(stored, tuple) else stored
+    if tags.get(PLANES) == 2 and bits > 8:
+        raise SrkdError(f"{path} stores its {bits}-bit colours in separate planes: convert it to interleaved colours")
     # Pillow before 11 opens 16-bit grey PNG files in mode I.
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
         grey = np.asarray(image).astype(np.uint16)[..., None]
+        if bits == 12:
+            grey = np.left_shift(grey, 4) | np.right_shift(grey, 8)
+        if tags.get(PHOTOMETRIC) == 0:  # white is zero
+            grey = ~grey
         return _with_key_colour(grey, image.info.get("transparency"))
     layout, separator, order = _rawmode(image).partition(";16")
     if not separator:

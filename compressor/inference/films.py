@@ -253,8 +253,13 @@ class _Work:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Create the folder and hold it: one process at a time fills it."""
+        """Create the folder and hold it: one process at a time fills it. It is deleted at the end."""
         with report_unwritable(self.folder):
+            if self.folder.is_dir() and any(self.folder.iterdir()) and not (self.folder / "lock").exists():
+                raise SrkdError(
+                    f"{self.folder} is where the film's segments would be kept, and holds files of yours: move it "
+                    "away, or choose another output"
+                )
             self.folder.mkdir(parents=True, exist_ok=True)
             lock = open(self.folder / "lock", "w")  # noqa: SIM115
         with lock:

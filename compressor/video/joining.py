@@ -15,7 +15,7 @@ from typing import Any
 from compressor.base.errors import SrkdError
 from compressor.images.suffixes import CONTAINER_OF_SUFFIX
 from compressor.video.encoding import CODECS, GLOBAL_HEADER, Encoding
-from compressor.video.library import av_errors, load_av
+from compressor.video.library import address_of, av_errors, load_av
 from compressor.video.reading import is_cover
 
 
@@ -54,7 +54,10 @@ def other_streams(source: Path, suffix: str) -> Streams:
     copied, so that each is tried first.
     """
     copied, left_out, container = [], [], CONTAINER_OF_SUFFIX[suffix]
-    with av_errors(f"{source} cannot be read"), load_av().open(str(source), metadata_errors="replace") as original:
+    with (
+        av_errors(f"{source} cannot be read"),
+        load_av().open(address_of(source), metadata_errors="replace") as original,
+    ):
         film, packets = _film_of(original), _first_packets(original)
         for stream in original.streams:
             if stream.index == film.index:
@@ -74,7 +77,7 @@ def join(
     av = load_av()
     container = CONTAINER_OF_SUFFIX[suffix]
     with av_errors(f"{source} cannot be read"):
-        original = av.open(str(source), metadata_errors="replace")
+        original = av.open(address_of(source), metadata_errors="replace")
     with original, av_errors(f"{output.name} cannot be written", but_writing=True):
         copied = [original.streams[number] for number in streams.numbers]
         options = {"fflags": "+bitexact"}

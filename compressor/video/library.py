@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from compressor.base.errors import MissingExtra, SrkdError, reason_of
@@ -16,6 +17,11 @@ def load_av() -> Any:
     except ImportError as error:
         raise MissingExtra("PyAV, which reads and writes videos,", "video") from error
     return av
+
+
+def address_of(path: Path) -> str:
+    """Return a path as FFmpeg opens it; it would take `Alien:Part 2.mp4` for an address of the protocol `Alien`."""
+    return str(path.absolute())
 
 
 @contextmanager

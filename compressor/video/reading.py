@@ -18,7 +18,7 @@ from torch import Tensor
 from compressor.base.errors import SrkdError
 from compressor.base.files import require_regular
 from compressor.video.colours import UNSPECIFIED, Chroma, Colours, FramePlanes, Layout, resolved, to_rgb
-from compressor.video.library import av_errors, load_av
+from compressor.video.library import address_of, av_errors, load_av
 
 CHROMA_OF_FACTORS: dict[tuple[int, int], Chroma] = {(1, 1): "444", (2, 1): "422", (2, 2): "420"}
 
@@ -100,7 +100,7 @@ class Film:
         if not self.path.is_file():
             raise SrkdError(f"{self.path}: no such file")
         with av_errors(f"{self.path} cannot be read as a film"):
-            self._container = av.open(str(self.path), metadata_errors="replace")
+            self._container = av.open(address_of(self.path), metadata_errors="replace")
         try:
             self._stream = self._video_stream()
             self._stream.thread_type = "AUTO"

@@ -156,6 +156,7 @@ def _body(network: Network, facts: CardFacts, record: Mapping[str, Any]) -> list
     warning = commercial_warning(facts.licence)
     if warning is not None:
         lines += [f"> **{_plain(warning[0].upper() + warning[1:])}.**", ""]
+    images = "RGB in [0,1]" if network.descriptor.channels == 3 else "One channel, luma or grey in [0,1]"
     does = "gives pictures back at their own size" if spec.scale == 1 else f"enlarges pictures {spec.scale} times"
     teacher = "" if facts.teacher is None else f" of {_plain(facts.teacher)}"
     recipe, degradation = facts.metadata.get("srkd.recipe"), Degradation.of_header(facts.metadata)
@@ -164,7 +165,8 @@ def _body(network: Network, facts: CardFacts, record: Mapping[str, Any]) -> list
         f"A network that {does}: {', '.join([spec.arch, *sizes])}. {counts.params:,} "
         f"parameters, {counts.macs / 1e9:.2f} GMAC for an LR image of {size}.{training}",
         "",
-        "RGB in [0,1], N,C,H,W, in and out.",
+        f"{images}, N,C,H,W, in and out; LiteRT's files N,H,W,C; files with `uint8` in their names bytes, N,H,W,C; "
+        "with `fp16io` float16.",
         *([] if degradation is None else [f"It was trained on degraded images: {_plain(degradation.title)}."]),
         "",
         "## Quality",

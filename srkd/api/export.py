@@ -54,6 +54,7 @@ def run_export(options: ExportOptions, context: Context) -> ExportReport:
         if HUB not in hosts:
             raise UsageError(f"--push sends the folder of --for {HUB}: give both")
         import_hub()
+    _require_used(options)
     facts = _card_facts(source, context.note)
     folders = export_for_hosts(network, source, hosts, folder, context, facts, size) if hosts else ()
     if options.push is not None:
@@ -85,6 +86,18 @@ def run_export(options: ExportOptions, context: Context) -> ExportReport:
         if write_card(folder, network, facts) is None:
             context.note(f"{folder / source.stem}.md is not a card of srkd export: it is left alone")
     return replace(report, hosts=folders)
+
+
+def _require_used(options: ExportOptions) -> None:
+    """Refuse options of files that are not asked for."""
+    rows = () if options.hosts and not options.formats else find_formats(options.formats)
+    int8 = {"--calibrate": options.calibrate, "--data": options.data}
+    given = [flag for flag, value in int8.items() if value is not None]
+    given += ["--max-drop"] if options.max_drop != ExportOptions.max_drop else []
+    if given and not any("int8" in row.options for row in rows):
+        raise UsageError(f"{' and '.join(given)}: only files in eight bits use this, and none is asked for: add --int8")
+    if options.sizes is not None and not rows:
+        raise UsageError("--sizes is for TensorRT engines, which --for does not write: add --trt")
 
 
 def _pushed(host: HostFolder, repository: str) -> HostFolder:

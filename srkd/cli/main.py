@@ -14,7 +14,7 @@ from compressor.base.errors import nearest
 from compressor.base.memory import collect_less_often, keep_freed_memory
 from srkd import __version__
 from srkd.cli.console_options import console_options
-from srkd.terminal.console import Console
+from srkd.terminal.console import Console, open_closed_streams
 from srkd.terminal.package_names import hidden_package
 
 VERBS = {
@@ -120,6 +120,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code."""
+    open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         # A terminal without a character shows a question mark instead of an error.
         reconfigure = getattr(stream, "reconfigure", None)

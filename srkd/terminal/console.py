@@ -191,6 +191,17 @@ def json_value(value: object) -> object:
     return value
 
 
+def open_closed_streams() -> None:
+    """Lead a stream that the caller has closed, which is None in Python, to nowhere. Nothing that is opened later gets
+    the number of such a stream: C libraries write to it."""
+    if sys.stdout is None or sys.stderr is None:
+        while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+            pass
+        os.close(descriptor)
+        sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+        sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+
+
 @contextmanager
 def stdout_for_data() -> Iterator[TextIO]:
     """Yield the real stdout, while all other output to it, also that of C libraries, goes to stderr."""

@@ -17,6 +17,7 @@ from safetensors.numpy import save_file
 import srkd
 from compressor.assets import embedded_student, embedded_teacher
 from compressor.models.checkpoints.licence import commercial_warning, forbids_commercial_use, hub_licence, read_licence
+from compressor.models.networks.compact import CompactSpec
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
 from compressor.runtimes.onnx_file import read_facts
@@ -98,6 +99,14 @@ def test_the_record_says_what_was_compared(small: Path) -> None:
 def write(folder: Path, licence: str | None = None) -> Path | None:
     facts = CardFacts("net", {"srkd.recipe": "scratch"}, "0" * 64, licence)
     return write_card(folder, build(EDSRSpec(scale=2, width=4, depth=1), seed=0), facts)
+
+
+def test_the_card_says_what_images_its_files_take(tmp_path: Path) -> None:
+    card = write(tmp_path)
+    assert card is not None and "RGB in [0,1], N,C,H,W, in and out; LiteRT's files N,H,W,C" in card.read_text()
+    network = build(CompactSpec(2, width=4, depth=1, channels=1))
+    grey = write_card(tmp_path / "grey", network, CardFacts("net", {}, None, None))
+    assert grey is not None and "One channel, luma or grey in [0,1]" in grey.read_text()
 
 
 def test_a_card_of_somebody_else_stays(tmp_path: Path) -> None:

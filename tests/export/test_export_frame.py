@@ -9,7 +9,7 @@ import sys
 import types
 from collections.abc import Mapping
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import onnx
 import pytest
@@ -264,6 +264,24 @@ def test_docs_and_help_know_every_format() -> None:
             assert ("not run by us" in message) == (not row.tested)
     for verdict in get_args(Verdict):
         assert f"| {verdict} |" in page
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ({"formats": "onnx", "calibrate": "photos"}, "--calibrate: only files in eight bits use this"),
+        (
+            {"hosts": "vapoursynth", "data": "photos", "max_drop": 1.0},
+            "--data and --max-drop: only files in eight bits",
+        ),
+        ({"hosts": "vapoursynth", "sizes": ["8x8"]}, "--sizes is for TensorRT engines, which --for does not write"),
+    ],
+)
+def test_options_of_files_that_are_not_asked_for_are_refused(words: Any, message: str, tmp_path: Path) -> None:
+    network = build(EDSRSpec(2, 4, 1), seed=0)
+    with pytest.raises(UsageError, match=message):
+        srkd.export(network, out=tmp_path, **words)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_size_beyond_the_memory_is_one_line_and_stops_no_other_format(

@@ -288,3 +288,43 @@ def test_mutated_files_are_read_or_refused_in_one_line(tmp_path: Path, count: in
             else:
                 assert picture.rgb.shape[0] == 3
                 write_picture(picture, tmp_path / "again.png")
+
+
+def save_tiff(
+    path: Path, rows: list[bytes], bits: int, *, photometric: int, channels: int = 1, planes: int = 1
+) -> Path:
+    """Write strips of a little-endian TIFF, one for each plane."""
+    data = b"".join(rows)
+    starts = [8 + sum(map(len, rows[:number])) for number in range(len(rows))]
+    tags: dict[int, list[int]] = {
+        256: [4], 257: [2], 258: [bits] * channels, 259: [1], 262: [photometric], 273: starts, 277: [channels],
+        278: [2], 279: [len(row) for row in rows], 284: [planes],
+    }  # fmt: skip
+    directory, more = 8 + len(data), b""
+    entries = []
+    for tag, values in tags.items():
+        packed = b"".join(struct.pack("<I", value) for value in values)
+        if len(values) > 1:
+            packed, more = struct.pack("<I", directory + 2 + 12 * len(tags) + 4 + len(more)), more + packed
+        entries.append(struct.pack("<HHI", tag, 4, len(values)) + packed)
+    head = b"II*\0" + struct.pack("<I", directory) + data + struct.pack("<H", len(tags))
+    path.write_bytes(head + b"".join(entries) + bytes(4) + more)
+    return path
+
+
+def test_grey_tiffs_in_which_0_is_white_and_those_of_12_bits(tmp_path: Path) -> None:
+    ramp = np.array([[0, 1000, 20000, 65535], [5, 6, 7, 8]], np.uint16)
+    for photometric, expected in ((1, ramp), (0, 65535 - ramp)):
+        path = save_tiff(tmp_path / "grey.tif", [ramp.tobytes()], 16, photometric=photometric)
+        assert np.abs(read_picture(path).rgb[0].numpy() - expected / 65535).max() < 1e-6
+    # Two samples in three bytes: 0 and 4095, then 1 and 2048, twice.
+    path = save_tiff(tmp_path / "grey.tif", [bytes((0x00, 0x0F, 0xFF, 0x00, 0x18, 0x00)) * 2], 12, photometric=1)
+    twelve = np.array([[0, 4095, 1, 2048]] * 2) / 4095
+    assert np.abs(read_picture(path).rgb[0].numpy() - twelve).max() < 1e-3
+
+
+def test_16_bit_colours_in_separate_planes_are_refused(tmp_path: Path) -> None:
+    plane = np.arange(8, dtype=np.uint16).tobytes()
+    path = save_tiff(tmp_path / "planes.tif", [plane] * 3, 16, photometric=2, channels=3, planes=2)
+    with pytest.raises(SrkdError, match=r"planes\.tif stores its 16-bit colours in separate planes: convert it"):
+        read_picture(path)

@@ -91,6 +91,18 @@ def test_equal_stems_are_told_apart_by_their_names(tmp_path: Path) -> None:
     assert sorted(pair.stem for pair in result.pairs) == ["a.jpg", "a.png", "b"]
 
 
+def test_originals_of_one_stem_have_partners_of_their_whole_names(tmp_path: Path) -> None:
+    fill(tmp_path / "set" / "HR", "a.png", "a.bmp", "b.png")
+    fill(tmp_path / "set" / "LRbicX2", "a.png", "a.bmp", "bx2.png")
+    (result,) = find_sets(tmp_path / "set", scale=2)
+    assert {pair.hr.name: pair.lr and pair.lr.name for pair in result.pairs} == {
+        "a.bmp": "a.bmp", "a.png": "a.png", "b.png": "bx2.png",
+    }  # fmt: skip
+    (tmp_path / "set" / "LRbicX2" / "a.bmp").rename(tmp_path / "set" / "LRbicX2" / "ax2.png")
+    with pytest.raises(SrkdError, match=r"lacks the LR image of 1 of 3 HR images \(a.bmp\)"):
+        find_sets(tmp_path / "set", scale=2)
+
+
 def test_mistakes_are_told_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(SrkdError, match="does not exist"):
         find_sets(tmp_path / "nowhere", scale=4)
@@ -121,3 +133,8 @@ def test_photos_are_spaced_over_a_folder_or_its_hr(tmp_path: Path) -> None:
     for name, words in mistakes.items():
         with pytest.raises(UsageError, match=rf"^--calibrate .*{name}: {words}: give a folder"):
             evenly_spaced_photos(tmp_path / name, 5, option="--calibrate")
+
+
+def test_photos_of_one_stem_all_count(tmp_path: Path) -> None:
+    fill(tmp_path / "photos", "a.png", "a.bmp")
+    assert set(evenly_spaced_photos(tmp_path / "photos", 8, option="--data")) == {"a.png", "a.bmp"}

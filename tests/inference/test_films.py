@@ -449,6 +449,21 @@ def test_segments_of_another_call_are_not_mixed_in(tmp_path: Path) -> None:
     assert output.read_bytes() == enlarge(source, output=tmp_path / "whole.mkv", segment=4).output.read_bytes()
 
 
+def test_a_folder_of_the_user_where_segments_would_be_is_left_alone(tmp_path: Path) -> None:
+    source = make_film(tmp_path / "film.mp4", [picture(0)] * 2, codec="h264")
+    notes = tmp_path / "large.mp4.part" / "notes.txt"
+    notes.parent.mkdir()
+    notes.write_text("mine")
+    report = upscale([source], nearest_model(2), UpscaleSettings(output=tmp_path / "large.mp4"))
+    assert "holds files of yours" in reason(report) and notes.read_text() == "mine"
+
+
+def test_a_name_with_a_colon_is_no_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_film(tmp_path / "film.mp4", [picture(0)] * 2, codec="h264").rename(tmp_path / "Part: 2.mp4")
+    monkeypatch.chdir(tmp_path)
+    assert enlarge(Path("Part: 2.mp4"), output=tmp_path / "large.mp4").frames == 2
+
+
 @pytest.mark.parametrize("limit", ["a segment", "the film"])
 def test_a_full_disk_is_one_line_and_loses_no_segment(tmp_path: Path, limit: str) -> None:
     source = make_film(tmp_path / "film.mkv", [picture(number) for number in range(12)])

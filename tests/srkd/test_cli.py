@@ -156,6 +156,14 @@ def test_a_closed_pipe_is_not_an_error_message() -> None:
 
 
 @pytest.mark.ci
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&- <&-"])
+def test_a_stream_that_the_caller_closed_is_no_mistake(closed: str) -> None:
+    shell = f"{sys.executable} -m srkd networks --json {closed}"
+    done = subprocess.run(["bash", "-c", shell], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "") and bool(done.stdout) == (closed == "2>&-")
+
+
+@pytest.mark.ci
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
 @pytest.mark.parametrize("option", ["", "--json"])
 def test_a_full_disk_is_one_line(option: str) -> None:
