@@ -45,7 +45,7 @@ def read_samples_16bit(image: Image.Image, path: Path) -> npt.NDArray[np.uint16]
         if bits == 12:
             grey = np.left_shift(grey, 4) | np.right_shift(grey, 8)
         if tags.get(PHOTOMETRIC) == 0:  # white is zero
-            grey = ~grey
+            grey = np.subtract(65535, grey, dtype=np.uint16)
         return _with_key_colour(grey, image.info.get("transparency"))
     layout, separator, order = _rawmode(image).partition(";16")
     if not separator:
