@@ -43,7 +43,7 @@ def read_samples_16bit(image: Image.Image, path: Path) -> npt.NDArray[np.uint16]
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
         grey = np.asarray(image).astype(np.uint16)[..., None]
         if bits == 12:
-            grey = np.left_shift(grey, 4) | np.right_shift(grey, 8)
+            grey = (grey * 16 + grey // 256).astype(np.uint16)
         if tags.get(PHOTOMETRIC) == 0:  # white is zero
             grey = np.subtract(65535, grey, dtype=np.uint16)
         return _with_key_colour(grey, image.info.get("transparency"))
