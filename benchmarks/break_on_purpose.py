@@ -193,7 +193,7 @@ BREAKS = (
     ),
     *_in(
         "recipes/terms/gating.py",
-        "recipes/test_terms_features.py",
+        "recipes/test_gating.py",
         ("comparison of FACD-style's gate", "(gap > 0)", "(gap < 0)"),
     ),
     *_in(
