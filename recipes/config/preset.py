@@ -221,12 +221,6 @@ class Preset(PresetPart):
         rule = self.schedule
         return SpeedOptions(rule.precision, rule.teacher_precision, rule.compile)
 
-    def at_rate_times(self, factor: float) -> Preset:
-        """Return the preset with its rates multiplied by a factor."""
-        rule = self.schedule
-        fit_rate = None if rule.fit_rate is None else rule.fit_rate * factor
-        return self.with_schedule(rate=rule.rate * factor, fit_rate=fit_rate)
-
     def stages(
         self, methods: Sequence[Method], mode: ExecutionMode | None = None, *, is_fitted: bool = False
     ) -> tuple[Stage, ...]:

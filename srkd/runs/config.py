@@ -107,6 +107,8 @@ class RunNetworks:
     """What the student learns to give: the original images or the teacher's."""
     check: TeacherCheck | None = None
     """The check of the teacher on a photo, if it was made to choose the goal."""
+    loaded_teacher: Teacher | None = None
+    """The teacher as it was loaded, for other runs; `teacher` may be turned for the student inside it."""
 
     @property
     def runs_teacher(self) -> bool:
@@ -227,7 +229,7 @@ class RunNetworks:
             methods = bind_phi(fit_batch(preset, context.note), phi)
             teacher = None
             if shared is not None:
-                teacher = shared.teacher
+                teacher = shared.loaded_teacher
             elif (
                 options.teacher.teacher is not None
                 or options.student.student is None
@@ -242,7 +244,7 @@ class RunNetworks:
                     read=lambda: load_given_teacher(options.teacher, context.note),
                 )
                 require_fit(teacher, options.training.recipe, methods)
-            methods = use_embedded_phi(methods, teacher, context.note)
+            loaded, methods = teacher, use_embedded_phi(methods, teacher, context.note)
             start = choose_student(teacher, preset, options, context.note)
             goal, check = choose_goal(options, teacher, shared, began, inputs, context.note)
             labels = choose_labels(options, methods, goal, context.note)
@@ -264,7 +266,7 @@ class RunNetworks:
                 context.note(line)
             for line in lines:
                 context.note(line)
-            return cls(options, scaled, methods, teacher, start, goal, labels, check)
+            return cls(options, scaled, methods, teacher, start, goal, labels, check, loaded)
 
         return processes.run_on_all(choose)
 

@@ -55,6 +55,9 @@ def load_recipe(options: CompressOptions, note: Note = no_note) -> Preset:
     if options.training.steps is None:
         return preset
     scaled, before = preset.with_steps(options.training.steps), preset.schedule
+    paths = {setting.partition("=")[0].strip() for setting in options.training.recipe_settings}
+    if given := {name: getattr(before, name) for name in ("milestones", "warmup") if f"schedule.{name}" in paths}:
+        scaled = scaled.with_schedule(**given)  # the user's are for this number of steps
     is_shortened = options.training.steps < SHORT_RUN_STEPS <= before.steps and before.decay == "milestones"
     if not is_shortened or repeats_published(options.training.recipe) or keys.intersection(RATE_SETTINGS):
         return scaled
@@ -109,19 +112,24 @@ def with_pace_of_start(preset: Preset, start: StudentInit, options: CompressOpti
     """
     plan = linear_plan(start.network.spec)
     has_gates = plan is not None and plan.gates_itself
-    has_offsets = has_gates or (plan is not None and start.is_across and plan.lifts_stream)
     if start.init != "fit" or not (has_gates or start.is_across) or repeats_published(options.training.recipe):
         return preset
     keys = schedule_settings(options)
     if preset.schedule.optimiser != "soap" and "optimiser" not in keys:
         preset = preset.with_schedule(optimiser="soap")
         note("optimiser: SOAP, as Adam's first steps would throw away such a start")
-    if has_offsets and not {"rate", "fit_rate"} & keys:
-        preset = preset.at_rate_times(OFFSET_RATE)
-        rate = preset.schedule.rate_of(is_fitted=True)
+    if rests_on_offsets(start) and not {"rate", "fit_rate"} & keys:
+        rate = OFFSET_RATE * preset.schedule.rate_of(is_fitted=True)
+        preset = preset.with_schedule(fit_rate=rate)
         why = "the student's outputs gate themselves" if has_gates else "activations are on the student's stream"
         note(f"rate: {rate:g}, {OFFSET_RATE:g} of the recipe's: {why}")
     return preset
+
+
+def rests_on_offsets(start: StudentInit) -> bool:
+    """Whether a solved student has offsets that open its gates or lift its stream: it trains at `OFFSET_RATE`."""
+    plan = linear_plan(start.network.spec)
+    return start.init == "fit" and plan is not None and (plan.gates_itself or (start.is_across and plan.lifts_stream))
 
 
 def schedule_settings(options: CompressOptions) -> set[str]:

@@ -35,7 +35,7 @@ from srkd.record.result import CompressReport
 from srkd.record.run_file import RunFile, TrainingMode, find_run_file
 from srkd.record.trials import Outcome, SameBatches, TrialsReport
 from srkd.runs.config import RunConfig, SharedInputs
-from srkd.runs.recipe import PIXEL_ONLY, needs_teacher, schedule_settings
+from srkd.runs.recipe import OFFSET_RATE, PIXEL_ONLY, needs_teacher, rests_on_offsets, schedule_settings
 from srkd.runs.run import margin_entry, phi_entry
 from srkd.runs.run_plan import PlannedRun, RunPlan, in_folder
 
@@ -352,7 +352,8 @@ def _baseline_options(start: BaselineName, config: RunConfig) -> CompressOptions
     schedule = dict(sorted(config.preset.schedule.model_dump(mode="json").items()))
     if start == "fit" and not schedule_settings(options) & {"rate", "fit_rate"}:
         # L1 alone needs a lower rate than most methods: with theirs it would end below its best quality.
-        schedule["fit_rate"] = load_preset("scratch").schedule.fit_rate
+        share = OFFSET_RATE if rests_on_offsets(student) else 1.0
+        schedule["fit_rate"] = share * load_preset("scratch").schedule.rate_of(is_fitted=True)
     return replace(
         options,
         teacher=replace(
@@ -367,6 +368,7 @@ def _baseline_options(start: BaselineName, config: RunConfig) -> CompressOptions
             select=student.select if init == "inherit" else None,
             init_from=options.student.init_from if start in ("init-from", "logits") else None,
         ),
+        data=options.data if start == "logits" else replace(options.data, labels="original"),
         training=replace(
             options.training,
             calm=calm if start == "logits" else 0.0,

@@ -44,6 +44,17 @@ def test_whoever_sets_the_rate_keeps_it(recipe, setting):
     assert schedule_of(recipe, 200, "schedule.batch=4", "schedule.clip=10")[:2] == ("cosine", 8e-4)
 
 
+def test_milestones_and_warm_up_of_the_user_are_for_the_steps_of_the_user(recipe):
+    def schedule(*settings: str) -> tuple[tuple[int, ...], int]:
+        options = CompressOptions.of(recipe=recipe, steps=10_000, settings=settings)
+        rule = load_recipe(options).schedule
+        return rule.milestones, rule.warmup
+
+    assert schedule() == ((4000, 8000), 0)
+    assert schedule("schedule.milestones=[200,400]", "schedule.warmup=100") == ((200, 400), 100)
+    assert schedule("schedule.milestones=[200,400]") == ((200, 400), 0)
+
+
 def test_published_schedules_are_only_rescaled():
     assert schedule_of("logits-paper", 200) == ("milestones", 1e-4, (80, 160), 0)
 

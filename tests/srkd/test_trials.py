@@ -160,6 +160,39 @@ def lines(plan: CompressReport, variant: str) -> list[dict]:
     return [json.loads(line) for line in text.splitlines()]
 
 
+@pytest.mark.parametrize("student", ["span:width=8,depth=1,scale=2", "edsr:width=4,depth=1,scale=2"])
+def test_a_start_that_rests_on_offsets_lowers_its_own_rate_alone(ground: Path, student: str) -> None:
+    """A tenth of the recipe's for the solved student, of L1's for its baseline; random weights keep the recipe's."""
+    words = {"teacher": ground / "teacher.safetensors", "data": ground / "photos", "student": student, "lr_patch": 8}
+    config = RunConfig.decide(CompressOptions.of(recipe="logits", steps=300, **words), QUIET)
+    share = 0.1 if student.startswith("span") else 1.0
+    logits, l1 = (load_preset(name).schedule for name in ("logits", "scratch"))
+    assert config.preset.schedule.rate_of(is_fitted=True) == pytest.approx(share * logits.rate_of(is_fitted=True))
+    others = {name: RunConfig.decide(one, QUIET, shared=config) for name, one in baselines(config, no_note).items()}
+    rates = {name: other.preset.schedule.rate_of(is_fitted=name == "fit") for name, other in others.items()}
+    assert rates["scratch"] == logits.rate and rates["fit"] == pytest.approx(share * l1.rate_of(is_fitted=True))
+
+
+def test_baselines_learn_the_originals_whatever_the_recipe_learns(ground: Path) -> None:
+    words = {"teacher": ground / "teacher.safetensors", "data": ground / "photos", "settings": SMALL, "width": 0.5}
+    config = RunConfig.decide(CompressOptions.of(recipe="logits", labels="teacher", **words), QUIET)
+    assert config.labels == "teacher"
+    for options in baselines(config, no_note).values():
+        assert RunConfig.decide(options, QUIET, shared=config).labels == "original"
+
+
+def test_a_turned_teacher_is_turned_anew_for_each_run_of_a_plan(ground: Path) -> None:
+    """csd turns its teacher for the student inside it; another run of the plan begins with the one that was loaded."""
+    words = {"teacher": ground / "teacher.safetensors", "data": ground / "photos", "width": 0.5, "seed": 3}
+    options = CompressOptions.of(recipe="csd", settings=(*SMALL, "phi=teacher"), **words)
+    first = RunConfig.decide(options, QUIET)
+    again = RunConfig.decide(options, QUIET, shared=first)
+    for one, other in ((first.teacher, again.teacher), (first.student_init, again.student_init)):
+        assert one is not None and other is not None and one.network is not None and other.network is not None
+        assert one.network.fingerprint() == other.network.fingerprint()
+    assert first.teacher.network.fingerprint() != first.loaded_teacher.network.fingerprint()
+
+
 @pytest.mark.ci
 def test_a_trial_equals_the_run_that_its_own_request_asks_for(ground, plan, tmp_path) -> None:
     """The recipe's second seed and a baseline give the same bytes when run alone."""
