@@ -67,7 +67,7 @@ def repository_path(folder: PurePosixPath, link: str) -> PurePosixPath:
 
 def place_of(path: PurePosixPath) -> PurePosixPath:
     """Return the site's path of a file's page."""
-    if path.parent == RESULTS:
+    if path.parent == RESULTS and path.suffix == ".json":
         path = path.with_suffix(".md")
     if path.is_relative_to(DOCS):
         return path.relative_to(DOCS)

@@ -51,6 +51,7 @@ def test_links_are_moved_to_the_pages_of_the_site() -> None:
     picture = moved('<img src="docs/images/overview.svg" width="8">', PurePosixPath("project/README.md"))
     assert picture == '<img src="../images/overview.svg" width="8">'
     assert moved("[a](../images/overview.svg)", place) == "[a](../images/overview.svg)"
+    assert moved("![a](results/tour.webp)", PurePosixPath("real-models.md")) == "![a](results/tour.webp)"
 
 
 def test_marks_become_tables_and_parts() -> None:
