@@ -60,6 +60,18 @@ def entry(page: str, name: str) -> str:
     return text_of(page[begins : ends.start() if ends else len(page)])
 
 
+def test_every_picture_of_a_page_is_there(site: Path) -> None:
+    pictures = [
+        (page, source)
+        for page in site.rglob("*.html")
+        for source in re.findall(r'<img [^>]*src="([^"]+)"', page.read_text(encoding="utf-8"))
+        if "://" not in source and not source.startswith("data:")
+    ]
+    missing = [(page.name, source) for page, source in pictures if not (page.parent / html.unescape(source)).is_file()]
+    assert missing == [] and len(pictures) > 8
+    assert {Path(source).suffix for _, source in pictures} <= {".svg", ".webp", ".png"}
+
+
 def test_the_page_has_every_option_with_its_help(page: str) -> None:
     text = text_of(page)
     for verb in VERBS:
