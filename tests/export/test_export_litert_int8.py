@@ -94,7 +94,9 @@ def test_prelus_alone_stay_in_float(
     spec: Spec, operations: int, in_int8: int, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     file = export_file(build(spec, seed=3), "litert-int8", tmp_path)
-    assert capfd.readouterr() == ("", "")
+    out, err = capfd.readouterr()
+    # Where no test did before, this one imports torch's own quantiser, which names what it lacks.
+    assert out == "" and [line for line in err.splitlines() if "/torch" not in line] == []
     assert file.verdict == "passed" and file.path is not None, file.reason
     assert (file.facts["operations"], file.facts["in_int8"]) == (operations, in_int8)
     model = read_model(file.path.read_bytes())
