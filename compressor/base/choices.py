@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Literal, TypeAlias
 
+FilmCodec: TypeAlias = Literal["h264", "hevc", "vp9", "ffv1"]
+"""A codec in which films are written."""
+
 Border: TypeAlias = Literal["mirror", "clamp"]
 """Padding beyond the image: mirror (the edge pixel is repeated), or clamp to the edge pixel (older MATLAB)."""
 

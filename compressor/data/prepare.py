@@ -187,7 +187,7 @@ def prepare_data(choice: DataChoice, *, scale: int, lr_patch: int, context: Cont
     # The embedded photos are not cached, as decoding them takes no noticeable time.
     decode_embedded = partial(decode_all, scale=scale, border=choice.lr_border)
     held_out = range(0)
-    _require_patches(choice, scale, lr_patch)
+    require_patches(choice, scale, lr_patch)
     if choice.lr_only is not None:
         context.note(f"no HR images: the teacher's output is the only label of the images in {choice.lr_only}")
         sources, origin = list[Source](choice.lr_images(context.note)), choice.lr_only.resolve().name
@@ -256,7 +256,7 @@ def _list_names(names: Sequence[str]) -> str:
     return listed if len(names) <= MOST_NAMES else f"{listed} and {len(names) - MOST_NAMES} more (run.json has all)"
 
 
-def _require_patches(choice: DataChoice, scale: int, lr_patch: int) -> None:
+def require_patches(choice: DataChoice, scale: int, lr_patch: int) -> None:
     """Refuse a patch larger than every image, by the files' headers: decoding thousands may take an hour."""
     if choice.lr_only is not None:
         files, side = [image.lr for image in choice.lr_images()], lr_patch

@@ -35,6 +35,8 @@ LONGEST_SIDE = {"JPEG": 65_500, "WEBP": 16_383}
 GREY_WEIGHTS = (0.299, 0.587, 0.114)
 _MODE_8BIT = {"1": "L", "L": "L", "LA": "LA", "La": "LA", "P": "RGB", "PA": "RGBA", "RGB": "RGB", "RGBX": "RGB"}
 _MODE_8BIT |= {"RGBA": "RGBA", "RGBa": "RGBA", "CMYK": "RGB", "YCbCr": "RGB"}
+_GREY_STEPS = {"L;2": 85, "L;4": 17}
+"""The step between grey values of 2 and 4 bit when they are decoded to 8 bit."""
 _ENCODER_OPTIONS: dict[str, dict[str, Any]] = {
     "PNG": {},
     "JPEG": {"quality": 95, "subsampling": 0},
@@ -239,6 +241,10 @@ def samples_8bit(image: Image.Image, name: object) -> npt.NDArray[np.uint8]:
     if image.mode not in _MODE_8BIT:
         raise SrkdError(f"{name} stores pixels as {image.mode!r}: convert it to 8 or 16 bit grey or RGB")
     mode = _MODE_8BIT[image.mode]
+    stored = [str(tile[3]) for tile in getattr(image, "tile", ())]  # empty for an image that has been decoded
+    step = next((_GREY_STEPS[kind] for kind in stored if kind in _GREY_STEPS), 1)
+    if step > 1 and isinstance(transparent := image.info.get("transparency"), int):
+        image.info["transparency"] = step * transparent  # Pillow leaves it as it is in the file
     if "transparency" in image.info and not mode.endswith("A"):
         mode = {"L": "LA", "RGB": "RGBA"}[mode]
     samples = np.asarray(_cmyk_to_srgb(image) if image.mode == "CMYK" else image.convert(mode))

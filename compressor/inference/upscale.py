@@ -353,6 +353,8 @@ def _has_output(job: Job, settings: UpscaleSettings, sources: set[str]) -> bool:
     """Return True if the output exists and is kept; raise an error if the user must decide."""
     if _identity(job.output) in sources:
         raise SrkdError(f"{job.output} is one of the inputs: choose another suffix or output folder")
+    if job.output.is_dir():
+        raise SrkdError(f"{job.output} is a folder: choose another suffix or output folder")
     if settings.overwrite or not job.output.exists():
         return False
     if settings.skip_existing:

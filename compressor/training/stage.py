@@ -74,7 +74,8 @@ class Average:
 class Stage:
     """A stage, which the loop runs. `weights` of terms by name override the methods' own.
 
-    With `blend` the loss is the sum of the methods' losses, each times its factor.
+    With `blend` the loss is the sum of the methods' losses, each times its factor; a method's last stage has that of
+    the method.
     """
 
     name: str
@@ -148,11 +149,15 @@ def with_other_stages(main: Stage) -> tuple[Stage, ...]:
             if not 0 < steps < main.schedule.steps - sum(stage.schedule.steps for stage in later):
                 continue
             began -= steps
+            last = after.method(began, steps)
+            blend = main.blend
+            if isinstance(blend, Mapping):
+                blend = {**blend, last.name: blend.get(method.name, 1.0)}
             stage = replace(
                 main,
                 name=after.name,
-                methods=(after.method(began, steps), *staying),
-                blend=None,
+                methods=(last, *staying),
+                blend=blend,
                 schedule=Schedule(steps, after.rate, "cosine", warmup=steps // WARM_UP_PART),
                 is_later=True,
             )

@@ -9,6 +9,7 @@ import copy
 import hashlib
 import io
 import pickle
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -82,6 +83,10 @@ class State:
     began: int = 0
     best_psnr_y: float = float("-inf")
     seed: int = 0
+    seconds_before: float = 0.0
+    """The seconds that the run took until this state was saved, if it was loaded from a file."""
+    started: float = field(default_factory=time.monotonic)
+    """When this process began its part of the run, by `time.monotonic`."""
 
     @classmethod
     def fresh(cls, student: Network, teacher: Network | None, stage: Stage, seed: int = 0) -> State:
@@ -90,6 +95,11 @@ class State:
         modules = nn.ModuleDict()
         optimiser, ema = _prepare(stage, networks, modules, teacher, seed)
         return cls(networks, modules, optimiser, ema, role=stage.role, segments=stage.segments, seed=seed)
+
+    @property
+    def seconds(self) -> float:
+        """The seconds that the run has taken, interruptions apart."""
+        return self.seconds_before + time.monotonic() - self.started
 
     @property
     def student(self) -> Network:
@@ -168,6 +178,7 @@ class State:
             "stage": self.stage,
             "began": self.began,
             "best_psnr_y": self.best_psnr_y,
+            "seconds": self.seconds,
         }
 
     def load(self, path: Path, stages: Sequence[Stage] = (), teacher: Network | None = None) -> None:
@@ -191,6 +202,7 @@ class State:
         self.calibration.load_state_dict(saved["calibration"])
         self.done, self.stage, self.began = int(saved["done"]), int(saved["stage"]), int(saved["began"])
         self.best_psnr_y = float(saved["best_psnr_y"])
+        self.seconds_before = float(saved.get("seconds", 0.0))  # a state of an older srkd has none
 
 
 def _prepare(

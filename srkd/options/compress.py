@@ -41,6 +41,7 @@ from srkd.options.shared import (
     PathOption,
     Size,
     path_of,
+    require_64_bits,
 )
 from srkd.options.values import (
     BYTES,
@@ -65,6 +66,15 @@ THEN = "then."
 """Prefix of a setting of the second recipe."""
 SCHEDULE_SETTINGS = {"batch": "schedule.batch", "lr_patch": "schedule.lr_patch", "rate": "schedule.rate"}
 """Options that are shorter names of the recipe's settings."""
+DECIDED_BY = {
+    **{key: (name,) for name, key in SCHEDULE_SETTINGS.items()},
+    "schedule.hr_patch": ("lr_patch",),
+    "student.width": ("width", "student"),
+    "student.depth": ("depth", "student"),
+    "student.init": ("init",),
+    "student.select": ("select",),
+}
+"""The options of which one decides what a setting of the recipe would, so that both together say it twice."""
 
 
 def refuse_rate(lr_images: object) -> object:
@@ -253,6 +263,9 @@ class DataOptions(Group):
         ),
     ] = None
     degrade: Degrade = NONE
+    degrade_once: Annotated[
+        bool, Option("Degrade each training image once, not anew for each patch, as teacher_cache does.", rare=True)
+    ] = False
     lr_border: Annotated[
         Border, Option("Border of the downscale that makes LR images; clamp is that of an older MATLAB.", rare=True)
     ] = "mirror"
@@ -292,12 +305,12 @@ class TrainingOptions(Group):
     ] = None
     lr_patch: Annotated[int | None, Field(ge=1), Option("Side of a patch in LR pixels.", unset="the recipe's")] = None
     rate: Annotated[float | None, Field(gt=0), Option("Learning rate.", unset="the recipe's")] = None
-    seed: Annotated[int, Option("The same seed gives the same run.")] = 10
+    seed: Annotated[int, AfterValidator(require_64_bits), Option("The same seed gives the same run.")] = 10
     settings: Annotated[
         Sequence[str],
         Option(
-            "Change the recipe: schedule.warmup=500, kappa=0.5. Also sets rare options: cache_size, limits, "
-            "lr_border, phi_weights, select, teacher_cache, trust_code.",
+            "Change the recipe: schedule.warmup=500, kappa=0.5. Also sets rare options: cache_size, degrade_once, "
+            "limits, lr_border, phi_weights, select, teacher_cache, trust_code.",
             flags=("--set",),
             metavar="KEY=VALUE",
         ),
@@ -345,14 +358,8 @@ class TrainingOptions(Group):
     @property
     def recipe_settings(self) -> tuple[str, ...]:
         """The settings of the recipe, also those that have their own option."""
-        settings = self.own_settings
-        keys = [setting.partition("=")[0].strip() for setting in settings]
         shorter = {key: getattr(self, name) for name, key in SCHEDULE_SETTINGS.items()}
-        for name, key in SCHEDULE_SETTINGS.items():
-            if key in keys and shorter[key] is not None:
-                flag = f"--{name.replace('_', '-')}"
-                raise UsageError(f"{flag} {shorter[key]} and --set {key}=... say the same twice: give one of them")
-        return (*settings, *(f"{key}={value}" for key, value in shorter.items() if value is not None))
+        return (*self.own_settings, *(f"{key}={value}" for key, value in shorter.items() if value is not None))
 
 
 @options
@@ -454,6 +461,13 @@ class CompressOptions(Options):
             raise UsageError(f"--set {THEN}{training.then_settings[0]}: there is no second recipe; add --then pams")
         if training.then is not None and self.is_compared:
             raise UsageError("--then makes one student: leave out --with-baseline, --baselines, --seeds and --sweep")
+        given = {**vars(self.student), **vars(training)}
+        for setting in training.own_settings:
+            key = setting.partition("=")[0].strip()
+            for name in DECIDED_BY.get(key, ()):
+                if given[name] is not None:
+                    flag = f"--{name.replace('_', '-')}"
+                    raise UsageError(f"{flag} {given[name]} and --set {key}=... say the same twice: give one of them")
 
     @property
     def is_compared(self) -> bool:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 from pydantic import AfterValidator, Field
 
 from compressor.base.choices import MOST_LIMITS, Border
+from compressor.base.errors import UsageError
 from compressor.degradation.names import NONE, absolute_degradation, names
 from compressor.images.suffixes import is_film
 from compressor.runtimes.table import RUNTIMES, device_patterns
@@ -62,6 +63,13 @@ Degrade: TypeAlias = Annotated[
 ]
 LR_ALIAS = ("--lr",)
 """The older name of --lr-images, which looks like a learning rate."""
+
+
+def require_64_bits(seed: int) -> int:
+    """Refuse a seed that random generators do not take."""
+    if not -(2**63) <= seed < 2**63:
+        raise UsageError(f"seed {seed} does not fit in 64 bits: choose one between -2**63 and 2**63 - 1")
+    return seed
 
 
 def path_of(value: PathOption) -> Path | None:

@@ -74,9 +74,7 @@ def _read(text: str, base: CompressOptions) -> list[_Value]:
     key = key.strip()
     rows = {row.name: row for row in declarations(CompressOptions) if row.group in GROUPS}
     row = rows.get(key.replace("-", "_"))
-    # A comma inside brackets, or between the fields of a student, belongs to the value.
-    comma = r",(?=\s*[\w-]+:)" if row is not None and row.name == "student" else r",(?![^\[{]*[\]}])"
-    words = [word.strip() for word in re.split(comma, listed)]
+    words = _split(listed, has_fields=row is not None and row.name == "student")
     if not equals or not key or not all(words):
         raise UsageError(f"--sweep {text}: write KEY=V1,V2, such as rate=1e-4,2e-4")
     if row is None:
@@ -84,6 +82,26 @@ def _read(text: str, base: CompressOptions) -> list[_Value]:
     if row.name in NOT_SWEPT:
         raise UsageError(f"--sweep {text}: {NOT_SWEPT[row.name]}")
     return _of_option(row, words, base)
+
+
+def _split(listed: str, *, has_fields: bool) -> list[str]:
+    """The values between commas. A comma inside brackets belongs to its value, and with `has_fields` also one before
+    `name=`, as in compact:width=24,depth=8.
+    """
+    words, depth = [""], 0
+    for character in listed:
+        depth += (character in "([{") - (character in ")]}")
+        if character == "," and depth <= 0:
+            words.append("")
+        else:
+            words[-1] += character
+    joined: list[str] = []
+    for word in map(str.strip, words):
+        if has_fields and joined and re.match(r"[\w-]+\s*=", word):
+            joined[-1] += f",{word}"
+        else:
+            joined.append(word)
+    return joined
 
 
 def _of_option(row: Declaration, words: list[str], base: CompressOptions) -> list[_Value]:

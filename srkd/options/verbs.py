@@ -7,9 +7,9 @@ from dataclasses import KW_ONLY
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
-from compressor.base.choices import GoalOption
+from compressor.base.choices import FilmCodec, GoalOption
 from compressor.degradation.names import NONE
 from compressor.inference.metric_table import DEFAULT_METRICS, METRICS
 from compressor.runtimes.table import RUNTIMES
@@ -34,6 +34,7 @@ from srkd.options.shared import (
     Sizes,
     Threads,
     Tile,
+    require_64_bits,
 )
 from srkd.options.values import CLUSTER, COUNTS, MODEL, PICTURE, SIZE, SIZES, names_of
 
@@ -207,7 +208,7 @@ class UpscaleOptions(RuntimeOptions):
         bool, Option("Search the folders inside folders, too; --out repeats them.", flags=("-r", "--recursive"))
     ] = False
     codec: Annotated[
-        str | None,
+        FilmCodec | None,
         Option(
             "Codec of films: h264, hevc, vp9 or ffv1 (lossless).",
             unset="h264; hevc for films in more than 8 bit or in HEVC, vp9 for .webm",
@@ -378,7 +379,7 @@ class SeenOptions(Options):
     lr_patch: Annotated[
         int | None, Field(ge=1), Option("Side of a patch in LR pixels.", unset="48, or the smallest image's side")
     ] = None
-    seed: Annotated[int, Option("The seed of the run whose patches are shown.")] = 10
+    seed: Annotated[int, AfterValidator(require_64_bits), Option("The seed of the run whose patches are shown.")] = 10
     show: Annotated[
         PathOption, Option("Folder to write a picture of patches to.", unset="no picture", metavar="DIR")
     ] = None

@@ -121,7 +121,8 @@ class RunNetworks:
         if self.teacher is None or any(map(trains_teacher, self.methods)):
             return False
         return self.labels == "teacher" or any(
-            teacher_needs(method) != "nothing"
+            method.name not in PIXEL_ONLY
+            and teacher_needs(method) != "nothing"
             and (not isinstance(method, HasTeacherViews) or "whole" in method.teacher_views)
             for method in self.methods
         )
@@ -132,6 +133,30 @@ class RunNetworks:
         network = None if self.teacher is None else self.teacher.network
         is_unshuffled = network is not None and getattr(network.spec, "unshuffle", 1) > 1
         return is_unshuffled and any(teacher_needs(method) == "network" for method in self.methods)
+
+    @property
+    def cached_views(self) -> tuple[View, ...]:
+        """The views whose teacher outputs `--teacher-cache` keeps; refuse it for a recipe without any."""
+        training = self.options.training
+        return views_to_cache(training.recipe, self.methods, labels=self.labels) if training.teacher_cache else ()
+
+    def require_label_margin(self) -> None:
+        """Refuse a margin of the user's where the teacher sees no windows around patches."""
+        given = self.options.training.label_margin
+        if not given:
+            return
+        if "whole" in self.cached_views:
+            reason = "with --teacher-cache the teacher sees whole images"
+        elif not self.runs_teacher_on_patches:
+            reason = f"recipe {self.recipe} does not run a frozen teacher on patches"
+        elif self.compares_unshuffled:
+            reason = (
+                f"recipe {self.recipe} compares features of a teacher that unshuffles its image, and they cannot be "
+                "cropped to patches"
+            )
+        else:
+            return
+        raise UsageError(f"--label-margin {given}: {reason}; leave it out")
 
     @property
     def measures_margin(self) -> bool:
@@ -300,8 +325,8 @@ class RunConfig(RunNetworks):
     ) -> RunConfig:
         """Decide the networks, read the images, choose the execution mode.
 
-        A continued run keeps its mode (`began` is its run.json). A further run of a plan uses the teacher, images, φ
-        and mode of `shared`; one that decides these itself reads again only what is not in `inputs`.
+        A continued run keeps its mode (`began` is its run.json). A further run of a plan uses the teacher, images, φ,
+        margin of labels and mode of `shared`; one that decides these itself reads again only what is not in `inputs`.
         """
         processes, inputs = context.processes, inputs or SharedInputs()
         device = processes.run_on_all(lambda: open_device(process_device(options.run.device, processes.rank)))
@@ -310,13 +335,13 @@ class RunConfig(RunNetworks):
         if shared is None:
             processes.run_on_all(lambda: require_memory_for_step(networks, device, processes.rank))
         data, cache = processes.run_on_all(lambda: _prepare_images(networks, choice, context, shared, inputs))
-        processes.run_on_all(lambda: require_tracked_images(options, data))
+        processes.run_on_all(lambda: require_tracked_images(options, len(data.validation_names)))
 
         def choose_margin() -> LabelMargin | None:
-            if shared is not None:
-                return shared.label_margin
             if began is not None:
                 return None if began.label_margin is None else LabelMargin(**began.label_margin.model_dump())
+            if shared is not None and shared.label_margin is not None:
+                return shared.label_margin if networks.runs_teacher_on_patches else None
             if not processes.is_leader:
                 return None
             return choose_label_margin(networks, data, cache, device, inputs, context)
@@ -497,6 +522,9 @@ def require_sound_teacher(networks: RunNetworks, teacher: Teacher, inputs: Share
 def data_choice(options: CompressOptions) -> DataChoice:
     """The choice of images; refuse contradictory options."""
     data, lr_only = originals_and_lr_only(options.data.data, options.data.lr_only)
+    degradation = degradation_of(options.data.degrade, no_note)
+    if options.data.degrade_once and degradation is None:
+        raise UsageError("degrade_once: there is no --degrade whose images are degraded; add it, or leave this out")
     return DataChoice(
         data=data,
         lr=path_of(options.data.lr_images),
@@ -510,8 +538,8 @@ def data_choice(options: CompressOptions) -> DataChoice:
         lr_border=options.data.lr_border,
         lr_only=lr_only,
         cache_size=parse_bytes(options.data.cache_size),
-        degradation=degradation_of(options.data.degrade, no_note),
-        degrades_once=options.training.teacher_cache,
+        degradation=degradation,
+        degrades_once=options.data.degrade_once or options.training.teacher_cache,
     )
 
 
@@ -519,10 +547,8 @@ def _prepare_images(
     networks: RunNetworks, choice: DataChoice, context: Context, shared: RunConfig | None, inputs: SharedInputs
 ) -> tuple[Data, TeacherCache | None]:
     """Check the teacher on a photo, decode the images, and plan the teacher cache."""
-    options, rule, teacher = networks.options, networks.preset.schedule, networks.teacher
-    views: tuple[View, ...] = ()
-    if options.training.teacher_cache:
-        views = views_to_cache(options.training.recipe, networks.methods, labels=networks.labels)
+    rule, teacher = networks.preset.schedule, networks.teacher
+    views = networks.cached_views
     if shared is not None:
         data = shared.data
     else:
@@ -542,9 +568,8 @@ def _prepare_images(
     return data, cache
 
 
-def require_tracked_images(options: CompressOptions, data: Data) -> None:
-    """Refuse the number of an image that is not there."""
-    count = len(data.validation_names)
+def require_tracked_images(options: CompressOptions, count: int) -> None:
+    """Refuse the number of a validation image that is not among `count`."""
     for number in as_tuple(options.run.track_images or ()):
         if number > count:
             raise UsageError(f"--track-images {number}: there are {count} validation images")
@@ -561,22 +586,9 @@ def choose_label_margin(
     """The margin that the teacher sees around patches, given or measured, and announce it."""
     training, teacher, lr_patch = networks.options.training, networks.teacher, networks.preset.schedule.lr_patch
     given = training.label_margin
+    networks.require_label_margin()
     has_cache = cache is not None and any(view.view == "whole" for view in cache.views)
-    if teacher is None or has_cache or not networks.runs_teacher_on_patches:
-        if given:
-            reason = (
-                "with --teacher-cache the teacher sees whole images"
-                if has_cache
-                else f"recipe {networks.recipe} does not run a frozen teacher on patches"
-            )
-            raise UsageError(f"--label-margin {given}: {reason}; leave it out")
-        return None
-    if networks.compares_unshuffled:
-        if given:
-            raise UsageError(
-                f"--label-margin {given}: recipe {networks.recipe} compares features of a teacher that unshuffles its "
-                "image, and they cannot be cropped to patches; leave it out"
-            )
+    if teacher is None or has_cache or not networks.runs_teacher_on_patches or networks.compares_unshuffled:
         return None
     if given is None and repeats_published(training.recipe):
         return None

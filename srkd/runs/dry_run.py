@@ -21,7 +21,7 @@ from compressor.base.errors import UsageError
 from compressor.base.machine import peak_resident_bytes
 from compressor.base.precision import synchronise
 from compressor.base.processes import Rank
-from compressor.data.prepare import ImageCounts, count_images
+from compressor.data.prepare import ImageCounts, count_images, require_patches
 from compressor.models.networks.base import ImageModel
 from compressor.models.networks.cost import cost
 from compressor.teachers.teacher import TeacherOrigin
@@ -31,11 +31,22 @@ from compressor.training.losses import Losses
 from compressor.training.pace import describe_device
 from compressor.training.speed import choose_execution_mode, measure_macs_per_second
 from compressor.training.state import State
+from compressor.training.trackers import require_trackers
 from recipes.catalogue import teacher_needs
 from srkd.options.compress import CompressOptions
 from srkd.options.sweep import points
-from srkd.runs.config import RunConfig, RunNetworks, UnknownCost, data_choice, open_device
+from srkd.runs.compression import refuse_side_by_side
+from srkd.runs.config import (
+    RunConfig,
+    RunNetworks,
+    UnknownCost,
+    data_choice,
+    open_device,
+    require_tracked_images,
+    views_to_cache,
+)
 from srkd.runs.run import build_batches, place_teacher
+from srkd.runs.trials import baselines
 
 DryRunKind = Literal["estimate", "measure"]
 WARM_UP_STEPS, TIMED_STEPS = 3, 20
@@ -181,6 +192,8 @@ def dry_run(options: CompressOptions, kind: DryRunKind = "estimate", context: Co
         raise UsageError("--dry-run reports on one run: leave out --then, and start a second dry run for its recipe")
     if Rank.from_environment().world_size > 1:
         raise UsageError("--dry-run reports on one process: start it without torchrun")
+    refuse_side_by_side(options)
+    require_trackers(options.run.track)
     first, *others = points(options)
     report, quiet = _report(first.options, kind, context), dataclasses.replace(context, note=no_note)
     if not others:
@@ -193,9 +206,25 @@ def _report(options: CompressOptions, kind: DryRunKind, context: Context) -> Dry
     """The report of one run."""
     if kind == "measure":
         config = RunConfig.decide(options, context)
+        _require_possible(config)
         return dataclasses.replace(estimate(config), dry_run="measure", measured=measure(config, context))
     device = open_device(options.run.device)
-    return estimate(RunNetworks.choose(options, context, download=False), device)
+    networks = RunNetworks.choose(options, context, download=False)
+    _require_possible(networks)
+    return estimate(networks, device)
+
+
+def _require_possible(networks: RunNetworks) -> None:
+    """Refuse what the run would refuse before its first step, as far as names, shapes and sizes tell it."""
+    options, scale, lr_patch = networks.options, networks.student.spec.scale, networks.preset.schedule.lr_patch
+    choice = data_choice(options)
+    if options.training.teacher_cache:
+        views_to_cache(options.training.recipe, networks.methods, labels=networks.labels)
+    require_patches(choice, scale, lr_patch)
+    require_tracked_images(options, count_images(choice, scale=scale).validation)
+    networks.require_label_margin()
+    if options.run.has_baselines:
+        baselines(networks, no_note)
 
 
 def estimate_seconds(networks: RunNetworks, steps: Sequence[Footprint], device: torch.device) -> float:

@@ -55,8 +55,7 @@ def load_recipe(options: CompressOptions, note: Note = no_note) -> Preset:
     if options.training.steps is None:
         return preset
     scaled, before = preset.with_steps(options.training.steps), preset.schedule
-    paths = {setting.partition("=")[0].strip() for setting in options.training.recipe_settings}
-    if given := {name: getattr(before, name) for name in ("milestones", "warmup") if f"schedule.{name}" in paths}:
+    if given := {name: getattr(before, name) for name in ("milestones", "warmup") if name in keys}:
         scaled = scaled.with_schedule(**given)  # the user's are for this number of steps
     is_shortened = options.training.steps < SHORT_RUN_STEPS <= before.steps and before.decay == "milestones"
     if not is_shortened or repeats_published(options.training.recipe) or keys.intersection(RATE_SETTINGS):
@@ -88,13 +87,18 @@ def methods_for_films(options: CompressOptions, note: Note) -> dict[str, dict[st
         return {}
     if repeats_published(training.recipe):
         return {}
-    own_settings = [setting for setting in training.recipe_settings if not setting.startswith(f"{FOR_FILMS}.")]
-    methods = load_preset(training.recipe, own_settings).build_methods()
-    names = {method.name for method in methods}
-    if names <= PIXEL_ONLY or FOR_FILMS in names:
+    own = {rule.name for rule in load_preset(training.recipe).methods}
+    if own <= PIXEL_ONLY or FOR_FILMS in own:
         return {}
-    method = make_method(FOR_FILMS, {})
-    if lines := refusals([*methods, method]):
+    try:
+        load_preset(training.recipe, training.recipe_settings, {FOR_FILMS: {}})
+    except SrkdError as error:
+        try:
+            methods = load_preset(training.recipe, training.recipe_settings).build_methods()
+        except SrkdError:
+            raise error from None  # the settings are wrong with it and without it
+        if not (lines := refusals([*methods, make_method(FOR_FILMS, {})])):
+            raise
         note(f"{FOR_FILMS} is left out: {lines[0]}")
         return {}
     note(

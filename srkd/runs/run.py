@@ -206,6 +206,7 @@ class TrainingRun:
         if untrained is not None or code != code_so_far:
             processes.run_on_all(lambda: self._write(self.facts().changed(untrained=untrained, code=code)))
         follow_leader(state, processes, stages, teacher_network)
+        state.started = started
         steps = sum(stage.schedule.steps for stage in stages)
         processes.set_resume_hint(lambda: f"at step {state.done} of {steps}", self.folder.resume_command)
         batches = self._label(build_batches(config, self.context), teacher)
@@ -240,8 +241,7 @@ class TrainingRun:
         report = None
         if processes.is_leader:
             self._write_networks(state, trained, student, teacher)
-            seconds = time.monotonic() - started
-            report = self._report(state, student, joint, worse, seconds=seconds, untrained=untrained)
+            report = self._report(state, student, joint, worse, untrained=untrained)
             self._write(self.facts().changed(untrained=untrained, code=code, result=report))
         return processes.broadcast(report)
 
@@ -334,7 +334,6 @@ class TrainingRun:
         joint: Quality | None,
         worse: str | None,
         *,
-        seconds: float,
         untrained: ScoresBeforeTraining | None,
     ) -> CompressReport:
         config, teacher = self.config, None
@@ -353,7 +352,7 @@ class TrainingRun:
             student_path=self.folder.path / STUDENT,
             recipe=config.recipe,
             steps=state.done,
-            seconds=seconds,
+            seconds=state.seconds,
             protocol=config.validation.protocol,
             images_used=len(config.data.train),
             images_skipped={str(image.path): image.reason for image in config.data.train.skipped},

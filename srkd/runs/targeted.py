@@ -39,6 +39,9 @@ def refuse_contradictions(options: CompressOptions) -> None:
     for flag, shape in shapes.items():
         if shape is not None:
             raise UsageError(f"{flag} {shape}: the target decides the shape; leave one of them out")
+    for setting in options.training.own_settings:
+        if setting.startswith(("student.width", "student.depth")):
+            raise UsageError(f"--set {setting}: the target decides the shape; leave one of them out")
     targets_of(options.target)
 
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from compressor.base.choices import BaselineName, Init
 from compressor.base.context import Context, Note, no_note
 from compressor.base.errors import SrkdError, UsageError
+from compressor.degradation.names import NONE
 from compressor.models.fitting.fit import require_solvable
 from compressor.models.networks.slices import student_cuts
 from compressor.models.students.students import student_text
@@ -34,8 +35,15 @@ from srkd.options.sweep import Point, points
 from srkd.record.result import CompressReport
 from srkd.record.run_file import RunFile, TrainingMode, find_run_file
 from srkd.record.trials import Outcome, SameBatches, TrialsReport
-from srkd.runs.config import RunConfig, SharedInputs
-from srkd.runs.recipe import OFFSET_RATE, PIXEL_ONLY, needs_teacher, rests_on_offsets, schedule_settings
+from srkd.runs.config import RunConfig, RunNetworks, SharedInputs, data_choice
+from srkd.runs.recipe import (
+    OFFSET_RATE,
+    PIXEL_ONLY,
+    needs_teacher,
+    repeats_published,
+    rests_on_offsets,
+    schedule_settings,
+)
 from srkd.runs.run import margin_entry, phi_entry
 from srkd.runs.run_plan import PlannedRun, RunPlan, in_folder
 
@@ -159,7 +167,7 @@ class Trials(RunPlan):
     def decide(self, run: PlannedRun, results: Sequence[RunFile], context: Context, began: RunFile | None) -> RunConfig:
         """The config of a trial, with the teacher, images, validation and mode of its point."""
         quiet, point = replace(context, note=no_note), self._config_of(run)
-        config = RunConfig.decide(run.options, quiet, shared=point)
+        config = RunConfig.decide(run.options, quiet, shared=point, began=began)
         if config.preset.with_schedule(fit_rate=None).schedule != point.preset.with_schedule(fit_rate=None).schedule:
             raise SrkdError(f"{run.title} would not run the recipe's schedule: this is a fault of srkd")
         if config.student.spec != point.student.spec:
@@ -255,49 +263,50 @@ def _same_batches(trials: Sequence[Trial]) -> SameBatches:
 # Baselines.
 
 
-def baselines(config: RunConfig, note: Note) -> dict[str, CompressOptions]:
+def baselines(networks: RunNetworks, note: Note) -> dict[str, CompressOptions]:
     """The options of each baseline by its name: those that were chosen, or the usual ones without those that equal the
     recipe or are impossible.
     """
-    options = config.options
-    starts = list(options.run.baselines) or _usual_baselines(config, note)
+    options = networks.options
+    starts = list(options.run.baselines) or _usual_baselines(networks, note)
     for start in starts:
-        _require_possible(start, config)
-    if config.data.train.hr is None:
+        _require_possible(start, networks)
+    if not data_choice(options).has_labels:
         raise UsageError(
             "--with-baseline: without HR images the teacher is the only label, and nothing can be trained without it"
         )
-    if config.cache is not None and any(view.shrink > 1 for view in config.cache.views):
+    if set(networks.cached_views) - {"whole"}:
         raise UsageError(
             "--with-baseline: the teacher cache of this recipe moves patches to other places than the baselines'; "
             "leave out --teacher-cache"
         )
     return {
-        f"{start}-baseline" if start == config.recipe else start: _baseline_options(start, config) for start in starts
+        f"{start}-baseline" if start == networks.recipe else start: _baseline_options(start, networks)
+        for start in starts
     }
 
 
-def _usual_baselines(config: RunConfig, note: Note) -> list[BaselineName]:
+def _usual_baselines(networks: RunNetworks, note: Note) -> list[BaselineName]:
     """The baselines of `--with-baseline`."""
-    options, starts = config.options, list[BaselineName](["scratch"])
-    obstacle = _cutting_obstacle(config)
+    options, starts = networks.options, list[BaselineName](["scratch"])
+    obstacle = _cutting_obstacle(networks)
     if obstacle is None:
         starts.append("inherit")
     else:
         note(f"--with-baseline: only from random weights, not inherited: {obstacle}")
-    if config.student_init.init == "fit":
+    if networks.student_init.init == "fit":
         starts.append("fit")
     if options.student.init_from is not None:
         starts.append("init-from")
-    methods = {rule.name for rule in config.preset.methods}
+    methods = {rule.name for rule in networks.preset.methods}
     if methods <= PIXEL_ONLY:
         names: Mapping[Init, BaselineName] = {"random": "scratch", "inherit": "inherit", "fit": "fit"}
-        recipe_start = "init-from" if options.student.init_from is not None else names[config.student_init.init]
+        recipe_start = "init-from" if options.student.init_from is not None else names[networks.student_init.init]
         starts = list[BaselineName](start for start in starts if start != recipe_start)
     elif (
-        needs_teacher(config.methods)
+        needs_teacher(networks.methods)
         and methods - {FOR_FILMS} != {"logits"}
-        and quantisation_of(config.methods) is None
+        and quantisation_of(networks.methods) is None
     ):
         starts.append("logits")
     if not starts:
@@ -308,48 +317,51 @@ def _usual_baselines(config: RunConfig, note: Note) -> list[BaselineName]:
     return starts
 
 
-def _require_possible(start: BaselineName, config: RunConfig) -> None:
+def _require_possible(start: BaselineName, networks: RunNetworks) -> None:
     """Refuse a baseline that cannot be trained with this student."""
-    reason, teacher = None, config.teacher
+    reason, teacher = None, networks.teacher
     if teacher is None and start in ("inherit", "fit", "logits"):
         reason = "there is no teacher"
     elif start == "inherit":
-        reason = _cutting_obstacle(config)
+        reason = _cutting_obstacle(networks)
     elif start == "fit" and teacher is not None:
         try:
-            require_solvable(teacher, config.student.spec)
+            require_solvable(teacher, networks.student.spec)
         except SrkdError as error:
             reason = str(error)
-    if start == "init-from" and config.options.student.init_from is None:
+    if start == "init-from" and networks.options.student.init_from is None:
         reason = "there is no --init-from"
     if reason is not None:
         raise UsageError(f"--baselines {start}: {reason}")
 
 
-def _cutting_obstacle(config: RunConfig) -> str | None:
+def _cutting_obstacle(networks: RunNetworks) -> str | None:
     """Why no student of this shape can be cut from the teacher; None if it can."""
-    teacher = config.teacher
+    teacher = networks.teacher
     if teacher is None:
         return "there is no teacher"
     if teacher.network is None:
         return f"the {teacher.backend} teacher gives outputs only"
     try:
-        student_cuts(teacher.network.spec.deployed, config.student.spec.deployed)
+        student_cuts(teacher.network.spec.deployed, networks.student.spec.deployed)
     except SrkdError as error:
         return str(error)
     return None
 
 
-def _baseline_options(start: BaselineName, config: RunConfig) -> CompressOptions:
+def _baseline_options(start: BaselineName, networks: RunNetworks) -> CompressOptions:
     """The recipe's options with only the methods and, but for logits, the starting weights changed."""
-    options, teacher, student, rule = config.options, config.teacher, config.student_init, config.preset.student
+    options, teacher, student, rule = networks.options, networks.teacher, networks.student_init, networks.preset.student
     has_spec = options.student.student is not None
     inits: Mapping[BaselineName, Init] = {"scratch": "random", "inherit": "inherit", "fit": "fit"}
     init = inits.get(start, student.init)
-    weights = [method.weights.get(FOR_FILMS, 0.0) for method in config.methods if method.name == FOR_FILMS]
+    weights = [method.weights.get(FOR_FILMS, 0.0) for method in networks.methods if method.name == FOR_FILMS]
     calm = next((weight for weight in weights if isinstance(weight, float)), 0.0)
+    is_cached, margin = options.training.teacher_cache, options.training.label_margin
+    if margin is None and repeats_published(options.training.recipe):
+        margin = 0
     # Every field is set, so that the baseline's preset changes none of them.
-    schedule = dict(sorted(config.preset.schedule.model_dump(mode="json").items()))
+    schedule = dict(sorted(networks.preset.schedule.model_dump(mode="json").items()))
     if start == "fit" and not schedule_settings(options) & {"rate", "fit_rate"}:
         # L1 alone needs a lower rate than most methods: with theirs it would end below its best quality.
         share = OFFSET_RATE if rests_on_offsets(student) else 1.0
@@ -368,7 +380,11 @@ def _baseline_options(start: BaselineName, config: RunConfig) -> CompressOptions
             select=student.select if init == "inherit" else None,
             init_from=options.student.init_from if start in ("init-from", "logits") else None,
         ),
-        data=options.data if start == "logits" else replace(options.data, labels="original"),
+        data=replace(
+            options.data,
+            labels=options.data.labels if start == "logits" else "original",
+            degrade_once=options.data.degrade_once or (is_cached and options.data.degrade != NONE),
+        ),
         training=replace(
             options.training,
             calm=calm if start == "logits" else 0.0,
@@ -378,8 +394,8 @@ def _baseline_options(start: BaselineName, config: RunConfig) -> CompressOptions
             lr_patch=None,
             rate=None,
             settings=tuple(f"schedule.{name}={json.dumps(value).strip(chr(34))}" for name, value in schedule.items()),
-            teacher_cache=False,
-            label_margin=None,
+            teacher_cache=is_cached and start == "logits",
+            label_margin=margin if start == "logits" else None,
             phi_weights=None,
         ),
     )

@@ -180,6 +180,30 @@ def test_16_bit_png_with_a_transparent_colour(tmp_path: Path) -> None:
     assert result.alpha.flatten().tolist() == [1, 0]
 
 
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_grey_png_with_a_transparent_value(tmp_path: Path, bits: int) -> None:
+    """The value in the file is one of its own bits: of 0 to 3 with 2 bits, which become 0 to 255."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    largest = 2**bits - 1
+    values = [0, largest, largest // 2, largest]
+    row = sum(value << (32 - bits * (place + 1)) for place, value in enumerate(values)).to_bytes(4, "big")
+    parts = {
+        b"IHDR": struct.pack(">IIBBBBB", len(values), 1, bits, 0, 0, 0, 0),
+        b"tRNS": struct.pack(">H", largest),
+        b"IDAT": zlib.compress(b"\0" + row[: -(-bits * len(values) // 8)]),
+        b"IEND": b"",
+    }
+    file = tmp_path / "grey.png"
+    file.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunk(kind, body) for kind, body in parts.items()))
+    result = read_picture(file)
+    assert result.alpha is not None
+    assert (result.alpha.flatten() == 0).tolist() == [value == largest for value in values]
+    assert result.rgb[0].flatten().tolist() == pytest.approx([value / largest for value in values], abs=1e-6)
+
+
 @pytest.mark.parametrize("profile", [None, b"no profile", icc_profile()])
 def test_cmyk_becomes_rgb_and_loses_its_profile(tmp_path: Path, profile: bytes | None) -> None:
     """A damaged profile, or one of another colour space, counts as none."""

@@ -286,5 +286,10 @@ def test_a_job_that_was_cut_short_is_continued(tmp_path: Path) -> None:
     (skipped,) = report.skipped
     assert skipped.source.name == "a.png" and skipped.output_exists
     assert (tmp_path / "a_x2.png").stat().st_mtime_ns == before
+    (tmp_path / "b_x2.png").unlink()
+    (tmp_path / "b_x2.png").mkdir()
+    for settings in (UpscaleSettings(skip_existing=True), UpscaleSettings(overwrite=True)):
+        (failed,) = upscale([tmp_path / "b.png"], nearest_model(2), settings).failed
+        assert failed.reason == f"{tmp_path / 'b_x2.png'} is a folder: choose another suffix or output folder"
     with pytest.raises(UsageError, match="--overwrite and --skip-existing"):
         UpscaleSettings(overwrite=True, skip_existing=True)

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from compressor.base.errors import SrkdError
 from compressor.models.networks.base import Network
 from compressor.models.networks.registry import build
+from compressor.training.calibration import scaled_weight
 from compressor.training.footprint import BatchShape, footprint
 from compressor.training.guard import require_paths
 from compressor.training.state import State
@@ -163,6 +164,21 @@ def test_the_run_is_divided_and_the_last_part_has_its_own_rates() -> None:
     assert rates == pytest.approx([method.of.last_rate, method.of.opponent_rate])
     opponent = {id(parameter) for parameter in state.modules.get_submodule("perceptual-looks.opponent").parameters()}
     assert {id(parameter) for parameter in state.optimiser.param_groups[1]["params"]} == opponent
+
+
+def test_a_blend_holds_in_the_last_stage_too() -> None:
+    """The last stage has the factor of its method."""
+    factors = {"perceptual": 0.5, "calm": 3.0}
+    for blend, (own, other) in ((factors, (0.5, 3.0)), (0.25, (0.25, 0.25)), (None, (1.0, 1.0))):
+        preset = load_preset("perceptual", more={"calm": {}}).with_steps(100)
+        main, last = preset.model_copy(update={"blend": blend}).stages(preset.build_methods())
+        assert [method.name for method in last.methods] == ["perceptual-looks", "calm"]
+        game, calm = last.methods
+        assert last.term_weights == {
+            **{term: scaled_weight(weight, own) for term, weight in game.weights.items()},
+            **{term: scaled_weight(weight, other) for term, weight in calm.weights.items()},
+        }
+        assert main.blend == blend
 
 
 def test_without_a_discriminator_and_distances_there_is_no_last_stage() -> None:

@@ -77,8 +77,16 @@ def test_it_is_left_out_where_it_does_not_fit_and_refused_where_it_was_asked_for
 def test_its_options_are_set_as_those_of_other_methods(tmp_path: Path) -> None:
     methods, _ = methods_of(degrade="video", settings=("calm.noise=2",))
     assert methods[FOR_FILMS] == {"noise": 2}
-    with pytest.raises(SrkdError, match="calm"):
-        methods_of(settings=("calm.noise=2",))
+    assert methods_of(degrade="video", settings=("noise=2",))[0][FOR_FILMS] == {"noise": 2}
+    weighed = ("weights.calm=0.3", "blend.calm=2")
+    preset = load_recipe(CompressOptions.of(degrade="video", settings=weighed))
+    assert preset.weights == {"calm": 0.3} and preset.blend == {"calm": 2}
+    for setting in ("calm.noise=2", *weighed):
+        with pytest.raises(SrkdError, match="calm"):
+            methods_of(settings=(setting,))
+    with pytest.raises(SrkdError, match=r"calm\.noice") as error:
+        methods_of(degrade="video", settings=("calm.noice=2", "weights.calm=1"))
+    assert "weights" not in str(error.value)
     file = tmp_path / "own.yaml"
     file.write_text(
         "title: own\nsource: own\nmethods:\n- name: logits\n- name: calm\n  options: {weight: 0.5, moves: false}\n"

@@ -25,7 +25,7 @@ from tests.support.small_runs import SMALL
 
 GROUPS = ["Teacher", "Student", "Target", "Data", "Training", "Run", "Output"]
 WITHOUT_DEFAULT = {"out", "settings", "dry_run", "resume"}
-RARE = {"teacher_cache", "phi_weights", "select", "lr_border", "cache_size", "limits", "trust_code"}
+RARE = {"teacher_cache", "phi_weights", "select", "lr_border", "cache_size", "degrade_once", "limits", "trust_code"}
 
 
 def options_of(*words: str) -> CompressOptions:
@@ -122,6 +122,14 @@ def test_batch_patch_and_rate_have_options_of_their_own(capsys: pytest.CaptureFi
     assert load_recipe(CompressOptions()).schedule.batch == load_recipe(CompressOptions.of(batch=None)).schedule.batch
     for words, expected in (
         (["--batch", "3", "--set", "schedule.batch=4"], "--batch 3 and --set schedule.batch=... say the same twice"),
+        (["--lr-patch", "8", "--set", "schedule.hr_patch=32"], "--lr-patch 8 and --set schedule.hr_patch=... say the"),
+        (["--width", "0.5", "--set", "student.width=1"], "--width 0.5 and --set student.width=... say the same twice"),
+        (["--student", "plain-s", "--set", "student.depth=1"], "--student plain-s and --set student.depth=..."),
+        (["--init", "fit", "--set", "student.init=random"], "--init fit and --set student.init=... say the same twice"),
+        (["--set", "select=l1", "--set", "student.select=leading"], "--select l1 and --set student.select=..."),
+        (["--target-fps", "9", "--set", "student.width=1"], "--set student.width=1: the target decides the shape"),
+        (["--seed", str(2**63)], f"seed {2**63} does not fit in 64 bits"),
+        (["--set", "degrade_once=true"], "degrade_once: there is no --degrade"),
         (["--batch", "0"], "--batch"),
         (["--rate", "0"], "--rate"),
     ):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import compressor.models.networks.meta_device
+import srkd
 from compressor.base.durations import format_duration
 from compressor.base.errors import SrkdError
 from compressor.models.networks.base import Spec
@@ -31,6 +33,7 @@ from srkd.runs.dry_run import TIMED_STEPS, NetworkSummary, dry_run
 from tests.support.commands import python
 from tests.support.foreign_models import save_torchscript, twin
 from tests.support.networks import tiny
+from tests.support.small_runs import save_photos
 
 SMALL: dict[str, Spec] = {name: tiny(name, {"edsr": 4, "carn_m": 3, "rcan": 3}.get(name, 2)) for name in NETWORKS}
 
@@ -53,6 +56,12 @@ class Asking(PlainMethod):
             "feature": (student.features["body_end"].mean() - teacher.features["body_end"].mean()).abs(),
             "small": (step.student(small).sr - step.teacher(small).sr).abs().mean(),
         }
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Return a folder of photos that have room for the patches of every recipe."""
+    return save_photos(tmp_path / "photos", times=5)
 
 
 def of(recipe: str, student: Spec, teacher: Spec | None, batched: BatchShape | None = None) -> Footprint:
@@ -217,6 +226,32 @@ def test_mistakes_are_those_of_a_run(teacher, tmp_path):
     for options in ({"recipe": "logit"}, {"data": tmp_path / "none"}, {"width": 2.0}, {"device": "cuda:7"}):
         with pytest.raises(SrkdError):
             dry_run(CompressOptions.of(teacher=teacher, **options))
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ({"lr_patch": 500}, "schedule.lr_patch=500: a patch has 1000x1000 pixels of an image"),
+        ({"recipe": "csd", "teacher_cache": True}, "--teacher-cache keeps a teacher's outputs, and recipe csd"),
+        ({"recipe": "scratch", "label_margin": 4}, "--label-margin 4: recipe scratch does not run a frozen teacher"),
+        ({"teacher_cache": True, "label_margin": 4}, "--label-margin 4: with --teacher-cache the teacher sees whole"),
+        ({"baselines": ("init-from",)}, "--baselines init-from: there is no --init-from"),
+        ({"baselines": ("inherit",), "student": "span:width=8,depth=1"}, "--baselines inherit: "),
+        ({"jobs": 2}, "--jobs 2: there is one run"),
+        ({"track_images": 9}, "--track-images 9: there are 2 validation images"),
+    ],
+)
+def test_mistakes_that_no_pixel_tells_stop_it_with_the_line_of_the_run(teacher, photos, tmp_path, options, line):
+    words = {"teacher": teacher, "data": photos, **options}
+    messages = []
+    for start in (
+        lambda: dry_run(CompressOptions.of(**words)),
+        lambda: srkd.compress(out=tmp_path / "run", **words),
+    ):
+        with pytest.raises(SrkdError) as error:
+            start()
+        messages.append(str(error.value))
+    assert messages[0] == messages[1] and messages[0].startswith(line)
 
 
 def test_measuring_takes_the_runs_own_steps(teacher, photos):

@@ -40,6 +40,8 @@ def test_points_are_the_product_of_all_values_in_their_order(ground) -> None:
     ("sweep", "values"),
     [
         ("student=edsr:width=4,depth=2,compact:width=4", ["edsr:width=4,depth=2", "compact:width=4"]),
+        ("student=edsr:width=4,depth=2,plain-s", ["edsr:width=4,depth=2", "plain-s"]),
+        ("recipe=/a.py:One(a=1,b=2),scratch", ["/a.py:One(a=1, b=2)", "scratch"]),
         ("init=fit,random", ["fit", "random"]),
         ("lr-patch=8,12", [8, 12]),
         ("teacher_cache=true,false", [True, False]),
@@ -47,7 +49,7 @@ def test_points_are_the_product_of_all_values_in_their_order(ground) -> None:
 )
 def test_values_are_read_as_those_of_the_option(ground, sweep, values) -> None:
     name = sweep.partition("=")[0].replace("-", "_")
-    found = [point.options for point in points(options(ground, sweep=sweep))]
+    found = [point.options for point in points(options(ground, sweep=sweep, settings=()))]
     assert [getattr(o.student, name, getattr(o.training, name, None)) for o in found] == values
 
 

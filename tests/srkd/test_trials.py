@@ -18,6 +18,7 @@ from PIL import Image
 from compressor.base.context import QUIET, no_note
 from compressor.base.errors import SrkdError, UsageError
 from compressor.base.interrupts import Interrupted
+from compressor.base.processes import Processes
 from compressor.data.batches import Batches, BatchHashes
 from compressor.data.decode import decode_all
 from compressor.images.sets import ImagePair
@@ -34,6 +35,7 @@ from srkd.options.compress import CompressOptions
 from srkd.record.result import CompressReport
 from srkd.record.run_teacher import find_run_teacher
 from srkd.runs.config import RunConfig
+from srkd.runs.run import run_facts
 from srkd.runs.trials import baselines, compare_batches
 from srkd.terminal.console import Console
 from tests.support.deaths import death_after
@@ -179,6 +181,33 @@ def test_baselines_learn_the_originals_whatever_the_recipe_learns(ground: Path) 
     assert config.labels == "teacher"
     for options in baselines(config, no_note).values():
         assert RunConfig.decide(options, QUIET, shared=config).labels == "original"
+
+
+@pytest.mark.parametrize(
+    ("options", "margins"),
+    [
+        ({"label_margin": 2}, {"logits": 2}),
+        ({}, {"logits": 4}),
+        ({"degrade": "jpeg", "teacher_cache": True, "recipe": "perceptual"}, {}),
+        ({"degrade": "jpeg", "degrade_once": True}, {"logits": 4}),
+    ],
+)
+def test_the_request_of_a_baseline_asks_for_the_very_run(ground: Path, options: dict, margins: dict) -> None:
+    """Its images are degraded as those of the recipe, and its labels come from windows of the same size."""
+    words = {"teacher": ground / "teacher.safetensors", "data": ground / "photos", "settings": SMALL, "width": 0.5}
+    config = RunConfig.decide(CompressOptions.of(**{"recipe": "dukd", **words, **options}), QUIET)
+    found = baselines(config, no_note)
+    assert "logits" in found and "scratch" in found
+    for name, own in found.items():
+        facts = [
+            run_facts(one, Processes())
+            for one in (RunConfig.decide(own, QUIET, shared=config), RunConfig.decide(own, QUIET))
+        ]
+        assert facts[0].difference(facts[1]) is None, (name, facts[0].label_margin, facts[1].label_margin)
+        assert facts[0].data.digest == config.data.train.digest()
+        assert (facts[0].teacher_cache is not None) == (name == "logits" and "teacher_cache" in options)
+        margin = facts[0].label_margin
+        assert (0 if margin is None else margin.pixels) == margins.get(name, 0)
 
 
 def test_a_turned_teacher_is_turned_anew_for_each_run_of_a_plan(ground: Path) -> None:

@@ -15,11 +15,12 @@ SMALL = ("schedule.batch=2", "schedule.lr_patch=8")
 TEACHER = EDSRSpec(scale=2, width=8, depth=4)
 
 
-def save_photos(folder: Path) -> Path:
-    """Write three smooth photos of 40×48; return the folder."""
+def save_photos(folder: Path, times: int = 1) -> Path:
+    """Write three smooth photos of 40×48, or so many times as large; return the folder."""
     folder.mkdir()
     for index in range(3):
-        along = np.linspace(0, 255, 48)[:, None, None] * np.ones((1, 40, 3)) * [1, 0.5 + index / 6, 0.3]
+        ramp = np.linspace(0, 255, 48 * times)[:, None, None]
+        along = ramp * np.ones((1, 40 * times, 3)) * [1, 0.5 + index / 6, 0.3]
         Image.fromarray(along.astype(np.uint8)).save(folder / f"{index}.png")
     return folder
 

@@ -22,6 +22,7 @@ import torch
 from compressor.base.errors import SrkdError
 from compressor.base.interrupts import Interrupted, catch_signals
 from compressor.training.run_folder import SavedStates
+from compressor.training.state import read_state_file, write_state_file
 from srkd import compress, resume
 from srkd.cli.main import run as srkd_in_process
 from tests.support.commands import ROOT
@@ -286,6 +287,18 @@ def test_a_disk_that_is_full_from_the_start_is_reported(inputs, tmp_path):
     ):
         compress(inputs[1], data=inputs[3], steps=4, out=out, settings=SETTINGS, cache_size="0")
     assert not (out / "run.json").exists()
+
+
+def test_a_resumed_run_counts_the_seconds_before_it(unfinished):
+    """Those until its last state was saved; a state of an older srkd does not say them."""
+    newest = states(unfinished)[-1]
+    contents = read_state_file(newest)
+    assert 0 < contents["seconds"] < 1000
+    write_state_file(newest, {**contents, "seconds": 1000.0})
+    assert 1000 < resume(unfinished).seconds < 2000
+    change_facts(unfinished, lambda facts: facts.pop("result"))
+    write_state_file(newest, {name: value for name, value in contents.items() if name != "seconds"})
+    assert resume(unfinished).seconds < 1000
 
 
 def test_damaged_states_are_skipped_and_reported(unfinished):
