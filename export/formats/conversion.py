@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,6 +62,21 @@ class FileOptions:
     def __post_init__(self) -> None:
         if self.lr_size is not None and self.sizes is not None:
             raise UsageError("--static is for one size and --sizes for many: give one of them")
+
+    def require_used(self, supported: Collection[str]) -> None:
+        """Refuse options of int8 and of engines if none of the files to write, by their `Format.options`, use them."""
+        int8, usual = self.int8, Int8Options()
+        of_int8 = {"--calibrate": int8.calibrate, "--data": int8.data}
+        given = [flag for flag, value in of_int8.items() if value is not None]
+        given += ["--max-drop"] if int8.max_drop != usual.max_drop else []
+        if given and "int8" not in supported:
+            flags = " and ".join(given)
+            raise UsageError(f"{flags}: only files in eight bits use this, and none is asked for: add --int8")
+        if self.sizes is not None and "sizes" not in supported:
+            raise UsageError(
+                "--sizes is for TensorRT engines, and none is asked for: add --trt; other files take any size, or one "
+                "by --static"
+            )
 
     def changed(self) -> dict[str, str]:
         """The options that differ from their defaults and change the file, by their command-line names."""

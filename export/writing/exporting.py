@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 
 from compressor.base.context import QUIET, Context
-from compressor.base.errors import SrkdError, UsageError, is_out_of_memory
+from compressor.base.errors import SrkdError, is_out_of_memory
 from compressor.base.files import atomic_files, require_writable_folder
 from compressor.base.metadata import srkd_keys
 from compressor.degradation.names import METADATA as DEGRADATION
@@ -139,8 +139,7 @@ def export_model(
     _require_finite_weights(network)
     options = options or FileOptions()
     rows = _with_substitutes(find_formats(formats), options)
-    if options.sizes is not None and not any("sizes" in row.options for row in rows):
-        raise UsageError("--sizes is for TensorRT engines: these formats take any size, or one by --static")
+    options.require_used({name for row in rows for name in row.options})
     largest = None if options.sizes is None else options.sizes[1]
     for option, size in (("--static", options.lr_size), ("--sizes", largest)):
         if size is not None:

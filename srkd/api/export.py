@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.networks.base import ImageModel, Network
 from compressor.teachers.teacher import Teacher, load_teacher
 from export.formats.conversion import FileOptions, Int8Options, tuned_and_largest
-from export.formats.table import find_formats
+from export.formats.table import Format, find_formats
 from export.hosts.writing import export_for_hosts
 from export.writing.card import CardFacts, write_card
 from export.writing.exporting import ExportReport, HostFolder, Source, export_model, warning_about
@@ -54,7 +55,20 @@ def run_export(options: ExportOptions, context: Context) -> ExportReport:
         if HUB not in hosts:
             raise UsageError(f"--push sends the folder of --for {HUB}: give both")
         import_hub()
-    _require_used(options)
+    rows = () if hosts and not options.formats else find_formats(options.formats)
+    file_options = FileOptions(
+        lr_size=size,
+        io=options.io,
+        shuffle=options.shuffle,
+        sizes=tuned_and_largest(None if options.sizes is None else SIZES.read(options.sizes)),
+        int8=Int8Options(
+            calibrate=None if options.calibrate is None else Path(options.calibrate),
+            data=None if options.data is None else Path(options.data),
+            max_drop=options.max_drop,
+            teacher=_int8_teacher(rows, source, context.note),
+        ),
+    )
+    file_options.require_used({name for row in rows for name in row.options})
     facts = _card_facts(source, context.note)
     folders = export_for_hosts(network, source, hosts, folder, context, facts, size) if hosts else ()
     if options.push is not None:
@@ -62,42 +76,12 @@ def run_export(options: ExportOptions, context: Context) -> ExportReport:
     if hosts and not options.formats:
         warning = warning_about(source, network.descriptor.scale)
         return ExportReport((), (), warning, licence=source.licence, hosts=folders)
-    report = export_model(
-        network,
-        source,
-        options.formats,
-        folder,
-        context,
-        options=FileOptions(
-            lr_size=size,
-            io=options.io,
-            shuffle=options.shuffle,
-            sizes=tuned_and_largest(None if options.sizes is None else SIZES.read(options.sizes)),
-            int8=Int8Options(
-                calibrate=None if options.calibrate is None else Path(options.calibrate),
-                data=None if options.data is None else Path(options.data),
-                max_drop=options.max_drop,
-                teacher=_int8_teacher(options, source, context.note),
-            ),
-        ),
-    )
+    report = export_model(network, source, options.formats, folder, context, options=file_options)
     if any(file.path is not None for file in report.files):
         write_record(folder, report, source.sha256)
         if write_card(folder, network, facts) is None:
             context.note(f"{folder / source.stem}.md is not a card of srkd export: it is left alone")
     return replace(report, hosts=folders)
-
-
-def _require_used(options: ExportOptions) -> None:
-    """Refuse options of files that are not asked for."""
-    rows = () if options.hosts and not options.formats else find_formats(options.formats)
-    int8 = {"--calibrate": options.calibrate, "--data": options.data}
-    given = [flag for flag, value in int8.items() if value is not None]
-    given += ["--max-drop"] if options.max_drop != ExportOptions.max_drop else []
-    if given and not any("int8" in row.options for row in rows):
-        raise UsageError(f"{' and '.join(given)}: only files in eight bits use this, and none is asked for: add --int8")
-    if options.sizes is not None and not rows:
-        raise UsageError("--sizes is for TensorRT engines, which --for does not write: add --trt")
 
 
 def _pushed(host: HostFolder, repository: str) -> HostFolder:
@@ -113,14 +97,10 @@ def _in_luma(network: Network, source: Source) -> tuple[Network, Source]:
     return network.deployed().in_luma(), replace(source, stem=f"{source.stem}-luma", header=header)
 
 
-def _int8_teacher(options: ExportOptions, source: Source, note: Note) -> Teacher | None:
+def _int8_teacher(rows: Sequence[Format], source: Source, note: Note) -> Teacher | None:
     """The teacher whose images int8 is compared with; None: the originals, also if its file is not at hand."""
-    formats = find_formats(options.formats)
-    if (
-        source.header.get("srkd.goal") != "teacher"
-        or source.path is None
-        or not any(row.precision == "int8" for row in formats)
-    ):
+    is_asked = any(row.precision == "int8" for row in rows)
+    if not is_asked or source.path is None or source.header.get("srkd.goal") != "teacher":
         return None
     run = find_run_teacher(source.path.parent, note)
     if run is None:

@@ -114,26 +114,31 @@ def with_pace_of_start(preset: Preset, start: StudentInit, options: CompressOpti
     Plain 32x4 of EDSR falls from 30.18 to 29.42 dB in 10 steps of Adam at 4e-4 and is at 30.54 after 1,500; with SOAP
     at 1e-3 it is there after 250, and at 30.70 after 1,500.
     """
-    plan = linear_plan(start.network.spec)
-    has_gates = plan is not None and plan.gates_itself
-    if start.init != "fit" or not (has_gates or start.is_across) or repeats_published(options.training.recipe):
+    offsets = offsets_of(start)
+    if start.init != "fit" or not (offsets or start.is_across) or repeats_published(options.training.recipe):
         return preset
     keys = schedule_settings(options)
     if preset.schedule.optimiser != "soap" and "optimiser" not in keys:
         preset = preset.with_schedule(optimiser="soap")
         note("optimiser: SOAP, as Adam's first steps would throw away such a start")
-    if rests_on_offsets(start) and not {"rate", "fit_rate"} & keys:
+    if offsets and not {"rate", "fit_rate"} & keys:
         rate = OFFSET_RATE * preset.schedule.rate_of(is_fitted=True)
         preset = preset.with_schedule(fit_rate=rate)
-        why = "the student's outputs gate themselves" if has_gates else "activations are on the student's stream"
-        note(f"rate: {rate:g}, {OFFSET_RATE:g} of the recipe's: {why}")
+        note(f"rate: {rate:g}, {OFFSET_RATE:g} of the recipe's: {offsets}")
     return preset
 
 
-def rests_on_offsets(start: StudentInit) -> bool:
-    """Whether a solved student has offsets that open its gates or lift its stream: it trains at `OFFSET_RATE`."""
+def offsets_of(start: StudentInit) -> str | None:
+    """What the offsets of a solved student are for, which open its gates or lift its stream; None without any.
+
+    Such a student trains at `OFFSET_RATE`.
+    """
     plan = linear_plan(start.network.spec)
-    return start.init == "fit" and plan is not None and (plan.gates_itself or (start.is_across and plan.lifts_stream))
+    if start.init != "fit" or plan is None:
+        return None
+    if plan.gates_itself:
+        return "the student's outputs gate themselves"
+    return "activations are on the student's stream" if start.is_across and plan.lifts_stream else None
 
 
 def schedule_settings(options: CompressOptions) -> set[str]:

@@ -40,8 +40,8 @@ from srkd.runs.recipe import (
     OFFSET_RATE,
     PIXEL_ONLY,
     needs_teacher,
+    offsets_of,
     repeats_published,
-    rests_on_offsets,
     schedule_settings,
 )
 from srkd.runs.run import margin_entry, phi_entry
@@ -364,7 +364,7 @@ def _baseline_options(start: BaselineName, networks: RunNetworks) -> CompressOpt
     schedule = dict(sorted(networks.preset.schedule.model_dump(mode="json").items()))
     if start == "fit" and not schedule_settings(options) & {"rate", "fit_rate"}:
         # L1 alone needs a lower rate than most methods: with theirs it would end below its best quality.
-        share = OFFSET_RATE if rests_on_offsets(student) else 1.0
+        share = OFFSET_RATE if offsets_of(student) else 1.0
         schedule["fit_rate"] = share * load_preset("scratch").schedule.rate_of(is_fitted=True)
     return replace(
         options,

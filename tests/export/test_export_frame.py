@@ -274,7 +274,7 @@ def test_docs_and_help_know_every_format() -> None:
             {"hosts": "vapoursynth", "data": "photos", "max_drop": 1.0},
             "--data and --max-drop: only files in eight bits",
         ),
-        ({"hosts": "vapoursynth", "sizes": ["8x8"]}, "--sizes is for TensorRT engines, which --for does not write"),
+        ({"hosts": "vapoursynth", "sizes": ["8x8"]}, "--sizes is for TensorRT engines, and none is asked for"),
     ],
 )
 def test_options_of_files_that_are_not_asked_for_are_refused(words: Any, message: str, tmp_path: Path) -> None:

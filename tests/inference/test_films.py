@@ -14,12 +14,14 @@ from fractions import Fraction
 from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from compressor.base.choices import FilmCodec
 from compressor.base.context import Context
 from compressor.base.errors import UsageError
 from compressor.images.files import Picture, write_picture
@@ -27,6 +29,7 @@ from compressor.inference.films import UpscaledFilm
 from compressor.inference.upscale import UpscaleReport, UpscaleSettings, upscale
 from compressor.models.networks.base import Descriptor
 from compressor.video.colours import FULL, LIMITED, Colours, Layout
+from compressor.video.encoding import CODECS
 from compressor.video.joining import decoding_times, packet_of
 from compressor.video.reading import Film, FilmFrame, is_cover
 from tests.support.commands import ROOT
@@ -354,6 +357,10 @@ def test_a_film_that_ends_early_is_told(tmp_path: Path) -> None:
     done = enlarge(cut)
     assert 0 < done.frames < 19
     assert any(re.fullmatch(rf"it ends early: {done.frames} of the 20 frames .*", line) for line in done.notes)
+
+
+def test_the_option_names_every_codec_that_is_written() -> None:
+    assert get_args(FilmCodec) == tuple(CODECS)
 
 
 @pytest.mark.parametrize(
