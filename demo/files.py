@@ -15,13 +15,16 @@ from pathlib import Path
 from types import MappingProxyType
 
 from compressor.base.errors import SrkdError, Unwritable, UsageError
-from compressor.base.files import require_writable_folder
+from compressor.base.files import read_text, require_writable_folder
 
 APP = Path(__file__).parent / "app" / "dist"
 """Folder of the built app: in a wheel, and in a checkout after the build."""
 
 CATALOGUE = "api/models.json"
 """Address of the list of models and samples, which the app reads first."""
+
+WRITTEN = "api/files.txt"
+"""The list of the files of a built site, which the next build replaces."""
 
 MEDIA_TYPES: Mapping[str, str] = MappingProxyType(
     {
@@ -232,8 +235,15 @@ def require_replaceable(folder: Path) -> None:
     """Refuse a path with anything but an earlier site, or one that cannot be written."""
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
         raise UsageError(f"--build {folder}: something else has that name; name a new or empty folder")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / CATALOGUE).is_file():
-        raise UsageError(f"--build {folder}: the folder holds other files; name a new or empty one")
+    if folder.is_dir() and any(folder.iterdir()):
+        written = folder / WRITTEN
+        listed = set(read_text(written, MAX_BYTES).splitlines()) if written.is_file() else set()
+        others = sorted(set(_files_in(folder)) - listed)
+        if others:
+            raise UsageError(
+                f"--build {folder}: the folder holds {others[0]}, which no build listed in {WRITTEN}: move it away, or "
+                "name a new or empty folder"
+            )
     require_writable_folder(folder.absolute().parent, "--build")
 
 
@@ -253,3 +263,15 @@ def _write_files(assets: Mapping[str, Asset], folder: Path) -> None:
     (folder / "_headers").write_text("\n".join(lines) + "\n", encoding="utf-8")
     # GitHub Pages ignores names that begin with _ unless this file exists.
     (folder / ".nojekyll").touch()
+    (folder / WRITTEN).touch()
+    (folder / WRITTEN).write_text("\n".join(_files_in(folder)) + "\n", encoding="utf-8")
+
+
+def _files_in(folder: Path) -> list[str]:
+    """Return the files of a folder and of those inside it, and folders without files, relative to it."""
+    found = sorted(folder.rglob("*"))
+    return [
+        path.relative_to(folder).as_posix()
+        for path in found
+        if path.is_symlink() or not path.is_dir() or not any(path.iterdir())
+    ]

@@ -241,14 +241,23 @@ def samples_8bit(image: Image.Image, name: object) -> npt.NDArray[np.uint8]:
     if image.mode not in _MODE_8BIT:
         raise SrkdError(f"{name} stores pixels as {image.mode!r}: convert it to 8 or 16 bit grey or RGB")
     mode = _MODE_8BIT[image.mode]
-    stored = [str(tile[3]) for tile in getattr(image, "tile", ())]  # empty for an image that has been decoded
-    step = next((_GREY_STEPS[kind] for kind in stored if kind in _GREY_STEPS), 1)
-    if step > 1 and isinstance(transparent := image.info.get("transparency"), int):
-        image.info["transparency"] = step * transparent  # Pillow leaves it as it is in the file
+    scale_key_colour(image)
     if "transparency" in image.info and not mode.endswith("A"):
         mode = {"L": "LA", "RGB": "RGBA"}[mode]
     samples = np.asarray(_cmyk_to_srgb(image) if image.mode == "CMYK" else image.convert(mode))
     return samples[..., None] if samples.ndim == 2 else samples
+
+
+def scale_key_colour(image: Image.Image) -> None:
+    """Bring the transparent value of a grey PNG of 2 or 4 bits to the 8 bits to which Pillow decodes the others.
+
+    It is told by the way in which the image is still to be decoded: without effect for one that was.
+    """
+    stored = [str(tile[3]) for tile in getattr(image, "tile", ())]
+    step = next((_GREY_STEPS[kind] for kind in stored if kind in _GREY_STEPS), 1)
+    if step > 1 and isinstance(transparent := image.info.get("transparency"), int):
+        image.info["transparency"] = step * transparent
+        image.load()
 
 
 def _cmyk_to_srgb(image: Image.Image) -> Image.Image:
@@ -262,6 +271,20 @@ def _cmyk_to_srgb(image: Image.Image) -> Image.Image:
     except (OSError, ImageCms.PyCMSError):
         return image.convert("RGB")
     return converted or image.convert("RGB")
+
+
+def _grey_to_srgb(image: Image.Image, icc: bytes) -> Image.Image:
+    """Convert grey, perhaps with alpha, by its profile; by itself if that is damaged."""
+    grey = image.getchannel(0)
+    try:
+        profile = ImageCms.ImageCmsProfile(BytesIO(icc))
+        colours = ImageCms.profileToProfile(grey, profile, ImageCms.createProfile("sRGB"), outputMode="RGB")
+    except (OSError, ImageCms.PyCMSError):
+        colours = None
+    colours = colours or grey.convert("RGB")
+    if image.mode == "LA":
+        colours.putalpha(image.getchannel(1))
+    return colours
 
 
 def to_01(samples: Samples) -> Tensor:
@@ -289,6 +312,8 @@ def _save_8bit(
 ) -> None:
     squeezed = samples[..., 0] if samples.shape[2] == 1 else samples
     image = Image.fromarray(squeezed)
+    if kind == "WEBP" and icc is not None and icc[16:20] == b"GRAY":
+        image, icc = _grey_to_srgb(image, icc), None  # WebP holds RGB alone, which a profile of grey cannot describe
     options = dict(_LOSSLESS_WEBP_OPTIONS if lossless and kind == "WEBP" else _ENCODER_OPTIONS[kind])
     if kind != "BMP":
         options |= {"icc_profile": icc} | ({"exif": exif} if exif else {})

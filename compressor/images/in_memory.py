@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from compressor.base.errors import UsageError
-from compressor.images.files import grey_of, quantised, samples_8bit, to_01
+from compressor.images.files import grey_of, quantised, samples_8bit, scale_key_colour, to_01
 from compressor.images.metrics import to_u8
 
 ImageInMemory: TypeAlias = Image.Image | npt.NDArray[Any] | Tensor
@@ -103,6 +103,9 @@ def _float_planes(planes: Tensor, kind: str, shape: tuple[int, ...], dtype: str)
 
 def _planes_of_pil(image: Image.Image) -> Planes:
     bits: Literal[8, 16] = 16 if image.mode.startswith("I;16") else 8
+    if not image.width * image.height:
+        raise UsageError(f"the PIL image has no pixels: its size is {image.width}x{image.height}")
+    scale_key_colour(image)
     try:
         image.load()
     except (OSError, SyntaxError, ValueError) as error:
@@ -124,4 +127,6 @@ def _pil_of_planes(image: Image.Image, planes: Planes) -> Image.Image:
     samples = quantised(colours if planes.alpha is None else torch.cat([colours, planes.alpha[0]]), bits)
     enlarged = Image.fromarray(samples[..., 0] if samples.shape[2] == 1 else samples)
     enlarged.info |= {name: image.info[name] for name in KEPT_FACTS if name in image.info}
+    if image.mode == "CMYK":
+        enlarged.info.pop("icc_profile", None)  # it does not describe the pixels, which are RGB now
     return enlarged

@@ -12,7 +12,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, islice
@@ -253,7 +253,10 @@ class _Work:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Create the folder and hold it: one process at a time fills it. It is deleted at the end."""
+        """Create the folder and hold it: one process at a time fills it.
+
+        It is deleted at the end, and after a failure before its first segment was whole.
+        """
         with report_unwritable(self.folder):
             if self.folder.is_dir() and any(self.folder.iterdir()) and not (self.folder / "lock").exists():
                 raise SrkdError(
@@ -268,7 +271,13 @@ class _Work:
                     f"{self.folder} is in use by another process, which enlarges this film: wait for it, or choose "
                     "another output"
                 )
-            yield
+            try:
+                yield
+            except BaseException:
+                with suppress(SrkdError):
+                    if not self.whole_segments():
+                        shutil.rmtree(self.folder, ignore_errors=True)
+                raise
 
     def begin(self, made_with: dict[str, Any]) -> None:
         """Note what segments are made with, or check that those that are here were made in the same way."""

@@ -9,11 +9,12 @@ from __future__ import annotations
 import glob
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import TypeAlias
 
 from torch import Tensor
 
@@ -57,6 +58,9 @@ OVERLAPPED_OUTPUT_PIXELS = 2**27
 
 TAKEN_SUFFIXES = IMAGE_SUFFIXES | FILM_SUFFIXES
 """Suffixes of the files that a glob takes."""
+
+FileKey: TypeAlias = tuple[str, int, int]
+"""A file: its path in lower case, its device and its number there. Hard links are files of their own."""
 
 FAILURES = (SrkdError, RuntimeError, OSError, MemoryError)
 """Exceptions that fail one picture or film while the others continue."""
@@ -178,11 +182,11 @@ class Job:
 
 @dataclass
 class Inputs:
-    """The pictures and films to enlarge, each file once, keyed by `_identity`."""
+    """The pictures and films to enlarge, each file once, keyed by `_file_of`."""
 
-    named: dict[str, Path] = field(default_factory=dict)
+    named: dict[FileKey, Path] = field(default_factory=dict)
     """Pictures that were named individually."""
-    listed: dict[str, tuple[Path, Path]] = field(default_factory=dict)
+    listed: dict[FileKey, tuple[Path, Path]] = field(default_factory=dict)
     """Pictures from folders and globs, each with its folder relative to the searched one."""
     failed: list[Failed] = field(default_factory=list)
     """Inputs without any picture."""
@@ -223,10 +227,10 @@ def upscale(
     Alpha, grey, 16 bit, ICC profile and EXIF are kept if the format supports them. `do_jobs` enlarges the pictures
     elsewhere.
     """
-    settings = settings or UpscaleSettings()
-    if settings.suffix is None:
-        settings = replace(settings, suffix=f"_x{runtime.descriptor.scale}")
+    given = settings or UpscaleSettings()
+    settings = given if given.suffix is not None else replace(given, suffix=f"_x{runtime.descriptor.scale}")
     jobs, contents = _plan_jobs(inputs, settings)
+    _require_used(given, jobs)
     do_jobs = do_jobs or partial(upscale_jobs, runtime, context=context)
     outcomes = do_jobs(jobs, settings)
     return UpscaleReport(
@@ -236,6 +240,18 @@ def upscale(
         numbers_of(runtime),
         tuple(outcomes.films),
     )
+
+
+def _require_used(given: UpscaleSettings, jobs: Sequence[Job]) -> None:
+    """Refuse options that no input uses."""
+    if given.output_file is not None and given.suffix is not None:
+        raise UsageError(f"--out {given.output} names the file: leave out --suffix {given.suffix}")
+    of_films = {"--codec": given.codec is not None, "--crf": given.crf != DEFAULT_CRF}
+    flags = " and ".join(flag for flag, is_given in of_films.items() if is_given)
+    if flags and jobs and not any(job.is_film for job in jobs):
+        raise UsageError(f"{flags}: for films, and all inputs are pictures")
+    if given.extension is not None and jobs and all(job.is_film for job in jobs):
+        raise UsageError(f"--extension {given.extension}: for pictures, and all inputs are films; --out names a film")
 
 
 def upscale_jobs(
@@ -390,18 +406,29 @@ def _plan_jobs(inputs: Sequence[str | Path], settings: UpscaleSettings) -> tuple
         beside = source.parent if folder is None else folder / inner
         outputs[source] = beside / f"{source.stem}{settings.suffix}{extension}"
     earlier = {_identity(path) for source, path in outputs.items() if _identity(path) != _identity(source)}
+    listed = {_identity(source) for source, _, is_named in pictures if not is_named}
+    while True:
+        taken = [source for source, _, is_named in pictures if is_named or _identity(source) not in earlier]
+        jobs = _numbered(taken, outputs)
+        # Outputs with numbers, which are known only now.
+        more = {_identity(job.output) for job in jobs if job.output != job.source} & listed - earlier
+        if not more:
+            return jobs, contents
+        earlier |= more
+
+
+def _numbered(sources: Sequence[Path], outputs: Mapping[Path, Path]) -> list[Job]:
+    """Return the jobs of some sources; an output whose name is taken gets a number."""
     used: set[str] = set()
     jobs = []
-    for source, _, is_named in pictures:
-        if not is_named and _identity(source) in earlier:
-            continue
+    for source in sources:
         first = path = outputs[source]
         number = 2
         while _identity(path) in used:
             path, number = first.with_name(f"{first.stem}-{number}{first.suffix}"), number + 1
         used.add(_identity(path))
         jobs.append(Job(source, path))
-    return jobs, contents
+    return jobs
 
 
 def _collect(inputs: Sequence[str | Path], *, recursive: bool, output: Path | None) -> Inputs:
@@ -410,7 +437,7 @@ def _collect(inputs: Sequence[str | Path], *, recursive: bool, output: Path | No
     for text in inputs:
         path = Path(text)
         if path.is_file():
-            contents.named.setdefault(_identity(path), path)
+            contents.named.setdefault(_file_of(path), path)
             continue
         if path.is_dir():
             pictures, reason = _search_folder(path, contents, recursive=recursive, output=output)
@@ -424,7 +451,7 @@ def _collect(inputs: Sequence[str | Path], *, recursive: bool, output: Path | No
         if not pictures:
             contents.failed.append(Failed(path, reason))
         for picture, inner in pictures:
-            contents.listed.setdefault(_identity(picture), (picture, inner))
+            contents.listed.setdefault(_file_of(picture), (picture, inner))
     return contents
 
 
@@ -493,8 +520,14 @@ def count_pictures(count: int) -> str:
 
 
 def _identity(path: Path) -> str:
-    """Return one key per file, also on disks that ignore upper and lower case."""
+    """Return one key for all names of an output that some disks take for one: they ignore upper and lower case."""
     return str(path.resolve()).lower()
+
+
+def _file_of(path: Path) -> FileKey:
+    """Return one key per input: `a.png` and `A.png` are one file or two, as the disk says."""
+    status = path.stat()
+    return _identity(path), status.st_dev, status.st_ino
 
 
 def upscale_image(

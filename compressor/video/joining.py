@@ -175,6 +175,7 @@ def _add_video(target: Any, container: str, encoding: Encoding, header: bytes, s
 
 WRITTEN = (
     "encoder", "major_brand", "minor_version", "compatible_brands", "vendor_id", "handler_name", "duration", "rotate",
+    "alpha_mode",
 )  # fmt: skip
 
 

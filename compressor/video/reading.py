@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -20,6 +22,8 @@ from compressor.base.files import require_regular
 from compressor.video.colours import UNSPECIFIED, Chroma, Colours, FramePlanes, Layout, resolved, to_rgb
 from compressor.video.library import address_of, av_errors, load_av
 
+FLOATS = re.compile(r"f(16|32)(le|be)?$")
+"""The end of the names of pixel formats whose samples are floats."""
 CHROMA_OF_FACTORS: dict[tuple[int, int], Chroma] = {(1, 1): "444", (2, 1): "422", (2, 2): "420"}
 
 
@@ -52,6 +56,8 @@ class Facts:
     pixel_aspect: Fraction
     turns: int
     """Quarter turns, counterclockwise, by which players turn the frames."""
+    is_mirrored: bool = False
+    """Whether players then swap left and right."""
     mastering: str = ""
     """The mastering display of HDR, as encoders take it; empty if none is stated."""
     light_level: str = ""
@@ -71,7 +77,8 @@ class Facts:
 
     def rgb(self, frame: FilmFrame) -> Tensor:
         """Return a frame as it is shown, RGB (1,3,H,W) in [0,1]."""
-        return torch.rot90(to_rgb(frame.planes, self.layout, self.colours), self.turns, (-2, -1)).contiguous()
+        shown = torch.rot90(to_rgb(frame.planes, self.layout, self.colours), self.turns, (-2, -1))
+        return (shown.flip(-1) if self.is_mirrored else shown).contiguous()
 
 
 @dataclass
@@ -87,6 +94,8 @@ class Film:
     """Frames whose time is not stated, or not after the one before; they follow it."""
     read: int = 0
     """Frames that were read in order."""
+    hidden: int = 0
+    """Frames that the film holds and, by its edit list, does not show."""
     facts: Facts = field(init=False)
     _decoded: Iterator[Any] = field(init=False, repr=False)
     _last_pts: int | None = None
@@ -147,7 +156,7 @@ class Film:
         if self.lost:
             found.append(f"{self.lost} damaged packets gave no frame, the first after frame {self.first_lost}")
         stated = self._stream.frames
-        if self.read < ALMOST_ALL * (stated - self.lost):
+        if self.read < ALMOST_ALL * (stated - self.lost - self.hidden):
             found.append(f"it ends early: {self.read} of the {stated} frames that its headers tell")
         if self.without_time:
             found.append(f"{self.without_time} frames have no time of their own, and follow the one before")
@@ -156,9 +165,7 @@ class Film:
     def _video_stream(self) -> Any:
         streams = [stream for stream in self._container.streams.video if not is_cover(stream)]
         if not streams:
-            raise SrkdError(
-                f"{self.path} holds no film, only {_kinds(self._container)}: give a file with a video stream"
-            )
+            raise SrkdError(f"{self.path} holds no film, {_kinds(self._container)}: give a file with a video stream")
         if streams[0].codec_context is None:
             raise SrkdError(f"{self.path}: this PyAV has no decoder for its video stream: convert it to H.264 or FFV1")
         return streams[0]
@@ -174,6 +181,7 @@ class Film:
                 packet = next(packets, None)
                 if packet is None:
                     return
+                self.hidden += packet.is_discard
                 frames = packet.decode()
             except av.error.EOFError:
                 return
@@ -192,6 +200,10 @@ class Film:
     def _read_facts(self, frame: Any) -> Facts:
         stream, context = self._stream, self._stream.codec_context
         size, notes = (frame.width, frame.height), list[str]()
+        if FLOATS.search(frame.format.name):
+            raise SrkdError(
+                f"{self.path}: its frames are floats ({frame.format.name}), and 8 to 16 bits are read: convert it"
+            )
         layout = layout_of(frame.format)
         stated = Colours(
             _stated(frame, context, "colorspace"),
@@ -207,13 +219,16 @@ class Film:
             notes.append(f"its colour matrix is not stated: taken as {name}, by its size, as players do")
         if frame.interlaced_frame:
             notes.append("it is interlaced: its fields are enlarged as if they were one picture; deinterlace it first")
-        if any(component.is_alpha for component in frame.format.components):
+        has_alpha = any(component.is_alpha for component in frame.format.components)
+        if has_alpha or stream.metadata.get("alpha_mode") == "1":  # WebM keeps it beside the frames
             notes.append("its transparency is left out")
-        rotation = int(getattr(frame, "rotation", 0) or 0)
-        if rotation % 90:
-            notes.append(f"it is to be turned by {rotation} degrees, which is not a quarter turn: it is not turned")
-            rotation = 0
-        mastering, light_level = hdr_facts(frame)
+        side_data = [frame.side_data[index] for index in range(len(frame.side_data))]
+        found = {data.type.name: bytes(data) for data in side_data}
+        degrees, is_mirrored = turn_of(found.get("DISPLAYMATRIX", b""))
+        if degrees % 90:
+            notes.append(f"it is to be turned by {degrees} degrees, which is not a quarter turn: it is not turned")
+            degrees, is_mirrored = 0, False
+        mastering, light_level = hdr_facts(found)
         rate = stream.average_rate or stream.guessed_rate or Fraction(25)
         seconds = _seconds(stream, self._container)
         return Facts(
@@ -226,7 +241,8 @@ class Film:
             Fraction(rate),
             stream.frames or round(seconds * rate),
             Fraction(stream.sample_aspect_ratio or context.sample_aspect_ratio or 1),
-            round(rotation / 90) % 4,
+            degrees // 90 % 4,
+            is_mirrored,
             mastering,
             light_level,
             tuple(notes),
@@ -308,17 +324,29 @@ def _seconds(stream: Any, container: Any) -> Fraction:
 
 def _kinds(container: Any) -> str:
     kinds = sorted({stream.type for stream in container.streams})
-    return " and ".join(kinds) or "nothing that PyAV knows"
+    return f"only {' and '.join(kinds)}" if kinds else "nor sound: its index is missing, or it was cut off"
 
 
-def hdr_facts(frame: Any) -> tuple[str, str]:
+def turn_of(matrix: bytes) -> tuple[int, bool]:
+    """Return the degrees, counterclockwise, by which a frame is turned, and whether left and right are swapped then.
+
+    The matrix is FFmpeg's AV_FRAME_DATA_DISPLAYMATRIX: (x, y) of a frame is shown at (ax + cy, bx + dy), with its nine
+    numbers a, b, u, c, d, v, x, y, w. A mirrored one has a negative determinant.
+    """
+    if len(matrix) < 36:
+        return 0, False
+    a, b, _, c, d = struct.unpack("=5i", matrix[:20])
+    is_mirrored = a * d - b * c < 0
+    return round(-math.degrees(math.atan2(b, -a if is_mirrored else a))), is_mirrored
+
+
+def hdr_facts(found: Mapping[str, bytes]) -> tuple[str, str]:
     """Return mastering display and light level of a frame as x264 and x265 take them; empty if they are not stated.
 
-    The layouts are those of AVMasteringDisplayMetadata and AVContentLightMetadata: primaries of R, G, B, the white
-    point and luminance as fractions, then whether each is there. Units are 1/50000 and 1/10000 cd/m² (SMPTE ST 2086).
+    `found` is its side data by name. The layouts are those of AVMasteringDisplayMetadata and AVContentLightMetadata:
+    primaries of R, G, B, the white point and luminance as fractions, then whether each is there. Units are 1/50000 and
+    1/10000 cd/m² (SMPTE ST 2086).
     """
-    side_data = [frame.side_data[index] for index in range(len(frame.side_data))]
-    found = {data.type.name: bytes(data) for data in side_data}
     mastering, light = found.get("MASTERING_DISPLAY_METADATA", b""), found.get("CONTENT_LIGHT_LEVEL", b"")
     text = ""
     if len(mastering) >= 88:

@@ -56,6 +56,7 @@ def _write_weights(job: HostJob) -> FileReport:
     if source.licence is not None:
         metadata[LICENCE] = source.licence
     path = job.folder / HUB_FOLDER_WEIGHTS
+    job.require_other_than_model(path)
     with atomic_path(path) as temporary:
         save_network(network, temporary, metadata=metadata)
         opened = open_model(temporary, OpenOptions(trusted=True))

@@ -58,6 +58,7 @@ def write_home_file(job: HostJob, path: Path) -> tuple[FileReport, tuple[str, ..
     dialect = home_dialect(network.spec)
     if dialect is None:
         raise CannotConvert(f"{job.title} loads models with spandrel, which has no {network.spec.arch}: {INSTEAD}")
+    job.require_other_than_model(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with atomic_path(path) as temporary:

@@ -75,11 +75,23 @@ async function enlarge(session, { data, width, height }) {
 }
 
 const opened = open();
-document.querySelector("#picture").addEventListener("change", async ({ target }) => {
+let last = 0;
+let before = Promise.resolve();
+document.querySelector("#picture").addEventListener("change", ({ target }) => {
+  const [file] = target.files;
+  if (!file) return;
+  const mine = ++last;
+  // One picture at a time: a later one waits for the tile that is computed, and no more of that picture are.
+  before = before.then(() => show(file, () => mine !== last));
+});
+
+/** Enlarge a file onto the page, until `isLate()`. */
+async function show(file, isLate) {
   try {
     said.textContent = "Opening the network…";
     const [engine, session] = await opened;
-    const image = await createImageBitmap(target.files[0]);
+    const image = await createImageBitmap(file);
+    if (isLate()) return;
     const source = new OffscreenCanvas(image.width, image.height).getContext("2d", { willReadFrequently: true });
     source.drawImage(image, 0, 0);
     const canvas = document.querySelector("#large");
@@ -91,6 +103,7 @@ document.querySelector("#picture").addEventListener("change", async ({ target })
         const width = Math.min(image.width, left + SIDE + MARGIN) - x;
         const height = Math.min(image.height, top + SIDE + MARGIN) - y;
         const tile = await enlarge(session, source.getImageData(x, y, width, height));
+        if (isLate()) return;
         const inner = [left - x, top - y, Math.min(SIDE, image.width - left), Math.min(SIDE, image.height - top)];
         canvas.getContext("2d").putImageData(tile, x * SCALE, y * SCALE, ...inner.map((each) => each * SCALE));
       }
@@ -100,7 +113,7 @@ document.querySelector("#picture").addEventListener("change", async ({ target })
   } catch (error) {
     said.textContent = error.message;
   }
-});
+}
 </script>
 </html>
 """)

@@ -52,8 +52,8 @@ def run_upscale_any(options: UpscaleOptions, context: Context) -> UpscaleResult:
         return run_upscale(options, context)
     if len(images) < len(inputs):
         raise UsageError("files and images in memory at once: files give a report, images give images: call twice")
-    for_files = ("out", "suffix", "extension", "overwrite", "skip_existing", "recursive", "on")
-    names = [name for name in for_files if getattr(options, name)]
+    for_files = ("out", "suffix", "extension", "overwrite", "skip_existing", "recursive", "on", "codec", "crf")
+    names = [name for name in for_files if getattr(options, name) != getattr(UpscaleOptions, name)]
     if names:
         raise UsageError(f"{', '.join(names)}: for files; an image comes back, and is not written")
     runtime, settings = open_runtime(options.model, options, context), _upscale_settings(options)

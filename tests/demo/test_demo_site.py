@@ -267,6 +267,14 @@ def test_a_folder_appears_whole_and_only_over_an_earlier_one(files: dict[str, An
     write_site({**files, "old.txt": files["sw.js"]}, folder)
     write_site(files, folder)
     assert not (folder / "old.txt").exists() and (folder / "index.html").exists()
+    for mine in ("CNAME", "models/notes.txt", ".git/HEAD"):
+        (folder / mine).parent.mkdir(exist_ok=True)
+        (folder / mine).write_text("mine")
+        with pytest.raises(SrkdError, match=f"site: the folder holds {mine}, which no build listed"):
+            write_site(files, folder)
+        (folder / mine).unlink()
+    (folder / ".git").rmdir()
+    write_site(files, folder)
     foreign = tmp_path / "photos"
     foreign.mkdir()
     (foreign / "mine.png").write_bytes(b"x")

@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image, ImageCms, ImageOps
 
-from compressor.base.errors import SrkdError
+from compressor.base.errors import SrkdError, UsageError
 from compressor.images.files import (
     Picture,
     grey_of,
@@ -24,6 +24,7 @@ from compressor.images.files import (
     read_rgb_u8,
     write_picture,
 )
+from compressor.images.in_memory import like, read_planes
 from compressor.images.sixteen_bit import encode_png_16bit
 
 LOSSLESS = (".png", ".tif")
@@ -199,9 +200,37 @@ def test_grey_png_with_a_transparent_value(tmp_path: Path, bits: int) -> None:
     file = tmp_path / "grey.png"
     file.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunk(kind, body) for kind, body in parts.items()))
     result = read_picture(file)
+    with Image.open(file) as opened:
+        of_memory = [read_planes(opened) for _ in range(2)]
     assert result.alpha is not None
+    for planes in of_memory:
+        assert planes.alpha is not None and torch.equal(planes.alpha[0], result.alpha)
     assert (result.alpha.flatten() == 0).tolist() == [value == largest for value in values]
     assert result.rgb[0].flatten().tolist() == pytest.approx([value / largest for value in values], abs=1e-6)
+
+
+def test_a_profile_stays_with_pixels_of_its_kind_alone() -> None:
+    """WebP holds RGB, which a profile of grey cannot describe; in memory CMYK becomes RGB."""
+    cmyk = Image.new("CMYK", (3, 2), (10, 200, 30, 40))
+    cmyk.info["icc_profile"] = icc_profile()
+    enlarged = like(cmyk, read_planes(cmyk))
+    assert isinstance(enlarged, Image.Image)
+    assert enlarged.mode == "RGB" and "icc_profile" not in enlarged.info
+    with pytest.raises(UsageError, match="has no pixels: its size is 0x5"):
+        read_planes(Image.new("RGB", (0, 5)))
+
+
+@pytest.mark.parametrize("alpha", [None, torch.tensor([[[1.0, 0.0]]])])
+def test_grey_with_a_profile_becomes_srgb_in_webp(tmp_path: Path, alpha: torch.Tensor | None) -> None:
+    """A damaged profile of grey is left out, and the values stay."""
+    header = bytes(16) + b"GRAY" + bytes(200)
+    picture = Picture(
+        torch.tensor([0.2, 0.8]).expand(3, 1, 2).contiguous(), alpha, grey=True, icc=header, lossless=True
+    )
+    write_picture(picture, tmp_path / "a.webp")
+    read = read_picture(tmp_path / "a.webp")
+    assert read.icc is None and torch.allclose(read.rgb, picture.rgb, atol=0.003)
+    assert alpha is None or (read.alpha is not None and torch.equal(read.alpha, alpha))
 
 
 @pytest.mark.parametrize("profile", [None, b"no profile", icc_profile()])

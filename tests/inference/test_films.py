@@ -9,11 +9,12 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import get_args
 
 import numpy as np
@@ -179,6 +180,61 @@ def test_a_turned_film_is_written_as_it_is_shown(tmp_path: Path) -> None:
         upright = torch.rot90(picture(1), -1, (-2, -1))  # clockwise
         assert float((before.facts.rgb(next(before.frames())) - upright).abs().mean()) < 3 / 255
     assert largest_difference(source, done.output) < 2 / 255
+
+
+@pytest.mark.parametrize(
+    ("matrix", "shown"),
+    [
+        ((-1, 0, 0, 1), lambda frame: frame.flip(-1)),
+        ((1, 0, 0, -1), lambda frame: frame.flip(-2)),
+        ((-1, 0, 0, -1), lambda frame: frame.flip(-2, -1)),
+        ((0, 1, 1, 0), lambda frame: frame.transpose(-2, -1)),
+        ((0, -1, -1, 0), lambda frame: frame.transpose(-2, -1).flip(-2, -1)),
+    ],
+)
+def test_a_mirrored_film_is_written_as_it_is_shown(
+    tmp_path: Path, matrix: tuple[int, ...], shown: Callable[[torch.Tensor], torch.Tensor]
+) -> None:
+    """A pixel at (x, y) is shown at (ax + cy, bx + dy): a, b, c and d of the header of the track."""
+    source = make_film(tmp_path / "film.mp4", [picture(1)], codec="h264")
+    content = bytearray(source.read_bytes())
+    at = content.index(b"tkhd") + 4 + 4 + 20 + 16
+    a, b, c, d = (value << 16 for value in matrix)
+    content[at : at + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
+    source.write_bytes(content)
+    with Film(source) as film:
+        assert film.facts.notes == ()
+        assert float((film.facts.rgb(next(film.frames())) - shown(picture(1))).abs().mean()) < 3 / 255
+    assert largest_difference(source, enlarge(source).output) < 2 / 255
+
+
+def test_a_film_of_floats_is_one_line_and_stops_no_other(tmp_path: Path) -> None:
+    av, other = require_av(), make_film(tmp_path / "other.mkv", [picture(1)])
+    with av.open(str(tmp_path / "floats.mov"), "w") as container:
+        stream = container.add_stream("exr", rate=5)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "gbrpf32le"
+        container.mux(stream.encode(av.VideoFrame(64, 48, "rgb24").reformat(format="gbrpf32le")))
+        container.mux(stream.encode())
+    report = upscale([tmp_path / "floats.mov", other], nearest_model(2))
+    (failed,) = report.failed
+    assert failed.reason.endswith("its frames are floats (gbrpf32le), and 8 to 16 bits are read: convert it")
+    assert [film.source for film in report.films] == [other]
+
+
+def test_frames_that_an_edit_list_hides_are_not_missing(tmp_path: Path) -> None:
+    film = Film(tmp_path / "film.mp4")
+    film._stream = SimpleNamespace(frames=20)
+    film.read, film.hidden = 15, 5
+    assert film.lines == ()
+    film.hidden = 0
+    assert film.lines == ("it ends early: 15 of the 20 frames that its headers tell",)
+
+
+def test_an_encoder_that_does_not_start_leaves_nothing(tmp_path: Path) -> None:
+    film = make_film(tmp_path / "film.mkv", [picture(1)[..., :4, :4]])
+    failed = reason(upscale([film], nearest_model(2), UpscaleSettings(codec="hevc")))
+    assert "libx265 does not start" in failed
+    assert [path.name for path in tmp_path.iterdir()] == ["film.mkv"]
 
 
 def test_odd_sizes_gain_a_row_and_a_column(tmp_path: Path) -> None:

@@ -276,6 +276,42 @@ def test_a_folder_of_folders_says_how_they_are_taken(tmp_path: Path) -> None:
     )
 
 
+def test_names_that_differ_in_case_alone_are_two_files_where_the_disk_says_so(tmp_path: Path) -> None:
+    for name in ("Foo.png", "foo.png"):
+        put(tmp_path / name)
+    count = len(list(tmp_path.iterdir()))
+    for inputs in ([tmp_path], [tmp_path / "Foo.png", tmp_path / "foo.png"]):
+        report = upscale(inputs, nearest_model(2), UpscaleSettings(overwrite=True))
+        assert len({done.output for done in report.done}) == count and report.failed == ()
+
+
+def test_a_second_run_leaves_outputs_with_numbers_alone(tmp_path: Path) -> None:
+    for name in ("p.png", "p.bmp"):
+        put(tmp_path / name)
+    first = upscale([tmp_path], nearest_model(2), UpscaleSettings(extension=".png"))
+    assert {done.output.name for done in first.done} == {"p_x2.png", "p_x2-2.png"}
+    again = upscale([tmp_path], nearest_model(2), UpscaleSettings(extension=".png", skip_existing=True))
+    assert again.done == () and again.failed == ()
+    assert {skipped.source.name for skipped in again.skipped} == {"p.png", "p.bmp"}
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"codec": "vp9", "crf": 63}, "--codec and --crf: for films, and all inputs are pictures"),
+        ({"output": "large.png", "suffix": "_y"}, "names the file: leave out --suffix _y"),
+    ],
+)
+def test_options_that_no_input_uses_are_refused(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
+    put(tmp_path / "a.png")
+    if "output" in settings:
+        settings = {**settings, "output": tmp_path / settings["output"]}
+    with pytest.raises(UsageError, match=message):
+        upscale([tmp_path / "a.png"], nearest_model(2), UpscaleSettings(**settings))
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
+
 def test_a_job_that_was_cut_short_is_continued(tmp_path: Path) -> None:
     for name in ("a.png", "b.png"):
         put(tmp_path / name)

@@ -50,17 +50,24 @@ let kept = false;
 let plan = null;
 let planTimes = null;
 
-/** Run `work` and show its error on the page. Resolves to true if it finished. */
+/** Run `work` and show its error on the page. Resolves to the error that was shown, or null. */
 async function attempt(work) {
   trouble(null);
   try {
     await work();
-    return true;
+    return null;
   } catch (error) {
     // A cancelled task needs no message: its cause was shown, or another task starts at once.
-    if (!(error instanceof Cancelled)) complain(error);
-    return false;
+    if (error instanceof Cancelled) return null;
+    complain(error);
+    return error;
   }
+}
+
+/** Go on with the picture that is shown, after a task that took its turn and failed; the error stays on the page. */
+async function goOn() {
+  if (document.body.dataset.mode !== "picture") return;
+  await refresh().catch((error) => error instanceof Cancelled || complain(error));
 }
 
 function complain(error) {
@@ -124,15 +131,19 @@ function offerCrop() {
 }
 
 async function show(blob, name, sample = null) {
-  asked++;
+  const mine = ++asked;
   part("ask").hidden = true;
-  await attempt(async () => {
+  let taken = false;
+  const failed = await attempt(async () => {
     await session.take(blob, name);
+    taken = true;
+    if (mine !== asked) return;
     panel.showCredit(sample);
     startView();
     if (sample?.focus) viewer.focus(sample.focus, session.picture.width);
     await refresh();
   });
+  if (failed && !taken && mine === asked) await goOn();
 }
 
 function startView() {
@@ -223,7 +234,7 @@ function networkModels() {
 async function measure() {
   const output = part("measured");
   output.textContent = "";
-  await attempt(async () => {
+  const failed = await attempt(async () => {
     const shown = networksOf(session.sides);
     const compared = shown.length ? shown : networkModels().slice(0, 1);
     if (!compared.length) throw new Error("There is no network to measure: open an .onnx file first.");
@@ -235,14 +246,15 @@ async function measure() {
       };
       output.textContent = await measured(compared, once);
     });
-    await refresh();
   });
+  if (!failed) await attempt(refresh);
+  else await goOn();
 }
 
 /** Measure the shown network in every precision and engine, and go on with the fastest that is exact enough. */
 async function compare() {
   clearComparison();
-  await attempt(async () => {
+  const failed = await attempt(async () => {
     const side = session.subject();
     const before = session.options;
     const use = (wanted) => session.use({ ...before, engine: wanted });
@@ -260,13 +272,14 @@ async function compare() {
       }
     });
     const best = showComparison(rows);
-    if (!best) return;
+    if (!best) return goOn();
     session.sides[side] = best.model;
     panel.fillChoices(models, session.sides);
     part("engine-wanted").value = best.engine;
     say(part("compared-words").textContent);
-    await startEngine({ ...before, engine: best.engine, measured: true });
+    return startEngine({ ...before, engine: best.engine, measured: true });
   });
+  if (failed) await goOn();
 }
 
 /** Time the files of the plan in turns, on the engine that computes. */

@@ -97,9 +97,11 @@ export class Session {
     });
   }
 
-  /** Continue with a part of the picture only. */
+  /** Continue with a part of the picture that is shown now only. */
   cut(region) {
+    const { picture } = this;
     return this.alone("Cutting…", async () => {
+      if (this.picture !== picture) throw new Cancelled();
       const { width, height } = await this.engine.ask("part", { region });
       const { left = 0, top = 0 } = this.picture.region ?? {};
       const whole = { ...region, left: left + region.left, top: top + region.top };
