@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 from PIL import Image
@@ -123,6 +124,30 @@ def test_zoom_pan_and_pinch(phone: Visit) -> None:
     assert page.is_visible("#crop")
     page.click("#zoom-fit")
     assert page.evaluate(width) == pytest.approx(whole, rel=0.01)
+
+
+def test_two_clicks_cut_the_part_that_is_shown_once(desktop: Visit, tmp_path: Path) -> None:
+    """A second cut of the same place would be of the part, and show white where that has ended."""
+    page = desktop.enlarge().page
+    page.focus("#stage")
+    page.keyboard.press("+")
+    with desktop.finishing():
+        page.evaluate("for (let i = 0; i < 2; i++) document.querySelector('#crop').click()")
+    desktop.rest()
+    picture = np.asarray(Image.open(desktop.saved(tmp_path)).convert("RGB"))
+    assert picture.shape[0] < 192 and not any((side == 255).all() for side in (picture[-1], picture[:, -1]))
+
+
+def test_a_file_that_is_no_picture_stops_no_enlargement(desktop: Visit, tmp_path: Path) -> None:
+    """What runs is cancelled to decode the file; then it goes on, and the message stays."""
+    page = desktop.enlarge().page
+    (tmp_path / "notes.png").write_bytes(b"not a picture")
+    page.evaluate("document.querySelector('#engine-wanted').dispatchEvent(new Event('change', { bubbles: true }))")
+    page.set_input_files("#library", tmp_path / "notes.png")
+    page.wait_for_selector("#trouble:has-text('This file is not a picture that the browser can read.')")
+    desktop.rest()
+    desktop.done()
+    assert page.is_visible("#trouble")
 
 
 @pytest.mark.parametrize("device", ["phone", "desktop"])

@@ -113,6 +113,21 @@ def test_spandrels_programs_have_no_edsr_and_no_carn(spec: EDSRSpec, tmp_path: P
     assert not (tmp_path / "comfyui" / "2x-it.pth").exists()
 
 
+@pytest.mark.parametrize(
+    ("host", "name"), [("comfyui", "2x-net.pth"), ("openmodeldb", "2x-net.pth"), ("huggingface", "model.safetensors")]
+)
+def test_the_model_itself_is_never_written_over(host: str, name: str, tmp_path: Path) -> None:
+    model = tmp_path / host / name
+    model.parent.mkdir()
+    srkd.save(build(CompactSpec(2, width=8, depth=1), seed=0), tmp_path / "net.safetensors")
+    content = (tmp_path / "net.safetensors").read_bytes()
+    model.write_bytes(content)
+    network = build(CompactSpec(2, width=8, depth=1), seed=0)
+    (folder,) = export_for_hosts(network, Source("net", path=model), [host], tmp_path)
+    assert folder.reason == f"{name} would be written over the model itself: name another folder (--out)"
+    assert model.read_bytes() == content
+
+
 @pytest.mark.extras
 @pytest.mark.skipif(not is_spandrel_installed(), reason="spandrel is not installed")
 def test_what_spandrel_takes_for_another_network_is_not_kept(tmp_path: Path) -> None:
