@@ -66,12 +66,10 @@ def given_margin(pixels: int, teacher: Teacher, store: ImageStore, lr_patch: int
     """The margin of `--label-margin`; refuse it if neither images nor teacher leave room for any."""
     side = _side(pixels, teacher, store, lr_patch)
     if pixels and side == lr_patch:
-        reason = (
-            "the teacher takes images of one size only"
-            if teacher.own_sizes.fixed_size is not None
-            else f"the smallest LR image leaves no room around a patch of {lr_patch}x{lr_patch}"
+        raise UsageError(
+            f"--label-margin {pixels}: the smallest LR image leaves no room around a patch of {lr_patch}x{lr_patch}; "
+            "leave it out, or add --teacher-cache"
         )
-        raise UsageError(f"--label-margin {pixels}: {reason}; leave it out, or add --teacher-cache")
     return LabelMargin((side - lr_patch) // 2, side)
 
 
@@ -107,10 +105,11 @@ def measure_margin(teacher: Teacher, store: ImageStore, lr_patch: int, context: 
 
 
 def _side(pixels: int, teacher: Teacher, store: ImageStore, lr_patch: int) -> int:
-    """The side of windows with a margin, within the smallest image, the receptive field and the teacher's sizes."""
+    """The side of windows with a margin, within the smallest image, the receptive field and the teacher's sizes.
+
+    The teacher is not of one size only.
+    """
     sizes, radius = teacher.own_sizes, teacher.descriptor.receptive_radius
-    if sizes.fixed_size is not None:
-        return lr_patch
     pixels = pixels if radius is None else min(pixels, radius)
     side = min(lr_patch + 2 * pixels, int(store.lr.heights.min()), int(store.lr.widths.min()), *(sizes.max_size or ()))
     return max(lr_patch, side - side % sizes.size_multiple)

@@ -271,9 +271,10 @@ def require_patches(choice: DataChoice, scale: int, lr_patch: int) -> None:
             return
     if min(largest) > 0:
         room = min(largest) // (side // lr_patch)
+        advice = f"--lr-patch {room} or less" if room else f"they are too small for x{scale}"
         raise UsageError(
             f"schedule.lr_patch={lr_patch}: a patch has {side}x{side} pixels of an image, and none of the {len(files)} "
-            f"images is that large (the largest is {largest[0]}x{largest[1]}): --lr-patch {room} or less"
+            f"images is that large (the largest is {largest[0]}x{largest[1]}): {advice}"
         )
 
 

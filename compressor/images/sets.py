@@ -107,14 +107,19 @@ def find_lr_images(folder: Path, option: str = "--lr-only") -> tuple[LrImage, ..
     images = list_images(folder) or [path for inner in _subfolders(folder) for path in list_images(inner)]
     if not images:
         raise SrkdError(f"no images in {folder}: it holds none of {' '.join(sorted(IMAGE_SUFFIXES))}")
-    return tuple(LrImage(name, image) for image, name in _names(images).items())
+    return tuple(LrImage(name, image) for image, name in _names(images, folder).items())
 
 
 def find_lr_set(data: Path, *, scale: int) -> LrSet | None:
     """The `LR*X{scale}/` of a folder that holds no originals, neither images nor `HR/`; None for any other folder."""
     _require_folder(data, "data folder")
     stored = None if _is_set(data) else _stored_lr(data, scale)
-    return None if stored is None else LrSet(data.resolve().name, find_lr_images(stored))
+    return None if stored is None else LrSet(_name_of(data), find_lr_images(stored))
+
+
+def _name_of(folder: Path) -> str:
+    """Return the name that the user gave a folder, also one that is a link; that of `.` or `..` is looked up."""
+    return folder.resolve().name if folder.name in ("", "..") else folder.name
 
 
 def _require_folder(folder: Path, kind: str) -> None:
@@ -123,10 +128,13 @@ def _require_folder(folder: Path, kind: str) -> None:
         raise SrkdError(f"{kind} {folder} {what}")
 
 
-def _names(images: list[Path]) -> dict[Path, str]:
-    """Return the stem of each image, or its whole name where several have one stem."""
-    times = Counter(image.stem for image in images)
-    return {image: image.stem if times[image.stem] == 1 else image.name for image in images}
+def _names(images: list[Path], folder: Path) -> dict[Path, str]:
+    """Return the stem of each image; where several have one, its whole name, or else its path in the folder."""
+    names = {image: image.stem for image in images}
+    for longer in (lambda image: image.name, lambda image: image.relative_to(folder).as_posix()):
+        times = Counter(names.values())
+        names = {image: name if times[name] == 1 else longer(image) for image, name in names.items()}
+    return names
 
 
 def list_images(folder: Path) -> list[Path]:
@@ -142,7 +150,7 @@ def evenly_spaced_photos(folder: Path, most: int, *, option: str) -> dict[str, P
     images = list_images(folder / "HR" if (folder / "HR").is_dir() else folder)
     if not images:
         raise UsageError(f"{option} {folder}: holds no images: give a folder of photos")
-    names = _names(images)
+    names = _names(images, folder)
     return {names[path]: path for path in images[:: math.ceil(len(images) / most)]}
 
 
@@ -169,8 +177,8 @@ def _read_set(folder: Path, scale: int, lr: Path | None) -> ImageSet:
         raise SrkdError(f"no images in {hr_folder}: it holds none of {' '.join(sorted(IMAGE_SUFFIXES))}")
     lr_folder = lr if lr is not None else _stored_lr(folder, scale)
     partners = _partners(images, lr_folder, scale) if lr_folder is not None else {}
-    pairs = tuple(ImagePair(name, image, partners.get(image)) for image, name in _names(images).items())
-    return ImageSet(folder.resolve().name, pairs)
+    pairs = tuple(ImagePair(name, image, partners.get(image)) for image, name in _names(images, folder).items())
+    return ImageSet(_name_of(folder), pairs)
 
 
 def _stored_lr(folder: Path, scale: int) -> Path | None:
@@ -189,7 +197,7 @@ def _stored_lr(folder: Path, scale: int) -> Path | None:
 
 def _partners(images: list[Path], lr_folder: Path, scale: int) -> dict[Path, Path | None]:
     _require_folder(lr_folder, "LR folder")
-    files, names = list_images(lr_folder), _names(images)
+    files, names = list_images(lr_folder), _names(images, images[0].parent)
     whole = {path.name: path for path in files}
     stored = {path.stem: path for path in reversed(files)}  # the first of equal stems wins
     # Originals of one stem have partners of the same whole names.

@@ -32,7 +32,7 @@ from compressor.images.flicker import still_pixels
 from compressor.images.metrics import PEAK, ImageTooSmall, finite_or_none, luma, to_u8
 from compressor.images.protocol import Protocol
 from compressor.images.resize import downscale_u8, mod_crop
-from compressor.images.scores import LANCZOS, without_network
+from compressor.images.scores import EQUAL_DB, LANCZOS, without_network
 from compressor.images.sets import AnySet, ImagePair, LrImage, LrSet
 from compressor.inference.background import OneBehind, read_ahead
 from compressor.inference.metric_table import DEFAULT_METRICS, METRICS, Measure, Metric, Reference
@@ -515,8 +515,10 @@ def _set_score(image_set: AnySet, protocol: Protocol, images: Mapping[str, Image
 
 
 def _mean(figures: Sequence[float]) -> float:
-    """Return the mean of the figures that there are."""
+    """Return the mean of the figures that there are; beside others, equal images (inf dB) count as `EQUAL_DB`."""
     known = [figure for figure in figures if not math.isnan(figure)]
+    if any(map(math.isfinite, known)):
+        known = [EQUAL_DB if figure == math.inf else figure for figure in known]
     return sum(known) / len(known) if known else math.nan
 
 
@@ -582,7 +584,7 @@ def _read_picture(source: ImagePair | LrImage, settings: EvaluationSettings, pro
         elif degradation is not None:
             lr_u8 = degradation.of_image(hr_u8, scale, source.stem)
         elif source.lr is not None and same_lr[0].bicubic == "matlab":
-            lr_u8 = _read_stored_lr(source.lr, hr_u8, scale)
+            lr_u8 = read_stored_lr(source.lr, hr_u8, scale)
         else:
             lr_u8 = make_lr(hr_u8, scale, same_lr[0])
         lr = _to_unit_range(lr_u8)
@@ -626,7 +628,8 @@ def run_exactly(model: Runtime, lr: Tensor, tile: int | None, ensemble: bool, pa
     return result.sr
 
 
-def _read_stored_lr(path: Path, hr_u8: Tensor, scale: int) -> Tensor:
+def read_stored_lr(path: Path, hr_u8: Tensor, scale: int) -> Tensor:
+    """Return the stored LR image of an HR image; refuse one of another size."""
     lr_u8 = read_rgb_u8(path)
     height, width = hr_u8.shape[-2] // scale, hr_u8.shape[-1] // scale
     if lr_u8.shape[-2:] != (height, width):
@@ -639,5 +642,5 @@ def _read_stored_lr(path: Path, hr_u8: Tensor, scale: int) -> Tensor:
 def _planes(image_u8: Tensor, protocol: Protocol, grey_file: bool) -> Tensor:
     """Return the channel that is compared, on 0..255."""
     if grey_file and protocol.grey == "raw":
-        return grey_of(image_u8[0].double())[None]
+        return grey_of(image_u8.double())
     return luma(image_u8.double() / PEAK) if protocol.channel == "y" else image_u8.double()

@@ -49,4 +49,4 @@ def newest_step(run: Path) -> int:
 def write_facts(run: Path, facts: Mapping[str, Any]) -> None:
     """Write run.json of a folder atomically."""
     with atomic_path(run / RUN_FOLDER_FACTS) as temporary:
-        temporary.write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")

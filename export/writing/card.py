@@ -44,7 +44,9 @@ class CardFacts:
     """The name of the teacher's file."""
     teacher_psnr_y: float | None = None
     """To the originals."""
+    teacher_params: int | None = None
     validation: tuple[str, ...] = ()
+    """Names of the images of the scores: of the first set."""
     code: tuple[tuple[str, str], ...] = ()
     """Names and versions of what trained the network, with the hashes of its source."""
 
@@ -77,7 +79,8 @@ def _head(network: Network, facts: CardFacts) -> dict[str, Any]:
     head: dict[str, Any] = hub_licence(facts.licence)
     if facts.teacher is not None:
         head["base_model"] = _repository_name(Path(facts.teacher).stem)
-        head["base_model_relation"] = "quantized" if network.quantisation is not None else "finetune"
+        is_same = network.quantisation is not None and facts.teacher_params == cost(network.spec).params
+        head["base_model_relation"] = "quantized" if is_same else "finetune"
     head["pipeline_tag"] = "image-to-image"
     head["library_name"] = "srkd"
     tags = [

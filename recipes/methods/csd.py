@@ -100,6 +100,11 @@ class Csd(CsdLite):
         super().fit(teacher, student)
         if teacher is None:
             raise UsageError(f"{self.name} trains its student inside the teacher, which must be one of srkd's networks")
+        if student.spec.arch != teacher.spec.arch:
+            raise UsageError(
+                f"{self.name} trains its student inside the teacher: one of {student.spec.arch} is not inside one of "
+                f"{teacher.spec.arch}; leave out --student, or take csd-lite or logits"
+            )
         for spec in (student.spec, *self.branches(teacher.spec)):
             try:
                 require_slice(teacher.spec, spec)

@@ -47,7 +47,7 @@ def run_compare(options: CompareOptions, context: Context) -> Comparison:
         from srkd.reports.page import comparison_page
 
         with atomic_path(html) as temporary:
-            temporary.write_text(comparison_page(comparison, runs), encoding="utf-8")
+            temporary.write_text(comparison_page(comparison, runs), encoding="utf-8", errors="replace")
         context.note(f"wrote {html}")
     return comparison
 

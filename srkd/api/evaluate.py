@@ -15,7 +15,7 @@ from compressor.data.film_frames import lr_images
 from compressor.images.scores import both_goals
 from compressor.images.sets import AnySet, ImageSet, LrSet, embedded_pairs, find_lr_set, find_sets, line_about_inputs
 from compressor.inference import evaluate as evaluation
-from compressor.inference.evaluate import Evaluation, EvaluationSettings
+from compressor.inference.evaluate import Evaluation, EvaluationSettings, SetScore
 from compressor.inference.metric_table import METRICS, worse_measures
 from compressor.inference.teacher_check import check_teacher
 from compressor.runtimes.table import RUNTIMES, runtime_of
@@ -64,11 +64,20 @@ def by_goal(result: Evaluation, goal: GoalOption) -> Evaluation:
         return result
     if goal == "auto":
         key, bicubic = METRICS["psnr"].key_to("original"), result.without_network
-        teacher = result.models[result.teacher]
-        is_known = "psnr" in result.metrics
-        gain = sum(scores[key] - bicubic[name][key] for name, scores in teacher.items()) if is_known else 1.0
+        gains = [
+            sum(differences) / len(differences)
+            for name, scores in result.models[result.teacher].items()
+            if "psnr" in result.metrics and (differences := _differences(scores, bicubic[name], key))
+        ]
+        gain = sum(gains) if gains else 1.0
         goal = "original" if gain > 0 else "teacher"
     return replace(result, references=both_goals(goal))
+
+
+def _differences(scores: SetScore, others: SetScore, key: str) -> list[float]:
+    """The differences of two models on the images of a set; a flat image, which bicubic gives exactly, has none."""
+    pairs = [(image.figures[key], others.images[name].figures[key]) for name, image in scores.images.items()]
+    return [own - other for own, other in pairs if math.isfinite(own) and math.isfinite(other)]
 
 
 def _score(score: Callable[..., R], options: EvaluateOptions, context: Context) -> R:

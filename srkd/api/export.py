@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -123,9 +123,16 @@ def _card_facts(source: Source, note: Note) -> CardFacts:
         facts,
         teacher=None if run.teacher is None else run.teacher.path.name,
         teacher_psnr_y=None if run.result.teacher is None else run.result.teacher.psnr_y,
-        validation=run.data.validation,
+        teacher_params=None if run.result.teacher is None or (its := run.result.teacher.cost) is None else its.params,
+        validation=_images_of_scores(run.data.validation, run.result.student.sets),
         code=() if run.code is None else (("trained with", run.code.packages_line), *run.code.lines()),
     )
+
+
+def _images_of_scores(names: tuple[str, ...], sets: Iterable[str]) -> tuple[str, ...]:
+    """The validation images of the first set, which judged the student; with several sets, names begin with theirs."""
+    of_first = [f"{name}/" for name in sets if names and names[0].startswith(f"{name}/")]
+    return tuple(name for name in names if name.startswith(max(of_first, key=len, default="")))
 
 
 def _export_source(options: ExportOptions, context: Context) -> tuple[Network, Source]:

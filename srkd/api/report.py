@@ -59,14 +59,14 @@ def run_report(options: ReportOptions, context: Context) -> ReportFile:
     if len(text) > MOST_BYTES:
         raise SrkdError(f"the report would have {len(text):,} bytes, over {MOST_BYTES:,}: name fewer runs")
     with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="replace")
     missing = tuple(
         f"{section.contents.name}: {line}"
         for section in sections
         for line in (*section.missing, section.contents.unfinished)
         if line is not None
     )
-    return ReportFile(path, len(text.encode("utf-8")), tuple(folders), missing)
+    return ReportFile(path, path.stat().st_size, tuple(folders), missing)
 
 
 report = public(ReportOptions, ReportOptions, run_report, "report")

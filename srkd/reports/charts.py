@@ -112,16 +112,18 @@ def against_macs(scores: Sequence[Score], goal: Goal) -> Scatter | None:
 
 
 def against_time(contents: Contents, profile: ProfileFile) -> Scatter | None:
-    """The chart of quality against time at the first size of the profile; None with fewer than two points."""
+    """The chart of quality against time at the first size and batch of the profile; None with fewer than two points."""
     first = profile.rows[0]
     points = []
     for row in profile.rows:
         role: Role = "teacher" if row.model == profile.teacher else "student"
         score = contents.score(role)
         judged = None if score is None else score.by(contents.goal)
-        if row.lr_size == first.lr_size and row.bounded is not False and judged is not None:
+        is_first = (row.lr_size, row.batch) == (first.lr_size, first.batch)
+        if is_first and row.bounded is not False and judged is not None:
             points.append(ScatterPoint(f"{role}, {row.runtime} {row.precision}", row.ms, judged.mean, role))
-    label = f"ms an image of LR {first.lr_size}, {first.device}, {count_threads(first.threads)}"
+    images = "an image" if first.batch == 1 else f"for {first.batch} images"
+    label = f"ms {images} of LR {first.lr_size}, {first.device}, {count_threads(first.threads)}"
     return _scatter(f"Quality against time; {BEST}", label, tuple(points), contents.scores, contents.goal)
 
 

@@ -153,7 +153,10 @@ def group_methods(trained: Sequence[Trained]) -> list[MethodRuns]:
     names = [name or group[0].labels["recipe"] for name, group in zip(names, groups.values(), strict=True)]
     # Methods that differ in their source alone, and seeds that were trained twice, are told apart by where they are.
     names = _unique(names, [group[0].variant or group[0].run.partition("/")[0] for group in groups.values()])
-    names = _unique(names, [group[0].run for group in groups.values()])
+    places = [group[0].run for group in groups.values()]
+    if len(set(places)) < len(places):  # folders of one name in different folders
+        places = [str(group[0].folder) for group in groups.values()]
+    names = _unique(names, places)
     return [
         MethodRuns(name, tuple(group), each) for name, group, each in zip(names, groups.values(), settings, strict=True)
     ]

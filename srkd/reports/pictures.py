@@ -21,6 +21,7 @@ from compressor.images.metrics import finite_or_none, luma, psnr, to_u8
 from compressor.images.resize import downscale_u8, mod_crop
 from compressor.images.scores import EQUAL_DB, LANCZOS
 from compressor.images.sets import ImagePair
+from compressor.inference.evaluate import read_stored_lr
 from compressor.inference.metric_table import METRICS
 from compressor.inference.super_resolve import Bicubic, Lanczos, super_resolve
 from compressor.runtimes.base import Runtime
@@ -164,18 +165,13 @@ def _enlarge(
     """The middle of a photo enlarged by each network; None if it is too small."""
     hr = read_rgb_u8(pair.hr)
     if degradation is not None and min(hr.shape[-2:]) >= 2 * scale:
-        lr = degradation.of_image(mod_crop(hr, scale), scale, pair.hr.name)
+        lr = degradation.of_image(mod_crop(hr, scale), scale, pair.stem)
     elif pair.lr is None:
         if min(hr.shape[-2:]) < 2 * scale:
             return None
         lr = downscale_u8(mod_crop(hr, scale), scale)
     else:
-        lr = read_rgb_u8(pair.lr)
-    if lr.shape[1] * scale > hr.shape[1] or lr.shape[2] * scale > hr.shape[2]:
-        raise SrkdError(
-            f"{pair.lr}: {lr.shape[2]}x{lr.shape[1]} pixels times {scale} are more than the "
-            f"{hr.shape[2]}x{hr.shape[1]} of {pair.hr}: it is not its LR image"
-        )
+        lr = read_stored_lr(pair.lr, hr, scale)
     top, left = ((length - min(length, LARGEST_SIDE)) // 2 for length in lr.shape[-2:])
     lr = lr[:, top : top + LARGEST_SIDE, left : left + LARGEST_SIDE]
     smallest = max(runtime.descriptor.min_size for runtime in networks.values())

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from compressor.base.choices import Goal
 from compressor.images.scores import GOAL_WORDS, without_network
@@ -149,8 +150,8 @@ class Column:
 
 def build_table(methods: Sequence[MethodRuns], scoring: Scoring) -> SetTable:
     """The table of methods in this order, by the scores of their students."""
-    scores, students = scoring.scores(), {student.run.run: student for student in scoring.students}
-    figures = {run: scores.of(student.sha256) for run, student in students.items()}
+    scores = scoring.scores()
+    figures = {student.run.folder: scores.of(student.sha256) for student in scoring.students}
     known = {sha256: scores.of(sha256) for sha256 in scoring.teachers}
     names = [f"teacher {scoring.teachers[sha256].path.stem}" for sha256, row in known.items() if row]
     names = names if len(names) > 1 else ["teacher" for _ in names]
@@ -191,14 +192,14 @@ def _reference(name: str, role: Role, figures: SetFigures) -> SetRow:
     return SetRow(name, role, (), (), {}, _over_seeds([figures]))
 
 
-def _method_row(method: MethodRuns, figures: Mapping[str, SetFigures]) -> SetRow:
+def _method_row(method: MethodRuns, figures: Mapping[Path, SetFigures]) -> SetRow:
     return SetRow(
         name=method.name,
         role="baseline" if all(run.is_baseline for run in method.runs) else "student",
         seeds=tuple(run.seed for run in method.runs),
         runs=tuple(run.run for run in method.runs),
         settings=method.settings,
-        sets=_over_seeds([figures[run.run] for run in method.runs]),
+        sets=_over_seeds([figures[run.folder] for run in method.runs]),
     )
 
 
@@ -210,11 +211,11 @@ def _over_seeds(figures: Sequence[SetFigures]) -> dict[str, dict[str, OverSeeds]
     }
 
 
-def _gains(method: MethodRuns, baseline: MethodRuns, figures: Mapping[str, SetFigures]) -> SetGains | None:
+def _gains(method: MethodRuns, baseline: MethodRuns, figures: Mapping[Path, SetFigures]) -> SetGains | None:
     """The gains of a method on the seeds that it shares with a baseline in one plan; None if there are none."""
-    others = {(run.plan, run.seed, run.method): figures[run.run] for run in baseline.runs}
+    others = {(run.plan, run.seed, run.method): figures[run.folder] for run in baseline.runs}
     pairs = {
-        run.seed: (figures[run.run], others[run.plan, run.seed, over])
+        run.seed: (figures[run.folder], others[run.plan, run.seed, over])
         for run in method.runs
         for over in run.baselines
         if (run.plan, run.seed, over) in others

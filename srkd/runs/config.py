@@ -135,6 +135,12 @@ class RunNetworks:
         return is_unshuffled and any(teacher_needs(method) == "network" for method in self.methods)
 
     @property
+    def sees_windows(self) -> bool:
+        """Whether the teacher can run on windows around patches, and its images of them be cropped."""
+        takes_any = self.teacher is not None and self.teacher.own_sizes.fixed_size is None
+        return takes_any and self.runs_teacher_on_patches and not self.compares_unshuffled
+
+    @property
     def cached_views(self) -> tuple[View, ...]:
         """The views whose teacher outputs `--teacher-cache` keeps; refuse it for a recipe without any."""
         training = self.options.training
@@ -145,7 +151,9 @@ class RunNetworks:
         given = self.options.training.label_margin
         if not given:
             return
-        if "whole" in self.cached_views:
+        if self.teacher is not None and self.teacher.own_sizes.fixed_size is not None:
+            reason = "the teacher takes images of one size only"
+        elif "whole" in self.cached_views:
             reason = "with --teacher-cache the teacher sees whole images"
         elif not self.runs_teacher_on_patches:
             reason = f"recipe {self.recipe} does not run a frozen teacher on patches"
@@ -163,15 +171,13 @@ class RunNetworks:
         """Whether a new run measures the margin that its teacher needs around patches."""
         training = self.options.training
         is_asked = training.label_margin is None and not training.teacher_cache
-        can_be = self.runs_teacher_on_patches and not self.compares_unshuffled
-        return is_asked and can_be and not repeats_published(training.recipe)
+        return is_asked and self.sees_windows and not repeats_published(training.recipe)
 
     @property
     def teacher_side(self) -> int | None:
         """The side of the windows around the patches on which the teacher runs; None: it runs on the patches."""
         margin = self.options.training.label_margin
-        sees_more = self.runs_teacher_on_patches and not self.compares_unshuffled
-        return self.preset.schedule.lr_patch + 2 * margin if margin and sees_more else None
+        return self.preset.schedule.lr_patch + 2 * margin if margin and self.sees_windows else None
 
     @property
     def student(self) -> Network:
@@ -308,6 +314,8 @@ class RunConfig(RunNetworks):
     label_margin: LabelMargin | None = None
     """None: the teacher does not run on patches, or as it did before there was a margin."""
     mode: ExecutionMode = PLAIN_MODE
+    distilled: RunFile | None = None
+    """run.json of the run that distilled what is quantised here: its teacher is that of the student."""
 
     @property
     def teacher_side(self) -> int | None:
@@ -332,6 +340,7 @@ class RunConfig(RunNetworks):
         device = processes.run_on_all(lambda: open_device(process_device(options.run.device, processes.rank)))
         choice = processes.run_on_all(lambda: data_choice(options))
         networks = RunNetworks.choose(options, context, shared=shared, began=began, inputs=inputs)
+        processes.run_on_all(networks.require_label_margin)
         if shared is None:
             processes.run_on_all(lambda: require_memory_for_step(networks, device, processes.rank))
         data, cache = processes.run_on_all(lambda: _prepare_images(networks, choice, context, shared, inputs))
@@ -586,9 +595,8 @@ def choose_label_margin(
     """The margin that the teacher sees around patches, given or measured, and announce it."""
     training, teacher, lr_patch = networks.options.training, networks.teacher, networks.preset.schedule.lr_patch
     given = training.label_margin
-    networks.require_label_margin()
     has_cache = cache is not None and any(view.view == "whole" for view in cache.views)
-    if teacher is None or has_cache or not networks.runs_teacher_on_patches or networks.compares_unshuffled:
+    if teacher is None or has_cache or not networks.sees_windows:
         return None
     if given is None and repeats_published(training.recipe):
         return None

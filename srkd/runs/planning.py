@@ -34,7 +34,7 @@ from export.plan.quality import FittedQuality
 from export.plan.search import CandidateShape, Measure, Plan, PlanRow, Targets, find_student, unknown
 from export.profile.conditions import Observation
 from srkd.charts.scatter import Scatter, ScatterPoint, draw_scatter
-from srkd.options.compress import PlanOptions, TargetOptions
+from srkd.options.compress import MeasurementOptions, PlanOptions, TargetOptions
 from srkd.options.models import refuse_file_options
 from srkd.options.shared import path_of
 from srkd.options.values import format_size, require_png
@@ -144,6 +144,7 @@ def run_plan(options: PlanOptions, context: Context) -> PlanReport | PlanFiles |
     published = PUBLISHED.get(measurement.device)
     if published is not None:
         _require_guess(options, published)
+    _require_timed_here(options)
     teacher = _load_teacher(options, context)
     descriptor, network, planning = teacher.descriptor, teacher.network, Planning(options, teacher, context)
     place = place_of(options, measurement.threads)
@@ -164,6 +165,25 @@ def run_plan(options: PlanOptions, context: Context) -> PlanReport | PlanFiles |
             chosen, folder = spread_out(candidates, targets), Path(measurement.emit)
             return _files(emit(chosen, targets, place, _identity(teacher), descriptor.channels, folder, context))
         return planning.here(targets, place, candidates)
+
+
+def _require_timed_here(options: PlanOptions) -> None:
+    """Refuse options of timing where nothing is timed here, and a picture where nothing is planned yet."""
+    measurement, usual = options.measurement, MeasurementOptions()
+    published = PUBLISHED.get(measurement.device)
+    if published is not None:
+        why, names = f"--device {published.name} guesses", ["threads", "margin", "seconds", "quality"]
+    elif measurement.measured is not None:
+        why, names = f"--measured {measurement.measured} has the times", ["device", "threads", "seconds"]
+    elif measurement.emit is not None:
+        if options.picture is not None:
+            raise UsageError(f"--out {options.picture}: --emit plans nothing yet; give it with --measured")
+        why, names = f"--emit {measurement.emit} writes what another device times", ["margin", "quality"]
+    else:
+        return
+    for name in names:
+        if getattr(measurement, name) != getattr(usual, name):
+            raise UsageError(f"--{'no-quality' if name == 'quality' else name}: {why}: leave it out")
 
 
 def _require_guess(options: PlanOptions, device: PublishedDevice) -> None:
@@ -308,7 +328,16 @@ class Planning:
 
     def from_file(self, file: Path, targets: Targets | None) -> PlanReport:
         timings = read_measured(file, path_of(self.options.measurement.emit), _identity(self.teacher))
-        emitted = timings.emitted
+        emitted, target = timings.emitted, self.options.target
+        asked = {
+            "--runtime": (target.runtime, emitted.place.runtime),
+            "--precision": (target.precision, emitted.place.precision),
+            "--lr-size": (target.lr_size, emitted.place.lr_size),
+        }
+        for flag, (wanted, there) in asked.items():
+            if wanted is not None and wanted != there:
+                shown = ["x".join(map(str, value)) if isinstance(value, tuple) else value for value in (wanted, there)]
+                raise UsageError(f"{flag} {shown[0]}: {file} has times for {shown[1]}: leave it out, or emit anew")
         candidates = list(emitted.candidates.values())
         result = self.search(targets or emitted.targets, emitted.place, candidates, timings.measure)
         place = replace(emitted.place, device=timings.provider, threads=timings.threads)

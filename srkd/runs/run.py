@@ -381,7 +381,11 @@ class TrainingRun:
         panels = [Panel(middle_of(picture)[0].float() / 255, caption) for caption, picture in pictures.items()]
         write_sheet(panels, self.folder.path / SHEET)
         source = None if config.teacher is None else config.teacher.origin
-        origin = {"srkd.recipe": config.recipe, "srkd.source_sha256": "" if source is None else source.sha256}
+        recipe, sha256 = config.recipe, "" if source is None else source.sha256
+        if config.distilled is not None:
+            first = config.distilled
+            recipe, sha256 = f"{first.recipe}, then {recipe}", "" if first.teacher is None else first.teacher.sha256
+        origin = {"srkd.recipe": recipe, "srkd.source_sha256": sha256}
         licence = None if source is None else licence_of(source.path)
         if licence is not None:
             origin[LICENCE] = licence

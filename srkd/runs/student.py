@@ -118,7 +118,9 @@ def _default_init(teacher: Teacher | None, preset: Preset, options: CompressOpti
     if teacher is None or init == "random" or (init == "fit" and is_replaced):
         return "random"
     if init == "inherit":
-        note("--student: random weights, where the recipe would inherit; --init inherit cuts them from the teacher")
+        is_alike = network is not None and _shape_of(given, teacher).arch == network.spec.arch
+        advice = "; --init inherit cuts them from the teacher" if is_alike else ""
+        note(f"--student: random weights, where the recipe would inherit{advice}")
         return "random"
     spec = _shape_of(given, teacher)
     try:

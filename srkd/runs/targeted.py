@@ -11,12 +11,14 @@ from compressor.base.context import Context
 from compressor.base.errors import SrkdError, UsageError
 from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.networks.cost import cost
+from compressor.training.method import TrainsJointly
 from export.formats.conversion import FileOptions
 from export.plan.measure import Environment, measure_file
 from export.writing.exporting import Source, export_model
 from srkd.options.compress import CompressOptions, MeasurementOptions, PlanOptions
 from srkd.record.result import TargetReport
 from srkd.runs.planning import PlanReport, run_plan, targets_of
+from srkd.runs.recipe import load_recipe
 from srkd.terminal.console import json_value
 
 PLAN_SECONDS, SECONDS = 0.5, 10.0
@@ -42,6 +44,16 @@ def refuse_contradictions(options: CompressOptions) -> None:
     for setting in options.training.own_settings:
         if setting.startswith(("student.width", "student.depth")):
             raise UsageError(f"--set {setting}: the target decides the shape; leave one of them out")
+    slicing = {"--init inherit": options.student.init == "inherit", "--select": options.student.select is not None}
+    for flag, is_given in slicing.items():
+        if is_given:
+            raise UsageError(f"{flag}: the target may choose a student that is no slice of the teacher; leave it out")
+    for method in load_recipe(options).build_methods():
+        if isinstance(method, TrainsJointly):
+            raise UsageError(
+                f"{method.name} trains its student inside the teacher, and a target may choose one of another network: "
+                "give --width in place of the target, or take csd-lite or logits"
+            )
     targets_of(options.target)
 
 

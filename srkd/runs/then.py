@@ -80,7 +80,8 @@ class Then(RunPlan):
         config = RunConfig.decide(options, context, began=began)
         teacher = None if results[0].teacher is None else load_given_teacher(given, no_note).move_to(config.device)
         sets, scale = config.data.validation, config.student.spec.scale
-        return replace(config, goal=goal, validation=Validation(sets, scale, goal, teacher, context))
+        validation = Validation(sets, scale, goal, teacher, context)
+        return replace(config, goal=goal, validation=validation, distilled=results[0])
 
     def copies(self, report: CompressReport) -> Mapping[str, Path]:
         distilled, quantised = self.first.run.folder, self.second.run.folder
@@ -100,7 +101,7 @@ class Then(RunPlan):
             teacher=first.teacher,
             teacher_joint=None,
             float_student=first.student,
-            flags=(*first.flags, *second.flags),
+            flags=tuple(dict.fromkeys((*first.flags, *second.flags))),
         )
         return report, quantised.changed(teacher=distilled.teacher)
 

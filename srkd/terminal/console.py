@@ -214,7 +214,7 @@ def stdout_for_data() -> Iterator[TextIO]:
         return
     real.flush()
     saved = os.dup(descriptor)
-    with os.fdopen(saved, "w", encoding="utf-8") as stream:
+    with os.fdopen(saved, "w", encoding="utf-8", errors="replace") as stream:
         os.dup2(sys.stderr.fileno(), descriptor)
         try:
             yield stream

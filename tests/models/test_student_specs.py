@@ -135,7 +135,7 @@ def test_a_width_outside_its_range_is_refused(width: float) -> None:
 
 def test_what_cannot_be_inherited_is_refused() -> None:
     teacher = build(EDSRSpec(2, 8, 2), seed=0)
-    with pytest.raises(UsageError, match=r"carn .*edsr.*init='random'"):
+    with pytest.raises(UsageError, match=r"carn .*edsr.*random weights"):
         student_of_spec(teacher, CARNSpec(2, 4))
     with pytest.raises(UsageError, match=r"scale 4 .*scale 2"):
         student_of_spec(teacher, EDSRSpec(4, 4, 2))

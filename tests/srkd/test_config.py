@@ -107,6 +107,8 @@ def test_another_network_takes_the_teachers_scale_and_is_solved_for(choose: Choo
         with pytest.raises(UsageError, match=r"^compact has no option 'wdith'"):
             choose(student="compact:wdith=8", recipe=recipe)
     _, notes = choose(student="compact:width=8,depth=2", recipe="csd-paper")
+    assert notes == ["--student: random weights, where the recipe would inherit"]
+    _, notes = choose(student="rcan:groups=1,depth=1,width=8,hidden=2", recipe="csd-paper")
     assert notes == [
         "--student: random weights, where the recipe would inherit; --init inherit cuts them from the teacher"
     ]
@@ -142,7 +144,10 @@ def test_a_width_that_the_teacher_has_is_no_hint() -> None:
         ({"width": 0.5, "select": "l1", "init": "random"}, "--select l1"),
         ({"student": "rcan:width=8", "select": "l1"}, "--select l1 chooses what is inherited: add --init inherit"),
         ({"student": "rcan:width=8", "depth": 0.5}, "leave out --width and --depth"),
-        ({"student": "compact:width=8", "init": "inherit"}, "a compact cannot inherit from a rcan"),
+        (
+            {"student": "compact:width=8", "init": "inherit"},
+            "a student of compact cannot inherit from a teacher of rcan",
+        ),
         ({"student": "compact:scale=3"}, "the student is for x3, the teacher for x2"),
         (
             {"student": "compact:channels=1"},

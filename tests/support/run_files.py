@@ -73,4 +73,4 @@ def assert_read_as_written(folder: Path) -> None:
     assert files
     for file in files:
         contents = read_run_file(file.parent).to_json()
-        assert json.dumps(contents, indent=1, sort_keys=True) + "\n" == file.read_text(encoding="utf-8"), file
+        assert json.dumps(contents, indent=1) + "\n" == file.read_text(encoding="utf-8"), file

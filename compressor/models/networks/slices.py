@@ -13,7 +13,9 @@ from compressor.models.networks.registry import architecture, build
 def axis_plans(teacher: Spec, student: Spec) -> tuple[AxisPlan, AxisPlan]:
     """Return the axis plans of both specs, which must be of one network and one scale."""
     if teacher.arch != student.arch:
-        raise UsageError(f"a {student.arch} cannot inherit from a {teacher.arch}: use init='random'")
+        raise UsageError(
+            f"a student of {student.arch} cannot inherit from a teacher of {teacher.arch}: give it random weights"
+        )
     if teacher.scale != student.scale:
         raise UsageError(f"a student of scale {student.scale} cannot inherit from a teacher of scale {teacher.scale}")
     axes = architecture(student.arch).axes

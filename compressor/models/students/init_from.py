@@ -19,10 +19,15 @@ from compressor.models.students.init_report import InitReport
 
 def initialise_from(student: Network, path: str | Path) -> InitReport:
     """Copy into `student` every parameter of the file's network with the same name and shape."""
-    try:  # the student's scale if the file holds several, else the file's only one
-        loaded = load_checkpoint(path, scale=student.spec.scale)
-    except SrkdError:
-        loaded = load_checkpoint(path)
+    if Path(path).suffix.lower() == ".onnx":
+        raise UsageError(f"--init-from {path}: an ONNX file gives outputs, not weights to copy; give a checkpoint")
+    try:
+        try:  # the student's scale if the file holds several, else the file's only one
+            loaded = load_checkpoint(path, scale=student.spec.scale)
+        except SrkdError:
+            loaded = load_checkpoint(path)
+    except SrkdError as error:
+        raise UsageError(f"--init-from: {error}") from error
     fields, in_file = student.spec.to_dict(), loaded.network.spec.to_dict()
     source = dict(loaded.network.named_parameters())
     target = dict(student.named_parameters())

@@ -186,7 +186,8 @@ def set_line(report: CompressReport, name: str) -> str:
             figures.append(f"{scores.psnr_y:.3f} dB" + ("" if scores.ssim_y is None else f" {scores.ssim_y:.4f}"))
         if scores.psnr_y_teacher is not None:
             figures.append(f"{scores.psnr_y_teacher:.3f} dB to the teacher")
-        parts.append(f"{network} {', '.join(figures)}")
+        if figures:
+            parts.append(f"{network} {', '.join(figures)}")
     return f"{name}: {'; '.join(parts)}"
 
 

@@ -159,7 +159,9 @@ def show_conventions(console: Console, results: Sequence[Evaluation]) -> None:
             cells = []
             for name in sets:
                 figure = scores[name][key]
-                cells += [metric.show(figure), f"{figure - first.models[model][name][key]:+.{metric.digits}f}"]
+                before = first.models[model][name][key]
+                difference = 0.0 if figure == before else figure - before  # both may be infinite
+                cells += [metric.show(figure), f"{difference:+.{metric.digits}f}"]
             rows.append([str(evaluation.protocol), model, *cells])
     columns = ["protocol", "model", *(text for name in sets for text in (f"{name} {metric.title}", "difference"))]
     title = f"the same outputs by other conventions, {first.name_of(reference)}: not to be compared with one another"
