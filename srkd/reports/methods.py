@@ -152,19 +152,27 @@ def group_methods(trained: Sequence[Trained]) -> list[MethodRuns]:
     names = [", ".join(named_value(*item) for item in each.items()) for each in settings]
     names = [name or group[0].labels["recipe"] for name, group in zip(names, groups.values(), strict=True)]
     # Methods that differ in their source alone, and seeds that were trained twice, are told apart by where they are.
-    names = _unique(names, [group[0].variant or group[0].run.partition("/")[0] for group in groups.values()])
-    places = [group[0].run for group in groups.values()]
-    if len(set(places)) < len(places):  # folders of one name in different folders
-        places = [str(group[0].folder) for group in groups.values()]
-    names = _unique(names, places)
+    firsts = [group[0] for group in groups.values()]
+    names = _unique(
+        names,
+        [one.variant or one.run.partition("/")[0] for one in firsts],
+        [one.run for one in firsts],
+        [str(one.folder) for one in firsts],
+    )
     return [
         MethodRuns(name, tuple(group), each) for name, group, each in zip(names, groups.values(), settings, strict=True)
     ]
 
 
-def _unique(names: Sequence[str], places: Sequence[str]) -> list[str]:
-    """The names, each with its place if another one is equal."""
-    return [name if names.count(name) == 1 else f"{name} ({place})" for name, place in zip(names, places, strict=True)]
+def _unique(names: Sequence[str], *places: Sequence[str]) -> list[str]:
+    """The names; equal ones with their places, the first that tell all of them apart."""
+    longer = list(names)
+    for each in places:
+        if len(set(longer)) < len(longer):
+            longer = [
+                name if names.count(name) == 1 else f"{name} ({place})" for name, place in zip(names, each, strict=True)
+            ]
+    return longer
 
 
 def _differing(rows: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from compressor.base.errors import SrkdError, UsageError
-from compressor.images.sets import evenly_spaced_photos, find_lr_set, find_sets
+from compressor.images.sets import evenly_spaced_photos, find_lr_images, find_lr_set, find_sets
 
 
 def fill(folder: Path, *names: str) -> Path:
@@ -89,6 +89,24 @@ def test_lr_names_the_folder_of_one_set(tmp_path: Path) -> None:
 def test_equal_stems_are_told_apart_by_their_names(tmp_path: Path) -> None:
     (result,) = find_sets(fill(tmp_path / "mixed", "a.png", "a.jpg", "b.png"), scale=4)
     assert sorted(pair.stem for pair in result.pairs) == ["a.jpg", "a.png", "b"]
+
+
+def test_images_of_one_name_in_subfolders_are_told_apart_by_their_paths(tmp_path: Path) -> None:
+    for scene in ("scene1", "scene2"):
+        fill(tmp_path / scene, "000.png", f"{scene}.png")
+    names = [image.stem for image in find_lr_images(tmp_path)]
+    assert names == ["scene1/000.png", "scene1", "scene2/000.png", "scene2"]
+    fill(tmp_path / "flat", "a.png", "a.jpg", "a.png.png", "b.png")
+    (flat,) = find_sets(tmp_path / "flat", scale=2)
+    assert sorted(pair.stem for pair in flat.pairs) == ["a.jpg", "a.png", "a.png.png", "b"]
+
+
+def test_a_set_has_the_name_of_its_link(tmp_path: Path) -> None:
+    for name in ("A", "B"):
+        fill(tmp_path / f"of {name}" / "pair", "a.png")
+        (tmp_path / "links").mkdir(exist_ok=True)
+        (tmp_path / "links" / name).symlink_to(tmp_path / f"of {name}" / "pair", target_is_directory=True)
+    assert [one.name for one in find_sets(tmp_path / "links", scale=2)] == ["A", "B"]
 
 
 def test_originals_of_one_stem_have_partners_of_their_whole_names(tmp_path: Path) -> None:

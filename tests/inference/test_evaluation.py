@@ -24,6 +24,7 @@ from compressor.inference import tiling
 from compressor.inference.evaluate import EvaluationInterrupted, EvaluationSettings, evaluate, explain, make_lr
 from compressor.inference.super_resolve import Bicubic, rgb_to_ycbcr, super_resolve, ycbcr_to_rgb
 from compressor.models.networks.base import Descriptor
+from srkd.api.evaluate import by_goal
 from tests.support.fakes import Fake, convolutions, nearest, nearest_model
 from tests.support.shared import benchmarks, needs_shared
 
@@ -207,6 +208,40 @@ def test_json_has_no_infinity(data: Path) -> None:
         "psnr_y": None, "ssim_y": pytest.approx(1), "lr": "made",
         "images": {"colour": {"psnr_y": None, "ssim_y": pytest.approx(1)}},
     }  # fmt: skip
+
+
+def test_a_flat_image_decides_no_mean_and_no_goal(data: Path) -> None:
+    """Bicubic gives it exactly, inf dB: it counts as 120 in the mean, and not when teacher and bicubic are compared."""
+    write_picture(Picture(torch.zeros(3, 24, 24)), data / "plain" / "flat.png")
+    perfect = {path: read_rgb_u8(path)[None] / 255 for path in (data / "plain").iterdir()}
+    sizes = {tuple(image.shape[-2:]): image for image in perfect.values()}
+
+    def nearly(lr: torch.Tensor) -> torch.Tensor:
+        image = sizes[lr.shape[-2] * 2, lr.shape[-1] * 2]
+        return image + 1 / 255 * (torch.arange(image.shape[-1]) % 8 == 0)
+
+    (data / "plain" / "grey.png").unlink()
+    teacher = Fake(nearly, Descriptor(scale=2), "teacher")
+    evaluation = evaluate([teacher], find_sets(data / "plain", scale=2), AT_X2, teacher=teacher)
+    bicubic = evaluation.models["bicubic"]["plain"]
+    assert math.isinf(bicubic.images["flat"].psnr_y)
+    assert bicubic.psnr_y == pytest.approx((bicubic.images["colour"].psnr_y + 120) / 2)
+    assert evaluation.models["teacher"]["plain"].psnr_y < bicubic.psnr_y
+    assert by_goal(evaluation, "auto").references[0] == "original"
+
+
+def test_raw_grey_is_that_of_all_channels(data: Path) -> None:
+    """A file keeps 0.299 R + 0.587 G + 0.114 B of an image that is to be grey."""
+    (data / "plain" / "colour.png").unlink()
+    tints = torch.tensor([0.05, -0.03, 0.1])[:, None, None]
+    tinted = Fake(lambda lr: (nearest(2)(lr) + tints).clamp(0, 1), Descriptor(scale=2), "tinted")
+    settings = EvaluationSettings(2, Protocol(grey="raw"))
+    (scores,) = evaluate([tinted], find_sets(data / "plain", scale=2), settings).models["tinted"].values()
+    hr = read_rgb_u8(data / "plain" / "grey.png").double()
+    image = to_u8(tinted.run(downscale_u8(hr.byte(), 2)[None] / 255))[0].double()
+    grey = (image * torch.tensor([0.299, 0.587, 0.114])[:, None, None]).sum(0)
+    mse = float((grey - hr[0])[2:-2, 2:-2].square().mean())
+    assert scores.psnr_y == pytest.approx(10 * math.log10(255**2 / mse), abs=1e-6)
 
 
 def test_the_self_ensemble_and_tiles_are_passed_on(data: Path) -> None:

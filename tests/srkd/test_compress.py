@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import json
+import os
+from types import SimpleNamespace
 
 import pytest
 
 from compressor.base.context import QUIET, Context
 from compressor.base.errors import SrkdError, UsageError
+from compressor.images.scores import Scores
 from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.networks.edsr import EDSRSpec
 from srkd import compress
+from srkd.api.export import _images_of_scores
 from srkd.cli.main import run
+from srkd.cli.verbs.compress import set_line
 from srkd.options.compress import CompressOptions
 from srkd.options.option import declarations, from_json
+from srkd.record.result import Quality
 from srkd.runs.config import RunConfig, RunNetworks
+from tests.support.foreign_models import save_onnx, twin
 from tests.support.run_files import save_run_file
 from tests.support.small_runs import SMALL
 
@@ -156,3 +163,43 @@ def test_a_run_of_another_version_is_not_continued(request_, tmp_path, capfd):
     assert run(["compress", "--resume", str(out)]) == 1
     message = capfd.readouterr().err.strip()
     assert len(message.splitlines()) == 1 and f"--resume {out}" in message and "start a new run" in message
+
+
+def test_a_teacher_of_one_size_sees_no_windows(tmp_path, photos):
+    """Nothing is measured for it, and a margin is refused before anything runs."""
+    teacher = save_onnx(twin(), tmp_path / "fixed.onnx", size=(8, 8))
+    words = {"teacher": teacher, "student": "compact:width=8,depth=1", "init": "random", "data": photos}
+    words |= {"settings": (*SMALL, "schedule.lr_patch=8"), "goal": "teacher"}
+    config = RunConfig.decide(CompressOptions.of(**words), QUIET)
+    assert config.label_margin is None and config.teacher_side is None
+    with pytest.raises(UsageError, match=r"^--label-margin 4: the teacher takes images of one size only; leave"):
+        RunConfig.decide(CompressOptions.of(label_margin=4, **words), QUIET)
+
+
+def test_a_line_of_a_set_names_no_network_without_a_figure():
+    quality = Quality(None, None, psnr_y_teacher=38.5, sets={"films": Scores(psnr_y=None, psnr_y_teacher=38.5)})
+    nothing = Quality(None, None, sets={"films": Scores(psnr_y=None)})
+    report = SimpleNamespace(student=quality, teacher=nothing, bicubic=quality, scale=2)
+    assert set_line(report, "films") == "films: student 38.500 dB to the teacher; bicubic 38.500 dB to the teacher"
+
+
+@pytest.mark.parametrize(
+    ("names", "sets", "expected"),
+    [
+        (("a", "b"), (), ("a", "b")),
+        (("s (jpeg)/a", "s (jpeg)/b", "s/a", "s/b"), ("s", "s (jpeg)"), ("s (jpeg)/a", "s (jpeg)/b")),
+        (("s/t/a", "s/b"), ("s", "s/t"), ("s/t/a",)),
+    ],
+)
+def test_the_card_names_the_images_of_its_scores(names, sets, expected):
+    assert _images_of_scores(names, sets) == expected
+
+
+def test_names_that_are_no_text_do_not_end_a_verb_with_json(tmp_path, photos, capfdbinary):
+    (photos / "0.png").rename(photos / os.fsdecode(b"\xff.png"))
+    assert run(["evaluate", "--scale", "2", "--data", str(photos), "--json"]) == 0
+    assert set(json.loads(capfdbinary.readouterr().out)["models"]["bicubic"]["sets"]["photos"]["images"]) == {
+        "?",
+        "1",
+        "2",
+    }

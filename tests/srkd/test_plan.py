@@ -78,6 +78,9 @@ def test_the_function_returns_what_json_prints(teacher: Path, capsys: pytest.Cap
         (("--measured", "nowhere.json"), "nowhere.json does not exist"),
         (("--target-fps", "9", "-o", "plan.jpg"), "plan.jpg"),
         (("--target-fps", "9", "--emit", "phone"), "--emit"),
+        (("--target-fps", "9", "--emit", "phone", "-o", "a.png"), "--out a.png: --emit plans nothing yet"),
+        (("--target-fps", "9", "--emit", "phone", "--no-quality"), "--no-quality: --emit phone writes what another"),
+        (("--measured", "a.json", "--threads", "2"), "--threads: --measured a.json has the times: leave it out"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_2(
@@ -119,6 +122,13 @@ def test_another_device_measures(teacher: Path, tmp_path: Path, monkeypatch: pyt
     report = srkd.plan(teacher, measured=folder / "measured.json", quality=False)
     assert isinstance(report, PlanReport) and (report.chosen.name, report.chosen.ms) == ("compact 8x1", 31.5)
     assert report.measured_on == "a phone" and report.targets == Targets(fps=2)
+    for words, line in (
+        ({"runtime": "ncnn"}, "--runtime ncnn: .* has times for onnxruntime"),
+        ({"lr_size": "640x360"}, "--lr-size 640x360: .* has times for 16x12"),
+        ({"precision": "int8"}, "--precision int8: .* has times for fp32"),
+    ):
+        with pytest.raises(UsageError, match=line):
+            srkd.plan(teacher, measured=folder / "measured.json", quality=False, **words)  # type: ignore[arg-type]
     with pytest.raises(SrkdError, match="100 FPS"):
         srkd.plan(teacher, target_fps=100, measured=folder / "measured.json", quality=False)
 
@@ -203,6 +213,8 @@ def test_a_resumed_run_keeps_its_plan_and_is_timed_at_its_end(
     [
         ({"target_fps": 30.0, "width": 0.5}, "--width 0.5: the target decides the shape"),
         ({"target_fps": 30.0, "student": "edsr:width=8"}, "--student edsr:width=8: the target decides"),
+        ({"target_fps": 30.0, "recipe": "csd"}, "csd trains its student inside the teacher, and a target may"),
+        ({"target_fps": 30.0, "init": "inherit"}, "--init inherit: the target may choose a student that is no slice"),
         ({"runtime": "torch"}, "--runtime belongs to a target"),
         ({"lr_size": "16x12"}, "--lr-size belongs to a target"),
     ],

@@ -261,7 +261,7 @@ def test_points_are_times_at_the_first_size_without_unbounded_files(plan: Path) 
     student = {**base, "latency_ms": {"p50": 2.0}}
     teacher = {**student, "model": "t", "latency_ms": {"p50": 4.0}}
     unbounded = {**student, "precision": "int8", "int8": {"bounded": False}}
-    rows = [teacher, student, {**student, "lr_size": "16x16"}, unbounded]
+    rows = [teacher, student, {**student, "lr_size": "16x16"}, {**student, "batch": 4}, unbounded]
     profile = ProfileFile.model_validate_json(json.dumps({"student_sha256": "0", "teacher": "t", "rows": rows}))
     by_time = against_time(read_contents(plan), profile)
     assert by_time is not None and by_time.x_label == "ms an image of LR 8x8, cpu, 1 thread"

@@ -115,6 +115,23 @@ def test_rows_are_labelled_by_the_settings_that_differ(desk: Path) -> None:
     assert "scratch" in alone.shared_line()
 
 
+def test_runs_in_folders_of_one_name_are_scored_apart(desk: Path, tmp_path: Path) -> None:
+    for seed in (10, 11):
+        for recipe in ("inherit", "scratch"):
+            shutil.copytree(desk / "first" / f"{recipe}-seed{seed}", tmp_path / f"{recipe}{seed}" / "run")
+    runs = [tmp_path / f"{recipe}{seed}" / "run" for recipe in ("inherit", "scratch") for seed in (10, 11)]
+    table = srkd.compare(runs, data=desk / "benchmarks").sets
+    assert table is not None
+    rows = {row.name: row.sets for row in table.rows if row.seeds}
+    expected = {row.name: row.sets for row in table_of(desk, "first").rows if row.seeds}
+    assert rows == expected and rows["inherit"]["A_1"]["psnr_y"].sd
+    twice = [tmp_path / name / "run" for name in ("a", "b")]
+    for folder in twice:
+        shutil.copytree(desk / "first" / "scratch-seed10", folder)
+    names = [method.name for method in srkd.compare(twice).methods]
+    assert names == [f"scratch ({folder})" for folder in twice]
+
+
 def test_a_run_counts_once_and_pairs_are_of_one_plan(desk: Path) -> None:
     again = table_of(desk, "first", "first/scratch-seed10")
     assert [len(row.seeds) for row in again.rows] == [0, 0, 2, 2]

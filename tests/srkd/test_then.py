@@ -46,6 +46,11 @@ def test_both_students_lie_in_the_folder(both: CompressReport) -> None:
     for name, source in (("student", "2-pams"), ("student-float", "1-logits")):
         copied, original = both.run / f"{name}.safetensors", both.run / source / "student.safetensors"
         assert copied.read_bytes() == original.read_bytes()
+    # Its header names the recipes of both, and the teacher of the first.
+    header = load_checkpoint(both.student_path).header
+    assert header["srkd.recipe"] == "logits, then pams"
+    assert header["srkd.source_sha256"] == read_json(both.run)["teacher"]["sha256"]
+    assert len(both.flags) == len(set(both.flags))
     # The quantised student started from the final float one.
     second = read_json(both.run / "2-pams")
     assert second["teacher"]["path"] == str((both.run / "1-logits" / "student.safetensors").resolve())
