@@ -13,7 +13,7 @@ from compressor.images.sets import find_sets
 from srkd.options.function import public
 from srkd.options.option import declarations
 from srkd.options.shared import ScoringOptions, path_of
-from srkd.options.values import as_tuple, require_html
+from srkd.options.values import require_html, run_folders
 from srkd.options.verbs import CompareOptions
 from srkd.reports.comparison import Comparison, compare_contents
 from srkd.reports.contents import Contents, read_contents
@@ -33,7 +33,7 @@ def run_compare(options: CompareOptions, context: Context) -> Comparison:
         >>> table = srkd.compare("runs/small", data="photos").sets
         >>> print(table.rows[-1].name, table.rows[-1].sets["photos"]["psnr_y"].mean)
     """
-    folders = [Path(run) for run in as_tuple(options.runs)]
+    folders = run_folders(options.runs)
     data, html = path_of(options.data), path_of(options.html)
     if html is not None:
         require_html(html, "--html")

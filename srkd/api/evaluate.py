@@ -81,10 +81,14 @@ def _differences(scores: SetScore, others: SetScore, key: str) -> list[float]:
 
 
 def _score(score: Callable[..., R], options: EvaluateOptions, context: Context) -> R:
+    if not options.metrics:
+        raise UsageError(f"--metrics: name at least one of {', '.join(METRICS)}")
     for name in options.metrics:
         METRICS[name].require()
     if options.goal == "teacher" and options.against is None:
         raise UsageError("--goal teacher: name the teacher, --against TEACHER")
+    if options.goal == "original" and options.lr_only is not None:
+        raise UsageError("--goal original: the images of --lr-only have no originals; leave one of them out")
     models = _models(options)
     runtimes = [open_runtime(model, options, context) for model in models]
     teacher = next((runtime for runtime, model in zip(runtimes, models, strict=True) if model is options.against), None)

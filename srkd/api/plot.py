@@ -13,9 +13,9 @@ from compressor.training.run_files import METRICS
 from srkd.charts.curves import NothingToDraw, draw_charts
 from srkd.options.function import public
 from srkd.options.shared import path_of
-from srkd.options.values import as_tuple, output_file, require_png
+from srkd.options.values import output_file, require_png, run_folders
 from srkd.options.verbs import PlotOptions
-from srkd.reports.curves import CURVES, charts_of, read_runs
+from srkd.reports.curves import CURVES, charts_of, named_apart, read_runs
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,9 @@ def run_plot(options: PlotOptions, context: Context) -> PlotReport:
 
         >>> srkd.plot("runs/small", out="curves.png")
     """
-    folders = [Path(run) for run in as_tuple(options.runs)]
+    folders = run_folders(options.runs)
     path = output_file(path_of(options.out), folders, CURVES, require_png)
-    runs = [metrics for folder in folders for metrics in read_runs(folder)]
+    runs = named_apart([metrics for folder in folders for metrics in read_runs(folder)])
     charts = charts_of(runs)
     try:
         picture = draw_charts(charts)

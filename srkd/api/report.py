@@ -16,7 +16,7 @@ from compressor.training.run_folder import STUDENT
 from srkd.api.profile import run_profile
 from srkd.options.function import public
 from srkd.options.shared import path_of
-from srkd.options.values import as_tuple, output_file, require_html
+from srkd.options.values import output_file, require_html, run_folders
 from srkd.options.verbs import ProfileOptions, ReportOptions
 from srkd.record.measurements import ProfileFile, read_profile
 from srkd.record.run_teacher import find_run_teacher
@@ -50,7 +50,7 @@ def run_report(options: ReportOptions, context: Context) -> ReportFile:
 
         >>> print(srkd.report("runs/small").path)
     """
-    folders = [Path(run) for run in as_tuple(options.runs)]
+    folders = run_folders(options.runs)
     path = output_file(path_of(options.out), folders, REPORT, require_html)
     runs = [read_contents(folder, options.goal) for folder in folders]
     comparison = None if len(runs) == 1 else compare_contents(runs)

@@ -96,11 +96,16 @@ def load_checkpoint(path: str | Path, options: ProgramOptions) -> Teacher:
 def open_runtime(model: Model, options: RuntimeOptions, context: Context) -> Runtime:
     """Open one model. A step of minutes, such as building an engine for another GPU, is announced first."""
     if isinstance(model, ImageModel):
-        label = model.architecture
+        label, is_its = model.architecture, options.scale == model.descriptor.scale
+        refuse_file_options(None if is_its else options.scale, options.arch_options)
+        if options.runtime not in (None, "torch"):
+            raise UsageError(f"runtime {options.runtime}: an open network runs in torch; export it, and name the file")
         if model.network is None:
             return ForeignRuntime(model, label=label, device=options.device)
         return TorchRuntime(model.network, label=label, device=options.device, precision=options.precision or "fp32")
     if not isinstance(model, (str, Path)):
+        if not hasattr(model, "descriptor"):
+            raise UsageError(f"{reprlib.repr(model)} is not a model: name a file, or give an open network")
         return model
     open_options = OpenOptions(
         scale=options.scale,

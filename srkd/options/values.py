@@ -50,6 +50,14 @@ def output_file(out: Path | None, runs: Sequence[Path], name: str, require: Call
     return runs[0] / name
 
 
+def run_folders(runs: object) -> list[Path]:
+    """The run folders that are named; refuse none."""
+    folders = [Path(run) for run in as_tuple(runs)]
+    if not folders:
+        raise UsageError("no run folder: name at least one")
+    return folders
+
+
 def as_tuple(values: object) -> tuple[Any, ...]:
     """One value or a sequence of values as a tuple. A string is one value."""
     return tuple(values) if isinstance(values, Sequence) and not isinstance(values, str) else (values,)

@@ -181,6 +181,18 @@ def test_ticks_are_few_round_numbers_within_the_axis(low: float, length: float) 
     assert all(low - length * 1e-6 <= tick <= low + length * (1 + 1e-6) for tick in ticks)
 
 
+def test_runs_in_folders_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    runs = [save_run(tmp_path / name / "run", rows_of(steps=steps)) for name, steps in (("a", 100), ("b", 200))]
+    report = srkd.plot([*runs, save_run(tmp_path / "other", rows_of())], out=tmp_path / "curves.png")
+    assert report.steps == {str(runs[0]): 100, str(runs[1]): 200, "other": 100}
+
+
+@pytest.mark.parametrize("verb", ["plot", "report", "compare"])
+def test_no_run_is_one_line(verb: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"^no run folder: name at least"):
+        getattr(srkd, verb)([], **({"out": tmp_path / "file"} if verb != "compare" else {}))
+
+
 def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()

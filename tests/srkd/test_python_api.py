@@ -83,6 +83,24 @@ def test_a_network_scores_as_its_file_does(ground: Path) -> None:
     assert by_file["teacher"]["photos"].psnr_y == by_network["edsr"]["photos"].psnr_y
 
 
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ({"scale": 3}, "scale: for a file; the network is open already"),
+        ({"arch_options": {"res_scale": 0.5}}, "res_scale: for a file"),
+        ({"runtime": "onnxruntime"}, "runtime onnxruntime: an open network runs in torch"),
+        ({"metrics": []}, "--metrics: name at least one of psnr"),
+        ({"goal": "original", "data": None, "lr_only": "photos"}, "--goal original: the images of --lr-only have no"),
+    ],
+)
+def test_evaluate_refuses_what_an_open_network_does_not_use(words: dict[str, Any], line: str, ground: Path) -> None:
+    network, words = srkd.load(ground / "teacher.safetensors"), dict(words)
+    if "lr_only" in words:
+        words["lr_only"] = ground / words["lr_only"]
+    with pytest.raises(UsageError, match=line):
+        srkd.evaluate(network, **{"data": ground / "photos", **words})
+
+
 def test_an_open_network_is_loaded_as_it_is_and_described_without_a_path(ground: Path) -> None:
     network = srkd.load(ground / "teacher.safetensors")
     assert srkd.load(network) is network
