@@ -131,9 +131,11 @@ def _require_folder(folder: Path, kind: str) -> None:
 def _names(images: list[Path], folder: Path) -> dict[Path, str]:
     """Return the stem of each image; where several have one, its whole name, or else its path in the folder."""
     names = {image: image.stem for image in images}
-    for longer in (lambda image: image.name, lambda image: image.relative_to(folder).as_posix()):
+    whole = {image: image.name for image in images}
+    paths = {image: image.relative_to(folder).as_posix() for image in images}
+    for longer in (whole, paths):
         times = Counter(names.values())
-        names = {image: name if times[name] == 1 else longer(image) for image, name in names.items()}
+        names = {image: name if times[name] == 1 else longer[image] for image, name in names.items()}
     return names
 
 
