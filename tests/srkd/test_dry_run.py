@@ -228,9 +228,8 @@ def test_mistakes_are_those_of_a_run(teacher, tmp_path):
             dry_run(CompressOptions.of(teacher=teacher, **options))
 
 
-@pytest.mark.parametrize(
-    ("options", "line"),
-    [
+def test_mistakes_that_no_pixel_tells_stop_it_with_the_line_of_the_run(teacher, photos, tmp_path):
+    for options, line in (
         ({"lr_patch": 500}, "schedule.lr_patch=500: a patch has 1000x1000 pixels of an image"),
         ({"recipe": "csd", "teacher_cache": True}, "--teacher-cache keeps a teacher's outputs, and recipe csd"),
         ({"recipe": "scratch", "label_margin": 4}, "--label-margin 4: recipe scratch does not run a frozen teacher"),
@@ -239,19 +238,17 @@ def test_mistakes_are_those_of_a_run(teacher, tmp_path):
         ({"baselines": ("inherit",), "student": "span:width=8,depth=1"}, "--baselines inherit: "),
         ({"jobs": 2}, "--jobs 2: there is one run"),
         ({"track_images": 9}, "--track-images 9: there are 2 validation images"),
-    ],
-)
-def test_mistakes_that_no_pixel_tells_stop_it_with_the_line_of_the_run(teacher, photos, tmp_path, options, line):
-    words = {"teacher": teacher, "data": photos, **options}
-    messages = []
-    for start in (
-        lambda: dry_run(CompressOptions.of(**words)),
-        lambda: srkd.compress(out=tmp_path / "run", **words),
     ):
-        with pytest.raises(SrkdError) as error:
-            start()
-        messages.append(str(error.value))
-    assert messages[0] == messages[1] and messages[0].startswith(line)
+        words = {"teacher": teacher, "data": photos, **options}
+        messages = []
+        for start in (
+            lambda words=words: dry_run(CompressOptions.of(**words)),
+            lambda words=words: srkd.compress(out=tmp_path / "run", **words),
+        ):
+            with pytest.raises(SrkdError) as error:
+                start()
+            messages.append(str(error.value))
+        assert messages[0] == messages[1] and messages[0].startswith(line)
 
 
 def test_measuring_takes_the_runs_own_steps(teacher, photos):
