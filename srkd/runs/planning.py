@@ -175,10 +175,8 @@ def _require_timed_here(options: PlanOptions) -> None:
         why, names = f"--device {published.name} guesses", ["threads", "margin", "seconds", "quality"]
     elif measurement.measured is not None:
         why, names = f"--measured {measurement.measured} has the times", ["device", "threads", "seconds"]
-    elif measurement.emit is not None:
-        if options.picture is not None:
-            raise UsageError(f"--out {options.picture}: --emit plans nothing yet; give it with --measured")
-        why, names = f"--emit {measurement.emit} writes what another device times", ["margin", "quality"]
+    elif measurement.emit is not None and options.picture is not None:
+        raise UsageError(f"--out {options.picture}: --emit plans nothing yet; give it with --measured")
     else:
         return
     for name in names:

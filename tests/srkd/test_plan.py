@@ -79,7 +79,6 @@ def test_the_function_returns_what_json_prints(teacher: Path, capsys: pytest.Cap
         (("--target-fps", "9", "-o", "plan.jpg"), "plan.jpg"),
         (("--target-fps", "9", "--emit", "phone"), "--emit"),
         (("--target-fps", "9", "--emit", "phone", "-o", "a.png"), "--out a.png: --emit plans nothing yet"),
-        (("--target-fps", "9", "--emit", "phone", "--no-quality"), "--no-quality: --emit phone writes what another"),
         (("--measured", "a.json", "--threads", "2"), "--threads: --measured a.json has the times: leave it out"),
     ],
 )
