@@ -263,8 +263,7 @@ def _write_files(assets: Mapping[str, Asset], folder: Path) -> None:
     (folder / "_headers").write_text("\n".join(lines) + "\n", encoding="utf-8")
     # GitHub Pages ignores names that begin with _ unless this file exists.
     (folder / ".nojekyll").touch()
-    (folder / WRITTEN).touch()
-    (folder / WRITTEN).write_text("\n".join(_files_in(folder)) + "\n", encoding="utf-8")
+    (folder / WRITTEN).write_text("\n".join([*_files_in(folder), WRITTEN]) + "\n", encoding="utf-8")
 
 
 def _files_in(folder: Path) -> list[str]:

@@ -241,14 +241,14 @@ def samples_8bit(image: Image.Image, name: object) -> npt.NDArray[np.uint8]:
     if image.mode not in _MODE_8BIT:
         raise SrkdError(f"{name} stores pixels as {image.mode!r}: convert it to 8 or 16 bit grey or RGB")
     mode = _MODE_8BIT[image.mode]
-    scale_key_colour(image)
+    _scale_key_colour(image)
     if "transparency" in image.info and not mode.endswith("A"):
         mode = {"L": "LA", "RGB": "RGBA"}[mode]
     samples = np.asarray(_cmyk_to_srgb(image) if image.mode == "CMYK" else image.convert(mode))
     return samples[..., None] if samples.ndim == 2 else samples
 
 
-def scale_key_colour(image: Image.Image) -> None:
+def _scale_key_colour(image: Image.Image) -> None:
     """Bring the transparent value of a grey PNG of 2 or 4 bits to the 8 bits to which Pillow decodes the others.
 
     It is told by the way in which the image is still to be decoded: without effect for one that was.
@@ -256,8 +256,8 @@ def scale_key_colour(image: Image.Image) -> None:
     stored = [str(tile[3]) for tile in getattr(image, "tile", ())]
     step = next((_GREY_STEPS[kind] for kind in stored if kind in _GREY_STEPS), 1)
     if step > 1 and isinstance(transparent := image.info.get("transparency"), int):
+        image.load()  # first: one that cannot be decoded stays as it is
         image.info["transparency"] = step * transparent
-        image.load()
 
 
 def _cmyk_to_srgb(image: Image.Image) -> Image.Image:

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from compressor.base.errors import UsageError
-from compressor.images.files import grey_of, quantised, samples_8bit, scale_key_colour, to_01
+from compressor.images.files import grey_of, quantised, samples_8bit, to_01
 from compressor.images.metrics import to_u8
 
 ImageInMemory: TypeAlias = Image.Image | npt.NDArray[Any] | Tensor
@@ -105,15 +105,12 @@ def _planes_of_pil(image: Image.Image) -> Planes:
     bits: Literal[8, 16] = 16 if image.mode.startswith("I;16") else 8
     if not image.width * image.height:
         raise UsageError(f"the PIL image has no pixels: its size is {image.width}x{image.height}")
-    scale_key_colour(image)
     try:
-        image.load()
+        samples: npt.NDArray[Any] = (
+            np.asarray(image).astype(np.uint16)[..., None] if bits == 16 else samples_8bit(image, "the image")
+        )
     except (OSError, SyntaxError, ValueError) as error:
         raise UsageError(f"the PIL image of {image.width}x{image.height} cannot be read: {error}") from error
-    if bits == 16:
-        samples: npt.NDArray[Any] = np.asarray(image).astype(np.uint16)[..., None]
-    else:
-        samples = samples_8bit(image, "the image")
     planes = to_01(samples)
     has_alpha = planes.shape[0] in (2, 4)
     colours = planes[:-1] if has_alpha else planes
