@@ -24,7 +24,7 @@ from export.formats.table import FP32
 from export.hosts.job import HostFiles, HostJob
 from export.proof.verify import verify
 from export.writing.card import CardFacts, card_text
-from export.writing.exporting import FileReport
+from export.writing.exporting import FileReport, require_free
 
 CONFIG = "config.json"
 
@@ -56,7 +56,7 @@ def _write_weights(job: HostJob) -> FileReport:
     if source.licence is not None:
         metadata[LICENCE] = source.licence
     path = job.folder / HUB_FOLDER_WEIGHTS
-    job.require_other_than_model(path)
+    require_free(path, job.source.reserved)
     with atomic_path(path) as temporary:
         save_network(network, temporary, metadata=metadata)
         opened = open_model(temporary, OpenOptions(trusted=True))

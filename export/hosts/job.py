@@ -63,11 +63,6 @@ class HostJob:
             raise CannotConvert(f"{line} take any, and srkd export MODEL {flag} --static 256x256 writes that one")
         raise CannotConvert(f"{why}, and {line} run there")
 
-    def require_other_than_model(self, path: Path) -> None:
-        """Refuse to write over the model itself."""
-        if self.source.path is not None and path.resolve() == self.source.path.resolve():
-            raise SrkdError(f"{path.name} would be written over the model itself: name another folder (--out)")
-
     @property
     def model(self) -> str:
         """The student's name for people, without a scale."""

@@ -25,7 +25,7 @@ from export.formats.proof_inputs import proof_inputs
 from export.formats.table import Bounds
 from export.hosts.job import HostFiles, HostJob
 from export.proof.verify import Parity, compare
-from export.writing.exporting import FileReport
+from export.writing.exporting import FileReport, require_free
 
 PLACES: Mapping[str, tuple[str, str]] = {
     "chainner": ("anywhere", "the node Load Model opens {name}, and Upscale Image runs it"),
@@ -58,7 +58,7 @@ def write_home_file(job: HostJob, path: Path) -> tuple[FileReport, tuple[str, ..
     dialect = home_dialect(network.spec)
     if dialect is None:
         raise CannotConvert(f"{job.title} loads models with spandrel, which has no {network.spec.arch}: {INSTEAD}")
-    job.require_other_than_model(path)
+    require_free(path, job.source.reserved)
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with atomic_path(path) as temporary:

@@ -60,6 +60,17 @@ class Source:
         """The licence of the weights if their file states one."""
         return read_licence(self.header) if self.path is None else licence_of(self.path)
 
+    @property
+    def reserved(self) -> dict[Path, str]:
+        """The model itself, which no export writes over, with its description."""
+        return {} if self.path is None else {self.path.resolve(): "the model itself"}
+
+
+def require_free(path: Path, reserved: Mapping[Path, str]) -> None:
+    """Refuse to write over one of the files with a description."""
+    if (what := reserved.get(path.resolve())) is not None:
+        raise SrkdError(f"{path.name} would be written over {what}: name another folder (--out)")
+
 
 @dataclass(frozen=True)
 class FileReport:
@@ -147,7 +158,7 @@ def export_model(
     require_writable_folder(out_dir, "--out")
     inputs: tuple[ProofInput, ...] = ()
     files = []
-    reserved = {} if source.path is None else {source.path.resolve(): "the model itself"}
+    reserved = source.reserved
     for row in context.each("export", rows):
         job = _Job(row, network, source, out_dir, options, reserved)
         try:
@@ -233,8 +244,7 @@ class _Job:
         """Return the final paths of a file in its temporary folder and of its companions; refuse reserved ones."""
         names = [(self.out_dir / file.name).resolve() for file in sorted(path.parent.iterdir())]
         for name in names:
-            if name in self.reserved:
-                raise SrkdError(f"{name.name} would be written over {self.reserved[name]}: name another folder (--out)")
+            require_free(name, self.reserved)
         return names
 
     def path(self) -> Path:

@@ -351,6 +351,11 @@ class TrainingOptions(Group):
         return tuple(setting for setting in self.settings if not setting.startswith(THEN))
 
     @property
+    def own_keys(self) -> tuple[str, ...]:
+        """The keys of `own_settings`."""
+        return tuple(setting.partition("=")[0].strip() for setting in self.own_settings)
+
+    @property
     def then_settings(self) -> tuple[str, ...]:
         """The settings of `then` from `--set`, without their prefix."""
         return tuple(setting.removeprefix(THEN) for setting in self.settings if setting.startswith(THEN))
@@ -462,8 +467,7 @@ class CompressOptions(Options):
         if training.then is not None and self.is_compared:
             raise UsageError("--then makes one student: leave out --with-baseline, --baselines, --seeds and --sweep")
         given = {**vars(self.student), **vars(training)}
-        for setting in training.own_settings:
-            key = setting.partition("=")[0].strip()
+        for key in training.own_keys:
             for name in DECIDED_BY.get(key, ()):
                 if given[name] is not None:
                     flag = f"--{name.replace('_', '-')}"

@@ -129,7 +129,7 @@ def _of_setting(key: str, words: list[str], base: CompressOptions) -> list[_Valu
         raise UsageError(f"--sweep {key}={words[0]}: {NOT_SWEPT['then']}")
     if any(row.name == key.replace("-", "_") for row in declarations(CompressOptions)):
         raise UsageError(f"--sweep {key}={words[0]}: only options of the student and the training can be swept")
-    if any(setting.partition("=")[0].strip() == key for setting in base.training.settings):
+    if key in base.training.own_keys:
         raise UsageError(f"--sweep {key}={words[0]},... and --set {key}=... contradict each other: give one of them")
     read = set[object]()
     for word in words:

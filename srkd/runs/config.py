@@ -146,14 +146,14 @@ class RunNetworks:
         training = self.options.training
         return views_to_cache(training.recipe, self.methods, labels=self.labels) if training.teacher_cache else ()
 
-    def require_label_margin(self) -> None:
-        """Refuse a margin of the user's where the teacher sees no windows around patches."""
-        given = self.options.training.label_margin
+    def require_used(self) -> None:
+        """Refuse a teacher cache that keeps nothing, and a margin where the teacher sees no windows around patches."""
+        views, given = self.cached_views, self.options.training.label_margin
         if not given:
             return
         if self.teacher is not None and self.teacher.own_sizes.fixed_size is not None:
             reason = "the teacher takes images of one size only"
-        elif "whole" in self.cached_views:
+        elif "whole" in views:
             reason = "with --teacher-cache the teacher sees whole images"
         elif not self.runs_teacher_on_patches:
             reason = f"recipe {self.recipe} does not run a frozen teacher on patches"
@@ -340,7 +340,7 @@ class RunConfig(RunNetworks):
         device = processes.run_on_all(lambda: open_device(process_device(options.run.device, processes.rank)))
         choice = processes.run_on_all(lambda: data_choice(options))
         networks = RunNetworks.choose(options, context, shared=shared, began=began, inputs=inputs)
-        processes.run_on_all(networks.require_label_margin)
+        processes.run_on_all(networks.require_used)
         if shared is None:
             processes.run_on_all(lambda: require_memory_for_step(networks, device, processes.rank))
         data, cache = processes.run_on_all(lambda: _prepare_images(networks, choice, context, shared, inputs))
@@ -350,7 +350,7 @@ class RunConfig(RunNetworks):
             if began is not None:
                 return None if began.label_margin is None else LabelMargin(**began.label_margin.model_dump())
             if shared is not None and shared.label_margin is not None:
-                return shared.label_margin if networks.runs_teacher_on_patches else None
+                return shared.label_margin if networks.sees_windows else None
             if not processes.is_leader:
                 return None
             return choose_label_margin(networks, data, cache, device, inputs, context)

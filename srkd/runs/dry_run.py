@@ -43,7 +43,6 @@ from srkd.runs.config import (
     data_choice,
     open_device,
     require_tracked_images,
-    views_to_cache,
 )
 from srkd.runs.run import build_batches, place_teacher
 from srkd.runs.trials import baselines
@@ -218,11 +217,9 @@ def _require_possible(networks: RunNetworks) -> None:
     """Refuse what the run would refuse before its first step, as far as names, shapes and sizes tell it."""
     options, scale, lr_patch = networks.options, networks.student.spec.scale, networks.preset.schedule.lr_patch
     choice = data_choice(options)
-    if options.training.teacher_cache:
-        views_to_cache(options.training.recipe, networks.methods, labels=networks.labels)
+    networks.require_used()
     require_patches(choice, scale, lr_patch)
     require_tracked_images(options, count_images(choice, scale=scale).validation)
-    networks.require_label_margin()
     if options.run.has_baselines:
         baselines(networks, no_note)
 

@@ -144,7 +144,8 @@ def run_plan(options: PlanOptions, context: Context) -> PlanReport | PlanFiles |
     published = PUBLISHED.get(measurement.device)
     if published is not None:
         _require_guess(options, published)
-    _require_timed_here(options)
+    elif measurement.measured is not None or measurement.emit is not None:
+        _require_timed_elsewhere(options)
     teacher = _load_teacher(options, context)
     descriptor, network, planning = teacher.descriptor, teacher.network, Planning(options, teacher, context)
     place = place_of(options, measurement.threads)
@@ -167,21 +168,22 @@ def run_plan(options: PlanOptions, context: Context) -> PlanReport | PlanFiles |
         return planning.here(targets, place, candidates)
 
 
-def _require_timed_here(options: PlanOptions) -> None:
-    """Refuse options of timing where nothing is timed here, and a picture where nothing is planned yet."""
-    measurement, usual = options.measurement, MeasurementOptions()
-    published = PUBLISHED.get(measurement.device)
-    if published is not None:
-        why, names = f"--device {published.name} guesses", ["threads", "margin", "seconds", "quality"]
-    elif measurement.measured is not None:
-        why, names = f"--measured {measurement.measured} has the times", ["device", "threads", "seconds"]
-    elif measurement.emit is not None and options.picture is not None:
-        raise UsageError(f"--out {options.picture}: --emit plans nothing yet; give it with --measured")
-    else:
+def _require_timed_elsewhere(options: PlanOptions) -> None:
+    """Refuse options of timing here beside times of another device, and a picture where nothing is planned yet."""
+    measurement = options.measurement
+    if measurement.measured is None:
+        if options.picture is not None:
+            raise UsageError(f"--out {options.picture}: --emit plans nothing yet; give it with --measured")
         return
-    for name in names:
-        if getattr(measurement, name) != getattr(usual, name):
-            raise UsageError(f"--{'no-quality' if name == 'quality' else name}: {why}: leave it out")
+    if (flag := _first_changed(measurement, "device", "threads", "seconds")) is not None:
+        raise UsageError(f"{flag}: --measured {measurement.measured} has the times: leave it out")
+
+
+def _first_changed(measurement: MeasurementOptions, *names: str) -> str | None:
+    """The flag of the first of some options that is not left as it is."""
+    usual = MeasurementOptions()
+    changed = (name for name in names if getattr(measurement, name) != getattr(usual, name))
+    return next((f"--{'no-quality' if name == 'quality' else name}" for name in changed), None)
 
 
 def _require_guess(options: PlanOptions, device: PublishedDevice) -> None:
@@ -197,6 +199,7 @@ def _require_guess(options: PlanOptions, device: PublishedDevice) -> None:
         "--out": options.picture,
     }
     refused = next((flag for flag, value in given.items() if value is not None), None)
+    refused = refused or _first_changed(measurement, "threads", "margin", "seconds", "quality")
     if refused is not None:
         raise UsageError(f"{refused} does not go with --device {device.name}, a {MARK}: leave one of them out")
     if target.precision == "bf16":
