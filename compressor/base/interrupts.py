@@ -147,7 +147,13 @@ def exit_on_signals() -> Iterator[None]:
     # A program that is started in the background may ignore Ctrl-C.
     takes_ctrl_c = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     numbers = (signal.SIGINT, signal.SIGTERM) if takes_ctrl_c else (signal.SIGTERM,)
-    before = _handle(numbers, end)
+
+    def complain(ignored: sys.UnraisableHookArgs) -> None:
+        if ignored.exc_value not in ends:
+            complain_before(ignored)
+
+    before, complain_before = _handle(numbers, end), sys.unraisablehook
+    sys.unraisablehook = complain
     try:
         with _end_despite_native_code():
             yield
@@ -159,6 +165,7 @@ def exit_on_signals() -> Iterator[None]:
             raise ends[-1] from None
         raise
     finally:
+        sys.unraisablehook = complain_before
         _restore(before)
 
 

@@ -86,6 +86,11 @@ def find_sets(data: Path, *, scale: int, lr: Path | None = None) -> tuple[ImageS
     return tuple(_read_set(folder, scale, lr) for folder in folders)
 
 
+def makes_lr(image_set: AnySet) -> bool:
+    """Whether LR images of the set are made from its originals, because none are stored."""
+    return any(isinstance(source, ImagePair) and source.lr is None for source in image_set.sources)
+
+
 def line_about_inputs(sources: Iterable[ImagePair | LrImage], scale: int) -> str | None:
     """A line if images of scale 1 are their own inputs, as no LR images are stored for them."""
     if scale != 1 or not any(isinstance(source, ImagePair) and source.lr is None for source in sources):
@@ -104,7 +109,7 @@ def find_lr_images(folder: Path, option: str = "--lr-only") -> tuple[LrImage, ..
     if (folder / "HR").is_dir():
         pairs = "--val" if option == "--val-lr" else "--data"
         raise SrkdError(f"{folder} holds HR/: {option} is for LR images without HR partners, give it with {pairs}")
-    images = list_images(folder) or [path for inner in _subfolders(folder) for path in list_images(inner)]
+    images = _images_or_those_of_subfolders(folder)
     if not images:
         raise SrkdError(f"no images in {folder}: it holds none of {' '.join(sorted(IMAGE_SUFFIXES))}")
     return tuple(LrImage(name, image) for image, name in _names(images, folder).items())
@@ -145,11 +150,17 @@ def list_images(folder: Path) -> list[Path]:
     return sorted((path for path in images if not path.name.startswith(".")), key=natural_key)
 
 
+def _images_or_those_of_subfolders(folder: Path) -> list[Path]:
+    return list_images(folder) or [path for inner in _subfolders(folder) for path in list_images(inner)]
+
+
 def evenly_spaced_photos(folder: Path, most: int, *, option: str) -> dict[str, Path]:
-    """Return at most `most` photos of a folder, or of its `HR/`, by name; `option` is the one that named the folder."""
+    """Return at most `most` photos of a folder, of its `HR/`, or of its subfolders if it has none itself, by name;
+    `option` is the one that named the folder.
+    """
     if not folder.is_dir():
         raise UsageError(f"{option} {folder}: {'is a file' if folder.exists() else 'does not exist'}: give a folder")
-    images = list_images(folder / "HR" if (folder / "HR").is_dir() else folder)
+    images = _images_or_those_of_subfolders(folder / "HR" if (folder / "HR").is_dir() else folder)
     if not images:
         raise UsageError(f"{option} {folder}: holds no images: give a folder of photos")
     names = _names(images, folder)

@@ -45,11 +45,11 @@ def export_for_hosts(
     `facts` are for a host whose README is a model card; None: those of the checkpoint's header. `size` is that of the
     images, in place of a host's own, for hosts whose files take one size.
     """
-    require_writable_folder(out_dir, "--out")
     network = network.deployed()
     folders = []
     rows = [HOSTS.find(name) for name in dict.fromkeys(hosts)]
     for host in rows:
+        require_writable_folder(out_dir / host.name, "--out")
         if size is not None and host.size is None:
             raise UsageError(
                 f"--static is for hosts whose files take one size, and {host.name} takes any: leave it out"

@@ -57,8 +57,9 @@ compare = public(CompareOptions, CompareOptions, run_compare, "compare")
 
 def _refuse_scoring_options(options: CompareOptions) -> None:
     """Refuse options that have no effect without benchmark sets."""
-    for row in declarations(ScoringOptions):
-        if getattr(options, row.name) != row.default:
+    of_sets = {row.name for row in declarations(ScoringOptions)} | {"device"}
+    for row in declarations(CompareOptions):
+        if row.name in of_sets and getattr(options, row.name) != row.default:
             raise UsageError(f"{row.flag}: it is about the sets of --data, which is not given")
 
 

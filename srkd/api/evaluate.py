@@ -94,11 +94,11 @@ def _score(score: Callable[..., R], options: EvaluateOptions, context: Context) 
     teacher = next((runtime for runtime, model in zip(runtimes, models, strict=True) if model is options.against), None)
     scale = common_scale(runtimes, options.scale)
     degradation = degradation_of(options.degrade, context.note)
-    protocol = protocol_of(options, degradation)
+    sets = _sets(options, scale, context.note)
+    protocol = protocol_of(options, degradation, sets)
     settings = EvaluationSettings(
         scale, protocol, options.self_ensemble, options.tile, tuple(options.metrics), degradation
     )
-    sets = _sets(options, scale, context.note)
     if line := line_about_inputs((source for image_set in sets for source in image_set.sources), scale):
         context.note(line)
     return score(runtimes, sets, settings, context, teacher=teacher)

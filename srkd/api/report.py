@@ -54,7 +54,8 @@ def run_report(options: ReportOptions, context: Context) -> ReportFile:
     path = output_file(path_of(options.out), folders, REPORT, require_html)
     runs = [read_contents(folder, options.goal) for folder in folders]
     comparison = None if len(runs) == 1 else compare_contents(runs)
-    sections = [_section(contents, options, context, crops=3 if len(runs) == 1 else 1) for contents in runs]
+    control = None if options.control is None else open_model(Path(options.control), OpenOptions())
+    sections = [_section(contents, options, control, context, crops=3 if len(runs) == 1 else 1) for contents in runs]
     text = report_page(sections, comparison)
     if len(text) > MOST_BYTES:
         raise SrkdError(f"the report would have {len(text):,} bytes, over {MOST_BYTES:,}: name fewer runs")
@@ -72,7 +73,9 @@ def run_report(options: ReportOptions, context: Context) -> ReportFile:
 report = public(ReportOptions, ReportOptions, run_report, "report")
 
 
-def _section(contents: Contents, options: ReportOptions, context: Context, *, crops: int) -> Section:
+def _section(
+    contents: Contents, options: ReportOptions, control: Runtime | None, context: Context, *, crops: int
+) -> Section:
     """The section of a run; measure speed and make crops where the folder has none."""
     missing: list[str] = []
     if not contents.metrics:
@@ -82,7 +85,7 @@ def _section(contents: Contents, options: ReportOptions, context: Context, *, cr
             contents, None, Pictures(), (*missing, "no student yet, so nothing is timed and no picture is made")
         )
     speed = _speed(contents, options, context, missing) if options.speed else None
-    return Section(contents, speed, _pictures(contents, options, context, crops, missing), tuple(missing))
+    return Section(contents, speed, _pictures(contents, options, control, context, crops, missing), tuple(missing))
 
 
 def _speed(contents: Contents, options: ReportOptions, context: Context, missing: list[str]) -> ProfileFile | None:
@@ -105,7 +108,14 @@ def _speed(contents: Contents, options: ReportOptions, context: Context, missing
     return measured
 
 
-def _pictures(contents: Contents, options: ReportOptions, context: Context, most: int, missing: list[str]) -> Pictures:
+def _pictures(
+    contents: Contents,
+    options: ReportOptions,
+    control: Runtime | None,
+    context: Context,
+    most: int,
+    missing: list[str],
+) -> Pictures:
     """Pictures of the photos; without the teacher's file they compare student and original."""
     student = open_model(contents.path / STUDENT, OpenOptions())
     scale = student.descriptor.scale
@@ -122,18 +132,15 @@ def _pictures(contents: Contents, options: ReportOptions, context: Context, most
     pairs = _pairs(path_of(options.data), scale)
     if line := line_about_inputs(pairs, scale):
         context.note(line)
-    return make_pictures(
-        pairs, student, teacher, context, control=_control(contents, path_of(options.control), student), most=most
-    )
+    return make_pictures(pairs, student, teacher, context, control=_control(contents, control, student), most=most)
 
 
-def _control(contents: Contents, chosen: Path | None, student: Runtime) -> Runtime | None:
+def _control(contents: Contents, chosen: Runtime | None, student: Runtime) -> Runtime | None:
     """The chosen student; without one, that of the first baseline of a plan, with the seed of the chosen student."""
     if chosen is not None:
-        control = open_model(chosen, OpenOptions())
-        if (scale := control.descriptor.scale) != student.descriptor.scale:
-            raise UsageError(f"--control {chosen}: it enlarges by {scale}, the student by {student.descriptor.scale}")
-        return control
+        if (scale := chosen.descriptor.scale) != student.descriptor.scale:
+            raise UsageError(f"--control {chosen.label} enlarges by {scale}, the student by {student.descriptor.scale}")
+        return chosen
     trials = None if contents.file.result is None else contents.file.result.trials
     if trials is None:
         return None

@@ -47,6 +47,8 @@ def run_upscale_any(options: UpscaleOptions, context: Context) -> UpscaleResult:
         >>> report = srkd.upscale("edsr.pt", "photos/0.png", out="enlarged", overwrite=True)
     """
     inputs = as_tuple(options.inputs)
+    if not inputs:
+        raise UsageError("nothing to enlarge: give at least one file, folder or image")
     images = [picture for picture in inputs if is_in_memory(picture)]
     if not images:
         return run_upscale(options, context)

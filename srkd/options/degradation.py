@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,7 @@ from compressor.base.context import Note
 from compressor.base.errors import UsageError
 from compressor.degradation.names import LIKE, NONE
 from compressor.images.protocol import Protocol
+from compressor.images.sets import AnySet, makes_lr
 from srkd.options.shared import ScoringOptions
 
 if TYPE_CHECKING:
@@ -41,9 +43,16 @@ def measured(text: str, note: Note) -> str:
     return found.text
 
 
-def protocol_of(options: ScoringOptions, degradation: Degradation | None) -> Protocol:
-    """The protocol of scores; refuse options that contradict each other."""
+def protocol_of(options: ScoringOptions, degradation: Degradation | None, sets: Iterable[AnySet]) -> Protocol:
+    """The protocol of scores; refuse options that contradict each other, and a border for LR images of which none is
+    made.
+    """
     if degradation is not None and options.lr_images is not None:
         raise UsageError(f"{FLAG} makes LR images from the originals, and --lr-images has others: leave one out")
+    if options.lr_border != ScoringOptions.lr_border:
+        if degradation is not None:
+            raise UsageError(f"--lr-border {options.lr_border}: {FLAG} makes LR images its own way; leave it out")
+        if not any(map(makes_lr, sets)):
+            raise UsageError(f"--lr-border {options.lr_border}: all LR images are stored; leave it out")
     name = "" if degradation is None else degradation.label
     return Protocol(border=options.border, lr_border=options.lr_border, grey=options.grey, degradation=name)

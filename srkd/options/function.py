@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import ParamSpec, TypeVar, get_type_hints
 
 from compressor.base.context import Context
-from compressor.base.errors import SrkdError, describe_os_error
+from compressor.base.errors import SrkdError, UsageError, describe_os_error
 from compressor.base.machine import let_forks_compute
 from srkd.options.option import CALLBACKS, OptionsT, declarations
 from srkd.terminal.console import context_for_python
@@ -33,7 +33,9 @@ def public(
 
     def function(*args: P.args, **kwargs: P.kwargs) -> R:
         for older in older_names.keys() & kwargs.keys():
-            kwargs[older_names[older]] = kwargs.pop(older)
+            if (newer := older_names[older]) in kwargs:
+                raise UsageError(f"{older} is the older name of {newer}, and both are given: leave {older} out")
+            kwargs[newer] = kwargs.pop(older)
         given = options.of(*args, **kwargs)
         with context_for_python(given.progress, given.announce) as context:
             try:

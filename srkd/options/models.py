@@ -104,8 +104,6 @@ def open_runtime(model: Model, options: RuntimeOptions, context: Context) -> Run
             return ForeignRuntime(model, label=label, device=options.device)
         return TorchRuntime(model.network, label=label, device=options.device, precision=options.precision or "fp32")
     if not isinstance(model, (str, Path)):
-        if not hasattr(model, "descriptor"):
-            raise UsageError(f"{reprlib.repr(model)} is not a model: name a file, or give an open network")
         return model
     open_options = OpenOptions(
         scale=options.scale,

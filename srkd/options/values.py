@@ -8,7 +8,7 @@ import re
 import reprlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 from click.shell_completion import CompletionItem
@@ -79,16 +79,24 @@ class ValueType(click.ParamType[Any]):
         except UsageError as error:
             self.fail(str(error), param, ctx)
 
-    def _check(self, value: Any) -> Any:
-        try:
-            if self.is_of_one_item and isinstance(value, tuple):
-                return tuple(self.read(item) for item in value)
-            return None if value is None else self.read(value)
-        except UsageError as error:
-            raise ValueError(str(error)) from error
+    def read_from_python(self, value: Any) -> Any:
+        """As `read`, of all items if the option holds several."""
+        if self.is_of_one_item and isinstance(value, tuple):
+            return tuple(self.read(item) for item in value)
+        return self.read(value)
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> Any:
-        return PlainValidator(self._check).__get_pydantic_core_schema__(source, handler)
+        takes_none = type(None) in get_args(source)
+
+        def check(value: Any) -> Any:
+            if value is None and takes_none:
+                return None
+            try:
+                return self.read_from_python(value)
+            except UsageError as error:
+                raise ValueError(str(error)) from error
+
+        return PlainValidator(check).__get_pydantic_core_schema__(source, handler)
 
 
 class Parsed(ValueType):
@@ -144,11 +152,11 @@ class Settings(ValueType):
             return parse_setting(value)
         return value
 
-    def _check(self, value: Any) -> Any:
+    def read_from_python(self, value: Any) -> Any:
         try:
-            return None if value is None else dict(value)
+            return dict(value)
         except (TypeError, ValueError) as error:
-            raise ValueError(f"{value!r} is not a mapping of names to values") from error
+            raise UsageError(f"{value!r} is not a mapping of names to values") from error
 
 
 class PathOr(ValueType):

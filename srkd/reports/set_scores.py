@@ -94,7 +94,7 @@ class Scoring:
 
     @property
     def protocol(self) -> Protocol:
-        return protocol_of(self.options, self.degradation).at(self.scale)
+        return protocol_of(self.options, self.degradation, self.sets).at(self.scale)
 
     @cached_property
     def degradation(self) -> Degradation | None:

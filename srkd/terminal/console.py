@@ -126,7 +126,9 @@ class Console:
             show(self, result)
 
     def write_csv(self, records: Records) -> None:
-        """Print the rows of the verb's table as CSV."""
+        """Print the rows of the verb's table as CSV; without rows nothing."""
+        if not records:
+            return
         text = csv_text([{name: json_value(value) for name, value in record.items()} for record in records])
         _write(text, self.stream or sys.stdout)
 

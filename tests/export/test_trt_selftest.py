@@ -61,6 +61,7 @@ def test_without_a_driver_it_is_one_line(monkeypatch: pytest.MonkeyPatch) -> Non
     done = CliRunner().invoke(cli, ["doctor", "--trt"])
     assert done.exit_code == 1 and done.stdout == ""
     assert done.stderr.startswith("srkd: TensorRT was not tried: ") and "libcuda-that" in done.stderr
+    assert CliRunner().invoke(cli, ["doctor", "--trt", "--csv"]).stdout == ""
     assert not trt_selftest.self_test().ok
 
 

@@ -126,6 +126,8 @@ def test_the_model_itself_is_never_written_over(host: str, name: str, tmp_path: 
     (folder,) = export_for_hosts(network, Source("net", path=model), [host], tmp_path)
     assert folder.reason == f"{name} would be written over the model itself: name another folder (--out)"
     assert model.read_bytes() == content
+    with pytest.raises(UsageError, match=rf"--out .*net\.safetensors/{host} cannot be written: .*choose another"):
+        export_for_hosts(network, Source("net"), [host], tmp_path / "net.safetensors")
 
 
 @pytest.mark.extras

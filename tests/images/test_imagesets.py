@@ -140,12 +140,15 @@ def test_mistakes_are_told_in_one_line(tmp_path: Path) -> None:
         find_sets(tmp_path / "s", scale=4, lr=tmp_path / "nope")
 
 
-def test_photos_are_spaced_over_a_folder_or_its_hr(tmp_path: Path) -> None:
+def test_photos_are_spaced_over_a_folder_its_hr_or_its_subfolders(tmp_path: Path) -> None:
     folder = fill(tmp_path / "photos", *(f"{n}.png" for n in range(12)))
     assert list(evenly_spaced_photos(folder, 12, option="--data")) == [str(n) for n in range(12)]
     assert list(evenly_spaced_photos(folder, 5, option="--data")) == ["0", "3", "6", "9"]
     fill(folder / "HR", "a.png")
     assert evenly_spaced_photos(folder, 5, option="--data") == {"a": folder / "HR" / "a.png"}
+    fill(tmp_path / "films" / "a", "1.png", "2.png")
+    fill(tmp_path / "films" / "b", "1.png")
+    assert list(evenly_spaced_photos(tmp_path / "films", 5, option="--data")) == ["a/1.png", "2", "b/1.png"]
     mistakes = {"nowhere": "does not exist", "photos/1.png": "is a file", "empty": "holds no images"}
     fill(tmp_path / "empty")
     for name, words in mistakes.items():

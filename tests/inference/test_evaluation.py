@@ -11,6 +11,7 @@ from types import ModuleType
 import pytest
 import torch
 
+import srkd
 from compressor.base.context import Context
 from compressor.base.errors import SrkdError, UsageError
 from compressor.images import metrics
@@ -340,6 +341,13 @@ def test_mistakes_are_told_in_one_line(data: Path) -> None:
         evaluate([], (*sets, *sets), AT_X2)
     with pytest.raises(SrkdError, match=r"fake .*\(torch, fp32\)"):
         evaluate([Fake(lambda lr: nearest(2)(lr) / 0 * 0, Descriptor(scale=2))], sets, AT_X2)
+    for options, words in (
+        ({"data": data / "stored", "lr_border": "clamp"}, "--lr-border clamp: all LR images are stored"),
+        ({"data": data / "plain", "lr_border": "clamp", "degrade": "noise"}, "--lr-border clamp: --degrade makes LR"),
+        ({"data": data / "stored", "lr": data / "a", "lr_images": data / "b"}, "lr is the older name of lr_images"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            srkd.evaluate(scale=2, **options)  # type: ignore[arg-type]
     write_picture(Picture(torch.zeros(3, 14, 99)), data / "plain" / "thin.png")
     with pytest.raises(SrkdError, match=r"thin\.png: SSIM needs 11x11 .* 94x10 "):
         evaluate([], find_sets(data / "plain", scale=2), AT_X2)

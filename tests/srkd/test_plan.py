@@ -111,10 +111,16 @@ def test_remedies_are_a_smaller_image_then_eight_bits() -> None:
     assert remedies(4.0, Targets(megabytes=1), Environment()) == []
 
 
-def test_another_device_measures(teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_device_measures(
+    teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(planning, "spread_out", lambda candidates, targets: [candidates[0]])
     folder = tmp_path / "phone"
     files = srkd.plan(teacher, target_fps=2, lr_size="16x12", emit=folder)
+    words = ["plan", "--teacher", str(teacher), "--target-fps", "2", "--lr-size", "16x12", "--csv"]
+    assert run([*words, "--emit", str(tmp_path / "csv")]) == 0
+    head, *rows = capsys.readouterr().out.splitlines()
+    assert head == "folder,name,failed" and f"{tmp_path / 'csv'},compact-8x1.onnx," in rows
     assert isinstance(files, PlanFiles) and {"compact-8x1.onnx", "plan.json", "run.py", "run_adb.py"} < {*files.files}
     timings = {"schema": "srkd.plan-measured/1", "plan": files.id, "machine": "a phone"}
     (folder / "measured.json").write_text(json.dumps({**timings, "rows": {"compact 8x1": {"ms": 31.5}}}))

@@ -278,6 +278,8 @@ def test_images_and_files_are_not_mixed_and_images_are_not_written(ground: Path)
         srkd.upscale(ground / "teacher.safetensors", [image, "a.png"])
     with pytest.raises(UsageError, match="out, overwrite: for files; an image comes back"):
         srkd.upscale(ground / "teacher.safetensors", image, out="large.png", overwrite=True)
+    with pytest.raises(UsageError, match="nothing to enlarge: give at least one"):
+        srkd.upscale(ground / "teacher.safetensors", [])
     with pytest.raises(UsageError, match="3 is not a picture: give a path, a PIL image, a NumPy array or a tensor"):
         srkd.upscale(ground / "teacher.safetensors", [3])  # type: ignore[list-item]
 

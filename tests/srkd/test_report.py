@@ -370,6 +370,7 @@ def test_bad_input_is_one_line(plan: Path, copy: Path, tmp_path: Path, capsys: p
     empty = tmp_path / "empty"
     empty.mkdir()
     page = str(tmp_path / "p.html")
+    (copy / "student.safetensors").unlink()
     for arguments, code, words in (
         (["report", str(tmp_path / "none")], 1, "does not exist"),
         (["report", str(empty)], 1, "empty"),
@@ -378,7 +379,9 @@ def test_bad_input_is_one_line(plan: Path, copy: Path, tmp_path: Path, capsys: p
         (["report", str(plan), str(copy)], 2, "--out FILE.html"),
         (["report", str(plan), "--no-speed", "--out", page, "--data", str(empty)], 1, "no images"),
         (["report", str(plan), str(plan), "--out", page], 2, "named twice"),
+        (["report", str(copy), "--no-speed", "--out", page, "--control", str(tmp_path / "none")], 1, "no such file"),
         (["compare", str(empty)], 1, "empty"),
+        (["compare", str(plan), "--device", "cuda"], 2, "--device: it is about the sets of --data"),
         (["compare", str(plan), "--html", str(tmp_path / "no" / "p.html")], 2, "does not exist"),
     ):
         assert run([*arguments, "-q"]) == code, arguments

@@ -45,7 +45,7 @@ def command(console: Console, options: PlanOptions) -> None:
     elif isinstance(result, PlanGuess):
         console.report("plan", result, show_guess, guess_records)
     else:
-        console.report("plan", result, show_files)
+        console.report("plan", result, show_files, file_records)
 
 
 def records(report: PlanReport) -> Records:
@@ -158,6 +158,12 @@ def show_guess(console: Console, guessed: PlanGuess) -> None:
     else:
         console.result(f"largest that is likely to meet the target: {likely.name} ({guessed.mark})")
     console.say("next: measure on such a device: srkd plan --emit DIR, without --device")
+
+
+def file_records(files: PlanFiles) -> Records:
+    """A row for each file to be timed, and for each that could not be written."""
+    reasons = dict.fromkeys(files.files) | dict(files.failed)
+    return [{"folder": str(files.folder), "name": name, "failed": why} for name, why in reasons.items()]
 
 
 def show_files(console: Console, files: PlanFiles) -> None:
