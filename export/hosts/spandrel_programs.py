@@ -1,4 +1,6 @@
-"""chaiNNer, ComfyUI, AUTOMATIC1111's web UI and InvokeAI: checkpoints in home names, which they load with spandrel.
+"""spandrel, and the programs that load models with it: chaiNNer, ComfyUI, AUTOMATIC1111's web UI and InvokeAI.
+
+They take checkpoints in home names.
 
 Read in chaiNNer-org/spandrel (libs/spandrel/spandrel/architectures) and in the programs' pull requests ComfyUI 2146,
 stable-diffusion-webui 14425 and InvokeAI 6556.
@@ -28,6 +30,7 @@ from export.proof.verify import Parity, compare
 from export.writing.exporting import FileReport, require_free
 
 PLACES: Mapping[str, tuple[str, str]] = {
+    "spandrel": ("anywhere", 'spandrel.ModelLoader().load_from_file("{name}") opens it'),
     "chainner": ("anywhere", "the node Load Model opens {name}, and Upscale Image runs it"),
     "comfyui": ("ComfyUI/models/upscale_models", "the node Load Upscale Model lists {name}"),
     "a1111": ("stable-diffusion-webui/models/ESRGAN", "Extras > Upscaler lists {name}"),

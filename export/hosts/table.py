@@ -57,6 +57,7 @@ NCNN_FILES = "NAME.param and NAME.bin of ncnn, with the scale in NAME"
 NCNN_LIMITS = (
     "three channels; they pad tiles by 10 pixels, so of networks that see farther the seam is measured and told"
 )
+IN_SPANDREL = "spandrel, which it loads models with, on a CPU; the program itself was not run"
 SPANDREL_LIMITS = (
     "Compact with PReLU, RRDBNet, RCAN, SwinIR, and SPAN with six blocks in training names; spandrel has neither EDSR "
     "nor CARN"
@@ -122,14 +123,15 @@ HOSTS: EntryPointTable[Host] = EntryPointTable(
                 title=title,
                 module="export.hosts.spandrel_programs",
                 writes="NAME.pth in the network's home names",
-                proved="spandrel, which these programs load models with, on a CPU; the program itself was not run",
+                proved=proved,
                 limits=SPANDREL_LIMITS,
             )
-            for name, title in (
-                ("chainner", "chaiNNer"),
-                ("comfyui", "ComfyUI"),
-                ("a1111", "AUTOMATIC1111's web UI"),
-                ("invokeai", "InvokeAI"),
+            for name, title, proved in (
+                ("spandrel", "Python programs with spandrel", "spandrel, on a CPU"),
+                ("chainner", "chaiNNer", IN_SPANDREL),
+                ("comfyui", "ComfyUI", IN_SPANDREL),
+                ("a1111", "AUTOMATIC1111's web UI", IN_SPANDREL),
+                ("invokeai", "InvokeAI", IN_SPANDREL),
             )
         ),
         Host(

@@ -62,7 +62,7 @@ def test_names_have_no_scale_but_the_networks(stem: str, parent: str, expected: 
     assert not any(mark in name.lower() for mark in ("x1", "x2", "2x", "x3", "3x", "x8"))
 
 
-SPANDREL_PROGRAMS = ["chainner", "comfyui", "a1111", "invokeai"]
+SPANDREL_PROGRAMS = ["spandrel", "chainner", "comfyui", "a1111", "invokeai"]
 
 
 @pytest.mark.extras

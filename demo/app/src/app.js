@@ -112,6 +112,7 @@ function stop() {
   const { value, max, position } = part("progress");
   session.stop();
   say("Cancelled.");
+  if (live.isOn) return live.stop();
   if (document.body.dataset.mode !== "picture") return;
   const when = position < 0 ? "before the first part" : `after ${value} of ${max} parts`;
   part("ask-words").textContent = `Cancelled ${when}.`;
@@ -137,8 +138,8 @@ async function show(blob, name, sample = null) {
   const failed = await attempt(async () => {
     await session.take(blob, name);
     taken = true;
-    if (mine !== asked) return;
     panel.showCredit(sample);
+    if (mine !== asked) return;
     startView();
     if (sample?.focus) viewer.focus(sample.focus, session.picture.width);
     await refresh();

@@ -23,14 +23,21 @@ export class LiveView {
 
   /** Start the camera, or stop what runs, also while it has not answered yet. */
   async toggle() {
-    if (this.#filming) {
-      this.session.cancel();
-      await this.#filming;
-      return this.refresh().catch((error) => this.complain(error));
-    }
+    if (this.#filming) return this.stop();
     const obstacle = cameraObstacle();
     if (obstacle) return trouble(obstacle);
     return this.#start("Waiting for the camera…", cameraSource, "Camera");
+  }
+
+  get isOn() {
+    return Boolean(this.#filming);
+  }
+
+  /** Go back to the picture, which may be one that was opened meanwhile. */
+  async stop() {
+    this.session.cancel();
+    await this.#filming;
+    return this.refresh().catch((error) => this.complain(error));
   }
 
   /** Enlarge a film of the user while it plays, in place of what runs. */
@@ -40,8 +47,9 @@ export class LiveView {
 
   async #start(words, open, title) {
     let failed = null;
+    const before = this.session.picture;
     const filming = this.session
-      .alone(words, (signal) => this.#film(signal, open, title))
+      .alone(words, (signal) => this.#film(signal, open, title).finally(() => this.#leave(before)))
       .catch((error) => (failed = error));
     this.#filming = filming;
     await filming;
@@ -73,7 +81,6 @@ export class LiveView {
     } finally {
       this.#source?.close();
       this.#source = null;
-      this.#leave();
     }
   }
 
@@ -103,11 +110,12 @@ export class LiveView {
     part("frames").textContent = `${number(fps)} pictures/s · ${number(ms)} ms`;
   }
 
-  #leave() {
+  /** Show the picture in place of the film. One that was opened since `before` was there is not on the page yet. */
+  #leave(before) {
     for (const id of ["frames", "pause"]) part(id).hidden = true;
     part("live").lastElementChild.textContent = "Live";
-    if (document.body.dataset.mode !== "live") return;
     const { picture } = this.session;
+    if (document.body.dataset.mode !== "live" && picture === before) return;
     document.body.dataset.mode = picture ? "picture" : "empty";
     if (!picture) return;
     this.viewer.reset(picture.width, picture.height);
