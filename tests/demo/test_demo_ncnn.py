@@ -19,10 +19,11 @@ from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.rcan import RCANSpec
 from compressor.models.networks.registry import build
 from export.writing.exporting import Source, export_model
+from tests.support.extras import extra
 from tests.support.shared import ROOT
 
-pytest.importorskip("ncnn")
-pytest.importorskip("pnnx")
+extra("ncnn")
+extra("pnnx")
 pytestmark = pytest.mark.extras
 
 BUILD = ROOT / "build" / "demo-ncnn"

@@ -23,8 +23,9 @@ from compressor.runtimes.table import OpenOptions
 from export.convert import to_coreml
 from export.formats.conversion import FileOptions
 from tests.support.exports import export_file
+from tests.support.extras import extra
 
-coremltools = pytest.importorskip("coremltools")
+coremltools = extra("coremltools")
 pytestmark = [
     pytest.mark.extras,
     pytest.mark.filterwarnings("ignore"),  # torch's tracer warns of sizes that are constants in the copies for one size

@@ -29,8 +29,9 @@ from export.formats.conversion import FileOptions
 from export.hosts.writing import export_for_hosts
 from export.writing.exporting import FileReport, Source
 from tests.support.exports import export_file
+from tests.support.extras import extra
 
-coremltools = pytest.importorskip("coremltools")
+coremltools = extra("coremltools")
 pytestmark = [pytest.mark.extras, pytest.mark.filterwarnings("ignore")]
 
 SIZE = (32, 24)

@@ -20,8 +20,9 @@ from compressor.runtimes.executorch_runtime import ExecuTorchRuntime
 from compressor.runtimes.table import OpenOptions
 from export.convert.to_executorch import SIDE_RANGE, max_side
 from tests.support.exports import export_file
+from tests.support.extras import extra
 
-pytest.importorskip("executorch")
+extra("executorch")
 pytestmark = pytest.mark.extras
 
 COMPACT = CompactSpec(width=8, depth=1, scale=2)

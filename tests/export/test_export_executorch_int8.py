@@ -23,9 +23,10 @@ from export.convert.to_executorch import trace
 from export.int8.float_parts import FloatParts
 from export.writing.exporting import FileReport
 from tests.support.exports import export_file
+from tests.support.extras import extra
 
-pytest.importorskip("executorch")
-pytest.importorskip("torchao")
+extra("executorch")
+extra("torchao")
 to_executorch_int8 = pytest.importorskip("export.int8.to_executorch_int8")
 pytestmark = [pytest.mark.extras, pytest.mark.usefixtures("quick_int8")]
 

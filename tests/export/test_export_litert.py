@@ -16,9 +16,10 @@ from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
 from export.convert import to_litert
 from tests.support.exports import export_file
+from tests.support.extras import extra
 
-pytest.importorskip("litert_torch")
-interpreter = pytest.importorskip("ai_edge_litert.interpreter")
+extra("litert_torch")
+interpreter = extra("ai_edge_litert.interpreter")
 pytestmark = pytest.mark.extras
 
 EDSR = EDSRSpec(width=8, depth=1, scale=2)

@@ -20,14 +20,15 @@ from export.convert.litert_file import is_constant, kind_of, pack_model, read_mo
 from export.formats.conversion import FileOptions
 from export.writing.exporting import FileReport
 from tests.support.exports import export_file
+from tests.support.extras import extra
 from tests.support.formats_table import WINDOWS
 
-pytest.importorskip("litert_torch")
-pytest.importorskip("ai_edge_quantizer")
-interpreter = pytest.importorskip("ai_edge_litert.interpreter")
-schema = pytest.importorskip("ai_edge_litert.schema_py_generated")
+extra("litert_torch")
+extra("ai_edge_quantizer")
+interpreter = extra("ai_edge_litert.interpreter")
+schema = extra("ai_edge_litert.schema_py_generated")
 to_litert_int8 = pytest.importorskip("export.int8.to_litert_int8")
-litert_quantiser = pytest.importorskip("export.int8.litert_quantiser")
+litert_quantiser = extra("export.int8.litert_quantiser")
 pytestmark = [pytest.mark.extras, pytest.mark.usefixtures("quick_int8")]
 
 EDSR = EDSRSpec(width=8, depth=1, scale=4)

@@ -24,9 +24,10 @@ from export.convert import to_ncnn
 from export.formats.proof_inputs import proof_inputs
 from tests.support.commands import srkd
 from tests.support.exports import export_file
+from tests.support.extras import extra
 
-ncnn = pytest.importorskip("ncnn")
-pnnx = pytest.importorskip("pnnx")
+ncnn = extra("ncnn")
+pnnx = extra("pnnx")
 pytestmark = pytest.mark.extras
 
 

@@ -17,8 +17,9 @@ from compressor.runtimes.table import OpenOptions
 from export.profile.models import open_models
 from export.profile.settings import ProfileSettings
 from tests.support.exports import export_file
+from tests.support.extras import extra
 
-openvino = pytest.importorskip("openvino")
+openvino = extra("openvino")
 pytestmark = pytest.mark.extras
 
 EDSR = EDSRSpec(width=8, depth=1, scale=2)

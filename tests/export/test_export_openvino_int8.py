@@ -17,9 +17,10 @@ from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
 from export.writing.exporting import FileReport
 from tests.support.exports import export_file
+from tests.support.extras import extra
 
-openvino = pytest.importorskip("openvino")
-pytest.importorskip("nncf")
+openvino = extra("openvino")
+extra("nncf")
 to_openvino_int8 = pytest.importorskip("export.int8.to_openvino_int8")
 pytestmark = pytest.mark.extras
 

@@ -23,10 +23,11 @@ from export.hosts.table import HOSTS
 from export.hosts.writing import export_for_hosts
 from export.writing.exporting import Source
 from tests.support.exports import export_file
+from tests.support.extras import extra
 from tests.support.hosts import STUDENTS, enlarged, photo
 
-pytest.importorskip("litert_torch")
-pytest.importorskip("ai_edge_litert")
+extra("litert_torch")
+extra("ai_edge_litert")
 pytestmark = pytest.mark.extras
 
 SIZE = (40, 24)
