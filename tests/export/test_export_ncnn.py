@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,7 @@ from tests.support.exports import export_file
 from tests.support.extras import extra
 
 ncnn = extra("ncnn")
-pnnx = extra("pnnx")
+extra("pnnx")
 pytestmark = pytest.mark.extras
 
 
@@ -112,7 +113,7 @@ def test_a_pnnx_that_fails_is_one_line(
     fake = tmp_path / "pnnx"
     fake.write_text(f"#!/bin/bash\n{script}\n")
     fake.chmod(0o755)
-    monkeypatch.setattr(pnnx, "EXEC_PATH", str(fake))
+    monkeypatch.setattr(import_module("pnnx"), "EXEC_PATH", str(fake))
     file = export_file(network, "ncnn", tmp_path / "out")
     assert file.verdict == "unavailable" and message in str(file.reason) and "\n" not in str(file.reason)
     assert list((tmp_path / "out").iterdir()) == []
@@ -122,7 +123,7 @@ def test_a_pnnx_that_does_not_end_is_ended(network: Network, tmp_path: Path, mon
     fake = tmp_path / "pnnx"
     fake.write_text("#!/bin/bash\nexec sleep 60\n")
     fake.chmod(0o755)
-    monkeypatch.setattr(pnnx, "EXEC_PATH", str(fake))
+    monkeypatch.setattr(import_module("pnnx"), "EXEC_PATH", str(fake))
     monkeypatch.setattr(to_ncnn, "TIMEOUT_SECONDS", 1)
     file = export_file(network, "ncnn", tmp_path / "out")
     assert file.verdict == "failed" and file.reason == "pnnx took over 1 s to convert edsr"

@@ -10,25 +10,22 @@ import pytest
 
 
 class _Later:
-    """A module that is imported at the first look at one of its public names: pytest looks for private ones."""
+    """A module that is imported at the first look at one of its names, but not at those that pytest looks for."""
 
     def __init__(self, name: str) -> None:
-        object.__setattr__(self, "_name", name)
+        self._name = name
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):
+        if name.startswith("__"):
             raise AttributeError(name)
         return getattr(import_module(self._name), name)
 
-    def __setattr__(self, name: str, value: object) -> None:
-        setattr(import_module(self._name), name, value)
-
-    def __delattr__(self, name: str) -> None:
-        delattr(import_module(self._name), name)
-
 
 def extra(name: str) -> Any:
-    """The module `name` of an optional package; where that is not installed, the tests of the calling file skip."""
+    """The module `name` of an optional package; where that is not installed, the tests of the calling file skip.
+
+    To replace a name in it, take the module itself: `monkeypatch.setattr(import_module(...), ...)`.
+    """
     package = name.partition(".")[0]
     if find_spec(package) is None:
         pytest.skip(f"{package} is not installed", allow_module_level=True)
