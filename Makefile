@@ -1,8 +1,8 @@
 # The two commands of a fresh clone are `make quickstart` and `make test`. Both need Python and make, nothing else:
 # the environment is made in .venv on first use; an active environment that has torch is used instead.
 PYTHON ?= python3
-STEPS ?= 400
-CSD_STEPS ?= 150
+STEPS ?= 300
+CSD_STEPS ?= 60
 JOBS ?= 2
 # What Python and pytest compiled is kept: the tests start hundreds of processes, and each would compile srkd again.
 unexport PYTHONDONTWRITEBYTECODE

@@ -89,7 +89,7 @@ def main() -> None:
         Column("times_as_fast", "times as fast as float", ".2f"),
     ]
     caption = (
-        f"Drops in dB of Y-PSNR, x{options.scale}, everything in eight bits; {options.patches} patches; ONNX Runtime, "
+        f"Changes of Y-PSNR, dB, x{options.scale}, all in eight bits; {options.patches} patches; ONNX Runtime, "
         f"one thread, LR {SIDE}x{SIDE}, times of the processor in turns."
     )
     save("int8_quality", Table(columns, measured, caption), variant=options.variant)

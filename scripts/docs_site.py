@@ -24,8 +24,6 @@ PROJECT = PurePosixPath("project")
 
 STYLE = ".md-typeset td:first-child code { white-space: nowrap }\n"
 """Names of options stay on one line."""
-NO_DEFAULT = "<code>Sentinel.UNSET</code>"
-"""What mkdocs-click 0.9 writes for an option without a default."""
 LINK = re.compile(r"""(\]\(|<img src=")([^)"\s#]*)(#[^)\s]*)?(\)|")""")
 CODE = re.compile(r"^```.*?^```$|`[^`\n]*`|^ {4}[^\n]*$", re.MULTILINE | re.DOTALL)
 
@@ -161,7 +159,3 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
     place = PurePosixPath(page.file.src_uri)
     text = with_results(with_parts(markdown, origin_of(place).parent), results_folder())
     return with_plain_bars(moved(text, place))
-
-
-def on_page_content(html: str, page: Any, config: Any, files: Any) -> str:
-    return html.replace(NO_DEFAULT, "")

@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
+from benchmarks.evidence import ROOT
 from compressor.training.calibration import Calibrated
 from recipes.catalogue import BUILTIN
 from recipes.config.options import make_method
 from recipes.config.preset import MethodRule
-from recipes.config.reading import load_preset
 from recipes.config.schema import preset_schema
 from scripts.markdown import table
 
@@ -49,7 +49,8 @@ def keys_of_recipes(folder: PurePosixPath) -> str:
 
 
 def _method(name: str, page: str, options: Mapping[str, Any]) -> Iterator[str]:
-    yield f"{load_preset(name).title} ([page]({page})). {NEEDS[BUILTIN[name].needs]}\n"
+    heading = (ROOT / "docs" / "methods" / f"{name}.md").read_text(encoding="utf-8").partition("\n")[0]
+    yield f"[{heading.removeprefix('# ')}]({page}). {NEEDS[BUILTIN[name].needs]}\n"
     yield keys_table(options) if options["properties"] else "It has no options.\n"
     weights = make_method(name, {}).weights
     yield f"Terms: {', '.join(f'`{term}` {_weight(weight)}' for term, weight in weights.items())}.\n"

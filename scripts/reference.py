@@ -23,7 +23,7 @@ COMMANDS = """\
     :command: cli
     :prog_name: srkd
     :depth: 1
-    :style: table
+    :style: plain
     :show_hidden: true
 """
 

@@ -53,7 +53,10 @@ Switch = Literal["auto", "on", "off"]
 class DUKD(PlainMethod):
     variant: Annotated[
         Literal["paper+", "paper", "code"],
-        Field(description="weights and updates of the paper, of its code, or one update with the code's weights"),
+        Field(
+            description="weights and updates of the paper, those of its code, or (paper+) one update with the code's "
+            "weights"
+        ),
     ] = "paper+"
     logits: Annotated[bool, Field(description="learn the teacher's image of the batch")] = True
     zoom_in: Annotated[bool, Field(description="learn the teacher's image of HR crops")] = True

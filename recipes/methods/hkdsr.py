@@ -135,7 +135,7 @@ class Hkdsr(PlainMethod):
         if network.taps["body_end"] == network.taps["pre_up"]:
             raise UsageError(
                 f"hkdsr makes images of intermediate features through a convolution and a skip behind the body, "
-                f"and {network.spec.arch} has no such single tail input: use edsr, rcan or swinir"
+                f"and {network.spec.arch} has no such single tail input: use edsr, rcan, swinir or rrdbnet"
             )
         for tap, name in zip(taps, resolve_taps(self.name, side, network, taps), strict=True):
             if not name.startswith("body["):

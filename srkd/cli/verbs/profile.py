@@ -37,7 +37,7 @@ def _refuse_preset(context: click.Context, parameter: click.Parameter, name: str
     ),
     csv=True,
 )
-@click.option("--preset", hidden=True, expose_value=False, callback=_refuse_preset, help="Now a benchmark.")
+@click.option("--preset", hidden=True, expose_value=False, callback=_refuse_preset, help="Refused: a benchmark now.")
 def command(console: Console, options: ProfileOptions) -> None:
     """Time MODELs beside their teacher, with cost, memory and quality.
 
