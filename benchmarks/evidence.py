@@ -69,9 +69,9 @@ class Table:
         lines = [titles, ["---"] * len(titles), *rows]
         table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
         # The site's Markdown takes a list for one only after a blank line.
-        lines = "\n".join(self.conclusions)
+        joined = "\n".join(self.conclusions)
         # A list stands apart from the lines before and behind it.
-        conclusions = re.sub(r"^(?!- )(.+)\n(?=- )|^(- .+)\n(?=[^-\n])", r"\1\2\n\n", lines, flags=re.MULTILINE)
+        conclusions = re.sub(r"^(?!- )(.+)\n(?=- )|^(- .+)\n(?=[^-\n])", r"\1\2\n\n", joined, flags=re.MULTILINE)
         return "\n\n".join(part for part in (self.caption, table, conclusions) if part)
 
     def _cells(self, row: Row) -> list[str]:
