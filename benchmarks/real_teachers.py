@@ -124,6 +124,7 @@ ANCHORS: Mapping[int, Sequence[Anchor]] = {
 
 COLUMNS = (
     Column("student", "student"),
+    Column("recipe", "recipe"),
     Column("minutes", "minutes", "g"),
     Column("psnr", "to the teacher, dB", ".2f"),
     Column("over_control", "over its control, dB", "+.2f"),
@@ -136,7 +137,6 @@ COLUMNS = (
     Column("int8", "ms, int8", ".1f"),
     Column("params", "parameters", ",d"),
     Column("gmac", "GMAC to 1280x720", ".2f"),
-    Column("recipe", "recipe"),
 )
 COMMANDS = (Column("student", "student"), Column("minutes", "minutes", "g"), Column("command", "command"))
 
