@@ -364,7 +364,7 @@ class HostsOptions(Options):
 
 @options
 class SeenOptions(Options):
-    """The images of a run, before there is one."""
+    """Options of `srkd data`: the images that a run would see."""
 
     _: KW_ONLY
     data: Annotated[

@@ -162,7 +162,7 @@ def _facts(layers: Sequence[NcnnLayer]) -> _Facts:
 
 
 def _with_inputs(last: int, expressions: Expressions) -> set[int]:
-    """Return the expression and all that it takes."""
+    """Return the numbers of an expression and of all that it is computed from."""
     taken = {number: inputs for (_, _, inputs), number in expressions.numbers.items()}
     found, open_ = set[int](), [last]
     while open_:

@@ -57,7 +57,7 @@ class Basis:
         """Return the rows of one of the teacher's spaces; all of these have the same number of units."""
         return self.matrix.chunk(len(self.sources))[self.sources.index(space)]
 
-    def columns_of(self, space: str) -> torch.Tensor:
+    def decoder_rows(self, space: str) -> torch.Tensor:
         """Return the decoder's rows for one of the teacher's spaces: they map the student's units to that space."""
         return self.decoder.chunk(len(self.sources))[self.sources.index(space)]
 

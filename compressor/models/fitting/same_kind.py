@@ -144,7 +144,7 @@ class SameKindFit(LayerSolver):
         if any(theirs not in self.bases[space].sources for space, theirs in zip(mine, its, strict=True)):
             return None
         inputs = zip(layer.inputs, source.inputs, strict=True)
-        columns = [self.bases[space].columns_of(theirs) for space, theirs in inputs]
+        columns = [self.bases[space].decoder_rows(theirs) for space, theirs in inputs]
         return self.bases[layer.output].rows_of(source.output), columns
 
     def _write(self, layer: LinearLayer, weight: torch.Tensor, bias: torch.Tensor) -> None:
