@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import os
 import platform
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from importlib import metadata
 from pathlib import Path
 
@@ -176,12 +177,16 @@ def peak_resident_bytes() -> int:
 
 @contextmanager
 def native_silence() -> Iterator[None]:
-    """Drop all output to standard error within the block, also of native code; errors still arrive as exceptions."""
+    """Drop all output to standard error within the block, also of native code; errors still arrive as exceptions.
+
+    In a notebook Python's stderr is another place than the file of native code.
+    """
     sys.stderr.flush()
     stderr, devnull = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:
         os.dup2(devnull, 2)
-        yield
+        with redirect_stderr(io.StringIO()):
+            yield
     finally:
         os.dup2(stderr, 2)
         os.close(stderr)

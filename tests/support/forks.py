@@ -22,6 +22,7 @@ from compressor.base.child import ROOT, ChildFailed, serve
 from compressor.base.context import Progress, no_progress
 from compressor.base.errors import SrkdError
 from compressor.base.isolation import MB, ResourceLimits, restrict_process
+from compressor.base.machine import native_silence
 
 OF_UNTRUSTED_FILES = (
     "onnxruntime",
@@ -183,8 +184,9 @@ class WarmProcess:
 
 def main() -> None:
     """Import the libraries, then run the job of each line of stdin."""
-    for name in sys.argv[1:]:
-        importlib.import_module(name)
+    with native_silence():
+        for name in sys.argv[1:]:
+            importlib.import_module(name)
 
     def write(event: object) -> None:
         sys.stdout.write(json.dumps(event) + "\n")
