@@ -30,6 +30,7 @@ import srkd
 from benchmarks.__main__ import VERBS
 from compressor.models.networks.base import Spec
 from compressor.models.networks.carn_m import CARNMSpec
+from compressor.models.networks.compact import CompactSpec
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.rcan import RCANSpec
 from compressor.models.networks.registry import build
@@ -78,6 +79,7 @@ NETWORKS: dict[str, tuple[str, Spec]] = {
     "rcan.pt": ("rcan", RCANSpec(scale=4, width=8, groups=2, depth=2, hidden=2)),
     "swinir.pt": ("swinir", SwinIRSpec(scale=4, width=12, depths=(2,), heads=(2,), features=8)),
     "carn_m.pth": ("carn", CARNMSpec(scale=4, width=16)),
+    "realesr-general-x4v3.pth": ("srvgg", CompactSpec(scale=4, width=8, depth=1)),
     "esrgan.pth": ("esrgan-old", RRDBNetSpec(scale=4, width=8, depth=1, growth=4)),
 }
 
