@@ -68,9 +68,8 @@ class Table:
         titles, rows = [column.title for column in self.columns], [self._cells(row) for row in self.rows]
         lines = [titles, ["---"] * len(titles), *rows]
         table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-        # The site's Markdown takes a list for one only after a blank line.
+        # The site's Markdown takes a list for one only between blank lines.
         joined = "\n".join(self.conclusions)
-        # A list stands apart from the lines before and behind it.
         conclusions = re.sub(r"^(?!- )(.+)\n(?=- )|^(- .+)\n(?=[^-\n])", r"\1\2\n\n", joined, flags=re.MULTILINE)
         return "\n\n".join(part for part in (self.caption, table, conclusions) if part)
 

@@ -86,14 +86,14 @@ def find_sets(data: Path, *, scale: int, lr: Path | None = None) -> tuple[ImageS
     return tuple(_read_set(folder, scale, lr) for folder in folders)
 
 
-def makes_lr(image_set: AnySet) -> bool:
-    """Whether LR images of the set are made from its originals, because none are stored."""
-    return any(isinstance(source, ImagePair) and source.lr is None for source in image_set.sources)
+def makes_lr(sources: Iterable[ImagePair | LrImage]) -> bool:
+    """Return True if an LR image is made from its original, because none is stored."""
+    return any(isinstance(source, ImagePair) and source.lr is None for source in sources)
 
 
 def line_about_inputs(sources: Iterable[ImagePair | LrImage], scale: int) -> str | None:
     """A line if images of scale 1 are their own inputs, as no LR images are stored for them."""
-    if scale != 1 or not any(isinstance(source, ImagePair) and source.lr is None for source in sources):
+    if scale != 1 or not makes_lr(sources):
         return None
     return (
         "at scale 1 an image without a stored LR image is its own input, so no network comes nearer to the original: "

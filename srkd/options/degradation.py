@@ -52,7 +52,7 @@ def protocol_of(options: ScoringOptions, degradation: Degradation | None, sets: 
     if options.lr_border != ScoringOptions.lr_border:
         if degradation is not None:
             raise UsageError(f"--lr-border {options.lr_border}: {FLAG} makes LR images its own way; leave it out")
-        if not any(map(makes_lr, sets)):
+        if not any(makes_lr(image_set.sources) for image_set in sets):
             raise UsageError(f"--lr-border {options.lr_border}: all LR images are stored; leave it out")
     name = "" if degradation is None else degradation.label
     return Protocol(border=options.border, lr_border=options.lr_border, grey=options.grey, degradation=name)
