@@ -64,7 +64,7 @@ def run_report(options: ReportOptions, context: Context) -> ReportFile:
     missing = tuple(
         f"{section.contents.name}: {line}"
         for section in sections
-        for line in (*section.missing, section.contents.unfinished)
+        for line in (*section.missing, section.contents.unfinished_line(str(section.contents.path)))
         if line is not None
     )
     return ReportFile(path, path.stat().st_size, tuple(folders), missing)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from compressor.base.choices import Goal
+from compressor.base.errors import SrkdError
 from compressor.images.scores import GOAL_WORDS, Scores
 from compressor.models.checkpoints.header import RUN_FOLDER_WEIGHTS
 from compressor.models.networks.image_cost import Cost
@@ -69,7 +70,8 @@ class Gain:
         """Compare the PSNRs of a recipe and a baseline, both in the same order of seeds. `resolution` is the smallest
         difference that counts.
         """
-        differences = tuple(a - b for a, b in zip(recipe, baseline, strict=True))
+        # Two infinite figures are equal.
+        differences = tuple(0.0 if a == b else a - b for a, b in zip(recipe, baseline, strict=True))
         spread = Spread.of(differences)
         verdict: Verdict = "better" if spread.mean > 0 else "worse"
         if spread.sd is None:
@@ -126,7 +128,9 @@ class Outcome:
     def by(self, goal: Goal) -> float:
         """The figure by which the trial is judged."""
         psnr = Scores(psnr_y=self.psnr_y, psnr_y_teacher=self.psnr_y_teacher).by(goal)
-        return math.inf if psnr is None else psnr
+        if psnr is None:
+            raise SrkdError(f"{self.run} has no Y-PSNR {GOAL_WORDS[goal]}, by which the runs of its plan are judged")
+        return psnr
 
 
 @dataclass(frozen=True)

@@ -88,7 +88,9 @@ def compare_contents(runs: Sequence[Contents]) -> Comparison:
     if twice is not None:
         raise UsageError(f"{twice} is named twice: name each run once")
     finished = [run for run in runs if run.unfinished is None]
-    left_out = [f"{run.name} is left out: {run.unfinished}" for run in runs if run.unfinished is not None]
+    left_out = [
+        f"{run.name} is left out: {line}" for run in runs if (line := run.unfinished_line(str(run.path))) is not None
+    ]
     if not finished:
         raise SrkdError(f"nothing to compare: {'; '.join(left_out)}")
     _require_alike(finished)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +37,7 @@ class Contents:
     first: RunFile
     """run.json of a plan's first run while that of the plan has few facts; otherwise `file`."""
     unfinished: str | None
-    """Line saying what an unfinished run lacks; None for a finished run."""
+    """What an unfinished run lacks; None for a finished run."""
     scores: tuple[Score, ...]
     metrics: tuple[Metrics, ...]
     files: tuple[ExportedFile, ...]
@@ -60,6 +61,12 @@ class Contents:
     @property
     def protocol(self) -> str | None:
         return None if self.file.result is None else self.file.result.protocol
+
+    def unfinished_line(self, folder: str) -> str | None:
+        """What an unfinished run lacks, and the command that continues it in `folder`."""
+        if self.unfinished is None or self.file.is_finished:
+            return self.unfinished
+        return f"{self.unfinished} srkd compress --resume {shlex.quote(folder)} continues it."
 
     def score(self, role: Role) -> Score | None:
         """The first row of a role."""
@@ -86,7 +93,7 @@ def read_contents(run: Path, goal: GoalOption = "auto") -> Contents:
         path=run,
         file=file,
         first=first,
-        unfinished=None if finished else _unfinished(run, file, first, metrics, folders),
+        unfinished=None if finished else _unfinished(file, first, metrics, folders),
         scores=scores,
         metrics=metrics,
         files=tuple(
@@ -97,8 +104,8 @@ def read_contents(run: Path, goal: GoalOption = "auto") -> Contents:
     )
 
 
-def _unfinished(run: Path, file: RunFile, first: RunFile, metrics: Sequence[Metrics], folders: Sequence[Path]) -> str:
-    """A line with the progress of an unfinished run and the command that continues it."""
+def _unfinished(file: RunFile, first: RunFile, metrics: Sequence[Metrics], folders: Sequence[Path]) -> str:
+    """A line with the progress of an unfinished run."""
     if file.is_finished:
         return f"The run is finished, but {RUN_FOLDER_WEIGHTS} is missing from its folder."
     done = max((rows.last_step for rows in metrics), default=0)
@@ -106,7 +113,7 @@ def _unfinished(run: Path, file: RunFile, first: RunFile, metrics: Sequence[Metr
     where = f"step {done:,}" + (f" of {steps:,}" if steps and not folders else "")
     if folders:
         where = f"run {sum((folder / RUN_FOLDER_FACTS).is_file() for folder in folders)} of {len(folders)}"
-    return f"This run is not finished: it is at {where}. srkd compress --resume {run.resolve().name} continues it."
+    return f"This run is not finished: it is at {where}."
 
 
 def _scores_so_far(metrics: Sequence[Metrics], scale: int | None) -> list[Score]:

@@ -137,7 +137,8 @@ def _what(contents: Contents) -> str:
 def _notices(contents: Contents, pictures: Pictures, warning: str | None) -> list[str]:
     """The lines that a reader must not miss."""
     student = contents.score("student")
-    lines = [contents.unfinished] if contents.unfinished is not None else []
+    unfinished = contents.unfinished_line(f"runs/{contents.name}")
+    lines = [] if unfinished is None else [unfinished]
     if warning is not None:
         lines.append(f"{warning[0].upper()}{warning[1:]}.")
     plain = contents.score("bicubic")

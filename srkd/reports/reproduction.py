@@ -28,7 +28,7 @@ def command_of(run: str, request: Request) -> tuple[str | None, bool]:
     words, is_shortened = ["srkd", "compress"], False
     for row in declarations(CompressOptions):
         value = request.get(row.name)
-        if not row.option.in_json or value is None or value in ([], {}, False):
+        if not row.option.in_json or value is None or value is False or value in ([], {}):
             continue
         default = list(row.default) if isinstance(row.default, tuple) else row.default
         if value == default and row.name not in STATED:

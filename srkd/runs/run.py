@@ -24,6 +24,7 @@ from compressor.data.placement import place_on_device
 from compressor.degradation.names import METADATA as DEGRADATION
 from compressor.images.metrics import below_bicubic
 from compressor.images.scores import GOAL_WORDS, without_network
+from compressor.images.sheet import Panel, write_sheet
 from compressor.models.checkpoints.licence import KEY as LICENCE
 from compressor.models.checkpoints.licence import commercial_warning
 from compressor.models.checkpoints.load import load_checkpoint
@@ -41,7 +42,6 @@ from compressor.training.run_folder import FACTS, JOINT_TEACHER, SHEET, STUDENT,
 from compressor.training.stage import Stage
 from compressor.training.state import State, follow_leader
 from compressor.training.validation import Reference, enlarge, middle_of
-from demo.sheet import Panel, write_sheet
 from srkd.options.compress import CompressOptions
 from srkd.options.option import to_json
 from srkd.options.values import as_tuple

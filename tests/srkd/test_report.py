@@ -33,6 +33,7 @@ from srkd.reports.contents import read_contents
 from srkd.reports.page import Section, report_page
 from srkd.reports.pictures import Pictures
 from srkd.reports.render import Table, render_page
+from srkd.reports.reproduction import command_of
 from tests.support.foreign_models import save_onnx, save_torchscript, twin
 from tests.support.small_runs import SMALL, save_photos, save_teacher
 
@@ -318,7 +319,13 @@ def test_an_unfinished_run_is_shown_as_far_as_it_is(copy: Path, tmp_path: Path) 
     text = page_of(report.path).text
     assert "not finished" in text and "student at step 2" in text and "Curves" in text
     assert any("no student yet" in line for line in report.missing)
-    assert "Pictures" not in text
+    assert any(f"srkd compress --resume {copy} " in line for line in report.missing)
+    assert "srkd compress --resume runs/copy " in text and "Pictures" not in text
+
+
+def test_the_command_that_repeats_a_run_states_zeros() -> None:
+    command, _ = command_of("first", {"recipe": "logits", "seed": 0, "label_margin": 0, "teacher_cache": False})
+    assert command == "srkd compress --recipe logits --seed 0 --label-margin 0 --out runs/first"
 
 
 def test_a_changed_export_is_called_changed(copy: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import inf
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -34,6 +36,8 @@ def test_mean_and_sd_are_those_of_a_sample() -> None:
         # The difference is below three digits, although it has no spread.
         ([30.0 + 2**-12, 31.0 + 2**-12], [30.0, 31.0], 2**-12, 0.0, "no difference"),
         ([30.5], [30.0], 0.5, None, "spread unknown"),
+        # Both are equal to the teacher: their infinite figures do not differ.
+        ([inf, inf], [inf, inf], 0.0, 0.0, "no difference"),
     ],
 )
 def test_a_gain_below_two_sd_of_the_paired_difference_is_none(recipe, baseline, mean, sd, verdict) -> None:

@@ -31,7 +31,7 @@ class Panel:
 def write_sheet(panels: Sequence[Panel], path: Path) -> None:
     """Write the panels in a row: the square in which the last one has most detail, enlarged without smoothing."""
     side, crop = SIDE_PIXELS, SIDE_PIXELS // ZOOM
-    top, left = most_detailed_square(panels[-1].image_01, crop)
+    top, left = _most_detailed_square(panels[-1].image_01, crop)
     width = len(panels) * (side + GAP_PIXELS) - GAP_PIXELS
     sheet = Image.new("RGB", (width, side + CAPTION_PIXELS), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(15)
@@ -45,8 +45,8 @@ def write_sheet(panels: Sequence[Panel], path: Path) -> None:
         sheet.save(temporary)
 
 
-def most_detailed_square(image_01: torch.Tensor, side: int) -> tuple[int, int]:
-    """Return top and left of the square with the largest differences of neighbours, where networks differ."""
+def _most_detailed_square(image_01: torch.Tensor, side: int) -> tuple[int, int]:
+    """Top and left of the square with the largest differences of neighbours, where networks differ."""
     luma = image_01.mean(0)
     detail = (luma[1:, 1:] - luma[:-1, 1:]).abs() + (luma[1:, 1:] - luma[1:, :-1]).abs()
     height, width = detail.shape
