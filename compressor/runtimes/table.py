@@ -118,8 +118,6 @@ class RuntimeEntry(Requirements):
     """True if it reads a tensor on its device without a copy through the host."""
     opens_as_teacher: bool = False
     """True if its files can be foreign teachers, so that `OpenOptions.arch_options` apply."""
-    phone_program: str = ""
-    """The runtime's own program that times its files on an Android phone, if `srkd plan --emit` can have it do so."""
 
     @property
     def runs_checkpoints(self) -> bool:
@@ -171,7 +169,6 @@ RUNTIMES: EntryPointTable[RuntimeEntry] = EntryPointTable(
             devices={device: row.part for device, row in PROVIDERS.items()},
             reads_torch_memory=True,
             opens_as_teacher=True,
-            phone_program="onnxruntime_perf_test",
         ),
         RuntimeEntry(
             name="openvino",
@@ -210,7 +207,6 @@ RUNTIMES: EntryPointTable[RuntimeEntry] = EntryPointTable(
             suffixes=(".tflite",),
             needs=("ai_edge_litert",),
             extra="litert",
-            phone_program="benchmark_model",
         ),
         RuntimeEntry(
             name="executorch",

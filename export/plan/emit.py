@@ -1,9 +1,8 @@
 """Plans for a device that srkd does not run on: candidates as files with runners, whose timings are read back.
 
-The folder holds the files, plan.json and runners that write measured.json: run.py (`runner.py`), which needs
-onnxruntime and numpy alone, and run_adb.py (`runner_adb.py`), which has a phone's benchmark program time files of one
-size through adb; a browser times them in the page of `srkd demo`. The same search then reads these timings in place of
-a clock.
+The folder holds ONNX files, plan.json and run.py (`runner.py`), which needs onnxruntime and numpy alone and writes
+measured.json; a browser times them in the page of `srkd demo`. The same search then reads these timings in place of a
+clock.
 """
 
 from __future__ import annotations
@@ -17,24 +16,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 
 from compressor.base.context import QUIET, Context
 from compressor.base.errors import SrkdError, UsageError
 from compressor.base.files import atomic_path, read_text, require_writable_folder
 from compressor.images.sample import sample_photo
 from compressor.inference.open import open_model
-from compressor.runtimes.table import RUNTIMES
-from export.graph.onnx_graph import for_one_size
 from export.plan.measure import Environment, megabytes_of, write_untrained
 from export.plan.search import CandidateShape, ShapeMeasurement, Targets
 
 PLAN, RUN, PHOTO = "plan.json", "run.py", "photo.npy"
-RUN_ADB, FIXED = "run_adb.py", "android"
-"""The runner of a phone, and the folder of ONNX files of one size."""
 MOST_BYTES = 10**7
 """The largest plan, and the largest timings of a device, that are read."""
 SCHEMA, MEASURED_SCHEMA = "srkd.plan-emit/1", "srkd.plan-measured/1"
+RUNTIME = "onnxruntime"
 PER_KIND = 10
 """Number of files of each kind of network: the device must run all of them, as no search runs there."""
 
@@ -85,11 +80,9 @@ def emit(
     folder: Path,
     context: Context = QUIET,
 ) -> Emitted:
-    """Write candidates, plan.json, the runners and what they need to a new or empty folder."""
-    of_onnx, program = place.runtime == "onnxruntime", RUNTIMES[place.runtime].phone_program
-    if not program:
-        others = " or ".join(name for name, row in RUNTIMES.items() if row.phone_program)
-        raise UsageError(f"--emit writes files for {others}, not for --runtime {place.runtime}")
+    """Write candidates, plan.json, the runner and its photo to a new or empty folder."""
+    if place.runtime != RUNTIME:
+        raise UsageError(f"--emit writes files for {RUNTIME}, not for --runtime {place.runtime}: leave it out")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"--emit {folder} is not empty: name a new folder")
     require_writable_folder(folder, "--emit")
@@ -98,24 +91,19 @@ def emit(
     failed: dict[str, str] = {}
     for candidate in context.each("write shapes", candidates):
         try:
-            # Programs on a phone fill a free size with 1: their files have one size.
-            file = write_untrained(candidate, place, folder, fixed=not of_onnx)
-            fixed = _write_fixed(file, place.lr_size, folder / FIXED / file.name) if of_onnx else file
-            if of_onnx:  # so that it is known to run: the demo need not try each one in a child process
-                open_model(file, place.open_options())
+            file = write_untrained(candidate, place, folder)
+            # So that it is known to run: the demo need not try each one in a child process.
+            open_model(file, place.open_options())
         except SrkdError as error:
             failed[candidate.name] = str(error)
             context.note(f"{candidate.name} is left out: {error}")
             continue
-        names = {"name": candidate.name, "file": file.name, "fixed": fixed.relative_to(folder).as_posix()}
-        entries.append({**names, **asdict(candidate), "mb": megabytes_of(file)})
+        entries.append({"name": candidate.name, "file": file.name, **asdict(candidate), "mb": megabytes_of(file)})
     if not entries:
         raise SrkdError(f"--emit {folder}: no shape could be written: {next(iter(failed.values()), 'there is none')}")
     body = {
         "schema": SCHEMA,
         "teacher": teacher,
-        "runtime": place.runtime,
-        "program": program,
         "lr_size": "{}x{}".format(*place.lr_size),
         "channels": channels,
         "precision": place.precision,
@@ -125,23 +113,13 @@ def emit(
         "failed": failed,
     }
     name = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:16]
-    # Copied, not imported: they run without srkd.
-    runner = Path(__file__)
-    shutil.copyfile(runner.with_name("runner_adb.py"), folder / RUN_ADB)
-    if of_onnx:
-        shutil.copyfile(runner.with_name("runner.py"), folder / RUN)
-        with atomic_path(folder / PHOTO) as temporary, temporary.open("wb") as photo:
-            np.save(photo, (255 * sample_photo(*place.lr_size, channels=channels)).round().byte().numpy())
+    # Copied, not imported: it runs without srkd.
+    shutil.copyfile(Path(__file__).with_name("runner.py"), folder / RUN)
+    with atomic_path(folder / PHOTO) as temporary, temporary.open("wb") as photo:
+        np.save(photo, (255 * sample_photo(*place.lr_size, channels=channels)).round().byte().numpy())
     with atomic_path(folder / PLAN) as temporary:
         temporary.write_text(json.dumps({"id": name, **body}, indent=2), encoding="utf-8")
     return read_emitted(folder)
-
-
-def _write_fixed(source: Path, lr_size: tuple[int, int], target: Path) -> Path:
-    """Write an ONNX file again that takes one image of one size."""
-    target.parent.mkdir(exist_ok=True)
-    onnx.save_model(for_one_size(onnx.load_model(str(source)), lr_size), str(target))
-    return target
 
 
 def read_emitted(folder: Path) -> Emitted:
@@ -149,12 +127,11 @@ def read_emitted(folder: Path) -> Emitted:
     try:
         width, height = map(int, plan["lr_size"].split("x"))
         names = [field.name for field in fields(CandidateShape)]
-        runtime = plan.get("runtime", "onnxruntime")  # folders of before had ONNX Runtime's files only
         return Emitted(
             folder,
             str(plan["id"]),
             str(plan["teacher"]),
-            Environment(runtime, plan["precision"], (width, height), threads=plan["threads"]),
+            Environment(RUNTIME, plan["precision"], (width, height), threads=plan["threads"]),
             Targets(**plan["targets"]),
             {row["name"]: CandidateShape(**{name: row[name] for name in names}) for row in plan["candidates"]},
             {row["name"]: folder / Path(row["file"]).name for row in plan["candidates"]},
@@ -203,8 +180,7 @@ def read_measured(file: Path, folder: Path | None, teacher: str) -> DeviceTiming
     rows = measured.get("rows")
     if not isinstance(rows, Mapping) or not rows:
         raise UsageError(
-            f"--measured {file} holds no timings: run {RUN} on the device, {RUN_ADB} for a phone, or srkd demo "
-            f"{emitted.folder} for a browser"
+            f"--measured {file} holds no timings: run {RUN} on the device, or srkd demo {emitted.folder} for a browser"
         )
     for name, row in rows.items():
         figures = [row.get("ms"), row.get("low"), row.get("high")] if isinstance(row, Mapping) else [None]

@@ -97,8 +97,8 @@ class Environment:
         return f"{size}, {self.runtime} {self.precision}, {self.device}, {count_threads(threads)}"
 
 
-def write_untrained(candidate: CandidateShape, place: Environment, folder: Path, *, fixed: bool = False) -> Path:
-    """Write a candidate with random weights as a file for that place, of its size alone if `fixed`; return its path."""
+def write_untrained(candidate: CandidateShape, place: Environment, folder: Path) -> Path:
+    """Write a candidate with random weights as a file for that place; return its path."""
     network, row = build(parse_student(candidate.student), seed=0), place.format()
     stem = f"{candidate.kind}-{candidate.width}x{candidate.depth}"
     if row is None:
@@ -107,14 +107,14 @@ def write_untrained(candidate: CandidateShape, place: Environment, folder: Path,
         return file
     file = folder / f"{stem}{row.suffix}"
     with tempfile.TemporaryDirectory(prefix="srkd-photo-") as photos:
-        options = FileOptions(lr_size=place.lr_size if fixed else None)
+        options = FileOptions()
         if row.precision == "int8":
             _write_photo(Path(photos), network.descriptor.scale)
             options = replace(options, int8=Int8Options(calibrate=Path(photos), data=Path(photos), max_drop=None))
         try:
             convert_to(row, network, Source(stem), file, options)
         except CannotConvert:
-            if fixed or "static" not in row.options:
+            if "static" not in row.options:
                 raise
             # A network with windows, in a format that then takes one size only.
             convert_to(row, network, Source(stem), file, FileOptions(lr_size=place.lr_size, int8=options.int8))

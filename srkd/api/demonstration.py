@@ -34,11 +34,6 @@ def plan_to_time(options: DemoOptions, context: Context) -> tuple[PlanToTime, tu
     if len(paths) > 1 or options.teacher is not None:
         raise UsageError(f"{folder} holds a plan, whose files are timed alone: name no other model and no --teacher")
     emitted = read_emitted(folder)
-    if emitted.place.runtime != "onnxruntime":
-        raise UsageError(
-            f"{folder} holds files for {emitted.place.runtime}, and browsers run ONNX files: "
-            "write them with srkd plan --runtime onnxruntime --emit DIR"
-        )
     models = []
     for name, file in context.each("read shapes", emitted.files.items()):
         models.append(read_model(file, name, "student", limits=options.limits))

@@ -50,7 +50,6 @@ from srkd.options.values import (
     DEVICE,
     MODEL,
     NAMED_FOLDER,
-    PLAN_DEVICE,
     SETTING,
     SIZE,
     OneOf,
@@ -497,8 +496,8 @@ class MeasurementOptions(Group):
     _: KW_ONLY
     device: Annotated[
         str,
-        PLAN_DEVICE,
-        Option("Device that the student will run on; galaxy-s25-npu: a rough guide from published figures."),
+        DEVICE,
+        Option("Device that the student will run on."),
     ] = "cpu"
     threads: Annotated[
         int | None, Field(ge=1), Option("CPU threads; no more than there are cores.", unset="as many as torch uses")
@@ -511,7 +510,7 @@ class MeasurementOptions(Group):
     emit: Annotated[
         PathOption,
         Option(
-            "Write shapes as files, and programs that time them on another device or, through adb, on a phone.",
+            "Write shapes as ONNX files, and a program that times them on another device.",
             unset="time here",
             metavar="DIR",
         ),

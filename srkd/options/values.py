@@ -270,18 +270,6 @@ def read_device(value: object) -> str:
     return str(value)
 
 
-def read_plan_device(value: object) -> str:
-    """Check the name of a device to plan for: one as above, or one of which figures are published."""
-    from export.plan.published import PUBLISHED
-
-    if value in PUBLISHED:
-        return str(value)
-    try:
-        return read_device(value)
-    except UsageError as error:
-        raise UsageError(f"{error}, or {', '.join(PUBLISHED)}") from error
-
-
 def read_cluster(value: object) -> str:
     """Check the address of a cluster: `ray`, or `ray://HOST:PORT`."""
     if not re.fullmatch(r"ray(://[^\s/:]+:\d{1,5})?", str(value)):
@@ -308,6 +296,5 @@ SETTING = Settings()
 NAMED_FOLDER = NamedFolder()
 CLUSTER = Parsed("ray[://HOST:PORT]", read_cluster)
 DEVICE = Parsed("device", read_device)
-PLAN_DEVICE = Parsed("device", read_plan_device)
 MODEL = ModelPath("a model: give a path, a run folder, hf://OWNER/NAME or what srkd.load returned", "descriptor")
 PICTURE = PathOr("a picture: give a path, a PIL image, a NumPy array or a tensor", "getbands", "shape")

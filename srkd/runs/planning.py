@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from compressor.base.choices import Goal
 from compressor.base.context import Context
@@ -21,7 +21,6 @@ from compressor.base.memory import keep_freed_memory
 from compressor.images.scores import GOAL_WORDS
 from compressor.inference.teacher_check import check_teacher
 from compressor.models.networks.base import ImageModel
-from compressor.models.networks.registry import is_chain
 from compressor.runtimes.base import require_memory_for
 from compressor.runtimes.table import RUNTIMES
 from compressor.teachers.teacher import Teacher
@@ -29,7 +28,6 @@ from export.formats.table import find_format
 from export.plan import candidates as shapes
 from export.plan.emit import Emitted, emit, read_measured, spread_out
 from export.plan.measure import ONCE, Bench, Environment
-from export.plan.published import MARK, PUBLISHED, NumberFormat, PublishedDevice, RoughTime, guess
 from export.plan.quality import FittedQuality
 from export.plan.search import CandidateShape, Measure, Plan, PlanRow, Targets, find_student, unknown
 from export.profile.conditions import Observation
@@ -82,56 +80,16 @@ class PlanFiles:
     files: tuple[str, ...]
     shapes: int
     """Number of shapes with a file."""
-    phone_program: str
-    """The program that times the files on an Android phone."""
     lr_size: str
     precision: str
     targets: Targets
     failed: Mapping[str, str]
 
 
-@dataclass(frozen=True)
-class GuessedShape:
-    """A shape with a rough time: nobody measured it."""
-
-    kind: str
-    width: int
-    depth: int
-    params: int
-    macs: int
-    student: str
-    rough_ms: RoughTime | None
-    guess: Literal["likely", "open", "unlikely", "unknown"]
-    why: str
-
-    @property
-    def name(self) -> str:
-        return f"{self.kind} {self.width}x{self.depth}"
-
-
-@dataclass(frozen=True)
-class PlanGuess:
-    """Shapes by their rough times on a device that one does not have, the slowest first; nothing is chosen."""
-
-    teacher: str
-    scale: int
-    device: str
-    device_title: str
-    precision: str
-    lr_size: str
-    targets: Targets
-    mark: str
-    source: str
-    largest_likely: str | None
-    rows: tuple[GuessedShape, ...]
-    candidates: int
-
-
-def run_plan(options: PlanOptions, context: Context) -> PlanReport | PlanFiles | PlanGuess:
+def run_plan(options: PlanOptions, context: Context) -> PlanReport | PlanFiles:
     """Find the largest student that meets all targets in a runtime on this machine; everything is measured.
 
     `emit` writes shapes and a runner for another device instead, and `measured` plans from the timings of that runner.
-    A device with published figures, such as `device="galaxy-s25-npu"`, gives a rough guide; nothing is measured.
 
         >>> srkd.plan("edsr.pt", target_fps=5, lr_size="64x48", seconds=0.1).chosen.student
     """
@@ -141,20 +99,13 @@ def run_plan(options: PlanOptions, context: Context) -> PlanReport | PlanFiles |
     picture = path_of(options.picture)
     if picture is not None:
         require_png(picture, "--out")
-    published = PUBLISHED.get(measurement.device)
-    if published is not None:
-        _require_guess(options, published)
-    elif measurement.measured is not None or measurement.emit is not None:
+    if measurement.measured is not None or measurement.emit is not None:
         _require_timed_elsewhere(options)
     teacher = _load_teacher(options, context)
     descriptor, network, planning = teacher.descriptor, teacher.network, Planning(options, teacher, context)
     place = place_of(options, measurement.threads)
     require_memory_for(place.lr_size, 1, descriptor, "--lr-size")
     facts = shapes.TeacherFacts(descriptor.scale, descriptor.channels, None if network is None else network.spec)
-    if published is not None:
-        assert targets is not None
-        candidates = shapes.list_candidates(facts, place.lr_size)
-        return guessed(published, _name(teacher), descriptor.scale, place, targets, candidates)
     with torch_threads(measurement.threads) as threads:
         if measurement.measured is not None:
             return planning.from_file(Path(measurement.measured), targets)
@@ -184,77 +135,6 @@ def _first_changed(measurement: MeasurementOptions, *names: str) -> str | None:
     usual = MeasurementOptions()
     changed = (name for name in names if getattr(measurement, name) != getattr(usual, name))
     return next((f"--{'no-quality' if name == 'quality' else name}" for name in changed), None)
-
-
-def _require_guess(options: PlanOptions, device: PublishedDevice) -> None:
-    """Refuse what published figures cannot answer."""
-    measurement, target = options.measurement, options.target
-    if target.target_fps is None and target.target_ms is None:
-        raise UsageError(f"--device {device.name} guesses times: give --target-fps or --target-ms")
-    given = {
-        "--emit": measurement.emit,
-        "--measured": measurement.measured,
-        "--runtime": target.runtime,
-        "--target-mb": target.target_mb,
-        "--out": options.picture,
-    }
-    refused = next((flag for flag, value in given.items() if value is not None), None)
-    refused = refused or _first_changed(measurement, "threads", "margin", "seconds", "quality")
-    if refused is not None:
-        raise UsageError(f"{refused} does not go with --device {device.name}, a {MARK}: leave one of them out")
-    if target.precision == "bf16":
-        raise UsageError(f"--precision bf16: the figures of {device.name} are in float and int8")
-
-
-def guessed(
-    device: PublishedDevice,
-    teacher: str,
-    scale: int,
-    place: Environment,
-    targets: Targets,
-    candidates: Sequence[CandidateShape],
-) -> PlanGuess:
-    """The candidates within the targets' MACs by their rough times."""
-    number_format: NumberFormat = "w8a8" if place.precision == "int8" else "float"
-    stacks = {kind for kind in {shape.kind for shape in candidates} if is_chain(kind)}
-    rows = []
-    for shape in candidates:
-        rough: RoughTime | None = None
-        if shape.macs > targets.most_macs:
-            continue
-        like_none = f"no figures of networks like {shape.kind}"
-        result = guess(device, shape.macs, number_format) if shape.kind in stacks else like_none
-        word: Literal["likely", "open", "unlikely", "unknown"] = "unknown"
-        why = f"no guess: {result}"
-        if isinstance(result, RoughTime):
-            rough = result
-            if rough.high <= targets.most_ms:
-                word, why = "likely", "the whole range is within the target"
-            elif rough.low <= targets.most_ms:
-                word, why = "open", "the target lies within the range"
-            else:
-                word, why = "unlikely", "the whole range is over the target"
-        rows.append(
-            GuessedShape(
-                shape.kind, shape.width, shape.depth, shape.params, shape.macs, shape.student, rough, word, why
-            )
-        )
-    rows.sort(key=lambda row: (-math.inf if row.rough_ms is None else row.rough_ms.ms, row.params), reverse=True)
-    likely = max((row for row in rows if row.guess == "likely"), key=lambda row: (row.params, row.macs), default=None)
-    return PlanGuess(
-        teacher=teacher,
-        scale=scale,
-        device=device.name,
-        device_title=f"{device.title} ({device.chip})",
-        precision=f"{place.precision} ({number_format})",
-        lr_size=format_size(place.lr_size),
-        targets=targets,
-        mark=MARK,
-        source=device.source,
-        largest_likely=None if likely is None else likely.student,
-        rows=tuple(rows),
-        candidates=len(candidates),
-    )
 
 
 def targets_of(target: TargetOptions) -> Targets:
@@ -434,7 +314,6 @@ def _files(emitted: Emitted) -> PlanFiles:
         id=emitted.id,
         files=tuple(sorted(path.name for path in emitted.folder.iterdir())),
         shapes=len(emitted.candidates),
-        phone_program=RUNTIMES[emitted.place.runtime].phone_program,
         lr_size=format_size(emitted.place.lr_size),
         precision=emitted.place.precision,
         targets=emitted.targets,

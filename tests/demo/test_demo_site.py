@@ -186,10 +186,6 @@ def test_the_folder_of_a_plan_gives_its_files_by_their_names(tmp_path: Path) -> 
     ):
         with pytest.raises(UsageError, match="holds a plan, whose files are timed alone"):
             plan_to_time(options, QUIET)
-    written = json.loads((folder / "plan.json").read_text())
-    (folder / "plan.json").write_text(json.dumps({**written, "runtime": "litert"}))
-    with pytest.raises(UsageError, match="browsers run ONNX files: write them with srkd plan --runtime onnxruntime"):
-        plan_to_time(DemoOptions([folder]), QUIET)
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-import onnxruntime
 import pytest
 import torch
 
@@ -36,7 +34,7 @@ from export.timing.turns import CallTimes
 
 SIZE = (24, 16)
 TORCH = Environment("torch", "fp32", SIZE, threads=1)
-EMITTED = ["android", "compact-8x1.onnx", "photo.npy", "plan.json", "run.py", "run_adb.py"]
+EMITTED = ["compact-8x1.onnx", "photo.npy", "plan.json", "run.py"]
 FOR_ANY = {"compact", "plain"}
 """Networks whose shapes suit any teacher."""
 ORT = Environment("onnxruntime", "fp32", SIZE, threads=1)
@@ -224,17 +222,6 @@ def test_another_device_measures_and_the_plan_reads_it_back(tmp_path: Path) -> N
         read_measured(folder / "measured.json", None, "abd")
 
 
-def test_files_for_a_phone_have_one_size(tmp_path: Path) -> None:
-    """perf_test fills a free size with 1 (`-I`, onnxruntime/test/perftest/command_args_parser.cc)."""
-    folder = tmp_path / "phone"
-    emit([SMALL], Targets(ms=5), ORT, "abc", 3, folder)
-    for entry in json.loads((folder / "plan.json").read_text())["candidates"]:
-        free, fixed = (onnxruntime.InferenceSession(folder / entry[key]) for key in ("file", "fixed"))
-        assert fixed.get_inputs()[0].shape == [1, 3, 16, 24] and fixed.get_outputs()[0].shape == [1, 3, 32, 48]
-        image = np.random.default_rng(0).random((1, 3, 16, 24), dtype=np.float32)
-        np.testing.assert_array_equal(*(session.run(None, {"input": image})[0] for session in (free, fixed)))
-
-
 def test_timings_say_where_they_come_from_and_may_be_of_some_shapes(tmp_path: Path) -> None:
     folder, other = tmp_path / "phone", shape(CompactSpec(2, width=8, depth=2))
     emitted = emit([SMALL, other], Targets(ms=5), ORT, "abc", 3, folder)
@@ -252,28 +239,6 @@ def test_timings_say_where_they_come_from_and_may_be_of_some_shapes(tmp_path: Pa
     assert read.measure(SMALL).ms == 2.5
     with pytest.raises(SrkdError, match="not among the timings"):
         read.measure(other)
-
-
-@pytest.mark.extras
-@pytest.mark.parametrize(("precision", "suffix"), [("fp32", ".tflite"), ("int8", ".int8.tflite")])
-def test_a_plan_for_litert_writes_files_of_one_size_for_a_phone(precision: str, suffix: str, tmp_path: Path) -> None:
-    """benchmark_model times a file's own sizes (tensorflow/lite/tools/benchmark/README.md)."""
-    pytest.importorskip("litert_torch")
-    interpreter = pytest.importorskip("ai_edge_litert.interpreter")
-    folder, place = tmp_path / "phone", replace(ORT, runtime="litert", precision=precision)
-    emitted = emit([SMALL], Targets(ms=5), place, "abc", 3, folder)
-    assert sorted(path.name for path in folder.iterdir()) == [f"compact-8x1{suffix}", "plan.json", "run_adb.py"]
-    assert (emitted.place.runtime, emitted.place.lr_size) == ("litert", SIZE)
-    model = interpreter.Interpreter(str(folder / f"compact-8x1{suffix}"))
-    (image,), (output,) = model.get_input_details(), model.get_output_details()
-    assert [*image["shape_signature"]] == [1, 16, 24, 3]
-    model.allocate_tensors()
-    model.set_tensor(image["index"], np.zeros(image["shape"], image["dtype"]))
-    model.invoke()
-    assert model.get_tensor(output["index"]).shape == (1, 32, 48, 3)
-    measured = {"schema": "srkd.plan-measured/1", "plan": emitted.id, "rows": {SMALL.name: {"ms": 2.5}}}
-    (folder / "measured.json").write_text(json.dumps(measured))
-    assert read_measured(folder / "measured.json", None, "abc").measure(SMALL).ms == 2.5
 
 
 def test_timings_that_are_not_those_of_the_files_are_refused(tmp_path: Path) -> None:
@@ -296,7 +261,7 @@ def test_timings_that_are_not_those_of_the_files_are_refused(tmp_path: Path) -> 
     refused("schema", schema="other")
     with pytest.raises(UsageError, match="is not empty"):
         emit([SMALL], Targets(ms=5), ORT, "abc", 3, folder)
-    with pytest.raises(UsageError, match="files for onnxruntime or litert"):
+    with pytest.raises(UsageError, match="files for onnxruntime, not"):
         emit([SMALL], Targets(ms=5), TORCH, "abc", 3, tmp_path / "other")
 
 

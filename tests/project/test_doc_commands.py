@@ -58,7 +58,6 @@ ELSEWHERE = {
     r"--on ray": "needs Ray: tests/srkd/test_on_ray.py",
     r"charbonnier|plain\.pt": "needs an installed package: tests/recipes/test_recipe_packages.py and its like",
     r"--runtime all": "takes a minute: tests/export/test_profile.py",
-    r"--runtime litert --emit": "needs an optional library: tests/export/test_plan_measure.py",
     r"--measured": "needs the times of another device: tests/srkd/test_plan.py",
     r"^srkd doctor": "tests/srkd/test_doctor.py",
     r"--target.*int8": "writes many files in eight bits: tests/export/test_plan_measure.py",

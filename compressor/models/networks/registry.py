@@ -12,8 +12,6 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache
 
-import torch
-
 from compressor.base.entry_points import EntryPointTable, describe_failure, package_of, top_module
 from compressor.base.errors import SrkdError, UsageError
 from compressor.base.randomness import torch_seed
@@ -96,12 +94,6 @@ def build(spec: Spec, *, seed: int | None = None, quantisation: Quantisation | N
             add_quantisers(network, quantisation, family.quantised, arch=spec.arch)
             network.quantisation = quantisation
     return network.eval()
-
-
-def is_chain(name: str) -> bool:
-    """True if networks of that kind are chains of 3×3 convolutions once they are trained."""
-    with torch.device("meta"):
-        return build(architecture(name).small).deployed().chain() is not None
 
 
 def quantise(network: Network, quantisation: Quantisation) -> Network:
