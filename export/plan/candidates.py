@@ -12,11 +12,13 @@ from compressor.models.networks.cost import cost
 from compressor.models.networks.image_cost import Cost
 from compressor.models.networks.registry import architecture, architectures
 from compressor.models.students.students import student_text
-from export.plan.search import CandidateShape
+from export.plan.search import CandidateShape, Targets
 
 WIDTHS = (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256)
 """Widths in channels: multiples of 8, the block size of chips and their libraries; the steps grow with the width."""
 DEPTHS = (1, 2, 3, 4, 6, 8, 12, 16, 20, 24, 32)
+PER_KIND = 10
+"""Number of shapes of each kind for another device, which must time all of them, as no search runs there."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,22 @@ def list_candidates(teacher: TeacherFacts, lr_size: tuple[int, int]) -> tuple[Ca
         if most is None or (candidate.params <= most.params and candidate.macs <= most.macs)
     ]
     return tuple({candidate.student: candidate for candidate in within}.values())
+
+
+def spread_out(
+    candidates: Sequence[CandidateShape], targets: Targets, per_kind: int = PER_KIND
+) -> tuple[CandidateShape, ...]:
+    """Some candidates of each kind, evenly from the least to the most MACs on a logarithmic scale."""
+    chosen: list[CandidateShape] = []
+    allowed = [candidate for candidate in candidates if candidate.macs <= targets.most_macs]
+    for kind in dict.fromkeys(candidate.kind for candidate in allowed):
+        own = [candidate for candidate in allowed if candidate.kind == kind]
+        least, most = (end(candidate.macs for candidate in own) for end in (min, max))
+        steps = [least * (most / least) ** (index / max(1, per_kind - 1)) for index in range(per_kind)]
+        # Of shapes with the same MACs take the deeper: narrow and deep shapes are better students.
+        nearest = (min(own, key=lambda candidate: (abs(candidate.macs / step - 1), -candidate.depth)) for step in steps)
+        chosen += dict.fromkeys(nearest)
+    return tuple(chosen)
 
 
 def _shapes(largest: Spec, lr_size: tuple[int, int], *, fits: bool) -> Iterator[CandidateShape]:

@@ -77,7 +77,7 @@ class Environment:
         return RUNTIMES[self.runtime].runs_checkpoints
 
     def open_options(self) -> OpenOptions:
-        """The options for opening a file in this place."""
+        """The options for opening a file in this environment."""
         selects = RUNTIMES[self.runtime].selects_precision and self.precision != "int8"
         return OpenOptions(
             device=torch_device_for(self.device) if self.is_torch else self.device,
@@ -97,9 +97,9 @@ class Environment:
         return f"{size}, {self.runtime} {self.precision}, {self.device}, {count_threads(threads)}"
 
 
-def write_untrained(candidate: CandidateShape, place: Environment, folder: Path) -> Path:
-    """Write a candidate with random weights as a file for that place; return its path."""
-    network, row = build(parse_student(candidate.student), seed=0), place.format()
+def write_untrained(candidate: CandidateShape, environment: Environment, folder: Path) -> Path:
+    """Write a candidate with random weights as a file for that environment; return its path."""
+    network, row = build(parse_student(candidate.student), seed=0), environment.format()
     stem = f"{candidate.kind}-{candidate.width}x{candidate.depth}"
     if row is None:
         file = folder / f"{stem}.safetensors"
@@ -117,7 +117,7 @@ def write_untrained(candidate: CandidateShape, place: Environment, folder: Path)
             if "static" not in row.options:
                 raise
             # A network with windows, in a format that then takes one size only.
-            convert_to(row, network, Source(stem), file, FileOptions(lr_size=place.lr_size, int8=options.int8))
+            convert_to(row, network, Source(stem), file, FileOptions(lr_size=environment.lr_size, int8=options.int8))
     return file
 
 
@@ -138,7 +138,7 @@ def megabytes_of(file: Path) -> float:
 
 
 class Bench:
-    """Measurements of candidates in one place.
+    """Measurements of candidates in one environment.
 
     The first measurement of a candidate is quick: it takes turns with the reference (the first of all candidates), so
     that a slow second of the machine slows both. Later measurements time the candidate alone; as they are seconds
@@ -147,14 +147,14 @@ class Bench:
 
     def __init__(
         self,
-        place: Environment,
+        environment: Environment,
         folder: Path,
         *,
         seconds: float = 1.0,
         longest_ms: float = float("inf"),
         context: Context = QUIET,
     ) -> None:
-        self.place, self.folder, self.seconds, self.longest_ms = place, folder, seconds, longest_ms
+        self.environment, self.folder, self.seconds, self.longest_ms = environment, folder, seconds, longest_ms
         self.context = context
         self.reference: tuple[CandidateShape, Callable[[], object]] | None = None
         self.reference_ms: list[float] = []
@@ -170,7 +170,7 @@ class Bench:
         """Measure a candidate; its file is written the first time."""
         if candidate in self.looks:
             return self.measure_again(candidate)
-        call = self.place.call(self.open(candidate))
+        call = self.environment.call(self.open(candidate))
         megabytes = megabytes_of(self.files[candidate])
         if self.reference is None:
             self.reference = candidate, call
@@ -185,7 +185,7 @@ class Bench:
     def measure_again(self, candidate: CandidateShape) -> ShapeMeasurement:
         """Measure a candidate again, and return the result of all its later measurements."""
         if candidate not in self.calls:
-            self.calls[candidate] = self.place.call(self.open(candidate))
+            self.calls[candidate] = self.environment.call(self.open(candidate))
         self.looks[candidate].append(_time_once(self.calls[candidate], self.seconds))
         return _of_looks(self.looks[candidate], megabytes_of(self.files[candidate]))
 
@@ -203,8 +203,8 @@ class Bench:
             if candidate not in self.files:
                 own = self.folder / str(len(self.files) + len(self.reasons))
                 own.mkdir()
-                self.files[candidate] = write_untrained(candidate, self.place, own)
-            return open_model(self.files[candidate], self.place.open_options())
+                self.files[candidate] = write_untrained(candidate, self.environment, own)
+            return open_model(self.files[candidate], self.environment.open_options())
         except SrkdError as error:
             self.files.pop(candidate, None)
             self.reasons[candidate] = str(error)
@@ -240,12 +240,12 @@ def _of_looks(looks: Sequence[CallTimes], megabytes: float) -> ShapeMeasurement:
     return ShapeMeasurement(ms, medians[0], medians[-1], megabytes)
 
 
-def measure_file(file: Path, place: Environment, *, seconds: float) -> ShapeMeasurement:
-    """Time a finished file in a place, several times with pauses between.
+def measure_file(file: Path, environment: Environment, *, seconds: float) -> ShapeMeasurement:
+    """Time a finished file in an environment, several times with pauses between.
 
     A machine that is shared with other programs changes its speed from second to second: one measurement says little.
     """
-    call = place.call(open_model(file, place.open_options()))
+    call = environment.call(open_model(file, environment.open_options()))
     call()
     looks: list[CallTimes] = []
     for look in range(FILE_LOOKS):

@@ -1,7 +1,6 @@
 """Times the ONNX files beside it on this machine, in turns: `python run.py [--threads 2] [--seconds 1]`.
 
-It needs onnxruntime and numpy alone, reads plan.json and photo.npy, and writes measured.json, which `srkd plan
---measured` reads.
+It needs onnxruntime and numpy alone, reads plan.json, and writes measured.json, which `srkd plan --measured` reads.
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ import argparse
 import json
 import os
 import platform
-import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,51 +17,48 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-ROUNDS, LEAST_ROUNDS = 20, 8
+ROUNDS = 10
 
 
 def main() -> None:
     here = Path(__file__).resolve().parent
     plan = json.loads((here / "plan.json").read_text(encoding="utf-8"))
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--threads", type=int, default=plan["threads"] or 0, help="0: as ONNX Runtime chooses")
+    parser.add_argument("--threads", type=int, default=plan["environment"]["threads"] or 0, help="0: all")
     parser.add_argument("--seconds", type=float, default=1.0, help="time for each file")
     parser.add_argument("--provider", default="CPUExecutionProvider", help="execution provider of ONNX Runtime")
     options = parser.parse_args()
-    lr = np.load(here / "photo.npy").astype(np.float32) / 255
+    width, height = plan["environment"]["lr_size"]
+    lr = np.random.default_rng(0).random((1, plan["channels"], height, width), dtype=np.float32)
     calls: dict[str, Callable[[], object]] = {}
     rows: dict[str, dict[str, object]] = {}
-    for entry in plan["candidates"]:
+    for name, shape in plan["shapes"].items():
         try:
-            calls[entry["name"]] = open_file(here / entry["file"], options, lr)
+            calls[name] = open_file(here / shape["file"], options, lr)
         except Exception as error:  # noqa: BLE001, one file that this device cannot run leaves the others
-            rows[entry["name"]] = {"failed": " ".join(str(error).split())}
-            say(f"{entry['name']} failed: {error}")
-    for name, times in take_turns(calls, options.seconds).items():
-        medians = sorted(float(np.median(turn)) for turn in times)
-        cut = 3 if len(medians) >= ROUNDS else 0
-        ms = float(np.median([value for turn in times for value in turn]))
-        rows[name] = {"ms": ms, "low": medians[cut], "high": medians[-1 - cut]}
-        say(f"{name:20} {ms:9.2f} ms {1000 / ms:9.2f} FPS")
+            rows[name] = {"failed": " ".join(str(error).split())}
+            print(f"{name} failed: {error}", flush=True)
+    for name, rounds in take_turns(calls, options.seconds).items():
+        medians = sorted(float(np.median(times)) for times in rounds)
+        ms = float(np.median(np.concatenate(rounds)))
+        rows[name] = {"ms": ms, "low": medians[1], "high": medians[-2]}
+        print(f"{name:20} {ms:9.2f} ms {1000 / ms:9.2f} FPS", flush=True)
     measured = {
         "schema": "srkd.plan-measured/1",
         "plan": plan["id"],
         "threads": options.threads,
         "provider": options.provider,
         "machine": f"{platform.processor() or platform.machine()}, {platform.system()}, {os.cpu_count()} cores",
-        "onnxruntime": onnxruntime.__version__,
         "rows": rows,
     }
     (here / "measured.json").write_text(json.dumps(measured, indent=2), encoding="utf-8")
-    say(f"wrote {here / 'measured.json'}")
+    print(f"wrote {here / 'measured.json'}")
 
 
 def open_file(path: Path, options: argparse.Namespace, lr: Any) -> Callable[[], object]:
     """A call that runs one image."""
     settings = onnxruntime.SessionOptions()
-    settings.log_severity_level = 4
-    if options.threads:
-        settings.intra_op_num_threads = options.threads
+    settings.log_severity_level, settings.intra_op_num_threads = 4, options.threads
     session = onnxruntime.InferenceSession(str(path), settings, providers=[options.provider])
     name = session.get_inputs()[0].name
     session.run(None, {name: lr})
@@ -72,29 +67,21 @@ def open_file(path: Path, options: argparse.Namespace, lr: Any) -> Callable[[], 
 
 def take_turns(calls: Mapping[str, Callable[[], object]], seconds: float) -> dict[str, list[list[float]]]:
     """The milliseconds of each call by round; all calls take a turn in each round, in alternating order."""
-    repeats = {name: max(1, min(100, round(seconds / ROUNDS / timed(call)))) for name, call in calls.items()}
     rounds: dict[str, list[list[float]]] = {name: [] for name in calls}
-    began = time.perf_counter()
     for number in range(ROUNDS):
-        if number >= LEAST_ROUNDS and time.perf_counter() - began > seconds * len(calls):
-            break
-        order = list(calls) if number % 2 == 0 else list(calls)[::-1]
-        for name in order:
-            if repeats[name] > 1:
-                calls[name]()
-            rounds[name].append([1000 * timed(calls[name]) for _ in range(repeats[name])])
+        for name in list(calls)[:: -1 if number % 2 else 1]:
+            calls[name]()
+            times, until = rounds[name], time.perf_counter() + seconds / ROUNDS
+            times.append([timed(calls[name])])
+            while time.perf_counter() < until:
+                times[-1].append(timed(calls[name]))
     return rounds
 
 
 def timed(call: Callable[[], object]) -> float:
     began = time.perf_counter()
     call()
-    return time.perf_counter() - began
-
-
-def say(line: str) -> None:
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()
+    return 1000 * (time.perf_counter() - began)
 
 
 if __name__ == "__main__":

@@ -35,10 +35,10 @@ def plan_to_time(options: DemoOptions, context: Context) -> tuple[PlanToTime, tu
         raise UsageError(f"{folder} holds a plan, whose files are timed alone: name no other model and no --teacher")
     emitted = read_emitted(folder)
     models = []
-    for name, file in context.each("read shapes", emitted.files.items()):
-        models.append(read_model(file, name, "student", limits=options.limits))
+    for name, shape in context.each("read shapes", emitted.shapes.items()):
+        models.append(read_model(folder / shape.file, name, "student", limits=options.limits))
     most_ms = emitted.targets.most_ms
-    plan = PlanToTime(emitted.id, emitted.place.lr_size, None if math.isinf(most_ms) else most_ms)
+    plan = PlanToTime(emitted.id, emitted.environment.lr_size, None if math.isinf(most_ms) else most_ms)
     return plan, tuple(models)
 
 

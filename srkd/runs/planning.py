@@ -25,8 +25,8 @@ from compressor.runtimes.base import require_memory_for
 from compressor.runtimes.table import RUNTIMES
 from compressor.teachers.teacher import Teacher
 from export.formats.table import find_format
-from export.plan import candidates as shapes
-from export.plan.emit import Emitted, emit, read_measured, spread_out
+from export.plan.candidates import TeacherFacts, list_candidates, spread_out
+from export.plan.emit import emit, read_measured
 from export.plan.measure import ONCE, Bench, Environment
 from export.plan.quality import FittedQuality
 from export.plan.search import CandidateShape, Measure, Plan, PlanRow, Targets, find_student, unknown
@@ -86,6 +86,18 @@ class PlanFiles:
     failed: Mapping[str, str]
 
 
+@dataclass(frozen=True)
+class Question:
+    """The targets, the environment in which they must be met, and the shapes to choose from."""
+
+    targets: Targets
+    environment: Environment
+    shapes: Sequence[CandidateShape]
+
+    def __str__(self) -> str:
+        return f"{self.targets} at {self.environment}"
+
+
 def run_plan(options: PlanOptions, context: Context) -> PlanReport | PlanFiles:
     """Find the largest student that meets all targets in a runtime on this machine; everything is measured.
 
@@ -94,60 +106,35 @@ def run_plan(options: PlanOptions, context: Context) -> PlanReport | PlanFiles:
         >>> srkd.plan("edsr.pt", target_fps=5, lr_size="64x48", seconds=0.1).chosen.student
     """
     measurement = options.measurement
-    is_optional = measurement.measured is not None and not options.target.is_given
-    targets = None if is_optional else targets_of(options.target)
-    picture = path_of(options.picture)
+    _require_used(options)
+    if measurement.measured is not None:
+        return Planning(options, _load_teacher(options, context), context).from_file(Path(measurement.measured))
+    targets = targets_of(options.target)
+    planning = Planning(options, _load_teacher(options, context), context)
+    with torch_threads(measurement.threads) as threads:
+        question = planning.question(targets, threads)
+        if measurement.emit is not None:
+            return planning.write_files(question, Path(measurement.emit))
+        return planning.here(question)
+
+
+def _require_used(options: PlanOptions) -> None:
+    """Refuse options of timing here beside times of another device, and a picture where nothing is planned yet."""
+    measurement, picture = options.measurement, path_of(options.picture)
     if picture is not None:
         require_png(picture, "--out")
-    if measurement.measured is not None or measurement.emit is not None:
-        _require_timed_elsewhere(options)
-    teacher = _load_teacher(options, context)
-    descriptor, network, planning = teacher.descriptor, teacher.network, Planning(options, teacher, context)
-    place = place_of(options, measurement.threads)
-    require_memory_for(place.lr_size, 1, descriptor, "--lr-size")
-    facts = shapes.TeacherFacts(descriptor.scale, descriptor.channels, None if network is None else network.spec)
-    with torch_threads(measurement.threads) as threads:
-        if measurement.measured is not None:
-            return planning.from_file(Path(measurement.measured), targets)
-        assert targets is not None
-        place = replace(place, threads=threads)
-        place.format()
-        candidates = shapes.list_candidates(facts, place.lr_size)
-        if measurement.emit is not None:
-            chosen, folder = spread_out(candidates, targets), Path(measurement.emit)
-            return _files(emit(chosen, targets, place, _identity(teacher), descriptor.channels, folder, context))
-        return planning.here(targets, place, candidates)
-
-
-def _require_timed_elsewhere(options: PlanOptions) -> None:
-    """Refuse options of timing here beside times of another device, and a picture where nothing is planned yet."""
-    measurement = options.measurement
-    if measurement.measured is None:
-        if options.picture is not None:
-            raise UsageError(f"--out {options.picture}: --emit plans nothing yet; give it with --measured")
-        return
-    if (flag := _first_changed(measurement, "device", "threads", "seconds")) is not None:
-        raise UsageError(f"{flag}: --measured {measurement.measured} has the times: leave it out")
-
-
-def _first_changed(measurement: MeasurementOptions, *names: str) -> str | None:
-    """The flag of the first of some options that is not left as it is."""
-    usual = MeasurementOptions()
-    changed = (name for name in names if getattr(measurement, name) != getattr(usual, name))
-    return next((f"--{'no-quality' if name == 'quality' else name}" for name in changed), None)
+        if measurement.emit is not None and measurement.measured is None:
+            raise UsageError(f"--out {picture}: --emit plans nothing yet; give it with --measured")
+    if measurement.measured is not None:
+        usual = MeasurementOptions()
+        for name in ("device", "threads", "seconds"):
+            if getattr(measurement, name) != getattr(usual, name):
+                raise UsageError(f"--{name}: --measured {measurement.measured} has the times: leave it out")
 
 
 def targets_of(target: TargetOptions) -> Targets:
     """The targets of the options; refuse options without any."""
     return Targets(target.target_fps, target.target_ms, target.target_mb, target.target_macs)
-
-
-def place_of(options: PlanOptions, threads: int | None) -> Environment:
-    """Where the student must meet its target."""
-    target = options.target
-    words = {"runtime": target.runtime, "precision": target.precision, "lr_size": target.lr_size}
-    given: dict[str, Any] = {name: value for name, value in words.items() if value is not None}
-    return Environment(device=options.measurement.device, threads=threads, **given)
 
 
 def _load_teacher(options: PlanOptions, context: Context) -> ImageModel:
@@ -156,21 +143,6 @@ def _load_teacher(options: PlanOptions, context: Context) -> ImageModel:
         return load_given_teacher(given, context.note)
     refuse_file_options(given.scale, given.arch_options)
     return given.teacher
-
-
-def _identity(teacher: ImageModel) -> str:
-    """The hash that identifies the teacher in plan.json."""
-    if teacher.network is not None:
-        return teacher.network.fingerprint()
-    origin = teacher.origin if isinstance(teacher, Teacher) else None
-    return teacher.architecture if origin is None else origin.sha256
-
-
-def _name(teacher: ImageModel) -> str:
-    network = teacher.network
-    if network is None:
-        return f"{teacher.backend} x{teacher.descriptor.scale}"
-    return f"{network.spec.arch} x{network.spec.scale}, {network.params:,} parameters"
 
 
 @dataclass(frozen=True)
@@ -188,16 +160,40 @@ class Planning:
         goal = self.options.teacher.goal
         return check_teacher(self.teacher).goal if goal == "auto" else goal
 
-    def here(self, targets: Targets, place: Environment, candidates: Sequence[CandidateShape]) -> PlanReport:
+    @property
+    def identity(self) -> str:
+        """The hash that identifies the teacher in plan.json."""
+        if self.teacher.network is not None:
+            return self.teacher.network.fingerprint()
+        origin = self.teacher.origin if isinstance(self.teacher, Teacher) else None
+        return self.teacher.architecture if origin is None else origin.sha256
+
+    def question(self, targets: Targets, threads: int | None) -> Question:
+        """What is asked here, in an environment that is available."""
+        target, descriptor, network = self.options.target, self.teacher.descriptor, self.teacher.network
+        words = {"runtime": target.runtime, "precision": target.precision, "lr_size": target.lr_size}
+        given: dict[str, Any] = {name: value for name, value in words.items() if value is not None}
+        environment = Environment(device=self.options.measurement.device, threads=threads, **given)
+        require_memory_for(environment.lr_size, 1, descriptor, "--lr-size")
+        environment.format()
+        facts = TeacherFacts(descriptor.scale, descriptor.channels, None if network is None else network.spec)
+        return Question(targets, environment, list_candidates(facts, environment.lr_size))
+
+    def here(self, question: Question) -> PlanReport:
         measurement, context = self.options.measurement, self.context
         require_threads(measurement.threads)
         keep_freed_memory()  # as every command does, so that the plan's times hold there
         notes, others = [], Observation()
-        context.note(f"{targets} at {place}: {len(candidates)} shapes to choose from")
+        context.note(f"{question}: {len(question.shapes)} shapes to choose from")
         with tempfile.TemporaryDirectory(prefix="srkd-plan-") as folder:
-            longest = ONCE * targets.most_ms
-            bench = Bench(place, Path(folder), seconds=measurement.seconds, longest_ms=longest, context=context)
-            result = self.search(targets, place, candidates, bench.measure)
+            bench = Bench(
+                question.environment,
+                Path(folder),
+                seconds=measurement.seconds,
+                longest_ms=ONCE * question.targets.most_ms,
+                context=context,
+            )
+            result = self.search(question, bench.measure)
         if result.stopped:
             notes.append(f"the search stopped after {LOOK_SECONDS:.0f} s: a larger shape may meet the target, too")
         notes += others.conditions(()).warnings
@@ -205,56 +201,77 @@ class Planning:
             notes.append(
                 f"the machine was at times {bench.drift:.1f} times slower than at others: plan again when it is calm"
             )
-        return self.report(place, result, "this machine", notes)
+        return self.report(question, result, "this machine", notes)
 
-    def from_file(self, file: Path, targets: Targets | None) -> PlanReport:
-        timings = read_measured(file, path_of(self.options.measurement.emit), _identity(self.teacher))
-        emitted, target = timings.emitted, self.options.target
-        asked = {
-            "--runtime": (target.runtime, emitted.place.runtime),
-            "--precision": (target.precision, emitted.place.precision),
-            "--lr-size": (target.lr_size, emitted.place.lr_size),
-        }
-        for flag, (wanted, there) in asked.items():
+    def write_files(self, question: Question, folder: Path) -> PlanFiles:
+        """Write the files that another device times."""
+        emitted = emit(
+            spread_out(question.shapes, question.targets),
+            question.targets,
+            question.environment,
+            self.identity,
+            self.teacher.descriptor.channels,
+            folder,
+            self.context,
+        )
+        return PlanFiles(
+            folder=folder,
+            id=emitted.id,
+            files=tuple(sorted(path.name for path in folder.iterdir())),
+            shapes=len(emitted.shapes),
+            lr_size=format_size(question.environment.lr_size),
+            precision=question.environment.precision,
+            targets=question.targets,
+            failed=emitted.failed,
+        )
+
+    def from_file(self, file: Path) -> PlanReport:
+        """Plan from the timings of another device; without a target, for those of `--emit`."""
+        emitted, timings = read_measured(file, path_of(self.options.measurement.emit), self.identity)
+        for name in ("runtime", "precision", "lr_size"):
+            wanted, there = getattr(self.options.target, name), getattr(emitted.environment, name)
             if wanted is not None and wanted != there:
                 shown = ["x".join(map(str, value)) if isinstance(value, tuple) else value for value in (wanted, there)]
+                flag = f"--{name.replace('_', '-')}"
                 raise UsageError(f"{flag} {shown[0]}: {file} has times for {shown[1]}: leave it out, or emit anew")
-        candidates = list(emitted.candidates.values())
-        result = self.search(targets or emitted.targets, emitted.place, candidates, timings.measure)
-        place = replace(emitted.place, device=timings.provider, threads=timings.threads)
-        return self.report(place, result, timings.machine)
+        environment = replace(emitted.environment, device=timings.provider, threads=timings.threads or None)
+        shapes = [entry.shape for entry in emitted.shapes.values()]
+        target = self.options.target
+        question = Question(targets_of(target) if target.is_given else emitted.targets, environment, shapes)
+        measure: Measure = lambda shape: timings.measurement(emitted.shapes[shape.name])  # noqa: E731
+        return self.report(question, self.search(question, measure), timings.machine)
 
-    def search(
-        self, targets: Targets, place: Environment, candidates: Sequence[CandidateShape], measure: Measure
-    ) -> Plan:
+    def search(self, question: Question, measure: Measure) -> Plan:
         measurement, context, began = self.options.measurement, self.context, time.monotonic()
         return find_student(
-            candidates,
-            targets,
+            question.shapes,
+            question.targets,
             measure,
             FittedQuality(self.teacher, context=context) if measurement.quality else unknown,
             goal=self.goal,
             margin=measurement.margin,
-            remedies=lambda excess: remedies(excess, targets, place),
+            remedies=lambda excess: remedies(excess, question.targets, question.environment),
             enough=lambda share: time.monotonic() - began > share * LOOK_SECONDS,
             context=context,
         )
 
-    def report(self, place: Environment, result: Plan, machine: str, notes: Sequence[str] = ()) -> PlanReport:
+    def report(self, question: Question, result: Plan, machine: str, notes: Sequence[str] = ()) -> PlanReport:
         """The report, and the picture if there is to be one."""
-        teacher, given, picture = self.teacher, self.options.teacher.teacher, path_of(self.options.picture)
+        network, given, picture = self.teacher.network, self.options.teacher.teacher, path_of(self.options.picture)
+        environment, scale = question.environment, self.teacher.descriptor.scale
         if picture is not None:
             with atomic_path(picture) as temporary:
-                draw_scatter(chart_of(result, place, self.goal)).save(temporary, format="PNG")
+                draw_scatter(chart_of(question, result, self.goal)).save(temporary, format="PNG")
+        foreign = f"{self.teacher.backend} x{scale}"
         return PlanReport(
-            teacher=_name(teacher),
+            teacher=foreign if network is None else f"{network.spec.arch} x{scale}, {network.params:,} parameters",
             teacher_path=None if isinstance(given, ImageModel) else path_of(given),
-            scale=teacher.descriptor.scale,
-            runtime=place.runtime,
-            precision=place.precision,
-            lr_size=format_size(place.lr_size),
-            device=place.device,
-            threads=place.threads,
+            scale=scale,
+            runtime=environment.runtime,
+            precision=environment.precision,
+            lr_size=format_size(environment.lr_size),
+            device=environment.device,
+            threads=environment.threads,
             targets=result.targets,
             margin=result.margin,
             chosen=result.chosen,
@@ -268,15 +285,15 @@ class Planning:
         )
 
 
-def remedies(excess: float, targets: Targets, place: Environment) -> list[str]:
+def remedies(excess: float, targets: Targets, environment: Environment) -> list[str]:
     """Options for a target that the fastest shape misses, as its time is `excess` times too long; the surest first."""
     if math.isinf(targets.most_ms):
         return []
-    width, height = (max(8, int(side / math.sqrt(excess)) // 4 * 4) for side in place.lr_size)
+    width, height = (max(8, int(side / math.sqrt(excess)) // 4 * 4) for side in environment.lr_size)
     words = [f"--lr-size {width}x{height}"]
-    if place.precision == "fp32" and _is_there(place.runtime, "int8"):
+    if environment.precision == "fp32" and _is_there(environment.runtime, "int8"):
         words.append("perhaps --precision int8")
-    others = (name for name in RUNTIMES if name != place.runtime and _is_there(name, place.precision))
+    others = (name for name in RUNTIMES if name != environment.runtime and _is_there(name, environment.precision))
     return [*words, *(f"perhaps --runtime {name}" for name in islice(others, MOST_OTHERS))]
 
 
@@ -288,7 +305,7 @@ def _is_there(runtime: str, precision: str) -> bool:
         return False
 
 
-def chart_of(result: Plan, place: Environment, goal: Goal = "original") -> Scatter:
+def chart_of(question: Question, result: Plan, goal: Goal = "original") -> Scatter:
     """The chart of size against speed, with the chosen shape marked and a line at the target."""
     points = []
     for row in result.rows:
@@ -299,23 +316,10 @@ def chart_of(result: Plan, place: Environment, goal: Goal = "original") -> Scatt
             points.append(ScatterPoint(label, row.ms, row.params, row.kind, marked=row is result.chosen))
     most = result.targets.most_ms
     return Scatter(
-        title=f"{result.targets} at {place}",
+        title=str(question),
         x_label="milliseconds an image",
         y_label="parameters",
         points=tuple(points),
         limit=None if math.isinf(most) else most,
         logarithmic_y=True,
-    )
-
-
-def _files(emitted: Emitted) -> PlanFiles:
-    return PlanFiles(
-        folder=emitted.folder,
-        id=emitted.id,
-        files=tuple(sorted(path.name for path in emitted.folder.iterdir())),
-        shapes=len(emitted.candidates),
-        lr_size=format_size(emitted.place.lr_size),
-        precision=emitted.place.precision,
-        targets=emitted.targets,
-        failed=emitted.failed,
     )

@@ -21,9 +21,10 @@ def folder(tmp_path: Path) -> Path:
     enlarger(tmp_path / "small.onnx", scale=2)
     enlarger(tmp_path / "large.onnx", scale=4)
     (tmp_path / "damaged.onnx").write_bytes(b"no model")
-    np.save(tmp_path / "photo.npy", np.random.default_rng(0).integers(0, 256, (1, 3, 8, 12), dtype=np.uint8))
     names = ("small", "damaged", "large", "missing")
-    plan = {"id": "p1", "threads": 1, "candidates": [{"name": name, "file": f"{name}.onnx"} for name in names]}
+    environment = {"threads": 1, "lr_size": [12, 8]}
+    shapes = {name: {"file": f"{name}.onnx"} for name in names}
+    plan = {"id": "p1", "channels": 3, "environment": environment, "shapes": shapes}
     (tmp_path / "plan.json").write_text(json.dumps(plan))
     (tmp_path / "run.py").write_bytes(Path(runner.__file__).read_bytes())
     return tmp_path
@@ -74,26 +75,13 @@ class Clock:
         return run
 
 
-def test_files_take_turns_in_alternating_order_until_their_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_take_turns_in_alternating_order_for_the_same_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tenth of a second a round: eleven runs of a, four of b and one of c count, after one that warms up."""
     clock = Clock()
     monkeypatch.setattr(runner, "time", clock)
-    rounds = runner.take_turns({"a": clock.call("a", 10), "b": clock.call("b", 25)}, seconds=1.0)
-    # In each round 5 calls of a and 2 of b count, after one that warms up: 0.135 s a round, 2 s for both.
-    assert "".join(clock.calls[2:]).startswith("a" * 6 + "b" * 3 + "b" * 3 + "a" * 6)
-    assert {name: (len(times), {len(turn) for turn in times}) for name, times in rounds.items()} == {
-        "a": (15, {5}),
-        "b": (15, {2}),
-    }
-    np.testing.assert_allclose(rounds["a"], 10)
-    np.testing.assert_allclose(rounds["b"], 25)
-
-
-@pytest.mark.parametrize(("milliseconds", "rounds", "repeats"), [(500, 8, 1), (0.01, 20, 100)], ids=["slow", "fast"])
-def test_a_slow_file_has_eight_rounds_and_a_fast_one_twenty(
-    milliseconds: float, rounds: int, repeats: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    clock = Clock()
-    monkeypatch.setattr(runner, "time", clock)
-    times = runner.take_turns({"one": clock.call("one", milliseconds)}, seconds=1.0)
-    assert [len(turn) for turn in times["one"]] == [repeats] * rounds
-    assert len(clock.calls) == 1 + rounds * (repeats + (repeats > 1))
+    calls = {name: clock.call(name, ms) for name, ms in (("a", 9.5), ("b", 30), ("c", 500))}
+    rounds = runner.take_turns(calls, seconds=1.0)
+    forward = "a" * 12 + "b" * 5 + "c" * 2
+    assert "".join(clock.calls) == (forward + forward[::-1]) * 5
+    assert {name: {len(times) for times in rounds[name]} for name in calls} == {"a": {11}, "b": {4}, "c": {1}}
+    np.testing.assert_allclose(np.concatenate(rounds["b"]), 30)
