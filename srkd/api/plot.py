@@ -10,7 +10,7 @@ from compressor.base.context import Context
 from compressor.base.errors import SrkdError
 from compressor.base.files import atomic_path
 from compressor.training.run_files import METRICS
-from srkd.charts.curves import NothingToDraw, draw_charts
+from srkd.charts import NothingToDraw, draw_charts
 from srkd.options.function import public
 from srkd.options.shared import path_of
 from srkd.options.values import output_file, require_png, run_folders
@@ -37,13 +37,12 @@ def run_plot(options: PlotOptions, context: Context) -> PlotReport:
     folders = run_folders(options.runs)
     path = output_file(path_of(options.out), folders, CURVES, require_png)
     runs = named_apart([metrics for folder in folders for metrics in read_runs(folder)])
-    charts = charts_of(runs)
     try:
-        picture = draw_charts(charts)
+        picture = draw_charts(charts_of(runs))
     except NothingToDraw as error:
         raise SrkdError(f"{runs[0].path / METRICS} holds no number to draw") from error
     with atomic_path(path) as temporary:
-        picture.save(temporary, format="PNG")
+        temporary.write_bytes(picture)
     return PlotReport(path, tuple(run.path for run in runs), {run.name: run.last_step for run in runs})
 
 

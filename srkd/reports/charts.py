@@ -2,75 +2,48 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
-
-from PIL import Image
 
 from compressor.base.choices import Goal
 from compressor.base.machine import count_threads
 from compressor.images.scores import GOAL_WORDS
-from srkd.charts.curves import Chart, Curve, draw_charts, drawable, style_of
-from srkd.charts.pen import DARK, Sheet
-from srkd.charts.scatter import Scatter, ScatterPoint, draw_scatter
+from srkd.charts import DARK, LIGHT, Chart, Scatter, ScatterPoint, draw_charts, draw_scatter
 from srkd.record.measurements import ProfileFile
 from srkd.record.scores import Role, Score, of_role
 from srkd.reports.contents import Contents
 from srkd.reports.curves import Metrics, charts_of
 from srkd.reports.render import Table
 
-CURVES = Sheet(760, 300, left=56, density=2, titled=False)
-POINTS = replace(CURVES, height=340)
-COLOURS = 64
-"""Number of colours in a picture, to make it small: those of the chart and of its smoothed edges."""
 MOST_FIGURES = 12
 """Largest number of points of a curve in the table of its figures, besides the last."""
 SCATTER_Y = "Y-PSNR in dB"
 BEST = "the line joins the best at each cost"
 
-ChartT = TypeVar("ChartT", Chart, Scatter)
-
-
-@dataclass(frozen=True)
-class LegendEntry:
-    """A name, the number of its colour, and the dash of its line: "" is a solid line, None a point."""
-
-    name: str
-    colour: int
-    dash: str | None
-
 
 @dataclass(frozen=True)
 class Figure:
-    """A chart in a page: its WebP picture in both looks, its legend, and a table of its figures."""
+    """A chart in a page: its SVG picture in both looks, and a table of its figures."""
 
     title: str
     light: bytes
     dark: bytes
-    legend: tuple[LegendEntry, ...]
     table: Table
 
 
 def curve_figures(runs: Sequence[Metrics]) -> list[Figure]:
     """The charts of a run's curves, or of several runs' over one another, without empty ones."""
-    if not runs:
-        return []
-    return [_curves(chart, curves, runs[0].name) for chart in charts_of(runs) if (curves := drawable(chart))]
+    return [_curves(chart, runs[0].name) for chart in charts_of(runs) if chart.drawable()] if runs else []
 
 
-def _curves(chart: Chart, curves: Sequence[Curve], run: str) -> Figure:
-    title = chart.title.removeprefix(f"{run}: ")
-    legend, rows = [], []
-    for index, curve in enumerate(curves):
-        colour, dash = style_of(index, curve, len(CURVES.look.colours))
-        legend.append(LegendEntry(curve.name, colour, "" if dash is None else f"{dash[0]} {dash[1]}"))
+def _curves(chart: Chart, run: str) -> Figure:
+    title, rows = chart.title.removeprefix(f"{run}: "), []
+    for curve in chart.drawable():
         stride = -(-len(curve.points) // MOST_FIGURES)
         some = dict.fromkeys([*curve.points[::stride], curve.points[-1]])
         rows += [[curve.name, f"{step:,.0f}", _number(value)] for step, value in some]
-    light, dark = _pictures(lambda chart, sheet: draw_charts([chart], sheet), chart, CURVES)
-    return Figure(title, light, dark, tuple(legend), Table(["curve", "step", "value"], rows, title))
+    light, dark = (draw_charts([replace(chart, title="")], "svg", look) for look in (LIGHT, DARK))
+    return Figure(title, light, dark, Table(["curve", "step", "value"], rows, title))
 
 
 def point_figure(chart: Scatter | None) -> Figure | None:
@@ -79,22 +52,8 @@ def point_figure(chart: Scatter | None) -> Figure | None:
         return None
     rows = [[point.label, _number(point.x), f"{point.y:.3f}"] for point in chart.points]
     rows += [[name, "–", f"{y:.3f}"] for name, y in chart.levels]
-    table = Table(["network", chart.x_label, chart.y_label], rows, chart.title)
-    legend = tuple(LegendEntry(group, number, None) for number, group in enumerate(chart.groups))
-    return Figure(chart.title, *_pictures(draw_scatter, chart, POINTS), legend, table)
-
-
-def _pictures(draw: Callable[[ChartT, Sheet], Image.Image], chart: ChartT, sheet: Sheet) -> tuple[bytes, bytes]:
-    """A chart as lossless WebP for light and for dark pages."""
-    light, dark = (_webp(draw(chart, page)) for page in (sheet, replace(sheet, look=DARK)))
-    return light, dark
-
-
-def _webp(picture: Image.Image) -> bytes:
-    stream = io.BytesIO()
-    few = picture.quantize(COLOURS, kmeans=1).convert("RGB")
-    few.save(stream, format="WEBP", lossless=True, quality=80, method=4)
-    return stream.getvalue()
+    light, dark = (draw_scatter(replace(chart, title=""), "svg", look) for look in (LIGHT, DARK))
+    return Figure(chart.title, light, dark, Table(["network", chart.x_label, chart.y_label], rows, chart.title))
 
 
 def _number(value: float) -> str:

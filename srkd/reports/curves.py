@@ -8,7 +8,7 @@ from pathlib import Path
 
 from compressor.base.errors import SrkdError
 from compressor.training.run_files import METRICS
-from srkd.charts.curves import Chart, Curve
+from srkd.charts import Chart, Curve
 from srkd.record.metrics import MetricsRow, read_rows
 from srkd.record.run_file import find_run_file, require_run_folder
 

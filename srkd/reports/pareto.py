@@ -10,7 +10,7 @@ from compressor.base.files import atomic_path
 from compressor.base.machine import count_threads
 from compressor.images.scores import GOAL_WORDS
 from export.profile.report import ProfileReport
-from srkd.charts.scatter import Scatter, ScatterPoint, draw_scatter
+from srkd.charts import Scatter, ScatterPoint, draw_scatter
 from srkd.options.values import require_png
 from srkd.options.verbs import ProfileOptions
 
@@ -49,4 +49,4 @@ def write_pareto(report: ProfileReport, path: Path, note: Note) -> None:
     y_label = f"Y-PSNR in dB {GOAL_WORDS[report.goal]}, on the embedded validation photos"
     picture = draw_scatter(Scatter(title, "ms a batch, median", y_label, tuple(points)))
     with atomic_path(path) as temporary:
-        picture.save(temporary, format="PNG")
+        temporary.write_bytes(picture)

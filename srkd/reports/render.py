@@ -12,7 +12,7 @@ from importlib.resources import files
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from srkd.charts.pen import DARK, LIGHT
+from srkd.charts import DARK, LIGHT
 from srkd.version import __version__
 
 LONGEST_NUMBER = 24

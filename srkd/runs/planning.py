@@ -31,7 +31,7 @@ from export.plan.measure import ONCE, Bench, Environment
 from export.plan.quality import FittedQuality
 from export.plan.search import CandidateShape, Measure, Plan, PlanRow, Targets, find_student, unknown
 from export.profile.conditions import Observation
-from srkd.charts.scatter import Scatter, ScatterPoint, draw_scatter
+from srkd.charts import Scatter, ScatterPoint, draw_scatter
 from srkd.options.compress import MeasurementOptions, PlanOptions, TargetOptions
 from srkd.options.models import refuse_file_options
 from srkd.options.shared import path_of
@@ -261,7 +261,7 @@ class Planning:
         environment, scale = question.environment, self.teacher.descriptor.scale
         if picture is not None:
             with atomic_path(picture) as temporary:
-                draw_scatter(chart_of(question, result, self.goal)).save(temporary, format="PNG")
+                temporary.write_bytes(draw_scatter(chart_of(question, result, self.goal)))
         foreign = f"{self.teacher.backend} x{scale}"
         return PlanReport(
             teacher=foreign if network is None else f"{network.spec.arch} x{scale}, {network.params:,} parameters",

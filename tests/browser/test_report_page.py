@@ -22,7 +22,7 @@ SLIDER = ".stage input[type=range]"
 AT = "document.querySelector('.stage').style.getPropertyValue('--at')"
 GROUND = "getComputedStyle(document.body).backgroundColor"
 NO_WIDER_THAN_THE_SCREEN = "document.documentElement.scrollWidth <= innerWidth"
-SHOWN = "(images) => images.filter((image) => image.checkVisibility() && image.naturalWidth > 1000).length"
+SHOWN = "(images) => images.filter((image) => image.checkVisibility() && image.naturalWidth > 0).length"
 
 
 @pytest.fixture(scope="module")

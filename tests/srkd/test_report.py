@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import io
 import json
 import re
 import shutil
@@ -16,7 +15,6 @@ from typing import Any
 
 import pytest
 from jinja2 import UndefinedError
-from PIL import Image, ImageColor
 
 import srkd
 from compressor.base.context import Context
@@ -24,11 +22,11 @@ from compressor.base.errors import SrkdError, UsageError
 from srkd.api import report as reporting
 from srkd.api.profile import run_profile
 from srkd.api.report import MOST_BYTES
-from srkd.charts.pen import DARK, LIGHT
+from srkd.charts import DARK, LIGHT
 from srkd.cli.main import run
 from srkd.options.verbs import ProfileOptions
 from srkd.record.measurements import ProfileFile, read_profile
-from srkd.reports.charts import CURVES, against_macs, against_time, curve_figures, point_figure
+from srkd.reports.charts import against_macs, against_time, curve_figures, point_figure
 from srkd.reports.contents import read_contents
 from srkd.reports.page import Section, report_page
 from srkd.reports.pictures import Pictures
@@ -196,33 +194,23 @@ def test_templates_escape_what_is_text_and_miss_no_value() -> None:
         render_page(title="x", comparison={"scores": table, "charts": []}, runs=())
 
 
-def picture(content: bytes) -> Image.Image:
-    return Image.open(io.BytesIO(content)).convert("RGB")
-
-
 @pytest.mark.ci
 def test_curves_are_drawn_for_light_and_dark_pages_with_their_names_and_figures(plan: Path) -> None:
     quality, loss = curve_figures(read_contents(plan).metrics)
     assert quality.title == "Y-PSNR on the validation images in dB, over steps" and loss.title == "Loss, over steps"
     runs = [f"{method}-seed{seed}" for seed in (10, 11) for method in ("inherit", "scratch")]
-    assert [entry.name for entry in quality.legend] == [*runs, "teacher", "bicubic"]
-    assert [entry.dash for entry in quality.legend] == ["", "", "", "", "8 5", "8 5"]
-    assert {entry.colour for entry in quality.legend} == set(range(6))
-    assert [entry.name for entry in loss.legend] == runs
-    assert {row[0] for row in quality.table.rows} == {*runs, "teacher", "bicubic"}
+    assert list(dict.fromkeys(row[0] for row in quality.table.rows)) == [*runs, "teacher", "bicubic"]
+    assert {row[0] for row in loss.table.rows} == set(runs)
     (score,) = [row for row in quality.table.rows if row[0] == "inherit-seed10"]
     rows = [json.loads(line) for line in (plan / "inherit-seed10" / "metrics.jsonl").read_text().splitlines()]
     (psnr_y,) = [row["student_psnr_y"] for row in rows if row["kind"] == "validation"]
     assert score == ["inherit-seed10", "2", f"{psnr_y:.3f}"]
     for content, look in ((quality.light, LIGHT), (quality.dark, DARK)):
-        drawn = picture(content)
-        assert drawn.size == (2 * CURVES.width, 2 * CURVES.height)
-        assert drawn.getpixel((0, 0)) == ImageColor.getrgb(look.paper)
-        assert len(drawn.getcolors(10**6) or ()) > 10
+        assert all(word.encode() in content for word in (*runs, "teacher", look.paper, *look.colours[:6]))
     # A run alone has no other's name in its title or curves.
     alone = curve_figures(read_contents(plan / "inherit-seed10").metrics)
     assert alone[0].title == quality.title
-    assert [entry.name for entry in alone[0].legend] == ["student", "teacher", "bicubic"]
+    assert {row[0] for row in alone[0].table.rows} == {"student", "teacher", "bicubic"}
 
 
 def test_long_curves_are_thinned_in_the_table_of_figures(copy: Path) -> None:
@@ -251,8 +239,7 @@ def test_points_are_networks_above_their_cost_with_bicubic_as_a_level(plan: Path
         *(p.label for p in by_work.points),
         "bicubic",
     ]
-    assert [entry.name for entry in figure.legend] == ["student", "baseline", "teacher"]
-    assert picture(figure.dark).getpixel((0, 0)) == ImageColor.getrgb(DARK.paper)
+    assert all(colour.encode() in figure.dark for colour in (DARK.paper, *DARK.colours[:3]))
     assert against_macs([score for score in contents.scores if score.role == "teacher"], "original") is None
     assert point_figure(None) is None
 

@@ -1,1 +1,0 @@
-"""Charts drawn with Pillow: curves over steps, and labelled points."""
