@@ -38,15 +38,6 @@ def test_a_mistake_is_one_line(words: list[str], line: str, model: Path, capsys:
     assert line in last and "Traceback" not in last
 
 
-@pytest.mark.parametrize(
-    ("words", "line"),
-    [([], "Missing argument 'MODEL...'"), (["--preset", "dukd-table1"], "python -m benchmarks profile_everywhere")],
-)
-def test_a_mistake_without_a_model_is_one_line(words: list[str], line: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["profile", *words]) == 2
-    assert line in capsys.readouterr().err.strip().splitlines()[-1]
-
-
 @pytest.mark.ci
 def test_the_picture_layers_and_json(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     picture = tmp_path / "pareto.png"

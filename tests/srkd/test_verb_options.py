@@ -31,7 +31,6 @@ COMMAND_LINE_ONLY = {
     "compress": {"accept_changed_code", "dry_run", "resume"},
     "export": {"every_format"},
     "evaluate": {"explain", "per_image"},
-    "profile": {"preset"},
 }
 """Options that only the command line has, by verb."""
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import click
-
 from compressor.base.machine import count_threads
 from srkd.cli.verb import verb
 from srkd.options.verbs import ProfileOptions
@@ -14,14 +12,6 @@ from srkd.terminal.console import Console, Records, cell
 if TYPE_CHECKING:
     from compressor.base.choices import Goal
     from export.profile.report import LayerTimes, ProfileReport, ProfileRow, QualityRow
-
-
-def _refuse_preset(context: click.Context, parameter: click.Parameter, name: str | None) -> None:
-    """Say where the option of version 0.1 went."""
-    if name is not None:
-        raise click.UsageError(
-            "--preset is now a benchmark of the checkout: python -m benchmarks profile_everywhere (docs/use/profile.md)"
-        )
 
 
 @verb(
@@ -37,7 +27,6 @@ def _refuse_preset(context: click.Context, parameter: click.Parameter, name: str
     ),
     csv=True,
 )
-@click.option("--preset", hidden=True, expose_value=False, callback=_refuse_preset, help="Refused: a benchmark now.")
 def command(console: Console, options: ProfileOptions) -> None:
     """Time MODELs beside their teacher, with cost, memory and quality.
 
