@@ -202,7 +202,7 @@ class State:
         self.calibration.load_state_dict(saved["calibration"])
         self.done, self.stage, self.began = int(saved["done"]), int(saved["stage"]), int(saved["began"])
         self.best_psnr_y = float(saved["best_psnr_y"])
-        self.seconds_before = float(saved.get("seconds", 0.0))  # a state of an older srkd has none
+        self.seconds_before = float(saved["seconds"])
 
 
 def _prepare(

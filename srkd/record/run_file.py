@@ -28,8 +28,6 @@ from srkd.record.result import CompressReport, ScoresBeforeTraining, TargetRepor
 from srkd.terminal.console import json_value
 
 SCHEMA = "srkd.compress/2"
-OLDER_SCHEMA = "srkd.compress/1"
-"""The schema that srkd 0.1.0 wrote: the same with older names of some keys."""
 
 SAME = ("preset", "student", "teacher", "data", "degradation", "teacher_cache", "label_margin", "phi")
 """Entries that must be equal on every process, and when a run is continued."""
@@ -256,7 +254,7 @@ def require_run_folder(run: Path) -> None:
 
 
 def read_run_file(run: Path) -> RunFile:
-    """run.json of a folder, also one of the older version; refuse anything else in one line."""
+    """run.json of a folder; refuse anything else in one line."""
     return _parse(run, _read_values(run))
 
 
@@ -274,10 +272,8 @@ def _read_values(run: Path) -> dict[str, Any]:
 
 def _parse(run: Path, values: dict[str, Any]) -> RunFile:
     file, schema = run / RUN_FOLDER_FACTS, values.pop("schema", None)
-    if schema == OLDER_SCHEMA:
-        values = _from_version_1(values)
-    elif schema != SCHEMA:
-        raise SrkdError(f"{file} cannot be read: its schema is {str(schema)[:40]!r}, not {SCHEMA} or {OLDER_SCHEMA}")
+    if schema != SCHEMA:
+        raise SrkdError(f"{file} cannot be read: its schema is {str(schema)[:40]!r}, not {SCHEMA}")
     contents = parse(RunFile, values, file)
     is_plan = contents.trials is not None and not contents.is_finished
     missing = [key for key in DECIDED if getattr(contents, key) is None]
@@ -305,17 +301,3 @@ def find_run_of(run: Path, student_sha256: str) -> RunFile | None:
 def write_run_file(run: Path, contents: RunFile) -> None:
     """Replace run.json of a folder."""
     write_facts(run, contents.to_json())
-
-
-def _from_version_1(values: dict[str, Any]) -> dict[str, Any]:
-    """The values of `srkd.compress/1` under today's names."""
-    values = _renamed(values, {"pace": "execution_mode"})
-    start = values.get("start")
-    if isinstance(start, dict) and isinstance(start.get("init_from"), dict):
-        copied = _renamed(start["init_from"], {"taken": "copied", "unlike": "differences"})
-        values["start"] = {**start, "init_from": copied}
-    return values
-
-
-def _renamed(values: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
-    return {names.get(name, name): value for name, value in values.items()}

@@ -1,10 +1,9 @@
-"""run.json as a typed model: written and read without loss, read in its older version, refused in one line if wrong."""
+"""run.json as a typed model: written and read without loss, refused in one line if wrong."""
 
 from __future__ import annotations
 
 import json
 import math
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,12 +17,8 @@ from srkd.record.metrics import read_rows
 from srkd.record.reading import printable
 from srkd.record.run_file import find_run_file, read_for_display, read_run_file, write_run_file
 from tests.support.commands import python
-from tests.support.deaths import death_after
 from tests.support.run_files import RESULT, RUN, assert_read_as_written, read_json, save_run_file
 from tests.support.small_runs import SMALL
-
-VERSION_1 = Path(__file__).parents[1] / "support" / "run_version_1.json"
-"""A run.json that srkd 0.1.0 wrote: a finished run whose student started from another run's."""
 
 
 @pytest.fixture(scope="module")
@@ -57,61 +52,6 @@ def test_the_model_needs_no_torch() -> None:
     assert outcome.out.strip() == "False", outcome.err
 
 
-# The older version.
-
-
-def version_1(folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    shutil.copy(VERSION_1, folder / "run.json")
-    return folder
-
-
-def test_a_file_of_the_older_version_is_read(tmp_path: Path) -> None:
-    run = version_1(tmp_path / "run")
-    older, contents = read_json(run), read_run_file(run)
-    assert older["schema"] == "srkd.compress/1" and contents.execution_mode is not None
-    assert contents.execution_mode.model_dump() == older["pace"]
-    assert contents.start is not None and contents.start.init_from is not None
-    assert list(contents.start.init_from.copied) == older["start"]["init_from"]["taken"]
-    assert list(contents.start.init_from.differences) == older["start"]["init_from"]["unlike"]
-    write_run_file(run, contents)
-    newer = read_json(run)
-    assert newer.pop("schema") == "srkd.compress/2"
-    renamed = {"schema", "pace", "start"}
-    assert newer["preset"]["student"].pop("published") == []
-    assert newer["preset"]["schedule"].pop("optimiser") == "adam"
-    assert newer["preset"].pop("blend") is None and newer["preset"]["student"].pop("init_required") is False
-    changed_keys = renamed | {"teacher", "result"}
-    assert {key: newer[key] for key in older if key not in changed_keys} == {
-        key: value for key, value in older.items() if key not in changed_keys
-    }
-    assert newer["result"]["student"].items() >= older["result"]["student"].items()
-    assert newer["result"]["goal"] == "original"
-    assert newer["teacher"] == {**older["teacher"], "licence": None}
-    assert read_run_file(run) == contents
-
-
-@pytest.mark.ci
-def test_an_unfinished_run_of_the_older_version_is_continued_to_the_same_bytes(
-    ground: Path, runs: Path, tmp_path: Path
-) -> None:
-    words: dict[str, Any] = {"data": ground / "photos", "width": 0.5, "steps": 2, "threads": 1, "recipe": "scratch"}
-    words |= {"settings": (*SMALL, "schedule.validate_every=1"), "init_from": runs / "cached" / "student.safetensors"}
-    whole = srkd.compress(ground / "teacher.safetensors", out=tmp_path / "whole", **words)
-    with death_after(1):
-        srkd.compress(ground / "teacher.safetensors", out=tmp_path / "run", **words)
-    older = read_json(tmp_path / "run")
-    older["schema"], older["pace"] = "srkd.compress/1", older.pop("execution_mode")
-    copied = older["start"]["init_from"]
-    copied |= {"taken": copied.pop("copied"), "unlike": copied.pop("differences")}
-    for key in ("plan", "quantisation"):
-        assert older.pop(key) is None
-    (tmp_path / "run" / "run.json").write_text(json.dumps(older))
-    report = srkd.resume(tmp_path / "run")
-    assert report.student_path.read_bytes() == whole.student_path.read_bytes()
-    assert read_json(tmp_path / "run")["schema"] == "srkd.compress/2"
-
-
 # Wrong contents.
 
 
@@ -132,7 +72,7 @@ def changed(contents: Mapping[str, Any], path: str, value: Any) -> dict[str, Any
 @pytest.mark.parametrize(
     ("path", "value", "words"),
     [
-        ("schema", "srkd.compress/9", "its schema is 'srkd.compress/9', not srkd.compress/2 or srkd.compress/1"),
+        ("schema", "srkd.compress/9", "its schema is 'srkd.compress/9', not srkd.compress/2"),
         ("schema", ..., "'None'"),
         ("seed", "10", "seed='10': expected a whole number"),
         ("seed", True, "seed=true"),
@@ -154,7 +94,6 @@ def changed(contents: Mapping[str, Any], path: str, value: Any) -> dict[str, Any
         ("trials", {"runs": [".."]}, "trials.runs.0='..'"),
         ("trials", {"runs": [""]}, "trials.runs.0=''"),
         ("trials", {"runs": ["a", "b\0"]}, "trials.runs.1="),
-        ("pace", {}, "pace: unknown key"),
         ("result.student.psnr_y", "high", "result.student.psnr_y='high': expected a number"),
         ("result.student.psnr_y", math.nan, "result.student.psnr_y=nan"),
         ("result.student.cost.params", 1e400, "result.student.cost.params=inf"),
