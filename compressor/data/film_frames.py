@@ -24,7 +24,7 @@ from compressor.video.library import load_av
 from compressor.video.sampling import FRAMES_OF_A_FILM, FrameSample, sample_frames
 
 SUMMARY = "frames.json"
-LAYOUT_VERSION = 1
+LAYOUT_VERSION = 2
 """Part of the key of an entry: another choice of frames makes them anew."""
 
 _TEMPORARY: dict[str, tempfile.TemporaryDirectory[str]] = {}
@@ -32,25 +32,17 @@ _TEMPORARY: dict[str, tempfile.TemporaryDirectory[str]] = {}
 
 
 def lr_images(
-    path: Path,
-    option: str = "--lr-only",
-    *,
-    cache: CacheFolder | None = None,
-    note: Note = no_note,
-    with_following: bool = False,
+    path: Path, option: str = "--lr-only", *, cache: CacheFolder | None = None, note: Note = no_note
 ) -> tuple[LrImage, ...]:
     """Return the images of a folder, or frames of a film, as LR images without HR partners.
 
-    Frames of a film come with the one that follows each, if that is asked for.
+    Frames of a film come with the one that follows each.
     """
     if not is_film(path):
         return find_lr_images(path, option)
-    folder = _frames_folder(path, CacheFolder(default_folder()) if cache is None else cache, with_following)
+    folder = _frames_folder(path, CacheFolder(default_folder()) if cache is None else cache)
     note(f"{path.name}: {json.loads((folder / SUMMARY).read_text(encoding='utf-8'))['line']}")
-    images = find_lr_images(folder, option)
-    if not with_following:
-        return images
-    return tuple(replace(image, following=_following(image.lr)) for image in images)
+    return tuple(replace(image, following=_following(image.lr)) for image in find_lr_images(folder, option))
 
 
 def _following(frame: Path) -> Path:
@@ -58,16 +50,16 @@ def _following(frame: Path) -> Path:
     return frame.with_name(f".{frame.name}")
 
 
-def _frames_folder(film: Path, cache: CacheFolder, with_following: bool) -> Path:
-    key = _key(film, with_following)
+def _frames_folder(film: Path, cache: CacheFolder) -> Path:
+    key = _key(film)
     if key in _TEMPORARY:
         return Path(_TEMPORARY[key].name)
     folder = cache.find(key, _checked, no_note) if cache.limit else None
     if folder is not None:
         return folder
-    sample = sample_frames(film, with_following=with_following)
-    size = sum(frame.rgb_u8.numel() for frame in sample.frames) * (2 if with_following else 1)
+    sample = sample_frames(film)
     if cache.limit:
+        size = 2 * sum(frame.rgb_u8.numel() for frame in sample.frames)
         folder = cache.make(key, _checked, lambda entry: _write(sample, film, entry), size, no_note)
     if folder is None:
         _TEMPORARY[key] = tempfile.TemporaryDirectory(prefix="srkd-frames-")
@@ -77,20 +69,12 @@ def _frames_folder(film: Path, cache: CacheFolder, with_following: bool) -> Path
     return folder
 
 
-def _key(film: Path, with_following: bool) -> str:
+def _key(film: Path) -> str:
     """Return a hash of all that the frames depend on: the film's name, size and time, and how they are chosen."""
     with report_unreadable(film):
         status = film.stat()
-    facts = (
-        LAYOUT_VERSION,
-        FRAMES_OF_A_FILM,
-        with_following,
-        load_av().__version__,
-        str(film.resolve()),
-        status.st_size,
-        status.st_mtime_ns,
-    )
-    return f"frames-{hashlib.blake2b(repr(facts).encode(), digest_size=16).hexdigest()}"
+    facts = LAYOUT_VERSION, FRAMES_OF_A_FILM, load_av().__version__, str(film.resolve()), status.st_size
+    return f"frames-{hashlib.blake2b(repr((*facts, status.st_mtime_ns)).encode(), digest_size=16).hexdigest()}"
 
 
 def _write(sample: FrameSample, film: Path, folder: Path) -> None:
@@ -98,10 +82,8 @@ def _write(sample: FrameSample, film: Path, folder: Path) -> None:
         # No point in the name: it would end the stem.
         path = folder / f"{film.stem}-{round(frame.seconds * 1000):09d}ms.png"
         _write_picture(frame.rgb_u8, path)
-        if frame.following_u8 is not None:
-            _write_picture(frame.following_u8, _following(path))
-    names = sorted(path.name for path in folder.glob("*.png"))
-    (folder / SUMMARY).write_text(json.dumps({"names": names, "line": sample.line()}), encoding="utf-8")
+        _write_picture(frame.following_u8, _following(path))
+    (folder / SUMMARY).write_text(json.dumps({"pictures": 2 * len(sample.frames), "line": sample.line()}))
 
 
 def _write_picture(rgb_u8: Tensor, path: Path) -> None:
@@ -111,6 +93,6 @@ def _write_picture(rgb_u8: Tensor, path: Path) -> None:
 def _checked(folder: Path) -> Path:
     """Return the folder of an entry that is whole."""
     summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
-    if sorted(path.name for path in folder.glob("*.png")) != summary["names"]:
+    if sum(path.suffix == ".png" for path in folder.iterdir()) != summary["pictures"]:
         raise SrkdError("frames are missing")
     return folder

@@ -1,8 +1,7 @@
 """A film enlarged frame by frame, in segments that outlive a kill: the same command goes on after the last whole one.
 
-Frames are independent of each other, so scene cuts need no care, and a frame equal to the one before takes its output.
-Beside the output lies a folder `NAME.part` with the packets of each segment, encoded on its own, and what they were
-made with. At the end the packets are joined with the streams that are copied, and the folder is removed.
+Beside the output lies a folder `NAME.part` with the packets of each segment and what they were made with. At the end
+they are joined with the streams that are copied, and the folder is removed.
 """
 
 from __future__ import annotations
@@ -11,9 +10,8 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future
-from contextlib import ExitStack, closing, contextmanager, suppress
-from dataclasses import dataclass, replace
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
@@ -21,29 +19,26 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from compressor.base.context import Context
-from compressor.base.errors import SrkdError, UsageError, report_unwritable
+from compressor.base.errors import SrkdError, report_unwritable
 from compressor.base.files import atomic_path, file_sha256, flush_file, lock_file, temporary_files
 from compressor.images.suffixes import CONTAINER_OF_SUFFIX
 from compressor.inference.background import OneBehind, one_ahead
 from compressor.inference.lower_precision import MAX_FRAME_LEVELS, MAX_SAMPLE_LEVELS
 from compressor.inference.super_resolve import super_resolve
 from compressor.runtimes.base import Runtime
-from compressor.video.colours import BT601, BT709, LIMITED, MANY_COLUMNS, MANY_ROWS, RGB, FramePlanes, to_planes
-from compressor.video.encoding import (
-    CODECS,
+from compressor.video.library import load_av
+from compressor.video.reading import Film, FilmFrame
+from compressor.video.writing import (
     DEFAULT_CRF,
     Encoding,
-    SegmentEncoder,
-    default_codec,
-    output_layout,
-    require_codec,
+    PacketFacts,
+    SegmentWriter,
+    encoding_of,
+    join,
+    other_streams,
 )
-from compressor.video.joining import PacketRecord, Segment, join, other_streams
-from compressor.video.library import load_av
-from compressor.video.reading import Facts, Film, FilmFrame
 
 FRAMES_OF_A_SEGMENT = 120
 """About five seconds: as much as a kill loses at most. Each segment costs a key frame, a few percent of the file."""
@@ -57,9 +52,7 @@ PROBE_SIDE, PROBE_VALUES, PROBE_TOLERANCE = 24, 64, 2e-3
 
 @dataclass(frozen=True)
 class FilmSettings:
-    """How films are encoded, and how many frames a segment has. `codec` None: by container and source
-    (`encoding.default_codec`).
-    """
+    """How films are encoded (`codec` None: `encoding_of` chooses), and how many frames a segment has."""
 
     codec: str | None = None
     crf: int = DEFAULT_CRF
@@ -71,7 +64,6 @@ class EnlargedFrame:
     """The output of a frame, and how it was computed."""
 
     rgb: Tensor
-    tile: int | None
     precision: str
     psnr_to_exact: float | None
 
@@ -106,17 +98,14 @@ class UpscaledFilm:
 
 
 @dataclass(frozen=True)
-class _Written:
-    """A whole segment, and what its frames were."""
+class _WholeSegment:
+    """A segment that is whole, as its JSON file holds it."""
 
-    segment: Segment
-    reused: int
-    precisions: tuple[str, ...]
-    psnr_to_exact: float | None
-
-    @property
-    def frames(self) -> int:
-        return len(self.segment.packets)
+    packets: list[PacketFacts]
+    frames: int
+    reused: int = 0
+    precisions: list[str] = field(default_factory=list)
+    psnr_to_exact: float | None = None
 
 
 def upscale_film(
@@ -136,96 +125,122 @@ def upscale_film(
         context.note(f"{source.name}: {line}")
 
     with Film(source) as film, ExitStack() as held:
-        facts = film.facts
-        codec = settings.codec or default_codec(suffix, facts.codec, facts.layout.bits)
-        require_codec(codec, suffix)
-        encoding, lines = _encoding(facts, runtime.descriptor.scale, codec, settings.crf)
+        scale = runtime.descriptor.scale
+        encoding, lines = encoding_of(film.facts, scale, suffix, settings.codec, settings.crf)
         streams = other_streams(source, suffix)
-        for line in (*facts.notes, *lines, *streams.left_out):
+        for line in (*film.facts.notes, *lines, *streams.left_out):
             note(line)
         work = _Work(output.with_name(f"{output.name}.part"))
         held.enter_context(work.held())
-        work.begin(_made_with(source, runtime, settings, encoding, made_with))
-        whole = work.whole_segments()
-        resumed = sum(written.frames for written in whole)
+        parts = work.begin(
+            {
+                "film": file_sha256(source),
+                "codec": encoding.codec,
+                "crf": encoding.crf,
+                "segment": settings.segment,
+                **made_with,
+                "runtime": f"{runtime.name} {runtime.device} {runtime.precision}",
+                "encoder": [load_av().__version__, repr(encoding)],
+                "model": _probe(runtime),
+            }
+        )
+        resumed = sum(part.frames for part in parts)
         if resumed:
             context.note(f"{source.name}: goes on after {resumed} frames of an earlier call")
-        new = _Enlarging(film, encoding, settings, enlarge, work, context, resumed)
-        with closing(one_ahead(film.frames())) as frames:
-            # Frames that are done are decoded all the same, as not every container can be entered exactly.
-            whole += new.segments(islice(frames, resumed, None), first=len(whole))
+        new = _Enlarging(film, encoding, enlarge, context, resumed)
+        # Frames that are done are decoded all the same, as not every container can be entered exactly.
+        with closing(one_ahead(film.frames(start=resumed))) as frames:
+            for group in _groups(frames, settings.segment):
+                path = work.packets(len(parts))
+                with report_unwritable(path):
+                    parts.append(new.part(group, path))
+                    work.finish(len(parts) - 1, parts[-1])
         context.progress(source.name, new.done, new.done)
         for line in film.lines:
             note(line)
         with report_unwritable(output):
             for left in temporary_files(output.parent, [output.name]):
                 left.unlink(missing_ok=True)
+        segments = [(work.packets(number), part.packets) for number, part in enumerate(parts)]
         with atomic_path(output) as temporary:
-            join([written.segment for written in whole], encoding, source, streams, temporary, suffix)
+            join(segments, encoding, source, streams.numbers, temporary, suffix)
         shutil.rmtree(work.folder, ignore_errors=True)
     seconds = time.perf_counter() - start
-    total = sum(written.frames for written in whole)
-    measured = [written.psnr_to_exact for written in whole if written.psnr_to_exact is not None]
+    measured = [part.psnr_to_exact for part in parts if part.psnr_to_exact is not None]
     return UpscaledFilm(
         source,
         output,
-        facts.shown_size,
+        film.facts.size,
         encoding.size,
-        total,
-        sum(written.reused for written in whole),
+        new.done,
+        sum(part.reused for part in parts),
         resumed,
         seconds,
-        (total - resumed) / seconds,
-        codec,
-        encoding.layout.pixel_format,
-        streams.copied,
+        (new.done - resumed) / seconds,
+        encoding.codec,
+        encoding.pixel_format,
+        tuple(streams.copied),
         tuple(notes),
-        tuple(sorted({name for written in whole for name in written.precisions})),
+        tuple(sorted({name for part in parts for name in part.precisions})),
         min(measured, default=None),
     )
 
 
-def _encoding(facts: Facts, scale: int, codec: str, crf: int) -> tuple[Encoding, list[str]]:
-    """Return the encoding of a film's output, and what there is to say about it."""
-    if crf > CODECS[codec].most_crf:
-        raise UsageError(f"--crf {crf}: {codec} takes 0 to {CODECS[codec].most_crf}; lower is better")
-    layout, line = output_layout(codec, facts.layout)
-    lines = [] if line is None else [line]
-    size = (facts.shown_size[0] * scale, facts.shown_size[1] * scale)
-    if layout.chroma in ("420", "422"):
-        even = (size[0] + size[0] % 2, size[1] + size[1] % 2 if layout.chroma == "420" else size[1])
-        if even != size:
-            lines.append(f"{even[0]}x{even[1]} in place of {size[0]}x{size[1]}: {layout.pixel_format} needs even sizes")
-        size = even
-    colours = facts.colours
-    if colours.matrix == RGB:
-        large = size[0] >= MANY_COLUMNS or size[1] >= MANY_ROWS
-        colours = replace(colours, matrix=BT709 if large else BT601, range=LIMITED)
-    mastering, light_level = facts.mastering, facts.light_level
-    if (mastering or light_level) and codec not in ("h264", "hevc"):
-        lines.append(f"{codec} is written without the facts of the mastering display")
-        mastering = light_level = ""
-    encoding = Encoding(
-        codec, crf, size, layout, colours, facts.time_base, facts.rate, facts.shown_aspect, mastering, light_level
-    )
-    return encoding, lines
+def _groups(frames: Iterator[FilmFrame], size: int) -> Iterator[Iterator[FilmFrame]]:
+    """Yield iterators over so many frames each, the last over the rest; each is to be used up before the next."""
+    for first in frames:
+        yield chain([first], islice(frames, size - 1))
 
 
-def _made_with(
-    source: Path, runtime: Runtime, settings: FilmSettings, encoding: Encoding, others: Mapping[str, object]
-) -> dict[str, Any]:
-    """Return all that the segments depend on, in types of JSON, by the name that a message gives it."""
-    av = load_av()
-    return {
-        "film": file_sha256(source),
-        "codec": encoding.codec,
-        "crf": encoding.crf,
-        "segment": settings.segment,
-        **others,
-        "runtime": f"{runtime.name} {runtime.device} {runtime.precision}",
-        "encoder": {"options": encoding.options(), "av": av.__version__, "size": list(encoding.size)},
-        "model": _probe(runtime),
-    }
+@dataclass
+class _Enlarging:
+    """The frames of one call: computed here, converted and encoded one behind in another thread."""
+
+    film: Film
+    encoding: Encoding
+    enlarge: Enlarge
+    context: Context
+    done: int
+    """Frames so far, those of earlier calls included."""
+
+    def __post_init__(self) -> None:
+        self._begun, self._before = time.monotonic(), self.done
+
+    def part(self, frames: Iterator[FilmFrame], path: Path) -> _WholeSegment:
+        """Enlarge some frames into a segment, whose packets are written to `path`."""
+        last: FilmFrame | None = None
+        reused, precisions, measured = 0, set[str](), list[float]()
+        count, choose_at, max_levels = 0, 0, MAX_SAMPLE_LEVELS if self.encoding.is_lossless else MAX_FRAME_LEVELS
+        with open(path, "wb") as file, OneBehind() as behind:
+            writer = SegmentWriter(self.encoding, file)
+            for count, frame in enumerate(frames, start=1):
+                rgb: Tensor | None = None
+                if frame.equals(last):
+                    reused += 1
+                else:
+                    # By the number in the segment: a film that is continued is the film of one call.
+                    is_due = count > choose_at
+                    choose_at = count - 1 + FRAMES_OF_A_CHOICE if is_due else choose_at
+                    output = self.enlarge(frame.rgb, self.film.facts.bits, max_levels if is_due else None)
+                    rgb = output.rgb
+                    precisions.add(output.precision)
+                    measured += [] if output.psnr_to_exact is None else [output.psnr_to_exact]
+                behind.submit(partial(writer.add, rgb, frame.pts))
+                last = frame
+                self.done += 1
+                self._report()
+            behind.finish()
+            writer.end()
+        flush_file(path)
+        return _WholeSegment(writer.packets, count, reused, sorted(precisions), min(measured, default=None))
+
+    def _report(self) -> None:
+        # The headers of a film may tell fewer frames than there are, or none.
+        total = max(self.film.facts.frames, self.done)
+        self.context.progress(self.film.path.name, self.done, total)
+        if self.context.status is not None:
+            fps = (self.done - self._before) / max(time.monotonic() - self._begun, 1e-9)
+            self.context.status(f"{fps:.2f} fps", (total - self.done) / fps)
 
 
 def _probe(runtime: Runtime) -> list[float]:
@@ -242,9 +257,6 @@ def _differs(name: str, before: Any, now: Any) -> bool:
     return len(before) != len(now) or any(abs(a - b) > PROBE_TOLERANCE for a, b in zip(before, now, strict=True))
 
 
-STATE = "made_with.json"
-
-
 @dataclass(frozen=True)
 class _Work:
     """The folder of a film's segments."""
@@ -253,10 +265,7 @@ class _Work:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Create the folder and hold it: one process at a time fills it.
-
-        It is deleted at the end, and after a failure before its first segment was whole.
-        """
+        """Create the folder and hold it: one process at a time fills it. Without a whole segment it does not stay."""
         with report_unwritable(self.folder):
             if self.folder.is_dir() and any(self.folder.iterdir()) and not (self.folder / "lock").exists():
                 raise SrkdError(
@@ -273,180 +282,48 @@ class _Work:
                 )
             try:
                 yield
-            except BaseException:
-                with suppress(SrkdError):
-                    if not self.whole_segments():
-                        shutil.rmtree(self.folder, ignore_errors=True)
-                raise
+            finally:
+                if not self._facts(0).exists():
+                    shutil.rmtree(self.folder, ignore_errors=True)
 
-    def begin(self, made_with: dict[str, Any]) -> None:
-        """Note what segments are made with, or check that those that are here were made in the same way."""
-        if self.whole_segments():
-            before = _read_json(self.folder / STATE)
-            different = [name for name, value in made_with.items() if _differs(name, before.get(name), value)]
-            if different:
-                raise SrkdError(
-                    f"{self.folder} holds segments of an earlier call with another {' and '.join(different)}: delete "
-                    "this folder to begin anew, or repeat the command as it was"
-                )
-        else:
-            _write_json(self.folder / STATE, made_with)
-
-    def whole_segments(self) -> list[_Written]:
-        """Return the segments that are whole, from the first on."""
-        found: list[_Written] = []
-        while (facts := self.folder / f"{len(found):05d}.json").exists():
-            found.append(_written_of(_read_json(facts), self.packets(len(found))))
-        return found
+    def begin(self, made_with: dict[str, Any]) -> list[_WholeSegment]:
+        """Return the segments that are whole; check that they were made in the same way."""
+        state, parts = self.folder / "made_with.json", list[_WholeSegment]()
+        if not self._facts(0).exists():
+            _write_json(state, made_with)
+            return parts
+        before = _read_json(state)
+        different = [name for name, value in made_with.items() if _differs(name, before.get(name), value)]
+        if different:
+            raise SrkdError(
+                f"{self.folder} holds segments of an earlier call with another {' and '.join(different)}: delete "
+                "this folder to begin anew, or repeat the command as it was"
+            )
+        while (facts := self._facts(len(parts))).exists():
+            parts.append(_WholeSegment(**_read_json(facts)))
+        return parts
 
     def packets(self, number: int) -> Path:
         return self.folder / f"{number:05d}.packets"
 
-    def finish(self, number: int, written: _Written) -> None:
+    def finish(self, number: int, part: _WholeSegment) -> None:
         """Mark a segment as whole, once its packets are on the disk."""
-        segment = written.segment
-        _write_json(
-            self.folder / f"{number:05d}.json",
-            {
-                "header": segment.header.hex(),
-                "packets": [[record.pts, record.length, record.is_key] for record in segment.packets],
-                "durations": segment.durations,
-                "reused": written.reused,
-                "precisions": written.precisions,
-                "psnr_to_exact": written.psnr_to_exact,
-            },
-        )
+        _write_json(self._facts(number), asdict(part))
 
-
-def _written_of(facts: dict[str, Any], packets: Path) -> _Written:
-    records, start = list[PacketRecord](), 0
-    for pts, length, is_key in facts["packets"]:
-        records.append(PacketRecord(pts, start, length, is_key))
-        start += length
-    segment = Segment(packets, bytes.fromhex(facts["header"]), tuple(records), tuple(facts["durations"]))
-    return _Written(segment, facts["reused"], tuple(facts["precisions"]), facts["psnr_to_exact"])
+    def _facts(self, number: int) -> Path:
+        return self.folder / f"{number:05d}.json"
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        assert isinstance(content, dict)
-    except (OSError, ValueError, AssertionError) as error:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
         raise SrkdError(f"{path} cannot be read: delete the folder {path.parent.name} to begin anew") from error
-    return content
 
 
 def _write_json(path: Path, content: object) -> None:
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(content), encoding="utf-8")
-
-
-@dataclass
-class _Enlarging:
-    """The frames of one call: computed here, converted and encoded one behind in another thread."""
-
-    film: Film
-    encoding: Encoding
-    settings: FilmSettings
-    enlarge: Enlarge
-    work: _Work
-    context: Context
-    done: int
-    """Frames so far, those of earlier calls included."""
-
-    def segments(self, frames: Iterator[FilmFrame], first: int) -> list[_Written]:
-        """Enlarge the frames; return the segments that they fill, of which the first has a number."""
-        written: list[_Written] = []
-        begun, before = time.monotonic(), self.done
-        for group in _groups(frames, self.settings.segment):
-            number = first + len(written)
-            with report_unwritable(self.work.packets(number)):
-                written.append(self._segment(group, number, lambda: self._report(begun, before)))
-                self.work.finish(number, written[-1])
-        return written
-
-    def _segment(self, frames: Iterator[FilmFrame], number: int, report: Callable[[], None]) -> _Written:
-        last: FilmFrame | None = None
-        reused, durations, outputs = 0, list[int](), list[EnlargedFrame]()
-        choose_at, max_levels = 0, MAX_SAMPLE_LEVELS if self.encoding.is_lossless else MAX_FRAME_LEVELS
-        path, facts = self.work.packets(number), self.film.facts
-        with open(path, "wb") as file, OneBehind() as behind:
-            writer = _PacketWriter(SegmentEncoder(self.encoding), file)
-            planes: Future[FramePlanes] | None = None
-            for frame in frames:
-                if planes is not None and frame.equals(last):
-                    reused += 1
-                    planes = behind.submit(partial(writer.add_again, planes, frame.pts))
-                else:
-                    # By the number in the segment: a film that is continued is the film of one call.
-                    is_due = len(durations) >= choose_at
-                    choose_at = len(durations) + FRAMES_OF_A_CHOICE if is_due else choose_at
-                    output = self.enlarge(facts.rgb(frame), facts.layout.bits, max_levels if is_due else None)
-                    planes = behind.submit(partial(writer.add, output.rgb, frame.pts))
-                    outputs.append(replace(output, rgb=torch.empty(0)))
-                last = frame
-                durations.append(frame.duration)
-                self.done += 1
-                report()
-            behind.finish()
-            writer.end()
-        flush_file(path)
-        segment = Segment(path, writer.encoder.header, tuple(writer.records), tuple(durations))
-        measured = [output.psnr_to_exact for output in outputs if output.psnr_to_exact is not None]
-        precisions = tuple(sorted({output.precision for output in outputs}))
-        return _Written(segment, reused, precisions, min(measured, default=None))
-
-    def _report(self, begun: float, before: int) -> None:
-        # The headers of a film may tell fewer frames than there are, or none.
-        stated = self.film.facts.frames
-        total = stated if stated >= self.done else self.done + 1
-        self.context.progress(self.film.path.name, self.done, total)
-        if self.context.status is not None:
-            fps = (self.done - before) / max(time.monotonic() - begun, 1e-9)
-            self.context.status(f"{fps:.2f} fps", (total - self.done) / fps)
-
-
-@dataclass
-class _PacketWriter:
-    """Encodes frames and appends their packets to a file."""
-
-    encoder: SegmentEncoder
-    file: Any
-
-    def __post_init__(self) -> None:
-        self.records: list[PacketRecord] = []
-        self._position = 0
-
-    def add(self, rgb: Tensor, pts: int) -> FramePlanes:
-        """Convert and encode an output; return its planes."""
-        encoding = self.encoder.encoding
-        width, height = encoding.size
-        more = (0, width - rgb.shape[-1], 0, height - rgb.shape[-2])
-        planes = to_planes(pad(rgb, more, mode="replicate") if any(more) else rgb, encoding.layout, encoding.colours)
-        self._write(self.encoder.add(planes, pts))
-        return planes
-
-    def add_again(self, planes: Future[FramePlanes], pts: int) -> FramePlanes:
-        """Encode the planes of the frame before once more."""
-        again = planes.result()
-        self._write(self.encoder.add(again, pts))
-        return again
-
-    def end(self) -> None:
-        self._write(self.encoder.end())
-
-    def _write(self, packets: Iterator[Any]) -> None:
-        for packet in packets:
-            content = bytes(packet)
-            self.file.write(content)
-            self.records.append(PacketRecord(packet.pts, self._position, len(content), packet.is_keyframe))
-            self._position += len(content)
-
-
-def _groups(frames: Iterator[FilmFrame], size: int) -> Iterator[Iterator[FilmFrame]]:
-    """Yield iterators over so many frames each, the last over the rest; each is to be used up before the next."""
-    for first in frames:
-        yield chain([first], islice(frames, size - 1))
 
 
 def film_suffix(source: Path) -> str:

@@ -48,7 +48,7 @@ from compressor.inference.numbers import Numbers, numbers_of
 from compressor.inference.super_resolve import super_resolve
 from compressor.inference.tiling import UNBOUNDED_OVERLAP, Tiled, WindowProgress
 from compressor.runtimes.base import Runtime
-from compressor.video.encoding import DEFAULT_CRF
+from compressor.video.writing import DEFAULT_CRF
 
 MAX_OUTPUT_PIXELS = 2**29
 """The most output pixels of a picture: outputs are kept whole in memory as floats, here 6.4 GB."""
@@ -286,7 +286,7 @@ def _upscale_film(
         if max_levels is not None:
             selected = choice.select(rgb, bits=planes.bits, pictures=FRAMES_OF_A_CHOICE, max_levels=max_levels)
         frame = _enlarge(planes, selected, settings, None)
-        return EnlargedFrame(frame.tiled.sr, frame.tiled.tile, frame.precision, frame.psnr_to_exact)
+        return EnlargedFrame(frame.tiled.sr, frame.precision, frame.psnr_to_exact)
 
     made_with = {
         name.replace("_", "-"): getattr(settings, name) for name in ("tile", "overlap", "self_ensemble", "exact")

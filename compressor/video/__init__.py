@@ -1,1 +1,1 @@
-"""Films: their frames as RGB and back, encoding, and joining with the streams that are copied; no networks."""
+"""Films: their frames as RGB, encoding in segments, and joining with the streams that are copied; no networks."""

@@ -9,6 +9,9 @@ from typing import Any
 
 from compressor.base.errors import MissingExtra, SrkdError, reason_of
 
+SCALING = 0x4 | 0x2000 | 0x4000 | 0x40000
+"""How swscale converts colours: chroma bicubic and at its full size, with accurate rounding."""
+
 
 def load_av() -> Any:
     """Return the module of PyAV."""

@@ -124,8 +124,7 @@ def _sets(options: EvaluateOptions, scale: int, note: Note) -> tuple[AnySet, ...
     if lr_only is not None:
         if data is not None or lr is not None:
             raise UsageError(f"--lr-only {lr_only} takes the place of --data and --lr-images: leave these out")
-        with_following = any(METRICS[name].takes == "frames" for name in options.metrics)
-        return (LrSet(lr_only.resolve().name, lr_images(lr_only, note=note, with_following=with_following)),)
+        return (LrSet(lr_only.resolve().name, lr_images(lr_only, note=note)),)
     if data is not None:
         without_originals = find_lr_set(data, scale=scale) if lr is None and options.against is not None else None
         return find_sets(data, scale=scale, lr=lr) if without_originals is None else (without_originals,)

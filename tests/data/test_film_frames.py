@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -19,10 +18,8 @@ from compressor.images.files import read_rgb_u8
 from compressor.images.metrics import to_u8
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
-from compressor.video import sampling
-from compressor.video.reading import Film
 from compressor.video.sampling import format_time, sample_frames
-from tests.support.films import make_film, picture, require_av
+from tests.support.films import frames_of, make_film, picture, require_av
 
 require_av()
 
@@ -33,7 +30,7 @@ BLACK = torch.full((1, 3, 48, 64), 0.02)
 def film(tmp_path: Path) -> Path:
     """A film of one second: black at first, then pictures, of which two are shown twice."""
     pictures = [BLACK, BLACK, *(picture(number) for number in (1, 2, 2, 3, 4, 5, 5, 6))]
-    return make_film(tmp_path / "film.mp4", pictures, codec="h264", crf=0)
+    return make_film(tmp_path / "film.mp4", pictures, codec="h264", crf="0")
 
 
 def pixels(path: Path) -> torch.Tensor:
@@ -44,24 +41,19 @@ def test_black_and_repeated_frames_are_left_out_and_told(film: Path) -> None:
     sample = sample_frames(film)
     step = 1001 / 24000
     assert [round(frame.seconds / step) for frame in sample.frames] == [2, 3, 5, 6, 7, 9]
-    assert [round(seconds / step) for seconds in sample.equal] == [4, 8] and sample.black == (0, step)
-    with Film(film) as opened:
-        shown = [to_u8(opened.facts.rgb(frame))[0] for frame in opened.frames()]
-    assert all(torch.equal(frame.rgb_u8, shown[round(frame.seconds / step)]) for frame in sample.frames)
-    assert sample.line() == (
-        "6 frames from 0:00.1 to 0:00.4; left out 2 black (0:00.0, 0:00.0); left out 2 equal to another "
-        "(0:00.2, 0:00.3)"
-    )
+    assert sample.left_out == 4
+    shown = [to_u8(frame.rgb)[0] for frame in frames_of(film)]
+    for frame in sample.frames:
+        number = round(frame.seconds / step)
+        assert torch.equal(frame.rgb_u8, shown[number]) and torch.equal(frame.following_u8, shown[min(number + 1, 9)])
+    assert sample.line() == "6 frames from 0:00.1 to 0:00.4, without 4 that are black or equal to another"
 
 
-@pytest.mark.parametrize("short", [True, False])
-def test_frames_are_spread_evenly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, short: bool) -> None:
-    """A film that is entered at each place gives the frames of one that is read from its beginning."""
-    source = make_film(tmp_path / "film.mp4", [picture(number) for number in range(60)], codec="h264", crf=0)
-    monkeypatch.setattr(sampling, "SHORT_FILM", 1000 if short else 10)
+def test_frames_are_spread_evenly(tmp_path: Path) -> None:
+    source = make_film(tmp_path / "film.mp4", [picture(number) for number in range(60)], codec="h264", crf="0")
     sample = sample_frames(source, 6)
     numbers = [round(frame.seconds * 24000 / 1001) for frame in sample.frames]
-    assert len(numbers) == 6 and set(np.diff(numbers).tolist()) == {10} and numbers[0] in (5, 6)
+    assert numbers == [5, 15, 25, 35, 45, 55]
 
 
 def test_the_frames_are_a_folder_of_the_cache(film: Path, tmp_path: Path) -> None:
@@ -139,24 +131,16 @@ def test_times_are_read_as_on_a_player() -> None:
     ]
 
 
-@pytest.mark.parametrize("short", [True, False])
-def test_frames_come_with_the_one_that_follows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, short: bool) -> None:
-    """The last frame follows itself; without being asked for, no folder holds following frames."""
-    source = make_film(tmp_path / "film.mp4", [picture(number) for number in range(9)], codec="h264", crf=0)
-    monkeypatch.setattr(sampling, "SHORT_FILM", 1000 if short else 1)
+def test_frames_come_with_the_one_that_follows(tmp_path: Path) -> None:
+    """The last frame follows itself; one that is missing is made again."""
+    source = make_film(tmp_path / "film.mp4", [picture(number) for number in range(9)], codec="h264", crf="0")
     cache = CacheFolder(tmp_path / "cache")
-    images = lr_images(source, cache=cache, with_following=True)
-    with Film(source) as opened:
-        step = 1000 * float(opened.facts.time_base * 1001)
-        frames = [to_u8(opened.facts.rgb(frame))[0] for frame in opened.frames()]
-    numbers = [round(int(image.stem.removeprefix("film-").removesuffix("ms")) / step) for image in images]
-    assert len(numbers) >= 8 and numbers[-1] == 8
-    for number, image in zip(numbers, images, strict=True):
+    images = lr_images(source, cache=cache)
+    frames = [to_u8(frame.rgb)[0] for frame in frames_of(source)]
+    assert len(images) == 9
+    for number, image in enumerate(images):
         assert torch.equal(pixels(image.lr), frames[number])
         assert torch.equal(pixels(image.following or Path()), frames[min(number + 1, 8)])
-    alone = lr_images(source, cache=cache)
-    assert [image.following for image in alone] == [None] * len(images)
-    assert [image.stem for image in alone] == [image.stem for image in images]
     (images[3].following or Path()).unlink()
-    again = lr_images(source, cache=cache, with_following=True)
-    assert torch.equal(pixels(again[3].following or Path()), frames[numbers[3] + 1])
+    again = lr_images(source, cache=cache)
+    assert torch.equal(pixels(again[3].following or Path()), frames[4])

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from compressor.video.colours import Colours, Layout, resolved, to_planes
-from compressor.video.encoding import Encoding, SegmentEncoder
-from compressor.video.joining import decoding_times, packet_of
-from compressor.video.reading import Film, FilmFrame
+from compressor.video.library import SCALING
+from compressor.video.reading import Colours, Film, FilmFrame
+from compressor.video.writing import packet_of
 
-PLAIN, OF_HD = Layout("420", 8), Colours(1, 1, 1, 1)
+OF_HD = Colours(1, 1, 1, 1)
 NTSC_FILM = Fraction(24000, 1001)
+ENCODERS = {"ffv1": "ffv1", "h264": "libx264", "hevc": "libx265", "vp9": "libvpx-vp9"}
 
 
 def require_av() -> Any:
@@ -38,32 +38,27 @@ def make_film(
     times: Sequence[int] | None = None,
     *,
     codec: str = "ffv1",
-    crf: int = 10,
-    layout: Layout = PLAIN,
+    pixel_format: str = "yuv420p",
     colours: Colours = OF_HD,
-    time_base: Fraction = Fraction(1, 24000),
-    rate: Fraction = NTSC_FILM,
     pixel_aspect: Fraction = Fraction(1),
-    mastering: str = "",
-    light_level: str = "",
     sound_seconds: float = 0,
     subtitles: Sequence[str] = (),
+    **options: str,
 ) -> Path:
-    """Write a film of RGB pictures; `times` are ticks of the time base, by default those of the rate."""
-    av = require_av()
+    """Write a film of RGB pictures; `times` are in 1/24000 s, by default those of 24000/1001 frames a second."""
+    av, time_base = require_av(), Fraction(1, 24000)
     path.parent.mkdir(parents=True, exist_ok=True)
-    size = (pictures[0].shape[-1], pictures[0].shape[-2])
-    times = times or [round(number / rate / time_base) for number in range(len(pictures))]
-    encoding = Encoding(codec, crf, size, layout, colours, time_base, rate, pixel_aspect, mastering, light_level)
-    encoder = SegmentEncoder(encoding)
-    packets = []
-    for image, pts in zip(pictures, times, strict=True):
-        packets += encoder.add(to_planes(image, layout, resolved(colours, size, layout, path)), pts)
-    packets += encoder.end()
-    with av.open(str(path), "w") as out:
-        stream = out.add_stream(encoder._context.name, rate=rate, options=encoding.options())
-        encoding.set_up(stream.codec_context)
-        stream.time_base = time_base
+    # By default mp4 writes a late start in milliseconds.
+    ticks = {"movie_timescale": "24000"} if path.suffix == ".mp4" else {}
+    with av.open(str(path), "w", container_options=ticks) as out:
+        options = options if codec == "ffv1" else {"crf": "10", **options}
+        stream = out.add_stream(ENCODERS[codec], rate=NTSC_FILM, options=options)
+        context = stream.codec_context
+        context.width, context.height, context.pix_fmt = pictures[0].shape[-1], pictures[0].shape[-2], pixel_format
+        context.time_base = stream.time_base = time_base
+        context.sample_aspect_ratio = pixel_aspect
+        context.colorspace, context.color_range = colours.matrix, colours.range
+        context.color_primaries, context.color_trc = colours.primaries, colours.transfer
         sound = _sound_stream(out) if sound_seconds else None
         texts = _text_stream(out, path) if subtitles else None
         out.start_encoding()
@@ -75,10 +70,29 @@ def make_film(
             packet.pts = packet.dts = number * 1000
             packet.duration, packet.time_base, packet.stream = 500, Fraction(1, 1000), texts
             out.mux(packet)
-        for packet, dts in zip(packets, decoding_times([packet.pts for packet in packets]), strict=True):
-            packet.dts, packet.time_base, packet.stream = dts, time_base, stream
-            out.mux(packet)
+        for number, image in enumerate(pictures):
+            frame = coded_frame(image, pixel_format, colours)
+            frame.pts, frame.time_base = times[number] if times else 1001 * number, time_base
+            out.mux(stream.encode(frame))
+        out.mux(stream.encode())
     return path
+
+
+def coded_frame(image: torch.Tensor, pixel_format: str, colours: Colours) -> Any:
+    """Return RGB (1,3,H,W) as a frame of PyAV in a pixel format, as swscale converts it."""
+    av, is_deep = require_av(), "le" in pixel_format
+    samples = (image[0].permute(1, 2, 0) * (65280 if is_deep else 255)).round().numpy()
+    samples = np.ascontiguousarray(samples.astype(np.uint16 if is_deep else np.uint8))
+    frame = av.VideoFrame.from_ndarray(samples, format="rgb48le" if is_deep else "rgb24")
+    frame.colorspace, frame.color_range = colours.matrix, colours.range
+    return frame.reformat(format=pixel_format, interpolation=SCALING)
+
+
+def decoded(path: Path) -> list[Any]:
+    """Return the frames as PyAV has them."""
+    av = require_av()
+    with av.open(str(path)) as film:
+        return list(film.decode(video=0))
 
 
 def remux(source: Path, path: Path, **options: str) -> Path:

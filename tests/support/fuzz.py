@@ -40,9 +40,8 @@ from compressor.models.checkpoints.save import metadata_of
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
 from compressor.teachers.teacher import load_teacher
-from compressor.video.colours import Layout
-from compressor.video.joining import other_streams
 from compressor.video.reading import Film
+from compressor.video.writing import other_streams
 from export.convert.to_onnx import convert
 from export.formats.conversion import Conversion
 from recipes.config.reading import load_preset
@@ -298,8 +297,9 @@ def image_seeds(folder: Path) -> list[Path]:
 def film_seeds(folder: Path) -> list[Path]:
     """Write films of two frames in each container and codec that are written; return their paths."""
     frames, files = [picture(1, (32, 24)), picture(2, (32, 24))], list[Path]()
-    for name, codec, depth in (("a.mp4", "h264", 8), ("b.mkv", "hevc", 10), ("c.webm", "vp9", 8), ("d.mkv", "ffv1", 8)):
-        files.append(make_film(folder / name, frames, codec=codec, layout=Layout("420", depth)))
+    for name, codec in (("a.mp4", "h264"), ("b.mkv", "hevc"), ("c.webm", "vp9"), ("d.mkv", "ffv1")):
+        depth = "10le" if codec == "hevc" else ""
+        files.append(make_film(folder / name, frames, codec=codec, pixel_format=f"yuv420p{depth}"))
     return files
 
 
@@ -327,8 +327,8 @@ def open_image(path: Path) -> None:
 
 def open_film(path: Path) -> None:
     with Film(path) as film:
-        for frame in film.frames():
-            film.facts.rgb(frame)
+        for _ in film.frames():
+            pass
     other_streams(path, ".mkv")
 
 
