@@ -6,7 +6,7 @@ import importlib.util
 
 from compressor.base.errors import MissingExtra
 
-SERVER_MODULES = ("h11", "segno")
+SERVER_MODULES = ("starlette", "uvicorn", "segno")
 """Modules of the extra `demo`, which the server needs; `srkd demo --build` needs none of them."""
 
 

@@ -191,19 +191,6 @@ def report_sigterm() -> Iterator[threading.Event]:
 
 
 @contextmanager
-def python_handles_ctrl_c() -> Iterator[None]:
-    """Restore Python's own handler in the block: `asyncio.run` cancels its task at Ctrl-C only in place of that one."""
-    if not _in_main_thread() or not isinstance(signal.getsignal(signal.SIGINT), _Counted):
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-@contextmanager
 def keep_handlers() -> Iterator[None]:
     """Restore the handlers that a library replaces within the block."""
     if not _in_main_thread():

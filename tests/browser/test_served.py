@@ -29,7 +29,7 @@ pytestmark = pytest.mark.browser
 @contextmanager
 def demo(*arguments: object) -> Iterator[Site]:
     """Run `srkd demo` like a user, and yield its site once it answers."""
-    for module in ("h11", "segno"):
+    for module in ("starlette", "uvicorn", "segno"):
         pytest.importorskip(module)
     process = subprocess.Popen(
         [sys.executable, "-m", "srkd", "demo", *map(str, arguments), "--port", "0", "--json"],

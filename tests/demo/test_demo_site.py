@@ -34,7 +34,7 @@ from export.plan.search import CandidateShape, Targets
 from srkd.api.demonstration import demo_models, plan_to_time
 from srkd.cli.main import run
 from srkd.options.verbs import DemoOptions
-from tests.support.demo_process import HASHED_SCRIPT, write_app
+from tests.support.demo_app import HASHED_SCRIPT, write_app
 from tests.support.exports import export_file
 from tests.support.onnx_files import enlarger
 from tests.support.run_files import save_run_file, teacher_entry

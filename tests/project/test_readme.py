@@ -22,7 +22,7 @@ from recipes.catalogue import METHODS
 from srkd.cli.main import VERBS
 from srkd.cli.main import run as run_verb
 from tests.support.commands import ROOT
-from tests.support.demo_process import write_app
+from tests.support.demo_app import write_app
 
 pytestmark = pytest.mark.ci
 

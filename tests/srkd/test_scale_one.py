@@ -27,7 +27,7 @@ from compressor.models.networks.swinir import SwinIRSpec
 from compressor.teachers.teacher import load_teacher
 from srkd.cli.main import run
 from srkd.runs.planning import PlanReport
-from tests.support.demo_process import write_app
+from tests.support.demo_app import write_app
 from tests.support.foreign_models import save_torchscript
 from tests.support.small_runs import SMALL
 

@@ -5,10 +5,8 @@ from __future__ import annotations
 import sys
 import webbrowser
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from compressor.base.errors import UsageError
 from srkd.cli.verb import verb
@@ -17,9 +15,7 @@ from srkd.options.verbs import DemoOptions
 from srkd.terminal.console import Console
 
 if TYPE_CHECKING:
-    import socket
-
-    from demo.addresses import Address, Certificate
+    from demo.addresses import Address
     from demo.catalogue import Model
     from demo.files import Asset
 
@@ -42,62 +38,52 @@ def command(console: Console, options: DemoOptions) -> None:
     plan (srkd plan --emit) opens a page that times its files, for srkd plan --measured. Ctrl-C ends it.
     """
     from demo import require_server_modules
-    from demo.addresses import bind_sockets, read_certificate
+    from demo.addresses import list_addresses, listen, require_certificate
     from demo.files import app_command, is_app_outdated, read_app, require_replaceable, write_site
 
     # Quick checks come before the slow export.
-    build = path_of(options.build)
-    if build is None:
-        require_server_modules()
-    else:
+    build, certificate = path_of(options.build), None
+    if build is not None:
         require_replaceable(build)
-    certificate = None
+    else:
+        require_server_modules()
     if options.tls_cert is not None and options.tls_key is not None:
-        certificate = read_certificate(Path(options.tls_cert), Path(options.tls_key))
+        certificate = Path(options.tls_cert), Path(options.tls_key)
+        require_certificate(*certificate)
     elif options.tls_cert is not None or options.tls_key is not None:
         raise UsageError("--tls-cert and --tls-key belong together: give both")
     app = read_app(path_of(options.app))
     if options.app is None and is_app_outdated():
         console.warn(f"the built app is older than its sources: {app_command()}")
-    with ExitStack() as stack:
-        listeners = [] if build is not None else bind_sockets(options.host, options.port)
-        sockets = [stack.enter_context(listener) for listener in listeners]
-        from demo.catalogue import build_site, load_samples
-        from srkd.api.demonstration import demo_models, plan_to_time
-
-        with console.context() as context:
-            planned = plan_to_time(options, context)
-            plan, models = planned or (None, demo_models(options, context))
-        files = build_site(app, models, () if plan else load_samples(), plan)
-        if build is not None:
-            _show_site(console, build, write_site(files, build), models)
-        else:
-            _serve(console, sockets, files, models, certificate, options.open_browser)
-
-
-def _serve(
-    console: Console,
-    sockets: Sequence[socket.socket],
-    files: Mapping[str, Asset],
-    models: Sequence[Model],
-    certificate: Certificate | None,
-    open_browser: bool,
-) -> None:
-    from demo.addresses import list_addresses
-    from demo.server import serve
-
-    reachable = list_addresses(sockets, certificate)
-
-    def announce() -> None:
+    if build is not None:
+        files, models = _site(console, options, app)
+        _show_site(console, build, write_site(files, build), models)
+        return
+    with listen(options.host, options.port) as listening:
+        files, models = _site(console, options, app)
+        addresses = list_addresses(options.host, listening, https=certificate is not None)
         if console.wants_json:
-            console.emit("demo", {"addresses": reachable, "models": [model.catalogue_entry() for model in models]})
+            console.emit("demo", {"addresses": addresses, "models": [model.catalogue_entry() for model in models]})
         else:
             _show_models(console, models)
-            _show_addresses(console, reachable)
-        if open_browser:
-            webbrowser.open(reachable[0].url)
+            _show_addresses(console, addresses)
+        if options.open_browser:
+            webbrowser.open(addresses[0].url)
+        from demo.server import serve
 
-    serve(files, sockets, None if certificate is None else certificate.context, on_ready=announce, note=console.detail)
+        serve(files, listening, certificate, console.detail)
+
+
+def _site(
+    console: Console, options: DemoOptions, app: Mapping[str, Asset]
+) -> tuple[Mapping[str, Asset], Sequence[Model]]:
+    """Return all files of the demo by address, and its models."""
+    from demo.catalogue import build_site, load_samples
+    from srkd.api.demonstration import demo_models, plan_to_time
+
+    with console.context() as context:
+        plan, models = plan_to_time(options, context) or (None, demo_models(options, context))
+    return build_site(app, models, () if plan else load_samples(), plan), models
 
 
 def _show_site(console: Console, folder: Path, size: int, models: Sequence[Model]) -> None:
@@ -134,37 +120,18 @@ def loss_of(model: Model) -> str:
 
 
 def _show_addresses(console: Console, addresses: Sequence[Address]) -> None:
-    from demo.addresses import draw_qr_code, phone_address
+    from demo.addresses import draw_qr_code
 
     console.say("")
     for address in addresses:
         reach = "this machine only" if address.this_machine_only else "every device that reaches this machine"
         console.result(f"{address.url}  ({reach})")
-        console.say(f"  works: {', '.join(address.allows)}")
         if address.refuses:
-            console.say(f"  browsers refuse: {', '.join(address.refuses)}")
-        console.say(f"  because {address.why}")
-    phone = phone_address(addresses)
+            console.say(f"  plain http from another machine: browsers refuse {', '.join(address.refuses)}")
+    phone = next((address for address in addresses if not address.this_machine_only), None)
     if phone is not None and not console.quiet:
         code = draw_qr_code(phone.url, sys.stdout.encoding)
         console.say(f"\n{phone.url} for a phone's camera:\n{code}" if code else "")
-    for line in _phone_advice(addresses, phone):
-        console.say(line)
+    if phone is None or phone.refuses:
+        console.say("How a phone gets the whole app, by USB or over https: docs/use/demo.md")
     console.say("Ctrl-C ends it.")
-
-
-def _phone_advice(addresses: Sequence[Address], phone: Address | None) -> list[str]:
-    """Lines on how a phone gets the whole app, if these addresses do not allow it."""
-    if phone is not None and not phone.refuses:
-        return []
-    port = urlsplit(addresses[0].url).port
-    lines = ["The whole app on a phone (docs/use/demo.md):"]
-    if not addresses[0].url.startswith("https"):
-        lines.append(
-            f"  by USB, Android: adb reverse tcp:{port} tcp:{port}, then http://localhost:{port}/ on the phone"
-        )
-    lines.append("  by https from here: srkd demo --host 0.0.0.0 --tls-cert CERT --tls-key KEY")
-    lines.append("  by https from elsewhere: srkd demo --build DIR, files for any static host")
-    if phone is None:
-        lines.append("Without https, one thread and no camera stream: srkd demo --host 0.0.0.0")
-    return lines
