@@ -53,7 +53,7 @@ class PrecisionChoice:
     """Selection of the runtime for each picture; with `exact` always the model as opened."""
 
     def __init__(self, runtime: Runtime, *, exact: bool = False) -> None:
-        self._runtime = runtime
+        self.runtime = runtime
         self._lower: TorchRuntime | None = None
         if not exact and isinstance(runtime, TorchRuntime) and runtime.precision == "fp32":
             self._lower = runtime.in_bf16() if computes_bf16(torch.device(runtime.device)) else None
@@ -65,13 +65,13 @@ class PrecisionChoice:
         """
         is_small = min(lr.shape[-2:]) < SAMPLE or pictures * lr[:, 0].numel() < LEAST_LR_PIXELS
         if self._lower is None or bits > 8 or is_small:
-            return Selected(self._runtime)
+            return Selected(self.runtime)
         samples = sample_patches(lr)
-        exact, lower = (to_u8(super_resolve(runtime, samples, tile=0).sr) for runtime in (self._runtime, self._lower))
+        exact, lower = (to_u8(super_resolve(runtime, samples, tile=0).sr) for runtime in (self.runtime, self._lower))
         if int((exact.int() - lower.int()).abs().max()) > max_levels:
-            return Selected(self._runtime)
+            return Selected(self.runtime)
         psnr_to_exact = float(psnr(lower, exact).min())
-        return Selected(self._lower, psnr_to_exact) if psnr_to_exact >= MIN_PSNR_DB else Selected(self._runtime)
+        return Selected(self._lower, psnr_to_exact) if psnr_to_exact >= MIN_PSNR_DB else Selected(self.runtime)
 
 
 def sample_patches(lr: Tensor) -> Tensor:

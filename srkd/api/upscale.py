@@ -9,7 +9,8 @@ from compressor.base.context import Context
 from compressor.base.errors import UsageError
 from compressor.images.in_memory import ImageInMemory, is_in_memory
 from compressor.inference import upscale as upscaling
-from compressor.inference.upscale import UpscaleReport, UpscaleSettings
+from compressor.inference.upscale_outputs import UpscaleSettings
+from compressor.inference.upscale_report import UpscaleReport
 from srkd.options.function import public
 from srkd.options.models import open_runtime
 from srkd.options.values import as_tuple

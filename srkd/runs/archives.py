@@ -11,18 +11,9 @@ from typing import Any
 from compressor.base.context import Context
 from compressor.base.errors import SrkdError, UsageError
 from compressor.inference.films import UpscaledFilm
-from compressor.inference.upscale import (
-    Failed,
-    Job,
-    Outcomes,
-    SkippedPicture,
-    Upscaled,
-    UpscaleReport,
-    UpscaleSettings,
-    upscale,
-    upscale_jobs,
-    without_outputs,
-)
+from compressor.inference.upscale import upscale, upscale_jobs
+from compressor.inference.upscale_outputs import Job, UpscaleSettings
+from compressor.inference.upscale_report import Failed, Outcomes, SkippedPicture, Upscaled, UpscaleReport
 from compressor.runtimes.base import Runtime
 from srkd.options.models import open_runtime
 from srkd.options.option import from_json, to_json
@@ -61,13 +52,11 @@ def upscale_on_ray(options: UpscaleOptions, settings: UpscaleSettings, context: 
     with open_cluster(options.on, threads=options.threads or 1, on_gpu=on_gpu) as cluster:
 
         def do_jobs(jobs: Sequence[Job], settings: UpscaleSettings) -> Outcomes:
-            left, others = without_outputs(jobs, settings)
-            for folder in dict.fromkeys(job.output.parent for job in left):
+            for folder in dict.fromkeys(job.output.parent for job in jobs):
                 folder.mkdir(parents=True, exist_ok=True)
-            if left:
-                cluster.require_shared(left[0].output.parent)
-            done = _do_groups(cluster, left, request, replace(settings, overwrite=True, skip_existing=False), context)
-            return Outcomes(done.done, (*others.failed, *done.failed), (*others.skipped, *done.skipped), done.films)
+            if jobs:
+                cluster.require_shared(jobs[0].output.parent)
+            return _do_groups(cluster, jobs, request, settings, context)
 
         return upscale(inputs, runtime, settings, do_jobs=do_jobs)
 

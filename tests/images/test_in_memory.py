@@ -12,7 +12,8 @@ from PIL import Image
 
 from compressor.base.errors import SrkdError, UsageError
 from compressor.images.in_memory import ImageInMemory, is_in_memory, read_planes
-from compressor.inference.upscale import UpscaleSettings, upscale, upscale_image
+from compressor.inference.upscale import upscale, upscale_image
+from compressor.inference.upscale_outputs import UpscaleSettings
 from tests.support.fakes import nearest_model
 
 RNG = np.random.default_rng(0)

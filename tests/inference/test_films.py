@@ -25,7 +25,9 @@ from compressor.base.choices import FilmCodec
 from compressor.base.context import Context
 from compressor.base.errors import UsageError
 from compressor.inference.films import UpscaledFilm
-from compressor.inference.upscale import UpscaleReport, UpscaleSettings, upscale
+from compressor.inference.upscale import upscale
+from compressor.inference.upscale_outputs import UpscaleSettings
+from compressor.inference.upscale_report import UpscaleReport
 from compressor.models.networks.base import Descriptor
 from compressor.video.reading import FULL, LIMITED, Colours, Film, is_cover
 from compressor.video.writing import CODECS, packet_of
@@ -356,7 +358,9 @@ def test_codecs_that_cannot_be(tmp_path: Path, settings: dict[str, object], erro
 SLOW = """
 import sys, time
 from pathlib import Path
-from compressor.inference.upscale import UpscaleSettings, upscale
+from compressor.inference.upscale import upscale
+from compressor.inference.upscale_outputs import UpscaleSettings
+from compressor.inference.upscale_report import UpscaleReport
 from compressor.models.networks.base import Descriptor
 from tests.support.fakes import Fake, nearest
 

@@ -17,7 +17,8 @@ from compressor.inference import lower_precision
 from compressor.inference import upscale as upscaling
 from compressor.inference.films import FRAMES_OF_A_CHOICE
 from compressor.inference.lower_precision import PrecisionChoice, sample_patches
-from compressor.inference.upscale import UpscaleSettings, upscale, upscale_image
+from compressor.inference.upscale import upscale, upscale_image
+from compressor.inference.upscale_outputs import UpscaleSettings
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
 from compressor.runtimes.torch_runtime import TorchRuntime

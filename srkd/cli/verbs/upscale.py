@@ -13,7 +13,7 @@ from srkd.terminal.console import Console
 
 if TYPE_CHECKING:
     from compressor.inference.films import UpscaledFilm
-    from compressor.inference.upscale import Upscaled, UpscaleReport
+    from compressor.inference.upscale_report import Upscaled, UpscaleReport
 
 
 @verb(

@@ -1,0 +1,137 @@
+"""The pictures and films that `upscale` is given as files, folders and globs, each once, and what it leaves out."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeAlias
+
+from compressor.images.sets import list_images, natural_key
+from compressor.images.suffixes import FILM_SUFFIXES, FORMAT_OF_SUFFIX, IMAGE_SUFFIXES, OTHER_PICTURE_SUFFIXES, is_film
+from compressor.inference.upscale_report import Failed, SkippedPicture
+
+TAKEN_SUFFIXES = IMAGE_SUFFIXES | FILM_SUFFIXES
+"""Suffixes of the files that a glob takes."""
+
+FileKey: TypeAlias = tuple[str, int, int]
+"""A file: its path in lower case, its device and its number there. Hard links are files of their own."""
+
+
+@dataclass(frozen=True)
+class Input:
+    """A picture or film, its folder relative to the searched one, and whether it was named by itself."""
+
+    path: Path
+    inner: Path = Path()
+    is_named: bool = False
+
+
+@dataclass
+class Inputs:
+    """The pictures and films to enlarge, each file once."""
+
+    files: dict[FileKey, Input] = field(default_factory=dict)
+    failed: list[Failed] = field(default_factory=list)
+    """Inputs without any picture."""
+    skipped: list[SkippedPicture] = field(default_factory=list)
+
+
+def collect(inputs: Sequence[str | Path], *, recursive: bool, output: Path | None) -> Inputs:
+    """Return the inputs, named ones first; `output` is a folder inside them that is not searched."""
+    named, listed, contents = dict[FileKey, Input](), dict[FileKey, Input](), Inputs()
+    for text in inputs:
+        path = Path(text)
+        if path.is_file():
+            named.setdefault(_file_of(path), Input(path, is_named=True))
+            continue
+        if path.is_dir():
+            pictures, reason = _search_folder(path, contents, recursive=recursive, output=output)
+        else:
+            # Path.glob does not accept absolute patterns.
+            matches = sorted(map(Path, glob.glob(str(text), recursive=True)), key=natural_key)  # noqa: PTH207
+            files = [match for match in matches if match.is_file()]
+            pictures = [Input(match) for match in files if match.suffix.lower() in TAKEN_SUFFIXES]
+            contents.skipped += _of_other_kinds(files)
+            reason = f"no picture matches {text}" if glob.has_magic(str(text)) else f"{text} does not exist"
+        if not pictures:
+            contents.failed.append(Failed(path, reason))
+        for picture in pictures:
+            listed.setdefault(_file_of(picture.path), picture)
+    contents.files = named | {key: picture for key, picture in listed.items() if key not in named}
+    return contents
+
+
+def identity(path: Path) -> str:
+    """Return one key for all names of an output that some disks take for one: they ignore upper and lower case."""
+    return str(path.resolve()).lower()
+
+
+def _file_of(path: Path) -> FileKey:
+    """Return one key per input: `a.png` and `A.png` are one file or two, as the disk says."""
+    status = path.stat()
+    return identity(path), status.st_dev, status.st_ino
+
+
+def _search_folder(folder: Path, contents: Inputs, *, recursive: bool, output: Path | None) -> tuple[list[Input], str]:
+    """Return the pictures of a folder, and the error message if there are none.
+
+    Nested folders are searched with `recursive`; otherwise the report names those with pictures.
+    """
+    pictures: list[Input] = []
+    nested: dict[Path, int] = {}
+    where_outputs_go = None if output is None else identity(output)
+    for place, inside, _ in os.walk(folder):
+        here = Path(place)
+        # Leave out hidden folders, as hidden files are, and the outputs of an earlier run.
+        inside[:] = sorted(
+            name for name in inside if not name.startswith(".") and identity(here / name) != where_outputs_go
+        )
+        images, inner = list_images(here), here.relative_to(folder)
+        if recursive:
+            links = (here / name for name in inside if (here / name).is_symlink())
+            contents.skipped += [
+                SkippedPicture(link, "a link to a folder is not followed: name it too") for link in links
+            ]
+        if recursive or here == folder:
+            pictures += [Input(image, inner) for image in images]
+            files = sorted(here.iterdir(), key=natural_key)
+            contents.skipped += [*_of_other_kinds(files), *_films_in_folders(files)]
+        elif images:
+            top = folder / inner.parts[0]
+            nested[top] = nested.get(top, 0) + len(images)
+    contents.skipped += [
+        SkippedPicture(
+            inner, f"a folder inside {folder}, with {_count_pictures(count)}: --recursive takes folders inside too"
+        )
+        for inner, count in nested.items()
+    ]
+    reason = f"no picture in the folder {folder}"
+    if nested:
+        reason += f", but {_count_pictures(sum(nested.values()))} in folders inside it: --recursive takes them"
+    return pictures, reason
+
+
+def _of_other_kinds(files: Sequence[Path]) -> list[SkippedPicture]:
+    return [
+        SkippedPicture(
+            path, f"{path.suffix.lower()} files are not read: convert it to one of {', '.join(FORMAT_OF_SUFFIX)}"
+        )
+        for path in files
+        if path.suffix.lower() in OTHER_PICTURE_SUFFIXES and not path.name.startswith(".")
+    ]
+
+
+def _films_in_folders(files: Sequence[Path]) -> list[SkippedPicture]:
+    """A film takes hours, so one that only lies in the folder of pictures is not begun."""
+    return [
+        SkippedPicture(path, "a film in a folder is not enlarged: name it too")
+        for path in files
+        if is_film(path) and not path.name.startswith(".")
+    ]
+
+
+def _count_pictures(count: int) -> str:
+    return f"{count} picture" if count == 1 else f"{count} pictures"

@@ -1,0 +1,182 @@
+"""Where the outputs of `upscale` go: never over an input, and over another file on request."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from compressor.base.errors import SrkdError, UsageError
+from compressor.base.files import require_writable_folder
+from compressor.images.files import image_size
+from compressor.images.suffixes import (
+    CONTAINER_OF_SUFFIX,
+    FILM_SUFFIXES,
+    FORMAT_OF_SUFFIX,
+    IMAGE_SUFFIXES,
+    OTHER_PICTURE_SUFFIXES,
+    is_film,
+)
+from compressor.inference.films import FRAMES_OF_A_SEGMENT, film_suffix
+from compressor.inference.tiling import UNBOUNDED_OVERLAP
+from compressor.inference.upscale_inputs import Input, Inputs, identity
+from compressor.inference.upscale_report import Failed, Outcomes, SkippedPicture
+from compressor.video.reading import Film
+from compressor.video.writing import DEFAULT_CRF
+
+
+@dataclass(frozen=True)
+class UpscaleSettings:
+    """Settings of the outputs and of the tiles. `output` is a folder, or a file for one picture or film.
+
+    Names get `suffix` (None: `_x4` at scale 4) and keep their extension unless `extension` replaces it. An existing
+    file is an error, unless `overwrite` replaces it or `skip_existing` keeps it. `recursive` includes nested folders
+    and repeats them in the output folder. `exact` keeps the precision in which the model was opened; otherwise 8-bit
+    pictures may be computed in bf16 (`lower_precision.PrecisionChoice`). `codec`, `crf` and `segment` are those of
+    films (`films.FilmSettings`).
+    """
+
+    output: str | Path | None = None
+    suffix: str | None = None
+    extension: str | None = None
+    overwrite: bool = False
+    skip_existing: bool = False
+    recursive: bool = False
+    tile: int | None = None
+    overlap: int = UNBOUNDED_OVERLAP
+    self_ensemble: bool = False
+    exact: bool = False
+    codec: str | None = None
+    crf: int = DEFAULT_CRF
+    segment: int = FRAMES_OF_A_SEGMENT
+
+    def __post_init__(self) -> None:
+        if self.overwrite and self.skip_existing:
+            raise UsageError("--overwrite and --skip-existing contradict each other: give one of them")
+        if self.extension is not None and self.extension.lower() not in FORMAT_OF_SUFFIX:
+            raise UsageError(f"extension {self.extension!r} is not one of {' '.join(sorted(IMAGE_SUFFIXES))}")
+        if self.suffix is not None and Path(f"a{self.suffix}").name != f"a{self.suffix}":
+            raise UsageError(f"--suffix {self.suffix} is the end of a name and holds no folders: --out chooses one")
+
+    @property
+    def output_file(self) -> Path | None:
+        """The single output file, or None if the output is a folder."""
+        path = None if self.output is None else Path(self.output)
+        if path is None or path.is_dir():
+            return None
+        suffix = path.suffix.lower()
+        if suffix in OTHER_PICTURE_SUFFIXES:
+            raise UsageError(f"--out {path}: {suffix} is not written, choose one of {' '.join(sorted(IMAGE_SUFFIXES))}")
+        if suffix in FILM_SUFFIXES - CONTAINER_OF_SUFFIX.keys():
+            raise UsageError(f"--out {path}: {suffix} is not written, choose one of {' '.join(CONTAINER_OF_SUFFIX)}")
+        if suffix in CONTAINER_OF_SUFFIX:
+            return path
+        if suffix not in IMAGE_SUFFIXES:
+            return None
+        if self.extension is not None and self.extension.lower() != suffix:
+            raise UsageError(f"--out {path} and --extension {self.extension} contradict each other: give one of them")
+        return path
+
+
+@dataclass(frozen=True)
+class Job:
+    """A picture or film and its output file."""
+
+    source: Path
+    output: Path
+
+    @property
+    def is_film(self) -> bool:
+        return is_film(self.source)
+
+
+def plan_jobs(contents: Inputs, settings: UpscaleSettings, scale: int) -> list[Job]:
+    """Return the jobs, each with a distinct output."""
+    folder, file = None if settings.output is None else Path(settings.output), settings.output_file
+    if folder is not None:
+        require_writable_folder(folder if file is None else file.parent, "--out")
+    inputs = list(contents.files.values())
+    if file is not None:
+        if not inputs and contents.failed:
+            return []
+        if len(inputs) != 1:
+            raise UsageError(f"output {file} is one file, but the inputs are {len(inputs)} pictures")
+        source = inputs[0].path
+        if is_film(source) != is_film(file):
+            kinds = "a picture, and the input a film" if is_film(source) else "a film, and the input a picture"
+            raise UsageError(f"--out {file} is {kinds}: choose another suffix")
+        return [Job(source, file)]
+    # A second run over a folder must not enlarge the outputs of the first.
+    suffix = f"_x{scale}" if settings.suffix is None else settings.suffix
+    listed, earlier = {identity(each.path) for each in inputs if not each.is_named}, set[str]()
+    while True:
+        taken = [each for each in inputs if each.is_named or identity(each.path) not in earlier]
+        jobs = _numbered(taken, folder, suffix, settings.extension)
+        more = {
+            identity(job.output)
+            for job in jobs
+            if job.output != job.source and identity(job.output) in listed - earlier and _is_made_from(job, scale)
+        }
+        if not more:
+            return jobs
+        earlier |= more
+
+
+def _numbered(inputs: Sequence[Input], folder: Path | None, suffix: str, extension: str | None) -> list[Job]:
+    """Return the jobs of some inputs; an output whose name is taken gets a number."""
+    used: set[str] = set()
+    jobs = []
+    for each in inputs:
+        source = each.path
+        kept = source.suffix if source.suffix.lower() in IMAGE_SUFFIXES else ".png"
+        ending = film_suffix(source) if is_film(source) else extension or kept
+        name = f"{source.stem}{suffix}"
+        path = first = (source.parent if folder is None else folder / each.inner) / f"{name}{ending}"
+        number = 2
+        while identity(path) in used:
+            path, number = first.with_name(f"{name}-{number}{ending}"), number + 1
+        used.add(identity(path))
+        jobs.append(Job(source, path))
+    return jobs
+
+
+def _is_made_from(job: Job, scale: int) -> bool:
+    """Return True if the file at the output's place has the size that the output will have; others are the user's."""
+    try:
+        (width, height), (lr_width, lr_height) = _size_of(job.output), _size_of(job.source)
+    except SrkdError:
+        return False
+    more = width - scale * lr_width, height - scale * lr_height
+    return more == (0, 0) or (job.is_film and set(more) <= {0, 1})  # films of odd sizes gain a row or a column
+
+
+def _size_of(path: Path) -> tuple[int, int]:
+    if not is_film(path):
+        return image_size(path)
+    with Film(path) as film:
+        return film.facts.size
+
+
+def to_write(jobs: Sequence[Job], settings: UpscaleSettings) -> tuple[list[Job], Outcomes]:
+    """Return the jobs whose output is to be written, and what becomes of the others."""
+    sources = {identity(job.source) for job in jobs}
+    left, failed, skipped = list[Job](), list[Failed](), list[SkippedPicture]()
+    for job in jobs:
+        reason = None
+        if identity(job.output) in sources:
+            reason = f"{job.output} is one of the inputs: choose another suffix or output folder"
+        elif job.output.is_dir():
+            reason = f"{job.output} is a folder: choose another suffix or output folder"
+        elif job.output.exists() and settings.skip_existing:
+            skipped.append(SkippedPicture(job.source, f"{job.output} exists", output_exists=True))
+            continue
+        elif job.output.exists() and not settings.overwrite:
+            reason = (
+                f"{job.output} exists: --overwrite replaces it, --skip-existing leaves it alone; or choose another "
+                "suffix or output folder"
+            )
+        if reason is None:
+            left.append(job)
+        else:
+            failed.append(Failed(job.source, reason))
+    return left, Outcomes((), failed, skipped)

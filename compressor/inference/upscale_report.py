@@ -1,0 +1,69 @@
+"""What became of the pictures and films of `upscale`: enlarged, failed or left out, each with the reason."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from compressor.inference.films import UpscaledFilm
+from compressor.inference.numbers import Numbers
+
+
+@dataclass(frozen=True)
+class Upscaled:
+    """A picture that was written; sizes are (width, height), `tile` and `seam` as in `tiling.Tiled`.
+
+    `precision` is the one used for this picture. If it is lower than the model's own, `psnr_to_exact` is the PSNR in dB
+    of its worst sample to that sample in the model's own precision.
+    """
+
+    source: Path
+    output: Path
+    lr_size: tuple[int, int]
+    sr_size: tuple[int, int]
+    tile: int | None
+    seam: float | None
+    precision: str
+    psnr_to_exact: float | None
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A picture or film that was not enlarged, and the reason."""
+
+    source: Path
+    reason: str
+
+
+@dataclass(frozen=True)
+class SkippedPicture:
+    """A picture or film that was left out on purpose, or a folder with such pictures, and the reason."""
+
+    source: Path
+    reason: str
+    output_exists: bool = False
+    """True if the output exists already, and `skip_existing` keeps it."""
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """What became of some pictures and films."""
+
+    done: Sequence[Upscaled] = ()
+    failed: Sequence[Failed] = ()
+    skipped: Sequence[SkippedPicture] = ()
+    films: Sequence[UpscaledFilm] = ()
+
+
+@dataclass(frozen=True)
+class UpscaleReport:
+    """The result of `upscale`."""
+
+    done: tuple[Upscaled, ...]
+    failed: tuple[Failed, ...]
+    skipped: tuple[SkippedPicture, ...]
+    numbers: Numbers
+    """The model's precision and quantisation; single pictures may have used a lower precision."""
+    films: tuple[UpscaledFilm, ...] = ()
