@@ -8,6 +8,7 @@ writer can tell complete data from data that a crash cut short.
 
 from __future__ import annotations
 
+import fcntl
 import math
 import mmap
 import os
@@ -16,14 +17,15 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TypeVar
 
 from compressor.base.context import Note, no_note
 from compressor.base.errors import SrkdError, UsageError, report_unwritable
-from compressor.base.files import flush_file, is_file_of, lock_file
+from compressor.base.files import flush_file
+from compressor.base.locks import LockedElsewhere, hold_lock, is_locked
 
 T = TypeVar("T")
 
@@ -186,27 +188,20 @@ class CacheFolder:
     def _remove_abandoned(self) -> None:
         """Remove unfinished entries of killed processes."""
         for folder in [path for path in self.path.glob("*.*-*") if path.is_dir()]:
-            if _is_unlocked(self.path / f"{folder.name.partition('.')[0]}.lock"):
+            if not is_locked(self.path / f"{folder.name.partition('.')[0]}.lock"):
                 shutil.rmtree(folder, ignore_errors=True)
 
     @contextmanager
     def _lock_entry(self, key: str, note: Note) -> Iterator[None]:
-        """Let one process at a time make an entry; a lock dies with its process."""
+        """Let one process at a time make an entry."""
         path = self.path / f"{key}.lock"
-        while True:
-            handle = open(path, "a")  # noqa: SIM115
-            if not lock_file(handle.fileno(), shared=False, wait=False):
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(hold_lock(path))
+            except LockedElsewhere:
                 note("another process is making the same entry of the cache: waiting for it")
-                lock_file(handle.fileno(), shared=False, wait=True)
-            # The previous holder removed the file at its end: then this lock is on a deleted file, so try again.
-            if is_file_of(handle.fileno(), path):
-                break
-            handle.close()
-        try:
+                stack.enter_context(hold_lock(path, wait_seconds=math.inf))
             yield
-        finally:
-            path.unlink(missing_ok=True)
-            handle.close()
 
 
 def map_file(file: IO[bytes]) -> mmap.mmap:
@@ -214,21 +209,13 @@ def map_file(file: IO[bytes]) -> mmap.mmap:
 
     The mapping is private: writes to it never reach the file. Torch uses it without a copy.
     """
-    # The mapping keeps a duplicate of the descriptor, and the lock with it.
-    lock_file(file.fileno(), shared=True, wait=True)
+    # The mapping keeps a duplicate of the descriptor, and this lock with it, which many processes share.
+    with suppress(OSError):  # a file system without locks
+        fcntl.flock(file.fileno(), fcntl.LOCK_SH)
     size = os.fstat(file.fileno()).st_size
     # Without NORESERVE a system can refuse a private mapping larger than its memory.
     flags = mmap.MAP_PRIVATE | getattr(mmap, "MAP_NORESERVE", 0)
     return mmap.mmap(file.fileno(), size, flags=flags, prot=mmap.PROT_READ | mmap.PROT_WRITE)
-
-
-def _is_unlocked(lock: Path) -> bool:
-    """Return True if no process holds this lock: its file is removed when its holder is done."""
-    try:
-        with open(lock, "r+b") as file:
-            return lock_file(file.fileno(), shared=False, wait=False, unsupported=False)
-    except FileNotFoundError:
-        return True
 
 
 def _is_in_use(entry: Path) -> bool:
@@ -236,11 +223,10 @@ def _is_in_use(entry: Path) -> bool:
     try:
         for path in entry.iterdir():
             with open(path, "r+b") as file:
-                if not lock_file(file.fileno(), shared=False, wait=False):
-                    return True
-    except PermissionError:
+                fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
         return True
-    except FileNotFoundError:
+    except OSError:  # removed, or on a file system without locks
         return False
     return False
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import os
 import shutil
@@ -152,14 +151,6 @@ def read_text(path: Path, most_bytes: int) -> str:
     return read_bytes(path, most_bytes).decode("utf-8")
 
 
-def is_file_of(descriptor: int, path: Path) -> bool:
-    """Return True if the open file is still the one at `path`."""
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except FileNotFoundError:
-        return False
-
-
 def require_writable_folder(folder: Path, option: str) -> None:
     """Refuse a folder that cannot be created or written, before the work starts; the folder is not created here."""
     place = folder
@@ -194,17 +185,3 @@ def sha256_of(handle: IO[bytes]) -> str:
     while chunk := handle.read(2**20):
         digest.update(chunk)
     return digest.hexdigest()
-
-
-def lock_file(descriptor: int, *, shared: bool, wait: bool, unsupported: bool = True) -> bool:
-    """Try to lock an open file, until its process ends; return True if this process has the lock.
-
-    `unsupported` is the answer of a file system without locks.
-    """
-    try:
-        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
-    except BlockingIOError:
-        return False
-    except OSError:
-        return unsupported
-    return True

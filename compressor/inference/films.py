@@ -22,7 +22,8 @@ from torch import Tensor
 
 from compressor.base.context import Context
 from compressor.base.errors import SrkdError, report_unwritable
-from compressor.base.files import atomic_path, file_sha256, flush_file, lock_file, temporary_files
+from compressor.base.files import atomic_path, file_sha256, flush_file, temporary_files
+from compressor.base.locks import LockedElsewhere, hold_lock
 from compressor.images.suffixes import CONTAINER_OF_SUFFIX
 from compressor.inference.background import OneBehind, one_ahead
 from compressor.inference.lower_precision import MAX_FRAME_LEVELS, MAX_SAMPLE_LEVELS
@@ -257,6 +258,9 @@ def _differs(name: str, before: Any, now: Any) -> bool:
     return len(before) != len(now) or any(abs(a - b) > PROBE_TOLERANCE for a, b in zip(before, now, strict=True))
 
 
+STATE, LOCK = "made_with.json", "lock"
+
+
 @dataclass(frozen=True)
 class _Work:
     """The folder of a film's segments."""
@@ -266,20 +270,22 @@ class _Work:
     @contextmanager
     def held(self) -> Iterator[None]:
         """Create the folder and hold it: one process at a time fills it. Without a whole segment it does not stay."""
-        with report_unwritable(self.folder):
-            if self.folder.is_dir() and any(self.folder.iterdir()) and not (self.folder / "lock").exists():
+        is_own = not self.folder.is_dir() or (self.folder / STATE).exists()
+        if not is_own and any(file.name != LOCK for file in self.folder.iterdir()):
+            raise SrkdError(
+                f"{self.folder} is where the film's segments would be kept, and holds files of yours: move it "
+                "away, or choose another output"
+            )
+        with ExitStack() as stack:
+            try:
+                with report_unwritable(self.folder):
+                    self.folder.mkdir(parents=True, exist_ok=True)
+                    stack.enter_context(hold_lock(self.folder / LOCK))
+            except LockedElsewhere as error:
                 raise SrkdError(
-                    f"{self.folder} is where the film's segments would be kept, and holds files of yours: move it "
-                    "away, or choose another output"
-                )
-            self.folder.mkdir(parents=True, exist_ok=True)
-            lock = open(self.folder / "lock", "w")  # noqa: SIM115
-        with lock:
-            if not lock_file(lock.fileno(), shared=False, wait=False):
-                raise SrkdError(
-                    f"{self.folder} is in use by another process, which enlarges this film: wait for it, or choose "
+                    f"{self.folder} is in use by {error.owner}, which enlarges this film: wait for it, or choose "
                     "another output"
-                )
+                ) from None
             try:
                 yield
             finally:
@@ -288,7 +294,7 @@ class _Work:
 
     def begin(self, made_with: dict[str, Any]) -> list[_WholeSegment]:
         """Return the segments that are whole; check that they were made in the same way."""
-        state, parts = self.folder / "made_with.json", list[_WholeSegment]()
+        state, parts = self.folder / STATE, list[_WholeSegment]()
         if not self._facts(0).exists():
             _write_json(state, made_with)
             return parts

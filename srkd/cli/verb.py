@@ -95,8 +95,13 @@ def format_examples(*commands: str) -> str | None:
 
 def run_or_exit(console: Console, body: Callable[[], None]) -> None:
     """Run a verb's body; an error becomes one line and an exit code."""
+    with exit_on_signals():
+        _run_or_exit(console, body)
+
+
+def _run_or_exit(console: Console, body: Callable[[], None]) -> None:
     try:
-        with exit_on_signals(), nullcontext() if console.verbose else _quiet_libraries():
+        with nullcontext() if console.verbose else _quiet_libraries():
             body()
     except (click.ClickException, click.exceptions.Exit, click.Abort):
         raise

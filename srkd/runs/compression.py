@@ -37,7 +37,6 @@ from srkd.runs.run import read_unfinished, train_run
 from srkd.runs.targeted import check_target, plan_student, refuse_contradictions
 from srkd.runs.then import Then
 from srkd.runs.trials import Trials
-from srkd.terminal.console import Console
 
 
 def run_compress(options: CompressOptions, context: Context) -> CompressReport:
@@ -262,7 +261,7 @@ def _with_target(report: CompressReport, options: CompressOptions, context: Cont
 @contextmanager
 def _all_processes(context: Context) -> Iterator[Context]:
     """Join the processes that torchrun started; only the leading one reports progress and notes."""
-    with open_processes(Rank.from_environment(), Console().error) as group:
+    with open_processes(Rank.from_environment()) as group:
         yield dataclasses.replace(context, processes=group) if group.is_leader else Context(processes=group)
 
 

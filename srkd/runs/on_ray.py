@@ -19,7 +19,7 @@ from typing import Any
 
 from compressor.base.child import ROOT, ChildFailed
 from compressor.base.errors import MissingExtra, SrkdError, reason_of
-from compressor.base.interrupts import Interrupted, keep_handlers
+from compressor.base.interrupts import Interrupted, signal_handlers
 from compressor.training.run_folder import LOCK
 from srkd.runs.workers import MOST_DEATHS, WORKER, BegunRun, Slot
 
@@ -118,7 +118,7 @@ def open_cluster(address: str, *, threads: int, on_gpu: bool) -> Iterator[Cluste
     given = os.environ.get("RAY_ADDRESS", "") if address == ANYWHERE else address
     _require_answer(address, given)
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    with keep_handlers():
+    with signal_handlers({}):
         try:
             ray.init(address="auto" if address == ANYWHERE else address, **quiet)
         except ConnectionError as error:
@@ -130,7 +130,7 @@ def open_cluster(address: str, *, threads: int, on_gpu: bool) -> Iterator[Cluste
     try:
         yield Cluster(ray, threads, on_gpu=on_gpu)
     finally:
-        with keep_handlers():
+        with signal_handlers({}):
             ray.shutdown()
 
 

@@ -212,7 +212,7 @@ class TrainingRun:
         batches = self._label(build_batches(config, self.context), teacher)
         processes.stop_request.acknowledge = lambda: self.context.note(STOPPING)
         where = describe_device(config.device, processes.rank.world_size)
-        with catch_signals(processes.stop_request) as processes.stop_request:
+        with catch_signals(processes.stop_request):
             events = RunEvents(
                 self.folder,
                 stages=stages,

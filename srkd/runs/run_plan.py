@@ -114,8 +114,9 @@ class RunPlan(ABC):
         if not any(group.broadcast([self._is_finished(run) for run in self.runs])):
             self.require_possible()
         self._write(self.contents())
-        request = StopRequest(launched=not group.is_single, acknowledge=lambda: self.context.note(STOPPING))
-        with catch_signals(request) as stop:
+        stop = group.stop_request
+        stop.acknowledge = lambda: self.context.note(STOPPING)
+        with catch_signals(stop):
             if self.options.run.is_side_by_side:
                 self._train_side_by_side(stop)
             for number, run in enumerate(self.runs, start=1):

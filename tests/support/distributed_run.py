@@ -133,7 +133,7 @@ def measure(photos: Path, processes: Processes) -> dict[str, Any]:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    with open_processes(Rank.from_environment(), sys.exit) as group:
+    with open_processes(Rank.from_environment()) as group:
         results = {**measure(Path(sys.argv[1]), group), "rows": run_rows(group)}
         if group.is_leader:
             Path(sys.argv[2]).write_text(json.dumps(results))

@@ -221,14 +221,13 @@ def test_a_killed_process_ends_the_others_and_the_run_goes_on(inputs, undisturbe
     assert_continued(run, undisturbed)
 
 
-@pytest.mark.parametrize("lost", [True, False])
-def test_sigterm_does_not_replace_the_line_about_a_lost_process(monkeypatch, lost):
+def test_sigterm_does_not_replace_the_line_about_a_lost_process(monkeypatch):
     """torchrun sends SIGTERM as soon as it sees that a process has ended, often before the others can print why."""
     answer = RuntimeError("[/gloo/pair.cc:546] Connection closed by peer. More advice")
     monkeypatch.setattr(distributed, "ProcessGroup", GroupWithoutNetwork)
-    monkeypatch.setattr(distributed.dist, "all_reduce", Mock(side_effect=answer if lost else None))
-    line = "before the first step .*Connection closed by peer" if lost else "ended by SIGTERM"
-    with pytest.raises(SrkdError, match=line), distributed.open_processes(Rank(0, 2), print) as group:
+    monkeypatch.setattr(distributed.dist, "all_reduce", Mock(side_effect=answer))
+    line = "before the first step .*Connection closed by peer"
+    with pytest.raises(SrkdError, match=line), distributed.open_processes(Rank(0, 2)) as group:
         try:
             group.sum_(torch.zeros(1))
         finally:
@@ -237,25 +236,12 @@ def test_sigterm_does_not_replace_the_line_about_a_lost_process(monkeypatch, los
 
 
 class GroupWithoutNetwork(distributed.ProcessGroup):
-    def __init__(self, rank, print_error, is_ending):
+    def __init__(self, rank):
         Processes.__init__(self, rank)
-        self.is_ending, self.position, self.command = is_ending, lambda: "before the first step", "start again"
+        self.position, self.command = lambda: "before the first step", "start again"
 
     def close(self, *, success):
         pass
-
-
-@pytest.mark.ci
-@pytest.mark.slow
-@pytest.mark.parametrize("rank", [0, 1])
-def test_a_process_that_hangs_ends_the_others(inputs, tmp_path, rank):
-    run = tmp_path / "run"
-    with torchrun("-m", "srkd", *new_run(inputs, run, steps=2000)) as process:
-        began = in_training(process, run, lambda: workers(process)[rank].suspend())
-        _, err = process.communicate(timeout=2 * LOST)
-        assert time.monotonic() - began < LOST
-    assert f"rank {1 - rank} of 2 noticed: rank {rank} gave no sign of life" in err
-    assert f"continue with: torchrun ... -m srkd compress --resume {run}" in err
 
 
 @pytest.mark.ci

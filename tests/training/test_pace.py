@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import signal
-import threading
 import time
 from pathlib import Path
 
@@ -13,7 +11,6 @@ import pytest
 import torch
 
 from compressor.base.durations import describe_duration, round_down
-from compressor.base.interrupts import StopRequest, catch_signals, exit_on_signals
 from compressor.training import pace as pace_module
 from compressor.training.pace import Pace, describe_device
 from srkd import compress
@@ -124,20 +121,6 @@ def test_without_a_terminal_a_line_comes_soon_and_then_from_time_to_time(monkeyp
             if context.status is not None:
                 context.status("loss 0.5000, 1.00 steps/s", 4000.0)
     assert watched.lines == [f"training {step}/5,000: loss 0.5000, 1.00 steps/s, 67 min left" for step in seconds]
-
-
-def test_a_request_to_stop_is_acknowledged_while_native_code_runs():
-    """Python cannot run during a step of a slow recipe, which is one library call of many seconds."""
-    times: list[float] = []
-    request = StopRequest(acknowledge=lambda: times.append(time.monotonic()))
-    with exit_on_signals(), catch_signals(request):
-        timer = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT))
-        timer.start()
-        hashlib.pbkdf2_hmac("sha256", b"a", b"b", 3_000_000)
-        ended = time.monotonic()
-        timer.join()  # on a busy machine it may be late, and a signal after the block would end the tests
-        time.sleep(0.1)
-    assert len(times) == 1 and times[0] < ended - 0.2 and request.received
 
 
 def test_a_run_acknowledges_a_signal(teacher, photos, tmp_path):

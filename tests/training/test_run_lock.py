@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from compressor.base.context import QUIET, Context
+from compressor.base.context import QUIET
 from compressor.base.errors import SrkdError, UsageError
 from compressor.training.run_folder import LOCK
 from compressor.training.run_lock import lock_run
@@ -89,36 +89,6 @@ def test_two_starts_with_one_out_are_one_run(teacher, photos, tmp_path):
     with held(out) as holder, pytest.raises(SrkdError, match=rf"process {holder} on "):
         compress(teacher, data=photos, steps=1, out=out, settings=SMALL)
     assert not (out / "run.json").exists()
-
-
-def test_a_lock_file_that_its_owner_removed_meanwhile_is_not_the_lock(tmp_path, monkeypatch):
-    """A process opens the file, then the owner removes it and exits: the first must not assume the lock."""
-    from compressor.training import run_lock
-
-    locked, flock = [], run_lock.fcntl.flock
-
-    def slow(descriptor: int, operation: int) -> None:
-        if not locked:
-            (tmp_path / LOCK).unlink()
-        locked.append(descriptor)
-        flock(descriptor, operation)
-
-    monkeypatch.setattr(run_lock.fcntl, "flock", slow)
-    with lock_run(tmp_path, QUIET):
-        assert len(locked) == 2 and (tmp_path / LOCK).is_file()
-
-
-def test_a_file_system_without_locks_is_said(tmp_path, monkeypatch):
-    from compressor.training import run_lock
-
-    def flock(descriptor: int, operation: int) -> None:
-        raise OSError(run_lock.errno.ENOLCK, "No locks available")
-
-    monkeypatch.setattr(run_lock.fcntl, "flock", flock)
-    lines: list[str] = []
-    with lock_run(tmp_path, Context(note=lines.append)):
-        pass
-    assert len(lines) == 1 and "without locks" in lines[0]
 
 
 def test_mistakes_leave_no_folder_behind(teacher, photos, tmp_path):
