@@ -6,16 +6,13 @@ import ast
 import hashlib
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 
 from compressor.base.files import file_sha256
 
 _IMPORTED: dict[str, Path] = {}
-_CHECK: ContextVar[Callable[[Path], None] | None] = ContextVar("check", default=None)
 
 
 def import_file(path: Path) -> ModuleType:
@@ -23,10 +20,7 @@ def import_file(path: Path) -> ModuleType:
 
     It may import what is installed and, after that, the files beside it: its folder is the last one of `sys.path`.
     """
-    check, content = _CHECK.get(), path.read_bytes()
-    if check is not None:
-        check(path)
-    name = module_of_file(path)
+    content, name = path.read_bytes(), module_of_file(path)
     if name in _IMPORTED:
         return sys.modules[name]
     beside = {str(path.parent / file) for file in file_sources(path) if file != path.name}
@@ -56,16 +50,6 @@ def module_of_file(path: Path) -> str:
 def imported_files() -> Mapping[str, Path]:
     """Return the files that `import_file` has imported, by the names of their modules."""
     return _IMPORTED
-
-
-@contextmanager
-def checking_files(check: Callable[[Path], None]) -> Iterator[None]:
-    """Call `check` with each file before it is imported; it raises an error for one that must not run."""
-    token = _CHECK.set(check)
-    try:
-        yield
-    finally:
-        _CHECK.reset(token)
 
 
 def file_sources(path: Path) -> dict[str, str]:

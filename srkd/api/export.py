@@ -125,7 +125,7 @@ def _card_facts(source: Source, note: Note) -> CardFacts:
         teacher_psnr_y=None if run.result.teacher is None else run.result.teacher.psnr_y,
         teacher_params=None if run.result.teacher is None or (its := run.result.teacher.cost) is None else its.params,
         validation=_images_of_scores(run.data.validation, run.result.student.sets),
-        code=() if run.code is None else (("trained with", run.code.packages_line), *run.code.lines()),
+        code=() if run.code is None else tuple(run.code.lines()),
     )
 
 

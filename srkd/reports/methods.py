@@ -42,7 +42,7 @@ class Trained:
     @cached_property
     def settings(self) -> dict[str, str]:
         """All else that decides the result, by key: runs with equal settings and code are seeds of one method."""
-        file, code = self.file, self.file.code
+        file = self.file
         kept = file.model_dump(mode="json", include={"student", "quantisation"})
         if file.start is not None:
             origin = file.start.init_from
@@ -51,9 +51,6 @@ class Trained:
         settings = _flat(kept)
         if file.preset is not None:
             settings |= _flat({"schedule": file.preset.schedule.model_dump(mode="json")})
-        if code is not None:
-            return settings | code.settings
-        # A run.json of an older srkd has only the options and weights that the recipe states.
         preset = {} if file.preset is None else file.preset.model_dump(mode="json")
         options = {rule["name"]: rule["options"] for rule in preset.get("methods", ())}
         return settings | _flat({"weights": preset.get("weights", {}), "options": options})
@@ -77,9 +74,9 @@ class Trained:
 
     @property
     def sources(self) -> dict[str, str]:
-        """The hash of each source file of methods and networks; empty if run.json does not say."""
-        files = {} if self.file.code is None else self.file.code.sources()
-        return {f"source of {module}": sha256 for module, (_, sha256) in files.items()}
+        """The hash of each file of the user; empty if run.json does not say."""
+        files = {} if self.file.code is None else self.file.code.files
+        return {f"source of {Path(path).name}": sha256 for path, sha256 in files.items()}
 
     @property
     def versions(self) -> dict[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,10 +28,9 @@ from srkd.options.degradation import measured
 from srkd.options.models import ModelFile, file_of, refuse_file_options
 from srkd.options.option import from_json, to_json
 from srkd.options.sweep import points
-from srkd.record.code import CodeFacts
 from srkd.record.result import CompressReport
 from srkd.record.run_file import MachineFacts, RunFile, find_run_file, read_run_file, write_run_file
-from srkd.runs.code import checking_recorded
+from srkd.runs.code import require_same_files
 from srkd.runs.config import RunConfig, SharedInputs
 from srkd.runs.run import read_unfinished, train_run
 from srkd.runs.targeted import check_target, plan_student, refuse_contradictions
@@ -123,7 +122,8 @@ def _resume(run: Path, context: Context, given: ResumeOptions) -> CompressReport
         recipe, recorded = CompressOptions.of(recipe=given.recipe).training.recipe, began.request.get("recipe")
         if recipe != recorded:
             raise SrkdError(f"--resume {run}: its recipe is {recorded}, not {recipe}: give that, or start a new run")
-    with lock_run(run, context, "--resume"), _recorded_code(run, context, accepted=given.accept_changed_code):
+    with lock_run(run, context, "--resume"):
+        _require_recorded_files(run, context, accepted=given.accept_changed_code)
         began = read_unfinished(run, context.processes)
         plan = None if began.plan is None else began.plan.model_dump(mode="json")
         decided = {"out": run, "plan": plan, "accept_changed_code": given.accept_changed_code}
@@ -148,8 +148,8 @@ def continue_planned(
 
     `wait_seconds` is the time for another process to leave the run: one whose machine was lost may still have its lock.
     """
-    accepted = accept_changed_code
-    with lock_run(run, context, "--resume", wait_seconds=wait_seconds), _recorded_code(run, context, accepted=accepted):
+    with lock_run(run, context, "--resume", wait_seconds=wait_seconds):
+        _require_recorded_files(run, context, accepted=accept_changed_code)
         began = read_run_file(run)
         if began.is_finished:
             return
@@ -160,16 +160,17 @@ def continue_planned(
             train_run(config, context, began=began, part_of=plan)
 
 
-def _recorded_code(run: Path, context: Context, *, accepted: bool) -> AbstractContextManager[None]:
-    """Import only files with which the run, or a run of the plan, trained before."""
-
-    def read() -> list[CodeFacts]:
-        files = [find_run_file(folder) for folder in (run, *sorted(run.iterdir())) if folder.is_dir()]
-        return [file.code for file in files if file is not None and file.code is not None]
-
+def _require_recorded_files(run: Path, context: Context, *, accepted: bool) -> None:
+    """Refuse files of the user with which neither the run nor a run of the plan trained, before they are imported."""
     group = context.processes
-    codes = group.broadcast(group.run_on_all(lambda: read() if group.is_leader else []))
-    return checking_recorded(codes, f"--resume {run}", accepted=accepted)
+
+    def check() -> None:
+        if group.is_leader and not accepted:
+            files = [find_run_file(folder) for folder in (run, *sorted(run.iterdir())) if folder.is_dir()]
+            codes = [file.code for file in files if file is not None and file.code is not None]
+            require_same_files(codes, f"--resume {run}")
+
+    group.run_on_all(check)
 
 
 @contextmanager

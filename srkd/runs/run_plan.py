@@ -30,7 +30,6 @@ from srkd.options.compress import CompressOptions
 from srkd.options.option import to_json
 from srkd.record.result import CompressReport
 from srkd.record.run_file import MachineFacts, PlannedRuns, RunFile, find_run_file, read_run_file, write_run_file
-from srkd.runs.code import accept_or_refuse, used_code
 from srkd.runs.config import RunConfig
 from srkd.runs.on_ray import ray_slots
 from srkd.runs.run import STOPPING, plan_entry, read_or_discard_started, run_facts, train_run
@@ -168,7 +167,6 @@ class RunPlan(ABC):
         with lock_run(run.folder, self.context):
             began = read_or_discard_started(run.folder)
             config = self.decide(run, finished, self.context, began)
-            self._require_code_of(finished, config)
             if began is None:
                 write_run_file(run.folder, run_facts(config, self.context.processes))
         return BegunRun(
@@ -203,19 +201,10 @@ class RunPlan(ABC):
         try:
             with lock_run(run.folder, titled):
                 config = self.decide(run, results, titled, began)
-                group.run_on_all(lambda: self._require_code_of(results, config))
                 train_run(config, titled, began=began, part_of=self.folder, runs_left=runs_left)
         except Interrupted as error:
             raise Interrupted(f"{title}: {error}") from error
         return group.broadcast(group.run_on_all(lambda: read_run_file(run.folder) if group.is_leader else None))
-
-    def _require_code_of(self, results: Sequence[RunFile], config: RunConfig) -> None:
-        """Refuse a method or network whose source is not that with which a finished run of the plan trained."""
-        now = used_code(config)
-        changed = (change for before in results if before.code for change in now.shared_changes_from(before.code))
-        if found := tuple(dict.fromkeys(changed)):
-            where, accepted = f"--resume {self.folder}", self.options.accept_changed_code
-            accept_or_refuse(found, where, self.context.note, accepted=accepted)
 
     def _is_finished(self, run: PlannedRun) -> bool:
         contents = find_run_file(run.folder) if self.context.processes.is_leader else None

@@ -12,16 +12,16 @@ from compressor.base.cache_folder import CacheFolder
 from compressor.base.context import Context, no_note
 from compressor.base.errors import SrkdError
 from compressor.base.machine import machine_facts
-from compressor.base.sources import class_sources
 from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.checkpoints.save import save_network
-from compressor.models.fitting.across import AcrossFit
 from compressor.models.fitting.fit import fit
-from compressor.models.fitting.same_kind import SameKindFit
 from compressor.models.networks.base import ImageModel, Network, Spec
 from compressor.models.networks.registry import build
+from srkd.version import __version__
 
 STUDENT, FINGERPRINT = "student.safetensors", "fingerprint.txt"
+FIT = 1
+"""Part of the key: raise it when a fit gives other bytes."""
 HEADER_BYTES = 2**16
 """More than the header of such a file takes."""
 
@@ -66,7 +66,7 @@ def _key(teacher: ImageModel, spec: Spec, patches: torch.Tensor, context: Contex
         "patches": hashlib.sha256(patches.numpy().tobytes()).hexdigest(),
         "place": [str(teacher.device), facts["cpu"], facts["gpu"], facts["torch"], torch.get_num_threads()],
         "processes": context.processes.rank.world_size,
-        "code": {**class_sources(SameKindFit), **class_sources(AcrossFit)},
+        "srkd": [__version__, FIT],
     }
     return f"solved-{hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:32]}"
 
