@@ -115,10 +115,7 @@ class CacheFolder:
 
     @contextmanager
     def growing_entry(self, key: str, note: Note) -> Iterator[Path]:
-        """Yield the folder of an entry that grows in place, to one process at a time; it may be new, or damaged.
-
-        The writer first maps a file of the entry, so that the entry counts as in use.
-        """
+        """Yield the folder of an entry that grows in place, to one process at a time; it may be new, or damaged."""
         entry = self.path / key
         with report_unwritable(f"the cache folder {self.path}"):
             self.path.mkdir(parents=True, exist_ok=True)
@@ -188,13 +185,13 @@ class CacheFolder:
     def _remove_abandoned(self) -> None:
         """Remove unfinished entries of killed processes."""
         for folder in [path for path in self.path.glob("*.*-*") if path.is_dir()]:
-            if not is_locked(self.path / f"{folder.name.partition('.')[0]}.lock"):
+            if not is_locked(_lock_of(folder)):
                 shutil.rmtree(folder, ignore_errors=True)
 
     @contextmanager
     def _lock_entry(self, key: str, note: Note) -> Iterator[None]:
         """Let one process at a time make an entry."""
-        path = self.path / f"{key}.lock"
+        path = _lock_of(self.path / key)
         with ExitStack() as stack:
             try:
                 stack.enter_context(hold_lock(path))
@@ -218,8 +215,15 @@ def map_file(file: IO[bytes]) -> mmap.mmap:
     return mmap.mmap(file.fileno(), size, flags=flags, prot=mmap.PROT_READ | mmap.PROT_WRITE)
 
 
+def _lock_of(entry: Path) -> Path:
+    """The lock of an entry, or of one under a temporary name."""
+    return entry.with_name(f"{entry.name.partition('.')[0]}.lock")
+
+
 def _is_in_use(entry: Path) -> bool:
-    """Return True if a process has mapped a file of the entry; an entry that another process removes is not in use."""
+    """Return True if a process writes the entry, or has mapped a file of it."""
+    if is_locked(_lock_of(entry)):
+        return True
     try:
         for path in entry.iterdir():
             with open(path, "r+b") as file:

@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, replace
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +20,9 @@ import torch
 
 from compressor.base.cache_folder import CacheFolder, format_bytes, map_file
 from compressor.base.choices import Precision
-from compressor.base.context import QUIET, Context, Note, Progress
+from compressor.base.context import QUIET, Context, Note
 from compressor.base.errors import SrkdError, UsageError, report_unwritable
+from compressor.base.files import append
 from compressor.base.precision import autocast
 from compressor.data.batches import Batches, Labels, View
 from compressor.data.placement import fits_on_device
@@ -34,39 +34,20 @@ from compressor.models.networks.cost import pixel_bytes
 from compressor.runtimes.torch_runtime import tf32_off
 from compressor.teachers.teacher import Teacher
 
-FORMAT = 1
-"""Part of every key: it changes with the way in which outputs are computed."""
+FORMAT = 2
+"""Part of every key: it changes with the way in which outputs are computed or stored."""
 
 FP16_BYTES = 2
 FP16_MAX = torch.finfo(torch.float16).max
 MEASURED_PATCHES = 4
-
-HEADER = b"srkd: outputs of a teacher, fp16".ljust(64)
-"""File header: with it even a new file can be mapped, and so counts as in use."""
-
-
-@dataclass(frozen=True)
-class OutputRecord:
-    """The position of one output, in values, and its size (three channels)."""
-
-    key: str
-    offset: int
-    height: int
-    width: int
-    crc32: int
-
-    @property
-    def values(self) -> int:
-        return 3 * self.height * self.width
 
 
 @dataclass(frozen=True)
 class OutputFile:
     """Images in half precision in a growing entry of the cache folder, by the key of their inputs.
 
-    outputs.fp16 holds the values, image after image; outputs.jsonl has one line per image, written after its values:
-    key, position, size and checksum. So a process that dies leaves whole images behind, and at worst some bytes without
-    a line. An image with a wrong checksum counts as absent and is computed again. Only one process writes at a time.
+    outputs.fp16 holds the values, image after image; outputs.jsonl has a line for each, written after its values: its
+    key and its first byte. So a process that dies leaves whole images behind, and at worst some bytes without a line.
     """
 
     folder: CacheFolder
@@ -80,84 +61,33 @@ class OutputFile:
     def index(self) -> Path:
         return self.folder.path / self.name / "outputs.jsonl"
 
-    @contextmanager
-    def lock(self, note: Note) -> Iterator[None]:
-        """Prevent other processes from writing the entry (after waiting for a current writer) and from removing it."""
-        with self.folder.growing_entry(self.name, note):
-            with report_unwritable(f"the teacher cache {self.data}"), open(self.data, "a+b") as file:
-                if not file.seek(0, 2):
-                    file.write(HEADER)
-                    file.flush()
-                mapping = map_file(file)
-            try:
-                yield
-            finally:
-                mapping.close()
+    def positions(self, sizes: Mapping[str, int]) -> dict[str, int]:
+        """Return the first byte of each image that is there, for images by key and their sizes in bytes."""
+        length = self.data.stat().st_size if self.data.is_file() else 0
+        found: dict[str, int] = {}
+        for line in self.index.read_bytes().splitlines() if self.index.is_file() else ():
+            with suppress(ValueError):  # a line that a crash cut short
+                key, start = json.loads(line)
+                if key in sizes and start + sizes[key] <= length:
+                    found[key] = start
+        return found
 
-    def check(self, keys: Sequence[str], progress: Progress) -> dict[str, OutputRecord]:
-        """Return the records of `keys` whose values match their checksum."""
-        records = self._read_index()
-        present = [records[key] for key in dict.fromkeys(keys) if key in records]
-        if not present:
-            return {}
-        intact = {}
-        values = self._values().numpy()
-        for done, record in enumerate(present, start=1):
-            if zlib.crc32(values[record.offset : record.offset + record.values].data) == record.crc32:
-                intact[record.key] = record
-            progress("checking the teacher cache", done, len(present))
-        return intact
+    def add(self, key: str, image: torch.Tensor) -> int:
+        """Append a (3,H,W) image: first the values, then their line; return its first byte."""
+        with report_unwritable(f"the teacher cache {self.data}"):
+            start = self.data.stat().st_size if self.data.is_file() else 0
+            padding = bytes(-start % FP16_BYTES)  # behind values that a crash cut short
+            append(self.data, padding + image.half().contiguous().cpu().numpy().tobytes())
+            # The line break comes first, and ends a line that a crash cut short.
+            append(self.index, b"\n" + json.dumps([key, start + len(padding)]).encode())
+        return start + len(padding)
 
-    def append(self, key: str, image: torch.Tensor) -> OutputRecord:
-        """Append a (3,H,W) image in half precision: first the values, then their line."""
-        values = image.to(torch.float16).contiguous().cpu().numpy().data
-        _, height, width = image.shape
-        with (
-            report_unwritable(f"the teacher cache {self.data}"),
-            open(self.data, "ab") as data,
-            open(self.index, "a+b") as index,
-        ):
-            start = data.seek(0, 2)
-            start += data.write(bytes(-start % FP16_BYTES))
-            record = OutputRecord(key, start // FP16_BYTES, height, width, zlib.crc32(values))
-            try:
-                data.write(values.cast("B"))
-                data.flush()
-            except OSError:
-                data.truncate(start)
-                raise
-            line = json.dumps(asdict(record)).encode() + b"\n"
-            if index.seek(0, 2):
-                index.seek(-1, 2)
-                # End a line that a crash cut short.
-                line = line if index.read(1) == b"\n" else b"\n" + line
-            index.write(line)
-        return record
-
-    def plane(self, records: Mapping[str, OutputRecord], keys: Sequence[str]) -> Plane:
-        """Return the images of `keys`, in order, in the memory-mapped file."""
-        ordered = (records[key] for key in keys)
-        return plane_of(self._values(), [Extent(record.offset, record.height, record.width) for record in ordered])
-
-    def _values(self) -> torch.Tensor:
-        """Return the whole file, memory-mapped; it is in use as long as the tensor exists."""
+    def plane(self, extents: Sequence[Extent]) -> Plane:
+        """Return images of the file, memory-mapped: it is in use as long as the plane exists."""
         with open(self.data, "rb") as file:
             content = map_file(file)
-        return torch.frombuffer(content, dtype=torch.float16, count=len(content) // FP16_BYTES)
-
-    def _read_index(self) -> dict[str, OutputRecord]:
-        """Return the records within the length of the file; a line that a crash cut short is skipped."""
-        size = self.data.stat().st_size // FP16_BYTES if self.data.is_file() else 0
-        records: dict[str, OutputRecord] = {}
-        for line in self.index.read_bytes().splitlines() if self.index.is_file() else []:
-            try:
-                record = OutputRecord(**json.loads(line))
-                fits = record.offset >= 0 and record.values > 0 and record.offset + record.values <= size
-            except (ValueError, TypeError):
-                continue
-            if fits:
-                records[record.key] = record
-        return records
+        values = torch.frombuffer(content, dtype=torch.float16, count=len(content) // FP16_BYTES)
+        return plane_of(values, extents)
 
 
 @dataclass(frozen=True)
@@ -244,16 +174,15 @@ class TeacherCache:
         return labelled
 
     def _fill_view(self, view: CachedView, teacher: Teacher, context: Context) -> Labels:
-        file = view.file
-        with file.lock(context.note):
-            records = file.check(view.keys, context.progress)
-            missing = {key: index for index, key in enumerate(view.keys) if key not in records}
-            missing_bytes = sum(view.output_bytes[index] for index in missing.values())
-            file.folder.require_space(missing_bytes, "--teacher-cache")
+        file, sizes = view.file, dict(zip(view.keys, view.output_bytes, strict=True))
+        with file.folder.growing_entry(file.name, context.note):
+            positions = file.positions(sizes)
+            missing = {key: index for index, key in enumerate(view.keys) if key not in positions}
+            file.folder.require_space(sum(sizes[key] for key in missing), "--teacher-cache")
             largest_seam = 0.0
             for done, (key, index) in enumerate(missing.items(), start=1):
                 image, seam = self._output(teacher, view, index)
-                records[key] = file.append(key, image)
+                positions[key] = file.add(key, image)
                 largest_seam = max(largest_seam, seam)
                 context.progress(f"teacher on {view.view} images", done, len(missing))
             context.note(
@@ -264,7 +193,10 @@ class TeacherCache:
                 context.note(
                     f"teacher cache: tiles of this teacher are not exact; largest seam {255 * largest_seam:.2f} of 255"
                 )
-            outputs = file.plane(records, view.keys)
+            shapes = zip(view.keys, view.inputs.heights.tolist(), view.inputs.widths.tolist(), strict=True)
+            outputs = file.plane(
+                [Extent(positions[key] // FP16_BYTES, self.scale * h, self.scale * w) for key, h, w in shapes]
+            )
         return Labels(outputs, self.scale, None if view.shrink == 1 else view.inputs, view.shrink)
 
     def _output(self, teacher: Teacher, view: CachedView, index: int) -> tuple[torch.Tensor, float]:
