@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import re
 import resource
 import struct
@@ -24,6 +23,7 @@ from PIL import Image
 from compressor.base.choices import FilmCodec
 from compressor.base.context import Context
 from compressor.base.errors import UsageError
+from compressor.base.locks import hold_lock
 from compressor.inference.films import UpscaledFilm
 from compressor.inference.upscale import upscale
 from compressor.inference.upscale_outputs import UpscaleSettings
@@ -423,10 +423,9 @@ def test_segments_of_another_call_are_not_mixed_in(tmp_path: Path) -> None:
     ):
         failed = upscale([source], model, UpscaleSettings(output=output, segment=4, **settings))  # type: ignore[arg-type]
         assert f"large.mkv.part holds segments of an earlier call with another {name}" in reason(failed)
-    with open(tmp_path / "large.mkv.part" / "lock") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with hold_lock(tmp_path / "large.mkv.part" / "lock"):
         failed = upscale([source], nearest_model(2), UpscaleSettings(output=output, segment=4))
-        assert "large.mkv.part is in use by another process" in reason(failed)
+        assert "large.mkv.part is in use by process" in reason(failed)
     done = enlarge(source, output=output, segment=4)
     assert (done.resumed, done.frames) == (8, 12)
     assert output.read_bytes() == enlarge(source, output=tmp_path / "whole.mkv", segment=4).output.read_bytes()
