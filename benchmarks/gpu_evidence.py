@@ -50,8 +50,6 @@ def parts(device: str, *, tiny: bool, data: Path | None, train: Path | None, run
         shape = (*TINY, *TINY_NETWORKS) if tiny else ("--steps", "20")
         return ("benchmarks", "training_speed", "--variant", variant, *on, *words, *shape)
 
-    affinity = ("--variant", "gpu", *on, *(("--shapes", "1x16x8x8", "--rounds", "1") if tiny else ()))
-
     runtimes = "torch,onnxruntime" if tiny else "torch,torch-compiled,onnxruntime"
     size = (
         ("--lr-size", "16x16", "--seconds", "0.1", "--rounds", "1", *TINY_NETWORKS)
@@ -111,12 +109,6 @@ def parts(device: str, *, tiny: bool, data: Path | None, train: Path | None, run
             1,
             compress("ray", 200, "--recipe", "inherit", "--width", "0.5", "--seeds", "2", "--on", "ray"),
             needs="" if find_spec("ray") else "Ray (pip install srkd[ray])",
-        ),
-        Part(
-            "affinity",
-            "affinities by the kernel, by rows and whole: time, memory and how exact",
-            1,
-            ("benchmarks", "affinity_kernel", *affinity),
         ),
         Part(
             "profile",

@@ -16,27 +16,23 @@ skip in place and so compares after it: `taps=[rel(1/3), rel(2/3), body_end]` is
 - The epsilon is added to the norm, it does not stand inside the square root.
 - Official gradients are NaN where all channels of a position are zero; here the gradient of such a position is 0.
 - Paper and code store A completely: 324 MiB per map for 16 patches of 48×48. Here a few rows of one sample's A exist at
-  a time, few enough for a core's cache, and of them only the part on and right of the diagonal, as A is symmetric. On
-  an NVIDIA GPU with triton a kernel (affinity_kernel.py) computes blocks of A in registers, and none in memory. Either
-  way the gradient is computed in the same pass as the value, so nothing is stored.
+  a time, few enough for a core's cache, and of them only the part on and right of the diagonal, as A is symmetric. The
+  gradient is computed in the same pass as the value, so nothing is stored.
 - DUKD's copy of this loss rebuilds it from numbers and so has no gradient at all; it is not followed.
 """
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache, partial
-from importlib.util import find_spec
-from typing import Annotated, Any, ClassVar, TypeAlias
+from typing import Annotated, Any, ClassVar
 
 import torch
 from pydantic import Field
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from compressor.base.errors import UsageError, reason_of
+from compressor.base.errors import UsageError
 from compressor.models.networks.base import Network
 from compressor.training.method import Shape
 from compressor.training.step import Step
@@ -49,11 +45,6 @@ BLOCK_BYTES = 2**20
 """Bytes of the rows of one sample's A that exist at one time, which fit into a core's second-level cache."""
 BLOCKS_AT_ONCE = 2
 """Number of such blocks at one time: the differences, and their absolute values."""
-KERNEL_CAPABILITY = (8, 0)
-"""Lowest compute capability for which the kernel was compiled and its shared memory checked."""
-
-Distances: TypeAlias = Callable[[torch.Tensor, torch.Tensor, bool], tuple[torch.Tensor, torch.Tensor | None]]
-"""Function of both networks' f̂ and of whether to compute the gradient; returns d per sample and that for f̂_S."""
 
 
 @dataclass(frozen=True)
@@ -119,8 +110,7 @@ def affinity_bytes(
 ) -> int:
     """Return the peak memory of one tap besides its features: f̂ of both networks, the student's gradient, rows of A.
 
-    The fp32 copies of half-precision features are counted, too. On a GPU the rows of all samples exist together, or
-    none if the kernel runs, which needs less.
+    The fp32 copies of half-precision features are counted, too. On a GPU the rows of all samples exist together.
     """
     maps = batch * (3 * student_channels + 2 * teacher_channels) + 2 * (student_channels + teacher_channels)
     return 4 * positions * (maps + BLOCKS_AT_ONCE * rows_within(block_bytes, positions))
@@ -158,38 +148,6 @@ def distances_by_rows(
     return torch.cat(totals) / positions**2, gradient
 
 
-def kernel_for(columns: torch.Tensor) -> Distances | None:
-    """Return the kernel if it supports these columns: fp32, on a GPU on which its trial succeeded."""
-    return try_kernel(columns.device) if columns.is_cuda and columns.dtype == torch.float32 else None
-
-
-@cache
-def try_kernel(device: torch.device) -> Distances | None:
-    """Return the kernel if its results on this GPU equal those of the rows; otherwise a warning gives the reason.
-
-    Without triton, which comes with CUDA builds of torch, and on older or other GPUs there is no trial.
-    """
-    if torch.version.cuda is None or find_spec("triton") is None:
-        return None
-    if torch.cuda.get_device_capability(device) < KERNEL_CAPABILITY:
-        return None
-    noise = torch.Generator().manual_seed(0)
-    student, teacher = (unit_columns(torch.randn(2, size, 7, 11, generator=noise).to(device)) for size in (24, 40))
-    try:
-        from recipes.terms.affinity_kernel import distances_by_kernel
-
-        actual = distances_by_kernel(student, teacher, True)
-        # In fp64: the kernel must not be refused because torch may multiply in TF32.
-        expected = distances_by_rows(student.double(), teacher.double(), True, rows=77)
-        for distance, wanted in zip(actual, expected, strict=True):
-            torch.testing.assert_close(distance, wanted, check_dtype=False, rtol=1e-5, atol=1e-7)
-    except Exception as error:  # noqa: BLE001 - a compiler may raise any error of its back ends; plain products always work
-        reason = reason_of(error, first=True)
-        warnings.warn(f"no kernel for affinities on {device}, plain products take its place: {reason}", stacklevel=2)
-        return None
-    return distances_by_kernel
-
-
 class _AffinityL1(torch.autograd.Function):
     """The mean |SᵀS - TᵀT| of each sample; d/dS = 2·S·sign(SᵀS - TᵀT) / N², computed with the value.
 
@@ -199,8 +157,7 @@ class _AffinityL1(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, student: torch.Tensor, teacher: torch.Tensor, rows: int) -> torch.Tensor:
-        distances = kernel_for(student) or partial(distances_by_rows, rows=rows)
-        means, gradient = distances(student, teacher, ctx.needs_input_grad[0])
+        means, gradient = distances_by_rows(student, teacher, ctx.needs_input_grad[0], rows=rows)
         if gradient is not None:
             ctx.save_for_backward(gradient)
         return means

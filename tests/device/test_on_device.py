@@ -28,7 +28,7 @@ from compressor.models.networks.registry import build
 from compressor.runtimes.table import OpenOptions
 from compressor.runtimes.torch_runtime import tf32_off
 from compressor.training.speed import CompileOption
-from recipes.methods.fakd import affinity_bytes, affinity_l1, distances_by_rows, kernel_for, unit_columns
+from recipes.methods.fakd import affinity_l1
 from srkd import compress
 from tests.support.foreign_models import save_torchscript
 from tests.support.networks import label, tiny_networks
@@ -92,57 +92,6 @@ def test_affinity_and_its_gradient_are_those_of_a_cpu() -> None:
         results.append((value.detach().cpu(), gradient.cpu()))
     for expected, actual in zip(*results, strict=True):
         torch.testing.assert_close(actual, expected, atol=1e-6, rtol=1e-4)
-
-
-def columns_of(*shape: int, seed: int) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    feature = torch.randn(*shape, generator=generator)
-    feature[0, :, 0, 0] = 0
-    return unit_columns(feature.to(DEVICE, memory_format=torch.channels_last if seed % 2 else torch.contiguous_format))
-
-
-@needs_cuda
-@pytest.mark.parametrize(
-    ("student_channels", "teacher_channels", "side"), [(1, 3, 1), (5, 7, 9), (64, 256, 48), (300, 1024, 33)]
-)
-def test_the_kernel_of_affinities_gives_what_the_rows_give(
-    student_channels: int, teacher_channels: int, side: int
-) -> None:
-    pytest.importorskip("triton")
-    student = columns_of(2, student_channels, side, side, seed=1)
-    teacher = columns_of(2, teacher_channels, side, side, seed=2)
-    kernel = kernel_for(student)
-    assert kernel is not None, "a warning says why it is not taken"
-    expected = distances_by_rows(student.double(), teacher.double(), True, rows=100)
-    actual, again, alone = (
-        kernel(student, teacher, True),
-        kernel(student, teacher, True),
-        kernel(student, teacher, False),
-    )
-    assert actual[1] is not None and again[1] is not None and expected[1] is not None
-    assert torch.equal(actual[0], again[0]) and torch.equal(actual[0], alone[0]) and torch.equal(actual[1], again[1])
-    torch.testing.assert_close(actual[0].double(), expected[0], atol=1e-6, rtol=0)
-    # A difference below fp32's rounding may have either sign, which happens for a few of millions of pairs.
-    error, largest = (actual[1] - expected[1]).abs(), float(expected[1].abs().max())
-    assert float((error > 1e-6 * largest).double().mean()) < 0.01 and float(error.max()) <= 8 / side**4
-    same = kernel(student, student, True)
-    assert same[1] is not None and not same[0].any() and not same[1].any()
-
-
-@needs_cuda
-def test_the_kernel_of_affinities_needs_memory_for_its_columns_alone() -> None:
-    """For a map of 96×96 the matrix A of one sample takes 324 MiB."""
-    pytest.importorskip("triton")
-    student = torch.randn(2, 64, 96, 96, device=DEVICE, requires_grad=True)
-    teacher = torch.randn(2, 128, 96, 96, device=DEVICE)
-    torch.autograd.backward(affinity_l1(student, teacher).sum())
-    student.grad = None
-    before = torch.cuda.memory_allocated(DEVICE)
-    torch.cuda.reset_peak_memory_stats(DEVICE)
-    torch.autograd.backward(affinity_l1(student, teacher).sum())
-    peak = torch.cuda.max_memory_allocated(DEVICE) - before
-    assert peak < 1.1 * affinity_bytes(2, 96 * 96, 64, 128, block_bytes=1)
-    assert peak < 96**4, "a quarter of one sample's A"
 
 
 def test_a_fit_is_as_good_as_on_a_cpu() -> None:

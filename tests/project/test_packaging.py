@@ -24,8 +24,6 @@ pytestmark = pytest.mark.ci
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("compressor", "recipes", "export", "demo", "srkd")
-FROM_TORCH = ("triton",)
-"""Packages that come with CUDA builds of torch, and are imported only if they are installed."""
 
 
 @pytest.fixture(scope="module")
@@ -171,8 +169,7 @@ def test_everything_imported_is_declared(wheel: Path) -> None:
     undeclared = {
         module: file
         for module, file in third_party_imports().items()
-        if module not in FROM_TORCH
-        and not {owner.lower().replace("_", "-") for owner in owners.get(module, [module.replace("_", "-")])} & declared
+        if not {owner.lower().replace("_", "-") for owner in owners.get(module, [module.replace("_", "-")])} & declared
     }
     assert undeclared == {}
 
