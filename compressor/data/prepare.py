@@ -15,7 +15,6 @@ from compressor.base.choices import Border
 from compressor.base.context import QUIET, Context, Note, no_note
 from compressor.base.errors import SrkdError, UsageError
 from compressor.data.decode import DecodedImage, Source, decode_all, decode_image
-from compressor.data.doubts import doubts
 from compressor.data.film_frames import lr_images
 from compressor.data.store import ImageStore
 from compressor.degradation.chain import Degradation
@@ -227,9 +226,6 @@ def prepare_data(choice: DataChoice, *, scale: int, lr_patch: int, context: Cont
     if train.skipped:
         first = train.skipped[0]
         context.note(f"{len(train.skipped)} images left out; the first: {first.path}: {first.reason} (all in run.json)")
-    if choice.data is not None or choice.lr_only is not None:
-        for line in doubts(train):
-            context.note(f"about these images: {line}")
     if degradation is not None and choice.degrades_once:
         train = train.degraded_once(degradation, context.progress)
         context.note(f"each of the {len(train)} images is degraded once, as what the teacher makes of it is kept")

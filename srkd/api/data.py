@@ -12,7 +12,6 @@ from PIL import Image, ImageDraw, ImageFont
 from compressor.base.context import Context
 from compressor.base.files import atomic_path, require_writable_folder
 from compressor.data.batches import Batches
-from compressor.data.doubts import doubts
 from compressor.data.prepare import VALIDATION_PATCH, DataChoice, prepare_data
 from compressor.data.store import ImageStore
 from compressor.images.metrics import to_u8
@@ -31,7 +30,7 @@ EXAMPLES = COLUMNS * ROWS
 
 @dataclass(frozen=True)
 class DataReport:
-    """The images of a run: their source, number and sizes, what is doubtful, and what their LR images suffer."""
+    """The images of a run: their source, number and sizes, and what their LR images suffer."""
 
     origin: str
     images: int
@@ -39,7 +38,6 @@ class DataReport:
     """Images that cannot be used, and why."""
     lr_sizes: dict[str, int]
     """How many LR images have each size, the most frequent first."""
-    doubts: tuple[str, ...]
     degradation: dict[str, Any] | None
     sheet: Path | None
 
@@ -68,7 +66,6 @@ def run_data(options: SeenOptions, context: Context) -> DataReport:
         images=len(store),
         skipped={str(image.path): image.reason for image in store.skipped},
         lr_sizes=dict(sizes.most_common()),
-        doubts=doubts(store),
         degradation=None if degradation is None else degradation.to_json(),
         sheet=None if show is None else write_patches(store, lr_patch, options.seed, show / SHEET),
     )

@@ -10,10 +10,11 @@ import torch
 from PIL import Image
 
 from compressor.base.cache_folder import CacheFolder
+from compressor.base.context import Context
 from compressor.base.errors import SrkdError
 from compressor.data.batches import Batches
 from compressor.data.decode import decode_all
-from compressor.data.prepare import DataChoice, prepare_data
+from compressor.data.prepare import DataChoice, ValidationFolder, prepare_data
 from compressor.data.store import SkippedImage
 from compressor.images.files import Picture, write_picture
 from compressor.images.sets import find_sets
@@ -150,3 +151,18 @@ def test_a_large_folder_gives_some_images_to_validation(tmp_path):
     assert len(data.train) == 24 and "10" not in data.train.names
     (image,) = data.validation[0].images
     assert image.hr is not None and float(image.hr.float().mean()) == 10
+
+
+def test_the_images_that_validate_are_named(tmp_path: Path) -> None:
+    def last_line(name: str, count: int, val: tuple[ValidationFolder, ...] = ()) -> str:
+        for index in range(count):
+            write_picture(Picture(torch.from_numpy(photo()).permute(2, 0, 1)), tmp_path / name / f"{index:02d}.png")
+        lines: list[str] = []
+        choice = DataChoice(data=tmp_path / name, val=val, cache_size=0)
+        prepare_data(choice, scale=2, lr_patch=16, context=Context(note=lines.append))
+        return lines[-1]
+
+    assert last_line("few", 2) == "validating on 2 embedded photos: astronaut, chelsea"
+    assert last_line("many", 31) == "validating on 2 images of --data that are not trained on: 10, 30"
+    line = last_line("few", 2, (ValidationFolder(tmp_path / "many"),))
+    assert line.startswith(f"validating on 31 images of {tmp_path / 'many'}: 00, 01, 02, 03, 04 and 26 more")
