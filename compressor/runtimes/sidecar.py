@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ MAX_BYTES = 1_000_000
 @dataclass(frozen=True)
 class Sidecar:
     """The content of a sidecar. `lr_size` is the file's only image size (width, height), None for any; `facts` are the
-    converter's, and may hold the largest image as `max_size`.
+    converter's.
     """
 
     format: str
@@ -74,11 +74,10 @@ def read_sidecar(path: Path) -> Sidecar:
         content = json.loads(read_text(file, MAX_BYTES))
         if content["schema"] != SCHEMA:
             raise ValueError(f"its schema is {content['schema']!r}, not {SCHEMA!r}")
-        size = None if content["lr_size"] is None else _stored_size("lr_size", content["lr_size"])
+        size = None if content["lr_size"] is None else _stored_size(content["lr_size"])
         metadata = {key: str(value) for key, value in srkd_keys(content["metadata"]).items()}
         spec = spec_from_dict(json.loads(metadata["srkd.spec"]))
         facts = dict(content["facts"])
-        largest = _stored_size("max_size", facts["max_size"]) if "max_size" in facts else None
         return Sidecar(
             format=str(content["format"]),
             precision=str(content["precision"]),
@@ -87,16 +86,16 @@ def read_sidecar(path: Path) -> Sidecar:
             metadata=metadata,
             facts=facts,
             spec=spec,
-            descriptor=replace(build_descriptor(spec, size), max_size=largest),
+            descriptor=build_descriptor(spec, size),
         )
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, UsageError, OSError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else str(error)
         raise SrkdError(f"{file} cannot be used: {reason}; export the model again") from error
 
 
-def _stored_size(key: str, text: str) -> tuple[int, int]:
+def _stored_size(text: str) -> tuple[int, int]:
     """The width and height of `WxH`; ValueError if it is not a size."""
     width, _, height = str(text).partition("x")
     if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
-        raise ValueError(f"{key} {text!r} is not a size")
+        raise ValueError(f"lr_size {text!r} is not a size")
     return int(width), int(height)

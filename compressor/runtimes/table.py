@@ -209,14 +209,6 @@ RUNTIMES: EntryPointTable[RuntimeEntry] = EntryPointTable(
             extra="litert",
         ),
         RuntimeEntry(
-            name="executorch",
-            files="an ExecuTorch program (.pte, with its .json)",
-            module="compressor.runtimes.executorch_runtime",
-            suffixes=(".pte",),
-            needs=("executorch",),
-            extra="executorch",
-        ),
-        RuntimeEntry(
             name="coreml",
             files="a Core ML package (.mlpackage), on macOS",
             module="compressor.runtimes.coreml_runtime",

@@ -25,12 +25,12 @@ class Int8Task:
     photos: QualityPhotos
 
     @classmethod
-    def of(cls, job: Conversion, network: Network | None = None, max_size: tuple[int, int] | None = None) -> Int8Task:
+    def of(cls, job: Conversion, network: Network | None = None) -> Int8Task:
         """The task of a job; `network`: the job's without its quantisers, if it has any."""
         network, options, size = network or job.network, job.options.int8, job.options.lr_size
-        descriptor = replace(network.descriptor, fixed_size=size, max_size=max_size)
+        descriptor = replace(network.descriptor, fixed_size=size)
         calibration = calibration_patches(descriptor, options.calibrate, Degradation.of_header(job.metadata))
-        photos = QualityPhotos.of(job.network, options, size, max_size)
+        photos = QualityPhotos.of(job.network, options, size)
         return cls(job, network, descriptor, calibration, photos)
 
     @cached_property

@@ -17,7 +17,7 @@ from export.formats.table import FORMATS
 pytestmark = pytest.mark.extras
 
 
-SLOW = ("openvino-int8", "litert-int8", "executorch-int8")
+SLOW = ("openvino-int8", "litert-int8")
 """Formats whose export tries several mixtures of precisions: they take most of the time."""
 ONE_SIZE = ("coreml-fp16", "qnn-w8a8", "qnn-w8a16")
 """Formats that need --static, which this export has not."""

@@ -207,7 +207,7 @@ def test_a_missing_package_names_the_command(name: str, monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize(
     ("name", "quantiser"),
-    [("openvino-int8", "nncf"), ("litert-int8", "ai_edge_quantizer"), ("executorch-int8", "torchao")],
+    [("openvino-int8", "nncf"), ("litert-int8", "ai_edge_quantizer")],
 )
 def test_a_format_needs_its_quantiser(name: str, quantiser: str) -> None:
     assert quantiser in FORMATS[name].needs

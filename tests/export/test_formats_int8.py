@@ -3,8 +3,6 @@ too much."""
 
 from __future__ import annotations
 
-import dataclasses
-import importlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -35,23 +33,11 @@ class Int8Case:
     flavour: str
     files: tuple[str, ...]
     tool: str
-    max_size: tuple[int, int] | None = None
-    io: str = "uint8"
-    """Of images for the file of one size."""
 
 
 CASES = (
     Int8Case("openvino-int8", "openvino", "openvino", ("small.int8.openvino.bin", "small.int8.openvino.xml"), "NNCF"),
     Int8Case("litert-int8", "litert", "litert", ("small.int8.tflite",), "ai-edge-quantizer"),
-    Int8Case(
-        "executorch-int8",
-        "executorch",
-        "xnnpack",
-        ("small.int8.pte", "small.int8.pte.json"),
-        "ExecuTorch",
-        (512, 512),
-        "float",
-    ),
 )
 
 
@@ -80,12 +66,12 @@ def test_the_file_says_what_it_is(case: Int8Case, good: FileReport, small_edsr: 
     assert good.path is not None and good.quality is not None
     runtime = open_model(good.path)
     assert (runtime.name, runtime.precision, runtime.spec) == (case.runtime, "int8", small_edsr.spec)
-    assert runtime.descriptor == dataclasses.replace(small_edsr.descriptor, max_size=case.max_size)
+    assert runtime.descriptor == small_edsr.descriptor
     assert runtime.metadata["srkd.source_sha256"] == "ab" * 32
     quant = json.loads(runtime.metadata["srkd.quant"])
     assert (quant["flavour"], quant["bits"], quant["in_float"]) == (case.flavour, 8, "nothing")
     assert quant["calibration"] == "8 patches of embedded photos, flat colours"
-    assert quant["drop_db"] == pytest.approx(good.quality.drop, abs=0.01), "torch computed what XNNPACK does"
+    assert quant["drop_db"] == pytest.approx(good.quality.drop, abs=0.01)
     assert open_model(good.path, OpenOptions(precision="int8")).precision == "int8"
     with pytest.raises(UsageError, match="in int8, not bf16"):
         open_model(good.path, OpenOptions(precision="bf16"))
@@ -94,10 +80,9 @@ def test_the_file_says_what_it_is(case: Int8Case, good: FileReport, small_edsr: 
 @pytest.mark.slow
 def test_windows_at_one_size(case: Int8Case, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     network = build(WINDOWS, seed=3)
-    file = export_file(network, case.name, tmp_path, FileOptions(lr_size=(24, 16), io=case.io))  # type: ignore[arg-type]
+    file = export_file(network, case.name, tmp_path, FileOptions(lr_size=(24, 16), io="uint8"))
     assert file.verdict == "passed" and file.path is not None, file.reason
-    stem = "small-24x16" if case.io == "float" else f"small-24x16-{case.io}"
-    assert file.path.name == f"{stem}{FORMATS[case.name].suffix}"
+    assert file.path.name == f"small-24x16-uint8{FORMATS[case.name].suffix}"
     runtime = open_model(file.path)
     assert runtime.precision == "int8" and runtime.descriptor.fixed_size == (24, 16)
     lr = torch.rand(1, 3, 16, 24).mul(255).round().div(255)
@@ -113,9 +98,6 @@ def test_too_much_loss_is_refused_with_its_figures(
     case: Int8Case, small_edsr: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(search, "ends_of", lambda layers: iter(()))
-    if case.name == "executorch-int8":  # which tries its parts in torch, and lowers the last one alone
-        module = importlib.import_module("export.int8.to_executorch_int8")
-        monkeypatch.setattr(module, "lower", lambda program: pytest.fail("lowered"))
     options = FileOptions(int8=Int8Options(max_drop=-1.0))  # no file gains a dB
     file = export_file(small_edsr, case.name, tmp_path, options)
     assert file.verdict == "unavailable" and file.reason is not None

@@ -317,7 +317,7 @@ def test_a_foreign_file_whose_shapes_are_unknown_has_no_cost(folder: Path, tmp_p
 
 
 def test_converters_get_weights_that_lie_as_in_the_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Torch uses channels-last weights, which ExecuTorch's converter refuses."""
+    """Torch uses channels-last weights, which not every converter takes."""
     layouts: list[bool] = []
 
     def refuse(row: object, network: torch.nn.Module, *_: object) -> None:

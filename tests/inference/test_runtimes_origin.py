@@ -57,7 +57,7 @@ def engine_file(path: Path, metadata: Mapping[str, str]) -> Path:
 
 def test_the_checkpoint_is_found_by_its_hash(checkpoint: Path) -> None:
     folder, metadata = checkpoint.parent, source_metadata(checkpoint)
-    exported = [sidecar_file(folder / name, metadata) for name in ("a.param", "b.pte")]
+    exported = [sidecar_file(folder / name, metadata) for name in ("a.param", "b.param")]
     exported.append(engine_file(folder / "c.engine", metadata))
     exported.append(Path(str(srkd.export(checkpoint).files[0].path)))
     for file in exported:
@@ -116,7 +116,3 @@ def test_what_is_alone_or_foreign_is_refused_in_one_line(checkpoint: Path, tmp_p
         demo_models(DemoOptions([phone]), QUIET)
     with pytest.raises(SrkdError, match="uint8"):
         demo_models(DemoOptions([foreign]), QUIET)
-    program = sidecar_file(tmp_path / "phone.pte", {})
-    sidecar_path(program).unlink()
-    with pytest.raises(SrkdError, match=r"phone\.pte\.json is not"):
-        demo_models(DemoOptions([program]), QUIET)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,20 +97,7 @@ def without_sidecar(path: Path) -> None:
     sidecar_path(path).unlink()
 
 
-def bound(value: object) -> Damage:
-    """Return a change of the largest size in the sidecar."""
-
-    def change(path: Path) -> None:
-        lines = json.loads(sidecar_path(path).read_text())
-        lines["facts"]["max_size"] = value
-        sidecar_path(path).write_text(json.dumps(lines))
-
-    return change
-
-
 NOT_OF_ONE_EXPORT = "are damaged or not of one export"
-CHANGED_PROGRAM = r"small\.pte .*\.json.*export it again"
-WRONG_BOUND = r"small\.pte\.json.*max_size '?{}\b.*export the model again"
 
 CASES = (
     FormatCase(
@@ -180,22 +166,6 @@ CASES = (
             (torn, "is not a model LiteRT can open"),
         ),
         opens_foreign=True,
-    ),
-    FormatCase(
-        "executorch",
-        ("small.pte", "small.pte.json"),
-        "ExecuTorch runs on cpu",
-        specs=(RCAN,),
-        slow_specs=(GREY, PLAIN, CARNSpec(width=8, scale=2), CARNMSpec(width=8, scale=4)),
-        damages=(
-            (half, CHANGED_PROGRAM),
-            (flipped, CHANGED_PROGRAM),
-            (becomes(b""), CHANGED_PROGRAM),
-            (bound("0x4"), WRONG_BOUND.format("0x4")),
-            (bound("wide"), WRONG_BOUND.format("wide")),
-            (bound(7), WRONG_BOUND.format(7)),
-            (without_sidecar, r"small\.pte\.json is not beside it: copy that from the export"),
-        ),
     ),
     FormatCase(
         "coreai",

@@ -416,7 +416,7 @@ class FixedSwinIR(SwinIR):
 
     def _cropped(self, sr: torch.Tensor, height: int, width: int) -> torch.Tensor:
         # Not the caller's sizes, which a trace computes from the image: converters fail on that.
-        if sr.shape[-2:] == self.sr_size:  # a slice of the whole is a copy, which ExecuTorch refuses
+        if sr.shape[-2:] == self.sr_size:
             return sr
         return sr[:, :, : self.sr_size[0], : self.sr_size[1]]
 
