@@ -219,14 +219,6 @@ RUNTIMES: EntryPointTable[RuntimeEntry] = EntryPointTable(
             obstacle=_not_macos,
         ),
         RuntimeEntry(
-            name="coreai",
-            files="a Core AI asset (.aimodel, with its .json)",
-            module="compressor.runtimes.coreai_runtime",
-            suffixes=(".aimodel",),
-            needs=("coreai",),
-            extra="coreai",
-        ),
-        RuntimeEntry(
             name="libplacebo",
             files="an mpv user shader (.glsl) that srkd wrote",
             module="compressor.runtimes.libplacebo_runtime",

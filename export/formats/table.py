@@ -335,18 +335,6 @@ FORMATS: EntryPointTable[Format] = EntryPointTable(
             options=("static",),
             tested=False,
         ),
-        Format(
-            name="coreai",
-            title="Core AI for macOS and iOS 27, float32, any image size",
-            suffix=".aimodel",
-            precision="fp32",
-            module="export.convert.to_coreai",
-            needs=("coreai", "coreai_torch"),
-            extra="coreai",
-            runtime="coreai",
-            options=("static",),
-            sidecar=True,
-        ),
         *(
             Format(
                 name=name,

@@ -179,14 +179,6 @@ HOSTS: EntryPointTable[Host] = EntryPointTable(
             limits="one size a package; networks of windows (SwinIR) leave the neural engine",
         ),
         Host(
-            name="coreai",
-            title="Apps on macOS and iOS 27",
-            module="export.hosts.coreai",
-            writes="NAME.aimodel for Core AI, float32, any size",
-            proved="Core AI's own runtime on a Linux CPU, to 1e-4; no device of Apple's was used",
-            limits="written with Python 3.11 and newer; networks of windows (SwinIR) take one size only",
-        ),
-        Host(
             name="huggingface",
             title="Hugging Face hub",
             module="export.hosts.huggingface",

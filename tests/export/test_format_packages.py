@@ -80,7 +80,7 @@ def test_a_format_inside_touches_its_files_and_the_tables() -> None:
                 for file in (f"to_{name}", f"to_{name}_images", f"{name}_graph", f"{name}_program", f"{name}_file")
             ),
         }
-        for name in ("openvino", "ncnn", "litert", "coreml", "coreai")
+        for name in ("openvino", "ncnn", "litert", "coreml")
     }
     for name in owned:
         assert (ROOT / f"compressor/runtimes/{name}_runtime.py").is_file(), name

@@ -1,56 +1,17 @@
-"""`--for coreml` and `--for coreai`: what apps of Apple's systems take. No device of Apple's is run."""
+"""`--for coreml`: what apps of Apple's systems take. No device of Apple's is run."""
 
 from __future__ import annotations
 
-import asyncio
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
 
-from compressor.inference.open import open_model
-from compressor.models.networks.compact import CompactSpec
-from compressor.models.networks.registry import build
 from export.hosts.writing import export_for_hosts
 from export.writing.exporting import Source
-from tests.support.exports import export_file
-from tests.support.hosts import STUDENTS, as_without, photo
+from tests.support.hosts import STUDENTS, photo
 
 pytestmark = pytest.mark.extras
-
-
-@pytest.mark.parametrize("student", STUDENTS)
-def test_core_ai_gives_the_networks_image(student: str, tmp_path: Path) -> None:
-    pytest.importorskip("coreai_torch")
-    pytest.importorskip("coreai")
-    network = STUDENTS[student]().eval()
-    with as_without("coreai"):  # the proof of export runs twenty images, which takes Core AI a minute on a CPU
-        (folder,) = export_for_hosts(network, Source("net"), ["coreai"], tmp_path)
-    assert folder.reason is None
-    (file,) = folder.files
-    name = f"{network.descriptor.scale}x-net.aimodel"
-    assert file.path is not None and file.path.name == name
-    lr = photo(40, 28, channels=network.descriptor.channels)
-    with torch.no_grad():
-        torch.testing.assert_close(open_model(file.path).run(lr), network(lr), atol=1e-4, rtol=0)
-
-
-def test_core_ai_runs_where_a_notebook_has_its_loop(tmp_path: Path) -> None:
-    pytest.importorskip("coreai_torch")
-    pytest.importorskip("coreai")
-    network = build(CompactSpec(2, width=8, depth=1), seed=0).eval()
-    with as_without("coreai"):
-        path = export_file(network, "coreai", tmp_path).path
-    assert path is not None
-    lr = photo(16, 12)
-
-    async def cell() -> Tensor:
-        return open_model(path).run(lr)
-
-    with ThreadPoolExecutor(1) as thread, torch.no_grad():  # where no browser of other tests has a loop
-        torch.testing.assert_close(thread.submit(asyncio.run, cell()).result(), network(lr), atol=1e-4, rtol=0)
 
 
 @pytest.mark.filterwarnings("ignore")

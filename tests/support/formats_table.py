@@ -10,7 +10,6 @@ from typing import TypeAlias
 import pytest
 
 from compressor.models.networks.base import Spec
-from compressor.models.networks.carn import CARNSpec
 from compressor.models.networks.carn_m import CARNMSpec
 from compressor.models.networks.compact import CompactSpec
 from compressor.models.networks.edsr import EDSRSpec
@@ -41,7 +40,6 @@ class FormatCase:
     """Networks that convert for any size, beside EDSR."""
     damages: tuple[tuple[Damage, str], ...]
     """Damages with the error of opening the file."""
-    slow_specs: tuple[Spec, ...] = ()
     windows: tuple[SwinIRSpec, ...] = (WINDOWS,)
     """Networks with windows that convert for one size."""
     free_windows: bool = False
@@ -82,15 +80,6 @@ def torn(path: Path) -> None:
 
 def of_weights(damage: Damage) -> Damage:
     return lambda path: damage(path.with_suffix(".bin"))
-
-
-def inside(name: str, damage: Damage) -> Damage:
-    """Return a damage of a file in an exported folder."""
-
-    def change(path: Path) -> None:
-        damage(path / name)
-
-    return change
 
 
 def without_sidecar(path: Path) -> None:
@@ -167,18 +156,6 @@ CASES = (
         ),
         opens_foreign=True,
     ),
-    FormatCase(
-        "coreai",
-        ("small.aimodel", "small.aimodel.json"),
-        "Core AI runs on cpu",
-        specs=(RCAN, GREY),
-        slow_specs=(PLAIN, CARNSpec(width=8, scale=2), CARNMSpec(width=8, scale=4)),
-        damages=(
-            (inside("main.mlirb", half), "damaged or changed; export it again"),
-            (inside("main.mlirb", becomes(b"")), "damaged or changed; export it again"),
-            (without_sidecar, r"small\.aimodel\.json is not beside it: copy that from the export"),
-        ),
-    ),
 )
 """Formats whose files run on a processor; half precision, TensorRT and Core ML have tests of their own."""
 
@@ -194,9 +171,8 @@ def marks_of(case: FormatCase) -> list[pytest.MarkDecorator]:
 
 def networks(items: Iterable[FormatCase] = CASES) -> list[object]:
     """Return each case with each further network that converts for any size."""
-    rows = [(case, spec, []) for case in items for spec in case.specs]
-    rows += [(case, spec, [pytest.mark.slow]) for case in items for spec in case.slow_specs]
     return [
-        pytest.param(case, spec, id=f"{case.name}-{spec.arch}-x{spec.scale}", marks=[*marks_of(case), *slow])
-        for case, spec, slow in rows
+        pytest.param(case, spec, id=f"{case.name}-{spec.arch}-x{spec.scale}", marks=marks_of(case))
+        for case in items
+        for spec in case.specs
     ]
