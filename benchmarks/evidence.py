@@ -156,9 +156,7 @@ class Result:
 
 
 FACTS = ("cpu", "usable_cores", "memory_mb", "torch_threads", "python", "gpu")
-LIBRARIES = (
-    *("torch", "onnx", "onnxruntime", "openvino", "nncf", "ncnn", "ai-edge-litert", "ai-edge-quantizer", "numpy"),
-)
+LIBRARIES = (*("torch", "onnx", "onnxruntime", "openvino", "ncnn", "ai-edge-litert", "ai-edge-quantizer", "numpy"),)
 
 
 def results_folder() -> Path:

@@ -1,4 +1,5 @@
-"""A runtime for OpenVINO models (an .xml, with its weights in a .bin beside it), srkd's own and foreign ones."""
+"""A runtime for OpenVINO models (an .xml, with its weights in a .bin beside it), srkd's own and foreign ones, and for
+srkd's ONNX files, those in int8 too: OpenVINO computes with integers between their Q/DQ pairs."""
 
 from __future__ import annotations
 
@@ -21,6 +22,7 @@ from compressor.runtimes.file_runtime import (
     read_spec,
     require_one_image,
 )
+from compressor.runtimes.onnx_file import load_onnx, read_facts
 from compressor.runtimes.table import DEFAULTS, ExecutedNode, OpenOptions
 
 PRECISIONS: Mapping[str, tuple[str, str]] = {"fp32": ("f32", "FP32"), "bf16": ("bf16", "BF16"), "fp16": ("f16", "FP16")}
@@ -36,7 +38,7 @@ MOVES = frozenset(
 )
 """Operators of an executed graph that only move values."""
 
-NOT_NAMED = CONVERSIONS | {"Constant"}
+NOT_NAMED = CONVERSIONS | {"Constant", "QuantizeLinear", "DequantizeLinear"}
 """Operators that do not name an executed node: the graph lists them first, but the node computes another one."""
 
 HEAD_BYTES = 4096
@@ -46,7 +48,7 @@ DTYPES = {"f32": torch.float32, "u8": torch.uint8}
 def read_metadata(path: Path) -> Mapping[str, str]:
     import openvino
 
-    return _read_metadata(_read_model(openvino.Core(), path))
+    return _read_metadata(_read_model(openvino.Core(), path), path)
 
 
 def executed_nodes(path: Path) -> Iterator[ExecutedNode]:
@@ -55,7 +57,10 @@ def executed_nodes(path: Path) -> Iterator[ExecutedNode]:
 
     core = openvino.Core()
     model = core.read_model(path)
-    operators = {node.get_friendly_name(): node.get_type_name() for node in model.get_ops()}
+    if _is_onnx(path):  # whose own names say more than those of what OpenVINO makes of a DequantizeLinear
+        operators = {node.name: node.op_type for node in load_onnx(path).graph.node}
+    else:
+        operators = {node.get_friendly_name(): node.get_type_name() for node in model.get_ops()}
     settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1, "NUM_STREAMS": 1}
     for node in core.compile_model(model, "CPU", settings).get_runtime_model().get_ordered_ops():
         facts = {key: str(node.rt_info[key].astype(str)) for key in ("layerType", "runtimePrecision")}
@@ -93,7 +98,7 @@ class OpenVinoRuntime(FileRuntime):
             self.precision = options.precision or "fp32"
             _require_precision(core, target, self.precision)
         self._image = _image_format(model, self.label)
-        self.metadata = _read_metadata(model)
+        self.metadata = _read_metadata(model, path)
         with one_line(f"{path} cannot be compiled by OpenVINO for {target}"):
             self._compiled = core.compile_model(model, target, self._settings(target))
         self.spec = read_spec(self.metadata, self.label)
@@ -120,11 +125,17 @@ open_file = OpenVinoRuntime
 
 def _read_model(core: Any, path: Path) -> Any:
     """Return a model; one line for any other file, on which OpenVINO would try all its readers, which print."""
-    if b"<net" not in read_header(path, HEAD_BYTES):
-        raise SrkdError(f"{path} is not an OpenVINO model: no <net> at its beginning")
-    weights = path.with_suffix(".bin")
-    if not weights.is_file():
-        raise SrkdError(f"{path} keeps its weights in {weights.name}, which is not beside it: put both in one folder")
+    if _is_onnx(path):
+        if "srkd.spec" not in read_facts(path)[1]:
+            raise SrkdError(f"{path} is not of srkd: runtime openvino takes the ONNX files of others as .xml, from ovc")
+    else:
+        if b"<net" not in read_header(path, HEAD_BYTES):
+            raise SrkdError(f"{path} is not an OpenVINO model: no <net> at its beginning")
+        weights = path.with_suffix(".bin")
+        if not weights.is_file():
+            raise SrkdError(
+                f"{path} keeps its weights in {weights.name}, which is not beside it: put both in one folder"
+            )
     with one_line(f"{path} is not a model OpenVINO can open"):
         return core.read_model(path)
 
@@ -161,6 +172,12 @@ def _image_format(model: Any, label: str) -> ImageFormat:
     return image_format(label, sizes, DTYPES[kinds[0]], channels_last=kinds[0] == "u8", shape=shape)
 
 
-def _read_metadata(model: Any) -> dict[str, str]:
-    """The `srkd.*` keys in the model's `rt_info`."""
+def _is_onnx(path: Path) -> bool:
+    return path.suffix.lower() == ".onnx"
+
+
+def _read_metadata(model: Any, path: Path) -> Mapping[str, str]:
+    """The `srkd.*` keys of the ONNX file, or in the model's `rt_info`."""
+    if _is_onnx(path):
+        return read_facts(path)[1]
     return {key: str(value.value) for key, value in srkd_keys(model.get_rt_info()).items()}

@@ -109,7 +109,7 @@ class RuntimeEntry(Requirements):
     sidecar: str = ""
     """Suffix after the file's own of one beside it, without which torch's loader reads the file as a checkpoint."""
     alternative_to: str | None = None
-    """The runtime whose files it runs in another way: it has no suffixes, and is selected by name."""
+    """The runtime whose files it runs, too, if it is selected by name."""
     devices: Mapping[str, str] = field(default_factory=lambda: {"cpu": ""})
     """Regular expressions for the text after the colon of a device, by device."""
     selects_precision: bool = False
@@ -172,9 +172,10 @@ RUNTIMES: EntryPointTable[RuntimeEntry] = EntryPointTable(
         ),
         RuntimeEntry(
             name="openvino",
-            files="an OpenVINO model (.xml, with its .bin)",
+            files="an OpenVINO model (.xml, with its .bin), an ONNX file of srkd",
             module="compressor.runtimes.openvino_runtime",
             suffixes=(".xml",),
+            alternative_to="onnxruntime",
             needs=("openvino",),
             extra="openvino",
             devices={"cpu": "", "openvino": r"(CPU|GPU|NPU)(\.\d+)?"},

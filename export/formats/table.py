@@ -221,19 +221,6 @@ FORMATS: EntryPointTable[Format] = EntryPointTable(
             options=("static", "io"),
         ),
         Format(
-            name="openvino-int8",
-            title="OpenVINO in int8, by NNCF, float32 images; loses at most --max-drop",
-            suffix=".int8.openvino.xml",
-            precision="int8",
-            module="export.int8.to_openvino_int8",
-            needs=("onnx", "onnxscript", "onnxsim", "openvino", "nncf"),
-            extra="openvino",
-            bounds=INT8,
-            runtime="openvino",
-            options=("static", "io", "int8"),
-            float_format="openvino",
-        ),
-        Format(
             name="ncnn",
             title="ncnn for phones, float32 weights, precision chosen where it runs",
             suffix=".param",
@@ -363,8 +350,12 @@ def find_formats(names: Iterable[str]) -> tuple[Format, ...]:
 
 
 def find_format(runtime: str, precision: str) -> Format:
-    """Return the first format of a runtime in a precision; refuse one that this installation cannot write."""
-    rows = [row for row in FORMATS.values() if row.runtime == runtime]
+    """Return the first format of a runtime in a precision; refuse one that this installation cannot write.
+
+    In int8 a runtime without files of its own takes those of the runtime that it is an alternative to.
+    """
+    runtimes = (runtime, RUNTIMES[runtime].alternative_to) if precision == "int8" else (runtime,)
+    rows = [row for name in runtimes for row in FORMATS.values() if row.runtime == name]
     row = next((row for row in rows if row.precision == precision), None)
     if row is None:
         raise SrkdError(f"no {precision} file is made for runtime {runtime}")

@@ -244,13 +244,14 @@ class _Exports:
 def _start_exported(
     path: Path, label: str, is_teacher: bool, settings: ProfileSettings, opened: OpenModels
 ) -> list[_Starting]:
-    """Start an exported file in its only runtime; leave it out only if other runtimes were selected by name."""
-    name = runtime_of(path)
-    if not settings.takes(name):
-        opened.notes.append(f"{label} is left out: {path.name} runs under {name}, which is not among the runtimes")
-        return []
+    """Start an exported file in the runtimes that run it; leave it out only if others were selected by name."""
+    own = runtime_of(path)
+    names = settings.runtimes_for(own)
+    if not names:
+        opened.notes.append(f"{label} is left out: {path.name} runs under {own}, which is not among the runtimes")
     starting = []
-    for precision in settings.float_precisions(name, is_teacher=is_teacher) or ("int8",):
-        process = opened.start(path, replace(settings.for_file(name, precision), label=label), name)
-        starting.append(_Starting(label, is_teacher, name, process, None, path))
+    for name in names:
+        for precision in settings.float_precisions(name, is_teacher=is_teacher) or ("int8",):
+            process = opened.start(path, replace(settings.for_file(name, precision), label=label), name)
+            starting.append(_Starting(label, is_teacher, name, process, None, path))
     return starting

@@ -83,9 +83,13 @@ class ProfileSettings:
         for width, height, batch in self.workloads:
             require_memory_for((width, height), batch, model, "--lr-size")
 
-    def takes(self, runtime: str) -> bool:
-        """Whether exported files of this runtime are profiled: always, unless other runtimes were selected."""
-        return runtime in self.selected_runtimes or self.runtimes == DEFAULT_RUNTIMES
+    def runtimes_for(self, own: str) -> tuple[str, ...]:
+        """The runtimes that time exported files of `own`: this one, and selected ones that run them in another way.
+
+        There is none if only others were selected.
+        """
+        selected = tuple(name for name in self.selected_runtimes if own in (name, RUNTIMES[name].alternative_to))
+        return selected or ((own,) if self.runtimes == DEFAULT_RUNTIMES else ())
 
     def float_precisions(self, runtime: str, *, is_teacher: bool = False) -> tuple[str, ...]:
         """The precisions other than int8 in which a model is timed in `runtime`, each once.
@@ -123,6 +127,7 @@ class ProfileSettings:
         selected = RUNTIMES[runtime].selects_precision and precision not in ("fp32", "int8")
         return OpenOptions(
             device=self.device,
+            runtime=runtime,
             threads=self.threads or 1,
             precision=precision if selected else None,
             limits=self.limits,

@@ -1,7 +1,8 @@
-"""LiteRT in eight bits: what is in integers; test_formats_int8.py has what holds for all int8 formats."""
+"""LiteRT in eight bits: close to the network, in integers, refused if it loses too much."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from compressor.base.errors import UsageError
 from compressor.inference.open import open_model
 from compressor.models.networks.base import Network, Spec
 from compressor.models.networks.carn_m import CARNMSpec
@@ -16,8 +18,10 @@ from compressor.models.networks.compact import CompactSpec
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build, quantise
 from compressor.models.quantisation.description import Quantisation
+from compressor.runtimes.table import OpenOptions
 from export.convert.litert_file import is_constant, kind_of, pack_model, read_model, set_metadata, text_of
-from export.formats.conversion import FileOptions
+from export.formats.conversion import FileOptions, Int8Options
+from export.int8 import search
 from export.writing.exporting import FileReport
 from tests.support.exports import export_file
 from tests.support.extras import extra
@@ -37,6 +41,38 @@ EDSR = EDSRSpec(width=8, depth=1, scale=4)
 @pytest.fixture
 def good(int8_file: Callable[[str], tuple[FileReport, list[str]]]) -> FileReport:
     return int8_file("litert-int8")[0]
+
+
+def test_it_is_near_the_network_and_timed_against_float(good: FileReport) -> None:
+    assert good.path is not None and good.quality is not None and good.speed is not None
+    assert [part.name for part in good.path.parent.iterdir()] == ["small.int8.tflite"]
+    assert good.quality.drop <= 0.1 and good.quality.psnr_to_source is not None and good.quality.psnr_to_source > 40
+    assert good.speed.runtime == "litert" and good.speed.ms > 0
+
+
+def test_the_file_says_what_it_is(good: FileReport, small_edsr: Network) -> None:
+    assert good.path is not None and good.quality is not None
+    runtime = open_model(good.path, OpenOptions(precision="int8"))
+    assert (runtime.name, runtime.precision, runtime.spec) == ("litert", "int8", small_edsr.spec)
+    assert runtime.descriptor == small_edsr.descriptor
+    assert runtime.metadata["srkd.source_sha256"] == "ab" * 32
+    quant = json.loads(runtime.metadata["srkd.quant"])
+    assert (quant["flavour"], quant["bits"], quant["in_float"]) == ("litert", 8, "nothing")
+    assert quant["calibration"] == "8 patches of embedded photos, flat colours"
+    assert quant["drop_db"] == pytest.approx(good.quality.drop, abs=0.01)
+    with pytest.raises(UsageError, match="in int8, not bf16"):
+        open_model(good.path, OpenOptions(precision="bf16"))
+
+
+def test_too_much_loss_is_refused_with_its_figures(
+    small_edsr: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search, "ends_of", lambda layers: iter(()))
+    options = FileOptions(int8=Int8Options(max_drop=-1.0))  # no file gains a dB
+    file = export_file(small_edsr, "litert-int8", tmp_path, options)
+    assert file.verdict == "unavailable" and file.reason is not None
+    assert file.reason.startswith("in int8 (ai-edge-quantizer) it loses ") and "on 2 photos" in file.reason
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_all_of_edsr_is_in_integers(good: FileReport, small_edsr: Network) -> None:
@@ -111,8 +147,15 @@ def test_prelus_alone_stay_in_float(
 
 @pytest.mark.slow
 def test_windows_take_bytes_and_attend_in_float(tmp_path: Path) -> None:
-    file = export_file(build(WINDOWS, seed=3), "litert-int8", tmp_path, FileOptions(lr_size=(24, 16), io="uint8"))
+    network = build(WINDOWS, seed=3)
+    file = export_file(network, "litert-int8", tmp_path, FileOptions(lr_size=(24, 16), io="uint8"))
     assert file.path is not None and file.facts["sizes"] == "one", file.reason
+    runtime = open_model(file.path)
+    assert runtime.precision == "int8" and runtime.descriptor.fixed_size == (24, 16)
+    lr = torch.rand(1, 3, 16, 24).mul(255).round().div(255)
+    with torch.no_grad():
+        expected = network(lr).clamp(0, 1)
+    assert float((runtime.run(lr) - expected).square().mean()) < 1e-3
     model = interpreter.Interpreter(str(file.path))
     for detail in (*model.get_input_details(), *model.get_output_details()):
         assert detail["dtype"] == np.uint8 and detail["quantization"] == (pytest.approx(1 / 255), 0)

@@ -16,11 +16,13 @@ from compressor.models.networks.registry import build
 from compressor.runtimes.table import OpenOptions
 from export.profile.models import open_models
 from export.profile.settings import ProfileSettings
-from tests.support.exports import export_file
+from export.writing.exporting import export_model
+from tests.support.exports import SOURCE, export_file
 from tests.support.extras import extra
+from tests.support.onnx_files import enlarger
 
 openvino = extra("openvino")
-pytestmark = pytest.mark.extras
+pytestmark = [pytest.mark.extras, pytest.mark.usefixtures("quick_int8")]
 
 EDSR = EDSRSpec(width=8, depth=1, scale=2)
 
@@ -71,6 +73,28 @@ def test_precision_is_what_was_asked_for(network: Network, good: Path) -> None:
     with pytest.raises(SrkdError, match="device 'cuda': OpenVINO"):
         open_model(good, OpenOptions(device="cuda"))
     assert open_model(good, OpenOptions(device="openvino:CPU")).device == "cpu"
+
+
+def test_it_runs_the_file_of_int8_with_integers(small_edsr: Network, tmp_path: Path) -> None:
+    path = export_model(small_edsr, SOURCE, ["int8"], tmp_path).files[0].path
+    assert path is not None
+    usual, here = open_model(path), open_model(path, OpenOptions(runtime="openvino"))
+    assert (here.name, here.precision, here.spec) == ("openvino", "int8", small_edsr.spec)
+    assert here.metadata == usual.metadata and here.descriptor == usual.descriptor
+    lr = torch.rand(2, 3, 24, 20)
+    difference = (here.run(lr) - usual.run(lr)).abs()
+    assert float(difference.mean()) < 0.2 / 255 and float(difference.max()) < 3 / 255
+    with pytest.raises(UsageError, match="in int8, not bf16"):
+        open_model(path, OpenOptions(runtime="openvino", precision="bf16"))
+    settings = ProfileSettings(runtimes=("onnxruntime", "openvino"))
+    with open_models([path], None, settings, tmp_path, QUIET) as opened:
+        assert [entry.facts.runtime for entry in opened.models] == ["onnxruntime", "openvino"]
+
+
+def test_foreign_onnx_files_are_not_opened(tmp_path: Path) -> None:
+    """A foreign file is first tried in a process of its own, which ONNX Runtime's module does."""
+    with pytest.raises(SrkdError, match="not of srkd"):
+        open_model(enlarger(tmp_path / "foreign.onnx"), OpenOptions(runtime="openvino"))
 
 
 def test_a_profile_takes_the_file_unless_other_runtimes_were_named(good: Path, tmp_path: Path) -> None:

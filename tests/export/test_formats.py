@@ -205,14 +205,6 @@ def test_a_missing_package_names_the_command(name: str, monkeypatch: pytest.Monk
     assert row.missing_requirement() == f"no_such_module is not installed: {command}"
 
 
-@pytest.mark.parametrize(
-    ("name", "quantiser"),
-    [("openvino-int8", "nncf"), ("litert-int8", "ai_edge_quantizer")],
-)
-def test_a_format_needs_its_quantiser(name: str, quantiser: str) -> None:
-    assert quantiser in FORMATS[name].needs
-
-
 def changed(network: Network, name: str, change: Callable[[torch.Tensor], torch.Tensor]) -> Network:
     other = copy.deepcopy(network)
     state = other.state_dict()

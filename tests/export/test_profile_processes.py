@@ -214,11 +214,9 @@ def test_more_threads_than_cores_are_refused_and_all_runtimes_are_those_that_wor
     assert {"torch", "onnxruntime"} <= set(everywhere.selected_runtimes)
     assert not {"coreml", "tensorrt"} & set(everywhere.selected_runtimes)
     assert any(note.startswith("coreml is left out: ") for note in everywhere.notes)
-    assert (
-        everywhere.takes("onnxruntime")
-        and ProfileSettings().takes("ncnn")
-        and not ProfileSettings(runtimes=("torch",)).takes("ncnn")
-    )
+    assert everywhere.runtimes_for("onnxruntime")[0] == "onnxruntime"
+    assert ProfileSettings().runtimes_for("ncnn") == ("ncnn",)
+    assert ProfileSettings(runtimes=("torch",)).runtimes_for("ncnn") == ()
 
 
 @contextmanager

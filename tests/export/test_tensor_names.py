@@ -86,7 +86,6 @@ TOOLS: dict[str, Tools] = {
     "bf16": ONNX,
     "int8-trt": ONNX,
     "openvino": (names_in_openvino, rename_openvino),
-    "openvino-int8": (names_in_openvino, rename_openvino),
     "litert": (names_in_litert, rename_litert),
     "litert-int8": (names_in_litert, rename_litert),
 }
