@@ -21,7 +21,7 @@ from export.writing.exporting import ExportReport, HostFolder, Source, export_mo
 from export.writing.record import write_record
 from srkd.options.function import public
 from srkd.options.models import refuse_file_options
-from srkd.options.values import SIZES, as_tuple, read_size
+from srkd.options.values import as_tuple, read_size, read_sizes
 from srkd.options.verbs import ExportOptions
 from srkd.record.run_file import find_run_of
 from srkd.record.run_teacher import find_run_teacher
@@ -60,7 +60,7 @@ def run_export(options: ExportOptions, context: Context) -> ExportReport:
         lr_size=size,
         io=options.io,
         shuffle=options.shuffle,
-        sizes=tuned_and_largest(None if options.sizes is None else SIZES.read(options.sizes)),
+        sizes=tuned_and_largest(None if options.sizes is None else read_sizes(options.sizes)),
         int8=Int8Options(
             calibrate=None if options.calibrate is None else Path(options.calibrate),
             data=None if options.data is None else Path(options.data),

@@ -14,7 +14,7 @@ from export.profile.settings import DEFAULT_SIZE, ProfileSettings
 from srkd.options.function import public
 from srkd.options.models import ModelFile, file_of
 from srkd.options.shared import ModelOrPath
-from srkd.options.values import SIZES, as_tuple
+from srkd.options.values import as_tuple, read_sizes
 from srkd.options.verbs import ProfileOptions
 from srkd.record.measurements import write_profile
 from srkd.record.run_teacher import find_run_teacher
@@ -35,7 +35,7 @@ def run_profile(options: ProfileOptions, context: Context) -> ProfileReport:
         runtimes=tuple(options.runtime),
         device=options.device,
         precisions=as_tuple(options.precision),
-        lr_sizes=(DEFAULT_SIZE,) if options.lr_size is None else SIZES.read(options.lr_size),
+        lr_sizes=(DEFAULT_SIZE,) if options.lr_size is None else read_sizes(options.lr_size),
         batches=as_tuple(options.batch),
         threads=options.threads,
         seconds=options.seconds,

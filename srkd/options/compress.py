@@ -34,7 +34,6 @@ from srkd.options.option import Group, Option, Options, options
 from srkd.options.shared import (
     GOAL_HELP,
     LIMITS_HELP,
-    LR_ALIAS,
     TRUST_HELP,
     Degrade,
     ModelOrPath,
@@ -48,12 +47,14 @@ from srkd.options.values import (
     CLUSTER,
     COUNTS,
     DEVICE,
+    INPUT,
     MODEL,
-    NAMED_FOLDER,
+    NAMED_FOLDERS,
     SETTING,
     SIZE,
-    OneOf,
+    TEXTS,
     names_of,
+    one_of,
 )
 
 TargetPrecision: TypeAlias = Literal["fp32", "bf16", "fp16", "int8"]
@@ -74,17 +75,6 @@ DECIDED_BY = {
     "student.select": ("select",),
 }
 """The options of which one decides what a setting of the recipe would, so that both together say it twice."""
-
-
-def refuse_rate(lr_images: object) -> object:
-    """Refuse a number where the folder of LR images is expected: in other programs --lr is the learning rate."""
-    try:
-        number = float(Path(str(lr_images)).name)
-    except ValueError:
-        return lr_images
-    if not Path(str(lr_images)).exists():
-        raise UsageError(f"--lr-images {lr_images} is no folder of LR images; the learning rate is --rate {number:g}")
-    return lr_images
 
 
 def recipe_as_text(recipe: object) -> object:
@@ -108,7 +98,8 @@ class TeacherOptions(Group):
     teacher: Annotated[
         ModelOrPath | None,
         MODEL,
-        Option("Checkpoint of the teacher.", unset="the embedded EDSR", metavar="PATH", is_input=True),
+        INPUT,
+        Option("Checkpoint of the teacher.", unset="the embedded EDSR", metavar="PATH"),
     ] = None
     _: KW_ONLY
     scale: Annotated[
@@ -174,7 +165,7 @@ class StudentOptions(Group):
         ),
     ] = None
     init_from: Annotated[
-        PathOption, Option("Start from this file's weights where name and shape agree.", unset="no file", is_input=True)
+        PathOption, INPUT, Option("Start from this file's weights where name and shape agree.", unset="no file")
     ] = None
 
 
@@ -193,7 +184,7 @@ class TargetOptions(Group):
     ] = None
     runtime: Annotated[
         str | None,
-        OneOf(*RUNTIMES),
+        one_of(*RUNTIMES),
         Option(
             f"Runtime in which the student must meet the target: {', '.join(RUNTIMES)}.",
             unset="onnxruntime",
@@ -218,20 +209,20 @@ class DataOptions(Group):
     _: KW_ONLY
     data: Annotated[
         PathOption,
+        INPUT,
         Option(
             "Folder of HR images, a set with HR/, or several sets; or a film, whose frames are as those of --lr-only.",
             unset="the embedded photos",
-            is_input=True,
         ),
     ] = None
     lr_images: Annotated[
         PathOption,
-        BeforeValidator(refuse_rate),
-        Option("Folder of the LR images of --data.", unset="made bicubically", aliases=LR_ALIAS, is_input=True),
+        INPUT,
+        Option("Folder of the LR images of --data.", unset="made bicubically"),
     ] = None
     val: Annotated[
         str | Path | Sequence[str | Path],
-        NAMED_FOLDER,
+        NAMED_FOLDERS,
         Option(
             "Validation images; give it again for more sets. The first decides which student is best.",
             unset="some of --data, or embedded ones",
@@ -240,7 +231,7 @@ class DataOptions(Group):
     ] = ()
     val_lr: Annotated[
         str | Path | Sequence[str | Path],
-        NAMED_FOLDER,
+        NAMED_FOLDERS,
         Option(
             "LR images without HR partners to validate on, by the teacher's images.", unset="none", metavar="[NAME=]DIR"
         ),
@@ -254,11 +245,11 @@ class DataOptions(Group):
     ] = None
     lr_only: Annotated[
         PathOption,
+        INPUT,
         Option(
             "Folder of LR images without HR partners, or a film: the teacher's output is their only label.",
             unset="HR images are the labels",
             metavar="DIR",
-            is_input=True,
         ),
     ] = None
     degrade: Degrade = NONE
@@ -307,6 +298,7 @@ class TrainingOptions(Group):
     seed: Annotated[int, AfterValidator(require_64_bits), Option("The same seed gives the same run.")] = 10
     settings: Annotated[
         Sequence[str],
+        TEXTS,
         Option(
             "Change the recipe: schedule.warmup=500, kappa=0.5. Also sets rare options: cache_size, degrade_once, "
             "limits, lr_border, phi_weights, select, teacher_cache, trust_code.",
@@ -335,11 +327,11 @@ class TrainingOptions(Group):
     ] = None
     phi_weights: Annotated[
         PathOption,
+        INPUT,
         Option(
             "vgg19-dcbb9e9d.pth of torchvision, for recipes with the option phi.",
             unset="the one in the cache, or downloaded",
             metavar="FILE",
-            is_input=True,
             rare=True,
         ),
     ] = None
@@ -386,6 +378,7 @@ class RunOptions(Group):
     seeds: Annotated[int, Field(ge=1), Option("Number of runs with different seeds, for mean and spread.")] = 1
     sweep: Annotated[
         Sequence[str],
+        TEXTS,
         Option(
             "Train once for each value of a student or training option, or of a key of --set, such as rate=1e-4,2e-4; "
             "give it again for all combinations.",

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 import textwrap
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar, get_type_hints
 
 from compressor.base.context import Context
-from compressor.base.errors import SrkdError, UsageError, describe_os_error
+from compressor.base.errors import SrkdError, describe_os_error
 from compressor.base.machine import let_forks_compute
-from srkd.options.option import CALLBACKS, OptionsT, declarations
+from srkd.options.option import CALLBACKS, OptionsT, declarations, fields_of
 from srkd.terminal.console import context_for_python
 
 P = ParamSpec("P")
@@ -28,40 +27,38 @@ def public(
     For options in groups, `keywords` is the class that inherits from all of them; otherwise it is `options` itself.
     The function's docstring is that of `run` with a section that lists the arguments.
     """
-    rows = declarations(options)
-    older_names = {flag.lstrip("-").replace("-", "_"): row.name for row in rows for flag in row.option.aliases}
+    rows, empty = declarations(options), inspect.Parameter.empty
+    signature = inspect.Signature(
+        [
+            inspect.Parameter(
+                row.name,
+                inspect.Parameter.POSITIONAL_OR_KEYWORD if row.is_positional else inspect.Parameter.KEYWORD_ONLY,
+                default=empty if row.is_required else row.default,
+                annotation=row.field.annotation,
+            )
+            for row in rows
+        ]
+        + [
+            inspect.Parameter(
+                each, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=fields_of(options)[each].annotation
+            )
+            for each in CALLBACKS
+        ],
+        return_annotation=get_type_hints(run, include_extras=True)["return"],
+    )
 
     def function(*args: P.args, **kwargs: P.kwargs) -> R:
-        for older in older_names.keys() & kwargs.keys():
-            if (newer := older_names[older]) in kwargs:
-                raise UsageError(f"{older} is the older name of {newer}, and both are given: leave {older} out")
-            kwargs[newer] = kwargs.pop(older)
-        given = options.of(*args, **kwargs)
+        given = options.of(**signature.bind(*args, **kwargs).arguments)
         with context_for_python(given.progress, given.announce) as context:
             try:
                 return run(given, context)
             except OSError as error:
                 raise SrkdError(describe_os_error(error)) from error
 
-    positional, keyword = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
-    callbacks = inspect.signature(options).parameters
-    parameters = [
-        inspect.Parameter(
-            row.name,
-            positional if row.is_positional else keyword,
-            default=inspect.Parameter.empty if row.default is dataclasses.MISSING else row.default,
-            annotation=row.annotation,
-        )
-        for row in rows
-    ]
-    hints = get_type_hints(options, localns={"KW_ONLY": object})
-    parameters += [callbacks[each].replace(annotation=hints[each]) for each in CALLBACKS]
-    returned = get_type_hints(run, include_extras=True)["return"]
-    # The signature is made from the declarations: they are the only place where an option is named.
-    vars(function)["__signature__"] = inspect.Signature(parameters, return_annotation=returned)
+    # The declarations are the only place where an option is named.
+    function.__signature__ = signature  # type: ignore[attr-defined]
     function.__name__ = function.__qualname__ = name
     function.__module__ = run.__module__
-    function.__annotations__ = {**{each.name: each.annotation for each in parameters}, "return": returned}
     unset = {row.name: f" None: {row.option.unset}." if row.option.unset else "" for row in rows}
     texts = {row.name: row.option.help + unset[row.name] for row in rows} | CALLBACKS
     lines = [

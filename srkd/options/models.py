@@ -21,7 +21,7 @@ from compressor.runtimes.table import OpenOptions, runtime_of
 from compressor.runtimes.torch_runtime import TorchRuntime
 from compressor.teachers.teacher import Teacher, load_teacher
 from srkd.options.shared import Model, ModelOrPath, ProgramOptions, RuntimeOptions
-from srkd.options.values import MODEL
+from srkd.options.values import A_MODEL
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def path_of_model(model: object) -> Path:
         return pull(model)
     if isinstance(model, (str, os.PathLike)):
         return Path(model)
-    raise UsageError(f"{reprlib.repr(model)} is not {MODEL.what}")
+    raise UsageError(f"{reprlib.repr(model)} is not {A_MODEL}")
 
 
 def open_network(model: ModelOrPath) -> ImageModel:

@@ -5,8 +5,8 @@
         tile: Annotated[int | None, Field(ge=0), Option("LR pixels a side; 0: never.", unset="by memory")] = None
 
 Such a class is a pydantic dataclass: pydantic checks every value, in whatever way the object is made. From its fields
-come the flags of the command line (`command_line`), the keywords, signature and help of the Python function
-(`function`), and the entry `request` of run.json (`to_json`, `from_json`). A field without `Option` has none of these.
+come the flags of the command line (`command_line`), the keywords and help of the Python function (`function`), and the
+object of run.json (`to_json`, `from_json`; a pydantic model that holds options writes and reads the same).
 
 Options that several verbs share, or that are replaced together, form a `Group`. A class of options holds groups as
 fields; flags, keywords and JSON stay flat, so that every name is unique:
@@ -18,26 +18,31 @@ fields; flags, keywords and JSON stay flat, so that every name is unique:
 from __future__ import annotations
 
 import dataclasses
-import functools
 import inspect
 import numbers
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
-import click
-from pydantic import ConfigDict, SkipValidation, ValidationError
+from pydantic import (
+    ConfigDict,
+    GetCoreSchemaHandler,
+    ModelWrapValidatorHandler,
+    SkipValidation,
+    TypeAdapter,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 from pydantic.fields import FieldInfo
+from pydantic_core import ArgsKwargs, PydanticUndefined, core_schema
 from typing_extensions import Self, dataclass_transform
 
 from compressor.base.context import Note, Progress
 from compressor.base.errors import SrkdError, UsageError
-from compressor.base.hub import is_address
-from srkd.options.values import ValueType
 from srkd.terminal.console import json_value
 
 SETTINGS = "settings"
@@ -59,76 +64,92 @@ class Option:
     in_json: bool = True
     unset: str = ""
     """Meaning of None, which the help shows as the default: `[default: the embedded photos]`."""
-    aliases: tuple[str, ...] = ()
-    """Further flags, and keywords of the Python function, that are not in the help."""
-    is_input: bool = False
-    """True for the path of an input: it becomes absolute, so that a run continues from any folder."""
     rare: bool = False
     """True for an option that the help of a verb with --set lists only there, as `--set NAME=VALUE`."""
 
 
-ClassT = TypeVar("ClassT", bound=type)
-OptionsT = TypeVar("OptionsT", bound="Options")
+@dataclass(frozen=True)
+class Reader:
+    """How a value that its type does not describe is read: from a word of the command line, or from Python."""
 
-CONFIG = ConfigDict(strict=True, arbitrary_types_allowed=True)
+    metavar: str
+    read: Callable[[Any], Any]
+    show: Callable[[Any], str] = str
+    """The default as a user would write it."""
+    is_multiple: bool = False
+    """Whether each of several values is a word of its own; `read` then takes the tuple of them."""
+    names: tuple[str, ...] = ()
+    """The possible words, for completion."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        def check(value: Any) -> Any:
+            try:
+                return None if value is None else self.read(value)
+            except UsageError as error:
+                raise ValueError(str(error)) from error
+
+        return core_schema.no_info_before_validator_function(check, handler(source))
+
+
+GroupT = TypeVar("GroupT", bound="Group")
+OptionsT = TypeVar("OptionsT", bound="Options")
+ClassT = TypeVar("ClassT", bound=type)
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field,))
 def options(cls: ClassT) -> ClassT:
-    """Make a class of options or a group of it: a frozen pydantic dataclass with errors that name the flag."""
-    made: Any = pydantic_dataclass(frozen=True, config=CONFIG)(cls)
-    validate, signature = made.__init__, inspect.signature(made)
-
-    @functools.wraps(validate)
-    def init(self: Any, *args: Any, **keywords: Any) -> None:
-        unknown = [name for name in keywords if name not in signature.parameters]
-        if unknown:
-            raise TypeError(f"{made.__name__} got an unexpected keyword argument {unknown[0]!r}")
-        values = signature.bind(*args, **keywords).arguments
-        try:
-            validate(self, **{name: _plain(made, name, value) for name, value in values.items()})
-        except ValidationError as error:
-            raise _usage_error(made, error) from None
-
-    made.__init__ = init
-    result: ClassT = made
-    return result
-
-
-class Group:
-    """Options that are replaced together; the help of a verb shows them in a section of their own."""
+    """Make a class of options or a group of it."""
+    config = ConfigDict(strict=True, extra="forbid", arbitrary_types_allowed=True)
+    made: Any = pydantic_dataclass(frozen=True, config=config)(cls)
+    return made  # type: ignore[no-any-return]
 
 
 @options
-class Options:
-    """The options of one verb. A wrong value raises a `UsageError` with its flag, from Python and the command line."""
+class Group:
+    """Options that are replaced together; the help of a verb shows them in a section of their own.
+
+    A wrong value raises a `UsageError` with its flag.
+    """
+
+    @classmethod
+    def of(cls, **keywords: Any) -> Self:
+        """The options by their keywords, as the Python function takes them; each goes to its group."""
+        values = _by_group(cls, keywords)
+        return cls(**values | {name: kind.of(**values[name]) for name, kind in groups_of(cls).items()})
+
+    @classmethod
+    def of_words(cls, words: Mapping[str, Any]) -> Self:
+        """The same from words of a command line, where "3" is a number."""
+        values = _by_group(cls, words)
+        values |= {name: kind.of_words(values[name]) for name, kind in groups_of(cls).items()}
+        return TypeAdapter(cls).validate_python(ArgsKwargs((), values), strict=False)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _check(cls, values: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        if isinstance(values, Mapping):
+            return cls.of(**values)
+        if not isinstance(values, ArgsKwargs):
+            return handler(values)
+        positional = (field.name for field in dataclasses.fields(cls) if not field.kw_only)
+        given = {**dict(zip(positional, values.args, strict=False)), **(values.kwargs or {})}
+        try:
+            return handler(ArgsKwargs((), {name: _plain(name, value) for name, value in given.items()}))
+        except ValidationError as error:
+            raise _usage_error(cls, error) from None
+
+    @model_serializer
+    def _to_json(self) -> dict[str, Any]:
+        return {row.name: json_value(value) for row, value in values_of(self) if row.option.in_json}
+
+
+@options
+class Options(Group):
+    """The options of one verb."""
 
     _: dataclasses.KW_ONLY
     progress: SkipValidation[Progress | Literal[False] | None] = None
     announce: SkipValidation[Note | None] = None
-
-    @classmethod
-    def of(cls, *args: Any, **keywords: Any) -> Self:
-        """The options by their keywords, as the Python function takes them; each goes to its group."""
-        groups = dict(groups_of(cls))
-        rows = {row.name: row for row in declarations(cls)}
-        positional = [row.name for row in rows.values() if row.is_positional]
-        if len(args) > len(positional):
-            raise TypeError(f"{cls.__name__} takes at most {len(positional)} positional arguments, not {len(args)}")
-        for name, value in zip(positional, args, strict=False):
-            if name in keywords:
-                raise TypeError(f"got multiple values for argument {name!r}")
-            keywords[name] = value
-        own = {field.name for field in dataclasses.fields(cls)} - set(groups)
-        for name in keywords:
-            if name not in rows and name not in own:
-                raise TypeError(f"{cls.__name__} got an unexpected keyword argument {name!r}")
-        values: dict[str, Any] = {name: {} for name in groups}
-        for name, value in _with_rare_settings(rows, keywords).items():
-            place = values[rows[name].group] if name in rows and rows[name].group else values
-            place[name] = value
-        values |= {name: kind(**values[name]) for name, kind in groups.items()}
-        return cls(**values)
 
 
 CALLBACKS = {
@@ -143,19 +164,25 @@ class Declaration:
     """One option as it is declared, and the group that holds it ("" for none)."""
 
     name: str
-    annotation: Any
-    """The type without `Annotated`."""
-    default: Any
-    """`dataclasses.MISSING` if a value is required."""
+    field: FieldInfo
     option: Option
-    limits: Mapping[str, float]
-    """Some of ge, gt, le and lt."""
-    value_type: ValueType | None
-    """How text is read, if the type does not tell."""
+    holder: type[Group]
     group: str = ""
-    is_positional: bool = False
     is_hidden: bool = False
     """True for a rare option of a verb that takes it by --set."""
+
+    @property
+    def default(self) -> Any:
+        """None also for an option that needs a value."""
+        return None if self.is_required else self.field.default
+
+    @property
+    def is_required(self) -> bool:
+        return self.field.default is PydanticUndefined
+
+    @property
+    def is_positional(self) -> bool:
+        return not self.field.kw_only
 
     @property
     def flag(self) -> str:
@@ -164,216 +191,80 @@ class Declaration:
             return self.option.metavar or self.name.upper()
         return self.option.flags[-1] if self.option.flags else "--" + self.name.replace("_", "-")
 
-    @functools.cached_property
-    def alternatives(self) -> tuple[Any, ...]:
-        """The types of a union, or the one type."""
-        return alternatives(self.annotation)
-
     @property
-    def is_mapping(self) -> bool:
-        return any(is_generic(kind, Mapping) for kind in self.alternatives)
+    def reader(self) -> Reader | None:
+        return next((each for each in self.field.metadata if isinstance(each, Reader)), None)
 
     @property
     def is_multiple(self) -> bool:
         """Whether the option takes several values, each a separate word of the command line."""
-        is_sequence = any(is_generic(kind, Sequence) for kind in self.alternatives)
-        return self.is_mapping or (is_sequence and (self.value_type is None or self.value_type.is_of_one_item))
+        return self.option.flag_per_value is not None or (self.reader is not None and self.reader.is_multiple)
 
     @property
-    def kinds(self) -> tuple[Any, ...]:
-        """The types of one value, without those of a sequence of them."""
-        if not self.is_multiple:
-            return self.alternatives
-        items = [item for kind in self.alternatives if is_generic(kind, Sequence) for item in get_args(kind)]
-        return tuple(kind for item in items if item is not ... for kind in alternatives(item))
+    def types(self) -> tuple[Any, ...]:
+        """The types of a union, or the one type."""
+        kind = self.field.annotation
+        return get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
 
     @property
     def choices(self) -> tuple[str, ...]:
-        """The values of a Literal."""
-        return tuple(value for kind in self.kinds if get_origin(kind) is Literal for value in get_args(kind))
+        """The values of a Literal, or of one of some names that are known only at run time."""
+        names = () if self.reader is None else self.reader.names
+        return names or tuple(value for kind in self.types if get_origin(kind) is Literal for value in get_args(kind))
 
     @property
     def range(self) -> str:
-        """The limits as the help shows them: "0<x<=1"."""
-        low = [f"{self.limits[key]:g}{sign}" for key, sign in (("ge", "<="), ("gt", "<")) if key in self.limits]
-        high = [f"{sign}{self.limits[key]:g}" for key, sign in (("le", "<="), ("lt", "<")) if key in self.limits]
-        if low and not high:
-            return f"x{'>=' if 'ge' in self.limits else '>'}{next(iter(self.limits.values())):g}"
-        return "".join([*low, "x", *high])
+        """The limits as the help shows them: "x>0, x<=1"."""
+        signs = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
+        limits = [(limit, key) for limit in self.field.metadata for key in signs if hasattr(limit, key)]
+        return ", ".join(f"x{signs[key]}{getattr(limit, key):g}" for limit, key in limits)
+
+    def read_word(self, word: str, where: str) -> Any:
+        """The value from one word of a command line; an error begins with `where`."""
+        try:
+            return getattr(self.holder.of_words({self.name: word}), self.name)
+        except UsageError as error:
+            raise UsageError(f"{where}: {str(error).removeprefix(f'{self.flag}: ')}") from error
 
 
-def alternatives(annotation: Any) -> tuple[Any, ...]:
-    """The types of a union, or the one type."""
-    return get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+def fields_of(cls: type) -> dict[str, FieldInfo]:
+    """The fields of a class of options as pydantic keeps them."""
+    fields: dict[str, FieldInfo] = vars(cls)["__pydantic_fields__"]
+    return fields
 
 
-def is_generic(kind: Any, base: type) -> bool:
-    """Whether a type is `base[...]` or of a class below it."""
-    origin = get_origin(kind)
-    return isinstance(origin, type) and issubclass(origin, base)
-
-
-def click_type(row: Declaration) -> click.ParamType[Any]:
-    """The click type of one word of an option."""
-    if row.value_type is not None:
-        names = getattr(row.value_type, "names", None)
-        return row.value_type if names is None else click.Choice(names)
-    kinds, limits = row.kinds, row.limits
-    if bool in kinds:
-        return click.BOOL
-    if Path in kinds:
-        return click.Path(path_type=Path)
-    if row.choices:
-        return click.Choice(row.choices)
-    low, high = limits.get("ge", limits.get("gt")), limits.get("le", limits.get("lt"))
-    if int in kinds:
-        whole = [None if limit is None else int(limit) for limit in (low, high)]
-        return click.IntRange(whole[0], whole[1], "gt" in limits, "lt" in limits) if limits else click.INT
-    if float in kinds:
-        return click.FloatRange(low, high, "gt" in limits, "lt" in limits) if limits else click.FLOAT
-    return click.STRING
-
-
-def groups_of(cls: type) -> tuple[tuple[str, type[Group]], ...]:
+def groups_of(cls: type) -> dict[str, type[Group]]:
     """The groups among the fields of a class of options, by name."""
-    hints = _hints(cls)
-    kinds = ((field.name, hints[field.name]) for field in dataclasses.fields(cls))
-    return tuple((name, kind) for name, kind in kinds if isinstance(kind, type) and issubclass(kind, Group))
-
-
-_DECLARED: dict[type, tuple[Declaration, ...]] = {}
+    kinds = {name: field.annotation for name, field in fields_of(cls).items()}
+    return {name: kind for name, kind in kinds.items() if isinstance(kind, type) and issubclass(kind, Group)}
 
 
 def declarations(cls: type) -> tuple[Declaration, ...]:
     """All options of a class in the order of its fields, those of its base classes last."""
-    if cls not in _DECLARED:
-        _DECLARED[cls] = _declarations(cls)
-    return _DECLARED[cls]
-
-
-def _declarations(cls: type) -> tuple[Declaration, ...]:
-    groups, rows = dict(groups_of(cls)), []
+    groups, rows = groups_of(cls), list[Declaration]()
     levels = [inspect.get_annotations(base) for base in cls.__mro__]
-    fields = dataclasses.fields(cls)
-    for field in sorted(fields, key=lambda field: next(i for i, names in enumerate(levels) if field.name in names)):
-        if field.name in groups:
-            rows += [replace(row, group=field.name) for row in declarations(groups[field.name])]
-        elif (row := _declaration(cls, field)) is not None:
-            rows.append(row)
+    fields = fields_of(cls)
+    for name in sorted(fields, key=lambda name: next(level for level, names in enumerate(levels) if name in names)):
+        option = next((each for each in fields[name].metadata if isinstance(each, Option)), None)
+        if name in groups:
+            rows += [replace(row, group=name) for row in declarations(groups[name])]
+        elif option is not None:
+            rows.append(Declaration(name, fields[name], option, cls))
     has_settings = any(row.name == SETTINGS for row in rows)
     rows.sort(key=lambda row: not row.is_positional)
     return tuple(replace(row, is_hidden=row.option.rare and has_settings) for row in rows)
 
 
-def _declaration(cls: type, field: dataclasses.Field[Any]) -> Declaration | None:
-    hint = _hints(cls)[field.name]
-    if get_origin(hint) is not Annotated:
-        return None
-    annotation, *extras = get_args(hint)
-    option = next((extra for extra in extras if isinstance(extra, Option)), None)
-    if option is None:
-        return None
-    limits = {
-        key: getattr(limit, key)
-        for extra in extras
-        if isinstance(extra, FieldInfo)
-        for limit in extra.metadata
-        for key in ("ge", "gt", "le", "lt")
-        if hasattr(limit, key)
-    }
-    return Declaration(
-        name=field.name,
-        annotation=annotation,
-        default=field.default,
-        option=option,
-        limits=limits,
-        value_type=next((extra for extra in extras if isinstance(extra, ValueType)), None),
-        is_positional=not field.kw_only,
-    )
-
-
-def _hints(cls: type) -> dict[str, Any]:
-    """The type of each field. In Python 3.10 dataclasses.KW_ONLY between fields is not a type."""
-    return get_type_hints(cls, localns={"KW_ONLY": object}, include_extras=True)
-
-
-def _plain(cls: type, name: str, value: Any) -> Any:
-    """A value as pydantic takes it: integers of NumPy as int, one text or path where several may be as a tuple."""
-    if not isinstance(value, int) and isinstance(value, numbers.Integral):
-        return int(value)
-    for text in value if isinstance(value, (list, tuple)) else (value,):
-        if isinstance(text, (str, os.PathLike)) and "\0" in os.fspath(text):
-            raise UsageError(f"{name}: {os.fspath(text)!r} has a NUL character, which no path and no name has")
-    row = next((row for row in declarations(cls) if row.name == name and not row.group), None)
-    if row is not None and row.option.is_input and isinstance(value, (str, os.PathLike)) and not is_address(value):
-        return Path(value).resolve()
-    if row is None or not row.is_multiple or row.is_mapping:
-        return value
-    if isinstance(value, (str, os.PathLike)):
-        return (value,)
-    return tuple(value) if isinstance(value, Sequence) else value
-
-
-def _usage_error(cls: type, error: ValidationError) -> UsageError:
-    """The first mistake as one line with flag and value."""
-    mistake = error.errors(include_url=False)[0]
-    name, value, kind = str(mistake["loc"][0]), mistake["input"], mistake["type"]
-    row = next(row for row in declarations(cls) if row.name == name)
-    if kind == "value_error":
-        return UsageError(f"{row.flag}: {mistake.get('ctx', {}).get('error')}")
-    if kind in ("greater_than", "greater_than_equal", "less_than", "less_than_equal"):
-        return UsageError(f"{row.flag}: {value!r} is not in the range {row.range}")
-    if kind == "literal_error":
-        return UsageError(f"{row.flag}: {value!r} is not one of {', '.join(map(repr, row.choices))}")
-    return UsageError(f"{row.flag}: {value!r} is not {_kind(row)}")
-
-
-def _kind(row: Declaration) -> str:
-    """The kind of value that an option takes, for messages."""
-    if row.is_mapping:
-        return "a mapping of names to values"
-    names = {bool: "True or False", int: "an integer", float: "a number", str: "text"}
-    kinds = [kind for kind in row.kinds if kind is not type(None)]
-    return (
-        "a path" if Path in kinds else next((names[kind] for kind in kinds if kind in names), "a value that it takes")
-    )
-
-
-def _with_rare_settings(rows: Mapping[str, Declaration], keywords: Mapping[str, Any]) -> dict[str, Any]:
-    """Keywords in which rare options among `--set NAME=VALUE` have become keywords of their own."""
-    values, others = dict(keywords), []
-    settings = values.get(SETTINGS) or ()
-    for setting in (settings,) if isinstance(settings, str) else settings:
-        name, equals, text = str(setting).partition("=")
-        row = rows.get(name.strip().replace("-", "_"))
-        if row is None or not row.is_hidden or not equals:
-            others.append(setting)
-            continue
-        value = read_word(row, text.strip(), f"--set {setting}")
-        before = keywords.get(row.name, row.default)
-        if before not in (row.default, value):
-            raise UsageError(f"--set {setting} contradicts {row.flag} {before}: give one of them")
-        values[row.name] = value
-    return {**values, SETTINGS: tuple(others)} if settings else values
-
-
-def read_word(row: Declaration, word: str, where: str) -> Any:
-    """The value of an option from one word of a command line; an error begins with `where`."""
-    try:
-        return click_type(row).convert(word, None, None)
-    except click.BadParameter as error:
-        raise UsageError(f"{where}: {error.message.rstrip('.')}") from error
+def values_of(options: Group) -> Iterator[tuple[Declaration, Any]]:
+    """Each declaration with its value."""
+    for row in declarations(type(options)):
+        yield row, getattr(getattr(options, row.group) if row.group else options, row.name)
 
 
 def to_json(options: Options) -> dict[str, Any]:
     """The options in the form of run.json: one flat object."""
-    return {row.name: json_value(value) for row, value in values_of(options) if row.option.in_json}
-
-
-def values_of(options: Options) -> Iterator[tuple[Declaration, Any]]:
-    """Each declaration with its value."""
-    for row in declarations(type(options)):
-        yield row, getattr(getattr(options, row.group) if row.group else options, row.name)
+    values: dict[str, Any] = TypeAdapter(type(options)).dump_python(options)
+    return values
 
 
 def from_json(cls: type[OptionsT], values: Any, where: str, **others: Any) -> OptionsT:
@@ -390,3 +281,53 @@ def from_json(cls: type[OptionsT], values: Any, where: str, **others: Any) -> Op
             f"({'; '.join(differences)}); start a new run"
         )
     return cls.of(**values, **others)
+
+
+def _by_group(cls: type[Group], keywords: Mapping[str, Any]) -> dict[str, Any]:
+    """Keywords sorted into groups; rare options among `--set NAME=VALUE` become keywords of their own."""
+    rows = {row.name: row for row in declarations(cls)}
+    groups: dict[str, dict[str, Any]] = {name: {} for name in groups_of(cls)}
+    own: dict[str, Any] = {}
+    for name, value in _with_rare_settings(rows, keywords).items():
+        row = rows.get(name)
+        (groups[row.group] if row and row.group else own)[name] = value
+    return groups | own
+
+
+def _with_rare_settings(rows: Mapping[str, Declaration], keywords: Mapping[str, Any]) -> dict[str, Any]:
+    values, others = dict(keywords), []
+    settings = values.get(SETTINGS) or ()
+    for setting in (settings,) if isinstance(settings, str) else settings:
+        name, equals, text = str(setting).partition("=")
+        row = rows.get(name.strip().replace("-", "_"))
+        if row is None or not row.is_hidden or not equals:
+            others.append(setting)
+            continue
+        value = row.read_word(text.strip(), f"--set {setting}")
+        before = keywords.get(row.name, row.default)
+        if before not in (row.default, value):
+            raise UsageError(f"--set {setting} contradicts {row.flag} {before}: give one of them")
+        values[row.name] = value
+    return {**values, SETTINGS: tuple(others)} if settings else values
+
+
+def _plain(name: str, value: Any) -> Any:
+    """A value as pydantic takes it: integers of NumPy as int. No text may have a NUL."""
+    if not isinstance(value, int) and isinstance(value, numbers.Integral):
+        return int(value)
+    for text in value if isinstance(value, (list, tuple)) else (value,):
+        if isinstance(text, (str, os.PathLike)) and "\0" in os.fspath(text):
+            raise UsageError(f"{name}: {os.fspath(text)!r} has a NUL character, which no path and no name has")
+    return value
+
+
+def _usage_error(cls: type[Group], error: ValidationError) -> Exception:
+    """The first mistake as one line with flag and value; a keyword that is none as Python says it."""
+    mistake = error.errors(include_url=False)[0]
+    name, value, kind = str(mistake["loc"][0]), mistake["input"], mistake["type"]
+    row = next((row for row in declarations(cls) if row.name == name), None)
+    if row is None or kind == "missing":
+        return TypeError(f"{cls.__name__} {'lacks' if kind == 'missing' else 'has no'} argument {name!r}")
+    if kind == "value_error":
+        return UsageError(f"{row.flag}: {mistake['ctx']['error']}")
+    return UsageError(f"{row.flag}: {value!r} {mistake['msg'].removeprefix('Input ')}")

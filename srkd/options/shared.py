@@ -15,7 +15,7 @@ from compressor.degradation.names import NONE, absolute_degradation, names
 from compressor.images.suffixes import is_film
 from compressor.runtimes.table import RUNTIMES, device_patterns
 from srkd.options.option import Option, Options, options
-from srkd.options.values import DEVICE, SETTING, OneOf
+from srkd.options.values import DEVICE, SETTING, one_of
 
 if TYPE_CHECKING:
     from compressor.images.in_memory import ImageInMemory
@@ -61,8 +61,6 @@ Degrade: TypeAlias = Annotated[
         metavar="HOW",
     ),
 ]
-LR_ALIAS = ("--lr",)
-"""The older name of --lr-images, which looks like a learning rate."""
 
 
 def require_64_bits(seed: int) -> int:
@@ -119,7 +117,7 @@ class RuntimeOptions(ProgramOptions):
 
     _: KW_ONLY
     device: Device = "cpu"
-    runtime: Annotated[str | None, OneOf(*RUNTIMES), Option("Runtime to use.", unset="the one the file is for")] = None
+    runtime: Annotated[str | None, one_of(*RUNTIMES), Option("Runtime to use.", unset="the one the file is for")] = None
     precision: Annotated[Precision | None, Option("Precision of the arithmetic in torch and OpenVINO.")] = None
     threads: Threads = None
 
@@ -131,7 +129,7 @@ class ScoringOptions(Options):
     _: KW_ONLY
     lr_images: Annotated[
         PathOption,
-        Option("Folder of the LR images of --data.", unset="its LR*X4/, or made bicubically", aliases=LR_ALIAS),
+        Option("Folder of the LR images of --data.", unset="its LR*X4/, or made bicubically"),
     ] = None
     border: Annotated[int | None, Field(ge=0), Option("Pixels cropped on each side.", unset="as many as the scale")] = (
         None

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 from compressor.base.errors import UsageError
 from srkd.options.compress import THEN, CompressOptions
-from srkd.options.option import Declaration, declarations, read_word
+from srkd.options.option import Declaration, declarations
 from srkd.options.values import parse_scalar
 
 GROUPS = ("student", "training")
@@ -23,8 +21,6 @@ NOT_SWEPT = {
 }
 MOST_NAME = 120
 """Characters of the name of a folder."""
-
-Apply = Callable[[CompressOptions], CompressOptions]
 
 
 @dataclass(frozen=True)
@@ -40,12 +36,20 @@ class Point:
 
 
 @dataclass(frozen=True)
-class _Value:
-    """A value of a swept key as the user wrote it, and how it changes the options."""
+class _Change:
+    """A value of a swept key: as the user wrote it, and as it is read. `row` is None for a key that `--set` takes."""
 
     key: str
     text: str
-    apply: Apply
+    row: Declaration | None
+    value: Any
+
+    def apply(self, options: CompressOptions) -> CompressOptions:
+        if self.row is None:
+            settings = (*options.training.settings, f"{self.key}={self.text}")
+            return replace(options, training=replace(options.training, settings=settings))
+        group = replace(getattr(options, self.row.group), **{self.row.name: self.value})
+        return replace(options, **{self.row.group: group})
 
 
 def points(options: CompressOptions) -> tuple[Point, ...]:
@@ -59,29 +63,43 @@ def points(options: CompressOptions) -> tuple[Point, ...]:
         if keys.count(key) > 1:
             raise UsageError(f"--sweep {key}=...: it is given twice; write all values in one, {key}=V1,V2")
     found: dict[str, Point] = {}
-    for values in itertools.product(*axes):
+    for changes in itertools.product(*axes):
         chosen = base
-        for value in values:
-            chosen = value.apply(chosen)
-        name = _free_name("-".join(f"{value.key}-{value.text}" for value in values), found)
-        found[name] = Point(name, ", ".join(f"{value.key}={value.text}" for value in values), chosen)
+        for change in changes:
+            chosen = change.apply(chosen)
+        name = _free_name("-".join(f"{change.key}-{change.text}" for change in changes), found)
+        found[name] = Point(name, ", ".join(f"{change.key}={change.text}" for change in changes), chosen)
     return tuple(found.values())
 
 
-def _read(text: str, base: CompressOptions) -> list[_Value]:
-    """The values of one `--sweep`."""
+def _read(text: str, base: CompressOptions) -> list[_Change]:
+    """The values of one `--sweep`: of an option of the student or the training, or of a key that the recipe checks."""
     key, equals, listed = text.partition("=")
-    key = key.strip()
-    rows = {row.name: row for row in declarations(CompressOptions) if row.group in GROUPS}
-    row = rows.get(key.replace("-", "_"))
-    words = _split(listed, has_fields=row is not None and row.name == "student")
+    rows = {row.name: row for row in declarations(CompressOptions)}
+    row = rows.get(key.strip().replace("-", "_"))
+    key = key.strip() if row is None else row.name
+    words = _split(listed, has_fields=key == "student")
     if not equals or not key or not all(words):
         raise UsageError(f"--sweep {text}: write KEY=V1,V2, such as rate=1e-4,2e-4")
+    swept = "then" if key.startswith(THEN) else key
+    if swept in NOT_SWEPT or (row is not None and row.group not in GROUPS):
+        why = NOT_SWEPT.get(swept, "only options of the student and the training can be swept")
+        raise UsageError(f"--sweep {text}: {why}")
     if row is None:
-        return _of_setting(key, words, base)
-    if row.name in NOT_SWEPT:
-        raise UsageError(f"--sweep {text}: {NOT_SWEPT[row.name]}")
-    return _of_option(row, words, base)
+        is_given, other = key in base.training.own_keys, f"--set {key}=..."
+    else:
+        before = getattr(getattr(base, row.group), row.name)
+        is_given, other = before != row.default, f"{row.flag} {before}"
+    if is_given:
+        raise UsageError(f"--sweep {text} and {other} contradict each other: give one of them")
+    changes: list[_Change] = []
+    for word in words:
+        where = f"--sweep {key}={word}"
+        value = parse_scalar(word) if row is None else row.read_word(word, where)
+        if value in [change.value for change in changes]:
+            raise UsageError(f"{where}: this value is given twice")
+        changes.append(_Change(key, word, row, value))
+    return changes
 
 
 def _split(listed: str, *, has_fields: bool) -> list[str]:
@@ -102,55 +120,6 @@ def _split(listed: str, *, has_fields: bool) -> list[str]:
         else:
             joined.append(word)
     return joined
-
-
-def _of_option(row: Declaration, words: list[str], base: CompressOptions) -> list[_Value]:
-    """The values of an option of the student or the training."""
-    group = getattr(base, row.group)
-    before = getattr(group, row.name)
-    if before != row.default:
-        raise UsageError(f"--sweep {row.name}={words[0]},... and {row.flag} {before} contradict each other: give one")
-    values, read = [], set[object]()
-    for word in words:
-        where = f"--sweep {row.name}={word}"
-        value = read_word(row, word, where)
-        try:
-            changed = replace(group, **{row.name: value})
-        except UsageError as error:
-            raise UsageError(f"{where}: {error}") from error
-        _require_new(getattr(changed, row.name), read, where)
-        values.append(_Value(row.name, word, partial(_with_option, row=row, value=value)))
-    return values
-
-
-def _of_setting(key: str, words: list[str], base: CompressOptions) -> list[_Value]:
-    """The values of a key that `--set` takes; the recipe checks them."""
-    if key.startswith(THEN):
-        raise UsageError(f"--sweep {key}={words[0]}: {NOT_SWEPT['then']}")
-    if any(row.name == key.replace("-", "_") for row in declarations(CompressOptions)):
-        raise UsageError(f"--sweep {key}={words[0]}: only options of the student and the training can be swept")
-    if key in base.training.own_keys:
-        raise UsageError(f"--sweep {key}={words[0]},... and --set {key}=... contradict each other: give one of them")
-    read = set[object]()
-    for word in words:
-        _require_new(parse_scalar(word), read, f"--sweep {key}={word}")
-    return [_Value(key, word, partial(_with_setting, setting=f"{key}={word}")) for word in words]
-
-
-def _with_option(options: CompressOptions, *, row: Declaration, value: Any) -> CompressOptions:
-    changed = replace(getattr(options, row.group), **{row.name: value})
-    return replace(options, **{row.group: changed})
-
-
-def _with_setting(options: CompressOptions, *, setting: str) -> CompressOptions:
-    training = options.training
-    return replace(options, training=replace(training, settings=(*training.settings, setting)))
-
-
-def _require_new(value: object, read: set[object], where: str) -> None:
-    if value in read:
-        raise UsageError(f"{where}: this value is given twice")
-    read.add(value)
 
 
 def _free_name(text: str, taken: dict[str, Point]) -> str:

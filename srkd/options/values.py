@@ -6,19 +6,19 @@ import numbers
 import os
 import re
 import reprlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-import click
-from click.shell_completion import CompletionItem
-from pydantic import GetCoreSchemaHandler, PlainValidator
+from pydantic import AfterValidator
 
 from compressor.base.cache_folder import format_exact_bytes, parse_bytes
 from compressor.base.errors import UsageError, parse_int
 from compressor.base.files import require_writable_folder
 from compressor.base.hub import is_address, pull
 from compressor.runtimes.table import device_patterns
+from srkd.options.option import Reader
 
 
 def require_file(path: Path, option: str, what: str, *endings: str) -> None:
@@ -63,143 +63,6 @@ def as_tuple(values: object) -> tuple[Any, ...]:
     return tuple(values) if isinstance(values, Sequence) and not isinstance(values, str) else (values,)
 
 
-class ValueType(click.ParamType[Any]):
-    """The type of an option whose Python type does not tell how text is read. It checks values from Python, too."""
-
-    is_of_one_item = False
-    """True if each item of a sequence is a word of its own; False if one word holds all."""
-
-    def read(self, value: object) -> Any:
-        """The value that the option keeps; a wrong one raises `UsageError`."""
-        raise NotImplementedError
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        try:
-            return self.read(value)
-        except UsageError as error:
-            self.fail(str(error), param, ctx)
-
-    def read_from_python(self, value: Any) -> Any:
-        """As `read`, of all items if the option holds several."""
-        if self.is_of_one_item and isinstance(value, tuple):
-            return tuple(self.read(item) for item in value)
-        return self.read(value)
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> Any:
-        takes_none = type(None) in get_args(source)
-
-        def check(value: Any) -> Any:
-            if value is None and takes_none:
-                return None
-            try:
-                return self.read_from_python(value)
-            except UsageError as error:
-                raise ValueError(str(error)) from error
-
-        return PlainValidator(check).__get_pydantic_core_schema__(source, handler)
-
-
-class Parsed(ValueType):
-    """A type from two functions: `read` takes text or a value from Python, `show` writes it as text."""
-
-    def __init__(self, name: str, read: Callable[[Any], Any], show: Callable[[Any], str] = str) -> None:
-        self.name, self.read_value, self.show = name, read, show
-
-    def read(self, value: object) -> Any:
-        return self.read_value(value)
-
-
-class ListOf(ValueType):
-    """A list `a,b` of values without duplicates; from Python one value, or a sequence of them."""
-
-    def __init__(
-        self,
-        name: str,
-        read_item: Callable[[Any], Any],
-        show: Callable[[Any], str] = str,
-        is_item: Callable[[object], bool] = lambda value: not isinstance(value, Sequence),
-    ) -> None:
-        self.name, self.read_item, self.show_item, self.is_item = name, read_item, show, is_item
-
-    def read(self, value: Any) -> tuple[Any, ...]:
-        if isinstance(value, str):
-            value = [word.strip() for word in value.split(",")]
-        return tuple(dict.fromkeys(map(self.read_item, (value,) if self.is_item(value) else value)))
-
-    def show(self, values: Sequence[Any]) -> str:
-        return ",".join(map(self.show_item, values))
-
-
-class OneOf(ValueType):
-    """One of some names that are known only at run time."""
-
-    def __init__(self, *names: str) -> None:
-        self.names, self.name = names, "choice"
-
-    def read(self, value: object) -> Any:
-        if value not in self.names:
-            raise UsageError(f"{value!r} is not one of {', '.join(map(repr, self.names))}")
-        return value
-
-
-class Settings(ValueType):
-    """Words KEY=VALUE that form a mapping."""
-
-    name, is_of_one_item = "key=value", True
-
-    def read(self, value: object) -> Any:
-        if isinstance(value, str):
-            return parse_setting(value)
-        return value
-
-    def read_from_python(self, value: Any) -> Any:
-        try:
-            return dict(value)
-        except (TypeError, ValueError) as error:
-            raise UsageError(f"{value!r} is not a mapping of names to values") from error
-
-
-class PathOr(ValueType):
-    """The type of a path; from Python also of an object with one of the `attributes`."""
-
-    name, is_of_one_item = "path", True
-
-    def __init__(self, what: str, *attributes: str) -> None:
-        self.what, self.attributes = what, attributes
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        return Path(value)
-
-    def read(self, value: object) -> Any:
-        if not isinstance(value, (str, os.PathLike)) and not any(hasattr(value, name) for name in self.attributes):
-            raise UsageError(f"{reprlib.repr(value)} is not {self.what}")
-        return value
-
-    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        return click.Path().shell_complete(ctx, param, incomplete)
-
-
-class ModelPath(PathOr):
-    """The type of a model: also an address of the Hugging Face hub, whose files are fetched when it is read."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        return value if is_address(value) else super().convert(value, param, ctx)
-
-    def read(self, value: object) -> Any:
-        value = super().read(value)
-        return pull(value) if isinstance(value, str) and is_address(value) else value
-
-
-class NamedFolder(ValueType):
-    """Words [NAME=]DIR; the path becomes absolute, so that a run continues from any folder."""
-
-    name, is_of_one_item = "[NAME=]DIR", True
-
-    def read(self, value: object) -> str:
-        name, path = split_name(os.fspath(value) if isinstance(value, os.PathLike) else str(value))
-        return f"{Path(path).resolve()}" if name is None else f"{name}={Path(path).resolve()}"
-
-
 def split_name(text: str) -> tuple[str | None, Path]:
     """The name and the path of a word [NAME=]DIR. A name holds no slash, and an existing path is not split."""
     name, equals, path = text.partition("=")
@@ -226,8 +89,10 @@ def read_size(value: object) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-def _is_size(value: object) -> bool:
-    return not isinstance(value, Sequence) or (len(value) > 0 and isinstance(value[0], numbers.Integral))
+def read_sizes(value: Any) -> tuple[tuple[int, int], ...]:
+    """Read sizes `"WxH,WxH"`, one size, or a sequence of them."""
+    is_size = isinstance(value, Sequence) and len(value) > 0 and isinstance(value[0], numbers.Integral)
+    return read_list(read_size, (value,) if is_size else value)
 
 
 MOST_BATCH = 10**6
@@ -277,24 +142,78 @@ def read_cluster(value: object) -> str:
     return str(value)
 
 
-def names_of(*choices: str) -> ListOf:
-    """The type of a list `a,b` of `choices`."""
-
-    def read_name(name: object) -> str:
-        if name not in choices:
-            raise UsageError(f"{name!r} is not one of {', '.join(choices)}")
-        return str(name)
-
-    return ListOf("name[,name]", read_name)
+def read_settings(value: object) -> dict[str, object]:
+    """Read words KEY=VALUE, or a mapping."""
+    return dict(value) if isinstance(value, Mapping) else dict(map(parse_setting, as_tuple(value)))
 
 
-SIZE = Parsed("WxH", read_size, format_size)
-SIZES = ListOf("WxH[,WxH]", read_size, format_size, _is_size)
-COUNTS = ListOf("N[,N]", read_count)
-BYTES = Parsed("SIZE", parse_bytes, format_exact_bytes)
-SETTING = Settings()
-NAMED_FOLDER = NamedFolder()
-CLUSTER = Parsed("ray[://HOST:PORT]", read_cluster)
-DEVICE = Parsed("device", read_device)
-MODEL = ModelPath("a model: give a path, a run folder, hf://OWNER/NAME or what srkd.load returned", "descriptor")
-PICTURE = PathOr("a picture: give a path, a PIL image, a NumPy array or a tensor", "getbands", "shape")
+def read_named_folder(value: object) -> str:
+    """Read a word [NAME=]DIR; the path becomes absolute, so that a run continues from any folder."""
+    name, path = split_name(os.fspath(value) if isinstance(value, os.PathLike) else str(value))
+    return f"{path.resolve()}" if name is None else f"{name}={path.resolve()}"
+
+
+def read_model(value: object) -> Any:
+    """Check a model: a path, an address of the Hugging Face hub, whose files are fetched, or an open network."""
+    if isinstance(value, str) and is_address(value):
+        return pull(value)
+    if not isinstance(value, (str, os.PathLike)) and not hasattr(value, "descriptor"):
+        raise UsageError(f"{reprlib.repr(value)} is not {A_MODEL}")
+    return value
+
+
+def read_picture(value: object) -> Any:
+    """Check a picture: a path, or one in memory."""
+    if not isinstance(value, (str, os.PathLike)) and not any(hasattr(value, name) for name in ("getbands", "shape")):
+        raise UsageError(f"{reprlib.repr(value)} is not a picture: give a path, a PIL image, a NumPy array or a tensor")
+    return value
+
+
+def read_list(read: Callable[[Any], Any], value: Any) -> tuple[Any, ...]:
+    """Read a list `a,b`, one value or a sequence of them, without duplicates."""
+    words = map(str.strip, value.split(",")) if isinstance(value, str) else as_tuple(value)
+    return tuple(dict.fromkeys(map(read, words)))
+
+
+def show_list(values: Sequence[object]) -> str:
+    return ",".join(map(str, values))
+
+
+def one_of(*names: str) -> Reader:
+    """The reader of one of some names that are known only at run time."""
+
+    def read(value: object) -> str:
+        if value not in names:
+            raise UsageError(f"{value!r} is not one of {', '.join(names)}")
+        return str(value)
+
+    return Reader("NAME", read, names=names)
+
+
+def names_of(*names: str) -> Reader:
+    """The reader of a list `a,b` of some names."""
+    return Reader("NAME[,NAME]", partial(read_list, one_of(*names).read), show_list)
+
+
+def each(metavar: str, read: Callable[[Any], Any] = lambda value: value) -> Reader:
+    """The reader of several words, each by `read`; from Python one value, or a sequence of them."""
+    return Reader(metavar, lambda value: tuple(map(read, as_tuple(value))), is_multiple=True)
+
+
+A_MODEL = "a model: give a path, a run folder, hf://OWNER/NAME or what srkd.load returned"
+
+SIZE = Reader("WxH", read_size, format_size)
+SIZES = Reader("WxH[,WxH]", read_sizes)
+COUNTS = Reader("N[,N]", partial(read_list, read_count), show_list)
+BYTES = Reader("SIZE", parse_bytes, format_exact_bytes)
+SETTING = Reader("KEY=VALUE", read_settings, is_multiple=True)
+TEXTS = each("TEXT")
+PATHS = each("PATH")
+NAMED_FOLDERS = each("[NAME=]DIR", read_named_folder)
+CLUSTER = Reader("ray[://HOST:PORT]", read_cluster)
+DEVICE = Reader("DEVICE", read_device)
+MODEL = Reader("PATH", read_model)
+MODELS = each("PATH", read_model)
+PICTURES = each("PATH", read_picture)
+INPUT = AfterValidator(lambda path: Path(path).resolve() if isinstance(path, (str, os.PathLike)) else path)
+"""The path of an input becomes absolute, so that a run continues from any folder."""

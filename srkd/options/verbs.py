@@ -36,7 +36,7 @@ from srkd.options.shared import (
     Tile,
     require_64_bits,
 )
-from srkd.options.values import CLUSTER, COUNTS, MODEL, PICTURE, SIZE, SIZES, names_of
+from srkd.options.values import CLUSTER, COUNTS, MODEL, MODELS, PATHS, PICTURES, SIZE, SIZES, TEXTS, names_of
 
 FORMAT_FLAGS = {
     row.name: f"{row.description}{'; the default' if row.name in DEFAULT_FORMATS else ''}." for row in FORMATS.values()
@@ -49,6 +49,7 @@ class ExportOptions(CheckpointOptions):
     _: KW_ONLY
     formats: Annotated[
         Sequence[str],
+        TEXTS,
         Option(
             f"Names of formats: {', '.join(FORMATS)}.", unset=", ".join(DEFAULT_FORMATS), flag_per_value=FORMAT_FLAGS
         ),
@@ -107,7 +108,7 @@ class ExportOptions(CheckpointOptions):
 class ProfileOptions(ProgramOptions):
     models: Annotated[
         ModelOrPath | Sequence[ModelOrPath],
-        MODEL,
+        MODELS,
         Option("Checkpoints, run folders and exported files.", argument=True, metavar="MODEL..."),
     ]
     _: KW_ONLY
@@ -148,7 +149,7 @@ class ProfileOptions(ProgramOptions):
 class EvaluateOptions(ScoringOptions, RuntimeOptions):
     models: Annotated[
         Model | Sequence[Model],
-        MODEL,
+        MODELS,
         Option(
             "Checkpoints, run folders and exported files.", unset="bicubic alone", argument=True, metavar="[MODEL]..."
         ),
@@ -185,7 +186,7 @@ class UpscaleOptions(RuntimeOptions):
     model: Annotated[Model, MODEL, Option("Checkpoint, run folder or exported file.", argument=True)]
     inputs: Annotated[
         PictureOrPath | Sequence[PictureOrPath],
-        PICTURE,
+        PICTURES,
         Option("Pictures, folders of pictures, films and globs.", argument=True, metavar="PICTURE..."),
     ]
     _: KW_ONLY
@@ -272,6 +273,7 @@ class ConvertOptions(CheckpointOptions):
 class DemoOptions(LimitOptions):
     models: Annotated[
         str | Path | Sequence[str | Path],
+        PATHS,
         Option(
             "Checkpoints, run folders and ONNX files; or the folder of a plan (srkd plan --emit), to time its files.",
             unset="the embedded student",
@@ -297,7 +299,9 @@ class DemoOptions(LimitOptions):
 @options
 class PlotOptions(Options):
     runs: Annotated[
-        str | Path | Sequence[str | Path], Option("Run folders, finished or not.", argument=True, metavar="RUN...")
+        str | Path | Sequence[str | Path],
+        PATHS,
+        Option("Run folders, finished or not.", argument=True, metavar="RUN..."),
     ]
     _: KW_ONLY
     out: Annotated[
@@ -308,7 +312,9 @@ class PlotOptions(Options):
 @options
 class ReportOptions(Options):
     runs: Annotated[
-        str | Path | Sequence[str | Path], Option("Run folders, finished or not.", argument=True, metavar="RUN...")
+        str | Path | Sequence[str | Path],
+        PATHS,
+        Option("Run folders, finished or not.", argument=True, metavar="RUN..."),
     ]
     _: KW_ONLY
     out: Annotated[
@@ -332,7 +338,7 @@ class ReportOptions(Options):
 
 @options
 class CompareOptions(ScoringOptions):
-    runs: Annotated[str | Path | Sequence[str | Path], Option("Run folders.", argument=True, metavar="RUN...")]
+    runs: Annotated[str | Path | Sequence[str | Path], PATHS, Option("Run folders.", argument=True, metavar="RUN...")]
     _: KW_ONLY
     data: Annotated[
         PathOption,
@@ -345,7 +351,9 @@ class CompareOptions(ScoringOptions):
 @options
 class NetworksOptions(Options):
     names: Annotated[
-        str | Sequence[str], Option("Networks or named sizes, such as plain or plain-s; all if none.", argument=True)
+        str | Sequence[str],
+        TEXTS,
+        Option("Networks or named sizes, such as plain or plain-s; all if none.", argument=True),
     ] = ()
     _: KW_ONLY
     scale: Annotated[int, Field(ge=1, le=8), Option("Scale of the networks.")] = 4
@@ -359,7 +367,7 @@ class NetworksOptions(Options):
 
 @options
 class HostsOptions(Options):
-    names: Annotated[str | Sequence[str], Option("Names of programs; all if none.", argument=True)] = ()
+    names: Annotated[str | Sequence[str], TEXTS, Option("Names of programs; all if none.", argument=True)] = ()
 
 
 @options
@@ -407,4 +415,4 @@ class CopyRecipeOptions(Options):
 
 @options
 class ValidateRecipesOptions(Options):
-    files: Annotated[Sequence[str], Option("Recipe files.", argument=True, metavar="FILE...")]
+    files: Annotated[Sequence[str], TEXTS, Option("Recipe files.", argument=True, metavar="FILE...")]

@@ -10,7 +10,7 @@ from compressor.base.files import file_sha256
 from compressor.training.run_folder import STUDENT
 from srkd.options.compress import CompressOptions
 from srkd.options.option import Declaration, declarations
-from srkd.options.values import NAMED_FOLDER, split_name
+from srkd.options.values import INPUT, NAMED_FOLDERS, split_name
 from srkd.record.run_file import Request, RunFile
 
 MACHINE = {"torch": "torch", "onnxruntime": "onnxruntime", "python": "Python", "os": "system", "cpu": "processor"}
@@ -33,9 +33,9 @@ def command_of(run: str, request: Request) -> tuple[str | None, bool]:
         default = list(row.default) if isinstance(row.default, tuple) else row.default
         if value == default and row.name not in STATED:
             continue
-        if row.value_type is NAMED_FOLDER:
+        if row.reader is NAMED_FOLDERS:
             value, is_shortened = [_without_folders(item) for item in value], True
-        elif row.option.is_input or (row.name in ("recipe", "then") and "/" in str(value)):
+        elif INPUT in row.field.metadata or (row.name in ("recipe", "then") and "/" in str(value)):
             value, is_shortened = Path(str(value)).name, True
         words += _option(row, value)
     return shlex.join([*words, "--out", f"runs/{run}"]), is_shortened

@@ -103,8 +103,8 @@ def test_a_student_drawn_anew_still_needs_a_teacher_and_gets_the_embedded_one(lr
     "arguments, code, message",
     [
         (["--lr-only", "{lr}", "--data", "{lr}"], 2, "--lr-only takes neither --data nor --lr-images"),
-        (["--lr-only", "{lr}", "--lr", "{lr}"], 2, "--lr-only takes neither --data nor --lr-images"),
-        (["--lr", "{lr}"], 2, "no --data is given"),
+        (["--lr-only", "{lr}", "--lr-images", "{lr}"], 2, "--lr-only takes neither --data nor --lr-images"),
+        (["--lr-images", "{lr}"], 2, "no --data is given"),
         (["--lr-only", "{lr}", "--cache-size", "lots"], 2, "'lots' is not a size"),
         (["--lr-only", "nowhere"], 1, "nowhere does not exist"),
     ],

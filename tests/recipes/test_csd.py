@@ -339,7 +339,7 @@ def test_a_dry_run_counts_vgg_without_fetching_it(edsr: Path, tmp_path: Path, mo
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     monkeypatch.setattr(recipes.terms.phi, "fetch", lambda *_, **__: pytest.fail("fetched"))
     notes: list[str] = []
-    options = CompressOptions.of(edsr, recipe="csd-paper", settings=SMALL, cache_size=0, seed=1)
+    options = CompressOptions.of(teacher=edsr, recipe="csd-paper", settings=SMALL, cache_size=0, seed=1)
     report = dry_run(options, context=Context(note=notes.append))
     assert notes[0].startswith("phi: VGG-19, if https://")
     assert report.step is not None and report.step.memory.frozen > 4 * 12_945_216

@@ -233,10 +233,10 @@ def test_parameters() -> None:
     assert parse_setting("res_scale=0.1") == ("res_scale", 0.1)
     assert parse_setting("a=true") == ("a", True)
     assert parse_setting("a=b=c") == ("a", "b=c")
-    assert SIZE.convert((3, 2), None, None) == (3, 2)
+    assert SIZE.read((3, 2)) == (3, 2)
     for word in ("cpu", "cuda", "cuda:1", "mps", "tensorrt:0", "openvino:GPU.1"):
         assert DEVICE.read(word) == word
     bad_devices = [(DEVICE, word) for word in ("gpu", "cuda:", "cuda:x", "cpu:0", "mps:1", "openvino:TPU")]
     for kind, bad in [(SIZE, "320"), (SIZE, "0x5"), (SIZES, "1x1,"), (SETTING, "x"), (BYTES, "lots"), *bad_devices]:
-        with pytest.raises(click.BadParameter, match=re.escape(repr(bad.split(",")[-1]))):
-            kind.convert(bad, None, None)
+        with pytest.raises(UsageError, match=re.escape(repr(bad.split(",")[-1]))):
+            kind.read(bad)

@@ -146,7 +146,7 @@ def test_run_json_has_every_option(teacher, photos, tmp_path):
     request = json.loads((report.run / "run.json").read_text())["request"]
     assert set(request) == set(fields) - {"out"} and request["arch_options"] is None
     assert from_json(CompressOptions, request, "", out=report.run) == CompressOptions.of(
-        teacher, data=photos, steps=1, out=report.run, settings=SMALL
+        teacher=teacher, data=photos, steps=1, out=report.run, settings=SMALL
     )
 
 

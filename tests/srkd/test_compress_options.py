@@ -6,18 +6,17 @@ import json
 import re
 from pathlib import Path
 
-import click
 import pytest
 import torch
 from click.testing import CliRunner
 
 import srkd
-from compressor.base.errors import UsageError
 from recipes.catalogue import METHODS
 from recipes.config.options import options_model
 from recipes.config.preset import Preset
 from srkd.cli.main import run
 from srkd.cli.verbs.compress import command
+from srkd.options.command_line import from_command_line
 from srkd.options.compress import CompressOptions
 from srkd.options.option import declarations, to_json
 from srkd.runs.recipe import load_recipe
@@ -30,11 +29,7 @@ RARE = {"teacher_cache", "phi_weights", "select", "lr_border", "cache_size", "de
 
 def options_of(*words: str) -> CompressOptions:
     """Return the options of a command line."""
-    context = command.make_context("compress", list(words))
-    names = {row.name for row in declarations(CompressOptions)}
-    values = {name: value for name, value in context.params.items() if name in names}
-    default = click.core.ParameterSource.DEFAULT
-    return CompressOptions.of(**{n: v for n, v in values.items() if context.get_parameter_source(n) is not default})
+    return from_command_line(CompressOptions, command.make_context("compress", list(words)).params)
 
 
 def help_text() -> str:
@@ -66,7 +61,8 @@ def test_every_option_shows_its_default() -> None:
             assert "[default: " in record[1], record
     text = " ".join(help_text().split())
     assert (
-        "--width X Fraction of the teacher's channels that the student keeps. [default: the recipe's; 0<x<=1]" in text
+        "--width X Fraction of the teacher's channels that the student keeps. [default: the recipe's; x>0, x<=1]"
+        in text
     )
     assert "[default: the embedded photos]" in text and "[default: tensorboard]" in text
 
@@ -98,8 +94,8 @@ def test_rare_options_are_settings() -> None:
     ("words", "expected"),
     [
         (["--set", "cache_size=lots"], "--set cache_size=lots: cache size 'lots' is not a size"),
-        (["--set", "select=best"], "--set select=best: 'best' is not one of 'leading', 'l1'"),
-        (["--set", "teacher_cache=perhaps"], "--set teacher_cache=perhaps: 'perhaps' is not a valid boolean"),
+        (["--set", "select=best"], "--set select=best: 'best' should be 'leading', 'l1'"),
+        (["--set", "teacher_cache=perhaps"], "--set teacher_cache=perhaps: 'perhaps' should be a valid boolean"),
         (["--set", "select=l1", "--select", "leading"], "--set select=l1 contradicts --select leading"),
     ],
 )
@@ -135,27 +131,6 @@ def test_batch_patch_and_rate_have_options_of_their_own(capsys: pytest.CaptureFi
     ):
         assert run(["compress", *words, "--dry-run"]) == 2
         assert expected in capsys.readouterr().err
-
-
-def test_lr_images_have_a_plain_name_and_lr_is_no_learning_rate(
-    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for flag in ("--lr-images", "--lr"):
-        assert options_of("--data", str(photos), flag, str(photos)).data.lr_images == photos
-    for words, number in ((["--lr", "0.0001"], "0.0001"), (["--lr-images=1e-4"], "0.0001"), (["--lr", "2"], "2")):
-        assert run(["compress", *words, "--dry-run"]) == 2
-        line = capsys.readouterr().err
-        assert "is no folder of LR images" in line and line.endswith(f"the learning rate is --rate {number}\n")
-    with pytest.raises(UsageError, match=r"the learning rate is --rate 0\.0001"):
-        srkd.compress(lr=1e-4, out=tmp_path / "run")  # type: ignore[call-arg]
-    with pytest.raises(UsageError, match="--lr-images names the LR images of --data"):
-        srkd.compress(lr=photos, out=tmp_path / "run")  # type: ignore[call-arg]
-    with pytest.raises(UsageError, match="give --data beside --lr-images"):
-        srkd.evaluate(lr=photos, scale=2)  # type: ignore[call-arg]
-    # A folder may be called 2.
-    (tmp_path / "2").mkdir()
-    monkeypatch.chdir(tmp_path)
-    assert options_of("--lr", "2").data.lr_images == tmp_path / "2"
 
 
 @pytest.mark.ci

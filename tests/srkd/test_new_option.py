@@ -76,7 +76,7 @@ def test_an_option_is_in_every_place_and_in_the_runs_of_its_group(tmp_path: Path
     assert outcome.code == 0, outcome.err
     facts: dict[str, Any] = json.loads(outcome.out.splitlines()[-1])
     assert facts["help"] and facts["meaning of none"] and facts["signature"] == "grain: float | None = None"
-    assert "'--grain': -1.0" in facts["wrong value"]
+    assert "--grain: '-1'" in facts["wrong value"]
     assert facts["run.json"] == facts["read back"] == 2
     assert "--grain " in facts["refused by --resume"]
     assert facts["runs of a comparison"] == [2] * 6 and facts["runs of --then"] == [2, 2]

@@ -233,5 +233,5 @@ def test_compress_refuses_what_contradicts_a_target(
 
 
 def test_compress_and_plan_share_their_groups() -> None:
-    compress, plan = dict(groups_of(CompressOptions)), dict(groups_of(PlanOptions))
+    compress, plan = groups_of(CompressOptions), groups_of(PlanOptions)
     assert [plan[name] for name in ("teacher", "target")] == [compress[name] for name in ("teacher", "target")]

@@ -198,11 +198,11 @@ def test_a_place_that_cannot_be_written_is_one_line(where: str, is_open: bool, g
 
 @pytest.mark.parametrize("size", ["64x48", (64, 48), [64, 48], (np.int64(64), 48)])
 def test_a_size_is_a_text_or_a_pair(size: Any) -> None:
-    assert SIZE.convert(size, None, None) == (64, 48)
+    assert SIZE.read(size) == (64, 48)
     for sizes in (size, [size]):
         assert ProfileOptions("x.pt", lr_size=sizes).lr_size == ((64, 48),)
     assert ExportOptions("x.pt", static=size, sizes=[size, "9x9"]).sizes == ((64, 48), (9, 9))
-    assert ProfileSettings(lr_sizes=SIZES.convert("64x48", None, None)).lr_sizes == ((64, 48),)
+    assert ProfileSettings(lr_sizes=SIZES.read("64x48")).lr_sizes == ((64, 48),)
 
 
 @pytest.mark.parametrize("size", [64, (64,), (0, 4), (1.5, 4), "64", ("64", "48"), ((1, 2), 3)])

@@ -63,7 +63,7 @@ def test_a_list_is_one_value_and_names_are_those_of_folders(ground) -> None:
 @pytest.mark.parametrize(
     ("sweep", "words", "named"),
     [
-        ("width=0.5,2", {}, "--sweep width=2: 2.0"),
+        ("width=0.5,2", {}, "--sweep width=2: '2'"),
         ("rate=1e-3,0.001", {}, "--sweep rate=0.001: .*twice"),
         (("rate=1", "rate=2"), {}, "--sweep rate=.*twice"),
         ("init=fit,some", {}, "--sweep init=some"),

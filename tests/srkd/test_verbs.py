@@ -261,8 +261,8 @@ def test_evaluate_explains(photos: Path, read_json: ReadJson, capsys: pytest.Cap
 def test_evaluate_refuses_what_cannot_be_compared(photos: Path, model: Path) -> None:
     with pytest.raises(UsageError, match=r"no model.*--scale"):
         srkd.evaluate(data=photos)
-    with pytest.raises(UsageError, match="--data beside --lr"):
-        srkd.evaluate(model, lr=photos)
+    with pytest.raises(UsageError, match="--data beside --lr-images"):
+        srkd.evaluate(model, lr_images=photos)
     with pytest.raises(UsageError, match="takes the place of --data"):
         srkd.evaluate(model, data=photos, lr_only=photos)
     with pytest.raises(SrkdError, match="gradients/nowhere"):
