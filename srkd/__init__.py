@@ -3,7 +3,7 @@
 Every function takes a model as a file, a run folder or an open network. Each has its own help: help(srkd.compress).
 
     data           tell and show what a run would see of a folder of images
-                   >>> srkd.data(data="photos", degrade="jpeg=30..90").images
+                   >>> srkd.data("photos", degrade="jpeg=30..90").images
     compress       train a student from a teacher and write a run folder
                    >>> srkd.compress("edsr.pt", data="photos", width=0.5, steps=2000, out="runs/small")
     plan           find the largest student that meets a frame rate, a size or a cost here

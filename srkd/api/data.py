@@ -45,7 +45,7 @@ class DataReport:
 def run_data(options: SeenOptions, context: Context) -> DataReport:
     """Read the images that a run would train on, and show patches of them as the network sees them.
 
-    >>> srkd.data(data="photos", degrade="jpeg=30..90").images
+    >>> srkd.data("photos", degrade="jpeg=30..90").images
     """
     show = path_of(options.show)
     if show is not None:

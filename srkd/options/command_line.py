@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from srkd.options.option import Declaration, OptionsT, declarations
+from srkd.options.option import SETTINGS, Declaration, OptionsT, declarations
 
 
 class VerbOption(click.Option):
@@ -63,8 +63,14 @@ def parameters_of(row: Declaration) -> list[click.Parameter]:
 
 
 def command_line_options(options: type[OptionsT]) -> list[click.Parameter]:
-    """The click parameters of all options of a class."""
-    return [parameter for row in declarations(options) for parameter in parameters_of(row)]
+    """The click parameters of all options of a class; the help of --set names the rare ones."""
+    rows = declarations(options)
+    parameters = [parameter for row in rows for parameter in parameters_of(row)]
+    rare = ", ".join(sorted(row.name for row in rows if row.is_hidden))
+    for parameter in parameters:
+        if isinstance(parameter, VerbOption) and parameter.name == SETTINGS and rare:
+            parameter.help = f"{parameter.help} Also sets rare options: {rare}."
+    return parameters
 
 
 def from_command_line(options: type[OptionsT], values: dict[str, Any]) -> OptionsT:

@@ -233,7 +233,10 @@ class DataOptions(Group):
         str | Path | Sequence[str | Path],
         NAMED_FOLDERS,
         Option(
-            "LR images without HR partners to validate on, by the teacher's images.", unset="none", metavar="[NAME=]DIR"
+            "LR images without HR partners to validate on, by the teacher's images.",
+            unset="none",
+            metavar="[NAME=]DIR",
+            rare=True,
         ),
     ] = ()
     labels: Annotated[
@@ -241,6 +244,7 @@ class DataOptions(Group):
         Option(
             "What the student learns to give: the original images or the teacher's.",
             unset="the originals; with --goal teacher its images, in recipes that use the teacher",
+            rare=True,
         ),
     ] = None
     lr_only: Annotated[
@@ -300,8 +304,7 @@ class TrainingOptions(Group):
         Sequence[str],
         TEXTS,
         Option(
-            "Change the recipe: schedule.warmup=500, kappa=0.5. Also sets rare options: cache_size, degrade_once, "
-            "limits, lr_border, phi_weights, select, teacher_cache, trust_code.",
+            "Change the recipe: schedule.warmup=500, kappa=0.5.",
             flags=("--set",),
             metavar="KEY=VALUE",
         ),
@@ -315,6 +318,7 @@ class TrainingOptions(Group):
         Option(
             "LR pixels around each patch that the teacher sees, too; 0: none.",
             unset="measured at the start: as many as its images need, often none",
+            rare=True,
         ),
     ] = None
     calm: Annotated[
@@ -323,6 +327,7 @@ class TrainingOptions(Group):
         Option(
             "Weight of a term that makes the student give one image for one content under other noise; 0: none.",
             unset="that of the method where the images are a film, or --degrade is video or h264; else none",
+            rare=True,
         ),
     ] = None
     phi_weights: Annotated[
@@ -397,7 +402,7 @@ class RunOptions(Group):
     on: Annotated[
         str | None,
         CLUSTER,
-        Option("Train the runs as tasks of a Ray cluster (srkd[ray], docs/use/many-gpus.md).", unset="here"),
+        Option("Train the runs as tasks of a Ray cluster (srkd[ray], docs/use/many-gpus.md).", unset="here", rare=True),
     ] = None
     device: Annotated[str, DEVICE, Option("cpu, cuda, cuda:N or mps.")] = "cpu"
     threads: Annotated[
@@ -408,7 +413,10 @@ class RunOptions(Group):
     track: Annotated[
         tuple[TrackerName, ...],
         names_of(*TRACKERS),
-        Option("Where to watch curves: tensorboard (files in the run folder), wandb (Weights & Biases, srkd[wandb])."),
+        Option(
+            "Where to watch curves: tensorboard (files in the run folder), wandb (Weights & Biases, srkd[wandb]).",
+            rare=True,
+        ),
     ] = DEFAULT_TRACKERS
     track_images: Annotated[
         int | Sequence[int] | None,
@@ -416,6 +424,7 @@ class RunOptions(Group):
         Option(
             "Numbers, from 1, of the validation images that are shown there as student, teacher and bicubic.",
             unset="the first, and none to wandb",
+            rare=True,
         ),
     ] = None
 

@@ -91,7 +91,6 @@ class Reader:
         return core_schema.no_info_before_validator_function(check, handler(source))
 
 
-GroupT = TypeVar("GroupT", bound="Group")
 OptionsT = TypeVar("OptionsT", bound="Options")
 ClassT = TypeVar("ClassT", bound=type)
 

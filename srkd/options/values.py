@@ -196,8 +196,13 @@ def names_of(*names: str) -> Reader:
 
 
 def each(metavar: str, read: Callable[[Any], Any] = lambda value: value) -> Reader:
-    """The reader of several words, each by `read`; from Python one value, or a sequence of them."""
-    return Reader(metavar, lambda value: tuple(map(read, as_tuple(value))), is_multiple=True)
+    """The reader of several words, each by `read`; from Python one text, a sequence, or one object, which stays one."""
+
+    def read_all(value: Any) -> Any:
+        is_object = not isinstance(value, (str, os.PathLike, Sequence))
+        return read(value) if is_object else tuple(map(read, as_tuple(value)))
+
+    return Reader(metavar, read_all, is_multiple=True)
 
 
 A_MODEL = "a model: give a path, a run folder, hf://OWNER/NAME or what srkd.load returned"

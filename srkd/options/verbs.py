@@ -374,13 +374,19 @@ class HostsOptions(Options):
 class SeenOptions(Options):
     """Options of `srkd data`: the images that a run would see."""
 
-    _: KW_ONLY
     data: Annotated[
-        PathOption, Option("Folder of HR images, a set with HR/, several sets, or a film.", unset="the embedded photos")
+        PathOption,
+        Option(
+            "Folder of HR images, a set with HR/, several sets, or a film.",
+            unset="the embedded photos",
+            argument=True,
+            metavar="[DIR]",
+        ),
     ] = None
+    _: KW_ONLY
     lr_only: Annotated[
         PathOption,
-        Option("Folder of LR images without HR partners, or a film, in place of --data.", unset="none", metavar="DIR"),
+        Option("Folder of LR images without HR partners, or a film, in place of DIR.", unset="none", metavar="DIR"),
     ] = None
     degrade: Degrade = NONE
     scale: Annotated[int, Field(ge=1, le=8), Option("Scale of the networks.")] = 4

@@ -62,7 +62,7 @@ def test_the_same_seed_writes_the_same_bytes_and_another_does_not(teacher, photo
 
 def test_depth_width_and_spec_shape_the_student(teacher):
     def spec(**shape: object) -> EDSRSpec:
-        return RunNetworks.choose(CompressOptions.of(teacher, **shape), QUIET).student.spec
+        return RunNetworks.choose(CompressOptions.of(teacher=teacher, **shape), QUIET).student.spec
 
     assert spec(depth=0.5, width=1.0).depth == 2
     assert spec(depth=0.25, width=0.25) == EDSRSpec(scale=2, width=2, depth=1)
@@ -107,7 +107,7 @@ def test_json_is_one_object_and_talk_goes_to_stderr(teacher, photos, tmp_path, c
     "arguments, code, part",
     [
         (["--recipe", "logit"], 2, "'logits'"),
-        (["--width", "1.5"], 2, "'--width'"),
+        (["--width", "1.5"], 2, "--width: '1.5'"),
         (["--set", "schedule.batches=3"], 2, "schedule.batches"),
         (["--data", "nowhere"], 1, "nowhere"),
         (["--student", "edsr:widht=3"], 2, "width"),

@@ -20,7 +20,6 @@ from srkd.cli.verb import VerbCommand
 from srkd.options import compress as compress_options
 from srkd.options import verbs as verb_options
 from srkd.options.option import Options, declarations, groups_of
-from srkd.options.shared import CheckpointOptions, LimitOptions, ProgramOptions, RuntimeOptions, ScoringOptions
 
 CALLBACKS = ["progress", "announce"]
 CONSOLE = {"as_json", "as_csv", "as_latex", "verbose", "quiet", "help"}
@@ -55,21 +54,6 @@ def options_of(verb: str) -> type[Options]:
     options = command_of(verb).options
     assert options is not None
     return options
-
-
-def test_every_class_of_options_is_that_of_one_verb() -> None:
-    classes = [options_of(verb) for verb in VERBS_WITH_OPTIONS]
-    declared = {
-        value
-        for module in (verb_options, compress_options)
-        for value in vars(module).values()
-        if isinstance(value, type) and issubclass(value, Options)
-    }
-    shared = {Options, CheckpointOptions, LimitOptions, ProgramOptions, RuntimeOptions, ScoringOptions}
-    shared.add(compress_options.PictureOptions)
-    keywords = {compress_options.CompressKeywords, compress_options.PlanKeywords}
-    assert set(classes) == declared - shared - keywords
-    assert len(classes) == len(set(classes))
 
 
 @pytest.mark.parametrize("verb", VERBS_WITH_OPTIONS)
@@ -132,15 +116,8 @@ def test_a_misspelt_keyword_is_refused_when_called_and_when_type_checked() -> No
     [
         *(("compress", name, value, [f"--{name}", str(value)]) for name, value in WRONG.items()),
         ("export", "scale", 9, ["x.pt", "--scale", "9"]),
-        ("export", "io", "int8", ["x.pt", "--io", "int8"]),
-        ("export", "static", "0x5", ["x.pt", "--static", "0x5"]),
-        ("profile", "batch", 0, ["x.pt", "--batch", "0"]),
-        ("profile", "seconds", 0.01, ["x.pt", "--seconds", "0.01"]),
         ("profile", "runtime", "onnx", ["x.pt", "--runtime", "onnx"]),
         ("evaluate", "device", "tpu", ["x.pt", "--device", "tpu"]),
-        ("evaluate", "border", -1, ["x.pt", "--border", "-1"]),
-        ("upscale", "threads", 0, ["x.pt", "a.png", "--threads", "0"]),
-        ("upscale", "runtime", "onnx", ["x.pt", "a.png", "--runtime", "onnx"]),
     ],
 )
 def test_python_and_the_command_line_refuse_alike(verb: str, name: str, value: object, words: list[str]) -> None:

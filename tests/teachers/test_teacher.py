@@ -247,7 +247,7 @@ def test_compress_trains_towards_a_foreign_teacher(
 def test_every_recipe_that_a_refusal_names_takes_a_foreign_teacher(files: dict[str, Path], photos: Path) -> None:
     student = "edsr:width=4,depth=4,scale=2"
     for recipe in recipes_for_outputs():
-        options = CompressOptions.of(files["ONNX"], recipe=recipe, student=student, data=photos, out="unused")
+        options = CompressOptions.of(teacher=files["ONNX"], recipe=recipe, student=student, data=photos, out="unused")
         assert RunNetworks.choose(options, Context(), download=False).student_init.init != "inherit"
 
 

@@ -220,6 +220,8 @@ def test_resume_goes_alone(unfinished, capfd):
     for extra in (["--steps", "9"], ["--out", "elsewhere"], ["--set", "kappa=2"], ["--seed", "3"]):
         assert srkd_in_process(["compress", "--resume", str(unfinished), *extra]) == 2
         assert f"--resume goes alone: {extra[0]} would change the run" in capfd.readouterr().err
+    assert srkd_in_process(["compress", "--resume", str(unfinished), "--dry-run"]) == 2
+    assert "--dry-run" in (line := capfd.readouterr().err) and "would change" not in line
     assert srkd_in_process(["compress"]) == 2
     assert "--out" in capfd.readouterr().err
 

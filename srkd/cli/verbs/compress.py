@@ -76,6 +76,10 @@ def command(
     """
     from srkd.runs import compression
 
+    if resume is not None and dry_run is not None:
+        raise click.UsageError(
+            "--dry-run tries what a new run would do, and --resume continues one: leave one of them out"
+        )
     if resume is not None:
         _require_alone()
     elif accept_changed_code:

@@ -18,9 +18,9 @@ MOST_SIZES = 4
     "data",
     SeenOptions,
     examples=(
-        "srkd data --data photos --show look",
-        "srkd data --data photos --degrade realesrgan --show look",
-        "srkd data --data photos --degrade like:frames --show look",
+        "srkd data photos --show look",
+        "srkd data photos --degrade realesrgan --show look",
+        "srkd data photos --degrade like:frames --show look",
     ),
 )
 def command(console: Console, options: SeenOptions) -> None:
