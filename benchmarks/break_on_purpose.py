@@ -120,7 +120,7 @@ BREAKS = (
         ("mask of SwinIR's shifted windows", "OTHER_REGION = -100.0", "OTHER_REGION = -5.0"),
     ),
     *_in(
-        "compressor/models/networks/swinir.py",
+        "compressor/models/networks/swinir_network.py",
         "models/test_networks.py",
         ("slope before SwinIR's upsampler", "(joined), 0.01", "(joined), 0.02"),
     ),

@@ -1,0 +1,149 @@
+"""The names, sizes and buffers of SwinIR in the files of the official code."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from compressor.base.errors import SrkdError
+from compressor.models.networks.dialect import (
+    Assumption,
+    Companions,
+    Dialect,
+    Reading,
+    State,
+    columns,
+    count,
+    has_tensors,
+    rows,
+    shuffle_scale,
+    weight_and_bias,
+)
+from compressor.models.networks.layers import scale_from_upsampler, upsampler_factors
+from compressor.models.networks.swinir_spec import SwinIRSpec
+from compressor.models.networks.windows import relative_index, shift_mask
+
+IMAGE_SIZES = (64, 126)
+"""Training sizes of the published files; 126 is for windows of 7 (JPEG artefacts)."""
+
+
+def _table(state: State, group: int) -> tuple[int, int]:
+    """Return window and heads of a group from its first bias table of (2·window - 1)² rows."""
+    name = f"layers.{group}.residual_group.blocks.0.attn.relative_position_bias_table"
+    table = state.get(name)
+    if table is None or table.dim() != 2:
+        raise SrkdError(f"tensor {name} is missing or not a table")
+    side = math.isqrt(table.shape[0])
+    if side**2 != table.shape[0] or side % 2 == 0:
+        raise SrkdError(f"tensor {name} has {table.shape[0]} rows, which are not (2·window - 1)²")
+    return (side + 1) // 2, table.shape[1]
+
+
+def _upsampler(state: State, width: int, channels: int) -> dict[str, Any]:
+    """Return the upsampler, from the names of its layers, and its scale."""
+    if "conv_up1.weight" in state:
+        return {"upsampler": "nearest+conv", "scale": 4, "features": rows(state, "conv_before_upsample.0.weight")}
+    if "conv_before_upsample.0.weight" in state:
+        features = rows(state, "conv_before_upsample.0.weight")
+        convs = [f"upsample.{k}.weight" for k in (0, 2, 4) if f"upsample.{k}.weight" in state]
+        scale = scale_from_upsampler([rows(state, name) for name in convs], features)
+        return {"upsampler": "pixelshuffle", "scale": scale, "features": features}
+    if "upsample.0.weight" in state:
+        return {"upsampler": "pixelshuffledirect", "scale": shuffle_scale(state, "upsample.0.weight", channels)}
+    return {"upsampler": "none", "scale": 1}
+
+
+def _read(state: State, scale: int | None) -> Reading:
+    width, channels = rows(state, "conv_first.weight"), columns(state, "conv_first.weight")
+    groups = count(state, r"layers\.(\d+)\.residual_group\.blocks\.0\.norm1\.weight")
+    depths = [count(state, rf"layers\.{g}\.residual_group\.blocks\.(\d+)\.norm1\.weight") for g in range(groups)]
+    tables = [_table(state, g) for g in range(groups)]
+    hidden = state.get("layers.0.residual_group.blocks.0.mlp.fc1.weight")
+    if hidden is None or hidden.dim() != 2 or not tables:
+        raise SrkdError("its first layer (layers.0.residual_group.blocks.0) is not complete")
+    has_index = any(name.endswith("relative_position_index") for name in state)
+    shifted = not has_index or any(name.endswith("attn_mask") for name in state)
+    fields = {
+        "width": width,
+        "depths": depths,
+        "heads": [heads for _, heads in tables],
+        "window": tables[0][0],
+        "mlp_ratio": hidden.shape[0] / width,
+        "connection": "3conv" if "conv_after_body.0.weight" in state else "1conv",
+        "channels": channels,
+        "shifted": shifted or max(depths) == 1,
+        **_upsampler(state, width, channels),
+    }
+    notes = () if fields["shifted"] else ("trained on images no larger than a window: no layer is shifted",)
+    assumed = Assumption("img_range", 1.0, "not in the file; the published SwinIR uses 1 (255 for JPEG artefacts)")
+    return Reading(fields, (assumed,), notes)
+
+
+def _names(spec: SwinIRSpec, in_file: set[str]) -> dict[str, str]:
+    layers = [("head", "conv_first"), ("embed_norm", "patch_embed.norm"), ("norm", "norm")]
+    layers += _connection(spec, "body_end", "conv_after_body")
+    layers += list(_tail(spec))
+    names = {}
+    for g, depth in enumerate(spec.depths):
+        layers += _connection(spec, f"groups.{g}.conv", f"layers.{g}.conv")
+        for k in range(depth):
+            layer, there = f"groups.{g}.layers.{k}", f"layers.{g}.residual_group.blocks.{k}"
+            layers += [(f"{layer}.{norm}", f"{there}.{norm}") for norm in ("norm1", "norm2")]
+            layers += [(f"{layer}.attention.{linear}", f"{there}.attn.{linear}") for linear in ("qkv", "proj")]
+            layers += [(f"{layer}.{linear}", f"{there}.mlp.{linear}") for linear in ("fc1", "fc2")]
+            names[f"{layer}.attention.bias_table"] = f"{there}.attn.relative_position_bias_table"
+    return weight_and_bias(*layers) | names
+
+
+def _connection(spec: SwinIRSpec, layer: str, there: str) -> list[tuple[str, str]]:
+    suffixes = [""] if spec.connection == "1conv" else [".0", ".2", ".4"]
+    return [(layer + suffix, there + suffix) for suffix in suffixes]
+
+
+def _tail(spec: SwinIRSpec) -> Iterator[tuple[str, str]]:
+    if spec.upsampler == "pixelshuffledirect":
+        yield "tail", "upsample.0"
+        return
+    yield "tail", "conv_last"
+    if spec.upsampler == "none":
+        return
+    yield "before_upsampler", "conv_before_upsample.0"
+    if spec.upsampler == "nearest+conv":
+        yield from ((f"upsampler.{name}", f"conv_{name}") for name in ("up1", "up2", "hr"))
+    else:
+        steps = range(len(upsampler_factors(spec.scale)))
+        yield from ((f"upsampler.convs.{k}", f"upsample.{2 * k}") for k in steps)
+
+
+def _window_buffers(spec: SwinIRSpec) -> Companions:
+    """Return the buffers of strict loading: relative_position_index of every layer, attn_mask of shifted ones."""
+    sizes = [size for size in IMAGE_SIZES if size % spec.window == 0 and size > spec.window]
+    image = (sizes[0] if sizes else 8 * spec.window) if spec.shifted else spec.window
+    index = relative_index(spec.window)
+    mask = shift_mask(image, image, spec.window, torch.device("cpu"))
+    buffers: dict[str, torch.Tensor] = {}
+    for g, depth in enumerate(spec.depths):
+        for k in range(depth):
+            layer = f"layers.{g}.residual_group.blocks.{k}"
+            buffers[f"{layer}.attn.relative_position_index"] = index
+            if spec.shifted and k % 2 == 1:
+                buffers[f"{layer}.attn_mask"] = mask
+    note = f"its buffers are those of img_size={image}, window_size={spec.window}: build the network with these"
+    return Companions(buffers, (note,))
+
+
+OFFICIAL = Dialect(
+    name="swinir",
+    recognises=has_tensors("conv_first.weight", "layers.0.residual_group.blocks.0.attn.relative_position_bias_table"),
+    read=_read,
+    names=_names,
+    # Buffers that depend on the training size; srkd computes them for every input.
+    surplus=lambda name: name.endswith((".relative_position_index", ".attn_mask")) or name == "attn_mask",
+    code_bases=("swinir", "basicsr"),
+    community_name="swinir",
+    wrapping="params",
+    companions=_window_buffers,
+)

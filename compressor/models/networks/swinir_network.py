@@ -1,0 +1,173 @@
+"""The network SwinIR (Liang et al., 2021): residual groups of shifted-window transformer layers.
+
+Code followed: JingyunLiang/SwinIR, models/network_swinir.py. Its stochastic depth in training is left out: it draws
+from global state and has no effect on a trained network.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from compressor.base.errors import SrkdError
+from compressor.images.resize import reflected_indices
+from compressor.models.networks.base import (
+    Descriptor,
+    Network,
+    Tap,
+)
+from compressor.models.networks.layers import DIV2K_MEAN, MeanShift, Upsampler
+from compressor.models.networks.swinir_spec import SwinIRSpec
+from compressor.models.networks.windows import SwinLayer, shift_mask
+
+
+def connection(spec: SwinIRSpec) -> nn.Module:
+    """Return the convolution at the end of a group or of the body: one, or three through a quarter of the channels."""
+    if spec.connection == "1conv":
+        return nn.Conv2d(spec.width, spec.width, 3, padding=1)
+    quarter = spec.width // 4
+    return nn.Sequential(
+        nn.Conv2d(spec.width, quarter, 3, padding=1),
+        nn.LeakyReLU(0.2),
+        nn.Conv2d(quarter, quarter, 1),
+        nn.LeakyReLU(0.2),
+        nn.Conv2d(quarter, spec.width, 3, padding=1),
+    )
+
+
+class SwinGroup(nn.Module):
+    """A residual group: x + conv(layers(x)); every second layer is shifted."""
+
+    def __init__(self, spec: SwinIRSpec, depth: int, heads: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            SwinLayer(spec.width, heads, spec.window, spec.hidden, shifted=spec.shifted and k % 2 == 1)
+            for k in range(depth)
+        )
+        self.conv = connection(spec)
+        self.window = spec.window
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        tokens = x.permute(0, 2, 3, 1)
+        mask = shift_mask(x.shape[2], x.shape[3], self.window, x.device)
+        for layer in self.layers:
+            tokens = layer(tokens, mask)
+        deep: torch.Tensor = self.conv(tokens.permute(0, 3, 1, 2))
+        return x + deep
+
+
+class ChannelNorm(nn.LayerNorm):
+    """LayerNorm over the channels of (N,C,H,W)."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return super().forward(input.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class NearestUpsampler(nn.Module):
+    """An upsampler for ×4: twice nearest ×2, convolution, LeakyReLU 0.2; then one more convolution."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.up1, self.up2, self.hr = (nn.Conv2d(features, features, 3, padding=1) for _ in range(3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for conv in (self.up1, self.up2):
+            x = F.leaky_relu(conv(F.interpolate(x, scale_factor=2.0, mode="nearest")), 0.2)
+        return F.leaky_relu(self.hr(x), 0.2)
+
+
+class SwinIR(Network):
+    spec: SwinIRSpec
+
+    def __init__(self, spec: SwinIRSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        mean = DIV2K_MEAN if spec.channels == 3 else (0.0,)
+        self.sub_mean = MeanShift(mean, spec.img_range, leave=False, from_file=False)
+        self.add_mean = MeanShift(mean, spec.img_range, leave=True, from_file=False)
+        self.head = nn.Conv2d(spec.channels, spec.width, 3, padding=1)
+        self.embed_norm = ChannelNorm(spec.width)
+        self.groups = nn.Sequential(*(SwinGroup(spec, d, h) for d, h in zip(spec.depths, spec.heads, strict=True)))
+        self.norm = ChannelNorm(spec.width)
+        self.body_end = connection(spec)
+        self.joined = nn.Identity()
+        inputs, outputs = spec.width, spec.channels
+        if spec.has_features:
+            inputs = spec.features
+            self.before_upsampler = nn.Conv2d(spec.width, spec.features, 3, padding=1)
+            nearest = spec.upsampler == "nearest+conv"
+            self.upsampler = NearestUpsampler(spec.features) if nearest else Upsampler(spec.scale, spec.features)
+        elif spec.upsampler == "pixelshuffledirect":
+            outputs = spec.channels * spec.scale**2
+        self.tail = nn.Conv2d(inputs, outputs, 3, padding=1)
+
+    def stem(self, lr: torch.Tensor) -> torch.Tensor:
+        shallow: torch.Tensor = self.head(self.sub_mean(self._padded(lr)))
+        return shallow
+
+    def body(self, feature: torch.Tensor) -> torch.Tensor:
+        deep: torch.Tensor = self.groups(self.embed_norm(feature))
+        return deep
+
+    def finish(self, feature: torch.Tensor, shallow: torch.Tensor, lr: torch.Tensor) -> torch.Tensor:
+        joined = self.joined(self.body_end(self.norm(feature)) + shallow)
+        h, w = lr.shape[-2] * self.spec.scale, lr.shape[-1] * self.spec.scale
+        return self._cropped(self._upscaled(joined, lr), h, w)
+
+    def tail_output(self, image: torch.Tensor, lr: torch.Tensor) -> torch.Tensor:
+        residual: torch.Tensor = self.add_mean.undo(image)
+        if self.spec.upsampler == "none":
+            residual = residual - self.sub_mean(lr)
+        return residual if self.spec.has_features else F.pixel_unshuffle(residual, self.spec.scale)
+
+    def _cropped(self, sr: torch.Tensor, height: int, width: int) -> torch.Tensor:
+        # Not a slice: a trace would decide once for all sizes whether the slice covers everything.
+        rows, columns = (torch.arange(length, device=sr.device) for length in (height, width))
+        return sr.index_select(-2, rows).index_select(-1, columns)
+
+    def _upscaled(self, joined: torch.Tensor, lr: torch.Tensor) -> torch.Tensor:
+        kind = self.spec.upsampler
+        if kind == "pixelshuffledirect":
+            residual = F.pixel_shuffle(self.tail(joined), self.spec.scale)
+        elif kind == "none":
+            residual = self.sub_mean(self._padded(lr)) + self.tail(joined)
+        else:
+            # The slope here is torch's default, not the 0.2 of the other activations.
+            residual = self.tail(self.upsampler(F.leaky_relu(self.before_upsampler(joined), 0.01)))
+        sr: torch.Tensor = self.add_mean(residual)
+        return sr
+
+    def _padded(self, lr: torch.Tensor) -> torch.Tensor:
+        h, w = lr.shape[-2], lr.shape[-1]
+        lr = lr.index_select(-2, self.padded_positions(h, lr.device))
+        return lr.index_select(-1, self.padded_positions(w, lr.device))
+
+    def padded_positions(self, size: int, device: torch.device) -> torch.Tensor:
+        """Return the source position, on an axis of `size`, of each position of the padded axis."""
+        window, script = self.spec.window, self.spec.padding == "testscript"
+        target = (size + (window if script else window - 1)) // window * window
+        return reflected_indices(torch.arange(target, device=device), size, repeat_edge=script)
+
+    def for_size(self, height: int, width: int) -> Network:
+        if self.quantisation is not None:
+            raise SrkdError("a quantised swinir has no form for images of one size: export it for any size, as --onnx")
+        from compressor.models.networks.swinir_fixed import FixedSwinIR  # it is made of this network
+
+        return FixedSwinIR(self, height, width).to(self.head.weight.device).train(self.training)
+
+    @property
+    def descriptor(self) -> Descriptor:
+        """The descriptor: any size is allowed. Windows start at the top left; tiles keep to their grid."""
+        return Descriptor(
+            scale=self.spec.scale,
+            channels=self.spec.channels,
+            receptive_radius=None,
+            window=self.spec.window,
+            mirror_repeats_edge=self.spec.padding == "testscript",
+        )
+
+    @property
+    def taps(self) -> dict[str, Tap]:
+        groups = {f"body[{k}]": Tap(f"groups.{k}") for k in range(len(self.spec.depths))}
+        return {"head": Tap("head"), **groups, "body_end": Tap("body_end"), "pre_up": Tap("joined")}
