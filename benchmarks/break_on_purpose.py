@@ -331,10 +331,18 @@ BREAKS = (
         "models/test_fit_across.py",
         ("offset of a stream", "bias[rows] += (bend", "bias[rows] += 0 * (bend"),
         ("offset that opens gates", "= value + offset[:, None, None]", "= value"),
+    ),
+    *_in(
+        "compressor/models/fitting/across_aims.py",
+        "models/test_fit_across.py",
         ("one basis for a stream", "bases[layer.output, len(group)]", "leading_directions(source.second[group])"),
         ("slopes of hidden units", "mix, slopes[chosen], size", "mix, 0.25 + 0 * slopes[chosen], size"),
         ("state of a layer", "round(step * last / steps)", "min(last, 1 + round(step * last / steps))"),
         ("units between two states", "between[at[step] : at[step + 1]]", "between[at[step + 1] : at[step + 1] + 1]"),
+    ),
+    *_in(
+        "compressor/models/fitting/balance.py",
+        "models/test_fit_across.py",
         ("scale of a unit", "read.div_(factor", "read.mul_(factor"),
     ),
     *_in(

@@ -19,7 +19,9 @@ from compressor.images.resize import downscale_u8, upscale_bicubic
 from compressor.images.sets import embedded_photos
 from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.fitting import across as across_module
+from compressor.models.fitting import following
 from compressor.models.fitting.across import AcrossFit
+from compressor.models.fitting.balance import balance
 from compressor.models.fitting.fit import fit, is_far_smaller, require_solvable, source_for
 from compressor.models.fitting.patches import embedded_patches
 from compressor.models.fitting.same_kind import SameKindFit
@@ -166,8 +168,9 @@ def test_a_step_later_is_a_wrong_step() -> None:
     errors = []
     for shift in (0, 1):
         solver = AcrossFit(teacher, teacher, spec, lr, stream_share=SHARE)
-        states = solver.stream.states
-        solver.stream = replace(solver.stream, states=(*states[shift:], *states[len(states) - shift :]))
+        stream = solver.source.stream
+        states = stream.states
+        solver.source.stream = replace(stream, states=(*states[shift:], *states[len(states) - shift :]))
         errors.append(inner_error(solver.solve(), teacher))
     assert errors[1] > 4 * errors[0], errors
 
@@ -227,7 +230,7 @@ def test_a_unit_is_as_large_where_it_is_written_as_where_it_is_read() -> None:
         before.get_parameter("layers.0.conv.bias").mul_(8)
         before.get_parameter("layers.1.conv.weight").div_(8)
         assert torch.allclose(before(lr[:2]), expected, atol=1e-4)
-        solver._balance()
+        balance(solver.student, solver.short)
         assert torch.allclose(before(lr[:2]), expected, atol=1e-4)
 
 
@@ -377,7 +380,7 @@ def test_grouped_units_are_scaled_in_their_own_group() -> None:
         student.get_parameter("cascade.steps.0.steps.0.conv1.bias").mul_(8)
         student.get_parameter("cascade.steps.0.steps.0.conv2.weight").div_(8)
         scaled = student.get_parameter("cascade.steps.0.steps.0.conv1.weight").clone()
-        solver._balance()
+        balance(solver.student, solver.short)
         assert torch.allclose(student(lr[:2]), expected, atol=1e-4)
         assert student.get_parameter("cascade.steps.0.steps.0.conv1.weight").norm() < 0.5 * scaled.norm()
 
@@ -388,7 +391,7 @@ def test_students_that_no_stream_passes_are_refused_by_name(monkeypatch: pytest.
     plan = linear_plan(CompactSpec(2))
     assert plan is not None
     for other in (None, replace(plan, slopes={})):
-        monkeypatch.setattr(across_module, "linear_plan", lambda _, other=other: other)
+        monkeypatch.setattr(following, "linear_plan", lambda _, other=other: other)
         with pytest.raises(UsageError, match="a compact cannot be solved for from a network of another kind"):
             require_solvable(teacher, CompactSpec(2))
     monkeypatch.undo()

@@ -10,7 +10,8 @@ from compressor.assets import embedded_teacher
 from compressor.base.context import QUIET, Context, no_progress
 from compressor.base.errors import SrkdError, UsageError
 from compressor.models.checkpoints.load import load_checkpoint
-from compressor.models.fitting.across import AcrossFit, following_plan, has_stream_for
+from compressor.models.fitting.across import AcrossFit
+from compressor.models.fitting.following import following_plan, has_stream_for
 from compressor.models.fitting.progress import FitProgress
 from compressor.models.fitting.same_kind import SameKindFit
 from compressor.models.networks.base import ImageModel, Network, Spec
@@ -69,7 +70,7 @@ def _follow(teacher: ImageModel, spec: Spec, lr: torch.Tensor, context: Context)
     for trial in trials:
         trial.solve(progress)
     if trials:
-        last.stream_share = min(trials, key=lambda trial: trial.error).stream_share
+        last.choice.stream_share = min(trials, key=lambda trial: trial.error).choice.stream_share
     return last.solve(progress)
 
 
