@@ -1,7 +1,7 @@
 """The share of lines and branches that the tests reach: `python -m benchmarks branches_covered [TESTS...]`.
 
 It runs `make coverage`, which runs all tests that need no browser, those of optional libraries included. Code that only
-runs in a process without the right to write (compressor/base/isolation.py) counts as missed.
+runs in a child process counts as missed.
 """
 
 from __future__ import annotations

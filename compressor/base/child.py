@@ -6,43 +6,60 @@
         facts = child.result()
         milliseconds = child.call("turn", calls=5)
 
-The child reads the job as a line of JSON from stdin and writes events to its stdout, one per line: {"progress": [title,
-done, total]} while it works, then {"result": ...} or {"error": "one line"}. The result is the function's return value.
-If the function is a class, the child keeps the instance, the first result is None, and each further line calls one of
-its methods: {"call": name, "arguments": {...}}. Output of native code goes to stderr.
+Job, calls and events are JSON messages in a pipe. The child answers {"progress": [title, done, total]} while it works,
+then {"result": ...} or {"error": "one line"}. If the job's function is a class, the child keeps the instance, the first
+result is None, and each {"call": name, "arguments": {...}} calls one of its methods.
 
-With `limits` the child is also jailed (`isolation.py`) before it imports the function: for untrusted files. It is no
-part of the terminal's session, so that Ctrl-C reaches srkd alone, which ends it.
-
-A program that starts many children, such as a test suite, may start them in its own way (`children_started_by`): a new
-interpreter takes seconds to import torch.
+With `limits` of time and memory it opens untrusted files. A program that starts many children, such as a test suite,
+may start them in its own way (`children_started_by`): a new interpreter takes seconds to import torch.
 """
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
 import tempfile
-import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager, suppress
-from dataclasses import asdict
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import IO, Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
+from compressor.base.choices import MOST_LIMITS
 from compressor.base.context import Progress, no_progress
-from compressor.base.errors import SrkdError
-from compressor.base.isolation import MB, ResourceLimits, end_with_parent, restrict_process
+from compressor.base.errors import SrkdError, UsageError
 
 ROOT = Path(__file__).resolve().parents[2]
+PR_SET_PDEATHSIG = 1
+"""linux/prctl.h: the signal that a process gets when its parent ends."""
 
-MOST_OF_AN_ERROR = 2000
-"""Characters of an error that are shown: the child may have been made to write more."""
+
+@dataclass(frozen=True)
+class ResourceLimits:
+    """Upper limits on the resources of a process that opens an untrusted file."""
+
+    seconds: float = 60.0
+    memory_mb: int = 4000
+    """Private memory; mapped files, such as libraries, do not count."""
+
+    def scaled(self, factor: float) -> ResourceLimits:
+        """Return the limits multiplied by `factor`."""
+        if not 1 <= factor <= MOST_LIMITS:
+            raise UsageError(f"limits={factor!r} is not a factor from 1 to {MOST_LIMITS}")
+        return ResourceLimits(self.seconds * factor, round(self.memory_mb * factor))
+
+
+USUAL_LIMITS = ResourceLimits()
 
 Job: TypeAlias = Callable[..., Any]
 """A function or class called as function(progress, **job). It, or each method of the class, returns JSON values."""
@@ -84,26 +101,22 @@ class Child:
         environment: Mapping[str, str] | None = None,
         progress: Progress = no_progress,
         limits: ResourceLimits | None = None,
-        files: Sequence[int] = (),
     ) -> None:
-        """Start the child, which inherits the open `files`."""
         self._what, self._progress = what, progress
-        self._most = None if limits is None else limits.output_mb * MB
-        self._files = ExitStack()
-        self._errors = self._files.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 - as long as the child lives
+        self._printed = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the child lives
         # The packages of srkd can be imported from any folder.
         import_path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-        restrictions = [] if limits is None else [json.dumps(asdict(limits))]
-        self._process = subprocess.Popen(  # noqa: S603 - this interpreter and a function of srkd
-            [sys.executable, "-m", __name__, function, *restrictions],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            env={**os.environ, "PYTHONPATH": import_path, **(environment or {})},
-            text=True,
-            pass_fds=files,
-            start_new_session=limits is not None,
-        )
+        most_memory = [] if limits is None else [str(limits.memory_mb)]
+        self._pipe, end = Pipe()
+        with end:
+            self._process = subprocess.Popen(  # noqa: S603 - this interpreter and a function of srkd
+                [sys.executable, "-m", __name__, str(end.fileno()), function, *most_memory],
+                stdin=subprocess.DEVNULL,
+                stdout=self._printed,
+                stderr=self._printed,
+                env={**os.environ, "PYTHONPATH": import_path, **(environment or {})},
+                pass_fds=[end.fileno()],
+            )
         self._send(job)
 
     def __enter__(self) -> Child:
@@ -125,82 +138,38 @@ class Child:
         """Wait for the answer to the job or to the last call. An SrkdError raised in the child is raised here; a crash,
         an exit or a timeout becomes `ChildFailed`.
         """
-        timed_out = threading.Event()
-
-        def end() -> None:
-            timed_out.set()
-            self._process.kill()
-
-        timer = threading.Timer(timeout_seconds or 0, end)
-        timer.daemon = True  # on SIGTERM srkd must exit without waiting for the timer
-        try:
-            if timeout_seconds is not None:
-                timer.start()
-            event = self._answer()
-        except BaseException:
-            self._process.kill()
-            raise
-        finally:
-            timer.cancel()
-        if "result" in event:
-            return event["result"]
-        if "error" in event:
-            raise SrkdError(str(event["error"])[:MOST_OF_AN_ERROR])
-        code = self._process.wait()
-        if timed_out.is_set():
-            raise ChildFailed(self._what, f"it took over {timeout_seconds:g} s")
-        self._errors.seek(0)
-        lines = self._errors.read().decode(errors="replace").strip().splitlines()
-        reason = _describe_exit(code) + (f": {lines[-1][:300]}" if lines else "")
-        raise ChildFailed(self._what, reason, crashed=code < 0)
+        end = None if timeout_seconds is None else time.monotonic() + timeout_seconds
+        while self._pipe.poll(None if end is None else max(0, end - time.monotonic())):
+            try:
+                event = json.loads(self._pipe.recv_bytes())
+            except (EOFError, OSError) as error:
+                raise self._failure() from error
+            if "error" in event:
+                raise SrkdError(event["error"])
+            if "result" in event:
+                return event["result"]
+            self._progress(*event["progress"])
+        self._process.kill()
+        raise ChildFailed(self._what, f"it took over {timeout_seconds:g} s")
 
     def close(self) -> None:
         """End the child, even if it has not answered yet."""
-        if self._process.poll() is None:
-            self._process.kill()
-            self._process.wait()
-        for stream in (self._process.stdin, self._process.stdout):
-            assert stream is not None
-            with suppress(BrokenPipeError):
-                stream.close()
-        self._files.close()
+        self._process.kill()
+        self._process.wait()
+        self._pipe.close()
+        self._printed.close()
 
     def _send(self, message: Mapping[str, object]) -> None:
-        assert self._process.stdin is not None
-        with suppress(BrokenPipeError):  # the exit code of a child that is dead already says why
-            self._process.stdin.write(json.dumps(message) + "\n")
-            self._process.stdin.flush()
+        with suppress(OSError):  # the exit code of a child that is dead already says why
+            self._pipe.send_bytes(json.dumps(message).encode())
 
-    def _answer(self) -> dict[str, Any]:
-        """Report the progress, and return the next result or error; an empty dict if the child died before one.
-
-        A child that writes more than `limits.output_mb` has failed.
-        """
-        assert self._process.stdout is not None
-        most = self._most
-        while line := self._process.stdout.readline(-1 if most is None else most + 1):
-            if most is not None:
-                most -= len(line)
-                if most < 0:
-                    raise ChildFailed(self._what, "its answer is too long")
-            event = _read_event(line)
-            if not event.keys().isdisjoint(("result", "error")):
-                return event
-            if "progress" in event:
-                self._progress(*event["progress"])
-        return {}
-
-
-def _read_event(line: str) -> dict[str, Any]:
-    """Return an event, or nothing if a crash cut the line short or a hostile file wrote it."""
-    try:
-        event = json.loads(line)
-        if "progress" in event:
-            title, done, total = event["progress"]
-            return {"progress": (str(title)[:MOST_OF_AN_ERROR], int(done), int(total))}
-    except (ValueError, TypeError, OverflowError, RecursionError):
-        return {}
-    return event if isinstance(event, dict) else {}
+    def _failure(self) -> ChildFailed:
+        """Return how the child ended, with the last line that it printed."""
+        code = self._process.wait()
+        self._printed.seek(0)
+        lines = self._printed.read().decode(errors="replace").strip().splitlines()
+        reason = _describe_exit(code) + (f": {lines[-1][:300]}" if lines else "")
+        return ChildFailed(self._what, reason, crashed=code < 0)
 
 
 _start_child: StartChild = Child
@@ -208,7 +177,7 @@ _start_child: StartChild = Child
 
 @contextmanager
 def children_started_by(start: StartChild) -> Iterator[None]:
-    """Start the children of this program by `start`, which must restrict those with limits as `Child` does."""
+    """Start the children of this program by `start`."""
     global _start_child
     before, _start_child = _start_child, start
     try:
@@ -223,11 +192,9 @@ def start_child(
     *,
     what: str,
     environment: Mapping[str, str] | None = None,
-    limits: ResourceLimits | None = None,
-    files: Sequence[int] = (),
 ) -> Worker:
     """Start a child, as `Child` does unless the program has named another way."""
-    return _start_child(function, job, what=what, environment=environment, limits=limits, files=files)
+    return _start_child(function, job, what=what, environment=environment)
 
 
 def run_in_child(
@@ -262,46 +229,48 @@ def _describe_exit(code: int) -> str:
 
 
 def main() -> None:
-    """Run the child: read the job, run the function, write the events, and answer calls until stdin ends."""
-    end_with_parent()
-    # What native code prints must not get between the events.
-    events = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
-    for text in sys.argv[2:]:
+    """Run the child: read the job, run the function, write the events, and answer calls until the pipe is closed."""
+    if sys.platform == "linux":  # it ends with its parent, even if that is killed
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    for memory_mb in sys.argv[3:]:
         if not getattr(sys.flags, "safe_path", False):
-            del sys.path[0]  # the current folder, whose files are the user's
-        restrict_process(ResourceLimits(**json.loads(text)))
-    serve(sys.argv[1], sys.stdin, events)
+            del sys.path[0]  # the current folder, whose files may be a stranger's
+        limit_memory(int(memory_mb))
+    serve(sys.argv[2], Connection(int(sys.argv[1])))
 
 
-def serve(function_name: str, lines: Iterable[str], events: IO[str]) -> None:
-    """Do the job of the first line, and call a kept object as the other lines say; write the events."""
-    lines = iter(lines)
-    job = json.loads(next(lines))
+def limit_memory(megabytes: int) -> None:
+    """Limit the memory of this process, where the system can."""
+    # On Linux DATA is private memory; AS would also count address space that libraries reserve and never touch.
+    kind = resource.RLIMIT_DATA if sys.platform == "linux" else resource.RLIMIT_AS
+    with suppress(ValueError, OSError):  # macOS refuses it, and a lower limit may already be set
+        resource.setrlimit(kind, (megabytes * 10**6, megabytes * 10**6))
+
+
+def serve(function_name: str, pipe: Connection) -> None:
+    """Do the job of the first message, and call a kept object as the others say; send the events."""
+
+    def send(event: object) -> None:
+        pipe.send_bytes(json.dumps(event).encode())
+
+    def answer(work: Callable[[], Any]) -> None:
+        try:
+            send({"result": work()})
+        except SrkdError as error:
+            send({"error": str(error)})
+
+    job = json.loads(pipe.recv_bytes())
     module, _, name = function_name.partition(":")
     function: Job = getattr(importlib.import_module(module), name)
-    is_kept = isinstance(function, type)
-    work = partial(function, lambda title, done, total: _write(events, {"progress": [title, done, total]}), **job)
-    instance = _answer(events, work, is_kept=is_kept)
-    for line in lines if is_kept and instance is not None else ():
-        call = json.loads(line)
-        _answer(events, partial(getattr(instance, call["call"]), **call["arguments"]))
-
-
-def _answer(events: IO[str], work: Callable[[], Any], *, is_kept: bool = False) -> Any:
-    """Do the work, write its result or its error, and return the result; None is written for a kept object."""
-    try:
-        result = work()
-    except SrkdError as error:
-        _write(events, {"error": str(error)})
-        return None
-    _write(events, {"result": None if is_kept else result})
-    return result
-
-
-def _write(events: IO[str], event: object) -> None:
-    events.write(json.dumps(event) + "\n")
-    events.flush()
+    start = partial(function, lambda title, done, total: send({"progress": [title, done, total]}), **job)
+    kept: list[Any] = []
+    answer((lambda: kept.append(start())) if isinstance(function, type) else start)
+    while kept:
+        try:
+            call = json.loads(pipe.recv_bytes())
+        except EOFError:
+            return
+        answer(partial(getattr(kept[0], call["call"]), **call["arguments"]))
 
 
 if __name__ == "__main__":

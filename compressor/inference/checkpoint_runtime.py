@@ -16,9 +16,7 @@ from compressor.runtimes.base import Runtime
 from compressor.runtimes.file_runtime import FileRuntime
 from compressor.runtimes.table import OpenOptions
 from compressor.runtimes.torch_runtime import TorchCompiledRuntime, TorchRuntime, torch_device
-from compressor.teachers.foreign import ForeignModel
-from compressor.teachers.programs import JailedProgram
-from compressor.teachers.teacher import Teacher, load_teacher
+from compressor.teachers.teacher import load_teacher
 
 
 def open_file(path: Path, options: OpenOptions, context: Context) -> Runtime:
@@ -61,10 +59,6 @@ class ForeignRuntime(FileRuntime):
         self.label, self.descriptor = label, teacher.descriptor
         self._teacher = teacher.move_to(torch_device(device))
         self.device = str(self._teacher.device)
-        model = teacher.model if isinstance(teacher, Teacher) else teacher
-        program = model.program if isinstance(model, ForeignModel) else None
-        self.child = program if isinstance(program, JailedProgram) else None
-        """The program if another process computes: this one's memory and processor time say nothing about it."""
 
     def _run(self, lr: torch.Tensor) -> torch.Tensor:
         sr: torch.Tensor = self._teacher(lr)

@@ -12,9 +12,9 @@ import numpy as np
 import onnx
 import torch
 
+from compressor.base.child import USUAL_LIMITS, ResourceLimits
 from compressor.base.context import QUIET, Context, Progress
 from compressor.base.errors import SrkdError, one_line
-from compressor.base.isolation import USUAL_LIMITS, ResourceLimits
 from compressor.base.machine import installed_version
 from compressor.models.networks.base import Descriptor
 from compressor.models.quantisation.file_facts import read_quantised_file
@@ -139,7 +139,7 @@ class OnnxRuntime(FileRuntime):
 
 
 def open_file(path: Path, options: OpenOptions = DEFAULTS, context: Context = QUIET) -> OnnxRuntime:
-    """Open any file, after a trial of its bytes in a restricted child process."""
+    """Open any file, after a trial of its bytes in a child process with limits."""
     content = read_whole(path)
     if not options.trusted:
         probed = try_content(content, path, USUAL_LIMITS.scaled(options.limits))

@@ -1,6 +1,6 @@
 """Experiments that find the requirements of a foreign model: scale, channels, size multiple, smallest size.
 
-An experiment may crash, hang or use all memory, so experiments run in a restricted child process (`isolation.py`), once
+An experiment on an ONNX file may crash, hang or use all memory, so experiments run in a child process with limits, once
 per file: the results are stored under the hash of its bytes.
 """
 
@@ -10,18 +10,17 @@ import json
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from compressor.base.cache_folder import default_folder
-from compressor.base.child import ChildFailed, run_in_child
+from compressor.base.child import ChildFailed, ResourceLimits, run_in_child
 from compressor.base.context import Progress
 from compressor.base.errors import SrkdError, report_unwritable
 from compressor.base.files import atomic_path
-from compressor.base.isolation import ResourceLimits
 from compressor.models.networks.base import Descriptor
 
 PROBE_SIDES = (64, 61, 96)
@@ -140,7 +139,7 @@ def run_experiments(
         copy = Path(folder) / "program"
         with report_unwritable(copy):
             copy.write_bytes(content)
-        values = _experiment(function, {**job, "path": str(copy)}, what, replace(limits, readable=(str(copy),)))
+        values = _experiment(function, {**job, "path": str(copy)}, what, limits)
     keep_result(key, values)
     return values
 

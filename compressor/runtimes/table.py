@@ -39,9 +39,9 @@ class OpenOptions:
     threads: int | None = None
     """The number of CPU threads; None: as many as torch uses."""
     limits: float = 1.0
-    """Factor on the usual limits of the trial of a foreign program."""
+    """Factor on the usual limits of the trial of a foreign ONNX file."""
     trust_code: bool = False
-    """True to run a TorchScript or torch.export program without a jail."""
+    """True to open a TorchScript or torch.export program, which may run any code."""
     trusted: bool = False
     """True for a file that this process has just written: it needs no trial in a child process."""
     emulate_target: bool = False

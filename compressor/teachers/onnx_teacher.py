@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
+from compressor.base.child import ResourceLimits
 from compressor.base.errors import one_line
-from compressor.base.isolation import ResourceLimits
 from compressor.runtimes.onnx_file import external_files, parse_onnx, read_whole
 from compressor.runtimes.onnx_providers import providers_here
 from compressor.runtimes.onnx_runtime import OnnxRuntime, try_content

@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 
+from compressor.base.child import USUAL_LIMITS, ResourceLimits
 from compressor.base.errors import MissingExtra, SrkdError, UsageError
 from compressor.base.files import file_sha256, require_regular
-from compressor.base.isolation import USUAL_LIMITS, ResourceLimits
 from compressor.models.checkpoints.header import weights_file
 from compressor.models.checkpoints.load import DoesNotFit, UnknownNetwork, load_checkpoint, read_states
 from compressor.models.networks.base import Descriptor, ImageModel, Network, Spec
@@ -118,8 +118,8 @@ def load_teacher(
     """Return the teacher in any model file: a checkpoint or run folder of srkd or a known code base, TorchScript, ONNX,
     torch.export, or a state dict that spandrel supports.
 
-    For foreign files `arch_options` holds the options of `ForeignSettings.from_options`, and `weights`. A program may
-    use `limits` times the usual time, memory and output; with `trust_code` it needs no jail.
+    For foreign files `arch_options` holds the options of `ForeignSettings.from_options`, and `weights`. An ONNX
+    file is first tried with `limits` times the usual time and memory; programs of torch open with `trust_code` only.
     """
     path, options = weights_file(Path(path)), dict(arch_options or {})
     require_regular(path)
@@ -143,7 +143,7 @@ def _open_program(kind: str, path: Path, limits: ResourceLimits, *, trust_code: 
 
         return OnnxProgram(path, limits)
     if kind in ("torchscript", "export"):
-        return open_program(kind, path, limits, trust_code=trust_code)
+        return open_program(kind, path, trust_code=trust_code)
     raise SrkdError(f"{path}: a torch.export program of an older torch: save it again with torch 2.8 or later")
 
 

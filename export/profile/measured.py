@@ -26,7 +26,6 @@ from compressor.images.protocol import Protocol
 from compressor.images.resize import mod_crop
 from compressor.images.scores import EQUAL_DB, Scores
 from compressor.images.sets import embedded_pairs
-from compressor.inference.checkpoint_runtime import ForeignRuntime
 from compressor.inference.evaluate import make_lr, run_exactly
 from compressor.inference.numbers import numbers_of
 from compressor.inference.open import open_model
@@ -158,9 +157,8 @@ class MeasuredModel:
             milliseconds = self._time(self._call(workload), calls)
             ran = calls + (calls > 1)  # with several calls an untimed one runs first
             cpu_ms = 1000 * (time.process_time() - started) / ran
-        # CPU time is meaningless for several threads, which spin while they wait, and for the work of a GPU or a child.
-        in_child = isinstance(self._runtime, ForeignRuntime) and self._runtime.child is not None
-        is_alone = self._threads == 1 and self._runtime.device == "cpu" and not in_child
+        # CPU time is meaningless for several threads, which spin while they wait, and for the work of a GPU.
+        is_alone = self._threads == 1 and self._runtime.device == "cpu"
         return asdict(TurnTimes(milliseconds, cpu_ms if is_alone else None))
 
     def layers(self, *, workload: Sequence[int]) -> list[dict[str, Any]] | None:

@@ -14,7 +14,6 @@ import torch
 
 from compressor.base.errors import SrkdError
 from compressor.base.machine import peak_resident_bytes
-from compressor.inference.checkpoint_runtime import ForeignRuntime
 from compressor.runtimes.base import Runtime
 from compressor.runtimes.onnx_providers import torch_device_for
 
@@ -41,8 +40,6 @@ class PeakMemory:
 
     def megabytes(self, runtime: Runtime) -> float:
         """The peak since the reset, in MB."""
-        if isinstance(runtime, ForeignRuntime) and runtime.child is not None:
-            return runtime.child.memory_bytes() / 1e6
         if runtime.device.startswith("cuda") and runtime.name.startswith("torch"):
             return torch.cuda.max_memory_allocated() / 1e6
         if torch_device_for(runtime.device).startswith("cuda"):

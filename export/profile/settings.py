@@ -47,9 +47,9 @@ class ProfileSettings:
     arch_options: Mapping[str, object] | None = None
     teacher_options: Mapping[str, object] | None = None
     limits: float = 1.0
-    """Factor on the usual limits of memory and time for the first run of an untrusted program."""
+    """Factor on the usual limits of memory and time for the first run of an untrusted ONNX file."""
     trust_code: bool = False
-    """True to run TorchScript and torch.export programs without a jail."""
+    """True to open TorchScript and torch.export programs, which may run any code."""
 
     def __post_init__(self) -> None:
         if not (self.runtimes and self.lr_sizes and self.precisions and self.batches):

@@ -65,7 +65,7 @@ def run_export(options: ExportOptions, context: Context) -> ExportReport:
             calibrate=None if options.calibrate is None else Path(options.calibrate),
             data=None if options.data is None else Path(options.data),
             max_drop=options.max_drop,
-            teacher=_int8_teacher(rows, source, context.note),
+            teacher=_int8_teacher(rows, source, context.note, trust_code=options.trust_code),
         ),
     )
     file_options.require_used({name for row in rows for name in row.options})
@@ -97,7 +97,7 @@ def _in_luma(network: Network, source: Source) -> tuple[Network, Source]:
     return network.deployed().in_luma(), replace(source, stem=f"{source.stem}-luma", header=header)
 
 
-def _int8_teacher(rows: Sequence[Format], source: Source, note: Note) -> Teacher | None:
+def _int8_teacher(rows: Sequence[Format], source: Source, note: Note, *, trust_code: bool) -> Teacher | None:
     """The teacher whose images int8 is compared with; None: the originals, also if its file is not at hand."""
     is_asked = any(row.precision == "int8" for row in rows)
     if not is_asked or source.path is None or source.header.get("srkd.goal") != "teacher":
@@ -106,7 +106,7 @@ def _int8_teacher(rows: Sequence[Format], source: Source, note: Note) -> Teacher
     if run is None:
         note("int8 is judged by the originals, as the teacher that this student imitates is not at hand")
         return None
-    return load_teacher(run.path, scale=run.scale, arch_options=run.options or None)
+    return load_teacher(run.path, scale=run.scale, arch_options=run.options or None, trust_code=trust_code)
 
 
 def _card_facts(source: Source, note: Note) -> CardFacts:

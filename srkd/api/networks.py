@@ -31,9 +31,9 @@ def load(
 ) -> Network | Teacher:
     """Return the network of a checkpoint or a run folder: eval mode, float RGB in [0,1], NCHW, in and out.
 
-    A foreign file (TorchScript, ONNX, torch.export, what spandrel knows) gives a `Teacher`, with outputs only; a
-    program may use `limits` times 60 s, 4 GB and 64 MB of output when it is first tried. TorchScript and torch.export
-    programs run in a jail; `trust_code` runs them without. An open network is returned as it is.
+    A foreign file (TorchScript, ONNX, torch.export, what spandrel knows) gives a `Teacher`, with outputs only.
+    ONNX files are first tried with `limits` times 60 s and 4 GB; TorchScript and torch.export programs, which may run
+    any code, open with `trust_code` only. An open network is returned as it is.
 
         >>> teacher = srkd.load("edsr.pt")
     """

@@ -125,7 +125,9 @@ def _pictures(
         missing.append("the teacher's file is not at hand: the student's pictures are compared with the originals")
     else:
         try:
-            teacher_options = OpenOptions(scale=run_teacher.scale, arch_options=run_teacher.options or None)
+            teacher_options = OpenOptions(
+                scale=run_teacher.scale, arch_options=run_teacher.options or None, trust_code=options.trust_code
+            )
             teacher = open_model(run_teacher.path, teacher_options)
         except SrkdError as error:
             missing.append(f"the teacher could not be opened: {error}")

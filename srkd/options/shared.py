@@ -46,12 +46,13 @@ Tile: TypeAlias = Annotated[
     int | None, Field(ge=0), Option("Side of a tile in LR pixels; 0: no tiles.", unset="chosen by memory")
 ]
 SelfEnsemble: TypeAlias = Annotated[bool, Option("Mean over the eight symmetries; takes eight times as long.")]
-LIMITS_HELP = "How many times 60 s, 4 GB and 64 MB of output a foreign program may use when it is first tried."
+LIMITS_HELP = "How many times 60 s and 4 GB a foreign ONNX file may use when it is first tried."
 GOAL_HELP = (
     "What a student is judged by: nearness to the originals or to the teacher's images. auto: the originals if the "
     "teacher is nearer to them than bicubic, as a teacher trained for looks is not."
 )
-TRUST_HELP = "Run TorchScript and .pt2 programs without a jail, as where the kernel offers none."
+TRUST_HELP = "Open TorchScript and .pt2 programs, which may run any code."
+TrustCode: TypeAlias = Annotated[bool, Option(TRUST_HELP)]
 Degrade: TypeAlias = Annotated[
     str,
     AfterValidator(absolute_degradation),
@@ -108,7 +109,7 @@ class ProgramOptions(LimitOptions):
     """Options for reading a checkpoint or a foreign program."""
 
     _: KW_ONLY
-    trust_code: Annotated[bool, Option(TRUST_HELP)] = False
+    trust_code: TrustCode = False
 
 
 @options

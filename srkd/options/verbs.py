@@ -34,6 +34,7 @@ from srkd.options.shared import (
     Sizes,
     Threads,
     Tile,
+    TrustCode,
     require_64_bits,
 )
 from srkd.options.values import CLUSTER, COUNTS, MODEL, MODELS, PATHS, PICTURES, SIZE, SIZES, TEXTS, names_of
@@ -102,6 +103,7 @@ class ExportOptions(CheckpointOptions):
         Option("Photos on which the loss of int8 is measured.", unset="other embedded photos", metavar="DIR"),
     ] = None
     max_drop: Annotated[float, Field(ge=0), Option("Y-PSNR in dB that int8 may lose at most on these photos.")] = 0.1
+    trust_code: TrustCode = False
 
 
 @options
@@ -334,6 +336,7 @@ class ReportOptions(Options):
     goal: Annotated[
         GoalOption, Option("What headline and charts are about: originals or teacher; auto: the run's goal.")
     ] = "auto"
+    trust_code: TrustCode = False
 
 
 @options
@@ -345,6 +348,7 @@ class CompareOptions(ScoringOptions):
         Option("Benchmark sets to score all students on: as of evaluate.", unset="the runs' own validation alone"),
     ] = None
     device: Device = "cpu"
+    trust_code: TrustCode = False
     html: Annotated[PathOption, Option("HTML file to write in addition.", unset="none", metavar="FILE")] = None
 
 

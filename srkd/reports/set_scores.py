@@ -233,5 +233,10 @@ class Scoring:
         path = None if teacher is None else find_teacher_file(teacher)
         if teacher is None or path is None:
             return None
-        options = OpenOptions(scale=self.scale, arch_options=teacher.options or None, device=self.options.device)
+        options = OpenOptions(
+            scale=self.scale,
+            arch_options=teacher.options or None,
+            device=self.options.device,
+            trust_code=self.options.trust_code,
+        )
         return open_model(path, options, self.context)

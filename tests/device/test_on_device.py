@@ -155,7 +155,9 @@ def test_a_foreign_teacher_goes_along(tmp_path: Path) -> None:
     torch.manual_seed(0)
     module = nn.Sequential(nn.Conv2d(3, 12, 3, padding=1), nn.PixelShuffle(2)).eval()
     runtimes = [
-        open_model(save_torchscript(module, tmp_path / "teacher.pt"), OpenOptions(device=device), QUIET)
+        open_model(
+            save_torchscript(module, tmp_path / "teacher.pt"), OpenOptions(device=device, trust_code=True), QUIET
+        )
         for device in ("cpu", DEVICE)
     ]
     here, there = (runtime.run(photo()) for runtime in runtimes)

@@ -103,14 +103,14 @@ def test_the_images_of_a_foreign_teacher_become_known_from_the_original(kind: st
     """Without its option such a teacher gives fair images, and its student would learn to repeat pixels."""
     options, text = RIGHT_OPTIONS[kind]
     path = save_torchscript(Particular(kind), tmp_path / "foreign.pt")
-    check = check_teacher(load_teacher(path))
+    check = check_teacher(load_teacher(path, trust_code=True))
     assert kind == "bright" or check.to_bicubic > EXPECTED_DB
     assert check.suggestion == options and check.options == f"--arch-option {text}"
     assert check.with_suggestion is not None and check.with_suggestion > check.bicubic_to_original
-    right = check_teacher(load_teacher(path, arch_options=options))
+    right = check_teacher(load_teacher(path, arch_options=options, trust_code=True))
     assert right.beats_bicubic and right.suggestion == {} and right.to_original == check.with_suggestion
     # Every setting leads to the right one: alternatives do not build on a given wrong one.
-    wrong = load_teacher(path, arch_options={"input_range": "-1..1", "output_range": "255", "bgr": 1})
+    wrong = load_teacher(path, arch_options={"input_range": "-1..1", "output_range": "255", "bgr": 1}, trust_code=True)
     assert {**check_teacher(wrong).suggestion, "bgr": 0} == {**options, "bgr": 0} or kind == "bgr"
 
 
@@ -125,7 +125,9 @@ class NearlyBicubic(nn.Module):
 
 def test_a_hair_is_no_reason_to_stop(tmp_path: Path) -> None:
     path = save_torchscript(NearlyBicubic(), tmp_path / "foreign.pt")
-    check, other = (check_teacher(load_teacher(path, arch_options={"img_range": text})) for text in ("1", "-1..1"))
+    check, other = (
+        check_teacher(load_teacher(path, arch_options={"img_range": text}, trust_code=True)) for text in ("1", "-1..1")
+    )
     assert 0.1 < check.to_original - check.bicubic_to_original < 0.2 and not check.beats_bicubic
     assert other.beats_bicubic and 0.1 < other.to_original - check.to_original < 0.2
     assert dict(check.suggestion) == {} and "hardly better than bicubic" in check.lines()[-1]
@@ -141,7 +143,7 @@ class OwnSkip(nn.Module):
 
 
 def test_a_skip_connection_that_is_sharper_than_bicubic_hides_no_wrong_range(tmp_path: Path) -> None:
-    check = check_teacher(load_teacher(save_torchscript(OwnSkip(), tmp_path / "foreign.pt")))
+    check = check_teacher(load_teacher(save_torchscript(OwnSkip(), tmp_path / "foreign.pt"), trust_code=True))
     assert check.to_original > check.bicubic_to_original + 0.1
     assert check.options == "--arch-option img_range=255" and "with --arch-option img_range=255 it has" in str(
         check.advice
@@ -162,7 +164,18 @@ def test_compress_stops_at_a_teacher_that_an_option_improves(
     """The same run continues with the option, or with the current one given: then the user has decided."""
     path = save_torchscript(Particular("255"), tmp_path / "foreign.pt")
     line = ["compress", "--teacher", str(path), "--recipe", "logits", "--student", "compact:width=4,depth=1"]
-    line += ["--steps", "1", "--set", "schedule.batch=1", "--init", "random", "--label-margin", "0"]
+    line += [
+        "--steps",
+        "1",
+        "--set",
+        "schedule.batch=1",
+        "--init",
+        "random",
+        "--label-margin",
+        "0",
+        "--set",
+        "trust_code=true",
+    ]
     assert run([*line, "--out", str(tmp_path / "refused")]) == 2
     error = capsys.readouterr().err
     assert "with --arch-option img_range=255 it has" in error and "or --arch-option img_range=1 to train" in error
@@ -174,13 +187,13 @@ def test_compress_stops_at_a_teacher_that_an_option_improves(
 
 def test_evaluate_names_models_below_bicubic_and_the_option(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = save_torchscript(Particular("255"), tmp_path / "foreign.pt")
-    assert run(["evaluate", str(path)]) == 0
+    assert run(["evaluate", str(path), "--trust-code"]) == 0
     error = " ".join("".join(capsys.readouterr()).split())
     assert (
         "foreign is below bicubic to the original on embedded" in error
         and "with --arch-option img_range=255 it has" in error
     )
-    assert run(["evaluate", str(path), "--arch-option", "img_range=255"]) == 0
+    assert run(["evaluate", str(path), "--arch-option", "img_range=255", "--trust-code"]) == 0
     assert "below bicubic" not in "".join(capsys.readouterr())
 
 
@@ -233,7 +246,7 @@ def test_a_teacher_that_gives_no_numbers_is_refused(tmp_path: Path) -> None:
             return x.repeat_interleave(2, 2).repeat_interleave(2, 3) / (x.mean() * 0)
 
     with pytest.raises(SrkdError, match="NaN or infinity"):
-        check_teacher(load_teacher(save_torchscript(Infinite(), tmp_path / "inf.pt")))
+        check_teacher(load_teacher(save_torchscript(Infinite(), tmp_path / "inf.pt"), trust_code=True))
 
 
 def test_inspect_checks_when_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

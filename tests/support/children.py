@@ -1,56 +1,60 @@
-"""Quick ways to start srkd's children (`children_started_by`): a new interpreter takes seconds to import torch.
+"""A quick way to start srkd's children (`children_started_by`): a new interpreter takes seconds to import torch.
 
-A child with limits, which tries an untrusted file, is a fork with the same limits. LiteRT's converter and quantiser run
-in forks of a process that has imported them. A profiled model and a program that was tried stay in this process, but
-arguments and results still pass as JSON. All other children are processes as for a user.
+The trial of an ONNX file and a profiled model stay in this process, but arguments and results still pass as JSON. All
+jobs of LiteRT run in one child, which imports it once. All other children are processes as for a user.
 """
 
 from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 from compressor.base.child import Child, StartChild, Worker
 from compressor.base.context import Progress, no_progress
 from compressor.base.errors import SrkdError
-from compressor.base.isolation import ResourceLimits
-from tests.support.forks import OF_UNTRUSTED_FILES, WarmProcess
 
-KEPT_HERE = ("export.profile.measured:MeasuredModel", "compressor.teachers.program_in_child:ProgramInChild")
+KEPT_HERE = ("export.profile.measured:MeasuredModel", "compressor.runtimes.onnx_runtime:try_in_child")
 OF_LITERT = ("export.convert.to_litert:convert_checkpoint", "export.int8.litert_quantiser:quantise_file")
 
 
 @contextmanager
 def quick_start() -> Iterator[StartChild]:
-    """Yield a way to start children quickly; the processes that it forks end with the context."""
-    with closing(WarmProcess(*OF_UNTRUSTED_FILES)) as tries, closing(WarmProcess("litert_torch")) as litert:
-        yield partial(_start, tries, litert)
+    """Yield a way to start children quickly."""
+    litert: list[Child] = []
+    yield partial(_start, litert)
+    for child in litert:
+        child.close()
 
 
-def _start(
-    tries: WarmProcess,
-    litert: WarmProcess,
-    function: str,
-    job: Mapping[str, object],
-    *,
-    what: str,
-    environment: Mapping[str, str] | None = None,
-    progress: Progress = no_progress,
-    limits: ResourceLimits | None = None,
-    files: Sequence[int] = (),
-) -> Worker:
+def _start(litert: list[Child], function: str, job: Mapping[str, object], *, what: str, **options: Any) -> Worker:
     if function in KEPT_HERE:
-        return ChildHere(function, job)
-    if limits is not None or function in OF_LITERT:
-        warm = litert if limits is None else tries
-        return RunWhenAsked(
-            lambda: warm.run(function, job, what=what, limits=limits, environment=environment, progress=progress)
-        )
-    return Child(function, job, what=what, environment=environment, progress=progress)
+        return ChildHere(function, job, options.get("progress", no_progress))
+    if function in OF_LITERT:
+        if not litert:
+            litert.append(Child(f"{__name__}:Jobs", {}, what="LiteRT"))
+            litert[0].result()
+        return RunWhenAsked(lambda: litert[0].call("run", function=function, job=job))
+    return Child(function, job, what=what, **options)
+
+
+def find(function: str) -> Any:
+    """Return the function that is named as in the jobs of children."""
+    module, _, name = function.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+class Jobs:
+    """What runs jobs one after the other in a child."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+
+    def run(self, function: str, job: Mapping[str, Any]) -> Any:
+        return find(function)(self._progress, **job)
 
 
 class RunWhenAsked:
@@ -70,23 +74,25 @@ class RunWhenAsked:
 
 
 class ChildHere:
-    """A child that keeps its object in this process."""
+    """A child that is this process."""
 
-    def __init__(self, function: str, job: Mapping[str, object]) -> None:
-        module, _, name = function.partition(":")
+    def __init__(self, function: str, job: Mapping[str, object], progress: Progress) -> None:
         self._error: SrkdError | None = None
+        found = find(function)
         try:
-            self._made: Any = getattr(importlib.import_module(module), name)(no_progress, **json.loads(json.dumps(job)))
+            self._made: Any = found(progress, **json.loads(json.dumps(job)))
         except SrkdError as error:
             self._error = error
+        self._is_kept = isinstance(found, type)
 
     def call(self, name: str, *, timeout_seconds: float | None = None, **arguments: object) -> Any:
         self.result()
         return json.loads(json.dumps(getattr(self._made, name)(**json.loads(json.dumps(arguments)))))
 
-    def result(self, timeout_seconds: float | None = None) -> None:
+    def result(self, timeout_seconds: float | None = None) -> Any:
         if self._error is not None:
             raise self._error
+        return None if self._is_kept else json.loads(json.dumps(self._made))
 
     def close(self) -> None:
         self._made = None

@@ -1,7 +1,7 @@
 """Opening of mutated files: `python -m tests.support.fuzz KIND[,KIND] COUNT SEED FOLDER`.
 
 It runs in a separate process, because native code reads most of these formats: a crash must fail a test and not end it.
-Jobs that srkd runs in a new, restricted process run here in a fork under similar limits, which takes milliseconds. The
+Jobs that srkd runs in a new process with limits run here in a fork under similar limits, which takes milliseconds. The
 results of each kind are printed as one JSON object; a file that gives neither an open model nor a one-line error is
 kept in FOLDER and listed under `wrong`.
 """
@@ -15,12 +15,14 @@ import random
 import re
 import resource
 import sys
+import tempfile
 import traceback
 import warnings
-import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkProcess
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +31,11 @@ import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
-from torch import nn
 
-from compressor.base.child import ChildFailed, children_started_by
+from compressor.base.child import Child, ChildFailed, ResourceLimits, children_started_by, limit_memory, serve
+from compressor.base.context import Progress
 from compressor.base.errors import SrkdError, is_out_of_memory
-from compressor.base.isolation import ResourceLimits
+from compressor.base.machine import native_silence
 from compressor.images.files import image_size, read_picture, read_rgb_u8
 from compressor.inference.open import open_model
 from compressor.models.checkpoints.save import metadata_of
@@ -47,40 +49,13 @@ from export.formats.conversion import Conversion
 from recipes.config.reading import load_preset
 from tests.support.commands import ROOT
 from tests.support.films import make_film, picture
-from tests.support.foreign_models import save_export, save_onnx, save_torchscript, twin
-from tests.support.forks import Fork
+from tests.support.foreign_models import save_onnx, twin
 from tests.support.hostile_checkpoints import damaged, peak_mb
-from tests.support.hostile_files import zipped
 
 LIMITS = ResourceLimits(seconds=3, memory_mb=2000)
 """Limits of a fork, tighter than the usual ones because thousands of files are tried."""
 WILD_INTEGERS = (0, -1, 1, 2, 3, 7, 255, 2**16, 2**31 - 1, 2**31, 2**40, 2**62, 2**63 - 1, -(2**63))
 WILD_WORDS = ("", "0", "-1", "1e99", "99999999999999999999", "null", ".nan", "[", "{", '"', "é", "\u202e", "*a", "!!x")
-
-
-Mutation = Callable[[bytes, random.Random], bytes]
-
-
-def mutated_zip(path: Path, rng: random.Random, *, ending: str, share: float, change: Mutation) -> bytes:
-    """Return the file with damaged bytes, or an archive with one changed record and correct checksums.
-
-    This share of records with the ending is changed by `change`, all others are damaged.
-    """
-    if rng.random() < 0.3:
-        return damaged(path.read_bytes(), rng)
-    with zipfile.ZipFile(path) as archive:
-        records = {name: archive.read(name) for name in archive.namelist()}
-    programs = [name for name in records if "/models/" in name or ("/code/" in name and name.endswith(".py"))]
-    name = rng.choice(programs if rng.random() < 0.5 else list(records))
-    kind = rng.random()
-    if kind < 0.15:
-        del records[name]
-    elif kind < 0.2:
-        records[name.swapcase()] = records[name]
-    else:
-        how = change if name.endswith(ending) and rng.random() < share else damaged
-        records[name] = how(records[name], rng)
-    return zipped(records)
 
 
 def mutated_words(content: bytes, rng: random.Random) -> bytes:
@@ -92,33 +67,6 @@ def mutated_words(content: bytes, rng: random.Random) -> bytes:
         wild = str(rng.choice(WILD_INTEGERS)).encode()
         pieces[at] = rng.choice((rng.choice(pieces), wild, rng.choice(WILD_WORDS).encode()))
     return b"".join(pieces)
-
-
-def mutated_json(content: bytes, rng: random.Random) -> bytes:
-    """Return JSON with one to three values replaced anywhere in the tree."""
-    tree = json.loads(content)
-    for _ in range(rng.choice((1, 1, 3))):
-        places: list[tuple[Any, Any]] = []
-        queue = [tree]
-        while queue:
-            item = queue.pop()
-            pairs = item.items() if isinstance(item, dict) else enumerate(item) if isinstance(item, list) else ()
-            for key, value in pairs:
-                places.append((item, key))
-                queue.append(value)
-        if not places:
-            break
-        (holder, key), (other, where) = rng.choice(places), rng.choice(places)
-        kind = rng.randrange(5)
-        if kind == 0:
-            del holder[key]
-        elif kind == 1:
-            holder[key] = json.loads(json.dumps(other[where]))
-        elif kind == 2 and isinstance(holder[key], str):
-            holder[key] = mutated_words(holder[key].encode(), rng).decode(errors="replace")
-        else:
-            holder[key] = rng.choice((*WILD_INTEGERS, *WILD_WORDS, None, True, 1e300, [], {}, 10**30))
-    return json.dumps(tree).encode()
 
 
 def mutated_onnx(path: Path, rng: random.Random) -> bytes:
@@ -254,16 +202,6 @@ def save_busy_onnx(path: Path) -> Path:
     return path
 
 
-class Busy(nn.Module):
-    """A module that repeats, pads, enlarges and adds in a loop, by numbers in its code."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = nn.functional.pad(x.repeat(1, 1, 2, 2), [4, 4, 4, 4], "constant", 0.5)
-        for number in range(3):
-            y = y + torch.zeros([6, 1]).sum() * number
-        return y[:, :, 4:-4, 4:-4]
-
-
 def image_seeds(folder: Path) -> list[Path]:
     """Write small pictures of every format, with all its modes, a colour profile and EXIF; return their paths."""
     noise = np.random.default_rng(0).integers(0, 256, (16, 16, 4), dtype=np.uint8)
@@ -309,8 +247,8 @@ LR = torch.zeros(1, 3, 5, 4)
 
 
 def open_program(path: Path) -> None:
-    """Open and run a program as a teacher, and some ONNX files as models."""
-    if path.suffix == ".onnx" and path.stat().st_size % 2:
+    """Open and run an ONNX file as a teacher, or as a model."""
+    if path.stat().st_size % 2:
         runtime = open_model(path)
         size = max(runtime.descriptor.min_size, 8)
         runtime.run(torch.zeros(1, runtime.descriptor.channels, size, size))
@@ -343,16 +281,6 @@ class Kind:
 
 KINDS = {
     "ONNX": Kind(onnx_seeds, mutated_onnx, open_program),
-    "TorchScript": Kind(
-        lambda folder: [save_torchscript(twin(), folder / "twin.pt"), save_torchscript(Busy(), folder / "busy.pt")],
-        partial(mutated_zip, ending=".py", share=0.6, change=mutated_words),
-        open_program,
-    ),
-    "torch.export": Kind(
-        lambda folder: [save_export(twin(), folder / "twin.pt2")],
-        partial(mutated_zip, ending=".json", share=0.7, change=mutated_json),
-        open_program,
-    ),
     "recipe": Kind(
         lambda folder: sorted((ROOT / "recipes" / "presets").glob("*.yaml")),
         mutated_recipe,
@@ -389,21 +317,38 @@ ENDED = {"crashed": 0, "over their time": 0}
 """Numbers of forks that did not end by themselves."""
 
 
-class CountedFork(Fork):
-    """A child that a program opens in, with the small limits of this file."""
+class Forked(ForkProcess):
+    def wait(self) -> int | None:
+        self.join()
+        return self.exitcode
 
-    def __init__(self, *arguments: Any, limits: ResourceLimits | None = None, **options: Any) -> None:
-        assert limits is not None, "only untrusted files are opened here"
-        super().__init__(*arguments, limits=replace(LIMITS, readable=limits.readable), **options)
+
+class Fork(Child):
+    """A child with one result that is a fork of this process, which has no threads, with the limits of this file."""
+
+    def __init__(self, function: str, job: object, *, what: str, progress: Progress, **options: object) -> None:
+        self._what, self._progress = what, progress
+        self._printed = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the child lives
+        self._pipe, end = Pipe()
+        self._process = Forked(target=work, args=(function, end))  # type: ignore[assignment]
+        self._process.start()  # type: ignore[attr-defined]
+        end.close()
+        self._pipe.send_bytes(json.dumps(job).encode())
 
     def result(self, timeout_seconds: float | None = None) -> Any:
         try:
-            return super().result(timeout_seconds)
+            return super().result(LIMITS.seconds)
         except ChildFailed as error:
             if not error.crashed and "it took" not in error.reason:
                 raise AssertionError(error.reason) from error
             ENDED["crashed" if error.crashed else "over their time"] += 1
             raise
+
+
+def work(function: str, pipe: Connection) -> None:
+    limit_memory(LIMITS.memory_mb)
+    with native_silence():
+        serve(function, pipe)
 
 
 def attack(kind: Kind, count: int, seed: int, folder: Path) -> dict[str, Any]:
@@ -445,7 +390,7 @@ def main() -> int:
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)  # a fork has no other threads
     os.environ["SRKD_CACHE"] = str(folder / "cache")
-    with children_started_by(CountedFork):
+    with children_started_by(Fork):
         report = {name: attack(KINDS[name], count, seed, folder / name) for name in sys.argv[1].split(",")}
     sys.stdout.write(json.dumps(report))
     return 0
