@@ -2,18 +2,14 @@
 training.
 
 VGG-19 from the file of `--phi-weights`, from torch.hub's cache, or downloaded into it, in this order; else the
-teacher's own first blocks. A download that does not start within 5 s, breaks off, or has a wrong checksum counts as
-unavailable. With `phi=vgg19` (required by a paper's preset) there is no fallback.
+teacher's own first blocks. A download from a silent server, or with a wrong checksum, counts as unavailable.
+With `phi=vgg19` (required by a paper's preset) there is no fallback.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import http.client
-import queue
-import threading
-import urllib.request
+import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -26,8 +22,8 @@ from torch import nn
 
 from compressor.assets import embedded_teacher
 from compressor.base.context import Progress, no_progress
-from compressor.base.errors import SrkdError, UsageError
-from compressor.base.files import atomic_path, file_sha256
+from compressor.base.errors import SrkdError, UsageError, one_line
+from compressor.base.files import file_sha256
 from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.checkpoints.published import hub_file
 from compressor.models.networks.base import Network
@@ -38,9 +34,7 @@ FILE = "vgg19-dcbb9e9d.pth"
 URL = f"https://download.pytorch.org/models/{FILE}"
 SHA256 = "dcbb9e9d"
 """The first digits of the file's SHA-256, which torchvision puts in its name."""
-START_WITHIN_S = 5.0
-STALLS_AFTER_S = 30.0
-CHUNK_BYTES = 2**20
+STALLS_AFTER_S = 10.0
 
 TEACHER_BLOCKS = "the teacher's own first blocks"
 
@@ -175,7 +169,9 @@ def resolve_phi(
             otherwise = f", else {TEACHER_BLOCKS}" if choice == "auto" else ""
             return PhiSource("vgg19", f"VGG-19, if {URL} can be fetched{otherwise}")
         try:
-            fetch(URL, cached, SHA256, progress=progress)
+            progress("VGG-19", 0, 1)
+            fetch(URL, cached, SHA256)
+            progress("VGG-19", 1, 1)
         except SrkdError as error:
             reason = str(error)
     if not reason:
@@ -188,43 +184,13 @@ def resolve_phi(
     return PhiSource("teacher", f"{TEACHER_BLOCKS}, as VGG-19 is not available ({reason})")
 
 
-def fetch(url: str, path: Path, sha256: str, *, progress: Progress = no_progress) -> None:
-    """Fetch `url` to `path` atomically, with the expected checksum."""
-    digest, done = hashlib.sha256(), 0
-    with _start(url) as response, atomic_path(path) as temporary:
-        total = response.length or 0
-        with open(temporary, "wb") as file:
-            try:
-                while chunk := response.read1(CHUNK_BYTES):
-                    file.write(chunk)
-                    digest.update(chunk)
-                    done += len(chunk)
-                    progress("VGG-19", done, max(total, done))
-            except (OSError, http.client.HTTPException) as error:
-                raise SrkdError(f"its download broke off after {done:,} bytes: {error}") from error
-        if done < total:
-            raise SrkdError(f"its download broke off after {done:,} of {total:,} bytes")
-        if not digest.hexdigest().startswith(sha256):
-            raise SrkdError(f"its download's SHA-256 begins with {digest.hexdigest()[:8]}, not with {sha256}")
-
-
-def _start(url: str) -> http.client.HTTPResponse:
-    """Return the response once its first byte is here; a thread waits for it, as timeouts do not cover name servers."""
-    results: queue.SimpleQueue[http.client.HTTPResponse | Exception] = queue.SimpleQueue()
-
-    def wait_for_the_first_byte() -> None:
-        try:
-            response = urllib.request.urlopen(url, timeout=STALLS_AFTER_S)  # noqa: S310 - the caller's URL is a constant
-            response.peek(1)
-            results.put(response)
-        except (OSError, http.client.HTTPException) as error:
-            results.put(error)
-
-    threading.Thread(target=wait_for_the_first_byte, daemon=True).start()
+def fetch(url: str, path: Path, sha256: str) -> None:
+    """Fetch `url` to `path`, with the expected checksum, by torch.hub; a server that is silent is given up."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(STALLS_AFTER_S)  # torch.hub sets none
     try:
-        result = results.get(timeout=START_WITHIN_S)
-    except queue.Empty:
-        raise SrkdError(f"its download did not start within {START_WITHIN_S:g} s") from None
-    if isinstance(result, Exception):
-        raise SrkdError(f"its download did not start: {result}") from result
-    return result
+        with one_line("its download failed", first=True):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(url, str(path), hash_prefix=sha256, progress=False)
+    finally:
+        socket.setdefaulttimeout(before)
