@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import zipfile
+from collections import defaultdict
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,6 @@ from torch.serialization import set_crc32_options
 from compressor.base.errors import SrkdError
 from compressor.models.checkpoints.files import open_container
 from compressor.models.checkpoints.load import load_checkpoint
-from compressor.models.checkpoints.pickles import TensorRef
 from compressor.models.networks.base import Network
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
@@ -38,6 +39,9 @@ def test_a_training_checkpoint_with_optimizer_and_numbers(plain: tuple[State, Ne
         "best_psnr": np.float64(32.1),
         "history": np.arange(5),
         "args": argparse.Namespace(scale=[2], rgb_range=255),
+        "seen": defaultdict(list, {1: [2]}),
+        "started": datetime(2026, 1, 2),
+        "folder": Path("runs"),
         "device": torch.device("cpu"),
         "dtype": torch.float32,
     }
@@ -46,13 +50,8 @@ def test_a_training_checkpoint_with_optimizer_and_numbers(plain: tuple[State, Ne
 
 @pytest.mark.parametrize(
     "how",
-    [
-        {"_use_new_zipfile_serialization": False},
-        {"_use_new_zipfile_serialization": False, "pickle_protocol": 4},
-        {"pickle_protocol": 4},
-        {"pickle_protocol": 5},
-    ],
-    ids=["legacy", "legacy-protocol4", "protocol4", "protocol5"],
+    [{"_use_new_zipfile_serialization": False}, {"_use_new_zipfile_serialization": True}],
+    ids=["legacy", "zip"],
 )
 def test_containers(how: dict[str, object], plain: tuple[State, Network], tmp_path: Path) -> None:
     state, network = plain
@@ -132,13 +131,11 @@ def test_every_published_file_holds_what_torch_reads() -> None:
     assert len(files) >= 20
     for file in files:
         reference = tensors(torch.load(file, weights_only=True, map_location="cpu"))
-        with open_container(file) as container:
-            refs = tensors(container.content)
-            assert refs.keys() == reference.keys(), file
-            for name, ref in refs.items():
-                actual = container.tensor(ref)
-                assert actual.dtype == reference[name].dtype
-                assert torch.equal(actual, reference[name]), (file, name)
+        actual = tensors(open_container(file).content)
+        assert actual.keys() == reference.keys(), file
+        for name, tensor in actual.items():
+            assert tensor.dtype == reference[name].dtype
+            assert torch.equal(tensor, reference[name]), (file, name)
 
 
 def tensors(content: Any, prefix: str = "") -> dict[str, Any]:
@@ -147,7 +144,7 @@ def tensors(content: Any, prefix: str = "") -> dict[str, Any]:
     for name, value in content.items():
         if isinstance(value, dict):
             result |= tensors(value, f"{prefix}{name}/")
-        elif isinstance(value, (torch.Tensor, TensorRef)):
+        elif isinstance(value, torch.Tensor):
             result[f"{prefix}{name}"] = value
     return result
 
@@ -155,7 +152,7 @@ def tensors(content: Any, prefix: str = "") -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"a": torch.eye(3).to_sparse()}, "holds sparse, quantised or meta tensors"),
+        ({"a": torch.eye(3).to_sparse()}, "is sparse, quantised"),
         (nn.Conv2d(1, 1, 1), r"would run 'torch\.nn\.modules\.conv\.Conv2d': refused, nothing was run"),
         ([torch.eye(3)], "holds a list, not a state dict"),
         (torch.eye(3), "holds a tensor, not a state dict"),

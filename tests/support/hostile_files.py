@@ -7,7 +7,6 @@ import json
 import os
 import pickle
 import struct
-import sys
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -188,32 +187,6 @@ def bombs(bases: Bases) -> Iterator[Attack]:
     yield "bomb: 300 MB data.pkl", zipped({"a/data.pkl": zeros}, zipfile.ZIP_DEFLATED)
     yield "bomb: 20 million lists", zipped({"a/data.pkl": b"\x80\x02" + b"]" * 20_000_000 + b"."}, zipfile.ZIP_DEFLATED)
     yield "bomb: 20 million marks", zipped({"a/data.pkl": b"\x80\x02" + b"(" * 20_000_000 + b"."}, zipfile.ZIP_DEFLATED)
-    yield "bomb: deep tuples", zipped({"a/data.pkl": b"\x80\x02)" + b"\x85" * 1_000_000 + b"."}, zipfile.ZIP_DEFLATED)
-    yield "bomb: deep tuple as a key", zipped({"a/data.pkl": b"\x80\x02}" + b")" + b"\x85" * 900_000 + b"Ns."})
-    yield "bomb: deep lists", zipped({"a/data.pkl": b"\x80\x02]" + b"]" * 900_000 + b"a" * 900_000 + b"."})
-    laughs = b"\x80\x02]q\x00" + b"".join(b"(" + b"h\x00" * 10 + b"lq\x00" for _ in range(40)) + b"."
-    yield "bomb: a billion laughs", zipped({"a/data.pkl": laughs})
-    laughs = b"\x80\x02)q\x00" + b"".join(b"(" + b"h\x00" * 10 + b"tq\x00" for _ in range(40))
-    yield "bomb: a billion laughs as a key", zipped({"a/data.pkl": laughs + b"}h\x00Ns."})
-    yield "bomb: a billion laughs in a set", zipped({"a/data.pkl": laughs + b"\x8f(h\x00\x90."})
-    one_hash = b"".join(pickle.dumps(number * sys.hash_info.modulus, 2)[2:-1] + b"N" for number in range(1, 300_000))
-    yield "bomb: numbers of one hash as keys", zipped({"a/data.pkl": b"\x80\x02}(" + one_hash + b"u."})
-    storage = b"\x80\x02(X\x07\x00\x00\x00storagectorch\nFloatStorage\n"
-    place = b"X\x03\x00\x00\x00cpuK\x09tQ."
-    nested = b"\x80\x02]q\x000" + b"".join(b"(" + b"h\x00" * 10 + b"lq\x000" for _ in range(40))
-    yield "bomb: a billion laughs as a storage's key", zipped({"a/data.pkl": nested + storage[2:] + b"h\x00" + place})
-    pairs = b"\x80\x02]q\x00(](K\x01Neq\x01" + b"h\x01" * 400_000 + b"e0h\x00\x85q\x02"
-    again = pairs + b"ccollections\nOrderedDict\nq\x030" + b"h\x03h\x02R0" * 100_000 + b"N."
-    yield "bomb: many dictionaries of one list of pairs", zipped({"a/data.pkl": again})
-    axes = b"\x80\x02](" + b"K\x01" * 400_000 + b"eq\x000" + storage[2:] + b"X\x01\x00\x00\x000" + place[:-1]
-    axes += b"K\x00h\x00h\x00tq\x010ctorch._utils\n_rebuild_tensor\nq\x020" + b"h\x02h\x01R0" * 100_000 + b"N."
-    yield "bomb: many tensors of one long shape", zipped({"a/data.pkl": axes.replace(b"(X\x07", b"((X\x07", 1)})
-    yield "bomb: memo index", zipped({"a/data.pkl": b"\x80\x02Nr\xff\xff\xff\x7f."})
-    for code, name in ((b"\x8e", "bytes"), (b"\x8d", "text"), (b"\x96", "bytearray")):
-        claim = b"\x80\x05" + code + struct.pack("<Q", 2**40) + b"x."
-        yield f"bomb: {name} of a terabyte, zip", zipped({"a/data.pkl": claim})
-        yield f"bomb: {name} of a terabyte, legacy", claim + bytes(100)
-    yield "bomb: LONG4", b"\x80\x02\x8b" + struct.pack("<i", 2**31 - 1) + b"x."
     values = bytes(200 * 2**20)
     records = records_of(tensor_pickle((5 * 10**7,), (1,), 0, 5 * 10**7))
     records = {name: values if name.endswith("/0") else content for name, content in records.items()}
@@ -222,9 +195,6 @@ def bombs(bases: Bases) -> Iterator[Attack]:
     records = records_of(bases.zip)
     for method, name in ((zipfile.ZIP_BZIP2, "bzip2"), (zipfile.ZIP_LZMA, "lzma")):
         yield f"archive packed by {name}", zipped(records, method)
-    counts = bases.legacy.rindex(struct.pack("<q", 4))
-    yield "legacy: storage of 2^62", bases.legacy[:counts] + struct.pack("<q", 2**62) + bases.legacy[counts + 8 :]
-    yield "legacy: negative storage", bases.legacy[:counts] + struct.pack("<q", -1) + bases.legacy[counts + 8 :]
 
 
 def header_file(header: object, data: bytes = bytes(64), length: int | None = None) -> bytes:
@@ -234,7 +204,7 @@ def header_file(header: object, data: bytes = bytes(64), length: int | None = No
 
 def bad_headers(bases: Bases) -> Iterator[Attack]:
     good = {"dtype": "F32", "shape": [4, 4], "data_offsets": [0, 64]}
-    for length in (0, 1, 2**31, 2**40, 2**63, 2**64 - 1, 17 * 2**20):
+    for length in (0, 2**40, 2**64 - 1, 17 * 2**20):
         yield f"safetensors: header of {length}", header_file({"a": good}, length=length)
     for name, header in (
         ("no object", [1, 2]),
@@ -242,28 +212,20 @@ def bad_headers(bases: Bases) -> Iterator[Attack]:
         ("deep JSON", b'{"a":' + b"[" * 200_000),
         ("not UTF-8", b'{"\xff\xfe": 1}'),
         ("entry is text", {"a": "b"}),
-        ("entry is null", {"a": None}),
         ("unknown dtype", {"a": {**good, "dtype": "F3"}}),
-        ("dtype is a list", {"a": {**good, "dtype": ["F32"]}}),
         ("negative shape", {"a": {**good, "shape": [-4, -4]}}),
         ("huge shape", {"a": {**good, "shape": [2**40, 2**40]}}),
-        ("text shape", {"a": {**good, "shape": "44"}}),
-        ("true shape", {"a": {**good, "shape": [True, 16]}}),
         ("float shape", {"a": {**good, "shape": [4.0, 4]}}),
         ("wide nothing", {"a": {**good, "shape": [0, 2**62], "data_offsets": [0, 0]}}),
         ("offsets beyond the end", {"a": {**good, "shape": [1000, 1000], "data_offsets": [0, 4_000_000]}}),
         ("offsets backwards", {"a": {**good, "data_offsets": [64, 0]}}),
-        ("one offset", {"a": {**good, "data_offsets": [0]}}),
         ("huge offsets", {"a": {**good, "data_offsets": [10**30, 10**30 + 64]}}),
-        ("metadata is a list", {"__metadata__": [], "a": good}),
         ("metadata of numbers", {"__metadata__": {"srkd.spec": 3}, "a": good}),
         ("no tensors", {"__metadata__": {}}),
         ("spec is no JSON", {"__metadata__": {"srkd.spec": "{"}, "a": good}),
-        ("spec is deep", {"__metadata__": {"srkd.spec": "[" * 100_000}, "a": good}),
         ("spec of another network", {"__metadata__": {"srkd.spec": '{"arch": "os"}'}, "a": good}),
         ("spec of a huge network", {"__metadata__": {"srkd.spec": '{"arch": "edsr", "width": 65536}'}, "a": good}),
         ("spec of a deep network", {"__metadata__": {"srkd.spec": '{"arch": "edsr", "depth": 1000000}'}, "a": good}),
-        ("spec with infinity", {"__metadata__": {"srkd.spec": '{"arch": "edsr", "res_scale": Infinity}'}, "a": good}),
         ("spec of long numbers", {"__metadata__": {"srkd.spec": '{"arch": "edsr", "width": ' + "9" * 9999 + "}"}}),
         ("names with line breaks", {"a\nb\r\n\x1b[2Jc": good}),
     ):
@@ -284,18 +246,13 @@ def odd_contents(bases: Bases) -> Iterator[Attack]:
     weight = state["conv_first.weight"]
     for name, content in (
         ("empty dictionary", {}),
-        ("list", [weight]),
         ("tensor", weight),
-        ("text", "hello"),
-        ("nothing", None),
         ("numbers as names", {3: weight, 4: weight}),
         ("a number of thousands of digits as a name", {10**5000: weight}),
-        ("tuples as names", {("a", 1): weight}),
         ("mixed names", {**state, 3: weight, None: weight}),
         ("nested wrappers", {"params": {"params": {"params": {"params": state}}}}),
         ("two unknown wrappers", {"a": state, "b": state}),
         ("integers", {k: v.to(torch.int64) for k, v in state.items()}),
-        ("booleans", {k: v > 0 for k, v in state.items()}),
         ("complex", {k: v.to(torch.complex64) for k, v in state.items()}),
         ("sparse", {k: v.to_sparse() for k, v in state.items()}),
         ("meta", {k: v.to("meta") for k, v in state.items()}),
@@ -305,8 +262,6 @@ def odd_contents(bases: Bases) -> Iterator[Attack]:
         ("flat", {k: v.reshape(-1) for k, v in state.items()}),
         ("transposed", {k: v.transpose(0, 1) if v.dim() == 4 else v for k, v in state.items()}),
         ("empty tensors", {k: v[:0] for k, v in state.items()}),
-        ("5 channels", {**state, "conv_first.weight": torch.zeros(4, 5, 3, 3)}),
-        ("a name twice, prefixed", {**state, **{f"module.{k}": v for k, v in state.items()}}),
         ("long names", {k * 10_000: v for k, v in state.items()}),
         ("names with line breaks", {f"a\n{k}": v for k, v in state.items()}),
         ("wild block number", {**state, "body.99999999999999999999.conv1.weight": weight}),
@@ -334,7 +289,6 @@ def odd_files(bases: Bases) -> Iterator[Attack]:
     for name, content in (
         ("empty", b""),
         ("one byte", b"\x80"),
-        ("text", b"hello, I am no checkpoint\n" * 10),
         ("PNG", b"\x89PNG\r\n\x1a\n" + bytes(100)),
         ("HTML", b"<!DOCTYPE html><html>404</html>"),
         ("zip header", b"PK\x03\x04"),

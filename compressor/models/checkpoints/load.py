@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from compressor.base.errors import SrkdError, UsageError
-from compressor.models.checkpoints.files import Container, open_container
+from compressor.models.checkpoints.files import Container, most_bytes, open_container
 from compressor.models.checkpoints.header import weights_file
 from compressor.models.checkpoints.unwrap import Unwrapped, readings, unwrap
 from compressor.models.networks.base import Architecture, Network, Spec
@@ -26,9 +26,6 @@ from compressor.models.quantisation.description import Quantisation, read_quanti
 from compressor.models.quantisation.quantisers import quantisers_of
 
 OWN_DIALECT = "srkd"
-LARGEST_GROWTH = 8
-"""Most bytes of a network per byte of file: 2 for an fp16 file; more means that tensors share a storage."""
-SMALL_BYTES = 64 * 2**20
 
 
 class UnknownNetwork(SrkdError):
@@ -87,24 +84,22 @@ def load_checkpoint(
 
 def read_states(path: Path, weights: str | None = None) -> list[tuple[str, dict[str, torch.Tensor]]]:
     """Return every possible state dict of the file with its wrapping, the one with unchanged names first."""
-    with _open_weights(path, weights) as (container, unwrapped):
-        return [(reading.wrapping, _tensors(container, reading)) for reading in readings(unwrapped)]
+    with _open_weights(path, weights) as (_, unwrapped):
+        return [(reading.wrapping, dict(reading.tensors)) for reading in readings(unwrapped)]
 
 
 @contextmanager
 def _open_weights(path: Path, weights: str | None) -> Iterator[tuple[Container, Unwrapped]]:
     """Open a file and yield its container and state dict; errors within the block begin with the path."""
     try:
-        with open_container(path) as container:
-            yield container, unwrap(container.content, weights)
+        container = open_container(path)
+        unwrapped = unwrap(container.content, weights)
+        container.require_own_values(unwrapped.tensors)
+        yield container, unwrapped
     except SrkdError as error:
         kinds = (UsageError, UnknownNetwork, DoesNotFit)
         kind = next((kind for kind in kinds if isinstance(error, kind)), SrkdError)
         raise kind(f"{path}: {error}") from error
-
-
-def _tensors(container: Container, unwrapped: Unwrapped) -> dict[str, torch.Tensor]:
-    return {name: container.tensor(ref) for name, ref in unwrapped.refs.items()}
 
 
 def _load(
@@ -115,7 +110,7 @@ def _load(
     if spec_json is None:
         unwrapped, match, network = _fit_any(container, unwrapped, scale, options)
     else:
-        match = _read_own(spec_json, container.header, _tensors(container, unwrapped), options)
+        match = _read_own(spec_json, container.header, unwrapped.tensors, options)
         network = _fill(match, container.size_bytes)
     if scale is not None and match.spec.scale != scale:
         raise UsageError(f"the file is for scale {match.spec.scale}, not {scale}")
@@ -141,7 +136,7 @@ def _fit_any(
     misfit: DoesNotFit | None = None
     unknown: UnknownNetwork | None = None
     for candidate in readings(unwrapped):
-        state = _tensors(container, candidate)
+        state = candidate.tensors
         _refuse_relatives(state)
         dialects = [(family, dialect) for family, dialect in _dialects() if dialect.recognises(state)]
         for family, dialect in dialects:
@@ -253,7 +248,7 @@ def _size_of(state: State) -> int:
 
 def _require_own_values(tensor_bytes: int, file_bytes: int) -> None:
     """Refuse tensors that share their values, before memory is taken for each."""
-    if tensor_bytes > LARGEST_GROWTH * file_bytes + SMALL_BYTES:
+    if tensor_bytes > most_bytes(file_bytes):
         raise SrkdError(
             f"its tensors would make a network of {tensor_bytes:,} bytes out of {file_bytes:,}: they share their "
             "values, save them apart"

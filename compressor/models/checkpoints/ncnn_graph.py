@@ -6,6 +6,7 @@ the file before anything is read. Followed: ncnn's wiki, "param and model file s
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO
@@ -14,7 +15,6 @@ import torch
 
 from compressor.base.errors import SrkdError
 from compressor.models.checkpoints.header import AGAIN, NCNN_MAGIC
-from compressor.models.checkpoints.pickles import TensorRef
 
 TEXT_BYTES_LIMIT = 4 * 2**20
 LAYERS_LIMIT = 10_000
@@ -91,22 +91,23 @@ def _read_layer(words: Sequence[str]) -> NcnnLayer:
     return NcnnLayer(kind, name, tuple(words[4:first_output]), tuple(words[first_output:end]), params)
 
 
-def locate_weights(layers: Sequence[NcnnLayer], handle: IO[bytes], size_bytes: int) -> list[dict[str, TensorRef]]:
+def read_weights(layers: Sequence[NcnnLayer], handle: IO[bytes], size_bytes: int) -> list[dict[str, torch.Tensor]]:
     """Return the tensors of each layer (`weight`, `bias`); they must use up the .bin exactly."""
-    located, at = [], 0
+    weights, at = [], 0
 
-    def take(layer: NcnnLayer, shape: tuple[int, ...], *, tagged: bool = False) -> TensorRef:
+    def take(layer: NcnnLayer, shape: tuple[int, ...], *, tagged: bool = False) -> torch.Tensor:
         nonlocal at
         dtype = torch.float32
         if tagged:
             handle.seek(at)
             dtype = _dtype(layer, handle.read(4))
             at += 4
-        ref = TensorRef.contiguous(str(at), dtype, shape)
-        at += -(-ref.storage.size * dtype.itemsize // 4) * 4
+        begin, count = at, math.prod(shape)
+        at += -(-count * dtype.itemsize // 4) * 4
         if at > size_bytes:
             raise SrkdError(f"its .bin of {size_bytes:,} bytes ends within layer {layer.name[:60]!r}: {AGAIN}")
-        return ref
+        handle.seek(begin)
+        return torch.frombuffer(bytearray(handle.read(count * dtype.itemsize)), dtype=dtype).reshape(shape)
 
     for layer in layers:
         tensors = {}
@@ -118,10 +119,10 @@ def locate_weights(layers: Sequence[NcnnLayer], handle: IO[bytes], size_bytes: i
             tensors["weight"] = take(layer, (_positive(layer, 0),))
         elif layer.kind == "MemoryData":
             tensors["weight"] = take(layer, memory_shape(layer))
-        located.append(tensors)
+        weights.append(tensors)
     if at != size_bytes:
         raise SrkdError(f"its .bin has {size_bytes - at:,} bytes more than its layers take: {AGAIN}")
-    return located
+    return weights
 
 
 def memory_shape(layer: NcnnLayer) -> tuple[int, ...]:

@@ -7,14 +7,14 @@ the code base: BasicSR's for Compact and RRDBNet, the official collapsed ones fo
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import IO
 
+import torch
+
 from compressor.base.errors import SrkdError
-from compressor.models.checkpoints.ncnn_graph import NcnnLayer, locate_weights, memory_shape, read_layers
-from compressor.models.checkpoints.pickles import TensorRef
+from compressor.models.checkpoints.ncnn_graph import NcnnLayer, memory_shape, read_layers, read_weights
 
 READ = (
     "ncnn files of Compact, RRDBNet and SPAN are read; another network can be a teacher as ONNX or TorchScript, and a "
@@ -80,15 +80,17 @@ class _Facts:
 
 def read_network(
     param: bytes, handle: IO[bytes], size_bytes: int
-) -> tuple[dict[str, TensorRef], dict[str, object], tuple[str, ...]]:
+) -> tuple[dict[str, torch.Tensor], dict[str, object], tuple[str, ...]]:
     """Return the tensors of a file by the code base's names, fields of the spec that they do not tell, and notes."""
     layers = read_layers(param)
     network = recognise_layers(layers)
-    located = locate_weights(layers, handle, size_bytes)
-    refs = {
-        f"{name}.{kind}": ref for index, name in sorted(network.names.items()) for kind, ref in located[index].items()
+    weights = read_weights(layers, handle, size_bytes)
+    tensors = {
+        f"{name}.{kind}": tensor
+        for index, name in sorted(network.names.items())
+        for kind, tensor in weights[index].items()
     }
-    convs = [located[index]["weight"].shape for index in sorted(network.names) if layers[index].kind == "Convolution"]
+    convs = [weights[index]["weight"].shape for index in sorted(network.names) if layers[index].kind == "Convolution"]
     unshuffle, shuffle = network.factors
     if convs[0][1] * shuffle**2 != convs[-1][0] * unshuffle**2:
         raise SrkdError(
@@ -96,13 +98,12 @@ def read_network(
             "are not images of one number of channels"
         )
     fields = dict(network.fields)
-    for layer, tensors in zip(layers, located, strict=True):
+    for layer, values in zip(layers, weights, strict=True):
         if layer.kind == "MemoryData":
             if memory_shape(layer) != (3, 1, 1):
                 raise SrkdError(f"layer {layer.name[:60]!r} holds {memory_shape(layer)} values: a mean has (3, 1, 1)")
-            handle.seek(int(tensors["weight"].storage.key))
-            fields["mean"] = tuple(round(value, 7) for value in struct.unpack("<3f", handle.read(12)))
-    return refs, fields, network.notes
+            fields["mean"] = tuple(round(value, 7) for value in values["weight"].flatten().tolist())
+    return tensors, fields, network.notes
 
 
 def recognise_layers(layers: Sequence[NcnnLayer]) -> NcnnNetwork:

@@ -29,16 +29,16 @@ def read_published(
     """
     state = {}
     try:
-        with open_container(path) as container:
-            if not container.sha256.startswith(sha256):
-                raise SrkdError(f"its SHA-256 begins with {container.sha256[:8]}, not with {sha256}: download it again")
-            refs = unwrap(container.content).refs
-            for name, expected in shapes.items():
-                ref, shape = refs.get(name), tuple(expected)
-                if ref is None or tuple(ref.shape) != shape:
-                    actual = "missing" if ref is None else f"of shape {str(tuple(ref.shape))[:60]}"
-                    raise SrkdError(f"not {what}: {name} is {actual}, not of {shape}: give {give}")
-                state[name] = container.tensor(ref).float().contiguous()
+        container = open_container(path)
+        if not container.sha256.startswith(sha256):
+            raise SrkdError(f"its SHA-256 begins with {container.sha256[:8]}, not with {sha256}: download it again")
+        tensors = unwrap(container.content).tensors
+        for name, expected in shapes.items():
+            tensor, shape = tensors.get(name), tuple(expected)
+            if tensor is None or tuple(tensor.shape) != shape:
+                actual = "missing" if tensor is None else f"of shape {str(tuple(tensor.shape))[:60]}"
+                raise SrkdError(f"not {what}: {name} is {actual}, not of {shape}: give {give}")
+            state[name] = tensor.float().contiguous()
     except SrkdError as error:
         raise SrkdError(f"{path}: {error}") from error
     return state

@@ -6,8 +6,9 @@ import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+import torch
+
 from compressor.base.errors import SrkdError, UsageError, nearest
-from compressor.models.checkpoints.pickles import TensorRef
 from compressor.models.networks.dialect import Assumption
 
 AVERAGED = ("params_ema", "model_ema", "ema_state_dict", "state_dict_ema", "net_g_ema", "g_ema", "ema", "ema_model")
@@ -21,6 +22,12 @@ ATTRIBUTES = (
     "net_g.", "netG.", "generator.", "model.", "net.", "network.",
 )  # fmt: skip
 """Attribute names of the network in training modules (Lightning saves the whole module); averaged weights first."""
+DTYPES = frozenset(
+    {
+        torch.float64, torch.float32, torch.float16, torch.bfloat16,
+        torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool,
+    }
+)  # fmt: skip
 MAX_LEVELS = 3
 MAX_READINGS = 40
 """The most readings of a file: prefixes nest, and a file made to have thousands of readings must not take longer."""
@@ -30,7 +37,7 @@ MAX_READINGS = 40
 class Unwrapped:
     """A state dict by name, and its wrapping in the file."""
 
-    refs: Mapping[str, TensorRef]
+    tensors: Mapping[str, torch.Tensor]
     wrapping: str
     assumed: tuple[Assumption, ...] = ()
     notes: tuple[str, ...] = ()
@@ -55,10 +62,10 @@ def unwrap(content: object, weights: str | None = None) -> Unwrapped:
             assumed.append(Assumption("weights", key, why))
         path.append(key)
         content = content[key]
-    refs = _named_tensors(content)
-    bare = _without_prefixes(refs)
-    if len(next(iter(bare))) < len(next(iter(refs))):
-        path.append(next(iter(refs)).removesuffix(next(iter(bare))) + "*")
+    tensors = _named_tensors(content)
+    bare = _without_prefixes(tensors)
+    if len(next(iter(bare))) < len(next(iter(tensors))):
+        path.append(next(iter(tensors)).removesuffix(next(iter(bare))) + "*")
     return Unwrapped(bare, " > ".join(path) or "bare", tuple(assumed))
 
 
@@ -76,17 +83,17 @@ def _parts(outer: Unwrapped, level: int) -> Iterator[Unwrapped]:
     if level == MAX_LEVELS:
         return
     for prefix in ATTRIBUTES:
-        if any(name.startswith(prefix) for name in outer.refs):
+        if any(name.startswith(prefix) for name in outer.tensors):
             yield from _parts(_only(outer, prefix), level + 1)
 
 
 def _only(outer: Unwrapped, prefix: str) -> Unwrapped:
     """Return the tensors under a prefix; others give a note, or an assumption if they may be the network, too."""
-    kept = {name.removeprefix(prefix): ref for name, ref in outer.refs.items() if name.startswith(prefix)}
+    kept = {name.removeprefix(prefix): tensor for name, tensor in outer.tensors.items() if name.startswith(prefix)}
     if not kept:
-        starts = sorted({name.partition(".")[0] + "." for name in outer.refs})
+        starts = sorted({name.partition(".")[0] + "." for name in outer.tensors})
         raise UsageError(f"no tensor's name begins with weights={prefix!r}; {nearest(prefix, starts[:20])}")
-    others = [name for name in outer.refs if not name.startswith(prefix)]
+    others = [name for name in outer.tensors if not name.startswith(prefix)]
     rivals = [other for other in ATTRIBUTES if any(name.startswith(other) for name in others)]
     assumed, notes = outer.assumed, outer.notes
     if rivals:
@@ -103,7 +110,7 @@ def _holds_weights(value: object) -> bool:
     if not isinstance(value, dict):
         return False
     return any(
-        isinstance(key, str) and (isinstance(item, TensorRef) or (key in WRAPPERS and isinstance(item, dict)))
+        isinstance(key, str) and (isinstance(item, torch.Tensor) or (key in WRAPPERS and isinstance(item, dict)))
         for key, item in value.items()
     )
 
@@ -115,24 +122,30 @@ def _preferred(keys: list[str]) -> str:
     return wrappers[0] if wrappers else keys[0]
 
 
-def _named_tensors(content: object) -> dict[str, TensorRef]:
+def _named_tensors(content: object) -> dict[str, torch.Tensor]:
     if not isinstance(content, dict):
-        kind = "tensor" if isinstance(content, TensorRef) else type(content).__name__
+        kind = "tensor" if isinstance(content, torch.Tensor) else type(content).__name__
         raise SrkdError(f"it holds a {kind}, not a state dict: save torch.save(model.state_dict(), path)")
-    refs = {key: value for key, value in content.items() if isinstance(value, TensorRef)}
-    odd = [key for key in refs if not isinstance(key, str)]
-    if odd:
-        raise SrkdError(f"a tensor is named {str(odd[0])[:40]!r}, which is not text: this is not a state dict")
-    if not refs:
+    tensors = {key: value.detach() for key, value in content.items() if isinstance(value, torch.Tensor)}
+    for key, tensor in tensors.items():
+        if not isinstance(key, str):
+            raise SrkdError(f"a tensor is named {str(key)[:40]!r}, which is not text: this is not a state dict")
+        is_dense = tensor.layout == torch.strided and tensor.device.type == "cpu" and not tensor.is_nested
+        if not is_dense or tensor.dtype not in DTYPES:
+            raise SrkdError(
+                f"tensor {key[:100]} is sparse, quantised, without values or of the type {tensor.dtype}, which are not "
+                "weights: save dense floats"
+            )
+    if not tensors:
         keys = ", ".join(str(key)[:40] for key in list(content)[:5])
         raise SrkdError(f"it holds no tensors (its keys: {keys or 'none'}): save torch.save(model.state_dict(), path)")
-    return refs
+    return tensors
 
 
-def _without_prefixes(refs: Mapping[str, TensorRef]) -> dict[str, TensorRef]:
-    bare = dict(refs)
+def _without_prefixes(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    bare = dict(tensors)
     for _ in range(MAX_LEVELS):
         for prefix in PREFIXES:
             if all(name.startswith(prefix) for name in bare):
-                bare = {name.removeprefix(prefix): ref for name, ref in bare.items()}
+                bare = {name.removeprefix(prefix): tensor for name, tensor in bare.items()}
     return bare
