@@ -11,7 +11,6 @@ import importlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, cast
 
 from compressor.base.choices import Goal
@@ -20,9 +19,6 @@ from compressor.runtimes.table import Requirements
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from compressor.inference.learned_metrics import Backbone
-
 Reference: TypeAlias = Goal
 
 
@@ -87,10 +83,9 @@ class Metric(Requirements):
 LEARNED = "compressor.inference.learned_metrics"
 
 
-def _missing_weights(backbone: str) -> str | None:
-    """The obstacle of a metric that needs the file of this `Backbone`."""
-    row: Backbone = getattr(importlib.import_module(LEARNED), backbone)
-    return row.missing()
+def _missing_pyiqa() -> str | None:
+    obstacle: str | None = importlib.import_module(LEARNED).missing_pyiqa()
+    return obstacle
 
 
 METRICS: dict[str, Metric] = {
@@ -153,15 +148,14 @@ METRICS: dict[str, Metric] = {
         ),
         Metric(
             name="lpips",
-            key="lpips_squeeze",
-            title="LPIPS-squeeze",
+            key="lpips",
+            title="LPIPS",
             source=f"{LEARNED}:lpips",
             best="lowest",
             digits=4,
             takes="rgb",
-            needs=("torchmetrics",),
-            extra="looks",
-            obstacle=partial(_missing_weights, "SQUEEZENET"),
+            needs=("pyiqa",),
+            obstacle=_missing_pyiqa,
         ),
         Metric(
             name="dists",
@@ -171,9 +165,8 @@ METRICS: dict[str, Metric] = {
             best="lowest",
             digits=4,
             takes="rgb",
-            needs=("torchmetrics",),
-            extra="looks",
-            obstacle=partial(_missing_weights, "VGG16"),
+            needs=("pyiqa",),
+            obstacle=_missing_pyiqa,
         ),
     )
 }
