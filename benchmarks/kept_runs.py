@@ -12,7 +12,7 @@ from typing import Any
 
 import srkd
 from compressor.base.choices import Goal
-from compressor.inference.evaluate import Evaluation
+from compressor.inference.evaluation import Evaluation
 from compressor.inference.metric_table import METRICS
 
 AT_THE_END = ("schedule.validate_every=1000000",)

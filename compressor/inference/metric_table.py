@@ -79,6 +79,11 @@ class Metric(Requirements):
     def show(self, figure: float) -> str:
         return "-" if math.isnan(figure) else f"{figure:.{self.digits}f}"
 
+    def tell(self, figure: float) -> str:
+        """Return a figure with its unit; metrics that are not the usual ones have their name before it."""
+        text = f"{self.show(figure)} {self.unit}".strip()
+        return text if self.name in DEFAULT_METRICS else f"{self.title} {text}"
+
 
 LEARNED = "compressor.inference.learned_metrics"
 

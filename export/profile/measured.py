@@ -26,7 +26,8 @@ from compressor.images.protocol import Protocol
 from compressor.images.resize import mod_crop
 from compressor.images.scores import EQUAL_DB, Scores
 from compressor.images.sets import embedded_pairs
-from compressor.inference.evaluate import make_lr, run_exactly
+from compressor.inference.evaluate import run_exactly
+from compressor.inference.evaluated_images import make_lr
 from compressor.inference.numbers import numbers_of
 from compressor.inference.open import open_model
 from compressor.inference.super_resolve import Bicubic

@@ -14,8 +14,9 @@ from compressor.base.errors import UsageError
 from compressor.data.film_frames import lr_images
 from compressor.images.scores import both_goals
 from compressor.images.sets import AnySet, ImageSet, LrSet, embedded_pairs, find_lr_set, find_sets, line_about_inputs
-from compressor.inference import evaluate as evaluation
-from compressor.inference.evaluate import Evaluation, EvaluationSettings, SetScore
+from compressor.inference import evaluate as scoring
+from compressor.inference.evaluate import EvaluationSettings
+from compressor.inference.evaluation import Evaluation, SetScore
 from compressor.inference.metric_table import METRICS, worse_measures
 from compressor.inference.teacher_check import check_teacher
 from compressor.runtimes.table import RUNTIMES, runtime_of
@@ -41,7 +42,7 @@ def run_evaluate(options: EvaluateOptions, context: Context) -> Evaluation:
         >>> scores = srkd.evaluate("runs/small", data="photos", against="edsr.pt", metrics=["psnr", "sharpness"])
         >>> print(scores.models["small"]["photos"]["sharpness_teacher"])
     """
-    result = by_goal(_score(evaluation.evaluate, options, context), options.goal)
+    result = by_goal(_score(scoring.evaluate, options, context), options.goal)
     _note_below_bicubic(result, options, context.note)
     for line in worse_than_lanczos(result):
         context.note(line)
@@ -53,7 +54,7 @@ evaluate = public(EvaluateOptions, EvaluateOptions, run_evaluate, "evaluate")
 
 def run_explain(options: EvaluateOptions, context: Context) -> tuple[Evaluation, ...]:
     """Score as `evaluate` does, and also by the conventions with which these figures are often confused."""
-    return tuple(by_goal(result, options.goal) for result in _score(evaluation.explain, options, context))
+    return tuple(by_goal(result, options.goal) for result in _score(scoring.explain, options, context))
 
 
 def by_goal(result: Evaluation, goal: GoalOption) -> Evaluation:

@@ -21,7 +21,7 @@ from compressor.images.metrics import finite_or_none, luma, psnr, to_u8
 from compressor.images.resize import downscale_u8, mod_crop
 from compressor.images.scores import EQUAL_DB, LANCZOS
 from compressor.images.sets import ImagePair
-from compressor.inference.evaluate import read_stored_lr
+from compressor.inference.evaluated_images import read_stored_lr
 from compressor.inference.metric_table import METRICS
 from compressor.inference.super_resolve import Bicubic, Lanczos, super_resolve
 from compressor.runtimes.base import Runtime

@@ -188,7 +188,8 @@ class Scoring:
 
     def _evaluate(self, models: Sequence[str], sets: Sequence[ImageSet]) -> Iterator[KeptScores]:
         """Score models on sets; of an interrupted evaluation, the finished sets."""
-        from compressor.inference.evaluate import EvaluationInterrupted, EvaluationSettings, evaluate
+        from compressor.inference.evaluate import EvaluationSettings, evaluate
+        from compressor.inference.evaluation import EvaluationInterrupted
 
         options = self.options
         # The teacher is run for its images, also if its own scores are known.

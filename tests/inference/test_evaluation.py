@@ -20,9 +20,11 @@ from compressor.images.metrics import psnr_y, ssim_y, to_u8
 from compressor.images.protocol import Protocol
 from compressor.images.resize import downscale_u8, upscale_bicubic
 from compressor.images.sets import find_sets
-from compressor.inference import evaluate as evaluation
-from compressor.inference import tiling
-from compressor.inference.evaluate import EvaluationInterrupted, EvaluationSettings, evaluate, explain, make_lr
+from compressor.inference import evaluate as scoring
+from compressor.inference import evaluated_images, tiling
+from compressor.inference.evaluate import EvaluationSettings, evaluate, explain
+from compressor.inference.evaluated_images import make_lr
+from compressor.inference.evaluation import EvaluationInterrupted
 from compressor.inference.super_resolve import Bicubic, rgb_to_ycbcr, super_resolve, ycbcr_to_rgb
 from compressor.models.networks.base import Descriptor
 from srkd.api.evaluate import by_goal
@@ -55,9 +57,7 @@ def data(tmp_path: Path) -> Path:
 def test_the_table(data: Path) -> None:
     sets = find_sets(data, scale=2)
     calls: list[tuple[str, int, int]] = []
-    lines: list[tuple[str, float]] = []
-    context = Context(progress=lambda *now: calls.append(now), status=lambda *now: lines.append(now))
-    evaluation = evaluate([nearest_model(2)], sets, AT_X2, context)
+    evaluation = evaluate([nearest_model(2)], sets, AT_X2, Context(progress=lambda *now: calls.append(now)))
     assert list(evaluation.models) == ["bicubic", "nearest"]
     assert list(evaluation.models["nearest"]) == ["plain", "stored"]
     assert str(evaluation.protocol) == "psnr@y,border=2,bicubic=matlab,grey=rgb"
@@ -73,8 +73,6 @@ def test_the_table(data: Path) -> None:
     # The stored LR images are darker: they were used.
     assert evaluation.models["bicubic"]["stored"].psnr_y < 30 < plain.psnr_y
     assert (calls[0], calls[-1]) == (("scored", 0, 4), ("scored", 4, 4))
-    # The time that is left is known after the first image.
-    assert [line for line, seconds in lines if seconds > 0] == ["plain: grey", "stored: 0", "stored: 1"]
 
 
 def test_a_printed_evaluation_is_a_line_for_each_model(data: Path) -> None:
@@ -141,7 +139,7 @@ def test_the_next_image_is_read_and_the_last_output_scored_meanwhile(
     plain = evaluate([nearest_model(2, "fake")], sets, AT_X2)
     first, second = (pair.hr for pair in sets[0].pairs)
     read, running, scored = {path: Event() for path in (first, second)}, Event(), Event()
-    read_file, run_ssim = evaluation.read_rgb_u8_and_grey, metrics.ssim
+    read_file, run_ssim = evaluated_images.read_rgb_u8_and_grey, metrics.ssim
 
     def reading(path: Path) -> tuple[torch.Tensor, bool]:
         read[path].set()
@@ -160,21 +158,21 @@ def test_the_next_image_is_read_and_the_last_output_scored_meanwhile(
         assert read[second].wait(timeout=30) and scored.wait(timeout=30)
         return nearest(2)(lr)
 
-    monkeypatch.setattr(evaluation, "read_rgb_u8_and_grey", reading)
+    monkeypatch.setattr(evaluated_images, "read_rgb_u8_and_grey", reading)
     monkeypatch.setattr(metrics, "ssim", scoring)
     assert evaluate([Fake(model, Descriptor(scale=2, receptive_radius=0), "fake")], sets, AT_X2) == plain
 
 
 def test_large_images_are_read_and_scored_one_at_a_time(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """They are processed one step at a time, which bounds the memory."""
-    monkeypatch.setattr(evaluation, "OVERLAPPED_PIXELS", 1)
+    monkeypatch.setattr(scoring, "OVERLAPPED_PIXELS", 1)
     sets, events = find_sets(data / "plain", scale=2), []
 
     def noted(module: ModuleType, name: str) -> None:
         function = getattr(module, name)
         monkeypatch.setattr(module, name, lambda *a, **k: (function(*a, **k), events.append(name))[0])
 
-    for module, name in ((evaluation, "read_rgb_u8_and_grey"), (evaluation, "run_exactly"), (metrics, "ssim")):
+    for module, name in ((evaluated_images, "read_rgb_u8_and_grey"), (scoring, "run_exactly"), (metrics, "ssim")):
         noted(module, name)
     evaluate([nearest_model(2)], sets, AT_X2)
     trial, *rest = events

@@ -13,7 +13,7 @@ from srkd.options.verbs import EvaluateOptions
 from srkd.terminal.console import Console, Records
 
 if TYPE_CHECKING:
-    from compressor.inference.evaluate import Evaluation, ImageScore
+    from compressor.inference.evaluation import Evaluation, ImageScore
     from compressor.inference.metric_table import Reference
 
 
@@ -38,7 +38,7 @@ def command(console: Console, options: EvaluateOptions, *, explain: bool, per_im
     MODEL is a checkpoint, a run folder or an exported file. At scale 1 the input stands for bicubic. Without --data the
     embedded photos are used. With --against the images are also compared with those of a teacher.
     """
-    from compressor.inference.evaluate import EvaluationInterrupted
+    from compressor.inference.evaluation import EvaluationInterrupted
     from srkd.api.evaluate import run_evaluate, run_explain
 
     interrupted: EvaluationInterrupted | None = None

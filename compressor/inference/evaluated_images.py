@@ -1,0 +1,136 @@
+"""The images of an evaluation: originals, and the LR images that are stored, made or degraded for each protocol."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from compressor.base.errors import SrkdError, UsageError
+from compressor.degradation.chain import Degradation
+from compressor.images.files import image_size, read_rgb_u8, read_rgb_u8_and_grey
+from compressor.images.metrics import ImageTooSmall
+from compressor.images.protocol import Protocol
+from compressor.images.resize import downscale_u8, mod_crop
+from compressor.images.sets import AnySet, ImagePair, LrImage, LrSet
+from compressor.inference.frame_pairs import Frames, film_frames, photo_frames
+from compressor.inference.metric_table import Measure
+
+
+@dataclass(frozen=True)
+class EvaluatedInput:
+    """An LR image (1,3,h,w), the protocols that share it, and two frames for flicker."""
+
+    lr: Tensor
+    protocols: tuple[Protocol, ...]
+    frames: Frames | None
+
+
+@dataclass(frozen=True)
+class EvaluatedPicture:
+    """An original (3,H,W) cropped to the scale, if there is one, and each LR image."""
+
+    hr_u8: Tensor | None
+    grey_file: bool
+    inputs: tuple[EvaluatedInput, ...]
+
+
+def read_picture(
+    source: ImagePair | LrImage,
+    scale: int,
+    protocols: Sequence[Protocol],
+    degradation: Degradation | None,
+    *,
+    with_frames: bool,
+) -> EvaluatedPicture:
+    """Return the images of a source; protocols with the same LR image share the models' outputs."""
+    image_u8, grey_file = read_rgb_u8_and_grey(source.path)
+    hr_u8 = None if isinstance(source, LrImage) else mod_crop(image_u8, scale)
+    by_lr: dict[tuple[str, str], list[Protocol]] = defaultdict(list)
+    for protocol in protocols:
+        is_made = hr_u8 is not None and degradation is None
+        by_lr[(protocol.bicubic, protocol.lr_border) if is_made else ("", "")].append(protocol)
+    inputs = []
+    for same_lr in by_lr.values():
+        if isinstance(source, LrImage) or hr_u8 is None:
+            lr_u8 = image_u8 if degradation is None else degradation.of_image(image_u8, 1, source.stem)
+        elif degradation is not None:
+            lr_u8 = degradation.of_image(hr_u8, scale, source.stem)
+        elif source.lr is not None and same_lr[0].bicubic == "matlab":
+            lr_u8 = read_stored_lr(source.lr, hr_u8, scale)
+        else:
+            lr_u8 = make_lr(hr_u8, scale, same_lr[0])
+        frames = _frames(source, lr_u8, degradation) if with_frames else None
+        inputs.append(EvaluatedInput(lr_u8[None] / 255, tuple(same_lr), frames))
+    return EvaluatedPicture(hr_u8, grey_file, tuple(inputs))
+
+
+def _frames(source: ImagePair | LrImage, lr_u8: Tensor, degradation: Degradation | None) -> Frames:
+    if isinstance(source, ImagePair) or source.following is None:
+        return photo_frames(lr_u8, source.stem)
+    after_u8 = read_rgb_u8(source.following)
+    return film_frames(lr_u8, after_u8 if degradation is None else degradation.of_image(after_u8, 1, source.stem))
+
+
+def make_lr(hr_u8: Tensor, scale: int, protocol: Protocol) -> Tensor:
+    """Return the low-resolution image of a cropped (3,H,W) image, by the protocol's bicubic."""
+    if protocol.bicubic == "matlab":
+        return downscale_u8(hr_u8, scale, border=protocol.lr_border)
+    height, width = hr_u8.shape[-2] // scale, hr_u8.shape[-1] // scale
+    small = Image.fromarray(hr_u8.permute(1, 2, 0).numpy()).resize((width, height), Image.Resampling.BICUBIC)
+    return torch.from_numpy(np.array(small)).permute(2, 0, 1).contiguous()
+
+
+def read_stored_lr(path: Path, hr_u8: Tensor, scale: int) -> Tensor:
+    """Return the stored LR image of an HR image; refuse one of another size."""
+    lr_u8 = read_rgb_u8(path)
+    height, width = hr_u8.shape[-2] // scale, hr_u8.shape[-1] // scale
+    if lr_u8.shape[-2:] != (height, width):
+        raise SrkdError(
+            f"{path} has {lr_u8.shape[-1]}x{lr_u8.shape[-2]} pixels, its HR image needs {width}x{height} at x{scale}"
+        )
+    return lr_u8
+
+
+def is_lr_stored(image_set: AnySet, protocol: Protocol) -> bool:
+    """Whether all LR images of a set are used as they are stored."""
+    if protocol.degradation:
+        return False
+    if isinstance(image_set, LrSet):
+        return True
+    return protocol.bicubic == "matlab" and all(pair.lr is not None for pair in image_set.pairs)
+
+
+def check_sets(
+    sets: Sequence[AnySet], scale: int, border: int, measures: Mapping[str, Measure], *, has_teacher: bool
+) -> dict[Path, int]:
+    """Return the number of pixels of each output. Images too small for a metric and duplicate set names are refused
+    before an hour is spent.
+    """
+    if not sets:
+        raise UsageError("nothing to evaluate on: no image sets were given")
+    names = [image_set.name for image_set in sets]
+    if len(set(names)) < len(names):
+        raise UsageError(f"two image sets have one name ({', '.join(sorted(names))}): rename a folder")
+    if not has_teacher and any(isinstance(image_set, LrSet) for image_set in sets):
+        raise UsageError("LR images alone have no originals to compare with: name a teacher, --against MODEL")
+    sizes: dict[Path, tuple[int, int]] = {}
+    for image_set in sets:
+        for source in image_set.sources:
+            width, height = image_size(source.path)
+            factor = scale if isinstance(source, LrImage) else 1
+            sizes[source.path] = width * factor // scale * scale, height * factor // scale * scale
+    path, (width, height) = min(sizes.items(), key=lambda item: min(item[1]))
+    blank = torch.zeros(1, 3, height, width)
+    for measure in measures.values():
+        try:
+            measure(blank, blank, border=border)
+        except ImageTooSmall as error:
+            raise UsageError(f"{path}: {error}") from error
+    return {path: width * height for path, (width, height) in sizes.items()}
