@@ -203,9 +203,10 @@ def _as_line(measured: Sequence[PictureMeasured]) -> str:
     ):
         if name == "jpeg" and len(values) < len(measured) / 2:
             continue
-        low, high = _middle(values)
-        if high > 0:
-            parts.append(f"{name}={low:.2g}..{high:.2g}" if low < high else f"{name}={low:.2g}")
+        # Two decimals at most, and never an exponent, which a line of steps does not have.
+        low, high = (f"{round(value, 2):g}" for value in _middle(values))
+        if high != "0":
+            parts.append(f"{name}={low}" if low == high else f"{name}={low}..{high}")
     return ",".join(parts) or NONE
 
 

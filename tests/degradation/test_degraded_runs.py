@@ -253,11 +253,14 @@ def test_a_jpeg_file_tells_its_own_quality(tmp_path: Path) -> None:
     from PIL import Image
 
     photo = next(iter(embedded_photos("val").values()))
-    for number, quality in enumerate((30, 60, 90)):
-        Image.open(photo).convert("RGB").save(tmp_path / f"{number}.jpg", quality=quality)
-    found = measure_like(tmp_path, "--degrade like:")
-    assert "jpeg=30..90" in found.text
-    assert f"--degrade {found.text}" in found.line("--degrade")
+    for qualities, words in (((30, 60, 90), "jpeg=30..90"), ((100, 100, 100), "jpeg=100"), ((5, 100), "jpeg=5..100")):
+        folder = tmp_path / words
+        folder.mkdir()
+        for number, quality in enumerate(qualities):
+            Image.open(photo).convert("RGB").save(folder / f"{number}.jpg", quality=quality)
+        found = measure_like(folder, "--degrade like:")
+        assert words in found.text.split(",") and read_degradation(found.text) is not None
+        assert f"--degrade {found.text}" in found.line("--degrade")
 
 
 def test_pictures_that_cannot_be_measured_are_named(tmp_path: Path) -> None:
