@@ -128,8 +128,8 @@ def upscale_film(
     with Film(source) as film, ExitStack() as held:
         scale = runtime.descriptor.scale
         encoding, lines = encoding_of(film.facts, scale, suffix, settings.codec, settings.crf)
-        streams = other_streams(source, suffix)
-        for line in (*film.facts.notes, *lines, *streams.left_out):
+        copied, left_out = other_streams(source, suffix)
+        for line in (*film.facts.notes, *lines, *left_out):
             note(line)
         work = _Work(output.with_name(f"{output.name}.part"))
         held.enter_context(work.held())
@@ -164,7 +164,7 @@ def upscale_film(
                 left.unlink(missing_ok=True)
         segments = [(work.packets(number), part.packets) for number, part in enumerate(parts)]
         with atomic_path(output) as temporary:
-            join(segments, encoding, source, streams.numbers, temporary, suffix)
+            join(segments, encoding, source, copied, temporary, suffix)
         shutil.rmtree(work.folder, ignore_errors=True)
     seconds = time.perf_counter() - start
     measured = [part.psnr_to_exact for part in parts if part.psnr_to_exact is not None]
@@ -180,7 +180,7 @@ def upscale_film(
         (new.done - resumed) / seconds,
         encoding.codec,
         encoding.pixel_format,
-        tuple(streams.copied),
+        tuple(copied.values()),
         tuple(notes),
         tuple(sorted({name for part in parts for name in part.precisions})),
         min(measured, default=None),

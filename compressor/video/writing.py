@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -201,18 +201,13 @@ class ColourConversion:
         return frame
 
 
-@dataclass(frozen=True)
-class Streams:
-    """The numbers and titles of the source's other streams that are copied, and a line about each that is not."""
+def other_streams(source: Path, suffix: str) -> tuple[dict[int, str], list[str]]:
+    """Return the titles of the source's other streams that a container takes, by number, and lines about the others.
 
-    numbers: list[int] = field(default_factory=list)
-    copied: list[str] = field(default_factory=list)
-    left_out: list[str] = field(default_factory=list)
-
-
-def other_streams(source: Path, suffix: str) -> Streams:
-    """Return what becomes of the source's other streams in a container; hours may pass before they are copied."""
-    av, streams, container = load_av(), Streams(), CONTAINER_OF_SUFFIX[suffix]
+    Hours may pass before they are copied, so that each is tried first.
+    """
+    av, container = load_av(), CONTAINER_OF_SUFFIX[suffix]
+    copied, left_out = dict[int, str](), list[str]()
     with av_errors(f"{source} cannot be read"), av.open(address_of(source), metadata_errors="replace") as original:
         film = video_stream(original, source)
         for stream in original.streams:
@@ -221,20 +216,22 @@ def other_streams(source: Path, suffix: str) -> Streams:
             language = stream.metadata.get("language")
             name = getattr(stream.codec_context, "name", "unknown") + (f", {language}" if language else "")
             title = f"{stream.type} stream {stream.index} ({name})"
+            if stream.type == "video" and not is_cover(stream):
+                left_out.append(f"{title} is left out: only the first film of a file is enlarged")
+                continue
             try:
                 with av.open(io.BytesIO(), "w", format=container) as trial:
                     _copy_of(trial, stream)
                     trial.start_encoding()
             except (av.error.FFmpegError, ValueError, NotImplementedError):
-                streams.left_out.append(f"{title} is left out: {container} does not take it")
+                left_out.append(f"{title} is left out: {container} does not take it")
             else:
-                streams.numbers.append(stream.index)
-                streams.copied.append(title)
-    return streams
+                copied[stream.index] = title
+    return copied, left_out
 
 
 def join(
-    segments: Sequence[Segment], encoding: Encoding, source: Path, numbers: Sequence[int], output: Path, suffix: str
+    segments: Sequence[Segment], encoding: Encoding, source: Path, numbers: Iterable[int], output: Path, suffix: str
 ) -> None:
     """Write the film to `output` in the container of `suffix`, with the streams of the source of some numbers."""
     av, container, options = load_av(), CONTAINER_OF_SUFFIX[suffix], {"fflags": "+bitexact"}
@@ -309,10 +306,11 @@ def packet_of(content: bytes) -> Any:
 
 
 def _copied_packets(original: Any, copies: dict[int, Any]) -> Iterator[Any]:
+    streams = [original.streams[number] for number in copies if original.streams[number].type != "attachment"]
     with suppress(load_av().error.FFmpegError):  # the end of a damaged file
-        for packet in original.demux([original.streams[number] for number in copies] or None):
+        for packet in original.demux(streams) if streams else ():
             if packet.dts is None and packet.size and is_cover(packet.stream):
                 packet.pts = packet.dts = 0
-            if packet.size and packet.dts is not None and packet.stream_index in copies:
+            if packet.size and packet.dts is not None:
                 packet.stream = copies[packet.stream_index]
                 yield packet

@@ -137,14 +137,6 @@ def test_ten_bits_are_not_rounded_to_eight(tmp_path: Path) -> None:
     assert len(np.unique(before % 4)) == 4 and np.array_equal(after, before.repeat(2, 0).repeat(2, 1))
 
 
-def test_lossless_frames_are_those_of_the_network(tmp_path: Path) -> None:
-    source = make_film(tmp_path / "film.mkv", [picture(number) for number in range(3)], pixel_format="yuv444p")
-    done = enlarge(source, codec="ffv1")
-    for before, after in zip(decoded(source), decoded(done.output), strict=True):
-        repeated = before.to_ndarray().repeat(2, -2).repeat(2, -1).astype(int)
-        assert np.abs(repeated - after.to_ndarray()).max() <= 1
-
-
 def test_equal_frames_are_computed_once(tmp_path: Path) -> None:
     source = make_film(tmp_path / "film.mkv", [picture(number) for number in [0, 0, 0, 1, 1, 0, 2]])
     model = nearest_model(2)
@@ -268,6 +260,23 @@ def test_a_stream_that_the_container_does_not_take_is_named(tmp_path: Path) -> N
     assert done.copied == ("audio stream 1 (aac, fin)",)
     assert done.notes == ("subtitle stream 2 (mov_text, swe) is left out: matroska does not take it",)
     assert enlarge(source, output=tmp_path / "out.webm").codec == "vp9"
+
+
+def test_attachments_are_copied_and_a_second_film_is_not(tmp_path: Path) -> None:
+    film = make_film(tmp_path / "film.mkv", [picture(number) for number in range(3)], codec="h264")
+    with av.open(str(film)) as source, av.open(str(tmp_path / "many.mkv"), "w") as out:
+        streams = [out.add_stream_from_template(source.streams.video[0], opaque=True) for _ in range(2)]
+        out.add_attachment("font.ttf", "font/ttf", b"glyphs")
+        for packet in source.demux(video=0):
+            for stream in streams if packet.size else ():
+                copy = packet_of(bytes(packet))
+                copy.pts, copy.dts, copy.time_base, copy.stream = packet.pts, packet.dts, packet.time_base, stream
+                out.mux(copy)
+    done = enlarge(tmp_path / "many.mkv")
+    assert done.copied == ("attachment stream 2 (unknown)",) and "stream 1 (h264) is left out" in done.notes[0]
+    with av.open(str(done.output)) as written:
+        (attached,) = (stream for stream in written.streams if stream.type == "attachment")
+        assert attached.data == b"glyphs" and len(written.streams.video) == 1
 
 
 def test_films_stand_beside_pictures(tmp_path: Path) -> None:
