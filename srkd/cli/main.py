@@ -41,8 +41,6 @@ VERBS = {
 The texts are the first lines of their help: `srkd --help` shows them without importing the verbs.
 """
 
-SHELLS = ("bash", "zsh", "fish")
-
 
 class Verbs(click.Group):
     """A group of commands that are imported on demand."""
@@ -72,31 +70,12 @@ class Verbs(click.Group):
         return super().resolve_command(ctx, args)
 
 
-def _print_completion(ctx: click.Context, parameter: click.Parameter, shell: str | None) -> None:
-    if shell is None or ctx.resilient_parsing:
-        return
-    from click.shell_completion import get_completion_class
-
-    completion = get_completion_class(shell)
-    assert completion is not None  # click has all of SHELLS
-    click.echo(completion(cli, {}, "srkd", "_SRKD_COMPLETE").source())
-    ctx.exit()
-
-
 @click.group(
     cls=Verbs,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
     epilog="Every verb has its own --help. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.",
 )
 @click.version_option(__version__, "--version", message="srkd %(version)s")
-@click.option(
-    "--completion",
-    type=click.Choice(SHELLS),
-    is_eager=True,
-    expose_value=False,
-    callback=_print_completion,
-    help='Print a shell\'s completion script: eval "$(srkd --completion bash)".',
-)
 @click.pass_context
 def cli(ctx: click.Context, verbose: bool, quiet: bool) -> None:
     """Compress image super-resolution networks, export them, and measure the result."""

@@ -20,7 +20,7 @@ from srkd.options.values import BYTES, DEVICE, SETTING, SIZE, SIZES, parse_setti
 from srkd.terminal.console import Console, json_value
 from tests.support.commands import ROOT, python, srkd
 
-HELP_SECONDS = 0.3
+HELP_SECONDS = 0.25
 HEAVY = ("torch", "numpy", "onnx", "onnxruntime", "rich", "pydantic", "PIL")
 
 
@@ -185,9 +185,6 @@ def test_a_full_disk_is_one_line(option: str) -> None:
 @pytest.mark.ci
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion(shell: str) -> None:
-    script = srkd("--completion", shell)
-    assert script.code == 0
-    assert "_SRKD_COMPLETE" in script.out
     names = {"COMP_WORDS": "srkd ", "COMP_CWORD": "1" if shell != "fish" else "", "_SRKD_COMPLETE": f"{shell}_complete"}
     program = "import sys; sys.argv = ['srkd']; from srkd.cli.main import main; main()"
     completions = python("-c", program, **names)
