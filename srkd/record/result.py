@@ -88,8 +88,7 @@ class CompressReport:
     teacher: Quality | None
     bicubic: Quality
     """Of bicubic enlargements, at scale 1 of the inputs."""
-    scale: int | None = None
-    """None in the files of older versions."""
+    scale: int
     goal: Goal = "original"
     """What the student is judged by."""
     phi: str | None = None

@@ -45,6 +45,7 @@ RESULT: dict[str, Any] = {
     },
     "teacher": None,
     "bicubic": {"psnr_y": 28.0, "cost": None},
+    "scale": 2,
 }
 """The entry `result` of such a run."""
 
