@@ -1,7 +1,7 @@
 """Methods and presets by name: srkd's own, and those of installed packages. This module imports no torch.
 
-To add a method, add one file, one line in BUILTIN, and two presets. Another package adds methods by an entry point of
-the group `srkd.recipes` that names a `Contribution`.
+To add a method, add one file, one line in BUILTIN, a preset, and a page in docs/methods. Another package adds methods
+by an entry point of the group `srkd.recipes` that names a `Contribution`.
 """
 
 from __future__ import annotations
@@ -32,6 +32,10 @@ class MethodEntry:
     name: str = ""
     loaded: type[Any] | None = None
     """The class itself, if no package provides it."""
+    pixel_only: bool = False
+    """Whether its only loss is L1 to the label: such methods differ in the student's start."""
+    for_films: bool = False
+    """Whether it is added to a recipe whose images are frames of a film, or look like ones."""
 
     def __post_init__(self) -> None:
         if self.needs not in TEACHER_NEEDS:
@@ -53,8 +57,8 @@ class MethodEntry:
 
 
 BUILTIN: Mapping[str, MethodEntry] = {
-    "scratch": MethodEntry("recipes.methods.scratch:Scratch", "nothing"),
-    "inherit": MethodEntry("recipes.methods.scratch:Inherit", "network"),
+    "scratch": MethodEntry("recipes.methods.scratch:Scratch", "nothing", pixel_only=True),
+    "inherit": MethodEntry("recipes.methods.scratch:Inherit", "network", pixel_only=True),
     "logits": MethodEntry("recipes.methods.logits:Logits", "outputs"),
     "ds": MethodEntry("recipes.methods.ds:DeepSupervision", "nothing"),
     "clsd": MethodEntry("recipes.methods.clsd:Clsd", "nothing"),
@@ -67,14 +71,14 @@ BUILTIN: Mapping[str, MethodEntry] = {
     "dckd": MethodEntry("recipes.methods.dckd:DCKD", "outputs"),
     "perceptual": MethodEntry("recipes.methods.perceptual:Perceptual", "outputs"),
     "dukd": MethodEntry("recipes.methods.dukd:DUKD", "outputs"),
-    "calm": MethodEntry("recipes.methods.calm:Calm", "nothing"),
+    "calm": MethodEntry("recipes.methods.calm:Calm", "nothing", for_films=True),
     "pams": MethodEntry("recipes.methods.pams:Pams", "network"),
     "pact": MethodEntry("recipes.methods.pact:Pact", "network"),
 }
 """srkd's own methods."""
 
-FOR_FILMS = "calm"
-"""The method that is added to a recipe whose images are frames of a film, or look like ones."""
+PIXEL_ONLY = frozenset(name for name, entry in BUILTIN.items() if entry.pixel_only)
+(FOR_FILMS,) = (name for name, entry in BUILTIN.items() if entry.for_films)
 
 
 @dataclass(frozen=True)

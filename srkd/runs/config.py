@@ -40,7 +40,7 @@ from compressor.training.method import (
 from compressor.training.speed import PLAIN_MODE, ExecutionMode, SpeedOptions, choose_execution_mode
 from compressor.training.stage import Stage
 from compressor.training.validation import Validation
-from recipes.catalogue import FOR_FILMS, teacher_needs
+from recipes.catalogue import FOR_FILMS, PIXEL_ONLY, teacher_needs
 from recipes.config.preset import Preset
 from recipes.config.reading import recipe_label
 from recipes.terms.features import describe_taps
@@ -51,7 +51,6 @@ from srkd.options.shared import originals_and_lr_only, path_of
 from srkd.options.values import as_tuple, split_name
 from srkd.record.run_file import RunFile
 from srkd.runs.recipe import (
-    PIXEL_ONLY,
     choose_phi,
     fit_batch,
     load_recipe,

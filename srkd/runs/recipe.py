@@ -12,7 +12,7 @@ from compressor.images.suffixes import is_film
 from compressor.models.networks.registry import linear_plan
 from compressor.teachers.teacher import Teacher
 from compressor.training.method import FitsBatch, HasEarlierStages, Method, TrainsJointly, kind_of
-from recipes.catalogue import FOR_FILMS, RECIPES, teacher_needs
+from recipes.catalogue import FOR_FILMS, PIXEL_ONLY, RECIPES, teacher_needs
 from recipes.composition import refusals
 from recipes.config.by_class import is_class
 from recipes.config.options import make_method
@@ -25,9 +25,6 @@ from srkd.record.run_file import RunFile
 from srkd.runs.student import StudentInit
 
 EMBEDDED = "the embedded teacher"
-
-PIXEL_ONLY = frozenset({"scratch", "inherit"})
-"""Methods whose only loss is L1 to the label; they differ in the student's start."""
 
 RATE_SETTINGS = ("rate", "fit_rate", "decay", "milestones", "factor")
 """Keys of a schedule that decide the learning rate; if the user sets one, srkd does not change the rate."""

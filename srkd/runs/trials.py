@@ -28,7 +28,7 @@ from compressor.models.students.students import student_text
 from compressor.training.method import quantisation_of
 from compressor.training.run_files import read_metrics
 from compressor.training.run_folder import JOINT_TEACHER, SHEET, STUDENT
-from recipes.catalogue import FOR_FILMS
+from recipes.catalogue import FOR_FILMS, PIXEL_ONLY
 from recipes.config.reading import load_preset
 from srkd.options.compress import CompressOptions
 from srkd.options.sweep import Point, points
@@ -38,7 +38,6 @@ from srkd.record.trials import Outcome, SameBatches, TrialsReport
 from srkd.runs.config import RunConfig, RunNetworks, SharedInputs, data_choice
 from srkd.runs.recipe import (
     OFFSET_RATE,
-    PIXEL_ONLY,
     needs_teacher,
     offsets_of,
     repeats_published,

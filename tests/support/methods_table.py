@@ -1,6 +1,7 @@
 """A table of every method of the catalogue, with a row for each form. test_methods.py tests all rows alike.
 
-A new method needs a row, or several if options make it another method.
+A method whose terms read images alone has a row by its entry in the catalogue; others need one here, or several if
+options make it another method.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any, Literal
 from compressor.models.networks.base import Spec
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.swinir import SwinIRSpec
+from recipes.catalogue import BUILTIN
 
 Learner = Literal["student", "modules", "joint"]
 AFTER_SKIP, BEFORE_SKIP = ("head", "body[0]", "pre_up"), ("head", "body[0]", "body_end")
@@ -56,9 +58,7 @@ class Row:
         return self.method or self.name
 
 
-ROWS: tuple[Row, ...] = (
-    Row("scratch", teacher=None),
-    Row("inherit"),
+FORMS: tuple[Row, ...] = (
     Row("logits"),
     Row("logits-b", "logits", {"form": "B"}),
     Row("logits-gated", "logits", {"gate": "hard"}),
@@ -123,10 +123,18 @@ ROWS: tuple[Row, ...] = (
     Row("dckd-bicubic", "dckd", {"phi": "teacher", "history": False}, steps=30, degrees={"contrast": 0}),
     Row("dukd"),
     Row("dukd-code", "dukd", {"variant": "code"}),
-    Row("calm", teacher=None),
     Row("pams", taps=("pre_up",), degrees={"attention": 0}),
     Row("pams-code", "pams", {"compat": "pams", "bits": 4}, taps=("pre_up",), degrees={"attention": 0}),
     Row("perceptual", options={"lam_phi": 0.0, "lam_adversarial": 0.0}),
     Row("pams-all", "pams", {"placement": "all"}, taps=("pre_up",), degrees={"attention": 0}),
     Row("pact", options={"alpha": None}),
+)
+
+ROWS: tuple[Row, ...] = (
+    *(
+        Row(name, teacher=None if entry.needs == "nothing" else TEACHER)
+        for name, entry in BUILTIN.items()
+        if name not in {row.of for row in FORMS}
+    ),
+    *FORMS,
 )
