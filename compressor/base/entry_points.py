@@ -12,7 +12,7 @@ from importlib import metadata
 from typing import Protocol, TypeVar
 
 from compressor.base.errors import UsageError, nearest, shorten
-from compressor.base.python_files import imported_files
+from compressor.base.python_files import OWN_MODULES, imported_files
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 
@@ -133,9 +133,6 @@ def package_at_fault(error: BaseException) -> str | None:
         return None
     owner = f"{files[module]}" if module in files else f"the package {packages[module]}"
     return f"{owner} failed: {describe_failure(error, module)}"
-
-
-OWN_MODULES = ("compressor", "recipes", "export", "demo", "srkd")
 
 
 def _last_line(modules: Collection[str], error: BaseException) -> tuple[str, str | None]:

@@ -1,8 +1,7 @@
-"""Python files that a user names, such as `./mine.py`: imported by path, anew when they have changed; their source."""
+"""Python files that a user names, such as `./mine.py`: imported by path, anew when they have changed."""
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import re
 import sys
@@ -12,7 +11,10 @@ from types import ModuleType
 
 from compressor.base.files import file_sha256
 
+OWN_MODULES = ("compressor", "recipes", "export", "demo", "srkd")
+
 _IMPORTED: dict[str, Path] = {}
+_SOURCES: dict[Path, dict[str, str]] = {}
 
 
 def import_file(path: Path) -> ModuleType:
@@ -20,12 +22,13 @@ def import_file(path: Path) -> ModuleType:
 
     It may import what is installed and, after that, the files beside it: its folder is the last one of `sys.path`.
     """
-    content, name = path.read_bytes(), module_of_file(path)
-    if name in _IMPORTED:
+    name, content = module_of_file(path), path.read_bytes()
+    if name in _IMPORTED and all(_sha256(file) == sha256 for file, sha256 in _SOURCES[path].items()):
         return sys.modules[name]
-    beside = {str(path.parent / file) for file in file_sources(path) if file != path.name}
-    for other in [key for key, value in sys.modules.items() if getattr(value, "__file__", None) in beside]:
-        del sys.modules[other]  # it may have changed, too
+    loaded_before = {file for sources in _SOURCES.values() for file in sources}
+    for other, file in list(_modules_beside(path)):
+        if file in loaded_before:
+            del sys.modules[other]  # it may have changed, too
     module = ModuleType(name)
     module.__file__ = str(path)
     _IMPORTED[name], sys.modules[name] = path, module
@@ -37,14 +40,15 @@ def import_file(path: Path) -> ModuleType:
     except BaseException:
         del _IMPORTED[name], sys.modules[name]
         raise
+    files = [str(path), *(file for _, file in _modules_beside(path))]
+    _SOURCES[path] = {file: file_sha256(Path(file)) for file in files}
     return module
 
 
 def module_of_file(path: Path) -> str:
     """Return the name of the module that a file is imported as: another one after each change."""
-    stem = re.sub(r"\W", "_", path.stem)
-    digest = hashlib.sha256(repr((str(path), file_sources(path))).encode()).hexdigest()
-    return f"{stem}_{digest[:12]}"
+    digest = hashlib.sha256(f"{path} {_sha256(str(path))}".encode()).hexdigest()
+    return f"{re.sub(r'[^a-zA-Z0-9]', '_', path.stem)}_{digest[:12]}"
 
 
 def imported_files() -> Mapping[str, Path]:
@@ -52,49 +56,18 @@ def imported_files() -> Mapping[str, Path]:
     return _IMPORTED
 
 
-def file_sources(path: Path) -> dict[str, str]:
-    """The SHA-256 of a Python file, and of what it imports from its folder, directly or through others, by file name.
-
-    Nothing is imported.
-    """
-    folder, waiting, sources = path.parent, [path], dict[str, str]()
-    while waiting:
-        file = waiting.pop()
-        place = file.relative_to(folder)
-        if place.as_posix() in sources:
-            continue
-        sources[place.as_posix()] = file_sha256(file)
-        module = ".".join(place.parent.parts if file.name == "__init__.py" else place.with_suffix("").parts)
-        for name in imports_of(module, file):
-            parts = [part for part in name.split(".") if part]
-            places = [folder.joinpath(*parts[:length]) for length in range(1, len(parts) + 1)]
-            files = [file for each in places for file in (each / "__init__.py", each.with_name(f"{each.name}.py"))]
-            waiting += [file for file in files if file.is_file()]
-    return sources
+def sources_of(path: Path) -> Mapping[str, str]:
+    """Return the SHA-256 of an imported file, and of the modules from its folder that were loaded by then, by path."""
+    return _SOURCES[path]
 
 
-def imports_of(module: str, file: Path) -> Iterator[str]:
-    """Yield the names in a file's imports: each may be a module, or something in one."""
-    package = module if file.name == "__init__.py" else module.rpartition(".")[0]
-    try:
-        waiting: list[ast.AST] = [ast.parse(file.read_bytes())]
-    except (SyntaxError, ValueError):
-        return  # a file that nothing has imported yet
-    while waiting:
-        node = waiting.pop()
-        if isinstance(node, ast.Import):
-            yield from (name.name for name in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            base = _absolute(node, package)
-            yield base
-            yield from (f"{base}.{name.name}" for name in node.names)
-        elif isinstance(node, ast.If) and ast.unparse(node.test).rpartition(".")[2] == "TYPE_CHECKING":
-            waiting += node.orelse
-        else:
-            waiting += ast.iter_child_nodes(node)
+def _sha256(file: str) -> str | None:
+    return file_sha256(Path(file)) if Path(file).is_file() else None
 
 
-def _absolute(node: ast.ImportFrom, package: str) -> str:
-    """The module of a `from` import by its full name; an import from above the top-level package gives that."""
-    parents = package.split(".")[: max(1, package.count(".") + 2 - node.level)]
-    return ".".join([*(parents if node.level else ()), *filter(None, [node.module])])
+def _modules_beside(path: Path) -> Iterator[tuple[str, str]]:
+    """Yield the loaded modules that `import` found in the folder of a file, with their files."""
+    for name, module in list(sys.modules.items()):
+        place, file = path.parent.joinpath(*name.split(".")), getattr(module, "__file__", None)
+        if file in (f"{place}.py", str(place / "__init__.py")) and name.partition(".")[0] not in OWN_MODULES:
+            yield name, file

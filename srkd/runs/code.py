@@ -14,7 +14,7 @@ from compressor.base.child import ROOT
 from compressor.base.context import Note
 from compressor.base.errors import SrkdError
 from compressor.base.files import file_sha256
-from compressor.base.python_files import file_sources, imported_files
+from compressor.base.python_files import imported_files, sources_of
 from compressor.models.networks.registry import NETWORKS
 from recipes.catalogue import METHODS
 from srkd.record.code import CodeFacts, differences, file_changes, listed
@@ -30,20 +30,15 @@ def used_code(networks: RunNetworks) -> CodeFacts:
     methods = [method for stage in networks.stages() for method in stage.methods]
     packages = [NETWORKS.find(network.architecture).package for network in used]
     packages += [METHODS[method.name].package for method in methods if method.name in METHODS]
-    files = {type(each).__module__: imported_files().get(type(each).__module__) for each in (*used, *methods)}
+    files = dict.fromkeys(imported_files().get(type(each).__module__) for each in (*used, *methods))
     return CodeFacts(
         packages={
             "srkd": __version__ + ("" if (commit := _commit()) is None else f" (git {commit})"),
             "torch": str(torch.__version__),
             **{package: metadata.version(package) for package in packages if package != "srkd"},
         },
-        files={str(path): sha256 for file in files.values() if file for path, sha256 in _sources(file).items()},
+        files={path: sha256 for file in files if file is not None for path, sha256 in sources_of(file).items()},
     )
-
-
-def _sources(file: Path) -> dict[Path, str]:
-    """The SHA-256 of a file, and of those that it imports from its folder."""
-    return {file.parent / name: sha256 for name, sha256 in file_sources(file).items()}
 
 
 @cache
