@@ -82,12 +82,10 @@ class CacheFolder:
         `read` receives the entry's folder, maps its files, and raises SrkdError on damage.
         """
         entry = self.path / key
+        if not entry.is_dir():
+            return None
         try:
             value = read(entry)
-        except (FileNotFoundError, NotADirectoryError):
-            if entry.is_dir():
-                note(f"{entry} lacks a file: making it again")
-            return None
         except (SrkdError, OSError) as error:
             note(f"{entry} is damaged ({error}): making it again")
             return None

@@ -10,7 +10,6 @@ import torch
 
 from compressor.base.cache_folder import CacheFolder
 from compressor.base.context import Context, no_note
-from compressor.base.errors import SrkdError
 from compressor.base.machine import machine_facts
 from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.checkpoints.save import save_network
@@ -19,7 +18,7 @@ from compressor.models.networks.base import ImageModel, Network, Spec
 from compressor.models.networks.registry import build
 from srkd.version import __version__
 
-STUDENT, FINGERPRINT = "student.safetensors", "fingerprint.txt"
+STUDENT = "student.safetensors"
 FIT = 1
 """Part of the key: raise it when a fit gives other bytes."""
 HEADER_BYTES = 2**16
@@ -40,13 +39,13 @@ def solve(
     if not group.is_single or not cache.limit:
         student = fit(teacher, spec, patches, context=context)
         if group.is_leader and cache.limit:
-            cache.make(key, _read, lambda folder: _write(student, folder), _bytes_of(student), no_note)
+            cache.make(key, _read, lambda folder: save_network(student, folder / STUDENT), _bytes_of(student), no_note)
         return student, False
     solved: list[Network] = []
 
     def write(folder: Path) -> None:
         solved.append(fit(teacher, spec, patches, context=context))
-        _write(solved[0], folder)
+        save_network(solved[0], folder / STUDENT)
 
     with torch.device("meta"):
         room = _bytes_of(build(spec))
@@ -72,16 +71,7 @@ def _key(teacher: ImageModel, spec: Spec, patches: torch.Tensor, context: Contex
 
 
 def _read(folder: Path) -> Network:
-    fingerprint = (folder / FINGERPRINT).read_text(encoding="utf-8")
-    student = load_checkpoint(folder / STUDENT).network
-    if student.fingerprint() != fingerprint:
-        raise SrkdError("its weights are not those that were written")
-    return student
-
-
-def _write(student: Network, folder: Path) -> None:
-    save_network(student, folder / STUDENT)
-    (folder / FINGERPRINT).write_text(student.fingerprint(), encoding="utf-8")
+    return load_checkpoint(folder / STUDENT).network
 
 
 def _bytes_of(network: Network) -> int:

@@ -74,11 +74,9 @@ def test_a_student_is_solved_for_once(ground: Path, tmp_path: Path, monkeypatch:
     assert how("other seed", seed=11) == how("other shape", width=0.25) == "solved for"
     students = (tmp_path / "cache").glob("solved-*/student.safetensors")
     for student in students:
-        content = bytearray(student.read_bytes())
-        content[-1] ^= 1
-        student.write_bytes(content)
+        student.write_bytes(student.read_bytes()[:-4])
     lines = compress(ground, tmp_path / "damaged")
-    assert any("is damaged (its weights" in line for line in lines) and any("solved for in" in line for line in lines)
+    assert any("is damaged" in line for line in lines) and any("solved for in" in line for line in lines)
     first, again = ((tmp_path / name / "student.safetensors").read_bytes() for name in ("first", "damaged"))
     assert first == again
 
