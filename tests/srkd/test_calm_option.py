@@ -101,7 +101,7 @@ def test_its_options_are_set_as_those_of_other_methods(tmp_path: Path) -> None:
 def test_a_run_on_a_film(tmp_path: Path) -> None:
     """The term is in the curve, and the run goes on as it began; without it there is none."""
     require_av()
-    film = make_film(tmp_path / "film.mp4", [picture(number) for number in range(12)], codec="h264", crf=10)
+    film = make_film(tmp_path / "film.mp4", [picture(number) for number in range(12)], codec="h264", crf="10")
     teacher = tmp_path / "teacher.safetensors"
     srkd.save(build(EDSRSpec(scale=2, width=8, depth=2), seed=1), teacher)
 
