@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 
@@ -46,26 +44,3 @@ def test_on_a_cpu_nothing_moves_and_nothing_is_said(store):
     assert place_on_device(store, torch.device("cpu"), notes.append) is store and not notes
     patches = torch.zeros(2, dtype=torch.uint8)
     assert move_patches(patches, torch.device("cpu")) is patches
-
-
-class Recorded:
-    """Host memory that records the operations on it."""
-
-    device = torch.device("cpu")
-
-    def __init__(self) -> None:
-        self.done: list[Any] = []
-
-    def pin_memory(self) -> Recorded:
-        self.done.append("pinned")
-        return self
-
-    def to(self, device: torch.device, *, non_blocking: bool) -> Recorded:
-        self.done.append((str(device), non_blocking))
-        return self
-
-
-def test_patches_go_to_cuda_from_pinned_memory_without_waiting():
-    patches = Recorded()
-    move_patches(patches, torch.device("cuda:1"))  # type: ignore[arg-type]
-    assert patches.done == ["pinned", ("cuda:1", True)]

@@ -82,16 +82,6 @@ def test_what_the_clock_says_changes_nothing_unless_it_is_asked(
     assert mode.line(12).endswith(expected)
 
 
-def test_no_clock_is_read_unless_it_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    def read() -> float:
-        raise AssertionError("the clock was read")
-
-    monkeypatch.setattr(speed.time, "perf_counter", read)
-    assert chosen().line(12).startswith("training in ")
-    with pytest.raises(AssertionError, match="the clock was read"):
-        chosen(MEASURE)
-
-
 @pytest.mark.parametrize(("fp32", "bf16", "wins"), [(20.0, 5.0, "bf16"), (5.0, 20.0, "fp32")])
 def test_the_faster_precision_is_taken(monkeypatch: pytest.MonkeyPatch, fp32: float, bf16: float, wins: str) -> None:
     monkeypatch.setattr(speed, "computes_bf16", lambda device: True)
