@@ -1,28 +1,34 @@
-"""The contents of a model file: its network, its recognised dialect, and the assumptions about it.
-
-srkd's own safetensors files are described by their headers, without torch; others are opened (network_inspection.py).
-"""
+"""The contents of a model: its network, its recognised dialect, its cost, and the assumptions about it."""
 
 from __future__ import annotations
 
-import os
+import copy
+import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from compressor.base.errors import SrkdError
+from compressor.base.files import file_sha256
 from compressor.base.metadata import srkd_keys
-from compressor.inference.open import model_file
-from compressor.models.checkpoints.header import read_own_file
+from compressor.inference.open import model_file, open_model, read_metadata
+from compressor.inference.teacher_check import TeacherCheck, check_teacher
 from compressor.models.checkpoints.licence import read_licence
-from compressor.models.quantisation.file_facts import QuantisedFile
+from compressor.models.networks.base import ImageModel, Network
+from compressor.models.networks.cost import LayerCost, cost, layer_costs
+from compressor.models.networks.dialect import Assumption
+from compressor.models.networks.registry import spec_from_dict
+from compressor.models.quantisation.file_facts import QuantisedFile, read_quantised_file
+from compressor.models.quantisation.quantisers import FLOAT_BYTES, quantised_bytes, quantised_layers
+from compressor.runtimes.file_runtime import read_spec
+from compressor.runtimes.table import RUNTIMES, OpenOptions, runtime_of
+from compressor.teachers.licence import licence_of
+from compressor.teachers.teacher import Teacher, load_teacher
+from srkd.options.models import load_checkpoint, refuse_file_options
 from srkd.options.values import format_size, read_size
 from srkd.options.verbs import InspectOptions
 
-if TYPE_CHECKING:
-    from compressor.inference.teacher_check import TeacherCheck
-    from compressor.models.networks.cost import LayerCost
-    from compressor.models.networks.dialect import Assumption
+OUTPUTS_ONLY = "not a network that srkd knows: as a teacher it gives outputs only"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,30 +77,123 @@ class Inspection:
     """The result on an embedded photo, under --check."""
 
 
-def inspect_header(options: InspectOptions) -> Inspection | None:
-    """Describe srkd's own file by its header; None if the file is foreign or the options require opening it."""
-    if options.layers or options.check or options.arch_options or not isinstance(options.path, (str, os.PathLike)):
+def run_inspect(options: InspectOptions) -> Inspection:
+    """Read a checkpoint, a run folder's student, an exported or a foreign file, or describe an open network."""
+    if isinstance(options.path, ImageModel):
+        refuse_file_options(options.scale, options.arch_options)
+        inspection = _inspect_open(options.path, options)
+    else:
+        file = model_file(Path(options.path))
+        if runtime_of(file) == "torch":
+            inspection = _inspect_teacher(load_checkpoint(file, options), options)
+        else:
+            inspection = _inspect_exported(file, options)
+    if inspection.spec is None:
+        if options.layers:
+            raise SrkdError(
+                f"{inspection.path}: the layers of {inspection.architecture} are not known: leave out --layers"
+            )
+        return inspection
+    spec, lr_size = spec_from_dict(inspection.spec), read_size(options.lr_size)
+    counts = cost(spec, lr_size)
+    layers = layer_costs(spec, lr_size) if options.layers else None
+    return replace(inspection, params=counts.params, macs=counts.macs, macs_plus=counts.macs_plus, layers=layers)
+
+
+def _inspect_open(model: ImageModel, options: InspectOptions) -> Inspection:
+    """Describe an open network, or a foreign model by its file."""
+    if model.network is None and isinstance(model, Teacher) and model.origin is not None:
+        return _inspect_teacher(model, options)
+    network = model.require_network("a spec")
+    tensors = network.state_dict().values()
+    return Inspection(
+        path=None,
+        architecture=network.architecture,
+        dialect="srkd",
+        scale=network.spec.scale,
+        spec=network.spec.to_dict(),
+        params=network.params,
+        lr_size=format_size(read_size(options.lr_size)),
+        bytes=sum(tensor.numel() * tensor.element_size() for tensor in tensors),
+        sha256=network.fingerprint(),
+        wrapping="an open network",
+        metadata={},
+        quantisation=quantised_size(network),
+        check=check_teacher(Teacher(copy.deepcopy(network))) if options.check else None,
+    )
+
+
+def quantised_size(network: Network) -> QuantisedSize | None:
+    """The size of a quantised network; None for a float one."""
+    if network.quantisation is None:
         return None
-    file = model_file(Path(options.path))
-    own = read_own_file(file) if file.suffix == ".safetensors" else None
-    if own is None or own.cost.lr_size != read_size(options.lr_size):
-        return None
-    scale = own.spec["scale"]
-    if not isinstance(scale, int) or options.scale not in (None, scale):
-        return None
+    return QuantisedSize(
+        **asdict(network.quantisation),
+        quantised_weights=sum(layer.weight.numel() for layer in quantised_layers(network).values()),
+        bytes_at_bits=quantised_bytes(network),
+        bytes_as_float=FLOAT_BYTES * cost(network.spec).params,
+    )
+
+
+def _inspect_teacher(teacher: Teacher, options: InspectOptions) -> Inspection:
+    origin, network = teacher.origin, teacher.network
+    assert origin is not None  # it came from a file
+    return Inspection(
+        path=origin.path,
+        architecture=teacher.architecture,
+        dialect=origin.dialect,
+        scale=teacher.descriptor.scale,
+        spec=None if network is None else network.spec.to_dict(),
+        params=teacher.params,
+        lr_size=format_size(read_size(options.lr_size)),
+        bytes=origin.bytes,
+        sha256=origin.sha256,
+        wrapping=origin.wrapping,
+        assumed=origin.assumed,
+        notes=origin.notes if network is not None else (*origin.notes, OUTPUTS_ONLY),
+        metadata=srkd_keys(origin.header or {}),
+        licence=licence_of(origin.path),
+        quantisation=None if network is None else quantised_size(network),
+        check=check_teacher(teacher) if options.check else None,
+    )
+
+
+def _inspect_exported(file: Path, options: InspectOptions) -> Inspection:
+    """Describe an exported file by its metadata, as it may not run here; a foreign one is opened."""
+    runtime = RUNTIMES[runtime_of(file)]
+    if options.check and not runtime.opens_as_teacher:
+        raise SrkdError(f"{file}: --check takes a teacher: a checkpoint or an ONNX file")
+    teacher: Teacher | None = None
+    if runtime.name == "onnxruntime":
+        model = open_model(file, OpenOptions(limits=options.limits))
+        spec, scale, metadata = model.spec, model.descriptor.scale, model.metadata
+        dialect, wrapping = "onnx", f"ONNX, {model.precision}"
+        if spec is None or options.check:  # a foreign file is opened as a teacher that gives outputs
+            teacher = load_teacher(file, scale=options.scale, arch_options=options.arch_options, limits=options.limits)
+    else:
+        metadata = read_metadata(file)
+        spec = read_spec(metadata, file.name)
+        scale = open_model(file).descriptor.scale if spec is None else spec.scale
+        dialect, wrapping = runtime.name, runtime.files
+    files = [file] if file.is_file() else sorted(path for path in file.rglob("*") if path.is_file())
+    origin = None if teacher is None else teacher.origin
+    hashes = [file_sha256(path) for path in files]
     return Inspection(
         path=file,
-        architecture=str(own.spec["arch"]),
-        dialect="srkd",
+        architecture="unknown" if spec is None else spec.arch,
+        dialect=dialect,
         scale=scale,
-        spec={key: tuple(value) if isinstance(value, list) else value for key, value in own.spec.items()},
-        params=own.cost.params,
-        macs=own.cost.macs,
-        macs_plus=own.cost.macs_plus,
-        lr_size=format_size(own.cost.lr_size),
-        bytes=own.bytes,
-        sha256=own.sha256,
-        wrapping="bare",
-        metadata=srkd_keys(own.metadata),
-        licence=read_licence(own.metadata),
+        spec=None if spec is None else spec.to_dict(),
+        lr_size=format_size(read_size(options.lr_size)),
+        params=None if teacher is None else teacher.params,
+        bytes=sum(path.stat().st_size for path in files) if origin is None else origin.bytes,
+        # The hash of a folder is that of its files' hashes.
+        sha256=hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest(),
+        wrapping=wrapping,
+        assumed=() if origin is None or spec is not None else origin.assumed,
+        notes=(OUTPUTS_ONLY,) if spec is None and teacher is not None else (),
+        metadata=srkd_keys(metadata),
+        licence=read_licence(metadata) or licence_of(file),
+        int8=read_quantised_file(metadata),
+        check=check_teacher(teacher) if options.check and teacher is not None else None,
     )

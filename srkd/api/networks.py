@@ -13,8 +13,7 @@ from compressor.models.networks.cost import cost as count_cost
 from compressor.models.networks.image_cost import COMPARED_SIZE, Cost
 from compressor.models.students.students import build_student as cut_student
 from compressor.teachers.teacher import Teacher, load_teacher
-from srkd.api.inspection import Inspection
-from srkd.api.network_inspection import run_inspect
+from srkd.api.inspection import Inspection, run_inspect
 from srkd.options.models import open_network, path_of_model, refuse_file_options, spec_of
 from srkd.options.shared import ModelOrPath, Size
 from srkd.options.values import read_size

@@ -9,9 +9,7 @@ import pytest
 
 from compressor.assets import embedded_student, embedded_teacher
 from compressor.data.prepare import DataChoice, prepare_data
-from compressor.models.checkpoints.header import read_own_file
 from compressor.models.checkpoints.load import load_checkpoint
-from compressor.models.networks.cost import cost
 from compressor.teachers.teacher import load_teacher
 from compressor.training.validation import Validation
 from srkd import evaluate
@@ -58,8 +56,7 @@ def test_the_student_names_its_teacher_by_hash() -> None:
 
 
 @pytest.mark.parametrize("asset", [embedded_teacher, embedded_student])
-def test_they_are_described_without_opening_them(asset: Callable[[], Path]) -> None:
-    own = read_own_file(asset())
-    assert own is not None and own.cost.params == cost(load_checkpoint(asset()).network.spec).params
+def test_cards_state_bytes_and_parameters(asset: Callable[[], Path]) -> None:
     card = asset().with_suffix(".md").read_text(encoding="utf-8")
-    assert f"{own.bytes:,} bytes" in card and f"{own.cost.params:,} parameters" in card
+    assert f"{asset().stat().st_size:,} bytes" in card
+    assert f"{load_checkpoint(asset()).network.params:,} parameters" in card

@@ -1,13 +1,7 @@
-"""Headers of checkpoints, read without their tensors. Importing this module imports no torch.
-
-srkd's own files hold, besides the spec, the network's cost (`srkd.cost`), with a hash of the spec and of the names,
-types and shapes of its tensors. If that hash matches and every value is finite, the file is unchanged since `save` and
-its header can be trusted: building the network to find out the same would take seconds.
-"""
+"""Headers of checkpoints, read without their tensors. Importing this module imports no torch."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -16,9 +10,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from compressor.base.errors import SrkdError
-from compressor.base.files import file_sha256, sha256_of
-from compressor.models.networks.image_cost import Cost
-from compressor.models.quantisation.description import KEY as QUANT
+from compressor.base.files import file_sha256
 
 RUN_FOLDER_WEIGHTS, RUN_FOLDER_FACTS = "student.safetensors", "run.json"
 HUB_FOLDER_WEIGHTS = "model.safetensors"
@@ -47,17 +39,6 @@ class Header:
     metadata: Mapping[str, str]
     tensors: Mapping[str, TensorEntry]
     values_begin: int
-
-
-@dataclass(frozen=True)
-class OwnFile:
-    """A safetensors file written by srkd, whose header describes its contents."""
-
-    metadata: Mapping[str, str]
-    spec: Mapping[str, object]
-    cost: Cost
-    sha256: str
-    bytes: int
 
 
 def weights_file(path: Path) -> Path:
@@ -121,56 +102,3 @@ def _tensor_entry(name: str, entry: Any, values_bytes: int) -> TensorEntry:
     if end - begin != math.prod(shape) * DTYPE_BYTES[dtype] or end > values_bytes:
         raise ValueError(f"{name}: shape {shape} does not fit bytes {begin} to {end}")
     return TensorEntry(dtype, shape, begin, end)
-
-
-def cost_entry(cost: Cost, spec: str, tensors: Mapping[str, TensorEntry]) -> str:
-    """Return the value of `srkd.cost` for a file with this spec and these tensors; its `lr_size` is like 256x256."""
-    lr_size = "{}x{}".format(*cost.lr_size)
-    return json.dumps({**vars(cost), "lr_size": lr_size, "layout": _layout(spec, tensors)}, sort_keys=True)
-
-
-def _layout(spec: str, tensors: Mapping[str, TensorEntry]) -> str:
-    """Return a hash of everything that the cost depends on."""
-    entries = [[name, entry.dtype, list(entry.shape), entry.begin] for name, entry in sorted(tensors.items())]
-    return hashlib.sha256(json.dumps([spec, entries]).encode()).hexdigest()
-
-
-def read_own_file(path: Path) -> OwnFile | None:
-    """Return the contents of an srkd file by its header; None if the file must be opened, to be recognised or refused.
-
-    A quantised network must be opened: its size in bytes at its bit widths is counted from its layers.
-    """
-    with open(path, "rb") as handle:
-        size_bytes = handle.seek(0, 2)
-        handle.seek(0)
-        try:
-            header = read_header(handle, size_bytes)
-            cost, spec = json.loads(header.metadata["srkd.cost"]), header.metadata["srkd.spec"]
-            if (
-                QUANT in header.metadata
-                or cost.pop("layout") != _layout(spec, header.tensors)
-                or not _all_finite(handle, header, size_bytes)
-            ):
-                return None
-            width, height = map(int, cost.pop("lr_size").split("x"))
-            stored, fields = Cost(**cost, lr_size=(width, height)), json.loads(spec)
-        except (SrkdError, KeyError, TypeError, ValueError, AttributeError):
-            return None
-        # Hash last: opening the file instead would hash it, too.
-        handle.seek(0)
-        return OwnFile(header.metadata, fields, stored, sha256_of(handle), size_bytes)
-
-
-def _all_finite(handle: IO[bytes], header: Header, size_bytes: int) -> bool:
-    """Return True if no exponent is all ones; False also unless all values are gapless floats of one type."""
-    import numpy as np
-
-    dtypes = {entry.dtype for entry in header.tensors.values()}
-    if len(dtypes) != 1 or sum(entry.end - entry.begin for entry in header.tensors.values()) != (
-        size_bytes - header.values_begin
-    ):
-        return False
-    bits, exponent = {"F32": ("<u4", 0x7F800000), "F16": ("<u2", 0x7C00), "BF16": ("<u2", 0x7F80)}[dtypes.pop()]
-    handle.seek(header.values_begin)
-    values = np.frombuffer(handle.read(), dtype=bits)
-    return not bool(((values & exponent) == exponent).any())

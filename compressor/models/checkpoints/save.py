@@ -11,11 +11,9 @@ import torch
 from compressor.base.errors import SrkdError, UsageError
 from compressor.base.files import atomic_path
 from compressor.degradation.names import METADATA as DEGRADATION
-from compressor.models.checkpoints.header import TensorEntry, cost_entry
+from compressor.models.checkpoints.header import TensorEntry
 from compressor.models.checkpoints.licence import KEY as LICENCE
 from compressor.models.networks.base import Network, Spec, tensor_bytes
-from compressor.models.networks.cost import cost
-from compressor.models.networks.registry import NETWORKS
 from compressor.models.quantisation.description import KEY as QUANT
 from compressor.models.quantisation.description import Quantisation
 
@@ -41,7 +39,7 @@ def metadata_of(spec: Spec, quantisation: Quantisation | None = None) -> dict[st
 def save_network(
     network: Network, path: str | Path, *, metadata: Mapping[str, str] | None = None, dtype: torch.dtype | None = None
 ) -> None:
-    """Write the network's tensors, by srkd's names, as fp32 (or `dtype`), with its spec and cost in the header."""
+    """Write the network's tensors, by srkd's names, as fp32 (or `dtype`), with its spec in the header."""
     extra = dict(metadata or {})
     unknown = sorted(set(extra) - METADATA_KEYS)
     if unknown:
@@ -52,10 +50,6 @@ def save_network(
     tensors = {name: _converted(name, tensor, dtype) for name, tensor in sorted(network.state_dict().items())}
     entries = _entries(tensors)
     own = metadata_of(network.spec, network.quantisation)
-    # A file that needs another package's network has no cost entry and is always opened, so that a missing package is
-    # reported.
-    if NETWORKS.find(network.spec.arch).package == "srkd":
-        own["srkd.cost"] = cost_entry(cost(network.spec), own["srkd.spec"], entries)
     with atomic_path(Path(path)) as temporary, open(temporary, "wb") as stream:
         stream.write(_header(entries, {**own, **extra}))
         for tensor in tensors.values():

@@ -36,16 +36,11 @@ def command(console: Console, options: InspectOptions) -> None:
 
     MODEL is a checkpoint (.pt, .pth, .safetensors), a run folder, TorchScript, .pt2, ONNX or another exported file.
     """
-    from srkd.api.inspection import inspect_header
+    from srkd.api.inspection import run_inspect
 
     if console.wants_csv and not options.layers:
         raise UsageError("--csv prints the table of layers: add --layers")
-    inspection = inspect_header(options)
-    if inspection is None:
-        from srkd.api.network_inspection import inspect_opened  # imports torch, which takes a second
-
-        inspection = inspect_opened(options)
-    console.report("inspect", inspection, show, records)
+    console.report("inspect", run_inspect(options), show, records)
 
 
 def records(inspection: Inspection) -> Records:
