@@ -191,7 +191,7 @@ def _require_same(
         "data": None if budget.train is None else str(budget.train.resolve()),
         **{key: getattr(one, key) for key in ("width", "student", "init")},
     }
-    now, before = now | options, before | {key: facts["request"][key] for key in options}
+    now, before = now | options, before | {key: facts["options"][key] for key in options}
     if facts["teacher"] is not None:
         file = one.teacher or embedded_teacher()
         ncnn = ncnn_files(file)

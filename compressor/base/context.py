@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
-from typing import TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar, cast
 
 from compressor.base.processes import Processes
 
 ItemT = TypeVar("ItemT")
+ReadT = TypeVar("ReadT")
 
 Progress: TypeAlias = Callable[[str, int, int], None]
 """Called as progress(title, done, total)."""
@@ -37,6 +38,14 @@ class Context:
     status: Status | None = None
     """Receives loss and speed of the running step; None: they are not reported."""
     processes: Processes = field(default_factory=Processes)
+    kept: dict[tuple[object, ...], Any] = field(default_factory=dict, repr=False, compare=False)
+    """What was read for this operation, by what was asked for."""
+
+    def once(self, *key: object, read: Callable[[], ReadT]) -> ReadT:
+        """The value of `read`, called once for a key. Another value must hold an object whose `id` is in the key."""
+        if key not in self.kept:
+            self.kept[key] = read()
+        return cast(ReadT, self.kept[key])
 
     def each(self, title: str, items: Collection[ItemT]) -> Iterator[ItemT]:
         """Yield the items, and report how many of them are done."""

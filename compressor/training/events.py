@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from itertools import accumulate
-from typing import TypeAlias
 
 from compressor.base.choices import Goal
 from compressor.base.context import Context
@@ -28,9 +27,6 @@ STATUS_SECONDS = 0.5
 SAVE_SECONDS = 60.0
 """Interval of saved states in seconds, the most work that a crash can cost besides the current step."""
 
-Advise: TypeAlias = Callable[[float, int], str | None]
-"""Called as advise(seconds per step, steps left) once a long run's speed is known; returns a line or None."""
-
 
 class RunEvents:
     """The listener that writes metrics.jsonl and log.txt, feeds trackers, validates, and saves states and students."""
@@ -44,7 +40,6 @@ class RunEvents:
         pictures: Sequence[int] = (),
         context: Context,
         pace: Pace | None = None,
-        advise: Advise | None = None,
         batch_hashes: BatchHashes | None = None,
     ) -> None:
         self.folder, self.stages, self.context = folder, stages, context
@@ -54,7 +49,7 @@ class RunEvents:
         self.pictures, self.has_shown_references = pictures, False
         self.log_every = max(1, min(100, self.steps // 100))
         self.saved_at = time.monotonic()
-        self.pace, self.advise, self.status_at = pace, advise, -math.inf
+        self.pace, self.status_at = pace, -math.inf
         self.balance, self.flagged = Balance(), bool(folder.flags())
 
     def on_step(self, done: int, rate: float, losses: Losses) -> None:
@@ -79,18 +74,11 @@ class RunEvents:
         self.context.note(f"step {done}/{self.steps}: {message}")
 
     def _report_pace(self, done: int, losses: Losses) -> None:
-        """Report loss, speed and remaining time, and once the expected duration of the run."""
+        """Report loss, speed and remaining time."""
         pace, status = self.pace, self.context.status
         if pace is None:
             return
         pace.step(done)
-        estimate = pace.estimate()
-        if estimate is not None:
-            self.note(estimate)
-            steps = self.steps - done
-            advice = self.advise(pace.seconds_left / steps, steps) if self.advise is not None and steps else None
-            if advice is not None:
-                self.note(advice)
         now = time.monotonic()
         if status is not None and now - self.status_at > STATUS_SECONDS:
             # Copy the loss from the device only for a status line.

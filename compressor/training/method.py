@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, get_args, runtime_checkable
+from typing import TYPE_CHECKING, Literal, Protocol, get_args, runtime_checkable
 
 if TYPE_CHECKING:
     import torch
@@ -173,29 +173,20 @@ class FitsBatch(Protocol):
         ...
 
 
-Shape: TypeAlias = Sequence[int]
-"""The shape of a feature: N, C, h, w."""
-
-
 @dataclass(frozen=True)
 class FeaturePair:
-    """A pair of features that a term compares, by their taps; `teacher` is None if the term only uses the student's.
-
-    `bytes_of(student, teacher, processes)` returns the term's peak memory besides the features, from their shapes.
-    """
+    """A pair of features that a term compares, by their taps; `teacher` is None if the term only uses the student's."""
 
     term: str
     student: str
     teacher: str | None
-    bytes_of: Callable[[Shape, Shape, int], int]
 
 
 @runtime_checkable
 class ComparesFeatures(Protocol):
     """A method whose terms use features, by taps.
 
-    Asked before training: the pairs are checked and reported with their memory (`recipes.terms.features`). Without it:
-    no features.
+    Asked before training: the pairs are checked and reported (`recipes.terms.features`). Without it: no features.
     """
 
     def feature_pairs(self, teacher: Network | None, student: Network) -> Sequence[FeaturePair]: ...

@@ -17,9 +17,6 @@ EVERY = 10
 LARGEST_BASIS = 1024
 """Side of a weight beyond which it keeps its own basis: eigenvectors cost its cube."""
 
-ADAM_TENSORS = 2
-"""Tensors that Adam keeps per parameter; its fused update needs no more."""
-
 
 @dataclass(frozen=True)
 class Optimiser:
@@ -36,17 +33,6 @@ class Optimiser:
             return Soap(groups, rate, self.betas, self.eps)
         # One kernel for all parameters: a third of the time of foreach on CPU, and one launch on a GPU.
         return torch.optim.Adam(groups, lr=rate, betas=self.betas, eps=self.eps, fused=True)
-
-    def state_bytes(self, parameters: Iterable[Tensor]) -> int:
-        """Return the bytes that the optimiser keeps between two steps."""
-        return sum(
-            parameter.element_size() * (ADAM_TENSORS * parameter.numel() + self._basis_numbers(parameter))
-            for parameter in parameters
-        )
-
-    def _basis_numbers(self, parameter: Tensor) -> int:
-        """Return how many numbers the second moments and bases of a parameter's modes have."""
-        return 0 if self.name == "adam" else sum(2 * side**2 for _, side in _turned_modes(_as_modes(parameter)))
 
 
 class Soap(torch.optim.Optimizer):

@@ -177,16 +177,6 @@ def _measured_mode(
     return ExecutionMode(best.precision, best.layout, teacher, compiled, patches, step_ms)
 
 
-def measure_macs_per_second(student: Network, lr_patch: int, device: torch.device, precision: Precision) -> float:
-    """Return multiply-accumulates per second of forward and backward of one patch, measured in about 0.2 s."""
-    trial = _Trial(student, PrecisionAndLayout(precision, training_layout(device, precision)), 1, lr_patch, device)
-    trial.run()
-    times = [trial.seconds()]
-    while len(times) < ROUNDS and sum(times) < STEP_SECONDS:
-        times.append(trial.seconds())
-    return PASSES_OF_A_STEP * cost(student, (lr_patch, lr_patch)).macs / min(times)
-
-
 class _Trial:
     """A timed forward and backward pass of a copy of the student on random patches."""
 

@@ -28,8 +28,7 @@ from compressor.models.networks.base import Network
 from compressor.models.networks.edsr import ResidualBlock
 from compressor.models.networks.layers import DIV2K_MEAN, MeanShift, Upsampler
 from compressor.training.calibration import Calibrated
-from compressor.training.footprint import peak_bytes
-from compressor.training.method import FeaturePair, Kind, PlainMethod, Shape
+from compressor.training.method import FeaturePair, Kind, PlainMethod
 from compressor.training.step import Step
 from recipes.terms.features import resolve_taps
 
@@ -54,13 +53,8 @@ class DeepSupervision(PlainMethod):
         return self
 
     def feature_pairs(self, teacher: Network | None, student: Network) -> list[FeaturePair]:
-        """Return the feature that each head uses, and the memory of a head with its weights."""
-
-        def bytes_of(shape: Shape, teacher: Shape, processes: int) -> int:
-            return peak_bytes(lambda *features: auxiliary_head(student, seed=0)(*features).mean(), shape, shape)
-
-        taps = resolve_taps(self.name, "student", student, self.taps)
-        return [FeaturePair("heads", tap, None, bytes_of) for tap in taps]
+        """Return the feature that each head uses."""
+        return [FeaturePair("heads", tap, None) for tap in resolve_taps(self.name, "student", student, self.taps)]
 
     def modules(self, teacher: Network | None, student: Network) -> nn.ModuleDict:
         heads = nn.ModuleList(auxiliary_head(student, seed=next_torch_seed()) for _ in self.taps)

@@ -26,7 +26,6 @@ from torch.nn import functional as F
 
 from compressor.base.errors import UsageError
 from compressor.training.calibration import Calibrated
-from compressor.training.method import Shape
 from compressor.training.step import Step
 from recipes.terms.distances import full_precision, pairwise_l1, widen
 from recipes.terms.features import RegressedFeatureMethod, Share
@@ -67,15 +66,6 @@ class FACD(RegressedFeatureMethod):
             self.image_term: self.image_loss(gate, forward.student, forward.teacher),
             "patch_contrast": (gate * losses).mean(),
         }
-
-    def bytes_of(self, student: Shape, teacher: Shape, processes: int) -> int:
-        """The regressed features, the teacher's of all processes, and of the comparison the gradient and, for the
-        ratio, a difference.
-        """
-        elements = student[0] * teacher[1] * student[2] * student[3]
-        gathered = processes if processes > 1 else 0
-        compared = 2 if self.form == "ratio" else 1
-        return 4 * elements * (1 + gathered + compared)
 
 
 def contrast(

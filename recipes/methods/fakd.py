@@ -34,7 +34,6 @@ from torch.nn import functional as F
 
 from compressor.base.errors import UsageError
 from compressor.models.networks.base import Network
-from compressor.training.method import Shape
 from compressor.training.step import Step
 from recipes.config.published import published_options
 from recipes.terms.distances import full_precision, widen
@@ -43,8 +42,6 @@ from recipes.terms.features import FeatureMethod
 EPS = 1e-8
 BLOCK_BYTES = 2**20
 """Bytes of the rows of one sample's A that exist at one time, which fit into a core's second-level cache."""
-BLOCKS_AT_ONCE = 2
-"""Number of such blocks at one time: the differences, and their absolute values."""
 
 
 @dataclass(frozen=True)
@@ -71,9 +68,6 @@ class FAKD(FeatureMethod):
             self.image_term: self.image_loss(gate, forward.student, forward.teacher),
             "affinity": (gate * torch.stack(distances)).mean(1).sum(),
         }
-
-    def bytes_of(self, student: Shape, teacher: Shape, processes: int) -> int:
-        return affinity_bytes(student[0], student[2] * student[3], student[1], teacher[1])
 
 
 def unit_columns(feature: torch.Tensor) -> torch.Tensor:
@@ -103,17 +97,6 @@ def affinity_l1(student: torch.Tensor, teacher: torch.Tensor, *, block_bytes: in
 def rows_within(block_bytes: int, positions: int) -> int:
     """Return the number of rows of a sample's A that fit into a block, at least one."""
     return min(positions, max(1, block_bytes // (4 * positions)))
-
-
-def affinity_bytes(
-    batch: int, positions: int, student_channels: int, teacher_channels: int, *, block_bytes: int = BLOCK_BYTES
-) -> int:
-    """Return the peak memory of one tap besides its features: f̂ of both networks, the student's gradient, rows of A.
-
-    The fp32 copies of half-precision features are counted, too. On a GPU the rows of all samples exist together.
-    """
-    maps = batch * (3 * student_channels + 2 * teacher_channels) + 2 * (student_channels + teacher_channels)
-    return 4 * positions * (maps + BLOCKS_AT_ONCE * rows_within(block_bytes, positions))
 
 
 def distances_by_rows(

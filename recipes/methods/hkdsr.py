@@ -40,7 +40,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Annotated, Literal, cast
 
 import torch
@@ -51,11 +50,8 @@ from torch.nn import functional as F
 from compressor.base.errors import UsageError
 from compressor.base.randomness import crop_each, next_torch_seed, random_positions, torch_seed
 from compressor.models.networks.base import Network
-from compressor.models.networks.registry import build
-from compressor.models.networks.taps import resolve_tap
 from compressor.training.calibration import Calibrated
-from compressor.training.footprint import peak_bytes
-from compressor.training.method import EarlierStage, FeaturePair, Kind, PlainMethod, Shape
+from compressor.training.method import EarlierStage, FeaturePair, Kind, PlainMethod
 from compressor.training.step import Forward, Step
 from recipes.terms.distances import full_precision, sample_l1, widen
 from recipes.terms.features import require_network, resolve_taps
@@ -147,30 +143,7 @@ class Hkdsr(PlainMethod):
         """Return the blocks whose images are compared; the final image needs no feature."""
         student_taps = resolve_taps(self.name, "student", student, self.student_taps)
         teacher_taps = resolve_taps(self.name, "teacher", require_network(teacher), self.teacher_taps)
-        with torch.device("meta"):
-            shell = build(student.spec)
-        last = resolve_tap(student, "rel(1)")
-        return [
-            FeaturePair("bands", tap, teacher_tap, partial(self._bytes_of, shell, tap == last))
-            for tap, teacher_tap in zip(student_taps, teacher_taps, strict=True)
-        ]
-
-    def _bytes_of(self, network: Network, last: bool, student: Shape, teacher: Shape, processes: int) -> int:
-        """Return the memory for computing and comparing an image, with backward pass; the last image exists."""
-        batch, _, height, width = student
-        channels, scale = network.descriptor.channels, network.descriptor.scale
-
-        def compare(image: torch.Tensor) -> torch.Tensor:
-            target, hr = torch.empty_like(image), torch.empty_like(image)
-            fused = FusionGate(channels)(hr, target)
-            return self.fsm_loss(image, target, hr, 0, 0, range(batch)) + F.l1_loss(image, fused)
-
-        def build_and_compare(feature: torch.Tensor, shallow: torch.Tensor) -> torch.Tensor:
-            return compare(network.finish(feature, shallow, torch.empty(batch, channels, height, width)))
-
-        if last:
-            return peak_bytes(compare, (batch, channels, scale * height, scale * width))
-        return peak_bytes(build_and_compare, student, student)
+        return [FeaturePair("bands", *taps) for taps in zip(student_taps, teacher_taps, strict=True)]
 
     def modules(self, teacher: Network | None, student: Network) -> nn.ModuleDict:
         gates = nn.ModuleList()

@@ -25,7 +25,6 @@ from pydantic import Field
 from torch.nn import functional as F
 
 from compressor.training.calibration import Calibrated
-from compressor.training.method import Shape
 from compressor.training.step import Step
 from recipes.terms.distances import widen
 from recipes.terms.features import RegressedFeatureMethod, Share
@@ -59,11 +58,6 @@ class LFD(RegressedFeatureMethod):
             step.observe("ungated_matching", distances.mean())
         image = {self.image_term: self.image_loss(gate, forward.student, forward.teacher)} if self.kappa else {}
         return {"pixel": F.l1_loss(forward.student, step.hr), **image, "matching": (gate * distances).mean()}
-
-    def bytes_of(self, student: Shape, teacher: Shape, processes: int) -> int:
-        """The regressed features, and the four fp32 tensors of that size of which their distance is made."""
-        elements = student[0] * teacher[1] * student[2] * student[3]
-        return 4 * elements + 4 * 4 * elements
 
 
 def attention(error: torch.Tensor) -> torch.Tensor:

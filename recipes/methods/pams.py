@@ -28,7 +28,7 @@ from torch.nn import functional as F
 
 from compressor.base.errors import UsageError
 from compressor.models.networks.base import Network
-from compressor.training.method import FeaturePair, Shape
+from compressor.training.method import FeaturePair
 from compressor.training.step import Step
 from recipes.terms.distances import widen
 from recipes.terms.quantised import QuantisedMethod
@@ -57,7 +57,7 @@ class Pams(QuantisedMethod):
         return {"pixel": F.l1_loss(output.sr, step.hr), "attention": attention}
 
     def feature_pairs(self, teacher: Network | None, student: Network) -> list[FeaturePair]:
-        return [FeaturePair("attention", TAP, TAP, _bytes_of)]
+        return [FeaturePair("attention", TAP, TAP)]
 
 
 def attention_map(feature: torch.Tensor) -> torch.Tensor:
@@ -73,9 +73,3 @@ def attention_distance(student: torch.Tensor, teacher: torch.Tensor) -> torch.Te
             f"{tuple(teacher.shape)} (N,C,h,w)"
         )
     return (attention_map(student) - attention_map(teacher.detach())).square().mean()
-
-
-def _bytes_of(student: Shape, teacher: Shape, processes: int) -> int:
-    """Return the term's peak memory: the squares of both features, and the maps."""
-    positions = student[0] * student[2] * student[3]
-    return 4 * positions * (2 * student[1] + teacher[1] + 6)

@@ -1,4 +1,4 @@
-"""Features that methods compare: taps validated before training, their pairs and memory, 1×1 regressors between them.
+"""Features that methods compare: taps validated before training, their pairs, 1×1 regressors between them.
 
 Every tap is a map of the LR image's size (methods that compare positions need that), so any two of srkd's networks can
 be paired: EDSR with RCAN, CARN with SwinIR, and channels may differ.
@@ -18,7 +18,7 @@ from compressor.base.errors import SrkdError, UsageError
 from compressor.base.randomness import torch_seed
 from compressor.models.networks.base import Network
 from compressor.models.networks.taps import resolve_tap, tap_shapes
-from compressor.training.method import ComparesFeatures, FeaturePair, Kind, Method, Shape
+from compressor.training.method import ComparesFeatures, FeaturePair, Kind, Method
 from compressor.training.step import Step
 from recipes.terms.distances import widen
 from recipes.terms.gating import Gated
@@ -45,7 +45,6 @@ def describe_taps(
     *,
     batch: int,
     lr_patch: int,
-    processes: int = 1,
 ) -> list[str]:
     """Return one line for each pair of features that the methods compare; `batch` is that of one process."""
 
@@ -64,8 +63,7 @@ def describe_taps(
             sides = f"student {pair.student} {'x'.join(map(str, student_shape))}"
             if pair.teacher is not None:
                 sides += f" with teacher {pair.teacher} {'x'.join(map(str, teacher_shape))}"
-            megabytes = pair.bytes_of(student_shape, teacher_shape, processes) / 1e6
-            lines.append(f"{method.name}: {pair.term} of {sides}, about {megabytes:.0f} MB")
+            lines.append(f"{method.name}: {pair.term} of {sides}")
     return lines
 
 
@@ -118,11 +116,7 @@ class FeatureMethod(Gated):
         return PairedForward(output.sr, target.sr, features)
 
     def feature_pairs(self, teacher: Network | None, student: Network) -> list[FeaturePair]:
-        return [FeaturePair(self.term, *taps, self.bytes_of) for taps in self.tap_pairs(teacher, student)]
-
-    def bytes_of(self, student: Shape, teacher: Shape, processes: int) -> int:
-        """Return the term's peak memory besides a pair of features of these shapes."""
-        raise NotImplementedError
+        return [FeaturePair(self.term, *taps) for taps in self.tap_pairs(teacher, student)]
 
 
 @dataclass(frozen=True)

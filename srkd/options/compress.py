@@ -180,7 +180,7 @@ class TargetOptions(Group):
     target_ms: Annotated[float | None, Field(gt=0), Option("Milliseconds that an image may take.", unset="any")] = None
     target_mb: Annotated[float | None, Field(gt=0), Option("Megabytes (10⁶ bytes) of the file.", unset="any")] = None
     target_macs: Annotated[
-        float | None, Field(gt=0), Option("Multiply-accumulates of an image, such as 5e9.", unset="any")
+        float | None, Field(gt=0), Option("Multiply-accumulates of an image, such as 5e9.", unset="any", rare=True)
     ] = None
     runtime: Annotated[
         str | None,
@@ -456,10 +456,6 @@ class CompressOptions(Options):
     data: DataOptions = DataOptions()
     training: TrainingOptions = TrainingOptions()
     run: RunOptions = RunOptions()
-    plan: Mapping[str, Any] | None = None
-    """The plan that chose the student, in the form of run.json; not an option of the command line."""
-    accept_changed_code: bool = False
-    """Whether a continued run may go on with other code; like --resume, no part of the run's request."""
 
     def __post_init__(self) -> None:
         training = self.training

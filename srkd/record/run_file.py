@@ -1,42 +1,29 @@
-"""run.json of a run folder as one typed, versioned model: the request, all decisions made from it, then the result.
+"""run.json of a run folder as one typed, versioned model: the `RunSpec`, then what became of it.
 
-What is not decided yet has no key; what was decided to be none is null. The folder of a plan of runs holds the request
-and the names of its runs while it is unfinished, and afterwards the decisions of the run whose student it holds.
-
-`read_run_file` refuses wrong or missing values in one line. Importing this module does not import torch.
+The folder of a plan of runs has the spec of its first run and those of all its runs; when it is finished, its head is
+that of the run whose student it holds. `read_run_file` refuses wrong or missing values in one line. Importing this
+module does not import torch.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, ConfigDict, Field
+from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
-from compressor.base.choices import Goal, Init, Layout, Precision, Select
 from compressor.base.errors import SrkdError
 from compressor.base.files import file_sha256
 from compressor.models.checkpoints.header import RUN_FOLDER_FACTS, RUN_FOLDER_WEIGHTS
-from compressor.models.quantisation.description import Quantisation
-from compressor.models.students.init_report import InitReport
 from compressor.training.run_files import write_facts
-from recipes.config.preset import Preset
 from srkd.record.code import CodeFacts
 from srkd.record.reading import Entry, parse, printable, read_object
 from srkd.record.result import CompressReport, ScoresBeforeTraining, TargetReport
+from srkd.record.run_spec import RunSpec
 from srkd.terminal.console import json_value
 
-SCHEMA = "srkd.compress/2"
-
-SAME = ("preset", "student", "teacher", "data", "degradation", "teacher_cache", "label_margin", "phi")
-"""Entries that must be equal on every process, and when a run is continued."""
-
-DECIDED = ("recipe", "preset", "seed", "device", "execution_mode", "processes", "student", "start", "data")
-"""Keys that every file has, except that of an unfinished plan of runs."""
-
-Request = dict[str, Any]
-"""The options of the run, as `srkd.options.option.to_json` writes them and `from_json` checks them."""
+SCHEMA = "srkd.compress/3"
 
 
 class GpuFacts(Entry):
@@ -65,111 +52,6 @@ class MachineFacts(Entry):
     gpu: GpuFacts | None = None
 
 
-class StudentPlan(Entry):
-    """The plan that decided the student: where its times hold. Further keys are those of `srkd plan --json`."""
-
-    model_config = ConfigDict(extra="allow")
-
-    runtime: str
-    precision: str
-    lr_size: str
-    device: str
-    threads: int | None
-
-
-class TrainingMode(Entry):
-    """How training computes (`compressor.training.speed.ExecutionMode`)."""
-
-    precision: Precision
-    layout: Layout
-    teacher_precision: Precision = "fp32"
-    compiled: bool = False
-    patches: int = 0
-    step_ms: dict[str, float] = Field(default_factory=dict)
-    reason: str = ""
-
-
-class StudentSpec(Entry):
-    """The spec of the student; further keys are the fields of its architecture."""
-
-    model_config = ConfigDict(extra="allow")
-
-    arch: str
-    scale: int
-
-
-class StudentStart(Entry):
-    """The origin of the student's first weights."""
-
-    init: Init
-    select: Select
-    init_from: InitReport | None
-
-
-class TeacherFile(Entry):
-    """The file of the teacher, and the options with which it was read."""
-
-    path: Path
-    sha256: str
-    kind: str
-    options: dict[str, Any]
-    licence: str | None = None
-
-
-class PhiFile(Entry):
-    """The network whose features contrastive methods compare (`recipes.phi.PhiSource`)."""
-
-    kind: Literal["vgg19", "teacher"]
-    how: str
-    path: Path | None = None
-    sha256: str = ""
-
-
-class StoredView(Entry):
-    """The teacher's outputs for one view of the images."""
-
-    entry: str
-    images: str
-    bytes: int
-
-
-class TeacherOutputs(Entry):
-    """The entries of the teacher cache that the run trains with, by view."""
-
-    precision: Precision
-    storage: str
-    views: dict[str, StoredView]
-
-
-class MarginOfLabels(Entry):
-    """The margin that the teacher sees around patches (`compressor.data.label_margin.LabelMargin`)."""
-
-    pixels: int
-    side: int
-    psnr_alone: float | None = None
-    psnr: float | None = None
-
-
-class TrainingImages(Entry):
-    """The images of the run."""
-
-    origin: str
-    labels: Literal["HR", "teacher"]
-    used: int
-    digest: str
-    skipped: dict[str, str]
-    """Images that could not be used, and why."""
-    validation: tuple[str, ...]
-
-
-class DegradationSteps(Entry):
-    """What the LR images suffer (`compressor.degradation.chain.Degradation`)."""
-
-    name: str
-    title: str
-    steps: tuple[dict[str, dict[str, Any]], ...]
-
-
 def _inside(name: str) -> str:
     """The name of a folder in the run folder; refuse one that leads elsewhere."""
     if not name or Path(name).name != name or name == ".." or "\0" in name:
@@ -177,38 +59,31 @@ def _inside(name: str) -> str:
     return name
 
 
+class PlannedRun(Entry):
+    """A run of a plan, by the name of its folder in the plan's."""
+
+    name: Annotated[str, AfterValidator(_inside)]
+    title: str
+    """Its name for a person, such as "logits, seed 10"."""
+    variant: str
+    """The point or the baseline whose run it is with one seed."""
+    spec: RunSpec | None
+    """None for a second recipe, which is decided when the student that it quantises is there."""
+
+
 class PlannedRuns(Entry):
-    """The runs of a plan, or the two of `--then`, by the names of their folders in this one."""
+    """The runs of a plan, or the two of `--then`, and the baselines of each point, by their labels."""
 
-    runs: tuple[Annotated[str, AfterValidator(_inside)], ...]
-    with_baseline: bool = False
-    seeds: int = 1
+    runs: tuple[PlannedRun, ...]
+    baselines: dict[str, tuple[str, ...]] = Field(default_factory=dict)
 
 
-class RunFile(Entry):
+class RunFile(RunSpec):
     """The contents of run.json."""
 
     srkd_version: str | None = None
     machine: MachineFacts
-    request: Request
-    plan: StudentPlan | None = None
-    recipe: str | None = None
-    preset: Preset | None = None
     code: CodeFacts | None = None
-    seed: int | None = None
-    device: str | None = None
-    execution_mode: TrainingMode | None = None
-    processes: int | None = None
-    goal: Goal | None = None
-    student: StudentSpec | None = None
-    quantisation: Quantisation | None = None
-    start: StudentStart | None = None
-    teacher: TeacherFile | None = None
-    phi: PhiFile | None = None
-    teacher_cache: TeacherOutputs | None = None
-    label_margin: MarginOfLabels | None = None
-    data: TrainingImages | None = None
-    degradation: DegradationSteps | None = None
     untrained: ScoresBeforeTraining | None = None
     trials: PlannedRuns | None = None
     target: TargetReport | None = None
@@ -219,32 +94,26 @@ class RunFile(Entry):
         return self.result is not None
 
     @property
+    def spec(self) -> RunSpec:
+        """The decisions alone."""
+        return RunSpec(**self.entries())
+
+    @property
     def run_names(self) -> tuple[str, ...]:
         """The names of the folders of a plan's runs; none for a single run."""
-        return () if self.trials is None else self.trials.runs
+        return () if self.trials is None else tuple(run.name for run in self.trials.runs)
 
     def to_json(self) -> dict[str, Any]:
-        """The contents as JSON values, without the keys that are not decided yet."""
-        values = self.model_dump(mode="json", include=set(self.model_fields_set))
-        written = json_value({"schema": SCHEMA, **values})
+        """The contents as JSON values; what is not known yet has no key."""
+        known = {name for name in RunFile.model_fields if name in self.model_fields_set or name in RunSpec.model_fields}
+        written = json_value({"schema": SCHEMA, **self.model_dump(mode="json", include=known)})
         assert isinstance(written, dict)
         return written
 
-    def changed(self, **entries: object) -> RunFile:
+    def updated(self, **entries: object) -> RunFile:
         """The contents with other entries, which are checked."""
-        return RunFile(**{**self._entries(), **entries})  # type: ignore[arg-type]
-
-    def updated(self, newer: RunFile) -> RunFile:
-        """The contents with those that `newer` has in place of these."""
-        return self.changed(**newer._entries())
-
-    def _entries(self) -> dict[str, object]:
-        return {name: getattr(self, name) for name in self.model_fields_set}
-
-    def difference(self, other: RunFile) -> str | None:
-        """The first key of `SAME` whose values differ; None if the runs are the same."""
-        own, others = (file.model_dump(mode="json", include=set(SAME)) for file in (self, other))
-        return next((key for key in SAME if own[key] != others[key]), None)
+        own = {name: getattr(self, name) for name in self.model_fields_set}
+        return RunFile(**{**own, **entries})
 
 
 def require_run_folder(run: Path) -> None:
@@ -274,12 +143,7 @@ def _parse(run: Path, values: dict[str, Any]) -> RunFile:
     file, schema = run / RUN_FOLDER_FACTS, values.pop("schema", None)
     if schema != SCHEMA:
         raise SrkdError(f"{file} cannot be read: its schema is {str(schema)[:40]!r}, not {SCHEMA}")
-    contents = parse(RunFile, values, file)
-    is_plan = contents.trials is not None and not contents.is_finished
-    missing = [key for key in DECIDED if getattr(contents, key) is None]
-    if missing and not is_plan:
-        raise SrkdError(f"{file}: {missing[0]} is missing")
-    return contents
+    return parse(RunFile, values, file)
 
 
 def find_run_file(run: Path) -> RunFile | None:

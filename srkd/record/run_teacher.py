@@ -11,7 +11,8 @@ from compressor.assets import embedded_teacher
 from compressor.base.context import Note
 from compressor.base.errors import SrkdError
 from compressor.models.checkpoints.header import RUN_FOLDER_FACTS, checkpoint_sha256
-from srkd.record.run_file import TeacherFile, find_run_file
+from srkd.record.run_file import find_run_file
+from srkd.record.run_spec import TeacherFile
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ def find_run_teacher(run: Path, note: Note) -> RunTeacher | None:
         raise SrkdError(f"{error}; it does not say what the teacher was: give --teacher FILE") from error
     if contents is None or contents.teacher is None:
         return None
-    teacher, scale = contents.teacher, None if contents.student is None else contents.student.scale
+    teacher, scale = contents.teacher, contents.student.scale
     path = find_teacher_file(teacher)
     if path is not None:
         note(f"teacher: {path}, from {run / RUN_FOLDER_FACTS}")

@@ -126,7 +126,6 @@ def _judged(run: Contents, role: Role) -> float | None:
 
 
 def _scale(run: Contents) -> int:
-    assert run.file.student is not None  # run.json of a finished run has it
     return run.file.student.scale
 
 
@@ -140,7 +139,7 @@ def _require_alike(runs: Sequence[Contents]) -> None:
             "goal": [str(each.goal) for each in both],
             "validation protocol": [str(each.protocol) for each in both],
             "validation images": [", ".join(each.validation) for each in both],
-            "training images": ["" if each.file.data is None else each.file.data.digest for each in both],
+            "training images": [each.file.data.digest for each in both],
         }
         for what, (own, other) in facts.items():
             if own != other:

@@ -51,12 +51,12 @@ class Contents:
 
     @property
     def recipe(self) -> str:
-        return self.first.recipe or "unknown" if self.file.result is None else self.file.result.recipe
+        return self.first.recipe if self.file.result is None else self.file.result.recipe
 
     @property
     def validation(self) -> tuple[str, ...]:
         """The names of the validation images."""
-        return () if self.first.data is None else self.first.data.validation
+        return self.first.data.validation
 
     @property
     def protocol(self) -> str | None:
@@ -77,23 +77,22 @@ def read_contents(run: Path, goal: GoalOption = "auto") -> Contents:
     """Read a run folder, or the folder of a plan of runs. By default the figures are about the run's own goal."""
     file = read_for_display(run)
     folders = [run / name for name in file.run_names]
-    has_facts = file.student is not None or not folders or not (folders[0] / RUN_FOLDER_FACTS).exists()
-    first = file if has_facts else read_for_display(folders[0])
     metrics = tuple(rows for folder in (run, *folders) if (rows := Metrics.read(folder)) is not None)
     student, result = run / RUN_FOLDER_WEIGHTS, file.result
     finished = result is not None and student.is_file()
-    scale = None if first.student is None else first.student.scale
-    scores = tuple(scores_of(result) if result is not None and finished else _scores_so_far(metrics, scale))
+    scores = tuple(
+        scores_of(result) if result is not None and finished else _scores_so_far(metrics, file.student.scale)
+    )
     student_score = of_role(scores, "student")
     if goal == "auto":
-        goal = first.goal or "original" if result is None else result.goal
+        goal = file.goal if result is None else result.goal
     elif student_score is not None and student_score.by(goal) is None:
         raise UsageError(f"--goal {goal}: {run} has no score of its student {GOAL_WORDS[goal]}")
     return Contents(
         path=run,
         file=file,
-        first=first,
-        unfinished=None if finished else _unfinished(file, first, metrics, folders),
+        first=file,
+        unfinished=None if finished else _unfinished(file, metrics, folders),
         scores=scores,
         metrics=metrics,
         files=tuple(
@@ -104,13 +103,13 @@ def read_contents(run: Path, goal: GoalOption = "auto") -> Contents:
     )
 
 
-def _unfinished(file: RunFile, first: RunFile, metrics: Sequence[Metrics], folders: Sequence[Path]) -> str:
+def _unfinished(file: RunFile, metrics: Sequence[Metrics], folders: Sequence[Path]) -> str:
     """A line with the progress of an unfinished run."""
     if file.is_finished:
         return f"The run is finished, but {RUN_FOLDER_WEIGHTS} is missing from its folder."
     done = max((rows.last_step for rows in metrics), default=0)
-    steps = None if first.preset is None else first.preset.schedule.steps
-    where = f"step {done:,}" + (f" of {steps:,}" if steps and not folders else "")
+    steps = file.preset.schedule.steps
+    where = f"step {done:,}" + (f" of {steps:,}" if not folders else "")
     if folders:
         where = f"run {sum((folder / RUN_FOLDER_FACTS).is_file() for folder in folders)} of {len(folders)}"
     return f"This run is not finished: it is at {where}."

@@ -49,9 +49,8 @@ class Trained:
             kept["start"] = {**file.start.model_dump(), "init_from": None if origin is None else origin.sha256}
         kept["teacher"] = None if file.teacher is None else file.teacher.sha256
         settings = _flat(kept)
-        if file.preset is not None:
-            settings |= _flat({"schedule": file.preset.schedule.model_dump(mode="json")})
-        preset = {} if file.preset is None else file.preset.model_dump(mode="json")
+        preset = file.preset.model_dump(mode="json")
+        settings |= _flat({"schedule": preset["schedule"]})
         options = {rule["name"]: rule["options"] for rule in preset.get("methods", ())}
         return settings | _flat({"weights": preset.get("weights", {}), "options": options})
 
@@ -113,7 +112,7 @@ def trained_runs(runs: Sequence[Contents]) -> list[Trained]:
     """The single runs, and the finished runs of plans, each once; the two runs of `--then` count as one."""
     trained: dict[Path, Trained] = {}
     for run in runs:
-        names = () if run.file.request.get("then") else run.file.run_names
+        names = () if run.file.options.training.then else run.file.run_names
         trials = None if run.file.result is None else run.file.result.trials
         gains = () if trials is None else trials.gains
         variants = {} if trials is None else {outcome.run: outcome.variant for outcome in trials.runs}

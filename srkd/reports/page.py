@@ -79,7 +79,7 @@ def _show_run(section: Section) -> dict[str, object]:
     warning = commercial_warning(licence)
     by_time = None if speed is None else against_time(contents, speed)
     figures = (point_figure(by_time), point_figure(against_macs(contents.scores, contents.goal)))
-    command, is_shortened = command_of(contents.name, file.request)
+    command, is_shortened = command_of(contents.name, file.options)
     facts = deciding_facts(contents.path, file, first)
     facts.append(("teacher's licence", licence or "not stated in its file"))
     result = file.result
@@ -123,13 +123,10 @@ def _looks(section: Section) -> Table | None:
 
 def _what(contents: Contents) -> str:
     """Recipe, student and length of a run: `Logits KD: edsr x4, width 24, depth 16, 2,000 steps`."""
-    first, result, student = contents.first, contents.file.result, contents.first.student
-    title = contents.recipe if first.preset is None else first.preset.title
-    sizes = ["a student"]
-    if student is not None:
-        fields = student.model_extra or {}
-        shape = [f"{key} {fields[key]}" for key in ("width", "depth") if isinstance(fields.get(key), int)]
-        sizes = [f"{student.arch} x{student.scale}", *shape]
+    result, student = contents.file.result, contents.first.student
+    title, fields = contents.first.preset.title, student.model_extra or {}
+    shape = [f"{key} {fields[key]}" for key in ("width", "depth") if isinstance(fields.get(key), int)]
+    sizes = [f"{student.arch} x{student.scale}", *shape]
     steps = max((rows.last_step for rows in contents.metrics), default=0) if result is None else result.steps
     return f"{title}: {', '.join(sizes)}, {steps:,} steps"
 

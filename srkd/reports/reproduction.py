@@ -9,23 +9,18 @@ from typing import Any
 from compressor.base.files import file_sha256
 from compressor.training.run_folder import STUDENT
 from srkd.options.compress import CompressOptions
-from srkd.options.option import Declaration, declarations
+from srkd.options.option import Declaration, declarations, to_json
 from srkd.options.values import INPUT, NAMED_FOLDERS, split_name
-from srkd.record.run_file import Request, RunFile
+from srkd.record.run_file import RunFile
 
 MACHINE = {"torch": "torch", "onnxruntime": "onnxruntime", "python": "Python", "os": "system", "cpu": "processor"}
 STATED = ("recipe", "seed")
 """Options that the command always states, as their defaults may change."""
 
 
-def command_of(run: str, request: Request) -> tuple[str | None, bool]:
-    """The command that repeats a run, with the options that differ from defaults, and whether it has no parent folders.
-
-    Without a request, the command is None.
-    """
-    if not request:
-        return None, False
-    words, is_shortened = ["srkd", "compress"], False
+def command_of(run: str, options: CompressOptions) -> tuple[str, bool]:
+    """The command that repeats a run, with the options that are not the defaults, and whether folders are left out."""
+    words, is_shortened, request = ["srkd", "compress"], False, to_json(options)
     for row in declarations(CompressOptions):
         value = request.get(row.name)
         if not row.option.in_json or value is None or value is False or value in ([], {}):
@@ -65,17 +60,16 @@ def deciding_facts(run: Path, file: RunFile, first: RunFile) -> list[tuple[str, 
     if first.code is not None:
         lines += first.code.lines()
     trials = None if file.result is None else file.result.trials
-    seeds = ([] if first.seed is None else [first.seed]) if trials is None else trials.seeds
+    seeds = [first.seed] if trials is None else trials.seeds
     if seeds:
         lines.append(("seed" if len(seeds) < 2 else "seeds", ", ".join(map(str, seeds))))
     if first.teacher is not None:
         lines.append(("teacher", f"{first.teacher.path.name}, sha256 {first.teacher.sha256}"))
-    if (data := first.data) is not None:
-        lines.append(("images", f"{Path(data.origin).name}, {data.used} used, digest {data.digest}"))
+    data = first.data
+    lines.append(("images", f"{Path(data.origin).name}, {data.used} used, digest {data.digest}"))
     if first.degradation is not None:
         lines.append(("LR images", f"degraded: {first.degradation.title}"))
     if (run / STUDENT).is_file():
         lines.append(("student", f"{STUDENT}, sha256 {file_sha256(run / STUDENT)}"))
-    if first.execution_mode is not None:
-        lines.append(("trained in", f"{first.execution_mode.precision} on {first.device or 'cpu'}"))
+    lines.append(("trained in", f"{first.execution_mode.precision} on {first.device}"))
     return lines

@@ -33,7 +33,7 @@ from srkd.record.evaluations import (
     software,
     write_evaluations,
 )
-from srkd.record.run_file import TeacherFile
+from srkd.record.run_spec import TeacherFile
 from srkd.record.run_teacher import find_teacher_file
 from srkd.reports.methods import Trained
 

@@ -19,15 +19,15 @@ from compressor.models.networks.registry import NETWORKS
 from recipes.catalogue import METHODS
 from srkd.record.code import CodeFacts, differences, file_changes, listed
 from srkd.record.run_file import RunFile
-from srkd.runs.config import RunNetworks
+from srkd.runs.opened import OpenRun
 from srkd.version import __version__
 
 
-def used_code(networks: RunNetworks) -> CodeFacts:
+def used_code(run: OpenRun) -> CodeFacts:
     """The entry `code` of run.json for a run that starts now."""
-    teacher = None if networks.teacher is None else networks.teacher.network
-    used = [network for network in (networks.student, teacher) if network is not None]
-    methods = [method for stage in networks.stages() for method in stage.methods]
+    teacher = None if run.teacher is None else run.teacher.network
+    used = [network for network in (run.student.network, teacher) if network is not None]
+    methods = [method for stage in run.stages() for method in stage.methods]
     packages = [NETWORKS.find(network.architecture).package for network in used]
     packages += [METHODS[method.name].package for method in methods if method.name in METHODS]
     files = dict.fromkeys(imported_files().get(type(each).__module__) for each in (*used, *methods))

@@ -1,4 +1,4 @@
-"""`srkd compress`: start or continue a run or a plan of runs; from the config on, both take the same path."""
+"""`srkd compress`: a run or a plan of runs begins or continues; from its run.json on, both take the same path."""
 
 from __future__ import annotations
 
@@ -8,34 +8,31 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from compressor.base.context import Context, Note
 from compressor.base.errors import SrkdError, UsageError
 from compressor.base.files import require_writable_folder
-from compressor.base.machine import count_threads, machine_facts, torch_threads, usable_cores
-from compressor.base.processes import Rank
+from compressor.base.machine import torch_threads, usable_cores
+from compressor.base.processes import Processes, Rank
 from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.networks.base import ImageModel
 from compressor.training.distributed import open_processes
-from compressor.training.run_folder import FACTS, require_new
+from compressor.training.run_folder import FACTS, STUDENT, require_new, require_run
 from compressor.training.run_lock import lock_run
 from compressor.training.trackers import require_trackers
-from recipes.config.by_class import is_open_class
+from recipes.config.by_class import find_method, is_open_class
 from recipes.config.reading import recipe_label
 from srkd.options.compress import CompressOptions
 from srkd.options.degradation import measured
 from srkd.options.models import ModelFile, file_of, refuse_file_options
-from srkd.options.option import from_json, to_json
-from srkd.options.sweep import points
 from srkd.record.result import CompressReport
-from srkd.record.run_file import MachineFacts, RunFile, find_run_file, read_run_file, write_run_file
+from srkd.record.run_file import RunFile, find_run_file, read_run_file, write_run_file
 from srkd.runs.code import require_same_files
-from srkd.runs.config import RunConfig, SharedInputs
-from srkd.runs.run import read_unfinished, train_run
-from srkd.runs.targeted import check_target, plan_student, refuse_contradictions
-from srkd.runs.then import Then
-from srkd.runs.trials import Trials
+from srkd.runs.decide import decide
+from srkd.runs.plan import Plan
+from srkd.runs.run import new_run_file, train
+from srkd.runs.second import plan_two_recipes
+from srkd.runs.target import check_target
+from srkd.runs.trials import plan_trials
 
 
 def run_compress(options: CompressOptions, context: Context) -> CompressReport:
@@ -47,18 +44,60 @@ def run_compress(options: CompressOptions, context: Context) -> CompressReport:
 
         >>> report = srkd.compress("edsr.pt", data="photos", width=0.5, steps=2000, out="runs/small")
     """
-    path, options = options.run.folder, with_measured_degradation(with_worker_threads(options), context.note)
-    for point in points(options):
-        refuse_contradictions(point.options)
+    folder = options.run.folder
+    require_trackers(options.run.track)
     with _all_processes(context) as context, _teacher_file(options, context) as options:
         group = context.processes
         restarts = max(group.gather_objects(group.rank.restarts))
-        if restarts > 0 and group.broadcast(_holds_run_of(path, options)):
-            context.note(f"started again by torchrun: continuing {path}")
-            return _resume(path, context, ResumeOptions())
-        group.run_on_all(lambda: require_new(path) if group.is_leader else None)
-        with lock_run(path, context):
-            return _run(options, context)
+        if restarts > 0 and group.broadcast((folder / FACTS).is_file()):
+            context.note(f"started again by torchrun: continuing {folder}")
+            return _resume(folder, context, ResumeOptions())
+        group.run_on_all(lambda: require_new(folder) if group.is_leader else None)
+        with lock_run(folder, context):
+            contents = group.broadcast(group.run_on_all(lambda: begin(options, context) if group.is_leader else None))
+            return _train(folder, contents, context)
+
+
+def run_spec(file: Path, folder: Path, context: Context) -> CompressReport:
+    """Train what the run.json of another folder decided, in a folder of its own."""
+    with _all_processes(context) as context:
+        group = context.processes
+
+        def read() -> RunFile | None:
+            if not group.is_leader:
+                return None
+            require_new(folder)
+            contents = read_run_file(file if file.is_dir() else file.parent)
+            return new_run_file(contents.spec, trials=contents.trials)
+
+        contents = group.broadcast(group.run_on_all(read))
+        with lock_run(folder, context):
+            return _train(folder, contents, context)
+
+
+def begin(options: CompressOptions, context: Context) -> RunFile:
+    """run.json of a new run, or of a plan of runs: all that is decided before the first step."""
+    refuse_side_by_side(options)
+    options = _with_threads(_with_measured_degradation(options, context.note))
+    with torch_threads(options.run.threads):
+        if options.training.then is not None:
+            return plan_two_recipes(options, context)
+        if options.is_compared:
+            return plan_trials(options, context)
+        return new_run_file(decide(options, context))
+
+
+def _train(folder: Path, contents: RunFile, context: Context, *, accept_changed_code: bool = False) -> CompressReport:
+    """Train the run or the plan of `contents` to its end; a target's student is timed then."""
+    if contents.trials is None:
+        report = train(contents.spec, folder, context, accept_changed_code=accept_changed_code)
+    else:
+        report = Plan(folder, contents, context, accept_changed_code).train()
+    if contents.plan is None or not context.processes.is_leader:
+        return report
+    target = check_target(report.student_path, contents.spec, context)
+    write_run_file(folder, read_run_file(folder).updated(target=target))
+    return dataclasses.replace(report, target=target)
 
 
 @contextmanager
@@ -117,32 +156,41 @@ def run_resume(run: Path, context: Context, given: ResumeOptions) -> CompressRep
 
 
 def _resume(run: Path, context: Context, given: ResumeOptions) -> CompressReport:
-    began = read_unfinished(run, context.processes)  # refuse other folders before they are locked
+    began = _read_unfinished(run, context.processes)  # refuse other folders before they are locked
     if given.recipe is not None:
-        recipe, recorded = CompressOptions.of(recipe=given.recipe).training.recipe, began.request.get("recipe")
+        recipe, recorded = CompressOptions.of(recipe=given.recipe).training.recipe, began.options.training.recipe
         if recipe != recorded:
             raise SrkdError(f"--resume {run}: its recipe is {recorded}, not {recipe}: give that, or start a new run")
+    if is_open_class(began.options.training.recipe):
+        find_method(began.options.training.recipe)  # refuses one whose program is not running
     with lock_run(run, context, "--resume"):
         _require_recorded_files(run, context, accepted=given.accept_changed_code)
-        began = read_unfinished(run, context.processes)
-        plan = None if began.plan is None else began.plan.model_dump(mode="json")
-        decided = {"out": run, "plan": plan, "accept_changed_code": given.accept_changed_code}
-        options = from_json(CompressOptions, began.request, f"--resume {run}", **decided)
+        began = _read_unfinished(run, context.processes)
         if (given.jobs, given.on) != (None, None):
+            options = began.options
             options = dataclasses.replace(options, run=dataclasses.replace(options.run, jobs=given.jobs, on=given.on))
             refuse_side_by_side(options)
-        with _threads_of(began, context.note):
-            return _run(options, context, began)
+            began = began.updated(options=options)
+        return _train(run, began, context, accept_changed_code=given.accept_changed_code)
+
+
+def _read_unfinished(run: Path, processes: Processes) -> RunFile:
+    """run.json of a run that can be continued; only the leading process needs the folder."""
+
+    def read() -> RunFile | None:
+        if not processes.is_leader:
+            return None
+        require_run(run)
+        began = read_run_file(run)
+        if began.is_finished:
+            raise SrkdError(f"--resume {run}: the run is finished; its student is {run / STUDENT}")
+        return began
+
+    return processes.broadcast(processes.run_on_all(read))
 
 
 def continue_planned(
-    run: Path,
-    plan: Path,
-    context: Context,
-    inputs: SharedInputs,
-    *,
-    accept_changed_code: bool = False,
-    wait_seconds: float = 0.0,
+    run: Path, plan: Path, context: Context, *, accept_changed_code: bool = False, wait_seconds: float = 0.0
 ) -> None:
     """Continue a run of a plan to its end, in a process of its own; a finished run stays as it is.
 
@@ -151,13 +199,8 @@ def continue_planned(
     with lock_run(run, context, "--resume", wait_seconds=wait_seconds):
         _require_recorded_files(run, context, accepted=accept_changed_code)
         began = read_run_file(run)
-        if began.is_finished:
-            return
-        decided = {"out": run, "accept_changed_code": accept_changed_code}
-        options = from_json(CompressOptions, began.request, f"--resume {plan}", **decided)
-        with _threads_of(began, context.note):
-            config = RunConfig.decide(options, context, began=began, inputs=inputs)
-            train_run(config, context, began=began, part_of=plan)
+        if not began.is_finished:
+            train(began.spec, run, context, part_of=plan, accept_changed_code=accept_changed_code)
 
 
 def _require_recorded_files(run: Path, context: Context, *, accepted: bool) -> None:
@@ -171,39 +214,6 @@ def _require_recorded_files(run: Path, context: Context, *, accepted: bool) -> N
             require_same_files(codes, f"--resume {run}")
 
     group.run_on_all(check)
-
-
-@contextmanager
-def _threads_of(began: RunFile, note: Note) -> Iterator[None]:
-    """Compute with the run's original number of threads: another number adds in another order and gives other bytes.
-
-    A note names a changed processor, GPU or version of torch, which cannot be restored.
-    """
-    machine, now = began.machine, MachineFacts.model_validate(machine_facts())
-    before, threads = torch.get_num_threads(), machine.torch_threads
-    processor = "gpu" if (began.device or "cpu").startswith("cuda") else "cpu"
-    compared = {name: (getattr(machine, name), getattr(now, name)) for name in (processor, "torch")}
-    changes = [f"{name} {old}, now {new}" for name, (old, new) in compared.items() if old not in (None, new)]
-    if changes:
-        note(
-            "the result may differ in its bytes from that of a run that never stopped: "
-            f"it began on {'; '.join(changes)}"
-        )
-    if threads is None or threads < 1 or threads == before:
-        yield
-        return
-    note(f"continuing with {count_threads(threads)}, as the run began, not {before}: the bytes depend on the number")
-    with torch_threads(threads):
-        yield
-
-
-def _run(options: CompressOptions, context: Context, began: RunFile | None = None) -> CompressReport:
-    """Start the run of the options or, with the run.json of a run that `began`, continue that."""
-    require_trackers(options.run.track)
-    with torch_threads(options.run.threads):
-        if began is None and options.target.is_given:
-            options = plan_student(options, context)
-        return _with_target(_train(options, context, began), options, context)
 
 
 def refuse_side_by_side(options: CompressOptions) -> None:
@@ -223,9 +233,8 @@ def refuse_side_by_side(options: CompressOptions) -> None:
         raise UsageError(f"{flag}: other processes cannot import {name}: put it into a file, mine.py:{name}")
 
 
-def with_worker_threads(options: CompressOptions) -> CompressOptions:
+def _with_threads(options: CompressOptions) -> CompressOptions:
     """Options with the threads of each worker, if runs are trained side by side and none were given."""
-    refuse_side_by_side(options)
     run = options.run
     if not run.is_side_by_side or run.threads is not None:
         return options
@@ -233,30 +242,10 @@ def with_worker_threads(options: CompressOptions) -> CompressOptions:
     return dataclasses.replace(options, run=dataclasses.replace(run, threads=threads))
 
 
-def with_measured_degradation(options: CompressOptions, note: Note) -> CompressOptions:
+def _with_measured_degradation(options: CompressOptions, note: Note) -> CompressOptions:
     """Options with the steps that were measured in place of --degrade like:DIR: a continued run does not measure."""
     text = measured(options.data.degrade, note)
-    if text == options.data.degrade:
-        return options
     return dataclasses.replace(options, data=dataclasses.replace(options.data, degrade=text))
-
-
-def _train(options: CompressOptions, context: Context, began: RunFile | None) -> CompressReport:
-    """Train one run, or those of a plan."""
-    if options.training.then is not None:
-        return Then(options, context).train()
-    if options.is_compared:
-        return Trials.decide_points(options, context, began).train()
-    return train_run(RunConfig.decide(options, context, began=began), context, began=began)
-
-
-def _with_target(report: CompressReport, options: CompressOptions, context: Context) -> CompressReport:
-    """Time the file of a finished student if a target decided it, and write the result to run.json."""
-    if options.plan is None or not context.processes.is_leader:
-        return report
-    target = check_target(report.student_path, options, context)
-    write_run_file(report.run, read_run_file(report.run).changed(target=target))
-    return dataclasses.replace(report, target=target)
 
 
 @contextmanager
@@ -264,11 +253,3 @@ def _all_processes(context: Context) -> Iterator[Context]:
     """Join the processes that torchrun started; only the leading one reports progress and notes."""
     with open_processes(Rank.from_environment()) as group:
         yield dataclasses.replace(context, processes=group) if group.is_leader else Context(processes=group)
-
-
-def _holds_run_of(run: Path, options: CompressOptions) -> bool:
-    """Whether the folder holds a run of these options."""
-    try:
-        return read_run_file(run).request == to_json(options)
-    except SrkdError:
-        return False

@@ -9,6 +9,7 @@ from compressor.base.context import Context, Note, no_note
 from compressor.base.errors import SrkdError
 from compressor.degradation.names import OF_FILMS
 from compressor.images.suffixes import is_film
+from compressor.models.networks.base import Spec
 from compressor.models.networks.registry import linear_plan
 from compressor.teachers.teacher import Teacher
 from compressor.training.method import FitsBatch, HasEarlierStages, Method, TrainsJointly, kind_of
@@ -18,11 +19,11 @@ from recipes.config.by_class import is_class
 from recipes.config.options import make_method
 from recipes.config.preset import SHORT_RUN_STEPS, Preset
 from recipes.config.reading import is_recipe_file, load_preset, recipe_label
-from recipes.terms.phi import PhiSource, UsesPerceptualNet, bind_phi, find_phi, lacks_vgg19
+from recipes.terms.phi import PhiSource, find_phi, lacks_vgg19
 from srkd.options.compress import CompressOptions
 from srkd.options.shared import path_of
-from srkd.record.run_file import RunFile
-from srkd.runs.student import StudentInit
+from srkd.record.run_spec import StudentStart
+from srkd.runs.student import is_solved_across
 
 EMBEDDED = "the embedded teacher"
 
@@ -105,14 +106,16 @@ def methods_for_films(options: CompressOptions, note: Note) -> dict[str, dict[st
     return {FOR_FILMS: {}}
 
 
-def with_pace_of_start(preset: Preset, start: StudentInit, options: CompressOptions, note: Note) -> Preset:
+def with_pace_of_start(
+    preset: Preset, spec: Spec, start: StudentStart, teacher: Teacher | None, options: CompressOptions, note: Note
+) -> Preset:
     """The preset with SOAP for a solved start that Adam would throw away, at a rate that keeps it.
 
     Plain 32x4 of EDSR falls from 30.18 to 29.42 dB in 10 steps of Adam at 4e-4 and is at 30.54 after 1,500; with SOAP
     at 1e-3 it is there after 250, and at 30.70 after 1,500.
     """
-    offsets = offsets_of(start)
-    if start.init != "fit" or not (offsets or start.is_across) or repeats_published(options.training.recipe):
+    offsets, is_across = offsets_of(spec, start, teacher), is_solved_across(spec, start, teacher)
+    if start.init != "fit" or not (offsets or is_across) or repeats_published(options.training.recipe):
         return preset
     keys = schedule_settings(options)
     if preset.schedule.optimiser != "soap" and "optimiser" not in keys:
@@ -125,17 +128,18 @@ def with_pace_of_start(preset: Preset, start: StudentInit, options: CompressOpti
     return preset
 
 
-def offsets_of(start: StudentInit) -> str | None:
+def offsets_of(spec: Spec, start: StudentStart, teacher: Teacher | None) -> str | None:
     """What the offsets of a solved student are for, which open its gates or lift its stream; None without any.
 
     Such a student trains at `OFFSET_RATE`.
     """
-    plan = linear_plan(start.network.spec)
+    plan = linear_plan(spec)
     if start.init != "fit" or plan is None:
         return None
     if plan.gates_itself:
         return "the student's outputs gate themselves"
-    return "activations are on the student's stream" if start.is_across and plan.lifts_stream else None
+    is_across = is_solved_across(spec, start, teacher)
+    return "activations are on the student's stream" if is_across and plan.lifts_stream else None
 
 
 def schedule_settings(options: CompressOptions) -> set[str]:
@@ -200,41 +204,12 @@ def recipe_for_looks() -> str | None:
     return None
 
 
-def choose_phi(
-    preset: Preset, options: CompressOptions, context: Context, *, download: bool = True
-) -> PhiSource | None:
-    """Φ and announce it; None for a recipe without. The leading process finds or downloads it for all."""
-    processes = context.processes
-
-    def find() -> PhiSource | None:
-        if not processes.is_leader:
-            return None
-        weights = path_of(options.training.phi_weights)
-        phi = find_phi(preset.build_methods(), weights, download=download, progress=context.progress)
-        if phi is None:
-            return None
-        phi = phi.with_owner(EMBEDDED) if options.teacher.teacher is None else phi
-        context.note(f"phi: {phi.how}")
-        return phi
-
-    # A tuple, because None is the value of a process that does not lead.
-    return processes.broadcast((processes.run_on_all(find),))[0]
-
-
-def phi_of(methods: Sequence[Method]) -> PhiSource | None:
-    """The φ to which the methods are bound."""
-    return next((method.phi_source for method in methods if isinstance(method, UsesPerceptualNet)), None)
-
-
-def read_phi(began: RunFile) -> PhiSource | None:
-    """The φ with which a run began: it continues with the same, even if the cache has changed."""
-    return None if began.phi is None else PhiSource(**began.phi.model_dump())
-
-
-def use_embedded_phi(methods: Sequence[Method], teacher: Teacher | None, note: Note) -> tuple[Method, ...]:
-    """Bind the embedded teacher's blocks as φ if the run's own teacher gives outputs only."""
-    phi = phi_of(methods)
-    if phi is None or phi.kind != "teacher" or teacher is None or teacher.network is not None:
-        return tuple(methods)
-    note(f"phi: {EMBEDDED}'s first blocks, as the {teacher.backend} teacher gives outputs only")
-    return bind_phi(methods, phi.with_owner(EMBEDDED))
+def choose_phi(preset: Preset, options: CompressOptions, context: Context) -> PhiSource | None:
+    """Φ, found or downloaded, and announce it; None for a recipe without."""
+    weights = path_of(options.training.phi_weights)
+    phi = find_phi(preset.build_methods(), weights, progress=context.progress)
+    if phi is None:
+        return None
+    phi = phi.with_owner(EMBEDDED) if options.teacher.teacher is None else phi
+    context.note(f"phi: {phi.how}")
+    return phi

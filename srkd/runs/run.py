@@ -1,24 +1,23 @@
-"""One training run, started or continued: its run folder, the references, the loop, and the report."""
+"""`train`: one run in its folder, started or continued: the references, the loop, and the report."""
 
 from __future__ import annotations
 
 import copy
 import json
-import shutil
+import platform
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from compressor.base.context import Context, Note
 from compressor.base.errors import SrkdError
 from compressor.base.interrupts import catch_signals
-from compressor.base.machine import machine_facts
+from compressor.base.machine import count_threads, machine_facts, torch_threads
 from compressor.base.memory import keep_freed_memory
-from compressor.base.processes import Processes
 from compressor.data.batches import Batches, draw_calibration_patches
 from compressor.data.placement import place_on_device
 from compressor.degradation.names import METADATA as DEGRADATION
@@ -37,133 +36,118 @@ from compressor.teachers.licence import licence_of
 from compressor.teachers.teacher import Teacher
 from compressor.training.events import RunEvents
 from compressor.training.loop import Trainer
-from compressor.training.pace import Pace, describe_device
-from compressor.training.run_folder import FACTS, JOINT_TEACHER, SHEET, STUDENT, RunFolder, require_run
+from compressor.training.pace import Pace
+from compressor.training.run_folder import JOINT_TEACHER, SHEET, STUDENT, RunFolder
 from compressor.training.stage import Stage
 from compressor.training.state import State, follow_leader
 from compressor.training.validation import Reference, enlarge, middle_of
-from srkd.options.compress import CompressOptions
-from srkd.options.option import to_json
 from srkd.options.values import as_tuple
+from srkd.record.code import CodeFacts
 from srkd.record.result import CompressReport, Quality, ScoresBeforeTraining
-from srkd.record.run_file import (
-    SAME,
-    DegradationSteps,
-    MachineFacts,
-    MarginOfLabels,
-    PhiFile,
-    RunFile,
-    StudentPlan,
-    StudentSpec,
-    TeacherFile,
-    TeacherOutputs,
-    TrainingImages,
-    TrainingMode,
-    read_run_file,
-)
-from srkd.runs.cache_advice import cache_advice
+from srkd.record.run_file import MachineFacts, RunFile, find_run_file
+from srkd.record.run_spec import RunSpec
 from srkd.runs.code import require_same_code, used_code
-from srkd.runs.config import RunConfig, RunNetworks, data_choice
+from srkd.runs.images import data_choice
+from srkd.runs.opened import ChangedInput, OpenRun, open_run
 from srkd.runs.solved import solve
-from srkd.terminal.console import json_value
 from srkd.version import __version__
 
 STOPPING = "stopping: this step is finished and saved first; a second Ctrl-C stops at once"
 """The note that is shown at once when a signal stops a run."""
 
 
-def train_run(
-    config: RunConfig,
+def train(
+    spec: RunSpec,
+    path: Path,
     context: Context,
     *,
-    began: RunFile | None = None,
     part_of: Path | None = None,
-    runs_left: int = 1,
+    accept_changed_code: bool = False,
 ) -> CompressReport:
-    """Start the run of `config` or, with the run.json of a run that `began`, continue that.
+    """Train the run of a spec in a folder, from its newest state if it has begun; the only way in which a run trains.
 
-    `runs_left` counts this run and the following runs of its plan.
+    The process has the folder's lock. `part_of` is the folder of the run's plan.
     """
-    path, processes = config.options.run.folder, context.processes
-    folder = processes.run_on_all(
-        lambda: RunFolder(
-            path,
-            resumed=began is not None,
-            part_of=part_of,
-            writes=processes.is_leader,
-            trackers=config.options.run.track,
-            sends_pictures=config.options.run.track_images is not None,
-        )
-    )
-    if not processes.is_single:
-        folder.program = "torchrun ... -m srkd"
-    run = TrainingRun(config, folder, context, runs_left, began)
+    group = context.processes
+    (began,) = group.broadcast(group.run_on_all(lambda: [find_run_file(path) if group.is_leader else None]))
+    where = f"--resume {part_of or path}"
     if began is not None:
-        processes.run_on_all(lambda: require_same(began, run.facts(), config.options, run.note))
-    with folder.report_unwritable(), folder.tracking():
-        return run.train()
-
-
-def read_or_discard_started(run: Path) -> RunFile | None:
-    """run.json of a run of a plan that was started. A folder without one is deleted; return None."""
-    if (run / FACTS).is_file():
-        return read_run_file(run)
-    if run.is_dir():
-        shutil.rmtree(run)
-    return None
-
-
-def read_unfinished(run: Path, processes: Processes) -> RunFile:
-    """run.json of a run that can be continued; only the leading process needs the folder."""
-
-    def read() -> RunFile | None:
-        if not processes.is_leader:
-            return None
-        require_run(run)
-        began = read_run_file(run)
-        if began.is_finished:
-            raise SrkdError(f"--resume {run}: the run is finished; its student is {run / STUDENT}")
-        return began
-
-    return processes.broadcast(processes.run_on_all(read))
-
-
-def require_same(before: RunFile, now: RunFile, options: CompressOptions, note: Note) -> None:
-    """Refuse to continue a run with another recipe, teacher, student, other images or, if not accepted, other code."""
-    run, key = options.run.folder, before.difference(now)
-    if key is not None:
-        raise SrkdError(
-            f"--resume {run}: its {key} is not what it was when the run began (run.json has it); "
-            "put it back, or start a new run"
+        _note_what_changed(began, context.note)
+    with torch_threads(spec.threads):
+        opened = group.run_on_all(lambda: _open(spec, context, where))
+        code = used_code(opened)
+        if began is not None and began.code is not None:
+            before = began
+            group.run_on_all(lambda: require_same_code(before, code, where, context.note, accepted=accept_changed_code))
+        folder = group.run_on_all(
+            lambda: RunFolder(
+                path,
+                resumed=began is not None,
+                part_of=part_of,
+                writes=group.is_leader,
+                trackers=spec.options.run.track,
+                sends_pictures=spec.options.run.track_images is not None,
+            )
         )
-    assert now.code is not None
-    require_same_code(before, now.code, f"--resume {run}", note, accepted=options.accept_changed_code)
+        if not group.is_single:
+            folder.program = "torchrun ... -m srkd"
+        run = TrainingRun(opened, folder, context, began, code)
+        with folder.report_unwritable(), folder.tracking():
+            return run.train()
 
 
-def place_teacher(config: RunConfig) -> Teacher | None:
-    """Move the teacher to the run's device, in the memory layout in which a frozen network is fast."""
-    if config.teacher is None:
-        return None
-    teacher = config.teacher.move_to(config.device)
-    if teacher.network is not None:
-        config.mode.lay_out(teacher.network, frozen=True)
-    return teacher
+def new_run_file(spec: RunSpec, **entries: Any) -> RunFile:
+    """run.json of a run that has not begun."""
+    machine = MachineFacts.model_validate(machine_facts())
+    return RunFile(**{**spec.entries(), "srkd_version": __version__, "machine": machine, **entries})
 
 
-def build_batches(config: RunConfig, context: Context) -> Batches:
+def _open(spec: RunSpec, context: Context, where: str) -> OpenRun:
+    """The run opened; say of which process, or of which folder, a file has changed."""
+    try:
+        return open_run(spec, context)
+    except ChangedInput as error:
+        rank = context.processes.rank
+        if rank.is_leader:
+            raise SrkdError(f"{where}: its {error}") from error
+        raise SrkdError(
+            f"rank {rank.index} of {rank.world_size}, on {platform.node()}, has another {error.key} than rank 0: the "
+            "same files must lie at the same path on every machine"
+        ) from error
+
+
+def _note_what_changed(began: RunFile, note: Note) -> None:
+    """Name what cannot be restored, and may change the bytes: the processor, the GPU, the version of torch."""
+    machine, now = began.machine, MachineFacts.model_validate(machine_facts())
+    processor = "gpu" if began.device.startswith("cuda") else "cpu"
+    compared = {name: (getattr(machine, name), getattr(now, name)) for name in (processor, "torch")}
+    changes = [f"{name} {old}, now {new}" for name, (old, new) in compared.items() if old not in (None, new)]
+    if changes:
+        note(
+            "the result may differ in its bytes from that of a run that never stopped: "
+            f"it began on {'; '.join(changes)}"
+        )
+    if began.threads != torch.get_num_threads():
+        note(
+            f"continuing with {count_threads(began.threads)}, as the run began, not {torch.get_num_threads()}: the "
+            "bytes depend on the number"
+        )
+
+
+def build_batches(run: OpenRun, context: Context) -> Batches:
     """This process's part of every batch, without outputs of the teacher cache."""
-    rule = config.preset.schedule
-    images = config.data.train if config.labels == "original" else replace(config.data.train, hr=None)
-    store = place_on_device(images, config.device, context.note)
+    rule, margin = run.spec.preset.schedule, run.label_margin
+    images = run.data.train if run.spec.labels == "original" else replace(run.data.train, hr=None)
+    store = place_on_device(images, run.device, context.note)
     batches = Batches.for_store(
         store,
         batch=rule.batch,
         lr_patch=rule.lr_patch,
-        seed=config.options.training.seed,
-        device=config.device,
+        seed=run.spec.seed,
+        device=run.device,
         candidates=rule.crop_candidates,
     )
-    batches = replace(batches, teacher_side=config.teacher_side)
+    batches = replace(batches, teacher_side=margin.side if margin is not None and margin.pixels else None)
     return batches.for_samples(context.processes.rank.share(rule.batch))
 
 
@@ -171,28 +155,27 @@ def build_batches(config: RunConfig, context: Context) -> Batches:
 class TrainingRun:
     """One run in its folder, from the first step (or the last saved state) to the report."""
 
-    config: RunConfig
+    run: OpenRun
     folder: RunFolder
     context: Context
-    runs_left: int = 1
-    began: RunFile | None = None
+    began: RunFile | None
     """run.json of the run if it is continued."""
+    code: CodeFacts
 
     def train(self) -> CompressReport:
         """Train, write the averaged student, and return the report."""
-        config, processes, started = self.config, self.context.processes, time.monotonic()
-        self._require_same_everywhere()
-        if config.device.type == "cpu":
+        run, processes, started = self.run, self.context.processes, time.monotonic()
+        if run.device.type == "cpu":
             keep_freed_memory()
         # Written first, so that a run killed from here on can be continued.
-        began, code = self.began, used_code(config)
+        began, code = self.began, self.code
         code_so_far, untrained = (code, None) if began is None else (began.code, began.untrained)
-        processes.run_on_all(lambda: self._write(self.facts().changed(untrained=untrained, code=code_so_far)))
+        processes.run_on_all(lambda: self._write(untrained=untrained, code=code_so_far))
         processes.set_resume_hint(lambda: "before the first step", self.folder.resume_command)
-        stages = config.stages(config.mode)
-        teacher = place_teacher(config)
+        stages = run.stages()
+        teacher = run.place_teacher()
         teacher_network = None if teacher is None else teacher.network
-        reference = config.validation.reference
+        reference = run.validation.reference
         state, is_new = processes.run_on_all(lambda: self._load_state(stages, teacher_network))
         if began is not None:
             code = code.continuing(began.code, state.done)
@@ -202,65 +185,54 @@ class TrainingRun:
             if untrained is not None:
                 # The student may be at its best before the first step.
                 state.best_psnr_y = untrained.student
-                self.folder.save_best(config.student)
+                self.folder.save_best(run.student.network)
         if untrained is not None or code != code_so_far:
-            processes.run_on_all(lambda: self._write(self.facts().changed(untrained=untrained, code=code)))
+            processes.run_on_all(lambda: self._write(untrained=untrained, code=code))
         follow_leader(state, processes, stages, teacher_network)
         state.started = started
         steps = sum(stage.schedule.steps for stage in stages)
         processes.set_resume_hint(lambda: f"at step {state.done} of {steps}", self.folder.resume_command)
-        batches = self._label(build_batches(config, self.context), teacher)
+        batches = self._label(build_batches(run, self.context), teacher)
         processes.stop_request.acknowledge = lambda: self.context.note(STOPPING)
-        where = describe_device(config.device, processes.rank.world_size)
         with catch_signals(processes.stop_request):
             events = RunEvents(
                 self.folder,
                 stages=stages,
-                validation=config.validation,
-                pictures=[number - 1 for number in as_tuple(config.options.run.track_images or 1)],
+                validation=run.validation,
+                pictures=[number - 1 for number in as_tuple(run.spec.options.run.track_images or 1)],
                 context=self.context,
-                pace=Pace(state.done, steps, where=where, runs=self.runs_left),
-                advise=partial(cache_advice, config, teacher),
+                pace=Pace(state.done, steps),
                 batch_hashes=batches.hashes if processes.is_leader else None,
             )
-            seed = config.options.training.seed
-            Trainer(stages, state, batches, teacher, events, seed=seed, context=self.context).run()
+            Trainer(stages, state, batches, teacher, events, seed=run.spec.seed, context=self.context).run()
         trained, joint = _finished(state.averaged_network()), None
-        student = Quality.of(config.validation.score_sets(trained), cost(config.student.spec))
+        student = self._quality(trained)
         # A stage after the main one gives up some dB on purpose.
-        worse = None if stages[-1].is_later else _below_its_start(student.scores.by(config.goal), untrained)
+        worse = None if stages[-1].is_later else _below_its_start(student.scores.by(run.goal), untrained)
         if worse and state.role == "student":
             # Not the trained student but the best one, which may be the start.
             weights = processes.run_on_all(lambda: self._best_weights() if processes.is_leader else None)
             trained.load_state_dict(processes.broadcast(weights))
-            student = Quality.of(config.validation.score_sets(trained), cost(config.student.spec))
+            student = self._quality(trained)
             self.folder.log(worse)
         if state.role == "joint":
-            whole = state.ema.network
-            joint = Quality.of(config.validation.score_sets(whole), cost(whole.spec))
+            joint = self._quality(state.ema.network)
         report = None
         if processes.is_leader:
             self._write_networks(state, trained, student, teacher)
             report = self._report(state, student, joint, worse, untrained=untrained)
-            self._write(self.facts().changed(untrained=untrained, code=code, result=report))
+            self._write(untrained=untrained, code=code, result=report)
         return processes.broadcast(report)
+
+    def _quality(self, network: Network) -> Quality:
+        return Quality.of(self.run.validation.score_sets(network), cost(network.spec))
 
     def _best_weights(self) -> dict[str, torch.Tensor]:
         return load_checkpoint(self.folder.best).network.state_dict()
 
     def _judge(self, network: ImageModel) -> float:
         """The Y-PSNR in dB by which a student is judged."""
-        return self.config.validation.judge(self.config.validation.score(network))
-
-    def _require_same_everywhere(self) -> None:
-        """Refuse a process, perhaps on another machine, that has read other files."""
-        facts = self.facts().to_json()
-        for key in (*SAME, "code"):
-            values = {name: value for name, value in (facts[key] or {}).items() if name != "path"}
-            self.context.processes.require_equal(
-                json.dumps(values, sort_keys=True),
-                f"has another {key} than rank 0: the same files must lie at the same path on every machine",
-            )
+        return self.run.validation.judge(self.run.validation.score(network))
 
     def _load_state(self, stages: Sequence[Stage], teacher: Network | None) -> tuple[State, bool]:
         """Load the newest saved state and drop later metrics; return the state, and True if it is a fresh one."""
@@ -273,11 +245,11 @@ class TrainingRun:
         return state, path is None
 
     def _fresh_state(self, stages: Sequence[Stage], teacher: Network | None) -> State:
-        config = self.config
-        return State.fresh(config.student.to(config.device), teacher, stages[0], config.options.training.seed)
+        run = self.run
+        return State.fresh(run.student.network.to(run.device), teacher, stages[0], run.spec.seed)
 
-    def _write(self, contents: RunFile) -> None:
-        self.folder.write_facts(contents.to_json())
+    def _write(self, **entries: Any) -> None:
+        self.folder.write_facts(new_run_file(self.run.spec, **entries).to_json())
 
     def note(self, line: str) -> None:
         """Write a line to log.txt, and tell it."""
@@ -285,47 +257,42 @@ class TrainingRun:
         self.context.note(line)
 
     def _solve_or_turn(self, teacher: Teacher | None, reference: Reference) -> ScoresBeforeTraining | None:
-        """Solve for the student's weights, on all processes together, if the run starts with a fit.
+        """Solve for the student's weights, if the run starts with a fit, on all processes together.
 
-        A run that starts with a fit or with a slice of the teacher turned to its strongest directions gets the scores
-        before its first step; others get None.
+        Return the scores before the first step, if the student is solved for or cut from a turned teacher; else None.
         """
-        config, began = self.config, time.monotonic()
-        if teacher is None or not config.student_init.is_computed:
+        run, first, began = self.run, self.run.student, time.monotonic()
+        if teacher is None or not first.is_computed:
             return None
-        plain_slice = config.student_init.plain_slice
-        sliced = None if plain_slice is None else self._judge(plain_slice.to(config.device).eval())
+        sliced = None if first.plain_slice is None else self._judge(first.plain_slice.to(run.device).eval())
         how = "the teacher's strongest directions come first"
-        if config.student_init.init == "fit":
+        if first.start.init == "fit":
             size = teacher.own_sizes.fixed_size
             side = PATCH if size is None else min(size)
-            patches = draw_calibration_patches(config.data.train, seed=config.options.training.seed, side=side)
-            cache = data_choice(config.options).cache()
-            solved, was_kept = solve(teacher, config.student.spec, patches, cache, self.context)
-            config.student.load_state_dict(solved.state_dict())
+            patches = draw_calibration_patches(run.data.train, seed=run.spec.seed, side=side)
+            cache = data_choice(run.spec.options).cache()
+            solved, was_kept = solve(teacher, first.network.spec, patches, cache, self.context)
+            first.network.load_state_dict(solved.state_dict())
             when = "as it was solved for before" if was_kept else f"solved for in {time.monotonic() - began:.0f} s"
             how = f"{when} on {len(patches)} patches of {patches.shape[-1]}x{patches.shape[-2]}"
-        untrained = ScoresBeforeTraining(self._judge(config.student.to(config.device).eval()), sliced)
-        others = {"slice": untrained.slice, reference.name: reference.bicubic.by(config.goal)}
-        if config.goal == "original" and reference.teacher is not None:
+        untrained = ScoresBeforeTraining(self._judge(first.network.to(run.device).eval()), sliced)
+        others = {"slice": untrained.slice, reference.name: reference.bicubic.by(run.goal)}
+        if run.goal == "original" and reference.teacher is not None:
             others["teacher"] = reference.teacher.psnr_y
         self.note(
-            f"{how}: the student has {untrained.student:.3f} dB {GOAL_WORDS[config.goal]} before the first step "
+            f"{how}: the student has {untrained.student:.3f} dB {GOAL_WORDS[run.goal]} before the first step "
             f"({', '.join(f'{name} {psnr:.3f}' for name, psnr in others.items() if psnr is not None)})"
         )
         return untrained
 
     def _label(self, batches: Batches, teacher: Teacher | None) -> Batches:
         """Batches with cached teacher outputs, if any; the leader fills the cache, then processes elsewhere."""
-        cache, context, processes = self.config.cache, self.context, self.context.processes
+        cache, context, processes = self.run.cache, self.context, self.context.processes
         if cache is None or teacher is None:
             return batches
         first = processes.run_on_all(lambda: cache.fill(teacher, context) if processes.is_leader else None)
         labels = processes.run_on_all(lambda: first or cache.fill(teacher, context))
         return cache.attach(labels, teacher, batches, context.note)
-
-    def facts(self) -> RunFile:
-        return run_facts(self.config, self.context.processes)
 
     def _report(
         self,
@@ -336,42 +303,41 @@ class TrainingRun:
         *,
         untrained: ScoresBeforeTraining | None,
     ) -> CompressReport:
-        config, teacher = self.config, None
-        validation = config.validation
+        run, spec, teacher, validation = self.run, self.run.spec, None, self.run.validation
         if validation.teacher is not None:
             network = validation.teacher.network
             teacher = Quality.of(validation.teacher_by_set, None if network is None else cost(network.spec))
         bicubic = Quality.of(validation.bicubic_by_set, None)
-        warning = below_bicubic("the student", student.psnr_y, bicubic.psnr_y, config.goal, validation.scale)
+        warning = below_bicubic("the student", student.psnr_y, bicubic.psnr_y, spec.goal, validation.scale)
         if warning:
             self.folder.log(warning)
-        origin = None if config.teacher is None else config.teacher.origin
+        origin = None if run.teacher is None else run.teacher.origin
         licence_warning = None if origin is None else commercial_warning(licence_of(origin.path))
         return CompressReport(
             run=self.folder.path,
             student_path=self.folder.path / STUDENT,
-            recipe=config.recipe,
+            recipe=spec.recipe,
             steps=state.done,
             seconds=state.seconds,
-            protocol=config.validation.protocol,
-            images_used=len(config.data.train),
-            images_skipped={str(image.path): image.reason for image in config.data.train.skipped},
+            protocol=run.validation.protocol,
+            images_used=len(run.data.train),
+            images_skipped={str(image.path): image.reason for image in run.data.train.skipped},
             student=student,
             teacher=teacher,
             bicubic=bicubic,
             scale=validation.scale,
-            goal=config.goal,
-            phi=None if config.phi is None else config.phi.how,
+            goal=spec.goal,
+            phi=None if spec.phi is None else spec.phi.how,
             teacher_joint=joint,
             untrained=untrained,
             flags=(*self.folder.flags(), *(line for line in (warning, worse, licence_warning) if line)),
-            quantisation=None if config.student.quantisation is None else config.student.quantisation.line(),
+            quantisation=None if spec.quantisation is None else spec.quantisation.line(),
         )
 
     def _write_networks(self, state: State, student: Network, quality: Quality, teacher: Teacher | None) -> None:
         """Write comparison.png, the student and, if it was trained too, the teacher."""
-        config = self.config
-        image, scale = config.data.validation[0].images[0], config.student.spec.scale
+        run, spec = self.run, self.run.spec
+        image, scale = run.data.validation[0].images[0], spec.student.scale
         models: dict[str, ImageModel | None] = {without_network(scale): None, "student": student}
         if teacher is not None:
             models["teacher"] = teacher
@@ -380,18 +346,18 @@ class TrainingRun:
             pictures["original"] = image.hr
         panels = [Panel(middle_of(picture)[0].float() / 255, caption) for caption, picture in pictures.items()]
         write_sheet(panels, self.folder.path / SHEET)
-        source = None if config.teacher is None else config.teacher.origin
-        recipe, sha256 = config.recipe, "" if source is None else source.sha256
-        if config.distilled is not None:
-            first = config.distilled
+        source = None if run.teacher is None else run.teacher.origin
+        recipe, sha256 = spec.recipe, "" if source is None else source.sha256
+        if spec.distilled is not None:
+            first = spec.distilled
             recipe, sha256 = f"{first.recipe}, then {recipe}", "" if first.teacher is None else first.teacher.sha256
         origin = {"srkd.recipe": recipe, "srkd.source_sha256": sha256}
         licence = None if source is None else licence_of(source.path)
         if licence is not None:
             origin[LICENCE] = licence
-        if config.data.train.degraded is not None:
-            origin[DEGRADATION] = json.dumps(config.data.train.degraded.degradation.to_json())
-        reference = config.validation.reference
+        if run.data.train.degraded is not None:
+            origin[DEGRADATION] = json.dumps(run.data.train.degraded.degradation.to_json())
+        reference = run.validation.reference
         figures = {
             "validation_psnr_y": quality.psnr_y,
             f"{reference.name}_psnr_y": reference.bicubic.psnr_y,
@@ -400,9 +366,9 @@ class TrainingRun:
         }
         known = {name: round(psnr, 4) for name, psnr in figures.items() if psnr is not None}
         scores = {
-            "srkd.protocol": config.validation.protocol,
+            "srkd.protocol": run.validation.protocol,
             "srkd.scores": json.dumps(known),
-            "srkd.goal": config.goal,
+            "srkd.goal": spec.goal,
         }
         save_network(student.to("cpu"), self.folder.path / STUDENT, metadata={**origin, **scores})
         if state.role == "joint":
@@ -430,69 +396,3 @@ def _finished(student: Network) -> Network:
     finished = copy.deepcopy(student)
     round_biases(finished, torch.zeros(1, finished.descriptor.channels, 16, 16, device=finished.device))
     return finished
-
-
-def run_facts(config: RunConfig, processes: Processes) -> RunFile:
-    """run.json before the result: all that is needed to identify and repeat a run."""
-    data, cache, degraded = config.data, config.cache, config.data.train.degraded
-    return RunFile(
-        srkd_version=__version__,
-        machine=MachineFacts.model_validate(machine_facts()),
-        request=to_json(config.options),
-        plan=plan_entry(config.options),
-        recipe=config.recipe,
-        preset=config.preset,
-        code=used_code(config),
-        seed=config.options.training.seed,
-        device=str(config.device),
-        execution_mode=TrainingMode(**asdict(config.mode)),
-        processes=processes.rank.world_size,
-        goal=config.goal,
-        student=StudentSpec.model_validate(json_value(config.student.spec.to_dict())),
-        quantisation=config.student.quantisation,
-        start=config.student_init.facts(),
-        teacher=None if config.teacher is None else _teacher_entry(config.teacher),
-        phi=phi_entry(config),
-        teacher_cache=None if cache is None else TeacherOutputs.model_validate(cache.facts()),
-        label_margin=margin_entry(config),
-        data=TrainingImages(
-            origin=data.origin,
-            labels="teacher" if config.labels == "teacher" else "HR",
-            used=len(data.train),
-            digest=data.train.digest(),
-            skipped={str(image.path): image.reason for image in data.train.skipped},
-            validation=data.validation_names,
-        ),
-        degradation=None
-        if degraded is None
-        else DegradationSteps.model_validate_json(json.dumps(degraded.degradation.to_json())),
-    )
-
-
-def plan_entry(options: CompressOptions) -> StudentPlan | None:
-    """The entry `plan` of run.json; None if no target decided the student."""
-    return None if options.plan is None else StudentPlan.model_validate(options.plan)
-
-
-def phi_entry(networks: RunNetworks) -> PhiFile | None:
-    """The entry `phi` of run.json; None for a recipe without φ."""
-    return None if networks.phi is None else PhiFile(**asdict(networks.phi))
-
-
-def margin_entry(config: RunConfig) -> MarginOfLabels | None:
-    """The entry `label_margin` of run.json; None if no teacher runs on patches, or where nothing was decided."""
-    return None if config.label_margin is None else MarginOfLabels(**asdict(config.label_margin))
-
-
-def _teacher_entry(teacher: Teacher) -> TeacherFile | None:
-    """The entry `teacher` of run.json; None for a teacher that came from no file."""
-    origin = teacher.origin
-    if origin is None:
-        return None
-    return TeacherFile(
-        path=origin.path.resolve(),
-        sha256=origin.sha256,
-        kind=teacher.backend,
-        options=dict(origin.options),
-        licence=licence_of(origin.path),
-    )

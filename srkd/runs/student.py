@@ -1,54 +1,50 @@
-"""The student of a run before its first step: its shape and the origin of its weights."""
+"""The student of a run before its first step: its shape, the origin of its weights, and the network itself."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from compressor.base.choices import Init, Select
-from compressor.base.context import Note
+from compressor.base.context import Context, Note
 from compressor.base.errors import SrkdError, UsageError
 from compressor.models.fitting.fit import is_same_kind, require_solvable
 from compressor.models.networks.base import Network, Spec
 from compressor.models.networks.registry import architecture, build, quantise
 from compressor.models.networks.slices import student_cuts
+from compressor.models.quantisation.description import Quantisation
 from compressor.models.students.init_from import initialise_from
-from compressor.models.students.init_report import InitReport
 from compressor.models.students.principal import can_be_turned
-from compressor.models.students.students import build_student, parse_student, reordered, student_of_spec, width_hint
+from compressor.models.students.students import parse_student, reordered, smaller_spec, student_of_spec, width_hint
 from compressor.teachers.teacher import Teacher
 from compressor.training.method import Method, quantisation_of
 from recipes.config.preset import Preset, StudentRule
 from srkd.options.compress import CompressOptions
-from srkd.record.run_file import StudentStart
+from srkd.record.run_spec import StudentStart
 
 
 @dataclass(frozen=True)
-class StudentInit:
-    """The student before its first step, and the origin of its weights."""
+class FirstStudent:
+    """The student before its first step."""
 
     network: Network
-    init: Init
-    select: Select
-    init_from: InitReport | None = None
+    start: StudentStart
     plain_slice: Network | None = None
     """The leading slice of the teacher for comparison, if the student starts from a better one; else None."""
-    is_across: bool = False
-    """Whether the student is solved for from a network of another kind."""
+    turned: Network | None = None
+    """The teacher with the channels first that the student keeps, if it keeps others than the leading ones."""
 
     @property
     def is_computed(self) -> bool:
         """True if the student starts from weights that are better than random ones or a plain slice."""
-        return self.init == "fit" or self.plain_slice is not None
-
-    def facts(self) -> StudentStart:
-        """The entry `start` of run.json."""
-        return StudentStart(init=self.init, select=self.select, init_from=self.init_from)
+        return self.start.init == "fit" or self.plain_slice is not None
 
 
-def choose_student(teacher: Teacher | None, preset: Preset, options: CompressOptions, note: Note) -> StudentInit:
-    """Build the student by the options, else the preset; note hints and the result of `--init-from`."""
+def choose_student(
+    teacher: Teacher | None, preset: Preset, options: CompressOptions, note: Note
+) -> tuple[Spec, StudentStart]:
+    """The student's shape and the origin of its weights by the options, else the preset; note hints."""
     network_of_teacher = None if teacher is None else teacher.network
     init = options.student.init or _default_init(teacher, preset, options, note)
     select = _choose_select(init, network_of_teacher, preset, options, note)
@@ -56,32 +52,65 @@ def choose_student(teacher: Teacher | None, preset: Preset, options: CompressOpt
         raise UsageError(f"--init-from {options.student.init_from} gives the student its weights: leave out --init fit")
     published = _published_student(network_of_teacher, preset, options, note)
     shape = published if options.student.student is None else options.student.student
-    if shape is not None:
-        network = _student_of_spec(shape, init, select, options, teacher)
-    else:
-        network = _cut_student(teacher, init, select, preset, options, note)
+    spec = _cut_spec(teacher, preset, options, note) if shape is None else _given_spec(shape, init, options, teacher)
     if init == "fit" and teacher is not None:
-        require_solvable(teacher, network.spec)
-    channels = network.descriptor.channels
-    if channels != 3:
+        require_solvable(teacher, spec)
+    student = build(spec)
+    if student.descriptor.channels != 3:
         raise UsageError(
-            f"the student has {channels} channels, and compress trains on RGB images: add channels=3 to --student"
+            f"the student has {student.descriptor.channels} channels, and compress trains on RGB images: add "
+            "channels=3 to --student"
         )
     teacher_spec = None if network_of_teacher is None else network_of_teacher.spec
-    hint, width = width_hint(network.spec), network.spec.to_dict().get("width")
+    hint, width = width_hint(spec), spec.to_dict().get("width")
     if hint is not None and (teacher_spec is None or teacher_spec.to_dict().get("width") != width):
         note(hint)
     init_from = None
     if options.student.init_from is not None:
-        init_from = initialise_from(network, options.student.init_from)
+        init_from = initialise_from(student, options.student.init_from)
         for line in init_from.lines():
             note(line)
-    plain_slice = None
-    if network_of_teacher is not None and (init == "fit" or select == "principal"):
+    return spec, StudentStart(init=init, select=select, init_from=init_from, is_cut=shape is None)
+
+
+def build_student(
+    spec: Spec,
+    start: StudentStart,
+    teacher: Teacher | None,
+    quantisation: Quantisation | None,
+    seed: int,
+    context: Context,
+) -> FirstStudent:
+    """The student with its first weights; those of a fit follow later, on the run's own images."""
+    source = None if teacher is None else teacher.network
+    turned, plain_slice = None, None
+    if source is not None and start.select != "leading" and spec.deployed == spec:
+        turned = context.once(
+            "turned", id(source), spec, start.select, read=lambda: reordered(source, spec, start.select)
+        )
+    if start.init == "inherit" and teacher is not None:
+        network = student_of_spec(turned or teacher.require_network("weights"), spec)
+    elif start.is_cut and source is not None:
+        # A fit replaces these weights.
+        network = student_of_spec(source, spec, init="inherit" if start.init == "fit" else "random", seed=seed)
+    else:
+        network = build(spec, seed=seed)
+    if start.init_from is not None:
+        report = initialise_from(network, start.init_from.path)
+        if report.sha256 != start.init_from.sha256:
+            raise SrkdError(f"--init-from {report.path}: the file is not what it was when the run began")
+    if source is not None and (start.init == "fit" or start.select == "principal"):
         with suppress(SrkdError):  # a student of another kind
-            plain_slice = student_of_spec(network_of_teacher, network.spec)
-    is_across = init == "fit" and (teacher_spec is None or not is_same_kind(teacher_spec, network.spec))
-    return StudentInit(network, init, select, init_from, plain_slice, is_across)
+            plain_slice = student_of_spec(source, spec)
+    if quantisation is not None:
+        network = quantise(network, quantisation)
+    return FirstStudent(network, start, plain_slice, turned)
+
+
+def is_solved_across(spec: Spec, start: StudentStart, teacher: Teacher | None) -> bool:
+    """Whether the student is solved for from a network of another kind."""
+    known = None if teacher is None or teacher.network is None else teacher.network.spec
+    return start.init == "fit" and (known is None or not is_same_kind(known, spec))
 
 
 def _published_student(teacher: Network | None, preset: Preset, options: CompressOptions, note: Note) -> str | None:
@@ -172,10 +201,8 @@ def _choose_select(init: Init, teacher: Network | None, preset: Preset, options:
     return select
 
 
-def _cut_student(
-    teacher: Teacher | None, init: Init, select: Select, preset: Preset, options: CompressOptions, note: Note
-) -> Network:
-    """Cut the student from a teacher whose network is known, by width and depth."""
+def _cut_spec(teacher: Teacher | None, preset: Preset, options: CompressOptions, note: Note) -> Spec:
+    """The shape of a student that is cut from its teacher by width and depth."""
     if teacher is None:
         raise UsageError("without --student the student is cut from a teacher: add --teacher FILE or --student SPEC")
     for line in _also_reduced(preset.student, options):
@@ -186,13 +213,10 @@ def _cut_student(
             f"no student can be cut from the {teacher.backend} teacher: give its shape, "
             f"--student compact:width=32,depth=8,scale={scale}"
         )
-    return build_student(
-        teacher.network,
+    return smaller_spec(
+        teacher.network.spec,
         width=preset.student.width if options.student.width is None else options.student.width,
         depth=preset.student.depth if options.student.depth is None else options.student.depth,
-        init="inherit" if init == "fit" else init,  # the fit follows later, on the run's own images
-        seed=options.training.seed,
-        select=select,
     )
 
 
@@ -210,27 +234,23 @@ def _reduces(fraction: float, what: str) -> str:
     return f"halves the {what}" if fraction == 0.5 else f"takes {fraction:g} of the {what}"
 
 
-def _student_of_spec(
-    text: str, init: Init, select: Select, options: CompressOptions, teacher: Teacher | None
-) -> Network:
-    """Build the student of `--student`, cut from the teacher or with random weights, which a fit then replaces."""
+def _given_spec(text: str, init: Init, options: CompressOptions, teacher: Teacher | None) -> Spec:
+    """The shape of `--student`."""
     if options.student.width is not None or options.student.depth is not None:
         raise UsageError("--student gives the whole shape: leave out --width and --depth")
     if teacher is None and init != "random":
         raise UsageError(f"--init {init} makes the student of its teacher: add --teacher FILE")
     spec = parse_student(text) if teacher is None else _shape_of(text, teacher)
-    if init == "inherit" and teacher is not None:
-        return student_of_spec(teacher.require_network("weights"), spec, select=select)
-    if teacher is not None and spec.scale != teacher.descriptor.scale:
+    if init != "inherit" and teacher is not None and spec.scale != teacher.descriptor.scale:
         raise UsageError(f"the student is for x{spec.scale}, the teacher for x{teacher.descriptor.scale}")
-    return build(spec, seed=options.training.seed)  # a fit follows later, on the run's own images
+    return spec
 
 
-def quantise_student(start: StudentInit, methods: Sequence[Method], teacher: Teacher | None) -> StudentInit:
-    """The start with a quantised student if a method trains one."""
+def choose_quantisation(start: FirstStudent, methods: Sequence[Method], teacher: Teacher | None) -> Quantisation | None:
+    """The quantisation of the student, if a method trains a quantised one."""
     quantisation = quantisation_of(methods)
     if quantisation is None:
-        return start
+        return None
     of_teacher = None if teacher is None or teacher.network is None else teacher.network.quantisation
     if of_teacher is not None:
         raise UsageError(
@@ -241,17 +261,15 @@ def quantise_student(start: StudentInit, methods: Sequence[Method], teacher: Tea
             f"{quantisation.method} is the last stage and starts from trained weights, not from ones that are solved "
             f"for or turned: distil first (--recipe logits --then {quantisation.method}), or --init inherit"
         )
-    return replace(start, network=quantise(start.network, quantisation))
+    return quantisation
 
 
-def whole_teacher(teacher: Teacher, start: StudentInit) -> Teacher:
+def whole_teacher(teacher: Teacher, student: FirstStudent) -> Teacher:
     """The teacher inside which the student is trained, reordered so that the student's channels come first."""
-    if teacher.network is None or start.select == "leading":
-        return teacher
-    return Teacher(reordered(teacher.network, start.network.spec, start.select), teacher.origin)
+    return teacher if student.turned is None else Teacher(student.turned, teacher.origin)
 
 
-def require_inside(student: StudentInit, method: str, *, has_labels: bool) -> None:
+def require_inside(student: StudentStart, method: str, *, has_labels: bool) -> None:
     """Refuse options that have no meaning for a student trained on slices of the teacher's own weights."""
     inside = f"{method} trains the student on slices of the teacher's own weights"
     if student.init != "inherit":

@@ -248,4 +248,4 @@ def test_a_run_says_where_its_images_are_and_sees_the_same_ones(tmp_path):
     apart, notes = trained("apart", cache_size="0")
     assert "decoded" not in notes and apart == first
     facts = json.loads((tmp_path / "apart" / "run.json").read_text())
-    assert facts["request"]["cache_size"] == 0
+    assert facts["options"]["cache_size"] == 0

@@ -77,7 +77,7 @@ def test_a_run_from_lr_images_alone(recipe, teacher, lr_folder, tmp_path):
     )
     facts = json.loads((out / "run.json").read_text())
     assert facts["data"]["labels"] == "teacher" and facts["data"]["used"] == 3
-    assert facts["request"]["lr_only"] == str(lr_folder.resolve()) and report.teacher is not None
+    assert facts["options"]["lr_only"] == str(lr_folder.resolve()) and report.teacher is not None
     assert facts["data"]["validation"] == ["astronaut", "chelsea"]
     assert any("only label" in line for line in notes)
     with pytest.raises(SrkdError, match=r"finished.*student\.safetensors"):

@@ -150,7 +150,7 @@ def test_a_run_scores_as_evaluate_does_and_says_what_its_images_suffered(
     line += ["--batch", "2", "--lr-patch", "12", "--data", "photos", "--val", "photos", "--degrade", STEPS]
     assert run([*line, "--cache-size", "0", "--out", "run"]) == 0
     facts = json.loads(Path("run/run.json").read_text())
-    assert facts["request"]["degrade"] == STEPS
+    assert facts["options"]["degrade"] == STEPS
     assert [next(iter(step)) for step in facts["degradation"]["steps"]] == ["blur", "shrink", "noise", "jpeg"]
     capsys.readouterr()
     assert run(["evaluate", "run", "--data", "photos", "--degrade", STEPS, "--json"]) == 0
@@ -276,7 +276,7 @@ def test_srkd_data_tells_and_shows(
 ) -> None:
     save_photos(tmp_path / "photos")
     monkeypatch.chdir(tmp_path)
-    line = ["data", "--data", "photos", "--scale", "2", "--lr-patch", "12"]
+    line = ["data", "photos", "--scale", "2", "--lr-patch", "12"]
     assert run([*line, "--degrade", "jpeg=30", "--show", "look", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["images"] == len(list(Path("photos").iterdir()))

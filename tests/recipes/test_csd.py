@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 import recipes.terms.phi
 import srkd
-from compressor.base.context import Context
 from compressor.base.errors import SrkdError, UsageError
 from compressor.base.processes import Processes
 from compressor.data.batches import Batch
@@ -32,8 +31,6 @@ from recipes.methods.csd import Csd, CsdLite
 from recipes.terms.contrast import bicubic_negatives
 from recipes.terms.perceptual import VGG19, TeacherPhi
 from srkd import compress, resume
-from srkd.options.compress import CompressOptions
-from srkd.runs.dry_run import dry_run
 from srkd.runs.recipe import fit_batch
 from tests.support.downloads import UNREACHABLE
 from tests.support.foreign_models import save_onnx, twin
@@ -333,16 +330,6 @@ def test_csd_lite_takes_a_teacher_of_any_origin_with_vgg(photos: Path, tmp_path:
     phi = json.loads((report.run / "run.json").read_text())["phi"]
     assert len(phi["sha256"]) == 64 and report.teacher_joint is None
     assert not (report.run / "teacher_joint.safetensors").exists()
-
-
-def test_a_dry_run_counts_vgg_without_fetching_it(edsr: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    monkeypatch.setattr(recipes.terms.phi, "fetch", lambda *_, **__: pytest.fail("fetched"))
-    notes: list[str] = []
-    options = CompressOptions.of(teacher=edsr, recipe="csd-paper", settings=SMALL, cache_size=0, seed=1)
-    report = dry_run(options, context=Context(note=notes.append))
-    assert notes[0].startswith("phi: VGG-19, if https://")
-    assert report.step is not None and report.step.memory.frozen > 4 * 12_945_216
 
 
 def test_one_phi_a_run() -> None:

@@ -16,7 +16,6 @@ from compressor.base.processes import Processes
 from compressor.models.networks.base import Network
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
-from compressor.training.footprint import BatchShape, footprint
 from compressor.training.guard import SkippedStep
 from compressor.training.networks import build_networks
 from compressor.training.state import State
@@ -343,19 +342,6 @@ def test_phi_teacher_and_earlier_student_keep_their_bits_and_get_no_gradient() -
     assert all(p.grad is None and not p.requires_grad for one in frozen.values() for p in one.parameters())
     trained = {id(parameter) for group in state.optimiser.param_groups for parameter in group["params"]}
     assert trained == {id(parameter) for parameter in state.student.parameters()}
-
-
-def test_the_memory_of_a_step_counts_it_as_frozen() -> None:
-    shape = BatchShape(batch=2, lr_patch=12)
-    sizes = []
-    for history in (False, True):
-        pair = Pair.build(dckd(history=history), STUDENT, TEACHER)
-        sizes.append(footprint(pair.stages[0], STUDENT, pair.teacher, shape).memory)
-    without, with_history = sizes
-    student = build(STUDENT, seed=0)
-    whole = sum(tensor.nbytes for tensor in (*student.parameters(), *student.buffers()))
-    assert with_history.frozen - without.frozen == whole
-    assert (with_history.modules, with_history.optimiser) == (0, without.optimiser)
 
 
 def test_deviations_in_the_wrong_order_are_refused_in_one_line() -> None:

@@ -20,18 +20,15 @@ from compressor.models.networks.rcan import RCANSpec
 from compressor.models.networks.registry import build
 from compressor.models.networks.swinir import SwinIRSpec
 from compressor.models.students.students import StudentView
-from compressor.teachers.teacher import Teacher
-from compressor.training.footprint import BatchShape, footprint
 from compressor.training.loop import Trainer
 from compressor.training.stage import Stage
 from compressor.training.state import State
 from compressor.training.step import Runner
 from recipes.config.options import make_method
 from recipes.config.reading import load_preset
-from recipes.methods.ds import DeepSupervision
 from recipes.methods.hkdsr import Hkdsr, Tuning
 from recipes.methods.logits import Logits
-from srkd.runs.config import views_to_cache
+from srkd.runs.teacher_use import TeacherUse
 from tests.support.method_runs import step_of
 from tests.support.training import OnePatch, Recorder, smooth_patch
 
@@ -242,18 +239,5 @@ def test_images_without_labels_are_labelled_by_the_teacher_as_it_came() -> None:
 
 def test_kept_outputs_of_the_teacher_as_it_came_are_not_those_of_the_one_that_teaches() -> None:
     with pytest.raises(UsageError, match=r"--teacher-cache .*hkdsr"):
-        views_to_cache("mine", [Logits(), Hkdsr()], labels="teacher")
-    assert views_to_cache("mine", [Logits(), Hkdsr(tuning=0)], labels="original") == ("whole",)
-
-
-def test_the_dry_run_counts_heads_and_intermediate_images() -> None:
-    tuning, main = stages()
-    teacher, batched = Teacher(build(EDSR)), BatchShape(2, 8)
-    counted = footprint(main, replace(EDSR, width=6), teacher, batched)
-    assert (counted.student_forwards, counted.teacher_forwards) == (1, 1)
-    assert counted.taps == ("rel(1)", "rel(1/3)", "rel(2/3)") and counted.memory.modules > 0
-    plain = footprint(replace(main, methods=[Logits()]), replace(EDSR, width=6), teacher, batched)
-    assert counted.memory.peak > plain.memory.peak
-    assert footprint(tuning, replace(EDSR, width=6), teacher, batched).student_forwards == 1
-    heads = replace(main, methods=[DeepSupervision()])
-    assert footprint(heads, EDSR, None, batched).memory.modules > 4 * 100_000
+        TeacherUse("mine", [Logits(), Hkdsr()], None, "teacher").cached_views()
+    assert TeacherUse("mine", [Logits(), Hkdsr(tuning=0)], None, "original").cached_views() == ("whole",)

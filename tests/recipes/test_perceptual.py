@@ -15,7 +15,6 @@ from compressor.base.errors import SrkdError
 from compressor.models.networks.base import Network
 from compressor.models.networks.registry import build
 from compressor.training.calibration import scaled_weight
-from compressor.training.footprint import BatchShape, footprint
 from compressor.training.guard import require_paths
 from compressor.training.state import State
 from compressor.training.step import Step
@@ -420,15 +419,6 @@ def test_the_discriminator_sees_fine_detail_only() -> None:
     assert torch.allclose(fine_detail(images + 0.3), fine_detail(images), atol=1e-5)
     checkerboard = (torch.arange(32)[:, None] + torch.arange(32)).remainder(2).expand(1, 3, 32, 32).float() - 0.5
     assert fine_detail(checkerboard).abs().mean() == pytest.approx(4.0, rel=1e-3)
-
-
-def test_a_dry_run_counts_the_discriminator() -> None:
-    pair = Pair.build(perceptual(width=4), STUDENT, TEACHER, steps=100)
-    shape = BatchShape(batch=2, lr_patch=12)
-    main, last = (footprint(stage, STUDENT, pair.teacher, shape) for stage in pair.stages)
-    opponent = sum(parameter.nbytes for parameter in UNetDiscriminator(4).parameters())
-    assert last.memory.modules == opponent and main.memory.modules == 0
-    assert last.macs.total > main.macs.total and last.helper_forwards == 2
 
 
 # The guard

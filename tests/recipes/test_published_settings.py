@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from compressor.base.context import Context
 from compressor.models.checkpoints.save import save_network
 from compressor.models.networks.base import Network, Spec
 from compressor.models.networks.edsr import EDSRSpec
@@ -20,7 +21,7 @@ from recipes.config.reading import load_preset
 from recipes.methods import dckd
 from recipes.terms.phi import bind_phi, resolve_phi
 from srkd.options.compress import CompressOptions
-from srkd.runs.dry_run import dry_run
+from srkd.runs.decide import decide
 from srkd.runs.recipe import repeats_published
 from tests.support.small_runs import SMALL, save_photos
 
@@ -180,7 +181,7 @@ def build_small(teacher: Spec, scale: int) -> Network:
 
 @pytest.mark.ci
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_a_dry_run_of_every_published_recipe_knows_its_cost(name: str, tmp_path: Path) -> None:
+def test_every_published_recipe_is_decided_for_small_networks(name: str, tmp_path: Path) -> None:
     """On small networks of ten blocks, which HKDSR's taps need; its student has five."""
     teacher = tmp_path / "teacher.safetensors"
     save_network(build(EDSRSpec(2, width=8, depth=10)), teacher, metadata={})
@@ -188,5 +189,4 @@ def test_a_dry_run_of_every_published_recipe_knows_its_cost(name: str, tmp_path:
     options = CompressOptions.of(
         recipe=name, teacher=teacher, data=save_photos(tmp_path / "photos"), settings=SMALL, **shape
     )
-    report = dry_run(options)
-    assert report.steps == SCHEDULES[name][0] and report.step is not None and report.step.memory.peak > 0
+    assert decide(options, Context()).preset.schedule.steps == SCHEDULES[name][0]

@@ -16,7 +16,6 @@ from compressor.models.networks.compact import CompactSpec
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build, quantise
 from compressor.models.quantisation.quantisers import SMALLEST_ALPHA, quantisers_of
-from compressor.training.footprint import BatchShape, footprint
 from compressor.training.state import RATE_RATIO
 from recipes.config.options import make_method
 from recipes.config.reading import load_preset
@@ -189,15 +188,6 @@ def test_a_float_student_is_refused() -> None:
     student = build(STUDENT, seed=0)
     with pytest.raises(UsageError, match="this edsr is a float network"):
         Pams().fit(None, student)
-
-
-def test_the_cost_of_a_step_is_that_of_the_quantised_student() -> None:
-    pair = Pair.build(Pams(), STUDENT, TEACHER)
-    shape = BatchShape(2, 8)
-    plain = footprint(pair.stages[-1], STUDENT, pair.teacher, shape)
-    quantised = footprint(pair.stages[-1], STUDENT, pair.teacher, shape, quantisation=pair.student.quantisation)
-    assert quantised.taps == ("pre_up",) and quantised.teacher_forwards == 1
-    assert quantised.memory.activations > plain.memory.activations
 
 
 def test_presets_start_from_the_float_weights_with_eight_bits() -> None:

@@ -8,11 +8,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from compressor.base.context import QUIET, Context
+from compressor.base.context import Context
 from compressor.base.errors import SrkdError, UsageError
 from compressor.images.scores import Scores
 from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.networks.edsr import EDSRSpec
+from compressor.models.networks.registry import spec_from_dict
 from srkd import compress
 from srkd.api.export import _images_of_scores
 from srkd.cli.main import run
@@ -20,7 +21,7 @@ from srkd.cli.verbs.compress import set_line
 from srkd.options.compress import CompressOptions
 from srkd.options.option import declarations, from_json
 from srkd.record.result import Quality
-from srkd.runs.config import RunConfig, RunNetworks
+from srkd.runs.decide import decide
 from tests.support.foreign_models import save_onnx, twin
 from tests.support.run_files import save_run_file
 from tests.support.small_runs import SMALL
@@ -42,7 +43,7 @@ def test_every_recipe_leaves_a_whole_run_folder(recipe, teacher, photos, tmp_pat
     ):
         assert (run_folder / name).is_file(), name
     facts = json.loads((run_folder / "run.json").read_text())
-    assert facts["recipe"] == recipe and facts["data"]["used"] == 3 and facts["schema"] == "srkd.compress/2"
+    assert facts["recipe"] == recipe and facts["data"]["used"] == 3 and facts["schema"] == "srkd.compress/3"
     assert facts["result"]["student"]["psnr_y"] == pytest.approx(report.student.psnr_y)
     student = load_checkpoint(report.student_path)
     assert student.network.spec == EDSRSpec(scale=2, width=4, depth=4)
@@ -60,9 +61,10 @@ def test_the_same_seed_writes_the_same_bytes_and_another_does_not(teacher, photo
     assert student("a", 1) == student("b", 1) != student("c", 2)
 
 
-def test_depth_width_and_spec_shape_the_student(teacher):
+def test_depth_width_and_spec_shape_the_student(teacher, photos):
     def spec(**shape: object) -> EDSRSpec:
-        return RunNetworks.choose(CompressOptions.of(teacher=teacher, **shape), QUIET).student.spec
+        options = CompressOptions.of(teacher=teacher, data=photos, settings=SMALL, **shape)
+        return spec_from_dict(decide(options, Context()).student.model_dump())
 
     assert spec(depth=0.5, width=1.0).depth == 2
     assert spec(depth=0.25, width=0.25) == EDSRSpec(scale=2, width=2, depth=1)
@@ -135,7 +137,7 @@ def test_an_existing_run_is_left_alone(teacher, photos, tmp_path):
 def test_without_teacher_and_data_the_embedded_ones_are_announced():
     """test_packaging.py trains with them."""
     lines: list[str] = []
-    RunConfig.decide(CompressOptions.of(recipe="scratch", width=0.25, settings=SMALL), Context(note=lines.append))
+    decide(CompressOptions.of(recipe="scratch", width=0.25, settings=SMALL), Context(note=lines.append))
     assert "embedded teacher" in lines[0] and "embedded photos" in " ".join(lines)
 
 
@@ -143,7 +145,7 @@ def test_without_teacher_and_data_the_embedded_ones_are_announced():
 def test_run_json_has_every_option(teacher, photos, tmp_path):
     fields = [declaration.name for declaration in declarations(CompressOptions)]
     report = compress(teacher, data=photos, steps=1, out=tmp_path / "run", settings=SMALL)
-    request = json.loads((report.run / "run.json").read_text())["request"]
+    request = json.loads((report.run / "run.json").read_text())["options"]
     assert set(request) == set(fields) - {"out"} and request["arch_options"] is None
     assert from_json(CompressOptions, request, "", out=report.run) == CompressOptions.of(
         teacher=teacher, data=photos, steps=1, out=report.run, settings=SMALL
@@ -159,10 +161,10 @@ def test_out_is_needed_alike(teacher, capfd):
 @pytest.mark.parametrize("request_", [{}, {"teacher": None, "recipe": "logits", "hue": 3}])
 def test_a_run_of_another_version_is_not_continued(request_, tmp_path, capfd):
     out = tmp_path / "run"
-    save_run_file(out, request=request_)
+    save_run_file(out, options=request_)
     assert run(["compress", "--resume", str(out)]) == 1
     message = capfd.readouterr().err.strip()
-    assert len(message.splitlines()) == 1 and f"--resume {out}" in message and "start a new run" in message
+    assert len(message.splitlines()) == 1 and f"{out / 'run.json'}: its options" in message
 
 
 def test_a_teacher_of_one_size_sees_no_windows(tmp_path, photos):
@@ -170,10 +172,9 @@ def test_a_teacher_of_one_size_sees_no_windows(tmp_path, photos):
     teacher = save_onnx(twin(), tmp_path / "fixed.onnx", size=(8, 8))
     words = {"teacher": teacher, "student": "compact:width=8,depth=1", "init": "random", "data": photos}
     words |= {"settings": (*SMALL, "schedule.lr_patch=8"), "goal": "teacher"}
-    config = RunConfig.decide(CompressOptions.of(**words), QUIET)
-    assert config.label_margin is None and config.teacher_side is None
+    assert decide(CompressOptions.of(**words), Context()).label_margin is None
     with pytest.raises(UsageError, match=r"^--label-margin 4: the teacher takes images of one size only; leave"):
-        RunConfig.decide(CompressOptions.of(label_margin=4, **words), QUIET)
+        decide(CompressOptions.of(label_margin=4, **words), Context())
 
 
 def test_a_line_of_a_set_names_no_network_without_a_figure():

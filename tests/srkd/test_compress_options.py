@@ -23,9 +23,9 @@ from srkd.runs.recipe import load_recipe
 from tests.support.small_runs import SMALL
 
 GROUPS = ["Teacher", "Student", "Target", "Data", "Training", "Run", "Output"]
-WITHOUT_DEFAULT = {"out", "settings", "dry_run", "resume"}
+WITHOUT_DEFAULT = {"out", "settings", "dry_run", "resume", "spec"}
 RARE = {"teacher_cache", "phi_weights", "select", "lr_border", "cache_size", "degrade_once", "limits", "trust_code"}
-RARE |= {"calm", "label_margin", "labels", "on", "track", "track_images", "val_lr"}
+RARE |= {"calm", "target_macs", "label_margin", "labels", "on", "track", "track_images", "val_lr"}
 MOST_OPTIONS = 45
 """Options in the help, those of the output included: more than that nobody reads."""
 
@@ -144,7 +144,7 @@ def test_threads_are_those_of_the_run_alone(teacher: Path, photos: Path, tmp_pat
     words = ["--teacher", str(teacher), "--data", str(photos), "--steps", "1", "--threads", str(threads)]
     assert run(["compress", *words, "-o", str(tmp_path / "run"), *(f"--set={text}" for text in SMALL)]) == 0
     facts = json.loads((tmp_path / "run" / "run.json").read_text())
-    assert facts["machine"]["torch_threads"] == facts["request"]["threads"] == threads
+    assert facts["machine"]["torch_threads"] == facts["options"]["threads"] == threads
     assert torch.get_num_threads() == before
 
 

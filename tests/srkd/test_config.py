@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from compressor.base.context import Context
 from compressor.base.errors import SrkdError, UsageError
 from compressor.models.checkpoints.load import load_checkpoint
 from compressor.models.checkpoints.save import save_network
@@ -21,17 +22,19 @@ from compressor.models.networks.registry import build
 from compressor.models.networks.swinir import SwinIRSpec
 from compressor.models.students.students import build_student
 from compressor.teachers.teacher import Teacher
+from recipes.config.preset import Preset
 from recipes.config.reading import load_preset, read_preset
 from srkd import compress
 from srkd.cli.main import run
 from srkd.options.compress import CompressOptions
-from srkd.record.run_file import StudentStart
-from srkd.runs.student import StudentInit, choose_student
+from srkd.record.run_spec import StudentStart
+from srkd.runs.student import FirstStudent, choose_student, is_solved_across
+from srkd.runs.student import build_student as build_first
 
 STILL = ("schedule.batch=2", "schedule.lr_patch=8", "schedule.rate=1e-30")
 """Settings with a rate that changes no weight: the written student equals the initial one."""
 
-Choose = Callable[..., tuple[StudentInit, list[str]]]
+Choose = Callable[..., tuple[FirstStudent, list[str]]]
 
 
 @pytest.fixture
@@ -41,11 +44,17 @@ def teacher() -> Teacher:
 
 @pytest.fixture
 def choose(teacher: Teacher) -> Choose:
-    def choose(recipe: str = "logits", **shape: Any) -> tuple[StudentInit, list[str]]:
-        notes: list[str] = []
-        return choose_student(teacher, load_preset(recipe), CompressOptions.of(seed=0, **shape), notes.append), notes
+    def choose(recipe: str = "logits", **shape: Any) -> tuple[FirstStudent, list[str]]:
+        return first_student(teacher, load_preset(recipe), **shape)
 
     return choose
+
+
+def first_student(teacher: Teacher | None, preset: Preset, **shape: Any) -> tuple[FirstStudent, list[str]]:
+    """The student that these options give before its first step, and the notes."""
+    notes: list[str] = []
+    spec, start = choose_student(teacher, preset, CompressOptions.of(seed=0, **shape), notes.append)
+    return build_first(spec, start, teacher, None, 0, Context()), notes
 
 
 def network_of(teacher: Teacher) -> Network:
@@ -58,7 +67,7 @@ def test_select_reaches_the_student(teacher: Teacher, choose: Choose) -> None:
     strongest = build_student(network_of(teacher), width=0.5, select="l1")
     leading = build_student(network_of(teacher), width=0.5)
     assert start.network.fingerprint() == strongest.fingerprint() != leading.fingerprint()
-    assert start.facts() == StudentStart(init="inherit", select="l1", init_from=None)
+    assert start.start == StudentStart(init="inherit", select="l1", init_from=None, is_cut=True)
     assert notes == []
 
 
@@ -87,22 +96,26 @@ student:
 
 
 def test_the_published_student_of_a_teacher_counts_unless_a_shape_is_given(teacher: Teacher) -> None:
-    preset, notes = read_preset(PUBLISHED, "mine.yaml"), []
-    start = choose_student(teacher, preset, CompressOptions.of(seed=0), notes.append)
-    assert start.network.spec == RCANSpec(2, width=16, groups=2, depth=1, hidden=4) and start.init == "random"
+    preset = read_preset(PUBLISHED, "mine.yaml")
+    first, notes = first_student(teacher, preset)
+    assert first.network.spec == RCANSpec(2, width=16, groups=2, depth=1, hidden=4) and first.start.init == "random"
     published, begun = notes
     assert "rcan:width=16,groups=2,depth=1,hidden=4" in published and "--init-from" in begun and "x4" in begun
-    narrow = choose_student(teacher, preset, CompressOptions.of(seed=0, width=0.5), notes.append)
-    assert narrow.network.spec == RCANSpec(2, width=8, groups=2, depth=2, hidden=2) and len(notes) == 2
+    narrow, notes = first_student(teacher, preset, width=0.5)
+    assert narrow.network.spec == RCANSpec(2, width=8, groups=2, depth=2, hidden=2) and notes == []
 
 
-def test_another_network_takes_the_teachers_scale_and_is_solved_for(choose: Choose) -> None:
+def is_across(first: FirstStudent, teacher: Teacher) -> bool:
+    return is_solved_across(first.network.spec, first.start, teacher)
+
+
+def test_another_network_takes_the_teachers_scale_and_is_solved_for(teacher: Teacher, choose: Choose) -> None:
     start, notes = choose(student="compact:width=8,depth=2")
     assert start.network.spec == CompactSpec(2, width=8, depth=2)
-    assert (start.init, start.is_across, notes) == ("fit", True, [])
+    assert (start.start.init, is_across(start, teacher), notes) == ("fit", True, [])
     for student in ("carn:width=8", "carn_m:width=8", "swinir:width=8,depths=1/1,heads=2/2", "rrdbnet:unshuffle=2"):
         start, notes = choose(student=student)
-        assert (start.init, start.is_across, notes) == ("fit", True, [])
+        assert (start.start.init, is_across(start, teacher), notes) == ("fit", True, [])
     for recipe in ("fit", "logits"):
         with pytest.raises(UsageError, match=r"^compact has no option 'wdith'"):
             choose(student="compact:wdith=8", recipe=recipe)
@@ -114,7 +127,7 @@ def test_another_network_takes_the_teachers_scale_and_is_solved_for(choose: Choo
     ]
     with pytest.raises(UsageError, match=r"--student compact:width=8,depth=2: the recipe inherit .*; --recipe scratch"):
         choose(student="compact:width=8,depth=2", recipe="inherit")
-    assert choose(student="rcan:groups=1,depth=1,width=8,hidden=2", recipe="inherit")[0].init == "inherit"
+    assert choose(student="rcan:groups=1,depth=1,width=8,hidden=2", recipe="inherit")[0].start.init == "inherit"
 
 
 def test_a_spec_of_the_teachers_kind_can_inherit(teacher: Teacher, choose: Choose) -> None:

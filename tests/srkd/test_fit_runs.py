@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import srkd
-from compressor.base.context import QUIET
+from compressor.base.context import Context
 from compressor.base.errors import SrkdError, UsageError
 from compressor.data.batches import draw_calibration_patches
 from compressor.data.prepare import DataChoice, prepare_data
@@ -21,7 +21,7 @@ from compressor.models.networks.rcan import RCANSpec
 from compressor.models.networks.registry import build
 from srkd.options.compress import CompressOptions
 from srkd.options.models import spec_of
-from srkd.runs.config import RunNetworks
+from srkd.runs.decide import decide
 from tests.support.run_files import read_json
 from tests.support.small_runs import SMALL
 from tests.support.torchrun import run_torchrun
@@ -170,7 +170,7 @@ def test_csd_trains_its_student_inside_the_turned_teacher(ground: Path, tmp_path
 )
 def test_where_a_student_starts(ground: Path, options: dict[str, object], init: str, select: str) -> None:
     words = {"teacher": ground / "teacher.safetensors", "settings": SMALL, **options}
-    start = RunNetworks.choose(CompressOptions.of(**words), QUIET).student_init
+    start = decide(CompressOptions.of(**words), Context()).start
     assert (start.init, start.select) == (init, select)
 
 
@@ -178,7 +178,7 @@ def test_solved_students_of_another_kind_or_with_gates_are_trained_by_soap(groun
     options = {"recipe": "logits", "student": "compact:width=12,depth=2", "teacher": ground / "teacher.safetensors"}
 
     def pace_of(**more: object) -> tuple[str, float]:
-        schedule = RunNetworks.choose(CompressOptions.of(**{**options, **more}), QUIET).preset.schedule
+        schedule = decide(CompressOptions.of(**{**options, **more}), Context()).preset.schedule
         return schedule.optimiser, schedule.rate_of(is_fitted=True)
 
     name, rate = pace_of(student=None)

@@ -225,11 +225,11 @@ def test_doctor_says_whether_int8_pays_here(
 
 
 def test_doctor_names_the_runtimes_of_int8_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    missing = replace(RUNTIMES["openvino"], needs=("no_such_module",))
-    monkeypatch.setitem(RUNTIMES.rows, "openvino", missing)
+    missing = replace(RUNTIMES["litert"], needs=("no_such_module",))
+    monkeypatch.setitem(RUNTIMES.rows, "litert", missing)
     diagnosis = diagnose().int8
     assert "onnxruntime" in diagnosis.runtimes
-    assert "openvino" in diagnosis.missing_runtimes
+    assert "litert" in diagnosis.missing_runtimes
     assert "not here: " in diagnosis.lines()[1]
 
 

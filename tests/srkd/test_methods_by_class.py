@@ -105,7 +105,7 @@ def test_a_class_of_a_file_is_a_recipe_with_its_options(mine: Path, words: dict[
     by_call = sobel_run(f"{mine}:SobelKD( lam = .3 )", tmp_path / "call", words)
     assert (by_set / "student.safetensors").read_bytes() == (by_call / "student.safetensors").read_bytes()
     facts = read_json(by_call)
-    assert facts["recipe"] == "SobelKD" and facts["request"]["recipe"] == f"{mine}:SobelKD(lam=0.3)"
+    assert facts["recipe"] == "SobelKD" and facts["options"]["recipe"] == f"{mine}:SobelKD(lam=0.3)"
     assert facts["code"]["files"].keys() == {str(mine), str(mine.with_name("edge_tools.py"))}
     assert_read_as_written(by_call)
 
@@ -178,9 +178,8 @@ def test_a_feature_method_is_asked_for_its_kind(
     mine.write_text(text)
     with pytest.raises(SrkdError, match=r'SobelKD compares features and declares no kind.* add kind = "feature"'):
         sobel_run(f"{mine}:SobelKD", tmp_path / "run", words)
-    assert not (tmp_path / "run" / "run.json").exists()
     mine.write_text(text.replace("    lam: float = 0.1\n", '    lam: float = 0.1\n    kind: str = "feature"\n'))
-    assert sobel_run(f"{mine}:SobelKD", tmp_path / "run", words).is_dir()
+    assert sobel_run(f"{mine}:SobelKD", tmp_path / "again", words).is_dir()
 
 
 def test_a_recipe_file_may_name_a_class_beside_it(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -246,7 +245,7 @@ def test_a_method_of_a_notebook_trains_and_goes_on_there(
     whole = srkd.compress(recipe=cls(lam=0.3), out=tmp_path / "whole", **words).run
     with death_after(1):
         srkd.compress(recipe=cls(lam=0.3), out=tmp_path / "run", **words)
-    assert read_json(tmp_path / "run")["request"]["recipe"] == "__main__:SobelKD(lam=0.3)"
+    assert read_json(tmp_path / "run")["options"]["recipe"] == "__main__:SobelKD(lam=0.3)"
     with pytest.raises(SrkdError, match=r"its recipe is __main__:SobelKD\(lam=0\.3\), not __main__:SobelKD"):
         srkd.resume(tmp_path / "run", recipe=cls)
     run = srkd.resume(tmp_path / "run", recipe=in_notebook(NOTEBOOK)(lam=0.3)).run

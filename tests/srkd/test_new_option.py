@@ -29,12 +29,12 @@ import inspect, json, sys
 from pathlib import Path
 from click.testing import CliRunner
 import srkd
-from compressor.base.context import QUIET
+from compressor.base.context import Context
 from srkd.cli.verbs.compress import command
 from srkd.options.compress import CompressOptions
 from srkd.options.option import from_json, to_json, values_of
-from srkd.runs.then import Then
-from srkd.runs.trials import Trials
+from srkd.runs.compression import begin
+from srkd.runs.second import second_options
 
 folder = Path(sys.argv[1])
 call = CliRunner().invoke
@@ -43,9 +43,10 @@ small = dict(teacher="teacher.safetensors", data="photos", width=0.5, init="inhe
 small |= dict(grain=2, tint=3)
 baselines = CompressOptions.of(**small, with_baseline=True, seeds=2, out=folder / "plan")
 then = CompressOptions.of(**small, then="pams", out=folder / "then")
-trials = Trials.decide_points(baselines, QUIET)
+trials, second = begin(baselines, Context()).trials, begin(then, Context())
+options_of_then = [second.trials.runs[0].spec.options, second_options(folder, second.options, "original")]
 srkd.compress(**small, out=folder / "run")
-request = json.loads((folder / "run" / "run.json").read_text())["request"]
+request = json.loads((folder / "run" / "run.json").read_text())["options"]
 print(json.dumps({
     "help": "--grain X" in call(command, ["--help"]).output,
     "meaning of none": "[default: all of it; x>=0]" in " ".join(call(command, ["--help"]).output.split()),
@@ -54,10 +55,10 @@ print(json.dumps({
     "run.json": request["grain"],
     "read back": value(from_json(CompressOptions, request, "here", out=folder / "run")),
     "refused by --resume": call(command, ["--resume", str(folder / "run"), "--grain", "3"]).output,
-    "runs of a comparison": [value(run.options) for run in trials.runs],
-    "runs of --then": [value(run.options) for run in Then(then, QUIET).runs],
-    "tint": [request["tint"], *(value(run.options, "tint") for run in trials.runs)],
-    "tint of --then": [value(run.options, "tint") for run in Then(then, QUIET).runs],
+    "runs of a comparison": [value(run.spec.options) for run in trials.runs],
+    "runs of --then": [value(options) for options in options_of_then],
+    "tint": [request["tint"], *(value(run.spec.options, "tint") for run in trials.runs)],
+    "tint of --then": [value(options, "tint") for options in options_of_then],
 }))
 """
 

@@ -20,7 +20,8 @@ from srkd.cli.main import run
 from srkd.options.compress import CompressOptions, PlanOptions
 from srkd.options.option import groups_of
 from srkd.record.result import CompressReport
-from srkd.runs import compression, planning, targeted
+from srkd.record.run_file import read_run_file
+from srkd.runs import compression, planning, target
 from srkd.runs.planning import PlanFiles, PlanReport, remedies
 from srkd.terminal.console import json_value
 from tests.support.deaths import death_after
@@ -141,8 +142,8 @@ def test_another_device_measures(
 @pytest.fixture
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shorten the measurements of plan and check, and solve for no finalist."""
-    monkeypatch.setattr(targeted, "PLAN_SECONDS", 0.02)
-    monkeypatch.setattr(targeted, "SECONDS", 0.1)
+    monkeypatch.setattr(target, "PLAN_SECONDS", 0.02)
+    monkeypatch.setattr(target, "SECONDS", 0.1)
     monkeypatch.setattr(planning, "FittedQuality", lambda network, context: unknown)
 
 
@@ -170,7 +171,7 @@ def test_compress_trains_what_the_target_decides_and_says_whether_it_is_met(teac
     facts = read_json(tmp_path / "run")
     student = parse_student(facts["plan"]["chosen"]["student"])
     assert facts["student"] == json_value(student.to_dict()) and facts["plan"]["chosen"]["macs"] <= 2e6
-    assert facts["request"]["target_ms"] == 5000.0 and facts["target"]["met"] is True
+    assert facts["options"]["target_ms"] == 5000.0 and facts["target"]["met"] is True
     assert any(line.startswith("plan: ") for line in notes)
 
 
@@ -181,7 +182,7 @@ def test_a_target_decides_the_student_of_all_seeds_and_baselines(teacher: Path, 
     assert report.target is not None and report.target.met and report.trials is not None
     facts = read_json(tmp_path / "run")
     planned = parse_student(facts["plan"]["chosen"]["student"])
-    runs = [read_json(tmp_path / "run" / name) for name in facts["trials"]["runs"]]
+    runs = [read_json(tmp_path / "run" / name) for name in read_run_file(tmp_path / "run").run_names]
     assert len(runs) == 2 * 2 and all(row["student"] == json_value(planned.to_dict()) for row in runs)
     assert facts["target"]["met"] is True and not any("target" in row for row in runs), "the chosen student is timed"
 

@@ -78,7 +78,12 @@ def test_several_runs_and_plans_are_drawn_over_one_another(tmp_path: Path) -> No
         save_run(tmp_path / "plan" / name, rows_of(psnr=29 + index))
     # The last trial has not started.
     save_run(tmp_path / "other", rows_of())
-    save_run_file(tmp_path / "plan", trials={"runs": [*names, "scratch-seed11"]})
+    save_run_file(
+        tmp_path / "plan",
+        trials={
+            "runs": [{"name": name, "title": "", "variant": "", "spec": None} for name in (*names, "scratch-seed11")]
+        },
+    )
     report = srkd.plot(tmp_path / "plan")
     assert list(report.steps) == names and report.path == tmp_path / "plan" / "curves.png"
     with Image.open(report.path) as picture:

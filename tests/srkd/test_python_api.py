@@ -157,7 +157,7 @@ def test_the_teacher_of_a_run_is_kept_beside_it(ground: Path) -> None:
     file = ground / "runs" / "small-teacher.safetensors"
     expected = srkd.load(ground / "teacher.safetensors")
     assert srkd.load(file).fingerprint() == expected.fingerprint()
-    assert json.loads((run / "run.json").read_text())["request"]["teacher"] == str(file)
+    assert json.loads((run / "run.json").read_text())["options"]["teacher"] == str(file)
     assert srkd.profile(run, runtime="torch", **QUICK).teacher == "small-teacher"
 
 

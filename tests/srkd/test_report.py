@@ -24,6 +24,7 @@ from srkd.api.profile import run_profile
 from srkd.api.report import MOST_BYTES
 from srkd.charts import DARK, LIGHT
 from srkd.cli.main import run
+from srkd.options.compress import CompressOptions
 from srkd.options.verbs import ProfileOptions
 from srkd.record.measurements import ProfileFile, read_profile
 from srkd.reports.charts import against_macs, against_time, curve_figures, point_figure
@@ -155,7 +156,7 @@ def test_the_policy_allows_the_one_script_and_no_other(plan: Path) -> None:
 def test_names_in_a_run_folder_are_text(plan: Path, copy: Path, tmp_path: Path) -> None:
     """Text from run.json, exports.json, metrics.jsonl and profile.json never becomes markup."""
     change(copy, recipe=EVIL, preset__title=EVIL, data__validation=[EVIL], data__origin=EVIL, machine__cpu=EVIL)
-    change(copy, result__flags=[EVIL], result__protocol=EVIL, result__recipe=EVIL, request__settings=[EVIL])
+    change(copy, result__flags=[EVIL], result__protocol=EVIL, result__recipe=EVIL, options__settings=[EVIL])
     facts = json.loads((copy / "run.json").read_text())
     for row in facts["result"]["trials"]["rows"]:
         row["name"] = EVIL
@@ -311,7 +312,7 @@ def test_an_unfinished_run_is_shown_as_far_as_it_is(copy: Path, tmp_path: Path) 
 
 
 def test_the_command_that_repeats_a_run_states_zeros() -> None:
-    command, _ = command_of("first", {"recipe": "logits", "seed": 0, "label_margin": 0, "teacher_cache": False})
+    command, _ = command_of("first", CompressOptions.of(seed=0, label_margin=0))
     assert command == "srkd compress --recipe logits --seed 0 --label-margin 0 --out runs/first"
 
 

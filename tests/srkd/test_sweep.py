@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from compressor.base.context import QUIET
+from compressor.base.context import Context
 from compressor.base.errors import UsageError
 from compressor.models.checkpoints.load import load_checkpoint
 from srkd import compress
@@ -15,7 +15,7 @@ from srkd.options.compress import CompressOptions
 from srkd.options.sweep import points
 from srkd.record.scores import of_role, scores_of
 from srkd.runs.dry_run import dry_run
-from srkd.runs.trials import Trials
+from srkd.runs.trials import plan_trials
 from tests.support.run_files import assert_read_as_written, read_json
 from tests.support.small_runs import SMALL
 
@@ -96,7 +96,7 @@ def test_baselines_with_equal_options_are_trained_once(ground, tmp_path) -> None
 
     def names(*sweep: str) -> list[str]:
         plan = options(ground, out=tmp_path / "run", baselines=("scratch",), sweep=sweep)
-        return [run.name for run in Trials.decide_points(plan, QUIET).runs]
+        return list(plan_trials(plan, Context()).run_names)
 
     assert names("weights.logits=0.5,1") == ["weights.logits-0.5-seed10", "scratch-seed10", "weights.logits-1-seed10"]
     assert names("width=0.25,0.5") == [
@@ -177,7 +177,7 @@ def test_the_best_point_and_each_points_gains_are_reported(swept) -> None:
 
 
 def test_a_dry_run_shows_the_cost_of_each_point(ground) -> None:
-    report = dry_run(options(ground, sweep="width=0.25,0.5"), "estimate", QUIET)
+    report = dry_run(options(ground, sweep="width=0.25,0.5"), Context())
     rows = dict(report.rows())
     small, large = rows["width=0.25"], rows["width=0.5"]
-    assert small != large and "params" in small and "2 steps" in small and report.points["width=0.5"].student.params
+    assert small != large and "params" in small and report.points["width=0.5"].student.params

@@ -17,7 +17,6 @@ from compressor.models.quantisation.description import Quantisation
 from compressor.training.events import RunEvents
 from compressor.training.state import State
 from srkd import compress, resume
-from srkd.cli.main import run
 from srkd.record.result import CompressReport
 from srkd.record.run_teacher import find_run_teacher
 from srkd.record.scores import scores_of
@@ -163,9 +162,3 @@ def test_a_quantised_teacher_is_refused(ground: Path, tmp_path: Path) -> None:
     srkd.convert(quantise(plain, Quantisation("pams", 8)), to="srkd", out=path)
     with pytest.raises(UsageError, match=r"the teacher is quantised itself \(pams, 8 bits, placement paper\)"):
         compress(path, data=ground / "photos", recipe="pams", settings=SMALL, steps=2, out=tmp_path / "run")
-
-
-def test_a_dry_run_is_of_one_run(ground: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    teacher = ground / "teacher.safetensors"
-    assert run(["compress", "--teacher", str(teacher), "--then", "pams", "--dry-run"]) == 2
-    assert "--dry-run reports on one run: leave out --then" in capsys.readouterr().err

@@ -27,7 +27,7 @@ STABLE = {
     "Batches.for_store": "(store, *, batch, lr_patch, seed, device=, candidates=)",
     "Calibrated": "(share=, against=, by=)",
     "DataChoice": "(data=, lr=, val=, lr_border=, lr_only=, cache_size=, degradation=, degrades_once=)",
-    "FeaturePair": "(term, student, teacher, bytes_of)",
+    "FeaturePair": "(term, student, teacher)",
     "Losses": "(terms, weights, observed=)",
     "Losses.numbers": "(self)",
     "Method": "",

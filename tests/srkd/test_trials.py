@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import re
+import shutil
 import signal
 import statistics
 from pathlib import Path
@@ -15,10 +16,9 @@ import pytest
 import torch
 from PIL import Image
 
-from compressor.base.context import QUIET, no_note
+from compressor.base.context import Context
 from compressor.base.errors import SrkdError, UsageError
 from compressor.base.interrupts import Interrupted
-from compressor.base.processes import Processes
 from compressor.data.batches import Batches, BatchHashes
 from compressor.data.decode import decode_all
 from compressor.images.sets import ImagePair
@@ -30,13 +30,16 @@ from compressor.training.events import RunEvents
 from compressor.training.state import State
 from recipes.config.reading import load_preset
 from srkd import compress, resume
+from srkd.cli.main import run
 from srkd.cli.verbs.compress import show
 from srkd.options.compress import CompressOptions
 from srkd.record.result import CompressReport
+from srkd.record.run_spec import RunSpec
 from srkd.record.run_teacher import find_run_teacher
-from srkd.runs.config import RunConfig
-from srkd.runs.run import run_facts
-from srkd.runs.trials import baselines, compare_batches
+from srkd.runs.baselines import baselines
+from srkd.runs.decide import decide
+from srkd.runs.opened import open_run
+from srkd.runs.trials import compare_batches
 from srkd.terminal.console import Console
 from tests.support.deaths import death_after
 from tests.support.run_files import assert_read_as_written, read_json
@@ -162,25 +165,29 @@ def lines(plan: CompressReport, variant: str) -> list[dict]:
     return [json.loads(line) for line in text.splitlines()]
 
 
+def with_baselines(**words: object) -> tuple[RunSpec, dict[str, RunSpec]]:
+    """Decide a run and its baselines."""
+    context = Context()
+    spec = decide(CompressOptions.of(**words), context)
+    return spec, baselines(spec, context)
+
+
 @pytest.mark.parametrize("student", ["span:width=8,depth=1,scale=2", "edsr:width=4,depth=1,scale=2"])
 def test_a_start_that_rests_on_offsets_lowers_its_own_rate_alone(ground: Path, student: str) -> None:
     """A tenth of the recipe's for the solved student, of L1's for its baseline; random weights keep the recipe's."""
     words = {"teacher": ground / "teacher.safetensors", "data": ground / "photos", "student": student, "lr_patch": 8}
-    config = RunConfig.decide(CompressOptions.of(recipe="logits", steps=300, **words), QUIET)
+    spec, others = with_baselines(recipe="logits", steps=300, **words)
     share = 0.1 if student.startswith("span") else 1.0
     logits, l1 = (load_preset(name).schedule for name in ("logits", "scratch"))
-    assert config.preset.schedule.rate_of(is_fitted=True) == pytest.approx(share * logits.rate_of(is_fitted=True))
-    others = {name: RunConfig.decide(one, QUIET, shared=config) for name, one in baselines(config, no_note).items()}
+    assert spec.preset.schedule.rate_of(is_fitted=True) == pytest.approx(share * logits.rate_of(is_fitted=True))
     rates = {name: other.preset.schedule.rate_of(is_fitted=name == "fit") for name, other in others.items()}
     assert rates["scratch"] == logits.rate and rates["fit"] == pytest.approx(share * l1.rate_of(is_fitted=True))
 
 
 def test_baselines_learn_the_originals_whatever_the_recipe_learns(ground: Path) -> None:
     words = {"teacher": ground / "teacher.safetensors", "data": ground / "photos", "settings": SMALL, "width": 0.5}
-    config = RunConfig.decide(CompressOptions.of(recipe="logits", labels="teacher", **words), QUIET)
-    assert config.labels == "teacher"
-    for options in baselines(config, no_note).values():
-        assert RunConfig.decide(options, QUIET, shared=config).labels == "original"
+    spec, others = with_baselines(recipe="logits", labels="teacher", **words)
+    assert spec.labels == "teacher" and {other.labels for other in others.values()} == {"original"}
 
 
 @pytest.mark.parametrize(
@@ -192,44 +199,36 @@ def test_baselines_learn_the_originals_whatever_the_recipe_learns(ground: Path) 
         ({"degrade": "jpeg", "degrade_once": True}, {"logits": 4}),
     ],
 )
-def test_the_request_of_a_baseline_asks_for_the_very_run(ground: Path, options: dict, margins: dict) -> None:
+def test_a_baseline_has_the_images_of_the_run_and_its_windows(ground: Path, options: dict, margins: dict) -> None:
     """Its images are degraded as those of the recipe, and its labels come from windows of the same size."""
     words = {"teacher": ground / "teacher.safetensors", "data": ground / "photos", "settings": SMALL, "width": 0.5}
-    config = RunConfig.decide(CompressOptions.of(**{"recipe": "dukd", **words, **options}), QUIET)
-    found = baselines(config, no_note)
+    spec, found = with_baselines(**{"recipe": "dukd", **words, **options})
     assert "logits" in found and "scratch" in found
     for name, own in found.items():
-        facts = [
-            run_facts(one, Processes())
-            for one in (RunConfig.decide(own, QUIET, shared=config), RunConfig.decide(own, QUIET))
-        ]
-        assert facts[0].difference(facts[1]) is None, (name, facts[0].label_margin, facts[1].label_margin)
-        assert facts[0].data.digest == config.data.train.digest()
-        assert (facts[0].teacher_cache is not None) == (name == "logits" and "teacher_cache" in options)
-        margin = facts[0].label_margin
-        assert (0 if margin is None else margin.pixels) == margins.get(name, 0)
+        opened = open_run(own, Context())
+        assert opened.data.train.digest() == spec.data.digest
+        assert (opened.cache is not None) == (name == "logits" and "teacher_cache" in options)
+        assert (0 if own.label_margin is None else own.label_margin.pixels) == margins.get(name, 0)
 
 
-def test_a_turned_teacher_is_turned_anew_for_each_run_of_a_plan(ground: Path) -> None:
-    """csd turns its teacher for the student inside it; another run of the plan begins with the one that was loaded."""
+def test_the_runs_of_a_plan_share_a_teacher_and_each_turns_it_for_its_student(ground: Path) -> None:
     words = {"teacher": ground / "teacher.safetensors", "data": ground / "photos", "width": 0.5, "seed": 3}
-    options = CompressOptions.of(recipe="csd", settings=(*SMALL, "phi=teacher"), **words)
-    first = RunConfig.decide(options, QUIET)
-    again = RunConfig.decide(options, QUIET, shared=first)
-    for one, other in ((first.teacher, again.teacher), (first.student_init, again.student_init)):
-        assert one is not None and other is not None and one.network is not None and other.network is not None
-        assert one.network.fingerprint() == other.network.fingerprint()
-    assert first.teacher.network.fingerprint() != first.loaded_teacher.network.fingerprint()
+    context = Context()
+    spec = decide(CompressOptions.of(recipe="csd", settings=(*SMALL, "phi=teacher"), **words), context)
+    first, again = open_run(spec, context), open_run(spec.with_seed(4), context)
+    loaded = load_checkpoint(ground / "teacher.safetensors").network.fingerprint()
+    assert first.teacher.network.fingerprint() == again.teacher.network.fingerprint() != loaded
+    assert first.student.network.fingerprint() == again.student.network.fingerprint()
 
 
 @pytest.mark.ci
-def test_a_trial_equals_the_run_that_its_own_request_asks_for(ground, plan, tmp_path) -> None:
+def test_a_trial_equals_the_run_of_its_own_spec(ground, plan, tmp_path, capfd) -> None:
     """The recipe's second seed and a baseline give the same bytes when run alone."""
     alone = compressed(ground, tmp_path / "alone", seed=11)
     assert alone.student_path.read_bytes() == (plan.run / "logits-seed11" / "student.safetensors").read_bytes()
-    request = read_json(plan.run / "scratch-seed10")["request"]
-    again = compress(out=tmp_path / "again", **request)
-    assert again.student_path.read_bytes() == (plan.run / "scratch-seed10" / "student.safetensors").read_bytes()
+    spec, again = plan.run / "scratch-seed10", tmp_path / "again"
+    assert run(["compress", "--spec", str(spec / "run.json"), "--out", str(again)]) == 0
+    assert (again / "student.safetensors").read_bytes() == (spec / "student.safetensors").read_bytes()
 
 
 def outcome(out: Path) -> dict[str, tuple[bytes, str]]:
@@ -317,9 +316,10 @@ def test_a_plan_on_other_images_is_refused(ground, tmp_path, monkeypatch) -> Non
     out = tmp_path / "run"
     compressed(ground, out, data=tmp_path / "photos", seeds=2, steps=1)
     unfinish(out)
+    shutil.rmtree(out / "logits-seed11")
     (tmp_path / "photos").rename(tmp_path / "before")
     draw_photos(tmp_path / "photos", red=0.2)
-    with pytest.raises(SrkdError, match="logits-seed10"):
+    with pytest.raises(SrkdError, match=r"--resume .*/run: its data is not what it was when the run began"):
         resume(out)
 
 
@@ -343,8 +343,7 @@ def names(report: CompressReport) -> list[str]:
 def test_baselines_that_the_recipe_itself_is_are_left_out(ground) -> None:
     def left(recipe: str, **options: object) -> list[str]:
         words = {"teacher": ground / "teacher.safetensors", "data": ground / "photos", "settings": SMALL, **options}
-        config = RunConfig.decide(CompressOptions.of(recipe=recipe, **words), QUIET)
-        return list(baselines(config, no_note))
+        return list(with_baselines(recipe=recipe, **words)[1])
 
     assert left("inherit") == ["scratch"]
     assert left("scratch", width=0.5) == ["inherit"]

@@ -24,10 +24,8 @@ from srkd.options.option import Options, declarations, groups_of
 CALLBACKS = ["progress", "announce"]
 CONSOLE = {"as_json", "as_csv", "as_latex", "verbose", "quiet", "help"}
 
-KEPT_WITH = {"compress": {"plan", "accept_changed_code"}}
-"""Fields that are no part of a request: decisions of a run, and of the person who continues it."""
 COMMAND_LINE_ONLY = {
-    "compress": {"accept_changed_code", "dry_run", "resume"},
+    "compress": {"accept_changed_code", "dry_run", "resume", "spec"},
     "export": {"every_format"},
     "evaluate": {"explain", "per_image"},
 }
@@ -64,7 +62,7 @@ def test_the_command_line_has_the_declared_options_and_no_others(verb: str) -> N
     names = [declaration.name for declaration in declarations(options)]
     assert list(dict.fromkeys(parameter.name for parameter in parameters)) == names
     fields = {field.name for kind in (options, *groups_of(options).values()) for field in dataclasses.fields(kind)}
-    assert fields - set(groups_of(options)) | set(names) == {*names, *CALLBACKS, *KEPT_WITH.get(verb, ())}
+    assert fields - set(groups_of(options)) | set(names) == {*names, *CALLBACKS}
     flags = [flag for parameter in command_of(verb).params for flag in parameter.opts]
     assert len(flags) == len(set(flags))
     for declaration in declarations(options):

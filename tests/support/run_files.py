@@ -6,26 +6,31 @@ import json
 from pathlib import Path
 from typing import Any
 
+from srkd.options.compress import CompressOptions
+from srkd.options.option import to_json
 from srkd.record.run_file import read_run_file
 
 RUN: dict[str, Any] = {
-    "schema": "srkd.compress/2",
+    "schema": "srkd.compress/3",
     "srkd_version": "0.1.0",
     "machine": {"cpu": "a processor", "torch_threads": 1},
-    "request": {},
-    "plan": None,
+    "options": to_json(CompressOptions()),
     "recipe": "logits",
     "preset": {"title": "Logits KD", "source": "a test", "methods": [{"name": "logits"}]},
     "seed": 10,
     "device": "cpu",
     "execution_mode": {"precision": "fp32", "layout": "channels_last"},
+    "threads": 1,
     "processes": 1,
+    "goal": "original",
     "student": {"arch": "edsr", "scale": 2, "width": 4, "depth": 2},
     "quantisation": None,
     "start": {"init": "random", "select": "leading", "init_from": None},
     "teacher": None,
     "phi": None,
     "teacher_cache": None,
+    "label_margin": None,
+    "degradation": None,
     "data": {"origin": "photos", "labels": "HR", "used": 3, "digest": "0123", "skipped": {}, "validation": ["a", "b"]},
 }
 """A run that has begun."""

@@ -24,7 +24,7 @@ from compressor.teachers.teacher import Teacher, load_teacher
 from compressor.training.step import Runner
 from srkd import compress
 from srkd.options.compress import CompressOptions
-from srkd.runs.config import RunNetworks
+from srkd.runs.decide import decide
 from srkd.runs.recipe import recipes_for_outputs
 from tests.support.foreign_models import KINDS, MultiplesOf, save_all, save_export, save_onnx, save_torchscript, twin
 
@@ -247,8 +247,8 @@ def test_compress_trains_towards_a_foreign_teacher(
 def test_every_recipe_that_a_refusal_names_takes_a_foreign_teacher(files: dict[str, Path], photos: Path) -> None:
     student = "edsr:width=4,depth=4,scale=2"
     for recipe in recipes_for_outputs():
-        options = CompressOptions.of(teacher=files["ONNX"], recipe=recipe, student=student, data=photos, out="unused")
-        assert RunNetworks.choose(options, Context(), download=False).student_init.init != "inherit"
+        options = CompressOptions.of(teacher=files["ONNX"], recipe=recipe, student=student, data=photos, lr_patch=8)
+        assert decide(options, Context()).start.init != "inherit"
 
 
 def test_what_a_foreign_teacher_cannot_do_is_said_before_anything_is_read(

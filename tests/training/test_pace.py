@@ -1,4 +1,4 @@
-"""A run reports its expected duration, its speed, and immediately a request to stop."""
+"""A run reports its speed and the time left, and immediately a request to stop."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
 
 from compressor.base.durations import describe_duration, round_down
 from compressor.training import pace as pace_module
-from compressor.training.pace import Pace, describe_device
+from compressor.training.pace import Pace
 from srkd import compress
 from srkd.terminal import console
 from srkd.terminal.console import Console
@@ -28,48 +27,15 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return seconds
 
 
-def advance(pace: Pace, clock: list[float], steps: int, each: float) -> list[str]:
-    """Take steps of `each` seconds, and return the reported estimates."""
-    lines = []
+def advance(pace: Pace, clock: list[float], steps: int, each: float) -> None:
+    """Take steps of `each` seconds."""
     for done in range(pace.done + 1, pace.done + 1 + steps):
         clock[0] += each
         pace.step(done)
-        lines.append(pace.estimate())
-    return [line for line in lines if line is not None]
-
-
-def test_the_length_of_a_run_is_said_once_without_its_first_step(clock):
-    pace = Pace(0, 10_001, where="on 2 threads")
-    assert advance(pace, clock, 1, 60.0) == []
-    lines = advance(pace, clock, 40, 0.24)
-    expected = "time: about 40 min on 2 threads; with --steps 1000 about 4 min (4.17 steps/s, validations apart)"
-    assert lines == [expected]
-
-
-def test_a_device_is_called_what_a_person_calls_it(monkeypatch):
-    cpu, gpu = torch.device("cpu"), torch.device("cuda:1")
-    monkeypatch.setattr(pace_module.torch, "get_num_threads", lambda: 2)
-    assert (describe_device(cpu), describe_device(gpu)) == ("on these 2 threads", "on cuda:1")
-    assert describe_device(cpu, 4) == "on 4 processes, each on 2 threads"
-
-
-def test_slow_steps_are_not_waited_for(clock):
-    pace = Pace(0, 100, where="on 2 threads")
-    lines = advance(pace, clock, 3, 14.0)
-    assert len(lines) == 1 and "about 23 min" in lines[0] and "with --steps 20 about 5 min" in lines[0]
-
-
-def test_a_run_of_seconds_has_no_estimate(clock):
-    assert advance(Pace(0, 100, where="on 2 threads"), clock, 100, 0.1) == []
-
-
-def test_a_plan_says_what_all_its_runs_take(clock):
-    lines = advance(Pace(0, 1001, where="on 2 threads", runs=9), clock, 40, 0.36)
-    assert "about 6 min" in lines[0] and lines[0].endswith("this run and the 8 after it about 54 min")
 
 
 def test_speed_is_that_of_the_last_half_minute_and_the_time_left_includes_all_pauses(clock):
-    pace = Pace(50, 150, where="on 2 threads")
+    pace = Pace(50, 150)
     advance(pace, clock, 11, 1.0)
     assert pace.seconds_left == pytest.approx(89.0)
     clock[0] += 100.0  # a validation

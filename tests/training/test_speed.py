@@ -34,11 +34,9 @@ from compressor.training.speed import (
 from compressor.training.stage import Stage
 from compressor.training.state import State
 from recipes.config.reading import load_preset
-from srkd.options.compress import CompressOptions
-from srkd.runs import config
-from srkd.runs.config import RunNetworks
+from srkd.runs import decide
+from srkd.runs.opened import speed_options
 from srkd.runs.run import TrainingRun
-from srkd.runs.student import StudentInit
 from tests.support.training import Recorder, smooth_patch
 
 CPU = torch.device("cpu")
@@ -195,7 +193,7 @@ def test_run_json_keeps_the_pace_and_a_resumed_run_does_not_measure(
     def measured(*_: object, **__: object) -> ExecutionMode:
         raise AssertionError("a resumed run measured again")
 
-    monkeypatch.setattr(config, "choose_execution_mode", measured)
+    monkeypatch.setattr(decide, "choose_execution_mode", measured)
     srkd.resume(run)
     assert json.loads((run / "run.json").read_text())["execution_mode"] == recorded
 
@@ -242,9 +240,7 @@ def test_compiled_training_is_eager_training() -> None:
 
 def test_a_teacher_that_is_no_network_of_srkds_stays_in_fp32() -> None:
     def options(settings: Sequence[str], network: object) -> SpeedOptions:
-        teacher = cast(Teacher, SimpleNamespace(network=network))
-        start = cast(StudentInit, None)
-        return RunNetworks(CompressOptions(), load_preset("logits", settings), (), teacher, start).speed_options()
+        return speed_options(load_preset("logits", settings), cast(Teacher, SimpleNamespace(network=network)))
 
     assert options((), None).teacher_precision == "fp32"
     assert options((), network()).teacher_precision == "auto"

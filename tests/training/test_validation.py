@@ -13,7 +13,7 @@ from PIL import Image
 
 import srkd
 from compressor.assets import embedded_teacher
-from compressor.base.context import QUIET
+from compressor.base.context import Context
 from compressor.base.errors import SrkdError, UsageError
 from compressor.data.prepare import DataChoice, ValidationFolder, ValidationImage, ValidationSet, prepare_data
 from compressor.images.metrics import to_u8
@@ -26,8 +26,10 @@ from compressor.teachers.teacher import load_teacher
 from compressor.training.validation import Validation, enlarge
 from srkd.cli.verbs.compress import show
 from srkd.options.compress import CompressOptions
+from srkd.record.run_file import read_run_file
+from srkd.record.run_spec import RunSpec
 from srkd.reports.reproduction import command_of
-from srkd.runs.config import RunConfig
+from srkd.runs.decide import decide
 from srkd.terminal.console import Console
 from tests.support.run_files import read_json
 from tests.support.small_runs import SMALL, save_photos, save_teacher
@@ -127,18 +129,18 @@ def words(ground: Path, **others: Any) -> dict[str, Any]:
     return {"teacher": ground / "teacher.safetensors", "data": photos, "val": photos, "settings": settings, **others}
 
 
-def decide(ground: Path, **others: Any) -> RunConfig:
-    return RunConfig.decide(CompressOptions.of(**words(ground, **others)), QUIET)
+def decided(ground: Path, **others: Any) -> RunSpec:
+    return decide(CompressOptions.of(**words(ground, **others)), Context())
 
 
 def test_auto_asks_whether_the_teacher_is_above_bicubic_on_originals(ground: Path) -> None:
-    own = decide(ground, init="inherit")
+    own = decided(ground, init="inherit")
     assert (own.goal, own.labels) == ("teacher", "teacher")
-    better = decide(ground, teacher=None, student="edsr:width=8,depth=2,scale=4", init="random")
+    better = decided(ground, teacher=None, student="edsr:width=8,depth=2,scale=4", init="random")
     assert (better.goal, better.labels) == ("original", "original")
-    assert decide(ground, init="inherit", goal="original").labels == "original"
-    assert decide(ground, init="inherit", labels="original").goal == "teacher"
-    assert decide(ground, recipe="scratch").labels == "original", "a baseline stays what it is"
+    assert decided(ground, init="inherit", goal="original").labels == "original"
+    assert decided(ground, init="inherit", labels="original").goal == "teacher"
+    assert decided(ground, recipe="scratch").labels == "original", "a baseline stays what it is"
 
 
 @pytest.mark.parametrize(
@@ -151,7 +153,7 @@ def test_auto_asks_whether_the_teacher_is_above_bicubic_on_originals(ground: Pat
 def test_contradictions_are_refused(ground: Path, others: dict[str, Any], message: str) -> None:
     placed = {key: ground / value if value == "photos" else value for key, value in others.items()}
     with pytest.raises(SrkdError, match=message):
-        decide(ground, init="inherit", **placed)
+        decided(ground, init="inherit", **placed)
 
 
 def test_the_best_student_is_the_nearest_to_the_teacher(ground: Path, tmp_path: Path) -> None:
@@ -202,4 +204,4 @@ def test_sets_have_curves_and_lines_of_their_own(
     Console().report("compress", report, show)
     out = capsys.readouterr().out
     assert "Second: student " in out and "lr: student " in out
-    assert "--val first=photos --val Second --val-lr lr=photos" in str(command_of("run", read_json(run)["request"]))
+    assert "--val first=photos --val Second --val-lr lr=photos" in str(command_of("run", read_run_file(run).options))

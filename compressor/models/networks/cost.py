@@ -21,7 +21,7 @@ from compressor.base.errors import UsageError
 from compressor.models.networks.base import ImageModel, Network, Spec
 from compressor.models.networks.image_cost import COMPARED_SIZE, Cost
 from compressor.models.networks.layers import MeanShift
-from compressor.models.networks.meta_device import LiveBytes, MetaDevice, macs_of
+from compressor.models.networks.operations import LiveBytes, WatchedOperations, macs_of
 from compressor.models.networks.registry import build
 
 EXTRA_OPERATIONS: dict[type[nn.Module], int] = {nn.AdaptiveAvgPool2d: 1, nn.LayerNorm: 5}
@@ -95,7 +95,7 @@ class OperationCounts:
 
 
 def count_operations(spec: Spec, lr_size: tuple[int, int]) -> OperationCounts:
-    with torch.device("meta"), torch.no_grad(), MetaDevice():
+    with torch.device("meta"), torch.no_grad():
         network = build(spec.deployed)
         lr = torch.empty(1, network.descriptor.channels, lr_size[1], lr_size[0])
         with _Counter(network) as counter:
@@ -103,7 +103,7 @@ def count_operations(spec: Spec, lr_size: tuple[int, int]) -> OperationCounts:
     return OperationCounts(network, counter.macs, counter.macs_alone, counter.extra)
 
 
-class _Counter(MetaDevice):  # type: ignore[no-untyped-call]
+class _Counter(WatchedOperations):  # type: ignore[no-untyped-call]
     """A counter of MACs for each module that is running during an operation, and for "", the whole network.
 
     `extra` counts the operations that MAC+ adds.

@@ -41,10 +41,15 @@ def build_student(
     the fusions of CARN as CSD's code does: the leading columns of the concatenation.
     """
     network = teacher.require_network("weights")
-    # Call these only if the axis is to be reduced: a network may lack it.
-    spec = network.spec if width == 1.0 else network.spec.narrowed(width)
-    spec = spec if depth == 1.0 else spec.shortened(depth)
+    spec = smaller_spec(network.spec, width=width, depth=depth)
     return student_of_spec(network, spec, init=init, seed=seed, segments=segments, select=select)
+
+
+def smaller_spec(spec: Spec, *, width: float = 1.0, depth: float = 1.0) -> Spec:
+    """Return the spec with `width` of its channels and `depth` of its innermost repeat."""
+    # Call these only if the axis is to be reduced: a network may lack it.
+    spec = spec if width == 1.0 else spec.narrowed(width)
+    return spec if depth == 1.0 else spec.shortened(depth)
 
 
 def student_of_spec(

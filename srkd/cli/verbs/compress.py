@@ -17,11 +17,10 @@ from srkd.terminal.console import Console, Records
 if TYPE_CHECKING:
     from compressor.base.choices import Goal
     from srkd.record.result import CompressReport
-    from srkd.runs.dry_run import DryRunKind
 
 
-CONTINUING = ("resume", "accept_changed_code", "jobs", "on")
-"""Parameters that change no run, and go with --resume."""
+ALONE = {"resume": ("accept_changed_code", "jobs", "on"), "spec": ("out",)}
+"""Parameters that decide a whole run, and those that go with them."""
 
 
 @verb(
@@ -42,10 +41,8 @@ CONTINUING = ("resume", "accept_changed_code", "jobs", "on")
     "--dry-run",
     cls=VerbOption,
     group="run",
-    type=click.Choice(["estimate", "measure"]),
-    is_flag=False,
-    flag_value="estimate",
-    help="Write nothing; report cost, forward passes, memory and needs. =measure also times 20 steps.",
+    is_flag=True,
+    help="Write nothing; report what the run decides, and what one real step of each stage takes.",
 )
 @click.option(
     "--resume",
@@ -54,6 +51,14 @@ CONTINUING = ("resume", "accept_changed_code", "jobs", "on")
     type=click.Path(path_type=Path),
     metavar="RUN",
     help="Continue an unfinished run; takes no other options that change it.",
+)
+@click.option(
+    "--spec",
+    cls=VerbOption,
+    group="run",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Train what the run.json of another run decided; takes no other options but --out.",
 )
 @click.option(
     "--accept-changed-code",
@@ -67,8 +72,9 @@ def command(
     options: CompressOptions,
     *,
     resume: Path | None,
+    spec: Path | None,
     accept_changed_code: bool,
-    dry_run: DryRunKind | None,
+    dry_run: bool,
 ) -> None:
     """Train a student from a teacher with a recipe and write a run folder.
 
@@ -76,61 +82,53 @@ def command(
     """
     from srkd.runs import compression
 
-    if resume is not None and dry_run is not None:
+    if resume is not None and dry_run:
         raise click.UsageError(
             "--dry-run tries what a new run would do, and --resume continues one: leave one of them out"
         )
-    if resume is not None:
-        _require_alone()
+    if resume is not None or spec is not None:
+        _require_alone("spec" if resume is None else "resume")
     elif accept_changed_code:
         raise click.UsageError("--accept-changed-code is for a run that goes on: add --resume RUN, or leave it out")
-    if dry_run is not None:
-        _report_dry_run(console, options, dry_run)
+    if dry_run:
+        _report_dry_run(console, options)
         return
     with console.context() as context:
         if resume is not None:
             given = compression.ResumeOptions(accept_changed_code, jobs=options.run.jobs, on=options.run.on)
             report = compression.run_resume(resume, context, given)
+        elif spec is not None:
+            report = compression.run_spec(spec, options.run.folder, context)
         else:
             report = compression.run_compress(options, context)
     if Rank.from_environment().is_leader:
         console.report("compress", report, show, records)
 
 
-def _require_alone() -> None:
-    """Refuse all options that would change the run that --resume continues; --jobs and --on change no result."""
+def _require_alone(name: str) -> None:
+    """Refuse all options that would change the run that --resume continues, or --spec repeats."""
     context = click.get_current_context()
     others = [
         parameter.opts[-1]
         for parameter in context.command.params
-        if parameter.name not in (*CONTINUING, "as_json", "as_csv", "verbose", "quiet")
+        if parameter.name not in (name, *ALONE[name], "as_json", "as_csv", "verbose", "quiet")
         and context.get_parameter_source(str(parameter.name)) is ParameterSource.COMMANDLINE
     ]
     if others:
-        raise click.UsageError(f"--resume goes alone: {', '.join(others)} would change the run; leave it out")
+        raise click.UsageError(f"--{name} decides the whole run: leave out {', '.join(others)}")
 
 
-def _report_dry_run(console: Console, options: CompressOptions, kind: DryRunKind) -> None:
-    from compressor.base.machine import torch_threads
-    from srkd.options.sweep import points
+def _report_dry_run(console: Console, options: CompressOptions) -> None:
     from srkd.runs.dry_run import dry_run
-    from srkd.runs.targeted import plan_student, refuse_contradictions
 
-    if options.run.has_baselines or options.run.seeds > 1:
-        console.say("--seeds and --with-baseline plan several runs: this reports on one of them")
-    with console.context() as context, torch_threads(options.run.threads):
-        for point in points(options):
-            refuse_contradictions(point.options)
-        if options.target.is_given:
-            options = plan_student(options, context)
-        report = dry_run(options, kind, context)
+    with console.context() as context:
+        report = dry_run(options, context)
     if console.wants_json:
         console.emit("compress", report)
-        return
-    if console.wants_csv:
+    elif console.wants_csv:
         console.write_csv([{"name": name, "value": value} for name, value in report.rows()])
-        return
-    console.facts(report.rows())
+    else:
+        console.facts(report.rows())
 
 
 def records(report: CompressReport) -> Records:

@@ -1,11 +1,9 @@
-"""`srkd compress --target-…`: planning of the student, and timing of its final file against the target."""
+"""`srkd compress --target-…`: the plan that chooses the student, and the timing of its file against the target."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from compressor.base.context import Context
 from compressor.base.errors import SrkdError, UsageError
@@ -17,6 +15,7 @@ from export.plan.measure import Environment, measure_file
 from export.writing.exporting import Source, export_model
 from srkd.options.compress import CompressOptions, MeasurementOptions, PlanOptions
 from srkd.record.result import TargetReport
+from srkd.record.run_spec import RunSpec, StudentPlan
 from srkd.runs.planning import PlanReport, run_plan, targets_of
 from srkd.runs.recipe import load_recipe
 from srkd.terminal.console import json_value
@@ -25,7 +24,27 @@ PLAN_SECONDS, SECONDS = 0.5, 10.0
 """Seconds for each measurement of a shape, and for the final one."""
 
 
-def refuse_contradictions(options: CompressOptions) -> None:
+def with_student_for_target(options: CompressOptions, context: Context) -> tuple[CompressOptions, StudentPlan | None]:
+    """The options with the student that a plan chose for their target, and that plan; as they are without a target."""
+    _refuse_contradictions(options)
+    if not options.target.is_given:
+        return options, None
+    report = context.once("plan", repr(options.teacher), repr(options.target), read=lambda: _search(options, context))
+    plan = StudentPlan.model_validate(json_value(report))
+    return replace(options, student=replace(options.student, student=report.chosen.student)), plan
+
+
+def _search(options: CompressOptions, context: Context) -> PlanReport:
+    run = options.run
+    measurement = MeasurementOptions(device=run.device, threads=run.threads, seconds=PLAN_SECONDS)
+    report = run_plan(PlanOptions(teacher=options.teacher, target=options.target, measurement=measurement), context)
+    assert isinstance(report, PlanReport)
+    chosen = report.chosen
+    context.note(f"plan: {chosen.name}, {chosen.params:,} parameters, {chosen.ms:.1f} ms; {chosen.why}")
+    return report
+
+
+def _refuse_contradictions(options: CompressOptions) -> None:
     """Refuse a shape together with a target, and options of a target's runtime without a target."""
     if not options.target.is_given:
         words = {
@@ -57,32 +76,12 @@ def refuse_contradictions(options: CompressOptions) -> None:
     targets_of(options.target)
 
 
-def plan_student(options: CompressOptions, context: Context) -> CompressOptions:
-    """Run the plan on the leading process, and return the options with the chosen student and the plan."""
-    group = context.processes
-    student, plan = group.broadcast(group.run_on_all(lambda: _search(options, context) if group.is_leader else None))
-    return replace(options, student=replace(options.student, student=student), plan=plan)
-
-
-def _search(options: CompressOptions, context: Context) -> tuple[str, dict[str, Any]]:
-    """The student that the plan chose, and the plan in the form of run.json."""
-    run = options.run
-    measurement = MeasurementOptions(device=run.device, threads=run.threads, seconds=PLAN_SECONDS)
-    report = run_plan(PlanOptions(teacher=options.teacher, target=options.target, measurement=measurement), context)
-    assert isinstance(report, PlanReport)
-    chosen = report.chosen
-    context.note(f"plan: {chosen.name}, {chosen.params:,} parameters, {chosen.ms:.1f} ms; {chosen.why}")
-    plan = json_value(report)
-    assert isinstance(plan, dict)
-    return chosen.student, plan
-
-
-def check_target(student: Path, options: CompressOptions, context: Context) -> TargetReport:
+def check_target(student: Path, spec: RunSpec, context: Context) -> TargetReport:
     """Export a finished student for the runtime of its target, into its folder, and time that file."""
-    plan: Mapping[str, Any] = options.plan or {}
-    width, height = map(int, plan["lr_size"].split("x"))
-    place = Environment(plan["runtime"], plan["precision"], (width, height), plan["device"], plan["threads"])
-    targets = targets_of(options.target)
+    assert spec.plan is not None
+    width, height = map(int, spec.plan.lr_size.split("x"))
+    place = Environment(spec.plan.runtime, spec.plan.precision, (width, height), spec.plan.device, spec.plan.threads)
+    targets = targets_of(spec.options.target)
     nothing = TargetReport(None, str(targets), str(place), None)
     try:
         loaded, row = load_checkpoint(student), place.format()

@@ -1,0 +1,230 @@
+"""`decide`: all that a run decides before its first step, from its options, as one `RunSpec`.
+
+Only this module asks what the options leave open. Every mistake in them is reported here, before anything is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+
+import torch
+
+from compressor.base.choices import Goal
+from compressor.base.context import Context, Note
+from compressor.base.errors import UsageError
+from compressor.data.prepare import DataChoice
+from compressor.data.teacher_cache import TeacherCache
+from compressor.inference.teacher_check import TeacherCheck, check_teacher, format_options
+from compressor.teachers.teacher import Teacher
+from compressor.training.distributed import process_device
+from compressor.training.method import Method, TrainsJointly, kind_of
+from compressor.training.speed import choose_execution_mode
+from recipes.catalogue import FOR_FILMS, PIXEL_ONLY
+from recipes.config.reading import recipe_label
+from recipes.terms.features import describe_taps
+from recipes.terms.phi import PhiSource, bind_phi
+from srkd.options.compress import CompressOptions
+from srkd.record.run_spec import PhiFile, RunSpec, TrainingMode, student_spec
+from srkd.runs.entries import cache_entry, degradation_entry, images_entry, teacher_entry
+from srkd.runs.images import data_choice, read_images, require_tracked_images
+from srkd.runs.margin import choose_margin
+from srkd.runs.opened import build_methods, open_device, open_teacher, speed_options
+from srkd.runs.recipe import (
+    EMBEDDED,
+    choose_phi,
+    load_recipe,
+    needs_teacher,
+    recipe_for_looks,
+    repeats_published,
+    with_pace_of_start,
+)
+from srkd.runs.student import (
+    build_student,
+    choose_quantisation,
+    choose_student,
+    require_inside,
+)
+from srkd.runs.target import with_student_for_target
+from srkd.runs.teacher import require_fit
+from srkd.runs.teacher_use import TeacherUse, cache_precision
+
+
+def decide(options: CompressOptions, context: Context) -> RunSpec:
+    """Everything that a run decides before its first step. Only the leading process calls this."""
+    note, rank = context.note, context.processes.rank
+    device = open_device(process_device(options.run.device, rank))
+    options, plan = with_student_for_target(options, context)
+    choice, lines = data_choice(options), list[str]()
+    preset = load_recipe(options, lines.append)
+    phi = choose_phi(preset, options, context)
+    methods = bind_phi(preset.build_methods(), phi)
+    teacher = _choose_teacher(options, choice, methods, context)
+    phi = _phi_of_teacher(phi, teacher, note)
+    shape, start = choose_student(teacher, preset, options, note)
+    goal, check = _choose_goal(options, choice, teacher, context)
+    labels = _choose_labels(options, choice, methods, goal, note)
+    preset = with_pace_of_start(preset.at_scale(shape.scale), shape, start, teacher, options, note)
+    student = build_student(shape, start, teacher, None, options.training.seed, context)
+    quantisation = choose_quantisation(student, methods, teacher)
+    if quantisation is not None:
+        student = build_student(shape, start, teacher, quantisation, options.training.seed, context)
+    use = TeacherUse(options.training.recipe, methods, teacher, labels)
+    methods = build_methods(preset, phi, use, student.network, note)
+    use = replace(use, methods=methods)
+    for method in methods:
+        if isinstance(method, TrainsJointly):
+            require_inside(start, method.name, has_labels=labels == "original")
+    rule, batch = preset.schedule, len(rank.share(preset.schedule.batch))
+    network = None if teacher is None else teacher.network
+    for line in describe_taps(methods, network, student.network, batch=batch, lr_patch=rule.lr_patch):
+        note(line)
+    for line in lines:
+        note(line)
+    views = use.views_of(options.training)
+    if teacher is not None and use.runs_teacher:
+        _require_sound_teacher(options, use, check or _check(teacher, options, choice, context), note)
+    data = read_images(choice, shape.scale, rule.lr_patch, context)
+    require_tracked_images(options, len(data.validation_names))
+    cache = None
+    if views and teacher is not None:
+        precision = cache_precision(preset)
+        cache = TeacherCache.plan(
+            teacher, data.train, views, folder=choice.cache(), lr_patch=rule.lr_patch, precision=precision
+        )
+    margin = None if "whole" in views else choose_margin(options, use, data, rule.lr_patch, device, context)
+    mode = choose_execution_mode(
+        student.network,
+        steps=rule.steps,
+        batch=rule.batch,
+        lr_patch=rule.lr_patch,
+        device=device,
+        options=speed_options(preset, teacher),
+    )
+    note(mode.line(rule.lr_patch))
+    return RunSpec(
+        options=options,
+        recipe=recipe_label(options.training.recipe),
+        preset=preset,
+        seed=options.training.seed,
+        device=str(device),
+        threads=torch.get_num_threads(),
+        processes=rank.world_size,
+        execution_mode=TrainingMode(**asdict(mode)),
+        goal=goal,
+        student=student_spec(shape.to_dict()),
+        quantisation=quantisation,
+        start=start,
+        teacher=None if teacher is None else teacher_entry(teacher),
+        phi=None if phi is None else PhiFile(**asdict(phi)),
+        teacher_cache=cache_entry(cache),
+        label_margin=margin,
+        data=images_entry(data, labels),
+        degradation=degradation_entry(data),
+        plan=plan,
+    )
+
+
+def _choose_teacher(
+    options: CompressOptions, choice: DataChoice, methods: Sequence[Method], context: Context
+) -> Teacher | None:
+    """The teacher, the embedded one if none is given; None for a run that has no use for one."""
+    is_used = (
+        options.teacher.teacher is not None
+        or options.student.student is None
+        or needs_teacher(methods)
+        or "teacher" in (options.teacher.goal, options.data.labels)
+        or not choice.has_labels
+    )
+    if not is_used:
+        return None
+    teacher = open_teacher(options.teacher, context)
+    require_fit(teacher, options.training.recipe, methods)
+    return teacher
+
+
+def _phi_of_teacher(phi: PhiSource | None, teacher: Teacher | None, note: Note) -> PhiSource | None:
+    """Φ by its owner: the embedded teacher's blocks if the run's own teacher gives outputs only."""
+    if phi is None or phi.kind != "teacher" or teacher is None or teacher.network is not None:
+        return phi
+    note(f"phi: {EMBEDDED}'s first blocks, as the {teacher.backend} teacher gives outputs only")
+    return phi.with_owner(EMBEDDED)
+
+
+# What the student is judged by, and learns to give.
+
+
+def _choose_goal(
+    options: CompressOptions, choice: DataChoice, teacher: Teacher | None, context: Context
+) -> tuple[Goal, TeacherCheck | None]:
+    """What the student is judged by, and the check of the teacher if that decides it."""
+    goal = options.teacher.goal
+    if not choice.has_originals:
+        if goal == "original":
+            raise UsageError("--goal original: the images of --val-lr have no originals; give some with --val first")
+        goal = "teacher"
+    if teacher is None:
+        if goal == "teacher":
+            raise UsageError("--goal teacher: there is no teacher; add --teacher FILE")
+        return "original", None
+    check = None
+    if goal == "auto":
+        check = _check(teacher, options, choice, context)
+        goal = check.goal
+    reason = "" if check is None or goal == "original" else f", as {check.why_teacher}"
+    what = "the original images" if goal == "original" else "the teacher's images"
+    context.note(f"goal {goal}: the student is judged by {what}{reason}")
+    return goal, check
+
+
+def _check(teacher: Teacher, options: CompressOptions, choice: DataChoice, context: Context) -> TeacherCheck:
+    """The teacher tried on a photo, or on stored pairs at scale 1."""
+    scale = teacher.descriptor.scale
+    return context.once(
+        "check",
+        *(id(teacher), repr(options.data)),
+        read=lambda: check_teacher(teacher, choice.trial_pairs(scale) if scale == 1 else ()),
+    )
+
+
+def _choose_labels(
+    options: CompressOptions, choice: DataChoice, methods: Sequence[Method], goal: Goal, note: Note
+) -> Goal:
+    """What the student learns to give. Recipes that do not use the teacher stay what they are, for comparison."""
+    given = options.data.labels
+    if not choice.has_labels:
+        if given == "original":
+            raise UsageError("--labels original: the images of --lr-only, or of a film, have no originals")
+        return "teacher"
+    if given is not None or goal == "original":
+        return given or "original"
+    joint = [method.name for method in methods if isinstance(method, TrainsJointly)]
+    if joint:
+        note(
+            f"labels: the originals, as {joint[0]} trains its teacher on them, which moves both away from the teacher "
+            "as it came; csd-lite and logits keep to its images"
+        )
+        return "original"
+    is_comparison = not needs_teacher(methods) or {method.name for method in methods} - {FOR_FILMS} <= PIXEL_ONLY
+    if is_comparison or repeats_published(options.training.recipe):
+        return "original"
+    note("labels: the teacher's images alone (--labels original: the originals)")
+    return "teacher"
+
+
+def _require_sound_teacher(options: CompressOptions, use: TeacherUse, check: TeacherCheck, note: Note) -> None:
+    """Refuse a teacher that other settings improve, if the user has not chosen them; note what the check found."""
+    for line in check.lines():
+        note(line)
+    compares_pixels = use.labels == "teacher" and not any(kind_of(method) == "looks" for method in use.methods)
+    if check.is_for_looks and compares_pixels and not repeats_published(options.training.recipe):
+        note(
+            f"recipe {recipe_label(options.training.recipe)} compares pixels, so its student will be softer than this "
+            f"teacher: --recipe {recipe_for_looks()} makes one that looks like it"
+        )
+    assert use.teacher is not None
+    names = {name for choices in use.teacher.alternatives() for changes in choices for name in changes}
+    if check.advice is None or names & set(options.teacher.arch_options or {}):
+        return
+    settings = format_options(use.teacher.settings())
+    raise UsageError(f"{check.advice}: add that, or {settings} to train towards it as it stands")

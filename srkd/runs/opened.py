@@ -1,0 +1,179 @@
+"""What the spec of a run names, read: its device, teacher, student, methods, images and validation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from compressor.base.choices import Goal
+from compressor.base.context import Context, Note, no_note
+from compressor.base.errors import SrkdError, UsageError
+from compressor.data.label_margin import LabelMargin
+from compressor.data.prepare import Data
+from compressor.data.teacher_cache import TeacherCache
+from compressor.models.networks.base import Network
+from compressor.models.networks.registry import spec_from_dict
+from compressor.runtimes.torch_runtime import torch_device
+from compressor.teachers.teacher import Teacher, load_teacher
+from compressor.training.distributed import process_device
+from compressor.training.method import Method, TrainsJointly, fit_methods
+from compressor.training.speed import ExecutionMode, SpeedOptions
+from compressor.training.stage import Stage
+from compressor.training.validation import Validation
+from recipes.config.preset import Preset
+from recipes.terms.phi import PhiSource, bind_phi
+from srkd.options.compress import TeacherOptions
+from srkd.record.reading import Entry
+from srkd.record.run_spec import RunSpec, TeacherFile
+from srkd.runs.entries import cache_entry, degradation_entry, images_entry, teacher_entry
+from srkd.runs.images import data_choice, read_images
+from srkd.runs.recipe import fit_batch
+from srkd.runs.student import FirstStudent, build_student, whole_teacher
+from srkd.runs.teacher import fit_sizes, load_given_teacher
+from srkd.runs.teacher_use import TeacherUse, cache_precision
+
+
+class ChangedInput(SrkdError):
+    """What a spec names is not what it was."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__(
+            f"{key} is not what it was when the run began (run.json has it); put it back, or start a new run"
+        )
+        self.key = key
+
+
+@dataclass(frozen=True)
+class OpenRun:
+    """A run that can train: its spec, and all that this names."""
+
+    spec: RunSpec
+    device: torch.device
+    teacher: Teacher | None
+    student: FirstStudent
+    methods: tuple[Method, ...]
+    data: Data
+    cache: TeacherCache | None
+    validation: Validation
+    """The validation sets; runs of one operation share them, so that the teacher enlarges their images once."""
+
+    @property
+    def mode(self) -> ExecutionMode:
+        return ExecutionMode(**self.spec.execution_mode.model_dump())
+
+    @property
+    def label_margin(self) -> LabelMargin | None:
+        margin = self.spec.label_margin
+        return None if margin is None else LabelMargin(**margin.model_dump())
+
+    @property
+    def goal(self) -> Goal:
+        return self.spec.goal
+
+    def stages(self) -> tuple[Stage, ...]:
+        """The stages of the run in order; the learning rate depends on how the student starts."""
+        return self.spec.preset.stages(self.methods, self.mode, is_fitted=self.student.is_computed)
+
+    def place_teacher(self) -> Teacher | None:
+        """Move the teacher to the run's device, in the memory layout in which a frozen network is fast."""
+        if self.teacher is None:
+            return None
+        teacher = self.teacher.move_to(self.device)
+        if teacher.network is not None:
+            self.mode.lay_out(teacher.network, frozen=True)
+        return teacher
+
+
+def open_run(spec: RunSpec, context: Context) -> OpenRun:
+    """Read all that a spec names; refuse files that are not what they were when it was decided."""
+    device = open_device(process_device(spec.options.run.device, context.processes.rank))
+    teacher = None if spec.teacher is None else open_teacher(spec.options.teacher, context)
+    if teacher is not None:
+        _require_same("teacher", _file_alone(spec.teacher), _file_alone(teacher_entry(teacher)))
+    shape = spec_from_dict(spec.student.model_dump())
+    student = build_student(shape, spec.start, teacher, spec.quantisation, spec.seed, context)
+    phi = None if spec.phi is None else PhiSource(**spec.phi.model_dump())
+    use = TeacherUse(spec.options.training.recipe, bind_phi(spec.preset.build_methods(), phi), teacher, spec.labels)
+    methods = build_methods(spec.preset, phi, use, student.network)
+    choice, lr_patch = data_choice(spec.options), spec.preset.schedule.lr_patch
+    data = read_images(choice, shape.scale, lr_patch, context)
+    _require_same("data", spec.data, images_entry(data, spec.labels))
+    _require_same("degradation", spec.degradation, degradation_entry(data))
+    cache = None
+    if spec.teacher_cache is not None and teacher is not None:
+        views, precision = replace(use, methods=methods).cached_views(), cache_precision(spec.preset)
+        cache = TeacherCache.plan(
+            teacher, data.train, views, folder=choice.cache(), lr_patch=lr_patch, precision=precision
+        )
+        _require_same("teacher_cache", spec.teacher_cache, cache_entry(cache))
+    if teacher is not None and any(isinstance(method, TrainsJointly) for method in methods):
+        teacher = whole_teacher(teacher, student)
+    judge = teacher if spec.distilled is None else _open_file(spec, spec.distilled.teacher, device, context)
+    validation = context.once(
+        "validation",
+        *(id(data), shape.scale, spec.goal, id(judge)),
+        read=lambda: Validation(data.validation, shape.scale, spec.goal, judge, context),
+    )
+    return OpenRun(spec, device, teacher, student, methods, data, cache, validation)
+
+
+def open_device(name: str) -> torch.device:
+    """The device, or refuse one that cannot be used here."""
+    torch_device(name)  # refuses unknown names with a clearer error than torch's
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+        if device.type == "cuda" and device.index is not None:
+            torch.cuda.set_device(device)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"--device {name} cannot be used here: {str(error).splitlines()[0]}") from error
+    return device
+
+
+def open_teacher(given: TeacherOptions, context: Context) -> Teacher:
+    """The teacher of the options, read once for all runs of an operation."""
+    return context.once("teacher", repr(given), read=lambda: load_given_teacher(given, context.note))
+
+
+def build_methods(
+    preset: Preset, phi: PhiSource | None, use: TeacherUse, student: Network, note: Note = no_note
+) -> tuple[Method, ...]:
+    """The methods of a preset for its batch, the run's φ, the teacher's sizes and both networks."""
+    methods, teacher = bind_phi(fit_batch(preset, note), phi), use.teacher
+    if teacher is not None and use.runs_teacher:
+        methods = fit_sizes(methods, teacher, preset.schedule.lr_patch, note)
+    return fit_methods(methods, None if teacher is None else teacher.network, student)
+
+
+def speed_options(preset: Preset, teacher: Teacher | None) -> SpeedOptions:
+    """The preset's speed options; a foreign teacher computes in fp32 unless the preset says otherwise."""
+    options = preset.speed_options()
+    if teacher is not None and teacher.network is None and options.teacher_precision == "auto":
+        return replace(options, teacher_precision="fp32")
+    return options
+
+
+def _open_file(spec: RunSpec, file: TeacherFile | None, device: torch.device, context: Context) -> Teacher | None:
+    """The teacher by which a quantised student is judged: that of the run that distilled it."""
+    if file is None:
+        return None
+    trusted = spec.options.teacher.trust_code
+
+    def read() -> Teacher:
+        return load_teacher(file.path, scale=spec.student.scale, arch_options=file.options, trust_code=trusted)
+
+    teacher = context.once("judge", file.path, file.sha256, read=read).move_to(device)
+    _require_same("teacher", _file_alone(file), _file_alone(teacher_entry(teacher)))
+    return teacher
+
+
+def _file_alone(file: TeacherFile | None) -> TeacherFile | None:
+    """The entry without the path, which may be another on another machine."""
+    return None if file is None else file.model_copy(update={"path": None, "licence": None})
+
+
+def _require_same(key: str, decided: Entry | None, read: Entry | None) -> None:
+    """Refuse what is not what it was when the run was decided."""
+    if decided != read:
+        raise ChangedInput(key)

@@ -1,0 +1,108 @@
+"""How the steps of a run use its teacher: on which images it runs, and which of its outputs may be kept."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from compressor.base.choices import Goal, Precision
+from compressor.base.errors import UsageError
+from compressor.data.batches import View
+from compressor.teachers.teacher import Teacher
+from compressor.training.method import HasTeacherViews, Method, teacher_views
+from recipes.catalogue import PIXEL_ONLY, teacher_needs
+from recipes.config.preset import Preset
+from srkd.options.compress import TrainingOptions
+from srkd.runs.recipe import needs_teacher, repeats_published, trains_teacher, tunes_teacher
+
+
+@dataclass(frozen=True)
+class TeacherUse:
+    """The methods of a recipe with their teacher, and what the student learns to give."""
+
+    recipe: str
+    """As `--recipe` has it."""
+    methods: Sequence[Method]
+    teacher: Teacher | None
+    labels: Goal
+
+    @property
+    def runs_teacher(self) -> bool:
+        """Whether a step runs the teacher."""
+        return self.labels == "teacher" or needs_teacher(self.methods)
+
+    @property
+    def runs_on_patches(self) -> bool:
+        """Whether a step runs the teacher, as it came, on the patches of the batch."""
+        if self.teacher is None or any(map(trains_teacher, self.methods)):
+            return False
+        return self.labels == "teacher" or any(
+            method.name not in PIXEL_ONLY
+            and teacher_needs(method) != "nothing"
+            and (not isinstance(method, HasTeacherViews) or "whole" in method.teacher_views)
+            for method in self.methods
+        )
+
+    @property
+    def compares_unshuffled(self) -> bool:
+        """Whether a method takes features of a teacher that unshuffles its image: they have no exact crop."""
+        network = None if self.teacher is None else self.teacher.network
+        is_unshuffled = network is not None and getattr(network.spec, "unshuffle", 1) > 1
+        return is_unshuffled and any(teacher_needs(method) == "network" for method in self.methods)
+
+    @property
+    def sees_windows(self) -> bool:
+        """Whether the teacher can run on windows around patches, and its images of them be cropped."""
+        takes_any = self.teacher is not None and self.teacher.own_sizes.fixed_size is None
+        return takes_any and self.runs_on_patches and not self.compares_unshuffled
+
+    def cached_views(self) -> tuple[View, ...]:
+        """The views whose teacher outputs `--teacher-cache` keeps; refuse a recipe without any."""
+        if repeats_published(self.recipe):
+            raise UsageError(
+                f"--teacher-cache changes what the teacher sees, and {self.recipe} repeats a published run: "
+                "leave it out, or take the recipe without -paper or -code"
+            )
+        for method in self.methods:
+            if tunes_teacher(method):
+                raise UsageError(
+                    f"--teacher-cache keeps the outputs of the teacher as it came, and {method.name} tunes a copy of "
+                    "it that teaches: leave it out"
+                )
+        views: list[View] = ["whole"] if self.labels == "teacher" else []
+        views += teacher_views(self.methods)
+        if not views:
+            has_teacher = any(teacher_needs(method) != "nothing" for method in self.methods)
+            reason = "needs other things of its teacher" if has_teacher else "has no teacher"
+            raise UsageError(
+                f"--teacher-cache keeps a teacher's outputs, and recipe {self.recipe} {reason}: leave it out"
+            )
+        return tuple(dict.fromkeys(views))
+
+    def views_of(self, training: TrainingOptions) -> tuple[View, ...]:
+        """The views of the cache that the options ask for; refuse a margin where the teacher sees no windows."""
+        views, given = self.cached_views() if training.teacher_cache else (), training.label_margin
+        if not given:
+            return views
+        if self.teacher is not None and self.teacher.own_sizes.fixed_size is not None:
+            reason = "the teacher takes images of one size only"
+        elif "whole" in views:
+            reason = "with --teacher-cache the teacher sees whole images"
+        elif not self.runs_on_patches:
+            reason = f"recipe {self.recipe} does not run a frozen teacher on patches"
+        elif self.compares_unshuffled:
+            reason = (
+                f"recipe {self.recipe} compares features of a teacher that unshuffles its image, and they cannot be "
+                "cropped to patches"
+            )
+        else:
+            return views
+        raise UsageError(f"--label-margin {given}: {reason}; leave it out")
+
+
+def cache_precision(preset: Preset) -> Precision:
+    """The precision in which the outputs of a teacher cache are computed.
+
+    They are computed once for all steps, and perhaps for other runs: half precision would save little time.
+    """
+    return "bf16" if preset.schedule.teacher_precision == "bf16" else "fp32"
