@@ -20,7 +20,7 @@ from compressor.images.sets import embedded_photos
 from compressor.models.networks.base import Descriptor
 from compressor.runtimes.onnx_runtime import open_file
 from compressor.runtimes.table import OpenOptions
-from demo.files import CATALOGUE, Asset, build_asset, hashed_address, read_file
+from demo.files import CATALOGUE, Asset, build_asset, hashed_address
 
 if TYPE_CHECKING:
     import onnx
@@ -91,7 +91,7 @@ def read_model(path: Path, name: str, role: Role, *, limits: float = 1.0) -> Mod
         raise NotForBrowsers(f"{path} is not an ONNX file, and browsers run only those")
     file = path.resolve()
     runtime = open_file(file, OpenOptions(label=path.stem, threads=1, limits=limits))
-    content = read_file(file)
+    content = file.read_bytes()
     proto = _read_proto(content, path)
     graph = proto.graph
     return Model(

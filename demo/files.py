@@ -8,14 +8,13 @@ import re
 import secrets
 import shlex
 import shutil
-import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
-from compressor.base.errors import SrkdError, Unwritable, UsageError
-from compressor.base.files import read_text, require_writable_folder
+from compressor.base.errors import SrkdError, Unwritable, UsageError, report_unreadable
+from compressor.base.files import require_writable_folder
 
 APP = Path(__file__).parent / "app" / "dist"
 """Folder of the built app: in a wheel, and in a checkout after the build."""
@@ -56,9 +55,6 @@ ENCODINGS: Mapping[str, str] = MappingProxyType({".br": "br", ".gz": "gzip"})
 
 HASHED_NAME = re.compile(r"[.-][0-9a-f]{10,}\.")
 """Pattern of names with a hash of the content, which browsers may cache forever; no date is that long."""
-
-MAX_FILES, MAX_BYTES = 2000, 500_000_000
-"""Limits of a built app: a larger folder was given by mistake, and must not fill the memory."""
 
 CONTENT_SECURITY_POLICY = "; ".join(
     (
@@ -162,13 +158,12 @@ def read_app(folder: Path | None = None) -> dict[str, Asset]:
     if not (folder / "index.html").is_file():
         raise SrkdError(f"{folder} holds no built app: there is no index.html in it")
     contents: dict[str, bytes] = {}
-    bytes_left = MAX_BYTES
-    for path in _walk(folder):
-        if len(contents) == MAX_FILES:
-            raise SrkdError(f"{folder} holds more than {MAX_FILES} files: that is not a built app")
-        content = read_file(path, bytes_left)
-        bytes_left -= len(content)
-        contents[path.relative_to(folder).as_posix()] = content
+    for path in sorted(folder.rglob("*")):
+        if path.is_symlink() or not (path.is_file() or path.is_dir()):
+            raise SrkdError(f"{path} is a symbolic link or no regular file: a built app holds plain files only")
+        if path.is_file():
+            with report_unreadable(path):
+                contents[path.relative_to(folder).as_posix()] = path.read_bytes()
     assets = {}
     for address, content in contents.items():
         if address[-3:] in ENCODINGS and address[:-3] in contents:
@@ -176,35 +171,6 @@ def read_app(folder: Path | None = None) -> dict[str, Asset]:
         encoded = {name: contents[address + end] for end, name in ENCODINGS.items() if address + end in contents}
         assets[address] = build_asset(address, content, encoded)
     return assets
-
-
-def _walk(folder: Path) -> Iterator[Path]:
-    try:
-        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    except OSError as error:
-        raise SrkdError(f"cannot read {folder}: {error.strerror or error}") from error
-    for entry in entries:
-        if entry.is_symlink():
-            raise SrkdError(f"{entry.path} is a symbolic link: a built app holds plain files only")
-        if entry.is_dir(follow_symlinks=False):
-            yield from _walk(Path(entry.path))
-        else:
-            yield Path(entry.path)
-
-
-def read_file(path: Path, limit_bytes: int = 2**31) -> bytes:
-    """Return the bytes of a regular file; refuse a device, pipe or link without blocking, even if swapped in."""
-    try:
-        with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise SrkdError(f"{path} is not a regular file: the demo serves plain files only")
-            content = file.read(limit_bytes + 1) if status.st_size <= limit_bytes else b""
-    except OSError as error:
-        raise SrkdError(f"cannot read {path}: {error.strerror or error}") from error
-    if status.st_size > limit_bytes or len(content) > limit_bytes:
-        raise SrkdError(f"{path} is too large for a demo: {limit_bytes / 1e6:.0f} MB are left of its limit")
-    return content
 
 
 def write_site(assets: Mapping[str, Asset], folder: Path) -> int:
@@ -237,7 +203,7 @@ def require_replaceable(folder: Path) -> None:
         raise UsageError(f"--build {folder}: something else has that name; name a new or empty folder")
     if folder.is_dir() and any(folder.iterdir()):
         written = folder / WRITTEN
-        listed = set(read_text(written, MAX_BYTES).splitlines()) if written.is_file() else set()
+        listed = set(written.read_text(encoding="utf-8").splitlines()) if written.is_file() else set()
         others = sorted(set(_files_in(folder)) - listed)
         if others:
             raise UsageError(

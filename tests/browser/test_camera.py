@@ -132,16 +132,3 @@ def test_a_camera_that_is_refused_is_reported(phone: Visit) -> None:
         phone.rest()
         assert state(phone) == ("Live", "picture")
         assert phone.page.is_enabled("#save")
-
-
-def test_a_network_that_fails_leaves_the_camera_off(app: App, models: Models) -> None:
-    site = app.site([models.tiny])
-    site.files["models/tiny.onnx"] = b"not the file that was announced"
-    with app.visit(site, expected=("integrity", "hash", "tiny.onnx"), **PHONE) as visit:
-        visit.page.evaluate(WAITING, "")
-        visit.page.evaluate(ANSWER)
-        visit.page.click("#live")
-        visit.page.wait_for_selector("#trouble:has-text('“Sharpened” could not be loaded')")
-        visit.until(f"{LIVE} === 0")
-        visit.rest()
-        assert visit.text("live") == "Live"

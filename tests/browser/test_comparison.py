@@ -14,12 +14,11 @@ from compressor.images.metrics import to_u8
 from compressor.images.resize import upscale_bicubic
 from tests.browser.app_models import Models, png, sample_rgb, upscaled
 from tests.browser.app_site import Site
-from tests.browser.visits import DESKTOP, PHONE, App, Visit, drop
+from tests.browser.visits import DESKTOP, App, Visit, drop
 
 pytestmark = pytest.mark.browser
 
 FIGURES = ("figure-ms", "figure-window", "card-title", "card-figures", "model-name")
-WORDS = "document.querySelector('#progress-words').textContent"
 WATCHED = """() => {
     window.opened = [];
     const post = Worker.prototype.postMessage;
@@ -147,33 +146,6 @@ def test_large_bicubic_is_saved_whole_and_equals_matlab(app: App, models: Models
     assert np.abs(output[:140, :140].astype(int) - expected[:140, :140]).max() <= 1
 
 
-def test_an_older_browser_saves_the_size_in_the_files_name_or_reports_what_it_cannot(
-    app: App, models: Models, tmp_path: Path
-) -> None:
-    """It has no streaming compressor, which a test cannot take from a worker, or too little memory for a file."""
-    site = app.site([models.tiny], {"small.png": png(tiled(2)), "large.png": png(tiled(20))})
-    asks = b'typeof CompressionStream === "function"'
-    module = site.content("src/png.js") or b""
-    assert asks in module
-    site.files["src/png.js"] = module.replace(asks, b"false")
-    site.files.pop("src/png.js.gz", None)
-    # The service worker refuses a file that is not from the build.
-    with app.visit(site, expected=("integrity", "hash", "could not"), **PHONE) as visit:
-        saved = visit.enlarge().saved(tmp_path)
-        assert (saved.name, Image.open(saved).size) == ("small-sharpened-x2.png", (288, 288))
-        assert visit.page.is_hidden("#trouble")
-        visit.choose(sample=1)
-        with visit.finishing():
-            visit.page.click("#ask-whole")
-        saved = visit.saved(tmp_path)
-        width, height = Image.open(saved).size
-        assert saved.name == f"large-sharpened-{width}x{height}.png" and width < 20 * 72 * 2
-        assert "in the size that is shown" in visit.text("trouble")
-        visit.page.evaluate("() => { HTMLCanvasElement.prototype.toBlob = (done) => done(null) }")
-        visit.page.click("#save")
-        visit.page.wait_for_selector("#trouble:has-text('could not write this picture')")
-
-
 def test_work_is_visible_from_the_start_and_cancelled_at_once(app: App, cats: Site) -> None:
     """A slow first tile is announced before it is finished, and Cancel does not wait for it."""
     with app.visit(cats, **DESKTOP) as visit:
@@ -199,48 +171,6 @@ def test_work_is_visible_from_the_start_and_cancelled_at_once(app: App, cats: Si
         assert visit.text("ask-words").startswith("Cancelled after 0 of ")
         visit.page.select_option("#right", label="Sharpened")
         visit.done()
-
-
-def test_loading_a_model_is_visible_and_can_be_cancelled(phone: Visit) -> None:
-    page = phone.enlarge().page
-    # The page's own request: its service worker already has the file.
-    page.evaluate(
-        """() => { const ask = window.fetch;
-            const never = ({ signal }) => new Promise((_, reject) =>
-                signal.addEventListener("abort", () => reject(signal.reason)));
-            window.fetch = (url, args) => String(url).includes("wide") ? never(args) : ask(url, args); }"""
-    )
-    page.select_option("#right", label="Large network")
-    phone.until(f"{WORDS} === 'Loading “Large network”…'")
-    assert page.is_disabled("#save")
-    page.click("#cancel")
-    phone.rest()
-    assert phone.text("ask-words") == "Cancelled before the first part."
-    # Loading one model does not block another.
-    page.select_option("#right", label="Sharpened")
-    phone.done()
-    page.select_option("#right", label="Large network")
-    phone.until(f"{WORDS} === 'Loading “Large network”…'")
-    page.select_option("#right", label="Sharpened")
-    phone.done()
-
-
-def test_a_sample_that_comes_late_does_not_replace_a_later_one(desktop: Visit) -> None:
-    page = desktop.page
-    page.evaluate(
-        """() => { const ask = window.fetch; window.late = new Promise((go) => (window.go = go));
-            window.fetch = async (url, args) => {
-                if (String(url).includes("chelsea.png")) await window.late;
-                return ask(url, args);
-            }; }"""
-    )
-    desktop.choose(sample=0)
-    desktop.enlarge(sample=1)
-    assert desktop.text("figure-from") == "192 × 192"
-    # The same file once more: the late answer has arrived when this one, asked for after it, is read.
-    page.evaluate("async () => { window.go(); await (await fetch('samples/chelsea.png')).blob(); }")
-    desktop.rest()
-    assert desktop.text("figure-from") == "192 × 192"
 
 
 def test_a_drop_opens_all_its_models_and_one_photo(desktop: Visit, models: Models) -> None:
@@ -284,24 +214,6 @@ def test_a_photo_survives_a_change_of_engine_and_the_figures_are_the_new_ones(de
     desktop.done()
     desktop.until("document.querySelector('#engine').textContent === 'WebAssembly · 2 threads'")
     assert desktop.text("figure-ms") != "–"
-
-
-def test_a_stopped_worker_is_reported_at_once(desktop: Visit) -> None:
-    words = desktop.engine(
-        """
-        const words = [];
-        const options = { engine: "wasm", threads: 1 };
-        const waiting = engine.ask("setup", { options }).catch((error) => words.push(error.message));
-        engine.worker.dispatchEvent(new ErrorEvent("error", { message: "it is gone" }));
-        await waiting;
-        await engine.ask("shut").catch((error) => words.push(error.message));
-        engine.restart();
-        words.push((await engine.ask("setup", { options })).engine);
-        return words;
-        """
-    )
-    assert words[0] == words[1] == "The worker that computes has stopped (it is gone). Load the page once more."
-    assert words[2] == "wasm"
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
 from PIL import Image
 
@@ -18,7 +17,6 @@ from demo.catalogue import load_samples
 from tests.browser.app_models import Models, png, sample_rgb
 from tests.browser.app_site import Site
 from tests.browser.visits import DESKTOP, PHONE, ROOT, App, Visit, drop, violations
-from tests.support.onnx_files import enlarger
 
 pytestmark = pytest.mark.browser
 
@@ -256,35 +254,6 @@ def test_a_sample_states_its_licence_and_begins_where_the_difference_is(
         assert visit.page.inner_text("#credit") == "Fur: A photographer, CC0"
         visit.page.set_input_files("#library", photo)
         visit.until("document.querySelector('#credit').textContent === ''")
-
-
-def test_another_tools_model_is_described_in_its_own_terms(app: App, models: Models, tmp_path: Path) -> None:
-    """It is described by its producer, graph, ports and keys; missing facts are not replaced by srkd's terms."""
-    path = enlarger(tmp_path / "their-net.onnx", scale=3)
-    model = onnx.load(path)
-    model.producer_name, model.producer_version = "their exporter", "4.2"
-    model.doc_string = "Enlarges <b>line art</b>."
-    model.metadata_props.add(key="author", value="somebody")
-    path.write_bytes(model.SerializeToString())
-    site = app.site([models.tiny])
-    listed = json.loads(site.content("api/models.json") or b"")
-    listed["models"].append({**listed["models"][0], "name": "listed-net", "architecture": None})
-    site.files["api/models.json"] = json.dumps(listed).encode()
-    with app.visit(site, **DESKTOP) as visit:
-        assert visit.titles() == ["Ordinary", "Sharpened", "listed-net"]
-        visit.page.set_input_files("#model-file", path)
-        visit.until("document.querySelector('#card-title').textContent === 'their-net.onnx'")
-        assert visit.text("model-name") == "their-net"
-        assert visit.text("card-words") == "Not from srkd: written by their exporter 4.2. Enlarges <b>line art</b>."
-        names, values = (
-            visit.page.eval_on_selector_all(f"#model-facts {tag}", "all => all.map((each) => each.textContent)")
-            for tag in ("dt", "dd")
-        )
-        rows = dict(zip(names, values, strict=True))
-        assert rows["input"] == "image, float32, ? × 3 × ? × ?" and rows["output"] == "out, float32, ? × 3 × ? × ?"
-        assert (rows["author"], rows["graph"], rows["opset"], rows["enlarges"]) == ("somebody", "enlarger", "18", "×3")
-        assert "Quality" not in visit.text("card-figures") and "recipe" not in rows
-        assert visit.enlarge().text("result-short") == "Three times as wide and as high."
 
 
 def test_the_card_describes_the_embedded_pair(app: App, models: Models) -> None:

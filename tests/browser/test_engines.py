@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ import pytest
 from export.formats.table import MIN_PSNR_TO_SOURCE
 from tests.browser.app_models import Models, png, sample_rgb, upscaled
 from tests.browser.app_site import Model, Site
-from tests.browser.visits import DESKTOP, FLAGS, PHONE, App, Visit, visiting
+from tests.browser.visits import DESKTOP, PHONE, App, Visit, visiting
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -73,18 +73,6 @@ def test_the_fastest_precision_that_is_exact_enough_is_used(app: App, models: Mo
         visit.open_details().page.select_option("#threads-wanted", "1")
         visit.done()
         assert visit.page.is_hidden("#compared") and visit.text("compared-words") == ""
-
-
-def test_a_cancelled_comparison_leaves_the_page_working(app: App, models: Models) -> None:
-    with app.visit(app.site(family(models), {"cat.png": png(sample_rgb("chelsea", SIDE))}), **DESKTOP) as visit:
-        visit.enlarge()
-        visit.page.evaluate("""() => { document.querySelector("#compare").click();
-            document.querySelector("#cancel").click(); }""")
-        visit.rest()
-        assert visit.page.is_hidden("#compared")
-        with visit.finishing():
-            visit.page.select_option("#right", label="Sharpened, 16-bit")
-        assert visit.text("model-name") == "Sharpened, 16-bit"
 
 
 def test_a_picture_that_is_too_far_is_never_chosen(desktop: Visit) -> None:
@@ -187,22 +175,6 @@ def test_webnn_is_chosen_where_the_browser_has_it(
         assert choice["why"] == [] and choice["adapter"] == "acme rocket"
     measured = desktop.page.evaluate(CHOOSE, [["npu"], True, {"engine": "wasm", "measured": True}])
     assert "WebGPU is not used because WebAssembly was faster in the comparison." in measured["why"]
-
-
-@pytest.fixture(scope="module")
-def webnn_browser(launch: Callable[[Sequence[str]], Browser]) -> Iterator[Browser]:
-    yield launch([*FLAGS, "--enable-features=WebMachineLearningNeuralNetwork"])
-
-
-def test_a_browser_whose_webnn_has_no_device_says_so(webnn_browser: Browser, app: App, models: Models) -> None:
-    """Debian's Chromium shows `navigator.ml` with a flag, and refuses every context: the page runs as before."""
-    with visiting(webnn_browser, app.site([models.tiny]), **DESKTOP) as visit:
-        if not visit.page.evaluate("'ml' in navigator"):
-            pytest.skip("this Chromium has no WebNN behind its flag")
-        if "no device for it" not in visit.text("why"):
-            pytest.skip("this Chromium's WebNN has a device")
-        assert visit.text("engine").startswith("WebAssembly")
-        visit.enlarge()
 
 
 def with_stub(site: Site, context: str) -> Site:

@@ -509,24 +509,3 @@ def test_the_first_visit_on_a_slow_phone(app: App, models: Models) -> None:
         times = {"rate": THROTTLE, "dom_ms": round(ready), "first_result_ms": round(done), "lr": "96x96"}
         note("throttled_phone", times)
         assert total < FIRST_LOAD_BYTES
-
-
-def test_a_tile_of_64(page: Visit, models: Models) -> None:
-    """The minimum is disturbed least by other work on the machine."""
-    figures: dict[str, dict[str, int]] = {}
-    for model, threads, runs in ((models.student, 1, 3), (models.student, 2, 3), (models.teacher, 1, 1)):
-        page.site.files[f"models/{model.path.name}"] = model.path
-        measured = page.engine(
-            """
-            await engine.ask("setup", { options: { engine: "wasm", threads: args.threads } });
-            const bytes = await (await fetch(args.url)).arrayBuffer();
-            await engine.ask("open", { name: "model.onnx", bytes });
-            return await engine.ask("measure", { runs: args.runs });
-            """,
-            {"threads": threads, "runs": runs, "url": f"models/{model.path.name}"},
-        )
-        assert (measured["width"], measured["height"], measured["threads"]) == (64, 64, threads)
-        times = {"median": round(measured["ms"]), "least": round(measured["least"])}
-        figures[f"{model.name}, {threads} thread{'s' * (threads - 1)}"] = times
-    note("ms_a_64x64_tile", figures)
-    assert figures["student, 1 thread"]["least"] < figures["teacher, 1 thread"]["least"]

@@ -11,10 +11,10 @@ import pytest
 
 from tests.browser.app_models import Models
 from tests.browser.app_site import Site, rebuild, served
-from tests.browser.visits import APP, DESKTOP, FLAGS, OFFLINE, PHONE, App, Visit, new_page
+from tests.browser.visits import APP, FLAGS, OFFLINE, PHONE, App, new_page
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page, Playwright
+    from playwright.sync_api import Page, Playwright
 
 pytestmark = pytest.mark.browser
 
@@ -90,27 +90,6 @@ def test_files_that_cannot_be_stored_are_named_and_stored_later(app: App, models
         visit.enlarge()
 
 
-def test_an_app_that_cannot_be_stored_says_so(app: App, site: Site) -> None:
-    del site.files["icons/icon-512.png"]
-    with app.visit(site, expected=("404", "icon-512"), **PHONE) as visit:
-        visit.until(NOT_KEPT)
-        assert "a file of the app could not be loaded" in visit.text("offline")
-
-
-def test_webgpus_files_are_stored_on_a_device_that_uses_it(webgpu_browser: Browser, site: Site) -> None:
-    """This includes the files of the first visit, which no service worker handles: the server is stopped after it."""
-    context = webgpu_browser.new_context(**DESKTOP)
-    expected = ("WebGPU", "powerPreference", "webgpu", "ERR_CONNECTION_REFUSED")
-    with served(site), new_page(context, site, "?engine=webgpu", expected=expected) as visit:
-        assert "WebGPU" in visit.text("engine")
-        visit.until(OFFLINE)
-        assert any(url.endswith("asyncify.wasm") for url in visit.stored())
-    with new_page(context, site, "?engine=webgpu", expected=expected) as visit:
-        assert "WebGPU" in visit.text("engine")
-        assert visit.page.is_hidden("#trouble")
-    context.close()
-
-
 def build_of(page: Page) -> str:
     return str(page.evaluate("getComputedStyle(document.body).getPropertyValue('--build').trim()"))
 
@@ -160,26 +139,3 @@ def test_one_thread_is_explained(app: App, site: Site) -> None:
         why = visit.text("why")
         assert "the host does not send the headers that isolate a page. Here no service worker can add them." in why
         assert "once more" not in why
-
-
-def test_the_number_of_threads_has_its_reason(desktop: Visit) -> None:
-    """`choose` runs in the page here, because a test cannot set a worker's core count."""
-    for cores, wanted, expected, reason in (
-        (8, "0", 4, "4 threads of 8 cores: "),
-        (8, "1", 1, "One thread of 8 cores, as selected."),
-        (2, "4", 2, "2 threads, not 4: this device has 2 cores."),
-        (2, "0", 2, ""),
-        (1, "0", 1, "One thread: this device has one processor core."),
-    ):
-        threads, why = desktop.page.evaluate(
-            """async ([cores, wanted]) => {
-                Object.defineProperty(navigator, "gpu", { value: null, configurable: true });
-                Object.defineProperty(navigator, "hardwareConcurrency", { value: cores, configurable: true });
-                const { choose } = await import(new URL("src/runtime.js", document.baseURI).href);
-                const { threads, why } = await choose({ engine: "wasm", threads: Number(wanted) });
-                return [threads, why.filter((each) => !each.startsWith("No Web")).join(" ")];
-            }""",
-            [cores, wanted],
-        )
-        assert threads == expected
-        assert why.startswith(reason) and bool(why) == bool(reason)

@@ -24,7 +24,7 @@ from srkd.runs import planning
 from srkd.runs.planning import PlanReport
 from tests.browser.app_models import FOREIGN
 from tests.browser.app_site import Site, served
-from tests.browser.visits import DESKTOP, PHONE, PHONE_HOST, App, Visit, drop, violations
+from tests.browser.visits import PHONE, PHONE_HOST, App, Visit, violations
 
 pytestmark = pytest.mark.browser
 
@@ -143,44 +143,3 @@ def test_a_phone_over_plain_http_saves_times_too(app: App, page: PlanPage, tmp_p
         file, measured = downloaded(visit, tmp_path)
     assert measured["threads"] == 1 and "Chrom" in measured["machine"]
     assert page.planned(file).chosen.name in page.names
-
-
-def test_what_is_stopped_keeps_no_time(app: App, page: PlanPage) -> None:
-    """By Cancel, by another engine's choice, and by a page that is not in front, which browsers slow down."""
-    with app.visit(page.site, **DESKTOP) as visit:
-        for stop in ("#cancel", None):
-            visit.page.click("#time-plan")
-            visit.until("document.querySelector('#progress-words').textContent.startsWith('Round ')")
-            if stop is not None:
-                visit.page.click(stop)
-            else:
-                visit.page.evaluate(
-                    """() => { Object.defineProperty(document, "hidden", { value: true });
-                        document.dispatchEvent(new Event("visibilitychange")); }"""
-                )
-            visit.rest()
-            visit.until("!document.querySelector('#time-plan').disabled")
-            assert visit.page.is_hidden("#save-plan")
-            assert {line[2] for line in visit.page.evaluate(LINES)} == {"–"}
-        assert "not in front" in visit.text("trouble")
-        timed(visit)
-        visit.page.select_option("#threads-wanted", "1")
-        assert visit.page.is_hidden("#save-plan")
-        visit.rest()
-
-
-def test_a_file_that_does_not_arrive_is_no_failure_of_the_device(app: App, page: PlanPage) -> None:
-    files = dict(page.site.files)
-    del files[next(address for address in files if address.startswith("models/"))]
-    with app.visit(Site(files), expected=("404", "integrity", "ERR_FAILED"), **DESKTOP) as visit:
-        visit.page.click("#time-plan")
-        visit.page.wait_for_selector("#trouble:has-text('could not be loaded')")
-        visit.rest()
-        assert visit.page.is_hidden("#save-plan") and visit.page.is_enabled("#time-plan")
-
-
-def test_a_page_of_a_plan_opens_no_photo(app: App, page: PlanPage) -> None:
-    with app.visit(page.site, **DESKTOP) as visit:
-        drop(visit, ("photo.png", b"anything"))
-        visit.rest()
-        assert visit.page.is_visible("#plan") and visit.page.is_hidden("#trouble")

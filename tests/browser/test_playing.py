@@ -8,7 +8,6 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
 from tests.browser.app_models import Models
 from tests.browser.visits import DESKTOP, App, Visit, drop
@@ -131,15 +130,6 @@ def test_a_film_ends_plays_again_and_gives_way_to_a_photo(phone: Visit, short: P
     assert phone.page.is_enabled("#save")
 
 
-def test_a_browser_that_tells_of_no_frames_seeks_them(phone: Visit, clip: Path) -> None:
-    phone.page.evaluate("() => { delete HTMLVideoElement.prototype.requestVideoFrameCallback; }")
-    phone.page.evaluate(SHOWN)
-    started(phone, clip)
-    phone.until("window.shown > 2")
-    phone.page.click("#live")
-    phone.page.wait_for_selector("body[data-mode=empty]")
-
-
 def test_a_film_is_dropped_and_one_that_cannot_be_played_is_reported(phone: Visit, short: Path) -> None:
     drop(phone, ("dropped.webm", short.read_bytes()))
     phone.page.wait_for_selector("#shot:has-text('dropped.webm')")
@@ -147,15 +137,3 @@ def test_a_film_is_dropped_and_one_that_cannot_be_played_is_reported(phone: Visi
     phone.page.wait_for_selector("#trouble:has-text('This browser cannot play broken.mp4.')")
     phone.rest()
     assert phone.text("live") == "Live"
-
-
-def test_a_photo_that_was_decoded_before_a_film_failed_is_shown(phone: Visit, tmp_path: Path) -> None:
-    Image.linear_gradient("L").resize((2400, 1600)).save(tmp_path / "large.png")
-    drop(phone, ("large.png", (tmp_path / "large.png").read_bytes()))
-    drop(phone, ("broken.mp4", b"not a film"))
-    phone.page.wait_for_selector("#trouble:has-text('This browser cannot play broken.mp4.')")
-    phone.page.wait_for_selector("body[data-mode=picture]")
-    phone.until(f"{SIZES}.every(Boolean)")
-    left, right = phone.page.evaluate(SIZES)
-    assert left[0] / left[1] == right[0] / right[1] == 1.5
-    assert phone.page.is_visible("#ask") and phone.text("live") == "Live"

@@ -59,11 +59,6 @@ def test_a_file_of_another_tool_is_described(tmp_path: Path) -> None:
     assert model.address == f"models/foreign-{hashlib.sha256(path.read_bytes()).hexdigest()[:12]}.onnx"
 
 
-def test_an_int8_file_has_that_role(tmp_path: Path) -> None:
-    model = read_model(enlarger(tmp_path / "small.onnx", int8=True), "small", "student")
-    assert (model.role, model.precision) == ("int8", "int8")
-
-
 @pytest.mark.ci
 def test_a_file_with_images_in_fp16_is_shown(tmp_path: Path) -> None:
     """The app feeds what the file names: float16 too."""
@@ -284,17 +279,6 @@ def test_a_folder_appears_whole_and_only_over_an_earlier_one(files: dict[str, An
         write_site({**files, "sw.js/impossible": files["sw.js"]}, folder)
     assert (folder / "index.html").exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "link", "photos", "site"]
-
-
-def test_the_one_command_of_a_checkout_builds_the_app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It names the script, so that it works from any folder, and quotes it for the shell."""
-    script = tmp_path / "my srkd" / "scripts" / "build_demo.py"
-    script.parent.mkdir(parents=True)
-    script.touch()
-    monkeypatch.setattr(demo.files, "APP", tmp_path / "my srkd" / "demo" / "app" / "dist")
-    with pytest.raises(SrkdError) as raised:
-        read_app()
-    assert str(raised.value) == f"this installation has no built demo app: python '{script}' --get-node"
 
 
 def test_an_app_that_is_older_than_its_sources_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -68,7 +68,7 @@ def show(console: Console, results: Sequence[Evaluation], *, per_image: bool, ex
     bicubic = evaluation.without_network
     for reference in evaluation.references:
         show_scores(console, "model", evaluation.models, evaluation, reference)
-    unusual = [METRICS[name] for name in evaluation.metrics if name not in DEFAULT_METRICS]
+    unusual = [row for row in evaluation.rows if row.name not in DEFAULT_METRICS]
     if unusual:
         console.say(f"best: {', '.join(f'{row.title} {row.best}' for row in unusual)}")
     console.say(f"LR images: {', '.join(f'{name} {score.lr}' for name, score in bicubic.items())}")
@@ -103,9 +103,8 @@ def records(results: Sequence[Evaluation], *, per_image: bool) -> Records:
     """A row for each convention, model and set; `per_image` adds one for each image."""
     rows: list[dict[str, object]] = []
     for evaluation in results:
-        metrics = [METRICS[name] for name in evaluation.metrics]
-        keys = [(row.key_to(reference), row) for reference in evaluation.references for row in metrics]
-        keys += [(row.key, row) for row in metrics if row.takes == "frames"]  # in grey levels, beside any reference
+        keys = [(row.key_to(reference), row) for reference in evaluation.references for row in evaluation.rows]
+        keys += [(row.key, row) for row in evaluation.rows if row.takes == "frames"]  # in grey levels, to nothing
         columns = {key: f"{key}{'_db' if row.unit == 'dB' else ''}" for key, row in keys}
         for model, sets in evaluation.models.items():
             for name, score in sets.items():
@@ -138,10 +137,9 @@ def show_scores(
     """Print a row for each name, with a column for each metric of each of its scores, all to one reference."""
     ensemble = ", self-ensemble" if evaluation.self_ensemble else ""
     title = f"{of}x{evaluation.scale}, {evaluation.protocol}{ensemble}, {evaluation.name_of(reference)}"
-    metrics = [METRICS[name] for name in evaluation.metrics]
-    columns = [f"{name} {row.title}" for name in next(iter(rows.values())) for row in metrics]
+    columns = [f"{name} {row.title}" for name in next(iter(rows.values())) for row in evaluation.rows]
     lines = [
-        [name, *(row.show(score[row.key_to(reference)]) for score in scores.values() for row in metrics)]
+        [name, *(row.show(score[row.key_to(reference)]) for score in scores.values() for row in evaluation.rows)]
         for name, scores in rows.items()
     ]
     console.table([heading, *columns], lines, title=title, repeat=1)
