@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from compressor.base.errors import SrkdError, report_unreadable, report_unwritab
 from compressor.images.sets import LrImage, find_lr_images
 from compressor.images.suffixes import is_film
 from compressor.video.library import load_av
-from compressor.video.sampling import FRAMES_OF_A_FILM, FrameSample, sample_frames
+from compressor.video.sampling import FRAMES_OF_A_FILM, SampledFrame, sample_frames
 
 SUMMARY = "frames.json"
 LAYOUT_VERSION = 2
@@ -57,15 +58,15 @@ def _frames_folder(film: Path, cache: CacheFolder) -> Path:
     folder = cache.find(key, _checked, no_note) if cache.limit else None
     if folder is not None:
         return folder
-    sample = sample_frames(film)
+    frames = sample_frames(film)
     if cache.limit:
-        size = 2 * sum(frame.rgb_u8.numel() for frame in sample.frames)
-        folder = cache.make(key, _checked, lambda entry: _write(sample, film, entry), size, no_note)
+        size = 2 * sum(frame.rgb_u8.numel() for frame in frames)
+        folder = cache.make(key, _checked, lambda entry: _write(frames, film, entry), size, no_note)
     if folder is None:
         _TEMPORARY[key] = tempfile.TemporaryDirectory(prefix="srkd-frames-")
         folder = Path(_TEMPORARY[key].name)
         with report_unwritable(folder):
-            _write(sample, film, folder)
+            _write(frames, film, folder)
     return folder
 
 
@@ -77,13 +78,15 @@ def _key(film: Path) -> str:
     return f"frames-{hashlib.blake2b(repr((*facts, status.st_mtime_ns)).encode(), digest_size=16).hexdigest()}"
 
 
-def _write(sample: FrameSample, film: Path, folder: Path) -> None:
-    for frame in sample.frames:
+def _write(frames: Sequence[SampledFrame], film: Path, folder: Path) -> None:
+    for frame in frames:
         # No point in the name: it would end the stem.
         path = folder / f"{film.stem}-{round(frame.seconds * 1000):09d}ms.png"
         _write_picture(frame.rgb_u8, path)
         _write_picture(frame.following_u8, _following(path))
-    (folder / SUMMARY).write_text(json.dumps({"pictures": 2 * len(sample.frames), "line": sample.line()}))
+    line = f"{len(frames)} frames from {frames[0].seconds:.1f} to {frames[-1].seconds:.1f} s"
+    summary = json.dumps({"pictures": 2 * len(frames), "line": line})
+    (folder / SUMMARY).write_text(summary, encoding="utf-8")
 
 
 def _write_picture(rgb_u8: Tensor, path: Path) -> None:

@@ -52,15 +52,6 @@ PROBE_SIDE, PROBE_VALUES, PROBE_TOLERANCE = 24, 64, 2e-3
 
 
 @dataclass(frozen=True)
-class FilmSettings:
-    """How films are encoded (`codec` None: `encoding_of` chooses), and how many frames a segment has."""
-
-    codec: str | None = None
-    crf: int = DEFAULT_CRF
-    segment: int = FRAMES_OF_A_SEGMENT
-
-
-@dataclass(frozen=True)
 class EnlargedFrame:
     """The output of a frame, and how it was computed."""
 
@@ -114,11 +105,14 @@ def upscale_film(
     output: Path,
     runtime: Runtime,
     enlarge: Enlarge,
-    settings: FilmSettings,
     made_with: Mapping[str, object],
     context: Context,
+    *,
+    codec: str | None = None,
+    crf: int = DEFAULT_CRF,
+    segment: int = FRAMES_OF_A_SEGMENT,
 ) -> UpscaledFilm:
-    """Enlarge a film. `made_with` is what else the output depends on."""
+    """Enlarge a film into segments of so many frames. `made_with` is what else the output depends on."""
     start, suffix, notes = time.perf_counter(), output.suffix.lower(), list[str]()
 
     def note(line: str) -> None:
@@ -127,7 +121,7 @@ def upscale_film(
 
     with Film(source) as film, ExitStack() as held:
         scale = runtime.descriptor.scale
-        encoding, lines = encoding_of(film.facts, scale, suffix, settings.codec, settings.crf)
+        encoding, lines = encoding_of(film.facts, scale, suffix, codec, crf)
         copied, left_out = other_streams(source, suffix)
         for line in (*film.facts.notes, *lines, *left_out):
             note(line)
@@ -138,7 +132,7 @@ def upscale_film(
                 "film": file_sha256(source),
                 "codec": encoding.codec,
                 "crf": encoding.crf,
-                "segment": settings.segment,
+                "segment": segment,
                 **made_with,
                 "runtime": f"{runtime.name} {runtime.device} {runtime.precision}",
                 "encoder": [load_av().__version__, repr(encoding)],
@@ -151,7 +145,7 @@ def upscale_film(
         new = _Enlarging(film, encoding, enlarge, context, resumed)
         # Frames that are done are decoded all the same, as not every container can be entered exactly.
         with closing(one_ahead(film.frames(start=resumed))) as frames:
-            for group in _groups(frames, settings.segment):
+            for group in _groups(frames, segment):
                 path = work.packets(len(parts))
                 with report_unwritable(path):
                     parts.append(new.part(group, path))

@@ -20,7 +20,6 @@ from compressor.inference.background import OneBehind, read_ahead
 from compressor.inference.films import (
     FRAMES_OF_A_CHOICE,
     EnlargedFrame,
-    FilmSettings,
     UpscaledFilm,
     upscale_film,
 )
@@ -122,8 +121,17 @@ def _upscale_film(
     made_with = {
         name.replace("_", "-"): getattr(settings, name) for name in ("tile", "overlap", "self_ensemble", "exact")
     }
-    film_settings = FilmSettings(settings.codec, settings.crf, settings.segment)
-    return upscale_film(job.source, job.output, runtime, enlarge, film_settings, made_with, context)
+    return upscale_film(
+        job.source,
+        job.output,
+        runtime,
+        enlarge,
+        made_with,
+        context,
+        codec=settings.codec,
+        crf=settings.crf,
+        segment=settings.segment,
+    )
 
 
 def _upscale_pictures(

@@ -33,7 +33,7 @@ class UpscaleSettings:
     file is an error, unless `overwrite` replaces it or `skip_existing` keeps it. `recursive` includes nested folders
     and repeats them in the output folder. `exact` keeps the precision in which the model was opened; otherwise 8-bit
     pictures may be computed in bf16 (`lower_precision.PrecisionChoice`). `codec`, `crf` and `segment` are those of
-    films (`films.FilmSettings`).
+    films (`films.upscale_film`).
     """
 
     output: str | Path | None = None

@@ -28,22 +28,10 @@ class SampledFrame:
     following_u8: Tensor
 
 
-@dataclass(frozen=True)
-class FrameSample:
-    """The frames that were taken, and how many black or repeated ones were left out."""
-
-    frames: tuple[SampledFrame, ...]
-    left_out: int
-
-    def line(self) -> str:
-        """Return which frames were taken, for a person."""
-        first, last = (format_time(self.frames[index].seconds) for index in (0, -1))
-        left_out = f", without {self.left_out} that are black or equal to another" if self.left_out else ""
-        return f"{len(self.frames)} frames from {first} to {last}{left_out}"
-
-
-def sample_frames(path: Path, most: int = FRAMES_OF_A_FILM) -> FrameSample:
-    """Return the frames in the middle of `most` equal parts of a film, or all of a shorter one."""
+def sample_frames(path: Path, most: int = FRAMES_OF_A_FILM) -> list[SampledFrame]:
+    """Return the frames in the middle of `most` equal parts of a film, or all of a shorter one, but no black ones and
+    none twice.
+    """
     frames, seen = list[SampledFrame](), set[bytes]()
     with Film(path) as film:
         facts, first = film.facts, next(film.frames()).pts
@@ -64,11 +52,4 @@ def sample_frames(path: Path, most: int = FRAMES_OF_A_FILM) -> FrameSample:
                 frames.append(SampledFrame(float(frame.pts * facts.time_base), rgb_u8, following_u8))
     if not frames:
         raise SrkdError(f"{path} holds black frames only: give a film with pictures")
-    return FrameSample(tuple(frames), parts - len(frames))
-
-
-def format_time(seconds: float) -> str:
-    """Return a time in a film: 1:02:03.4 or 2:03.4."""
-    minutes, rest = divmod(round(seconds, 1), 60)
-    hours, minutes = divmod(int(minutes), 60)
-    return f"{hours}:{minutes:02d}:{rest:04.1f}" if hours else f"{minutes}:{rest:04.1f}"
+    return frames

@@ -18,7 +18,7 @@ from compressor.images.files import read_rgb_u8
 from compressor.images.metrics import to_u8
 from compressor.models.networks.edsr import EDSRSpec
 from compressor.models.networks.registry import build
-from compressor.video.sampling import format_time, sample_frames
+from compressor.video.sampling import sample_frames
 from tests.support.films import frames_of, make_film, picture, require_av
 
 require_av()
@@ -40,19 +40,17 @@ def pixels(path: Path) -> torch.Tensor:
 def test_black_and_repeated_frames_are_left_out_and_told(film: Path) -> None:
     sample = sample_frames(film)
     step = 1001 / 24000
-    assert [round(frame.seconds / step) for frame in sample.frames] == [2, 3, 5, 6, 7, 9]
-    assert sample.left_out == 4
+    assert [round(frame.seconds / step) for frame in sample] == [2, 3, 5, 6, 7, 9]
     shown = [to_u8(frame.rgb)[0] for frame in frames_of(film)]
-    for frame in sample.frames:
+    for frame in sample:
         number = round(frame.seconds / step)
         assert torch.equal(frame.rgb_u8, shown[number]) and torch.equal(frame.following_u8, shown[min(number + 1, 9)])
-    assert sample.line() == "6 frames from 0:00.1 to 0:00.4, without 4 that are black or equal to another"
 
 
 def test_frames_are_spread_evenly(tmp_path: Path) -> None:
     source = make_film(tmp_path / "film.mp4", [picture(number) for number in range(60)], codec="h264", crf="0")
     sample = sample_frames(source, 6)
-    numbers = [round(frame.seconds * 24000 / 1001) for frame in sample.frames]
+    numbers = [round(frame.seconds * 24000 / 1001) for frame in sample]
     assert numbers == [5, 15, 25, 35, 45, 55]
 
 
@@ -61,7 +59,7 @@ def test_the_frames_are_a_folder_of_the_cache(film: Path, tmp_path: Path) -> Non
     cache = CacheFolder(tmp_path / "cache")
     images = lr_images(film, cache=cache, note=notes.append)
     assert [image.stem for image in images][:2] == ["film-000000083ms", "film-000000125ms"]
-    assert len(images) == 6 and notes[0].startswith("film.mp4: 6 frames from 0:00.1")
+    assert len(images) == 6 and notes[0].startswith("film.mp4: 6 frames from 0.1")
     assert {image.lr.parent.parent for image in images} == {cache.path}
     before = [image.lr.stat().st_mtime_ns for image in images]
     assert [image.lr.stat().st_mtime_ns for image in lr_images(film, cache=cache)] == before
@@ -117,18 +115,9 @@ def test_frames_are_those_of_a_folder_of_lr_images(film: Path, tmp_path: Path) -
 def save_frames(film: Path, folder: Path) -> Path:
     """Write the frames of a film as a user would."""
     folder.mkdir()
-    for number, frame in enumerate(sample_frames(film).frames):
+    for number, frame in enumerate(sample_frames(film)):
         Image.fromarray(frame.rgb_u8.permute(1, 2, 0).numpy()).save(folder / f"{number}.png")
     return folder
-
-
-def test_times_are_read_as_on_a_player() -> None:
-    assert [format_time(seconds) for seconds in (0, 59.96, 63.4, 3723.44)] == [
-        "0:00.0",
-        "1:00.0",
-        "1:03.4",
-        "1:02:03.4",
-    ]
 
 
 def test_frames_come_with_the_one_that_follows(tmp_path: Path) -> None:
