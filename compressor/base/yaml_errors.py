@@ -115,10 +115,6 @@ class YamlSource:
             expected = EXPECTED[kind].format(**limits)
         else:
             expected = "expected " + error["msg"].removeprefix("Input should be ")
-        if kind == "literal_error" and isinstance(error["input"], str):
-            choices = [choice.strip("'") for choice in str(limits["expected"]).replace(" or ", ", ").split(", ")]
-            for match in difflib.get_close_matches(error["input"], choices, n=1):
-                expected += f", did you mean {match!r}?"
         # The value as the file writes it.
         value = repr(error["input"]) if isinstance(error["input"], str) else json.dumps(error["input"], default=str)
         return self.problem(path, shorten(value), expected)

@@ -2,8 +2,7 @@
 each key.
 
 Anchors, tags and duplicate keys are refused: a file states each value once, and every editor reads it in the same
-way. PyYAML composes the tree; ruamel.yaml supports YAML 1.2, but its values, tags, anchors and dates would need the
-same traversal as here.
+way. PyYAML composes the tree and marks the lines.
 """
 
 from __future__ import annotations
@@ -19,14 +18,6 @@ from compressor.base.errors import UsageError, parse_int
 from compressor.base.yaml_errors import KeyPath, file_error
 
 CORE = "tag:yaml.org,2002:"
-
-
-class _LongNumber(Exception):
-    """An integer that is too long, with a plain message and the line."""
-
-    def __init__(self, error: UsageError, line: int) -> None:
-        super().__init__(str(error))
-        self.line = line
 
 
 class _Loader(yaml.SafeLoader):
@@ -63,8 +54,6 @@ def parse_yaml(text: str, file: str) -> Document:
     try:
         tree = yaml.compose(text, _Loader)
         values = None if tree is None else _value(tree, (), lines)
-    except _LongNumber as error:
-        raise file_error(file, str(error), error.line) from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = None if mark is None else mark.line + 1
@@ -81,8 +70,6 @@ def parse_value(text: str) -> Any:
     try:
         tree = yaml.compose(text, _Loader)
         return None if tree is None else _value(tree, (), {})
-    except _LongNumber as error:
-        raise UsageError(str(error)) from error
     except (yaml.YAMLError, RecursionError):
         return text
 
@@ -119,7 +106,7 @@ def _scalar(node: yaml.Node) -> Any:
         try:
             return parse_int(text)
         except UsageError as error:
-            raise _LongNumber(error, node.start_mark.line + 1) from error
+            raise yaml.MarkedYAMLError(problem=str(error), problem_mark=node.start_mark) from error
     if kind == "float":
         number = float(text.replace(".inf", "inf").replace(".nan", "nan"))
         # 2e4 is a whole number, as in JSON schema.
