@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable
-from typing import Any
 
 import click
 import pytest
@@ -65,27 +63,6 @@ def test_the_command_line_has_the_declared_options_and_no_others(verb: str) -> N
     assert fields - set(groups_of(options)) | set(names) == {*names, *CALLBACKS}
     flags = [flag for parameter in command_of(verb).params for flag in parameter.opts]
     assert len(flags) == len(set(flags))
-    for declaration in declarations(options):
-        if not declaration.is_required:
-            assert not any(parameter.required for parameter in parameters if parameter.name == declaration.name)
-
-
-@pytest.mark.parametrize("name", ["compress", "plan", "export", "profile", "evaluate", "upscale"])
-def test_the_python_function_has_the_declared_options_and_no_others(name: str) -> None:
-    function: Callable[..., Any] = getattr(srkd, name)
-    options = options_of(name)
-    parameters = inspect.signature(function).parameters
-    assert list(parameters) == [*(declaration.name for declaration in declarations(options)), *CALLBACKS]
-    for declaration in declarations(options):
-        parameter = parameters[declaration.name]
-        assert parameter.annotation == declaration.field.annotation
-        expected = parameter.empty if declaration.is_required else declaration.default
-        assert parameter.default == expected
-        is_keyword = parameter.kind is parameter.KEYWORD_ONLY
-        assert is_keyword != declaration.is_positional
-        assert f"{declaration.name}: " in (function.__doc__ or "")
-    assert function.__name__ == name
-    assert function.__module__ in (f"srkd.api.{name}", "srkd.runs.compression", "srkd.runs.planning")
 
 
 def test_inspect_takes_arch_options_as_keywords_and_all_others_as_declared() -> None:
