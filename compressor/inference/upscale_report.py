@@ -56,6 +56,14 @@ class Outcomes:
     skipped: Sequence[SkippedPicture] = ()
     films: Sequence[UpscaledFilm] = ()
 
+    def __add__(self, other: Outcomes) -> Outcomes:
+        return Outcomes(
+            done=(*self.done, *other.done),
+            failed=(*self.failed, *other.failed),
+            skipped=(*self.skipped, *other.skipped),
+            films=(*self.films, *other.films),
+        )
+
 
 @dataclass(frozen=True)
 class UpscaleReport:

@@ -23,7 +23,7 @@ def run_upscale(options: UpscaleOptions, context: Context) -> UpscaleReport:
     Outputs are written beside their sources, with `_x4` (the scale) in their names, or to `out`.
     """
     if options.on is not None:
-        from srkd.runs.archives import upscale_on_ray  # imports the training loop
+        from srkd.runs.on_ray import upscale_on_ray  # imports the training loop
 
         return upscale_on_ray(options, _upscale_settings(options), context)
     runtime = open_runtime(options.model, options, context)

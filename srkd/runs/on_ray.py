@@ -1,4 +1,6 @@
-"""Work on a Ray cluster (`--on ray`): tasks that Ray places by their resources, and starts elsewhere when one dies.
+"""Work on a Ray cluster (`--on ray`): runs of a plan, and pictures of an archive, as tasks.
+
+Ray starts a task elsewhere when its node dies.
 
 A task names a class of srkd and calls one of its methods; the process of the task keeps the object for its next task.
 All nodes must see the same files under the same paths, as the folder of the work is where its results go.
@@ -7,22 +9,36 @@ All nodes must see the same files under the same paths, as the folder of the wor
 from __future__ import annotations
 
 import logging
+import math
 import os
 import re
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from compressor.base.child import ROOT, ChildFailed
-from compressor.base.errors import MissingExtra, SrkdError, reason_of
+from compressor.base.context import Context
+from compressor.base.errors import MissingExtra, SrkdError, UsageError, reason_of
 from compressor.base.interrupts import Interrupted, signal_handlers
+from compressor.inference.upscale import upscale, upscale_jobs
+from compressor.inference.upscale_outputs import Job, UpscaleSettings
+from compressor.inference.upscale_report import Failed, Outcomes, UpscaleReport
+from compressor.runtimes.base import Runtime
 from compressor.training.run_folder import LOCK
+from srkd.options.models import open_runtime
+from srkd.options.option import from_json, to_json
+from srkd.options.values import as_tuple
+from srkd.options.verbs import UpscaleOptions
 from srkd.runs.workers import MOST_DEATHS, WORKER, BegunRun, Slot
 
+UPSCALE_WORKER = "srkd.runs.on_ray:UpscaleWorker"
+GROUPS_OF_A_PROCESSOR, MOST_PICTURES = 4, 16
+"""Groups that each processor gets, so that none waits long for the last, and pictures of a group at most."""
 ANYWHERE = "ray"
 """The address of the cluster that this machine belongs to, or of one that is started here."""
 ANSWER_SECONDS, SEEN_SECONDS, SAVED_SECONDS = 10.0, 120.0, 60.0
@@ -179,3 +195,61 @@ def ray_slots(address: str, count: int, *, folder: Path, threads: int, on_gpu: b
     with open_cluster(address, threads=threads, on_gpu=on_gpu) as cluster:
         cluster.require_shared(folder)
         yield [RaySlot(cluster) for _ in range(count)]
+
+
+# Pictures.
+
+
+class UpscaleWorker:
+    """Enlarges groups of pictures with the model that it opened for the first of them."""
+
+    def __init__(self) -> None:
+        self._opened: tuple[dict[str, Any], Runtime] | None = None
+
+    def upscale(self, options: dict[str, Any], settings: UpscaleSettings, jobs: Sequence[Job]) -> Outcomes:
+        if self._opened is None or self._opened[0] != options:
+            read = from_json(UpscaleOptions, options, "--on ray")
+            self._opened = options, open_runtime(read.model, read, Context())
+        return upscale_jobs(self._opened[1], jobs, settings)
+
+
+def upscale_on_ray(options: UpscaleOptions, settings: UpscaleSettings, context: Context) -> UpscaleReport:
+    """Enlarge files and folders on the cluster of the options. A group whose node dies is done again elsewhere."""
+    assert options.on is not None
+    if not isinstance(options.model, (str, Path)):
+        raise UsageError(f"--on {options.on}: give the model as a file that all nodes see, not an open one")
+    model = str(Path(options.model).absolute())
+    inputs = [Path(str(path)).absolute() for path in as_tuple(options.inputs)]
+    runtime = open_runtime(model, options, context)
+    request = to_json(replace(options, model=model, inputs=(), threads=options.threads or 1))
+    on_gpu = options.device.startswith("cuda")
+    with open_cluster(options.on, threads=options.threads or 1, on_gpu=on_gpu) as cluster:
+
+        def do_jobs(jobs: Sequence[Job], settings: UpscaleSettings) -> Outcomes:
+            for folder in dict.fromkeys(job.output.parent for job in jobs):
+                folder.mkdir(parents=True, exist_ok=True)
+            if jobs:
+                cluster.require_shared(jobs[0].output.parent)
+            return _do_groups(cluster, jobs, request, settings, context)
+
+        return upscale(inputs, runtime, settings, do_jobs=do_jobs)
+
+
+def _do_groups(
+    cluster: Cluster, jobs: Sequence[Job], request: dict[str, Any], settings: UpscaleSettings, context: Context
+) -> Outcomes:
+    """Enlarge pictures in groups; all of a group fail if its task does."""
+    size = min(MOST_PICTURES, math.ceil(len(jobs) / (GROUPS_OF_A_PROCESSOR * cluster.processors))) or 1
+    groups = [jobs[start : start + size] for start in range(0, len(jobs), size)]
+    jobs_of = {"options": request, "settings": settings}
+    tasks = [cluster.start(UPSCALE_WORKER, "upscale", {**jobs_of, "jobs": group}) for group in groups]
+    outcomes, ended = Outcomes(), 0
+    for group, task in zip(groups, tasks, strict=True):
+        context.progress("pictures", ended, len(jobs))
+        try:
+            outcomes += cluster.result(task)
+        except SrkdError as error:
+            outcomes += Outcomes(failed=[Failed(job.source, str(error)) for job in group])
+        ended += len(group)
+    context.progress("pictures", len(jobs), len(jobs))
+    return outcomes

@@ -277,7 +277,7 @@ def test_a_run_leaves_student_and_teacher_and_other_widths_can_be_cut(
         ({"width": 1.0}, "the student is the whole teacher"),
         ({"init": "random"}, "--init inherit"),
         ({"init_from": "teacher"}, "leave out --init-from"),
-        ({"student": "compact:width=8,depth=2,scale=2"}, "a compact"),
+        ({"student": "compact:width=8,depth=2,scale=2"}, "one of compact is not inside one of edsr"),
         ({"student": "edsr:width=12,depth=2,scale=2", "init": "inherit"}, "larger than the teacher's 8"),
         ({"settings": ("widths=[1.5]",)}, "widths"),
         ({"lr_only": "photos"}, "--lr-only: csd trains its teacher.*csd-lite"),

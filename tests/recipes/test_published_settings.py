@@ -19,7 +19,7 @@ from compressor.models.students.students import parse_student
 from recipes.catalogue import RECIPES
 from recipes.config.reading import load_preset
 from recipes.methods import dckd
-from recipes.terms.phi import bind_phi, resolve_phi
+from recipes.terms.phi import UsesPerceptualNet, bind_phi, resolve_phi
 from srkd.options.compress import CompressOptions
 from srkd.runs.decide import decide
 from srkd.runs.recipe import repeats_published
@@ -186,7 +186,9 @@ def test_every_published_recipe_is_decided_for_small_networks(name: str, tmp_pat
     teacher = tmp_path / "teacher.safetensors"
     save_network(build(EDSRSpec(2, width=8, depth=10)), teacher, metadata={})
     shape = {"student": "edsr:width=4,depth=5,scale=2"} if name.startswith("hkdsr") else {}
+    takes_phi = any(isinstance(method, UsesPerceptualNet) for method in load_preset(name).build_methods())
+    settings = (*SMALL, *(["phi=teacher"] if takes_phi else []))
     options = CompressOptions.of(
-        recipe=name, teacher=teacher, data=save_photos(tmp_path / "photos"), settings=SMALL, **shape
+        recipe=name, teacher=teacher, data=save_photos(tmp_path / "photos"), settings=settings, **shape
     )
     assert decide(options, Context()).preset.schedule.steps == SCHEDULES[name][0]

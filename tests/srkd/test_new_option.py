@@ -79,6 +79,6 @@ def test_an_option_is_in_every_place_and_in_the_runs_of_its_group(tmp_path: Path
     assert facts["help"] and facts["meaning of none"] and facts["signature"] == "grain: float | None = None"
     assert "--grain: '-1'" in facts["wrong value"]
     assert facts["run.json"] == facts["read back"] == 2
-    assert "--grain " in facts["refused by --resume"]
+    assert "leave out --grain" in facts["refused by --resume"]
     assert facts["runs of a comparison"] == [2] * 6 and facts["runs of --then"] == [2, 2]
     assert facts["tint"] == [3] * 7 and facts["tint of --then"] == [3, None], "of the first student alone"

@@ -99,4 +99,4 @@ def test_any_run_can_be_the_control_of_a_report(
     save_network(third, tmp_path / "third.safetensors", metadata={})
     capsys.readouterr()
     assert run(["report", str(out), "--control", str(tmp_path / "third.safetensors")]) == 2
-    assert "it enlarges by 3, the student by" in capsys.readouterr().err
+    assert "enlarges by 3, the student by 2" in capsys.readouterr().err

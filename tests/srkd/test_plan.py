@@ -21,7 +21,7 @@ from srkd.options.compress import CompressOptions, PlanOptions
 from srkd.options.option import groups_of
 from srkd.record.result import CompressReport
 from srkd.record.run_file import read_run_file
-from srkd.runs import compression, planning, target
+from srkd.runs import planning, target
 from srkd.runs.planning import PlanFiles, PlanReport, remedies
 from srkd.terminal.console import json_value
 from tests.support.deaths import death_after
@@ -208,7 +208,7 @@ def test_a_resumed_run_keeps_its_plan_and_is_timed_at_its_end(
         compressed(teacher, tmp_path)
     before = read_json(tmp_path / "run")
     assert "result" not in before and before["plan"]["chosen"]["student"]
-    monkeypatch.setattr(compression, "plan_student", lambda *words: pytest.fail("planned again"))
+    monkeypatch.setattr(target, "_search", lambda *words: pytest.fail("planned again"))
     report = srkd.resume(tmp_path / "run")
     after = read_json(tmp_path / "run")
     assert after["plan"] == before["plan"] and report.target is not None and after["target"]["met"] is True

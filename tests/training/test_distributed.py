@@ -142,7 +142,7 @@ def test_a_plan_of_runs_is_run_and_continued_by_all_processes(inputs, tmp_path):
     code, _, err = run_torchrun("-m", "srkd", *new_run(inputs, plan, steps=4), *words)
     assert code == 0, err
     facts = json.loads((plan / "run.json").read_text())
-    runs = [plan / name for name in facts["trials"]["runs"]]
+    runs = [plan / run["name"] for run in facts["trials"]["runs"]]
     assert len(runs) >= 2 and [json.loads((run / "run.json").read_text())["processes"] for run in runs] == [2] * len(
         runs
     )

@@ -23,6 +23,7 @@ from compressor.training.run_lock import lock_run
 from srkd import compress, resume
 from srkd.cli.main import run as srkd_in_process
 from tests.support.commands import ROOT
+from tests.support.run_files import read_json
 from tests.support.small_runs import SMALL, save_photos, save_teacher
 
 
@@ -119,7 +120,8 @@ def test_a_start_that_was_killed_before_run_json_can_be_repeated(teacher, photos
 @pytest.mark.ci
 def test_a_resumed_run_computes_with_the_threads_it_began_with(unfinished):
     before = torch.get_num_threads()
-    change_facts(unfinished, torch_threads=before + 1)
+    contents = read_json(unfinished)
+    (unfinished / "run.json").write_text(json.dumps({**contents, "threads": before + 1}))
     lines: list[str] = []
     used: list[int] = []
 
@@ -131,7 +133,7 @@ def test_a_resumed_run_computes_with_the_threads_it_began_with(unfinished):
     resume(unfinished, announce=lines.append, progress=progress)
     assert f"continuing with {before + 1} threads, as the run began, not {before}" in lines[0]
     assert set(used) == {before + 1} and torch.get_num_threads() == before
-    assert json.loads((unfinished / "run.json").read_text())["machine"]["torch_threads"] == before + 1
+    assert read_json(unfinished)["threads"] == before + 1
 
 
 def test_another_processor_or_torch_is_said_first(unfinished):
