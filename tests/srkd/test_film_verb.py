@@ -28,7 +28,8 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_lines_about_a_film(desk: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert run(["upscale", "student.safetensors", "film.mkv", "-o", "large.mp4"]) == 0
-    lines = capfd.readouterr().out.splitlines()
+    # On a busy machine there are lines of progress before.
+    lines = [line for line in capfd.readouterr().out.splitlines() if not line.startswith("film.mkv ")]
     assert lines[0].startswith("large.mp4  64x48 -> 128x96, 5 frames, 1 equal to the one before, ")
     assert lines[0].endswith(" fps, h264 yuv420p") and lines[1] == "copied: audio stream 1 (aac, fin)"
     assert len(frames_of(desk / "large.mp4")) == 5
